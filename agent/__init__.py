@@ -1,0 +1,1 @@
+"""The inspection agent: the only layer with threads, sockets, signals, clocks and the network."""

@@ -1,0 +1,5 @@
+"""Pure computation and the types that cross layers. Imports none of the other packages.
+
+Without torch (used on the device): `errors`, `types`, `config`, `imaging`, `bundle`, `prompts`, `decision`, `regions`.
+With torch (host only): `preprocess`, `backbone`, `ava_dino`, `losses`, `detector`, `checkpoint`, `text_encoder`.
+"""

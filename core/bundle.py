@@ -1,0 +1,219 @@
+"""The bundle: everything that a device needs to inspect, in a folder or one .zip of it.
+
+Read here by the agent, written by `zsad_convert`. Every file is hashed in the manifest and read whole into memory, so
+that what was checked is what runs.
+"""
+
+import hashlib
+import io
+import json
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from zsad_core.config import StrictModel
+from zsad_core.errors import BundleError
+from zsad_core.prompts import PromptBank
+
+FORMAT_VERSION = 1
+MANIFEST, MODEL_XML, MODEL_BIN, PROMPTS = "manifest.json", "model.xml", "model.bin", "prompts.npz"
+PAYLOAD_FILES = (MODEL_XML, MODEL_BIN, PROMPTS)
+OPTIONAL_FILES = ("LICENSE.txt",)
+MAX_FILE_BYTES = 2_000_000_000  # the IR of a ViT-L in FP32 is 1.3 GB
+MAX_MANIFEST_BYTES = 4_000_000
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+class Threshold(StrictModel):
+    value: Unit
+    method: str  # how it was set, on what
+    false_reject_rate: Unit | None = None  # share of good parts above it, on the pictures it was set on
+
+
+class Parity(StrictModel):
+    """Largest differences between the torch model and the IR, over the pictures of `images`."""
+
+    images: Annotated[int, Field(ge=1)]
+    source: str
+    max_map_difference: Annotated[float, Field(ge=0)]
+    max_score_difference: Annotated[float, Field(ge=0)]
+    map_tolerance: Annotated[float, Field(gt=0)]
+    score_tolerance: Annotated[float, Field(gt=0)]
+
+
+class EvaluationRow(StrictModel):
+    dataset: str
+    seen_in_training: bool
+    images: int
+    image_auroc: float | None
+    image_ap: float | None
+    image_f1_max: float | None
+    pixel_auroc: float | None
+    pixel_ap: float | None
+    pixel_f1_max: float | None
+    aupro: float | None
+
+
+class Evaluation(StrictModel):
+    protocol: str
+    rows: tuple[EvaluationRow, ...]
+
+
+class Licence(StrictModel):
+    what: str
+    licence: str
+    source: str
+
+
+class ModelFacts(StrictModel):
+    method: str  # e.g. "ava-dino"
+    backbone: str  # timm name and the weights it started from
+    text_encoder: str
+    input_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    colour_order: Literal["BGR"] = "BGR"
+    taps: tuple[int, ...]  # 1-based block numbers
+    map_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    prompt_shape: tuple[int, ...]
+    precision: Literal["fp32", "fp16", "int8"]
+
+
+class Manifest(StrictModel):
+    format_version: int
+    name: str
+    version: str
+    model: ModelFacts
+    products: tuple[str, ...]
+    threshold: Threshold
+    region_level: Unit  # map value from which a pixel belongs to a region
+    evaluation: Evaluation | None
+    parity: Parity
+    made_by: str  # command and seed
+    licences: tuple[Licence, ...]
+    files: dict[str, Sha256]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle that has been checked: format, hashes, prompt shapes."""
+
+    path: Path
+    manifest: Manifest
+    prompt_bank: PromptBank
+    model_xml: bytes
+    model_bin: bytes
+    sha256: str  # of manifest.json, which holds the hashes of all else
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Reads and checks a bundle folder or .zip.
+
+    Raises:
+        BundleError: missing, not a bundle, another format version, a file missing, altered or cut, or prompts that do
+            not fit the model. Text says which file, what was expected and found.
+    """
+    read: Callable[[str, int], bytes]
+    if path.is_dir():
+        read = _FolderReader(path)
+    elif path.is_file():
+        read = _ZipReader(path)
+    else:
+        raise BundleError(f"{path}: no such bundle. Name a bundle folder or a .zip of one with --bundle.")
+    manifest_bytes = read(MANIFEST, MAX_MANIFEST_BYTES)
+    manifest = parse_manifest(manifest_bytes, f"{path}/{MANIFEST}")
+    missing = [name for name in PAYLOAD_FILES if name not in manifest.files]
+    if missing:
+        raise BundleError(f"{path}/{MANIFEST}: files: no hash for {', '.join(missing)}. Export the bundle again.")
+    contents = {}
+    for name, expected in manifest.files.items():
+        if name not in PAYLOAD_FILES + OPTIONAL_FILES:
+            raise BundleError(f"{path}/{MANIFEST}: files: {name!r} is not a file of format {FORMAT_VERSION}")
+        contents[name] = read(name, MAX_FILE_BYTES)
+        found = hashlib.sha256(contents[name]).hexdigest()
+        if found != expected:
+            raise BundleError(
+                f"{path}/{name}: sha256 is {found[:12]}…, the manifest says {expected[:12]}…: the file is truncated or "
+                "was changed. Copy the bundle again."
+            )
+    try:
+        bank = PromptBank.load(io.BytesIO(contents[PROMPTS]), manifest.model.prompt_shape)
+    except BundleError as error:
+        raise BundleError(f"{path}/{error}") from error
+    if set(bank.products) != set(manifest.products):
+        raise BundleError(
+            f"{path}: products differ: the manifest has {sorted(manifest.products)}, {PROMPTS} has {bank.products}"
+        )
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        prompt_bank=bank,
+        model_xml=contents[MODEL_XML],
+        model_bin=contents[MODEL_BIN],
+        sha256=hashlib.sha256(manifest_bytes).hexdigest(),
+    )
+
+
+def parse_manifest(text: bytes, source: str) -> Manifest:
+    """The manifest in `text`; its format version is judged before anything else.
+
+    Raises:
+        BundleError: no JSON, another format version, or a key that is missing, unknown or out of range.
+    """
+    try:
+        values = json.loads(text)
+        found = values["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{source}: not a bundle manifest: {type(error).__name__}: {error}") from error
+    if found != FORMAT_VERSION:
+        raise BundleError(
+            f"{source}: bundle format {found!r}, this agent reads {FORMAT_VERSION}. Re-export it with zsad-convert."
+        )
+    try:
+        return Manifest.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise BundleError(f"{source}: {faults}") from error
+
+
+class _FolderReader:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, name: str, max_bytes: int) -> bytes:
+        file = self._path / name
+        try:
+            size = file.stat().st_size
+            if size > max_bytes:
+                raise BundleError(f"{file}: {size} bytes, at most {max_bytes} are read")
+            return file.read_bytes()
+        except OSError as error:
+            reason = error.strerror or error
+            raise BundleError(f"{file}: cannot be read: {reason}. Is {self._path} a bundle?") from error
+
+
+class _ZipReader:
+    """Reads members into memory; nothing is unpacked to disk, so a member's path can point nowhere."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, name: str, max_bytes: int) -> bytes:
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                info = archive.getinfo(name)
+                if info.file_size > max_bytes:
+                    raise BundleError(f"{self._path}/{name}: {info.file_size} bytes, at most {max_bytes} are read")
+                return archive.read(info)  # stops at file_size whatever the stream would inflate to
+        except KeyError as error:
+            raise BundleError(
+                f"{self._path}: no {name} inside. Zip the bundle's files, not the folder around them."
+            ) from error
+        except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, ValueError) as error:
+            raise BundleError(f"{self._path}: not a bundle folder nor a readable .zip of one: {error}") from error

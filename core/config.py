@@ -1,0 +1,131 @@
+"""Strict config: a YAML file, or any mapping, into a frozen typed object, every fault named.
+
+Pydantic checks the values; PyYAML's node marks give each fault its line.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from zsad_core.errors import ConfigError
+
+Location = tuple[int | str, ...]
+_NO_LINES: dict[Location, int] = {}
+
+
+class StrictModel(BaseModel):
+    """Base of every config class: frozen, no unknown keys, no silent conversion of types, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, where PyYAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                problem = f"key {key_node.value!r} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
+    """The mapping in a YAML file, and the 1-based line of every key in it. An empty file is an empty mapping.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML, or holds no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        loader = _UniqueKeyLoader(text)
+        node = loader.get_single_node()
+        values = loader.construct_document(node) if node is not None else {}
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ConfigError(f"{path}:{mark.line + 1 if mark else 1}: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # control characters, a date like 2026-99-99
+        raise ConfigError(f"{path}:1: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}:1: expected keys and values, got {type(values).__name__}")
+    lines: dict[Location, int] = {}
+    if node is not None:
+        _collect_lines(node, (), lines, set())
+    return values, lines
+
+
+def _collect_lines(node: yaml.Node, at: Location, lines: dict[Location, int], above: set[int]) -> None:
+    if id(node) in above:  # an alias to a node that holds it
+        return
+    above = above | {id(node)}
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            lines[(*at, key_node.value)] = key_node.start_mark.line + 1
+            _collect_lines(value_node, (*at, key_node.value), lines, above)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*at, index)] = item.start_mark.line + 1
+            _collect_lines(item, (*at, index), lines, above)
+
+
+def validate(
+    model: type[ModelT], values: dict[str, Any], source: str, lines: dict[Location, int] = _NO_LINES
+) -> ModelT:
+    """An instance of `model`, or a ConfigError with one line per fault: `source:line: key.path: what, value, allowed`.
+
+    Values come through pydantic's JSON mode, in which a list is accepted for a tuple and a string for a path or enum,
+    and nothing else is converted.
+    """
+    try:
+        return model.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        faults = [_fault_text(model, fault, source, lines) for fault in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(faults))) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: holds a value that no setting takes: {error}") from error
+
+
+def _fault_text(model: type[BaseModel], fault: Any, source: str, lines: dict[Location, int]) -> str:
+    location: Location = tuple(fault["loc"])
+    known = location
+    while known and known not in lines:
+        known = known[:-1]
+    where = f"{source}:{lines[known]}" if known else source
+    key = ".".join(str(part) for part in location) or "(top level)"
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: {key}: unknown key. Known here: {', '.join(_keys_at(model, location[:-1]))}"
+    if fault["type"] == "missing":
+        return f"{where}: {key}: missing, and it has no default"
+    shown = re.sub(r"//[^/@\s]*@", "//***@", repr(fault["input"]))  # a URL's credentials stay out of every message
+    return f"{where}: {key}: got {shown}. {fault['msg']}"
+
+
+def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
+    fields: Any = model
+    for part in location:
+        if not isinstance(part, str) or not hasattr(fields, "model_fields") or part not in fields.model_fields:
+            continue  # an index of a list, whose item model was reached with the field itself
+        fields = _model_in(fields.model_fields[part].annotation)
+    return sorted(fields.model_fields) if hasattr(fields, "model_fields") else []
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,1 @@
+"""From data sets in MVTec layout to a checkpoint, and its evaluation. Host only."""
