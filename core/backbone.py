@@ -1,0 +1,175 @@
+"""A timm ViT as a source of class and patch tokens from several depths."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from zsad_core.config import StrictModel
+from zsad_core.errors import WeightsError
+
+logger = logging.getLogger(__name__)
+
+Side = Annotated[int, Field(ge=16, le=8192)]
+
+
+class BackboneConfig(StrictModel):
+    name: str = "vit_tiny_patch16_224"  # timm model name
+    input_hw: tuple[Side, Side] = (384, 384)  # pixels, multiples of the patch size
+    taps: tuple[Annotated[int, Field(ge=1)], ...] | None = None  # 1-based blocks; None: four, evenly spaced
+
+
+class Backbone(nn.Module):
+    """Frozen or trainable ViT; `forward` gives the tokens of each tapped block after the backbone's final norm."""
+
+    def __init__(self, config: BackboneConfig, *, weights: Path | None = None, pretrained: bool = False) -> None:
+        """Builds the timm model, with random weights, a local file's, or (`pretrained`) the hub's.
+
+        Raises:
+            WeightsError: timm knows no such ViT, or the weights are missing or do not fit.
+            ValueError: taps or input size do not fit the model.
+        """
+        super().__init__()
+        self.config = config
+        self.vit = _create(config, weights=weights, pretrained=pretrained)
+        depth = len(self.vit.blocks)
+        self.taps = config.taps or evenly_spaced_taps(depth)
+        if list(self.taps) != sorted(set(self.taps)) or self.taps[-1] > depth:
+            raise ValueError(f"taps {self.taps}: expected increasing block numbers from 1 to {depth}")
+        self.patch_hw: tuple[int, int] = tuple(self.vit.patch_embed.patch_size)
+        for side, patch in zip(config.input_hw, self.patch_hw, strict=True):
+            if side % patch:
+                raise ValueError(f"input {config.input_hw} is no multiple of the patch size {self.patch_hw}")
+        self.embed_dim: int = self.vit.embed_dim
+        self.mean: tuple[float, ...] = tuple(self.vit.pretrained_cfg["mean"])
+        self.std: tuple[float, ...] = tuple(self.vit.pretrained_cfg["std"])
+
+    def grid_hw(self, input_hw: tuple[int, int]) -> tuple[int, int]:
+        """The patch grid (h, w) of an input of `input_hw` pixels."""
+        return input_hw[0] // self.patch_hw[0], input_hw[1] // self.patch_hw[1]
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Tokens of each tap: L class tokens [B, D] and L lists of patch tokens [B, N, D].
+
+        Args:
+            images: [B, 3, H, W], normalised.
+        """
+        tapped = self.vit.forward_intermediates(
+            images,
+            indices=[tap - 1 for tap in self.taps],
+            return_prefix_tokens=True,
+            norm=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        cls_tokens = [prefix_tokens[:, 0] for _, prefix_tokens in tapped]  # [B, D]; registers are left out
+        patch_tokens = [patches for patches, _ in tapped]  # [B, N, D]
+        return cls_tokens, patch_tokens
+
+    def fix_input_size(self) -> None:
+        """Resamples position embeddings to `config.input_hw` for good, so that an exported graph need not."""
+        self.vit.set_input_size(img_size=self.config.input_hw)
+        self.vit.dynamic_img_size = False
+        self.vit.patch_embed.dynamic_img_pad = False
+        self.vit.patch_embed.strict_img_size = True
+
+    def trainable_blocks(self, count: int) -> list[nn.Parameter]:
+        """Freezes all but the last `count` blocks and the final norm, and gives what stays trainable.
+
+        With `count` equal to the depth everything trains, the patch embedding too. 0 freezes all, the norm too.
+        """
+        depth = len(self.vit.blocks)
+        if not 0 <= count <= depth:
+            raise ValueError(f"{count} trainable blocks, the backbone has {depth}")
+        self.requires_grad_(count == depth)
+        if count:
+            for module in [*self.vit.blocks[depth - count :], self.vit.norm]:
+                module.requires_grad_(True)
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+
+def evenly_spaced_taps(depth: int, count: int = 4) -> tuple[int, ...]:
+    """1-based block numbers: 3, 6, 9, 12 of 12 blocks; 6, 12, 18, 24 of 24."""
+    return tuple(depth * (index + 1) // count for index in range(count))
+
+
+def standardise_patches(patch_tokens: Tensor, eps: float = 1e-6) -> Tensor:
+    """[B, N, D] -> [B, N, D]: each channel of each image to zero mean and unit (unbiased) deviation over its patches.
+
+    As both DINOv3 methods do before their adapters.
+    """
+    mean = patch_tokens.mean(dim=1, keepdim=True)
+    return (patch_tokens - mean) / (patch_tokens.std(dim=1, keepdim=True) + eps)
+
+
+def import_timm() -> Any:
+    """The timm package, also where torch and torchvision were built for different devices.
+
+    timm imports torchvision for its own data loading, which is not used here. A torchvision wheel built for CUDA
+    beside a torch built for the CPU (package indexes mix them readily) cannot register its operators, and then fails
+    on import with `operator torchvision::nms does not exist`. Declaring these operators lets the import pass; calling
+    one would fail, and nothing here does.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        logger.info("torchvision's compiled operators do not fit this torch; going on without them")
+        library = torch.library.Library("torchvision", "DEF")  # "FRAGMENT" would not create the namespace
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _kept_libraries.append(library)
+    import timm
+
+    return timm
+
+
+_kept_libraries: list[torch.library.Library] = []  # operators vanish when their library is collected
+
+
+def _create(config: BackboneConfig, *, weights: Path | None, pretrained: bool) -> Any:
+    timm = import_timm()
+    if not timm.is_model(config.name.split(".")[0]):
+        raise WeightsError(f"timm {timm.__version__} has no model {config.name!r}. See timm.list_models('vit*').")
+    if weights is not None and not weights.is_file():
+        raise WeightsError(f"{weights}: no such weights file for {config.name}")
+    options: dict[str, Any] = {"img_size": config.input_hw, "dynamic_img_size": True, "num_classes": 0}
+    if weights is not None:
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
+    elif pretrained:
+        options["pretrained"] = True
+    try:
+        vit = timm.create_model(config.name, **options)
+    except TypeError as error:
+        raise WeightsError(f"{config.name}: not a plain ViT that takes any input size: {error}") from error
+    except Exception as error:  # timm, safetensors, torch and the hub each raise their own kinds
+        where = weights or "the model hub"
+        raise WeightsError(
+            f"{config.name}: weights from {where} cannot be loaded: {type(error).__name__}: {error}. "
+            "Where no hub can be reached, fetch the file elsewhere and name it with --weights."
+        ) from error
+    if not hasattr(vit, "forward_intermediates") or not getattr(vit, "num_prefix_tokens", 0):
+        raise WeightsError(f"{config.name}: has no class token or gives no intermediate tokens; choose a ViT that does")
+    return vit
+
+
+@contextmanager
+def plain_attention(enabled: bool) -> Iterator[None]:
+    """Within, models are built without fused attention.
+
+    On a CPU torch's fused attention has a slow backward pass (measured with ViT-Ti at 384 px in bf16: 1.0 s against
+    0.53 s a batch of 8); while the graph is traced, plain attention gives OpenVINO patterns that it fuses itself.
+    """
+    timm = import_timm()
+    before = timm.layers.use_fused_attn()
+    timm.layers.set_fused_attn(not enabled)
+    try:
+        yield
+    finally:
+        timm.layers.set_fused_attn(bool(before))

@@ -1,0 +1,20 @@
+"""The one normalisation: training, evaluation and the exported graph all start from uint8 BGR through this module."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalise(nn.Module):
+    """uint8 BGR [B, H, W, 3] -> float RGB [B, 3, H, W], scaled to 0..1, then less the mean, over the std (RGB order)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images_bgr: Tensor) -> Tensor:
+        rgb = images_bgr.flip(-1).permute(0, 3, 1, 2).to(self.mean.dtype)  # [B, 3, H, W]
+        return (rgb / 255.0 - self.mean) / self.std
