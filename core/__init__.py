@@ -1,5 +1,6 @@
 """Pure computation and the types that cross layers. Imports none of the other packages.
 
-Without torch (used on the device): `errors`, `types`, `config`, `imaging`, `bundle`, `prompts`, `decision`, `regions`.
+Without torch (used on the device): `errors`, `types`, `config`, `imaging`, `bundle`, `prompts`, `decision`,
+`regions`, `openvino_offline`.
 With torch (host only): `preprocess`, `backbone`, `ava_dino`, `losses`, `detector`, `checkpoint`, `text_encoder`.
 """

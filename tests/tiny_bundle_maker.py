@@ -1,0 +1,114 @@
+"""A whole bundle whose model is a few OpenVINO operations: no torch, no training, known answers.
+
+The anomaly map is the darkness of each pixel (1 - mean/255, 3x3 average), times a gain that the product's prompt sets:
+a black blot on a white part is a defect with a score near the gain.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+
+from zsad_core.bundle import (
+    FORMAT_VERSION,
+    MANIFEST,
+    MODEL_BIN,
+    MODEL_XML,
+    PAYLOAD_FILES,
+    PROMPTS,
+    Licence,
+    Manifest,
+    ModelFacts,
+    Parity,
+    Threshold,
+)
+from zsad_core.openvino_offline import import_openvino
+
+INPUT_HW = (64, 64)
+PROMPT_SHAPE = (2, 2, 8)
+GAINS = {"object": 1.0, "bottle": 0.8}
+
+
+def make_tiny_bundle(
+    folder: Path,
+    *,
+    input_hw: tuple[int, int] = INPUT_HW,
+    output_scale: float = 1.0,
+    nan_on_black: bool = False,
+    map_name: str = "anomaly_map",
+    stated_map_hw: tuple[int, int] | None = None,
+) -> Path:
+    """Writes the bundle into `folder` (made) and returns it.
+
+    Args:
+        folder: where it is written.
+        input_hw: side lengths of input and map, pixels.
+        output_scale: multiplies map and score; above 1 they leave [0, 1], NaN makes every answer NaN.
+        nan_on_black: the answer to a picture with an all-black 3x3 patch holds NaN.
+        map_name: name of the map's output.
+        stated_map_hw: the map size in the manifest where it shall differ from the model's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_model(folder, input_hw, output_scale, nan_on_black, map_name)
+    prompts = {name: np.full(PROMPT_SHAPE, 1.0 - gain, np.float32) for name, gain in GAINS.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **prompts)
+    (folder / PROMPTS).write_bytes(buffer.getvalue())
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        name="darkness",
+        version="0.0.1",
+        model=ModelFacts(
+            method="darkness",
+            backbone="none",
+            text_encoder="none",
+            input_hw=input_hw,
+            taps=(),
+            map_hw=stated_map_hw or input_hw,
+            prompt_shape=PROMPT_SHAPE,
+            precision="fp32",
+        ),
+        products=tuple(sorted(GAINS)),
+        threshold=Threshold(value=0.5, method="by hand"),
+        region_level=0.5,
+        evaluation=None,
+        parity=Parity(
+            images=1,
+            source="none",
+            max_map_difference=0.0,
+            max_score_difference=0.0,
+            map_tolerance=1e-3,
+            score_tolerance=1e-3,
+        ),
+        made_by="tests/tiny_bundle_maker.py",
+        licences=(Licence(what="all", licence="CC0-1.0", source="made here"),),
+        files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in PAYLOAD_FILES},
+    )
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    return folder
+
+
+def _save_model(
+    folder: Path, input_hw: tuple[int, int], output_scale: float, nan_on_black: bool, map_name: str
+) -> None:
+    ov = import_openvino()
+    ops = ov.opset13
+    image = ops.parameter([1, *input_hw, 3], np.uint8, name="image")
+    prompt = ops.parameter(list(PROMPT_SHAPE), np.float32, name="prompt")
+    brightness = ops.reduce_mean(ops.convert(image, "f32"), np.array([3]), keep_dims=True)  # [1, H, W, 1]
+    planes = ops.transpose(brightness, np.array([0, 3, 1, 2]))  # [1, 1, H, W]
+    smooth = ops.avg_pool(planes, [1, 1], [1, 1], [1, 1], [3, 3], exclude_pad=True)
+    darkness = ops.subtract(np.float32(1), ops.divide(smooth, np.float32(255)))
+    if nan_on_black:  # 0/0 where the picture is black
+        darkness = ops.multiply(darkness, ops.divide(smooth, smooth))
+    gain = ops.subtract(np.float32(output_scale), ops.reduce_mean(prompt, np.array([0, 1, 2]), keep_dims=False))
+    anomaly_map = ops.squeeze(ops.multiply(darkness, gain), np.array([1]))  # [1, H, W]
+    anomaly_score = ops.reduce_max(anomaly_map, np.array([1, 2]), keep_dims=False)  # [1]
+    anomaly_map.output(0).set_names({map_name})
+    anomaly_score.output(0).set_names({"anomaly_score"})
+    model = ov.Model([anomaly_map, anomaly_score], [image, prompt], "darkness")
+    for parameter, name in ((image, "image"), (prompt, "prompt")):
+        parameter.output(0).set_names({name})
+    ov.save_model(model, folder / MODEL_XML, compress_to_fp16=False)
+    assert (folder / MODEL_BIN).is_file()
