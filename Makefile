@@ -1,0 +1,46 @@
+# make demo    verdicts on the sample stream as they come; no camera, no broker, no torch. Ctrl-C or DEMO_FRAMES=N ends it
+# make test    lint, types and the whole test suite
+# make lint    ruff and mypy alone
+# make clean   removes what the others made
+# Needs Debian or Ubuntu with Python >= 3.11; PYTHON=… names another one than the first found.
+
+SHELL := bash
+PATH := $(PATH):/usr/sbin:/sbin# mosquitto lives there, and Debian leaves it out of a user's path
+export PATH
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+DEMO_FRAMES ?=
+DEMO_OUT := $(CURDIR)/demo-output
+
+.PHONY: demo test lint clean
+
+# The config is empty on purpose: the demo is the same whatever /etc/zsad-agent/agent.yaml says.
+demo: .venv-demo/installed
+	@rm -rf $(DEMO_OUT)/state && mkdir -p $(DEMO_OUT)/state $(DEMO_OUT)/cache
+	STATE_DIRECTORY=$(DEMO_OUT)/state CACHE_DIRECTORY=$(DEMO_OUT)/cache .venv-demo/bin/zsad-agent --config /dev/null \
+		--source demo/stream --loop --fps 2 --broker embedded --print-results --save-heatmaps $(DEMO_OUT)/heatmaps \
+		$(if $(DEMO_FRAMES),--max-frames $(DEMO_FRAMES))
+
+test: .venv/installed
+	tests/system-packages.sh
+	$(MAKE) --no-print-directory lint
+	.venv/bin/python -m pytest
+
+lint: .venv/installed
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+# `.venv/src` shows mypy the four folders under their import names; it cannot follow the editable install's finder.
+.venv/installed: pyproject.toml constraints.txt make-venv.sh
+	./make-venv.sh .venv dev
+	mkdir -p .venv/src
+	for name in agent core training convert; do ln -sfn ../../$$name .venv/src/zsad_$$name; done
+	touch $@
+
+.venv-demo/installed: pyproject.toml constraints.txt make-venv.sh
+	./make-venv.sh .venv-demo embedded-broker
+	touch $@
+
+clean:
+	rm -rf .venv .venv-demo build dist demo-output *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

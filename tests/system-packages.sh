@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Installs the system packages that tests use, where it may: as root or with sudo that asks for no password.
+# Where it may not, it names them and what is left out. With CI=true a missing one is a failure.
+set -euo pipefail
+
+declare -A package_of=([mosquitto]=mosquitto [systemd-analyze]=systemd [shellcheck]=shellcheck)
+declare -A tests_of=(
+    [mosquitto]="everything against a real broker"
+    [systemd-analyze]="the unit's syntax and hardening"
+    [shellcheck]="the shell scripts"
+)
+
+missing() {
+    local command
+    for command in mosquitto systemd-analyze shellcheck; do
+        command -v "$command" >/dev/null || echo "$command"
+    done
+}
+
+packages=()
+for command in $(missing); do
+    packages+=("${package_of[$command]}")
+done
+[[ ${#packages[@]} -gt 0 ]] || exit 0
+
+as_root=()
+[[ $(id -u) -eq 0 ]] || as_root=(sudo -n)
+if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
+    echo "Installing for the tests: ${packages[*]}"
+    { "${as_root[@]}" apt-get update -q &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}"; } ||
+        echo "apt-get failed" >&2
+fi
+
+for command in $(missing); do
+    echo "MISSING: $command. Tests left out: ${tests_of[$command]}. To run them: apt-get install ${package_of[$command]}" >&2
+done
+[[ ${CI:-} != true || -z $(missing) ]]
