@@ -1,19 +1,16 @@
 """A timm ViT as a source of class and patch tokens from several depths."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from zsad_core.config import StrictModel
 from zsad_core.errors import WeightsError
-
-logger = logging.getLogger(__name__)
+from zsad_core.torchvision_ops import ensure_torchvision_imports
 
 Side = Annotated[int, Field(ge=16, le=8192)]
 
@@ -108,29 +105,11 @@ def standardise_patches(patch_tokens: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def import_timm() -> Any:
-    """The timm package, also where torch and torchvision were built for different devices.
-
-    timm imports torchvision for its own data loading, which is not used here. A torchvision wheel built for CUDA
-    beside a torch built for the CPU (package indexes mix them readily) cannot register its operators, and then fails
-    on import with `operator torchvision::nms does not exist`. Declaring these operators lets the import pass; calling
-    one would fail, and nothing here does.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-        logger.info("torchvision's compiled operators do not fit this torch; going on without them")
-        library = torch.library.Library("torchvision", "DEF")  # "FRAGMENT" would not create the namespace
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept_libraries.append(library)
+    """The timm package, imported late: it takes seconds, and checking a config needs none of it."""
+    ensure_torchvision_imports()
     import timm
 
     return timm
-
-
-_kept_libraries: list[torch.library.Library] = []  # operators vanish when their library is collected
 
 
 def _create(config: BackboneConfig, *, weights: Path | None, pretrained: bool) -> Any:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Normalise(nn.Module):
-    """uint8 BGR [B, H, W, 3] -> float RGB [B, 3, H, W], scaled to 0..1, then less the mean, over the std (RGB order)."""
+    """uint8 BGR [B, H, W, 3] -> float RGB [B, 3, H, W]: over 255, less the mean, over the std (both RGB)."""
 
     mean: Tensor
     std: Tensor

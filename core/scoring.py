@@ -1,0 +1,29 @@
+"""The one way from an anomaly map to an anomaly score. Traced into the exported graph, so the device has no other."""
+
+from typing import Annotated
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from zsad_core.config import StrictModel
+
+
+class ScoreConfig(StrictModel):
+    """How an image's score comes from its map.
+
+    `top_fraction` 0 is the published rule, the map's maximum. Otherwise the mean of that share of the highest values,
+    of the map averaged over blocks of `pool` x `pool` pixels: one hot pixel then rejects no good part.
+    """
+
+    top_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    pool: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+def anomaly_score(anomaly_map: Tensor, config: ScoreConfig) -> Tensor:
+    """[B, H, W] in [0, 1] -> [B] in [0, 1], higher is more anomalous."""
+    if config.pool > 1:
+        anomaly_map = F.avg_pool2d(anomaly_map.unsqueeze(1), config.pool).squeeze(1)
+    values = anomaly_map.flatten(1)
+    count = max(1, round(config.top_fraction * values.shape[1]))
+    return values.topk(count, dim=1).values.mean(dim=1)
