@@ -1,0 +1,87 @@
+"""The heatmap picture: the anomaly map laid over the frame, as a JPEG that brokers will take."""
+
+import functools
+import logging
+
+import cv2
+import numpy as np
+
+from zsad_agent.config import HeatmapConfig
+
+logger = logging.getLogger(__name__)
+
+MAX_WEIGHT = 0.8  # share of the colour where the map is 1; the part stays visible under it
+WEIGHT_POWER = 1.5  # above 1: low map values, which good parts have everywhere, hardly tint the picture
+QUALITY_FLOOR = 30  # of JPEG; below it blocks look like defects, so the picture is made smaller instead
+SHRINK = 0.7  # step of both quality and size
+MIN_WIDTH = 64  # pixels; a smaller overlay shows nothing
+MAX_HEIGHT = 8192  # pixels; of a line-scan picture. JPEG itself ends at 65 535
+
+
+def render_heatmap(image_bgr: np.ndarray, anomaly_map: np.ndarray, config: HeatmapConfig) -> bytes | None:
+    """JPEG bytes of the overlay, or None when not even a small one keeps below `config.max_bytes`.
+
+    The colour of a map value is the same in every picture: nothing is stretched to the picture's own minimum or
+    maximum, which would paint the noise of a good part red. NaN is painted as 1.
+
+    Args:
+        image_bgr: uint8 [H, W, 3].
+        anomaly_map: float32 [h, w] in [0, 1], covers the whole picture.
+        config: greatest width in pixels, greatest size in bytes, JPEG quality.
+    """
+    overlay = blend(_fit(image_bgr, config.max_width), anomaly_map)
+    quality = config.jpeg_quality
+    while True:
+        _, encoded = cv2.imencode(".jpg", overlay, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if len(encoded) <= config.max_bytes:
+            return bytes(encoded)
+        if quality > QUALITY_FLOOR:
+            quality = max(QUALITY_FLOOR, int(quality * SHRINK))
+        elif overlay.shape[1] * SHRINK >= MIN_WIDTH:
+            overlay = _fit(overlay, int(overlay.shape[1] * SHRINK))
+        else:
+            _say_too_large(config.max_bytes)
+            return None
+
+
+def blend(image_bgr: np.ndarray, anomaly_map: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3]: the picture under the map's colours, at the picture's size.
+
+    In uint8 throughout: 1.3 ms at 640x480 on one core, where float arithmetic takes several times that.
+    """
+    height, width = image_bgr.shape[:2]
+    levels = np.rint(np.nan_to_num(anomaly_map, nan=1.0).clip(0, 1) * 255).astype(np.uint8)  # [h, w]
+    levels = cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR)  # [H, W]
+    weighted_colours, remainders = _lookup_tables()
+    remainder = cv2.LUT(levels, remainders)  # [H, W], 255 * (1 - weight)
+    dimmed = cv2.multiply(image_bgr, cv2.merge([remainder, remainder, remainder]), scale=1 / 255)
+    return cv2.add(dimmed, cv2.applyColorMap(levels, weighted_colours))
+
+
+@functools.cache
+def _lookup_tables() -> tuple[np.ndarray, np.ndarray]:
+    """(colour * weight, uint8 [256, 1, 3]; 255 * (1 - weight), uint8 [256]) of each map level."""
+    colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)  # [256, 1, 3]
+    weights = MAX_WEIGHT * (np.arange(256) / 255) ** WEIGHT_POWER
+    weighted = np.rint(colours * weights[:, None, None]).astype(np.uint8)
+    return weighted, np.rint(255 * (1 - weights)).astype(np.uint8)
+
+
+def _fit(image_bgr: np.ndarray, max_width: int) -> np.ndarray:
+    """The picture no wider than `max_width`, no higher than `MAX_HEIGHT`, never enlarged.
+
+    Bilinear, though it skips pixels of a large frame: area averaging to 640 px takes 7 ms from 1920x1080 and 67 ms
+    from 4000x3000 on one core, bilinear 1 and 2 ms, and nothing is scored on this picture.
+    """
+    height, width = image_bgr.shape[:2]
+    scale = min(max_width / width, MAX_HEIGHT / height)
+    if scale >= 1:
+        return image_bgr
+    fitted_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image_bgr, fitted_wh, interpolation=cv2.INTER_LINEAR)
+
+
+@functools.lru_cache(maxsize=8)
+def _say_too_large(max_bytes: int) -> None:
+    """Once for each limit; the cache remembers that it was said."""
+    logger.warning("heatmaps left out: even a small one is above heatmap.max_bytes = %d; raise it", max_bytes)

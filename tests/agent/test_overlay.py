@@ -1,0 +1,89 @@
+import logging
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from zsad_agent.config import HeatmapConfig
+from zsad_agent.overlay import blend, render_heatmap
+
+GREY = np.full((48, 64, 3), 128, np.uint8)
+
+
+def decode(jpeg: bytes | None) -> np.ndarray:
+    assert jpeg is not None
+    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image_wh", "shown_wh"),
+    [
+        ((1, 1), (1, 1)),
+        ((3000, 1), (640, 1)),
+        ((1, 900), (1, 900)),
+        ((1280, 720), (640, 360)),
+        ((320, 200), (320, 200)),
+    ],
+)
+def test_overlay_decodes_no_wider_than_the_limit_and_never_enlarged(
+    image_wh: tuple[int, int], shown_wh: tuple[int, int]
+) -> None:
+    image = np.full((image_wh[1], image_wh[0], 3), 90, np.uint8)
+    shown = decode(render_heatmap(image, np.zeros((24, 24), np.float32), HeatmapConfig(max_width=640)))
+    assert (shown.shape[1], shown.shape[0]) == shown_wh
+
+
+def test_zero_map_leaves_the_picture_untouched() -> None:
+    np.testing.assert_array_equal(blend(GREY, np.zeros((6, 8), np.float32)), GREY)
+
+
+def test_colour_of_a_value_does_not_depend_on_the_rest_of_the_map() -> None:
+    flat = np.full((6, 8), 0.3, np.float32)
+    with_peak = flat.copy()
+    with_peak[0, 0] = 1.0
+    np.testing.assert_array_equal(blend(GREY, flat)[-1, -1], blend(GREY, with_peak)[-1, -1])
+
+
+def test_colour_weighs_more_the_higher_the_value() -> None:
+    spread = [np.ptp(blend(GREY, np.full((2, 2), value, np.float32))[0, 0]) for value in (0.0, 0.1, 0.3, 0.8)]
+    assert spread == sorted(spread)
+    assert spread[1] <= 10  # a good area is hardly tinted
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 7.0])
+def test_value_that_is_no_map_value_is_painted_as_anomalous(value: float) -> None:
+    painted = blend(GREY, np.full((6, 8), value, np.float32))
+    np.testing.assert_array_equal(painted, blend(GREY, np.ones((6, 8), np.float32)))
+
+
+@pytest.mark.parametrize("max_bytes", [100_000, 20_000, 4_000])
+def test_noisy_picture_is_brought_below_the_size_limit(max_bytes: int) -> None:
+    jpeg = render_heatmap(noise(480, 640), np.zeros((24, 24), np.float32), HeatmapConfig(max_bytes=max_bytes))
+    assert jpeg is not None
+    assert len(jpeg) <= max_bytes
+    assert decode(jpeg).shape[1] >= 64
+
+
+def test_picture_that_cannot_be_made_small_enough_is_left_out_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    config = HeatmapConfig(max_bytes=1025)  # a limit that no other test uses
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert render_heatmap(noise(4000, 64), np.zeros((24, 24), np.float32), config) is None
+    assert len(caplog.records) == 1
+    assert "1025" in caplog.text
+
+
+def test_overlay_of_a_camera_frame_takes_a_few_milliseconds() -> None:
+    image = cv2.GaussianBlur(noise(480, 640), (0, 0), 3)
+    anomaly_map = np.random.default_rng(1).random((24, 24), dtype=np.float32)
+    took_ms = []
+    for _ in range(15):
+        start = time.perf_counter()
+        render_heatmap(image, anomaly_map, HeatmapConfig())
+        took_ms.append((time.perf_counter() - start) * 1e3)
+    assert min(took_ms) < 30  # 3 ms on the machine it was written on; the least of many, for a busy one
