@@ -4,10 +4,10 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from zsad_core.config import StrictModel
 from zsad_core.prompts import GENERIC_PRODUCT
@@ -52,10 +52,14 @@ def _broker_url(url: str) -> str:
     return url
 
 
+def _index_as_text(camera: object) -> object:
+    return str(camera) if type(camera) is int and camera >= 0 else camera
+
+
 class SourceConfig(StrictModel):
     """One of `camera` and `source`."""
 
-    camera: str | None = None  # V4L2 index or /dev/v4l/by-id/… path
+    camera: Annotated[str, BeforeValidator(_index_as_text)] | None = None  # V4L2 index or /dev/v4l/by-id/… path
     source: str | None = None  # RTSP or HTTP URL, video file, image, folder or glob
     name: TopicLevel = "cam0"  # the topic level and `camera` of every result
     width: Annotated[int, Field(ge=16, le=16_384)] | None = None  # asked of a V4L2 camera, pixels
@@ -64,6 +68,12 @@ class SourceConfig(StrictModel):
     loop: bool = False  # start a file or folder again when it ends
     stale_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0  # no frame for this long is a lost camera
     reopen_max_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # longest back-off between attempts to open
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.camera is not None and self.source is not None:
+            raise ValueError("camera and source are both set: keep one of them")
+        return self
 
 
 class InferenceConfig(StrictModel):
@@ -83,6 +93,12 @@ class DecisionConfig(StrictModel):
     region_level: Annotated[float, Field(gt=0, le=1)] | None = (
         None  # map value that a region starts at; None: the bundle's
     )
+
+    @model_validator(mode="after")
+    def _k_of_n(self) -> Self:
+        if self.debounce_k > self.debounce_n:
+            raise ValueError(f"debounce_k must be at most debounce_n, {self.debounce_n}")
+        return self
 
 
 class MqttConfig(StrictModel):

@@ -1,0 +1,181 @@
+"""One compiled model on one OpenVINO device, from a uint8 BGR picture to map and score."""
+
+import logging
+import math
+from typing import Any
+
+import numpy as np
+
+from zsad_agent.compiled_cache import open_cache, seal_cache
+from zsad_agent.config import InferenceConfig, default_cache_dir
+from zsad_core.bundle import Bundle
+from zsad_core.errors import BundleError, DeviceError
+from zsad_core.imaging import resize_to_input
+from zsad_core.openvino_offline import import_openvino
+from zsad_core.types import Prediction
+
+logger = logging.getLogger(__name__)
+
+IMAGE, PROMPT, MAP, SCORE = "image", "prompt", "anomaly_map", "anomaly_score"
+RANGE_SLACK = 1e-3  # rounding of a half-precision graph may leave [0, 1] by this much; it is clipped
+_VIRTUAL_DEVICES = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})
+
+
+class Detector:
+    """Holds the compiled model and one inference request. For one thread at a time."""
+
+    def __init__(self, bundle: Bundle, config: InferenceConfig) -> None:
+        """Compiles the model and runs it once, so that a model that cannot answer is known before the first part.
+
+        Raises:
+            BundleError: the model is not what the manifest says, or no model.
+            ProductError: the bundle has no such product.
+            DeviceError: the device is absent, refuses the model, or its answer is no answer.
+        """
+        self._bundle = bundle
+        self._map_hw = bundle.manifest.model.map_hw
+        self._input_hw = bundle.manifest.model.input_hw
+        self._product = ""
+        self._image = np.zeros((1, *self._input_hw, 3), np.uint8)  # the request's own input memory
+        self._prompt = np.zeros(bundle.manifest.model.prompt_shape, np.float32)
+        self.select_product(config.product)
+        ov = import_openvino()
+        core = ov.Core()
+        model = _read_model(core, bundle)
+        _check_device(core, config.device)
+        compiled = _compile(ov, core, model, bundle, config)
+        self._request = compiled.create_infer_request()
+        self._request.set_tensor(IMAGE, ov.Tensor(self._image, shared_memory=True))
+        self._request.set_tensor(PROMPT, ov.Tensor(self._prompt, shared_memory=True))
+        self._device = config.device
+        self.predict(np.full((*self._input_hw, 3), 127, np.uint8))
+
+    @property
+    def product(self) -> str:
+        return self._product
+
+    def select_product(self, product: str) -> None:
+        """Inspects as `product` from the next picture on. Only an input changes; nothing is compiled.
+
+        Raises:
+            ProductError: the bundle has no such product; the one before stays.
+        """
+        if product != self._product:
+            np.copyto(self._prompt, self._bundle.prompt_bank[product])
+            self._product = product
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        """Map and score of one picture.
+
+        Args:
+            image_bgr: uint8 [H, W, 3], any size.
+            product: switches to this product first; None stays with the one before.
+
+        Raises:
+            ProductError: the bundle has no such product.
+            DeviceError: the device failed, or answered NaN, infinity or something out of [0, 1].
+        """
+        if product is not None:
+            self.select_product(product)
+        np.copyto(self._image[0], resize_to_input(image_bgr, self._input_hw))
+        try:
+            self._request.infer()
+            anomaly_map = np.array(self._request.get_tensor(MAP).data[0], np.float32)  # a copy: the memory is reused
+            anomaly_score = float(self._request.get_tensor(SCORE).data[0])
+        except RuntimeError as error:
+            raise DeviceError(f"device {self._device}: inference failed: {_short(error)}") from error
+        return Prediction(
+            anomaly_map=np.clip(self._checked_map(anomaly_map), 0.0, 1.0),
+            anomaly_score=min(max(self._checked_score(anomaly_score), 0.0), 1.0),
+        )
+
+    def _checked_map(self, anomaly_map: np.ndarray) -> np.ndarray:
+        if anomaly_map.shape != self._map_hw:
+            raise DeviceError(f"{MAP} has shape {anomaly_map.shape}, the manifest says {self._map_hw}")
+        low, high = float(anomaly_map.min()), float(anomaly_map.max())  # NaN anywhere makes both NaN
+        if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):
+            raise DeviceError(f"the model answered no valid {MAP}: values from {low} to {high}, expected [0, 1]")
+        return anomaly_map
+
+    def _checked_score(self, anomaly_score: float) -> float:
+        if not math.isfinite(anomaly_score) or not -RANGE_SLACK <= anomaly_score <= 1 + RANGE_SLACK:
+            raise DeviceError(f"the model answered no valid {SCORE}: {anomaly_score}, expected [0, 1]")
+        return anomaly_score
+
+
+def _read_model(core: Any, bundle: Bundle) -> Any:
+    try:
+        model = core.read_model(model=bundle.model_xml, weights=bundle.model_bin)
+    except RuntimeError as error:
+        raise BundleError(f"{bundle.path}/model.xml: OpenVINO cannot read it: {_short(error)}") from error
+    facts = bundle.manifest.model
+    expected = {
+        IMAGE: ("u8", [1, *facts.input_hw, 3]),
+        PROMPT: ("f32", list(facts.prompt_shape)),
+        MAP: ("f32", [1, *facts.map_hw]),
+        SCORE: ("f32", [1]),
+    }
+    found = {
+        name: (port.get_element_type().get_type_name(), _shape(port))
+        for port in (*model.inputs, *model.outputs)
+        for name in port.get_names() & expected.keys()
+    }
+    faults = [
+        f"{name}: expected {kind} {shape}, found {' '.join(map(str, found[name])) if name in found else 'none'}"
+        for name, (kind, shape) in expected.items()
+        if found.get(name) != (kind, shape)
+    ]
+    if faults or len(model.inputs) != 2:
+        faults = faults or [f"{len(model.inputs)} inputs, expected {IMAGE} and {PROMPT}"]
+        raise BundleError(f"{bundle.path}/model.xml: not what the manifest says: {'; '.join(faults)}")
+    return model
+
+
+def _shape(port: Any) -> list[int] | str:
+    shape = port.get_partial_shape()
+    return list(shape.to_shape()) if shape.is_static else str(shape)
+
+
+def _check_device(core: Any, device: str) -> None:
+    present = list(core.available_devices)
+    kind, _, inner = device.partition(":")
+    if kind in _VIRTUAL_DEVICES:
+        named = [name.strip().lstrip("-").partition("(")[0] for name in inner.split(",") if name.strip()]
+    else:
+        named = [device]
+    absent = [name for name in named if not any(name == have or have.startswith(f"{name}.") for have in present)]
+    if absent:
+        raise DeviceError(
+            f"inference device {device!r}: {', '.join(absent)} not present. "
+            f"Present here: {', '.join(present) or 'none'}. Set inference.device to one of these or to AUTO."
+        )
+
+
+def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig) -> Any:
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if config.precision == "f32":
+        options["INFERENCE_PRECISION_HINT"] = "f32"
+    if config.threads is not None:  # of the CPU plugin, also where AUTO ends up on it
+        core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads})
+    cache = open_cache(config.cache_dir or default_cache_dir() / "compiled", bundle.sha256, ov.get_version())
+    if cache is not None:
+        try:
+            compiled = core.compile_model(model, config.device, {**options, "CACHE_DIR": str(cache)})
+            seal_cache(cache)
+            return compiled
+        except RuntimeError as error:  # a full disk, or the device itself: the next attempt tells
+            logger.warning("compiling with the cache %s failed, trying without: %s", cache, _short(error))
+    try:
+        return core.compile_model(model, config.device, options)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"inference device {config.device!r} cannot run the model with precision {config.precision}: "
+            f"{_short(error)} Present here: {', '.join(core.available_devices)}."
+        ) from error
+
+
+def _short(error: RuntimeError) -> str:
+    """OpenVINO's text without its file names, on one line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return " ".join(told or [line for line in lines if line])[:300]

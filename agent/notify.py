@@ -1,0 +1,54 @@
+"""The sd_notify protocol: lines in a datagram to the socket that systemd names. Nothing without systemd."""
+
+import logging
+import os
+import socket
+from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
+
+
+class Notifier:
+    """Tells the service manager. Every method does nothing when there is none."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID of `environment`."""
+        address = environment.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address  # @ is an abstract socket
+        self.watchdog_s = _watchdog_s(environment)
+        self._status = ""
+
+    def ready(self) -> None:
+        self._send("READY=1")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def watchdog(self) -> None:
+        self._send("WATCHDOG=1")
+
+    def status(self, text: str) -> None:
+        """One line for `systemctl status`; the same text is sent once."""
+        if text != self._status:
+            self._status = text
+            self._send("STATUS=" + " ".join(text.split()))
+
+    def _send(self, state: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.setblocking(False)
+                sender.sendto(state.encode("utf-8", "replace"), self._address)
+        except OSError as error:
+            logger.debug("service manager not reached: %s", error)
+
+
+def _watchdog_s(environment: Mapping[str, str]) -> float | None:
+    """Seconds within which systemd wants a sign of life from this process; None when it wants none."""
+    try:
+        interval_s = int(environment["WATCHDOG_USEC"]) / 1e6
+        meant = int(environment.get("WATCHDOG_PID", os.getpid())) == os.getpid()
+    except (KeyError, ValueError):
+        return None
+    return interval_s if meant and interval_s > 0 else None

@@ -1,0 +1,58 @@
+"""What every source that OpenCV's VideoCapture reads has in common."""
+
+import os
+from types import TracebackType
+from typing import Self
+
+import cv2
+import numpy as np
+
+from zsad_core.errors import SourceError
+from zsad_core.imaging import to_bgr8
+
+
+def prepare_environment(stale_after_s: float) -> None:
+    """Sets what OpenCV reads from the environment. To be called before the first camera is opened.
+
+    Args:
+        stale_after_s: longest wait for one frame of a V4L2 camera, rounded up to whole seconds; OpenCV's own is 10.
+    """
+    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(max(1, round(stale_after_s + 0.499))))
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # its warnings repeat on every attempt; ours are said once
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's messages hold the URL with its credentials
+
+
+class OpenCvSource:
+    """A capture that is open or not, and frames that come or do not."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self._capture: cv2.VideoCapture | None = None
+
+    def _open(self) -> cv2.VideoCapture:
+        """An opened capture, or SourceError."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        try:
+            self._capture = self._open()
+        except cv2.error as error:
+            raise SourceError(f"{self.description}: cannot be opened: {error.err or error.code}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
+
+    def _next_frame(self) -> np.ndarray | None:
+        """uint8 BGR [H, W, 3], or None when the capture gives none."""
+        if self._capture is None:
+            raise ValueError(f"{self.description}: read before it was opened")
+        try:
+            arrived, frame = self._capture.read()
+        except cv2.error as error:
+            raise SourceError(f"{self.description}: no frame: {error.err or error.code}") from error
+        return to_bgr8(frame) if arrived and frame is not None else None

@@ -1,0 +1,79 @@
+"""From the config to the one source that it names."""
+
+import glob
+import re
+from pathlib import Path
+
+from zsad_agent.camera import StreamSource, V4l2Source
+from zsad_agent.config import SourceConfig
+from zsad_agent.files import PicturesSource, VideoFileSource
+from zsad_agent.sources import Source, redacted
+from zsad_core.errors import ConfigError, SourceError
+from zsad_core.imaging import IMAGE_SUFFIXES, find_images
+
+STREAM_SCHEMES = frozenset({"http", "https", "rtsp", "rtsps"})
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def make_source(config: SourceConfig) -> Source:
+    """The source that the config names, not yet opened.
+
+    Raises:
+        ConfigError: none is named, or its form is none that is known.
+        SourceError: a file, folder or glob that has nothing to read.
+    """
+    if config.camera is not None:
+        return V4l2Source(camera_path(config.camera), width=config.width, height=config.height)
+    if config.source is None:
+        raise ConfigError(
+            "no camera and no source. Name one with --camera 0 or --source rtsp://…, a video, picture, folder or glob, "
+            "or set source.camera or source.source in the config file"
+        )
+    if scheme := _SCHEME.match(config.source):
+        if scheme[1].lower() not in STREAM_SCHEMES:
+            raise ConfigError(
+                f"source {redacted(config.source)!r}: scheme {scheme[1]!r} is not one of "
+                f"{', '.join(sorted(STREAM_SCHEMES))}; a file is named by its plain path"
+            )
+        return StreamSource(config.source, timeout_s=config.stale_after_s)
+    path = Path(config.source).expanduser()
+    if path.is_dir():
+        pictures = find_images(path)
+        if not pictures:
+            raise SourceError(f"{path}: no pictures in this folder. Read are {', '.join(sorted(IMAGE_SUFFIXES))}")
+        return PicturesSource(pictures, str(path))
+    if path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return PicturesSource([path], str(path))
+        return VideoFileSource(path)
+    if any(character in config.source for character in "*?["):
+        pictures = glob_images(path)
+        if not pictures:
+            raise SourceError(f"{path}: no picture matches this pattern. Read are {', '.join(sorted(IMAGE_SUFFIXES))}")
+        return PicturesSource(pictures, str(path))
+    raise SourceError(f"{path}: no such video, picture or folder")
+
+
+def camera_path(camera: str) -> Path:
+    """The device of an index or path.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if camera.isascii() and camera.isdigit():
+        return Path(f"/dev/video{int(camera)}")
+    if camera.startswith("/dev/"):
+        return Path(camera)
+    raise ConfigError(
+        f"camera {camera!r}: expected an index such as 0 or a path such as /dev/v4l/by-id/…; "
+        "a stream or file is named with --source"
+    )
+
+
+def glob_images(pattern: Path) -> list[Path]:
+    """Picture files that match, by name; `**` spans folders, hidden files need a pattern that says so."""
+    return sorted(
+        path
+        for path in map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207
+        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
+    )
