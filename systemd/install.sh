@@ -1,0 +1,151 @@
+#!/usr/bin/env bash
+# Installs or updates the agent as a systemd service. Safe to run again: config and data stay, and the version that
+# runs is replaced only after the new one is complete and accepts the config.
+set -euo pipefail
+umask 022 # the service's user reads what root writes here
+
+usage() {
+    cat <<'TEXT'
+Usage: install.sh [--wheel FILE] [--python COMMAND] [--dry-run] [--root DIR]
+
+  --wheel FILE      install this wheel; default: the checkout that this script lies in
+  --python COMMAND  Python to build with, 3.11 or newer; default: the first found, the system's own before others
+  --dry-run         print what would be done, change nothing
+  --root DIR        put every file below DIR, and leave users and services alone (to try the script without being root)
+
+Makes the user zsad-agent, /opt/zsad-agent (the program), /etc/zsad-agent/agent.yaml (an example, if there is none),
+and the unit zsad-agent.service. Start-up is yours: see the next steps that it prints.
+TEXT
+}
+
+fail() {
+    echo "install.sh: $*" >&2
+    exit "${code:-1}"
+}
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+wheel='' python='' dry_run='' root=''
+while [[ $# -gt 0 ]]; do
+    case $1 in
+        --wheel | --python | --root)
+            [[ -n ${2:-} ]] || code=2 fail "$1 needs a value"
+            declare "${1#--}=$2"
+            shift 2
+            ;;
+        --dry-run) dry_run=1 && shift ;;
+        --help | -h) usage && exit 0 ;;
+        *) usage >&2 && code=2 fail "unknown argument: $1" ;;
+    esac
+done
+
+run() {
+    if [[ -n $dry_run ]]; then
+        echo "would run: $*"
+    else
+        "$@"
+    fi
+}
+
+program=$root/opt/zsad-agent
+config_dir=$root/etc/zsad-agent
+unit_dir=$root/etc/systemd/system
+
+# --- What has to be true before anything is changed ------------------------------------------------------------------
+
+[[ -n $dry_run || -n $root || $(id -u) -eq 0 ]] || fail "must be root: sudo $0 (or --dry-run to see what it would do)"
+
+if [[ -n $wheel ]]; then
+    [[ -f $wheel ]] || fail "$wheel: no such wheel"
+else
+    [[ -f $here/../pyproject.toml ]] || fail "$here is in no checkout: name a wheel with --wheel"
+fi
+
+# A Python below a home folder is out of the service's sight (ProtectHome=yes).
+usable_python() {
+    "$1" - "$root" 2>/dev/null <<'PROGRAM'
+import sys
+hidden = sys.argv[1] == "" and sys.base_prefix.startswith(("/home/", "/root/"))
+sys.exit(hidden or sys.version_info < (3, 11))
+PROGRAM
+}
+
+if [[ -n $python ]]; then
+    usable_python "$python" || fail "--python $python: needed is Python >= 3.11 that is not below /home or /root"
+else
+    for python in /usr/bin/python3{,.14,.13,.12,.11} /usr/local/bin/python3{,.14,.13,.12,.11} python3 none; do
+        usable_python "$python" && break
+    done
+    [[ $python != none ]] || fail "found no Python >= 3.11 outside /home and /root. Install one, e.g. apt-get install" \
+        "python3.11 python3.11-venv, or name it with --python"
+fi
+"$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    fail "$python cannot make a virtual environment: apt-get install" \
+        "$("$python" -c 'import sys; print(f"python{sys.version_info.major}.{sys.version_info.minor}-venv")')"
+
+# --- User and folders ------------------------------------------------------------------------------------------------
+
+config_owner=()
+if [[ -z $root ]]; then
+    config_owner=(-o root -g zsad-agent)
+    for group in video render; do # named by the unit, which does not start without them
+        getent group "$group" >/dev/null || run groupadd --system "$group"
+    done
+    getent passwd zsad-agent >/dev/null ||
+        run useradd --system --user-group --home-dir /var/lib/zsad-agent --no-create-home --shell /usr/sbin/nologin zsad-agent
+fi
+run install -d -m 755 "$program" "$unit_dir"
+run install -d -m 755 "$config_dir"
+
+# --- Program: a new environment beside the running one, then one atomic switch ---------------------------------------
+
+venv=$program/venv-$(date -u +%Y%m%dT%H%M%SZ)
+scratch=$(mktemp -d)
+incomplete=$venv
+cleanup() {
+    rm -rf "$scratch"
+    [[ -z $incomplete || -n $dry_run ]] || rm -rf "$incomplete"
+}
+trap cleanup EXIT
+
+echo "Building $venv with $("$python" --version) ..."
+run "$python" -m venv "$venv"
+if [[ -n $wheel ]]; then
+    run "$venv/bin/python" -m pip install --disable-pip-version-check -q "$wheel"
+else
+    # From a copy: a build leaves files behind, and old ones of an earlier build would be packed too.
+    for part in pyproject.toml README.md LICENSE agent core training convert; do
+        cp -R "$here/../$part" "$scratch/"
+    done
+    run "$venv/bin/python" -m pip install --disable-pip-version-check -q -c "$here/../constraints.txt" "$scratch"
+fi
+
+[[ -e $config_dir/agent.yaml ]] || run install -m 640 "${config_owner[@]}" "$here/agent.yaml" "$config_dir/agent.yaml"
+run "$venv/bin/zsad-agent" check --config "$config_dir/agent.yaml" ||
+    fail "the new version does not accept $config_dir/agent.yaml (see above), so nothing was replaced. Mend it, run this again."
+
+run ln -sfn "${venv##*/}" "$program/venv.next"
+run mv -T "$program/venv.next" "$program/venv"
+incomplete=''
+for old in "$program"/venv-*; do
+    [[ $old == "$venv" || ! -d $old ]] || run rm -rf "$old"
+done
+
+# --- Service ---------------------------------------------------------------------------------------------------------
+
+run install -m 644 "$here/zsad-agent.service" "$unit_dir/zsad-agent.service"
+if [[ -z $root && -d /run/systemd/system ]]; then
+    run systemctl daemon-reload
+    if systemctl is-active -q zsad-agent; then
+        run systemctl restart zsad-agent
+        echo "Restarted with the new version."
+    fi
+fi
+
+[[ -z $dry_run ]] || exit 0
+cat <<TEXT
+Installed. Next:
+  1. Set camera and broker in $config_dir/agent.yaml, then: $program/venv/bin/zsad-agent check --config $config_dir/agent.yaml
+  2. systemctl enable --now zsad-agent
+  3. journalctl -u zsad-agent -f
+A broker on this machine, if there is none yet: apt-get install mosquitto
+TEXT

@@ -1,0 +1,40 @@
+"""The checkout as git sees it, and how its commands are run."""
+
+import os
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDER_OF: dict[str, str] = PROJECT["tool"]["setuptools"]["package-dir"]  # import name -> folder
+
+
+def run(command: list[str | Path], *, exit_code: int = 0, cwd: str | Path = ROOT, **environment: str | Path) -> str:
+    """Stdout and stderr of a command that must end with `exit_code`."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == exit_code, f"{command} ended with {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def files_in_git(*, untracked: bool = False) -> list[Path]:
+    """Paths relative to the root; with `untracked` those that a next commit could add as well."""
+    listed = run(["git", "ls-files", "-z", "--cached", *(["--others", "--exclude-standard"] if untracked else [])])
+    return [Path(name) for name in sorted(set(listed.split("\0"))) if name and (ROOT / name).is_file()]
+
+
+def copy_checkout(to: Path) -> Path:
+    """A copy without environments and build leftovers, which a build would otherwise pack or add to."""
+    for file in files_in_git(untracked=True):
+        (to / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / file, to / file)
+    return to

@@ -1,0 +1,116 @@
+"""Package folders, layering, and a device side without torch, read from the source and tried in a process."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+import pytest
+from checkout import FOLDER_OF, PROJECT, ROOT, files_in_git, run
+from packaging.requirements import Requirement
+
+MAY_IMPORT = {
+    "zsad_core": {"zsad_core"},
+    "zsad_agent": {"zsad_agent", "zsad_core"},
+    "zsad_training": {"zsad_training", "zsad_core"},
+    "zsad_convert": {"zsad_convert", "zsad_core"},
+}
+DEVICE_CORE = {"errors", "types", "config", "imaging", "bundle", "prompts", "decision", "regions"}
+TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors", "sentence_transformers", "sklearn"}
+
+
+def modules_of(package: str) -> dict[str, Path]:
+    """Dotted module name -> file."""
+    folder = ROOT / FOLDER_OF[package]
+    modules = {}
+    for file in sorted(folder.rglob("*.py")):
+        parts = [package, *file.relative_to(folder).with_suffix("").parts]
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return modules
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    """Every dotted name that a file imports, at the top or inside a function."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: a relative import; name the package"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def closure(modules: list[str]) -> set[str]:
+    """The modules and all that they import, followed through the project's own."""
+    known = {name: file for package in FOLDER_OF for name, file in modules_of(package).items()}
+    reached: set[str] = set()
+    todo = list(modules)
+    while todo:
+        name = todo.pop()
+        if name not in reached:
+            reached.add(name)
+            todo.extend(imports_of(known[name]) if name in known else [])
+    return reached
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def test_every_package_is_listed_and_has_an_init() -> None:
+    assert set(FOLDER_OF) == set(MAY_IMPORT)
+    for package, folder in FOLDER_OF.items():
+        holding = {file.parent for file in modules_of(package).values()}
+        assert [inner for inner in holding if not (inner / "__init__.py").exists()] == []
+        names = {".".join([package, *inner.relative_to(ROOT / folder).parts]) for inner in holding}
+        assert names <= set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_nothing_imports_a_folder_by_its_bare_name() -> None:
+    bare = set(FOLDER_OF.values())
+    files = [ROOT / file for file in files_in_git(untracked=True) if file.suffix == ".py"]
+    assert files
+    assert not [f"{file}: {name}" for file in files for name in imports_of(file) if top(name) in bare]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_packages_import_only_the_layers_below_them(package: str) -> None:
+    forbidden = set(MAY_IMPORT) - MAY_IMPORT[package]
+    assert not [
+        f"{file}: {name}"
+        for file in modules_of(package).values()
+        for name in imports_of(file)
+        if top(name) in forbidden
+    ]
+
+
+def test_the_agent_reaches_no_torch_even_inside_a_function() -> None:
+    reached = closure(list(modules_of("zsad_agent")) + [f"zsad_core.{name}" for name in DEVICE_CORE])
+    assert not {name for name in reached if top(name) in TORCH_SIDE}
+
+
+def test_device_modules_import_with_the_base_install_alone() -> None:
+    extras = [Requirement(text) for text in requires("zsad-agent") or [] if "extra ==" in text]
+    extra_names = {requirement.name.lower().replace("_", "-") for requirement in extras} - {"zsad-agent"}
+    assert {"torch", "timm", "scikit-learn", "sentence-transformers"} <= extra_names
+    blocked = TORCH_SIDE | {
+        module
+        for module, distributions in packages_distributions().items()
+        if {name.lower().replace("_", "-") for name in distributions} & extra_names
+    }
+    modules = [*modules_of("zsad_agent"), *(f"zsad_core.{name}" for name in sorted(DEVICE_CORE))]
+    program = f"""
+import importlib, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {sorted(blocked)!r}:
+            raise ModuleNotFoundError(f"the base install has no {{name}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+for name in {modules!r}:
+    importlib.import_module(name)
+assert "torch" not in sys.modules
+"""
+    run([sys.executable, "-c", program])

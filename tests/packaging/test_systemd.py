@@ -1,0 +1,167 @@
+"""The service: unit, example config, and install and uninstall into a folder in place of the system's root."""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from checkout import ROOT, run
+
+from zsad_agent.config import AgentConfig
+from zsad_core.config import read_yaml, validate
+
+SYSTEMD = ROOT / "systemd"
+UNIT = SYSTEMD / "zsad-agent.service"
+INSTALL, UNINSTALL = SYSTEMD / "install.sh", SYSTEMD / "uninstall.sh"
+MAX_EXPOSURE = 2.0  # of systemd-analyze security, 0 to 10
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs the package systemd")
+
+Install = Callable[..., str]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def install(root: Path, wheel: Path, dependencies: Path) -> Install:
+    """Runs install.sh into `root`; dependencies come from this environment in place of a registry."""
+
+    def install(*arguments: str, exit_code: int = 0, python: str = sys.executable) -> str:
+        return run(
+            [INSTALL, "--root", root, "--wheel", wheel, "--python", python, *arguments],
+            exit_code=exit_code,
+            PIP_NO_DEPS="1",
+            PIP_NO_INDEX="1",
+            PYTHONPATH=dependencies,
+        )
+
+    return install
+
+
+@needs_systemd
+def test_unit_is_valid(tmp_path: Path) -> None:
+    unit = tmp_path / UNIT.name
+    # `verify` asks that the program exists, which is so only after an install.
+    unit.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text(), flags=re.MULTILINE))
+    assert run(["systemd-analyze", "verify", unit]) == ""
+
+
+@needs_systemd
+def test_unit_is_hardened() -> None:
+    report = run(["systemd-analyze", "security", "--offline=yes", "--no-pager", UNIT])
+    exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", report)
+    assert exposure is not None
+    assert float(exposure[1]) <= MAX_EXPOSURE, report
+
+
+def test_unit_leaves_writable_executable_memory_to_openvino() -> None:
+    assert not re.search(r"^MemoryDenyWriteExecute=", UNIT.read_text(), flags=re.MULTILINE)
+
+
+def test_example_config_is_valid() -> None:
+    values, lines = read_yaml(SYSTEMD / "agent.yaml")
+    assert validate(AgentConfig, values, "agent.yaml", lines).source.camera == "0"
+
+
+def test_example_config_shows_every_key_and_the_true_defaults(tmp_path: Path) -> None:
+    body = (SYSTEMD / "agent.yaml").read_text().partition("\n\n")[2]  # without the header
+    settings = re.sub(r"^# ", "", body, flags=re.MULTILINE)
+    (tmp_path / "all.yaml").write_text(settings)
+    values, lines = read_yaml(tmp_path / "all.yaml")
+    examples = {number for number, line in enumerate(settings.splitlines(), 1) if "# e.g." in line}
+
+    shown = {path for path in lines if not isinstance(values[path[0]], dict) or len(path) == 2}
+    defaults = AgentConfig().model_dump()
+    assert shown == {
+        (section, key) if key else (section,)
+        for section, value in defaults.items()
+        for key in (value if isinstance(value, dict) else [None])
+    }
+    for path in sorted(shown):
+        value, default = values, defaults
+        for part in path:
+            value, default = value[part], default[part]
+        if lines[path] not in examples and path != ("source", "camera"):
+            assert value == default, path
+
+    del values["source"]["source"]  # one of the two
+    validate(AgentConfig, values, "all.yaml", lines)
+
+
+def test_install_makes_program_config_and_unit(root: Path, install: Install) -> None:
+    told = install()
+    assert "systemctl enable --now zsad-agent" in told
+    assert "--camera" in run([root / "opt/zsad-agent/venv/bin/zsad-agent", "--help"], PYTHONPATH="")
+    assert (root / "etc/zsad-agent/agent.yaml").read_text() == (SYSTEMD / "agent.yaml").read_text()
+    assert (root / "etc/systemd/system/zsad-agent.service").read_text() == UNIT.read_text()
+
+
+def test_second_install_keeps_the_config_and_one_program(root: Path, install: Install) -> None:
+    install()
+    first = (root / "opt/zsad-agent/venv").resolve()
+    config = root / "etc/zsad-agent/agent.yaml"
+    config.write_text("device_id: mine\n")
+    install()
+    assert config.read_text() == "device_id: mine\n"
+    assert [path.name for path in (root / "opt/zsad-agent").glob("venv-*")] == [
+        (root / "opt/zsad-agent/venv").readlink().name
+    ]
+    assert (root / "opt/zsad-agent/venv").resolve() != first
+
+
+def test_install_that_the_config_does_not_suit_changes_nothing(root: Path, install: Install) -> None:
+    install()
+    first = (root / "opt/zsad-agent/venv").resolve()
+    (root / "etc/zsad-agent/agent.yaml").write_text("no_such_key: 1\n")
+    told = install(exit_code=1)
+    assert "no_such_key" in told
+    assert "nothing was replaced" in told
+    assert (root / "opt/zsad-agent/venv").resolve() == first
+    assert [path.resolve() for path in (root / "opt/zsad-agent").glob("venv-*")] == [first]
+
+
+def test_dry_run_tells_and_changes_nothing(root: Path, install: Install) -> None:
+    told = install("--dry-run")
+    assert f"would run: install -m 644 {UNIT} {root}/etc/systemd/system/zsad-agent.service" in told
+    assert not root.exists()
+
+
+def test_uninstall_keeps_config_and_data_unless_purged(root: Path, install: Install) -> None:
+    install()
+    spool = root / "var/lib/zsad-agent/spool.sqlite3"
+    spool.parent.mkdir(parents=True)
+    spool.touch()
+    run([UNINSTALL, "--root", root])
+    assert {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()} == {
+        "etc/zsad-agent/agent.yaml",
+        "var/lib/zsad-agent/spool.sqlite3",
+    }
+    run([UNINSTALL, "--root", root, "--purge"])
+    assert not [file for file in root.rglob("*") if file.is_file()]
+    run([UNINSTALL, "--root", root, "--purge"])  # nothing left is no failure
+
+
+@pytest.mark.parametrize("script", [INSTALL, UNINSTALL])
+def test_scripts_refuse_to_touch_the_system_without_root(script: Path, tmp_path: Path) -> None:
+    fake_id = tmp_path / "id"
+    fake_id.write_text("#!/bin/sh\necho 1000\n")
+    fake_id.chmod(0o755)
+    assert "must be root" in run([script], exit_code=1, PATH=f"{tmp_path}:/usr/bin:/bin")
+
+
+def test_install_refuses_an_old_python(root: Path, install: Install, tmp_path: Path) -> None:
+    old_python = tmp_path / "python3"
+    old_python.write_text("#!/bin/sh\nexit 1\n")
+    old_python.chmod(0o755)
+    assert "needed is Python >= 3.11" in install(python=str(old_python), exit_code=1)
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("arguments", [["--whel", "x"], ["--root"]])
+def test_install_refuses_wrong_usage(arguments: list[str]) -> None:
+    assert arguments[0] in run([INSTALL, *arguments], exit_code=2)
