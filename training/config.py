@@ -1,0 +1,99 @@
+"""Everything a training run depends on; saved beside its checkpoint."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from zsad_core.backbone import Side
+from zsad_core.config import StrictModel
+from zsad_core.scoring import ScoreConfig
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class DatasetSpec(StrictModel):
+    """One data set in MVTec layout."""
+
+    path: Path
+    mask_folder: str = "ground_truth"
+    licence: str = "not stated"
+    source: str = "not stated"
+
+
+class TextureSpec(StrictModel):
+    """A folder of <material>/<picture> without defects; tileable thumbnails for synthetic pictures."""
+
+    path: Path
+    licence: str = "not stated"
+    source: str = "not stated"
+
+
+class ModelSpec(StrictModel):
+    backbone: str = "vit_tiny_patch16_224"
+    weights: Path | None = None  # local file; None with pretrained false: random
+    pretrained: bool = False  # from timm's hub
+    input_hw: tuple[Side, Side] = (384, 384)  # pixels
+    taps: tuple[Count, ...] | None = None
+    hidden_dim: Count = 768
+    text_encoder: str = "minilm"
+    score: ScoreConfig = ScoreConfig()
+
+
+class SamplingSpec(StrictModel):
+    """Of what a batch is made."""
+
+    synthetic_fraction: Fraction = 0.0  # share of pictures with drawn anomalies (half of them stay good)
+    texture_fraction: Fraction = 0.6  # of the synthetic ones, share made of textures; the rest of the sets' good parts
+    anomalous_fraction: Fraction = 0.5  # of real and of synthetic pictures
+    generic_name_fraction: Fraction = 0.0  # share of pictures prompted as "object"
+    augment: Literal["none", "full"] = "none"
+    train_hw: tuple[tuple[Side, Side], ...] | None = None  # a size drawn for each batch; None: input_hw
+
+
+class OptimisationSpec(StrictModel):
+    """Defaults are AVA-DINO's recipe (methods: AdamW 1e-4, warm-up 3 %, then constant, batch 64, 20 epochs)."""
+
+    epochs: Count = 20
+    steps_per_epoch: Count | None = None  # None: as many pictures as the sets have
+    batch_size: Count = 64
+    lr: Positive = 1e-4  # of the head
+    backbone_lr: Positive = 1e-5  # of the trainable blocks
+    trainable_blocks: Annotated[int, Field(ge=0)] = 0  # last blocks of the backbone that train; 0: frozen
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    warmup_fraction: Fraction = 0.03
+    schedule: Literal["constant", "cosine"] = "constant"
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the averaged weights that are kept; 0: none
+    mixed_precision: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
+
+
+class ValidationSpec(StrictModel):
+    """The validation part of the training sets chooses the epoch and sets the threshold; test sets never do."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15  # of each class of each data set, and of the materials
+    max_per_class: Count = 60  # pictures of each class of each data set, so that an epoch's check stays short
+    synthetic: Annotated[int, Field(ge=0)] = 0  # pictures of held-out materials with drawn anomalies
+    every_epochs: Count = 1
+    false_reject_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # of good validation pictures, sets the threshold
+
+
+class TrainConfig(StrictModel):
+    out: Path
+    datasets: Annotated[tuple[DatasetSpec, ...], Field(min_length=1)]
+    textures: TextureSpec | None = None
+    model: ModelSpec = ModelSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    optimisation: OptimisationSpec = OptimisationSpec()
+    validation: ValidationSpec = ValidationSpec()
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: str = "auto"  # auto, cpu, cuda, cuda:1 …
+    workers: Annotated[int, Field(ge=0)] = 1  # processes that prepare pictures
+    feature_cache: Path | None = None  # folder; only with a frozen backbone and no augmentation
+
+    def with_data_root(self, root: Path) -> "TrainConfig":
+        """The same run with the relative paths of data sets and textures taken from `root`."""
+        datasets = tuple(spec.model_copy(update={"path": root / spec.path}) for spec in self.datasets)
+        textures = self.textures and self.textures.model_copy(update={"path": root / self.textures.path})
+        return self.model_copy(update={"datasets": datasets, "textures": textures})

@@ -1,0 +1,104 @@
+"""Command line of evaluation: `python training/evaluate.py --help`."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from zsad_core.errors import ZsadError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `zsad-evaluate`."""
+    result = argparse.ArgumentParser(
+        prog="zsad-evaluate",
+        description="Image AUROC, AP, F1-max and pixel AUROC, AP, F1-max, AUPRO (to 30 %% FPR) of a checkpoint, for "
+        "each product and their mean. Maps are compared with the masks at the pictures' own size; the test split alone "
+        "counts. Nothing is tuned here.",
+    )
+    result.add_argument("checkpoint", type=Path, help="file made by training")
+    result.add_argument("--data", type=Path, nargs="+", required=True, help="data sets in MVTec layout")
+    result.add_argument("--mask-folder", default="ground_truth", help="of each category (default ground_truth)")
+    result.add_argument("--product", help="prompt for all pictures, e.g. object (default: each category's own name)")
+    result.add_argument("--json", type=Path, help="file for the table as JSON")
+    result.add_argument("--markdown", type=Path, help="file for the table as Markdown (default: standard output)")
+    result.add_argument("--device", default="auto", help="auto, cpu, cuda … (default auto)")
+    result.add_argument("--seed", type=int, default=0, help="nothing is random here; kept for scripts (default 0)")
+    return result
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates, prints and writes the tables."""
+    from zsad_core.bundle import Evaluation
+    from zsad_core.checkpoint import load_checkpoint
+    from zsad_core.text_encoder import embed_products, load_text_encoder
+    from zsad_training.devices import pick_device
+    from zsad_training.layout import read_mvtec_layout
+    from zsad_training.predict import evaluate_groups, mean_row, score_pictures
+
+    device = pick_device(args.device)
+    checkpoint = load_checkpoint(args.checkpoint)
+    samples = [
+        sample
+        for root in args.data
+        for sample in read_mvtec_layout(root, mask_folder=args.mask_folder)
+        if sample.split == "test"
+    ]
+    products = {args.product} if args.product else {sample.product for sample in samples}
+    encoder_name = checkpoint.detector.config.text_encoder
+    text = embed_products(load_text_encoder(encoder_name, device=str(device)), sorted(products))
+    pictures = [(sample, sample.load) for sample in samples]
+    scored = score_pictures(
+        checkpoint.detector.to(device), pictures, text, device=device, total=len(pictures), product=args.product
+    )
+    seen = set(checkpoint.record.get("trained_on", ()))
+    rows = evaluate_groups(scored, seen=lambda group: group[0] in seen)
+    config = checkpoint.detector.config
+    evaluation = Evaluation(
+        protocol=f"test split, prompt {args.product or 'the category name'}, backbone {config.backbone.name} from "
+        f"{config.backbone_weights}, text {config.text_encoder}, input {config.backbone.input_hw}, masks "
+        f"{args.mask_folder}, pixel metrics at picture size",
+        rows=tuple([*rows, mean_row(rows, "mean")] if len(rows) > 1 else rows),
+    )
+    if args.json:
+        args.json.write_text(evaluation.model_dump_json(indent=1) + "\n")
+    table = markdown(evaluation)
+    if args.markdown:
+        args.markdown.write_text(table)
+    else:
+        print(table, end="")
+    return 0
+
+
+def markdown(evaluation: "Evaluation") -> str:  # type: ignore[name-defined]  # noqa: F821 - imported late
+    """The evaluation as a Markdown table, in percent."""
+    from zsad_training.predict import METRICS
+
+    lines = [
+        evaluation.protocol,
+        "",
+        "| data set | seen | images | " + " | ".join(name.replace("_", " ") for name in METRICS) + " |",
+        "|---|---|---|" + "---|" * len(METRICS),
+    ]
+    for row in evaluation.rows:
+        values = [getattr(row, name) for name in METRICS]
+        cells = ["-" if value is None else f"{100 * value:.1f}" for value in values]
+        lines.append(
+            f"| {row.dataset} | {'yes' if row.seen_in_training else 'no'} | {row.images} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 failed, 2 bad usage."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        return run(args)
+    except (ZsadError, ValueError) as error:
+        print(f"zsad-evaluate: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Tokens of a frozen backbone, computed once a picture and kept on disk."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsad_core.detector import Detector
+
+
+class FeatureCache:
+    """Tokens by the hash of the resized picture, one memory-mapped float16 file each.
+
+    Files lie in a folder named by a hash of the backbone's config and weights, so one folder serves many runs. The
+    content is the key: whatever changes the picture (file, size, augmentation) misses the cache instead of lying.
+    """
+
+    def __init__(self, folder: Path, detector: Detector) -> None:
+        if any(parameter.requires_grad for parameter in detector.backbone.parameters()):
+            raise ValueError("a feature cache needs a frozen backbone: set trainable_blocks to 0")
+        self._detector = detector
+        digest = hashlib.sha256(detector.backbone.config.model_dump_json().encode())
+        for name, value in detector.backbone.state_dict().items():
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        self._folder = folder / digest.hexdigest()[:16]
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def tokens(self, images_bgr: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """As `Detector.tokens`, for uint8 [B, H, W, 3]; what is missing is computed and kept."""
+        files = [self._file(image) for image in images_bgr]
+        missing = [index for index, file in enumerate(files) if not file.is_file()]
+        if missing:
+            with torch.no_grad():
+                cls_tokens, patch_tokens = self._detector.tokens(images_bgr[missing])
+            packed = torch.cat([torch.stack(cls_tokens, 1).unsqueeze(2), torch.stack(patch_tokens, 1)], dim=2)
+            for index, tokens in zip(missing, packed.half().cpu().numpy(), strict=True):
+                partial = files[index].with_suffix(".partial.npy")
+                np.save(partial, tokens)  # [L, 1 + N, D]
+                partial.replace(files[index])
+        loaded = torch.from_numpy(np.stack([np.load(file, mmap_mode="r") for file in files]))  # [B, L, 1 + N, D]
+        loaded = loaded.to(images_bgr.device).float()
+        taps = range(loaded.shape[1])
+        return [loaded[:, tap, 0] for tap in taps], [loaded[:, tap, 1:] for tap in taps]
+
+    def _file(self, image_bgr: Tensor) -> Path:
+        digest = hashlib.sha256(str(tuple(image_bgr.shape)).encode() + image_bgr.cpu().numpy().tobytes())
+        return self._folder / f"{digest.hexdigest()[:32]}.npy"

@@ -1,0 +1,280 @@
+"""Synthetic pictures: normals from tileable textures, and anomalies drawn into any normal picture.
+
+No generator network. Kinds of anomaly after CutPaste (arXiv 2104.04015) and its scar, DRAEM's noise-masked texture
+blends (arXiv 2108.07610), and strokes, stains, pits, cracks, warps and missing parts of our own. All take and give
+uint8 BGR [H, W, 3]; masks are uint8 [H, W] of 0 and 1 and hold only pixels that visibly changed.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+Rng = np.random.Generator
+Image = np.ndarray
+
+VISIBLE = 14  # grey levels by which a pixel must differ to count as anomalous
+MIN_AREA_PX = 12
+
+
+def texture_picture(rng: Rng, thumbnail: Image, size_hw: tuple[int, int]) -> Image:
+    """A picture of `size_hw` from a tileable thumbnail, at a random scale and rotation."""
+    height, width = size_hw
+    scale = float(np.exp(rng.uniform(np.log(0.7), np.log(3.0)))) * min(size_hw) / 256
+    angle = float(rng.choice([0, 90, 180, 270])) + (rng.uniform(-45, 45) if rng.random() < 0.3 else 0.0)
+    matrix = cv2.getRotationMatrix2D(
+        (rng.uniform(0, thumbnail.shape[1]), rng.uniform(0, thumbnail.shape[0])), angle, scale
+    )
+    return cv2.warpAffine(thumbnail, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+
+
+def object_picture(rng: Rng, surface: Image, background: Image) -> tuple[Image, np.ndarray]:
+    """A shaded object with a `surface`, on a `background`; also its silhouette, uint8 [H, W] of 0 and 1.
+
+    Teaches that an outline, a background and a hole that belongs there are no defects.
+    """
+    height, width = surface.shape[:2]
+    silhouette = np.zeros((height, width), np.uint8)
+    centre = np.array([width, height]) * rng.uniform(0.42, 0.58, 2)
+    radius = min(height, width) * rng.uniform(0.25, 0.48)
+    kind = rng.integers(4)
+    if kind == 0:  # ellipse
+        axes = (int(radius), int(radius * rng.uniform(0.4, 1)))
+        cv2.ellipse(silhouette, _point(centre), axes, rng.uniform(0, 180), 0, 360, 1, -1)
+    elif kind == 1:  # rounded box
+        box = cv2.boxPoints((tuple(centre), (radius * 2, radius * 2 * rng.uniform(0.3, 1)), rng.uniform(0, 90)))
+        cv2.fillPoly(silhouette, [box.astype(np.int32)], 1)
+        rounding = _disc(int(radius * rng.uniform(0.05, 0.4)) | 1)
+        silhouette = cv2.morphologyEx(silhouette, cv2.MORPH_OPEN, rounding).astype(np.uint8)
+    else:  # polygon or wheel
+        corners = int(rng.integers(3, 14))
+        angles = np.arange(corners) * 2 * np.pi / corners + rng.uniform(0, 6.3)
+        lengths = radius * (1 if kind == 2 else rng.uniform(0.75, 1, corners))
+        points = centre + np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.reshape(lengths, (-1, 1))
+        cv2.fillPoly(silhouette, [points.astype(np.int32)], 1)
+    if rng.random() < 0.3:
+        cv2.circle(silhouette, _point(centre), int(radius * rng.uniform(0.15, 0.5)), 0, -1)
+    if rng.random() < 0.5:
+        background = np.full_like(background, rng.integers(0, 256, 3) if rng.random() < 0.3 else rng.integers(0, 256))
+    alpha = cv2.GaussianBlur(silhouette.astype(np.float32), (0, 0), rng.uniform(0.6, 2))[..., None]
+    depth = cv2.distanceTransform(silhouette, cv2.DIST_L2, 3)[..., None] / max(radius, 1)
+    shade = 1 - rng.uniform(0, 0.6) * np.exp(-depth * rng.uniform(3, 20))
+    picture = surface * shade * alpha + background * (1 - alpha)
+    return picture.clip(0, 255).astype(np.uint8), silhouette
+
+
+def add_anomalies(rng: Rng, picture: Image, donor: Image, where: np.ndarray | None = None) -> tuple[Image, np.ndarray]:
+    """The picture with one to three anomalies, and their mask.
+
+    Args:
+        picture: uint8 [H, W, 3].
+        donor: another picture of the same size, whose texture may intrude.
+        where: uint8 [H, W], 1 where anomalies may lie; None is everywhere.
+    """
+    result = picture.copy()
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    allowed = np.ones_like(mask) if where is None else where
+    for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
+        kind = KINDS[int(rng.integers(len(KINDS)))]
+        changed, alpha = kind(rng, result, donor, _anywhere(rng, allowed))
+        alpha = alpha * allowed
+        blended = result + (changed.astype(np.float32) - result) * alpha[..., None]
+        blended = blended.clip(0, 255).astype(np.uint8)
+        changed_enough = (cv2.absdiff(blended, result).max(axis=2) >= VISIBLE) & (alpha > 0.1)
+        closed = cv2.morphologyEx(changed_enough.astype(np.uint8), cv2.MORPH_CLOSE, _disc(5))
+        visible = (closed > 0) & (alpha > 0.02)
+        if visible.sum() >= MIN_AREA_PX:
+            mask[visible] = 1
+            result = blended
+    return result, mask
+
+
+def photometric(rng: Rng, picture: Image) -> Image:
+    """Changes that are no defect: exposure, contrast, colour cast, uneven light, blur, noise, JPEG."""
+    image: Image = picture.astype(np.float32)
+    if rng.random() < 0.25:
+        image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    elif rng.random() < 0.3:
+        image = image[..., rng.permutation(3)]
+    if rng.random() < 0.7:
+        image = (image - 128) * rng.uniform(0.6, 1.5) + 128 + rng.uniform(-40, 40)
+    if rng.random() < 0.3:
+        image = image * rng.uniform(0.8, 1.2, 3)
+    if rng.random() < 0.35:
+        height, width = image.shape[:2]
+        light = cv2.resize(rng.uniform(0.55, 1.3, (2, 2)).astype(np.float32), (width, height))
+        image = image * light[..., None]
+    if rng.random() < 0.2:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5))
+    if rng.random() < 0.3:
+        image = image + rng.normal(0, rng.uniform(1, 12), image.shape[:2])[..., None]
+    image = image.clip(0, 255).astype(np.uint8)
+    if rng.random() < 0.1:
+        image = 255 - image
+    if rng.random() < 0.2:
+        _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 95))])
+        image = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
+    return image
+
+
+# Every kind: (rng, picture, donor, centre x y) -> (changed picture, alpha float32 [H, W] of how much of it shows)
+Kind = Callable[[Rng, Image, Image, np.ndarray], tuple[Image, np.ndarray]]
+
+
+def _cut_paste(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    source = donor if rng.random() < 0.4 else picture
+    height, width = picture.shape[:2]
+    angle = float(rng.choice([90, 180, 270, rng.uniform(0, 360)]))
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, rng.uniform(0.7, 1.4))
+    matrix[0, 2] += rng.uniform(-0.4, 0.4) * width
+    matrix[1, 2] += rng.uniform(-0.4, 0.4) * height
+    moved = cv2.warpAffine(source, matrix, (width, height), borderMode=cv2.BORDER_REFLECT)
+    if rng.random() < 0.5:
+        moved = (moved * rng.uniform(0.6, 1.4)).clip(0, 255).astype(np.uint8)
+    return moved, _shape(rng, picture, centre)
+
+
+def _scar(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    side = min(picture.shape[:2])
+    alpha = np.zeros(picture.shape[:2], np.float32)
+    size = (side * rng.uniform(0.01, 0.05), side * rng.uniform(0.05, 0.35))
+    cv2.fillPoly(alpha, [cv2.boxPoints((tuple(centre), size, rng.uniform(0, 180))).astype(np.int32)], 1.0)
+    changed = np.roll(donor, int(rng.integers(side)), axis=0) if rng.random() < 0.5 else _tinted(rng, picture, centre)
+    return changed, alpha
+
+
+def _blend(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    return donor, _shape(rng, picture, centre) * np.float32(rng.uniform(0.35, 1))
+
+
+def _stain(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    alpha = _shape(rng, picture, centre)
+    alpha = cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.5, 6)) * np.float32(rng.uniform(0.3, 1))
+    return _tinted(rng, picture, centre), alpha
+
+
+def _crack(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    side = min(picture.shape[:2])
+    alpha = np.zeros(picture.shape[:2], np.float32)
+    thickness = max(1, round(side * float(np.exp(rng.uniform(np.log(0.002), np.log(0.015))))))
+    branches: list[tuple[np.ndarray, float]] = [(centre, rng.uniform(0, 2 * np.pi))]
+    for _ in range(int(rng.integers(1, 4))):
+        point, heading = branches.pop(0)
+        for _ in range(int(rng.integers(5, 25))):
+            heading += rng.normal(0, 0.45)
+            end = point + np.array([np.cos(heading), np.sin(heading)]) * side * rng.uniform(0.01, 0.04)
+            cv2.line(alpha, _point(point), _point(end), 1.0, max(1, thickness + int(rng.integers(-1, 2))), cv2.LINE_AA)
+            if rng.random() < 0.08:
+                branches.append((end, heading + rng.choice([-1, 1]) * rng.uniform(0.4, 1.2)))
+            point = end
+        if not branches:
+            break
+    return _tinted(rng, picture, centre), _soft(rng, alpha)
+
+
+def _scratch(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    side = min(picture.shape[:2])
+    alpha = np.zeros(picture.shape[:2], np.float32)
+    for _ in range(int(rng.choice([1, 1, 2, 4]))):
+        start = centre + rng.normal(0, side * 0.03, 2)
+        direction = rng.normal(0, 1, 2)
+        direction *= side * rng.uniform(0.05, 0.4) / (np.linalg.norm(direction) + 1e-6)
+        bend = np.array([-direction[1], direction[0]]) * rng.normal(0, 0.15)
+        t = np.linspace(0, 1, 12)[:, None]
+        points = start + direction * t + bend * (4 * t * (1 - t))
+        thickness = max(1, round(side * float(np.exp(rng.uniform(np.log(0.002), np.log(0.01))))))
+        cv2.polylines(alpha, [points.astype(np.int32)], False, 1.0, thickness, cv2.LINE_AA)
+    return _tinted(rng, picture, centre), _soft(rng, alpha)
+
+
+def _pits(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    side = min(picture.shape[:2])
+    alpha = np.zeros(picture.shape[:2], np.float32)
+    for _ in range(int(rng.choice([1, 1, 1, 2, 5]))):
+        radius = side * float(np.exp(rng.uniform(np.log(0.005), np.log(0.03))))
+        axes = (max(1, round(radius)), max(1, round(radius * rng.uniform(0.5, 1))))
+        point = centre + rng.normal(0, side * 0.04, 2)
+        cv2.ellipse(alpha, _point(point), axes, rng.uniform(0, 180), 0, 360, 1.0, -1, cv2.LINE_AA)
+    return _tinted(rng, picture, centre), _soft(rng, alpha)
+
+
+def _warp(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    height, width = picture.shape[:2]
+    radius = min(height, width) * rng.uniform(0.05, 0.2)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])
+    fall = np.exp(-(dx**2 + dy**2) / np.float32(2 * (radius / 2) ** 2))
+    if rng.random() < 0.5:  # twist
+        angle = fall * np.float32(rng.choice([-1, 1]) * rng.uniform(0.8, 2.5))
+        map_x = centre[0] + dx * np.cos(angle) - dy * np.sin(angle)
+        map_y = centre[1] + dx * np.sin(angle) + dy * np.cos(angle)
+    else:  # shift
+        shift = rng.normal(0, 1, 2)
+        shift *= radius * rng.uniform(0.5, 1.2) / (np.linalg.norm(shift) + 1e-6)
+        map_x, map_y = x + fall * shift[0], y + fall * shift[1]
+    warped = cv2.remap(
+        picture, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
+    return warped, (fall > 0.1).astype(np.float32)
+
+
+def _missing(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    if rng.random() < 0.5:
+        changed = cv2.GaussianBlur(picture, (0, 0), min(picture.shape[:2]) * rng.uniform(0.01, 0.05))
+    else:
+        corner = picture[:: picture.shape[0] - 1, :: picture.shape[1] - 1].reshape(-1, 3)
+        changed = np.full_like(picture, corner[int(rng.integers(4))])
+    return changed, _shape(rng, picture, centre)
+
+
+KINDS: tuple[Kind, ...] = (_cut_paste, _scar, _blend, _stain, _crack, _crack, _scratch, _pits, _warp, _missing)
+
+
+def _tinted(rng: Rng, picture: Image, centre: np.ndarray) -> Image:
+    """The picture darkened, lightened or coloured enough to be seen."""
+    if rng.random() < 0.25:
+        return np.full_like(picture, rng.integers(0, 256, 3))
+    shift = rng.choice([-1, -1, 1]) * rng.uniform(25, 130)
+    tint = rng.uniform(-40, 40, 3) if rng.random() < 0.3 else np.zeros(3)
+    return (picture + shift + tint).clip(0, 255).astype(np.uint8)
+
+
+def _shape(rng: Rng, picture: Image, centre: np.ndarray) -> np.ndarray:
+    """float32 [H, W]: an irregular blob, an ellipse or a box around `centre`; most are small."""
+    height, width = picture.shape[:2]
+    alpha = np.zeros((height, width), np.float32)
+    radius = min(height, width) * float(np.exp(rng.uniform(np.log(0.015), np.log(0.2))))
+    axes = np.maximum(1, radius * rng.uniform(0.4, 1, 2))
+    kind = rng.random()
+    if kind < 0.2:
+        box = cv2.boxPoints((tuple(centre), tuple(axes * 2), rng.uniform(0, 180)))
+        cv2.fillPoly(alpha, [box.astype(np.int32)], 1.0)
+        return alpha
+    cv2.ellipse(alpha, _point(centre), _point(axes), rng.uniform(0, 180), 0, 360, 1.0, -1)
+    if kind > 0.45:
+        cells = int(np.clip(min(height, width) / (radius * rng.uniform(0.3, 1)), 2, 64))
+        noise = cv2.resize(
+            rng.random((cells, cells)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+        )
+        alpha = alpha * (noise > rng.uniform(0.3, 0.6))
+    return cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.5, 1.5))
+
+
+def _soft(rng: Rng, alpha: np.ndarray) -> np.ndarray:
+    blurred = cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.4, 1.2)) if rng.random() < 0.6 else alpha
+    return blurred * np.float32(rng.uniform(0.5, 1))
+
+
+def _anywhere(rng: Rng, allowed: np.ndarray) -> np.ndarray:
+    """A random allowed pixel, (x, y) as float."""
+    flat = np.flatnonzero(allowed)
+    index = int(flat[int(rng.integers(flat.size))]) if flat.size else allowed.size // 2
+    return np.array([index % allowed.shape[1], index // allowed.shape[1]], np.float64)
+
+
+def _point(xy: np.ndarray) -> tuple[int, int]:
+    return int(xy[0]), int(xy[1])
+
+
+def _disc(size: int) -> np.ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (max(size, 1), max(size, 1)))

@@ -1,0 +1,196 @@
+"""Command line of training: `python training/train.py --help`."""
+
+import argparse
+import logging
+import platform
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from zsad_core.errors import ConfigError, ZsadError
+
+logger = logging.getLogger("zsad_training")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `zsad-train`."""
+    result = argparse.ArgumentParser(
+        prog="zsad-train",
+        description="Trains a zero-shot anomaly detector (AVA-DINO) on data sets in MVTec layout. A killed run goes on "
+        "where it stopped when it is started again with the same settings.",
+    )
+    result.add_argument("--config", type=Path, help="YAML file of settings; flags override it")
+    result.add_argument("--out", type=Path, help="folder for best.safetensors, resume.pt and log.csv")
+    result.add_argument("--data", type=Path, nargs="+", help="data sets in MVTec layout; all weigh the same")
+    result.add_argument("--data-root", type=Path, help="folder that relative paths of --config start from")
+    result.add_argument("--textures", type=Path, help="folder <material>/<picture> of good textures, for synthesis")
+    result.add_argument("--backbone", help="timm name of a ViT (default vit_tiny_patch16_224)")
+    result.add_argument("--weights", type=Path, help="local weights file of the backbone (default random weights)")
+    result.add_argument("--pretrained", action="store_true", default=None, help="fetch the backbone from timm's hub")
+    result.add_argument("--text-encoder", help="minilm, or open_clip:MODEL:PRETRAINED (default minilm)")
+    result.add_argument("--input-size", type=int, help="side of the square input, pixels (default 384)")
+    result.add_argument("--epochs", type=int, help="passes over the data (default 20)")
+    result.add_argument("--batch-size", type=int, help="pictures (default 64)")
+    result.add_argument("--lr", type=float, help="learning rate of the head (default 1e-4)")
+    result.add_argument("--seed", type=int, help="of weights, split and sampling (default 0)")
+    result.add_argument("--device", help="auto, cpu, cuda, cuda:1 … (default auto: a GPU where there is one)")
+    result.add_argument("--workers", type=int, help="processes that prepare pictures (default 1)")
+    result.add_argument("--feature-cache", type=Path, help="folder for tokens of a frozen backbone (default none)")
+    return result
+
+
+FLAG_KEYS = {
+    "out": ("out",),
+    "backbone": ("model", "backbone"),
+    "weights": ("model", "weights"),
+    "pretrained": ("model", "pretrained"),
+    "text_encoder": ("model", "text_encoder"),
+    "epochs": ("optimisation", "epochs"),
+    "batch_size": ("optimisation", "batch_size"),
+    "lr": ("optimisation", "lr"),
+    "seed": ("seed",),
+    "device": ("device",),
+    "workers": ("workers",),
+    "feature_cache": ("feature_cache",),
+}
+
+
+def read_config(args: argparse.Namespace) -> Any:
+    """A TrainConfig from file and flags.
+
+    Raises:
+        ConfigError: naming every fault.
+    """
+    from zsad_core.config import read_yaml, validate
+    from zsad_training.config import TrainConfig
+
+    values, lines = read_yaml(args.config) if args.config else ({}, {})
+    for flag, keys in FLAG_KEYS.items():
+        if (value := getattr(args, flag)) is not None:
+            section = values
+            for key in keys[:-1]:
+                section = section.setdefault(key, {})
+            section[keys[-1]] = value
+    if args.data:
+        values["datasets"] = [{"path": path} for path in args.data]
+    if args.textures:
+        values["textures"] = {"path": args.textures}
+    if args.input_size:
+        values.setdefault("model", {})["input_hw"] = [args.input_size, args.input_size]
+    config = validate(TrainConfig, values, str(args.config or "flags"), lines)
+    return config.with_data_root(args.data_root) if args.data_root else config
+
+
+def train(config: Any, command: str) -> Path:
+    """Runs `config`; gives the path of the best checkpoint."""
+    import numpy as np
+    import torch
+
+    from zsad_core.backbone import Backbone, BackboneConfig, plain_attention
+    from zsad_core.detector import Detector, DetectorConfig
+    from zsad_core.prompts import GENERIC_PRODUCT
+    from zsad_core.text_encoder import embed_products, load_text_encoder
+    from zsad_training.devices import pick_device
+    from zsad_training.feature_cache import FeatureCache
+    from zsad_training.layout import read_mvtec_layout
+    from zsad_training.sampler import TrainingPictures, find_textures
+    from zsad_training.split import at_most, split
+    from zsad_training.trainer import Trainer
+    from zsad_training.validation import ValidationPictures
+
+    device = pick_device(config.device)
+    samples = [
+        sample for spec in config.datasets for sample in read_mvtec_layout(spec.path, mask_folder=spec.mask_folder)
+    ]
+    textures = find_textures(config.textures.path) if config.textures else []
+    seed, spec = config.seed, config.validation
+    fit, held_out = split(samples, lambda one: f"{one.dataset}/{one.product}/{one.image.name}", spec.fraction, seed)
+    held_out = at_most(
+        held_out, lambda one: one.image.name, lambda one: (one.dataset, one.is_anomalous), spec.max_per_class, seed
+    )
+    fit_textures, held_textures = split(textures, lambda one: one.material, spec.fraction, seed)
+    logger.info(
+        "%d pictures to train on, %d to validate; textures: %d and %d",
+        len(fit), len(held_out), len(fit_textures), len(held_textures),
+    )  # fmt: skip
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    products = {GENERIC_PRODUCT, *(one.product for one in samples), *(one.material for one in textures)}
+    logger.info("embedding %d product names with %s", len(products), config.model.text_encoder)
+    text = embed_products(load_text_encoder(config.model.text_encoder, device=str(device)), sorted(products))
+
+    model = config.model
+    backbone_config = BackboneConfig(name=model.backbone, input_hw=model.input_hw, taps=model.taps)
+    with plain_attention(device.type == "cpu" and config.optimisation.trainable_blocks > 0):
+        backbone = Backbone(backbone_config, weights=model.weights, pretrained=model.pretrained)
+    detector_config = DetectorConfig(
+        backbone=backbone_config,
+        backbone_weights=model.weights.name if model.weights else "timm hub" if model.pretrained else "random",
+        text_encoder=model.text_encoder,
+        text_dim=text[GENERIC_PRODUCT].shape[0],
+        hidden_dim=model.hidden_dim,
+        score=model.score,
+    )
+    detector = Detector(detector_config, backbone)
+    cache = None
+    if config.feature_cache is not None:
+        backbone.requires_grad_(False)
+        cache = FeatureCache(config.feature_cache, detector.to(device))
+    batch_size = config.optimisation.batch_size
+    trainer = Trainer(
+        config,
+        detector,
+        TrainingPictures(fit, fit_textures, config.sampling, input_hw=model.input_hw, batch_size=batch_size, seed=seed),
+        ValidationPictures(held_out, held_textures, spec, input_hw=model.input_hw, seed=seed),
+        text,
+        steps_per_epoch=config.optimisation.steps_per_epoch or max(1, len(fit) // batch_size),
+        device=device,
+        record=_record(config, command, samples),
+        feature_cache=cache,
+    )
+    return trainer.run()
+
+
+def _record(config: Any, command: str, samples: list[Any]) -> dict[str, Any]:
+    import torch
+
+    licences = [
+        {"what": f"training data {spec.path.name}", "licence": spec.licence, "source": spec.source}
+        for spec in [*config.datasets, *([config.textures] if config.textures else [])]
+    ]
+    return {
+        "command": command,
+        "seed": config.seed,
+        "method": "ava-dino",
+        "trained_on": sorted({sample.dataset for sample in samples}),
+        "licences": licences,
+        "settings": config.model_dump(mode="json", exclude={"out", "feature_cache", "device", "workers"}),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 failed, 2 bad usage or config."""
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("timm").setLevel(logging.WARNING)
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+    try:
+        best = train(read_config(args), " ".join(["python training/train.py", *arguments]))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (ZsadError, ValueError) as error:
+        print(f"zsad-train: {error}", file=sys.stderr)
+        return 1
+    print(best)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
