@@ -9,7 +9,7 @@ import numpy as np
 from zsad_agent.compiled_cache import open_cache, seal_cache
 from zsad_agent.config import InferenceConfig, default_cache_dir
 from zsad_core.bundle import Bundle
-from zsad_core.errors import BundleError, DeviceError
+from zsad_core.errors import BundleError, DeviceError, ImageError
 from zsad_core.imaging import resize_to_input
 from zsad_core.openvino_offline import import_openvino
 from zsad_core.types import Prediction
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 IMAGE, PROMPT, MAP, SCORE = "image", "prompt", "anomaly_map", "anomaly_score"
 RANGE_SLACK = 1e-3  # rounding of a half-precision graph may leave [0, 1] by this much; it is clipped
+MIN_SIDE_PX = 8
 _VIRTUAL_DEVICES = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})
 
 
@@ -42,7 +43,7 @@ class Detector:
         ov = import_openvino()
         core = ov.Core()
         model = _read_model(core, bundle)
-        _check_device(core, config.device)
+        _refuse_absent(core, config.device)
         compiled = _compile(ov, core, model, bundle, config)
         self._request = compiled.create_infer_request()
         self._request.set_tensor(IMAGE, ov.Tensor(self._image, shared_memory=True))
@@ -73,8 +74,14 @@ class Detector:
 
         Raises:
             ProductError: the bundle has no such product.
+            ImageError: a side of fewer than `MIN_SIDE_PX` pixels, in which no defect could show.
             DeviceError: the device failed, or answered NaN, infinity or something out of [0, 1].
         """
+        height, width = image_bgr.shape[:2]
+        if min(height, width) < MIN_SIDE_PX:
+            raise ImageError(
+                f"the picture has {width}x{height} pixels, at least {MIN_SIDE_PX}x{MIN_SIDE_PX} are needed"
+            )
         if product is not None:
             self.select_product(product)
         np.copyto(self._image[0], resize_to_input(image_bgr, self._input_hw))
@@ -136,7 +143,16 @@ def _shape(port: Any) -> list[int] | str:
     return list(shape.to_shape()) if shape.is_static else str(shape)
 
 
-def _check_device(core: Any, device: str) -> None:
+def check_device(device: str) -> None:
+    """Nothing, if OpenVINO sees the device.
+
+    Raises:
+        DeviceError: absent; the text lists those present.
+    """
+    _refuse_absent(import_openvino().Core(), device)
+
+
+def _refuse_absent(core: Any, device: str) -> None:
     present = list(core.available_devices)
     kind, _, inner = device.partition(":")
     if kind in _VIRTUAL_DEVICES:

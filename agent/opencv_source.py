@@ -1,6 +1,5 @@
 """What every source that OpenCV's VideoCapture reads has in common."""
 
-import os
 from types import TracebackType
 from typing import Self
 
@@ -9,17 +8,6 @@ import numpy as np
 
 from zsad_core.errors import SourceError
 from zsad_core.imaging import to_bgr8
-
-
-def prepare_environment(stale_after_s: float) -> None:
-    """Sets what OpenCV reads from the environment. To be called before the first camera is opened.
-
-    Args:
-        stale_after_s: longest wait for one frame of a V4L2 camera, rounded up to whole seconds; OpenCV's own is 10.
-    """
-    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(max(1, round(stale_after_s + 0.499))))
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # its warnings repeat on every attempt; ours are said once
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's messages hold the URL with its credentials
 
 
 class OpenCvSource:

@@ -1,0 +1,64 @@
+"""`zsad-agent calibrate`: a threshold for this line, from the scores of its good parts alone.
+
+A high order statistic of the scores, never the lowest or a mean: users have good parts only.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MIN_PICTURES = 5
+STEP = 1e-4  # thresholds are told with four decimals, rounded up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    threshold: float  # [0, 1]
+    pictures: int
+    rejected: int  # of these pictures, how many reach the threshold
+    expected_rate: float  # share of further good parts that will reach it, expected
+    reaches_goal: bool  # whether so many pictures can support the rate that was asked for
+
+
+def calibrate(scores: Sequence[float], false_reject_rate: float) -> Calibration:
+    """The lowest threshold whose expected rate is at most the one asked for; above all scores if there are too few.
+
+    Of n + 1 exchangeable good parts each is equally likely to rank anywhere, so a further one exceeds the m-th highest
+    of n with probability m / (n + 1).
+
+    Args:
+        scores: of pictures of good parts, each in [0, 1].
+        false_reject_rate: the share of good parts that may be rejected, in (0, 1).
+
+    Raises:
+        ValueError: fewer than 5 scores, or a rate out of range; or a good part scored 1, above which no threshold is.
+    """
+    if len(scores) < MIN_PICTURES:
+        raise ValueError(f"{len(scores)} pictures can be scored, at least {MIN_PICTURES} are needed, better 100")
+    if not 0 < false_reject_rate < 1:
+        raise ValueError(f"the false-reject rate must be between 0 and 1, got {false_reject_rate}")
+    highest_first = sorted(scores, reverse=True)
+    rank = max(1, math.floor(false_reject_rate * (len(scores) + 1)))  # of the score just below the threshold
+    threshold = round((math.floor(highest_first[rank - 1] / STEP) + 1) * STEP, 4)
+    if threshold > 1:
+        raise ValueError("a good part scores 1.0, the highest there is: this bundle does not fit these parts")
+    return Calibration(
+        threshold=threshold,
+        pictures=len(scores),
+        rejected=sum(score >= threshold for score in scores),
+        expected_rate=rank / (len(scores) + 1),
+        reaches_goal=rank / (len(scores) + 1) <= false_reject_rate,
+    )
+
+
+def as_yaml(calibration: Calibration, false_reject_rate: float) -> str:
+    """The snippet for the config file, with what it stands on as comments."""
+    n = calibration.pictures
+    lines = [
+        f"# From {n} pictures of good parts, of which {calibration.rejected} reach it.",
+        f"# About {calibration.expected_rate:.2%} of good parts will be rejected.",
+    ]
+    if not calibration.reaches_goal:
+        needed = math.ceil(1 / false_reject_rate) - 1
+        lines.append(f"# {n} pictures cannot support the {false_reject_rate:.2%} asked for: take at least {needed}.")
+    return "\n".join([*lines, "decision:", f"  threshold: {calibration.threshold:.4f}"])

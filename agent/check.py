@@ -1,0 +1,58 @@
+"""`zsad-agent check`: everything about a config that can be judged without running."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from zsad_agent.inference import check_device
+from zsad_agent.settings import Settings
+from zsad_agent.source_choice import make_source
+from zsad_core.bundle import Bundle, load_bundle
+from zsad_core.errors import BundleError, ConfigError, DeviceError, ProductError, SourceError
+
+
+def find_faults(settings: Settings) -> Iterator[str]:
+    """One line per fault: where it was set, the value, what is wrong, what is allowed.
+
+    A camera that is not there is no fault: it may be plugged in later, and the agent says so until then.
+    """
+    config = settings.config
+    yield from _source_faults(settings)
+    bundle: Bundle | None = None
+    try:
+        bundle = load_bundle(config.inference.bundle)
+    except BundleError as error:
+        yield f"{settings.where('inference', 'bundle')}: {error}"
+    if bundle is not None:
+        try:
+            _ = bundle.prompt_bank[config.inference.product]
+        except ProductError as error:
+            yield f"{settings.where('inference', 'product')}: {error}"
+    try:
+        check_device(config.inference.device)
+    except DeviceError as error:
+        yield f"{settings.where('inference', 'device')}: {error}"
+    if config.mqtt.password_file is not None:
+        yield from _password_faults(settings, config.mqtt.password_file)
+
+
+def _source_faults(settings: Settings) -> Iterator[str]:
+    key = "camera" if settings.config.source.camera is not None else "source"
+    if settings.config.source.camera is None and settings.config.source.source is None:
+        return  # to be named on the command line
+    try:
+        make_source(settings.config.source)
+    except (ConfigError, SourceError) as error:
+        yield f"{settings.where('source', key)}: {error}"
+
+
+def _password_faults(settings: Settings, path: Path) -> Iterator[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        yield f"{settings.where('mqtt', 'password_file')}: {path}: {reason}. Expected a readable file with the password"
+        return
+    if not text.strip():
+        yield f"{settings.where('mqtt', 'password_file')}: {path}: empty. Expected a file with the password"
+    if settings.config.mqtt.username is None:
+        yield f"{settings.where('mqtt', 'password_file')}: {path}: there is no mqtt.username to go with it. Set it"

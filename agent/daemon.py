@@ -1,0 +1,198 @@
+"""The composition root: builds everything from the config, watches over it, and stops it in good order."""
+
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from types import FrameType
+
+import cv2
+
+from zsad_agent.capture import Capture, Captured
+from zsad_agent.config import AgentConfig, InferenceConfig
+from zsad_agent.inference import Detector
+from zsad_agent.inspection import Identity, Inspector, Limits
+from zsad_agent.notify import Notifier
+from zsad_agent.pipeline import Pipeline, Sink
+from zsad_agent.publisher import Publisher
+from zsad_agent.slot import Handover, NewestSlot, Slot
+from zsad_agent.source_choice import make_source
+from zsad_agent.status import PROCESS, CameraStatus
+from zsad_core.bundle import Bundle, load_bundle
+from zsad_core.decision import Decider
+
+logger = logging.getLogger(__name__)
+
+SUPERVISE_S = 0.2  # between two looks at the pipeline
+STATUS_EVERY_S = 5.0
+STUCK_AFTER_S = 15.0  # without systemd's watchdog; with it, half of its interval
+DRAIN_S = 1.0  # on a signal: for the picture that the model is at
+FLUSH_ON_SIGNAL_S = 0.4
+FLUSH_PATIENCE_S = 5.0  # at the end of a source: without a result leaving, so that an absent broker holds nobody up
+FLUSH_AT_END_S = 60.0  # in all
+
+
+class StopRequest:
+    """SIGTERM and SIGINT, turned into an event. Entered in the main thread."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.event.set()
+
+
+def run_agent(
+    config: AgentConfig,
+    *,
+    stop: threading.Event,
+    sinks: Sequence[Sink] = (),
+    max_frames: int | None = None,
+    exit_now: Callable[[int], None] = os._exit,
+) -> int:
+    """Inspects until the source ends, `max_frames` are done, or `stop` is set. The exit code.
+
+    Args:
+        config: checked.
+        stop: set by whoever wants an end; everything accepted so far is then published or kept, within 2 s.
+        sinks: given every result beside the publisher.
+        max_frames: None for no limit.
+        exit_now: ends the process where a thread hangs in a driver and would not let it end.
+
+    Raises:
+        ZsadError: something named in the config cannot be used.
+    """
+    cv2.setNumThreads(1)  # its threads would fight the model's for the cores
+    notifier = Notifier(os.environ)
+    source = make_source(config.source)
+    bundle = load_bundle(config.inference.bundle)
+    detector = _load_detector(bundle, config.inference, stop)
+    if detector is None:
+        return 0
+    with ExitStack() as stack:
+        publisher = stack.enter_context(open_publisher(config, stack))
+        capture_stop = threading.Event()
+        status = CameraStatus(config.source.name, publisher.set_camera_status)
+        slot: Slot[Captured] = Handover() if source.lossless else NewestSlot()
+        pipeline = Pipeline(
+            capture=Capture(source=source, config=config.source, slot=slot, status=status, stop=capture_stop),
+            slot=slot,
+            inspector=make_inspector(config, bundle, detector, status),
+            sinks=[publisher, *sinks],
+            stop=capture_stop,
+            max_frames=max_frames,
+        )
+        pipeline.start()
+        notifier.ready()
+        logger.info("inspecting %s as %r with %s", source.description, config.inference.product, bundle.path)
+        _supervise(pipeline, notifier, status, stop)
+        notifier.stopping()
+        clean = _wind_up(pipeline, publisher, config, stop)
+    code = 0 if clean and pipeline.failure is None else 1
+    if pipeline.failure is not None:
+        logger.error("%s", pipeline.failure)
+    if not pipeline.wait_capture(0.1) or not clean:
+        logging.shutdown()
+        sys.stdout.flush()
+        exit_now(code)
+    return code
+
+
+def make_inspector(config: AgentConfig, bundle: Bundle, detector: Detector, status: CameraStatus) -> Inspector:
+    """The inspector of this start of the process; thresholds that the config leaves out are the bundle's."""
+    manifest, decision = bundle.manifest, config.decision
+    threshold = decision.threshold if decision.threshold is not None else manifest.threshold.value
+    region_level = decision.region_level if decision.region_level is not None else manifest.region_level
+    return Inspector(
+        predictor=detector,
+        identity=Identity(
+            device_id=config.device_id,
+            boot=secrets.token_hex(4),
+            bundle_name=manifest.name,
+            bundle_version=manifest.version,
+            bundle_sha256=bundle.sha256,
+        ),
+        limits=Limits(threshold=threshold, region_level=region_level),
+        decider=Decider(k=decision.debounce_k, n=decision.debounce_n, hold_s=decision.hold_s),
+        heatmap=config.heatmap,
+        status=status,
+    )
+
+
+def _load_detector(bundle: Bundle, config: InferenceConfig, stop: threading.Event) -> Detector | None:
+    """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped."""
+    outcome: list[Detector | Exception] = []
+
+    def load() -> None:
+        try:
+            outcome.append(Detector(bundle, config))
+        except Exception as error:  # told by the main thread
+            outcome.append(error)
+
+    thread = threading.Thread(target=load, name="load", daemon=True)
+    thread.start()
+    while thread.is_alive() and not stop.is_set():
+        thread.join(SUPERVISE_S)
+    if not outcome:
+        return None
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _supervise(pipeline: Pipeline, notifier: Notifier, status: CameraStatus, stop: threading.Event) -> None:
+    """Until the pipeline is done or `stop` is set. Feeds the watchdog while inference and publishing move on."""
+    stuck_after_s = notifier.watchdog_s / 2 if notifier.watchdog_s is not None else STUCK_AFTER_S
+    status_due_s = 0.0
+    while not stop.is_set() and not pipeline.wait(SUPERVISE_S):
+        pipeline.check()
+        stuck = pipeline.stuck(stuck_after_s)
+        if stuck is None:
+            notifier.watchdog()
+            status.clear(PROCESS)
+        else:
+            status.fault(PROCESS, stuck)
+        if time.monotonic() >= status_due_s:
+            status_due_s = time.monotonic() + STATUS_EVERY_S
+            notifier.status(f"{status.text}; {pipeline.inspected_frames} inspected, {pipeline.dropped} dropped")
+
+
+def _wind_up(pipeline: Pipeline, publisher: Publisher, config: AgentConfig, stop: threading.Event) -> bool:
+    """Lets what was taken reach the spool, and the spool the broker, for a bounded time. False if a thread hangs."""
+    pipeline.stop()
+    drained = pipeline.wait(DRAIN_S)
+    if not drained:
+        logger.error("stopped while %s", pipeline.stuck(0.0) or "busy")
+    unsent = publisher.flush(FLUSH_ON_SIGNAL_S) if stop.is_set() else _flush_at_end(publisher, stop)
+    if unsent:
+        logger.warning("%d results stay in the spool %s and are sent at the next start", unsent, spool_path(config))
+    return drained
+
+
+def _flush_at_end(publisher: Publisher, stop: threading.Event) -> int:
+    """Waits for the broker while results still leave. How many did not."""
+    started_s = progress_s = time.monotonic()
+    unsent = publisher.flush(SUPERVISE_S)
+    while unsent and not stop.is_set():
+        now_s = time.monotonic()
+        if now_s - progress_s > FLUSH_PATIENCE_S or now_s - started_s > FLUSH_AT_END_S:
+            break
+        before, unsent = unsent, publisher.flush(SUPERVISE_S)
+        if unsent < before:
+            progress_s = time.monotonic()
+    return unsent

@@ -1,0 +1,72 @@
+import threading
+
+import pytest
+
+from zsad_agent.slot import Handover, NewestSlot, SlotClosed
+
+
+def test_newest_frame_replaces_the_one_nobody_took() -> None:
+    slot: NewestSlot[int] = NewestSlot()
+    for item in (1, 2, 3):
+        assert slot.put(item)
+    assert slot.get(0) == 3
+    assert slot.dropped == 2
+    assert slot.get(0) is None
+
+
+def test_kept_fault_survives_newer_frames_and_costs_no_frame() -> None:
+    slot: NewestSlot[str] = NewestSlot()
+    slot.put("frame 1")
+    slot.put("lost", keep=True)
+    slot.put("frame 2")
+    slot.put("frame 3")
+    assert [slot.get(0) for _ in range(3)] == ["frame 1", "lost", "frame 3"]
+    assert slot.dropped == 1
+
+
+@pytest.mark.parametrize("slot", [NewestSlot(), Handover(2)])
+def test_closed_slot_gives_what_is_inside_and_then_says_so(slot: NewestSlot[int] | Handover[int]) -> None:
+    slot.put(1, timeout_s=0)
+    slot.close()
+    slot.close()
+    assert not slot.put(2, timeout_s=0)
+    assert slot.get(0) == 1
+    with pytest.raises(SlotClosed):
+        slot.get(0)
+
+
+@pytest.mark.parametrize("slot", [NewestSlot(), Handover(1)])
+def test_close_wakes_a_waiting_taker(slot: NewestSlot[int] | Handover[int]) -> None:
+    threading.Timer(0.05, slot.close).start()
+    with pytest.raises(SlotClosed):
+        slot.get(10)
+
+
+def test_handover_refuses_while_full_and_drops_nothing() -> None:
+    slot: Handover[int] = Handover(2)
+    assert slot.put(1, timeout_s=0)
+    assert slot.put(2, timeout_s=0)
+    assert not slot.put(3, timeout_s=0.01)
+    assert slot.get(0) == 1
+    assert slot.put(3, timeout_s=0)
+    assert [slot.get(0), slot.get(0)] == [2, 3]
+    assert slot.dropped == 0
+
+
+def test_handover_wakes_a_giver_when_a_place_comes_free() -> None:
+    slot: Handover[int] = Handover(1)
+    slot.put(1, timeout_s=0)
+    threading.Timer(0.05, slot.get, args=(0,)).start()
+    assert slot.put(2, timeout_s=10)
+
+
+def test_close_wakes_a_waiting_giver() -> None:
+    slot: Handover[int] = Handover(1)
+    slot.put(1, timeout_s=0)
+    threading.Timer(0.05, slot.close).start()
+    assert not slot.put(2, timeout_s=10)
+
+
+def test_handover_needs_a_place() -> None:
+    with pytest.raises(ValueError, match="at least one place"):
+        Handover(0)
