@@ -65,6 +65,7 @@ class OptimisationSpec(StrictModel):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     warmup_fraction: Fraction = 0.03
     schedule: Literal["constant", "cosine"] = "constant"
+    loss_stride: Annotated[int, Field(ge=1, le=16)] = 1  # maps and masks are compared at 1/stride of the picture
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the averaged weights that are kept; 0: none
     mixed_precision: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -133,8 +134,11 @@ class Trainer:
     def _step(self, batch: Batch) -> AvaDinoLoss:
         text = torch.from_numpy(np.stack([self._text[product] for product in batch.products])).to(self._device)
         masks = batch.masks.to(self._device)
+        stride = self._config.optimisation.loss_stride
+        if stride > 1:
+            masks = F.max_pool2d(masks.unsqueeze(1), stride).squeeze(1)  # a thin defect stays one
         with self._autocast():
-            output = self._forward(batch, text)
+            output = self._forward(batch, text, (masks.shape[1], masks.shape[2]))
         loss = ava_dino_loss(output, masks, batch.is_anomalous.to(self._device), batch.has_pixel_truth.to(self._device))
         total = loss.total
         if not torch.isfinite(total):
@@ -154,14 +158,13 @@ class Trainer:
             self._average.update_parameters(self._detector)
         return loss
 
-    def _forward(self, batch: Batch, text: Tensor) -> AvaDinoOutput:
+    def _forward(self, batch: Batch, text: Tensor, map_hw: tuple[int, int]) -> AvaDinoOutput:
         images = batch.images_bgr.to(self._device)
         if self._cache is None:
-            return self._detector(images, text)
+            return self._detector(images, text, map_hw=map_hw)
         cls_tokens, patch_tokens = self._cache.tokens(images)
-        input_hw = (images.shape[1], images.shape[2])
-        grid_hw = self._detector.backbone.grid_hw(input_hw)
-        return self._detector.head(cls_tokens, patch_tokens, text, grid_hw=grid_hw, map_hw=input_hw)
+        grid_hw = self._detector.backbone.grid_hw((images.shape[1], images.shape[2]))
+        return self._detector.head(cls_tokens, patch_tokens, text, grid_hw=grid_hw, map_hw=map_hw)
 
     def _validate(self, log: Any, epoch: int) -> None:
         detector = self._detector
