@@ -80,7 +80,8 @@ def run(arguments: list[str]) -> int:
     prepare_environment(config.source.stale_after_s)
 
     from zsad_agent.daemon import StopRequest, run_agent
-    from zsad_agent.sinks import HeatmapFolderSink, PrintSink, Sink
+    from zsad_agent.pipeline import Sink
+    from zsad_agent.sinks import HeatmapFolderSink, PrintSink
 
     sinks: list[Sink] = [PrintSink()] if args.print_results else []
     if args.save_heatmaps is not None:

@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import FrameType
 
 import cv2
 
 from zsad_agent.capture import Capture, Captured
-from zsad_agent.config import AgentConfig, InferenceConfig
+from zsad_agent.config import AgentConfig, InferenceConfig, default_state_dir
 from zsad_agent.inference import Detector
 from zsad_agent.inspection import Identity, Inspector, Limits
 from zsad_agent.notify import Notifier
@@ -22,6 +23,7 @@ from zsad_agent.pipeline import Pipeline, Sink
 from zsad_agent.publisher import Publisher
 from zsad_agent.slot import Handover, NewestSlot, Slot
 from zsad_agent.source_choice import make_source
+from zsad_agent.spool import Spool
 from zsad_agent.status import PROCESS, CameraStatus
 from zsad_core.bundle import Bundle, load_bundle
 from zsad_core.decision import Decider
@@ -81,11 +83,11 @@ def run_agent(
     notifier = Notifier(os.environ)
     source = make_source(config.source)
     bundle = load_bundle(config.inference.bundle)
-    detector = _load_detector(bundle, config.inference, stop)
-    if detector is None:
-        return 0
     with ExitStack() as stack:
-        publisher = stack.enter_context(open_publisher(config, stack))
+        detector = _load_detector(bundle, config.inference, stop)
+        if detector is None:
+            return 0
+        publisher = _open_publisher(config, stack)
         capture_stop = threading.Event()
         status = CameraStatus(config.source.name, publisher.set_camera_status)
         slot: Slot[Captured] = Handover() if source.lossless else NewestSlot()
@@ -134,6 +136,16 @@ def make_inspector(config: AgentConfig, bundle: Bundle, detector: Detector, stat
     )
 
 
+def spool_path(config: AgentConfig) -> Path:
+    """The file of results that wait for the broker."""
+    return config.spool.path or default_state_dir() / "spool.sqlite3"
+
+
+def _open_publisher(config: AgentConfig, stack: ExitStack) -> Publisher:
+    spool = stack.enter_context(Spool(spool_path(config), max_results=config.spool.max_results))
+    return stack.enter_context(Publisher(config.mqtt, config.device_id, spool))
+
+
 def _load_detector(bundle: Bundle, config: InferenceConfig, stop: threading.Event) -> Detector | None:
     """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped."""
     outcome: list[Detector | Exception] = []
@@ -178,7 +190,10 @@ def _wind_up(pipeline: Pipeline, publisher: Publisher, config: AgentConfig, stop
     drained = pipeline.wait(DRAIN_S)
     if not drained:
         logger.error("stopped while %s", pipeline.stuck(0.0) or "busy")
-    unsent = publisher.flush(FLUSH_ON_SIGNAL_S) if stop.is_set() else _flush_at_end(publisher, stop)
+    if not stop.is_set():
+        unsent = _flush_at_end(publisher, stop)
+    else:
+        unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected else 0.0)
     if unsent:
         logger.warning("%d results stay in the spool %s and are sent at the next start", unsent, spool_path(config))
     return drained

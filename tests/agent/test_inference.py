@@ -1,0 +1,159 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_bundle_maker import make_tiny_bundle
+
+from zsad_agent.compiled_cache import KEPT_FOLDERS
+from zsad_agent.config import InferenceConfig
+from zsad_agent.inference import Detector, check_device
+from zsad_core.bundle import load_bundle
+from zsad_core.errors import BundleError, DeviceError, ImageError, ProductError
+
+
+def white(height: int = 64, width: int = 64) -> np.ndarray:
+    return np.full((height, width, 3), 255, np.uint8)
+
+
+def blotted(height: int = 128, width: int = 128) -> np.ndarray:
+    image = white(height, width)
+    image[height // 4 : height // 2, width // 4 : width // 2] = 0
+    return image
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> InferenceConfig:
+    return InferenceConfig(cache_dir=tmp_path / "cache", threads=1)
+
+
+@pytest.fixture
+def detector(tiny_bundle: Path, config: InferenceConfig) -> Detector:
+    return Detector(load_bundle(tiny_bundle), config)
+
+
+def test_blot_scores_high_and_white_part_low(detector: Detector) -> None:
+    assert detector.predict(white()).anomaly_score == pytest.approx(0.0, abs=1e-6)
+    prediction = detector.predict(blotted())
+    assert prediction.anomaly_score == pytest.approx(1.0, abs=1e-6)
+    assert prediction.anomaly_map.dtype == np.float32
+    assert prediction.anomaly_map.shape == (64, 64)
+    assert prediction.anomaly_map[24, 24] == pytest.approx(1.0, abs=1e-6)
+    assert prediction.anomaly_map[50, 50] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_switching_the_product_changes_the_score_and_stays(detector: Detector) -> None:
+    assert detector.predict(blotted(), "bottle").anomaly_score == pytest.approx(0.8, abs=1e-6)
+    assert detector.product == "bottle"
+    assert detector.predict(blotted()).anomaly_score == pytest.approx(0.8, abs=1e-6)
+    assert detector.predict(blotted(), "object").anomaly_score == pytest.approx(1.0, abs=1e-6)
+
+
+def test_unknown_product_is_refused_and_the_one_before_stays(detector: Detector) -> None:
+    with pytest.raises(ProductError, match=r"'screw' is not in the bundle\. It has: bottle, object"):
+        detector.predict(white(), "screw")
+    assert detector.product == "object"
+
+
+def test_answers_do_not_share_memory(detector: Detector) -> None:
+    first = detector.predict(blotted()).anomaly_map
+    before = first.copy()
+    detector.predict(white())
+    assert np.array_equal(first, before)
+
+
+@pytest.mark.parametrize("hw", [(8, 8), (8, 4000), (2000, 9)])
+def test_odd_sizes_are_answered(detector: Detector, hw: tuple[int, int]) -> None:
+    assert detector.predict(white(*hw)).anomaly_map.shape == (64, 64)
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (1, 500), (500, 7)])
+def test_picture_in_which_nothing_could_show_is_refused(detector: Detector, hw: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match="at least 8x8"):
+        detector.predict(white(*hw))
+
+
+def test_inputs_need_not_be_square(tmp_path: Path, config: InferenceConfig) -> None:
+    bundle = load_bundle(make_tiny_bundle(tmp_path / "wide", input_hw=(32, 96)))
+    assert Detector(bundle, config).predict(blotted()).anomaly_map.shape == (32, 96)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), 2.0, -1.0])
+def test_model_that_answers_nonsense_does_not_start(tmp_path: Path, config: InferenceConfig, scale: float) -> None:
+    bundle = load_bundle(make_tiny_bundle(tmp_path / "mad", output_scale=scale))
+    with pytest.raises(DeviceError, match=r"no valid anomaly_map: .* expected \[0, 1\]"):
+        Detector(bundle, config)
+
+
+def test_nan_in_one_answer_is_an_error_and_the_next_answer_is_fine(tmp_path: Path, config: InferenceConfig) -> None:
+    detector = Detector(load_bundle(make_tiny_bundle(tmp_path / "nan", nan_on_black=True)), config)
+    with pytest.raises(DeviceError, match="nan"):
+        detector.predict(blotted())
+    assert detector.predict(white()).anomaly_score == pytest.approx(0.0, abs=1e-6)
+
+
+def test_model_that_contradicts_its_manifest_is_refused(tmp_path: Path, config: InferenceConfig) -> None:
+    wrong_size = load_bundle(make_tiny_bundle(tmp_path / "size", stated_map_hw=(32, 32)))
+    with pytest.raises(BundleError, match=r"anomaly_map: expected f32 \[1, 32, 32\], found f32 \[1, 64, 64\]"):
+        Detector(wrong_size, config)
+    wrong_name = load_bundle(make_tiny_bundle(tmp_path / "name", map_name="heat"))
+    with pytest.raises(BundleError, match=r"anomaly_map: expected .* found none"):
+        Detector(wrong_name, config)
+
+
+@pytest.mark.parametrize("device", ["GPU", "NPU.3", "AUTO:GPU,CPU", "cpu", ""])
+def test_absent_device_is_refused_with_those_present(tiny_bundle: Path, tmp_path: Path, device: str) -> None:
+    from zsad_core.openvino_offline import import_openvino
+
+    if device != "cpu" and any(name.startswith(("GPU", "NPU")) for name in import_openvino().Core().available_devices):
+        pytest.skip("this machine has such a device")
+    with pytest.raises(DeviceError, match=r"not present. Present here: .*CPU"):
+        Detector(load_bundle(tiny_bundle), InferenceConfig(device=device, cache_dir=tmp_path))
+    with pytest.raises(DeviceError, match="not present"):
+        check_device(device)
+
+
+@pytest.mark.parametrize("device", ["AUTO", "AUTO:CPU"])
+def test_auto_finds_a_device(tiny_bundle: Path, tmp_path: Path, device: str) -> None:
+    detector = Detector(load_bundle(tiny_bundle), InferenceConfig(device=device, cache_dir=tmp_path, threads=1))
+    assert detector.predict(blotted()).anomaly_score == pytest.approx(1.0, abs=1e-3)
+
+
+def test_second_start_reads_the_cache(tiny_bundle: Path, config: InferenceConfig) -> None:
+    Detector(load_bundle(tiny_bundle), config)
+    assert config.cache_dir is not None
+    (blob,) = config.cache_dir.rglob("*.blob")
+    written = blob.stat().st_mtime_ns
+    Detector(load_bundle(tiny_bundle), config)
+    assert blob.stat().st_mtime_ns == written
+
+
+def test_altered_cache_is_compiled_again(tiny_bundle: Path, config: InferenceConfig) -> None:
+    Detector(load_bundle(tiny_bundle), config)
+    assert config.cache_dir is not None
+    (blob,) = config.cache_dir.rglob("*.blob")
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert Detector(load_bundle(tiny_bundle), config).predict(blotted()).anomaly_score == pytest.approx(1.0, abs=1e-6)
+    assert len(blob.read_bytes()) == len(whole)
+
+
+def test_caches_of_former_bundles_are_pruned_and_other_folders_left(tmp_path: Path, config: InferenceConfig) -> None:
+    assert config.cache_dir is not None
+    (config.cache_dir / "photos").mkdir(parents=True)
+    for size in (16, 24, 32, 40, 48):
+        bundle = load_bundle(make_tiny_bundle(tmp_path / f"b{size}", input_hw=(size, size)))
+        Detector(bundle, config)
+    assert len(list(config.cache_dir.glob("model-*"))) == KEPT_FOLDERS
+    assert (config.cache_dir / "photos").is_dir()
+
+
+def test_unwritable_cache_is_said_once_and_done_without(
+    tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    with caplog.at_level(logging.WARNING):
+        detector = Detector(load_bundle(tiny_bundle), InferenceConfig(cache_dir=tmp_path / "file" / "cache", threads=1))
+    assert detector.predict(blotted()).anomaly_score == pytest.approx(1.0, abs=1e-6)
+    assert len(caplog.records) == 1
+    assert "compiled at every start" in caplog.text

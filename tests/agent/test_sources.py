@@ -1,0 +1,188 @@
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from zsad_agent.camera import StreamSource, V4l2Source
+from zsad_agent.config import SourceConfig
+from zsad_agent.files import PicturesSource, VideoFileSource
+from zsad_agent.source_choice import make_source
+from zsad_agent.sources import Source, redacted
+from zsad_core.errors import ConfigError, ImageError, SourceError
+
+
+def write_video(path: Path, frames: int, hw: tuple[int, int] = (48, 64)) -> Path:
+    """Frame i is grey of brightness 10 * i."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (hw[1], hw[0]))
+    assert writer.isOpened()
+    for index in range(frames):
+        writer.write(np.full((*hw, 3), 10 * index, np.uint8))
+    writer.release()
+    return path
+
+
+def read_all(source: Source) -> list[np.ndarray]:
+    frames = []
+    with source:
+        while (frame := source.read()) is not None:
+            frames.append(frame)
+    return frames
+
+
+def test_video_gives_every_frame_in_order_and_again_after_reopening(tmp_path: Path) -> None:
+    source = make_source(SourceConfig(source=str(write_video(tmp_path / "v.avi", 7))))
+    assert source.lossless
+    for _ in range(2):
+        frames = read_all(source)
+        assert [round(float(frame.mean()) / 10) for frame in frames] == list(range(7))
+        assert all(frame.shape == (48, 64, 3) and frame.dtype == np.uint8 for frame in frames)
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all", bytes(100_000)])
+def test_garbage_video_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "v.mp4").write_bytes(content)
+    with pytest.raises(SourceError, match=r"v\.mp4: (not a video|no frame)"):
+        read_all(VideoFileSource(tmp_path / "v.mp4"))
+
+
+def test_video_cut_short_ends_with_an_error_not_quietly(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "v.avi", 20, (240, 320)).read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    source = VideoFileSource(tmp_path / "cut.avi")
+    frames = []
+    with source, pytest.raises(SourceError, match=r"ends after \d+ of 20 frames"):
+        while True:
+            frames.append(source.read())
+    assert 3 < len(frames) < 18
+
+
+def test_folder_is_walked_by_name_and_a_bad_picture_costs_only_itself(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((9, 9), 257 * 30, np.uint16))
+    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8 not really")
+    cv2.imwrite(str(tmp_path / "sub" / "c.png"), np.full((9, 9, 4), 60, np.uint8))
+    (tmp_path / "notes.txt").touch()
+    source = make_source(SourceConfig(source=str(tmp_path)))
+    assert source.lossless
+    with source:
+        first = source.read()
+        assert first is not None and (first == 30).all()
+        with pytest.raises(ImageError, match=r"b\.jpg"):
+            source.read()
+        last = source.read()
+        assert last is not None and (last == 60).all()
+        assert source.read() is None
+
+
+def test_single_picture_and_glob(tmp_path: Path) -> None:
+    for name in ("a1.png", "a2.png", "b1.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((9, 9, 3), np.uint8))
+    assert len(read_all(make_source(SourceConfig(source=str(tmp_path / "b1.png"))))) == 1
+    assert len(read_all(make_source(SourceConfig(source=str(tmp_path / "a*.png"))))) == 2
+
+
+def test_file_with_brackets_in_its_name_is_no_glob(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "part[1].png"), np.zeros((9, 9, 3), np.uint8))
+    assert len(read_all(make_source(SourceConfig(source=str(tmp_path / "part[1].png"))))) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nix.avi", "no such video, picture or folder"),
+        (".", "no pictures in this folder"),
+        ("*.png", "no picture match"),
+    ],
+)
+def test_nothing_to_read_is_an_error(tmp_path: Path, source: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        make_source(SourceConfig(source=f"{tmp_path}/{source}"))
+
+
+def test_no_source_and_wrong_forms_are_config_errors() -> None:
+    with pytest.raises(ConfigError, match="--camera 0"):
+        make_source(SourceConfig())
+    with pytest.raises(ConfigError, match="'front': expected an index"):
+        make_source(SourceConfig(camera="front"))
+    with pytest.raises(ConfigError, match=r"scheme 'ftp' is not one of") as caught:
+        make_source(SourceConfig(source="ftp://user:secret@host/x"))
+    assert "secret" not in str(caught.value)
+
+
+def test_camera_is_chosen_by_index_and_by_path() -> None:
+    by_index = make_source(SourceConfig(camera="7"))
+    by_path = make_source(SourceConfig(camera="/dev/v4l/by-id/usb-x"))
+    assert isinstance(by_index, V4l2Source) and by_index.description == "camera /dev/video7"
+    assert by_path.description == "camera /dev/v4l/by-id/usb-x"
+    assert not by_index.lossless
+
+
+def test_missing_camera_error_lists_those_present() -> None:
+    source = make_source(SourceConfig(camera="250"))
+    with pytest.raises(SourceError, match=r"/dev/video250: not there\. Present: "), source:
+        pass
+
+
+def test_device_that_is_no_camera_is_refused() -> None:
+    with pytest.raises(SourceError, match="no camera"), V4l2Source(Path("/dev/null"), width=None, height=None):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rtsp://user:secret@10.0.0.5:554/ch1", "rtsp://***@10.0.0.5:554/ch1"),
+        ("rtsp://user:p@ss/word@host/ch1", None),
+        ("http://host/video?token=secret", "http://host/video?…"),
+        ("http://[bad:secret@host/x", None),
+        ("http://host/x", "http://host/x"),
+    ],
+)
+def test_credentials_never_show(url: str, shown: str | None) -> None:
+    assert "secret" not in redacted(url)
+    assert shown is None or redacted(url) == shown
+
+
+def test_unreachable_stream_is_an_error_without_credentials() -> None:
+    source = StreamSource("rtsp://user:secret@127.0.0.1:9/x", timeout_s=2)
+    with pytest.raises(SourceError, match=r"stream rtsp://\*\*\*@127\.0\.0\.1:9/x: cannot be opened"), source:
+        pass
+
+
+@pytest.fixture
+def video_url(tmp_path: Path) -> Iterator[str]:
+    content = write_video(tmp_path / "v.avi", 5).read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v.avi"
+    server.shutdown()
+
+
+def test_http_stream_is_live_and_lost_at_its_end(video_url: str) -> None:
+    source = make_source(SourceConfig(source=video_url))
+    assert not source.lossless
+    frames = []
+    with source, pytest.raises(SourceError, match="gives no more frames"):
+        while True:
+            frames.append(source.read())
+    assert len(frames) == 5
+
+
+def test_pictures_source_starts_again_when_entered_again(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9, 3), np.uint8))
+    source = PicturesSource([tmp_path / "a.png"], "a")
+    assert len(read_all(source)) == len(read_all(source)) == 1
