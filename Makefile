@@ -16,10 +16,11 @@ DEMO_OUT := $(CURDIR)/demo-output
 
 # The config is empty on purpose: the demo is the same whatever /etc/zsad-agent/agent.yaml says.
 demo: .venv-demo/installed
-	@rm -rf $(DEMO_OUT)/state && mkdir -p $(DEMO_OUT)/state $(DEMO_OUT)/cache
-	STATE_DIRECTORY=$(DEMO_OUT)/state CACHE_DIRECTORY=$(DEMO_OUT)/cache .venv-demo/bin/zsad-agent --config /dev/null \
-		--source demo/stream --loop --fps 2 --broker embedded --print-results --save-heatmaps $(DEMO_OUT)/heatmaps \
-		$(if $(DEMO_FRAMES),--max-frames $(DEMO_FRAMES))
+	@rm -rf "$(DEMO_OUT)/state" && mkdir -p "$(DEMO_OUT)/state" "$(DEMO_OUT)/cache"
+	@echo "Inspecting demo/stream. Heatmaps come to demo-output/heatmaps, results to the MQTT broker inside. Ctrl-C ends it."
+	@STATE_DIRECTORY="$(DEMO_OUT)/state" CACHE_DIRECTORY="$(DEMO_OUT)/cache" \
+		.venv-demo/bin/zsad-agent --config /dev/null --source demo/stream --loop --fps 2 --broker embedded \
+		--print-results --save-heatmaps "$(DEMO_OUT)/heatmaps" $(if $(DEMO_FRAMES),--max-frames $(DEMO_FRAMES))
 
 test: .venv/installed
 	tests/system-packages.sh

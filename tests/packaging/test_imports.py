@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "zsad_training": {"zsad_training", "zsad_core"},
     "zsad_convert": {"zsad_convert", "zsad_core"},
 }
-DEVICE_CORE = {"errors", "types", "config", "imaging", "bundle", "prompts", "decision", "regions"}
+DEVICE_CORE = {"errors", "types", "config", "imaging", "bundle", "prompts", "decision", "regions", "openvino_offline"}
 TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors", "sentence_transformers", "sklearn"}
 
 
