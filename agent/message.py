@@ -122,6 +122,11 @@ def encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def mark_replayed(body: bytes) -> bytes:
+    """The encoded result with `"replayed": true`."""
+    return encode(json.loads(body) | {"replayed": True})
+
+
 def result_json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) that every published result is valid under."""
     text = resources.files(__package__).joinpath("result.schema.json").read_text(encoding="utf-8")

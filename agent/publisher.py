@@ -1,0 +1,239 @@
+"""Publishes results, heatmaps, statuses and availability over MQTT, and loses no result on the way."""
+
+import contextlib
+import logging
+import random
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from zsad_agent.broker_state import BrokerHealth, BrokerState
+from zsad_agent.config import EMBEDDED_BROKER, MqttConfig
+from zsad_agent.credentials import read_password
+from zsad_agent.live import LivePictures, RetainedStatuses
+from zsad_agent.message import OFFLINE, Topics, encode
+from zsad_agent.mqtt_link import LinkDownError, LinkRefusedError, MqttLink
+from zsad_agent.outbox import Outbox
+from zsad_agent.session import GOODBYE_S, Exchange, Session, Tally
+from zsad_agent.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PORT = 1883
+ACK_TIMEOUT_S = 30.0  # a broker that acknowledges nothing for so long is left and dialled again
+FIRST_ATTEMPT_S = 2.0  # longest wait in `__enter__`, so that the first results find a connection
+STEADY_AFTER_S = 10.0  # a connection that lasted so long and was of use starts the back-off anew
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublisherStats:
+    """Counts since the start, but for `unsent`."""
+
+    unsent: int  # results that wait now
+    acknowledged: int  # results that the broker has
+    replayed: int  # results sent as `replayed`, again or for the first time
+    given_up: int  # results lost to spool.max_results or to a disk that took none
+    heatmaps_sent: int
+    heatmaps_dropped: int  # no connection, or a network slower than the camera
+    connections: int
+
+
+class Publisher:
+    """A thread of its own sends; `accept` only stores. Context manager, to be left before the spool's.
+
+    Results go out with QoS 1, in the order in which they were accepted, at most `config.in_flight` unacknowledged at a
+    time, and stay in the spool until the broker has acknowledged them. One that was accepted before the present
+    connection was made (broker away, earlier run, or its acknowledgement did not arrive) carries `"replayed": true`.
+    Its id and capture time never change, so that a subscriber can drop doubles, which only failures make.
+
+    A broker that is absent, refuses, or acknowledges nothing is a stated fault (`state`, `fault`, one log line a
+    change) and is dialled again for ever, with a back-off; a full disk likewise (see `Outbox`).
+
+    The client id is fixed by the device id: a broker that still holds the connection of a killed agent then publishes
+    its will before it lets the new one in, so that `offline` does not come after `online`.
+    """
+
+    def __init__(
+        self,
+        config: MqttConfig,
+        device_id: str,
+        spool: Spool,
+        *,
+        reconnect_min_s: float = 1.0,
+        reconnect_max_s: float = 30.0,
+        ack_timeout_s: float = ACK_TIMEOUT_S,
+    ) -> None:
+        """Reads the password file.
+
+        Raises:
+            ConfigError: the password file cannot be read or is empty, or there is one without a username.
+            ValueError: `config.broker` is still `embedded`; start the broker and pass its URL.
+        """
+        if config.broker == EMBEDDED_BROKER:
+            raise ValueError("start an EmbeddedBroker and pass its url as mqtt.broker")
+        parts = urlsplit(config.broker)
+        self._host, self._port = parts.hostname or "", parts.port or DEFAULT_PORT
+        self._config = config
+        self._password = read_password(config)
+        self._topics = Topics(config.topic_prefix, device_id)
+        self._client_id = f"zsad-agent-{device_id}"
+        self._reconnect_min_s, self._reconnect_max_s = reconnect_min_s, reconnect_max_s
+        self._ack_timeout_s = ack_timeout_s
+        self._outbox = Outbox(spool)
+        self._pictures = LivePictures()
+        self._statuses = RetainedStatuses()
+        self._tally = Tally()
+        self._health = BrokerHealth(f"{self._host}:{self._port}")
+        self._settled = threading.Condition()
+        self._stopping = threading.Event()
+        self._first_attempt_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="zsad-publisher", daemon=True)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+
+    def __enter__(self) -> Self:
+        """Starts sending. Waits for the first attempt's outcome, 2 s at most; no broker is no error."""
+        self._thread.start()
+        self._first_attempt_over.wait(FIRST_ATTEMPT_S)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits for the acknowledgements still due, publishes `offline`, disconnects: 0.6 s at the worst.
+
+        What was not sent stays in the spool. Call `flush` first to give it time.
+        """
+        self._stopping.set()
+        self._wake()
+        self._thread.join(GOODBYE_S + 0.1)  # a dial in progress cannot be cut short; it ends with the process
+        self._outbox.tidy(everything=True)
+        if not self._thread.is_alive():
+            self._wake_read.close()
+            self._wake_write.close()
+
+    @property
+    def state(self) -> BrokerState:
+        return self._health.state
+
+    @property
+    def connected(self) -> bool:
+        return self.state is BrokerState.CONNECTED
+
+    @property
+    def fault(self) -> str | None:
+        """What keeps results from being published or from being durable, in words; None when all is well."""
+        return "; ".join(fault for fault in (self._health.fault, self._outbox.fault) if fault) or None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the sending thread lives, connected or not."""
+        return self._thread.is_alive()
+
+    @property
+    def stats(self) -> PublisherStats:
+        return PublisherStats(
+            unsent=self._outbox.unsent,
+            acknowledged=self._tally.acknowledged,
+            replayed=self._tally.replayed,
+            given_up=self._outbox.given_up,
+            heatmaps_sent=self._pictures.sent,
+            heatmaps_dropped=self._pictures.dropped,
+            connections=self._tally.connections,
+        )
+
+    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
+        """Takes a result from `build_result`; it is in the spool when this returns. Never waits for the network.
+
+        The heatmap goes out right after its result, on its own topic, QoS 0, and only over the present connection.
+
+        Raises:
+            ValueError: the result holds NaN or infinity.
+        """
+        camera = str(result["camera"])
+        entry_id = self._outbox.add(camera, encode(result))
+        if heatmap is not None:
+            self._pictures.offer(entry_id, self._topics.heatmap(camera), heatmap)
+        self._wake()
+
+    def set_camera_status(self, camera: str, status: dict[str, Any]) -> None:
+        """Publishes the camera's status, retained; again on every connection, since a broker may forget."""
+        self._statuses.set(self._topics.status(camera), encode(status))
+        self._wake()
+
+    def flush(self, timeout_s: float) -> int:
+        """Waits until all that was accepted is sent, `timeout_s` at most. Returns how many results are not."""
+        with self._settled:
+            self._settled.wait_for(lambda: self._outbox.unsent == 0 and self._pictures.waiting == 0, timeout_s)
+        return self._outbox.unsent
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: a wake-up is waiting already; closed: nobody is to be woken
+            self._wake_write.send(b"\0")
+
+    def _note_settled(self) -> None:
+        with self._settled:
+            self._settled.notify_all()
+
+    def _run(self) -> None:
+        """The sending thread: one connection after the other until the stop."""
+        delay_s = self._reconnect_min_s
+        while not self._stopping.is_set():
+            started_s, acknowledged = time.monotonic(), self._tally.acknowledged
+            try:
+                self._serve_one_connection()
+            except LinkRefusedError as error:
+                self._health.note(BrokerState.REFUSED, str(error))
+            except LinkDownError as error:
+                self._health.note(BrokerState.UNREACHABLE, str(error))
+            except Exception as error:  # a defect here must not silence the line for ever
+                logger.exception("publishing failed")
+                self._health.note(BrokerState.UNREACHABLE, f"internal error: {error}")
+            self._pictures.disconnected()
+            self._outbox.rewind()
+            self._first_attempt_over.set()
+            if self._tally.acknowledged > acknowledged and time.monotonic() - started_s > STEADY_AFTER_S:
+                delay_s = self._reconnect_min_s
+            self._pause(delay_s * random.uniform(0.8, 1.2))  # apart from other agents that lost the same broker
+            delay_s = min(2 * delay_s, self._reconnect_max_s)
+        self._health.note(BrokerState.STOPPED)
+
+    def _serve_one_connection(self) -> None:
+        link = MqttLink(
+            host=self._host,
+            port=self._port,
+            client_id=self._client_id,
+            keepalive_s=self._config.keepalive_s,
+            will=(self._topics.available, OFFLINE),
+            username=self._config.username,
+            password=self._password,
+        )
+        exchange = Exchange(
+            outbox=self._outbox,
+            pictures=self._pictures,
+            statuses=self._statuses,
+            tally=self._tally,
+            wake=self._wake_read,
+            stopping=self._stopping,
+            on_settled=self._note_settled,
+        )
+        session = Session(
+            link, exchange, self._topics, window=self._config.in_flight, ack_timeout_s=self._ack_timeout_s
+        )
+        try:
+            session.open()
+            self._health.note(BrokerState.CONNECTED)
+            self._first_attempt_over.set()
+            session.serve()
+        finally:
+            link.drop()
+
+    def _pause(self, delay_s: float) -> None:
+        end_s = time.monotonic() + delay_s
+        while (left_s := end_s - time.monotonic()) > 0 and not self._stopping.wait(min(left_s, 1.0)):
+            self._outbox.tidy()

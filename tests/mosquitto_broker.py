@@ -1,0 +1,117 @@
+"""A real mosquitto for tests: on a free port, with settings of its own, stopped, killed and started at will."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+START_S = 10.0
+
+
+def mosquitto_binary() -> str:
+    """The path of the binary. Without one the test is skipped; in CI that is a failure."""
+    found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+    if found is not None:
+        return found
+    reason = "needs a real broker: apt-get install mosquitto"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class MosquittoBroker:
+    """One broker, started by `start` or `with`; `port` stays the same over restarts.
+
+    Args:
+        folder: for its config, log and store.
+        persistent: keeps retained messages, sessions and queues over a `stop`.
+        password: (user, password) without which it lets nobody in.
+        extra: further lines for its config.
+    """
+
+    def __init__(
+        self, folder: Path, *, persistent: bool = False, password: tuple[str, str] | None = None, extra: str = ""
+    ) -> None:
+        self._binary = mosquitto_binary()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder / "mosquitto.log"
+        self._config = folder / "mosquitto.conf"
+        self.port = free_port()
+        lines = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {'false' if password else 'true'}"]
+        lines += ["max_queued_messages 0", "log_type all"]
+        if os.geteuid() == 0:
+            lines.append("user root")  # else it changes to a user who may not enter the folder
+        if persistent:
+            lines += ["persistence true", f"persistence_location {folder}/", "autosave_interval 1"]
+        if password:
+            store = folder / "passwords"
+            store.touch(0o600)
+            subprocess.run(["mosquitto_passwd", "-b", str(store), *password], check=True, capture_output=True)
+            lines.append(f"password_file {store}")
+        self._config.write_text("\n".join([*lines, extra, ""]))
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Returns when it takes connections."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binary, "-c", str(self._config)], stdout=log, stderr=subprocess.STDOUT
+            )
+        end_s = time.monotonic() + START_S
+        while time.monotonic() < end_s:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"mosquitto did not start:\n{self.log}")
+
+    def stop(self) -> None:
+        """In order: what is persistent is stored."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Takes connections and bytes, does nothing with them."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(START_S)
+            self._process = None
