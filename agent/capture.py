@@ -136,8 +136,8 @@ class Capture:
     def _count_taken(self) -> None:
         """Sets when the next frame is due: evenly, and without catching up on time that was lost."""
         if self._config.fps is not None:
-            interval_s = 1 / self._config.fps
-            self._next_due_s = max(self._next_due_s, self._clock() - interval_s) + interval_s
+            now_s, on_grid_s = self._clock(), self._next_due_s + 1 / self._config.fps
+            self._next_due_s = on_grid_s if on_grid_s > now_s else now_s + 1 / self._config.fps
 
     def _run_live(self) -> None:
         first_backoff_s = min(FIRST_BACKOFF_S, self._config.reopen_max_s)

@@ -1,0 +1,248 @@
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import pytest
+
+from zsad_agent.capture import Capture, Captured, Fault
+from zsad_agent.config import SourceConfig
+from zsad_agent.slot import Handover, NewestSlot, Slot, SlotClosed
+from zsad_agent.status import CameraStatus
+from zsad_core.errors import ImageError, SourceError
+from zsad_core.types import Frame
+
+PICTURE = np.zeros((9, 12, 3), np.uint8)
+Step = np.ndarray | Exception | None | Callable[[], np.ndarray]
+
+
+class FakeSource:
+    """Plays one script per opening; an opening without a script fails."""
+
+    description = "fake"
+
+    def __init__(self, *openings: Sequence[Step], lossless: bool) -> None:
+        self.lossless = lossless
+        self.closed = 0
+        self._openings = list(openings)
+        self._steps: list[Step] = []
+
+    def __enter__(self) -> Self:
+        if not self._openings:
+            raise SourceError("fake: not there")
+        self._steps = list(self._openings.pop(0))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed += 1
+
+    def read(self) -> np.ndarray | None:
+        step = self._steps.pop(0) if self._steps else None
+        if isinstance(step, Exception):
+            raise step
+        return step() if callable(step) else step
+
+
+class Bench:
+    """A capture with everything around it, its thread, and what it said."""
+
+    def __init__(
+        self,
+        source: FakeSource,
+        clock: Callable[[], float] = time.monotonic,
+        slot: Slot[Captured] | None = None,
+        **config: Any,
+    ) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.slot = slot or (Handover(100) if source.lossless else NewestSlot())
+        self.stop = threading.Event()
+        self.capture = Capture(
+            source=source,
+            config=SourceConfig(reopen_max_s=0.02, **config),
+            slot=self.slot,
+            status=CameraStatus("cam0", lambda camera, status: self.said.append(status)),
+            stop=self.stop,
+            clock=clock,
+        )
+        self.thread = threading.Thread(target=self.capture.run, daemon=True)
+
+    def run(self) -> list[Captured]:
+        """All that a finite source gave."""
+        self.capture.run()
+        return self.rest()
+
+    def rest(self) -> list[Captured]:
+        items = []
+        while True:
+            try:
+                item = self.slot.get(0)
+            except SlotClosed:
+                return items
+            assert item is not None
+            items.append(item)
+
+    def get(self) -> Captured:
+        item = self.slot.get(5)
+        assert item is not None
+        return item
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+
+    @property
+    def states(self) -> list[str]:
+        return [status["state"] for status in self.said]
+
+
+def test_finite_source_gives_every_picture_numbered_in_order() -> None:
+    source = FakeSource([PICTURE] * 5, lossless=True)
+    bench = Bench(source)
+    frames = bench.run()
+    assert [frame.seq for frame in frames] == [1, 2, 3, 4, 5]
+    assert all(isinstance(frame, Frame) and frame.frame_wh == (12, 9) for frame in frames)
+    assert all(frame.captured_at.tzinfo is not None for frame in frames)
+    assert source.closed == 1
+    assert bench.capture.failure is None
+    assert bench.states == ["ok"]
+
+
+def test_bad_picture_stands_in_its_place_and_the_rest_goes_on() -> None:
+    _, bad, last = Bench(FakeSource([PICTURE, ImageError("b.jpg: damaged"), PICTURE], lossless=True)).run()
+    assert isinstance(bad, Fault)
+    assert (bad.seq, bad.reason, bad.is_part) == (2, "b.jpg: damaged", True)
+    assert isinstance(last, Frame)
+
+
+def test_finite_source_that_breaks_off_says_so_in_a_result_and_as_failure() -> None:
+    bench = Bench(FakeSource([PICTURE, SourceError("v.avi: cut short")], lossless=True))
+    _, fault = bench.run()
+    assert isinstance(fault, Fault) and fault.reason == "v.avi: cut short"
+    assert bench.capture.failure == "v.avi: cut short"
+    assert bench.states == ["ok", "degraded"]
+
+
+def test_finite_source_that_does_not_open_fails_without_a_result() -> None:
+    bench = Bench(FakeSource(lossless=True))
+    assert bench.run() == []
+    assert bench.capture.failure == "fake: not there"
+
+
+def test_loop_starts_again_until_stopped() -> None:
+    bench = Bench(FakeSource(*[[PICTURE, PICTURE]] * 1000, lossless=True), loop=True)
+    bench.thread.start()
+    assert [bench.get().seq for _ in range(7)] == list(range(1, 8))
+    bench.end()
+
+
+def test_loop_over_nothing_ends_with_an_error() -> None:
+    bench = Bench(FakeSource([], [], lossless=True), loop=True)
+    bench.run()
+    assert bench.capture.failure is not None and "nothing to read" in bench.capture.failure
+
+
+def test_stop_frees_a_capture_that_waits_for_a_place() -> None:
+    bench = Bench(FakeSource([PICTURE] * 1000, lossless=True))
+    bench.thread.start()
+    assert bench.get().seq == 1
+    bench.end()
+
+
+def test_fps_paces_a_finite_source() -> None:
+    bench = Bench(FakeSource([PICTURE] * 6, lossless=True), fps=50.0)
+    frames = bench.run()
+    spent_s = frames[-1].captured_monotonic_s - frames[0].captured_monotonic_s
+    assert spent_s == pytest.approx(5 / 50, abs=0.05)
+
+
+def test_fps_thins_a_live_source() -> None:
+    times = iter(np.arange(0, 100, 0.1).tolist())
+    now = [0.0]
+
+    def frame() -> np.ndarray:
+        now[0] = next(times)
+        return PICTURE
+
+    def end() -> np.ndarray:
+        bench.stop.set()
+        return PICTURE
+
+    ten_a_second_for_ten_seconds = FakeSource([frame] * 100 + [end], lossless=False)
+    bench = Bench(ten_a_second_for_ten_seconds, clock=lambda: now[0], slot=Handover(1000), fps=2.0)
+    bench.capture.run()
+    assert len(bench.rest()) == 20
+
+
+def test_lost_camera_is_said_once_and_back_once(caplog: pytest.LogCaptureFixture) -> None:
+    gate = threading.Event()
+
+    def wait() -> np.ndarray:
+        gate.wait(5)
+        return PICTURE
+
+    source = FakeSource(
+        [PICTURE, SourceError("fake: gone")], [SourceError("fake: still gone")], [wait, wait, PICTURE], lossless=False
+    )
+    bench = Bench(source)
+    with caplog.at_level(logging.INFO):
+        bench.thread.start()
+        time.sleep(0.2)  # long enough for the attempt that fails again
+        gate.set()
+        items = [bench.get()]
+        while not (isinstance(items[-1], Frame) and any(isinstance(item, Fault) for item in items)):
+            items.append(bench.get())
+        bench.end()
+    faults = [item for item in items if isinstance(item, Fault)]
+    assert [fault.reason for fault in faults] == ["camera lost: fake: gone"]
+    assert not faults[0].is_part
+    assert [item.seq for item in items] == sorted(item.seq for item in items)
+    assert bench.states[:3] == ["ok", "degraded", "ok"]
+    assert [record.message for record in caplog.records if "back" in record.message] == ["back: fake"]
+    assert caplog.text.count("lost: fake: gone") == 1
+    assert "still gone" not in caplog.text
+
+
+def test_missing_camera_is_tried_again_until_it_comes() -> None:
+    source = FakeSource(*[[SourceError("fake: not yet")]] * 5, [PICTURE] * 10_000, lossless=False)
+    bench = Bench(source)
+    bench.thread.start()
+    first = bench.get()
+    assert isinstance(first, Fault)
+    assert isinstance(bench.get(), Frame)
+    bench.end()
+
+
+def test_camera_that_hangs_is_stated_lost_while_it_hangs() -> None:
+    now = [0.0]
+    hang = threading.Event()
+
+    def hanging() -> np.ndarray:
+        hang.wait(10)
+        return PICTURE
+
+    bench = Bench(FakeSource([PICTURE, hanging, PICTURE], lossless=False), clock=lambda: now[0], stale_after_s=5.0)
+    bench.thread.start()
+    assert isinstance(bench.get(), Frame)
+    bench.capture.check()
+    assert bench.states == ["ok"]
+    now[0] = 5.1
+    bench.capture.check()
+    bench.capture.check()
+    fault = bench.get()
+    assert isinstance(fault, Fault) and fault.reason == "camera lost: fake: no frame for 5 s"
+    assert bench.states == ["ok", "degraded"]
+    hang.set()
+    assert isinstance(bench.get(), Frame)
+    assert bench.states[2] == "ok"
+    bench.end()
+
+
+def test_finite_source_that_waits_for_a_slow_model_is_not_stale() -> None:
+    now = [0.0]
+    bench = Bench(FakeSource([PICTURE], lossless=True), clock=lambda: now[0])
+    now[0] = 1000.0
+    bench.capture.check()
+    assert bench.said == []
