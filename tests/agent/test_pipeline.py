@@ -1,0 +1,355 @@
+import dataclasses
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+
+from zsad_agent.capture import Capture, Captured, Fault
+from zsad_agent.config import HeatmapConfig, SourceConfig
+from zsad_agent.inspection import Identity, Inspector, Limits
+from zsad_agent.message import result_json_schema
+from zsad_agent.pipeline import Pipeline, Sink
+from zsad_agent.slot import Handover, NewestSlot, Slot
+from zsad_agent.status import CameraStatus
+from zsad_core.decision import Decider
+from zsad_core.errors import DeviceError, ImageError, SourceError, SpoolError
+from zsad_core.types import Frame, Prediction
+
+DARK, BRIGHT = np.zeros((40, 60, 3), np.uint8), np.full((40, 60, 3), 255, np.uint8)
+
+
+class FakeSource:
+    """Pictures, errors to raise, or functions that give a picture."""
+
+    description = "fake"
+
+    def __init__(self, *steps: Any, lossless: bool = True) -> None:
+        self.lossless = lossless
+        self._steps = list(steps)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def read(self) -> np.ndarray | None:
+        step = self._steps.pop(0) if self._steps else None
+        if isinstance(step, BaseException):
+            raise step
+        return step() if callable(step) else step
+
+
+class FakePredictor:
+    """Darkness of the whole picture, after `before` was called."""
+
+    product = "object"
+
+    def __init__(self, before: Callable[[np.ndarray], None] = lambda image: None) -> None:
+        self._before = before
+
+    def predict(self, image_bgr: np.ndarray) -> Prediction:
+        self._before(image_bgr)
+        darkness = 1.0 - float(image_bgr.mean()) / 255
+        return Prediction(anomaly_map=np.full((8, 8), darkness, np.float32), anomaly_score=darkness)
+
+
+class ListSink:
+    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
+        self.results: list[dict[str, Any]] = []
+        self.heatmaps: list[bytes | None] = []
+        self._before = before
+
+    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
+        self._before()
+        self.results.append(result)
+        self.heatmaps.append(heatmap)
+
+
+def make_inspector(
+    predictor: FakePredictor, status: CameraStatus, *, decider: Decider | None = None, threshold: float = 0.5
+) -> Inspector:
+    return Inspector(
+        predictor=predictor,
+        identity=Identity(
+            device_id="line3", boot="b007", bundle_name="darkness", bundle_version="1", bundle_sha256="0" * 64
+        ),
+        limits=Limits(threshold=threshold, region_level=0.5),
+        decider=decider or Decider(),
+        heatmap=HeatmapConfig(),
+        status=status,
+    )
+
+
+class Line:
+    """A whole pipeline on fakes."""
+
+    def __init__(
+        self,
+        source: FakeSource,
+        *,
+        predictor: FakePredictor | None = None,
+        sink: Sink | None = None,
+        max_frames: int | None = None,
+    ) -> None:
+        self.states: list[dict[str, Any]] = []
+        self.sink = sink or ListSink()
+        self.stop = threading.Event()
+        self.slot: Slot[Captured] = Handover() if source.lossless else NewestSlot()
+        status = CameraStatus("cam0", lambda camera, state: self.states.append(state))
+        self.pipeline = Pipeline(
+            capture=Capture(
+                source=source, config=SourceConfig(reopen_max_s=0.01), slot=self.slot, status=status, stop=self.stop
+            ),
+            slot=self.slot,
+            inspector=make_inspector(predictor or FakePredictor(), status),
+            sinks=[self.sink],
+            stop=self.stop,
+            max_frames=max_frames,
+        )
+
+    def run(self) -> list[dict[str, Any]]:
+        self.pipeline.start()
+        assert self.pipeline.wait(10)
+        assert isinstance(self.sink, ListSink)
+        return self.sink.results
+
+
+def test_every_picture_has_one_valid_result_in_order() -> None:
+    line = Line(FakeSource(BRIGHT, DARK, *[BRIGHT] * 30))
+    results = line.run()
+    assert [result["seq"] for result in results] == list(range(1, 33))
+    assert len({result["id"] for result in results}) == 32
+    assert [result["verdict"] for result in results[:3]] == ["ok", "anomalous", "ok"]
+    assert results[0]["id"] == "line3-b007-1"
+    assert results[1]["regions"] == [{"bbox_xywh": [0, 0, 60, 40], "peak": 1.0}]
+    assert results[1]["frame_wh"] == [60, 40]
+    for result in results:
+        jsonschema.validate(result, result_json_schema())
+    assert isinstance(line.sink, ListSink)
+    heatmap = line.sink.heatmaps[1]
+    assert heatmap is not None
+    assert cv2.imdecode(np.frombuffer(heatmap, np.uint8), cv2.IMREAD_COLOR) is not None
+    assert line.pipeline.failure is None
+
+
+def test_bad_picture_is_unknown_in_its_place_and_never_a_pass() -> None:
+    line = Line(FakeSource(BRIGHT, ImageError("b\udcff.jpg: damaged\nbadly"), BRIGHT))
+    results = line.run()
+    assert [result["verdict"] for result in results] == ["ok", "unknown", "ok"]
+    assert results[1]["reason"] == "b?.jpg: damaged badly"
+    assert results[1]["anomaly_score"] is None
+    assert results[1]["frame_wh"] is None
+    jsonschema.validate(results[1], result_json_schema())
+    assert [state["state"] for state in line.states] == ["ok"]
+
+
+def test_answer_that_is_no_answer_is_unknown_and_degrades_until_the_next_good_one() -> None:
+    def fail_on_dark(image: np.ndarray) -> None:
+        if not image.any():
+            raise DeviceError("the model answered no valid anomaly_score: nan")
+
+    line = Line(FakeSource(BRIGHT, DARK, DARK, BRIGHT), predictor=FakePredictor(fail_on_dark))
+    results = line.run()
+    assert [result["verdict"] for result in results] == ["ok", "unknown", "unknown", "ok"]
+    assert "nan" in results[1]["reason"]
+    assert [state["state"] for state in line.states] == ["ok", "degraded", "ok"]
+
+
+def test_picture_too_small_is_unknown_without_blaming_the_device() -> None:
+    def refuse(image: np.ndarray) -> None:
+        raise ImageError("the picture has 1x1 pixels")
+
+    line = Line(FakeSource(DARK[:1, :1]), predictor=FakePredictor(refuse))
+    assert line.run()[0]["verdict"] == "unknown"
+    assert [state["state"] for state in line.states] == ["ok"]
+
+
+def test_score_that_is_nan_is_unknown() -> None:
+    status = CameraStatus("cam0", lambda camera, state: None)
+    inspector = make_inspector(FakePredictor(), status)
+    inspected = inspector.look(frame(1))
+    nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))
+    result, _ = inspector.conclude(dataclasses.replace(inspected, prediction=nan))
+    assert result["verdict"] == "unknown"
+    assert result["anomaly_score"] is None
+    jsonschema.validate(result, result_json_schema())
+
+
+def test_verdict_is_debounced_over_frames_and_lost_camera_passes_nothing() -> None:
+    status = CameraStatus("cam0", lambda camera, state: None)
+    inspector = make_inspector(FakePredictor(), status, decider=Decider(k=2, n=3))
+    captured: list[Captured] = [frame(1, DARK), fault(2), frame(3, DARK), frame(4), frame(5)]
+    verdicts = [inspector.conclude(inspector.look(item))[0]["verdict"] for item in captured]
+    assert verdicts == ["ok", "unknown", "anomalous", "anomalous", "ok"]
+
+
+def test_reason_of_any_length_is_kept_short() -> None:
+    status = CameraStatus("cam0", lambda camera, state: None)
+    inspector = make_inspector(FakePredictor(), status)
+    result, _ = inspector.conclude(inspector.look(fault(1, "x" * 100_000)))
+    assert len(result["reason"]) == 500
+
+
+def test_max_frames_ends_the_run_with_exactly_so_many_results() -> None:
+    line = Line(FakeSource(*[BRIGHT] * 100), max_frames=7)
+    assert len(line.run()) == 7
+    assert line.pipeline.failure is None
+
+
+def test_slow_model_gets_the_newest_frame_of_a_live_source_and_every_drop_is_counted() -> None:
+    brightness = itertools.count()
+
+    def frame_now() -> np.ndarray:
+        time.sleep(0.002)
+        return np.full((16, 16, 3), min(255, next(brightness)), np.uint8)
+
+    slow = FakePredictor(lambda image: time.sleep(0.04))
+    line = Line(FakeSource(*[frame_now] * 10_000, lossless=False), predictor=slow, max_frames=8)
+    results = line.run()
+    assert line.pipeline.wait_capture(5)
+    sequence = [result["seq"] for result in results]
+    assert sequence == sorted(set(sequence))
+    assert sequence[-1] > 30
+    assert line.pipeline.dropped >= sequence[-1] - 8
+    assert all(result["latency_ms"]["capture_to_result"] < 120 for result in results)
+
+
+def test_file_is_never_dropped_from_however_slow_the_model() -> None:
+    line = Line(FakeSource(*[BRIGHT] * 40), predictor=FakePredictor(lambda image: time.sleep(0.003)))
+    assert len(line.run()) == 40
+    assert line.pipeline.dropped == 0
+
+
+def test_model_and_sink_work_at_the_same_time() -> None:
+    line = Line(
+        FakeSource(*[BRIGHT] * 20),
+        predictor=FakePredictor(lambda image: time.sleep(0.02)),
+        sink=ListSink(lambda: time.sleep(0.018)),
+    )
+    started_s = time.monotonic()
+    line.run()
+    assert time.monotonic() - started_s < 20 * 0.03  # one after the other would take 0.76 s
+
+
+def test_stop_hands_over_all_that_was_inspected() -> None:
+    sink = ListSink(lambda: time.sleep(0.01))
+    line = Line(FakeSource(*[BRIGHT] * 10_000), sink=sink)
+    line.pipeline.start()
+    while len(sink.results) < 5:
+        time.sleep(0.005)
+    line.pipeline.stop()
+    assert line.pipeline.wait(2)
+    assert len(sink.results) == line.pipeline.inspected_frames
+    assert [result["seq"] for result in sink.results] == list(range(1, len(sink.results) + 1))
+
+
+def test_stop_does_not_wait_for_a_camera_that_hangs() -> None:
+    hang = threading.Event()
+
+    def hanging() -> np.ndarray:
+        hang.wait(20)
+        return BRIGHT
+
+    line = Line(FakeSource(BRIGHT, hanging, lossless=False))
+    line.pipeline.start()
+    time.sleep(0.1)
+    line.pipeline.stop()
+    assert line.pipeline.wait(2)
+    assert not line.pipeline.wait_capture(0.01)
+    hang.set()
+    assert line.pipeline.wait_capture(5)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("surprise"), SpoolError("spool.sqlite3: disk full")])
+def test_sink_that_dies_ends_the_run_with_its_reason(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    line = Line(FakeSource(*[BRIGHT] * 1000), sink=ListSink(fail))
+    line.run()
+    assert line.pipeline.wait_capture(5)
+    assert line.pipeline.failure is not None
+    assert str(error) in line.pipeline.failure
+    assert "publishing" in line.pipeline.failure
+
+
+def test_model_thread_that_dies_ends_the_run_with_its_reason() -> None:
+    def fail(image: np.ndarray) -> None:
+        raise MemoryError("no memory")
+
+    line = Line(FakeSource(*[BRIGHT] * 1000), predictor=FakePredictor(fail))
+    line.run()
+    assert line.pipeline.wait_capture(5)
+    assert line.pipeline.failure == "inference stopped: MemoryError: no memory"
+
+
+def test_capture_thread_that_dies_ends_the_run_with_its_reason() -> None:
+    line = Line(FakeSource(BRIGHT, ZeroDivisionError("bug"), BRIGHT))
+    assert len(line.run()) == 1
+    assert line.pipeline.failure == "capture stopped: ZeroDivisionError: bug"
+
+
+def test_stuck_model_is_found_out() -> None:
+    hang = threading.Event()
+    line = Line(FakeSource(BRIGHT), predictor=FakePredictor(lambda image: hang.wait(20) and None))
+    line.pipeline.start()
+    time.sleep(0.1)
+    assert line.pipeline.stuck(10) is None
+    stuck = line.pipeline.stuck(0.05)
+    assert stuck is not None and "inference has not moved" in stuck
+    hang.set()
+    assert line.pipeline.wait(5)
+
+
+def test_missing_camera_is_not_taken_for_a_stuck_model() -> None:
+    line = Line(FakeSource(*[SourceError("gone")] * 100_000, lossless=False))
+    line.pipeline.start()
+    deadline_s = time.monotonic() + 1.2
+    while time.monotonic() < deadline_s:
+        assert line.pipeline.stuck(0.6) is None
+        time.sleep(0.05)
+    line.pipeline.stop()
+    assert line.pipeline.wait(2)
+    assert isinstance(line.sink, ListSink)
+    assert [result["reason"] for result in line.sink.results] == ["camera lost: gone"]
+
+
+def test_slow_disk_is_not_taken_for_a_stuck_model() -> None:
+    release = threading.Event()
+    line = Line(FakeSource(*[BRIGHT] * 30), sink=ListSink(lambda: release.wait(0.7) and None))
+    line.pipeline.start()
+    time.sleep(0.6)  # the model waits for a free place meanwhile
+    stuck = line.pipeline.stuck(0.5)
+    assert stuck is not None and "publishing" in stuck
+    release.set()
+    assert line.pipeline.wait(10)
+
+
+def frame(seq: int, image: np.ndarray = BRIGHT) -> Frame:
+    return Frame(
+        image_bgr=image,
+        camera="cam0",
+        seq=seq,
+        captured_at=datetime.now(UTC),
+        captured_monotonic_s=time.monotonic(),
+    )
+
+
+def fault(seq: int, reason: str = "camera lost") -> Fault:
+    return Fault(
+        camera="cam0",
+        seq=seq,
+        captured_at=datetime.now(UTC),
+        captured_monotonic_s=time.monotonic(),
+        reason=reason,
+        is_part=False,
+    )
+
