@@ -1,8 +1,11 @@
 """Fixtures for every test."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from mosquitto_broker import MosquittoBroker
 from tiny_bundle_maker import make_tiny_bundle
 
 
@@ -10,3 +13,15 @@ from tiny_bundle_maker import make_tiny_bundle
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small real bundle; see `tiny_bundle_maker`."""
     return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "darkness")
+
+
+@pytest.fixture
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., MosquittoBroker]]:
+    """Starts brokers: `mosquitto(persistent=True, password=("user", "secret"))`; see `MosquittoBroker`."""
+    with ExitStack() as stack:
+
+        def start(**settings: object) -> MosquittoBroker:
+            broker = MosquittoBroker(tmp_path_factory.mktemp("mosquitto"), **settings)  # type: ignore[arg-type]
+            return stack.enter_context(broker)
+
+        yield start
