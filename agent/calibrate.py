@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MIN_PICTURES = 5
-STEP = 1e-4  # thresholds are told with four decimals, rounded up
+DECIMALS = 4  # of a threshold, rounded up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,9 @@ def calibrate(scores: Sequence[float], false_reject_rate: float) -> Calibration:
         raise ValueError(f"the false-reject rate must be between 0 and 1, got {false_reject_rate}")
     highest_first = sorted(scores, reverse=True)
     rank = max(1, math.floor(false_reject_rate * (len(scores) + 1)))  # of the score just below the threshold
-    threshold = round((math.floor(highest_first[rank - 1] / STEP) + 1) * STEP, 4)
+    threshold = round(highest_first[rank - 1], DECIMALS)
+    while threshold <= highest_first[rank - 1]:
+        threshold = round(threshold + 10**-DECIMALS, DECIMALS)
     if threshold > 1:
         raise ValueError("a good part scores 1.0, the highest there is: this bundle does not fit these parts")
     return Calibration(
@@ -61,4 +63,4 @@ def as_yaml(calibration: Calibration, false_reject_rate: float) -> str:
     if not calibration.reaches_goal:
         needed = math.ceil(1 / false_reject_rate) - 1
         lines.append(f"# {n} pictures cannot support the {false_reject_rate:.2%} asked for: take at least {needed}.")
-    return "\n".join([*lines, "decision:", f"  threshold: {calibration.threshold:.4f}"])
+    return "\n".join([*lines, "decision:", f"  threshold: {calibration.threshold:.{DECIMALS}f}"])

@@ -1,8 +1,10 @@
 """`zsad-agent check`: everything about a config that can be judged without running."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from importlib.util import find_spec
 
+from zsad_agent.config import EMBEDDED_BROKER
+from zsad_agent.credentials import read_password
 from zsad_agent.inference import check_device
 from zsad_agent.settings import Settings
 from zsad_agent.source_choice import make_source
@@ -31,8 +33,15 @@ def find_faults(settings: Settings) -> Iterator[str]:
         check_device(config.inference.device)
     except DeviceError as error:
         yield f"{settings.where('inference', 'device')}: {error}"
-    if config.mqtt.password_file is not None:
-        yield from _password_faults(settings, config.mqtt.password_file)
+    try:
+        read_password(config.mqtt)
+    except ConfigError as error:
+        yield f"{settings.where('mqtt', 'password_file')}: {error}"
+    if config.mqtt.broker == EMBEDDED_BROKER and find_spec("amqtt") is None:
+        yield (
+            f"{settings.where('mqtt', 'broker')}: {EMBEDDED_BROKER} needs amqtt: pip install "
+            "'zsad-agent[embedded-broker]', or name a broker as mqtt://host[:port]"
+        )
 
 
 def _source_faults(settings: Settings) -> Iterator[str]:
@@ -43,16 +52,3 @@ def _source_faults(settings: Settings) -> Iterator[str]:
         make_source(settings.config.source)
     except (ConfigError, SourceError) as error:
         yield f"{settings.where('source', key)}: {error}"
-
-
-def _password_faults(settings: Settings, path: Path) -> Iterator[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        yield f"{settings.where('mqtt', 'password_file')}: {path}: {reason}. Expected a readable file with the password"
-        return
-    if not text.strip():
-        yield f"{settings.where('mqtt', 'password_file')}: {path}: empty. Expected a file with the password"
-    if settings.config.mqtt.username is None:
-        yield f"{settings.where('mqtt', 'password_file')}: {path}: there is no mqtt.username to go with it. Set it"

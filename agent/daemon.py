@@ -14,8 +14,9 @@ from types import FrameType
 
 import cv2
 
+from zsad_agent.broker import EmbeddedBroker
 from zsad_agent.capture import Capture, Captured
-from zsad_agent.config import AgentConfig, InferenceConfig, default_state_dir
+from zsad_agent.config import EMBEDDED_BROKER, AgentConfig, InferenceConfig, default_state_dir
 from zsad_agent.inference import Detector
 from zsad_agent.inspection import Identity, Inspector, Limits
 from zsad_agent.notify import Notifier
@@ -142,8 +143,11 @@ def spool_path(config: AgentConfig) -> Path:
 
 
 def _open_publisher(config: AgentConfig, stack: ExitStack) -> Publisher:
+    mqtt = config.mqtt
+    if mqtt.broker == EMBEDDED_BROKER:
+        mqtt = mqtt.model_copy(update={"broker": stack.enter_context(EmbeddedBroker()).url})
     spool = stack.enter_context(Spool(spool_path(config), max_results=config.spool.max_results))
-    return stack.enter_context(Publisher(config.mqtt, config.device_id, spool))
+    return stack.enter_context(Publisher(mqtt, config.device_id, spool))
 
 
 def _load_detector(bundle: Bundle, config: InferenceConfig, stop: threading.Event) -> Detector | None:

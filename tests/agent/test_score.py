@@ -1,0 +1,155 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from zsad_agent.calibrate import as_yaml, calibrate
+from zsad_agent.cli import main
+from zsad_agent.score import find_pictures
+
+
+def write_picture(path: Path, blot: bool) -> Path:
+    image = np.full((96, 96, 3), 255, np.uint8)
+    if blot:
+        image[30:60, 30:60] = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+
+
+def rows(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_json_has_the_fields_of_the_contract_in_order_of_names(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_picture(tmp_path / "parts" / "b.png", blot=True)
+    write_picture(tmp_path / "parts" / "a.png", blot=False)
+    assert main(["score", str(tmp_path / "parts"), "--bundle", str(tiny_bundle), "--json"]) == 0
+    good, bad = rows(capsys)
+    assert good["path"] == str(tmp_path / "parts" / "a.png")
+    assert (good["verdict"], bad["verdict"], bad["threshold"]) == ("ok", "anomalous", 0.5)
+    assert bad["anomaly_score"] == pytest.approx(1.0, abs=1e-6)
+    assert set(good) == {"path", "anomaly_score", "threshold", "verdict", "latency_ms"}
+    assert isinstance(good["latency_ms"], float)
+
+
+def test_product_and_threshold_flags_count(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(write_picture(tmp_path / "a.png", blot=True))
+    flags = ["--bundle", str(tiny_bundle), "--json", "--product", "bottle", "--threshold", "0.9"]
+    assert main(["score", picture, *flags]) == 0
+    (row,) = rows(capsys)
+    assert (row["verdict"], row["threshold"]) == ("ok", 0.9)
+    assert row["anomaly_score"] == pytest.approx(0.8, abs=1e-6)
+
+
+def test_unreadable_file_is_unknown_the_rest_is_scored_and_the_exit_code_is_one(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = write_picture(tmp_path / "c.png", blot=False).read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:-30])
+    one_pixel = np.zeros((1, 1, 3), np.uint8)
+    assert cv2.imwrite(str(tmp_path / "b.png"), one_pixel)
+    assert main(["score", str(tmp_path), str(tmp_path / "nix.png"), "--bundle", str(tiny_bundle), "--json"]) == 1
+    found = rows(capsys)
+    assert [row["verdict"] for row in found] == ["unknown", "unknown", "ok", "unknown"]
+    assert all(row["anomaly_score"] is None and row["reason"] for row in found if row["verdict"] == "unknown")
+
+
+def test_maps_mirror_the_folder_at_the_models_resolution(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_picture(tmp_path / "parts" / "a.png", blot=True)
+    write_picture(tmp_path / "parts" / "sub" / "a.png", blot=False)
+    maps = tmp_path / "maps"
+    assert main(["score", str(tmp_path / "parts"), "--bundle", str(tiny_bundle), "--json", "--maps", str(maps)]) == 0
+    top, below = np.load(maps / "a.npy"), np.load(maps / "sub" / "a.npy")
+    assert top.dtype == np.float32 and top.shape == (64, 64)
+    assert top.max() == pytest.approx(1.0, abs=1e-6) and below.max() < 0.1
+    assert [row["map"] for row in rows(capsys)] == [str(maps / "a.npy"), str(maps / "sub" / "a.npy")]
+
+
+def test_no_map_replaces_another(tmp_path: Path) -> None:
+    for name in ("one/a.png", "one/a.jpg", "one/b.png", "two/a.png", "two/b.png"):
+        write_picture(tmp_path / name, blot=False)
+    names = [picture.map_path.as_posix() for picture in find_pictures([tmp_path / "one", tmp_path / "two"])]
+    assert names == ["a.jpg.npy", "a.png.npy", "b.png.npy", "a.png.2.npy", "b.png.2.npy"]
+    alone = [picture.map_path.as_posix() for picture in find_pictures([tmp_path / "two"])]
+    assert alone == ["a.npy", "b.npy"]
+
+
+def test_table_is_for_people(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_picture(tmp_path / "a.png", blot=True)
+    (tmp_path / "b.png").write_bytes(b"x")
+    assert main(["score", str(tmp_path), "--bundle", str(tiny_bundle)]) == 1
+    header, first, second, total = capsys.readouterr().out.splitlines()
+    assert header.split() == ["verdict", "score", "ms", "path"]
+    assert first.split()[:2] == ["anomalous", "1.000"]
+    assert second.startswith("unknown")
+    assert total == "2 pictures: 0 ok, 1 anomalous, 1 unknown"
+
+
+def test_faults_are_one_line_with_the_right_exit_code(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(write_picture(tmp_path / "a.png", blot=False))
+    (tmp_path / "empty").mkdir()
+    for arguments, code, text in [
+        (["score", picture, "--bundle", str(tmp_path / "nix")], 1, "no such bundle"),
+        (["score", picture, "--bundle", str(tiny_bundle), "--product", "screw"], 2, "It has: bottle, object"),
+        (["score", picture, "--bundle", str(tiny_bundle), "--threshold", "7"], 2, "decision.threshold"),
+        (["score", str(tmp_path / "empty"), "--bundle", str(tiny_bundle)], 1, "no pictures below"),
+    ]:
+        assert main(arguments) == code
+        error = capsys.readouterr().err
+        assert text in error and len(error.splitlines()) == 1
+    assert main(["score"]) == 2
+
+
+def test_calibrate_prints_a_threshold_that_passes_the_good_parts(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(6):
+        image = np.full((64, 64, 3), 255 - 10 * index, np.uint8)
+        cv2.imwrite(str(tmp_path / f"{index}.png"), image)
+    (tmp_path / "broken.png").write_bytes(b"x")
+    assert main(["calibrate", str(tmp_path), "--bundle", str(tiny_bundle)]) == 0
+    printed = capsys.readouterr()
+    assert "broken.png" in printed.err
+    assert "From 6 pictures" in printed.out and "cannot support the 1.00%" in printed.out
+    assert printed.out.splitlines()[-2:] == ["decision:", "  threshold: 0.1961"]
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_calibrate_refuses_too_few(count: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} pictures can be scored, at least 5"):
+        calibrate([0.1] * count, 0.01)
+
+
+def test_calibrate_with_enough_pictures_allows_the_rate_asked_for() -> None:
+    scores = [index / 1000 for index in range(199)]  # 0.000 … 0.198
+    found = calibrate(scores, 0.02)
+    assert found.threshold == pytest.approx(0.1951)  # the 4th highest, 0.195, is the highest that passes
+    assert (found.rejected, found.expected_rate, found.reaches_goal) == (3, 0.02, True)
+    assert "cannot support" not in as_yaml(found, 0.02)
+
+
+def test_calibrate_stays_above_every_score_when_there_are_few() -> None:
+    found = calibrate([0.1, 0.2, 0.3, 0.2, 0.1], 0.01)
+    assert found.threshold > 0.3 and found.rejected == 0
+    assert found.expected_rate == pytest.approx(1 / 6) and not found.reaches_goal
+
+
+def test_calibrate_refuses_a_bundle_that_calls_a_good_part_certain_waste() -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        calibrate([0.1, 0.2, 0.3, 0.2, 1.0], 0.01)

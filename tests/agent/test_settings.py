@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+
+from zsad_agent.check import find_faults
+from zsad_agent.settings import load_settings
+from zsad_core.errors import ConfigError
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "agent.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "source:\n  camera: 0\n  fps: 5.0\ninference:\n  product: bottle\n")
+    settings = load_settings(path, {"source": {"source": "v.avi"}, "decision": {"threshold": 0.7}})
+    config = settings.config
+    assert (config.source.source, config.source.camera, config.source.fps) == ("v.avi", None, 5.0)
+    assert (config.inference.product, config.decision.threshold) == ("bottle", 0.7)
+
+
+def test_faults_name_the_file_for_its_own_and_the_command_line_for_flags(tmp_path: Path) -> None:
+    path = write(tmp_path, "source:\n  camera: 0\n  speed: 5\n")
+    with pytest.raises(ConfigError, match=r"agent\.yaml:3: source\.speed: unknown key\. Known here: camera, fps"):
+        load_settings(path)
+    with pytest.raises(ConfigError, match=r"command line: decision\.threshold: got 7\.0"):
+        load_settings(write(tmp_path, ""), {"decision": {"threshold": 7.0}})
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("source:\n  camera: 0\n  source: rtsp://u:secret@h/x\n", r"agent\.yaml:1: source: .*both set"),
+        ("decision:\n  debounce_k: 3\n  debounce_n: 2\n", r"agent\.yaml:1: decision: .*at most debounce_n, 2"),
+        ("source:\n  camera: -1\n", r"agent\.yaml:2: source\.camera: got -1"),
+        ("source:\n", r"agent\.yaml:1: source: got None"),
+        ("- a\n", r"agent\.yaml:1: expected keys and values"),
+    ],
+)
+def test_contradictions_are_named_by_line_without_credentials(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault) as caught:
+        load_settings(write(tmp_path, text))
+    assert "secret" not in str(caught.value)
+
+
+def test_check_names_every_fault_by_line_and_key(tmp_path: Path, tiny_bundle: Path) -> None:
+    path = write(
+        tmp_path,
+        f"source:\n  source: {tmp_path}/nix.avi\n"
+        f"inference:\n  bundle: {tiny_bundle}\n  product: screw\n  device: TPU\n"
+        f"mqtt:\n  username: me\n  password_file: {tmp_path}/nix\n",
+    )
+    faults = list(find_faults(load_settings(path)))
+    assert len(faults) == 4
+    assert faults[0].startswith(f"{path}:2: source.source: {tmp_path}/nix.avi: no such")
+    assert faults[1].startswith(f"{path}:5: inference.product: product 'screw' is not in the bundle. It has: bottle")
+    assert faults[2].startswith(f"{path}:6: inference.device: ") and "Present here: CPU" in faults[2]
+    assert faults[3].startswith(f"{path}:9: mqtt.password_file: ")
+
+
+def test_check_says_where_a_default_is_at_fault(tmp_path: Path) -> None:
+    path = write(tmp_path, f"inference:\n  bundle: {tmp_path}/no-bundle\n")
+    (fault,) = find_faults(load_settings(path))
+    assert fault.startswith(f"{path}:2: inference.bundle: {tmp_path}/no-bundle: no such bundle")
+
+
+def test_check_does_not_mind_a_camera_that_may_come_later(tmp_path: Path, tiny_bundle: Path) -> None:
+    path = write(tmp_path, f"source:\n  camera: 250\ninference:\n  bundle: {tiny_bundle}\n")
+    assert list(find_faults(load_settings(path))) == []
