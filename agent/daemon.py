@@ -103,7 +103,7 @@ def run_agent(
         pipeline.start()
         notifier.ready()
         logger.info("inspecting %s as %r with %s", source.description, config.inference.product, bundle.path)
-        _supervise(pipeline, notifier, status, stop)
+        supervise(pipeline, notifier, status, stop)
         notifier.stopping()
         clean = _wind_up(pipeline, publisher, config, stop)
     code = 0 if clean and pipeline.failure is None else 1
@@ -171,7 +171,7 @@ def _load_detector(bundle: Bundle, config: InferenceConfig, stop: threading.Even
     return outcome[0]
 
 
-def _supervise(pipeline: Pipeline, notifier: Notifier, status: CameraStatus, stop: threading.Event) -> None:
+def supervise(pipeline: Pipeline, notifier: Notifier, status: CameraStatus, stop: threading.Event) -> None:
     """Until the pipeline is done or `stop` is set. Feeds the watchdog while inference and publishing move on."""
     stuck_after_s = notifier.watchdog_s / 2 if notifier.watchdog_s is not None else STUCK_AFTER_S
     status_due_s = 0.0

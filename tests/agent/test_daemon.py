@@ -1,0 +1,175 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from agent_process import AgentProcess, write_line_video
+from tiny_bundle_maker import make_tiny_bundle
+
+NO_BROKER = "mqtt://127.0.0.1:1"
+
+
+def test_service_manager_hears_ready_watchdog_and_stopping(tiny_bundle: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"}
+        arguments = ("--camera", "250", "--broker", NO_BROKER)  # a missing camera must not end the signs of life
+        with AgentProcess(tmp_path, tiny_bundle, *arguments, environment=environment) as agent:
+            said = [manager.recv(4096).decode()]
+            while said.count("WATCHDOG=1") < 3:
+                said.append(manager.recv(4096).decode())
+            agent.terminate()
+            while said[-1] != "STOPPING=1":
+                said.append(manager.recv(4096).decode())
+    assert said[0] == "READY=1"
+    assert any(text.startswith("STATUS=degraded: camera /dev/video250: not there") for text in said)
+
+
+def test_signal_while_the_model_is_loaded_ends_at_once(tiny_bundle: Path, tmp_path: Path) -> None:
+    video = write_line_video(tmp_path / "line.avi", frames=5)
+    with AgentProcess(tmp_path, tiny_bundle, "--source", str(video), "--loop", "--broker", NO_BROKER) as agent:
+        time.sleep(0.7)
+        _, spent_s = agent.terminate()
+        assert spent_s < 2.0
+    assert "Traceback" not in agent.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        ((), 2, "no camera and no source. Name one with --camera 0"),
+        (("--camera", "front"), 2, "camera 'front': expected an index"),
+        (("--source", "/nowhere/x.avi"), 1, "/nowhere/x.avi: no such video, picture or folder"),
+        (("--source", "ftp://u:secret@host/x"), 2, "scheme 'ftp'"),
+        (("--camera", "0", "--product", "screw"), 2, "product 'screw' is not in the bundle"),
+        (("--camera", "0", "--bundle", "/nowhere/bundle"), 1, "/nowhere/bundle: no such bundle"),
+        (("--camera", "0", "--broker", "http://x"), 2, "mqtt.broker: got 'http://x'"),
+        (("--camera", "0", "--threshold", "2"), 2, "decision.threshold: got 2.0"),
+        (("--camera", "0", "--max-frames", "0"), 2, "--max-frames: '0': expected a whole number from 1"),
+        (("--camera", "0", "--source", "x"), 2, "not allowed with argument"),
+    ],
+)
+def test_bad_usage_is_one_clear_line(
+    tiny_bundle: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, text: str
+) -> None:
+    with AgentProcess(tmp_path, tiny_bundle, *arguments) as agent:
+        assert agent.wait() == code, agent.output
+    assert text in agent.output
+    assert "Traceback" not in agent.output and "secret" not in agent.output
+
+
+def test_damaged_bundle_and_mad_model_do_not_start(tmp_path: Path) -> None:
+    video = str(write_line_video(tmp_path / "line.avi", frames=3))
+    cut = make_tiny_bundle(tmp_path / "cut")
+    (cut / "model.bin").write_bytes((cut / "model.bin").read_bytes()[:-1])
+    mad = make_tiny_bundle(tmp_path / "mad", output_scale=float("nan"))
+    for bundle, text in ((cut, "model.bin: sha256 is"), (mad, "no valid anomaly_map: values from nan to nan")):
+        with AgentProcess(tmp_path, bundle, "--source", video, "--broker", NO_BROKER) as agent:
+            assert agent.wait() == 1
+        assert text in agent.output and "Traceback" not in agent.output
+
+
+def test_pictures_of_every_kind_have_a_result_and_bad_ones_are_unknown(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    white = np.full((50, 60), 255, np.uint8)
+    cv2.imwrite(str(folder / "1-grey.png"), white)
+    cv2.imwrite(str(folder / "2-sixteen.png"), white.astype(np.uint16) * 257)
+    cv2.imwrite(str(folder / "3-alpha.png"), np.dstack([white] * 4))
+    cv2.imwrite(str(folder / "4-pixel.png"), white[:1, :1])
+    (folder / "5-empty.png").touch()
+    (folder / "6-cut.png").write_bytes((folder / "1-grey.png").read_bytes()[:60])
+    arguments = ("--source", str(folder), "--print-results", "--save-heatmaps", str(tmp_path / "heat"))
+    with AgentProcess(tmp_path, tiny_bundle, *arguments, "--broker", NO_BROKER) as agent:
+        assert agent.wait() == 0, agent.output
+    printed = [line.split()[3] for line in agent.output.splitlines() if " cam0 #" in line]
+    assert printed == ["OK", "OK", "OK", "UNKNOWN", "UNKNOWN", "UNKNOWN"]
+    assert sorted(path.name for path in (tmp_path / "heat").iterdir()) == ["cam0-1.jpg", "cam0-2.jpg", "cam0-3.jpg"]
+
+
+def test_process_imports_no_torch_and_no_telemetry(tiny_bundle: Path, tmp_path: Path) -> None:
+    video = write_line_video(tmp_path / "line.avi", frames=3)
+    script = (
+        "import sys; from zsad_agent.cli import main\n"
+        f"code = main(['--config', '/dev/null', '--source', {str(video)!r}, '--bundle', {str(tiny_bundle)!r},"
+        f" '--broker', {NO_BROKER!r}])\n"
+        "loaded = {name for name, module in sys.modules.items() if module is not None}\n"
+        "print(code, sorted(loaded & {'torch', 'timm', 'torchvision', 'openvino_telemetry'}))"
+    )
+    environment = {**os.environ, "STATE_DIRECTORY": str(tmp_path), "CACHE_DIRECTORY": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split("\n")[-2] == "0 []", done.stderr
+
+
+def test_help_is_instant_and_names_the_other_commands() -> None:
+    started_s = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "zsad_agent.cli", "--help"], capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 0 and time.monotonic() - started_s < 1.5
+    assert "score | check | bench | calibrate" in done.stdout
+
+
+def test_stop_request_is_set_by_a_signal_and_restores_the_handlers() -> None:
+    from zsad_agent.daemon import StopRequest
+
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.event.wait(2)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
+    from zsad_agent.daemon import supervise
+    from zsad_agent.notify import Notifier
+    from zsad_agent.status import CameraStatus
+
+    class StuckPipeline:
+        inspected_frames = dropped = 0
+
+        def __init__(self) -> None:
+            self.stuck_now = False
+
+        def wait(self, timeout_s: float) -> bool:
+            time.sleep(0.01)
+            return False
+
+        def check(self) -> None:
+            pass
+
+        def stuck(self, limit_s: float) -> str | None:
+            return f"inference has not moved for {limit_s} s" if self.stuck_now else None
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(5)
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "4000000"})
+        states: list[dict[str, object]] = []
+        pipeline, stop = StuckPipeline(), threading.Event()
+        status = CameraStatus("cam0", lambda camera, state: states.append(state))
+        thread = threading.Thread(target=supervise, args=(pipeline, notifier, status, stop))
+        thread.start()
+        while manager.recv(1000) != b"WATCHDOG=1":
+            pass
+        pipeline.stuck_now = True
+        time.sleep(0.1)
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                manager.recv(1000)
+        time.sleep(0.2)
+        with pytest.raises(BlockingIOError):
+            manager.recv(1000)
+        stop.set()
+        thread.join(5)
+    assert states[-1]["state"] == "degraded"
+    assert states[-1]["reason"] == "inference has not moved for 2.0 s"

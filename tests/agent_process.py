@@ -1,0 +1,96 @@
+"""The agent as a user runs it: a process of its own, with its state in a folder of the test."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+import cv2
+import numpy as np
+
+DEVICE = "line3"
+
+
+class AgentProcess:
+    """`zsad-agent` with the arguments given, the device id `line3`, and `folder` for config, spool and cache."""
+
+    def __init__(self, folder: Path, bundle: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        config = folder / "agent.yaml"
+        config.write_text(f"device_id: {DEVICE}\ninference:\n  bundle: {bundle}\n  threads: 1\n")
+        self._command = [sys.executable, "-m", "zsad_agent.cli", "--config", str(config), *arguments]
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")},
+            "STATE_DIRECTORY": str(folder / "state"),
+            "CACHE_DIRECTORY": str(folder / "cache"),
+            **(environment or {}),
+        }
+        self._lines: list[str] = []
+        self._arrived = threading.Condition()
+
+    @property
+    def spool(self) -> Path:
+        return self.folder / "state" / "spool.sqlite3"
+
+    @property
+    def output(self) -> str:
+        """stdout and stderr so far."""
+        with self._arrived:
+            return "".join(self._lines)
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait(10)
+        self._reader.join(10)
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """The exit code."""
+        code = self._process.wait(timeout_s)
+        self._reader.join(10)
+        return code
+
+    def wait_for_output(self, text: str, timeout_s: float = 20.0) -> None:
+        with self._arrived:
+            met = self._arrived.wait_for(lambda: text in "".join(self._lines), timeout_s)
+        assert met, f"{text!r} did not appear in:\n{self.output}"
+
+    def terminate(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """Exit code, and how long it took in seconds."""
+        started_s = time.monotonic()
+        self._process.send_signal(how)
+        code = self._process.wait(10)
+        spent_s = time.monotonic() - started_s
+        self._reader.join(10)
+        return code, spent_s
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._arrived:
+                self._lines.append(line)
+                self._arrived.notify_all()
+
+
+def write_line_video(path: Path, frames: int, defect_every: int = 5) -> Path:
+    """White parts, every fifth one with a black blot, the first too."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (320, 240))
+    assert writer.isOpened()
+    for index in range(frames):
+        image = np.full((240, 320, 3), 250, np.uint8)
+        if index % defect_every == 0:
+            image[60:120, 80:160] = 0
+        writer.write(image)
+    writer.release()
+    return path
