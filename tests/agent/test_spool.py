@@ -1,12 +1,11 @@
 import contextlib
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -226,19 +225,6 @@ def test_nothing_appended_is_lost_when_the_process_is_killed(path: Path) -> None
         kept = [entry.id for entry in spool.read_after(0, 1_000_000)]
     assert said <= set(kept)
     assert kept == list(range(1, len(kept) + 1))
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if mount is None or os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("needs root and the right to mount a tmpfs, for a disk that can be full")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_full_disk_is_an_error_that_loses_nothing_and_ends_when_there_is_room(tiny_disk: Path) -> None:

@@ -1,0 +1,225 @@
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zsad_agent.outbox import DELETE_AFTER_S, DELETE_BATCH, RETRY_S, Outbox
+from zsad_agent.spool import Spool
+from zsad_agent.spool_rows import Entry
+from zsad_core.errors import SpoolError
+
+
+class FailingDisk(Spool):
+    """A spool whose disk fails what is named in `failing`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, max_results=10_000)
+        self.failing: set[str] = set()
+        self.commits = 0
+
+    def append(self, entries) -> None:  # type: ignore[no-untyped-def]
+        self._fail("append")
+        super().append(entries)
+
+    def read_after(self, entry_id: int, limit: int) -> list[Entry]:
+        self._fail("read")
+        return super().read_after(entry_id, limit)
+
+    def delete(self, ids) -> None:  # type: ignore[no-untyped-def]
+        self._fail("delete")
+        self.commits += 1
+        super().delete(ids)
+
+    def sync(self) -> None:
+        self._fail("sync")
+        super().sync()
+
+    def _fail(self, what: str) -> None:
+        if what in self.failing:
+            raise SpoolError("disk is full")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[FailingDisk]:
+    with FailingDisk(tmp_path / "spool.sqlite3") as spool:
+        yield spool
+
+
+@pytest.fixture
+def outbox(disk: FailingDisk, clock: Clock) -> Outbox:
+    return Outbox(disk, max_in_memory=5, clock_s=clock)
+
+
+def add(outbox: Outbox, *bodies: str) -> list[int]:
+    return [outbox.add("cam0", body.encode()) for body in bodies]
+
+
+def take(outbox: Outbox, limit: int = 100) -> list[str]:
+    return [entry.body.decode() for entry in outbox.take(limit)]
+
+
+@pytest.mark.parametrize("limit", [0, -1, 5])
+def test_empty_outbox_has_nothing_to_take(outbox: Outbox, limit: int) -> None:
+    assert take(outbox, limit) == []
+    outbox.tidy(everything=True)
+    assert (outbox.unsent, outbox.fault, outbox.untidy) == (0, None, False)
+
+
+def test_full_window_takes_nothing_and_skips_nothing(outbox: Outbox) -> None:
+    add(outbox, "a", "b")
+    assert take(outbox, 0) == []
+    assert take(outbox, 1) == ["a"]
+    assert take(outbox, 0) == []
+    assert take(outbox) == ["b"]
+
+
+def test_entries_are_taken_once_in_order_until_a_rewind(outbox: Outbox) -> None:
+    add(outbox, "a", "b", "c")
+    assert take(outbox, 2) == ["a", "b"]
+    add(outbox, "d")
+    assert take(outbox) == ["c", "d"]
+    assert take(outbox) == []
+    outbox.rewind()
+    assert take(outbox) == ["a", "b", "c", "d"]
+
+
+def test_acknowledged_entry_is_not_taken_again_though_not_yet_deleted(outbox: Outbox) -> None:
+    ids = add(outbox, "a", "b", "c")
+    take(outbox)
+    outbox.acknowledge(ids[1])
+    assert outbox.unsent == 2
+    outbox.rewind()
+    assert take(outbox) == ["a", "c"]
+
+
+def test_deletes_are_batched_by_number_and_by_time(outbox: Outbox, disk: FailingDisk, clock: Clock) -> None:
+    ids = add(outbox, *("x" for _ in range(DELETE_BATCH + 1)))
+    for entry_id in ids[:-1]:
+        outbox.acknowledge(entry_id)
+        outbox.tidy()
+    assert disk.commits == 1
+    outbox.acknowledge(ids[-1])
+    outbox.tidy()
+    assert (disk.commits, disk.count, outbox.untidy) == (1, 1, True)
+    clock.now_s += DELETE_AFTER_S
+    outbox.tidy()
+    assert (disk.commits, disk.count, outbox.untidy) == (2, 0, False)
+
+
+def test_window_reaches_over_acknowledged_entries_that_are_not_deleted(outbox: Outbox) -> None:
+    ids = add(outbox, "a", "b", "c", "d", "e")
+    for entry_id in ids[:3]:
+        outbox.acknowledge(entry_id)
+    assert take(outbox, 2) == ["d", "e"]
+
+
+def test_results_wait_in_memory_while_the_disk_is_full_and_are_sent_in_order(
+    outbox: Outbox, disk: FailingDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(outbox, "a")
+    disk.failing = {"append"}
+    ids = add(outbox, "b", "c")
+    assert "disk is full" in (outbox.fault or "")
+    assert outbox.unsent == 3
+    assert take(outbox) == ["a", "b", "c"]
+    for entry_id in ids:
+        outbox.acknowledge(entry_id)
+    outbox.tidy(everything=True)
+    assert outbox.unsent == 1
+    assert len(caplog.records) == 1
+
+
+def test_results_in_memory_move_to_disk_when_it_takes_them_again(
+    outbox: Outbox, disk: FailingDisk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk.failing = {"append"}
+    add(outbox, "a", "b")
+    assert take(outbox, 1) == ["a"]
+    disk.failing = set()
+    add(outbox, "c")
+    assert disk.count == 0  # not tried again at once
+    clock.now_s += RETRY_S
+    outbox.tidy()
+    assert (disk.count, outbox.fault, outbox.unsent) == (3, None, 3)
+    assert take(outbox) == ["b", "c"]  # what was taken from memory is not taken from disk again
+    assert [record.message.split(" (")[0] for record in caplog.records] == ["spool lost", "spool back"]
+
+
+def test_oldest_is_given_up_and_counted_when_memory_is_full_too(
+    outbox: Outbox, disk: FailingDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk.failing = {"append"}
+    add(outbox, *"abcdefg")
+    assert take(outbox) == list("cdefg")
+    assert outbox.given_up == 2
+    assert caplog.text.count("given up") == 1
+    add(outbox, "h")  # all others are on their way: none of them may go
+    assert outbox.given_up == 3
+    outbox.rewind()
+    assert take(outbox) == list("cdefg")
+
+
+def test_spool_that_cannot_be_read_holds_up_no_result_in_memory_and_loses_none(
+    outbox: Outbox, disk: FailingDisk, clock: Clock
+) -> None:
+    add(outbox, "a")
+    disk.failing = {"append", "read"}
+    (in_memory,) = add(outbox, "b")
+    assert take(outbox) == ["b"]
+    outbox.acknowledge(in_memory)
+    disk.failing = set()
+    clock.now_s += RETRY_S
+    assert take(outbox) == ["a"]
+
+
+def test_acknowledgement_that_cannot_be_written_down_is_kept_and_tried_again(
+    outbox: Outbox, disk: FailingDisk, clock: Clock
+) -> None:
+    (entry_id,) = add(outbox, "a")
+    outbox.acknowledge(entry_id)
+    disk.failing = {"delete"}
+    outbox.tidy(everything=True)
+    outbox.rewind()
+    assert take(outbox) == []
+    assert outbox.unsent == 0
+    disk.failing = set()
+    clock.now_s += RETRY_S
+    outbox.tidy()
+    assert (disk.count, outbox.fault) == (0, None)
+
+
+def test_disk_that_fails_one_thing_and_does_another_says_so_once(
+    outbox: Outbox, disk: FailingDisk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk.failing = {"sync"}
+    for _ in range(5):
+        clock.now_s += 10
+        add(outbox, "a")
+        outbox.tidy()
+    assert len(caplog.records) == 1
+
+
+def test_backlog_of_an_earlier_run_is_taken_first(tmp_path: Path) -> None:
+    path = tmp_path / "spool.sqlite3"
+    with Spool(path, max_results=10) as spool:
+        add(Outbox(spool), "a", "b")
+    with contextlib.ExitStack() as stack:
+        outbox = Outbox(stack.enter_context(Spool(path, max_results=10)))
+        boundary = outbox.last_id
+        add(outbox, "c")
+        entries = outbox.take(10)
+        assert [(entry.body, entry.id <= boundary) for entry in entries] == [(b"a", True), (b"b", True), (b"c", False)]

@@ -1,0 +1,422 @@
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+import pytest
+from jsonschema import Draft202012Validator
+from mosquitto_broker import MosquittoBroker, free_port
+from mqtt_listener import MqttListener, wait_until
+from paho.mqtt.enums import CallbackAPIVersion
+
+from zsad_agent.broker_state import BrokerState
+from zsad_agent.config import MqttConfig
+from zsad_agent.message import build_result, result_json_schema
+from zsad_agent.publisher import Publisher
+from zsad_agent.spool import Spool
+from zsad_core.errors import ConfigError
+from zsad_core.types import Region, Verdict
+
+BrokerFactory = Callable[..., MosquittoBroker]
+START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
+
+
+def result(number: int) -> dict[str, Any]:
+    return build_result(
+        result_id=f"line3-b1-{number}",
+        device_id="line3",
+        camera="cam0",
+        seq=number,
+        captured_at=START + timedelta(milliseconds=number),
+        product="object",
+        prediction_score=0.9,
+        threshold=0.5,
+        verdict=Verdict.ANOMALOUS,
+        reason=None,
+        regions=[Region(bbox_xywh=(1, 2, 3, 4), peak=0.9)],
+        frame_wh=(640, 480),
+        bundle_name="test",
+        bundle_version="1",
+        bundle_sha256="0" * 64,
+        capture_to_result_ms=4.0,
+        inference_ms=3.0,
+    )
+
+
+@contextmanager
+def publishing(url: str, folder: Path, *, ack_timeout_s: float = 30.0, **settings: Any) -> Iterator[Publisher]:
+    config = MqttConfig(broker=url, **settings)
+    with (
+        Spool(folder / "spool.sqlite3", max_results=100_000) as spool,
+        Publisher(
+            config, "line3", spool, reconnect_min_s=0.05, reconnect_max_s=0.2, ack_timeout_s=ack_timeout_s
+        ) as publisher,
+    ):
+        yield publisher
+
+
+def seqs(results: list[dict[str, Any]]) -> list[int]:
+    return [message["seq"] for message in results]
+
+
+def first_arrivals(results: list[dict[str, Any]]) -> list[int]:
+    return list(dict.fromkeys(seqs(results)))
+
+
+def test_every_result_arrives_once_in_order_and_valid_with_its_heatmap(
+    mosquitto: BrokerFactory, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    schema = Draft202012Validator(result_json_schema())
+    with MqttListener(broker.port) as listener:
+        with publishing(broker.url, tmp_path) as publisher:
+            for number in range(500):
+                publisher.accept(result(number), b"jpeg %d" % number)
+            assert publisher.flush(20) == 0
+            assert publisher.fault is None
+            stats = publisher.stats
+        listener.wait_for(lambda: len(listener.messages) >= 1002)
+        assert seqs(listener.results()) == list(range(500))
+        for message in listener.results():
+            schema.validate(message)
+            assert message == result(message["seq"])  # replayed false among them
+        assert listener.payloads("zsad/line3/cam0/heatmap") == [b"jpeg %d" % number for number in range(500)]
+    assert (stats.acknowledged, stats.replayed, stats.heatmaps_sent, stats.connections) == (500, 0, 500, 1)
+
+
+def test_device_is_online_while_it_runs_and_offline_after_a_clean_stop(
+    mosquitto: BrokerFactory, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    with MqttListener(broker.port) as listener:
+        with publishing(broker.url, tmp_path) as publisher:
+            publisher.accept(result(0), None)
+        listener.wait_for(lambda: len(listener.payloads("zsad/line3/available")) == 2)
+        assert listener.payloads("zsad/line3/available") == [b"online", b"offline"]
+        assert publisher.state is BrokerState.STOPPED
+    with MqttListener(broker.port) as late:
+        late.wait_for(lambda: late.payloads("zsad/line3/available") == [b"offline"])
+
+
+def test_nothing_is_sent_twice_when_a_stop_follows_at_once(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+    broker = mosquitto()
+    with MqttListener(broker.port) as listener:
+        for run in range(4):
+            with publishing(broker.url, tmp_path, in_flight=5) as publisher:
+                for number in range(run * 30, run * 30 + 30):
+                    publisher.accept(result(number), None)
+        with publishing(broker.url, tmp_path) as publisher:
+            assert publisher.flush(10) == 0
+        listener.wait_for(lambda: len(listener.results()) >= 120)
+        assert seqs(listener.results()) == list(range(120))
+
+
+def test_results_of_a_time_without_broker_are_replayed_in_order_when_it_appears(
+    mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = mosquitto(persistent=True)
+    with MqttListener(broker.port, session="dashboard"):
+        pass
+    broker.stop()
+    caplog.set_level(logging.INFO, "zsad_agent")
+    with publishing(broker.url, tmp_path) as publisher:
+        assert publisher.state is BrokerState.UNREACHABLE
+        assert f"127.0.0.1:{broker.port}" in (publisher.fault or "")
+        start_s = time.monotonic()
+        for number in range(100):
+            publisher.accept(result(number), b"jpeg")
+        assert time.monotonic() - start_s < 2  # waits for no network
+        time.sleep(0.5)  # several attempts
+        assert publisher.flush(0) == 100
+        broker.start()
+        wait_until(lambda: publisher.connected)
+        assert publisher.flush(10) == 0
+        publisher.accept(result(100), b"jpeg")
+        assert publisher.flush(10) == 0
+    with MqttListener(broker.port, session="dashboard") as listener:
+        listener.wait_for(lambda: len(listener.results()) >= 101)
+        messages = listener.results()
+        assert seqs(messages) == list(range(101))
+        assert [message["replayed"] for message in messages] == [True] * 100 + [False]
+        assert messages[7] == result(7) | {"replayed": True}  # the same id and capture time
+        assert listener.payloads("zsad/line3/cam0/heatmap") == []  # QoS 0, and nobody was there
+    assert publisher.stats.heatmaps_dropped == 100
+    said = [record.message.split(": ")[0] for record in caplog.records]
+    assert said == [f"broker 127.0.0.1:{broker.port} unreachable", f"broker 127.0.0.1:{broker.port} back"]
+
+
+def test_results_of_an_earlier_run_are_replayed(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+    broker = mosquitto()
+    with publishing(f"mqtt://127.0.0.1:{free_port()}", tmp_path) as publisher:
+        publisher.accept(result(1), None)
+    with MqttListener(broker.port) as listener:
+        with publishing(broker.url, tmp_path) as publisher:
+            publisher.accept(result(2), None)
+            assert publisher.flush(10) == 0
+        listener.wait_for(lambda: len(listener.results()) >= 2)
+        assert [(message["seq"], message["replayed"]) for message in listener.results()] == [(1, True), (2, False)]
+
+
+def test_broker_restarts_in_mid_stream_lose_nothing_and_keep_the_order(
+    mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = mosquitto(persistent=True)
+    listener = MqttListener(broker.port, session="dashboard")
+    with listener, publishing(broker.url, tmp_path) as publisher:
+        for number in range(600):
+            publisher.accept(result(number), None)
+            if number in (150, 350):
+                broker.stop()
+            if number in (250, 450):
+                broker.start()
+                wait_until(lambda: publisher.connected)
+            time.sleep(0.001)
+        assert publisher.flush(20) == 0
+        listener.wait_for(lambda: len(set(seqs(listener.results()))) >= 600)
+        stats = publisher.stats
+    assert first_arrivals(listener.results()) == list(range(600))
+    assert stats.connections == 3
+    assert [message["id"] for message in listener.results()] == [
+        result(message["seq"])["id"] for message in listener.results()
+    ]
+    assert caplog.text.count("lost: the connection was closed") == 2
+
+
+def test_broker_that_acknowledges_nothing_is_left_and_nothing_is_lost(
+    mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = mosquitto()
+    with MqttListener(broker.port) as listener, publishing(broker.url, tmp_path, ack_timeout_s=0.3) as publisher:
+        publisher.accept(result(0), None)
+        assert publisher.flush(10) == 0
+        broker.freeze()
+        for number in range(1, 50):
+            publisher.accept(result(number), None)
+        wait_until(lambda: publisher.state is BrokerState.UNREACHABLE)
+        assert publisher.stats.unsent == 49
+        assert "nothing was acknowledged for 0.3 s" in caplog.text
+        broker.thaw()
+        assert publisher.flush(15) == 0
+        listener.wait_for(lambda: len(set(seqs(listener.results()))) >= 50)
+    assert first_arrivals(listener.results()) == list(range(50))
+
+
+def test_stop_is_quick_while_the_broker_hangs(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+    broker = mosquitto()
+    with publishing(broker.url, tmp_path) as publisher:
+        broker.freeze()
+        publisher.accept(result(0), None)
+        start_s = time.monotonic()
+    assert time.monotonic() - start_s < 1.0
+    with Spool(tmp_path / "spool.sqlite3", max_results=10) as spool:
+        assert spool.count == 1
+
+
+def test_results_reach_the_broker_while_the_disk_is_full(
+    mosquitto: BrokerFactory, tiny_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = mosquitto()
+    with MqttListener(broker.port) as listener, publishing(broker.url, tiny_disk) as publisher:
+        publisher.accept(result(0), None)
+        with (tiny_disk / "ballast").open("wb", buffering=0) as ballast, pytest.raises(OSError, match="No space"):
+            while True:
+                ballast.write(b"\0" * 4096)
+        for number in range(1, 400):
+            publisher.accept(result(number), None)
+        assert publisher.flush(10) == 0
+        assert "full" in (publisher.fault or "")
+        assert publisher.stats.given_up == 0
+        (tiny_disk / "ballast").unlink()
+        time.sleep(1.1)  # the disk is tried once a second
+        publisher.accept(result(400), None)
+        assert publisher.flush(10) == 0
+        wait_until(lambda: publisher.fault is None)
+        listener.wait_for(lambda: len(listener.results()) >= 401)
+    assert seqs(listener.results()) == list(range(401))
+    assert caplog.text.count("spool lost (append)") == 1
+
+
+def test_refused_credentials_are_a_stated_fault_without_the_secret(
+    mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = mosquitto(password=("line3", "the right one"))
+    secret = tmp_path / "password"
+    secret.write_text("the wrong one\n")
+    secret.chmod(0o600)
+    with publishing(broker.url, tmp_path, username="line3", password_file=secret) as publisher:
+        publisher.accept(result(0), None)
+        time.sleep(0.5)  # several attempts
+        assert publisher.state is BrokerState.REFUSED
+        assert publisher.alive
+        fault = publisher.fault or ""
+    assert f"127.0.0.1:{broker.port}" in fault
+    assert "authori" in fault
+    assert len(caplog.records) == 1
+    assert "refused" in caplog.text
+    assert "the wrong one" not in caplog.text + fault
+
+    secret.write_text("the right one\n")
+    with (
+        MqttListener(broker.port, credentials=("line3", "the right one")) as listener,
+        publishing(broker.url, tmp_path, username="line3", password_file=secret) as publisher,
+    ):
+        assert publisher.flush(10) == 0
+        listener.wait_for(lambda: seqs(listener.results()) == [0])
+
+
+AGENT = """
+import sys, time
+from pathlib import Path
+from zsad_agent.config import MqttConfig
+from zsad_agent.publisher import Publisher
+from zsad_agent.spool import Spool
+with Spool(Path(sys.argv[2]), max_results=1000) as spool:
+    with Publisher(MqttConfig(broker=sys.argv[1]), "line3", spool) as publisher:
+        print(publisher.connected, flush=True)
+        time.sleep(60)
+"""
+
+
+def test_broker_says_offline_for_an_agent_that_was_killed(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+    broker = mosquitto()
+    with MqttListener(broker.port) as listener:
+        command = [sys.executable, "-c", AGENT, broker.url, str(tmp_path / "spool.sqlite3")]
+        agent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == "True\n"
+        agent.send_signal(signal.SIGKILL)
+        agent.wait()
+        agent.stdout.close()
+        listener.wait_for(lambda: listener.payloads("zsad/line3/available") == [b"online", b"offline"])
+
+
+def test_agent_that_returns_before_its_old_connection_ends_is_online(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+    broker = mosquitto()
+    with MqttListener(broker.port) as listener:
+        half_open = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="zsad-agent-line3")  # left by a power cut
+        half_open.will_set("zsad/line3/available", b"offline", qos=1, retain=True)
+        half_open.connect("127.0.0.1", broker.port)
+        while not half_open.is_connected():
+            half_open.loop(0.1)
+        with publishing(broker.url, tmp_path):
+            listener.wait_for(lambda: b"online" in listener.payloads("zsad/line3/available"))
+            time.sleep(0.2)
+            assert listener.payloads("zsad/line3/available") == [b"offline", b"online"]
+
+
+def test_camera_status_is_retained_and_told_again_to_a_broker_that_forgot(
+    mosquitto: BrokerFactory, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    with publishing(broker.url, tmp_path) as publisher:
+        publisher.set_camera_status("cam0", {"state": "degraded", "reason": "no frame for 5 s"})
+        publisher.set_camera_status("cam0", {"state": "ok"})
+        for _ in range(2):
+            with MqttListener(broker.port) as listener:
+                listener.wait_for(lambda: listener.payloads("zsad/line3/cam0/status")[-1:] == [b'{"state":"ok"}'])
+                listener.wait_for(lambda: b"online" in listener.payloads("zsad/line3/available"))
+            broker.kill()
+            wait_until(lambda: not publisher.connected)
+            broker.start()
+            wait_until(lambda: publisher.connected)
+
+
+def test_another_topic_prefix_is_used_for_everything(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+    broker = mosquitto()
+    with MqttListener(broker.port) as listener:
+        with publishing(broker.url, tmp_path, topic_prefix="plant/hall2") as publisher:
+            publisher.set_camera_status("cam0", {})
+            publisher.accept(result(0), b"jpeg")
+            publisher.flush(10)
+        listener.wait_for(lambda: len(listener.messages) >= 5)
+        assert {topic.rpartition("/")[0] for topic in listener.topics} == {
+            "plant/hall2/line3",
+            "plant/hall2/line3/cam0",
+        }
+
+
+def test_host_that_is_no_mqtt_broker_is_a_stated_fault(tmp_path: Path) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            with client:
+                client.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        with publishing(f"mqtt://127.0.0.1:{server.getsockname()[1]}", tmp_path) as publisher:
+            publisher.accept(result(0), None)
+            assert publisher.state is BrokerState.UNREACHABLE
+            assert publisher.alive
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
+
+
+def test_host_that_does_not_exist_is_a_stated_fault(tmp_path: Path) -> None:
+    with publishing("mqtt://no-such-host.invalid", tmp_path) as publisher:
+        wait_until(lambda: publisher.state is BrokerState.UNREACHABLE)
+        assert "no-such-host.invalid:1883" in (publisher.fault or "")
+
+
+def test_result_that_json_cannot_hold_is_refused_and_not_stored(tmp_path: Path) -> None:
+    with publishing(f"mqtt://127.0.0.1:{free_port()}", tmp_path) as publisher:
+        with pytest.raises(ValueError, match="JSON"):
+            publisher.accept(result(0) | {"anomaly_score": float("nan")}, None)
+        assert publisher.stats.unsent == 0
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    with Spool(tmp_path / "spool.sqlite3", max_results=10) as spool:
+        yield spool
+
+
+def test_embedded_is_no_address(spool: Spool) -> None:
+    with pytest.raises(ValueError, match="EmbeddedBroker"):
+        Publisher(MqttConfig(broker="embedded"), "line3", spool)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "No such file"), (b"", "no password"), (b"\n", "no password"), (b"\xff\xfe", "UTF-8")]
+)
+def test_password_file_that_holds_no_password_is_a_config_error(
+    spool: Spool, tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"mqtt.password_file: {file}: .*{said}"):
+        Publisher(MqttConfig(username="line3", password_file=file), "line3", spool)
+
+
+def test_password_without_username_is_a_config_error(spool: Spool, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no mqtt\.username"):
+        Publisher(MqttConfig(password_file=tmp_path / "password"), "line3", spool)
+
+
+def test_password_file_that_everybody_can_read_is_warned_of(
+    spool: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("secret")
+    file.chmod(0o644)
+    Publisher(MqttConfig(username="line3", password_file=file), "line3", spool)
+    assert str(file) in caplog.text
+    assert "secret" not in caplog.text
