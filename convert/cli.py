@@ -63,9 +63,8 @@ def export(args: argparse.Namespace, command_line: str) -> None:
         text |= embed_products(load_text_encoder(config.text_encoder), more)
     tables = [Evaluation.model_validate_json(path.read_text()) for path in args.evaluation]
     prompts = prompt_arrays(detector.head, text)
-    as_trained = load_checkpoint(args.checkpoint).detector  # exporting fixes the other's input size
     ir = serialise(to_openvino(detector), args.precision)
-    parity = _measure(args, as_trained, text, ir, prompts)
+    parity = _measure(args, detector, text, ir, prompts)
     height, width = config.backbone.input_hw
     sha256 = write_bundle(
         args.out,

@@ -10,7 +10,7 @@ import openvino as ov
 import torch
 
 from zsad_core.ava_dino import AvaDino
-from zsad_core.backbone import Backbone
+from zsad_core.backbone import Backbone, plain_attention
 from zsad_core.detector import Detector, DeviceGraph
 
 logger = logging.getLogger(__name__)
@@ -22,17 +22,17 @@ def to_openvino(detector: Detector) -> ov.Model:
     """The detector's `DeviceGraph` as a static OpenVINO model.
 
     Inputs `image` uint8 [1, H, W, 3] and `prompt` float32 [2, 2, D]; outputs `anomaly_map` [1, H, W] and
-    `anomaly_score` [1]. The detector's position embeddings are resampled in place to its input size.
+    `anomaly_score` [1].
     """
-    detector.eval().float()
-    detector.backbone.fix_input_size()
-    _use_plain_attention(detector.backbone)
+    with plain_attention(True):
+        static = Detector(detector.config, Backbone(detector.config.backbone, any_size=False)).eval()
+    static.load_state_dict(detector.state_dict())
     height, width = detector.config.backbone.input_hw
     image = torch.zeros((1, height, width, 3), dtype=torch.uint8)
-    prompt = torch.zeros((2, 2, detector.backbone.embed_dim))
+    prompt = torch.zeros((2, 2, static.backbone.embed_dim))
     with torch.no_grad():
         model = ov.convert_model(
-            DeviceGraph(detector).eval(),
+            DeviceGraph(static).eval(),
             example_input={"image": image, "prompt": prompt},
             input=[("image", image.shape, ov.Type.u8), ("prompt", prompt.shape, ov.Type.f32)],
         )
@@ -56,9 +56,3 @@ def prompt_arrays(head: AvaDino, text: dict[str, np.ndarray]) -> dict[str, np.nd
             product: head.prompt_vectors(torch.from_numpy(embedding).unsqueeze(0))[0].contiguous().numpy()
             for product, embedding in text.items()
         }
-
-
-def _use_plain_attention(backbone: Backbone) -> None:
-    """OpenVINO recognises the plain form of attention and fuses it itself."""
-    for block in backbone.vit.blocks:
-        block.attn.fused_attn = False

@@ -24,8 +24,13 @@ class BackboneConfig(StrictModel):
 class Backbone(nn.Module):
     """Frozen or trainable ViT; `forward` gives the tokens of each tapped block after the backbone's final norm."""
 
-    def __init__(self, config: BackboneConfig, *, weights: Path | None = None, pretrained: bool = False) -> None:
+    def __init__(
+        self, config: BackboneConfig, *, weights: Path | None = None, pretrained: bool = False, any_size: bool = True
+    ) -> None:
         """Builds the timm model, with random weights, a local file's, or (`pretrained`) the hub's.
+
+        With `any_size` it takes pictures of any size, resampling its position embeddings in each pass; without, only
+        of `config.input_hw`, which keeps that out of an exported graph. Both have the same state dict.
 
         Raises:
             WeightsError: timm knows no such ViT, or the weights are missing or do not fit.
@@ -33,7 +38,7 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.vit = _create(config, weights=weights, pretrained=pretrained)
+        self.vit = _create(config, weights=weights, pretrained=pretrained, any_size=any_size)
         depth = len(self.vit.blocks)
         self.taps = config.taps or evenly_spaced_taps(depth)
         if list(self.taps) != sorted(set(self.taps)) or self.taps[-1] > depth:
@@ -67,13 +72,6 @@ class Backbone(nn.Module):
         cls_tokens = [prefix_tokens[:, 0] for _, prefix_tokens in tapped]  # [B, D]; registers are left out
         patch_tokens = [patches for patches, _ in tapped]  # [B, N, D]
         return cls_tokens, patch_tokens
-
-    def fix_input_size(self) -> None:
-        """Resamples position embeddings to `config.input_hw` for good, so that an exported graph need not."""
-        self.vit.set_input_size(img_size=self.config.input_hw)
-        self.vit.dynamic_img_size = False
-        self.vit.patch_embed.dynamic_img_pad = False
-        self.vit.patch_embed.strict_img_size = True
 
     def trainable_blocks(self, count: int) -> list[nn.Parameter]:
         """Freezes all but the last `count` blocks and the final norm, and gives what stays trainable.
@@ -112,13 +110,13 @@ def import_timm() -> Any:
     return timm
 
 
-def _create(config: BackboneConfig, *, weights: Path | None, pretrained: bool) -> Any:
+def _create(config: BackboneConfig, *, weights: Path | None, pretrained: bool, any_size: bool) -> Any:
     timm = import_timm()
     if not timm.is_model(config.name.split(".")[0]):
         raise WeightsError(f"timm {timm.__version__} has no model {config.name!r}. See timm.list_models('vit*').")
     if weights is not None and not weights.is_file():
         raise WeightsError(f"{weights}: no such weights file for {config.name}")
-    options: dict[str, Any] = {"img_size": config.input_hw, "dynamic_img_size": True, "num_classes": 0}
+    options: dict[str, Any] = {"img_size": config.input_hw, "dynamic_img_size": any_size, "num_classes": 0}
     if weights is not None:
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
     elif pretrained:

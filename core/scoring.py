@@ -25,5 +25,5 @@ def anomaly_score(anomaly_map: Tensor, config: ScoreConfig) -> Tensor:
     if config.pool > 1:
         anomaly_map = F.avg_pool2d(anomaly_map.unsqueeze(1), config.pool).squeeze(1)
     values = anomaly_map.flatten(1)
-    count = max(1, round(config.top_fraction * values.shape[1]))
+    count = max(1, round(config.top_fraction * int(values.shape[1])))  # int: a tensor while traced
     return values.topk(count, dim=1).values.mean(dim=1)

@@ -1,0 +1,124 @@
+"""From checkpoint to bundle and back, on a small real model and real picture files."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from small_model import PRODUCTS, record, small_detector, text_embeddings, write_pictures  # noqa: E402
+
+from zsad_agent.config import InferenceConfig  # noqa: E402
+from zsad_agent.inference import Detector as DeviceDetector  # noqa: E402
+from zsad_convert.cli import main  # noqa: E402
+from zsad_core.bundle import load_bundle  # noqa: E402
+from zsad_core.checkpoint import save_checkpoint  # noqa: E402
+from zsad_core.imaging import find_images, read_image, resize_to_input  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(checkpoint file, folder of pictures, detector)."""
+    folder = tmp_path_factory.mktemp("convert")
+    detector = small_detector()
+    save_checkpoint(folder / "best.safetensors", detector, text_embeddings(), record())
+    return folder / "best.safetensors", write_pictures(folder / "pictures"), detector
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def exported(request, made, tmp_path_factory):
+    checkpoint, pictures, _ = made
+    out = tmp_path_factory.mktemp(request.param) / "bundle"
+    flags = ["--out", str(out), "--name", "small", "--precision", request.param, "--images", str(pictures)]
+    assert main(["export", str(checkpoint), *flags]) == 0
+    return out, request.param
+
+
+def test_the_device_answers_what_torch_answers(exported, made, tmp_path):
+    """Through the agent's own runtime, from a picture file of another size, for each product."""
+    out, precision = exported
+    _, pictures, detector = made
+    bundle = load_bundle(out)
+    device = DeviceDetector(bundle, InferenceConfig(bundle=out, cache_dir=tmp_path))
+    tolerance = 1e-4 if precision == "fp32" else 2e-3
+    for product in PRODUCTS:
+        text = torch.from_numpy(text_embeddings()[product]).unsqueeze(0)
+        for path in find_images(pictures):
+            image = read_image(path)
+            resized = torch.from_numpy(resize_to_input(image, (64, 96))).unsqueeze(0)
+            with torch.no_grad():
+                anomaly_map, score = detector.predict(resized, text)
+            answer = device.predict(image, product)
+            np.testing.assert_allclose(answer.anomaly_map, anomaly_map[0].numpy(), rtol=0, atol=tolerance)
+            assert answer.anomaly_score == pytest.approx(score.item(), abs=tolerance)
+
+
+def test_the_manifest_tells_what_the_bundle_is(exported):
+    out, precision = exported
+    manifest = load_bundle(out).manifest
+    assert manifest.model.precision == precision
+    assert manifest.model.input_hw == (64, 96)
+    assert manifest.model.taps == (2, 4, 6, 8)
+    assert manifest.products == tuple(sorted(PRODUCTS))
+    assert 0 < manifest.parity.max_map_difference <= manifest.parity.map_tolerance
+    assert any(licence.licence == "CC0" for licence in manifest.licences)
+
+
+def test_verify_passes_its_own_checkpoint_and_fails_another(exported, made, tmp_path, capsys):
+    out, _ = exported
+    checkpoint, pictures, _ = made
+    flags = ["--images", str(pictures)]
+    assert main(["verify", str(out), "--checkpoint", str(checkpoint), *flags]) == 0
+    other = small_detector()
+    with torch.no_grad():
+        other.head.text_projection.weight.mul_(-1)
+    save_checkpoint(tmp_path / "other.safetensors", other, text_embeddings(), record())
+    assert main(["verify", str(out), "--checkpoint", str(tmp_path / "other.safetensors"), *flags]) == 1
+    assert "torch and IR differ" in capsys.readouterr().err
+
+
+def test_nothing_is_written_when_the_gate_fails(made, tmp_path, capsys):
+    checkpoint, pictures, _ = made
+    out = tmp_path / "bundle"
+    flags = ["--out", str(out), "--name", "small", "--images", str(pictures), "--map-tolerance", "1e-12"]
+    assert main(["export", str(checkpoint), *flags]) == 1
+    assert "torch and IR differ" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_bundle_is_not_overwritten(made, tmp_path, capsys):
+    checkpoint, pictures, _ = made
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.txt").write_text("keep me")
+    flags = ["--out", str(tmp_path / "photos"), "--name", "small", "--images", str(pictures)]
+    assert main(["export", str(checkpoint), *flags]) == 1
+    assert "is no bundle" in capsys.readouterr().err
+    assert (tmp_path / "photos" / "holiday.txt").read_text() == "keep me"
+
+
+def test_parity_without_pictures_is_an_error(made, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    flags = ["--out", str(tmp_path / "bundle"), "--name", "small", "--images", str(tmp_path / "empty")]
+    assert main(["export", str(made[0]), *flags]) == 1
+    assert "needs pictures" in capsys.readouterr().err
+
+
+def test_the_graph_has_the_contracts_ports(exported):
+    import openvino as ov
+
+    bundle = load_bundle(exported[0])
+    model = ov.Core().read_model(model=bundle.model_xml, weights=bundle.model_bin)
+    ports = {port.any_name: (list(port.shape), port.element_type.to_string()) for port in model.inputs + model.outputs}
+    assert ports == {
+        "image": ([1, 64, 96, 3], "u8"),
+        "prompt": ([2, 2, 192], "f32"),
+        "anomaly_map": ([1, 64, 96], "f32"),
+        "anomaly_score": ([1], "f32"),
+    }
+
+
+def test_manifest_json_is_readable_by_anything(exported):
+    manifest = json.loads((exported[0] / "manifest.json").read_text())
+    assert manifest["model"]["colour_order"] == "BGR"
+    assert set(manifest["files"]) == {"model.xml", "model.bin", "prompts.npz"}

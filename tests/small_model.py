@@ -1,0 +1,61 @@
+"""A whole detector on a small random ViT, for tests that need a real one and no downloads."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+PRODUCTS = ("object", "bottle")
+TEXT_DIM = 24
+
+
+def small_detector(input_hw: tuple[int, int] = (64, 96)):
+    """A ViT-Ti/16 of random weights, 12 blocks deep, with a narrow head; not square on purpose."""
+    import torch
+
+    from zsad_core.backbone import Backbone, BackboneConfig
+    from zsad_core.detector import Detector, DetectorConfig
+    from zsad_core.scoring import ScoreConfig
+
+    torch.manual_seed(5)
+    backbone = BackboneConfig(name="vit_tiny_patch16_224", input_hw=input_hw, taps=(2, 4, 6, 8))
+    config = DetectorConfig(
+        backbone=backbone, text_dim=TEXT_DIM, hidden_dim=16, score=ScoreConfig(top_fraction=0.01, pool=4)
+    )
+    return Detector(config, Backbone(backbone)).eval()
+
+
+def text_embeddings() -> dict[str, np.ndarray]:
+    """Product -> float32 [T, 2] of unit norm, drawn."""
+    embeddings = {}
+    for product in PRODUCTS:
+        drawn = np.random.default_rng(zlib.crc32(product.encode())).standard_normal((TEXT_DIM, 2))
+        embeddings[product] = (drawn / np.linalg.norm(drawn, axis=0)).astype(np.float32)
+    return embeddings
+
+
+def record() -> dict[str, object]:
+    """What training leaves in a checkpoint, as far as export reads it."""
+    return {
+        "command": "python training/train.py",
+        "seed": 0,
+        "epoch": 1,
+        "method": "ava-dino",
+        "trained_on": ["drawn"],
+        "licences": [{"what": "training data drawn", "licence": "CC0", "source": "this test"}],
+        "threshold": {"value": 0.5, "false_reject_rate": 0.05},
+        "region_level": 0.5,
+    }
+
+
+def write_pictures(folder: Path, count: int = 3) -> Path:
+    """Random pictures of several sizes, as files."""
+    import cv2
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(1)
+    for index in range(count):
+        size = (40 + 50 * index, 60 + 40 * index, 3)
+        coarse = rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{index}.png"), cv2.resize(coarse, size[1::-1]))
+    return folder

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from zsad_training.synthesis import KINDS, MIN_AREA_PX, add_anomalies, object_picture, photometric, texture_picture
+
+SIZE = (96, 128)
+
+
+def picture(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return texture_picture(rng, rng.integers(60, 200, (64, 64, 3)).astype(np.uint8), SIZE)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_kind_changes_something_and_stays_a_picture(kind):
+    rng = np.random.default_rng(4)
+    changed, alpha = kind(rng, picture(1), picture(2), np.array([60.0, 40.0]))
+    assert changed.shape == (*SIZE, 3) and changed.dtype == np.uint8
+    assert alpha.shape == SIZE and 0 <= alpha.min() and 0 < alpha.max() <= 1
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_mask_holds_exactly_where_the_picture_was_altered(seed: int):
+    before = picture(seed)
+    after, mask = add_anomalies(np.random.default_rng(seed), before, picture(seed + 1))
+    difference = np.abs(after.astype(int) - before).max(axis=2)
+    assert set(np.unique(mask)) <= {0, 1}
+    if mask.any():
+        assert mask.sum() >= MIN_AREA_PX
+        assert difference[mask > 0].mean() > 5
+    else:
+        np.testing.assert_array_equal(after, before)
+
+
+def test_anomalies_stay_where_they_are_allowed():
+    allowed = np.zeros(SIZE, np.uint8)
+    allowed[:, :64] = 1
+    for seed in range(20):
+        before = picture(seed)
+        after, mask = add_anomalies(np.random.default_rng(seed), before, picture(seed + 1), allowed)
+        assert not mask[:, 64:].any()
+        np.testing.assert_array_equal(after[:, 64:], before[:, 64:])
+
+
+def test_an_object_fills_part_of_its_picture():
+    for seed in range(20):
+        drawn, silhouette = object_picture(np.random.default_rng(seed), picture(seed), picture(seed + 1))
+        assert drawn.shape == (*SIZE, 3) and drawn.dtype == np.uint8
+        assert 0.02 < silhouette.mean() < 0.98
+
+
+def test_photometric_changes_keep_shape_and_type():
+    for seed in range(20):
+        changed = photometric(np.random.default_rng(seed), picture(seed))
+        assert changed.shape == (*SIZE, 3) and changed.dtype == np.uint8
