@@ -1,0 +1,225 @@
+"""`zsad-agent bench`: how fast the model is alone, and how much of that the whole pipeline keeps."""
+
+import itertools
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import cv2
+import numpy as np
+
+from zsad_agent.capture import Capture, Captured
+from zsad_agent.config import AgentConfig, SourceConfig
+from zsad_agent.daemon import make_inspector
+from zsad_agent.inference import Detector
+from zsad_agent.pipeline import Pipeline
+from zsad_agent.publisher import Publisher
+from zsad_agent.slot import Handover, Slot
+from zsad_agent.spool import Spool
+from zsad_agent.status import CameraStatus
+from zsad_core.bundle import load_bundle
+
+FRAME_WH = (1280, 720)
+IDLE_S = 1.0  # between two pictures of a slow triggered line
+IDLE_SHARE = 0.2  # of the time goes to that pattern
+ROUND_S = 2.0  # raw and pipeline take turns of about this length, so that a slower moment meets both
+NO_BROKER = "mqtt://127.0.0.1:1"  # nothing listens there: results stay in the spool, as on a line without network
+
+
+class MemorySource:
+    """The same few frames again and again, without decoding, until the deadline."""
+
+    description = "frames in memory"
+    lossless = True
+
+    def __init__(self, frames: Sequence[np.ndarray], seconds: float) -> None:
+        self._frames = itertools.cycle(frames)
+        self._deadline_s = time.monotonic() + seconds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def read(self) -> np.ndarray | None:
+        """The next frame, as a copy, as a camera would give it; None after the deadline."""
+        return next(self._frames).copy() if time.monotonic() < self._deadline_s else None
+
+
+class _Recorder:
+    """A sink that notes when each result was done, and what it says of its latency."""
+
+    def __init__(self) -> None:
+        self.done_s: list[float] = []
+        self.latency_ms: list[float] = []
+
+    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
+        self.done_s.append(time.monotonic())
+        self.latency_ms.append(result["latency_ms"]["capture_to_result"])
+
+
+def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
+    """Measures for about `seconds` and returns what `--json` prints; keys end in their unit.
+
+    Raises:
+        ZsadError: the bundle, product or device cannot be used.
+    """
+    cv2.setNumThreads(1)  # as in the daemon
+    bundle = load_bundle(config.inference.bundle)
+    detector = Detector(bundle, config.inference)
+    frames = _frames(8)
+    detector.predict(frames[0])
+    start_up_s = _process_age_s()
+
+    idle_count = max(1, round(IDLE_SHARE * seconds / IDLE_S))
+    rounds = max(1, round((1 - IDLE_SHARE) * seconds / (2 * ROUND_S)))
+    turn_s = (1 - IDLE_SHARE) * seconds / (2 * rounds)
+    raw_ms: list[float] = []
+    recorders: list[_Recorder] = []
+    with tempfile.TemporaryDirectory() as folder:
+        mqtt = config.mqtt.model_copy(update={"broker": NO_BROKER})
+        spool = Spool(Path(folder) / "spool.sqlite3", max_results=config.spool.max_results)
+        with spool, Publisher(mqtt, config.device_id, spool) as publisher:
+            status = CameraStatus("bench", publisher.set_camera_status)
+            for index in range(rounds):
+                turns: list[Callable[[], None]] = [
+                    lambda: raw_ms.extend(_raw_turn(detector, frames, turn_s)),
+                    lambda: recorders.append(
+                        _pipeline_turn(
+                            config, make_inspector(config, bundle, detector, status), publisher, status, frames, turn_s
+                        )
+                    ),
+                ]
+                for turn in turns if index % 2 == 0 else reversed(turns):
+                    turn()
+    idle_ms = _idle_turn(detector, frames, idle_count)
+    raw_rate = 1000 * len(raw_ms) / sum(raw_ms)
+    pipeline_rate = _rate(recorders)
+    return {
+        "bundle": {"name": bundle.manifest.name, "version": bundle.manifest.version, "sha256": bundle.sha256},
+        "device": config.inference.device,
+        "threads": config.inference.threads,
+        "precision": config.inference.precision,
+        "cpu_count": os.cpu_count(),
+        "frame_wh": list(FRAME_WH),
+        "start_up_s": round(start_up_s, 3),
+        "raw": {"pictures": len(raw_ms), "per_second": round(raw_rate, 2), "latency_ms": _percentiles(raw_ms)},
+        "pipeline": {
+            "pictures": sum(len(recorder.done_s) for recorder in recorders),
+            "per_second": round(pipeline_rate, 2),
+            "latency_ms": _percentiles([ms for recorder in recorders for ms in recorder.latency_ms]),
+        },
+        "pipeline_to_raw": round(pipeline_rate / raw_rate, 3),
+        "after_1_s_idle": {"pictures": len(idle_ms), "latency_ms": _percentiles(idle_ms)},
+        "rss_mb": _status_mb("VmRSS"),
+        "peak_rss_mb": _status_mb("VmHWM"),
+    }
+
+
+def as_table(report: dict[str, Any]) -> str:
+    """The report for a person."""
+    lines = [
+        f"{report['bundle']['name']} {report['bundle']['version']} on {report['device']}, "
+        f"{report['threads'] or 'default'} threads of {report['cpu_count']} CPUs, "
+        f"frames {report['frame_wh'][0]}x{report['frame_wh'][1]}",
+        "                      p50      p95      p99  ms    pictures/s",
+    ]
+    for name, key in (("raw inference", "raw"), ("whole pipeline", "pipeline"), ("after 1 s idle", "after_1_s_idle")):
+        latency_ms = report[key]["latency_ms"]
+        rate = f"{report[key]['per_second']:12.1f}" if "per_second" in report[key] else ""
+        lines.append(f"{name:<16} " + " ".join(f"{latency_ms[p]:8.2f}" for p in ("p50", "p95", "p99")) + "    " + rate)
+    lines += [
+        f"pipeline / raw   {report['pipeline_to_raw']:8.1%}   (the pipeline's latency is from capture to result, under "
+        "full load: it includes the wait for the model)",
+        f"start-up         {report['start_up_s']:8.2f} s from process start to the first verdict",
+        f"memory           {report['rss_mb']:8.0f} MB, at most {report['peak_rss_mb']:.0f} MB",
+    ]
+    return "\n".join(lines)
+
+
+def _raw_turn(detector: Detector, frames: Sequence[np.ndarray], seconds: float) -> list[float]:
+    """Milliseconds of each inference, resize included."""
+    deadline_s = time.perf_counter() + seconds
+    latencies_ms = []
+    for frame in itertools.cycle(frames):
+        started_s = time.perf_counter()
+        detector.predict(frame)
+        ended_s = time.perf_counter()
+        latencies_ms.append((ended_s - started_s) * 1000)
+        if ended_s >= deadline_s:
+            break
+    return latencies_ms
+
+
+def _pipeline_turn(
+    config: AgentConfig,
+    inspector: Any,
+    publisher: Publisher,
+    status: CameraStatus,
+    frames: Sequence[np.ndarray],
+    seconds: float,
+) -> _Recorder:
+    """One run of the real pipeline over frames in memory."""
+    recorder = _Recorder()
+    stop = threading.Event()
+    slot: Slot[Captured] = Handover()
+    capture = Capture(
+        source=MemorySource(frames, seconds), config=SourceConfig(name="bench"), slot=slot, status=status, stop=stop
+    )
+    pipeline = Pipeline(capture=capture, slot=slot, inspector=inspector, sinks=[publisher, recorder], stop=stop)
+    pipeline.start()
+    while not pipeline.wait(1.0):
+        pass
+    if pipeline.failure is not None:
+        raise RuntimeError(pipeline.failure)
+    return recorder
+
+
+def _idle_turn(detector: Detector, frames: Sequence[np.ndarray], count: int) -> list[float]:
+    latencies_ms = []
+    for index in range(count):
+        time.sleep(IDLE_S)
+        started_s = time.perf_counter()
+        detector.predict(frames[index % len(frames)])
+        latencies_ms.append((time.perf_counter() - started_s) * 1000)
+    return latencies_ms
+
+
+def _rate(recorders: Sequence[_Recorder]) -> float:
+    """Results a second, from the first to the last of each run: starting and draining threads is not counted."""
+    intervals = sum(len(recorder.done_s) - 1 for recorder in recorders)
+    spent_s = sum(recorder.done_s[-1] - recorder.done_s[0] for recorder in recorders)
+    return intervals / spent_s if spent_s > 0 else float("nan")
+
+
+def _frames(count: int) -> list[np.ndarray]:
+    """Smooth noise, uint8 [720, 1280, 3]: neither flat, which compresses too well, nor white noise."""
+    width, height = FRAME_WH
+    generator = np.random.default_rng(0)
+    coarse = [generator.integers(60, 200, (height // 8, width // 8, 3), dtype=np.uint8) for _ in range(count)]
+    return [cv2.resize(image, FRAME_WH, interpolation=cv2.INTER_CUBIC) for image in coarse]
+
+
+def _percentiles(values_ms: Sequence[float]) -> dict[str, float]:
+    return {f"p{p}": round(float(np.percentile(values_ms, p)), 3) for p in (50, 95, 99)}
+
+
+def _process_age_s() -> float:
+    """Seconds since the kernel started this process."""
+    started_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _status_mb(key: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return round(int(line.split()[1]) / 1024, 1)
+    return float("nan")
