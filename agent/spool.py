@@ -19,7 +19,8 @@ from zsad_core.errors import SpoolError
 logger = logging.getLogger(__name__)
 
 QUICK_CHECK_BYTES = 32_000_000  # a larger file is not read through at start; damage in it shows when it is read
-WAL_BACKSTOP_PAGES = 20_000  # of 4 KiB: a commit checkpoints by itself only when nobody calls `sync`
+WAL_BACKSTOP_PAGES = 4_000  # of 4 KiB: a commit checkpoints by itself only in a burst that `sync` does not keep up with
+WAL_KEPT_BYTES = 4_000_000  # what the log shrinks to afterwards
 RESCUE_BATCH = 1000  # entries in memory at a time while a damaged file is read
 
 ResultT = TypeVar("ResultT")
@@ -177,6 +178,7 @@ class Spool:
             db.execute("PRAGMA journal_mode=WAL").fetchone()
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute(f"PRAGMA wal_autocheckpoint={WAL_BACKSTOP_PAGES}").fetchone()
+            db.execute(f"PRAGMA journal_size_limit={WAL_KEPT_BYTES}").fetchone()
             self._check_format(db)
             if self.path.stat().st_size <= QUICK_CHECK_BYTES:
                 found = db.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -216,7 +216,7 @@ def test_stop_is_quick_while_the_broker_hangs(mosquitto: BrokerFactory, tmp_path
         broker.freeze()
         publisher.accept(result(0), None)
         start_s = time.monotonic()
-    assert time.monotonic() - start_s < 1.0
+    assert time.monotonic() - start_s < 1.5
     with Spool(tmp_path / "spool.sqlite3", max_results=10) as spool:
         assert spool.count == 1
 
