@@ -4,6 +4,7 @@ Nothing heavy is imported before the arguments are read.
 """
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -22,6 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; every error that a user can cause is one line per fault on stderr. The exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     command = COMMANDS.get(arguments[0]) if arguments else None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
         return command(arguments[1:]) if command is not None else run(arguments)
     except SystemExit as exit_request:  # argparse, after --help or a usage error

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 import cv2
 
@@ -103,7 +104,7 @@ def run_agent(
         pipeline.start()
         notifier.ready()
         logger.info("inspecting %s as %r with %s", source.description, config.inference.product, bundle.path)
-        supervise(pipeline, notifier, status, stop)
+        supervise(pipeline, publisher, notifier, status, stop)
         notifier.stopping()
         clean = _wind_up(pipeline, publisher, config, stop)
     code = 0 if clean and pipeline.failure is None else 1
@@ -171,13 +172,42 @@ def _load_detector(bundle: Bundle, config: InferenceConfig, stop: threading.Even
     return outcome[0]
 
 
-def supervise(pipeline: Pipeline, notifier: Notifier, status: CameraStatus, stop: threading.Event) -> None:
-    """Until the pipeline is done or `stop` is set. Feeds the watchdog while inference and publishing move on."""
+class Watched(Protocol):
+    """The pipeline, as the watch over it sees it."""
+
+    @property
+    def dropped(self) -> int: ...
+
+    @property
+    def inspected_frames(self) -> int: ...
+
+    def check(self) -> None: ...
+
+    def stuck(self, limit_s: float) -> str | None: ...
+
+    def wait(self, timeout_s: float) -> bool: ...
+
+
+class WatchedPublisher(Protocol):
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def fault(self) -> str | None: ...
+
+
+def supervise(
+    pipeline: Watched, publisher: WatchedPublisher, notifier: Notifier, status: CameraStatus, stop: threading.Event
+) -> None:
+    """Until the pipeline is done or `stop` is set. Feeds the watchdog while inference and publishing move on.
+
+    A camera or broker that is away does not stop the signs of life: a restart would not bring it back.
+    """
     stuck_after_s = notifier.watchdog_s / 2 if notifier.watchdog_s is not None else STUCK_AFTER_S
     status_due_s = 0.0
     while not stop.is_set() and not pipeline.wait(SUPERVISE_S):
         pipeline.check()
-        stuck = pipeline.stuck(stuck_after_s)
+        stuck = pipeline.stuck(stuck_after_s) or (None if publisher.alive else "the thread that sends has died")
         if stuck is None:
             notifier.watchdog()
             status.clear(PROCESS)
@@ -185,7 +215,9 @@ def supervise(pipeline: Pipeline, notifier: Notifier, status: CameraStatus, stop
             status.fault(PROCESS, stuck)
         if time.monotonic() >= status_due_s:
             status_due_s = time.monotonic() + STATUS_EVERY_S
-            notifier.status(f"{status.text}; {pipeline.inspected_frames} inspected, {pipeline.dropped} dropped")
+            faults = f"; {publisher.fault}" if publisher.fault else ""
+            counts = f"{pipeline.inspected_frames} inspected, {pipeline.dropped} dropped"
+            notifier.status(f"{status.text}{faults}; {counts}")
 
 
 def _wind_up(pipeline: Pipeline, publisher: Publisher, config: AgentConfig, stop: threading.Event) -> bool:
@@ -193,7 +225,8 @@ def _wind_up(pipeline: Pipeline, publisher: Publisher, config: AgentConfig, stop
     pipeline.stop()
     drained = pipeline.wait(DRAIN_S)
     if not drained:
-        logger.error("stopped while %s", pipeline.stuck(0.0) or "busy")
+        logger.error("stopped although %s", pipeline.stuck(0.0) or "busy")
+    logger.info("%d inspected, %d dropped", pipeline.inspected_frames, pipeline.dropped)
     if not stop.is_set():
         unsent = _flush_at_end(publisher, stop)
     else:

@@ -42,6 +42,19 @@ def test_signal_while_the_model_is_loaded_ends_at_once(tiny_bundle: Path, tmp_pa
     assert "Traceback" not in agent.output
 
 
+def test_signal_ends_a_capture_that_hangs(tiny_bundle: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections and says nothing
+        url = f"http://user:secret@127.0.0.1:{mute.getsockname()[1]}/stream"
+        with AgentProcess(tmp_path, tiny_bundle, "--source", url, "--broker", NO_BROKER) as agent:
+            agent.wait_for_output("inspecting stream")
+            connection, _ = mute.accept()
+            time.sleep(0.3)
+            code, spent_s = agent.terminate()
+            connection.close()
+    assert (code, spent_s < 2.0) == (0, True), agent.output
+    assert "secret" not in agent.output and "Traceback" not in agent.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
@@ -149,6 +162,10 @@ def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
         def stuck(self, limit_s: float) -> str | None:
             return f"inference has not moved for {limit_s} s" if self.stuck_now else None
 
+    class HealthyPublisher:
+        alive = True
+        fault = None
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(5)
@@ -156,7 +173,7 @@ def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
         states: list[dict[str, object]] = []
         pipeline, stop = StuckPipeline(), threading.Event()
         status = CameraStatus("cam0", lambda camera, state: states.append(state))
-        thread = threading.Thread(target=supervise, args=(pipeline, notifier, status, stop))
+        thread = threading.Thread(target=supervise, args=(pipeline, HealthyPublisher(), notifier, status, stop))
         thread.start()
         while manager.recv(1000) != b"WATCHDOG=1":
             pass

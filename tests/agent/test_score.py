@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -114,6 +117,17 @@ def test_faults_are_one_line_with_the_right_exit_code(
         error = capsys.readouterr().err
         assert text in error and len(error.splitlines()) == 1
     assert main(["score"]) == 2
+
+
+def test_reader_that_goes_away_and_odd_file_names_leave_no_traceback(tiny_bundle: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
+    Path(odd).write_bytes(write_picture(tmp_path / "a.png", blot=False).read_bytes())
+    score = f"{sys.executable} -m zsad_agent.cli score {tmp_path} --bundle {tiny_bundle}"
+    whole = subprocess.run(score, shell=True, capture_output=True, timeout=60)
+    assert whole.returncode == 0 and whole.stderr == b""
+    assert rb"\udcff.png" in whole.stdout
+    cut = subprocess.run(f"{score} | true", shell=True, capture_output=True, timeout=60)
+    assert cut.stderr == b""
 
 
 def test_calibrate_prints_a_threshold_that_passes_the_good_parts(
