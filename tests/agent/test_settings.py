@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from zsad_agent.check import find_faults
+from zsad_agent.cli import main
 from zsad_agent.settings import load_settings
 from zsad_core.errors import ConfigError
 
@@ -69,3 +70,16 @@ def test_check_says_where_a_default_is_at_fault(tmp_path: Path) -> None:
 def test_check_does_not_mind_a_camera_that_may_come_later(tmp_path: Path, tiny_bundle: Path) -> None:
     path = write(tmp_path, f"source:\n  camera: 250\ninference:\n  bundle: {tiny_bundle}\n")
     assert list(find_faults(load_settings(path))) == []
+
+
+def test_check_command_exits_two_with_a_line_for_each_fault(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, f"inference:\n  bundle: {tiny_bundle}\n")
+    assert main(["check", "--config", str(path)]) == 0
+    assert "no faults" in capsys.readouterr().out
+    path.write_text("inference:\n  bundle: /nowhere\n  product: screw\nmqtt:\n  password_file: /nowhere\n")
+    assert main(["check", "--config", str(path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert main(["check", "--config", str(tmp_path / "nix.yaml")]) == 2
+    assert "nix.yaml: cannot be read" in capsys.readouterr().err

@@ -1,0 +1,38 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from zsad_agent.cli import main
+
+
+def test_bench_reports_every_figure_of_the_contract(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
+    assert main(["bench", "--bundle", str(tiny_bundle), "--seconds", "1", "--threads", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    for key in ("raw", "pipeline", "after_1_s_idle"):
+        latency_ms = report[key]["latency_ms"]
+        assert 0 < latency_ms["p50"] <= latency_ms["p95"] <= latency_ms["p99"]
+    assert report["raw"]["per_second"] > 1 and report["pipeline"]["per_second"] > 1
+    assert report["pipeline_to_raw"] == pytest.approx(
+        report["pipeline"]["per_second"] / report["raw"]["per_second"], rel=0.01
+    )
+    assert report["start_up_s"] > 0 and 10 < report["rss_mb"] <= report["peak_rss_mb"]
+
+
+def test_bench_table_is_for_people(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
+    assert main(["bench", "--bundle", str(tiny_bundle), "--seconds", "1"]) == 0
+    table = capsys.readouterr().out
+    for text in ("darkness 0.0.1 on CPU", "raw inference", "whole pipeline", "start-up", "memory"):
+        assert text in table
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "much"])
+def test_bench_refuses_a_time_that_is_none(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--seconds", seconds]) == 2
+    assert "--seconds" in capsys.readouterr().err

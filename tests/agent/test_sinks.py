@@ -1,0 +1,59 @@
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zsad_agent.sinks import HeatmapFolderSink, PrintSink, result_line
+
+RESULT: dict[str, Any] = {
+    "captured_at": "2026-11-22T10:28:03.123Z",
+    "camera": "cam0",
+    "seq": 12,
+    "verdict": "anomalous",
+    "anomaly_score": 0.731,
+    "threshold": 0.5,
+    "reason": None,
+    "regions": [{"bbox_xywh": [120, 44, 61, 30], "peak": 0.93}, {"bbox_xywh": [0, 0, 4, 4], "peak": 0.6}],
+    "latency_ms": {"capture_to_result": 41.2, "inference": 28.9},
+}
+UNKNOWN = {**RESULT, "verdict": "unknown", "anomaly_score": None, "reason": "camera lost", "regions": []}
+
+
+def test_line_says_verdict_score_and_place() -> None:
+    assert result_line(RESULT) == (
+        "10:28:03.123Z cam0 #12  ANOMALOUS  0.731  (threshold 0.500)  41 ms  2 regions, worst at 120,44 61x30"
+    )
+    assert result_line(UNKNOWN) == "10:28:03.123Z cam0 #12  UNKNOWN      -    (threshold 0.500)  41 ms  camera lost"
+
+
+def test_reader_that_went_away_ends_the_printing_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    sink = PrintSink(Gone())
+    with caplog.at_level(logging.WARNING):
+        sink.accept(RESULT, None)
+        sink.accept(RESULT, None)
+    assert [record.message for record in caplog.records] == ["results are no longer printed: Broken pipe"]
+
+
+def test_heatmaps_are_written_by_camera_and_number(tmp_path: Path) -> None:
+    sink = HeatmapFolderSink(tmp_path / "new" / "folder")
+    sink.accept(RESULT, b"jpeg")
+    sink.accept(UNKNOWN, None)
+    assert (tmp_path / "new" / "folder" / "cam0-12.jpg").read_bytes() == b"jpeg"
+    assert len(list((tmp_path / "new" / "folder").iterdir())) == 1
+
+
+def test_folder_that_cannot_be_written_is_said_once_and_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    sink = HeatmapFolderSink(tmp_path / "file" / "folder")
+    with caplog.at_level(logging.WARNING):
+        sink.accept(RESULT, b"jpeg")
+        sink.accept(RESULT, b"jpeg")
+    assert len(caplog.records) == 1
