@@ -1,5 +1,6 @@
 """A timm ViT as a source of class and patch tokens from several depths."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from zsad_core.config import StrictModel
-from zsad_core.errors import WeightsError
+from zsad_core.errors import WeightsError, some
 from zsad_core.torchvision_ops import ensure_torchvision_imports
 
 Side = Annotated[int, Field(ge=16, le=8192)]
@@ -41,7 +42,7 @@ class Backbone(nn.Module):
         self.vit = _create(config, weights=weights, pretrained=pretrained, any_size=any_size)
         depth = len(self.vit.blocks)
         self.taps = config.taps or evenly_spaced_taps(depth)
-        if list(self.taps) != sorted(set(self.taps)) or self.taps[-1] > depth:
+        if list(self.taps) != sorted(set(self.taps)) or not 1 <= self.taps[0] <= self.taps[-1] <= depth:
             raise ValueError(f"taps {self.taps}: expected increasing block numbers from 1 to {depth}")
         self.patch_hw: tuple[int, int] = tuple(self.vit.patch_embed.patch_size)
         for side, patch in zip(config.input_hw, self.patch_hw, strict=True):
@@ -117,23 +118,34 @@ def _create(config: BackboneConfig, *, weights: Path | None, pretrained: bool, a
     if weights is not None and not weights.is_file():
         raise WeightsError(f"{weights}: no such weights file for {config.name}")
     options: dict[str, Any] = {"img_size": config.input_hw, "dynamic_img_size": any_size, "num_classes": 0}
-    if weights is not None:
-        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
-    elif pretrained:
-        options["pretrained"] = True
     try:
-        vit = timm.create_model(config.name, **options)
+        vit = timm.create_model(config.name, pretrained=pretrained and weights is None, **options)
     except TypeError as error:
         raise WeightsError(f"{config.name}: not a plain ViT that takes any input size: {error}") from error
     except Exception as error:  # timm, safetensors, torch and the hub each raise their own kinds
-        where = weights or "the model hub"
         raise WeightsError(
-            f"{config.name}: weights from {where} cannot be loaded: {type(error).__name__}: {error}. "
+            f"{config.name}: weights cannot be fetched from the model hub: {type(error).__name__}: {error}. "
             "Where no hub can be reached, fetch the file elsewhere and name it with --weights."
         ) from error
     if not hasattr(vit, "forward_intermediates") or not getattr(vit, "num_prefix_tokens", 0):
         raise WeightsError(f"{config.name}: has no class token or gives no intermediate tokens; choose a ViT that does")
+    if weights is not None:
+        _load_weights(timm, vit, config.name, weights)
     return vit
+
+
+def _load_weights(timm: Any, vit: nn.Module, name: str, weights: Path) -> None:
+    """timm's own loading is not strict once the classifier is left out, and would leave a foreign file's ViT random."""
+    filter_fn = getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", None)
+    try:
+        keys = timm.models.load_checkpoint(vit, str(weights), strict=False, filter_fn=filter_fn)
+    except Exception as error:  # each file format raises its own kinds
+        raise WeightsError(f"{weights}: cannot be loaded into {name}: {type(error).__name__}: {error}") from error
+    surplus = [key for key in keys.unexpected_keys if not key.startswith(("head", "fc_norm"))]
+    if keys.missing_keys or surplus:
+        raise WeightsError(
+            f"{weights}: not the weights of {name}: missing: {some(keys.missing_keys)}; surplus: {some(surplus)}"
+        )
 
 
 @contextmanager

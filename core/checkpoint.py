@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from zsad_core.backbone import Backbone
 from zsad_core.config import validate
 from zsad_core.detector import Detector, DetectorConfig
-from zsad_core.errors import ConfigError, WeightsError
+from zsad_core.errors import ConfigError, WeightsError, some
 
 FORMAT = "zsad.checkpoint/1"
 _TEXT = "text."
@@ -31,7 +31,7 @@ def save_checkpoint(
 ) -> None:
     """Writes the file whole or not at all."""
     tensors = {name: value.contiguous() for name, value in detector.state_dict().items()}
-    tensors |= {_TEXT + name: torch.from_numpy(value) for name, value in text_embeddings.items()}
+    tensors |= {_TEXT + name: torch.tensor(value) for name, value in text_embeddings.items()}
     metadata = {"format": FORMAT, "config": detector.config.model_dump_json(), "record": json.dumps(record)}
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata=metadata)
@@ -73,15 +73,11 @@ def check_state(path: Path, expected: dict[str, Any], found: dict[str, Any]) -> 
     """Raises WeightsError that names missing and surplus keys and shapes that differ; silent when all fit."""
     faults = []
     if missing := sorted(expected.keys() - found.keys()):
-        faults.append(f"missing: {_some(missing)}")
+        faults.append(f"missing: {some(missing)}")
     if surplus := sorted(found.keys() - expected.keys()):
-        faults.append(f"surplus: {_some(surplus)}")
+        faults.append(f"surplus: {some(surplus)}")
     for name in sorted(expected.keys() & found.keys()):
         if expected[name].shape != found[name].shape:
             faults.append(f"{name}: expected {tuple(expected[name].shape)}, found {tuple(found[name].shape)}")
     if faults:
         raise WeightsError(f"{path}: weights do not fit the model: " + "; ".join(faults))
-
-
-def _some(names: list[str], count: int = 8) -> str:
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -50,3 +50,8 @@ class WeightsError(ZsadError):
 
 class ParityError(ZsadError):
     """An exported graph answers something else than the model it was made from."""
+
+
+def some(names: list[str], count: int = 8) -> str:
+    """The first names and how many more there are, for a text that stays readable; `none` without any."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "") or "none"
