@@ -106,11 +106,11 @@ def run_agent(
         logger.info("inspecting %s as %r with %s", source.description, config.inference.product, bundle.path)
         supervise(pipeline, publisher, notifier, status, stop)
         notifier.stopping()
-        clean = _wind_up(pipeline, publisher, config, stop)
-    code = 0 if clean and pipeline.failure is None else 1
+        drained = _wind_up(pipeline, publisher, config, stop)
     if pipeline.failure is not None:
         logger.error("%s", pipeline.failure)
-    if not pipeline.wait_capture(0.1) or not clean:
+    code = 0 if pipeline.failure is None else 1
+    if not drained or not pipeline.wait_capture(0.1):
         logging.shutdown()
         sys.stdout.flush()
         exit_now(code)
@@ -221,11 +221,11 @@ def supervise(
 
 
 def _wind_up(pipeline: Pipeline, publisher: Publisher, config: AgentConfig, stop: threading.Event) -> bool:
-    """Lets what was taken reach the spool, and the spool the broker, for a bounded time. False if a thread hangs."""
+    """Lets what was inspected reach the spool, then the broker, for a bounded time. False if a thread hangs."""
     pipeline.stop()
     drained = pipeline.wait(DRAIN_S)
     if not drained:
-        logger.error("stopped although %s", pipeline.stuck(0.0) or "busy")
+        logger.warning("stopped amid a picture, which has no result: %s", pipeline.stuck(0.0) or "busy")
     logger.info("%d inspected, %d dropped", pipeline.inspected_frames, pipeline.dropped)
     if not stop.is_set():
         unsent = _flush_at_end(publisher, stop)

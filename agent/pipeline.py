@@ -54,6 +54,7 @@ class Pipeline:
         self._stop = stop
         self._max_frames = max_frames
         self._clock = clock
+        self._halt = threading.Event()  # no further picture goes to the model, though one may wait
         self._inspected: Handover[Inspected] = Handover(CONCLUSION_PLACES)
         self._signs_s: dict[str, float] = {}
         self._threads = {
@@ -83,12 +84,13 @@ class Pipeline:
         self._capture.check()
 
     def stop(self) -> None:
-        """Takes no more pictures; those taken are still inspected and handed to the sinks. Does not wait."""
+        """Takes no more pictures; those inspected, and the one at the model, still reach the sinks. Does not wait."""
+        self._halt.set()
         self._stop.set()
         self._slot.close()
 
     def wait(self, timeout_s: float) -> bool:
-        """True once every picture taken is with the sinks. A capture that hangs in a driver is not waited for."""
+        """True once all that was inspected is with the sinks. A capture that hangs in a driver is not waited for."""
         deadline_s = self._clock() + timeout_s
         for name in ("inference", "publishing"):
             self._threads[name].join(max(0.0, deadline_s - self._clock()))
@@ -120,7 +122,7 @@ class Pipeline:
 
     def _infer(self) -> None:
         try:
-            while not self._enough():
+            while not self._halt.is_set() and not self._enough():
                 self._signs_s["inference"] = self._clock()
                 try:
                     captured = self._slot.get(WAIT_S)

@@ -251,6 +251,16 @@ def test_stop_hands_over_all_that_was_inspected() -> None:
     assert [result["seq"] for result in sink.results] == list(range(1, len(sink.results) + 1))
 
 
+def test_stop_gives_the_slow_model_no_further_picture() -> None:
+    line = Line(FakeSource(*[BRIGHT] * 100), predictor=FakePredictor(lambda image: time.sleep(0.4)))
+    line.pipeline.start()
+    time.sleep(0.1)  # one picture at the model, others wait
+    line.pipeline.stop()
+    assert line.pipeline.wait(0.6)
+    assert isinstance(line.sink, ListSink)
+    assert len(line.sink.results) == line.pipeline.inspected_frames == 1
+
+
 def test_stop_does_not_wait_for_a_camera_that_hangs() -> None:
     hang = threading.Event()
 
@@ -352,4 +362,3 @@ def fault(seq: int, reason: str = "camera lost") -> Fault:
         reason=reason,
         is_part=False,
     )
-
