@@ -3,27 +3,28 @@
 import logging
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import openvino as ov
 import torch
 
 from zsad_core.ava_dino import AvaDino
 from zsad_core.backbone import Backbone, plain_attention
 from zsad_core.detector import Detector, DeviceGraph
+from zsad_core.openvino_offline import import_openvino
 
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "fp16"]
 
 
-def to_openvino(detector: Detector) -> ov.Model:
+def to_openvino(detector: Detector) -> Any:
     """The detector's `DeviceGraph` as a static OpenVINO model.
 
     Inputs `image` uint8 [1, H, W, 3] and `prompt` float32 [2, 2, D]; outputs `anomaly_map` [1, H, W] and
     `anomaly_score` [1].
     """
+    ov = import_openvino()
     with plain_attention(True):
         static = Detector(detector.config, Backbone(detector.config.backbone, any_size=False)).eval()
     static.load_state_dict(detector.state_dict())
@@ -41,8 +42,9 @@ def to_openvino(detector: Detector) -> ov.Model:
     return model
 
 
-def serialise(model: ov.Model, precision: Precision) -> tuple[bytes, bytes]:
+def serialise(model: Any, precision: Precision) -> tuple[bytes, bytes]:
     """(model.xml, model.bin). `fp16` stores weights in half precision; the arithmetic is the device's choice."""
+    ov = import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "model.xml"
         ov.save_model(model, xml, compress_to_fp16=precision == "fp16")

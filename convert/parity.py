@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 import torch
 from tqdm import tqdm
 
@@ -12,6 +11,7 @@ from zsad_core.bundle import Parity
 from zsad_core.detector import Detector
 from zsad_core.errors import ParityError
 from zsad_core.imaging import read_image, resize_to_input
+from zsad_core.openvino_offline import import_openvino
 from zsad_core.prompts import GENERIC_PRODUCT
 
 
@@ -44,7 +44,7 @@ def measure_parity(
         ParityError: a difference is above its tolerance, or an answer is not finite.
         ValueError: no pictures.
     """
-    core = ov.Core()
+    core = import_openvino().Core()
     model = core.read_model(model=ir[0], weights=ir[1])
     compiled = core.compile_model(model, device, {"INFERENCE_PRECISION_HINT": "f32"})
     input_hw = detector.config.backbone.input_hw

@@ -11,6 +11,14 @@ import pytest
 from mosquitto_broker import MosquittoBroker
 from tiny_bundle_maker import make_tiny_bundle
 
+SHARED = Path(__file__).parents[2] / "shared"  # data and weights that never ship with the project
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--reference-dir", default=str(SHARED / "reference"), help="folder of the stored answers of the published code"
+    )
+
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:

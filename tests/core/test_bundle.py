@@ -1,0 +1,145 @@
+import json
+import shutil
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zsad_core.bundle import FORMAT_VERSION, MANIFEST, MODEL_BIN, MODEL_XML, PROMPTS, load_bundle
+from zsad_core.errors import BundleError, ProductError
+from zsad_core.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, PromptBank, sentences
+
+
+@pytest.fixture
+def copy(tiny_bundle, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+def rewrite_manifest(bundle: Path, **changes: object) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text()) | changes
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_folder_and_zip_are_the_same_bundle(copy, tmp_path):
+    archive = tmp_path / "bundle.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in copy.iterdir():
+            file.write(path, path.name)
+    folder, zipped = load_bundle(copy), load_bundle(archive)
+    assert (folder.sha256, folder.model_bin, folder.manifest) == (zipped.sha256, zipped.model_bin, zipped.manifest)
+
+
+def test_no_bundle_an_empty_folder_and_a_foreign_file_are_told_apart(tmp_path):
+    with pytest.raises(BundleError, match="no such bundle"):
+        load_bundle(tmp_path / "none")
+    with pytest.raises(BundleError, match=r"manifest\.json: cannot be read"):
+        load_bundle(tmp_path)
+    (tmp_path / "photo.zip").write_bytes(b"\xff\xd8 no zip")
+    with pytest.raises(BundleError, match=r"nor a readable \.zip"):
+        load_bundle(tmp_path / "photo.zip")
+
+
+@pytest.mark.parametrize("name", [MODEL_XML, MODEL_BIN, PROMPTS])
+def test_a_missing_truncated_or_altered_file_is_named(copy, name):
+    whole = (copy / name).read_bytes()
+    (copy / name).write_bytes(whole[:-1])
+    with pytest.raises(BundleError, match=f"{name}: sha256 is .* truncated or was changed"):
+        load_bundle(copy)
+    (copy / name).write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(BundleError, match=f"{name}: sha256 is"):
+        load_bundle(copy)
+    (copy / name).unlink()
+    with pytest.raises(BundleError, match=f"{name}: cannot be read"):
+        load_bundle(copy)
+
+
+def test_a_cut_zip_is_refused_at_every_length(copy, tmp_path):
+    archive = tmp_path / "bundle.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in copy.iterdir():
+            file.write(path, path.name)
+    whole, expected = archive.read_bytes(), load_bundle(archive)
+    for length in range(0, len(whole), max(1, len(whole) // 60)):
+        archive.write_bytes(whole[:length])
+        with pytest.raises(BundleError):
+            load_bundle(archive)
+    for position in range(30, len(whole) - 30, max(1, len(whole) // 60)):
+        archive.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+        with suppress(BundleError):  # a flipped bit in a field that nothing reads is no fault
+            assert load_bundle(archive).sha256 == expected.sha256
+
+
+def test_another_format_version_says_what_to_do(copy):
+    rewrite_manifest(copy, format_version=FORMAT_VERSION + 1)
+    with pytest.raises(BundleError, match=f"bundle format {FORMAT_VERSION + 1}, this agent reads {FORMAT_VERSION}"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"extra": 1}, "extra"),
+        ({"threshold": {"value": 1.5, "method": "guess"}}, "threshold.value"),
+        ({"threshold": {"value": float("nan"), "method": "guess"}}, "threshold"),
+        ({"region_level": "high"}, "region_level"),
+        ({"files": {}}, "no hash for model.xml"),
+        ({"products": ["object"]}, "products"),
+    ],
+)
+def test_a_manifest_that_is_wrong_names_the_key(copy, changes, named):
+    rewrite_manifest(copy, **changes)
+    with pytest.raises(BundleError, match=named):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"format_version": []}', "[" * 100_000])
+def test_a_manifest_that_is_no_manifest_is_refused(copy, text):
+    (copy / MANIFEST).write_text(text)
+    with pytest.raises(BundleError, match="manifest"):
+        load_bundle(copy)
+
+
+def test_a_manifest_cannot_name_files_outside_the_bundle(copy, tmp_path):
+    (tmp_path / "secret").write_text("x")
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["files"]["../secret"] = "0" * 64
+    rewrite_manifest(copy, files=manifest["files"])
+    with pytest.raises(BundleError, match=r"'\.\./secret' is not a file of format"):
+        load_bundle(copy)
+
+
+def test_an_unknown_product_lists_the_known_ones(tiny_bundle):
+    with pytest.raises(ProductError, match=r"product 'bottel' is not in the bundle. It has: bottle, object"):
+        load_bundle(tiny_bundle).prompt_bank["bottel"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "named"),
+    [
+        ({"object": np.zeros((2, 2, 7), np.float32)}, r"\(2, 2, 7\)"),
+        ({"object": np.zeros((2, 2, 8))}, "float64"),
+        ({"object": np.full((2, 2, 8), np.nan, np.float32)}, "finite"),
+        ({"bottle": np.zeros((2, 2, 8), np.float32)}, "generic product 'object' is missing"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(tmp_path, arrays, named):
+    np.savez(tmp_path / "p.npz", **arrays)
+    with pytest.raises(BundleError, match=named):
+        PromptBank.load(tmp_path / "p.npz", (2, 2, 8))
+
+
+def test_prompts_with_pickled_objects_are_refused(tmp_path):
+    np.savez(tmp_path / "p.npz", object=np.array([{"run": "me"}], dtype=object))
+    with pytest.raises(BundleError, match="cannot be read"):
+        PromptBank.load(tmp_path / "p.npz", (2, 2, 8))
+
+
+def test_sentences_are_all_states_in_all_templates():
+    normal, anomalous = sentences("metal_nut")
+    assert len(normal) == len(NORMAL_STATES) * len(TEMPLATES)
+    assert len(anomalous) == len(ANOMALOUS_STATES) * len(TEMPLATES)
+    assert "a photo of a flawless metal nut." in normal
+    assert "there is a damaged metal nut in the scene." in anomalous
+    assert len(set(normal + anomalous)) == len(normal + anomalous)
