@@ -60,6 +60,8 @@ class EvaluationRow(StrictModel):
     pixel_ap: float | None
     pixel_f1_max: float | None
     aupro: float | None
+    recall: float | None  # share of defective pictures at or above the threshold set on validation
+    false_reject_rate: float | None  # share of good pictures there
 
 
 class Evaluation(StrictModel):
@@ -82,7 +84,7 @@ class ModelFacts(StrictModel):
     taps: tuple[int, ...]  # 1-based block numbers
     map_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
     prompt_shape: tuple[int, ...]
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Literal["fp32", "fp16"]
 
 
 class Manifest(StrictModel):

@@ -13,8 +13,8 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="zsad-evaluate",
         description="Image AUROC, AP, F1-max and pixel AUROC, AP, F1-max, AUPRO (to 30 %% FPR) of a checkpoint, for "
-        "each product and their mean. Maps are compared with the masks at the pictures' own size; the test split alone "
-        "counts. Nothing is tuned here.",
+        "each product and their mean; recall and false-reject rate at the checkpoint's own threshold. Maps are compared "
+        "with the masks at the pictures' own size; the test split alone counts. Nothing is tuned here.",
     )
     result.add_argument("checkpoint", type=Path, help="file made by training")
     result.add_argument("--data", type=Path, nargs="+", required=True, help="data sets in MVTec layout")
@@ -52,12 +52,13 @@ def run(args: argparse.Namespace) -> int:
         checkpoint.detector.to(device), pictures, text, device=device, total=len(pictures), product=args.product
     )
     seen = set(checkpoint.record.get("trained_on", ()))
-    rows = evaluate_groups(scored, seen=lambda group: group[0] in seen)
+    threshold = checkpoint.record.get("threshold", {}).get("value")
+    rows = evaluate_groups(scored, seen=lambda group: group[0] in seen, threshold=threshold)
     config = checkpoint.detector.config
     evaluation = Evaluation(
         protocol=f"test split, prompt {args.product or 'the category name'}, backbone {config.backbone.name} from "
         f"{config.backbone_weights}, text {config.text_encoder}, input {config.backbone.input_hw}, masks "
-        f"{args.mask_folder}, pixel metrics at picture size",
+        f"{args.mask_folder}, pixel metrics at picture size, recall and false-reject rate at validation's threshold",
         rows=tuple([*rows, mean_row(rows, "mean")] if len(rows) > 1 else rows),
     )
     if args.json:

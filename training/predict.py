@@ -67,12 +67,17 @@ def score_pictures(
             )
 
 
-def evaluate_groups(scored: Iterable[Scored], *, seen: Callable[[Group], bool]) -> list[EvaluationRow]:
-    """One row of metrics for each data set and product; None where a class is missing."""
+def evaluate_groups(
+    scored: Iterable[Scored], *, seen: Callable[[Group], bool], threshold: float | None = None
+) -> list[EvaluationRow]:
+    """One row of metrics for each data set and product; None where a class is missing.
+
+    `threshold` is that of the checkpoint, for recall and false-reject rate; None leaves them out.
+    """
     groups: dict[Group, list[Scored]] = defaultdict(list)
     for one in scored:
         groups[one.group].append(one)
-    return [_row(group, members, seen(group)) for group, members in sorted(groups.items())]
+    return [_row(group, members, seen(group), threshold) for group, members in sorted(groups.items())]
 
 
 def mean_row(rows: list[EvaluationRow], name: str) -> EvaluationRow:
@@ -90,10 +95,20 @@ def mean_row(rows: list[EvaluationRow], name: str) -> EvaluationRow:
     )
 
 
-METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
+METRICS = (
+    "image_auroc",
+    "image_ap",
+    "image_f1_max",
+    "pixel_auroc",
+    "pixel_ap",
+    "pixel_f1_max",
+    "aupro",
+    "recall",
+    "false_reject_rate",
+)
 
 
-def _row(group: Group, members: list[Scored], seen: bool) -> EvaluationRow:
+def _row(group: Group, members: list[Scored], seen: bool, threshold: float | None) -> EvaluationRow:
     scores = np.array([one.anomaly_score for one in members])
     labels = np.array([one.is_anomalous for one in members])
     image = binary_metrics(scores[labels], scores[~labels])
@@ -118,4 +133,10 @@ def _row(group: Group, members: list[Scored], seen: bool) -> EvaluationRow:
         pixel_ap=pixel.ap if pixel else None,
         pixel_f1_max=pixel.f1_max if pixel else None,
         aupro=overlap,
+        recall=_share_above(scores[labels], threshold),
+        false_reject_rate=_share_above(scores[~labels], threshold),
     )
+
+
+def _share_above(scores: np.ndarray, threshold: float | None) -> float | None:
+    return None if threshold is None or scores.size == 0 else float((scores >= threshold).mean())
