@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="zsad-evaluate",
         description="Image AUROC, AP, F1-max and pixel AUROC, AP, F1-max, AUPRO (to 30 %% FPR) of a checkpoint, for "
-        "each product and their mean; recall and false-reject rate at the checkpoint's own threshold. Maps are compared "
+        "each product and their mean; recall and false-reject rate at the checkpoint's threshold. Maps are compared "
         "with the masks at the pictures' own size; the test split alone counts. Nothing is tuned here.",
     )
     result.add_argument("checkpoint", type=Path, help="file made by training")

@@ -33,6 +33,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--epochs", type=int, help="passes over the data (default 20)")
     result.add_argument("--batch-size", type=int, help="pictures (default 64)")
     result.add_argument("--lr", type=float, help="learning rate of the head (default 1e-4)")
+    result.add_argument("--trainable-blocks", type=int, help="last blocks that train (default 0: backbone frozen)")
+    result.add_argument("--synthetic-fraction", type=float, help="share of drawn pictures, with --textures (default 0)")
+    result.add_argument("--mixed-precision", help="auto, off, bf16 or fp16 (default auto: where it is fast)")
     result.add_argument("--seed", type=int, help="of weights, split and sampling (default 0)")
     result.add_argument("--device", help="auto, cpu, cuda, cuda:1 … (default auto: a GPU where there is one)")
     result.add_argument("--workers", type=int, help="processes that prepare pictures (default 1)")
@@ -49,6 +52,9 @@ FLAG_KEYS = {
     "epochs": ("optimisation", "epochs"),
     "batch_size": ("optimisation", "batch_size"),
     "lr": ("optimisation", "lr"),
+    "trainable_blocks": ("optimisation", "trainable_blocks"),
+    "synthetic_fraction": ("sampling", "synthetic_fraction"),
+    "mixed_precision": ("optimisation", "mixed_precision"),
     "seed": ("seed",),
     "device": ("device",),
     "workers": ("workers",),
