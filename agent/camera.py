@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from zsad_agent.opencv_source import OpenCvSource
-from zsad_agent.sources import redacted
 from zsad_core.errors import SourceError
+from zsad_core.redaction import redacted
 
 
 class _LiveSource(OpenCvSource):

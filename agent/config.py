@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from zsad_core.config import StrictModel
+from zsad_core.errors import ConfigError
 from zsad_core.prompts import GENERIC_PRODUCT
 
 DEFAULT_CONFIG_PATH = Path("/etc/zsad-agent/agent.yaml")
@@ -28,14 +29,29 @@ def default_state_dir() -> Path:
     """Where the spool lives: systemd's StateDirectory, else the user's XDG state folder."""
     if state := os.environ.get("STATE_DIRECTORY"):
         return Path(state.split(":")[0])
-    return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local/state")) / "zsad-agent"
+    return _xdg_folder("XDG_STATE_HOME", ".local/state")
 
 
 def default_cache_dir() -> Path:
     """Where compiled models live: systemd's CacheDirectory, else the user's XDG cache folder."""
     if cache := os.environ.get("CACHE_DIRECTORY"):
         return Path(cache.split(":")[0])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "zsad-agent"
+    return _xdg_folder("XDG_CACHE_HOME", ".cache")
+
+
+def _xdg_folder(variable: str, below_home: str) -> Path:
+    """Our folder in the one that `variable` names, which counts only if absolute (XDG base directories), else at home.
+
+    Raises:
+        ConfigError: neither, as for a user id without an account.
+    """
+    named = Path(os.environ.get(variable, ""))
+    if named.is_absolute():
+        return named / "zsad-agent"
+    try:
+        return Path.home() / below_home / "zsad-agent"
+    except RuntimeError as error:
+        raise ConfigError(f"this user has no home folder. Set {variable} to an absolute path.") from error
 
 
 def _broker_url(url: str) -> str:
@@ -48,7 +64,8 @@ def _broker_url(url: str) -> str:
         raise ValueError("credentials do not belong in the URL: set username and password_file")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError("expected mqtt://host[:port] with nothing after it; the topic prefix is mqtt.topic_prefix")
-    _ = parts.port  # raises ValueError when out of range
+    if parts.port == 0 or any(character.isspace() for character in url):  # `port` raises ValueError out of range
+        raise ValueError("expected mqtt://host[:port] with a port from 1 and no blanks")
     return url
 
 
@@ -60,7 +77,7 @@ class SourceConfig(StrictModel):
     """One of `camera` and `source`."""
 
     camera: Annotated[str, BeforeValidator(_index_as_text)] | None = None  # V4L2 index or /dev/v4l/by-id/… path
-    source: str | None = None  # RTSP or HTTP URL, video file, image, folder or glob
+    source: Annotated[str, Field(min_length=1)] | None = None  # RTSP or HTTP URL, video file, image, folder or glob
     name: TopicLevel = "cam0"  # the topic level and `camera` of every result
     width: Annotated[int, Field(ge=16, le=16_384)] | None = None  # asked of a V4L2 camera, pixels
     height: Annotated[int, Field(ge=16, le=16_384)] | None = None

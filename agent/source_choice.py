@@ -7,9 +7,10 @@ from pathlib import Path
 from zsad_agent.camera import StreamSource, V4l2Source
 from zsad_agent.config import SourceConfig
 from zsad_agent.files import PicturesSource, VideoFileSource
-from zsad_agent.sources import Source, redacted
+from zsad_agent.sources import Source
 from zsad_core.errors import ConfigError, SourceError
 from zsad_core.imaging import IMAGE_SUFFIXES, find_images
+from zsad_core.redaction import redacted
 
 STREAM_SCHEMES = frozenset({"http", "https", "rtsp", "rtsps"})
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -41,6 +42,8 @@ def make_source(config: SourceConfig) -> Source:
         pictures = find_images(path)
         if not pictures:
             raise SourceError(f"{path}: no pictures in this folder. Read are {', '.join(sorted(IMAGE_SUFFIXES))}")
+        if pictures == [path]:
+            raise SourceError(f"{path}: this folder cannot be listed. Let this user read it")
         return PicturesSource(pictures, str(path))
     if path.is_file():
         if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -51,7 +54,7 @@ def make_source(config: SourceConfig) -> Source:
         if not pictures:
             raise SourceError(f"{path}: no picture matches this pattern. Read are {', '.join(sorted(IMAGE_SUFFIXES))}")
         return PicturesSource(pictures, str(path))
-    raise SourceError(f"{path}: no such video, picture or folder")
+    raise SourceError(f"{redacted(config.source)}: no such video, picture or folder")
 
 
 def camera_path(camera: str) -> Path:
@@ -65,7 +68,7 @@ def camera_path(camera: str) -> Path:
     if camera.startswith("/dev/"):
         return Path(camera)
     raise ConfigError(
-        f"camera {camera!r}: expected an index such as 0 or a path such as /dev/v4l/by-id/…; "
+        f"camera {redacted(camera)!r}: expected an index such as 0 or a path such as /dev/v4l/by-id/…; "
         "a stream or file is named with --source"
     )
 

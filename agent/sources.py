@@ -1,9 +1,7 @@
 """Where pictures come from: the one seam between the outside and the pipeline."""
 
-import re
 from types import TracebackType
 from typing import Protocol, Self
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
@@ -35,13 +33,3 @@ class Source(Protocol):
             ImageError: this one picture is bad; the next call gives the next one.
             SourceError: nothing more can be had without opening again.
         """
-
-
-def redacted(url: str) -> str:
-    """The URL without user, password and query, where tokens live."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return re.sub(r"//[^/]*@", "//***@", url.partition("?")[0])
-    _, at, host = parts.netloc.rpartition("@")
-    return urlunsplit((parts.scheme, f"***@{host}" if at else host, parts.path, "…" if parts.query else "", ""))

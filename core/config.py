@@ -4,7 +4,7 @@ Pydantic checks the values; PyYAML's node marks give each fault its line.
 """
 
 import json
-import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zsad_core.errors import ConfigError
+from zsad_core.redaction import redacted_values
 
 Location = tuple[int | str, ...]
 _NO_LINES: dict[Location, int] = {}
@@ -27,11 +28,15 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where PyYAML would silently keep the last."""
+    """SafeLoader that refuses a key given twice, where PyYAML would silently keep the last, or one that is no word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "expected a word as key, got a list or mapping", key_node.start_mark
+                )
             if key_node.value in seen:
                 problem = f"key {key_node.value!r} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
@@ -86,10 +91,14 @@ def validate(
     """An instance of `model`, or a ConfigError with one line per fault: `source:line: key.path: what, value, allowed`.
 
     Values come through pydantic's JSON mode, in which a list is accepted for a tuple and a string for a path or enum,
-    and nothing else is converted.
+    and nothing else is converted. A section with nothing below it is one left out.
     """
     try:
-        return model.model_validate_json(json.dumps(values, default=str), strict=True)
+        encoded = json.dumps(_without_empty_sections(model, values), default=str)
+        faults = [f"{_where(source, lines, at)}: got {text!r}. {what}" for at, text, what in _unusable_texts(values)]
+        if faults:
+            raise ConfigError("\n".join(faults))
+        return model.model_validate_json(encoded, strict=True)
     except ValidationError as error:
         faults = [_fault_text(model, fault, source, lines) for fault in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(faults))) from error
@@ -97,19 +106,49 @@ def validate(
         raise ConfigError(f"{source}: holds a value that no setting takes: {error}") from error
 
 
+def _without_empty_sections(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        section = _model_in(model.model_fields[key].annotation) if key in model.model_fields else None
+        if section is not None and isinstance(value, dict):
+            value = _without_empty_sections(section, value)
+        if section is None or value is not None:
+            kept[key] = value
+    return kept
+
+
+def _unusable_texts(value: Any, at: Location = ()) -> Iterator[tuple[Location, str, str]]:
+    """(location, text, what is wrong) of every text that no file name or message can hold."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _unusable_texts(inner, (*at, key))
+    elif isinstance(value, str | Path):
+        text = str(value)
+        if "\0" in text:
+            yield at, text, "A text must not hold the character NUL"
+        elif any("\ud800" <= character <= "\udfff" for character in text):
+            yield at, text, "A text must be UTF-8"
+
+
 def _fault_text(model: type[BaseModel], fault: Any, source: str, lines: dict[Location, int]) -> str:
     location: Location = tuple(fault["loc"])
+    where = _where(source, lines, location)
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: unknown key. Known here: {', '.join(_keys_at(model, location[:-1]))}"
+    if fault["type"] == "missing":
+        return f"{where}: missing, and it has no default"
+    if fault["input"] is None:
+        return f"{where}: has no value. Give it one or leave the key out. {fault['msg']}"
+    return f"{where}: got {redacted_values(fault['input'])!r}. {fault['msg']}"
+
+
+def _where(source: str, lines: dict[Location, int], location: Location) -> str:
+    """`source:line: key.path`, the line that of the nearest key that has one."""
     known = location
     while known and known not in lines:
         known = known[:-1]
-    where = f"{source}:{lines[known]}" if known else source
     key = ".".join(str(part) for part in location) or "(top level)"
-    if fault["type"] == "extra_forbidden":
-        return f"{where}: {key}: unknown key. Known here: {', '.join(_keys_at(model, location[:-1]))}"
-    if fault["type"] == "missing":
-        return f"{where}: {key}: missing, and it has no default"
-    shown = re.sub(r"//[^/@\s]*@", "//***@", repr(fault["input"]))  # a URL's credentials stay out of every message
-    return f"{where}: {key}: got {shown}. {fault['msg']}"
+    return f"{source}:{lines[known]}: {key}" if known else f"{source}: {key}"
 
 
 def _keys_at(model: type[BaseModel], location: Location) -> list[str]:

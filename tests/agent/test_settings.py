@@ -1,9 +1,12 @@
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from zsad_agent.check import find_faults
 from zsad_agent.cli import main
+from zsad_agent.config import default_cache_dir, default_state_dir
 from zsad_agent.settings import load_settings
 from zsad_core.errors import ConfigError
 
@@ -36,7 +39,12 @@ def test_faults_name_the_file_for_its_own_and_the_command_line_for_flags(tmp_pat
         ("source:\n  camera: 0\n  source: rtsp://u:secret@h/x\n", r"agent\.yaml:1: source: .*both set"),
         ("decision:\n  debounce_k: 3\n  debounce_n: 2\n", r"agent\.yaml:1: decision: .*at most debounce_n, 2"),
         ("source:\n  camera: -1\n", r"agent\.yaml:2: source\.camera: got -1"),
-        ("source:\n", r"agent\.yaml:1: source: got None"),
+        ("source:\n  name:\n", r"agent\.yaml:2: source\.name: has no value\. Give it one or leave the key out"),
+        ("source:\n  source: ''\n", r"agent\.yaml:2: source\.source: got ''"),
+        ("source:\n  camera: 0\n  source: http://h/x?token=secret\n", r"'source': 'http://h/x\?…'"),
+        ("mqtt:\n  broker: mqtt://u:secr/et@secret@h\n", r"agent\.yaml:2: mqtt\.broker: got 'mqtt://\*\*\*@h'"),
+        ("mqtt:\n  broker: mqtt://h:0\n", r"agent\.yaml:2: mqtt\.broker: got .*a port from 1"),
+        ("mqtt:\n  broker: mqtt://a b\n", r"agent\.yaml:2: mqtt\.broker: got .*no blanks"),
         ("- a\n", r"agent\.yaml:1: expected keys and values"),
     ],
 )
@@ -83,3 +91,23 @@ def test_check_command_exits_two_with_a_line_for_each_fault(
     assert len(capsys.readouterr().err.splitlines()) == 2
     assert main(["check", "--config", str(tmp_path / "nix.yaml")]) == 2
     assert "nix.yaml: cannot be read" in capsys.readouterr().err
+
+
+def test_section_with_nothing_below_it_is_one_left_out(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path, "mqtt:\ninference:\n")).config == load_settings(write(tmp_path, "")).config
+
+
+@pytest.mark.parametrize("folder", [default_state_dir, default_cache_dir])
+def test_user_without_a_home_is_told_which_variable_to_set(
+    folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STATE_DIRECTORY", "CACHE_DIRECTORY", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "not/absolute")
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # of no account
+    with pytest.raises(ConfigError, match=r"no home folder\. Set XDG_(STATE|CACHE)_HOME to an absolute path"):
+        folder()
+    for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "/var/tmp")
+    assert folder() == Path("/var/tmp/zsad-agent")

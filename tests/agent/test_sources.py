@@ -11,8 +11,9 @@ from zsad_agent.camera import StreamSource, V4l2Source
 from zsad_agent.config import SourceConfig
 from zsad_agent.files import PicturesSource, VideoFileSource
 from zsad_agent.source_choice import make_source
-from zsad_agent.sources import Source, redacted
+from zsad_agent.sources import Source
 from zsad_core.errors import ConfigError, ImageError, SourceError
+from zsad_core.redaction import redacted
 
 
 def write_video(path: Path, frames: int, hw: tuple[int, int] = (48, 64)) -> Path:
@@ -136,7 +137,13 @@ def test_device_that_is_no_camera_is_refused() -> None:
     ("url", "shown"),
     [
         ("rtsp://user:secret@10.0.0.5:554/ch1", "rtsp://***@10.0.0.5:554/ch1"),
-        ("rtsp://user:p@ss/word@host/ch1", None),
+        ("rtsp://user:p@ss/word@host/ch1", "rtsp://***@host/ch1"),
+        ("rtsp://user:secret/word@host/ch1", "rtsp://***@host/ch1"),
+        ("rtsp://user:secret?word@host/ch1", "rtsp://***@host/ch1"),
+        ("rtsp:/user:secret@host/ch1", "rtsp:/***@host/ch1"),
+        ("user:secret@host/ch1", "***@host/ch1"),
+        ("/data/line@1/a?.png", "/data/line@1/a?.png"),
+        ("line@1/a:b.png", "line@1/a:b.png"),
         ("http://host/video?token=secret", "http://host/video?…"),
         ("http://[bad:secret@host/x", None),
         ("http://host/x", "http://host/x"),

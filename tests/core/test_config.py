@@ -96,3 +96,21 @@ def test_any_text_is_a_config_or_a_config_error(text: str):
             validate(Outer, values, str(file), lines)
         except ConfigError as error:
             assert str(error).startswith(str(file))
+
+
+@pytest.mark.parametrize("text", ["? [a, b]\n: 1\n", "? {a: b}\n: 1\n", "count: !!map [a]\n", "inner: !!map x\n"])
+def test_keys_that_are_no_words_and_false_mappings_are_named_by_line(tmp_path, text):
+    assert faults(tmp_path, text)[0].startswith(":1: expected a ")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(r'"/a\0b"', "must not hold the character NUL"), (r'"/a\ud800b"', "must be UTF-8")]
+)
+def test_text_that_no_file_name_can_hold_is_named(tmp_path, value, said):
+    (found,) = faults(tmp_path, f"count: 1\nmany:\n  - path: {value}\n")
+    assert found.startswith(":3: many.0.path: got '/a") and found.endswith(said)
+
+
+def test_an_empty_section_is_left_out_and_an_empty_key_is_named(tmp_path):
+    assert validate(Outer, {"count": 1, "inner": None}, "flags") == Outer(count=1)
+    assert faults(tmp_path, "count:\n")[0].startswith(":1: count: has no value. Give it one or leave the key out.")
