@@ -12,6 +12,7 @@ from typing import Any, Protocol, TextIO
 
 import numpy as np
 
+from zsad_agent.sinks import printable
 from zsad_core.decision import instant_verdict
 from zsad_core.errors import DeviceError, ImageError
 from zsad_core.imaging import find_images, read_image
@@ -66,7 +67,10 @@ def find_pictures(paths: Sequence[Path]) -> list[Picture]:
     found: list[tuple[Path, Path]] = []  # the picture, and where it lies below its folder
     for path in paths:
         if path.is_dir():
-            found += [(picture, picture.relative_to(path)) for picture in find_images(path)]
+            found += [
+                (picture, picture.relative_to(path) if picture != path else Path(path.name or "folder"))
+                for picture in find_images(path)
+            ]
         else:
             found.append((path, Path(path.name)))
     short = Counter(inside.with_suffix("") for _, inside in found)
@@ -143,5 +147,6 @@ def print_scores(scores: Iterable[Score], *, as_json: bool, with_map: bool, stre
 
 def _row(score: Score) -> str:
     if score.anomaly_score is None or score.latency_ms is None:
-        return f"{score.verdict.value:<10} {'-':>5}  {'-':>6}  {score.path}: {score.reason}"
-    return f"{score.verdict.value:<10} {score.anomaly_score:5.3f}  {score.latency_ms:6.1f}  {score.path}"
+        told = (score.reason or "").removeprefix(f"{score.path}: ")
+        return f"{score.verdict.value:<10} {'-':>5}  {'-':>6}  {printable(f'{score.path}: {told}')}"
+    return f"{score.verdict.value:<10} {score.anomaly_score:5.3f}  {score.latency_ms:6.1f}  {printable(score.path)}"

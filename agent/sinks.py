@@ -47,6 +47,13 @@ class HeatmapFolderSink:
             self._failing = True
 
 
+def printable(text: str) -> str:
+    """On one line, and without what would steer a terminal: a file's name may hold anything."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
 def result_line(result: dict[str, Any]) -> str:
     """E.g. `10:28:03.123Z cam0 #12  ANOMALOUS  0.731  (threshold 0.500)  41 ms  2 regions, worst at 120,44 61x30`."""
     time_of_day = result["captured_at"].partition("T")[2]
@@ -61,7 +68,7 @@ def result_line(result: dict[str, Any]) -> str:
     if latency_ms is not None:
         words.append(f"{latency_ms:.0f} ms")
     if result["reason"]:
-        words.append(result["reason"])
+        words.append(printable(result["reason"]))
     elif result["regions"]:
         count, (x, y, w, h) = len(result["regions"]), result["regions"][0]["bbox_xywh"]
         words.append(f"{count} region{'s' if count > 1 else ''}, worst at {x},{y} {w}x{h}")

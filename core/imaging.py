@@ -3,18 +3,19 @@
 Training, conversion and the device all come through here, so that a score means the same in each.
 """
 
-import re
+import os
+import stat
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from zsad_core.encoded_picture import find_fault
 from zsad_core.errors import ImageError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd8\xff]", re.DOTALL)  # not a stuffed byte, restart, start or fill
-_JPEG_END = 0xD9
 MAX_PIXELS = 100_000_000  # of a file; a larger one is refused before it takes the memory of a small PC
+MAX_FILE_BYTES = 10 * MAX_PIXELS  # above the largest picture that is read: 4 channels of 16 bits, uncompressed
 
 
 def to_bgr8(image: np.ndarray) -> np.ndarray:
@@ -43,21 +44,22 @@ def read_image(path: Path) -> np.ndarray:
     """uint8 BGR [H, W, 3] of a picture file, turned as its EXIF orientation says.
 
     Raises:
-        ImageError: the file is missing, empty, no picture, truncated, or larger than `MAX_PIXELS`.
+        ImageError: the file is missing, empty, no picture, truncated, an animation or other set of pictures, or larger
+            than `MAX_PIXELS`.
     """
-    try:
-        encoded = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if encoded.size == 0:
-        raise ImageError(f"{path}: the file is empty")
-    _refuse_truncated(path, encoded.tobytes())
+    encoded = _read_file(path)
+    if fault := find_fault(encoded.tobytes()):
+        raise ImageError(f"{path}: {fault}")
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error as error:  # e.g. more pixels than OpenCV's own limit
-        raise ImageError(f"{path}: cannot be decoded: {str(error).strip()}") from error
+        holds_more, _ = cv2.imdecodemulti(encoded, cv2.IMREAD_REDUCED_GRAYSCALE_8, range=(1, 2))
+    except cv2.error as error:  # more pixels than OpenCV's own limit, most often
+        reason = f"{error.err or error.code}; at most {MAX_PIXELS} pixels are read"
+        raise ImageError(f"{path}: cannot be decoded: {' '.join(reason.split())}") from error
     if image is None:
         raise ImageError(f"{path}: not a picture that OpenCV can decode, or damaged")
+    if holds_more:
+        raise ImageError(f"{path}: holds more than one picture, of which only the first would be seen: split it")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
         raise ImageError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels, at most {MAX_PIXELS} are read")
     try:
@@ -66,36 +68,20 @@ def read_image(path: Path) -> np.ndarray:
         raise ImageError(f"{path}: {error}") from error
 
 
-def _refuse_truncated(path: Path, encoded: bytes) -> None:
-    """OpenCV fills the missing part of a cut JPEG or PNG with grey and calls it read; it must not be scored.
-
-    The other formats it refuses by itself. What follows a picture's own end (a second one, a phone's film) is no fault.
-    """
-    if encoded.startswith(b"\xff\xd8") and not _jpeg_ends(encoded):
-        raise ImageError(f"{path}: the JPEG is truncated: it has no end-of-image marker")
-    if encoded.startswith(b"\x89PNG") and not _png_ends(encoded):
-        raise ImageError(f"{path}: the PNG is truncated: it has no IEND chunk")
-
-
-def _jpeg_ends(encoded: bytes) -> bool:
-    """Walks the segments, so that the end marker of an embedded thumbnail does not count (ITU-T T.81, annex B)."""
-    position = 2
-    while found := _JPEG_MARKER.search(encoded, position):
-        marker, position = found[0][-1], found.end()
-        if marker == _JPEG_END:
-            return True
-        if marker != 0x01:  # which has no length
-            position += int.from_bytes(encoded[position : position + 2], "big")
-    return False
-
-
-def _png_ends(encoded: bytes) -> bool:
-    position = 8
-    while position + 12 <= len(encoded):
-        if encoded[position + 4 : position + 8] == b"IEND":
-            return True
-        position += 12 + int.from_bytes(encoded[position : position + 4], "big")
-    return False
+def _read_file(path: Path) -> np.ndarray:
+    """uint8 [bytes]. What is no regular file is not opened: a named pipe would hang."""
+    try:
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise ImageError(f"{path}: not a regular file")
+        if found.st_size > MAX_FILE_BYTES:
+            raise ImageError(f"{path}: {found.st_size} bytes, at most {MAX_FILE_BYTES} are read")
+        encoded = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if encoded.size == 0:
+        raise ImageError(f"{path}: the file is empty")
+    return encoded
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -108,14 +94,26 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All picture files below `folder`, by name, hidden ones left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    """All picture files below `folder`, by name, hidden ones left out, links to folders not followed.
+
+    A picture's link that leads nowhere is among them, and so is a folder that cannot be listed: reading it is an
+    ImageError, so that what was not inspected is said.
+    """
+    found: list[Path] = []
+
+    def note_unlisted(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            found.append(Path(error.filename))
+
+    for parent, folders, names in os.walk(folder, onerror=note_unlisted):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(parent, name) for name in names if not name.startswith(".")]
+        found += [
+            path
+            for path in paths
+            if path.suffix.lower() in IMAGE_SUFFIXES and (path.is_file() or (path.is_symlink() and not path.exists()))
+        ]
+    return sorted(found)
 
 
 def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int]) -> np.ndarray:

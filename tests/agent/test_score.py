@@ -167,3 +167,27 @@ def test_calibrate_stays_above_every_score_when_there_are_few() -> None:
 def test_calibrate_refuses_a_bundle_that_calls_a_good_part_certain_waste() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         calibrate([0.1, 0.2, 0.3, 0.2, 1.0], 0.01)
+
+
+def test_table_keeps_one_line_a_picture_whatever_its_name(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_picture(tmp_path / "a\nok 0.1 b\x1b[2J.png", blot=True)
+    assert main(["score", str(tmp_path), "--bundle", str(tiny_bundle)]) == 0
+    _, row, _ = capsys.readouterr().out.splitlines()
+    assert row.startswith("anomalous") and row.endswith(r"a\nok 0.1 b\x1b[2J.png")
+
+
+def test_folder_that_cannot_be_listed_is_unknown_and_the_rest_is_scored(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_picture(tmp_path / "parts" / "a.png", blot=False)
+    for locked in (tmp_path / "locked", tmp_path / "parts" / "locked"):
+        locked.mkdir(0o000)
+    if os.access(tmp_path / "locked", os.R_OK):
+        pytest.skip("this user may read everything")
+    flags = ["--bundle", str(tiny_bundle), "--json", "--maps", str(tmp_path / "maps")]
+    assert main(["score", str(tmp_path / "locked"), str(tmp_path / "parts"), *flags]) == 1
+    found = rows(capsys)
+    assert [row["verdict"] for row in found] == ["unknown", "ok", "unknown"]
+    assert all("cannot be read" in str(row["reason"]) for row in found if row["verdict"] == "unknown")

@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -151,3 +152,60 @@ def test_any_size_reaches_the_input_size(hw: tuple[int, int]) -> None:
 
 def test_map_covers_the_whole_picture() -> None:
     assert resize_map(np.ones((4, 4), np.float32), (30, 20)).shape == (20, 30)
+
+
+def animation(suffix: str) -> bytes:
+    frames = cv2.Animation()
+    frames.frames = [picture(40, 50), picture(40, 50)[::-1].copy()]
+    frames.durations = [100, 100]
+    encoded, data = cv2.imencodeanimation(suffix, frames)
+    assert encoded
+    return data.tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".gif"])
+def test_animation_is_refused_since_only_its_first_picture_would_be_seen(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(animation(suffix))
+    with pytest.raises(ImageError, match=r"only the first (picture )?would be seen"):
+        read_image(tmp_path / f"a{suffix}")
+
+
+def test_tiff_of_several_pages_is_refused(tmp_path: Path) -> None:
+    assert cv2.imwritemulti(str(tmp_path / "a.tif"), [picture(), picture()])
+    with pytest.raises(ImageError, match="holds more than one picture"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"a\.png: not a regular file"):
+        read_image(tmp_path / "a.png")
+
+
+def test_file_larger_than_any_picture_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(200_000_000_000)  # of which nothing is on the disk
+    with pytest.raises(ImageError, match=r"200000000000 bytes, at most 1000000000"):
+        read_image(tmp_path / "a.png")
+
+
+def test_links_that_lead_nowhere_are_found_and_refused(tmp_path: Path) -> None:
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "down").symlink_to("..")
+    found = find_images(tmp_path)
+    assert [path.name for path in found] == ["gone.png", "loop.png"]
+    for path in found:
+        with pytest.raises(ImageError, match="cannot be read"):
+            read_image(path)
+
+
+def test_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode(".png", []))
+    (tmp_path / "locked").mkdir(0o000)
+    if os.access(tmp_path / "locked", os.R_OK):
+        pytest.skip("this user may read everything")
+    assert [path.name for path in find_images(tmp_path)] == ["a.png", "locked"]
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image(tmp_path / "locked")
