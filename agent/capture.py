@@ -102,7 +102,7 @@ class Capture:
                     opened = True
                     self._status.clear(CAMERA)
                     taken = self._read_to_end()
-                if not self._config.loop:
+                if not self._config.loop or self._stop.is_set():
                     return
                 if taken == 0:
                     raise SourceError(f"{self._source.description}: nothing to read, looping over it is no use")

@@ -1,5 +1,6 @@
 """The composition root: builds everything from the config, watches over it, and stops it in good order."""
 
+import contextlib
 import logging
 import os
 import secrets
@@ -88,8 +89,9 @@ def run_agent(
     with ExitStack() as stack:
         detector = _load_detector(bundle, config.inference, stop)
         if detector is None:
+            _leave_at_once(0, exit_now)  # the compiler's threads would crash while the interpreter is taken apart
             return 0
-        publisher = _open_publisher(config, stack)
+        publisher = _open_publisher(config, stack, stop)
         capture_stop = threading.Event()
         status = CameraStatus(config.source.name, publisher.set_camera_status)
         slot: Slot[Captured] = Handover() if source.lossless else NewestSlot()
@@ -111,10 +113,16 @@ def run_agent(
         logger.error("%s", pipeline.failure)
     code = 0 if pipeline.failure is None else 1
     if not drained or not pipeline.wait_capture(0.1):
-        logging.shutdown()
-        sys.stdout.flush()
-        exit_now(code)
+        _leave_at_once(code, exit_now)
     return code
+
+
+def _leave_at_once(code: int, exit_now: Callable[[int], None]) -> None:
+    """Ends the process without waiting for its threads."""
+    logging.shutdown()
+    with contextlib.suppress(OSError):  # nobody reads
+        sys.stdout.flush()
+    exit_now(code)
 
 
 def make_inspector(config: AgentConfig, bundle: Bundle, detector: Detector, status: CameraStatus) -> Inspector:
@@ -143,12 +151,14 @@ def spool_path(config: AgentConfig) -> Path:
     return config.spool.path or default_state_dir() / "spool.sqlite3"
 
 
-def _open_publisher(config: AgentConfig, stack: ExitStack) -> Publisher:
+def _open_publisher(config: AgentConfig, stack: ExitStack, stop: threading.Event) -> Publisher:
     mqtt = config.mqtt
     if mqtt.broker == EMBEDDED_BROKER:
         mqtt = mqtt.model_copy(update={"broker": stack.enter_context(EmbeddedBroker()).url})
     spool = stack.enter_context(Spool(spool_path(config), max_results=config.spool.max_results))
-    return stack.enter_context(Publisher(mqtt, config.device_id, spool))
+    publisher = stack.enter_context(Publisher(mqtt, config.device_id, spool))
+    publisher.await_first_attempt(stop)
+    return publisher
 
 
 def _load_detector(bundle: Bundle, config: InferenceConfig, stop: threading.Event) -> Detector | None:

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 1883
 ACK_TIMEOUT_S = 30.0  # a broker that acknowledges nothing for so long is left and dialled again
-FIRST_ATTEMPT_S = 2.0  # longest wait in `__enter__`, so that the first results find a connection
+FIRST_ATTEMPT_S = 2.0  # longest wait for the first connection, so that the first results find one
+WAIT_S = 0.1  # between two looks at whether a stop was asked for
 STEADY_AFTER_S = 10.0  # a connection that lasted so long and was of use starts the back-off anew
 
 
@@ -97,9 +98,8 @@ class Publisher:
         self._wake_write.setblocking(False)
 
     def __enter__(self) -> Self:
-        """Starts sending. Waits for the first attempt's outcome, 2 s at most; no broker is no error."""
+        """Starts sending."""
         self._thread.start()
-        self._first_attempt_over.wait(FIRST_ATTEMPT_S)
         return self
 
     def __exit__(
@@ -146,6 +146,12 @@ class Publisher:
             heatmaps_dropped=self._pictures.dropped,
             connections=self._tally.connections,
         )
+
+    def await_first_attempt(self, stop: threading.Event) -> None:
+        """Until the outcome of the first attempt to connect is known, 2 s at most, or `stop`. No broker is no error."""
+        end_s = time.monotonic() + FIRST_ATTEMPT_S
+        while not stop.is_set() and time.monotonic() < end_s and not self._first_attempt_over.wait(WAIT_S):
+            pass
 
     def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
         """Takes a result from `build_result`; it is in the spool when this returns. Never waits for the network.

@@ -138,6 +138,17 @@ def test_loop_starts_again_until_stopped() -> None:
     bench.end()
 
 
+def test_loop_that_is_stopped_before_its_first_picture_is_no_failure() -> None:
+    class Stopped(FakeSource):
+        def __enter__(self) -> Self:
+            bench.stop.set()
+            return super().__enter__()
+
+    bench = Bench(Stopped([PICTURE], lossless=True), loop=True)
+    bench.capture.run()
+    assert bench.capture.failure is None
+
+
 def test_loop_over_nothing_ends_with_an_error() -> None:
     bench = Bench(FakeSource([], [], lossless=True), loop=True)
     bench.run()

@@ -13,6 +13,9 @@ import pytest
 from agent_process import AgentProcess, write_line_video
 from tiny_bundle_maker import make_tiny_bundle
 
+from zsad_agent.config import AgentConfig, InferenceConfig, SourceConfig
+from zsad_agent.daemon import run_agent
+
 NO_BROKER = "mqtt://127.0.0.1:1"
 
 
@@ -190,3 +193,36 @@ def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
         thread.join(5)
     assert states[-1]["state"] == "degraded"
     assert states[-1]["reason"] == "inference has not moved for 2.0 s"
+
+
+def test_stop_while_the_model_is_compiled_leaves_without_taking_its_threads_apart(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    config = AgentConfig(
+        source=SourceConfig(source=str(write_line_video(tmp_path / "line.avi", frames=2))),
+        inference=InferenceConfig(bundle=tiny_bundle, cache_dir=tmp_path / "cache"),
+    )
+    stop = threading.Event()
+    stop.set()
+    left: list[int] = []
+    assert run_agent(config, stop=stop, exit_now=left.append) == 0
+    assert left == [0]
+
+
+def test_signal_is_heeded_while_a_silent_broker_is_waited_for(tiny_bundle: Path, tmp_path: Path) -> None:
+    video = write_line_video(tmp_path / "line.avi", frames=5)
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections and says nothing
+        broker = f"mqtt://127.0.0.1:{mute.getsockname()[1]}"
+        with AgentProcess(tmp_path, tiny_bundle, "--source", str(video), "--loop", "--broker", broker) as agent:
+            mute.settimeout(20)
+            connection, _ = mute.accept()
+            code, spent_s = agent.terminate()
+            connection.close()
+    assert code == 0, agent.output
+    assert spent_s < 1.5  # the wait for the first connection alone is 2 s long
+
+
+def test_source_that_is_no_utf_8_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
+    with AgentProcess(tmp_path, tiny_bundle, "--source", "/tmp/\udcff.png") as agent:
+        assert agent.wait() == 2
+    assert "command line: source.source: got '/tmp/\\udcff.png'. A text must be UTF-8" in agent.output

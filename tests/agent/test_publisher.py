@@ -61,6 +61,7 @@ def publishing(url: str, folder: Path, *, ack_timeout_s: float = 30.0, **setting
             config, "line3", spool, reconnect_min_s=0.05, reconnect_max_s=0.2, ack_timeout_s=ack_timeout_s
         ) as publisher,
     ):
+        publisher.await_first_attempt(threading.Event())
         yield publisher
 
 
@@ -274,13 +275,14 @@ def test_refused_credentials_are_a_stated_fault_without_the_secret(
 
 
 AGENT = """
-import sys, time
+import sys, threading, time
 from pathlib import Path
 from zsad_agent.config import MqttConfig
 from zsad_agent.publisher import Publisher
 from zsad_agent.spool import Spool
 with Spool(Path(sys.argv[2]), max_results=1000) as spool:
     with Publisher(MqttConfig(broker=sys.argv[1]), "line3", spool) as publisher:
+        publisher.await_first_attempt(threading.Event())
         print(publisher.connected, flush=True)
         time.sleep(60)
 """
