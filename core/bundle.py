@@ -201,7 +201,10 @@ class _FolderReader:
 
 
 class _ZipReader:
-    """Reads members into memory; nothing is unpacked to disk, so a member's path can point nowhere."""
+    """Reads members into memory; nothing is unpacked to disk, so a member's path can point nowhere.
+
+    They lie at the top, or in one folder: zipping the files and zipping the folder around them are both common.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -209,13 +212,18 @@ class _ZipReader:
     def __call__(self, name: str, max_bytes: int) -> bytes:
         try:
             with zipfile.ZipFile(self._path) as archive:
-                info = archive.getinfo(name)
+                folders = [member[: -len(MANIFEST)] for member in archive.namelist() if _is_manifest(member)]
+                info = archive.getinfo(f"{folders[0] if len(folders) == 1 else ''}{name}")
                 if info.file_size > max_bytes:
                     raise BundleError(f"{self._path}/{name}: {info.file_size} bytes, at most {max_bytes} are read")
                 return archive.read(info)  # stops at file_size whatever the stream would inflate to
         except KeyError as error:
             raise BundleError(
-                f"{self._path}: no {name} inside. Zip the bundle's files, not the folder around them."
+                f"{self._path}: no {name} at its top or in its one folder. Zip one bundle's files or folder."
             ) from error
         except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, ValueError) as error:
             raise BundleError(f"{self._path}: not a bundle folder nor a readable .zip of one: {error}") from error
+
+
+def _is_manifest(member: str) -> bool:
+    return member == MANIFEST or (member.count("/") == 1 and member.endswith(f"/{MANIFEST}"))

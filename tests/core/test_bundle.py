@@ -27,8 +27,21 @@ def test_folder_and_zip_are_the_same_bundle(copy, tmp_path):
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for path in copy.iterdir():
             file.write(path, path.name)
-    folder, zipped = load_bundle(copy), load_bundle(archive)
-    assert (folder.sha256, folder.model_bin, folder.manifest) == (zipped.sha256, zipped.model_bin, zipped.manifest)
+    around = Path(shutil.make_archive(str(tmp_path / "around"), "zip", copy.parent, copy.name))
+    folder = load_bundle(copy)
+    for path in (archive, around):
+        zipped = load_bundle(path)
+        assert (folder.sha256, folder.model_bin, folder.manifest) == (zipped.sha256, zipped.model_bin, zipped.manifest)
+
+
+def test_a_zip_of_two_bundles_or_of_none_is_refused(copy, tmp_path):
+    shutil.copytree(copy, tmp_path / "two" / "a")
+    shutil.copytree(copy, tmp_path / "two" / "b")
+    shutil.copytree(copy, tmp_path / "deep" / "a" / "b")
+    for name in ("two", "deep"):
+        archive = shutil.make_archive(str(tmp_path / name), "zip", tmp_path / name)
+        with pytest.raises(BundleError, match=r"no manifest\.json at its top or in its one folder"):
+            load_bundle(Path(archive))
 
 
 def test_no_bundle_an_empty_folder_and_a_foreign_file_are_told_apart(tmp_path):
