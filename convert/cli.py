@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from zsad_core.errors import ZsadError
+from zsad_core.command import guarded
 
 # Largest differences allowed between torch and IR, both computing in float32. Measured on a ViT-Ti: weights kept in
 # fp32 differ by about 1e-5, weights rounded to fp16 by 2e-3 at the worst of all map pixels and 5e-4 in the score.
@@ -177,15 +177,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
-        if args.command == "export":
-            export(args, " ".join(["zsad-convert", *arguments]))
-        else:
-            verify(args)
-    except (ZsadError, ValueError, OSError) as error:
-        print(f"zsad-convert: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if args.command == "export":
+        return guarded("zsad-convert", lambda: export(args, " ".join(["zsad-convert", *arguments])))
+    return guarded("zsad-convert", lambda: verify(args))
 
 
 if __name__ == "__main__":

@@ -29,12 +29,19 @@ class Checkpoint:
 def save_checkpoint(
     path: Path, detector: Detector, text_embeddings: dict[str, np.ndarray], record: dict[str, Any]
 ) -> None:
-    """Writes the file whole or not at all."""
+    """Writes the file whole or not at all.
+
+    Raises:
+        WeightsError: it cannot be written.
+    """
     tensors = {name: value.contiguous() for name, value in detector.state_dict().items()}
     tensors |= {_TEXT + name: torch.tensor(value) for name, value in text_embeddings.items()}
     metadata = {"format": FORMAT, "config": detector.config.model_dump_json(), "record": json.dumps(record)}
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata=metadata)
+    try:
+        save_file(tensors, partial, metadata=metadata)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{partial}: cannot be written: {error}") from error
     partial.replace(path)
 
 

@@ -5,7 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
-from zsad_core.errors import ZsadError
+from zsad_core.command import guarded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Evaluates, prints and writes the tables."""
     from zsad_core.bundle import Evaluation
     from zsad_core.checkpoint import load_checkpoint
@@ -68,7 +68,6 @@ def run(args: argparse.Namespace) -> int:
         args.markdown.write_text(table)
     else:
         print(table, end="")
-    return 0
 
 
 def markdown(evaluation: "Evaluation") -> str:  # type: ignore[name-defined]  # noqa: F821 - imported late
@@ -94,11 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed, 2 bad usage."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
-        return run(args)
-    except (ZsadError, ValueError) as error:
-        print(f"zsad-evaluate: {error}", file=sys.stderr)
-        return 1
+    return guarded("zsad-evaluate", lambda: run(args))
 
 
 if __name__ == "__main__":

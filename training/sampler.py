@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zsad_core.errors import DatasetError
 from zsad_core.imaging import find_images, read_image, resize_to_input
 from zsad_core.prompts import GENERIC_PRODUCT
 from zsad_training.config import SamplingSpec
@@ -65,8 +66,15 @@ class Texture:
 
 
 def find_textures(root: Path) -> list[Texture]:
-    """The pictures of <root>/<material>/, sorted."""
-    return [Texture(material=path.parent.name, image=path) for path in find_images(root)]
+    """The pictures of <root>/<material>/, sorted.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    textures = [Texture(material=path.parent.name, image=path) for path in find_images(root)]
+    if not textures:
+        raise DatasetError(f"{root}: no textures here: expected {root}/<material>/*.png")
+    return textures
 
 
 class TrainingPictures(Dataset[Item]):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from zsad_core.errors import ConfigError, ZsadError
+from zsad_core.command import guarded
 
 logger = logging.getLogger("zsad_training")
 
@@ -74,18 +74,26 @@ def read_config(args: argparse.Namespace) -> Any:
     values, lines = read_yaml(args.config) if args.config else ({}, {})
     for flag, keys in FLAG_KEYS.items():
         if (value := getattr(args, flag)) is not None:
-            section = values
-            for key in keys[:-1]:
-                section = section.setdefault(key, {})
-            section[keys[-1]] = value
+            _overlay(values, keys, value)
     if args.data:
         values["datasets"] = [{"path": path} for path in args.data]
     if args.textures:
         values["textures"] = {"path": args.textures}
-    if args.input_size:
-        values.setdefault("model", {})["input_hw"] = [args.input_size, args.input_size]
+    if args.input_size is not None:
+        _overlay(values, ("model", "input_hw"), [args.input_size, args.input_size])
     config = validate(TrainConfig, values, str(args.config or "flags"), lines)
     return config.with_data_root(args.data_root) if args.data_root else config
+
+
+def _overlay(values: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+    """Sets one key, in its section if it is in one; what is no section stays, for `validate` to name."""
+    for key in keys[:-1]:
+        if values.get(key) is None:
+            values[key] = {}
+        values = values[key]
+        if not isinstance(values, dict):
+            return
+    values[keys[-1]] = value
 
 
 def train(config: Any, command: str) -> Path:
@@ -186,16 +194,10 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("timm").setLevel(logging.WARNING)
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-    try:
-        best = train(read_config(args), " ".join(["python training/train.py", *arguments]))
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (ZsadError, ValueError) as error:
-        print(f"zsad-train: {error}", file=sys.stderr)
-        return 1
-    print(best)
-    return 0
+    return guarded(
+        "zsad-train",
+        lambda: print(train(read_config(args), " ".join(["python training/train.py", *arguments]))),
+    )
 
 
 if __name__ == "__main__":

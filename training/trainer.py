@@ -7,6 +7,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from zsad_core.ava_dino import AvaDinoOutput
 from zsad_core.checkpoint import save_checkpoint
 from zsad_core.detector import Detector
+from zsad_core.errors import WeightsError
 from zsad_core.losses import AvaDinoLoss, ava_dino_loss
 from zsad_training.config import TrainConfig
 from zsad_training.feature_cache import FeatureCache
@@ -200,25 +202,30 @@ class Trainer:
 
     def _save_resume(self, path: Path) -> None:
         partial = path.with_name(path.name + ".partial")
-        torch.save(
-            {
-                "config": self._config.model_dump_json(),
-                "state": vars(self._state),
-                "detector": self._detector.state_dict(),
-                "average": self._average.state_dict() if self._average is not None else None,
-                "optimiser": self._optimiser.state_dict(),
-                "schedule": self._schedule.state_dict(),
-                "scaler": self._scaler.state_dict(),
-            },
-            partial,
-        )
+        contents = {
+            "config": self._config.model_dump_json(),
+            "state": vars(self._state),
+            "detector": self._detector.state_dict(),
+            "average": self._average.state_dict() if self._average is not None else None,
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+        try:
+            torch.save(contents, partial)
+        except RuntimeError as error:  # torch's word for a full disk
+            raise WeightsError(f"{partial}: cannot be written: {str(error).splitlines()[0]}") from error
         partial.replace(path)
 
     def _resume(self, path: Path) -> None:
         if not path.is_file():
             return
-        saved = torch.load(path, map_location=self._device, weights_only=True)
-        if saved["config"] != self._config.model_dump_json():
+        try:
+            saved = torch.load(path, map_location=self._device, weights_only=True)
+            config = saved["config"]
+        except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
+            raise WeightsError(f"{path}: cannot be read, it is cut or foreign. Remove it to start over.") from error
+        if config != self._config.model_dump_json():
             raise ValueError(
                 f"{path} is of a run with other settings. Choose another --out, or remove it to start over."
             )

@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 from small_model import TEXT_DIM, small_detector, text_embeddings  # noqa: E402
 
-from zsad_core.checkpoint import load_checkpoint  # noqa: E402
+from zsad_core.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from zsad_core.errors import DatasetError, WeightsError  # noqa: E402
 from zsad_training.config import TrainConfig  # noqa: E402
 from zsad_training.feature_cache import FeatureCache  # noqa: E402
 from zsad_training.layout import read_mvtec_layout  # noqa: E402
@@ -182,3 +183,41 @@ def test_command_line_trains_and_evaluates_for_real(data, tmp_path, capsys):
 
 def test_text_dimension_of_the_stand_in_is_the_heads():
     assert small_detector(HW).config.text_dim == TEXT_DIM
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "said"),
+    [
+        ("model:\n", (), "datasets: missing"),
+        ("model: 5\n", (), "model: got 5"),
+        ("", ("--input-size", "0"), "model.input_hw.0: got 0"),
+    ],
+)
+def test_flags_over_a_section_that_is_none_are_no_crash(tmp_path, capsys, text, flags, said):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    assert main(["--config", str(file), "--out", str(tmp_path / "out"), "--backbone", "x", *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_written_is_one_line(data, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    flags = ["--data", str(data / "drawn"), "--out", str(tmp_path / "file"), "--input-size", "64", "--workers", "0"]
+    assert main(flags) == 1
+    assert f"zsad-train: [Errno 17] File exists: '{tmp_path / 'file'}'" in capsys.readouterr().err
+
+
+def test_a_cut_resume_file_is_named(data, tmp_path):
+    (tmp_path / "resume.pt").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(WeightsError, match=r"resume\.pt: cannot be read, it is cut or foreign"):
+        trainer(config(data, tmp_path)).run()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(WeightsError, match=r"best\.safetensors\.partial: cannot be written"):
+        save_checkpoint(tmp_path / "none" / "best.safetensors", small_detector(HW), text_embeddings(), {})
+
+
+def test_a_folder_without_textures_is_named(tmp_path):
+    with pytest.raises(DatasetError, match="no textures here"):
+        find_textures(tmp_path / "none")
