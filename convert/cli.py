@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zsad_core.command import guarded
+from zsad_core.errors import ConfigError
 
 # Largest differences allowed between torch and IR, both computing in float32. Measured on a ViT-Ti: weights kept in
 # fp32 differ by about 1e-5, weights rounded to fp16 by 2e-3 at the worst of all map pixels and 5e-4 in the score.
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--version", default="1.0.0", help="version of the bundle (default 1.0.0)")
     export.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="of the weights (default fp16)")
     export.add_argument("--products", default="", help="comma-separated names to embed beside those trained on")
-    export.add_argument("--threshold", type=float, help="0-1 (default: as validation set it)")
+    export.add_argument("--threshold", type=_unit, help="0-1 (default: as validation set it)")
     export.add_argument("--evaluation", type=Path, nargs="*", default=[], help="JSON tables of zsad-evaluate to record")
     _parity_flags(export)
     verify = commands.add_parser("verify", help="compare a bundle with its checkpoint")
@@ -39,12 +40,12 @@ def _parity_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--images", type=Path, required=True, help="folder of real pictures to compare torch and IR on"
     )
-    command.add_argument("--max-images", type=int, default=64, help="evenly spaced over the folder (default 64)")
+    command.add_argument("--max-images", type=_count, default=64, help="evenly spaced over the folder (default 64)")
     told = ", ".join(f"{precision} {pair}" for precision, pair in TOLERANCES.items())
     command.add_argument(
-        "--map-tolerance", type=float, help=f"largest difference of a map (default, with scores: {told})"
+        "--map-tolerance", type=_unit, help=f"largest difference of a map (default, with scores: {told})"
     )
-    command.add_argument("--score-tolerance", type=float, help="largest difference of a score (default: see maps)")
+    command.add_argument("--score-tolerance", type=_unit, help="largest difference of a score (default: see maps)")
     command.add_argument("--seed", type=int, default=0, help="nothing is random here; kept for scripts (default 0)")
 
 
@@ -61,7 +62,7 @@ def export(args: argparse.Namespace, command_line: str) -> None:
     text = dict(checkpoint.text_embeddings)
     if more := [name.strip() for name in args.products.split(",") if name.strip() and name.strip() not in text]:
         text |= embed_products(load_text_encoder(config.text_encoder), more)
-    tables = [Evaluation.model_validate_json(path.read_text()) for path in args.evaluation]
+    tables = [_read_table(path) for path in args.evaluation]
     prompts = prompt_arrays(detector.head, text)
     ir = serialise(to_openvino(detector), args.precision)
     parity = _measure(args, detector, text, ir, prompts, args.precision)
@@ -96,6 +97,37 @@ def export(args: argparse.Namespace, command_line: str) -> None:
     )
     print(f"{args.out}: sha256 {sha256}; map differs from torch by at most {parity.max_map_difference:.1e}, ", end="")
     print(f"score by {parity.max_score_difference:.1e}, over {parity.images} pictures")
+
+
+def _unit(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:  # true for NaN too
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 1")
+    return number
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+    return int(text)
+
+
+def _read_table(path: Path) -> Any:
+    """The table that `zsad-evaluate --json` wrote.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    from pydantic import ValidationError
+
+    from zsad_core.bundle import Evaluation
+
+    try:
+        return Evaluation.model_validate_json(path.read_text())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise ConfigError(f"{path}: no table of zsad-evaluate --json: {where} {fault['msg']}") from error
 
 
 def _threshold(args: argparse.Namespace, record: dict[str, Any], threshold: Any) -> Any:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from zsad_core.bundle import Parity
 from zsad_core.detector import Detector
-from zsad_core.errors import ParityError
+from zsad_core.errors import DeviceError, ParityError
 from zsad_core.imaging import read_image, resize_to_input
 from zsad_core.openvino_offline import import_openvino
 from zsad_core.prompts import GENERIC_PRODUCT
@@ -41,12 +41,17 @@ def measure_parity(
         device: OpenVINO device, computing in float32.
 
     Raises:
+        DeviceError: there is no such device, or it refuses the graph.
         ParityError: a difference is above its tolerance, or an answer is not finite.
         ValueError: no pictures.
     """
     core = import_openvino().Core()
     model = core.read_model(model=ir[0], weights=ir[1])
-    compiled = core.compile_model(model, device, {"INFERENCE_PRECISION_HINT": "f32"})
+    try:
+        compiled = core.compile_model(model, device, {"INFERENCE_PRECISION_HINT": "f32"})
+    except RuntimeError as error:
+        present = ", ".join(core.available_devices)
+        raise DeviceError(f"device {device!r} is absent or cannot run the graph. Present: {present}.") from error
     input_hw = detector.config.backbone.input_hw
     products = sorted(prompts, key=lambda name: name != GENERIC_PRODUCT)
     worst_map, worst_score, count = 0.0, 0.0, 0

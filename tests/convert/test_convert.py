@@ -121,3 +121,29 @@ def test_manifest_json_is_readable_by_anything(exported):
     manifest = json.loads((exported[0] / "manifest.json").read_text())
     assert manifest["model"]["colour_order"] == "BGR"
     assert set(manifest["files"]) == {"model.xml", "model.bin", "prompts.npz"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--max-images", "0"], "argument --max-images: '0': expected a whole number from 1"),
+        (["--threshold", "7"], "argument --threshold: '7': expected a number from 0 to 1"),
+        (["--map-tolerance", "nan"], "argument --map-tolerance: 'nan': expected a number from 0 to 1"),
+    ],
+)
+def test_flags_out_of_range_are_bad_usage(made, tmp_path, capsys, flags, said):
+    with pytest.raises(SystemExit) as caught:
+        main(["export", str(made[0]), "--out", str(tmp_path / "b"), "--name", "x", "--images", str(made[1]), *flags])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_table_that_is_none_and_an_absent_device_are_one_line(exported, made, tmp_path, capsys):
+    (tmp_path / "table.json").write_text("no table")
+    flags = ["--name", "x", "--images", str(made[1]), "--evaluation", str(tmp_path / "table.json")]
+    assert main(["export", str(made[0]), "--out", str(tmp_path / "b"), *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"zsad-convert: {tmp_path}/table.json: no table of zsad-evaluate --json: ")
+    flags = ["--checkpoint", str(made[0]), "--images", str(made[1]), "--device", "TPU"]
+    assert main(["verify", str(exported[0]), *flags]) == 1
+    assert "zsad-convert: device 'TPU' is absent or cannot run the graph. Present: CPU" in capsys.readouterr().err
