@@ -40,6 +40,8 @@ class ModelSpec(StrictModel):
     hidden_dim: Count = 768
     text_encoder: str = "minilm"
     score: ScoreConfig = ScoreConfig()
+    start: Path | None = None  # checkpoint that the run begins with
+    kept_tuning: Fraction = 1.0  # share kept of what that checkpoint changed in the backbone, see `zsad_training.start`
 
 
 class SamplingSpec(StrictModel):

@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--backbone", help="timm name of a ViT (default vit_tiny_patch16_224)")
     result.add_argument("--weights", type=Path, help="local weights file of the backbone (default random weights)")
     result.add_argument("--pretrained", action="store_true", default=None, help="fetch the backbone from timm's hub")
+    result.add_argument("--start", type=Path, help="checkpoint to begin with (default: fresh adapters)")
     result.add_argument("--text-encoder", help="minilm, or open_clip:MODEL:PRETRAINED (default minilm)")
     result.add_argument("--input-size", type=int, help="side of the square input, pixels (default 384)")
     result.add_argument("--epochs", type=int, help="passes over the data (default 20)")
@@ -48,6 +49,7 @@ FLAG_KEYS = {
     "backbone": ("model", "backbone"),
     "weights": ("model", "weights"),
     "pretrained": ("model", "pretrained"),
+    "start": ("model", "start"),
     "text_encoder": ("model", "text_encoder"),
     "epochs": ("optimisation", "epochs"),
     "batch_size": ("optimisation", "batch_size"),
@@ -101,8 +103,6 @@ def train(config: Any, command: str) -> Path:
     import numpy as np
     import torch
 
-    from zsad_core.backbone import Backbone, BackboneConfig, plain_attention
-    from zsad_core.detector import Detector, DetectorConfig
     from zsad_core.prompts import GENERIC_PRODUCT
     from zsad_core.text_encoder import embed_products, load_text_encoder
     from zsad_training.devices import pick_device
@@ -110,6 +110,7 @@ def train(config: Any, command: str) -> Path:
     from zsad_training.layout import read_mvtec_layout
     from zsad_training.sampler import TrainingPictures, find_textures
     from zsad_training.split import at_most, split
+    from zsad_training.start import build_detector
     from zsad_training.trainer import Trainer
     from zsad_training.validation import ValidationPictures
 
@@ -136,50 +137,47 @@ def train(config: Any, command: str) -> Path:
     logger.info("embedding %d product names with %s", len(products), config.model.text_encoder)
     text = embed_products(load_text_encoder(config.model.text_encoder, device=str(device)), sorted(products))
 
-    model = config.model
-    backbone_config = BackboneConfig(name=model.backbone, input_hw=model.input_hw, taps=model.taps)
-    with plain_attention(device.type == "cpu" and config.optimisation.trainable_blocks > 0):
-        backbone = Backbone(backbone_config, weights=model.weights, pretrained=model.pretrained)
-    detector_config = DetectorConfig(
-        backbone=backbone_config,
-        backbone_weights=model.weights.name if model.weights else "timm hub" if model.pretrained else "random",
-        text_encoder=model.text_encoder,
+    detector, earlier = build_detector(
+        config.model,
         text_dim=text[GENERIC_PRODUCT].shape[0],
-        hidden_dim=model.hidden_dim,
-        score=model.score,
+        plain=device.type == "cpu" and config.optimisation.trainable_blocks > 0,
     )
-    detector = Detector(detector_config, backbone)
     cache = None
     if config.feature_cache is not None:
-        backbone.requires_grad_(False)
+        detector.backbone.requires_grad_(False)
         cache = FeatureCache(config.feature_cache, detector.to(device))
-    batch_size = config.optimisation.batch_size
+    batch_size, input_hw = config.optimisation.batch_size, config.model.input_hw
     trainer = Trainer(
         config,
         detector,
-        TrainingPictures(fit, fit_textures, config.sampling, input_hw=model.input_hw, batch_size=batch_size, seed=seed),
-        ValidationPictures(held_out, held_textures, spec, input_hw=model.input_hw, seed=seed),
+        TrainingPictures(fit, fit_textures, config.sampling, input_hw=input_hw, batch_size=batch_size, seed=seed),
+        ValidationPictures(held_out, held_textures, spec, input_hw=input_hw, seed=seed),
         text,
         steps_per_epoch=config.optimisation.steps_per_epoch or max(1, len(fit) // batch_size),
         device=device,
-        record=_record(config, command, samples),
+        record=_record(config, command, samples, earlier),
         feature_cache=cache,
     )
     return trainer.run()
 
 
-def _record(config: Any, command: str, samples: list[Any]) -> dict[str, Any]:
+def _record(config: Any, command: str, samples: list[Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
     import torch
 
     licences = [
         {"what": f"training data {spec.path.name}", "licence": spec.licence, "source": spec.source}
         for spec in [*config.datasets, *([config.textures] if config.textures else [])]
     ]
+    trained_on = {sample.dataset for sample in samples}
+    if earlier is not None:
+        command = f"{earlier['command']} (epoch {earlier['epoch']}); {command}"
+        trained_on |= set(earlier["trained_on"])
+        licences += [licence for licence in earlier["licences"] if licence not in licences]
     return {
         "command": command,
         "seed": config.seed,
         "method": "ava-dino",
-        "trained_on": sorted({sample.dataset for sample in samples}),
+        "trained_on": sorted(trained_on),
         "licences": licences,
         "settings": config.model_dump(mode="json", exclude={"out", "feature_cache", "device", "workers"}),
         "torch": torch.__version__,

@@ -1,0 +1,56 @@
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import save_file  # noqa: E402
+from small_model import TEXT_DIM, record, small_detector, text_embeddings  # noqa: E402
+
+from zsad_core.checkpoint import save_checkpoint  # noqa: E402
+from zsad_core.errors import WeightsError  # noqa: E402
+from zsad_training.config import ModelSpec  # noqa: E402
+from zsad_training.start import build_detector  # noqa: E402
+
+HW = (64, 96)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """(backbone weights file, checkpoint of a detector whose backbone is 1 above them, its head's weights)."""
+    folder = tmp_path_factory.mktemp("start")
+    tuned = small_detector(HW)
+    save_file(tuned.backbone.vit.state_dict(), folder / "original.safetensors")
+    with torch.no_grad():
+        for parameter in tuned.backbone.parameters():
+            parameter += 1
+    save_checkpoint(folder / "tuned.safetensors", tuned, text_embeddings(), record())
+    return folder / "original.safetensors", folder / "tuned.safetensors", tuned.head.state_dict()
+
+
+def spec(files, **changes: object) -> ModelSpec:
+    known = {"weights": files[0], "input_hw": HW, "taps": (2, 4, 6, 8), "hidden_dim": 16, "start": files[1]}
+    return ModelSpec.model_validate(known | changes)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 1.0])
+def test_the_stated_share_of_the_tuning_is_kept_and_the_head_whole(files, kept):
+    detector, earlier = build_detector(spec(files, kept_tuning=kept), text_dim=TEXT_DIM, plain=True)
+    for name, value in small_detector(HW).backbone.state_dict().items():
+        torch.testing.assert_close(detector.backbone.state_dict()[name], value + kept)
+    for name, value in files[2].items():
+        torch.testing.assert_close(detector.head.state_dict()[name], value, rtol=0, atol=0)
+    assert earlier == record()
+
+
+def test_a_fresh_run_has_no_earlier_record(files):
+    _, earlier = build_detector(spec(files, start=None), text_dim=TEXT_DIM, plain=False)
+    assert earlier is None
+
+
+def test_a_checkpoint_of_another_shape_is_refused(files):
+    with pytest.raises(WeightsError, match="do not fit the model"):
+        build_detector(spec(files, hidden_dim=8), text_dim=TEXT_DIM, plain=False)
+
+
+def test_keeping_part_of_nothing_is_refused(files):
+    with pytest.raises(ValueError, match=r"kept_tuning needs model\.start"):
+        build_detector(spec(files, start=None, kept_tuning=0.5), text_dim=TEXT_DIM, plain=False)

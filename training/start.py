@@ -1,0 +1,60 @@
+"""The detector that a run begins with: fresh adapters, or an earlier run's weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zsad_core.backbone import Backbone, BackboneConfig, plain_attention
+from zsad_core.checkpoint import check_state, load_checkpoint
+from zsad_core.detector import Detector, DetectorConfig
+from zsad_training.config import ModelSpec
+
+
+def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Detector, dict[str, Any] | None]:
+    """The detector, and the record of the checkpoint it starts from, if any.
+
+    With `spec.start`, all weights are that checkpoint's, but its backbone goes part of the way back to where its own
+    training began: w = w_0 + kept_tuning * (w - w_0), w_0 being `spec.weights`. A backbone that was tuned whole knows
+    its training products too well; half-way back and with the adapters trained on, it does better on others
+    (WiSE-FT, arXiv 2109.01903, which interpolates whole models).
+
+    Args:
+        spec: of the run.
+        text_dim: T of the text encoder.
+        plain: without fused attention, whose backward pass is slow on a CPU.
+
+    Raises:
+        WeightsError: weights or checkpoint are missing or do not fit.
+        ValueError: `kept_tuning` without `start`.
+    """
+    if spec.start is None and spec.kept_tuning != 1.0:
+        raise ValueError("model.kept_tuning needs model.start, the checkpoint whose tuning is kept in part")
+    config = BackboneConfig(name=spec.backbone, input_hw=spec.input_hw, taps=spec.taps)
+    with plain_attention(plain):
+        backbone = Backbone(config, weights=spec.weights, pretrained=spec.pretrained)
+    detector = Detector(
+        DetectorConfig(
+            backbone=config,
+            backbone_weights=spec.weights.name if spec.weights else "timm hub" if spec.pretrained else "random",
+            text_encoder=spec.text_encoder,
+            text_dim=text_dim,
+            hidden_dim=spec.hidden_dim,
+            score=spec.score,
+        ),
+        backbone,
+    )
+    if spec.start is None:
+        return detector, None
+    return detector, _start_from(detector, spec.start, spec.kept_tuning)
+
+
+def _start_from(detector: Detector, path: Path, kept_tuning: float) -> dict[str, Any]:
+    earlier = load_checkpoint(path)
+    state = earlier.detector.state_dict()
+    check_state(path, detector.state_dict(), state)
+    original = detector.backbone.state_dict()
+    for name, value in original.items():
+        state[f"backbone.{name}"] = torch.lerp(value, state[f"backbone.{name}"], kept_tuning)
+    detector.load_state_dict(state)
+    return earlier.record
