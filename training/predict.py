@@ -23,7 +23,7 @@ class Scored:
     group: Group
     is_anomalous: bool
     has_pixel_truth: bool
-    anomaly_map: np.ndarray  # float16 [H, W], at the mask's size
+    anomaly_map: np.ndarray  # float32 [H, W], at the mask's size; float16 would make ties of all good pixels
     mask: np.ndarray  # uint8 [H, W]
     anomaly_score: float
 
@@ -61,7 +61,7 @@ def score_pictures(
                 group=(sample.dataset, sample.product),
                 is_anomalous=sample.is_anomalous,
                 has_pixel_truth=sample.has_pixel_truth,
-                anomaly_map=on_picture.astype(np.float16),
+                anomaly_map=on_picture,
                 mask=mask,
                 anomaly_score=float(anomaly_score[0]),
             )
@@ -115,13 +115,11 @@ def _row(group: Group, members: list[Scored], seen: bool, threshold: float | Non
     pixel, overlap = None, None
     with_truth = [one for one in members if one.has_pixel_truth]
     if any(one.is_anomalous for one in with_truth):
-        positives = np.concatenate([one.anomaly_map[one.mask > 0] for one in with_truth]).astype(np.float32)
-        negatives = np.concatenate([one.anomaly_map[one.mask == 0] for one in with_truth]).astype(np.float32)
+        positives = np.concatenate([one.anomaly_map[one.mask > 0] for one in with_truth])
+        negatives = np.concatenate([one.anomaly_map[one.mask == 0] for one in with_truth])
         pixel = binary_metrics(positives, negatives)
         defective = [one for one in with_truth if one.is_anomalous]
-        overlap = aupro(
-            [one.anomaly_map.astype(np.float32) for one in defective], [one.mask for one in defective], negatives
-        )
+        overlap = aupro([one.anomaly_map for one in defective], [one.mask for one in defective], negatives)
     return EvaluationRow(
         dataset="/".join(group),
         seen_in_training=seen,

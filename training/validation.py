@@ -107,7 +107,7 @@ def pixel_level(scored: list[Scored]) -> float:
     inside, outside = np.zeros(256), np.zeros(256)
     for one in scored:
         if one.has_pixel_truth:
-            values = one.anomaly_map.astype(np.float32)
+            values = one.anomaly_map
             inside += np.histogram(values[one.mask > 0], edges)[0] / one.mask.size
             outside += np.histogram(values[one.mask == 0], edges)[0] / one.mask.size
     found, false = inside[::-1].cumsum()[::-1], outside[::-1].cumsum()[::-1]
