@@ -4,8 +4,12 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zsad_core.command import guarded
+
+if TYPE_CHECKING:
+    from zsad_core.bundle import Evaluation
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         print(table, end="")
 
 
-def markdown(evaluation: "Evaluation") -> str:  # type: ignore[name-defined]  # noqa: F821 - imported late
+def markdown(evaluation: "Evaluation") -> str:
     """The evaluation as a Markdown table, in percent."""
     from zsad_training.predict import METRICS
 

@@ -9,11 +9,12 @@
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
+import numpy as np
 
 from zsad_core.errors import DatasetError, ImageError
 from zsad_core.imaging import find_images, read_image, read_mask
@@ -41,7 +42,7 @@ class Sample:
     def has_pixel_truth(self) -> bool:
         return not self.is_anomalous or self.mask is not None
 
-    def load(self) -> tuple["cv2.typing.MatLike", "cv2.typing.MatLike"]:
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
         """(picture uint8 BGR [H, W, 3], mask uint8 [H, W] of 0 and 1, all 0 where there is none).
 
         Raises:
@@ -50,7 +51,7 @@ class Sample:
         try:
             image = read_image(self.image)
             if self.mask is None:
-                return image, image[..., 0] * 0
+                return image, np.zeros(image.shape[:2], np.uint8)
             mask = read_mask(self.mask)
         except ImageError as error:
             raise DatasetError(str(error)) from error
@@ -112,6 +113,6 @@ def _split(
     return samples
 
 
-def _mask_names(masks: Path, image: Path):  # type: ignore[no-untyped-def]
+def _mask_names(masks: Path, image: Path) -> Iterator[Path]:
     yield masks / f"{image.stem}_mask.png"
     yield masks / f"{image.stem}.png"
