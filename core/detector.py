@@ -65,9 +65,25 @@ class Detector(nn.Module):
             cls_tokens, patch_tokens, text, grid_hw=self.backbone.grid_hw(input_hw), map_hw=map_hw or input_hw
         )
 
+    def anomaly_map(self, images_bgr: Tensor, prompts: Tensor) -> Tensor:
+        """The cross-modal map's anomalous channel, [B, H, W] in [0, 1].
+
+        Args:
+            images_bgr: uint8 [B, H, W, 3].
+            prompts: [B, 2, 2, D], of `AvaDino.prompt_vectors`.
+        """
+        input_hw = (int(images_bgr.shape[1]), int(images_bgr.shape[2]))
+        grid_hw = self.backbone.grid_hw(input_hw)
+        maps = []
+        for tap, (cls_token, patches) in enumerate(zip(*self.tokens(images_bgr), strict=True)):
+            _, _, adapted_patches = self.head.adapt(tap, cls_token, patches, prompts)
+            logits = enlarge(self.head.cross_modal_logits(adapted_patches, prompts, grid_hw), input_hw)
+            maps.append(torch.softmax(logits / self.config.score.temperature, dim=1)[:, ANOMALOUS])
+        return torch.stack(maps).mean(dim=0)
+
     def predict(self, images_bgr: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Anomaly maps [B, H, W] and anomaly scores [B], both in [0, 1]."""
-        anomaly_map = self(images_bgr, text).cross_modal[:, ANOMALOUS]
+        """Anomaly maps [B, H, W] and anomaly scores [B], both in [0, 1]; `text` is [B, T, 2]."""
+        anomaly_map = self.anomaly_map(images_bgr, self.head.prompt_vectors(text))
         return anomaly_map, anomaly_score(anomaly_map, self.config.score)
 
 
@@ -81,16 +97,7 @@ class DeviceGraph(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
-        self.input_hw = detector.config.backbone.input_hw
-        self.grid_hw = detector.backbone.grid_hw(self.input_hw)
 
     def forward(self, image: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        head = self.detector.head
-        prompts = prompt.unsqueeze(0)  # [1, 2, 2, D]
-        maps = []
-        for tap, (cls_token, patches) in enumerate(zip(*self.detector.tokens(image), strict=True)):
-            _, _, adapted_patches = head.adapt(tap, cls_token, patches, prompts)
-            logits = enlarge(head.cross_modal_logits(adapted_patches, prompts, self.grid_hw), self.input_hw)
-            maps.append(torch.softmax(logits, dim=1)[:, ANOMALOUS])
-        anomaly_map = torch.stack(maps).mean(dim=0)
+        anomaly_map = self.detector.anomaly_map(image, prompt.unsqueeze(0))
         return anomaly_map, anomaly_score(anomaly_map, self.detector.config.score)

@@ -14,10 +14,13 @@ class ScoreConfig(StrictModel):
 
     `top_fraction` 0 is the published rule, the map's maximum. Otherwise the mean of that share of the highest values,
     of the map averaged over blocks of `pool` x `pool` pixels: one hot pixel then rejects no good part.
+    The published logits are so large that good parts score 1e-6 and a threshold lies at 1e-5; a `temperature` gives
+    scores that people can read and set. The losses are always computed at 1.
     """
 
     top_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     pool: Annotated[int, Field(ge=1, le=64)] = 1
+    temperature: Annotated[float, Field(gt=0)] = 1.0  # divides the map's logits before the softmax; 1 as published
 
 
 def anomaly_score(anomaly_map: Tensor, config: ScoreConfig) -> Tensor:
