@@ -10,7 +10,7 @@ from zsad_core.command import guarded
 from zsad_core.errors import ConfigError
 
 # Largest differences allowed between torch and IR, both computing in float32, over all pixels of all pictures. Measured
-# on the ViT-Ti that ships: weights kept in fp32 move the map by 2e-6, rounding them to fp16 by 2e-3 and the score by 1e-3.
+# on the ViT-Ti that ships: weights kept in fp32 move map and score by 2e-6; rounded to fp16 by 2e-3 and 1e-3.
 TOLERANCES = {"fp32": (1e-3, 1e-3), "fp16": (5e-3, 2e-3)}
 
 
