@@ -26,7 +26,7 @@ def find_faults(settings: Settings) -> Iterator[str]:
         yield f"{settings.where('inference', 'bundle')}: {error}"
     if bundle is not None:
         try:
-            _ = bundle.prompt_bank[config.inference.product]
+            bundle.prompt(config.inference.product)
         except ProductError as error:
             yield f"{settings.where('inference', 'product')}: {error}"
     try:

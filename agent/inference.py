@@ -38,7 +38,8 @@ class Detector:
         self._input_hw = bundle.manifest.model.input_hw
         self._product = ""
         self._image = np.zeros((1, *self._input_hw, 3), np.uint8)  # the request's own input memory
-        self._prompt = np.zeros(bundle.manifest.model.prompt_shape, np.float32)
+        prompt_shape = bundle.manifest.model.prompt_shape
+        self._prompt = None if prompt_shape is None else np.zeros(prompt_shape, np.float32)
         self.select_product(config.product)
         ov = import_openvino()
         core = ov.Core()
@@ -47,7 +48,8 @@ class Detector:
         compiled = _compile(ov, core, model, bundle, config)
         self._request = compiled.create_infer_request()
         self._request.set_tensor(IMAGE, ov.Tensor(self._image, shared_memory=True))
-        self._request.set_tensor(PROMPT, ov.Tensor(self._prompt, shared_memory=True))
+        if self._prompt is not None:
+            self._request.set_tensor(PROMPT, ov.Tensor(self._prompt, shared_memory=True))
         self._device = config.device
         self.predict(np.full((*self._input_hw, 3), 127, np.uint8))
 
@@ -58,11 +60,15 @@ class Detector:
     def select_product(self, product: str) -> None:
         """Inspects as `product` from the next picture on. Only an input changes; nothing is compiled.
 
+        A bundle without text inspects every product alike, so there the name is only what results are labelled with.
+
         Raises:
             ProductError: the bundle has no such product; the one before stays.
         """
         if product != self._product:
-            np.copyto(self._prompt, self._bundle.prompt_bank[product])
+            prompt = self._bundle.prompt(product)
+            if self._prompt is not None and prompt is not None:
+                np.copyto(self._prompt, prompt)
             self._product = product
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
@@ -118,10 +124,13 @@ def _read_model(core: Any, bundle: Bundle) -> Any:
     facts = bundle.manifest.model
     expected = {
         IMAGE: ("u8", [1, *facts.input_hw, 3]),
-        PROMPT: ("f32", list(facts.prompt_shape)),
         MAP: ("f32", [1, *facts.map_hw]),
         SCORE: ("f32", [1]),
     }
+    inputs = 1
+    if facts.prompt_shape is not None:
+        expected[PROMPT] = ("f32", list(facts.prompt_shape))
+        inputs = 2
     found = {
         name: (port.get_element_type().get_type_name(), _shape(port))
         for port in (*model.inputs, *model.outputs)
@@ -132,8 +141,8 @@ def _read_model(core: Any, bundle: Bundle) -> Any:
         for name, (kind, shape) in expected.items()
         if found.get(name) != (kind, shape)
     ]
-    if faults or len(model.inputs) != 2:
-        faults = faults or [f"{len(model.inputs)} inputs, expected {IMAGE} and {PROMPT}"]
+    if faults or len(model.inputs) != inputs:
+        faults = faults or [f"{len(model.inputs)} inputs, expected {IMAGE}{f' and {PROMPT}' if inputs == 2 else ''}"]
         raise BundleError(f"{bundle.path}/model.xml: not what the manifest says: {'; '.join(faults)}")
     return model
 

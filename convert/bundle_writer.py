@@ -56,7 +56,8 @@ def write_bundle(
         partial.mkdir()
         (partial / MODEL_XML).write_bytes(ir[0])
         (partial / MODEL_BIN).write_bytes(ir[1])
-        PromptBank(embeddings=prompts).save(partial / PROMPTS)
+        if prompts:
+            PromptBank(embeddings=prompts).save(partial / PROMPTS)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             name=name,

@@ -61,6 +61,8 @@ def export(args: argparse.Namespace, command_line: str) -> None:
     record, detector, config = checkpoint.record, checkpoint.detector, checkpoint.detector.config
     text = dict(checkpoint.text_embeddings)
     if more := [name.strip() for name in args.products.split(",") if name.strip() and name.strip() not in text]:
+        if not detector.needs_text:
+            raise ValueError(f"--products {args.products}: {config.method} inspects without text, leave them out")
         text |= embed_products(load_text_encoder(config.text_encoder), more)
     tables = [_read_table(path) for path in args.evaluation]
     prompts = prompt_arrays(detector.head, text)
@@ -72,13 +74,13 @@ def export(args: argparse.Namespace, command_line: str) -> None:
         name=args.name,
         version=args.version,
         facts=ModelFacts(
-            method=record["method"],
+            method=config.method,
             backbone=f"{config.backbone.name} from {config.backbone_weights}",
-            text_encoder=config.text_encoder,
+            text_encoder=config.text_encoder if prompts else "none",
             input_hw=(height, width),
             taps=tuple(detector.backbone.taps),
             map_hw=(height, width),
-            prompt_shape=next(iter(prompts.values())).shape,
+            prompt_shape=next(iter(prompts.values())).shape if prompts else None,
             precision=args.precision,
         ),
         ir=ir,
@@ -93,7 +95,10 @@ def export(args: argparse.Namespace, command_line: str) -> None:
         else None,
         parity=parity,
         made_by=f"{record['command']} (seed {record['seed']}, epoch {record['epoch']} by validation); {command_line}",
-        licences=(*(Licence.model_validate(licence) for licence in record["licences"]), *_weights_licences(config)),
+        licences=(
+            *(Licence.model_validate(licence) for licence in record["licences"]),
+            *_weights_licences(config, detector.needs_text),
+        ),
     )
     print(f"{args.out}: sha256 {sha256}; map differs from torch by at most {parity.max_map_difference:.1e}, ", end="")
     print(f"score by {parity.max_score_difference:.1e}, over {parity.images} pictures")
@@ -140,7 +145,7 @@ def _threshold(args: argparse.Namespace, record: dict[str, Any], threshold: Any)
     )
 
 
-def _weights_licences(config: Any) -> "list[Any]":
+def _weights_licences(config: Any, needs_text: bool) -> "list[Any]":
     from zsad_core.bundle import Licence
 
     known = {
@@ -153,7 +158,7 @@ def _weights_licences(config: Any) -> "list[Any]":
     weights = config.backbone_weights
     unknown = Licence(what=f"backbone weights {weights}", licence="see their source", source="given by hand")
     licences = [known.get(weights, unknown)]
-    if config.text_encoder == "minilm":
+    if needs_text and config.text_encoder == "minilm":
         licences.append(
             Licence(
                 what="prompt embeddings made with all-MiniLM-L6-v2",
@@ -173,7 +178,7 @@ def verify(args: argparse.Namespace) -> None:
     bundle = load_bundle(args.bundle)
     checkpoint = load_checkpoint(args.checkpoint)
     text = dict(checkpoint.text_embeddings)
-    prompts = bundle.prompt_bank.embeddings
+    prompts = bundle.prompt_bank.embeddings if bundle.prompt_bank else {}
     if more := sorted(set(prompts) - set(text)):
         text |= embed_products(load_text_encoder(checkpoint.detector.config.text_encoder), more)
     ir, precision = (bundle.model_xml, bundle.model_bin), bundle.manifest.model.precision

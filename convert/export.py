@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from zsad_core.ava_dino import AvaDino
 from zsad_core.backbone import Backbone, plain_attention
 from zsad_core.detector import Detector, DeviceGraph
 from zsad_core.openvino_offline import import_openvino
@@ -21,8 +20,8 @@ Precision = Literal["fp32", "fp16"]
 def to_openvino(detector: Detector) -> Any:
     """The detector's `DeviceGraph` as a static OpenVINO model.
 
-    Inputs `image` uint8 [1, H, W, 3] and `prompt` float32 [2, 2, D]; outputs `anomaly_map` [1, H, W] and
-    `anomaly_score` [1].
+    Inputs `image` uint8 [1, H, W, 3] and, where the method needs text, `prompt` float32 [K, 2, M]; outputs
+    `anomaly_map` [1, H, W] and `anomaly_score` [1].
     """
     ov = import_openvino()
     with plain_attention(True):
@@ -30,13 +29,13 @@ def to_openvino(detector: Detector) -> Any:
     static.load_state_dict(detector.state_dict())
     height, width = detector.config.backbone.input_hw
     image = torch.zeros((1, height, width, 3), dtype=torch.uint8)
-    prompt = torch.zeros((2, 2, static.backbone.embed_dim))
+    example, ports = {"image": image}, [("image", image.shape, ov.Type.u8)]
     with torch.no_grad():
-        model = ov.convert_model(
-            DeviceGraph(static).eval(),
-            example_input={"image": image, "prompt": prompt},
-            input=[("image", image.shape, ov.Type.u8), ("prompt", prompt.shape, ov.Type.f32)],
-        )
+        if static.needs_text:
+            prompt = static.head.prompt_vectors(torch.zeros((1, static.config.text_dim, 2)))[0]
+            example["prompt"] = prompt
+            ports.append(("prompt", prompt.shape, ov.Type.f32))
+        model = ov.convert_model(DeviceGraph(static).eval(), example_input=example, input=ports)
     for output, name in zip(model.outputs, ("anomaly_map", "anomaly_score"), strict=True):
         output.get_tensor().set_names({name})
     return model
@@ -51,8 +50,10 @@ def serialise(model: Any, precision: Precision) -> tuple[bytes, bytes]:
         return xml.read_bytes(), xml.with_suffix(".bin").read_bytes()
 
 
-def prompt_arrays(head: AvaDino, text: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Product -> float32 [2, 2, D], the graph's `prompt`, from text embeddings [T, 2]."""
+def prompt_arrays(head: Any, text: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Product -> float32 [K, 2, M], the graph's `prompt`, from text embeddings [T, 2]; empty where none is needed."""
+    if not head.needs_text:
+        return {}
     with torch.no_grad():
         return {
             product: head.prompt_vectors(torch.from_numpy(embedding).unsqueeze(0))[0].contiguous().numpy()

@@ -33,7 +33,7 @@ def measure_parity(
         detector: the torch model as trained, in eval mode on the CPU.
         text: product -> [T, 2].
         ir: (model.xml, model.bin) as they will ship.
-        prompts: product -> [2, 2, D] as they will ship.
+        prompts: product -> [K, 2, M] as they will ship; empty for a method without text.
         images: picture files.
         source: what the pictures are, for the manifest.
         map_tolerance: largest absolute difference allowed at any map pixel.
@@ -53,16 +53,16 @@ def measure_parity(
         present = ", ".join(core.available_devices)
         raise DeviceError(f"device {device!r} is absent or cannot run the graph. Present: {present}.") from error
     input_hw = detector.config.backbone.input_hw
-    products = sorted(prompts, key=lambda name: name != GENERIC_PRODUCT)
+    products: list[str | None] = [*sorted(prompts, key=lambda name: name != GENERIC_PRODUCT)] or [None]
     worst_map, worst_score, count = 0.0, 0.0, 0
     with torch.no_grad():
         for index, path in enumerate(tqdm(list(images), desc="comparing", leave=False, disable=None)):
             product = products[index % len(products)]
             resized = resize_to_input(read_image(path), input_hw)[None]
-            torch_map, torch_score = detector.predict(
-                torch.from_numpy(resized), torch.from_numpy(text[product]).unsqueeze(0)
-            )
-            answer = compiled({"image": resized, "prompt": prompts[product]})
+            embedding = None if product is None else torch.from_numpy(text[product]).unsqueeze(0)
+            torch_map, torch_score = detector.predict(torch.from_numpy(resized), embedding)
+            given = {"image": resized} if product is None else {"image": resized, "prompt": prompts[product]}
+            answer = compiled(given)
             ir_map, ir_score = answer["anomaly_map"], answer["anomaly_score"]
             if not (np.isfinite(ir_map).all() and np.isfinite(ir_score).all()):
                 raise ParityError(f"{path}: the exported graph answers values that are not finite")

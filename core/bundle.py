@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field, ValidationError
 
 from zsad_core.config import StrictModel
@@ -23,7 +24,7 @@ from zsad_core.prompts import PromptBank
 
 FORMAT_VERSION = 1
 MANIFEST, MODEL_XML, MODEL_BIN, PROMPTS = "manifest.json", "model.xml", "model.bin", "prompts.npz"
-PAYLOAD_FILES = (MODEL_XML, MODEL_BIN, PROMPTS)
+PAYLOAD_FILES = (MODEL_XML, MODEL_BIN, PROMPTS)  # a method without text has no prompts
 OPTIONAL_FILES = ("LICENSE.txt",)
 MAX_FILE_BYTES = 2_000_000_000  # the IR of a ViT-L in FP32 is 1.3 GB
 MAX_MANIFEST_BYTES = 4_000_000
@@ -76,14 +77,14 @@ class Licence(StrictModel):
 
 
 class ModelFacts(StrictModel):
-    method: str  # e.g. "ava-dino"
+    method: str  # e.g. "ava_dino"
     backbone: str  # timm name and the weights it started from
     text_encoder: str
     input_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
     colour_order: Literal["BGR"] = "BGR"
     taps: tuple[int, ...]  # 1-based block numbers
     map_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-    prompt_shape: tuple[int, ...]
+    prompt_shape: tuple[int, ...] | None  # of one product's prompt; None: the method needs no text, nor products
     precision: Literal["fp32", "fp16"]
 
 
@@ -108,10 +109,18 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    prompt_bank: PromptBank
+    prompt_bank: PromptBank | None  # None: the method needs no text, and any product is inspected alike
     model_xml: bytes
     model_bin: bytes
     sha256: str  # of manifest.json, which holds the hashes of all else
+
+    def prompt(self, product: str) -> np.ndarray | None:
+        """The graph's `prompt` for a product; None where the method needs no text, whatever the product.
+
+        Raises:
+            ProductError: there is no such product.
+        """
+        return None if self.prompt_bank is None else self.prompt_bank[product]
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -130,7 +139,8 @@ def load_bundle(path: Path) -> Bundle:
         raise BundleError(f"{path}: no such bundle. Name a bundle folder or a .zip of one with --bundle.")
     manifest_bytes = read(MANIFEST, MAX_MANIFEST_BYTES)
     manifest = parse_manifest(manifest_bytes, f"{path}/{MANIFEST}")
-    missing = [name for name in PAYLOAD_FILES if name not in manifest.files]
+    needs_text = manifest.model.prompt_shape is not None
+    missing = [name for name in PAYLOAD_FILES if name not in manifest.files and (needs_text or name != PROMPTS)]
     if missing:
         raise BundleError(f"{path}/{MANIFEST}: files: no hash for {', '.join(missing)}. Export the bundle again.")
     contents = {}
@@ -144,22 +154,31 @@ def load_bundle(path: Path) -> Bundle:
                 f"{path}/{name}: sha256 is {found[:12]}…, the manifest says {expected[:12]}…: the file is truncated or "
                 "was changed. Copy the bundle again."
             )
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        prompt_bank=_prompt_bank(path, manifest, contents),
+        model_xml=contents[MODEL_XML],
+        model_bin=contents[MODEL_BIN],
+        sha256=hashlib.sha256(manifest_bytes).hexdigest(),
+    )
+
+
+def _prompt_bank(path: Path, manifest: Manifest, contents: dict[str, bytes]) -> PromptBank | None:
+    shape = manifest.model.prompt_shape
+    if shape is None:
+        if manifest.products or PROMPTS in contents:
+            raise BundleError(f"{path}/{MANIFEST}: model.prompt_shape is null, yet there are products or {PROMPTS}")
+        return None
     try:
-        bank = PromptBank.load(io.BytesIO(contents[PROMPTS]), manifest.model.prompt_shape)
+        bank = PromptBank.load(io.BytesIO(contents[PROMPTS]), shape)
     except BundleError as error:
         raise BundleError(f"{path}/{error}") from error
     if set(bank.products) != set(manifest.products):
         raise BundleError(
             f"{path}: products differ: the manifest has {sorted(manifest.products)}, {PROMPTS} has {bank.products}"
         )
-    return Bundle(
-        path=path,
-        manifest=manifest,
-        prompt_bank=bank,
-        model_xml=contents[MODEL_XML],
-        model_bin=contents[MODEL_BIN],
-        sha256=hashlib.sha256(manifest_bytes).hexdigest(),
-    )
+    return bank
 
 
 def parse_manifest(text: bytes, source: str) -> Manifest:

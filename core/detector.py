@@ -1,96 +1,98 @@
-"""Backbone, AVA-DINO head and scoring as one model; and its view as the graph that a device runs."""
+"""Backbone, a method's head and scoring as one model; and its view as the graph that a device runs."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from zsad_core.ava_dino import AvaDino, AvaDinoConfig, AvaDinoOutput, enlarge
-from zsad_core.backbone import Backbone, BackboneConfig, standardise_patches
+from zsad_core.ad_dinov3 import AdDinoV3
+from zsad_core.ava_dino import AvaDino, AvaDinoConfig
+from zsad_core.backbone import Backbone, BackboneConfig
 from zsad_core.config import StrictModel
+from zsad_core.matching import MatchingConfig
 from zsad_core.preprocess import Normalise
-from zsad_core.prompts import ANOMALOUS
-from zsad_core.scoring import ScoreConfig, anomaly_score
+from zsad_core.scoring import ScoreConfig
+
+Method = Literal["ava_dino", "ad_dinov3", "visualad"]
+Count = Annotated[int, Field(ge=1)]
 
 
 class DetectorConfig(StrictModel):
     """All that is needed to build the model again; saved in every checkpoint."""
 
+    method: Method = "ava_dino"
     backbone: BackboneConfig = BackboneConfig()
     backbone_weights: str = "random"  # what the backbone started from, for the record
-    text_encoder: str = "minilm"
-    text_dim: Annotated[int, Field(ge=1)] = 384
-    hidden_dim: Annotated[int, Field(ge=1)] = 768
-    interleave_text: bool = False
+    text_encoder: str = "minilm"  # of the methods that match with text
+    text_dim: Count = 384
+    hidden_dim: Count = 768  # of AVA-DINO's adapters
+    interleave_text: bool = False  # see `MatchingConfig`
     score: ScoreConfig = ScoreConfig()
 
 
+def build_head(config: DetectorConfig, backbone: Backbone) -> Any:
+    """The method's trainable part, with fresh weights.
+
+    Heads have one interface: `needs_text`, `tokens(backbone, images)`, `forward(tokens, text, map_hw)` to the outputs
+    that are trained, `loss(output, target)`, `prompt_vectors(text)`, `predict(tokens, prompts, map_hw, score)` to map
+    and score, and `token_parameters()`.
+    """
+    widths: dict[str, Any] = {
+        "embed_dim": backbone.embed_dim,
+        "text_dim": config.text_dim,
+        "num_taps": len(backbone.taps),
+        "interleave_text": config.interleave_text,
+    }
+    if config.method == "ava_dino":
+        return AvaDino(AvaDinoConfig(**widths, hidden_dim=config.hidden_dim))
+    return AdDinoV3(MatchingConfig(**widths))
+
+
 class Detector(nn.Module):
-    """uint8 BGR pictures and text embeddings in; AVA-DINO's outputs, maps and scores out."""
+    """uint8 BGR pictures, and text embeddings where the method needs text, in; maps and scores out."""
 
     def __init__(self, config: DetectorConfig, backbone: Backbone) -> None:
         super().__init__()
         self.config = config
         self.normalise = Normalise(backbone.mean, backbone.std)
         self.backbone = backbone
-        self.head = AvaDino(
-            AvaDinoConfig(
-                embed_dim=backbone.embed_dim,
-                text_dim=config.text_dim,
-                num_taps=len(backbone.taps),
-                hidden_dim=config.hidden_dim,
-                interleave_text=config.interleave_text,
-            )
-        )
+        self.head = build_head(config, backbone)
 
-    def tokens(self, images_bgr: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """uint8 [B, H, W, 3] -> class tokens L x [B, D] and standardised patch tokens L x [B, N, D], float32."""
-        cls_tokens, patch_tokens = self.backbone(self.normalise(images_bgr))
-        return [token.float() for token in cls_tokens], [
-            standardise_patches(patches.float()) for patches in patch_tokens
-        ]
+    @property
+    def needs_text(self) -> bool:
+        return bool(self.head.needs_text)
 
-    def forward(self, images_bgr: Tensor, text: Tensor, *, map_hw: tuple[int, int] | None = None) -> AvaDinoOutput:
-        """AVA-DINO's outputs.
+    def tokens(self, images_bgr: Tensor) -> Any:
+        """What the head takes, of uint8 [B, H, W, 3]; H, W multiples of the patch size."""
+        return self.head.tokens(self.backbone, self.normalise(images_bgr))
 
-        Args:
-            images_bgr: uint8 [B, H, W, 3]; H, W multiples of the patch size.
-            text: [B, T, 2].
-            map_hw: size of the maps; None is the picture's.
-        """
-        input_hw = (images_bgr.shape[1], images_bgr.shape[2])
-        cls_tokens, patch_tokens = self.tokens(images_bgr)
-        return self.head(
-            cls_tokens, patch_tokens, text, grid_hw=self.backbone.grid_hw(input_hw), map_hw=map_hw or input_hw
-        )
-
-    def anomaly_map(self, images_bgr: Tensor, prompts: Tensor) -> Tensor:
-        """The cross-modal map's anomalous channel, [B, H, W] in [0, 1].
+    def forward(self, images_bgr: Tensor, text: Tensor | None, *, map_hw: tuple[int, int] | None = None) -> Any:
+        """The outputs that the method trains.
 
         Args:
             images_bgr: uint8 [B, H, W, 3].
-            prompts: [B, 2, 2, D], of `AvaDino.prompt_vectors`.
+            text: [B, T, 2]; None for a method without text.
+            map_hw: size of the maps; None is the picture's.
         """
-        input_hw = (int(images_bgr.shape[1]), int(images_bgr.shape[2]))
-        grid_hw = self.backbone.grid_hw(input_hw)
-        maps = []
-        for tap, (cls_token, patches) in enumerate(zip(*self.tokens(images_bgr), strict=True)):
-            _, _, adapted_patches = self.head.adapt(tap, cls_token, patches, prompts)
-            logits = enlarge(self.head.cross_modal_logits(adapted_patches, prompts, grid_hw), input_hw)
-            maps.append(torch.softmax(logits / self.config.score.temperature, dim=1)[:, ANOMALOUS])
-        return torch.stack(maps).mean(dim=0)
+        size_hw = (int(images_bgr.shape[1]), int(images_bgr.shape[2]))
+        return self.head(self.tokens(images_bgr), text, map_hw=map_hw or size_hw)
 
-    def predict(self, images_bgr: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Anomaly maps [B, H, W] and anomaly scores [B], both in [0, 1]; `text` is [B, T, 2]."""
-        anomaly_map = self.anomaly_map(images_bgr, self.head.prompt_vectors(text))
-        return anomaly_map, anomaly_score(anomaly_map, self.config.score)
+    def predict(self, images_bgr: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Anomaly maps [B, H, W] and anomaly scores [B], both in [0, 1]; arguments as of `forward`."""
+        return self.answer(images_bgr, self.head.prompt_vectors(text) if self.needs_text else None)
+
+    def answer(self, images_bgr: Tensor, prompts: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As `predict`, with the prompt vectors [B, K, 2, M] instead of the text."""
+        size_hw = (int(images_bgr.shape[1]), int(images_bgr.shape[2]))
+        return self.head.predict(self.tokens(images_bgr), prompts, map_hw=size_hw, score=self.config.score)
 
 
 class DeviceGraph(nn.Module):
     """The detector as exported: one picture, prompt vectors instead of text, no outputs that do not score.
 
-    Inputs: `image` uint8 [1, H, W, 3] BGR; `prompt` float32 [2, 2, D] = (routing, matching) x (normal, anomalous).
+    Inputs: `image` uint8 [1, H, W, 3] BGR; for a method with text, `prompt` float32 [K, 2, M] as the head's
+    `prompt_vectors` gives it for one product.
     Outputs: `anomaly_map` [1, H, W] and `anomaly_score` [1], as `Detector.predict` gives them.
     """
 
@@ -98,6 +100,5 @@ class DeviceGraph(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(self, image: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        anomaly_map = self.detector.anomaly_map(image, prompt.unsqueeze(0))
-        return anomaly_map, anomaly_score(anomaly_map, self.detector.config.score)
+    def forward(self, image: Tensor, prompt: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.detector.answer(image, None if prompt is None else torch.unsqueeze(prompt, 0))

@@ -1,12 +1,10 @@
-"""The losses of AVA-DINO and AD-DINOv3, as their published code computes them."""
+"""The losses that the methods share, as their published code computes them, and what they are computed against."""
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from zsad_core.ava_dino import AvaDinoOutput
 from zsad_core.prompts import ANOMALOUS, NORMAL
 
 
@@ -34,38 +32,16 @@ def segmentation_loss(probabilities: Tensor, mask: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AvaDinoLoss:
-    """The parts and their weighted sum; scalars."""
+class Target:
+    """What a batch should have been answered with."""
 
-    awareness: Tensor
-    segmentation: Tensor
-    global_: Tensor
-    routing: Tensor
+    mask: Tensor  # float32 [B, H, W] of 0 and 1
+    is_anomalous: Tensor  # [B] of 0 and 1
+    has_pixel_truth: Tensor | None = None  # bool [B]; pictures without count in image losses alone. None: all have
 
-    @property
-    def total(self) -> Tensor:
-        return 0.25 * self.awareness + 0.5 * self.segmentation + 0.25 * self.global_ + 0.1 * self.routing
-
-
-def ava_dino_loss(
-    output: AvaDinoOutput, mask: Tensor, is_anomalous: Tensor, has_pixel_truth: Tensor | None = None
-) -> AvaDinoLoss:
-    """The loss of AVA-DINO.
-
-    Args:
-        output: of `AvaDino.forward`, maps at the mask's size.
-        mask: [B, H, W] of 0 and 1.
-        is_anomalous: [B] of 0 and 1.
-        has_pixel_truth: [B]; pictures without count in the image losses alone. None: all have.
-    """
-    y = is_anomalous.to(output.routing.dtype)
-    awareness, cross_modal = output.awareness, output.cross_modal
-    if has_pixel_truth is not None and not has_pixel_truth.all():
-        awareness, cross_modal, mask = awareness[has_pixel_truth], cross_modal[has_pixel_truth], mask[has_pixel_truth]
-    none = len(mask) == 0  # the mean of nothing is no number
-    return AvaDinoLoss(
-        awareness=y.new_zeros(()) if none else segmentation_loss(awareness, mask),
-        segmentation=y.new_zeros(()) if none else segmentation_loss(cross_modal, mask),
-        global_=F.cross_entropy(output.global_score, is_anomalous.long()),
-        routing=F.mse_loss(output.routing[:, NORMAL], 1 - y) + F.mse_loss(output.routing[:, ANOMALOUS], y),
-    )
+    def with_pixel_truth(self, *maps: Tensor) -> list[Tensor]:
+        """Each of `maps` [B, ...], and then the mask, of those pictures alone that have pixel truth."""
+        tensors = [*maps, self.mask]
+        if self.has_pixel_truth is None or bool(self.has_pixel_truth.all()):
+            return tensors
+        return [tensor[self.has_pixel_truth] for tensor in tensors]

@@ -9,7 +9,7 @@ PRODUCTS = ("object", "bottle")
 TEXT_DIM = 24
 
 
-def small_detector(input_hw: tuple[int, int] = (64, 96)):
+def small_detector(input_hw: tuple[int, int] = (64, 96), method: str = "ava_dino"):
     """A ViT-Ti/16 of random weights, 12 blocks deep, with a narrow head; not square on purpose."""
     import torch
 
@@ -20,7 +20,11 @@ def small_detector(input_hw: tuple[int, int] = (64, 96)):
     torch.manual_seed(5)
     backbone = BackboneConfig(name="vit_tiny_patch16_224", input_hw=input_hw, taps=(2, 4, 6, 8))
     config = DetectorConfig(
-        backbone=backbone, text_dim=TEXT_DIM, hidden_dim=16, score=ScoreConfig(top_fraction=0.01, pool=4)
+        method=method,
+        backbone=backbone,
+        text_dim=TEXT_DIM,
+        hidden_dim=16,
+        score=ScoreConfig(top_fraction=0.01, pool=4),
     )
     return Detector(config, Backbone(backbone)).eval()
 
@@ -40,7 +44,7 @@ def record() -> dict[str, object]:
         "command": "python training/train.py",
         "seed": 0,
         "epoch": 1,
-        "method": "ava-dino",
+        "method": "ava_dino",
         "trained_on": ["drawn"],
         "licences": [{"what": "training data drawn", "licence": "CC0", "source": "this test"}],
         "threshold": {"value": 0.5, "false_reject_rate": 0.05},

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from zsad_core.backbone import Side
 from zsad_core.config import StrictModel
+from zsad_core.detector import Method
 from zsad_core.scoring import ScoreConfig
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -32,12 +33,13 @@ class TextureSpec(StrictModel):
 
 
 class ModelSpec(StrictModel):
+    method: Method = "ava_dino"
     backbone: str = "vit_tiny_patch16_224"
     weights: Path | None = None  # local file; None with pretrained false: random
     pretrained: bool = False  # from timm's hub
     input_hw: tuple[Side, Side] = (384, 384)  # pixels
     taps: tuple[Count, ...] | None = None
-    hidden_dim: Count = 768
+    hidden_dim: Count = 768  # of AVA-DINO's adapters
     text_encoder: str = "minilm"
     score: ScoreConfig = ScoreConfig()
     start: Path | None = None  # checkpoint that the run begins with

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zsad_core.detector import Detector
+from zsad_core.matching import Tokens
 
 
 class FeatureCache:
@@ -18,6 +19,10 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, detector: Detector) -> None:
+        if not detector.needs_text:
+            raise ValueError(
+                f"{detector.config.method} trains tokens inside the backbone: it can have no feature cache"
+            )
         if any(parameter.requires_grad for parameter in detector.backbone.parameters()):
             raise ValueError("a feature cache needs a frozen backbone: set trainable_blocks to 0")
         self._detector = detector
@@ -27,14 +32,15 @@ class FeatureCache:
         self._folder = folder / digest.hexdigest()[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def tokens(self, images_bgr: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def tokens(self, images_bgr: Tensor) -> Tokens:
         """As `Detector.tokens`, for uint8 [B, H, W, 3]; what is missing is computed and kept."""
         files = [self._file(image) for image in images_bgr]
         missing = [index for index, file in enumerate(files) if not file.is_file()]
         if missing:
             with torch.no_grad():
-                cls_tokens, patch_tokens = self._detector.tokens(images_bgr[missing])
-            packed = torch.cat([torch.stack(cls_tokens, 1).unsqueeze(2), torch.stack(patch_tokens, 1)], dim=2)
+                computed = self._detector.tokens(images_bgr[missing])
+            cls_tokens, patch_tokens = torch.stack(computed.cls_tokens, 1), torch.stack(computed.patch_tokens, 1)
+            packed = torch.cat([cls_tokens.unsqueeze(2), patch_tokens], dim=2)
             for index, tokens in zip(missing, packed.half().cpu().numpy(), strict=True):
                 partial = files[index].with_suffix(".partial.npy")
                 np.save(partial, tokens)  # [L, 1 + N, D]
@@ -42,7 +48,11 @@ class FeatureCache:
         loaded = torch.from_numpy(np.stack([np.load(file, mmap_mode="r") for file in files]))  # [B, L, 1 + N, D]
         loaded = loaded.to(images_bgr.device).float()
         taps = range(loaded.shape[1])
-        return [loaded[:, tap, 0] for tap in taps], [loaded[:, tap, 1:] for tap in taps]
+        return Tokens(
+            cls_tokens=[loaded[:, tap, 0] for tap in taps],
+            patch_tokens=[loaded[:, tap, 1:] for tap in taps],
+            grid_hw=self._detector.backbone.grid_hw((images_bgr.shape[1], images_bgr.shape[2])),
+        )
 
     def _file(self, image_bgr: Tensor) -> Path:
         digest = hashlib.sha256(str(tuple(image_bgr.shape)).encode() + image_bgr.cpu().numpy().tobytes())

@@ -35,6 +35,7 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
         backbone = Backbone(config, weights=spec.weights, pretrained=spec.pretrained)
     detector = Detector(
         DetectorConfig(
+            method=spec.method,
             backbone=config,
             backbone_weights=spec.weights.name if spec.weights else "timm hub" if spec.pretrained else "random",
             text_encoder=spec.text_encoder,

@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     """The flags of `zsad-train`."""
     result = argparse.ArgumentParser(
         prog="zsad-train",
-        description="Trains a zero-shot anomaly detector (AVA-DINO) on data sets in MVTec layout. A killed run goes on "
+        description="Trains a zero-shot anomaly detector on data sets in MVTec layout. A killed run goes on "
         "where it stopped when it is started again with the same settings.",
     )
     result.add_argument("--config", type=Path, help="YAML file of settings; flags override it")
@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--data", type=Path, nargs="+", help="data sets in MVTec layout; all weigh the same")
     result.add_argument("--data-root", type=Path, help="folder that relative paths of --config start from")
     result.add_argument("--textures", type=Path, help="folder <material>/<picture> of good textures, for synthesis")
+    result.add_argument("--method", help="ava_dino, ad_dinov3 or visualad (default ava_dino)")
     result.add_argument("--backbone", help="timm name of a ViT (default vit_tiny_patch16_224)")
     result.add_argument("--weights", type=Path, help="local weights file of the backbone (default random weights)")
     result.add_argument("--pretrained", action="store_true", default=None, help="fetch the backbone from timm's hub")
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
 FLAG_KEYS = {
     "out": ("out",),
+    "method": ("model", "method"),
     "backbone": ("model", "backbone"),
     "weights": ("model", "weights"),
     "pretrained": ("model", "pretrained"),
@@ -176,7 +178,7 @@ def _record(config: Any, command: str, samples: list[Any], earlier: dict[str, An
     return {
         "command": command,
         "seed": config.seed,
-        "method": "ava-dino",
+        "method": config.model.method,
         "trained_on": sorted(trained_on),
         "licences": licences,
         "settings": config.model_dump(mode="json", exclude={"out", "feature_cache", "device", "workers"}),

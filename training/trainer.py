@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from zsad_core.ava_dino import AvaDinoOutput
 from zsad_core.checkpoint import save_checkpoint
 from zsad_core.detector import Detector
 from zsad_core.errors import WeightsError
-from zsad_core.losses import AvaDinoLoss, ava_dino_loss
+from zsad_core.losses import Target
 from zsad_training.config import TrainConfig
 from zsad_training.feature_cache import FeatureCache
 from zsad_training.sampler import Batch, TrainingPictures, collate
@@ -127,13 +126,12 @@ class Trainer:
         for batch in tqdm(loader, total=end - first, desc=f"epoch {epoch}/{spec.epochs}", leave=False, disable=None):
             loss = self._step(batch)
             self._state.step += 1
-            for name in ("total", "segmentation", "awareness", "global_", "routing"):
-                log.writerow(
-                    [self._state.step, "train", f"loss_{name.strip('_')}", f"{getattr(loss, name).item():.6g}"]
-                )
+            for name, value in {"total": loss.total, **vars(loss)}.items():
+                if value is not None:
+                    log.writerow([self._state.step, "train", f"loss_{name.strip('_')}", f"{value.item():.6g}"])
         self._state.seconds += time.monotonic() - started
 
-    def _step(self, batch: Batch) -> AvaDinoLoss:
+    def _step(self, batch: Batch) -> Any:
         text = torch.from_numpy(np.stack([self._text[product] for product in batch.products])).to(self._device)
         masks = batch.masks.to(self._device)
         stride = self._config.optimisation.loss_stride
@@ -141,7 +139,12 @@ class Trainer:
             masks = F.max_pool2d(masks.unsqueeze(1), stride).squeeze(1)  # a thin defect stays one
         with self._autocast():
             output = self._forward(batch, text, (masks.shape[1], masks.shape[2]))
-        loss = ava_dino_loss(output, masks, batch.is_anomalous.to(self._device), batch.has_pixel_truth.to(self._device))
+        target = Target(
+            mask=masks,
+            is_anomalous=batch.is_anomalous.to(self._device),
+            has_pixel_truth=batch.has_pixel_truth.to(self._device),
+        )
+        loss = self._detector.head.loss(output, target)
         total = loss.total
         if not torch.isfinite(total):
             rates = self._schedule.get_last_lr()
@@ -160,13 +163,11 @@ class Trainer:
             self._average.update_parameters(self._detector)
         return loss
 
-    def _forward(self, batch: Batch, text: Tensor, map_hw: tuple[int, int]) -> AvaDinoOutput:
+    def _forward(self, batch: Batch, text: Tensor, map_hw: tuple[int, int]) -> Any:
         images = batch.images_bgr.to(self._device)
         if self._cache is None:
             return self._detector(images, text, map_hw=map_hw)
-        cls_tokens, patch_tokens = self._cache.tokens(images)
-        grid_hw = self._detector.backbone.grid_hw((images.shape[1], images.shape[2]))
-        return self._detector.head(cls_tokens, patch_tokens, text, grid_hw=grid_hw, map_hw=map_hw)
+        return self._detector.head(self._cache.tokens(images), text, map_hw=map_hw)
 
     def _validate(self, log: Any, epoch: int) -> None:
         detector = self._detector

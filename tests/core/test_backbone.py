@@ -3,9 +3,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.ava_dino import AvaDino, AvaDinoConfig, to_grid  # noqa: E402
+from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
 from zsad_core.backbone import Backbone, BackboneConfig, evenly_spaced_taps, standardise_patches  # noqa: E402
 from zsad_core.errors import WeightsError  # noqa: E402
+from zsad_core.matching import to_grid  # noqa: E402
 
 
 @pytest.mark.parametrize(
