@@ -15,7 +15,6 @@ from zsad_core.bundle import (
     MANIFEST,
     MODEL_BIN,
     MODEL_XML,
-    PAYLOAD_FILES,
     PROMPTS,
     Licence,
     Manifest,
@@ -38,6 +37,7 @@ def make_tiny_bundle(
     nan_on_black: bool = False,
     map_name: str = "anomaly_map",
     stated_map_hw: tuple[int, int] | None = None,
+    needs_text: bool = True,
 ) -> Path:
     """Writes the bundle into `folder` (made) and returns it.
 
@@ -48,13 +48,16 @@ def make_tiny_bundle(
         nan_on_black: the answer to a picture with an all-black 3x3 patch holds NaN.
         map_name: name of the map's output.
         stated_map_hw: the map size in the manifest where it shall differ from the model's.
+        needs_text: False leaves out prompts and products, as a bundle of a method without text does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _save_model(folder, input_hw, output_scale, nan_on_black, map_name)
+    _save_model(folder, input_hw, output_scale, nan_on_black, map_name, needs_text)
+    payload = [MODEL_XML, MODEL_BIN, PROMPTS] if needs_text else [MODEL_XML, MODEL_BIN]
     prompts = {name: np.full(PROMPT_SHAPE, 1.0 - gain, np.float32) for name, gain in GAINS.items()}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **prompts)
-    (folder / PROMPTS).write_bytes(buffer.getvalue())
+    if needs_text:
+        (folder / PROMPTS).write_bytes(buffer.getvalue())
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name="darkness",
@@ -66,10 +69,10 @@ def make_tiny_bundle(
             input_hw=input_hw,
             taps=(),
             map_hw=stated_map_hw or input_hw,
-            prompt_shape=PROMPT_SHAPE,
+            prompt_shape=PROMPT_SHAPE if needs_text else None,
             precision="fp32",
         ),
-        products=tuple(sorted(GAINS)),
+        products=tuple(sorted(GAINS)) if needs_text else (),
         threshold=Threshold(value=0.5, method="by hand"),
         region_level=0.5,
         evaluation=None,
@@ -83,14 +86,19 @@ def make_tiny_bundle(
         ),
         made_by="tests/tiny_bundle_maker.py",
         licences=(Licence(what="all", licence="CC0-1.0", source="made here"),),
-        files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in PAYLOAD_FILES},
+        files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in payload},
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
     return folder
 
 
 def _save_model(
-    folder: Path, input_hw: tuple[int, int], output_scale: float, nan_on_black: bool, map_name: str
+    folder: Path,
+    input_hw: tuple[int, int],
+    output_scale: float,
+    nan_on_black: bool,
+    map_name: str,
+    needs_text: bool,
 ) -> None:
     ov = import_openvino()
     ops = ov.opset13
@@ -102,13 +110,14 @@ def _save_model(
     darkness = ops.subtract(np.float32(1), ops.divide(smooth, np.float32(255)))
     if nan_on_black:  # 0/0 where the picture is black
         darkness = ops.multiply(darkness, ops.divide(smooth, smooth))
-    gain = ops.subtract(np.float32(output_scale), ops.reduce_mean(prompt, np.array([0, 1, 2]), keep_dims=False))
+    dimming = ops.reduce_mean(prompt, np.array([0, 1, 2]), keep_dims=False) if needs_text else np.float32(0)
+    gain = ops.subtract(np.float32(output_scale), dimming)
     anomaly_map = ops.squeeze(ops.multiply(darkness, gain), np.array([1]))  # [1, H, W]
     anomaly_score = ops.reduce_max(anomaly_map, np.array([1, 2]), keep_dims=False)  # [1]
     anomaly_map.output(0).set_names({map_name})
     anomaly_score.output(0).set_names({"anomaly_score"})
-    model = ov.Model([anomaly_map, anomaly_score], [image, prompt], "darkness")
     for parameter, name in ((image, "image"), (prompt, "prompt")):
         parameter.output(0).set_names({name})
+    model = ov.Model([anomaly_map, anomaly_score], [image, prompt] if needs_text else [image], "darkness")
     ov.save_model(model, folder / MODEL_XML, compress_to_fp16=False)
     assert (folder / MODEL_BIN).is_file()

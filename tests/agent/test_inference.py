@@ -42,6 +42,13 @@ def test_blot_scores_high_and_white_part_low(detector: Detector) -> None:
     assert prediction.anomaly_map[50, 50] == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_bundle_without_text_answers_alike_for_any_product(tmp_path: Path, config: InferenceConfig) -> None:
+    detector = Detector(load_bundle(make_tiny_bundle(tmp_path / "bundle", needs_text=False)), config)
+    scores = [detector.predict(blotted(), product).anomaly_score for product in ("object", "pump housing")]
+    assert scores == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert detector.product == "pump housing"
+
+
 def test_switching_the_product_changes_the_score_and_stays(detector: Detector) -> None:
     assert detector.predict(blotted(), "bottle").anomaly_score == pytest.approx(0.8, abs=1e-6)
     assert detector.product == "bottle"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_core.bundle import FORMAT_VERSION, MANIFEST, MODEL_BIN, MODEL_XML, PROMPTS, load_bundle
 from zsad_core.errors import BundleError, ProductError
@@ -125,7 +126,28 @@ def test_a_manifest_cannot_name_files_outside_the_bundle(copy, tmp_path):
 
 def test_an_unknown_product_lists_the_known_ones(tiny_bundle):
     with pytest.raises(ProductError, match=r"product 'bottel' is not in the bundle. It has: bottle, object"):
-        load_bundle(tiny_bundle).prompt_bank["bottel"]
+        load_bundle(tiny_bundle).prompt("bottel")
+
+
+def test_a_bundle_without_text_takes_any_product(tmp_path):
+    bundle = load_bundle(make_tiny_bundle(tmp_path / "bundle", needs_text=False))
+    assert bundle.manifest.products == ()
+    assert bundle.prompt("anything") is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "products", "said"),
+    [
+        ({"prompt_shape": None}, ["object"], "model.prompt_shape is null, yet there are products"),
+        ({"prompt_shape": [2, 2, 8]}, [], r"no hash for prompts\.npz"),
+    ],
+)
+def test_a_bundle_that_contradicts_itself_on_text_is_refused(tmp_path, facts, products, said):
+    folder = make_tiny_bundle(tmp_path / "bundle", needs_text=False)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    rewrite_manifest(folder, model=manifest["model"] | facts, products=products)
+    with pytest.raises(BundleError, match=said):
+        load_bundle(folder)
 
 
 @pytest.mark.parametrize(
