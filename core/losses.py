@@ -1,6 +1,7 @@
 """The losses that the methods share, as their published code computes them, and what they are computed against."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,21 @@ def dice_loss(anomalous_probability: Tensor, mask: Tensor) -> Tensor:
 def segmentation_loss(probabilities: Tensor, mask: Tensor) -> Tensor:
     """Focal and Dice of a two-class map [B, 2, H, W] against a mask [B, H, W]."""
     return focal_loss(probabilities, mask) + dice_loss(probabilities[:, ANOMALOUS], mask)
+
+
+LossT = TypeVar("LossT")
+_PIXEL_PARTS = ("awareness", "segmentation")  # means over the pictures with pixel truth; all others are over all
+
+
+def scaled(loss: LossT, *, pixel: float, image: float) -> LossT:
+    """A method's loss with its parts multiplied by `pixel` or `image`.
+
+    The losses of a batch's parts add up to the whole batch's when they are scaled by their share of its pictures with
+    pixel truth, and of all its pictures.
+    """
+    parts = {name: part for name, part in vars(loss).items() if part is not None}
+    factors = {name: pixel if name in _PIXEL_PARTS else image for name in parts}
+    return replace(loss, **{name: factors[name] * part for name, part in parts.items()})  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,17 @@
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from zsad_core.losses import scaled  # noqa: E402
+from zsad_core.matching import MatchingLoss  # noqa: E402
+
+
+def loss(awareness: float, segmentation: float, global_: float, routing: float | None) -> MatchingLoss:
+    parts = {"awareness": awareness, "segmentation": segmentation, "global_": global_, "routing": routing}
+    return MatchingLoss(**{name: None if part is None else torch.tensor(part) for name, part in parts.items()})
+
+
+@pytest.mark.parametrize(("routing", "routed"), [(None, None), (8.0, 2.0)])
+def test_map_losses_are_scaled_apart_from_image_losses(routing, routed):
+    found = scaled(loss(1.0, 2.0, 4.0, routing), pixel=0.5, image=0.25)
+    assert found == loss(0.5, 1.0, 1.0, routed)
