@@ -1,6 +1,7 @@
 """Tokens of a frozen backbone, computed once a picture and kept on disk."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ class FeatureCache:
 
     Files lie in a folder named by a hash of the backbone's config and weights, so one folder serves many runs. The
     content is the key: whatever changes the picture (file, size, augmentation) misses the cache instead of lying.
+    Tokens are computed in float32 whatever the run's precision is, so that runs of any precision can share them.
     """
 
     def __init__(self, folder: Path, detector: Detector) -> None:
@@ -37,12 +39,12 @@ class FeatureCache:
         files = [self._file(image) for image in images_bgr]
         missing = [index for index, file in enumerate(files) if not file.is_file()]
         if missing:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(images_bgr.device.type, enabled=False):
                 computed = self._detector.tokens(images_bgr[missing])
             cls_tokens, patch_tokens = torch.stack(computed.cls_tokens, 1), torch.stack(computed.patch_tokens, 1)
             packed = torch.cat([cls_tokens.unsqueeze(2), patch_tokens], dim=2)
             for index, tokens in zip(missing, packed.half().cpu().numpy(), strict=True):
-                partial = files[index].with_suffix(".partial.npy")
+                partial = files[index].with_suffix(f".{os.getpid()}.partial.npy")  # another process may write it too
                 np.save(partial, tokens)  # [L, 1 + N, D]
                 partial.replace(files[index])
         loaded = torch.from_numpy(np.stack([np.load(file, mmap_mode="r") for file in files]))  # [B, L, 1 + N, D]

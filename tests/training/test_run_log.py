@@ -1,0 +1,50 @@
+import csv
+
+import pytest
+
+from zsad_training.run_log import RunLog
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_rows_after_the_last_save_are_cut_off_when_a_run_goes_on(tmp_path):
+    path = tmp_path / "log.csv"
+    with RunLog(path, size=0) as log:
+        log.write(1, "train", "loss_total", 0.5)
+        size = log.save()
+        log.write(2, "train", "loss_total", 0.25)
+    with RunLog(path, size=size) as log:
+        log.write(2, "train", "loss_total", 0.125)
+    assert rows(path) == [
+        ["step", "split", "metric", "value"],
+        ["1", "train", "loss_total", "0.5"],
+        ["2", "train", "loss_total", "0.125"],
+    ]
+
+
+def test_a_run_from_the_start_leaves_nothing_of_an_earlier_log(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("of another run\n")
+    with RunLog(path, size=0):
+        pass
+    assert rows(path) == [["step", "split", "metric", "value"]]
+
+
+@pytest.mark.parametrize("left", [None, "", "step,split,metric,value\n"])
+def test_a_log_that_was_removed_or_cut_begins_anew_with_a_warning(tmp_path, caplog, left):
+    path = tmp_path / "log.csv"
+    if left is not None:
+        path.write_text(left)
+    with RunLog(path, size=100) as log:
+        log.write(7, "train", "loss_total", 1.0)
+    assert rows(path) == [["step", "split", "metric", "value"], ["7", "train", "loss_total", "1"]]
+    assert "rows before this are lost" in caplog.text
+
+
+def test_a_metric_without_a_value_has_no_row_so_every_value_is_a_number(tmp_path):
+    with RunLog(tmp_path / "log.csv", size=0) as log:
+        log.write(1, "drawn/plate", "pixel_ap", None)
+    assert len(rows(tmp_path / "log.csv")) == 1
