@@ -1,5 +1,6 @@
 """Everything a training run depends on; saved beside its checkpoint."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,13 +63,17 @@ class OptimisationSpec(StrictModel):
 
     epochs: Count = 20
     steps_per_epoch: Count | None = None  # None: as many pictures as the sets have
-    batch_size: Count = 64
+    batch_size: Count = 64  # pictures of a step, over all processes
+    accumulate: Count = 1  # parts that each process computes its share of a batch in, to save memory
+    save_every_steps: Count | None = None  # within an epoch too, so that a kill loses minutes; None: after each epoch
     lr: Positive = 1e-4  # of the head
+    token_lr: Positive = 1e-3  # of tokens that join the backbone's sequence
     backbone_lr: Positive = 1e-5  # of the trainable blocks
     trainable_blocks: Annotated[int, Field(ge=0)] = 0  # last blocks of the backbone that train; 0: frozen
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     warmup_fraction: Fraction = 0.03
     schedule: Literal["constant", "cosine"] = "constant"
+    lr_floor: Fraction = 0.0  # share of the learning rate that the cosine ends at
     loss_stride: Annotated[int, Field(ge=1, le=16)] = 1  # maps and masks are compared at 1/stride of the picture
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the averaged weights that are kept; 0: none
     mixed_precision: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
@@ -87,6 +92,7 @@ class ValidationSpec(StrictModel):
 class TrainConfig(StrictModel):
     out: Path
     datasets: Annotated[tuple[DatasetSpec, ...], Field(min_length=1)]
+    train_split: Literal["all", "test"] = "all"  # test: leaves the sets' train splits unused, as the papers do
     textures: TextureSpec | None = None
     model: ModelSpec = ModelSpec()
     sampling: SamplingSpec = SamplingSpec()
@@ -96,6 +102,18 @@ class TrainConfig(StrictModel):
     device: str = "auto"  # auto, cpu, cuda, cuda:1 …
     workers: Annotated[int, Field(ge=0)] = 1  # processes that prepare pictures
     feature_cache: Path | None = None  # folder; only with a frozen backbone and no augmentation
+
+    @property
+    def can_cache_features(self) -> bool:
+        """Whether a picture's tokens are the same whenever it comes."""
+        frozen = self.model.method != "visualad" and self.optimisation.trainable_blocks == 0
+        return frozen and self.sampling.augment == "none" and self.sampling.synthetic_fraction == 0
+
+    def identity(self) -> str:
+        """What the run's result depends on; runs that differ in the rest may go on from each other's files."""
+        settings = self.model_dump(mode="json", exclude={"out", "device", "workers"})
+        del settings["optimisation"]["save_every_steps"]
+        return json.dumps(settings, sort_keys=True)
 
     def with_data_root(self, root: Path) -> "TrainConfig":
         """The same run with the relative paths of data sets and textures taken from `root`."""

@@ -1,113 +1,32 @@
 """Command line of training: `python training/train.py --help`."""
 
-import argparse
 import logging
 import platform
 import random
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zsad_core.command import guarded
+from zsad_training.settings import parser, read_config, read_configs
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from zsad_core.bundle import Evaluation
+    from zsad_training.config import DatasetSpec
+    from zsad_training.processes import Processes
 
 logger = logging.getLogger("zsad_training")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags of `zsad-train`."""
-    result = argparse.ArgumentParser(
-        prog="zsad-train",
-        description="Trains a zero-shot anomaly detector on data sets in MVTec layout. A killed run goes on "
-        "where it stopped when it is started again with the same settings.",
-    )
-    result.add_argument("--config", type=Path, help="YAML file of settings; flags override it")
-    result.add_argument("--out", type=Path, help="folder for best.safetensors, resume.pt and log.csv")
-    result.add_argument("--data", type=Path, nargs="+", help="data sets in MVTec layout; all weigh the same")
-    result.add_argument("--data-root", type=Path, help="folder that relative paths of --config start from")
-    result.add_argument("--textures", type=Path, help="folder <material>/<picture> of good textures, for synthesis")
-    result.add_argument("--method", help="ava_dino, ad_dinov3 or visualad (default ava_dino)")
-    result.add_argument("--backbone", help="timm name of a ViT (default vit_tiny_patch16_224)")
-    result.add_argument("--weights", type=Path, help="local weights file of the backbone (default random weights)")
-    result.add_argument("--pretrained", action="store_true", default=None, help="fetch the backbone from timm's hub")
-    result.add_argument("--start", type=Path, help="checkpoint to begin with (default: fresh adapters)")
-    result.add_argument("--text-encoder", help="minilm, or open_clip:MODEL:PRETRAINED (default minilm)")
-    result.add_argument("--input-size", type=int, help="side of the square input, pixels (default 384)")
-    result.add_argument("--epochs", type=int, help="passes over the data (default 20)")
-    result.add_argument("--batch-size", type=int, help="pictures (default 64)")
-    result.add_argument("--lr", type=float, help="learning rate of the head (default 1e-4)")
-    result.add_argument("--trainable-blocks", type=int, help="last blocks that train (default 0: backbone frozen)")
-    result.add_argument("--synthetic-fraction", type=float, help="share of drawn pictures, with --textures (default 0)")
-    result.add_argument("--mixed-precision", help="auto, off, bf16 or fp16 (default auto: where it is fast)")
-    result.add_argument("--seed", type=int, help="of weights, split and sampling (default 0)")
-    result.add_argument("--device", help="auto, cpu, cuda, cuda:1 … (default auto: a GPU where there is one)")
-    result.add_argument("--workers", type=int, help="processes that prepare pictures (default 1)")
-    result.add_argument("--feature-cache", type=Path, help="folder for tokens of a frozen backbone (default none)")
-    return result
-
-
-FLAG_KEYS = {
-    "out": ("out",),
-    "method": ("model", "method"),
-    "backbone": ("model", "backbone"),
-    "weights": ("model", "weights"),
-    "pretrained": ("model", "pretrained"),
-    "start": ("model", "start"),
-    "text_encoder": ("model", "text_encoder"),
-    "epochs": ("optimisation", "epochs"),
-    "batch_size": ("optimisation", "batch_size"),
-    "lr": ("optimisation", "lr"),
-    "trainable_blocks": ("optimisation", "trainable_blocks"),
-    "synthetic_fraction": ("sampling", "synthetic_fraction"),
-    "mixed_precision": ("optimisation", "mixed_precision"),
-    "seed": ("seed",),
-    "device": ("device",),
-    "workers": ("workers",),
-    "feature_cache": ("feature_cache",),
-}
-
-
-def read_config(args: argparse.Namespace) -> Any:
-    """A TrainConfig from file and flags.
-
-    Raises:
-        ConfigError: naming every fault.
-    """
-    from zsad_core.config import read_yaml, validate
-    from zsad_training.config import TrainConfig
-
-    values, lines = read_yaml(args.config) if args.config else ({}, {})
-    for flag, keys in FLAG_KEYS.items():
-        if (value := getattr(args, flag)) is not None:
-            _overlay(values, keys, value)
-    if args.data:
-        values["datasets"] = [{"path": path} for path in args.data]
-    if args.textures:
-        values["textures"] = {"path": args.textures}
-    if args.input_size is not None:
-        _overlay(values, ("model", "input_hw"), [args.input_size, args.input_size])
-    config = validate(TrainConfig, values, str(args.config or "flags"), lines)
-    return config.with_data_root(args.data_root) if args.data_root else config
-
-
-def _overlay(values: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
-    """Sets one key, in its section if it is in one; what is no section stays, for `validate` to name."""
-    for key in keys[:-1]:
-        if values.get(key) is None:
-            values[key] = {}
-        values = values[key]
-        if not isinstance(values, dict):
-            return
-    values[keys[-1]] = value
-
-
-def train(config: Any, command: str) -> Path:
-    """Runs `config`; gives the path of the best checkpoint."""
+def train(config: Any, command: str, processes: "Processes") -> Path:
+    """Runs `config`, sharing it with the other processes; gives the path of the best checkpoint."""
     import numpy as np
     import torch
 
     from zsad_core.prompts import GENERIC_PRODUCT
     from zsad_core.text_encoder import embed_products, load_text_encoder
-    from zsad_training.devices import pick_device
     from zsad_training.feature_cache import FeatureCache
     from zsad_training.layout import read_mvtec_layout
     from zsad_training.sampler import TrainingPictures, find_textures
@@ -116,10 +35,12 @@ def train(config: Any, command: str) -> Path:
     from zsad_training.trainer import Trainer
     from zsad_training.validation import ValidationPictures
 
-    device = pick_device(config.device)
+    device = processes.device
     samples = [
         sample for spec in config.datasets for sample in read_mvtec_layout(spec.path, mask_folder=spec.mask_folder)
     ]
+    if config.train_split == "test":
+        samples = [sample for sample in samples if sample.split == "test"]
     textures = find_textures(config.textures.path) if config.textures else []
     seed, spec = config.seed, config.validation
     fit, held_out = split(samples, lambda one: f"{one.dataset}/{one.product}/{one.image.name}", spec.fraction, seed)
@@ -156,7 +77,7 @@ def train(config: Any, command: str) -> Path:
         ValidationPictures(held_out, held_textures, spec, input_hw=input_hw, seed=seed),
         text,
         steps_per_epoch=config.optimisation.steps_per_epoch or max(1, len(fit) // batch_size),
-        device=device,
+        processes=processes,
         record=_record(config, command, samples, earlier),
         feature_cache=cache,
     )
@@ -187,17 +108,50 @@ def _record(config: Any, command: str, samples: list[Any], earlier: dict[str, An
     }
 
 
+def evaluate(checkpoint: Path, dataset: "DatasetSpec", table: Path, *, device: str) -> "Evaluation":
+    """Evaluates as `zsad-evaluate` does, and leaves its JSON in `table`."""
+    from zsad_core.bundle import Evaluation
+    from zsad_training import evaluate as command
+
+    partial = table.with_name(table.name + ".partial")
+    flags = ["--mask-folder", dataset.mask_folder, "--device", device, "--json", str(partial)]
+    markdown = ["--markdown", str(table.with_suffix(".md"))]
+    command.run(command.parser().parse_args([str(checkpoint), "--data", str(dataset.path), *flags, *markdown]))
+    evaluation = Evaluation.model_validate_json(partial.read_text())
+    partial.replace(table)
+    return evaluation
+
+
+def _run(args: "Namespace", command: str) -> None:
+    from zsad_training.processes import join_processes
+
+    configs = read_configs(args) if args.protocol else {"": read_config(args)}
+    config = next(iter(configs.values()))
+    with join_processes(config.device) as processes:
+        if not processes.is_first:
+            logger.setLevel(logging.WARNING)
+        if not args.protocol:
+            result = train(config, command, processes)
+        else:
+            from zsad_training.protocol import Protocol, plan
+
+            runs = plan(args.protocol, configs, args.seeds or [config.seed])
+            protocol = Protocol(runs, train=train, evaluate=evaluate, processes=processes)
+            result = protocol.run(config.out, args.protocol, command)
+        if processes.is_first:
+            print(result)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed, 2 bad usage or config."""
     arguments = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(arguments)
+    if not args.protocol and (args.methods or args.seeds):
+        parser().error("--methods and --seeds need --protocol")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("timm").setLevel(logging.WARNING)
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-    return guarded(
-        "zsad-train",
-        lambda: print(train(read_config(args), " ".join(["python training/train.py", *arguments]))),
-    )
+    return guarded("zsad-train", lambda: _run(args, " ".join(["python training/train.py", *arguments])))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
-"""One training run: resumable, deterministic, its epoch chosen on the validation part."""
+"""One training run: resumable, deterministic, its epoch chosen on the validation part.
 
-import csv
+What it computes does not depend on how often it was killed, and but for rounding not on the number of processes or of
+parts that a batch is split into: an item is a function of (seed, index), a step's noise one of (seed, step), and every
+part's losses count by its share of the batch's pictures.
+"""
+
 import logging
 import math
 import time
@@ -20,9 +24,11 @@ from tqdm import tqdm
 from zsad_core.checkpoint import save_checkpoint
 from zsad_core.detector import Detector
 from zsad_core.errors import WeightsError
-from zsad_core.losses import Target
+from zsad_core.losses import Target, scaled
 from zsad_training.config import TrainConfig
 from zsad_training.feature_cache import FeatureCache
+from zsad_training.processes import Processes
+from zsad_training.run_log import RunLog
 from zsad_training.sampler import Batch, TrainingPictures, collate
 from zsad_training.validation import Validation, ValidationPictures
 
@@ -38,10 +44,14 @@ class State:
     step: int = 0
     best_criterion: float = -math.inf
     seconds: float = 0.0
+    log_bytes: int = 0  # size of log.csv
 
 
 class Trainer:
-    """Runs `config` to its end, or from where a killed run with the same config and folder stopped."""
+    """Runs `config` to its end, or from where a killed run with the same config and folder stopped.
+
+    Among several processes each takes its share of every batch; the first one alone validates, logs and saves.
+    """
 
     def __init__(
         self,
@@ -52,10 +62,18 @@ class Trainer:
         text: dict[str, np.ndarray],
         *,
         steps_per_epoch: int,
-        device: torch.device,
+        processes: Processes,
         record: dict[str, Any],
         feature_cache: FeatureCache | None = None,
     ) -> None:
+        parts = processes.count * config.optimisation.accumulate
+        if config.optimisation.batch_size % parts:
+            raise ValueError(
+                f"batch_size {config.optimisation.batch_size} cannot be shared evenly by {processes.count} processes "
+                f"in {config.optimisation.accumulate} parts each: choose a multiple of {parts}"
+            )
+        device = processes.device
+        self._processes = processes
         self._config = config
         self._detector = detector.to(device)
         self._pictures = pictures
@@ -76,7 +94,8 @@ class Trainer:
         self._optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=spec.weight_decay)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, self._lr_factor)
         self._precision = _precision(spec.mixed_precision, device)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self._precision is torch.float16)
+        # torch's own first scale, 65536, overflows with logits of a hundred and loses the first steps.
+        self._scaler = torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=self._precision is torch.float16)
         self._average = (
             torch.optim.swa_utils.AveragedModel(
                 detector, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(spec.ema_decay)
@@ -94,27 +113,24 @@ class Trainer:
         out = self._config.out
         out.mkdir(parents=True, exist_ok=True)
         self._resume(out / RESUME)
-        with (out / LOG).open("a" if self._state.step else "w", newline="") as file:
-            log = csv.writer(file)
-            if not self._state.step:
-                log.writerow(["step", "split", "metric", "value"])
+        self._processes.wait()  # until all have read what the first one will overwrite
+        with RunLog(out / LOG, size=self._state.log_bytes) if self._processes.is_first else nullcontext() as log:
             while self._state.step < self._total_steps:
                 self._train_epoch(log)
                 epoch = self._state.step // self._steps_per_epoch
-                if epoch % self._config.validation.every_epochs == 0 or self._state.step == self._total_steps:
+                if log and (epoch % self._config.validation.every_epochs == 0 or self._state.step == self._total_steps):
                     self._validate(log, epoch)
-                file.flush()
-                self._save_resume(out / RESUME)
+                self._save(log)
+                self._processes.wait()
         return out / BEST
 
-    def _train_epoch(self, log: Any) -> None:
+    def _train_epoch(self, log: RunLog | None) -> None:
         spec = self._config.optimisation
         first = self._state.step
         end = min((first // self._steps_per_epoch + 1) * self._steps_per_epoch, self._total_steps)
         loader = DataLoader(
             self._pictures,
-            batch_size=spec.batch_size,
-            sampler=range(first * spec.batch_size, end * spec.batch_size),
+            batch_sampler=[indices for step in range(first, end) for indices in self._shares(step)],
             collate_fn=collate,
             num_workers=self._config.workers,
             prefetch_factor=4 if self._config.workers else None,
@@ -123,15 +139,66 @@ class Trainer:
         self._detector.train()
         started = time.monotonic()
         epoch = first // self._steps_per_epoch + 1
-        for batch in tqdm(loader, total=end - first, desc=f"epoch {epoch}/{spec.epochs}", leave=False, disable=None):
-            loss = self._step(batch)
+        label, hidden = f"epoch {epoch}/{spec.epochs}", None if log else True  # None: shown on a terminal
+        batches = iter(loader)
+        for _ in tqdm(range(first, end), desc=label, leave=False, disable=hidden):
+            losses = self._step([next(batches) for _ in range(spec.accumulate)])
             self._state.step += 1
-            for name, value in {"total": loss.total, **vars(loss)}.items():
-                if value is not None:
-                    log.writerow([self._state.step, "train", f"loss_{name.strip('_')}", f"{value.item():.6g}"])
+            if log:
+                for name, value in losses.items():
+                    log.write(self._state.step, "train", f"loss_{name.strip('_')}", value)
+            if spec.save_every_steps and self._state.step % spec.save_every_steps == 0 and self._state.step < end:
+                self._state.seconds += time.monotonic() - started
+                started = time.monotonic()
+                self._save(log)
         self._state.seconds += time.monotonic() - started
 
-    def _step(self, batch: Batch) -> Any:
+    def _shares(self, step: int) -> list[list[int]]:
+        """The indices of this process's part of a step's batch, for each backward pass."""
+        spec = self._config.optimisation
+        own = range(step * spec.batch_size, (step + 1) * spec.batch_size)[self._processes.rank :: self._processes.count]
+        return [list(own[part :: spec.accumulate]) for part in range(spec.accumulate)]
+
+    def _step(self, batches: list[Batch]) -> dict[str, float]:
+        """One step on the parts of this process; gives the losses of the whole batch by name."""
+        spec = self._config.optimisation
+        with_truth = sum(int(batch.has_pixel_truth.sum()) for batch in batches)
+        all_with_truth = self._processes.sum(torch.tensor(with_truth, device=self._device)).item()
+        self._optimiser.zero_grad(set_to_none=True)
+        of_parts = []
+        for part, batch in enumerate(batches):
+            torch.manual_seed(self._noise_seed(part))
+            loss = scaled(
+                self._loss(batch),
+                pixel=int(batch.has_pixel_truth.sum()) / max(1, all_with_truth),
+                image=len(batch.products) / spec.batch_size,
+            )
+            self._scaler.scale(loss.total).backward()
+            terms = {"total": loss.total, **{name: term for name, term in vars(loss).items() if term is not None}}
+            of_parts.append(torch.stack([term.detach().float() for term in terms.values()]))
+        losses = dict(zip(terms, self._processes.sum(torch.stack(of_parts).sum(dim=0)).tolist(), strict=True))
+        if not math.isfinite(losses["total"]):
+            rates = self._schedule.get_last_lr()
+            raise ValueError(
+                f"the loss is {losses['total']} at step {self._state.step}, learning rates {rates}: lower them, or "
+                "train without mixed precision"
+            )
+        self._processes.sum_gradients(self._detector.parameters())
+        self._scaler.unscale_(self._optimiser)
+        nn.utils.clip_grad_norm_(self._detector.parameters(), 1.0)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        self._schedule.step()
+        if self._average is not None:
+            self._average.update_parameters(self._detector)
+        return losses
+
+    def _noise_seed(self, part: int) -> int:
+        """Of what torch draws in a step (dropout), so that a resumed run draws what an unbroken one would have."""
+        key = [self._config.seed, 3, self._state.step, self._processes.rank, part]
+        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+    def _loss(self, batch: Batch) -> Any:
         text = torch.from_numpy(np.stack([self._text[product] for product in batch.products])).to(self._device)
         masks = batch.masks.to(self._device)
         stride = self._config.optimisation.loss_stride
@@ -144,24 +211,7 @@ class Trainer:
             is_anomalous=batch.is_anomalous.to(self._device),
             has_pixel_truth=batch.has_pixel_truth.to(self._device),
         )
-        loss = self._detector.head.loss(output, target)
-        total = loss.total
-        if not torch.isfinite(total):
-            rates = self._schedule.get_last_lr()
-            raise ValueError(
-                f"the loss is {total.item()} at step {self._state.step}, learning rates {rates}: lower them, or train "
-                "without mixed precision"
-            )
-        self._optimiser.zero_grad(set_to_none=True)
-        self._scaler.scale(total).backward()
-        self._scaler.unscale_(self._optimiser)
-        nn.utils.clip_grad_norm_(self._detector.parameters(), 1.0)
-        self._scaler.step(self._optimiser)
-        self._scaler.update()
-        self._schedule.step()
-        if self._average is not None:
-            self._average.update_parameters(self._detector)
-        return loss
+        return self._detector.head.loss(output, target)
 
     def _forward(self, batch: Batch, text: Tensor, map_hw: tuple[int, int]) -> Any:
         images = batch.images_bgr.to(self._device)
@@ -169,7 +219,7 @@ class Trainer:
             return self._detector(images, text, map_hw=map_hw)
         return self._detector.head(self._cache.tokens(images), text, map_hw=map_hw)
 
-    def _validate(self, log: Any, epoch: int) -> None:
+    def _validate(self, log: RunLog, epoch: int) -> None:
         detector = self._detector
         if self._average is not None:
             detector = cast(Detector, self._average.module)
@@ -177,8 +227,8 @@ class Trainer:
         result = self._validation.run(detector, self._text, device=self._device)
         for row in result.rows:
             for metric in ("image_auroc", "pixel_auroc", "pixel_ap"):
-                log.writerow([self._state.step, row.dataset, metric, f"{getattr(row, metric)}"])
-        log.writerow([self._state.step, "validation", "criterion", f"{result.criterion:.6g}"])
+                log.write(self._state.step, row.dataset, metric, getattr(row, metric))
+        log.write(self._state.step, "validation", "criterion", result.criterion)
         logger.info("epoch %d: validation %.4f, %.0f s of training", epoch, result.criterion, self._state.seconds)
         for row in result.rows:
             logger.info("  %s: image AUROC %s, pixel AUROC %s, AP %s", row.dataset, *_shown(row))
@@ -199,12 +249,17 @@ class Trainer:
             return (step + 1) / warmup
         if spec.schedule == "constant":
             return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self._total_steps - warmup)))
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self._total_steps - warmup)))
+        return spec.lr_floor + (1 - spec.lr_floor) * cosine
 
-    def _save_resume(self, path: Path) -> None:
+    def _save(self, log: RunLog | None) -> None:
+        if log is None:
+            return
+        self._state.log_bytes = log.save()
+        path = self._config.out / RESUME
         partial = path.with_name(path.name + ".partial")
         contents = {
-            "config": self._config.model_dump_json(),
+            "config": self._config.identity(),
             "state": vars(self._state),
             "detector": self._detector.state_dict(),
             "average": self._average.state_dict() if self._average is not None else None,
@@ -226,7 +281,7 @@ class Trainer:
             config = saved["config"]
         except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
             raise WeightsError(f"{path}: cannot be read, it is cut or foreign. Remove it to start over.") from error
-        if config != self._config.model_dump_json():
+        if config != self._config.identity():
             raise ValueError(
                 f"{path} is of a run with other settings. Choose another --out, or remove it to start over."
             )

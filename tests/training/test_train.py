@@ -5,72 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mvtec_tree import make_mvtec_tree, make_textures
 
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 from small_model import TEXT_DIM, small_detector, text_embeddings  # noqa: E402
+from small_run import HW, assert_same_but_for_rounding, make_data, small_config, small_trainer  # noqa: E402
 
 from zsad_core.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from zsad_core.errors import DatasetError, WeightsError  # noqa: E402
-from zsad_training.config import TrainConfig  # noqa: E402
-from zsad_training.feature_cache import FeatureCache  # noqa: E402
-from zsad_training.layout import read_mvtec_layout  # noqa: E402
-from zsad_training.sampler import TrainingPictures, find_textures  # noqa: E402
+from zsad_training.sampler import find_textures  # noqa: E402
 from zsad_training.train import main  # noqa: E402
-from zsad_training.trainer import Trainer  # noqa: E402
 from zsad_training.validation import ValidationPictures  # noqa: E402
-
-HW = (64, 96)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_mvtec_tree(root / "drawn", good=20, bad=20)
-    make_textures(root / "textures")
-    return root
-
-
-def config(data: Path, out: Path, **optimisation: object) -> TrainConfig:
-    return TrainConfig.model_validate(
-        {
-            "out": out,
-            "datasets": ({"path": data / "drawn"},),
-            "textures": {"path": data / "textures"},
-            "model": {"input_hw": HW, "hidden_dim": 16},
-            "sampling": {"synthetic_fraction": 0.25, "augment": "full"},
-            "optimisation": {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, **optimisation},
-            "validation": {"synthetic": 4, "fraction": 0.3},
-            "workers": 0,
-        }
-    )
-
-
-def trainer(settings: TrainConfig, validation: object = None, cache: Path | None = None) -> Trainer:
-    samples = read_mvtec_layout(settings.datasets[0].path)
-    samples = [sample for sample in samples if sample.product == "plate"]
-    textures = find_textures(settings.textures.path)
-    detector = small_detector(HW)
-    detector.backbone.requires_grad_(False)
-    text = text_embeddings()
-    text |= {name: text["object"] for name in ("plate", "material0", "material1", "material2")}
-    pictures = TrainingPictures(
-        samples, textures, settings.sampling, input_hw=HW, batch_size=settings.optimisation.batch_size, seed=0
-    )
-    held_out = ValidationPictures(samples[::3], textures, settings.validation, input_hw=HW, seed=0)
-    return Trainer(
-        settings,
-        detector,
-        pictures,
-        validation or held_out,
-        text,
-        steps_per_epoch=settings.optimisation.steps_per_epoch,
-        device=torch.device("cpu"),
-        record={"command": "test", "seed": 0},
-        feature_cache=FeatureCache(cache, detector) if cache else None,
-    )
+    return make_data(tmp_path_factory.mktemp("data"))
 
 
 class KilledInSecondEpoch:
@@ -91,13 +42,13 @@ class KilledInSecondEpoch:
     "variant", [{}, {"trainable_blocks": 4, "ema_decay": 0.9, "schedule": "cosine", "loss_stride": 2}]
 )
 def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, variant):
-    whole = config(data, tmp_path / "whole", **variant)
-    trainer(whole).run()
-    cut = config(data, tmp_path / "cut", **variant)
-    real = trainer(cut)._validation
+    whole = small_config(data, tmp_path / "whole", **variant)
+    small_trainer(whole).run()
+    cut = small_config(data, tmp_path / "cut", **variant)
+    real = small_trainer(cut)._validation
     with pytest.raises(KeyboardInterrupt):
-        trainer(cut, KilledInSecondEpoch(real)).run()
-    trainer(cut).run()
+        small_trainer(cut, KilledInSecondEpoch(real)).run()
+    small_trainer(cut).run()
     expected = torch.load(tmp_path / "whole" / "resume.pt", weights_only=True)["detector"]
     found = torch.load(tmp_path / "cut" / "resume.pt", weights_only=True)["detector"]
     for name, value in expected.items():
@@ -105,9 +56,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, tmp_path, variant):
 
 
 def test_training_lowers_the_loss_and_leaves_a_frozen_backbone_alone(data, tmp_path):
-    settings = config(data, tmp_path, epochs=3, steps_per_epoch=15, lr=3e-3)
+    settings = small_config(data, tmp_path, epochs=3, steps_per_epoch=15, lr=3e-3)
     before = {name: value.clone() for name, value in small_detector(HW).backbone.state_dict().items()}
-    best = trainer(settings).run()
+    best = small_trainer(settings).run()
     with (tmp_path / "log.csv").open() as file:
         losses = [float(row["value"]) for row in csv.DictReader(file) if row["metric"] == "loss_total"]
     assert len(losses) == 45
@@ -118,7 +69,7 @@ def test_training_lowers_the_loss_and_leaves_a_frozen_backbone_alone(data, tmp_p
 
 
 def test_the_last_blocks_train_and_the_others_do_not(data, tmp_path):
-    trainer(config(data, tmp_path, trainable_blocks=5, backbone_lr=1e-3)).run()
+    small_trainer(small_config(data, tmp_path, trainable_blocks=5, backbone_lr=1e-3)).run()
     before = small_detector(HW).state_dict()
     after = torch.load(tmp_path / "resume.pt", weights_only=True)["detector"]
     changed = [
@@ -132,13 +83,13 @@ def test_the_last_blocks_train_and_the_others_do_not(data, tmp_path):
 
 
 def test_cached_features_train_to_nearly_the_same_weights(data, tmp_path):
-    plain = config(data, tmp_path / "plain")
+    plain = small_config(data, tmp_path / "plain")
     plain = plain.model_copy(
         update={"sampling": plain.sampling.model_copy(update={"synthetic_fraction": 0.0, "augment": "none"})}
     )
-    trainer(plain).run()
+    small_trainer(plain).run()
     cached = plain.model_copy(update={"out": tmp_path / "cached"})
-    trainer(cached, cache=tmp_path / "cache").run()
+    small_trainer(cached, cache=tmp_path / "cache").run()
     assert list((tmp_path / "cache").rglob("*.npy"))
     expected, found = (load_file(tmp_path / name / "best.safetensors") for name in ("plain", "cached"))
     for name, value in expected.items():
@@ -146,13 +97,13 @@ def test_cached_features_train_to_nearly_the_same_weights(data, tmp_path):
 
 
 def test_a_run_with_other_settings_is_not_resumed(data, tmp_path):
-    trainer(config(data, tmp_path)).run()
+    small_trainer(small_config(data, tmp_path)).run()
     with pytest.raises(ValueError, match="other settings"):
-        trainer(config(data, tmp_path, lr=1e-3)).run()
+        small_trainer(small_config(data, tmp_path, lr=1e-3)).run()
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step(data, tmp_path):
-    broken = trainer(config(data, tmp_path))
+    broken = small_trainer(small_config(data, tmp_path))
     with torch.no_grad():
         broken._detector.head.text_projection.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="the loss is nan at step 0"):
@@ -210,7 +161,7 @@ def test_output_that_cannot_be_written_is_one_line(data, tmp_path, capsys):
 def test_a_cut_resume_file_is_named(data, tmp_path):
     (tmp_path / "resume.pt").write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(WeightsError, match=r"resume\.pt: cannot be read, it is cut or foreign"):
-        trainer(config(data, tmp_path)).run()
+        small_trainer(small_config(data, tmp_path)).run()
 
 
 def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path):
@@ -221,3 +172,83 @@ def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path):
 def test_a_folder_without_textures_is_named(tmp_path):
     with pytest.raises(DatasetError, match="no textures here"):
         find_textures(tmp_path / "none")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "resume.pt", weights_only=True)["detector"]
+
+
+def losses(folder: Path) -> list[float]:
+    with (folder / "log.csv").open() as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["split"] == "train"]
+
+
+def test_a_batch_in_parts_trains_as_the_whole_batch_does(data, tmp_path):
+    whole = {"mixed_precision": "off", "trainable_blocks": 6, "ema_decay": 0.9}
+    small_trainer(small_config(data, tmp_path / "whole", **whole)).run()
+    small_trainer(small_config(data, tmp_path / "parts", accumulate=4, **whole)).run()
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+    assert_same_but_for_rounding(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_named(data, tmp_path):
+    with pytest.raises(ValueError, match="batch_size 4 cannot be shared evenly by 1 processes in 3 parts each"):
+        small_trainer(small_config(data, tmp_path, accumulate=3))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains_on_a_cpu(data, tmp_path, precision):
+    small_trainer(small_config(data, tmp_path / "off", mixed_precision="off")).run()
+    small_trainer(small_config(data, tmp_path / precision, mixed_precision=precision)).run()
+    assert losses(tmp_path / precision) == pytest.approx(losses(tmp_path / "off"), rel=0.1, abs=0.02)
+    assert not torch.equal(
+        weights(tmp_path / precision)["head.text_projection.weight"], small_detector(HW).head.text_projection.weight
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
+def test_a_gpu_trains_as_the_cpu_does(data, tmp_path, precision):
+    small_trainer(small_config(data, tmp_path / "cpu", mixed_precision="off")).run()
+    on_gpu = small_config(data, tmp_path / "gpu", mixed_precision=precision)
+    small_trainer(on_gpu.model_copy(update={"device": "cuda"})).run()
+    assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), rel=0.05, abs=0.02)
+
+
+@pytest.mark.parametrize(("step", "factor"), [(0, 1.0), (3, 0.55), (6, 0.1)])
+def test_a_cosine_ends_at_its_floor(data, tmp_path, step, factor):
+    settings = small_config(data, tmp_path, schedule="cosine", warmup_fraction=0.0, lr_floor=0.1, steps_per_epoch=7)
+    run = small_trainer(
+        settings.model_copy(update={"optimisation": settings.optimisation.model_copy(update={"epochs": 1})})
+    )
+    assert run._lr_factor(step + 1) == pytest.approx(factor)
+    assert run._lr_factor(0) == 1
+
+
+def test_after_the_first_epoch_a_cached_backbone_is_not_run(data, tmp_path):
+    settings = small_config(data, tmp_path / "out", epochs=2, steps_per_epoch=40, batch_size=8)
+    sampling = settings.sampling.model_copy(update={"synthetic_fraction": 0.0, "augment": "none"})
+    run = small_trainer(settings.model_copy(update={"sampling": sampling}), NoValidation(), cache=tmp_path / "cache")
+    pictures_by_epoch: list[int] = []
+    run._validation.epoch_ends = lambda: pictures_by_epoch.append(0)
+    pictures_by_epoch.append(0)
+
+    def count(module, inputs):
+        pictures_by_epoch[-1] += len(inputs[0])
+
+    run._detector.backbone.register_forward_pre_hook(count)
+    run.run()
+    first, *later = pictures_by_epoch
+    assert first >= 40  # all that there are, among 320 draws; more when a batch draws one twice
+    assert later == [0, 0]
+
+
+class NoValidation:
+    """Stands for validation; says when an epoch ends."""
+
+    def run(self, *args, **kwargs):
+        from zsad_training.validation import Validation
+
+        self.epoch_ends()
+        return Validation(rows=[], criterion=0.5, threshold=0.5, false_reject_rate=0.0, region_level=0.5)

@@ -1,0 +1,58 @@
+"""Two processes share a run and end where one alone ends."""
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mvtec_tree import make_mvtec_tree
+from small_run import assert_same_but_for_rounding
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from zsad_training.processes import Processes  # noqa: E402
+from zsad_training.train import main  # noqa: E402
+
+SCRIPT = Path(__file__).parents[2] / "training" / "train.py"
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
+
+
+@pytest.fixture
+def flags(tmp_path) -> list[str]:
+    data = make_mvtec_tree(tmp_path / "drawn", good=16, bad=12)
+    # Defects without masks: the processes' parts of a batch then differ in how many pictures have pixel truth.
+    shutil.copytree(data / "plate" / "test" / "blot", data / "plate" / "test" / "unmasked")
+    settings = ["optimisation.steps_per_epoch=2", "optimisation.ema_decay=0.5", "validation.max_per_class=3"]
+    return [
+        *["--data", str(data), "--input-size", "64", "--workers", "0", "--device", "cpu", "--mixed-precision", "off"],
+        *["--epochs", "2", "--batch-size", "8", "--trainable-blocks", "2", "--set", *settings],
+    ]
+
+
+def losses(folder: Path) -> list[tuple[str, float]]:
+    with (folder / "log.csv").open() as file:
+        return [(row["step"] + row["metric"], float(row["value"])) for row in csv.DictReader(file)]
+
+
+def test_two_processes_end_where_one_ends(tmp_path, flags):
+    assert main([*flags, "--out", str(tmp_path / "one")]) == 0
+    command = [sys.executable, *TORCHRUN, str(SCRIPT), *flags, "--accumulate", "2", "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'two' / 'best.safetensors'}\n"  # the first process alone speaks
+    expected, found = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [key for key, _ in found] == [key for key, _ in expected]
+    assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=2e-5)  # of six digits
+    assert_same_but_for_rounding(*(load_file(tmp_path / run / "best.safetensors") for run in ("two", "one")))
+
+
+def test_alone_gradients_stay_as_they_are():
+    parameter, unused = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([1.0, 2.0])
+    Processes(device=torch.device("cpu")).sum_gradients([parameter, unused])
+    assert parameter.grad.tolist() == [1.0, 2.0]
+    assert unused.grad is None
