@@ -16,7 +16,7 @@ from zsad_core.errors import ConfigError
 from zsad_training.config import DatasetSpec, TrainConfig
 from zsad_training.processes import Processes
 from zsad_training.protocol_table import Result, as_json, as_markdown
-from zsad_training.trainer import RESUME
+from zsad_training.resume import RESUME
 
 logger = logging.getLogger(__name__)
 

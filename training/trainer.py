@@ -11,7 +11,6 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import numpy as np
@@ -23,18 +22,18 @@ from tqdm import tqdm
 
 from zsad_core.checkpoint import save_checkpoint
 from zsad_core.detector import Detector
-from zsad_core.errors import WeightsError
 from zsad_core.losses import Target, scaled
 from zsad_training.config import TrainConfig
 from zsad_training.feature_cache import FeatureCache
 from zsad_training.processes import Processes
+from zsad_training.resume import RESUME, load_resume, save_resume
 from zsad_training.run_log import RunLog
 from zsad_training.sampler import Batch, TrainingPictures, collate
 from zsad_training.validation import Validation, ValidationPictures
 
 logger = logging.getLogger(__name__)
 
-BEST, RESUME, LOG = "best.safetensors", "resume.pt", "log.csv"
+BEST, LOG = "best.safetensors", "log.csv"
 
 
 @dataclass
@@ -112,7 +111,7 @@ class Trainer:
         """
         out = self._config.out
         out.mkdir(parents=True, exist_ok=True)
-        self._resume(out / RESUME)
+        self._resume()
         self._processes.wait()  # until all have read what the first one will overwrite
         with RunLog(out / LOG, size=self._state.log_bytes) if self._processes.is_first else nullcontext() as log:
             while self._state.step < self._total_steps:
@@ -256,10 +255,7 @@ class Trainer:
         if log is None:
             return
         self._state.log_bytes = log.save()
-        path = self._config.out / RESUME
-        partial = path.with_name(path.name + ".partial")
         contents = {
-            "config": self._config.identity(),
             "state": vars(self._state),
             "detector": self._detector.state_dict(),
             "average": self._average.state_dict() if self._average is not None else None,
@@ -267,24 +263,12 @@ class Trainer:
             "schedule": self._schedule.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
-        try:
-            torch.save(contents, partial)
-        except RuntimeError as error:  # torch's word for a full disk
-            raise WeightsError(f"{partial}: cannot be written: {str(error).splitlines()[0]}") from error
-        partial.replace(path)
+        save_resume(self._config.out / RESUME, self._config.identity(), contents)
 
-    def _resume(self, path: Path) -> None:
-        if not path.is_file():
+    def _resume(self) -> None:
+        saved = load_resume(self._config.out / RESUME, self._config.identity(), self._device)
+        if saved is None:
             return
-        try:
-            saved = torch.load(path, map_location=self._device, weights_only=True)
-            config = saved["config"]
-        except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
-            raise WeightsError(f"{path}: cannot be read, it is cut or foreign. Remove it to start over.") from error
-        if config != self._config.identity():
-            raise ValueError(
-                f"{path} is of a run with other settings. Choose another --out, or remove it to start over."
-            )
         self._state = State(**saved["state"])
         self._detector.load_state_dict(saved["detector"])
         if self._average is not None:

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 
 SIGKILLED = -9
-OPTIMISATION = {"steps_per_epoch": 6, "save_every_steps": 1, "ema_decay": 0.9, "schedule": "cosine"}
+OPTIMISATION = {"epochs": 3, "steps_per_epoch": 6, "save_every_steps": 1, "ema_decay": 0.9, "schedule": "cosine"}
 
 
 @pytest.fixture(scope="module")
@@ -32,42 +32,53 @@ def start(tmp_path_factory) -> Callable[[Path], multiprocessing.Process]:
     return begin
 
 
-def kill_while_writing(process: multiprocessing.Process, file: Path) -> None:
-    file.unlink(missing_ok=True)
-    while process.is_alive() and not file.exists():
+def wait_for(process: multiprocessing.Process, condition: Callable[[], bool]) -> None:
+    while process.is_alive() and not condition():
         time.sleep(0.0005)
-    process.kill()
-    process.join()
 
 
-def kill_after(process: multiprocessing.Process, seconds: float) -> None:
-    process.join(seconds)
+def kill(process: multiprocessing.Process) -> None:
     process.kill()
     process.join()
+    assert process.exitcode == SIGKILLED
+
+
+def kill_while_writing(process: multiprocessing.Process, file: Path) -> bool:
+    """Gives whether the file was left half-written."""
+    wait_for(process, file.exists)
+    kill(process)
+    return file.exists()
+
+
+def kill_in_a_step(process: multiprocessing.Process, saved: Path, seconds: float) -> None:
+    """Kills some time after the first save of this process."""
+    before = saved.stat().st_mtime_ns if saved.exists() else 0
+    wait_for(process, lambda: saved.exists() and saved.stat().st_mtime_ns > before)
+    time.sleep(seconds)
+    kill(process)
 
 
 def test_a_run_that_is_killed_anywhere_ends_as_an_unbroken_one(start, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     unbroken = start(whole)
-    began = time.monotonic()
-    unbroken.join()
-    seconds = time.monotonic() - began
-    assert unbroken.exitcode == 0
 
+    killed_early = start(cut)
+    wait_for(killed_early, (cut / "log.csv").exists)
+    kill(killed_early)
     rng = random.Random(0)
     torn = 0
-    for file in (None, "resume.pt.partial", None, "best.safetensors.partial", "resume.pt.partial", None):
-        process = start(cut)
+    for file in ("resume.pt", None, "best.safetensors", "resume.pt", None, "resume.pt"):
         if file is None:
-            kill_after(process, rng.uniform(0.3, 0.8) * seconds)
+            kill_in_a_step(start(cut), cut / "resume.pt", rng.uniform(0, 0.05))
         else:
-            kill_while_writing(process, cut / file)
-            torn += (cut / file).exists()
-        assert process.exitcode == SIGKILLED
+            partial = cut / f"{file}.partial"
+            partial.unlink(missing_ok=True)
+            torn += kill_while_writing(start(cut), partial)
     assert torn  # at least one kill came amid a file
     last = start(cut)
-    last.join()
-    assert last.exitcode == 0
+    for process in (last, unbroken):
+        process.join()
+        assert process.exitcode == 0
 
     assert (cut / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
     expected, found = (load_file(folder / "best.safetensors") for folder in (whole, cut))
