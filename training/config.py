@@ -64,6 +64,7 @@ class OptimisationSpec(StrictModel):
     steps_per_epoch: Count | None = None  # None: as many pictures as the sets have
     batch_size: Count = 64
     lr: Positive = 1e-4  # of the head
+    token_lr: Positive = 1e-3  # of tokens that join the backbone's sequence
     backbone_lr: Positive = 1e-5  # of the trainable blocks
     trainable_blocks: Annotated[int, Field(ge=0)] = 0  # last blocks of the backbone that train; 0: frozen
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
