@@ -9,6 +9,7 @@ from zsad_core.backbone import Side
 from zsad_core.config import StrictModel
 from zsad_core.detector import Method
 from zsad_core.scoring import ScoreConfig
+from zsad_training.layouts import LayoutName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -16,10 +17,11 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class DatasetSpec(StrictModel):
-    """One data set in MVTec layout."""
+    """One data set."""
 
     path: Path
-    mask_folder: str = "ground_truth"
+    layout: LayoutName = "auto"  # auto: told from its content
+    mask_folder: str | None = None  # instead of the layout's own
     licence: str = "not stated"
     source: str = "not stated"
 

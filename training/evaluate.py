@@ -4,9 +4,10 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from zsad_core.command import guarded
+from zsad_training.layouts import LayoutName
 
 if TYPE_CHECKING:
     from zsad_core.bundle import Evaluation
@@ -21,8 +22,12 @@ def parser() -> argparse.ArgumentParser:
         "with the masks at the pictures' own size; the test split alone counts. Nothing is tuned here.",
     )
     result.add_argument("checkpoint", type=Path, help="file made by training")
-    result.add_argument("--data", type=Path, nargs="+", required=True, help="data sets in MVTec layout")
-    result.add_argument("--mask-folder", default="ground_truth", help="of each category (default ground_truth)")
+    result.add_argument("--data", type=Path, nargs="+", required=True, help="folders of data sets")
+    result.add_argument(
+        "--layout", choices=get_args(LayoutName), default="auto", help="of every --data (default auto: by content)"
+    )
+    result.add_argument("--mask-folder", help="instead of the layout's own, e.g. ground_truth")
+    result.add_argument("--skip-data-check", action="store_true", help="do not decode every file first")
     result.add_argument("--product", help="prompt for all pictures, e.g. object (default: each category's own name)")
     result.add_argument("--json", type=Path, help="file for the table as JSON")
     result.add_argument("--markdown", type=Path, help="file for the table as Markdown (default: standard output)")
@@ -36,18 +41,15 @@ def run(args: argparse.Namespace) -> None:
     from zsad_core.bundle import Evaluation
     from zsad_core.checkpoint import load_checkpoint
     from zsad_core.text_encoder import embed_products, load_text_encoder
+    from zsad_training.config import DatasetSpec
+    from zsad_training.data_check import read_datasets
     from zsad_training.devices import pick_device
-    from zsad_training.layout import read_mvtec_layout
     from zsad_training.predict import evaluate_groups, mean_row, score_pictures
 
     device = pick_device(args.device)
     checkpoint = load_checkpoint(args.checkpoint)
-    samples = [
-        sample
-        for root in args.data
-        for sample in read_mvtec_layout(root, mask_folder=args.mask_folder)
-        if sample.split == "test"
-    ]
+    specs = [DatasetSpec(path=root, layout=args.layout, mask_folder=args.mask_folder) for root in args.data]
+    samples = read_datasets(specs, check=not args.skip_data_check, split="test")
     products = {args.product} if args.product else {sample.product for sample in samples}
     encoder_name = checkpoint.detector.config.text_encoder
     text = embed_products(load_text_encoder(encoder_name, device=str(device)), sorted(products))
@@ -62,7 +64,8 @@ def run(args: argparse.Namespace) -> None:
     evaluation = Evaluation(
         protocol=f"test split, prompt {args.product or 'the category name'}, backbone {config.backbone.name} from "
         f"{config.backbone_weights}, text {config.text_encoder}, input {config.backbone.input_hw}, masks "
-        f"{args.mask_folder}, pixel metrics at picture size, recall and false-reject rate at validation's threshold",
+        f"{args.mask_folder or 'as published'}, pixel metrics at picture size, recall and false-reject rate at "
+        "validation's threshold",
         rows=tuple([*rows, mean_row(rows, "mean")] if len(rows) > 1 else rows),
     )
     if args.json:
