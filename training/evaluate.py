@@ -65,8 +65,10 @@ def run(args: argparse.Namespace) -> None:
     specs = [DatasetSpec(path=root, layout=args.layout, mask_folder=args.mask_folder) for root in args.data]
     samples = read_datasets(specs, check=not args.skip_data_check, split="test")
     products = {args.product} if args.product else {sample.product for sample in samples}
-    encoder_name = checkpoint.detector.config.text_encoder
-    text = embed_products(load_text_encoder(encoder_name, device=str(device)), sorted(products))
+    text = {}
+    if checkpoint.detector.needs_text:
+        encoder = load_text_encoder(checkpoint.detector.config.text_encoder, device=str(device))
+        text = embed_products(encoder, sorted(products))
     pictures = [(sample, sample.load) for sample in samples]
     scored = score_pictures(
         checkpoint.detector.to(device), pictures, text, device=device, total=len(pictures), product=args.product
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     config = checkpoint.detector.config
     evaluation = Evaluation(
         protocol=f"test split, prompt {args.product or 'the category name'}, backbone {config.backbone.name} from "
-        f"{config.backbone_weights}, text {config.text_encoder}, input {config.backbone.input_hw}, masks "
+        f"{config.backbone_weights}, text {config.text_encoder if text else 'none'}, input {config.backbone.input_hw}, masks "
         f"{args.mask_folder or 'as published'}, pixel metrics at picture size, recall and false-reject rate at "
         "validation's threshold",
         rows=tuple([*rows, mean_row(rows, "mean")] if len(rows) > 1 else rows),

@@ -92,7 +92,7 @@ def score_pictures(
     Args:
         detector: in eval mode.
         pictures: samples, each with what loads it.
-        text: product -> [T, 2].
+        text: product -> [T, 2]; not looked at where the detector needs no text.
         device: where the detector lies.
         total: number of pictures, for the progress bar.
         product: prompt for all pictures; None prompts with each sample's own product.
@@ -103,7 +103,9 @@ def score_pictures(
         for sample, load in tqdm(pictures, total=total, desc=label, leave=False, disable=None):
             image, mask = load()
             resized = torch.from_numpy(resize_to_input(image, input_hw)).unsqueeze(0).to(device)
-            prompt = torch.from_numpy(text[product or sample.product]).unsqueeze(0).to(device)
+            prompt = None
+            if detector.needs_text:
+                prompt = torch.from_numpy(text[product or sample.product]).unsqueeze(0).to(device)
             anomaly_map, anomaly_score = detector.predict(resized, prompt)
             on_picture = resize_map(anomaly_map[0].float().cpu().numpy(), (mask.shape[1], mask.shape[0]))
             yield Scored(
