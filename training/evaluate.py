@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> None:
     config = checkpoint.detector.config
     evaluation = Evaluation(
         protocol=f"test split, prompt {args.product or 'the category name'}, backbone {config.backbone.name} from "
-        f"{config.backbone_weights}, text {config.text_encoder if text else 'none'}, input {config.backbone.input_hw}, masks "
-        f"{args.mask_folder or 'as published'}, pixel metrics at picture size, recall and false-reject rate at "
+        f"{config.backbone_weights}, text {config.text_encoder if text else 'none'}, input {config.backbone.input_hw}, "
+        f"masks {args.mask_folder or 'as published'}, pixel metrics at picture size, recall and false-reject rate at "
         "validation's threshold",
         rows=tuple([*rows, mean_row(rows, "mean")] if len(rows) > 1 else rows),
     )
