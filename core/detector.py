@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from zsad_core.ad_dinov3 import AdDinoV3
 from zsad_core.ava_dino import AvaDino, AvaDinoConfig
-from zsad_core.backbone import Backbone, BackboneConfig
+from zsad_core.backbone import BackboneConfig
+from zsad_core.backbones import AnyBackbone
 from zsad_core.config import StrictModel
 from zsad_core.matching import MatchingConfig
 from zsad_core.preprocess import Normalise
@@ -31,7 +32,7 @@ class DetectorConfig(StrictModel):
     score: ScoreConfig = ScoreConfig()
 
 
-def build_head(config: DetectorConfig, backbone: Backbone) -> Any:
+def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
     """The method's trainable part, with fresh weights.
 
     Heads have one interface: `needs_text`, `tokens(backbone, images)`, `forward(tokens, text, map_hw)` to the outputs
@@ -52,7 +53,7 @@ def build_head(config: DetectorConfig, backbone: Backbone) -> Any:
 class Detector(nn.Module):
     """uint8 BGR pictures, and text embeddings where the method needs text, in; maps and scores out."""
 
-    def __init__(self, config: DetectorConfig, backbone: Backbone) -> None:
+    def __init__(self, config: DetectorConfig, backbone: AnyBackbone) -> None:
         super().__init__()
         self.config = config
         self.normalise = Normalise(backbone.mean, backbone.std)

@@ -63,7 +63,7 @@ def test_an_unknown_model_a_missing_file_and_foreign_weights_are_told_apart(tmp_
     with pytest.raises(WeightsError, match="no such weights file"):
         Backbone(BackboneConfig(), weights=tmp_path / "none.safetensors")
     save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(WeightsError, match=r"foreign\.safetensors: not the weights.*cls_token.*surplus: a"):
+    with pytest.raises(WeightsError, match=r"foreign\.safetensors: weights do not fit vit_tiny.*missing: .*; surplus: a"):
         Backbone(BackboneConfig(), weights=tmp_path / "foreign.safetensors")
     with pytest.raises(WeightsError, match="ViT"):
         Backbone(BackboneConfig(name="resnet18"))
