@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from zsad_core.errors import WeightsError, some
@@ -17,7 +16,7 @@ from zsad_core.weights_licences import RANDOM, backbone_licence
 logger = logging.getLogger(__name__)
 
 _HEADS = ("head.", "head_dist.", "fc_norm.", "fc.", "classifier.")  # of the classifiers that weights may come with
-_TRANSFORMERS_NAMES = ("embeddings.", "encoder.layer.", "vision_model.", "dinov2.", "model.layer.", "vit.")
+_TRANSFORMERS_NAME = re.compile(r"(^|\.)(embeddings|vision_model)\.")
 
 
 def load_weights(model: Any, name: str, *, weights: Path | None, pretrained: bool) -> str:
@@ -67,13 +66,14 @@ def load_weights_file(model: Any, name: str, path: Path) -> None:
         converted = convert(state, model) if convert else state
     except Exception as error:  # timm meets a foreign file's shapes in many ways
         raise WeightsError(f"{path}: weights do not fit {name}: {type(error).__name__}: {error}") from error
-    if any(key.startswith(_TRANSFORMERS_NAMES) for key in converted):
+    if any(_TRANSFORMERS_NAME.search(key) for key in converted):
         raise WeightsError(
             f"{path}: weights do not fit {name}: they are named as the transformers library names them: "
             f"{some(sorted(converted), 3)}. Take timm's file of this model, or its authors' original."
         )
-    converted = {key: value for key, value in converted.items() if not key.startswith(_HEADS)}
-    check_state(path, model.state_dict(), converted, model=name)
+    expected = model.state_dict()
+    converted = {key: value for key, value in converted.items() if key in expected or not key.startswith(_HEADS)}
+    check_state(path, expected, converted, model=name)
     model.load_state_dict(converted)
 
 
@@ -131,7 +131,7 @@ def _from_efficientnet_lite(state: dict[str, Tensor], model: Any) -> dict[str, T
     if "_blocks.0._depthwise_conv.weight" not in state or not hasattr(model, "conv_stem"):
         return state
     places = [f"blocks.{stage}.{index}" for stage, blocks in enumerate(model.blocks) for index in range(len(blocks))]
-    renamed: dict[str, torch.Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         part, _, rest = key.partition(".")
         if part == "_blocks":

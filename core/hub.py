@@ -43,8 +43,9 @@ def fetch(
         except EntryNotFoundError:
             continue
         except Exception as error:  # the hub's library and its HTTP client each raise their own kinds
+            reason = str(error).partition("\n")[0].rstrip(".")
             raise WeightsError(
-                f"{url} cannot be fetched: {type(error).__name__}: {str(error).splitlines()[0]}. "
+                f"{url} cannot be fetched: {type(error).__name__}: {reason}. "
                 f"Fetch it elsewhere and name the file with {name_it_with}."
             ) from error
     raise WeightsError(f"the hub's repository {repository} has none of {', '.join(filenames)}")
