@@ -1,0 +1,316 @@
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from zsad_core.ava_dino import Adapter, AvaDino, AvaDinoConfig  # noqa: E402
+from zsad_core.backbone import import_timm  # noqa: E402
+from zsad_core.errors import WeightsError  # noqa: E402
+from zsad_core.published import TextFacts, VisualAdFacts, load_published, openai_clip_state  # noqa: E402
+from zsad_core.visualad import VisualAd, VisualAdConfig  # noqa: E402
+
+DIM, TEXT, HIDDEN = 8, 6, 4
+TAPS = [6, 12, 18, 24]
+AVA_MODULES = (
+    "cls_token_adapter_normal",
+    "cls_token_adapter_anomaly",
+    "patch_token_adapter_normal",
+    "patch_token_adapter_anomaly",
+    "prompt_adapter",
+    "text_projection",
+)
+
+
+def ava_dino() -> AvaDino:
+    return AvaDino(
+        AvaDinoConfig(embed_dim=DIM, text_dim=TEXT, num_taps=4, hidden_dim=HIDDEN, interleave_text=True)
+    ).eval()
+
+
+def visual_ad() -> VisualAd:
+    return VisualAd(VisualAdConfig(embed_dim=DIM, num_taps=4, max_positions=20)).eval()
+
+
+def ava_file() -> dict[str, Any]:
+    torch.manual_seed(1)
+    model = ava_dino()
+    return {"epoch": 20} | {name: dict(getattr(model, name).state_dict()) for name in AVA_MODULES}
+
+
+def ad_file() -> dict[str, Any]:
+    torch.manual_seed(2)
+    visual = [torch.nn.ModuleList(Adapter(DIM, TEXT) for _ in range(4)) for _ in range(2)]
+    prompt = torch.nn.ModuleList(Adapter(TEXT, TEXT) for _ in range(2))
+    modules = zip(("cls_token_adapter", "patch_token_adapter", "prompt_adapter"), (*visual, prompt), strict=True)
+    return {name: dict(module.state_dict()) for name, module in modules}
+
+
+def visualad_file() -> dict[str, Any]:
+    torch.manual_seed(3)
+    model = visual_ad()
+    attention = {
+        f"layer_attentions.layer_{tap}.{name}": value
+        for tap, module in zip(TAPS, model.cross_attn, strict=True)
+        for name, value in module.state_dict().items()
+    }
+    return {
+        "anomaly_token": model.anomaly_token.data,
+        "normal_token": model.normal_token.data,
+        "ln_post_weight": torch.full((DIM,), 2.0),
+        "ln_post_bias": torch.full((DIM,), 3.0),
+        "features_list": TAPS,
+        "image_size": 518,
+        "backbone": "ViT-L/14@336px",
+        "layer_transforms": {
+            f"layer_{tap}": dict(module.state_dict()) for tap, module in zip(TAPS, model.layer_transforms, strict=True)
+        },
+        "cross_attn": attention,
+        "cross_attn_config": {"num_anchors": 4, "dropout": 0.2, "res_scale_init": 0.01, "apply_to_layer24": True},
+    }
+
+
+FILES = {"ava_dino": ava_file, "ad_dinov3": ad_file, "visualad": visualad_file}
+
+
+def written(folder: Path, content: object) -> Path:
+    path = folder / "published.pth"
+    torch.save(content, path)
+    return path
+
+
+def with_prefix(content: dict[str, Any]) -> dict[str, Any]:
+    """As DataParallel names the parameters of each module."""
+    return {
+        name: {f"module.{key}": inner for key, inner in value.items()}
+        if name in {*AVA_MODULES, "cls_token_adapter", "patch_token_adapter", "cross_attn"}
+        else value
+        for name, value in content.items()
+    }
+
+
+@pytest.mark.parametrize("wrap", [dict, with_prefix])
+def test_ava_dino_answers_the_same_after_the_round_trip(tmp_path, wrap):
+    published = load_published("ava_dino", written(tmp_path, wrap(ava_file())))
+    assert published.facts == TextFacts(
+        embed_dim=DIM, text_dim=TEXT, hidden_dim=HIDDEN, num_taps=4, recorded={"epoch": 20}
+    )
+    assert published.facts.interleave_text
+    torch.manual_seed(1)
+    before, after = ava_dino(), ava_dino()
+    published.load_into(after)
+    inputs = ([torch.randn(2, DIM)] * 4, [torch.randn(2, 6, DIM)] * 4, torch.randn(2, TEXT, 2))
+    sizes: dict[str, Any] = {"grid_hw": (2, 3), "map_hw": (4, 6)}
+    assert torch.equal(after(*inputs, **sizes).cross_modal, before(*inputs, **sizes).cross_modal)
+
+
+@pytest.mark.parametrize("wrap", [dict, with_prefix])
+def test_visualad_answers_the_same_after_the_round_trip(tmp_path, wrap):
+    published = load_published("visualad", written(tmp_path, wrap(visualad_file())))
+    facts = published.facts
+    assert isinstance(facts, VisualAdFacts)
+    assert facts.config == VisualAdConfig(embed_dim=DIM, num_taps=4, anchors=4, max_positions=20, dropout=0.2)
+    assert (facts.taps, facts.image_size, facts.backbone) == ((6, 12, 18, 24), 518, "ViT-L/14@336px")
+    assert import_timm().is_model(facts.timm_name.split(".")[0])
+    torch.manual_seed(3)
+    before, after = visual_ad(), visual_ad()
+    for head in (before, after):
+        head.place(torch.arange(DIM) * 0.1)
+    published.load_into(after)
+    assert torch.equal(after.inserted(), before.inserted())  # the position stays the backbone's
+    tapped = [torch.randn(2, 9, DIM) for _ in range(4)]
+    outputs = [head(tapped[-1][:, :2], tapped, grid_hw=(2, 3), map_hw=(4, 6)) for head in (before, after)]
+    assert torch.equal(outputs[0].maps, outputs[1].maps)
+
+
+def test_the_trained_norm_of_visualad_comes_only_when_asked_for(tmp_path):
+    path = written(tmp_path, visualad_file())
+    as_in_the_paper = load_published("visualad", path)
+    assert as_in_the_paper.norm == {}
+    assert not as_in_the_paper.facts.norm_restored
+    restored = load_published("visualad", path, restore_norm=True)
+    assert restored.norm["weight"].tolist() == [2.0] * DIM
+    assert restored.norm["bias"].tolist() == [3.0] * DIM
+    assert restored.facts.norm_restored
+    with pytest.raises(ValueError, match="ava_dino: restore_norm is VisualAD's alone"):
+        load_published("ava_dino", path, restore_norm=True)
+
+
+def test_ad_dinov3_gives_its_state_by_the_published_names(tmp_path):
+    content = ad_file()
+    published = load_published("ad_dinov3", written(tmp_path, content))
+    assert published.facts == TextFacts(embed_dim=DIM, text_dim=TEXT, hidden_dim=TEXT, num_taps=4, recorded={})
+    expected = {f"{module}.{key}": value for module, state in content.items() for key, value in state.items()}
+    assert published.state.keys() == expected.keys()
+    assert all(torch.equal(published.state[name], value) for name, value in expected.items())
+
+
+def test_half_precision_becomes_float32(tmp_path):
+    content = ad_file()
+    content["cls_token_adapter"] = {name: value.half() for name, value in content["cls_token_adapter"].items()}
+    published = load_published("ad_dinov3", written(tmp_path, content))
+    assert {value.dtype for value in published.state.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("method", "module", "key"),
+    [
+        ("ava_dino", "text_projection", "weight"),
+        ("ad_dinov3", "prompt_adapter", "1.fc1.0.weight"),
+        ("visualad", "cross_attn", "layer_attentions.layer_12.gate.0.bias"),
+    ],
+)
+def test_missing_and_surplus_keys_and_wrong_shapes_are_named_at_once(tmp_path, method, module, key):
+    content = FILES[method]()
+    values = list(content[module])
+    content[module]["stranger"] = content[module].pop(key)
+    content["another"] = {"weight": torch.zeros(1)}
+    wrong = next(name for name in [*values, "stranger"] if name in content[module])
+    content[module][wrong] = torch.zeros(5, 99)
+    with pytest.raises(WeightsError) as caught:
+        load_published(method, written(tmp_path, content))
+    text = str(caught.value)
+    assert "published.pth" in text
+    assert f"missing: {module}.{key}" in text
+    assert f"surplus: another, {module}.stranger" in text
+    if wrong != "stranger":
+        assert f"{module}.{wrong}: expected (" in text
+        assert "found (5, 99)" in text
+
+
+@pytest.mark.parametrize("method", FILES)
+def test_one_wrong_shape_is_named_and_not_those_that_are_right(tmp_path, method):
+    content = FILES[method]()
+    module = "layer_transforms" if method == "visualad" else "prompt_adapter"
+    key, state = (
+        ("0.fc1.0.weight", content[module]) if method != "visualad" else ("mlp.3.bias", content[module]["layer_6"])
+    )
+    right = tuple(state[key].shape)
+    state[key] = torch.zeros(*right[:-1], 7)
+    with pytest.raises(WeightsError) as caught:
+        load_published(method, written(tmp_path, content))
+    assert str(caught.value).count("expected (") == 1
+    assert f"{key}: expected {right}, found {(*right[:-1], 7)}" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", list(visualad_file()))
+def test_every_entry_of_a_visualad_file_is_needed(tmp_path, key):
+    content = visualad_file()
+    del content[key]
+    with pytest.raises(WeightsError, match=f"missing: .*{key}"):
+        load_published("visualad", written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"features_list": "all"}, "features_list is 'all'"),
+        ({"features_list": [6, 12, 18, 23]}, "missing: .*layer_23.*surplus: .*layer_24"),
+        ({"image_size": "518"}, "image_size is '518', expected pixels"),
+        ({"backbone": 3}, "backbone is 3, expected a name"),
+        ({"cross_attn_config": None}, "cross_attn_config is None, expected a dict"),
+        ({"cross_attn_config": {"num_anchors": 8}}, "num_anchors.*expected 4"),
+        ({"cross_attn_config": {"dropout": 1.5}}, "dropout is 1.5"),
+        ({"token_insert_layer": 3}, "token_insert_layer is 3, expected 0"),
+        ({"transform_type": "linear"}, "transform_type is 'linear', expected mlp"),
+    ],
+)
+def test_a_visualad_model_of_another_kind_is_refused(tmp_path, change, reason):
+    with pytest.raises(WeightsError, match=reason):
+        load_published("visualad", written(tmp_path, visualad_file() | change))
+
+
+@pytest.mark.parametrize("method", FILES)
+@pytest.mark.parametrize("other", FILES)
+def test_a_file_of_another_method_is_refused(tmp_path, method, other):
+    path = written(tmp_path, FILES[other]())
+    if method == other:
+        assert load_published(method, path).method == method
+    else:
+        theirs, ours = FILES[other]().keys(), FILES[method]().keys()
+        with pytest.raises(WeightsError, match="surplus: ") as caught:
+            load_published(method, path)
+        named = str(caught.value).split("surplus: ")
+        assert all(name in named[0] for name in sorted(ours - theirs - {"epoch"})[:8])  # the text stops there
+        assert all(name in named[1] for name in sorted(theirs - ours - {"epoch"})[:8])
+
+
+@pytest.mark.parametrize("method", FILES)
+def test_absent_truncated_and_foreign_files_are_refused(tmp_path, method):
+    with pytest.raises(WeightsError, match="no such checkpoint"):
+        load_published(method, tmp_path / "none.pth")
+    path = written(tmp_path, FILES[method]())
+    whole = path.read_bytes()
+    for size in (0, 100, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:size])
+        with pytest.raises(WeightsError, match=r"published\.pth: not read: truncated"):
+            load_published(method, path)
+    path.write_bytes(b"\x89PNG no weights")
+    with pytest.raises(WeightsError, match="no torch file"):
+        load_published(method, path)
+    with pytest.raises(WeightsError, match="holds a list, expected a dict"):
+        load_published(method, written(tmp_path, [torch.zeros(1)]))
+    with pytest.raises(WeightsError, match="missing: "):
+        load_published(method, written(tmp_path, {}))
+
+
+class Malicious:
+    def __init__(self, touched: Path) -> None:
+        self.touched = touched
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.touched}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_would_run_code_is_refused_unrun(tmp_path, zipped):
+    touched = tmp_path / "touched"
+    path = tmp_path / "malicious.pth"
+    content = ava_file() | {"epoch": Malicious(touched)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match=r"malicious\.pth: .*could run code and is refused \(.*unsupported.*system"):
+        load_published("ava_dino", path)
+    assert not touched.exists()
+    path.write_bytes(pickle.dumps(Malicious(touched), protocol=2))
+    with pytest.raises(WeightsError, match="could run code"):
+        load_published("ava_dino", path)
+    assert not touched.exists()
+
+
+def test_a_head_of_other_sizes_is_refused(tmp_path):
+    published = load_published("visualad", written(tmp_path, visualad_file()))
+    other = VisualAd(VisualAdConfig(embed_dim=DIM, num_taps=4, anchors=2, max_positions=20))
+    with pytest.raises(WeightsError, match=r"cross_attn\.0\.anchor_queries: expected \(2, 8\), found \(4, 8\)"):
+        published.load_into(other)
+    with pytest.raises(WeightsError, match=r"missing: .*surplus: "):
+        published.load_into(ava_dino())
+
+
+@pytest.mark.parametrize("prefix", ["", "visual."])
+def test_openai_names_become_timms(prefix):
+    vit = import_timm().create_model(
+        "vit_base_patch32_clip_quickgelu_224", img_size=64, embed_dim=DIM, num_heads=2, depth=1, num_classes=0
+    )
+    block = "transformer.resblocks.0."
+    shapes = {
+        "class_embedding": (DIM,),
+        "positional_embedding": (5, DIM),
+        "conv1.weight": (DIM, 3, 32, 32),
+        "proj": (DIM, 3),
+        **{f"ln_{name}.{part}": (DIM,) for name in ("pre", "post") for part in ("weight", "bias")},
+        **{f"{block}ln_{index}.{part}": (DIM,) for index in (1, 2) for part in ("weight", "bias")},
+        **{f"{block}attn.in_proj_weight": (3 * DIM, DIM), f"{block}attn.in_proj_bias": (3 * DIM,)},
+        **{f"{block}attn.out_proj.weight": (DIM, DIM), f"{block}attn.out_proj.bias": (DIM,)},
+        **{f"{block}mlp.c_fc.weight": (4 * DIM, DIM), f"{block}mlp.c_fc.bias": (4 * DIM,)},
+        **{f"{block}mlp.c_proj.weight": (DIM, 4 * DIM), f"{block}mlp.c_proj.bias": (DIM,)},
+    }
+    state = {prefix + name: torch.randn(shape) for name, shape in shapes.items()}
+    converted = openai_clip_state(state, vit)
+    vit.load_state_dict(converted, strict=True)
+    assert torch.equal(vit.blocks[0].attn.qkv.weight, state[f"{prefix}{block}attn.in_proj_weight"])
+    assert torch.equal(vit.norm_pre.bias, state[f"{prefix}ln_pre.bias"])
+    assert torch.equal(vit.norm.weight, state[f"{prefix}ln_post.weight"])
+    assert torch.equal(vit.cls_token[0, 0], state[f"{prefix}class_embedding"])
