@@ -97,6 +97,7 @@ class MatchingHead(nn.Module, ABC):
     """The trainable part: tokens and text in, maps and scores out."""
 
     needs_text = True
+    trains_final_norm = False
 
     def __init__(self, config: MatchingConfig) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Sentences to text embeddings, on the host only. The device gets the numbers in its bundle."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 
 from zsad_core.errors import WeightsError, some
 from zsad_core.hub import fetch
-from zsad_core.prompts import sentences
+from zsad_core.prompts import PAPERS_WORDING, Wording, sentences
 from zsad_core.torchvision_ops import ensure_torchvision_imports
 from zsad_core.weights_file import OPENAI_CONSTANTS, check_state, read_state_dict
 
@@ -36,12 +36,25 @@ def load_text_encoder(name: str, *, device: str = "cpu") -> Encoder:
     raise WeightsError(f"text encoder {name!r} is unknown. Known: minilm, open_clip:MODEL:PRETRAINED-TAG-OR-FILE.")
 
 
-def embed_products(encoder: Encoder, products: Iterable[str]) -> dict[str, np.ndarray]:
+def embed_products(
+    encoder: Encoder, products: Iterable[str], wordings: Mapping[str, Wording] | None = None
+) -> dict[str, np.ndarray]:
     """Product -> float32 [T, 2], (normal, anomalous).
 
     Every sentence is encoded and normalised; each state's mean over its sentences is normalised again.
+
+    Args:
+        encoder: of `load_text_encoder`.
+        products: names.
+        wordings: own sentences of some products; the others have the papers'.
     """
-    return {product: np.stack([_mean(encoder(group)) for group in sentences(product)], axis=1) for product in products}
+    wordings = wordings or {}
+    return {
+        product: np.stack(
+            [_mean(encoder(group)) for group in sentences(product, wordings.get(product, PAPERS_WORDING))], axis=1
+        )
+        for product in products
+    }
 
 
 def _mean(embeddings: np.ndarray) -> np.ndarray:

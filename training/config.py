@@ -9,6 +9,7 @@ from zsad_core.backbone import Side, usual_input_hw
 from zsad_core.config import StrictModel
 from zsad_core.detector import Method
 from zsad_core.scoring import ScoreConfig
+from zsad_training.layouts import LayoutName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -16,10 +17,11 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class DatasetSpec(StrictModel):
-    """One data set in MVTec layout."""
+    """One data set."""
 
     path: Path
-    mask_folder: str = "ground_truth"
+    layout: LayoutName = "auto"  # auto: told from its content
+    mask_folder: str | None = None  # instead of the layout's own
     licence: str = "not stated"
     source: str = "not stated"
 
@@ -64,6 +66,7 @@ class OptimisationSpec(StrictModel):
     steps_per_epoch: Count | None = None  # None: as many pictures as the sets have
     batch_size: Count = 64
     lr: Positive = 1e-4  # of the head
+    token_lr: Positive = 1e-3  # of tokens that join the backbone's sequence
     backbone_lr: Positive = 1e-5  # of the trainable blocks
     trainable_blocks: Annotated[int, Field(ge=0)] = 0  # last blocks of the backbone that train; 0: frozen
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2

@@ -6,9 +6,11 @@ import platform
 import random
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from zsad_core.command import guarded
+from zsad_core.errors import ConfigError
+from zsad_training.layouts import LayoutName
 
 logger = logging.getLogger("zsad_training")
 
@@ -17,12 +19,16 @@ def parser() -> argparse.ArgumentParser:
     """The flags of `zsad-train`."""
     result = argparse.ArgumentParser(
         prog="zsad-train",
-        description="Trains a zero-shot anomaly detector on data sets in MVTec layout. A killed run goes on "
+        description="Trains a zero-shot anomaly detector on labelled data sets. A killed run goes on "
         "where it stopped when it is started again with the same settings.",
     )
     result.add_argument("--config", type=Path, help="YAML file of settings; flags override it")
     result.add_argument("--out", type=Path, help="folder for best.safetensors, resume.pt and log.csv")
-    result.add_argument("--data", type=Path, nargs="+", help="data sets in MVTec layout; all weigh the same")
+    result.add_argument("--data", type=Path, nargs="+", help="folders of data sets; all weigh the same")
+    result.add_argument("--layout", choices=get_args(LayoutName), help="of every --data (default auto: by content)")
+    result.add_argument(
+        "--skip-data-check", action="store_true", help="do not decode every file before training begins"
+    )
     result.add_argument("--data-root", type=Path, help="folder that relative paths of --config start from")
     result.add_argument("--textures", type=Path, help="folder <material>/<picture> of good textures, for synthesis")
     result.add_argument("--method", help="ava_dino, ad_dinov3 or visualad (default ava_dino)")
@@ -83,8 +89,10 @@ def read_config(args: argparse.Namespace) -> Any:
     for flag, keys in FLAG_KEYS.items():
         if (value := getattr(args, flag)) is not None:
             _overlay(values, keys, value)
+    if args.layout and not args.data:
+        raise ConfigError("--layout is of the sets of --data: give each set of --config its own `layout:`")
     if args.data:
-        values["datasets"] = [{"path": path} for path in args.data]
+        values["datasets"] = [{"path": path, "layout": args.layout or "auto"} for path in args.data]
     if args.textures:
         values["textures"] = {"path": args.textures}
     if args.input_size is not None:
@@ -104,16 +112,16 @@ def _overlay(values: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
     values[keys[-1]] = value
 
 
-def train(config: Any, command: str) -> Path:
+def train(config: Any, command: str, *, check_data: bool = True) -> Path:
     """Runs `config`; gives the path of the best checkpoint."""
     import numpy as np
     import torch
 
     from zsad_core.prompts import GENERIC_PRODUCT
     from zsad_core.text_encoder import embed_products, load_text_encoder
+    from zsad_training.data_check import read_datasets
     from zsad_training.devices import pick_device
     from zsad_training.feature_cache import FeatureCache
-    from zsad_training.layout import read_mvtec_layout
     from zsad_training.sampler import TrainingPictures, find_textures
     from zsad_training.split import at_most, split
     from zsad_training.start import build_detector
@@ -121,9 +129,7 @@ def train(config: Any, command: str) -> Path:
     from zsad_training.validation import ValidationPictures
 
     device = pick_device(config.device)
-    samples = [
-        sample for spec in config.datasets for sample in read_mvtec_layout(spec.path, mask_folder=spec.mask_folder)
-    ]
+    samples = read_datasets(config.datasets, check=check_data)
     textures = find_textures(config.textures.path) if config.textures else []
     seed, spec = config.seed, config.validation
     fit, held_out = split(samples, lambda one: f"{one.dataset}/{one.product}/{one.image.name}", spec.fraction, seed)
@@ -200,7 +206,13 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     return guarded(
         "zsad-train",
-        lambda: print(train(read_config(args), " ".join(["python training/train.py", *arguments]))),
+        lambda: print(
+            train(
+                read_config(args),
+                " ".join(["python training/train.py", *arguments]),
+                check_data=not args.skip_data_check,
+            )
+        ),
     )
 
 

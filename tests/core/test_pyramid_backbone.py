@@ -75,6 +75,12 @@ def test_inputs_and_taps_that_do_not_fit_are_refused():
         build_backbone(BackboneConfig(name="resnet18", input_hw=(64, 64), taps=(2, 6)))
 
 
+def test_a_method_that_puts_tokens_into_a_vit_refuses_it():
+    config = BackboneConfig(name="resnet18", input_hw=(32, 32))
+    with pytest.raises(ValueError, match="visualad puts its tokens into a ViT, and resnet18 is none"):
+        Detector(DetectorConfig(method="visualad", backbone=config), build_backbone(config))
+
+
 def test_a_head_sits_on_it_and_its_checkpoint_answers_the_same(tmp_path):
     torch.manual_seed(0)
     config = BackboneConfig(name="tf_efficientnet_lite0", input_hw=(64, 96))

@@ -16,7 +16,7 @@ from zsad_core.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from zsad_core.errors import DatasetError, WeightsError  # noqa: E402
 from zsad_training.config import TrainConfig  # noqa: E402
 from zsad_training.feature_cache import FeatureCache  # noqa: E402
-from zsad_training.layout import read_mvtec_layout  # noqa: E402
+from zsad_training.reader import read_dataset  # noqa: E402
 from zsad_training.sampler import TrainingPictures, find_textures  # noqa: E402
 from zsad_training.train import main  # noqa: E402
 from zsad_training.trainer import Trainer  # noqa: E402
@@ -49,7 +49,7 @@ def config(data: Path, out: Path, **optimisation: object) -> TrainConfig:
 
 
 def trainer(settings: TrainConfig, validation: object = None, cache: Path | None = None) -> Trainer:
-    samples = read_mvtec_layout(settings.datasets[0].path)
+    samples = read_dataset(settings.datasets[0].path)
     samples = [sample for sample in samples if sample.product == "plate"]
     textures = find_textures(settings.textures.path)
     detector = small_detector(HW)
@@ -176,9 +176,14 @@ def test_command_line_trains_and_evaluates_for_real(data, tmp_path, capsys):
     best = Path(capsys.readouterr().out.strip())
     assert load_checkpoint(best).record["trained_on"] == ["drawn"]
     table = tmp_path / "table.json"
-    assert evaluate([str(best), "--data", str(data / "drawn"), "--json", str(table)]) == 0
+    report = tmp_path / "report"
+    assert evaluate([str(best), "--data", str(data / "drawn"), "--json", str(table), "--report", str(report)]) == 0
     assert "| drawn/plate | yes | 30 |" in capsys.readouterr().out
     assert '"pixel_ap"' in table.read_text()
+    assert {path.name for path in report.iterdir()} == {
+        *("metrics.json", "metrics.md"),
+        *("drawn-plate.jpg", "drawn-plate-curves.png"),
+    }
 
 
 def test_text_dimension_of_the_stand_in_is_the_heads():
