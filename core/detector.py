@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zsad_core.ad_dinov3 import AdDinoV3
 from zsad_core.ava_dino import AvaDino, AvaDinoConfig
 from zsad_core.backbone import Backbone, BackboneConfig
+from zsad_core.backbones import AnyBackbone
 from zsad_core.config import StrictModel
 from zsad_core.matching import MatchingConfig
 from zsad_core.preprocess import Normalise
@@ -43,7 +44,7 @@ class DetectorConfig(StrictModel):
     score: ScoreConfig = ScoreConfig()
 
 
-def build_head(config: DetectorConfig, backbone: Backbone) -> Any:
+def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
     """The method's trainable part, with fresh weights.
 
     Heads have one interface: `needs_text`, `tokens(backbone, images)`, `forward(tokens, text, map_hw)` to the outputs
@@ -60,6 +61,8 @@ def build_head(config: DetectorConfig, backbone: Backbone) -> Any:
         return AvaDino(AvaDinoConfig(**widths, hidden_dim=config.hidden_dim))
     if config.method == "ad_dinov3":
         return AdDinoV3(MatchingConfig(**widths))
+    if not isinstance(backbone, Backbone):
+        raise ValueError(f"visualad puts its tokens into a ViT, and {backbone.config.name} is none")
     head = VisualAd(
         VisualAdConfig(embed_dim=backbone.embed_dim, num_taps=len(backbone.taps), **config.visualad.model_dump())
     )
@@ -70,7 +73,7 @@ def build_head(config: DetectorConfig, backbone: Backbone) -> Any:
 class Detector(nn.Module):
     """uint8 BGR pictures, and text embeddings where the method needs text, in; maps and scores out."""
 
-    def __init__(self, config: DetectorConfig, backbone: Backbone) -> None:
+    def __init__(self, config: DetectorConfig, backbone: AnyBackbone) -> None:
         super().__init__()
         self.config = config
         self.normalise = Normalise(backbone.mean, backbone.std)
@@ -108,7 +111,8 @@ class Detector(nn.Module):
         known = {id(parameter) for parameter in (*backbone, *tokens)}
         head = [parameter for parameter in self.head.parameters() if parameter.requires_grad]
         if self.head.trains_final_norm:
-            head += list(self.backbone.vit.norm.requires_grad_(True).parameters())
+            vit: Any = self.backbone.vit
+            head += list(vit.norm.requires_grad_(True).parameters())
         groups = [
             {"params": [parameter for parameter in head if id(parameter) not in known], "lr": lr},
             {"params": tokens, "lr": token_lr},

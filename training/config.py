@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from zsad_core.backbone import Side
+from zsad_core.backbone import Side, usual_input_hw
 from zsad_core.config import StrictModel
 from zsad_core.detector import Method
 from zsad_core.scoring import ScoreConfig
@@ -39,7 +39,7 @@ class ModelSpec(StrictModel):
     backbone: str = "vit_tiny_patch16_224"
     weights: Path | None = None  # local file; None with pretrained false: random
     pretrained: bool = False  # from timm's hub
-    input_hw: tuple[Side, Side] = (384, 384)  # pixels
+    input_hw: tuple[Side, Side] = Field(default_factory=lambda known: usual_input_hw(known["backbone"]))  # pixels
     taps: tuple[Count, ...] | None = None
     hidden_dim: Count = 768  # of AVA-DINO's adapters
     text_encoder: str = "minilm"

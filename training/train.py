@@ -32,12 +32,16 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--data-root", type=Path, help="folder that relative paths of --config start from")
     result.add_argument("--textures", type=Path, help="folder <material>/<picture> of good textures, for synthesis")
     result.add_argument("--method", help="ava_dino, ad_dinov3 or visualad (default ava_dino)")
-    result.add_argument("--backbone", help="timm name of a ViT (default vit_tiny_patch16_224)")
-    result.add_argument("--weights", type=Path, help="local weights file of the backbone (default random weights)")
+    result.add_argument("--backbone", help="timm name of a ViT, ResNet or EfficientNet (default vit_tiny_patch16_224)")
+    result.add_argument(
+        "--weights", type=Path, help="local weights file of the backbone (default: random, only for trying things out)"
+    )
     result.add_argument("--pretrained", action="store_true", default=None, help="fetch the backbone from timm's hub")
     result.add_argument("--start", type=Path, help="checkpoint to begin with (default: fresh adapters)")
     result.add_argument("--text-encoder", help="minilm, or open_clip:MODEL:PRETRAINED (default minilm)")
-    result.add_argument("--input-size", type=int, help="side of the square input, pixels (default 384)")
+    result.add_argument(
+        "--input-size", type=int, help="side of the square input, pixels (default 384, DINOv3 512, patch 14 518)"
+    )
     result.add_argument("--epochs", type=int, help="passes over the data (default 20)")
     result.add_argument("--batch-size", type=int, help="pictures (default 64)")
     result.add_argument("--lr", type=float, help="learning rate of the head (default 1e-4)")
