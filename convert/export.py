@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from zsad_core.backbone import Backbone, plain_attention
+from zsad_core.backbone import plain_attention
+from zsad_core.backbones import build_backbone
 from zsad_core.detector import Detector, DeviceGraph
 from zsad_core.openvino_offline import import_openvino
 
@@ -25,7 +26,7 @@ def to_openvino(detector: Detector) -> Any:
     """
     ov = import_openvino()
     with plain_attention(True):
-        static = Detector(detector.config, Backbone(detector.config.backbone, any_size=False)).eval()
+        static = Detector(detector.config, build_backbone(detector.config.backbone, any_size=False)).eval()
     static.load_state_dict(detector.state_dict())
     height, width = detector.config.backbone.input_hw
     image = torch.zeros((1, height, width, 3), dtype=torch.uint8)

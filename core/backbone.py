@@ -1,6 +1,5 @@
 """A timm ViT as a source of class and patch tokens from several depths."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,16 +8,24 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
+from zsad_core.backbone_weights import load_weights
 from zsad_core.config import StrictModel
-from zsad_core.errors import WeightsError, some
+from zsad_core.errors import WeightsError
 from zsad_core.torchvision_ops import ensure_torchvision_imports
 
 Side = Annotated[int, Field(ge=16, le=8192)]
 
 
+def usual_input_hw(name: str) -> tuple[int, int]:
+    """The input size of the published methods with this backbone: DINOv3 512 px, patches of 14 px 518; else 384."""
+    side = 512 if "dinov3" in name else 518 if "patch14" in name else 384
+    return side, side
+
+
 class BackboneConfig(StrictModel):
     name: str = "vit_tiny_patch16_224"  # timm model name
-    input_hw: tuple[Side, Side] = (384, 384)  # pixels, multiples of the patch size
+    # Pixels, multiples of the patch size.
+    input_hw: tuple[Side, Side] = Field(default_factory=lambda known: usual_input_hw(known["name"]))
     taps: tuple[Annotated[int, Field(ge=1)], ...] | None = None  # 1-based blocks; None: four, evenly spaced
 
 
@@ -39,15 +46,13 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.vit = _create(config, weights=weights, pretrained=pretrained, any_size=any_size)
+        self.vit = _create(config, any_size=any_size)
         depth = len(self.vit.blocks)
-        self.taps = config.taps or evenly_spaced_taps(depth)
-        if list(self.taps) != sorted(set(self.taps)) or not 1 <= self.taps[0] <= self.taps[-1] <= depth:
-            raise ValueError(f"taps {self.taps}: expected increasing block numbers from 1 to {depth}")
+        self.taps = check_taps(config.taps or evenly_spaced_taps(depth), depth)
         self.patch_hw: tuple[int, int] = tuple(self.vit.patch_embed.patch_size)
-        for side, patch in zip(config.input_hw, self.patch_hw, strict=True):
-            if side % patch:
-                raise ValueError(f"input {config.input_hw} is no multiple of the patch size {self.patch_hw}")
+        check_input(config.input_hw, self.patch_hw)
+        # A file's name, a hub repository, or `random`.
+        self.weights_source = load_weights(self.vit, config.name, weights=weights, pretrained=pretrained)
         self.embed_dim: int = self.vit.embed_dim
         self.mean: tuple[float, ...] = tuple(self.vit.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(self.vit.pretrained_cfg["std"])
@@ -94,6 +99,21 @@ def evenly_spaced_taps(depth: int, count: int = 4) -> tuple[int, ...]:
     return tuple(depth * (index + 1) // count for index in range(count))
 
 
+def check_taps(taps: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """The taps; ValueError where they do not increase or there is no such block."""
+    if list(taps) != sorted(set(taps)) or not 1 <= taps[0] <= taps[-1] <= depth:
+        raise ValueError(f"taps {taps}: expected increasing block numbers from 1 to {depth}")
+    return taps
+
+
+def check_input(input_hw: tuple[int, int], patch_hw: tuple[int, int]) -> None:
+    """ValueError, with the nearest sizes that fit, where a side is no multiple of the patch's."""
+    if any(side % patch for side, patch in zip(input_hw, patch_hw, strict=True)):
+        below = tuple(max(1, side // patch) * patch for side, patch in zip(input_hw, patch_hw, strict=True))
+        above = tuple(-(-side // patch) * patch for side, patch in zip(input_hw, patch_hw, strict=True))
+        raise ValueError(f"input {input_hw} is no multiple of the patch size {patch_hw}; nearest: {below} and {above}")
+
+
 def standardise_patches(patch_tokens: Tensor, eps: float = 1e-6) -> Tensor:
     """[B, N, D] -> [B, N, D]: each channel of each image to zero mean and unit (unbiased) deviation over its patches.
 
@@ -111,41 +131,20 @@ def import_timm() -> Any:
     return timm
 
 
-def _create(config: BackboneConfig, *, weights: Path | None, pretrained: bool, any_size: bool) -> Any:
+def _create(config: BackboneConfig, *, any_size: bool) -> Any:
     timm = import_timm()
     if not timm.is_model(config.name.split(".")[0]):
         raise WeightsError(f"timm {timm.__version__} has no model {config.name!r}. See timm.list_models('vit*').")
-    if weights is not None and not weights.is_file():
-        raise WeightsError(f"{weights}: no such weights file for {config.name}")
     options: dict[str, Any] = {"img_size": config.input_hw, "dynamic_img_size": any_size, "num_classes": 0}
     try:
-        vit = timm.create_model(config.name, pretrained=pretrained and weights is None, **options)
+        vit = timm.create_model(config.name, pretrained=False, **options)
     except TypeError as error:
         raise WeightsError(f"{config.name}: not a plain ViT that takes any input size: {error}") from error
-    except Exception as error:  # timm, safetensors, torch and the hub each raise their own kinds
-        raise WeightsError(
-            f"{config.name}: weights cannot be fetched from the model hub: {type(error).__name__}: {error}. "
-            "Where no hub can be reached, fetch the file elsewhere and name it with --weights."
-        ) from error
+    except RuntimeError as error:  # no such weights of this model
+        raise WeightsError(f"{config.name}: {error}. See timm.list_pretrained('vit*').") from error
     if not hasattr(vit, "forward_intermediates") or not getattr(vit, "num_prefix_tokens", 0):
         raise WeightsError(f"{config.name}: has no class token or gives no intermediate tokens; choose a ViT that does")
-    if weights is not None:
-        _load_weights(timm, vit, config.name, weights)
     return vit
-
-
-def _load_weights(timm: Any, vit: nn.Module, name: str, weights: Path) -> None:
-    """timm's own loading is not strict once the classifier is left out, and would leave a foreign file's ViT random."""
-    filter_fn = getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", None)
-    try:
-        keys = timm.models.load_checkpoint(vit, str(weights), strict=False, filter_fn=filter_fn)
-    except Exception as error:  # each file format raises its own kinds
-        raise WeightsError(f"{weights}: cannot be loaded into {name}: {type(error).__name__}: {error}") from error
-    surplus = [key for key in keys.unexpected_keys if not key.startswith(("head", "fc_norm"))]
-    if keys.missing_keys or surplus:
-        raise WeightsError(
-            f"{weights}: not the weights of {name}: missing: {some(keys.missing_keys)}; surplus: {some(surplus)}"
-        )
 
 
 @contextmanager

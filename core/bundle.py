@@ -20,12 +20,13 @@ from pydantic import Field, ValidationError
 
 from zsad_core.config import StrictModel
 from zsad_core.errors import BundleError
-from zsad_core.prompts import PromptBank
+from zsad_core.prompts import PromptBank, Wording
 
 FORMAT_VERSION = 1
 MANIFEST, MODEL_XML, MODEL_BIN, PROMPTS = "manifest.json", "model.xml", "model.bin", "prompts.npz"
 PAYLOAD_FILES = (MODEL_XML, MODEL_BIN, PROMPTS)  # a method without text has no prompts
-OPTIONAL_FILES = ("LICENSE.txt",)
+TEXT_SIDE = "text_side.safetensors"  # for the host, to add products; see `zsad_core.text_side`
+OPTIONAL_FILES = ("LICENSE.txt", TEXT_SIDE)
 MAX_FILE_BYTES = 2_000_000_000  # the IR of a ViT-L in FP32 is 1.3 GB
 MAX_MANIFEST_BYTES = 4_000_000
 
@@ -76,6 +77,13 @@ class Licence(StrictModel):
     source: str
 
 
+class AddedProduct(StrictModel):
+    """How a product came into the bundle after its export."""
+
+    made_by: str  # command
+    wording: Wording
+
+
 class ModelFacts(StrictModel):
     method: str  # e.g. "ava_dino"
     backbone: str  # timm name and the weights it started from
@@ -101,6 +109,7 @@ class Manifest(StrictModel):
     made_by: str  # command and seed
     licences: tuple[Licence, ...]
     files: dict[str, Sha256]
+    added_products: dict[str, AddedProduct] = Field(default={})  # some of `products`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +139,7 @@ def load_bundle(path: Path) -> Bundle:
         BundleError: missing, not a bundle, another format version, a file missing, altered or cut, or prompts that do
             not fit the model. Text says which file, what was expected and found.
     """
-    read: Callable[[str, int], bytes]
-    if path.is_dir():
-        read = _FolderReader(path)
-    elif path.is_file():
-        read = _ZipReader(path)
-    else:
-        raise BundleError(f"{path}: no such bundle. Name a bundle folder or a .zip of one with --bundle.")
+    read = bundle_reader(path)
     manifest_bytes = read(MANIFEST, MAX_MANIFEST_BYTES)
     manifest = parse_manifest(manifest_bytes, f"{path}/{MANIFEST}")
     needs_text = manifest.model.prompt_shape is not None
@@ -179,6 +182,19 @@ def _prompt_bank(path: Path, manifest: Manifest, contents: dict[str, bytes]) -> 
             f"{path}: products differ: the manifest has {sorted(manifest.products)}, {PROMPTS} has {bank.products}"
         )
     return bank
+
+
+def bundle_reader(path: Path) -> Callable[[str, int], bytes]:
+    """Reads a file of a bundle folder or .zip by name, up to a number of bytes; checks no hash.
+
+    Raises:
+        BundleError: there is no such bundle; when called, that the file is missing, too large or unreadable.
+    """
+    if path.is_dir():
+        return _FolderReader(path)
+    if path.is_file():
+        return _ZipReader(path)
+    raise BundleError(f"{path}: no such bundle. Name a bundle folder or a .zip of one with --bundle.")
 
 
 def parse_manifest(text: bytes, source: str) -> Manifest:

@@ -10,10 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from zsad_core.backbone import Backbone
+from zsad_core.backbones import build_backbone
 from zsad_core.config import validate
 from zsad_core.detector import Detector, DetectorConfig
-from zsad_core.errors import ConfigError, WeightsError, some
+from zsad_core.errors import ConfigError, WeightsError
+from zsad_core.weights_file import check_state
 
 FORMAT = "zsad.checkpoint/1"
 _TEXT = "text."
@@ -68,23 +69,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         config = validate(DetectorConfig, json.loads(metadata["config"]), f"{path}: config")
     except ConfigError as error:
         raise WeightsError(str(error)) from error
-    detector = Detector(config, Backbone(config.backbone))
+    detector = Detector(config, build_backbone(config.backbone))
     state = {name: value for name, value in tensors.items() if not name.startswith(_TEXT)}
     check_state(path, detector.state_dict(), state)
     detector.load_state_dict(state)
     text = {name.removeprefix(_TEXT): value.numpy() for name, value in tensors.items() if name.startswith(_TEXT)}
     return Checkpoint(detector=detector.eval(), text_embeddings=text, record=json.loads(metadata["record"]))
-
-
-def check_state(path: Path, expected: dict[str, Any], found: dict[str, Any]) -> None:
-    """Raises WeightsError that names missing and surplus keys and shapes that differ; silent when all fit."""
-    faults = []
-    if missing := sorted(expected.keys() - found.keys()):
-        faults.append(f"missing: {some(missing)}")
-    if surplus := sorted(found.keys() - expected.keys()):
-        faults.append(f"surplus: {some(surplus)}")
-    for name in sorted(expected.keys() & found.keys()):
-        if expected[name].shape != found[name].shape:
-            faults.append(f"{name}: expected {tuple(expected[name].shape)}, found {tuple(found[name].shape)}")
-    if faults:
-        raise WeightsError(f"{path}: weights do not fit the model: " + "; ".join(faults))

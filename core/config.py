@@ -100,7 +100,8 @@ def validate(
             raise ConfigError("\n".join(faults))
         return model.model_validate_json(encoded, strict=True)
     except ValidationError as error:
-        faults = [_fault_text(model, fault, source, lines) for fault in error.errors()]
+        caused = "default_factory_not_called"  # a default that hangs on another key, which has a fault of its own
+        faults = [_fault_text(model, fault, source, lines) for fault in error.errors() if fault["type"] != caused]
         raise ConfigError("\n".join(dict.fromkeys(faults))) from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: holds a value that no setting takes: {error}") from error

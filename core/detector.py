@@ -9,13 +9,25 @@ from torch import Tensor, nn
 from zsad_core.ad_dinov3 import AdDinoV3
 from zsad_core.ava_dino import AvaDino, AvaDinoConfig
 from zsad_core.backbone import Backbone, BackboneConfig
+from zsad_core.backbones import AnyBackbone
 from zsad_core.config import StrictModel
 from zsad_core.matching import MatchingConfig
 from zsad_core.preprocess import Normalise
 from zsad_core.scoring import ScoreConfig
+from zsad_core.token_insertion import class_position
+from zsad_core.visualad import VisualAd, VisualAdConfig
 
 Method = Literal["ava_dino", "ad_dinov3", "visualad"]
 Count = Annotated[int, Field(ge=1)]
+
+
+class VisualAdOptions(StrictModel):
+    """Of VisualAD alone; see `VisualAdConfig`."""
+
+    anchors: Count = 4
+    max_positions: Count = 1536
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    blur_sigma: Annotated[float, Field(ge=0)] = 4.0  # pixels of the map
 
 
 class DetectorConfig(StrictModel):
@@ -28,15 +40,16 @@ class DetectorConfig(StrictModel):
     text_dim: Count = 384
     hidden_dim: Count = 768  # of AVA-DINO's adapters
     interleave_text: bool = False  # see `MatchingConfig`
+    visualad: VisualAdOptions = VisualAdOptions()
     score: ScoreConfig = ScoreConfig()
 
 
-def build_head(config: DetectorConfig, backbone: Backbone) -> Any:
+def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
     """The method's trainable part, with fresh weights.
 
     Heads have one interface: `needs_text`, `tokens(backbone, images)`, `forward(tokens, text, map_hw)` to the outputs
     that are trained, `loss(output, target)`, `prompt_vectors(text)`, `predict(tokens, prompts, map_hw, score)` to map
-    and score, and `token_parameters()`.
+    and score, `token_parameters()` and `trains_final_norm`.
     """
     widths: dict[str, Any] = {
         "embed_dim": backbone.embed_dim,
@@ -46,13 +59,21 @@ def build_head(config: DetectorConfig, backbone: Backbone) -> Any:
     }
     if config.method == "ava_dino":
         return AvaDino(AvaDinoConfig(**widths, hidden_dim=config.hidden_dim))
-    return AdDinoV3(MatchingConfig(**widths))
+    if config.method == "ad_dinov3":
+        return AdDinoV3(MatchingConfig(**widths))
+    if not isinstance(backbone, Backbone):
+        raise ValueError(f"visualad puts its tokens into a ViT, and {backbone.config.name} is none")
+    head = VisualAd(
+        VisualAdConfig(embed_dim=backbone.embed_dim, num_taps=len(backbone.taps), **config.visualad.model_dump())
+    )
+    head.place(class_position(backbone.vit))
+    return head
 
 
 class Detector(nn.Module):
     """uint8 BGR pictures, and text embeddings where the method needs text, in; maps and scores out."""
 
-    def __init__(self, config: DetectorConfig, backbone: Backbone) -> None:
+    def __init__(self, config: DetectorConfig, backbone: AnyBackbone) -> None:
         super().__init__()
         self.config = config
         self.normalise = Normalise(backbone.mean, backbone.std)
@@ -77,6 +98,27 @@ class Detector(nn.Module):
         """
         size_hw = (int(images_bgr.shape[1]), int(images_bgr.shape[2]))
         return self.head(self.tokens(images_bgr), text, map_hw=map_hw or size_hw)
+
+    def parameter_groups(
+        self, *, lr: float, token_lr: float, backbone_lr: float, trainable_blocks: int
+    ) -> list[dict[str, Any]]:
+        """What an optimiser trains, by learning rate: the head, its learnable tokens, the last blocks of the backbone.
+
+        Everything else is frozen. A final norm that the method trains counts as the head's.
+        """
+        backbone = self.backbone.trainable_blocks(trainable_blocks)
+        tokens = self.head.token_parameters()
+        known = {id(parameter) for parameter in (*backbone, *tokens)}
+        head = [parameter for parameter in self.head.parameters() if parameter.requires_grad]
+        if self.head.trains_final_norm:
+            vit: Any = self.backbone.vit
+            head += list(vit.norm.requires_grad_(True).parameters())
+        groups = [
+            {"params": [parameter for parameter in head if id(parameter) not in known], "lr": lr},
+            {"params": tokens, "lr": token_lr},
+            {"params": backbone, "lr": backbone_lr},
+        ]
+        return [group for group in groups if group["params"]]
 
     def predict(self, images_bgr: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor]:
         """Anomaly maps [B, H, W] and anomaly scores [B], both in [0, 1]; arguments as of `forward`."""

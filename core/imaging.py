@@ -87,10 +87,14 @@ def _read_file(path: Path) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """uint8 [H, W] of 0 and 1 from a mask file in which anything but 0 is a defect.
 
+    Of a JPEG, what is brighter than the middle: compression leaves faint marks around a mask's edge.
+
     Raises:
         ImageError: the file cannot be read as a picture.
     """
-    return (read_image(path).max(axis=2) > 0).astype(np.uint8)
+    threshold = 127 if path.suffix.lower() in (".jpg", ".jpeg") else 0
+    brightest = np.maximum.reduce(cv2.split(read_image(path)))  # several times as fast as max(axis=2)
+    return (brightest > threshold).astype(np.uint8)
 
 
 def find_images(folder: Path) -> list[Path]:

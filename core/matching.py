@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from zsad_core.backbone import Backbone, standardise_patches
+from zsad_core.backbone import standardise_patches
+from zsad_core.backbones import AnyBackbone
 from zsad_core.config import StrictModel
 from zsad_core.losses import Target, segmentation_loss
 from zsad_core.prompts import ANOMALOUS, NORMAL
@@ -96,6 +97,7 @@ class MatchingHead(nn.Module, ABC):
     """The trainable part: tokens and text in, maps and scores out."""
 
     needs_text = True
+    trains_final_norm = False
 
     def __init__(self, config: MatchingConfig) -> None:
         super().__init__()
@@ -131,7 +133,7 @@ class MatchingHead(nn.Module, ABC):
             return flat.view(flat.shape[0], -1, 2).transpose(1, 2)
         return torch.stack([adapted_n, adapted_a], dim=1)
 
-    def tokens(self, backbone: Backbone, images: Tensor) -> Tokens:
+    def tokens(self, backbone: AnyBackbone, images: Tensor) -> Tokens:
         """The taps of normalised `images` [B, 3, H, W], in float32."""
         cls_tokens, patch_tokens = backbone(images)
         return Tokens(

@@ -1,16 +1,12 @@
-"""The field's metrics, exact, on numpy arrays.
+"""The field's metrics of scores, from the number of positives and negatives at each distinct value.
 
-Positives are few beside negatives, so curves are evaluated at the positives' values alone: precision, recall and F1
-change in the favourable direction only there. Ties are handled as scikit-learn does.
+One arithmetic serves pictures (exact) and pixels (`pixel_metrics`, whose values are bins). Ties are handled as
+scikit-learn does: trapezoids for the AUROC, steps for the average precision.
 """
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-
-AUPRO_MAX_FPR = 0.3
-AUPRO_POINTS = 301
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,49 +16,72 @@ class BinaryMetrics:
     f1_max: float
 
 
-def binary_metrics(positives: np.ndarray, negatives: np.ndarray) -> BinaryMetrics | None:
-    """AUROC, average precision and best F1 of scores [P] against scores [M]; None where either is empty."""
-    if positives.size == 0 or negatives.size == 0:
-        return None
-    positives, negatives = np.sort(positives, axis=None), np.sort(negatives, axis=None)
-    below = np.searchsorted(negatives, positives, side="left")
-    not_above = np.searchsorted(negatives, positives, side="right")
-    auroc = float((below + not_above).sum(dtype=np.float64) / 2 / positives.size / negatives.size)
-    thresholds, first = np.unique(positives, return_index=True)
-    true_positives = positives.size - first  # at score >= threshold
-    false_positives = negatives.size - np.searchsorted(negatives, thresholds, side="left")
-    precision = true_positives / (true_positives + false_positives)
-    recall = true_positives / positives.size
-    steps = recall - np.append(recall[1:], 0.0)
-    f1 = 2 * true_positives / (true_positives + false_positives + positives.size)
-    return BinaryMetrics(auroc=auroc, ap=float((precision * steps).sum()), f1_max=float(f1.max()))
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What is found when each distinct value is the threshold in turn, from the highest down: K points."""
+
+    true_positives: np.ndarray  # int64 [K], rising; the last one is the number of positives, above 0
+    false_positives: np.ndarray  # int64 [K], likewise of negatives
+
+    @property
+    def recall(self) -> np.ndarray:
+        """float64 [K] in [0, 1]: the true-positive rate."""
+        return self.true_positives / self.true_positives[-1]
+
+    @property
+    def false_positive_rate(self) -> np.ndarray:
+        """float64 [K] in [0, 1]."""
+        return self.false_positives / self.false_positives[-1]
+
+    @property
+    def precision(self) -> np.ndarray:
+        """float64 [K] in [0, 1]."""
+        return self.true_positives / (self.true_positives + self.false_positives)
+
+    def metrics(self) -> BinaryMetrics:
+        """AUROC, average precision and best F1."""
+        recall = self.recall
+        f1 = 2 * self.true_positives / (self.true_positives + self.false_positives + self.true_positives[-1])
+        return BinaryMetrics(
+            auroc=float(np.trapezoid(np.append(0.0, recall), np.append(0.0, self.false_positive_rate))),
+            ap=float((self.precision * np.diff(recall, prepend=0.0)).sum()),
+            f1_max=float(f1.max()),
+        )
 
 
-def aupro(anomaly_maps: list[np.ndarray], gt_masks: list[np.ndarray], negatives: np.ndarray) -> float | None:
-    """Area under the per-region-overlap curve up to 30 % false-positive rate, over 0.3; None without regions.
+def curve_of_counts(positives: np.ndarray, negatives: np.ndarray) -> Curve | None:
+    """The curve of how many positives and negatives [V] lie at each value, in rising order; None where either is none.
 
-    Args:
-        anomaly_maps: float32 [H, W] of the anomalous pictures.
-        gt_masks: uint8 [H, W], their defects; a region is a connected (8) part.
-        negatives: map values of all good pixels of the set.
+    Values without any are left out.
     """
-    regions = []
-    for anomaly_map, gt_mask in zip(anomaly_maps, gt_masks, strict=True):
-        count, labels = cv2.connectedComponents(gt_mask.astype(np.uint8), connectivity=8)
-        regions += [np.sort(anomaly_map[labels == label]) for label in range(1, count)]
-    if not regions or negatives.size == 0:
+    held = (positives + negatives) > 0
+    true_positives, false_positives = np.cumsum(positives[held][::-1]), np.cumsum(negatives[held][::-1])
+    if not true_positives.size or not true_positives[-1] or not false_positives[-1]:
         return None
-    ordered = np.sort(negatives, axis=None)
-    wanted_fpr = np.linspace(0, AUPRO_MAX_FPR, AUPRO_POINTS)
-    places = np.clip(np.ceil(ordered.size * (1 - wanted_fpr)).astype(np.int64), 0, ordered.size - 1)
-    thresholds = ordered[places]  # a pixel is found when its value is above
-    fpr = 1 - np.searchsorted(ordered, thresholds, side="right") / ordered.size
-    overlap = np.mean(
-        [1 - np.searchsorted(region, thresholds, side="right") / region.size for region in regions], axis=0
+    return Curve(true_positives=true_positives, false_positives=false_positives)
+
+
+def curve_of_scores(positives: np.ndarray, negatives: np.ndarray) -> Curve | None:
+    """The exact curve of scores [P] against scores [M]; None where either is empty.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    scores = np.concatenate([positives, negatives])
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN: the model is broken")
+    values, places = np.unique(scores, return_inverse=True)
+    return curve_of_counts(
+        np.bincount(places[: positives.size], minlength=values.size),
+        np.bincount(places[positives.size :], minlength=values.size),
     )
-    at_limit = np.interp(AUPRO_MAX_FPR, fpr, overlap)
-    keep = fpr <= AUPRO_MAX_FPR
-    x, y = np.append(fpr[keep], AUPRO_MAX_FPR), np.append(overlap[keep], at_limit)
-    order = np.argsort(x, kind="stable")
-    x, y = np.insert(x[order], 0, 0.0), np.insert(y[order], 0, y[order][0])
-    return float(np.trapezoid(y, x) / AUPRO_MAX_FPR)
+
+
+def binary_metrics(positives: np.ndarray, negatives: np.ndarray) -> BinaryMetrics | None:
+    """AUROC, average precision and best F1 of scores [P] against scores [M], exact; None where either is empty.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    curve = curve_of_scores(positives, negatives)
+    return curve.metrics() if curve else None

@@ -5,11 +5,16 @@ Source: AVA-DINO (arXiv 2605.12069) and AD-DINOv3 (arXiv 2509.14084), prompt ens
 once on the host, and the device reads numbers.
 """
 
+import unicodedata
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Annotated
 
 import numpy as np
+from pydantic import AfterValidator, Field
 
+from zsad_core.config import StrictModel
 from zsad_core.errors import BundleError, ProductError
 
 GENERIC_PRODUCT = "object"
@@ -64,12 +69,70 @@ TEMPLATES = (
 )
 
 
-def sentences(product: str) -> tuple[list[str], list[str]]:
+MAX_NAME_LENGTH = 80  # characters
+_JOINERS = "\u200c\u200d"  # not printable to Python, yet Persian and Hindi words are spelled with them
+
+
+def product_name(text: str) -> str:
+    """The name as bundles hold it, in Unicode's composed form (NFC).
+
+    Raises:
+        ValueError: it cannot be the name of a member of prompts.npz, or be told by a message or a command line.
+    """
+    name = _printable(text)
+    if len(name) > MAX_NAME_LENGTH:
+        raise ValueError(f"{name[:20]!r}… has {len(name)} characters, a product's name has at most {MAX_NAME_LENGTH}")
+    if name.startswith(("-", ".")) or "/" in name or "\\" in name or ".." in name or name.endswith(".npy"):
+        raise ValueError(
+            f"{name!r}: a product's name holds no slash, backslash or '..', starts with no dot or hyphen, "
+            "and does not end in .npy"
+        )
+    return name
+
+
+def _printable(text: str) -> str:
+    name = unicodedata.normalize("NFC", text)
+    odd = [character for character in name if not character.isprintable() and character not in _JOINERS]
+    if odd:
+        raise ValueError(f"{name!r} holds {odd[0]!r}, which is not printable")
+    if not name or name != name.strip():
+        raise ValueError(f"{name!r} is empty, or has a space at its start or end")
+    return name
+
+
+def _pattern(text: str) -> str:
+    pattern = _printable(text)
+    if "{}" not in pattern or pattern.count("{") != 1 or pattern.count("}") != 1:
+        raise ValueError(f"{pattern!r} must hold {{}} exactly once, where the product's name goes, and no other brace")
+    return pattern
+
+
+ProductName = Annotated[str, AfterValidator(product_name)]
+Word = Annotated[str, AfterValidator(_printable)]
+Patterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], Field(min_length=1)]
+
+
+class Wording(StrictModel):
+    """How the sentences about one product are built: every name in every state in every template."""
+
+    names: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None  # None: the product's own
+    normal_states: Patterns | None = None  # None, here and below: the papers'
+    anomalous_states: Patterns | None = None
+    templates: Patterns | None = None
+
+
+PAPERS_WORDING = Wording()
+
+
+def sentences(product: str, wording: Wording = PAPERS_WORDING) -> tuple[list[str], list[str]]:
     """(normal sentences, anomalous sentences) of a product; underscores of a folder's name read as spaces."""
-    name = product.replace("_", " ")
-    normal = [template.format(state.format(name)) for state in NORMAL_STATES for template in TEMPLATES]
-    anomalous = [template.format(state.format(name)) for state in ANOMALOUS_STATES for template in TEMPLATES]
-    return normal, anomalous
+    names = wording.names or (product.replace("_", " "),)
+
+    def build(states: tuple[str, ...]) -> list[str]:
+        templates = wording.templates or TEMPLATES
+        return [template.format(state.format(name)) for name in names for state in states for template in templates]
+
+    return build(wording.normal_states or NORMAL_STATES), build(wording.anomalous_states or ANOMALOUS_STATES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +146,13 @@ class PromptBank:
     embeddings: dict[str, np.ndarray]
 
     def __getitem__(self, product: str) -> np.ndarray:
-        """The product's array.
+        """The product's array, whichever way the name's accents are encoded.
 
         Raises:
             ProductError: the bank has none of that name.
         """
+        if product not in self.embeddings:
+            product = unicodedata.normalize("NFC", product)
         if product not in self.embeddings:
             raise ProductError(
                 f"product {product!r} is not in the bundle. It has: {', '.join(sorted(self.embeddings))}. "
@@ -99,8 +164,12 @@ class PromptBank:
     def products(self) -> list[str]:
         return sorted(self.embeddings)
 
-    def save(self, path: Path) -> None:
-        np.savez(path, allow_pickle=False, **self.embeddings)
+    def save(self, file: "Path | IO[bytes]") -> None:
+        """Writes an npz file. Not by `np.savez`, whose own arguments no product could be called like (`file`)."""
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, array in self.embeddings.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
 
     @classmethod
     def load(cls, file: "Path | object", shape: tuple[int, ...]) -> "PromptBank":

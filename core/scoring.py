@@ -1,5 +1,6 @@
 """The one way from an anomaly map to an anomaly score. Traced into the exported graph, so the device has no other."""
 
+import math
 from typing import Annotated
 
 import torch.nn.functional as F
@@ -25,8 +26,13 @@ class ScoreConfig(StrictModel):
 
 def anomaly_score(anomaly_map: Tensor, config: ScoreConfig) -> Tensor:
     """[B, H, W] in [0, 1] -> [B] in [0, 1], higher is more anomalous."""
-    if config.pool > 1:
-        anomaly_map = F.avg_pool2d(anomaly_map.unsqueeze(1), config.pool).squeeze(1)
-    values = anomaly_map.flatten(1)
-    count = max(1, round(config.top_fraction * int(values.shape[1])))  # int: a tensor while traced
+    return top_mean(anomaly_map, config.top_fraction, config.pool)
+
+
+def top_mean(maps: Tensor, fraction: float, pool: int = 1) -> Tensor:
+    """[B, H, W] -> [B], the mean of that share of the highest values of the pooled map, rounded up; of one at least."""
+    if pool > 1:
+        maps = F.avg_pool2d(maps.unsqueeze(1), pool).squeeze(1)
+    values = maps.flatten(1)
+    count = max(1, math.ceil(fraction * int(values.shape[1])))  # int: a tensor while traced
     return values.topk(count, dim=1).values.mean(dim=1)

@@ -1,14 +1,17 @@
 """Sentences to text embeddings, on the host only. The device gets the numbers in its bundle."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from zsad_core.errors import WeightsError
-from zsad_core.prompts import sentences
+from zsad_core.errors import WeightsError, some
+from zsad_core.hub import fetch
+from zsad_core.prompts import PAPERS_WORDING, Wording, sentences
 from zsad_core.torchvision_ops import ensure_torchvision_imports
+from zsad_core.weights_file import OPENAI_CONSTANTS, check_state, read_state_dict
 
 Encoder = Callable[[list[str]], np.ndarray]  # n sentences -> float32 [n, T]
 
@@ -33,12 +36,25 @@ def load_text_encoder(name: str, *, device: str = "cpu") -> Encoder:
     raise WeightsError(f"text encoder {name!r} is unknown. Known: minilm, open_clip:MODEL:PRETRAINED-TAG-OR-FILE.")
 
 
-def embed_products(encoder: Encoder, products: Iterable[str]) -> dict[str, np.ndarray]:
+def embed_products(
+    encoder: Encoder, products: Iterable[str], wordings: Mapping[str, Wording] | None = None
+) -> dict[str, np.ndarray]:
     """Product -> float32 [T, 2], (normal, anomalous).
 
     Every sentence is encoded and normalised; each state's mean over its sentences is normalised again.
+
+    Args:
+        encoder: of `load_text_encoder`.
+        products: names.
+        wordings: own sentences of some products; the others have the papers'.
     """
-    return {product: np.stack([_mean(encoder(group)) for group in sentences(product)], axis=1) for product in products}
+    wordings = wordings or {}
+    return {
+        product: np.stack(
+            [_mean(encoder(group)) for group in sentences(product, wordings.get(product, PAPERS_WORDING))], axis=1
+        )
+        for product in products
+    }
 
 
 def _mean(embeddings: np.ndarray) -> np.ndarray:
@@ -68,20 +84,54 @@ def _open_clip(model_name: str, pretrained: str, device: str) -> Encoder:
         raise WeightsError(
             f"text encoder open_clip: {error}. Install it with pip install 'zsad-agent[clip]'."
         ) from error
-    if "/" in pretrained and not Path(pretrained).is_file():
-        raise WeightsError(f"text encoder open_clip:{model_name}: {pretrained}: no such weights file")
+    text_config = (open_clip.get_model_config(model_name) or {}).get("text_cfg")
+    if text_config is None:
+        known = some(open_clip.list_models(), 400)
+        raise WeightsError(f"text encoder open_clip:{model_name}: open_clip has no such model. It has: {known}")
+    path, quick_gelu = _open_clip_weights(open_clip, model_name, pretrained)
+    for kind, file in (("hf_tokenizer_name", "tokenizer_config.json"), ("hf_model_name", "config.json")):
+        if kind in text_config:  # what transformers would fetch, with half a minute of tries where there is no network
+            fetch(text_config[kind], (file,), name_it_with="HF_HUB_CACHE, the folder that transformers looks into")
+    state = read_state_dict(path)
+    openai = [state.pop(name, None) for name in OPENAI_CONSTANTS]
     try:
-        model, _, _ = open_clip.create_model_and_transforms(model_name, pretrained=pretrained, device=device)
+        model = open_clip.create_model(
+            model_name,
+            load_weights=False,
+            pretrained_text=False,
+            pretrained_image=False,
+            force_quick_gelu=quick_gelu or None not in openai,
+        )
         tokenizer = open_clip.get_tokenizer(model_name)
-    except Exception as error:  # open_clip, torch and the hub each raise their own kinds
-        raise WeightsError(
-            f"text encoder open_clip:{model_name}:{pretrained}: {type(error).__name__}: {error}. "
-            "Where no hub can be reached, fetch the weights elsewhere and name the file."
-        ) from error
-    model.eval()
+    except (OSError, RuntimeError, ImportError) as error:
+        raise WeightsError(f"text encoder open_clip:{model_name}: cannot be built: {error}") from error
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = open_clip.model.convert_to_custom_text_state_dict(state)
+    check_state(path, model.state_dict(), state, model=f"open_clip's {model_name}")
+    model.load_state_dict(state)
+    model.to(device).eval()
 
     def encode(texts: list[str]) -> np.ndarray:
         with torch.no_grad():
             return model.encode_text(tokenizer(texts).to(device)).float().cpu().numpy()
 
     return encode
+
+
+def _open_clip_weights(open_clip: Any, model_name: str, pretrained: str) -> tuple[Path, bool]:
+    """The weights file of a tag, or the file itself; and whether open_clip says that the tag needs QuickGELU."""
+    if Path(pretrained).is_file():
+        return Path(pretrained), False
+    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    known = open_clip.get_pretrained_cfg(model_name, pretrained)
+    if not known:
+        raise WeightsError(
+            f"text encoder open_clip:{model_name}: {pretrained}: no such weights file, and no tag that open_clip knows "
+            f"for this model. Tags: {some(tags, 40)}."
+        )
+    wanted = f"--text-encoder open_clip:{model_name}:FILE"
+    repository, _, filename = known.get("hf_hub", "").rpartition("/")
+    if not repository:
+        raise WeightsError(f"text encoder open_clip:{model_name}: fetch {known['url']} and name it with {wanted}.")
+    filenames = (filename,) if filename else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    return fetch(repository, filenames, name_it_with=wanted), bool(known.get("quick_gelu"))

@@ -6,7 +6,6 @@ anomalous as it is closer to the anomaly token than to the normal one. Names ins
 published checkpoints, taps counted from 0.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,11 +15,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from zsad_core.backbone import Backbone
 from zsad_core.config import StrictModel
+from zsad_core.losses import Target, segmentation_loss
+from zsad_core.scoring import ScoreConfig, top_mean
+from zsad_core.token_insertion import tapped_tokens
 
 ANOMALY_TOKEN, NORMAL_TOKEN = 0, 1  # order in the sequence, and of every axis over the two tokens
 POSITIONS = ("anomaly_position", "normal_position")  # of the state dict; published checkpoints lack them
-TOP_FRACTION = 0.01  # of a map's pixels, whose mean is the image's logit
+TOP_FRACTION = 0.01  # of a map's pixels, whose mean is the image's logit in training
+MARGIN = 0.5  # the two tokens' cosine is pushed below -0.5
 BLUR_REACH = 4.0  # the kernel ends after so many sigmas, as scipy's gaussian_filter does
 
 Count = Annotated[int, Field(ge=1)]
@@ -36,12 +40,34 @@ class VisualAdConfig(StrictModel):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InsertedTokens:
+    """What the backbone makes of a picture and the two tokens."""
+
+    learned: Tensor  # [B, 2, D] (anomaly, normal) after the last block and the final norm
+    tapped: list[Tensor]  # L x [B, 2 + P + N, D], all tokens of each tap after the final norm
+    grid_hw: tuple[int, int]  # h, w with h * w = N
+
+
+@dataclass(frozen=True, kw_only=True)
 class VisualAdOutput:
     anomaly_features: Tensor  # [B, L, D] the anomaly token after each tap's SCA
     normal_features: Tensor  # [B, L, D]
     maps: Tensor  # [B, L, H, W] difference of cosines, in [-2, 2]
     fused: Tensor  # [B, H, W] their sum over taps
     image_logit: Tensor  # [B] mean of the highest 1 % of `fused`
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualAdLoss:
+    """The parts and their sum; scalars."""
+
+    segmentation: Tensor
+    classification: Tensor
+    contrastive: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.segmentation + self.classification + self.contrastive
 
 
 class SpatialCrossAttention(nn.Module):
@@ -99,6 +125,9 @@ class SelfAlignment(nn.Module):
 class VisualAd(nn.Module):
     """The trainable part but for the backbone's final norm, which VisualAD trains too."""
 
+    needs_text = False
+    trains_final_norm = True
+
     def __init__(self, config: VisualAdConfig) -> None:
         super().__init__()
         self.config = config
@@ -121,21 +150,30 @@ class VisualAd(nn.Module):
         """[2, D] (anomaly, normal) to stand before the class token, positions added."""
         return torch.stack([self.anomaly_token + self.anomaly_position, self.normal_token + self.normal_position])
 
-    def forward(
-        self, learned: Tensor, tapped: list[Tensor], *, grid_hw: tuple[int, int], map_hw: tuple[int, int]
-    ) -> VisualAdOutput:
+    def tokens(self, backbone: Backbone, images: Tensor) -> InsertedTokens:
+        """Normalised `images` [B, 3, H, W] through the backbone, the two tokens with them; in float32."""
+        depth = len(backbone.vit.blocks)
+        blocks = backbone.taps if backbone.taps[-1] == depth else (*backbone.taps, depth)
+        tapped = [tokens.float() for tokens in tapped_tokens(backbone.vit, images, blocks, self.inserted())]
+        return InsertedTokens(
+            learned=tapped[-1][:, :2],
+            tapped=tapped[: len(backbone.taps)],
+            grid_hw=backbone.grid_hw((int(images.shape[2]), int(images.shape[3]))),
+        )
+
+    def forward(self, tokens: InsertedTokens, text: Tensor | None = None, *, map_hw: tuple[int, int]) -> VisualAdOutput:
         """Maps and image logits.
 
         Args:
-            learned: [B, 2, D] (anomaly, normal) after the backbone's last block and final norm.
-            tapped: L tensors [B, 2 + P + N, D], all tokens of each tap after the final norm.
-            grid_hw: patch grid, h * w = N.
+            tokens: of `tokens`.
+            text: not looked at; the other methods' argument.
             map_hw: size of the maps, pixels; the paper's is the input size.
         """
+        grid_hw = tokens.grid_hw
         features, maps = [], []
-        for tokens, attend, align in zip(tapped, self.cross_attn, self.layer_transforms, strict=True):
-            patch_tokens = tokens[:, -grid_hw[0] * grid_hw[1] :]  # [B, N, D]
-            pair = attend(learned, patch_tokens)  # [B, 2, D]
+        for tapped, attend, align in zip(tokens.tapped, self.cross_attn, self.layer_transforms, strict=True):
+            patch_tokens = tapped[:, -grid_hw[0] * grid_hw[1] :]  # [B, N, D]
+            pair = attend(tokens.learned, patch_tokens)  # [B, 2, D]
             features.append(pair)
             unit = F.normalize(pair, dim=-1)
             difference = unit[:, ANOMALY_TOKEN] - unit[:, NORMAL_TOKEN]  # [B, D]
@@ -151,19 +189,44 @@ class VisualAd(nn.Module):
             normal_features=pairs[:, :, NORMAL_TOKEN],
             maps=stacked,
             fused=fused,
-            image_logit=top_mean(fused),
+            image_logit=top_mean(fused, TOP_FRACTION),
         )
 
     def filtered(self, fused: Tensor) -> Tensor:
         """The map that is shown and measured: [B, H, W] blurred by `blur_sigma` pixels."""
         return gaussian_blur(fused, self.config.blur_sigma)
 
+    def loss(self, output: VisualAdOutput, target: Target) -> VisualAdLoss:
+        """The method's loss; maps at the mask's size."""
+        maps, mask = target.with_pixel_truth(output.maps)
+        segmentation = maps.new_zeros(())
+        if len(mask):  # the mean of nothing is no number
+            for tap_map in torch.sigmoid(maps).unbind(dim=1):  # [B, H, W]
+                segmentation = segmentation + segmentation_loss(torch.stack([1 - tap_map, tap_map], dim=1), mask)
+        cosine = F.cosine_similarity(output.anomaly_features[:, -1], output.normal_features[:, -1], dim=-1)
+        return VisualAdLoss(
+            segmentation=segmentation,
+            classification=F.binary_cross_entropy_with_logits(
+                output.image_logit, target.is_anomalous.to(output.image_logit.dtype)
+            ),
+            contrastive=(cosine + MARGIN).clamp(min=0).mean(),
+        )
 
-def top_mean(maps: Tensor, fraction: float = TOP_FRACTION) -> Tensor:
-    """[B, H, W] -> [B], the mean of that share of the highest values, rounded up to whole pixels as published."""
-    values = maps.flatten(1)
-    count = math.ceil(int(values.shape[1]) * fraction)  # int: a tensor while traced
-    return values.topk(count, dim=1).values.mean(dim=1)
+    def predict(
+        self, tokens: InsertedTokens, prompts: Tensor | None, *, map_hw: tuple[int, int], score: ScoreConfig
+    ) -> tuple[Tensor, Tensor]:
+        """Anomaly maps [B, H, W] and anomaly scores [B], both in [0, 1]: the sigmoid of the fused cosines.
+
+        The map is blurred, the score is taken before the blur and before the sigmoid, which then only brings it to
+        the unit that all methods share. `prompts` is not looked at.
+        """
+        fused = self.forward(tokens, map_hw=map_hw).fused
+        anomaly_map = torch.sigmoid(self.filtered(fused) / score.temperature)
+        return anomaly_map, torch.sigmoid(top_mean(fused, score.top_fraction, score.pool) / score.temperature)
+
+    def token_parameters(self) -> list[nn.Parameter]:
+        """The two tokens, which train at a rate of their own."""
+        return [self.anomaly_token, self.normal_token]
 
 
 def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:

@@ -9,7 +9,7 @@ PRODUCTS = ("object", "bottle")
 TEXT_DIM = 24
 
 
-def small_detector(input_hw: tuple[int, int] = (64, 96), method: str = "ava_dino"):
+def small_detector(input_hw: tuple[int, int] = (64, 96), method: str = "ava_dino", text_dim: int = TEXT_DIM):
     """A ViT-Ti/16 of random weights, 12 blocks deep, with a narrow head; not square on purpose."""
     import torch
 
@@ -22,7 +22,7 @@ def small_detector(input_hw: tuple[int, int] = (64, 96), method: str = "ava_dino
     config = DetectorConfig(
         method=method,
         backbone=backbone,
-        text_dim=TEXT_DIM,
+        text_dim=text_dim,
         hidden_dim=16,
         score=ScoreConfig(top_fraction=0.01, pool=4),
     )

@@ -37,13 +37,13 @@ def small_trainer(settings, validation: object = None, cache: Path | None = None
     from small_model import small_detector, text_embeddings
 
     from zsad_training.feature_cache import FeatureCache
-    from zsad_training.layout import read_mvtec_layout
     from zsad_training.processes import Processes
+    from zsad_training.reader import read_dataset
     from zsad_training.sampler import TrainingPictures, find_textures
     from zsad_training.trainer import Trainer
     from zsad_training.validation import ValidationPictures
 
-    samples = read_mvtec_layout(settings.datasets[0].path)
+    samples = read_dataset(settings.datasets[0].path)
     samples = [sample for sample in samples if sample.product == "plate"]
     textures = find_textures(settings.textures.path)
     detector = small_detector(HW)

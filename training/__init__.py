@@ -1,1 +1,1 @@
-"""From data sets in MVTec layout to a checkpoint, and its evaluation. Host only."""
+"""From labelled data sets to a checkpoint, and its evaluation. Host only."""

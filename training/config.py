@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from zsad_core.backbone import Side
+from zsad_core.backbone import Side, usual_input_hw
 from zsad_core.config import StrictModel
 from zsad_core.detector import Method
 from zsad_core.scoring import ScoreConfig
+from zsad_training.layouts import LayoutName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -17,10 +18,11 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class DatasetSpec(StrictModel):
-    """One data set in MVTec layout."""
+    """One data set."""
 
     path: Path
-    mask_folder: str = "ground_truth"
+    layout: LayoutName = "auto"  # auto: told from its content
+    mask_folder: str | None = None  # instead of the layout's own
     licence: str = "not stated"
     source: str = "not stated"
 
@@ -38,7 +40,7 @@ class ModelSpec(StrictModel):
     backbone: str = "vit_tiny_patch16_224"
     weights: Path | None = None  # local file; None with pretrained false: random
     pretrained: bool = False  # from timm's hub
-    input_hw: tuple[Side, Side] = (384, 384)  # pixels
+    input_hw: tuple[Side, Side] = Field(default_factory=lambda known: usual_input_hw(known["backbone"]))  # pixels
     taps: tuple[Count, ...] | None = None
     hidden_dim: Count = 768  # of AVA-DINO's adapters
     text_encoder: str = "minilm"

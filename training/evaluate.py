@@ -2,30 +2,46 @@
 
 import argparse
 import logging
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from zsad_core.command import guarded
+from zsad_training.layouts import LayoutName
 
 if TYPE_CHECKING:
     from zsad_core.bundle import Evaluation
+    from zsad_training.predict import Group, Tally
+    from zsad_training.sheet import Sheets
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags of `zsad-evaluate`."""
     result = argparse.ArgumentParser(
         prog="zsad-evaluate",
-        description="Image AUROC, AP, F1-max and pixel AUROC, AP, F1-max, AUPRO (to 30 %% FPR) of a checkpoint, for "
+        description="Image AUROC, AP, F1-max and pixel AUROC, AP, F1-max, AUPRO (to 30 % FPR) of a checkpoint, for "
         "each product and their mean; recall and false-reject rate at the checkpoint's threshold. Maps are compared "
         "with the masks at the pictures' own size; the test split alone counts. Nothing is tuned here.",
     )
     result.add_argument("checkpoint", type=Path, help="file made by training")
-    result.add_argument("--data", type=Path, nargs="+", required=True, help="data sets in MVTec layout")
-    result.add_argument("--mask-folder", default="ground_truth", help="of each category (default ground_truth)")
+    result.add_argument("--data", type=Path, nargs="+", required=True, help="folders of data sets")
+    result.add_argument(
+        "--layout", choices=get_args(LayoutName), default="auto", help="of every --data (default auto: by content)"
+    )
+    result.add_argument("--mask-folder", help="instead of the layout's own, e.g. ground_truth")
+    result.add_argument("--skip-data-check", action="store_true", help="do not decode every file first")
     result.add_argument("--product", help="prompt for all pictures, e.g. object (default: each category's own name)")
     result.add_argument("--json", type=Path, help="file for the table as JSON")
     result.add_argument("--markdown", type=Path, help="file for the table as Markdown (default: standard output)")
+    result.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="folder, made if need be, for metrics.json, metrics.md, and of each product a sheet of pictures with true "
+        "defects and heatmaps (<dataset>-<product>.jpg), its ROC and PR curves (<dataset>-<product>-curves.png)",
+    )
     result.add_argument("--device", default="auto", help="auto, cpu, cuda … (default auto)")
     result.add_argument("--seed", type=int, default=0, help="nothing is random here; kept for scripts (default 0)")
     return result
@@ -36,42 +52,63 @@ def run(args: argparse.Namespace) -> None:
     from zsad_core.bundle import Evaluation
     from zsad_core.checkpoint import load_checkpoint
     from zsad_core.text_encoder import embed_products, load_text_encoder
+    from zsad_training.config import DatasetSpec
+    from zsad_training.data_check import read_datasets
     from zsad_training.devices import pick_device
-    from zsad_training.layout import read_mvtec_layout
-    from zsad_training.predict import evaluate_groups, mean_row, score_pictures
+    from zsad_training.predict import evaluate_groups, mean_row, score_pictures, tally_groups
+    from zsad_training.sheet import Sheets
 
+    if args.report:
+        args.report.mkdir(parents=True, exist_ok=True)
     device = pick_device(args.device)
     checkpoint = load_checkpoint(args.checkpoint)
-    samples = [
-        sample
-        for root in args.data
-        for sample in read_mvtec_layout(root, mask_folder=args.mask_folder)
-        if sample.split == "test"
-    ]
+    specs = [DatasetSpec(path=root, layout=args.layout, mask_folder=args.mask_folder) for root in args.data]
+    samples = read_datasets(specs, check=not args.skip_data_check, split="test")
     products = {args.product} if args.product else {sample.product for sample in samples}
-    encoder_name = checkpoint.detector.config.text_encoder
-    text = embed_products(load_text_encoder(encoder_name, device=str(device)), sorted(products))
+    text = {}
+    if checkpoint.detector.needs_text:
+        encoder = load_text_encoder(checkpoint.detector.config.text_encoder, device=str(device))
+        text = embed_products(encoder, sorted(products))
     pictures = [(sample, sample.load) for sample in samples]
     scored = score_pictures(
         checkpoint.detector.to(device), pictures, text, device=device, total=len(pictures), product=args.product
     )
     seen = set(checkpoint.record.get("trained_on", ()))
     threshold = checkpoint.record.get("threshold", {}).get("value")
-    rows = evaluate_groups(scored, seen=lambda group: group[0] in seen, threshold=threshold)
+    sheets = Sheets(samples if args.report else [], threshold=threshold)
+    tallies = tally_groups(scored, sheets.update)
+    rows = evaluate_groups(tallies, seen=lambda group: group[0] in seen, threshold=threshold)
     config = checkpoint.detector.config
     evaluation = Evaluation(
         protocol=f"test split, prompt {args.product or 'the category name'}, backbone {config.backbone.name} from "
-        f"{config.backbone_weights}, text {config.text_encoder}, input {config.backbone.input_hw}, masks "
-        f"{args.mask_folder}, pixel metrics at picture size, recall and false-reject rate at validation's threshold",
+        f"{config.backbone_weights}, text {config.text_encoder if text else 'none'}, input {config.backbone.input_hw}, "
+        f"masks {args.mask_folder or 'as published'}, pixel metrics at picture size, recall and false-reject rate at "
+        "validation's threshold",
         rows=tuple([*rows, mean_row(rows, "mean")] if len(rows) > 1 else rows),
     )
+    json, table = evaluation.model_dump_json(indent=1) + "\n", markdown(evaluation)
     if args.json:
-        args.json.write_text(evaluation.model_dump_json(indent=1) + "\n")
-    table = markdown(evaluation)
+        args.json.write_text(json)
     if args.markdown:
         args.markdown.write_text(table)
     else:
         print(table, end="")
+    if args.report:
+        (args.report / "metrics.json").write_text(json)
+        (args.report / "metrics.md").write_text(table)
+        draw_report(args.report, tallies, sheets)
+
+
+def draw_report(folder: Path, tallies: "Mapping[Group, Tally]", sheets: "Sheets") -> None:
+    """A sheet of pictures and a plot of curves for each data set and product."""
+    from zsad_training.plots import draw_curves
+    from zsad_training.sheet import write_sheet
+
+    for group, tally in tallies.items():
+        stem = re.sub(r"[^\w.-]", "_", "-".join(group))
+        write_sheet(folder / f"{stem}.jpg", sheets.sheet(group))
+        curves = {"pictures": tally.image_curve(), "pixels": tally.pixels.curve()}
+        draw_curves(folder / f"{stem}-curves.png", "/".join(group), curves)
 
 
 def markdown(evaluation: "Evaluation") -> str:

@@ -1,7 +1,7 @@
-"""A detector over labelled pictures: maps at each picture's own size, scores, and the metrics of both."""
+"""A detector over labelled pictures, in a stream: maps at each picture's own size, scores, the metrics of both."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,8 @@ from tqdm import tqdm
 from zsad_core.bundle import EvaluationRow
 from zsad_core.detector import Detector
 from zsad_core.imaging import resize_map, resize_to_input
-from zsad_core.metrics import aupro, binary_metrics
+from zsad_core.metrics import Curve, curve_of_scores
+from zsad_core.pixel_metrics import PixelMetrics
 from zsad_training.layout import Sample
 
 Loaded = tuple[np.ndarray, np.ndarray]  # picture uint8 BGR [H, W, 3], mask uint8 [H, W]
@@ -20,12 +21,60 @@ Group = tuple[str, str]  # data set, product
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    group: Group
-    is_anomalous: bool
-    has_pixel_truth: bool
+    sample: Sample
+    image_bgr: np.ndarray  # uint8 [H, W, 3]
     anomaly_map: np.ndarray  # float32 [H, W], at the mask's size; float16 would make ties of all good pixels
     mask: np.ndarray  # uint8 [H, W]
     anomaly_score: float
+
+    @property
+    def group(self) -> Group:
+        return self.sample.dataset, self.sample.product
+
+
+class Tally:
+    """What the metrics of one group need: its scores, and histograms instead of its maps."""
+
+    def __init__(self) -> None:
+        self.good_scores: list[float] = []
+        self.defective_scores: list[float] = []
+        self.pixels = PixelMetrics()
+
+    def update(self, one: Scored) -> None:
+        """Counts one picture.
+
+        Raises:
+            ValueError: its map is not finite everywhere.
+        """
+        (self.defective_scores if one.sample.is_anomalous else self.good_scores).append(one.anomaly_score)
+        if one.sample.has_pixel_truth:
+            try:
+                self.pixels.update(one.anomaly_map, one.mask)
+            except ValueError as error:
+                raise ValueError(f"{one.sample.image}: {error}") from error
+
+    def image_curve(self) -> Curve | None:
+        """Pictures found at each score as the threshold; None where a class is missing."""
+        return curve_of_scores(np.array(self.defective_scores), np.array(self.good_scores))
+
+    def row(self, name: str, *, seen: bool, threshold: float | None) -> EvaluationRow:
+        """All metrics so far; None where a class is missing."""
+        curve, pixel = self.image_curve(), self.pixels.result()
+        image = curve.metrics() if curve else None
+        return EvaluationRow(
+            dataset=name,
+            seen_in_training=seen,
+            images=len(self.good_scores) + len(self.defective_scores),
+            image_auroc=image.auroc if image else None,
+            image_ap=image.ap if image else None,
+            image_f1_max=image.f1_max if image else None,
+            pixel_auroc=pixel.auroc if pixel else None,
+            pixel_ap=pixel.ap if pixel else None,
+            pixel_f1_max=pixel.f1_max if pixel else None,
+            aupro=pixel.aupro if pixel else None,
+            recall=_share_above(self.defective_scores, threshold),
+            false_reject_rate=_share_above(self.good_scores, threshold),
+        )
 
 
 def score_pictures(
@@ -43,7 +92,7 @@ def score_pictures(
     Args:
         detector: in eval mode.
         pictures: samples, each with what loads it.
-        text: product -> [T, 2].
+        text: product -> [T, 2]; not looked at where the detector needs no text.
         device: where the detector lies.
         total: number of pictures, for the progress bar.
         product: prompt for all pictures; None prompts with each sample's own product.
@@ -54,30 +103,40 @@ def score_pictures(
         for sample, load in tqdm(pictures, total=total, desc=label, leave=False, disable=None):
             image, mask = load()
             resized = torch.from_numpy(resize_to_input(image, input_hw)).unsqueeze(0).to(device)
-            prompt = torch.from_numpy(text[product or sample.product]).unsqueeze(0).to(device)
+            prompt = None
+            if detector.needs_text:
+                prompt = torch.from_numpy(text[product or sample.product]).unsqueeze(0).to(device)
             anomaly_map, anomaly_score = detector.predict(resized, prompt)
             on_picture = resize_map(anomaly_map[0].float().cpu().numpy(), (mask.shape[1], mask.shape[0]))
             yield Scored(
-                group=(sample.dataset, sample.product),
-                is_anomalous=sample.is_anomalous,
-                has_pixel_truth=sample.has_pixel_truth,
+                sample=sample,
+                image_bgr=image,
                 anomaly_map=on_picture,
                 mask=mask,
                 anomaly_score=float(anomaly_score[0]),
             )
 
 
+def tally_groups(scored: Iterable[Scored], watch: Callable[[Scored], None] | None = None) -> dict[Group, Tally]:
+    """One tally for each data set and product; no picture is kept. `watch` is shown each picture as it passes."""
+    tallies: dict[Group, Tally] = defaultdict(Tally)
+    for one in scored:
+        tallies[one.group].update(one)
+        if watch:
+            watch(one)
+    return dict(sorted(tallies.items()))
+
+
 def evaluate_groups(
-    scored: Iterable[Scored], *, seen: Callable[[Group], bool], threshold: float | None = None
+    tallies: Mapping[Group, Tally], *, seen: Callable[[Group], bool], threshold: float | None = None
 ) -> list[EvaluationRow]:
     """One row of metrics for each data set and product; None where a class is missing.
 
     `threshold` is that of the checkpoint, for recall and false-reject rate; None leaves them out.
     """
-    groups: dict[Group, list[Scored]] = defaultdict(list)
-    for one in scored:
-        groups[one.group].append(one)
-    return [_row(group, members, seen(group), threshold) for group, members in sorted(groups.items())]
+    return [
+        tally.row("/".join(group), seen=seen(group), threshold=threshold) for group, tally in sorted(tallies.items())
+    ]
 
 
 def mean_row(rows: list[EvaluationRow], name: str) -> EvaluationRow:
@@ -108,33 +167,5 @@ METRICS = (
 )
 
 
-def _row(group: Group, members: list[Scored], seen: bool, threshold: float | None) -> EvaluationRow:
-    scores = np.array([one.anomaly_score for one in members])
-    labels = np.array([one.is_anomalous for one in members])
-    image = binary_metrics(scores[labels], scores[~labels])
-    pixel, overlap = None, None
-    with_truth = [one for one in members if one.has_pixel_truth]
-    if any(one.is_anomalous for one in with_truth):
-        positives = np.concatenate([one.anomaly_map[one.mask > 0] for one in with_truth])
-        negatives = np.concatenate([one.anomaly_map[one.mask == 0] for one in with_truth])
-        pixel = binary_metrics(positives, negatives)
-        defective = [one for one in with_truth if one.is_anomalous]
-        overlap = aupro([one.anomaly_map for one in defective], [one.mask for one in defective], negatives)
-    return EvaluationRow(
-        dataset="/".join(group),
-        seen_in_training=seen,
-        images=len(members),
-        image_auroc=image.auroc if image else None,
-        image_ap=image.ap if image else None,
-        image_f1_max=image.f1_max if image else None,
-        pixel_auroc=pixel.auroc if pixel else None,
-        pixel_ap=pixel.ap if pixel else None,
-        pixel_f1_max=pixel.f1_max if pixel else None,
-        aupro=overlap,
-        recall=_share_above(scores[labels], threshold),
-        false_reject_rate=_share_above(scores[~labels], threshold),
-    )
-
-
-def _share_above(scores: np.ndarray, threshold: float | None) -> float | None:
-    return None if threshold is None or scores.size == 0 else float((scores >= threshold).mean())
+def _share_above(scores: list[float], threshold: float | None) -> float | None:
+    return None if threshold is None or not scores else float((np.array(scores) >= threshold).mean())

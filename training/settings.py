@@ -2,12 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
 from zsad_core.config import read_yaml, validate
 from zsad_core.errors import ConfigError
+from zsad_training.layouts import LayoutName
 
 if TYPE_CHECKING:
     from zsad_training.config import TrainConfig
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     """The flags of `zsad-train`."""
     result = argparse.ArgumentParser(
         prog="zsad-train",
-        description="Trains a zero-shot anomaly detector on data sets in MVTec layout. A killed run goes on where it "
+        description="Trains a zero-shot anomaly detector on labelled data sets. A killed run goes on where it "
         "stopped when it is started again with the same settings. Several processes or GPUs share a run that is "
         "started as: torchrun --nproc_per_node=N training/train.py …",
     )
@@ -45,16 +46,24 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--config", type=Path, help="YAML file of settings; flags override it")
     source.add_argument("--preset", help=f"settings that ship: {', '.join(presets())}; flags override them")
     result.add_argument("--out", type=Path, help="folder for best.safetensors, resume.pt and log.csv")
-    result.add_argument("--data", type=Path, nargs="+", help="data sets in MVTec layout; all weigh the same")
+    result.add_argument("--data", type=Path, nargs="+", help="folders of data sets; all weigh the same")
+    result.add_argument("--layout", choices=get_args(LayoutName), help="of every --data (default auto: by content)")
+    result.add_argument(
+        "--skip-data-check", action="store_true", help="do not decode every file before training begins"
+    )
     result.add_argument("--data-root", type=Path, help="folder that relative paths of --config start from")
     result.add_argument("--textures", type=Path, help="folder <material>/<picture> of good textures, for synthesis")
-    result.add_argument("--backbone", help="timm name of a ViT (default vit_tiny_patch16_224)")
-    result.add_argument("--weights", type=Path, help="local weights file of the backbone (default random weights)")
+    result.add_argument("--backbone", help="timm name of a ViT, ResNet or EfficientNet (default vit_tiny_patch16_224)")
+    result.add_argument(
+        "--weights", type=Path, help="local weights file of the backbone (default: random, only for trying things out)"
+    )
     result.add_argument("--pretrained", action="store_true", default=None, help="fetch the backbone from timm's hub")
     result.add_argument("--start", type=Path, help="checkpoint to begin with (default: fresh adapters)")
     result.add_argument("--method", help="ava_dino, ad_dinov3 or visualad (default ava_dino)")
     result.add_argument("--text-encoder", help="minilm, or open_clip:MODEL:PRETRAINED (default minilm)")
-    result.add_argument("--input-size", type=int, help="side of the square input, pixels (default 384)")
+    result.add_argument(
+        "--input-size", type=int, help="side of the square input, pixels (default 384, DINOv3 512, patch 14 518)"
+    )
     result.add_argument("--epochs", type=int, help="passes over the data (default 20)")
     result.add_argument("--batch-size", type=int, help="pictures of a step, over all processes (default 64)")
     result.add_argument("--accumulate", type=int, help="parts that a batch is computed in, to save memory (default 1)")
@@ -133,8 +142,10 @@ def read_config(args: argparse.Namespace) -> "TrainConfig":
     for flag, keys in FLAG_KEYS.items():
         if (value := getattr(args, flag)) is not None:
             _overlay(values, keys, value)
+    if args.layout and not args.data:
+        raise ConfigError("--layout is of the sets of --data: give each set of --config its own `layout:`")
     if args.data:
-        values["datasets"] = [{"path": path} for path in args.data]
+        values["datasets"] = [{"path": path, "layout": args.layout or "auto"} for path in args.data]
     if args.textures:
         values["textures"] = {"path": args.textures}
     if args.input_size is not None:

@@ -1,14 +1,20 @@
 """The detector that a run begins with: fresh adapters, or an earlier run's weights."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zsad_core.backbone import Backbone, BackboneConfig, plain_attention
-from zsad_core.checkpoint import check_state, load_checkpoint
+from zsad_core.backbone import BackboneConfig, plain_attention
+from zsad_core.backbones import build_backbone
+from zsad_core.checkpoint import load_checkpoint
 from zsad_core.detector import Detector, DetectorConfig
+from zsad_core.weights_file import check_state
+from zsad_core.weights_licences import RANDOM
 from zsad_training.config import ModelSpec
+
+logger = logging.getLogger(__name__)
 
 
 def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Detector, dict[str, Any] | None]:
@@ -30,14 +36,20 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
     """
     if spec.start is None and spec.kept_tuning != 1.0:
         raise ValueError("model.kept_tuning needs model.start, the checkpoint whose tuning is kept in part")
+    if spec.weights is None and not spec.pretrained and (spec.start is None or spec.kept_tuning != 1.0):
+        logger.warning(
+            "the backbone %s starts from RANDOM weights: it sees next to nothing, and so will the detector. "
+            "Name a weights file with --weights, or fetch one with --pretrained.",
+            spec.backbone,
+        )
     config = BackboneConfig(name=spec.backbone, input_hw=spec.input_hw, taps=spec.taps)
     with plain_attention(plain):
-        backbone = Backbone(config, weights=spec.weights, pretrained=spec.pretrained)
+        backbone = build_backbone(config, weights=spec.weights, pretrained=spec.pretrained)
     detector = Detector(
         DetectorConfig(
             method=spec.method,
             backbone=config,
-            backbone_weights=spec.weights.name if spec.weights else "timm hub" if spec.pretrained else "random",
+            backbone_weights=backbone.weights_source,
             text_encoder=spec.text_encoder,
             text_dim=text_dim,
             hidden_dim=spec.hidden_dim,
@@ -58,4 +70,7 @@ def _start_from(detector: Detector, path: Path, kept_tuning: float) -> dict[str,
     for name, value in original.items():
         state[f"backbone.{name}"] = torch.lerp(value, state[f"backbone.{name}"], kept_tuning)
     detector.load_state_dict(state)
+    if detector.config.backbone_weights == RANDOM:  # the licence goes with what was really there at first
+        origin = earlier.detector.config.backbone_weights
+        detector.config = detector.config.model_copy(update={"backbone_weights": origin})
     return earlier.record

@@ -4,6 +4,7 @@ import logging
 import platform
 import random
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("zsad_training")
 
 
-def train(config: Any, command: str, processes: "Processes") -> Path:
+def train(config: Any, command: str, processes: "Processes", *, check_data: bool = True) -> Path:
     """Runs `config`, sharing it with the other processes; gives the path of the best checkpoint."""
     import numpy as np
     import torch
 
     from zsad_core.prompts import GENERIC_PRODUCT
     from zsad_core.text_encoder import embed_products, load_text_encoder
+    from zsad_training.data_check import read_datasets
     from zsad_training.feature_cache import FeatureCache
-    from zsad_training.layout import read_mvtec_layout
     from zsad_training.sampler import TrainingPictures, find_textures
     from zsad_training.split import at_most, split
     from zsad_training.start import build_detector
@@ -36,11 +37,8 @@ def train(config: Any, command: str, processes: "Processes") -> Path:
     from zsad_training.validation import ValidationPictures
 
     device = processes.device
-    samples = [
-        sample for spec in config.datasets for sample in read_mvtec_layout(spec.path, mask_folder=spec.mask_folder)
-    ]
-    if config.train_split == "test":
-        samples = [sample for sample in samples if sample.split == "test"]
+    only: Any = None if config.train_split == "all" else config.train_split
+    samples = read_datasets(config.datasets, check=check_data and processes.is_first, split=only)
     textures = find_textures(config.textures.path) if config.textures else []
     seed, spec = config.seed, config.validation
     fit, held_out = split(samples, lambda one: f"{one.dataset}/{one.product}/{one.image.name}", spec.fraction, seed)
@@ -109,16 +107,18 @@ def _record(config: Any, command: str, samples: list[Any], earlier: dict[str, An
 
 
 def evaluate(checkpoint: Path, dataset: "DatasetSpec", table: Path, *, device: str) -> "Evaluation":
-    """Evaluates as `zsad-evaluate` does, and leaves its JSON in `table`."""
+    """Evaluates as `zsad-evaluate` does, on data that was checked, and leaves its JSON in `table`."""
     from zsad_core.bundle import Evaluation
     from zsad_training import evaluate as command
 
-    partial = table.with_name(table.name + ".partial")
-    flags = ["--mask-folder", dataset.mask_folder, "--device", device, "--json", str(partial)]
-    markdown = ["--markdown", str(table.with_suffix(".md"))]
-    command.run(command.parser().parse_args([str(checkpoint), "--data", str(dataset.path), *flags, *markdown]))
-    evaluation = Evaluation.model_validate_json(partial.read_text())
-    partial.replace(table)
+    unfinished = table.with_name(table.name + ".partial")
+    flags = ["--data", str(dataset.path), "--layout", dataset.layout, "--skip-data-check", "--device", device]
+    if dataset.mask_folder is not None:
+        flags += ["--mask-folder", dataset.mask_folder]
+    flags += ["--json", str(unfinished), "--markdown", str(table.with_suffix(".md"))]
+    command.run(command.parser().parse_args([str(checkpoint), *flags]))
+    evaluation = Evaluation.model_validate_json(unfinished.read_text())
+    unfinished.replace(table)
     return evaluation
 
 
@@ -130,16 +130,24 @@ def _run(args: "Namespace", command: str) -> None:
     with join_processes(config.device) as processes:
         if not processes.is_first:
             logger.setLevel(logging.WARNING)
-        if not args.protocol:
-            result = train(config, command, processes)
+        if args.protocol:
+            result = _run_protocol(args, configs, command, processes)
         else:
-            from zsad_training.protocol import Protocol, plan
-
-            runs = plan(args.protocol, configs, args.seeds or [config.seed])
-            protocol = Protocol(runs, train=train, evaluate=evaluate, processes=processes)
-            result = protocol.run(config.out, args.protocol, command)
+            result = train(config, command, processes, check_data=not args.skip_data_check)
         if processes.is_first:
             print(result)
+
+
+def _run_protocol(args: "Namespace", configs: dict[str, Any], command: str, processes: "Processes") -> Path:
+    from zsad_training.data_check import read_datasets
+    from zsad_training.protocol import Protocol, plan
+
+    config = next(iter(configs.values()))
+    runs = plan(args.protocol, configs, args.seeds or [config.seed])
+    if processes.is_first and not args.skip_data_check:  # once, and not in every run
+        read_datasets({spec.path: spec for one in configs.values() for spec in one.datasets}.values())
+    work = partial(train, check_data=False)
+    return Protocol(runs, train=work, evaluate=evaluate, processes=processes).run(config.out, args.protocol, command)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -85,11 +85,12 @@ class Trainer:
         self._cache = feature_cache
         self._state = State()
         spec = config.optimisation
-        backbone = detector.backbone.trainable_blocks(spec.trainable_blocks)
-        head = [parameter for parameter in detector.head.parameters() if parameter.requires_grad]
-        groups = [{"params": head, "lr": spec.lr}]
-        if backbone:
-            groups.append({"params": backbone, "lr": spec.backbone_lr})
+        groups = detector.parameter_groups(
+            lr=spec.lr,
+            token_lr=spec.token_lr,
+            backbone_lr=spec.backbone_lr,
+            trainable_blocks=spec.trainable_blocks,
+        )
         self._optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=spec.weight_decay)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, self._lr_factor)
         self._precision = _precision(spec.mixed_precision, device)

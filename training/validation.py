@@ -1,6 +1,6 @@
 """The validation part of the training sets: chooses the epoch, sets the threshold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from zsad_core.detector import Detector
 from zsad_core.prompts import GENERIC_PRODUCT
 from zsad_training.config import SamplingSpec, ValidationSpec
 from zsad_training.layout import GOOD, Sample
-from zsad_training.predict import Loaded, Scored, evaluate_groups, mean_row, score_pictures
+from zsad_training.predict import Group, Loaded, Scored, evaluate_groups, mean_row, score_pictures, tally_groups
 from zsad_training.sampler import Texture, TrainingPictures
 
 SYNTHETIC = "synthetic"
@@ -56,43 +56,40 @@ class ValidationPictures:
 
     def run(self, detector: Detector, text: dict[str, np.ndarray], *, device: torch.device) -> Validation:
         """Scores all with the generic prompt, which is what an untold device uses."""
-        scored = list(
-            score_pictures(
-                detector,
-                self._pictures,
-                text,
-                device=device,
-                total=len(self._pictures),
-                product=GENERIC_PRODUCT,
-                label="validating",
-            )
+        scored = score_pictures(
+            detector,
+            self._pictures,
+            text,
+            device=device,
+            total=len(self._pictures),
+            product=GENERIC_PRODUCT,
+            label="validating",
         )
-        rows = evaluate_groups(scored, seen=lambda group: group[0] != SYNTHETIC)
+        level = PixelLevel()
+        tallies = tally_groups(scored, level.update)
+        rows = evaluate_groups(tallies, seen=lambda group: group[0] != SYNTHETIC)
         mean = mean_row(rows, "mean")
         parts = [value for value in (mean.image_auroc, mean.pixel_ap) if value is not None]
-        threshold, rate = good_part_threshold(scored, self._spec.false_reject_rate)
+        good_scores = {group: tally.good_scores for group, tally in tallies.items() if tally.good_scores}
+        threshold, rate = good_part_threshold(good_scores, self._spec.false_reject_rate)
         return Validation(
             rows=rows,
             criterion=float(np.mean(parts)) if parts else 0.0,
             threshold=threshold,
             false_reject_rate=rate,
-            region_level=pixel_level(scored),
+            region_level=level.result(),
         )
 
 
-def good_part_threshold(scored: list[Scored], false_reject_rate: float) -> tuple[float, float]:
-    """(threshold, measured false-reject rate) from good pictures, every group weighing the same.
+def good_part_threshold(good_scores: Mapping[Group, list[float]], false_reject_rate: float) -> tuple[float, float]:
+    """(threshold, measured false-reject rate) from good pictures' scores, every group weighing the same.
 
     The threshold is the high quantile of the good scores. A group with many pictures would otherwise set it alone.
     """
-    by_group: dict[tuple[str, str], list[float]] = {}
-    for one in scored:
-        if not one.is_anomalous:
-            by_group.setdefault(one.group, []).append(one.anomaly_score)
-    if not by_group:
+    if not good_scores:
         raise ValueError("no good validation pictures to set a threshold from")
-    values = np.concatenate([np.array(scores) for scores in by_group.values()])
-    weights = np.concatenate([np.full(len(scores), 1 / len(scores)) for scores in by_group.values()])
+    values = np.concatenate([np.array(scores) for scores in good_scores.values()])
+    weights = np.concatenate([np.full(len(scores), 1 / len(scores)) for scores in good_scores.values()])
     order = np.argsort(values)
     above = 1 - np.cumsum(weights[order]) / weights.sum()  # share of good parts above each value
     threshold = float(values[order][int(np.argmax(above <= false_reject_rate))])
@@ -101,18 +98,26 @@ def good_part_threshold(scored: list[Scored], false_reject_rate: float) -> tuple
     return threshold, rate
 
 
-def pixel_level(scored: list[Scored]) -> float:
-    """The map value with the best F1 over all validation pixels: where a region starts."""
-    edges = np.linspace(0, 1, 257)
-    inside, outside = np.zeros(256), np.zeros(256)
-    for one in scored:
-        if one.has_pixel_truth:
-            values = one.anomaly_map
-            inside += np.histogram(values[one.mask > 0], edges)[0] / one.mask.size
-            outside += np.histogram(values[one.mask == 0], edges)[0] / one.mask.size
-    found, false = inside[::-1].cumsum()[::-1], outside[::-1].cumsum()[::-1]
-    f1 = 2 * found / np.maximum(found + false + inside.sum(), 1e-12)
-    return float(edges[max(1, int(np.argmax(f1)))])
+class PixelLevel:
+    """The map value with the best F1 over all validation pixels, every picture weighing the same."""
+
+    _EDGES = np.linspace(0, 1, 257)
+
+    def __init__(self) -> None:
+        self._inside, self._outside = np.zeros(256), np.zeros(256)
+
+    def update(self, one: Scored) -> None:
+        """Counts one picture, if its defects are known."""
+        if one.sample.has_pixel_truth:
+            values, defect = one.anomaly_map, one.mask > 0
+            self._inside += np.histogram(values[defect], self._EDGES)[0] / defect.size
+            self._outside += np.histogram(values[~defect], self._EDGES)[0] / defect.size
+
+    def result(self) -> float:
+        """In [0, 1]: where a region starts."""
+        found, false = self._inside[::-1].cumsum()[::-1], self._outside[::-1].cumsum()[::-1]
+        f1 = 2 * found / np.maximum(found + false + self._inside.sum(), 1e-12)
+        return float(self._EDGES[max(1, int(np.argmax(f1)))])
 
 
 def _synthetic(drawn: TrainingPictures, index: int) -> tuple[Sample, Callable[[], Loaded]]:

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from zsad_agent.config import HeatmapConfig
-from zsad_agent.overlay import blend, render_heatmap
-
-GREY = np.full((48, 64, 3), 128, np.uint8)
+from zsad_agent.overlay import render_heatmap
 
 
 def decode(jpeg: bytes | None) -> np.ndarray:
@@ -36,29 +34,6 @@ def test_overlay_decodes_no_wider_than_the_limit_and_never_enlarged(
     image = np.full((image_wh[1], image_wh[0], 3), 90, np.uint8)
     shown = decode(render_heatmap(image, np.zeros((24, 24), np.float32), HeatmapConfig(max_width=640)))
     assert (shown.shape[1], shown.shape[0]) == shown_wh
-
-
-def test_zero_map_leaves_the_picture_untouched() -> None:
-    np.testing.assert_array_equal(blend(GREY, np.zeros((6, 8), np.float32)), GREY)
-
-
-def test_colour_of_a_value_does_not_depend_on_the_rest_of_the_map() -> None:
-    flat = np.full((6, 8), 0.3, np.float32)
-    with_peak = flat.copy()
-    with_peak[0, 0] = 1.0
-    np.testing.assert_array_equal(blend(GREY, flat)[-1, -1], blend(GREY, with_peak)[-1, -1])
-
-
-def test_colour_weighs_more_the_higher_the_value() -> None:
-    spread = [np.ptp(blend(GREY, np.full((2, 2), value, np.float32))[0, 0]) for value in (0.0, 0.1, 0.3, 0.8)]
-    assert spread == sorted(spread)
-    assert spread[1] <= 10  # a good area is hardly tinted
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, 7.0])
-def test_value_that_is_no_map_value_is_painted_as_anomalous(value: float) -> None:
-    painted = blend(GREY, np.full((6, 8), value, np.float32))
-    np.testing.assert_array_equal(painted, blend(GREY, np.ones((6, 8), np.float32)))
 
 
 @pytest.mark.parametrize("max_bytes", [100_000, 20_000, 4_000])

@@ -120,7 +120,7 @@ def test_the_graph_has_the_contracts_ports(exported):
 def test_manifest_json_is_readable_by_anything(exported):
     manifest = json.loads((exported[0] / "manifest.json").read_text())
     assert manifest["model"]["colour_order"] == "BGR"
-    assert set(manifest["files"]) == {"model.xml", "model.bin", "prompts.npz"}
+    assert set(manifest["files"]) == {"model.xml", "model.bin", "prompts.npz", "text_side.safetensors"}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
 from zsad_core.backbone import Backbone, BackboneConfig, evenly_spaced_taps, standardise_patches  # noqa: E402
 from zsad_core.errors import WeightsError  # noqa: E402
 from zsad_core.matching import to_grid  # noqa: E402
+from zsad_training.config import ModelSpec  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,7 @@ from zsad_core.matching import to_grid  # noqa: E402
         ("vit_small_patch16_dinov3", (96, 64), (6, 4), 5),  # class token and four registers
         ("vit_small_patch14_dinov2", (70, 98), (5, 7), 1),
         ("vit_small_patch14_reg4_dinov2", (70, 98), (5, 7), 5),
+        ("vit_base_patch32_clip_224", (64, 96), (2, 3), 1),
     ],
 )
 def test_tokens_of_any_vit_at_sizes_that_are_not_square(name, input_hw, grid_hw, prefix_tokens):
@@ -29,14 +31,23 @@ def test_tokens_of_any_vit_at_sizes_that_are_not_square(name, input_hw, grid_hw,
     assert [tuple(patches.shape) for patches in patch_tokens] == [(2, grid_hw[0] * grid_hw[1], backbone.embed_dim)] * 4
 
 
-def test_the_last_tap_is_what_the_model_itself_gives():
-    backbone = Backbone(BackboneConfig(input_hw=(64, 64))).eval()
-    image = torch.randn(1, 3, 64, 64)
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("vit_tiny_patch16_224", 64),
+        ("vit_small_patch16_dinov3", 64),
+        ("vit_small_patch14_reg4_dinov2", 70),
+        ("vit_base_patch32_clip_224", 64),
+    ],
+)
+def test_the_last_tap_is_what_the_model_itself_gives(name, side):
+    backbone = Backbone(BackboneConfig(name=name, input_hw=(side, side))).eval()
+    image = torch.randn(1, 3, side, side)
     with torch.no_grad():
         cls_tokens, patch_tokens = backbone(image)
         tokens = backbone.vit.forward_features(image)
     torch.testing.assert_close(cls_tokens[-1], tokens[:, 0])
-    torch.testing.assert_close(patch_tokens[-1], tokens[:, 1:])
+    torch.testing.assert_close(patch_tokens[-1], tokens[:, backbone.vit.num_prefix_tokens :])
 
 
 @pytest.mark.parametrize(("depth", "taps"), [(24, (6, 12, 18, 24)), (12, (3, 6, 9, 12)), (32, (8, 16, 24, 32))])
@@ -50,9 +61,31 @@ def test_taps_that_do_not_fit_are_refused(taps):
         Backbone(BackboneConfig.model_construct(name="vit_tiny_patch16_224", input_hw=(64, 64), taps=taps))
 
 
-def test_an_input_that_is_no_multiple_of_the_patch_is_refused():
-    with pytest.raises(ValueError, match=r"\(64, 70\) is no multiple of the patch size \(16, 16\)"):
-        Backbone(BackboneConfig(input_hw=(64, 70)))
+@pytest.mark.parametrize(
+    ("name", "input_hw", "nearest"),
+    [
+        ("vit_tiny_patch16_224", (64, 70), r"\(64, 64\) and \(64, 80\)"),
+        ("vit_small_patch14_dinov2", (512, 512), r"\(504, 504\) and \(518, 518\)"),
+    ],
+)
+def test_an_input_that_is_no_multiple_of_the_patch_is_refused_with_the_nearest(name, input_hw, nearest):
+    with pytest.raises(ValueError, match=rf"is no multiple of the patch size .*; nearest: {nearest}"):
+        Backbone(BackboneConfig(name=name, input_hw=input_hw))
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("vit_tiny_patch16_224", 384),
+        ("vit_large_patch16_dinov3", 512),
+        ("vit_base_patch14_dinov2", 518),
+        ("vit_large_patch14_clip_336", 518),
+    ],
+)
+def test_the_input_is_the_methods_own_size_where_none_is_named(name, side):
+    assert BackboneConfig(name=name).input_hw == (side, side)
+    assert BackboneConfig(name=name, input_hw=(28, 56)).input_hw == (28, 56)
+    assert ModelSpec(backbone=name).input_hw == (side, side)
 
 
 def test_an_unknown_model_a_missing_file_and_foreign_weights_are_told_apart(tmp_path):
@@ -63,7 +96,9 @@ def test_an_unknown_model_a_missing_file_and_foreign_weights_are_told_apart(tmp_
     with pytest.raises(WeightsError, match="no such weights file"):
         Backbone(BackboneConfig(), weights=tmp_path / "none.safetensors")
     save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(WeightsError, match=r"foreign\.safetensors: not the weights.*cls_token.*surplus: a"):
+    with pytest.raises(
+        WeightsError, match=r"foreign\.safetensors: weights do not fit vit_tiny.*missing: .*; surplus: a"
+    ):
         Backbone(BackboneConfig(), weights=tmp_path / "foreign.safetensors")
     with pytest.raises(WeightsError, match="ViT"):
         Backbone(BackboneConfig(name="resnet18"))

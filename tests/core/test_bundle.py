@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import zipfile
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 from tiny_bundle_maker import make_tiny_bundle
 
-from zsad_core.bundle import FORMAT_VERSION, MANIFEST, MODEL_BIN, MODEL_XML, PROMPTS, load_bundle
+from zsad_core.bundle import FORMAT_VERSION, MANIFEST, MODEL_BIN, MODEL_XML, PROMPTS, TEXT_SIDE, load_bundle
 from zsad_core.errors import BundleError, ProductError
-from zsad_core.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, PromptBank, sentences
+from zsad_core.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, PromptBank, Wording, sentences
 
 
 @pytest.fixture
@@ -108,6 +109,16 @@ def test_a_manifest_that_is_wrong_names_the_key(copy, changes, named):
         load_bundle(copy)
 
 
+def test_a_text_side_is_hashed_like_all_else(copy):
+    (copy / TEXT_SIDE).write_bytes(b"whole")
+    manifest = json.loads((copy / MANIFEST).read_text())
+    rewrite_manifest(copy, files=manifest["files"] | {TEXT_SIDE: hashlib.sha256(b"whole").hexdigest()})
+    load_bundle(copy)
+    (copy / TEXT_SIDE).write_bytes(b"other")
+    with pytest.raises(BundleError, match=f"{TEXT_SIDE}: sha256 is"):
+        load_bundle(copy)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"format_version": []}', "[" * 100_000])
 def test_a_manifest_that_is_no_manifest_is_refused(copy, text):
     (copy / MANIFEST).write_text(text)
@@ -165,6 +176,15 @@ def test_prompts_that_do_not_fit_are_refused(tmp_path, arrays, named):
         PromptBank.load(tmp_path / "p.npz", (2, 2, 8))
 
 
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "ガラス瓶", "a b"])
+def test_any_product_is_read_back_under_its_name(tmp_path, name):
+    saved = {"object": np.zeros((2, 2, 8), np.float32), name: np.ones((2, 2, 8), np.float32)}
+    PromptBank(embeddings=saved).save(tmp_path / "p.npz")
+    bank = PromptBank.load(tmp_path / "p.npz", (2, 2, 8))
+    assert bank.products == sorted(saved)
+    np.testing.assert_array_equal(bank[name], saved[name])
+
+
 def test_prompts_with_pickled_objects_are_refused(tmp_path):
     np.savez(tmp_path / "p.npz", object=np.array([{"run": "me"}], dtype=object))
     with pytest.raises(BundleError, match="cannot be read"):
@@ -178,3 +198,11 @@ def test_sentences_are_all_states_in_all_templates():
     assert "a photo of a flawless metal nut." in normal
     assert "there is a damaged metal nut in the scene." in anomalous
     assert len(set(normal + anomalous)) == len(normal + anomalous)
+
+
+def test_sentences_of_own_wording_are_every_name_in_every_state_in_every_template():
+    wording = Wording(names=("cap", "{lid}"), normal_states=("whole {}",), templates=("a {}.", "the {}."))
+    normal, anomalous = sentences("SKU_1", wording)
+    assert normal == ["a whole cap.", "the whole cap.", "a whole {lid}.", "the whole {lid}."]
+    assert len(anomalous) == 2 * len(ANOMALOUS_STATES) * 2
+    assert "the {lid} with flaw." in anomalous

@@ -127,6 +127,14 @@ def test_mask_is_one_where_anything_but_black(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "mask.png").sum() == 1
 
 
+def test_a_jpeg_mask_is_what_is_brighter_than_the_middle(tmp_path):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[5:20, 7:23] = 255  # not at the edges of JPEG's blocks, so that its compression leaves marks beside it
+    cv2.imwrite(str(tmp_path / "mask.jpg"), mask, [cv2.IMWRITE_JPEG_QUALITY, 75])
+    assert (read_image(tmp_path / "mask.jpg")[..., 0] > 0).sum() > mask.astype(bool).sum()
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.jpg"), mask > 0)
+
+
 def test_images_are_found_by_name_without_hidden_ones(tmp_path: Path) -> None:
     for name in ("b/x.png", "a.JPG", "b/.hidden.png", ".git/y.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

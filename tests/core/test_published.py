@@ -10,8 +10,9 @@ torch = pytest.importorskip("torch")
 from zsad_core.ava_dino import Adapter, AvaDino, AvaDinoConfig  # noqa: E402
 from zsad_core.backbone import import_timm  # noqa: E402
 from zsad_core.errors import WeightsError  # noqa: E402
+from zsad_core.matching import Tokens  # noqa: E402
 from zsad_core.published import TextFacts, VisualAdFacts, load_published, openai_clip_state  # noqa: E402
-from zsad_core.visualad import VisualAd, VisualAdConfig  # noqa: E402
+from zsad_core.visualad import InsertedTokens, VisualAd, VisualAdConfig  # noqa: E402
 
 DIM, TEXT, HIDDEN = 8, 6, 4
 TAPS = [6, 12, 18, 24]
@@ -102,9 +103,9 @@ def test_ava_dino_answers_the_same_after_the_round_trip(tmp_path, wrap):
     torch.manual_seed(1)
     before, after = ava_dino(), ava_dino()
     published.load_into(after)
-    inputs = ([torch.randn(2, DIM)] * 4, [torch.randn(2, 6, DIM)] * 4, torch.randn(2, TEXT, 2))
-    sizes: dict[str, Any] = {"grid_hw": (2, 3), "map_hw": (4, 6)}
-    assert torch.equal(after(*inputs, **sizes).cross_modal, before(*inputs, **sizes).cross_modal)
+    tokens = Tokens(cls_tokens=[torch.randn(2, DIM)] * 4, patch_tokens=[torch.randn(2, 6, DIM)] * 4, grid_hw=(2, 3))
+    text = torch.randn(2, TEXT, 2)
+    assert torch.equal(after(tokens, text, map_hw=(4, 6)).cross_modal, before(tokens, text, map_hw=(4, 6)).cross_modal)
 
 
 @pytest.mark.parametrize("wrap", [dict, with_prefix])
@@ -122,7 +123,8 @@ def test_visualad_answers_the_same_after_the_round_trip(tmp_path, wrap):
     published.load_into(after)
     assert torch.equal(after.inserted(), before.inserted())  # the position stays the backbone's
     tapped = [torch.randn(2, 9, DIM) for _ in range(4)]
-    outputs = [head(tapped[-1][:, :2], tapped, grid_hw=(2, 3), map_hw=(4, 6)) for head in (before, after)]
+    tokens = InsertedTokens(learned=tapped[-1][:, :2], tapped=tapped, grid_hw=(2, 3))
+    outputs = [head(tokens, map_hw=(4, 6)) for head in (before, after)]
     assert torch.equal(outputs[0].maps, outputs[1].maps)
 
 

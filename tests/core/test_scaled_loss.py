@@ -4,7 +4,7 @@ torch = pytest.importorskip("torch")
 
 from zsad_core.losses import scaled  # noqa: E402
 from zsad_core.matching import MatchingLoss  # noqa: E402
-from zsad_core.visualad_losses import VisualAdLoss  # noqa: E402
+from zsad_core.visualad import VisualAdLoss  # noqa: E402
 
 
 def loss(awareness: float, segmentation: float, global_: float, routing: float | None) -> MatchingLoss:

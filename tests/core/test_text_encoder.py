@@ -1,12 +1,17 @@
 import importlib.util
+import json
+import os
+import time
 
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
-from zsad_core.errors import WeightsError
-from zsad_core.text_encoder import embed_products, load_text_encoder
+from safetensors.torch import save_file  # noqa: E402
+
+from zsad_core.errors import WeightsError  # noqa: E402
+from zsad_core.text_encoder import embed_products, load_text_encoder  # noqa: E402
 
 
 def test_an_embedding_is_the_normalised_mean_of_normalised_sentences():
@@ -40,7 +45,88 @@ def test_an_unknown_encoder_lists_the_known_ones(name):
         load_text_encoder(name)
 
 
-def test_open_clip_without_its_package_or_weights_says_what_to_fetch(tmp_path):
-    wanted = "no such weights file" if importlib.util.find_spec("open_clip") else r"zsad-agent\[clip\]"
-    with pytest.raises(WeightsError, match=wanted):
-        load_text_encoder(f"open_clip:ViT-L-14:{tmp_path}/none.safetensors")
+def test_open_clip_without_its_package_says_how_to_install_it():
+    if importlib.util.find_spec("open_clip"):
+        pytest.skip("it is installed")
+    with pytest.raises(WeightsError, match=r"zsad-agent\[clip\]"):
+        load_text_encoder("open_clip:ViT-L-14:openai")
+
+
+@pytest.fixture(scope="module")
+def small_clip(tmp_path_factory):
+    """(open_clip, a CLIP of random weights in a file) under the name zsad-small."""
+    open_clip = pytest.importorskip("open_clip", reason="pip install 'zsad-agent[clip]'")
+    folder = tmp_path_factory.mktemp("clip")
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    (folder / "zsad-small.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / "zsad-small.json")
+    torch.manual_seed(0)
+    model = open_clip.create_model("zsad-small").eval()
+    save_file(model.state_dict(), folder / "small.safetensors")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, folder / "small.pt")
+    return open_clip, model, folder
+
+
+@pytest.mark.parametrize("file", ["small.safetensors", "small.pt"])
+def test_open_clip_from_a_file_embeds_as_the_model_does(small_clip, file):
+    open_clip, model, folder = small_clip
+    texts = ["a photo of a bottle.", "a photo of a damaged bottle."]
+    found = load_text_encoder(f"open_clip:zsad-small:{folder / file}")(texts)
+    with torch.no_grad():
+        expected = model.encode_text(open_clip.get_tokenizer("zsad-small")(texts)).numpy()
+    assert found.shape == (2, 24) and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(found[0], found[1])
+
+
+def test_openais_own_weights_are_run_with_their_activation(small_clip):
+    open_clip, model, folder = small_clip
+    constants = {name: torch.tensor(32) for name in ("input_resolution", "context_length", "vocab_size")}
+    torch.save(model.state_dict() | constants, folder / "openai.pt")
+    quick = open_clip.create_model("zsad-small", force_quick_gelu=True).eval()
+    quick.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        expected = quick.encode_text(open_clip.get_tokenizer("zsad-small")(["a cap"])).numpy()
+    found = load_text_encoder(f"open_clip:zsad-small:{folder / 'openai.pt'}")(["a cap"])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_that_open_clip_cannot_have_are_named_at_once(small_clip, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    folder = small_clip[2]
+    begun = time.monotonic()
+    faults = {
+        "ViT-L-14-336:openai": (
+            r"vit_large_patch14_clip_336\.openai/resolve/main/open_clip_model\.safetensors cannot be fetched.*"
+            r"name the file with --text-encoder open_clip:ViT-L-14-336:FILE"
+        ),
+        "ViT-B-16-SigLIP:webli": "cannot be fetched",
+        "ViT-L-14:nowhere": r"no such weights file, and no tag that open_clip knows.*Tags: openai, laion400m_e31",
+        "ViT-Z:openai": "open_clip has no such model. It has: .*ViT-L-14-336",
+        f"zsad-small:{folder}/none.pt": "no such weights file",
+        f"zsad-small:{folder}/zsad-small.json": "cut or foreign",
+        f"ViT-S-32-alt:{folder}/small.pt": r"weights do not fit open_clip's ViT-S-32-alt: missing: .*layers|resblocks",
+    }
+    for name, said in faults.items():
+        with pytest.raises(WeightsError, match=said):
+            load_text_encoder(f"open_clip:{name}")
+    assert time.monotonic() - begun < 20
+
+
+def test_open_clip_runs_no_pickle(small_clip):
+    _, _, folder = small_clip
+
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(folder / "ran"),)
+
+    torch.save({"state_dict": Attack()}, folder / "attack.pt")
+    with pytest.raises(WeightsError, match="could run code"):
+        load_text_encoder(f"open_clip:zsad-small:{folder / 'attack.pt'}")
+    assert not (folder / "ran").exists()

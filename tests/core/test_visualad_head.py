@@ -5,8 +5,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.visualad import VisualAd, VisualAdConfig, VisualAdOutput, gaussian_blur, top_mean  # noqa: E402
-from zsad_core.visualad_losses import visualad_loss  # noqa: E402
+from zsad_core.losses import Target  # noqa: E402
+from zsad_core.scoring import top_mean  # noqa: E402
+from zsad_core.visualad import (  # noqa: E402
+    TOP_FRACTION,
+    InsertedTokens,
+    VisualAd,
+    VisualAdConfig,
+    VisualAdOutput,
+    gaussian_blur,
+)
 
 DIM, TAPS, GRID_HW, MAP_HW = 16, 3, (3, 5), (12, 20)
 
@@ -22,9 +30,18 @@ def drawn_tokens(batch: int = 3, prefix: int = 5) -> tuple[torch.Tensor, list[to
     return tapped[-1][:, :2], tapped
 
 
+def given(learned: torch.Tensor, tapped: list[torch.Tensor], grid_hw: tuple[int, int] = GRID_HW) -> InsertedTokens:
+    return InsertedTokens(learned=learned, tapped=tapped, grid_hw=grid_hw)
+
+
+def loss_of(output, mask, is_anomalous, has_pixel_truth=None):
+    target = Target(mask=mask, is_anomalous=is_anomalous, has_pixel_truth=has_pixel_truth)
+    return small_head().loss(output, target)
+
+
 def test_maps_of_a_grid_that_is_not_square_and_the_logit_of_their_sum():
     learned, tapped = drawn_tokens()
-    output = small_head()(learned, tapped, grid_hw=GRID_HW, map_hw=MAP_HW)
+    output = small_head()(given(learned, tapped), map_hw=MAP_HW)
     assert output.maps.shape == (3, TAPS, *MAP_HW)
     assert output.anomaly_features.shape == output.normal_features.shape == (3, TAPS, DIM)
     torch.testing.assert_close(output.fused, output.maps.sum(dim=1))
@@ -35,11 +52,11 @@ def test_maps_of_a_grid_that_is_not_square_and_the_logit_of_their_sum():
 def test_an_image_is_scored_alike_whatever_stands_beside_it_in_the_batch():
     head = small_head()
     learned, tapped = drawn_tokens()
-    together = head(learned, tapped, grid_hw=GRID_HW, map_hw=MAP_HW)
+    together = head(given(learned, tapped), map_hw=MAP_HW)
     order = torch.tensor([2, 0, 1])
-    shuffled = head(learned[order], [tokens[order] for tokens in tapped], grid_hw=GRID_HW, map_hw=MAP_HW)
+    shuffled = head(given(learned[order], [tokens[order] for tokens in tapped]), map_hw=MAP_HW)
     torch.testing.assert_close(shuffled.fused, together.fused[order])
-    alone = head(learned[1:2], [tokens[1:2] for tokens in tapped], grid_hw=GRID_HW, map_hw=MAP_HW)
+    alone = head(given(learned[1:2], [tokens[1:2] for tokens in tapped]), map_hw=MAP_HW)
     torch.testing.assert_close(alone.fused, together.fused[1:2])
     torch.testing.assert_close(alone.image_logit, together.image_logit[1:2])
 
@@ -50,15 +67,15 @@ def test_prefix_tokens_of_the_backbone_do_not_reach_the_map():
     changed = [tokens.clone() for tokens in tapped]
     for tokens in changed:
         tokens[:, 2:7] = 100
-    before = head(learned, tapped, grid_hw=GRID_HW, map_hw=MAP_HW)
-    torch.testing.assert_close(head(learned, changed, grid_hw=GRID_HW, map_hw=MAP_HW).fused, before.fused)
+    before = head(given(learned, tapped), map_hw=MAP_HW)
+    torch.testing.assert_close(head(given(learned, changed), map_hw=MAP_HW).fused, before.fused)
 
 
 def test_swapping_the_two_tokens_turns_the_map_round():
     head = small_head()
     learned, tapped = drawn_tokens()
-    before = head(learned, tapped, grid_hw=GRID_HW, map_hw=MAP_HW)
-    swapped = head(learned.flip(1), tapped, grid_hw=GRID_HW, map_hw=MAP_HW)
+    before = head(given(learned, tapped), map_hw=MAP_HW)
+    swapped = head(given(learned.flip(1), tapped), map_hw=MAP_HW)
     torch.testing.assert_close(swapped.fused, -before.fused)
 
 
@@ -75,7 +92,7 @@ def test_a_patch_like_the_anomaly_token_is_anomalous_and_one_like_the_normal_tok
     learned[0, 0, 0] = learned[0, 1, 1] = 2.0  # two directions at right angles
     tokens = torch.zeros(1, 2 + 2, DIM)
     tokens[0, 2, 0] = tokens[0, 3, 1] = 3.0
-    output = head(learned, [tokens] * TAPS, grid_hw=(1, 2), map_hw=(1, 2))
+    output = head(given(learned, [tokens] * TAPS, (1, 2)), map_hw=(1, 2))
     torch.testing.assert_close(output.maps[0, 0], torch.tensor([[1.0, -1.0]]), atol=1e-5, rtol=0)
     torch.testing.assert_close(output.fused[0], torch.tensor([[TAPS * 1.0, -TAPS * 1.0]]), atol=1e-5, rtol=0)
 
@@ -83,7 +100,7 @@ def test_a_patch_like_the_anomaly_token_is_anomalous_and_one_like_the_normal_tok
 def test_more_patches_than_positions_are_refused():
     learned, tapped = drawn_tokens()
     with pytest.raises(ValueError, match="15 patches, SCA has 14 positions"):
-        small_head(max_positions=14)(learned, tapped, grid_hw=GRID_HW, map_hw=MAP_HW)
+        small_head(max_positions=14)(given(learned, tapped), map_hw=MAP_HW)
 
 
 def test_positions_are_frozen_and_added_to_the_tokens():
@@ -102,7 +119,7 @@ def test_positions_are_frozen_and_added_to_the_tokens():
 def test_the_logit_is_the_mean_of_the_highest_hundredth(shape, count):
     values = torch.arange(float(math.prod(shape)))
     shuffled = values[torch.randperm(len(values))].view(1, *shape)
-    torch.testing.assert_close(top_mean(shuffled), values[-count:].mean().view(1))
+    torch.testing.assert_close(top_mean(shuffled, TOP_FRACTION), values[-count:].mean().view(1))
 
 
 @pytest.mark.parametrize(("shape", "sigma"), [((1, 1), 4.0), ((5, 40), 4.0), ((30, 23), 1.5)])
@@ -125,13 +142,17 @@ def hand_made_output(maps: torch.Tensor, cosine: float) -> VisualAdOutput:
     normal = torch.tensor([[1.0, 0.0], [cosine, math.sqrt(1 - cosine**2)]]).expand(batch, 2, 2)
     fused = maps.sum(dim=1)
     return VisualAdOutput(
-        anomaly_features=anomaly, normal_features=normal, maps=maps, fused=fused, image_logit=top_mean(fused)
+        anomaly_features=anomaly,
+        normal_features=normal,
+        maps=maps,
+        fused=fused,
+        image_logit=top_mean(fused, TOP_FRACTION),
     )
 
 
 def test_losses_by_hand():
     maps = torch.zeros(1, 2, 1, 2)  # sigmoid 0.5 everywhere
-    loss = visualad_loss(hand_made_output(maps, cosine=0.3), torch.tensor([[[0.0, 1.0]]]), torch.tensor([1]))
+    loss = loss_of(hand_made_output(maps, cosine=0.3), torch.tensor([[[0.0, 1.0]]]), torch.tensor([1]))
     focal = 0.25 * math.log(2)  # (1 - 0.5)^2 * -log 0.5
     dice = 1 - (2 * 0.5 + 1) / (1 + 1 + 1)
     assert loss.segmentation.item() == pytest.approx(2 * (focal + dice), abs=1e-4)  # smoothing 1e-5 aside
@@ -141,7 +162,7 @@ def test_losses_by_hand():
 
 
 def test_tokens_far_enough_apart_cost_nothing():
-    loss = visualad_loss(hand_made_output(torch.zeros(1, 2, 1, 2), -0.6), torch.zeros(1, 1, 2), torch.tensor([0]))
+    loss = loss_of(hand_made_output(torch.zeros(1, 2, 1, 2), -0.6), torch.zeros(1, 1, 2), torch.tensor([0]))
     assert loss.contrastive.item() == 0
 
 
@@ -149,12 +170,12 @@ def test_pictures_without_pixel_truth_count_in_the_image_losses_alone():
     torch.manual_seed(0)
     maps, mask, label = torch.randn(3, 2, 4, 4), torch.zeros(3, 4, 4), torch.tensor([1, 0, 1])
     mask[0, 1:3] = 1
-    whole = visualad_loss(hand_made_output(maps, 0.1), mask, label)
+    whole = loss_of(hand_made_output(maps, 0.1), mask, label)
     kept = torch.tensor([True, True, False])
-    some = visualad_loss(hand_made_output(maps, 0.1), mask, label, kept)
-    first_two = visualad_loss(hand_made_output(maps[:2], 0.1), mask[:2], label[:2])
+    some = loss_of(hand_made_output(maps, 0.1), mask, label, kept)
+    first_two = loss_of(hand_made_output(maps[:2], 0.1), mask[:2], label[:2])
     torch.testing.assert_close(some.segmentation, first_two.segmentation)
     torch.testing.assert_close(some.classification, whole.classification)
-    none = visualad_loss(hand_made_output(maps, 0.1), mask, label, torch.zeros(3, dtype=torch.bool))
+    none = loss_of(hand_made_output(maps, 0.1), mask, label, torch.zeros(3, dtype=torch.bool))
     assert none.segmentation.item() == 0
     assert torch.isfinite(none.total)

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "zsad_convert": {"zsad_convert", "zsad_core"},
 }
 DEVICE_CORE = {"errors", "types", "config", "imaging", "bundle", "prompts", "decision", "regions", "openvino_offline"}
-TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors", "sentence_transformers", "sklearn"}
+TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors", "sentence_transformers", "sklearn", "matplotlib"}
 
 
 def modules_of(package: str) -> dict[str, Path]:

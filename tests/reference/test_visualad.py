@@ -9,10 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from zsad_core.backbone import import_timm  # noqa: E402
+from zsad_core.losses import Target  # noqa: E402
 from zsad_core.published import openai_clip_state  # noqa: E402
 from zsad_core.token_insertion import tapped_tokens  # noqa: E402
-from zsad_core.visualad import VisualAd, VisualAdConfig  # noqa: E402
-from zsad_core.visualad_losses import visualad_loss  # noqa: E402
+from zsad_core.visualad import InsertedTokens, VisualAd, VisualAdConfig  # noqa: E402
 
 TAPS, EMBED_DIM, PATCH, NATIVE, SIDE = (2, 4, 6, 8), 128, 14, 70, 98
 GRID_HW, MAP_HW = (SIDE // PATCH, SIDE // PATCH), (SIDE, SIDE)
@@ -84,10 +84,10 @@ def case(reference_dir: Path):
 
     images = torch.from_numpy(seeded_normal(seed, "image", (2, 3, SIDE, SIDE)))
     tapped = tapped_tokens(vit.eval(), images, TAPS, head.inserted())
-    output = head(tapped[-1][:, :2], tapped, grid_hw=GRID_HW, map_hw=MAP_HW)
+    output = head(InsertedTokens(learned=tapped[-1][:, :2], tapped=tapped, grid_hw=GRID_HW), map_hw=MAP_HW)
     mask = torch.zeros(2, *MAP_HW)
     mask[1, 12:24, 12:49] = 1
-    loss = visualad_loss(output, mask, torch.tensor([0, 1]))
+    loss = head.loss(output, Target(mask=mask, is_anomalous=torch.tensor([0, 1])))
     loss.total.backward()
 
     outputs = {

@@ -4,11 +4,11 @@ import pytest
 from mvtec_tree import make_mvtec_tree
 
 from zsad_core.errors import DatasetError
-from zsad_training.layout import read_mvtec_layout
+from zsad_training.reader import read_dataset
 
 
 def test_samples_of_a_whole_tree(tmp_path):
-    samples = read_mvtec_layout(make_mvtec_tree(tmp_path / "drawn", good=4, bad=3))
+    samples = read_dataset(make_mvtec_tree(tmp_path / "drawn", good=4, bad=3))
     assert [(s.dataset, s.product) for s in samples] == [("drawn", "plate")] * 7
     assert sum(s.is_anomalous for s in samples) == 3
     assert sum(s.split == "train" for s in samples) == 2
@@ -21,14 +21,14 @@ def test_samples_of_a_whole_tree(tmp_path):
 
 def test_the_root_may_be_the_category_itself(tmp_path):
     root = make_mvtec_tree(tmp_path / "drawn", good=2, bad=1)
-    assert read_mvtec_layout(root / "plate") == read_mvtec_layout(root)
+    assert read_dataset(root / "plate") == read_dataset(root)
 
 
 def test_no_folder_and_no_layout_are_told_apart(tmp_path):
     with pytest.raises(DatasetError, match="no such folder"):
-        read_mvtec_layout(tmp_path / "none")
-    with pytest.raises(DatasetError, match="no MVTec layout here"):
-        read_mvtec_layout(tmp_path)
+        read_dataset(tmp_path / "none")
+    with pytest.raises(DatasetError, match="no known layout here"):
+        read_dataset(tmp_path)
 
 
 def test_every_missing_mask_is_named(tmp_path):
@@ -36,7 +36,7 @@ def test_every_missing_mask_is_named(tmp_path):
     for name in ("000", "002"):
         (root / "plate/ground_truth/blot" / f"{name}_mask.png").unlink()
     with pytest.raises(DatasetError) as caught:
-        read_mvtec_layout(root)
+        read_dataset(root)
     assert [line.split(": no mask")[0][-7:] for line in str(caught.value).splitlines()] == ["000.png", "002.png"]
 
 
@@ -45,7 +45,7 @@ def test_a_defect_folder_without_any_masks_counts_for_images_alone(tmp_path):
     for mask in (root / "plate/ground_truth/blot").iterdir():
         mask.unlink()
     (root / "plate/ground_truth/blot").rmdir()
-    bad = [sample for sample in read_mvtec_layout(root) if sample.is_anomalous]
+    bad = [sample for sample in read_dataset(root) if sample.is_anomalous]
     assert [sample.has_pixel_truth for sample in bad] == [False, False]
 
 
@@ -53,7 +53,7 @@ def test_a_mask_of_another_size_and_a_broken_picture_are_named(tmp_path):
     root = make_mvtec_tree(tmp_path / "drawn", good=2, bad=2)
     cv2.imwrite(str(root / "plate/ground_truth/blot/000_mask.png"), np.zeros((5, 6), np.uint8))
     (root / "plate/test/blot/001.png").write_bytes(b"no picture")
-    first, second = [sample for sample in read_mvtec_layout(root) if sample.is_anomalous]
+    first, second = [sample for sample in read_dataset(root) if sample.is_anomalous]
     with pytest.raises(DatasetError, match=r"000_mask\.png: the mask is 6x5, its picture 96x72"):
         first.load()
     with pytest.raises(DatasetError, match=r"001\.png"):

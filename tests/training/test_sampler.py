@@ -5,7 +5,7 @@ from mvtec_tree import make_mvtec_tree, make_textures
 torch = pytest.importorskip("torch")
 
 from zsad_training.config import SamplingSpec  # noqa: E402
-from zsad_training.layout import read_mvtec_layout  # noqa: E402
+from zsad_training.reader import read_dataset  # noqa: E402
 from zsad_training.sampler import TrainingPictures, collate, find_textures, random_crop, resize_mask  # noqa: E402
 from zsad_training.split import at_most, split  # noqa: E402
 
@@ -17,7 +17,7 @@ def trees(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     large = make_mvtec_tree(root / "large", category="plate", good=40, bad=40)
     small = make_mvtec_tree(root / "small", category="disc", good=4, bad=4, seed=1)
-    samples = read_mvtec_layout(large) + read_mvtec_layout(small)
+    samples = read_dataset(large) + read_dataset(small)
     return samples, find_textures(make_textures(root / "textures"))
 
 

@@ -41,9 +41,30 @@ def test_the_stated_share_of_the_tuning_is_kept_and_the_head_whole(files, kept):
     assert earlier == record()
 
 
-def test_a_fresh_run_has_no_earlier_record(files):
-    _, earlier = build_detector(spec(files, start=None), text_dim=TEXT_DIM, plain=False)
+def test_a_fresh_run_has_no_earlier_record_and_names_its_weights(files, caplog):
+    detector, earlier = build_detector(spec(files, start=None), text_dim=TEXT_DIM, plain=False)
     assert earlier is None
+    assert detector.config.backbone_weights == "original.safetensors"
+    assert "RANDOM" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [({"start": None}, True), ({"kept_tuning": 0.5}, True), ({}, False)],
+)
+def test_random_weights_are_used_with_a_warning_only(files, caplog, changes, warned):
+    build_detector(spec(files, weights=None, **changes), text_dim=TEXT_DIM, plain=False)
+    assert ("vit_tiny_patch16_224 starts from RANDOM weights" in caplog.text) is warned
+    assert ("--weights" in caplog.text) is warned
+
+
+def test_a_run_from_a_checkpoint_names_what_that_began_with(files, tmp_path):
+    first, _ = build_detector(spec(files, start=None), text_dim=TEXT_DIM, plain=False)
+    save_checkpoint(tmp_path / "first.safetensors", first, text_embeddings(), record())
+    then, _ = build_detector(
+        spec(files, weights=None, start=tmp_path / "first.safetensors"), text_dim=TEXT_DIM, plain=True
+    )
+    assert then.config.backbone_weights == "original.safetensors"
 
 
 def test_a_checkpoint_of_another_shape_is_refused(files):

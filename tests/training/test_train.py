@@ -127,9 +127,14 @@ def test_command_line_trains_and_evaluates_for_real(data, tmp_path, capsys):
     best = Path(capsys.readouterr().out.strip())
     assert load_checkpoint(best).record["trained_on"] == ["drawn"]
     table = tmp_path / "table.json"
-    assert evaluate([str(best), "--data", str(data / "drawn"), "--json", str(table)]) == 0
+    report = tmp_path / "report"
+    assert evaluate([str(best), "--data", str(data / "drawn"), "--json", str(table), "--report", str(report)]) == 0
     assert "| drawn/plate | yes | 30 |" in capsys.readouterr().out
     assert '"pixel_ap"' in table.read_text()
+    assert {path.name for path in report.iterdir()} == {
+        *("metrics.json", "metrics.md"),
+        *("drawn-plate.jpg", "drawn-plate-curves.png"),
+    }
 
 
 def test_text_dimension_of_the_stand_in_is_the_heads():

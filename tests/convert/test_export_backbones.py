@@ -1,0 +1,38 @@
+"""Every family of backbones through OpenVINO: rotary positions, registers, patches of 14, pyramids."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from zsad_convert.export import to_openvino  # noqa: E402
+from zsad_core.backbone import BackboneConfig  # noqa: E402
+from zsad_core.backbones import build_backbone  # noqa: E402
+from zsad_core.detector import Detector, DetectorConfig  # noqa: E402
+from zsad_core.openvino_offline import import_openvino  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("name", "input_hw"),
+    [
+        ("vit_small_patch16_dinov3", (64, 96)),
+        ("vit_small_patch14_reg4_dinov2", (70, 98)),
+        ("tf_efficientnet_lite0", (64, 96)),
+        ("resnet18", (48, 80)),
+    ],
+)
+def test_the_graph_answers_what_torch_answers(name, input_hw):
+    torch.manual_seed(0)
+    config = BackboneConfig(name=name, input_hw=input_hw)
+    detector = Detector(DetectorConfig(backbone=config, text_dim=8, hidden_dim=16), build_backbone(config)).eval()
+    image = torch.randint(0, 256, (1, *input_hw, 3), dtype=torch.uint8)
+    text = torch.randn(1, 8, 2)
+    with torch.no_grad():
+        anomaly_map, score = detector.predict(image, text)
+        prompt = detector.head.prompt_vectors(text)[0]
+    core = import_openvino().Core()
+    graph = core.compile_model(to_openvino(detector), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    answer = graph([image.numpy(), prompt.numpy()])
+    assert anomaly_map.std() > 1e-3
+    np.testing.assert_allclose(answer["anomaly_map"], anomaly_map.numpy(), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(answer["anomaly_score"], score.numpy(), rtol=0, atol=1e-3)

@@ -1,0 +1,62 @@
+"""The other two methods on the same way: checkpoint, export, verify, the agent's own runtime."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from small_model import PRODUCTS, record, small_detector, text_embeddings, write_pictures  # noqa: E402
+
+from zsad_agent.config import InferenceConfig  # noqa: E402
+from zsad_agent.inference import Detector as DeviceDetector  # noqa: E402
+from zsad_convert.cli import main  # noqa: E402
+from zsad_core.bundle import load_bundle  # noqa: E402
+from zsad_core.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from zsad_core.imaging import find_images, read_image, resize_to_input  # noqa: E402
+
+
+@pytest.fixture(scope="module", params=["ad_dinov3", "visualad"])
+def exported(request, tmp_path_factory):
+    """(method, checkpoint file, folder of pictures, bundle)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    checkpoint, pictures = folder / "best.safetensors", write_pictures(folder / "pictures")
+    text = text_embeddings() if request.param == "ad_dinov3" else {}
+    save_checkpoint(checkpoint, small_detector(method=request.param), text, record())
+    flags = ["--name", "small", "--precision", "fp32", "--images", str(pictures)]
+    assert main(["export", str(checkpoint), "--out", str(folder / "bundle"), *flags]) == 0
+    return request.param, checkpoint, pictures, folder / "bundle"
+
+
+def test_the_device_answers_what_torch_answers(exported, tmp_path):
+    method, checkpoint, pictures, out = exported
+    bundle, detector = load_bundle(out), load_checkpoint(checkpoint).detector
+    assert bundle.manifest.model.method == detector.config.method == method
+    assert bundle.manifest.products == (tuple(sorted(PRODUCTS)) if method == "ad_dinov3" else ())
+    device = DeviceDetector(bundle, InferenceConfig(bundle=out, cache_dir=tmp_path))
+    answers = set()
+    for product in PRODUCTS:
+        text = torch.from_numpy(text_embeddings()[product]).unsqueeze(0)
+        for path in find_images(pictures):
+            image = read_image(path)
+            with torch.no_grad():
+                resized = torch.from_numpy(resize_to_input(image, (64, 96))).unsqueeze(0)
+                anomaly_map, score = detector.predict(resized, text)
+            answer = device.predict(image, product)
+            np.testing.assert_allclose(answer.anomaly_map, anomaly_map[0].numpy(), rtol=0, atol=1e-4)
+            assert answer.anomaly_score == pytest.approx(score.item(), abs=1e-4)
+            answers.add(round(answer.anomaly_score, 6))
+    assert len(answers) == len(find_images(pictures)) * (len(PRODUCTS) if method == "ad_dinov3" else 1)
+
+
+def test_verify_passes_its_own_checkpoint(exported, capsys):
+    _, checkpoint, pictures, out = exported
+    assert main(["verify", str(out), "--checkpoint", str(checkpoint), "--images", str(pictures)]) == 0
+    assert "of torch" in capsys.readouterr().out
+
+
+def test_products_are_refused_where_nothing_reads_text(tmp_path, capsys):
+    checkpoint = tmp_path / "best.safetensors"
+    save_checkpoint(checkpoint, small_detector(method="visualad"), {}, record())
+    flags = ["--out", str(tmp_path / "b"), "--name", "x", "--images", str(tmp_path), "--products", "bottle"]
+    assert main(["export", str(checkpoint), *flags]) == 1
+    assert "visualad inspects without text" in capsys.readouterr().err

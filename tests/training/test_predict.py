@@ -1,0 +1,150 @@
+"""Tallies, sheets and reports over hand-made scored pictures: no model."""
+
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from zsad_training.evaluate import draw_report  # noqa: E402
+from zsad_training.layout import GOOD, Sample  # noqa: E402
+from zsad_training.predict import Scored, Tally, evaluate_groups, tally_groups  # noqa: E402
+from zsad_training.sheet import CELL, GAP, TEXT_HEIGHT, Sheets, choose  # noqa: E402
+from zsad_training.validation import PixelLevel, good_part_threshold  # noqa: E402
+
+HW = (30, 40)
+
+
+def sample(defect: str = GOOD, number: int = 0, *, product: str = "plate", has_mask: bool = True) -> Sample:
+    mask = Path("mask.png") if defect != GOOD and has_mask else None
+    return Sample(
+        dataset="drawn", product=product, split="test", defect=defect, image=Path(f"{number:03}.png"), mask=mask
+    )
+
+
+def scored(one: Sample, score: float, inside: float = 0.9, outside: float = 0.1) -> Scored:
+    mask = np.zeros(HW, np.uint8)
+    if one.is_anomalous and one.mask is not None:
+        mask[5:15, 5:25] = 1
+    anomaly_map = np.where(mask > 0, inside, outside).astype(np.float32)
+    return Scored(
+        sample=one, image_bgr=np.full((*HW, 3), 128, np.uint8), anomaly_map=anomaly_map, mask=mask, anomaly_score=score
+    )
+
+
+def test_no_pictures_give_a_row_without_metrics():
+    row = Tally().row("drawn/plate", seen=False, threshold=0.5)
+    assert row.images == 0
+    assert (row.image_auroc, row.pixel_ap, row.aupro, row.recall) == (None, None, None, None)
+
+
+def test_rows_are_by_product_with_the_metrics_of_its_own_pictures():
+    stream = [
+        scored(sample("dent", 0), 0.9),
+        scored(sample(number=1), 0.2),
+        scored(sample(number=2, product="bolt"), 0.7),
+        scored(sample("dent", 3), 0.4),
+        scored(sample(number=4), 0.5),
+    ]
+    bolt, plate = evaluate_groups(tally_groups(stream), seen=lambda group: group[1] == "bolt", threshold=0.5)
+    assert (bolt.dataset, bolt.images, bolt.seen_in_training, bolt.image_auroc) == ("drawn/bolt", 1, True, None)
+    assert bolt.false_reject_rate == 1
+    assert (plate.dataset, plate.images, plate.seen_in_training) == ("drawn/plate", 4, False)
+    assert plate.image_auroc == pytest.approx(0.75)
+    assert (plate.pixel_auroc, plate.pixel_ap, plate.aupro) == pytest.approx((1, 1, 1))
+    assert (plate.recall, plate.false_reject_rate) == (0.5, 0.5)
+
+
+def test_a_defective_picture_without_a_mask_counts_for_image_metrics_alone():
+    stream = [scored(sample("dent", has_mask=False), 0.9, outside=0.8), scored(sample(number=1), 0.1)]
+    (row,) = evaluate_groups(tally_groups(stream), seen=lambda group: False)
+    assert (row.image_auroc, row.pixel_auroc) == (1, None)
+
+
+def test_a_map_that_is_no_number_is_named():
+    with pytest.raises(ValueError, match=r"007\.png: 1200 of 1200 values of the anomaly map are NaN"):
+        tally_groups([scored(sample(number=7), 0.5, outside=np.nan)])
+
+
+def test_memory_does_not_grow_with_the_pictures():
+    def stream(count: int) -> Iterator[Scored]:
+        for number in range(count):
+            yield scored(sample("dent" if number % 2 else GOOD, number), 0.5)
+
+    tally_groups(stream(2))
+    tracemalloc.start()
+    tallies = tally_groups(stream(400))  # 2 MB of maps
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(len(tally.good_scores) for tally in tallies.values()) == 200
+    assert held < 500_000
+
+
+def test_every_group_weighs_the_same_in_the_threshold():
+    threshold, rate = good_part_threshold({("a", "x"): [0.1] * 98 + [0.2, 0.3], ("b", "y"): [0.4, 0.5]}, 0.25)
+    assert threshold == pytest.approx(0.4)
+    assert rate == pytest.approx(0.25)  # half of the group of two, which is half of all
+
+
+def test_region_level_lies_between_good_and_defective_values():
+    level = PixelLevel()
+    for number in range(3):
+        level.update(scored(sample("dent", number), 0.5, inside=0.7, outside=0.3))
+    level.update(scored(sample("dent", has_mask=False), 0.5, outside=0.99))  # where the defect is, nobody knows
+    assert 0.3 < level.result() <= 0.7
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 8])
+def test_pictures_of_a_sheet_come_from_the_good_ones_and_every_defect(count: int):
+    samples = [sample(number=n) for n in range(50)] + [sample("crack", n) for n in range(9)] + [sample("dent", 1)]
+    chosen = choose(samples, count)
+    assert len(chosen) == len(set(chosen)) == count
+    kinds = [one.defect for one in chosen]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        0: {},
+        1: {GOOD: 1},
+        3: {GOOD: 1, "crack": 1, "dent": 1},
+        8: {GOOD: 4, "crack": 3, "dent": 1},
+    }[count]
+
+
+def test_all_pictures_are_on_the_sheet_where_there_are_few():
+    samples = [sample(number=n) for n in range(2)] + [sample("dent", n) for n in range(3)]
+    assert sorted(choose(samples)) == sorted(samples)
+
+
+def test_sheet_shows_picture_truth_and_heatmap_defects_first():
+    samples = [sample(number=1), sample("dent", 2)]
+    sheets = Sheets(samples, threshold=0.5)
+    for one in [*samples, sample("dent", 3)]:  # the third was not announced
+        sheets.update(scored(one, 0.25, inside=1.0, outside=0.0))
+    sheet = sheets.sheet(("drawn", "plate"))
+    row_height = TEXT_HEIGHT + CELL * HW[0] // HW[1] + GAP
+    assert sheet.shape == (TEXT_HEIGHT + 2 * row_height, GAP + 3 * (CELL + GAP), 3)
+    scale = CELL / HW[1]
+    top = TEXT_HEIGHT + TEXT_HEIGHT + round(10 * scale)  # a line through the defect of the first row
+    picture, truth, heatmap = (
+        sheet[top, GAP + column * (CELL + GAP) : GAP + column * (CELL + GAP) + CELL] for column in range(3)
+    )
+    assert (picture == 128).all()
+    assert (truth == (0, 0, 255)).all(axis=1).sum() == 2  # its outline is crossed twice
+    assert (heatmap[round(15 * scale)] != 128).any() and (heatmap[-1] == 128).all()
+    assert (sheet[top + row_height, GAP : GAP + CELL] == 128).all()
+
+
+@pytest.mark.parametrize("good", [0, 2], ids=["one class", "both"])
+def test_report_has_a_sheet_and_a_plot_that_decode(tmp_path, good: int):
+    cv2 = pytest.importorskip("cv2")
+    pytest.importorskip("matplotlib")
+    samples = [sample("dent", n) for n in range(3)] + [sample(number=n) for n in range(good)]
+    samples = [Sample(**(vars(one) | {"product": "plate 1/2"})) for one in samples]
+    sheets = Sheets(samples)
+    tallies = tally_groups([scored(one, 0.5) for one in samples], sheets.update)
+    draw_report(tmp_path, tallies, sheets)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn-plate_1_2-curves.png", "drawn-plate_1_2.jpg"]
+    for path in tmp_path.iterdir():
+        picture = cv2.imread(str(path))
+        assert picture is not None and picture.std() > 1
