@@ -9,9 +9,11 @@ from typing import Any
 from zsad_convert import prompt_bank
 from zsad_core.command import guarded
 from zsad_core.errors import ConfigError
+from zsad_core.published_detector import add_checkpoint_flags, chosen_checkpoint
 
 # Largest differences allowed between torch and IR, both computing in float32, over all pixels of all pictures. Measured
 # on the ViT-Ti that ships: weights kept in fp32 move map and score by 2e-6; rounded to fp16 by 2e-3 and 1e-3.
+VALIDATED = "high quantile of good validation pictures' scores, each training set weighing the same"
 TOLERANCES = {"fp32": (1e-3, 1e-3), "fp16": (5e-3, 2e-3)}
 
 
@@ -20,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="zsad-convert", description="Makes and checks the bundles that devices run.")
     commands = result.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="checkpoint to bundle")
-    export.add_argument("checkpoint", type=Path, help="file made by training")
+    add_checkpoint_flags(export)
     export.add_argument("--out", type=Path, required=True, help="bundle folder to write")
     export.add_argument("--name", required=True, help="name of the bundle")
     export.add_argument("--version", default="1.0.0", help="version of the bundle (default 1.0.0)")
@@ -56,16 +58,17 @@ def export(args: argparse.Namespace, command_line: str) -> None:
     from zsad_convert.bundle_writer import write_bundle
     from zsad_convert.export import prompt_arrays, serialise, to_openvino
     from zsad_core.bundle import Evaluation, Licence, ModelFacts, Threshold
-    from zsad_core.checkpoint import load_checkpoint
+    from zsad_core.prompts import GENERIC_PRODUCT
     from zsad_core.text_encoder import embed_products, load_text_encoder
     from zsad_core.text_side import text_side_bytes
 
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = chosen_checkpoint(args)
     record, detector, config = checkpoint.record, checkpoint.detector, checkpoint.detector.config
     text = dict(checkpoint.text_embeddings)
-    if more := [name.strip() for name in args.products.split(",") if name.strip() and name.strip() not in text]:
-        if not detector.needs_text:
-            raise ValueError(f"--products {args.products}: {config.method} inspects without text, leave them out")
+    wanted = [name.strip() for name in args.products.split(",") if name.strip()]
+    if wanted and not detector.needs_text:
+        raise ValueError(f"--products {args.products}: {config.method} inspects without text, leave them out")
+    if detector.needs_text and (more := sorted({GENERIC_PRODUCT, *wanted} - text.keys())):
         text |= embed_products(load_text_encoder(config.text_encoder), more)
     tables = [_read_table(path) for path in args.evaluation]
     prompts = prompt_arrays(detector.head, text)
@@ -144,7 +147,7 @@ def _threshold(args: argparse.Namespace, record: dict[str, Any], threshold: Any)
         return threshold(value=args.threshold, method="given at export")
     return threshold(
         value=record["threshold"]["value"],
-        method="high quantile of good validation pictures' scores, each training set weighing the same",
+        method=record["threshold"].get("method", VALIDATED),
         false_reject_rate=record["threshold"]["false_reject_rate"],
     )
 

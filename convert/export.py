@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,8 @@ def to_openvino(detector: Detector) -> Any:
     height, width = detector.config.backbone.input_hw
     image = torch.zeros((1, height, width, 3), dtype=torch.uint8)
     example, ports = {"image": image}, [("image", image.shape, ov.Type.u8)]
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes are constants here, as they should be
         if static.needs_text:
             prompt = static.head.prompt_vectors(torch.zeros((1, static.config.text_dim, 2)))[0]
             example["prompt"] = prompt

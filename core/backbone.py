@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zsad_core.backbone_weights import load_weights
 from zsad_core.config import StrictModel
 from zsad_core.errors import WeightsError
+from zsad_core.token_insertion import resize_positions
 from zsad_core.torchvision_ops import ensure_torchvision_imports
 
 Side = Annotated[int, Field(ge=16, le=8192)]
@@ -27,6 +28,7 @@ class BackboneConfig(StrictModel):
     # Pixels, multiples of the patch size.
     input_hw: tuple[Side, Side] = Field(default_factory=lambda known: usual_input_hw(known["name"]))
     taps: tuple[Annotated[int, Field(ge=1)], ...] | None = None  # 1-based blocks; None: four, evenly spaced
+    bilinear_positions: bool = False  # resize absolute positions bilinearly, as VisualAD does; timm's way is bicubic
 
 
 class Backbone(nn.Module):
@@ -46,13 +48,16 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.vit = _create(config, any_size=any_size)
+        resizes = config.bilinear_positions and any_size  # a fixed size only ever takes a state that is resized
+        self.vit = _create(config, any_size=any_size, native_size=resizes)
         depth = len(self.vit.blocks)
         self.taps = check_taps(config.taps or evenly_spaced_taps(depth), depth)
         self.patch_hw: tuple[int, int] = tuple(self.vit.patch_embed.patch_size)
         check_input(config.input_hw, self.patch_hw)
         # A file's name, a hub repository, or `random`.
         self.weights_source = load_weights(self.vit, config.name, weights=weights, pretrained=pretrained)
+        if resizes:
+            resize_positions(self.vit, config.input_hw)
         self.embed_dim: int = self.vit.embed_dim
         self.mean: tuple[float, ...] = tuple(self.vit.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(self.vit.pretrained_cfg["std"])
@@ -131,11 +136,13 @@ def import_timm() -> Any:
     return timm
 
 
-def _create(config: BackboneConfig, *, any_size: bool) -> Any:
+def _create(config: BackboneConfig, *, any_size: bool, native_size: bool) -> Any:
     timm = import_timm()
     if not timm.is_model(config.name.split(".")[0]):
         raise WeightsError(f"timm {timm.__version__} has no model {config.name!r}. See timm.list_models('vit*').")
-    options: dict[str, Any] = {"img_size": config.input_hw, "dynamic_img_size": any_size, "num_classes": 0}
+    options: dict[str, Any] = {"dynamic_img_size": any_size, "num_classes": 0}
+    if not native_size:
+        options["img_size"] = config.input_hw
     try:
         vit = timm.create_model(config.name, pretrained=False, **options)
     except TypeError as error:

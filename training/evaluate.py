@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from zsad_core.command import guarded
+from zsad_core.published_detector import add_checkpoint_flags, chosen_checkpoint
 from zsad_training.layouts import LayoutName
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         "each product and their mean; recall and false-reject rate at the checkpoint's threshold. Maps are compared "
         "with the masks at the pictures' own size; the test split alone counts. Nothing is tuned here.",
     )
-    result.add_argument("checkpoint", type=Path, help="file made by training")
+    add_checkpoint_flags(result)
     result.add_argument("--data", type=Path, nargs="+", required=True, help="folders of data sets")
     result.add_argument(
         "--layout", choices=get_args(LayoutName), default="auto", help="of every --data (default auto: by content)"
@@ -50,7 +51,6 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Evaluates, prints and writes the tables."""
     from zsad_core.bundle import Evaluation
-    from zsad_core.checkpoint import load_checkpoint
     from zsad_core.text_encoder import embed_products, load_text_encoder
     from zsad_training.config import DatasetSpec
     from zsad_training.data_check import read_datasets
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     if args.report:
         args.report.mkdir(parents=True, exist_ok=True)
     device = pick_device(args.device)
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = chosen_checkpoint(args)
     specs = [DatasetSpec(path=root, layout=args.layout, mask_folder=args.mask_folder) for root in args.data]
     samples = read_datasets(specs, check=not args.skip_data_check, split="test")
     products = {args.product} if args.product else {sample.product for sample in samples}

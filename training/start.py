@@ -42,7 +42,12 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
             "Name a weights file with --weights, or fetch one with --pretrained.",
             spec.backbone,
         )
-    config = BackboneConfig(name=spec.backbone, input_hw=spec.input_hw, taps=spec.taps)
+    config = BackboneConfig(
+        name=spec.backbone,
+        input_hw=spec.input_hw,
+        taps=spec.taps,
+        bilinear_positions=spec.method == "visualad",
+    )
     with plain_attention(plain):
         backbone = build_backbone(config, weights=spec.weights, pretrained=spec.pretrained)
     detector = Detector(

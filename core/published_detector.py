@@ -1,0 +1,169 @@
+"""A published checkpoint as one of ours: the head from the authors' file, the backbone from its own weights.
+
+Shared by the commands that take `--published`, so that a published model is evaluated, exported and distilled like a
+trained one.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zsad_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zsad_core.checkpoint import Checkpoint
+
+METHODS = ("ava_dino", "ad_dinov3", "visualad")
+PAPERS_BACKBONE = "vit_large_patch16_dinov3"  # of the two methods with text, whose files do not name it
+PAPERS_TEXT_ENCODER = "open_clip:ViT-L-14-336:openai"
+UNSET = 0.5  # threshold and region level: a published file has none
+
+
+def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
+    """The positional CHECKPOINT, and `--published` with what such a file does not hold."""
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="file made by training")
+    group = parser.add_argument_group("published checkpoints, instead of CHECKPOINT")
+    group.add_argument(
+        "--published",
+        nargs=2,
+        metavar=("METHOD", "FILE"),
+        help=f"the authors' file; METHOD is {', '.join(METHODS)}",
+    )
+    group.add_argument("--backbone", help=f"timm name (default: as the file says, else {PAPERS_BACKBONE})")
+    group.add_argument("--weights", type=Path, help="local weights file of the backbone")
+    group.add_argument("--pretrained", action="store_true", help="fetch the backbone's weights from timm's hub")
+    group.add_argument("--text-encoder", default=PAPERS_TEXT_ENCODER, help="default %(default)s")
+    group.add_argument("--input-size", type=int, help="side of the square input, pixels (default: the method's)")
+    group.add_argument(
+        "--restore-norm",
+        action="store_true",
+        help="load VisualAD's trained final norm too; the paper's figures come without it (default: without)",
+    )
+
+
+def chosen_checkpoint(args: argparse.Namespace) -> "Checkpoint":
+    """What the flags of `add_checkpoint_flags` name.
+
+    Raises:
+        ConfigError: neither or both of CHECKPOINT and `--published`, or no such method.
+        WeightsError: a file is missing or does not fit.
+    """
+    from zsad_core.checkpoint import load_checkpoint
+
+    if (args.checkpoint is None) == (args.published is None):
+        raise ConfigError("name either CHECKPOINT or --published METHOD FILE")
+    if args.published is None:
+        return load_checkpoint(args.checkpoint)
+    method, file = args.published
+    if method not in METHODS:
+        raise ConfigError(f"--published {method}: no such method. Known: {', '.join(METHODS)}")
+    return published_checkpoint(
+        method,
+        Path(file),
+        backbone=args.backbone,
+        weights=args.weights,
+        pretrained=args.pretrained,
+        text_encoder=args.text_encoder,
+        input_hw=None if args.input_size is None else (args.input_size, args.input_size),
+        restore_norm=args.restore_norm,
+    )
+
+
+def published_checkpoint(
+    method: Any,
+    path: Path,
+    *,
+    backbone: str | None = None,
+    weights: Path | None = None,
+    pretrained: bool = False,
+    text_encoder: str = PAPERS_TEXT_ENCODER,
+    input_hw: tuple[int, int] | None = None,
+    restore_norm: bool = False,
+) -> "Checkpoint":
+    """The detector of a published file, scoring as its paper does.
+
+    Args:
+        method: one of `METHODS`.
+        path: the authors' file.
+        backbone: timm name; None is what the file says, else the papers' ViT-L/16 DINOv3.
+        weights: local file of the backbone.
+        pretrained: fetch them from timm's hub instead. Without either the backbone is random.
+        text_encoder: of the methods with text.
+        input_hw: pixels; None is the method's.
+        restore_norm: see `zsad_core.published.load_published`.
+
+    Raises:
+        WeightsError: a file is missing or does not fit, or the backbone has another width than the file.
+    """
+    from zsad_core.backbone import BackboneConfig
+    from zsad_core.backbones import build_backbone
+    from zsad_core.checkpoint import Checkpoint
+    from zsad_core.detector import Detector
+    from zsad_core.published import VisualAdFacts, load_published
+
+    published = load_published(method, path, restore_norm=restore_norm)
+    facts = published.facts
+    named = facts.timm_name if isinstance(facts, VisualAdFacts) else PAPERS_BACKBONE
+    name = backbone or named
+    if name is None:
+        raise ConfigError(f"{path}: no timm model is known for its backbone {facts.recorded}: name one with --backbone")
+    if input_hw is None and isinstance(facts, VisualAdFacts):
+        input_hw = (facts.image_size, facts.image_size)
+    sized: dict[str, Any] = {} if input_hw is None else {"input_hw": input_hw}
+    config = BackboneConfig(
+        name=name,
+        taps=facts.taps if isinstance(facts, VisualAdFacts) else None,
+        bilinear_positions=method == "visualad",
+        **sized,
+    )
+    built: Any = build_backbone(config, weights=weights, pretrained=pretrained)
+    detector = Detector(_detector_config(method, facts, config, built.weights_source, text_encoder), built)
+    published.load_into(detector.head)
+    if published.norm:
+        built.vit.norm.load_state_dict(published.norm)
+    return Checkpoint(detector=detector.eval(), text_embeddings={}, record=_record(method, path, facts))
+
+
+def _detector_config(method: Any, facts: Any, backbone: Any, source: str, text_encoder: str) -> Any:
+    from zsad_core.detector import DetectorConfig, VisualAdOptions
+    from zsad_core.published import VisualAdFacts
+    from zsad_core.scoring import ScoreConfig
+    from zsad_core.visualad import TOP_FRACTION
+
+    if isinstance(facts, VisualAdFacts):
+        options = facts.config.model_dump(exclude={"embed_dim", "num_taps"})
+        return DetectorConfig(
+            method=method,
+            backbone=backbone,
+            backbone_weights=source,
+            visualad=VisualAdOptions(**options),
+            score=ScoreConfig(top_fraction=TOP_FRACTION),
+        )
+    return DetectorConfig(
+        method=method,
+        backbone=backbone,
+        backbone_weights=source,
+        text_encoder=text_encoder,
+        text_dim=facts.text_dim,
+        hidden_dim=facts.hidden_dim,
+        interleave_text=facts.interleave_text,
+    )
+
+
+def _record(method: str, path: Path, facts: Any) -> dict[str, Any]:
+    return {
+        "command": f"the authors' checkpoint {path.name}, by --published {method}",
+        "seed": 0,
+        "epoch": facts.recorded.get("epoch", 0),
+        "method": method,
+        "trained_on": [],
+        "licences": [
+            {"what": f"published checkpoint {path.name}", "licence": "its authors'", "source": f"authors of {method}"}
+        ],
+        "threshold": {
+            "value": UNSET,
+            "false_reject_rate": None,
+            "method": "none was set: calibrate on good parts",
+        },
+        "region_level": UNSET,
+    }

@@ -1,0 +1,110 @@
+"""A published checkpoint, in the authors' layout, to a bundle and to a table, as `--published` does it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from small_model import write_pictures  # noqa: E402
+
+from zsad_convert.cli import main as convert  # noqa: E402
+from zsad_core.ad_dinov3 import AdDinoV3  # noqa: E402
+from zsad_core.bundle import load_bundle  # noqa: E402
+from zsad_core.matching import MatchingConfig  # noqa: E402
+from zsad_core.published_detector import published_checkpoint  # noqa: E402
+from zsad_core.visualad import VisualAd, VisualAdConfig  # noqa: E402
+from zsad_training.evaluate import main as evaluate  # noqa: E402
+
+VIT, WIDTH, TAPS = "vit_tiny_patch16_224", 192, [3, 6, 9, 12]
+
+
+def ad_dinov3_file(path: Path) -> Path:
+    torch.manual_seed(1)
+    head = AdDinoV3(MatchingConfig(embed_dim=WIDTH, text_dim=384, num_taps=4))
+    modules = ("cls_token_adapter", "patch_token_adapter", "prompt_adapter")
+    torch.save({name: dict(getattr(head, name).state_dict()) for name in modules}, path)
+    return path
+
+
+def visualad_file(path: Path) -> Path:
+    torch.manual_seed(2)
+    head = VisualAd(VisualAdConfig(embed_dim=WIDTH, num_taps=4, max_positions=40))
+    content: dict[str, Any] = {
+        "anomaly_token": head.anomaly_token.data,
+        "normal_token": head.normal_token.data,
+        "ln_post_weight": torch.full((WIDTH,), 2.0),
+        "ln_post_bias": torch.full((WIDTH,), 3.0),
+        "features_list": TAPS,
+        "image_size": 96,
+        "backbone": "a ViT of the authors' own",
+        "layer_transforms": {
+            f"layer_{tap}": dict(part.state_dict()) for tap, part in zip(TAPS, head.layer_transforms, strict=True)
+        },
+        "cross_attn": {
+            f"layer_attentions.layer_{tap}.{name}": value
+            for tap, part in zip(TAPS, head.cross_attn, strict=True)
+            for name, value in part.state_dict().items()
+        },
+        "cross_attn_config": {"num_anchors": 4, "dropout": 0.1, "res_scale_init": 0.01, "apply_to_layer24": True},
+    }
+    torch.save(content, path)
+    return path
+
+
+def test_a_published_text_method_becomes_a_bundle_with_the_generic_product(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures")
+    flags = ["--published", "ad_dinov3", str(ad_dinov3_file(tmp_path / "p.pth")), "--text-encoder", "minilm"]
+    flags += ["--backbone", VIT, "--input-size", "64", "--precision", "fp32"]
+    assert convert(["export", *flags, "--out", str(tmp_path / "b"), "--name", "p", "--images", str(pictures)]) == 0
+    manifest = load_bundle(tmp_path / "b").manifest
+    assert manifest.model.method == "ad_dinov3"
+    assert manifest.products == ("object",)
+    assert manifest.threshold.method == "none was set: calibrate on good parts"
+    assert any("published checkpoint p.pth" in licence.what for licence in manifest.licences)
+
+
+def test_a_published_visualad_is_evaluated_at_its_own_size_without_text(tmp_path):
+    for name, level in (("good", 200), ("blot", 30)):
+        folder = tmp_path / "set" / "part" / "test" / name
+        folder.mkdir(parents=True)
+        for index in range(2):
+            cv2.imwrite(str(folder / f"{index}.png"), np.full((40, 40, 3), level + index, np.uint8))
+    masks = tmp_path / "set" / "part" / "ground_truth" / "blot"
+    masks.mkdir(parents=True)
+    for index in range(2):
+        cv2.imwrite(str(masks / f"{index}_mask.png"), np.pad(np.full((20, 20), 255, np.uint8), 10))
+    flags = ["--published", "visualad", str(visualad_file(tmp_path / "p.pth")), "--backbone", VIT]
+    assert evaluate([*flags, "--data", str(tmp_path / "set"), "--json", str(tmp_path / "t.json")]) == 0
+    table = json.loads((tmp_path / "t.json").read_text())
+    assert "text none, input (96, 96)" in table["protocol"]
+    assert table["rows"][0]["images"] == 4
+
+
+def test_the_final_norm_is_the_files_only_when_asked_for(tmp_path):
+    file = visualad_file(tmp_path / "p.pth")
+    kept = published_checkpoint("visualad", file, backbone=VIT).detector.backbone.vit.norm
+    restored = published_checkpoint("visualad", file, backbone=VIT, restore_norm=True).detector.backbone.vit.norm
+    assert torch.equal(kept.weight, torch.ones(WIDTH))
+    assert torch.equal(restored.weight, torch.full((WIDTH,), 2.0))
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        ([], 2, "name either CHECKPOINT or --published METHOD FILE"),
+        (["--published", "winclip", "x"], 2, "--published winclip: no such method. Known: ava_dino, ad_dinov3"),
+        (["--published", "visualad", "nowhere.pth"], 1, "nowhere.pth: no such checkpoint"),
+        (["--published", "visualad", "FILE"], 2, "no timm model is known for its backbone"),
+        (["--published", "ad_dinov3", "FILE", "--backbone", VIT], 1, "surplus"),
+    ],
+)
+def test_what_is_wrong_with_a_published_file_is_said(tmp_path, capsys, flags, code, said):
+    file = visualad_file(tmp_path / "p.pth")
+    given = [str(file) if flag == "FILE" else flag for flag in flags]
+    assert evaluate([*given, "--data", str(tmp_path)]) == code
+    assert said in capsys.readouterr().err
