@@ -31,8 +31,8 @@ class V4l2Source(_LiveSource):
 
         Args:
             path: the device, or a link such as /dev/v4l/by-id/….
-            width: asked of the camera, pixels; it may answer with another size.
-            height: likewise.
+            width: asked of the camera, pixels; it may answer with another size. None: OpenCV asks for 640 x 480.
+            height: likewise; None when `width` is.
         """
         super().__init__(f"camera {path}")
         self._path = path

@@ -79,7 +79,7 @@ class SourceConfig(StrictModel):
     camera: Annotated[str, BeforeValidator(_index_as_text)] | None = None  # V4L2 index or /dev/v4l/by-id/… path
     source: Annotated[str, Field(min_length=1)] | None = None  # RTSP or HTTP URL, video file, image, folder or glob
     name: TopicLevel = "cam0"  # the topic level and `camera` of every result
-    width: Annotated[int, Field(ge=16, le=16_384)] | None = None  # asked of a V4L2 camera, pixels
+    width: Annotated[int, Field(ge=16, le=16_384)] | None = None  # asked of a V4L2 camera, pixels; None: 640 x 480
     height: Annotated[int, Field(ge=16, le=16_384)] | None = None
     fps: Annotated[float, Field(gt=0, le=1000)] | None = None  # most frames a second taken; None: as they come
     loop: bool = False  # start a file or folder again when it ends
@@ -90,6 +90,12 @@ class SourceConfig(StrictModel):
     def _one_of_both(self) -> Self:
         if self.camera is not None and self.source is not None:
             raise ValueError("camera and source are both set: keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_size(self) -> Self:
+        if (self.width is None) != (self.height is None):  # OpenCV would ask the camera for neither, and not say so
+            raise ValueError("width and height go together: set both or neither")
         return self
 
 
