@@ -18,6 +18,7 @@ from zsad_core.token_insertion import class_position
 from zsad_core.visualad import VisualAd, VisualAdConfig
 
 Method = Literal["ava_dino", "ad_dinov3", "visualad"]
+METHODS_WITH_TEXT = ("ava_dino", "ad_dinov3")
 Count = Annotated[int, Field(ge=1)]
 
 

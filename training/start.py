@@ -27,8 +27,9 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
 
     Args:
         spec: of the run.
-        text_dim: T of the text encoder.
-        plain: without fused attention, whose backward pass is slow on a CPU.
+        text_dim: T of the text encoder; whatever for a method without text.
+        plain: without fused attention, whose backward pass, through trained blocks or to inserted tokens, is slow on
+            a CPU.
 
     Raises:
         WeightsError: weights or checkpoint are missing or do not fit.

@@ -26,6 +26,7 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
     import numpy as np
     import torch
 
+    from zsad_core.detector import METHODS_WITH_TEXT
     from zsad_core.prompts import GENERIC_PRODUCT
     from zsad_core.text_encoder import embed_products, load_text_encoder
     from zsad_training.data_check import read_datasets
@@ -54,14 +55,16 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    products = {GENERIC_PRODUCT, *(one.product for one in samples), *(one.material for one in textures)}
-    logger.info("embedding %d product names with %s", len(products), config.model.text_encoder)
-    text = embed_products(load_text_encoder(config.model.text_encoder, device=str(device)), sorted(products))
+    text = {}
+    if config.model.method in METHODS_WITH_TEXT:
+        products = {GENERIC_PRODUCT, *(one.product for one in samples), *(one.material for one in textures)}
+        logger.info("embedding %d product names with %s", len(products), config.model.text_encoder)
+        text = embed_products(load_text_encoder(config.model.text_encoder, device=str(device)), sorted(products))
 
     detector, earlier = build_detector(
         config.model,
-        text_dim=text[GENERIC_PRODUCT].shape[0],
-        plain=device.type == "cpu" and config.optimisation.trainable_blocks > 0,
+        text_dim=text[GENERIC_PRODUCT].shape[0] if text else 1,
+        plain=device.type == "cpu" and (config.optimisation.trainable_blocks > 0 or not text),
     )
     cache = None
     if config.feature_cache is not None:

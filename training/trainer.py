@@ -199,7 +199,9 @@ class Trainer:
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
     def _loss(self, batch: Batch) -> Any:
-        text = torch.from_numpy(np.stack([self._text[product] for product in batch.products])).to(self._device)
+        text = None
+        if self._detector.needs_text:
+            text = torch.from_numpy(np.stack([self._text[product] for product in batch.products])).to(self._device)
         masks = batch.masks.to(self._device)
         stride = self._config.optimisation.loss_stride
         if stride > 1:
@@ -213,7 +215,7 @@ class Trainer:
         )
         return self._detector.head.loss(output, target)
 
-    def _forward(self, batch: Batch, text: Tensor, map_hw: tuple[int, int]) -> Any:
+    def _forward(self, batch: Batch, text: Tensor | None, map_hw: tuple[int, int]) -> Any:
         images = batch.images_bgr.to(self._device)
         if self._cache is None:
             return self._detector(images, text, map_hw=map_hw)
