@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zsad_core.errors import WeightsError
+from zsad_core.methods import Method
 from zsad_core.visualad import POSITIONS, VisualAdConfig
 from zsad_core.weights_file import check_state
 
-Method = Literal["ava_dino", "ad_dinov3", "visualad"]
 Layout = dict[str, tuple[str | int, ...]]  # flattened key -> size of each axis, a name where the file settles it
 
 # Entries beside the weights: True where the layout always has them.

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsad_core.errors import ConfigError
+from zsad_core.methods import METHODS, Method
 
 if TYPE_CHECKING:
     from zsad_core.checkpoint import Checkpoint
 
-METHODS = ("ava_dino", "ad_dinov3", "visualad")
 PAPERS_BACKBONE = "vit_large_patch16_dinov3"  # of the two methods with text, whose files do not name it
 PAPERS_TEXT_ENCODER = "open_clip:ViT-L-14-336:openai"
 UNSET = 0.5  # threshold and region level: a published file has none
@@ -70,7 +70,7 @@ def chosen_checkpoint(args: argparse.Namespace) -> "Checkpoint":
 
 
 def published_checkpoint(
-    method: Any,
+    method: Method,
     path: Path,
     *,
     backbone: str | None = None,
@@ -106,7 +106,8 @@ def published_checkpoint(
     named = facts.timm_name if isinstance(facts, VisualAdFacts) else PAPERS_BACKBONE
     name = backbone or named
     if name is None:
-        raise ConfigError(f"{path}: no timm model is known for its backbone {facts.recorded}: name one with --backbone")
+        unknown = facts.recorded["backbone"]
+        raise ConfigError(f"{path}: no timm model is known for its backbone {unknown!r}: name one with --backbone")
     if input_hw is None and isinstance(facts, VisualAdFacts):
         input_hw = (facts.image_size, facts.image_size)
     sized: dict[str, Any] = {} if input_hw is None else {"input_hw": input_hw}
@@ -124,11 +125,11 @@ def published_checkpoint(
     return Checkpoint(detector=detector.eval(), text_embeddings={}, record=_record(method, path, facts))
 
 
-def _detector_config(method: Any, facts: Any, backbone: Any, source: str, text_encoder: str) -> Any:
-    from zsad_core.detector import DetectorConfig, VisualAdOptions
+def _detector_config(method: Method, facts: Any, backbone: Any, source: str, text_encoder: str) -> Any:
+    from zsad_core.detector import DetectorConfig
     from zsad_core.published import VisualAdFacts
     from zsad_core.scoring import ScoreConfig
-    from zsad_core.visualad import TOP_FRACTION
+    from zsad_core.visualad import TOP_FRACTION, VisualAdOptions
 
     if isinstance(facts, VisualAdFacts):
         options = facts.config.model_dump(exclude={"embed_dim", "num_taps"})

@@ -26,7 +26,7 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
     import numpy as np
     import torch
 
-    from zsad_core.detector import METHODS_WITH_TEXT
+    from zsad_core.methods import METHODS_WITH_TEXT
     from zsad_core.prompts import GENERIC_PRODUCT
     from zsad_core.text_encoder import embed_products, load_text_encoder
     from zsad_training.data_check import read_datasets
