@@ -116,7 +116,7 @@ class Protocol:
         runs: list[Run],
         *,
         train: Callable[[TrainConfig, str, Processes], Path],
-        evaluate: Callable[..., Evaluation],
+        evaluate: Callable[..., None],
         processes: Processes,
     ) -> None:
         self._runs = runs
