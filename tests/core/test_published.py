@@ -7,23 +7,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.ava_dino import Adapter, AvaDino, AvaDinoConfig  # noqa: E402
+from published_files import AD_MODULES, AVA_MODULES, module_states, visualad_content  # noqa: E402
+
+from zsad_core.ad_dinov3 import AdDinoV3  # noqa: E402
+from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
 from zsad_core.backbone import import_timm  # noqa: E402
 from zsad_core.errors import WeightsError  # noqa: E402
-from zsad_core.matching import Tokens  # noqa: E402
+from zsad_core.matching import MatchingConfig, Tokens  # noqa: E402
 from zsad_core.published import TextFacts, VisualAdFacts, load_published  # noqa: E402
 from zsad_core.visualad import InsertedTokens, VisualAd, VisualAdConfig  # noqa: E402
 
 DIM, TEXT, HIDDEN = 8, 6, 4
 TAPS = [6, 12, 18, 24]
-AVA_MODULES = (
-    "cls_token_adapter_normal",
-    "cls_token_adapter_anomaly",
-    "patch_token_adapter_normal",
-    "patch_token_adapter_anomaly",
-    "prompt_adapter",
-    "text_projection",
-)
 
 
 def ava_dino() -> AvaDino:
@@ -38,40 +33,17 @@ def visual_ad() -> VisualAd:
 
 def ava_file() -> dict[str, Any]:
     torch.manual_seed(1)
-    model = ava_dino()
-    return {"epoch": 20} | {name: dict(getattr(model, name).state_dict()) for name in AVA_MODULES}
+    return {"epoch": 20} | module_states(ava_dino(), AVA_MODULES)
 
 
 def ad_file() -> dict[str, Any]:
     torch.manual_seed(2)
-    visual = [torch.nn.ModuleList(Adapter(DIM, TEXT) for _ in range(4)) for _ in range(2)]
-    prompt = torch.nn.ModuleList(Adapter(TEXT, TEXT) for _ in range(2))
-    modules = zip(("cls_token_adapter", "patch_token_adapter", "prompt_adapter"), (*visual, prompt), strict=True)
-    return {name: dict(module.state_dict()) for name, module in modules}
+    return module_states(AdDinoV3(MatchingConfig(embed_dim=DIM, text_dim=TEXT, num_taps=4)), AD_MODULES)
 
 
 def visualad_file() -> dict[str, Any]:
     torch.manual_seed(3)
-    model = visual_ad()
-    attention = {
-        f"layer_attentions.layer_{tap}.{name}": value
-        for tap, module in zip(TAPS, model.cross_attn, strict=True)
-        for name, value in module.state_dict().items()
-    }
-    return {
-        "anomaly_token": model.anomaly_token.data,
-        "normal_token": model.normal_token.data,
-        "ln_post_weight": torch.full((DIM,), 2.0),
-        "ln_post_bias": torch.full((DIM,), 3.0),
-        "features_list": TAPS,
-        "image_size": 518,
-        "backbone": "ViT-L/14@336px",
-        "layer_transforms": {
-            f"layer_{tap}": dict(module.state_dict()) for tap, module in zip(TAPS, model.layer_transforms, strict=True)
-        },
-        "cross_attn": attention,
-        "cross_attn_config": {"num_anchors": 4, "dropout": 0.2, "res_scale_init": 0.01, "apply_to_layer24": True},
-    }
+    return visualad_content(visual_ad(), TAPS, image_size=518, backbone="ViT-L/14@336px")
 
 
 FILES = {"ava_dino": ava_file, "ad_dinov3": ad_file, "visualad": visualad_file}
@@ -87,7 +59,7 @@ def with_prefix(content: dict[str, Any]) -> dict[str, Any]:
     """As DataParallel names the parameters of each module."""
     return {
         name: {f"module.{key}": inner for key, inner in value.items()}
-        if name in {*AVA_MODULES, "cls_token_adapter", "patch_token_adapter", "cross_attn"}
+        if name in {*AVA_MODULES, *AD_MODULES, "cross_attn"}
         else value
         for name, value in content.items()
     }
