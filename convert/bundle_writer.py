@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from zsad_convert.bundle_rewrite import put
 from zsad_core.bundle import (
     FORMAT_VERSION,
     MANIFEST,
@@ -78,9 +78,7 @@ def write_bundle(
         )
         (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
         sha256 = load_bundle(partial).sha256
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
+        put(partial, out)
     return sha256
 
 

@@ -1,7 +1,8 @@
 """Pure computation and the types that cross layers. Imports none of the other packages.
 
-Without torch (used on the device): `errors`, `types`, `config`, `imaging`, `bundle`, `prompts`, `decision`,
-`regions`, `openvino_offline`.
-With torch (host only): `preprocess`, `backbone`, `losses`, `matching` with the methods `ava_dino` and `ad_dinov3`,
-`detector`, `checkpoint`, `text_encoder`.
+Used on the device, without torch: `errors`, `types`, `config`, `redaction`, `imaging`, `encoded_picture`, `bundle`,
+`prompts`, `decision`, `regions`, `heatmap`, `openvino_offline`.
+On the host alone, importable without torch: `command`, `methods`, `metrics`, `pixel_metrics`, `hub`,
+`weights_licences`, and `published_detector`, whose flags a `--help` shows at once.
+All others need torch.
 """

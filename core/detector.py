@@ -1,6 +1,6 @@
 """Backbone, a method's head and scoring as one model; and its view as the graph that a device runs."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -12,23 +12,13 @@ from zsad_core.backbone import Backbone, BackboneConfig
 from zsad_core.backbones import AnyBackbone
 from zsad_core.config import StrictModel
 from zsad_core.matching import MatchingConfig
+from zsad_core.methods import Method
 from zsad_core.preprocess import Normalise
 from zsad_core.scoring import ScoreConfig
 from zsad_core.token_insertion import class_position
-from zsad_core.visualad import VisualAd, VisualAdConfig
+from zsad_core.visualad import VisualAd, VisualAdConfig, VisualAdOptions
 
-Method = Literal["ava_dino", "ad_dinov3", "visualad"]
-METHODS_WITH_TEXT = ("ava_dino", "ad_dinov3")
 Count = Annotated[int, Field(ge=1)]
-
-
-class VisualAdOptions(StrictModel):
-    """Of VisualAD alone; see `VisualAdConfig`."""
-
-    anchors: Count = 4
-    max_positions: Count = 1536
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    blur_sigma: Annotated[float, Field(ge=0)] = 4.0  # pixels of the map
 
 
 class DetectorConfig(StrictModel):

@@ -75,13 +75,3 @@ def curve_of_scores(positives: np.ndarray, negatives: np.ndarray) -> Curve | Non
         np.bincount(places[: positives.size], minlength=values.size),
         np.bincount(places[positives.size :], minlength=values.size),
     )
-
-
-def binary_metrics(positives: np.ndarray, negatives: np.ndarray) -> BinaryMetrics | None:
-    """AUROC, average precision and best F1 of scores [P] against scores [M], exact; None where either is empty.
-
-    Raises:
-        ValueError: a score is NaN.
-    """
-    curve = curve_of_scores(positives, negatives)
-    return curve.metrics() if curve else None

@@ -139,8 +139,8 @@ def sentences(product: str, wording: Wording = PAPERS_WORDING) -> tuple[list[str
 class PromptBank:
     """Product name -> float32 array, one shape for all products.
 
-    On the device the array is the graph's `prompt` input [2, 2, D]: first axis (routing anchor, matching vector),
-    second axis (normal, anomalous). See `zsad_core.detector.DeviceGraph`.
+    On the device the array is the graph's `prompt` input [K, 2, M]: K vectors, the last of which is matched with
+    patches, each (normal, anomalous). See `zsad_core.matching.MatchingHead.prompt_vectors`.
     """
 
     embeddings: dict[str, np.ndarray]

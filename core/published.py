@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zsad_core.checkpoint import check_state
 from zsad_core.errors import WeightsError
+from zsad_core.methods import Method
 from zsad_core.visualad import POSITIONS, VisualAdConfig
+from zsad_core.weights_file import check_state
 
-Method = Literal["ava_dino", "ad_dinov3", "visualad"]
 Layout = dict[str, tuple[str | int, ...]]  # flattened key -> size of each axis, a name where the file settles it
 
 # Entries beside the weights: True where the layout always has them.
@@ -68,7 +68,6 @@ class VisualAdFacts:
     image_size: int  # pixels, square
     backbone: str  # the authors' name
     timm_name: str | None  # None: no timm model is known by that name
-    norm_restored: bool
     recorded: dict[str, Any]
 
 
@@ -130,18 +129,6 @@ def load_published(method: Method, path: Path, *, restore_norm: bool = False) ->
         recorded=entries,
     )
     return Published(method=method, state=state, norm={}, facts=facts)
-
-
-def openai_clip_state(state: dict[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:
-    """The visual tower's state by OpenAI CLIP's names, with or without `visual.`, by timm's names, in the same order.
-
-    Positions of another grid are resized by timm. The projection into the joint space is left out.
-    """
-    from timm.models.vision_transformer import checkpoint_filter_fn
-
-    visual = {f"visual.{name.removeprefix('visual.')}": value for name, value in state.items()}
-    visual.pop("visual.proj", None)
-    return checkpoint_filter_fn(visual, vit)  # type: ignore[arg-type]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -265,7 +252,6 @@ def _visualad(
         image_size=entries["image_size"],
         backbone=entries["backbone"],
         timm_name=TIMM_NAMES.get(entries["backbone"]),
-        norm_restored=restore_norm,
         recorded=entries,
     )
     return Published(method="visualad", state=state, norm=norm if restore_norm else {}, facts=facts)

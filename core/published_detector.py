@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsad_core.errors import ConfigError
+from zsad_core.methods import METHODS, Method
 
 if TYPE_CHECKING:
+    from zsad_core.backbone import BackboneConfig
     from zsad_core.checkpoint import Checkpoint
+    from zsad_core.detector import DetectorConfig
 
-METHODS = ("ava_dino", "ad_dinov3", "visualad")
 PAPERS_BACKBONE = "vit_large_patch16_dinov3"  # of the two methods with text, whose files do not name it
 PAPERS_TEXT_ENCODER = "open_clip:ViT-L-14-336:openai"
 UNSET = 0.5  # threshold and region level: a published file has none
@@ -70,7 +72,7 @@ def chosen_checkpoint(args: argparse.Namespace) -> "Checkpoint":
 
 
 def published_checkpoint(
-    method: Any,
+    method: Method,
     path: Path,
     *,
     backbone: str | None = None,
@@ -93,29 +95,17 @@ def published_checkpoint(
         restore_norm: see `zsad_core.published.load_published`.
 
     Raises:
+        ConfigError: the file's backbone is none that timm is known to have, and `backbone` is None.
         WeightsError: a file is missing or does not fit, or the backbone has another width than the file.
     """
-    from zsad_core.backbone import BackboneConfig
     from zsad_core.backbones import build_backbone
     from zsad_core.checkpoint import Checkpoint
     from zsad_core.detector import Detector
-    from zsad_core.published import VisualAdFacts, load_published
+    from zsad_core.published import load_published
 
     published = load_published(method, path, restore_norm=restore_norm)
     facts = published.facts
-    named = facts.timm_name if isinstance(facts, VisualAdFacts) else PAPERS_BACKBONE
-    name = backbone or named
-    if name is None:
-        raise ConfigError(f"{path}: no timm model is known for its backbone {facts.recorded}: name one with --backbone")
-    if input_hw is None and isinstance(facts, VisualAdFacts):
-        input_hw = (facts.image_size, facts.image_size)
-    sized: dict[str, Any] = {} if input_hw is None else {"input_hw": input_hw}
-    config = BackboneConfig(
-        name=name,
-        taps=facts.taps if isinstance(facts, VisualAdFacts) else None,
-        bilinear_positions=method == "visualad",
-        **sized,
-    )
+    config = _backbone_config(path, facts, backbone, input_hw)
     built: Any = build_backbone(config, weights=weights, pretrained=pretrained)
     detector = Detector(_detector_config(method, facts, config, built.weights_source, text_encoder), built)
     published.load_into(detector.head)
@@ -124,11 +114,29 @@ def published_checkpoint(
     return Checkpoint(detector=detector.eval(), text_embeddings={}, record=_record(method, path, facts))
 
 
-def _detector_config(method: Any, facts: Any, backbone: Any, source: str, text_encoder: str) -> Any:
-    from zsad_core.detector import DetectorConfig, VisualAdOptions
+def _backbone_config(path: Path, facts: Any, name: str | None, input_hw: tuple[int, int] | None) -> "BackboneConfig":
+    from zsad_core.backbone import BackboneConfig
+    from zsad_core.published import VisualAdFacts
+
+    if not isinstance(facts, VisualAdFacts):
+        given: dict[str, Any] = {} if input_hw is None else {"input_hw": input_hw}
+        return BackboneConfig(name=name or PAPERS_BACKBONE, **given)
+    name = name or facts.timm_name
+    if name is None:
+        raise ConfigError(
+            f"{path}: no timm model is known for its backbone {facts.backbone!r}: name one with --backbone"
+        )
+    side = facts.image_size
+    return BackboneConfig(name=name, input_hw=input_hw or (side, side), taps=facts.taps, bilinear_positions=True)
+
+
+def _detector_config(
+    method: Method, facts: Any, backbone: "BackboneConfig", source: str, text_encoder: str
+) -> "DetectorConfig":
+    from zsad_core.detector import DetectorConfig
     from zsad_core.published import VisualAdFacts
     from zsad_core.scoring import ScoreConfig
-    from zsad_core.visualad import TOP_FRACTION
+    from zsad_core.visualad import TOP_FRACTION, VisualAdOptions
 
     if isinstance(facts, VisualAdFacts):
         options = facts.config.model_dump(exclude={"embed_dim", "num_taps"})

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from zsad_core.ad_dinov3 import AdDinoV3
 from zsad_core.ava_dino import AvaDino, AvaDinoConfig
-from zsad_core.checkpoint import check_state
 from zsad_core.config import StrictModel, validate
 from zsad_core.errors import ConfigError, WeightsError
 from zsad_core.matching import MatchingConfig
+from zsad_core.weights_file import check_state
 
 FORMAT = "zsad.text-side/1"
 HEADS: dict[str, tuple[Any, Any]] = {  # name -> class, class of its config

@@ -30,13 +30,18 @@ BLUR_REACH = 4.0  # the kernel ends after so many sigmas, as scipy's gaussian_fi
 Count = Annotated[int, Field(ge=1)]
 
 
-class VisualAdConfig(StrictModel):
-    embed_dim: Count
-    num_taps: Count
+class VisualAdOptions(StrictModel):
+    """What does not depend on the backbone."""
+
     anchors: Count = 4
     max_positions: Count = 1536  # patches at most: 1369 of 518 px at patch 14
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     blur_sigma: Annotated[float, Field(ge=0)] = 4.0  # pixels of the map, 0 for none
+
+
+class VisualAdConfig(VisualAdOptions):
+    embed_dim: Count
+    num_taps: Count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from zsad_core.backbone import Side, usual_input_hw
 from zsad_core.config import StrictModel
-from zsad_core.detector import Method
+from zsad_core.methods import METHODS_WITH_TEXT, Method
 from zsad_core.scoring import ScoreConfig
 from zsad_training.layouts import LayoutName
 
@@ -108,7 +108,7 @@ class TrainConfig(StrictModel):
     @property
     def can_cache_features(self) -> bool:
         """Whether a picture's tokens are the same whenever it comes."""
-        frozen = self.model.method != "visualad" and self.optimisation.trainable_blocks == 0
+        frozen = self.model.method in METHODS_WITH_TEXT and self.optimisation.trainable_blocks == 0
         return frozen and self.sampling.augment == "none" and self.sampling.synthetic_fraction == 0
 
     def identity(self) -> str:

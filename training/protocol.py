@@ -13,6 +13,7 @@ from typing import Any
 
 from zsad_core.bundle import Evaluation
 from zsad_core.errors import ConfigError
+from zsad_core.methods import METHODS_WITH_TEXT
 from zsad_training.config import DatasetSpec, TrainConfig
 from zsad_training.processes import Processes
 from zsad_training.protocol_table import Result, as_json, as_markdown
@@ -115,7 +116,7 @@ class Protocol:
         runs: list[Run],
         *,
         train: Callable[[TrainConfig, str, Processes], Path],
-        evaluate: Callable[..., Evaluation],
+        evaluate: Callable[..., None],
         processes: Processes,
     ) -> None:
         self._runs = runs
@@ -183,7 +184,7 @@ def _facts(config: TrainConfig) -> dict[str, Any]:
     return {
         "backbone": model.backbone,
         "weights": model.weights.name if model.weights else "timm hub" if model.pretrained else "random",
-        "text_encoder": "none" if model.method == "visualad" else model.text_encoder,
+        "text_encoder": model.text_encoder if model.method in METHODS_WITH_TEXT else "none",
         "input_hw": list(model.input_hw),
         "train_split": config.train_split,
     }

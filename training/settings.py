@@ -88,7 +88,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="any other setting, e.g. optimisation.steps_per_epoch=100",
     )
-    protocol = result.add_argument_group("protocols", "Many runs, their evaluation on the sets left out, one table.")
+    _add_protocol_flags(result)
+    return result
+
+
+def _add_protocol_flags(command: argparse.ArgumentParser) -> None:
+    protocol = command.add_argument_group("protocols", "Many runs, their evaluation on the sets left out, one table.")
     protocol.add_argument(
         "--protocol",
         choices=PROTOCOLS,
@@ -103,7 +108,6 @@ def parser() -> argparse.ArgumentParser:
         "else those of --config or --preset, else its paper's preset",
     )
     protocol.add_argument("--seeds", type=int, nargs="+", help="a run for each (default: --seed)")
-    return result
 
 
 FLAG_KEYS = {

@@ -14,8 +14,9 @@ from zsad_training.settings import parser, read_config, read_configs
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from zsad_core.bundle import Evaluation
-    from zsad_training.config import DatasetSpec
+    import numpy as np
+
+    from zsad_training.config import DatasetSpec, ModelSpec
     from zsad_training.processes import Processes
 
 logger = logging.getLogger("zsad_training")
@@ -26,9 +27,6 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
     import numpy as np
     import torch
 
-    from zsad_core.detector import METHODS_WITH_TEXT
-    from zsad_core.prompts import GENERIC_PRODUCT
-    from zsad_core.text_encoder import embed_products, load_text_encoder
     from zsad_training.data_check import read_datasets
     from zsad_training.feature_cache import FeatureCache
     from zsad_training.sampler import TrainingPictures, find_textures
@@ -55,15 +53,11 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    text = {}
-    if config.model.method in METHODS_WITH_TEXT:
-        products = {GENERIC_PRODUCT, *(one.product for one in samples), *(one.material for one in textures)}
-        logger.info("embedding %d product names with %s", len(products), config.model.text_encoder)
-        text = embed_products(load_text_encoder(config.model.text_encoder, device=str(device)), sorted(products))
+    text = _embed(config.model, {*(one.product for one in samples), *(one.material for one in textures)}, str(device))
 
     detector, earlier = build_detector(
         config.model,
-        text_dim=text[GENERIC_PRODUCT].shape[0] if text else 1,
+        text_dim=len(next(iter(text.values()))) if text else 1,
         plain=device.type == "cpu" and (config.optimisation.trainable_blocks > 0 or not text),
     )
     cache = None
@@ -83,6 +77,19 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
         feature_cache=cache,
     )
     return trainer.run()
+
+
+def _embed(model: "ModelSpec", products: set[str], device: str) -> "dict[str, np.ndarray]":
+    """Product -> text embedding [T, 2], of the generic one too; empty where the method needs no text."""
+    from zsad_core.methods import METHODS_WITH_TEXT
+    from zsad_core.prompts import GENERIC_PRODUCT
+    from zsad_core.text_encoder import embed_products, load_text_encoder
+
+    if model.method not in METHODS_WITH_TEXT:
+        return {}
+    products = products | {GENERIC_PRODUCT}
+    logger.info("embedding %d product names with %s", len(products), model.text_encoder)
+    return embed_products(load_text_encoder(model.text_encoder, device=device), sorted(products))
 
 
 def _record(config: Any, command: str, samples: list[Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
@@ -109,9 +116,8 @@ def _record(config: Any, command: str, samples: list[Any], earlier: dict[str, An
     }
 
 
-def evaluate(checkpoint: Path, dataset: "DatasetSpec", table: Path, *, device: str) -> "Evaluation":
+def evaluate(checkpoint: Path, dataset: "DatasetSpec", table: Path, *, device: str) -> None:
     """Evaluates as `zsad-evaluate` does, on data that was checked, and leaves its JSON in `table`."""
-    from zsad_core.bundle import Evaluation
     from zsad_training import evaluate as command
 
     unfinished = table.with_name(table.name + ".partial")
@@ -120,9 +126,7 @@ def evaluate(checkpoint: Path, dataset: "DatasetSpec", table: Path, *, device: s
         flags += ["--mask-folder", dataset.mask_folder]
     flags += ["--json", str(unfinished), "--markdown", str(table.with_suffix(".md"))]
     command.run(command.parser().parse_args([str(checkpoint), *flags]))
-    evaluation = Evaluation.model_validate_json(unfinished.read_text())
     unfinished.replace(table)
-    return evaluation
 
 
 def _run(args: "Namespace", command: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from published_files import AD_MODULES, module_states, visualad_content  # noqa: E402
 from small_model import write_pictures  # noqa: E402
 
 from zsad_convert.cli import main as convert  # noqa: E402
@@ -26,33 +26,14 @@ VIT, WIDTH, TAPS = "vit_tiny_patch16_224", 192, [3, 6, 9, 12]
 def ad_dinov3_file(path: Path) -> Path:
     torch.manual_seed(1)
     head = AdDinoV3(MatchingConfig(embed_dim=WIDTH, text_dim=384, num_taps=4))
-    modules = ("cls_token_adapter", "patch_token_adapter", "prompt_adapter")
-    torch.save({name: dict(getattr(head, name).state_dict()) for name in modules}, path)
+    torch.save(module_states(head, AD_MODULES), path)
     return path
 
 
 def visualad_file(path: Path) -> Path:
     torch.manual_seed(2)
     head = VisualAd(VisualAdConfig(embed_dim=WIDTH, num_taps=4, max_positions=40))
-    content: dict[str, Any] = {
-        "anomaly_token": head.anomaly_token.data,
-        "normal_token": head.normal_token.data,
-        "ln_post_weight": torch.full((WIDTH,), 2.0),
-        "ln_post_bias": torch.full((WIDTH,), 3.0),
-        "features_list": TAPS,
-        "image_size": 96,
-        "backbone": "a ViT of the authors' own",
-        "layer_transforms": {
-            f"layer_{tap}": dict(part.state_dict()) for tap, part in zip(TAPS, head.layer_transforms, strict=True)
-        },
-        "cross_attn": {
-            f"layer_attentions.layer_{tap}.{name}": value
-            for tap, part in zip(TAPS, head.cross_attn, strict=True)
-            for name, value in part.state_dict().items()
-        },
-        "cross_attn_config": {"num_anchors": 4, "dropout": 0.1, "res_scale_init": 0.01, "apply_to_layer24": True},
-    }
-    torch.save(content, path)
+    torch.save(visualad_content(head, TAPS, image_size=96, backbone="a ViT of the authors' own"), path)
     return path
 
 
@@ -99,7 +80,7 @@ def test_the_final_norm_is_the_files_only_when_asked_for(tmp_path):
         ([], 2, "name either CHECKPOINT or --published METHOD FILE"),
         (["--published", "winclip", "x"], 2, "--published winclip: no such method. Known: ava_dino, ad_dinov3"),
         (["--published", "visualad", "nowhere.pth"], 1, "nowhere.pth: no such checkpoint"),
-        (["--published", "visualad", "FILE"], 2, "no timm model is known for its backbone"),
+        (["--published", "visualad", "FILE"], 2, 'known for its backbone "a ViT of the authors\' own": name one'),
         (["--published", "ad_dinov3", "FILE", "--backbone", VIT], 1, "surplus"),
     ],
 )

@@ -1,22 +1,23 @@
 import numpy as np
 import pytest
 
-from zsad_core.metrics import binary_metrics, curve_of_scores
+from zsad_core.metrics import curve_of_scores
 
 
 def test_an_empty_class_has_no_metrics():
-    assert binary_metrics(np.array([]), np.array([1.0])) is None
-    assert binary_metrics(np.array([1.0]), np.array([])) is None
+    assert curve_of_scores(np.array([]), np.array([1.0])) is None
+    assert curve_of_scores(np.array([1.0]), np.array([])) is None
 
 
 def test_a_score_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="1 of 3 scores are NaN"):
-        binary_metrics(np.array([0.2, np.nan]), np.array([0.1]))
+        curve_of_scores(np.array([0.2, np.nan]), np.array([0.1]))
 
 
 def test_hand_computed_case():
-    metrics = binary_metrics(np.array([0.9, 0.4]), np.array([0.5, 0.1]))
-    assert metrics is not None
+    curve = curve_of_scores(np.array([0.9, 0.4]), np.array([0.5, 0.1]))
+    assert curve is not None
+    metrics = curve.metrics()
     assert metrics.auroc == pytest.approx(0.75)  # 3 of 4 pairs are ordered right
     assert metrics.ap == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert metrics.f1_max == pytest.approx(0.8)  # both found, one false
@@ -36,10 +37,11 @@ def test_agrees_with_scikit_learn(levels: int):
     rng = np.random.default_rng(levels)
     labels = rng.random(4000) < 0.05
     scores = np.round((rng.normal(0, 1, 4000) + labels) * levels / 5) / levels
-    ours = binary_metrics(scores[labels], scores[~labels])
+    curve = curve_of_scores(scores[labels], scores[~labels])
+    assert curve is not None
+    ours = curve.metrics()
     precision, recall, _ = sklearn.precision_recall_curve(labels, scores)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    assert ours is not None
     assert ours.auroc == pytest.approx(sklearn.roc_auc_score(labels, scores), abs=1e-9)
     assert ours.ap == pytest.approx(sklearn.average_precision_score(labels, scores), abs=1e-9)
     assert ours.f1_max == pytest.approx(f1.max(), abs=1e-9)

@@ -7,23 +7,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.ava_dino import Adapter, AvaDino, AvaDinoConfig  # noqa: E402
+from published_files import AD_MODULES, AVA_MODULES, module_states, visualad_content  # noqa: E402
+
+from zsad_core.ad_dinov3 import AdDinoV3  # noqa: E402
+from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
 from zsad_core.backbone import import_timm  # noqa: E402
 from zsad_core.errors import WeightsError  # noqa: E402
-from zsad_core.matching import Tokens  # noqa: E402
-from zsad_core.published import TextFacts, VisualAdFacts, load_published, openai_clip_state  # noqa: E402
+from zsad_core.matching import MatchingConfig, Tokens  # noqa: E402
+from zsad_core.published import TextFacts, VisualAdFacts, load_published  # noqa: E402
 from zsad_core.visualad import InsertedTokens, VisualAd, VisualAdConfig  # noqa: E402
 
 DIM, TEXT, HIDDEN = 8, 6, 4
 TAPS = [6, 12, 18, 24]
-AVA_MODULES = (
-    "cls_token_adapter_normal",
-    "cls_token_adapter_anomaly",
-    "patch_token_adapter_normal",
-    "patch_token_adapter_anomaly",
-    "prompt_adapter",
-    "text_projection",
-)
 
 
 def ava_dino() -> AvaDino:
@@ -38,40 +33,17 @@ def visual_ad() -> VisualAd:
 
 def ava_file() -> dict[str, Any]:
     torch.manual_seed(1)
-    model = ava_dino()
-    return {"epoch": 20} | {name: dict(getattr(model, name).state_dict()) for name in AVA_MODULES}
+    return {"epoch": 20} | module_states(ava_dino(), AVA_MODULES)
 
 
 def ad_file() -> dict[str, Any]:
     torch.manual_seed(2)
-    visual = [torch.nn.ModuleList(Adapter(DIM, TEXT) for _ in range(4)) for _ in range(2)]
-    prompt = torch.nn.ModuleList(Adapter(TEXT, TEXT) for _ in range(2))
-    modules = zip(("cls_token_adapter", "patch_token_adapter", "prompt_adapter"), (*visual, prompt), strict=True)
-    return {name: dict(module.state_dict()) for name, module in modules}
+    return module_states(AdDinoV3(MatchingConfig(embed_dim=DIM, text_dim=TEXT, num_taps=4)), AD_MODULES)
 
 
 def visualad_file() -> dict[str, Any]:
     torch.manual_seed(3)
-    model = visual_ad()
-    attention = {
-        f"layer_attentions.layer_{tap}.{name}": value
-        for tap, module in zip(TAPS, model.cross_attn, strict=True)
-        for name, value in module.state_dict().items()
-    }
-    return {
-        "anomaly_token": model.anomaly_token.data,
-        "normal_token": model.normal_token.data,
-        "ln_post_weight": torch.full((DIM,), 2.0),
-        "ln_post_bias": torch.full((DIM,), 3.0),
-        "features_list": TAPS,
-        "image_size": 518,
-        "backbone": "ViT-L/14@336px",
-        "layer_transforms": {
-            f"layer_{tap}": dict(module.state_dict()) for tap, module in zip(TAPS, model.layer_transforms, strict=True)
-        },
-        "cross_attn": attention,
-        "cross_attn_config": {"num_anchors": 4, "dropout": 0.2, "res_scale_init": 0.01, "apply_to_layer24": True},
-    }
+    return visualad_content(visual_ad(), TAPS, image_size=518, backbone="ViT-L/14@336px")
 
 
 FILES = {"ava_dino": ava_file, "ad_dinov3": ad_file, "visualad": visualad_file}
@@ -87,7 +59,7 @@ def with_prefix(content: dict[str, Any]) -> dict[str, Any]:
     """As DataParallel names the parameters of each module."""
     return {
         name: {f"module.{key}": inner for key, inner in value.items()}
-        if name in {*AVA_MODULES, "cls_token_adapter", "patch_token_adapter", "cross_attn"}
+        if name in {*AVA_MODULES, *AD_MODULES, "cross_attn"}
         else value
         for name, value in content.items()
     }
@@ -130,13 +102,10 @@ def test_visualad_answers_the_same_after_the_round_trip(tmp_path, wrap):
 
 def test_the_trained_norm_of_visualad_comes_only_when_asked_for(tmp_path):
     path = written(tmp_path, visualad_file())
-    as_in_the_paper = load_published("visualad", path)
-    assert as_in_the_paper.norm == {}
-    assert not as_in_the_paper.facts.norm_restored
+    assert load_published("visualad", path).norm == {}  # as in the paper
     restored = load_published("visualad", path, restore_norm=True)
     assert restored.norm["weight"].tolist() == [2.0] * DIM
     assert restored.norm["bias"].tolist() == [3.0] * DIM
-    assert restored.facts.norm_restored
     with pytest.raises(ValueError, match="ava_dino: restore_norm is VisualAD's alone"):
         load_published("ava_dino", path, restore_norm=True)
 
@@ -289,30 +258,3 @@ def test_a_head_of_other_sizes_is_refused(tmp_path):
         published.load_into(other)
     with pytest.raises(WeightsError, match=r"missing: .*surplus: "):
         published.load_into(ava_dino())
-
-
-@pytest.mark.parametrize("prefix", ["", "visual."])
-def test_openai_names_become_timms(prefix):
-    vit = import_timm().create_model(
-        "vit_base_patch32_clip_quickgelu_224", img_size=64, embed_dim=DIM, num_heads=2, depth=1, num_classes=0
-    )
-    block = "transformer.resblocks.0."
-    shapes = {
-        "class_embedding": (DIM,),
-        "positional_embedding": (5, DIM),
-        "conv1.weight": (DIM, 3, 32, 32),
-        "proj": (DIM, 3),
-        **{f"ln_{name}.{part}": (DIM,) for name in ("pre", "post") for part in ("weight", "bias")},
-        **{f"{block}ln_{index}.{part}": (DIM,) for index in (1, 2) for part in ("weight", "bias")},
-        **{f"{block}attn.in_proj_weight": (3 * DIM, DIM), f"{block}attn.in_proj_bias": (3 * DIM,)},
-        **{f"{block}attn.out_proj.weight": (DIM, DIM), f"{block}attn.out_proj.bias": (DIM,)},
-        **{f"{block}mlp.c_fc.weight": (4 * DIM, DIM), f"{block}mlp.c_fc.bias": (4 * DIM,)},
-        **{f"{block}mlp.c_proj.weight": (DIM, 4 * DIM), f"{block}mlp.c_proj.bias": (DIM,)},
-    }
-    state = {prefix + name: torch.randn(shape) for name, shape in shapes.items()}
-    converted = openai_clip_state(state, vit)
-    vit.load_state_dict(converted, strict=True)
-    assert torch.equal(vit.blocks[0].attn.qkv.weight, state[f"{prefix}{block}attn.in_proj_weight"])
-    assert torch.equal(vit.norm_pre.bias, state[f"{prefix}ln_pre.bias"])
-    assert torch.equal(vit.norm.weight, state[f"{prefix}ln_post.weight"])
-    assert torch.equal(vit.cls_token[0, 0], state[f"{prefix}class_embedding"])

@@ -10,7 +10,6 @@ torch = pytest.importorskip("torch")
 
 from zsad_core.backbone import import_timm  # noqa: E402
 from zsad_core.losses import Target  # noqa: E402
-from zsad_core.published import openai_clip_state  # noqa: E402
 from zsad_core.token_insertion import tapped_tokens  # noqa: E402
 from zsad_core.visualad import InsertedTokens, VisualAd, VisualAdConfig  # noqa: E402
 
@@ -74,7 +73,8 @@ def case(reference_dir: Path):
     tower = seeded_state(seed, stored, "vit")
     head_state = {ours: tower.pop(name).flatten() for name, ours in OURS.items()}
     tower["positional_embedding"] = tower.pop("positional_embedding_frozen")
-    timm_state = openai_clip_state(tower, vit)
+    rename = import_timm().models.vision_transformer.checkpoint_filter_fn
+    timm_state = rename({f"visual.{name}": value for name, value in tower.items()}, vit)
     vit.load_state_dict(timm_state, strict=True)
     for part in ("cross_attn", "transforms"):
         head_state |= {head_name(name): value for name, value in seeded_state(seed, stored, part).items()}
