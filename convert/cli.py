@@ -8,8 +8,8 @@ from typing import Any
 
 from zsad_convert import prompt_bank
 from zsad_core.command import guarded
-from zsad_core.errors import ConfigError
-from zsad_core.published_detector import add_checkpoint_flags, chosen_checkpoint
+from zsad_core.errors import ConfigError, WeightsError
+from zsad_core.published_detector import add_checkpoint_flags, add_published_flags, chosen_checkpoint
 
 # Largest differences allowed between torch and IR, both computing in float32, over all pixels of all pictures. Measured
 # on the ViT-Ti that ships: weights kept in fp32 move map and score by 2e-6; rounded to fp16 by 2e-3 and 1e-3.
@@ -33,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
     _parity_flags(export)
     verify = commands.add_parser("verify", help="compare a bundle with its checkpoint")
     verify.add_argument("bundle", type=Path, help="bundle folder or .zip")
-    verify.add_argument("--checkpoint", type=Path, required=True, help="what the bundle was made from")
+    verify.add_argument("--checkpoint", type=Path, help="what the bundle was made from")
+    add_published_flags(verify)
     verify.add_argument("--device", default="CPU", help="OpenVINO device (default CPU)")
     _parity_flags(verify)
     prompt_bank.add_command(commands)
@@ -163,11 +164,13 @@ def _weights_licences(config: Any, needs_text: bool) -> "list[Any]":
 def verify(args: argparse.Namespace) -> None:
     """Compares a bundle with the checkpoint that it was made from."""
     from zsad_core.bundle import load_bundle
-    from zsad_core.checkpoint import load_checkpoint
     from zsad_core.text_encoder import embed_products, load_text_encoder
 
     bundle = load_bundle(args.bundle)
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = chosen_checkpoint(args)
+    method, made_of = checkpoint.detector.config.method, bundle.manifest.model.method
+    if method != made_of:
+        raise WeightsError(f"{args.bundle}: of {made_of}, the checkpoint is of {method}: it was not made from it")
     text = dict(checkpoint.text_embeddings)
     prompts = bundle.prompt_bank.embeddings if bundle.prompt_bank else {}
     wordings = {name: added.wording for name, added in bundle.manifest.added_products.items()}

@@ -91,7 +91,8 @@ def run(args: argparse.Namespace, command_line: str, load_encoder: Callable[[str
     """
     bundle = load_bundle(args.bundle)
     if args.list:
-        print("\n".join(bundle.manifest.products))
+        for product in bundle.manifest.products:
+            print(product)
         return
     add = _to_add(args)
     if not add and not args.remove:

@@ -32,6 +32,8 @@ def load_weights(model: Any, name: str, *, weights: Path | None, pretrained: boo
         load_weights_file(model, name, weights)
     elif pretrained:
         source, file = _fetch(model, name)
+        if "QuickGELU" in str(model.pretrained_cfg.get("notes")):  # timm has such weights under both models' names
+            _check_activation(model, name, source)
         load_weights_file(model, name, file)
     else:
         return RANDOM
@@ -91,11 +93,11 @@ def _fetch(model: Any, name: str) -> tuple[str, Path]:
         raise WeightsError(f"{name}: {error}") from error
 
 
-def _check_activation(model: Any, name: str, path: Path) -> None:
+def _check_activation(model: Any, name: str, source: Path | str) -> None:
     """OpenAI trained CLIP with QuickGELU, which the weights do not show; with GELU their tokens are subtly wrong."""
     if not any(type(module).__name__ == "QuickGELU" for module in model.modules()):
         named = re.sub(r"_clip_(\d)", r"_clip_quickgelu_\1", name.split(".")[0])
-        raise WeightsError(f"{path}: OpenAI's weights need QuickGELU, which {name} has not. Use --backbone {named}.")
+        raise WeightsError(f"{source}: OpenAI's weights need QuickGELU, which {name} has not. Use --backbone {named}.")
 
 
 def _without_zero_biases(state: dict[str, Tensor], model: Any, name: str, path: Path) -> dict[str, Tensor]:

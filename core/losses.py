@@ -28,7 +28,11 @@ def dice_loss(anomalous_probability: Tensor, mask: Tensor) -> Tensor:
 
 
 def segmentation_loss(probabilities: Tensor, mask: Tensor) -> Tensor:
-    """Focal and Dice of a two-class map [B, 2, H, W] against a mask [B, H, W]."""
+    """Focal and Dice of a two-class map [B, 2, H, W] against a mask [B, H, W].
+
+    In float32 whatever the maps' precision is: Dice's sum over 512 x 512 pixels is infinite in fp16.
+    """
+    probabilities = probabilities.float()
     return focal_loss(probabilities, mask) + dice_loss(probabilities[:, ANOMALOUS], mask)
 
 

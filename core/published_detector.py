@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 
 PAPERS_BACKBONE = "vit_large_patch16_dinov3"  # of the two methods with text, whose files do not name it
 PAPERS_TEXT_ENCODER = "open_clip:ViT-L-14-336:openai"
+OF_PUBLISHED = ("backbone", "weights", "pretrained", "text_encoder", "input_size", "restore_norm")  # flags
 UNSET = 0.5  # threshold and region level: a published file has none
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
     """The positional CHECKPOINT, and `--published` with what such a file does not hold."""
     parser.add_argument("checkpoint", type=Path, nargs="?", help="file made by training")
+    add_published_flags(parser)
+
+
+def add_published_flags(parser: argparse.ArgumentParser) -> None:
+    """`--published`, for a command that has a `checkpoint` of its own."""
     group = parser.add_argument_group("published checkpoints, instead of CHECKPOINT")
     group.add_argument(
         "--published",
@@ -34,7 +40,7 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backbone", help=f"timm name (default: as the file says, else {PAPERS_BACKBONE})")
     group.add_argument("--weights", type=Path, help="local weights file of the backbone")
     group.add_argument("--pretrained", action="store_true", help="fetch the backbone's weights from timm's hub")
-    group.add_argument("--text-encoder", default=PAPERS_TEXT_ENCODER, help="default %(default)s")
+    group.add_argument("--text-encoder", help=f"default {PAPERS_TEXT_ENCODER}")
     group.add_argument("--input-size", type=int, help="side of the square input, pixels (default: the method's)")
     group.add_argument(
         "--restore-norm",
@@ -47,7 +53,8 @@ def chosen_checkpoint(args: argparse.Namespace) -> "Checkpoint":
     """What the flags of `add_checkpoint_flags` name.
 
     Raises:
-        ConfigError: neither or both of CHECKPOINT and `--published`, or no such method.
+        ConfigError: neither or both of CHECKPOINT and `--published`, no such method, or a flag of published files
+            beside CHECKPOINT.
         WeightsError: a file is missing or does not fit.
     """
     from zsad_core.checkpoint import load_checkpoint
@@ -55,6 +62,9 @@ def chosen_checkpoint(args: argparse.Namespace) -> "Checkpoint":
     if (args.checkpoint is None) == (args.published is None):
         raise ConfigError("name either CHECKPOINT or --published METHOD FILE")
     if args.published is None:
+        if given := [flag for flag in OF_PUBLISHED if getattr(args, flag)]:
+            flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in given)
+            raise ConfigError(f"{flags}: of --published files. {args.checkpoint} holds all that it needs: leave it out")
         return load_checkpoint(args.checkpoint)
     method, file = args.published
     if method not in METHODS:
@@ -65,7 +75,7 @@ def chosen_checkpoint(args: argparse.Namespace) -> "Checkpoint":
         backbone=args.backbone,
         weights=args.weights,
         pretrained=args.pretrained,
-        text_encoder=args.text_encoder,
+        text_encoder=args.text_encoder or PAPERS_TEXT_ENCODER,
         input_hw=None if args.input_size is None else (args.input_size, args.input_size),
         restore_norm=args.restore_norm,
     )

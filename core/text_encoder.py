@@ -129,9 +129,12 @@ def _open_clip_weights(open_clip: Any, model_name: str, pretrained: str) -> tupl
             f"text encoder open_clip:{model_name}: {pretrained}: no such weights file, and no tag that open_clip knows "
             f"for this model. Tags: {some(tags, 40)}."
         )
-    wanted = f"--text-encoder open_clip:{model_name}:FILE"
+    quick_gelu = bool(known.get("quick_gelu"))
+    # A file does not show which it needs, unless it is OpenAI's own: then the model's name has to say it.
+    named = f"{model_name.removesuffix('-quickgelu')}-quickgelu" if quick_gelu else model_name
+    wanted = f"--text-encoder open_clip:{named}:FILE"
     repository, _, filename = known.get("hf_hub", "").rpartition("/")
     if not repository:
         raise WeightsError(f"text encoder open_clip:{model_name}: fetch {known['url']} and name it with {wanted}.")
     filenames = (filename,) if filename else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    return fetch(repository, filenames, name_it_with=wanted), bool(known.get("quick_gelu"))
+    return fetch(repository, filenames, name_it_with=wanted), quick_gelu

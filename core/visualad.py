@@ -104,7 +104,7 @@ class SpatialCrossAttention(nn.Module):
         """
         count, dim = patch_tokens.shape[1:]
         if count > self.pos_encoding.shape[1]:
-            raise ValueError(f"{count} patches, SCA has {self.pos_encoding.shape[1]} positions: raise max_positions")
+            raise ValueError(f"{count} patches, SCA has {self.pos_encoding.shape[1]} positions: take a smaller input")
         queries = self.q_norm(self.q_proj(self.anchor_queries))  # [A, D]
         keys = self.k_norm(self.k_proj(patch_tokens + self.pos_encoding[:, :count]))  # [B, N, D]
         attention = torch.softmax(queries @ keys.transpose(1, 2) * dim**-0.5, dim=-1)  # [B, A, N]

@@ -79,8 +79,9 @@ def run(args: argparse.Namespace) -> None:
     tallies = tally_groups(scored, sheets.update)
     rows = evaluate_groups(tallies, seen=lambda group: group[0] in seen, threshold=threshold)
     config = checkpoint.detector.config
+    prompt = f"prompt {args.product or 'the category name'}" if text else "no prompt"
     evaluation = Evaluation(
-        protocol=f"test split, prompt {args.product or 'the category name'}, backbone {config.backbone.name} from "
+        protocol=f"test split, {prompt}, backbone {config.backbone.name} from "
         f"{config.backbone_weights}, text {config.text_encoder if text else 'none'}, input {config.backbone.input_hw}, "
         f"masks {args.mask_folder or 'as published'}, pixel metrics at picture size, recall and false-reject rate at "
         "validation's threshold",

@@ -1,6 +1,7 @@
 """The detector that a run begins with: fresh adapters, or an earlier run's weights."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import torch
 from zsad_core.backbone import BackboneConfig, plain_attention
 from zsad_core.backbones import build_backbone
 from zsad_core.checkpoint import load_checkpoint
-from zsad_core.detector import Detector, DetectorConfig
+from zsad_core.detector import Detector, DetectorConfig, VisualAdOptions
+from zsad_core.errors import WeightsError
 from zsad_core.weights_file import check_state
 from zsad_core.weights_licences import RANDOM
 from zsad_training.config import ModelSpec
 
 logger = logging.getLogger(__name__)
+
+PUBLISHED_POSITIONS = VisualAdOptions().max_positions  # of VisualAD's table, which larger inputs outgrow
 
 
 def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Detector, dict[str, Any] | None]:
@@ -59,6 +63,9 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
             text_encoder=spec.text_encoder,
             text_dim=text_dim,
             hidden_dim=spec.hidden_dim,
+            visualad=VisualAdOptions(
+                max_positions=max(PUBLISHED_POSITIONS, math.prod(backbone.grid_hw(spec.input_hw)))
+            ),
             score=spec.score,
         ),
         backbone,
@@ -70,6 +77,12 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
 
 def _start_from(detector: Detector, path: Path, kept_tuning: float) -> dict[str, Any]:
     earlier = load_checkpoint(path)
+    found, wanted = earlier.detector.config, detector.config
+    if found.method != wanted.method:
+        raise WeightsError(f"{path}: is of {found.method}, the run of {wanted.method}: set --method {found.method}")
+    if found.backbone.name.split(".")[0] != wanted.backbone.name.split(".")[0]:
+        name = found.backbone.name
+        raise WeightsError(f"{path}: has the backbone {name}, the run {wanted.backbone.name}: set --backbone {name}")
     state = earlier.detector.state_dict()
     check_state(path, detector.state_dict(), state)
     original = detector.backbone.state_dict()

@@ -41,6 +41,11 @@ class ValidationPictures:
         input_hw: tuple[int, int],
         seed: int,
     ) -> None:
+        """Loads nothing yet.
+
+        Raises:
+            ValueError: no good picture is among them, which the threshold needs.
+        """
         self._spec = spec
         self._pictures: list[tuple[Sample, Callable[[], Loaded]]] = [(sample, sample.load) for sample in samples]
         if spec.synthetic and textures:
@@ -53,6 +58,11 @@ class ValidationPictures:
                 seed=seed + 1,
             )
             self._pictures += [_synthetic(drawn, index) for index in range(spec.synthetic)]
+        if all(sample.is_anomalous for sample, _ in self._pictures):
+            raise ValueError(
+                f"none of the {len(self._pictures)} validation pictures is good, and good ones set the threshold: "
+                f"raise --set validation.fraction (now {spec.fraction}), or add a data set with good pictures"
+            )
 
     def run(self, detector: Detector, text: dict[str, np.ndarray], *, device: torch.device) -> Validation:
         """Scores all with the generic prompt, which is what an untold device uses."""

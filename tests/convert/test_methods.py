@@ -54,6 +54,21 @@ def test_verify_passes_its_own_checkpoint(exported, capsys):
     assert "of torch" in capsys.readouterr().out
 
 
+def test_verify_names_a_checkpoint_of_another_method(exported, tmp_path, capsys):
+    method, _, pictures, out = exported
+    save_checkpoint(tmp_path / "other.safetensors", small_detector(), text_embeddings(), record())
+    flags = ["--checkpoint", str(tmp_path / "other.safetensors"), "--images", str(pictures)]
+    assert main(["verify", str(out), *flags]) == 1
+    assert f"{out}: of {method}, the checkpoint is of ava_dino" in capsys.readouterr().err
+
+
+def test_flags_of_published_files_are_refused_beside_a_checkpoint(exported, tmp_path, capsys):
+    _, checkpoint, pictures, _ = exported
+    flags = ["--out", str(tmp_path / "b"), "--name", "x", "--images", str(pictures)]
+    assert main(["export", str(checkpoint), *flags, "--restore-norm", "--input-size", "64"]) == 2
+    assert "--input-size, --restore-norm: of --published files" in capsys.readouterr().err
+
+
 def test_products_are_refused_where_nothing_reads_text(tmp_path, capsys):
     checkpoint = tmp_path / "best.safetensors"
     save_checkpoint(checkpoint, small_detector(method="visualad"), {}, record())

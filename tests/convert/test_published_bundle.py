@@ -10,10 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from published_files import AD_MODULES, module_states, visualad_content  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from small_model import write_pictures  # noqa: E402
 
 from zsad_convert.cli import main as convert  # noqa: E402
 from zsad_core.ad_dinov3 import AdDinoV3  # noqa: E402
+from zsad_core.backbone import Backbone, BackboneConfig  # noqa: E402
 from zsad_core.bundle import load_bundle  # noqa: E402
 from zsad_core.matching import MatchingConfig  # noqa: E402
 from zsad_core.published_detector import published_checkpoint  # noqa: E402
@@ -30,6 +32,11 @@ def ad_dinov3_file(path: Path) -> Path:
     return path
 
 
+def vit_file(path: Path) -> Path:
+    save_file(Backbone(BackboneConfig(name=VIT, input_hw=(224, 224))).vit.state_dict(), path)
+    return path
+
+
 def visualad_file(path: Path) -> Path:
     torch.manual_seed(2)
     head = VisualAd(VisualAdConfig(embed_dim=WIDTH, num_taps=4, max_positions=40))
@@ -40,8 +47,10 @@ def visualad_file(path: Path) -> Path:
 def test_a_published_text_method_becomes_a_bundle_with_the_generic_product(tmp_path):
     pictures = write_pictures(tmp_path / "pictures")
     flags = ["--published", "ad_dinov3", str(ad_dinov3_file(tmp_path / "p.pth")), "--text-encoder", "minilm"]
-    flags += ["--backbone", VIT, "--input-size", "64", "--precision", "fp32"]
-    assert convert(["export", *flags, "--out", str(tmp_path / "b"), "--name", "p", "--images", str(pictures)]) == 0
+    flags += ["--backbone", VIT, "--weights", str(vit_file(tmp_path / "vit.safetensors"))]
+    flags += ["--input-size", "64", "--images", str(pictures)]
+    assert convert(["export", *flags, "--precision", "fp32", "--out", str(tmp_path / "b"), "--name", "p"]) == 0
+    assert convert(["verify", str(tmp_path / "b"), *flags]) == 0
     manifest = load_bundle(tmp_path / "b").manifest
     assert manifest.model.method == "ad_dinov3"
     assert manifest.products == ("object",)
@@ -62,6 +71,7 @@ def test_a_published_visualad_is_evaluated_at_its_own_size_without_text(tmp_path
     flags = ["--published", "visualad", str(visualad_file(tmp_path / "p.pth")), "--backbone", VIT]
     assert evaluate([*flags, "--data", str(tmp_path / "set"), "--json", str(tmp_path / "t.json")]) == 0
     table = json.loads((tmp_path / "t.json").read_text())
+    assert table["protocol"].startswith("test split, no prompt, ")
     assert "text none, input (96, 96)" in table["protocol"]
     assert table["rows"][0]["images"] == 4
 

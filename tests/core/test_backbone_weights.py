@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import save_file  # noqa: E402
 
+from zsad_core import backbone_weights  # noqa: E402
 from zsad_core.backbone import Backbone, BackboneConfig, import_timm  # noqa: E402
 from zsad_core.backbone_weights import load_weights_file  # noqa: E402
 from zsad_core.errors import WeightsError  # noqa: E402
@@ -287,6 +288,12 @@ def test_pretrained_weights_offline_are_an_error_at_once_that_says_what_to_fetch
         caught.value
     )
     assert str(caught.value).endswith("Fetch it elsewhere and name the file with --weights.")
+
+
+def test_openais_clip_from_the_hub_is_refused_by_a_model_without_its_activation(monkeypatch, tmp_path):
+    monkeypatch.setattr(backbone_weights, "fetch", lambda *_, **__: tmp_path / "never read")
+    with pytest.raises(WeightsError, match=r"QuickGELU.*--backbone vit_base_patch32_clip_quickgelu_224"):
+        Backbone(BackboneConfig(name="vit_base_patch32_clip_224.openai", input_hw=(64, 64)), pretrained=True)
 
 
 def test_weights_that_timm_does_not_know_are_named():

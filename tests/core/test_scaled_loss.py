@@ -2,7 +2,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.losses import scaled  # noqa: E402
+from zsad_core.losses import scaled, segmentation_loss  # noqa: E402
 from zsad_core.matching import MatchingLoss  # noqa: E402
 from zsad_core.visualad import VisualAdLoss  # noqa: E402
 
@@ -23,3 +23,19 @@ def test_of_visualads_losses_the_segmentation_alone_is_of_maps():
     found = scaled(VisualAdLoss(**parts), pixel=0.5, image=0.25)
     assert (found.segmentation, found.classification, found.contrastive) == (2.0, 1.0, 1.0)
     assert found.total == 4.0
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_half_precision_maps_of_the_papers_size_have_the_losses_and_gradients_of_float32(precision):
+    mask = torch.zeros(1, 518, 518)
+    mask[:, :100, :100] = 1
+    losses, gradients = [], []
+    for dtype in (torch.float32, precision):
+        logits = torch.zeros(1, 518, 518, dtype=dtype, requires_grad=True)
+        p = torch.sigmoid(logits)  # 134162 in all, more than fp16 can hold
+        loss = segmentation_loss(torch.stack([1 - p, p], dim=1), mask)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(logits.grad.float().norm().item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert gradients[1] == pytest.approx(gradients[0], rel=0.05)  # subnormal in fp16

@@ -104,7 +104,7 @@ def test_weights_that_open_clip_cannot_have_are_named_at_once(small_clip, monkey
     faults = {
         "ViT-L-14-336:openai": (
             r"vit_large_patch14_clip_336\.openai/resolve/main/open_clip_model\.safetensors cannot be fetched.*"
-            r"name the file with --text-encoder open_clip:ViT-L-14-336:FILE"
+            r"name the file with --text-encoder open_clip:ViT-L-14-336-quickgelu:FILE"
         ),
         "ViT-B-16-SigLIP:webli": "cannot be fetched",
         "ViT-L-14:nowhere": r"no such weights file, and no tag that open_clip knows.*Tags: openai, laion400m_e31",

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from zsad_core.errors import ConfigError
+from zsad_core.published import TIMM_NAMES
 from zsad_training.settings import METHOD_PRESETS, parser, presets, read_config, read_configs
 from zsad_training.train import main
 
@@ -36,6 +37,10 @@ def test_presets_are_the_papers_recipes(name, method, size, rates, batch, epochs
     assert ((spec.lr, spec.token_lr), spec.batch_size, spec.epochs) == (rates, batch, epochs)
     assert (spec.schedule, spec.warmup_fraction, spec.lr_floor) == schedule
     assert (spec.weight_decay, spec.trainable_blocks, found.sampling.augment) == (0.01, 0, "none")
+
+
+def test_visualads_clip_is_the_model_that_its_published_files_name():
+    assert config("--preset", "visualad-clip").model.backbone == TIMM_NAMES["ViT-L/14@336px"]
 
 
 def test_flags_override_a_preset():

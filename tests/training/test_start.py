@@ -72,6 +72,26 @@ def test_a_checkpoint_of_another_shape_is_refused(files):
         build_detector(spec(files, hidden_dim=8), text_dim=TEXT_DIM, plain=False)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "visualad", "weights": None}, "is of ava_dino, the run of visualad: set --method ava_dino"),
+        ({"backbone": "vit_small_patch16_224", "weights": None}, "set --backbone vit_tiny_patch16_224"),
+    ],
+)
+def test_a_checkpoint_of_another_method_or_backbone_says_what_to_set(files, changes, said):
+    with pytest.raises(WeightsError, match=said):
+        build_detector(spec(files, **changes), text_dim=TEXT_DIM, plain=False)
+
+
+@pytest.mark.parametrize(("side", "positions"), [(64, 1536), (640, 1600)])
+def test_visualads_positions_grow_with_an_input_larger_than_the_papers(files, side, positions):
+    detector, _ = build_detector(
+        spec(files, method="visualad", weights=None, start=None, input_hw=(side, side)), text_dim=1, plain=False
+    )
+    assert detector.head.cross_attn[0].pos_encoding.shape[1] == positions
+
+
 def test_keeping_part_of_nothing_is_refused(files):
     with pytest.raises(ValueError, match=r"kept_tuning needs model\.start"):
         build_detector(spec(files, start=None, kept_tuning=0.5), text_dim=TEXT_DIM, plain=False)

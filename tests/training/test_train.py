@@ -14,6 +14,8 @@ from small_run import HW, assert_same_but_for_rounding, make_data, small_config,
 
 from zsad_core.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from zsad_core.errors import DatasetError, WeightsError  # noqa: E402
+from zsad_training.config import ValidationSpec  # noqa: E402
+from zsad_training.reader import read_dataset  # noqa: E402
 from zsad_training.sampler import find_textures  # noqa: E402
 from zsad_training.train import main  # noqa: E402
 from zsad_training.validation import ValidationPictures  # noqa: E402
@@ -177,6 +179,12 @@ def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path):
 def test_a_folder_without_textures_is_named(tmp_path):
     with pytest.raises(DatasetError, match="no textures here"):
         find_textures(tmp_path / "none")
+
+
+def test_validation_without_a_good_picture_is_refused_before_training(data):
+    defective = [sample for sample in read_dataset(data / "drawn") if sample.is_anomalous]
+    with pytest.raises(ValueError, match=r"none of the 20 validation pictures is good.*validation\.fraction"):
+        ValidationPictures(defective, [], ValidationSpec(), input_hw=HW, seed=0)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
