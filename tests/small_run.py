@@ -34,11 +34,11 @@ def small_config(data: Path, out: Path, **optimisation: object):
 
 def small_trainer(settings, validation: object = None, cache: Path | None = None, dropout: float = 0.0):
     import torch
+    from one_dataset import read_dataset
     from small_model import small_detector, text_embeddings
 
     from zsad_training.feature_cache import FeatureCache
     from zsad_training.processes import Processes
-    from zsad_training.reader import read_dataset
     from zsad_training.sampler import TrainingPictures, find_textures
     from zsad_training.trainer import Trainer
     from zsad_training.validation import ValidationPictures

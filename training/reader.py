@@ -20,27 +20,15 @@ _VARIABLE = re.compile(r"\{(\w+)\}")
 Values = dict[str, str]  # of a template's variables
 
 
-def read_dataset(root: Path, *, layout: LayoutName = "auto", mask_folder: str | None = None) -> list[Sample]:
-    """All samples below `root`, sorted. `root` may be one category of a set that has categories.
-
-    Args:
-        root: the data set's folder.
-        layout: a name of `LAYOUTS`; auto tells it from the content where only one fits.
-        mask_folder: instead of the layout's own, e.g. of a second annotation.
-
-    Raises:
-        DatasetError: no such folder, no known layout in it or several, masks missing, folders or categories without
-            pictures; one line per file.
-    """
-    samples, faults = scan_dataset(root, layout=layout, mask_folder=mask_folder)
-    raise_faults(faults)
-    return samples
-
-
 def scan_dataset(
     root: Path, *, layout: LayoutName = "auto", mask_folder: str | None = None
 ) -> tuple[list[Sample], list[str]]:
-    """What `read_dataset` reads, and each fault of the tree as a line, for a caller that goes on looking.
+    """All samples below `root`, sorted, and a line for each fault of the tree: masks missing, folders without pictures.
+
+    Args:
+        root: the data set's folder, or one category of a set that has categories.
+        layout: a name of `LAYOUTS`; auto tells it from the content where only one fits.
+        mask_folder: instead of the layout's own, e.g. of a second annotation.
 
     Raises:
         DatasetError: no such folder, or no known layout in it, or several.

@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 from mvtec_tree import make_mvtec_tree
+from one_dataset import read_dataset
 
 from zsad_core.errors import DatasetError
-from zsad_training.reader import read_dataset
 
 
 def test_samples_of_a_whole_tree(tmp_path):

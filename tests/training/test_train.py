@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from one_dataset import read_dataset  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from small_model import TEXT_DIM, small_detector, text_embeddings  # noqa: E402
 from small_run import HW, assert_same_but_for_rounding, make_data, small_config, small_trainer  # noqa: E402
@@ -15,7 +16,6 @@ from small_run import HW, assert_same_but_for_rounding, make_data, small_config,
 from zsad_core.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from zsad_core.errors import DatasetError, WeightsError  # noqa: E402
 from zsad_training.config import ValidationSpec  # noqa: E402
-from zsad_training.reader import read_dataset  # noqa: E402
 from zsad_training.sampler import find_textures  # noqa: E402
 from zsad_training.train import main  # noqa: E402
 from zsad_training.validation import ValidationPictures  # noqa: E402
