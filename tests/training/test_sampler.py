@@ -4,8 +4,9 @@ from mvtec_tree import make_mvtec_tree, make_textures
 
 torch = pytest.importorskip("torch")
 
+from one_dataset import read_dataset  # noqa: E402
+
 from zsad_training.config import SamplingSpec  # noqa: E402
-from zsad_training.reader import read_dataset  # noqa: E402
 from zsad_training.sampler import TrainingPictures, collate, find_textures, random_crop, resize_mask  # noqa: E402
 from zsad_training.split import at_most, split  # noqa: E402
 
