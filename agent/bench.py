@@ -13,8 +13,9 @@ from typing import Any, Self
 import cv2
 import numpy as np
 
+from zsad_agent.camera_config import SourceConfig
 from zsad_agent.capture import Capture, Captured
-from zsad_agent.config import AgentConfig, SourceConfig
+from zsad_agent.config import AgentConfig
 from zsad_agent.daemon import make_inspector
 from zsad_agent.inference import Detector
 from zsad_agent.pipeline import Pipeline

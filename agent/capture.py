@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from zsad_agent.config import SourceConfig
+from zsad_agent.camera_config import SourceConfig
 from zsad_agent.slot import Slot
 from zsad_agent.sources import Source
 from zsad_agent.status import CAMERA, CameraStatus

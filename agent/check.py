@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from zsad_agent.config import EMBEDDED_BROKER
 from zsad_agent.credentials import read_password
 from zsad_agent.inference import check_device
+from zsad_agent.mqtt_config import EMBEDDED_BROKER
 from zsad_agent.settings import Settings
 from zsad_agent.source_choice import make_source
 from zsad_core.bundle import Bundle, load_bundle

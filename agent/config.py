@@ -5,20 +5,18 @@ import re
 import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from zsad_agent.camera_config import CameraConfig, DecisionConfig, SourceConfig, TopicLevel
+from zsad_agent.mqtt_config import ControlConfig, MqttConfig
 from zsad_core.config import StrictModel
 from zsad_core.errors import ConfigError
 from zsad_core.prompts import GENERIC_PRODUCT
 
 DEFAULT_CONFIG_PATH = Path("/etc/zsad-agent/agent.yaml")
 SHIPPED_BUNDLE = Path(__file__).parent / "bundles" / "zsad-tiny"
-EMBEDDED_BROKER = "embedded"
-
-Seconds = Annotated[float, Field(ge=0, le=86_400)]
-TopicLevel = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+RESERVED_NAMES = ("available", "bundle", "recipe", "reload", "stats")  # topics of the device beside its cameras'
 
 
 def _default_device_id() -> str:
@@ -54,51 +52,6 @@ def _xdg_folder(variable: str, below_home: str) -> Path:
         raise ConfigError(f"this user has no home folder. Set {variable} to an absolute path.") from error
 
 
-def _broker_url(url: str) -> str:
-    if url == EMBEDDED_BROKER:
-        return url
-    parts = urlsplit(url)
-    if parts.scheme != "mqtt" or not parts.hostname:
-        raise ValueError("expected mqtt://host[:port] or 'embedded'")
-    if parts.username or parts.password:
-        raise ValueError("credentials do not belong in the URL: set username and password_file")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("expected mqtt://host[:port] with nothing after it; the topic prefix is mqtt.topic_prefix")
-    if parts.port == 0 or any(character.isspace() for character in url):  # `port` raises ValueError out of range
-        raise ValueError("expected mqtt://host[:port] with a port from 1 and no blanks")
-    return url
-
-
-def _index_as_text(camera: object) -> object:
-    return str(camera) if type(camera) is int and camera >= 0 else camera
-
-
-class SourceConfig(StrictModel):
-    """One of `camera` and `source`."""
-
-    camera: Annotated[str, BeforeValidator(_index_as_text)] | None = None  # V4L2 index or /dev/v4l/by-id/… path
-    source: Annotated[str, Field(min_length=1)] | None = None  # RTSP or HTTP URL, video file, image, folder or glob
-    name: TopicLevel = "cam0"  # the topic level and `camera` of every result
-    width: Annotated[int, Field(ge=16, le=16_384)] | None = None  # asked of a V4L2 camera, pixels; None: 640 x 480
-    height: Annotated[int, Field(ge=16, le=16_384)] | None = None
-    fps: Annotated[float, Field(gt=0, le=1000)] | None = None  # most frames a second taken; None: as they come
-    loop: bool = False  # start a file or folder again when it ends
-    stale_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0  # no frame for this long is a lost camera
-    reopen_max_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # longest back-off between attempts to open
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if self.camera is not None and self.source is not None:
-            raise ValueError("camera and source are both set: keep one of them")
-        return self
-
-    @model_validator(mode="after")
-    def _whole_size(self) -> Self:
-        if (self.width is None) != (self.height is None):  # OpenCV would ask the camera for neither, and not say so
-            raise ValueError("width and height go together: set both or neither")
-        return self
-
-
 class InferenceConfig(StrictModel):
     bundle: Path = SHIPPED_BUNDLE
     product: str = GENERIC_PRODUCT
@@ -106,31 +59,9 @@ class InferenceConfig(StrictModel):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # CPU threads; None: OpenVINO's choice
     precision: Literal["f32", "auto"] = "f32"  # auto lets the device compute in bf16/f16: faster, scores shift a little
     cache_dir: Path | None = None  # compiled models; None: the service's cache folder
-
-
-class DecisionConfig(StrictModel):
-    threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # None: the bundle's
-    debounce_k: Annotated[int, Field(ge=1, le=1000)] = 1  # anomalous when k of the last n frames are
-    debounce_n: Annotated[int, Field(ge=1, le=1000)] = 1
-    hold_s: Seconds = 0.0
-    region_level: Annotated[float, Field(gt=0, le=1)] | None = (
-        None  # map value that a region starts at; None: the bundle's
-    )
-
-    @model_validator(mode="after")
-    def _k_of_n(self) -> Self:
-        if self.debounce_k > self.debounce_n:
-            raise ValueError(f"debounce_k must be at most debounce_n, {self.debounce_n}")
-        return self
-
-
-class MqttConfig(StrictModel):
-    broker: Annotated[str, AfterValidator(_broker_url)] = "mqtt://localhost:1883"
-    username: str | None = None
-    password_file: Path | None = None
-    topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})*$")] = "zsad"
-    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
-    in_flight: Annotated[int, Field(ge=1, le=1000)] = 20  # results sent and not yet acknowledged
+    # PEM files of the Ed25519 public keys whose bundles are taken; none: unsigned bundles are taken too. The bundle
+    # that ships inside the program is always taken.
+    trusted_keys: tuple[Path, ...] = ()
 
 
 class HeatmapConfig(StrictModel):
@@ -143,14 +74,73 @@ class HeatmapConfig(StrictModel):
 class SpoolConfig(StrictModel):
     path: Path | None = None  # None: spool.sqlite3 in the service's state folder
     max_results: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000  # the oldest go first above it
+    max_bytes: Annotated[int, Field(ge=65_536, le=10**13)] = 2_000_000_000  # of the file; pictures go before results
+    max_age_h: Annotated[float, Field(gt=0, le=87_600)] = 24.0 * 30  # hours
+    # overlays that are kept until the broker has them, and go out on <camera>/evidence/<id>
+    pictures: Literal["off", "rejects", "all"] = "off"
+    # each: a result is fsynced before it counts as accepted, and a power cut takes none; periodic: it takes 2 s of them
+    fsync: Literal["each", "periodic"] = "each"
+
+
+class EvidenceConfig(StrictModel):
+    """Pictures, overlays and results on disk, for people who look into rejects."""
+
+    enabled: bool = False
+    path: Path | None = None  # None: evidence in the service's state folder
+    passes_every: Annotated[int, Field(ge=0, le=10**9)] = 0  # beside rejects and unknowns every n-th pass; 0: none
+    max_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
+    max_bytes: Annotated[int, Field(ge=1_000_000, le=10**13)] = 5_000_000_000
+    min_free_bytes: Annotated[int, Field(ge=0, le=10**13)] = 1_000_000_000  # of the disk, which other things need too
+    jpeg_quality: Annotated[int, Field(ge=10, le=100)] = 90
+
+
+class HttpConfig(StrictModel):
+    """/metrics (Prometheus), /healthz and /readyz."""
+
+    listen: Annotated[str, Field(pattern=r"^(off|127\.0\.0\.1:\d{1,5})$")] = "127.0.0.1:9464"
 
 
 class AgentConfig(StrictModel):
     device_id: TopicLevel = Field(default_factory=_default_device_id)
     source: SourceConfig = SourceConfig()
+    cameras: tuple[CameraConfig, ...] = ()  # several cameras, in place of `source`
     inference: InferenceConfig = InferenceConfig()
     decision: DecisionConfig = DecisionConfig()
     mqtt: MqttConfig = MqttConfig()
+    control: ControlConfig = ControlConfig()
     heatmap: HeatmapConfig = HeatmapConfig()
     spool: SpoolConfig = SpoolConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
+    http: HttpConfig = HttpConfig()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"  # json: one object a line
+
+    @model_validator(mode="after")
+    def _cameras_apart(self) -> Self:
+        if self.cameras and (self.source.camera is not None or self.source.source is not None):
+            raise ValueError("source and cameras both name a camera: keep one of the two sections")
+        names = [camera.name for camera in self.every_camera]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise ValueError(f"cameras: {', '.join(double)} is the name of more than one: each needs a name of its own")
+        taken = sorted(set(names) & set(RESERVED_NAMES))
+        if taken:
+            raise ValueError(f"a camera cannot be called {taken[0]}: that is a topic of the device")
+        unnamed = [camera.name for camera in self.cameras if camera.camera is None and camera.source is None]
+        if unnamed:
+            raise ValueError(f"cameras: {', '.join(unnamed)} names neither camera nor source")
+        return self
+
+    @property
+    def every_camera(self) -> tuple[CameraConfig, ...]:
+        """`cameras`, or the one of `source`; product and decision filled in."""
+        cameras = self.cameras or (CameraConfig(**dict(self.source)),)
+        return tuple(
+            camera.model_copy(
+                update={
+                    "product": camera.product or self.inference.product,
+                    "decision": camera.decision or self.decision,
+                }
+            )
+            for camera in cameras
+        )

@@ -2,7 +2,7 @@
 
 import logging
 
-from zsad_agent.config import MqttConfig
+from zsad_agent.mqtt_config import MqttConfig
 from zsad_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)

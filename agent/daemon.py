@@ -18,9 +18,10 @@ import cv2
 
 from zsad_agent.broker import EmbeddedBroker
 from zsad_agent.capture import Capture, Captured
-from zsad_agent.config import EMBEDDED_BROKER, AgentConfig, InferenceConfig, default_state_dir
+from zsad_agent.config import AgentConfig, InferenceConfig, default_state_dir
 from zsad_agent.inference import Detector
 from zsad_agent.inspection import Identity, Inspector, Limits
+from zsad_agent.mqtt_config import EMBEDDED_BROKER
 from zsad_agent.notify import Notifier
 from zsad_agent.pipeline import Pipeline, Sink
 from zsad_agent.publisher import Publisher

@@ -12,10 +12,10 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from zsad_agent.broker_state import BrokerHealth, BrokerState
-from zsad_agent.config import EMBEDDED_BROKER, MqttConfig
 from zsad_agent.credentials import read_password
 from zsad_agent.live import LivePictures, RetainedStatuses
 from zsad_agent.message import OFFLINE, Topics, encode
+from zsad_agent.mqtt_config import EMBEDDED_BROKER, MqttConfig
 from zsad_agent.mqtt_link import LinkDownError, LinkRefusedError, MqttLink
 from zsad_agent.outbox import Outbox
 from zsad_agent.session import GOODBYE_S, Exchange, Session, Tally

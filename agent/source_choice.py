@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from zsad_agent.camera import StreamSource, V4l2Source
-from zsad_agent.config import SourceConfig
+from zsad_agent.camera_config import SourceConfig
 from zsad_agent.files import PicturesSource, VideoFileSource
 from zsad_agent.sources import Source
 from zsad_core.errors import ConfigError, SourceError

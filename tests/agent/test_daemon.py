@@ -13,7 +13,8 @@ import pytest
 from agent_process import AgentProcess, write_line_video
 from tiny_bundle_maker import make_tiny_bundle
 
-from zsad_agent.config import AgentConfig, InferenceConfig, SourceConfig
+from zsad_agent.camera_config import SourceConfig
+from zsad_agent.config import AgentConfig, InferenceConfig
 from zsad_agent.daemon import run_agent
 
 NO_BROKER = "mqtt://127.0.0.1:1"

@@ -11,8 +11,9 @@ import jsonschema
 import numpy as np
 import pytest
 
+from zsad_agent.camera_config import SourceConfig
 from zsad_agent.capture import Capture, Captured, Fault
-from zsad_agent.config import HeatmapConfig, SourceConfig
+from zsad_agent.config import HeatmapConfig
 from zsad_agent.inspection import Identity, Inspector, Limits
 from zsad_agent.message import result_json_schema
 from zsad_agent.pipeline import Pipeline, Sink

@@ -19,8 +19,8 @@ from mqtt_listener import MqttListener, wait_until
 from paho.mqtt.enums import CallbackAPIVersion
 
 from zsad_agent.broker_state import BrokerState
-from zsad_agent.config import MqttConfig
 from zsad_agent.message import build_result, result_json_schema
+from zsad_agent.mqtt_config import MqttConfig
 from zsad_agent.publisher import Publisher
 from zsad_agent.spool import Spool
 from zsad_core.errors import ConfigError
@@ -277,7 +277,7 @@ def test_refused_credentials_are_a_stated_fault_without_the_secret(
 AGENT = """
 import sys, threading, time
 from pathlib import Path
-from zsad_agent.config import MqttConfig
+from zsad_agent.mqtt_config import MqttConfig
 from zsad_agent.publisher import Publisher
 from zsad_agent.spool import Spool
 with Spool(Path(sys.argv[2]), max_results=1000) as spool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zsad_agent.camera import StreamSource, V4l2Source
-from zsad_agent.config import SourceConfig
+from zsad_agent.camera_config import SourceConfig
 from zsad_agent.files import PicturesSource, VideoFileSource
 from zsad_agent.source_choice import make_source
 from zsad_agent.sources import Source

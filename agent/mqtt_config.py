@@ -1,0 +1,76 @@
+"""The settings of the connection to the broker, and of what may come in over it."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from zsad_core.config import StrictModel
+
+EMBEDDED_BROKER = "embedded"
+_SCHEMES = ("mqtt", "mqtts")
+
+
+def _broker_url(url: str) -> str:
+    if url == EMBEDDED_BROKER:
+        return url
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES or not parts.hostname:
+        raise ValueError("expected mqtt://host[:port], mqtts://host[:port] or 'embedded'")
+    if parts.username or parts.password:
+        raise ValueError("credentials do not belong in the URL: set username and password_file")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("expected mqtt://host[:port] with nothing after it; the topic prefix is mqtt.topic_prefix")
+    if parts.port == 0 or any(character.isspace() for character in url):  # `port` raises ValueError out of range
+        raise ValueError("expected mqtt://host[:port] with a port from 1 and no blanks")
+    return url
+
+
+class TlsConfig(StrictModel):
+    """Of mqtts://. The broker's certificate and its host name are always checked."""
+
+    ca_file: Path | None = None  # PEM of the authorities that may vouch for the broker; None: the system's
+    cert_file: Path | None = None  # PEM of this agent's own certificate, for a broker that asks for one
+    key_file: Path | None = None  # PEM of its key, without a passphrase
+
+    @model_validator(mode="after")
+    def _whole_pair(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file go together: set both or neither")
+        return self
+
+
+class MqttConfig(StrictModel):
+    broker: Annotated[str, AfterValidator(_broker_url)] = "mqtt://localhost:1883"
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"  # auto: 5, and 3.1.1 with a broker that does not know it
+    username: str | None = None
+    password_file: Path | None = None
+    # the name that systemd's LoadCredential= gives the password file
+    password_credential: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,255}$")] | None = None
+    tls: TlsConfig = TlsConfig()
+    topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})*$")] = "zsad"
+    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
+    in_flight: Annotated[int, Field(ge=1, le=1000)] = 20  # results sent and not yet acknowledged
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.password_file is not None and self.password_credential is not None:
+            raise ValueError("password_file and password_credential are both set: keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_used(self) -> Self:
+        if not self.broker.startswith("mqtts:") and self.tls != TlsConfig():
+            raise ValueError(f"tls is set, but broker is {self.broker}: name it mqtts://host[:port]")
+        return self
+
+
+class ControlConfig(StrictModel):
+    """Commands over MQTT. Off unless `enabled`."""
+
+    enabled: bool = False
+    # A command is {"value": …, "id": …, "sent_at": …}: one that is older, or whose id was seen, is refused as a replay.
+    max_age_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    plain: bool = False  # takes a bare value too, for dashboards that can send nothing else; a replay is then not seen
+    bundle_dir: Path | None = None  # the folder that `bundle/set` may name bundles of; None: no bundle switch
