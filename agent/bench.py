@@ -13,16 +13,14 @@ from typing import Any, Self
 import cv2
 import numpy as np
 
-from zsad_agent.camera_config import SourceConfig
-from zsad_agent.capture import Capture, Captured
 from zsad_agent.config import AgentConfig
-from zsad_agent.daemon import make_inspector
 from zsad_agent.inference import Detector
+from zsad_agent.lines import make_lines
+from zsad_agent.model_in_use import Model, ModelInUse
 from zsad_agent.pipeline import Pipeline
 from zsad_agent.publisher import Publisher
-from zsad_agent.slot import Handover, Slot
 from zsad_agent.spool import Spool
-from zsad_agent.status import CameraStatus
+from zsad_agent.view import View
 from zsad_core.bundle import load_bundle
 
 FRAME_WH = (1280, 720)
@@ -78,6 +76,7 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
     detector = Detector(bundle, config.inference)
     frames = _frames(8)
     detector.predict(frames[0])
+    models = ModelInUse(Model.of(bundle, detector))
     start_up_s = _process_age_s()
 
     idle_count = max(1, round(IDLE_SHARE * seconds / IDLE_S))
@@ -89,15 +88,10 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
         mqtt = config.mqtt.model_copy(update={"broker": NO_BROKER})
         spool = Spool(Path(folder) / "spool.sqlite3", max_results=config.spool.max_results)
         with spool, Publisher(mqtt, config.device_id, spool) as publisher:
-            status = CameraStatus("bench", publisher.set_camera_status)
             for index in range(rounds):
                 turns: list[Callable[[], None]] = [
                     lambda: raw_ms.extend(_raw_turn(detector, frames, turn_s)),
-                    lambda: recorders.append(
-                        _pipeline_turn(
-                            config, make_inspector(config, bundle, detector, status), publisher, status, frames, turn_s
-                        )
-                    ),
+                    lambda: recorders.append(_pipeline_turn(config, models, publisher, frames, turn_s)),
                 ]
                 for turn in turns if index % 2 == 0 else reversed(turns):
                     turn()
@@ -162,20 +156,25 @@ def _raw_turn(detector: Detector, frames: Sequence[np.ndarray], seconds: float) 
 
 def _pipeline_turn(
     config: AgentConfig,
-    inspector: Any,
+    models: ModelInUse,
     publisher: Publisher,
-    status: CameraStatus,
     frames: Sequence[np.ndarray],
     seconds: float,
 ) -> _Recorder:
     """One run of the real pipeline over frames in memory."""
     recorder = _Recorder()
     stop = threading.Event()
-    slot: Slot[Captured] = Handover()
-    capture = Capture(
-        source=MemorySource(frames, seconds), config=SourceConfig(name="bench"), slot=slot, status=status, stop=stop
+    news = threading.Condition()
+    lines = make_lines(
+        config,
+        [MemorySource(frames, seconds)],
+        [View()],
+        models=models,
+        publish_status=publisher.set_camera_status,
+        news=news,
+        stop=stop,
     )
-    pipeline = Pipeline(capture=capture, slot=slot, inspector=inspector, sinks=[publisher, recorder], stop=stop)
+    pipeline = Pipeline(lines=lines, news=news, sinks=[publisher, recorder], stop=stop)
     pipeline.start()
     while not pipeline.wait(1.0):
         pass

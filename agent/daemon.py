@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -17,20 +16,18 @@ from typing import Protocol
 import cv2
 
 from zsad_agent.broker import EmbeddedBroker
-from zsad_agent.capture import Capture, Captured
 from zsad_agent.config import AgentConfig, InferenceConfig, default_state_dir
 from zsad_agent.inference import Detector
-from zsad_agent.inspection import Identity, Inspector, Limits
+from zsad_agent.lines import check_products, make_lines, make_view
+from zsad_agent.model_in_use import Model, ModelInUse
 from zsad_agent.mqtt_config import EMBEDDED_BROKER
 from zsad_agent.notify import Notifier
 from zsad_agent.pipeline import Pipeline, Sink
 from zsad_agent.publisher import Publisher
-from zsad_agent.slot import Handover, NewestSlot, Slot
 from zsad_agent.source_choice import make_source
 from zsad_agent.spool import Spool
 from zsad_agent.status import PROCESS, CameraStatus
 from zsad_core.bundle import Bundle, load_bundle
-from zsad_core.decision import Decider
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +68,7 @@ def run_agent(
     max_frames: int | None = None,
     exit_now: Callable[[int], None] = os._exit,
 ) -> int:
-    """Inspects until the source ends, `max_frames` are done, or `stop` is set. The exit code.
+    """Inspects until every source ends, `max_frames` are done, or `stop` is set. The exit code.
 
     Args:
         config: checked.
@@ -85,29 +82,32 @@ def run_agent(
     """
     cv2.setNumThreads(1)  # its threads would fight the model's for the cores
     notifier = Notifier(os.environ)
-    source = make_source(config.source)
+    sources = [make_source(camera) for camera in config.every_camera]
+    views = [make_view(camera) for camera in config.every_camera]
     bundle = load_bundle(config.inference.bundle)
+    check_products(config, bundle)
     with ExitStack() as stack:
         detector = _load_detector(bundle, config.inference, stop)
         if detector is None:
             _leave_at_once(0, exit_now)  # the compiler's threads would crash while the interpreter is taken apart
             return 0
         publisher = _open_publisher(config, stack, stop)
-        capture_stop = threading.Event()
-        status = CameraStatus(config.source.name, publisher.set_camera_status)
-        slot: Slot[Captured] = Handover() if source.lossless else NewestSlot()
-        pipeline = Pipeline(
-            capture=Capture(source=source, config=config.source, slot=slot, status=status, stop=capture_stop),
-            slot=slot,
-            inspector=make_inspector(config, bundle, detector, status),
-            sinks=[publisher, *sinks],
+        capture_stop, news = threading.Event(), threading.Condition()
+        lines = make_lines(
+            config,
+            sources,
+            views,
+            models=ModelInUse(Model.of(bundle, detector)),
+            publish_status=publisher.set_camera_status,
+            news=news,
             stop=capture_stop,
-            max_frames=max_frames,
         )
+        pipeline = Pipeline(lines=lines, news=news, sinks=[publisher, *sinks], stop=capture_stop, max_frames=max_frames)
         pipeline.start()
         notifier.ready()
-        logger.info("inspecting %s as %r with %s", source.description, config.inference.product, bundle.path)
-        supervise(pipeline, publisher, notifier, status, stop)
+        for line, source in zip(lines, sources, strict=True):
+            logger.info("inspecting %s as %r with %s", source.description, line.inspector.product, bundle.path)
+        supervise(pipeline, publisher, notifier, [line.status for line in lines], stop)
         notifier.stopping()
         drained = _wind_up(pipeline, publisher, config, stop)
     if pipeline.failure is not None:
@@ -124,27 +124,6 @@ def _leave_at_once(code: int, exit_now: Callable[[int], None]) -> None:
     with contextlib.suppress(OSError):  # nobody reads
         sys.stdout.flush()
     exit_now(code)
-
-
-def make_inspector(config: AgentConfig, bundle: Bundle, detector: Detector, status: CameraStatus) -> Inspector:
-    """The inspector of this start of the process; thresholds that the config leaves out are the bundle's."""
-    manifest, decision = bundle.manifest, config.decision
-    threshold = decision.threshold if decision.threshold is not None else manifest.threshold.value
-    region_level = decision.region_level if decision.region_level is not None else manifest.region_level
-    return Inspector(
-        predictor=detector,
-        identity=Identity(
-            device_id=config.device_id,
-            boot=secrets.token_hex(4),
-            bundle_name=manifest.name,
-            bundle_version=manifest.version,
-            bundle_sha256=bundle.sha256,
-        ),
-        limits=Limits(threshold=threshold, region_level=region_level),
-        decider=Decider(k=decision.debounce_k, n=decision.debounce_n, hold_s=decision.hold_s),
-        heatmap=config.heatmap,
-        status=status,
-    )
 
 
 def spool_path(config: AgentConfig) -> Path:
@@ -208,7 +187,11 @@ class WatchedPublisher(Protocol):
 
 
 def supervise(
-    pipeline: Watched, publisher: WatchedPublisher, notifier: Notifier, status: CameraStatus, stop: threading.Event
+    pipeline: Watched,
+    publisher: WatchedPublisher,
+    notifier: Notifier,
+    statuses: Sequence[CameraStatus],
+    stop: threading.Event,
 ) -> None:
     """Until the pipeline is done or `stop` is set. Feeds the watchdog while inference and publishing move on.
 
@@ -221,14 +204,25 @@ def supervise(
         stuck = pipeline.stuck(stuck_after_s) or (None if publisher.alive else "the thread that sends has died")
         if stuck is None:
             notifier.watchdog()
-            status.clear(PROCESS)
-        else:
-            status.fault(PROCESS, stuck)
+        for status in statuses:
+            if stuck is None:
+                status.clear(PROCESS)
+            else:
+                status.fault(PROCESS, stuck)
         if time.monotonic() >= status_due_s:
             status_due_s = time.monotonic() + STATUS_EVERY_S
             faults = f"; {publisher.fault}" if publisher.fault else ""
             counts = f"{pipeline.inspected_frames} inspected, {pipeline.dropped} dropped"
-            notifier.status(f"{status.text}{faults}; {counts}")
+            notifier.status(f"{condition(statuses)}{faults}; {counts}")
+
+
+def condition(statuses: Sequence[CameraStatus]) -> str:
+    """One line: `ok`, or what is wrong; with several cameras each is named."""
+    if len(statuses) == 1:
+        return statuses[0].text
+    if all(status.text == "ok" for status in statuses):
+        return f"{len(statuses)} cameras ok"
+    return ", ".join(f"{status.camera} {status.text}" for status in statuses)
 
 
 def _wind_up(pipeline: Pipeline, publisher: Publisher, config: AgentConfig, stop: threading.Event) -> bool:

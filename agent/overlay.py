@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from zsad_agent.config import HeatmapConfig
+from zsad_agent.view import Rectangle
 from zsad_core.heatmap import blend
 
 logger = logging.getLogger(__name__)
@@ -14,10 +15,13 @@ logger = logging.getLogger(__name__)
 QUALITY_FLOOR = 30  # of JPEG; below it blocks look like defects, so the picture is made smaller instead
 SHRINK = 0.7  # step of both quality and size
 MIN_WIDTH = 64  # pixels; a smaller overlay shows nothing
+EDGE_BGR = (255, 255, 255)  # of the part that is inspected
 MAX_HEIGHT = 8192  # pixels; of a line-scan picture. JPEG itself ends at 65 535
 
 
-def render_heatmap(image_bgr: np.ndarray, anomaly_map: np.ndarray, config: HeatmapConfig) -> bytes | None:
+def render_heatmap(
+    image_bgr: np.ndarray, anomaly_map: np.ndarray, config: HeatmapConfig, rectangle: Rectangle | None = None
+) -> bytes | None:
     """JPEG bytes of the overlay, or None when not even a small one keeps below `config.max_bytes`.
 
     The colour of a map value is the same in every picture: nothing is stretched to the picture's own minimum or
@@ -25,10 +29,11 @@ def render_heatmap(image_bgr: np.ndarray, anomaly_map: np.ndarray, config: Heatm
 
     Args:
         image_bgr: uint8 [H, W, 3].
-        anomaly_map: float32 [h, w] in [0, 1], covers the whole picture.
+        anomaly_map: float32 [h, w] in [0, 1], covers `rectangle`.
         config: greatest width in pixels, greatest size in bytes, JPEG quality.
+        rectangle: x, y, width, height of the part that the map is of, pixels of the picture; None: all of it.
     """
-    overlay = blend(_fit(image_bgr, config.max_width), anomaly_map)
+    overlay = _overlay(image_bgr, anomaly_map, config.max_width, rectangle or (0, 0, *image_bgr.shape[1::-1]))
     quality = config.jpeg_quality
     while True:
         _, encoded = cv2.imencode(".jpg", overlay, [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -41,6 +46,19 @@ def render_heatmap(image_bgr: np.ndarray, anomaly_map: np.ndarray, config: Heatm
         else:
             _say_too_large(config.max_bytes)
             return None
+
+
+def _overlay(image_bgr: np.ndarray, anomaly_map: np.ndarray, max_width: int, rectangle: Rectangle) -> np.ndarray:
+    fitted = _fit(image_bgr, max_width)
+    if rectangle[2:] == image_bgr.shape[1::-1]:
+        return blend(fitted, anomaly_map)
+    scale_x, scale_y = fitted.shape[1] / image_bgr.shape[1], fitted.shape[0] / image_bgr.shape[0]
+    left, top = int(rectangle[0] * scale_x), int(rectangle[1] * scale_y)
+    right = max(left + 1, round((rectangle[0] + rectangle[2]) * scale_x))
+    bottom = max(top + 1, round((rectangle[1] + rectangle[3]) * scale_y))
+    overlay = fitted.copy()
+    overlay[top:bottom, left:right] = blend(np.ascontiguousarray(fitted[top:bottom, left:right]), anomaly_map)
+    return cv2.rectangle(overlay, (left, top), (right - 1, bottom - 1), EDGE_BGR)
 
 
 def _fit(image_bgr: np.ndarray, max_width: int) -> np.ndarray:

@@ -1,19 +1,22 @@
-"""Three threads, capture -> inference -> publishing, so that the model never waits for a picture or a disk."""
+"""Capture (a thread a camera) -> inference -> publishing, so that the model waits for neither picture nor disk."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from zsad_agent.capture import Capture, Captured, Fault
 from zsad_agent.inspection import Inspected, Inspector
-from zsad_agent.slot import Handover, Slot, SlotClosed
+from zsad_agent.slot import Handover, Slot, SlotClosed, Turns
+from zsad_agent.status import CameraStatus
 
 logger = logging.getLogger(__name__)
 
 WAIT_S = 0.25  # longest wait of a stage before it gives a sign of life again
 CONCLUSION_PLACES = 4  # inspected pictures that may wait for the disk
+SHARED = ("inference", "publishing")  # the threads that serve every line
 
 
 class Sink(Protocol):
@@ -22,15 +25,28 @@ class Sink(Protocol):
     def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None: ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One camera: what takes its pictures, and what judges them."""
+
+    capture: Capture
+    slot: Slot[Captured]  # made with the condition that all slots of the pipeline share
+    inspector: Inspector
+    status: CameraStatus
+
+    @property
+    def name(self) -> str:
+        return self.status.camera
+
+
 class Pipeline:
-    """Owns the three threads. Started once, stopped once."""
+    """Owns a capture thread for each line, and the two that all lines share. Started once, stopped once."""
 
     def __init__(
         self,
         *,
-        capture: Capture,
-        slot: Slot[Captured],
-        inspector: Inspector,
+        lines: Sequence[Line],
+        news: threading.Condition,
         sinks: Sequence[Sink],
         stop: threading.Event,
         max_frames: int | None = None,
@@ -39,40 +55,40 @@ class Pipeline:
         """Starts nothing.
 
         Args:
-            capture: puts into `slot`.
-            slot: what the inference thread takes from.
-            inspector: does the work.
-            sinks: each is given every result, in the order of capture.
-            stop: the one that `capture` was given.
-            max_frames: ends after so many pictures; None: when the source ends.
+            lines: served in turn, so that under overload each gets the same number of inspections.
+            news: the condition that the lines' slots were made with.
+            sinks: each is given every result, of each camera in the order of capture.
+            stop: the one that every `capture` was given.
+            max_frames: ends after so many pictures; None: when all sources have ended.
             clock: monotonic seconds.
         """
-        self._capture = capture
-        self._slot = slot
-        self._inspector = inspector
+        self._lines = lines
+        self._turns = Turns([line.slot for line in lines], news)
         self._sinks = sinks
         self._stop = stop
         self._max_frames = max_frames
         self._clock = clock
         self._halt = threading.Event()  # no further picture goes to the model, though one may wait
-        self._inspected: Handover[Inspected] = Handover(CONCLUSION_PLACES)
+        self._inspected: Handover[tuple[Line, Inspected]] = Handover(CONCLUSION_PLACES)
         self._signs_s: dict[str, float] = {}
+        bodies = {f"capture-{line.name}": line.capture.run for line in lines}
+        bodies |= {"inference": self._infer, "publishing": self._conclude}
         self._threads = {
             name: threading.Thread(target=self._guarded, args=(name, body), name=name, daemon=True)
-            for name, body in (("capture", capture.run), ("inference", self._infer), ("publishing", self._conclude))
+            for name, body in bodies.items()
         }
         self.crash: str | None = None  # why a thread ended that should not have
         self.inspected_frames = 0
 
     @property
     def dropped(self) -> int:
-        """Frames of a live source that a newer one replaced before the model was free."""
-        return self._slot.dropped
+        """Frames of live sources that a newer one replaced before the model was free."""
+        return sum(line.slot.dropped for line in self._lines)
 
     @property
     def failure(self) -> str | None:
         """Why the run is not a success, if so."""
-        return self.crash or self._capture.failure
+        return self.crash or next((line.capture.failure for line in self._lines if line.capture.failure), None)
 
     def start(self) -> None:
         for name, thread in self._threads.items():
@@ -81,32 +97,37 @@ class Pipeline:
 
     def check(self) -> None:
         """To be called now and then while it runs."""
-        self._capture.check()
+        for line in self._lines:
+            line.capture.check()
 
     def stop(self) -> None:
         """Takes no more pictures; those inspected, and the one at the model, still reach the sinks. Does not wait."""
         self._halt.set()
         self._stop.set()
-        self._slot.close()
+        for line in self._lines:
+            line.slot.close()
 
     def wait(self, timeout_s: float) -> bool:
         """True once all that was inspected is with the sinks. A capture that hangs in a driver is not waited for."""
         deadline_s = self._clock() + timeout_s
-        for name in ("inference", "publishing"):
+        for name in SHARED:
             self._threads[name].join(max(0.0, deadline_s - self._clock()))
-        return not any(self._threads[name].is_alive() for name in ("inference", "publishing"))
+        return not any(self._threads[name].is_alive() for name in SHARED)
 
     def wait_capture(self, timeout_s: float) -> bool:
-        """True once the source is closed."""
-        self._threads["capture"].join(timeout_s)
-        return not self._threads["capture"].is_alive()
+        """True once every source is closed."""
+        deadline_s = self._clock() + timeout_s
+        captures = [thread for name, thread in self._threads.items() if name not in SHARED]
+        for thread in captures:
+            thread.join(max(0.0, deadline_s - self._clock()))
+        return not any(thread.is_alive() for thread in captures)
 
     def stuck(self, limit_s: float) -> str | None:
         """What has given no sign of life for `limit_s`: a model or a disk that hangs. None when all goes on.
 
         Waiting for pictures is a sign of life: a missing camera is no reason to restart.
         """
-        for name in ("inference", "publishing"):
+        for name in SHARED:
             silent_s = self._clock() - self._signs_s[name]
             if self._threads[name].is_alive() and silent_s > limit_s:
                 return f"{name} has not moved for {silent_s:.0f} s"
@@ -125,15 +146,16 @@ class Pipeline:
             while not self._halt.is_set() and not self._enough():
                 self._signs_s["inference"] = self._clock()
                 try:
-                    captured = self._slot.get(WAIT_S)
+                    taken = self._turns.get(WAIT_S)
                 except SlotClosed:
                     return
-                if captured is None:
+                if taken is None:
                     continue
-                inspected = self._inspector.look(captured)
+                line, captured = self._lines[taken[0]], taken[1]
+                inspected = line.inspector.look(captured)
                 if not (isinstance(captured, Fault) and not captured.is_part):
                     self.inspected_frames += 1
-                while not self._inspected.put(inspected, timeout_s=WAIT_S):
+                while not self._inspected.put((line, inspected), timeout_s=WAIT_S):
                     self._signs_s["inference"] = self._clock()
                     if self.crash is not None:
                         return
@@ -149,12 +171,13 @@ class Pipeline:
             while True:
                 self._signs_s["publishing"] = self._clock()
                 try:
-                    inspected = self._inspected.get(WAIT_S)
+                    concluded = self._inspected.get(WAIT_S)
                 except SlotClosed:
                     return
-                if inspected is None:
+                if concluded is None:
                     continue
-                result, heatmap = self._inspector.conclude(inspected)
+                line, inspected = concluded
+                result, heatmap = line.inspector.conclude(inspected)
                 for sink in self._sinks:
                     sink.accept(result, heatmap)
         finally:

@@ -1,7 +1,8 @@
-"""Hand-over between two threads: newest wins for a live camera, back-pressure for everything else."""
+"""Hand-over between threads: newest wins for a live camera, back-pressure for everything else, and taking in turn."""
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -21,6 +22,8 @@ class Slot(Protocol[T]):
 
     def get(self, timeout_s: float) -> T | None: ...
 
+    def poll(self) -> T | None: ...
+
     def close(self) -> None: ...
 
 
@@ -30,8 +33,9 @@ class NewestSlot(Generic[T]):
     An item put with `keep` is never replaced: a fault between two frames is told however busy the taker is.
     """
 
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
+    def __init__(self, condition: threading.Condition | None = None) -> None:
+        """Takes the condition that it shares with other slots; None: one of its own."""
+        self._condition = condition or threading.Condition()
         self._items: deque[tuple[T, bool]] = deque()  # and whether it is kept
         self._dropped = 0
         self._closed = False
@@ -61,7 +65,12 @@ class NewestSlot(Generic[T]):
         """
         with self._condition:
             if not self._items and not self._closed:
-                self._condition.wait(timeout_s)
+                self._condition.wait_for(lambda: self._closed or bool(self._items), timeout_s)
+            return self.poll()
+
+    def poll(self) -> T | None:
+        """As `get`, without waiting."""
+        with self._condition:
             if self._items:
                 return self._items.popleft()[0]
             if self._closed:
@@ -78,10 +87,11 @@ class NewestSlot(Generic[T]):
 class Handover(Generic[T]):
     """A few places, first in first out. `put` waits while all are taken; nothing is dropped."""
 
-    def __init__(self, places: int = 2) -> None:
+    def __init__(self, places: int = 2, condition: threading.Condition | None = None) -> None:
+        """Takes the condition that it shares with other slots; None: one of its own."""
         if places < 1:
             raise ValueError(f"a hand-over needs at least one place, got {places}")
-        self._condition = threading.Condition()
+        self._condition = condition or threading.Condition()
         self._items: deque[T] = deque()
         self._places = places
         self._closed = False
@@ -110,6 +120,11 @@ class Handover(Generic[T]):
         with self._condition:
             if not self._items and not self._closed:
                 self._condition.wait_for(lambda: self._closed or bool(self._items), timeout_s)
+            return self.poll()
+
+    def poll(self) -> T | None:
+        """As `get`, without waiting."""
+        with self._condition:
             if self._items:
                 item = self._items.popleft()
                 self._condition.notify_all()
@@ -123,3 +138,42 @@ class Handover(Generic[T]):
         with self._condition:
             self._closed = True
             self._condition.notify_all()
+
+
+class Turns(Generic[T]):
+    """Takes from several slots in turn, so that under overload each is served equally often. For one thread."""
+
+    def __init__(self, slots: Sequence[Slot[T]], condition: threading.Condition) -> None:
+        """Takes the slots and the condition that all of them were made with."""
+        self._slots = slots
+        self._condition = condition
+        self._next = 0
+
+    def get(self, timeout_s: float) -> tuple[int, T] | None:
+        """The next item and the number of its slot, or None when none came in time.
+
+        Raises:
+            SlotClosed: all are closed and empty.
+        """
+        with self._condition:
+            taken = self._poll()
+            if taken is None:
+                self._condition.wait(timeout_s)  # any slot's news, or another thread's taking: then None, too
+                taken = self._poll()
+            return taken
+
+    def _poll(self) -> tuple[int, T] | None:
+        closed = 0
+        for step in range(len(self._slots)):
+            number = (self._next + step) % len(self._slots)
+            try:
+                item = self._slots[number].poll()
+            except SlotClosed:
+                closed += 1
+                continue
+            if item is not None:
+                self._next = number + 1
+                return number, item
+        if closed == len(self._slots):
+            raise SlotClosed
+        return None

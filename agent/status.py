@@ -18,7 +18,7 @@ class CameraStatus:
             camera: its name.
             publish: called with the camera's name and `{"state", "reason", "since"}` at each change.
         """
-        self._camera = camera
+        self.camera = camera
         self._publish = publish
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}
@@ -53,4 +53,4 @@ class CameraStatus:
         self._said = reason
         since = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         state = {"state": "degraded" if reason else "ok", "reason": reason or None, "since": since}
-        self._publish(self._camera, state)
+        self._publish(self.camera, state)

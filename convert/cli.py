@@ -58,7 +58,7 @@ def export(args: argparse.Namespace, command_line: str) -> None:
     """Checkpoint to bundle, through the parity gate."""
     from zsad_convert.bundle_writer import write_bundle
     from zsad_convert.export import prompt_arrays, serialise, to_openvino
-    from zsad_core.bundle import Evaluation, Licence, ModelFacts, Threshold
+    from zsad_core.bundle import Evaluation, Licence, ModelFacts, ScoreRule, Threshold
     from zsad_core.prompts import GENERIC_PRODUCT
     from zsad_core.text_encoder import embed_products, load_text_encoder
     from zsad_core.text_side import text_side_bytes
@@ -89,6 +89,9 @@ def export(args: argparse.Namespace, command_line: str) -> None:
             map_hw=(height, width),
             prompt_shape=next(iter(prompts.values())).shape if prompts else None,
             precision=args.precision,
+            score=ScoreRule(top_fraction=config.score.top_fraction, pool=config.score.pool)
+            if detector.head.score_from_map
+            else None,
         ),
         ir=ir,
         prompts=prompts,

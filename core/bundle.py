@@ -84,6 +84,13 @@ class AddedProduct(StrictModel):
     wording: Wording
 
 
+class ScoreRule(StrictModel):
+    """How the score comes from the map: the mean of the highest values, as `zsad_core.scoring.ScoreConfig` has it."""
+
+    top_fraction: Unit
+    pool: Annotated[int, Field(ge=1, le=64)]  # side of the blocks that are averaged first, map pixels
+
+
 class ModelFacts(StrictModel):
     method: str  # e.g. "ava_dino"
     backbone: str  # timm name and the weights it started from
@@ -94,6 +101,7 @@ class ModelFacts(StrictModel):
     map_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
     prompt_shape: tuple[int, ...] | None  # of one product's prompt; None: the method needs no text, nor products
     precision: Literal["fp32", "fp16"]
+    score: ScoreRule | None = None  # None: the score does not come from the map that is given out
 
 
 class Manifest(StrictModel):

@@ -40,7 +40,7 @@ def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
 
     Heads have one interface: `needs_text`, `tokens(backbone, images)`, `forward(tokens, text, map_hw)` to the outputs
     that are trained, `loss(output, target)`, `prompt_vectors(text)`, `predict(tokens, prompts, map_hw, score)` to map
-    and score, `token_parameters()` and `trains_final_norm`.
+    and score, `token_parameters()`, `trains_final_norm`, `score_from_map`: whether the score is that of the map.
     """
     widths: dict[str, Any] = {
         "embed_dim": backbone.embed_dim,

@@ -98,6 +98,7 @@ class MatchingHead(nn.Module, ABC):
 
     needs_text = True
     trains_final_norm = False
+    score_from_map = True
 
     def __init__(self, config: MatchingConfig) -> None:
         super().__init__()

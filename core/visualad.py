@@ -132,6 +132,7 @@ class VisualAd(nn.Module):
 
     needs_text = False
     trains_final_norm = True
+    score_from_map = False  # taken before the blur, `predict`
 
     def __init__(self, config: VisualAdConfig) -> None:
         super().__init__()

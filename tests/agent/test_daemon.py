@@ -177,7 +177,7 @@ def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
         states: list[dict[str, object]] = []
         pipeline, stop = StuckPipeline(), threading.Event()
         status = CameraStatus("cam0", lambda camera, state: states.append(state))
-        thread = threading.Thread(target=supervise, args=(pipeline, HealthyPublisher(), notifier, status, stop))
+        thread = threading.Thread(target=supervise, args=(pipeline, HealthyPublisher(), notifier, [status], stop))
         thread.start()
         while manager.recv(1000) != b"WATCHDOG=1":
             pass

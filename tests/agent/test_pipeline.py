@@ -14,11 +14,14 @@ import pytest
 from zsad_agent.camera_config import SourceConfig
 from zsad_agent.capture import Capture, Captured, Fault
 from zsad_agent.config import HeatmapConfig
-from zsad_agent.inspection import Identity, Inspector, Limits
+from zsad_agent.inspection import Identity, Inspector
 from zsad_agent.message import result_json_schema
-from zsad_agent.pipeline import Pipeline, Sink
+from zsad_agent.model_in_use import Model, ModelInUse
+from zsad_agent.pipeline import Line, Pipeline, Sink
 from zsad_agent.slot import Handover, NewestSlot, Slot
 from zsad_agent.status import CameraStatus
+from zsad_agent.view import View
+from zsad_core.bundle import ScoreRule
 from zsad_core.decision import Decider
 from zsad_core.errors import DeviceError, ImageError, SourceError, SpoolError
 from zsad_core.types import Frame, Prediction
@@ -51,12 +54,10 @@ class FakeSource:
 class FakePredictor:
     """Darkness of the whole picture, after `before` was called."""
 
-    product = "object"
-
     def __init__(self, before: Callable[[np.ndarray], None] = lambda image: None) -> None:
         self._before = before
 
-    def predict(self, image_bgr: np.ndarray) -> Prediction:
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         self._before(image_bgr)
         darkness = 1.0 - float(image_bgr.mean()) / 255
         return Prediction(anomaly_map=np.full((8, 8), darkness, np.float32), anomaly_score=darkness)
@@ -74,28 +75,39 @@ class ListSink:
         self.heatmaps.append(heatmap)
 
 
-def make_inspector(
-    predictor: FakePredictor, status: CameraStatus, *, decider: Decider | None = None, threshold: float = 0.5
-) -> Inspector:
-    return Inspector(
+def make_model(predictor: FakePredictor) -> Model:
+    return Model(
         predictor=predictor,
-        identity=Identity(
-            device_id="line3", boot="b007", bundle_name="darkness", bundle_version="1", bundle_sha256="0" * 64
-        ),
-        limits=Limits(threshold=threshold, region_level=0.5),
-        decider=decider or Decider(),
-        heatmap=HeatmapConfig(),
-        status=status,
+        name="darkness",
+        version="1",
+        sha256="0" * 64,
+        threshold=0.5,
+        region_level=0.5,
+        score_rule=ScoreRule(top_fraction=0.0, pool=1),
     )
 
 
-class Line:
-    """A whole pipeline on fakes."""
+def make_inspector(
+    predictor: FakePredictor, status: CameraStatus, *, decider: Decider | None = None, threshold: float | None = None
+) -> Inspector:
+    return Inspector(
+        models=ModelInUse(make_model(predictor)),
+        identity=Identity(device_id="line3", boot="b007"),
+        product="object",
+        threshold=threshold,
+        decider=decider or Decider(),
+        heatmap=HeatmapConfig(),
+        status=status,
+        view=View(),
+    )
+
+
+class FakeLine:
+    """A whole pipeline on fakes, with a camera for each of `sources`."""
 
     def __init__(
         self,
-        source: FakeSource,
-        *,
+        *sources: FakeSource,
         predictor: FakePredictor | None = None,
         sink: Sink | None = None,
         max_frames: int | None = None,
@@ -103,18 +115,18 @@ class Line:
         self.states: list[dict[str, Any]] = []
         self.sink = sink or ListSink()
         self.stop = threading.Event()
-        self.slot: Slot[Captured] = Handover() if source.lossless else NewestSlot()
-        status = CameraStatus("cam0", lambda camera, state: self.states.append(state))
-        self.pipeline = Pipeline(
-            capture=Capture(
-                source=source, config=SourceConfig(reopen_max_s=0.01), slot=self.slot, status=status, stop=self.stop
-            ),
-            slot=self.slot,
-            inspector=make_inspector(predictor or FakePredictor(), status),
-            sinks=[self.sink],
-            stop=self.stop,
-            max_frames=max_frames,
-        )
+        news = threading.Condition()
+        seq = itertools.count(1)
+        self.lines = []
+        for number, source in enumerate(sources):
+            slot: Slot[Captured] = Handover(condition=news) if source.lossless else NewestSlot(news)
+            config = SourceConfig(reopen_max_s=0.01, name=f"cam{number}")
+            status = CameraStatus(config.name, lambda camera, state: self.states.append(state))
+            capture = Capture(source=source, config=config, slot=slot, status=status, stop=self.stop, seq=seq)
+            inspector = make_inspector(predictor or FakePredictor(), status)
+            self.lines.append(Line(capture=capture, slot=slot, inspector=inspector, status=status))
+        self.slot = self.lines[0].slot
+        self.pipeline = Pipeline(lines=self.lines, news=news, sinks=[self.sink], stop=self.stop, max_frames=max_frames)
 
     def run(self) -> list[dict[str, Any]]:
         self.pipeline.start()
@@ -124,7 +136,7 @@ class Line:
 
 
 def test_every_picture_has_one_valid_result_in_order() -> None:
-    line = Line(FakeSource(BRIGHT, DARK, *[BRIGHT] * 30))
+    line = FakeLine(FakeSource(BRIGHT, DARK, *[BRIGHT] * 30))
     results = line.run()
     assert [result["seq"] for result in results] == list(range(1, 33))
     assert len({result["id"] for result in results}) == 32
@@ -142,7 +154,7 @@ def test_every_picture_has_one_valid_result_in_order() -> None:
 
 
 def test_bad_picture_is_unknown_in_its_place_and_never_a_pass() -> None:
-    line = Line(FakeSource(BRIGHT, ImageError("b\udcff.jpg: damaged\nbadly"), BRIGHT))
+    line = FakeLine(FakeSource(BRIGHT, ImageError("b\udcff.jpg: damaged\nbadly"), BRIGHT))
     results = line.run()
     assert [result["verdict"] for result in results] == ["ok", "unknown", "ok"]
     assert results[1]["reason"] == "b?.jpg: damaged badly"
@@ -157,7 +169,7 @@ def test_answer_that_is_no_answer_is_unknown_and_degrades_until_the_next_good_on
         if not image.any():
             raise DeviceError("the model answered no valid anomaly_score: nan")
 
-    line = Line(FakeSource(BRIGHT, DARK, DARK, BRIGHT), predictor=FakePredictor(fail_on_dark))
+    line = FakeLine(FakeSource(BRIGHT, DARK, DARK, BRIGHT), predictor=FakePredictor(fail_on_dark))
     results = line.run()
     assert [result["verdict"] for result in results] == ["ok", "unknown", "unknown", "ok"]
     assert "nan" in results[1]["reason"]
@@ -168,7 +180,7 @@ def test_picture_too_small_is_unknown_without_blaming_the_device() -> None:
     def refuse(image: np.ndarray) -> None:
         raise ImageError("the picture has 1x1 pixels")
 
-    line = Line(FakeSource(DARK[:1, :1]), predictor=FakePredictor(refuse))
+    line = FakeLine(FakeSource(DARK[:1, :1]), predictor=FakePredictor(refuse))
     assert line.run()[0]["verdict"] == "unknown"
     assert [state["state"] for state in line.states] == ["ok"]
 
@@ -200,7 +212,7 @@ def test_reason_of_any_length_is_kept_short() -> None:
 
 
 def test_max_frames_ends_the_run_with_exactly_so_many_results() -> None:
-    line = Line(FakeSource(*[BRIGHT] * 100), max_frames=7)
+    line = FakeLine(FakeSource(*[BRIGHT] * 100), max_frames=7)
     assert len(line.run()) == 7
     assert line.pipeline.failure is None
 
@@ -213,7 +225,7 @@ def test_slow_model_gets_the_newest_frame_of_a_live_source_and_every_drop_is_cou
         return np.full((16, 16, 3), min(255, next(brightness)), np.uint8)
 
     slow = FakePredictor(lambda image: time.sleep(0.04))
-    line = Line(FakeSource(*[frame_now] * 10_000, lossless=False), predictor=slow, max_frames=8)
+    line = FakeLine(FakeSource(*[frame_now] * 10_000, lossless=False), predictor=slow, max_frames=8)
     results = line.run()
     assert line.pipeline.wait_capture(5)
     sequence = [result["seq"] for result in results]
@@ -224,13 +236,13 @@ def test_slow_model_gets_the_newest_frame_of_a_live_source_and_every_drop_is_cou
 
 
 def test_file_is_never_dropped_from_however_slow_the_model() -> None:
-    line = Line(FakeSource(*[BRIGHT] * 40), predictor=FakePredictor(lambda image: time.sleep(0.003)))
+    line = FakeLine(FakeSource(*[BRIGHT] * 40), predictor=FakePredictor(lambda image: time.sleep(0.003)))
     assert len(line.run()) == 40
     assert line.pipeline.dropped == 0
 
 
 def test_model_and_sink_work_at_the_same_time() -> None:
-    line = Line(
+    line = FakeLine(
         FakeSource(*[BRIGHT] * 20),
         predictor=FakePredictor(lambda image: time.sleep(0.02)),
         sink=ListSink(lambda: time.sleep(0.018)),
@@ -242,7 +254,7 @@ def test_model_and_sink_work_at_the_same_time() -> None:
 
 def test_stop_hands_over_all_that_was_inspected() -> None:
     sink = ListSink(lambda: time.sleep(0.01))
-    line = Line(FakeSource(*[BRIGHT] * 10_000), sink=sink)
+    line = FakeLine(FakeSource(*[BRIGHT] * 10_000), sink=sink)
     line.pipeline.start()
     while len(sink.results) < 5:
         time.sleep(0.005)
@@ -253,7 +265,7 @@ def test_stop_hands_over_all_that_was_inspected() -> None:
 
 
 def test_stop_gives_the_slow_model_no_further_picture() -> None:
-    line = Line(FakeSource(*[BRIGHT] * 100), predictor=FakePredictor(lambda image: time.sleep(0.4)))
+    line = FakeLine(FakeSource(*[BRIGHT] * 100), predictor=FakePredictor(lambda image: time.sleep(0.4)))
     line.pipeline.start()
     time.sleep(0.1)  # one picture at the model, others wait
     line.pipeline.stop()
@@ -269,7 +281,7 @@ def test_stop_does_not_wait_for_a_camera_that_hangs() -> None:
         hang.wait(20)
         return BRIGHT
 
-    line = Line(FakeSource(BRIGHT, hanging, lossless=False))
+    line = FakeLine(FakeSource(BRIGHT, hanging, lossless=False))
     line.pipeline.start()
     time.sleep(0.1)
     line.pipeline.stop()
@@ -284,7 +296,7 @@ def test_sink_that_dies_ends_the_run_with_its_reason(error: Exception) -> None:
     def fail() -> None:
         raise error
 
-    line = Line(FakeSource(*[BRIGHT] * 1000), sink=ListSink(fail))
+    line = FakeLine(FakeSource(*[BRIGHT] * 1000), sink=ListSink(fail))
     line.run()
     assert line.pipeline.wait_capture(5)
     assert line.pipeline.failure is not None
@@ -296,21 +308,21 @@ def test_model_thread_that_dies_ends_the_run_with_its_reason() -> None:
     def fail(image: np.ndarray) -> None:
         raise MemoryError("no memory")
 
-    line = Line(FakeSource(*[BRIGHT] * 1000), predictor=FakePredictor(fail))
+    line = FakeLine(FakeSource(*[BRIGHT] * 1000), predictor=FakePredictor(fail))
     line.run()
     assert line.pipeline.wait_capture(5)
     assert line.pipeline.failure == "inference stopped: MemoryError: no memory"
 
 
 def test_capture_thread_that_dies_ends_the_run_with_its_reason() -> None:
-    line = Line(FakeSource(BRIGHT, ZeroDivisionError("bug"), BRIGHT))
+    line = FakeLine(FakeSource(BRIGHT, ZeroDivisionError("bug"), BRIGHT))
     assert len(line.run()) == 1
-    assert line.pipeline.failure == "capture stopped: ZeroDivisionError: bug"
+    assert line.pipeline.failure == "capture-cam0 stopped: ZeroDivisionError: bug"
 
 
 def test_stuck_model_is_found_out() -> None:
     hang = threading.Event()
-    line = Line(FakeSource(BRIGHT), predictor=FakePredictor(lambda image: hang.wait(20) and None))
+    line = FakeLine(FakeSource(BRIGHT), predictor=FakePredictor(lambda image: hang.wait(20) and None))
     line.pipeline.start()
     time.sleep(0.1)
     assert line.pipeline.stuck(10) is None
@@ -321,7 +333,7 @@ def test_stuck_model_is_found_out() -> None:
 
 
 def test_missing_camera_is_not_taken_for_a_stuck_model() -> None:
-    line = Line(FakeSource(*[SourceError("gone")] * 100_000, lossless=False))
+    line = FakeLine(FakeSource(*[SourceError("gone")] * 100_000, lossless=False))
     line.pipeline.start()
     deadline_s = time.monotonic() + 1.2
     while time.monotonic() < deadline_s:
@@ -335,7 +347,7 @@ def test_missing_camera_is_not_taken_for_a_stuck_model() -> None:
 
 def test_slow_disk_is_not_taken_for_a_stuck_model() -> None:
     release = threading.Event()
-    line = Line(FakeSource(*[BRIGHT] * 30), sink=ListSink(lambda: release.wait(0.7) and None))
+    line = FakeLine(FakeSource(*[BRIGHT] * 30), sink=ListSink(lambda: release.wait(0.7) and None))
     line.pipeline.start()
     time.sleep(0.6)  # the model waits for a free place meanwhile
     stuck = line.pipeline.stuck(0.5)
@@ -363,3 +375,86 @@ def fault(seq: int, reason: str = "camera lost") -> Fault:
         reason=reason,
         is_part=False,
     )
+
+
+def test_every_camera_is_inspected_as_often_under_overload_though_one_is_faster() -> None:
+    def quick() -> np.ndarray:
+        time.sleep(0.0005)
+        return BRIGHT
+
+    def slow() -> np.ndarray:
+        time.sleep(0.004)
+        return BRIGHT
+
+    sources = [FakeSource(*[step] * 100_000, lossless=False) for step in (quick, slow, slow)]
+    line = FakeLine(*sources, predictor=FakePredictor(lambda image: time.sleep(0.005)), max_frames=90)
+    results = line.run()
+    counts = [sum(result["camera"] == f"cam{number}" for result in results) for number in range(3)]
+    assert min(counts) >= 25, counts
+    assert line.pipeline.dropped > 0
+
+
+def test_numbers_are_never_given_twice_over_the_cameras_and_each_keeps_its_order() -> None:
+    results = FakeLine(*[FakeSource(*[BRIGHT] * 50) for _ in range(4)]).run()
+    assert len({result["id"] for result in results}) == 200
+    for number in range(4):
+        seqs = [result["seq"] for result in results if result["camera"] == f"cam{number}"]
+        assert len(seqs) == 50 and seqs == sorted(seqs)
+
+
+def test_camera_that_is_lost_holds_up_no_other() -> None:
+    lost = FakeSource(*[SourceError("gone")] * 100_000, lossless=False)
+    line = FakeLine(lost, FakeSource(*[BRIGHT] * 20))
+    line.pipeline.start()
+    assert isinstance(line.sink, ListSink)
+    sink = line.sink
+    while sum(result["camera"] == "cam1" for result in sink.results) < 20:
+        time.sleep(0.01)
+    line.pipeline.stop()
+    assert line.pipeline.wait(10)
+    assert {result["verdict"] for result in sink.results if result["camera"] == "cam0"} == {"unknown"}
+    assert {result["verdict"] for result in sink.results if result["camera"] == "cam1"} == {"ok"}
+
+
+def test_a_picture_is_judged_and_described_by_one_model_while_it_is_replaced() -> None:
+    models = ModelInUse(make_model(FakePredictor()))
+    status = CameraStatus("cam0", lambda camera, state: None)
+    inspector = Inspector(
+        models=models,
+        identity=Identity(device_id="line3", boot="b007"),
+        product="object",
+        decider=Decider(),
+        heatmap=HeatmapConfig(),
+        status=status,
+        view=View(),
+    )
+    frame = Frame(
+        image_bgr=DARK, camera="cam0", seq=1, captured_at=datetime.now(UTC), captured_monotonic_s=time.monotonic()
+    )
+    inspected = inspector.look(frame)
+    models.replace(dataclasses.replace(models.current, name="next", threshold=1.0, region_level=1.0))
+    before, _ = inspector.conclude(inspected)
+    assert (before["bundle"]["name"], before["threshold"], before["verdict"]) == ("darkness", 0.5, "anomalous")
+    after, _ = inspector.conclude(inspector.look(frame))
+    assert (after["bundle"]["name"], after["threshold"]) == ("next", 1.0)
+
+
+def test_failures_of_the_device_are_noted_and_a_bad_picture_is_none_of_them() -> None:
+    def fail(image: np.ndarray) -> None:
+        if not image.any():
+            raise DeviceError("no answer")
+        if image.shape[0] == 1:
+            raise ImageError("too small")
+
+    models = ModelInUse(make_model(FakePredictor(fail)))
+    noted: list[tuple[bool, str | None]] = []
+    models.watch(lambda answered, reason: noted.append((answered, reason)))
+    status = CameraStatus("cam0", lambda camera, state: None)
+    inspector = make_inspector(FakePredictor(), status)
+    inspector._models = models
+    for image in (BRIGHT, DARK, BRIGHT[:1]):
+        frame = Frame(
+            image_bgr=image, camera="cam0", seq=1, captured_at=datetime.now(UTC), captured_monotonic_s=time.monotonic()
+        )
+        inspector.look(frame)
+    assert noted == [(True, None), (False, "no answer")]

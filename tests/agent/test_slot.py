@@ -1,8 +1,9 @@
 import threading
+import time
 
 import pytest
 
-from zsad_agent.slot import Handover, NewestSlot, SlotClosed
+from zsad_agent.slot import Handover, NewestSlot, SlotClosed, Turns
 
 
 def test_newest_frame_replaces_the_one_nobody_took() -> None:
@@ -70,3 +71,29 @@ def test_close_wakes_a_waiting_giver() -> None:
 def test_handover_needs_a_place() -> None:
     with pytest.raises(ValueError, match="at least one place"):
         Handover(0)
+
+
+def test_turns_serve_each_slot_in_turn_and_end_with_the_last() -> None:
+    news = threading.Condition()
+    slots: list[Handover[str]] = [Handover(8, news) for _ in range(3)]
+    turns = Turns(slots, news)
+    for number, letters in enumerate(("aaa", "", "cc")):
+        for letter in letters:
+            assert slots[number].put(letter, timeout_s=0)
+    assert [turns.get(0.0) for _ in range(5)] == [(0, "a"), (2, "c"), (0, "a"), (2, "c"), (0, "a")]
+    assert turns.get(0.0) is None
+    slots[0].close()
+    slots[2].close()
+    assert turns.get(0.0) is None, "one is still open"
+    slots[1].close()
+    with pytest.raises(SlotClosed):
+        turns.get(0.0)
+
+
+def test_turns_wake_for_an_item_in_any_slot() -> None:
+    news = threading.Condition()
+    slots: list[NewestSlot[int]] = [NewestSlot(news) for _ in range(8)]
+    threading.Timer(0.05, lambda: slots[6].put(1)).start()
+    started_s = time.monotonic()
+    assert Turns(slots, news).get(20.0) == (6, 1)
+    assert time.monotonic() - started_s < 10

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from zsad_agent.config import HeatmapConfig
+from zsad_agent.overlay import render_heatmap
+from zsad_agent.view import View
+from zsad_core.bundle import ScoreRule
+from zsad_core.errors import ConfigError, ImageError
+from zsad_core.types import Prediction, Region
+
+RULE = ScoreRule(top_fraction=0.0, pool=1)
+FRAME = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
+
+
+def mask_file(path: Path, ignored: tuple[slice, slice], shape: tuple[int, int] = (40, 60)) -> Path:
+    mask = np.zeros(shape, np.uint8)
+    mask[ignored] = 255
+    cv2.imwrite(str(path), mask)
+    return path
+
+
+def test_without_settings_everything_is_inspected_as_it_is() -> None:
+    view = View()
+    prediction = Prediction(anomaly_map=np.ones((4, 4), np.float32), anomaly_score=0.5)
+    assert view.cut(FRAME).shape == FRAME.shape
+    assert view.correct(prediction, (60, 40), None) is prediction
+
+
+def test_region_is_cut_out_and_boxes_are_given_in_the_frame() -> None:
+    view = View((10, 20, 30, 16))
+    assert np.array_equal(view.cut(FRAME), FRAME[20:36, 10:40])
+    moved = view.in_frame([Region(bbox_xywh=(1, 2, 3, 4), peak=0.5)], (60, 40))
+    assert moved == [Region(bbox_xywh=(11, 22, 3, 4), peak=0.5)]
+
+
+def test_region_outside_of_the_frame_is_said_of_the_picture() -> None:
+    with pytest.raises(ImageError, match="region_xywh 10, 20, 51, 16 does not lie in the frame of 60x40"):
+        View((10, 20, 51, 16)).cut(FRAME)
+
+
+def test_defect_under_the_mask_rejects_nothing_and_one_beside_it_does(tmp_path: Path) -> None:
+    view = View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:, 30:]))
+    anomaly_map = np.zeros((20, 30), np.float32)
+    anomaly_map[5, 20] = 0.9
+    hidden = view.correct(Prediction(anomaly_map=anomaly_map, anomaly_score=0.9), (60, 40), RULE)
+    assert hidden.anomaly_score == 0 and not hidden.anomaly_map.any()
+    anomaly_map[5, 10] = 0.7
+    seen = view.correct(Prediction(anomaly_map=anomaly_map, anomaly_score=0.9), (60, 40), RULE)
+    assert seen.anomaly_score == pytest.approx(0.7)
+
+
+def test_mask_is_laid_over_the_region_and_scales_with_the_frame(tmp_path: Path) -> None:
+    view = View((60, 0, 60, 80), mask_file(tmp_path / "m.png", np.s_[:, 45:]))  # drawn at 60x40, frames are 120x80
+    corrected = view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (120, 80), RULE)
+    assert np.array_equal(corrected.anomaly_map, np.repeat([[1, 1, 1, 1, 0, 0, 0, 0]], 8, axis=0))
+
+
+def test_mask_of_another_shape_makes_pictures_unknown(tmp_path: Path) -> None:
+    view = View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:5, :5]))
+    with pytest.raises(ImageError, match="has 60x40 pixels, the frame 40x40"):
+        view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (40, 40), RULE)
+
+
+def test_mask_that_hides_the_whole_region_is_no_pass(tmp_path: Path) -> None:
+    view = View((0, 0, 20, 20), mask_file(tmp_path / "m.png", np.s_[:30, :30]))
+    with pytest.raises(ImageError, match="leaves nothing of the region to inspect"):
+        view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (60, 40), RULE)
+
+
+def test_masks_that_cannot_be_meant_are_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="white everywhere"):
+        View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:, :]))
+    with pytest.raises(ConfigError, match=r"ignore_mask: .*none\.png"):
+        View(ignore_mask=tmp_path / "none.png")
+
+
+def test_bundle_whose_score_cannot_be_computed_anew_takes_no_mask(tmp_path: Path) -> None:
+    view = View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:5, :5]))
+    with pytest.raises(ConfigError, match="is not computed from its map"):
+        view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (60, 40), None)
+
+
+def test_overlay_tints_the_inspected_part_alone() -> None:
+    grey = np.full((100, 200, 3), 90, np.uint8)
+    encoded = render_heatmap(grey, np.ones((8, 8), np.float32), HeatmapConfig(), (100, 0, 100, 100))
+    assert encoded is not None
+    overlay = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR).astype(int)
+    assert abs(overlay[:, :92] - 90).max() < 12
+    assert abs(overlay[10:90, 110:190] - 90).max() > 60
