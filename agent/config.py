@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from zsad_agent.camera_config import CameraConfig, DecisionConfig, SourceConfig, TopicLevel
 from zsad_agent.mqtt_config import ControlConfig, MqttConfig
@@ -52,6 +52,9 @@ def _xdg_folder(variable: str, below_home: str) -> Path:
         raise ConfigError(f"this user has no home folder. Set {variable} to an absolute path.") from error
 
 
+OffInYaml = BeforeValidator(lambda value: "off" if value is False else value)  # what YAML makes of a bare off
+
+
 class InferenceConfig(StrictModel):
     bundle: Path = SHIPPED_BUNDLE
     product: str = GENERIC_PRODUCT
@@ -77,7 +80,7 @@ class SpoolConfig(StrictModel):
     max_bytes: Annotated[int, Field(ge=65_536, le=10**13)] = 2_000_000_000  # of the file; pictures go before results
     max_age_h: Annotated[float, Field(gt=0, le=87_600)] = 24.0 * 30  # hours
     # overlays that are kept until the broker has them, and go out on <camera>/evidence/<id>
-    pictures: Literal["off", "rejects", "all"] = "off"
+    pictures: Annotated[Literal["off", "rejects", "all"], OffInYaml] = "off"
     # each: a result is fsynced before it counts as accepted, and a power cut takes none; periodic: it takes 2 s of them
     fsync: Literal["each", "periodic"] = "each"
 
@@ -97,7 +100,7 @@ class EvidenceConfig(StrictModel):
 class HttpConfig(StrictModel):
     """/metrics (Prometheus), /healthz and /readyz."""
 
-    listen: Annotated[str, Field(pattern=r"^(off|127\.0\.0\.1:\d{1,5})$")] = "127.0.0.1:9464"
+    listen: Annotated[str, OffInYaml, Field(pattern=r"^(off|127\.0\.0\.1:\d{1,5})$")] = "127.0.0.1:9464"
 
 
 class AgentConfig(StrictModel):

@@ -47,5 +47,6 @@ def load_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]] | No
         merged = dict(values.get(section) or {})
         if section == "source" and ("camera" in given or "source" in given):
             merged = {key: value for key, value in merged.items() if key not in ("camera", "source")}
+            values.pop("cameras", None)
         values[section] = {**merged, **given}
     return Settings(config=validate(AgentConfig, values, "command line"), path=path, lines=lines)

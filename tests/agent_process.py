@@ -21,7 +21,7 @@ class AgentProcess:
     def __init__(self, folder: Path, bundle: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.folder = folder
         config = folder / "agent.yaml"
-        config.write_text(f"device_id: {DEVICE}\ninference:\n  bundle: {bundle}\n  threads: 1\n")
+        config.write_text(f"device_id: {DEVICE}\ninference:\n  bundle: {bundle}\n  threads: 1\nhttp: {{listen: off}}\n")
         self._command = [sys.executable, "-m", "zsad_agent.cli", "--config", str(config), *arguments]
         self._environment = {
             **{name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")},

@@ -113,3 +113,49 @@ def test_user_without_a_home_is_told_which_variable_to_set(
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "/var/tmp")
     assert folder() == Path("/var/tmp/zsad-agent")
+
+
+def test_off_needs_no_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text("http:\n  listen: off\nspool:\n  pictures: off\n")
+    config = load_settings(path).config
+    assert (config.http.listen, config.spool.pictures) == ("off", "off")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("cameras:\n- {name: a, source: x}\n- {name: a, source: y}\n", "a is the name of more than one"),
+        ("cameras:\n- {name: stats, source: x}\n", "cannot be called stats"),
+        ("cameras:\n- {name: a}\n", "a names neither camera nor source"),
+        ("source: {camera: 0}\ncameras:\n- {name: a, source: x}\n", "source and cameras both name a camera"),
+        ("cameras:\n- {name: a, source: x, treshold: 1}\n", ":2: cameras.0.treshold: "),
+        ("source: {camera: 0, trigger: folder}\n", "trigger: folder needs source"),
+        ("mqtt:\n  tls: {ca_file: /x}\n", "tls is set, but broker is mqtt://localhost:1883"),
+        ("mqtt:\n  broker: mqtts://b\n  tls: {cert_file: /x}\n", "cert_file and key_file go together"),
+        ("mqtt:\n  password_file: /x\n  password_credential: y\n", "keep one of them"),
+    ],
+)
+def test_sections_that_contradict_themselves_are_faults(tmp_path: Path, text: str, fault: str) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path)
+    assert fault in str(caught.value)
+
+
+def test_each_camera_takes_product_and_decision_from_the_sections_that_it_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(
+        "inference: {product: bottle}\ndecision: {threshold: 0.3}\ncameras:\n- {name: a, source: x}\n"
+        "- {name: b, camera: 1, product: can, decision: {hold_s: 2.0}}\n"
+    )
+    first, second = load_settings(path).config.every_camera
+    assert (first.product, first.decision and first.decision.threshold) == ("bottle", 0.3)
+    assert (second.product, second.decision and second.decision.threshold) == ("can", None)
+
+
+def test_a_camera_on_the_command_line_stands_for_all_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "cameras:\n- {name: a, source: x}\n- {name: b, source: y}\n")
+    cameras = load_settings(path, {"source": {"camera": "3"}}).config.every_camera
+    assert [(camera.name, camera.camera) for camera in cameras] == [("cam0", "3")]
