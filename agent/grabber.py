@@ -51,14 +51,17 @@ class CameraProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # decoders fill it, some with the address and its credentials
-                # NumPy would start a thread for every core
-                env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
+                env={"OPENBLAS_NUM_THREADS": "1", **os.environ},  # NumPy would start a thread for every core
             )
             on_failure.pop_all()
 
     @property
-    def pid(self) -> int:
-        return self._popen.pid
+    def hold(self) -> str:
+        """What is the matter when it was killed and is not gone."""
+        return (
+            f"the driver still holds the device: process {self._popen.pid} was killed and does not end. "
+            "Unplug the camera, or restart the machine if this stays"
+        )
 
     def ask(self) -> None:
         """Wants the next frame. Every answer must be received before the next question."""
@@ -151,7 +154,7 @@ class GrabberSource:
 
     def __enter__(self) -> Self:
         if self._undead is not None and not self._undead.gone_within(0):
-            raise SourceError(f"{self.description}: {self._held_by(self._undead)}")
+            raise SourceError(f"{self.description}: {self._undead.hold}")
         self._undead = None
         self._skipped_before = self.skipped
         try:
@@ -208,9 +211,8 @@ class GrabberSource:
             raise SourceError(f"{self.description}: {error}") from error
         if answer is None:
             self._end(grace_s=0)
-            raise SourceError(
-                f"{self.description}: {too_late}" + (f"; {self._held_by(self._undead)}" if self._undead else "")
-            )
+            held = f"; {self._undead.hold}" if self._undead is not None else ""
+            raise SourceError(f"{self.description}: {too_late}{held}")
         if "error" in answer:
             raise SourceError(answer["error"])
         return answer
@@ -219,9 +221,3 @@ class GrabberSource:
         process, self._process = self._process, None
         if process is not None and not process.end(grace_s, self._kill):
             self._undead = process
-
-    def _held_by(self, process: CameraProcess) -> str:
-        return (
-            f"the driver still holds the device: process {process.pid} was killed and does not end. "
-            "Unplug the camera or restart the machine if this stays"
-        )

@@ -1,8 +1,8 @@
 """The process in which one live source is read. It holds the device and nothing else, so that it can be killed.
 
 Two threads: one reads as fast as pictures come, the other hands the newest over when the parent asks for it. Frames go
-through a file in memory, all else as JSON; the parent writes to that file never, and reads it only between its question
-and its next one, so no frame is seen half.
+through a file in memory, all else as JSON. The file is written between the parent's question and the answer, and read
+between the answer and the next question, so no frame is seen half.
 """
 
 import contextlib

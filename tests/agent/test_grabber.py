@@ -98,7 +98,7 @@ def test_slow_reader_gets_the_newest_frame_and_the_time_it_came(scripted: Script
 
 
 def test_frame_that_waited_too_long_for_its_reader_is_not_taken_for_a_new_one(scripted: Scripted) -> None:
-    with scripted("2 wait:60", stale_after_s=0.5) as source:
+    with scripted("every:0.2 2 wait:60", stale_after_s=0.5) as source:
         source.read()
         time.sleep(1.0)
         with pytest.raises(SourceError, match="no frame for"):
