@@ -1,4 +1,4 @@
-"""Live sources: a V4L2 camera and a network stream."""
+"""Live sources: a V4L2 camera and a network stream. Either can hang for ever: `grabber` reads them in a process."""
 
 import glob
 import os
@@ -11,16 +11,22 @@ from zsad_agent.opencv_source import OpenCvSource
 from zsad_core.errors import SourceError
 from zsad_core.redaction import redacted
 
+DAMAGED_IN_A_ROW = 25  # more of them are a camera that is lost
+
 
 class _LiveSource(OpenCvSource):
     lossless = False
 
     def read(self) -> np.ndarray | None:
-        """The newest frame; never None, since what is live has no end: it is lost (SourceError)."""
-        frame = self._next_frame()
-        if frame is None:
-            raise SourceError(f"{self.description}: gives no more frames")
-        return frame
+        """The next frame; never None, since what is live has no end: it is lost (SourceError).
+
+        Damaged frames are passed over: the camera goes on behind them, and to reopen it would cost more frames. OpenCV
+        tells them from the end of a stream in no way but that after the end there is never another.
+        """
+        for _ in range(DAMAGED_IN_A_ROW):
+            if (frame := self._next_frame()) is not None:
+                return frame
+        raise SourceError(f"{self.description}: gives no more frames")
 
 
 class V4l2Source(_LiveSource):
@@ -53,7 +59,11 @@ class V4l2Source(_LiveSource):
 
 
 class StreamSource(_LiveSource):
-    """An RTSP or HTTP stream, decoded by FFmpeg."""
+    """An RTSP or HTTP stream, decoded by FFmpeg.
+
+    Where its resolution changes on the way, OpenCV scales the whole picture to the size that it had at the opening, so
+    that regions in pixels keep their place.
+    """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         """Opens nothing yet.

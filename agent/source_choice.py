@@ -7,6 +7,7 @@ from pathlib import Path
 from zsad_agent.camera import StreamSource, V4l2Source
 from zsad_agent.camera_config import SourceConfig
 from zsad_agent.files import PicturesSource, VideoFileSource
+from zsad_agent.grabber import GrabberSource
 from zsad_agent.sources import Source
 from zsad_core.errors import ConfigError, SourceError
 from zsad_core.imaging import IMAGE_SUFFIXES, find_images
@@ -24,7 +25,8 @@ def make_source(config: SourceConfig) -> Source:
         SourceError: a file, folder or glob that has nothing to read.
     """
     if config.camera is not None:
-        return V4l2Source(camera_path(config.camera), width=config.width, height=config.height)
+        camera = V4l2Source(camera_path(config.camera), width=config.width, height=config.height)
+        return GrabberSource(camera, stale_after_s=config.stale_after_s)
     if config.source is None:
         raise ConfigError(
             "no camera and no source. Name one with --camera 0 or --source rtsp://…, a video, picture, folder or glob, "
@@ -36,7 +38,8 @@ def make_source(config: SourceConfig) -> Source:
                 f"source {redacted(config.source)!r}: scheme {scheme[1]!r} is not one of "
                 f"{', '.join(sorted(STREAM_SCHEMES))}; a file is named by its plain path"
             )
-        return StreamSource(config.source, timeout_s=config.stale_after_s)
+        stream = StreamSource(config.source, timeout_s=config.stale_after_s)
+        return GrabberSource(stream, stale_after_s=config.stale_after_s)
     path = Path(config.source).expanduser()
     if path.is_dir():
         pictures = find_images(path)

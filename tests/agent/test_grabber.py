@@ -1,0 +1,368 @@
+"""Live sources in a process of their own: real processes, real streams, and every fault that a camera has."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from agent_process import AgentProcess
+from mjpeg_server import MjpegServer
+from scripted_camera import SECRET, ScriptedCamera
+
+from zsad_agent.camera import StreamSource
+from zsad_agent.grabber import GrabberSource
+from zsad_core.errors import ImageError, SourceError
+
+TESTS = Path(__file__).parents[1]
+PATIENT_S = 20.0  # where a test must not depend on how busy the machine is
+
+Scripted = Callable[..., GrabberSource]
+
+
+@pytest.fixture(autouse=True)
+def scripts_are_found_by_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Scripted:
+    def make(*scripts: str, stale_after_s: float = PATIENT_S, **settings: object) -> GrabberSource:
+        camera = ScriptedCamera(*scripts, log=tmp_path / "openings")
+        return GrabberSource(camera, stale_after_s=stale_after_s, **settings)  # type: ignore[arg-type]
+
+    return make
+
+
+def stream(server: MjpegServer, stale_after_s: float = PATIENT_S) -> GrabberSource:
+    return GrabberSource(StreamSource(server.url, timeout_s=stale_after_s), stale_after_s=stale_after_s)
+
+
+def children(recursive: bool = False) -> list[psutil.Process]:
+    """Camera processes of this one, and with `recursive` of an agent that it started."""
+    found = psutil.Process().children(recursive)
+    return [child for child in found if "zsad_agent.grabber_child" in child.cmdline()]
+
+
+def grandchild() -> psutil.Process:
+    """The one camera process of an agent that this process started."""
+    deadline_s = time.monotonic() + PATIENT_S
+    while not (found := children(recursive=True)) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    (one,) = found
+    return one
+
+
+def ended_within(pid: int, seconds: float) -> bool:
+    deadline_s = time.monotonic() + seconds
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.01)
+                continue
+        return True
+    return False
+
+
+def test_frames_are_whole_in_order_and_those_replaced_are_counted(scripted: Scripted) -> None:
+    source = scripted("size:640x480 every:0.001 200")
+    values = []
+    with source, pytest.raises(SourceError, match="scripted camera: ended"):
+        while True:
+            frame = source.read()
+            assert frame.shape == (480, 640, 3) and frame.dtype == np.uint8 and frame.flags.writeable
+            assert (frame == frame[0, 0, 0]).all()
+            values.append(int(frame[0, 0, 0]))
+    assert values == sorted(set(values))
+    assert values[-1] == 199
+    assert len(values) + source.skipped == 200
+
+
+def test_slow_reader_gets_the_newest_frame_and_the_time_it_came(scripted: Scripted) -> None:
+    source = scripted("every:0.01 500")
+    with source:
+        source.read()
+        time.sleep(0.5)
+        asked_s = time.monotonic()
+        frame = source.read()
+        assert source.captured_monotonic_s is not None
+        assert asked_s - 0.25 < source.captured_monotonic_s <= time.monotonic()
+    assert source.skipped >= 10
+    assert int(frame[0, 0, 0]) == source.skipped + 1
+
+
+def test_frame_that_waited_too_long_for_its_reader_is_not_taken_for_a_new_one(scripted: Scripted) -> None:
+    with scripted("every:0.2 2 wait:60", stale_after_s=0.5) as source:
+        source.read()
+        time.sleep(1.0)
+        with pytest.raises(SourceError, match="no frame for"):
+            source.read()
+
+
+def test_size_changes_from_frame_to_frame(scripted: Scripted) -> None:
+    source = scripted("every:0.2 1 size:1280x720 1 size:16x9 1")
+    with source:
+        assert [source.read().shape[:2] for _ in range(3)] == [(48, 64), (720, 1280), (9, 16)]
+
+
+def test_bad_picture_costs_only_itself(scripted: Scripted) -> None:
+    with scripted("every:0.2 1 bad:1 1") as source:
+        assert source.read().max() == 0
+        with pytest.raises(ImageError, match="no picture"):
+            source.read()
+        assert source.read().max() == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("fail open", "scripted camera: the script says so"),
+        ("raise open", "scripted camera: RuntimeError in the camera process"),
+        ("crash open", "scripted camera: the camera process died of SIGSEGV"),
+        ("1 fail", "scripted camera: the script says so"),
+        ("1 raise", "scripted camera: RuntimeError in the camera process"),
+        ("1 crash", "scripted camera: the camera process died of SIGSEGV"),
+    ],
+)
+def test_failure_is_told_without_secrets_and_the_next_opening_works(scripted: Scripted, script: str, said: str) -> None:
+    source = scripted(script, "1 wait:60")
+    with pytest.raises(SourceError, match=said) as caught, source:
+        while True:
+            source.read()
+    assert SECRET not in str(caught.value)
+    assert children() == []
+    with source:
+        source.read()
+
+
+@pytest.mark.parametrize("script", ["hang", "wait:60"])
+def test_hang_in_read_is_killed_and_the_next_opening_works(scripted: Scripted, script: str) -> None:
+    source = scripted(f"1 {script}", "2 wait:60", stale_after_s=1.0)
+    with source:
+        source.read()
+        started_s = time.monotonic()
+        with pytest.raises(SourceError, match=r"scripted camera: no frame for 1 s$"):
+            source.read()
+        assert children() == []  # the device is free before the error is told
+        assert time.monotonic() - started_s < 5
+    with source:
+        source.read()
+
+
+def test_hang_while_it_is_opened_is_killed(scripted: Scripted) -> None:
+    source = scripted("hang open", stale_after_s=0.5, start_s=1.5)
+    with pytest.raises(SourceError, match="not open after 2 s"), source:
+        pass
+    assert children() == []
+
+
+def test_stopped_process_is_killed(scripted: Scripted) -> None:
+    source = scripted("every:0.01 100000", stale_after_s=1.0)
+    with source:
+        source.read()
+        children()[0].send_signal(signal.SIGSTOP)
+        with pytest.raises(SourceError, match="no frame for 1 s"):
+            while True:
+                source.read()
+    assert children() == []
+
+
+def test_process_that_a_driver_holds_is_said_and_no_second_one_started(scripted: Scripted) -> None:
+    source = scripted("1 hang", "1 wait:60", stale_after_s=1.0, kill=lambda process: None)
+    with source:
+        source.read()
+        (held,) = children()
+        with pytest.raises(SourceError, match=rf"no frame for 1 s; the driver still holds .*: process {held.pid} "):
+            source.read()
+    for _ in range(2):
+        with pytest.raises(SourceError, match="scripted camera: the driver still holds"), source:
+            pass
+    assert children() == [held]
+    held.kill()
+    held.wait(10)
+    with source:
+        source.read()
+        assert held not in children()
+        children()[0].kill()
+
+
+@pytest.mark.parametrize("script", ["every:0.01 100000", "1 hang", "1 wait:60"])
+def test_leaving_takes_less_than_a_second(scripted: Scripted, script: str) -> None:
+    with scripted(script) as source:
+        source.read()
+        started_s = time.monotonic()
+    assert time.monotonic() - started_s < 1.0
+    assert children() == []
+
+
+def test_camera_is_closed_in_good_order_when_it_gives_frames(scripted: Scripted) -> None:
+    killed = []
+    source = scripted("every:0.01 100000", kill=lambda process: killed.append(process.kill()))
+    with source:
+        source.read()
+    assert killed == []
+
+
+def test_terminal_and_service_manager_leave_the_process_to_the_agent(scripted: Scripted) -> None:
+    with scripted("every:0.01 100000") as source:
+        source.read()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            children()[0].send_signal(number)
+        time.sleep(0.1)
+        for _ in range(10):
+            source.read()
+
+
+def test_fifty_openings_leave_no_process_and_no_file_open(scripted: Scripted) -> None:
+    source = scripted(*["1 wait:60", "1 crash", "fail open", "1", "every:0.001 100000"] * 10)
+    this = psutil.Process()
+    files, threads = this.num_fds(), this.num_threads()
+    for opening in range(50):
+        with contextlib.suppress(SourceError), source:
+            source.read()
+            if opening % 5:
+                source.read()
+        assert children() == []
+        assert this.num_fds() == files
+    assert this.num_threads() == threads
+
+
+def test_process_dies_with_a_killed_agent_though_it_hangs(tmp_path: Path) -> None:
+    program = f"""
+import psutil
+from pathlib import Path
+from scripted_camera import ScriptedCamera
+from zsad_agent.grabber import GrabberSource
+with GrabberSource(ScriptedCamera("1 hang", log=Path({str(tmp_path / "log")!r})), stale_after_s=100) as source:
+    source.read()
+    print(psutil.Process().children()[0].pid, flush=True)
+    source.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as agent:
+        assert agent.stdout is not None
+        pid = int(agent.stdout.readline())
+        assert not ended_within(pid, 0.2)
+        agent.kill()
+        assert ended_within(pid, 2.0)
+
+
+def test_credentials_reach_the_camera_and_no_list_of_processes() -> None:
+    with MjpegServer() as server:
+        server.password = SECRET
+        url = f"http://user:{SECRET}@{server.address}"
+        with GrabberSource(StreamSource(url, timeout_s=PATIENT_S), stale_after_s=PATIENT_S) as source:
+            source.read()
+            (child,) = children()
+            assert SECRET not in " ".join(child.cmdline()) + str(child.environ())
+        with pytest.raises(SourceError, match="cannot be opened"), stream(server):
+            pass
+
+
+def test_process_loads_neither_openvino_nor_pydantic(scripted: Scripted) -> None:
+    with scripted("1 wait:60") as source:
+        source.read()
+        loaded = {Path(region.path).name for region in children()[0].memory_maps()}
+        assert any("cv2" in name for name in loaded)
+        assert not any("openvino" in name or "pydantic" in name for name in loaded)
+        assert children()[0].num_threads() <= 4
+
+
+def read_until(source: GrabberSource, done: Callable[[np.ndarray], bool]) -> np.ndarray:
+    deadline_s = time.monotonic() + PATIENT_S
+    while time.monotonic() < deadline_s:
+        if done(frame := source.read()):
+            return frame
+    raise AssertionError(f"the frames did not become so in {PATIENT_S} s; the last has {frame.shape}, {frame.mean()}")
+
+
+def test_stream_that_stalls_is_lost_in_time_and_back_when_it_flows_again() -> None:
+    with MjpegServer() as server:
+        source = stream(server, stale_after_s=1.5)
+        with source:
+            source.read()
+            server.stalled = True
+            with pytest.raises(SourceError, match=r"no frame for 1\.5 s|no more frames"):
+                for _ in range(1000):
+                    source.read()
+        with pytest.raises(SourceError, match=r"cannot be opened|not open"), source:
+            pass
+        server.stalled = False
+        with source:
+            source.read()
+    assert children() == []
+
+
+def test_stream_whose_connection_ends_is_lost_and_back() -> None:
+    with MjpegServer() as server:
+        source = stream(server)
+        with source:
+            source.read()
+            server.cut()
+            with pytest.raises(SourceError, match="gives no more frames"):
+                for _ in range(1000):
+                    source.read()
+        server.refusing = True
+        with pytest.raises(SourceError, match="cannot be opened"), source:
+            pass
+        server.refusing = False
+        with source:
+            source.read()
+
+
+def test_damaged_frames_of_a_stream_are_passed_over() -> None:
+    with MjpegServer() as server:
+        server.grey = 10
+        with stream(server) as source:
+            source.read()
+            server.garbage_frames(5)
+            server.grey = 200
+            read_until(source, lambda frame: frame.mean() > 150)
+            assert server.clients == 1
+
+
+def test_stream_of_garbage_alone_is_lost() -> None:
+    with MjpegServer() as server, stream(server) as source:
+        source.read()
+        server.garbage_frames(100_000)
+        with pytest.raises(SourceError, match="gives no more frames"):
+            for _ in range(1000):
+                source.read()
+
+
+def test_stream_that_changes_its_size_is_shown_whole_and_has_the_new_size_when_reopened() -> None:
+    with MjpegServer() as server:
+        server.grey, server.left_grey = 200, 200
+        source = stream(server)
+        with source:
+            assert source.read().shape == (48, 64, 3)
+            server.wh, server.left_grey = (320, 240), 20
+            frame = read_until(source, lambda frame: frame[:, :28].mean() < 50)
+            assert frame.shape == (48, 64, 3)
+            assert frame[:, 36:].mean() > 150
+        with source:
+            assert source.read().shape == (240, 320, 3)
+
+
+@pytest.mark.parametrize("stalled", [False, True])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_agent_leaves_no_camera_process_however_it_ends(
+    tiny_bundle: Path, tmp_path: Path, how: signal.Signals, stalled: bool
+) -> None:
+    with MjpegServer() as server:
+        arguments = ("--source", server.url, "--broker", "mqtt://127.0.0.1:1")
+        with AgentProcess(tmp_path, tiny_bundle, *arguments) as agent:
+            agent.wait_for_output("inspecting stream")
+            child = grandchild()
+            server.stalled = stalled
+            time.sleep(0.3)
+            code, spent_s = agent.terminate(how)
+            assert ended_within(child.pid, 2.0)
+    assert code == (-signal.SIGKILL if how == signal.SIGKILL else 0), agent.output
+    assert spent_s < 2.0
+    assert "Traceback" not in agent.output and "lost" not in agent.output

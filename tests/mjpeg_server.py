@@ -1,0 +1,102 @@
+"""A network camera: motion JPEG over HTTP that can stall, break, change its size, and refuse."""
+
+import base64
+import http.server
+import threading
+from typing import Self
+
+import cv2
+import numpy as np
+
+BOUNDARY = "frame"
+
+
+class MjpegServer:
+    """Streams to every client, as its attributes say at the time; each can be changed while it streams."""
+
+    def __init__(self) -> None:
+        self.wh = (64, 48)
+        self.every_s = 0.02
+        self.stalled = False  # the connection stays, nothing comes
+        self.refusing = False  # connections that are new get 503
+        self.grey: int | None = None  # of every frame; None: it counts up
+        self.left_grey: int | None = None  # of its left half; None: as the rest
+        self.clients = 0  # since the start
+        self.password: str | None = None  # of any user; None: all may see it
+        self._garbage = 0  # frames to come that are no JPEG
+        self._cut = 0  # connections that are older than this many cuts end
+        self._stop = threading.Event()
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if outer.password is not None and not outer._knows_password(self.headers.get("Authorization", "")):
+                    self.send_response(401)
+                    self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+                    self.end_headers()
+                    return
+                if outer.refusing:
+                    self.send_error(503)
+                    return
+                outer.clients += 1
+                self.send_response(200)
+                self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+                self.end_headers()
+                outer._stream(self)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._server.server_port}/stream.mjpg"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def cut(self) -> None:
+        """Ends every connection that there is."""
+        self._cut += 1
+
+    def garbage_frames(self, count: int) -> None:
+        """The next `count` frames are bytes that are no JPEG."""
+        self._garbage = count
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _knows_password(self, authorization: str) -> bool:
+        _, _, encoded = authorization.partition(" ")
+        return base64.b64decode(encoded).decode().partition(":")[2] == self.password
+
+    def _stream(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        cut, index = self._cut, 0
+        try:
+            while not self._stop.wait(self.every_s) and cut == self._cut:
+                if self.stalled:
+                    continue
+                body = self._encode(index)
+                if self._garbage > 0:
+                    self._garbage -= 1
+                    body = body[::-1]
+                head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+                handler.wfile.write(head.encode() + body + b"\r\n")
+                index += 1
+        except OSError:  # the client has gone
+            pass
+
+    def _encode(self, index: int) -> bytes:
+        image = np.full((self.wh[1], self.wh[0], 3), index % 251 if self.grey is None else self.grey, np.uint8)
+        if self.left_grey is not None:
+            image[:, : self.wh[0] // 2] = self.left_grey
+        return cv2.imencode(".jpg", image)[1].tobytes()
