@@ -99,8 +99,8 @@ class RetainedStatuses:
         with self._lock:
             self._due = dict(self._latest)
 
-    def take_due(self) -> dict[str, bytes]:
-        """Topics and payloads to be sent now."""
+    def take_due(self, limit: int) -> dict[str, bytes]:
+        """Topics and payloads to be sent now, at most `limit`."""
         with self._lock:
-            due, self._due = self._due, {}
-            return due
+            topics = list(self._due)[: max(0, limit)]
+            return {topic: self._due.pop(topic) for topic in topics}

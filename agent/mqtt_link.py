@@ -9,6 +9,7 @@ itself connected, a wait between attempts can be cut short, and nothing survives
 """
 
 import contextlib
+import logging
 import select
 import socket
 import ssl
@@ -23,6 +24,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from zsad_agent.tls import meaning
 
+logger = logging.getLogger(__name__)
+
 CONNECT_TIMEOUT_S = 5.0
 MISC_EVERY_S = 1.0  # keepalive is looked at this often
 MAX_INCOMING_BYTES = 131_072  # of one packet; an MQTT 5 broker sends us no larger one
@@ -32,6 +35,10 @@ UNKNOWN_VERSION = "Unsupported protocol version"
 
 class LinkDownError(Exception):
     """There is no connection, or no more; the text says why."""
+
+
+class LinkSilentError(LinkDownError):
+    """The connection stands, but the broker does not answer."""
 
 
 class LinkCutError(LinkDownError):
@@ -112,6 +119,7 @@ class MqttLink:
         self._tls = tls is not None
         self._accepted = False
         self._max_packet_bytes: int | None = None
+        self._receive_maximum = 65_535  # of MQTT 5, unless the broker says less
         self._end: LinkDownError | None = None
         self._events = Events()
         client = mqtt.Client(
@@ -123,7 +131,7 @@ class MqttLink:
         )
         client.suppress_exceptions = True
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(0)  # the window is the caller's, and the broker's Receive Maximum
+        client.max_inflight_messages_set(0)  # the window is the caller's
         client.will_set(*will, qos=1, retain=True)
         if username is not None:
             client.username_pw_set(username, password)
@@ -146,6 +154,11 @@ class MqttLink:
     def max_packet_bytes(self) -> int | None:
         """The largest packet that the broker takes, if it has said so (MQTT 5)."""
         return self._max_packet_bytes
+
+    @property
+    def receive_maximum(self) -> int:
+        """The most QoS 1 messages that may wait for the broker's answer; it hangs up on one more."""
+        return self._receive_maximum
 
     @property
     def backed_up(self) -> bool:
@@ -234,7 +247,7 @@ class MqttLink:
         if reason_code == 0:
             self._accepted = True
             self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
-            client.max_inflight_messages_set(getattr(properties, "ReceiveMaximum", 0))  # paho holds back what is more
+            self._receive_maximum = getattr(properties, "ReceiveMaximum", self._receive_maximum)
         elif reason_code == UNKNOWN_VERSION:
             self._end = LinkVersionError(str(reason_code))
         else:
@@ -279,7 +292,11 @@ class MqttLink:
         self._events.arrived.append(Arrival(message.topic, bytes(message.payload), message.retain))
 
     def _on_log(self, client: mqtt.Client, userdata: object, level: int, text: str) -> None:
-        """The only place where paho tells of the TLS alert of a broker that does not like our certificate."""
+        """The only place where paho tells of the TLS alert of a broker that does not like our certificate, and of an
+        error in a callback above.
+        """
+        if level == LogLevel.MQTT_LOG_ERR and text.startswith("Caught exception"):
+            logger.error("defect in the connection to the broker: %s", text)
         if self._tls and not self._accepted and self._end is None and level == LogLevel.MQTT_LOG_ERR:
             distrust = meaning(text, self._host)
             if distrust is not None:

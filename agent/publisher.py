@@ -24,6 +24,7 @@ from zsad_agent.mqtt_link import (
     LinkCutError,
     LinkDownError,
     LinkRefusedError,
+    LinkSilentError,
     LinkUntrustedError,
     LinkVersionError,
     MqttLink,
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 ACK_TIMEOUT_S = 30.0  # a broker that acknowledges nothing for so long is left and dialled again
+ANSWER_S = 10.0  # longest wait for the broker to let us in
+ANSWER_TO_NEWER_S = 5.0  # likewise in MQTT 5, if the older one is tried next: amqtt waits for ever for what it misreads
 FIRST_ATTEMPT_S = 2.0  # longest wait for the first connection, so that the first results find one
 WAIT_S = 0.1  # between two looks at whether a stop was asked for
 STEADY_AFTER_S = 10.0  # a connection that lasted so long and was of use starts the back-off anew
@@ -91,7 +94,7 @@ class Publisher:
             ValueError: `config.broker` is still `embedded`; start the broker and pass its URL.
         """
         if config.broker == EMBEDDED_BROKER:
-            raise ValueError("start an EmbeddedBroker and pass its url as mqtt.broker")
+            raise ValueError("start an EmbeddedBroker and pass the config that reaches it (`reached_by`)")
         parts = urlsplit(config.broker)
         self._host, self._port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
         self._secure = parts.scheme == "mqtts"
@@ -274,8 +277,8 @@ class Publisher:
             )
             try:
                 try:
-                    session.open()
-                except (LinkVersionError, LinkCutError):  # some brokers just hang up on what they do not know
+                    session.open(ANSWER_S if protocol is protocols[-1] else ANSWER_TO_NEWER_S)
+                except (LinkVersionError, LinkCutError, LinkSilentError):  # what brokers do that do not know MQTT 5
                     if protocol is protocols[-1]:
                         self._protocols.failed()
                         raise

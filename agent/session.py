@@ -12,13 +12,12 @@ from zsad_agent.broker_state import BrokerHealth
 from zsad_agent.incoming import Incoming
 from zsad_agent.live import LivePictures, RetainedStatuses
 from zsad_agent.message import OFFLINE, ONLINE, Topics, mark_replayed
-from zsad_agent.mqtt_link import OVERHEAD_BYTES, Answer, Events, LinkCutError, LinkDownError, MqttLink
+from zsad_agent.mqtt_link import OVERHEAD_BYTES, Answer, Events, LinkCutError, LinkDownError, LinkSilentError, MqttLink
 from zsad_agent.outbox import Outbox
 from zsad_agent.size_limits import SizeLimits
 
 logger = logging.getLogger(__name__)
 
-CONNACK_TIMEOUT_S = 10.0
 GOODBYE_S = 0.5  # longest time for the acknowledgements still due: a stop has 2 s in all
 IDLE_S = 1.0  # longest sleep without an event
 UNTIDY_S = 0.1  # while acknowledged results still lie in the spool
@@ -87,28 +86,29 @@ class Session:
         self._in_flight: dict[int, _Sent] = {}  # by message id
         self._asked: dict[int, str] = {}  # message id of a subscription -> its topic
         self._ask_again: dict[str, float] = {}  # topics whose subscription was refused -> when to ask again
-        self._announced = False  # the broker has taken a message over this connection
+        self._answered = False  # the broker has taken a message over this connection
         self._held_until_s: float | None = None  # no results before, since the broker refuses them
         self._hold_s = HOLD_MIN_S
         self._probing = False  # one result at a time, to see whether it takes them again
         self._live_after = 0  # results with ids up to this were accepted before this connection was made
         self._sent_up_to = 0
 
-    def open(self) -> None:
+    def open(self, answer_timeout_s: float) -> None:
         """Dials, waits for the broker's answer, and announces the device.
 
         Raises:
-            LinkDownError: no broker there, or it gives no answer, or a stop was asked for meanwhile.
+            LinkDownError: no broker there, or a stop was asked for meanwhile.
+            LinkSilentError: it gives no answer.
             LinkRefusedError: the broker turned the connection down.
             LinkUntrustedError: TLS failed.
         """
         self._link.dial()
-        end_s = time.monotonic() + CONNACK_TIMEOUT_S
+        end_s = time.monotonic() + answer_timeout_s
         while not self._link.accepted:
             if self._exchange.stopping.is_set():
                 raise LinkDownError("stopped")
             if time.monotonic() > end_s:
-                raise LinkDownError(f"no answer within {CONNACK_TIMEOUT_S:.0f} s. Is an MQTT broker there?")
+                raise LinkSilentError(f"no answer within {answer_timeout_s:.0f} s. Is an MQTT broker there?")
             self._poll(0.2)
         self._exchange.sizes.connected(self._link.max_packet_bytes)
         self._publish(self._topics.available, ONLINE, retain=True)
@@ -140,7 +140,9 @@ class Session:
         self._say_goodbye()
 
     def _send(self) -> None:
-        for topic, payload in self._exchange.statuses.take_due().items():
+        for topic, payload in self._exchange.statuses.take_due(
+            self._link.receive_maximum - len(self._in_flight)
+        ).items():
             self._publish(topic, payload, retain=True)
         self._send_pictures()
         for entry in self._exchange.outbox.take(self._room()):
@@ -157,6 +159,7 @@ class Session:
         if self._held_until_s is not None:
             return 0
         window = 1 if self._probing or self._exchange.sizes.careful else self._window
+        window = min(window, max(1, self._link.receive_maximum - 1))  # the last place is for the goodbye
         return max(0, window - len(self._in_flight))
 
     def _send_pictures(self) -> None:
@@ -216,7 +219,7 @@ class Session:
 
     def _note_answer(self, sent: _Sent, answer: Answer) -> None:
         exchange = self._exchange
-        self._announced = True
+        self._answered = True
         exchange.sizes.passed(sent.number, sent.size, is_result=sent.entry_id is not None)
         if sent.entry_id is None:
             exchange.health.complain(sent.topic, answer.refusal and f"refuses {sent.topic}: {answer.refusal}")
@@ -242,11 +245,9 @@ class Session:
 
     def _learn_from(self, error: LinkCutError) -> None:
         """Gives the result up for which the broker cuts us off again and again."""
-        if not self._announced:
-            return
         results = {sent.entry_id: sent for sent in self._in_flight.values() if sent.entry_id is not None}
         sizes = {entry_id: sent.size for entry_id, sent in results.items()}
-        hopeless = self._exchange.sizes.cut(sizes, said_too_large=error.too_large)
+        hopeless = self._exchange.sizes.cut(sizes, answered=self._answered, said_too_large=error.too_large)
         if hopeless is not None:
             self._give_up(hopeless, results[hopeless].topic, results[hopeless].payload)
 

@@ -87,20 +87,21 @@ class SizeLimits:
         if is_result and size >= SUSPECT_BYTES:
             self._careful, self._alone = False, None
 
-    def cut(self, results: Mapping[int, int], *, said_too_large: bool) -> int | None:
+    def cut(self, results: Mapping[int, int], *, answered: bool, said_too_large: bool) -> int | None:
         """The other side has ended the connection; which result to give up because the broker will never take it.
 
         Args:
             results: size in bytes of each result on its way, by its id.
+            answered: it has taken a message over this connection, so that it does not mind all of them.
             said_too_large: the broker gave a message's size as the reason.
         """
-        if not self._careful:
+        if answered and not self._careful:
             self._note_picture(self._suspect_picture())
         suspects = {entry_id for entry_id, size in results.items() if size >= SUSPECT_BYTES and size > self._passed}
         if not suspects:
             return None
         self._careful = True
-        if len(results) > 1:
+        if len(results) > 1 or not answered:
             return None
         (alone,) = suspects
         self._alone_cuts = self._alone_cuts + 1 if alone == self._alone else 1
