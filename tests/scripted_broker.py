@@ -1,6 +1,7 @@
 """An MQTT broker that answers as a test says: refuses, hangs up, limits sizes. One thread for each connection."""
 
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ class ScriptedBroker:
         puback: reason code for topic and payload; 0 takes the message, None does not answer.
         suback: likewise, for a topic.
         cut_above: bytes of payload above which it ends the connection.
+        tls: of the server's side.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class ScriptedBroker:
         puback: Callable[[str, bytes], int | None] = lambda topic, payload: 0,
         suback: Callable[[str], int] = lambda topic: 1,
         cut_above: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.versions = versions
         self.hangs_up = hangs_up
@@ -36,6 +39,7 @@ class ScriptedBroker:
         self.puback = puback
         self.suback = suback
         self.cut_above = cut_above
+        self._tls = tls
         self.connects: list[int] = []  # the level of each CONNECT
         self.subscribed: list[tuple[str, int]] = []  # topic and options byte
         self.asked: list[tuple[str, bytes]] = []  # of every PUBLISH, taken or not
@@ -64,10 +68,10 @@ class ScriptedBroker:
         for thread in self._threads:
             thread.join(10)
 
-    def send(self, topic: str, payload: bytes, *, retained: bool = False) -> None:
-        """A QoS 0 message to the newest client, which speaks MQTT 3.1.1."""
-        body = struct.pack("!H", len(topic)) + topic.encode() + payload
-        self._clients[-1].sendall(_packet(PUBLISH, body, flags=int(retained)))
+    def send(self, topic: str, *payloads: bytes, retained: bool = False) -> None:
+        """QoS 0 messages to the newest client, which speaks MQTT 3.1.1, in one go."""
+        head = struct.pack("!H", len(topic)) + topic.encode()
+        self._clients[-1].sendall(b"".join(_packet(PUBLISH, head + each, flags=int(retained)) for each in payloads))
 
     def _start(self, target: Callable[..., None], *args: object) -> None:
         self._threads.append(threading.Thread(target=target, args=args))
@@ -79,6 +83,8 @@ class ScriptedBroker:
                 client, _ = self._server.accept()
             except OSError:
                 return
+            if self._tls is not None:
+                client = self._tls.wrap_socket(client, server_side=True)
             self._clients.append(client)
             self._start(self._serve, client)
 

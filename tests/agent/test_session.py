@@ -1,6 +1,7 @@
 """The connection with brokers that refuse, hang up, or limit sizes."""
 
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificate_maker import Authority
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener, wait_until
 from scripted_broker import ScriptedBroker
 
 from zsad_agent.broker import EmbeddedBroker
 from zsad_agent.incoming import MAX_PAYLOAD_BYTES
-from zsad_agent.mqtt_config import MqttConfig
+from zsad_agent.mqtt_config import MqttConfig, TlsConfig
 from zsad_agent.publisher import Publisher
 from zsad_agent.spool import Spool
 
@@ -283,6 +285,22 @@ def test_retained_oversize_and_foreign_messages_are_passed_over(
         assert publisher.connected
     assert caplog.text.count("is dropped") == 1
     assert "a/set" in caplog.text
+
+
+def test_messages_that_come_in_one_tls_record_are_all_handed_over_at_once(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.sign("server")
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(pair.cert, pair.key)
+    got: list[bytes] = []
+    payloads = [b"%d" % number for number in range(20)]
+    with ScriptedBroker(versions=(4,), tls=server) as broker:
+        url = f"mqtts://localhost:{broker.port}"
+        with publishing(url, tmp_path, tls=TlsConfig(ca_file=authority.cert), protocol="3.1.1") as publisher:
+            publisher.subscribe("a/set", got.append)
+            wait_until(lambda: broker.subscribed)
+            broker.send("a/set", *payloads)
+            wait_until(lambda: got == payloads, 5)
 
 
 def test_handler_that_fails_is_logged_once_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
