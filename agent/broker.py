@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from zsad_agent.mqtt_config import MqttConfig
 from zsad_core.errors import BrokerError
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,10 @@ class EmbeddedBroker:
     def url(self) -> str:
         """For `mqtt.broker`."""
         return f"mqtt://{LOOPBACK}:{self._port}"
+
+    def reached_by(self, config: MqttConfig) -> MqttConfig:
+        """`config` with this broker's address and the MQTT that it speaks: it does not answer an agent that tries 5."""
+        return config.model_copy(update={"broker": self.url, "protocol": "3.1.1"})
 
     def _run(self, make_broker: Callable[..., Any]) -> None:
         try:

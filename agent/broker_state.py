@@ -12,11 +12,12 @@ class BrokerState(StrEnum):
     CONNECTED = "connected"
     UNREACHABLE = "unreachable"  # never reached, lost, or silent
     REFUSED = "refused"  # it answered and turned us down: credentials, most often
+    UNTRUSTED = "untrusted"  # TLS failed: certificates, most often
     STOPPED = "stopped"
 
 
 class BrokerHealth:
-    """State and reason. Written by the sending thread, read by any."""
+    """State and reason, and what a broker that is connected refuses. Written by the sending thread, read by any."""
 
     def __init__(self, name: str) -> None:
         """Takes the broker's name for the log, without credentials."""
@@ -24,6 +25,7 @@ class BrokerHealth:
         self._lock = threading.Lock()
         self._state = BrokerState.CONNECTING
         self._reason: str | None = None
+        self._complaints: dict[str, str] = {}
 
     @property
     def state(self) -> BrokerState:
@@ -31,26 +33,45 @@ class BrokerHealth:
 
     @property
     def fault(self) -> str | None:
-        """None while connected."""
+        """None while connected to a broker that takes and gives everything."""
         with self._lock:
-            if self._state is BrokerState.CONNECTED:
-                return None
-            return f"broker {self._name} {self._state}" + (f": {self._reason}" if self._reason else "")
+            faults = [f"broker {reason}" for reason in self._complaints.values()]
+            if self._state is not BrokerState.CONNECTED:
+                faults.insert(0, f"broker {self._name} {self._state}" + (f": {self._reason}" if self._reason else ""))
+        return "; ".join(faults) or None
+
+    def complain(self, about: str, reason: str | None) -> None:
+        """Takes in that the broker refuses something, `reason` beginning with that word; None: it does not, or no more.
+
+        Logs a change. What it refused stays a fault while it is away.
+        """
+        with self._lock:
+            previous = self._complaints.pop(about, None)
+            if reason is not None:
+                self._complaints[about] = reason
+        if reason is not None and reason != previous:
+            logger.error("broker %s %s", self._name, reason)
+        elif reason is None and previous is not None:
+            logger.warning("broker %s no longer %s", self._name, previous.partition(":")[0])
 
     def note(self, state: BrokerState, reason: str | None = None) -> None:
         """Takes the state in and logs a change; an attempt that fails like the one before says nothing."""
         with self._lock:
-            previous, self._state, self._reason = self._state, state, reason
-        if state is previous:
+            previous, self._state = self._state, state
+            previous_reason, self._reason = self._reason, reason
+        turned_down = state in (BrokerState.REFUSED, BrokerState.UNTRUSTED)  # a reason that somebody has to remove
+        if state is previous and not (turned_down and reason != previous_reason):
             return
         if state is BrokerState.CONNECTED:
             logger.info("broker %s %s", self._name, "connected" if previous is BrokerState.CONNECTING else "back")
         elif state is BrokerState.REFUSED:
             logger.error(
-                "broker %s refused: %s. Check mqtt.username and mqtt.password_file. Results wait in the spool.",
+                "broker %s refused: %s. Check mqtt.username and the password. Results wait in the spool.",
                 self._name,
                 reason,
             )
+        elif state is BrokerState.UNTRUSTED:
+            logger.error("broker %s untrusted: %s. Results wait in the spool.", self._name, reason)
         elif state is BrokerState.UNREACHABLE:
             word = "lost" if previous is BrokerState.CONNECTED else "unreachable"
             logger.warning("broker %s %s: %s. Results wait in the spool.", self._name, word, reason)

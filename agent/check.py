@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from zsad_agent.credentials import read_password
+from zsad_agent.credentials import password_key, read_password
 from zsad_agent.inference import check_device
 from zsad_agent.mqtt_config import EMBEDDED_BROKER
 from zsad_agent.settings import Settings
 from zsad_agent.source_choice import make_source
+from zsad_agent.tls import faulty_key, make_context
 from zsad_core.bundle import Bundle, load_bundle
 from zsad_core.errors import BundleError, ConfigError, DeviceError, ProductError, SourceError
 
@@ -36,7 +37,12 @@ def find_faults(settings: Settings) -> Iterator[str]:
     try:
         read_password(config.mqtt)
     except ConfigError as error:
-        yield f"{settings.where('mqtt', 'password_file')}: {error}"
+        yield f"{settings.where('mqtt', password_key(config.mqtt))}: {error}"
+    if config.mqtt.broker.startswith("mqtts:"):
+        try:
+            make_context(config.mqtt.tls)
+        except ConfigError as error:
+            yield f"{settings.where('mqtt', 'tls', faulty_key(error))}: {error}"
     if config.mqtt.broker == EMBEDDED_BROKER and find_spec("amqtt") is None:
         yield (
             f"{settings.where('mqtt', 'broker')}: {EMBEDDED_BROKER} needs amqtt: pip install "

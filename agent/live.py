@@ -28,32 +28,45 @@ class LivePictures:
 
     @property
     def dropped(self) -> int:
-        """For want of a connection, or on a network slower than the camera."""
+        """For want of a connection, on a network slower than the camera, or too large for the broker."""
         return self._dropped
 
-    def offer(self, entry_id: int, topic: str, jpeg: bytes) -> None:
-        """Takes in the picture that belongs to a result; the oldest goes when too much waits."""
+    def offer(self, entry_id: int, topic: str, jpeg: bytes) -> bool:
+        """Takes in the picture that belongs to a result; the oldest goes when too much waits. False if not connected.
+
+        Of pictures by themselves `entry_id` only gives the order.
+        """
         with self._lock:
             if not self._connected:
                 self._dropped += 1
-                return
+                return False
             self._waiting[entry_id] = (topic, jpeg)
             self._bytes += len(jpeg)
             while self._bytes > self._max_bytes:
                 _, (_, oldest) = self._waiting.popitem(last=False)
                 self._bytes -= len(oldest)
                 self._dropped += 1
+            return True
 
-    def take(self, up_to_id: int) -> tuple[str, bytes] | None:
-        """Topic and JPEG of the oldest picture whose result has been sent, results up to `up_to_id` having been."""
+    def take(self, up_to_id: int | None) -> tuple[str, bytes] | None:
+        """Topic and JPEG of the oldest picture whose result has been sent, results up to `up_to_id` having been.
+
+        None: of the oldest picture, whatever its id.
+        """
         with self._lock:
             entry_id = next(iter(self._waiting), None)
-            if entry_id is None or entry_id > up_to_id:
+            if entry_id is None or (up_to_id is not None and entry_id > up_to_id):
                 return None
             topic, jpeg = self._waiting.pop(entry_id)
             self._bytes -= len(jpeg)
             self._sent += 1
             return topic, jpeg
+
+    def left_out(self) -> None:
+        """The picture taken last was not sent after all."""
+        with self._lock:
+            self._sent -= 1
+            self._dropped += 1
 
     def connected(self) -> None:
         """Pictures are taken in from now on."""
@@ -86,8 +99,8 @@ class RetainedStatuses:
         with self._lock:
             self._due = dict(self._latest)
 
-    def take_due(self) -> dict[str, bytes]:
-        """Topics and payloads to be sent now."""
+    def take_due(self, limit: int) -> dict[str, bytes]:
+        """Topics and payloads to be sent now, at most `limit`."""
         with self._lock:
-            due, self._due = self._due, {}
-            return due
+            topics = list(self._due)[: max(0, limit)]
+            return {topic: self._due.pop(topic) for topic in topics}

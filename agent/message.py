@@ -24,6 +24,10 @@ class Topics:
     def available(self) -> str:
         return f"{self.prefix}/{self.device_id}/available"
 
+    def below(self, suffix: str) -> str:
+        """`suffix` below the device's own topic."""
+        return f"{self.prefix}/{self.device_id}/{suffix}"
+
     def status(self, camera: str) -> str:
         return f"{self.prefix}/{self.device_id}/{camera}/status"
 

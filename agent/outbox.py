@@ -44,6 +44,7 @@ class Outbox:
         self._synced_at_s = clock_s()
         self._faults: dict[str, tuple[str, float]] = {}  # what the disk does not do -> (why, when to try again)
         self._lost = 0
+        self._refused = 0
 
     @property
     def fault(self) -> str | None:
@@ -64,8 +65,8 @@ class Outbox:
 
     @property
     def given_up(self) -> int:
-        """Results lost since the start to `spool.max_results` or to a disk that took none."""
-        return self._spool.dropped + self._lost
+        """Results lost since the start to `spool.max_results`, to a disk that took none, or refused by the broker."""
+        return self._spool.dropped + self._lost + self._refused
 
     @property
     def last_id(self) -> int:
@@ -102,6 +103,12 @@ class Outbox:
             if not self._acknowledged:
                 self._acknowledged_at_s = self._clock_s()
             self._acknowledged.add(entry_id)
+
+    def refuse(self, entry_id: int) -> None:
+        """The broker will never take the entry: it is given up, counted, and deleted like one that has arrived."""
+        with self._lock:
+            self._refused += 1
+            self.acknowledge(entry_id)
 
     def rewind(self) -> None:
         """The connection is gone: what was taken and not acknowledged is to be sent again."""

@@ -1,6 +1,7 @@
 """Publishes results, heatmaps, statuses and availability over MQTT, and loses no result on the way."""
 
 import contextlib
+import itertools
 import logging
 import random
 import socket
@@ -11,20 +12,37 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from paho.mqtt.enums import MQTTProtocolVersion
+
 from zsad_agent.broker_state import BrokerHealth, BrokerState
-from zsad_agent.credentials import read_password
+from zsad_agent.credentials import read_password, warn_of_open_file
+from zsad_agent.incoming import Handler, Incoming
 from zsad_agent.live import LivePictures, RetainedStatuses
 from zsad_agent.message import OFFLINE, Topics, encode
 from zsad_agent.mqtt_config import EMBEDDED_BROKER, MqttConfig
-from zsad_agent.mqtt_link import LinkDownError, LinkRefusedError, MqttLink
+from zsad_agent.mqtt_link import (
+    LinkCutError,
+    LinkDownError,
+    LinkRefusedError,
+    LinkSilentError,
+    LinkUntrustedError,
+    LinkVersionError,
+    MqttLink,
+)
 from zsad_agent.outbox import Outbox
+from zsad_agent.protocol_choice import ProtocolChoice
 from zsad_agent.session import GOODBYE_S, Exchange, Session, Tally
+from zsad_agent.size_limits import SizeLimits
 from zsad_agent.spool import Spool
+from zsad_agent.tls import make_context
+from zsad_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_PORT = 1883
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 ACK_TIMEOUT_S = 30.0  # a broker that acknowledges nothing for so long is left and dialled again
+ANSWER_S = 10.0  # longest wait for the broker to let us in
+ANSWER_TO_NEWER_S = 5.0  # likewise in MQTT 5, if the older one is tried next: amqtt waits for ever for what it misreads
 FIRST_ATTEMPT_S = 2.0  # longest wait for the first connection, so that the first results find one
 WAIT_S = 0.1  # between two looks at whether a stop was asked for
 STEADY_AFTER_S = 10.0  # a connection that lasted so long and was of use starts the back-off anew
@@ -51,8 +69,9 @@ class Publisher:
     connection was made (broker away, earlier run, or its acknowledgement did not arrive) carries `"replayed": true`.
     Its id and capture time never change, so that a subscriber can drop doubles, which only failures make.
 
-    A broker that is absent, refuses, or acknowledges nothing is a stated fault (`state`, `fault`, one log line a
-    change) and is dialled again for ever, with a back-off; a full disk likewise (see `Outbox`).
+    A broker that is absent, untrusted, refuses us or our results, or acknowledges nothing is a stated fault (`state`,
+    `fault`, one log line a change) and is tried again for ever, with a back-off; a full disk likewise (see `Outbox`).
+    Password and certificates are read anew for each connection.
 
     The client id is fixed by the device id: a broker that still holds the connection of a killed agent then publishes
     its will before it lets the new one in, so that `offline` does not come after `online`.
@@ -68,25 +87,34 @@ class Publisher:
         reconnect_max_s: float = 30.0,
         ack_timeout_s: float = ACK_TIMEOUT_S,
     ) -> None:
-        """Reads the password file.
+        """Reads the password and the certificates, to say at once what is wrong with them.
 
         Raises:
-            ConfigError: the password file cannot be read or is empty, or there is one without a username.
+            ConfigError: a file of them cannot be used, or there is a password without a username.
             ValueError: `config.broker` is still `embedded`; start the broker and pass its URL.
         """
         if config.broker == EMBEDDED_BROKER:
-            raise ValueError("start an EmbeddedBroker and pass its url as mqtt.broker")
+            raise ValueError("start an EmbeddedBroker and pass the config that reaches it (`reached_by`)")
         parts = urlsplit(config.broker)
-        self._host, self._port = parts.hostname or "", parts.port or DEFAULT_PORT
+        self._host, self._port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
+        self._secure = parts.scheme == "mqtts"
         self._config = config
-        self._password = read_password(config)
+        read_password(config)
+        warn_of_open_file(config)
+        if self._secure:
+            make_context(config.tls)
+        self._protocols = ProtocolChoice(config.protocol)
         self._topics = Topics(config.topic_prefix, device_id)
         self._client_id = f"zsad-agent-{device_id}"
         self._reconnect_min_s, self._reconnect_max_s = reconnect_min_s, reconnect_max_s
         self._ack_timeout_s = ack_timeout_s
         self._outbox = Outbox(spool)
         self._pictures = LivePictures()
+        self._snapshots = LivePictures()
+        self._snapshot_ids = itertools.count()
         self._statuses = RetainedStatuses()
+        self._incoming = Incoming()
+        self._sizes = SizeLimits()
         self._tally = Tally()
         self._health = BrokerHealth(f"{self._host}:{self._port}")
         self._settled = threading.Condition()
@@ -168,8 +196,31 @@ class Publisher:
         self._wake()
 
     def set_camera_status(self, camera: str, status: dict[str, Any]) -> None:
-        """Publishes the camera's status, retained; again on every connection, since a broker may forget."""
-        self._statuses.set(self._topics.status(camera), encode(status))
+        """Publishes the camera's status as `set_retained` does."""
+        self._set_retained(self._topics.status(camera), encode(status))
+
+    def set_retained(self, topic_suffix: str, payload: bytes) -> None:
+        """Publishes on `<prefix>/<device_id>/<topic_suffix>`, retained; again on every connection, since a broker may
+        forget. Without a connection only the latest payload of a topic is kept, in memory.
+        """
+        self._set_retained(self._topics.below(topic_suffix), payload)
+
+    def send_picture(self, topic_suffix: str, jpeg: bytes) -> bool:
+        """Publishes a picture that belongs to no result, QoS 0, over the present connection; False if there is none."""
+        taken = self._snapshots.offer(next(self._snapshot_ids), self._topics.below(topic_suffix), jpeg)
+        self._wake()
+        return taken
+
+    def subscribe(self, topic: str, handler: Handler) -> None:
+        """`handler` gets the payloads that come in on `topic` (whole, no wildcards), over this and later connections.
+
+        QoS 1; nothing is kept for us while we are away. See `Incoming` for what is passed over. The handler runs in the
+        sending thread and has to be quick.
+
+        Raises:
+            ValueError: the topic is empty, has a wildcard, or has a handler already.
+        """
+        self._incoming.subscribe(topic, handler)
         self._wake()
 
     def flush(self, timeout_s: float) -> int:
@@ -177,6 +228,10 @@ class Publisher:
         with self._settled:
             self._settled.wait_for(lambda: self._outbox.unsent == 0 and self._pictures.waiting == 0, timeout_s)
         return self._outbox.unsent
+
+    def _set_retained(self, topic: str, payload: bytes) -> None:
+        self._statuses.set(topic, payload)
+        self._wake()
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # full: a wake-up is waiting already; closed: nobody is to be woken
@@ -195,12 +250,15 @@ class Publisher:
                 self._serve_one_connection()
             except LinkRefusedError as error:
                 self._health.note(BrokerState.REFUSED, str(error))
-            except LinkDownError as error:
+            except LinkUntrustedError as error:
+                self._health.note(BrokerState.UNTRUSTED, str(error))
+            except (LinkDownError, ConfigError) as error:  # ConfigError: password or certificates, exchanged meanwhile
                 self._health.note(BrokerState.UNREACHABLE, str(error))
             except Exception as error:  # a defect here must not silence the line for ever
                 logger.exception("publishing failed")
                 self._health.note(BrokerState.UNREACHABLE, f"internal error: {error}")
             self._pictures.disconnected()
+            self._snapshots.disconnected()
             self._outbox.rewind()
             self._first_attempt_over.set()
             if self._tally.acknowledged > acknowledged and time.monotonic() - started_s > STEADY_AFTER_S:
@@ -210,34 +268,56 @@ class Publisher:
         self._health.note(BrokerState.STOPPED)
 
     def _serve_one_connection(self) -> None:
-        link = MqttLink(
+        """Dials, once more with the older MQTT where the broker does not know the newer, and sends until the end."""
+        protocols = self._protocols.to_try()
+        for protocol in protocols:
+            link = self._make_link(protocol)
+            session = Session(
+                link, self._exchange(), self._topics, window=self._config.in_flight, ack_timeout_s=self._ack_timeout_s
+            )
+            try:
+                try:
+                    session.open(ANSWER_S if protocol is protocols[-1] else ANSWER_TO_NEWER_S)
+                except (LinkVersionError, LinkCutError, LinkSilentError):  # what brokers do that do not know MQTT 5
+                    if protocol is protocols[-1]:
+                        self._protocols.failed()
+                        raise
+                    continue
+                self._protocols.worked(protocol)
+                self._health.note(BrokerState.CONNECTED)
+                self._first_attempt_over.set()
+                session.serve()
+                return
+            finally:
+                link.drop()
+
+    def _make_link(self, protocol: MQTTProtocolVersion) -> MqttLink:
+        return MqttLink(
             host=self._host,
             port=self._port,
             client_id=self._client_id,
             keepalive_s=self._config.keepalive_s,
             will=(self._topics.available, OFFLINE),
+            protocol=protocol,
             username=self._config.username,
-            password=self._password,
+            password=read_password(self._config),
+            tls=make_context(self._config.tls) if self._secure else None,
         )
-        exchange = Exchange(
+
+    def _exchange(self) -> Exchange:
+        return Exchange(
             outbox=self._outbox,
             pictures=self._pictures,
+            snapshots=self._snapshots,
             statuses=self._statuses,
+            incoming=self._incoming,
+            sizes=self._sizes,
+            health=self._health,
             tally=self._tally,
             wake=self._wake_read,
             stopping=self._stopping,
             on_settled=self._note_settled,
         )
-        session = Session(
-            link, exchange, self._topics, window=self._config.in_flight, ack_timeout_s=self._ack_timeout_s
-        )
-        try:
-            session.open()
-            self._health.note(BrokerState.CONNECTED)
-            self._first_attempt_over.set()
-            session.serve()
-        finally:
-            link.drop()
 
     def _pause(self, delay_s: float) -> None:
         end_s = time.monotonic() + delay_s

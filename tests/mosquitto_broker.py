@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -38,27 +39,39 @@ class MosquittoBroker:
         folder: for its config, log and store.
         persistent: keeps retained messages, sessions and queues over a `stop`.
         password: (user, password) without which it lets nobody in.
+        users: likewise, several of them.
+        anonymous: lets clients in without a password; default: unless there are users.
         extra: further lines for its config.
     """
 
     def __init__(
-        self, folder: Path, *, persistent: bool = False, password: tuple[str, str] | None = None, extra: str = ""
+        self,
+        folder: Path,
+        *,
+        persistent: bool = False,
+        password: tuple[str, str] | None = None,
+        users: Mapping[str, str] | None = None,
+        anonymous: bool | None = None,
+        extra: str = "",
     ) -> None:
         self._binary = mosquitto_binary()
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "mosquitto.log"
         self._config = folder / "mosquitto.conf"
         self.port = free_port()
-        lines = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {'false' if password else 'true'}"]
+        users = dict([password]) if password else users or {}
+        anonymous = not users if anonymous is None else anonymous
+        lines = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {str(anonymous).lower()}"]
         lines += ["max_queued_messages 0", "log_type all"]
         if os.geteuid() == 0:
             lines.append("user root")  # else it changes to a user who may not enter the folder
         if persistent:
             lines += ["persistence true", f"persistence_location {folder}/", "autosave_interval 1"]
-        if password:
+        if users:
             store = folder / "passwords"
             store.touch(0o600)
-            subprocess.run(["mosquitto_passwd", "-b", str(store), *password], check=True, capture_output=True)
+            for user in users.items():
+                subprocess.run(["mosquitto_passwd", "-b", str(store), *user], check=True, capture_output=True)
             lines.append(f"password_file {store}")
         self._config.write_text("\n".join([*lines, extra, ""]))
 
@@ -100,6 +113,11 @@ class MosquittoBroker:
     def kill(self) -> None:
         """kill -9."""
         self._end(signal.SIGKILL)
+
+    def reload(self) -> None:
+        """Reads users and ACL anew."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def freeze(self) -> None:
         """Takes connections and bytes, does nothing with them."""

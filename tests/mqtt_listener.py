@@ -1,6 +1,7 @@
 """A subscriber to everything, for tests."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ class MqttListener:
     Args:
         will: topic and payload, retained.
         credentials: (user, password).
+        tls: for a broker that speaks TLS under the name `localhost`.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class MqttListener:
         session: str | None = None,
         will: tuple[str, bytes] | None = None,
         credentials: tuple[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._port = port
         self.messages: list[tuple[str, bytes]] = []
@@ -36,12 +39,15 @@ class MqttListener:
             self._client.will_set(*will, qos=1, retain=True)
         if credentials is not None:
             self._client.username_pw_set(*credentials)
+        if tls is not None:
+            self._client.tls_set_context(tls)
+        self._host = "127.0.0.1" if tls is None else "localhost"
         self._client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_message = self._on_message
 
     def __enter__(self) -> Self:
-        self._client.connect("127.0.0.1", self._port, keepalive=10)
+        self._client.connect(self._host, self._port, keepalive=10)
         self._client.loop_start()
         assert self._subscribed.wait(10), "the broker took no subscription"
         return self

@@ -408,6 +408,17 @@ def test_password_file_that_holds_no_password_is_a_config_error(
         Publisher(MqttConfig(username="line3", password_file=file), "line3", spool)
 
 
+def test_password_credential_without_systemd_is_a_config_error(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(ConfigError, match=r"mqtt\.password_credential is mqtt, but systemd .*LoadCredential=mqtt:"):
+        Publisher(MqttConfig(username="line3", password_credential="mqtt"), "line3", spool)
+
+
+def test_username_may_go_without_a_password(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+    with publishing(mosquitto().url, tmp_path, username="line3") as publisher:
+        assert publisher.connected
+
+
 def test_password_without_username_is_a_config_error(spool: Spool, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no mqtt\.username"):
         Publisher(MqttConfig(password_file=tmp_path / "password"), "line3", spool)

@@ -1,0 +1,358 @@
+"""The connection with brokers that refuse, hang up, or limit sizes."""
+
+import json
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificate_maker import Authority
+from mosquitto_broker import MosquittoBroker
+from mqtt_listener import MqttListener, wait_until
+from scripted_broker import ScriptedBroker
+
+from zsad_agent.broker import EmbeddedBroker
+from zsad_agent.incoming import MAX_PAYLOAD_BYTES
+from zsad_agent.mqtt_config import MqttConfig, TlsConfig
+from zsad_agent.publisher import Publisher
+from zsad_agent.spool import Spool
+
+NOT_AUTHORISED, QUOTA = 0x87, 0x97
+BASE = "zsad/line3"
+RESULT_TOPIC = f"{BASE}/cam0/result"
+
+
+@contextmanager
+def publishing(url: str, folder: Path, **settings: Any) -> Iterator[Publisher]:
+    with (
+        Spool(folder / "spool.sqlite3", max_results=1000) as spool,
+        Publisher(
+            MqttConfig(broker=url, **settings), "line3", spool, reconnect_min_s=0.02, reconnect_max_s=0.1
+        ) as publisher,
+    ):
+        yield publisher
+
+
+def result(seq: int, *, ballast: int = 0) -> dict[str, Any]:
+    return {"id": f"line3-b1-{seq}", "camera": "cam0", "seq": seq, "ballast": "x" * ballast}
+
+
+def seqs(messages: list[tuple[str, bytes]]) -> list[int]:
+    return [json.loads(payload)["seq"] for topic, payload in messages if topic == RESULT_TOPIC]
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+def test_broker_that_does_not_know_mqtt_5_is_spoken_to_in_the_older_one_from_then_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, hangs_up: bool
+) -> None:
+    with ScriptedBroker(versions=(4,), hangs_up=hangs_up) as broker, publishing(broker.url, tmp_path) as publisher:
+        publisher.accept(result(1), None)
+        assert publisher.flush(10) == 0
+        assert broker.connects == [5, 4]
+        broker.cut_above = 0
+        publisher.accept(result(2), None)
+        wait_until(lambda: len(broker.connects) >= 3)
+        broker.cut_above = None
+        assert publisher.flush(10) == 0
+        assert set(broker.connects[2:]) == {4}
+        assert publisher.fault is None
+    assert "refused" not in caplog.text
+
+
+def test_a_version_that_is_set_is_the_only_one_tried(tmp_path: Path) -> None:
+    with ScriptedBroker(versions=(4,)) as broker, publishing(broker.url, tmp_path, protocol="5") as publisher:
+        wait_until(lambda: len(broker.connects) >= 3)
+        assert "Unsupported protocol version" in (publisher.fault or "")
+    with ScriptedBroker() as broker, publishing(broker.url, tmp_path, protocol="3.1.1") as publisher:
+        wait_until(lambda: publisher.connected)
+    assert set(broker.connects) == {4}
+
+
+@pytest.mark.parametrize("knows_it", [True, False])
+def test_embedded_broker_is_served_and_gives_commands(tmp_path: Path, knows_it: bool) -> None:
+    topic = f"{BASE}/cam0/trigger"
+    got: list[bytes] = []
+    with EmbeddedBroker(port=0) as broker, MqttListener(broker.port) as listener:
+        config = broker.reached_by(MqttConfig()) if knows_it else MqttConfig(broker=broker.url)
+        with publishing(config.broker, tmp_path, protocol=config.protocol) as publisher:
+            publisher.subscribe(topic, got.append)
+            publisher.accept(result(1), None)
+            listener.wait_for(lambda: seqs(listener.messages) == [1])
+            for _ in range(100):  # the broker does not show when it has the subscription
+                listener.publish(topic, b"now")
+                time.sleep(0.05)
+                if got:
+                    break
+            assert set(got) == {b"now"}
+            assert publisher.fault is None
+
+
+@pytest.mark.parametrize(("code", "said"), [(NOT_AUTHORISED, "Not authorized"), (QUOTA, "Quota exceeded")])
+def test_refused_results_stay_in_the_spool_and_are_stated_and_tried_again_without_haste(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, code: int, said: str
+) -> None:
+    with ScriptedBroker(puback=lambda topic, _: code * topic.endswith("result")) as broker:
+        with publishing(broker.url, tmp_path, in_flight=5) as publisher:
+            for seq in range(30):
+                publisher.accept(result(seq), None)
+            wait_until(lambda: f"broker refuses results: {said}" in (publisher.fault or ""))
+            publisher.set_retained("stats", b"{}")
+            wait_until(lambda: (f"{BASE}/stats", b"{}") in broker.messages)  # all else goes on meanwhile
+            time.sleep(1.5)
+            assert publisher.stats.unsent == 30
+            assert publisher.stats.acknowledged == 0
+            assert 5 <= len(seqs(broker.asked)) < 10  # the window, then one by one, to see if it has changed its mind
+            assert publisher.connected
+            broker.puback = lambda topic, payload: 0
+            assert publisher.flush(15) == 0
+            assert publisher.fault is None
+            assert publisher.stats.connections == 1
+            assert publisher.stats.given_up == 0
+        assert seqs(broker.messages) == list(range(30))
+    assert caplog.text.count("refuses results") == 2  # once that it does, once that it does no longer
+
+
+def test_result_that_is_refused_among_others_is_the_only_one_sent_again(tmp_path: Path) -> None:
+    refusing = {3}
+
+    def puback(topic: str, payload: bytes) -> int:
+        return QUOTA if topic == RESULT_TOPIC and json.loads(payload)["seq"] in refusing else 0
+
+    with ScriptedBroker(puback=puback) as broker, publishing(broker.url, tmp_path) as publisher:
+        wait_until(lambda: publisher.connected)
+        for seq in range(10):
+            publisher.accept(result(seq), None)
+        wait_until(lambda: publisher.stats.unsent == 1)
+        refusing.clear()
+        assert publisher.flush(10) == 0
+        assert sorted(seqs(broker.messages)) == list(range(10))
+        assert seqs(broker.messages)[-1] == 3
+
+
+def test_refused_subscription_is_a_stated_fault_with_its_topic(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = f"{BASE}/cam0/trigger"
+    with (
+        ScriptedBroker(suback=lambda _: NOT_AUTHORISED) as broker,
+        publishing(broker.url, tmp_path) as publisher,
+    ):
+        publisher.subscribe(topic, lambda _: None)
+        wait_until(lambda: f"refuses the subscription to {topic}: Not authorized" in (publisher.fault or ""))
+        assert publisher.connected
+        broker.suback = lambda _: 1
+        broker.cut_above = 0
+        publisher.accept(result(1), None)
+        wait_until(lambda: publisher.stats.connections >= 2)
+        broker.cut_above = None
+        wait_until(lambda: publisher.fault is None)
+        assert broker.subscribed[0] == (topic, 1 | 2 << 4)  # QoS 1, without retained messages
+    assert caplog.text.count("refuses the subscription") == 2
+
+
+def test_pictures_above_the_limit_that_the_broker_states_are_left_out_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = b"\x27" + (20_000).to_bytes(4, "big")  # Maximum Packet Size
+    with (
+        ScriptedBroker(connack_properties=limit) as broker,
+        publishing(broker.url, tmp_path) as publisher,
+    ):
+        wait_until(lambda: publisher.connected)
+        for seq in range(3):
+            publisher.accept(result(seq), b"x" * 30_000)
+        publisher.accept(result(3), b"y" * 10_000)
+        assert publisher.send_picture("cam0/image", b"x" * 20_001)
+        publisher.accept(result(4, ballast=30_000), None)  # a result may not block those behind it
+        publisher.accept(result(5), None)
+        assert publisher.flush(10) == 0
+        wait_until(lambda: seqs(broker.messages) == [0, 1, 2, 3, 5])
+        stats = publisher.stats
+        assert stats.connections == 1
+        assert (stats.heatmaps_sent, stats.heatmaps_dropped) == (1, 3)
+        assert (stats.acknowledged, stats.given_up) == (5, 1)
+        assert [len(payload) for topic, payload in broker.asked if topic.endswith(("heatmap", "image"))] == [10_000]
+    assert caplog.text.count("are left out") == 1
+    assert "result line3-b1-4 is given up: the broker takes no message as large" in caplog.text
+
+
+def test_pictures_that_an_mqtt_3_broker_hangs_up_on_are_left_out_after_two(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        ScriptedBroker(versions=(4,), cut_above=20_000) as broker,
+        publishing(broker.url, tmp_path) as publisher,
+    ):
+        for seq in range(200):
+            wait_until(lambda: publisher.connected)
+            publisher.accept(result(seq), b"x" * 30_000)
+            publisher.flush(5)
+            if publisher.stats.connections == 3:
+                break
+        connections = publisher.stats.connections
+        for seq in range(1000, 1020):
+            publisher.accept(result(seq), b"x" * 30_000 if seq % 2 else b"y" * 10_000)
+        assert publisher.flush(10) == 0
+        assert connections == 3
+        assert publisher.stats.connections == 3
+        assert publisher.stats.given_up == 0
+        assert set(range(1000, 1020)) <= set(seqs(broker.messages))
+        wait_until(lambda: (f"{BASE}/cam0/heatmap", b"y" * 10_000) in broker.messages)
+    assert caplog.text.count("right after a picture, twice in a row") == 1
+
+
+@pytest.mark.parametrize("versions", [(4,), (5,)])
+def test_result_that_the_broker_hangs_up_on_is_given_up_and_those_behind_it_arrive(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, versions: tuple[int, ...]
+) -> None:
+    with (
+        ScriptedBroker(versions=versions, cut_above=20_000) as broker,
+        publishing(broker.url, tmp_path) as publisher,
+    ):
+        for seq in range(10):
+            publisher.accept(result(seq, ballast=30_000 if seq == 4 else 0), None)
+        assert publisher.flush(20) == 0
+        assert sorted(set(seqs(broker.messages))) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+        assert (publisher.stats.given_up, publisher.stats.unsent) == (1, 0)
+        assert seqs(broker.asked).count(4) == 1 + 5  # with others, then alone
+    assert caplog.text.count("is given up") == 1
+    assert "result line3-b1-4 is given up" in caplog.text
+
+
+def test_small_results_are_never_given_up_however_often_the_connection_is_cut(tmp_path: Path) -> None:
+    with ScriptedBroker(versions=(4,), cut_above=50) as broker, publishing(broker.url, tmp_path) as publisher:
+        publisher.accept(result(1), None)
+        wait_until(lambda: publisher.stats.connections > 12)
+        assert (publisher.stats.given_up, publisher.stats.unsent) == (0, 1)
+        broker.cut_above = None
+        assert publisher.flush(10) == 0
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_mosquitto_with_a_size_limit_does_not_block_results(
+    mosquitto: Callable[..., MosquittoBroker], tmp_path: Path, protocol: str
+) -> None:
+    broker = mosquitto(extra="max_packet_size 20000")
+    with (
+        MqttListener(broker.port) as listener,
+        publishing(broker.url, tmp_path, protocol=protocol) as publisher,
+    ):
+        wait_until(lambda: publisher.connected)
+        for seq in range(20):
+            publisher.accept(result(seq, ballast=30_000 if seq == 4 else 0), b"x" * 30_000)
+        assert publisher.flush(20) == 0
+        listener.wait_for(lambda: len(set(seqs(listener.messages))) == 19)
+        assert publisher.stats.given_up == 1
+
+
+def test_commands_reach_their_handler_over_every_connection_and_retained_ones_do_not(
+    mosquitto: Callable[..., MosquittoBroker], tmp_path: Path
+) -> None:
+    broker = mosquitto(persistent=True)
+    topic = f"{BASE}/cam0/product/set"
+    got: list[bytes] = []
+    with MqttListener(broker.port) as listener, publishing(broker.url, tmp_path) as publisher:
+        listener.publish(topic, b"stale", retain=True)
+        publisher.subscribe(topic, got.append)
+        wait_until(lambda: f"{topic} (QoS 1)" in broker.log)
+        listener.publish(topic, b"one")
+        wait_until(lambda: got == [b"one"])
+        broker.stop()
+        wait_until(lambda: not publisher.connected)
+        broker.start()
+        wait_until(lambda: publisher.connected and broker.log.count(f"{topic} (QoS 1)") == 2)
+        with MqttListener(broker.port) as operator:
+            operator.publish(topic, b"two", retain=True)  # retained from now on, but sent now
+            wait_until(lambda: got == [b"one", b"two"])
+
+
+def test_retained_oversize_and_foreign_messages_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    got: list[bytes] = []
+    with ScriptedBroker(versions=(4,)) as broker, publishing(broker.url, tmp_path) as publisher:
+        publisher.subscribe("a/set", got.append)
+        wait_until(lambda: broker.subscribed)
+        broker.send("a/set", b"retained", retained=True)
+        broker.send("a/set", b"x" * (MAX_PAYLOAD_BYTES + 1))
+        broker.send("a/set", b"y" * (MAX_PAYLOAD_BYTES + 1))
+        broker.send("b/set", b"nobody asked")
+        broker.send("a/set", b"x" * MAX_PAYLOAD_BYTES)
+        wait_until(lambda: got == [b"x" * MAX_PAYLOAD_BYTES])
+        assert publisher.connected
+    assert caplog.text.count("is dropped") == 1
+    assert "a/set" in caplog.text
+
+
+def test_messages_that_come_in_one_tls_record_are_all_handed_over_at_once(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.sign("server")
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(pair.cert, pair.key)
+    got: list[bytes] = []
+    payloads = [b"%d" % number for number in range(20)]
+    with ScriptedBroker(versions=(4,), tls=server) as broker:
+        url = f"mqtts://localhost:{broker.port}"
+        with publishing(url, tmp_path, tls=TlsConfig(ca_file=authority.cert), protocol="3.1.1") as publisher:
+            publisher.subscribe("a/set", got.append)
+            wait_until(lambda: broker.subscribed)
+            broker.send("a/set", *payloads)
+            wait_until(lambda: got == payloads, 5)
+
+
+def test_handler_that_fails_is_logged_once_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[bytes] = []
+
+    def handler(payload: bytes) -> None:
+        calls.append(payload)
+        raise RuntimeError("broken")
+
+    with ScriptedBroker(versions=(4,)) as broker, publishing(broker.url, tmp_path) as publisher:
+        publisher.subscribe("a/set", handler)
+        wait_until(lambda: broker.subscribed)
+        for _ in range(3):
+            broker.send("a/set", b"x")
+        wait_until(lambda: len(calls) == 3)
+        publisher.accept(result(1), None)
+        assert publisher.flush(10) == 0
+        assert publisher.alive
+    assert caplog.text.count("the handler of a/set has failed") == 1
+
+
+@pytest.mark.parametrize("topic", ["", "a/+/set", "#", "taken"])
+def test_topic_that_cannot_have_a_handler_is_refused(tmp_path: Path, topic: str) -> None:
+    with publishing("mqtt://127.0.0.1:1", tmp_path) as publisher:
+        publisher.subscribe("taken", lambda _: None)
+        with pytest.raises(ValueError, match=r"topic|handler"):
+            publisher.subscribe(topic, lambda _: None)
+
+
+def test_retained_payloads_and_pictures_go_below_the_devices_topic(tmp_path: Path) -> None:
+    with ScriptedBroker() as broker, publishing(broker.url, tmp_path) as publisher:
+        wait_until(lambda: publisher.connected)
+        publisher.set_retained("cam0/threshold/state", b"0.5")
+        assert publisher.send_picture("cam0/image", b"jpeg")
+        wait_until(lambda: (f"{BASE}/cam0/image", b"jpeg") in broker.messages)
+        wait_until(lambda: (f"{BASE}/cam0/threshold/state", b"0.5") in broker.messages)
+    with publishing("mqtt://127.0.0.1:1", tmp_path) as publisher:
+        assert not publisher.send_picture("cam0/image", b"jpeg")
+
+
+def test_no_more_messages_are_on_their_way_than_the_broker_wants(tmp_path: Path) -> None:
+    receive_maximum = b"\x21\x00\x03"
+    with (
+        ScriptedBroker(
+            connack_properties=receive_maximum, puback=lambda topic, _: None if topic == RESULT_TOPIC else 0
+        ) as broker,
+        publishing(broker.url, tmp_path, in_flight=50) as publisher,
+    ):
+        for seq in range(10):
+            publisher.accept(result(seq), None)
+            publisher.set_retained(f"state/{seq}", b"x")
+        wait_until(lambda: len(broker.asked) == 1 + 10 + 2)  # and one place is kept for the goodbye
+        time.sleep(0.3)
+        assert seqs(broker.asked) == [0, 1]
+    assert (f"{BASE}/available", b"offline") in broker.messages

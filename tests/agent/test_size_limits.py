@@ -1,0 +1,113 @@
+import pytest
+
+from zsad_agent.size_limits import FORGET_S, RESULT_CUTS, SizeLimits
+
+LARGE = 100_000
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def cut_after_picture(limits: SizeLimits, size: int) -> None:
+    limits.connected(None)
+    limits.sent(size, picture=True)
+    limits.cut({}, answered=True, said_too_large=False)
+
+
+def test_two_connections_in_a_row_that_end_on_a_picture_lower_the_limit_and_an_hour_forgets_it(clock: Clock) -> None:
+    limits = SizeLimits(clock_s=clock)
+    cut_after_picture(limits, LARGE)
+    assert limits.picture_fits(LARGE)
+    cut_after_picture(limits, LARGE + 5)
+    assert not limits.picture_fits(LARGE)
+    assert limits.picture_fits(LARGE // 2)
+    clock.now_s += FORGET_S + 1
+    assert limits.picture_fits(LARGE)
+
+
+def test_cut_without_a_picture_between_them_breaks_the_row() -> None:
+    limits = SizeLimits()
+    cut_after_picture(limits, LARGE)
+    limits.connected(None)
+    limits.cut({1: 700}, answered=True, said_too_large=False)
+    cut_after_picture(limits, LARGE)
+    assert limits.picture_fits(LARGE)
+
+
+def test_picture_is_no_suspect_if_the_broker_answered_a_later_message_or_long_ago_or_small(clock: Clock) -> None:
+    limits = SizeLimits(clock_s=clock)
+    for _ in range(3):
+        limits.connected(None)
+        limits.sent(LARGE, picture=True)
+        limits.passed(limits.sent(700), 700, is_result=True)
+        limits.cut({}, answered=True, said_too_large=False)
+    for _ in range(3):
+        limits.connected(None)
+        limits.sent(LARGE, picture=True)
+        clock.now_s += 60
+        limits.cut({}, answered=True, said_too_large=False)
+    for _ in range(3):
+        cut_after_picture(limits, 1000)
+    assert limits.picture_fits(LARGE)
+
+
+def test_pictures_of_a_size_that_passed_are_no_suspects() -> None:
+    limits = SizeLimits()
+    for _ in range(5):
+        limits.connected(None)
+        limits.sent(LARGE, picture=True)
+        limits.passed(limits.sent(700), 700, is_result=True)
+        limits.sent(LARGE, picture=True)
+        limits.cut({}, answered=True, said_too_large=False)
+    assert limits.picture_fits(LARGE)
+
+
+def test_large_result_is_given_up_only_when_it_was_alone_often_enough() -> None:
+    limits = SizeLimits()
+    for _ in range(20):
+        limits.connected(None)
+        assert limits.cut({1: LARGE, 2: 700}, answered=True, said_too_large=False) is None
+    assert limits.careful
+    assert not limits.picture_fits(10)  # that it is the result, and no picture, is to be seen
+    answers = []
+    for _ in range(RESULT_CUTS):
+        limits.connected(None)
+        answers.append(limits.cut({1: LARGE}, answered=True, said_too_large=False))
+    assert answers == [None] * (RESULT_CUTS - 1) + [1]
+    assert not limits.careful
+
+
+def test_result_that_arrives_after_all_ends_the_suspicion() -> None:
+    limits = SizeLimits()
+    for _ in range(3):
+        for _ in range(RESULT_CUTS - 1):
+            limits.connected(None)
+            assert limits.cut({1: LARGE}, answered=True, said_too_large=False) is None
+        limits.connected(None)
+        limits.passed(limits.sent(LARGE), LARGE, is_result=True)
+        assert not limits.careful
+
+
+def test_broker_that_answers_nothing_at_all_is_no_judge_of_sizes() -> None:
+    limits = SizeLimits()
+    for _ in range(20):
+        limits.connected(None)
+        limits.sent(LARGE, picture=True)
+        assert limits.cut({1: LARGE}, answered=False, said_too_large=False) is None
+    limits.passed(limits.sent(LARGE), LARGE, is_result=True)
+    assert limits.picture_fits(LARGE)
+
+
+def test_result_that_the_broker_calls_too_large_is_given_up_at_once_if_it_was_alone() -> None:
+    limits = SizeLimits()
+    assert limits.cut({1: LARGE, 2: LARGE}, answered=True, said_too_large=True) is None
+    assert limits.cut({1: LARGE}, answered=True, said_too_large=True) == 1

@@ -1,0 +1,168 @@
+"""An MQTT broker that answers as a test says: refuses, hangs up, limits sizes. One thread for each connection."""
+
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable
+from typing import BinaryIO, Self
+
+CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, PINGRESP = 1, 2, 3, 4, 8, 9, 12, 13
+
+
+class ScriptedBroker:
+    """Keeps what it took in `messages`, in order. Change the attributes at any time.
+
+    Args:
+        versions: levels of MQTT that it knows (4: 3.1.1, 5: 5). Another one it refuses, or with `hangs_up` drops.
+        connack_properties: of MQTT 5, encoded.
+        puback: reason code for topic and payload; 0 takes the message, None does not answer.
+        suback: likewise, for a topic.
+        cut_above: bytes of payload above which it ends the connection.
+        tls: of the server's side.
+    """
+
+    def __init__(
+        self,
+        *,
+        versions: tuple[int, ...] = (4, 5),
+        hangs_up: bool = False,
+        connack_properties: bytes = b"",
+        puback: Callable[[str, bytes], int | None] = lambda topic, payload: 0,
+        suback: Callable[[str], int] = lambda topic: 1,
+        cut_above: int | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.versions = versions
+        self.hangs_up = hangs_up
+        self.connack_properties = connack_properties
+        self.puback = puback
+        self.suback = suback
+        self.cut_above = cut_above
+        self._tls = tls
+        self.connects: list[int] = []  # the level of each CONNECT
+        self.subscribed: list[tuple[str, int]] = []  # topic and options byte
+        self.asked: list[tuple[str, bytes]] = []  # of every PUBLISH, taken or not
+        self.messages: list[tuple[str, bytes]] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._clients: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def port(self) -> int:
+        return int(self._server.getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for client in self._clients:
+            _end(client)
+        for thread in self._threads:
+            thread.join(10)
+
+    def send(self, topic: str, *payloads: bytes, retained: bool = False) -> None:
+        """QoS 0 messages to the newest client, which speaks MQTT 3.1.1, in one go."""
+        head = struct.pack("!H", len(topic)) + topic.encode()
+        self._clients[-1].sendall(b"".join(_packet(PUBLISH, head + each, flags=int(retained)) for each in payloads))
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        self._threads.append(threading.Thread(target=target, args=args))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            if self._tls is not None:
+                client = self._tls.wrap_socket(client, server_side=True)
+            self._clients.append(client)
+            self._start(self._serve, client)
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            with client, client.makefile("rb") as stream:
+                level = 0
+                while head := stream.read(1):
+                    body = stream.read(_remaining_length(stream))
+                    if head[0] >> 4 == CONNECT:
+                        level = body[6]
+                        self.connects.append(level)
+                    answer = self._answer(head[0], body, level)
+                    if answer is None:
+                        _end(client)
+                        return
+                    client.sendall(answer)
+        except OSError:
+            return
+
+    def _answer(self, head: int, body: bytes, level: int) -> bytes | None:
+        """None: end the connection."""
+        kind, is_mqtt5 = head >> 4, level == 5
+        if kind == CONNECT:
+            if level not in self.versions:
+                return None if self.hangs_up else _packet(CONNACK, b"\0\1")
+            properties = bytes([len(self.connack_properties)]) + self.connack_properties if is_mqtt5 else b""
+            return _packet(CONNACK, b"\0\0" + properties)
+        if kind == PUBLISH:
+            return self._take(head, body, is_mqtt5)
+        if kind == SUBSCRIBE:
+            at = 2 + is_mqtt5  # after message id and an empty list of properties
+            length = struct.unpack("!H", body[at : at + 2])[0]
+            topic = body[at + 2 : at + 2 + length].decode()
+            self.subscribed.append((topic, body[at + 2 + length]))
+            return _packet(SUBACK, body[:2] + b"\0" * is_mqtt5 + bytes([self.suback(topic)]))
+        if kind == PINGREQ:
+            return _packet(PINGRESP, b"")
+        return b"" if kind == PUBACK else None
+
+    def _take(self, head: int, body: bytes, is_mqtt5: bool) -> bytes | None:
+        length = struct.unpack("!H", body[:2])[0]
+        topic, rest = body[2 : 2 + length].decode(), body[2 + length :]
+        qos = head >> 1 & 3
+        mid, rest = (rest[:2], rest[2:]) if qos else (b"", rest)
+        payload = rest[1:] if is_mqtt5 else rest
+        self.asked.append((topic, payload))
+        if self.cut_above is not None and len(payload) > self.cut_above:
+            return None
+        code = self.puback(topic, payload)
+        if code is None:
+            return b""
+        if code < 0x80:
+            self.messages.append((topic, payload))
+        return _packet(PUBACK, mid + (bytes([code]) if is_mqtt5 else b"")) if qos else b""
+
+
+def _end(client: socket.socket) -> None:
+    try:
+        client.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+def _packet(kind: int, body: bytes, *, flags: int = 0) -> bytes:
+    length, encoded = len(body), b""
+    while True:
+        length, digit = divmod(length, 128)
+        encoded += bytes([digit | (128 if length else 0)])
+        if not length:
+            return bytes([kind << 4 | flags]) + encoded + body
+
+
+def _remaining_length(stream: BinaryIO) -> int:
+    value = shift = 0
+    while True:
+        byte = stream.read(1)[0]
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value
