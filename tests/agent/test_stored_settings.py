@@ -56,9 +56,7 @@ VALID = {"format": 1, "cameras": {}, "seen": {}, "forgotten_up_to_s": 0.0}
         b" " * 4_000_001,
     ],
 )
-def test_damaged_file_is_set_aside_and_said(
-    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_file_is_set_aside_and_said(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "settings.json").write_bytes(content)
     stored = settings(tmp_path)
     assert stored.camera("cam0") == CameraSettings()
