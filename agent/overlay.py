@@ -16,6 +16,7 @@ QUALITY_FLOOR = 30  # of JPEG; below it blocks look like defects, so the picture
 SHRINK = 0.7  # step of both quality and size
 MIN_WIDTH = 64  # pixels; a smaller overlay shows nothing
 EDGE_BGR = (255, 255, 255)  # of the part that is inspected
+MAX_WIDTH = 8192  # pixels; of a snapshot
 MAX_HEIGHT = 8192  # pixels; of a line-scan picture. JPEG itself ends at 65 535
 
 
@@ -34,17 +35,34 @@ def render_heatmap(
         rectangle: x, y, width, height of the part that the map is of, pixels of the picture; None: all of it.
     """
     overlay = _overlay(image_bgr, anomaly_map, config.max_width, rectangle or (0, 0, *image_bgr.shape[1::-1]))
+    jpeg = _shrink_to_jpeg(overlay, config)
+    if jpeg is None:
+        _say_too_large(config.max_bytes)
+    return jpeg
+
+
+def render_snapshot(image_bgr: np.ndarray, config: HeatmapConfig) -> bytes | None:
+    """JPEG bytes of the picture alone, as wide as `config.max_bytes` lets it be; None when not even a small one fits.
+
+    Args:
+        image_bgr: uint8 [H, W, 3].
+        config: greatest size in bytes, JPEG quality.
+    """
+    return _shrink_to_jpeg(_fit(image_bgr, MAX_WIDTH), config)
+
+
+def _shrink_to_jpeg(image_bgr: np.ndarray, config: HeatmapConfig) -> bytes | None:
+    """JPEG bytes: first the quality goes down, then the size. None when `config.max_bytes` is reached by neither."""
     quality = config.jpeg_quality
     while True:
-        _, encoded = cv2.imencode(".jpg", overlay, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        _, encoded = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
         if len(encoded) <= config.max_bytes:
             return bytes(encoded)
         if quality > QUALITY_FLOOR:
             quality = max(QUALITY_FLOOR, int(quality * SHRINK))
-        elif overlay.shape[1] * SHRINK >= MIN_WIDTH:
-            overlay = _fit(overlay, int(overlay.shape[1] * SHRINK))
+        elif image_bgr.shape[1] * SHRINK >= MIN_WIDTH:
+            image_bgr = _fit(image_bgr, int(image_bgr.shape[1] * SHRINK))
         else:
-            _say_too_large(config.max_bytes)
             return None
 
 

@@ -1,0 +1,405 @@
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from fake_controls import FakeControls, FakePublisher
+from mqtt_listener import wait_until
+
+from zsad_agent.config import AgentConfig, HeatmapConfig
+from zsad_agent.control import MAX_A_SECOND, MAX_WAITING, Controller
+from zsad_agent.mqtt_config import ControlConfig
+from zsad_agent.stored_settings import CameraSettings, StoredSettings
+
+NOW_S = 1_800_000_000.0
+SETTINGS = [f"{camera}/{key}" for camera in ("cam0", "cam1") for key in ("threshold", "product", "paused", "snapshot")]
+SETTINGS += ["bundle", "reload"]
+
+
+class Clocks:
+    def __init__(self) -> None:
+        self.now_s = NOW_S
+        self.monotonic_s = 0.0
+
+    def monotonic(self) -> float:
+        """A second later at each look, so that no test meets the limit of the rate by accident."""
+        self.monotonic_s += 1
+        return self.monotonic_s
+
+
+class Plant:
+    """One agent's controller and everything around it; `start` again is a restart with the same files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bundles = folder / "bundles"
+        for name in ("v2", "bad", "slow"):
+            (self.bundles / name).mkdir(parents=True)
+        self.clocks = Clocks()
+        self.next_id = 0
+        self.plain = False
+        self.bundle_dir: Path | None = self.bundles
+        self.heatmap = HeatmapConfig()
+
+    def start(self, controls: FakeControls | None = None, *, real_rate: bool = False) -> Controller:
+        self.controls = controls or FakeControls()
+        self.publisher = FakePublisher()
+        self.stored = StoredSettings(self.folder / "settings.json", clock=lambda: self.clocks.now_s)
+        self.clocks.now_s += 1
+        control = ControlConfig(enabled=True, max_age_s=30.0, plain=self.plain, bundle_dir=self.bundle_dir)
+        return Controller(
+            self.controls,
+            self.publisher,
+            AgentConfig(device_id="line3", control=control, heatmap=self.heatmap),
+            self.stored,
+            clock=lambda: self.clocks.now_s,
+            monotonic=time.monotonic if real_rate else self.clocks.monotonic,
+        )
+
+    def payload(self, value: object, **fields: object) -> bytes:
+        self.next_id += 1
+        return json.dumps({"value": value, "id": f"c{self.next_id}", "sent_at": self.clocks.now_s} | fields).encode()
+
+    def ask(self, setting: str, value: object, **fields: object) -> dict[str, Any]:
+        return self.publisher.ask(setting, self.payload(value, **fields))
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    return Plant(tmp_path)
+
+
+def test_every_setting_is_stated_at_start_and_listened_for(plant: Plant) -> None:
+    with plant.start() as controller:
+        assert [topic for topic, _ in plant.publisher.answers] == [f"{setting}/state" for setting in SETTINGS]
+        assert controller.topics() == list(plant.publisher.handlers) == [f"zsad/line3/{name}/set" for name in SETTINGS]
+        assert plant.publisher.state("cam1/threshold") == {
+            "value": 0.5,
+            "source": "config",
+            "error": None,
+            "id": None,
+            "at": "2027-01-15T08:00:01.000Z",
+        }
+        assert plant.publisher.state("cam0/product")["value"] == "object"
+        assert plant.publisher.state("cam0/paused")["value"] is False
+        assert plant.publisher.state("cam0/snapshot")["value"] is None
+        assert plant.publisher.state("bundle")["value"] == "v1"
+        assert plant.publisher.state("reload")["value"] == "2027-01-15T08:00:01.000Z"
+
+
+@pytest.mark.parametrize(("setting", "value"), [("threshold", 0.25), ("product", "bottle"), ("paused", True)])
+def test_command_holds_over_a_restart_until_null_resets_it(plant: Plant, setting: str, value: object) -> None:
+    with plant.start():
+        answer = plant.ask(f"cam1/{setting}", value, id="mine")
+        assert (answer["value"], answer["source"], answer["error"], answer["id"]) == (value, "command", None, "mine")
+        assert plant.controls.settings[setting]["cam1"] == value
+        assert plant.controls.settings[setting]["cam0"] == FakeControls().settings[setting]["cam0"]
+    with plant.start():
+        assert plant.controls.settings[setting]["cam1"] == value
+        assert plant.publisher.state(f"cam1/{setting}")["source"] == "command"
+        answer = plant.ask(f"cam1/{setting}", None)
+        assert (answer["value"], answer["source"]) == (FakeControls().settings[setting]["cam1"], "config")
+    with plant.start():
+        assert plant.controls.settings == FakeControls().settings
+
+
+def test_commands_for_one_camera_do_not_forget_each_other(plant: Plant) -> None:
+    with plant.start():
+        plant.ask("cam0/threshold", 0.1)
+        plant.ask("cam0/product", "bottle")
+        plant.ask("cam0/paused", False)
+    stored = StoredSettings(plant.folder / "settings.json").camera("cam0")
+    assert stored == CameraSettings(threshold=0.1, product="bottle", paused=False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "fields", "reason"),
+    [
+        ("cam0/threshold", 1.5, {}, "number from 0 to 1"),
+        ("cam0/threshold", "0.4", {}, "number from 0 to 1"),
+        ("cam0/threshold", 0.4, {"sent_at": NOW_S - 60}, "61 s ago by this device's clock"),
+        ("cam0/threshold", 0.4, {"sent_at": NOW_S + 60}, "59 s in the future"),
+        ("cam0/threshold", 0.4, {"sent_at": NOW_S - 5}, "may be a replay"),  # before the start, without a file of ids
+        ("cam0/threshold", 0.4, {"colour": "red"}, "unknown key"),
+        ("cam0/product", "screw", {}, "product 'screw' is not in the bundle"),
+        ("cam0/paused", "yes", {}, "true, false or null"),
+        ("bundle", "bad", {}, "sha256 of model.bin differs"),
+        ("bundle", "nix", {}, "no such bundle"),
+        ("bundle", "../bundles/v2", {}, "no path"),
+        ("bundle", "/etc", {}, "no path"),
+        ("bundle", "..", {}, "no path"),
+        ("bundle", "out", {}, "a link that leads out of"),
+        ("bundle", "circle", {}, "no such bundle"),
+    ],
+)
+def test_refused_command_changes_nothing_and_is_said(
+    plant: Plant,
+    setting: str,
+    value: object,
+    fields: dict[str, object],
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (plant.bundles / "out").symlink_to("/")
+    (plant.bundles / "circle").symlink_to("circle")
+    with plant.start():
+        before = plant.publisher.state(setting)
+        answer = plant.ask(setting, value, id="mine", **fields)
+        assert reason in answer["error"]
+        assert answer["id"] == "mine"
+        assert (answer["value"], answer["source"]) == (before["value"], "config")
+        assert plant.controls.settings == FakeControls().settings
+    (line,) = [record for record in caplog.records if "refused" in record.message]
+    assert line.levelno == logging.WARNING and reason in line.message and "\n" not in line.message
+    with plant.start():
+        assert plant.controls.settings == FakeControls().settings
+
+
+def test_accepted_command_is_logged_with_old_and_new_value(plant: Plant, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), plant.start():
+        plant.ask("cam0/threshold", 0.25)
+        wait_until(lambda: "cam0/threshold: 0.5 is now 0.25, by command" in caplog.messages)
+
+
+def test_replayed_command_is_refused_also_after_a_restart(plant: Plant) -> None:
+    with plant.start():
+        old = plant.payload(0.9)
+        plant.publisher.ask("cam0/threshold", old)
+        assert plant.ask("cam0/threshold", 0.1)["value"] == 0.1
+        answer = plant.publisher.ask("cam0/threshold", old)
+        assert (answer["value"], "replay" in answer["error"]) == (0.1, True)
+        assert "replay" in plant.publisher.ask("cam1/threshold", old)["error"]
+    with plant.start():
+        answer = plant.publisher.ask("cam0/threshold", old)
+        assert (answer["value"], "replay" in answer["error"]) == (0.1, True)
+
+
+def test_command_that_was_refused_is_not_obeyed_later_as_a_replay(plant: Plant) -> None:
+    with plant.start():
+        old = plant.payload("screw")
+        assert "not in the bundle" in plant.publisher.ask("cam0/product", old)["error"]
+        plant.ask("bundle", "v2")
+        wait_until(lambda: plant.publisher.state("cam1/product")["error"] is None)
+        assert "replay" in plant.publisher.ask("cam0/product", old)["error"]
+        assert plant.controls.products["cam0"] == "object"
+
+
+def test_replay_is_refused_after_a_kill_in_the_middle_of_the_command(plant: Plant) -> None:
+    with plant.start():
+        plant.publisher.arrive("bundle", plant.payload("slow"))
+        assert plant.controls.switching.wait(15)
+        stored = StoredSettings(plant.folder / "settings.json", clock=lambda: 0.0)  # what a new process would read
+        plant.controls.let_go.set()
+    assert "c1" in stored.seen.sent_at_s
+
+
+def test_ids_of_a_damaged_file_are_unknown_so_what_was_sent_before_the_start_is_refused(plant: Plant) -> None:
+    with plant.start():
+        old = plant.payload(0.9)
+        plant.publisher.ask("cam0/threshold", old)
+    plant.stored.path.write_bytes(b"{")
+    with plant.start():
+        assert "replay" in plant.publisher.ask("cam0/threshold", old)["error"]
+        assert plant.controls.thresholds["cam0"] == 0.5
+        assert plant.ask("cam0/threshold", 0.2)["error"] is None
+
+
+def test_damaged_file_is_said_on_every_state(plant: Plant) -> None:
+    (plant.folder / "settings.json").write_bytes(b"\x00")
+    with plant.start():
+        for setting in SETTINGS:
+            assert "settings.json are damaged" in plant.publisher.state(setting)["error"]
+        assert plant.stored.fault is not None
+
+
+def test_full_disk_lets_the_command_hold_and_says_that_it_will_be_lost(plant: Plant) -> None:
+    controller = plant.start()
+    plant.stored.path = plant.bundles / "v2" / "file" / "settings.json"
+    (plant.bundles / "v2" / "file").touch()
+    with controller:
+        answer = plant.ask("cam0/threshold", 0.2)
+        assert answer["value"] == 0.2 and answer["source"] == "command"
+        assert "in force until a restart: settings cannot be stored" in answer["error"]
+        assert plant.stored.fault is not None
+        (plant.bundles / "v2" / "file").unlink()
+        assert plant.ask("cam0/threshold", 0.3)["error"] is None
+        assert plant.stored.fault is None
+
+
+def test_stored_product_that_the_bundle_lacks_gives_the_config_s_and_is_said(plant: Plant) -> None:
+    earlier = StoredSettings(plant.folder / "settings.json")
+    earlier.set_camera("cam0", CameraSettings(product="screw", threshold=0.2))
+    earlier.set_camera("gone", CameraSettings(threshold=0.9))
+    earlier.seen.forgotten_up_to_s = 0.0  # written by another clock than the plant's
+    earlier.save()
+    with plant.start():
+        state = plant.publisher.state("cam0/product")
+        assert (state["value"], state["source"]) == ("object", "config")
+        assert "stored value 'screw' is refused, the config's is used: product 'screw' is not in" in state["error"]
+        assert plant.controls.thresholds == {"cam0": 0.2, "cam1": 0.5}
+        said = len(plant.publisher.answers)
+        plant.ask("bundle", "v2")  # which has it
+        state = plant.publisher.wait_for("cam0/product", after=said)
+        assert (state["value"], state["source"], state["error"]) == ("screw", "command", None)
+    assert StoredSettings(earlier.path).camera("gone") == CameraSettings(threshold=0.9)
+
+
+def test_stored_bundle_is_switched_to_before_its_products_are_set(plant: Plant) -> None:
+    with plant.start():
+        assert plant.ask("bundle", "v2")["value"] == "v2"
+        assert plant.ask("cam1/product", "screw")["value"] == "screw"
+    with plant.start():
+        wait_until(lambda: plant.publisher.state("cam1/product")["value"] == "screw")
+        assert plant.publisher.state("bundle")["source"] == "command"
+        said = len(plant.publisher.answers)
+        assert plant.ask("bundle", None)["value"] == "v1"
+        state = plant.publisher.wait_for("cam1/product", after=said)
+        assert (state["value"], state["source"]) == ("object", "config") and "screw" in state["error"]
+
+
+def test_stored_bundle_that_is_gone_leaves_the_config_s_and_is_said(plant: Plant) -> None:
+    with plant.start():
+        plant.ask("bundle", "v2")
+    (plant.bundles / "v2").rmdir()
+    with plant.start():
+        wait_until(lambda: plant.publisher.state("bundle")["error"] is not None)
+        state = plant.publisher.state("bundle")
+        assert (state["value"], state["source"]) == ("v1", "config") and "no such bundle" in state["error"]
+
+
+def test_bundle_switch_without_a_folder_for_it_is_refused(plant: Plant) -> None:
+    plant.bundle_dir = None
+    with plant.start():
+        assert "control.bundle_dir is not set" in plant.ask("bundle", "v2")["error"]
+        assert plant.ask("bundle", None)["error"] is None
+
+
+def test_snapshot_is_sent_within_the_size_limit(plant: Plant) -> None:
+    plant.heatmap = HeatmapConfig(max_bytes=20_000)
+    with plant.start():
+        plant.controls.frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        answer = plant.ask("cam1/snapshot", None)
+        assert answer["error"] is None and answer["value"] == answer["at"]
+        ((topic, jpeg),) = plant.publisher.pictures
+        assert topic == "cam1/image" and len(jpeg) <= 20_000
+        shown = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        assert shown.shape[1] >= 64
+
+
+@pytest.mark.parametrize(
+    ("frame", "connected", "reason"),
+    [
+        (None, True, "no picture"),
+        (np.zeros((48, 64, 3), np.uint8), False, "no connection"),
+        (np.random.default_rng(0).integers(0, 256, (4000, 64, 3), dtype=np.uint8), True, "heatmap.max_bytes = 1024"),
+        (np.zeros((0, 64, 3), np.uint8), True, "internal error"),
+    ],
+)
+def test_snapshot_that_cannot_be_sent_is_said(
+    plant: Plant, frame: np.ndarray | None, connected: bool, reason: str
+) -> None:
+    plant.heatmap = HeatmapConfig(max_bytes=1024)
+    with plant.start():
+        plant.controls.frame, plant.publisher.connected = frame, connected
+        answer = plant.ask("cam0/snapshot", None)
+        assert reason in answer["error"] and answer["value"] is None
+
+
+def test_reload_is_asked_for_or_refused_with_every_fault(plant: Plant) -> None:
+    with plant.start():
+        plant.controls.config_fault = "agent.yaml:2: source.fps: got -1\nagent.yaml:9: mqtt: unknown key"
+        answer = plant.ask("reload", None)
+        assert answer["error"] == "agent.yaml:2: source.fps: got -1; agent.yaml:9: mqtt: unknown key"
+        plant.controls.config_fault = None
+        answer = plant.ask("reload", None, id="mine")
+        assert (answer["error"], answer["id"], plant.controls.reloads) == (None, "mine", 1)
+
+
+def test_defect_behind_the_controls_is_said_and_survived(plant: Plant, caplog: pytest.LogCaptureFixture) -> None:
+    with plant.start():
+        plant.controls.defect = KeyError("oh")
+        answer = plant.ask("cam0/threshold", 0.2)
+        assert answer["error"] == "internal error KeyError: 'oh'" and answer["value"] == 0.5
+        plant.controls.defect = None
+        assert plant.ask("cam0/threshold", 0.2)["error"] is None
+    with plant.start(broken := FakeControls()):
+        assert plant.publisher.state("cam0/threshold")["value"] == 0.2
+    broken.defect = RuntimeError("no")
+    with plant.start(broken):
+        assert "the config's is used: no" in plant.publisher.state("cam0/threshold")["error"]
+        assert plant.ask("cam1/paused", True)["value"] is True
+
+
+def test_publisher_that_fails_does_not_end_the_controller(plant: Plant) -> None:
+    with plant.start():
+        publish, plant.publisher.set_retained = plant.publisher.set_retained, None  # type: ignore[assignment, method-assign]
+        plant.publisher.arrive("cam0/threshold", plant.payload(0.2))
+        wait_until(lambda: plant.controls.thresholds["cam0"] == 0.2)
+        time.sleep(0.05)
+        plant.publisher.set_retained = publish  # type: ignore[method-assign]
+        assert plant.ask("cam0/threshold", 0.3)["value"] == 0.3
+
+
+def test_flood_is_refused_unread_and_answered_once_a_second(plant: Plant, caplog: pytest.LogCaptureFixture) -> None:
+    with plant.start(real_rate=True):
+        said = len(plant.publisher.answers)
+        for _ in range(1000):
+            plant.publisher.arrive("cam1/product", b"garbage")
+        plant.publisher.wait_for("cam1/product", after=said)
+        wait_until(lambda: sum("unread" in message for message in caplog.messages) >= 2)
+        answers = [state["error"] for _, state in plant.publisher.answers[said:]]
+        unread = [error for error in answers if "refused unread: more than 20 commands a second" in error]
+        assert len(answers) <= MAX_A_SECOND + 5
+        assert sum(int(error.split()[0]) for error in unread) == 1000 - MAX_A_SECOND
+        time.sleep(1.0)
+        assert plant.ask("cam1/product", "bottle")["error"] is None
+
+
+def test_commands_behind_a_long_switch_wait_and_above_the_limit_are_refused_at_once(plant: Plant) -> None:
+    with plant.start():
+        plant.publisher.arrive("bundle", plant.payload("slow"))
+        assert plant.controls.switching.wait(15)
+        for _ in range(MAX_WAITING):
+            plant.publisher.arrive("cam0/threshold", plant.payload(0.2))
+        assert "64 commands wait already" in plant.ask("cam0/product", "bottle")["error"]
+        assert plant.publisher.state("cam0/threshold")["value"] == 0.5
+        plant.controls.let_go.set()
+        wait_until(lambda: plant.publisher.state("cam0/threshold")["value"] == 0.2)
+        assert plant.controls.products["cam0"] == "object"
+
+
+def test_stop_does_not_wait_for_a_switch_which_is_then_neither_said_nor_stored(plant: Plant) -> None:
+    controller = plant.start()
+    with controller:
+        plant.publisher.arrive("bundle", plant.payload("slow"))
+        assert plant.controls.switching.wait(15)
+        left_s = time.monotonic()
+    assert time.monotonic() - left_s < 0.5
+    said, stored = len(plant.publisher.answers), plant.stored.path.read_bytes()
+    plant.controls.let_go.set()
+    wait_until(lambda: not any(thread.name == "zsad-control" for thread in threading.enumerate()))
+    assert len(plant.publisher.answers) == said and plant.stored.path.read_bytes() == stored
+    plant.publisher.arrive("cam0/threshold", plant.payload(0.2))
+    assert plant.controls.thresholds["cam0"] == 0.5
+
+
+def test_stop_is_quick_and_leaves_no_thread(plant: Plant) -> None:
+    with plant.start():
+        left_s = time.monotonic()
+    assert time.monotonic() - left_s < 0.4
+    assert not any(thread.name == "zsad-control" for thread in threading.enumerate())
+
+
+def test_bare_value_is_obeyed_and_kept_where_the_config_says_so(plant: Plant) -> None:
+    plant.plain = True
+    with plant.start():
+        assert plant.publisher.ask("cam0/threshold", b"0.4")["value"] == 0.4
+        assert plant.publisher.ask("cam0/paused", b"ON")["value"] is True
+        assert plant.publisher.ask("cam0/threshold", b"")["error"].startswith("an empty message")
+    with plant.start():
+        assert plant.controls.thresholds["cam0"] == 0.4 and plant.controls.pauses["cam0"]

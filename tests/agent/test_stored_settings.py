@@ -1,0 +1,123 @@
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from zsad_agent.stored_settings import CameraSettings, StoredSettings
+
+NOW_S = 1_800_000_000.0
+
+
+def settings(folder: Path) -> StoredSettings:
+    return StoredSettings(folder / "settings.json", clock=lambda: NOW_S)
+
+
+def test_without_a_file_nothing_is_set_and_nothing_is_at_fault(tmp_path: Path) -> None:
+    stored = settings(tmp_path / "not-there")
+    assert (stored.camera("cam0"), stored.bundle, stored.fault, stored.damage) == (CameraSettings(), None, None, None)
+    assert stored.seen.forgotten_up_to_s == NOW_S  # what was sent before this start may be a replay
+
+
+def test_settings_and_ids_come_back_after_a_restart(tmp_path: Path) -> None:
+    stored = settings(tmp_path / "made")
+    stored.set_camera("cam0", CameraSettings(threshold=0.4, product="bottle"))
+    stored.set_camera("gone", CameraSettings(paused=False))
+    stored.bundle = "v2"
+    stored.seen.add("a", NOW_S, now_s=NOW_S, keep_s=60)
+    assert stored.save()
+    again = StoredSettings(stored.path, clock=lambda: NOW_S + 1)
+    assert again.camera("cam0") == CameraSettings(threshold=0.4, product="bottle")
+    assert again.camera("gone") == CameraSettings(paused=False)
+    assert (again.bundle, again.seen.sent_at_s, again.seen.forgotten_up_to_s) == ("v2", {"a": NOW_S}, NOW_S)
+    assert [path.name for path in stored.path.parent.iterdir()] == ["settings.json"]
+
+
+VALID = {"format": 1, "cameras": {}, "seen": {}, "forgotten_up_to_s": 0.0}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00" * 100,
+        b"\xff\xfe",
+        b"[]",
+        b"[" * 100_000,
+        json.dumps(VALID).encode()[:-1],
+        json.dumps(VALID | {"format": 2}).encode(),
+        json.dumps(VALID | {"colour": "red"}).encode(),
+        json.dumps(VALID | {"cameras": {"a/b": {}}}).encode(),
+        json.dumps(VALID | {"cameras": {"cam0": {"threshold": 1.5}}}).encode(),
+        json.dumps(VALID | {"cameras": {"cam0": {"threshold": "0.5"}}}).encode(),
+        json.dumps(VALID | {"cameras": {"cam0": {"paused": 1}}}).encode(),
+        json.dumps(VALID | {"seen": {"a": float("nan")}}).encode(),
+        b" " * 4_000_001,
+    ],
+)
+def test_damaged_file_is_set_aside_and_said(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "settings.json").write_bytes(content)
+    stored = settings(tmp_path)
+    assert stored.camera("cam0") == CameraSettings()
+    assert stored.fault is not None and "are damaged" in stored.fault and "the config's values" in stored.fault
+    assert len(caplog.records) == 1 and len(caplog.text) < 1000
+    assert (tmp_path / "settings.json.corrupt").read_bytes() == content
+    assert stored.save() and stored.fault is None and stored.damage is not None
+    assert settings(tmp_path).fault is None
+
+
+def test_file_cut_at_any_byte_is_set_aside_or_whole(tmp_path: Path) -> None:
+    stored = settings(tmp_path)
+    stored.set_camera("cam0", CameraSettings(threshold=0.25))
+    stored.save()
+    whole = stored.path.read_bytes()
+    for length in range(len(whole)):
+        stored.path.write_bytes(whole[:length])
+        cut = settings(tmp_path)
+        assert cut.damage is not None and cut.camera("cam0") == CameraSettings()
+
+
+def test_folder_in_place_of_the_file_is_survived(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").mkdir()
+    stored = settings(tmp_path)
+    assert stored.damage is not None
+    assert stored.save()
+
+
+def test_full_disk_is_a_fault_that_is_said_once_and_ends(tiny_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stored = settings(tiny_disk)
+    stored.set_camera("cam0", CameraSettings(threshold=0.25))
+    assert stored.save()
+    filler = tiny_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError):
+        while True:
+            file.write(bytes(65536))
+    stored.set_camera("cam0", CameraSettings(threshold=0.75))
+    with caplog.at_level(logging.WARNING):
+        assert not stored.save() and not stored.save()
+        assert stored.fault is not None and "No space left" in stored.fault
+        assert settings(tiny_disk).camera("cam0").threshold == 0.25  # the old file is whole
+        filler.unlink()
+        assert stored.save() and stored.fault is None
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert settings(tiny_disk).camera("cam0").threshold == 0.75
+    assert not list(tiny_disk.glob("*.partial"))
+
+
+def test_read_only_folder_is_a_fault(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        (tmp_path / "file").touch()
+        stored = StoredSettings(tmp_path / "file" / "settings.json")  # a file where the folder should be
+    else:
+        tmp_path.chmod(0o500)
+        stored = settings(tmp_path)
+    assert not stored.save() and stored.fault is not None
+
+
+def test_nothing_is_written_after_closing(tmp_path: Path) -> None:
+    stored = settings(tmp_path)
+    stored.close()
+    stored.bundle = "late"
+    assert not stored.save()
+    assert not stored.path.exists()
