@@ -36,7 +36,11 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f\\]+")
 
 
 class Trialable(Protocol):
-    """A compiled bundle; `zsad_agent.inference.Detector` is one."""
+    """A compiled bundle; `zsad_agent.inference.Detector` is one.
+
+    The trial asks the one in use too, about the products of all cameras: who inspects with it names the product with
+    every picture.
+    """
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction: ...
 
