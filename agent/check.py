@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from zsad_agent.bundle_store import open_bundle
 from zsad_agent.credentials import password_key, read_password
 from zsad_agent.inference import check_device
 from zsad_agent.mqtt_config import EMBEDDED_BROKER
 from zsad_agent.settings import Settings
 from zsad_agent.source_choice import make_source
 from zsad_agent.tls import faulty_key, make_context
-from zsad_core.bundle import Bundle, load_bundle
+from zsad_core.bundle import Bundle
 from zsad_core.errors import BundleError, ConfigError, DeviceError, ProductError, SourceError
+from zsad_core.signature import read_trusted_keys
 
 
 def find_faults(settings: Settings) -> Iterator[str]:
@@ -22,14 +24,17 @@ def find_faults(settings: Settings) -> Iterator[str]:
     yield from _source_faults(settings)
     bundle: Bundle | None = None
     try:
-        bundle = load_bundle(config.inference.bundle)
+        bundle = open_bundle(config.inference)
     except BundleError as error:
         yield f"{settings.where('inference', 'bundle')}: {error}"
+    except ConfigError:
+        pass  # told below, with every key
     if bundle is not None:
         try:
             bundle.prompt(config.inference.product)
         except ProductError as error:
             yield f"{settings.where('inference', 'product')}: {error}"
+    yield from _key_faults(settings)
     try:
         check_device(config.inference.device)
     except DeviceError as error:
@@ -48,6 +53,14 @@ def find_faults(settings: Settings) -> Iterator[str]:
             f"{settings.where('mqtt', 'broker')}: {EMBEDDED_BROKER} needs amqtt: pip install "
             "'zsad-agent[embedded-broker]', or name a broker as mqtt://host[:port]"
         )
+
+
+def _key_faults(settings: Settings) -> Iterator[str]:
+    for path in settings.config.inference.trusted_keys:
+        try:
+            read_trusted_keys([path])
+        except ConfigError as error:
+            yield f"{settings.where('inference', 'trusted_keys')}: {error}"
 
 
 def _source_faults(settings: Settings) -> Iterator[str]:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zsad_core.bundle import MANIFEST, load_bundle
+from zsad_core.bundle_files import bundle_folder
 from zsad_core.errors import BundleError
+from zsad_core.signature import SIGNATURE
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's <fcntl.h> and <linux/fs.h>
 
@@ -18,11 +20,12 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's <fcntl.h> and <linux/fs.h>
 def rewrite_bundle(source: Path, changed: dict[str, bytes], out: Path) -> str:
     """Writes the bundle `source` with some of its files changed to `out`, which may be `source`; gives its sha256.
 
-    A folder makes a folder, a .zip a .zip. All other files come along byte for byte.
+    A folder makes a folder, a .zip a .zip. All other files come along byte for byte, except that a signature goes when
+    the manifest changes: it was of the one before.
 
     Args:
         source: folder or .zip.
-        changed: name -> new content, the manifest with its hashes among them.
+        changed: name -> new content: some files with the manifest that holds their hashes, or the signature alone.
         out: is replaced where it is a bundle of the same kind.
 
     Raises:
@@ -55,16 +58,27 @@ def _same_kind(source: Path, out: Path) -> bool:
 
 def _copy_folder(source: Path, partial: Path, changed: dict[str, bytes]) -> None:
     shutil.copytree(source, partial)
+    for name in _outdated(changed):
+        (partial / name).unlink(missing_ok=True)
     for name, content in changed.items():
         (partial / name).write_bytes(content)
 
 
 def _copy_zip(source: Path, partial: Path, changed: dict[str, bytes]) -> None:
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(partial, "w") as new:
+        folder = bundle_folder(old.namelist(), MANIFEST)
+        content_of = {f"{folder}{name}": content for name, content in changed.items()}
+        outdated = {f"{folder}{name}" for name in _outdated(changed)}
         for member in old.infolist():
-            name = member.filename.rpartition("/")[2]
-            new.writestr(member, changed[name] if name in changed else old.read(member))
+            if member.filename not in outdated | content_of.keys():
+                new.writestr(member, old.read(member))
+        for name, content in content_of.items():
+            new.writestr(name, content, zipfile.ZIP_DEFLATED)
     shutil.copymode(source, partial)
+
+
+def _outdated(changed: dict[str, bytes]) -> set[str]:
+    return {SIGNATURE} if MANIFEST in changed and SIGNATURE not in changed else set()
 
 
 def put(partial: Path, out: Path, exchange: Callable[[Path, Path], bool] | None = None) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from zsad_convert import prompt_bank
+from zsad_convert import prompt_bank, sign
 from zsad_core.command import guarded
 from zsad_core.errors import ConfigError, WeightsError
 from zsad_core.published_detector import add_checkpoint_flags, add_published_flags, chosen_checkpoint
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--device", default="CPU", help="OpenVINO device (default CPU)")
     _parity_flags(verify)
     prompt_bank.add_command(commands)
+    sign.add_commands(commands)
     return result
 
 
@@ -217,6 +218,10 @@ def main(argv: list[str] | None = None) -> int:
         return guarded("zsad-convert", lambda: export(args, command_line))
     if args.command == "prompts":
         return guarded("zsad-convert", lambda: prompt_bank.run(args, command_line))
+    if args.command == "keygen":
+        return guarded("zsad-convert", lambda: sign.keygen(args))
+    if args.command == "sign":
+        return guarded("zsad-convert", lambda: sign.sign(args))
     return guarded("zsad-convert", lambda: verify(args))
 
 

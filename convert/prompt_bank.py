@@ -19,9 +19,10 @@ from zsad_core.bundle import (
     TEXT_SIDE,
     AddedProduct,
     Bundle,
-    bundle_reader,
+    is_signed,
     load_bundle,
 )
+from zsad_core.bundle_files import bundle_reader
 from zsad_core.config import StrictModel, read_yaml, validate
 from zsad_core.errors import BundleError, ConfigError, WeightsError, some
 from zsad_core.prompts import GENERIC_PRODUCT, PAPERS_WORDING, ProductName, PromptBank, Wording, product_name
@@ -102,10 +103,12 @@ def run(args: argparse.Namespace, command_line: str, load_encoder: Callable[[str
         head, source = _text_side(bundle, args.checkpoint)
         encoder = (load_encoder or _load_encoder)(args.text_encoder or bundle.manifest.model.text_encoder)
         prompts |= make_prompts(add, head, encoder, prompts[GENERIC_PRODUCT], source)
-    out = args.out or args.bundle
+    out, signed = args.out or args.bundle, is_signed(args.bundle)
     sha256 = rewrite_bundle(args.bundle, changed_files(bundle, prompts, add, command_line), out)
     print(f"{out}: sha256 {sha256}; {len(prompts)} products; added {some(sorted(add))}; ", end="")
     print(f"removed {some(sorted(args.remove))}")
+    if signed:
+        print(f"{out}: the signature, which was of the bundle before, is gone: sign it again with zsad-convert sign")
 
 
 def read_product_file(path: Path) -> dict[str, Wording]:
@@ -238,4 +241,4 @@ def _text_side(bundle: Bundle, checkpoint: Path | None) -> tuple[Any, str]:
     from zsad_core.text_side import load_text_side
 
     source = f"{bundle.path}/{TEXT_SIDE}"
-    return load_text_side(bundle_reader(bundle.path)(TEXT_SIDE, MAX_FILE_BYTES), source), source
+    return load_text_side(bundle_reader(bundle.path, MANIFEST)(TEXT_SIDE, MAX_FILE_BYTES), source), source

@@ -7,20 +7,21 @@ that what was checked is what runs.
 import hashlib
 import io
 import json
-import lzma
-import zipfile
-import zlib
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
+from zsad_core.bundle_files import BundleReader, MissingFileError, bundle_reader
 from zsad_core.config import StrictModel
 from zsad_core.errors import BundleError
+from zsad_core.model_xml import check_model_xml
 from zsad_core.prompts import PromptBank, Wording
+from zsad_core.signature import MAX_SIGNATURE_BYTES, SIGNATURE, TrustedKey, check_signature
 
 FORMAT_VERSION = 1
 MANIFEST, MODEL_XML, MODEL_BIN, PROMPTS = "manifest.json", "model.xml", "model.bin", "prompts.npz"
@@ -28,10 +29,14 @@ PAYLOAD_FILES = (MODEL_XML, MODEL_BIN, PROMPTS)  # a method without text has no 
 TEXT_SIDE = "text_side.safetensors"  # for the host, to add products; see `zsad_core.text_side`
 OPTIONAL_FILES = ("LICENSE.txt", TEXT_SIDE)
 MAX_FILE_BYTES = 2_000_000_000  # the IR of a ViT-L in FP32 is 1.3 GB
+MAX_BUNDLE_BYTES = 2_500_000_000  # of all files together, which lie in memory while they are checked
 MAX_MANIFEST_BYTES = 4_000_000
+MAX_XML_BYTES = 64_000_000  # that of a ViT-L has 2 MB; its parser takes ten times as much memory
+MAX_PROMPT_VALUES = 1_000_000  # of one product
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Unit = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(gt=0, le=8192)]  # pixels; the input of the largest is then 200 MB
 
 
 class Threshold(StrictModel):
@@ -95,13 +100,20 @@ class ModelFacts(StrictModel):
     method: str  # e.g. "ava_dino"
     backbone: str  # timm name and the weights it started from
     text_encoder: str
-    input_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    input_hw: tuple[Side, Side]
     colour_order: Literal["BGR"] = "BGR"
     taps: tuple[int, ...]  # 1-based block numbers
-    map_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-    prompt_shape: tuple[int, ...] | None  # of one product's prompt; None: the method needs no text, nor products
+    map_hw: tuple[Side, Side]
+    # of one product's prompt; None: the method needs no text, nor products
+    prompt_shape: tuple[Annotated[int, Field(gt=0)], ...] | None
     precision: Literal["fp32", "fp16"]
     score: ScoreRule | None = None  # None: the score does not come from the map that is given out
+
+    @model_validator(mode="after")
+    def _prompt_is_bounded(self) -> Self:
+        if self.prompt_shape is not None and math.prod(self.prompt_shape) > MAX_PROMPT_VALUES:
+            raise ValueError(f"prompt_shape must hold at most {MAX_PROMPT_VALUES} values")
+        return self
 
 
 class Manifest(StrictModel):
@@ -122,7 +134,7 @@ class Manifest(StrictModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle that has been checked: format, hashes, prompt shapes."""
+    """A bundle that has been checked: signature where keys are trusted, format, hashes, prompt shapes."""
 
     path: Path
     manifest: Manifest
@@ -130,6 +142,7 @@ class Bundle:
     model_xml: bytes
     model_bin: bytes
     sha256: str  # of manifest.json, which holds the hashes of all else
+    signed_by: str | None = None  # id of the trusted key; None: no keys were asked for
 
     def prompt(self, product: str) -> np.ndarray | None:
         """The graph's `prompt` for a product; None where the method needs no text, whatever the product.
@@ -140,31 +153,27 @@ class Bundle:
         return None if self.prompt_bank is None else self.prompt_bank[product]
 
 
-def load_bundle(path: Path) -> Bundle:
-    """Reads and checks a bundle folder or .zip.
+def load_bundle(path: Path, trusted_keys: Sequence[TrustedKey] = ()) -> Bundle:
+    """Reads and checks a bundle folder or .zip; nobody needs to vouch for it but the keys.
+
+    Args:
+        path: folder or .zip. What lies there beside the files of the manifest is never read.
+        trusted_keys: one of these must have signed it, which is checked before anything in it is parsed; none: signed
+            and unsigned bundles are taken alike.
 
     Raises:
-        BundleError: missing, not a bundle, another format version, a file missing, altered or cut, or prompts that do
-            not fit the model. Text says which file, what was expected and found.
+        BundleError: missing, not a bundle, not signed by a trusted key, another format version, a file missing, altered
+            or cut, or prompts that do not fit the model. Text says which file, what was expected and found.
     """
-    read = bundle_reader(path)
+    read = bundle_reader(path, MANIFEST)
+    signature = _read_signature(read, path) if trusted_keys else None
     manifest_bytes = read(MANIFEST, MAX_MANIFEST_BYTES)
+    signed_by = None
+    if signature is not None:
+        signed_by = check_signature(manifest_bytes, signature, trusted_keys, str(path))
     manifest = parse_manifest(manifest_bytes, f"{path}/{MANIFEST}")
-    needs_text = manifest.model.prompt_shape is not None
-    missing = [name for name in PAYLOAD_FILES if name not in manifest.files and (needs_text or name != PROMPTS)]
-    if missing:
-        raise BundleError(f"{path}/{MANIFEST}: files: no hash for {', '.join(missing)}. Export the bundle again.")
-    contents = {}
-    for name, expected in manifest.files.items():
-        if name not in PAYLOAD_FILES + OPTIONAL_FILES:
-            raise BundleError(f"{path}/{MANIFEST}: files: {name!r} is not a file of format {FORMAT_VERSION}")
-        contents[name] = read(name, MAX_FILE_BYTES)
-        found = hashlib.sha256(contents[name]).hexdigest()
-        if found != expected:
-            raise BundleError(
-                f"{path}/{name}: sha256 is {found[:12]}…, the manifest says {expected[:12]}…: the file is truncated or "
-                "was changed. Copy the bundle again."
-            )
+    contents = _read_files(read, path, manifest)
+    check_model_xml(contents[MODEL_XML], f"{path}/{MODEL_XML}")
     return Bundle(
         path=path,
         manifest=manifest,
@@ -172,7 +181,64 @@ def load_bundle(path: Path) -> Bundle:
         model_xml=contents[MODEL_XML],
         model_bin=contents[MODEL_BIN],
         sha256=hashlib.sha256(manifest_bytes).hexdigest(),
+        signed_by=signed_by,
     )
+
+
+def is_signed(path: Path) -> bool:
+    """Whether a bundle has a signature, whosever and however good.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    try:
+        bundle_reader(path, MANIFEST)(SIGNATURE, MAX_SIGNATURE_BYTES)
+    except MissingFileError:
+        return False
+    return True
+
+
+def read_manifest(path: Path) -> bytes:
+    """The bytes of a bundle's manifest, unchecked.
+
+    Raises:
+        BundleError: they cannot be read.
+    """
+    return bundle_reader(path, MANIFEST)(MANIFEST, MAX_MANIFEST_BYTES)
+
+
+def _read_signature(read: BundleReader, path: Path) -> bytes:
+    try:
+        return read(SIGNATURE, MAX_SIGNATURE_BYTES)
+    except MissingFileError as error:
+        raise BundleError(
+            f"{path}: not signed, and only bundles signed with a key of inference.trusted_keys are taken. Sign it with "
+            "zsad-convert sign."
+        ) from error
+
+
+def _read_files(read: BundleReader, path: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Name -> content of every file of the manifest, each as its hash says."""
+    needs_text = manifest.model.prompt_shape is not None
+    missing = [name for name in PAYLOAD_FILES if name not in manifest.files and (needs_text or name != PROMPTS)]
+    if missing:
+        raise BundleError(f"{path}/{MANIFEST}: files: no hash for {', '.join(missing)}. Export the bundle again.")
+    unknown = [name for name in manifest.files if name not in PAYLOAD_FILES + OPTIONAL_FILES]
+    if unknown:
+        raise BundleError(f"{path}/{MANIFEST}: files: {unknown[0]!r} is not a file of format {FORMAT_VERSION}")
+    contents: dict[str, bytes] = {}
+    left = MAX_BUNDLE_BYTES
+    for name, expected in manifest.files.items():
+        content = read(name, min(left, MAX_XML_BYTES if name == MODEL_XML else MAX_FILE_BYTES))
+        left -= len(content)
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected:
+            raise BundleError(
+                f"{path}/{name}: sha256 is {found[:12]}…, the manifest says {expected[:12]}…: the file is truncated or "
+                "was changed. Copy the bundle again."
+            )
+        contents[name] = content
+    return contents
 
 
 def _prompt_bank(path: Path, manifest: Manifest, contents: dict[str, bytes]) -> PromptBank | None:
@@ -190,19 +256,6 @@ def _prompt_bank(path: Path, manifest: Manifest, contents: dict[str, bytes]) -> 
             f"{path}: products differ: the manifest has {sorted(manifest.products)}, {PROMPTS} has {bank.products}"
         )
     return bank
-
-
-def bundle_reader(path: Path) -> Callable[[str, int], bytes]:
-    """Reads a file of a bundle folder or .zip by name, up to a number of bytes; checks no hash.
-
-    Raises:
-        BundleError: there is no such bundle; when called, that the file is missing, too large or unreadable.
-    """
-    if path.is_dir():
-        return _FolderReader(path)
-    if path.is_file():
-        return _ZipReader(path)
-    raise BundleError(f"{path}: no such bundle. Name a bundle folder or a .zip of one with --bundle.")
 
 
 def parse_manifest(text: bytes, source: str) -> Manifest:
@@ -225,48 +278,3 @@ def parse_manifest(text: bytes, source: str) -> Manifest:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise BundleError(f"{source}: {faults}") from error
-
-
-class _FolderReader:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __call__(self, name: str, max_bytes: int) -> bytes:
-        file = self._path / name
-        try:
-            size = file.stat().st_size
-            if size > max_bytes:
-                raise BundleError(f"{file}: {size} bytes, at most {max_bytes} are read")
-            return file.read_bytes()
-        except OSError as error:
-            reason = error.strerror or error
-            raise BundleError(f"{file}: cannot be read: {reason}. Is {self._path} a bundle?") from error
-
-
-class _ZipReader:
-    """Reads members into memory; nothing is unpacked to disk, so a member's path can point nowhere.
-
-    They lie at the top, or in one folder: zipping the files and zipping the folder around them are both common.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __call__(self, name: str, max_bytes: int) -> bytes:
-        try:
-            with zipfile.ZipFile(self._path) as archive:
-                folders = [member[: -len(MANIFEST)] for member in archive.namelist() if _is_manifest(member)]
-                info = archive.getinfo(f"{folders[0] if len(folders) == 1 else ''}{name}")
-                if info.file_size > max_bytes:
-                    raise BundleError(f"{self._path}/{name}: {info.file_size} bytes, at most {max_bytes} are read")
-                return archive.read(info)  # stops at file_size whatever the stream would inflate to
-        except KeyError as error:
-            raise BundleError(
-                f"{self._path}: no {name} at its top or in its one folder. Zip one bundle's files or folder."
-            ) from error
-        except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, ValueError) as error:
-            raise BundleError(f"{self._path}: not a bundle folder nor a readable .zip of one: {error}") from error
-
-
-def _is_manifest(member: str) -> bool:
-    return member == MANIFEST or (member.count("/") == 1 and member.endswith(f"/{MANIFEST}"))

@@ -5,6 +5,10 @@ Source: AVA-DINO (arXiv 2605.12069) and AD-DINOv3 (arXiv 2509.14084), prompt ens
 once on the host, and the device reads numbers.
 """
 
+import contextlib
+import io
+import math
+import tokenize
 import unicodedata
 import zipfile
 from dataclasses import dataclass
@@ -14,6 +18,7 @@ from typing import IO, Annotated
 import numpy as np
 from pydantic import AfterValidator, Field
 
+from zsad_core.bundle_files import UNREADABLE_ZIP, open_zip, read_member, zip_members
 from zsad_core.config import StrictModel
 from zsad_core.errors import BundleError, ProductError
 
@@ -69,6 +74,11 @@ TEMPLATES = (
 )
 
 
+_MAX_HEADER_BYTES = 4096  # of an npy file; that of a float array has 128
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 MAX_NAME_LENGTH = 80  # characters
 _JOINERS = "\u200c\u200d"  # not printable to Python, yet Persian and Hindi words are spelled with them
 
@@ -172,22 +182,55 @@ class PromptBank:
                     np.lib.format.write_array(member, array, allow_pickle=False)
 
     @classmethod
-    def load(cls, file: "Path | object", shape: tuple[int, ...]) -> "PromptBank":
+    def load(cls, file: "Path | IO[bytes]", shape: tuple[int, ...]) -> "PromptBank":
         """Reads an npz file; every array must be float32 of `shape`, finite, and there must be a generic product.
+
+        Not by `np.load`, which makes room for whatever shape a header claims before it looks at what is there.
 
         Raises:
             BundleError: it is not so.
         """
+        embeddings: dict[str, np.ndarray] = {}
         try:
-            with np.load(file, allow_pickle=False) as archive:  # type: ignore[arg-type]
-                embeddings = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, KeyError) as error:
+            with contextlib.ExitStack() as stack:
+                opened = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
+                archive = stack.enter_context(open_zip(opened))
+                for member, info in zip_members(archive, "prompts.npz").items():
+                    name = member.removesuffix(".npy")
+                    if name in embeddings:
+                        raise BundleError(f"prompts.npz: product {name!r} is in it twice. Export the bundle again.")
+                    content = read_member(archive, info, f"prompts.npz: product {name!r}", _most_bytes(shape))
+                    embeddings[name] = _read_array(content, name, shape)
+        except UNREADABLE_ZIP as error:
             raise BundleError(f"prompts.npz: cannot be read: {error}. Export the bundle again.") from error
-        for name, array in embeddings.items():
-            if array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all():
-                raise BundleError(
-                    f"prompts.npz: product {name!r}: expected finite float32 {shape}, got {array.dtype} {array.shape}"
-                )
         if GENERIC_PRODUCT not in embeddings:
             raise BundleError(f"prompts.npz: the generic product {GENERIC_PRODUCT!r} is missing")
         return cls(embeddings=embeddings)
+
+
+def _most_bytes(shape: tuple[int, ...]) -> int:
+    return 4 * math.prod(shape) + _MAX_HEADER_BYTES
+
+
+def _read_array(content: bytes, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array in an npy file. Its header is compared with what is expected before there is room made for anything."""
+    file = io.BytesIO(content)
+    try:
+        read_header = _HEADERS.get(np.lib.format.read_magic(file))
+        if read_header is None:
+            raise ValueError("a version of npy that is not read")
+        found_shape, fortran_order, dtype = read_header(file, max_header_size=_MAX_HEADER_BYTES)
+    except (ValueError, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
+        raise BundleError(
+            f"prompts.npz: product {name!r}: cannot be read: {error}. Export the bundle again."
+        ) from error
+    values = content[file.tell() :]
+    if dtype != np.float32 or found_shape != shape or len(values) != 4 * math.prod(shape):
+        raise BundleError(
+            f"prompts.npz: product {name!r}: expected finite float32 {shape}, got {dtype} {found_shape} "
+            f"in {len(values)} bytes"
+        )
+    array = np.frombuffer(values, dtype).reshape(shape, order="F" if fortran_order else "C")
+    if not np.isfinite(array).all():
+        raise BundleError(f"prompts.npz: product {name!r}: expected finite float32 {shape}, got NaN or infinity")
+    return array

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bundle_attacks import make_key, write_public_key
 
 from zsad_agent.check import find_faults
 from zsad_agent.cli import main
@@ -75,6 +76,23 @@ def test_check_says_where_a_default_is_at_fault(tmp_path: Path) -> None:
     path = write(tmp_path, f"inference:\n  bundle: {tmp_path}/no-bundle\n")
     (fault,) = find_faults(load_settings(path))
     assert fault.startswith(f"{path}:2: inference.bundle: {tmp_path}/no-bundle: no such bundle")
+
+
+def test_check_names_every_key_that_cannot_be_used_and_a_bundle_that_none_of_them_signed(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    (tmp_path / "text.pub").write_text("no key")
+    write_public_key(tmp_path / "line.pub", make_key(1))
+    keys = f"{tmp_path}/line.pub, {tmp_path}/text.pub, {tmp_path}/none.pub"
+    path = write(tmp_path, f"inference:\n  bundle: {tiny_bundle}\n  trusted_keys: [{keys}]\n")
+    faults = list(find_faults(load_settings(path)))
+    assert [fault.removeprefix(f"{path}:3: inference.trusted_keys: ") for fault in faults] == [
+        f"{tmp_path}/text.pub: no PEM file of a public key. zsad-convert keygen makes one.",
+        f"{tmp_path}/none.pub: cannot be read: No such file or directory",
+    ]
+    path = write(tmp_path, f"inference:\n  bundle: {tiny_bundle}\n  trusted_keys: [{tmp_path}/line.pub]\n")
+    (fault,) = find_faults(load_settings(path))
+    assert fault.startswith(f"{path}:2: inference.bundle: {tiny_bundle}: not signed")
 
 
 def test_check_does_not_mind_a_camera_that_may_come_later(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -369,3 +369,16 @@ def test_with_minilm_a_product_is_the_same_added_as_exported(tmp_path):
     flags = ["--remove", "Flasche", "--file", tmp_path / "p.yaml"]
     assert prompts(bundle, *flags, encoder=lambda texts: encode(tuple(texts))) == 0
     assert main(["verify", str(bundle), "--checkpoint", str(checkpoint), *pictures]) == 0
+
+
+def test_a_signed_bundle_that_is_changed_says_that_its_signature_is_gone(folder, tmp_path, capsys):
+    from zsad_core.bundle import is_signed
+
+    assert main(["keygen", "--out", str(tmp_path / "line")]) == 0
+    assert main(["sign", str(folder), "--key", str(tmp_path / "line.key")]) == 0
+    assert prompts(folder, "--add", "gear", "--out", tmp_path / "new") == 0
+    assert "sign it again with zsad-convert sign" in capsys.readouterr().out
+    assert is_signed(folder)
+    assert not is_signed(tmp_path / "new")
+    assert prompts(tmp_path / "new", "--add", "cog") == 0
+    assert "signature" not in capsys.readouterr().out

@@ -1,0 +1,126 @@
+"""`zsad-convert keygen` and `zsad-convert sign`: who vouches for a bundle."""
+
+import argparse
+import contextlib
+import getpass
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zsad_convert.bundle_rewrite import rewrite_bundle
+from zsad_core.bundle import load_bundle, read_manifest
+from zsad_core.errors import ConfigError
+from zsad_core.signature import SIGNATURE, key_id, read_key_file, sign_manifest
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+ASK = "-"  # as --passphrase-file: ask on the terminal
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `keygen` and `sign` to the subcommands."""
+    keygen = commands.add_parser("keygen", help="make a key pair to sign bundles with")
+    keygen.add_argument("--out", type=Path, required=True, metavar="NAME", help="writes NAME.key and NAME.pub")
+    sign = commands.add_parser("sign", help="sign a bundle")
+    sign.add_argument("bundle", type=Path, help="bundle folder or .zip; a signature in it is replaced")
+    sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="the .key of zsad-convert keygen")
+    for command, use in ((keygen, "encrypts the key"), (sign, "of the key")):
+        command.add_argument(
+            "--passphrase-file",
+            metavar="FILE",
+            help=f"passphrase on its first line, {use}; {ASK} asks on the terminal (default: none)",
+        )
+
+
+def keygen(args: argparse.Namespace) -> None:
+    """Writes a new Ed25519 key pair; a file that is there is never replaced.
+
+    Raises:
+        ConfigError: a file of the pair is there, or cannot be written.
+    """
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private_path, public_path = (args.out.with_name(f"{args.out.name}.{kind}") for kind in ("key", "pub"))
+    for path in (private_path, public_path):
+        if path.exists() or path.is_symlink():
+            raise ConfigError(f"{path}: is there already. A key is not replaced; choose another --out.")
+    passphrase = _passphrase(args.passphrase_file)
+    key = Ed25519PrivateKey.generate()
+    locked = form.BestAvailableEncryption(passphrase) if passphrase else form.NoEncryption()
+    private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, locked)
+    public = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
+    _write_new(private_path, private, 0o600)
+    try:
+        _write_new(public_path, public, 0o644)
+    except ConfigError:
+        private_path.unlink()
+        raise
+    print(f"{public_path}: key {key_id(key.public_key().public_bytes_raw())}, for inference.trusted_keys of devices")
+    print(f"{private_path}: keep it where nobody else reads it, and off the devices")
+
+
+def sign(args: argparse.Namespace) -> None:
+    """Signs a bundle that is whole.
+
+    Raises:
+        ConfigError: the key cannot be used.
+        BundleError: the bundle does not load, or cannot be written.
+    """
+    key = read_private_key(args.key, args.passphrase_file)
+    manifest = read_manifest(args.bundle)
+    load_bundle(args.bundle)  # a signature vouches for every file
+    signature = sign_manifest(manifest, key)
+    sha256 = rewrite_bundle(args.bundle, {SIGNATURE: signature}, args.bundle)
+    print(f"{args.bundle}: sha256 {sha256}; signed with key {key_id(key.public_key().public_bytes_raw())}")
+
+
+def read_private_key(path: Path, passphrase_file: str | None) -> "Ed25519PrivateKey":
+    """The key in a PEM file.
+
+    Raises:
+        ConfigError: it cannot be read, is no Ed25519 key, or the passphrase is missing, wrong or too many.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    text = read_key_file(path)
+    if b"PRIVATE KEY" not in text:
+        raise ConfigError(f"{path}: no PEM file of a private key. Name the .key of zsad-convert keygen.")
+    try:
+        key = load_pem_private_key(text, _passphrase(passphrase_file))
+    except TypeError as error:
+        raise ConfigError(f"{path}: {error}. A passphrase comes with --passphrase-file.") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{path}: cannot be read as a key: wrong passphrase, or damaged") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"{path}: not an Ed25519 key. zsad-convert keygen makes one.")
+    return key
+
+
+def _passphrase(source: str | None) -> bytes | None:
+    if source is None:
+        return None
+    if source == ASK:
+        if not sys.stdin.isatty():
+            raise ConfigError(f"--passphrase-file {ASK}: there is no terminal to ask on; name a file")
+        line = getpass.getpass("passphrase of the key: ").encode()
+    else:
+        line = next(iter(read_key_file(Path(source)).splitlines()), b"")
+    if not line:
+        raise ConfigError(f"--passphrase-file {source}: no passphrase on the first line")
+    return line
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123
+            file.write(content)
+    except OSError as error:
+        if not isinstance(error, FileExistsError):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,140 @@
+"""Ed25519 signatures of bundles (RFC 8032), by the library `cryptography`.
+
+`manifest.sig` is one line: `ed25519 <key id> <signature>`, both in hexadecimal. Signed are the exact bytes of
+manifest.json, which holds the hash of every other file, behind `_DOMAIN`, so that a signature that the key gave for
+anything else is none of a bundle. The key id is the start of the SHA-256 of the 32 bytes of the public key; it only
+says which key to try.
+
+`cryptography` is imported where a key is used, and nowhere else.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zsad_core.errors import BundleError, ConfigError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+SIGNATURE = "manifest.sig"
+MAX_SIGNATURE_BYTES = 512
+MAX_KEY_BYTES = 16_384
+_DOMAIN = b"zsad-bundle-1\0"
+_LINE = re.compile(rb"ed25519 ([0-9a-f]{16}) ([0-9a-f]{128})\r?\n?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustedKey:
+    """A public key whose bundles are taken."""
+
+    key_id: str
+    public_bytes: bytes  # the 32 of RFC 8032
+    path: Path
+
+
+def key_id(public_bytes: bytes) -> str:
+    """Sixteen hexadecimal digits that tell keys apart."""
+    return hashlib.sha256(public_bytes).hexdigest()[:16]
+
+
+def read_trusted_keys(paths: Iterable[Path]) -> tuple[TrustedKey, ...]:
+    """The public keys in PEM files.
+
+    Raises:
+        ConfigError: one line per file that cannot be read or holds no Ed25519 public key.
+    """
+    keys, faults = [], []
+    for path in paths:
+        try:
+            keys.append(_read_trusted_key(path))
+        except ConfigError as error:
+            faults.append(str(error))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return tuple(keys)
+
+
+def _read_trusted_key(path: Path) -> TrustedKey:
+    text = read_key_file(path)
+    if b"PRIVATE KEY" in text:
+        raise ConfigError(f"{path}: is a private key, which does not belong on a device. Name its .pub file instead.")
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(text)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{path}: no PEM file of a public key. zsad-convert keygen makes one.") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError(f"{path}: not an Ed25519 key. zsad-convert keygen makes one.")
+    public_bytes = key.public_bytes_raw()
+    return TrustedKey(key_id=key_id(public_bytes), public_bytes=public_bytes, path=path)
+
+
+def read_key_file(path: Path) -> bytes:
+    """What a small file holds.
+
+    Raises:
+        ConfigError: it cannot be read, is no regular file or too large for a key.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: no regular file")
+        with path.open("rb") as file:
+            text = file.read(MAX_KEY_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(text) > MAX_KEY_BYTES:
+        raise ConfigError(f"{path}: more than {MAX_KEY_BYTES} bytes, no key is so long")
+    return text
+
+
+def sign_manifest(manifest: bytes, key: "Ed25519PrivateKey") -> bytes:
+    """The content of `manifest.sig`."""
+    identifier = key_id(key.public_key().public_bytes_raw())
+    return f"ed25519 {identifier} {key.sign(_DOMAIN + manifest).hex()}\n".encode()
+
+
+def check_signature(manifest: bytes, signature: bytes, keys: Sequence[TrustedKey], source: str) -> str:
+    """The id of the key that signed `manifest`.
+
+    Args:
+        manifest: bytes of manifest.json; nothing of them is looked into.
+        signature: content of `manifest.sig`.
+        keys: one at least.
+        source: the bundle, for errors.
+
+    Raises:
+        BundleError: no signature, of a key that is not trusted, or not of this manifest.
+    """
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    line = _LINE.fullmatch(signature)
+    if line is None:
+        raise BundleError(f"{source}/{SIGNATURE}: no signature. Sign the bundle again with zsad-convert sign.")
+    found = line[1].decode()
+    named = [key for key in keys if key.key_id == found]
+    if not named:
+        known = ", ".join(f"{key.key_id} ({key.path.name})" for key in keys)
+        raise BundleError(
+            f"{source}: signed with key {found}, trusted are {known}. Sign it with one of these, or add the key's "
+            ".pub file to inference.trusted_keys if you know whose it is."
+        )
+    for key in named:
+        try:
+            Ed25519PublicKey.from_public_bytes(key.public_bytes).verify(
+                bytes.fromhex(line[2].decode()), _DOMAIN + manifest
+            )
+        except InvalidSignature:
+            continue
+        return key.key_id
+    raise BundleError(
+        f"{source}: the signature is not that of its manifest.json: the bundle was changed after it was signed, or is "
+        "put together from two. Do not use it; get it again from where it was made."
+    )

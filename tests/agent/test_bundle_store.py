@@ -1,0 +1,318 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bundle_attacks import change_manifest, copy_bundle, make_key, sign_folder, write_public_key, zip_folder
+
+from zsad_agent.bundle_store import MAX_ATTEMPTS, BundleStore, open_bundle
+from zsad_agent.config import SHIPPED_BUNDLE, InferenceConfig
+from zsad_core.bundle import MODEL_BIN, Bundle, load_bundle
+from zsad_core.errors import BundleError, ConfigError, DeviceError, ProductError
+from zsad_core.signature import SIGNATURE
+
+
+class Device:
+    """Three bundles, of which the config names the first, and a store."""
+
+    def __init__(self, tiny_bundle: Path, folder: Path) -> None:
+        self.sources = [
+            change_manifest(copy_bundle(tiny_bundle, folder / f"v{number}"), version=f"{number}") for number in range(4)
+        ]
+        self.config = InferenceConfig(bundle=self.sources[0])
+        self.folder = folder / "state" / "bundles"
+
+    @property
+    def store(self) -> BundleStore:
+        """Another one each time, as after a restart."""
+        return BundleStore(self.folder, self.config)
+
+    def switch_to(self, number: int) -> Bundle:
+        before = self.store.start(lambda bundle: bundle).bundle
+        new = self.store.add(self.sources[number])
+        self.store.select(new, before)
+        return new
+
+    def start(self) -> tuple[str, tuple[str, ...]]:
+        """(version, reasons)."""
+        started = self.store.start(lambda bundle: bundle)
+        return started.detector.manifest.version, started.reasons
+
+    def stored(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir() if path.is_dir()}
+
+
+@pytest.fixture
+def device(tiny_bundle: Path, tmp_path: Path) -> Device:
+    return Device(tiny_bundle, tmp_path)
+
+
+def fail_for(*versions: str):
+    def compile_bundle(bundle: Bundle) -> Bundle:
+        if bundle.manifest.version in versions:
+            raise DeviceError("no such device")
+        return bundle
+
+    return compile_bundle
+
+
+def test_without_a_selection_the_configs_bundle_runs_and_nothing_is_written(device: Device) -> None:
+    assert device.start() == ("0", ())
+    device.store.prune()
+    assert not device.folder.exists()
+
+
+def test_a_copy_runs_whatever_becomes_of_what_it_was_copied_from(device: Device) -> None:
+    new = device.switch_to(1)
+    (device.sources[1] / MODEL_BIN).write_bytes(b"other")
+    assert new.path == device.folder / new.sha256
+    assert device.start() == ("1", ())
+
+
+def test_the_one_before_is_kept_and_those_before_it_go(device: Device) -> None:
+    first, second, third = (device.switch_to(number) for number in (1, 2, 3))
+    assert device.stored() == {second.sha256, third.sha256}
+    assert first.sha256 not in device.stored()
+    assert json.loads((device.folder / "selected.json").read_text())["previous"] == second.sha256
+
+
+def test_selecting_what_runs_already_keeps_the_one_before(device: Device) -> None:
+    first, second = device.switch_to(1), device.switch_to(2)
+    device.store.select(second, second)
+    assert device.stored() == {first.sha256, second.sha256}
+
+
+def test_a_damaged_selection_falls_back_to_the_one_before_then_to_the_configs(device: Device) -> None:
+    first, second = device.switch_to(1), device.switch_to(2)
+    (second.path / MODEL_BIN).write_bytes(b"other")
+    version, reasons = device.start()
+    assert version == "1"
+    assert "was changed" in reasons[0]
+    (first.path / MODEL_BIN).unlink()
+    version, reasons = device.start()
+    assert version == "0"
+    assert len(reasons) == 2
+    assert device.start()[0] == "0"
+
+
+def test_a_selection_that_does_not_compile_or_lacks_a_product_falls_back(device: Device) -> None:
+    device.switch_to(1)
+    device.switch_to(2)
+    started = device.store.start(fail_for("2"))
+    assert started.bundle.manifest.version == "1"
+    assert "no such device" in started.reasons[0]
+
+    def lacks_product(bundle: Bundle) -> Bundle:
+        if bundle.manifest.version != "0":
+            raise ProductError("product 'cap' is not in the bundle")
+        return bundle
+
+    assert device.store.start(lacks_product).bundle.manifest.version == "0"
+    assert device.start() == ("2", ())
+
+
+def test_after_a_fallback_the_one_before_is_what_really_ran(device: Device) -> None:
+    first, second = device.switch_to(1), device.switch_to(2)
+    (second.path / MODEL_BIN).write_bytes(b"other")
+    third = device.switch_to(3)
+    assert device.stored() == {first.sha256, third.sha256}
+
+
+def test_where_nothing_can_be_used_the_configs_fault_is_told(device: Device) -> None:
+    device.switch_to(1)
+    with pytest.raises(DeviceError, match="no such device"):
+        device.store.start(fail_for("0", "1"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", '{"current": "../../etc"}', "\0" * 100, "[" * 60_000])
+def test_a_damaged_selection_file_is_said_and_the_configs_bundle_runs(device: Device, text: str) -> None:
+    device.switch_to(1)
+    (device.folder / "selected.json").write_text(text)
+    version, reasons = device.start()
+    assert version == "0"
+    assert "selected.json" in reasons[0]
+    device.switch_to(2)
+    assert device.start() == ("2", ())
+
+
+def test_another_bundle_in_the_config_is_the_newer_word(device: Device) -> None:
+    device.switch_to(1)
+    device.config = InferenceConfig(bundle=device.sources[2])
+    version, reasons = device.start()
+    assert version == "2"
+    assert "inference.bundle was changed" in reasons[0]
+
+
+def test_the_configs_bundle_moved_or_gone_leaves_the_selection(device: Device) -> None:
+    device.switch_to(1)
+    device.sources[0].rename(device.sources[0].with_name("moved"))
+    assert device.start() == ("1", ())
+    device.config = InferenceConfig(bundle=device.sources[0].with_name("moved"))
+    assert device.start() == ("1", ())
+
+
+def test_starts_that_end_in_a_crash_are_tried_three_times_then_passed_over(device: Device) -> None:
+    first, second = device.switch_to(1), device.switch_to(2)
+
+    def crash(bundle: Bundle) -> Bundle:
+        if bundle.sha256 == second.sha256:
+            raise SystemExit  # as good as a kill: nothing of ours runs after it
+        return bundle
+
+    for _ in range(MAX_ATTEMPTS):
+        with pytest.raises(SystemExit):
+            device.store.start(crash)
+    for _ in range(3):
+        started = device.store.start(crash)
+        assert started.bundle.sha256 == first.sha256
+        assert "ended before it was ready" in started.reasons[0]
+    device.store.select(device.store.add(device.sources[2]), started.bundle)
+    assert device.start() == ("2", ())  # selected anew, it has new attempts
+
+
+def test_starts_that_end_well_are_not_counted(device: Device) -> None:
+    device.switch_to(1)
+    for _ in range(MAX_ATTEMPTS + 1):
+        assert device.start() == ("1", ())
+
+
+def test_with_keys_only_what_they_signed_is_stored_and_started(device: Device, tmp_path: Path) -> None:
+    key = make_key(1)
+    keys = (write_public_key(tmp_path / "line.pub", key),)
+    unsigned = device.switch_to(1)
+    device.config = InferenceConfig(bundle=sign_folder(device.sources[0], key), trusted_keys=keys)
+    version, reasons = device.start()
+    assert version == "0"
+    assert "not signed" in reasons[0]
+    with pytest.raises(BundleError, match="not signed"):
+        device.store.add(device.sources[2])
+    assert device.stored() == {unsigned.sha256}
+    archive = zip_folder(sign_folder(device.sources[2], key), tmp_path / "b.zip")
+    stored = device.store.add(archive)
+    assert stored.signed_by is not None
+    (stored.path / SIGNATURE).unlink()
+    with pytest.raises(BundleError, match="not signed"):
+        device.store.add(device.sources[3])
+    assert device.store.add(archive).signed_by is not None  # the damaged copy is made again
+
+
+def test_a_key_that_cannot_be_read_is_a_config_error_whatever_would_run(device: Device, tmp_path: Path) -> None:
+    device.switch_to(1)
+    device.config = InferenceConfig(bundle=SHIPPED_BUNDLE, trusted_keys=(tmp_path / "none.pub",))
+    with pytest.raises(ConfigError, match=r"none\.pub: cannot be read"):
+        device.start()
+
+
+def test_the_bundle_that_ships_needs_no_signature_and_a_copy_of_it_does(tmp_path: Path) -> None:
+    config = InferenceConfig(trusted_keys=(write_public_key(tmp_path / "line.pub", make_key(1)),))
+    assert open_bundle(config).sha256 == load_bundle(SHIPPED_BUNDLE).sha256
+    (tmp_path / "link").symlink_to(SHIPPED_BUNDLE)
+    open_bundle(config, tmp_path / "link")
+    with pytest.raises(BundleError, match="not signed"):
+        open_bundle(config, copy_bundle(SHIPPED_BUNDLE, tmp_path / "copy"))
+
+
+def test_a_full_disk_refuses_the_new_bundle_and_keeps_the_old(device: Device, tiny_disk: Path) -> None:
+    device.folder = tiny_disk / "bundles"
+    device.switch_to(1)
+    (tiny_disk / "filler").write_bytes(bytes(1_048_576 - 65_536))
+    with pytest.raises(BundleError, match="No space left"):
+        for number in range(20):
+            device.store.add(change_manifest(device.sources[2], version=f"more {number}"))
+    assert not [name for name in device.stored() if name.startswith(".new-")]
+    assert device.start() == ("1", ())
+
+
+def test_a_folder_that_cannot_be_written_still_starts(device: Device) -> None:
+    device.folder.parent.mkdir(parents=True)
+    device.folder.write_text("a file where the folder should be")
+    assert device.start()[0] == "0"
+    with pytest.raises(BundleError, match="cannot be stored"):
+        device.store.add(device.sources[1])
+
+
+KILLED_AT_EVERY_STEP = """
+import errno, json, os, shutil, signal, sys
+from pathlib import Path
+from zsad_agent.bundle_store import BundleStore
+from zsad_agent.config import InferenceConfig
+from zsad_core.errors import ZsadError
+
+v0, v1, v2, folder, how = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5]
+STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "shutil.rmtree"}
+FILLING = {"open", "os.mkdir", "os.rename"}
+
+def is_step(event, args):
+    if how == "kill":
+        return event in STEPS
+    return event in FILLING and (event != "open" or args[2] & (os.O_WRONLY | os.O_RDWR))
+
+def store():
+    return BundleStore(folder, InferenceConfig(bundle=v0))
+
+def update():
+    before = store().start(lambda bundle: bundle).bundle
+    store().select(store().add(v2), before)
+
+def stopped_at(step):
+    '''Runs the update in a child that comes to its end at the given step: True while there is such a step.'''
+    child = os.fork()
+    if child == 0:
+        left = step
+        def hook(event, args):
+            nonlocal left
+            if not is_step(event, args):
+                return
+            left -= 1
+            if left == -1:
+                if how == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise OSError(errno.ENOSPC, "No space left on device")
+        sys.addaudithook(hook)
+        try:
+            update()
+        except ZsadError:
+            os._exit(3)
+        os._exit(0 if left >= 0 else 4)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+one = store().add(v1)
+store().select(one, store().start(lambda bundle: bundle).bundle)
+prepared = folder.with_name("prepared")
+shutil.copytree(folder, prepared)
+versions, codes, step = [], [], 0
+while True:
+    shutil.rmtree(folder)
+    shutil.copytree(prepared, folder)
+    code = stopped_at(step)
+    started = store().start(lambda bundle: bundle)
+    versions.append(started.bundle.manifest.version)
+    codes.append(code)
+    assert started.reasons == (), (step, started.reasons)
+    if step % 5 == 0:  # it goes through when it is tried again, and nothing is left behind
+        update()
+        assert store().start(lambda bundle: bundle).bundle.manifest.version == "2", step
+        left = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        assert len(left) == 2 and one.sha256 in left, (step, left)
+    if code == 0:
+        break
+    step += 1
+print(json.dumps([versions, codes]))
+"""
+
+
+@pytest.mark.parametrize(("how", "ends", "least"), [("kill", {-9}, 30), ("full disk", {3, 4}, 10)])
+def test_an_update_stopped_at_any_step_leaves_the_old_or_the_new_bundle(
+    device: Device, tmp_path: Path, how: str, ends: set[int], least: int
+) -> None:
+    program = [sys.executable, "-c", KILLED_AT_EVERY_STEP, *map(str, device.sources[:3]), str(device.folder), how]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=300, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    versions, codes = json.loads(done.stdout)
+    assert len(versions) > least  # steps
+    assert set(codes[:-1]) <= ends
+    assert set(versions) == {"1", "2"}
+    if how == "kill":
+        assert versions == sorted(versions)  # the old one up to a step, the new one from it on

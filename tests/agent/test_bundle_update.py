@@ -1,0 +1,376 @@
+import gc
+import os
+import threading
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundle_attacks import change_manifest, copy_bundle, make_key, sign_folder, write_public_key, zip_folder
+from tiny_bundle_maker import make_tiny_bundle
+
+from zsad_agent.bundle_store import BundleStore
+from zsad_agent.bundle_update import BundleUpdater, CameraInUse, Outcome, Running, UpdateState, find_bundle
+from zsad_agent.config import InferenceConfig
+from zsad_agent.inference import Detector
+from zsad_core.bundle import MODEL_XML, Bundle, load_bundle
+from zsad_core.errors import BundleError, DeviceError
+from zsad_core.types import Prediction
+
+WHITE = np.full((64, 64, 3), 255, np.uint8)
+BLACK = np.zeros((64, 64, 3), np.uint8)
+
+
+class FakeDetector:
+    """Answers a fixed score, or raises; each answer takes as long on the clock as it is told."""
+
+    def __init__(self, line: "Line", *, score: float = 0.1, seconds: float = 0.01, error: Exception | None = None):
+        self.line, self.score, self.seconds, self.error = line, score, seconds, error
+        self.asked: list[tuple[int, str | None]] = []  # (first value of the picture, product)
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        assert self.line.turn.locked()
+        self.asked.append((int(image_bgr.flat[0]), product))
+        self.line.now_s += self.seconds
+        if self.error is not None:
+            raise self.error
+        return Prediction(anomaly_map=np.full((4, 4), self.score, np.float32), anomaly_score=self.score)
+
+
+class Line:
+    """A device with the bundle v0 at work, and v1, v2 in its bundle_dir."""
+
+    def __init__(self, tiny_bundle: Path, folder: Path) -> None:
+        self.bundle_dir = folder / "incoming"
+        self.config = InferenceConfig(bundle=change_manifest(copy_bundle(tiny_bundle, folder / "v0"), version="0"))
+        for number in (1, 2):
+            change_manifest(copy_bundle(tiny_bundle, self.bundle_dir / f"v{number}"), version=f"{number}")
+        self.now_s = 0.0
+        self.turn = threading.Lock()
+        self.cameras = [CameraInUse(name="cam0", product="object", images_bgr=[WHITE, BLACK])]
+        self.new: dict[str, object] = {}  # settings of the new FakeDetector, or what compiling raises
+        self.switched: list[Running] = []
+        self.old = FakeDetector(self)
+        self.folder = folder / "bundles"
+        self.updater = self.make_updater()
+
+    @property
+    def store(self) -> BundleStore:
+        return BundleStore(self.folder, self.config)
+
+    def make_updater(self, **changes: object) -> BundleUpdater:
+        settings: dict[str, object] = {
+            "store": self.store,
+            "bundle_dir": self.bundle_dir,
+            "running": Running(bundle=load_bundle(self.config.bundle), detector=self.old),
+            "compile_bundle": self.compile,
+            "cameras": lambda: self.cameras,
+            "switch": self.switched.append,
+            "turn": self.turn,
+            "clock": lambda: self.now_s,
+        }
+        return BundleUpdater(**(settings | changes))
+
+    def compile(self, bundle: Bundle) -> FakeDetector:
+        if "raises" in self.new:
+            raise self.new["raises"]
+        return FakeDetector(self, **self.new)
+
+    def frames(self, count: int, ok: bool = True) -> None:
+        for _ in range(count):
+            self.updater.note_frame(self.updater.running.bundle.sha256, ok, None if ok else "inference failed")
+
+    def after_restart(self) -> str:
+        return self.store.start(lambda bundle: bundle).bundle.manifest.version
+
+    def inspects(self) -> str:
+        return self.updater.running.bundle.manifest.version
+
+
+@pytest.fixture
+def line(tiny_bundle: Path, tmp_path: Path) -> Line:
+    return Line(tiny_bundle, tmp_path)
+
+
+def refused(line: Line, name: str) -> str:
+    """The text of an update that leaves everything as it was."""
+    before = line.inspects(), line.after_restart()
+    outcome = line.updater.update(name)
+    assert outcome.state is UpdateState.REFUSED
+    assert (line.inspects(), line.after_restart()) == before
+    assert outcome.bundle_sha256 == line.updater.running.bundle.sha256
+    assert line.switched == []
+    assert not line.updater.on_probation
+    assert not line.folder.exists() or not [path for path in line.folder.iterdir() if path.is_dir()]
+    return outcome.text
+
+
+def test_a_good_bundle_is_switched_to_watched_and_kept(line: Line) -> None:
+    outcome = line.updater.update("v1")
+    assert (outcome.state, line.inspects(), line.updater.on_probation) == (UpdateState.SWITCHED, "1", True)
+    assert [running.bundle.manifest.version for running in line.switched] == ["1"]
+    assert line.switched[0].bundle.path.parent == line.folder
+    assert line.after_restart() == "0"  # a crash on probation comes back with the old one
+    line.frames(19)
+    assert line.updater.settle() is None
+    line.frames(1)
+    confirmed = line.updater.settle()
+    assert confirmed is not None
+    assert confirmed.state is UpdateState.CONFIRMED
+    assert line.updater.settle() is None
+    assert line.after_restart() == "1"
+
+
+def test_every_frame_of_every_camera_is_tried_as_its_product_by_both(line: Line) -> None:
+    line.cameras.append(CameraInUse(name="cam1", product="bottle", images_bgr=[WHITE]))
+    assert line.updater.update("v1").state is UpdateState.SWITCHED
+    expected = [(255, "object"), (0, "object"), (255, "bottle")]
+    assert line.switched[0].detector.asked == expected
+    assert line.old.asked == expected
+
+
+def test_a_product_in_use_that_the_bundle_lacks_is_refused_before_it_is_compiled(line: Line) -> None:
+    line.cameras.append(CameraInUse(name="cam1", product="cap", images_bgr=[]))
+    line.new = {"raises": AssertionError("compiled")}
+    assert "camera cam1: product 'cap' is not in the bundle" in refused(line, "v1")
+
+
+def test_without_any_stored_frame_nothing_is_switched(line: Line) -> None:
+    line.cameras = [CameraInUse(name="cam0", product="object", images_bgr=[])]
+    assert "no camera has had a good frame yet" in refused(line, "v1")
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        ({"score": float("nan")}, "out of [0, 1] or no number"),
+        ({"score": float("inf")}, "out of [0, 1] or no number"),
+        ({"score": -0.5}, "out of [0, 1] or no number"),
+        ({"error": DeviceError("the model answered no valid anomaly_map")}, "no answer to a stored frame of cam0"),
+        ({"error": RuntimeError("engine\nfire")}, "RuntimeError: engine fire"),
+        ({"seconds": 0.031}, "takes 31.0 ms for a frame where"),
+        ({"raises": DeviceError("cannot run the model")}, "cannot run the model"),
+        ({"raises": MemoryError()}, "MemoryError"),
+    ],
+)
+def test_a_bundle_that_fails_the_trial_is_refused(line: Line, new: dict[str, object], said: str) -> None:
+    line.new = new
+    assert said in refused(line, "v1")
+    line.new = {"seconds": 0.029}
+    assert line.updater.update("v1").state is UpdateState.SWITCHED
+
+
+def test_milliseconds_of_noise_refuse_no_fast_model(line: Line) -> None:
+    line.old.seconds = 0.0005
+    line.new = {"seconds": 0.005}
+    assert line.updater.update("v1").state is UpdateState.SWITCHED
+
+
+def test_an_old_bundle_that_answers_nothing_can_be_replaced(line: Line) -> None:
+    line.old.error = DeviceError("nan")
+    assert line.updater.update("v1").state is UpdateState.SWITCHED
+
+
+def test_three_failures_on_probation_bring_the_old_one_back_by_themselves(line: Line) -> None:
+    line.updater.update("v1")
+    line.frames(5)
+    line.frames(2, ok=False)
+    assert line.inspects() == "1"
+    line.frames(1, ok=False)
+    assert line.inspects() == "0"
+    assert line.switched[-1].detector is line.old
+    outcome = line.updater.settle()
+    assert outcome is not None
+    assert outcome.state is UpdateState.ROLLED_BACK
+    assert "gave no answer to 3 of its first 8 frames (inference failed)" in outcome.text
+    assert line.updater.settle() is None
+    assert line.after_restart() == "0"
+    assert [path for path in line.folder.iterdir() if path.is_dir()] == []
+    assert line.updater.update("v2").state is UpdateState.SWITCHED
+
+
+def test_the_third_failure_on_the_last_frame_of_the_probation_counts(line: Line) -> None:
+    line.updater.update("v1")
+    line.frames(2, ok=False)
+    line.frames(17)
+    line.frames(1, ok=False)
+    assert line.inspects() == "0"
+
+
+def test_frames_of_the_old_bundle_and_after_the_probation_do_not_count(line: Line) -> None:
+    old = line.updater.running.bundle.sha256
+    line.updater.update("v1")
+    for _ in range(30):
+        line.updater.note_frame(old, False, "on its way when the bundle was switched")
+    assert (line.inspects(), line.updater.settle()) == ("1", None)
+    line.frames(20)
+    line.frames(10, ok=False)
+    assert line.inspects() == "1"
+    assert line.updater.settle().state is UpdateState.CONFIRMED  # type: ignore[union-attr]
+    line.frames(10, ok=False)
+    assert (line.inspects(), line.updater.settle()) == ("1", None)
+
+
+def test_no_update_during_a_probation(line: Line) -> None:
+    line.updater.update("v1")
+    outcome = line.updater.update("v2")
+    assert (outcome.state, line.inspects()) == (UpdateState.REFUSED, "1")
+    assert "still on its probation" in outcome.text
+    line.frames(20)
+    line.updater.settle()
+    assert line.after_restart() == "1"
+
+
+def test_the_bundle_that_runs_already_is_only_selected(line: Line) -> None:
+    copy_bundle(line.config.bundle, line.bundle_dir / "same")
+    assert line.updater.update("same").state is UpdateState.CONFIRMED
+    assert line.switched == []
+    assert line.after_restart() == "0"
+
+
+def test_updates_in_a_row_keep_the_last_good_one(line: Line) -> None:
+    for name in ("v1", "v2"):
+        line.updater.update(name)
+        line.frames(20)
+        line.updater.settle()
+    newest = load_bundle(line.bundle_dir / "v2").sha256
+    (line.folder / newest / MODEL_XML).unlink()
+    assert line.after_restart() == "1"
+
+
+def test_a_confirmed_bundle_that_cannot_be_noted_inspects_and_says_so(line: Line) -> None:
+    line.updater.update("v1")
+    line.frames(20)
+    (line.folder / "selected.json").mkdir()
+    outcome = line.updater.settle()
+    assert outcome is not None
+    assert outcome.state is UpdateState.CONFIRMED
+    assert "the next start will run bundle darkness 0" in outcome.text
+    assert line.inspects() == "1"
+
+
+def test_old_and_new_lie_side_by_side_only_during_the_probation(line: Line) -> None:
+    line.updater.update("v1")
+    first = weakref.ref(line.switched.pop().detector)
+    line.frames(3, ok=False)
+    line.switched.clear()
+    line.updater.settle()
+    gc.collect()
+    assert first() is None  # rolled back
+    line.new = {"score": 2.0}
+    line.updater.update("v1")
+    old = weakref.ref(line.old)
+    line.old = FakeDetector(line)
+    line.new = {}
+    line.updater.update("v2")
+    gc.collect()
+    assert old() is not None
+    line.frames(20)
+    line.updater.settle()
+    gc.collect()
+    assert old() is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../v0",
+        "v1/../../v0",
+        "/etc",
+        "//etc",
+        "v1\\..\\..\\v0",
+        "v1\0",
+        "v1\n",
+        "x" * 300,
+        "x" * 256,
+        "link-out",
+        "link-out/v0",
+        "circle",
+        "nothing",
+        "~",
+        "file:///etc",
+    ],
+)
+def test_a_name_that_leads_out_of_the_folder_or_nowhere_is_refused(line: Line, name: str) -> None:
+    (line.bundle_dir / "link-out").symlink_to(line.bundle_dir.parent)
+    (line.bundle_dir / "circle").symlink_to("circle")
+    with pytest.raises(BundleError, match=r"control\.bundle_dir"):
+        find_bundle(line.bundle_dir, name)
+    refused(line, name)
+
+
+def test_names_inside_the_folder_are_found(line: Line, tmp_path: Path) -> None:
+    zip_folder(line.bundle_dir / "v1", line.bundle_dir / "v1.zip")
+    (line.bundle_dir / "newest").symlink_to("v1")
+    (tmp_path / "dir").symlink_to(line.bundle_dir)
+    for name in ("v1", "v1.zip", "newest", "./v1", "v1/"):
+        assert load_bundle(find_bundle(tmp_path / "dir", name)).manifest.version == "1"
+
+
+def test_without_a_folder_every_update_is_refused(line: Line) -> None:
+    line.updater = line.make_updater(bundle_dir=None)
+    assert "control.bundle_dir is not set" in refused(line, "v1")
+
+
+def test_with_keys_only_a_signed_bundle_is_switched_to(line: Line, tmp_path: Path) -> None:
+    key = make_key(1)
+    keys = (write_public_key(tmp_path / "line.pub", key),)
+    sign_folder(line.config.bundle, key)
+    line.config = line.config.model_copy(update={"trusted_keys": keys})
+    line.updater = line.make_updater()
+    assert "not signed" in refused(line, "v1")
+    sign_folder(line.bundle_dir / "v1", key)
+    assert line.updater.update("v1").state is UpdateState.SWITCHED
+
+
+def test_a_pipe_in_the_folder_is_refused_without_waiting(line: Line) -> None:
+    os.mkfifo(line.bundle_dir / "pipe")
+    assert "no such bundle" in refused(line, "pipe")
+
+
+class RealLine(Line):
+    """The same with compiled models."""
+
+    def __init__(self, tiny_bundle: Path, folder: Path) -> None:
+        super().__init__(tiny_bundle, folder)
+        self.config = self.config.model_copy(update={"cache_dir": folder / "cache", "threads": 1})
+        self.old = Detector(load_bundle(self.config.bundle), self.config)  # type: ignore[assignment]
+        self.updater = self.make_updater()
+
+    def compile(self, bundle: Bundle) -> Detector:  # type: ignore[override]
+        return Detector(bundle, self.config)
+
+    def update_to(self, **model: object) -> Outcome:
+        make_tiny_bundle(self.bundle_dir / "made", **model)  # type: ignore[arg-type]
+        return self.updater.update("made")
+
+
+def test_compiled_models_are_tried_switched_and_rolled_back(tiny_bundle: Path, tmp_path: Path) -> None:
+    line = RealLine(tiny_bundle, tmp_path)
+    for model, said in (
+        ({"output_scale": float("nan")}, "no valid anomaly_map"),
+        ({"nan_on_black": True}, "no answer to a stored frame of cam0"),
+        ({"map_name": "heat"}, "not what the manifest says"),
+    ):
+        outcome = line.update_to(**model)
+        assert outcome.state is UpdateState.REFUSED
+        assert said in outcome.text
+    line.cameras = [CameraInUse(name="cam0", product="bottle", images_bgr=[WHITE])]
+    assert line.update_to(nan_on_black=True).state is UpdateState.SWITCHED  # no black frame was there to try
+    new = line.switched[-1]
+    for _ in range(3):
+        with pytest.raises(DeviceError) as caught:
+            new.detector.predict(BLACK, "bottle")
+        line.updater.note_frame(new.bundle.sha256, False, str(caught.value))
+    assert line.switched[-1].detector is line.old
+    assert line.old.predict(BLACK, "bottle").anomaly_score == pytest.approx(0.8, abs=1e-3)
+    outcome = line.updater.settle()
+    assert outcome is not None
+    assert outcome.state is UpdateState.ROLLED_BACK
+    assert line.updater.update("v1").state is UpdateState.SWITCHED
+    line.frames(20)
+    line.updater.settle()
+    assert line.after_restart() == "1"
