@@ -26,6 +26,8 @@ from typing import Any, BinaryIO
 from zsad_agent.logs import TextFormatter
 from zsad_core.redaction import redacted_text, redacted_values
 
+logger = logging.getLogger(__name__)
+
 MAX_REPORTS = 20
 MAX_REPORTS_PER_RUN = 5  # a thread that is started anew and dies again must not push out the others
 MAX_TRACEBACK = 100_000  # characters
@@ -102,17 +104,22 @@ class CrashReports:
         )
 
     def _hook(self) -> None:
-        process_hook, thread_hook = sys.excepthook, threading.excepthook
+        """In place of Python's own hooks, which write to stderr whatever credentials an exception's text holds."""
+        process_hook = sys.excepthook
 
         def on_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-            if not issubclass(kind, KeyboardInterrupt):
-                self.record(error, "the main thread")
-            process_hook(kind, error, trace)
+            if issubclass(kind, KeyboardInterrupt):
+                process_hook(kind, error, trace)
+            else:
+                tell(error, "the main thread")
 
         def on_thread(args: threading.ExceptHookArgs) -> None:
             if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):
-                self.record(args.exc_value, f"thread {args.thread.name if args.thread else 'unknown'}")
-            thread_hook(args)
+                tell(args.exc_value, f"thread {args.thread.name if args.thread else 'unknown'}")
+
+        def tell(error: BaseException, where: str) -> None:
+            self.record(error, where)
+            logger.critical("nobody caught an exception in %s", where, exc_info=error)
 
         sys.excepthook, threading.excepthook = on_process, on_thread
 

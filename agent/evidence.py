@@ -202,8 +202,7 @@ class EvidenceStore:
     def _write(self, place: Place, item: _Item) -> None:
         files: dict[str, bytes] = {}
         if item.image_bgr is not None:
-            quality = [cv2.IMWRITE_JPEG_QUALITY, self._config.jpeg_quality]
-            files[PICTURE] = bytes(cv2.imencode(".jpg", item.image_bgr, quality)[1])
+            files[PICTURE] = _as_jpeg(item.image_bgr, self._config.jpeg_quality)
         if item.heatmap is not None:
             files[OVERLAY] = item.heatmap
         files[RESULT] = encode(item.result) + b"\n"
@@ -238,3 +237,11 @@ class EvidenceStore:
                 del self._faults[camera]
             logger.warning("evidence%s back; left out so far: %d", camera and f" of {camera}", self._dropped)
         return True
+
+
+def _as_jpeg(image_bgr: np.ndarray, quality: int) -> bytes:
+    done, encoded = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        height, width = image_bgr.shape[:2]
+        raise ValueError(f"a picture of {width} x {height} cannot be written as a JPEG")
+    return bytes(encoded)

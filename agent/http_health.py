@@ -41,6 +41,7 @@ class HealthServer:
         metrics: Callable[[], bytes],
         stuck: Callable[[], str | None],
         missing: Callable[[], list[str]],
+        connection_s: float = CONNECTION_S,
     ) -> None:
         """Opens nothing yet.
 
@@ -49,8 +50,10 @@ class HealthServer:
             metrics: the body of /metrics.
             stuck: why inference or publishing does not move on, for /healthz; None when they do.
             missing: every reason why the agent does not do its work at present, for /readyz.
+            connection_s: a connection that is open for longer is ended.
         """
         self._listen = listen
+        self._connection_s = connection_s
         self._answers: dict[str, Callable[[], _Answer]] = {
             "/metrics": lambda: _Answer(HTTPStatus.OK, CONTENT_TYPE, metrics()),
             "/healthz": lambda: _verdict([reason] if (reason := stuck()) is not None else []),
@@ -64,7 +67,7 @@ class HealthServer:
             return self
         host, _, port = self._listen.rpartition(":")
         try:
-            self._server = _Server((host, int(port)), self._answers)
+            self._server = _Server((host, int(port)), self._answers, self._connection_s)
         except OSError as error:
             logger.warning("no metrics and health at %s: %s. The agent goes on without.", self._listen, error.strerror)
             return self
@@ -108,8 +111,11 @@ class _Server(ThreadingMixIn, TCPServer):
     block_on_close = False
     request_queue_size = 16
 
-    def __init__(self, address: tuple[str, int], answers: dict[str, Callable[[], _Answer]]) -> None:
+    def __init__(
+        self, address: tuple[str, int], answers: dict[str, Callable[[], _Answer]], connection_s: float
+    ) -> None:
         self.answers = answers
+        self._connection_s = connection_s
         self._lock = threading.Lock()
         self._ends_s: dict[socket.socket, float] = {}  # connections, and when their time is up
         super().__init__(address, _Handler)
@@ -119,7 +125,7 @@ class _Server(ThreadingMixIn, TCPServer):
         with self._lock:
             if len(self._ends_s) >= MAX_CONNECTIONS:
                 return False
-            self._ends_s[request] = time.monotonic() + CONNECTION_S
+            self._ends_s[request] = time.monotonic() + self._connection_s
             return True
 
     def shutdown_request(self, request: Any) -> None:
@@ -148,9 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = CONNECTION_S
     server_version, sys_version = "zsad-agent", ""
-    default_request_version = request_version = (
-        "HTTP/1.0"  # a request that cannot be read is answered with a status too
-    )
+    default_request_version = request_version = "HTTP/1.0"  # one that cannot be read is answered with a status too
     command = requestline = ""
 
     def handle(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,3}")  # one slash is a common slip
 _USER_WITHOUT_SCHEME = re.compile(r"[^/]+:.*@", re.DOTALL)  # "user:password@host/x"; a path may well hold an @ alone
 # in a longer text an address ends at a blank; bounded, since a log line may be long and without one
-_ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]{0,20}:/{1,3}\S+|[^\s/:@"'(]{1,64}:[^\s@]{1,256}@\S*""")
+_ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]{0,20}:/{1,3}\S+|[^\s/:@"'(=]{1,64}:[^\s@]{1,256}@\S*""")
 
 
 def redacted(text: str) -> str:
