@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from zsad_agent.camera_config import CameraConfig, DecisionConfig, SourceConfig, TopicLevel
 from zsad_agent.mqtt_config import ControlConfig, MqttConfig
@@ -97,10 +97,18 @@ class EvidenceConfig(StrictModel):
     jpeg_quality: Annotated[int, Field(ge=10, le=100)] = 90
 
 
+def _listen_address(listen: str) -> str:
+    if listen != "off" and int(listen.rpartition(":")[2]) > 65_535:
+        raise ValueError("expected off or 127.0.0.1:port with a port from 0, any free one, to 65535")
+    return listen
+
+
 class HttpConfig(StrictModel):
     """/metrics (Prometheus), /healthz and /readyz."""
 
-    listen: Annotated[str, OffInYaml, Field(pattern=r"^(off|127\.0\.0\.1:\d{1,5})$")] = "127.0.0.1:9464"
+    listen: Annotated[
+        str, OffInYaml, Field(pattern=r"^(off|127\.0\.0\.1:\d{1,5})$"), AfterValidator(_listen_address)
+    ] = "127.0.0.1:9464"
 
 
 class AgentConfig(StrictModel):

@@ -5,6 +5,8 @@ from typing import Any
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,3}")  # one slash is a common slip
 _USER_WITHOUT_SCHEME = re.compile(r"[^/]+:.*@", re.DOTALL)  # "user:password@host/x"; a path may well hold an @ alone
+# in a longer text an address ends at a blank; bounded, since a log line may be long and without one
+_ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]{0,20}:/{1,3}\S+|[^\s/:@"'(=]{1,64}:[^\s@]{1,256}@\S*""")
 
 
 def redacted(text: str) -> str:
@@ -17,6 +19,11 @@ def redacted(text: str) -> str:
         return "***@" + text.rpartition("@")[2] if _USER_WITHOUT_SCHEME.match(text) else text
     _, at, address = text[scheme.end() :].rpartition("@")
     return scheme[0] + ("***@" if at else "") + re.sub(r"[?#].*", "?…", address, flags=re.DOTALL)
+
+
+def redacted_text(text: str) -> str:
+    """A longer text, such as a line of a log, with every address in it redacted."""
+    return _ADDRESS.sub(lambda found: redacted(found[0]), text)
 
 
 def redacted_values(values: Any) -> Any:

@@ -1,0 +1,174 @@
+"""The files of kept evidence: their names, and how they are written, found and deleted.
+
+`<folder>/<camera>/<UTC date>/<HHMMSS.mmm>-<result id>.{jpg,overlay.jpg,json}`, the time being that of capture. Only
+what matches this is ever counted or deleted, and no symbolic link below `folder` is followed.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+PICTURE, OVERLAY, RESULT = "jpg", "overlay.jpg", "json"
+
+_CAMERA = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_FILE = re.compile(
+    r"(?P<dot>\.)?(?P<stem>(?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]\.[0-9]{3}-[A-Za-z0-9_.-]{1,200}?)"
+    r"\.(?:json|overlay\.jpg|jpg)(?(dot)\.tmp)"  # one that was being written when the process died belongs to its set
+)
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the set of one result lies."""
+
+    camera: str
+    date: str
+    stem: str
+
+    @property
+    def captured_s(self) -> float:
+        """Unix time of the capture, as the name says it."""
+        time_of_day = f"{self.stem[:2]}:{self.stem[2:4]}:{self.stem[4:10]}"
+        return datetime.fromisoformat(f"{self.date}T{time_of_day}+00:00").timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceSet:
+    """What of one result is on disk."""
+
+    place: Place
+    names: tuple[str, ...]
+    size: int  # bytes
+
+
+def place_of(result: dict[str, Any]) -> Place:
+    """Where a result's evidence goes. Whatever its texts hold, the names are plain and inside the folder."""
+    try:
+        captured = datetime.fromisoformat(str(result["captured_at"])).astimezone(UTC)
+    except ValueError:
+        captured = datetime.now(UTC)
+    camera = re.sub(r"^\.", "_", _plain(result["camera"], 64))
+    result_id = re.sub(r"\.overlay$", "_overlay", _plain(result["id"], 200))  # else its picture is named as an overlay
+    stem = f"{captured:%H%M%S}.{captured.microsecond // 1000:03}-{result_id}"
+    return Place(camera, captured.date().isoformat(), stem)
+
+
+def write_set(folder: Path, place: Place, files: Mapping[str, bytes]) -> int:
+    """Writes suffix -> content in the order given, each whole or not at all, and returns the bytes.
+
+    Nothing is synced: a power cut can leave the files of the last seconds empty. Every result is safe in the spool.
+
+    Raises:
+        OSError: and then nothing of the set is left.
+    """
+    with opened(folder, place.camera, place.date, make=True) as fd:
+        written: list[str] = []
+        try:
+            for suffix, content in files.items():
+                name = f"{place.stem}.{suffix}"
+                written += [f".{name}.tmp", name]
+                with contextlib.suppress(FileNotFoundError):  # of an earlier process
+                    os.unlink(f".{name}.tmp", dir_fd=fd)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                with os.fdopen(os.open(f".{name}.tmp", flags, 0o640, dir_fd=fd), "wb") as file:
+                    file.write(content)
+                os.replace(f".{name}.tmp", name, src_dir_fd=fd, dst_dir_fd=fd)
+        except BaseException:
+            _unlink(fd, written)
+            raise
+    return sum(map(len, files.values()))
+
+
+def delete_set(folder: Path, found: EvidenceSet) -> None:
+    """Deletes its files, the result first, since that stands for a whole set. One that is gone already is no error."""
+    with contextlib.suppress(FileNotFoundError), opened(folder, found.place.camera, found.place.date) as fd:
+        for name in sorted(found.names, key=lambda name: not name.endswith(RESULT)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=fd)
+
+
+def delete_empty_day(folder: Path, day: str) -> None:
+    """Removes the folders of a date; one that is not empty stays."""
+    for camera in cameras_in(folder):
+        with contextlib.suppress(OSError), opened(folder, camera) as fd:
+            os.rmdir(day, dir_fd=fd)
+
+
+def cameras_in(folder: Path) -> list[str]:
+    """The cameras that have evidence in `folder`; none where it does not exist."""
+    try:
+        with opened(folder) as fd:
+            return _folders(fd, _CAMERA)
+    except FileNotFoundError:
+        return []
+
+
+def days_in(folder: Path, camera: str) -> list[str]:
+    """The dates of which a camera has evidence."""
+    with opened(folder, camera) as fd:
+        return [name for name in _folders(fd, _DATE) if _is_date(name)]
+
+
+def sets_of(folder: Path, camera: str, day: str) -> list[EvidenceSet]:
+    """All sets of one camera and date, in the order of capture; none where there is no such folder."""
+    names: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
+    with contextlib.suppress(FileNotFoundError), opened(folder, camera, day) as fd, os.scandir(fd) as entries:
+        for entry in entries:
+            match = _FILE.fullmatch(entry.name)
+            if match is None or not entry.is_file(follow_symlinks=False):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # people tidy up too
+                size = entry.stat(follow_symlinks=False).st_size
+                names.setdefault(match["stem"], []).append(entry.name)
+                sizes[match["stem"]] = sizes.get(match["stem"], 0) + size
+    return [EvidenceSet(Place(camera, day, stem), tuple(names[stem]), sizes[stem]) for stem in sorted(names)]
+
+
+@contextlib.contextmanager
+def opened(folder: Path, *parts: str, make: bool = False) -> Iterator[int]:
+    """The file descriptor of the folder `folder/parts…`, of which only `folder` itself may be reached over links."""
+    if make:
+        folder.mkdir(0o750, parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        fd = os.open(folder, _FOLDER)
+        stack.callback(os.close, fd)
+        for part in parts:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, 0o750, dir_fd=fd)
+            fd = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
+            stack.callback(os.close, fd)
+        yield fd
+
+
+def _plain(text: object, length: int) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", str(text))[:length] or "_"
+
+
+def _folders(fd: int, pattern: re.Pattern[str]) -> list[str]:
+    with os.scandir(fd) as entries:
+        folders = (entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        return sorted(name for name in folders if pattern.fullmatch(name))
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _unlink(fd: int, names: list[str]) -> None:
+    for name in names:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=fd)

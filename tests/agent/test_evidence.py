@@ -1,0 +1,445 @@
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from zsad_agent.config import EvidenceConfig
+from zsad_agent.evidence import EvidenceStore
+from zsad_agent.evidence_pruning import Ledger, Pruner
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+HOUR_S, DAY_S = 3600.0, 86_400.0
+NOON_S = 1_795_608_000.0  # 2026-11-25T12:00:00Z
+
+
+def result(seq: int = 1, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": f"line3-b1-{seq}",
+        "camera": "cam0",
+        "seq": seq,
+        "captured_at": f"2026-11-25T10:28:03.{seq % 1000:03}Z",
+        "verdict": "anomalous",
+        "reason": None,
+        **changes,
+    }
+
+
+def config(**changes: Any) -> EvidenceConfig:
+    return EvidenceConfig(**({"enabled": True, "min_free_bytes": 0} | changes))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def wait_for(met: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not met():
+        assert time.monotonic() < end_s, "did not happen"
+        time.sleep(0.01)
+
+
+def put_set(folder: Path, day: str, time_of_day: str = "120000.000", size: int = 100, camera: str = "cam0") -> Path:
+    path = folder / camera / day / f"{time_of_day}-line3-b0-1.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+    return path
+
+
+class Clock:
+    """Wall and monotonic seconds, moved by the test."""
+
+    def __init__(self) -> None:
+        self.wall_s, self.monotonic_s = NOON_S, 1000.0
+
+    def go(self, seconds: float) -> None:
+        self.wall_s += seconds
+        self.monotonic_s += seconds
+
+
+def pruner_at(clock: Clock, folder: Path, **changes: Any) -> Pruner:
+    return Pruner(config(**changes), folder, wall_s=lambda: clock.wall_s, monotonic_s=lambda: clock.monotonic_s)
+
+
+def test_reject_is_kept_as_picture_overlay_and_result(tmp_path: Path) -> None:
+    with EvidenceStore(config(), tmp_path / "new" / "folder") as store:
+        store.keep(result(7), PICTURE, b"overlay")
+        wait_for(lambda: store.stats.kept == 1)
+    stem = tmp_path / "new/folder/cam0/2026-11-25/102803.007-line3-b1-7"
+    assert json.loads(Path(f"{stem}.json").read_bytes()) == result(7)
+    assert Path(f"{stem}.overlay.jpg").read_bytes() == b"overlay"
+    picture = cv2.imread(f"{stem}.jpg")
+    assert picture is not None and picture.shape == PICTURE.shape
+    assert len(files(tmp_path)) == 3
+    assert store.stats.bytes == sum(path.stat().st_size for path in stem.parent.iterdir())
+
+
+def test_unknown_without_picture_is_a_result_alone(tmp_path: Path) -> None:
+    with EvidenceStore(config(), tmp_path) as store:
+        store.keep(result(verdict="unknown", reason="camera\nlost ../.."), None, None)
+        wait_for(lambda: store.stats.kept == 1)
+    assert files(tmp_path) == ["cam0/2026-11-25/102803.001-line3-b1-1.json"]
+
+
+@pytest.mark.parametrize(("every", "kept"), [(0, []), (1, [1, 2, 3, 4, 5, 6]), (3, [3, 6])])
+def test_every_nth_pass_of_each_camera_is_kept(tmp_path: Path, every: int, kept: list[int]) -> None:
+    with EvidenceStore(config(passes_every=every), tmp_path) as store:
+        for seq in range(1, 7):
+            for camera in ("a", "b"):
+                store.keep(result(seq, verdict="ok", camera=camera), None, None)
+    for camera in ("a", "b"):
+        assert files(tmp_path / camera) == [f"2026-11-25/102803.00{seq}-line3-b1-{seq}.json" for seq in kept]
+
+
+@pytest.mark.parametrize("text", ["..", "../../etc/passwd", "/etc", "", "a\0b\n", ".hidden", "ü" * 300, "x.overlay"])
+def test_names_stay_inside_the_folder_and_are_found_again(tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "evidence"
+    with EvidenceStore(config(), folder) as store:
+        store.keep(result(id=text, camera=text), PICTURE, b"overlay")
+        wait_for(lambda: store.stats.kept == 1)
+    assert len(files(folder)) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["evidence"]
+    pruner = pruner_at(Clock(), folder)
+    pruner.make_room(0)
+    assert pruner.bytes == store.stats.bytes
+    pruner.delete(1)
+    assert (files(folder), pruner.pruned) == ([], 1)
+
+
+def test_time_that_is_no_time_is_filed_under_now(tmp_path: Path) -> None:
+    with EvidenceStore(config(), tmp_path) as store:
+        store.keep(result(captured_at="../../x"), None, None)
+    assert len(list(tmp_path.glob("cam0/20??-??-??/*-line3-b1-1.json"))) == 1
+
+
+def test_json_means_a_whole_set_at_every_moment(tmp_path: Path) -> None:
+    seen: list[bool] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            for path in tmp_path.glob("*/*/*.json"):
+                stem = str(path).removesuffix(".json")
+                try:
+                    json.loads(path.read_bytes())
+                except FileNotFoundError:  # pruned meanwhile
+                    continue
+                whole = Path(f"{stem}.jpg").exists() and Path(f"{stem}.overlay.jpg").exists()
+                seen.append(whole or not path.exists())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    with EvidenceStore(config(max_bytes=1_000_000), tmp_path) as store:
+        for seq in range(150):
+            store.keep(result(seq), PICTURE, b"o" * 20_000)
+        wait_for(lambda: store.stats.kept == 150)
+    done.set()
+    watcher.join()
+    assert seen and all(seen)
+    assert store.stats.pruned > 0
+
+
+def test_what_the_queue_does_not_hold_is_counted_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = EvidenceStore(config(), tmp_path, queue_bytes=20_000)  # one picture and its result are 13 kB
+    with caplog.at_level(logging.WARNING):
+        started_s = time.monotonic()
+        for seq in range(100):  # nobody takes from the queue before it is entered
+            store.keep(result(seq), PICTURE, None)
+        assert time.monotonic() - started_s < 1
+        with store:
+            wait_for(lambda: store.stats.kept == 1)
+            store.keep(result(200), PICTURE, None)
+            wait_for(lambda: store.stats.kept == 2)
+    assert (store.stats.dropped, store.fault) == (99, None)
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "evidence is left out",
+        "evidence keeps up again; left out so far",
+    ]
+
+
+def test_picture_larger_than_the_queue_is_kept_when_it_comes_alone(tmp_path: Path) -> None:
+    with EvidenceStore(config(), tmp_path, queue_bytes=10) as store:
+        store.keep(result(), PICTURE, None)
+        wait_for(lambda: store.stats.kept == 1)
+
+
+def test_picture_that_cannot_be_encoded_is_a_fault_and_the_next_is_kept(tmp_path: Path) -> None:
+    with EvidenceStore(config(), tmp_path) as store:
+        store.keep(result(1), np.zeros((1, 70_000, 3), np.uint8), None)
+        wait_for(lambda: store.stats.dropped == 1)
+        assert store.fault is not None and "70000 x 1 cannot be written as a JPEG" in store.fault
+        store.keep(result(2, camera="cam1"), PICTURE, None)
+        wait_for(lambda: store.stats.kept == 1)
+
+
+def test_bytes_are_kept_by_deleting_the_oldest_sets_over_all_cameras(tmp_path: Path) -> None:
+    for camera, day in (("a", "2026-11-20"), ("b", "2026-11-19"), ("a", "2026-11-18"), ("b", "2026-11-21")):
+        put_set(tmp_path, day, size=300_000, camera=camera)
+    pruner = pruner_at(Clock(), tmp_path, max_bytes=1_000_000)
+    pruner.make_room(300_000)
+    assert (pruner.bytes, pruner.pruned) == (600_000, 2)
+    assert [name[:12] for name in files(tmp_path)] == ["a/2026-11-20", "b/2026-11-21"]
+    assert not (tmp_path / "a/2026-11-18").exists()
+
+
+def test_only_our_files_are_counted_and_deleted_and_no_link_is_followed(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "evidence", tmp_path / "outside"
+    put_set(outside, "2026-11-01", size=500)
+    ours = put_set(folder, "2026-11-02")
+    day = ours.parent
+    foreign = [
+        day / "holiday.jpg",
+        day / "120000.000-x.png",
+        day / "256000.000-x.jpg",
+        folder / "cam0" / "notes.json",
+        folder / "120000.000-x.json",
+        folder / "cam0" / "2026-13-45" / "120000.000-x.json",
+        day / "120000.000-folder.json" / "x",
+    ]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("keep")
+    (folder / "cam1").symlink_to(outside / "cam0")
+    (folder / "cam0" / "2026-11-01").symlink_to(outside / "cam0" / "2026-11-01")
+    (day / "110000.000-link.json").symlink_to(outside / "cam0" / "2026-11-01" / "120000.000-line3-b0-1.json")
+    pruner = pruner_at(Clock(), folder)
+    pruner.make_room(0)
+    assert pruner.bytes == 100
+    pruner.delete(10**9)
+    assert not ours.exists()
+    assert all(path.read_text() == "keep" for path in foreign)
+    assert (day / "110000.000-link.json").is_symlink()
+    assert len(files(outside)) == 1
+
+
+def test_camera_folder_that_is_a_link_gets_nothing_and_the_others_go_on(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "evidence", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (folder / "cam0").symlink_to(outside)
+    with EvidenceStore(config(), folder) as store:
+        store.keep(result(1), PICTURE, None)
+        store.keep(result(2, camera="cam1"), PICTURE, None)
+        wait_for(lambda: store.stats.kept == 1 and store.stats.dropped == 1)
+        assert store.fault is not None
+    assert list(outside.iterdir()) == []
+
+
+def test_half_a_set_of_a_killed_process_goes_with_its_day(tmp_path: Path) -> None:
+    half = put_set(tmp_path, "2026-11-02").parent / ".130000.000-line3-b0-2.jpg.tmp"
+    half.write_bytes(b"x" * 50)
+    pruner = pruner_at(Clock(), tmp_path)
+    pruner.make_room(0)
+    assert pruner.bytes == 150
+    pruner.delete(150)
+    assert files(tmp_path) == []
+
+
+def test_files_that_people_took_away_are_no_error_and_not_counted_for_ever(tmp_path: Path) -> None:
+    clock = Clock()
+    old, new = put_set(tmp_path, "2026-11-02", size=600_000), put_set(tmp_path, "2026-11-03", size=300_000)
+    pruner = pruner_at(clock, tmp_path, max_bytes=1_000_000)
+    pruner.make_room(0)
+    old.unlink()
+    pruner.make_room(200_000)  # the sum says too much: the day is looked at, and nothing need go
+    assert new.exists() or pruner.pruned == 1
+    put_set(tmp_path, "2026-11-04", size=100_000)
+    clock.go(7 * HOUR_S)
+    pruner.add("2026-11-25", 900_000)  # this too was taken away
+    pruner.make_room(500_000)
+    assert (tmp_path / "cam0/2026-11-04").exists()
+    assert pruner.bytes <= 400_000
+
+
+def test_age_is_kept_once_the_clock_has_gone_evenly_for_an_hour(tmp_path: Path) -> None:
+    clock = Clock()
+    for day in ("2026-11-20", "2026-11-21", "2026-11-25"):
+        put_set(tmp_path, day)
+    young = put_set(tmp_path, "2026-11-23", "200000.000")
+    put_set(tmp_path, "2026-11-23", "110000.000")
+    pruner = pruner_at(clock, tmp_path, max_days=2)
+    pruner.make_room(0)
+    pruner.delete_aged()
+    assert pruner.pruned == 0
+    clock.go(0.99 * HOUR_S)
+    pruner.delete_aged()
+    assert pruner.pruned == 0
+    deleted = []
+    for _ in range(4):
+        clock.go(1.01 * HOUR_S)
+        pruner.delete_aged()
+        deleted.append(pruner.pruned)
+    assert deleted == [1, 2, 3, 3]
+    assert young.exists() and (tmp_path / "cam0/2026-11-25").exists()
+
+
+@pytest.mark.parametrize("step_s", [20 * 365 * DAY_S, -20 * 365 * DAY_S, 40 * DAY_S])
+def test_clock_that_jumps_deletes_nothing_and_is_said(
+    tmp_path: Path, step_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    for day in range(1, 26):
+        put_set(tmp_path, f"2026-11-{day:02}")
+    pruner = pruner_at(clock, tmp_path, max_days=30)
+    pruner.make_room(0)
+    clock.go(2 * HOUR_S)
+    pruner.delete_aged()
+    clock.wall_s += step_s
+    with caplog.at_level(logging.WARNING):
+        for _ in range(50):
+            clock.go(60)
+            pruner.delete_aged()
+            pruner.make_room(1000)
+    assert (pruner.pruned, len(files(tmp_path))) == (0, 25)
+    assert len(caplog.records) == 1 and caplog.records[0].message.startswith(f"the clock was set by {step_s:+.0f} s")
+
+
+def test_clock_that_stays_wrong_costs_one_date_an_hour(tmp_path: Path) -> None:
+    clock = Clock()
+    for day in range(1, 26):
+        put_set(tmp_path, f"2026-11-{day:02}")
+    clock.wall_s += 3650 * DAY_S
+    pruner = pruner_at(clock, tmp_path, max_days=30)
+    pruner.make_room(0)
+    for _ in range(4 * 60):
+        clock.go(60)
+        pruner.delete_aged()
+    assert pruner.pruned == 4
+    assert not (tmp_path / "cam0/2026-11-04").exists() and (tmp_path / "cam0/2026-11-05").exists()
+
+
+def test_sets_under_a_clock_that_is_behind_are_not_the_first_to_go(tmp_path: Path) -> None:
+    clock = Clock()
+    for day in ("2026-11-23", "2026-11-24"):
+        put_set(tmp_path, day, size=400_000)
+    pruner = pruner_at(clock, tmp_path, max_bytes=1_000_000)
+    pruner.make_room(0)
+    put_set(tmp_path, "1970-01-01", size=400_000)
+    pruner.add("1970-01-01", 400_000)
+    pruner.make_room(0)
+    assert [name[5:15] for name in files(tmp_path)] == ["1970-01-01", "2026-11-24"]
+
+
+def test_dates_ahead_of_today_go_first(tmp_path: Path) -> None:
+    for day in ("2026-11-24", "2099-01-01", "2026-11-23"):
+        put_set(tmp_path, day)
+    ledger = Ledger(tmp_path)
+    ledger.walk("2026-11-25", lambda: False)
+    assert ledger.dates == ["2099-01-01", "2026-11-23", "2026-11-24"]
+
+
+def test_result_larger_than_the_limit_deletes_nothing(tmp_path: Path) -> None:
+    put_set(tmp_path, "2026-11-23")
+    pruner = pruner_at(Clock(), tmp_path, max_bytes=1_000_000)
+    with pytest.raises(OSError, match=r"evidence\.max_bytes = 1000000"):
+        pruner.make_room(1_000_001)
+    assert len(files(tmp_path)) == 1
+
+
+def test_more_free_bytes_than_the_disk_has_delete_nothing_and_are_a_fault(tmp_path: Path) -> None:
+    put_set(tmp_path, "2026-11-23")
+    with EvidenceStore(config(min_free_bytes=10**13), tmp_path) as store:
+        store.keep(result(), PICTURE, None)
+        wait_for(lambda: store.stats.dropped == 1)
+        assert store.fault is not None and "lower it" in store.fault
+    assert len(files(tmp_path)) == 1
+
+
+def test_disk_never_falls_below_its_free_bytes(tiny_disk: Path) -> None:
+    with EvidenceStore(config(min_free_bytes=300_000), tiny_disk / "evidence") as store:
+        for seq in range(100):
+            store.keep(result(seq), None, b"o" * 40_000)
+        wait_for(lambda: store.stats.kept + store.stats.dropped == 100)
+        assert (store.stats.dropped, store.fault) == (0, None)
+        disk = os.statvfs(tiny_disk)
+        assert disk.f_bavail * disk.f_frsize >= 300_000 - 3 * 4096  # whole blocks, and a folder's own
+    names = files(tiny_disk / "evidence")
+    assert names[-1].endswith("line3-b1-99.overlay.jpg") and 20 < len(names) < 200
+
+
+def test_evidence_gives_way_to_what_else_fills_the_disk_and_comes_back(
+    tiny_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, other = tiny_disk / "evidence", tiny_disk / "other"
+    with caplog.at_level(logging.WARNING), EvidenceStore(config(min_free_bytes=100_000), folder) as store:
+        for seq in range(10):
+            store.keep(result(seq), None, b"o" * 40_000)
+        wait_for(lambda: store.stats.kept == 10)
+        free = os.statvfs(tiny_disk).f_bavail * 4096
+        other.write_bytes(b"x" * (free - 4096))
+        for seq in range(10, 60):
+            store.keep(result(seq), None, b"o" * 40_000)
+        wait_for(lambda: store.stats.kept == 60)  # each in the place of an older one
+
+        def everything_gave_way() -> bool:
+            with contextlib.suppress(OSError), other.open("ab", buffering=0) as file:
+                file.write(b"x" * 100_000)
+            store.keep(result(99), None, b"o" * 40_000)
+            return store.fault is not None
+
+        wait_for(everything_gave_way)
+        assert "disk" in str(store.fault) or "space" in str(store.fault)
+        other.unlink()
+
+        def kept_again() -> bool:
+            before = store.stats.kept
+            store.keep(result(100), None, b"o")
+            time.sleep(0.05)
+            return store.stats.kept > before and store.fault is None
+
+        wait_for(kept_again)
+    lost = [record for record in caplog.records if "lost" in record.message]
+    back = [record for record in caplog.records if "back" in record.message]
+    assert 1 <= len(lost) <= 2 and len(back) == len(lost)  # of the limits and of the camera
+
+
+def test_full_disk_that_shows_free_bytes_makes_room_by_itself(tiny_disk: Path) -> None:
+    """Inodes run out before bytes do."""
+    with EvidenceStore(config(), tiny_disk / "evidence") as store:
+        store.keep(result(1), None, b"o")
+        store.keep(result(2), None, b"o")
+        wait_for(lambda: store.stats.kept == 2)
+        subprocess.run(["mount", "-o", "remount,nr_inodes=30", str(tiny_disk)], check=True)
+        with pytest.raises(OSError):
+            for index in range(40):
+                (tiny_disk / str(index)).touch()
+        store.keep(result(3), None, b"o")
+        wait_for(lambda: store.stats.kept + store.stats.dropped == 3)
+        assert (store.stats.kept, store.fault) == (3, None)
+    assert files(tiny_disk / "evidence")[-1].endswith("line3-b1-3.overlay.jpg")
+
+
+def test_folder_that_cannot_be_made_is_a_fault_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    with caplog.at_level(logging.WARNING), EvidenceStore(config(), tmp_path / "file" / "folder") as store:
+        for seq in range(20):
+            store.keep(result(seq), PICTURE, None)
+        wait_for(lambda: store.stats.dropped == 20)
+        assert store.fault is not None and "Not a directory" in store.fault
+    assert len([record for record in caplog.records if "of cam0 lost" in record.message]) == 1
+
+
+def test_stop_is_not_held_up_by_what_waits(tmp_path: Path) -> None:
+    store = EvidenceStore(config(), tmp_path)
+    large = np.zeros((1000, 1000, 3), np.uint8)
+    for seq in range(20):
+        store.keep(result(seq), large, None)
+    started_s = time.monotonic()
+    with store:
+        pass
+    assert time.monotonic() - started_s < 5
+    wait_for(lambda: not any(thread.name == "zsad-evidence" for thread in threading.enumerate()))
+    assert store.stats.kept + store.stats.dropped >= 20
+    store.keep(result(99), None, None)  # too late, and no error

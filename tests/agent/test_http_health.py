@@ -1,0 +1,233 @@
+import http.client
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zsad_agent.config import HttpConfig
+from zsad_agent.http_health import MAX_CONNECTIONS, HealthServer
+
+
+class Agent:
+    """What the server asks."""
+
+    def __init__(self) -> None:
+        self.stuck: str | None = None
+        self.missing: list[str] = []
+        self.broken = False
+
+    def metrics(self) -> bytes:
+        return b"zsad_x 1\n"
+
+    def say_stuck(self) -> str | None:
+        if self.broken:
+            raise RuntimeError("private")
+        return self.stuck
+
+
+def server_of(agent: Agent, listen: str = "127.0.0.1:0", connection_s: float = 30.0) -> HealthServer:
+    return HealthServer(
+        listen,
+        metrics=agent.metrics,
+        stuck=agent.say_stuck,
+        missing=lambda: agent.missing,
+        connection_s=connection_s,
+    )
+
+
+@pytest.fixture
+def agent() -> Agent:
+    return Agent()
+
+
+@pytest.fixture
+def port(agent: Agent) -> Iterator[int]:
+    with server_of(agent) as server:
+        assert server.port is not None
+        yield server.port
+
+
+def ask(port: int, path: str, method: str = "GET", host: str | None = None) -> tuple[int, str, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(method, path, headers={"Host": host} if host is not None else {})
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, answer.headers["Content-Type"], body
+
+
+def raw(port: int, request: bytes, timeout_s: float = 30.0) -> bytes:
+    """All that is answered until the server closes; a reset is an end too."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
+        try:
+            connection.sendall(request)
+            while part := connection.recv(65536):
+                received += part
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+    return received
+
+
+def test_metrics_are_answered_as_text(port: int) -> None:
+    assert ask(port, "/metrics") == (200, "text/plain; version=0.0.4; charset=utf-8", b"zsad_x 1\n")
+    assert ask(port, "/metrics?name[]=x")[0] == 200
+
+
+def test_health_says_what_is_stuck(agent: Agent, port: int) -> None:
+    assert ask(port, "/healthz") == (200, "application/json", b'{"status": "ok", "reasons": []}\n')
+    agent.stuck = "inference has not moved for 20 s"
+    status, _, body = ask(port, "/healthz")
+    assert (status, json.loads(body)) == (503, {"status": "unavailable", "reasons": [agent.stuck]})
+    agent.stuck = None
+    assert ask(port, "/healthz")[0] == 200
+
+
+def test_ready_says_every_reason(agent: Agent, port: int) -> None:
+    assert ask(port, "/readyz")[0] == 200
+    agent.missing = ["camera cam0: no frame for 5 s", "broker: no answer"]
+    status, _, body = ask(port, "/readyz")
+    assert (status, json.loads(body)["reasons"]) == (503, agent.missing)
+    assert ask(port, "/healthz")[0] == 200  # a restart would bring neither back
+
+
+def test_check_that_fails_is_no_good_health_and_tells_nothing(agent: Agent, port: int) -> None:
+    agent.broken = True
+    status, _, body = ask(port, "/healthz")
+    assert (status, body) == (503, b"Service Unavailable\n")
+
+
+def test_head_is_the_same_without_a_body(port: int) -> None:
+    answer = raw(port, b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.0 200 OK\r\n") and b"Content-Length: 9\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9464", "127.0.0.1", "127.0.0.1:1", "localhost:8080"])
+def test_names_of_this_machine_are_let_in(port: int, host: str) -> None:
+    assert ask(port, "/healthz", host=host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:9464", "127.0.0.1.evil.example", "localhost.", "", "127.0.0.1:x", "[::1]"]
+)
+def test_foreign_host_is_refused(port: int, host: str) -> None:
+    assert ask(port, "/metrics", host=host)[::2] == (403, b"Forbidden\n")
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"GET /metrics HTTP/1.1\r\n\r\n", 403),  # no host
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n", 403),
+        (b"GET /marker HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET http://evil/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc", 501),
+        (b"MARKER /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 501),
+        (b"GET /metrics MARKER/9\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1 marker\r\nHost: localhost\r\n\r\n", 400),
+        (b"\x16\x03\x01\x00\xff\x01marker\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\n" + b"X-marker: 1\r\n" * 150 + b"Host: localhost\r\n\r\n", 431),
+        (b"GET /metrics HTTP/1.1\r\nX: " + b"marker" * 5000, 431),
+        (b"GET /" + b"marker" * 1_000_000, 431),
+    ],
+)
+def test_what_is_no_honest_request_is_refused_and_not_repeated(
+    port: int, request_head: bytes, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = raw(port, request_head)
+    if answer:  # what is far too long may be cut off by a reset
+        assert answer.startswith(f"HTTP/1.0 {status} ".encode()), answer
+    else:
+        assert len(request_head) > 8192
+    assert b"marker" not in answer.lower()
+    assert ask(port, "/healthz")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_connection_that_dribbles_is_ended(agent: Agent) -> None:
+    with server_of(agent, connection_s=0.5) as server:
+        assert server.port is not None
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            started_s = time.monotonic()
+            with pytest.raises(OSError):
+                while True:
+                    connection.sendall(b"G")  # a byte before each timeout of the socket
+                    time.sleep(0.05)
+                    assert time.monotonic() - started_s < 20
+
+
+def test_silent_connections_take_no_more_than_their_places(agent: Agent) -> None:
+    with server_of(agent, connection_s=2.0) as server:
+        assert server.port is not None
+        before = threading.active_count()
+        silent = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(50)]
+        assert raw(server.port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
+        assert threading.active_count() - before <= MAX_CONNECTIONS
+        deadline_s = time.monotonic() + 30
+        while not raw(server.port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+            assert time.monotonic() < deadline_s, "the places were not given back"
+            time.sleep(0.1)
+        for connection in silent:
+            connection.close()
+
+
+def test_port_that_is_taken_is_one_warning(agent: Agent, port: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), server_of(agent, f"127.0.0.1:{port}") as second:
+        assert second.port is None
+    assert len(caplog.records) == 1 and "goes on without" in caplog.records[0].message
+
+
+def test_off_listens_nowhere(agent: Agent) -> None:
+    with server_of(agent, "off") as server:
+        assert server.port is None
+
+
+def test_only_loopback_listens(port: int) -> None:
+    listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if f":{port:04X} " in line]
+    assert f"0100007F:{port:04X}" in listening and not any(address.startswith("00000000") for address in listening)
+
+
+def test_stop_is_quick_and_frees_the_port(agent: Agent) -> None:
+    with server_of(agent) as server:
+        port = server.port
+        assert port is not None
+        dangling = socket.create_connection(("127.0.0.1", port), timeout=30)
+        started_s = time.monotonic()
+    assert time.monotonic() - started_s < 5
+    dangling.close()
+    with server_of(agent, f"127.0.0.1:{port}") as again:
+        assert again.port == port
+
+
+@pytest.mark.parametrize(
+    "listen", ["127.0.0.1:65536", "127.0.0.1:99999", "0.0.0.0:9464", "localhost:9464", "127.0.0.1:"]
+)
+def test_config_takes_only_a_port_of_loopback(listen: str) -> None:
+    with pytest.raises(ValueError, match="listen"):
+        HttpConfig(listen=listen)
+
+
+@pytest.mark.parametrize("listen", ["off", "127.0.0.1:0", "127.0.0.1:65535"])
+def test_config_takes_every_port(listen: str) -> None:
+    assert HttpConfig(listen=listen).listen == listen
+
+
+def test_process_ends_with_a_connection_open() -> None:
+    script = (
+        "import socket\n"
+        "from zsad_agent.http_health import HealthServer\n"
+        "with HealthServer('127.0.0.1:0', metrics=lambda: b'', stuck=lambda: None, missing=list) as server:\n"
+        "    connection = socket.create_connection(('127.0.0.1', server.port))\n"
+        "    connection.sendall(b'GET')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0

@@ -1,0 +1,92 @@
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
+from test_metrics_scrape import AGENT, result
+
+from zsad_agent.message import encode
+from zsad_agent.stats import RecentResults, build_stats, stats_json_schema
+
+SCHEMA = Draft202012Validator(stats_json_schema(), format_checker=FormatChecker())
+AT = datetime(2026, 11, 25, 10, 28, 3, 123_456, tzinfo=UTC)
+
+
+class Clock:
+    now_s = 0.0
+
+
+def stats(recent: RecentResults | None = None, **changes: Any) -> dict[str, Any]:
+    message = build_stats(replace(AGENT, **changes), recent or RecentResults(), AT)
+    SCHEMA.validate(json.loads(encode(message)))
+    return message
+
+
+def test_schema_is_valid_json_schema_and_strict() -> None:
+    Draft202012Validator.check_schema(stats_json_schema())
+    with pytest.raises(ValidationError):
+        SCHEMA.validate(stats() | {"more": 1})
+
+
+def test_message_holds_what_the_schema_says() -> None:
+    recent = RecentResults()
+    for latency in (10.0, 20.0, 30.0, None):
+        recent.accept(result("cam0", "ok" if latency else "unknown", latency), None)
+    assert stats(recent) == {
+        "schema": "zsad.stats/1",
+        "device_id": "line3",
+        "at": "2026-11-25T10:28:03.123Z",
+        "uptime_s": 61.5,
+        "version": "0.1.0",
+        "bundle": {"name": "zsad-tiny", "version": "1.0.0", "sha256": "9c" * 32, "device": "CPU"},
+        "cameras": {
+            "cam0": {
+                "up": True,
+                "reason": None,
+                "results": {"ok": 3, "anomalous": 0, "unknown": 1},
+                "dropped": 3,
+                "latency_ms": {
+                    "capture_to_result": {"p50": 20.0, "p95": 29.0},
+                    "inference": {"p50": 20.0, "p95": 29.0},
+                },
+            },
+            "cam1": {
+                "up": False,
+                "reason": "no frame for 5 s",
+                "results": {"ok": 0, "anomalous": 0, "unknown": 0},
+                "dropped": 0,
+                "latency_ms": {"capture_to_result": None, "inference": None},
+            },
+        },
+        "spool": {"entries": 4, "bytes": 8192, "oldest_age_s": 12.5},
+        "broker": {"connections": 2, "acknowledged": 100, "replayed": 5, "given_up": {"age": 0, "count": 7}},
+        "evidence": {"kept": 9, "dropped": 1, "pruned": 2, "bytes": 1000},
+    }
+
+
+def test_agent_that_has_nothing_yet_is_valid() -> None:
+    message = stats(bundle=None, evidence=None, cameras={}, spool=replace(AGENT.spool, oldest_age_s=None))
+    assert (message["bundle"], message["cameras"], message["evidence"]) == (None, {}, None)
+
+
+def test_percentiles_forget_what_is_older_than_five_minutes_and_counts_do_not() -> None:
+    clock = Clock()
+    recent = RecentResults(lambda: clock.now_s)
+    recent.accept(result(latency=1000.0), None)
+    clock.now_s = 299
+    recent.accept(result(latency=10.0), None)
+    assert stats(recent)["cameras"]["cam0"]["latency_ms"]["inference"]["p95"] > 900
+    clock.now_s = 301
+    assert stats(recent)["cameras"]["cam0"]["latency_ms"]["inference"] == {"p50": 10.0, "p95": 10.0}
+    clock.now_s = 1000
+    assert stats(recent)["cameras"]["cam0"]["latency_ms"]["inference"] is None
+    assert stats(recent)["cameras"]["cam0"]["results"]["ok"] == 2
+
+
+def test_memory_is_bounded_however_many_results_come() -> None:
+    recent = RecentResults(lambda: 0.0)
+    for latency in range(5000):
+        recent.accept(result(latency=float(latency)), None)
+    assert stats(recent)["cameras"]["cam0"]["latency_ms"]["inference"] == {"p50": 3999.5, "p95": 4899.05}
