@@ -7,10 +7,11 @@ import numpy as np
 
 from zsad_agent.camera_config import HealthConfig
 from zsad_agent.reference import Reference, load_reference, whole_energy
-from zsad_agent.scene import TILE, Views, followed, locate, tile_energies, tile_stds, views
+from zsad_agent.scene import TILE, Views, followed, locate, tile_correlations, tile_energies, tile_stds, views
 
 CONFIRM_LOOKS = 3  # in a row that say the same, before the stated health changes in either direction
 REFERENCE_EVERY_S = 0.1  # comparing takes a millisecond or two: ten times a second is soon enough
+SEEN_MATCH = 0.7  # a tile as alike as this shows the background: it is compared for sharpness
 SAMPLE_SIDE = 64  # exposure is judged on about so many rows and columns
 
 
@@ -67,7 +68,7 @@ class PictureHealth:
             now_s: monotonic seconds.
         """
         finding = self._frozen(image_bgr, now_s)
-        finding = self._exposure(image_bgr) or finding or self._other_size(image_bgr)
+        finding = exposure(image_bgr, self._config) or finding or self._other_size(image_bgr)
         if finding is None and self._reference is not None:
             if now_s < self._next_comparison_s:
                 return self.stated
@@ -96,19 +97,6 @@ class PictureHealth:
             return None
         return Finding("frozen", f"frozen picture: the same, bit for bit, for {limit_s:g} s", True)
 
-    def _exposure(self, image_bgr: np.ndarray) -> Finding | None:
-        height, width = image_bgr.shape[:2]
-        step = max(1, min(height, width) // SAMPLE_SIDE)
-        grey = np.sort(cv2.cvtColor(np.ascontiguousarray(image_bgr[::step, ::step]), cv2.COLOR_BGR2GRAY), axis=None)
-        bright, dark = int(grey[int(0.99 * (grey.size - 1))]), int(grey[int(0.05 * (grey.size - 1))])
-        if bright < self._config.dark_below:
-            limit = f"99 % of it is at {bright} of 255 or darker, health.dark_below is {self._config.dark_below:g}"
-            return Finding("black", f"black picture: {limit}", True)
-        if dark > self._config.bright_above:
-            limit = f"95 % of it is at {dark} of 255 or brighter, health.bright_above is {self._config.bright_above:g}"
-            return Finding("overexposed", f"overexposed picture: {limit}", True)
-        return None
-
     def _other_size(self, image_bgr: np.ndarray) -> Finding | None:
         height, width = image_bgr.shape[:2]
         if self._reference is None or self._reference.frame_wh == (width, height):
@@ -117,6 +105,21 @@ class PictureHealth:
         return Finding(
             "size", f"the picture is {width}x{height}, health.reference was made of {wanted}: make it again", True
         )
+
+
+def exposure(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:
+    """Whether a picture, uint8 BGR [H, W, 3], is all black or all white, by a sample of its pixels."""
+    height, width = image_bgr.shape[:2]
+    step = max(1, min(height, width) // SAMPLE_SIDE)
+    grey = np.sort(cv2.cvtColor(np.ascontiguousarray(image_bgr[::step, ::step]), cv2.COLOR_BGR2GRAY), axis=None)
+    bright, dark = int(grey[int(0.99 * (grey.size - 1))]), int(grey[int(0.05 * (grey.size - 1))])
+    if bright < config.dark_below:
+        limit = f"99 % of it is at {bright} of 255 or darker, health.dark_below is {config.dark_below:g}"
+        return Finding("black", f"black picture: {limit}", True)
+    if dark > config.bright_above:
+        limit = f"95 % of it is at {dark} of 255 or brighter, health.bright_above is {config.bright_above:g}"
+        return Finding("overexposed", f"overexposed picture: {limit}", True)
+    return None
 
 
 def same_picture(one: np.ndarray, other: np.ndarray) -> bool:
@@ -154,13 +157,16 @@ def compare(view: Views, reference: Reference, config: HealthConfig) -> Finding 
 def sharpness_ratio(view: Views, reference: Reference) -> float | None:
     """Sharpness as a share of the reference's, the light's contrast taken out; None where the reference has none.
 
-    Of the fixed background where that has structure, else of the whole picture.
+    Of the fixed background where that has structure and no part lies on it, else of the whole picture.
     """
     energies = tile_energies(view.medium, (view.small.shape[0] // TILE, view.small.shape[1] // TILE))
     sharp = reference.sharp_tiles
     if sharp.any():
-        before = tile_stds(reference.background, reference.stable)[sharp]
-        now = tile_stds(view.small, reference.stable)[sharp]
+        seen = sharp & (tile_correlations(reference.background, view.small, reference.stable) >= SEEN_MATCH)
+        if seen.sum() < sharp.sum() / 3:  # parts lie on the rest
+            return None
+        before = tile_stds(reference.background, reference.stable)[seen]
+        now = tile_stds(view.small, reference.stable)[seen]
         gain = float(np.median(now / before))
-        return float(np.median(energies[sharp] / reference.energies[sharp])) / max(gain, 0.05) ** 2
+        return float(np.median(energies[seen] / reference.energies[seen])) / max(gain, 0.05) ** 2
     return whole_energy(energies) / reference.whole_energy if reference.judges_focus else None

@@ -17,7 +17,7 @@ SMALL_WIDTH = 160  # and likeness and position here
 TILE = 8  # small pixels; 32 medium ones
 MIN_TILE_STABLE = TILE * TILE // 2
 MIN_TILE_STD = 2.0  # grey levels; what is flatter than that is told apart from noise by chance
-MIN_TILES = 6
+MIN_TILES = 12  # with structure, or position is not judged
 SURE_MATCH = 0.85  # as alike as this where it was: no need to look for a shift
 SHIFT_GAIN = 0.2  # a shift counts only if the picture is so much more alike there
 CANDIDATES = 3  # highest peaks of the correlation that are looked at
@@ -76,25 +76,29 @@ def tile_stds(small: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.where(count >= MIN_TILE_STABLE, np.sqrt(variance), 0).astype(np.float32)
 
 
-def tile_match(reference: np.ndarray, small: np.ndarray, weight: np.ndarray) -> tuple[float, int]:
-    """The middle of the tiles' normalised correlations, in [-1, 1], and how many tiles had something to compare.
+def tile_correlations(reference: np.ndarray, small: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """float32 [r, c]: each tile's normalised correlation in [-1, 1]; NaN where the reference has no structure.
 
     Args:
         reference: float32 [h, w].
         small: float32 [h, w].
         weight: float32 [h, w] of 0 and 1: which pixels count.
     """
-    count = tile_sums(weight)
-    safe = np.maximum(count, 1)
-    reference_mean, mean = tile_sums(reference * weight) / safe, tile_sums(small * weight) / safe
-    covariance = tile_sums(reference * small * weight) / safe - reference_mean * mean
-    reference_std, std = tile_stds(reference, weight), tile_stds(small, weight)
-    used = reference_std >= MIN_TILE_STD
-    if not used.any():
-        return 0.0, 0
-    # a live tile without contrast matches nothing, and divides by nothing
-    correlation = covariance[used] / (reference_std[used] * np.maximum(std[used], 0.5))
-    return float(np.median(correlation)), int(used.sum())
+    safe = np.maximum(tile_sums(weight), 1)
+    means = tile_sums(reference * weight) / safe, tile_sums(small * weight) / safe
+    covariance = tile_sums(reference * small * weight) / safe - means[0] * means[1]
+    reference_std = tile_stds(reference, weight)
+    std = np.maximum(tile_stds(small, weight), 0.5)  # a live tile without contrast is like nothing
+    with_structure = reference_std >= MIN_TILE_STD
+    correlations: np.ndarray = np.where(with_structure, covariance / np.maximum(reference_std * std, 1e-6), np.nan)
+    return correlations
+
+
+def tile_match(reference: np.ndarray, small: np.ndarray, weight: np.ndarray) -> tuple[float, int]:
+    """The middle of the tiles' correlations, and how many tiles there were to compare."""
+    correlations = tile_correlations(reference, small, weight)
+    compared = correlations[~np.isnan(correlations)]
+    return (float(np.median(compared)), compared.size) if compared.size else (0.0, 0)
 
 
 def locate(reference: np.ndarray, small: np.ndarray, stable: np.ndarray) -> Position:
