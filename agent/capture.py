@@ -12,6 +12,7 @@ import numpy as np
 from zsad_agent.camera_config import SourceConfig
 from zsad_agent.folder_drop import LOOK_EVERY_S, FolderDropSource
 from zsad_agent.outlet import Captured, Fault, Outlet
+from zsad_agent.pace import Pace
 from zsad_agent.picture_health import PictureHealth
 from zsad_agent.slot import Slot
 from zsad_agent.sources import Source
@@ -77,7 +78,7 @@ class Capture:
         self._lost: str | None = None  # why
         self._paused = False
         self._last_sign_s = clock()
-        self._next_due_s = -float("inf")
+        self._pace = Pace(config.fps, clock)
         self.failure: str | None = None  # why a finite source could not be read to its end
 
     def run(self) -> None:
@@ -181,14 +182,11 @@ class Capture:
             if not self._take_next(turn):
                 break
             taken += 1
-            self._pace()
         return taken
 
     def _read_drops(self, folder: FolderDropSource) -> None:
         while (turn := self._next_turn()) is not None:
-            if self._take_next(turn, folder.receipt):
-                self._pace()
-            else:
+            if not self._take_next(turn, folder.receipt):
                 self._stop.wait(LOOK_EVERY_S)
             self._state_alive()
 
@@ -225,6 +223,8 @@ class Capture:
         except SourceError:
             self._give_back(turn)
             raise
+        self._pace.count_taken()
+        self._pace.wait(self._stop)
         return True
 
     def _give_back(self, turn: Trigger) -> None:
@@ -244,17 +244,6 @@ class Capture:
         else:
             if self._status.clear(FOLDER):
                 logger.info("back: pictures of %s can be moved again", self._source.description)
-
-    def _pace(self) -> None:
-        self._count_taken()
-        if self._config.fps is not None:
-            self._stop.wait(max(0.0, self._next_due_s - self._clock()))
-
-    def _count_taken(self) -> None:
-        """Sets when the next frame is due: evenly, and without catching up on time that was lost."""
-        if self._config.fps is not None:
-            now_s, on_grid_s = self._clock(), self._next_due_s + 1 / self._config.fps
-            self._next_due_s = on_grid_s if on_grid_s > now_s else now_s + 1 / self._config.fps
 
     # what is reopened when it is lost
 
@@ -296,8 +285,8 @@ class Capture:
         triggered = self._config.trigger == "mqtt"
         if triggered:
             turns = self._triggers.take_until(began_s)
-        elif self._clock() >= self._next_due_s:  # else it is more frames than the config's fps asks for
-            self._count_taken()
+        elif self._pace.is_due:  # else it is more frames than the config's fps asks for
+            self._pace.count_taken()
             turns = [UNASKED]
         else:
             turns = []
