@@ -17,6 +17,7 @@ from zsad_core.errors import ConfigError, ProductError, ZsadError
 
 DONE, FAILED, USAGE = 0, 1, 2
 DEFAULT_FALSE_REJECT_RATE = 0.01
+DEFAULT_REFERENCE_FRAMES = 50
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="zsad-agent",
         description="Inspects the frames of a camera or other source and publishes a verdict for each over MQTT.",
-        epilog="Other commands: zsad-agent score | check | bench | calibrate, each with --help. "
+        epilog="Other commands: zsad-agent score | check | bench | calibrate | reference, each with --help. "
         "Exit codes: 0 done, 1 failed, 2 bad usage or config.",
     )
     where = parser.add_mutually_exclusive_group()
@@ -198,6 +199,55 @@ def calibrate(arguments: list[str]) -> int:
     return DONE
 
 
+def reference(arguments: list[str]) -> int:
+    """What a camera sees while nothing is wrong, as a file."""
+    parser = argparse.ArgumentParser(
+        prog="zsad-agent reference",
+        description="Takes frames of the line running and writes what is fixed in them to a file for health.reference, "
+        "by which a moved camera, a changed scene and lost focus are noticed. Parts must come and go meanwhile.",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--camera", metavar="INDEX|PATH", help="V4L2 camera: 0, or /dev/v4l/by-id/…")
+    where.add_argument("--source", metavar="URI", help="RTSP or HTTP URL, video file, picture, folder or glob")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML config; default: /etc/zsad-agent/agent.yaml if there is one"
+    )
+    parser.add_argument("--name", metavar="NAME", help="which of the config's cameras; needed where it has several")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write, .npz")
+    parser.add_argument(
+        "--frames", type=_count, default=DEFAULT_REFERENCE_FRAMES, metavar="N", help="frames to take; default 50"
+    )
+    parser.add_argument(
+        "--every", type=float, default=0.5, metavar="S", help="seconds between two frames of a camera; default 0.5"
+    )
+    args = parser.parse_args(arguments)
+    if not 0 <= args.every <= 3600:
+        parser.error(f"--every: {args.every} is not between 0 and 3600")
+
+    from zsad_agent.settings import load_settings
+
+    flags = {"source": given} if (given := _given(camera=args.camera, source=args.source)) else {}
+    config = load_settings(args.config, flags).config
+    _configure_logging("WARNING")
+    prepare_environment(config.source.stale_after_s)
+
+    from zsad_agent.reference import save_reference
+    from zsad_agent.source_choice import make_source
+    from zsad_agent.take_reference import choose_camera, describe, take_reference
+
+    camera = choose_camera(config.every_camera, args.name)
+    camera = camera.model_copy(update={"trigger": "free"})  # frames are taken as they come
+
+    def progress(taken: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{taken} of {args.frames} frames", end="\n" if taken == args.frames else "", file=sys.stderr)
+
+    made = take_reference(make_source(camera), camera.health, frames=args.frames, every_s=args.every, progress=progress)
+    save_reference(made, args.out)
+    print("\n".join([str(args.out), *describe(made)]))
+    return DONE
+
+
 def bench(arguments: list[str]) -> int:
     """Measures speed."""
     parser = argparse.ArgumentParser(
@@ -233,6 +283,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "score": score,
     "check": check,
     "calibrate": calibrate,
+    "reference": reference,
     "bench": bench,
 }
 

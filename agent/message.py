@@ -57,6 +57,7 @@ def build_result(
     bundle_sha256: str,
     capture_to_result_ms: float | None,
     inference_ms: float | None,
+    trigger_id: str | None = None,
 ) -> dict[str, Any]:
     """The result message of one part, valid under `result.schema.json`, ready for `json.dumps`.
 
@@ -70,6 +71,7 @@ def build_result(
         reason: why the verdict is `unknown`; None with every other verdict.
         frame_wh: pixels; None where there was no frame.
         capture_to_result_ms: milliseconds; None where unknown. Likewise `inference_ms`.
+        trigger_id: of the trigger that the result answers; the message has the property only where there is one.
 
     Raises:
         ValueError: a naive time, an unknown verdict without a reason, a reason or no score with another verdict, a
@@ -89,7 +91,7 @@ def build_result(
     if score is not None and not 0 <= score <= 1:  # true for NaN too
         reason = reason or f"the model's score is no number in [0, 1]: {score}"
         verdict, score, regions = Verdict.UNKNOWN, None, []
-    return {
+    message = {
         "schema": RESULT_SCHEMA,
         "id": result_id,
         "device_id": device_id,
@@ -110,6 +112,7 @@ def build_result(
         },
         "replayed": False,
     }
+    return message if trigger_id is None else message | {"trigger_id": trigger_id}
 
 
 def utc_text(moment: datetime) -> str:

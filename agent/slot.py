@@ -18,6 +18,9 @@ class Slot(Protocol[T]):
     @property
     def dropped(self) -> int: ...
 
+    @property
+    def waiting(self) -> int: ...
+
     def put(self, item: T, *, keep: bool = False, timeout_s: float) -> bool: ...
 
     def get(self, timeout_s: float) -> T | None: ...
@@ -44,6 +47,12 @@ class NewestSlot(Generic[T]):
     def dropped(self) -> int:
         with self._condition:
             return self._dropped
+
+    @property
+    def waiting(self) -> int:
+        """Items that nobody took yet."""
+        with self._condition:
+            return len(self._items)
 
     def put(self, item: T, *, keep: bool = False, timeout_s: float = 0.0) -> bool:
         """True unless closed. `timeout_s` has no effect here."""
@@ -99,6 +108,12 @@ class Handover(Generic[T]):
     @property
     def dropped(self) -> int:
         return 0
+
+    @property
+    def waiting(self) -> int:
+        """Items that nobody took yet."""
+        with self._condition:
+            return len(self._items)
 
     def put(self, item: T, *, keep: bool = False, timeout_s: float) -> bool:
         """True when `item` was taken in, False when no place came free in time or it is closed."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from zsad_agent.camera import StreamSource, V4l2Source
 from zsad_agent.camera_config import SourceConfig
 from zsad_agent.files import PicturesSource, VideoFileSource
+from zsad_agent.folder_drop import FolderDropSource
 from zsad_agent.grabber import GrabberSource
 from zsad_agent.sources import Source
 from zsad_core.errors import ConfigError, SourceError
@@ -33,6 +34,8 @@ def make_source(config: SourceConfig) -> Source:
             "or set source.camera or source.source in the config file"
         )
     if scheme := _SCHEME.match(config.source):
+        if config.trigger == "folder":
+            raise ConfigError(f"source {redacted(config.source)!r}: trigger: folder needs the path of a folder")
         if scheme[1].lower() not in STREAM_SCHEMES:
             raise ConfigError(
                 f"source {redacted(config.source)!r}: scheme {scheme[1]!r} is not one of "
@@ -41,6 +44,10 @@ def make_source(config: SourceConfig) -> Source:
         stream = StreamSource(config.source, timeout_s=config.stale_after_s)
         return GrabberSource(stream, stale_after_s=config.stale_after_s)
     path = Path(config.source).expanduser()
+    if config.trigger == "folder":
+        if not path.is_dir():
+            raise SourceError(f"{redacted(config.source)}: no such folder to watch (trigger: folder). Make it first")
+        return FolderDropSource(path)
     if path.is_dir():
         pictures = find_images(path)
         if not pictures:

@@ -1,11 +1,12 @@
-"""The stated condition of one camera: `ok`, or `degraded` with every reason. Said when it changes."""
+"""The stated condition of one camera: `ok`, `paused`, or `degraded` with every reason. Said when it changes."""
 
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-CAMERA, INFERENCE, PROCESS = "camera", "inference", "process"  # the parts that can be at fault
+# the parts that can be at fault: the camera, its pictures, the folder that pictures are taken from, …
+CAMERA, PICTURE, FOLDER, INFERENCE, PROCESS = "camera", "picture", "folder", "inference", "process"
 
 
 class CameraStatus:
@@ -22,35 +23,51 @@ class CameraStatus:
         self._publish = publish
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}
-        self._said: str | None = None
+        self._paused = False
+        self._said: tuple[str, str] | None = None
 
     @property
     def text(self) -> str:
-        """One line: `ok`, or `degraded: ` and the reasons."""
+        """One line: the state, and the reasons if there are any."""
         with self._lock:
-            return f"degraded: {self._reason()}" if self._faults else "ok"
+            return ": ".join(filter(None, (self._state(), self._reason())))
 
-    def fault(self, part: str, reason: str) -> None:
-        """`part` is at fault; a further reason while it is so stays unsaid."""
+    def fault(self, part: str, reason: str, *, replace: bool = False) -> bool:
+        """`part` is at fault; a further reason while it is so stays unsaid, or replaces the one before. True if new."""
         with self._lock:
-            self._faults.setdefault(part, reason)
+            is_new = part not in self._faults
+            if replace or is_new:
+                self._faults[part] = reason
             self._say()
+            return is_new
 
-    def clear(self, part: str) -> None:
-        """`part` works. Said when it was at fault, and, of the camera, the first time."""
+    def pause(self, paused: bool) -> None:
+        """Nothing is inspected, because somebody wants it so. That is no fault; faults meanwhile keep their reasons."""
+        with self._lock:
+            if paused != self._paused:
+                self._paused = paused
+                self._say()
+
+    def clear(self, part: str) -> bool:
+        """`part` works. Said when it was at fault (then True), and, of the camera, the first time."""
         with self._lock:
             was_at_fault = self._faults.pop(part, None) is not None
             if was_at_fault or (self._said is None and part == CAMERA):
                 self._say()
+            return was_at_fault
+
+    def _state(self) -> str:
+        if self._paused:
+            return "paused"
+        return "degraded" if self._faults else "ok"
 
     def _reason(self) -> str:
         return "; ".join(self._faults[part] for part in sorted(self._faults))
 
     def _say(self) -> None:
-        reason = self._reason()
-        if reason == self._said:
+        state, reason = self._state(), self._reason()
+        if (state, reason) == self._said:
             return
-        self._said = reason
+        self._said = (state, reason)
         since = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        state = {"state": "degraded" if reason else "ok", "reason": reason or None, "since": since}
-        self._publish(self.camera, state)
+        self._publish(self.camera, {"state": state, "reason": reason or None, "since": since})

@@ -4,6 +4,7 @@ Letters used in every shape comment: B batch, C channels, H W pixels, h w map or
 T text dim, L tapped layers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -28,6 +29,8 @@ class Frame:
     seq: int  # counts up over the life of the process, over all its cameras
     captured_at: datetime  # UTC
     captured_monotonic_s: float
+    trigger_id: str | None = None  # of the trigger that asked for it, where that has one
+    done: Callable[[], None] | None = None  # to be called once its result is safe
 
     @property
     def frame_wh(self) -> tuple[int, int]:

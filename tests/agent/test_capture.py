@@ -14,7 +14,7 @@ from zsad_agent.status import CameraStatus
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
 
-PICTURE = np.zeros((9, 12, 3), np.uint8)
+PICTURE = np.full((9, 12, 3), 90, np.uint8)
 Step = np.ndarray | Exception | None | Callable[[], np.ndarray]
 
 

@@ -72,6 +72,14 @@ def test_unknown_with_everything_null_is_valid() -> None:
     assert message["reason"] == "no frame for 5 s"
 
 
+def test_answer_to_a_trigger_names_it_and_no_other_message_does() -> None:
+    message = build(trigger_id="part-4711")
+    SCHEMA.validate(message)
+    assert message == build() | {"trigger_id": "part-4711"}
+    with pytest.raises(ValidationError):
+        SCHEMA.validate(build() | {"trigger_id": None})
+
+
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, -0.01, 1.01])
 @pytest.mark.parametrize("verdict", [Verdict.OK, Verdict.ANOMALOUS])
 def test_score_that_is_no_score_becomes_unknown_and_never_a_pass(score: float, verdict: Verdict) -> None:

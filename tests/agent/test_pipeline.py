@@ -218,7 +218,7 @@ def test_max_frames_ends_the_run_with_exactly_so_many_results() -> None:
 
 
 def test_slow_model_gets_the_newest_frame_of_a_live_source_and_every_drop_is_counted() -> None:
-    brightness = itertools.count()
+    brightness = itertools.count(20)
 
     def frame_now() -> np.ndarray:
         time.sleep(0.002)

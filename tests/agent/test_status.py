@@ -25,3 +25,32 @@ def test_status_is_published_at_changes_only() -> None:
     ]
     assert status.text == "ok"
     assert all(camera == "cam0" and state["since"].endswith("Z") for camera, state in said)
+
+
+def test_pause_is_said_as_such_and_hides_no_fault() -> None:
+    said: list[dict[str, Any]] = []
+    status = CameraStatus("cam0", lambda camera, state: said.append(state))
+    status.clear(CAMERA)
+    status.pause(True)
+    status.pause(True)
+    status.fault(CAMERA, "gone")
+    assert status.text == "paused: gone"
+    status.pause(False)
+    status.clear(CAMERA)
+    assert [(state["state"], state["reason"]) for state in said] == [
+        ("ok", None),
+        ("paused", None),
+        ("paused", "gone"),
+        ("degraded", "gone"),
+        ("ok", None),
+    ]
+
+
+def test_reason_is_replaced_only_when_asked() -> None:
+    status = CameraStatus("cam0", lambda camera, state: None)
+    assert status.fault(CAMERA, "first")
+    assert not status.fault(CAMERA, "second")
+    assert status.text == "degraded: first"
+    status.fault(CAMERA, "third", replace=True)
+    assert status.text == "degraded: third"
+    assert status.clear(CAMERA) and not status.clear(CAMERA)

@@ -1,0 +1,28 @@
+"""When the next picture is due, for a source that is not taken as fast as it gives."""
+
+import threading
+from collections.abc import Callable
+
+
+class Pace:
+    """At most `fps` pictures a second, evenly; None: as they come."""
+
+    def __init__(self, fps: float | None, clock: Callable[[], float]) -> None:
+        self._fps = fps
+        self._clock = clock
+        self._next_due_s = -float("inf")
+
+    @property
+    def is_due(self) -> bool:
+        return self._clock() >= self._next_due_s
+
+    def count_taken(self) -> None:
+        """Sets when the next one is due, without catching up on time that was lost."""
+        if self._fps is not None:
+            now_s, on_grid_s = self._clock(), self._next_due_s + 1 / self._fps
+            self._next_due_s = on_grid_s if on_grid_s > now_s else now_s + 1 / self._fps
+
+    def wait(self, stop: threading.Event) -> None:
+        """Until the next one is due or `stop` is set."""
+        if self._fps is not None:
+            stop.wait(max(0.0, self._next_due_s - self._clock()))

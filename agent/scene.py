@@ -1,0 +1,177 @@
+"""How a picture's fixed background compares with an earlier one: alike, shifted, sharp. Pure functions.
+
+Everything is judged tile by tile and the middle of the tiles counts, so that parts, which come and go, may cover less
+than half of the fixed background without a word said. Light may change: a tile's own mean and contrast are taken out.
+Letters: H W pixels of the frame, h w of its small picture, r c rows and columns of tiles.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+MEDIUM_WIDTH = 640  # sharpness is judged here: detail finer than that no model sees either
+SMALL_WIDTH = 160  # and likeness and position here
+TILE = 8  # small pixels; 32 medium ones
+MIN_TILE_STABLE = TILE * TILE // 2
+MIN_TILE_STD = 2.0  # grey levels; what is flatter than that is told apart from noise by chance
+MIN_TILES = 12  # with structure, or position is not judged
+SURE_MATCH = 0.85  # as alike as this where it was: no need to look for a shift
+SHIFT_GAIN = 0.2  # a shift counts only if the picture is so much more alike there
+CANDIDATES = 3  # highest peaks of the correlation that are looked at
+MAX_SHIFT = 0.3  # of either side
+NEIGHBOURS = [(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dx or dy]
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """One frame at the two sizes that it is judged at, grey."""
+
+    medium: np.ndarray  # float32 [H', W'], about 640 wide, never enlarged
+    small: np.ndarray  # float32 [h, w], 160 wide, slightly smoothed
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the fixed background is now, as far as it was found."""
+
+    match: float  # likeness in [-1, 1] at that place
+    shift_xy: tuple[int, int] = (0, 0)  # from where it was, small pixels
+
+    @property
+    def shift_share(self) -> float:
+        """The distance as a share of the picture's width."""
+        return math.hypot(*self.shift_xy) / SMALL_WIDTH
+
+
+def views(image_bgr: np.ndarray) -> Views:
+    """Both views of a frame, uint8 BGR [H, W, 3]."""
+    step = max(1, image_bgr.shape[1] // (2 * MEDIUM_WIDTH))  # of a 4K frame every third pixel is enough
+    grey = cv2.cvtColor(np.ascontiguousarray(image_bgr[::step, ::step]), cv2.COLOR_BGR2GRAY)
+    height, width = grey.shape
+    if width > MEDIUM_WIDTH:
+        height, width = max(1, round(height * MEDIUM_WIDTH / width)), MEDIUM_WIDTH
+        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+    small_wh = (SMALL_WIDTH, max(TILE, round(height * SMALL_WIDTH / width)))
+    small = cv2.resize(grey, small_wh, interpolation=cv2.INTER_AREA).astype(np.float32)
+    return Views(grey.astype(np.float32), cv2.GaussianBlur(small, (0, 0), 1.0))
+
+
+def tile_sums(values: np.ndarray) -> np.ndarray:
+    """float32 [r, c]: the sum over each whole tile of values [h, w]."""
+    rows, columns = values.shape[0] // TILE, values.shape[1] // TILE
+    whole = values[: rows * TILE, : columns * TILE]
+    sums: np.ndarray = whole.reshape(rows, TILE, columns, TILE).sum(axis=(1, 3))
+    return sums
+
+
+def tile_stds(small: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """float32 [r, c]: each tile's contrast over the pixels of weight 1; 0 where too few of them are."""
+    count = tile_sums(weight)
+    safe = np.maximum(count, 1)
+    mean = tile_sums(small * weight) / safe
+    variance = np.maximum(tile_sums(small * small * weight) / safe - mean * mean, 0)
+    return np.where(count >= MIN_TILE_STABLE, np.sqrt(variance), 0).astype(np.float32)
+
+
+def tile_correlations(reference: np.ndarray, small: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """float32 [r, c]: each tile's normalised correlation in [-1, 1]; NaN where the reference has no structure.
+
+    Args:
+        reference: float32 [h, w].
+        small: float32 [h, w].
+        weight: float32 [h, w] of 0 and 1: which pixels count.
+    """
+    safe = np.maximum(tile_sums(weight), 1)
+    means = tile_sums(reference * weight) / safe, tile_sums(small * weight) / safe
+    covariance = tile_sums(reference * small * weight) / safe - means[0] * means[1]
+    reference_std = tile_stds(reference, weight)
+    std = np.maximum(tile_stds(small, weight), 0.5)  # a live tile without contrast is like nothing
+    with_structure = reference_std >= MIN_TILE_STD
+    correlations: np.ndarray = np.where(with_structure, covariance / np.maximum(reference_std * std, 1e-6), np.nan)
+    return correlations
+
+
+def tile_match(reference: np.ndarray, small: np.ndarray, weight: np.ndarray) -> tuple[float, int]:
+    """The middle of the tiles' correlations, and how many tiles there were to compare."""
+    correlations = tile_correlations(reference, small, weight)
+    compared = correlations[~np.isnan(correlations)]
+    return (float(np.median(compared)), compared.size) if compared.size else (0.0, 0)
+
+
+def locate(reference: np.ndarray, small: np.ndarray, stable: np.ndarray) -> Position:
+    """Finds the fixed background again: where it was, or else shifted.
+
+    Args:
+        reference: float32 [h, w], the fixed background.
+        small: float32 [h, w], the live picture's small view.
+        stable: float32 [h, w] of 0 and 1: what of the reference is fixed. At least `MIN_TILES` of its tiles have
+            structure.
+    """
+    match, tiles = tile_match(reference, small, stable)
+    best = Position(match)
+    if match >= SURE_MATCH:
+        return best
+
+    def better(shifts: Iterable[tuple[int, int]], than: float) -> Position:
+        found = best
+        for dx, dy in shifts:
+            moved, inside = _moved_back(small, dx, dy)
+            shifted_match, overlap = tile_match(reference, moved, stable * inside)
+            if overlap >= max(MIN_TILES, 0.4 * tiles) and shifted_match > max(found.match, than):
+                found = Position(shifted_match, (dx, dy))
+        return found
+
+    best = better(NEIGHBOURS, match)  # a pattern that repeats is alike in many places: the nearest counts
+    return better(_shift_candidates(reference, small, stable), best.match + SHIFT_GAIN)
+
+
+def _shift_candidates(reference: np.ndarray, small: np.ndarray, stable: np.ndarray) -> list[tuple[int, int]]:
+    """The likeliest shifts in small pixels, by phase correlation of what is fixed."""
+    soft = cv2.GaussianBlur(stable, (0, 0), 2.0) * cv2.createHanningWindow(small.shape[::-1], cv2.CV_32F)
+    before, now = (np.fft.rfft2((one - cv2.GaussianBlur(one, (0, 0), 8.0)) * soft) for one in (reference, small))
+    cross = now * np.conj(before)
+    cross /= np.maximum(np.abs(cross), 1e-6)
+    height, width = small.shape
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    surface = np.fft.irfft2(cross * np.exp(-((frequency / 0.2) ** 2)), s=small.shape)
+    rows = np.minimum(np.arange(height), height - np.arange(height))[:, None]
+    columns = np.minimum(np.arange(width), width - np.arange(width))[None]
+    surface[(rows > MAX_SHIFT * height) | (columns > MAX_SHIFT * width)] = -np.inf
+    found = []
+    for _ in range(CANDIDATES):
+        y, x = np.unravel_index(int(surface.argmax()), surface.shape)
+        found.append((int(x) - width * (2 * x > width), int(y) - height * (2 * y > height)))
+        around = np.ix_(np.arange(y - 2, y + 3) % height, np.arange(x - 2, x + 3) % width)
+        surface[around] = -np.inf
+    return found
+
+
+def followed(view: Views, position: Position) -> Views:
+    """The views moved back to where the reference is, wrapped around."""
+    dx, dy = position.shift_xy
+    scale = view.medium.shape[1] / view.small.shape[1]
+    medium = np.roll(view.medium, (-round(dy * scale), -round(dx * scale)), axis=(0, 1))
+    return Views(medium, np.roll(view.small, (-dy, -dx), axis=(0, 1)))
+
+
+def _moved_back(small: np.ndarray, dx: int, dy: int) -> tuple[np.ndarray, np.ndarray]:
+    """The picture moved by (-dx, -dy), and float32 [h, w] of 1 where it then has pixels."""
+    inside = np.zeros_like(small)
+    height, width = small.shape
+    inside[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)] = 1
+    return np.roll(small, (-dy, -dx), axis=(0, 1)), inside
+
+
+def tile_energies(medium: np.ndarray, tiles_rc: tuple[int, int]) -> np.ndarray:
+    """float32 [r, c]: mean squared Laplacian of each tile above the noise; it falls when the lens loses focus.
+
+    A picture's flattest tiles show how much of it is noise, which more gain or less light would make look sharp.
+    """
+    smooth = cv2.GaussianBlur(medium, (0, 0), 1.0)
+    squared = np.square(cv2.Laplacian(smooth, cv2.CV_32F, ksize=1))
+    energies = cv2.resize(squared, tiles_rc[::-1], interpolation=cv2.INTER_AREA)
+    above: np.ndarray = energies - np.quantile(energies, 0.05)
+    return above

@@ -1,0 +1,361 @@
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from zsad_agent.camera_config import SourceConfig
+from zsad_agent.capture import Capture, Captured, Fault
+from zsad_agent.folder_drop import LOOK_EVERY_S, FolderDropSource
+from zsad_agent.slot import Handover
+from zsad_agent.source_choice import make_source
+from zsad_agent.status import CameraStatus
+from zsad_core.errors import ConfigError, ImageError, SourceError
+from zsad_core.types import Frame
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Drop:
+    """A watched folder and the looks at it, each as long after the other as the source waits."""
+
+    def __init__(self, folder: Path, grace_s: float = 5.0) -> None:
+        self.folder = folder
+        self.clock = Clock()
+        self.source = FolderDropSource(folder, grace_s=grace_s, clock=self.clock)
+        self.source.__enter__()
+
+    def look(self) -> np.ndarray | None:
+        self.clock.now_s += 1.01 * LOOK_EVERY_S
+        return self.source.read()
+
+    def put(self, name: str, level: int = 90, mtime: float | None = None) -> Path:
+        path = write_picture(self.folder / name, level)
+        if mtime is not None:
+            os.utime(path, (mtime, mtime))
+        return path
+
+
+def write_picture(path: Path, level: int) -> Path:
+    assert cv2.imwrite(str(path), np.full((9, 12, 3), level, np.uint8))
+    return path
+
+
+def level(image: np.ndarray | None) -> int | None:
+    return None if image is None else int(image[0, 0, 0])
+
+
+@pytest.fixture
+def drop(tmp_path: Path) -> Drop:
+    return Drop(tmp_path)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_picture_is_taken_at_the_second_look_and_moved_when_its_result_is_safe(drop: Drop) -> None:
+    drop.put("a.png", 30)
+    assert drop.look() is None
+    assert level(drop.look()) == 30
+    assert names(drop.folder) == ["a.png"]
+    drop.source.receipt()()
+    assert names(drop.folder) == ["inspected"]
+    assert names(drop.folder / "inspected") == ["a.png"]
+    assert drop.look() is None
+
+
+def test_two_reads_between_two_looks_are_one_look(drop: Drop) -> None:
+    drop.put("a.png")
+    assert drop.look() is None
+    assert drop.source.read() is None
+
+
+def test_pictures_come_in_order_of_arrival_then_name(drop: Drop) -> None:
+    drop.put("c.png", 10, mtime=100)
+    drop.put("b.png", 30, mtime=200)
+    drop.put("a.png", 20, mtime=200)
+    drop.look()
+    assert [level(drop.look()) for _ in range(4)] == [10, 20, 30, None]
+
+
+def test_picture_without_a_safe_result_is_not_read_twice_by_one_process_but_by_the_next(drop: Drop) -> None:
+    drop.put("a.png", 30)
+    drop.look()
+    assert level(drop.look()) == 30
+    assert [drop.look() for _ in range(5)] == [None] * 5
+    restarted = Drop(drop.folder)
+    restarted.look()
+    assert level(restarted.look()) == 30
+
+
+def test_file_that_still_grows_waits(drop: Drop) -> None:
+    whole = write_picture(drop.folder / "whole.bmp", 30).read_bytes()
+    (drop.folder / "whole.bmp").unlink()
+    path = drop.folder / "a.bmp"
+    for end in (100, 200, 300):
+        path.write_bytes(whole[:end])
+        assert drop.look() is None
+    path.write_bytes(whole)
+    assert drop.look() is None
+    assert level(drop.look()) == 30
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+def test_picture_whose_writer_pauses_is_not_read_half(drop: Drop, suffix: str) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
+    cv2.imwrite(str(drop.folder / f"a{suffix}"), image)
+    whole = (drop.folder / f"a{suffix}").read_bytes()
+    (drop.folder / f"a{suffix}").write_bytes(whole[: len(whole) // 2])
+    assert [drop.look() for _ in range(5)] == [None] * 5
+    (drop.folder / f"a{suffix}").write_bytes(whole)
+    drop.look()
+    assert drop.look() is not None
+
+
+def test_picture_that_never_decodes_is_an_error_after_the_grace_time_and_set_aside(drop: Drop) -> None:
+    (drop.folder / "bad.jpg").write_bytes(b"\xff\xd8 not really")
+    looks = 0
+    with pytest.raises(ImageError, match=r"bad\.jpg: the JPEG is truncated"):
+        while looks < 100:
+            assert drop.look() is None
+            looks += 1
+    assert 5.0 <= looks * LOOK_EVERY_S < 6.0
+    drop.source.receipt()()
+    assert names(drop.folder) == ["unreadable"] and names(drop.folder / "unreadable") == ["bad.jpg"]
+    assert drop.look() is None
+
+
+def test_bad_picture_holds_up_no_good_one(drop: Drop) -> None:
+    (drop.folder / "a.jpg").write_bytes(b"")
+    drop.put("b.png", 30)
+    drop.look()
+    assert level(drop.look()) == 30
+
+
+@pytest.mark.parametrize("name", [".hidden.png", "a.png.part", "a.png.tmp", "notes.txt"])
+def test_what_is_no_finished_picture_is_left_alone(drop: Drop, name: str) -> None:
+    written = drop.put("picture.png").rename(drop.folder / name)
+    assert [drop.look() for _ in range(3)] == [None] * 3
+    written.rename(drop.folder / "done.png")
+    drop.look()
+    assert drop.look() is not None
+
+
+def test_folders_and_pipes_named_like_pictures_are_left_alone(drop: Drop) -> None:
+    (drop.folder / "folder.png").mkdir()
+    os.mkfifo(drop.folder / "pipe.png")
+    assert [drop.look() for _ in range(3)] == [None] * 3
+
+
+def test_picture_of_a_name_that_came_before_is_moved_beside_it(drop: Drop) -> None:
+    for count, shade in enumerate((10, 20, 30)):
+        drop.put("a.png", shade, mtime=100)  # the same second too
+        drop.look()
+        assert level(drop.look()) == shade
+        drop.source.receipt()()
+        assert len(names(drop.folder / "inspected")) == count + 1
+    kept = sorted(level(cv2.imread(str(path))) or 0 for path in (drop.folder / "inspected").iterdir())
+    assert kept == [10, 20, 30]
+
+
+def test_picture_that_took_the_name_of_one_in_work_is_inspected_itself(drop: Drop) -> None:
+    drop.put("a.png", 10)
+    drop.look()
+    assert level(drop.look()) == 10
+    receipt = drop.source.receipt()
+    write_picture(drop.folder / "new.png", 20).replace(drop.folder / "a.png")
+    receipt()
+    assert names(drop.folder) == ["a.png"]
+    drop.look()
+    assert level(drop.look()) == 20
+
+
+def test_picture_that_vanishes_is_none(drop: Drop) -> None:
+    path = drop.put("a.png")
+    drop.look()
+    path.unlink()
+    assert [drop.look() for _ in range(30)] == [None] * 30
+    drop.put("b.png", 20)
+    drop.look()
+    assert level(drop.look()) == 20
+    (drop.folder / "b.png").unlink()
+    drop.source.receipt()()  # somebody was quicker
+
+
+def test_picture_that_cannot_be_moved_is_stated_and_moved_with_the_next(drop: Drop) -> None:
+    (drop.folder / "inspected").write_text("a file where the folder should be")
+    drop.put("a.png", 10, mtime=100)
+    drop.put("b.png", 20, mtime=200)
+    drop.look()
+    drop.look()
+    with pytest.raises(SourceError, match=r"a\.png: its result is safe, but it cannot be moved to inspected/"):
+        drop.source.receipt()()
+    assert level(drop.look()) == 20
+    (drop.folder / "inspected").unlink()
+    drop.source.receipt()()
+    assert names(drop.folder / "inspected") == ["a.png", "b.png"]
+
+
+def test_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="nix: no such folder to watch"):
+        make_source(SourceConfig(source=str(tmp_path / "nix"), trigger="folder"))
+    with pytest.raises(ConfigError, match="needs the path of a folder"):
+        make_source(SourceConfig(source="rtsp://host/x", trigger="folder"))
+    with pytest.raises(SourceError, match="cannot be listed"), FolderDropSource(tmp_path / "nix"):
+        pass
+
+
+class Watched:
+    """A capture over a real folder, in its thread."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.slot: Handover[Captured] = Handover(4)
+        self.stop = threading.Event()
+        settings = SourceConfig(source=str(folder), trigger="folder", reopen_max_s=0.05, **config)
+        self.capture = Capture(
+            source=make_source(settings),
+            config=settings,
+            slot=self.slot,
+            status=CameraStatus("cam0", lambda camera, status: self.said.append(status)),
+            stop=self.stop,
+        )
+        self.thread = threading.Thread(target=self.capture.run, daemon=True)
+        self.thread.start()
+
+    def get(self) -> Captured:
+        item = self.slot.get(30)
+        assert item is not None
+        return item
+
+    def wait_for_state(self, state: str) -> dict[str, Any]:
+        deadline_s = time.monotonic() + 30
+        while not (self.said and self.said[-1]["state"] == state):
+            assert time.monotonic() < deadline_s, self.said
+            time.sleep(0.01)
+        return self.said[-1]
+
+    def end(self) -> float:
+        started_s = time.monotonic()
+        self.stop.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        return time.monotonic() - started_s
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
+    started: list[Watched] = []
+
+    def start(**config: Any) -> Watched:
+        started.append(Watched(tmp_path, **config))
+        return started[-1]
+
+    yield start
+    for watched in started:
+        watched.end()
+
+
+def settle(item: Captured) -> None:
+    assert item.done is not None
+    item.done()
+
+
+def test_every_picture_dropped_comes_once_and_ends_up_moved(tmp_path: Path, watch: Callable[..., Watched]) -> None:
+    watched = watch()
+    shades = list(range(10, 210, 10))
+
+    def write() -> None:
+        for shade in shades:
+            write_picture(tmp_path / f"{shade}.writing.png.part.png", shade).rename(tmp_path / f"{shade:03}.png")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    items = []
+    for _ in shades:
+        items.append(watched.get())
+        settle(items[-1])
+    writer.join()
+    assert all(isinstance(item, Frame) for item in items)
+    assert sorted(level(item.image_bgr) or 0 for item in items if isinstance(item, Frame)) == shades
+    assert [item.seq for item in items] == list(range(1, len(shades) + 1))
+    assert names(tmp_path) == ["inspected"]
+    assert len(names(tmp_path / "inspected")) == len(shades)
+    assert watched.slot.get(0.5) is None
+
+
+def test_unreadable_picture_becomes_a_fault_of_a_part_with_a_receipt(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG nothing")
+    slot: Handover[Captured] = Handover(4)
+    stop = threading.Event()
+    config = SourceConfig(source=str(tmp_path), trigger="folder")
+    source = FolderDropSource(tmp_path, grace_s=0.1)
+    status = CameraStatus("cam0", lambda camera, state: None)
+    capture = Capture(source=source, config=config, slot=slot, status=status, stop=stop)
+    thread = threading.Thread(target=capture.run, daemon=True)
+    thread.start()
+    fault = slot.get(30)
+    stop.set()
+    thread.join(30)
+    assert isinstance(fault, Fault) and fault.is_part and "bad.png" in fault.reason
+    settle(fault)
+    assert names(tmp_path / "unreadable") == ["bad.png"]
+
+
+def test_stop_ends_the_wait_for_pictures_at_once(watch: Callable[..., Watched]) -> None:
+    watched = watch()
+    watched.wait_for_state("ok")
+    assert watched.end() < 0.2 + 0.3  # the second of them for a machine under load
+
+
+def test_pause_leaves_pictures_where_they_are(tmp_path: Path, watch: Callable[..., Watched]) -> None:
+    watched = watch()
+    watched.capture.pause()
+    time.sleep(2 * LOOK_EVERY_S)  # for a look that had begun
+    write_picture(tmp_path / "a.png", 30)
+    assert watched.slot.get(1.0) is None
+    watched.capture.resume()
+    assert isinstance(watched.get(), Frame)
+
+
+def test_folder_that_goes_away_is_stated_lost_and_back(tmp_path: Path, watch: Callable[..., Watched]) -> None:
+    watched = watch()
+    watched.wait_for_state("ok")
+    away = tmp_path.with_name(tmp_path.name + "-away")
+    tmp_path.rename(away)
+    assert "cannot be listed" in watched.wait_for_state("degraded")["reason"]
+    fault = watched.get()
+    assert isinstance(fault, Fault) and not fault.is_part
+    away.rename(tmp_path)
+    watched.wait_for_state("ok")
+    write_picture(tmp_path / "a.png", 30)
+    assert isinstance(watched.get(), Frame)
+
+
+def test_move_that_fails_is_a_stated_fault_until_it_works_again(
+    tmp_path: Path, watch: Callable[..., Watched], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "inspected").write_text("in the way")
+    watched = watch()
+    for shade in (10, 20):
+        write_picture(tmp_path / f"{shade}.png", shade)
+        settle(watched.get())
+    assert "cannot be moved" in watched.wait_for_state("degraded")["reason"]
+    assert caplog.text.count("cannot be moved") == 1
+    (tmp_path / "inspected").unlink()
+    write_picture(tmp_path / "30.png", 30)
+    settle(watched.get())
+    watched.wait_for_state("ok")
+    assert names(tmp_path / "inspected") == ["10.png", "20.png", "30.png"]

@@ -1,0 +1,281 @@
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from zsad_agent.camera_config import HealthConfig
+from zsad_agent.picture_health import CONFIRM_LOOKS, REFERENCE_EVERY_S, PictureHealth
+from zsad_agent.reference import Reference, load_reference, make_reference, save_reference
+from zsad_core.errors import ConfigError, SourceError
+
+W, H = 640, 360
+MARGIN = 160
+
+
+def draw_machine(seed: int) -> np.ndarray:
+    """A grey belt with marks, bolts and rails, larger than a frame on every side."""
+    random = np.random.default_rng(seed)
+    scene = np.full((H + 2 * MARGIN, W + 2 * MARGIN, 3), 110, np.uint8)
+    for _ in range(90):
+        x, y = (int(random.integers(0, side)) for side in (scene.shape[1], scene.shape[0]))
+        w, h = (int(side) for side in random.integers(10, 70, 2))
+        cv2.rectangle(scene, (x, y), (x + w, y + h), random.integers(20, 230, 3).tolist(), -1)
+    return scene
+
+
+MACHINE = draw_machine(1)
+
+
+class Line:
+    """Noisy frames of parts, bright discs, at varied places over the machine."""
+
+    def __init__(self) -> None:
+        self._random = np.random.default_rng(5)
+
+    def frame(
+        self,
+        machine: np.ndarray = MACHINE,
+        *,
+        shift_xy: tuple[int, int] = (0, 0),
+        blur: float = 0.0,
+        gain: float = 1.0,
+        noise: float = 3.0,
+        radius: int = 50,
+    ) -> np.ndarray:
+        x, y = MARGIN - shift_xy[0], MARGIN - shift_xy[1]
+        image = machine[y : y + H, x : x + W].copy()
+        centre = (int(self._random.integers(60, W - 60)), int(self._random.integers(60, H - 60)))
+        cv2.circle(image, centre, radius, (200, 210, 220), -1)
+        if blur:
+            image = cv2.GaussianBlur(image, (0, 0), blur)
+        noisy = image * gain + self._random.normal(0, noise, image.shape)
+        return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    line = Line()
+    return make_reference(line.frame() for _ in range(20))
+
+
+def judge(health: PictureHealth, images: Iterator[np.ndarray] | list[np.ndarray]) -> list[str | None]:
+    return [health.judge(image, index * REFERENCE_EVERY_S) for index, image in enumerate(images)]
+
+
+def noise_at(level: int, spread: int = 2) -> np.ndarray:
+    random = np.random.default_rng()
+    return random.integers(max(0, level - spread), min(255, level + spread) + 1, (48, 64, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("level", [0, 3])
+def test_black_picture_is_refused_at_once_and_stated_when_it_lasts(level: int) -> None:
+    health = PictureHealth(HealthConfig(), None)
+    for index in range(1, CONFIRM_LOOKS + 1):
+        reason = health.judge(noise_at(level, 1), 0.0)
+        assert reason is not None and reason.startswith("black picture: ")
+        assert (health.stated is not None) == (index >= CONFIRM_LOOKS)
+
+
+def test_one_odd_frame_changes_no_stated_health() -> None:
+    health = PictureHealth(HealthConfig(), None)
+    good, black = noise_at(90), noise_at(0, 0)
+    assert health.judge(good, 0.0) is None
+    assert health.judge(black, 0.1) is not None
+    assert health.judge(good, 0.2) is None
+    assert health.stated is None
+
+
+def test_every_picture_is_refused_until_enough_good_ones_came() -> None:
+    health = PictureHealth(HealthConfig(), None)
+    judge(health, [noise_at(0, 0)] * CONFIRM_LOOKS)
+    stated = health.stated
+    reasons = judge(health, [noise_at(90) for _ in range(CONFIRM_LOOKS)])
+    assert reasons == [stated] * (CONFIRM_LOOKS - 1) + [None]
+    assert health.stated is None
+
+
+def test_overexposed_picture_is_refused_and_one_with_a_dark_part_is_not() -> None:
+    white = np.full((120, 160, 3), 255, np.uint8)
+    health = PictureHealth(HealthConfig(), None)
+    assert "overexposed" in str(health.judge(white, 0.0))
+    white[20:60, 20:60] = 30  # 8 % of it
+    assert health.judge(white, 0.1) is None
+
+
+def test_dark_field_with_one_bright_scratch_is_no_black_picture() -> None:
+    dark = np.zeros((120, 160, 3), np.uint8)
+    dark[:, 40:48] = 200
+    assert PictureHealth(HealthConfig(), None).judge(dark, 0.0) is None
+
+
+def test_limits_at_the_ends_switch_exposure_and_frozen_off() -> None:
+    health = PictureHealth(HealthConfig(dark_below=0, bright_above=255, frozen_after_s=0), None)
+    assert health.judge(np.zeros((48, 64, 3), np.uint8), 0.0) is None
+    assert health.judge(np.full((48, 64, 3), 255, np.uint8), 1.0) is None
+    assert [health.judge(np.full((48, 64, 3), 90, np.uint8), 100.0 * index) for index in range(5)] == [None] * 5
+
+
+def test_picture_repeated_bit_for_bit_is_frozen_after_its_time_and_not_before() -> None:
+    health = PictureHealth(HealthConfig(frozen_after_s=10), None)
+    picture = noise_at(90)
+    assert [health.judge(picture.copy(), second) for second in range(10)] == [None] * 10
+    assert health.judge(picture.copy(), 10.0) == "frozen picture: the same, bit for bit, for 10 s"
+    assert health.judge(noise_at(90), 10.1) is None
+
+
+def test_picture_that_differs_in_one_bit_is_not_frozen() -> None:
+    health = PictureHealth(HealthConfig(frozen_after_s=1), None)
+    picture = noise_at(90)
+    for second in range(30):
+        picture = picture.copy()
+        picture[31, 17, second % 3] ^= 1
+        assert health.judge(picture, float(second)) is None
+
+
+def test_long_gap_between_two_equal_pictures_is_no_proof_yet() -> None:
+    health = PictureHealth(HealthConfig(frozen_after_s=10), None)
+    picture = noise_at(90)
+    assert health.judge(picture, 0.0) is None
+    assert health.judge(picture.copy(), 1000.0) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"gain": 0.8}, {"gain": 1.2}, {"noise": 8}, {"radius": 110}, {"shift_xy": (4, 2)}, {"blur": 0.5}],
+    ids=str,
+)
+def test_good_line_is_left_in_peace(reference: Reference, changes: dict[str, object]) -> None:
+    line = Line()
+    health = PictureHealth(HealthConfig(), reference)
+    assert judge(health, [line.frame(**changes) for _ in range(10)]) == [None] * 10  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"blur": 3.0}, "out of focus: the sharpness is 0."),
+        ({"blur": 3.0, "gain": 1.2, "noise": 6}, "out of focus"),
+        ({"shift_xy": (32, 0)}, "moved camera: the fixed background is shifted by 5.0%"),
+        ({"shift_xy": (-60, 40)}, "moved camera: the fixed background is shifted by 11."),
+        ({"machine": draw_machine(2)}, "changed scene: the fixed background is only"),
+    ],
+    ids=["blurred", "blurred, brighter, noisy", "moved", "moved far", "another place"],
+)
+def test_camera_that_sees_something_else_is_stated_after_three_looks(
+    reference: Reference, changes: dict[str, object], said: str
+) -> None:
+    line = Line()
+    health = PictureHealth(HealthConfig(), reference)
+    reasons = judge(health, [line.frame(**changes) for _ in range(4)])  # type: ignore[arg-type]
+    assert reasons[: CONFIRM_LOOKS - 1] == [None] * (CONFIRM_LOOKS - 1)
+    assert all(said in str(reason) for reason in reasons[CONFIRM_LOOKS - 1 :]), reasons
+
+
+def test_frames_between_two_comparisons_do_not_confirm_anything(reference: Reference) -> None:
+    line = Line()
+    health = PictureHealth(HealthConfig(), reference)
+    assert [health.judge(line.frame(blur=3.0), 0.001 * index) for index in range(10)] == [None] * 10
+
+
+def test_picture_of_another_size_than_the_reference_is_refused(reference: Reference) -> None:
+    reason = PictureHealth(HealthConfig(), reference).judge(noise_at(90), 0.0)
+    assert reason == "the picture is 64x48, health.reference was made of 640x360: make it again"
+
+
+def test_reference_comes_back_as_it_was_saved(reference: Reference, tmp_path: Path) -> None:
+    save_reference(reference, tmp_path / "cam.npz")
+    loaded = load_reference(tmp_path / "cam.npz")
+    assert (loaded.frame_wh, loaded.whole_energy) == (reference.frame_wh, reference.whole_energy)
+    for name in ("background", "stable", "energies"):
+        assert np.array_equal(getattr(loaded, name), getattr(reference, name))
+    assert [file.name for file in tmp_path.iterdir()] == ["cam.npz"]
+    assert PictureHealth.of(HealthConfig(reference=tmp_path / "cam.npz")).stated is None
+
+
+def test_parts_are_not_what_is_fixed() -> None:
+    machine = MACHINE.copy()
+    frames = [machine[MARGIN : MARGIN + H, MARGIN : MARGIN + W].copy() for _ in range(20)]
+    for index, frame in enumerate(frames):
+        frame[:, :320] = 40 + 8 * index
+    made = make_reference(frames)
+    assert made.stable[:, :70].mean() < 0.1
+    assert made.stable[:, 90:].mean() > 0.9
+
+
+def test_reference_of_too_few_or_unlike_frames_is_refused() -> None:
+    with pytest.raises(SourceError, match="0 frames are too few"):
+        make_reference([])
+    with pytest.raises(SourceError, match="frame 2 is 64x40"):
+        make_reference([noise_at(90), noise_at(90)[:40]])
+
+
+def test_blank_view_judges_nothing_and_raises_no_alarm() -> None:
+    made = make_reference([noise_at(90) for _ in range(10)])
+    assert not made.judges_position and not made.judges_focus
+    health = PictureHealth(HealthConfig(), made)
+    assert judge(health, [noise_at(150) for _ in range(5)]) == [None] * 5
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 no archive", b"\x93NUMPY"], ids=str)
+def test_missing_or_foreign_reference_is_a_config_error(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "cam.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"cam\.npz: .*zsad-agent reference"):
+        load_reference(path)
+
+
+def test_reference_cut_or_damaged_anywhere_is_a_config_error_or_reads_the_same(
+    reference: Reference, tmp_path: Path
+) -> None:
+    save_reference(reference, tmp_path / "cam.npz")
+    whole = (tmp_path / "cam.npz").read_bytes()
+    random = np.random.default_rng(3)
+    refused = 0
+    for position in random.integers(0, len(whole), 60):
+        for damaged in (whole[:position], whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]):
+            (tmp_path / "bad.npz").write_bytes(damaged)
+            try:
+                load_reference(tmp_path / "bad.npz")
+            except ConfigError:
+                refused += 1
+    assert refused >= 60
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("format", np.int64(2)),
+        ("background", np.full((90, 160), np.nan, np.float32)),
+        ("background", np.zeros((90, 160), np.float64)),
+        ("stable", np.ones((5, 160), np.bool_)),
+        ("energies", np.zeros((3, 3), np.float32)),
+        ("frame_wh", np.array([0, 360])),
+        ("background", np.array([{"an": "object"}], object)),
+        ("padding", np.zeros(5_000_000, np.uint8)),
+    ],
+    ids=str,
+)
+def test_reference_with_wrong_arrays_is_a_config_error(
+    reference: Reference, tmp_path: Path, name: str, value: np.ndarray
+) -> None:
+    save_reference(reference, tmp_path / "cam.npz")
+    with np.load(tmp_path / "cam.npz") as arrays:
+        np.savez_compressed(tmp_path / "bad.npz", **({key: arrays[key] for key in arrays.files} | {name: value}))
+    with pytest.raises(ConfigError, match=r"bad\.npz"):
+        load_reference(tmp_path / "bad.npz")
+
+
+def test_judging_takes_little_of_a_frame_s_time(reference: Reference) -> None:
+    random = np.random.default_rng(1)
+    frames = [random.integers(0, 255, (720, 1280, 3), np.uint8) for _ in range(3)]
+    health = PictureHealth(HealthConfig(), None)
+    spent_s = []
+    for index in range(30):
+        started_s = time.perf_counter()
+        health.judge(frames[index % 3], float(index))
+        spent_s.append(time.perf_counter() - started_s)
+    assert np.median(spent_s) < 0.005  # a tenth of that on a machine that does nothing else
