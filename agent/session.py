@@ -140,9 +140,8 @@ class Session:
         self._say_goodbye()
 
     def _send(self) -> None:
-        for topic, payload in self._exchange.statuses.take_due(
-            self._link.receive_maximum - len(self._in_flight)
-        ).items():
+        free = self._link.receive_maximum - len(self._in_flight)
+        for topic, payload in self._exchange.statuses.take_due(free).items():
             self._publish(topic, payload, retain=True)
         self._send_pictures()
         for entry in self._exchange.outbox.take(self._room()):

@@ -231,11 +231,13 @@ def test_small_results_are_never_given_up_however_often_the_connection_is_cut(tm
         assert publisher.flush(10) == 0
 
 
-@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+@pytest.mark.parametrize(
+    ("limit", "protocol"), [("max_packet_size", "5"), ("max_packet_size", "3.1.1"), ("message_size_limit", "5")]
+)
 def test_mosquitto_with_a_size_limit_does_not_block_results(
-    mosquitto: Callable[..., MosquittoBroker], tmp_path: Path, protocol: str
+    mosquitto: Callable[..., MosquittoBroker], tmp_path: Path, limit: str, protocol: str
 ) -> None:
-    broker = mosquitto(extra="max_packet_size 20000")
+    broker = mosquitto(extra=f"{limit} 20000\nmax_queued_messages 100000")
     with (
         MqttListener(broker.port) as listener,
         publishing(broker.url, tmp_path, protocol=protocol) as publisher,
