@@ -9,13 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from zsad_agent.scene import MIN_TILE_STD, MIN_TILES, SMALL_WIDTH, TILE, tile_energies, tile_stds, views
+from zsad_agent.scene import (
+    MIN_TILE_STD,
+    MIN_TILES,
+    SMALL_WIDTH,
+    SURE_MATCH,
+    TILE,
+    tile_energies,
+    tile_match,
+    tile_stds,
+    views,
+)
 from zsad_core.errors import ConfigError, SourceError
 
 FORMAT = 1
 MIN_FRAMES = 5
 MAX_FILE_BYTES = 4_000_000  # of all its arrays, unpacked; ours take a twentieth
 STABLE_SPREAD = 8.0  # grey levels between the 10th and 90th percentile over time, changes of the light taken out
+NOTICEABLE_SHIFT = 8  # small pixels, a twentieth of the width
 MIN_ENERGY = 3.0  # mean squared Laplacian of the sharpest third; noise of any camera that is fit for use is below
 
 
@@ -48,6 +59,14 @@ class Reference:
     @property
     def judges_position(self) -> bool:
         return int(self.tiles.sum()) >= MIN_TILES
+
+    @cached_property
+    def notices_moves(self) -> bool:
+        """Whether a move by `NOTICEABLE_SHIFT` would show: smooth shading is like itself a little further on."""
+        return self.judges_position and all(
+            tile_match(self.background, np.roll(self.background, NOTICEABLE_SHIFT, axis), self.stable)[0] < SURE_MATCH
+            for axis in (0, 1)
+        )
 
     @property
     def judges_focus(self) -> bool:

@@ -69,9 +69,12 @@ def describe(reference: Reference) -> list[str]:
     fixed = float(reference.stable.mean())
     width, height = reference.frame_wh
     focus = "by what is fixed" if reference.sharp_tiles.any() else "by the whole picture, roughly"
+    place = "judged" if reference.judges_position else "not judged, too little is fixed"
+    if reference.judges_position and not reference.notices_moves:
+        place = "judged roughly, what is fixed is too smooth for a small move to show"
     lines = [
         f"frames of {width}x{height}, of which {fixed:.0%} is fixed",
-        f"moved camera, changed scene: {'judged' if reference.judges_position else 'not judged, too little is fixed'}",
+        f"moved camera, changed scene: {place}",
         f"out of focus: {f'judged {focus}' if reference.judges_focus else 'not judged, nothing in view is sharp'}",
     ]
     if fixed >= STANDING_SHARE:

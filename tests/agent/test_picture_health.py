@@ -9,6 +9,7 @@ import pytest
 from zsad_agent.camera_config import HealthConfig
 from zsad_agent.picture_health import CONFIRM_LOOKS, REFERENCE_EVERY_S, PictureHealth
 from zsad_agent.reference import Reference, load_reference, make_reference, save_reference
+from zsad_agent.take_reference import describe
 from zsad_core.errors import ConfigError, SourceError
 
 W, H = 640, 360
@@ -144,7 +145,7 @@ def test_long_gap_between_two_equal_pictures_is_no_proof_yet() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"gain": 0.8}, {"gain": 1.2}, {"noise": 8}, {"radius": 110}, {"shift_xy": (4, 2)}, {"blur": 0.5}],
+    [{}, {"gain": 0.6}, {"gain": 1.2}, {"noise": 8}, {"radius": 110}, {"shift_xy": (4, 2)}, {"blur": 0.5}],
     ids=str,
 )
 def test_good_line_is_left_in_peace(reference: Reference, changes: dict[str, object]) -> None:
@@ -193,6 +194,19 @@ def test_reference_comes_back_as_it_was_saved(reference: Reference, tmp_path: Pa
         assert np.array_equal(getattr(loaded, name), getattr(reference, name))
     assert [file.name for file in tmp_path.iterdir()] == ["cam.npz"]
     assert PictureHealth.of(HealthConfig(reference=tmp_path / "cam.npz")).stated is None
+
+
+def test_reference_tells_whether_a_small_move_would_show(reference: Reference) -> None:
+    assert reference.notices_moves
+    assert "moved camera, changed scene: judged" in describe(reference)
+    slope = np.linspace(40, 200, W, dtype=np.float32)
+    shaded = np.repeat(np.broadcast_to(slope, (H, W))[..., None], 3, axis=2)
+    random = np.random.default_rng(2)
+    smooth = make_reference(
+        (shaded + random.normal(0, 3, shaded.shape)).clip(0, 255).astype(np.uint8) for _ in range(9)
+    )
+    assert not smooth.notices_moves
+    assert any("what is fixed is too smooth" in line for line in describe(smooth))
 
 
 def test_parts_are_not_what_is_fixed() -> None:
