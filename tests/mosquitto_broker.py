@@ -39,16 +39,23 @@ class MosquittoBroker:
         persistent: keeps retained messages, sessions and queues over a `stop`.
         password: (user, password) without which it lets nobody in.
         extra: further lines for its config.
+        port: None: a free one.
     """
 
     def __init__(
-        self, folder: Path, *, persistent: bool = False, password: tuple[str, str] | None = None, extra: str = ""
+        self,
+        folder: Path,
+        *,
+        persistent: bool = False,
+        password: tuple[str, str] | None = None,
+        extra: str = "",
+        port: int | None = None,
     ) -> None:
         self._binary = mosquitto_binary()
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "mosquitto.log"
         self._config = folder / "mosquitto.conf"
-        self.port = free_port()
+        self.port = port if port is not None else free_port()
         lines = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {'false' if password else 'true'}"]
         lines += ["max_queued_messages 0", "log_type all"]
         if os.geteuid() == 0:
@@ -109,6 +116,15 @@ class MosquittoBroker:
     def thaw(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+    def save(self) -> None:
+        """Has a persistent one store what it holds, so that a kill from now on does not take the sessions."""
+        assert self._process is not None
+        stored = self.log.count("Saving in-memory database")
+        self._process.send_signal(signal.SIGUSR1)
+        end_s = time.monotonic() + START_S
+        while self.log.count("Saving in-memory database") == stored and time.monotonic() < end_s:
+            time.sleep(0.01)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:

@@ -1,0 +1,128 @@
+"""Compares what an agent accepted with what a subscriber received. Pure."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from witness import Arrival
+
+Key = tuple[str, str, int]  # time of day of the capture, camera, seq: what --print-results prints of a result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Received:
+    """One result, as often as it came."""
+
+    at_s: float
+    id: str
+    boot: str  # of one start of the agent
+    seq: int
+    camera: str
+    captured_at: str
+    replayed: bool
+    is_dup: bool
+    connection: int  # of the agent to the broker, counted by its `online`
+    body: str  # all but `replayed`
+
+    @property
+    def key(self) -> Key:
+        return self.captured_at.partition("T")[2], self.camera, self.seq
+
+
+@dataclass(kw_only=True, slots=True)
+class Judgement:
+    received: int  # different results
+    doubled: int  # arrivals beyond the first of each
+    lost: list[str] = field(default_factory=list)
+    altered: list[str] = field(default_factory=list)  # the same id with another body
+    disordered: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        return not (self.lost or self.altered or self.disordered)
+
+
+def read_results(arrivals: Sequence[Arrival]) -> list[Received]:
+    """The results among the messages of one agent; retained ones are states, and are not results."""
+    connection = 0
+    results = []
+    for arrival in arrivals:
+        if arrival.topic.endswith("/available") and arrival.payload == b"online" and not arrival.is_retained:
+            connection += 1
+        if not arrival.topic.endswith("/result"):
+            continue
+        body: dict[str, Any] = json.loads(arrival.payload)
+        replayed = body.pop("replayed")
+        results.append(
+            Received(
+                at_s=arrival.at_s,
+                id=body["id"],
+                boot=body["id"].rpartition("-")[0],
+                seq=body["seq"],
+                camera=body["camera"],
+                captured_at=body["captured_at"],
+                replayed=replayed,
+                is_dup=arrival.is_dup,
+                connection=connection,
+                body=json.dumps(body, sort_keys=True),
+            )
+        )
+    return results
+
+
+def judge(accepted: Collection[Key], results: Sequence[Received], *, gapless: bool = True) -> Judgement:
+    """What is wrong with `results`, which one device sent.
+
+    Args:
+        accepted: results that must be there. A killed agent may have accepted one more than it could print.
+        results: in the order of arrival.
+        gapless: every number of a start of the agent must be there up to its last one, as of a source that drops none.
+    """
+    found = Judgement(received=len({result.id for result in results}), doubled=0)
+    found.doubled = len(results) - found.received
+    here = {result.key for result in results}
+    found.lost = [f"{when} {camera} #{seq}" for when, camera, seq in sorted(set(accepted) - here)]
+    if gapless:
+        found.lost += [id_ for id_ in _gaps(results) if id_ not in found.lost]
+    bodies: dict[str, str] = {}
+    for result in results:
+        if bodies.setdefault(result.id, result.body) != result.body:
+            found.altered.append(result.id)
+    found.disordered = _disordered(results)
+    return found
+
+
+def first_after(results: Sequence[Received], moment_s: float) -> float | None:
+    """Seconds from `moment_s` to the first result that the agent sent after it; None when none came."""
+    return next((result.at_s - moment_s for result in results if result.at_s >= moment_s and not result.is_dup), None)
+
+
+def _gaps(results: Sequence[Received]) -> list[str]:
+    """Ids that are missing before the last of their boot and were not printed either."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for result in results:
+        numbers[result.boot].add(result.seq)
+    return [f"{boot}-{seq}" for boot, seqs in numbers.items() for seq in sorted(set(range(1, max(seqs))) - seqs)]
+
+
+def _disordered(results: Sequence[Received]) -> list[str]:
+    """Results that came after a later one of their camera in the same stream of the same connection.
+
+    A connection has two streams, the live one and the backlog (`replayed`). What the broker repeats to us (`dup`) after
+    an interruption of its own is not the agent's order.
+    """
+    started: dict[str, str] = {}
+    for result in results:
+        started[result.boot] = min(started.get(result.boot, result.captured_at), result.captured_at)
+    newest: dict[tuple[int, bool, str], tuple[str, int]] = {}
+    wrong = Counter[str]()
+    for result in results:
+        if result.is_dup:
+            continue
+        stream, place = (result.connection, result.replayed, result.camera), (started[result.boot], result.seq)
+        if stream in newest and place <= newest[stream]:
+            wrong[result.id] += 1
+        newest[stream] = max(place, newest.get(stream, place))
+    return list(wrong)
