@@ -24,6 +24,7 @@ class Received:
     replayed: bool
     is_dup: bool
     connection: int  # of the agent to the broker, counted by its `online`
+    connected_at_s: float  # when that came; wall clock
     body: str  # all but `replayed`
 
     @property
@@ -46,11 +47,11 @@ class Judgement:
 
 def read_results(arrivals: Sequence[Arrival]) -> list[Received]:
     """The results among the messages of one agent; retained ones are states, and are not results."""
-    connection = 0
+    connection, connected_at_s = 0, 0.0
     results = []
     for arrival in arrivals:
         if arrival.topic.endswith("/available") and arrival.payload == b"online" and not arrival.is_retained:
-            connection += 1
+            connection, connected_at_s = connection + 1, arrival.at_s
         if not arrival.topic.endswith("/result"):
             continue
         body: dict[str, Any] = json.loads(arrival.payload)
@@ -66,6 +67,7 @@ def read_results(arrivals: Sequence[Arrival]) -> list[Received]:
                 replayed=replayed,
                 is_dup=arrival.is_dup,
                 connection=connection,
+                connected_at_s=connected_at_s,
                 body=json.dumps(body, sort_keys=True),
             )
         )
@@ -94,9 +96,11 @@ def judge(accepted: Collection[Key], results: Sequence[Received], *, gapless: bo
     return found
 
 
-def first_after(results: Sequence[Received], moment_s: float) -> float | None:
-    """Seconds from `moment_s` to the first result that the agent sent after it; None when none came."""
-    return next((result.at_s - moment_s for result in results if result.at_s >= moment_s and not result.is_dup), None)
+def recovery_s(results: Sequence[Received], moment_s: float) -> float | None:
+    """Seconds from `moment_s` to the first result over a connection that the agent made after it; None without one."""
+    over_new = (result.at_s for result in results if result.connected_at_s >= moment_s)
+    first_s = next(over_new, None)
+    return None if first_s is None else first_s - moment_s
 
 
 def _gaps(results: Sequence[Received]) -> list[str]:

@@ -10,8 +10,9 @@ from typing import Self
 import cv2
 import numpy as np
 from agent_process import AgentProcess
-from judge import Judgement, Received, first_after, judge, read_results
-from mosquitto_broker import MosquittoBroker
+from judge import Judgement, Received, judge, read_results, recovery_s
+from mosquitto_broker import MosquittoBroker, free_port
+from namespace import Namespace
 from witness import Witness
 
 FAST = "heatmap:\n  enabled: false\n"
@@ -19,14 +20,15 @@ PATIENCE_S = 90.0  # for a backlog, on a machine that does other things too
 WITNESSED = "max_inflight_messages 0"  # the broker keeps nothing back from a witness that is there
 
 
-def write_small_video(path: Path, frames: int = 500) -> Path:
-    """Parts of 64 x 64 pixels, every fifth with a blot: the fastest source there is, as its decoding is cheapest."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 64))
+def write_small_video(path: Path, frames: int = 500, side: int = 64) -> Path:
+    """Grainy parts of `side` x `side` pixels, every fifth with a blot; small ones, whose decoding is cheap."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (side, side))
     assert writer.isOpened()
+    grain = np.random.default_rng(0).integers(0, 40, (side, side, 3), dtype=np.uint8)
     for index in range(frames):
-        image = np.full((64, 64, 3), 250, np.uint8)
+        image = 250 - grain
         if index % 5 == 0:
-            image[16:32, 16:32] = 0
+            image[side // 4 : side // 2, side // 4 : side // 2] = 0
         writer.write(image)
     writer.release()
     return path
@@ -42,10 +44,21 @@ class Line:
         total: results.
         persistent: whether the broker is.
         settings: sections of the agent's config.
+        broker_lines: of the broker's.
+        network: where the agent is apart from the broker.
     """
 
     def __init__(
-        self, folder: Path, bundle: Path, video: Path, total: int, *, persistent: bool = True, settings: str = FAST
+        self,
+        folder: Path,
+        bundle: Path,
+        video: Path,
+        total: int,
+        *,
+        persistent: bool = True,
+        settings: str = FAST,
+        broker_lines: str = "",
+        network: Namespace | None = None,
     ) -> None:
         self._folder, self._bundle, self._video = folder, bundle, video
         self.total = total
@@ -53,7 +66,13 @@ class Line:
         self._stack = ExitStack()
         self._agents: list[AgentProcess] = []
         self.persistent = persistent
-        self.broker = MosquittoBroker(folder, persistent=persistent, extra=WITNESSED)
+        port = free_port()
+        lines = [WITNESSED, broker_lines]
+        if network is not None:
+            lines.append(f"listener {port} {network.here}")
+        self._address = f"mqtt://{network.here if network is not None else '127.0.0.1'}:{port}"
+        self._wrapper = network.wrapper if network is not None else ()
+        self.broker = MosquittoBroker(folder, persistent=persistent, extra="\n".join(lines), port=port)
         self.fault_ends_s: list[float] = []  # wall clock
 
     def __enter__(self) -> Self:
@@ -77,6 +96,12 @@ class Line:
         return self._agents[-1]
 
     @property
+    def log(self) -> str:
+        """What the agent's starts said, but for the results."""
+        lines = "".join(agent.output for agent in self._agents).splitlines()
+        return "\n".join(line for line in lines if " (threshold " not in line)
+
+    @property
     def results(self) -> list[Received]:
         return read_results(self.witness.arrivals)
 
@@ -87,8 +112,9 @@ class Line:
         agent = AgentProcess(
             self._folder,
             self._bundle,
-            *(*arguments, "--broker", self.broker.url, "--print-results"),
+            *(*arguments, "--broker", self._address, "--print-results"),
             settings=self._settings,
+            wrapper=self._wrapper,
         )
         self._agents.append(agent.__enter__())
 
@@ -96,7 +122,7 @@ class Line:
         """Until so many results are accepted; an agent that ended is started again."""
         end_s = time.monotonic() + PATIENCE_S
         while self.accepted < number:
-            assert time.monotonic() < end_s, f"{self.accepted} of {number} accepted:\n{self.agent.output[-2000:]}"
+            assert time.monotonic() < end_s, f"{self.accepted} of {number} accepted:\n{self.log}"
             if not self.agent.running and self.accepted < number:
                 self.start_agent()
             time.sleep(0.001)
@@ -107,7 +133,7 @@ class Line:
         end_s = time.monotonic() + PATIENCE_S
         while True:
             code = self.agent.wait(PATIENCE_S)
-            assert code == 0, self.agent.output[-2000:]
+            assert code == 0, f"exit code {code}:\n{self.log}"
             if "stay in the spool" not in self.agent.output or time.monotonic() > end_s:
                 break
             self.start_agent()
@@ -126,9 +152,9 @@ class Line:
         return judge(accepted, self.results)
 
     def recoveries_s(self) -> list[float]:
-        """Of each fault, to the first result after it."""
+        """Of each fault, to the first result over a new connection."""
         results = self.results
-        return [spent_s for end_s in self.fault_ends_s if (spent_s := first_after(results, end_s)) is not None]
+        return [spent_s for end_s in self.fault_ends_s if (spent_s := recovery_s(results, end_s)) is not None]
 
 
 Fault = Callable[[Line, random.Random], None]
@@ -158,8 +184,8 @@ def kill_both(line: Line, chance: random.Random) -> None:
     line.agent.kill()
     time.sleep(chance.uniform(0, 0.2))
     if line.persistent:
-        line.broker.start()
         line.fault_ends_s.append(time.time())
+        line.broker.start()
         line.start_agent()
     else:
         line.start_agent()
@@ -169,23 +195,26 @@ def kill_both(line: Line, chance: random.Random) -> None:
 def lose_witness(line: Line, chance: random.Random) -> None:
     """The subscriber's own network: its session keeps what comes meanwhile."""
     line.witness.break_off()
-    line.fault_ends_s.append(time.time())
 
 
 def _bring_broker_back(line: Line, chance: random.Random) -> None:
-    """After a random time. One that forgot its sessions takes no results before it knows the witness again.
+    time.sleep(chance.uniform(0, 1.5))
+    bring_broker_back(line)
+
+
+def bring_broker_back(line: Line) -> None:
+    """One that forgot its sessions takes no results before it knows the witness again.
 
     A broker acknowledges a message that nobody has subscribed to, and forgets it: that would be no loss of the agent's.
     The agent is stopped for these milliseconds, so that what is counted is exact.
     """
-    time.sleep(chance.uniform(0, 1.5))
     if not line.persistent and line.agent.running:
         line.agent.freeze()
+    line.fault_ends_s.append(time.time())
     line.broker.start()
     if not line.persistent:
         assert line.witness.subscribed.wait(10)
         line.agent.thaw()
-    line.fault_ends_s.append(time.time())
 
 
 def run_with_faults(line: Line, faults: Sequence[Fault], chance: random.Random) -> Judgement:

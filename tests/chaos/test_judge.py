@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from judge import first_after, judge, read_results
+from judge import judge, read_results, recovery_s
 from witness import Arrival
 
 
@@ -80,7 +80,7 @@ def test_repetition_by_the_broker_is_not_the_agents_order() -> None:
     assert judge([], read_results([ONLINE, message(1), message(2), message(1, dup=True)])).clean
 
 
-def test_recovery_is_the_first_result_after_the_fault_that_is_no_repetition() -> None:
-    results = read_results([ONLINE, message(1), message(3, dup=True), message(5)])
-    assert first_after(results, 2.5) == 2.5
-    assert first_after(results, 6.0) is None
+def test_recovery_is_the_first_result_over_a_connection_made_after_the_fault() -> None:
+    results = read_results([ONLINE, message(1), message(3), ONLINE._replace(at_s=4.0), message(5)])
+    assert recovery_s(results, 2.5) == 2.5
+    assert recovery_s(results, 6.0) is None
