@@ -6,6 +6,7 @@ unsent.
 """
 
 import json
+import logging
 import sys
 import time
 from contextlib import ExitStack
@@ -44,6 +45,7 @@ def scripted_result(device: str, seq: int) -> dict[str, object]:
 
 
 def main(port: int, first: int, count: int, seconds: int, folder: Path) -> None:
+    logging.basicConfig(level=logging.ERROR)  # 200 times "lost" and "back" are told by none
     names = [f"agent{number:03}" for number in range(first, first + count)]
     config = MqttConfig(broker=f"mqtt://127.0.0.1:{port}")
     with ExitStack() as stack:

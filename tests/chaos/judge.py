@@ -4,6 +4,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from witness import Arrival
@@ -25,7 +26,16 @@ class Received:
     is_dup: bool
     connection: int  # of the agent to the broker, counted by its `online`
     connected_at_s: float  # when that came; wall clock
-    body: str  # all but `replayed`
+    message: dict[str, Any]  # all but `replayed`
+
+    @property
+    def verdict(self) -> str:
+        return str(self.message["verdict"])
+
+    @property
+    def captured_s(self) -> float:
+        """Wall clock."""
+        return datetime.fromisoformat(self.captured_at).timestamp()
 
     @property
     def key(self) -> Key:
@@ -68,7 +78,7 @@ def read_results(arrivals: Sequence[Arrival]) -> list[Received]:
                 is_dup=arrival.is_dup,
                 connection=connection,
                 connected_at_s=connected_at_s,
-                body=json.dumps(body, sort_keys=True),
+                message=body,
             )
         )
     return results
@@ -88,9 +98,9 @@ def judge(accepted: Collection[Key], results: Sequence[Received], *, gapless: bo
     found.lost = [f"{when} {camera} #{seq}" for when, camera, seq in sorted(set(accepted) - here)]
     if gapless:
         found.lost += [id_ for id_ in _gaps(results) if id_ not in found.lost]
-    bodies: dict[str, str] = {}
+    bodies: dict[str, dict[str, Any]] = {}
     for result in results:
-        if bodies.setdefault(result.id, result.body) != result.body:
+        if bodies.setdefault(result.id, result.message) != result.message:
             found.altered.append(result.id)
     found.disordered = _disordered(results)
     return found

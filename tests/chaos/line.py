@@ -1,4 +1,4 @@
-"""One production line for the chaos tests: an agent on an endless video, a broker, a witness, and the faults of both."""
+"""One line for the chaos tests: an agent on an endless video, a broker, a witness, and the faults of all three."""
 
 import random
 import time

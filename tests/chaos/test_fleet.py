@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -82,13 +81,9 @@ def run_fleet(folder: Path, *, agents: int, seconds: int) -> FleetRun:
         unsent=sum(report["unsent"] for report in reports),
         results=results,
         found=[judge([], of_one) for of_one in results.values()],
-        latencies_ms=np.array([1000 * (result.at_s - captured_s(result)) for result in live]),
+        latencies_ms=np.array([1000 * (result.at_s - result.captured_s) for result in live]),
         recovery_s=max(returns_s) - back_s,
     )
-
-
-def captured_s(result: Received) -> float:
-    return datetime.fromisoformat(result.captured_at).timestamp()
 
 
 def check(run: FleetRun, *, agents: int, seconds: int) -> None:
