@@ -17,7 +17,7 @@ def as_table(lines: Iterable[str]) -> str:
 
 def _row(entry: dict[str, Any]) -> str:
     seconds = entry["recover_s"]
-    recovery = f"{statistics.median(seconds):.2f} / {max(seconds):.2f}" if seconds else "–"
+    recovery = f"{statistics.median(seconds):.2f} / {max(seconds):.2f}" if seconds else "-"
     cells = [entry["fault"], entry["tried"], entry["lost"], entry["doubled"], recovery, entry["note"]]
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |\n"
 

@@ -95,9 +95,11 @@ def judge(accepted: Collection[Key], results: Sequence[Received], *, gapless: bo
     found = Judgement(received=len({result.id for result in results}), doubled=0)
     found.doubled = len(results) - found.received
     here = {result.key for result in results}
-    found.lost = [f"{when} {camera} #{seq}" for when, camera, seq in sorted(set(accepted) - here)]
+    missing = sorted(set(accepted) - here)
+    found.lost = [f"{when} {camera} #{seq}" for when, camera, seq in missing]
     if gapless:
-        found.lost += [id_ for id_ in _gaps(results) if id_ not in found.lost]
+        known = {seq for _, _, seq in missing}  # counted already
+        found.lost += [f"{boot}-{seq}" for boot, seq in _gaps(results) if seq not in known]
     bodies: dict[str, dict[str, Any]] = {}
     for result in results:
         if bodies.setdefault(result.id, result.message) != result.message:
@@ -113,12 +115,12 @@ def recovery_s(results: Sequence[Received], moment_s: float) -> float | None:
     return None if first_s is None else first_s - moment_s
 
 
-def _gaps(results: Sequence[Received]) -> list[str]:
-    """Ids that are missing before the last of their boot and were not printed either."""
+def _gaps(results: Sequence[Received]) -> list[tuple[str, int]]:
+    """Boots and numbers that are missing before the last number of their boot."""
     numbers: dict[str, set[int]] = defaultdict(set)
     for result in results:
         numbers[result.boot].add(result.seq)
-    return [f"{boot}-{seq}" for boot, seqs in numbers.items() for seq in sorted(set(range(1, max(seqs))) - seqs)]
+    return [(boot, seq) for boot, seqs in numbers.items() for seq in sorted(set(range(1, max(seqs))) - seqs)]
 
 
 def _disordered(results: Sequence[Received]) -> list[str]:

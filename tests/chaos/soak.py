@@ -39,7 +39,7 @@ class Soak:
         return self._median("rss_mb", 0.9, 1.0) / self._median("rss_mb", WARM_UP, 2 * WARM_UP) - 1
 
     def usual(self, what: str, fifth: int) -> int:
-        """The median number of `fds` or `threads` in a fifth, 0 to 4: a video that is opened anew has two for a moment."""
+        """Median of `fds` or `threads` in a fifth, 0 to 4; a video that is opened anew has two for a moment."""
         return int(self._median(what, fifth / FIFTHS, (fifth + 1) / FIFTHS))
 
     def percentiles_ms(self, fifth: int) -> tuple[float, float]:
@@ -53,8 +53,8 @@ class Soak:
             f"{self.frames} frames in {self.seconds:.0f} s; RSS {self._median('rss_mb', WARM_UP, 2 * WARM_UP):.1f} MB "
             f"after the warm-up, {100 * self.rss_growth:+.2f} % at the end; fds {self.usual('fds', 1)}, then "
             f"{self.usual('fds', FIFTHS - 1)}; threads {self.usual('threads', 1)}, then "
-            f"{self.usual('threads', FIFTHS - 1)}; latency p50/p99 of the second fifth {p50_before:.1f}/{p99_before:.1f}"
-            f" ms, of the last {p50:.1f}/{p99:.1f} ms; to the subscriber p50/p99 "
+            f"{self.usual('threads', FIFTHS - 1)}; latency p50/p99 of the second fifth "
+            f"{p50_before:.1f}/{p99_before:.1f} ms, of the last {p50:.1f}/{p99:.1f} ms; to the subscriber p50/p99 "
             f"{np.percentile(self.arrival_ms, 50):.1f}/{np.percentile(self.arrival_ms, 99):.1f} ms"
         )
 

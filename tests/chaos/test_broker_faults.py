@@ -12,8 +12,15 @@ from judge import Judgement
 from line import FAST, Line, bring_broker_back, write_small_video
 from namespace import Namespace
 
-PACED = FAST + "source:\n  fps: 200\nmqtt:\n  keepalive_s: 5\n"
 LONG_RESULTS = 10_000
+
+
+def paced(fps: int) -> str:
+    """Settings: slow enough for the faults to fit into the time that the results take."""
+    return FAST + f"source:\n  fps: {fps}\nmqtt:\n  keepalive_s: 5\n"
+
+
+PACED = paced(200)
 FAULTS: tuple[Fault, ...] = ("refuses", "mute", "acknowledges nothing")
 SMALL_PACKETS = "max_packet_size 8000"  # results pass it, overlays of parts of 256 x 256 pixels do not
 
@@ -113,11 +120,11 @@ def test_10000_results_arrive_through_brokers_at_fault(
     fault: Fault, tmp_path: Path, tiny_bundle: Path, video: Path
 ) -> None:
     """The last of them stays longer than the agent waits for an acknowledgement (30 s)."""
-    waits_s = (0.5, 3.0, 36.0) if fault == "acknowledges nothing" else (0.5, 3.0, 12.0)
-    with Line(tmp_path, tiny_bundle, video, LONG_RESULTS, settings=PACED) as line:
+    waits_s, fps = ((0.5, 3.0, 36.0), 150) if fault == "acknowledges nothing" else ((0.5, 3.0, 12.0), 250)
+    with Line(tmp_path, tiny_bundle, video, LONG_RESULTS, settings=paced(fps)) as line:
         line.start_agent()
         for number, wait_s in enumerate(waits_s):
-            line.await_accepted(500 + 1000 * number)
+            line.await_accepted(500 + 500 * number)
             bad = replace_broker(line, fault, wait_s=wait_s)
         found = line.finish()
     tell(f"broker {fault}", line, found, len(waits_s))
@@ -166,7 +173,7 @@ def test_10000_results_arrive_through_a_network_that_swallows_everything(
     with Line(tmp_path, tiny_bundle, video, LONG_RESULTS, settings=PACED, network=network) as line:
         line.start_agent()
         for number, time_s in enumerate(times_s):
-            line.await_accepted(500 + 1800 * number + chance.randrange(200))
+            line.await_accepted(500 + 1000 * number + chance.randrange(200))
             network.black_hole()
             time.sleep(time_s)
             line.fault_ends_s.append(time.time())

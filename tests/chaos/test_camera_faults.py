@@ -5,6 +5,7 @@ The agent is a real process that reads a real HTTP stream; only the camera is sc
 
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,25 @@ def test_camera_is_at_fault_10_times(fault: Mode, scene: Scene) -> None:
     )
     for one in seen:
         check(fault, one)
+    assert found.clean
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("mode", PECULIAR)
+def test_camera_is_peculiar_10_times(mode: Mode, scene: Scene) -> None:
+    began_s = time.time()
+    recoveries_s = []
+    for _ in range(10):
+        scene.camera.mode = mode
+        time.sleep(1.5)
+        ended_s = time.time()
+        scene.camera.mode = "good"
+        recoveries_s.append(scene.await_verdict(ended_s, False, BACK_WITHIN_S))
+    verdicts = Counter(verdict for when, verdict, _ in scene.results if when > began_s)
+    found = judge([], read_results(scene.witness.arrivals), gapless=False)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    record(f"camera: {mode}", tried=10, lost=0, doubled=found.doubled, recover_s=recoveries_s, note=told)
+    assert set(verdicts) <= {"ok", "unknown"}
     assert found.clean
 
 

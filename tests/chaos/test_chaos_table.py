@@ -15,5 +15,5 @@ def test_what_was_recorded_becomes_a_row_each(tmp_path: Path, monkeypatch: pytes
     record("broker killed", tried=3, lost=0, doubled=2, recover_s=[1.0, 4.0, 2.0], note="a | b")
     record("soak", tried=1, lost=0, doubled=0, recover_s=None)
     assert as_table(file.read_text().splitlines()) == HEAD + (
-        "| broker killed | 3 | 0 | 2 | 2.00 / 4.00 | a \\| b |\n| soak | 1 | 0 | 0 | – |  |\n"
+        "| broker killed | 3 | 0 | 2 | 2.00 / 4.00 | a \\| b |\n| soak | 1 | 0 | 0 | - |  |\n"
     )

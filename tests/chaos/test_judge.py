@@ -37,6 +37,12 @@ def test_number_left_out_is_lost_though_it_was_not_printed() -> None:
     assert judge([], read_results([ONLINE, message(1), message(3)])).lost == ["line3-a-2"]
 
 
+def test_result_that_was_printed_and_is_missing_counts_once() -> None:
+    assert judge([key(1), key(2), key(3)], read_results([ONLINE, message(1), message(3)])).lost == [
+        "10:00:02.000Z cam0 #2"
+    ]
+
+
 def test_number_left_out_by_a_live_source_is_no_loss() -> None:
     assert judge([], read_results([ONLINE, message(1), message(3)]), gapless=False).clean
 

@@ -1,4 +1,4 @@
-"""Eight cameras in one agent, faster together than the model: each gets its share, and one that hangs harms no other."""
+"""Eight cameras in one agent, together faster than the model: each gets its share, one that hangs harms no other."""
 
 import time
 from collections import Counter
