@@ -1,5 +1,6 @@
 # make demo    verdicts on the sample stream as they come; no camera, no broker, no torch. Ctrl-C or DEMO_FRAMES=N ends it
 # make test    lint, types and the whole test suite
+# make chaos   faults at full length, 25 minutes: kills, bad brokers and networks, load, a long soak; ends in a table
 # make lint    ruff and mypy alone
 # make clean   removes what the others made
 # Needs Debian or Ubuntu with Python >= 3.11; PYTHON=… names another one than the first found.
@@ -11,8 +12,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 DEMO_FRAMES ?=
 DEMO_OUT := $(CURDIR)/demo-output
+CHAOS_RESULTS := $(CURDIR)/build/chaos.jsonl
 
-.PHONY: demo test lint clean
+.PHONY: demo test chaos lint clean
 
 # The config is empty on purpose: the demo is the same whatever /etc/zsad-agent/agent.yaml says.
 demo: .venv-demo/installed
@@ -26,6 +28,13 @@ test: .venv/installed
 	tests/system-packages.sh
 	$(MAKE) --no-print-directory lint
 	.venv/bin/python -m pytest
+
+# The table comes whatever failed; the exit code is pytest's.
+chaos: .venv/installed
+	tests/system-packages.sh
+	@mkdir -p build && rm -f "$(CHAOS_RESULTS)" && touch "$(CHAOS_RESULTS)"
+	ZSAD_CHAOS_RESULTS="$(CHAOS_RESULTS)" .venv/bin/python -m pytest -m chaos tests/chaos; code=$$?; \
+		.venv/bin/python tests/chaos_table.py "$(CHAOS_RESULTS)"; exit $$code
 
 lint: .venv/installed
 	.venv/bin/ruff check

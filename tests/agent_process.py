@@ -1,11 +1,13 @@
 """The agent as a user runs it: a process of its own, with its state in a folder of the test."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -13,16 +15,33 @@ import cv2
 import numpy as np
 
 DEVICE = "line3"
+_RESULT_LINE = re.compile(r"(\d\d:\d\d:\d\d\.\d{3}Z) (\S+) #(\d+) ")
 
 
 class AgentProcess:
-    """`zsad-agent` with the arguments given, the device id `line3`, and `folder` for config, spool and cache."""
+    """`zsad-agent` with the arguments given, the device id `line3`, and `folder` for config, spool and cache.
 
-    def __init__(self, folder: Path, bundle: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    Args:
+        settings: further sections of its config, YAML.
+        wrapper: what the command line starts with, as in `ip netns exec NAME`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        bundle: Path,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        settings: str = "",
+        wrapper: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         config = folder / "agent.yaml"
-        config.write_text(f"device_id: {DEVICE}\ninference:\n  bundle: {bundle}\n  threads: 1\nhttp: {{listen: off}}\n")
-        self._command = [sys.executable, "-m", "zsad_agent.cli", "--config", str(config), *arguments]
+        ours = f"device_id: {DEVICE}\ninference:\n  bundle: {bundle}\n  threads: 1\n"
+        if "http:" not in settings:
+            ours += 'http:\n  listen: "off"\n'  # several at a time would want the one port
+        config.write_text(ours + settings)
+        self._command = [*wrapper, sys.executable, "-m", "zsad_agent.cli", "--config", str(config), *arguments]
         self._environment = {
             **{name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")},
             "STATE_DIRECTORY": str(folder / "state"),
@@ -31,10 +50,19 @@ class AgentProcess:
         }
         self._lines: list[str] = []
         self._arrived = threading.Condition()
+        self.printed: list[tuple[str, str, int]] = []  # time of day, camera, seq of each line of --print-results
 
     @property
     def spool(self) -> Path:
         return self.folder / "state" / "spool.sqlite3"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
 
     @property
     def output(self) -> str:
@@ -51,9 +79,7 @@ class AgentProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait(10)
-        self._reader.join(10)
+        self.kill()
 
     def wait(self, timeout_s: float = 30.0) -> int:
         """The exit code."""
@@ -75,10 +101,24 @@ class AgentProcess:
         self._reader.join(10)
         return code, spent_s
 
+    def kill(self) -> None:
+        """kill -9; returns when it is gone and all that it had printed is read."""
+        self._process.kill()
+        self._process.wait(10)
+        self._reader.join(10)
+
+    def freeze(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             with self._arrived:
+                if found := _RESULT_LINE.match(line):
+                    self.printed.append((found[1], found[2], int(found[3])))
                 self._lines.append(line)
                 self._arrived.notify_all()
 

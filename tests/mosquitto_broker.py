@@ -42,6 +42,7 @@ class MosquittoBroker:
         users: likewise, several of them.
         anonymous: lets clients in without a password; default: unless there are users.
         extra: further lines for its config.
+        port: None: a free one.
     """
 
     def __init__(
@@ -53,12 +54,13 @@ class MosquittoBroker:
         users: Mapping[str, str] | None = None,
         anonymous: bool | None = None,
         extra: str = "",
+        port: int | None = None,
     ) -> None:
         self._binary = mosquitto_binary()
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "mosquitto.log"
         self._config = folder / "mosquitto.conf"
-        self.port = free_port()
+        self.port = port if port is not None else free_port()
         users = dict([password]) if password else users or {}
         anonymous = not users if anonymous is None else anonymous
         lines = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {str(anonymous).lower()}"]
@@ -127,6 +129,15 @@ class MosquittoBroker:
     def thaw(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+    def save(self) -> None:
+        """Has a persistent one store what it holds, so that a kill from now on does not take the sessions."""
+        assert self._process is not None
+        stored = self.log.count("Saving in-memory database")
+        self._process.send_signal(signal.SIGUSR1)
+        end_s = time.monotonic() + START_S
+        while self.log.count("Saving in-memory database") == stored and time.monotonic() < end_s:
+            time.sleep(0.01)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:

@@ -1,0 +1,76 @@
+"""The publishing sides of many agents in one process: real spools and publishers, one scripted result each a second.
+
+Run as `python fleet.py PORT FIRST COUNT SECONDS FOLDER`. Prints "ready" when all have a connection and begins after a
+line on stdin. At the end it prints one JSON object: the id of every result that was accepted, and how many stayed
+unsent.
+"""
+
+import json
+import logging
+import sys
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from zsad_agent.message import build_result
+from zsad_agent.mqtt_config import MqttConfig
+from zsad_agent.publisher import Publisher
+from zsad_agent.spool import Spool
+from zsad_core.types import Verdict
+
+PATIENCE_S = 60.0
+
+
+def scripted_result(device: str, seq: int) -> dict[str, object]:
+    return build_result(
+        result_id=f"{device}-f1ee7-{seq}",
+        device_id=device,
+        camera="cam0",
+        seq=seq,
+        captured_at=datetime.now(UTC),
+        product="object",
+        prediction_score=seq % 100 / 100,
+        threshold=0.5,
+        verdict=Verdict.OK if seq % 100 < 50 else Verdict.ANOMALOUS,
+        reason=None,
+        regions=[],
+        frame_wh=(640, 480),
+        bundle_name="scripted",
+        bundle_version="1",
+        bundle_sha256="0" * 64,
+        capture_to_result_ms=10.0,
+        inference_ms=8.0,
+    )
+
+
+def main(port: int, first: int, count: int, seconds: int, folder: Path) -> None:
+    logging.basicConfig(level=logging.ERROR)  # 200 times "lost" and "back" are told by none
+    names = [f"agent{number:03}" for number in range(first, first + count)]
+    config = MqttConfig(broker=f"mqtt://127.0.0.1:{port}")
+    with ExitStack() as stack:
+        publishers = []
+        for name in names:
+            spool = stack.enter_context(Spool(folder / f"{name}.sqlite3", max_results=1_000_000))
+            publishers.append(stack.enter_context(Publisher(config, name, spool)))
+        while not all(publisher.connected for publisher in publishers):
+            time.sleep(0.05)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        accepted = []
+        started_s = time.monotonic()
+        for seq in range(1, seconds + 1):
+            for number, (name, publisher) in enumerate(zip(names, publishers, strict=True)):
+                due_s = started_s + seq - 1 + number / count  # each once a second, spread over it
+                time.sleep(max(0.0, due_s - time.monotonic()))
+                result = scripted_result(name, seq)
+                publisher.accept(result, None)
+                accepted.append(result["id"])
+        end_s = time.monotonic() + PATIENCE_S
+        unsent = sum(publisher.flush(max(0.0, end_s - time.monotonic())) for publisher in publishers)
+        late_s = time.monotonic() - started_s - seconds
+    print(json.dumps({"accepted": accepted, "unsent": unsent, "late_s": late_s}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:5]), Path(sys.argv[5]))

@@ -1,0 +1,16 @@
+"""A picture of which a part is missing is no picture of a part: it must not pass."""
+
+import time
+
+from test_camera_faults import BACK_WITHIN_S, Scene, scene  # noqa: F401
+
+
+def test_half_a_picture_is_not_ok(scene: Scene) -> None:  # noqa: F811
+    began_s = time.time()
+    scene.camera.mode = "half a picture"
+    time.sleep(1.5)
+    ended_s = time.time()
+    scene.camera.mode = "good"
+    scene.await_verdict(ended_s, False, BACK_WITHIN_S)
+    verdicts = {verdict for when, verdict, _ in scene.results if began_s + 0.3 < when < ended_s}
+    assert verdicts <= {"unknown"}

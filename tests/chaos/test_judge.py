@@ -1,0 +1,92 @@
+import json
+
+import pytest
+from judge import judge, read_results, recovery_s
+from witness import Arrival
+
+
+def message(seq: int, *, boot: str = "a", replayed: bool = False, score: float = 0.1, dup: bool = False) -> Arrival:
+    body = {
+        "id": f"line3-{boot}-{seq}",
+        "seq": seq,
+        "camera": "cam0",
+        "captured_at": f"2026-11-22T10:{'abc'.index(boot):02}:{seq:02}.000Z",
+        "anomaly_score": score,
+        "replayed": replayed,
+    }
+    return Arrival(float(seq), "zsad/line3/cam0/result", json.dumps(body).encode(), dup, False)
+
+
+ONLINE = Arrival(0.0, "zsad/line3/available", b"online", False, False)
+
+
+def key(seq: int, boot: str = "a") -> tuple[str, str, int]:
+    return f"10:{'abc'.index(boot):02}:{seq:02}.000Z", "cam0", seq
+
+
+def test_nothing_accepted_and_nothing_received_is_clean() -> None:
+    assert judge([], []).clean
+
+
+def test_accepted_result_that_did_not_come_is_lost() -> None:
+    found = judge([key(1), key(2)], read_results([ONLINE, message(1)]))
+    assert found.lost == ["10:00:02.000Z cam0 #2"]
+
+
+def test_number_left_out_is_lost_though_it_was_not_printed() -> None:
+    assert judge([], read_results([ONLINE, message(1), message(3)])).lost == ["line3-a-2"]
+
+
+def test_result_that_was_printed_and_is_missing_counts_once() -> None:
+    assert judge([key(1), key(2), key(3)], read_results([ONLINE, message(1), message(3)])).lost == [
+        "10:00:02.000Z cam0 #2"
+    ]
+
+
+def test_number_left_out_by_a_live_source_is_no_loss() -> None:
+    assert judge([], read_results([ONLINE, message(1), message(3)]), gapless=False).clean
+
+
+def test_double_is_counted_and_clean_though_replayed_differs() -> None:
+    found = judge([key(1)], read_results([ONLINE, message(1), ONLINE, message(1, replayed=True)]))
+    assert found.clean and (found.received, found.doubled) == (1, 1)
+
+
+def test_double_with_another_body_is_altered() -> None:
+    found = judge([key(1)], read_results([ONLINE, message(1), ONLINE, message(1, replayed=True, score=0.9)]))
+    assert found.altered == ["line3-a-1"]
+
+
+def test_live_results_amid_the_backlog_are_in_order() -> None:
+    mixed = [ONLINE, message(1, replayed=True), message(3), message(2, replayed=True), message(4)]
+    assert judge([], read_results(mixed)).clean
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_earlier_result_after_a_later_one_of_its_stream_is_disordered(replayed: bool) -> None:
+    mixed = [ONLINE, message(2, replayed=replayed), message(1, replayed=replayed)]
+    assert judge([], read_results(mixed)).disordered == ["line3-a-1"]
+
+
+def test_same_result_twice_over_one_connection_is_disordered() -> None:
+    assert judge([], read_results([ONLINE, message(1), message(1)])).disordered == ["line3-a-1"]
+
+
+def test_earlier_boot_after_a_later_one_is_disordered() -> None:
+    mixed = [ONLINE, message(1, boot="b", replayed=True), message(1, boot="a", replayed=True)]
+    assert judge([], read_results(mixed)).disordered == ["line3-a-1"]
+
+
+def test_backlog_that_starts_again_over_the_next_connection_is_in_order() -> None:
+    mixed = [ONLINE, message(1), message(2), ONLINE, message(1, replayed=True), message(2, replayed=True)]
+    assert judge([], read_results(mixed)).clean
+
+
+def test_repetition_by_the_broker_is_not_the_agents_order() -> None:
+    assert judge([], read_results([ONLINE, message(1), message(2), message(1, dup=True)])).clean
+
+
+def test_recovery_is_the_first_result_over_a_connection_made_after_the_fault() -> None:
+    results = read_results([ONLINE, message(1), message(3), ONLINE._replace(at_s=4.0), message(5)])
+    assert recovery_s(results, 2.5) == 2.5
+    assert recovery_s(results, 6.0) is None
