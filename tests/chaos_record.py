@@ -1,0 +1,25 @@
+"""Keeps what the long chaos tests counted: one JSON object a line in the file that ZSAD_CHAOS_RESULTS names."""
+
+import json
+import os
+from pathlib import Path
+
+
+def record(fault: str, *, tried: int, lost: int, doubled: int, recover_s: list[float] | None, note: str = "") -> None:
+    """Appends one line; does nothing without ZSAD_CHAOS_RESULTS.
+
+    Args:
+        tried: how often the fault was made.
+        lost: accepted results that were not found afterwards, over all tries.
+        doubled: results that came more than once, with the same id.
+        recover_s: seconds from the end of the fault to work as usual, one of each try; None where there is no wait.
+        note: what else the reader should know.
+    """
+    target = os.environ.get("ZSAD_CHAOS_RESULTS")
+    if not target:
+        return
+    line = json.dumps(
+        {"fault": fault, "tried": tried, "lost": lost, "doubled": doubled, "recover_s": recover_s, "note": note}
+    )
+    with Path(target).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
