@@ -23,6 +23,7 @@ class Tally:
 
     acknowledged: int = 0  # results that the broker has
     replayed: int = 0  # results sent as `replayed`
+    evidence: int = 0  # evidence pictures that the broker has
     connections: int = 0
 
 
@@ -40,7 +41,10 @@ class Exchange:
 
 
 class Session:
-    """Sends results through a window of unacknowledged ones. Made for one connection, used by one thread."""
+    """Sends results through a window of unacknowledged ones. Made for one connection, used by one thread.
+
+    An evidence picture is in flight beside the window, one at a time: pictures hold up no result, and results none.
+    """
 
     def __init__(
         self, link: MqttLink, exchange: Exchange, topics: Topics, *, window: int, ack_timeout_s: float
@@ -51,8 +55,8 @@ class Session:
         self._window = window
         self._ack_timeout_s = ack_timeout_s
         self._in_flight: dict[int, tuple[int | None, float]] = {}  # message id -> (result's id if it is one, sent at)
-        self._live_after = 0  # results with ids up to this were accepted before this connection was made
-        self._sent_up_to = 0
+        self._evidence: dict[int, int] = {}  # message id -> picture's id, of the one among these that is a picture
+        self._sent_up_to = 0  # of the live results
 
     def open(self) -> None:
         """Dials, waits for the broker's answer, and announces the device.
@@ -71,8 +75,8 @@ class Session:
             self._link.poll(self._exchange.wake, 0.2)
         self._publish(self._topics.available, ONLINE, retain=True)
         self._exchange.statuses.all_due()
+        self._exchange.outbox.rewind()
         self._exchange.pictures.connected()
-        self._live_after = self._exchange.outbox.last_id
         self._exchange.tally.connections += 1
 
     def serve(self) -> None:
@@ -93,14 +97,18 @@ class Session:
         for topic, payload in self._exchange.statuses.take_due().items():
             self._publish(topic, payload, retain=True)
         self._send_pictures()
-        for entry in self._exchange.outbox.take(max(0, self._window - len(self._in_flight))):
+        outbox = self._exchange.outbox
+        for entry in outbox.take(max(0, self._window - len(self._in_flight) + len(self._evidence))):
             body = entry.body
-            if entry.id <= self._live_after:
+            if entry.id <= outbox.live_after:
                 body = mark_replayed(body)
                 self._exchange.tally.replayed += 1
             self._publish(self._topics.result(entry.camera), body, entry_id=entry.id)
-            self._sent_up_to = entry.id
+            self._sent_up_to = max(self._sent_up_to, entry.id)
             self._send_pictures()
+        if (picture := outbox.take_picture()) is not None:
+            mid = self._publish(self._topics.evidence(picture.camera, picture.result_id), picture.jpeg)
+            self._evidence[mid] = picture.id
 
     def _send_pictures(self) -> None:
         """Each after its result, as fast as the network takes them, so that none pile up behind it unseen."""
@@ -109,13 +117,17 @@ class Session:
             self._link.publish(topic, jpeg, qos=0)
             self._exchange.on_settled()
 
-    def _publish(self, topic: str, payload: str | bytes, *, retain: bool = False, entry_id: int | None = None) -> None:
+    def _publish(self, topic: str, payload: str | bytes, *, retain: bool = False, entry_id: int | None = None) -> int:
         mid = self._link.publish(topic, payload, qos=1, retain=retain)
         self._in_flight[mid] = (entry_id, time.monotonic())
+        return mid
 
     def _settle(self, acknowledged: list[int]) -> None:
         for mid in acknowledged:
             entry_id, _ = self._in_flight.pop(mid, (None, 0.0))  # a heatmap's is not in flight
+            if (picture_id := self._evidence.pop(mid, None)) is not None:
+                self._exchange.outbox.acknowledge_picture(picture_id)
+                self._exchange.tally.evidence += 1
             if entry_id is not None:
                 self._exchange.outbox.acknowledge(entry_id)
                 self._exchange.tally.acknowledged += 1
