@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from zsad_agent.id_ranges import IdRanges
 from zsad_agent.losses import Cause, Losses
@@ -148,14 +149,9 @@ class Outbox:
             self._sent_pictures += 1
             lanes = (self._live, self._backlog)
             for lane in lanes if self._sent_pictures % BACKLOG_EVERY else reversed(lanes):
-                after = self._acknowledged_pictures.skip(lane.picture_cursor)
-                found: list[Picture | None] = []
-                if after >= lane.cursor or not self._attempt("read", self._reads_picture(found, after, lane.cursor)):
-                    continue
-                lane.picture_cursor = found[0].id if found[0] is not None else lane.cursor
-                if found[0] is not None:
-                    self._picture_on_its_way = found[0].id
-                    return found[0]
+                if (picture := self._next_picture_of(lane)) is not None:
+                    self._picture_on_its_way = picture.id
+                    return picture
             return None
 
     def acknowledge(self, entry_id: int) -> None:
@@ -231,8 +227,20 @@ class Outbox:
             after = read[-1].id
         return entries[:limit]
 
-    def _reads_picture(self, found: list[Picture | None], after: int, up_to: int) -> Callable[[], None]:
-        return lambda: found.append(self._spool.read_picture(after, up_to))
+    def _next_picture_of(self, lane: _Lane) -> Picture | None:
+        """Moves the lane's cursor over it. None also when the disk cannot be read at present."""
+        found: list[Picture | None] = []
+        while (after := self._acknowledged_pictures.skip(lane.picture_cursor)) < lane.cursor:
+            if not self._attempt("read", partial(self._read_picture_into, found, after, lane.cursor)):
+                return None
+            picture = found.pop()
+            lane.picture_cursor = picture.id if picture is not None else lane.cursor
+            if picture is not None and picture.id not in self._acknowledged_pictures:
+                return picture
+        return None
+
+    def _read_picture_into(self, found: list[Picture | None], after: int, up_to: int) -> None:
+        found.append(self._spool.read_picture(after, up_to))
 
     def _is_fresh(self, entry: Entry) -> bool:
         return entry.id not in self._taken and entry.id not in self._acknowledged

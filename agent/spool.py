@@ -1,8 +1,9 @@
 """Results, and their evidence pictures, on disk until the broker has acknowledged them."""
 
 import contextlib
+import shutil
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from zsad_core.errors import SpoolError
 THIS_RUN = 1 << 40  # ids of this run of the agent are above it, those of earlier runs below
 ROW_BYTES = 64  # of a row beside its body, at most
 LEAST_WAL_PAGES = 4
+LOW_DISK_BYTES = 4_000_000  # the log may need as much for results
 EXPIRY_BATCH = 1000  # rows looked at in one go
 EXPIRY_BATCHES = 10
 
@@ -35,7 +37,8 @@ class Spool:
 
     What is given up at a limit: the oldest, pictures before results, counted by cause in `losses`. More than
     `max_results`: results with their pictures. More than `max_bytes` of file and write-ahead log: pictures, then
-    results. Older than `max_age_h`, on a clock that does not jump (`SpoolClock`): both. A disk that is full: pictures.
+    results. Older than `max_age_h`, on a clock that does not jump (`SpoolClock`): both. A disk that is nearly full:
+    pictures.
 
     Entries that were acknowledged and not yet deleted when the process died are sent once more, with the same ids.
     Ids of entries differ from run to run (`THIS_RUN`); their order does not. So an agent can start, and number its
@@ -56,6 +59,7 @@ class Spool:
         max_age_h: float = 24.0 * 30,
         fsync: Literal["each", "periodic"] = "each",
         clock: SpoolClock | None = None,
+        disk_free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
     ) -> None:
         self.path = path
         self.losses = Losses(str(path))
@@ -63,6 +67,7 @@ class Spool:
         self._max_bytes = max_bytes
         self._max_age_s = max_age_h * 3600
         self._clock = clock or SpoolClock()
+        self._disk_free = disk_free
         wal_pages = max(LEAST_WAL_PAGES, min(WAL_PAGES, max_bytes // PAGE_BYTES // 8))
         self._max_pages = max_bytes // PAGE_BYTES - 2 * wal_pages  # the log may be twice as long for a moment
         self._file = SpoolFile(path, self._clock, fsync_each=fsync == "each", wal_pages=wal_pages)
@@ -105,15 +110,25 @@ class Spool:
 
         Pictures for which there is no room are given up, and the results stored.
         """
+
+        def work(db: sqlite3.Connection, state: State) -> _Dropped:
+            new = [replace(entry, id=self._row(entry.id, state)) for entry in entries]
+            kept = [replace(each, id=self._row(each.id, state)) for each in pictures]
+            excess = state.results + len(new) - self._max_results
+            dropped = self._yield_to_results(db, state, new, kept)
+            if excess > 0:
+                dropped.append((Cause.COUNT, *_drop_results(db, state, excess)))
+            dropped += self._make_room(db, state, new, kept)
+            now_s = self._clock.now_s()
+            spool_rows.insert(db, new, now_s)
+            spool_rows.insert_pictures(db, kept, now_s)
+            state.results += len(new)
+            state.pictures += len(kept)
+            state.last_id = max([state.last_id, *(entry.id for entry in new)])
+            return dropped
+
         with self._file.lock:
-            try:
-                dropped = self._append(entries, pictures, disk_is_full=False)
-            except SpoolError as error:
-                if not isinstance(error.__cause__, sqlite3.Error) or not spool_rows.is_full(error.__cause__):
-                    raise
-                self._file.sync()  # the log, once copied into the file, is written anew from its beginning
-                dropped = self._append(entries, pictures, disk_is_full=True)
-            self._note(dropped)
+            self._note(self._file.run("written", work, durable=True))
 
     def read(self, after_id: int, up_to_id: int, limit: int) -> list[Entry]:
         """The `limit` oldest entries with an id above `after_id` and up to `up_to_id`, in order."""
@@ -146,7 +161,7 @@ class Spool:
 
         with self._file.lock:
             self._file.run("written", work)
-            self._note([])
+            self._note_room()
 
     def sync(self) -> None:
         """Makes what was appended safe against a power cut, and keeps the write-ahead log short."""
@@ -156,35 +171,27 @@ class Spool:
         """Gives up what is too old, and gives the disk back what is no longer needed."""
         with self._file.lock:
             for _ in range(EXPIRY_BATCHES):
-                too_old = self._file.run("read", self._too_old, writes=False)
+                too_old = self._file.run("read", partial(self._older_than, self._max_age_s), writes=False)
                 if too_old == (None, None):
-                    self.losses.over(Cause.AGE)
                     break
                 self._note(self._file.run("written", partial(_expire, too_old)))
             self._file.shrink(self._max_pages)
+            self._note_room()
 
-    def _append(self, entries: Sequence[Entry], pictures: Sequence[Picture], *, disk_is_full: bool) -> _Dropped:
-        def work(db: sqlite3.Connection, state: State) -> _Dropped:
-            dropped: _Dropped = []
-            kept = [replace(each, id=self._row(each.id, state)) for each in pictures]
-            new = [replace(entry, id=self._row(entry.id, state)) for entry in entries]
-            if disk_is_full and (kept or state.pictures):
-                gone = _drop_pictures(db, state, _pages(new) + 1)
-                dropped.append((Cause.DISK, 0, gone + len(kept)))
-                kept = []
-            excess = state.results + len(new) - self._max_results
-            if excess > 0:
-                dropped.append((Cause.COUNT, *_drop_results(db, state, excess)))
-            dropped += self._make_room(db, state, new, kept)
-            now_s = self._clock.now_s()
-            spool_rows.insert(db, new, now_s)
-            spool_rows.insert_pictures(db, kept, now_s)
-            state.results += len(new)
-            state.pictures += len(kept)
-            state.last_id = max([state.last_id, *(entry.id for entry in new)])
-            return dropped
+    def _yield_to_results(
+        self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[Picture]
+    ) -> _Dropped:
+        """On a disk that is nearly full no picture is stored, and stored ones make room for the new results.
 
-        return self._file.run("written", work, durable=True)
+        Nearly, because a delete needs a little of the disk itself.
+        """
+        if not (kept or state.pictures) or self._disk_free(self.path.parent) >= LOW_DISK_BYTES:
+            return []
+        offered = len(kept)
+        kept.clear()
+        missing = _pages(new) - page_counts(db)[1]
+        gone = _drop_pictures(db, state, missing) if missing > 0 else 0
+        return [(Cause.DISK, 0, gone + offered)]
 
     def _make_room(self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[Picture]) -> _Dropped:
         """Deletes what `max_bytes` leaves no room for. Of `kept`, the pictures to be stored, takes out what is not."""
@@ -204,23 +211,27 @@ class Spool:
         pages, free = page_counts(db)
         return pages - free + _pages(new) + sum(_picture_pages(each) for each in kept) - self._max_pages
 
-    def _too_old(self, db: sqlite3.Connection, state: State) -> tuple[int | None, int | None]:
-        before_s = self._clock.now_s() - self._max_age_s
+    def _older_than(self, age_s: float, db: sqlite3.Connection, state: State) -> tuple[int | None, int | None]:
+        """The ids up to which results, and pictures, are older; None: none is."""
+        before_s = self._clock.now_s() - age_s
         return (
             spool_rows.expired(db, "results", before_s, EXPIRY_BATCH),
             spool_rows.expired(db, "pictures", before_s, EXPIRY_BATCH),
         )
 
     def _note(self, dropped: _Dropped) -> None:
-        """Counts and says what went, after the commit; says when a limit is left behind."""
+        """Counts and says what went, after the commit."""
         why = {
             Cause.COUNT: f"it is full (spool.max_results = {self._max_results})",
             Cause.BYTES: f"it is full (spool.max_bytes = {self._max_bytes})",
             Cause.AGE: f"they are too old (spool.max_age_h = {self._max_age_s / 3600:g})",
-            Cause.DISK: "the disk is full",
+            Cause.DISK: f"the disk has less than {LOW_DISK_BYTES:,} bytes left",
         }
         for cause, results, pictures in dropped:
             self.losses.note(cause, why[cause], results=results, pictures=pictures)
+
+    def _note_room(self) -> None:
+        """Says when a limit is left behind, by so much that it is not reached again at once."""
         if self.losses.is_going_on(Cause.COUNT) and self.count <= self._max_results * 0.9:
             self.losses.over(Cause.COUNT)
         if self.losses.is_going_on(Cause.BYTES):
@@ -228,6 +239,11 @@ class Spool:
                 pages, free = self._file.run("read", lambda db, state: page_counts(db), writes=False)
                 if pages - free <= self._max_pages * 0.8:
                     self.losses.over(Cause.BYTES)
+        if self.losses.is_going_on(Cause.AGE):
+            with contextlib.suppress(SpoolError):
+                nearly = self._file.run("read", partial(self._older_than, self._max_age_s * 0.8), writes=False)
+                if nearly == (None, None):
+                    self.losses.over(Cause.AGE)
 
     def _row(self, entry_id: int, state: State) -> int:
         """The row's id, which holds over all runs."""

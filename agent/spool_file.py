@@ -25,6 +25,7 @@ PAGE_BYTES = 4096
 QUICK_CHECK_BYTES = 32_000_000  # a larger file is not read through at start; damage in it shows when it is read
 BUSY_S = 0.25  # longest wait for another program that holds the file: `accept` waits with us
 WAL_PAGES = 4_000  # a commit checkpoints by itself only in a burst that `sync` does not keep up with
+WAL_KEPT_BYTES = 4_000_000  # what the log shrinks to after such a burst
 RESCUE_BATCH = 1000  # entries in memory at a time while a damaged file is read
 KEPT_ASIDE = 5  # damaged files: a disk that breaks every new one must not fill up with them
 SHRINK_PAGES = 256  # given back to the disk at a time
@@ -138,16 +139,15 @@ class SpoolFile:
                 raise SpoolError(f"{self.path}: the spool cannot be synced to disk: {error}") from error
 
     def shrink(self, pages_wanted: int) -> None:
-        """Gives free pages back to the disk, some at a time: of a file of more than `pages_wanted`, or half empty."""
+        """Gives free pages back to the disk, some at a time: of a file of more than `pages_wanted`, or half empty.
 
-        def work(db: sqlite3.Connection, state: State) -> None:
-            pages, free = page_counts(db)
-            if free and (pages > pages_wanted or free > max(SLACK_PAGES, pages // 2)):
-                db.execute(f"PRAGMA incremental_vacuum({SHRINK_PAGES})").fetchall()
-
+        Raises:
+            SpoolError
+        """
         with self.lock:
-            if self._db is not None:
-                self.run("shrunk", work, writes=False)
+            pages, free = self.run("read", lambda db, state: page_counts(db), writes=False)
+            if free and (pages > pages_wanted or free > max(SLACK_PAGES, pages // 2)):
+                self.run("shrunk", _release_pages)
 
     def _attempt(self, work: Callable[[sqlite3.Connection, State], ResultT], writes: bool, durable: bool) -> ResultT:
         db = self._db or self._open()
@@ -177,7 +177,8 @@ class SpoolFile:
         kept_log = self._copy_of_bad_log(wal) if in_log is None else None
         db = self._connect()
         try:
-            db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # heeded by a file without tables only
+            if not self.path.stat().st_size:
+                db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # heeded only by a file without tables, but written in any
             db.execute("PRAGMA journal_mode=WAL").fetchone()
             db.execute("PRAGMA synchronous=NORMAL")
             _, sound, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -191,7 +192,7 @@ class SpoolFile:
             state, stamp = spool_rows.read_state(db)
             state.last_id = max(state.last_id, self.state.last_id)  # goes on behind a damaged file's
             db.execute(f"PRAGMA wal_autocheckpoint={self._wal_pages}").fetchone()
-            db.execute(f"PRAGMA journal_size_limit={self._wal_pages * PAGE_BYTES}").fetchone()
+            db.execute(f"PRAGMA journal_size_limit={min(self._wal_pages * PAGE_BYTES, WAL_KEPT_BYTES)}").fetchone()
             self._sync_db = self._connect()
         except BaseException:
             db.close()
@@ -250,7 +251,8 @@ class SpoolFile:
         if not empty:
             if self.path.stat().st_size <= QUICK_CHECK_BYTES:  # a larger one reuses its pages, and does not shrink
                 with contextlib.suppress(sqlite3.Error):
-                    db.execute("VACUUM")  # only so does it take on auto_vacuum
+                    db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                    db.execute("VACUUM")  # only so is the line above heeded
             logger.info("spool %s: brought from format 1 to %d", self.path, spool_rows.FORMAT_VERSION)
 
     def _copy_of_bad_log(self, wal: Path) -> Path:
@@ -320,6 +322,11 @@ class SpoolFile:
                     with contextlib.suppress(sqlite3.Error):
                         db.close()
             self._db = self._sync_db = None
+
+
+def _release_pages(db: sqlite3.Connection, state: State) -> None:
+    for _ in range(SHRINK_PAGES):  # one by one: of a pragma without rows the sqlite3 module takes the first step only
+        db.execute("PRAGMA incremental_vacuum(1)")
 
 
 def page_counts(db: sqlite3.Connection) -> tuple[int, int]:
