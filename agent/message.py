@@ -37,6 +37,9 @@ class Topics:
     def heatmap(self, camera: str) -> str:
         return f"{self.prefix}/{self.device_id}/{camera}/heatmap"
 
+    def evidence(self, camera: str, result_id: str) -> str:
+        return f"{self.prefix}/{self.device_id}/{camera}/evidence/{result_id}"
+
 
 def build_result(
     *,

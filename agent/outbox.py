@@ -5,26 +5,47 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
+from zsad_agent.id_ranges import IdRanges
+from zsad_agent.losses import Cause, Losses
 from zsad_agent.spool import Spool
-from zsad_agent.spool_rows import Entry
+from zsad_agent.spool_rows import Entry, Picture
 from zsad_core.errors import SpoolError
 
 logger = logging.getLogger(__name__)
 
 MAX_IN_MEMORY = 1000  # results, while the disk takes none: about 1 MB
 RETRY_S = 1.0  # between attempts on a disk that takes nothing
-SYNC_S = 2.0  # what a power cut can take, at most
+UPKEEP_S = 2.0  # what a power cut can take, at most, with spool.fsync = periodic
 DELETE_BATCH = 100  # acknowledged results per commit
 DELETE_AFTER_S = 0.2  # longest time that an acknowledged result stays in the spool
+BACKLOG_EVERY = 4  # of the messages sent while both lanes have some, every so-manieth is of the backlog
+PICTURE_TRIES = 5  # connections that may end at the same picture before it is given up
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A stretch of the queue, sent in order. Of `(start, end]`."""
+
+    cursor: int  # every result in the lane up to this id was taken
+    picture_cursor: int  # every picture likewise
+    end: int | None = None  # None: it goes on as results come
 
 
 class Outbox:
-    """Results in the order in which they were accepted, each until it is acknowledged.
+    """Results and their evidence pictures, each until it is acknowledged.
+
+    Two lanes, each in the order in which results were accepted. Live is what was accepted since the present
+    connection was made (`rewind`), backlog all that was not acknowledged by then. Live goes first, so that dashboards
+    are live at once, but every `BACKLOG_EVERY`th message is of the backlog as long as there is one, so that it drains
+    however many live ones come. A picture goes after its result, one at a time.
 
     The policy when the disk is full or broken: a result is never refused and never goes silently. It waits in memory
-    and is sent as usual, after those in the spool; the fault is stated (`fault`, one log line). As soon as the disk
-    takes results again they are moved there. Of more than `max_in_memory` the oldest are given up, counted and logged.
+    and is sent as usual; the fault is stated (`fault`, one log line). As soon as the disk takes results again they are
+    moved there. Of more than `max_in_memory` the oldest are given up. Pictures are given up at once: they need the
+    memory that results may need. Both are counted in `losses`.
 
     `add` may be called by any thread; all else by one sending thread.
     """
@@ -37,20 +58,28 @@ class Outbox:
         self._clock_s = clock_s
         self._lock = threading.RLock()
         self._memory: deque[Entry] = deque()  # newer than everything in the spool
-        self._cursor = 0  # everything in the spool up to this id was taken
-        self._taken: set[int] = set()  # on their way, not acknowledged
-        self._acknowledged: set[int] = set()  # not yet deleted
+        self._taken: set[int] = set()  # results on their way, not acknowledged
+        self._acknowledged = IdRanges()  # results not yet deleted
+        self._acknowledged_pictures = IdRanges()
         self._acknowledged_at_s = 0.0  # when the oldest of these was
-        self._synced_at_s = clock_s()
+        self._picture_on_its_way: int | None = None
+        self._picture_tries = (0, 0)  # id of the picture at which the last connection ended, and how many did
+        self._sent_results = self._sent_pictures = 0  # while both lanes had some: whose turn it is
+        self._kept_up_at_s = clock_s()
         self._faults: dict[str, tuple[str, float]] = {}  # what the disk does not do -> (why, when to try again)
-        self._lost = 0
-        self._refused = 0
+        self.rewind()
+        self._attempt("upkeep", spool.upkeep)  # a spool that cannot be used is said before the first result
 
     @property
     def fault(self) -> str | None:
         """What is wrong with the spool at present; None when all is well."""
         with self._lock:
-            return "; ".join(why for why, _ in self._faults.values()) or None
+            return "; ".join(dict.fromkeys(why for why, _ in self._faults.values())) or None
+
+    @property
+    def losses(self) -> Losses:
+        """What was given up since the start."""
+        return self._spool.losses
 
     @property
     def unsent(self) -> int:
@@ -59,126 +88,237 @@ class Outbox:
             return max(0, self._spool.count + len(self._memory) - len(self._acknowledged))
 
     @property
+    def unsent_pictures(self) -> int:
+        with self._lock:
+            return max(0, self._spool.picture_count - len(self._acknowledged_pictures))
+
+    @property
     def untidy(self) -> bool:
         """Whether `tidy` has something left to delete."""
-        return bool(self._acknowledged)
+        return bool(self._acknowledged or self._acknowledged_pictures)
 
     @property
     def given_up(self) -> int:
-        """Results lost since the start to `spool.max_results`, to a disk that took none, or refused by the broker."""
-        return self._spool.dropped + self._lost + self._refused
+        """Results lost since the start to a limit of the spool, to a disk that took none, or refused by the broker."""
+        return sum(self.losses.results.values())
 
     @property
-    def last_id(self) -> int:
-        return self._spool.last_id
+    def live_after(self) -> int:
+        """Results with ids up to this are backlog, those above are live."""
+        return self._live_after
 
-    def add(self, camera: str, body: bytes) -> int:
-        """Takes a result in and returns its id; it is durable now unless `fault` says otherwise."""
+    def add(self, camera: str, body: bytes, picture: tuple[str, bytes] | None = None) -> int:
+        """Takes a result in and returns its id; it is durable now unless `fault` says otherwise.
+
+        Args:
+            picture: the id that the result's message carries, and the JPEG that goes out after it.
+        """
         with self._lock:
             entry = Entry(self._spool.new_id(), camera, body)
             self._memory.append(entry)
-            self._move_to_disk()
+            pictures = [Picture(entry.id, camera, *picture)] if picture is not None else []
+            if not self._move_to_disk(pictures) and pictures:
+                self.losses.note(Cause.DISK, "the disk takes nothing", pictures=1)
             if len(self._memory) > self._max_in_memory:
                 self._give_up_oldest()
             return entry.id
 
     def take(self, limit: int) -> list[Entry]:
-        """The next entries to send, at most `limit`, oldest first; none twice before `rewind`."""
+        """The next results to send, at most `limit`, by the lanes' turns; none twice before `rewind`."""
         with self._lock:
-            if limit <= 0 or self._cursor >= self._spool.last_id:
+            if limit <= 0:
                 return []
+            live, backlog = (self._next_of(lane, limit) for lane in (self._live, self._backlog))
             taken: list[Entry] = []
-            could_read = self._attempt("read", lambda: taken.extend(self._read_spool(limit)))
-            waiting = [entry for entry in self._memory if self._is_fresh(entry)]
-            taken += waiting[: limit - len(taken)]
+            while len(taken) < limit and (live or backlog):
+                if live and backlog:
+                    self._sent_results += 1
+                    lane = live if self._sent_results % BACKLOG_EVERY else backlog
+                else:
+                    lane = live or backlog
+                taken.append(lane.popleft())
             self._taken.update(entry.id for entry in taken)
-            if could_read:  # else the spool's own, older ones are still to come
-                self._cursor = taken[-1].id if len(taken) == limit else self._spool.last_id
+            self._advance(taken)
             return taken
 
+    def take_picture(self) -> Picture | None:
+        """The next picture to send whose result was taken; None while one is on its way."""
+        with self._lock:
+            if self._picture_on_its_way is not None or self._spool.picture_count == 0:
+                return None
+            self._sent_pictures += 1
+            lanes = (self._live, self._backlog)
+            for lane in lanes if self._sent_pictures % BACKLOG_EVERY else reversed(lanes):
+                if (picture := self._next_picture_of(lane)) is not None:
+                    self._picture_on_its_way = picture.id
+                    return picture
+            return None
+
     def acknowledge(self, entry_id: int) -> None:
-        """The broker has the entry; `tidy` deletes it."""
+        """The broker has the result; `tidy` deletes it."""
         with self._lock:
             self._taken.discard(entry_id)
-            if not self._acknowledged:
-                self._acknowledged_at_s = self._clock_s()
+            self._note_acknowledged_at()
             self._acknowledged.add(entry_id)
 
     def refuse(self, entry_id: int) -> None:
-        """The broker will never take the entry: it is given up, counted, and deleted like one that has arrived."""
+        """The broker will never take the result: it is given up, and deleted like one that has arrived."""
         with self._lock:
-            self._refused += 1
+            self.losses.note(Cause.REFUSED, "the broker takes no message as large", results=1)
             self.acknowledge(entry_id)
 
+    def acknowledge_picture(self, picture_id: int) -> None:
+        """The broker has the picture of that result; `tidy` deletes it."""
+        with self._lock:
+            if self._picture_on_its_way == picture_id:
+                self._picture_on_its_way = None
+            self._note_acknowledged_at()
+            self._acknowledged_pictures.add(picture_id)
+
+    def refuse_picture(self, picture_id: int) -> None:
+        """The broker will never take the picture of that result: likewise."""
+        with self._lock:
+            self.losses.note(Cause.REFUSED, "the broker takes no message as large", pictures=1)
+            self.acknowledge_picture(picture_id)
+
     def rewind(self) -> None:
-        """The connection is gone: what was taken and not acknowledged is to be sent again."""
+        """A connection was made, or is gone: all that was not acknowledged is backlog, and live what comes now."""
         with self._lock:
             self._taken.clear()
-            self._cursor = 0
+            self._live_after = self._spool.last_id
+            self._backlog = _Lane(cursor=0, picture_cursor=0, end=self._live_after)
+            self._live = _Lane(cursor=self._live_after, picture_cursor=self._live_after)
+            if self._picture_on_its_way is not None:
+                self._note_break_at(self._picture_on_its_way)
+                self._picture_on_its_way = None
 
     def tidy(self, *, everything: bool = False) -> None:
-        """Deletes what was acknowledged (in batches, or all of it now), syncs the disk, retries a disk at fault."""
+        """Deletes what was acknowledged (in batches, or all of it now), keeps up the file, retries a disk at fault."""
         now_s = self._clock_s()
         with self._lock:
-            due = len(self._acknowledged) >= DELETE_BATCH or now_s - self._acknowledged_at_s >= DELETE_AFTER_S
-            if self._acknowledged and (due or everything):
+            waiting = len(self._acknowledged) + len(self._acknowledged_pictures)
+            due = waiting >= DELETE_BATCH or now_s - self._acknowledged_at_s >= DELETE_AFTER_S
+            if waiting and (due or everything):
                 self._delete_acknowledged()
             if self._memory:
                 self._move_to_disk()
-        if now_s - self._synced_at_s >= SYNC_S:
-            self._synced_at_s = now_s
+        if now_s - self._kept_up_at_s >= UPKEEP_S:
+            self._kept_up_at_s = now_s
+            self._attempt("upkeep", self._spool.upkeep)
             self._attempt("sync", self._spool.sync)
 
-    def _read_spool(self, limit: int) -> list[Entry]:
+    def _next_of(self, lane: _Lane, limit: int) -> deque[Entry]:
+        """The lane's next results, which stay untaken."""
+        end = lane.end if lane.end is not None else self._spool.last_id
+        if lane.cursor >= end:
+            return deque()
+        found: list[Entry] = []
+        could_read = self._attempt("read", lambda: found.extend(self._read_spool(lane.cursor, end, limit)))
+        if len(found) < limit:
+            found += [entry for entry in self._memory if lane.cursor < entry.id <= end and self._is_fresh(entry)]
+        if could_read and not found:
+            lane.cursor = end
+        return deque(found[:limit])
+
+    def _advance(self, taken: list[Entry]) -> None:
+        """Moves the cursors behind what was taken, but over nothing that could not be read."""
+        if "read" not in self._faults:
+            for entry in taken:
+                (self._live if entry.id > self._live_after else self._backlog).cursor = entry.id
+
+    def _read_spool(self, after: int, end: int, limit: int) -> list[Entry]:
         entries: list[Entry] = []
-        after = self._cursor
         while len(entries) < limit:
-            read = self._spool.read_after(after, limit)
+            after = self._acknowledged.skip(after)
+            if after >= end:
+                break
+            read = self._spool.read(after, end, limit)
             entries += [entry for entry in read if self._is_fresh(entry)]
             if len(read) < limit:
                 break
             after = read[-1].id
         return entries[:limit]
 
+    def _next_picture_of(self, lane: _Lane) -> Picture | None:
+        """Moves the lane's cursor over it. None also when the disk cannot be read at present."""
+        found: list[Picture | None] = []
+        while (after := self._acknowledged_pictures.skip(lane.picture_cursor)) < lane.cursor:
+            if not self._attempt("read", partial(self._read_picture_into, found, after, lane.cursor)):
+                return None
+            picture = found.pop()
+            lane.picture_cursor = picture.id if picture is not None else lane.cursor
+            if picture is not None and picture.id not in self._acknowledged_pictures:
+                return picture
+        return None
+
+    def _read_picture_into(self, found: list[Picture | None], after: int, up_to: int) -> None:
+        found.append(self._spool.read_picture(after, up_to))
+
     def _is_fresh(self, entry: Entry) -> bool:
         return entry.id not in self._taken and entry.id not in self._acknowledged
 
-    def _move_to_disk(self) -> None:
+    def _move_to_disk(self, pictures: list[Picture] | None = None) -> bool:
         entries = list(self._memory)
-        if self._attempt("append", lambda: self._spool.append(entries)):
+        moved = self._attempt("append", lambda: self._spool.append(entries, pictures or ()))
+        if moved:
             self._memory.clear()
+            self.losses.over(Cause.DISK)
+        return moved
 
     def _delete_acknowledged(self) -> None:
         for entry in [entry for entry in self._memory if entry.id in self._acknowledged]:
             self._memory.remove(entry)
             self._acknowledged.discard(entry.id)
-        if self._acknowledged and self._attempt("delete", lambda: self._spool.delete(self._acknowledged)):
+        runs, picture_runs = self._acknowledged.runs, self._acknowledged_pictures.runs
+        if (runs or picture_runs) and self._attempt("delete", lambda: self._spool.delete(runs, picture_runs)):
             self._acknowledged.clear()
+            self._acknowledged_pictures.clear()
+
+    def _note_acknowledged_at(self) -> None:
+        if not self.untidy:
+            self._acknowledged_at_s = self._clock_s()
+
+    def _note_break_at(self, picture_id: int) -> None:
+        """A picture at which the connection ended is given up when it always does: it would hold up everything."""
+        last_id, tries = self._picture_tries
+        tries = tries + 1 if picture_id == last_id else 1
+        self._picture_tries = (picture_id, tries)
+        if tries >= PICTURE_TRIES:
+            self.losses.note(
+                Cause.BROKER,
+                f"the connection ended {tries} times at the same picture (is it too large for the broker? See "
+                "heatmap.max_bytes)",
+                pictures=1,
+            )
+            self._note_acknowledged_at()
+            self._acknowledged_pictures.add(picture_id)
 
     def _give_up_oldest(self) -> None:
         oldest = next((entry for entry in self._memory if self._is_fresh(entry)), None)
         if oldest is None:  # all of them are on their way
             return
         self._memory.remove(oldest)
-        if self._lost == 0:
-            logger.error("results are given up: the disk takes none and %d wait in memory", self._max_in_memory)
-        self._lost += 1
+        self.losses.note(Cause.DISK, f"the disk takes none and {self._max_in_memory} wait in memory", results=1)
 
     def _attempt(self, what: str, action: Callable[[], None]) -> bool:
         """Whether the action was done; not when the disk fails it, or failed it less than `RETRY_S` ago."""
-        fault = self._faults.get(what)
+        with self._lock:
+            fault = self._faults.get(what)
         if fault is not None and self._clock_s() < fault[1]:
             return False
         try:
             action()
         except SpoolError as error:
             with self._lock:
+                is_news = str(error) not in {why for why, _ in self._faults.values()} and fault is None
                 self._faults[what] = (str(error), self._clock_s() + RETRY_S)
-            if fault is None:
+            if is_news:
                 logger.error("spool lost (%s): %s", what, error)
             return False
         if fault is not None:
             with self._lock:
                 del self._faults[what]
-            logger.warning("spool back (%s); results given up so far: %d", what, self.given_up)
+                all_well = not self._faults
+            if all_well:
+                logger.warning("spool back (%s); results given up so far: %d", what, self.given_up)
         return True

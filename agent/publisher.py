@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from paho.mqtt.enums import MQTTProtocolVersion
@@ -36,6 +36,7 @@ from zsad_agent.size_limits import SizeLimits
 from zsad_agent.spool import Spool
 from zsad_agent.tls import make_context
 from zsad_core.errors import ConfigError
+from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,11 @@ ANSWER_S = 10.0  # longest wait for the broker to let us in
 ANSWER_TO_NEWER_S = 5.0  # likewise in MQTT 5, if the older one is tried next: amqtt waits for ever for what it misreads
 FIRST_ATTEMPT_S = 2.0  # longest wait for the first connection, so that the first results find one
 WAIT_S = 0.1  # between two looks at whether a stop was asked for
+KEPT_VERDICTS: dict[str, frozenset[str]] = {  # spool.pictures -> verdicts whose pictures are kept as evidence
+    "off": frozenset(),
+    "rejects": frozenset({Verdict.ANOMALOUS.value, Verdict.UNKNOWN.value}),
+    "all": frozenset(verdict.value for verdict in Verdict),
+}
 STEADY_AFTER_S = 10.0  # a connection that lasted so long and was of use starts the back-off anew
 
 
@@ -55,7 +61,11 @@ class PublisherStats:
     unsent: int  # results that wait now
     acknowledged: int  # results that the broker has
     replayed: int  # results sent as `replayed`, again or for the first time
-    given_up: int  # results lost to spool.max_results or to a disk that took none
+    given_up: int  # results lost to a limit of the spool or to a disk that took none
+    given_up_by_cause: dict[str, int]  # count, bytes, age, disk; a cause without any is left out
+    evidence_unsent: int  # evidence pictures that wait now
+    evidence_acknowledged: int
+    evidence_given_up_by_cause: dict[str, int]  # and broker: a picture that it takes never
     heatmaps_sent: int
     heatmaps_dropped: int  # no connection, or a network slower than the camera
     connections: int
@@ -64,10 +74,14 @@ class PublisherStats:
 class Publisher:
     """A thread of its own sends; `accept` only stores. Context manager, to be left before the spool's.
 
-    Results go out with QoS 1, in the order in which they were accepted, at most `config.in_flight` unacknowledged at a
-    time, and stay in the spool until the broker has acknowledged them. One that was accepted before the present
-    connection was made (broker away, earlier run, or its acknowledgement did not arrive) carries `"replayed": true`.
-    Its id and capture time never change, so that a subscriber can drop doubles, which only failures make.
+    Results go out with QoS 1, at most `config.in_flight` unacknowledged at a time, and stay in the spool until the
+    broker has acknowledged them. One that was accepted before the present connection was made (broker away, earlier
+    run, or its acknowledgement did not arrive) carries `"replayed": true`; these go out in order, between the live
+    ones, which are in order too (see `Outbox`). A result's id and capture time never change, so that a subscriber can
+    drop doubles, which only failures make.
+
+    With `spool.pictures` the heatmap of a result is evidence as well: it lies in the spool with its result, and goes
+    out after it with QoS 1, on a topic that ends in the result's id, until the broker has it.
 
     A broker that is absent, untrusted, refuses us or our results, or acknowledges nothing is a stated fault (`state`,
     `fault`, one log line a change) and is tried again for ever, with a back-off; a full disk likewise (see `Outbox`).
@@ -83,6 +97,7 @@ class Publisher:
         device_id: str,
         spool: Spool,
         *,
+        pictures: Literal["off", "rejects", "all"] = "off",
         reconnect_min_s: float = 1.0,
         reconnect_max_s: float = 30.0,
         ack_timeout_s: float = ACK_TIMEOUT_S,
@@ -109,6 +124,7 @@ class Publisher:
         self._reconnect_min_s, self._reconnect_max_s = reconnect_min_s, reconnect_max_s
         self._ack_timeout_s = ack_timeout_s
         self._outbox = Outbox(spool)
+        self._keeps_pictures_of = KEPT_VERDICTS[pictures]
         self._pictures = LivePictures()
         self._snapshots = LivePictures()
         self._snapshot_ids = itertools.count()
@@ -170,6 +186,10 @@ class Publisher:
             acknowledged=self._tally.acknowledged,
             replayed=self._tally.replayed,
             given_up=self._outbox.given_up,
+            given_up_by_cause=self._outbox.losses.results,
+            evidence_unsent=self._outbox.unsent_pictures,
+            evidence_acknowledged=self._tally.evidence,
+            evidence_given_up_by_cause=self._outbox.losses.pictures,
             heatmaps_sent=self._pictures.sent,
             heatmaps_dropped=self._pictures.dropped,
             connections=self._tally.connections,
@@ -184,13 +204,18 @@ class Publisher:
     def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
         """Takes a result from `build_result`; it is in the spool when this returns. Never waits for the network.
 
+        A spool that cannot be used is no error here but a `fault`, and the result waits in memory.
+
         The heatmap goes out right after its result, on its own topic, QoS 0, and only over the present connection.
 
         Raises:
             ValueError: the result holds NaN or infinity.
         """
         camera = str(result["camera"])
-        entry_id = self._outbox.add(camera, encode(result))
+        picture = None
+        if heatmap is not None and result["verdict"] in self._keeps_pictures_of:
+            picture = (str(result["id"]), heatmap)
+        entry_id = self._outbox.add(camera, encode(result), picture)
         if heatmap is not None:
             self._pictures.offer(entry_id, self._topics.heatmap(camera), heatmap)
         self._wake()
@@ -226,12 +251,15 @@ class Publisher:
     def flush(self, timeout_s: float) -> int:
         """Waits until all that was accepted is sent, `timeout_s` at most. Returns how many results are not."""
         with self._settled:
-            self._settled.wait_for(lambda: self._outbox.unsent == 0 and self._pictures.waiting == 0, timeout_s)
+            self._settled.wait_for(self._all_sent, timeout_s)
         return self._outbox.unsent
 
     def _set_retained(self, topic: str, payload: bytes) -> None:
         self._statuses.set(topic, payload)
         self._wake()
+
+    def _all_sent(self) -> bool:
+        return self._outbox.unsent == self._outbox.unsent_pictures == self._pictures.waiting == 0
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # full: a wake-up is waiting already; closed: nobody is to be woken

@@ -23,7 +23,7 @@ IDLE_S = 1.0  # longest sleep without an event
 UNTIDY_S = 0.1  # while acknowledged results still lie in the spool
 HOLD_MIN_S, HOLD_MAX_S = 1.0, 30.0  # until results are tried again with a broker that refuses them
 ASK_AGAIN_S = 60.0  # likewise, for a subscription
-RESULTS = "results"  # of what the broker refuses, beside topics
+RESULTS, EVIDENCE = "results", "evidence"  # of what the broker refuses, beside topics
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,6 +32,7 @@ class Tally:
 
     acknowledged: int = 0  # results that the broker has
     replayed: int = 0  # results sent as `replayed`
+    evidence: int = 0  # evidence pictures that the broker has
     connections: int = 0
 
 
@@ -73,6 +74,8 @@ class Session:
     A result that the broker refuses (MQTT 5: not authorised, over quota) stays in the spool. When all on their way have
     been answered, one is tried after a while, and the rest once that is taken. The order is then kept but for those
     that were on their way together with the first one refused.
+
+    An evidence picture is in flight beside the window, one at a time: pictures hold up no result, and results none.
     """
 
     def __init__(
@@ -90,8 +93,8 @@ class Session:
         self._held_until_s: float | None = None  # no results before, since the broker refuses them
         self._hold_s = HOLD_MIN_S
         self._probing = False  # one result at a time, to see whether it takes them again
-        self._live_after = 0  # results with ids up to this were accepted before this connection was made
-        self._sent_up_to = 0
+        self._evidence: dict[int, int] = {}  # message id -> picture's id, of the one among these that is a picture
+        self._sent_up_to = 0  # of the live results
 
     def open(self, answer_timeout_s: float) -> None:
         """Dials, waits for the broker's answer, and announces the device.
@@ -116,7 +119,7 @@ class Session:
         self._exchange.incoming.all_due()
         self._exchange.pictures.connected()
         self._exchange.snapshots.connected()
-        self._live_after = self._exchange.outbox.last_id
+        self._exchange.outbox.rewind()
         self._exchange.tally.connections += 1
 
     def serve(self) -> None:
@@ -144,22 +147,40 @@ class Session:
         for topic, payload in self._exchange.statuses.take_due(free).items():
             self._publish(topic, payload, retain=True)
         self._send_pictures()
-        for entry in self._exchange.outbox.take(self._room()):
+        outbox = self._exchange.outbox
+        for entry in outbox.take(self._room()):
             body = entry.body
-            if entry.id <= self._live_after:
+            if entry.id <= outbox.live_after:
                 body = mark_replayed(body)
                 self._exchange.tally.replayed += 1
             self._publish(self._topics.result(entry.camera), body, entry_id=entry.id)
-            self._sent_up_to = entry.id
+            self._sent_up_to = max(self._sent_up_to, entry.id)
             self._send_pictures()
+        self._send_evidence()
+
+    def _send_evidence(self) -> None:
+        """One picture beside the window; none while the broker is suspected of not taking what comes."""
+        held = self._held_until_s is not None or self._probing or self._exchange.sizes.careful
+        if held or len(self._in_flight) >= self._link.receive_maximum - 1:
+            return
+        picture = self._exchange.outbox.take_picture()
+        if picture is None:
+            return
+        topic = self._topics.evidence(picture.camera, picture.result_id)
+        mid = self._publish(topic, picture.jpeg)
+        if mid is None:
+            self._exchange.outbox.refuse_picture(picture.id)
+        else:
+            self._evidence[mid] = picture.id
 
     def _room(self) -> int:
         """How many more results may be on their way."""
         if self._held_until_s is not None:
             return 0
-        window = 1 if self._probing or self._exchange.sizes.careful else self._window
-        window = min(window, max(1, self._link.receive_maximum - 1))  # the last place is for the goodbye
-        return max(0, window - len(self._in_flight))
+        if self._probing or self._exchange.sizes.careful:
+            return max(0, 1 - len(self._in_flight))
+        free = max(1, self._link.receive_maximum - 1) - len(self._in_flight)  # the last place is for the goodbye
+        return max(0, min(free, self._window - len(self._in_flight) + len(self._evidence)))
 
     def _send_pictures(self) -> None:
         """Each after its result, as fast as the network takes them, so that none pile up behind it unseen."""
@@ -174,17 +195,21 @@ class Session:
                     pictures.left_out()
                 self._exchange.on_settled()
 
-    def _publish(self, topic: str, payload: str | bytes, *, retain: bool = False, entry_id: int | None = None) -> None:
+    def _publish(
+        self, topic: str, payload: str | bytes, *, retain: bool = False, entry_id: int | None = None
+    ) -> int | None:
+        """The message id; None if the broker has said that it takes nothing so large."""
         size = packet_bytes(topic, payload)
         if self._exchange.sizes.too_large(size):
             if entry_id is not None:
                 self._give_up(entry_id, topic, payload)
             else:
                 self._exchange.health.complain(topic, f"refuses {topic}: {size} bytes are too many for it")
-            return
+            return None
         mid = self._link.publish(topic, payload, qos=1, retain=retain)
         number = self._exchange.sizes.sent(size)
         self._in_flight[mid] = _Sent(entry_id, time.monotonic(), number, topic, payload)
+        return mid
 
     def _subscribe(self) -> None:
         now_s = time.monotonic()
@@ -220,7 +245,13 @@ class Session:
         exchange = self._exchange
         self._answered = True
         exchange.sizes.passed(sent.number, sent.size, is_result=sent.entry_id is not None)
-        if sent.entry_id is None:
+        picture_id = self._evidence.pop(answer.mid, None)
+        if picture_id is not None:  # one that is refused stays where it is, and holds up those behind it
+            exchange.health.complain(EVIDENCE, answer.refusal and f"refuses evidence pictures: {answer.refusal}")
+            if answer.refusal is None:
+                exchange.outbox.acknowledge_picture(picture_id)
+                exchange.tally.evidence += 1
+        elif sent.entry_id is None:
             exchange.health.complain(sent.topic, answer.refusal and f"refuses {sent.topic}: {answer.refusal}")
         elif answer.refusal is None:
             exchange.outbox.acknowledge(sent.entry_id)
@@ -237,10 +268,9 @@ class Session:
         """Lets one result go when it is time, and none is on its way, which would then be sent twice."""
         if self._held_until_s is None or time.monotonic() < self._held_until_s:
             return
-        if all(sent.entry_id is None for sent in self._in_flight.values()):
+        if all(sent.entry_id is None for sent in self._in_flight.values()) and not self._evidence:
             self._held_until_s, self._probing = None, True
             self._exchange.outbox.rewind()
-            self._live_after = self._exchange.outbox.last_id
 
     def _learn_from(self, error: LinkCutError) -> None:
         """Gives the result up for which the broker cuts us off again and again."""

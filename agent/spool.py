@@ -1,268 +1,294 @@
-"""Results on disk until the broker has acknowledged them."""
+"""Results, and their evidence pictures, on disk until the broker has acknowledged them."""
 
 import contextlib
-import fcntl
-import logging
-import os
+import shutil
 import sqlite3
-import threading
-import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self
 
 from zsad_agent import spool_rows
-from zsad_agent.spool_rows import Entry
+from zsad_agent.losses import Cause, Losses
+from zsad_agent.spool_clock import SpoolClock
+from zsad_agent.spool_file import PAGE_BYTES, WAL_PAGES, SpoolFile, page_counts
+from zsad_agent.spool_rows import Entry, Picture, State
 from zsad_core.errors import SpoolError
 
-logger = logging.getLogger(__name__)
+THIS_RUN = 1 << 40  # ids of this run of the agent are above it, those of earlier runs below
+ROW_BYTES = 64  # of a row beside its body, at most
+LEAST_WAL_PAGES = 4
+LOW_DISK_BYTES = 4_000_000  # the log may need as much for results
+EXPIRY_BATCH = 1000  # rows looked at in one go
+EXPIRY_BATCHES = 10
 
-QUICK_CHECK_BYTES = 32_000_000  # a larger file is not read through at start; damage in it shows when it is read
-WAL_BACKSTOP_PAGES = 4_000  # of 4 KiB: a commit checkpoints by itself only in a burst that `sync` does not keep up with
-WAL_KEPT_BYTES = 4_000_000  # what the log shrinks to afterwards
-RESCUE_BATCH = 1000  # entries in memory at a time while a damaged file is read
-
-ResultT = TypeVar("ResultT")
+_Dropped = list[tuple[Cause, int, int]]  # cause, results, pictures
 
 
 class Spool:
     """A queue in a SQLite file, for one agent at a time. Any thread may call any method.
 
     What a failure can take: a killed process nothing, since `append` returns after the commit has reached the kernel.
-    A power cut what was appended since the last `sync` (WAL with synchronous=NORMAL: commits are not fsynced, so that
-    a slow disk does not hold up the line), but never the file's consistency. The publisher syncs every 2 s.
+    A power cut nothing either with `fsync="each"`: `append` returns after an fsync. With `"periodic"` what was
+    appended since the last `sync` (every 2 s), so that a slow disk does not hold up the line. The file stays
+    consistent in either case.
+
+    What is given up at a limit: the oldest, pictures before results, counted by cause in `losses`. More than
+    `max_results`: results with their pictures. More than `max_bytes` of file and write-ahead log: pictures, then
+    results. Older than `max_age_h`, on a clock that does not jump (`SpoolClock`): both. A disk that is nearly full:
+    pictures.
 
     Entries that were acknowledged and not yet deleted when the process died are sent once more, with the same ids.
+    Ids of entries differ from run to run (`THIS_RUN`); their order does not. So an agent can start, and number its
+    results, before it has seen the file.
 
-    Raises (every method, and `with`):
-        SpoolError: the file cannot be used: another agent holds it, it is no spool or of a newer agent, the disk is
-            full or gives errors. The queue is as it was before the call.
+    Raises (every method):
+        SpoolError: the file cannot be used: it is no spool or of a newer agent, the disk is full or gives errors. The
+            queue is as it was before the call. `with` raises it only when another agent has the file: any other
+            fault may pass, and opening is tried again with every call.
     """
 
-    def __init__(self, path: Path, *, max_results: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_results: int,
+        max_bytes: int = 2_000_000_000,
+        max_age_h: float = 24.0 * 30,
+        fsync: Literal["each", "periodic"] = "each",
+        clock: SpoolClock | None = None,
+        disk_free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+    ) -> None:
         self.path = path
+        self.losses = Losses(str(path))
         self._max_results = max_results
-        self._lock = threading.RLock()
-        self._sync_lock = threading.Lock()  # taken after `_lock`, never before it
-        self._lock_fd: int | None = None
-        self._db: sqlite3.Connection | None = None
-        self._sync_db: sqlite3.Connection | None = None
-        self._unsynced = False
-        self._count = 0
-        self._last_id = 0
-        self._dropped = 0
-        self._dropping = False
+        self._max_bytes = max_bytes
+        self._max_age_s = max_age_h * 3600
+        self._clock = clock or SpoolClock()
+        self._disk_free = disk_free
+        wal_pages = max(LEAST_WAL_PAGES, min(WAL_PAGES, max_bytes // PAGE_BYTES // 8))
+        self._max_pages = max_bytes // PAGE_BYTES - 2 * wal_pages  # the log may be twice as long for a moment
+        self._file = SpoolFile(path, self._clock, fsync_each=fsync == "each", wal_pages=wal_pages)
+        self._given_out = 0
+        self._before: int | None = None  # the last row's id of earlier runs, once the file was open
 
     def __enter__(self) -> Self:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o640)
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._release()
-            if isinstance(error, BlockingIOError):
-                raise SpoolError(
-                    f"{self.path}: another agent uses this spool. Stop it, or give this one a spool.path of its own."
-                ) from error
-            raise SpoolError(f"{self.path}: the spool cannot be opened: {error.strerror}") from error
-        try:
-            self._run("opened", lambda db: None, writes=False)
-        except BaseException:
-            self._release()
-            raise
+        self._file.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(SpoolError):
-            self.sync()
-        self._release()
+            self._file.sync()
+        self._file.stop()
 
     @property
     def count(self) -> int:
-        """Entries in the spool."""
-        return self._count
+        """Results in the spool."""
+        return self._file.state.results
+
+    @property
+    def picture_count(self) -> int:
+        """Evidence pictures in the spool."""
+        return self._file.state.pictures
 
     @property
     def last_id(self) -> int:
-        """The id given out last; 0 before the first."""
-        return self._last_id
-
-    @property
-    def dropped(self) -> int:
-        """Entries given up since the start because the spool held `max_results`."""
-        return self._dropped
+        """The id given out last; `THIS_RUN` before the first."""
+        return THIS_RUN + self._given_out
 
     def new_id(self) -> int:
-        with self._lock:
-            self._last_id += 1
-            return self._last_id
+        with self._file.lock:
+            self._given_out += 1
+            return self.last_id
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Stores all of `entries` or none; they are committed when this returns. The oldest go above `max_results`."""
+    def append(self, entries: Sequence[Entry], pictures: Sequence[Picture] = ()) -> None:
+        """Stores all of it or none; it is committed when this returns. What is above a limit goes in the same commit.
 
-        def work(db: sqlite3.Connection) -> int:
-            spool_rows.insert(db, entries)
-            excess = self._count + len(entries) - self._max_results
-            return spool_rows.delete_oldest(db, excess) if excess > 0 else 0
+        Pictures for which there is no room are given up, and the results stored.
+        """
 
-        with self._lock:
-            dropped = self._run("written", work)
-            self._count += len(entries) - dropped
-            self._dropped += dropped
-            self._note_limit(dropped)
+        def work(db: sqlite3.Connection, state: State) -> _Dropped:
+            new = [replace(entry, id=self._row(entry.id, state)) for entry in entries]
+            kept = [replace(each, id=self._row(each.id, state)) for each in pictures]
+            excess = state.results + len(new) - self._max_results
+            dropped = self._yield_to_results(db, state, new, kept)
+            if excess > 0:
+                dropped.append((Cause.COUNT, *_drop_results(db, state, excess)))
+            dropped += self._make_room(db, state, new, kept)
+            now_s = self._clock.now_s()
+            spool_rows.insert(db, new, now_s)
+            spool_rows.insert_pictures(db, kept, now_s)
+            state.results += len(new)
+            state.pictures += len(kept)
+            state.last_id = max([state.last_id, *(entry.id for entry in new)])
+            return dropped
 
-    def read_after(self, entry_id: int, limit: int) -> list[Entry]:
-        """The `limit` oldest entries with an id above `entry_id`, in order."""
-        return self._run("read", lambda db: spool_rows.select(db, entry_id, limit), writes=False)
+        with self._file.lock:
+            self._note(self._file.run("written", work, durable=True))
 
-    def delete(self, ids: Collection[int]) -> None:
-        """Forgets entries; ids that are not there are passed over. One commit for all: call it with many."""
-        with self._lock:
-            deleted = self._run("written", lambda db: spool_rows.delete(db, ids))
-            self._count -= deleted
-            self._note_limit(0)
+    def read(self, after_id: int, up_to_id: int, limit: int) -> list[Entry]:
+        """The `limit` oldest entries with an id above `after_id` and up to `up_to_id`, in order."""
+
+        def work(db: sqlite3.Connection, state: State) -> list[Entry]:
+            found = spool_rows.select(db, self._row(after_id, state), self._row(up_to_id, state), limit)
+            return [replace(entry, id=self._id(entry.id, state)) for entry in found]
+
+        return self._file.run("read", work, writes=False)
+
+    def read_picture(self, after_id: int, up_to_id: int) -> Picture | None:
+        """The oldest picture with an id above `after_id` and up to `up_to_id`."""
+
+        def work(db: sqlite3.Connection, state: State) -> Picture | None:
+            found = spool_rows.select_picture(db, self._row(after_id, state), self._row(up_to_id, state))
+            return replace(found, id=self._id(found.id, state)) if found is not None else None
+
+        return self._file.run("read", work, writes=False)
+
+    def delete(self, results: Collection[tuple[int, int]], pictures: Collection[tuple[int, int]] = ()) -> None:
+        """Forgets runs of ids, first and last of each; ids that are not there are passed over. One commit for all."""
+
+        def work(db: sqlite3.Connection, state: State) -> None:
+            rows = [
+                [(self._row(first, state), self._row(last, state)) for first, last in runs]
+                for runs in (results, pictures)
+            ]
+            state.results -= spool_rows.delete(db, "results", rows[0])
+            state.pictures -= spool_rows.delete(db, "pictures", rows[1])
+
+        with self._file.lock:
+            self._file.run("written", work)
+            self._note_room()
 
     def sync(self) -> None:
-        """Makes what was appended safe against a power cut, and keeps the write-ahead log short.
+        """Makes what was appended safe against a power cut, and keeps the write-ahead log short."""
+        self._file.sync()
 
-        A passive checkpoint over a connection of its own: `append` goes on meanwhile, however slow the disk.
+    def upkeep(self) -> None:
+        """Gives up what is too old, and gives the disk back what is no longer needed."""
+        with self._file.lock:
+            for _ in range(EXPIRY_BATCHES):
+                too_old = self._file.run("read", partial(self._older_than, self._max_age_s), writes=False)
+                if too_old == (None, None):
+                    break
+                self._note(self._file.run("written", partial(_expire, too_old)))
+            self._file.shrink(self._max_pages)
+            self._note_room()
+
+    def _yield_to_results(
+        self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[Picture]
+    ) -> _Dropped:
+        """On a disk that is nearly full no picture is stored, and stored ones make room for the new results.
+
+        Nearly, because a delete needs a little of the disk itself.
         """
-        with self._sync_lock:
-            if self._sync_db is None or not self._unsynced:
-                return
-            self._unsynced = False
-            try:
-                self._sync_db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            except sqlite3.Error as error:
-                self._unsynced = True
-                raise SpoolError(f"{self.path}: the spool cannot be synced to disk: {error}") from error
+        if not (kept or state.pictures) or self._disk_free(self.path.parent) >= LOW_DISK_BYTES:
+            return []
+        offered = len(kept)
+        kept.clear()
+        missing = _pages(new) - page_counts(db)[1]
+        gone = _drop_pictures(db, state, missing) if missing > 0 else 0
+        return [(Cause.DISK, 0, gone + offered)]
 
-    def _run(self, done: str, work: Callable[[sqlite3.Connection], ResultT], *, writes: bool = True) -> ResultT:
-        """`work`, in one transaction if it writes; a damaged file is set aside and `work` done on a new one."""
-        with self._lock:
-            try:
-                try:
-                    return self._attempt(work, writes)
-                except sqlite3.DatabaseError as error:
-                    if not spool_rows.is_damage(error):
-                        raise
-                    self._replace_damaged(" ".join(str(error).split()))
-                    return self._attempt(work, writes)
-            except sqlite3.Error as error:
-                raise SpoolError(f"{self.path}: the spool cannot be {done}: {error}") from error
+    def _make_room(self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[Picture]) -> _Dropped:
+        """Deletes what `max_bytes` leaves no room for. Of `kept`, the pictures to be stored, takes out what is not."""
+        pictures_before, offered = state.pictures, len(kept)
+        while kept or state.pictures:
+            missing = self._missing_pages(db, new, kept)
+            if missing <= 0:
+                break
+            if not _drop_pictures(db, state, missing):
+                kept.pop(0)
+        results = 0  # their pictures are gone by now
+        while state.results and self._missing_pages(db, new, kept) > 0:
+            results += _drop_results(db, state, max(1, min(64, state.results // 50)))[0]
+        return [(Cause.BYTES, results, pictures_before - state.pictures + offered - len(kept))]
 
-    def _attempt(self, work: Callable[[sqlite3.Connection], ResultT], writes: bool) -> ResultT:
-        db = self._db or self._open()
-        if not writes:
-            return work(db)
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            outcome = work(db)
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
-            raise
-        self._unsynced = True
-        return outcome
+    def _missing_pages(self, db: sqlite3.Connection, new: list[Entry], kept: list[Picture]) -> int:
+        pages, free = page_counts(db)
+        return pages - free + _pages(new) + sum(_picture_pages(each) for each in kept) - self._max_pages
 
-    def _open(self) -> sqlite3.Connection:
-        if self._lock_fd is None:
-            raise SpoolError(f"{self.path}: the spool is closed")
-        db = self._connect()
-        try:
-            db.execute("PRAGMA journal_mode=WAL").fetchone()
-            db.execute("PRAGMA synchronous=NORMAL")
-            db.execute(f"PRAGMA wal_autocheckpoint={WAL_BACKSTOP_PAGES}").fetchone()
-            db.execute(f"PRAGMA journal_size_limit={WAL_KEPT_BYTES}").fetchone()
-            self._check_format(db)
-            if self.path.stat().st_size <= QUICK_CHECK_BYTES:
-                found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-                if found != "ok":
-                    raise spool_rows.damage(found)
-            count, last_id = db.execute("SELECT count(*), max(id) FROM results").fetchone()
-            self._sync_db = self._connect()
-        except BaseException:
-            db.close()
-            raise
-        self._db, self._count = db, count
-        self._last_id = max(self._last_id, last_id or 0)  # a new file goes on counting where a damaged one ended
-        return db
+    def _older_than(self, age_s: float, db: sqlite3.Connection, state: State) -> tuple[int | None, int | None]:
+        """The ids up to which results, and pictures, are older; None: none is."""
+        before_s = self._clock.now_s() - age_s
+        return (
+            spool_rows.expired(db, "results", before_s, EXPIRY_BATCH),
+            spool_rows.expired(db, "pictures", before_s, EXPIRY_BATCH),
+        )
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
+    def _note(self, dropped: _Dropped) -> None:
+        """Counts and says what went, after the commit."""
+        why = {
+            Cause.COUNT: f"it is full (spool.max_results = {self._max_results})",
+            Cause.BYTES: f"it is full (spool.max_bytes = {self._max_bytes})",
+            Cause.AGE: f"they are too old (spool.max_age_h = {self._max_age_s / 3600:g})",
+            Cause.DISK: f"the disk has less than {LOW_DISK_BYTES:,} bytes left",
+        }
+        for cause, results, pictures in dropped:
+            self.losses.note(cause, why[cause], results=results, pictures=pictures)
 
-    def _check_format(self, db: sqlite3.Connection) -> None:
-        application_id = db.execute("PRAGMA application_id").fetchone()[0]
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        ours = application_id == spool_rows.APPLICATION_ID
-        if ours and version == spool_rows.FORMAT_VERSION:
-            return
-        if ours:
-            raise SpoolError(
-                f"{self.path}: spool format {version}, this agent reads {spool_rows.FORMAT_VERSION}. Use the agent "
-                "that wrote it, or move the file away."
-            )
-        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise SpoolError(f"{self.path}: a SQLite file, but no spool of this agent. Name another spool.path.")
-        db.execute("BEGIN IMMEDIATE")
-        db.execute(spool_rows.CREATE)
-        db.execute(f"PRAGMA application_id={spool_rows.APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version={spool_rows.FORMAT_VERSION}")
-        db.execute("COMMIT")
+    def _note_room(self) -> None:
+        """Says when a limit is left behind, by so much that it is not reached again at once."""
+        if self.losses.is_going_on(Cause.COUNT) and self.count <= self._max_results * 0.9:
+            self.losses.over(Cause.COUNT)
+        if self.losses.is_going_on(Cause.BYTES):
+            with contextlib.suppress(SpoolError):
+                pages, free = self._file.run("read", lambda db, state: page_counts(db), writes=False)
+                if pages - free <= self._max_pages * 0.8:
+                    self.losses.over(Cause.BYTES)
+        if self.losses.is_going_on(Cause.AGE):
+            with contextlib.suppress(SpoolError):
+                nearly = self._file.run("read", partial(self._older_than, self._max_age_s * 0.8), writes=False)
+                if nearly == (None, None):
+                    self.losses.over(Cause.AGE)
 
-    def _replace_damaged(self, damage: str) -> None:
-        """Renames the file and its log, starts a new one, and brings over the entries that can still be read."""
-        self._close_connections()
-        aside = Path(f"{self.path}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 1_000_000:06}")
-        try:
-            for suffix in ("-wal", "-shm", ""):
-                with contextlib.suppress(FileNotFoundError):
-                    Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
-        except OSError as error:
-            raise SpoolError(f"{self.path}: damaged ({damage}) and cannot be set aside: {error.strerror}") from error
-        self._count = 0
-        logger.error("spool %s is damaged (%s): set aside as %s, a new one is started", self.path, damage, aside.name)
-        self._open()
-        rescued = 0
-        batch: list[Entry] = []
-        for entry in spool_rows.read_what_is_left(aside):
-            self._last_id = max(self._last_id, entry.id)
-            batch.append(entry)
-            if len(batch) == RESCUE_BATCH:
-                self.append(batch)
-                rescued, batch = rescued + len(batch), []
-        self.append(batch)
-        rescued += len(batch)
-        logger.warning("spool %s: %d results were read out of the damaged file and are kept", self.path, rescued)
+    def _row(self, entry_id: int, state: State) -> int:
+        """The row's id, which holds over all runs."""
+        if self._before is None:
+            self._before = state.last_id
+        return entry_id if entry_id < THIS_RUN else entry_id - THIS_RUN + self._before
 
-    def _note_limit(self, dropped: int) -> None:
-        if dropped and not self._dropping:
-            self._dropping = True
-            logger.error(
-                "spool %s is full (spool.max_results = %d): the oldest results are given up",
-                self.path,
-                self._max_results,
-            )
-        elif self._dropping and self._count <= self._max_results * 0.9:
-            self._dropping = False
-            logger.warning("spool %s has room again; given up so far: %d results", self.path, self._dropped)
+    def _id(self, row_id: int, state: State) -> int:
+        before = self._row(THIS_RUN, state)
+        return row_id if row_id <= before else row_id - before + THIS_RUN
 
-    def _close_connections(self) -> None:
-        with self._sync_lock:
-            for db in (self._sync_db, self._db):
-                if db is not None:
-                    with contextlib.suppress(sqlite3.Error):
-                        db.close()
-            self._db = self._sync_db = None
 
-    def _release(self) -> None:
-        with self._lock:
-            self._close_connections()
-            if self._lock_fd is not None:
-                os.close(self._lock_fd)
-                self._lock_fd = None
+def _drop_results(db: sqlite3.Connection, state: State, number: int) -> tuple[int, int]:
+    """The oldest `number` results go, and the pictures up to the last of them. How many went of both."""
+    up_to = spool_rows.nth_oldest(db, "results", number)
+    if up_to is None:
+        return 0, 0
+    results = spool_rows.delete_up_to(db, "results", up_to)
+    pictures = spool_rows.delete_up_to(db, "pictures", up_to) if state.pictures else 0
+    state.results -= results
+    state.pictures -= pictures
+    return results, pictures
+
+
+def _drop_pictures(db: sqlite3.Connection, state: State, pages: int) -> int:
+    """The oldest pictures go until that many pages are free. How many went."""
+    gone, aim = 0, page_counts(db)[1] + pages
+    while page_counts(db)[1] < aim and (oldest := spool_rows.nth_oldest(db, "pictures", 1)) is not None:
+        gone += spool_rows.delete_up_to(db, "pictures", oldest)
+    state.pictures -= gone
+    return gone
+
+
+def _expire(up_to: tuple[int | None, int | None], db: sqlite3.Connection, state: State) -> _Dropped:
+    results = spool_rows.delete_up_to(db, "results", up_to[0]) if up_to[0] is not None else 0
+    pictures = spool_rows.delete_up_to(db, "pictures", max(up_to[0] or 0, up_to[1] or 0))
+    state.results -= results
+    state.pictures -= pictures
+    return [(Cause.AGE, results, pictures)]
+
+
+def _pages(entries: Sequence[Entry]) -> int:
+    """What the entries take, at most: a row that does not fit into the page that is being filled begins a new one."""
+    return 2 + sum(len(entry.body) + ROW_BYTES for entry in entries) * 2 // PAGE_BYTES if entries else 0
+
+
+def _picture_pages(picture: Picture) -> int:
+    return 2 + (len(picture.jpeg) + ROW_BYTES) // (PAGE_BYTES - 4)

@@ -1,10 +1,11 @@
 import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from zsad_agent.outbox import DELETE_AFTER_S, DELETE_BATCH, RETRY_S, Outbox
+from zsad_agent.outbox import DELETE_AFTER_S, DELETE_BATCH, PICTURE_TRIES, RETRY_S, UPKEEP_S, Outbox
 from zsad_agent.spool import Spool
 from zsad_agent.spool_rows import Entry
 from zsad_core.errors import SpoolError
@@ -18,18 +19,18 @@ class FailingDisk(Spool):
         self.failing: set[str] = set()
         self.commits = 0
 
-    def append(self, entries) -> None:  # type: ignore[no-untyped-def]
+    def append(self, entries, pictures=()) -> None:  # type: ignore[no-untyped-def]
         self._fail("append")
-        super().append(entries)
+        super().append(entries, pictures)
 
-    def read_after(self, entry_id: int, limit: int) -> list[Entry]:
+    def read(self, after_id: int, up_to_id: int, limit: int) -> list[Entry]:
         self._fail("read")
-        return super().read_after(entry_id, limit)
+        return super().read(after_id, up_to_id, limit)
 
-    def delete(self, ids) -> None:  # type: ignore[no-untyped-def]
+    def delete(self, results, pictures=()) -> None:  # type: ignore[no-untyped-def]
         self._fail("delete")
         self.commits += 1
-        super().delete(ids)
+        super().delete(results, pictures)
 
     def sync(self) -> None:
         self._fail("sync")
@@ -213,13 +214,182 @@ def test_disk_that_fails_one_thing_and_does_another_says_so_once(
     assert len(caplog.records) == 1
 
 
-def test_backlog_of_an_earlier_run_is_taken_first(tmp_path: Path) -> None:
+def test_backlog_of_an_earlier_run_is_told_from_live_results_which_go_first(tmp_path: Path) -> None:
     path = tmp_path / "spool.sqlite3"
     with Spool(path, max_results=10) as spool:
         add(Outbox(spool), "a", "b")
     with contextlib.ExitStack() as stack:
         outbox = Outbox(stack.enter_context(Spool(path, max_results=10)))
-        boundary = outbox.last_id
+        boundary = outbox.live_after
         add(outbox, "c")
         entries = outbox.take(10)
-        assert [(entry.body, entry.id <= boundary) for entry in entries] == [(b"a", True), (b"b", True), (b"c", False)]
+        assert [(entry.body, entry.id <= boundary) for entry in entries] == [(b"c", False), (b"a", True), (b"b", True)]
+
+
+def taken_and_acknowledged(outbox: Outbox, limit: int) -> list[str]:
+    entries = outbox.take(limit)
+    for entry in entries:
+        outbox.acknowledge(entry.id)
+    outbox.tidy()
+    return [entry.body.decode() for entry in entries]
+
+
+def test_live_results_go_first_and_the_backlog_keeps_its_share(outbox: Outbox) -> None:
+    add(outbox, *(f"old{number}" for number in range(6)))
+    outbox.rewind()
+    add(outbox, *(f"new{number}" for number in range(9)))
+    assert take(outbox, 4) == ["new0", "new1", "new2", "old0"]
+    assert take(outbox) == [
+        *("new3", "new4", "new5", "old1", "new6", "new7", "new8", "old2"),
+        *("old3", "old4", "old5"),  # nothing live waits: the whole window is the backlog's
+    ]
+
+
+@pytest.mark.parametrize("window", [1, 3, 20])
+def test_backlog_drains_under_a_live_rate_that_fills_the_window(outbox: Outbox, window: int) -> None:
+    backlog = [f"old{number}" for number in range(30)]
+    add(outbox, *backlog)
+    outbox.rewind()
+    sent: list[str] = []
+    number = 0
+    while not set(backlog) <= set(sent):
+        for _ in range(window):  # there is always more live than fits
+            add(outbox, f"new{number}")
+            number += 1
+        sent += taken_and_acknowledged(outbox, window)
+        assert number < 200 + window, "the backlog starves"
+    assert [body for body in sent if body in backlog] == backlog
+    live = [body for body in sent if body not in backlog]
+    assert live == [f"new{number}" for number in range(len(live))]
+
+
+def test_unacknowledged_live_results_are_backlog_of_the_next_connection_in_order(outbox: Outbox) -> None:
+    add(outbox, "a", "b")
+    outbox.rewind()
+    ids = add(outbox, "c", "d")
+    assert take(outbox, 3) == ["c", "d", "a"]
+    outbox.acknowledge(ids[0])
+    outbox.rewind()
+    add(outbox, "e")
+    assert take(outbox) == ["e", "a", "b", "d"]
+
+
+def test_acknowledgements_that_cannot_be_deleted_take_no_memory_each(
+    outbox: Outbox, disk: FailingDisk, clock: Clock
+) -> None:
+    add(outbox, *(str(number) for number in range(500)))
+    disk.failing = {"delete"}
+    for _ in range(50):
+        taken_and_acknowledged(outbox, 10)
+        clock.now_s += 1
+    assert len(outbox._acknowledged.runs) == 1
+    outbox.rewind()
+    assert take(outbox) == []
+    disk.failing = set()
+    clock.now_s += RETRY_S
+    outbox.tidy()
+    assert disk.count == 0
+
+
+def with_picture(outbox: Outbox, name: str) -> int:
+    return outbox.add("cam0", name.encode(), (f"id-{name}", f"jpeg-{name}".encode()))
+
+
+def test_picture_goes_after_its_result_one_at_a_time_and_again_until_acknowledged(outbox: Outbox, clock: Clock) -> None:
+    ids = [with_picture(outbox, name) for name in "ab"]
+    assert outbox.take_picture() is None  # its result was not sent
+    assert take(outbox, 1) == ["a"]
+    picture = outbox.take_picture()
+    assert picture is not None
+    assert (picture.id, picture.camera, picture.result_id, picture.jpeg) == (ids[0], "cam0", "id-a", b"jpeg-a")
+    take(outbox)
+    assert outbox.take_picture() is None  # the first is on its way
+    outbox.acknowledge(ids[0])
+    outbox.acknowledge(ids[1])
+    outbox.tidy(everything=True)
+    assert (outbox.unsent, outbox.unsent_pictures) == (0, 2)
+    outbox.rewind()  # the connection ends: results are there, pictures are not
+    assert take(outbox) == []
+    for entry_id in ids:
+        picture = outbox.take_picture()
+        assert picture is not None
+        assert picture.id == entry_id
+        outbox.acknowledge_picture(entry_id)
+    outbox.tidy(everything=True)
+    assert (outbox.take_picture(), outbox.unsent_pictures, outbox.untidy) == (None, 0, False)
+
+
+def test_pictures_of_live_results_do_not_wait_for_those_of_the_backlog(outbox: Outbox) -> None:
+    for name in "ab":
+        with_picture(outbox, name)
+    outbox.rewind()
+    for name in "cd":
+        with_picture(outbox, name)
+    take(outbox)
+    sent = []
+    while (picture := outbox.take_picture()) is not None:
+        sent.append(picture.result_id[-1])
+        outbox.acknowledge_picture(picture.id)
+    assert sent == ["c", "d", "a", "b"]
+
+
+def test_picture_at_which_the_connection_always_ends_is_given_up(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_picture(outbox, "a")
+    with_picture(outbox, "b")
+    for _ in range(PICTURE_TRIES):
+        outbox.rewind()
+        take(outbox)
+        picture = outbox.take_picture()
+        assert picture is not None
+        assert picture.result_id == "id-a"
+    outbox.rewind()
+    assert take(outbox) == ["a", "b"]  # never a result
+    picture = outbox.take_picture()
+    assert picture is not None
+    assert picture.result_id == "id-b"
+    assert outbox.losses.pictures == {"broker": 1}
+    assert "is it too large for the broker" in caplog.text
+
+
+def test_disk_that_takes_nothing_costs_pictures_and_no_result(
+    outbox: Outbox, disk: FailingDisk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk.failing = {"append"}
+    with_picture(outbox, "a")
+    with_picture(outbox, "b")
+    disk.failing = set()
+    clock.now_s += RETRY_S
+    with_picture(outbox, "c")
+    assert take(outbox) == ["a", "b", "c"]
+    picture = outbox.take_picture()
+    assert picture is not None
+    assert picture.result_id == "id-c"
+    assert (outbox.losses.results, outbox.losses.pictures) == ({}, {"disk": 2})
+    assert caplog.text.count("evidence pictures are given up") == 1
+
+
+def test_results_of_a_start_without_a_spool_are_sent_in_order_with_those_in_it_and_none_twice(tmp_path: Path) -> None:
+    path = tmp_path / "spool.sqlite3"
+    with Spool(path, max_results=100) as spool:
+        add(Outbox(spool), "a", "b")
+    clock = Clock()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")  # another program holds the file when the agent starts
+        with Spool(path, max_results=100) as spool:
+            outbox = Outbox(spool, clock_s=clock)
+            assert "locked" in (outbox.fault or "")
+            first, _ = add(outbox, "c", "d")
+            assert take(outbox, 1) == ["c"]
+            other.close()
+            clock.now_s += UPKEEP_S
+            add(outbox, "e")
+            outbox.acknowledge(first)
+            outbox.tidy(everything=True)
+            assert take(outbox) == ["d", "e", "a", "b"]
+            assert outbox.fault is None
+            assert outbox.unsent == 4
+            outbox.rewind()
+            assert take(outbox) == ["a", "b", "d", "e"]

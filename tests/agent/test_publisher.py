@@ -53,12 +53,26 @@ def result(number: int) -> dict[str, Any]:
 
 
 @contextmanager
-def publishing(url: str, folder: Path, *, ack_timeout_s: float = 30.0, **settings: Any) -> Iterator[Publisher]:
+def publishing(
+    url: str,
+    folder: Path,
+    *,
+    ack_timeout_s: float = 30.0,
+    pictures: Any = "off",
+    spool_settings: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Iterator[Publisher]:
     config = MqttConfig(broker=url, **settings)
     with (
-        Spool(folder / "spool.sqlite3", max_results=100_000) as spool,
+        Spool(folder / "spool.sqlite3", max_results=100_000, **(spool_settings or {})) as spool,
         Publisher(
-            config, "line3", spool, reconnect_min_s=0.05, reconnect_max_s=0.2, ack_timeout_s=ack_timeout_s
+            config,
+            "line3",
+            spool,
+            pictures=pictures,
+            reconnect_min_s=0.05,
+            reconnect_max_s=0.2,
+            ack_timeout_s=ack_timeout_s,
         ) as publisher,
     ):
         publisher.await_first_attempt(threading.Event())
@@ -184,7 +198,10 @@ def test_broker_restarts_in_mid_stream_lose_nothing_and_keep_the_order(
         assert publisher.flush(20) == 0
         listener.wait_for(lambda: len(set(seqs(listener.results()))) >= 600)
         stats = publisher.stats
-    assert first_arrivals(listener.results()) == list(range(600))
+    for replayed in (False, True):  # two lanes, each in order
+        lane = first_arrivals([message for message in listener.results() if message["replayed"] is replayed])
+        assert lane == sorted(lane)
+    assert set(seqs(listener.results())) == set(range(600))
     assert stats.connections == 3
     assert [message["id"] for message in listener.results()] == [
         result(message["seq"])["id"] for message in listener.results()
@@ -433,3 +450,92 @@ def test_password_file_that_everybody_can_read_is_warned_of(
     Publisher(MqttConfig(username="line3", password_file=file), "line3", spool)
     assert str(file) in caplog.text
     assert "secret" not in caplog.text
+
+
+def jpeg_of(number: int) -> bytes:
+    return b"\xff\xd8 overlay of %d" % number
+
+
+def is_evidence(topic: str) -> bool:
+    return "/cam0/evidence/" in topic
+
+
+@pytest.mark.parametrize(("pictures", "kept"), [("off", []), ("rejects", [0, 1]), ("all", [0, 1, 2])])
+def test_evidence_is_kept_by_verdict_and_goes_out_after_its_result(
+    mosquitto: BrokerFactory, tmp_path: Path, pictures: str, kept: list[int]
+) -> None:
+    broker = mosquitto()
+    parts = [
+        result(0),
+        result(1) | {"verdict": "unknown", "reason": "dark", "anomaly_score": None},
+        result(2) | {"verdict": "ok", "anomaly_score": 0.1},
+    ]
+    with publishing(f"mqtt://127.0.0.1:{free_port()}", tmp_path, pictures=pictures) as publisher:
+        for number, part in enumerate(parts):
+            publisher.accept(part, jpeg_of(number))
+        publisher.accept(result(3), None)  # a reject without an overlay has no picture
+        assert publisher.stats.evidence_unsent == len(kept)
+    with MqttListener(broker.port) as listener:
+        with publishing(broker.url, tmp_path, pictures=pictures) as publisher:
+            assert publisher.flush(15) == 0
+            stats = publisher.stats
+        listener.wait_for(lambda: b"offline" in listener.payloads("zsad/line3/available"))
+        sent = [(topic, payload) for topic, payload in listener.messages if is_evidence(topic)]
+        assert sent == [(f"zsad/line3/cam0/evidence/line3-b1-{number}", jpeg_of(number)) for number in kept]
+        for number in kept:
+            picture_at = listener.topics.index(f"zsad/line3/cam0/evidence/line3-b1-{number}")
+            earlier = [payload for topic, payload in listener.messages[:picture_at] if topic.endswith("/result")]
+            assert any(f'"id":"line3-b1-{number}"'.encode() in payload for payload in earlier)
+    assert (stats.evidence_unsent, stats.evidence_acknowledged) == (0, len(kept))
+    with Spool(tmp_path / "spool.sqlite3", max_results=10) as spool:
+        assert (spool.count, spool.picture_count) == (0, 0)
+
+
+def test_picture_too_large_for_the_broker_is_given_up_and_holds_up_no_result(
+    mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = mosquitto(extra="max_packet_size 20000")
+    with MqttListener(broker.port) as listener:
+        with publishing(broker.url, tmp_path, pictures="all") as publisher:
+            publisher.accept(result(0), b"x" * 50_000)
+            for number in range(1, 20):
+                publisher.accept(result(number), jpeg_of(number))
+            wait_until(lambda: publisher.flush(0.5) == 0 and publisher.stats.evidence_unsent == 0, 30)
+            assert publisher.stats.evidence_given_up_by_cause == {"broker": 1}
+            assert publisher.stats.given_up == 0
+        listener.wait_for(lambda: len(set(seqs(listener.results()))) == 20)
+        arrived = {payload for topic, payload in listener.messages if is_evidence(topic)}
+        assert arrived == {jpeg_of(number) for number in range(1, 20)}
+    assert caplog.text.count("is it too large for the broker") == 1
+
+
+def test_live_results_arrive_while_a_long_backlog_is_replayed(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+    backlog, live = 3000, 100
+    with publishing(f"mqtt://127.0.0.1:{free_port()}", tmp_path, spool_settings={"fsync": "periodic"}) as publisher:
+        for number in range(backlog):
+            publisher.accept(result(number), None)
+    broker = mosquitto()
+    with MqttListener(broker.port) as listener:
+        with publishing(broker.url, tmp_path, spool_settings={"fsync": "periodic"}) as publisher:
+            assert publisher.connected
+            for number in range(backlog, backlog + live):
+                publisher.accept(result(number), None)
+            assert publisher.flush(60) == 0
+        listener.wait_for(lambda: len(listener.results()) >= backlog + live)
+        arrived = listener.results()
+    assert [each["seq"] for each in arrived if each["replayed"]] == list(range(backlog))
+    assert [each["seq"] for each in arrived if not each["replayed"]] == list(range(backlog, backlog + live))
+    last_live = max(at for at, each in enumerate(arrived) if not each["replayed"])
+    assert last_live < backlog + live - 500  # long before the backlog ends
+
+
+def test_spool_that_cannot_be_used_is_a_fault_and_the_results_arrive(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+    broker = mosquitto()
+    (tmp_path / "spool.sqlite3").mkdir()  # a folder where the file belongs
+    with MqttListener(broker.port) as listener, publishing(broker.url, tmp_path) as publisher:
+        assert "spool.sqlite3: the spool cannot be opened" in (publisher.fault or "")
+        for number in range(50):
+            publisher.accept(result(number), None)
+        assert publisher.flush(15) == 0
+        assert publisher.stats.given_up == 0
+        listener.wait_for(lambda: seqs(listener.results()) == list(range(50)))

@@ -5,13 +5,16 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from zsad_agent.spool import Spool
-from zsad_agent.spool_rows import Entry
+from zsad_agent.spool import THIS_RUN, Spool
+from zsad_agent.spool_clock import SpoolClock
+from zsad_agent.spool_rows import Entry, Picture
 from zsad_core.errors import SpoolError
 
 
@@ -27,14 +30,14 @@ def put(spool: Spool, *bodies: str) -> list[int]:
 
 
 def bodies(spool: Spool) -> list[str]:
-    return [entry.body.decode() for entry in spool.read_after(0, 1_000_000)]
+    return [entry.body.decode() for entry in spool.read(0, spool.last_id, 1_000_000)]
 
 
 def test_empty_spool_reads_nothing_and_deletes_nothing(path: Path) -> None:
     with Spool(path, max_results=10) as spool:
-        assert spool.read_after(0, 10) == []
-        spool.delete([1, 2])
-        assert (spool.count, spool.last_id) == (0, 0)
+        assert spool.read(0, spool.last_id, 10) == []
+        spool.delete([(1, 2)])
+        assert (spool.count, spool.picture_count, spool.last_id) == (0, 0, THIS_RUN)
 
 
 def test_entries_come_back_in_order_after_reopening(path: Path) -> None:
@@ -44,26 +47,32 @@ def test_entries_come_back_in_order_after_reopening(path: Path) -> None:
     with Spool(path, max_results=10) as spool:
         assert bodies(spool) == ["a", "b", "c"]
         assert spool.count == 3
-        assert put(spool, "d") == [4]  # ids are not given out twice while entries wait
+        assert [entry.id < THIS_RUN for entry in spool.read(0, spool.last_id, 10)] == [True] * 3
+        assert put(spool, "d") == [THIS_RUN + 1]  # ids are not given out twice while entries wait
+        assert bodies(spool) == ["a", "b", "c", "d"]
+    with Spool(path, max_results=10) as spool:
+        put(spool, "e")
+        assert bodies(spool) == ["a", "b", "c", "d", "e"]
 
 
 def test_deleted_entries_are_gone_and_reading_goes_on_behind_an_id(path: Path) -> None:
     with Spool(path, max_results=10) as spool:
         ids = put(spool, "a", "b", "c", "d")
-        spool.delete([ids[0], ids[2]])
+        spool.delete([(ids[0], ids[0]), (ids[2], ids[2])])
         assert bodies(spool) == ["b", "d"]
         assert spool.count == 2
-        assert [entry.id for entry in spool.read_after(ids[1], 10)] == [ids[3]]
-        assert len(spool.read_after(0, 1)) == 1
+        assert [entry.id for entry in spool.read(ids[1], ids[3], 10)] == [ids[3]]
+        assert spool.read(ids[1], ids[2], 10) == []
+        assert len(spool.read(0, spool.last_id, 1)) == 1
 
 
 def test_oldest_are_given_up_above_the_limit_and_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Spool(path, max_results=20) as spool:
         ids = [put(spool, str(number))[0] for number in range(25)]
         assert bodies(spool) == [str(number) for number in range(5, 25)]
-        assert (spool.count, spool.dropped) == (20, 5)
+        assert (spool.count, spool.losses.results) == (20, {"count": 5})
         assert caplog.text.count("spool.max_results = 20") == 1
-        spool.delete(ids[:15])
+        spool.delete([(ids[0], ids[14])])
         assert "room again; given up so far: 5" in caplog.text
 
 
@@ -94,21 +103,25 @@ def test_use_before_opening_or_after_closing_is_a_spool_error(path: Path) -> Non
     with spool:
         pass
     with pytest.raises(SpoolError, match="closed"):
-        spool.read_after(0, 1)
+        spool.read(0, spool.last_id, 1)
 
 
 def test_folder_that_cannot_be_made_is_a_spool_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SpoolError, match="cannot be opened"), Spool(tmp_path / "file" / "spool", max_results=1):
-        pass
+    with Spool(tmp_path / "file" / "spool", max_results=1) as spool:  # starts all the same
+        with pytest.raises(SpoolError, match="cannot be opened"):
+            put(spool, "a")
+        (tmp_path / "file").unlink()
+        put(spool, "b")
+        assert bodies(spool) == ["b"]
 
 
 def test_another_programs_database_is_refused_and_left_alone(path: Path) -> None:
     path.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE theirs (x)")
-    with pytest.raises(SpoolError, match="no spool of this agent"), Spool(path, max_results=1):
-        pass
+    with Spool(path, max_results=1) as spool, pytest.raises(SpoolError, match="no spool of this agent"):
+        put(spool, "a")
     assert [file.name for file in path.parent.iterdir() if ".corrupt" in file.name] == []
 
 
@@ -117,8 +130,8 @@ def test_spool_of_a_newer_agent_is_refused(path: Path) -> None:
         pass
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version=9")
-    with pytest.raises(SpoolError, match="spool format 9, this agent reads 1"), Spool(path, max_results=1):
-        pass
+    with Spool(path, max_results=1) as spool, pytest.raises(SpoolError, match="spool format 9, this agent reads 2"):
+        put(spool, "a")
 
 
 def corrupt_files(path: Path) -> list[Path]:
@@ -200,20 +213,23 @@ def test_damage_that_shows_while_running_does_not_stop_the_queue(path: Path) -> 
 WRITER = """
 import sys
 from pathlib import Path
-from zsad_agent.spool import Spool
+from zsad_agent.spool import THIS_RUN, Spool
 from zsad_agent.spool_rows import Entry
+number = int(sys.argv[2])
 with Spool(Path(sys.argv[1]), max_results=1_000_000) as spool:
     while True:
-        entry = Entry(spool.new_id(), "cam0", b"x" * 700)
-        spool.append([entry])
-        print(entry.id, flush=True)
+        number += 1
+        spool.append([Entry(spool.new_id(), "cam0", b"%700d" % number)])
+        print(number, flush=True)
 """
 
 
 def test_nothing_appended_is_lost_when_the_process_is_killed(path: Path) -> None:
     said: set[int] = set()
     for round_number in range(1, 4):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(1_000_000 * round_number)], stdout=subprocess.PIPE, text=True
+        )
         assert writer.stdout is not None
         for _ in range(100 * round_number):
             said.add(int(writer.stdout.readline()))
@@ -222,9 +238,9 @@ def test_nothing_appended_is_lost_when_the_process_is_killed(path: Path) -> None
         writer.wait()
         writer.stdout.close()
     with Spool(path, max_results=1_000_000) as spool:
-        kept = [entry.id for entry in spool.read_after(0, 1_000_000)]
+        kept = [int(body) for body in bodies(spool)]
     assert said <= set(kept)
-    assert kept == list(range(1, len(kept) + 1))
+    assert kept == sorted(set(kept))
 
 
 def test_full_disk_is_an_error_that_loses_nothing_and_ends_when_there_is_room(tiny_disk: Path) -> None:
@@ -236,7 +252,7 @@ def test_full_disk_is_an_error_that_loses_nothing_and_ends_when_there_is_room(ti
             for number in range(5000):
                 put(spool, f"{number:1000}")
                 written.append(f"{number:1000}")
-        assert len(written) > 50
+        assert len(written) > 30
         assert bodies(spool) == written
         assert spool.count == len(written)
         ballast.unlink()
@@ -250,3 +266,323 @@ def test_sync_empties_the_log_into_the_file(path: Path) -> None:
         assert path.stat().st_size < 100_000
         spool.sync()
         assert path.stat().st_size > 200_000
+
+
+class Clocks:
+    """The system's clock, which can jump, and the one since boot, which cannot."""
+
+    def __init__(self) -> None:
+        self.wall_s, self.boot_s = 1.8e9, 50.0
+
+    def pass_(self, seconds: float) -> None:
+        self.wall_s += seconds
+        self.boot_s += seconds
+
+    def spool_clock(self, boot_id: str = "boot 1") -> SpoolClock:
+        return SpoolClock(wall_s=lambda: self.wall_s, boot_s=lambda: self.boot_s, boot_id=boot_id)
+
+
+HOUR_S = 3600.0
+
+
+def test_results_above_the_age_limit_are_given_up_oldest_first_and_said_once(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clocks = Clocks()
+    with Spool(path, max_results=10, max_age_h=24, clock=clocks.spool_clock()) as spool:
+        for body in "abc":
+            put_with_pictures(spool, (body, b"jpeg"))
+            clocks.pass_(10 * HOUR_S)
+        spool.upkeep()
+        assert (bodies(spool), spool.losses.results, spool.losses.pictures) == (["b", "c"], {"age": 1}, {"age": 1})
+        clocks.pass_(10 * HOUR_S)
+        spool.upkeep()
+        spool.upkeep()
+        assert (bodies(spool), spool.picture_count, spool.losses.results) == (["c"], 1, {"age": 2})
+    said = [record.message for record in caplog.records if "results are given up" in record.message]
+    assert len(said) == 1
+    assert "spool.max_age_h = 24" in said[0]
+
+
+def test_old_pictures_go_even_when_their_results_have_arrived(path: Path) -> None:
+    clocks = Clocks()
+    with Spool(path, max_results=10, max_age_h=24, clock=clocks.spool_clock()) as spool:
+        (entry_id,) = put_with_pictures(spool, ("a", b"jpeg"))
+        spool.delete([(entry_id, entry_id)])
+        clocks.pass_(25 * HOUR_S)
+        spool.upkeep()
+        assert (spool.picture_count, spool.losses.results, spool.losses.pictures) == (0, {}, {"age": 1})
+
+
+@pytest.mark.parametrize("jump_s", [30 * 365 * 24 * HOUR_S, -1.7e9, 48 * HOUR_S, -48 * HOUR_S])
+@pytest.mark.parametrize("restart", ["none", "agent", "machine"])
+def test_system_clock_that_jumps_throws_nothing_away_and_ages_nothing_backwards(
+    path: Path, jump_s: float, restart: str
+) -> None:
+    clocks = Clocks()
+    with contextlib.ExitStack() as stack:
+        spool = stack.enter_context(Spool(path, max_results=10, max_age_h=72, clock=clocks.spool_clock()))
+        put(spool, "a")
+        clocks.wall_s += jump_s
+        if restart != "none":
+            stack.close()
+            if restart == "machine":
+                clocks.boot_s = 5.0
+            boot_id = "boot 2" if restart == "machine" else "boot 1"
+            spool = stack.enter_context(Spool(path, max_results=10, max_age_h=72, clock=clocks.spool_clock(boot_id)))
+        spool.upkeep()
+        put(spool, "b")
+        clocks.pass_(40 * HOUR_S)
+        spool.upkeep()
+        assert bodies(spool) == ["a", "b"]
+        clocks.pass_(33 * HOUR_S)
+        spool.upkeep()
+        assert bodies(spool) == []  # the limit holds all the same
+
+
+def put_with_pictures(spool: Spool, *results: tuple[str, bytes]) -> list[int]:
+    ids = []
+    for body, jpeg in results:
+        entry = Entry(spool.new_id(), "cam0", body.encode())
+        spool.append([entry], [Picture(entry.id, "cam0", f"line3-{body[-8:]}", jpeg)])
+        ids.append(entry.id)
+    return ids
+
+
+def pictures(spool: Spool) -> list[bytes]:
+    found, after = [], 0
+    while (picture := spool.read_picture(after, spool.last_id)) is not None:
+        found.append(picture.jpeg)
+        after = picture.id
+    return found
+
+
+def test_pictures_come_back_with_their_results_after_reopening_and_are_deleted_apart(path: Path) -> None:
+    with Spool(path, max_results=10) as spool:
+        put_with_pictures(spool, ("a", b"A"), ("b", b"B"))
+    with Spool(path, max_results=10) as spool:
+        assert (bodies(spool), pictures(spool), spool.picture_count) == (["a", "b"], [b"A", b"B"], 2)
+        first = spool.read_picture(0, spool.last_id)
+        assert first == Picture(1, "cam0", "line3-a", b"A")
+        spool.delete([(1, 2)])
+        assert (bodies(spool), pictures(spool)) == ([], [b"A", b"B"])
+        spool.delete([], [(1, 1)])
+        assert (pictures(spool), spool.picture_count) == ([b"B"], 1)
+
+
+def test_result_above_the_count_takes_its_picture_along(path: Path) -> None:
+    with Spool(path, max_results=2) as spool:
+        put_with_pictures(spool, ("a", b"A"), ("b", b"B"), ("c", b"C"))
+        assert (bodies(spool), pictures(spool)) == (["b", "c"], [b"B", b"C"])
+        assert (spool.losses.results, spool.losses.pictures) == ({"count": 1}, {"count": 1})
+
+
+def on_disk(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
+
+
+@pytest.mark.parametrize(("max_bytes", "least_kept"), [(65_536, 1), (300_000, 100)])
+def test_file_and_log_stay_below_the_limit_in_bytes_and_pictures_go_before_results(
+    path: Path, max_bytes: int, least_kept: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Spool(path, max_results=1_000_000, max_bytes=max_bytes, fsync="periodic") as spool:
+        number, largest = 0, 0
+        while not spool.losses.results and number < 5000:
+            put_with_pictures(spool, (f"{number:0700}", b"%08d" % number * 1500))
+            number += 1
+            largest = max(largest, on_disk(path))
+            if number % 50 == 0:
+                spool.sync()
+        assert spool.losses.pictures["bytes"] == number - spool.picture_count
+        assert spool.picture_count == 0  # before the first result went, all of them had
+        first = number - spool.count
+        assert bodies(spool) == [f"{each:0700}" for each in range(first, number)]
+        for each in range(number, number + 150):
+            put(spool, f"{each:0700}")
+            largest = max(largest, on_disk(path))
+        assert bodies(spool)[-1] == f"{number + 149:0700}"
+        assert largest <= max_bytes
+        assert spool.count >= least_kept  # the room is used, too
+    assert caplog.text.count(f"spool.max_bytes = {max_bytes}") == 2  # pictures, later results
+
+
+def test_picture_is_stored_at_the_cost_of_older_pictures_and_of_no_result(path: Path) -> None:
+    with Spool(path, max_results=10_000, max_bytes=400_000, fsync="periodic") as spool:
+        results = [f"{number:0700}" for number in range(150)]
+        put(spool, *results)
+        put_with_pictures(spool, ("a", b"A" * 60_000), ("b", b"B" * 60_000), ("c", b"C" * 60_000))
+        assert pictures(spool)[-1:] == [b"C" * 60_000]
+        put_with_pictures(spool, ("d", b"D" * 500_000))  # larger than all the room there is
+        assert spool.picture_count == 0
+        assert bodies(spool) == [*results, "a", "b", "c", "d"]
+        assert spool.losses.pictures == {"bytes": 4}
+
+
+def test_drained_spool_gives_the_disk_back(path: Path) -> None:
+    with Spool(path, max_results=100_000, fsync="periodic") as spool:
+        ids = put(spool, *("x" * 1000 for _ in range(20_000)))
+        spool.sync()
+        full = path.stat().st_size
+        spool.delete([(ids[0], ids[-2])])
+        for _ in range(40):
+            spool.upkeep()
+            spool.sync()
+        assert path.stat().st_size < full / 3
+        assert bodies(spool) == ["x" * 1000]
+
+
+VERSION_1 = """CREATE TABLE results (
+    id INTEGER PRIMARY KEY, camera TEXT NOT NULL, body BLOB NOT NULL, crc32 INTEGER NOT NULL)"""
+
+
+def test_spool_of_format_1_is_brought_up_in_place_with_all_its_results(path: Path) -> None:
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute(VERSION_1)
+        db.execute(f"PRAGMA application_id={0x7A736164}")
+        db.execute("PRAGMA user_version=1")
+        rows = [(number, "cam0", b"body %d" % number, zlib.crc32(b"body %d" % number)) for number in (3, 4, 9)]
+        db.executemany("INSERT INTO results VALUES (?, ?, ?, ?)", rows)
+    clocks = Clocks()
+    with Spool(path, max_results=10, max_age_h=1, clock=clocks.spool_clock()) as spool:
+        put_with_pictures(spool, ("new", b"jpeg"))
+        spool.upkeep()
+        assert bodies(spool) == ["body 3", "body 4", "body 9", "new"]
+        assert (spool.count, pictures(spool)) == (4, [b"jpeg"])
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("SELECT id FROM results").fetchall() == [(3,), (4,), (9,), (10,)]
+    assert corrupt_files(path) == []
+    with Spool(path, max_results=10, max_age_h=1, clock=clocks.spool_clock()) as spool:
+        clocks.pass_(2 * HOUR_S)
+        spool.upkeep()
+        assert (bodies(spool), spool.count) == ([], 0)  # their age counts from the day of the change
+
+
+def test_backlog_of_many_is_counted_without_a_walk_through_it(path: Path) -> None:
+    fill(path, 3000)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE state SET results = 12345")  # what is written there is what is told
+        db.commit()
+    with Spool(path, max_results=100_000) as spool:
+        spool.upkeep()
+        assert spool.count == 12345
+
+
+def test_database_that_is_locked_for_long_is_an_error_soon_and_works_afterwards(path: Path) -> None:
+    with (
+        Spool(path, max_results=10) as spool,
+        contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other,
+    ):
+        put(spool, "a")
+        other.execute("BEGIN IMMEDIATE")
+        started_s = time.monotonic()
+        with pytest.raises(SpoolError, match="locked"):
+            put(spool, "b")
+        assert time.monotonic() - started_s < 3
+        other.execute("ROLLBACK")
+        put(spool, "c")
+        assert bodies(spool) == ["a", "c"]
+
+
+def test_file_that_is_a_folder_is_an_error_with_every_use_and_no_crash_at_the_start(path: Path) -> None:
+    path.mkdir(parents=True)
+    with Spool(path, max_results=10) as spool:
+        for _ in range(2):
+            with pytest.raises(SpoolError, match="cannot be opened"):
+                put(spool, "a")
+        path.rmdir()
+        put(spool, "b")
+        assert bodies(spool) == ["b"]
+
+
+@pytest.mark.parametrize("position", [*range(0, 100, 4), 68, 69, 70, 71, 60, 63])
+def test_any_damage_of_the_header_is_survived_and_every_result_that_comes_out_is_sound(
+    path: Path, position: int
+) -> None:
+    written = fill(path, 40)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0xA5
+    path.write_bytes(content)
+    with Spool(path, max_results=1000) as spool:
+        try:
+            assert set(bodies(spool)) <= set(written)
+            put(spool, "after")
+            assert bodies(spool)[-1] == "after"
+        except SpoolError:  # stated, and nothing was changed or thrown away
+            assert set(written) == set(all_bodies_of_any(path, written))
+
+
+def all_bodies_of_any(path: Path, written: list[str]) -> list[str]:
+    content = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    return [body for body in written if body.encode() in content]
+
+
+def wal_of_a_killed_writer(path: Path, results: int) -> list[str]:
+    """Leaves a write-ahead log as kill -9 does: the file is copied while it is open, and put back afterwards."""
+    written = [f"{number:04}" * 250 for number in range(results)]
+    copies = {}
+    with Spool(path, max_results=10_000) as spool:
+        for body in written:
+            put(spool, body)
+        for name in (path, Path(f"{path}-wal")):
+            copies[name] = name.read_bytes()
+    for name, content in copies.items():
+        name.write_bytes(content)
+    return written
+
+
+def test_log_of_a_killed_writer_is_sound_and_nothing_is_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written = wal_of_a_killed_writer(path, 30)
+    with Spool(path, max_results=1000) as spool:
+        assert bodies(spool) == written
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("where", ["magic", "header", "first frame", "middle", "end"])
+def test_damaged_log_is_said_and_kept_and_the_sound_beginning_is_read(
+    path: Path, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = wal_of_a_killed_writer(path, 30)
+    wal = Path(f"{path}-wal")
+    content = bytearray(wal.read_bytes())
+    at = {"magic": 1, "header": 17, "first frame": 32 + 500, "middle": len(content) // 2, "end": len(content) - 50}
+    content[at[where]] ^= 1
+    wal.write_bytes(content)
+    with Spool(path, max_results=1000) as spool:
+        found = bodies(spool)
+        assert found == written[: len(found)]
+        assert len(found) < 30
+        put(spool, "after")
+        assert bodies(spool) == [*found, "after"]
+    assert caplog.text.count("its write-ahead log is damaged") == 1
+    assert [file.read_bytes() for file in corrupt_files(path)] == [bytes(content)]
+
+
+def test_disk_that_breaks_every_new_file_does_not_fill_up_with_them(path: Path) -> None:
+    for _ in range(12):
+        fill(path, 5)
+        overwrite_header(path)
+        with Spool(path, max_results=10) as spool:
+            assert bodies(spool) == []
+    assert len({file.name.removesuffix("-wal").removesuffix("-shm") for file in corrupt_files(path)}) <= 5
+
+
+def test_pictures_make_room_for_results_on_a_disk_that_is_nearly_full(path: Path) -> None:
+    free = [10**9]
+    with Spool(path, max_results=1_000_000, disk_free=lambda folder: free[0]) as spool:
+        put_with_pictures(spool, *((f"{number:0500}", b"x" * 50_000) for number in range(6)))
+        spool.sync()
+        before = path.stat().st_size
+        free[0] = 100_000
+        put_with_pictures(spool, ("a", b"A"))  # no longer taken
+        put(spool, *(f"{number:0500}" for number in range(6, 200)))
+        spool.sync()
+        assert path.stat().st_size == before  # nothing more was asked of the disk
+        assert bodies(spool) == [*(f"{number:0500}" for number in range(6)), "a", *bodies(spool)[7:]]
+        assert spool.count == 201
+        assert spool.losses.results == {}
+        assert spool.losses.pictures == {"disk": 7 - spool.picture_count}
+        assert 0 < spool.picture_count < 5  # as many went as were needed, the oldest first
+        assert spool.read_picture(0, spool.last_id).result_id.endswith(str(6 - spool.picture_count))

@@ -1,0 +1,62 @@
+"""A set of ids that come nearly in order, in a few numbers however many they are."""
+
+from bisect import bisect_right
+
+
+class IdRanges:
+    """Holds runs of consecutive ids by their two ends."""
+
+    def __init__(self) -> None:
+        self._first: list[int] = []  # of each run, ascending
+        self._last: list[int] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, entry_id: int) -> bool:
+        run = bisect_right(self._first, entry_id) - 1
+        return run >= 0 and entry_id <= self._last[run]
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """First and last id of each run, ascending."""
+        return list(zip(self._first, self._last, strict=True))
+
+    def add(self, entry_id: int) -> None:
+        if entry_id in self:
+            return
+        self._count += 1
+        run = bisect_right(self._first, entry_id)  # the run after it
+        joins_before = run > 0 and self._last[run - 1] == entry_id - 1
+        joins_after = run < len(self._first) and self._first[run] == entry_id + 1
+        if joins_before and joins_after:
+            self._last[run - 1] = self._last[run]
+            del self._first[run], self._last[run]
+        elif joins_before:
+            self._last[run - 1] = entry_id
+        elif joins_after:
+            self._first[run] = entry_id
+        else:
+            self._first.insert(run, entry_id)
+            self._last.insert(run, entry_id)
+
+    def discard(self, entry_id: int) -> None:
+        if entry_id not in self:
+            return
+        self._count -= 1
+        run = bisect_right(self._first, entry_id) - 1
+        first, last = self._first[run], self._last[run]
+        kept = [(start, end) for start, end in ((first, entry_id - 1), (entry_id + 1, last)) if start <= end]
+        self._first[run : run + 1] = [start for start, _ in kept]
+        self._last[run : run + 1] = [end for _, end in kept]
+
+    def clear(self) -> None:
+        self._first.clear()
+        self._last.clear()
+        self._count = 0
+
+    def skip(self, entry_id: int) -> int:
+        """`entry_id`, or the end of the run that starts right behind it or holds it: nothing between is missing."""
+        run = bisect_right(self._first, entry_id + 1) - 1
+        return max(entry_id, self._last[run]) if run >= 0 else entry_id

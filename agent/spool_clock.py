@@ -1,0 +1,63 @@
+"""How long results have waited, on a clock that does not jump when the system's does."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_GAP_S = 24 * 3600.0  # what a reboot counts for, at most
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """One moment, as the spool keeps it over restarts."""
+
+    age_s: float = 0.0  # on the scale of `SpoolClock.now_s`
+    wall_s: float = 0.0  # of the system's clock, since 1970
+    boot_s: float = 0.0  # since the machine was booted
+    boot_id: str = ""  # of that boot; empty: there is no earlier moment
+
+
+class SpoolClock:
+    """Seconds that the spool has lived through. They never run backwards.
+
+    The policy for a system clock that jumps, as it does when a device without a battery hears of the time:
+    within one boot the seconds since boot count, also those between two runs of the agent, and the system's clock
+    does not matter. Over a reboot nothing but the system's clock can tell the time: it is believed for as much as
+    `MAX_GAP_S`, and counts as nothing if it went backwards. So a jump ages the results by a day at most.
+    """
+
+    def __init__(
+        self,
+        *,
+        wall_s: Callable[[], float] = time.time,
+        boot_s: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        boot_id: str | None = None,
+    ) -> None:
+        self._wall_s = wall_s
+        self._boot_s = boot_s
+        self._boot_id = boot_id if boot_id is not None else _read_boot_id()
+        self._offset_s = -boot_s()
+
+    def go_on_from(self, last: Stamp) -> None:
+        """Continues the scale of an earlier run."""
+        if last.boot_id and last.boot_id == self._boot_id and self._boot_s() >= last.boot_s:
+            self._offset_s = last.age_s - last.boot_s
+        else:
+            gap_s = min(max(0.0, self._wall_s() - last.wall_s), MAX_GAP_S) if last.boot_id else 0.0
+            self._offset_s = last.age_s + gap_s - self._boot_s()
+
+    def now_s(self) -> float:
+        return self._boot_s() + self._offset_s
+
+    def stamp(self) -> Stamp:
+        return Stamp(age_s=self.now_s(), wall_s=self._wall_s(), boot_s=self._boot_s(), boot_id=self._boot_id)
+
+
+def _read_boot_id() -> str:
+    """Another text for every boot; one that fits no earlier boot where the system has none."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return f"unknown-{time.time_ns()}"
