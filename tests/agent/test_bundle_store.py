@@ -247,7 +247,7 @@ FILLING = {"write", "fsync", "mkdir", "rename", "replace"}  # what a full disk r
 def is_step(event, function):
     if event != "c_call" or function.__name__ not in (STEPS if how == "kill" else FILLING):
         return False
-    return function.__module__ in ("posix", "io", "_io") or isinstance(function.__self__, io.IOBase)
+    return function.__module__ in ("posix", "io", "_io") or isinstance(function.__self__, io.BufferedWriter)
 
 def store():
     return BundleStore(folder, InferenceConfig(bundle=v0))
