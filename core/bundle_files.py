@@ -63,8 +63,13 @@ def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
     return zipfile.ZipFile(cast(IO[bytes], _BoundedReads(file)))
 
 
-def zip_members(archive: zipfile.ZipFile, source: str) -> dict[str, zipfile.ZipInfo]:
+def zip_members(archive: zipfile.ZipFile, source: str, *, names_are_paths: bool = True) -> dict[str, zipfile.ZipInfo]:
     """The files in `archive` by name, of a directory that holds nothing odd.
+
+    Args:
+        archive: as `open_zip` gives it.
+        source: for errors.
+        names_are_paths: False where they are products, one of which may be called `A:1`.
 
     Raises:
         BundleError: too many, a name twice or that would lead out of the folder, a link or device, encrypted, packed
@@ -74,7 +79,7 @@ def zip_members(archive: zipfile.ZipFile, source: str) -> dict[str, zipfile.ZipI
     if len(infos) > MAX_MEMBERS:
         raise BundleError(f"{source}: {len(infos)} files, at most {MAX_MEMBERS} are read. Zip one bundle's files.")
     for info in infos:
-        if fault := _member_fault(info):
+        if fault := (_name_fault(info.orig_filename) if names_are_paths else None) or _member_fault(info):
             raise BundleError(f"{source}: {info.orig_filename[:80]!r} {fault}. Zip the bundle again, or do not use it.")
     name, count = next(iter(Counter(info.filename for info in infos).most_common(1)), ("", 0))
     if count > 1:
@@ -90,22 +95,27 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: str, ma
     """
     if info.file_size > max_bytes:
         raise BundleError(f"{source}: {info.file_size} bytes, at most {max_bytes} are read")
-    content = bytearray()
+    content = io.BytesIO()  # gives its bytes without a second copy of them
     with archive.open(info) as member:  # ends at file_size, whatever the stream would inflate to
         while chunk := member.read(_CHUNK_BYTES):
-            content += chunk
-    if len(content) != info.file_size:
-        raise BundleError(f"{source}: {len(content)} bytes, the .zip's directory says {info.file_size}: it is damaged")
-    return bytes(content)
+            content.write(chunk)
+    if content.tell() != info.file_size:
+        found = content.tell()
+        raise BundleError(f"{source}: {found} bytes, the .zip's directory says {info.file_size}: it is damaged")
+    return content.getvalue()
 
 
 UNREADABLE_ZIP = (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError, KeyError, OverflowError)
 
 
-def _member_fault(info: zipfile.ZipInfo) -> str | None:
-    name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
+def _name_fault(name: str) -> str | None:
     if name.startswith("/") or "\\" in name or "\0" in name or _DRIVE.match(name) or ".." in name.split("/"):
         return "is a name that leads out of the folder it would be unpacked to"
+    return None
+
+
+def _member_fault(info: zipfile.ZipInfo) -> str | None:
+    kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device, not a file"
     if info.flag_bits & _ENCRYPTED:

@@ -195,7 +195,7 @@ class PromptBank:
             with contextlib.ExitStack() as stack:
                 opened = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
                 archive = stack.enter_context(open_zip(opened))
-                for member, info in zip_members(archive, "prompts.npz").items():
+                for member, info in zip_members(archive, "prompts.npz", names_are_paths=False).items():
                     name = member.removesuffix(".npy")
                     if name in embeddings:
                         raise BundleError(f"prompts.npz: product {name!r} is in it twice. Export the bundle again.")

@@ -234,20 +234,20 @@ def test_a_folder_that_cannot_be_written_still_starts(device: Device) -> None:
 
 
 KILLED_AT_EVERY_STEP = """
-import errno, json, os, shutil, signal, sys
+import errno, io, json, os, shutil, signal, sys
 from pathlib import Path
 from zsad_agent.bundle_store import BundleStore
 from zsad_agent.config import InferenceConfig
 from zsad_core.errors import ZsadError
 
 v0, v1, v2, folder, how = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5]
-STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "shutil.rmtree"}
-FILLING = {"open", "os.mkdir", "os.rename"}
+STEPS = {"open", "write", "flush", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir", "scandir"}
+FILLING = {"write", "fsync", "mkdir", "rename", "replace"}  # what a full disk refuses
 
-def is_step(event, args):
-    if how == "kill":
-        return event in STEPS
-    return event in FILLING and (event != "open" or args[2] & (os.O_WRONLY | os.O_RDWR))
+def is_step(event, function):
+    if event != "c_call" or function.__name__ not in (STEPS if how == "kill" else FILLING):
+        return False
+    return function.__module__ in ("posix", "io", "_io") or isinstance(function.__self__, io.BufferedWriter)
 
 def store():
     return BundleStore(folder, InferenceConfig(bundle=v0))
@@ -257,20 +257,20 @@ def update():
     store().select(store().add(v2), before)
 
 def stopped_at(step):
-    '''Runs the update in a child that comes to its end at the given step: True while there is such a step.'''
+    '''Runs the update in a child that comes to its end at the given step; its exit code, 0 if it got to the end.'''
     child = os.fork()
     if child == 0:
         left = step
-        def hook(event, args):
+        def before_call(frame, event, function):
             nonlocal left
-            if not is_step(event, args):
+            if not is_step(event, function):
                 return
             left -= 1
             if left == -1:
                 if how == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
                 raise OSError(errno.ENOSPC, "No space left on device")
-        sys.addaudithook(hook)
+        sys.setprofile(before_call)
         try:
             update()
         except ZsadError:

@@ -176,7 +176,7 @@ def test_prompts_that_do_not_fit_are_refused(tmp_path, arrays, named):
         PromptBank.load(tmp_path / "p.npz", (2, 2, 8))
 
 
-@pytest.mark.parametrize("name", ["file", "allow_pickle", "ガラス瓶", "a b"])
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "ガラス瓶", "a b", "A:1"])
 def test_any_product_is_read_back_under_its_name(tmp_path, name):
     saved = {"object": np.zeros((2, 2, 8), np.float32), name: np.ones((2, 2, 8), np.float32)}
     PromptBank(embeddings=saved).save(tmp_path / "p.npz")
