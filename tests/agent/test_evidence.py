@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from zsad_agent.config import EvidenceConfig
-from zsad_agent.evidence import EvidenceStore
+from zsad_agent.evidence import RETRY_S, EvidenceStore
+from zsad_agent.evidence_files import EvidenceSet, Place, delete_set, write_set
 from zsad_agent.evidence_pruning import Ledger, Pruner
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
@@ -340,6 +341,18 @@ def test_dates_ahead_of_today_go_first(tmp_path: Path) -> None:
     assert ledger.dates == ["2099-01-01", "2026-11-23", "2026-11-24"]
 
 
+def test_date_that_is_written_is_the_last_to_go_whatever_the_clock_says(tmp_path: Path) -> None:
+    for day in ("2026-11-22", "2026-11-23", "2026-11-24"):
+        put_set(tmp_path, day)
+    ledger = Ledger(tmp_path)
+    ledger.walk("2026-11-25", lambda: False)
+    ledger.add("2026-11-22", 50)
+    assert ledger.dates == ["2026-11-23", "2026-11-24", "2026-11-22"]
+    ledger.walk("2026-11-25", lambda: False)
+    assert ledger.dates == ["2026-11-23", "2026-11-24", "2026-11-22"]
+    assert ledger.bytes == 300
+
+
 def test_result_larger_than_the_limit_deletes_nothing(tmp_path: Path) -> None:
     put_set(tmp_path, "2026-11-23")
     pruner = pruner_at(Clock(), tmp_path, max_bytes=1_000_000)
@@ -421,12 +434,30 @@ def test_full_disk_that_shows_free_bytes_makes_room_by_itself(tiny_disk: Path) -
     assert files(tiny_disk / "evidence")[-1].endswith("line3-b1-3.overlay.jpg")
 
 
+def test_set_that_does_not_fit_leaves_nothing_of_itself(tiny_disk: Path) -> None:
+    place = Place("cam0", "2026-11-25", "102803.123-line3-b1-1")
+    with pytest.raises(OSError):
+        write_set(tiny_disk, place, {"jpg": b"x" * 1000, "overlay.jpg": b"x" * 2_000_000, "json": b"{}"})
+    assert files(tiny_disk) == []
+
+
+def test_result_is_the_first_of_a_set_to_be_deleted(tmp_path: Path) -> None:
+    path = put_set(tmp_path, "2026-11-25")
+    stem = path.name.removesuffix(".json")
+    (path.parent / f"{stem}.jpg").mkdir()  # where the deletion breaks off
+    found = EvidenceSet(Place("cam0", "2026-11-25", stem), (f"{stem}.jpg", path.name), 100)
+    with pytest.raises(OSError):
+        delete_set(tmp_path, found)
+    assert not path.exists()
+
+
 def test_folder_that_cannot_be_made_is_a_fault_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING), EvidenceStore(config(), tmp_path / "file" / "folder") as store:
-        for seq in range(20):
+        for seq in range(4):
             store.keep(result(seq), PICTURE, None)
-        wait_for(lambda: store.stats.dropped == 20)
+            time.sleep(RETRY_S / 2)  # so that it is tried more than once
+        wait_for(lambda: store.stats.dropped == 4)
         assert store.fault is not None and "Not a directory" in store.fault
     assert len([record for record in caplog.records if "of cam0 lost" in record.message]) == 1
 
