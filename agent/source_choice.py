@@ -15,6 +15,8 @@ from zsad_core.imaging import IMAGE_SUFFIXES, find_images
 from zsad_core.redaction import redacted
 
 STREAM_SCHEMES = frozenset({"http", "https", "rtsp", "rtsps"})
+MAX_INDEX_DIGITS = 6
+MAX_SHOWN_CHARACTERS = 300
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -43,10 +45,18 @@ def make_source(config: SourceConfig) -> Source:
             )
         stream = StreamSource(config.source, timeout_s=config.stale_after_s)
         return GrabberSource(stream, stale_after_s=config.stale_after_s)
-    path = Path(config.source).expanduser()
-    if config.trigger == "folder":
+    try:
+        return _source_of_path(config.source, watched=config.trigger == "folder")
+    except (OSError, RuntimeError) as error:  # no permission, a name too long; RuntimeError: ~ of no user
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SourceError(f"{redacted(config.source)[:MAX_SHOWN_CHARACTERS]}: {reason}") from error
+
+
+def _source_of_path(text: str, *, watched: bool) -> Source:
+    path = Path(text).expanduser()
+    if watched:
         if not path.is_dir():
-            raise SourceError(f"{redacted(config.source)}: no such folder to watch (trigger: folder). Make it first")
+            raise SourceError(f"{redacted(text)}: no such folder to watch (trigger: folder). Make it first")
         return FolderDropSource(path)
     if path.is_dir():
         pictures = find_images(path)
@@ -59,12 +69,14 @@ def make_source(config: SourceConfig) -> Source:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             return PicturesSource([path], str(path))
         return VideoFileSource(path)
-    if any(character in config.source for character in "*?["):
+    if any(character in text for character in "*?["):
         pictures = glob_images(path)
         if not pictures:
-            raise SourceError(f"{path}: no picture matches this pattern. Read are {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise SourceError(
+                f"{redacted(text)}: no picture matches this pattern. Read are {', '.join(sorted(IMAGE_SUFFIXES))}"
+            )
         return PicturesSource(pictures, str(path))
-    raise SourceError(f"{redacted(config.source)}: no such video, picture or folder")
+    raise SourceError(f"{redacted(text)}: no such video, picture or folder")
 
 
 def camera_path(camera: str) -> Path:
@@ -73,12 +85,12 @@ def camera_path(camera: str) -> Path:
     Raises:
         ConfigError: neither.
     """
-    if camera.isascii() and camera.isdigit():
+    if camera.isascii() and camera.isdigit() and len(camera) <= MAX_INDEX_DIGITS:
         return Path(f"/dev/video{int(camera)}")
     if camera.startswith("/dev/"):
         return Path(camera)
     raise ConfigError(
-        f"camera {redacted(camera)!r}: expected an index such as 0 or a path such as /dev/v4l/by-id/…; "
+        f"camera {redacted(camera)[:MAX_SHOWN_CHARACTERS]!r}: expected an index such as 0 or a path such as /dev/v4l/by-id/…; "
         "a stream or file is named with --source"
     )
 

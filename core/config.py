@@ -16,6 +16,11 @@ from zsad_core.redaction import redacted_values
 
 Location = tuple[int | str, ...]
 _NO_LINES: dict[Location, int] = {}
+MAX_FILE_BYTES = 250_000  # PyYAML reads some 100 kB a second
+MAX_DEPTH = 32  # of sections in sections
+MAX_NODES = 50_000  # keys and values, those behind an alias counted each time: a few lines may stand for billions
+MAX_FAULTS = 50  # named in one error
+MAX_VALUE_CHARACTERS = 300  # of a value that is shown
 
 
 class StrictModel(BaseModel):
@@ -25,6 +30,12 @@ class StrictModel(BaseModel):
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+# what PyYAML's constructors raise at a scalar that does not fit its tag, such as `2026-99-99`, `!!int ""`, `!!bool x`
+_BAD_SCALAR = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
+
+
+class _ExcessError(Exception):
+    pass
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -48,41 +59,74 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     """The mapping in a YAML file, and the 1-based line of every key in it. An empty file is an empty mapping.
 
     Raises:
-        ConfigError: the file cannot be read, is no YAML, or holds no mapping.
+        ConfigError: the file cannot be read, is no YAML, holds no mapping, or more than a config ever does.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            encoded = file.read(MAX_FILE_BYTES + 1)
+        text = encoded.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if len(encoded) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: more than {MAX_FILE_BYTES} bytes: no config file is so long")
     try:
         loader = _UniqueKeyLoader(text)
         node = loader.get_single_node()
+        if node is not None and (fault := _find_excess(node)):
+            raise ConfigError(f"{path}:{fault}")
         values = loader.construct_document(node) if node is not None else {}
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ConfigError(f"{path}:{mark.line + 1 if mark else 1}: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # control characters, a date like 2026-99-99
+    except (yaml.YAMLError, RecursionError, *_BAD_SCALAR) as error:  # YAMLError: a control character
         raise ConfigError(f"{path}:1: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}:1: expected keys and values, got {type(values).__name__}")
     lines: dict[Location, int] = {}
     if node is not None:
-        _collect_lines(node, (), lines, set())
+        _collect_lines(node, (), lines)
     return values, lines
 
 
-def _collect_lines(node: yaml.Node, at: Location, lines: dict[Location, int], above: set[int]) -> None:
-    if id(node) in above:  # an alias to a node that holds it
-        return
-    above = above | {id(node)}
+def _find_excess(top: yaml.Node) -> str | None:
+    """`line: what` of a document that would take minutes or all memory, or has no end, when it is built."""
+    sizes: dict[int, int] = {}  # of the nodes that have been walked, by id: one behind many aliases is walked once
+    above: set[int] = set()
+
+    def measure(node: yaml.Node) -> int:
+        if id(node) in sizes:
+            return sizes[id(node)]
+        line = node.start_mark.line + 1
+        if id(node) in above:
+            raise _ExcessError(f"{line}: an alias to something that holds it")
+        if len(above) >= MAX_DEPTH:
+            raise _ExcessError(f"{line}: more than {MAX_DEPTH} levels deep")
+        above.add(id(node))
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = isinstance(node, yaml.MappingNode)
+        size = 1 + sum(sum(map(measure, child)) if pairs else measure(child) for child in children)
+        if size > MAX_NODES:
+            raise _ExcessError(f"{line}: more than {MAX_NODES} keys and values, aliases written out")
+        above.remove(id(node))
+        sizes[id(node)] = size
+        return size
+
+    try:
+        measure(top)
+    except _ExcessError as error:
+        return str(error)
+    return None
+
+
+def _collect_lines(node: yaml.Node, at: Location, lines: dict[Location, int]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
             lines[(*at, key_node.value)] = key_node.start_mark.line + 1
-            _collect_lines(value_node, (*at, key_node.value), lines, above)
+            _collect_lines(value_node, (*at, key_node.value), lines)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*at, index)] = item.start_mark.line + 1
-            _collect_lines(item, (*at, index), lines, above)
+            _collect_lines(item, (*at, index), lines)
 
 
 def validate(
@@ -95,15 +139,16 @@ def validate(
     """
     try:
         encoded = json.dumps(_without_empty_sections(model, values), default=str)
-        faults = [f"{_where(source, lines, at)}: got {text!r}. {what}" for at, text, what in _unusable_texts(values)]
+        unusable = _unusable_texts(values)
+        faults = [f"{_where(source, lines, at)}: got {_shown(text)}. {what}" for at, text, what in unusable]
         if faults:
-            raise ConfigError("\n".join(faults))
+            raise ConfigError(_joined(faults))
         return model.model_validate_json(encoded, strict=True)
     except ValidationError as error:
         caused = "default_factory_not_called"  # a default that hangs on another key, which has a fault of its own
         faults = [_fault_text(model, fault, source, lines) for fault in error.errors() if fault["type"] != caused]
-        raise ConfigError("\n".join(dict.fromkeys(faults))) from error
-    except (TypeError, ValueError) as error:
+        raise ConfigError(_joined(list(dict.fromkeys(faults)))) from error
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: holds a value that no setting takes: {error}") from error
 
 
@@ -140,7 +185,17 @@ def _fault_text(model: type[BaseModel], fault: Any, source: str, lines: dict[Loc
         return f"{where}: missing, and it has no default"
     if fault["input"] is None:
         return f"{where}: has no value. Give it one or leave the key out. {fault['msg']}"
-    return f"{where}: got {redacted_values(fault['input'])!r}. {fault['msg']}"
+    return f"{where}: got {_shown(redacted_values(fault['input']))}. {fault['msg']}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 1] + "…"
+
+
+def _joined(faults: list[str]) -> str:
+    more = [f"and {len(faults) - MAX_FAULTS} faults more"] if len(faults) > MAX_FAULTS else []
+    return "\n".join(faults[:MAX_FAULTS] + more)
 
 
 def _where(source: str, lines: dict[Location, int], location: Location) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,3}")  # one slash is a common slip
 _USER_WITHOUT_SCHEME = re.compile(r"[^/]+:.*@", re.DOTALL)  # "user:password@host/x"; a path may well hold an @ alone
+_LIKE_A_QUERY = re.compile(r"/.*[?#]|[?#].*=", re.DOTALL)
 # in a longer text an address ends at a blank; bounded, since a log line may be long and without one
 _ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]{0,20}:/{1,3}\S+|[^\s/:@"'(=]{1,64}:[^\s@]{1,256}@\S*""")
 
@@ -12,12 +13,15 @@ _ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]{0,20}:/{1,3}\S+|[^\s/:@"'(=]{1,
 def redacted(text: str) -> str:
     """`rtsp://***@host/x?…` for an address with credentials and query; any other text as it is.
 
-    All up to the last @ is left out: a password that was not percent-encoded may itself hold @, / or ?.
+    All up to the last @ is left out: a password that was not percent-encoded may itself hold @, / or ?. Where the @ may
+    as well be of a query, whose token would then follow it, nothing but the scheme is shown.
     """
     scheme = _SCHEME.match(text)
     if scheme is None:
         return "***@" + text.rpartition("@")[2] if _USER_WITHOUT_SCHEME.match(text) else text
-    _, at, address = text[scheme.end() :].rpartition("@")
+    before, at, address = text[scheme.end() :].rpartition("@")
+    if _LIKE_A_QUERY.search(before):
+        return scheme[0] + "***"
     return scheme[0] + ("***@" if at else "") + re.sub(r"[?#].*", "?…", address, flags=re.DOTALL)
 
 

@@ -146,6 +146,8 @@ def test_device_that_is_no_camera_is_refused() -> None:
         ("/data/line@1/a?.png", "/data/line@1/a?.png"),
         ("line@1/a:b.png", "line@1/a:b.png"),
         ("http://host/video?token=secret", "http://host/video?…"),
+        ("http://host/video?token=@secret", "http://***"),
+        ("http://host?token=@secret", "http://***"),
         ("http://[bad:secret@host/x", None),
         ("http://host/x", "http://host/x"),
     ],

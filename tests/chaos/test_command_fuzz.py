@@ -166,5 +166,6 @@ def test_no_payload_of_many_ends_the_controller_or_changes_a_setting_unless_vali
         tried=counts.total(),
         lost=0,
         doubled=0,
+        recover_s=None,
         note=f"{counts['obeyed']} valid ones obeyed, {counts['refused']} refused with a reason; no other effect",
     )
