@@ -1,6 +1,6 @@
 # make demo    verdicts on the sample stream as they come; no camera, no broker, no torch. Ctrl-C or DEMO_FRAMES=N ends it
 # make test    lint, types and the whole test suite
-# make chaos   faults at full length, 25 minutes: kills, bad brokers and networks, load, a long soak; ends in a table
+# make chaos   faults at full length, half an hour: kills, bad brokers and networks, load, a long soak; ends in a table
 # make lint    ruff and mypy alone
 # make clean   removes what the others made
 # Needs Debian or Ubuntu with Python >= 3.11; PYTHON=… names another one than the first found.

@@ -108,10 +108,14 @@ def judge(accepted: Collection[Key], results: Sequence[Received], *, gapless: bo
     return found
 
 
-def recovery_s(results: Sequence[Received], moment_s: float) -> float | None:
-    """Seconds from `moment_s` to the first result over a connection that the agent made after it; None without one."""
-    over_new = (result.at_s for result in results if result.connected_at_s >= moment_s)
-    first_s = next(over_new, None)
+def recovery_s(results: Sequence[Received], moment_s: float, *, anew: bool = True) -> float | None:
+    """Seconds from `moment_s`, the end of a fault by the wall clock, until the line works; None if it does not.
+
+    It works with the first result over a connection that the agent made after that moment, or, where a connection may
+    have outlived the fault (not `anew`), with the first result captured after it. `results` are in order of arrival.
+    """
+    works = (result.at_s for result in results if (result.connected_at_s if anew else result.captured_s) >= moment_s)
+    first_s = next(works, None)
     return None if first_s is None else first_s - moment_s
 
 

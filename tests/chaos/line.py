@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
 from typing import Self
 
@@ -151,10 +152,22 @@ class Line:
         self.witness.wait_for(all_here, 10.0)
         return judge(accepted, self.results)
 
-    def recoveries_s(self) -> list[float]:
-        """Of each fault, to the first result over a new connection."""
+    def recoveries_s(self, *, anew: bool = True) -> list[float]:
+        """Of each fault, to the first result after it; see `recovery_s`. The next fault may have come before that."""
         results = self.results
-        return [spent_s for end_s in self.fault_ends_s if (spent_s := recovery_s(results, end_s)) is not None]
+        spent_s = [recovery_s(results, end_s, anew=anew) for end_s in self.fault_ends_s]
+        return [one_s for one_s in spent_s if one_s is not None]
+
+    def await_recovery(self, *, anew: bool = True) -> None:
+        """Until a result has come after the last fault."""
+        end_s = self.fault_ends_s[-1]
+
+        def works() -> bool:
+            since = list(takewhile(lambda arrival: arrival.at_s >= end_s, reversed(self.witness.arrivals)))
+            return recovery_s(read_results(since[::-1]), end_s, anew=anew) is not None
+
+        came = self.witness.wait_for(works, PATIENCE_S)
+        assert came, f"no result for {PATIENCE_S} s after the fault:\n{self.log}"
 
 
 Fault = Callable[[Line, random.Random], None]

@@ -41,13 +41,13 @@ def check(found: Judgement, total: int) -> None:
     assert found.received >= total
 
 
-def tell(fault: str, line: Line, found: Judgement, tried: int) -> None:
+def tell(fault: str, line: Line, found: Judgement, tried: int, *, anew: bool = True) -> None:
     record(
         fault,
         tried=tried,
         lost=len(found.lost),
         doubled=found.doubled,
-        recover_s=line.recoveries_s() or None,
+        recover_s=line.recoveries_s(anew=anew) or None,
         note=f"{found.received} results, {len(found.disordered)} out of order",
     )
 
@@ -58,7 +58,6 @@ def replace_broker(line: Line, fault: Fault, *, wait_s: float) -> BadBroker:
     with BadBroker(line.broker.port, fault) as bad:
         assert line.witness.wait_for(lambda: bad.connects > 0, 60)
         time.sleep(wait_s)
-    line.fault_ends_s.append(time.time())
     bring_broker_back(line)
     return bad
 
@@ -120,17 +119,18 @@ def test_10000_results_arrive_through_brokers_at_fault(
     fault: Fault, tmp_path: Path, tiny_bundle: Path, video: Path
 ) -> None:
     """The last of them stays longer than the agent waits for an acknowledgement (30 s)."""
-    waits_s, fps = ((0.5, 3.0, 36.0), 150) if fault == "acknowledges nothing" else ((0.5, 3.0, 12.0), 250)
-    with Line(tmp_path, tiny_bundle, video, LONG_RESULTS, settings=paced(fps)) as line:
+    waits_s = (0.5, 3.0, 45.0) if fault == "acknowledges nothing" else (0.5, 3.0, 12.0)
+    with Line(tmp_path, tiny_bundle, video, LONG_RESULTS, settings=paced(100)) as line:
         line.start_agent()
-        for number, wait_s in enumerate(waits_s):
-            line.await_accepted(500 + 500 * number)
+        line.await_accepted(200)
+        for wait_s in waits_s:
             bad = replace_broker(line, fault, wait_s=wait_s)
+            line.await_recovery()
         found = line.finish()
     tell(f"broker {fault}", line, found, len(waits_s))
     check(found, LONG_RESULTS)
     if fault == "acknowledges nothing":
-        assert bad.connects >= 2 and "nothing was acknowledged" in line.log
+        assert bad.publishes > 0 and "nothing was acknowledged" in line.log
 
 
 @pytest.mark.chaos
@@ -146,8 +146,9 @@ def test_10000_results_arrive_through_a_broker_that_stands_still(
             time.sleep(time_s)
             line.fault_ends_s.append(time.time())
             line.broker.thaw()
+            line.await_recovery(anew=False)
         found = line.finish()
-    tell("broker stands still (SIGSTOP) for 0.5, 3, 20 s", line, found, len(times_s))
+    tell("broker stands still (SIGSTOP) for 0.5, 3, 20 s", line, found, len(times_s), anew=False)
     check(found, LONG_RESULTS)
 
 
@@ -170,14 +171,15 @@ def test_10000_results_arrive_through_a_network_that_swallows_everything(
 ) -> None:
     chance = random.Random(3)
     times_s = (0.3, 1.0, 3.0, 8.0, 20.0)
-    with Line(tmp_path, tiny_bundle, video, LONG_RESULTS, settings=PACED, network=network) as line:
+    with Line(tmp_path, tiny_bundle, video, LONG_RESULTS, settings=paced(100), network=network) as line:
         line.start_agent()
         for number, time_s in enumerate(times_s):
-            line.await_accepted(500 + 1000 * number + chance.randrange(200))
+            line.await_accepted(500 + 500 * number + chance.randrange(200))
             network.black_hole()
             time.sleep(time_s)
             line.fault_ends_s.append(time.time())
             network.heal()
+            line.await_recovery(anew=False)
         found = line.finish()
-    tell("network swallows everything for 0.3, 1, 3, 8, 20 s", line, found, len(times_s))
+    tell("network swallows everything for 0.3, 1, 3, 8, 20 s", line, found, len(times_s), anew=False)
     check(found, LONG_RESULTS)

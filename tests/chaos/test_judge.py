@@ -90,3 +90,9 @@ def test_recovery_is_the_first_result_over_a_connection_made_after_the_fault() -
     results = read_results([ONLINE, message(1), message(3), ONLINE._replace(at_s=4.0), message(5)])
     assert recovery_s(results, 2.5) == 2.5
     assert recovery_s(results, 6.0) is None
+
+
+def test_recovery_where_the_connection_may_hold_is_the_first_result_captured_after_the_fault() -> None:
+    results = read_results([ONLINE, message(1)._replace(at_s=9.0), message(3)._replace(at_s=9.5)])
+    assert recovery_s(results, results[0].captured_s + 1, anew=False) == 9.5 - results[0].captured_s - 1
+    assert recovery_s(results, results[1].captured_s + 1, anew=False) is None
