@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self
 
+from zsad_agent.bundle_update import UpdateState
 from zsad_agent.commands import CommandError, Key, Value, judge, parse_command
 from zsad_agent.config import AgentConfig
 from zsad_agent.control_actions import CONFIG, Actions, Controls, PicturePublisher, Target
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 MAX_A_SECOND = 20  # commands; more are refused unread
 MAX_WAITING = 64  # commands behind one that takes long, as a bundle switch does
+LOOK_EVERY_S = 1.0  # at what a bundle's probation has come to
 SAY_EVERY_S = 1.0  # of what is refused unread, so that a flood of commands makes no flood of answers
 STOP_S = 0.4
 MAX_ERROR_CHARACTERS = 4000  # a config file may have many faults
@@ -47,9 +49,8 @@ class _State:
 class Controller:
     """Context manager, to be entered before the cameras start, so that the first part meets the stored settings.
 
-    A stored bundle takes long to load; start with it (`StoredSettings.bundle`), or the controller switches to it
-    meanwhile. On leaving, a bundle switch in progress is not waited for; what it ends with is neither stored nor said.
-    The settings are closed then.
+    On leaving, a bundle switch in progress is not waited for, and what it ends with is not said; the
+    settings are closed.
     """
 
     def __init__(
@@ -148,10 +149,9 @@ class Controller:
 
     def _run(self) -> None:
         try:
-            if self._stored.bundle is not None:
-                self._after_switch(dict(self._actions.restore_bundle()))
             while not self._stopping:
                 self._say_unread()
+                self._settle_bundle()
                 if (taken := self._next()) is not None:
                     self._obey(*taken)
         except Exception:  # `_obey` lets none out: a defect of this module
@@ -161,7 +161,7 @@ class Controller:
         """The next command; None when it is time to look at something else."""
         with self._changed:
             if not self._waiting and not self._stopping:
-                self._changed.wait(SAY_EVERY_S if self._unread else None)
+                self._changed.wait(LOOK_EVERY_S)
             return self._waiting.popleft() if self._waiting and not self._stopping else None
 
     def _obey(self, target: Target, payload: bytes, arrived_s: float) -> None:
@@ -193,26 +193,35 @@ class Controller:
         self._answer(target, command_id, note)
         logger.info("%s: %r is now %r, by command", target.suffix, before, self._states[target].value)
         if target.key is Key.BUNDLE:
-            self._after_switch({})
+            self._after_switch()
 
     def _refuse(self, target: Target, reason: str, command_id: str | None, *, look: bool = True) -> None:
         reason = _one_line(reason)
         logger.warning("%s: command refused: %s", target.suffix, reason)
         self._answer(target, command_id, reason, look=look)
 
-    def _after_switch(self, notes: dict[Target, str]) -> None:
-        """Sets the stored products again, which the bundle before may not have had, and states what is new.
+    def _settle_bundle(self) -> None:
+        """Says it when a new bundle has failed its probation or passed it."""
+        try:
+            outcome = self._actions.settle_bundle()
+        except Exception:
+            logger.exception("what a bundle's probation has come to cannot be told")
+            return
+        if outcome is not None:
+            bundle = Target(None, Key.BUNDLE)
+            failed = outcome.state is UpdateState.ROLLED_BACK
+            self._answer(bundle, self._states[bundle].id, outcome.text if failed else None)
+            self._after_switch()
 
-        Args:
-            notes: why the stored bundle is not in force.
-        """
+    def _after_switch(self) -> None:
+        """Sets the stored products again, which the bundle before may not have had, and states what may be new."""
         if self._left.is_set():
             return
-        notes = notes | dict(self._actions.restore_cameras((Key.PRODUCT,)))
+        notes = dict(self._actions.restore_cameras((Key.PRODUCT,)))
         for target, state in self._states.items():
-            if target in notes or target.key is Key.PRODUCT:  # an earlier error was of the bundle before
-                self._answer(target, None, notes.get(target))
-            elif target.key in (Key.THRESHOLD, Key.BUNDLE):
+            if target.key is Key.PRODUCT:  # an earlier error was of the bundle before
+                self._answer(target, state.id, notes.get(target))
+            elif target.key is Key.THRESHOLD:  # which a bundle brings with it
                 self._answer(target, state.id, state.error)
 
     def _answer(self, target: Target, command_id: str | None, error: str | None, *, look: bool = True) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from zsad_agent.bundle_update import Outcome, find_bundle
 from zsad_agent.commands import CAMERA_KEYS, DEVICE_KEYS, CommandError, Key, Value, shown
 from zsad_agent.config import AgentConfig
 from zsad_agent.message import utc_text
@@ -34,6 +35,10 @@ class Controls(Protocol):
     def bundle(self) -> str:
         """Of the bundle in force, for people: name, version."""
 
+    @property
+    def bundle_commanded(self) -> bool:
+        """Whether it is another than the config's."""
+
     def threshold(self, camera: str) -> float: ...
 
     def product(self, camera: str) -> str: ...
@@ -50,10 +55,10 @@ class Controls(Protocol):
         """The newest frame, uint8 BGR [H, W, 3]; None before the first."""
 
     def switch_bundle(self, name: str | None) -> str:
-        """Blocks until the bundle `name` of `control.bundle_dir` is in force, or not; at once when it is so already.
+        """Blocks until the bundle `name` of `control.bundle_dir` is in force, for later starts too, or refused."""
 
-        A product or threshold that was set stays if the bundle has it; the controller sets products again.
-        """
+    def settle_bundle(self) -> Outcome | None:
+        """What the probation of a new bundle came to, once. Called every second in the thread of `switch_bundle`."""
 
     def reload(self) -> None:
         """Reads the config file again and asks for a restart with it; returns before that.
@@ -107,15 +112,16 @@ class Actions:
 
     def present(self, target: Target) -> tuple[Value, str]:
         """What is in force, and where it comes from. Of what has no value: UTC at which it was last done."""
+        if target.key is Key.BUNDLE:
+            return self._controls.bundle, COMMAND if self._controls.bundle_commanded else CONFIG
         source = COMMAND if target in self._commanded else CONFIG
-        if target.camera is None:
-            return (self._controls.bundle if target.key is Key.BUNDLE else self._done_at.get(target)), source
+        camera = str(target.camera)
         if target.key is Key.THRESHOLD:
-            return self._controls.threshold(target.camera), source
+            return self._controls.threshold(camera), source
         if target.key is Key.PRODUCT:
-            return self._controls.product(target.camera), source
+            return self._controls.product(camera), source
         if target.key is Key.PAUSED:
-            return self._controls.paused(target.camera), source
+            return self._controls.paused(camera), source
         return self._done_at.get(target), source
 
     def perform(self, target: Target, value: Value) -> bool:
@@ -131,6 +137,11 @@ class Actions:
         if target.key is Key.SNAPSHOT:
             self._send_snapshot(target)
             return False
+        if target.key is Key.BUNDLE:
+            if value is not None:
+                find_bundle(self._config.control.bundle_dir, str(value))
+            self._controls.switch_bundle(None if value is None else str(value))
+            return False
         self._set(target, value)
         self._keep(target, value)
         return True
@@ -138,16 +149,16 @@ class Actions:
     def restore_cameras(self, keys: tuple[Key, ...] = CAMERA_KEYS) -> Iterator[tuple[Target, str]]:
         """Puts the stored settings of the cameras in force. Yields those that are refused, and why."""
         for target in self.targets:
-            if target.camera is not None and target.key in keys and self._stored_value(target) is not None:
-                yield from self._restore(target)
+            if target.camera is not None and target.key in keys:
+                value = getattr(self._stored.camera(target.camera), target.key, None)  # None too for a snapshot
+                if value is not None:
+                    yield from self._restore(target, value)
 
-    def restore_bundle(self) -> Iterator[tuple[Target, str]]:
-        """Puts the stored bundle in force; blocks as `Controls.switch_bundle` does."""
-        if self._stored.bundle is not None:
-            yield from self._restore(Target(None, Key.BUNDLE))
+    def settle_bundle(self) -> Outcome | None:
+        """See `Controls`."""
+        return self._controls.settle_bundle()
 
-    def _restore(self, target: Target) -> Iterator[tuple[Target, str]]:
-        value = self._stored_value(target)
+    def _restore(self, target: Target, value: Value) -> Iterator[tuple[Target, str]]:
         self._commanded.discard(target)
         try:
             self._set(target, value)
@@ -166,14 +177,13 @@ class Actions:
             logger.info("%s: %s, as commanded before this start", target.suffix, shown(str(value)))
 
     def _set(self, target: Target, value: Value) -> None:
-        if target.camera is None:
-            self._controls.switch_bundle(self._checked_bundle(value))
-        elif target.key is Key.THRESHOLD:
-            self._controls.set_threshold(target.camera, None if value is None else float(value))
+        camera = str(target.camera)
+        if target.key is Key.THRESHOLD:
+            self._controls.set_threshold(camera, None if value is None else float(value))
         elif target.key is Key.PRODUCT:
-            self._controls.set_product(target.camera, None if value is None else str(value))
+            self._controls.set_product(camera, None if value is None else str(value))
         else:
-            self._controls.set_paused(target.camera, bool(value))
+            self._controls.set_paused(camera, bool(value))
 
     def _keep(self, target: Target, value: Value) -> None:
         """For the next start."""
@@ -181,34 +191,9 @@ class Actions:
             self._commanded.discard(target)
         else:
             self._commanded.add(target)
-        if target.camera is None:
-            self._stored.bundle = None if value is None else str(value)
-        else:
-            before = self._stored.camera(target.camera)
-            self._stored.set_camera(target.camera, before.model_copy(update={str(target.key): value}))
-
-    def _stored_value(self, target: Target) -> Value:
-        if target.camera is None:
-            return self._stored.bundle
-        stored: Value = getattr(self._stored.camera(target.camera), target.key, None)  # None too for a snapshot
-        return stored
-
-    def _checked_bundle(self, name: Value) -> str | None:
-        """The name, if there is such an entry in `control.bundle_dir`, and it leads not out of it, even by a link."""
-        if name is None:
-            return None
-        folder = self._config.control.bundle_dir
-        if folder is None:
-            raise CommandError("control.bundle_dir is not set: without it no bundle can be chosen by command")
-        if not isinstance(name, str) or name in (".", "..") or "/" in name or "\\" in name:
-            raise CommandError(f"{shown(str(name))}: expected the name of a bundle in control.bundle_dir, no path")
-        try:
-            inside = (folder / name).resolve(strict=True).is_relative_to(folder.resolve())
-        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-            raise CommandError(f"{shown(name)}: no such bundle in {folder}") from error
-        if not inside:
-            raise CommandError(f"{shown(name)}: a link that leads out of {folder}")
-        return name
+        camera = str(target.camera)
+        before = self._stored.camera(camera)
+        self._stored.set_camera(camera, before.model_copy(update={str(target.key): value}))
 
     def _send_snapshot(self, target: Target) -> None:
         camera = str(target.camera)

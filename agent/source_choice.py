@@ -90,8 +90,8 @@ def camera_path(camera: str) -> Path:
     if camera.startswith("/dev/"):
         return Path(camera)
     raise ConfigError(
-        f"camera {redacted(camera)[:MAX_SHOWN_CHARACTERS]!r}: expected an index such as 0 or a path such as /dev/v4l/by-id/…; "
-        "a stream or file is named with --source"
+        f"camera {redacted(camera)[:MAX_SHOWN_CHARACTERS]!r}: expected an index such as 0 or a path such as "
+        "/dev/v4l/by-id/…; a stream or file is named with --source"
     )
 
 

@@ -34,7 +34,6 @@ class CameraSettings(StrictModel):
 class _Content(StrictModel):
     format: Literal[1] = 1
     cameras: dict[TopicLevel, CameraSettings] = Field(default_factory=dict)
-    bundle: Name | None = None
     seen: dict[CommandId, float] = Field(default_factory=dict, max_length=MAX_SEEN_IDS)  # id -> sent at
     forgotten_up_to_s: float
 
@@ -49,7 +48,8 @@ class StoredSettings:
     A change that the disk does not take holds in memory, is a stated `fault`, and goes to disk with the next one. A
     replay after a restart is known by what was last written; with a full disk that is not everything.
 
-    An entry of a camera that the config no longer has stays for the day when it has it again.
+    An entry of a camera that the config no longer has stays for the day when it has it again. The bundle is not here:
+    `BundleStore` keeps it, since it may be taken back.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -66,7 +66,6 @@ class StoredSettings:
         self.damage: str | None = None  # why the file was not used, for as long as the process runs
         content = self._read(clock())
         self._cameras = dict(content.cameras)
-        self.bundle = content.bundle
         self.seen = SeenIds(content.seen, forgotten_up_to_s=content.forgotten_up_to_s)
 
     @property
@@ -85,7 +84,6 @@ class StoredSettings:
         """Writes all, safe against kill and power cut when it returns. False when the disk did not take it."""
         content = _Content(
             cameras=self._cameras,
-            bundle=self.bundle,
             seen=self.seen.sent_at_s,
             forgotten_up_to_s=self.seen.forgotten_up_to_s,
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zsad_agent.bundle_update import Outcome, UpdateState
 from zsad_core.errors import BundleError, ConfigError, ProductError
 
 CONFIG_THRESHOLD, CONFIG_PRODUCT = 0.5, "object"
@@ -24,6 +25,7 @@ class FakeControls:
         self.frame: np.ndarray | None = np.zeros((48, 64, 3), np.uint8)
         self.config_fault: str | None = None
         self.reloads = 0
+        self.outcome: Outcome | None = None
         self.defect: Exception | None = None
         self.let_go = threading.Event()
         self.switching = threading.Event()
@@ -78,6 +80,17 @@ class FakeControls:
             if product == "screw" and self.bundle != "v2":
                 self.products[camera] = CONFIG_PRODUCT
         return self.bundle
+
+    @property
+    def bundle_commanded(self) -> bool:
+        return self.bundle != "v1"
+
+    def settle_bundle(self) -> Outcome | None:
+        """Of a bundle that failed: `v1` is in force again."""
+        outcome, self.outcome = self.outcome, None
+        if outcome is not None and outcome.state is UpdateState.ROLLED_BACK:
+            self.bundle = "v1"
+        return outcome
 
     def reload(self) -> None:
         if self.config_fault is not None:

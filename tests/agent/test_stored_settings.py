@@ -16,7 +16,7 @@ def settings(folder: Path) -> StoredSettings:
 
 def test_without_a_file_nothing_is_set_and_nothing_is_at_fault(tmp_path: Path) -> None:
     stored = settings(tmp_path / "not-there")
-    assert (stored.camera("cam0"), stored.bundle, stored.fault, stored.damage) == (CameraSettings(), None, None, None)
+    assert (stored.camera("cam0"), stored.fault, stored.damage) == (CameraSettings(), None, None)
     assert stored.seen.forgotten_up_to_s == NOW_S  # what was sent before this start may be a replay
 
 
@@ -24,13 +24,12 @@ def test_settings_and_ids_come_back_after_a_restart(tmp_path: Path) -> None:
     stored = settings(tmp_path / "made")
     stored.set_camera("cam0", CameraSettings(threshold=0.4, product="bottle"))
     stored.set_camera("gone", CameraSettings(paused=False))
-    stored.bundle = "v2"
     stored.seen.add("a", NOW_S, now_s=NOW_S, keep_s=60)
     assert stored.save()
     again = StoredSettings(stored.path, clock=lambda: NOW_S + 1)
     assert again.camera("cam0") == CameraSettings(threshold=0.4, product="bottle")
     assert again.camera("gone") == CameraSettings(paused=False)
-    assert (again.bundle, again.seen.sent_at_s, again.seen.forgotten_up_to_s) == ("v2", {"a": NOW_S}, NOW_S)
+    assert (again.seen.sent_at_s, again.seen.forgotten_up_to_s) == ({"a": NOW_S}, NOW_S)
     assert [path.name for path in stored.path.parent.iterdir()] == ["settings.json"]
 
 
@@ -118,6 +117,5 @@ def test_read_only_folder_is_a_fault(tmp_path: Path) -> None:
 def test_nothing_is_written_after_closing(tmp_path: Path) -> None:
     stored = settings(tmp_path)
     stored.close()
-    stored.bundle = "late"
     assert not stored.save()
     assert not stored.path.exists()
