@@ -163,7 +163,7 @@ class BundleStore:
         if new.sha256 == before.sha256:
             previous = last.previous if last and last.current == new.sha256 else None
         else:
-            previous = before.sha256 if before.path.parent == self._folder else None
+            previous = before.sha256 if self.holds(before) else None
         selection = Selection(current=new.sha256, previous=previous, instead_of=self._config_bundle("unreadable"))
         try:
             self._write(_SELECTED, selection)
@@ -171,6 +171,21 @@ class BundleStore:
             raise BundleError(f"{self._folder / _SELECTED}: cannot be written: {error.strerror}") from error
         self._note_attempts(new.sha256, None)
         self.prune()
+
+    def holds(self, bundle: Bundle) -> bool:
+        """Whether it was loaded from here."""
+        return bundle.path.parent == self._folder
+
+    def forget(self) -> None:
+        """Lets the config's bundle run from the next start on.
+
+        Raises:
+            BundleError: the selection cannot be removed.
+        """
+        try:
+            (self._folder / _SELECTED).unlink(missing_ok=True)
+        except OSError as error:
+            raise BundleError(f"{self._folder / _SELECTED}: cannot be removed: {error.strerror}") from error
 
     def prune(self) -> None:
         """Removes the copies that `selected.json` does not name."""

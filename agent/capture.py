@@ -11,6 +11,7 @@ import numpy as np
 
 from zsad_agent.camera_config import SourceConfig
 from zsad_agent.folder_drop import LOOK_EVERY_S, FolderDropSource
+from zsad_agent.grabber import GrabberSource
 from zsad_agent.outlet import Captured, Fault, Outlet
 from zsad_agent.pace import Pace
 from zsad_agent.picture_health import PictureHealth
@@ -140,6 +141,16 @@ class Capture:
         self._status.pause(False)
 
     @property
+    def triggered(self) -> bool:
+        """Whether `trigger` asks for its pictures."""
+        return self._config.trigger == "mqtt"
+
+    @property
+    def skipped(self) -> int:
+        """Frames of a live source that came faster than they were fetched from its process."""
+        return self._source.skipped if isinstance(self._source, GrabberSource) else 0
+
+    @property
     def paused(self) -> bool:
         return self._paused
 
@@ -263,23 +274,35 @@ class Capture:
             backoff_s = min(2 * backoff_s, self._config.reopen_max_s)
 
     def _read_live(self) -> None:
+        began_s = self._clock()
         while not self._stop.is_set():
-            began_s = self._clock()
             try:
                 image = self._source.read()
             except ImageError as error:
                 self._pass_on(None, str(error), began_s)
+                began_s = self._clock()
                 continue
             if image is None:
                 raise SourceError(f"{self._source.description}: ended")
+            captured_s = self._clock()
+            if isinstance(self._source, GrabberSource) and self._source.captured_monotonic_s is not None:
+                captured_s = self._source.captured_monotonic_s  # it may have waited to be fetched
             self._state_alive()
             reason = self._judge(image)
             if reason is None:
                 self._out.remember(image)
-            self._pass_on(image, reason, began_s)
+            self._pass_on(image, reason, began_s, captured_s)
+            began_s = captured_s
 
-    def _pass_on(self, image: np.ndarray | None, reason: str | None, began_s: float) -> None:
-        """Puts a live picture, or the reason why it is none, for whoever asked for it before its reading began."""
+    def _pass_on(
+        self, image: np.ndarray | None, reason: str | None, began_s: float, captured_s: float | None = None
+    ) -> None:
+        """Puts a live picture, or the reason why it is none, for whoever asked before its exposure can have begun.
+
+        Args:
+            began_s: when the picture before it had come, or reading began.
+            captured_s: when it came from the camera.
+        """
         if self._paused:
             return
         triggered = self._config.trigger == "mqtt"
@@ -294,7 +317,7 @@ class Capture:
             if reason is not None or image is None:
                 self._out.fault(reason or "no picture", is_part=True, keep=triggered, trigger_id=turn.trigger_id)
             else:
-                self._out.frame(image, keep=triggered, trigger_id=turn.trigger_id)
+                self._out.frame(image, keep=triggered, trigger_id=turn.trigger_id, captured_s=captured_s)
 
     def _judge(self, image: np.ndarray) -> str | None:
         """Why this picture is not to be inspected. A change of the stated health is said once."""

@@ -1,18 +1,36 @@
 """`zsad-agent check`: everything about a config that can be judged without running."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from zsad_agent.bundle_store import open_bundle
+from zsad_agent.camera_config import CameraConfig
 from zsad_agent.credentials import password_key, read_password
 from zsad_agent.inference import check_device
+from zsad_agent.lines import check_mask, make_view, product_of
 from zsad_agent.mqtt_config import EMBEDDED_BROKER
-from zsad_agent.settings import Settings
+from zsad_agent.reference import load_reference
+from zsad_agent.settings import Settings, load_settings
 from zsad_agent.source_choice import make_source
 from zsad_agent.tls import faulty_key, make_context
 from zsad_core.bundle import Bundle
 from zsad_core.errors import BundleError, ConfigError, DeviceError, ProductError, SourceError
 from zsad_core.signature import read_trusted_keys
+
+
+def checked_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """The config file and the flags over it, judged as `zsad-agent check` does.
+
+    Raises:
+        ConfigError: one line per fault.
+    """
+    settings = load_settings(path, flags)
+    faults = list(find_faults(settings))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return settings
 
 
 def find_faults(settings: Settings) -> Iterator[str]:
@@ -30,10 +48,7 @@ def find_faults(settings: Settings) -> Iterator[str]:
     except ConfigError:
         pass  # told below, with every key
     if bundle is not None:
-        try:
-            bundle.prompt(config.inference.product)
-        except ProductError as error:
-            yield f"{settings.where('inference', 'product')}: {error}"
+        yield from _product_faults(settings, bundle)
     yield from _key_faults(settings)
     try:
         check_device(config.inference.device)
@@ -63,11 +78,39 @@ def _key_faults(settings: Settings) -> Iterator[str]:
             yield f"{settings.where('inference', 'trusted_keys')}: {error}"
 
 
+def _product_faults(settings: Settings, bundle: Bundle) -> Iterator[str]:
+    for where, camera in _cameras(settings):
+        try:
+            bundle.prompt(product_of(camera))
+        except ProductError as error:
+            of_all = camera.product == settings.config.inference.product
+            yield f"{settings.where(*(('inference', 'product') if of_all else (*where, 'product')))}: {error}"
+        try:
+            check_mask(camera, bundle)
+        except ConfigError as error:
+            yield f"{settings.where(*where, 'ignore_mask')}: {error}"
+
+
 def _source_faults(settings: Settings) -> Iterator[str]:
-    key = "camera" if settings.config.source.camera is not None else "source"
-    if settings.config.source.camera is None and settings.config.source.source is None:
-        return  # to be named on the command line
-    try:
-        make_source(settings.config.source)
-    except (ConfigError, SourceError) as error:
-        yield f"{settings.where('source', key)}: {error}"
+    for where, camera in _cameras(settings):
+        if camera.camera is not None or camera.source is not None:  # else it is to be named on the command line
+            try:
+                make_source(camera)
+            except (ConfigError, SourceError) as error:
+                yield f"{settings.where(*where, 'camera' if camera.camera is not None else 'source')}: {error}"
+        try:
+            make_view(camera)
+        except ConfigError as error:
+            yield f"{settings.where(*where, 'ignore_mask')}: {error}"
+        if camera.health.reference is not None:
+            try:
+                load_reference(camera.health.reference)
+            except ConfigError as error:
+                yield f"{settings.where(*where, 'health', 'reference')}: {error}"
+
+
+def _cameras(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], CameraConfig]]:
+    """Where each camera is in the file, and its settings."""
+    several = bool(settings.config.cameras)
+    for number, camera in enumerate(settings.config.every_camera):
+        yield ("cameras", number) if several else ("source",), camera

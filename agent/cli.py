@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zsad_agent.environment import prepare_environment
+from zsad_agent.logs import configure_logging
 from zsad_core.errors import ConfigError, ProductError, ZsadError
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -58,7 +59,7 @@ def run(arguments: list[str]) -> int:
         "--config", type=Path, metavar="FILE", help="YAML config; default: /etc/zsad-agent/agent.yaml if there is one"
     )
     _add_model_flags(parser)
-    parser.add_argument("--broker", metavar="URL", help="mqtt://host[:port], or embedded; default: localhost")
+    parser.add_argument("--broker", metavar="URL", help="mqtt[s]://host[:port], or embedded; default: localhost")
     parser.add_argument("--max-frames", type=_count, metavar="N", help="end after N pictures; default: no limit")
     parser.add_argument("--loop", action="store_true", default=None, help="start a file or folder again at its end")
     parser.add_argument("--fps", type=float, metavar="F", help="most frames a second; default: as they come")
@@ -78,20 +79,34 @@ def run(arguments: list[str]) -> int:
         "decision": _given(threshold=args.threshold),
         "mqtt": _given(broker=args.broker),
     }
-    config = load_settings(args.config, {section: given for section, given in flags.items() if given}).config
-    _configure_logging(config.log_level)
+    flags = {section: given for section, given in flags.items() if given}
+    config = load_settings(args.config, flags).config
+    configure_logging(config.log_level, config.log_format)
+    prepare_environment()
 
-    prepare_environment(config.source.stale_after_s)
-
-    from zsad_agent.daemon import StopRequest, run_agent
+    from zsad_agent.check import checked_settings
+    from zsad_agent.config import default_state_dir
+    from zsad_agent.crash import CrashReports
+    from zsad_agent.daemon import StopRequest, Surroundings, run_agent
     from zsad_agent.pipeline import Sink
     from zsad_agent.sinks import HeatmapFolderSink, PrintSink
 
+    crash_reports = CrashReports(default_state_dir(), config.model_dump(mode="json"))
+    crash_reports.install()
+    if crash_reports.last_crash is not None:
+        logging.getLogger(__name__).error("%s", crash_reports.last_crash)
     sinks: list[Sink] = [PrintSink()] if args.print_results else []
     if args.save_heatmaps is not None:
         sinks.append(HeatmapFolderSink(args.save_heatmaps))
     with StopRequest() as stop:
-        return run_agent(config, stop=stop.event, sinks=sinks, max_frames=args.max_frames)
+        surroundings = Surroundings(
+            stop=stop.event,
+            reread=lambda: checked_settings(args.config, flags).config,
+            sinks=sinks,
+            max_frames=args.max_frames,
+            crash_reports=crash_reports,
+        )
+        return run_agent(config, surroundings)
 
 
 def score(arguments: list[str]) -> int:
@@ -112,7 +127,7 @@ def score(arguments: list[str]) -> int:
         "folder with the same stem (a.png, a.jpg) get <file name>.npy instead, later doubles a number",
     )
     args = parser.parse_args(arguments)
-    _configure_logging("WARNING")
+    configure_logging("WARNING")
     prepare_environment()
 
     from zsad_agent.score import find_pictures, print_scores, score_pictures
@@ -142,7 +157,7 @@ def check(arguments: list[str]) -> int:
         "--config", type=Path, metavar="FILE", help="YAML config; default: /etc/zsad-agent/agent.yaml if there is one"
     )
     args = parser.parse_args(arguments)
-    _configure_logging("ERROR")
+    configure_logging("ERROR")
     prepare_environment()
 
     from zsad_agent.check import find_faults
@@ -175,7 +190,7 @@ def calibrate(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     if not 0 < args.false_reject_rate < 1:
         parser.error(f"--false-reject-rate: {args.false_reject_rate} is not between 0 and 1")
-    _configure_logging("WARNING")
+    configure_logging("WARNING")
     prepare_environment()
 
     from zsad_agent.calibrate import as_yaml, calibrate
@@ -228,7 +243,7 @@ def reference(arguments: list[str]) -> int:
 
     flags = {"source": given} if (given := _given(camera=args.camera, source=args.source)) else {}
     config = load_settings(args.config, flags).config
-    _configure_logging("WARNING")
+    configure_logging("WARNING")
     prepare_environment(config.source.stale_after_s)
 
     from zsad_agent.reference import save_reference
@@ -263,7 +278,7 @@ def bench(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     if not 1 <= args.seconds <= 86_400:
         parser.error(f"--seconds: {args.seconds} is not between 1 and 86400")
-    _configure_logging("ERROR")
+    configure_logging("ERROR")
     prepare_environment()
 
     from zsad_agent.bench import as_table, run_bench
@@ -320,13 +335,6 @@ def _version() -> str:
     from importlib.metadata import version
 
     return f"zsad-agent {version('zsad-agent')}"
-
-
-def _configure_logging(level: str) -> None:
-    under_systemd = "JOURNAL_STREAM" in os.environ  # the journal adds the time itself
-    logging.basicConfig(
-        level=level, format="%(levelname)s %(message)s" if under_systemd else "%(asctime)s %(levelname)s %(message)s"
-    )
 
 
 def _report(error: object, code: int) -> int:

@@ -9,35 +9,50 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
 
 import cv2
 
 from zsad_agent.broker import EmbeddedBroker
-from zsad_agent.config import AgentConfig, InferenceConfig, default_state_dir
+from zsad_agent.bundle_store import BundleStore, Started
+from zsad_agent.bundle_update import BundleUpdater, CameraInUse, Running
+from zsad_agent.config import AgentConfig, default_state_dir
+from zsad_agent.control import Controller
+from zsad_agent.crash import CrashReports
+from zsad_agent.evidence import EvidenceStore
+from zsad_agent.http_health import HealthServer
 from zsad_agent.inference import Detector
 from zsad_agent.lines import check_products, make_lines, make_view
+from zsad_agent.message import Topics
+from zsad_agent.metrics import Metrics
 from zsad_agent.model_in_use import Model, ModelInUse
 from zsad_agent.mqtt_config import EMBEDDED_BROKER
 from zsad_agent.notify import Notifier
-from zsad_agent.pipeline import Pipeline, Sink
+from zsad_agent.observer import Observer
+from zsad_agent.pipeline import Line, Pipeline, Sink
 from zsad_agent.publisher import Publisher
+from zsad_agent.remote import Remote, Restart
+from zsad_agent.snapshot import what_is_missing
 from zsad_agent.source_choice import make_source
+from zsad_agent.sources import Source
 from zsad_agent.spool import Spool
-from zsad_agent.status import PROCESS, CameraStatus
-from zsad_core.bundle import Bundle, load_bundle
+from zsad_agent.stats import RecentResults
+from zsad_agent.stored_settings import FILE_NAME, StoredSettings
+from zsad_agent.supervision import SUPERVISE_S, Tender, find_stuck, supervise
+from zsad_agent.trigger_topic import listen_for_triggers
+from zsad_agent.view import View
+from zsad_core.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 
-SUPERVISE_S = 0.2  # between two looks at the pipeline
-STATUS_EVERY_S = 5.0
-STUCK_AFTER_S = 15.0  # without systemd's watchdog; with it, half of its interval
 DRAIN_S = 1.0  # on a signal: for the picture that the model is at
 FLUSH_ON_SIGNAL_S = 0.4
 FLUSH_PATIENCE_S = 5.0  # at the end of a source: without a result leaving, so that an absent broker holds nobody up
 FLUSH_AT_END_S = 60.0  # in all
+CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
+TRIAL_FRAMES = 4  # of each camera, that a new bundle is tried on
 
 
 class StopRequest:
@@ -60,62 +75,193 @@ class StopRequest:
         self.event.set()
 
 
-def run_agent(
-    config: AgentConfig,
-    *,
-    stop: threading.Event,
-    sinks: Sequence[Sink] = (),
-    max_frames: int | None = None,
-    exit_now: Callable[[int], None] = os._exit,
-) -> int:
-    """Inspects until every source ends, `max_frames` are done, or `stop` is set. The exit code.
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the agent is given by whoever starts it."""
 
-    Args:
-        config: checked.
-        stop: set by whoever wants an end; everything accepted so far is then published or kept, within 2 s.
-        sinks: given every result beside the publisher.
-        max_frames: None for no limit.
-        exit_now: ends the process where a thread hangs in a driver and would not let it end.
+    stop: threading.Event  # set by whoever wants an end; all accepted so far is then published or kept, within 2 s
+    reread: Callable[[], AgentConfig] | None = None  # the config as it is now, checked; None: there is no file
+    sinks: Sequence[Sink] = ()  # given every result beside the publisher
+    max_frames: int | None = None  # ends after so many pictures
+    crash_reports: CrashReports | None = None
+    exit_now: Callable[[int], None] = os._exit  # where a thread hangs in a driver and would not let the process end
+
+
+def run_agent(config: AgentConfig, surroundings: Surroundings) -> int:
+    """Inspects until every source ends, `max_frames` are done, or a stop is asked for. The exit code.
+
+    A `reload` command starts all of it anew with the new config, in the same process.
 
     Raises:
         ZsadError: something named in the config cannot be used.
     """
     cv2.setNumThreads(1)  # its threads would fight the model's for the cores
     notifier = Notifier(os.environ)
+    while True:
+        restart = Restart(surroundings.reread)
+        code = _run_once(config, surroundings, notifier, restart)
+        if restart.config is None or surroundings.stop.is_set():
+            return code
+        config = restart.config
+        logger.info("starting anew with the config as it is now")
+
+
+def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, restart: Restart) -> int:
     sources = [make_source(camera) for camera in config.every_camera]
     views = [make_view(camera) for camera in config.every_camera]
-    bundle = load_bundle(config.inference.bundle)
-    check_products(config, bundle)
+    store = BundleStore(default_state_dir() / "bundles", config.inference)
     with ExitStack() as stack:
-        detector = _load_detector(bundle, config.inference, stop)
-        if detector is None:
-            _leave_at_once(0, exit_now)  # the compiler's threads would crash while the interpreter is taken apart
+        started = _load_in_thread(store, config, given.stop)
+        if started is None:
+            _leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
             return 0
-        publisher = _open_publisher(config, stack, stop)
-        capture_stop, news = threading.Event(), threading.Condition()
-        lines = make_lines(
-            config,
-            sources,
-            views,
-            models=ModelInUse(Model.of(bundle, detector)),
-            publish_status=publisher.set_camera_status,
-            news=news,
-            stop=capture_stop,
-        )
-        pipeline = Pipeline(lines=lines, news=news, sinks=[publisher, *sinks], stop=capture_stop, max_frames=max_frames)
-        pipeline.start()
+        publisher = _open_publisher(config, stack, given.stop)
+        agent = _assemble(config, given, started, publisher, sources, views, stack)
+        _accept_commands(config, agent, store, started, publisher, restart, stack)
+        tender = _observe(config, agent, started, publisher, notifier, stack)
+        agent.pipeline.start()
         notifier.ready()
-        for line, source in zip(lines, sources, strict=True):
-            logger.info("inspecting %s as %r with %s", source.description, line.inspector.product, bundle.path)
-        supervise(pipeline, publisher, notifier, [line.status for line in lines], stop)
-        notifier.stopping()
-        drained = _wind_up(pipeline, publisher, config, stop)
-    if pipeline.failure is not None:
-        logger.error("%s", pipeline.failure)
-    code = 0 if pipeline.failure is None else 1
-    if not drained or not pipeline.wait_capture(0.1):
-        _leave_at_once(code, exit_now)
+        for line, source in zip(agent.lines, sources, strict=True):
+            logger.info("inspecting %s as %r with %s", source.description, line.inspector.product, started.bundle.path)
+        statuses = [line.status for line in agent.lines]
+        ends = (given.stop, restart.event)
+        supervise(agent.pipeline, publisher, notifier, statuses, ends=ends, tend=tender.tend)
+        if not restart.event.is_set():
+            notifier.stopping()
+        drained = _wind_up(agent.pipeline, publisher, config, ends)
+    if agent.pipeline.failure is not None:
+        logger.error("%s", agent.pipeline.failure)
+    code = 0 if agent.pipeline.failure is None else 1
+    if not drained or not agent.pipeline.wait_capture(CLOSE_CAPTURE_S):
+        _leave_at_once(code, given.exit_now)
     return code
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Agent:
+    lines: Sequence[Line]
+    models: ModelInUse
+    pipeline: Pipeline
+    metrics: Metrics
+    recent: RecentResults
+    observer: Observer
+    evidence: EvidenceStore | None
+
+
+def _assemble(
+    config: AgentConfig,
+    given: Surroundings,
+    started: Started[Detector],
+    publisher: Publisher,
+    sources: Sequence[Source],
+    views: Sequence[View],
+    stack: ExitStack,
+) -> _Agent:
+    """The pipeline and what counts its results. Starts no thread of the pipeline's."""
+    capture_stop, news = threading.Event(), threading.Condition()
+    models = ModelInUse(Model.of(started.bundle, started.detector))
+    lines = make_lines(
+        config,
+        sources,
+        views,
+        models=models,
+        publish_status=publisher.set_camera_status,
+        news=news,
+        stop=capture_stop,
+    )
+    topics = Topics(config.mqtt.topic_prefix, config.device_id)
+    listen_for_triggers(publisher, topics, {line.name: line.capture for line in lines if line.capture.triggered})
+    evidence = None
+    if config.evidence.enabled:
+        folder = config.evidence.path or default_state_dir() / "evidence"
+        evidence = stack.enter_context(EvidenceStore(config.evidence, folder))
+    observer = Observer(
+        device_id=config.device_id,
+        device=config.inference.device,
+        lines=lines,
+        models=models,
+        publisher=publisher,
+        evidence=evidence,
+    )
+    metrics, recent = Metrics([line.name for line in lines], observer.snapshot), RecentResults()
+    pipeline = Pipeline(
+        lines=lines,
+        news=news,
+        sinks=[publisher, metrics, recent, *given.sinks],
+        stop=capture_stop,
+        evidence=evidence,
+        on_crash=given.crash_reports.record if given.crash_reports is not None else None,
+        max_frames=given.max_frames,
+    )
+    return _Agent(
+        lines=lines,
+        models=models,
+        pipeline=pipeline,
+        metrics=metrics,
+        recent=recent,
+        observer=observer,
+        evidence=evidence,
+    )
+
+
+def _accept_commands(
+    config: AgentConfig,
+    agent: _Agent,
+    store: BundleStore,
+    started: Started[Detector],
+    publisher: Publisher,
+    restart: Restart,
+    stack: ExitStack,
+) -> None:
+    """Lets commands in, where the config wants them, and puts those of earlier runs in force."""
+    if not config.control.enabled:
+        return
+    updater = BundleUpdater(
+        store=store,
+        bundle_dir=config.control.bundle_dir,
+        running=Running(bundle=started.bundle, detector=started.detector),
+        compile_bundle=lambda bundle: _compile(bundle, config),
+        cameras=lambda: [
+            CameraInUse(
+                name=line.name,
+                product=line.inspector.product,
+                images_bgr=[frame.image_bgr for frame in line.capture.newest_frames(TRIAL_FRAMES)],
+            )
+            for line in agent.lines
+        ],
+        switch=lambda running: agent.models.replace(Model.of(running.bundle, running.detector)),
+        turn=agent.models.turn,
+    )
+    agent.models.watch(updater.note_frame)
+    remote = Remote({line.name: line for line in agent.lines}, agent.models, updater, store, restart)
+    stored = StoredSettings(default_state_dir() / FILE_NAME)
+    stack.enter_context(Controller(remote, publisher, config, stored))
+
+
+def _observe(
+    config: AgentConfig,
+    agent: _Agent,
+    started: Started[Detector],
+    publisher: Publisher,
+    notifier: Notifier,
+    stack: ExitStack,
+) -> Tender:
+    """Opens the agent to those who watch over it."""
+    stack.enter_context(
+        HealthServer(
+            config.http.listen,
+            metrics=agent.metrics.render,
+            stuck=lambda: find_stuck(agent.pipeline, publisher, notifier.watchdog_s),
+            missing=lambda: what_is_missing(agent.observer.snapshot()),
+        )
+    )
+    evidence = agent.evidence
+    return Tender(
+        snapshot=agent.observer.snapshot,
+        recent=agent.recent,
+        publish=publisher.set_retained,
+        faults=lambda: [*started.reasons, *([evidence.fault] if evidence is not None and evidence.fault else [])],
+    )
 
 
 def _leave_at_once(code: int, exit_now: Callable[[int], None]) -> None:
@@ -134,20 +280,35 @@ def spool_path(config: AgentConfig) -> Path:
 def _open_publisher(config: AgentConfig, stack: ExitStack, stop: threading.Event) -> Publisher:
     mqtt = config.mqtt
     if mqtt.broker == EMBEDDED_BROKER:
-        mqtt = mqtt.model_copy(update={"broker": stack.enter_context(EmbeddedBroker()).url})
-    spool = stack.enter_context(Spool(spool_path(config), max_results=config.spool.max_results))
-    publisher = stack.enter_context(Publisher(mqtt, config.device_id, spool))
+        mqtt = stack.enter_context(EmbeddedBroker()).reached_by(mqtt)
+    limits = config.spool
+    spool = stack.enter_context(
+        Spool(
+            spool_path(config),
+            max_results=limits.max_results,
+            max_bytes=limits.max_bytes,
+            max_age_h=limits.max_age_h,
+            fsync=limits.fsync,
+        )
+    )
+    publisher = stack.enter_context(Publisher(mqtt, config.device_id, spool, pictures=limits.pictures))
     publisher.await_first_attempt(stop)
     return publisher
 
 
-def _load_detector(bundle: Bundle, config: InferenceConfig, stop: threading.Event) -> Detector | None:
+def _compile(bundle: Bundle, config: AgentConfig) -> Detector:
+    """The bundle on the config's device, if it can serve every camera."""
+    check_products(config, bundle)
+    return Detector(bundle, config.inference)
+
+
+def _load_in_thread(store: BundleStore, config: AgentConfig, stop: threading.Event) -> Started[Detector] | None:
     """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped."""
-    outcome: list[Detector | Exception] = []
+    outcome: list[Started[Detector] | Exception] = []
 
     def load() -> None:
         try:
-            outcome.append(Detector(bundle, config))
+            outcome.append(store.start(lambda bundle: _compile(bundle, config)))
         except Exception as error:  # told by the main thread
             outcome.append(error)
 
@@ -162,78 +323,15 @@ def _load_detector(bundle: Bundle, config: InferenceConfig, stop: threading.Even
     return outcome[0]
 
 
-class Watched(Protocol):
-    """The pipeline, as the watch over it sees it."""
-
-    @property
-    def dropped(self) -> int: ...
-
-    @property
-    def inspected_frames(self) -> int: ...
-
-    def check(self) -> None: ...
-
-    def stuck(self, limit_s: float) -> str | None: ...
-
-    def wait(self, timeout_s: float) -> bool: ...
-
-
-class WatchedPublisher(Protocol):
-    @property
-    def alive(self) -> bool: ...
-
-    @property
-    def fault(self) -> str | None: ...
-
-
-def supervise(
-    pipeline: Watched,
-    publisher: WatchedPublisher,
-    notifier: Notifier,
-    statuses: Sequence[CameraStatus],
-    stop: threading.Event,
-) -> None:
-    """Until the pipeline is done or `stop` is set. Feeds the watchdog while inference and publishing move on.
-
-    A camera or broker that is away does not stop the signs of life: a restart would not bring it back.
-    """
-    stuck_after_s = notifier.watchdog_s / 2 if notifier.watchdog_s is not None else STUCK_AFTER_S
-    status_due_s = 0.0
-    while not stop.is_set() and not pipeline.wait(SUPERVISE_S):
-        pipeline.check()
-        stuck = pipeline.stuck(stuck_after_s) or (None if publisher.alive else "the thread that sends has died")
-        if stuck is None:
-            notifier.watchdog()
-        for status in statuses:
-            if stuck is None:
-                status.clear(PROCESS)
-            else:
-                status.fault(PROCESS, stuck)
-        if time.monotonic() >= status_due_s:
-            status_due_s = time.monotonic() + STATUS_EVERY_S
-            faults = f"; {publisher.fault}" if publisher.fault else ""
-            counts = f"{pipeline.inspected_frames} inspected, {pipeline.dropped} dropped"
-            notifier.status(f"{condition(statuses)}{faults}; {counts}")
-
-
-def condition(statuses: Sequence[CameraStatus]) -> str:
-    """One line: `ok`, or what is wrong; with several cameras each is named."""
-    if len(statuses) == 1:
-        return statuses[0].text
-    if all(status.text == "ok" for status in statuses):
-        return f"{len(statuses)} cameras ok"
-    return ", ".join(f"{status.camera} {status.text}" for status in statuses)
-
-
-def _wind_up(pipeline: Pipeline, publisher: Publisher, config: AgentConfig, stop: threading.Event) -> bool:
+def _wind_up(pipeline: Pipeline, publisher: Publisher, config: AgentConfig, ends: Sequence[threading.Event]) -> bool:
     """Lets what was inspected reach the spool, then the broker, for a bounded time. False if a thread hangs."""
     pipeline.stop()
     drained = pipeline.wait(DRAIN_S)
     if not drained:
         logger.warning("stopped amid a picture, which has no result: %s", pipeline.stuck(0.0) or "busy")
     logger.info("%d inspected, %d dropped", pipeline.inspected_frames, pipeline.dropped)
-    if not stop.is_set():
-        unsent = _flush_at_end(publisher, stop)
+    if not any(end.is_set() for end in ends):
+        unsent = _flush_at_end(publisher, ends[0])
     else:
         unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected else 0.0)
     if unsent:

@@ -103,16 +103,18 @@ class Inspector:
     def _predict(self, frame: Frame, model: Model, product: str) -> tuple[Prediction | None, str | None]:
         """The prediction, or the reason why there is none."""
         try:
-            prediction = model.predictor.predict(self._view.cut(frame.image_bgr), product)
+            picture = self._view.cut(frame.image_bgr)
+            with self._models.turn:
+                prediction = model.predictor.predict(picture, product)
             prediction = self._view.correct(prediction, frame.frame_wh, model.score_rule)
         except ImageError as error:  # this picture's fault
             return None, str(error)
         except ZsadError as error:
             self._status.fault(INFERENCE, str(error))
-            self._models.note(False, str(error))
+            self._models.note(model, False, str(error))
             return None, str(error)
         self._status.clear(INFERENCE)
-        self._models.note(True)
+        self._models.note(model, True)
         return prediction, None
 
     def conclude(self, inspected: Inspected) -> tuple[dict[str, Any], bytes | None]:
@@ -150,6 +152,7 @@ class Inspector:
             bundle_sha256=model.sha256,
             capture_to_result_ms=(self._clock() - captured.captured_monotonic_s) * 1000,
             inference_ms=inspected.inference_ms,
+            trigger_id=captured.trigger_id,
         )
         return result, heatmap
 

@@ -40,11 +40,20 @@ def check_products(config: AgentConfig, bundle: Bundle) -> None:
     """
     for camera in config.every_camera:
         bundle.prompt(product_of(camera))
-        if camera.ignore_mask is not None and bundle.manifest.model.score is None:
-            raise ConfigError(
-                f"ignore_mask of {camera.name}: the score of {bundle.path} ({bundle.manifest.model.method}) is not "
-                "computed from its map, so no part can be ignored. Use region_xywh, or another bundle."
-            )
+        check_mask(camera, bundle)
+
+
+def check_mask(camera: CameraConfig, bundle: Bundle) -> None:
+    """Nothing, if the bundle's score can do without what the camera's mask ignores.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if camera.ignore_mask is not None and bundle.manifest.model.score is None:
+        raise ConfigError(
+            f"ignore_mask of {camera.name}: the score of {bundle.path} ({bundle.manifest.model.method}) is not "
+            "computed from its map, so no part can be ignored. Use region_xywh, or another bundle."
+        )
 
 
 def product_of(camera: CameraConfig) -> str:

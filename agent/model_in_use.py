@@ -1,5 +1,6 @@
 """The one model that all cameras share, and its replacement between two pictures."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,16 +48,16 @@ class ModelInUse:
 
     def __init__(self, model: Model) -> None:
         self.current = model
-        self._watcher: Callable[[bool, str | None], None] | None = None
+        self.turn = threading.Lock()  # held while a model works, so that a trial of another one times both alone
+        self._watcher: Callable[[str, bool, str | None], None] = lambda sha256, answered, reason: None
 
     def replace(self, model: Model) -> None:
         """Takes effect at the next picture. Any thread may call it."""
         self.current = model
 
-    def watch(self, watcher: Callable[[bool, str | None], None] | None) -> None:
-        """`watcher` is told of every picture from now on whether the model answered, and if not, why; None: nobody."""
+    def watch(self, watcher: Callable[[str, bool, str | None], None]) -> None:
+        """`watcher` is told of every picture from now on: the bundle's sha256, whether it answered, and if not, why."""
         self._watcher = watcher
 
-    def note(self, answered: bool, reason: str | None = None) -> None:
-        if (watcher := self._watcher) is not None:
-            watcher(answered, reason)
+    def note(self, model: Model, answered: bool, reason: str | None = None) -> None:
+        self._watcher(model.sha256, answered, reason)

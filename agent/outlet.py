@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 import numpy as np
@@ -70,15 +70,23 @@ class Outlet:
         keep: bool = False,
         trigger_id: str | None = None,
         done: Callable[[], None] | None = None,
+        captured_s: float | None = None,
     ) -> None:
-        """Puts a picture, uint8 BGR [H, W, 3], to be inspected; `keep`: no newer one may replace it."""
+        """Puts a picture, uint8 BGR [H, W, 3], to be inspected.
+
+        Args:
+            keep: no newer one may replace it.
+            captured_s: monotonic, when it came from the camera; None: now.
+        """
         with self._order:
+            now_s = self._clock()
+            captured_s = now_s if captured_s is None else min(captured_s, now_s)
             frame = Frame(
                 image_bgr=image,
                 camera=self._camera,
                 seq=next(self._seq),
-                captured_at=datetime.now(UTC),
-                captured_monotonic_s=self._clock(),
+                captured_at=datetime.now(UTC) - timedelta(seconds=now_s - captured_s),
+                captured_monotonic_s=captured_s,
                 trigger_id=trigger_id,
                 done=done,
             )

@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from zsad_agent.capture import Capture, Captured, Fault
 from zsad_agent.inspection import Inspected, Inspector
 from zsad_agent.slot import Handover, Slot, SlotClosed, Turns
 from zsad_agent.status import CameraStatus
+from zsad_core.types import Frame
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,17 @@ class Line:
     def name(self) -> str:
         return self.status.camera
 
+    @property
+    def dropped(self) -> int:
+        """Frames of a live source that a newer one replaced before the model was free."""
+        return self.slot.dropped + self.capture.skipped
+
+
+class Evidence(Protocol):
+    """Keeps what people want to look at later; `zsad_agent.evidence.EvidenceStore` is one. Never waits for the disk."""
+
+    def keep(self, result: dict[str, Any], image_bgr: np.ndarray | None, heatmap: bytes | None) -> None: ...
+
 
 class Pipeline:
     """Owns a capture thread for each line, and the two that all lines share. Started once, stopped once."""
@@ -49,6 +63,8 @@ class Pipeline:
         news: threading.Condition,
         sinks: Sequence[Sink],
         stop: threading.Event,
+        evidence: Evidence | None = None,
+        on_crash: Callable[[BaseException, str], None] | None = None,
         max_frames: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,6 +75,8 @@ class Pipeline:
             news: the condition that the lines' slots were made with.
             sinks: each is given every result, of each camera in the order of capture.
             stop: the one that every `capture` was given.
+            evidence: given every result with its picture, after the sinks.
+            on_crash: told of an error that ends a thread, and of the thread's name.
             max_frames: ends after so many pictures; None: when all sources have ended.
             clock: monotonic seconds.
         """
@@ -66,6 +84,8 @@ class Pipeline:
         self._turns = Turns([line.slot for line in lines], news)
         self._sinks = sinks
         self._stop = stop
+        self._evidence = evidence
+        self._on_crash = on_crash
         self._max_frames = max_frames
         self._clock = clock
         self._halt = threading.Event()  # no further picture goes to the model, though one may wait
@@ -82,8 +102,7 @@ class Pipeline:
 
     @property
     def dropped(self) -> int:
-        """Frames of live sources that a newer one replaced before the model was free."""
-        return sum(line.slot.dropped for line in self._lines)
+        return sum(line.dropped for line in self._lines)
 
     @property
     def failure(self) -> str | None:
@@ -139,6 +158,8 @@ class Pipeline:
         except Exception as error:  # the last place that can tell: the process stops and says why
             self.crash = self.crash or f"{name} stopped: {type(error).__name__}: {error}"
             logger.debug("%s stopped", name, exc_info=True)
+            if self._on_crash is not None:
+                self._on_crash(error, f"thread {name}")
             self._stop.set()
 
     def _infer(self) -> None:
@@ -177,8 +198,14 @@ class Pipeline:
                 if concluded is None:
                     continue
                 line, inspected = concluded
+                captured = inspected.captured
                 result, heatmap = line.inspector.conclude(inspected)
                 for sink in self._sinks:
                     sink.accept(result, heatmap)
+                if self._evidence is not None:
+                    image = captured.image_bgr if isinstance(captured, Frame) else None
+                    self._evidence.keep(result, image, heatmap)
+                if captured.done is not None:
+                    captured.done()
         finally:
             self._inspected.close()

@@ -56,9 +56,11 @@ STEADY_AFTER_S = 10.0  # a connection that lasted so long and was of use starts 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublisherStats:
-    """Counts since the start, but for `unsent`."""
+    """Counts since the start, but for what is of now."""
 
     unsent: int  # results that wait now
+    spool_bytes: int  # of the file now
+    oldest_age_s: float | None  # of the results that wait now; None: none does
     acknowledged: int  # results that the broker has
     replayed: int  # results sent as `replayed`, again or for the first time
     given_up: int  # results lost to a limit of the spool or to a disk that took none
@@ -123,6 +125,7 @@ class Publisher:
         self._client_id = f"zsad-agent-{device_id}"
         self._reconnect_min_s, self._reconnect_max_s = reconnect_min_s, reconnect_max_s
         self._ack_timeout_s = ack_timeout_s
+        self._spool = spool
         self._outbox = Outbox(spool)
         self._keeps_pictures_of = KEPT_VERDICTS[pictures]
         self._pictures = LivePictures()
@@ -183,6 +186,8 @@ class Publisher:
     def stats(self) -> PublisherStats:
         return PublisherStats(
             unsent=self._outbox.unsent,
+            spool_bytes=self._spool.bytes,
+            oldest_age_s=self._spool.oldest_age_s if self._outbox.unsent else None,
             acknowledged=self._tally.acknowledged,
             replayed=self._tally.replayed,
             given_up=self._outbox.given_up,

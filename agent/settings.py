@@ -17,9 +17,9 @@ class Settings:
     path: Path | None  # None: there is no config file
     lines: Mapping[Location, int]  # 1-based line of every key in the file
 
-    def where(self, *location: str) -> str:
+    def where(self, *location: str | int) -> str:
         """`file:line: key`, `file: key` for a key that the file leaves out."""
-        key = ".".join(location)
+        key = ".".join(map(str, location))
         if self.path is None:
             return key
         line = self.lines.get(location)

@@ -96,6 +96,24 @@ class Spool:
         return self._file.state.pictures
 
     @property
+    def bytes(self) -> int:
+        """Of the file and its write-ahead log, as they lie on the disk."""
+        sizes = 0
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(OSError):
+                sizes += Path(f"{self.path}{suffix}").stat().st_size
+        return sizes
+
+    @property
+    def oldest_age_s(self) -> float | None:
+        """How long the oldest result has waited; None when none waits, or the file cannot be read."""
+        try:
+            accepted_s = self._file.run("read", lambda db, state: spool_rows.oldest_accepted_s(db), writes=False)
+        except SpoolError:
+            return None
+        return None if accepted_s is None else max(0.0, self._clock.now_s() - accepted_s)
+
+    @property
     def last_id(self) -> int:
         """The id given out last; `THIS_RUN` before the first."""
         return THIS_RUN + self._given_out

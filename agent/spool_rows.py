@@ -159,6 +159,12 @@ def expired(db: sqlite3.Connection, table: str, before_s: float, number: int) ->
     return found
 
 
+def oldest_accepted_s(db: sqlite3.Connection) -> float | None:
+    """When the oldest result was accepted; None: there is none."""
+    row = db.execute("SELECT accepted_s FROM results ORDER BY id LIMIT 1").fetchone()
+    return None if row is None else float(row[0])
+
+
 def read_what_is_left(path: Path) -> Iterator[Entry]:
     """Results of a damaged file whose checksums hold: from the front up to the damage, then from the back."""
     seen: set[int] = set()

@@ -27,6 +27,18 @@ class CameraStatus:
         self._said: tuple[str, str] | None = None
 
     @property
+    def up(self) -> bool:
+        """Whether pictures of it are inspected and answered."""
+        with self._lock:
+            return self._said is not None and self._state() == "ok"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not; None when all is well, and before the first picture."""
+        with self._lock:
+            return self._reason() or ("paused" if self._paused else None)
+
+    @property
     def text(self) -> str:
         """One line: the state, and the reasons if there are any."""
         with self._lock:

@@ -448,7 +448,7 @@ def test_failures_of_the_device_are_noted_and_a_bad_picture_is_none_of_them() ->
 
     models = ModelInUse(make_model(FakePredictor(fail)))
     noted: list[tuple[bool, str | None]] = []
-    models.watch(lambda answered, reason: noted.append((answered, reason)))
+    models.watch(lambda sha256, answered, reason: noted.append((answered, reason)))
     status = CameraStatus("cam0", lambda camera, state: None)
     inspector = make_inspector(FakePredictor(), status)
     inspector._models = models

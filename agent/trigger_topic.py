@@ -1,0 +1,60 @@
+"""Triggers over MQTT: one message on `<camera>/trigger`, one result."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Protocol
+
+from zsad_agent.message import Topics
+from zsad_agent.triggers import MAX_ID_CHARACTERS
+
+logger = logging.getLogger(__name__)
+
+
+class Triggered(Protocol):
+    """A camera that takes a picture when it is told; `zsad_agent.capture.Capture` is one."""
+
+    def trigger(self, trigger_id: str | None) -> None: ...
+
+
+class Subscriber(Protocol):
+    """`zsad_agent.publisher.Publisher` is one."""
+
+    def subscribe(self, topic: str, handler: Callable[[bytes], None]) -> None: ...
+
+
+def listen_for_triggers(subscriber: Subscriber, topics: Topics, cameras: Mapping[str, Triggered]) -> None:
+    """Subscribes to the trigger topic of each camera."""
+    for name, camera in cameras.items():
+        subscriber.subscribe(topics.below(f"{name}/trigger"), partial(_take, name, camera))
+
+
+def trigger_id(payload: bytes) -> str | None:
+    """The id in a trigger's payload: `{"id": "…"}`, or the text itself; None for an empty one.
+
+    Raises:
+        ValueError: neither, or an id of more than `MAX_ID_CHARACTERS`.
+    """
+    text = payload.decode().strip()
+    if text.startswith("{"):
+        values = json.loads(text)
+        if set(values) - {"id"}:
+            raise ValueError(f"unknown keys {sorted(set(values) - {'id'})}: expected id alone")
+        found = values.get("id")
+        if not (found is None or isinstance(found, str)):
+            raise ValueError(f"id is {type(found).__name__}, expected a text")
+        text = found or ""
+    if len(text) > MAX_ID_CHARACTERS:
+        raise ValueError(f"an id of {len(text)} characters, at most {MAX_ID_CHARACTERS} are taken")
+    return text or None
+
+
+def _take(name: str, camera: Triggered, payload: bytes) -> None:
+    """A part is there whatever the message holds: without an id that can be used it is inspected without one."""
+    try:
+        wanted = trigger_id(payload)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        logger.warning("%s/trigger: the result will have no trigger_id: %s", name, str(error)[:200])
+        wanted = None
+    camera.trigger(wanted)
