@@ -206,6 +206,11 @@ class Outbox:
             self._kept_up_at_s = now_s
             self._attempt("upkeep", self._spool.upkeep)
             self._attempt("sync", self._spool.sync)
+            if "read" in self._faults:  # with nothing to send no read would tell that it works again
+                self._attempt("read", self._try_to_read)
+
+    def _try_to_read(self) -> None:
+        self._spool.read(0, 0, 1)
 
     def _next_of(self, lane: _Lane, limit: int) -> deque[Entry]:
         """The lane's next results, which stay untaken."""

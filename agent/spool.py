@@ -13,8 +13,8 @@ from typing import Literal, Self
 from zsad_agent import spool_rows
 from zsad_agent.losses import Cause, Losses
 from zsad_agent.spool_clock import SpoolClock
-from zsad_agent.spool_file import PAGE_BYTES, WAL_PAGES, SpoolFile, page_counts
-from zsad_agent.spool_rows import Entry, Picture, State
+from zsad_agent.spool_file import WAL_PAGES, SpoolFile, page_counts
+from zsad_agent.spool_rows import PAGE_BYTES, Entry, Picture, State
 from zsad_core.errors import SpoolError
 
 THIS_RUN = 1 << 40  # ids of this run of the agent are above it, those of earlier runs below

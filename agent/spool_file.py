@@ -21,7 +21,6 @@ from zsad_core.errors import SpoolError
 
 logger = logging.getLogger(__name__)
 
-PAGE_BYTES = 4096
 QUICK_CHECK_BYTES = 32_000_000  # a larger file is not read through at start; damage in it shows when it is read
 BUSY_S = 0.25  # longest wait for another program that holds the file: `accept` waits with us
 WAL_PAGES = 4_000  # a commit checkpoints by itself only in a burst that `sync` does not keep up with
@@ -192,7 +191,9 @@ class SpoolFile:
             state, stamp = spool_rows.read_state(db)
             state.last_id = max(state.last_id, self.state.last_id)  # goes on behind a damaged file's
             db.execute(f"PRAGMA wal_autocheckpoint={self._wal_pages}").fetchone()
-            db.execute(f"PRAGMA journal_size_limit={min(self._wal_pages * PAGE_BYTES, WAL_KEPT_BYTES)}").fetchone()
+            db.execute(
+                f"PRAGMA journal_size_limit={min(self._wal_pages * spool_rows.PAGE_BYTES, WAL_KEPT_BYTES)}"
+            ).fetchone()
             self._sync_db = self._connect()
         except BaseException:
             db.close()

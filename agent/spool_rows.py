@@ -1,6 +1,7 @@
 """How the spool lies in its SQLite file, results and pictures with checksums, and how to read a damaged file."""
 
 import contextlib
+import os
 import sqlite3
 import zlib
 from collections.abc import Collection, Iterator, Sequence
@@ -11,6 +12,8 @@ from zsad_agent.spool_clock import Stamp
 
 APPLICATION_ID = 0x7A736164  # "zsad", in the file's header
 FORMAT_VERSION = 2
+PAGE_BYTES = 4096
+MAX_BYTES = 10**13  # a header that says more is damaged itself
 NEWER_VERSIONS = range(FORMAT_VERSION + 1, 100)  # a number beyond is damage and no version
 
 _CREATE_RESULTS = """CREATE TABLE results (
@@ -168,7 +171,11 @@ def oldest_accepted_s(db: sqlite3.Connection) -> float | None:
 def read_what_is_left(path: Path) -> Iterator[Entry]:
     """Results of a damaged file whose checksums hold: from the front up to the damage, then from the back."""
     seen: set[int] = set()
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(_connect_read_only(path)) as db:
+    with (
+        contextlib.suppress(sqlite3.Error, OSError),
+        _at_full_length(path),
+        contextlib.closing(_connect_read_only(path)) as db,
+    ):
         for direction in ("ASC", "DESC"):
             with contextlib.suppress(sqlite3.Error):
                 query = f"SELECT {_RESULT} FROM results WHERE id > 0 ORDER BY id {direction} LIMIT ?"
@@ -178,6 +185,22 @@ def read_what_is_left(path: Path) -> Iterator[Entry]:
                     seen.add(row[0])
                     with contextlib.suppress(sqlite3.DatabaseError):
                         yield _checked(row)
+
+
+@contextlib.contextmanager
+def _at_full_length(path: Path) -> Iterator[None]:
+    """The file at the length that its header says, meanwhile: SQLite opens none that lacks whole pages of its end."""
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(32)
+    page_bytes, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
+    missing = len(header) == 32 and page_bytes == PAGE_BYTES and length < pages * page_bytes
+    if missing and pages * page_bytes <= MAX_BYTES:
+        os.truncate(path, pages * page_bytes)  # a hole, which takes no room
+    try:
+        yield
+    finally:
+        os.truncate(path, length)
 
 
 def is_damage(error: sqlite3.Error) -> bool:

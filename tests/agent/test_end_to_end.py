@@ -26,7 +26,7 @@ NO_BROKER = "mqtt://127.0.0.1:1"
 
 def spooled_ids(agent: AgentProcess) -> list[str]:
     with Spool(agent.spool, max_results=1000) as spool:
-        return [json.loads(entry.body)["id"] for entry in spool.read_after(0, 1000)]
+        return [json.loads(entry.body)["id"] for entry in spool.read(0, spool.last_id, 1000)]
 
 
 def test_every_frame_of_a_video_becomes_one_result_in_order(

@@ -393,3 +393,16 @@ def test_results_of_a_start_without_a_spool_are_sent_in_order_with_those_in_it_a
             assert outbox.unsent == 4
             outbox.rewind()
             assert take(outbox) == ["a", "b", "d", "e"]
+
+
+def test_disk_that_can_be_read_again_is_no_fault_though_nothing_waits(
+    outbox: Outbox, disk: FailingDisk, clock: Clock
+) -> None:
+    (entry_id,) = add(outbox, "a")
+    disk.failing = {"read"}
+    assert take(outbox) == []
+    outbox.acknowledge(entry_id)
+    disk.failing = set()
+    clock.now_s += UPKEEP_S
+    outbox.tidy()
+    assert outbox.fault is None

@@ -132,7 +132,7 @@ def test_nothing_is_sent_twice_when_a_stop_follows_at_once(mosquitto: BrokerFact
         with publishing(broker.url, tmp_path) as publisher:
             assert publisher.flush(10) == 0
         listener.wait_for(lambda: len(listener.results()) >= 120)
-        assert seqs(listener.results()) == list(range(120))
+        assert sorted(seqs(listener.results())) == list(range(120))  # what an earlier run left goes between live ones
 
 
 def test_results_of_a_time_without_broker_are_replayed_in_order_when_it_appears(
@@ -178,7 +178,8 @@ def test_results_of_an_earlier_run_are_replayed(mosquitto: BrokerFactory, tmp_pa
             publisher.accept(result(2), None)
             assert publisher.flush(10) == 0
         listener.wait_for(lambda: len(listener.results()) >= 2)
-        assert [(message["seq"], message["replayed"]) for message in listener.results()] == [(1, True), (2, False)]
+        assert {(message["seq"], message["replayed"]) for message in listener.results()} == {(1, True), (2, False)}
+        assert len(listener.results()) == 2
 
 
 def test_broker_restarts_in_mid_stream_lose_nothing_and_keep_the_order(

@@ -59,7 +59,7 @@ def check_truncations(tmp_path: Path, step: int) -> None:
     written = sound_spool(original, 40)
     content = original.read_bytes()
     lost, recover_s = 0, []
-    cuts = range(len(content) - 1, len(content) - PAGE_BYTES - 1, -step)
+    cuts = [*range(len(content) - 1, len(content) - PAGE_BYTES, -step), len(content) - PAGE_BYTES]  # all of it, too
     for cut in cuts:
         folder = tmp_path / f"cut-{cut}"
         folder.mkdir()
