@@ -142,6 +142,12 @@ class AgentConfig(StrictModel):
             raise ValueError(f"cameras: {', '.join(unnamed)} names neither camera nor source")
         return self
 
+    @model_validator(mode="after")
+    def _pictures_are_made(self) -> Self:
+        if self.spool.pictures != "off" and not self.heatmap.enabled:
+            raise ValueError(f"spool.pictures is {self.spool.pictures}, but heatmap.enabled is false: there are none")
+        return self
+
     @property
     def every_camera(self) -> tuple[CameraConfig, ...]:
         """`cameras`, or the one of `source`; product and decision filled in."""

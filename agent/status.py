@@ -42,6 +42,8 @@ class CameraStatus:
     def text(self) -> str:
         """One line: the state, and the reasons if there are any."""
         with self._lock:
+            if self._said is None:
+                return "waiting for the first picture"
             return ": ".join(filter(None, (self._state(), self._reason())))
 
     def fault(self, part: str, reason: str, *, replace: bool = False) -> bool:

@@ -12,7 +12,7 @@ from zsad_agent.stats import RecentResults, build_stats
 from zsad_agent.status import PROCESS, CameraStatus
 
 SUPERVISE_S = 0.2  # between two looks at the pipeline
-STATUS_EVERY_S = 5.0
+STATUS_EVERY_S = 5.0  # for the counts; a change is said at once
 STATS_EVERY_S = 30.0
 STUCK_AFTER_S = 15.0  # without systemd's watchdog; with it, half of its interval
 
@@ -63,7 +63,7 @@ def supervise(
     Args:
         tend: called at every look; further faults of the whole, for the status text.
     """
-    status_due_s = 0.0
+    status_due_s, said = 0.0, ""
     while not any(end.is_set() for end in ends) and not pipeline.wait(SUPERVISE_S):
         pipeline.check()
         stuck = find_stuck(pipeline, publisher, notifier.watchdog_s)
@@ -74,11 +74,10 @@ def supervise(
                 status.clear(PROCESS)
             else:
                 status.fault(PROCESS, stuck)
-        faults = [fault for fault in (publisher.fault, tend()) if fault]
-        if time.monotonic() >= status_due_s:
-            status_due_s = time.monotonic() + STATUS_EVERY_S
-            counts = f"{pipeline.inspected_frames} inspected, {pipeline.dropped} dropped"
-            notifier.status("; ".join([condition(statuses), *faults, counts]))
+        state = "; ".join(filter(None, (condition(statuses), publisher.fault, tend())))
+        if state != said or time.monotonic() >= status_due_s:
+            status_due_s, said = time.monotonic() + STATUS_EVERY_S, state
+            notifier.status(f"{state}; {pipeline.inspected_frames} inspected, {pipeline.dropped} dropped")
 
 
 def condition(statuses: Sequence[CameraStatus]) -> str:

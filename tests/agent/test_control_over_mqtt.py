@@ -45,7 +45,7 @@ def test_commands_act_once_are_answered_retained_and_hold_over_a_restart(
         mqtt=MqttConfig(broker=broker.url),
         control=ControlConfig(enabled=True, bundle_dir=tmp_path),
     )
-    replayed = command(0.25, "first")
+    replayed = b""
     for start in (1, 2):
         controls = FakeControls()
         with (
@@ -57,6 +57,7 @@ def test_commands_act_once_are_answered_retained_and_hold_over_a_restart(
             answer(listener, "reload", None)
             wait_until(lambda: publisher.connected)
             if start == 1:
+                replayed = command(0.25, "first")
                 listener.publish("zsad/line3/cam0/threshold/set", replayed)
                 state = answer(listener, "cam0/threshold", "first")
                 assert (state["value"], state["source"], state["error"]) == (0.25, "command", None)

@@ -15,7 +15,7 @@ from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_agent.camera_config import SourceConfig
 from zsad_agent.config import AgentConfig, InferenceConfig
-from zsad_agent.daemon import run_agent
+from zsad_agent.daemon import Surroundings, run_agent
 
 NO_BROKER = "mqtt://127.0.0.1:1"
 
@@ -146,9 +146,9 @@ def test_stop_request_is_set_by_a_signal_and_restores_the_handlers() -> None:
 
 
 def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
-    from zsad_agent.daemon import supervise
     from zsad_agent.notify import Notifier
     from zsad_agent.status import CameraStatus
+    from zsad_agent.supervision import supervise
 
     class StuckPipeline:
         inspected_frames = dropped = 0
@@ -177,7 +177,9 @@ def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
         states: list[dict[str, object]] = []
         pipeline, stop = StuckPipeline(), threading.Event()
         status = CameraStatus("cam0", lambda camera, state: states.append(state))
-        thread = threading.Thread(target=supervise, args=(pipeline, HealthyPublisher(), notifier, [status], stop))
+        thread = threading.Thread(
+            target=supervise, args=(pipeline, HealthyPublisher(), notifier, [status]), kwargs={"ends": [stop]}
+        )
         thread.start()
         while manager.recv(1000) != b"WATCHDOG=1":
             pass
@@ -206,7 +208,7 @@ def test_stop_while_the_model_is_compiled_leaves_without_taking_its_threads_apar
     stop = threading.Event()
     stop.set()
     left: list[int] = []
-    assert run_agent(config, stop=stop, exit_now=left.append) == 0
+    assert run_agent(config, Surroundings(stop=stop, exit_now=left.append)) == 0
     assert left == [0]
 
 

@@ -27,6 +27,7 @@ from zsad_core.errors import DeviceError, ImageError, SourceError, SpoolError
 from zsad_core.types import Frame, Prediction
 
 DARK, BRIGHT = np.zeros((40, 60, 3), np.uint8), np.full((40, 60, 3), 255, np.uint8)
+GREY = np.full((40, 60, 3), 200, np.uint8)  # of a live camera, black and white are taken for faults
 
 
 class FakeSource:
@@ -380,11 +381,11 @@ def fault(seq: int, reason: str = "camera lost") -> Fault:
 def test_every_camera_is_inspected_as_often_under_overload_though_one_is_faster() -> None:
     def quick() -> np.ndarray:
         time.sleep(0.0005)
-        return BRIGHT
+        return GREY
 
     def slow() -> np.ndarray:
         time.sleep(0.004)
-        return BRIGHT
+        return GREY
 
     sources = [FakeSource(*[step] * 100_000, lossless=False) for step in (quick, slow, slow)]
     line = FakeLine(*sources, predictor=FakePredictor(lambda image: time.sleep(0.005)), max_frames=90)

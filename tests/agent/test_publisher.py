@@ -502,12 +502,12 @@ def test_picture_too_large_for_the_broker_is_given_up_and_holds_up_no_result(
             for number in range(1, 20):
                 publisher.accept(result(number), jpeg_of(number))
             wait_until(lambda: publisher.flush(0.5) == 0 and publisher.stats.evidence_unsent == 0, 30)
-            assert publisher.stats.evidence_given_up_by_cause == {"broker": 1}
+            assert publisher.stats.evidence_given_up_by_cause == {"refused": 1}
             assert publisher.stats.given_up == 0
         listener.wait_for(lambda: len(set(seqs(listener.results()))) == 20)
         arrived = {payload for topic, payload in listener.messages if is_evidence(topic)}
         assert arrived == {jpeg_of(number) for number in range(1, 20)}
-    assert caplog.text.count("is it too large for the broker") == 1
+    assert caplog.text.count("the broker takes no message as large: evidence pictures are given up") == 1
 
 
 def test_live_results_arrive_while_a_long_backlog_is_replayed(mosquitto: BrokerFactory, tmp_path: Path) -> None:
