@@ -18,7 +18,7 @@ from zsad_agent.picture_health import PictureHealth
 from zsad_agent.slot import Slot
 from zsad_agent.sources import Source
 from zsad_agent.status import CAMERA, FOLDER, PICTURE, CameraStatus
-from zsad_agent.triggers import MAX_ID_CHARACTERS, MAX_WAITING, Trigger, TriggerQueue
+from zsad_agent.triggers import MAX_ID_CHARACTERS, MAX_REFUSED, MAX_WAITING, Trigger, TriggerQueue
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
 
@@ -37,7 +37,8 @@ class Capture:
     With `trigger: mqtt` every trigger gives exactly one result, in order. Of a live source that is the first picture
     whose reading began after the trigger came, so never one that was taken before; of a finite one, the next. Where no
     picture can be had (camera lost, paused, unhealthy pictures, none within `stale_after_s`, too many triggers waiting)
-    it is a fault with the reason. Triggers that wait when the agent is stopped get none.
+    it is a fault with the reason. Triggers that wait when the agent is stopped get none, nor do those of a flood: behind
+    `MAX_REFUSED` results that nobody took yet they are passed over, with one log line.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Capture:
         self._health = None if source.lossless else PictureHealth.of(config.health)
         self._stated_health: str | None = None
         self._triggers = TriggerQueue()
+        self._flooded = False
         self._lock = threading.Lock()  # over the three below, and over a trigger being let in while one of them turns
         self._lost: str | None = None  # why
         self._paused = False
@@ -118,6 +120,8 @@ class Capture:
             raise ValueError(f"{self._config.name} is not triggered by messages (trigger: {self._config.trigger})")
         if trigger_id is not None and not 1 <= len(trigger_id) <= MAX_ID_CHARACTERS:
             raise ValueError(f"a trigger's id has 1 to {MAX_ID_CHARACTERS} characters, not {len(trigger_id)}")
+        if self._is_flooded():
+            return
         with self._lock:
             full = self._triggers.pending + self._out.waiting >= MAX_WAITING
             refused = self._no_picture() or (f"too many triggers waiting, {MAX_WAITING}" if full else None)
@@ -141,6 +145,11 @@ class Capture:
         self._status.pause(False)
 
     @property
+    def triggers_waiting(self) -> int:
+        """Triggers that neither have a picture nor were refused yet."""
+        return self._triggers.waiting
+
+    @property
     def triggered(self) -> bool:
         """Whether `trigger` asks for its pictures."""
         return self._config.trigger == "mqtt"
@@ -157,6 +166,20 @@ class Capture:
     def newest_frames(self, count: int) -> list[Frame]:
         """The latest good frames, inspected or not, at most 4, the newest last. Their `seq` is 0."""
         return self._out.newest(count)
+
+    def _is_flooded(self) -> bool:
+        waiting = self._triggers.waiting + self._out.waiting
+        if waiting >= MAX_REFUSED:
+            if not self._flooded:
+                self._flooded = True
+                logger.error(
+                    "%s: triggers are passed over, without a result: %d wait already", self._config.name, waiting
+                )
+            return True
+        if self._flooded and waiting < MAX_REFUSED // 2:
+            self._flooded = False
+            logger.warning("%s: every trigger gets a result again", self._config.name)
+        return False
 
     def _no_picture(self) -> str | None:
         if self._paused:

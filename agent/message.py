@@ -124,12 +124,12 @@ def utc_text(moment: datetime) -> str:
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """UTF-8 JSON without spaces.
+    """UTF-8 JSON without spaces; of a text, as of a file's name, that is no UTF-8 with a `?` for what is not.
 
     Raises:
         ValueError: the message holds NaN or infinity, for which JSON has no word.
     """
-    return json.dumps(message, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(message, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def mark_replayed(body: bytes) -> bytes:

@@ -175,6 +175,14 @@ class Outbox:
             self._note_acknowledged_at()
             self._acknowledged_pictures.add(picture_id)
 
+    def return_picture(self, picture_id: int) -> None:
+        """The broker does not take the picture at present: it is the next of its lane again."""
+        with self._lock:
+            if self._picture_on_its_way == picture_id:
+                self._picture_on_its_way = None
+                lane = self._live if picture_id > self._live_after else self._backlog
+                lane.picture_cursor = min(lane.picture_cursor, picture_id - 1)
+
     def refuse_picture(self, picture_id: int) -> None:
         """The broker will never take the picture of that result: likewise."""
         with self._lock:

@@ -94,6 +94,8 @@ class Session:
         self._hold_s = HOLD_MIN_S
         self._probing = False  # one result at a time, to see whether it takes them again
         self._evidence: dict[int, int] = {}  # message id -> picture's id, of the one among these that is a picture
+        self._evidence_held_until_s = 0.0  # no picture before, since the broker refuses them
+        self._evidence_hold_s = HOLD_MIN_S
         self._sent_up_to = 0  # of the live results
 
     def open(self, answer_timeout_s: float) -> None:
@@ -161,16 +163,16 @@ class Session:
     def _send_evidence(self) -> None:
         """One picture beside the window; none while the broker is suspected of not taking what comes."""
         held = self._held_until_s is not None or self._probing or self._exchange.sizes.careful
+        held = held or time.monotonic() < self._evidence_held_until_s
         if held or len(self._in_flight) >= self._link.receive_maximum - 1:
             return
         picture = self._exchange.outbox.take_picture()
         if picture is None:
             return
         topic = self._topics.evidence(picture.camera, picture.result_id)
-        mid = self._publish(topic, picture.jpeg)
-        if mid is None:
+        if self._exchange.sizes.too_large(packet_bytes(topic, picture.jpeg)):  # counted as given up, and no fault
             self._exchange.outbox.refuse_picture(picture.id)
-        else:
+        elif (mid := self._publish(topic, picture.jpeg)) is not None:
             self._evidence[mid] = picture.id
 
     def _room(self) -> int:
@@ -246,11 +248,8 @@ class Session:
         self._answered = True
         exchange.sizes.passed(sent.number, sent.size, is_result=sent.entry_id is not None)
         picture_id = self._evidence.pop(answer.mid, None)
-        if picture_id is not None:  # one that is refused stays where it is, and holds up those behind it
-            exchange.health.complain(EVIDENCE, answer.refusal and f"refuses evidence pictures: {answer.refusal}")
-            if answer.refusal is None:
-                exchange.outbox.acknowledge_picture(picture_id)
-                exchange.tally.evidence += 1
+        if picture_id is not None:
+            self._note_evidence_answer(picture_id, answer)
         elif sent.entry_id is None:
             exchange.health.complain(sent.topic, answer.refusal and f"refuses {sent.topic}: {answer.refusal}")
         elif answer.refusal is None:
@@ -263,6 +262,19 @@ class Session:
             exchange.health.complain(RESULTS, f"refuses results: {answer.refusal}")
             self._held_until_s = time.monotonic() + self._hold_s
             self._hold_s = min(2 * self._hold_s, HOLD_MAX_S)
+
+    def _note_evidence_answer(self, picture_id: int, answer: Answer) -> None:
+        """One that is refused is tried again after a while, and holds up those behind it."""
+        exchange = self._exchange
+        exchange.health.complain(EVIDENCE, answer.refusal and f"refuses evidence pictures: {answer.refusal}")
+        if answer.refusal is None:
+            exchange.outbox.acknowledge_picture(picture_id)
+            exchange.tally.evidence += 1
+            self._evidence_hold_s = HOLD_MIN_S
+        else:
+            exchange.outbox.return_picture(picture_id)
+            self._evidence_held_until_s = time.monotonic() + self._evidence_hold_s
+            self._evidence_hold_s = min(2 * self._evidence_hold_s, HOLD_MAX_S)
 
     def _end_hold(self) -> None:
         """Lets one result go when it is time, and none is on its way, which would then be sent twice."""

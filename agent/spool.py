@@ -138,10 +138,8 @@ class Spool:
                 dropped.append((Cause.COUNT, *_drop_results(db, state, excess)))
             dropped += self._make_room(db, state, new, kept)
             now_s = self._clock.now_s()
-            spool_rows.insert(db, new, now_s)
-            spool_rows.insert_pictures(db, kept, now_s)
-            state.results += len(new)
-            state.pictures += len(kept)
+            state.results += spool_rows.insert(db, new, now_s)
+            state.pictures += spool_rows.insert_pictures(db, kept, now_s)
             state.last_id = max([state.last_id, *(entry.id for entry in new)])
             return dropped
 
@@ -218,11 +216,17 @@ class Spool:
             missing = self._missing_pages(db, new, kept)
             if missing <= 0:
                 break
-            if not _drop_pictures(db, state, missing):
-                kept.pop(0)
+            if _drop_pictures(db, state, missing):
+                continue
+            if not kept:  # nothing lies there, whatever the count says
+                break
+            kept.pop(0)
         results = 0  # their pictures are gone by now
         while state.results and self._missing_pages(db, new, kept) > 0:
-            results += _drop_results(db, state, max(1, min(64, state.results // 50)))[0]
+            dropped = _drop_results(db, state, max(1, min(64, state.results // 50)))[0]
+            if not dropped:  # likewise
+                break
+            results += dropped
         return [(Cause.BYTES, results, pictures_before - state.pictures + offered - len(kept))]
 
     def _missing_pages(self, db: sqlite3.Connection, new: list[Entry], kept: list[Picture]) -> int:

@@ -301,8 +301,7 @@ class SpoolFile:
         return rescued, None
 
     def _insert(self, entries: list[Entry], db: sqlite3.Connection, state: State) -> None:
-        spool_rows.insert(db, entries, self._clock.now_s())
-        state.results += len(entries)
+        state.results += spool_rows.insert(db, entries, self._clock.now_s())
         state.last_id = max(state.last_id, *(entry.id for entry in entries))
 
     def _aside(self) -> Path:

@@ -104,18 +104,22 @@ def write_state(db: sqlite3.Connection, state: State, stamp: Stamp) -> None:
     )
 
 
-def insert(db: sqlite3.Connection, entries: Sequence[Entry], accepted_s: float) -> None:
-    """Adds `entries`; their ids must be new."""
+def insert(db: sqlite3.Connection, entries: Sequence[Entry], accepted_s: float) -> int:
+    """Adds `entries` and returns how many rows are new.
+
+    One whose id is there already came with a commit that failed at the very end, behind which the log was whole.
+    """
     rows = [(entry.id, entry.camera, entry.body, zlib.crc32(entry.body), accepted_s) for entry in entries]
-    db.executemany("INSERT INTO results (id, camera, body, crc32, accepted_s) VALUES (?, ?, ?, ?, ?)", rows)
+    query = "INSERT OR IGNORE INTO results (id, camera, body, crc32, accepted_s) VALUES (?, ?, ?, ?, ?)"
+    return db.executemany(query, rows).rowcount if rows else 0
 
 
-def insert_pictures(db: sqlite3.Connection, pictures: Sequence[Picture], accepted_s: float) -> None:
-    """Adds `pictures`; their ids must be new."""
-    db.executemany(
-        "INSERT INTO pictures (id, camera, result_id, accepted_s, crc32, jpeg) VALUES (?, ?, ?, ?, ?, ?)",
-        [(each.id, each.camera, each.result_id, accepted_s, zlib.crc32(each.jpeg), each.jpeg) for each in pictures],
-    )
+def insert_pictures(db: sqlite3.Connection, pictures: Sequence[Picture], accepted_s: float) -> int:
+    """As `insert`."""
+    rows = [(each.id, each.camera, each.result_id, accepted_s, zlib.crc32(each.jpeg), each.jpeg) for each in pictures]
+    query = """INSERT OR IGNORE INTO pictures (id, camera, result_id, accepted_s, crc32, jpeg)
+        VALUES (?, ?, ?, ?, ?, ?)"""
+    return db.executemany(query, rows).rowcount if rows else 0
 
 
 def select(db: sqlite3.Connection, after_id: int, up_to_id: int, limit: int) -> list[Entry]:

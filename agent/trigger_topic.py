@@ -26,15 +26,16 @@ class Subscriber(Protocol):
 
 def listen_for_triggers(subscriber: Subscriber, topics: Topics, cameras: Mapping[str, Triggered]) -> None:
     """Subscribes to the trigger topic of each camera."""
+    without_id: set[str] = set()
     for name, camera in cameras.items():
-        subscriber.subscribe(topics.below(f"{name}/trigger"), partial(_take, name, camera))
+        subscriber.subscribe(topics.below(f"{name}/trigger"), partial(_take, name, camera, without_id))
 
 
 def trigger_id(payload: bytes) -> str | None:
     """The id in a trigger's payload: `{"id": "…"}`, or the text itself; None for an empty one.
 
     Raises:
-        ValueError: neither, or an id of more than `MAX_ID_CHARACTERS`.
+        ValueError: neither, an id of more than `MAX_ID_CHARACTERS`, or one that cannot be sent back.
     """
     text = payload.decode().strip()
     if text.startswith("{"):
@@ -47,14 +48,22 @@ def trigger_id(payload: bytes) -> str | None:
         text = found or ""
     if len(text) > MAX_ID_CHARACTERS:
         raise ValueError(f"an id of {len(text)} characters, at most {MAX_ID_CHARACTERS} are taken")
+    text.encode()  # JSON can hold half a surrogate pair, which no UTF-8 message can
     return text or None
 
 
-def _take(name: str, camera: Triggered, payload: bytes) -> None:
-    """A part is there whatever the message holds: without an id that can be used it is inspected without one."""
+def _take(name: str, camera: Triggered, without_id: set[str], payload: bytes) -> None:
+    """A part is there whatever the message holds: without an id that can be used it is inspected without one.
+
+    Said once, until a message of the camera is as it should be: `without_id` has those of which it was said.
+    """
     try:
         wanted = trigger_id(payload)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        logger.warning("%s/trigger: the result will have no trigger_id: %s", name, str(error)[:200])
+    except (ValueError, RecursionError) as error:  # UnicodeError and JSONDecodeError are ValueErrors
+        if name not in without_id:
+            logger.warning("%s/trigger: the result will have no trigger_id: %s", name, str(error)[:200])
+        without_id.add(name)
         wanted = None
+    else:
+        without_id.discard(name)
     camera.trigger(wanted)

@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass
 
 MAX_WAITING = 16
+MAX_REFUSED = 1000  # that wait to be told so; a flood beyond takes no memory
 MAX_ID_CHARACTERS = 128
 
 
@@ -32,6 +33,12 @@ class TriggerQueue:
         """Those that wait for a picture."""
         with self._condition:
             return sum(trigger.refused is None for trigger in self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """All that were offered and not taken, those that are refused too."""
+        with self._condition:
+            return len(self._waiting)
 
     def take_next(self, timeout_s: float) -> Trigger | None:
         """The oldest; None when none came in time."""

@@ -178,3 +178,8 @@ def test_topics_lie_under_prefix_and_device() -> None:
     assert topics.status("cam0") == "zsad/line3/cam0/status"
     assert topics.result("cam0") == "zsad/line3/cam0/result"
     assert topics.heatmap("cam0") == "zsad/line3/cam0/heatmap"
+
+
+def test_text_that_is_no_utf_8_is_sent_all_the_same() -> None:
+    """A file's name, or half a surrogate pair in somebody's JSON, must not end the agent."""
+    assert json.loads(encode({"reason": "caf\udce9 \ud800"})) == {"reason": "caf? ?"}

@@ -406,3 +406,17 @@ def test_disk_that_can_be_read_again_is_no_fault_though_nothing_waits(
     clock.now_s += UPKEEP_S
     outbox.tidy()
     assert outbox.fault is None
+
+
+def test_picture_that_the_broker_refuses_is_sent_again_and_never_counts_as_a_broken_connection(outbox: Outbox) -> None:
+    with_picture(outbox, "a")
+    with_picture(outbox, "b")
+    take(outbox)
+    for _ in range(PICTURE_TRIES + 1):
+        picture = outbox.take_picture()
+        assert picture is not None and picture.result_id == "id-a"
+        outbox.return_picture(picture.id)
+        outbox.rewind()
+        take(outbox)
+    assert outbox.losses.pictures == {}
+    assert outbox.unsent_pictures == 2

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from certificate_maker import Authority
@@ -26,11 +26,18 @@ RESULT_TOPIC = f"{BASE}/cam0/result"
 
 
 @contextmanager
-def publishing(url: str, folder: Path, **settings: Any) -> Iterator[Publisher]:
+def publishing(
+    url: str, folder: Path, *, pictures: Literal["off", "all"] = "off", **settings: Any
+) -> Iterator[Publisher]:
     with (
         Spool(folder / "spool.sqlite3", max_results=1000) as spool,
         Publisher(
-            MqttConfig(broker=url, **settings), "line3", spool, reconnect_min_s=0.02, reconnect_max_s=0.1
+            MqttConfig(broker=url, **settings),
+            "line3",
+            spool,
+            pictures=pictures,
+            reconnect_min_s=0.02,
+            reconnect_max_s=0.1,
         ) as publisher,
     ):
         yield publisher
@@ -358,3 +365,27 @@ def test_no_more_messages_are_on_their_way_than_the_broker_wants(tmp_path: Path)
         time.sleep(0.3)
         assert seqs(broker.asked) == [0, 1]
     assert (f"{BASE}/available", b"offline") in broker.messages
+
+
+def test_pictures_that_the_broker_refuses_go_out_over_the_same_connection_when_it_takes_them(tmp_path: Path) -> None:
+    with ScriptedBroker(puback=lambda topic, _: QUOTA * ("/evidence/" in topic)) as broker:
+        with publishing(broker.url, tmp_path, pictures="all") as publisher:
+            publisher.accept(result(1) | {"verdict": "anomalous"}, b"jpeg")
+            wait_until(lambda: "refuses evidence pictures: Quota exceeded" in (publisher.fault or ""))
+            broker.puback = lambda topic, payload: 0
+            wait_until(lambda: publisher.stats.evidence_acknowledged == 1)
+            assert publisher.fault is None
+            assert publisher.stats.connections == 1
+
+
+def test_pictures_above_the_stated_limit_leave_no_fault_each_behind(tmp_path: Path) -> None:
+    with (
+        ScriptedBroker(connack_properties=b"\x27\x00\x00\x07\xd0") as broker,
+        publishing(broker.url, tmp_path, pictures="all") as publisher,
+    ):
+        wait_until(lambda: publisher.connected)
+        for seq in range(3):
+            publisher.accept(result(seq) | {"verdict": "anomalous"}, b"x" * 3000)
+        wait_until(lambda: publisher.stats.evidence_given_up_by_cause == {"refused": 3})
+        assert publisher.flush(10) == 0
+        assert publisher.fault is None

@@ -595,3 +595,29 @@ def test_append_is_fsynced_where_the_policy_is_so(path: Path, fsync: Any, synchr
         put(spool, "a")
         assert spool._file._db is not None
         assert spool._file._db.execute("PRAGMA synchronous").fetchone() == (synchronous,)  # 2: FULL, 1: NORMAL
+
+
+def test_append_that_was_on_the_disk_though_it_failed_can_be_repeated(path: Path) -> None:
+    """As after an fsync that gave an error behind the commit: the log is found whole when the file is opened again."""
+    with Spool(path, max_results=10) as spool:
+        entry = Entry(spool.new_id(), "cam0", b"a")
+        picture = Picture(entry.id, "cam0", "a", b"jpeg")
+        spool.append([entry], [picture])
+        later = Entry(spool.new_id(), "cam0", b"b")
+        spool.append([entry, later], [picture])
+        assert bodies(spool) == ["a", "b"]
+        assert (spool.count, spool.picture_count) == (2, 1)
+
+
+@pytest.mark.parametrize("table", ["results", "pictures"])
+def test_counts_that_are_wrong_in_the_file_neither_hang_nor_end_the_queue(path: Path, table: str) -> None:
+    """A flipped bit in a number is no damage that SQLite can see."""
+    with Spool(path, max_results=10, max_bytes=1_000_000):
+        pass
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute(f"UPDATE state SET {table} = 3")
+        db.commit()
+    with Spool(path, max_results=10, max_bytes=1_000_000) as spool:
+        spool.append([Entry(spool.new_id(), "cam0", bytes(3_000_000))])  # above max_bytes: all that is there must go
+        put(spool, "a")
+        assert bodies(spool)[-1] == "a"

@@ -15,7 +15,7 @@ from zsad_agent.capture import Capture, Captured, Fault
 from zsad_agent.outlet import NEWEST_BYTES
 from zsad_agent.slot import Handover, NewestSlot, Slot
 from zsad_agent.status import CameraStatus
-from zsad_agent.triggers import MAX_WAITING
+from zsad_agent.triggers import MAX_REFUSED, MAX_WAITING
 from zsad_core.errors import ConfigError, ImageError, SourceError
 from zsad_core.types import Frame
 
@@ -413,3 +413,14 @@ def test_newest_frames_of_a_huge_camera_are_fewer(rig: Callable[..., Rig]) -> No
 def test_reference_that_is_missing_is_refused_at_the_start(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match=r"nix\.npz"):
         Rig(health=HealthConfig(reference=tmp_path / "nix.npz"))
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_flood_of_triggers_that_cannot_be_answered_takes_bounded_memory(
+    rig: Callable[..., Rig], lossless: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = rig(lossless=lossless)
+    for number in range(MAX_REFUSED + 2 * MAX_WAITING + 500):
+        line.capture.trigger(str(number))
+    assert line.slot.waiting + line.capture.triggers_waiting <= MAX_REFUSED + MAX_WAITING + 1
+    assert caplog.text.count("triggers are passed over") == 1

@@ -1,0 +1,42 @@
+import logging
+
+import pytest
+
+from zsad_agent.message import Topics
+from zsad_agent.trigger_topic import listen_for_triggers, trigger_id
+
+
+class FakeSubscriber:
+    def __init__(self) -> None:
+        self.handlers = {}  # type: ignore[var-annotated]
+
+    def subscribe(self, topic, handler) -> None:  # type: ignore[no-untyped-def]
+        self.handlers[topic] = handler
+
+
+class FakeCamera:
+    def __init__(self) -> None:
+        self.asked: list[str | None] = []
+
+    def trigger(self, trigger_id: str | None) -> None:
+        self.asked.append(trigger_id)
+
+
+@pytest.mark.parametrize(
+    "payload", [rb'{"id": "\ud800"}', b'{"id": 3}', b"\xff", b"[" * 50_000, b'{"x": 1}', b"x" * 129]
+)
+def test_id_that_cannot_be_sent_back_is_refused_and_the_part_inspected_without_one(
+    payload: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    subscriber, camera = FakeSubscriber(), FakeCamera()
+    listen_for_triggers(subscriber, Topics("zsad", "line3"), {"cam0": camera})
+    take = subscriber.handlers["zsad/line3/cam0/trigger"]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(5):
+            take(payload)
+    assert camera.asked == [None] * 5
+    assert caplog.text.count("will have no trigger_id") == 1  # a sender that errs sends often
+
+
+def test_ids_are_given_back_as_they_came() -> None:
+    assert [trigger_id(payload) for payload in (b"", b" 7 ", b'{"id": "\xc3\xa4"}', b"{}")] == [None, "7", "ä", None]
