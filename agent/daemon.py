@@ -52,6 +52,8 @@ FLUSH_ON_SIGNAL_S = 0.4
 FLUSH_PATIENCE_S = 5.0  # at the end of a source: without a result leaving, so that an absent broker holds nobody up
 FLUSH_AT_END_S = 60.0  # in all
 CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
+RELOAD_PATIENCE_S = 20.0  # for either before a reload, which nobody waits for: opening a camera takes 15 s at most
+LOAD_S = 300.0  # longest time that the model is loaded and the watchdog fed, as TimeoutStartSec allows at a start
 TRIAL_FRAMES = 4  # of each camera, that a new bundle is tried on
 
 
@@ -111,7 +113,7 @@ def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, rest
     views = [make_view(camera) for camera in config.every_camera]
     store = BundleStore(default_state_dir() / "bundles", config.inference)
     with ExitStack() as stack:
-        started = _load_in_thread(store, config, given.stop)
+        started = _load_in_thread(store, config, given.stop, notifier)
         if started is None:
             _leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
             return 0
@@ -132,7 +134,10 @@ def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, rest
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)
     code = 0 if agent.pipeline.failure is None else 1
-    if not drained or not agent.pipeline.wait_capture(CLOSE_CAPTURE_S):
+    if not drained or not _in_time(agent.pipeline.wait_capture, CLOSE_CAPTURE_S, ends):
+        if not given.stop.is_set() and restart.event.is_set():
+            logger.error("a part of the old run hangs: the process ends, for the service manager to start it anew")
+            code = 1
         _leave_at_once(code, given.exit_now)
     return code
 
@@ -302,7 +307,9 @@ def _compile(bundle: Bundle, config: AgentConfig) -> Detector:
     return Detector(bundle, config.inference)
 
 
-def _load_in_thread(store: BundleStore, config: AgentConfig, stop: threading.Event) -> Started[Detector] | None:
+def _load_in_thread(
+    store: BundleStore, config: AgentConfig, stop: threading.Event, notifier: Notifier
+) -> Started[Detector] | None:
     """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped."""
     outcome: list[Started[Detector] | Exception] = []
 
@@ -314,8 +321,11 @@ def _load_in_thread(store: BundleStore, config: AgentConfig, stop: threading.Eve
 
     thread = threading.Thread(target=load, name="load", daemon=True)
     thread.start()
+    fed_until_s = time.monotonic() + LOAD_S
     while thread.is_alive() and not stop.is_set():
         thread.join(SUPERVISE_S)
+        if time.monotonic() < fed_until_s:  # it bites after a reload too, and a compiler may take longer than it allows
+            notifier.watchdog()
     if not outcome:
         return None
     if isinstance(outcome[0], Exception):
@@ -326,7 +336,7 @@ def _load_in_thread(store: BundleStore, config: AgentConfig, stop: threading.Eve
 def _wind_up(pipeline: Pipeline, publisher: Publisher, config: AgentConfig, ends: Sequence[threading.Event]) -> bool:
     """Lets what was inspected reach the spool, then the broker, for a bounded time. False if a thread hangs."""
     pipeline.stop()
-    drained = pipeline.wait(DRAIN_S)
+    drained = _in_time(pipeline.wait, DRAIN_S, ends)
     if not drained:
         logger.warning("stopped amid a picture, which has no result: %s", pipeline.stuck(0.0) or "busy")
     logger.info("%d inspected, %d dropped", pipeline.inspected_frames, pipeline.dropped)
@@ -337,6 +347,16 @@ def _wind_up(pipeline: Pipeline, publisher: Publisher, config: AgentConfig, ends
     if unsent:
         logger.warning("%d results stay in the spool %s and are sent at the next start", unsent, spool_path(config))
     return drained
+
+
+def _in_time(done: Callable[[float], bool], limit_s: float, ends: Sequence[threading.Event]) -> bool:
+    """Whether it was done within `limit_s`; before a reload within `RELOAD_PATIENCE_S`, unless a stop is asked for."""
+    stop, restart = ends
+    end_s = time.monotonic() + RELOAD_PATIENCE_S
+    over = done(limit_s)
+    while not over and restart.is_set() and not stop.is_set() and time.monotonic() < end_s:
+        over = done(SUPERVISE_S)
+    return over
 
 
 def _flush_at_end(publisher: Publisher, stop: threading.Event) -> int:
