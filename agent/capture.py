@@ -99,10 +99,17 @@ class Capture:
             self._slot.close()
 
     def check(self) -> None:
-        """To be called now and then by another thread: a live source that gives no frame, or hangs, is lost."""
+        """To be called now and then by another thread: a live source that gives no frame, or hangs, is lost.
+
+        A watched folder, which may be another machine's, is at fault while it hangs.
+        """
+        now_s, limit_s = self._clock(), self._config.stale_after_s
+        if isinstance(self._source, FolderDropSource):
+            waits = self._paused or self._out.waiting > 0  # for somebody else than the folder
+            if now_s - self._last_sign_s > limit_s and not waits:
+                self._status.fault(CAMERA, f"{self._source.description}: no answer for {limit_s:g} s")
         if self._source.lossless:
             return
-        now_s, limit_s = self._clock(), self._config.stale_after_s
         if now_s - self._last_sign_s > limit_s:
             self._state_lost(f"{self._source.description}: no frame for {limit_s:g} s")
         self._answer(self._triggers.take_until(now_s - limit_s), f"no picture within {limit_s:g} s of the trigger")
@@ -142,6 +149,7 @@ class Capture:
     def resume(self) -> None:
         with self._lock:
             self._paused = False
+            self._last_sign_s = self._clock()
         self._status.pause(False)
 
     @property

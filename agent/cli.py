@@ -83,6 +83,7 @@ def run(arguments: list[str]) -> int:
     config = load_settings(args.config, flags).config
     configure_logging(config.log_level, config.log_format)
     prepare_environment()
+    os.umask(os.umask(0o077) | 0o027)  # results and pictures are not for every user of the machine
 
     from zsad_agent.check import checked_settings
     from zsad_agent.config import default_state_dir

@@ -53,7 +53,7 @@ FLUSH_PATIENCE_S = 5.0  # at the end of a source: without a result leaving, so t
 FLUSH_AT_END_S = 60.0  # in all
 CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
 RELOAD_PATIENCE_S = 20.0  # for either before a reload, which nobody waits for: opening a camera takes 15 s at most
-LOAD_S = 300.0  # longest time that the model is loaded and the watchdog fed, as TimeoutStartSec allows at a start
+LOAD_S = 300.0  # that a reload may take to load the model, as TimeoutStartSec allows a start
 TRIAL_FRAMES = 4  # of each camera, that a new bundle is tried on
 
 
@@ -99,21 +99,22 @@ def run_agent(config: AgentConfig, surroundings: Surroundings) -> int:
     """
     cv2.setNumThreads(1)  # its threads would fight the model's for the cores
     notifier = Notifier(os.environ)
+    again = False  # a first start has TimeoutStartSec; in a later one the watchdog bites
     while True:
         restart = Restart(surroundings.reread)
-        code = _run_once(config, surroundings, notifier, restart)
+        code = _run_once(config, surroundings, notifier, restart, again=again)
         if restart.config is None or surroundings.stop.is_set():
             return code
-        config = restart.config
+        config, again = restart.config, True
         logger.info("starting anew with the config as it is now")
 
 
-def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, restart: Restart) -> int:
+def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, restart: Restart, *, again: bool) -> int:
     sources = [make_source(camera) for camera in config.every_camera]
     views = [make_view(camera) for camera in config.every_camera]
     store = BundleStore(default_state_dir() / "bundles", config.inference)
     with ExitStack() as stack:
-        started = _load_in_thread(store, config, given.stop, notifier)
+        started = _load_in_thread(store, config, given.stop, notifier.watchdog if again else lambda: None)
         if started is None:
             _leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
             return 0
@@ -308,9 +309,13 @@ def _compile(bundle: Bundle, config: AgentConfig) -> Detector:
 
 
 def _load_in_thread(
-    store: BundleStore, config: AgentConfig, stop: threading.Event, notifier: Notifier
+    store: BundleStore, config: AgentConfig, stop: threading.Event, feed: Callable[[], None]
 ) -> Started[Detector] | None:
-    """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped."""
+    """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped.
+
+    Args:
+        feed: tells the watchdog that all is well; called while it compiles, but for `LOAD_S` at most.
+    """
     outcome: list[Started[Detector] | Exception] = []
 
     def load() -> None:
@@ -324,8 +329,8 @@ def _load_in_thread(
     fed_until_s = time.monotonic() + LOAD_S
     while thread.is_alive() and not stop.is_set():
         thread.join(SUPERVISE_S)
-        if time.monotonic() < fed_until_s:  # it bites after a reload too, and a compiler may take longer than it allows
-            notifier.watchdog()
+        if time.monotonic() < fed_until_s:
+            feed()
     if not outcome:
         return None
     if isinstance(outcome[0], Exception):

@@ -1,5 +1,6 @@
 """A watched folder: every picture that is put into it is inspected once, then moved on."""
 
+import contextlib
 import os
 import threading
 import time
@@ -167,15 +168,27 @@ def _signature(path: Path) -> _Signature | None:
     return _Signature(found.st_ino, found.st_mtime_ns, found.st_size)
 
 
+def _is_taken(name: str, folder_fd: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _move(path: Path, signature: _Signature, folder: Path) -> None:
     """Into `folder`, under a name that no file there has. Nothing if the file went or another took its name."""
     if _signature(path) != signature:
         return
-    folder.mkdir(exist_ok=True)
-    target = folder / path.name
-    number = 0
-    while target.exists():
-        counted = f"-{number}" if number else ""
-        target = folder / f"{path.stem}-{signature.mtime_ns}{counted}{path.suffix}"
-        number += 1
-    path.rename(target)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # who may drop pictures may not lead us away
+    try:
+        name, number = path.name, 0
+        while _is_taken(name, fd):
+            counted = f"-{number}" if number else ""
+            name = f"{path.stem}-{signature.mtime_ns}{counted}{path.suffix}"
+            number += 1
+        os.rename(path, name, dst_dir_fd=fd)
+    finally:
+        os.close(fd)

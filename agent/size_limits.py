@@ -33,13 +33,17 @@ class SizeLimits:
         self._picture_cuts = 0
         self._smallest_suspect = 0  # bytes, of `_picture_cuts`
         self._careful = False
+        self._careful_at_s = 0.0
         self._alone: int | None = None  # the result that was the only one on its way when the connection was cut
         self._alone_cuts = 0
 
     @property
     def careful(self) -> bool:
-        """Whether to send results one at a time and no pictures, to see which one the broker cuts us off for."""
-        return self._careful
+        """Whether to send results one at a time and no pictures, to see which one the broker cuts us off for.
+
+        For an hour at most: the one that is suspected may have gone for a limit of the spool.
+        """
+        return self._careful and self._clock_s() - self._careful_at_s <= FORGET_S
 
     def connected(self, max_packet_bytes: int | None) -> None:
         """A new connection, with the limit that the broker has stated."""
@@ -53,7 +57,7 @@ class SizeLimits:
 
     def picture_fits(self, size: int) -> bool:
         """Whether to send a picture; says once when pictures are left out, and when no longer."""
-        if self._careful:
+        if self.careful:
             return False
         if self._learnt is not None and self._clock_s() - self._learnt_at_s > FORGET_S:
             self._learnt = None
@@ -95,12 +99,12 @@ class SizeLimits:
             answered: it has taken a message over this connection, so that it does not mind all of them.
             said_too_large: the broker gave a message's size as the reason.
         """
-        if answered and not self._careful:
+        if answered and not self.careful:
             self._note_picture(self._suspect_picture())
         suspects = {entry_id for entry_id, size in results.items() if size >= SUSPECT_BYTES and size > self._passed}
         if not suspects:
             return None
-        self._careful = True
+        self._careful, self._careful_at_s = True, self._clock_s()
         if len(results) > 1 or not answered:
             return None
         (alone,) = suspects

@@ -229,3 +229,14 @@ def test_source_that_is_no_utf_8_is_named(tiny_bundle: Path, tmp_path: Path) -> 
     with AgentProcess(tmp_path, tiny_bundle, "--source", "/tmp/\udcff.png") as agent:
         assert agent.wait() == 2
     assert "command line: source.source: got '/tmp/\\udcff.png'. A text must be UTF-8" in agent.output
+
+
+def test_what_the_agent_writes_is_not_open_to_every_user_of_the_machine(tiny_bundle: Path, tmp_path: Path) -> None:
+    video = write_line_video(tmp_path / "line.avi", frames=3)
+    settings = "control:\n  enabled: true\nevidence:\n  enabled: true\n  min_free_bytes: 0\n  passes_every: 1\n"
+    arguments = ("--source", str(video), "--broker", NO_BROKER, "--max-frames", "2")
+    with AgentProcess(tmp_path, tiny_bundle, *arguments, settings=settings) as agent:
+        assert agent.wait(60) == 0, agent.output
+    written = [path for folder in ("state", "cache") for path in (tmp_path / folder).rglob("*")]
+    assert any(path.suffix == ".jpg" for path in written) and agent.spool in written
+    assert [path for path in written if path.stat().st_mode & 0o007] == []

@@ -359,3 +359,60 @@ def test_move_that_fails_is_a_stated_fault_until_it_works_again(
     settle(watched.get())
     watched.wait_for_state("ok")
     assert names(tmp_path / "inspected") == ["10.png", "20.png", "30.png"]
+
+
+def test_folder_for_finished_pictures_that_leads_elsewhere_is_not_followed(drop: Drop, tmp_path: Path) -> None:
+    """Who drops pictures may be somebody else, who must not move files about with this user's rights."""
+    elsewhere = tmp_path.with_name(tmp_path.name + "-elsewhere")
+    elsewhere.mkdir()
+    (drop.folder / "inspected").symlink_to(elsewhere)
+    drop.put("a.png", 10)
+    drop.look()
+    drop.look()
+    with pytest.raises(SourceError, match="cannot be moved to inspected/"):
+        drop.source.receipt()()
+    assert names(elsewhere) == []
+
+
+class HangingFolder(FolderDropSource):
+    """As of another machine that is gone: the kernel waits for it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.goes_on = threading.Event()
+
+    def read(self) -> np.ndarray | None:
+        self.goes_on.wait(30)
+        return super().read()
+
+
+def test_folder_that_hangs_is_a_stated_fault_until_it_answers(tmp_path: Path) -> None:
+    clock, said = Clock(), []
+    source, slot = HangingFolder(tmp_path), Handover[Captured](4)
+    settings = SourceConfig(source=str(tmp_path), trigger="folder", stale_after_s=5.0)
+    status, stop = CameraStatus("cam0", lambda camera, state: said.append(state)), threading.Event()
+    capture = Capture(source=source, config=settings, slot=slot, status=status, stop=stop, clock=clock)
+    thread = threading.Thread(target=capture.run, daemon=True)
+    thread.start()
+    capture.check()
+    assert said == []
+    clock.now_s += 5.1
+    capture.pause()
+    capture.check()
+    capture.resume()
+    capture.check()
+    assert "degraded" not in [state["state"] for state in said]  # it was not asked for anything
+    clock.now_s += 5.1
+    capture.check()
+    assert said[-1]["reason"] == f"folder {tmp_path}: no answer for 5 s"
+    source.goes_on.set()
+    wait_for(lambda: said[-1]["state"] == "ok")
+    stop.set()
+    thread.join(30)
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)

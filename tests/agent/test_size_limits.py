@@ -111,3 +111,14 @@ def test_result_that_the_broker_calls_too_large_is_given_up_at_once_if_it_was_al
     limits = SizeLimits()
     assert limits.cut({1: LARGE, 2: LARGE}, answered=True, said_too_large=True) is None
     assert limits.cut({1: LARGE}, answered=True, said_too_large=True) == 1
+
+
+def test_care_for_a_result_that_never_comes_again_ends_after_an_hour(clock: Clock) -> None:
+    """It may have gone for a limit of the spool; those after it are small and prove nothing."""
+    limits = SizeLimits(clock_s=clock)
+    limits.connected(None)
+    limits.cut({7: LARGE}, answered=True, said_too_large=False)
+    limits.passed(limits.sent(500), 500, is_result=True)
+    assert limits.careful and not limits.picture_fits(10)
+    clock.now_s += FORGET_S + 1
+    assert not limits.careful and limits.picture_fits(10)
