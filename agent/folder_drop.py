@@ -1,6 +1,5 @@
 """A watched folder: every picture that is put into it is inspected once, then moved on."""
 
-import contextlib
 import os
 import threading
 import time
@@ -180,8 +179,7 @@ def _move(path: Path, signature: _Signature, folder: Path) -> None:
     """Into `folder`, under a name that no file there has. Nothing if the file went or another took its name."""
     if _signature(path) != signature:
         return
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(folder)
+    folder.mkdir(exist_ok=True)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # who may drop pictures may not lead us away
     try:
         name, number = path.name, 0
