@@ -99,8 +99,9 @@ class Controller:
         """Puts the stored settings in force, states every setting, and listens."""
         notes = dict(self._actions.restore_cameras())
         for target in self._states:
-            self._answer(target, None, notes.get(target) or self._stored.damage)
+            # first, so that whoever sees a state is heard
             self._publisher.subscribe(self._set_topic(target), functools.partial(self._take, target))
+            self._answer(target, None, notes.get(target) or self._stored.damage)
         self._thread.start()
         return self
 
@@ -113,6 +114,11 @@ class Controller:
         self._thread.join(STOP_S)
         self._left.set()
         self._stored.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command was still being obeyed when this was left: nobody can interrupt a compiler."""
+        return self._left.is_set() and self._thread.is_alive()
 
     def _set_topic(self, target: Target) -> str:
         return f"{self._base}/{target.suffix}/set"

@@ -117,7 +117,7 @@ def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, rest
             return 0
         publisher = _open_publisher(config, stack, given.stop)
         agent = _assemble(config, given, started, publisher, sources, views, stack)
-        _accept_commands(config, agent, store, started, publisher, restart, stack)
+        controller = _accept_commands(config, agent, store, started, publisher, restart, stack)
         tender = _observe(config, agent, started, publisher, notifier, stack)
         agent.pipeline.start()
         notifier.ready()
@@ -132,7 +132,8 @@ def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, rest
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)
     code = 0 if agent.pipeline.failure is None else 1
-    if not drained or not agent.pipeline.wait_capture(CLOSE_CAPTURE_S):
+    trying = controller is not None and controller.busy  # a bundle, in the compiler as at the start
+    if trying or not drained or not agent.pipeline.wait_capture(CLOSE_CAPTURE_S):
         _leave_at_once(code, given.exit_now)
     return code
 
@@ -212,10 +213,10 @@ def _accept_commands(
     publisher: Publisher,
     restart: Restart,
     stack: ExitStack,
-) -> None:
+) -> Controller | None:
     """Lets commands in, where the config wants them, and puts those of earlier runs in force."""
     if not config.control.enabled:
-        return
+        return None
     updater = BundleUpdater(
         store=store,
         bundle_dir=config.control.bundle_dir,
@@ -235,7 +236,7 @@ def _accept_commands(
     agent.models.watch(updater.note_frame)
     remote = Remote({line.name: line for line in agent.lines}, agent.models, updater, store, restart)
     stored = StoredSettings(default_state_dir() / FILE_NAME)
-    stack.enter_context(Controller(remote, publisher, config, stored))
+    return stack.enter_context(Controller(remote, publisher, config, stored))
 
 
 def _observe(

@@ -32,6 +32,12 @@ class PlantOperator(MqttListener):
         command_id = json.loads(self.send(setting, value))["id"]
         return self.state_where(setting, lambda state: state["id"] == command_id)
 
+    def reload(self) -> None:
+        """Returns when the agent takes commands again."""
+        topic = f"{BASE}/reload/state"
+        assert self.command("reload")["error"] is None
+        self.wait_for(lambda: json.loads(self.payloads(topic)[-1])["id"] is None, PATIENCE_S)
+
     def state_where(self, setting: str, holds: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """The first state of the setting that is so, of the past too."""
         found: list[dict[str, Any]] = []
