@@ -60,6 +60,7 @@ class Controller:
         config: AgentConfig,
         stored: StoredSettings,
         *,
+        reload_fault: str | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,6 +71,7 @@ class Controller:
             publisher: for commands in, states and pictures out.
             config: its device id, `mqtt.topic_prefix`, `control` and `heatmap`.
             stored: owned from now on.
+            reload_fault: what is to be said of the reload that led here; None: it is in force.
             clock: seconds since the epoch.
             monotonic: seconds, for the rate.
         """
@@ -77,6 +79,7 @@ class Controller:
         self._control = config.control
         self._base = f"{config.mqtt.topic_prefix}/{config.device_id}"
         self._stored = stored
+        self._reload_fault = reload_fault
         self._clock, self._monotonic = clock, monotonic
         self._actions = Actions(controls, publisher, config, stored, clock=clock)
         self._states = {target: _State() for target in self._actions.targets}
@@ -98,6 +101,8 @@ class Controller:
     def __enter__(self) -> Self:
         """Puts the stored settings in force, states every setting, and listens."""
         notes = dict(self._actions.restore_cameras())
+        if self._reload_fault is not None:
+            notes[Target(None, Key.RELOAD)] = self._reload_fault
         for target in self._states:
             # first, so that whoever sees a state is heard
             self._publisher.subscribe(self._set_topic(target), functools.partial(self._take, target))

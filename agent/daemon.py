@@ -44,9 +44,11 @@ from zsad_agent.supervision import SUPERVISE_S, Tender, find_stuck, supervise
 from zsad_agent.trigger_topic import listen_for_triggers
 from zsad_agent.view import View
 from zsad_core.bundle import Bundle
+from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
 
+LOAD_S = 300.0  # longest time for a model to load, as the unit's TimeoutStartSec
 DRAIN_S = 1.0  # on a signal: for the picture that the model is at
 FLUSH_ON_SIGNAL_S = 0.4
 FLUSH_PATIENCE_S = 5.0  # at the end of a source: without a result leaving, so that an absent broker holds nobody up
@@ -90,19 +92,30 @@ class Surroundings:
 def run_agent(config: AgentConfig, surroundings: Surroundings) -> int:
     """Inspects until every source ends, `max_frames` are done, or a stop is asked for. The exit code.
 
-    A `reload` command starts all of it anew with the new config, in the same process.
+    A `reload` command starts all of it anew with the new config, in the same process. One that has no fault and still
+    cannot be started, as with a bundle that answers NaN, gives way to the config before.
 
     Raises:
         ZsadError: something named in the config cannot be used.
     """
     cv2.setNumThreads(1)  # its threads would fight the model's for the cores
     notifier = Notifier(os.environ)
+    before: AgentConfig | None = None  # ran until the reload
+    fault: str | None = None
     while True:
-        restart = Restart(surroundings.reread)
-        code = _run_once(config, surroundings, notifier, restart)
+        restart = Restart(surroundings.reread, fault)
+        try:
+            code = _run_once(config, surroundings, notifier, restart)
+        except ZsadError as error:
+            if before is None or restart.begun:
+                raise
+            fault = f"the new config cannot be started, the one before runs on: {error}"
+            logger.error("%s", fault)
+            config, before = before, None
+            continue
         if restart.config is None or surroundings.stop.is_set():
             return code
-        config = restart.config
+        before, config, fault = config, restart.config, None
         logger.info("starting anew with the config as it is now")
 
 
@@ -111,7 +124,7 @@ def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, rest
     views = [make_view(camera) for camera in config.every_camera]
     store = BundleStore(default_state_dir() / "bundles", config.inference)
     with ExitStack() as stack:
-        started = _load_in_thread(store, config, given.stop)
+        started = _load_in_thread(store, config, given.stop, notifier)
         if started is None:
             _leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
             return 0
@@ -120,6 +133,7 @@ def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, rest
         controller = _accept_commands(config, agent, store, started, publisher, restart, stack)
         tender = _observe(config, agent, started, publisher, notifier, stack)
         agent.pipeline.start()
+        restart.begun = True
         notifier.ready()
         for line, source in zip(agent.lines, sources, strict=True):
             logger.info("inspecting %s as %r with %s", source.description, line.inspector.product, started.bundle.path)
@@ -236,7 +250,7 @@ def _accept_commands(
     agent.models.watch(updater.note_frame)
     remote = Remote({line.name: line for line in agent.lines}, agent.models, updater, store, restart)
     stored = StoredSettings(default_state_dir() / FILE_NAME)
-    return stack.enter_context(Controller(remote, publisher, config, stored))
+    return stack.enter_context(Controller(remote, publisher, config, stored, reload_fault=restart.fault))
 
 
 def _observe(
@@ -303,8 +317,14 @@ def _compile(bundle: Bundle, config: AgentConfig) -> Detector:
     return Detector(bundle, config.inference)
 
 
-def _load_in_thread(store: BundleStore, config: AgentConfig, stop: threading.Event) -> Started[Detector] | None:
-    """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped."""
+def _load_in_thread(
+    store: BundleStore, config: AgentConfig, stop: threading.Event, notifier: Notifier
+) -> Started[Detector] | None:
+    """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped.
+
+    The watchdog is fed for as long as a first start may take: after a reload it runs already.
+    """
+    started_s = time.monotonic()
     outcome: list[Started[Detector] | Exception] = []
 
     def load() -> None:
@@ -316,6 +336,8 @@ def _load_in_thread(store: BundleStore, config: AgentConfig, stop: threading.Eve
     thread = threading.Thread(target=load, name="load", daemon=True)
     thread.start()
     while thread.is_alive() and not stop.is_set():
+        if time.monotonic() - started_s < LOAD_S:
+            notifier.watchdog()
         thread.join(SUPERVISE_S)
     if not outcome:
         return None

@@ -11,6 +11,7 @@ from agent_process import AgentProcess
 from certificate_maker import Authority
 from mosquitto_broker import MosquittoBroker
 from plant_operator import BASE, PATIENCE_S, PlantOperator, without_gap, write_parts
+from tiny_bundle_maker import make_tiny_bundle
 
 ACL = Path(__file__).parents[2] / "systemd" / "mosquitto-acl.example"
 Brokers = Callable[..., MosquittoBroker]
@@ -132,6 +133,14 @@ def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_brok
         assert "/nowhere/bundle: no such bundle" in operator.command("reload")["error"]
         assert {result["threshold"] for result in operator.next_results(10)} == {0.2}
 
+        mad = make_tiny_bundle(tmp_path / "mad", output_scale=float("nan"))  # whole, and no use
+        config.write_text(good.replace(str(tiny_bundle), str(mad)))
+        operator.reload()
+        state = json.loads(operator.payloads(f"{BASE}/reload/state")[-1])
+        assert "the one before runs on" in state["error"] and "no valid anomaly_map" in state["error"]
+        for name in ("cam0", "cam1"):
+            assert {result["verdict"] for result in operator.next_results(5, name)} == {"anomalous"}
+
         config.write_text(good)  # back to one camera
         operator.reload()
         operator.result_where(lambda result: result["threshold"] == 0.5)
@@ -144,5 +153,5 @@ def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_brok
     results = operator.results()
     assert len({result["id"] for result in results}) == len(results)
     assert without_gap(sorted(results, key=lambda result: result["seq"]))
-    assert len({result["id"].rsplit("-", 1)[0] for result in results}) == 3
+    assert len({result["id"].rsplit("-", 1)[0] for result in results}) == 4
     assert "Traceback" not in agent.output
