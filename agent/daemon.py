@@ -102,8 +102,10 @@ def run_agent(config: AgentConfig, surroundings: Surroundings) -> int:
     notifier = Notifier(os.environ)
     before: AgentConfig | None = None  # ran until the reload
     fault: str | None = None
+    again = False
     while True:
-        restart = Restart(surroundings.reread, fault)
+        restart = Restart(surroundings.reread, again=again, fault=fault)
+        again = True
         try:
             code = _run_once(config, surroundings, notifier, restart)
         except ZsadError as error:
@@ -124,7 +126,7 @@ def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, rest
     views = [make_view(camera) for camera in config.every_camera]
     store = BundleStore(default_state_dir() / "bundles", config.inference)
     with ExitStack() as stack:
-        started = _load_in_thread(store, config, given.stop, notifier)
+        started = _load_in_thread(store, config, given.stop, notifier.watchdog if restart.again else None)
         if started is None:
             _leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
             return 0
@@ -318,11 +320,12 @@ def _compile(bundle: Bundle, config: AgentConfig) -> Detector:
 
 
 def _load_in_thread(
-    store: BundleStore, config: AgentConfig, stop: threading.Event, notifier: Notifier
+    store: BundleStore, config: AgentConfig, stop: threading.Event, alive: Callable[[], None] | None
 ) -> Started[Detector] | None:
     """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped.
 
-    The watchdog is fed for as long as a first start may take: after a reload it runs already.
+    Args:
+        alive: feeds a watchdog that runs already, for as long as a first start may take; None: none runs yet.
     """
     started_s = time.monotonic()
     outcome: list[Started[Detector] | Exception] = []
@@ -336,8 +339,8 @@ def _load_in_thread(
     thread = threading.Thread(target=load, name="load", daemon=True)
     thread.start()
     while thread.is_alive() and not stop.is_set():
-        if time.monotonic() - started_s < LOAD_S:
-            notifier.watchdog()
+        if alive is not None and time.monotonic() - started_s < LOAD_S:
+            alive()
         thread.join(SUPERVISE_S)
     if not outcome:
         return None
