@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import cv2
 from zsad_agent.broker import EmbeddedBroker
 from zsad_agent.bundle_store import BundleStore, Started
 from zsad_agent.bundle_update import BundleUpdater, CameraInUse, Running
+from zsad_agent.commands import CAMERA_KEYS
 from zsad_agent.config import AgentConfig, default_state_dir
 from zsad_agent.control import Controller
 from zsad_agent.crash import CrashReports
@@ -54,6 +55,7 @@ FLUSH_ON_SIGNAL_S = 0.4
 FLUSH_PATIENCE_S = 5.0  # at the end of a source: without a result leaving, so that an absent broker holds nobody up
 FLUSH_AT_END_S = 60.0  # in all
 CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
+RETAINED_OF_CAMERA = ("status", *(f"{key}/state" for key in CAMERA_KEYS))
 TRIAL_FRAMES = 4  # of each camera, that a new bundle is tried on
 
 
@@ -102,12 +104,13 @@ def run_agent(config: AgentConfig, surroundings: Surroundings) -> int:
     notifier = Notifier(os.environ)
     before: AgentConfig | None = None  # ran until the reload
     fault: str | None = None
-    again = False
+    known: set[str] = set()  # cameras of all starts
     while True:
-        restart = Restart(surroundings.reread, again=again, fault=fault)
-        again = True
+        restart = Restart(surroundings.reread, again=bool(known), fault=fault)
+        names = {camera.name for camera in config.every_camera}
+        known |= names
         try:
-            code = _run_once(config, surroundings, notifier, restart)
+            code = _run_once(config, surroundings, notifier, restart, gone=known - names)
         except ZsadError as error:
             if before is None or restart.begun:
                 raise
@@ -118,10 +121,14 @@ def run_agent(config: AgentConfig, surroundings: Surroundings) -> int:
         if restart.config is None or surroundings.stop.is_set():
             return code
         before, config, fault = config, restart.config, None
+        logging.getLogger().setLevel(config.log_level)
         logger.info("starting anew with the config as it is now")
 
 
-def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, restart: Restart) -> int:
+def _run_once(
+    config: AgentConfig, given: Surroundings, notifier: Notifier, restart: Restart, *, gone: Iterable[str]
+) -> int:
+    """From the start to the end, or to a reload. `gone`: cameras that a config before had."""
     sources = [make_source(camera) for camera in config.every_camera]
     views = [make_view(camera) for camera in config.every_camera]
     store = BundleStore(default_state_dir() / "bundles", config.inference)
@@ -131,6 +138,8 @@ def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, rest
             _leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
             return 0
         publisher = _open_publisher(config, stack, given.stop)
+        for suffix in (f"{name}/{topic}" for name in gone for topic in RETAINED_OF_CAMERA):
+            publisher.set_retained(suffix, b"")  # else the broker goes on saying that it is well
         agent = _assemble(config, given, started, publisher, sources, views, stack)
         controller = _accept_commands(config, agent, store, started, publisher, restart, stack)
         tender = _observe(config, agent, started, publisher, notifier, stack)

@@ -144,6 +144,8 @@ def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_brok
         config.write_text(good)  # back to one camera
         operator.reload()
         operator.result_where(lambda result: result["threshold"] == 0.5)
+        for topic in ("status", "threshold/state"):
+            assert operator.payloads(f"{BASE}/cam1/{topic}")[-1] == b""  # the broker no longer says that it is well
         ended = len(operator.results_of("cam1"))
         operator.next_results(10)
         assert len(operator.results_of("cam1")) == ended
