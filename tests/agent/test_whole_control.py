@@ -4,12 +4,13 @@ import json
 import shutil
 import ssl
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 from agent_process import AgentProcess
 from certificate_maker import Authority
-from mosquitto_broker import MosquittoBroker
+from mosquitto_broker import MosquittoBroker, free_port
 from plant_operator import BASE, PATIENCE_S, PlantOperator, without_gap, write_parts
 from tiny_bundle_maker import make_tiny_bundle
 
@@ -111,9 +112,10 @@ def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_brok
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     broker = mosquitto()
-    first = f"mqtt:\n  broker: {broker.url}\ncontrol:\n  enabled: true\ncameras:\n" + camera(
-        "cam0", write_parts(tmp_path / "parts", grey=170)
-    )
+    address = f"127.0.0.1:{free_port()}"
+    first = (
+        f"mqtt:\n  broker: {broker.url}\ncontrol:\n  enabled: true\nhttp:\n  listen: {address}\ncameras:\n"
+    ) + camera("cam0", write_parts(tmp_path / "parts", grey=170))
     with PlantOperator(broker.port) as operator, AgentProcess(tmp_path, tiny_bundle, settings=first) as agent:
         operator.next_results(1)
         config = tmp_path / "agent.yaml"
@@ -150,6 +152,8 @@ def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_brok
         operator.next_results(10)
         assert len(operator.results_of("cam1")) == ended
         assert agent.running
+        with urllib.request.urlopen(f"http://{address}/readyz", timeout=10) as answer:  # on the same port again
+            assert answer.status == 200
         assert operator.payloads(f"{BASE}/available")[-1] == b"online"
         agent.terminate()
     results = operator.results()

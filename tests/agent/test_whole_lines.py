@@ -88,7 +88,7 @@ def test_every_dropped_file_has_a_result_though_the_agent_is_killed_again_and_ag
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     broker = mosquitto()
-    folder, files = tmp_path / "dropped", 60
+    folder, files = tmp_path / "dropped", 40
     folder.mkdir()
     settings = (
         f"mqtt:\n  broker: {broker.url}\nsource:\n  source: {folder}\n  trigger: folder\nevidence:\n  enabled: true\n"
