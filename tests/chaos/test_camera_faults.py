@@ -15,8 +15,8 @@ import pytest
 from agent_process import AgentProcess
 from chaos_record import record
 from judge import judge, read_results
-from mjpeg_server import MjpegServer, Mode
 from mosquitto_broker import MosquittoBroker
+from network_camera import MjpegServer, Mode
 from witness import Witness
 
 STALE_AFTER_S = 0.6
