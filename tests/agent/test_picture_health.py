@@ -186,6 +186,15 @@ def test_picture_of_another_size_than_the_reference_is_refused(reference: Refere
     assert reason == "the picture is 64x48, health.reference was made of 640x360: make it again"
 
 
+def test_picture_of_another_size_than_the_first_is_refused_where_a_region_is_set_in_pixels() -> None:
+    with_region, without = PictureHealth(HealthConfig(), None, has_region=True), PictureHealth(HealthConfig(), None)
+    images = [noise_at(90), np.full((300, 400, 3), 90, np.uint8), noise_at(90)]
+    said = judge(with_region, images)
+    assert said[0] is None and said[2] is None
+    assert said[1] is not None and "the picture is 400x300, region_xywh is in pixels of" in said[1]
+    assert judge(without, images) == [None, None, None]
+
+
 def test_reference_comes_back_as_it_was_saved(reference: Reference, tmp_path: Path) -> None:
     save_reference(reference, tmp_path / "cam.npz")
     loaded = load_reference(tmp_path / "cam.npz")
