@@ -14,6 +14,7 @@ from zsad_core.imaging import decode_image
 from zsad_core.redaction import redacted
 
 DAMAGED_IN_A_ROW = 25  # so many of them are a camera that is lost
+JPEG_FORMATS = frozenset(cv2.VideoWriter.fourcc(*name) for name in ("MJPG", "JPEG"))
 JPEG_START = (0xFF, 0xD8)
 
 
@@ -23,6 +24,7 @@ class _LiveSource(OpenCvSource):
     def __init__(self, description: str) -> None:
         super().__init__(description)
         self._damaged = 0  # frames in a row
+        self._gives_jpegs = False  # as they came, and not decoded
 
     def __enter__(self) -> Self:
         self._damaged = 0
@@ -50,9 +52,18 @@ class _LiveSource(OpenCvSource):
             self._damaged += 1
         raise SourceError(f"{self.description}: gives no more frames")
 
+    def _next_frame(self) -> np.ndarray | None:
+        if not self._gives_jpegs:
+            return super()._next_frame()
+        encoded = self._next_array()
+        return decode_jpeg(encoded, self.description) if encoded is not None else None
+
 
 class V4l2Source(_LiveSource):
-    """A camera behind /dev/videoN or a link to it. The link is followed at every opening: numbers change."""
+    """A camera behind /dev/videoN or a link to it. The link is followed at every opening: numbers change.
+
+    JPEGs are decoded here: where one is cut, OpenCV would leave what the picture before had there, and say nothing.
+    """
 
     def __init__(self, path: Path, *, width: int | None, height: int | None) -> None:
         """Opens nothing yet.
@@ -77,13 +88,14 @@ class V4l2Source(_LiveSource):
         for setting, value in self._size.items():
             if value is not None:
                 capture.set(setting, value)
+        self._gives_jpegs = ask_for_jpegs(capture, cv2.CAP_PROP_CONVERT_RGB, 0)
         return capture
 
 
 class StreamSource(_LiveSource):
     """An RTSP or HTTP stream, taken apart by FFmpeg.
 
-    Motion JPEG is decoded here, by the rules that hold for files: FFmpeg would fill the missing part of a cut picture
+    JPEGs are decoded here, by the rules that hold for files: FFmpeg would fill the missing part of a cut picture
     with what it likes and call it a frame. Other formats FFmpeg decodes, and conceals what the network has lost without
     a word. Where their resolution changes on the way, OpenCV scales the whole picture to the size that it had at the
     opening.
@@ -99,7 +111,6 @@ class StreamSource(_LiveSource):
         super().__init__(f"stream {redacted(url)}")
         self._url = url
         self._timeout_ms = max(1, int(timeout_s * 1000))
-        self._gives_jpegs = False  # as they came, and not decoded
 
     def _open(self) -> cv2.VideoCapture:
         open_timeout = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, self._timeout_ms]
@@ -109,20 +120,17 @@ class StreamSource(_LiveSource):
             raise SourceError(
                 f"{self.description}: cannot be opened: no answer, refused, wrong credentials, or no video there"
             )
-        self._gives_jpegs = ask_for_jpegs(capture)
+        self._gives_jpegs = ask_for_jpegs(capture, cv2.CAP_PROP_FORMAT, -1)
         return capture
 
-    def _next_frame(self) -> np.ndarray | None:
-        if not self._gives_jpegs:
-            return super()._next_frame()
-        encoded = self._next_array()
-        return decode_jpeg(encoded, self.description) if encoded is not None else None
 
+def ask_for_jpegs(capture: cv2.VideoCapture, setting: int, value: int) -> bool:
+    """Has an opened capture give pictures as they came, uint8 [1, bytes], if they are JPEGs. Whether it will.
 
-def ask_for_jpegs(capture: cv2.VideoCapture) -> bool:
-    """Has an opened FFmpeg capture give pictures as they came, uint8 [1, bytes], if they are JPEGs. Whether it will."""
-    is_motion_jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
-    return is_motion_jpeg and bool(capture.set(cv2.CAP_PROP_FORMAT, -1))
+    `setting` and `value` are what its backend wants to hear for that.
+    """
+    comes_as_jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) in JPEG_FORMATS
+    return comes_as_jpeg and bool(capture.set(setting, value))
 
 
 def decode_jpeg(encoded: np.ndarray, name: str) -> np.ndarray:

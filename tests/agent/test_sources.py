@@ -246,8 +246,8 @@ class FakeCapture:
 )
 def test_only_motion_jpeg_is_taken_undecoded_and_only_if_it_can_be(fourcc: str, lets: bool, gives: bool) -> None:
     capture = FakeCapture(fourcc, lets_itself_be_asked=lets)
-    assert ask_for_jpegs(capture) is gives  # type: ignore[arg-type]
-    assert bool(capture.asked) == (fourcc == "MJPG")
+    assert ask_for_jpegs(capture, cv2.CAP_PROP_FORMAT, -1) is gives  # type: ignore[arg-type]
+    assert capture.asked == ([(cv2.CAP_PROP_FORMAT, -1)] if fourcc == "MJPG" else [])
 
 
 def test_pictures_source_starts_again_when_entered_again(tmp_path: Path) -> None:
