@@ -45,8 +45,8 @@ def overload(folder: Path, seconds: float) -> tuple[Judgement, np.ndarray, float
 def check(found: Judgement, latencies_ms: np.ndarray, period_ms: float, inspected: int, dropped: int) -> None:
     assert found.clean and found.received == inspected and found.doubled == 0
     assert dropped > inspected, "it was no overload"
-    # where the disk is slower than the model, a picture waits for its turn at the model, then for those inspected before
-    # it to be safe: anything above would be a queue of old pictures
+    # where the disk is slower than the model, a picture waits for its turn at the model, then until those inspected
+    # before it are safe: anything above would be a queue of old pictures
     longest_ms = (CONCLUSION_PLACES + 3) * period_ms
     assert np.percentile(latencies_ms, 50) < longest_ms + 20
     assert np.percentile(latencies_ms, 95) < 2 * longest_ms + 100
