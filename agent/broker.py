@@ -30,8 +30,8 @@ class EmbeddedBroker:
         """Takes the port to listen on; None: 1883, or a free one where that is taken."""
         self._wanted_port = port
         self._port = 0
-        self._loop: "asyncio.AbstractEventLoop | None" = None
-        self._stop: "asyncio.Event | None" = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
         self._started = threading.Event()
         self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
