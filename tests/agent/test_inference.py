@@ -48,9 +48,9 @@ def test_the_detector_answers_on_when_the_bundles_copy_of_the_model_is_gone(
     tiny_bundle: Path, config: InferenceConfig
 ) -> None:
     bundle = load_bundle(tiny_bundle)
-    held = sys.getrefcount(bundle.model_bin)
+    held = sys.getrefcount(bundle), sys.getrefcount(bundle.model_bin)
     detector = Detector(bundle, config)
-    still_held = sys.getrefcount(bundle.model_bin)  # not in the assert, which would hold it too
+    still_held = sys.getrefcount(bundle), sys.getrefcount(bundle.model_bin)  # not in the assert, which would hold them
     assert still_held == held
     before = detector.predict(blotted(), "bottle")
     del bundle
