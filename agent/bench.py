@@ -88,7 +88,7 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
     turn_s = (1 - IDLE_SHARE) * seconds / (2 * rounds)
     raw_ms: list[float] = []
     recorders: list[_Recorder] = []
-    with tempfile.TemporaryDirectory(dir=_folder_on_the_spools_disk()) as folder:
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=_folder_on_the_spools_disk()) as folder:
         mqtt = config.mqtt.model_copy(update={"broker": NO_BROKER})
         spool = Spool(Path(folder) / "spool.sqlite3", max_results=config.spool.max_results, fsync=config.spool.fsync)
         with spool, Publisher(mqtt, config.device_id, spool) as publisher:
