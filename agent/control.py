@@ -15,8 +15,9 @@ from zsad_agent.bundle_update import UpdateState
 from zsad_agent.commands import CommandError, Key, Value, judge, parse_command
 from zsad_agent.config import AgentConfig
 from zsad_agent.control_actions import CONFIG, Actions, Controls, PicturePublisher, Target
-from zsad_agent.message import encode, utc_text
+from zsad_agent.message import encode
 from zsad_agent.stored_settings import StoredSettings
+from zsad_agent.utc import utc_text
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)

@@ -26,6 +26,7 @@ from zsad_agent.evidence import EvidenceStore
 from zsad_agent.http_health import HealthServer
 from zsad_agent.inference import Detector
 from zsad_agent.lines import check_products, make_lines, make_view
+from zsad_agent.memory import give_back_memory
 from zsad_agent.message import Topics
 from zsad_agent.metrics import Metrics
 from zsad_agent.model_in_use import Model, ModelInUse
@@ -137,6 +138,7 @@ def _run_once(
         if started is None:
             _leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
             return 0
+        give_back_memory()
         publisher = _open_publisher(config, stack, given.stop)
         for suffix in (f"{name}/{topic}" for name in gone for topic in RETAINED_OF_CAMERA):
             publisher.set_retained(suffix, b"")  # else the broker goes on saying that it is well
