@@ -37,10 +37,15 @@ class OpenCvSource:
 
     def _next_frame(self) -> np.ndarray | None:
         """uint8 BGR [H, W, 3], or None when the capture gives none."""
+        frame = self._next_array()
+        return to_bgr8(frame) if frame is not None else None
+
+    def _next_array(self) -> np.ndarray | None:
+        """What the capture gives, as it is, or None."""
         if self._capture is None:
             raise ValueError(f"{self.description}: read before it was opened")
         try:
             arrived, frame = self._capture.read()
         except cv2.error as error:
             raise SourceError(f"{self.description}: no frame: {error.err or error.code}") from error
-        return to_bgr8(frame) if arrived and frame is not None else None
+        return frame if arrived else None

@@ -27,7 +27,8 @@ class Finding:
 class PictureHealth:
     """Looks at every frame of one camera. What it says of a frame is said of its part: a reason is an `unknown`.
 
-    - Black, overexposed, frozen or of another size than the reference: the frame at hand is no picture of a part.
+    - Black, overexposed, frozen or of another size than what is known of the camera is in pixels of: the frame at hand
+      is no picture of a part.
     - Moved, another scene, out of focus: when `CONFIRM_LOOKS` looks in a row say so.
     - Once stated, every frame is unknown until as many looks in a row find nothing.
 
@@ -35,9 +36,12 @@ class PictureHealth:
     repeat a picture between two key frames: `frozen_after_s` must be longer than that.
     """
 
-    def __init__(self, config: HealthConfig, reference: Reference | None) -> None:
+    def __init__(self, config: HealthConfig, reference: Reference | None, *, has_region: bool = False) -> None:
+        """With `has_region`, what is inspected is set in pixels, of the reference or else of the first picture."""
         self._config = config
         self._reference = reference
+        self._has_region = has_region
+        self._region_wh: tuple[int, int] | None = None
         self._state: Finding | None = None
         self._streak: Finding | None = None  # of the latest look
         self._streak_looks = 0
@@ -47,13 +51,14 @@ class PictureHealth:
         self._next_comparison_s = -float("inf")
 
     @classmethod
-    def of(cls, config: HealthConfig) -> "PictureHealth":
+    def of(cls, config: HealthConfig, *, has_region: bool = False) -> "PictureHealth":
         """With the reference that the config names.
 
         Raises:
             ConfigError: it is missing or none.
         """
-        return cls(config, load_reference(config.reference) if config.reference is not None else None)
+        reference = load_reference(config.reference) if config.reference is not None else None
+        return cls(config, reference, has_region=has_region)
 
     @property
     def stated(self) -> str | None:
@@ -99,12 +104,17 @@ class PictureHealth:
 
     def _other_size(self, image_bgr: np.ndarray) -> Finding | None:
         height, width = image_bgr.shape[:2]
-        if self._reference is None or self._reference.frame_wh == (width, height):
-            return None
-        wanted = "{}x{}".format(*self._reference.frame_wh)
-        return Finding(
-            "size", f"the picture is {width}x{height}, health.reference was made of {wanted}: make it again", True
-        )
+        if self._reference is not None and self._reference.frame_wh != (width, height):
+            wanted = "{}x{}".format(*self._reference.frame_wh)
+            text = f"the picture is {width}x{height}, health.reference was made of {wanted}: make it again"
+            return Finding("size", text, True)
+        if self._has_region:
+            self._region_wh = self._region_wh or (width, height)
+            if self._region_wh != (width, height):
+                wanted = "{}x{}".format(*self._region_wh)
+                text = f"the picture is {width}x{height}, region_xywh is in pixels of {wanted}: set it anew and restart"
+                return Finding("size", text, True)
+        return None
 
 
 def exposure(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:

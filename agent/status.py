@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 # the parts that can be at fault: the camera, its pictures, the folder that pictures are taken from, …
-CAMERA, PICTURE, FOLDER, INFERENCE, PROCESS = "camera", "picture", "folder", "inference", "process"
+CAMERA, PICTURE, DAMAGE, FOLDER = "camera", "picture", "damage", "folder"
+INFERENCE, PROCESS = "inference", "process"
 
 
 class CameraStatus:

@@ -9,7 +9,7 @@ from zsad_agent.camera_config import CameraConfig, HealthConfig
 from zsad_agent.picture_health import exposure
 from zsad_agent.reference import Reference, make_reference
 from zsad_agent.sources import Source
-from zsad_core.errors import ConfigError, SourceError, some
+from zsad_core.errors import ConfigError, ImageError, SourceError, some
 
 STANDING_SHARE = 0.995  # so much of the picture fixed: nothing moved while the frames were taken
 
@@ -45,7 +45,7 @@ def take_reference(
 
     def taken() -> Iterator[np.ndarray]:
         due_s, count = -float("inf"), 0
-        while count < frames and (image := source.read()) is not None:
+        while count < frames and (image := _next_whole(source)) is not None:
             if not source.lossless and clock() < due_s:
                 continue  # read all the same, so that the next is no old one out of a buffer
             due_s, count = clock() + every_s, count + 1
@@ -62,6 +62,16 @@ def take_reference(
             "be judged. Let something fixed into view, such as the machine's edge"
         )
     return reference
+
+
+def _next_whole(source: Source) -> np.ndarray | None:
+    """The next picture; of a live source without those that came damaged, of which it bears few in a row."""
+    while True:
+        try:
+            return source.read()
+        except ImageError:
+            if source.lossless:
+                raise
 
 
 def describe(reference: Reference) -> list[str]:

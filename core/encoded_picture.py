@@ -2,8 +2,8 @@
 
 import re
 
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd8\xff]", re.DOTALL)  # not a stuffed byte, restart, start or fill
-_JPEG_END = 0xD9
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # not a stuffed byte, restart or fill
+_JPEG_START, _JPEG_END = 0xD8, 0xD9
 
 
 def find_fault(encoded: bytes) -> str | None:
@@ -25,12 +25,17 @@ def find_fault(encoded: bytes) -> str | None:
 
 
 def _jpeg_ends(encoded: bytes) -> bool:
-    """Walks the segments, so that the end marker of an embedded thumbnail does not count (ITU-T T.81, annex B)."""
+    """Walks the segments, so that the end marker of an embedded thumbnail does not count (ITU-T T.81, annex B).
+
+    Nor does that of a picture that begins before this one has ended, as where a connection lost bytes.
+    """
     position = 2
     while found := _JPEG_MARKER.search(encoded, position):
         marker, position = found[0][-1], found.end()
         if marker == _JPEG_END:
             return True
+        if marker == _JPEG_START:
+            return False
         if marker != 0x01:  # which has no length
             position += int.from_bytes(encoded[position : position + 2], "big")
     return False

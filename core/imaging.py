@@ -47,25 +47,34 @@ def read_image(path: Path) -> np.ndarray:
         ImageError: the file is missing, empty, no picture, truncated, an animation or other set of pictures, or larger
             than `MAX_PIXELS`.
     """
-    encoded = _read_file(path)
+    return decode_image(_read_file(path), str(path))
+
+
+def decode_image(encoded: np.ndarray, name: str) -> np.ndarray:
+    """uint8 BGR [H, W, 3] of a picture file's content, uint8 [bytes], turned as its EXIF orientation says.
+
+    Raises:
+        ImageError: no picture, truncated, an animation or other set of pictures, or larger than `MAX_PIXELS`. Its text
+            begins with `name`.
+    """
     if fault := find_fault(encoded.tobytes()):
-        raise ImageError(f"{path}: {fault}")
+        raise ImageError(f"{name}: {fault}")
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         holds_more, _ = cv2.imdecodemulti(encoded, cv2.IMREAD_REDUCED_GRAYSCALE_8, range=(1, 2))
     except cv2.error as error:  # more pixels than OpenCV's own limit, most often
         reason = f"{error.err or error.code}; at most {MAX_PIXELS} pixels are read"
-        raise ImageError(f"{path}: cannot be decoded: {' '.join(reason.split())}") from error
+        raise ImageError(f"{name}: cannot be decoded: {' '.join(reason.split())}") from error
     if image is None:
-        raise ImageError(f"{path}: not a picture that OpenCV can decode, or damaged")
+        raise ImageError(f"{name}: not a picture that OpenCV can decode, or damaged")
     if holds_more:
-        raise ImageError(f"{path}: holds more than one picture, of which only the first would be seen: split it")
+        raise ImageError(f"{name}: holds more than one picture, of which only the first would be seen: split it")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
-        raise ImageError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels, at most {MAX_PIXELS} are read")
+        raise ImageError(f"{name}: {image.shape[1]}x{image.shape[0]} pixels, at most {MAX_PIXELS} are read")
     try:
         return to_bgr8(image)
     except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
+        raise ImageError(f"{name}: {error}") from error
 
 
 def _read_file(path: Path) -> np.ndarray:

@@ -3,16 +3,17 @@
 # Where it may not, it names them and what is left out. With CI=true a missing one is a failure.
 set -euo pipefail
 
-declare -A package_of=([mosquitto]=mosquitto [systemd-analyze]=systemd [shellcheck]=shellcheck)
+declare -A package_of=([mosquitto]=mosquitto [systemd-analyze]=systemd [shellcheck]=shellcheck [gcc]=build-essential)
 declare -A tests_of=(
     [mosquitto]="everything against a real broker"
     [systemd-analyze]="the unit's syntax and hardening"
     [shellcheck]="the shell scripts"
+    [gcc]="OpenCV's V4L2 code against a driver that is preloaded"
 )
 
 missing() {
     local command
-    for command in mosquitto systemd-analyze shellcheck; do
+    for command in mosquitto systemd-analyze shellcheck gcc; do
         command -v "$command" >/dev/null || echo "$command"
     done
 }

@@ -251,6 +251,43 @@ def test_camera_that_hangs_is_stated_lost_while_it_hangs() -> None:
     bench.end()
 
 
+def test_live_picture_of_another_size_is_not_inspected_where_a_region_is_set_in_pixels() -> None:
+    steps = [PICTURE, np.full((18, 24, 3), 90, np.uint8), PICTURE]
+    bench = Bench(FakeSource(steps, lossless=False), slot=Handover(100), region_xywh=(0, 0, 8, 8))
+    bench.thread.start()
+    items = [bench.get() for _ in range(3)]
+    assert [type(item) for item in items] == [Frame, Fault, Frame]
+    assert isinstance(items[1], Fault) and "the picture is 24x18, region_xywh is in pixels of 12x9" in items[1].reason
+    bench.end()
+
+
+def test_one_damaged_picture_of_a_live_source_is_a_part_that_is_unknown_and_no_state() -> None:
+    bench = Bench(FakeSource([PICTURE, ImageError("cut"), *[PICTURE] * 30], lossless=False), slot=Handover(100))
+    bench.thread.start()
+    items = [bench.get() for _ in range(32)]
+    assert [type(item) for item in items[:3]] == [Frame, Fault, Frame]
+    assert isinstance(items[1], Fault) and items[1].reason == "cut" and items[1].is_part
+    assert not any("damaged" in (status["reason"] or "") for status in bench.said)
+    bench.end()
+
+
+def test_many_damaged_pictures_are_stated_until_the_latest_are_all_whole(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    steps = [*[PICTURE, ImageError("cut")] * 5, *[PICTURE] * 40]
+    bench = Bench(FakeSource(steps, lossless=False), slot=Handover(100))
+    bench.thread.start()
+    items = [bench.get() for _ in range(50)]
+    assert sum(isinstance(item, Fault) for item in items) == 5
+    assert bench.states[:3] == ["ok", "degraded", "ok"]
+    assert bench.said[1]["reason"] == "3 or more of 25 pictures came damaged: cut"
+    told = [record.getMessage() for record in caplog.records]
+    assert [text for text in told if "damaged" in text or "whole" in text] == [
+        "3 or more of 25 pictures came damaged: cut",
+        "back: the pictures of fake come whole",
+    ]
+    bench.end()
+
+
 def test_finite_source_that_waits_for_a_slow_model_is_not_stale() -> None:
     now = [0.0]
     bench = Bench(FakeSource([PICTURE], lossless=True), clock=lambda: now[0])

@@ -1,6 +1,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from zsad_agent.camera_config import HealthConfig
 from zsad_agent.picture_health import CONFIRM_LOOKS, REFERENCE_EVERY_S, PictureHealth
 from zsad_agent.reference import Reference, load_reference, make_reference, save_reference
-from zsad_agent.take_reference import describe
-from zsad_core.errors import ConfigError, SourceError
+from zsad_agent.take_reference import describe, take_reference
+from zsad_core.errors import ConfigError, ImageError, SourceError
 
 W, H = 640, 360
 MARGIN = 160
@@ -186,6 +187,15 @@ def test_picture_of_another_size_than_the_reference_is_refused(reference: Refere
     assert reason == "the picture is 64x48, health.reference was made of 640x360: make it again"
 
 
+def test_picture_of_another_size_than_the_first_is_refused_where_a_region_is_set_in_pixels() -> None:
+    with_region, without = PictureHealth(HealthConfig(), None, has_region=True), PictureHealth(HealthConfig(), None)
+    images = [noise_at(90), np.full((300, 400, 3), 90, np.uint8), noise_at(90)]
+    said = judge(with_region, images)
+    assert said[0] is None and said[2] is None
+    assert said[1] is not None and "the picture is 400x300, region_xywh is in pixels of" in said[1]
+    assert judge(without, images) == [None, None, None]
+
+
 def test_reference_comes_back_as_it_was_saved(reference: Reference, tmp_path: Path) -> None:
     save_reference(reference, tmp_path / "cam.npz")
     loaded = load_reference(tmp_path / "cam.npz")
@@ -217,6 +227,34 @@ def test_parts_are_not_what_is_fixed() -> None:
     made = make_reference(frames)
     assert made.stable[:, :70].mean() < 0.1
     assert made.stable[:, 90:].mean() > 0.9
+
+
+class DamagedSource:
+    """Every other picture of it is damaged."""
+
+    description = "damaged"
+
+    def __init__(self, *, lossless: bool) -> None:
+        self.lossless = lossless
+        self._line, self._reads = Line(), 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def read(self) -> np.ndarray:
+        self._reads += 1
+        if self._reads % 2 == 1:
+            raise ImageError("cut")
+        return self._line.frame()
+
+
+def test_damaged_pictures_of_a_live_source_are_left_out_of_its_reference() -> None:
+    made = take_reference(DamagedSource(lossless=False), HealthConfig(), frames=10, every_s=0)
+    assert made.judges_position
+    with pytest.raises(ImageError, match="cut"):
+        take_reference(DamagedSource(lossless=True), HealthConfig(), frames=10, every_s=0)
 
 
 def test_reference_of_too_few_or_unlike_frames_is_refused() -> None:

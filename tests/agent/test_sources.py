@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from zsad_agent.camera import StreamSource, V4l2Source
+from zsad_agent.camera import StreamSource, V4l2Source, ask_for_jpegs, decode_jpeg
 from zsad_agent.camera_config import SourceConfig
 from zsad_agent.files import PicturesSource, VideoFileSource
 from zsad_agent.grabber import GrabberSource
@@ -192,6 +192,62 @@ def test_http_stream_is_live_and_lost_at_its_end(video_url: str) -> None:
             frames.append(source.read())
     assert len(frames) + source.skipped == 5
     assert round(float(frames[-1].mean()) / 10) == 4
+
+
+def jpeg_of(*options: int) -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    encoded, jpeg = cv2.imencode(".jpg", noise, options)
+    assert encoded
+    return jpeg
+
+
+@pytest.mark.parametrize("options", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4]])
+@pytest.mark.parametrize("behind", [b"", b"\r\n", bytes(500), b"\xff\xd9"])
+def test_live_jpeg_is_read_whole_whatever_follows_it(options: list[int], behind: bytes) -> None:
+    jpeg = jpeg_of(*options)
+    came = np.concatenate([jpeg, np.frombuffer(behind, np.uint8)])[None]
+    assert np.array_equal(decode_jpeg(came, "cam"), cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 20, 700, -3, -2, -1])
+def test_live_jpeg_of_which_a_part_is_missing_is_refused(left: int) -> None:
+    with pytest.raises(ImageError, match="cam: "):
+        decode_jpeg(jpeg_of()[:left], "cam")
+
+
+def test_half_a_live_jpeg_with_the_next_one_behind_it_is_refused() -> None:
+    jpeg = jpeg_of()
+    with pytest.raises(ImageError, match="truncated"):
+        decode_jpeg(np.concatenate([jpeg[: jpeg.size // 2], jpeg]), "cam")
+
+
+def test_live_jpeg_without_the_tables_that_all_cameras_share_is_read() -> None:
+    jpeg = jpeg_of().tobytes()
+    while (start := jpeg.find(b"\xff\xc4")) >= 0:
+        jpeg = jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big") :]
+    assert decode_jpeg(np.frombuffer(jpeg, np.uint8), "cam").shape == (48, 64, 3)
+
+
+class FakeCapture:
+    def __init__(self, fourcc: str, *, lets_itself_be_asked: bool) -> None:
+        self._fourcc, self._lets = fourcc, lets_itself_be_asked
+        self.asked: list[tuple[int, float]] = []
+
+    def get(self, setting: int) -> float:
+        return float(cv2.VideoWriter.fourcc(*self._fourcc)) if setting == cv2.CAP_PROP_FOURCC else 0.0
+
+    def set(self, setting: int, value: float) -> bool:
+        self.asked.append((setting, value))
+        return self._lets
+
+
+@pytest.mark.parametrize(
+    ("fourcc", "lets", "gives"), [("MJPG", True, True), ("MJPG", False, False), ("h264", True, False)]
+)
+def test_only_motion_jpeg_is_taken_undecoded_and_only_if_it_can_be(fourcc: str, lets: bool, gives: bool) -> None:
+    capture = FakeCapture(fourcc, lets_itself_be_asked=lets)
+    assert ask_for_jpegs(capture, cv2.CAP_PROP_FORMAT, -1) is gives  # type: ignore[arg-type]
+    assert capture.asked == ([(cv2.CAP_PROP_FORMAT, -1)] if fourcc == "MJPG" else [])
 
 
 def test_pictures_source_starts_again_when_entered_again(tmp_path: Path) -> None:

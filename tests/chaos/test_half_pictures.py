@@ -13,4 +13,6 @@ def test_half_a_picture_is_not_ok(scene: Scene) -> None:  # noqa: F811
     scene.camera.mode = "good"
     scene.await_verdict(ended_s, False, BACK_WITHIN_S)
     verdicts = {verdict for when, verdict, _ in scene.results if began_s + 0.3 < when < ended_s}
-    assert verdicts <= {"unknown"}
+    assert verdicts == {"unknown"}
+    statuses = [arrival.payload for arrival in scene.witness.arrivals if arrival.topic.endswith("/cam0/status")]
+    assert any(b"pictures came damaged" in status and b"the JPEG is truncated" in status for status in statuses)

@@ -10,8 +10,8 @@ import pytest
 from agent_process import AgentProcess
 from chaos_record import record
 from judge import Judgement, Received, judge, read_results
-from mjpeg_server import MjpegServer
 from mosquitto_broker import MosquittoBroker
+from network_camera import MjpegServer
 from tiny_bundle_maker import make_tiny_bundle
 from witness import Witness
 

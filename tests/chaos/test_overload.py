@@ -9,10 +9,12 @@ import pytest
 from agent_process import AgentProcess
 from chaos_record import record
 from judge import Judgement, judge, read_results
-from mjpeg_server import MjpegServer
 from mosquitto_broker import MosquittoBroker
+from network_camera import MjpegServer
 from tiny_bundle_maker import make_tiny_bundle
 from witness import Witness
+
+from zsad_agent.pipeline import CONCLUSION_PLACES
 
 SLOW_MODEL_HW = (768, 768)  # tens of milliseconds for each picture
 FPS = 200.0
@@ -20,7 +22,7 @@ SETTINGS = "heatmap:\n  enabled: false\n"
 
 
 def overload(folder: Path, seconds: float) -> tuple[Judgement, np.ndarray, float, int, int]:
-    """The comparison, latencies capture to result in ms, the period of results in ms, inspected, dropped."""
+    """The comparison, latencies capture to result in ms, the mean period of results in ms, inspected, dropped."""
     bundle = make_tiny_bundle(folder / "slow", input_hw=SLOW_MODEL_HW)
     with MjpegServer(fps=FPS) as camera, MosquittoBroker(folder) as broker, Witness(broker.port) as witness:
         arguments = ["--source", camera.url, "--broker", broker.url, "--print-results"]
@@ -36,16 +38,18 @@ def overload(folder: Path, seconds: float) -> tuple[Judgement, np.ndarray, float
     assert counts is not None
     settled = [result for result in results[3:] if result.verdict != "unknown"]
     latencies_ms = np.array([result.message["latency_ms"]["capture_to_result"] for result in settled])
-    period_ms = 1000 * float(np.median(np.diff([result.captured_s for result in settled])))
+    period_ms = 1000 * float(np.mean(np.diff([result.captured_s for result in settled])))
     return judge(accepted, results, gapless=False), latencies_ms, period_ms, int(counts[1]), int(counts[2])
 
 
 def check(found: Judgement, latencies_ms: np.ndarray, period_ms: float, inspected: int, dropped: int) -> None:
     assert found.clean and found.received == inspected and found.doubled == 0
     assert dropped > inspected, "it was no overload"
-    # a picture waits for the one at the model, then for its own turn: anything above would be a queue of old pictures
-    assert np.percentile(latencies_ms, 50) < 3 * period_ms + 20
-    assert np.percentile(latencies_ms, 95) < 6 * period_ms + 100
+    # where the disk is slower than the model, a picture waits for its turn at the model, then until those inspected
+    # before it are safe: anything above would be a queue of old pictures
+    longest_ms = (CONCLUSION_PLACES + 3) * period_ms
+    assert np.percentile(latencies_ms, 50) < longest_ms + 20
+    assert np.percentile(latencies_ms, 95) < 2 * longest_ms + 100
 
 
 def test_newest_picture_is_inspected_when_they_come_too_fast(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import itertools
 import socket
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import Literal, Self
 
 import cv2
@@ -22,14 +23,17 @@ class MjpegServer:
     Args:
         fps: pictures a second and client.
         side: of the square picture, pixels.
+        good: other pictures than grainy bright ones, uint8 BGR [H, W, 3], shown in turn.
     """
 
-    def __init__(self, *, fps: float = 25.0, side: int = 64) -> None:
+    def __init__(self, *, fps: float = 25.0, side: int = 64, good: Sequence[np.ndarray] | None = None) -> None:
         self.mode: Mode = "good"
+        self.alter: Callable[[np.ndarray], np.ndarray] | None = None  # what the camera makes of a good picture
         self.clients = 0  # that ever came
         self._period_s = 1 / fps
-        self._good = [_picture(side, index) for index in range(32)]
-        self._other = [_picture(side * 3 // 2, index) for index in range(32)]
+        self._pictures = [_picture(side, index) for index in range(32)] if good is None else list(good)
+        self._good = [_encode(picture) for picture in self._pictures]
+        self._other = [_encode(_picture(side * 3 // 2, index)) for index in range(32)]
         self._server = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}/video"
         self._stopping = threading.Event()
@@ -67,6 +71,9 @@ class MjpegServer:
                 self._stopping.wait(max(0.0, due_s - time.monotonic()))
 
     def _body(self, mode: Mode, number: int) -> bytes:
+        alter = self.alter
+        if alter is not None:
+            return _encode(alter(self._pictures[number % len(self._pictures)]))
         good = self._good[number % len(self._good)]
         if mode == "garbage":
             return GARBAGE
@@ -81,9 +88,13 @@ def _part(body: bytes) -> bytes:
     return b"--part\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n" % (len(body), body)
 
 
-def _picture(side: int, index: int) -> bytes:
-    """A grainy bright part without a defect."""
+def _picture(side: int, index: int) -> np.ndarray:
+    """A grainy bright part without a defect, uint8 BGR [side, side, 3]."""
     grain = np.random.default_rng(index).integers(0, 40, (side, side, 3), dtype=np.uint8)
-    encoded, jpeg = cv2.imencode(".jpg", 250 - grain)
+    return 250 - grain
+
+
+def _encode(image_bgr: np.ndarray) -> bytes:
+    encoded, jpeg = cv2.imencode(".jpg", image_bgr)
     assert encoded
     return jpeg.tobytes()

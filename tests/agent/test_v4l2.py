@@ -1,0 +1,53 @@
+"""OpenCV's own V4L2 code, and ours, against a driver that is preloaded: no camera is needed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+DRIVER = Path(__file__).parents[1] / "v4l2_driver.c"
+READ_ALL = """
+import sys
+from pathlib import Path
+from zsad_agent.camera import V4l2Source
+from zsad_core.errors import ImageError, SourceError
+with V4l2Source(Path(sys.argv[1]), width=64, height=48) as source:
+    while True:
+        try:
+            image = source.read()
+        except ImageError as error:
+            print("bad", error)
+        except SourceError as error:
+            break
+        else:
+            print(*image.shape, round(float(image[-8:].mean()), -1))
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="the driver is compiled with gcc")
+def test_cut_picture_of_a_motion_jpeg_camera_is_refused_and_not_filled_from_the_one_before(tmp_path: Path) -> None:
+    driver, device = tmp_path / "driver.so", tmp_path / "video0"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(driver), str(DRIVER), "-ldl"], check=True)
+    device.write_bytes(bytes(1 << 20))
+    levels = [0, 200, 20, 100, 100, 200, 20]  # OpenCV takes the first at the opening and shows it to nobody
+    for index, level in enumerate(levels):
+        grain = np.random.default_rng(index).integers(0, 20, (48, 64, 3), np.uint8)
+        jpeg = cv2.imencode(".jpg", grain + np.uint8(level))[1].tobytes()
+        (tmp_path / f"{index}.jpg").write_bytes(jpeg[: len(jpeg) // 2] if index in (2, 4) else jpeg)
+    preload = {"LD_PRELOAD": str(driver), "FAKE_V4L2_PICTURES": str(tmp_path)}
+    size = {"FAKE_V4L2_WIDTH": "64", "FAKE_V4L2_HEIGHT": "48"}
+    told = subprocess.run(
+        [sys.executable, "-c", READ_ALL, str(device)],
+        env={**os.environ, **preload, **size},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.splitlines()
+    cut = f"bad camera {device}: the JPEG is truncated: it has no end-of-image marker"
+    assert told[-6:] == ["48 64 3 210.0", cut, "48 64 3 110.0", cut, "48 64 3 210.0", "48 64 3 30.0"]

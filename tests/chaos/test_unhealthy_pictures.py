@@ -1,0 +1,113 @@
+"""A camera that is knocked, dirty, covered or frozen, judged by a reference that the agent's own command made.
+
+The pictures are real ones: the sample stream's baking tray as the machine, with its cookies on the way across it.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from agent_process import AgentProcess
+from mosquitto_broker import MosquittoBroker
+from network_camera import MjpegServer
+from test_camera_faults import BACK_WITHIN_S, Scene
+from witness import Witness
+
+SAMPLES = Path(__file__).parents[2] / "demo" / "stream"
+FROZEN_AFTER_S = 0.5
+SOON_S = 3.0  # three looks are a third of a second; the machine does other things too
+
+
+def a_line(parts: int = 24) -> list[np.ndarray]:
+    """Parts at other places each time, in light that changes a little, with a sensor's noise."""
+    tray, *_, source = (cv2.imread(str(path)) for path in sorted(SAMPLES.glob("*-whole.jpg")))
+    part = cv2.resize(source, (180, 240))
+    chance = np.random.default_rng(3)
+    pictures = []
+    for index in range(parts):
+        picture = tray.copy()
+        x = index * (tray.shape[1] - 180) // parts
+        picture[200:440, x : x + 180] = part
+        light, noise = chance.uniform(0.95, 1.05), chance.normal(0, 2, picture.shape)
+        pictures.append(np.clip(picture * light + noise, 0, 255).astype(np.uint8))
+    return pictures
+
+
+def knocked(picture: np.ndarray) -> np.ndarray:
+    return np.roll(picture, (40, 60), axis=(0, 1))
+
+
+def defocused(picture: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(picture, (0, 0), 6)
+
+
+def covered(picture: np.ndarray) -> np.ndarray:
+    return (picture // 100).astype(np.uint8)
+
+
+def dazzled(picture: np.ndarray) -> np.ndarray:
+    return (255 - picture // 100).astype(np.uint8)
+
+
+FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "moved camera": knocked,
+    "out of focus": defocused,
+    "black picture": covered,
+    "overexposed picture": dazzled,
+}
+
+
+def make_reference(camera: MjpegServer, path: Path) -> str:
+    command = [sys.executable, "-m", "zsad_agent.cli", "reference", "--source", camera.url, "--out", str(path)]
+    made = subprocess.run([*command, "--frames", "24", "--every", "0"], capture_output=True, text=True, timeout=60)
+    assert made.returncode == 0, made.stderr
+    return made.stdout
+
+
+def states(scene: Scene) -> list[tuple[str, str | None]]:
+    """State and reason of each status, in order."""
+    arrived = [arrival for arrival in scene.witness.arrivals if arrival.topic.endswith("/cam0/status")]
+    bodies = [json.loads(arrival.payload) for arrival in arrived]
+    return [(body["state"], body["reason"]) for body in bodies]
+
+
+def suffer(scene: Scene, name: str) -> None:
+    """Unknown and degraded soon, for this reason and as long as it lasts; then inspected and ok again."""
+    scene.camera.alter, scene.camera.mode = FAULTS.get(name), "good" if name in FAULTS else "frozen"
+    stated = scene.witness.wait_for(lambda: states(scene)[-1][0] == "degraded", SOON_S + FROZEN_AFTER_S)
+    stated_s = time.time()
+    assert stated, f"{name}: {states(scene)}, {scene.agent.output[-1000:]}"
+    assert (states(scene)[-1][1] or "").startswith(name)
+    time.sleep(0.5)
+    ended_s = time.time()
+    scene.camera.alter, scene.camera.mode = None, "good"
+    scene.await_verdict(ended_s, False, BACK_WITHIN_S)
+    assert scene.witness.wait_for(lambda: states(scene)[-1] == ("ok", None), BACK_WITHIN_S), str(states(scene))
+    meanwhile = [body for when, _, body in scene.results if stated_s < when < ended_s]
+    assert meanwhile and {body["verdict"] for body in meanwhile} == {"unknown"}
+    assert all(body["reason"].startswith(name) for body in meanwhile)
+
+
+def test_camera_that_shows_no_parts_is_said_and_back_when_it_does(tmp_path: Path, tiny_bundle: Path) -> None:
+    reference = tmp_path / "reference.npz"
+    with (
+        MjpegServer(good=a_line()) as camera,
+        MosquittoBroker(tmp_path) as broker,
+        Witness(broker.port) as witness,
+    ):
+        told = make_reference(camera, reference)
+        assert "moved camera, changed scene: judged\n" in told and "out of focus: judged by what is fixed" in told
+        settings = f"source:\n  health:\n    reference: {reference}\n    frozen_after_s: {FROZEN_AFTER_S}\n"
+        arguments = ["--source", camera.url, "--broker", broker.url]
+        with AgentProcess(tmp_path, tiny_bundle, *arguments, settings=settings) as agent:
+            scene = Scene(camera, agent, witness)
+            scene.await_verdict(0.0, False, 30.0)
+            assert not any(verdict == "unknown" for _, verdict, _ in scene.results)
+            for name in [*FAULTS, "frozen picture"]:
+                suffer(scene, name)
+        assert "Traceback" not in agent.output
