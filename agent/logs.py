@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from zsad_agent.sinks import printable
-from zsad_agent.utc import utc_text
 from zsad_core.redaction import redacted_text
 
 
