@@ -1,16 +1,18 @@
 """An MQTT broker inside the agent's process, for a demo or a first look: nothing else need be installed."""
 
-import asyncio
 import contextlib
 import logging
 import socket
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from zsad_agent.mqtt_config import MqttConfig
 from zsad_core.errors import BrokerError
+
+if TYPE_CHECKING:
+    import asyncio
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +86,8 @@ class EmbeddedBroker:
         return config.model_copy(update={"broker": self.url, "protocol": "3.1.1"})
 
     def _run(self, make_broker: Callable[..., Any]) -> None:
+        import asyncio  # 2 MB, of which an agent with a broker elsewhere has no use
+
         try:
             asyncio.run(self._serve(make_broker))
         except Exception as error:
@@ -93,6 +97,8 @@ class EmbeddedBroker:
             self._started.set()
 
     async def _serve(self, make_broker: Callable[..., Any]) -> None:
+        import asyncio
+
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         settings: dict[str, Any] = {
             "listeners": {"default": {"type": "tcp", "bind": f"{LOOPBACK}:{self._port}"}},

@@ -79,7 +79,7 @@ class Attempts(StrictModel):
 class Started(Generic[DetectorT]):
     """What a start ended up with."""
 
-    bundle: Bundle
+    bundle: Bundle  # without its model, which the detector has compiled
     detector: DetectorT
     reasons: tuple[str, ...]  # why it is not the selected bundle, one for each that was passed over; none: it is
 
@@ -113,7 +113,8 @@ class BundleStore:
             self._note_attempts(sha256, +1)
             try:
                 bundle = self._open(sha256, keys)
-                started = Started(bundle=bundle, detector=compile_bundle(bundle), reasons=_logged(reasons))
+                detector = compile_bundle(bundle)
+                started = Started(bundle=bundle.without_model(), detector=detector, reasons=_logged(reasons))
             except (ZsadError, MemoryError) as error:
                 reasons.append(f"the selected bundle {sha256[:12]} cannot be used: {error or 'no memory'}")
                 self._note_attempts(sha256, None)
@@ -122,7 +123,8 @@ class BundleStore:
             return started
         told = _logged(reasons)
         bundle = open_bundle(self._config)
-        return Started(bundle=bundle, detector=compile_bundle(bundle), reasons=told)
+        detector = compile_bundle(bundle)
+        return Started(bundle=bundle.without_model(), detector=detector, reasons=told)
 
     def add(self, source: Path) -> Bundle:
         """Copies a bundle in and gives the copy, checked as it lies on the disk. It is not selected by this.

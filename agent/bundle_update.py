@@ -152,7 +152,7 @@ class BundleUpdater:
             if bundle.sha256 == running.bundle.sha256:
                 self._store.select(bundle, running.bundle)
                 return self._told(UpdateState.CONFIRMED, f"{_named(bundle)} runs already")
-            new = Running(bundle=bundle, detector=self._tried(bundle, running))
+            new = Running(detector=self._tried(bundle, running), bundle=bundle.without_model())
         except ZsadError as error:
             self._store.prune()
             return self._refused(str(error))

@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "--save-heatmaps", type=Path, metavar="DIR", help="write each overlay as DIR/<camera>-<seq>.jpg; for setting up"
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action=_PrintVersion, help="show the version and exit")
     args = parser.parse_args(arguments)
 
     from zsad_agent.settings import load_settings
@@ -331,10 +331,17 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _version() -> str:
-    from importlib.metadata import version
+class _PrintVersion(argparse.Action):
+    """Looks the version up when it is asked for: that takes longer than reading all other flags."""
 
-    return f"zsad-agent {version('zsad-agent')}"
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"zsad-agent {version('zsad-agent')}")
+        parser.exit()
 
 
 def _report(error: object, code: int) -> int:

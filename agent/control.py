@@ -15,8 +15,9 @@ from zsad_agent.bundle_update import UpdateState
 from zsad_agent.commands import CommandError, Key, Value, judge, parse_command
 from zsad_agent.config import AgentConfig
 from zsad_agent.control_actions import CONFIG, Actions, Controls, PicturePublisher, Target
-from zsad_agent.message import encode, utc_text
+from zsad_agent.message import encode
 from zsad_agent.stored_settings import StoredSettings
+from zsad_agent.utc import utc_text
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Controller:
         config: AgentConfig,
         stored: StoredSettings,
         *,
+        reload_fault: str | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,6 +72,7 @@ class Controller:
             publisher: for commands in, states and pictures out.
             config: its device id, `mqtt.topic_prefix`, `control` and `heatmap`.
             stored: owned from now on.
+            reload_fault: what is to be said of the reload that led here; None: it is in force.
             clock: seconds since the epoch.
             monotonic: seconds, for the rate.
         """
@@ -77,6 +80,7 @@ class Controller:
         self._control = config.control
         self._base = f"{config.mqtt.topic_prefix}/{config.device_id}"
         self._stored = stored
+        self._reload_fault = reload_fault
         self._clock, self._monotonic = clock, monotonic
         self._actions = Actions(controls, publisher, config, stored, clock=clock)
         self._states = {target: _State() for target in self._actions.targets}
@@ -98,9 +102,12 @@ class Controller:
     def __enter__(self) -> Self:
         """Puts the stored settings in force, states every setting, and listens."""
         notes = dict(self._actions.restore_cameras())
+        if self._reload_fault is not None:
+            notes[Target(None, Key.RELOAD)] = self._reload_fault
         for target in self._states:
-            self._answer(target, None, notes.get(target) or self._stored.damage)
+            # first, so that whoever sees a state is heard
             self._publisher.subscribe(self._set_topic(target), functools.partial(self._take, target))
+            self._answer(target, None, notes.get(target) or self._stored.damage)
         self._thread.start()
         return self
 
@@ -113,6 +120,11 @@ class Controller:
         self._thread.join(STOP_S)
         self._left.set()
         self._stored.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command was still being obeyed when this was left: nobody can interrupt a compiler."""
+        return self._left.is_set() and self._thread.is_alive()
 
     def _set_topic(self, target: Target) -> str:
         return f"{self._base}/{target.suffix}/set"

@@ -12,9 +12,9 @@ import numpy as np
 from zsad_agent.bundle_update import Outcome, find_bundle
 from zsad_agent.commands import CAMERA_KEYS, DEVICE_KEYS, CommandError, Key, Value, shown
 from zsad_agent.config import AgentConfig
-from zsad_agent.message import utc_text
 from zsad_agent.overlay import render_snapshot
 from zsad_agent.stored_settings import StoredSettings
+from zsad_agent.utc import utc_text
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)

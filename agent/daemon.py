@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import cv2
 from zsad_agent.broker import EmbeddedBroker
 from zsad_agent.bundle_store import BundleStore, Started
 from zsad_agent.bundle_update import BundleUpdater, CameraInUse, Running
+from zsad_agent.commands import CAMERA_KEYS
 from zsad_agent.config import AgentConfig, default_state_dir
 from zsad_agent.control import Controller
 from zsad_agent.crash import CrashReports
@@ -25,6 +26,7 @@ from zsad_agent.evidence import EvidenceStore
 from zsad_agent.http_health import HealthServer
 from zsad_agent.inference import Detector
 from zsad_agent.lines import check_products, make_lines, make_view
+from zsad_agent.memory import give_back_memory
 from zsad_agent.message import Topics
 from zsad_agent.metrics import Metrics
 from zsad_agent.model_in_use import Model, ModelInUse
@@ -44,14 +46,17 @@ from zsad_agent.supervision import SUPERVISE_S, Tender, find_stuck, supervise
 from zsad_agent.trigger_topic import listen_for_triggers
 from zsad_agent.view import View
 from zsad_core.bundle import Bundle
+from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
 
+LOAD_S = 300.0  # longest time for a model to load, as the unit's TimeoutStartSec
 DRAIN_S = 1.0  # on a signal: for the picture that the model is at
 FLUSH_ON_SIGNAL_S = 0.4
 FLUSH_PATIENCE_S = 5.0  # at the end of a source: without a result leaving, so that an absent broker holds nobody up
 FLUSH_AT_END_S = 60.0  # in all
 CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
+RETAINED_OF_CAMERA = ("status", *(f"{key}/state" for key in CAMERA_KEYS))
 TRIAL_FRAMES = 4  # of each camera, that a new bundle is tried on
 
 
@@ -90,36 +95,58 @@ class Surroundings:
 def run_agent(config: AgentConfig, surroundings: Surroundings) -> int:
     """Inspects until every source ends, `max_frames` are done, or a stop is asked for. The exit code.
 
-    A `reload` command starts all of it anew with the new config, in the same process.
+    A `reload` command starts all of it anew with the new config, in the same process. One that has no fault and still
+    cannot be started, as with a bundle that answers NaN, gives way to the config before.
 
     Raises:
         ZsadError: something named in the config cannot be used.
     """
     cv2.setNumThreads(1)  # its threads would fight the model's for the cores
     notifier = Notifier(os.environ)
+    before: AgentConfig | None = None  # ran until the reload
+    fault: str | None = None
+    known: set[str] = set()  # cameras of all starts
     while True:
-        restart = Restart(surroundings.reread)
-        code = _run_once(config, surroundings, notifier, restart)
+        restart = Restart(surroundings.reread, again=bool(known), fault=fault)
+        names = {camera.name for camera in config.every_camera}
+        known |= names
+        try:
+            code = _run_once(config, surroundings, notifier, restart, gone=known - names)
+        except ZsadError as error:
+            if before is None or restart.begun:
+                raise
+            fault = f"the new config cannot be started, the one before runs on: {error}"
+            logger.error("%s", fault)
+            config, before = before, None
+            continue
         if restart.config is None or surroundings.stop.is_set():
             return code
-        config = restart.config
+        before, config, fault = config, restart.config, None
+        logging.getLogger().setLevel(config.log_level)
         logger.info("starting anew with the config as it is now")
 
 
-def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, restart: Restart) -> int:
+def _run_once(
+    config: AgentConfig, given: Surroundings, notifier: Notifier, restart: Restart, *, gone: Iterable[str]
+) -> int:
+    """From the start to the end, or to a reload. `gone`: cameras that a config before had."""
     sources = [make_source(camera) for camera in config.every_camera]
     views = [make_view(camera) for camera in config.every_camera]
     store = BundleStore(default_state_dir() / "bundles", config.inference)
     with ExitStack() as stack:
-        started = _load_in_thread(store, config, given.stop)
+        started = _load_in_thread(store, config, given.stop, notifier.watchdog if restart.again else None)
         if started is None:
             _leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
             return 0
+        give_back_memory()
         publisher = _open_publisher(config, stack, given.stop)
+        for suffix in (f"{name}/{topic}" for name in gone for topic in RETAINED_OF_CAMERA):
+            publisher.set_retained(suffix, b"")  # else the broker goes on saying that it is well
         agent = _assemble(config, given, started, publisher, sources, views, stack)
-        _accept_commands(config, agent, store, started, publisher, restart, stack)
+        controller = _accept_commands(config, agent, store, started, publisher, restart, stack)
         tender = _observe(config, agent, started, publisher, notifier, stack)
         agent.pipeline.start()
+        restart.begun = True
         notifier.ready()
         for line, source in zip(agent.lines, sources, strict=True):
             logger.info("inspecting %s as %r with %s", source.description, line.inspector.product, started.bundle.path)
@@ -132,7 +159,8 @@ def _run_once(config: AgentConfig, given: Surroundings, notifier: Notifier, rest
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)
     code = 0 if agent.pipeline.failure is None else 1
-    if not drained or not agent.pipeline.wait_capture(CLOSE_CAPTURE_S):
+    trying = controller is not None and controller.busy  # a bundle, in the compiler as at the start
+    if trying or not drained or not agent.pipeline.wait_capture(CLOSE_CAPTURE_S):
         _leave_at_once(code, given.exit_now)
     return code
 
@@ -212,10 +240,10 @@ def _accept_commands(
     publisher: Publisher,
     restart: Restart,
     stack: ExitStack,
-) -> None:
+) -> Controller | None:
     """Lets commands in, where the config wants them, and puts those of earlier runs in force."""
     if not config.control.enabled:
-        return
+        return None
     updater = BundleUpdater(
         store=store,
         bundle_dir=config.control.bundle_dir,
@@ -235,7 +263,7 @@ def _accept_commands(
     agent.models.watch(updater.note_frame)
     remote = Remote({line.name: line for line in agent.lines}, agent.models, updater, store, restart)
     stored = StoredSettings(default_state_dir() / FILE_NAME)
-    stack.enter_context(Controller(remote, publisher, config, stored))
+    return stack.enter_context(Controller(remote, publisher, config, stored, reload_fault=restart.fault))
 
 
 def _observe(
@@ -302,8 +330,15 @@ def _compile(bundle: Bundle, config: AgentConfig) -> Detector:
     return Detector(bundle, config.inference)
 
 
-def _load_in_thread(store: BundleStore, config: AgentConfig, stop: threading.Event) -> Started[Detector] | None:
-    """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped."""
+def _load_in_thread(
+    store: BundleStore, config: AgentConfig, stop: threading.Event, alive: Callable[[], None] | None
+) -> Started[Detector] | None:
+    """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped.
+
+    Args:
+        alive: feeds a watchdog that runs already, for as long as a first start may take; None: none runs yet.
+    """
+    started_s = time.monotonic()
     outcome: list[Started[Detector] | Exception] = []
 
     def load() -> None:
@@ -315,6 +350,8 @@ def _load_in_thread(store: BundleStore, config: AgentConfig, stop: threading.Eve
     thread = threading.Thread(target=load, name="load", daemon=True)
     thread.start()
     while thread.is_alive() and not stop.is_set():
+        if alive is not None and time.monotonic() - started_s < LOAD_S:
+            alive()
         thread.join(SUPERVISE_S)
     if not outcome:
         return None

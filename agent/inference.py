@@ -33,7 +33,7 @@ class Detector:
             ProductError: the bundle has no such product.
             DeviceError: the device is absent, refuses the model, or its answer is no answer.
         """
-        self._bundle = bundle
+        self._bundle = bundle.without_model()
         self._map_hw = bundle.manifest.model.map_hw
         self._input_hw = bundle.manifest.model.input_hw
         self._product = ""
@@ -162,18 +162,28 @@ def check_device(device: str) -> None:
 
 
 def _refuse_absent(core: Any, device: str) -> None:
-    present = list(core.available_devices)
     kind, _, inner = device.partition(":")
     if kind in _VIRTUAL_DEVICES:
         named = [name.strip().lstrip("-").partition("(")[0] for name in inner.split(",") if name.strip()]
     else:
         named = [device]
-    absent = [name for name in named if not any(name == have or have.startswith(f"{name}.") for have in present)]
+    absent = [name for name in named if not _is_present(core, name)]
     if absent:
+        present = list(core.available_devices)
         raise DeviceError(
             f"inference device {device!r}: {', '.join(absent)} not present. "
             f"Present here: {', '.join(present) or 'none'}. Set inference.device to one of these or to AUTO."
         )
+
+
+def _is_present(core: Any, name: str) -> bool:
+    """Asks the plugin of this device alone: a list of all would load every plugin, 15 MB of them."""
+    kind, _, number = name.partition(".")
+    try:
+        numbers = core.get_property(kind, "AVAILABLE_DEVICES")
+    except RuntimeError:  # no such plugin, or it cannot be loaded
+        return False
+    return any(number in ("", have) or have.startswith(f"{number}.") for have in numbers)
 
 
 def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig) -> Any:

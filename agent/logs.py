@@ -6,8 +6,8 @@ import os
 from datetime import UTC, datetime
 from typing import Literal
 
-from zsad_agent.message import utc_text
 from zsad_agent.sinks import printable
+from zsad_agent.utc import utc_text
 from zsad_core.redaction import redacted_text
 
 
@@ -28,8 +28,9 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The whole record, redacted; `exception` is a traceback, or absent."""
+        at = datetime.fromtimestamp(record.created, UTC)
         entry = {
-            "time": utc_text(datetime.fromtimestamp(record.created, UTC)),
+            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname,
             "logger": record.name,
             "message": redacted_text(record.getMessage()),

@@ -3,10 +3,11 @@
 import json
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib import resources
 from typing import Any
 
+from zsad_agent.utc import utc_text
 from zsad_core.types import Region, Verdict
 
 RESULT_SCHEMA = "zsad.result/1"
@@ -116,11 +117,6 @@ def build_result(
         "replayed": False,
     }
     return message if trigger_id is None else message | {"trigger_id": trigger_id}
-
-
-def utc_text(moment: datetime) -> str:
-    """ISO 8601 in UTC with milliseconds and Z, as in `2026-11-22T10:28:03.123Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def encode(message: dict[str, Any]) -> bytes:

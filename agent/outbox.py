@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +23,15 @@ DELETE_BATCH = 100  # acknowledged results per commit
 DELETE_AFTER_S = 0.2  # longest time that an acknowledged result stays in the spool
 BACKLOG_EVERY = 4  # of the messages sent while both lanes have some, every so-manieth is of the backlog
 PICTURE_TRIES = 5  # connections that may end at the same picture before it is given up
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A result to be stored."""
+
+    camera: str
+    body: bytes
+    picture: tuple[str, bytes] | None = None  # the id that the message carries, and the JPEG that goes out after it
 
 
 @dataclass(slots=True)
@@ -47,7 +56,7 @@ class Outbox:
     moved there. Of more than `max_in_memory` the oldest are given up. Pictures are given up at once: they need the
     memory that results may need. Both are counted in `losses`.
 
-    `add` may be called by any thread; all else by one sending thread.
+    `add` and `add_all` may be called by any thread; all else by one sending thread.
     """
 
     def __init__(
@@ -108,20 +117,25 @@ class Outbox:
         return self._live_after
 
     def add(self, camera: str, body: bytes, picture: tuple[str, bytes] | None = None) -> int:
-        """Takes a result in and returns its id; it is durable now unless `fault` says otherwise.
+        """Takes a result in and returns its id; it is durable now unless `fault` says otherwise."""
+        return self.add_all([Accepted(camera, body, picture)])[0]
 
-        Args:
-            picture: the id that the result's message carries, and the JPEG that goes out after it.
-        """
+    def add_all(self, results: Sequence[Accepted]) -> list[int]:
+        """Takes results in, in this order, with one commit, and returns their ids; else as `add`."""
         with self._lock:
-            entry = Entry(self._spool.new_id(), camera, body)
-            self._memory.append(entry)
-            pictures = [Picture(entry.id, camera, *picture)] if picture is not None else []
+            entries = [Entry(self._spool.new_id(), result.camera, result.body) for result in results]
+            self._memory.extend(entries)
+            pictures = [
+                Picture(entry.id, entry.camera, *result.picture)
+                for entry, result in zip(entries, results, strict=True)
+                if result.picture is not None
+            ]
             if not self._move_to_disk(pictures) and pictures:
-                self.losses.note(Cause.DISK, "the disk takes nothing", pictures=1)
-            if len(self._memory) > self._max_in_memory:
-                self._give_up_oldest()
-            return entry.id
+                self.losses.note(Cause.DISK, "the disk takes nothing", pictures=len(pictures))
+            for _ in entries:
+                if len(self._memory) > self._max_in_memory:
+                    self._give_up_oldest()
+            return [entry.id for entry in entries]
 
     def take(self, limit: int) -> list[Entry]:
         """The next results to send, at most `limit`, by the lanes' turns; none twice before `rewind`."""

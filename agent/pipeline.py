@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 WAIT_S = 0.25  # longest wait of a stage before it gives a sign of life again
 CONCLUSION_PLACES = 4  # inspected pictures that may wait for the disk
+MOST_AT_ONCE = CONCLUSION_PLACES + 1  # results that one wait for the disk makes durable
 SHARED = ("inference", "publishing")  # the threads that serve every line
 
 
@@ -26,6 +27,13 @@ class Sink(Protocol):
     """Takes every result; `zsad_agent.publisher.Publisher` is one. Durable when it returns."""
 
     def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None: ...
+
+
+@runtime_checkable
+class BatchSink(Sink, Protocol):
+    """A sink that takes several results for the price of one, because it waits for the disk."""
+
+    def accept_all(self, results: Sequence[tuple[dict[str, Any], bytes | None]]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,15 +205,40 @@ class Pipeline:
                     return
                 if concluded is None:
                     continue
-                line, inspected = concluded
-                captured = inspected.captured
-                result, heatmap = line.inspector.conclude(inspected)
-                for sink in self._sinks:
-                    sink.accept(result, heatmap)
-                if self._evidence is not None:
-                    image = captured.image_bgr if isinstance(captured, Frame) else None
-                    self._evidence.keep(result, image, heatmap)
-                if captured.done is not None:
-                    captured.done()
+                self._conclude_with_waiting(concluded)
         finally:
             self._inspected.close()
+
+    def _conclude_with_waiting(self, first: tuple[Line, Inspected]) -> None:
+        """Concludes it and what waits behind it. A slow disk is so waited for once, and holds up no inspection."""
+        captured: list[Captured] = []
+        results: list[tuple[dict[str, Any], bytes | None]] = []
+        concluded: tuple[Line, Inspected] | None = first
+        try:
+            while concluded is not None:
+                line, inspected = concluded
+                results.append(line.inspector.conclude(inspected))
+                captured.append(inspected.captured)
+                concluded = self._poll_inspected() if len(results) < MOST_AT_ONCE else None
+        finally:
+            if results:
+                self._hand_over(captured, results)
+
+    def _poll_inspected(self) -> tuple[Line, Inspected] | None:
+        try:
+            return self._inspected.poll()
+        except SlotClosed:  # told again to who asks next
+            return None
+
+    def _hand_over(self, captured: Sequence[Captured], results: Sequence[tuple[dict[str, Any], bytes | None]]) -> None:
+        for sink in self._sinks:
+            if isinstance(sink, BatchSink):
+                sink.accept_all(results)
+            else:
+                for result, heatmap in results:
+                    sink.accept(result, heatmap)
+        for item, (result, heatmap) in zip(captured, results, strict=True):
+            if self._evidence is not None:
+                self._evidence.keep(result, item.image_bgr if isinstance(item, Frame) else None, heatmap)
+            if item.done is not None:
+                item.done()

@@ -7,6 +7,7 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -29,7 +30,7 @@ from zsad_agent.mqtt_link import (
     LinkVersionError,
     MqttLink,
 )
-from zsad_agent.outbox import Outbox
+from zsad_agent.outbox import Accepted, Outbox
 from zsad_agent.protocol_choice import ProtocolChoice
 from zsad_agent.session import GOODBYE_S, Exchange, Session, Tally
 from zsad_agent.size_limits import SizeLimits
@@ -216,13 +217,18 @@ class Publisher:
         Raises:
             ValueError: the result holds NaN or infinity.
         """
-        camera = str(result["camera"])
-        picture = None
-        if heatmap is not None and result["verdict"] in self._keeps_pictures_of:
-            picture = (str(result["id"]), heatmap)
-        entry_id = self._outbox.add(camera, encode(result), picture)
-        if heatmap is not None:
-            self._pictures.offer(entry_id, self._topics.heatmap(camera), heatmap)
+        self.accept_all([(result, heatmap)])
+
+    def accept_all(self, results: Sequence[tuple[dict[str, Any], bytes | None]]) -> None:
+        """As `accept` for each, but the disk is waited for once. All are in the spool when this returns.
+
+        Raises:
+            ValueError: one of the results holds NaN or infinity; none was taken.
+        """
+        entry_ids = self._outbox.add_all([self._accepted(result, heatmap) for result, heatmap in results])
+        for entry_id, (result, heatmap) in zip(entry_ids, results, strict=True):
+            if heatmap is not None:
+                self._pictures.offer(entry_id, self._topics.heatmap(str(result["camera"])), heatmap)
         self._wake()
 
     def set_camera_status(self, camera: str, status: dict[str, Any]) -> None:
@@ -258,6 +264,12 @@ class Publisher:
         with self._settled:
             self._settled.wait_for(self._all_sent, timeout_s)
         return self._outbox.unsent
+
+    def _accepted(self, result: dict[str, Any], heatmap: bytes | None) -> Accepted:
+        picture = None
+        if heatmap is not None and result["verdict"] in self._keeps_pictures_of:
+            picture = (str(result["id"]), heatmap)
+        return Accepted(str(result["camera"]), encode(result), picture)
 
     def _set_retained(self, topic: str, payload: bytes) -> None:
         self._statuses.set(topic, payload)

@@ -97,9 +97,18 @@ class Remote:
 class Restart:
     """A start of everything anew, with the config as its file is now."""
 
-    def __init__(self, reread: Callable[[], AgentConfig] | None) -> None:
-        """Takes what reads and checks the file; None: there is none."""
+    def __init__(self, reread: Callable[[], AgentConfig] | None, *, again: bool, fault: str | None) -> None:
+        """Asks for nothing yet.
+
+        Args:
+            reread: reads and checks the file; None: there is none.
+            again: this start follows a reload.
+            fault: why the config of the last reload is not the one that runs; None: it is.
+        """
         self._reread = reread
+        self.again = again
+        self.fault = fault
+        self.begun = False  # the cameras of this start are read
         self.event = threading.Event()
         self.config: AgentConfig | None = None  # what to start with, once it was asked for
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from zsad_agent.message import utc_text
 from zsad_agent.snapshot import AgentSnapshot
+from zsad_agent.utc import utc_text
 from zsad_core.types import Verdict
 
 STATS_SCHEMA = "zsad.stats/1"

@@ -9,7 +9,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -139,7 +139,7 @@ class Bundle:
     path: Path
     manifest: Manifest
     prompt_bank: PromptBank | None  # None: the method needs no text, and any product is inspected alike
-    model_xml: bytes
+    model_xml: bytes  # empty once it was compiled, as is the next
     model_bin: bytes
     sha256: str  # of manifest.json, which holds the hashes of all else
     signed_by: str | None = None  # id of the trusted key; None: no keys were asked for
@@ -151,6 +151,10 @@ class Bundle:
             ProductError: there is no such product.
         """
         return None if self.prompt_bank is None else self.prompt_bank[product]
+
+    def without_model(self) -> Self:
+        """All but the graph and its weights, for as long as the compiled model runs: that has its own copy."""
+        return replace(self, model_xml=b"", model_bin=b"")
 
 
 def load_bundle(path: Path, trusted_keys: Sequence[TrustedKey] = ()) -> Bundle:

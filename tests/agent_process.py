@@ -107,6 +107,10 @@ class AgentProcess:
         self._process.wait(10)
         self._reader.join(10)
 
+    def signal(self, how: signal.Signals) -> None:
+        """Sends it, and does not wait."""
+        self._process.send_signal(how)
+
     def freeze(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
 

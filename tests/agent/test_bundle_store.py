@@ -64,6 +64,15 @@ def test_without_a_selection_the_configs_bundle_runs_and_nothing_is_written(devi
     assert not device.folder.exists()
 
 
+def test_what_was_started_holds_no_second_copy_of_the_model(device: Device) -> None:
+    for _ in range(2):  # of the config, and stored
+        started = device.store.start(lambda bundle: bundle)
+        assert started.detector.model_bin and started.detector.model_xml
+        assert (started.bundle.model_bin, started.bundle.model_xml) == (b"", b"")
+        assert started.bundle.sha256 == started.detector.sha256
+        device.switch_to(1)
+
+
 def test_a_copy_runs_whatever_becomes_of_what_it_was_copied_from(device: Device) -> None:
     new = device.switch_to(1)
     (device.sources[1] / MODEL_BIN).write_bytes(b"other")

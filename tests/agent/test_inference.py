@@ -1,4 +1,5 @@
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from tiny_bundle_maker import make_tiny_bundle
 from zsad_agent.compiled_cache import KEPT_FOLDERS
 from zsad_agent.config import InferenceConfig
 from zsad_agent.inference import Detector, check_device
+from zsad_agent.memory import give_back_memory
 from zsad_core.bundle import load_bundle
 from zsad_core.errors import BundleError, DeviceError, ImageError, ProductError
 
@@ -40,6 +42,22 @@ def test_blot_scores_high_and_white_part_low(detector: Detector) -> None:
     assert prediction.anomaly_map.shape == (64, 64)
     assert prediction.anomaly_map[24, 24] == pytest.approx(1.0, abs=1e-6)
     assert prediction.anomaly_map[50, 50] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_detector_answers_on_when_the_bundles_copy_of_the_model_is_gone(
+    tiny_bundle: Path, config: InferenceConfig
+) -> None:
+    bundle = load_bundle(tiny_bundle)
+    held = sys.getrefcount(bundle), sys.getrefcount(bundle.model_bin)
+    detector = Detector(bundle, config)
+    still_held = sys.getrefcount(bundle), sys.getrefcount(bundle.model_bin)  # not in the assert, which would hold them
+    assert still_held == held
+    before = detector.predict(blotted(), "bottle")
+    del bundle
+    give_back_memory()
+    after = detector.predict(blotted(), "bottle")
+    assert after.anomaly_score == before.anomaly_score
+    assert np.array_equal(after.anomaly_map, before.anomaly_map)
 
 
 def test_a_bundle_without_text_answers_alike_for_any_product(tmp_path: Path, config: InferenceConfig) -> None:

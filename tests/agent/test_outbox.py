@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zsad_agent.outbox import DELETE_AFTER_S, DELETE_BATCH, PICTURE_TRIES, RETRY_S, UPKEEP_S, Outbox
+from zsad_agent.outbox import DELETE_AFTER_S, DELETE_BATCH, PICTURE_TRIES, RETRY_S, UPKEEP_S, Accepted, Outbox
 from zsad_agent.spool import Spool
 from zsad_agent.spool_rows import Entry
 from zsad_core.errors import SpoolError
@@ -18,9 +18,11 @@ class FailingDisk(Spool):
         super().__init__(path, max_results=10_000)
         self.failing: set[str] = set()
         self.commits = 0
+        self.appends = 0
 
     def append(self, entries, pictures=()) -> None:  # type: ignore[no-untyped-def]
         self._fail("append")
+        self.appends += 1
         super().append(entries, pictures)
 
     def read(self, after_id: int, up_to_id: int, limit: int) -> list[Entry]:
@@ -105,6 +107,33 @@ def test_acknowledged_entry_is_not_taken_again_though_not_yet_deleted(outbox: Ou
     assert outbox.unsent == 2
     outbox.rewind()
     assert take(outbox) == ["a", "c"]
+
+
+def test_results_that_come_together_are_committed_at_once_and_go_out_in_order(
+    outbox: Outbox, disk: FailingDisk
+) -> None:
+    together = [Accepted("cam0", body) for body in (b"b", b"c", b"d")]
+    (first,) = add(outbox, "a")
+    ids = outbox.add_all(together)
+    assert [first, *ids] == sorted({first, *ids})
+    assert disk.appends == 2
+    assert disk.count == 4
+    assert take(outbox) == ["a", "b", "c", "d"]
+
+
+def test_results_that_come_together_wait_in_memory_while_the_disk_takes_none(
+    outbox: Outbox, disk: FailingDisk, clock: Clock
+) -> None:
+    disk.failing = {"append"}
+    picture = ("id", b"jpeg")
+    outbox.add_all([Accepted("cam0", str(number).encode(), picture) for number in range(7)])
+    assert outbox.losses.results == {"disk": 2}  # five have room
+    assert outbox.losses.pictures == {"disk": 7}
+    assert take(outbox) == ["2", "3", "4", "5", "6"]
+    disk.failing.clear()
+    clock.now_s += RETRY_S
+    outbox.tidy()
+    assert (disk.count, disk.picture_count, outbox.fault) == (5, 0, None)
 
 
 def test_deletes_are_batched_by_number_and_by_time(outbox: Outbox, disk: FailingDisk, clock: Clock) -> None:

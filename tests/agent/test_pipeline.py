@@ -14,10 +14,10 @@ import pytest
 from zsad_agent.camera_config import SourceConfig
 from zsad_agent.capture import Capture, Captured, Fault
 from zsad_agent.config import HeatmapConfig
-from zsad_agent.inspection import Identity, Inspector
+from zsad_agent.inspection import Identity, Inspected, Inspector
 from zsad_agent.message import result_json_schema
 from zsad_agent.model_in_use import Model, ModelInUse
-from zsad_agent.pipeline import Line, Pipeline, Sink
+from zsad_agent.pipeline import MOST_AT_ONCE, Line, Pipeline, Sink
 from zsad_agent.slot import Handover, NewestSlot, Slot
 from zsad_agent.status import CameraStatus
 from zsad_agent.view import View
@@ -152,6 +152,68 @@ def test_every_picture_has_one_valid_result_in_order() -> None:
     assert heatmap is not None
     assert cv2.imdecode(np.frombuffer(heatmap, np.uint8), cv2.IMREAD_COLOR) is not None
     assert line.pipeline.failure is None
+
+
+class SlowDisk(ListSink):
+    """A sink that is at its first result until five more wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+        self.five_wait = threading.Event()
+
+    def accept_all(self, results: list[tuple[dict[str, Any], bytes | None]]) -> None:
+        assert self.five_wait.wait(10)
+        self.batches.append(len(results))
+        for result, heatmap in results:
+            self.accept(result, heatmap)
+
+
+def test_what_waits_for_a_slow_disk_is_handed_to_it_at_once_and_in_order() -> None:
+    sink = SlowDisk()
+
+    def note(image: np.ndarray) -> None:
+        if line.pipeline.inspected_frames >= 5:  # one is with the sink, four wait, and this is the next
+            sink.five_wait.set()
+
+    line = FakeLine(FakeSource(*[BRIGHT] * 20), predictor=FakePredictor(note), sink=sink)
+    line.pipeline.start()
+    assert line.pipeline.wait(10)
+    assert [result["seq"] for result in sink.results] == list(range(1, 21))
+    assert sum(sink.batches) == 20
+    assert sum(sink.batches[:2]) >= 5
+    assert max(sink.batches) <= MOST_AT_ONCE
+
+
+class FailingAt:
+    """An inspector that breaks when it comes to conclude one result."""
+
+    def __init__(self, inspector: Inspector, seq: int) -> None:
+        self.look = inspector.look
+        self._inspector, self._seq = inspector, seq
+
+    def conclude(self, inspected: Inspected) -> tuple[dict[str, Any], bytes | None]:
+        if inspected.captured.seq == self._seq:
+            raise KeyError("broken")
+        return self._inspector.conclude(inspected)
+
+
+@pytest.mark.parametrize("seq", [1, 4])
+def test_results_before_one_that_cannot_be_concluded_are_handed_over_all_the_same(seq: int) -> None:
+    sink = SlowDisk()
+    line = FakeLine(FakeSource(*[BRIGHT] * 20), sink=sink)
+    broken: Any = FailingAt(line.lines[0].inspector, seq)
+    sink.five_wait.set()
+    pipeline = Pipeline(
+        lines=[dataclasses.replace(line.lines[0], inspector=broken)],
+        news=threading.Condition(),
+        sinks=[sink],
+        stop=line.stop,
+    )
+    pipeline.start()
+    assert pipeline.wait(10)
+    assert [result["seq"] for result in sink.results] == list(range(1, seq))
+    assert pipeline.failure is not None and "broken" in pipeline.failure
 
 
 def test_bad_picture_is_unknown_in_its_place_and_never_a_pass() -> None:

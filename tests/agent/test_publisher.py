@@ -399,6 +399,8 @@ def test_result_that_json_cannot_hold_is_refused_and_not_stored(tmp_path: Path) 
     with publishing(f"mqtt://127.0.0.1:{free_port()}", tmp_path) as publisher:
         with pytest.raises(ValueError, match="JSON"):
             publisher.accept(result(0) | {"anomaly_score": float("nan")}, None)
+        with pytest.raises(ValueError, match="JSON"):
+            publisher.accept_all([(result(1), None), (result(2) | {"anomaly_score": float("nan")}, None)])
         assert publisher.stats.unsent == 0
 
 

@@ -1,0 +1,163 @@
+"""The agent as a process, commanded over a real broker: settings and reload."""
+
+import json
+import shutil
+import ssl
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from agent_process import AgentProcess
+from certificate_maker import Authority
+from mosquitto_broker import MosquittoBroker, free_port
+from plant_operator import BASE, PATIENCE_S, PlantOperator, without_gap, write_parts
+from tiny_bundle_maker import make_tiny_bundle
+
+ACL = Path(__file__).parents[2] / "systemd" / "mosquitto-acl.example"
+Brokers = Callable[..., MosquittoBroker]
+
+
+def camera(name: str, folder: Path, *more: str) -> str:
+    lines = [f"  - name: {name}", f"    source: {folder}", "    loop: true", "    fps: 40", *(f"    {m}" for m in more)]
+    return "\n".join(lines) + "\n"
+
+
+def test_settings_obey_only_fresh_commands_and_hold_over_a_kill_behind_tls_password_and_acl(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.sign("server")
+    acl = tmp_path / "zsad.acl"
+    shutil.copy(ACL, acl)
+    acl.chmod(0o600)
+    broker = mosquitto(
+        users={"line3": "secret-3", "operator": "secret-o"},
+        extra=f"cafile {authority.cert}\ncertfile {pair.cert}\nkeyfile {pair.key}\nacl_file {acl}\n",
+    )
+    password = tmp_path / "password"
+    password.touch(0o600)
+    password.write_text("secret-3")
+    settings = (
+        f"mqtt:\n  broker: mqtts://localhost:{broker.port}\n  username: line3\n  password_file: {password}\n"
+        f"  tls:\n    ca_file: {authority.cert}\ncontrol:\n  enabled: true\ncameras:\n"
+        + camera("cam0", write_parts(tmp_path / "parts", grey=170))  # a score of 1/3
+    )
+    tls = ssl.create_default_context(cafile=str(authority.cert))
+    with PlantOperator(broker.port, tls=tls, credentials=("operator", "secret-o")) as operator:
+        with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
+            operator.state_where("reload", lambda state: state["error"] is None)
+            assert operator.result_where(lambda result: True)["verdict"] == "ok"
+
+            replayed = operator.send("cam0/threshold", 0.25)
+            state = operator.state_where("cam0/threshold", lambda state: state["id"] == "command-1")
+            assert (state["value"], state["source"], state["error"]) == (0.25, "command", None)
+            assert operator.result_where(lambda result: result["threshold"] == 0.25)["verdict"] == "anomalous"
+
+            assert operator.command("cam0/product", "bottle")["value"] == "bottle"
+            result = operator.result_where(lambda result: result["product"] == "bottle")
+            assert 0.2 < result["anomaly_score"] < 0.3  # a gain of 0.8
+            refused = operator.command("cam0/product", "screw")
+            assert refused["value"] == "bottle" and "'screw' is not in the bundle" in refused["error"]
+            assert "from 0 to 1" in operator.command("cam0/threshold", 1.5)["error"]
+            operator.publish(f"{BASE}/cam0/threshold/set", b'{"value": 0.9, "id": "old", "sent_at": 1000}')
+            assert "the clocks" in operator.state_where("cam0/threshold", lambda s: s["id"] == "old")["error"].lower()
+
+            assert operator.command("cam0/snapshot")["error"] is None
+            operator.wait_for(lambda: operator.payloads(f"{BASE}/cam0/image"))
+            assert operator.payloads(f"{BASE}/cam0/image")[0].startswith(b"\xff\xd8")
+
+            assert operator.command("cam0/paused", True)["value"] is True
+            operator.wait_for(lambda: b'"paused"' in operator.payloads(f"{BASE}/cam0/status")[-1])
+            time.sleep(0.2)  # for what was on its way
+            inspected = len(operator.results_of())
+            time.sleep(0.4)
+            assert len(operator.results_of()) == inspected
+            agent.kill()
+        operator.send("cam0/paused", False, retain=True)  # a stale command that the broker keeps
+        states = len(operator.payloads(f"{BASE}/cam0/paused/state"))
+        with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
+            operator.wait_for(lambda: len(operator.payloads(f"{BASE}/cam0/paused/state")) > states, PATIENCE_S)
+            operator.publish(f"{BASE}/cam0/threshold/set", replayed)
+            operator.state_where("cam0/threshold", lambda state: "a replay" in (state["error"] or ""))
+            assert json.loads(operator.payloads(f"{BASE}/cam0/paused/state")[-1])["value"] is True
+            assert len(operator.results_of()) == inspected
+            assert operator.command("cam0/paused", None)["value"] is False
+            (result,) = operator.next_results(1)[:1]
+            assert (result["threshold"], result["product"]) == (0.25, "bottle")
+            code, spent_s = agent.terminate()
+            assert (code, spent_s < 2.0) == (0, True), agent.output
+        assert "secret" not in agent.output and "Traceback" not in agent.output
+        assert without_gap(operator.results_of())
+    with PlantOperator(broker.port, tls=tls, credentials=("operator", "secret-o")) as late:
+        assert late.state_where("cam0/threshold", lambda state: True)["value"] == 0.25
+        assert late.state_where("cam0/product", lambda state: True)["source"] == "command"
+
+
+def test_agent_without_control_takes_no_command(mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path) -> None:
+    broker = mosquitto()
+    settings = f"mqtt:\n  broker: {broker.url}\ncameras:\n" + camera("cam0", write_parts(tmp_path / "parts"))
+    with PlantOperator(broker.port) as operator, AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
+        operator.next_results(1)
+        for setting, value in (("cam0/threshold", 0.0), ("cam0/paused", True), ("reload", None), ("bundle", "x")):
+            operator.send(setting, value)
+        assert {result["verdict"] for result in operator.next_results(20)} == {"ok"}
+        assert not any(topic.endswith("/state") for topic in operator.topics)
+        agent.terminate()
+    subscribed = [line for line in broker.log.splitlines() if "/set (QoS" in line]
+    assert subscribed == []
+
+
+def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_broken_one(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    address = f"127.0.0.1:{free_port()}"
+    first = (
+        f"mqtt:\n  broker: {broker.url}\ncontrol:\n  enabled: true\nhttp:\n  listen: {address}\ncameras:\n"
+    ) + camera("cam0", write_parts(tmp_path / "parts", grey=170))
+    with PlantOperator(broker.port) as operator, AgentProcess(tmp_path, tiny_bundle, settings=first) as agent:
+        operator.next_results(1)
+        config = tmp_path / "agent.yaml"
+        good = config.read_text()
+        config.write_text(good + camera("cam1", tmp_path / "parts") + "decision:\n  threshold: 0.2\n")
+        operator.reload()
+        for name in ("cam0", "cam1"):
+            assert {result["verdict"] for result in operator.next_results(5, name)} == {"anomalous"}
+            assert operator.command(f"{name}/threshold", None)["value"] == 0.2
+
+        config.write_text(good.replace("fps: 40", "fps: fast") + "hue: red\n")
+        refused = operator.command("reload")
+        assert "agent.yaml:" in refused["error"] and "fps" in refused["error"] and "hue" in refused["error"]
+        config.write_text(good.replace(str(tmp_path / "parts"), "/nowhere"))
+        assert "/nowhere: no such" in operator.command("reload")["error"]
+        config.write_text(good.replace(str(tiny_bundle), "/nowhere/bundle"))
+        assert "/nowhere/bundle: no such bundle" in operator.command("reload")["error"]
+        assert {result["threshold"] for result in operator.next_results(10)} == {0.2}
+
+        mad = make_tiny_bundle(tmp_path / "mad", output_scale=float("nan"))  # whole, and no use
+        config.write_text(good.replace(str(tiny_bundle), str(mad)))
+        operator.reload()
+        state = json.loads(operator.payloads(f"{BASE}/reload/state")[-1])
+        assert "the one before runs on" in state["error"] and "no valid anomaly_map" in state["error"]
+        for name in ("cam0", "cam1"):
+            assert {result["verdict"] for result in operator.next_results(5, name)} == {"anomalous"}
+
+        config.write_text(good)  # back to one camera
+        operator.reload()
+        operator.result_where(lambda result: result["threshold"] == 0.5)
+        for topic in ("status", "threshold/state"):
+            assert operator.payloads(f"{BASE}/cam1/{topic}")[-1] == b""  # the broker no longer says that it is well
+        ended = len(operator.results_of("cam1"))
+        operator.next_results(10)
+        assert len(operator.results_of("cam1")) == ended
+        assert agent.running
+        with urllib.request.urlopen(f"http://{address}/readyz", timeout=10) as answer:  # on the same port again
+            assert answer.status == 200
+        assert operator.payloads(f"{BASE}/available")[-1] == b"online"
+        agent.terminate()
+    results = operator.results()
+    assert len({result["id"] for result in results}) == len(results)
+    assert without_gap(sorted(results, key=lambda result: result["seq"]))
+    assert len({result["id"].rsplit("-", 1)[0] for result in results}) == 4
+    assert "Traceback" not in agent.output
