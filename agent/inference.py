@@ -11,7 +11,7 @@ from zsad_agent.config import InferenceConfig, default_cache_dir
 from zsad_core.bundle import Bundle
 from zsad_core.errors import BundleError, DeviceError, ImageError
 from zsad_core.imaging import resize_to_input
-from zsad_core.openvino_offline import import_openvino
+from zsad_core.openvino_offline import import_openvino, openvino_core
 from zsad_core.types import Prediction
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Detector:
         self._prompt = None if prompt_shape is None else np.zeros(prompt_shape, np.float32)
         self.select_product(config.product)
         ov = import_openvino()
-        core = ov.Core()
+        core = openvino_core()
         model = _read_model(core, bundle)
         _refuse_absent(core, config.device)
         compiled = _compile(ov, core, model, bundle, config)
@@ -158,7 +158,7 @@ def check_device(device: str) -> None:
     Raises:
         DeviceError: absent; the text lists those present.
     """
-    _refuse_absent(import_openvino().Core(), device)
+    _refuse_absent(openvino_core(), device)
 
 
 def _refuse_absent(core: Any, device: str) -> None:
@@ -190,8 +190,8 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if config.precision == "f32":
         options["INFERENCE_PRECISION_HINT"] = "f32"
-    if config.threads is not None:  # of the CPU plugin, also where AUTO ends up on it
-        core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads})
+    # of the CPU plugin, also where AUTO ends up on it; 0, its default: the core serves all models of the process
+    core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
     cache = open_cache(config.cache_dir or default_cache_dir() / "compiled", bundle.sha256, ov.get_version())
     if cache is not None:
         try:

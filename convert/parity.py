@@ -11,7 +11,7 @@ from zsad_core.bundle import Parity
 from zsad_core.detector import Detector
 from zsad_core.errors import DeviceError, ParityError
 from zsad_core.imaging import read_image, resize_to_input
-from zsad_core.openvino_offline import import_openvino
+from zsad_core.openvino_offline import openvino_core
 from zsad_core.prompts import GENERIC_PRODUCT
 
 
@@ -45,7 +45,7 @@ def measure_parity(
         ParityError: a difference is above its tolerance, or an answer is not finite.
         ValueError: no pictures.
     """
-    core = import_openvino().Core()
+    core = openvino_core()
     model = core.read_model(model=ir[0], weights=ir[1])
     try:
         compiled = core.compile_model(model, device, {"INFERENCE_PRECISION_HINT": "f32"})

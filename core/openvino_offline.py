@@ -1,7 +1,9 @@
 """OpenVINO without its telemetry. The one way in which this code imports it."""
 
+import functools
 import sys
 from types import ModuleType
+from typing import Any
 
 
 def import_openvino() -> ModuleType:
@@ -16,3 +18,14 @@ def import_openvino() -> ModuleType:
     import openvino
 
     return openvino
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """The one `openvino.Core` of the process, which lives as long as it does.
+
+    On a CPU with wide registers the CPU plugin gives the thread that loads it a stack for signals, and frees that when
+    the last Core goes, in whatever thread that is. A signal to the first thread, such as SIGTERM, then ends the process
+    with SIGSEGV (seen with OpenVINO 2026.4).
+    """
+    return import_openvino().Core()

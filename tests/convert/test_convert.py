@@ -15,7 +15,7 @@ from zsad_convert.cli import main  # noqa: E402
 from zsad_core.bundle import load_bundle  # noqa: E402
 from zsad_core.checkpoint import save_checkpoint  # noqa: E402
 from zsad_core.imaging import find_images, read_image, resize_to_input  # noqa: E402
-from zsad_core.openvino_offline import import_openvino  # noqa: E402
+from zsad_core.openvino_offline import openvino_core  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_parity_without_pictures_is_an_error(made, tmp_path, capsys):
 
 def test_the_graph_has_the_contracts_ports(exported):
     bundle = load_bundle(exported[0])
-    model = import_openvino().Core().read_model(model=bundle.model_xml, weights=bundle.model_bin)
+    model = openvino_core().read_model(model=bundle.model_xml, weights=bundle.model_bin)
     ports = {port.any_name: (list(port.shape), port.element_type.to_string()) for port in model.inputs + model.outputs}
     assert ports == {
         "image": ([1, 64, 96, 3], "u8"),

@@ -9,7 +9,7 @@ from zsad_convert.export import to_openvino  # noqa: E402
 from zsad_core.backbone import BackboneConfig  # noqa: E402
 from zsad_core.backbones import build_backbone  # noqa: E402
 from zsad_core.detector import Detector, DetectorConfig  # noqa: E402
-from zsad_core.openvino_offline import import_openvino  # noqa: E402
+from zsad_core.openvino_offline import openvino_core  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_the_graph_answers_what_torch_answers(name, input_hw):
     with torch.no_grad():
         anomaly_map, score = detector.predict(image, text)
         prompt = detector.head.prompt_vectors(text)[0]
-    core = import_openvino().Core()
+    core = openvino_core()
     graph = core.compile_model(to_openvino(detector), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     answer = graph([image.numpy(), prompt.numpy()])
     assert anomaly_map.std() > 1e-3
