@@ -92,6 +92,7 @@ class Controller:
         self._unread_reason = ""
         self._said_s = float("-inf")
         self._stopping = False
+        self._obeying = False  # a command, whose answer is still to come
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="zsad-control", daemon=True)
 
@@ -125,6 +126,11 @@ class Controller:
     def busy(self) -> bool:
         """Whether a command was still being obeyed when this was left: nobody can interrupt a compiler."""
         return self._left.is_set() and self._thread.is_alive()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Until the command that is being obeyed, if one is, has its answer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._obeying, timeout_s)
 
     def _set_topic(self, target: Target) -> str:
         return f"{self._base}/{target.suffix}/set"
@@ -166,6 +172,9 @@ class Controller:
                 self._settle_bundle()
                 if (taken := self._next()) is not None:
                     self._obey(*taken)
+                    with self._changed:
+                        self._obeying = False
+                        self._changed.notify_all()
         except Exception:  # `_obey` lets none out: a defect of this module
             logger.exception("commands are no longer obeyed")
 
@@ -174,7 +183,10 @@ class Controller:
         with self._changed:
             if not self._waiting and not self._stopping:
                 self._changed.wait(LOOK_EVERY_S)
-            return self._waiting.popleft() if self._waiting and not self._stopping else None
+            if not self._waiting or self._stopping:
+                return None
+            self._obeying = True
+            return self._waiting.popleft()
 
     def _obey(self, target: Target, payload: bytes, arrived_s: float) -> None:
         """One command, from its payload to its answer. Raises nothing."""

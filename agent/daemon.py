@@ -58,6 +58,7 @@ FLUSH_AT_END_S = 60.0  # in all
 CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
 RELOAD_PATIENCE_S = 20.0  # for either before a reload, which nobody waits for: opening a camera takes 15 s at most
 RETAINED_OF_CAMERA = ("status", *(f"{key}/state" for key in CAMERA_KEYS))
+ANSWER_S = 2.0  # for the answer to the command that asked for a start anew
 TRIAL_FRAMES = 4  # of each camera, that a new bundle is tried on
 
 
@@ -156,6 +157,8 @@ def _run_once(
         supervise(agent.pipeline, publisher, notifier, statuses, ends=ends, tend=tender.tend)
         if not restart.event.is_set():
             notifier.stopping()
+        elif controller is not None:
+            controller.wait_idle(ANSWER_S)  # the command that asks for the start is answered before it
         drained = _wind_up(agent.pipeline, publisher, config, ends)
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)

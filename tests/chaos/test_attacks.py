@@ -50,7 +50,7 @@ def publishing(broker: MosquittoBroker, folder: Path, **settings: Any) -> Iterat
 
 
 def result(seq: int) -> dict[str, Any]:
-    return {"id": f"line3-b1-{seq}", "camera": "cam0", "seq": seq}
+    return {"id": f"line3-b1-{seq}", "camera": "cam0", "seq": seq, "verdict": "ok"}
 
 
 def seqs(listener: MqttListener) -> list[int]:

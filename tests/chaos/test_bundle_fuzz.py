@@ -21,7 +21,7 @@ from zsad_core.bundle import MANIFEST, MODEL_BIN, MODEL_XML, PROMPTS, Bundle, lo
 from zsad_core.errors import BundleError
 from zsad_core.signature import SIGNATURE
 
-SHORT, LONG = 120, 10_000  # examples of each attack
+SHORT, LONG = 120, 2_500  # examples of each attack
 HANGS_AFTER_S = 60
 KEYS = (trusted(make_key(1)),)
 

@@ -16,7 +16,7 @@ from witness import Witness
 
 from zsad_agent.pipeline import CONCLUSION_PLACES
 
-SLOW_MODEL_HW = (768, 768)  # tens of milliseconds for each picture
+SLOW_MODEL_HW = (1280, 1280)  # tens of milliseconds for each picture
 FPS = 200.0
 SETTINGS = "heatmap:\n  enabled: false\n"
 
