@@ -88,7 +88,8 @@ def run(arguments: list[str]) -> int:
     from zsad_agent.check import checked_settings
     from zsad_agent.config import default_state_dir
     from zsad_agent.crash import CrashReports
-    from zsad_agent.daemon import StopRequest, Surroundings, run_agent
+    from zsad_agent.daemon import Surroundings, run_agent
+    from zsad_agent.ending import StopRequest
     from zsad_agent.pipeline import Sink
     from zsad_agent.sinks import HeatmapFolderSink, PrintSink
 

@@ -1,85 +1,51 @@
 """The composition root: builds everything from the config, watches over it, and stops it in good order."""
 
-import contextlib
 import logging
 import os
-import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 
 import cv2
 
-from zsad_agent.broker import EmbeddedBroker
 from zsad_agent.bundle_store import BundleStore, Started
 from zsad_agent.bundle_update import BundleUpdater, CameraInUse, Running
 from zsad_agent.commands import CAMERA_KEYS
 from zsad_agent.config import AgentConfig, default_state_dir
 from zsad_agent.control import Controller
 from zsad_agent.crash import CrashReports
+from zsad_agent.ending import in_time, leave_at_once, wind_up
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.http_health import HealthServer
 from zsad_agent.inference import Detector
-from zsad_agent.lines import check_products, make_lines, make_view
+from zsad_agent.lines import make_lines, make_view
 from zsad_agent.memory import give_back_memory
 from zsad_agent.message import Topics
 from zsad_agent.metrics import Metrics
 from zsad_agent.model_in_use import Model, ModelInUse
-from zsad_agent.mqtt_config import EMBEDDED_BROKER
 from zsad_agent.notify import Notifier
 from zsad_agent.observer import Observer
+from zsad_agent.opening import compile_bundle, load_in_thread, open_publisher, spool_path
 from zsad_agent.pipeline import Line, Pipeline, Sink
 from zsad_agent.publisher import Publisher
 from zsad_agent.remote import Remote, Restart
 from zsad_agent.snapshot import what_is_missing
 from zsad_agent.source_choice import make_source
 from zsad_agent.sources import Source
-from zsad_agent.spool import Spool
 from zsad_agent.stats import RecentResults
 from zsad_agent.stored_settings import FILE_NAME, StoredSettings
-from zsad_agent.supervision import SUPERVISE_S, Tender, find_stuck, supervise
+from zsad_agent.supervision import Tender, find_stuck, supervise
 from zsad_agent.trigger_topic import listen_for_triggers
 from zsad_agent.view import View
-from zsad_core.bundle import Bundle
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
 
-LOAD_S = 300.0  # longest time for a model to load, as the unit's TimeoutStartSec
-DRAIN_S = 1.0  # on a signal: for the picture that the model is at
-FLUSH_ON_SIGNAL_S = 0.4
-FLUSH_PATIENCE_S = 5.0  # at the end of a source: without a result leaving, so that an absent broker holds nobody up
-FLUSH_AT_END_S = 60.0  # in all
 CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
-RELOAD_PATIENCE_S = 20.0  # for either before a reload, which nobody waits for: opening a camera takes 15 s at most
 RETAINED_OF_CAMERA = ("status", *(f"{key}/state" for key in CAMERA_KEYS))
 ANSWER_S = 2.0  # for the answer to the command that asked for a start anew
 TRIAL_FRAMES = 4  # of each camera, that a new bundle is tried on
-
-
-class StopRequest:
-    """SIGTERM and SIGINT, turned into an event. Entered in the main thread."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.event.set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,12 +102,12 @@ def _run_once(
     views = [make_view(camera) for camera in config.every_camera]
     store = BundleStore(default_state_dir() / "bundles", config.inference)
     with ExitStack() as stack:
-        started = _load_in_thread(store, config, given.stop, notifier.watchdog if restart.again else None)
+        started = load_in_thread(store, config, given.stop, notifier.watchdog if restart.again else None)
         if started is None:
-            _leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
+            leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
             return 0
         give_back_memory()
-        publisher = _open_publisher(config, stack, given.stop)
+        publisher = open_publisher(config, stack, given.stop)
         for suffix in (f"{name}/{topic}" for name in gone for topic in RETAINED_OF_CAMERA):
             publisher.set_retained(suffix, b"")  # else the broker goes on saying that it is well
         agent = _assemble(config, given, started, publisher, sources, views, stack)
@@ -159,16 +125,16 @@ def _run_once(
             notifier.stopping()
         elif controller is not None:
             controller.wait_idle(ANSWER_S)  # the command that asks for the start is answered before it
-        drained = _wind_up(agent.pipeline, publisher, config, ends)
+        drained = wind_up(agent.pipeline, publisher, spool_path(config), ends)
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)
     code = 0 if agent.pipeline.failure is None else 1
     trying = controller is not None and controller.busy  # a bundle, in the compiler as at the start
-    if trying or not drained or not _in_time(agent.pipeline.wait_capture, CLOSE_CAPTURE_S, ends):
+    if trying or not drained or not in_time(agent.pipeline.wait_capture, CLOSE_CAPTURE_S, ends):
         if restart.event.is_set() and not given.stop.is_set():
             logger.error("a part of the run before hangs: the process ends, to be started anew")
             code = 1
-        _leave_at_once(code, given.exit_now)
+        leave_at_once(code, given.exit_now)
     return code
 
 
@@ -255,7 +221,7 @@ def _accept_commands(
         store=store,
         bundle_dir=config.control.bundle_dir,
         running=Running(bundle=started.bundle, detector=started.detector),
-        compile_bundle=lambda bundle: _compile(bundle, config),
+        compile_bundle=lambda bundle: compile_bundle(bundle, config),
         cameras=lambda: [
             CameraInUse(
                 name=line.name,
@@ -297,111 +263,3 @@ def _observe(
         publish=publisher.set_retained,
         faults=lambda: [*started.reasons, *([evidence.fault] if evidence is not None and evidence.fault else [])],
     )
-
-
-def _leave_at_once(code: int, exit_now: Callable[[int], None]) -> None:
-    """Ends the process without waiting for its threads."""
-    logging.shutdown()
-    with contextlib.suppress(OSError):  # nobody reads
-        sys.stdout.flush()
-    exit_now(code)
-
-
-def spool_path(config: AgentConfig) -> Path:
-    """The file of results that wait for the broker."""
-    return config.spool.path or default_state_dir() / "spool.sqlite3"
-
-
-def _open_publisher(config: AgentConfig, stack: ExitStack, stop: threading.Event) -> Publisher:
-    mqtt = config.mqtt
-    if mqtt.broker == EMBEDDED_BROKER:
-        mqtt = stack.enter_context(EmbeddedBroker()).reached_by(mqtt)
-    limits = config.spool
-    spool = stack.enter_context(
-        Spool(
-            spool_path(config),
-            max_results=limits.max_results,
-            max_bytes=limits.max_bytes,
-            max_age_h=limits.max_age_h,
-            fsync=limits.fsync,
-        )
-    )
-    publisher = stack.enter_context(Publisher(mqtt, config.device_id, spool, pictures=limits.pictures))
-    publisher.await_first_attempt(stop)
-    return publisher
-
-
-def _compile(bundle: Bundle, config: AgentConfig) -> Detector:
-    """The bundle on the config's device, if it can serve every camera."""
-    check_products(config, bundle)
-    return Detector(bundle, config.inference)
-
-
-def _load_in_thread(
-    store: BundleStore, config: AgentConfig, stop: threading.Event, alive: Callable[[], None] | None
-) -> Started[Detector] | None:
-    """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped.
-
-    Args:
-        alive: feeds a watchdog that runs already, for as long as a first start may take; None: none runs yet.
-    """
-    started_s = time.monotonic()
-    outcome: list[Started[Detector] | Exception] = []
-
-    def load() -> None:
-        try:
-            outcome.append(store.start(lambda bundle: _compile(bundle, config)))
-        except Exception as error:  # told by the main thread
-            outcome.append(error)
-
-    thread = threading.Thread(target=load, name="load", daemon=True)
-    thread.start()
-    while thread.is_alive() and not stop.is_set():
-        if alive is not None and time.monotonic() - started_s < LOAD_S:
-            alive()
-        thread.join(SUPERVISE_S)
-    if not outcome:
-        return None
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
-
-
-def _wind_up(pipeline: Pipeline, publisher: Publisher, config: AgentConfig, ends: Sequence[threading.Event]) -> bool:
-    """Lets what was inspected reach the spool, then the broker, for a bounded time. False if a thread hangs."""
-    pipeline.stop()
-    drained = _in_time(pipeline.wait, DRAIN_S, ends)
-    if not drained:
-        logger.warning("stopped amid a picture, which has no result: %s", pipeline.stuck(0.0) or "busy")
-    logger.info("%d inspected, %d dropped", pipeline.inspected_frames, pipeline.dropped)
-    if not any(end.is_set() for end in ends):
-        unsent = _flush_at_end(publisher, ends[0])
-    else:
-        unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected else 0.0)
-    if unsent:
-        logger.warning("%d results stay in the spool %s and are sent at the next start", unsent, spool_path(config))
-    return drained
-
-
-def _in_time(done: Callable[[float], bool], limit_s: float, ends: Sequence[threading.Event]) -> bool:
-    """Whether it was done within `limit_s`; before a reload within `RELOAD_PATIENCE_S`, unless a stop is asked for."""
-    stop, reload = ends
-    end_s = time.monotonic() + RELOAD_PATIENCE_S
-    over = done(limit_s)
-    while not over and reload.is_set() and not stop.is_set() and time.monotonic() < end_s:
-        over = done(SUPERVISE_S)
-    return over
-
-
-def _flush_at_end(publisher: Publisher, stop: threading.Event) -> int:
-    """Waits for the broker while results still leave. How many did not."""
-    started_s = progress_s = time.monotonic()
-    unsent = publisher.flush(SUPERVISE_S)
-    while unsent and not stop.is_set():
-        now_s = time.monotonic()
-        if now_s - progress_s > FLUSH_PATIENCE_S or now_s - started_s > FLUSH_AT_END_S:
-            break
-        before, unsent = unsent, publisher.flush(SUPERVISE_S)
-        if unsent < before:
-            progress_s = time.monotonic()
-    return unsent

@@ -38,6 +38,15 @@ class PlantOperator(MqttListener):
         assert self.command("reload")["error"] is None
         self.wait_for(lambda: json.loads(self.payloads(topic)[-1])["id"] is None, PATIENCE_S)
 
+    def wait_until_heard(self, starts: int) -> None:
+        """Until the agent takes commands in its so-manieth start; its states before are not mistaken for that."""
+
+        def heard() -> bool:
+            came = [number for number, (topic, text) in enumerate(self.messages) if text == b"online"]
+            return len(came) >= starts and f"{BASE}/bundle/state" in self.topics[came[starts - 1] :]
+
+        self.wait_for(heard, PATIENCE_S)
+
     def state_where(self, setting: str, holds: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """The first state of the setting that is so, of the past too."""
         found: list[dict[str, Any]] = []

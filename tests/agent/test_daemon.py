@@ -136,7 +136,7 @@ def test_help_is_instant_and_names_the_other_commands() -> None:
 
 
 def test_stop_request_is_set_by_a_signal_and_restores_the_handlers() -> None:
-    from zsad_agent.daemon import StopRequest
+    from zsad_agent.ending import StopRequest
 
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:

@@ -72,6 +72,7 @@ def test_good_bundle_takes_over_between_two_frames_and_stays_until_it_is_taken_b
             assert all(result["verdict"] == "anomalous" for result in operator.results_of())
             agent.kill()
         with running(broker, tiny_bundle, tmp_path) as agent:
+            operator.wait_until_heard(starts=2)
             operator.result_where(lambda result: sha256_of(result) == new)
             assert operator.command("bundle", None)["error"] is None
             operator.result_where(lambda result: sha256_of(result) == old)
@@ -196,6 +197,7 @@ def test_kill_during_probation_leaves_the_old_bundle(
         killed = len(operator.results_of())
         with running(broker, tiny_bundle, tmp_path) as agent:
             operator.wait_for(lambda: any(not r["replayed"] for r in operator.results_of()[killed + 1 :]), PATIENCE_S)
+            operator.wait_until_heard(starts=2)
             assert operator.results_of()[-1]["bundle"]["version"] == "0.0.1"
             assert operator.command("bundle", "new")["error"] is None  # and it can be had again
             agent.terminate()
