@@ -18,8 +18,9 @@ def record(fault: str, *, tried: int, lost: int, doubled: int, recover_s: list[f
     target = os.environ.get("ZSAD_CHAOS_RESULTS")
     if not target:
         return
+    seconds = None if recover_s is None else [round(value, 3) for value in recover_s]
     line = json.dumps(
-        {"fault": fault, "tried": tried, "lost": lost, "doubled": doubled, "recover_s": recover_s, "note": note}
+        {"fault": fault, "tried": tried, "lost": lost, "doubled": doubled, "recover_s": seconds, "note": note}
     )
     with Path(target).open("a", encoding="utf-8") as file:
         file.write(line + "\n")
