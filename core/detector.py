@@ -11,6 +11,7 @@ from zsad_core.ava_dino import AvaDino, AvaDinoConfig
 from zsad_core.backbone import Backbone, BackboneConfig
 from zsad_core.backbones import AnyBackbone
 from zsad_core.config import StrictModel
+from zsad_core.decoder import DecoderConfig
 from zsad_core.matching import MatchingConfig
 from zsad_core.methods import Method
 from zsad_core.preprocess import Normalise
@@ -31,6 +32,7 @@ class DetectorConfig(StrictModel):
     text_dim: Count = 384
     hidden_dim: Count = 768  # of AVA-DINO's adapters
     interleave_text: bool = False  # see `MatchingConfig`
+    decoder: DecoderConfig | None = None  # see `MatchingConfig`
     visualad: VisualAdOptions = VisualAdOptions()
     score: ScoreConfig = ScoreConfig()
 
@@ -47,6 +49,7 @@ def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
         "text_dim": config.text_dim,
         "num_taps": len(backbone.taps),
         "interleave_text": config.interleave_text,
+        "decoder": config.decoder,
     }
     if config.method == "ava_dino":
         return AvaDino(AvaDinoConfig(**widths, hidden_dim=config.hidden_dim))

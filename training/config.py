@@ -8,6 +8,7 @@ from pydantic import Field
 
 from zsad_core.backbone import Side, usual_input_hw
 from zsad_core.config import StrictModel
+from zsad_core.decoder import DecoderConfig
 from zsad_core.methods import METHODS_WITH_TEXT, Method
 from zsad_core.scoring import ScoreConfig
 from zsad_training.layouts import LayoutName
@@ -44,6 +45,7 @@ class ModelSpec(StrictModel):
     taps: tuple[Count, ...] | None = None
     hidden_dim: Count = 768  # of AVA-DINO's adapters
     text_encoder: str = "minilm"
+    decoder: DecoderConfig | None = None  # a finer map than the papers'; None: as published
     score: ScoreConfig = ScoreConfig()
     start: Path | None = None  # checkpoint that the run begins with
     kept_tuning: Fraction = 1.0  # share kept of what that checkpoint changed in the backbone, see `zsad_training.start`
@@ -54,6 +56,7 @@ class SamplingSpec(StrictModel):
 
     synthetic_fraction: Fraction = 0.0  # share of pictures with drawn anomalies (half of them stay good)
     texture_fraction: Fraction = 0.6  # of the synthetic ones, share made of textures; the rest of the sets' good parts
+    printed_fraction: Fraction = 0.0  # of the synthetic ones, share that is drawn as if printed or etched
     anomalous_fraction: Fraction = 0.5  # of real and of synthetic pictures
     generic_name_fraction: Fraction = 0.0  # share of pictures prompted as "object"
     augment: Literal["none", "full"] = "none"

@@ -4,7 +4,7 @@ import logging
 import platform
 import random
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,13 +83,27 @@ def _embed(model: "ModelSpec", products: set[str], device: str) -> "dict[str, np
     """Product -> text embedding [T, 2], of the generic one too; empty where the method needs no text."""
     from zsad_core.methods import METHODS_WITH_TEXT
     from zsad_core.prompts import GENERIC_PRODUCT
-    from zsad_core.text_encoder import embed_products, load_text_encoder
 
     if model.method not in METHODS_WITH_TEXT:
         return {}
     products = products | {GENERIC_PRODUCT}
     logger.info("embedding %d product names with %s", len(products), model.text_encoder)
-    return embed_products(load_text_encoder(model.text_encoder, device=device), sorted(products))
+    return {product: _embedding(model.text_encoder, product, device) for product in sorted(products)}
+
+
+@cache
+def _embedding(encoder: str, product: str, device: str) -> "np.ndarray":
+    """[T, 2] of one product; the runs of a protocol share them, for a name takes a second or two."""
+    from zsad_core.text_encoder import embed_products
+
+    return embed_products(_text_encoder(encoder, device), [product])[product]
+
+
+@cache
+def _text_encoder(encoder: str, device: str) -> Any:
+    from zsad_core.text_encoder import load_text_encoder
+
+    return load_text_encoder(encoder, device=device)
 
 
 def _record(config: Any, command: str, samples: list[Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
