@@ -87,7 +87,7 @@ def export(args: argparse.Namespace, command_line: str) -> None:
             text_encoder=config.text_encoder if prompts else "none",
             input_hw=(height, width),
             taps=tuple(detector.backbone.taps),
-            map_hw=(height, width),
+            map_hw=(height // config.map_stride, width // config.map_stride),
             prompt_shape=next(iter(prompts.values())).shape if prompts else None,
             precision=args.precision,
             score=ScoreRule(top_fraction=config.score.top_fraction, pool=config.score.pool)

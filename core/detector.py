@@ -15,7 +15,7 @@ from zsad_core.decoder import DecoderConfig
 from zsad_core.matching import MatchingConfig
 from zsad_core.methods import Method
 from zsad_core.preprocess import Normalise
-from zsad_core.scoring import ScoreConfig
+from zsad_core.scoring import MapStride, ScoreConfig
 from zsad_core.token_insertion import class_position
 from zsad_core.visualad import VisualAd, VisualAdConfig, VisualAdOptions
 
@@ -33,6 +33,7 @@ class DetectorConfig(StrictModel):
     hidden_dim: Count = 768  # of AVA-DINO's adapters
     interleave_text: bool = False  # see `MatchingConfig`
     decoder: DecoderConfig | None = None  # see `MatchingConfig`
+    map_stride: MapStride = 1  # pixels of the input for each value of the map that is given out; published: 1
     visualad: VisualAdOptions = VisualAdOptions()
     score: ScoreConfig = ScoreConfig()
 
@@ -115,13 +116,14 @@ class Detector(nn.Module):
         return [group for group in groups if group["params"]]
 
     def predict(self, images_bgr: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Anomaly maps [B, H, W] and anomaly scores [B], both in [0, 1]; arguments as of `forward`."""
+        """Anomaly maps [B, H / s, W / s] of map stride s and scores [B], all in [0, 1]; arguments as of `forward`."""
         return self.answer(images_bgr, self.head.prompt_vectors(text) if self.needs_text else None)
 
     def answer(self, images_bgr: Tensor, prompts: Tensor | None) -> tuple[Tensor, Tensor]:
         """As `predict`, with the prompt vectors [B, K, 2, M] instead of the text."""
-        size_hw = (int(images_bgr.shape[1]), int(images_bgr.shape[2]))
-        return self.head.predict(self.tokens(images_bgr), prompts, map_hw=size_hw, score=self.config.score)
+        stride = self.config.map_stride
+        map_hw = (int(images_bgr.shape[1]) // stride, int(images_bgr.shape[2]) // stride)
+        return self.head.predict(self.tokens(images_bgr), prompts, map_hw=map_hw, score=self.config.score)
 
 
 class DeviceGraph(nn.Module):

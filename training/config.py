@@ -10,7 +10,7 @@ from zsad_core.backbone import Side, usual_input_hw
 from zsad_core.config import StrictModel
 from zsad_core.decoder import DecoderConfig
 from zsad_core.methods import METHODS_WITH_TEXT, Method
-from zsad_core.scoring import ScoreConfig
+from zsad_core.scoring import MapStride, ScoreConfig
 from zsad_training.layouts import LayoutName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -46,6 +46,7 @@ class ModelSpec(StrictModel):
     hidden_dim: Count = 768  # of AVA-DINO's adapters
     text_encoder: str = "minilm"
     decoder: DecoderConfig | None = None  # a finer map than the papers'; None: as published
+    map_stride: MapStride = 1  # pixels of the input for each value of the map
     score: ScoreConfig = ScoreConfig()
     start: Path | None = None  # checkpoint that the run begins with
     kept_tuning: Fraction = 1.0  # share kept of what that checkpoint changed in the backbone, see `zsad_training.start`

@@ -64,6 +64,7 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
             text_dim=text_dim,
             hidden_dim=spec.hidden_dim,
             decoder=spec.decoder,
+            map_stride=spec.map_stride,
             visualad=VisualAdOptions(
                 max_positions=max(PUBLISHED_POSITIONS, math.prod(backbone.grid_hw(spec.input_hw)))
             ),
