@@ -63,7 +63,7 @@ class MatchingOutput:
     awareness: Tensor  # [B, 2, H, W] probabilities; trained, not scored
     cross_modal: Tensor  # [B, 2, H, W] probabilities; the anomalous channel is the anomaly map
     global_score: Tensor  # [B, 2] logits
-    decoded: Tensor | None  # [B, 1, H / 4, W / 4] logits of the decoder; None without one
+    decoded: Tensor | None = None  # [B, 1, h * 4, w * 4] logits of the decoder; None without one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,8 @@ class MatchingLoss:
     segmentation: Tensor
     global_: Tensor
     routing: Tensor | None  # AVA-DINO's alone
-    decoded: Tensor | None  # of the decoder's map, and
-    score: Tensor | None  # of the score that is read from it
+    decoded: Tensor | None = None  # of the decoder's map, and
+    score: Tensor | None = None  # of the score that is read from it; both where there is a decoder
 
     @property
     def total(self) -> Tensor:
@@ -180,7 +180,7 @@ class MatchingHead(nn.Module, ABC):
             awareness=torch.cat([1 - aware_map, aware_map], dim=1),
             cross_modal=torch.stack(cross_modal).mean(dim=0),
             global_score=torch.stack(global_score).mean(dim=0),
-            decoded=self.decode(tokens, matches) if self.decoder else None,
+            decoded=None if self.decoder is None else _decoded(self.decoder, tokens, matches),
         )
 
     def loss(self, output: MatchingOutput, target: Target) -> MatchingLoss:
@@ -211,21 +211,22 @@ class MatchingHead(nn.Module, ABC):
             adapted = self.adapt(tap, cls_token, patches, prompts)
             matches.append(match(adapted.patch_tokens, prompts[:, MATCHING], tokens.grid_hw))
         if self.decoder is not None:
-            anomaly_map = covering(torch.sigmoid(self.decode(tokens, matches) / score.temperature), map_hw)[:, 0]
+            anomaly_map = covering(torch.sigmoid(_decoded(self.decoder, tokens, matches) / score.temperature), map_hw)[:, 0]
         else:
             maps = [torch.softmax(enlarge(one, map_hw) / score.temperature, dim=1)[:, ANOMALOUS] for one in matches]
             anomaly_map = torch.stack(maps).mean(dim=0)
         return anomaly_map, anomaly_score(anomaly_map, score)
 
-    def decode(self, tokens: Tokens, matches: list[Tensor]) -> Tensor:
-        """Logits of the decoder's map."""
-        assert self.decoder is not None
-        assert tokens.images is not None
-        return self.decoder(tokens.images, tokens.patch_tokens, matches, tokens.grid_hw)
-
     def token_parameters(self) -> list[nn.Parameter]:
         """Learnable tokens, which some methods train faster: none here."""
         return []
+
+
+def _decoded(decoder: Decoder, tokens: Tokens, matches: list[Tensor]) -> Tensor:
+    if tokens.images is None:
+        raise ValueError("a decoder looks at the pictures, and these tokens came without them")
+    logits: Tensor = decoder(tokens.images, tokens.patch_tokens, matches, tokens.grid_hw)
+    return logits
 
 
 def match(patch_tokens: Tensor, matching: Tensor, grid_hw: tuple[int, int]) -> Tensor:

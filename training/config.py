@@ -113,6 +113,7 @@ class TrainConfig(StrictModel):
     def can_cache_features(self) -> bool:
         """Whether a picture's tokens are the same whenever it comes."""
         frozen = self.model.method in METHODS_WITH_TEXT and self.optimisation.trainable_blocks == 0
+        frozen = frozen and self.model.decoder is None  # it sees the pictures themselves
         return frozen and self.sampling.augment == "none" and self.sampling.synthetic_fraction == 0
 
     def identity(self) -> str:
