@@ -211,7 +211,9 @@ class MatchingHead(nn.Module, ABC):
             adapted = self.adapt(tap, cls_token, patches, prompts)
             matches.append(match(adapted.patch_tokens, prompts[:, MATCHING], tokens.grid_hw))
         if self.decoder is not None:
-            anomaly_map = covering(torch.sigmoid(_decoded(self.decoder, tokens, matches) / score.temperature), map_hw)[:, 0]
+            anomaly_map = covering(torch.sigmoid(_decoded(self.decoder, tokens, matches) / score.temperature), map_hw)[
+                :, 0
+            ]
         else:
             maps = [torch.softmax(enlarge(one, map_hw) / score.temperature, dim=1)[:, ANOMALOUS] for one in matches]
             anomaly_map = torch.stack(maps).mean(dim=0)

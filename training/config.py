@@ -43,6 +43,7 @@ class ModelSpec(StrictModel):
     pretrained: bool = False  # from timm's hub
     input_hw: tuple[Side, Side] = Field(default_factory=lambda known: usual_input_hw(known["backbone"]))  # pixels
     taps: tuple[Count, ...] | None = None
+    width: Annotated[int, Field(ge=8)] | None = None  # of a CNN's tokens; None: its widest tap's
     hidden_dim: Count = 768  # of AVA-DINO's adapters
     text_encoder: str = "minilm"
     decoder: DecoderConfig | None = None  # a finer map than the papers'; None: as published

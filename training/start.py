@@ -51,6 +51,7 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
         name=spec.backbone,
         input_hw=spec.input_hw,
         taps=spec.taps,
+        width=spec.width,
         bilinear_positions=spec.method == "visualad",
     )
     with plain_attention(plain):
