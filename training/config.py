@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zsad_core.backbone import Side, usual_input_hw
 from zsad_core.config import StrictModel
@@ -49,7 +49,7 @@ class ModelSpec(StrictModel):
     decoder: DecoderConfig | None = None  # a finer map than the papers'; None: as published
     map_stride: MapStride = 1  # pixels of the input for each value of the map
     score: ScoreConfig = ScoreConfig()
-    start: Path | None = None  # checkpoint that the run begins with
+    start: Path | None = None  # checkpoint that the run begins with; {seed} in it stands for the run's
     kept_tuning: Fraction = 1.0  # share kept of what that checkpoint changed in the backbone, see `zsad_training.start`
 
 
@@ -98,7 +98,7 @@ class ValidationSpec(StrictModel):
 
 class TrainConfig(StrictModel):
     out: Path
-    datasets: Annotated[tuple[DatasetSpec, ...], Field(min_length=1)]
+    datasets: tuple[DatasetSpec, ...] = ()  # none: synthetic pictures alone
     train_split: Literal["all", "test"] = "all"  # test: leaves the sets' train splits unused, as the papers do
     textures: TextureSpec | None = None
     model: ModelSpec = ModelSpec()
@@ -109,6 +109,16 @@ class TrainConfig(StrictModel):
     device: str = "auto"  # auto, cpu, cuda, cuda:1 …
     workers: Annotated[int, Field(ge=0)] = 1  # processes that prepare pictures
     feature_cache: Path | None = None  # folder; only with a frozen backbone and no augmentation
+
+    @model_validator(mode="after")
+    def _has_pictures(self) -> "TrainConfig":
+        drawn = self.sampling.synthetic_fraction == 1 and self.sampling.texture_fraction == 1
+        if not self.datasets and not (drawn and self.textures and self.validation.synthetic):
+            raise ValueError(
+                "datasets: none is named. Name one; or, to train on synthetic pictures alone, name textures and set "
+                "sampling.synthetic_fraction and sampling.texture_fraction to 1 and validation.synthetic to 60, say"
+            )
+        return self
 
     @property
     def can_cache_features(self) -> bool:

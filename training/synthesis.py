@@ -221,6 +221,21 @@ def _stain(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[
     return _tinted(rng, picture, centre), alpha
 
 
+def _gloss(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    """A band or patch whose brightness and contrast differ, without a sharp edge: worn, polished, badly ground."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    alpha = np.zeros((height, width), np.float32)
+    size = side * np.exp(rng.uniform(np.log([0.15, 0.08]), np.log([1.2, 0.4])))
+    box = cv2.boxPoints((tuple(centre), tuple(size), float(rng.choice([0, 90, rng.uniform(0, 180)]))))
+    cv2.fillPoly(alpha, [box.astype(np.int32)], 1.0)
+    alpha = cv2.GaussianBlur(alpha, (0, 0), side * rng.uniform(0.005, 0.03))
+    mean = cv2.blur(picture, (side // 8 | 1, side // 8 | 1)).astype(np.float32)
+    changed = mean + (picture - mean) * rng.choice([rng.uniform(0.0, 0.6), rng.uniform(1.4, 2.5)])
+    changed = changed + rng.choice([-1, 1]) * rng.uniform(VISIBLE, 70)
+    return changed.clip(0, 255).astype(np.uint8), alpha
+
+
 def _crack(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
     side = min(picture.shape[:2])
     alpha = np.zeros(picture.shape[:2], np.float32)
@@ -362,6 +377,7 @@ KINDS: tuple[Kind, ...] = (
     _scar,
     _blend,
     _stain,
+    _gloss,
     _crack,
     _crack,
     _scratch,

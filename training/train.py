@@ -55,8 +55,9 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
     torch.manual_seed(seed)
     text = _embed(config.model, {*(one.product for one in samples), *(one.material for one in textures)}, str(device))
 
+    start = config.model.start and Path(str(config.model.start).replace("{seed}", str(seed)))
     detector, earlier = build_detector(
-        config.model,
+        config.model.model_copy(update={"start": start}),
         text_dim=len(next(iter(text.values()))) if text else 1,
         plain=device.type == "cpu" and (config.optimisation.trainable_blocks > 0 or not text),
     )
