@@ -1,4 +1,4 @@
-"""A distillation between small random networks on drawn pictures, in this process or, to be killed, in one of its own."""
+"""A distillation between small random networks on drawn pictures, here or, to be killed, in a process of its own."""
 
 from pathlib import Path
 from typing import Any

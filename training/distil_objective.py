@@ -92,8 +92,8 @@ class DistilObjective:
     def _map_logits(self, tokens: Tokens, text: Tensor, decoded: Tensor | None) -> Tensor:
         """[B, h, w]: logits of the student's anomaly map, of the size of the teacher's.
 
-        Of the same values as `predict` gives, but not by their probabilities: far from the truth these are 0 or 1 in
-        float32, and their gradient nothing.
+        `predict` gives their probabilities, but far from the truth these are 0 or 1 in float32, and their gradient
+        nothing. (It enlarges a decoder's probabilities, here the logits are enlarged: where they bend, it differs.)
 
         Args:
             tokens: of the student.

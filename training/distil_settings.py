@@ -88,9 +88,7 @@ def read_distil_config(args: argparse.Namespace) -> "DistilConfig":
     config = read_settings(args, DistilConfig, file, _FLAG_KEYS)
     check_distillation(config)
     if (config.distillation.teacher is None) == (args.published is None):
-        raise ConfigError(
-            "name one teacher: --teacher CHECKPOINT or distillation.teacher, or --published METHOD FILE"
-        )
+        raise ConfigError("name one teacher: --teacher CHECKPOINT or distillation.teacher, or --published METHOD FILE")
     if args.published is None and (given := [flag for flag in _OF_PUBLISHED if getattr(args, flag) is not None]):
         flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in given)
         raise ConfigError(f"{flags}: of --published files. {config.distillation.teacher} holds all that it needs")
