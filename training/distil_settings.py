@@ -1,6 +1,7 @@
 """The flags of distillation, and the settings and the teacher that they, a file or a preset make."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from zsad_training.settings import FLAG_KEYS, add_setting_flags, preset_file, pr
 if TYPE_CHECKING:
     from zsad_core.checkpoint import Checkpoint
     from zsad_training.distil_config import DistilConfig
+
+logger = logging.getLogger(__name__)
 
 _FLAG_KEYS = {flag: keys for flag, keys in FLAG_KEYS.items() if flag != "feature_cache"} | {
     "teacher": ("distillation", "teacher"),
@@ -113,4 +116,10 @@ def load_teacher(args: argparse.Namespace, config: "DistilConfig") -> "tuple[Che
     given = {name: getattr(args, flag) for flag, name in _OF_PUBLISHED.items() if getattr(args, flag) is not None}
     if "input_hw" in given:
         given["input_hw"] = (given["input_hw"], given["input_hw"])
+    if not {"weights", "pretrained"} & given.keys():
+        logger.warning(
+            "%s: the teacher's backbone has RANDOM weights, so that it knows next to nothing: name its weights file "
+            "with --teacher-weights, or fetch one with --teacher-pretrained.",
+            file,
+        )
     return published_checkpoint(method, Path(file), **given), Path(file)

@@ -79,8 +79,11 @@ def distil(
         collate=collate_distil,
     )
     best = trainer.run()
-    identity = config.identity() + objective.identity
-    return best, _compare(best, teacher, validation, identity) if processes.is_first else ""
+    table = ""
+    if processes.is_first:
+        table = _compare(best, teacher, validation, config.identity() + objective.identity)
+    processes.wait()  # none ends, and lets the others be ended, before the table is there
+    return best, table
 
 
 def _teacher(config: "DistilConfig", checkpoint: "Checkpoint", parts: "Parts", device: Any) -> "Teacher":

@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import multiprocessing
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -40,6 +42,8 @@ from zsad_training.settings import presets  # noqa: E402
 from zsad_training.teacher import Teacher  # noqa: E402
 
 CNN = {"backbone": "tf_efficientnet_lite0", "taps": (2, 3, 4, 5)}
+SCRIPT = Path(__file__).parents[2] / "training" / "distill.py"
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
 VIT, WIDTH = "vit_tiny_patch16_224", 192
 
 
@@ -271,6 +275,25 @@ def test_command_line_distils_for_real_and_does_it_once(data, tmp_path, capsys):
     assert main(flags) == 0
     assert capsys.readouterr().out.strip().rpartition("\n")[0] == table
     assert (tmp_path / "out" / "teacher.json").stat().st_mtime_ns == measured
+
+
+def test_two_processes_distil_as_one_does(data, tmp_path):
+    save_checkpoint(tmp_path / "teacher.safetensors", small_detector((64, 64)), texts(), record())
+    flags = ["--teacher", str(tmp_path / "teacher.safetensors"), "--data", str(data / "drawn"), "--input-size", "64"]
+    flags += ["--unlabelled", str(data / "textures"), "--unlabelled-fraction", "0.3", "--pool", "16", "--epochs", "1"]
+    flags += ["--teacher-cache", str(tmp_path / "cache"), "--trainable-blocks", "2", "--mixed-precision", "off"]
+    flags += ["--batch-size", "8", "--workers", "0", "--device", "cpu", "--set", "validation.max_per_class=3"]
+    assert main([*flags, "--out", str(tmp_path / "one")]) == 0
+    command = [sys.executable, *TORCHRUN, str(SCRIPT), *flags, "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| drawn/plate |") == 1  # the first process alone speaks
+    expected, found = resume(tmp_path / "one"), resume(tmp_path / "two")
+    for part in ("detector", "extra"):
+        assert_same_but_for_rounding(found[part], expected[part])
+    for metric in ("loss_task", "loss_features", "loss_maps", "loss_scores"):
+        one, two = (logged(tmp_path / name, metric) for name in ("one", "two"))
+        assert two == pytest.approx(one, rel=1e-3, abs=2e-5)
 
 
 def row(name: str, image_auroc: float | None, pixel_ap: float | None) -> EvaluationRow:
