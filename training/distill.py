@@ -126,7 +126,7 @@ def _with_cache(teacher: "Teacher", config: "DistilConfig") -> "KeptAnswers":
     kept = KeptAnswers(teacher, spec.cache)
     megabytes = kept.bytes_each / 1e6
     logger.info(
-        "the teacher's answers: %.2f MB a picture, at most %.1f GB in %s for a pool of %d pictures",
+        "the teacher's answers: %.2f MB a picture, at most %.2f GB in %s for a pool of %d pictures",
         megabytes, megabytes * spec.pool / 1e3, spec.cache, spec.pool,
     )  # fmt: skip
     return kept
