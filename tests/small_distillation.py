@@ -48,7 +48,7 @@ def small_teacher(config, method: str = "ava_dino"):
         small_detector(TEACHERS_HW, method),
         texts(),
         grid_hw=features.grid_hw if features.weight else None,
-        device=torch.device("cpu"),
+        device=torch.device(config.device),
     )
 
 
@@ -89,7 +89,8 @@ def small_distiller(config, teacher=None):
     teacher = teacher or small_teacher(config)
     if config.distillation.cache:
         teacher = KeptAnswers(teacher, config.distillation.cache)
-    student, device = small_student(config), torch.device("cpu")
+    device = torch.device(config.device)
+    student = small_student(config).to(device)
     samples = [sample for sample in read_dataset(config.datasets[0].path) if sample.product == "plate"]
     trainer = Trainer(
         config,

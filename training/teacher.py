@@ -71,7 +71,7 @@ class Answering(Protocol):
     digest: str  # of all that its answers depend on but the picture and the product's text
 
     def rows(self, batch: DistilBatch) -> Tensor:
-        """float16 [B, `layout.length`] on the teacher's device."""
+        """float16 [B, `layout.length`], on any device."""
 
 
 class Teacher:
@@ -114,14 +114,23 @@ class Teacher:
         return self.detector.config.backbone.input_hw
 
     def rows(self, batch: DistilBatch) -> Tensor:
-        """See `Answering.rows`."""
+        """See `Answering.rows`.
+
+        Raises:
+            ValueError: an answer is no number.
+        """
         images = batch.teachers_images_bgr.to(self.device)
         text = stacked_text(self.text, batch.products, self.device) if self.text else None
         # One by one on a CPU, where it costs nothing: sums are then rounded as they are with any part in a cache.
         count = 1 if self.device.type == "cpu" else len(images)
         parts = [slice(first, first + count) for first in range(0, len(images), count)]
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return torch.cat([self._answer(images[part], None if text is None else text[part]) for part in parts])
+            rows = torch.cat([self._answer(images[part], None if text is None else text[part]) for part in parts])
+        if not bool(rows.isfinite().all()):
+            raise ValueError(
+                "the teacher's answer holds NaN or infinity: its weights are broken, nothing can be learnt"
+            )
+        return rows
 
     def _answer(self, images: Tensor, text: Tensor | None) -> Tensor:
         detector = self.detector
@@ -159,7 +168,7 @@ class KeptAnswers:
         return 4 + 2 * self.layout.length
 
     def rows(self, batch: DistilBatch) -> Tensor:
-        """See `Answering.rows`; on the CPU where all are in the folder."""
+        """See `Answering.rows`."""
         files = [self._file(digest, name) for digest, name in zip(batch.digests, batch.products, strict=True)]
         found = [self._read(file) for file in files]
         missing = [index for index, row in enumerate(found) if row is None]

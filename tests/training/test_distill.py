@@ -121,6 +121,29 @@ def test_a_batch_in_parts_distils_as_the_whole_does(data, cache, tmp_path):
     assert_same_but_for_rounding(resume(tmp_path / "parts")["extra"], resume(tmp_path / "whole")["extra"])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
+def test_a_gpu_distils_as_the_cpu_does(data, tmp_path, precision):
+    small_distiller(distil_config(data, tmp_path / "cpu"))[0].run()
+    on_gpu = distil_config(
+        data, tmp_path / "gpu", optimisation={"mixed_precision": precision}, cache=tmp_path / "cache"
+    )
+    small_distiller(on_gpu.model_copy(update={"device": "cuda"}))[0].run()
+    for metric in ("loss_features", "loss_maps"):
+        assert logged(tmp_path / "gpu", metric) == pytest.approx(logged(tmp_path / "cpu", metric), rel=0.1, abs=0.05)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_distils_on_a_cpu(data, cache, tmp_path, precision):
+    for name in ("off", precision):
+        optimisation = {"mixed_precision": name, "epochs": 1}
+        small_distiller(distil_config(data, tmp_path / name, optimisation=optimisation, cache=cache))[0].run()
+    for metric in ("loss_features", "loss_maps", "loss_task"):
+        found, expected = (logged(tmp_path / name, metric) for name in (precision, "off"))
+        assert found == pytest.approx(expected, rel=0.15, abs=0.05), metric
+
+
 def test_a_run_that_is_killed_in_a_step_ends_as_an_unbroken_one(data, tmp_path):
     optimisation = {"epochs": 1, "steps_per_epoch": 5, "save_every_steps": 1, "ema_decay": 0.9, "schedule": "cosine"}
     context = multiprocessing.get_context("forkserver")

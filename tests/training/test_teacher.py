@@ -79,6 +79,15 @@ def test_a_teacher_without_features_keeps_its_map_and_score_alone(data, batch):
     assert teacher.layout.unpack(teacher.rows(batch)).features is None
 
 
+def test_a_broken_teacher_is_an_error_and_nothing_is_kept(config, batch, tmp_path):
+    teacher = small_teacher(config)
+    with torch.no_grad():
+        teacher.detector.head.text_projection.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the teacher's answer holds NaN or infinity"):
+        KeptAnswers(teacher, tmp_path).rows(batch)
+    assert not list(tmp_path.rglob("*.bin"))
+
+
 def test_other_weights_are_another_teacher(config):
     first, second = small_teacher(config), small_teacher(config)
     assert first.digest == second.digest
