@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -133,7 +133,7 @@ class TrainConfig(StrictModel):
         del settings["optimisation"]["save_every_steps"]
         return json.dumps(settings, sort_keys=True)
 
-    def with_data_root(self, root: Path) -> "TrainConfig":
+    def with_data_root(self, root: Path) -> Self:
         """The same run with the relative paths of data sets and textures taken from `root`."""
         datasets = tuple(spec.model_copy(update={"path": root / spec.path}) for spec in self.datasets)
         textures = self.textures and self.textures.model_copy(update={"path": root / self.textures.path})
