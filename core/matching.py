@@ -180,7 +180,7 @@ class MatchingHead(nn.Module, ABC):
             awareness=torch.cat([1 - aware_map, aware_map], dim=1),
             cross_modal=torch.stack(cross_modal).mean(dim=0),
             global_score=torch.stack(global_score).mean(dim=0),
-            decoded=None if self.decoder is None else _decoded(self.decoder, tokens, matches),
+            decoded=None if self.decoder is None else self.decode(tokens, matches),
         )
 
     def loss(self, output: MatchingOutput, target: Target) -> MatchingLoss:
@@ -211,24 +211,26 @@ class MatchingHead(nn.Module, ABC):
             adapted = self.adapt(tap, cls_token, patches, prompts)
             matches.append(match(adapted.patch_tokens, prompts[:, MATCHING], tokens.grid_hw))
         if self.decoder is not None:
-            anomaly_map = covering(torch.sigmoid(_decoded(self.decoder, tokens, matches) / score.temperature), map_hw)[
-                :, 0
-            ]
+            anomaly_map = covering(torch.sigmoid(self.decode(tokens, matches) / score.temperature), map_hw)[:, 0]
         else:
             maps = [torch.softmax(enlarge(one, map_hw) / score.temperature, dim=1)[:, ANOMALOUS] for one in matches]
             anomaly_map = torch.stack(maps).mean(dim=0)
         return anomaly_map, anomaly_score(anomaly_map, score)
 
+    def decode(self, tokens: Tokens, matches: list[Tensor]) -> Tensor:
+        """Logits [B, 1, h * 4, w * 4] of the decoder's map; `matches` are of `match`, for each tap.
+
+        Raises:
+            ValueError: there is no decoder, or the tokens came without their pictures.
+        """
+        if self.decoder is None or tokens.images is None:
+            raise ValueError("a map is decoded by a detector with a decoder, from tokens that came with their pictures")
+        logits: Tensor = self.decoder(tokens.images, tokens.patch_tokens, matches, tokens.grid_hw)
+        return logits
+
     def token_parameters(self) -> list[nn.Parameter]:
         """Learnable tokens, which some methods train faster: none here."""
         return []
-
-
-def _decoded(decoder: Decoder, tokens: Tokens, matches: list[Tensor]) -> Tensor:
-    if tokens.images is None:
-        raise ValueError("a decoder looks at the pictures, and these tokens came without them")
-    logits: Tensor = decoder(tokens.images, tokens.patch_tokens, matches, tokens.grid_hw)
-    return logits
 
 
 def match(patch_tokens: Tensor, matching: Tensor, grid_hw: tuple[int, int]) -> Tensor:

@@ -73,7 +73,7 @@ def printed_picture(rng: Rng, size_hw: tuple[int, int]) -> Image:
         dark, light = rng.uniform(0, 255, 3), rng.uniform(0, 255, 3)
         if np.abs(dark - light).max() < 60:
             light = (dark + 128) % 256
-    alpha = plate.astype(np.float32)
+    alpha: np.ndarray = plate.astype(np.float32)
     if rng.random() < 0.6:
         alpha = cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.4, 1.2))
     return (dark + (light - dark) * alpha[..., None]).clip(0, 255).astype(np.uint8)
@@ -225,7 +225,7 @@ def _gloss(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[
     """A band or patch whose brightness and contrast differ, without a sharp edge: worn, polished, badly ground."""
     height, width = picture.shape[:2]
     side = min(height, width)
-    alpha = np.zeros((height, width), np.float32)
+    alpha: np.ndarray = np.zeros((height, width), np.float32)
     size = side * np.exp(rng.uniform(np.log([0.15, 0.08]), np.log([1.2, 0.4])))
     box = cv2.boxPoints((tuple(centre), tuple(size), float(rng.choice([0, 90, rng.uniform(0, 180)]))))
     cv2.fillPoly(alpha, [box.astype(np.int32)], 1.0)

@@ -90,5 +90,5 @@ def test_tokens_without_pictures_are_refused():
     )
     _, patches, _, grid_hw = inputs()
     tokens = Tokens(cls_tokens=[torch.randn(2, DIM)] * TAPS, patch_tokens=patches, grid_hw=grid_hw)
-    with pytest.raises(ValueError, match="without them"):
+    with pytest.raises(ValueError, match="with their pictures"):
         head(tokens, torch.randn(2, 8, 2), map_hw=(8, 12))
