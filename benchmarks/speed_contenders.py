@@ -82,7 +82,7 @@ def load(contender: Contender, folder: Path, threads: int) -> Predict:
 
 
 def cost(contender: Contender, folder: Path) -> dict[str, Any]:
-    """GFLOP of one frame, and which kernels of OpenVINO's CPU plugin compute it (name to count).
+    """GFLOP of one frame, and which kernels of OpenVINO's CPU plugin compute it (layer and kernel to count).
 
     Of the multiplications and additions in matrix products and convolutions, two FLOP for each pair; all else is left
     out, as is usual. None where a shape is only known at run time.
@@ -100,10 +100,9 @@ def cost(contender: Contender, folder: Path) -> dict[str, Any]:
     compiled = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     kernels: dict[str, int] = {}
     for op in compiled.get_runtime_model().get_ops():
-        info = op.get_rt_info()
-        if "primitiveType" in info:
-            name = str(info["primitiveType"].astype(str))
-            kernels[name] = kernels.get(name, 0) + 1
+        layer, primitive = (str(op.get_rt_info()[key].astype(str)) for key in ("layerType", "primitiveType"))
+        if not primitive.startswith("unknown"):  # constants and what else is not computed
+            kernels[f"{layer} {primitive}"] = kernels.get(f"{layer} {primitive}", 0) + 1
     known = None if None in flop else sum(filter(None, flop)) / 1e9
     return {"gflop": known, "kernels": dict(sorted(kernels.items()))}
 

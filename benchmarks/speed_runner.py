@@ -155,11 +155,11 @@ class Runner:
             return json.loads(process.line())["first_verdict_s"]
 
     def _measure_agent(self, threads: int, starts: int) -> dict[str, Any]:
-        """Memory and first verdict of `zsad-agent` itself, on the demo's pictures, ten a second."""
+        """Memory and first verdict of `zsad-agent` itself, on the demo's pictures, 25 a second."""
         config = self._run_folder / "agent.yaml"
         config.write_text(f"inference: {{threads: {threads}, bundle: {json.dumps(self.contender.what)}}}\n")
         folders = {name: str(self._run_folder / "agent") for name in ("STATE_DIRECTORY", "CACHE_DIRECTORY")}
-        command = ["-m", "zsad_agent.cli", "--config", str(config), "--source", str(PICTURES), "--loop", "--fps", "10"]
+        command = ["-m", "zsad_agent.cli", "--config", str(config), "--source", str(PICTURES), "--loop", "--fps", "25"]
         command += ["--broker", NO_BROKER, "--print-results"]
         first_s, rss_mb = [], []
         for _ in range(starts + 1):
