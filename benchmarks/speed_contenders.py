@@ -210,8 +210,16 @@ def _anomalib_ir(folder: Path) -> Path:
     return folder / "weights" / "openvino" / "model.xml"
 
 
-def _build_anomalib(class_name: str, folder: Path) -> None:
+def _prepare_for_anomalib() -> None:
+    """It is imported as this project imports the same libraries: offline, whatever build of torchvision there is."""
     import_openvino()
+    from zsad_core.torchvision_ops import ensure_torchvision_imports  # imports torch, which the agent does without
+
+    ensure_torchvision_imports()
+
+
+def _build_anomalib(class_name: str, folder: Path) -> None:
+    _prepare_for_anomalib()
     import timm
     import torch
     from anomalib import models
@@ -241,7 +249,7 @@ def _load_anomalib(xml: Path, threads: int) -> Predict:
 
     The graph takes 256 px alone then; one that resizes the whole frame itself would be slower.
     """
-    import_openvino()
+    _prepare_for_anomalib()
     from anomalib.deploy import OpenVINOInferencer
 
     from zsad_core.imaging import resize_to_input
