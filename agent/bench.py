@@ -146,7 +146,7 @@ def as_table(report: dict[str, Any]) -> str:
     for threads, one in report.get("by_threads", {}).items():
         tight, idle = one["latency_ms"], one["after_1_s_idle"]["latency_ms"]
         lines.append(
-            f"{threads + ' threads':<16} "
+            f"{'on 1 thread' if threads == '1' else f'on {threads} threads':<16} "
             + " ".join(f"{tight[p]:8.2f}" for p in ("p50", "p95", "p99"))
             + f"    {one['per_second']:12.1f}   after 1 s idle {idle['p50']:.2f}"
         )
