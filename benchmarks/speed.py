@@ -8,8 +8,9 @@ score and map on the host. The first verdict is timed from the start of a fresh 
 the cache; for a bundle also that of the agent itself, whose memory is taken after 50 pictures. Processor time is moved
 less by other load than latency is. What each contender is made of is told in `speed_contenders.py`.
 
-ViTs need torch (`pip install -e .[convert]`), Anomalib's models `pip install -e .[benchmark]`; what was built stays in
---work. Exit codes: 0 all that was asked for ran, 1 something did not, 2 bad usage.
+ViTs need torch, Anomalib's models the extra `benchmark`, best in an environment of its own:
+`./make-venv.sh .venv-benchmark benchmark`. What was built stays in --work. Building ViT-L takes 10 GB of memory, racing
+all at once about 8 GB. Exit codes: 0 all that was asked for ran, 1 something did not, 2 bad usage.
 """
 
 import argparse

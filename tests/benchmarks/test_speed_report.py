@@ -59,6 +59,12 @@ def test_other_thread_counts_are_not_compared() -> None:
     assert "times_vit_l" not in rows[1]
 
 
+def test_targets_are_judged_at_the_most_threads() -> None:
+    rows = [row("vit-l", 1000), row("zsad-tiny", 10), row("vit-l", 1000, threads=1), row("zsad-tiny", 1, threads=1)]
+    compare(rows)
+    assert found(check_targets(rows))["zsad-tiny at least 250 times as fast as AVA-DINO ViT-L"] is False
+
+
 @pytest.mark.parametrize(("tiny_ms", "met"), [(4.0, True), (4.01, False)])
 def test_tiny_must_be_250_times_as_fast(tiny_ms: float, met: bool) -> None:
     rows = [row("vit-l", 1000), row("zsad-tiny", tiny_ms), row("padim-r18", 4.005)]
