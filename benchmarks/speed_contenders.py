@@ -78,24 +78,26 @@ def load(contender: Contender, folder: Path, threads: int) -> Predict:
         return _load_sgemm()
     if contender.kind == "anomalib":
         return _load_anomalib(_anomalib_ir(folder), threads)
-    return _load_bundle(_bundle_path(contender, folder), folder / "compiled", threads)
+    return _load_bundle(_bundle_path(contender, folder), Path("compiled"), threads)  # in the current folder
 
 
 def cost(contender: Contender, folder: Path) -> dict[str, Any]:
-    """GFLOP of one frame, and which kernels of OpenVINO's CPU plugin compute it (layer and kernel to count).
+    """GFLOP of one frame, a bundle's hash, and which kernels of OpenVINO's CPU plugin compute it, each with its count.
 
-    Of the multiplications and additions in matrix products and convolutions, two FLOP for each pair; all else is left
+    FLOP of the multiplications and additions in matrix products and convolutions, two FLOP for each pair; all else is left
     out, as is usual. None where a shape is only known at run time.
     """
     if contender.kind == "sgemm":
-        return {"gflop": 2 * SGEMM_SIDE**3 / 1e9, "kernels": {}}
+        return {"gflop": 2 * SGEMM_SIDE**3 / 1e9, "sha256": None, "kernels": {}}
     import_openvino()
+    sha256 = None
     if contender.kind == "anomalib":
         model = openvino_core().read_model(_anomalib_ir(folder))
         model.reshape([1, 3, ANOMALIB_SIDE, ANOMALIB_SIDE])
     else:
         bundle = load_bundle(_bundle_path(contender, folder))
         model = openvino_core().read_model(model=bundle.model_xml, weights=bundle.model_bin)
+        sha256 = bundle.sha256
     flop = [_flop(op) for op in model.get_ops()]
     compiled = openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     kernels: dict[str, int] = {}
@@ -104,7 +106,7 @@ def cost(contender: Contender, folder: Path) -> dict[str, Any]:
         if not primitive.startswith("unknown"):  # constants and what else is not computed
             kernels[f"{layer} {primitive}"] = kernels.get(f"{layer} {primitive}", 0) + 1
     known = None if None in flop else sum(filter(None, flop)) / 1e9
-    return {"gflop": known, "kernels": dict(sorted(kernels.items()))}
+    return {"gflop": known, "sha256": sha256, "kernels": dict(sorted(kernels.items()))}
 
 
 def _flop(op: Any) -> float | None:

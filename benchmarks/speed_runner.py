@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -106,7 +107,8 @@ class Runner:
         self._folder = work / contender.name
         self._run_folder = self._folder / f"run-{isa or 'any'}"  # compiled models of one instruction set
         self._environment = dict(environment)
-        self._built: Row = {"name": contender.name, "kind": contender.kind, "what": contender.what, "error": None}
+        what = os.path.relpath(contender.what) if contender.kind == "bundle" else contender.what
+        self._built: Row = {"name": contender.name, "kind": contender.kind, "what": what, "error": None}
         self._worker: Process | None = None
         self._starts_s: list[float] = []
         self._turns: list[dict[str, Any]] = []
