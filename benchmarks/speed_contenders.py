@@ -84,7 +84,7 @@ def load(contender: Contender, folder: Path, threads: int) -> Predict:
 def cost(contender: Contender, folder: Path) -> dict[str, Any]:
     """GFLOP of one frame, a bundle's hash, and which kernels of OpenVINO's CPU plugin compute it, each with its count.
 
-    FLOP of the multiplications and additions in matrix products and convolutions, two FLOP for each pair; all else is left
+    FLOP are those of matrix products and convolutions, two for a multiplication with its addition; all else is left
     out, as is usual. None where a shape is only known at run time.
     """
     if contender.kind == "sgemm":
