@@ -18,7 +18,7 @@ import datetime
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,11 @@ def contenders(bundles: list[Path], names: list[str]) -> list[Contender]:
     return [*found, *(one for one in OTHERS if one.name in names), SGEMM]
 
 
-def run(runners: list[Runner], args: argparse.Namespace) -> list[Row]:
-    """Builds all, then lets them take turns at each number of threads."""
+def run(runners: list[Runner], args: argparse.Namespace) -> Iterator[list[Row]]:
+    """Builds all, then lets them take turns at each number of threads, and after each gives the rows of it."""
     for runner in runners:
         say(f"building {runner.contender.name}")
         runner.build()
-    rows: list[Row] = []
     for threads in args.threads:
         for runner in runners:
             say(f"{threads} threads: starting {runner.contender.name}")
@@ -65,9 +64,7 @@ def run(runners: list[Runner], args: argparse.Namespace) -> list[Row]:
             first = number % len(runners)  # nobody is always after the same one
             for runner in runners[first:] + runners[:first]:
                 runner.take_turn(args.turn, args.gaps)
-        rows += [runner.stop() for runner in runners]
-    compare(rows)
-    return rows
+        yield [runner.stop() for runner in runners]
 
 
 def machine(isa: str | None) -> dict[str, Any]:
@@ -123,10 +120,13 @@ def main() -> int:
     chosen = contenders(args.bundles, args.against)
     env = environment(args.isa)
     runners = [Runner(one, args.work.absolute(), env, isa=args.isa) for one in chosen]
-    report |= {"gaps": args.gaps, "command": sys.argv, "rows": run(runners, args)}
-    report["targets"] = [vars(target) for target in check_targets(report["rows"])]
-    if args.json is not None:
-        args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    report |= {"gaps": args.gaps, "command": sys.argv, "rows": []}
+    for rows in run(runners, args):
+        compare(rows)
+        report["rows"] += rows
+        report["targets"] = [vars(target) for target in check_targets(report["rows"])]
+        if args.json is not None:  # each time: a long run may be cut short
+            args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     print(as_markdown(report))
     return 0 if all(row["error"] is None for row in report["rows"]) else 1
 
