@@ -180,10 +180,9 @@ class Runner:
 
     def _process(self, action: str, threads: int = 1) -> Process:
         command = [str(WORKER), self.contender.as_json(), str(self._folder), action, str(threads)]
-        thread_limits = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
         return Process(
             command,
             folder=self._run_folder,  # Anomalib keeps compiled models in the current folder
             log=self._run_folder / f"{action}.log",
-            environment=self._environment | thread_limits,
+            environment=self._environment | {"OMP_NUM_THREADS": str(threads)},
         )
