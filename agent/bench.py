@@ -14,7 +14,8 @@ from typing import Any, Self
 import cv2
 import numpy as np
 
-from zsad_agent.config import AgentConfig, default_state_dir
+from zsad_agent.config import AgentConfig, InferenceConfig, default_state_dir
+from zsad_agent.footprint import EnergyMeter, process_age_s, status_mb
 from zsad_agent.inference import Detector
 from zsad_agent.lines import make_lines
 from zsad_agent.memory import give_back_memory
@@ -28,6 +29,7 @@ from zsad_core.bundle import load_bundle
 FRAME_WH = (1280, 720)
 IDLE_S = 1.0  # between two pictures of a slow triggered line
 IDLE_SHARE = 0.2  # of the time goes to that pattern
+THREADS = (1, 2)  # each measured for itself, unless a number was asked for
 ROUND_S = 2.0  # raw and pipeline take turns of about this length, so that a slower moment meets both
 NO_BROKER = "mqtt://127.0.0.1:1"  # nothing listens there: results stay in the spool, as on a line without network
 
@@ -81,12 +83,13 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
     frames = _frames(8)
     detector.predict(frames[0])
     models = ModelInUse(Model.of(bundle, detector))
-    start_up_s = _process_age_s()
+    start_up_s = process_age_s()
 
     idle_count = max(1, round(IDLE_SHARE * seconds / IDLE_S))
     rounds = max(1, round((1 - IDLE_SHARE) * seconds / (2 * ROUND_S)))
     turn_s = (1 - IDLE_SHARE) * seconds / (2 * rounds)
     raw_ms: list[float] = []
+    raw_j: list[float | None] = []
     recorders: list[_Recorder] = []
     with tempfile.TemporaryDirectory(prefix="bench-", dir=_folder_on_the_spools_disk()) as folder:
         mqtt = config.mqtt.model_copy(update={"broker": NO_BROKER})
@@ -94,7 +97,7 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
         with spool, Publisher(mqtt, config.device_id, spool) as publisher:
             for index in range(rounds):
                 turns: list[Callable[[], None]] = [
-                    lambda: raw_ms.extend(_raw_turn(detector, frames, turn_s)),
+                    lambda: raw_j.append(_with_energy(lambda: raw_ms.extend(_raw_turn(detector, frames, turn_s)))),
                     lambda: recorders.append(_pipeline_turn(config, models, publisher, frames, turn_s)),
                 ]
                 for turn in turns if index % 2 == 0 else reversed(turns):
@@ -102,7 +105,8 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
     idle_ms = _idle_turn(detector, frames, idle_count)
     raw_rate = 1000 * len(raw_ms) / sum(raw_ms)
     pipeline_rate = _rate(recorders)
-    return {
+    spent_j = [joules for joules in raw_j if joules is not None]
+    report = {
         "bundle": {"name": bundle.manifest.name, "version": bundle.manifest.version, "sha256": bundle.sha256},
         "device": config.inference.device,
         "threads": config.inference.threads,
@@ -111,6 +115,7 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
         "frame_wh": list(FRAME_WH),
         "start_up_s": round(start_up_s, 3),
         "raw": {"pictures": len(raw_ms), "per_second": round(raw_rate, 2), "latency_ms": _percentiles(raw_ms)},
+        "energy_j": round(sum(spent_j) / len(raw_ms), 4) if spent_j else None,  # a picture, raw; of the whole machine
         "pipeline": {
             "pictures": sum(len(recorder.done_s) for recorder in recorders),
             "per_second": round(pipeline_rate, 2),
@@ -118,9 +123,12 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
         },
         "pipeline_to_raw": round(pipeline_rate / raw_rate, 3),
         "after_1_s_idle": {"pictures": len(idle_ms), "latency_ms": _percentiles(idle_ms)},
-        "rss_mb": _status_mb("VmRSS"),
-        "peak_rss_mb": _status_mb("VmHWM"),
+        "rss_mb": status_mb("VmRSS"),
+        "peak_rss_mb": status_mb("VmHWM"),
     }
+    if config.inference.threads is None and config.inference.device == "CPU":  # last: it takes memory of its own
+        report["by_threads"] = _by_threads(config.inference, frames, IDLE_SHARE * seconds)
+    return report
 
 
 def as_table(report: dict[str, Any]) -> str:
@@ -135,7 +143,16 @@ def as_table(report: dict[str, Any]) -> str:
         latency_ms = report[key]["latency_ms"]
         rate = f"{report[key]['per_second']:12.1f}" if "per_second" in report[key] else ""
         lines.append(f"{name:<16} " + " ".join(f"{latency_ms[p]:8.2f}" for p in ("p50", "p95", "p99")) + "    " + rate)
+    for threads, one in report.get("by_threads", {}).items():
+        tight, idle = one["latency_ms"], one["after_1_s_idle"]["latency_ms"]
+        lines.append(
+            f"{'on 1 thread' if threads == '1' else f'on {threads} threads':<16} "
+            + " ".join(f"{tight[p]:8.2f}" for p in ("p50", "p95", "p99"))
+            + f"    {one['per_second']:12.1f}   after 1 s idle {idle['p50']:.2f}"
+        )
+    energy = "not told by this machine" if report["energy_j"] is None else f"{report['energy_j']:8.3f} J a picture"
     lines += [
+        f"energy           {energy}",
         f"pipeline / raw   {report['pipeline_to_raw']:8.1%}   (the pipeline's latency is from capture to result, under "
         "full load: it includes the wait for the model)",
         f"start-up         {report['start_up_s']:8.2f} s from process start to the first verdict",
@@ -153,6 +170,39 @@ def _folder_on_the_spools_disk() -> Path | None:
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     return folder if os.access(folder, os.W_OK) else None
+
+
+def _by_threads(config: InferenceConfig, frames: Sequence[np.ndarray], seconds: float) -> dict[str, Any]:
+    """Raw inference on one and on two threads, in turns of a tight loop and of one picture after an idle second."""
+    bundle = load_bundle(config.bundle)
+    detectors = {
+        threads: Detector(bundle, config.model_copy(update={"threads": threads}))
+        for threads in THREADS
+        if threads <= (os.cpu_count() or 1)
+    }
+    rounds = max(1, round(seconds / (len(detectors) * (ROUND_S + IDLE_S))))
+    raw_ms: dict[int, list[float]] = {threads: [] for threads in detectors}
+    idle_ms: dict[int, list[float]] = {threads: [] for threads in detectors}
+    for _ in range(rounds):
+        for threads, detector in detectors.items():
+            raw_ms[threads] += _raw_turn(detector, frames, min(ROUND_S, seconds))
+            idle_ms[threads] += _idle_turn(detector, frames, 1)
+    return {
+        str(threads): {
+            "pictures": len(raw_ms[threads]),
+            "per_second": round(1000 * len(raw_ms[threads]) / sum(raw_ms[threads]), 2),
+            "latency_ms": _percentiles(raw_ms[threads]),
+            "after_1_s_idle": {"pictures": rounds, "latency_ms": _percentiles(idle_ms[threads])},
+        }
+        for threads in detectors
+    }
+
+
+def _with_energy(turn: Callable[[], None]) -> float | None:
+    """Joules that the machine took meanwhile; None where it does not tell."""
+    meter = EnergyMeter()
+    turn()
+    return meter.since_last_j()
 
 
 def _raw_turn(detector: Detector, frames: Sequence[np.ndarray], seconds: float) -> list[float]:
@@ -225,16 +275,3 @@ def _frames(count: int) -> list[np.ndarray]:
 
 def _percentiles(values_ms: Sequence[float]) -> dict[str, float]:
     return {f"p{p}": round(float(np.percentile(values_ms, p)), 3) for p in (50, 95, 99)}
-
-
-def _process_age_s() -> float:
-    """Seconds since the kernel started this process."""
-    started_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _status_mb(key: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return round(int(line.split()[1]) / 1024, 1)
-    return float("nan")

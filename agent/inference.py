@@ -90,15 +90,15 @@ class Detector:
             )
         if product is not None:
             self.select_product(product)
-        np.copyto(self._image[0], resize_to_input(image_bgr, self._input_hw))
+        resize_to_input(image_bgr, self._input_hw, out=self._image[0])
         try:
             self._request.infer()
-            anomaly_map = np.array(self._request.get_tensor(MAP).data[0], np.float32)  # a copy: the memory is reused
+            anomaly_map = self._request.get_tensor(MAP).data[0]
             anomaly_score = float(self._request.get_tensor(SCORE).data[0])
         except RuntimeError as error:
             raise DeviceError(f"device {self._device}: inference failed: {_short(error)}") from error
         return Prediction(
-            anomaly_map=np.clip(self._checked_map(anomaly_map), 0.0, 1.0),
+            anomaly_map=np.clip(self._checked_map(anomaly_map), 0.0, 1.0),  # a copy: the request's memory is reused
             anomaly_score=min(max(self._checked_score(anomaly_score), 0.0), 1.0),
         )
 

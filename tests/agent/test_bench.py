@@ -19,6 +19,7 @@ def test_bench_reports_every_figure_of_the_contract(
     assert report["pipeline_to_raw"] == pytest.approx(
         report["pipeline"]["per_second"] / report["raw"]["per_second"], rel=0.01
     )
+    assert report["energy_j"] is None or report["energy_j"] > 0  # many machines do not tell
     assert report["start_up_s"] > 0 and 10 < report["rss_mb"] <= report["peak_rss_mb"]
 
 
@@ -28,7 +29,15 @@ def test_bench_table_is_for_people(
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
     assert main(["bench", "--bundle", str(tiny_bundle), "--seconds", "1"]) == 0
     table = capsys.readouterr().out
-    for text in ("darkness 0.0.1 on CPU", "raw inference", "whole pipeline", "start-up", "memory"):
+    for text in (
+        "darkness 0.0.1 on CPU",
+        "raw inference",
+        "whole pipeline",
+        "on 1 thread",
+        "energy",
+        "start-up",
+        "memory",
+    ):
         assert text in table
 
 
