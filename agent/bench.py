@@ -157,7 +157,9 @@ def _faster(
         for name in detectors if index % 2 == 0 else reversed(detectors):
             raw_ms[name] += _raw_turn(detectors[name], frames, seconds / (rounds * len(detectors)))
     faster = keep_faster(bundle, config, {name: float(np.median(values)) for name, values in raw_ms.items()})
-    figures = {name: {"pictures": len(values), "latency_ms": _percentiles(values)} for name, values in raw_ms.items()}
+    figures: dict[str, Any] = {
+        name: {"pictures": len(values), "latency_ms": _percentiles(values)} for name, values in raw_ms.items()
+    }
     return detectors[faster], figures
 
 

@@ -136,11 +136,11 @@ def passed(
     from zsad_convert.gate import gate_faults, measure_gate
     from zsad_convert.parity import parity_faults
 
-    gates: Mapping[Precision, Gate | Literal["left out"] | None] = dict.fromkeys(
-        irs, "left out" if args.no_gate else None
-    )
+    gates: dict[Precision, Gate | Literal["left out"] | None] = {
+        precision: "left out" if args.no_gate else None for precision in irs
+    }
     if args.gate_data:
-        gates = measure_gate(
+        gates |= measure_gate(
             detector,
             text,
             irs,

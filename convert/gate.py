@@ -17,10 +17,8 @@ from zsad_core.imaging import resize_map, resize_to_input
 from zsad_core.metrics import curve_of_scores
 from zsad_core.pixel_metrics import PixelMetrics
 from zsad_core.prompts import GENERIC_PRODUCT
-from zsad_core.proof import Gate, GateRow
+from zsad_core.proof import Gate, GateRow, Precision
 
-IMAGE_AUROC_TOLERANCE = 0.005
-PIXEL_AP_TOLERANCE = 0.05  # of torch's
 TORCH = "torch"
 
 
@@ -93,21 +91,21 @@ def _product(one: Labelled, prompts: Mapping[str, Any]) -> str:
 def measure_gate(
     detector: Detector,
     text: dict[str, np.ndarray],
-    irs: Mapping[str, tuple[bytes, bytes]],
+    irs: Mapping[Precision, tuple[bytes, bytes]],
     prompts: dict[str, np.ndarray],
     data: Sequence[Path],
     *,
     max_images: int,
     threshold: float,
-    image_auroc_tolerance: float = IMAGE_AUROC_TOLERANCE,
-    pixel_ap_tolerance: float = PIXEL_AP_TOLERANCE,
-) -> dict[str, Gate]:
+    image_auroc_tolerance: float,
+    pixel_ap_tolerance: float,
+) -> dict[Precision, Gate]:
     """Asks the torch model and each IR about the labelled pictures; judges nothing.
 
     Args:
         detector: the torch model as trained, in eval mode on the CPU.
         text: product -> [T, 2].
-        irs: name -> (model.xml, model.bin) as they will ship.
+        irs: precision -> (model.xml, model.bin) as they will ship.
         prompts: product -> [K, 2, M] as they will ship; empty for a method without text.
         data: folders of data sets, in MVTec layout.
         max_images: of each data set.
@@ -120,7 +118,7 @@ def measure_gate(
         ValueError: an answer is not finite.
     """
     compiled = {name: compiled_in_float32(ir) for name, ir in irs.items()}
-    rows: dict[str, list[GateRow]] = {name: [] for name in irs}
+    rows: dict[Precision, list[GateRow]] = {name: [] for name in irs}
     for root in data:
         pictures = labelled_pictures(root, max_images)
         metrics = {name: Metrics() for name in (TORCH, *irs)}
@@ -136,7 +134,7 @@ def measure_gate(
 def _answers(
     detector: Detector,
     text: dict[str, np.ndarray],
-    compiled: Mapping[str, Any],
+    compiled: Mapping[Precision, Any],
     prompts: dict[str, np.ndarray],
     pictures: Sequence[Labelled],
     label: str,

@@ -63,9 +63,7 @@ def _bundle_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--version", default="1.0.0", help="version of the bundle (default 1.0.0)")
     command.add_argument("--products", default="", help="comma-separated names to embed beside those trained on")
     command.add_argument("--threshold", type=unit, help="0-1 (default: as validation set it)")
-    command.add_argument(
-        "--evaluation", type=Path, nargs="*", default=[], help="JSON tables of zsad-evaluate to record"
-    )
+    command.add_argument("--evaluation", type=Path, nargs="*", default=[], help="JSON tables of zsad-evaluate to add")
     add_parity_flags(command)
     command.add_argument(
         "--seed", type=int, default=0, help="of which pictures calibrate; nothing else is random (default 0)"
@@ -169,11 +167,10 @@ def _tell(one: Variant) -> None:
         f"score by {parity.max_score_difference:.1e}, over {parity.images} pictures"
     )
     for row in one.gate.rows if isinstance(one.gate, Gate) else ():
+        images = f"image AUROC {row.image_auroc_ir:.4f} (in torch {row.image_auroc_torch:.4f})"
         pixels = "" if row.pixel_ap_ir is None else f", pixel AP {row.pixel_ap_ir:.4f} ({row.pixel_ap_torch:.4f})"
-        print(
-            f"{one.precision}: {row.dataset}: image AUROC {row.image_auroc_ir:.4f} (in torch {row.image_auroc_torch:.4f})"
-            f"{pixels}; {row.changed_verdicts} of {row.images} verdicts change"
-        )
+        verdicts = f"{row.changed_verdicts} of {row.images} verdicts change"
+        print(f"{one.precision}: {row.dataset}: {images}{pixels}; {verdicts}")
     for loss in one.accepted_loss:
         print(f"{one.precision}: accepted: {loss}")
 
