@@ -213,8 +213,8 @@ class MatchingHead(nn.Module, ABC):
         if self.decoder is not None:
             anomaly_map = covering(torch.sigmoid(self.decode(tokens, matches) / score.temperature), map_hw)[:, 0]
         else:
-            # The softmax of two is the sigmoid of their difference, of which half as much is enlarged: 8 % of a ViT-Ti's
-            # time at 384 px.
+            # The softmax of two is the sigmoid of their difference, of which half as much is enlarged: 8 % of the time
+            # of a ViT-Ti at 384 px.
             towards = torch.cat([one[:, ANOMALOUS:] - one[:, NORMAL:ANOMALOUS] for one in matches], dim=1)
             anomaly_map = torch.sigmoid(enlarge(towards, map_hw) / score.temperature).mean(dim=1)
         return anomaly_map, anomaly_score(anomaly_map, score)

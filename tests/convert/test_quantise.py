@@ -18,13 +18,14 @@ from small_model import TEXT_DIM, record, text_embeddings  # noqa: E402
 from zsad_agent.config import InferenceConfig  # noqa: E402
 from zsad_agent.inference import Detector as DeviceDetector  # noqa: E402
 from zsad_convert.cli import main  # noqa: E402
-from zsad_convert.gate import Metrics  # noqa: E402
+from zsad_convert.export import prompt_arrays, serialise, to_openvino  # noqa: E402
+from zsad_convert.gate import Metrics, gate_faults, measure_gate  # noqa: E402
 from zsad_convert.labelled import labelled_pictures  # noqa: E402
-from zsad_convert.quantise import AccuracyControl, calibration_set, quantise  # noqa: E402
+from zsad_convert.quantise import AccuracyControl, calibration_set, import_nncf, quantise  # noqa: E402
 from zsad_core.backbone import BackboneConfig  # noqa: E402
 from zsad_core.backbones import build_backbone  # noqa: E402
 from zsad_core.bundle import INT8_XML, load_bundle  # noqa: E402
-from zsad_core.checkpoint import save_checkpoint  # noqa: E402
+from zsad_core.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from zsad_core.detector import Detector, DetectorConfig  # noqa: E402
 from zsad_core.errors import ConfigError  # noqa: E402
 from zsad_core.imaging import find_images, read_image, resize_to_input  # noqa: E402
@@ -145,8 +146,7 @@ def ruined(checkpoint, data, darkness, out, *more: str) -> list[str]:
 
 def test_an_int8_model_that_answers_otherwise_is_refused(checkpoint, data, darkness, tmp_path, capsys):
     assert main(ruined(checkpoint, data, darkness, tmp_path / "bundle")) == 1
-    told = capsys.readouterr().err
-    assert "int8: drawn: image AUROC" in told or "int8: drawn: pixel AP" in told
+    assert "int8: torch and IR differ" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -155,8 +155,26 @@ def test_a_loss_that_was_accepted_is_in_the_manifest(checkpoint, data, darkness,
     assert "int8: accepted: " in capsys.readouterr().out
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
     assert manifest["model"]["precision"] == "int8" and manifest["variant"] is None
-    assert any("drawn: " in loss for loss in manifest["accepted_loss"])
+    assert any("torch and IR differ" in loss for loss in manifest["accepted_loss"])
     assert not (tmp_path / "bundle" / INT8_XML).exists()
+
+
+def test_the_gate_sees_that_int8_has_ruined_the_answers(checkpoint, data):
+    """With its patch embedding in int8 too, this model tells nothing from nothing."""
+    loaded = load_checkpoint(checkpoint)
+    graph, prompts = to_openvino(loaded.detector), prompt_arrays(loaded.detector.head, loaded.text_embeddings)
+    calibration = [{"image": one.load()[0], "prompt": prompts["object"]} for one in labelled_pictures(data, 8)]
+    for given in calibration:
+        given["image"] = resize_to_input(given["image"], (64, 96))[None]
+    nncf = import_nncf()
+    broken = nncf.quantize(graph, nncf.Dataset(calibration), model_type=nncf.ModelType.TRANSFORMER)
+    irs = {"int8": serialise(broken, "fp16")}
+    tolerances = {"image_auroc_tolerance": 0.005, "pixel_ap_tolerance": 0.05}
+    text = loaded.text_embeddings
+    gate = measure_gate(loaded.detector, text, irs, prompts, [data], max_images=100, threshold=0.5, **tolerances)
+    faults = gate_faults(gate["int8"])
+    assert ["image AUROC" in faults[0], "pixel AP" in faults[1]] == [True, True]
+    assert gate["int8"].rows[0].changed_verdicts > 0
 
 
 def smoothed_darkness() -> object:
