@@ -19,9 +19,9 @@ from zsad_core.imaging import find_images, read_image, resize_to_input
 from zsad_core.openvino_offline import import_openvino
 from zsad_core.proof import Calibration
 
-# Kept in float, by their names in the graph. Patches of a picture that is calm all over differ by little more than the
-# steps of an int8 patch embedding, and are divided by their deviation later: with it in int8 a small ViT fell from
-# image AUROC 1.0 to 0.45, without it lost nothing. It is 3 % of a ViT-Ti's arithmetic.
+# Kept in float, by their names in the graph. Patches of a calm picture differ by little more than the steps of an int8
+# patch embedding, and are divided by their deviation later. Measured on unseen pictures (ksdd) with a trained ViT-Ti at
+# 384 px: image AUROC 0.9475 in float and with this, 0.925 without; for 4 % of the time. Head and match lose nothing.
 FLOAT_PARTS = (r".*\bpatch_embed\b.*",)
 
 
