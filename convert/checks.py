@@ -11,8 +11,8 @@ from zsad_core.errors import ParityError
 from zsad_core.proof import Calibration, Gate, Parity, Precision, Variant
 
 # Largest differences allowed between torch and IR, both computing in float32, over all pixels of all pictures. Measured
-# on the ViT-Ti that ships: weights kept in fp32 move map and score by 2e-6; rounded to fp16 by 2e-3 and 1e-3; int8 moves
-# them by 0.11 and 0.05 where it costs no metric, by 0.30 and 0.11 where it does.
+# on the ViT-Ti that ships: weights kept in fp32 move map and score by 2e-6; rounded to fp16 by 2e-3 and 1e-3; int8
+# moves them by 0.11 and 0.05 where it costs no metric, by 0.30 and 0.11 where it does.
 TOLERANCES: dict[Precision, tuple[float, float]] = {"fp32": (1e-3, 1e-3), "fp16": (5e-3, 2e-3), "int8": (0.2, 0.08)}
 
 
