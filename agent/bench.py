@@ -19,17 +19,20 @@ from zsad_agent.footprint import EnergyMeter, process_age_s, status_mb
 from zsad_agent.inference import Detector
 from zsad_agent.lines import make_lines
 from zsad_agent.memory import give_back_memory
+from zsad_agent.model_choice import keep_faster
 from zsad_agent.model_in_use import Model, ModelInUse
 from zsad_agent.pipeline import Pipeline
 from zsad_agent.publisher import Publisher
 from zsad_agent.spool import Spool
 from zsad_agent.view import View
-from zsad_core.bundle import load_bundle
+from zsad_core.bundle import Arithmetic, Bundle, load_bundle
 
 FRAME_WH = (1280, 720)
 IDLE_S = 1.0  # between two pictures of a slow triggered line
 IDLE_SHARE = 0.2  # of the time goes to that pattern
 THREADS = (1, 2)  # each measured for itself, unless a number was asked for
+COMPARE_SHARE = 0.3  # of the time goes to which of a bundle's two models is the faster
+COMPARE_TURN_S = 0.5
 ROUND_S = 2.0  # raw and pipeline take turns of about this length, so that a slower moment meets both
 NO_BROKER = "mqtt://127.0.0.1:1"  # nothing listens there: results stay in the spool, as on a line without network
 
@@ -78,12 +81,16 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
     cv2.setNumThreads(1)  # as in the daemon
     bundle = load_bundle(config.inference.bundle)
     detector = Detector(bundle, config.inference)
-    bundle = bundle.without_model()
-    give_back_memory()
     frames = _frames(8)
     detector.predict(frames[0])
-    models = ModelInUse(Model.of(bundle, detector))
     start_up_s = process_age_s()
+    compared: dict[str, Any] = {}
+    if len(bundle.arithmetics) > 1 and config.inference.model == "auto":
+        detector, compared = _faster(bundle, config.inference, detector, frames, COMPARE_SHARE * seconds)
+        seconds *= 1 - COMPARE_SHARE
+    bundle = bundle.without_model()
+    give_back_memory()
+    models = ModelInUse(Model.of(bundle, detector))
 
     idle_count = max(1, round(IDLE_SHARE * seconds / IDLE_S))
     rounds = max(1, round((1 - IDLE_SHARE) * seconds / (2 * ROUND_S)))
@@ -111,6 +118,8 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
         "device": config.inference.device,
         "threads": config.inference.threads,
         "precision": config.inference.precision,
+        "model": detector.arithmetic,
+        "models": compared,
         "cpu_count": os.cpu_count(),
         "frame_wh": list(FRAME_WH),
         "start_up_s": round(start_up_s, 3),
@@ -127,8 +136,40 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
         "peak_rss_mb": status_mb("VmHWM"),
     }
     if config.inference.threads is None and config.inference.device == "CPU":  # last: it takes memory of its own
-        report["by_threads"] = _by_threads(config.inference, frames, IDLE_SHARE * seconds)
+        measured = config.inference.model_copy(update={"model": detector.arithmetic})
+        report["by_threads"] = _by_threads(measured, frames, IDLE_SHARE * seconds)
     return report
+
+
+def _faster(
+    bundle: Bundle, config: InferenceConfig, first: Detector, frames: Sequence[np.ndarray], seconds: float
+) -> tuple[Detector, dict[str, Any]]:
+    """Measures both models of a bundle in turns, and keeps which is the faster for the starts on this machine.
+
+    Args:
+        bundle: with both.
+        config: of `first`.
+        first: one of them, compiled.
+        frames: to measure on.
+        seconds: about so long.
+
+    Returns:
+        (the faster, figures of both).
+    """
+    detectors = {
+        name: first if name == first.arithmetic else Detector(bundle, config.model_copy(update={"model": name}))
+        for name in bundle.arithmetics
+    }
+    rounds = max(2, round(seconds / (COMPARE_TURN_S * len(detectors))))
+    raw_ms: dict[Arithmetic, list[float]] = {name: [] for name in detectors}
+    for index in range(rounds):
+        for name in detectors if index % 2 == 0 else reversed(detectors):
+            raw_ms[name] += _raw_turn(detectors[name], frames, seconds / (rounds * len(detectors)))
+    faster = keep_faster(bundle, config, {name: float(np.median(values)) for name, values in raw_ms.items()})
+    figures: dict[str, Any] = {
+        name: {"pictures": len(values), "latency_ms": _percentiles(values)} for name, values in raw_ms.items()
+    }
+    return detectors[faster], figures
 
 
 def as_table(report: dict[str, Any]) -> str:
@@ -139,17 +180,18 @@ def as_table(report: dict[str, Any]) -> str:
         f"frames {report['frame_wh'][0]}x{report['frame_wh'][1]}",
         "                      p50      p95      p99  ms    pictures/s",
     ]
+    for name, figures in report["models"].items():
+        chosen = "    runs on this machine from the next start on" if name == report["model"] else ""
+        lines.append(f"{f'{name} model':<16} {_row(figures['latency_ms'])}{chosen}")
     for name, key in (("raw inference", "raw"), ("whole pipeline", "pipeline"), ("after 1 s idle", "after_1_s_idle")):
         latency_ms = report[key]["latency_ms"]
         rate = f"{report[key]['per_second']:12.1f}" if "per_second" in report[key] else ""
-        lines.append(f"{name:<16} " + " ".join(f"{latency_ms[p]:8.2f}" for p in ("p50", "p95", "p99")) + "    " + rate)
+        lines.append(f"{name:<16} {_row(latency_ms)}    {rate}")
     for threads, one in report.get("by_threads", {}).items():
-        tight, idle = one["latency_ms"], one["after_1_s_idle"]["latency_ms"]
-        lines.append(
-            f"{'on 1 thread' if threads == '1' else f'on {threads} threads':<16} "
-            + " ".join(f"{tight[p]:8.2f}" for p in ("p50", "p95", "p99"))
-            + f"    {one['per_second']:12.1f}   after 1 s idle {idle['p50']:.2f}"
-        )
+        name = "on 1 thread" if threads == "1" else f"on {threads} threads"
+        idle = one["after_1_s_idle"]["latency_ms"]["p50"]
+        rate = f"{one['per_second']:12.1f}   after 1 s idle {idle:.2f}"
+        lines.append(f"{name:<16} {_row(one['latency_ms'])}    {rate}")
     energy = "not told by this machine" if report["energy_j"] is None else f"{report['energy_j']:8.3f} J a picture"
     lines += [
         f"energy           {energy}",
@@ -159,6 +201,10 @@ def as_table(report: dict[str, Any]) -> str:
         f"memory           {report['rss_mb']:8.0f} MB, at most {report['peak_rss_mb']:.0f} MB",
     ]
     return "\n".join(lines)
+
+
+def _row(latency_ms: dict[str, float]) -> str:
+    return " ".join(f"{latency_ms[p]:8.2f}" for p in ("p50", "p95", "p99"))
 
 
 def _folder_on_the_spools_disk() -> Path | None:

@@ -213,8 +213,10 @@ class MatchingHead(nn.Module, ABC):
         if self.decoder is not None:
             anomaly_map = covering(torch.sigmoid(self.decode(tokens, matches) / score.temperature), map_hw)[:, 0]
         else:
-            maps = [torch.softmax(enlarge(one, map_hw) / score.temperature, dim=1)[:, ANOMALOUS] for one in matches]
-            anomaly_map = torch.stack(maps).mean(dim=0)
+            # The softmax of two is the sigmoid of their difference, of which half as much is enlarged: 8 % of the time
+            # of a ViT-Ti at 384 px.
+            towards = torch.cat([one[:, ANOMALOUS:] - one[:, NORMAL:ANOMALOUS] for one in matches], dim=1)
+            anomaly_map = torch.sigmoid(enlarge(towards, map_hw) / score.temperature).mean(dim=1)
         return anomaly_map, anomaly_score(anomaly_map, score)
 
     def decode(self, tokens: Tokens, matches: list[Tensor]) -> Tensor:
