@@ -8,7 +8,7 @@ from functools import partial
 from zsad_agent.camera_config import SourceConfig
 from zsad_agent.finite_capture import FiniteCapture
 from zsad_agent.folder_drop import FolderDropSource
-from zsad_agent.grabber import GrabberSource
+from zsad_agent.grabber import START_S, GrabberSource
 from zsad_agent.live_capture import LiveCapture
 from zsad_agent.outlet import Captured, Fault, Outlet
 from zsad_agent.pace import Pace
@@ -74,6 +74,7 @@ class Capture:
             clock=clock,
             stale_after_s=config.stale_after_s,
             reopen_max_s=config.reopen_max_s,
+            start_s=START_S if isinstance(source, GrabberSource) else 0.0,
         )
         pace = Pace(config.fps, clock)
         self._finite = FiniteCapture(

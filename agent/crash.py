@@ -144,6 +144,8 @@ class CrashReports:
         fields = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
         if stacks.strip():
             what = " ".join(stacks.strip().splitlines()[0].split())
+            if what.endswith("Aborted"):  # SIGABRT
+                what += " (so ends a watchdog what hangs, as systemd's does after WatchdogSec; or native code itself)"
             path = self._folder / _report_name(fields.get("pid", "unknown"))
             path.touch(0o600, exist_ok=False)
             path.write_text(f"ended with: {what}\n{head}\n{stacks}", encoding="utf-8")

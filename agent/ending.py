@@ -56,7 +56,8 @@ def wind_up(pipeline: Pipeline, publisher: Publisher, spool: Path, ends: Sequenc
     pipeline.stop()
     drained = in_time(pipeline.wait, DRAIN_S, ends)
     if not drained:
-        logger.warning("stopped amid a picture, which has no result: %s", pipeline.stuck(0.0) or "busy")
+        said = "stopped without waiting longer, so the latest picture may have no result: %s"
+        logger.warning(said, pipeline.stuck(0.0) or "busy")
     logger.info("%d inspected, %d dropped", pipeline.inspected_frames, pipeline.dropped)
     if not any(end.is_set() for end in ends):
         unsent = _flush_at_end(publisher, ends[0])

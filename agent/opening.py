@@ -1,5 +1,6 @@
 """The slow and shared parts that a run opens before its cameras: the model, the spool, the connection to the broker."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,10 @@ from zsad_agent.spool import Spool
 from zsad_agent.supervision import SUPERVISE_S
 from zsad_core.bundle import Bundle
 
+SLOW_S = 10.0  # for one picture; the unit's WatchdogSec is 30
 LOAD_S = 300.0  # longest time for a model to load, as the unit's TimeoutStartSec
+
+logger = logging.getLogger(__name__)
 
 
 def spool_path(config: AgentConfig) -> Path:
@@ -48,7 +52,23 @@ def open_publisher(config: AgentConfig, stack: ExitStack, stop: threading.Event)
 def compile_bundle(bundle: Bundle, config: AgentConfig) -> Detector:
     """The bundle on the config's device, if it can serve every camera."""
     check_products(config, bundle)
-    return Detector(bundle, config.inference)
+    detector = Detector(bundle, config.inference)
+    warn_of_slowness(detector.trial_s)
+    return detector
+
+
+def warn_of_slowness(trial_s: float) -> None:
+    """Names a model that a watchdog will take for one that hangs.
+
+    Args:
+        trial_s: seconds for one picture.
+    """
+    if trial_s > SLOW_S:
+        logger.warning(
+            "one picture took the model %.0f s: a watchdog may take it for one that hangs. Use a smaller bundle, set "
+            "inference.threads to the cores that are free, or raise WatchdogSec (systemctl edit zsad-agent)",
+            trial_s,
+        )
 
 
 def load_in_thread(

@@ -30,6 +30,7 @@ class Presence:
         clock: Callable[[], float],
         stale_after_s: float,
         reopen_max_s: float,
+        start_s: float = 0.0,
     ) -> None:
         """Opens nothing yet.
 
@@ -42,6 +43,7 @@ class Presence:
             clock: monotonic seconds.
             stale_after_s: a source without a sign for so long is lost.
             reopen_max_s: longest wait between two openings.
+            start_s: what the first opening may take beside `stale_after_s`, such as a process that has to start.
         """
         self._source = source
         self._desk = desk
@@ -51,6 +53,7 @@ class Presence:
         self._clock = clock
         self._stale_after_s = stale_after_s
         self._reopen_max_s = reopen_max_s
+        self._start_s = start_s  # 0 once it was open
         self._last_sign_s = clock()
 
     def keep_open(self, read: Callable[[], None]) -> None:
@@ -61,6 +64,7 @@ class Presence:
             opened_s = self._clock()
             try:
                 with self._source:
+                    self.begin_anew()
                     read()
             except SourceError as error:
                 self._state_lost(str(error))
@@ -78,10 +82,11 @@ class Presence:
 
     def check(self) -> None:
         """It is lost if it gave no sign for too long; who has waited for a picture for too long is answered."""
-        now_s, limit_s = self._clock(), self._stale_after_s
+        now_s, limit_s = self._clock(), self._stale_after_s + self._start_s
         if now_s - self._last_sign_s > limit_s:
             self._state_lost(f"{self._source.description}: no frame for {limit_s:g} s")
-        self._desk.answer_waiting(f"no picture within {limit_s:g} s of the trigger", now_s - limit_s)
+        wait_s = self._stale_after_s
+        self._desk.answer_waiting(f"no picture within {wait_s:g} s of the trigger", now_s - wait_s)
 
     def check_answer(self) -> None:
         """As `check`, of a watched folder: while it is asked and does not answer it is at fault, and no part is."""
@@ -91,7 +96,7 @@ class Presence:
 
     def begin_anew(self) -> None:
         """The time without a sign counts from now."""
-        self._last_sign_s = self._clock()
+        self._last_sign_s, self._start_s = self._clock(), 0.0
 
     def _state_lost(self, reason: str) -> None:
         def say() -> None:

@@ -126,10 +126,6 @@ run "$venv/bin/zsad-agent" check --config "$config_dir/agent.yaml" ||
 run ln -sfn "${venv##*/}" "$program/venv.next"
 run mv -T "$program/venv.next" "$program/venv"
 incomplete=''
-for old in "$program"/venv-*; do
-    [[ $old == "$venv" || ! -d $old ]] || run rm -rf "$old"
-done
-
 # --- Service ---------------------------------------------------------------------------------------------------------
 
 run install -m 644 "$here/zsad-agent.service" "$unit_dir/zsad-agent.service"
@@ -140,6 +136,10 @@ if [[ -z $root && -d /run/systemd/system ]]; then
         echo "Restarted with the new version."
     fi
 fi
+# Only now: until its restart the old version still starts a process for a camera that comes back.
+for old in "$program"/venv-*; do
+    [[ $old == "$venv" || ! -d $old ]] || run rm -rf "$old"
+done
 
 [[ -z $dry_run ]] || exit 0
 cat <<TEXT
