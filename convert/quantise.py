@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -112,7 +113,8 @@ def quantise(
     # Without VNNI a CPU adds pairs of products in 16 bits, which overflow unless weights use half of their range.
     advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
     inputs = nncf.Dataset(calibration.pictures, lambda shown: _shown(shown, input_hw, prompts))
-    with contextlib.redirect_stdout(sys.stderr):  # its progress bars
+
+    def work() -> Any:
         if accuracy is None:
             return nncf.quantize(model, inputs, advanced_parameters=advanced, **options)
         return nncf.quantize_with_accuracy_control(
@@ -124,6 +126,11 @@ def quantise(
             advanced_quantization_parameters=advanced,
             **options,
         )
+
+    # NNCF makes Cores of its own and lets them go. In a thread that ends with them, no other is left with a stack for
+    # signals that was freed, see `zsad_core.openvino_offline.openvino_core`.
+    with contextlib.redirect_stdout(sys.stderr), ThreadPoolExecutor(max_workers=1) as pool:  # stdout: progress bars
+        return pool.submit(work).result()
 
 
 def _shown(
