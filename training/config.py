@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from zsad_core.backbone import Side, usual_input_hw
 from zsad_core.config import StrictModel
@@ -98,7 +98,6 @@ class ValidationSpec(StrictModel):
 
 class TrainConfig(StrictModel):
     out: Path
-    datasets: tuple[DatasetSpec, ...] = ()  # none: synthetic pictures alone
     train_split: Literal["all", "test"] = "all"  # test: leaves the sets' train splits unused, as the papers do
     textures: TextureSpec | None = None
     model: ModelSpec = ModelSpec()
@@ -109,16 +108,21 @@ class TrainConfig(StrictModel):
     device: str = "auto"  # auto, cpu, cuda, cuda:1 …
     workers: Annotated[int, Field(ge=0)] = 1  # processes that prepare pictures
     feature_cache: Path | None = None  # folder; only with a frozen backbone and no augmentation
+    datasets: Annotated[tuple[DatasetSpec, ...], Field(validate_default=True)] = ()  # none: synthetic pictures alone
 
-    @model_validator(mode="after")
-    def _has_pictures(self) -> "TrainConfig":
-        drawn = self.sampling.synthetic_fraction == 1 and self.sampling.texture_fraction == 1
-        if not self.datasets and not (drawn and self.textures and self.validation.synthetic):
+    @field_validator("datasets")
+    @classmethod
+    def _gives_pictures(cls, datasets: tuple[DatasetSpec, ...], info: ValidationInfo) -> tuple[DatasetSpec, ...]:
+        told = info.data
+        if datasets or not {"sampling", "validation", "textures"} <= told.keys():  # the others have faults of their own
+            return datasets
+        drawn = told["sampling"].synthetic_fraction == told["sampling"].texture_fraction == 1
+        if not (drawn and told["textures"] and told["validation"].synthetic):
             raise ValueError(
-                "datasets: none is named. Name one; or, to train on synthetic pictures alone, name textures and set "
+                "none is named. Name one; or, for training on synthetic pictures alone, name textures and set "
                 "sampling.synthetic_fraction and sampling.texture_fraction to 1 and validation.synthetic to 60, say"
             )
-        return self
+        return datasets
 
     @property
     def can_cache_features(self) -> bool:
