@@ -61,6 +61,8 @@ class InferenceConfig(StrictModel):
     device: str = "CPU"  # OpenVINO name: CPU, GPU, GPU.1, NPU, AUTO, AUTO:GPU,CPU
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # CPU threads; None: OpenVINO's choice
     precision: Literal["f32", "auto"] = "f32"  # auto lets the device compute in bf16/f16: faster, scores shift a little
+    # of a bundle that holds two; auto: the one that zsad-agent bench found the faster here, else the bundle's main one
+    model: Literal["auto", "fp", "int8"] = "auto"
     cache_dir: Path | None = None  # compiled models; None: the service's cache folder
     # PEM files of the Ed25519 public keys whose bundles are taken; none: unsigned bundles are taken too. The bundle
     # that ships inside the program is always taken.

@@ -9,6 +9,7 @@ import numpy as np
 
 from zsad_agent.compiled_cache import open_cache, seal_cache
 from zsad_agent.config import InferenceConfig, default_cache_dir
+from zsad_agent.model_choice import choose_model
 from zsad_core.bundle import Bundle
 from zsad_core.errors import BundleError, DeviceError, ImageError
 from zsad_core.imaging import resize_to_input
@@ -27,13 +28,17 @@ class Detector:
     """Holds the compiled model and one inference request. For one thread at a time."""
 
     def __init__(self, bundle: Bundle, config: InferenceConfig) -> None:
-        """Compiles the model and runs it once, so that a model that cannot answer is known before the first part.
+        """Compiles the model that `choose_model` picks and runs it once.
+
+        So a model that cannot answer is known before the first part.
 
         Raises:
             BundleError: the model is not what the manifest says, or no model.
             ProductError: the bundle has no such product.
             DeviceError: the device is absent, refuses the model, or its answer is no answer.
         """
+        self.arithmetic = choose_model(bundle, config)
+        bundle = bundle.computing_in(self.arithmetic)
         self._bundle = bundle.without_model()
         self._map_hw = bundle.manifest.model.map_hw
         self._input_hw = bundle.manifest.model.input_hw
@@ -93,15 +98,15 @@ class Detector:
             )
         if product is not None:
             self.select_product(product)
-        np.copyto(self._image[0], resize_to_input(image_bgr, self._input_hw))
+        resize_to_input(image_bgr, self._input_hw, out=self._image[0])
         try:
             self._request.infer()
-            anomaly_map = np.array(self._request.get_tensor(MAP).data[0], np.float32)  # a copy: the memory is reused
+            anomaly_map = self._request.get_tensor(MAP).data[0]
             anomaly_score = float(self._request.get_tensor(SCORE).data[0])
         except RuntimeError as error:
             raise DeviceError(f"device {self._device}: inference failed: {_short(error)}") from error
         return Prediction(
-            anomaly_map=np.clip(self._checked_map(anomaly_map), 0.0, 1.0),
+            anomaly_map=np.clip(self._checked_map(anomaly_map), 0.0, 1.0),  # a copy: the request's memory is reused
             anomaly_score=min(max(self._checked_score(anomaly_score), 0.0), 1.0),
         )
 

@@ -10,6 +10,8 @@ import numpy as np
 from zsad_convert.bundle_rewrite import put
 from zsad_core.bundle import (
     FORMAT_VERSION,
+    INT8_BIN,
+    INT8_XML,
     MANIFEST,
     MODEL_BIN,
     MODEL_XML,
@@ -19,11 +21,11 @@ from zsad_core.bundle import (
     Licence,
     Manifest,
     ModelFacts,
-    Parity,
     Threshold,
     load_bundle,
 )
 from zsad_core.prompts import PromptBank
+from zsad_core.proof import Variant
 
 
 def write_bundle(
@@ -37,14 +39,21 @@ def write_bundle(
     threshold: Threshold,
     region_level: float,
     evaluation: Evaluation | None,
-    parity: Parity,
+    proof: Variant,
     made_by: str,
     licences: tuple[Licence, ...],
     text_side: bytes | None = None,
+    variant: tuple[Variant, tuple[bytes, bytes]] | None = None,
 ) -> str:
     """Writes, reads back and checks the bundle, then moves it to `out`; gives its sha256.
 
     An existing bundle at `out` is replaced; anything else there is left alone.
+
+    Args:
+        out: folder.
+        ir: (model.xml, model.bin).
+        proof: of `ir`; its precision is that of `facts`.
+        variant: the same model in int8: record, graph and weights.
 
     Raises:
         ValueError: `out` exists and is no bundle.
@@ -58,6 +67,9 @@ def write_bundle(
         partial.mkdir()
         (partial / MODEL_XML).write_bytes(ir[0])
         (partial / MODEL_BIN).write_bytes(ir[1])
+        if variant is not None:
+            (partial / INT8_XML).write_bytes(variant[1][0])
+            (partial / INT8_BIN).write_bytes(variant[1][1])
         if prompts:
             PromptBank(embeddings=prompts).save(partial / PROMPTS)
         if text_side is not None:
@@ -71,7 +83,11 @@ def write_bundle(
             threshold=threshold,
             region_level=region_level,
             evaluation=evaluation,
-            parity=parity,
+            parity=proof.parity,
+            gate=proof.gate,
+            calibration=proof.calibration,
+            accepted_loss=proof.accepted_loss,
+            variant=variant[0] if variant else None,
             made_by=made_by,
             licences=licences,
             files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())},

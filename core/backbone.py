@@ -28,6 +28,7 @@ class BackboneConfig(StrictModel):
     # Pixels, multiples of the patch size.
     input_hw: tuple[Side, Side] = Field(default_factory=lambda known: usual_input_hw(known["name"]))
     taps: tuple[Annotated[int, Field(ge=1)], ...] | None = None  # 1-based blocks; None: four, evenly spaced
+    width: Annotated[int, Field(ge=8)] | None = None  # D of a CNN's tokens; None: its widest tap's. A ViT has its own
     bilinear_positions: bool = False  # resize absolute positions bilinearly, as VisualAD does; timm's way is bicubic
 
 
@@ -47,6 +48,10 @@ class Backbone(nn.Module):
             ValueError: taps or input size do not fit the model.
         """
         super().__init__()
+        if config.width is not None:
+            raise ValueError(
+                f"width {config.width}: the tokens of {config.name} have a width of their own; leave it out"
+            )
         self.config = config
         resizes = config.bilinear_positions and any_size  # a fixed size only ever takes a state that is resized
         self.vit = _create(config, any_size=any_size, native_size=resizes)

@@ -21,13 +21,16 @@ from zsad_core.config import StrictModel
 from zsad_core.errors import BundleError
 from zsad_core.model_xml import check_model_xml
 from zsad_core.prompts import PromptBank, Wording
+from zsad_core.proof import Calibration, Gate, Parity, Precision, Unit, Variant
 from zsad_core.signature import MAX_SIGNATURE_BYTES, SIGNATURE, TrustedKey, check_signature
 
 FORMAT_VERSION = 1
 MANIFEST, MODEL_XML, MODEL_BIN, PROMPTS = "manifest.json", "model.xml", "model.bin", "prompts.npz"
 PAYLOAD_FILES = (MODEL_XML, MODEL_BIN, PROMPTS)  # a method without text has no prompts
 TEXT_SIDE = "text_side.safetensors"  # for the host, to add products; see `zsad_core.text_side`
-OPTIONAL_FILES = ("LICENSE.txt", TEXT_SIDE)
+INT8_XML, INT8_BIN = "model_int8.xml", "model_int8.bin"  # the same model once more: see `Manifest.variant`
+VARIANT_FILES = (INT8_XML, INT8_BIN)
+OPTIONAL_FILES = ("LICENSE.txt", TEXT_SIDE, *VARIANT_FILES)
 MAX_FILE_BYTES = 2_000_000_000  # the IR of a ViT-L in FP32 is 1.3 GB
 MAX_BUNDLE_BYTES = 2_500_000_000  # of all files together, which lie in memory while they are checked
 MAX_MANIFEST_BYTES = 4_000_000
@@ -35,7 +38,7 @@ MAX_XML_BYTES = 64_000_000  # that of a ViT-L has 2 MB; its parser takes ten tim
 MAX_PROMPT_VALUES = 1_000_000  # of one product
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Unit = Annotated[float, Field(ge=0, le=1)]
+Arithmetic = Literal["fp", "int8"]  # of a bundle's models
 Side = Annotated[int, Field(gt=0, le=8192)]  # pixels; the input of the largest is then 200 MB
 
 
@@ -43,17 +46,6 @@ class Threshold(StrictModel):
     value: Unit
     method: str  # how it was set, on what
     false_reject_rate: Unit | None = None  # share of good parts above it, on the pictures it was set on
-
-
-class Parity(StrictModel):
-    """Largest differences between the torch model and the IR, over the pictures of `images`."""
-
-    images: Annotated[int, Field(ge=1)]
-    source: str
-    max_map_difference: Annotated[float, Field(ge=0)]
-    max_score_difference: Annotated[float, Field(ge=0)]
-    map_tolerance: Annotated[float, Field(gt=0)]
-    score_tolerance: Annotated[float, Field(gt=0)]
 
 
 class EvaluationRow(StrictModel):
@@ -106,7 +98,7 @@ class ModelFacts(StrictModel):
     map_hw: tuple[Side, Side]
     # of one product's prompt; None: the method needs no text, nor products
     prompt_shape: tuple[Annotated[int, Field(gt=0)], ...] | None
-    precision: Literal["fp32", "fp16"]
+    precision: Precision
     score: ScoreRule | None = None  # None: the score does not come from the map that is given out
 
     @model_validator(mode="after")
@@ -130,6 +122,21 @@ class Manifest(StrictModel):
     licences: tuple[Licence, ...]
     files: dict[str, Sha256]
     added_products: dict[str, AddedProduct] = Field(default={})  # some of `products`
+    gate: Gate | Literal["left out"] | None = None  # this and the next two, of the model: as in `Variant`
+    calibration: Calibration | None = None
+    accepted_loss: tuple[str, ...] = ()
+    # The same model in int8 beside one in float: each machine runs the faster. Everything else here, the threshold
+    # too, holds for both; that they answer alike is what its parity and gate show.
+    variant: Variant | None = None
+
+    @model_validator(mode="after")
+    def _variant_is_another(self) -> Self:
+        if self.variant is not None and (self.variant.precision, self.model.precision == "int8") != ("int8", False):
+            raise ValueError(
+                f"the variant is {self.variant.precision} beside a model in {self.model.precision}: only int8 beside "
+                "fp32 or fp16 is known"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +148,8 @@ class Bundle:
     prompt_bank: PromptBank | None  # None: the method needs no text, and any product is inspected alike
     model_xml: bytes  # empty once it was compiled, as is the next
     model_bin: bytes
+    variant_xml: bytes  # of the int8 variant, likewise; empty where there is none
+    variant_bin: bytes
     sha256: str  # of manifest.json, which holds the hashes of all else
     signed_by: str | None = None  # id of the trusted key; None: no keys were asked for
 
@@ -152,9 +161,22 @@ class Bundle:
         """
         return None if self.prompt_bank is None else self.prompt_bank[product]
 
+    @property
+    def arithmetics(self) -> tuple[Arithmetic, ...]:
+        """Those of the models it holds, the main one's first."""
+        main: Arithmetic = "int8" if self.manifest.model.precision == "int8" else "fp"
+        return (main,) if self.manifest.variant is None else (main, "int8")
+
+    def computing_in(self, arithmetic: Arithmetic) -> Self:
+        """The bundle with that one of its `arithmetics` as its only model."""
+        xml, weights = self.model_xml, self.model_bin
+        if arithmetic != self.arithmetics[0]:
+            xml, weights = self.variant_xml, self.variant_bin
+        return replace(self, model_xml=xml, model_bin=weights, variant_xml=b"", variant_bin=b"")
+
     def without_model(self) -> Self:
-        """All but the graph and its weights, for as long as the compiled model runs: that has its own copy."""
-        return replace(self, model_xml=b"", model_bin=b"")
+        """All but the graphs and their weights, for as long as the compiled model runs: that has its own copy."""
+        return replace(self, model_xml=b"", model_bin=b"", variant_xml=b"", variant_bin=b"")
 
 
 def load_bundle(path: Path, trusted_keys: Sequence[TrustedKey] = ()) -> Bundle:
@@ -177,13 +199,17 @@ def load_bundle(path: Path, trusted_keys: Sequence[TrustedKey] = ()) -> Bundle:
         signed_by = check_signature(manifest_bytes, signature, trusted_keys, str(path))
     manifest = parse_manifest(manifest_bytes, f"{path}/{MANIFEST}")
     contents = _read_files(read, path, manifest)
-    check_model_xml(contents[MODEL_XML], f"{path}/{MODEL_XML}")
+    for name in (MODEL_XML, INT8_XML):
+        if name in contents:
+            check_model_xml(contents[name], f"{path}/{name}")
     return Bundle(
         path=path,
         manifest=manifest,
         prompt_bank=_prompt_bank(path, manifest, contents),
         model_xml=contents[MODEL_XML],
         model_bin=contents[MODEL_BIN],
+        variant_xml=contents.get(INT8_XML, b""),
+        variant_bin=contents.get(INT8_BIN, b""),
         sha256=hashlib.sha256(manifest_bytes).hexdigest(),
         signed_by=signed_by,
     )
@@ -224,16 +250,19 @@ def _read_signature(read: BundleReader, path: Path) -> bytes:
 def _read_files(read: BundleReader, path: Path, manifest: Manifest) -> dict[str, bytes]:
     """Name -> content of every file of the manifest, each as its hash says."""
     needs_text = manifest.model.prompt_shape is not None
-    missing = [name for name in PAYLOAD_FILES if name not in manifest.files and (needs_text or name != PROMPTS)]
+    payload = [name for name in PAYLOAD_FILES if needs_text or name != PROMPTS]
+    missing = [name for name in (*payload, *(VARIANT_FILES if manifest.variant else ())) if name not in manifest.files]
     if missing:
         raise BundleError(f"{path}/{MANIFEST}: files: no hash for {', '.join(missing)}. Export the bundle again.")
     unknown = [name for name in manifest.files if name not in PAYLOAD_FILES + OPTIONAL_FILES]
     if unknown:
         raise BundleError(f"{path}/{MANIFEST}: files: {unknown[0]!r} is not a file of format {FORMAT_VERSION}")
+    if manifest.variant is None and (stray := [name for name in VARIANT_FILES if name in manifest.files]):
+        raise BundleError(f"{path}/{MANIFEST}: files: {stray[0]!r} is there, yet there is no variant")
     contents: dict[str, bytes] = {}
     left = MAX_BUNDLE_BYTES
     for name, expected in manifest.files.items():
-        content = read(name, min(left, MAX_XML_BYTES if name == MODEL_XML else MAX_FILE_BYTES))
+        content = read(name, min(left, MAX_XML_BYTES if name in (MODEL_XML, INT8_XML) else MAX_FILE_BYTES))
         left -= len(content)
         found = hashlib.sha256(content).hexdigest()
         if found != expected:

@@ -11,10 +11,11 @@ from zsad_core.ava_dino import AvaDino, AvaDinoConfig
 from zsad_core.backbone import Backbone, BackboneConfig
 from zsad_core.backbones import AnyBackbone
 from zsad_core.config import StrictModel
+from zsad_core.decoder import DecoderConfig
 from zsad_core.matching import MatchingConfig
 from zsad_core.methods import Method
 from zsad_core.preprocess import Normalise
-from zsad_core.scoring import ScoreConfig
+from zsad_core.scoring import MapStride, ScoreConfig
 from zsad_core.token_insertion import class_position
 from zsad_core.visualad import VisualAd, VisualAdConfig, VisualAdOptions
 
@@ -31,6 +32,8 @@ class DetectorConfig(StrictModel):
     text_dim: Count = 384
     hidden_dim: Count = 768  # of AVA-DINO's adapters
     interleave_text: bool = False  # see `MatchingConfig`
+    decoder: DecoderConfig | None = None  # see `MatchingConfig`
+    map_stride: MapStride = 1  # pixels of the input for each value of the map that is given out; published: 1
     visualad: VisualAdOptions = VisualAdOptions()
     score: ScoreConfig = ScoreConfig()
 
@@ -47,6 +50,7 @@ def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
         "text_dim": config.text_dim,
         "num_taps": len(backbone.taps),
         "interleave_text": config.interleave_text,
+        "decoder": config.decoder,
     }
     if config.method == "ava_dino":
         return AvaDino(AvaDinoConfig(**widths, hidden_dim=config.hidden_dim))
@@ -112,13 +116,14 @@ class Detector(nn.Module):
         return [group for group in groups if group["params"]]
 
     def predict(self, images_bgr: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Anomaly maps [B, H, W] and anomaly scores [B], both in [0, 1]; arguments as of `forward`."""
+        """Anomaly maps [B, H / s, W / s] of map stride s and scores [B], all in [0, 1]; arguments as of `forward`."""
         return self.answer(images_bgr, self.head.prompt_vectors(text) if self.needs_text else None)
 
     def answer(self, images_bgr: Tensor, prompts: Tensor | None) -> tuple[Tensor, Tensor]:
         """As `predict`, with the prompt vectors [B, K, 2, M] instead of the text."""
-        size_hw = (int(images_bgr.shape[1]), int(images_bgr.shape[2]))
-        return self.head.predict(self.tokens(images_bgr), prompts, map_hw=size_hw, score=self.config.score)
+        stride = self.config.map_stride
+        map_hw = (int(images_bgr.shape[1]) // stride, int(images_bgr.shape[2]) // stride)
+        return self.head.predict(self.tokens(images_bgr), prompts, map_hw=map_hw, score=self.config.score)
 
 
 class DeviceGraph(nn.Module):

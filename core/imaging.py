@@ -129,18 +129,27 @@ def find_images(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int]) -> np.ndarray:
+def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int], *, out: np.ndarray | None = None) -> np.ndarray:
     """uint8 [h, w, 3]: the whole picture at the model's input size, without crop, aspect not kept.
 
     Area averaging where either side shrinks: bilinear sampling of a large frame skips most pixels and with
     them thin scratches. Bilinear where both grow.
+
+    Args:
+        image_bgr: uint8 [H, W, 3].
+        input_hw: h, w.
+        out: uint8 [h, w, 3], contiguous; the picture is written there. None: a picture of that size is given as it is.
     """
     input_h, input_w = input_hw
     height, width = image_bgr.shape[:2]
     if (height, width) == (input_h, input_w):
-        return image_bgr
+        if out is None:
+            return image_bgr
+        np.copyto(out, image_bgr)
+        return out
     shrinks = height > input_h or width > input_w
-    return cv2.resize(image_bgr, (input_w, input_h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image_bgr, (input_w, input_h), dst=out, interpolation=method)
 
 
 def resize_map(anomaly_map: np.ndarray, wh: tuple[int, int]) -> np.ndarray:

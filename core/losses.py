@@ -37,7 +37,8 @@ def segmentation_loss(probabilities: Tensor, mask: Tensor) -> Tensor:
 
 
 LossT = TypeVar("LossT")
-_PIXEL_PARTS = ("awareness", "segmentation")  # means over the pictures with pixel truth; all others are over all
+# means over the pictures with pixel truth; all others are over all
+_PIXEL_PARTS = ("awareness", "segmentation", "decoded")
 
 
 def scaled(loss: LossT, *, pixel: float, image: float) -> LossT:

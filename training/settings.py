@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 
@@ -13,24 +13,26 @@ from zsad_training.layouts import LayoutName
 if TYPE_CHECKING:
     from zsad_training.config import TrainConfig
 
+ConfigT = TypeVar("ConfigT", bound="TrainConfig")
 PROTOCOLS = ("leave-one-out", "visa-to-all", "mvtec-to-visa")
 METHOD_PRESETS = {"ava_dino": "ava-dino", "ad_dinov3": "ad-dinov3", "visualad": "visualad-dinov2"}
 _RECIPES = Path(__file__).with_name("recipes")
+_DISTIL = "distil-"  # begins the names of the recipes that `zsad-distill` takes
 
 
-def presets() -> list[str]:
-    """The names that `--preset` knows."""
-    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
+def presets(*, distil: bool = False) -> list[str]:
+    """The names that `--preset` of `zsad-train` knows, or with `distil` that of `zsad-distill`."""
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml") if path.stem.startswith(_DISTIL) == distil)
 
 
-def preset_file(name: str) -> Path:
+def preset_file(name: str, *, distil: bool = False) -> Path:
     """The file of a preset.
 
     Raises:
         ConfigError: there is none of that name; those that are there are named.
     """
-    if name not in presets():
-        raise ConfigError(f"--preset {name}: no such preset. There are: {', '.join(presets())}")
+    if name not in (known := presets(distil=distil)):
+        raise ConfigError(f"--preset {name}: no such preset. There are: {', '.join(known)}")
     return _RECIPES / f"{name}.yaml"
 
 
@@ -42,9 +44,21 @@ def parser() -> argparse.ArgumentParser:
         "stopped when it is started again with the same settings. Several processes or GPUs share a run that is "
         "started as: torchrun --nproc_per_node=N training/train.py …",
     )
+    add_setting_flags(result, presets())
+    result.add_argument(
+        "--feature-cache",
+        type=Path,
+        help="folder for tokens of a frozen backbone, computed once a picture; runs can share it (default none)",
+    )
+    _add_protocol_flags(result)
+    return result
+
+
+def add_setting_flags(result: argparse.ArgumentParser, known_presets: list[str]) -> None:
+    """The flags that every command which trains has; `read_settings` reads them."""
     source = result.add_mutually_exclusive_group()
     source.add_argument("--config", type=Path, help="YAML file of settings; flags override it")
-    source.add_argument("--preset", help=f"settings that ship: {', '.join(presets())}; flags override them")
+    source.add_argument("--preset", help=f"settings that ship: {', '.join(known_presets)}; flags override them")
     result.add_argument("--out", type=Path, help="folder for best.safetensors, resume.pt and log.csv")
     result.add_argument("--data", type=Path, nargs="+", help="folders of data sets; all weigh the same")
     result.add_argument("--layout", choices=get_args(LayoutName), help="of every --data (default auto: by content)")
@@ -76,11 +90,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--device", help="auto, cpu, cuda, cuda:1 … (default auto: a GPU where there is one)")
     result.add_argument("--workers", type=int, help="processes that prepare pictures (default 1)")
     result.add_argument(
-        "--feature-cache",
-        type=Path,
-        help="folder for tokens of a frozen backbone, computed once a picture; runs can share it (default none)",
-    )
-    result.add_argument(
         "--set",
         nargs="+",
         action="extend",
@@ -88,8 +97,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="any other setting, e.g. optimisation.steps_per_epoch=100",
     )
-    _add_protocol_flags(result)
-    return result
 
 
 def _add_protocol_flags(command: argparse.ArgumentParser) -> None:
@@ -142,8 +149,33 @@ def read_config(args: argparse.Namespace) -> "TrainConfig":
     from zsad_training.config import TrainConfig
 
     file = preset_file(args.preset) if args.preset else args.config
+    config = read_settings(args, TrainConfig, file, FLAG_KEYS)
+    if config.feature_cache is not None and not config.can_cache_features:
+        if not args.protocol:
+            raise ConfigError(
+                "feature_cache: needs a method that adds no tokens, optimisation.trainable_blocks 0, sampling.augment "
+                "none and sampling.synthetic_fraction 0: else no picture has the same tokens twice"
+            )
+        config = config.model_copy(update={"feature_cache": None})  # other methods of the protocol can have it
+    return config
+
+
+def read_settings(
+    args: argparse.Namespace, model: type[ConfigT], file: Path | None, flag_keys: dict[str, tuple[str, ...]]
+) -> ConfigT:
+    """The settings in `file` with the flags over them.
+
+    Args:
+        args: of `add_setting_flags`, and of the command's own.
+        model: what the settings are.
+        file: YAML; None is an empty one.
+        flag_keys: attribute of `args` -> the setting that it gives where it is not None.
+
+    Raises:
+        ConfigError: naming every fault.
+    """
     values, lines = read_yaml(file) if file else ({}, {})
-    for flag, keys in FLAG_KEYS.items():
+    for flag, keys in flag_keys.items():
         if (value := getattr(args, flag)) is not None:
             _overlay(values, keys, value)
     if args.layout and not args.data:
@@ -158,14 +190,7 @@ def read_config(args: argparse.Namespace) -> "TrainConfig":
         key, given, value = setting.partition("=")
         if not given or not _overlay(values, tuple(key.split(".")), _parsed(setting, value)):
             raise ConfigError(f"--set {setting}: expected SECTION.KEY=VALUE, e.g. optimisation.steps_per_epoch=100")
-    config = validate(TrainConfig, values, str(file or "flags"), lines)
-    if config.feature_cache is not None and not config.can_cache_features:
-        if not args.protocol:
-            raise ConfigError(
-                "feature_cache: needs a method that adds no tokens, optimisation.trainable_blocks 0, sampling.augment "
-                "none and sampling.synthetic_fraction 0: else no picture has the same tokens twice"
-            )
-        config = config.model_copy(update={"feature_cache": None})  # other methods of the protocol can have it
+    config = validate(model, values, str(file or "flags"), lines)
     return config.with_data_root(args.data_root) if args.data_root else config
 
 

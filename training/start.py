@@ -51,6 +51,7 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
         name=spec.backbone,
         input_hw=spec.input_hw,
         taps=spec.taps,
+        width=spec.width,
         bilinear_positions=spec.method == "visualad",
     )
     with plain_attention(plain):
@@ -63,6 +64,8 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
             text_encoder=spec.text_encoder,
             text_dim=text_dim,
             hidden_dim=spec.hidden_dim,
+            decoder=spec.decoder,
+            map_stride=spec.map_stride,
             visualad=VisualAdOptions(
                 max_positions=max(PUBLISHED_POSITIONS, math.prod(backbone.grid_hw(spec.input_hw)))
             ),

@@ -28,6 +28,71 @@ def texture_picture(rng: Rng, thumbnail: Image, size_hw: tuple[int, int]) -> Ima
     return cv2.warpAffine(thumbnail, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
+def printed_picture(rng: Rng, size_hw: tuple[int, int]) -> Image:
+    """Something printed, etched or stamped: tracks, pads, holes, bars and letters in two colours, all of sharp edges.
+
+    Teaches that an edge as such is no defect, and what a ragged one looks like. No real product is imitated.
+    """
+    height, width = size_hw
+    plate = np.zeros((height, width), np.uint8)
+    pitch = int(min(size_hw) * np.exp(rng.uniform(np.log(0.03), np.log(0.12))))
+    thick = max(1, int(pitch * rng.uniform(0.15, 0.6)))
+    for _ in range(int(rng.integers(4, 40))):  # tracks: runs of straight pieces on a grid, at 45 degrees
+        point = np.array([rng.integers(0, width // pitch + 1), rng.integers(0, height // pitch + 1)]) * pitch
+        heading = int(rng.integers(8))
+        lanes = int(rng.integers(1, 6)) if rng.random() < 0.4 else 1
+        points = [point]
+        for _ in range(int(rng.integers(1, 6))):
+            step = np.array(_COMPASS[heading]) * pitch * int(rng.integers(1, 6))
+            points.append(points[-1] + step)
+            heading = (heading + int(rng.integers(-1, 2))) % 8
+        for lane in range(lanes):
+            shifted = np.array(points) + lane * pitch * np.array(_COMPASS[(int(rng.integers(2)) * 2) % 8])
+            cv2.polylines(plate, [shifted.astype(np.int32)], False, 1, thick)
+        if rng.random() < 0.6:
+            for end in (points[0], points[-1]):
+                _pad(rng, plate, end, pitch)
+    for _ in range(int(rng.integers(0, 6))):  # rows of pads
+        start = np.array([rng.integers(0, width), rng.integers(0, height)])
+        along = np.array(_COMPASS[int(rng.integers(4)) * 2]) * pitch
+        state = rng.bit_generator.state
+        for index in range(int(rng.integers(2, 14))):
+            rng.bit_generator.state = state  # alike
+            _pad(rng, plate, start + index * along, pitch)
+    if rng.random() < 0.3:
+        text = "".join(rng.choice(list("ABCDEFGHJKLMNPRSTUVWXYZ0123456789-"), int(rng.integers(2, 9))))
+        at = (int(rng.integers(0, width)), int(rng.integers(0, height)))
+        cv2.putText(plate, text, at, cv2.FONT_HERSHEY_SIMPLEX, pitch / 25, 1, max(1, thick // 2))
+    if rng.random() < 0.4:
+        plate = 1 - plate
+    if rng.random() < 0.5:
+        back, front = (0.0, 255.0) if rng.random() < 0.5 else (255.0, 0.0)
+        colours = np.full((2, 3), back), np.full((2, 3), front)
+        dark, light = colours[0][0], colours[1][0]
+    else:
+        dark, light = rng.uniform(0, 255, 3), rng.uniform(0, 255, 3)
+        if np.abs(dark - light).max() < 60:
+            light = (dark + 128) % 256
+    alpha: np.ndarray = plate.astype(np.float32)
+    if rng.random() < 0.6:
+        alpha = cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.4, 1.2))
+    return (dark + (light - dark) * alpha[..., None]).clip(0, 255).astype(np.uint8)
+
+
+_COMPASS = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1))
+
+
+def _pad(rng: Rng, plate: np.ndarray, at: np.ndarray, pitch: int) -> None:
+    radius = max(2, int(pitch * rng.uniform(0.25, 0.6)))
+    if rng.random() < 0.6:
+        cv2.circle(plate, _point(at), radius, 1, -1)
+    else:
+        half = np.array([radius, int(radius * rng.uniform(0.4, 1.2))])
+        cv2.rectangle(plate, _point(at - half), _point(at + half), 1, -1)
+    if rng.random() < 0.4:
+        cv2.circle(plate, _point(at), max(1, int(radius * rng.uniform(0.25, 0.5))), 0, -1)
+
+
 def object_picture(rng: Rng, surface: Image, background: Image) -> tuple[Image, np.ndarray]:
     """A shaded object with a `surface`, on a `background`; also its silhouette, uint8 [H, W] of 0 and 1.
 
@@ -63,19 +128,22 @@ def object_picture(rng: Rng, surface: Image, background: Image) -> tuple[Image, 
     return picture.clip(0, 255).astype(np.uint8), silhouette
 
 
-def add_anomalies(rng: Rng, picture: Image, donor: Image, where: np.ndarray | None = None) -> tuple[Image, np.ndarray]:
+def add_anomalies(
+    rng: Rng, picture: Image, donor: Image, where: np.ndarray | None = None, *, of_edges: bool = False
+) -> tuple[Image, np.ndarray]:
     """The picture with one to three anomalies, and their mask.
 
     Args:
         picture: uint8 [H, W, 3].
         donor: another picture of the same size, whose texture may intrude.
         where: uint8 [H, W], 1 where anomalies may lie; None is everywhere.
+        of_edges: most of them sit at edges and have the picture's own colours, as in what is printed or etched.
     """
     result = picture.copy()
     mask = np.zeros(picture.shape[:2], np.uint8)
     allowed = np.ones_like(mask) if where is None else where
     for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
-        kind = KINDS[int(rng.integers(len(KINDS)))]
+        kind = _bite if of_edges and rng.random() < 0.7 else KINDS[int(rng.integers(len(KINDS)))]
         changed, alpha = kind(rng, result, donor, _anywhere(rng, allowed))
         alpha = alpha * allowed
         blended = result + (changed.astype(np.float32) - result) * alpha[..., None]
@@ -153,6 +221,21 @@ def _stain(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[
     return _tinted(rng, picture, centre), alpha
 
 
+def _gloss(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    """A band or patch whose brightness and contrast differ, without a sharp edge: worn, polished, badly ground."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    alpha: np.ndarray = np.zeros((height, width), np.float32)
+    size = side * np.exp(rng.uniform(np.log([0.15, 0.08]), np.log([1.2, 0.4])))
+    box = cv2.boxPoints((tuple(centre), tuple(size), float(rng.choice([0, 90, rng.uniform(0, 180)]))))
+    cv2.fillPoly(alpha, [box.astype(np.int32)], 1.0)
+    alpha = cv2.GaussianBlur(alpha, (0, 0), side * rng.uniform(0.005, 0.03))
+    mean = cv2.blur(picture, (side // 8 | 1, side // 8 | 1)).astype(np.float32)
+    changed = mean + (picture - mean) * rng.choice([rng.uniform(0.0, 0.6), rng.uniform(1.4, 2.5)])
+    changed = changed + rng.choice([-1, 1]) * rng.uniform(VISIBLE, 70)
+    return changed.clip(0, 255).astype(np.uint8), alpha
+
+
 def _crack(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
     side = min(picture.shape[:2])
     alpha = np.zeros(picture.shape[:2], np.float32)
@@ -227,7 +310,96 @@ def _missing(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tupl
     return changed, _shape(rng, picture, centre)
 
 
-KINDS: tuple[Kind, ...] = (_cut_paste, _scar, _blend, _stain, _crack, _crack, _scratch, _pits, _warp, _missing)
+def _bite(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    """A blob or a bridge in a colour of the surroundings: a bite out of an edge, a spur, a hole, a link, a gap."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    centre = _near_edge(rng, picture, centre)
+    reach = side * rng.uniform(0.01, 0.08)
+    for _ in range(8):  # a colour of nearby that differs from what is here
+        other = np.clip(centre + rng.normal(0, reach, 2), 0, [width - 1, height - 1]).astype(int)
+        colour, here = picture[other[1], other[0]], picture[int(centre[1]), int(centre[0])]
+        if cv2.absdiff(colour, here).max() > 2 * VISIBLE:
+            break
+    alpha = np.zeros((height, width), np.float32)
+    radius = side * float(np.exp(rng.uniform(np.log(0.006), np.log(0.035))))
+    if rng.random() < 0.3:
+        end = centre + rng.normal(0, 1, 2) * radius * 3
+        cv2.line(alpha, _point(centre), _point(end), 1.0, max(1, round(radius * rng.uniform(0.3, 0.8))), cv2.LINE_AA)
+    else:
+        corners = int(rng.integers(5, 12))
+        angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
+        ring = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius * rng.uniform(0.5, 1.2, (corners, 1))
+        cv2.fillPoly(alpha, [(centre + ring).astype(np.int32)], 1.0, cv2.LINE_AA)
+    return np.broadcast_to(colour, picture.shape).copy(), alpha
+
+
+def _break(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    """One side of a ragged line moved away, and the gap between in the colour of the background; what moved is none."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    heading = rng.uniform(0, 2 * np.pi)
+    along, across = np.array([np.cos(heading), np.sin(heading)]), np.array([-np.sin(heading), np.cos(heading)])
+    offsets = np.cumsum(rng.normal(0, side * 0.012, 41))
+    offsets -= offsets[20]
+    line = centre + along * np.linspace(-1, 1, 41)[:, None] * side * rng.uniform(0.1, 0.9) + across * offsets[:, None]
+    gap = max(1, round(side * float(np.exp(rng.uniform(np.log(0.004), np.log(0.03))))))
+    alpha = np.zeros((height, width), np.float32)
+    cv2.polylines(alpha, [line.astype(np.int32)], False, 1.0, gap, cv2.LINE_AA)
+    corner = picture[:: height - 1, :: width - 1].reshape(-1, 3)
+    changed = np.full_like(picture, corner[int(rng.integers(4))])
+    if rng.random() < 0.5:
+        changed = (changed * 0.3 + cv2.GaussianBlur(picture, (0, 0), 3) * 0.3).clip(0, 255).astype(np.uint8)
+    return changed, alpha
+
+
+def _paste_smoothly(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
+    """A patch from elsewhere, blended in the gradients (Poisson; NSA, arXiv 2109.15222)."""
+    height, width = picture.shape[:2]
+    alpha = _shape(rng, picture, centre)
+    hard = (alpha > 0.5).astype(np.uint8)
+    hard[[0, 1, -2, -1]], hard[:, [0, 1, -2, -1]] = 0, 0
+    if hard.sum() < MIN_AREA_PX:
+        return picture, alpha * 0
+    source = donor if rng.random() < 0.4 else np.roll(picture, tuple(rng.integers(8, [height, width])), axis=(0, 1))
+    x, y, w, h = cv2.boundingRect(hard)
+    mode = cv2.NORMAL_CLONE if rng.random() < 0.5 else cv2.MIXED_CLONE
+    try:
+        changed = cv2.seamlessClone(source, picture, hard * 255, (x + w // 2, y + h // 2), mode)
+    except cv2.error:  # it has its own mind about masks at the edge
+        return picture, alpha * 0
+    return changed, cv2.dilate(hard, _disc(3)).astype(np.float32)
+
+
+KINDS: tuple[Kind, ...] = (
+    _cut_paste,
+    _paste_smoothly,
+    _scar,
+    _blend,
+    _stain,
+    _gloss,
+    _crack,
+    _crack,
+    _scratch,
+    _pits,
+    _warp,
+    _missing,
+    _bite,
+    _bite,
+    _break,
+)
+
+
+def _near_edge(rng: Rng, picture: Image, centre: np.ndarray) -> np.ndarray:
+    """The pixel of the strongest edge in a window around `centre`, (x, y) as float."""
+    height, width = picture.shape[:2]
+    half = max(4, min(height, width) // 12)
+    left, top = max(0, int(centre[0]) - half), max(0, int(centre[1]) - half)
+    window = picture[top : top + 2 * half, left : left + 2 * half].max(axis=2).astype(np.float32)
+    steep = np.abs(cv2.Sobel(window, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(window, cv2.CV_32F, 0, 1))
+    steep += rng.uniform(0, 30, steep.shape).astype(np.float32)
+    y, x = np.unravel_index(int(np.argmax(steep)), steep.shape)
+    return np.array([left + x, top + y], np.float64)
 
 
 def _tinted(rng: Rng, picture: Image, centre: np.ndarray) -> Image:

@@ -4,7 +4,8 @@ import logging
 import platform
 import random
 import sys
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from zsad_training.config import DatasetSpec, ModelSpec
+    from zsad_training.config import DatasetSpec, TextureSpec, TrainConfig
+    from zsad_training.layout import Sample
     from zsad_training.processes import Processes
+    from zsad_training.sampler import Texture
 
 logger = logging.getLogger("zsad_training")
 
@@ -27,36 +30,22 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
     import numpy as np
     import torch
 
-    from zsad_training.data_check import read_datasets
     from zsad_training.feature_cache import FeatureCache
-    from zsad_training.sampler import TrainingPictures, find_textures
-    from zsad_training.split import at_most, split
+    from zsad_training.sampler import TrainingPictures
     from zsad_training.start import build_detector
     from zsad_training.trainer import Trainer
     from zsad_training.validation import ValidationPictures
 
-    device = processes.device
-    only: Any = None if config.train_split == "all" else config.train_split
-    samples = read_datasets(config.datasets, check=check_data and processes.is_first, split=only)
-    textures = find_textures(config.textures.path) if config.textures else []
-    seed, spec = config.seed, config.validation
-    fit, held_out = split(samples, lambda one: f"{one.dataset}/{one.product}/{one.image.name}", spec.fraction, seed)
-    held_out = at_most(
-        held_out, lambda one: one.image.name, lambda one: (one.dataset, one.is_anomalous), spec.max_per_class, seed
-    )
-    fit_textures, held_textures = split(textures, lambda one: one.material, spec.fraction, seed)
-    logger.info(
-        "%d pictures to train on, %d to validate; textures: %d and %d",
-        len(fit), len(held_out), len(fit_textures), len(held_textures),
-    )  # fmt: skip
-
+    device, seed = processes.device, config.seed
+    parts = read_parts(config, check_data=check_data and processes.is_first)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    text = _embed(config.model, {*(one.product for one in samples), *(one.material for one in textures)}, str(device))
+    text = embed(config.model.method, config.model.text_encoder, parts.products, str(device))
 
+    start = config.model.start and Path(str(config.model.start).replace("{seed}", str(seed)))
     detector, earlier = build_detector(
-        config.model,
+        config.model.model_copy(update={"start": start}),
         text_dim=len(next(iter(text.values()))) if text else 1,
         plain=device.type == "cpu" and (config.optimisation.trainable_blocks > 0 or not text),
     )
@@ -68,41 +57,104 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
     trainer = Trainer(
         config,
         detector,
-        TrainingPictures(fit, fit_textures, config.sampling, input_hw=input_hw, batch_size=batch_size, seed=seed),
-        ValidationPictures(held_out, held_textures, spec, input_hw=input_hw, seed=seed),
+        TrainingPictures(
+            parts.fit, parts.fit_textures, config.sampling, input_hw=input_hw, batch_size=batch_size, seed=seed
+        ),
+        ValidationPictures(parts.held_out, parts.held_textures, config.validation, input_hw=input_hw, seed=seed),
         text,
-        steps_per_epoch=config.optimisation.steps_per_epoch or max(1, len(fit) // batch_size),
+        steps_per_epoch=config.optimisation.steps_per_epoch or max(1, len(parts.fit) // batch_size),
         processes=processes,
-        record=_record(config, command, samples, earlier),
+        record=make_record(config, command, parts.trained_on, earlier),
         feature_cache=cache,
     )
     return trainer.run()
 
 
-def _embed(model: "ModelSpec", products: set[str], device: str) -> "dict[str, np.ndarray]":
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The pictures and textures that a run learns from, and those that are held out for its validation."""
+
+    fit: "list[Sample]"
+    held_out: "list[Sample]"  # at most so many as validation looks at
+    fit_textures: "list[Texture]"
+    held_textures: "list[Texture]"
+    products: set[str]  # that any of them, or of those that nobody looks at, is prompted with
+    trained_on: set[str]  # data sets
+
+
+def read_parts(config: "TrainConfig", *, check_data: bool) -> Parts:
+    """What is in the folders of `config`, split.
+
+    Raises:
+        DatasetError: naming each broken file; with `check_data` every file is decoded for that.
+    """
+    from zsad_training.data_check import read_datasets
+    from zsad_training.sampler import find_textures
+    from zsad_training.split import at_most, split
+
+    only: Any = None if config.train_split == "all" else config.train_split
+    samples = read_datasets(config.datasets, check=check_data, split=only)
+    textures = find_textures(config.textures.path) if config.textures else []
+    seed, spec = config.seed, config.validation
+    fit, held_out = split(samples, lambda one: f"{one.dataset}/{one.product}/{one.image.name}", spec.fraction, seed)
+    held_out = at_most(
+        held_out, lambda one: one.image.name, lambda one: (one.dataset, one.is_anomalous), spec.max_per_class, seed
+    )
+    fit_textures, held_textures = split(textures, lambda one: one.material, spec.fraction, seed)
+    logger.info(
+        "%d pictures to train on, %d to validate; textures: %d and %d",
+        len(fit), len(held_out), len(fit_textures), len(held_textures),
+    )  # fmt: skip
+    return Parts(
+        fit=fit,
+        held_out=held_out,
+        fit_textures=fit_textures,
+        held_textures=held_textures,
+        products={*(one.product for one in samples), *(one.material for one in textures)},
+        trained_on={one.dataset for one in samples},
+    )
+
+
+def embed(method: str, text_encoder: str, products: set[str], device: str) -> "dict[str, np.ndarray]":
     """Product -> text embedding [T, 2], of the generic one too; empty where the method needs no text."""
     from zsad_core.methods import METHODS_WITH_TEXT
     from zsad_core.prompts import GENERIC_PRODUCT
-    from zsad_core.text_encoder import embed_products, load_text_encoder
 
-    if model.method not in METHODS_WITH_TEXT:
+    if method not in METHODS_WITH_TEXT:
         return {}
     products = products | {GENERIC_PRODUCT}
-    logger.info("embedding %d product names with %s", len(products), model.text_encoder)
-    return embed_products(load_text_encoder(model.text_encoder, device=device), sorted(products))
+    logger.info("embedding %d product names with %s", len(products), text_encoder)
+    return {product: _embedding(text_encoder, product, device) for product in sorted(products)}
 
 
-def _record(config: Any, command: str, samples: list[Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
+@cache
+def _embedding(encoder: str, product: str, device: str) -> "np.ndarray":
+    """[T, 2] of one product; the runs of a protocol share them, for a name takes a second or two."""
+    from zsad_core.text_encoder import embed_products
+
+    return embed_products(_text_encoder(encoder, device), [product])[product]
+
+
+@cache
+def _text_encoder(encoder: str, device: str) -> Any:
+    from zsad_core.text_encoder import load_text_encoder
+
+    return load_text_encoder(encoder, device=device)
+
+
+def make_record(
+    config: "TrainConfig", command: str, trained_on: set[str], earlier: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What the checkpoint says of its training; `earlier` is the record of the checkpoint that it began with."""
     import torch
 
+    specs: list[DatasetSpec | TextureSpec] = [*config.datasets, *([config.textures] if config.textures else [])]
     licences = [
-        {"what": f"training data {spec.path.name}", "licence": spec.licence, "source": spec.source}
-        for spec in [*config.datasets, *([config.textures] if config.textures else [])]
+        {"what": f"training data {spec.path.name}", "licence": spec.licence, "source": spec.source} for spec in specs
     ]
-    trained_on = {sample.dataset for sample in samples}
     if earlier is not None:
         command = f"{earlier['command']} (epoch {earlier['epoch']}); {command}"
-        trained_on |= set(earlier["trained_on"])
+        trained_on = trained_on | set(earlier["trained_on"])
         licences += [licence for licence in earlier["licences"] if licence not in licences]
     return {
         "command": command,

@@ -8,27 +8,28 @@ part's losses count by its share of the batch's pictures.
 import logging
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from zsad_core.checkpoint import save_checkpoint
 from zsad_core.detector import Detector
-from zsad_core.losses import Target, scaled
 from zsad_training.config import TrainConfig
+from zsad_training.devices import pick_precision
 from zsad_training.feature_cache import FeatureCache
+from zsad_training.objective import MethodsLoss, Objective
 from zsad_training.processes import Processes
 from zsad_training.resume import RESUME, load_resume, save_resume
 from zsad_training.run_log import RunLog
-from zsad_training.sampler import Batch, TrainingPictures, collate
+from zsad_training.sampler import Batch, collate
 from zsad_training.validation import Validation, ValidationPictures
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Trainer:
         self,
         config: TrainConfig,
         detector: Detector,
-        pictures: TrainingPictures,
+        pictures: Dataset[Any],
         validation: ValidationPictures,
         text: dict[str, np.ndarray],
         *,
@@ -64,7 +65,27 @@ class Trainer:
         processes: Processes,
         record: dict[str, Any],
         feature_cache: FeatureCache | None = None,
+        objective: Objective | None = None,
+        collate: Callable[[list[Any]], Batch] = collate,
     ) -> None:
+        """Reads and writes nothing yet.
+
+        Args:
+            config: of the run.
+            detector: that trains.
+            pictures: any index is an item.
+            validation: chooses the epoch and sets the threshold.
+            text: product -> [T, 2], of all that pictures and validation name.
+            steps_per_epoch: optimiser steps.
+            processes: that share the run.
+            record: goes into the checkpoint, with what validation measured.
+            feature_cache: of the frozen backbone; for the method's own loss alone.
+            objective: what is lowered; None is the method's own loss.
+            collate: makes the batch that the objective takes of items.
+
+        Raises:
+            ValueError: the batch cannot be shared evenly.
+        """
         parts = processes.count * config.optimisation.accumulate
         if config.optimisation.batch_size % parts:
             raise ValueError(
@@ -78,11 +99,14 @@ class Trainer:
         self._pictures = pictures
         self._validation = validation
         self._text = text
+        self._collate = collate
         self._steps_per_epoch = steps_per_epoch
         self._total_steps = steps_per_epoch * config.optimisation.epochs
         self._device = device
         self._record = record
-        self._cache = feature_cache
+        self._objective = objective or MethodsLoss(
+            self._detector, text, config.optimisation, device=device, feature_cache=feature_cache
+        )
         self._state = State()
         spec = config.optimisation
         groups = detector.parameter_groups(
@@ -91,11 +115,14 @@ class Trainer:
             backbone_lr=spec.backbone_lr,
             trainable_blocks=spec.trainable_blocks,
         )
+        if extra := list(self._objective.extra.parameters()):
+            groups.append({"params": extra, "lr": spec.lr})
+        self._trained = [*detector.parameters(), *extra]
         self._optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=spec.weight_decay)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, self._lr_factor)
-        self._precision = _precision(spec.mixed_precision, device)
+        scales = pick_precision(spec.mixed_precision, device) is torch.float16
         # torch's own first scale, 65536, overflows with logits of a hundred and loses the first steps.
-        self._scaler = torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=self._precision is torch.float16)
+        self._scaler = torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=scales)
         self._average = (
             torch.optim.swa_utils.AveragedModel(
                 detector, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(spec.ema_decay)
@@ -131,7 +158,7 @@ class Trainer:
         loader = DataLoader(
             self._pictures,
             batch_sampler=[indices for step in range(first, end) for indices in self._shares(step)],
-            collate_fn=collate,
+            collate_fn=self._collate,
             num_workers=self._config.workers,
             prefetch_factor=4 if self._config.workers else None,
             worker_init_fn=_one_thread,
@@ -161,20 +188,14 @@ class Trainer:
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
         """One step on the parts of this process; gives the losses of the whole batch by name."""
-        spec = self._config.optimisation
-        with_truth = sum(int(batch.has_pixel_truth.sum()) for batch in batches)
-        all_with_truth = self._processes.sum(torch.tensor(with_truth, device=self._device)).item()
+        counts = torch.tensor([self._objective.counts(batch) for batch in batches]).sum(dim=0)
+        totals = self._processes.sum(counts.to(self._device)).tolist()
         self._optimiser.zero_grad(set_to_none=True)
         of_parts = []
         for part, batch in enumerate(batches):
             torch.manual_seed(self._noise_seed(part))
-            loss = scaled(
-                self._loss(batch),
-                pixel=int(batch.has_pixel_truth.sum()) / max(1, all_with_truth),
-                image=len(batch.products) / spec.batch_size,
-            )
-            self._scaler.scale(loss.total).backward()
-            terms = {"total": loss.total, **{name: term for name, term in vars(loss).items() if term is not None}}
+            terms = self._objective.terms(batch, totals)
+            self._scaler.scale(terms["total"]).backward()
             of_parts.append(torch.stack([term.detach().float() for term in terms.values()]))
         losses = dict(zip(terms, self._processes.sum(torch.stack(of_parts).sum(dim=0)).tolist(), strict=True))
         if not math.isfinite(losses["total"]):
@@ -183,9 +204,9 @@ class Trainer:
                 f"the loss is {losses['total']} at step {self._state.step}, learning rates {rates}: lower them, or "
                 "train without mixed precision"
             )
-        self._processes.sum_gradients(self._detector.parameters())
+        self._processes.sum_gradients(self._trained)
         self._scaler.unscale_(self._optimiser)
-        nn.utils.clip_grad_norm_(self._detector.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self._trained, 1.0)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._schedule.step()
@@ -197,29 +218,6 @@ class Trainer:
         """Of what torch draws in a step (dropout), so that a resumed run draws what an unbroken one would have."""
         key = [self._config.seed, 3, self._state.step, self._processes.rank, part]
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-
-    def _loss(self, batch: Batch) -> Any:
-        text = None
-        if self._detector.needs_text:
-            text = torch.from_numpy(np.stack([self._text[product] for product in batch.products])).to(self._device)
-        masks = batch.masks.to(self._device)
-        stride = self._config.optimisation.loss_stride
-        if stride > 1:
-            masks = F.max_pool2d(masks.unsqueeze(1), stride).squeeze(1)  # a thin defect stays one
-        with self._autocast():
-            output = self._forward(batch, text, (masks.shape[1], masks.shape[2]))
-        target = Target(
-            mask=masks,
-            is_anomalous=batch.is_anomalous.to(self._device),
-            has_pixel_truth=batch.has_pixel_truth.to(self._device),
-        )
-        return self._detector.head.loss(output, target)
-
-    def _forward(self, batch: Batch, text: Tensor | None, map_hw: tuple[int, int]) -> Any:
-        images = batch.images_bgr.to(self._device)
-        if self._cache is None:
-            return self._detector(images, text, map_hw=map_hw)
-        return self._detector.head(self._cache.tokens(images), text, map_hw=map_hw)
 
     def _validate(self, log: RunLog, epoch: int) -> None:
         detector = self._detector
@@ -239,11 +237,6 @@ class Trainer:
             record = self._record | _validation_record(result, epoch, self._state)
             save_checkpoint(self._config.out / BEST, detector, self._text, record)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._precision is None:
-            return nullcontext()
-        return torch.autocast(self._device.type, self._precision)
-
     def _lr_factor(self, step: int) -> float:
         spec = self._config.optimisation
         warmup = max(1, round(spec.warmup_fraction * self._total_steps))
@@ -261,36 +254,30 @@ class Trainer:
         contents = {
             "state": vars(self._state),
             "detector": self._detector.state_dict(),
+            "extra": self._objective.extra.state_dict(),
             "average": self._average.state_dict() if self._average is not None else None,
             "optimiser": self._optimiser.state_dict(),
             "schedule": self._schedule.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
-        save_resume(self._config.out / RESUME, self._config.identity(), contents)
+        save_resume(self._config.out / RESUME, self._identity(), contents)
+
+    def _identity(self) -> str:
+        return self._config.identity() + self._objective.identity
 
     def _resume(self) -> None:
-        saved = load_resume(self._config.out / RESUME, self._config.identity(), self._device)
+        saved = load_resume(self._config.out / RESUME, self._identity(), self._device)
         if saved is None:
             return
         self._state = State(**saved["state"])
         self._detector.load_state_dict(saved["detector"])
+        self._objective.extra.load_state_dict(saved.get("extra", {}))
         if self._average is not None:
             self._average.load_state_dict(saved["average"])
         self._optimiser.load_state_dict(saved["optimiser"])
         self._schedule.load_state_dict(saved["schedule"])
         self._scaler.load_state_dict(saved["scaler"])
         logger.info("resuming after step %d of %d", self._state.step, self._total_steps)
-
-
-def _precision(wanted: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type; None is float32. On a CPU `auto` takes bf16 only where it has instructions for it.
-
-    Measured with AVX-512 BF16 and no AMX: a step of ViT-Ti at 320 px takes 0.39 s against 1.27 s in float32.
-    """
-    if wanted == "auto":
-        fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if fast else None
-    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
 
 
 def _one_thread(_: int) -> None:

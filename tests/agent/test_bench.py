@@ -1,7 +1,10 @@
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_agent.cli import main
 
@@ -19,6 +22,7 @@ def test_bench_reports_every_figure_of_the_contract(
     assert report["pipeline_to_raw"] == pytest.approx(
         report["pipeline"]["per_second"] / report["raw"]["per_second"], rel=0.01
     )
+    assert report["energy_j"] is None or report["energy_j"] > 0  # many machines do not tell
     assert report["start_up_s"] > 0 and 10 < report["rss_mb"] <= report["peak_rss_mb"]
 
 
@@ -28,8 +32,39 @@ def test_bench_table_is_for_people(
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
     assert main(["bench", "--bundle", str(tiny_bundle), "--seconds", "1"]) == 0
     table = capsys.readouterr().out
-    for text in ("darkness 0.0.1 on CPU", "raw inference", "whole pipeline", "start-up", "memory"):
+    for text in (
+        "darkness 0.0.1 on CPU",
+        "raw inference",
+        "whole pipeline",
+        "on 1 thread",
+        "energy",
+        "start-up",
+        "memory",
+    ):
         assert text in table
+
+
+def test_of_two_models_the_faster_is_kept_and_runs_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / "bundle", slow=True, int8_scale=0.5)
+    picture = tmp_path / "black.png"
+    cv2.imwrite(str(picture), np.zeros((64, 64, 3), np.uint8))
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+
+    def score() -> float:
+        assert main(["score", str(picture), "--bundle", str(bundle), "--json"]) == 0
+        return float(json.loads(capsys.readouterr().out)["anomaly_score"])
+
+    assert score() == pytest.approx(1.0, abs=1e-6)  # the main one
+    assert main(["bench", "--bundle", str(bundle), "--seconds", "2", "--threads", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    medians = {name: figures["latency_ms"]["p50"] for name, figures in report["models"].items()}
+    assert medians["int8"] < 0.95 * medians["fp"]
+    assert report["model"] == "int8"
+    assert score() == pytest.approx(0.5, abs=1e-6)
+    assert main(["bench", "--bundle", str(bundle), "--seconds", "2", "--threads", "1"]) == 0
+    assert "int8 model" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "much"])

@@ -31,6 +31,7 @@ from zsad_core.checkpoint import save_checkpoint  # noqa: E402
 from zsad_core.command import guarded  # noqa: E402
 from zsad_core.matching import MatchingConfig  # noqa: E402
 from zsad_core.prompts import PAPERS_WORDING  # noqa: E402
+from zsad_core.proof import Variant  # noqa: E402
 from zsad_core.text_encoder import embed_products, load_text_encoder  # noqa: E402
 from zsad_core.text_side import text_side_bytes  # noqa: E402
 
@@ -63,7 +64,7 @@ def made(tmp_path_factory) -> Path:
         threshold=facts.threshold,
         region_level=facts.region_level,
         evaluation=None,
-        parity=facts.parity,
+        proof=Variant(precision="fp32", parity=facts.parity),
         made_by="test",
         licences=facts.licences,
         text_side=text_side_bytes(make_head()),

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from tiny_bundle_maker import make_tiny_bundle
 
-from zsad_core.bundle import FORMAT_VERSION, MANIFEST, MODEL_BIN, MODEL_XML, PROMPTS, TEXT_SIDE, load_bundle
+from zsad_core.bundle import (
+    FORMAT_VERSION,
+    INT8_BIN,
+    INT8_XML,
+    MANIFEST,
+    MODEL_BIN,
+    MODEL_XML,
+    PROMPTS,
+    TEXT_SIDE,
+    load_bundle,
+)
 from zsad_core.errors import BundleError, ProductError
 from zsad_core.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, PromptBank, Wording, sentences
 
@@ -206,3 +216,62 @@ def test_sentences_of_own_wording_are_every_name_in_every_state_in_every_templat
     assert normal == ["a whole cap.", "the whole cap.", "a whole {lid}.", "the whole {lid}."]
     assert len(anomalous) == 2 * len(ANOMALOUS_STATES) * 2
     assert "the {lid} with flaw." in anomalous
+
+
+@pytest.fixture
+def two_models(tmp_path) -> Path:
+    return make_tiny_bundle(tmp_path / "two", int8_scale=0.5)
+
+
+def test_a_variant_is_there_beside_the_main_model(two_models):
+    bundle = load_bundle(two_models)
+    assert bundle.arithmetics == ("fp", "int8")
+    chosen = {name: bundle.computing_in(name) for name in bundle.arithmetics}
+    assert (chosen["fp"].model_xml, chosen["fp"].model_bin) == (bundle.model_xml, bundle.model_bin)
+    assert (chosen["int8"].model_xml, chosen["int8"].model_bin) == (bundle.variant_xml, bundle.variant_bin)
+    assert chosen["int8"].model_xml != chosen["fp"].model_xml
+    held = bundle.without_model()
+    assert (held.model_xml, held.model_bin, held.variant_xml, held.variant_bin) == (b"", b"", b"", b"")
+
+
+@pytest.mark.parametrize("name", [INT8_XML, INT8_BIN])
+def test_a_variant_is_checked_as_the_main_model_is(two_models, name):
+    whole = (two_models / name).read_bytes()
+    (two_models / name).write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(BundleError, match=f"{name}: sha256 is .* was changed"):
+        load_bundle(two_models)
+    (two_models / name).unlink()
+    with pytest.raises(BundleError, match=f"{name}: cannot be read"):
+        load_bundle(two_models)
+    files = json.loads((two_models / MANIFEST).read_text())["files"]
+    del files[name]
+    rewrite_manifest(two_models, files=files)
+    with pytest.raises(BundleError, match=f"files: no hash for {name}"):
+        load_bundle(two_models)
+
+
+def test_files_of_a_variant_that_the_manifest_does_not_tell_of_are_refused(two_models):
+    rewrite_manifest(two_models, variant=None)
+    with pytest.raises(BundleError, match=f"'{INT8_XML}' is there, yet there is no variant"):
+        load_bundle(two_models)
+
+
+@pytest.mark.parametrize(("main", "variant"), [("int8", "int8"), ("fp16", "fp32")])
+def test_a_variant_is_int8_beside_float_and_nothing_else(two_models, main, variant):
+    manifest = json.loads((two_models / MANIFEST).read_text())
+    rewrite_manifest(
+        two_models,
+        model=manifest["model"] | {"precision": main},
+        variant=manifest["variant"] | {"precision": variant},
+    )
+    with pytest.raises(BundleError, match="only int8 beside fp32 or fp16 is known"):
+        load_bundle(two_models)
+
+
+def test_a_manifest_of_before_there_were_variants_is_read(copy):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    for key in ("variant", "gate", "calibration", "accepted_loss"):
+        del manifest[key]
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    bundle = load_bundle(copy)
+    assert (bundle.arithmetics, bundle.manifest.gate, bundle.manifest.accepted_loss) == (("fp",), None, ())

@@ -34,6 +34,15 @@ def test_vits_stay_vits():
     assert isinstance(build_backbone(BackboneConfig(input_hw=(32, 32))), Backbone)
 
 
+def test_the_width_of_tokens_is_a_choice_of_cnns_alone():
+    backbone = build_backbone(BackboneConfig(name="resnet18", input_hw=(64, 96), width=24)).eval()
+    with torch.no_grad():
+        cls_tokens, patch_tokens = backbone(torch.randn(1, 3, 64, 96))
+    assert (backbone.embed_dim, cls_tokens[0].shape, patch_tokens[3].shape) == (24, (1, 24), (1, 24, 24))
+    with pytest.raises(ValueError, match="leave it out"):
+        build_backbone(BackboneConfig(input_hw=(32, 32), width=24))
+
+
 def test_the_common_width_keeps_lengths_and_angles():
     backbone = build_backbone(BackboneConfig(name="resnet18", input_hw=(64, 96))).eval()
     image = torch.randn(1, 3, 64, 96)

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from zsad_training.synthesis import KINDS, MIN_AREA_PX, add_anomalies, object_picture, photometric, texture_picture
+from zsad_training.synthesis import (
+    KINDS,
+    MIN_AREA_PX,
+    add_anomalies,
+    object_picture,
+    photometric,
+    printed_picture,
+    texture_picture,
+)
 
 SIZE = (96, 128)
 
@@ -47,6 +55,28 @@ def test_an_object_fills_part_of_its_picture():
         drawn, silhouette = object_picture(np.random.default_rng(seed), picture(seed), picture(seed + 1))
         assert drawn.shape == (*SIZE, 3) and drawn.dtype == np.uint8
         assert 0.02 < silhouette.mean() < 0.98
+
+
+def test_a_printed_picture_has_two_colours_and_both_can_be_seen():
+    for seed in range(20):
+        printed = printed_picture(np.random.default_rng(seed), SIZE)
+        assert printed.shape == (*SIZE, 3) and printed.dtype == np.uint8
+        colours, counts = np.unique(printed.reshape(-1, 3), axis=0, return_counts=True)
+        ground, print_ = colours[np.argsort(-counts)[:2]].astype(int)
+        assert np.abs(ground - print_).max() >= 15 or len(colours) > 2
+
+
+def test_anomalies_of_edges_have_a_colour_of_the_picture():
+    alike = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        printed = np.zeros((*SIZE, 3), np.uint8)
+        printed[:, ::16], printed[:, 1::16], printed[:, 2::16] = 255, 255, 255
+        after, mask = add_anomalies(rng, printed, printed, of_edges=True)
+        if mask.any():
+            values = after[mask > 0].astype(int)
+            alike.append(np.minimum(values, 255 - values).max(axis=1).mean() < 60)
+    assert np.mean(alike) > 0.5
 
 
 def test_photometric_changes_keep_shape_and_type():

@@ -139,6 +139,24 @@ def test_command_line_trains_and_evaluates_for_real(data, tmp_path, capsys):
     }
 
 
+def test_a_run_on_synthetic_pictures_alone_is_where_the_next_one_starts(data, tmp_path, capsys):
+    recipe = tmp_path / "drawn.yaml"
+    recipe.write_text(
+        f"textures: {{path: {data / 'textures'}}}\n"
+        "model: {input_hw: [64, 64], decoder: {width: 8, detail: 8}, map_stride: 4}\n"
+        "sampling: {synthetic_fraction: 1, texture_fraction: 1, printed_fraction: 0.5}\n"
+        "optimisation: {epochs: 1, steps_per_epoch: 1, batch_size: 4, loss_stride: 4}\n"
+        "validation: {synthetic: 8, fraction: 0.4}\n"
+    )
+    common = ["--config", str(recipe), "--workers", "0", "--seed", "3"]
+    assert main([*common, "--out", str(tmp_path / "seed-3")]) == 0
+    first = load_checkpoint(Path(capsys.readouterr().out.strip()))
+    assert first.record["trained_on"] == []
+    start = tmp_path / "seed-{seed}" / "best.safetensors"
+    assert main([*common, "--out", str(tmp_path / "next"), "--data", str(data / "drawn"), "--start", str(start)]) == 0
+    assert load_checkpoint(Path(capsys.readouterr().out.strip())).record["trained_on"] == ["drawn"]
+
+
 def test_text_dimension_of_the_stand_in_is_the_heads():
     assert small_detector(HW).config.text_dim == TEXT_DIM
 
@@ -146,7 +164,7 @@ def test_text_dimension_of_the_stand_in_is_the_heads():
 @pytest.mark.parametrize(
     ("text", "flags", "said"),
     [
-        ("model:\n", (), "datasets: missing"),
+        ("model:\n", (), "datasets: got (). Value error, none is named"),
         ("model: 5\n", (), "model: got 5"),
         ("", ("--input-size", "0"), "model.input_hw.0: got 0"),
     ],

@@ -1,0 +1,228 @@
+"""`zsad-convert export` and `zsad-convert quantize`: from a checkpoint to a bundle, through the gate."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from zsad_convert.checks import add_gate_flags, add_parity_flags, count, passed, unit
+from zsad_core.errors import ConfigError
+from zsad_core.proof import Calibration, Gate, Precision, Variant
+from zsad_core.published_detector import add_checkpoint_flags, chosen_checkpoint
+
+VALIDATED = "high quantile of good validation pictures' scores, each training set weighing the same"
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `export` and `quantize` to the subcommands."""
+    export = commands.add_parser("export", help="checkpoint to bundle")
+    _bundle_flags(export)
+    export.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="of the weights (default fp16)")
+    add_gate_flags(export, required=False)
+    quantize = commands.add_parser(
+        "quantize",
+        help="checkpoint to bundle in int8",
+        description="As export, in int8: most of the graph computes in 8 bits. Whether that is faster differs from CPU "
+        "to CPU; with --beside the bundle holds both, and zsad-agent bench picks for its machine.",
+    )
+    _bundle_flags(quantize)
+    quantize.add_argument(
+        "--calibration",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FOLDER",
+        help="real pictures, whose activations set the ranges; masks below ground_truth are left out",
+    )
+    quantize.add_argument("--calibration-images", type=count, default=300, help="of them, evenly spaced (default 300)")
+    quantize.add_argument(
+        "--beside",
+        choices=("fp32", "fp16"),
+        help="keep the model in float too, as the bundle's main one, its weights so (default: int8 alone)",
+    )
+    quantize.add_argument(
+        "--ignored", nargs="+", default=[], metavar="PATTERN", help="names in the graph that stay in float, as regex"
+    )
+    quantize.add_argument(
+        "--accuracy-aware",
+        action="store_true",
+        help="put layers that cost too much on --gate-data back to float, one by one; takes hours",
+    )
+    quantize.add_argument(
+        "--max-drop",
+        type=unit,
+        default=0.005,
+        help="with --accuracy-aware, of the mean of image AUROC and pixel AP (default 0.005)",
+    )
+    add_gate_flags(quantize, required=True)
+
+
+def _bundle_flags(command: argparse.ArgumentParser) -> None:
+    add_checkpoint_flags(command)
+    command.add_argument("--out", type=Path, required=True, help="bundle folder to write")
+    command.add_argument("--name", required=True, help="name of the bundle")
+    command.add_argument("--version", default="1.0.0", help="version of the bundle (default 1.0.0)")
+    command.add_argument("--products", default="", help="comma-separated names to embed beside those trained on")
+    command.add_argument("--threshold", type=unit, help="0-1 (default: as validation set it)")
+    command.add_argument("--evaluation", type=Path, nargs="*", default=[], help="JSON tables of zsad-evaluate to add")
+    add_parity_flags(command)
+    command.add_argument(
+        "--seed", type=int, default=0, help="of which pictures calibrate; nothing else is random (default 0)"
+    )
+
+
+def run(args: argparse.Namespace, command_line: str) -> None:
+    """Does what the flags of `export` or `quantize` say.
+
+    Raises:
+        ZsadError: which flag, file or weights are wrong, or that a graph answers otherwise than torch.
+    """
+    from zsad_convert.bundle_writer import write_bundle
+    from zsad_convert.export import prompt_arrays, serialise, to_openvino
+    from zsad_core.bundle import Evaluation, ModelFacts, ScoreRule, Threshold
+    from zsad_core.text_side import text_side_bytes
+
+    checkpoint = chosen_checkpoint(args)
+    record, detector, config = checkpoint.record, checkpoint.detector, checkpoint.detector.config
+    text = _embeddings(args, checkpoint)
+    tables = [_read_table(path) for path in args.evaluation]
+    threshold = _threshold(args, record, Threshold)
+    prompts = prompt_arrays(detector.head, text)
+    graph = to_openvino(detector)
+    irs: dict[Precision, tuple[bytes, bytes]] = {}
+    calibration: Calibration | None = None
+    if float_precision := args.precision if args.command == "export" else args.beside:
+        irs[float_precision] = serialise(graph, float_precision)
+    if args.command == "quantize":
+        quantised, calibration = _quantised(args, graph, detector, prompts)
+        irs["int8"] = serialise(quantised, "fp16")
+    records = passed(args, detector, text, irs, prompts, threshold=threshold.value, calibration=calibration)
+    main, *variants = irs
+    height, width = config.backbone.input_hw
+    sha256 = write_bundle(
+        args.out,
+        name=args.name,
+        version=args.version,
+        facts=ModelFacts(
+            method=config.method,
+            backbone=f"{config.backbone.name} from {config.backbone_weights}",
+            text_encoder=config.text_encoder if prompts else "none",
+            input_hw=(height, width),
+            taps=tuple(detector.backbone.taps),
+            map_hw=(height // config.map_stride, width // config.map_stride),
+            prompt_shape=next(iter(prompts.values())).shape if prompts else None,
+            precision=main,
+            score=ScoreRule(top_fraction=config.score.top_fraction, pool=config.score.pool)
+            if detector.head.score_from_map
+            else None,
+        ),
+        ir=irs[main],
+        prompts=prompts,
+        threshold=threshold,
+        region_level=record["region_level"],
+        evaluation=Evaluation(
+            protocol=" / ".join(dict.fromkeys(table.protocol for table in tables)),
+            rows=tuple(row for table in tables for row in table.rows if row.dataset != "mean"),
+        )
+        if tables
+        else None,
+        proof=records[main],
+        made_by=f"{record['command']} (seed {record['seed']}, epoch {record['epoch']} by validation); {command_line}",
+        licences=_licences(record, config, detector.needs_text),
+        text_side=text_side_bytes(detector.head) if detector.needs_text else None,
+        variant=(records["int8"], irs["int8"]) if variants else None,
+    )
+    print(f"{args.out}: sha256 {sha256}")
+    for one in records.values():
+        _tell(one)
+
+
+def _quantised(args: argparse.Namespace, graph: Any, detector: Any, prompts: Any) -> tuple[Any, Calibration]:
+    """(graph in int8, what it was calibrated on)."""
+    from zsad_convert.labelled import labelled_pictures
+    from zsad_convert.quantise import AccuracyControl, calibration_set, quantise
+    from zsad_core.backbone import Backbone
+
+    if args.accuracy_aware and not args.gate_data:
+        raise ConfigError("--accuracy-aware measures on labelled pictures: name some with --gate-data")
+    calibration = calibration_set(args.calibration, args.calibration_images, prompts, args.seed)
+    accuracy = None
+    if args.accuracy_aware:
+        pictures = [one for root in args.gate_data for one in labelled_pictures(root, args.gate_images)]
+        accuracy = AccuracyControl(pictures=pictures, max_drop=args.max_drop)
+    quantised = quantise(
+        graph,
+        calibration,
+        prompts,
+        transformer=isinstance(detector.backbone, Backbone),
+        ignored=args.ignored,
+        accuracy=accuracy,
+    )
+    return quantised, calibration.record
+
+
+def _tell(one: Variant) -> None:
+    parity = one.parity
+    print(
+        f"{one.precision}: map differs from torch by at most {parity.max_map_difference:.1e}, "
+        f"score by {parity.max_score_difference:.1e}, over {parity.images} pictures"
+    )
+    for row in one.gate.rows if isinstance(one.gate, Gate) else ():
+        images = f"image AUROC {row.image_auroc_ir:.4f} (in torch {row.image_auroc_torch:.4f})"
+        pixels = "" if row.pixel_ap_ir is None else f", pixel AP {row.pixel_ap_ir:.4f} ({row.pixel_ap_torch:.4f})"
+        verdicts = f"{row.changed_verdicts} of {row.images} verdicts change"
+        print(f"{one.precision}: {row.dataset}: {images}{pixels}; {verdicts}")
+    for loss in one.accepted_loss:
+        print(f"{one.precision}: accepted: {loss}")
+
+
+def _embeddings(args: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
+    """Product -> [T, 2]: those trained on, the generic one and what `--products` adds."""
+    from zsad_core.prompts import GENERIC_PRODUCT
+    from zsad_core.text_encoder import embed_products, load_text_encoder
+
+    detector = checkpoint.detector
+    text = dict(checkpoint.text_embeddings)
+    wanted = [name.strip() for name in args.products.split(",") if name.strip()]
+    if wanted and not detector.needs_text:
+        raise ValueError(f"--products {args.products}: {detector.config.method} inspects without text, leave them out")
+    if detector.needs_text and (more := sorted({GENERIC_PRODUCT, *wanted} - text.keys())):
+        text |= embed_products(load_text_encoder(detector.config.text_encoder), more)
+    return text
+
+
+def _licences(record: dict[str, Any], config: Any, needs_text: bool) -> "tuple[Any, ...]":
+    from zsad_core.bundle import Licence
+    from zsad_core.weights_licences import backbone_licence, text_licence
+
+    of_data = [Licence.model_validate(licence) for licence in record["licences"]]
+    backbone = backbone_licence(config.backbone.name, config.backbone_weights)
+    text = text_licence(config.text_encoder) if needs_text else None
+    return (*of_data, *(licence for licence in (backbone, text) if licence is not None))
+
+
+def _read_table(path: Path) -> Any:
+    """The table that `zsad-evaluate --json` wrote.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    from pydantic import ValidationError
+
+    from zsad_core.bundle import Evaluation
+
+    try:
+        return Evaluation.model_validate_json(path.read_text())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise ConfigError(f"{path}: no table of zsad-evaluate --json: {where} {fault['msg']}") from error
+
+
+def _threshold(args: argparse.Namespace, record: dict[str, Any], threshold: Any) -> Any:
+    if args.threshold is not None:
+        return threshold(value=args.threshold, method="given at export")
+    return threshold(
+        value=record["threshold"]["value"],
+        method=record["threshold"].get("method", VALIDATED),
+        false_reject_rate=record["threshold"]["false_reject_rate"],
+    )

@@ -1,0 +1,34 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_a_bundle_is_measured_and_one_that_is_missing_is_a_row_with_the_reason(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    report_file = tmp_path / "speed.json"
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), str(tiny_bundle), str(tmp_path / "nothing"), "--against"]
+    command += ["--threads", "1", "--rounds", "2", "--turn", "0.05", "--gaps", "0", "--starts", "1"]
+    command += ["--work", str(tmp_path / "work"), "--json", str(report_file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1, done.stderr
+    report = json.loads(report_file.read_text())
+    darkness, missing, sgemm = report["rows"]
+    assert "nothing" in missing["error"] and "did not run" in done.stdout
+    for row in (darkness, sgemm):
+        assert row["error"] is None and row["latency_ms"]["p50"] > 0 and len(row["round_p50_ms"]) == 2
+    assert darkness["agent"]["rss_mb"] > 50 and darkness["agent"]["first_verdict_s"]["median"] > 0
+    assert sgemm["share_of_sgemm"] == pytest.approx(1)
+    assert "| darkness |" in done.stdout
+
+
+@pytest.mark.parametrize("flag", ["--rounds", "--turn", "--starts", "--threads"])
+def test_a_number_that_measures_nothing_is_refused(flag: str) -> None:
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), flag, "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2 and flag in done.stderr

@@ -1,0 +1,94 @@
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
+from zsad_core.decoder import Decoder, DecoderConfig  # noqa: E402
+from zsad_core.losses import Target  # noqa: E402
+from zsad_core.matching import Tokens  # noqa: E402
+from zsad_core.scoring import ScoreConfig  # noqa: E402
+
+GRID_HW, DIM, TAPS = (2, 3), 16, 2
+
+
+def inputs(*, patch: int = 16) -> tuple:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, GRID_HW[0] * patch, GRID_HW[1] * patch)
+    patches = [torch.randn(2, 6, DIM) for _ in range(TAPS)]
+    matches = [torch.randn(2, 2, *GRID_HW) for _ in range(TAPS)]
+    return images, patches, matches, GRID_HW
+
+
+def trained(config: DecoderConfig) -> Decoder:
+    """A decoder whose last layer says something; a fresh one's is zero."""
+    decoder = Decoder(config, DIM, TAPS)
+    torch.nn.init.normal_(decoder.fine[1].weight)
+    return decoder
+
+
+@pytest.mark.parametrize("detail", [0, 8])
+@pytest.mark.parametrize("patch", [14, 16])
+def test_the_map_has_four_values_a_side_of_each_patch(detail, patch):
+    decoder = Decoder(DecoderConfig(width=8, detail=detail), DIM, TAPS)
+    assert decoder(*inputs(patch=patch)).shape == (2, 1, 8, 12)
+
+
+def test_a_fresh_decoder_says_what_the_text_says():
+    images, patches, matches, grid_hw = inputs()
+    for match in matches:
+        match[:, 0], match[:, 1] = 0.0, 10.0
+    calm = Decoder(DecoderConfig(width=8, detail=0), DIM, TAPS)(images, patches, matches, grid_hw)
+    torch.testing.assert_close(calm, torch.full_like(calm, -2.0 + 0.1 * 10.0))
+
+
+def test_what_it_answers_depends_on_patches_text_and_picture():
+    images, patches, matches, grid_hw = inputs()
+    decoder = trained(DecoderConfig(width=8, detail=8))
+    before = decoder(images, patches, matches, grid_hw)
+    assert not torch.allclose(before, decoder(images + 1, patches, matches, grid_hw))
+    assert not torch.allclose(before, decoder(images, [patches[0] * 2, patches[1]], matches, grid_hw))
+    assert not torch.allclose(before, decoder(images, patches, [matches[0].flip(1), matches[1]], grid_hw))
+
+
+def test_pictures_without_pixel_truth_count_in_the_score_alone():
+    decoder = Decoder(DecoderConfig(width=8, detail=0), DIM, TAPS)
+    logits = torch.zeros(2, 1, 8, 12)
+    target = Target(
+        mask=torch.zeros(2, 8, 12), is_anomalous=torch.tensor([1, 1]), has_pixel_truth=torch.tensor([False, False])
+    )
+    assert decoder.map_loss(logits, target) == 0
+    assert decoder.score_loss(logits, target).item() == pytest.approx(0.6931, abs=1e-3)  # -log 1/2
+
+
+def test_the_map_loss_falls_where_the_map_is_right():
+    decoder = Decoder(DecoderConfig(width=8, detail=0), DIM, TAPS)
+    mask = torch.zeros(1, 16, 24)  # a mask of another size
+    mask[:, :8] = 1
+    target = Target(mask=mask, is_anomalous=torch.tensor([1]))
+    right = torch.where(mask[:, None, ::2, ::2] > 0, 8.0, -8.0)
+    assert decoder.map_loss(right, target) < 0.1 < 0.9 < decoder.map_loss(-right, target)
+
+
+def test_a_detector_with_a_decoder_gives_the_decoders_map_at_any_size():
+    head = AvaDino(
+        AvaDinoConfig(embed_dim=DIM, text_dim=8, num_taps=TAPS, hidden_dim=8, decoder=DecoderConfig(width=8))
+    )
+    images, patches, _, grid_hw = inputs()
+    tokens = Tokens(cls_tokens=[torch.randn(2, DIM)] * TAPS, patch_tokens=patches, grid_hw=grid_hw, images=images)
+    prompts = head.prompt_vectors(torch.nn.functional.normalize(torch.randn(2, 8, 2), dim=1))
+    score = ScoreConfig(top_fraction=0.01)
+    small, _ = head.predict(tokens, prompts, map_hw=(8, 12), score=score)
+    large, highest = head.predict(tokens, prompts, map_hw=(32, 48), score=score)
+    assert large.shape == (2, 32, 48)
+    assert small.mean().item() == pytest.approx(large.mean().item(), rel=1e-3)
+    assert ((highest >= 0) & (highest <= 1)).all()
+
+
+def test_tokens_without_pictures_are_refused():
+    head = AvaDino(
+        AvaDinoConfig(embed_dim=DIM, text_dim=8, num_taps=TAPS, hidden_dim=8, decoder=DecoderConfig(width=8))
+    )
+    _, patches, _, grid_hw = inputs()
+    tokens = Tokens(cls_tokens=[torch.randn(2, DIM)] * TAPS, patch_tokens=patches, grid_hw=grid_hw)
+    with pytest.raises(ValueError, match="with their pictures"):
+        head(tokens, torch.randn(2, 8, 2), map_hw=(8, 12))

@@ -1,0 +1,347 @@
+"""Whole distillations: the student comes nearer to its teacher, whatever happens on the way."""
+
+import csv
+import hashlib
+import multiprocessing
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from published_files import AD_MODULES, module_states, visualad_content
+from small_run import assert_same_but_for_rounding, make_data
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file, safe_open  # noqa: E402
+from small_distillation import (  # noqa: E402
+    TEACHERS_HW,
+    distil_config,
+    run_distillation,
+    small_distiller,
+    small_pictures,
+    small_teacher,
+    texts,
+)
+from small_model import record, small_detector  # noqa: E402
+
+from zsad_core.ad_dinov3 import AdDinoV3  # noqa: E402
+from zsad_core.bundle import EvaluationRow  # noqa: E402
+from zsad_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
+from zsad_core.matching import MatchingConfig  # noqa: E402
+from zsad_core.visualad import VisualAd, VisualAdConfig  # noqa: E402
+from zsad_training.distil_pictures import collate_distil  # noqa: E402
+from zsad_training.distil_settings import load_teacher, parser, read_distil_config  # noqa: E402
+from zsad_training.distil_table import comparison, kept_rows  # noqa: E402
+from zsad_training.distill import main, with_teacher  # noqa: E402
+from zsad_training.objective import stacked_text  # noqa: E402
+from zsad_training.predict import METRICS  # noqa: E402
+from zsad_training.settings import presets  # noqa: E402
+from zsad_training.teacher import Teacher  # noqa: E402
+
+CNN = {"backbone": "tf_efficientnet_lite0", "taps": (2, 3, 4, 5)}
+SCRIPT = Path(__file__).parents[2] / "training" / "distill.py"
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
+VIT, WIDTH = "vit_tiny_patch16_224", 192
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """One folder of answers for all runs here: they have one teacher."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def logged(folder: Path, metric: str) -> list[float]:
+    with (folder / "log.csv").open() as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["metric"] == metric]
+
+
+def resume(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return torch.load(folder / "resume.pt", weights_only=True)
+
+
+def likeness(config, student) -> float:
+    """Correlation of the student's maps with the teacher's, on the pool."""
+    teacher = small_teacher(config)
+    batch = collate_distil([small_pictures(config)[index] for index in range(12)])
+    theirs = torch.sigmoid(teacher.layout.unpack(teacher.rows(batch)).map_logits)
+    with torch.no_grad():
+        maps, _ = student.eval().predict(batch.images_bgr, stacked_text(texts(), batch.products, torch.device("cpu")))
+    own = torch.nn.functional.interpolate(maps.unsqueeze(1), size=theirs.shape[1:], mode="area").squeeze(1)
+    return float(np.corrcoef(own.flatten(), theirs.flatten())[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("model", "blocks", "falls_to", "likeness_after"), [({}, 12, 0.5, 0.5), ({"decoder": {}, **CNN}, 4, 0.9, 0.3)]
+)
+def test_the_student_comes_nearer_to_the_teacher(data, cache, tmp_path, model, blocks, falls_to, likeness_after):
+    optimisation = {"epochs": 2, "steps_per_epoch": 15, "lr": 2e-3, "trainable_blocks": blocks}
+    config = distil_config(data, tmp_path, model=model, optimisation=optimisation, cache=cache, task={"weight": 0.0})
+    trainer, student = small_distiller(config)
+    before = likeness(config, student)
+    best = trainer.run()
+    for metric in ("loss_features", "loss_maps"):
+        values = logged(tmp_path, metric)
+        assert len(values) == 30
+        assert np.mean(values[-4:]) < falls_to * np.mean(values[:2]) + 0.1, metric
+    assert likeness(config, student) > max(before, likeness_after)
+    loaded = load_checkpoint(best)
+    assert loaded.detector.config.backbone.name == config.model.backbone
+    assert 0 < loaded.record["threshold"]["value"] < 1
+
+
+def test_the_projections_are_resumed_and_are_not_in_the_checkpoint(data, cache, tmp_path):
+    best = small_distiller(distil_config(data, tmp_path, cache=cache))[0].run()
+    assert [value.shape for value in resume(tmp_path)["extra"].values()] == [(192, 192)] * 4
+    with safe_open(best, framework="pt") as file:
+        assert {name.partition(".")[0] for name in file.keys()} == {"backbone", "head", "text"}  # noqa: SIM118
+
+
+def test_a_cache_changes_nothing(data, tmp_path):
+    for name, cache in (("without", None), ("cold", tmp_path / "cache"), ("warm", tmp_path / "cache")):
+        small_distiller(distil_config(data, tmp_path / name, cache=cache))[0].run()
+    expected = load_file(tmp_path / "without" / "best.safetensors")
+    for name in ("cold", "warm"):
+        found = load_file(tmp_path / name / "best.safetensors")
+        assert all(found[key].equal(value) for key, value in expected.items()), name
+
+
+def test_a_batch_in_parts_distils_as_the_whole_does(data, cache, tmp_path):
+    for name, parts in (("whole", 1), ("parts", 2)):
+        optimisation = {"accumulate": parts, "epochs": 1, "ema_decay": 0.9}
+        small_distiller(distil_config(data, tmp_path / name, optimisation=optimisation, cache=cache))[0].run()
+    assert logged(tmp_path / "parts", "loss_total") == pytest.approx(logged(tmp_path / "whole", "loss_total"), rel=1e-3)
+    assert_same_but_for_rounding(resume(tmp_path / "parts")["extra"], resume(tmp_path / "whole")["extra"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
+def test_a_gpu_distils_as_the_cpu_does(data, tmp_path, precision):
+    small_distiller(distil_config(data, tmp_path / "cpu"))[0].run()
+    on_gpu = distil_config(
+        data, tmp_path / "gpu", optimisation={"mixed_precision": precision}, cache=tmp_path / "cache"
+    )
+    small_distiller(on_gpu.model_copy(update={"device": "cuda"}))[0].run()
+    for metric in ("loss_features", "loss_maps"):
+        assert logged(tmp_path / "gpu", metric) == pytest.approx(logged(tmp_path / "cpu", metric), rel=0.1, abs=0.05)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_distils_on_a_cpu(data, cache, tmp_path, precision):
+    for name in ("off", precision):
+        optimisation = {"mixed_precision": name, "epochs": 1}
+        small_distiller(distil_config(data, tmp_path / name, optimisation=optimisation, cache=cache))[0].run()
+    for metric in ("loss_features", "loss_maps", "loss_task"):
+        found, expected = (logged(tmp_path / name, metric) for name in (precision, "off"))
+        assert found == pytest.approx(expected, rel=0.15, abs=0.05), metric
+
+
+def test_a_run_that_is_killed_in_a_step_ends_as_an_unbroken_one(data, tmp_path):
+    optimisation = {"epochs": 1, "steps_per_epoch": 5, "save_every_steps": 1, "ema_decay": 0.9, "schedule": "cosine"}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["small_run", "small_distillation", "zsad_training.distill"])
+
+    def start(name: str) -> multiprocessing.Process:
+        arguments = (data, tmp_path / name, tmp_path / f"{name}-cache", optimisation)
+        process = context.Process(target=run_distillation, args=arguments)
+        process.start()
+        return process
+
+    whole, killed = start("whole"), start("cut")
+    saved = tmp_path / "cut" / "resume.pt"
+    while killed.is_alive() and not saved.exists():
+        time.sleep(0.0005)
+    time.sleep(0.02)  # into the next step, in which answers are written
+    killed.kill()
+    killed.join()
+    assert killed.exitcode == -9
+    for file in list((tmp_path / "cut-cache").rglob("*.bin"))[::2]:
+        file.unlink()  # as if the kill had come before they were written
+    again = start("cut")
+    for process in (again, whole):
+        process.join()
+        assert process.exitcode == 0
+    cut, whole = resume(tmp_path / "cut"), resume(tmp_path / "whole")
+    for part in ("detector", "extra", "average"):
+        for name, value in whole[part].items():
+            assert cut[part][name].equal(value), name
+    assert logged(tmp_path / "cut", "loss_total") == logged(tmp_path / "whole", "loss_total")
+
+
+def test_a_run_with_another_teacher_is_not_resumed(data, tmp_path):
+    config = distil_config(data, tmp_path, optimisation={"epochs": 1, "steps_per_epoch": 1})
+    small_distiller(config)[0].run()
+    with pytest.raises(ValueError, match="other settings"):
+        small_distiller(config, small_teacher(config, "ad_dinov3"))[0].run()
+
+
+def ad_dinov3_file(path: Path) -> Path:
+    torch.manual_seed(1)
+    torch.save(module_states(AdDinoV3(MatchingConfig(embed_dim=WIDTH, text_dim=24, num_taps=4)), AD_MODULES), path)
+    return path
+
+
+def visualad_file(path: Path) -> Path:
+    torch.manual_seed(2)
+    head = VisualAd(VisualAdConfig(embed_dim=WIDTH, num_taps=4, max_positions=40))
+    torch.save(visualad_content(head, [3, 6, 9, 12], image_size=96, backbone="a ViT of the authors' own"), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("method", "write", "input_hw"), [("ad_dinov3", ad_dinov3_file, (64, 64)), ("visualad", visualad_file, (96, 96))]
+)
+def test_a_published_file_teaches(data, tmp_path, method, write, input_hw):
+    flags = ["--published", method, str(write(tmp_path / "p.pth")), "--teacher-backbone", VIT]
+    flags += ["--teacher-input-size", "64"] if method == "ad_dinov3" else []
+    args = parser().parse_args([*flags, "--data", "a", "--out", "b", "--trainable-blocks", "12"])
+    checkpoint, file = load_teacher(args, read_distil_config(args))
+    teacher = Teacher(checkpoint.detector, texts(), grid_hw=(4, 6), device=torch.device("cpu"))
+    assert (file.name, teacher.input_hw) == ("p.pth", input_hw)
+    config = distil_config(data, tmp_path / "out", optimisation={"epochs": 1, "steps_per_epoch": 1})
+    objective = small_distiller(config, teacher)[0]._objective
+    pictures = small_pictures(config)
+    pictures._teachers_hw = teacher.input_hw
+    batch = collate_distil([pictures[index] for index in range(2)])
+    assert torch.isfinite(objective.terms(batch, objective.counts(batch))["total"])
+
+
+def test_the_students_record_names_its_teacher_and_what_that_learnt_from(data, tmp_path):
+    detector = small_detector(TEACHERS_HW)
+    detector.config = detector.config.model_copy(update={"backbone_weights": "dinov3.safetensors"})
+    (tmp_path / "teacher").write_bytes(b"weights")
+    theirs = Checkpoint(detector=detector, text_embeddings={}, record=record() | {"trained_on": ["ksdd"]})
+    config = distil_config(
+        data, tmp_path, unlabelled=({"path": data / "drawn", "licence": "MIT"},), unlabelled_fraction=0.5
+    )
+    mine = {"trained_on": ["drawn"], "licences": [{"what": "mine", "licence": "CC0", "source": "me"}]}
+    found = with_teacher(mine, config, theirs, tmp_path / "teacher")
+    assert found["trained_on"] == ["drawn", "ksdd"]
+    assert found["teacher"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert found["teacher"]["record"] == theirs.record
+    licences = {one["what"]: one["licence"] for one in found["licences"]}
+    assert (licences["mine"], licences["unlabelled pictures drawn"], licences["training data drawn"]) == (
+        *("CC0", "MIT", "CC0"),
+    )
+    assert "DINOv3 License" in licences["teacher's backbone weights DINOv3"]
+    assert any(what.startswith("teacher's prompt embeddings") for what in licences)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "name one teacher: --teacher CHECKPOINT"),
+        (("--teacher", "t", "--published", "visualad", "f"), "name one teacher: --teacher CHECKPOINT"),
+        (("--published", "visual", "f"), "--published visual: no such method. Known: ava_dino"),
+        (("--teacher", "t", "--restore-norm"), "--restore-norm: of --published files. t holds all that it needs"),
+        (("--teacher", "t", "--trainable-blocks", "0"), "distillation.features: the student's backbone is frozen"),
+        (("--teacher", "t", "--method", "visualad"), "model.method: visualad: a student is of ava_dino or ad_dinov3"),
+        (("--teacher", "t", "--teacher-cache", "c"), "distillation.cache: without distillation.pool"),
+        (("--teacher", "t", "--unlabelled", "u"), "unlabelled_fraction is 0.0 with 1 unlabelled folders"),
+        (("--teacher", "t", "--unlabelled-fraction", "0.5"), "unlabelled_fraction is 0.5 with 0 unlabelled folders"),
+        (("--teacher", "t", "--pool", "0"), "distillation.pool: got 0"),
+        (("--teacher", "t", "--set", "feature_cache=c"), "feature_cache: of zsad-train"),
+        (("--teacher", "t", "--set", "distillation.maps.weight=-1"), "distillation.maps.weight: got -1"),
+        (("--teacher", "t", "--set", "distillation.map.weight=1"), "distillation.map: unknown key"),
+        (
+            ("--teacher", "t", "--set", *(f"distillation.{name}.weight=0" for name in ("features", "maps", "scores"))),
+            "features, maps and scores all have weight 0",
+        ),
+        (("--teacher", "none.safetensors"), "none.safetensors: no such checkpoint"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(capsys, flags, said):
+    assert main(["--data", "a", "--out", "b", "--trainable-blocks", "12", "--device", "cpu", *flags]) in (1, 2)
+    text = capsys.readouterr().err
+    assert said in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("name", presets(distil=True))
+def test_every_recipe_that_ships_is_valid_and_for_distillation_alone(name, capsys):
+    from zsad_training.train import main as train
+
+    args = parser().parse_args(["--preset", name, "--teacher", "t", "--teacher-cache", "c", "--out", "o"])
+    config = read_distil_config(args.__class__(**vars(args) | {"data_root": Path("sets")}))
+    assert config.datasets[0].path == Path("sets/deeppcb")
+    assert train(["--preset", name, "--out", "o"]) == 2
+    assert "no such preset" in capsys.readouterr().err
+
+
+def test_command_line_distils_for_real_and_does_it_once(data, tmp_path, capsys):
+    from zsad_training.evaluate import main as evaluate
+
+    save_checkpoint(tmp_path / "teacher.safetensors", small_detector((64, 64)), texts(), record())
+    flags = ["--teacher", str(tmp_path / "teacher.safetensors"), "--data", str(data / "drawn"), "--input-size", "64"]
+    flags += ["--out", str(tmp_path / "out"), "--epochs", "1", "--batch-size", "4", "--workers", "0", "--seed", "3"]
+    flags += ["--teacher-cache", str(tmp_path / "cache"), "--pool", "8", "--trainable-blocks", "2", "--device", "cpu"]
+    assert main(flags) == 0
+    table, _, best = capsys.readouterr().out.strip().rpartition("\n")
+    assert "| validation part of | images | teacher's image AUROC |" in table
+    assert "| drawn/plate |" in table
+    assert (tmp_path / "out" / "teacher-student.md").read_text().strip() == table.strip()
+    assert 4 < len(list((tmp_path / "cache").rglob("*.bin"))) <= 8  # of the pool's two may be the same picture
+    found = load_checkpoint(Path(best)).record
+    assert found["teacher"]["file"] == "teacher.safetensors"
+    assert found["steps"] == 2  # a pool of 8 in batches of 4
+    assert evaluate([best, "--data", str(data / "drawn"), "--skip-data-check", "--device", "cpu"]) == 0
+    capsys.readouterr()
+    measured = (tmp_path / "out" / "teacher.json").stat().st_mtime_ns
+    assert main(flags) == 0
+    assert capsys.readouterr().out.strip().rpartition("\n")[0] == table
+    assert (tmp_path / "out" / "teacher.json").stat().st_mtime_ns == measured
+
+
+def test_two_processes_distil_as_one_does(data, tmp_path):
+    save_checkpoint(tmp_path / "teacher.safetensors", small_detector((64, 64)), texts(), record())
+    flags = ["--teacher", str(tmp_path / "teacher.safetensors"), "--data", str(data / "drawn"), "--input-size", "64"]
+    flags += ["--unlabelled", str(data / "textures"), "--unlabelled-fraction", "0.3", "--pool", "16", "--epochs", "1"]
+    flags += ["--teacher-cache", str(tmp_path / "cache"), "--trainable-blocks", "2", "--mixed-precision", "off"]
+    flags += ["--batch-size", "8", "--workers", "0", "--device", "cpu", "--set", "validation.max_per_class=3"]
+    assert main([*flags, "--out", str(tmp_path / "one")]) == 0
+    command = [sys.executable, *TORCHRUN, str(SCRIPT), *flags, "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| drawn/plate |") == 1  # the first process alone speaks
+    expected, found = resume(tmp_path / "one"), resume(tmp_path / "two")
+    for part in ("detector", "extra"):
+        assert_same_but_for_rounding(found[part], expected[part])
+    for metric in ("loss_task", "loss_features", "loss_maps", "loss_scores"):
+        one, two = (logged(tmp_path / name, metric) for name in ("one", "two"))
+        assert two == pytest.approx(one, rel=1e-3, abs=2e-5)
+
+
+def row(name: str, image_auroc: float | None, pixel_ap: float | None) -> EvaluationRow:
+    measured = dict.fromkeys(METRICS) | {"image_auroc": image_auroc, "pixel_ap": pixel_ap}
+    return EvaluationRow(dataset=name, seen_in_training=True, images=5, **measured)
+
+
+def test_the_table_has_both_and_their_ratio():
+    teacher = [row("a/x", 0.8, 0.5), row("b/y", 0.6, None)]
+    table = comparison(teacher, [row("b/y", 0.3, None), row("a/x", 0.72, 0.6)])
+    assert "| a/x | 5 | 80.0 | 72.0 | 90.0 | 50.0 | 60.0 | 120.0 |" in table
+    assert "| b/y | 5 | 60.0 | 30.0 | 50.0 | - | - | - |" in table
+    assert "| mean | 10 | 70.0 | 51.0 | 72.9 | 50.0 | 60.0 | 120.0 |" in table
+    assert "| a/x | 5 | 0.0 | 72.0 | - |" in comparison([row("a/x", 0.0, 0.0)], [row("a/x", 0.72, 0.6)])
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"identity": "other", "rows": []}', '{"identity": "this"}'])
+def test_a_teacher_is_measured_again_where_no_rows_of_it_are_kept(tmp_path, content):
+    file, asked = tmp_path / "teacher.json", []
+    if content is not None:
+        file.write_text(content)
+
+    def measure() -> list[EvaluationRow]:
+        asked.append(1)
+        return [row("a/x", 0.8, 0.5)]
+
+    assert kept_rows(file, "this", measure) == kept_rows(file, "this", measure) == [row("a/x", 0.8, 0.5)]
+    assert asked == [1]

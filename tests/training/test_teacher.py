@@ -1,0 +1,163 @@
+"""What a teacher answers, and that it is asked once."""
+
+import math
+from pathlib import Path
+
+import pytest
+from small_run import make_data
+
+torch = pytest.importorskip("torch")
+
+from small_distillation import TEACHERS_HW, distil_config, small_pictures, small_teacher, texts  # noqa: E402
+
+from zsad_training.distil_pictures import DistilBatch, collate_distil  # noqa: E402
+from zsad_training.objective import stacked_text  # noqa: E402
+from zsad_training.teacher import KeptAnswers, Layout, Teacher, on_grid  # noqa: E402
+
+LAYOUT = Layout(map_hw=(2, 3), features_hw=(2, 2), taps=2, embed_dim=3)
+
+
+class CountingTeacher:
+    """Answers a picture with its first pixel, and remembers what it was asked."""
+
+    layout = LAYOUT
+    digest = "c0ffee" * 8
+
+    def __init__(self) -> None:
+        self.text = texts()
+        self.asked: list[str] = []
+
+    def rows(self, batch: DistilBatch) -> torch.Tensor:
+        self.asked += batch.digests
+        first = batch.teachers_images_bgr[:, 0, 0, :1].half()
+        return first.expand(-1, LAYOUT.length).clone()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def config(data):
+    return distil_config(data, data / "out")
+
+
+@pytest.fixture(scope="module")
+def batch(config) -> DistilBatch:
+    return collate_distil([small_pictures(config)[index] for index in range(4)])
+
+
+def of_products(batch: DistilBatch, *products: str) -> DistilBatch:
+    return DistilBatch(**vars(batch) | {"products": list(products)})
+
+
+@pytest.mark.parametrize("method", ["ava_dino", "ad_dinov3", "visualad"])
+def test_answers_are_the_detectors_own(config, batch, method):
+    teacher = small_teacher(config, method)
+    answers = teacher.layout.unpack(teacher.rows(batch))
+    text = stacked_text(texts(), batch.products, torch.device("cpu")) if method != "visualad" else None
+    with torch.no_grad():
+        maps, scores = teacher.detector.predict(batch.teachers_images_bgr, text)
+    coarse = torch.nn.functional.avg_pool2d(maps.unsqueeze(1), 4).squeeze(1)
+    torch.testing.assert_close(torch.sigmoid(answers.map_logits), coarse, rtol=0, atol=2e-3)
+    torch.testing.assert_close(torch.sigmoid(answers.score_logits), scores, rtol=0, atol=2e-3)
+    assert answers.features.shape == (4, 4, 24, 192)
+    torch.testing.assert_close(answers.features.mean(dim=2), torch.zeros(4, 4, 192), rtol=0, atol=1e-2)
+
+
+def test_an_answer_is_the_same_in_any_company(config, batch):
+    teacher = small_teacher(config)
+    together = teacher.rows(batch)
+    alone = teacher.rows(collate_distil([small_pictures(config)[2]]))
+    torch.testing.assert_close(alone[0], together[2], rtol=0, atol=0)
+
+
+def test_a_teacher_without_features_keeps_its_map_and_score_alone(data, batch):
+    teacher = small_teacher(distil_config(data, data / "out", features={"weight": 0.0}))
+    assert teacher.layout.length == 1 + math.prod(side // 4 for side in TEACHERS_HW)
+    assert teacher.layout.unpack(teacher.rows(batch)).features is None
+
+
+def test_a_broken_teacher_is_an_error_and_nothing_is_kept(config, batch, tmp_path):
+    teacher = small_teacher(config)
+    with torch.no_grad():
+        teacher.detector.head.text_projection.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="the teacher's answer holds NaN or infinity"):
+        KeptAnswers(teacher, tmp_path).rows(batch)
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_other_weights_are_another_teacher(config):
+    first, second = small_teacher(config), small_teacher(config)
+    assert first.digest == second.digest
+    with torch.no_grad():
+        second.detector.head.text_projection.weight[0, 0] += 1
+    changed = Teacher(second.detector, texts(), grid_hw=config.distillation.features.grid_hw, device=second.device)
+    assert changed.digest != first.digest
+
+
+def test_a_picture_is_asked_about_once_in_the_life_of_the_folder(batch, tmp_path):
+    teacher = CountingTeacher()
+    first = KeptAnswers(teacher, tmp_path).rows(batch)
+    assert teacher.asked == batch.digests
+    again = KeptAnswers(teacher, tmp_path).rows(batch)
+    assert teacher.asked == batch.digests
+    assert again.equal(first)
+    assert again.equal(CountingTeacher().rows(batch))
+
+
+def test_another_text_is_another_question(batch, tmp_path):
+    teacher = CountingTeacher()
+    teacher.text = texts() | {"bottle": -texts()["object"]}
+    kept = KeptAnswers(teacher, tmp_path)
+    kept.rows(of_products(batch, "object", "object", "object", "object"))
+    kept.rows(of_products(batch, "object", "plate", "bottle", "object"))  # plate's text is the same
+    assert teacher.asked == [*batch.digests, batch.digests[2]]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(file.read_bytes()[:-1]),
+        lambda file: file.write_bytes(file.read_bytes() + b"\0"),
+        lambda file: file.write_bytes(file.read_bytes()[:-1] + b"\x55"),
+        lambda file: file.unlink(),
+    ],
+    ids=["empty", "cut", "longer", "one byte changed", "gone"],
+)
+def test_a_damaged_answer_is_made_again(batch, tmp_path, damage):
+    teacher = CountingTeacher()
+    kept = KeptAnswers(teacher, tmp_path)
+    expected = kept.rows(batch)
+    damaged = kept._file(batch.digests[1], batch.products[1])
+    damage(damaged)
+    assert kept.rows(batch).equal(expected)
+    assert teacher.asked == [*batch.digests, batch.digests[1]]
+    assert damaged.stat().st_size == kept.bytes_each
+
+
+def test_a_kept_answer_has_the_size_that_is_said(batch, tmp_path):
+    kept = KeptAnswers(CountingTeacher(), tmp_path)
+    kept.rows(batch)
+    files = list(tmp_path.rglob("*.bin"))
+    assert len(files) == 4
+    assert {file.stat().st_size for file in files} == {kept.bytes_each} == {4 + 2 * (1 + 2 * 3 + 2 * 2 * 2 * 3)}
+
+
+def test_a_row_is_unpacked_to_score_map_and_features():
+    answers = LAYOUT.unpack(torch.arange(LAYOUT.length).unsqueeze(0).half())
+    assert answers.score_logits.tolist() == [0]
+    assert answers.map_logits.tolist() == [[[1, 2, 3], [4, 5, 6]]]
+    assert answers.features.shape == (1, 2, 4, 3)
+    assert answers.features[0, 1, 3].tolist() == [28, 29, 30]
+
+
+def test_tokens_on_a_coarser_grid_are_means_of_what_they_cover():
+    patches = torch.arange(8.0).view(1, 8, 1)  # 2 x 4
+    halved = on_grid(patches, (2, 4), (2, 2))[0, :, 0]
+    assert halved.shape == (4,)
+    assert halved[0] < halved[1] < halved[2] < halved[3]
+    assert float(halved.mean()) == pytest.approx(3.5)
+    assert on_grid(patches, (2, 4), (2, 4)) is patches

@@ -1,0 +1,215 @@
+"""Command line of distillation: `python training/distill.py --help`."""
+
+import hashlib
+import logging
+import random
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zsad_core.command import guarded
+from zsad_training.distil_settings import load_teacher, parser, read_distil_config
+from zsad_training.train import embed, make_record, read_parts
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from zsad_core.checkpoint import Checkpoint
+    from zsad_core.detector import DetectorConfig
+    from zsad_training.distil_config import DistilConfig
+    from zsad_training.processes import Processes
+    from zsad_training.teacher import KeptAnswers, Teacher
+    from zsad_training.train import Parts
+    from zsad_training.validation import ValidationPictures
+
+logger = logging.getLogger("zsad_training")
+
+TEACHERS_ROWS, TABLE = "teacher.json", "teacher-student.md"
+
+
+def distil(
+    config: "DistilConfig",
+    checkpoint: "Checkpoint",
+    file: Path,
+    command: str,
+    processes: "Processes",
+    *,
+    check_data: bool = True,
+) -> tuple[Path, str]:
+    """Runs `config`, sharing it with the other processes.
+
+    Args:
+        config: of the run.
+        checkpoint: the teacher.
+        file: that it was read from.
+        command: for the record.
+        processes: that share the run.
+        check_data: decode every file first.
+
+    Returns:
+        The path of the student's best checkpoint, and the table of teacher and student, which the first process has.
+    """
+    from zsad_training.distil_objective import DistilObjective
+    from zsad_training.distil_pictures import DistilPictures, collate_distil, read_unlabelled
+    from zsad_training.trainer import Trainer
+    from zsad_training.validation import ValidationPictures
+
+    device, spec = processes.device, config.distillation
+    checks = check_data and processes.is_first
+    parts = read_parts(config, check_data=checks)
+    unlabelled = read_unlabelled(spec.unlabelled, check=checks)
+    teacher = _teacher(config, checkpoint, parts, device)
+    detector, earlier, text = _student(config, parts, device)
+    asked = _with_cache(teacher, config) if spec.cache else teacher
+    objective = DistilObjective(detector, text, asked, config, device=device)
+    validation = ValidationPictures(
+        parts.held_out, parts.held_textures, config.validation, input_hw=config.model.input_hw, seed=config.seed
+    )
+    pictures = spec.pool or len(parts.fit)
+    trainer = Trainer(
+        config,
+        detector,
+        DistilPictures(parts.fit, parts.fit_textures, unlabelled, config, teachers_hw=teacher.input_hw),
+        validation,
+        text,
+        steps_per_epoch=config.optimisation.steps_per_epoch or max(1, pictures // config.optimisation.batch_size),
+        processes=processes,
+        record=with_teacher(make_record(config, command, parts.trained_on, earlier), config, checkpoint, file),
+        objective=objective,
+        collate=collate_distil,
+    )
+    best = trainer.run()
+    table = ""
+    if processes.is_first:
+        table = _compare(best, teacher, validation, config.identity() + objective.identity)
+    processes.wait()  # none ends, and lets the others be ended, before the table is there
+    return best, table
+
+
+def _teacher(config: "DistilConfig", checkpoint: "Checkpoint", parts: "Parts", device: Any) -> "Teacher":
+    from zsad_core.prompts import GENERIC_PRODUCT
+    from zsad_training.teacher import Teacher
+
+    model, features = checkpoint.detector.config, config.distillation.features
+    text = checkpoint.text_embeddings
+    if missing := {*parts.products, GENERIC_PRODUCT} - text.keys():
+        text = embed(model.method, model.text_encoder, missing, str(device)) | text
+    grid_hw = features.grid_hw if features.weight else None
+    return Teacher(checkpoint.detector, text, grid_hw=grid_hw, device=device)
+
+
+def _student(config: "DistilConfig", parts: "Parts", device: Any) -> tuple[Any, dict[str, Any] | None, dict[str, Any]]:
+    """The detector, the record of the checkpoint it starts from, if any, and its text embeddings."""
+    import numpy as np
+    import torch
+
+    from zsad_training.start import build_detector
+
+    random.seed(config.seed)
+    np.random.seed(config.seed)
+    torch.manual_seed(config.seed)
+    text = embed(config.model.method, config.model.text_encoder, parts.products, str(device))
+    detector, earlier = build_detector(
+        config.model,
+        text_dim=len(next(iter(text.values()))),
+        plain=device.type == "cpu" and config.optimisation.trainable_blocks > 0,
+    )
+    return detector, earlier, text
+
+
+def _with_cache(teacher: "Teacher", config: "DistilConfig") -> "KeptAnswers":
+    from zsad_training.teacher import KeptAnswers
+
+    spec = config.distillation
+    assert spec.cache is not None
+    assert spec.pool is not None
+    kept = KeptAnswers(teacher, spec.cache)
+    megabytes = kept.bytes_each / 1e6
+    logger.info(
+        "the teacher's answers: %.2f MB a picture, at most %.2f GB in %s for a pool of %d pictures",
+        megabytes, megabytes * spec.pool / 1e3, spec.cache, spec.pool,
+    )  # fmt: skip
+    return kept
+
+
+def with_teacher(record: dict[str, Any], config: "DistilConfig", teacher: "Checkpoint", file: Path) -> dict[str, Any]:
+    """The student's record with what the teacher was and learnt from: the student learnt from that too."""
+    theirs = teacher.record
+    licences = [
+        *record["licences"],
+        *(
+            {"what": f"unlabelled pictures {spec.path.name}", "licence": spec.licence, "source": spec.source}
+            for spec in config.distillation.unlabelled
+        ),
+        *theirs["licences"],
+        *_weights_licences(teacher.detector.config),
+    ]
+    with file.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    if not theirs["trained_on"]:
+        logger.warning("%s does not say what it was trained on: no data set is known to be new to its student", file)
+    model = teacher.detector.config
+    return record | {
+        "trained_on": sorted({*record["trained_on"], *theirs["trained_on"]}),
+        "licences": [one for index, one in enumerate(licences) if one not in licences[:index]],
+        "teacher": {
+            "file": file.name,
+            "sha256": sha256,
+            "backbone": f"{model.backbone.name} from {model.backbone_weights}",
+            "record": theirs,
+        },
+    }
+
+
+def _weights_licences(model: "DetectorConfig") -> list[dict[str, Any]]:
+    from zsad_core.methods import METHODS_WITH_TEXT
+    from zsad_core.weights_licences import backbone_licence, text_licence
+
+    backbone = backbone_licence(model.backbone.name, model.backbone_weights)
+    text = text_licence(model.text_encoder) if model.method in METHODS_WITH_TEXT else None
+    found = [licence.model_dump() for licence in (backbone, text) if licence is not None]
+    return [one | {"what": f"teacher's {one['what']}"} for one in found]
+
+
+def _compare(best: Path, teacher: "Teacher", validation: "ValidationPictures", identity: str) -> str:
+    """The table, which it also leaves beside the checkpoint; the teacher is measured once in a run's life."""
+    from zsad_core.bundle import EvaluationRow
+    from zsad_core.checkpoint import load_checkpoint
+    from zsad_training.distil_table import comparison, kept_rows
+
+    student = [EvaluationRow.model_validate(row) for row in load_checkpoint(best).record["validation"]]
+    theirs = kept_rows(
+        best.with_name(TEACHERS_ROWS),
+        identity,
+        lambda: validation.run(teacher.detector, teacher.text, device=teacher.device).rows,
+    )
+    table = comparison(theirs, student)
+    best.with_name(TABLE).write_text(table)
+    return table
+
+
+def _run(args: "Namespace", command: str) -> None:
+    from zsad_training.processes import join_processes
+
+    config = read_distil_config(args)
+    with join_processes(config.device) as processes:
+        if not processes.is_first:
+            logger.setLevel(logging.WARNING)
+        checkpoint, file = load_teacher(args, config)
+        best, table = distil(config, checkpoint, file, command, processes, check_data=not args.skip_data_check)
+        if processes.is_first:
+            print(f"{table}\n{best}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 failed, 2 bad usage or config."""
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("timm").setLevel(logging.WARNING)
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+    return guarded("zsad-distill", lambda: _run(args, " ".join(["python training/distill.py", *arguments])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
