@@ -28,6 +28,8 @@ from zsad_training.synthesis import (
     photometric,
     printed_picture,
     texture_picture,
+    with_fixture,
+    with_inclusions,
 )
 
 
@@ -149,8 +151,15 @@ class TrainingPictures(Dataset[Item]):
             picture, product = printed_picture(rng, size_hw), GENERIC_PRODUCT
         elif rng.random() < self._spec.texture_fraction:
             picture, product = self._texture(rng, size_hw)
+            if rng.random() < 0.25:
+                picture = with_inclusions(rng, picture)
             if rng.random() < 0.5:
                 picture, silhouette = object_picture(rng, picture, self._texture(rng, size_hw)[0])
+            if rng.random() < 0.3:
+                before = picture
+                picture = with_fixture(rng, picture)
+                if silhouette is None:  # what was covered is no place for an anomaly
+                    silhouette = (cv2.absdiff(before, picture).max(axis=2) == 0).astype(np.uint8)
         else:
             sample = self._pick(rng, is_anomalous=False)
             image, mask = random_crop(rng, *sample.load())

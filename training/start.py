@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from zsad_core.backbone import BackboneConfig, plain_attention
-from zsad_core.backbones import build_backbone
+from zsad_core.backbone import Backbone, BackboneConfig, plain_attention
+from zsad_core.backbones import AnyBackbone, build_backbone
 from zsad_core.checkpoint import load_checkpoint
 from zsad_core.detector import Detector, DetectorConfig, VisualAdOptions
 from zsad_core.errors import WeightsError
+from zsad_core.token_insertion import resize_positions
 from zsad_core.weights_file import check_state
 from zsad_core.weights_licences import RANDOM
 from zsad_training.config import ModelSpec
@@ -86,6 +87,7 @@ def _start_from(detector: Detector, path: Path, kept_tuning: float) -> dict[str,
     if found.backbone.name.split(".")[0] != wanted.backbone.name.split(".")[0]:
         name = found.backbone.name
         raise WeightsError(f"{path}: has the backbone {name}, the run {wanted.backbone.name}: set --backbone {name}")
+    _take_size(earlier.detector.backbone, wanted.backbone.input_hw)
     state = earlier.detector.state_dict()
     check_state(path, detector.state_dict(), state)
     original = detector.backbone.state_dict()
@@ -96,3 +98,13 @@ def _start_from(detector: Detector, path: Path, kept_tuning: float) -> dict[str,
         origin = earlier.detector.config.backbone_weights
         detector.config = detector.config.model_copy(update={"backbone_weights": origin})
     return earlier.record
+
+
+def _take_size(backbone: AnyBackbone, input_hw: tuple[int, int]) -> None:
+    """Resamples a ViT's positions to those of another input size, in the way that its config says."""
+    if not isinstance(backbone, Backbone) or backbone.config.input_hw == input_hw:
+        return
+    if backbone.config.bilinear_positions:
+        resize_positions(backbone.vit, input_hw)
+    else:
+        backbone.vit.set_input_size(img_size=input_hw)

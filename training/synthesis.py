@@ -128,6 +128,64 @@ def object_picture(rng: Rng, surface: Image, background: Image) -> tuple[Image, 
     return picture.clip(0, 255).astype(np.uint8), silhouette
 
 
+def with_inclusions(rng: Rng, surface: Image) -> Image:
+    """The surface with spots that belong to it: many, and alike.
+
+    Teaches that what comes again and again is no defect: chips in a biscuit, knots, rivets, perforation.
+    """
+    side = min(surface.shape[:2])
+    alpha: np.ndarray = np.zeros(surface.shape[:2], np.float32)
+    radius = side * float(np.exp(rng.uniform(np.log(0.008), np.log(0.04))))
+    count = int(rng.integers(6, 40))
+    if rng.random() < 0.4:  # in rows
+        pitch = radius * rng.uniform(3, 8)
+        angle, start = rng.uniform(0, np.pi / 2), rng.uniform(0, pitch, 2)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        steps = np.arange(-int(1.5 * side / pitch) - 1, int(1.5 * side / pitch) + 2)
+        points = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2) * pitch @ turn.T + start
+        ragged = 0.0
+    else:
+        points = rng.uniform(0, 1, (count, 2)) * np.array(surface.shape[1::-1])
+        ragged = float(rng.uniform(0, 0.5))
+    flatness = rng.uniform(0.5, 1)
+    for point in points:
+        size = radius * np.exp(rng.normal(0, ragged, 2)) * np.array([1, flatness])
+        axes = np.maximum(1, size)
+        cv2.ellipse(alpha, _point(point), _point(axes), rng.uniform(0, 180) * (ragged > 0), 0, 360, 1.0, -1)
+    alpha = cv2.GaussianBlur(alpha, (0, 0), max(0.5, radius * rng.uniform(0.05, 0.3)))
+    changed = _tinted(rng, surface, points[0])
+    return (surface + (changed.astype(np.float32) - surface) * alpha[..., None]).clip(0, 255).astype(np.uint8)
+
+
+def with_fixture(rng: Rng, picture: Image) -> Image:
+    """The picture with the rim of a tray, a rail or a frame along one or two of its sides.
+
+    Teaches that what lies at the border of a picture is seldom the part.
+    """
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    result: np.ndarray = picture.astype(np.float32)
+    for _ in range(int(rng.integers(1, 3))):
+        edge = int(rng.integers(4))
+        depth = side * float(np.exp(rng.uniform(np.log(0.015), np.log(0.2))))
+        slope = rng.normal(0, 0.03)
+        along, across = np.meshgrid(np.arange(width if edge < 2 else height), np.arange(height if edge < 2 else width))
+        distance = depth + slope * along - across  # positive inside
+        alpha = np.clip(distance / rng.uniform(0.5, 4) + 0.5, 0, 1)
+        level = rng.uniform(0, 255, 3) if rng.random() < 0.3 else np.full(3, rng.uniform(0, 255))
+        band = level + np.zeros((*alpha.shape, 3))
+        for _ in range(int(rng.integers(0, 4))):  # steps and highlights along it
+            at, thick = rng.uniform(0, depth), rng.uniform(1, max(2, depth / 3))
+            stripe = np.exp(-(((across - slope * along - at) / thick) ** 2))[..., None]
+            band = band + stripe * rng.choice([-1, 1]) * rng.uniform(20, 150)
+        if edge in (1, 3):
+            band, alpha = band[::-1], alpha[::-1]
+        if edge >= 2:
+            band, alpha = band.transpose(1, 0, 2), alpha.T
+        result = result + (band - result) * alpha[..., None]
+    return result.clip(0, 255).astype(np.uint8)
+
+
 def add_anomalies(
     rng: Rng, picture: Image, donor: Image, where: np.ndarray | None = None, *, of_edges: bool = False
 ) -> tuple[Image, np.ndarray]:

@@ -9,6 +9,8 @@ from zsad_training.synthesis import (
     photometric,
     printed_picture,
     texture_picture,
+    with_fixture,
+    with_inclusions,
 )
 
 SIZE = (96, 128)
@@ -83,3 +85,23 @@ def test_photometric_changes_keep_shape_and_type():
     for seed in range(20):
         changed = photometric(np.random.default_rng(seed), picture(seed))
         assert changed.shape == (*SIZE, 3) and changed.dtype == np.uint8
+
+
+@pytest.mark.parametrize("change", [with_inclusions, with_fixture], ids=lambda change: change.__name__)
+def test_what_belongs_to_a_normal_picture_is_seen_and_leaves_most_of_it(change):
+    for seed in range(20):
+        before = picture(seed)
+        after = change(np.random.default_rng(seed), before)
+        assert after.shape == (*SIZE, 3) and after.dtype == np.uint8
+        difference = np.abs(after.astype(int) - before).max(axis=2)
+        assert difference.any()
+        assert (difference > 14).mean() < 0.6
+
+
+def test_a_fixture_lies_at_the_border():
+    for seed in range(20):
+        before = picture(seed)
+        after = with_fixture(np.random.default_rng(seed), before)
+        changed = np.abs(after.astype(int) - before).max(axis=2) > 0
+        assert changed[[0, -1]].any() or changed[:, [0, -1]].any()
+        assert not changed[40:56, 50:78].any()
