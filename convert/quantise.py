@@ -35,7 +35,7 @@ def import_nncf() -> ModuleType:
     import_openvino()
     import nncf
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own set_log_level changes whatever handlers it finds there
     return nncf
 
 

@@ -38,9 +38,10 @@ def wait_for(process: multiprocessing.Process, condition: Callable[[], bool]) ->
 
 
 def kill(process: multiprocessing.Process) -> None:
+    """A busy machine may look too late: the process may have ended, but only as it should."""
     process.kill()
     process.join()
-    assert process.exitcode == SIGKILLED
+    assert process.exitcode in (SIGKILLED, 0)
 
 
 def kill_while_writing(process: multiprocessing.Process, file: Path) -> bool:
