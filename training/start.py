@@ -92,6 +92,8 @@ def _start_from(detector: Detector, path: Path, kept_tuning: float) -> dict[str,
     check_state(path, detector.state_dict(), state)
     original = detector.backbone.state_dict()
     for name, value in original.items():
+        if not value.is_floating_point():  # a CNN's normalisation counts batches
+            continue
         state[f"backbone.{name}"] = torch.lerp(value, state[f"backbone.{name}"], kept_tuning)
     detector.load_state_dict(state)
     if detector.config.backbone_weights == RANDOM:  # the licence goes with what was really there at first

@@ -95,3 +95,12 @@ def test_visualads_positions_grow_with_an_input_larger_than_the_papers(files, si
 def test_keeping_part_of_nothing_is_refused(files):
     with pytest.raises(ValueError, match=r"kept_tuning needs model\.start"):
         build_detector(spec(files, start=None, kept_tuning=0.5), text_dim=TEXT_DIM, plain=False)
+
+
+def test_a_cnn_goes_part_of_the_way_back_too(tmp_path):
+    known = {"backbone": "tf_efficientnet_lite0", "input_hw": (64, 64), "width": 16, "hidden_dim": 16}
+    tuned, _ = build_detector(ModelSpec.model_validate(known), text_dim=TEXT_DIM, plain=False)
+    save_checkpoint(tmp_path / "tuned.safetensors", tuned, text_embeddings(), record())
+    start = ModelSpec.model_validate(known | {"start": tmp_path / "tuned.safetensors"})
+    detector, _ = build_detector(start, text_dim=TEXT_DIM, plain=False)
+    torch.testing.assert_close(detector.state_dict(), tuned.state_dict(), rtol=0, atol=0)
