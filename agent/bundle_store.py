@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 from pydantic import Field, ValidationError
 
-from zsad_agent.config import SHIPPED_BUNDLE, InferenceConfig
+from zsad_agent.config import SHIPPED_BUNDLE, SHIPPED_BUNDLES, InferenceConfig
 from zsad_core.bundle import (
     MANIFEST,
     MAX_FILE_BYTES,
@@ -223,7 +223,8 @@ class BundleStore:
 
     def _config_bundle(self, when_unreadable: str) -> str:
         if _is_shipped(self._config.bundle):
-            return _SHIPPED
+            is_default = self._config.bundle.resolve() == SHIPPED_BUNDLE.resolve()
+            return _SHIPPED if is_default else f"{_SHIPPED} {self._config.bundle.resolve().name}"
         try:
             return hashlib.sha256(read_manifest(self._config.bundle)).hexdigest()
         except BundleError:
@@ -262,7 +263,7 @@ class BundleStore:
 
 
 def _is_shipped(path: Path) -> bool:
-    return path.resolve() == SHIPPED_BUNDLE.resolve()
+    return path.resolve().parent == SHIPPED_BUNDLES.resolve()
 
 
 def _logged(reasons: list[str]) -> tuple[str, ...]:

@@ -307,7 +307,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--bundle", type=Path, metavar="PATH", help="bundle folder or .zip; default: the one that ships"
+        "--bundle",
+        type=Path,
+        metavar="PATH",
+        help="folder, .zip or the name of one that ships; default: zsad-small",
     )
     parser.add_argument("--product", metavar="NAME", help="a product of the bundle; default: the generic one, object")
 

@@ -15,7 +15,8 @@ from zsad_core.errors import ConfigError
 from zsad_core.prompts import GENERIC_PRODUCT
 
 DEFAULT_CONFIG_PATH = Path("/etc/zsad-agent/agent.yaml")
-SHIPPED_BUNDLE = Path(__file__).parent / "bundles" / "zsad-tiny"
+SHIPPED_BUNDLES = Path(__file__).parent / "bundles"
+SHIPPED_BUNDLE = SHIPPED_BUNDLES / "zsad-small"  # the more accurate one; zsad-tiny is the faster
 RESERVED_NAMES = ("available", "bundle", "recipe", "reload", "stats")  # topics of the device beside its cameras'
 
 
@@ -55,8 +56,14 @@ def _xdg_folder(variable: str, below_home: str) -> Path:
 OffInYaml = BeforeValidator(lambda value: "off" if value is False else value)  # what YAML makes of a bare off
 
 
+def _shipped(bundle: Path) -> Path:
+    """A bundle that ships, where its mere name is given and nothing else is called that here."""
+    shipped = SHIPPED_BUNDLES / bundle
+    return shipped if len(bundle.parts) == 1 and not bundle.exists() and shipped.is_dir() else bundle
+
+
 class InferenceConfig(StrictModel):
-    bundle: Path = SHIPPED_BUNDLE
+    bundle: Annotated[Path, AfterValidator(_shipped)] = SHIPPED_BUNDLE  # folder, .zip, or the name of one that ships
     product: str = GENERIC_PRODUCT
     device: str = "CPU"  # OpenVINO name: CPU, GPU, GPU.1, NPU, AUTO, AUTO:GPU,CPU
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # CPU threads; None: OpenVINO's choice

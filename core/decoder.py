@@ -2,6 +2,9 @@
 
 Ours, in the papers nothing like it: their maps have a value for each patch, 16 x 16 pixels, and each of its own; a
 defect of a few pixels, or a false alarm beside a hundred calm neighbours, looks the same to them.
+
+What helps most needs no training: how far a patch is from the others of the same picture (`self_distances`). A good
+part repeats itself, a defect does not; of a frozen backbone this holds for any product.
 """
 
 from typing import Annotated
@@ -17,13 +20,21 @@ from zsad_core.prompts import ANOMALOUS, NORMAL
 from zsad_core.scoring import top_mean
 
 STRIDE = 4  # pixels of the picture for each value of the decoded map
-SCORE_FRACTION = 0.01  # of the map, whose mean the score is while it is trained
+SCORE_FRACTION = 0.05  # of the map, whose mean the score is while it is trained
 _GROUPS = 8
+_SOFTNESS = 0.2  # temperature of the softest mean over a patch's likes; the others are its half, quarter and eighth
+_HALVINGS = 4
+_USUAL = 0.6  # what the distances of `with_distances` are about in a good part
+_NEAR = 1  # patches around one that are not asked: a defect of some size is like itself
 
 
 class DecoderConfig(StrictModel):
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 48  # channels that each tap is brought down to
     detail: Annotated[int, Field(ge=0, multiple_of=8)] = 32  # channels seen of the picture itself, at stride 4; 0: none
+    self_distance: bool = True  # of each patch to the others of its picture, see `self_distances`
+    # What of these distances is added to the map as they are, beside what was learnt of them, once it is trained:
+    # training makes of them what its own products need, and other products need more.
+    distance_weight: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Decoder(nn.Module):
@@ -33,12 +44,18 @@ class Decoder(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(num_taps))
         self.projections = nn.ModuleList(nn.Linear(embed_dim, config.width) for _ in range(num_taps))
-        self.coarse = _block(num_taps * (config.width + 1), 64)
+        distances = num_taps * _HALVINGS if config.self_distance else 0
+        self.coarse = _block(num_taps * (config.width + 1) + distances, 64)
         self.middle = _block(64, 48)
         self.detail = (
             nn.Sequential(_block(3, 16, stride=2), _block(16, config.detail, stride=2)) if config.detail else None
         )
         self.fine = nn.Sequential(_block(48 + config.detail, 32), nn.Conv2d(32, 1, 1))
+        self.distance_norm = nn.BatchNorm2d(distances, affine=False) if distances else None
+        self.distance_share = nn.Conv2d(distances, 1, 1, bias=False) if distances else None
+        if self.distance_share is not None:
+            nn.init.constant_(self.distance_share.weight, 1 / distances)
+        self.distance_weight = config.distance_weight
         self.text_share = nn.Parameter(torch.tensor(0.1))
         self.score_scale = nn.Parameter(torch.tensor(1.0))
         self.score_bias = nn.Parameter(torch.tensor(0.0))
@@ -46,7 +63,12 @@ class Decoder(nn.Module):
         nn.init.constant_(self.fine[1].bias, -2.0)  # type: ignore[arg-type]
 
     def forward(
-        self, images: Tensor, patch_tokens: list[Tensor], matches: list[Tensor], grid_hw: tuple[int, int]
+        self,
+        images: Tensor,
+        patch_tokens: list[Tensor],
+        matches: list[Tensor],
+        distances: Tensor | None,
+        grid_hw: tuple[int, int],
     ) -> Tensor:
         """[B, 1, h * 4, w * 4] logits.
 
@@ -54,6 +76,7 @@ class Decoder(nn.Module):
             images: [B, 3, H, W], normalised.
             patch_tokens: L x [B, N, D], standardised.
             matches: L x [B, 2, h, w], logits of (normal, anomalous) of each patch, as the method's own map has them.
+            distances: [B, L * 4, h, w] of `self_distances`; not looked at by a decoder without.
             grid_hw: h, w with h * w = N.
         """
         towards_anomaly = [match[:, ANOMALOUS:] - match[:, NORMAL:ANOMALOUS] for match in matches]
@@ -62,7 +85,15 @@ class Decoder(nn.Module):
             projection(norm(patches)).transpose(1, 2).reshape(patches.shape[0], -1, *grid_hw)
             for projection, norm, patches in zip(self.projections, self.norms, patch_tokens, strict=True)
         ]
-        x = self.coarse(torch.cat([*seen, *(torch.tanh(one / 20) for one in towards_anomaly)], dim=1))
+        skipped = self.text_share * told
+        known = [*seen, *(torch.tanh(one / 20) for one in towards_anomaly)]
+        if self.distance_norm is not None and self.distance_share is not None:
+            if distances is None:
+                raise ValueError("this decoder needs the patches' distances to each other")
+            apart = self.distance_norm(distances)
+            skipped = skipped + self.distance_share(apart)
+            known.append(apart)
+        x = self.coarse(torch.cat(known, dim=1))
         x = self.middle(_twice(x))
         x = _twice(x)
         if self.detail is not None:
@@ -71,7 +102,19 @@ class Decoder(nn.Module):
                 detail = F.interpolate(detail, size=x.shape[-2:], mode="bilinear", align_corners=False)
             x = torch.cat([x, detail], dim=1)
         x = self.fine(x)
-        return x + self.text_share * F.interpolate(told, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return x + F.interpolate(skipped, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+    def with_distances(self, logits: Tensor, distances: Tensor | None) -> Tensor:
+        """The logits of `forward` with distances as they are: the first tap's sharpest, and the next sharper of all.
+
+        Fine detail is in the first tap, what a part is made of in all.
+        """
+        if not self.distance_weight or distances is None:
+            return logits
+        first, all_taps = distances[:, _HALVINGS - 1 : _HALVINGS], distances[:, _HALVINGS - 2 :: _HALVINGS]
+        apart = first + all_taps.mean(dim=1, keepdim=True) - _USUAL
+        apart = F.interpolate(apart, size=logits.shape[-2:], mode="bilinear", align_corners=False)
+        return logits + self.distance_weight * apart
 
     def map_loss(self, logits: Tensor, target: Target) -> Tensor:
         """Focal and Dice of the decoded map, of the pictures whose defects are known."""
@@ -88,6 +131,32 @@ class Decoder(nn.Module):
         score = top_mean(torch.sigmoid(logits[:, 0].float()), SCORE_FRACTION).clamp(1e-4, 1 - 1e-4)
         told = self.score_scale * torch.logit(score) + self.score_bias
         return F.binary_cross_entropy_with_logits(told, target.is_anomalous.to(told.dtype))
+
+
+def self_distances(patch_tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """[B, N, D] tokens as the backbone gives them -> [B, 4, h, w], how unlike the rest of its picture each patch is.
+
+    With c_ij the cosine of two patches and the mean over all j that are not i's neighbours,
+    d_i = -t log mean_j exp((c_ij - 1) / t), in [0, 2] but for the share of neighbours: a soft nearest-neighbour
+    distance, to few likes at a small t and to the bulk at a large one. The four t halve each time, so that one
+    exponential, squared, gives all. In float32 whatever the rest is computed in.
+    """
+    with torch.autocast(patch_tokens.device.type, enabled=False):
+        patches = F.normalize(patch_tokens.float(), dim=-1)
+        likeness = torch.exp((patches @ patches.transpose(1, 2) - 1) / _SOFTNESS) * _apart(grid_hw).to(patches)
+        found = []
+        for halving in range(_HALVINGS):
+            mean = likeness.mean(dim=2).clamp_min(1e-36)
+            found.append(-_SOFTNESS / 2**halving * torch.log(mean))
+            likeness = likeness * likeness
+        return torch.stack(found, dim=1).reshape(patches.shape[0], _HALVINGS, *grid_hw)
+
+
+def _apart(grid_hw: tuple[int, int]) -> Tensor:
+    """[N, N] of 1 where two patches of the grid are no neighbours, else 0."""
+    rows, columns = (index.flatten() for index in torch.meshgrid(*map(torch.arange, grid_hw), indexing="ij"))
+    near = (rows[:, None] - rows).abs().maximum((columns[:, None] - columns).abs()) <= _NEAR
+    return (~near).float()
 
 
 def enlarge(maps: Tensor, map_hw: tuple[int, int]) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zsad_core.backbone import standardise_patches
 from zsad_core.backbones import AnyBackbone
 from zsad_core.config import StrictModel
-from zsad_core.decoder import Decoder, DecoderConfig
+from zsad_core.decoder import Decoder, DecoderConfig, self_distances
 from zsad_core.decoder import enlarge as covering
 from zsad_core.losses import Target, segmentation_loss
 from zsad_core.prompts import ANOMALOUS, NORMAL
@@ -46,6 +46,7 @@ class Tokens:
     patch_tokens: list[Tensor]  # L x [B, N, D], standardised per image and channel
     grid_hw: tuple[int, int]  # h, w with h * w = N
     images: Tensor | None = None  # [B, 3, H, W], normalised; a decoder looks at them
+    distances: Tensor | None = None  # [B, L * 4, h, w] of `zsad_core.decoder.self_distances`, for a decoder that asks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ class MatchingLoss:
     def total(self) -> Tensor:
         total = 0.25 * self.awareness + 0.5 * self.segmentation + 0.25 * self.global_
         if self.decoded is not None and self.score is not None:
-            total = total + self.decoded + 0.25 * self.score
+            total = total + self.decoded + 0.5 * self.score
         return total if self.routing is None else total + 0.1 * self.routing
 
 
@@ -147,11 +148,14 @@ class MatchingHead(nn.Module, ABC):
     def tokens(self, backbone: AnyBackbone, images: Tensor) -> Tokens:
         """The taps of normalised `images` [B, 3, H, W], in float32."""
         cls_tokens, patch_tokens = backbone(images)
+        grid_hw = backbone.grid_hw((int(images.shape[2]), int(images.shape[3])))
+        asks = self.decoder is not None and self.decoder.distance_norm is not None
         return Tokens(
             images=images,
+            distances=torch.cat([self_distances(tap, grid_hw) for tap in patch_tokens], dim=1) if asks else None,
             cls_tokens=[token.float() for token in cls_tokens],
             patch_tokens=[standardise_patches(patches.float()) for patches in patch_tokens],
-            grid_hw=backbone.grid_hw((int(images.shape[2]), int(images.shape[3]))),
+            grid_hw=grid_hw,
         )
 
     def forward(self, tokens: Tokens, text: Tensor, *, map_hw: tuple[int, int]) -> MatchingOutput:
@@ -211,7 +215,8 @@ class MatchingHead(nn.Module, ABC):
             adapted = self.adapt(tap, cls_token, patches, prompts)
             matches.append(match(adapted.patch_tokens, prompts[:, MATCHING], tokens.grid_hw))
         if self.decoder is not None:
-            anomaly_map = covering(torch.sigmoid(self.decode(tokens, matches) / score.temperature), map_hw)[:, 0]
+            logits = self.decoder.with_distances(self.decode(tokens, matches), tokens.distances)
+            anomaly_map = covering(torch.sigmoid(logits / score.temperature), map_hw)[:, 0]
         else:
             # The softmax of two is the sigmoid of their difference, of which half as much is enlarged: 8 % of the time
             # of a ViT-Ti at 384 px.
@@ -227,7 +232,7 @@ class MatchingHead(nn.Module, ABC):
         """
         if self.decoder is None or tokens.images is None:
             raise ValueError("a map is decoded by a detector with a decoder, from tokens that came with their pictures")
-        logits: Tensor = self.decoder(tokens.images, tokens.patch_tokens, matches, tokens.grid_hw)
+        logits: Tensor = self.decoder(tokens.images, tokens.patch_tokens, matches, tokens.distances, tokens.grid_hw)
         return logits
 
     def token_parameters(self) -> list[nn.Parameter]:

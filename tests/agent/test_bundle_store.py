@@ -223,6 +223,19 @@ def test_the_bundle_that_ships_needs_no_signature_and_a_copy_of_it_does(tmp_path
         open_bundle(config, copy_bundle(SHIPPED_BUNDLE, tmp_path / "copy"))
 
 
+def test_a_bundle_that_ships_is_known_by_its_name_and_needs_no_signature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = (write_public_key(tmp_path / "line.pub", make_key(1)),)
+    config = InferenceConfig(bundle=Path("zsad-tiny"), trusted_keys=keys)
+    assert open_bundle(config).manifest.name == "zsad-tiny"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "zsad-tiny").mkdir()  # what is here goes before what ships
+    with pytest.raises(BundleError, match="manifest"):
+        open_bundle(InferenceConfig(bundle=Path("zsad-tiny")))
+    assert InferenceConfig(bundle=Path("no-such-bundle")).bundle == Path("no-such-bundle")
+
+
 def test_a_full_disk_refuses_the_new_bundle_and_keeps_the_old(device: Device, tiny_disk: Path) -> None:
     device.folder = tiny_disk / "bundles"
     device.switch_to(1)

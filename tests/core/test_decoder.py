@@ -3,7 +3,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
-from zsad_core.decoder import Decoder, DecoderConfig  # noqa: E402
+from zsad_core.decoder import Decoder, DecoderConfig, self_distances  # noqa: E402
 from zsad_core.losses import Target  # noqa: E402
 from zsad_core.matching import Tokens  # noqa: E402
 from zsad_core.scoring import ScoreConfig  # noqa: E402
@@ -16,7 +16,8 @@ def inputs(*, patch: int = 16) -> tuple:
     images = torch.randn(2, 3, GRID_HW[0] * patch, GRID_HW[1] * patch)
     patches = [torch.randn(2, 6, DIM) for _ in range(TAPS)]
     matches = [torch.randn(2, 2, *GRID_HW) for _ in range(TAPS)]
-    return images, patches, matches, GRID_HW
+    distances = torch.rand(2, TAPS * 4, *GRID_HW)
+    return images, patches, matches, distances, GRID_HW
 
 
 def trained(config: DecoderConfig) -> Decoder:
@@ -34,20 +35,56 @@ def test_the_map_has_four_values_a_side_of_each_patch(detail, patch):
 
 
 def test_a_fresh_decoder_says_what_the_text_says():
-    images, patches, matches, grid_hw = inputs()
+    images, patches, matches, _, grid_hw = inputs()
     for match in matches:
         match[:, 0], match[:, 1] = 0.0, 10.0
-    calm = Decoder(DecoderConfig(width=8, detail=0), DIM, TAPS)(images, patches, matches, grid_hw)
+    decoder = Decoder(DecoderConfig(width=8, detail=0, self_distance=False), DIM, TAPS)
+    calm = decoder(images, patches, matches, None, grid_hw)
     torch.testing.assert_close(calm, torch.full_like(calm, -2.0 + 0.1 * 10.0))
 
 
+def test_a_fresh_decoder_points_to_the_patch_that_is_unlike_the_others():
+    images, patches, matches, distances, grid_hw = inputs()
+    distances[:] = 0.1
+    distances[0, :, 1, 2] = 0.9
+    logits = Decoder(DecoderConfig(width=8, detail=0), DIM, TAPS)(
+        images, patches, [torch.zeros_like(match) for match in matches], distances, grid_hw
+    )
+    assert logits[0, 0, -1, -1] == logits[0].max() > logits[1].max()
+
+
+def test_distances_are_the_soft_minimum_over_patches_that_are_no_neighbours():
+    torch.manual_seed(0)
+    tokens = torch.randn(1, 30, DIM)
+    found = self_distances(tokens, (5, 6))
+    unit = torch.nn.functional.normalize(tokens[0], dim=-1)
+    for i in (0, 8, 29):
+        others = [j for j in range(30) if max(abs(i // 6 - j // 6), abs(i % 6 - j % 6)) > 1]
+        cosine = unit[others] @ unit[i]
+        for number, softness in enumerate((0.2, 0.1, 0.05, 0.025)):
+            expected = -softness * (torch.exp((cosine - 1) / softness).sum() / 30).log()
+            assert found[0, number].flatten()[i].item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_distances_are_float32_in_mixed_precision_and_finite_where_no_patch_is_alike():
+    tokens = torch.eye(8)[None, :4] * 50
+    with torch.autocast("cpu", torch.bfloat16):
+        found = self_distances(tokens, (2, 2))  # neighbours all
+    assert found.dtype == torch.float32
+    assert torch.isfinite(found).all()
+
+
 def test_what_it_answers_depends_on_patches_text_and_picture():
-    images, patches, matches, grid_hw = inputs()
-    decoder = trained(DecoderConfig(width=8, detail=8))
-    before = decoder(images, patches, matches, grid_hw)
-    assert not torch.allclose(before, decoder(images + 1, patches, matches, grid_hw))
-    assert not torch.allclose(before, decoder(images, [patches[0] * 2, patches[1]], matches, grid_hw))
-    assert not torch.allclose(before, decoder(images, patches, [matches[0].flip(1), matches[1]], grid_hw))
+    images, patches, matches, distances, grid_hw = inputs()
+    decoder = trained(DecoderConfig(width=8, detail=8)).eval()
+    rest = (distances, grid_hw)
+    before = decoder(images, patches, matches, *rest)
+    assert not torch.allclose(before, decoder(images + 1, patches, matches, *rest))
+    assert not torch.allclose(before, decoder(images, [patches[0] * 2, patches[1]], matches, *rest))
+    assert not torch.allclose(before, decoder(images, patches, [matches[0].flip(1), matches[1]], *rest))
+    assert not torch.allclose(before, decoder(images, patches, matches, distances * 2, grid_hw))
+    with pytest.raises(ValueError, match="distances"):
+        decoder(images, patches, matches, None, grid_hw)
 
 
 def test_pictures_without_pixel_truth_count_in_the_score_alone():
@@ -73,8 +110,9 @@ def test_a_detector_with_a_decoder_gives_the_decoders_map_at_any_size():
     head = AvaDino(
         AvaDinoConfig(embed_dim=DIM, text_dim=8, num_taps=TAPS, hidden_dim=8, decoder=DecoderConfig(width=8))
     )
-    images, patches, _, grid_hw = inputs()
-    tokens = Tokens(cls_tokens=[torch.randn(2, DIM)] * TAPS, patch_tokens=patches, grid_hw=grid_hw, images=images)
+    images, patches, _, distances, grid_hw = inputs()
+    classes = [torch.randn(2, DIM)] * TAPS
+    tokens = Tokens(cls_tokens=classes, patch_tokens=patches, grid_hw=grid_hw, images=images, distances=distances)
     prompts = head.prompt_vectors(torch.nn.functional.normalize(torch.randn(2, 8, 2), dim=1))
     score = ScoreConfig(top_fraction=0.01)
     small, _ = head.predict(tokens, prompts, map_hw=(8, 12), score=score)
@@ -88,7 +126,7 @@ def test_tokens_without_pictures_are_refused():
     head = AvaDino(
         AvaDinoConfig(embed_dim=DIM, text_dim=8, num_taps=TAPS, hidden_dim=8, decoder=DecoderConfig(width=8))
     )
-    _, patches, _, grid_hw = inputs()
+    _, patches, _, _, grid_hw = inputs()
     tokens = Tokens(cls_tokens=[torch.randn(2, DIM)] * TAPS, patch_tokens=patches, grid_hw=grid_hw)
     with pytest.raises(ValueError, match="with their pictures"):
         head(tokens, torch.randn(2, 8, 2), map_hw=(8, 12))
