@@ -16,7 +16,7 @@ from zsad_core.prompts import GENERIC_PRODUCT
 
 DEFAULT_CONFIG_PATH = Path("/etc/zsad-agent/agent.yaml")
 SHIPPED_BUNDLES = Path(__file__).parent / "bundles"
-SHIPPED_BUNDLE = SHIPPED_BUNDLES / "zsad-small"  # the more accurate one; zsad-tiny is the faster
+SHIPPED_BUNDLE = SHIPPED_BUNDLES / "zsad-small"
 RESERVED_NAMES = ("available", "bundle", "recipe", "reload", "stats")  # topics of the device beside its cameras'
 
 

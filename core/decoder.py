@@ -3,7 +3,7 @@
 Ours, in the papers nothing like it: their maps have a value for each patch, 16 x 16 pixels, and each of its own; a
 defect of a few pixels, or a false alarm beside a hundred calm neighbours, looks the same to them.
 
-What helps most needs no training: how far a patch is from the others of the same picture (`self_distances`). A good
+What helps most needs no training: how far a patch is from the others of the same picture (`SelfDistances`). A good
 part repeats itself, a defect does not; of a frozen backbone this holds for any product.
 """
 
@@ -31,7 +31,7 @@ _NEAR = 1  # patches around one that are not asked: a defect of some size is lik
 class DecoderConfig(StrictModel):
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 48  # channels that each tap is brought down to
     detail: Annotated[int, Field(ge=0, multiple_of=8)] = 32  # channels seen of the picture itself, at stride 4; 0: none
-    self_distance: bool = True  # of each patch to the others of its picture, see `self_distances`
+    self_distance: bool = True  # of each patch to the others of its picture, see `SelfDistances`
     # What of these distances is added to the map as they are, beside what was learnt of them, once it is trained:
     # training makes of them what its own products need, and other products need more.
     distance_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -51,6 +51,7 @@ class Decoder(nn.Module):
             nn.Sequential(_block(3, 16, stride=2), _block(16, config.detail, stride=2)) if config.detail else None
         )
         self.fine = nn.Sequential(_block(48 + config.detail, 32), nn.Conv2d(32, 1, 1))
+        self.self_distances = SelfDistances() if distances else None
         self.distance_norm = nn.BatchNorm2d(distances, affine=False) if distances else None
         self.distance_share = nn.Conv2d(distances, 1, 1, bias=False) if distances else None
         if self.distance_share is not None:
@@ -76,7 +77,7 @@ class Decoder(nn.Module):
             images: [B, 3, H, W], normalised.
             patch_tokens: L x [B, N, D], standardised.
             matches: L x [B, 2, h, w], logits of (normal, anomalous) of each patch, as the method's own map has them.
-            distances: [B, L * 4, h, w] of `self_distances`; not looked at by a decoder without.
+            distances: [B, L * 4, h, w] of `SelfDistances`; not looked at by a decoder without.
             grid_hw: h, w with h * w = N.
         """
         towards_anomaly = [match[:, ANOMALOUS:] - match[:, NORMAL:ANOMALOUS] for match in matches]
@@ -103,6 +104,12 @@ class Decoder(nn.Module):
             x = torch.cat([x, detail], dim=1)
         x = self.fine(x)
         return x + F.interpolate(skipped, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+    def distances(self, patch_tokens: list[Tensor], grid_hw: tuple[int, int]) -> Tensor | None:
+        """[B, L * 4, h, w] of L x [B, N, D] tokens as the backbone gives them; None for a decoder without."""
+        if self.self_distances is None:
+            return None
+        return torch.cat([self.self_distances(tap, grid_hw) for tap in patch_tokens], dim=1)
 
     def with_distances(self, logits: Tensor, distances: Tensor | None) -> Tensor:
         """The logits of `forward` with distances as they are: the first tap's sharpest, and the next sharper of all.
@@ -133,23 +140,29 @@ class Decoder(nn.Module):
         return F.binary_cross_entropy_with_logits(told, target.is_anomalous.to(told.dtype))
 
 
-def self_distances(patch_tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """[B, N, D] tokens as the backbone gives them -> [B, 4, h, w], how unlike the rest of its picture each patch is.
+class SelfDistances(nn.Module):
+    """How far each patch is from the others of its picture.
 
-    With c_ij the cosine of two patches and the mean over all j that are not i's neighbours,
-    d_i = -t log mean_j exp((c_ij - 1) / t), in [0, 2] but for the share of neighbours: a soft nearest-neighbour
-    distance, to few likes at a small t and to the bulk at a large one. The four t halve each time, so that one
-    exponential, squared, gives all. In float32 whatever the rest is computed in.
+    A module for its name alone, by which an INT8 graph keeps it in float.
     """
-    with torch.autocast(patch_tokens.device.type, enabled=False):
-        patches = F.normalize(patch_tokens.float(), dim=-1)
-        likeness = torch.exp((patches @ patches.transpose(1, 2) - 1) / _SOFTNESS) * _apart(grid_hw).to(patches)
-        found = []
-        for halving in range(_HALVINGS):
-            mean = likeness.mean(dim=2).clamp_min(1e-36)
-            found.append(-_SOFTNESS / 2**halving * torch.log(mean))
-            likeness = likeness * likeness
-        return torch.stack(found, dim=1).reshape(patches.shape[0], _HALVINGS, *grid_hw)
+
+    def forward(self, patch_tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """[B, N, D] tokens as the backbone gives them -> [B, 4, h, w].
+
+        With c_ij the cosine of two patches and the mean over all j that are not i's neighbours,
+        d_i = -t log mean_j exp((c_ij - 1) / t), in [0, 2] but for the share of neighbours: a soft nearest-neighbour
+        distance, to few likes at a small t and to the bulk at a large one. The four t halve each time, so that one
+        exponential, squared, gives all. In float32 whatever the rest is computed in.
+        """
+        with torch.autocast(patch_tokens.device.type, enabled=False):
+            patches = F.normalize(patch_tokens.float(), dim=-1)
+            likeness = torch.exp((patches @ patches.transpose(1, 2) - 1) / _SOFTNESS) * _apart(grid_hw).to(patches)
+            found = []
+            for halving in range(_HALVINGS):
+                mean = likeness.mean(dim=2).clamp_min(1e-36)
+                found.append(-_SOFTNESS / 2**halving * torch.log(mean))
+                likeness = likeness * likeness
+            return torch.stack(found, dim=1).reshape(patches.shape[0], _HALVINGS, *grid_hw)
 
 
 def _apart(grid_hw: tuple[int, int]) -> Tensor:

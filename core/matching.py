@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zsad_core.backbone import standardise_patches
 from zsad_core.backbones import AnyBackbone
 from zsad_core.config import StrictModel
-from zsad_core.decoder import Decoder, DecoderConfig, self_distances
+from zsad_core.decoder import Decoder, DecoderConfig
 from zsad_core.decoder import enlarge as covering
 from zsad_core.losses import Target, segmentation_loss
 from zsad_core.prompts import ANOMALOUS, NORMAL
@@ -46,7 +46,7 @@ class Tokens:
     patch_tokens: list[Tensor]  # L x [B, N, D], standardised per image and channel
     grid_hw: tuple[int, int]  # h, w with h * w = N
     images: Tensor | None = None  # [B, 3, H, W], normalised; a decoder looks at them
-    distances: Tensor | None = None  # [B, L * 4, h, w] of `zsad_core.decoder.self_distances`, for a decoder that asks
+    distances: Tensor | None = None  # [B, L * 4, h, w] of `zsad_core.decoder.SelfDistances`, for a decoder that asks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +149,9 @@ class MatchingHead(nn.Module, ABC):
         """The taps of normalised `images` [B, 3, H, W], in float32."""
         cls_tokens, patch_tokens = backbone(images)
         grid_hw = backbone.grid_hw((int(images.shape[2]), int(images.shape[3])))
-        asks = self.decoder is not None and self.decoder.distance_norm is not None
         return Tokens(
             images=images,
-            distances=torch.cat([self_distances(tap, grid_hw) for tap in patch_tokens], dim=1) if asks else None,
+            distances=None if self.decoder is None else self.decoder.distances(patch_tokens, grid_hw),
             cls_tokens=[token.float() for token in cls_tokens],
             patch_tokens=[standardise_patches(patches.float()) for patches in patch_tokens],
             grid_hw=grid_hw,

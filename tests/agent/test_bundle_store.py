@@ -227,12 +227,12 @@ def test_a_bundle_that_ships_is_known_by_its_name_and_needs_no_signature(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = (write_public_key(tmp_path / "line.pub", make_key(1)),)
-    config = InferenceConfig(bundle=Path("zsad-tiny"), trusted_keys=keys)
-    assert open_bundle(config).manifest.name == "zsad-tiny"
+    config = InferenceConfig(bundle=Path("zsad-small"), trusted_keys=keys)
+    assert open_bundle(config).manifest.name == "zsad-small"
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "zsad-tiny").mkdir()  # what is here goes before what ships
+    (tmp_path / "zsad-small").mkdir()  # what is here goes before what ships
     with pytest.raises(BundleError, match="manifest"):
-        open_bundle(InferenceConfig(bundle=Path("zsad-tiny")))
+        open_bundle(InferenceConfig(bundle=Path("zsad-small")))
     assert InferenceConfig(bundle=Path("no-such-bundle")).bundle == Path("no-such-bundle")
 
 

@@ -3,7 +3,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
-from zsad_core.decoder import Decoder, DecoderConfig, self_distances  # noqa: E402
+from zsad_core.decoder import Decoder, DecoderConfig, SelfDistances  # noqa: E402
 from zsad_core.losses import Target  # noqa: E402
 from zsad_core.matching import Tokens  # noqa: E402
 from zsad_core.scoring import ScoreConfig  # noqa: E402
@@ -56,7 +56,7 @@ def test_a_fresh_decoder_points_to_the_patch_that_is_unlike_the_others():
 def test_distances_are_the_soft_minimum_over_patches_that_are_no_neighbours():
     torch.manual_seed(0)
     tokens = torch.randn(1, 30, DIM)
-    found = self_distances(tokens, (5, 6))
+    found = SelfDistances()(tokens, (5, 6))
     unit = torch.nn.functional.normalize(tokens[0], dim=-1)
     for i in (0, 8, 29):
         others = [j for j in range(30) if max(abs(i // 6 - j // 6), abs(i % 6 - j % 6)) > 1]
@@ -69,7 +69,7 @@ def test_distances_are_the_soft_minimum_over_patches_that_are_no_neighbours():
 def test_distances_are_float32_in_mixed_precision_and_finite_where_no_patch_is_alike():
     tokens = torch.eye(8)[None, :4] * 50
     with torch.autocast("cpu", torch.bfloat16):
-        found = self_distances(tokens, (2, 2))  # neighbours all
+        found = SelfDistances()(tokens, (2, 2))  # neighbours all
     assert found.dtype == torch.float32
     assert torch.isfinite(found).all()
 
