@@ -169,7 +169,7 @@ def test_connection_that_dribbles_is_ended(agent: Agent) -> None:
 
 
 def test_silent_connections_take_no_more_than_their_places(agent: Agent) -> None:
-    with server_of(agent, connection_s=2.0) as server:
+    with server_of(agent, connection_s=6.0) as server:
         assert server.port is not None
         before = threading.active_count()
         silent = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(50)]
