@@ -7,11 +7,11 @@ What helps most needs no training: how far a patch is from the others of the sam
 part repeats itself, a defect does not; of a frozen backbone this holds for any product.
 """
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from zsad_core.config import StrictModel
@@ -35,6 +35,15 @@ class DecoderConfig(StrictModel):
     # What of these distances is added to the map as they are, beside what was learnt of them, once it is trained:
     # training makes of them what its own products need, and other products need more.
     distance_weight: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _has_what_it_weighs(self) -> Self:
+        if self.distance_weight and not self.self_distance:
+            raise ValueError(
+                f"distance_weight {self.distance_weight} with self_distance false: there are no distances to add. Set "
+                "distance_weight to 0 or self_distance to true"
+            )
+        return self
 
 
 class Decoder(nn.Module):

@@ -53,6 +53,21 @@ def test_a_fresh_decoder_points_to_the_patch_that_is_unlike_the_others():
     assert logits[0, 0, -1, -1] == logits[0].max() > logits[1].max()
 
 
+def test_the_distances_are_added_as_they_are_with_their_weight():
+    *_, distances, _ = inputs()
+    logits = torch.zeros(2, 1, 8, 12)
+    assert Decoder(DecoderConfig(width=8), DIM, TAPS).with_distances(logits, distances) is logits
+    found = Decoder(DecoderConfig(width=8, distance_weight=5.0), DIM, TAPS).with_distances(logits, distances)
+    sharpest_of_first, sharper_of_all = distances[:, 3], distances[:, [2, 6]].mean(dim=1)
+    expected = 5 * (sharpest_of_first + sharper_of_all - 0.6)
+    torch.testing.assert_close(found[:, 0, ::7, ::11], expected[:, :, ::2])  # corners are not interpolated
+
+
+def test_a_weight_without_distances_is_refused():
+    with pytest.raises(ValueError, match="no distances to add"):
+        DecoderConfig(self_distance=False, distance_weight=5.0)
+
+
 def test_distances_are_the_soft_minimum_over_patches_that_are_no_neighbours():
     torch.manual_seed(0)
     tokens = torch.randn(1, 30, DIM)
