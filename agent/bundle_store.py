@@ -223,8 +223,8 @@ class BundleStore:
 
     def _config_bundle(self, when_unreadable: str) -> str:
         if _is_shipped(self._config.bundle):
-            is_default = self._config.bundle.resolve() == SHIPPED_BUNDLE.resolve()
-            return _SHIPPED if is_default else f"{_SHIPPED} {self._config.bundle.resolve().name}"
+            name = self._config.bundle.resolve().name
+            return _SHIPPED if name == SHIPPED_BUNDLE.name else f"{_SHIPPED} {name}"
         try:
             return hashlib.sha256(read_manifest(self._config.bundle)).hexdigest()
         except BundleError:
