@@ -14,6 +14,7 @@ from typing import Any
 
 from zsad_agent.environment import prepare_environment
 from zsad_agent.logs import configure_logging
+from zsad_agent.memory import keep_memory_small
 from zsad_core.errors import ConfigError, ProductError, ZsadError
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -83,6 +84,7 @@ def run(arguments: list[str]) -> int:
     config = load_settings(args.config, flags).config
     configure_logging(config.log_level, config.log_format)
     prepare_environment()
+    keep_memory_small()
     os.umask(os.umask(0o077) | 0o027)  # results and pictures are not for every user of the machine
 
     from zsad_agent.check import checked_settings

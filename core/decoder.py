@@ -32,9 +32,10 @@ class DecoderConfig(StrictModel):
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 48  # channels that each tap is brought down to
     detail: Annotated[int, Field(ge=0, multiple_of=8)] = 32  # channels seen of the picture itself, at stride 4; 0: none
     self_distance: bool = True  # of each patch to the others of its picture, see `SelfDistances`
-    # What of these distances is added to the map as they are, beside what was learnt of them, once it is trained:
-    # training makes of them what its own products need, and other products need more.
+    # What of these distances, and of what the text says of each patch, is added to the map as it is, beside what was
+    # learnt of both, once it is trained: training makes of them what its own products need, and others need more.
     distance_weight: Annotated[float, Field(ge=0)] = 0.0
+    text_weight: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
     def _has_what_it_weighs(self) -> Self:
@@ -66,6 +67,7 @@ class Decoder(nn.Module):
         if self.distance_share is not None:
             nn.init.constant_(self.distance_share.weight, 1 / distances)
         self.distance_weight = config.distance_weight
+        self.text_weight = config.text_weight
         self.text_share = nn.Parameter(torch.tensor(0.1))
         self.score_scale = nn.Parameter(torch.tensor(1.0))
         self.score_bias = nn.Parameter(torch.tensor(0.0))
@@ -89,13 +91,12 @@ class Decoder(nn.Module):
             distances: [B, L * 4, h, w] of `SelfDistances`; not looked at by a decoder without.
             grid_hw: h, w with h * w = N.
         """
-        towards_anomaly = [match[:, ANOMALOUS:] - match[:, NORMAL:ANOMALOUS] for match in matches]
-        told = torch.stack(towards_anomaly).mean(dim=0)
+        towards_anomaly = _towards_anomaly(matches)
         seen = [
             projection(norm(patches)).transpose(1, 2).reshape(patches.shape[0], -1, *grid_hw)
             for projection, norm, patches in zip(self.projections, self.norms, patch_tokens, strict=True)
         ]
-        skipped = self.text_share * told
+        skipped = self.text_share * torch.stack(towards_anomaly).mean(dim=0)
         known = [*seen, *(torch.tanh(one / 20) for one in towards_anomaly)]
         if self.distance_norm is not None and self.distance_share is not None:
             if distances is None:
@@ -112,7 +113,7 @@ class Decoder(nn.Module):
                 detail = F.interpolate(detail, size=x.shape[-2:], mode="bilinear", align_corners=False)
             x = torch.cat([x, detail], dim=1)
         x = self.fine(x)
-        return x + F.interpolate(skipped, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return x + enlarge(skipped, (int(x.shape[2]), int(x.shape[3])))
 
     def distances(self, patch_tokens: list[Tensor], grid_hw: tuple[int, int]) -> Tensor | None:
         """[B, L * 4, h, w] of L x [B, N, D] tokens as the backbone gives them; None for a decoder without."""
@@ -120,17 +121,21 @@ class Decoder(nn.Module):
             return None
         return torch.cat([self.self_distances(tap, grid_hw) for tap in patch_tokens], dim=1)
 
-    def with_distances(self, logits: Tensor, distances: Tensor | None) -> Tensor:
-        """The logits of `forward` with distances as they are: the first tap's sharpest, and the next sharper of all.
+    def with_weights(self, logits: Tensor, matches: list[Tensor], distances: Tensor | None) -> Tensor:
+        """The logits of `forward` and what the configuration adds to them as it is, of the same matches and distances.
 
-        Fine detail is in the first tap, what a part is made of in all.
+        Of the distances the first tap's sharpest, where fine detail is, and the next sharper of all, which tell what a
+        part is made of; of the text the mean over taps.
         """
-        if not self.distance_weight or distances is None:
+        added = []
+        if self.distance_weight and distances is not None:
+            first, all_taps = distances[:, _HALVINGS - 1 : _HALVINGS], distances[:, _HALVINGS - 2 :: _HALVINGS]
+            added.append(self.distance_weight * (first + all_taps.mean(dim=1, keepdim=True) - _USUAL))
+        if self.text_weight:
+            added.append(self.text_weight * torch.stack(_towards_anomaly(matches)).mean(dim=0))
+        if not added:
             return logits
-        first, all_taps = distances[:, _HALVINGS - 1 : _HALVINGS], distances[:, _HALVINGS - 2 :: _HALVINGS]
-        apart = first + all_taps.mean(dim=1, keepdim=True) - _USUAL
-        apart = F.interpolate(apart, size=logits.shape[-2:], mode="bilinear", align_corners=False)
-        return logits + self.distance_weight * apart
+        return logits + enlarge(torch.stack(added).sum(dim=0), (int(logits.shape[2]), int(logits.shape[3])))
 
     def map_loss(self, logits: Tensor, target: Target) -> Tensor:
         """Focal and Dice of the decoded map, of the pictures whose defects are known."""
@@ -179,6 +184,11 @@ def _apart(grid_hw: tuple[int, int]) -> Tensor:
     rows, columns = (index.flatten() for index in torch.meshgrid(*map(torch.arange, grid_hw), indexing="ij"))
     near = (rows[:, None] - rows).abs().maximum((columns[:, None] - columns).abs()) <= _NEAR
     return (~near).float()
+
+
+def _towards_anomaly(matches: list[Tensor]) -> list[Tensor]:
+    """L x [B, 1, h, w] of L x [B, 2, h, w] logits of (normal, anomalous)."""
+    return [match[:, ANOMALOUS:] - match[:, NORMAL:ANOMALOUS] for match in matches]
 
 
 def enlarge(maps: Tensor, map_hw: tuple[int, int]) -> Tensor:

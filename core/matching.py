@@ -214,7 +214,7 @@ class MatchingHead(nn.Module, ABC):
             adapted = self.adapt(tap, cls_token, patches, prompts)
             matches.append(match(adapted.patch_tokens, prompts[:, MATCHING], tokens.grid_hw))
         if self.decoder is not None:
-            logits = self.decoder.with_distances(self.decode(tokens, matches), tokens.distances)
+            logits = self.decoder.with_weights(self.decode(tokens, matches), matches, tokens.distances)
             anomaly_map = covering(torch.sigmoid(logits / score.temperature), map_hw)[:, 0]
         else:
             # The softmax of two is the sigmoid of their difference, of which half as much is enlarged: 8 % of the time

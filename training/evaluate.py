@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from zsad_core.command import guarded
+from zsad_core.methods import METHODS_WITH_TEXT
 from zsad_core.published_detector import add_checkpoint_flags, chosen_checkpoint
 from zsad_training.layouts import LayoutName
 
 if TYPE_CHECKING:
     from zsad_core.bundle import Evaluation
+    from zsad_core.detector import Detector
     from zsad_training.predict import Group, Tally
     from zsad_training.sheet import Sheets
 
@@ -34,6 +36,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--mask-folder", help="instead of the layout's own, e.g. ground_truth")
     result.add_argument("--skip-data-check", action="store_true", help="do not decode every file first")
     result.add_argument("--product", help="prompt for all pictures, e.g. object (default: each category's own name)")
+    for name, what in (("distance", "the distances between a picture's patches"), ("text", "what the text says")):
+        result.add_argument(
+            f"--{name}-weight", type=float, metavar="W",
+            help=f"how much of {what} is added to a decoder's map; default: the checkpoint's own weight",
+        )  # fmt: skip
     result.add_argument("--json", type=Path, help="file for the table as JSON")
     result.add_argument("--markdown", type=Path, help="file for the table as Markdown (default: standard output)")
     result.add_argument(
@@ -62,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
         args.report.mkdir(parents=True, exist_ok=True)
     device = pick_device(args.device)
     checkpoint = chosen_checkpoint(args)
+    weights = set_map_weights(checkpoint.detector, distance_weight=args.distance_weight, text_weight=args.text_weight)
     specs = [DatasetSpec(path=root, layout=args.layout, mask_folder=args.mask_folder) for root in args.data]
     samples = read_datasets(specs, check=not args.skip_data_check, split="test")
     products = {args.product} if args.product else {sample.product for sample in samples}
@@ -83,8 +91,8 @@ def run(args: argparse.Namespace) -> None:
     evaluation = Evaluation(
         protocol=f"test split, {prompt}, backbone {config.backbone.name} from "
         f"{config.backbone_weights}, text {config.text_encoder if text else 'none'}, input {config.backbone.input_hw}, "
-        f"masks {args.mask_folder or 'as published'}, pixel metrics at picture size, recall and false-reject rate at "
-        "validation's threshold",
+        f"{weights}masks {args.mask_folder or 'as published'}, pixel metrics at picture size, recall and false-reject "
+        "rate at validation's threshold",
         rows=tuple([*rows, mean_row(rows, "mean")] if len(rows) > 1 else rows),
     )
     json, table = evaluation.model_dump_json(indent=1) + "\n", markdown(evaluation)
@@ -98,6 +106,28 @@ def run(args: argparse.Namespace) -> None:
         (args.report / "metrics.json").write_text(json)
         (args.report / "metrics.md").write_text(table)
         draw_report(args.report, tallies, sheets)
+
+
+def set_map_weights(detector: "Detector", **weights: float | None) -> str:
+    """Puts the given weights of a decoder's map in place of its own, for ablations; says which, for the protocol.
+
+    Raises:
+        ValueError: there is no decoder.
+        ConfigError: a weight does not suit it.
+    """
+    from zsad_core.config import validate
+    from zsad_core.decoder import DecoderConfig
+
+    given = {name: value for name, value in weights.items() if value is not None}
+    if not given:
+        return ""
+    config = detector.config.decoder
+    if config is None or detector.config.method not in METHODS_WITH_TEXT:
+        raise ValueError(f"{', '.join(given)}: this checkpoint has no decoder whose map could be weighted")
+    config = validate(DecoderConfig, config.model_dump() | given, "the decoder's weights")
+    decoder = detector.head.decoder
+    decoder.distance_weight, decoder.text_weight = config.distance_weight, config.text_weight
+    return "".join(f"{name} {value:g}, " for name, value in given.items())
 
 
 def draw_report(folder: Path, tallies: "Mapping[Group, Tally]", sheets: "Sheets") -> None:

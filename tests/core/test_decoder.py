@@ -53,14 +53,21 @@ def test_a_fresh_decoder_points_to_the_patch_that_is_unlike_the_others():
     assert logits[0, 0, -1, -1] == logits[0].max() > logits[1].max()
 
 
-def test_the_distances_are_added_as_they_are_with_their_weight():
-    *_, distances, _ = inputs()
-    logits = torch.zeros(2, 1, 8, 12)
-    assert Decoder(DecoderConfig(width=8), DIM, TAPS).with_distances(logits, distances) is logits
-    found = Decoder(DecoderConfig(width=8, distance_weight=5.0), DIM, TAPS).with_distances(logits, distances)
+def test_distances_and_text_are_added_as_they_are_with_their_weights():
+    *_, matches, distances, _ = inputs()
+    logits = torch.randn(2, 1, 8, 12)
+
+    def added(**weights: float) -> torch.Tensor:
+        found = Decoder(DecoderConfig(width=8, **weights), DIM, TAPS).with_weights(logits, matches, distances)
+        return (found - logits)[:, 0, ::7, ::11]  # corners are not interpolated
+
+    assert not added().any()
     sharpest_of_first, sharper_of_all = distances[:, 3], distances[:, [2, 6]].mean(dim=1)
-    expected = 5 * (sharpest_of_first + sharper_of_all - 0.6)
-    torch.testing.assert_close(found[:, 0, ::7, ::11], expected[:, :, ::2])  # corners are not interpolated
+    apart = 5 * (sharpest_of_first + sharper_of_all - 0.6)
+    torch.testing.assert_close(added(distance_weight=5.0), apart[:, :, ::2])
+    told = 0.25 * torch.stack([match[:, 1] - match[:, 0] for match in matches]).mean(dim=0)
+    torch.testing.assert_close(added(text_weight=0.25), told[:, :, ::2])
+    torch.testing.assert_close(added(text_weight=0.25, distance_weight=5.0), (told + apart)[:, :, ::2])
 
 
 def test_a_weight_without_distances_is_refused():

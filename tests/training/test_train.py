@@ -158,6 +158,34 @@ def test_a_run_on_synthetic_pictures_alone_is_where_the_next_one_starts(data, tm
     assert load_checkpoint(Path(capsys.readouterr().out.strip())).record["trained_on"] == ["drawn"]
 
 
+def test_a_map_is_evaluated_with_other_weights_than_its_own(data, tmp_path, capsys):
+    from zsad_training.evaluate import main as evaluate
+
+    recipe = tmp_path / "decoder.yaml"
+    recipe.write_text("model: {input_hw: [64, 64], decoder: {width: 8, detail: 8}}\n")
+    flags = ["--config", str(recipe), "--data", str(data / "drawn"), "--epochs", "1", "--batch-size", "4"]
+    assert main([*flags, "--workers", "0", "--out", str(tmp_path)]) == 0
+    test = [capsys.readouterr().out.strip(), "--data", str(data / "drawn"), "--skip-data-check"]
+    tables = {}
+    for weights in ((), ("--distance-weight", "9"), ("--text-weight", "1")):
+        assert evaluate([*test, *weights]) == 0
+        tables[weights] = capsys.readouterr().out
+    assert "distance_weight 9, masks" in tables["--distance-weight", "9"]
+    assert len({table.splitlines()[-1] for table in tables.values()}) == 3
+    assert evaluate([*test, "--text-weight", "-1"]) == 2
+    assert "text_weight" in capsys.readouterr().err
+
+
+def test_weights_of_a_map_that_is_not_decoded_are_refused(data, tmp_path, capsys):
+    from zsad_training.evaluate import main as evaluate
+
+    flags = ["--data", str(data / "drawn"), "--out", str(tmp_path), "--input-size", "64", "--epochs", "1"]
+    assert main([*flags, "--batch-size", "8", "--workers", "0"]) == 0
+    best = capsys.readouterr().out.strip()
+    assert evaluate([best, "--data", str(data / "drawn"), "--skip-data-check", "--text-weight", "1"]) == 1
+    assert "text_weight: this checkpoint has no decoder" in capsys.readouterr().err
+
+
 def test_text_dimension_of_the_stand_in_is_the_heads():
     assert small_detector(HW).config.text_dim == TEXT_DIM
 
