@@ -26,7 +26,7 @@ from speed_contenders import OTHERS, SGEMM, Contender
 from speed_report import Row, as_markdown, check_targets, compare
 from speed_runner import Runner
 
-from zsad_agent.config import SHIPPED_BUNDLE
+from zsad_agent.config import SHIPPED_BUNDLES
 from zsad_core.bundle import parse_manifest, read_manifest
 from zsad_core.errors import BundleError
 from zsad_core.openvino_offline import import_openvino
@@ -100,7 +100,9 @@ def main() -> int:
     """Runs it; the exit code."""
     names = [one.name for one in OTHERS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundles", nargs="*", type=Path, default=[SHIPPED_BUNDLE], help="default: the one that ships")
+    parser.add_argument(
+        "bundles", nargs="*", type=Path, default=sorted(SHIPPED_BUNDLES.iterdir()), help="default: those that ship"
+    )
     parser.add_argument("--against", nargs="*", choices=names, default=names, help="the other contenders; default: all")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="CPU threads; default 1 2")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender; default 5")

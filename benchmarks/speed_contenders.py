@@ -188,6 +188,7 @@ def _build_vit(backbone_name: str, out: Path) -> None:
     from zsad_core.bundle import ModelFacts, Threshold
     from zsad_core.detector import Detector, DetectorConfig
     from zsad_core.prompts import GENERIC_PRODUCT
+    from zsad_core.proof import Variant
 
     torch.manual_seed(0)
     size = (VIT_SIDE, VIT_SIDE)
@@ -217,7 +218,7 @@ def _build_vit(backbone_name: str, out: Path) -> None:
         threshold=Threshold(value=0.5, method="none: random weights, for time alone"),
         region_level=0.5,
         evaluation=None,
-        parity=measure_parity(detector, text, ir, prompts, pictures, **limits),
+        proof=Variant(precision="fp32", parity=measure_parity(detector, text, ir, prompts, pictures, **limits)),
         made_by="benchmarks/speed.py",
         licences=(),
     )

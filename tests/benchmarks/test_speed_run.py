@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from speed_contenders import Contender, build, cost, frames, load
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -25,6 +26,16 @@ def test_a_bundle_is_measured_and_one_that_is_missing_is_a_row_with_the_reason(
     assert darkness["agent"]["rss_mb"] > 50 and darkness["agent"]["first_verdict_s"]["median"] > 0
     assert sgemm["share_of_sgemm"] == pytest.approx(1)
     assert "| darkness |" in done.stdout
+
+
+def test_a_vit_with_random_weights_is_built_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)  # compiled models are kept where it runs
+    vit = Contender(name="vit", kind="vit", what="test_vit")
+    build(vit, tmp_path)
+    score, anomaly_map = load(vit, tmp_path, threads=1)(frames()[0])
+    assert 0 <= score <= 1 and anomaly_map.shape == (512, 512)
+    assert cost(vit, tmp_path)["gflop"] > 0.1
 
 
 @pytest.mark.parametrize("flag", ["--rounds", "--turn", "--starts", "--threads"])
