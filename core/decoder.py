@@ -24,7 +24,7 @@ SCORE_FRACTION = 0.05  # of the map, whose mean the score is while it is trained
 _GROUPS = 8
 _SOFTNESS = 0.2  # temperature of the softest mean over a patch's likes; the others are its half, quarter and eighth
 _HALVINGS = 4
-_USUAL = 0.6  # what the distances of `with_distances` are about in a good part
+_USUAL = 0.6  # what the distances of `with_weights` are about in a good part
 _NEAR = 1  # patches around one that are not asked: a defect of some size is like itself
 
 
