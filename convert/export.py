@@ -1,5 +1,6 @@
 """From a detector to OpenVINO IR bytes."""
 
+import copy
 import logging
 import tempfile
 import warnings
@@ -8,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from zsad_core.backbone import plain_attention
-from zsad_core.backbones import build_backbone
+from zsad_core.backbones import AnyBackbone, build_backbone, take_size
 from zsad_core.detector import Detector, DeviceGraph
 from zsad_core.openvino_offline import import_openvino
 
@@ -26,9 +28,7 @@ def to_openvino(detector: Detector) -> Any:
     `anomaly_map` [1, H, W] and `anomaly_score` [1].
     """
     ov = import_openvino()
-    with plain_attention(True):
-        static = Detector(detector.config, build_backbone(detector.config.backbone, any_size=False)).eval()
-    static.load_state_dict(detector.state_dict())
+    static = _of_fixed_sizes(detector)
     height, width = detector.config.backbone.input_hw
     image = torch.zeros((1, height, width, 3), dtype=torch.uint8)
     example, ports = {"image": image}, [("image", image.shape, ov.Type.u8)]
@@ -42,6 +42,39 @@ def to_openvino(detector: Detector) -> Any:
     for output, name in zip(model.outputs, ("anomaly_map", "anomaly_score"), strict=True):
         output.get_tensor().set_names({name})
     return model
+
+
+def _of_fixed_sizes(detector: Detector) -> Detector:
+    """The detector for pictures of its own sizes alone, so that the graph resamples no positions.
+
+    A method without text resamples them while it runs: bilinearly, which the graph does alike, where timm's bicubic
+    comes out otherwise.
+    """
+    config = detector.config
+    with plain_attention(True):
+        any_size = bool(config.smaller_hw) and not detector.needs_text
+        fixed = Detector(config, build_backbone(config.backbone, any_size=any_size))
+        fixed.load_state_dict(detector.state_dict())
+        if config.smaller_hw and not any_size:
+            fixed.backbone = _OfSizes(fixed.backbone, config.smaller_hw)  # type: ignore[assignment]
+    return fixed.eval()
+
+
+class _OfSizes(nn.Module):
+    """A backbone and copies of it for smaller pictures; OpenVINO stores weights that are alike once."""
+
+    def __init__(self, backbone: AnyBackbone, smaller_hw: tuple[tuple[int, int], ...]) -> None:
+        super().__init__()
+        self.grid_hw = backbone.grid_hw
+        self._sizes = (backbone.config.input_hw, *smaller_hw)
+        copies = [copy.deepcopy(backbone) for _ in smaller_hw]
+        for one, size_hw in zip(copies, smaller_hw, strict=True):
+            take_size(one, size_hw)
+        self.backbones = nn.ModuleList([backbone, *copies])
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        of_size = self._sizes.index((int(images.shape[2]), int(images.shape[3])))
+        return self.backbones[of_size](images)
 
 
 def serialise(model: Any, precision: Precision) -> tuple[bytes, bytes]:

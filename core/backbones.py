@@ -4,6 +4,7 @@ from pathlib import Path
 
 from zsad_core.backbone import Backbone, BackboneConfig, import_timm
 from zsad_core.pyramid_backbone import PyramidBackbone
+from zsad_core.token_insertion import resize_positions
 
 AnyBackbone = Backbone | PyramidBackbone
 
@@ -17,3 +18,13 @@ def build_backbone(
     if import_timm().models.is_model_in_modules(config.name.split(".")[0], CNN_FAMILIES):
         return PyramidBackbone(config, weights=weights, pretrained=pretrained)
     return Backbone(config, weights=weights, pretrained=pretrained, any_size=any_size)
+
+
+def take_size(backbone: AnyBackbone, input_hw: tuple[int, int]) -> None:
+    """Resamples a ViT's positions for good to those of another input size, pixels, in the way that its config says."""
+    if not isinstance(backbone, Backbone) or backbone.config.input_hw == input_hw:
+        return
+    if backbone.config.bilinear_positions:
+        resize_positions(backbone.vit, input_hw)
+    else:
+        backbone.vit.set_input_size(img_size=input_hw)

@@ -179,6 +179,21 @@ class SelfDistances(nn.Module):
             return torch.stack(found, dim=1).reshape(patches.shape[0], _HALVINGS, *grid_hw)
 
 
+class _GroupNorm(nn.GroupNorm):
+    """torch's, in steps that a graph on a CPU computes without changing the maps' layout: 9 % of zsad-tiny's time."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(maps)
+        count, channels = int(maps.shape[0]), int(maps.shape[1])
+        grouped = (count, self.num_groups, channels // self.num_groups)
+        mean = maps.mean(dim=(2, 3)).reshape(grouped).mean(dim=2, keepdim=True)
+        square = (maps * maps).mean(dim=(2, 3)).reshape(grouped).mean(dim=2, keepdim=True)
+        scale = self.weight.reshape(1, *grouped[1:]) * torch.rsqrt((square - mean * mean).clamp_min(0) + self.eps)
+        shift = self.bias.reshape(1, *grouped[1:]) - mean * scale
+        return maps * scale.reshape(count, channels, 1, 1) + shift.reshape(count, channels, 1, 1)
+
+
 def _apart(grid_hw: tuple[int, int]) -> Tensor:
     """[N, N] of 1 where two patches of the grid are no neighbours, else 0."""
     rows, columns = (index.flatten() for index in torch.meshgrid(*map(torch.arange, grid_hw), indexing="ij"))
@@ -198,7 +213,7 @@ def enlarge(maps: Tensor, map_hw: tuple[int, int]) -> Tensor:
 
 def _block(channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1)
-    return nn.Sequential(conv, nn.GroupNorm(_GROUPS, channels_out), nn.GELU())
+    return nn.Sequential(conv, _GroupNorm(_GROUPS, channels_out), nn.GELU())
 
 
 def _twice(maps: Tensor) -> Tensor:

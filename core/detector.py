@@ -3,19 +3,20 @@
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from zsad_core.ad_dinov3 import AdDinoV3
 from zsad_core.ava_dino import AvaDino, AvaDinoConfig
-from zsad_core.backbone import Backbone, BackboneConfig
+from zsad_core.backbone import Backbone, BackboneConfig, Side, check_input
 from zsad_core.backbones import AnyBackbone
 from zsad_core.config import StrictModel
 from zsad_core.decoder import DecoderConfig
 from zsad_core.matching import MatchingConfig
 from zsad_core.methods import Method
 from zsad_core.preprocess import Normalise
-from zsad_core.scoring import MapStride, ScoreConfig
+from zsad_core.scoring import MapStride, ScoreConfig, anomaly_score
 from zsad_core.token_insertion import class_position
 from zsad_core.visualad import VisualAd, VisualAdConfig, VisualAdOptions
 
@@ -34,6 +35,7 @@ class DetectorConfig(StrictModel):
     interleave_text: bool = False  # see `MatchingConfig`
     decoder: DecoderConfig | None = None  # see `MatchingConfig`
     map_stride: MapStride = 1  # pixels of the input for each value of the map that is given out; published: 1
+    smaller_hw: tuple[tuple[Side, Side], ...] = ()  # at which a picture is looked at too, see `Detector.answer`
     visualad: VisualAdOptions = VisualAdOptions()
     score: ScoreConfig = ScoreConfig()
 
@@ -69,7 +71,12 @@ class Detector(nn.Module):
     """uint8 BGR pictures, and text embeddings where the method needs text, in; maps and scores out."""
 
     def __init__(self, config: DetectorConfig, backbone: AnyBackbone) -> None:
+        """ValueError: `smaller_hw` does not fit the backbone's patches, or is not smaller than its input."""
         super().__init__()
+        for size_hw in config.smaller_hw:
+            check_input(size_hw, backbone.patch_hw)
+            if size_hw[0] > config.backbone.input_hw[0] or size_hw[1] > config.backbone.input_hw[1]:
+                raise ValueError(f"smaller_hw {size_hw} is larger than the input {config.backbone.input_hw}")
         self.config = config
         self.normalise = Normalise(backbone.mean, backbone.std)
         self.backbone = backbone
@@ -119,11 +126,24 @@ class Detector(nn.Module):
         """Anomaly maps [B, H / s, W / s] of map stride s and scores [B], all in [0, 1]; arguments as of `forward`."""
         return self.answer(images_bgr, self.head.prompt_vectors(text) if self.needs_text else None)
 
-    def answer(self, images_bgr: Tensor, prompts: Tensor | None) -> tuple[Tensor, Tensor]:
-        """As `predict`, with the prompt vectors [B, K, 2, M] instead of the text."""
+    def answer(self, images_bgr: Tensor, prompts: Tensor | None, *, tokens: Any = None) -> tuple[Tensor, Tensor]:
+        """As `predict`, with the prompt vectors [B, K, 2, M] instead of the text.
+
+        With `smaller_hw` the map is the mean of those of all sizes: a small picture shows what a part is, a large one
+        where its small defects are. `tokens` are those of `images_bgr` where they are known already.
+        """
         stride = self.config.map_stride
         map_hw = (int(images_bgr.shape[1]) // stride, int(images_bgr.shape[2]) // stride)
-        return self.head.predict(self.tokens(images_bgr), prompts, map_hw=map_hw, score=self.config.score)
+        images = self.normalise(images_bgr)
+        of_sizes = [self.head.tokens(self.backbone, images) if tokens is None else tokens]
+        for size_hw in self.config.smaller_hw:
+            smaller = F.interpolate(images, size=size_hw, mode="bilinear")
+            of_sizes.append(self.head.tokens(self.backbone, smaller))
+        answers = [self.head.predict(one, prompts, map_hw=map_hw, score=self.config.score) for one in of_sizes]
+        if len(answers) == 1:
+            return answers[0]
+        maps, scores = (torch.stack(list(parts)).mean(dim=0) for parts in zip(*answers, strict=True))
+        return maps, anomaly_score(maps, self.config.score) if self.head.score_from_map else scores
 
 
 class DeviceGraph(nn.Module):

@@ -42,6 +42,7 @@ class ModelSpec(StrictModel):
     weights: Path | None = None  # local file; None with pretrained false: random
     pretrained: bool = False  # from timm's hub
     input_hw: tuple[Side, Side] = Field(default_factory=lambda known: usual_input_hw(known["backbone"]))  # pixels
+    smaller_hw: tuple[tuple[Side, Side], ...] = ()  # at which a picture is looked at too, once it is trained
     taps: tuple[Count, ...] | None = None
     width: Annotated[int, Field(ge=8)] | None = None  # of a CNN's tokens; None: its widest tap's
     hidden_dim: Count = 768  # of AVA-DINO's adapters

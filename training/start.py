@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from zsad_core.backbone import Backbone, BackboneConfig, plain_attention
-from zsad_core.backbones import AnyBackbone, build_backbone
+from zsad_core.backbone import BackboneConfig, plain_attention
+from zsad_core.backbones import build_backbone, take_size
 from zsad_core.checkpoint import load_checkpoint
 from zsad_core.detector import Detector, DetectorConfig, VisualAdOptions
 from zsad_core.errors import WeightsError
-from zsad_core.token_insertion import resize_positions
 from zsad_core.weights_file import check_state
 from zsad_core.weights_licences import RANDOM
 from zsad_training.config import ModelSpec
@@ -67,6 +66,7 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
             hidden_dim=spec.hidden_dim,
             decoder=spec.decoder,
             map_stride=spec.map_stride,
+            smaller_hw=spec.smaller_hw,
             visualad=VisualAdOptions(
                 max_positions=max(PUBLISHED_POSITIONS, math.prod(backbone.grid_hw(spec.input_hw)))
             ),
@@ -87,7 +87,7 @@ def _start_from(detector: Detector, path: Path, kept_tuning: float) -> dict[str,
     if found.backbone.name.split(".")[0] != wanted.backbone.name.split(".")[0]:
         name = found.backbone.name
         raise WeightsError(f"{path}: has the backbone {name}, the run {wanted.backbone.name}: set --backbone {name}")
-    _take_size(earlier.detector.backbone, wanted.backbone.input_hw)
+    take_size(earlier.detector.backbone, wanted.backbone.input_hw)
     state = earlier.detector.state_dict()
     check_state(path, detector.state_dict(), state)
     original = detector.backbone.state_dict()
@@ -100,13 +100,3 @@ def _start_from(detector: Detector, path: Path, kept_tuning: float) -> dict[str,
         origin = earlier.detector.config.backbone_weights
         detector.config = detector.config.model_copy(update={"backbone_weights": origin})
     return earlier.record
-
-
-def _take_size(backbone: AnyBackbone, input_hw: tuple[int, int]) -> None:
-    """Resamples a ViT's positions to those of another input size, in the way that its config says."""
-    if not isinstance(backbone, Backbone) or backbone.config.input_hw == input_hw:
-        return
-    if backbone.config.bilinear_positions:
-        resize_positions(backbone.vit, input_hw)
-    else:
-        backbone.vit.set_input_size(img_size=input_hw)

@@ -136,9 +136,7 @@ class Teacher:
         detector = self.detector
         tokens = detector.tokens(images)
         prompts = detector.head.prompt_vectors(text) if text is not None else None
-        stride = detector.config.map_stride
-        map_hw = (int(images.shape[1]) // stride, int(images.shape[2]) // stride)
-        maps, scores = detector.head.predict(tokens, prompts, map_hw=map_hw, score=detector.config.score)
+        maps, scores = detector.answer(images, prompts, tokens=tokens)
         kept = F.adaptive_avg_pool2d(maps.unsqueeze(1), self.layout.map_hw)
         parts = [_logit(scores).unsqueeze(1), _logit(kept).flatten(1)]
         if self.layout.features_hw is not None:

@@ -13,18 +13,22 @@ from zsad_core.openvino_offline import openvino_core  # noqa: E402
 
 
 @pytest.mark.parametrize(
-    ("name", "input_hw"),
+    ("name", "input_hw", "smaller_hw"),
     [
-        ("vit_small_patch16_dinov3", (64, 96)),
-        ("vit_small_patch14_reg4_dinov2", (70, 98)),
-        ("tf_efficientnet_lite0", (64, 96)),
-        ("resnet18", (48, 80)),
+        ("vit_small_patch16_dinov3", (64, 96), ()),
+        ("vit_small_patch16_dinov3", (64, 96), ((48, 64), (32, 32))),
+        ("vit_tiny_patch16_224", (64, 96), ((48, 64),)),
+        ("vit_small_patch14_reg4_dinov2", (70, 98), ()),
+        ("tf_efficientnet_lite0", (64, 96), ()),
+        ("tf_efficientnet_lite0", (64, 96), ((48, 64),)),
+        ("resnet18", (48, 80), ()),
     ],
 )
-def test_the_graph_answers_what_torch_answers(name, input_hw):
+def test_the_graph_answers_what_torch_answers(name, input_hw, smaller_hw):
     torch.manual_seed(0)
     config = BackboneConfig(name=name, input_hw=input_hw)
-    detector = Detector(DetectorConfig(backbone=config, text_dim=8, hidden_dim=16), build_backbone(config)).eval()
+    settings = DetectorConfig(backbone=config, text_dim=8, hidden_dim=16, smaller_hw=smaller_hw)
+    detector = Detector(settings, build_backbone(config)).eval()
     image = torch.randint(0, 256, (1, *input_hw, 3), dtype=torch.uint8)
     text = torch.randn(1, 8, 2)
     with torch.no_grad():
@@ -34,5 +38,19 @@ def test_the_graph_answers_what_torch_answers(name, input_hw):
     graph = core.compile_model(to_openvino(detector), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     answer = graph([image.numpy(), prompt.numpy()])
     assert anomaly_map.std() > 1e-3
+    np.testing.assert_allclose(answer["anomaly_map"], anomaly_map.numpy(), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(answer["anomaly_score"], score.numpy(), rtol=0, atol=1e-3)
+
+
+def test_visualads_graph_looks_at_smaller_pictures_too():
+    torch.manual_seed(0)
+    config = BackboneConfig(name="vit_tiny_patch16_224", input_hw=(64, 96), bilinear_positions=True)
+    settings = DetectorConfig(method="visualad", backbone=config, smaller_hw=((48, 64),))
+    detector = Detector(settings, build_backbone(config)).eval()
+    image = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        anomaly_map, score = detector.predict(image, None)
+    graph = openvino_core().compile_model(to_openvino(detector), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    answer = graph([image.numpy()])
     np.testing.assert_allclose(answer["anomaly_map"], anomaly_map.numpy(), rtol=0, atol=1e-3)
     np.testing.assert_allclose(answer["anomaly_score"], score.numpy(), rtol=0, atol=1e-3)

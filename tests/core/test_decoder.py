@@ -152,3 +152,18 @@ def test_tokens_without_pictures_are_refused():
     tokens = Tokens(cls_tokens=[torch.randn(2, DIM)] * TAPS, patch_tokens=patches, grid_hw=grid_hw)
     with pytest.raises(ValueError, match="with their pictures"):
         head(tokens, torch.randn(2, 8, 2), map_hw=(8, 12))
+
+
+def test_a_trained_decoder_normalises_as_it_did_in_training():
+    """Its groups are computed in other steps then, which suit a graph."""
+    torch.manual_seed(1)
+    decoder = trained(DecoderConfig(width=8, self_distance=False))
+    for module in decoder.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            torch.nn.init.normal_(module.weight)
+            torch.nn.init.normal_(module.bias)
+    images, patches, matches, _, grid_hw = inputs()
+    with torch.no_grad():
+        in_training = decoder.train()(images + 3, patches, matches, None, grid_hw)
+        afterwards = decoder.eval()(images + 3, patches, matches, None, grid_hw)
+    torch.testing.assert_close(afterwards, in_training, rtol=1e-4, atol=1e-4)

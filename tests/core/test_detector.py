@@ -4,6 +4,7 @@ torch = pytest.importorskip("torch")
 
 from small_model import small_detector, text_embeddings  # noqa: E402
 
+from zsad_core.detector import Detector  # noqa: E402
 from zsad_core.scoring import ScoreConfig, anomaly_score  # noqa: E402
 
 
@@ -28,3 +29,36 @@ def test_the_score_is_the_mean_of_the_highest_pooled_values():
     anomaly_map[0, 3, 3] = 1.0  # alone in its block: 0.25
     config = ScoreConfig(top_fraction=0.5, pool=2)  # two of four blocks
     torch.testing.assert_close(anomaly_score(anomaly_map, config), torch.tensor([(0.8 + 0.25) / 2]))
+
+
+@pytest.mark.parametrize("method", ["ava_dino", "visualad"])
+def test_a_smaller_size_counts_as_much_in_the_map(method):
+    """Its own map is what the same detector says of the smaller picture, enlarged."""
+    detector = small_detector(method=method)
+    detector.config = detector.config.model_copy(update={"map_stride": 4, "score": ScoreConfig(top_fraction=0.1)})
+    both = Detector(detector.config.model_copy(update={"smaller_hw": ((32, 48),)}), detector.backbone).eval()
+    both.load_state_dict(detector.state_dict())
+    images = torch.full((2, 64, 96, 3), 40, dtype=torch.uint8)
+    images[:, :, 48:] = 200  # by halves: made smaller it has the same two values, but where they meet
+    smaller = images[:, ::2, ::2]
+    text = torch.from_numpy(text_embeddings()["object"]).expand(2, -1, -1)
+    with torch.no_grad():
+        large, large_score = detector.predict(images, text)
+        prompts = detector.head.prompt_vectors(text) if detector.needs_text else None
+        tokens = detector.tokens(smaller)
+        small, small_score = detector.head.predict(tokens, prompts, map_hw=(16, 24), score=detector.config.score)
+        anomaly_map, score = both.predict(images, text)
+    assert not torch.allclose(large, small, atol=1e-4)
+    torch.testing.assert_close(anomaly_map, (large + small) / 2)
+    if method == "visualad":  # whose score is taken before its map is smoothed
+        torch.testing.assert_close(score, (large_score + small_score) / 2)
+    else:
+        torch.testing.assert_close(score, anomaly_score(anomaly_map, detector.config.score))
+
+
+@pytest.mark.parametrize(("size_hw", "said"), [((33, 48), "multiple of the patch size"), ((96, 96), "larger than")])
+def test_a_smaller_size_that_cannot_be_is_refused(size_hw, said):
+    detector = small_detector()
+    config = detector.config.model_copy(update={"smaller_hw": (size_hw,)})
+    with pytest.raises(ValueError, match=said):
+        Detector(config, detector.backbone)
