@@ -67,16 +67,22 @@ def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
     return head
 
 
+def check_smaller(config: DetectorConfig, backbone: AnyBackbone) -> None:
+    """ValueError where `smaller_hw` does not fit the backbone's patches, or is not smaller than its input."""
+    input_hw = config.backbone.input_hw
+    for size_hw in config.smaller_hw:
+        check_input(size_hw, backbone.patch_hw)
+        if size_hw == input_hw or size_hw[0] > input_hw[0] or size_hw[1] > input_hw[1]:
+            raise ValueError(f"smaller_hw {size_hw} is not smaller than the input {input_hw}")
+
+
 class Detector(nn.Module):
     """uint8 BGR pictures, and text embeddings where the method needs text, in; maps and scores out."""
 
     def __init__(self, config: DetectorConfig, backbone: AnyBackbone) -> None:
-        """ValueError: `smaller_hw` does not fit the backbone's patches, or is not smaller than its input."""
+        """ValueError: see `check_smaller`."""
         super().__init__()
-        for size_hw in config.smaller_hw:
-            check_input(size_hw, backbone.patch_hw)
-            if size_hw[0] > config.backbone.input_hw[0] or size_hw[1] > config.backbone.input_hw[1]:
-                raise ValueError(f"smaller_hw {size_hw} is larger than the input {config.backbone.input_hw}")
+        check_smaller(config, backbone)
         self.config = config
         self.normalise = Normalise(backbone.mean, backbone.std)
         self.backbone = backbone

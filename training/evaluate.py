@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from zsad_core.command import guarded
+from zsad_core.errors import ConfigError
 from zsad_core.methods import METHODS_WITH_TEXT
 from zsad_core.published_detector import add_checkpoint_flags, chosen_checkpoint
 from zsad_training.layouts import LayoutName
@@ -41,6 +42,10 @@ def parser() -> argparse.ArgumentParser:
             f"--{name}-weight", type=float, metavar="W",
             help=f"how much of {what} is added to a decoder's map; default: the checkpoint's own weight",
         )  # fmt: skip
+    result.add_argument(
+        "--smaller-size", type=int, nargs="*", metavar="PX",
+        help="sides of smaller squares at which a picture is looked at too; no PX: none; default: the checkpoint's own",
+    )  # fmt: skip
     result.add_argument("--json", type=Path, help="file for the table as JSON")
     result.add_argument("--markdown", type=Path, help="file for the table as Markdown (default: standard output)")
     result.add_argument(
@@ -70,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     checkpoint = chosen_checkpoint(args)
     weights = set_map_weights(checkpoint.detector, distance_weight=args.distance_weight, text_weight=args.text_weight)
+    set_smaller_sizes(checkpoint.detector, args.smaller_size)
     specs = [DatasetSpec(path=root, layout=args.layout, mask_folder=args.mask_folder) for root in args.data]
     samples = read_datasets(specs, check=not args.skip_data_check, split="test")
     products = {args.product} if args.product else {sample.product for sample in samples}
@@ -129,6 +135,24 @@ def set_map_weights(detector: "Detector", **weights: float | None) -> str:
     decoder = detector.head.decoder
     decoder.distance_weight, decoder.text_weight = config.distance_weight, config.text_weight
     return "".join(f"{name} {value:g}, " for name, value in given.items())
+
+
+def set_smaller_sizes(detector: "Detector", sides: list[int] | None) -> None:
+    """Puts the given sizes in place of those that a picture is looked at too, for ablations; None leaves them.
+
+    Raises:
+        ConfigError: a size does not suit the detector.
+    """
+    from zsad_core.detector import check_smaller
+
+    if sides is None:
+        return
+    config = detector.config.model_copy(update={"smaller_hw": tuple((side, side) for side in sides)})
+    try:
+        check_smaller(config, detector.backbone)
+    except ValueError as error:
+        raise ConfigError(f"--smaller-size: {error}") from error
+    detector.config = config
 
 
 def draw_report(folder: Path, tallies: "Mapping[Group, Tally]", sheets: "Sheets") -> None:

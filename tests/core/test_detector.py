@@ -56,7 +56,10 @@ def test_a_smaller_size_counts_as_much_in_the_map(method):
         torch.testing.assert_close(score, anomaly_score(anomaly_map, detector.config.score))
 
 
-@pytest.mark.parametrize(("size_hw", "said"), [((33, 48), "multiple of the patch size"), ((96, 96), "larger than")])
+@pytest.mark.parametrize(
+    ("size_hw", "said"),
+    [((33, 48), "multiple of the patch size"), ((96, 96), "not smaller"), ((64, 96), "not smaller")],
+)
 def test_a_smaller_size_that_cannot_be_is_refused(size_hw, said):
     detector = small_detector()
     config = detector.config.model_copy(update={"smaller_hw": (size_hw,)})

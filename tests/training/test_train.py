@@ -158,7 +158,7 @@ def test_a_run_on_synthetic_pictures_alone_is_where_the_next_one_starts(data, tm
     assert load_checkpoint(Path(capsys.readouterr().out.strip())).record["trained_on"] == ["drawn"]
 
 
-def test_a_map_is_evaluated_with_other_weights_than_its_own(data, tmp_path, capsys):
+def test_a_map_is_evaluated_with_other_weights_and_sizes_than_its_own(data, tmp_path, capsys):
     from zsad_training.evaluate import main as evaluate
 
     recipe = tmp_path / "decoder.yaml"
@@ -167,13 +167,18 @@ def test_a_map_is_evaluated_with_other_weights_than_its_own(data, tmp_path, caps
     assert main([*flags, "--workers", "0", "--out", str(tmp_path)]) == 0
     test = [capsys.readouterr().out.strip(), "--data", str(data / "drawn"), "--skip-data-check"]
     tables = {}
-    for weights in ((), ("--distance-weight", "9"), ("--text-weight", "1")):
-        assert evaluate([*test, *weights]) == 0
-        tables[weights] = capsys.readouterr().out
+    for changed in ((), ("--distance-weight", "9"), ("--text-weight", "1"), ("--smaller-size", "32")):
+        assert evaluate([*test, *changed]) == 0
+        tables[changed] = capsys.readouterr().out
     assert "distance_weight 9, masks" in tables["--distance-weight", "9"]
-    assert len({table.splitlines()[-1] for table in tables.values()}) == 3
-    assert evaluate([*test, "--text-weight", "-1"]) == 2
-    assert "text_weight" in capsys.readouterr().err
+    assert "input (64, 64) and (32, 32)," in tables["--smaller-size", "32"]
+    assert len({table.splitlines()[-1] for table in tables.values()}) == 4
+    for wrong, said in (
+        (("--text-weight", "-1"), "text_weight"),
+        (("--smaller-size", "33"), "--smaller-size: input (3"),
+    ):
+        assert evaluate([*test, *wrong]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_weights_of_a_map_that_is_not_decoded_are_refused(data, tmp_path, capsys):
