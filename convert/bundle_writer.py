@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from zsad_convert.bundle_rewrite import put
+from zsad_convert.model_card import MODEL_CARD, model_card
 from zsad_core.bundle import (
     FORMAT_VERSION,
     INT8_BIN,
@@ -93,6 +94,7 @@ def write_bundle(
             files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())},
         )
         (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
+        (partial / MODEL_CARD).write_text(model_card(manifest))
         sha256 = load_bundle(partial).sha256
         put(partial, out)
     return sha256

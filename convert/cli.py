@@ -5,7 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
-from zsad_convert import make_bundle, prompt_bank, sign
+from zsad_convert import make_bundle, model_card, prompt_bank, sign
 from zsad_convert.checks import add_parity_flags, measure, refuse
 from zsad_core.command import guarded
 from zsad_core.errors import WeightsError
@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     add_parity_flags(verify)
     verify.add_argument("--seed", type=int, default=0, help="nothing is random here; kept for scripts (default 0)")
     prompt_bank.add_command(commands)
+    model_card.add_command(commands)
     sign.add_commands(commands)
     return result
 
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         return guarded("zsad-convert", lambda: make_bundle.run(args, command_line))
     if args.command == "prompts":
         return guarded("zsad-convert", lambda: prompt_bank.run(args, command_line))
+    if args.command == "card":
+        return guarded("zsad-convert", lambda: model_card.run(args))
     if args.command == "keygen":
         return guarded("zsad-convert", lambda: sign.keygen(args))
     if args.command == "sign":

@@ -12,6 +12,7 @@ import numpy as np
 
 from zsad_convert.bundle_rewrite import rewrite_bundle
 from zsad_convert.bundle_writer import manifest_bytes
+from zsad_convert.model_card import MODEL_CARD, model_card
 from zsad_core.bundle import (
     MANIFEST,
     MAX_FILE_BYTES,
@@ -208,7 +209,8 @@ def changed_files(
             "added_products": before | new,
         }
     )
-    return {PROMPTS: buffer.getvalue(), MANIFEST: manifest_bytes(manifest)}
+    card = model_card(manifest).encode()
+    return {PROMPTS: buffer.getvalue(), MANIFEST: manifest_bytes(manifest), MODEL_CARD: card}
 
 
 def _to_add(args: argparse.Namespace) -> dict[str, Wording]:

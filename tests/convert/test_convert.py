@@ -12,6 +12,7 @@ from small_model import PRODUCTS, record, small_detector, text_embeddings, write
 from zsad_agent.config import InferenceConfig  # noqa: E402
 from zsad_agent.inference import Detector as DeviceDetector  # noqa: E402
 from zsad_convert.cli import main  # noqa: E402
+from zsad_convert.model_card import MODEL_CARD, model_card  # noqa: E402
 from zsad_core.bundle import load_bundle  # noqa: E402
 from zsad_core.checkpoint import save_checkpoint  # noqa: E402
 from zsad_core.imaging import find_images, read_image, resize_to_input  # noqa: E402
@@ -64,6 +65,7 @@ def test_the_manifest_tells_what_the_bundle_is(exported):
     assert manifest.products == tuple(sorted(PRODUCTS))
     assert 0 < manifest.parity.max_map_difference <= manifest.parity.map_tolerance
     assert any(licence.licence == "CC0" for licence in manifest.licences)
+    assert (out / MODEL_CARD).read_text() == model_card(manifest)
 
 
 def test_verify_passes_its_own_checkpoint_and_fails_another(exported, made, tmp_path, capsys):

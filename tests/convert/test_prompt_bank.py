@@ -23,6 +23,7 @@ from zsad_convert.bundle_rewrite import put  # noqa: E402
 from zsad_convert.bundle_writer import write_bundle  # noqa: E402
 from zsad_convert.cli import main, parser  # noqa: E402
 from zsad_convert.export import prompt_arrays  # noqa: E402
+from zsad_convert.model_card import MODEL_CARD  # noqa: E402
 from zsad_convert.prompt_bank import make_prompts, run  # noqa: E402
 from zsad_core.ad_dinov3 import AdDinoV3  # noqa: E402
 from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
@@ -121,6 +122,7 @@ def test_files_of_the_model_stay_byte_for_byte(folder):
     assert prompts(folder, "--add", "gear") == 0
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert (folder / "NOTES.txt").read_text() == "whatever else lies there"
+    assert "gear" in (folder / MODEL_CARD).read_text()
 
 
 def test_the_agent_inspects_as_the_new_product_without_compiling(folder, tmp_path):
