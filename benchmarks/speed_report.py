@@ -77,7 +77,7 @@ def check_targets(rows: Sequence[Row]) -> list[Target]:
     """The targets for speed and memory, judged at the largest number of threads that was measured."""
     threads = max((row["threads"] for row in rows), default=0)
     measured = {row["name"]: row for row in rows if row["error"] is None and row["threads"] == threads}
-    tiny, padim = measured.get("zsad-tiny"), measured.get("padim-r18")
+    tiny, small, padim = (measured.get(name) for name in ("zsad-tiny", "zsad-small", "padim-r18"))
     targets = [
         _at_least_times("zsad-tiny", 250, measured),
         _at_least_times("zsad-small", 50, measured),
@@ -86,6 +86,12 @@ def check_targets(rows: Sequence[Row]) -> list[Target]:
             (tiny["latency_ms"]["p50"], padim["latency_ms"]["p50"]) if tiny and padim else None,
             lambda pair: pair[0] < pair[1],
             lambda pair: f"{pair[0]:.1f} ms against {pair[1]:.1f} ms",
+        ),
+        _target(
+            "zsad-small within 4 times zsad-tiny's cost",
+            small["latency_ms"]["p50"] / tiny["latency_ms"]["p50"] if small and tiny else None,
+            lambda times: times <= 4,
+            lambda times: f"{times:.2f} times",
         ),
     ]
     for name, row in measured.items():

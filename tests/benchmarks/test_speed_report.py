@@ -75,6 +75,12 @@ def test_tiny_must_be_250_times_as_fast(tiny_ms: float, met: bool) -> None:
     assert targets["zsad-small at least 50 times as fast as AVA-DINO ViT-L"] is None
 
 
+@pytest.mark.parametrize(("small_ms", "met"), [(40.0, True), (40.1, False)])
+def test_small_may_cost_four_times_what_tiny_does(small_ms: float, met: bool) -> None:
+    targets = found(check_targets([row("zsad-tiny", 10), row("zsad-small", small_ms)]))
+    assert targets["zsad-small within 4 times zsad-tiny's cost"] is met
+
+
 def test_what_did_not_run_leaves_its_targets_open() -> None:
     assert set(found(check_targets([failed("zsad-tiny"), failed("vit-l")])).values()) == {None}
     assert set(found(check_targets([])).values()) == {None}
