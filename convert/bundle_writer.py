@@ -94,7 +94,7 @@ def write_bundle(
             files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())},
         )
         (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
-        (partial / MODEL_CARD).write_text(model_card(manifest))
+        (partial / MODEL_CARD).write_bytes(model_card(manifest).encode())
         sha256 = load_bundle(partial).sha256
         put(partial, out)
     return sha256
