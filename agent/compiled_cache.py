@@ -38,6 +38,11 @@ def open_cache(root: Path, bundle_sha256: str, openvino_version: str) -> Path | 
     return folder
 
 
+def is_empty(folder: Path) -> bool:
+    """Whether this folder holds no compiled model yet."""
+    return not any(file.name != _SEAL for file in folder.iterdir())
+
+
 def seal_cache(folder: Path) -> None:
     """Notes the hash of every file that OpenVINO wrote, for the next start."""
     try:

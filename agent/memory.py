@@ -2,6 +2,9 @@
 
 import ctypes
 import gc
+import mmap
+import os
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # of malloc.h
 _TRIM_BYTES = 128 * 1024  # glibc's own first value; set, it does not grow with what is freed
@@ -27,3 +30,23 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def let_go_of_mapped(folder: Path) -> None:
+    """Gives the kernel the pages of the files below `folder` that this process has mapped; read again if looked at.
+
+    OpenVINO maps a cached model and copies the weights into the order that it computes in, so each would count twice.
+    Without effect where there is no /proc or no madvise.
+    """
+    advise, advice = getattr(ctypes.CDLL(None), "madvise", None), getattr(mmap, "MADV_DONTNEED", None)
+    if advise is None or advice is None:
+        return
+    try:
+        mappings = Path("/proc/self/maps").read_bytes().splitlines()
+    except OSError:
+        return
+    below = os.fsencode(folder.resolve()) + b"/"
+    for fields in (line.split(maxsplit=5) for line in mappings):
+        if len(fields) == 6 and fields[5].startswith(below) and b"w" not in fields[1]:
+            start, end = (int(address, 16) for address in fields[0].split(b"-"))
+            advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)

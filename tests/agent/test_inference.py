@@ -13,6 +13,8 @@ from zsad_agent.memory import give_back_memory
 from zsad_core.bundle import load_bundle
 from zsad_core.errors import BundleError, DeviceError, ImageError, ProductError
 
+SHIPPED = Path(__file__).parents[2] / "agent" / "bundles"
+
 
 def white(height: int = 64, width: int = 64) -> np.ndarray:
     return np.full((height, width, 3), 255, np.uint8)
@@ -151,6 +153,16 @@ def test_second_start_reads_the_cache(tiny_bundle: Path, config: InferenceConfig
     written = blob.stat().st_mtime_ns
     Detector(load_bundle(tiny_bundle), config)
     assert blob.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("name", ["zsad-small", "zsad-tiny"])
+def test_half_precision_weights_are_expanded_once_and_not_for_every_picture(name: str, config: InferenceConfig) -> None:
+    bundle = load_bundle(SHIPPED / name)
+    assert bundle.manifest.model.precision == "fp16"
+    Detector(bundle, config)
+    assert config.cache_dir is not None
+    (blob,) = config.cache_dir.rglob("*.blob")
+    assert blob.stat().st_size > 1.9 * len(bundle.model_bin)
 
 
 def test_altered_cache_is_compiled_again(tiny_bundle: Path, config: InferenceConfig) -> None:
