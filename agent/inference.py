@@ -232,8 +232,8 @@ def _cache_root(config: InferenceConfig) -> Path:
 def _expand_weights(model: Any) -> None:
     """Has weights that are stored in half precision made floats once, when compiled.
 
-    Left alone, the CPU plugin expands those of fully connected layers again for every picture, which costs a ViT-Ti
-    15 to 18 % of its time without half-precision arithmetic (AVX2, OpenVINO 2026.4) and saves the memory of half of them.
+    Left alone, the CPU plugin expands those of fully connected layers again for every picture, which takes a ViT-Ti 15
+    to 18 % of its time where the CPU has no half-precision arithmetic (AVX2, OpenVINO 2026.4).
     """
     for node in model.get_ops():
         if node.get_type_name() == "Convert":

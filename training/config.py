@@ -50,8 +50,7 @@ class ModelSpec(StrictModel):
     decoder: DecoderConfig | None = None  # a finer map than the papers'; None: as published
     map_stride: MapStride = 1  # pixels of the input for each value of the map
     score: ScoreConfig = ScoreConfig()
-    start: Path | None = None  # checkpoint that the run begins with; {seed} in it stands for the run's
-    kept_tuning: Fraction = 1.0  # share kept of what that checkpoint changed in the backbone, see `zsad_training.start`
+    start: Path | None = None  # checkpoint that the run begins with
 
 
 class SamplingSpec(StrictModel):

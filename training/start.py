@@ -5,8 +5,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from zsad_core.backbone import BackboneConfig, plain_attention
 from zsad_core.backbones import build_backbone, take_size
 from zsad_core.checkpoint import load_checkpoint
@@ -24,10 +22,7 @@ PUBLISHED_POSITIONS = VisualAdOptions().max_positions  # of VisualAD's table, wh
 def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Detector, dict[str, Any] | None]:
     """The detector, and the record of the checkpoint it starts from, if any.
 
-    With `spec.start`, all weights are that checkpoint's, but its backbone goes part of the way back to where its own
-    training began: w = w_0 + kept_tuning * (w - w_0), w_0 being `spec.weights`. A backbone that was tuned whole knows
-    its training products too well; half-way back and with the adapters trained on, it does better on others
-    (WiSE-FT, arXiv 2109.01903, which interpolates whole models).
+    With `spec.start`, all weights are that checkpoint's, at the run's input size.
 
     Args:
         spec: of the run.
@@ -37,11 +32,8 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
 
     Raises:
         WeightsError: weights or checkpoint are missing or do not fit.
-        ValueError: `kept_tuning` without `start`.
     """
-    if spec.start is None and spec.kept_tuning != 1.0:
-        raise ValueError("model.kept_tuning needs model.start, the checkpoint whose tuning is kept in part")
-    if spec.weights is None and not spec.pretrained and (spec.start is None or spec.kept_tuning != 1.0):
+    if spec.weights is None and not spec.pretrained and spec.start is None:
         logger.warning(
             "the backbone %s starts from RANDOM weights: it sees next to nothing, and so will the detector. "
             "Name a weights file with --weights, or fetch one with --pretrained.",
@@ -76,10 +68,10 @@ def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Dete
     )
     if spec.start is None:
         return detector, None
-    return detector, _start_from(detector, spec.start, spec.kept_tuning)
+    return detector, _start_from(detector, spec.start)
 
 
-def _start_from(detector: Detector, path: Path, kept_tuning: float) -> dict[str, Any]:
+def _start_from(detector: Detector, path: Path) -> dict[str, Any]:
     earlier = load_checkpoint(path)
     found, wanted = earlier.detector.config, detector.config
     if found.method != wanted.method:
@@ -90,11 +82,6 @@ def _start_from(detector: Detector, path: Path, kept_tuning: float) -> dict[str,
     take_size(earlier.detector.backbone, wanted.backbone.input_hw)
     state = earlier.detector.state_dict()
     check_state(path, detector.state_dict(), state)
-    original = detector.backbone.state_dict()
-    for name, value in original.items():
-        if not value.is_floating_point():  # a CNN's normalisation counts batches
-            continue
-        state[f"backbone.{name}"] = torch.lerp(value, state[f"backbone.{name}"], kept_tuning)
     detector.load_state_dict(state)
     if detector.config.backbone_weights == RANDOM:  # the licence goes with what was really there at first
         origin = earlier.detector.config.backbone_weights

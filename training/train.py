@@ -43,9 +43,8 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
     torch.manual_seed(seed)
     text = embed(config.model.method, config.model.text_encoder, parts.products, str(device))
 
-    start = config.model.start and Path(str(config.model.start).replace("{seed}", str(seed)))
     detector, earlier = build_detector(
-        config.model.model_copy(update={"start": start}),
+        config.model,
         text_dim=len(next(iter(text.values()))) if text else 1,
         plain=device.type == "cpu" and (config.optimisation.trainable_blocks > 0 or not text),
     )

@@ -31,11 +31,10 @@ def spec(files, **changes: object) -> ModelSpec:
     return ModelSpec.model_validate(known | changes)
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.5, 1.0])
-def test_the_stated_share_of_the_tuning_is_kept_and_the_head_whole(files, kept):
-    detector, earlier = build_detector(spec(files, kept_tuning=kept), text_dim=TEXT_DIM, plain=True)
+def test_a_run_from_a_checkpoint_has_all_its_weights(files):
+    detector, earlier = build_detector(spec(files), text_dim=TEXT_DIM, plain=True)
     for name, value in small_detector(HW).backbone.state_dict().items():
-        torch.testing.assert_close(detector.backbone.state_dict()[name], value + kept)
+        torch.testing.assert_close(detector.backbone.state_dict()[name], value + 1)
     for name, value in files[2].items():
         torch.testing.assert_close(detector.head.state_dict()[name], value, rtol=0, atol=0)
     assert earlier == record()
@@ -48,10 +47,7 @@ def test_a_fresh_run_has_no_earlier_record_and_names_its_weights(files, caplog):
     assert "RANDOM" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("changes", "warned"),
-    [({"start": None}, True), ({"kept_tuning": 0.5}, True), ({}, False)],
-)
+@pytest.mark.parametrize(("changes", "warned"), [({"start": None}, True), ({}, False)])
 def test_random_weights_are_used_with_a_warning_only(files, caplog, changes, warned):
     build_detector(spec(files, weights=None, **changes), text_dim=TEXT_DIM, plain=False)
     assert ("vit_tiny_patch16_224 starts from RANDOM weights" in caplog.text) is warned
@@ -92,12 +88,7 @@ def test_visualads_positions_grow_with_an_input_larger_than_the_papers(files, si
     assert detector.head.cross_attn[0].pos_encoding.shape[1] == positions
 
 
-def test_keeping_part_of_nothing_is_refused(files):
-    with pytest.raises(ValueError, match=r"kept_tuning needs model\.start"):
-        build_detector(spec(files, start=None, kept_tuning=0.5), text_dim=TEXT_DIM, plain=False)
-
-
-def test_a_cnn_goes_part_of_the_way_back_too(tmp_path):
+def test_a_run_may_begin_with_a_cnns_checkpoint(tmp_path):
     known = {"backbone": "tf_efficientnet_lite0", "input_hw": (64, 64), "width": 16, "hidden_dim": 16}
     tuned, _ = build_detector(ModelSpec.model_validate(known), text_dim=TEXT_DIM, plain=False)
     save_checkpoint(tmp_path / "tuned.safetensors", tuned, text_embeddings(), record())

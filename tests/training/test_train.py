@@ -152,7 +152,7 @@ def test_a_run_on_synthetic_pictures_alone_is_where_the_next_one_starts(data, tm
     assert main([*common, "--out", str(tmp_path / "seed-3")]) == 0
     first = load_checkpoint(Path(capsys.readouterr().out.strip()))
     assert first.record["trained_on"] == []
-    start = tmp_path / "seed-{seed}" / "best.safetensors"
+    start = tmp_path / "seed-3" / "best.safetensors"
     flags = ["--data", str(data / "drawn"), "--start", str(start), "--input-size", "96"]  # of another size, too
     assert main([*common, "--out", str(tmp_path / "next"), *flags]) == 0
     assert load_checkpoint(Path(capsys.readouterr().out.strip())).record["trained_on"] == ["drawn"]
