@@ -203,13 +203,14 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
         options["INFERENCE_PRECISION_HINT"] = "f32"
     # of the CPU plugin, also where AUTO ends up on it; 0, its default: the core serves all models of the process
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
-    if config.device == "CPU":
+    on_cpu = config.device == "CPU"
+    if on_cpu:
         _expand_weights(model)
     cache = open_cache(_cache_root(config), bundle.sha256, ov.get_version())
     if cache is not None:
         cached_options = {**options, "CACHE_DIR": str(cache)}
         try:
-            if is_empty(cache):  # compiled once and read back: a model that was compiled holds its weights twice
+            if on_cpu and is_empty(cache):  # compiled once and read back: what compiling leaves takes tens of MB
                 core.compile_model(model, config.device, cached_options)
             compiled = core.compile_model(model, config.device, cached_options)
             seal_cache(cache)
