@@ -284,6 +284,7 @@ def bench(arguments: list[str]) -> int:
         parser.error(f"--seconds: {args.seconds} is not between 1 and 86400")
     configure_logging("ERROR")
     prepare_environment()
+    keep_memory_small()  # as in the daemon
 
     from zsad_agent.bench import as_table, run_bench
 

@@ -6,19 +6,20 @@ import mmap
 import os
 from pathlib import Path
 
-_M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # of malloc.h
-_TRIM_BYTES = 128 * 1024  # glibc's own first value; set, it does not grow with what is freed
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
+_KEPT_BYTES = 8 * 2**20  # a frame of 1920 x 1080 and a little; smaller, each one is mapped, zeroed and unmapped again
 
 
 def keep_memory_small() -> None:
-    """Has GNU's allocator share one arena among threads and give large blocks back at once. Before threads start.
+    """Has GNU's allocator share one arena among threads and keep no more than 8 MB for later. Before threads start.
 
-    Of the agent with the bundle that ships it saves 20 to 25 MB of 270. Without effect on another libc.
+    It saves 20 to 30 MB (docs/measurements.md). Without effect on another libc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)  # set, neither grows with what is freed
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def give_back_memory() -> None:

@@ -133,7 +133,8 @@ def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int], *, out: np
     """uint8 [h, w, 3]: the whole picture at the model's input size, without crop, aspect not kept.
 
     Area averaging where either side shrinks: bilinear sampling of a large frame skips most pixels and with
-    them thin scratches. Bilinear where both grow.
+    them thin scratches. What is four times as large is halved first, which takes half the time; halved down to less
+    than twice the size, a thin line would lose contrast. Bilinear where both grow.
 
     Args:
         image_bgr: uint8 [H, W, 3].
@@ -147,6 +148,9 @@ def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int], *, out: np
             return image_bgr
         np.copyto(out, image_bgr)
         return out
+    while height >= 4 * input_h and width >= 4 * input_w and height % 2 == 0 and width % 2 == 0:
+        height, width = height // 2, width // 2
+        image_bgr = cv2.resize(image_bgr, (width, height), interpolation=cv2.INTER_AREA)
     shrinks = height > input_h or width > input_w
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(image_bgr, (input_w, input_h), dst=out, interpolation=method)

@@ -148,6 +148,21 @@ def test_thin_scratch_survives_the_resize() -> None:
     assert resize_to_input(large, (100, 100)).max() > 20
 
 
+@pytest.mark.parametrize("hw", [(512, 1024), (720, 1280), (1080, 1920), (721, 1281), (2048, 2448)])
+def test_halving_a_large_picture_first_averages_as_at_once(hw: tuple[int, int]) -> None:
+    height, width = hw
+    large = cv2.resize(picture(width // 8, height // 8), (width, height), interpolation=cv2.INTER_CUBIC)
+    found = resize_to_input(large, (128, 128)).astype(int)
+    at_once = cv2.resize(large, (128, 128), interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(found - at_once).mean() < 1.5  # levels
+    buffer = np.empty((128, 128, 3), np.uint8)
+    assert resize_to_input(large, (128, 128), out=buffer) is buffer
+    assert np.array_equal(buffer, found)
+    large[:] = 0
+    large[:, -1] = 255  # an odd picture's last column is looked at too
+    assert resize_to_input(large, (128, 128))[:, -1].min() > 0
+
+
 def test_picture_of_input_size_is_left_alone() -> None:
     image = picture(64, 64)
     assert np.array_equal(resize_to_input(image, (64, 64)), image)
