@@ -13,7 +13,10 @@ def test_bench_reports_every_figure_of_the_contract(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
+    asked: list[str] = []
+    monkeypatch.setattr("zsad_agent.cli.keep_memory_small", lambda: asked.append("memory as in the daemon"))
     assert main(["bench", "--bundle", str(tiny_bundle), "--seconds", "1", "--threads", "1", "--json"]) == 0
+    assert asked == ["memory as in the daemon"]
     report = json.loads(capsys.readouterr().out)
     for key in ("raw", "pipeline", "after_1_s_idle"):
         latency_ms = report[key]["latency_ms"]

@@ -34,6 +34,34 @@ libc.malloc_info(0, ctypes.c_void_p(out))
 libc.fflush(ctypes.c_void_p(out))
 """
 
+# Buffers of a frame of 1920 x 1080, one after the other; then how many pages had to be given for each.
+FRAMES = """
+import ctypes, resource
+from zsad_agent.memory import keep_memory_small
+
+keep_memory_small()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+frame = 1920 * 1080 * 3
+
+def take(count):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        block = ctypes.c_void_p(libc.malloc(frame))
+        ctypes.memset(block, 1, frame)
+        libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+take(2)
+print(take(50) / 50)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of GNU's allocator")
+def test_memory_of_one_frame_is_there_for_the_next() -> None:
+    pages = subprocess.run([sys.executable, "-c", FRAMES], check=True, capture_output=True, text=True).stdout
+    assert float(pages) < 100  # of 1,519
+
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of GNU's allocator")
 def test_threads_share_one_heap() -> None:
