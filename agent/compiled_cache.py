@@ -1,25 +1,71 @@
 """The folder of compiled models: one subfolder per bundle and OpenVINO version, sealed with hashes, pruned by us."""
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 KEPT_FOLDERS = 3  # the one in use and two before it: a rollback, or a second agent with another bundle
+LOCK_PATIENCE_S = 60.0  # for another process that compiles; a model of ours takes seconds
+_LOOK_AGAIN_S = 0.05
 _SEAL = "seal.json"
+_LOCK = "lock"
 _OURS = re.compile(r"^model-[0-9a-f]{16}-[\w.-]+$")
+
+
+@contextmanager
+def alone_in(root: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[bool]:
+    """Whether within it no other process compiles into this folder; waits for one that does.
+
+    OpenVINO writes a compiled model in place. Another process that has this file mapped at that moment dies of SIGBUS.
+
+    Args:
+        root: of all compiled models; made where it is missing.
+        patience_s: seconds. After them, or where the folder cannot be written (said once), nobody is alone.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+    except OSError as error:
+        logger.warning("cache of compiled models %s: %s; the model is compiled at every start", root, error.strerror)
+        yield False
+        return
+    try:
+        yield _taken(lock, root, patience_s)
+    finally:
+        os.close(lock)
+
+
+def _taken(lock: int, root: Path, patience_s: float) -> bool:
+    end_s = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end_s:
+                logger.warning("another process compiles into %s for %.0f s now; going on without it", root, patience_s)
+                return False
+            time.sleep(_LOOK_AGAIN_S)
+        except OSError as error:  # a file system without locks
+            logger.warning("cache of compiled models %s cannot be locked: %s; not used", root, error.strerror)
+            return False
 
 
 def open_cache(root: Path, bundle_sha256: str, openvino_version: str) -> Path | None:
     """The absolute folder for this bundle and version, made and checked, or None (said once) if it cannot be written.
 
     A compiled model that is not what was sealed (a cut file, a flipped bit) is deleted, so that OpenVINO compiles it
-    again: what runs is always what the bundle's hashes vouch for.
+    again: what runs is always what the bundle's hashes vouch for. To be called and sealed `alone_in` the root.
     """
     folder = root.absolute() / f"model-{bundle_sha256[:16]}-{re.sub(r'[^A-Za-z0-9_.-]', '_', openvino_version)}"
     try:

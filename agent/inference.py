@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zsad_agent.compiled_cache import is_empty, open_cache, seal_cache
+from zsad_agent.compiled_cache import alone_in, is_empty, open_cache, seal_cache
 from zsad_agent.config import InferenceConfig, default_cache_dir
 from zsad_agent.memory import let_go_of_mapped
 from zsad_agent.model_choice import choose_model
@@ -203,20 +203,11 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
         options["INFERENCE_PRECISION_HINT"] = "f32"
     # of the CPU plugin, also where AUTO ends up on it; 0, its default: the core serves all models of the process
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
-    on_cpu = config.device == "CPU"
-    if on_cpu:
+    if config.device == "CPU":
         _expand_weights(model)
-    cache = open_cache(_cache_root(config), bundle.sha256, ov.get_version())
-    if cache is not None:
-        cached_options = {**options, "CACHE_DIR": str(cache)}
-        try:
-            if on_cpu and is_empty(cache):  # compiled once and read back: what compiling leaves takes tens of MB
-                core.compile_model(model, config.device, cached_options)
-            compiled = core.compile_model(model, config.device, cached_options)
-            seal_cache(cache)
-            return compiled
-        except (RuntimeError, OSError) as error:  # a full disk, or the device itself: the next attempt tells
-            logger.warning("compiling with the cache %s failed, trying without: %s", cache, _short(error))
+    compiled = _compile_with_cache(ov, core, model, bundle, config, options)
+    if compiled is not None:
+        return compiled
     try:
         return core.compile_model(model, config.device, options)
     except RuntimeError as error:
@@ -224,6 +215,27 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
             f"inference device {config.device!r} cannot run the model with precision {config.precision}: "
             f"{_short(error)} Present here: {', '.join(core.available_devices)}."
         ) from error
+
+
+def _compile_with_cache(
+    ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig, options: dict[str, Any]
+) -> Any | None:
+    """None, said once, where the cache or the device fails."""
+    root = _cache_root(config)
+    with alone_in(root) as alone:
+        cache = open_cache(root, bundle.sha256, ov.get_version()) if alone else None
+        if cache is None:
+            return None
+        options = {**options, "CACHE_DIR": str(cache)}
+        try:
+            if config.device == "CPU" and is_empty(cache):  # and read back: what compiling leaves takes tens of MB
+                core.compile_model(model, config.device, options)
+            compiled = core.compile_model(model, config.device, options)
+        except (RuntimeError, OSError) as error:  # a full disk, or the device itself: the next attempt tells
+            logger.warning("compiling with the cache %s failed, trying without: %s", cache, _short(error))
+            return None
+        seal_cache(cache)
+        return compiled
 
 
 def _cache_root(config: InferenceConfig) -> Path:

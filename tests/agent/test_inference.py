@@ -1,12 +1,13 @@
 import logging
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_bundle_maker import make_tiny_bundle
 
-from zsad_agent.compiled_cache import KEPT_FOLDERS
+from zsad_agent.compiled_cache import KEPT_FOLDERS, alone_in
 from zsad_agent.config import InferenceConfig
 from zsad_agent.inference import Detector, check_device
 from zsad_agent.memory import give_back_memory
@@ -183,6 +184,28 @@ def test_caches_of_former_bundles_are_pruned_and_other_folders_left(tmp_path: Pa
         Detector(bundle, config)
     assert len(list(config.cache_dir.glob("model-*"))) == KEPT_FOLDERS
     assert (config.cache_dir / "photos").is_dir()
+
+
+def test_the_cache_is_left_alone_while_another_compiles_into_it(tiny_bundle: Path, config: InferenceConfig) -> None:
+    assert config.cache_dir is not None
+    with alone_in(config.cache_dir) as alone:
+        assert alone
+        compiling = threading.Thread(target=Detector, args=(load_bundle(tiny_bundle), config))
+        compiling.start()
+        compiling.join(1.0)
+        assert compiling.is_alive()
+        assert not list(config.cache_dir.glob("model-*"))
+    compiling.join(30.0)
+    assert not compiling.is_alive()
+    assert len(list(config.cache_dir.rglob("*.blob"))) == 1
+
+
+def test_a_cache_that_another_does_not_leave_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with alone_in(tmp_path), alone_in(tmp_path, patience_s=0.1) as alone:
+        assert not alone
+    assert "another process compiles into" in caplog.text
+    with alone_in(tmp_path, patience_s=0.0) as alone:
+        assert alone
 
 
 def test_unwritable_cache_is_said_once_and_done_without(
