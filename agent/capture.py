@@ -29,8 +29,9 @@ class Capture:
     With `trigger: mqtt` every trigger gives exactly one result, in order. Of a live source that is the first picture
     whose reading began after the trigger came, so never one that was taken before; of a finite one, the next. Where no
     picture can be had (camera lost, paused, unhealthy pictures, none within `stale_after_s`, too many triggers waiting)
-    it is a fault with the reason. Triggers that wait when the agent is stopped get none, nor do those of a flood:
-    behind `MAX_REFUSED` results that nobody took yet they are passed over, with one log line.
+    it is a fault with the reason. Triggers that wait when the agent is stopped get none, nor do those that come when a
+    file has ended (each a log line), nor those of a flood: behind `MAX_REFUSED` results that nobody took yet they are
+    passed over, with one log line.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Capture:
             else:
                 self._finite.run()
             if not self._stop.is_set():
-                self._desk.answer_waiting(self.failure or "the source has ended")
+                self._desk.end(self.failure or "the source has ended")
         finally:
             self._slot.close()
 

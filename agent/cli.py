@@ -19,6 +19,7 @@ from zsad_core.errors import ConfigError, ProductError, ZsadError
 
 DONE, FAILED, USAGE = 0, 1, 2
 DEFAULT_FALSE_REJECT_RATE = 0.01
+MIN_FALSE_REJECT_RATE = 1e-6  # for which a million good parts are needed
 DEFAULT_REFERENCE_FRAMES = 50
 
 
@@ -192,14 +193,15 @@ def calibrate(arguments: list[str]) -> int:
         help=f"share of good parts that may be rejected, between 0 and 1; default {DEFAULT_FALSE_REJECT_RATE}",
     )
     args = parser.parse_args(arguments)
-    if not 0 < args.false_reject_rate < 1:
-        parser.error(f"--false-reject-rate: {args.false_reject_rate} is not between 0 and 1")
+    if not MIN_FALSE_REJECT_RATE <= args.false_reject_rate < 1:
+        parser.error(f"--false-reject-rate: {args.false_reject_rate} is not between {MIN_FALSE_REJECT_RATE:g} and 1")
     configure_logging("WARNING")
     prepare_environment()
 
     from zsad_agent.calibrate import as_yaml, calibrate
     from zsad_agent.inference import Detector
     from zsad_agent.score import find_pictures, score_pictures
+    from zsad_agent.sinks import printable
     from zsad_core.bundle import load_bundle
 
     inference = _model_config(args).inference
@@ -207,7 +209,9 @@ def calibrate(arguments: list[str]) -> int:
     scored = []
     for found in score_pictures(find_pictures(args.paths), detector, threshold=1.0, maps=None):
         if found.anomaly_score is None:
-            print(f"zsad-agent: left out: {found.reason}", file=sys.stderr)
+            reason = found.reason or ""
+            said = reason if reason.startswith(found.path) else f"{found.path}: {reason}"
+            print(f"zsad-agent: left out: {printable(said)}", file=sys.stderr)
         else:
             scored.append(found.anomaly_score)
     try:

@@ -59,7 +59,8 @@ OffInYaml = BeforeValidator(lambda value: "off" if value is False else value)  #
 def _shipped(bundle: Path) -> Path:
     """A bundle that ships, where its mere name is given and nothing else is called that here."""
     shipped = SHIPPED_BUNDLES / bundle
-    return shipped if len(bundle.parts) == 1 and not bundle.exists() and shipped.is_dir() else bundle
+    taken = os.path.exists(bundle)  # noqa: PTH110 - Path.exists raises where a name is too long
+    return shipped if len(bundle.parts) == 1 and not taken and shipped in SHIPPED_BUNDLES.iterdir() else bundle
 
 
 class InferenceConfig(StrictModel):
@@ -139,6 +140,8 @@ class AgentConfig(StrictModel):
     def _cameras_apart(self) -> Self:
         if self.cameras and (self.source.camera is not None or self.source.source is not None):
             raise ValueError("source and cameras both name a camera: keep one of the two sections")
+        if self.cameras and self.source != SourceConfig():
+            raise ValueError("source is not used beside cameras: move its settings to each camera, and delete it")
         names = [camera.name for camera in self.every_camera]
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
@@ -149,6 +152,10 @@ class AgentConfig(StrictModel):
         unnamed = [camera.name for camera in self.cameras if camera.camera is None and camera.source is None]
         if unnamed:
             raise ValueError(f"cameras: {', '.join(unnamed)} names neither camera nor source")
+        watched = [os.path.realpath(camera.source or "") for camera in self.cameras if camera.trigger == "folder"]
+        shared = sorted({folder for folder in watched if watched.count(folder) > 1})
+        if shared:
+            raise ValueError(f"cameras: {shared[0]} is watched by more than one: each picture would be inspected twice")
         return self
 
     @model_validator(mode="after")

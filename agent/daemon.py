@@ -20,6 +20,7 @@ from zsad_agent.evidence import EvidenceStore
 from zsad_agent.http_health import HealthServer
 from zsad_agent.inference import Detector
 from zsad_agent.lines import make_lines, make_view
+from zsad_agent.logs import configure_logging
 from zsad_agent.memory import give_back_memory
 from zsad_agent.message import Topics
 from zsad_agent.metrics import Metrics
@@ -90,7 +91,7 @@ def run_agent(config: AgentConfig, surroundings: Surroundings) -> int:
         if restart.config is None or surroundings.stop.is_set():
             return code
         before, config, fault = config, restart.config, None
-        logging.getLogger().setLevel(config.log_level)
+        configure_logging(config.log_level, config.log_format)
         logger.info("starting anew with the config as it is now")
 
 
@@ -98,7 +99,7 @@ def _run_once(
     config: AgentConfig, given: Surroundings, notifier: Notifier, restart: Restart, *, gone: Iterable[str]
 ) -> int:
     """From the start to the end, or to a reload. `gone`: cameras that a config before had."""
-    sources = [make_source(camera) for camera in config.every_camera]
+    sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
     views = [make_view(camera) for camera in config.every_camera]
     store = BundleStore(default_state_dir() / "bundles", config.inference)
     with ExitStack() as stack:
@@ -125,12 +126,12 @@ def _run_once(
             notifier.stopping()
         elif controller is not None:
             controller.wait_idle(ANSWER_S)  # the command that asks for the start is answered before it
-        drained = wind_up(agent.pipeline, publisher, spool_path(config), ends)
+        ending = wind_up(agent.pipeline, publisher, spool_path(config), ends)
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)
-    code = 0 if agent.pipeline.failure is None else 1
+    code = 0 if agent.pipeline.failure is None and not ending.lost else 1
     trying = controller is not None and controller.busy  # a bundle, in the compiler as at the start
-    if trying or not drained or not in_time(agent.pipeline.wait_capture, CLOSE_CAPTURE_S, ends):
+    if trying or not ending.drained or not in_time(agent.pipeline.wait_capture, CLOSE_CAPTURE_S, ends):
         if restart.event.is_set() and not given.stop.is_set():
             logger.error("a part of the run before hangs: the process ends, to be started anew")
             code = 1

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 from zsad_agent.pipeline import Pipeline
 from zsad_agent.publisher import Publisher
@@ -51,8 +52,13 @@ def leave_at_once(code: int, exit_now: Callable[[int], None]) -> None:
     exit_now(code)
 
 
-def wind_up(pipeline: Pipeline, publisher: Publisher, spool: Path, ends: Sequence[threading.Event]) -> bool:
-    """Lets what was inspected reach the spool, then the broker, for a bounded time. False if a thread hangs."""
+class Ending(NamedTuple):
+    drained: bool  # False: a thread hangs
+    lost: int  # results that neither the broker nor the disk has
+
+
+def wind_up(pipeline: Pipeline, publisher: Publisher, spool: Path, ends: Sequence[threading.Event]) -> Ending:
+    """Lets what was inspected reach the spool, then the broker, for a bounded time."""
     pipeline.stop()
     drained = in_time(pipeline.wait, DRAIN_S, ends)
     if not drained:
@@ -63,9 +69,12 @@ def wind_up(pipeline: Pipeline, publisher: Publisher, spool: Path, ends: Sequenc
         unsent = _flush_at_end(publisher, ends[0])
     else:
         unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected else 0.0)
-    if unsent:
-        logger.warning("%d results stay in the spool %s and are sent at the next start", unsent, spool)
-    return drained
+    lost = publisher.keep() if unsent else 0
+    if lost:
+        logger.error("%d results are LOST: no broker took them, and the spool %s takes nothing", lost, spool)
+    if unsent > lost:
+        logger.warning("%d results stay in the spool %s and are sent at the next start", unsent - lost, spool)
+    return Ending(drained, lost)
 
 
 def in_time(done: Callable[[float], bool], limit_s: float, ends: Sequence[threading.Event]) -> bool:

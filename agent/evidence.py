@@ -27,6 +27,7 @@ QUEUE_BYTES = 64_000_000  # of pictures that wait for the disk; a larger one wai
 RESULT_BYTES = 4_000  # what a result weighs in the queue
 TIDY_S = 60.0  # between two looks at age and free disk
 RETRY_S = 1.0  # a camera whose folder takes nothing is not tried again before
+MAX_JPEG_SIDE_PX = 65_500  # the format's own
 CLOSE_S = 0.5  # for what waits at the end
 
 
@@ -225,10 +226,11 @@ class EvidenceStore:
         try:
             action()
         except Exception as error:  # whatever it is, the next set must still be tried and the inspection go on
+            of_disk = isinstance(error, OSError)  # else of this set alone
             words = error.strerror or str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             why = f"evidence in {self._folder}: {words}"
             with self._condition:
-                self._faults[camera] = (why, time.monotonic() + RETRY_S)
+                self._faults[camera] = (why, time.monotonic() + (RETRY_S if of_disk else 0.0))
             if before is None:
                 logger.error("evidence%s lost: %s", camera and f" of {camera}", why)
             return False
@@ -240,6 +242,10 @@ class EvidenceStore:
 
 
 def _as_jpeg(image_bgr: np.ndarray, quality: int) -> bytes:
+    longest = max(image_bgr.shape[:2])
+    if longest > MAX_JPEG_SIDE_PX:
+        height, width = (max(1, side * MAX_JPEG_SIDE_PX // longest) for side in image_bgr.shape[:2])
+        image_bgr = cv2.resize(image_bgr, (width, height), interpolation=cv2.INTER_AREA)
     done, encoded = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         height, width = image_bgr.shape[:2]

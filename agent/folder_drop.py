@@ -1,6 +1,8 @@
 """A watched folder: every picture that is put into it is inspected once, then moved on."""
 
+import errno
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -17,6 +19,10 @@ from zsad_core.imaging import IMAGE_SUFFIXES, read_image
 
 LOOK_EVERY_S = 0.2
 GRACE_S = 5.0  # for a picture that does not decode yet: its writer may pause
+_MAKE_ROOM = "Make room, or let this user write there"
+_WHAT_TO_DO = {
+    errno.EROFS: "Let the service write there: systemctl edit zsad-agent, then [Service] and ReadWritePaths=THE FOLDER"
+}
 INSPECTED, UNREADABLE = "inspected", "unreadable"  # the folders inside, where pictures go
 
 
@@ -135,7 +141,7 @@ class FolderDropSource:
             with os.scandir(self._folder) as entries:
                 for entry in entries:
                     path = Path(entry.path)
-                    if entry.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not entry.is_file():
+                    if entry.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
                         continue
                     signature = _signature(path)
                     if signature is not None:
@@ -147,22 +153,30 @@ class FolderDropSource:
     def _settle(self, path: Path, signature: _Signature, into: str) -> None:
         with self._lock:
             self._unmoved[path] = (signature, into)
+            faults: list[tuple[Path, str, OSError]] = []
             for waiting, (known, folder) in list(self._unmoved.items()):
                 try:
                     _move(waiting, known, waiting.parent / folder)
-                except OSError as error:
-                    raise SourceError(
-                        f"{waiting}: its result is safe, but it cannot be moved to {folder}/: "
-                        f"{error.strerror or error}. Make room, or let this user write there"
-                    ) from error
-                del self._unmoved[waiting]
+                except OSError as error:  # of this picture alone, maybe: the others go on
+                    faults.append((waiting, folder, error))
+                else:
+                    del self._unmoved[waiting]
+        if faults:
+            first, folder, fault = faults[0]
+            others = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+            raise SourceError(
+                f"{first}{others}: its result is safe, but it cannot be moved to {folder}/: "
+                f"{fault.strerror or fault}. {_WHAT_TO_DO.get(fault.errno or 0, _MAKE_ROOM)}"
+            ) from fault
 
 
 def _signature(path: Path) -> _Signature | None:
-    """None where there is no such file any more."""
+    """None where there is no such file any more, none that can be looked at, or none at all but a folder or device."""
     try:
         found = path.stat()
     except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
         return None
     return _Signature(found.st_ino, found.st_mtime_ns, found.st_size)
 

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TextIO
 
 from zsad_agent.sinks import printable
 from zsad_core.redaction import redacted_text
@@ -40,10 +40,20 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, log_format: Literal["text", "json"] = "text") -> None:
-    """Sends every record from `level` up to stderr. Where the root logger has handlers already, nothing changes."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(_text_layout()))
-    logging.basicConfig(level=level, handlers=[handler])
+    """Sends every record from `level` up to stderr. Where another program set up the root logger, nothing changes."""
+    root = logging.getLogger()
+    ours = next((handler for handler in root.handlers if isinstance(handler, _OurHandler)), None)
+    if ours is None and root.handlers:
+        return
+    if ours is None:
+        ours = _OurHandler()
+        root.addHandler(ours)
+    ours.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(_text_layout()))
+    root.setLevel(level)
+
+
+class _OurHandler(logging.StreamHandler[TextIO]):
+    """To stderr; told from those that a test or another program set up."""
 
 
 def _text_layout() -> str:

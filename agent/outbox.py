@@ -96,6 +96,15 @@ class Outbox:
         with self._lock:
             return max(0, self._spool.count + len(self._memory) - len(self._acknowledged))
 
+    def keep(self) -> int:
+        """Tries the disk once more; how many results are not on it, which go with the process."""
+        with self._lock:
+            if self._memory:
+                if fault := self._faults.get("append"):
+                    self._faults["append"] = (fault[0], self._clock_s())
+                self._move_to_disk()
+            return sum(entry.id not in self._acknowledged for entry in self._memory)
+
     @property
     def unsent_pictures(self) -> int:
         with self._lock:

@@ -19,6 +19,7 @@ from zsad_agent.broker_state import BrokerHealth, BrokerState
 from zsad_agent.credentials import read_password, warn_of_open_file
 from zsad_agent.incoming import Handler, Incoming
 from zsad_agent.live import LivePictures, RetainedStatuses
+from zsad_agent.losses import Cause
 from zsad_agent.message import OFFLINE, Topics, encode
 from zsad_agent.mqtt_config import EMBEDDED_BROKER, MqttConfig
 from zsad_agent.mqtt_link import (
@@ -264,6 +265,12 @@ class Publisher:
         with self._settled:
             self._settled.wait_for(self._all_sent, timeout_s)
         return self._outbox.unsent
+
+    def keep(self) -> int:
+        """How many results can neither be sent nor kept, and are lost when the process ends; counted as given up."""
+        lost = self._outbox.keep()
+        self._outbox.losses.note(Cause.DISK, "the agent ends, and the disk takes nothing", results=lost)
+        return lost
 
     def _accepted(self, result: dict[str, Any], heatmap: bytes | None) -> Accepted:
         picture = None

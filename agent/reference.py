@@ -1,5 +1,6 @@
 """What a camera sees while nothing is wrong, kept in a small file: made once, compared with for as long as it hangs."""
 
+import errno
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -115,6 +116,8 @@ def save_reference(reference: Reference, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file", str(path))
     beside = path.with_name(f".{path.name}.part")
     with beside.open("wb") as file:
         np.savez_compressed(

@@ -91,6 +91,10 @@ class Remote:
         return self._updater.settle()
 
     def reload(self) -> None:
+        if self._updater.on_probation:  # a new start would run the one before, and nobody would say so
+            raise BundleError(
+                f"{self.bundle} is still on its probation: wait until it has passed, or switch back first (bundle/set)"
+            )
         self._restart.ask()
 
 

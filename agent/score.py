@@ -66,7 +66,7 @@ def find_pictures(paths: Sequence[Path]) -> list[Picture]:
     """
     found: list[tuple[Path, Path]] = []  # the picture, and where it lies below its folder
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long or a folder closed
             found += [
                 (picture, picture.relative_to(path) if picture != path else Path(path.name or "folder"))
                 for picture in find_images(path)

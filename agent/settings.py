@@ -1,6 +1,6 @@
 """The config file and the flags above it, into one checked `AgentConfig`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,5 +48,23 @@ def load_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]] | No
         if section == "source" and ("camera" in given or "source" in given):
             merged = {key: value for key, value in merged.items() if key not in ("camera", "source")}
             values.pop("cameras", None)
-        values[section] = {**merged, **given}
+        if cameras := values.get("cameras"):
+            given, values["cameras"] = _laid_over_cameras(section, given, cameras)
+        if given:
+            values[section] = {**merged, **given}
     return Settings(config=validate(AgentConfig, values, "command line"), path=path, lines=lines)
+
+
+def _laid_over_cameras(
+    section: str, given: Mapping[str, Any], cameras: Sequence[Mapping[str, Any]]
+) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+    """What of the flags is left for the section, and the cameras with the rest: each may have settings of its own."""
+    of_cameras = [dict(camera) for camera in cameras]
+    if section == "source":
+        return {}, [{**camera, **given} for camera in of_cameras]
+    for camera in of_cameras:
+        if section == "inference" and "product" in given:
+            camera.pop("product", None)
+        if section == "decision" and camera.get("decision") is not None:
+            camera["decision"] = {**camera["decision"], **given}
+    return given, of_cameras

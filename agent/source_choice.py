@@ -11,7 +11,7 @@ from zsad_agent.folder_drop import FolderDropSource
 from zsad_agent.grabber import GrabberSource
 from zsad_agent.sources import Source
 from zsad_core.errors import ConfigError, SourceError
-from zsad_core.imaging import IMAGE_SUFFIXES, find_images
+from zsad_core.imaging import IMAGE_SUFFIXES, find_images, is_picture_file
 from zsad_core.redaction import redacted
 
 STREAM_SCHEMES = frozenset({"http", "https", "rtsp", "rtsps"})
@@ -20,8 +20,12 @@ MAX_SHOWN_CHARACTERS = 300
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def make_source(config: SourceConfig) -> Source:
+def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source:
     """The source that the config names, not yet opened.
+
+    Args:
+        config: of the camera.
+        may_come_later: a watched folder that is missing is no error: like a camera, it is lost until it is there.
 
     Raises:
         ConfigError: none is named, or its form is none that is known.
@@ -46,18 +50,23 @@ def make_source(config: SourceConfig) -> Source:
         stream = StreamSource(config.source, timeout_s=config.stale_after_s)
         return GrabberSource(stream, stale_after_s=config.stale_after_s)
     try:
-        return _source_of_path(config.source, watched=config.trigger == "folder")
+        if config.trigger == "folder":
+            return _watched_folder(config.source, may_come_later=may_come_later)
+        return _source_of_path(config.source)
     except (OSError, RuntimeError) as error:  # no permission, a name too long; RuntimeError: ~ of no user
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceError(f"{redacted(config.source)[:MAX_SHOWN_CHARACTERS]}: {reason}") from error
 
 
-def _source_of_path(text: str, *, watched: bool) -> Source:
+def _watched_folder(text: str, *, may_come_later: bool) -> Source:
     path = Path(text).expanduser()
-    if watched:
-        if not path.is_dir():
-            raise SourceError(f"{redacted(text)}: no such folder to watch (trigger: folder). Make it first")
-        return FolderDropSource(path)
+    if not path.is_dir() and (path.exists() or not may_come_later):
+        raise SourceError(f"{redacted(text)}: no such folder to watch (trigger: folder). Make it first")
+    return FolderDropSource(path)
+
+
+def _source_of_path(text: str) -> Source:
+    path = Path(text).expanduser()
     if path.is_dir():
         pictures = find_images(path)
         if not pictures:
@@ -100,5 +109,5 @@ def glob_images(pattern: Path) -> list[Path]:
     return sorted(
         path
         for path in map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207
-        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
+        if path.suffix.lower() in IMAGE_SUFFIXES and is_picture_file(path)
     )

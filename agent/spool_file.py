@@ -222,7 +222,8 @@ class SpoolFile:
         except BlockingIOError as error:
             os.close(lock_fd)
             raise SpoolHeldError(
-                f"{self.path}: another agent uses this spool. Stop it, or give this one a spool.path of its own."
+                f"{self.path}: another agent uses this spool. Stop it, or give this one a state folder of its own, by "
+                "STATE_DIRECTORY: commanded settings and bundles lie there too."
             ) from error
         except OSError:
             os.close(lock_fd)

@@ -40,6 +40,7 @@ class TriggerDesk:
         self._lock = threading.Lock()  # over the two below, and over a trigger being let in while one of them turns
         self._lost: str | None = None  # why
         self._paused = False
+        self._ended: str | None = None  # why nobody answers any more
 
     @property
     def triggered(self) -> bool:
@@ -60,6 +61,9 @@ class TriggerDesk:
             raise ValueError(f"{self._status.camera} is not triggered by messages (trigger: {self._mode})")
         if trigger_id is not None and not 1 <= len(trigger_id) <= MAX_ID_CHARACTERS:
             raise ValueError(f"a trigger's id has 1 to {MAX_ID_CHARACTERS} characters, not {len(trigger_id)}")
+        if self._ended is not None:
+            logger.warning("%s: a trigger has no result: %s", self._status.camera, self._ended)
+            return
         if self._is_flooded():
             return
         with self._lock:
@@ -102,6 +106,11 @@ class TriggerDesk:
     def answer_waiting(self, reason: str, until_s: float = ALL_S) -> None:
         """Those who asked no later than `until_s` get no picture, for that reason."""
         self._answer(self._queue.take_until(until_s), reason)
+
+    def end(self, reason: str) -> None:
+        """As `answer_waiting`, and whoever comes later is told in the log alone: the camera gives no more results."""
+        self._ended = reason
+        self.answer_waiting(reason)
 
     def turns_of(self, began_s: float) -> list[Trigger]:
         """Who gets the live picture whose reading began at `began_s`."""

@@ -124,9 +124,20 @@ def find_images(folder: Path) -> list[Path]:
         found += [
             path
             for path in paths
-            if path.suffix.lower() in IMAGE_SUFFIXES and (path.is_file() or (path.is_symlink() and not path.exists()))
+            if path.suffix.lower() in IMAGE_SUFFIXES
+            and (is_picture_file(path) or (path.is_symlink() and not os.path.exists(path)))  # noqa: PTH110
         ]
     return sorted(found)
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether it is a file, or may be one: what cannot even be looked at is said when it is read."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int], *, out: np.ndarray | None = None) -> np.ndarray:

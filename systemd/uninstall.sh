@@ -53,12 +53,14 @@ run rm -f "$unit"
 run rm -rf "$root/opt/zsad-agent"
 [[ -z $on_systemd ]] || run systemctl daemon-reload
 
+removed=${dry_run:+Would have removed}
+removed=${removed:-Removed}
 if [[ -n $purge ]]; then
     run rm -rf "$root/etc/zsad-agent" "$root/etc/systemd/system/zsad-agent.service.d" "$root/var/lib/zsad-agent" "$root/var/cache/zsad-agent"
     if [[ -z $root ]] && getent passwd zsad-agent >/dev/null; then
         run userdel zsad-agent
     fi
-    echo "Removed the agent, its config, data and user."
+    echo "$removed the agent, its config, data and user."
 else
-    echo "Removed the agent. Kept: $root/etc/zsad-agent, $root/var/lib/zsad-agent, $root/var/cache/zsad-agent (--purge removes them)."
+    echo "$removed the agent. Kept: $root/etc/zsad-agent, $root/var/lib/zsad-agent, $root/var/cache/zsad-agent (--purge removes them)."
 fi

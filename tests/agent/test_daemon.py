@@ -240,3 +240,39 @@ def test_what_the_agent_writes_is_not_open_to_every_user_of_the_machine(tiny_bun
     written = [path for folder in ("state", "cache") for path in (tmp_path / folder).rglob("*")]
     assert any(path.suffix == ".jpg" for path in written) and agent.spool in written
     assert [path for path in written if path.stat().st_mode & 0o007] == []
+
+
+def test_results_that_nothing_takes_are_said_to_be_lost_at_the_end(tiny_bundle: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((64, 64, 3), 200, np.uint8))
+    (tmp_path / "full").touch()
+    flags = ("--source", str(tmp_path), "--broker", NO_BROKER)
+    state = {"STATE_DIRECTORY": str(tmp_path / "full" / "state")}
+    with AgentProcess(tmp_path, tiny_bundle, *flags, environment=state) as agent:
+        assert agent.wait() == 1
+    assert "3 results are LOST" in agent.output
+    assert "stay in the spool" not in agent.output
+
+
+def test_watched_folder_that_is_missing_at_the_start_takes_down_no_other_camera(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    parts, later = tmp_path / "parts", tmp_path / "later"
+    for folder in (parts, later):
+        folder.mkdir()
+        cv2.imwrite(str(folder / "part.png"), np.full((64, 64, 3), 200, np.uint8))
+    later.rename(tmp_path / "away")
+    cameras = (
+        f"cameras:\n- {{name: a, source: {parts}, loop: true, fps: 5}}\n"
+        f"- {{name: b, source: {later}, trigger: folder, reopen_max_s: 0.5}}\n"
+    )
+    flags = ("--broker", NO_BROKER, "--print-results")
+    with AgentProcess(tmp_path, tiny_bundle, *flags, settings=cameras) as agent:
+        agent.wait_for_output(f"folder {later}: cannot be listed")
+        agent.wait_for_output("Z a #")
+        (tmp_path / "away").rename(later)
+        agent.wait_for_output("back: folder")
+        give_up_s = time.monotonic() + 20
+        while not (later / "inspected" / "part.png").exists():
+            assert time.monotonic() < give_up_s
+            time.sleep(0.05)

@@ -176,13 +176,22 @@ def test_picture_larger_than_the_queue_is_kept_when_it_comes_alone(tmp_path: Pat
         wait_for(lambda: store.stats.kept == 1)
 
 
-def test_picture_that_cannot_be_encoded_is_a_fault_and_the_next_is_kept(tmp_path: Path) -> None:
+def test_picture_longer_than_a_jpeg_can_be_is_kept_smaller(tmp_path: Path) -> None:
     with EvidenceStore(config(), tmp_path) as store:
         store.keep(result(1), np.zeros((1, 70_000, 3), np.uint8), None)
-        wait_for(lambda: store.stats.dropped == 1)
-        assert store.fault is not None and "70000 x 1 cannot be written as a JPEG" in store.fault
-        store.keep(result(2, camera="cam1"), PICTURE, None)
         wait_for(lambda: store.stats.kept == 1)
+    (kept,) = tmp_path.rglob("*.jpg")
+    assert cv2.imread(str(kept)).shape == (1, 65_500, 3)
+
+
+def test_picture_that_cannot_be_encoded_is_a_fault_and_the_next_of_its_camera_is_kept(tmp_path: Path) -> None:
+    with EvidenceStore(config(), tmp_path) as store:
+        store.keep(result(1), np.zeros((4, 4, 7), np.uint8), None)
+        wait_for(lambda: store.stats.dropped == 1)
+        assert store.fault is not None and "OpenCV" in store.fault
+        store.keep(result(2), PICTURE, None)
+        wait_for(lambda: store.stats.kept == 1)
+        assert store.fault is None
 
 
 def test_bytes_are_kept_by_deleting_the_oldest_sets_over_all_cameras(tmp_path: Path) -> None:

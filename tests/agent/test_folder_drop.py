@@ -1,3 +1,4 @@
+import errno
 import os
 import threading
 import time
@@ -206,6 +207,59 @@ def test_picture_that_cannot_be_moved_is_stated_and_moved_with_the_next(drop: Dr
     (drop.folder / "inspected").unlink()
     drop.source.receipt()()
     assert names(drop.folder / "inspected") == ["a.png", "b.png"]
+
+
+def test_picture_that_alone_cannot_be_moved_holds_up_no_other(drop: Drop) -> None:
+    (drop.folder / "unreadable").write_text("a file where the folder should be")
+    (drop.folder / "a.png").write_bytes(b"no picture")
+    drop.look()
+    drop.look()
+    drop.clock.now_s += 6
+    with pytest.raises(ImageError):
+        drop.look()
+    with pytest.raises(SourceError, match=r"a\.png: .* cannot be moved to unreadable/"):
+        drop.source.receipt()()
+    for number in range(2):
+        drop.put(f"b{number}.png", mtime=100 + number)
+    drop.look()
+    for _ in range(2):
+        drop.look()
+        with pytest.raises(SourceError, match=r"a\.png: .* cannot be moved to unreadable/"):
+            drop.source.receipt()()
+    assert names(drop.folder / "inspected") == ["b0.png", "b1.png"]
+
+
+def test_folder_that_may_only_be_read_names_the_unit_s_setting(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    drop.put("a.png")
+    drop.look()
+    drop.look()
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(SourceError, match="ReadWritePaths"):
+        drop.source.receipt()()
+
+
+def test_link_that_leads_nowhere_holds_up_no_picture(drop: Drop) -> None:
+    (drop.folder / "circle.png").symlink_to("circle.png")
+    (drop.folder / "gone.png").symlink_to("nowhere.png")
+    drop.put("b.png", 20)
+    drop.look()
+    assert level(drop.look()) == 20
+
+
+def test_folder_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+    config = SourceConfig(source=str(tmp_path / "later"), trigger="folder")
+    source = make_source(config, may_come_later=True)
+    with pytest.raises(SourceError, match="cannot be listed"), source:
+        pass
+    (tmp_path / "later").mkdir()
+    with source:
+        assert source.read() is None
+    (tmp_path / "file").touch()
+    with pytest.raises(SourceError, match="no such folder to watch"):
+        make_source(SourceConfig(source=str(tmp_path / "file"), trigger="folder"), may_come_later=True)
 
 
 def test_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -189,6 +189,19 @@ def test_results_in_memory_move_to_disk_when_it_takes_them_again(
     assert [record.message.split(" (")[0] for record in caplog.records] == ["spool lost", "spool back"]
 
 
+def test_keep_tries_the_disk_at_once_and_counts_what_it_does_not_take(
+    outbox: Outbox, disk: FailingDisk, clock: Clock
+) -> None:
+    assert outbox.keep() == 0
+    disk.failing = {"append"}
+    first, *_ = add(outbox, *"abc")
+    take(outbox)
+    outbox.acknowledge(first)
+    assert (outbox.keep(), outbox.unsent) == (2, 2)
+    disk.failing = set()
+    assert (outbox.keep(), disk.count) == (0, 3)
+
+
 def test_oldest_is_given_up_and_counted_when_memory_is_full_too(
     outbox: Outbox, disk: FailingDisk, caplog: pytest.LogCaptureFixture
 ) -> None:

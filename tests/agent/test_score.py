@@ -191,3 +191,30 @@ def test_folder_that_cannot_be_listed_is_unknown_and_the_rest_is_scored(
     found = rows(capsys)
     assert [row["verdict"] for row in found] == ["unknown", "ok", "unknown"]
     assert all("cannot be read" in str(row["reason"]) for row in found if row["verdict"] == "unknown")
+
+
+def test_a_name_that_is_too_long_is_unknown_and_the_rest_is_scored(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = write_picture(tmp_path / "a.png", blot=False)
+    assert main(["score", f"{'x' * 300}.png", str(good), "--bundle", str(tiny_bundle), "--json"]) == 1
+    assert [row["verdict"] for row in rows(capsys)] == ["unknown", "ok"]
+
+
+def test_calibrate_names_the_pictures_that_it_leaves_out_on_one_line(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(5):
+        write_picture(tmp_path / f"{number}.png", blot=False)
+    cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((1, 1, 3), np.uint8))
+    (tmp_path / "dot.png").rename(tmp_path / "d\x1bot.png")
+    assert main(["calibrate", str(tmp_path), "--bundle", str(tiny_bundle)]) == 0
+    assert f"left out: {tmp_path}/d\\x1bot.png: the picture has 1x1 pixels" in capsys.readouterr().err
+
+
+def test_calibrate_refuses_a_rate_that_no_number_of_pictures_supports(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--bundle", str(tiny_bundle), "--false-reject-rate", "1e-320"]
+    assert main(["calibrate", str(tmp_path), *flags]) == 2
+    assert "is not between 1e-06 and 1" in capsys.readouterr().err

@@ -148,6 +148,11 @@ def test_off_needs_no_quotes(tmp_path: Path) -> None:
         ("cameras:\n- {name: a}\n", "a names neither camera nor source"),
         ("source: {camera: 0}\ncameras:\n- {name: a, source: x}\n", "source and cameras both name a camera"),
         ("cameras:\n- {name: a, source: x, treshold: 1}\n", ":2: cameras.0.treshold: "),
+        ("source: {fps: 5}\ncameras:\n- {name: a, source: x}\n", "source is not used beside cameras"),
+        (
+            "cameras:\n- {name: a, source: /x, trigger: folder}\n- {name: b, source: /x/y/.., trigger: folder}\n",
+            "/x is watched by more than one",
+        ),
         ("source: {camera: 0, trigger: folder}\n", "trigger: folder needs source"),
         ("mqtt:\n  tls: {ca_file: /x}\n", "tls is set, but broker is mqtt://localhost:1883"),
         ("mqtt:\n  broker: mqtts://b\n  tls: {cert_file: /x}\n", "cert_file and key_file go together"),
@@ -177,3 +182,22 @@ def test_a_camera_on_the_command_line_stands_for_all_of_the_file(tmp_path: Path)
     path = write(tmp_path, "cameras:\n- {name: a, source: x}\n- {name: b, source: y}\n")
     cameras = load_settings(path, {"source": {"camera": "3"}}).config.every_camera
     assert [(camera.name, camera.camera) for camera in cameras] == [("cam0", "3")]
+
+
+def test_other_flags_count_for_every_camera_of_the_file_whatever_it_says_itself(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "cameras:\n- {name: a, source: x, product: can, fps: 2, decision: {threshold: 0.9, hold_s: 2.0}}\n"
+        "- {name: b, source: y}\n",
+    )
+    flags = {"source": {"fps": 5.0, "loop": True}, "inference": {"product": "bottle"}, "decision": {"threshold": 0.1}}
+    first, second = load_settings(path, flags).config.every_camera
+    for camera in (first, second):
+        assert (camera.product, camera.fps, camera.loop) == ("bottle", 5.0, True)
+        assert camera.decision is not None and camera.decision.threshold == 0.1
+    assert first.decision is not None and first.decision.hold_s == 2.0
+
+
+def test_a_bundle_name_longer_than_a_file_s_is_a_fault_of_its_key(tmp_path: Path) -> None:
+    (fault,) = find_faults(load_settings(write(tmp_path, f"inference:\n  bundle: {'a' * 300}\n")))
+    assert "inference.bundle" in fault and "File name too long" in fault

@@ -295,6 +295,18 @@ def test_each_trigger_takes_the_next_picture_of_a_folder_and_the_end_answers_the
     ]
 
 
+def test_trigger_after_the_end_of_a_file_is_said_in_the_log(
+    rig: Callable[..., Rig], caplog: pytest.LogCaptureFixture
+) -> None:
+    line = rig(lossless=True)
+    line.capture.trigger("a")
+    line.source.hand(None)
+    line.thread.join(30)
+    line.capture.trigger("b")
+    assert line.capture.triggers_waiting == 0
+    assert "a trigger has no result: the source has ended" in caplog.text
+
+
 @pytest.mark.parametrize("trigger_id", ["", "x" * 129])
 def test_trigger_with_an_id_of_no_use_is_the_caller_s_mistake(rig: Callable[..., Rig], trigger_id: str) -> None:
     with pytest.raises(ValueError, match="1 to 128 characters"):

@@ -84,6 +84,23 @@ def test_good_bundle_takes_over_between_two_frames_and_stays_until_it_is_taken_b
         assert "Traceback" not in agent.output
 
 
+def test_reload_waits_for_the_end_of_a_probation(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, offered: Path
+) -> None:
+    broker = mosquitto()
+    write_parts(tmp_path / "parts")
+    change_manifest(copy_bundle(tiny_bundle, offered / "new"), version="0.0.2", products=["bottle", "object"])
+    with PlantOperator(broker.port) as operator, running(broker, tiny_bundle, tmp_path, fps=4) as agent:
+        operator.next_results(2)
+        assert operator.command("bundle", "new")["error"] is None
+        assert "still on its probation" in operator.command("reload")["error"]
+        agent.wait_for_output("has passed its probation", PATIENCE_S)
+        assert operator.command("reload")["error"] is None
+        agent.wait_for_output("starting anew", PATIENCE_S)
+        operator.wait_until_heard(starts=2)
+        assert "0.0.2" in json.loads(operator.payloads(f"{BASE}/bundle/state")[-1])["value"]
+
+
 def test_bundles_that_cannot_serve_are_refused_while_the_line_goes_on(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, offered: Path
 ) -> None:
