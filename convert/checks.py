@@ -81,18 +81,18 @@ def measure(
     precision: Precision,
 ) -> Parity:
     """The differences between torch and IR on the pictures of `--images`; judges nothing."""
+    from zsad_convert.labelled import evenly_spaced, is_mask
     from zsad_convert.parity import measure_parity
     from zsad_core.imaging import find_images
 
-    found = find_images(args.images)
-    step = max(1, len(found) // args.max_images)
+    found = [path for path in find_images(args.images) if not is_mask(path.relative_to(args.images))]
     map_tolerance, score_tolerance = TOLERANCES[precision]
     return measure_parity(
         detector,
         text,
         ir,
         prompts,
-        found[::step][: args.max_images],
+        evenly_spaced(found, args.max_images),
         source=args.images.name,
         map_tolerance=map_tolerance if args.map_tolerance is None else args.map_tolerance,
         score_tolerance=score_tolerance if args.score_tolerance is None else args.score_tolerance,

@@ -42,6 +42,13 @@ def verify(args: argparse.Namespace) -> None:
     method, made_of = checkpoint.detector.config.method, bundle.manifest.model.method
     if method != made_of:
         raise WeightsError(f"{args.bundle}: of {made_of}, the checkpoint is of {method}: it was not made from it")
+    config, facts = checkpoint.detector.config, bundle.manifest.model
+    for what, found, expected in (
+        ("input", config.backbone.input_hw, facts.input_hw),
+        ("taps", config.backbone.taps, facts.taps),
+    ):
+        if found != expected:
+            raise WeightsError(f"{args.bundle}: {what} {expected}, the checkpoint has {found}: it was not made from it")
     text = dict(checkpoint.text_embeddings)
     prompts = bundle.prompt_bank.embeddings if bundle.prompt_bank else {}
     wordings = {name: added.wording for name, added in bundle.manifest.added_products.items()}

@@ -74,6 +74,11 @@ def evenly_spaced(items: list[T], count: int) -> list[T]:
     return items if len(items) <= count else [items[index * len(items) // count] for index in range(count)]
 
 
+def is_mask(inside: Path) -> bool:
+    """Whether a file, by its path inside a data set's folder, is a mask and no picture."""
+    return any(part.startswith(MASKS) for part in inside.parts[:-1])
+
+
 def _of_category(folder: Path) -> list[Labelled]:
     found = []
     for defect in sorted(path for path in (folder / "test").iterdir() if path.is_dir()):

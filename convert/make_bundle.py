@@ -9,7 +9,7 @@ from zsad_core.errors import ConfigError
 from zsad_core.proof import Calibration, Gate, Precision, Variant
 from zsad_core.published_detector import add_checkpoint_flags, chosen_checkpoint
 
-VALIDATED = "high quantile of good validation pictures' scores, each training set weighing the same"
+VALIDATED = "high quantile of good validation pictures' scores, each product and the drawn pictures weighing the same"
 
 
 def add_commands(commands: Any) -> None:

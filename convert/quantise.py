@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from zsad_convert.gate import Metrics, given_to_graph
-from zsad_convert.labelled import MASKS, Labelled
+from zsad_convert.labelled import Labelled, is_mask
 from zsad_core.errors import ConfigError
 from zsad_core.imaging import find_images, read_image, resize_to_input
 from zsad_core.openvino_offline import import_openvino
@@ -54,7 +54,7 @@ def calibration_set(folders: Sequence[Path], count: int, products: Iterable[str]
     Raises:
         ConfigError: no pictures.
     """
-    found = [path for folder in folders for path in find_images(folder) if not _is_mask(path.relative_to(folder))]
+    found = [path for folder in folders for path in find_images(folder) if not is_mask(path.relative_to(folder))]
     if not found:
         raise ConfigError(f"--calibration: no pictures below {', '.join(map(str, folders))}")
     rng = np.random.default_rng(seed)
@@ -67,10 +67,6 @@ def calibration_set(folders: Sequence[Path], count: int, products: Iterable[str]
         record=Calibration(source=", ".join(folder.name for folder in folders), images=count, seed=seed),
         pictures=tuple((path, names[index % len(names)]) for index, path in enumerate(chosen)),
     )
-
-
-def _is_mask(inside: Path) -> bool:
-    return any(part.startswith(MASKS) for part in inside.parts[:-1])
 
 
 @dataclass(frozen=True, kw_only=True)

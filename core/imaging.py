@@ -57,6 +57,15 @@ def decode_image(encoded: np.ndarray, name: str) -> np.ndarray:
         ImageError: no picture, truncated, an animation or other set of pictures, or larger than `MAX_PIXELS`. Its text
             begins with `name`.
     """
+    image = _decoded(encoded, name)
+    try:
+        return to_bgr8(image)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+
+
+def _decoded(encoded: np.ndarray, name: str) -> np.ndarray:
+    """As `decode_image`, but of the file's own depth."""
     if fault := find_fault(encoded.tobytes()):
         raise ImageError(f"{name}: {fault}")
     try:
@@ -71,10 +80,7 @@ def decode_image(encoded: np.ndarray, name: str) -> np.ndarray:
         raise ImageError(f"{name}: holds more than one picture, of which only the first would be seen: split it")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
         raise ImageError(f"{name}: {image.shape[1]}x{image.shape[0]} pixels, at most {MAX_PIXELS} are read")
-    try:
-        return to_bgr8(image)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
+    return image
 
 
 def _read_file(path: Path) -> np.ndarray:
@@ -102,7 +108,8 @@ def read_mask(path: Path) -> np.ndarray:
         ImageError: the file cannot be read as a picture.
     """
     threshold = 127 if path.suffix.lower() in (".jpg", ".jpeg") else 0
-    brightest = np.maximum.reduce(cv2.split(read_image(path)))  # several times as fast as max(axis=2)
+    mask = _decoded(_read_file(path), str(path))  # not as 8 bits, in which a 1 of 16 bits is 0
+    brightest = np.maximum.reduce(cv2.split(mask))  # several times as fast as max(axis=2)
     return (brightest > threshold).astype(np.uint8)
 
 

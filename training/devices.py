@@ -18,8 +18,13 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device {name!r}: {error}. Use auto, cpu or cuda.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r}: this machine or this torch has no CUDA device. Use auto or cpu.")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r}: training runs on auto, cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name!r}: this machine, or this torch, has {torch.cuda.device_count()} CUDA devices. "
+            "Use auto or cpu, or one that is here."
+        )
     return device
 
 

@@ -105,10 +105,10 @@ def _student(config: "DistilConfig", parts: "Parts", device: Any) -> tuple[Any, 
 
     from zsad_training.start import build_detector
 
-    random.seed(config.seed)
+    text = embed(config.model.method, config.model.text_encoder, parts.products, str(device))
+    random.seed(config.seed)  # now, as in `zsad_training.train`
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
-    text = embed(config.model.method, config.model.text_encoder, parts.products, str(device))
     detector, earlier = build_detector(
         config.model,
         text_dim=len(next(iter(text.values()))),

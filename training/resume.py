@@ -29,8 +29,8 @@ def save_resume(path: Path, identity: str, contents: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def load_resume(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
-    """What `save_resume` wrote, on `device`; None where there is no file.
+def load_resume(path: Path, identity: str) -> dict[str, Any] | None:
+    """What `save_resume` wrote, in host memory; None where there is no file.
 
     Raises:
         WeightsError: it is cut or foreign.
@@ -39,7 +39,7 @@ def load_resume(path: Path, identity: str, device: torch.device) -> dict[str, An
     if not path.is_file():
         return None
     try:
-        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = saved["config"]
     except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: cannot be read, it is cut or foreign. Remove it to start over.") from error

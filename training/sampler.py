@@ -4,7 +4,6 @@ Item `index` is a function of (seed, index) alone, so a resumed run sees what an
 number of workers.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,9 +94,10 @@ class TrainingPictures(Dataset[Item]):
     ) -> None:
         if spec.synthetic_fraction > 0 and not textures:
             raise ValueError("synthetic pictures need a folder of textures")
-        self._classes: dict[str, dict[bool, list[Sample]]] = defaultdict(lambda: {False: [], True: []})
+        self._classes: dict[str, dict[bool, list[Sample]]] = {}  # the workers' processes get a copy
         for sample in samples:
-            self._classes[sample.dataset][sample.is_anomalous].append(sample)
+            classes = self._classes.setdefault(sample.dataset, {False: [], True: []})
+            classes[sample.is_anomalous].append(sample)
         self._datasets = sorted(self._classes)
         self._textures = textures
         self._spec = spec

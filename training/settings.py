@@ -65,7 +65,9 @@ def add_setting_flags(result: argparse.ArgumentParser, known_presets: list[str])
     result.add_argument(
         "--skip-data-check", action="store_true", help="do not decode every file before training begins"
     )
-    result.add_argument("--data-root", type=Path, help="folder that relative paths of --config start from")
+    result.add_argument(
+        "--data-root", type=Path, help="folder that relative paths of data sets and textures start from"
+    )
     result.add_argument("--textures", type=Path, help="folder <material>/<picture> of good textures, for synthesis")
     result.add_argument("--backbone", help="timm name of a ViT, ResNet or EfficientNet (default vit_tiny_patch16_224)")
     result.add_argument(

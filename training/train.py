@@ -38,11 +38,10 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
 
     device, seed = processes.device, config.seed
     parts = read_parts(config, check_data=check_data and processes.is_first)
-    random.seed(seed)
+    text = embed(config.model.method, config.model.text_encoder, parts.products, str(device))
+    random.seed(seed)  # now: a text encoder draws its first weights, when it is not loaded yet
     np.random.seed(seed)
     torch.manual_seed(seed)
-    text = embed(config.model.method, config.model.text_encoder, parts.products, str(device))
-
     detector, earlier = build_detector(
         config.model,
         text_dim=len(next(iter(text.values()))) if text else 1,

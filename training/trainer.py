@@ -2,7 +2,8 @@
 
 What it computes does not depend on how often it was killed, and but for rounding not on the number of processes or of
 parts that a batch is split into: an item is a function of (seed, index), a step's noise one of (seed, step), and every
-part's losses count by its share of the batch's pictures.
+part's losses count by its share of the batch's pictures. A decoder that is told distances is the exception: it
+normalises them by the mean and variance of each part, and keeps the first process's.
 """
 
 import logging
@@ -266,7 +267,7 @@ class Trainer:
         return self._config.identity() + self._objective.identity
 
     def _resume(self) -> None:
-        saved = load_resume(self._config.out / RESUME, self._identity(), self._device)
+        saved = load_resume(self._config.out / RESUME, self._identity())
         if saved is None:
             return
         self._state = State(**saved["state"])

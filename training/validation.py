@@ -23,7 +23,7 @@ _NO_FILE = Path("drawn")
 @dataclass(frozen=True, kw_only=True)
 class Validation:
     rows: list[EvaluationRow]
-    criterion: float  # mean over data sets of the mean of image AUROC and pixel AP; higher is better
+    criterion: float  # mean over data sets' products of the mean of image AUROC and pixel AP; higher is better
     threshold: float
     false_reject_rate: float  # measured, on the pictures that set the threshold
     region_level: float

@@ -81,6 +81,21 @@ def test_verify_passes_its_own_checkpoint_and_fails_another(exported, made, tmp_
     assert "torch and IR differ" in capsys.readouterr().err
 
 
+def test_verify_names_a_checkpoint_of_another_input_size(exported, made, tmp_path, capsys):
+    save_checkpoint(tmp_path / "other.safetensors", small_detector((96, 96)), text_embeddings(), record())
+    flags = ["--checkpoint", str(tmp_path / "other.safetensors"), "--images", str(made[1])]
+    assert main(["verify", str(exported[0]), *flags]) == 1
+    assert "input (64, 96), the checkpoint has (96, 96): it was not made from it" in capsys.readouterr().err
+
+
+def test_parity_is_measured_on_pictures_and_on_no_mask(made, tmp_path):
+    write_pictures(tmp_path / "set" / "plate" / "ground_truth" / "hole", count=4)
+    write_pictures(tmp_path / "set" / "plate" / "test" / "hole", count=3)
+    flags = ["--out", str(tmp_path / "bundle"), "--name", "small", "--images", str(tmp_path / "set")]
+    assert main(["export", str(made[0]), *flags]) == 0
+    assert load_bundle(tmp_path / "bundle").manifest.parity.images == 3
+
+
 def test_nothing_is_written_when_the_gate_fails(made, tmp_path, capsys):
     checkpoint, pictures, _ = made
     out = tmp_path / "bundle"

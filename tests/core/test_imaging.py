@@ -127,6 +127,14 @@ def test_mask_is_one_where_anything_but_black(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "mask.png").sum() == 1
 
 
+@pytest.mark.parametrize("value", [1, 200, 255, 256, 257, 65_535])
+def test_mask_of_16_bits_is_one_where_anything_but_black(tmp_path: Path, value: int) -> None:
+    mask = np.zeros((5, 6), np.uint16)
+    mask[2, 3] = value
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    assert read_mask(tmp_path / "mask.png").tolist() == (mask > 0).astype(int).tolist()
+
+
 def test_a_jpeg_mask_is_what_is_brighter_than_the_middle(tmp_path):
     mask = np.zeros((32, 32), np.uint8)
     mask[5:20, 7:23] = 255  # not at the edges of JPEG's blocks, so that its compression leaves marks beside it

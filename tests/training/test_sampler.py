@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 from mvtec_tree import make_mvtec_tree, make_textures
@@ -33,6 +35,14 @@ def test_an_item_depends_on_seed_and_index_alone(trees):
         np.testing.assert_array_equal(first[index].image_bgr, second[index].image_bgr)
         np.testing.assert_array_equal(first[index].mask, second[index].mask)
     assert any((pictures(trees, FULL, seed=1)[i].image_bgr.shape != first[i].image_bgr.shape) for i in range(0, 80, 8))
+
+
+def test_a_worker_of_another_process_draws_the_same(trees):
+    """Python 3.14 starts workers without forking, so that they get a pickled copy."""
+    first = pictures(trees, FULL)
+    copy = pickle.loads(pickle.dumps(first))
+    for index in (0, 9, 77):
+        np.testing.assert_array_equal(first[index].image_bgr, copy[index].image_bgr)
 
 
 def test_a_batch_has_one_size_and_batches_differ(trees):
