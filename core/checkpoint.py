@@ -1,6 +1,7 @@
 """A trained detector in one safetensors file: weights, config, the text embeddings it was trained with. No pickle."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def save_checkpoint(
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(tensors, partial, metadata=metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # `resume.pt`, written next, says that it is there
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{partial}: cannot be written: {error}") from error
     partial.replace(path)

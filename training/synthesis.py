@@ -35,7 +35,7 @@ def printed_picture(rng: Rng, size_hw: tuple[int, int]) -> Image:
     """
     height, width = size_hw
     plate = np.zeros((height, width), np.uint8)
-    pitch = int(min(size_hw) * np.exp(rng.uniform(np.log(0.03), np.log(0.12))))
+    pitch = max(1, int(min(size_hw) * np.exp(rng.uniform(np.log(0.03), np.log(0.12)))))
     thick = max(1, int(pitch * rng.uniform(0.15, 0.6)))
     for _ in range(int(rng.integers(4, 40))):  # tracks: runs of straight pieces on a grid, at 45 degrees
         point = np.array([rng.integers(0, width // pitch + 1), rng.integers(0, height // pitch + 1)]) * pitch

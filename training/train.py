@@ -99,6 +99,11 @@ def read_parts(config: "TrainConfig", *, check_data: bool) -> Parts:
         held_out, lambda one: one.image.name, lambda one: (one.dataset, one.is_anomalous), spec.max_per_class, seed
     )
     fit_textures, held_textures = split(textures, lambda one: one.material, spec.fraction, seed)
+    if textures and not fit_textures:
+        raise ValueError(
+            f"all {len(textures)} textures are held out for validation, of {len({one.material for one in textures})} "
+            f"materials: add materials, or lower --set validation.fraction (now {spec.fraction})"
+        )
     logger.info(
         "%d pictures to train on, %d to validate; textures: %d and %d",
         len(fit), len(held_out), len(fit_textures), len(held_textures),

@@ -73,6 +73,8 @@ def test_a_checkpoint_of_another_shape_is_refused(files):
     [
         ({"method": "visualad", "weights": None}, "is of ava_dino, the run of visualad: set --method ava_dino"),
         ({"backbone": "vit_small_patch16_224", "weights": None}, "set --backbone vit_tiny_patch16_224"),
+        ({"taps": (1, 4, 6, 8)}, "has the taps"),
+        ({"text_encoder": "open_clip:ViT-B-32"}, "set --text-encoder minilm"),
     ],
 )
 def test_a_checkpoint_of_another_method_or_backbone_says_what_to_set(files, changes, said):

@@ -68,6 +68,12 @@ def test_a_printed_picture_has_two_colours_and_both_can_be_seen():
         assert np.abs(ground - print_).max() >= 15 or len(colours) > 2
 
 
+@pytest.mark.parametrize("side", [16, 33])
+def test_a_printed_picture_may_be_small(side: int):
+    for seed in range(20):
+        assert printed_picture(np.random.default_rng(seed), (side, side)).shape == (side, side, 3)
+
+
 def test_anomalies_of_edges_have_a_colour_of_the_picture():
     alike = []
     for seed in range(40):
