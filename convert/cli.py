@@ -45,7 +45,7 @@ def verify(args: argparse.Namespace) -> None:
     config, facts = checkpoint.detector.config, bundle.manifest.model
     for what, found, expected in (
         ("input", config.backbone.input_hw, facts.input_hw),
-        ("taps", config.backbone.taps, facts.taps),
+        ("taps", tuple(checkpoint.detector.backbone.taps), facts.taps),
     ):
         if found != expected:
             raise WeightsError(f"{args.bundle}: {what} {expected}, the checkpoint has {found}: it was not made from it")

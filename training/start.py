@@ -79,10 +79,9 @@ def _start_from(detector: Detector, path: Path) -> dict[str, Any]:
     if found.backbone.name.split(".")[0] != wanted.backbone.name.split(".")[0]:
         name = found.backbone.name
         raise WeightsError(f"{path}: has the backbone {name}, the run {wanted.backbone.name}: set --backbone {name}")
-    if found.backbone.taps != wanted.backbone.taps:
-        raise WeightsError(
-            f"{path}: has the taps {found.backbone.taps}, the run {wanted.backbone.taps}, whose tokens it does not know"
-        )
+    taps, wanted_taps = earlier.detector.backbone.taps, detector.backbone.taps
+    if taps != wanted_taps:
+        raise WeightsError(f"{path}: has the taps {taps}, the run {wanted_taps}, whose tokens it does not know")
     if earlier.detector.needs_text and found.text_encoder != wanted.text_encoder:
         raise WeightsError(
             f"{path}: has the text encoder {found.text_encoder}, the run {wanted.text_encoder}: "
