@@ -191,7 +191,10 @@ class BundleStore:
 
     def prune(self) -> None:
         """Removes the copies that `selected.json` does not name."""
-        selection = self._read(_SELECTED, Selection)
+        unknown: list[str] = []
+        selection = self._read(_SELECTED, Selection, unknown)
+        if unknown:  # which copy starts is to run cannot be told now; at the next time it may be
+            return
         named = {selection.current, selection.previous} if selection else set()
         with contextlib.suppress(OSError):  # no folder yet
             for path in self._folder.iterdir():

@@ -94,7 +94,7 @@ class CrashReports:
             path = self._folder / _report_name(os.getpid())
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write("".join(text).encode("utf-8", "backslashreplace"))
-            self._keep_newest()
+            self._keep_newest(path)
 
     def _make_head(self) -> str:
         versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
@@ -161,8 +161,10 @@ class CrashReports:
         """Oldest first."""
         return sorted(self._folder.glob("[0-9]*Z-*.txt"))
 
-    def _keep_newest(self) -> None:
-        for path in self._reports()[:-MAX_REPORTS]:
+    def _keep_newest(self, new: Path | None = None) -> None:
+        """`new`, just written, stays whatever its name says: the clock may not be set yet."""
+        others = [path for path in self._reports() if path != new]
+        for path in others[: max(0, len(others) + (new is not None) - MAX_REPORTS)]:
             path.unlink(missing_ok=True)
 
 

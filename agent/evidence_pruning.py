@@ -35,6 +35,7 @@ class Ledger:
         self._bytes_of: dict[str, int] = {}  # by date, oldest first
         self._loaded = ""
         self._sets: deque[EvidenceSet] = deque()  # of the date `_loaded`
+        self._held: set[tuple[str, str]] = set()  # cameras and dates of which nothing can be deleted
 
     @property
     def bytes(self) -> int:
@@ -75,7 +76,7 @@ class Ledger:
             OSError: the folder cannot be read.
         """
         if self._loaded != day or not self._sets:
-            cameras = evidence_files.cameras_in(self._folder)
+            cameras = [name for name in evidence_files.cameras_in(self._folder) if (name, day) not in self._held]
             sets = [found for camera in cameras for found in evidence_files.sets_of(self._folder, camera, day)]
             self._loaded, self._sets = day, deque(sorted(sets, key=lambda found: found.place.stem))
             self._bytes_of[day] = sum(found.size for found in sets)
@@ -92,17 +93,28 @@ class Ledger:
             OSError: the disk gives errors or is read-only.
         """
         try:
-            found = self.first(day)
-            if found is None:
-                return None
-            evidence_files.delete_set(self._folder, found)
-        except PermissionError as error:  # somebody took it into their own hands: the others must still go
+            while (found := self.first(day)) is not None:
+                if self._deleted(found):
+                    self._sets.popleft()
+                    self._bytes_of[day] = max(0, self._bytes_of[day] - found.size)
+                    return found.size
+        except PermissionError as error:  # somebody took the date's folder into their own hands
             logger.warning("evidence of %s in %s cannot be deleted: %s", day, self._folder, error.strerror)
             self._bytes_of.pop(day, None)
-            return None
-        self._sets.popleft()
-        self._bytes_of[day] = max(0, self._bytes_of[day] - found.size)
-        return found.size
+        return None
+
+    def _deleted(self, found: EvidenceSet) -> bool:
+        """False where a camera's sets of that date may not be deleted: they count no more, the others must still go."""
+        try:
+            evidence_files.delete_set(self._folder, found)
+        except PermissionError as error:
+            camera, day = found.place.camera, found.place.date
+            self._held.add((camera, day))
+            self._loaded = ""
+            said = "evidence %s/%s/%s cannot be deleted, and counts no more: %s"
+            logger.warning(said, self._folder, camera, day, error.strerror)
+            return False
+        return True
 
     def _camera_days(self) -> list[tuple[str, str]]:
         pairs = []
@@ -213,11 +225,12 @@ class Pruner:
         """
         for day in self._ledger.dates:
             while size > 0 and not self._stop():
+                before = self._ledger.bytes
                 deleted = self._ledger.delete_first(day)
+                size -= before - self._ledger.bytes  # and not what was deleted alone: some may count no more
                 if deleted is None:
                     break
                 self.pruned += 1
-                size -= deleted
 
     def delete_aged(self) -> None:
         """Deletes what is older than `max_days`, as far as the clock may be relied on. To be called every minute.

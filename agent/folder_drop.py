@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -23,6 +24,8 @@ _MAKE_ROOM = "Make room, or let this user write there"
 _WHAT_TO_DO = {
     errno.EROFS: "Let the service write there: systemctl edit zsad-agent, then [Service] and ReadWritePaths=THE FOLDER"
 }
+MOST_MOVED_AT_ONCE = 20  # of those that could not be moved before
+MAX_NAME_BYTES = 255  # of a file's name, on Linux
 INSPECTED, UNREADABLE = "inspected", "unreadable"  # the folders inside, where pictures go
 
 
@@ -152,18 +155,19 @@ class FolderDropSource:
 
     def _settle(self, path: Path, signature: _Signature, into: str) -> None:
         with self._lock:
-            self._unmoved[path] = (signature, into)
+            self._unmoved.pop(path, None)
+            tried = [(path, (signature, into)), *islice(self._unmoved.items(), MOST_MOVED_AT_ONCE)]
             faults: list[tuple[Path, str, OSError]] = []
-            for waiting, (known, folder) in list(self._unmoved.items()):
+            for waiting, (known, folder) in tried:
+                self._unmoved.pop(waiting, None)
                 try:
                     _move(waiting, known, waiting.parent / folder)
                 except OSError as error:  # of this picture alone, maybe: the others go on
                     faults.append((waiting, folder, error))
-                else:
-                    del self._unmoved[waiting]
+                    self._unmoved[waiting] = (known, folder)  # behind those that were not tried now
         if faults:
             first, folder, fault = faults[0]
-            others = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+            others = f", and {len(self._unmoved) - 1} more" if len(self._unmoved) > 1 else ""
             raise SourceError(
                 f"{first}{others}: its result is safe, but it cannot be moved to {folder}/: "
                 f"{fault.strerror or fault}. {_WHAT_TO_DO.get(fault.errno or 0, _MAKE_ROOM)}"
@@ -189,6 +193,12 @@ def _is_taken(name: str, folder_fd: int) -> bool:
     return True
 
 
+def _cut(name: str, most_bytes: int) -> str:
+    while len(os.fsencode(name)) > most_bytes:
+        name = name[:-1]
+    return name
+
+
 def _move(path: Path, signature: _Signature, folder: Path) -> None:
     """Into `folder`, under a name that no file there has. Nothing if the file went or another took its name."""
     if _signature(path) != signature:
@@ -199,7 +209,8 @@ def _move(path: Path, signature: _Signature, folder: Path) -> None:
         name, number = path.name, 0
         while _is_taken(name, fd):
             counted = f"-{number}" if number else ""
-            name = f"{path.stem}-{signature.mtime_ns}{counted}{path.suffix}"
+            ending = f"-{signature.mtime_ns}{counted}{path.suffix}"
+            name = _cut(path.stem, MAX_NAME_BYTES - len(os.fsencode(ending))) + ending
             number += 1
         os.rename(path, name, dst_dir_fd=fd)
     finally:

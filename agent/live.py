@@ -42,7 +42,7 @@ class LivePictures:
                 return False
             self._waiting[entry_id] = (topic, jpeg)
             self._bytes += len(jpeg)
-            while self._bytes > self._max_bytes:
+            while self._bytes > self._max_bytes and len(self._waiting) > 1:  # one alone may be larger
                 _, (_, oldest) = self._waiting.popitem(last=False)
                 self._bytes -= len(oldest)
                 self._dropped += 1

@@ -96,6 +96,12 @@ class Outbox:
         with self._lock:
             return max(0, self._spool.count + len(self._memory) - len(self._acknowledged))
 
+    @property
+    def safe(self) -> bool:
+        """Whether no result waits in memory alone."""
+        with self._lock:
+            return all(entry.id in self._acknowledged for entry in self._memory)
+
     def keep(self) -> int:
         """Tries the disk once more; how many results are not on it, which go with the process."""
         with self._lock:
@@ -298,7 +304,8 @@ class Outbox:
         moved = self._attempt("append", lambda: self._spool.append(entries, pictures or ()))
         if moved:
             self._memory.clear()
-            self.losses.over(Cause.DISK)
+            if self.losses.is_going_on(Cause.DISK) and not self._spool.disk_is_low:
+                self.losses.over(Cause.DISK)
         return moved
 
     def _delete_acknowledged(self) -> None:

@@ -29,7 +29,7 @@ class PictureHealth:
 
     - Black, overexposed, frozen or of another size than what is known of the camera is in pixels of: the frame at hand
       is no picture of a part.
-    - Moved, another scene, out of focus: when `CONFIRM_LOOKS` looks in a row say so.
+    - Moved, another scene, out of focus: when `CONFIRM_LOOKS` looks in a row find something, be it each time another.
     - Once stated, every frame is unknown until as many looks in a row find nothing.
 
     Frozen is the same picture bit for bit, which a sensor's noise rules out. A stream that is compressed hard can
@@ -45,6 +45,7 @@ class PictureHealth:
         self._state: Finding | None = None
         self._streak: Finding | None = None  # of the latest look
         self._streak_looks = 0
+        self._ill_looks = 0  # in a row that found anything
         self._held: np.ndarray | None = None  # the picture that a frozen camera would repeat
         self._held_since_s = 0.0
         self._repeats = 0
@@ -87,7 +88,10 @@ class PictureHealth:
         same = kind == (self._streak.kind if self._streak is not None else None)
         self._streak_looks = self._streak_looks + 1 if same else 1
         self._streak = finding
-        if self._streak_looks >= CONFIRM_LOOKS and kind != (self._state.kind if self._state is not None else None):
+        self._ill_looks = self._ill_looks + 1 if finding is not None else 0
+        stated = self._state.kind if self._state is not None else None
+        swings = stated is None and self._ill_looks >= CONFIRM_LOOKS  # such a camera is found otherwise each time
+        if swings or (self._streak_looks >= CONFIRM_LOOKS and kind != stated):
             self._state = finding
 
     def _frozen(self, image_bgr: np.ndarray, now_s: float) -> Finding | None:

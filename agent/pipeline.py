@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 WAIT_S = 0.25  # longest wait of a stage before it gives a sign of life again
 CONCLUSION_PLACES = 4  # inspected pictures that may wait for the disk
 MOST_AT_ONCE = CONCLUSION_PLACES + 1  # results that one wait for the disk makes durable
+MOST_UNSETTLED = 10_000  # pictures of a watched folder whose results the disk does not take; of more the oldest stay
 SHARED = ("inference", "publishing")  # the threads that serve every line
 
 
@@ -34,6 +36,10 @@ class BatchSink(Sink, Protocol):
     """A sink that takes several results for the price of one, because it waits for the disk."""
 
     def accept_all(self, results: Sequence[tuple[dict[str, Any], bytes | None]]) -> None: ...
+
+    @property
+    def safe(self) -> bool:
+        """Whether nothing that it accepted would be lost if the process were killed now."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +105,7 @@ class Pipeline:
         self._halt = threading.Event()  # no further picture goes to the model, though one may wait
         self._inspected: Handover[tuple[Line, Inspected]] = Handover(CONCLUSION_PLACES)
         self._signs_s: dict[str, float] = {}
+        self._unsettled: deque[Callable[[], None]] = deque(maxlen=MOST_UNSETTLED)
         bodies = {f"capture-{line.name}": line.capture.run for line in lines}
         bodies |= {"inference": self._infer, "publishing": self._conclude}
         self._threads = {
@@ -155,7 +162,7 @@ class Pipeline:
         Waiting for pictures is a sign of life: a missing camera is no reason to restart.
         """
         for name in SHARED:
-            silent_s = self._clock() - self._signs_s[name]
+            silent_s = self._clock() - self._signs_s.get(name, self._clock())  # not started yet
             if self._threads[name].is_alive() and silent_s > limit_s:
                 return f"{name} has not moved for {silent_s:.0f} s"
         return None
@@ -202,8 +209,10 @@ class Pipeline:
                 try:
                     concluded = self._inspected.get(WAIT_S)
                 except SlotClosed:
+                    self._settle()
                     return
                 if concluded is None:
+                    self._settle()
                     continue
                 self._conclude_with_waiting(concluded)
         finally:
@@ -241,4 +250,11 @@ class Pipeline:
             if self._evidence is not None:
                 self._evidence.keep(result, item.image_bgr if isinstance(item, Frame) else None, heatmap)
             if item.done is not None:
-                item.done()
+                self._unsettled.append(item.done)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Tells those who wait for it that their results are safe; while the disk takes none, they are not."""
+        if self._unsettled and all(sink.safe for sink in self._sinks if isinstance(sink, BatchSink)):
+            while self._unsettled:
+                self._unsettled.popleft()()

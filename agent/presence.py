@@ -65,6 +65,7 @@ class Presence:
             try:
                 with self._source:
                     self.begin_anew()
+                    self._start_s = 0.0
                     read()
             except SourceError as error:
                 self._state_lost(str(error))
@@ -96,7 +97,7 @@ class Presence:
 
     def begin_anew(self) -> None:
         """The time without a sign counts from now."""
-        self._last_sign_s, self._start_s = self._clock(), 0.0
+        self._last_sign_s = self._clock()
 
     def _state_lost(self, reason: str) -> None:
         def say() -> None:

@@ -266,6 +266,11 @@ class Publisher:
             self._settled.wait_for(self._all_sent, timeout_s)
         return self._outbox.unsent
 
+    @property
+    def safe(self) -> bool:
+        """Whether all results that were accepted are in the spool, or with the broker."""
+        return self._outbox.safe
+
     def keep(self) -> int:
         """How many results can neither be sent nor kept, and are lost when the process ends; counted as given up."""
         lost = self._outbox.keep()

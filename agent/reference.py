@@ -16,6 +16,7 @@ from zsad_agent.scene import (
     SMALL_WIDTH,
     SURE_MATCH,
     TILE,
+    small_height,
     tile_energies,
     tile_match,
     tile_stds,
@@ -166,7 +167,9 @@ def _from_arrays(arrays: dict[str, Any]) -> Reference:
     shape = background.shape
     if len(shape) != 2 or shape[1] != SMALL_WIDTH or shape[0] < TILE or stable.shape != shape:
         raise ValueError(f"background {shape} and stable {stable.shape} are not of one size, 160 wide")
-    if energies.shape != _tiles_rc(background) or width < 1 or height < 1:
+    if min(width, height) < 1 or shape[0] != small_height(height, width):
+        raise ValueError(f"background {shape} is not of a frame of {width}x{height}")
+    if energies.shape != _tiles_rc(background):
         raise ValueError(f"energies {energies.shape} for a frame of {width}x{height}")
     energy = float(arrays["whole_energy"])
     if not (np.isfinite(background).all() and np.isfinite(energies).all() and np.isfinite(energy)):

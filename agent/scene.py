@@ -46,6 +46,15 @@ class Position:
         return math.hypot(*self.shift_xy) / SMALL_WIDTH
 
 
+def small_height(height: int, width: int) -> int:
+    """Pixels: of the small view of a frame of that size."""
+    step = max(1, width // (2 * MEDIUM_WIDTH))
+    height, width = -(-height // step), -(-width // step)
+    if width > MEDIUM_WIDTH:
+        height, width = max(1, round(height * MEDIUM_WIDTH / width)), MEDIUM_WIDTH
+    return max(TILE, round(height * SMALL_WIDTH / width))
+
+
 def views(image_bgr: np.ndarray) -> Views:
     """Both views of a frame, uint8 BGR [H, W, 3]."""
     step = max(1, image_bgr.shape[1] // (2 * MEDIUM_WIDTH))  # of a 4K frame every third pixel is enough
@@ -54,8 +63,9 @@ def views(image_bgr: np.ndarray) -> Views:
     if width > MEDIUM_WIDTH:
         height, width = max(1, round(height * MEDIUM_WIDTH / width)), MEDIUM_WIDTH
         grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
-    small_wh = (SMALL_WIDTH, max(TILE, round(height * SMALL_WIDTH / width)))
-    small = cv2.resize(grey, small_wh, interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.resize(grey, (SMALL_WIDTH, small_height(*image_bgr.shape[:2])), interpolation=cv2.INTER_AREA).astype(
+        np.float32
+    )
     return Views(grey.astype(np.float32), cv2.GaussianBlur(small, (0, 0), 1.0))
 
 

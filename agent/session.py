@@ -164,7 +164,7 @@ class Session:
         """One picture beside the window; none while the broker is suspected of not taking what comes."""
         held = self._held_until_s is not None or self._probing or self._exchange.sizes.careful
         held = held or time.monotonic() < self._evidence_held_until_s
-        if held or len(self._in_flight) >= self._link.receive_maximum - 1:
+        if held or len(self._in_flight) >= max(1, self._link.receive_maximum - 1):
             return
         picture = self._exchange.outbox.take_picture()
         if picture is None:

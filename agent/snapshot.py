@@ -58,4 +58,6 @@ def what_is_missing(snapshot: AgentSnapshot) -> list[str]:
     ]
     if not snapshot.broker.connected:
         missing.append(f"broker: {snapshot.broker.reason or 'not connected'}")
+    elif snapshot.broker.reason:
+        missing.append(f"broker: {snapshot.broker.reason}")
     return missing

@@ -241,6 +241,11 @@ class Spool:
             spool_rows.expired(db, "pictures", before_s, EXPIRY_BATCH),
         )
 
+    @property
+    def disk_is_low(self) -> bool:
+        """Whether pictures are given up for the room that results may need, or would soon be again."""
+        return self._disk_free(self.path.parent) < 2 * LOW_DISK_BYTES
+
     def _note(self, dropped: _Dropped) -> None:
         """Counts and says what went, after the commit."""
         why = {

@@ -26,6 +26,8 @@ BUSY_S = 0.25  # longest wait for another program that holds the file: `accept` 
 WAL_PAGES = 4_000  # a commit checkpoints by itself only in a burst that `sync` does not keep up with
 WAL_KEPT_BYTES = 4_000_000  # what the log shrinks to after such a burst
 RESCUE_BATCH = 1000  # entries in memory at a time while a damaged file is read
+MOST_RESCUES = 3  # starts that read one damaged file: where it takes longer than the watchdog waits, none ends it
+_RESCUE = "-rescue"  # a file of this ending beside a damaged one: not all of it has been read yet
 KEPT_ASIDE = 5  # damaged files: a disk that breaks every new one must not fill up with them
 SHRINK_PAGES = 256  # given back to the disk at a time
 SLACK_PAGES = 1024  # that stay for the results to come
@@ -58,6 +60,7 @@ class SpoolFile:
         self._sync_db: sqlite3.Connection | None = None
         self._unsynced = False
         self._clock_runs = False
+        self._looked_for_rescue = False
 
     def start(self) -> None:
         """A file that cannot be used now is tried again with every use.
@@ -105,6 +108,10 @@ class SpoolFile:
                 done = "opened"
             try:
                 try:
+                    if not self._looked_for_rescue:
+                        self._db = self._db or self._open()
+                        self._looked_for_rescue = True
+                        self._go_on_with_rescue()
                     return self._attempt(work, writes, durable)
                 except sqlite3.DatabaseError as error:
                     if not spool_rows.is_damage(error):
@@ -279,8 +286,12 @@ class SpoolFile:
             raise SpoolError(f"{self.path}: damaged ({damage}) and cannot be set aside: {error.strerror}") from error
         logger.error("spool %s is damaged (%s): set aside as %s, a new one is started", self.path, damage, aside.name)
         before = self.state.results
+        with contextlib.suppress(OSError):  # without it a rescue that is cut short is not gone on with
+            Path(f"{aside}{_RESCUE}").touch()
         self._open()
         rescued, hindered = self._rescue(aside)
+        with contextlib.suppress(OSError):
+            Path(f"{aside}{_RESCUE}").unlink()
         logger.warning(
             "spool %s: %d results were read out of the damaged file and are kept%s%s; its evidence pictures are not",
             self.path,
@@ -288,6 +299,22 @@ class SpoolFile:
             f", of {before}" if before else "",
             f", the rest stays in {aside.name} ({hindered})" if hindered else "",
         )
+
+    def _go_on_with_rescue(self) -> None:
+        """Of a damaged file out of which an earlier process was still reading when it ended."""
+        for mark in sorted(self.path.parent.glob(f"{self.path.name}.corrupt-*{_RESCUE}")):
+            aside = Path(str(mark).removesuffix(_RESCUE))
+            tries = mark.stat().st_size
+            if tries >= MOST_RESCUES:
+                logger.error("spool %s: given up reading %s after %d tries", self.path, aside.name, tries)
+                mark.unlink()
+                continue
+            with mark.open("a") as file:
+                file.write("x")  # one for each try: it may be what ends the process
+            rescued, hindered = self._rescue(aside)
+            said = "spool %s: went on reading the damaged %s: %d results are there%s"
+            logger.warning(said, self.path, aside.name, rescued, f"; the rest stays ({hindered})" if hindered else "")
+            mark.unlink()
 
     def _rescue(self, aside: Path) -> tuple[int, str | None]:
         """How many results were brought over, and what kept the others from it if anything did."""
@@ -309,10 +336,13 @@ class SpoolFile:
         """A name for what is damaged; of many such files the oldest go."""
         name = f"{self.path.name}.corrupt-"
         old = sorted(
-            {str(file).removesuffix("-wal").removesuffix("-shm") for file in self.path.parent.glob(f"{name}*")}
+            {
+                str(file).removesuffix("-wal").removesuffix("-shm").removesuffix(_RESCUE)
+                for file in self.path.parent.glob(f"{name}*")
+            }
         )
         for file in old[: -KEPT_ASIDE + 1]:
-            for suffix in ("", "-wal", "-shm"):
+            for suffix in ("", "-wal", "-shm", _RESCUE):
                 Path(f"{file}{suffix}").unlink(missing_ok=True)
         return self.path.parent / f"{name}{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 1_000_000:06}"
 

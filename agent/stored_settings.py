@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "settings.json"  # in the state folder
 MAX_FILE_BYTES = 4_000_000
+CLOCK_WAS_AHEAD_S = 3600.0  # what this device remembers of commands cannot lie further in the future
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 CommandId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
 
@@ -137,7 +138,10 @@ class StoredSettings:
                 encoded = file.read(MAX_FILE_BYTES + 1)
             if len(encoded) > MAX_FILE_BYTES:
                 raise ValueError(f"more than {MAX_FILE_BYTES} bytes")
-            return _Content.model_validate_json(encoded)
+            content = _Content.model_validate_json(encoded)
+            if content.forgotten_up_to_s > now_s + CLOCK_WAS_AHEAD_S:  # else no command would be taken until then
+                content = content.model_copy(update={"forgotten_up_to_s": now_s})
+            return content
         except FileNotFoundError:
             pass
         except OSError as error:

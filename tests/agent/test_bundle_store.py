@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -85,6 +86,20 @@ def test_the_one_before_is_kept_and_those_before_it_go(device: Device) -> None:
     assert device.stored() == {second.sha256, third.sha256}
     assert first.sha256 not in device.stored()
     assert json.loads((device.folder / "selected.json").read_text())["previous"] == second.sha256
+
+
+def test_a_selection_that_cannot_be_read_just_now_costs_no_bundle(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    new = device.switch_to(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse)
+        device.store.prune()
+    assert new.sha256 in device.stored()
+    assert device.start()[0] == "1"
 
 
 def test_selecting_what_runs_already_keeps_the_one_before(device: Device) -> None:

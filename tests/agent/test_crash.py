@@ -134,6 +134,16 @@ for _ in range(50):
     assert sum(not name.startswith("2020") for name in names) == 6  # five, and the notes
 
 
+def test_report_of_a_device_whose_clock_is_not_set_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "crash").mkdir()
+    for number in range(MAX_REPORTS):
+        (tmp_path / "crash" / f"20990101T0000{number:02}.000000Z-1.txt").write_text("")
+    run(tmp_path, "1 / 0", code=1)
+    names = [path.name for path in reports_in(tmp_path)]
+    assert len(names) == MAX_REPORTS
+    assert sum(not name.startswith("2099") for name in names) == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\0garbage", b"run: \n", b"Fatal\n" * 3])
 def test_damaged_files_are_no_error(tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / "crash"

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from zsad_agent import evidence_files
 from zsad_agent.config import EvidenceConfig
 from zsad_agent.evidence import RETRY_S, EvidenceStore
 from zsad_agent.evidence_files import EvidenceSet, Place, delete_set, write_set
@@ -202,6 +204,26 @@ def test_bytes_are_kept_by_deleting_the_oldest_sets_over_all_cameras(tmp_path: P
     assert (pruner.bytes, pruner.pruned) == (600_000, 2)
     assert [name[:12] for name in files(tmp_path)] == ["a/2026-11-20", "b/2026-11-21"]
     assert not (tmp_path / "a/2026-11-18").exists()
+
+
+def test_sets_that_cannot_be_deleted_hold_up_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(folder: Path, found: EvidenceSet) -> None:
+        if found.place.camera == "a":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        delete(folder, found)
+
+    for hour in range(10, 15):
+        for camera in ("a", "b"):
+            put_set(tmp_path, "2026-11-20", f"{hour}0000.000", size=300_000, camera=camera)
+    delete = evidence_files.delete_set
+    monkeypatch.setattr(evidence_files, "delete_set", refuse)
+    pruner = pruner_at(Clock(), tmp_path, max_bytes=1_000_000)
+    pruner.make_room(100_000)
+    assert (pruner.bytes, pruner.pruned) == (900_000, 2)
+    assert [name[:1] for name in files(tmp_path)] == ["a"] * 5 + ["b"] * 3
+    assert caplog.text.count("cannot be deleted, and counts no more") == 1
 
 
 def test_only_our_files_are_counted_and_deleted_and_no_link_is_followed(tmp_path: Path) -> None:

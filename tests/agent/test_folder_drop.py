@@ -171,6 +171,17 @@ def test_picture_of_a_name_that_came_before_is_moved_beside_it(drop: Drop) -> No
     assert kept == [10, 20, 30]
 
 
+def test_long_name_that_came_before_is_cut_to_fit(drop: Drop) -> None:
+    name = "ä" * 125 + ".png"  # 254 bytes
+    for _ in range(2):
+        drop.put(name)
+        drop.look()
+        assert drop.look() is not None
+        drop.source.receipt()()
+    moved = names(drop.folder / "inspected")
+    assert len(moved) == 2 and all(len(os.fsencode(one)) <= 255 for one in moved)
+
+
 def test_picture_that_took_the_name_of_one_in_work_is_inspected_itself(drop: Drop) -> None:
     drop.put("a.png", 10)
     drop.look()

@@ -170,6 +170,8 @@ def test_ready_names_every_reason() -> None:
     assert what_is_missing(AGENT) == [cam1]
     assert what_is_missing(replace(AGENT, cameras={"cam0": AGENT.cameras["cam0"]})) == []
     lost = replace(AGENT.broker, connected=False, reason="no answer")
+    refusing = replace(AGENT, cameras={"cam0": AGENT.cameras["cam0"]}, broker=replace(AGENT.broker, reason="refused"))
+    assert what_is_missing(refusing) == ["broker: refused"]
     assert what_is_missing(replace(AGENT, bundle=None, broker=lost)) == [
         "the model is not loaded",
         cam1,

@@ -10,6 +10,7 @@ import pytest
 from zsad_agent.camera_config import HealthConfig
 from zsad_agent.picture_health import CONFIRM_LOOKS, REFERENCE_EVERY_S, PictureHealth
 from zsad_agent.reference import Reference, load_reference, make_reference, save_reference
+from zsad_agent.scene import small_height, views
 from zsad_agent.take_reference import describe, take_reference
 from zsad_core.errors import ConfigError, ImageError, SourceError
 
@@ -176,6 +177,21 @@ def test_camera_that_sees_something_else_is_stated_after_three_looks(
     assert all(said in str(reason) for reason in reasons[CONFIRM_LOOKS - 1 :]), reasons
 
 
+def test_camera_that_swings_is_stated_though_each_look_finds_something_else(reference: Reference) -> None:
+    line = Line()
+    health = PictureHealth(HealthConfig(), reference)
+    found = [line.frame(shift_xy=(32, 0)), line.frame(machine=draw_machine(2)), line.frame(blur=3.0)] * 4
+    reasons = judge(health, [*found, *(line.frame() for _ in range(2 * CONFIRM_LOOKS))])
+    assert reasons[: CONFIRM_LOOKS - 1] == [None] * (CONFIRM_LOOKS - 1)
+    assert all(reasons[CONFIRM_LOOKS - 1 : len(found)])
+    assert reasons[-1] is None
+
+
+@pytest.mark.parametrize("wh", [(60, 40), (160, 90), (640, 360), (641, 361), (1280, 720), (1920, 1081), (4096, 33)])
+def test_height_of_the_small_view_is_known_beforehand(wh: tuple[int, int]) -> None:
+    assert views(np.zeros((wh[1], wh[0], 3), np.uint8)).small.shape == (small_height(wh[1], wh[0]), 160)
+
+
 def test_frames_between_two_comparisons_do_not_confirm_anything(reference: Reference) -> None:
     line = Line()
     health = PictureHealth(HealthConfig(), reference)
@@ -306,6 +322,8 @@ def test_reference_cut_or_damaged_anywhere_is_a_config_error_or_reads_the_same(
         ("stable", np.ones((5, 160), np.bool_)),
         ("energies", np.zeros((3, 3), np.float32)),
         ("frame_wh", np.array([0, 360])),
+        ("frame_wh", np.array([640, 640])),
+        ("frame_wh", np.array([2**40, 2**40])),
         ("background", np.array([{"an": "object"}], object)),
         ("padding", np.zeros(5_000_000, np.uint8)),
     ],

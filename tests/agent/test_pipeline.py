@@ -4,16 +4,19 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
 import cv2
 import jsonschema
 import numpy as np
 import pytest
+from mqtt_listener import wait_until
 
 from zsad_agent.camera_config import SourceConfig
 from zsad_agent.capture import Capture, Captured, Fault
 from zsad_agent.config import HeatmapConfig
+from zsad_agent.folder_drop import FolderDropSource
 from zsad_agent.inspection import Identity, Inspected, Inspector
 from zsad_agent.message import result_json_schema
 from zsad_agent.model_in_use import Model, ModelInUse
@@ -161,12 +164,36 @@ class SlowDisk(ListSink):
         super().__init__()
         self.batches: list[int] = []
         self.five_wait = threading.Event()
+        self.safe = True
 
     def accept_all(self, results: list[tuple[dict[str, Any], bytes | None]]) -> None:
         assert self.five_wait.wait(10)
         self.batches.append(len(results))
         for result, heatmap in results:
             self.accept(result, heatmap)
+
+
+class UnsafeSink(ListSink):
+    """Takes results as a publisher does whose disk takes none."""
+
+    safe = False
+
+    def accept_all(self, results: list[tuple[dict[str, Any], bytes | None]]) -> None:
+        for result, heatmap in results:
+            self.accept(result, heatmap)
+
+
+def test_a_picture_is_settled_when_its_result_is_on_the_disk_and_not_before(tmp_path: Path) -> None:
+    sink = UnsafeSink()
+    cv2.imwrite(str(tmp_path / "a.png"), BRIGHT)
+    line = FakeLine(FolderDropSource(tmp_path), sink=sink)  # type: ignore[arg-type]
+    line.pipeline.start()
+    wait_until(lambda: len(sink.results) == 1)
+    time.sleep(0.6)  # the publishing thread looks every 0.25 s
+    assert (tmp_path / "a.png").exists()
+    sink.safe = True
+    wait_until(lambda: (tmp_path / "inspected" / "a.png").exists())
+    line.pipeline.stop()
 
 
 def test_what_waits_for_a_slow_disk_is_handed_to_it_at_once_and_in_order() -> None:

@@ -60,6 +60,12 @@ def test_first_opening_may_take_the_time_that_its_process_needs(start_s: float) 
     assert bench.wait(0.2) == ["degraded"]
 
 
+def test_a_resume_before_the_first_opening_leaves_it_its_time() -> None:
+    bench = Bench(start_s=10.0)
+    bench.presence.begin_anew()
+    assert bench.wait(14.9) == []
+
+
 def test_time_without_a_frame_counts_from_the_opening() -> None:
     bench = Bench(start_s=10.0)
     bench.now_s += 14.0

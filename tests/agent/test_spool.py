@@ -1,4 +1,5 @@
 import contextlib
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -15,7 +16,8 @@ import pytest
 
 from zsad_agent.spool import THIS_RUN, Spool
 from zsad_agent.spool_clock import SpoolClock
-from zsad_agent.spool_rows import Entry, Picture
+from zsad_agent.spool_file import SpoolFile
+from zsad_agent.spool_rows import Entry, Picture, State
 from zsad_core.errors import SpoolError
 
 
@@ -199,6 +201,50 @@ def test_damaged_file_is_set_aside_and_what_can_be_read_is_kept(
     assert [file.read_bytes() for file in aside] == [damaged]
     assert aside[0].name in caplog.text
     assert f"{len(rescued)} results were read out of the damaged file" in caplog.text
+
+
+def open_and_die(path: Path, results: int) -> None:
+    """In a process of its own, which ends when it has read so many results out of a damaged file."""
+
+    def killed(self: SpoolFile, entries: list[Entry], db: sqlite3.Connection, state: State) -> None:
+        if state.results >= results:
+            os._exit(9)
+        insert(self, entries, db, state)
+
+    def run() -> None:
+        SpoolFile._insert = killed  # type: ignore[method-assign]
+        with Spool(path, max_results=10_000) as spool:
+            bodies(spool)
+
+    insert = SpoolFile._insert
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9
+
+
+def test_rescue_that_was_cut_short_goes_on_at_the_next_start(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(path, 5000)
+    overwrite_middle(path)
+    for results in (2000, 3000):
+        open_and_die(path, results)
+    for _ in range(2):
+        with Spool(path, max_results=10_000) as spool:
+            assert 4900 < len(bodies(spool)) == spool.count < 5000
+    assert caplog.text.count("went on reading the damaged") == 1
+    assert not [file for file in corrupt_files(path) if file.name.endswith("-rescue")]
+
+
+def test_rescue_that_ends_every_process_is_given_up(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(path, 5000)
+    overwrite_middle(path)
+    for _ in range(4):
+        open_and_die(path, 0)
+    with Spool(path, max_results=10_000) as spool:
+        assert bodies(spool) == []
+        assert put(spool, "after")
+    assert "given up reading" in caplog.text
+    assert len([file for file in corrupt_files(path) if file.name[-1].isdigit()]) == 1
 
 
 def test_damage_that_shows_while_running_does_not_stop_the_queue(path: Path) -> None:

@@ -33,6 +33,12 @@ def test_settings_and_ids_come_back_after_a_restart(tmp_path: Path) -> None:
     assert [path.name for path in stored.path.parent.iterdir()] == ["settings.json"]
 
 
+def test_a_clock_that_was_years_ahead_once_bars_no_command_afterwards(tmp_path: Path) -> None:
+    ahead = StoredSettings(tmp_path / "settings.json", clock=lambda: NOW_S + 2e8)
+    assert ahead.save()
+    assert StoredSettings(ahead.path, clock=lambda: NOW_S).seen.forgotten_up_to_s == NOW_S
+
+
 VALID = {"format": 1, "cameras": {}, "seen": {}, "forgotten_up_to_s": 0.0}
 
 
