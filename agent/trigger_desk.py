@@ -37,7 +37,7 @@ class TriggerDesk:
         self._clock = clock
         self._queue = TriggerQueue()
         self._flooded = False
-        self._lock = threading.Lock()  # over the two below, and over a trigger being let in while one of them turns
+        self._lock = threading.Lock()  # over the three below, and over a trigger being let in while one of them turns
         self._lost: str | None = None  # why
         self._paused = False
         self._ended: str | None = None  # why nobody answers any more
@@ -61,12 +61,12 @@ class TriggerDesk:
             raise ValueError(f"{self._status.camera} is not triggered by messages (trigger: {self._mode})")
         if trigger_id is not None and not 1 <= len(trigger_id) <= MAX_ID_CHARACTERS:
             raise ValueError(f"a trigger's id has 1 to {MAX_ID_CHARACTERS} characters, not {len(trigger_id)}")
-        if self._ended is not None:
-            logger.warning("%s: a trigger has no result: %s", self._status.camera, self._ended)
-            return
         if self._is_flooded():
             return
         with self._lock:
+            if self._ended is not None:
+                logger.warning("%s: a trigger has no result: %s", self._status.camera, self._ended)
+                return
             full = self._queue.pending + self._out.waiting >= MAX_WAITING
             refused = self._no_picture() or (f"too many triggers waiting, {MAX_WAITING}" if full else None)
             trigger = Trigger(trigger_id, self._clock(), refused)
@@ -109,7 +109,8 @@ class TriggerDesk:
 
     def end(self, reason: str) -> None:
         """As `answer_waiting`, and whoever comes later is told in the log alone: the camera gives no more results."""
-        self._ended = reason
+        with self._lock:
+            self._ended = reason
         self.answer_waiting(reason)
 
     def turns_of(self, began_s: float) -> list[Trigger]:

@@ -494,6 +494,15 @@ def test_evidence_is_kept_by_verdict_and_goes_out_after_its_result(
         assert (spool.count, spool.picture_count) == (0, 0)
 
 
+def test_evidence_reaches_a_broker_that_takes_one_message_at_a_time(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+    broker = mosquitto(extra="max_inflight_messages 1")
+    with publishing(broker.url, tmp_path, pictures="rejects") as publisher:
+        for number in range(3):
+            publisher.accept(result(number), jpeg_of(number))
+        assert publisher.flush(15) == 0
+        assert (publisher.stats.evidence_unsent, publisher.stats.evidence_acknowledged) == (0, 3)
+
+
 def test_picture_too_large_for_the_broker_is_given_up_and_holds_up_no_result(
     mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
