@@ -34,7 +34,7 @@ def alone_in(root: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[boo
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        lock = os.open(root / _LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)  # of any user
     except OSError as error:
         logger.warning("cache of compiled models %s: %s; the model is compiled at every start", root, error.strerror)
         yield False
