@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from zsad_core.pixel_metrics import AUPRO_MAX_FPR, PixelMetrics
+from zsad_core.judging import AUPRO_MAX_FPR, PixelMetrics
 
 CATEGORIES, PICTURES, DEFECTIVE, SIDE = 15, 1725, 1258, 512
 THRESHOLDS = 200

@@ -6,7 +6,7 @@
 Each picture is turned by a multiple of 90 degrees, and its mask with it; gamma is 0.74 to 1.35, gain 0.6 to 1.4, blue
 and red are up to 10 % apart from green each, a Gaussian blurs by up to 1.2 px, noise has a standard deviation of up to
 6 levels. The name of a picture draws its conditions, so that the copies are the same each time. These are not the
-changes that pictures go through in training (`zsad_training.synthesis.photometric`), on which a model trained with them
+changes that pictures go through in training (`zsad_training.pictures.photometric`), on which a model trained with them
 would be tested on what it learnt. Written in the layout of MVTec AD. Exit codes: 0 done, 1 a data set cannot be read, 2
 bad usage.
 """
@@ -19,8 +19,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from zsad_core.data import raise_faults, scan_dataset
 from zsad_core.errors import ZsadError
-from zsad_training.reader import raise_faults, scan_dataset
 
 LEAST_BLUR_PX = 0.2
 

@@ -60,7 +60,7 @@ SGEMM = Contender(name="sgemm", kind="sgemm", what=f"OpenVINO, float32, {SGEMM_S
 
 def frames() -> list[np.ndarray]:
     """uint8 BGR [720, 1280, 3]: the pictures of the demo at a camera's size."""
-    from zsad_core.imaging import read_image
+    from zsad_core.picture import read_image
 
     return [cv2.resize(read_image(path), FRAME_WH) for path in sorted(PICTURES.glob("*.jpg"))[:4]]
 
@@ -133,9 +133,9 @@ def _bundle_path(contender: Contender, folder: Path) -> Path:
 def _load_bundle(path: Path, cache: Path, threads: int) -> Predict:
     """As the daemon does it."""
     from zsad_agent.config import InferenceConfig
-    from zsad_agent.inference import Detector
-    from zsad_agent.memory import give_back_memory
-    from zsad_core.prompts import GENERIC_PRODUCT
+    from zsad_agent.model import Detector
+    from zsad_agent.system import give_back_memory
+    from zsad_core.bundle import GENERIC_PRODUCT
 
     cv2.setNumThreads(1)
     bundle: Bundle = load_bundle(path)
@@ -180,15 +180,12 @@ def _options(threads: int) -> dict[str, Any]:
 def _build_vit(backbone_name: str, out: Path) -> None:
     import torch
 
-    from zsad_convert.bundle_writer import write_bundle
+    from zsad_convert.bundle import write_bundle
     from zsad_convert.export import prompt_arrays, serialise, to_openvino
-    from zsad_convert.parity import measure_parity
-    from zsad_core.backbone import BackboneConfig
-    from zsad_core.backbones import build_backbone
-    from zsad_core.bundle import ModelFacts, Threshold
-    from zsad_core.detector import Detector, DetectorConfig
-    from zsad_core.prompts import GENERIC_PRODUCT
-    from zsad_core.proof import Variant
+    from zsad_convert.gate import measure_parity
+    from zsad_core.backbones import BackboneConfig, build_backbone
+    from zsad_core.bundle import GENERIC_PRODUCT, ModelFacts, Threshold, Variant
+    from zsad_core.model import Detector, DetectorConfig
 
     torch.manual_seed(0)
     size = (VIT_SIDE, VIT_SIDE)
@@ -231,7 +228,7 @@ def _anomalib_ir(folder: Path) -> Path:
 def _prepare_for_anomalib() -> None:
     """It is imported as this project imports the same libraries: offline, whatever build of torchvision there is."""
     import_openvino()
-    from zsad_core.torchvision_ops import ensure_torchvision_imports  # imports torch, which the agent does without
+    from zsad_core.backbones import ensure_torchvision_imports
 
     ensure_torchvision_imports()
 
@@ -272,7 +269,7 @@ def _load_anomalib(xml: Path, threads: int) -> Predict:
     _prepare_for_anomalib()
     from anomalib.deploy import OpenVINOInferencer
 
-    from zsad_core.imaging import resize_to_input
+    from zsad_core.picture import resize_to_input
 
     cv2.setNumThreads(1)
     inferencer = OpenVINOInferencer(path=xml, device="CPU", config=_options(threads))

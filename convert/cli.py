@@ -5,12 +5,13 @@ import logging
 import sys
 from pathlib import Path
 
-from zsad_convert import make_bundle, model_card, prompt_bank, sign
-from zsad_convert.checks import add_parity_flags, measure, refuse
+from zsad_convert import make_bundle, prompt_bank, sign
+from zsad_convert.bundle import card as model_card
+from zsad_convert.gate import add_parity_flags, measure, refuse
+from zsad_core.bundle import Precision
 from zsad_core.command import guarded
 from zsad_core.errors import WeightsError
-from zsad_core.proof import Precision
-from zsad_core.published_detector import add_published_flags, chosen_checkpoint
+from zsad_core.model import add_published_flags, chosen_checkpoint
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,9 +34,9 @@ def parser() -> argparse.ArgumentParser:
 
 def verify(args: argparse.Namespace) -> None:
     """Compares each model of a bundle with the checkpoint that it was made from."""
-    from zsad_convert.parity import parity_faults
+    from zsad_convert.gate import parity_faults
     from zsad_core.bundle import load_bundle
-    from zsad_core.text_encoder import embed_products, load_text_encoder
+    from zsad_core.text import embed_products, load_text_encoder
 
     bundle = load_bundle(args.bundle)
     checkpoint = chosen_checkpoint(args)

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zsad_core.backbone import plain_attention
-from zsad_core.backbones import AnyBackbone, build_backbone, take_size
-from zsad_core.detector import Detector, DeviceGraph
+from zsad_core.backbones import AnyBackbone, build_backbone, plain_attention, take_size
+from zsad_core.model import Detector, DeviceGraph
 from zsad_core.openvino_offline import import_openvino
 
 logger = logging.getLogger(__name__)

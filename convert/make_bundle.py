@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from zsad_convert.checks import add_gate_flags, add_parity_flags, count, passed, unit
+from zsad_convert.gate import add_gate_flags, add_parity_flags, count, passed, unit
+from zsad_core.bundle import Calibration, Gate, Precision, Variant
 from zsad_core.errors import ConfigError
-from zsad_core.proof import Calibration, Gate, Precision, Variant
-from zsad_core.published_detector import add_checkpoint_flags, chosen_checkpoint
+from zsad_core.model import add_checkpoint_flags, chosen_checkpoint
 
 VALIDATED = "high quantile of good validation pictures' scores, each product and the drawn pictures weighing the same"
 
@@ -76,10 +76,11 @@ def run(args: argparse.Namespace, command_line: str) -> None:
     Raises:
         ZsadError: which flag, file or weights are wrong, or that a graph answers otherwise than torch.
     """
-    from zsad_convert.bundle_writer import write_bundle
+    from zsad_convert.bundle import write_bundle
     from zsad_convert.export import prompt_arrays, serialise, to_openvino
-    from zsad_core.bundle import Evaluation, ModelFacts, ScoreRule, Threshold
-    from zsad_core.text_side import text_side_bytes
+    from zsad_core.bundle import Evaluation, ModelFacts, Threshold
+    from zsad_core.facts import ScoreRule
+    from zsad_core.text import text_side_bytes
 
     checkpoint = chosen_checkpoint(args)
     record, detector, config = checkpoint.record, checkpoint.detector, checkpoint.detector.config
@@ -138,9 +139,9 @@ def run(args: argparse.Namespace, command_line: str) -> None:
 
 def _quantised(args: argparse.Namespace, graph: Any, detector: Any, prompts: Any) -> tuple[Any, Calibration]:
     """(graph in int8, what it was calibrated on)."""
-    from zsad_convert.labelled import labelled_pictures
+    from zsad_convert.gate import labelled_pictures
     from zsad_convert.quantise import AccuracyControl, calibration_set, quantise
-    from zsad_core.backbone import Backbone
+    from zsad_core.backbones import Backbone
 
     if args.accuracy_aware and not args.gate_data:
         raise ConfigError("--accuracy-aware measures on labelled pictures: name some with --gate-data")
@@ -177,8 +178,8 @@ def _tell(one: Variant) -> None:
 
 def _embeddings(args: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
     """Product -> [T, 2]: those trained on, the generic one and what `--products` adds."""
-    from zsad_core.prompts import GENERIC_PRODUCT
-    from zsad_core.text_encoder import embed_products, load_text_encoder
+    from zsad_core.bundle import GENERIC_PRODUCT
+    from zsad_core.text import embed_products, load_text_encoder
 
     detector = checkpoint.detector
     text = dict(checkpoint.text_embeddings)
@@ -191,8 +192,8 @@ def _embeddings(args: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
 
 
 def _licences(record: dict[str, Any], config: Any, needs_text: bool) -> "tuple[Any, ...]":
-    from zsad_core.bundle import Licence
-    from zsad_core.weights_licences import backbone_licence, text_licence
+    from zsad_core.facts import Licence
+    from zsad_core.weights import backbone_licence, text_licence
 
     of_data = [Licence.model_validate(licence) for licence in record["licences"]]
     backbone = backbone_licence(config.backbone.name, config.backbone_weights)

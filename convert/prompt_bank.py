@@ -10,23 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from zsad_convert.bundle_rewrite import rewrite_bundle
-from zsad_convert.bundle_writer import manifest_bytes
-from zsad_convert.model_card import MODEL_CARD, model_card
+from zsad_convert.bundle import MODEL_CARD, manifest_bytes, model_card, rewrite_bundle
 from zsad_core.bundle import (
+    GENERIC_PRODUCT,
     MANIFEST,
     MAX_FILE_BYTES,
+    PAPERS_WORDING,
     PROMPTS,
     TEXT_SIDE,
     AddedProduct,
     Bundle,
+    ProductName,
+    PromptBank,
+    Wording,
+    bundle_reader,
     is_signed,
     load_bundle,
+    product_name,
 )
-from zsad_core.bundle_files import bundle_reader
 from zsad_core.config import StrictModel, read_yaml, validate
 from zsad_core.errors import BundleError, ConfigError, WeightsError, some
-from zsad_core.prompts import GENERIC_PRODUCT, PAPERS_WORDING, ProductName, PromptBank, Wording, product_name
 
 # How far the generic product's vectors, made anew, may be from the bundle's, relative to their length: room for the
 # rounding of another device's text tower, none for another head or tower, whose vectors have nothing in common.
@@ -86,7 +89,7 @@ def run(args: argparse.Namespace, command_line: str, load_encoder: Callable[[str
     Args:
         args: of the command that `add_command` adds.
         command_line: for the manifest.
-        load_encoder: instead of `zsad_core.text_encoder.load_text_encoder`.
+        load_encoder: instead of `zsad_core.text.load_text_encoder`.
 
     Raises:
         ZsadError: which flag, file, bundle or weights are wrong, and how.
@@ -173,7 +176,7 @@ def make_prompts(
     from tqdm import tqdm
 
     from zsad_convert.export import prompt_arrays
-    from zsad_core.text_encoder import embed_products
+    from zsad_core.text import embed_products
 
     text = embed_products(encoder, [GENERIC_PRODUCT])
     width, found = head.config.text_dim, len(text[GENERIC_PRODUCT])
@@ -222,7 +225,7 @@ def _to_add(args: argparse.Namespace) -> dict[str, Wording]:
 
 
 def _load_encoder(name: str) -> Callable[[list[str]], np.ndarray]:
-    from zsad_core.text_encoder import load_text_encoder
+    from zsad_core.text import load_text_encoder
 
     return load_text_encoder(name)
 
@@ -230,7 +233,7 @@ def _load_encoder(name: str) -> Callable[[list[str]], np.ndarray]:
 def _text_side(bundle: Bundle, checkpoint: Path | None) -> tuple[Any, str]:
     """(head, its file)."""
     if checkpoint is not None:
-        from zsad_core.checkpoint import load_checkpoint
+        from zsad_core.model import load_checkpoint
 
         detector = load_checkpoint(checkpoint).detector
         if not detector.needs_text:
@@ -240,7 +243,7 @@ def _text_side(bundle: Bundle, checkpoint: Path | None) -> tuple[Any, str]:
         raise BundleError(
             f"{bundle.path}: holds no {TEXT_SIDE}, which embeds products. Name what it was made from with --checkpoint."
         )
-    from zsad_core.text_side import load_text_side
+    from zsad_core.text import load_text_side
 
     source = f"{bundle.path}/{TEXT_SIDE}"
     return load_text_side(bundle_reader(bundle.path, MANIFEST)(TEXT_SIDE, MAX_FILE_BYTES), source), source

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from zsad_convert.gate import Metrics, given_to_graph
-from zsad_convert.labelled import Labelled, is_mask
+from zsad_convert.gate import Labelled, Metrics, given_to_graph, is_mask
+from zsad_core.bundle import Calibration
 from zsad_core.errors import ConfigError
-from zsad_core.imaging import find_images, read_image, resize_to_input
 from zsad_core.openvino_offline import import_openvino
-from zsad_core.proof import Calibration
+from zsad_core.picture import find_images, read_image, resize_to_input
 
 # Kept in float, by their names in the graph. Patches of a calm picture differ by little more than the steps of an int8
 # patch embedding, and are divided by their deviation later. Measured on unseen pictures (ksdd) with a trained ViT-Ti at

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsad_convert.bundle_rewrite import rewrite_bundle
-from zsad_core.bundle import load_bundle, read_manifest
+from zsad_convert.bundle import rewrite_bundle
+from zsad_core.bundle import SIGNATURE, key_id, load_bundle, read_key_file, read_manifest, sign_manifest
 from zsad_core.errors import ConfigError
-from zsad_core.signature import SIGNATURE, key_id, read_key_file, sign_manifest
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

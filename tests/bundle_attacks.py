@@ -9,8 +9,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from zsad_core.bundle import MANIFEST
-from zsad_core.signature import SIGNATURE, TrustedKey, key_id, sign_manifest
+from zsad_core.bundle import MANIFEST, SIGNATURE, TrustedKey, key_id, sign_manifest
 
 
 def make_key(number: int) -> Ed25519PrivateKey:

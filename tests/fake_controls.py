@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from zsad_agent.bundle_update import Outcome, UpdateState
+from zsad_agent.model import Outcome, UpdateState
 from zsad_core.errors import BundleError, ConfigError, ProductError
 
 CONFIG_THRESHOLD, CONFIG_PRODUCT = 0.5, "object"

@@ -10,7 +10,7 @@ PRODUCTS = ("object", "plate", "material0", "material1", "material2")
 
 
 def distil_config(data: Path, out: Path, *, optimisation: object = (), model: object = (), **distillation: object):
-    from zsad_training.distil_config import DistilConfig
+    from zsad_training.distil import DistilConfig
 
     return DistilConfig.model_validate(
         {
@@ -41,7 +41,7 @@ def small_teacher(config, method: str = "ava_dino"):
     import torch
     from small_model import small_detector
 
-    from zsad_training.teacher import Teacher
+    from zsad_training.distil import Teacher
 
     features = config.distillation.features
     return Teacher(
@@ -56,7 +56,7 @@ def small_student(config):
     import torch
     from small_model import TEXT_DIM
 
-    from zsad_training.start import build_detector
+    from zsad_training.run import build_detector
 
     torch.manual_seed(11)
     return build_detector(config.model, text_dim=TEXT_DIM, plain=True)[0]
@@ -65,8 +65,8 @@ def small_student(config):
 def small_pictures(config):
     from one_dataset import read_dataset
 
-    from zsad_training.distil_pictures import DistilPictures, read_unlabelled
-    from zsad_training.sampler import find_textures
+    from zsad_training.distil import DistilPictures, read_unlabelled
+    from zsad_training.pictures import find_textures
 
     samples = [sample for sample in read_dataset(config.datasets[0].path) if sample.product == "plate"]
     textures = find_textures(config.textures.path)
@@ -79,12 +79,9 @@ def small_distiller(config, teacher=None):
     import torch
     from one_dataset import read_dataset
 
-    from zsad_training.distil_objective import DistilObjective
-    from zsad_training.distil_pictures import collate_distil
-    from zsad_training.processes import Processes
-    from zsad_training.teacher import KeptAnswers
-    from zsad_training.trainer import Trainer
-    from zsad_training.validation import ValidationPictures
+    from zsad_training.distil import DistilObjective, KeptAnswers, collate_distil
+    from zsad_training.measure import ValidationPictures
+    from zsad_training.run import Processes, Trainer
 
     teacher = teacher or small_teacher(config)
     if config.distillation.cache:

@@ -13,9 +13,9 @@ def small_detector(input_hw: tuple[int, int] = (64, 96), method: str = "ava_dino
     """A ViT-Ti/16 of random weights, 12 blocks deep, with a narrow head; not square on purpose."""
     import torch
 
-    from zsad_core.backbone import Backbone, BackboneConfig
-    from zsad_core.detector import Detector, DetectorConfig
-    from zsad_core.scoring import ScoreConfig
+    from zsad_core.backbones import Backbone, BackboneConfig
+    from zsad_core.heads import ScoreConfig
+    from zsad_core.model import Detector, DetectorConfig
 
     torch.manual_seed(5)
     backbone = BackboneConfig(name="vit_tiny_patch16_224", input_hw=input_hw, taps=(2, 4, 6, 8))

@@ -37,11 +37,9 @@ def small_trainer(settings, validation: object = None, cache: Path | None = None
     from one_dataset import read_dataset
     from small_model import small_detector, text_embeddings
 
-    from zsad_training.feature_cache import FeatureCache
-    from zsad_training.processes import Processes
-    from zsad_training.sampler import TrainingPictures, find_textures
-    from zsad_training.trainer import Trainer
-    from zsad_training.validation import ValidationPictures
+    from zsad_training.measure import ValidationPictures
+    from zsad_training.pictures import TrainingPictures, find_textures
+    from zsad_training.run import FeatureCache, Processes, Trainer
 
     samples = read_dataset(settings.datasets[0].path)
     samples = [sample for sample in samples if sample.product == "plate"]

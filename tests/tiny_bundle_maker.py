@@ -18,13 +18,14 @@ from zsad_core.bundle import (
     MODEL_BIN,
     MODEL_XML,
     PROMPTS,
-    Licence,
     Manifest,
     ModelFacts,
+    Parity,
     Threshold,
+    Variant,
 )
+from zsad_core.facts import Licence
 from zsad_core.openvino_offline import import_openvino
-from zsad_core.proof import Parity, Variant
 
 INPUT_HW = (64, 64)
 PROMPT_SHAPE = (2, 2, 8)

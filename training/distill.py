@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsad_core.command import guarded
-from zsad_training.distil_settings import load_teacher, parser, read_distil_config
+from zsad_training.distil import load_teacher, parser, read_distil_config
 from zsad_training.train import embed, make_record, read_parts
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from zsad_core.checkpoint import Checkpoint
-    from zsad_core.detector import DetectorConfig
-    from zsad_training.distil_config import DistilConfig
-    from zsad_training.processes import Processes
-    from zsad_training.teacher import KeptAnswers, Teacher
+    from zsad_core.model import Checkpoint, DetectorConfig
+    from zsad_training.distil import DistilConfig, KeptAnswers, Teacher
+    from zsad_training.measure import ValidationPictures
+    from zsad_training.run import Processes
     from zsad_training.train import Parts
-    from zsad_training.validation import ValidationPictures
 
 logger = logging.getLogger("zsad_training")
 
@@ -49,10 +47,9 @@ def distil(
     Returns:
         The path of the student's best checkpoint, and the table of teacher and student, which the first process has.
     """
-    from zsad_training.distil_objective import DistilObjective
-    from zsad_training.distil_pictures import DistilPictures, collate_distil, read_unlabelled
-    from zsad_training.trainer import Trainer
-    from zsad_training.validation import ValidationPictures
+    from zsad_training.distil import DistilObjective, DistilPictures, collate_distil, read_unlabelled
+    from zsad_training.measure import ValidationPictures
+    from zsad_training.run import Trainer
 
     device, spec = processes.device, config.distillation
     checks = check_data and processes.is_first
@@ -87,8 +84,8 @@ def distil(
 
 
 def _teacher(config: "DistilConfig", checkpoint: "Checkpoint", parts: "Parts", device: Any) -> "Teacher":
-    from zsad_core.prompts import GENERIC_PRODUCT
-    from zsad_training.teacher import Teacher
+    from zsad_core.bundle import GENERIC_PRODUCT
+    from zsad_training.distil import Teacher
 
     model, features = checkpoint.detector.config, config.distillation.features
     text = checkpoint.text_embeddings
@@ -103,7 +100,7 @@ def _student(config: "DistilConfig", parts: "Parts", device: Any) -> tuple[Any, 
     import numpy as np
     import torch
 
-    from zsad_training.start import build_detector
+    from zsad_training.run import build_detector
 
     text = embed(config.model.method, config.model.text_encoder, parts.products, str(device))
     random.seed(config.seed)  # now, as in `zsad_training.train`
@@ -118,7 +115,7 @@ def _student(config: "DistilConfig", parts: "Parts", device: Any) -> tuple[Any, 
 
 
 def _with_cache(teacher: "Teacher", config: "DistilConfig") -> "KeptAnswers":
-    from zsad_training.teacher import KeptAnswers
+    from zsad_training.distil import KeptAnswers
 
     spec = config.distillation
     assert spec.cache is not None
@@ -163,7 +160,7 @@ def with_teacher(record: dict[str, Any], config: "DistilConfig", teacher: "Check
 
 def _weights_licences(model: "DetectorConfig") -> list[dict[str, Any]]:
     from zsad_core.methods import METHODS_WITH_TEXT
-    from zsad_core.weights_licences import backbone_licence, text_licence
+    from zsad_core.weights import backbone_licence, text_licence
 
     backbone = backbone_licence(model.backbone.name, model.backbone_weights)
     text = text_licence(model.text_encoder) if model.method in METHODS_WITH_TEXT else None
@@ -173,9 +170,9 @@ def _weights_licences(model: "DetectorConfig") -> list[dict[str, Any]]:
 
 def _compare(best: Path, teacher: "Teacher", validation: "ValidationPictures", identity: str) -> str:
     """The table, which it also leaves beside the checkpoint; the teacher is measured once in a run's life."""
-    from zsad_core.bundle import EvaluationRow
-    from zsad_core.checkpoint import load_checkpoint
-    from zsad_training.distil_table import comparison, kept_rows
+    from zsad_core.facts import EvaluationRow
+    from zsad_core.model import load_checkpoint
+    from zsad_training.distil import comparison, kept_rows
 
     student = [EvaluationRow.model_validate(row) for row in load_checkpoint(best).record["validation"]]
     theirs = kept_rows(
@@ -189,7 +186,7 @@ def _compare(best: Path, teacher: "Teacher", validation: "ValidationPictures", i
 
 
 def _run(args: "Namespace", command: str) -> None:
-    from zsad_training.processes import join_processes
+    from zsad_training.run import join_processes
 
     config = read_distil_config(args)
     with join_processes(config.device) as processes:

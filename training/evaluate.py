@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from zsad_core.command import guarded
+from zsad_core.data import LayoutName
 from zsad_core.errors import ConfigError
 from zsad_core.methods import METHODS_WITH_TEXT
-from zsad_core.published_detector import add_checkpoint_flags, chosen_checkpoint
-from zsad_training.layouts import LayoutName
+from zsad_core.model import add_checkpoint_flags, chosen_checkpoint
 
 if TYPE_CHECKING:
     from zsad_core.bundle import Evaluation
-    from zsad_core.detector import Detector
-    from zsad_training.predict import Group, Tally
-    from zsad_training.sheet import Sheets
+    from zsad_core.model import Detector
+    from zsad_training.measure import Group, Sheets, Tally
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,12 +62,11 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Evaluates, prints and writes the tables."""
     from zsad_core.bundle import Evaluation
-    from zsad_core.text_encoder import embed_products, load_text_encoder
+    from zsad_core.text import embed_products, load_text_encoder
     from zsad_training.config import DatasetSpec
-    from zsad_training.data_check import read_datasets
-    from zsad_training.devices import pick_device
-    from zsad_training.predict import evaluate_groups, mean_row, score_pictures, tally_groups
-    from zsad_training.sheet import Sheets
+    from zsad_training.measure import Sheets, evaluate_groups, mean_row, score_pictures, tally_groups
+    from zsad_training.pictures import read_datasets
+    from zsad_training.run import pick_device
 
     if args.report:
         args.report.mkdir(parents=True, exist_ok=True)
@@ -123,7 +121,7 @@ def set_map_weights(detector: "Detector", **weights: float | None) -> str:
         ConfigError: a weight does not suit it.
     """
     from zsad_core.config import validate
-    from zsad_core.decoder import DecoderConfig
+    from zsad_core.heads import DecoderConfig
 
     given = {name: value for name, value in weights.items() if value is not None}
     if not given:
@@ -143,7 +141,7 @@ def set_smaller_sizes(detector: "Detector", sides: list[int] | None) -> None:
     Raises:
         ConfigError: a size does not suit the detector.
     """
-    from zsad_core.detector import check_smaller
+    from zsad_core.model import check_smaller
 
     if sides is None:
         return
@@ -157,8 +155,7 @@ def set_smaller_sizes(detector: "Detector", sides: list[int] | None) -> None:
 
 def draw_report(folder: Path, tallies: "Mapping[Group, Tally]", sheets: "Sheets") -> None:
     """A sheet of pictures and a plot of curves for each data set and product."""
-    from zsad_training.plots import draw_curves
-    from zsad_training.sheet import write_sheet
+    from zsad_training.measure import draw_curves, write_sheet
 
     for group, tally in tallies.items():
         stem = re.sub(r"[^\w.-]", "_", "-".join(group))
@@ -169,7 +166,7 @@ def draw_report(folder: Path, tallies: "Mapping[Group, Tally]", sheets: "Sheets"
 
 def markdown(evaluation: "Evaluation") -> str:
     """The evaluation as a Markdown table, in percent."""
-    from zsad_training.predict import METRICS
+    from zsad_training.measure import METRICS
 
     lines = [
         evaluation.protocol,

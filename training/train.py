@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsad_core.command import guarded
-from zsad_training.settings import parser, read_config, read_configs
+from zsad_training.config import parser, read_config, read_configs
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     import numpy as np
 
+    from zsad_core.data import Sample
     from zsad_training.config import DatasetSpec, TextureSpec, TrainConfig
-    from zsad_training.layout import Sample
-    from zsad_training.processes import Processes
-    from zsad_training.sampler import Texture
+    from zsad_training.pictures import Texture
+    from zsad_training.run import Processes
 
 logger = logging.getLogger("zsad_training")
 
@@ -30,11 +30,9 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
     import numpy as np
     import torch
 
-    from zsad_training.feature_cache import FeatureCache
-    from zsad_training.sampler import TrainingPictures
-    from zsad_training.start import build_detector
-    from zsad_training.trainer import Trainer
-    from zsad_training.validation import ValidationPictures
+    from zsad_training.measure import ValidationPictures
+    from zsad_training.pictures import TrainingPictures
+    from zsad_training.run import FeatureCache, Trainer, build_detector
 
     device, seed = processes.device, config.seed
     parts = read_parts(config, check_data=check_data and processes.is_first)
@@ -86,9 +84,7 @@ def read_parts(config: "TrainConfig", *, check_data: bool) -> Parts:
     Raises:
         DatasetError: naming each broken file; with `check_data` every file is decoded for that.
     """
-    from zsad_training.data_check import read_datasets
-    from zsad_training.sampler import find_textures
-    from zsad_training.split import at_most, split
+    from zsad_training.pictures import at_most, find_textures, read_datasets, split
 
     only: Any = None if config.train_split == "all" else config.train_split
     samples = read_datasets(config.datasets, check=check_data, split=only)
@@ -120,8 +116,8 @@ def read_parts(config: "TrainConfig", *, check_data: bool) -> Parts:
 
 def embed(method: str, text_encoder: str, products: set[str], device: str) -> "dict[str, np.ndarray]":
     """Product -> text embedding [T, 2], of the generic one too; empty where the method needs no text."""
+    from zsad_core.bundle import GENERIC_PRODUCT
     from zsad_core.methods import METHODS_WITH_TEXT
-    from zsad_core.prompts import GENERIC_PRODUCT
 
     if method not in METHODS_WITH_TEXT:
         return {}
@@ -133,14 +129,14 @@ def embed(method: str, text_encoder: str, products: set[str], device: str) -> "d
 @cache
 def _embedding(encoder: str, product: str, device: str) -> "np.ndarray":
     """[T, 2] of one product; the runs of a protocol share them, for a name takes a second or two."""
-    from zsad_core.text_encoder import embed_products
+    from zsad_core.text import embed_products
 
     return embed_products(_text_encoder(encoder, device), [product])[product]
 
 
 @cache
 def _text_encoder(encoder: str, device: str) -> Any:
-    from zsad_core.text_encoder import load_text_encoder
+    from zsad_core.text import load_text_encoder
 
     return load_text_encoder(encoder, device=device)
 
@@ -185,7 +181,7 @@ def evaluate(checkpoint: Path, dataset: "DatasetSpec", table: Path, *, device: s
 
 
 def _run(args: "Namespace", command: str) -> None:
-    from zsad_training.processes import join_processes
+    from zsad_training.run import join_processes
 
     configs = read_configs(args) if args.protocol else {"": read_config(args)}
     config = next(iter(configs.values()))
@@ -201,8 +197,8 @@ def _run(args: "Namespace", command: str) -> None:
 
 
 def _run_protocol(args: "Namespace", configs: dict[str, Any], command: str, processes: "Processes") -> Path:
-    from zsad_training.data_check import read_datasets
-    from zsad_training.protocol import Protocol, plan
+    from zsad_training.pictures import read_datasets
+    from zsad_training.run import Protocol, plan
 
     config = next(iter(configs.values()))
     runs = plan(args.protocol, configs, args.seeds or [config.seed])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_bundle_maker import make_tiny_bundle
 
-from zsad_agent.cli import main
+from zsad_agent.cli.main import main
 
 
 def test_bench_reports_every_figure_of_the_contract(
@@ -14,7 +14,7 @@ def test_bench_reports_every_figure_of_the_contract(
 ) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
     asked: list[str] = []
-    monkeypatch.setattr("zsad_agent.cli.keep_memory_small", lambda: asked.append("memory as in the daemon"))
+    monkeypatch.setattr("zsad_agent.cli.main.keep_memory_small", lambda: asked.append("memory as in the daemon"))
     assert main(["bench", "--bundle", str(tiny_bundle), "--seconds", "1", "--threads", "1", "--json"]) == 0
     assert asked == ["memory as in the daemon"]
     report = json.loads(capsys.readouterr().out)

@@ -8,7 +8,7 @@ import time
 import pytest
 from mqtt_listener import MqttListener
 
-from zsad_agent.broker import EmbeddedBroker
+from zsad_agent.mqtt import EmbeddedBroker
 from zsad_core.errors import BrokerError
 
 
@@ -68,7 +68,7 @@ def test_embedded_broker_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
         with socket.create_connection(("127.0.0.1", broker.port)) as stranger:
             stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
         time.sleep(0.2)
-    expected = {("zsad_agent.broker", logging.INFO), ("asyncio", logging.DEBUG)}
+    expected = {("zsad_agent.mqtt.embedded_broker", logging.INFO), ("asyncio", logging.DEBUG)}
     noise = [record for record in caplog.records if (record.name, record.levelno) not in expected]
     assert noise == []
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from bundle_attacks import change_manifest, copy_bundle, make_key, sign_folder, write_public_key, zip_folder
 
-from zsad_agent.bundle_store import MAX_ATTEMPTS, BundleStore, open_bundle
 from zsad_agent.config import SHIPPED_BUNDLE, InferenceConfig
-from zsad_core.bundle import MODEL_BIN, Bundle, load_bundle
+from zsad_agent.model import BundleStore, open_bundle
+from zsad_agent.model.bundle_store import MAX_ATTEMPTS
+from zsad_core.bundle import MODEL_BIN, SIGNATURE, Bundle, load_bundle
 from zsad_core.errors import BundleError, ConfigError, DeviceError, ProductError
-from zsad_core.signature import SIGNATURE
 
 
 class Device:

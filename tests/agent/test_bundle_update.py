@@ -9,10 +9,17 @@ import pytest
 from bundle_attacks import change_manifest, copy_bundle, make_key, sign_folder, write_public_key, zip_folder
 from tiny_bundle_maker import make_tiny_bundle
 
-from zsad_agent.bundle_store import BundleStore
-from zsad_agent.bundle_update import BundleUpdater, CameraInUse, Outcome, Running, UpdateState, find_bundle
 from zsad_agent.config import InferenceConfig
-from zsad_agent.inference import Detector
+from zsad_agent.model import (
+    BundleStore,
+    BundleUpdater,
+    CameraInUse,
+    Detector,
+    Outcome,
+    Running,
+    UpdateState,
+    find_bundle,
+)
 from zsad_core.bundle import MODEL_XML, Bundle, load_bundle
 from zsad_core.errors import BundleError, DeviceError
 from zsad_core.types import Prediction

@@ -7,10 +7,9 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-from zsad_agent.camera_config import SourceConfig
-from zsad_agent.capture import Capture, Captured, Fault
-from zsad_agent.slot import Handover, NewestSlot, Slot, SlotClosed
-from zsad_agent.status import CameraStatus
+from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
+from zsad_agent.config import SourceConfig
+from zsad_agent.system import Handover, NewestSlot, Slot, SlotClosed
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
 

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from zsad_agent.commands import MAX_SEEN_IDS, Command, CommandError, Key, SeenIds, judge, parse_command, shown
+from zsad_agent.control import Command, CommandError, Key, SeenIds
+from zsad_agent.control.command import MAX_SEEN_IDS, judge, parse_command, shown
 
 NOW_S = 1_800_000_000.0
 

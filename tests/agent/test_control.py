@@ -11,11 +11,10 @@ import pytest
 from fake_controls import FakeControls, FakePublisher
 from mqtt_listener import wait_until
 
-from zsad_agent.bundle_update import Outcome, UpdateState
-from zsad_agent.config import AgentConfig, HeatmapConfig
-from zsad_agent.control import MAX_A_SECOND, MAX_WAITING, Controller
-from zsad_agent.mqtt_config import ControlConfig
-from zsad_agent.stored_settings import CameraSettings, StoredSettings
+from zsad_agent.config import AgentConfig, ControlConfig, HeatmapConfig
+from zsad_agent.control import CameraSettings, Controller, StoredSettings
+from zsad_agent.control.controller import MAX_A_SECOND, MAX_WAITING
+from zsad_agent.model import Outcome, UpdateState
 
 NOW_S = 1_800_000_000.0
 SETTINGS = [f"{camera}/{key}" for camera in ("cam0", "cam1") for key in ("threshold", "product", "paused", "snapshot")]

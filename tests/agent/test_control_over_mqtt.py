@@ -11,12 +11,10 @@ from fake_controls import FakeControls
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener, wait_until
 
-from zsad_agent.config import AgentConfig
-from zsad_agent.control import Controller
-from zsad_agent.mqtt_config import ControlConfig, MqttConfig
-from zsad_agent.publisher import Publisher
+from zsad_agent.config import AgentConfig, ControlConfig, MqttConfig
+from zsad_agent.control import Controller, StoredSettings
+from zsad_agent.mqtt import Publisher
 from zsad_agent.spool import Spool
-from zsad_agent.stored_settings import StoredSettings
 
 
 def command(value: object, command_id: str) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zsad_agent.crash import MAX_REPORTS
+from zsad_agent.system.crash_reports import MAX_REPORTS
 
 HEAD = """
 import ctypes, logging, os, sys, threading, time

@@ -13,8 +13,7 @@ import pytest
 from agent_process import AgentProcess, write_line_video
 from tiny_bundle_maker import make_tiny_bundle
 
-from zsad_agent.camera_config import SourceConfig
-from zsad_agent.config import AgentConfig, InferenceConfig
+from zsad_agent.config import AgentConfig, InferenceConfig, SourceConfig
 from zsad_agent.daemon import Surroundings, run_agent
 
 NO_BROKER = "mqtt://127.0.0.1:1"
@@ -115,7 +114,7 @@ def test_pictures_of_every_kind_have_a_result_and_bad_ones_are_unknown(tiny_bund
 def test_process_imports_no_torch_and_no_telemetry(tiny_bundle: Path, tmp_path: Path) -> None:
     video = write_line_video(tmp_path / "line.avi", frames=3)
     script = (
-        "import sys; from zsad_agent.cli import main\n"
+        "import sys; from zsad_agent.cli.main import main\n"
         f"code = main(['--config', '/dev/null', '--source', {str(video)!r}, '--bundle', {str(tiny_bundle)!r},"
         f" '--broker', {NO_BROKER!r}])\n"
         "loaded = {name for name, module in sys.modules.items() if module is not None}\n"
@@ -136,7 +135,7 @@ def test_help_is_instant_and_names_the_other_commands() -> None:
 
 
 def test_stop_request_is_set_by_a_signal_and_restores_the_handlers() -> None:
-    from zsad_agent.ending import StopRequest
+    from zsad_agent.daemon import StopRequest
 
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
@@ -146,9 +145,9 @@ def test_stop_request_is_set_by_a_signal_and_restores_the_handlers() -> None:
 
 
 def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
-    from zsad_agent.notify import Notifier
-    from zsad_agent.status import CameraStatus
-    from zsad_agent.supervision import supervise
+    from zsad_agent.capture import CameraStatus
+    from zsad_agent.daemon.supervision import supervise
+    from zsad_agent.system import Notifier
 
     class StuckPipeline:
         inspected_frames = dropped = 0

@@ -14,7 +14,7 @@ from agent_process import DEVICE, AgentProcess, write_line_video
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener
 
-from zsad_agent.message import result_json_schema
+from zsad_agent.messages.result import result_json_schema
 from zsad_agent.spool import Spool
 
 AVAILABLE, RESULT, HEATMAP, STATUS = (

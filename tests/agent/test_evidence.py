@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import pytest
 
-from zsad_agent import evidence_files
 from zsad_agent.config import EvidenceConfig
-from zsad_agent.evidence import RETRY_S, EvidenceStore
-from zsad_agent.evidence_files import EvidenceSet, Place, delete_set, write_set
-from zsad_agent.evidence_pruning import Ledger, Pruner
+from zsad_agent.evidence import EvidenceSet, EvidenceStore, Ledger, Place, Pruner
+from zsad_agent.evidence import files as evidence_files
+from zsad_agent.evidence.files import delete_set, write_set
+from zsad_agent.evidence.store import RETRY_S
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 HOUR_S, DAY_S = 3600.0, 86_400.0

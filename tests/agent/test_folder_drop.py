@@ -10,12 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from zsad_agent.camera_config import SourceConfig
-from zsad_agent.capture import Capture, Captured, Fault
-from zsad_agent.folder_drop import LOOK_EVERY_S, FolderDropSource
-from zsad_agent.slot import Handover
-from zsad_agent.source_choice import make_source
-from zsad_agent.status import CameraStatus
+from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
+from zsad_agent.config import SourceConfig
+from zsad_agent.sources import LOOK_EVERY_S, FolderDropSource, make_source
+from zsad_agent.system import Handover
 from zsad_core.errors import ConfigError, ImageError, SourceError
 from zsad_core.types import Frame
 

@@ -16,8 +16,7 @@ from agent_process import AgentProcess
 from mjpeg_server import MjpegServer
 from scripted_camera import SECRET, ScriptedCamera
 
-from zsad_agent.camera import StreamSource
-from zsad_agent.grabber import GrabberSource
+from zsad_agent.sources import GrabberSource, StreamSource
 from zsad_core.errors import ImageError, SourceError
 
 TESTS = Path(__file__).parents[1]
@@ -47,7 +46,7 @@ def stream(server: MjpegServer, stale_after_s: float = PATIENT_S) -> GrabberSour
 def children(recursive: bool = False) -> list[psutil.Process]:
     """Camera processes of this one, and with `recursive` of an agent that it started."""
     found = psutil.Process().children(recursive)
-    return [child for child in found if "zsad_agent.grabber_child" in child.cmdline()]
+    return [child for child in found if "zsad_agent.sources.camera_worker" in child.cmdline()]
 
 
 def grandchild() -> psutil.Process:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from tiny_bundle_maker import make_tiny_bundle
 
-from zsad_agent.compiled_cache import KEPT_FOLDERS, alone_in
 from zsad_agent.config import InferenceConfig
-from zsad_agent.inference import Detector, check_device
-from zsad_agent.memory import give_back_memory
+from zsad_agent.model import Detector, check_device
+from zsad_agent.model.compiled_cache import KEPT_FOLDERS, alone_in
+from zsad_agent.system import give_back_memory
 from zsad_core.bundle import load_bundle
 from zsad_core.errors import BundleError, DeviceError, ImageError, ProductError
 

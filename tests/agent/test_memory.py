@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from zsad_agent.memory import let_go_of_mapped
+from zsad_agent.system import let_go_of_mapped
 
 # Threads that each hold some memory; then how many heaps glibc says it has.
 HEAPS = """

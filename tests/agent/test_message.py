@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
-from zsad_agent.message import Topics, build_result, encode, result_json_schema
+from zsad_agent.messages import Topics, build_result, encode
+from zsad_agent.messages.result import result_json_schema
 from zsad_core.types import Region, Verdict
 
 MESSAGE: dict[str, Any] = {

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from zsad_agent.evidence import EvidenceStats
-from zsad_agent.metrics import Metrics
-from zsad_agent.snapshot import (
+from zsad_agent.messages import (
     AgentSnapshot,
     BrokerSnapshot,
     BundleSnapshot,
     CameraSnapshot,
+    EvidenceStats,
     SpoolSnapshot,
     what_is_missing,
 )
+from zsad_agent.monitoring import Metrics
 
 AGENT = AgentSnapshot(
     device_id="line3",

@@ -8,8 +8,8 @@ from agent_process import AgentProcess, write_line_video
 from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.inference import Detector
-from zsad_agent.model_choice import MAX_KEPT, choose_model, keep_faster
+from zsad_agent.model import Detector, keep_faster
+from zsad_agent.model.precision_choice import MAX_KEPT, choose_model
 from zsad_core.bundle import Bundle, load_bundle
 from zsad_core.errors import BundleError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zsad_agent.notify import Notifier
+from zsad_agent.system import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

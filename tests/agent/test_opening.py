@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from zsad_agent.config import AgentConfig
-from zsad_agent.opening import SLOW_S, compile_bundle, warn_of_slowness
+from zsad_agent.daemon.startup import SLOW_S, compile_bundle, warn_of_slowness
 from zsad_core.bundle import load_bundle
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from zsad_agent.outbox import DELETE_AFTER_S, DELETE_BATCH, PICTURE_TRIES, RETRY_S, UPKEEP_S, Accepted, Outbox
-from zsad_agent.spool import Spool
-from zsad_agent.spool_rows import Entry
+from zsad_agent.spool import Accepted, Entry, Outbox, Spool
+from zsad_agent.spool.outbox import DELETE_AFTER_S, DELETE_BATCH, PICTURE_TRIES, RETRY_S, UPKEEP_S
 from zsad_core.errors import SpoolError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zsad_agent.config import HeatmapConfig
-from zsad_agent.overlay import render_heatmap
+from zsad_agent.inspection.overlay import render_heatmap
 
 
 def decode(jpeg: bytes | None) -> np.ndarray:

@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from zsad_agent.camera_config import HealthConfig
-from zsad_agent.picture_health import CONFIRM_LOOKS, REFERENCE_EVERY_S, PictureHealth
-from zsad_agent.reference import Reference, load_reference, make_reference, save_reference
-from zsad_agent.scene import small_height, views
-from zsad_agent.take_reference import describe, take_reference
+from zsad_agent.cli.reference import describe, take_reference
+from zsad_agent.config import HealthConfig
+from zsad_agent.picture_health import PictureHealth, Reference, load_reference, make_reference, save_reference
+from zsad_agent.picture_health.health import CONFIRM_LOOKS, REFERENCE_EVERY_S
+from zsad_agent.picture_health.scene import small_height, views
 from zsad_core.errors import ConfigError, ImageError, SourceError
 
 W, H = 640, 360

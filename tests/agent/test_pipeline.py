@@ -13,20 +13,17 @@ import numpy as np
 import pytest
 from mqtt_listener import wait_until
 
-from zsad_agent.camera_config import SourceConfig
-from zsad_agent.capture import Capture, Captured, Fault
-from zsad_agent.config import HeatmapConfig
-from zsad_agent.folder_drop import FolderDropSource
-from zsad_agent.inspection import Identity, Inspected, Inspector
-from zsad_agent.message import result_json_schema
-from zsad_agent.model_in_use import Model, ModelInUse
-from zsad_agent.pipeline import MOST_AT_ONCE, Line, Pipeline, Sink
-from zsad_agent.slot import Handover, NewestSlot, Slot
-from zsad_agent.status import CameraStatus
-from zsad_agent.view import View
-from zsad_core.bundle import ScoreRule
-from zsad_core.decision import Decider
+from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
+from zsad_agent.config import HeatmapConfig, SourceConfig
+from zsad_agent.inspection import Identity, Inspected, Inspector, Line, Pipeline, Sink, View
+from zsad_agent.inspection.pipeline import MOST_AT_ONCE
+from zsad_agent.messages.result import result_json_schema
+from zsad_agent.model import Model, ModelInUse
+from zsad_agent.sources import FolderDropSource
+from zsad_agent.system import Handover, NewestSlot, Slot
 from zsad_core.errors import DeviceError, ImageError, SourceError, SpoolError
+from zsad_core.facts import ScoreRule
+from zsad_core.judging import Decider
 from zsad_core.types import Frame, Prediction
 
 DARK, BRIGHT = np.zeros((40, 60, 3), np.uint8), np.full((40, 60, 3), 255, np.uint8)

@@ -3,11 +3,8 @@ from typing import Any
 
 import pytest
 
-from zsad_agent.outlet import Outlet
-from zsad_agent.presence import Presence
-from zsad_agent.slot import NewestSlot
-from zsad_agent.status import CameraStatus
-from zsad_agent.trigger_desk import TriggerDesk
+from zsad_agent.capture import CameraStatus, Outlet, Presence, TriggerDesk
+from zsad_agent.system import NewestSlot
 
 
 class Camera:

@@ -1,6 +1,7 @@
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from zsad_agent.protocol_choice import MEMORY_S, ProtocolChoice
+from zsad_agent.mqtt import ProtocolChoice
+from zsad_agent.mqtt.connection import MEMORY_S
 
 OLD, NEW = MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5
 

@@ -18,10 +18,10 @@ from mosquitto_broker import MosquittoBroker, free_port
 from mqtt_listener import MqttListener, wait_until
 from paho.mqtt.enums import CallbackAPIVersion
 
-from zsad_agent.broker_state import BrokerState
-from zsad_agent.message import build_result, result_json_schema
-from zsad_agent.mqtt_config import MqttConfig
-from zsad_agent.publisher import Publisher
+from zsad_agent.config import MqttConfig
+from zsad_agent.messages import build_result
+from zsad_agent.messages.result import result_json_schema
+from zsad_agent.mqtt import BrokerState, Publisher
 from zsad_agent.spool import Spool
 from zsad_core.errors import ConfigError
 from zsad_core.types import Region, Verdict

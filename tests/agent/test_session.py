@@ -14,10 +14,9 @@ from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener, wait_until
 from scripted_broker import ScriptedBroker
 
-from zsad_agent.broker import EmbeddedBroker
-from zsad_agent.incoming import MAX_PAYLOAD_BYTES
-from zsad_agent.mqtt_config import MqttConfig, TlsConfig
-from zsad_agent.publisher import Publisher
+from zsad_agent.config import MqttConfig, TlsConfig
+from zsad_agent.mqtt import EmbeddedBroker, Publisher
+from zsad_agent.mqtt.subscriptions import MAX_PAYLOAD_BYTES
 from zsad_agent.spool import Spool
 
 NOT_AUTHORISED, QUOTA = 0x87, 0x97

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 from bundle_attacks import make_key, write_public_key
 
-from zsad_agent.check import find_faults
-from zsad_agent.cli import main
-from zsad_agent.config import default_cache_dir, default_state_dir
-from zsad_agent.settings import load_settings
+from zsad_agent.cli.check import find_faults
+from zsad_agent.cli.main import main
+from zsad_agent.config import default_cache_dir, default_state_dir, load_settings
 from zsad_core.errors import ConfigError
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from zsad_agent.sinks import HeatmapFolderSink, PrintSink, result_line
+from zsad_agent.inspection import HeatmapFolderSink, PrintSink
+from zsad_agent.inspection.sinks import result_line
 
 RESULT: dict[str, Any] = {
     "captured_at": "2026-11-22T10:28:03.123Z",

@@ -1,6 +1,7 @@
 import pytest
 
-from zsad_agent.size_limits import FORGET_S, RESULT_CUTS, SizeLimits
+from zsad_agent.mqtt import SizeLimits
+from zsad_agent.mqtt.size_limits import FORGET_S, RESULT_CUTS
 
 LARGE = 100_000
 

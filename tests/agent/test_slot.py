@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from zsad_agent.slot import Handover, NewestSlot, SlotClosed, Turns
+from zsad_agent.system import Handover, NewestSlot, SlotClosed, Turns
 
 
 def test_newest_frame_replaces_the_one_nobody_took() -> None:

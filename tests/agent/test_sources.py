@@ -7,12 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from zsad_agent.camera import StreamSource, V4l2Source, ask_for_jpegs, decode_jpeg
-from zsad_agent.camera_config import SourceConfig
-from zsad_agent.files import PicturesSource, VideoFileSource
-from zsad_agent.grabber import GrabberSource
-from zsad_agent.source_choice import make_source
-from zsad_agent.sources import Source
+from zsad_agent.config import SourceConfig
+from zsad_agent.sources import GrabberSource, PicturesSource, Source, StreamSource, VideoFileSource, make_source
+from zsad_agent.sources.camera import V4l2Source, ask_for_jpegs, decode_jpeg
 from zsad_core.errors import ConfigError, ImageError, SourceError
 from zsad_core.redaction import redacted
 

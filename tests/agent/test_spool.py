@@ -14,10 +14,8 @@ from typing import Any
 
 import pytest
 
-from zsad_agent.spool import THIS_RUN, Spool
-from zsad_agent.spool_clock import SpoolClock
-from zsad_agent.spool_file import SpoolFile
-from zsad_agent.spool_rows import Entry, Picture, State
+from zsad_agent.spool import Entry, Picture, Spool, SpoolClock, SpoolFile, State
+from zsad_agent.spool.spool import THIS_RUN
 from zsad_core.errors import SpoolError
 
 

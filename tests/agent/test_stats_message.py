@@ -7,8 +7,8 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 from test_metrics_scrape import AGENT, result
 
-from zsad_agent.message import encode
-from zsad_agent.stats import RecentResults, build_stats, stats_json_schema
+from zsad_agent.messages import RecentResults, build_stats, encode
+from zsad_agent.messages.stats import stats_json_schema
 
 SCHEMA = Draft202012Validator(stats_json_schema(), format_checker=FormatChecker())
 AT = datetime(2026, 11, 25, 10, 28, 3, 123_456, tzinfo=UTC)

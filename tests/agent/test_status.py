@@ -1,6 +1,7 @@
 from typing import Any
 
-from zsad_agent.status import CAMERA, INFERENCE, CameraStatus
+from zsad_agent.capture import INFERENCE, CameraStatus
+from zsad_agent.capture.camera_status import CAMERA
 
 
 def test_status_is_published_at_changes_only() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zsad_agent.stored_settings import CameraSettings, StoredSettings
+from zsad_agent.control import CameraSettings, StoredSettings
 
 NOW_S = 1_800_000_000.0
 

@@ -5,12 +5,11 @@ import pytest
 from certificate_maker import Authority, Pair, write_key
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from zsad_agent.check import find_faults
-from zsad_agent.mqtt_config import MqttConfig, TlsConfig
-from zsad_agent.publisher import Publisher
-from zsad_agent.settings import load_settings
+from zsad_agent.cli.check import find_faults
+from zsad_agent.config import MqttConfig, TlsConfig, load_settings
+from zsad_agent.mqtt import Publisher, faulty_key, make_context
+from zsad_agent.mqtt.credentials import meaning
 from zsad_agent.spool import Spool
-from zsad_agent.tls import faulty_key, make_context, meaning
 from zsad_core.errors import ConfigError
 
 

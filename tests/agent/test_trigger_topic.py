@@ -2,8 +2,9 @@ import logging
 
 import pytest
 
-from zsad_agent.message import Topics
-from zsad_agent.trigger_topic import listen_for_triggers, trigger_id
+from zsad_agent.control import listen_for_triggers
+from zsad_agent.control.trigger_topic import trigger_id
+from zsad_agent.messages import Topics
 
 
 class FakeSubscriber:

@@ -10,12 +10,11 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-from zsad_agent.camera_config import HealthConfig, SourceConfig
-from zsad_agent.capture import Capture, Captured, Fault
-from zsad_agent.outlet import NEWEST_BYTES
-from zsad_agent.slot import Handover, NewestSlot, Slot
-from zsad_agent.status import CameraStatus
-from zsad_agent.triggers import MAX_REFUSED, MAX_WAITING
+from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
+from zsad_agent.capture.output import NEWEST_BYTES
+from zsad_agent.capture.trigger_queue import MAX_REFUSED, MAX_WAITING
+from zsad_agent.config import HealthConfig, SourceConfig
+from zsad_agent.system import Handover, NewestSlot, Slot
 from zsad_core.errors import ConfigError, ImageError, SourceError
 from zsad_core.types import Frame
 

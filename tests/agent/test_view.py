@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from zsad_agent.config import HeatmapConfig
-from zsad_agent.overlay import render_heatmap
-from zsad_agent.view import View
-from zsad_core.bundle import ScoreRule
+from zsad_agent.inspection import View
+from zsad_agent.inspection.overlay import render_heatmap
 from zsad_core.errors import ConfigError, ImageError
+from zsad_core.facts import ScoreRule
 from zsad_core.types import Prediction, Region
 
 RULE = ScoreRule(top_fraction=0.0, pool=1)

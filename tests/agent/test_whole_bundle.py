@@ -15,8 +15,8 @@ from mosquitto_broker import MosquittoBroker
 from plant_operator import BASE, PATIENCE_S, PlantOperator, without_gap, write_parts
 from tiny_bundle_maker import make_tiny_bundle
 
-from zsad_agent.bundle_update import PROBATION_FRAMES
 from zsad_agent.config import SHIPPED_BUNDLE
+from zsad_agent.model.bundle_update import PROBATION_FRAMES
 from zsad_core.bundle import load_bundle
 
 Brokers = Callable[..., MosquittoBroker]

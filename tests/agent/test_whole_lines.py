@@ -24,8 +24,8 @@ from mosquitto_broker import MosquittoBroker
 from mqtt_listener import wait_until
 from plant_operator import BASE, PATIENCE_S, PlantOperator, write_part, write_parts
 
-from zsad_agent.message import result_json_schema
-from zsad_agent.stats import stats_json_schema
+from zsad_agent.messages.result import result_json_schema
+from zsad_agent.messages.stats import stats_json_schema
 from zsad_core.bundle import read_manifest
 
 Brokers = Callable[..., MosquittoBroker]

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")  # of zsad_training
 
-from zsad_training.reader import scan_dataset
+from zsad_core.data import scan_dataset
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/other_day.py"
 

@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from zsad_agent.message import build_result
-from zsad_agent.mqtt_config import MqttConfig
-from zsad_agent.publisher import Publisher
+from zsad_agent.config import MqttConfig
+from zsad_agent.messages import build_result
+from zsad_agent.mqtt import Publisher
 from zsad_agent.spool import Spool
 from zsad_core.types import Verdict
 

@@ -13,15 +13,15 @@ import sys
 import zlib
 from pathlib import Path
 
-from zsad_agent.environment import prepare_environment
+from zsad_agent.system import prepare_environment
 
 prepare_environment()
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
+import cv2
+import numpy as np
 
-from zsad_agent.files import PicturesSource  # noqa: E402
-from zsad_core.errors import ImageError  # noqa: E402
+from zsad_agent.sources import PicturesSource
+from zsad_core.errors import ImageError
 
 SUFFIXES = (".png", ".jpg", ".bmp", ".tiff", ".webp", ".pgm", ".gif")
 SIDES = (0, 1, 7, 0xFFFF, 0x7FFF, 10_000, 100_000, 0x7FFFFFFF, 0xFFFFFFFF)

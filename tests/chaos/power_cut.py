@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from chaos_record import record  # noqa: E402
+from chaos_record import record
 
 MODULES = [  # of the kernel, each after those that it needs
     "drivers/virtio/virtio_ring",

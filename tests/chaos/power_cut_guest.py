@@ -5,8 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from zsad_agent.spool import Spool
-from zsad_agent.spool_rows import Entry, Picture
+from zsad_agent.spool import Entry, Picture, Spool
 
 SPOOL = Path("/data/spool.sqlite3")
 SYNC_S = 2.0  # as the outbox does

@@ -19,9 +19,8 @@ from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener, wait_until
 from paho.mqtt.enums import CallbackAPIVersion
 
-from zsad_agent.broker_state import BrokerState
-from zsad_agent.mqtt_config import MqttConfig, TlsConfig
-from zsad_agent.publisher import Publisher
+from zsad_agent.config import MqttConfig, TlsConfig
+from zsad_agent.mqtt import BrokerState, Publisher
 from zsad_agent.spool import Spool
 
 BrokerFactory = Callable[..., MosquittoBroker]

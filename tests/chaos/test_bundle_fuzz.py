@@ -17,9 +17,8 @@ from chaos_record import record
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from zsad_core.bundle import MANIFEST, MODEL_BIN, MODEL_XML, PROMPTS, Bundle, load_bundle
+from zsad_core.bundle import MANIFEST, MODEL_BIN, MODEL_XML, PROMPTS, SIGNATURE, Bundle, load_bundle
 from zsad_core.errors import BundleError
-from zsad_core.signature import SIGNATURE
 
 SHORT, LONG = 120, 2_500  # examples of each attack
 HANGS_AFTER_S = 60

@@ -13,11 +13,10 @@ from fake_controls import CONFIG_PRODUCT, CONFIG_THRESHOLD, FakeControls, FakePu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zsad_agent.commands import MAX_PAYLOAD_BYTES
-from zsad_agent.config import AgentConfig
-from zsad_agent.control import MAX_ERROR_CHARACTERS, Controller
-from zsad_agent.mqtt_config import ControlConfig
-from zsad_agent.stored_settings import StoredSettings
+from zsad_agent.config import AgentConfig, ControlConfig
+from zsad_agent.control import Controller, StoredSettings
+from zsad_agent.control.command import MAX_PAYLOAD_BYTES
+from zsad_agent.control.controller import MAX_ERROR_CHARACTERS
 
 NOW_S = 1_800_000_000.0
 TARGETS = ["cam0/threshold", "cam0/product", "cam0/paused", "cam0/snapshot", "bundle", "reload"]

@@ -15,9 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from zsad_agent.camera_config import SourceConfig
-from zsad_agent.settings import load_settings
-from zsad_agent.source_choice import make_source
+from zsad_agent.config import SourceConfig, load_settings
+from zsad_agent.sources import make_source
 from zsad_core.errors import ConfigError, SourceError
 from zsad_core.redaction import redacted
 

@@ -14,7 +14,7 @@ from network_camera import MjpegServer
 from tiny_bundle_maker import make_tiny_bundle
 from witness import Witness
 
-from zsad_agent.pipeline import CONCLUSION_PLACES
+from zsad_agent.inspection.pipeline import CONCLUSION_PLACES
 
 SLOW_MODEL_HW = (1280, 1280)  # tens of milliseconds for each picture
 FPS = 200.0

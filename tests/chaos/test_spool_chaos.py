@@ -14,10 +14,7 @@ from pathlib import Path
 import pytest
 from chaos_record import record
 
-from zsad_agent.outbox import Outbox
-from zsad_agent.spool import Spool
-from zsad_agent.spool_clock import SpoolClock
-from zsad_agent.spool_rows import Entry
+from zsad_agent.spool import Entry, Outbox, Spool, SpoolClock
 
 PAGE_BYTES = 4096
 

@@ -18,9 +18,9 @@ from network_camera import MjpegServer
 from test_camera_faults import BACK_WITHIN_S, Scene
 from witness import Witness
 
-from zsad_agent.camera_config import HealthConfig
-from zsad_agent.picture_health import REFERENCE_EVERY_S, PictureHealth
-from zsad_agent.reference import make_reference
+from zsad_agent.config import HealthConfig
+from zsad_agent.picture_health import PictureHealth, make_reference
+from zsad_agent.picture_health.health import REFERENCE_EVERY_S
 
 SAMPLES = Path(__file__).parents[2] / "demo" / "stream"
 FROZEN_AFTER_S = 0.5

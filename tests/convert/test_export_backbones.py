@@ -5,11 +5,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_convert.export import to_openvino  # noqa: E402
-from zsad_core.backbone import BackboneConfig  # noqa: E402
-from zsad_core.backbones import build_backbone  # noqa: E402
-from zsad_core.detector import Detector, DetectorConfig  # noqa: E402
-from zsad_core.openvino_offline import openvino_core  # noqa: E402
+from zsad_convert.export import to_openvino
+from zsad_core.backbones import BackboneConfig, build_backbone
+from zsad_core.model import Detector, DetectorConfig
+from zsad_core.openvino_offline import openvino_core
 
 
 @pytest.mark.parametrize(

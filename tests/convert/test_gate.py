@@ -8,12 +8,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mvtec_tree import make_mvtec_tree  # noqa: E402
+from mvtec_tree import make_mvtec_tree
 
-from zsad_convert.gate import Metrics, gate_faults  # noqa: E402
-from zsad_convert.labelled import Labelled, labelled_pictures  # noqa: E402
-from zsad_core.errors import DatasetError  # noqa: E402
-from zsad_core.proof import Gate, GateRow  # noqa: E402
+from zsad_convert.gate import Labelled, Metrics, labelled_pictures
+from zsad_convert.gate.gate import gate_faults
+from zsad_core.bundle import Gate, GateRow
+from zsad_core.errors import DatasetError
 
 
 @pytest.fixture

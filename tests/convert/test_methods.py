@@ -5,14 +5,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from small_model import PRODUCTS, record, small_detector, text_embeddings, write_pictures  # noqa: E402
+from small_model import PRODUCTS, record, small_detector, text_embeddings, write_pictures
 
-from zsad_agent.config import InferenceConfig  # noqa: E402
-from zsad_agent.inference import Detector as DeviceDetector  # noqa: E402
-from zsad_convert.cli import main  # noqa: E402
-from zsad_core.bundle import load_bundle  # noqa: E402
-from zsad_core.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from zsad_core.imaging import find_images, read_image, resize_to_input  # noqa: E402
+from zsad_agent.config import InferenceConfig
+from zsad_agent.model import Detector as DeviceDetector
+from zsad_convert.cli import main
+from zsad_core.bundle import load_bundle
+from zsad_core.model import load_checkpoint, save_checkpoint
+from zsad_core.picture import find_images, read_image, resize_to_input
 
 
 @pytest.fixture(scope="module", params=["ad_dinov3", "visualad"])

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from zsad_convert.bundle import MODEL_CARD, model_card
 from zsad_convert.cli import main
-from zsad_convert.model_card import MODEL_CARD, model_card
-from zsad_core.bundle import Evaluation, EvaluationRow, Manifest, load_bundle
-from zsad_core.proof import Gate, GateRow, Variant
+from zsad_core.bundle import Evaluation, Gate, GateRow, Manifest, Variant, load_bundle
+from zsad_core.facts import EvaluationRow
 
 SHIPPED = sorted((Path(__file__).parents[2] / "agent" / "bundles").iterdir())
 

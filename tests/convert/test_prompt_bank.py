@@ -14,27 +14,21 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from small_model import record, small_detector, text_embeddings, write_pictures  # noqa: E402
-from tiny_bundle_maker import make_tiny_bundle  # noqa: E402
+from small_model import record, small_detector, text_embeddings, write_pictures
+from tiny_bundle_maker import make_tiny_bundle
 
-from zsad_agent.config import InferenceConfig  # noqa: E402
-from zsad_agent.inference import Detector as DeviceDetector  # noqa: E402
-from zsad_convert.bundle_rewrite import put  # noqa: E402
-from zsad_convert.bundle_writer import write_bundle  # noqa: E402
-from zsad_convert.cli import main, parser  # noqa: E402
-from zsad_convert.export import prompt_arrays  # noqa: E402
-from zsad_convert.model_card import MODEL_CARD  # noqa: E402
-from zsad_convert.prompt_bank import make_prompts, run  # noqa: E402
-from zsad_core.ad_dinov3 import AdDinoV3  # noqa: E402
-from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
-from zsad_core.bundle import MANIFEST, MODEL_BIN, MODEL_XML, TEXT_SIDE, load_bundle  # noqa: E402
-from zsad_core.checkpoint import save_checkpoint  # noqa: E402
-from zsad_core.command import guarded  # noqa: E402
-from zsad_core.matching import MatchingConfig  # noqa: E402
-from zsad_core.prompts import PAPERS_WORDING  # noqa: E402
-from zsad_core.proof import Variant  # noqa: E402
-from zsad_core.text_encoder import embed_products, load_text_encoder  # noqa: E402
-from zsad_core.text_side import text_side_bytes  # noqa: E402
+from zsad_agent.config import InferenceConfig
+from zsad_agent.model import Detector as DeviceDetector
+from zsad_convert.bundle import MODEL_CARD, write_bundle
+from zsad_convert.bundle.rewrite import put
+from zsad_convert.cli import main, parser
+from zsad_convert.export import prompt_arrays
+from zsad_convert.prompt_bank import make_prompts, run
+from zsad_core.bundle import MANIFEST, MODEL_BIN, MODEL_XML, PAPERS_WORDING, TEXT_SIDE, Variant, load_bundle
+from zsad_core.command import guarded
+from zsad_core.heads import AdDinoV3, AvaDino, AvaDinoConfig, MatchingConfig
+from zsad_core.model import save_checkpoint
+from zsad_core.text import embed_products, load_text_encoder, text_side_bytes
 
 TEXT_DIM = 24
 

@@ -9,18 +9,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from published_files import AD_MODULES, module_states, visualad_content  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-from small_model import write_pictures  # noqa: E402
+from published_files import AD_MODULES, module_states, visualad_content
+from safetensors.torch import save_file
+from small_model import write_pictures
 
-from zsad_convert.cli import main as convert  # noqa: E402
-from zsad_core.ad_dinov3 import AdDinoV3  # noqa: E402
-from zsad_core.backbone import Backbone, BackboneConfig  # noqa: E402
-from zsad_core.bundle import load_bundle  # noqa: E402
-from zsad_core.matching import MatchingConfig  # noqa: E402
-from zsad_core.published_detector import published_checkpoint  # noqa: E402
-from zsad_core.visualad import VisualAd, VisualAdConfig  # noqa: E402
-from zsad_training.evaluate import main as evaluate  # noqa: E402
+from zsad_convert.cli import main as convert
+from zsad_core.backbones import Backbone, BackboneConfig
+from zsad_core.bundle import load_bundle
+from zsad_core.heads import AdDinoV3, MatchingConfig, VisualAd, VisualAdConfig
+from zsad_core.model import published_checkpoint
+from zsad_training.evaluate import main as evaluate
 
 VIT, WIDTH, TAPS = "vit_tiny_patch16_224", 192, [3, 6, 9, 12]
 

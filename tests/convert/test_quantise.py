@@ -12,26 +12,23 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("nncf")
 
-from mvtec_tree import make_mvtec_tree  # noqa: E402
-from small_model import TEXT_DIM, record, text_embeddings  # noqa: E402
+from mvtec_tree import make_mvtec_tree
+from small_model import TEXT_DIM, record, text_embeddings
 
-from zsad_agent.config import InferenceConfig  # noqa: E402
-from zsad_agent.inference import Detector as DeviceDetector  # noqa: E402
-from zsad_convert.cli import main  # noqa: E402
-from zsad_convert.export import prompt_arrays, serialise, to_openvino  # noqa: E402
-from zsad_convert.gate import Metrics, gate_faults, measure_gate  # noqa: E402
-from zsad_convert.labelled import labelled_pictures  # noqa: E402
-from zsad_convert.quantise import AccuracyControl, calibration_set, import_nncf, quantise  # noqa: E402
-from zsad_core.backbone import BackboneConfig  # noqa: E402
-from zsad_core.backbones import build_backbone  # noqa: E402
-from zsad_core.bundle import INT8_XML, load_bundle  # noqa: E402
-from zsad_core.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from zsad_core.detector import Detector, DetectorConfig  # noqa: E402
-from zsad_core.errors import ConfigError  # noqa: E402
-from zsad_core.imaging import find_images, read_image, resize_to_input  # noqa: E402
-from zsad_core.losses import Target  # noqa: E402
-from zsad_core.openvino_offline import import_openvino, openvino_core  # noqa: E402
-from zsad_core.scoring import ScoreConfig  # noqa: E402
+from zsad_agent.config import InferenceConfig
+from zsad_agent.model import Detector as DeviceDetector
+from zsad_convert.cli import main
+from zsad_convert.export import prompt_arrays, serialise, to_openvino
+from zsad_convert.gate import Metrics, labelled_pictures
+from zsad_convert.gate.gate import gate_faults, measure_gate
+from zsad_convert.quantise import AccuracyControl, calibration_set, import_nncf, quantise
+from zsad_core.backbones import BackboneConfig, build_backbone
+from zsad_core.bundle import INT8_XML, load_bundle
+from zsad_core.errors import ConfigError
+from zsad_core.heads import ScoreConfig, Target
+from zsad_core.model import Detector, DetectorConfig, load_checkpoint, save_checkpoint
+from zsad_core.openvino_offline import import_openvino, openvino_core
+from zsad_core.picture import find_images, read_image, resize_to_input
 
 LOOSE = ["--score-tolerance", "0.2", "--map-tolerance", "1"]
 

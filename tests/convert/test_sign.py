@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from bundle_attacks import copy_bundle, zip_folder
 
-from zsad_convert.bundle_rewrite import rewrite_bundle
+from zsad_convert.bundle import rewrite_bundle
 from zsad_convert.cli import main
-from zsad_core.bundle import MANIFEST, MODEL_BIN, is_signed, load_bundle
-from zsad_core.signature import SIGNATURE, read_trusted_keys
+from zsad_core.bundle import MANIFEST, MODEL_BIN, SIGNATURE, is_signed, load_bundle, read_trusted_keys
 
 
 @pytest.fixture(params=["folder", "zip", "zip of the folder"])

@@ -3,11 +3,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
-from zsad_core.backbone import Backbone, BackboneConfig, evenly_spaced_taps, standardise_patches  # noqa: E402
-from zsad_core.errors import WeightsError  # noqa: E402
-from zsad_core.matching import to_grid  # noqa: E402
-from zsad_training.config import ModelSpec  # noqa: E402
+from zsad_core.backbones import Backbone, BackboneConfig, standardise_patches
+from zsad_core.backbones.vit import evenly_spaced_taps
+from zsad_core.errors import WeightsError
+from zsad_core.heads import AvaDino, AvaDinoConfig
+from zsad_core.heads.matching import to_grid
+from zsad_training.config import ModelSpec
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import save_file
 
-from zsad_core import backbone_weights  # noqa: E402
-from zsad_core.backbone import Backbone, BackboneConfig, import_timm  # noqa: E402
-from zsad_core.backbone_weights import load_weights_file  # noqa: E402
-from zsad_core.errors import WeightsError  # noqa: E402
+from zsad_core.backbones import Backbone, BackboneConfig
+from zsad_core.backbones.vit import import_timm
+from zsad_core.errors import WeightsError
+from zsad_core.weights import load as backbone_weights
+from zsad_core.weights.load import load_weights_file
 
 
 def renamed(state, *pairs):

@@ -18,10 +18,13 @@ from zsad_core.bundle import (
     MODEL_XML,
     PROMPTS,
     TEXT_SIDE,
+    PromptBank,
+    Wording,
     load_bundle,
+    sentences,
 )
+from zsad_core.bundle.prompt_bank import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES
 from zsad_core.errors import BundleError, ProductError
-from zsad_core.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, PromptBank, Wording, sentences
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from bundle_attacks import copy_bundle, rehash, zip_folder
 
-from zsad_core.bundle import MANIFEST, MAX_PROMPT_VALUES, MODEL_BIN, MODEL_XML, PROMPTS, load_bundle
-from zsad_core.bundle_files import MAX_DIRECTORY_BYTES, MAX_MEMBERS
+from zsad_core.bundle import MANIFEST, MODEL_BIN, MODEL_XML, PROMPTS, PromptBank, load_bundle
+from zsad_core.bundle.files import MAX_DIRECTORY_BYTES, MAX_MEMBERS
+from zsad_core.bundle.format import MAX_PROMPT_VALUES
 from zsad_core.errors import BundleError
-from zsad_core.prompts import PromptBank
 
 MAX_SECONDS, MAX_BYTES = 20.0, 100_000_000  # far above what any of these takes on a loaded machine, far below a bomb
 SHAPE = (2, 2, 8)

@@ -2,12 +2,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import numpy as np  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-from small_model import record, small_detector, text_embeddings  # noqa: E402
+import numpy as np
+from safetensors.torch import load_file, save_file
+from small_model import record, small_detector, text_embeddings
 
-from zsad_core.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from zsad_core.errors import WeightsError  # noqa: E402
+from zsad_core.errors import WeightsError
+from zsad_core.model import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from zsad_core.decision import Decider, instant_verdict
+from zsad_core.judging import Decider, instant_verdict
 from zsad_core.types import Verdict
 
 OK, ANOMALOUS, UNKNOWN = Verdict.OK, Verdict.ANOMALOUS, Verdict.UNKNOWN

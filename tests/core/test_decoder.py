@@ -2,11 +2,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
-from zsad_core.decoder import Decoder, DecoderConfig, SelfDistances  # noqa: E402
-from zsad_core.losses import Target  # noqa: E402
-from zsad_core.matching import Tokens  # noqa: E402
-from zsad_core.scoring import ScoreConfig  # noqa: E402
+from zsad_core.heads import AvaDino, AvaDinoConfig, Decoder, DecoderConfig, ScoreConfig, SelfDistances, Target, Tokens
 
 GRID_HW, DIM, TAPS = (2, 3), 16, 2
 

@@ -2,10 +2,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from small_model import small_detector, text_embeddings  # noqa: E402
+from small_model import small_detector, text_embeddings
 
-from zsad_core.detector import Detector  # noqa: E402
-from zsad_core.scoring import ScoreConfig, anomaly_score  # noqa: E402
+from zsad_core.heads import ScoreConfig, anomaly_score
+from zsad_core.model import Detector
 
 
 def test_the_map_that_scores_is_the_published_one_at_temperature_one():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from zsad_core.heatmap import blend
+from zsad_core.picture import blend
 
 GREY = np.full((48, 64, 3), 128, np.uint8)
 

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("huggingface_hub")
 
 from zsad_core.errors import WeightsError
-from zsad_core.hub import fetch
+from zsad_core.weights import fetch
 
 FILES = {"/me/model/resolve/main/second.bin": b"weights"}
 

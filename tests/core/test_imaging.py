@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zsad_core.errors import ImageError
-from zsad_core.imaging import find_images, read_image, read_mask, resize_map, resize_to_input, to_bgr8
+from zsad_core.picture import find_images, read_image, read_mask, resize_map, resize_to_input, to_bgr8
 
 ENCODINGS = [
     pytest.param(".jpg", [], id="jpeg"),

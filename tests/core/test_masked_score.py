@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from zsad_core.bundle import ScoreRule
-from zsad_core.masked_score import masked_score
-from zsad_core.scoring import top_mean
+from zsad_core.facts import ScoreRule
+from zsad_core.heads import top_mean
+from zsad_core.judging import masked_score
 
 MAP = np.random.default_rng(0).random((48, 64), np.float32)
 

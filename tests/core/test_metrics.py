@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from zsad_core.metrics import curve_of_scores
+from zsad_core.judging import curve_of_scores
 
 
 def test_an_empty_class_has_no_metrics():

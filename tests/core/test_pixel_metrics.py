@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from zsad_core.pixel_metrics import PixelMetrics, _bins
+from zsad_core.judging import PixelMetrics
+from zsad_core.judging.pixel_metrics import _bins
 
 HW = (40, 48)
 Pictures = list[tuple[np.ndarray, np.ndarray]]  # map float32 [H, W], mask uint8 [H, W]

@@ -7,15 +7,22 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from published_files import AD_MODULES, AVA_MODULES, module_states, visualad_content  # noqa: E402
+from published_files import AD_MODULES, AVA_MODULES, module_states, visualad_content
 
-from zsad_core.ad_dinov3 import AdDinoV3  # noqa: E402
-from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
-from zsad_core.backbone import import_timm  # noqa: E402
-from zsad_core.errors import WeightsError  # noqa: E402
-from zsad_core.matching import MatchingConfig, Tokens  # noqa: E402
-from zsad_core.published import TextFacts, VisualAdFacts, load_published  # noqa: E402
-from zsad_core.visualad import InsertedTokens, VisualAd, VisualAdConfig  # noqa: E402
+from zsad_core.backbones.vit import import_timm
+from zsad_core.errors import WeightsError
+from zsad_core.heads import (
+    AdDinoV3,
+    AvaDino,
+    AvaDinoConfig,
+    InsertedTokens,
+    MatchingConfig,
+    Tokens,
+    VisualAd,
+    VisualAdConfig,
+)
+from zsad_core.model import TextFacts, VisualAdFacts
+from zsad_core.model.published import load_published
 
 DIM, TEXT, HIDDEN = 8, 6, 4
 TAPS = [6, 12, 18, 24]

@@ -3,11 +3,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.backbone import Backbone, BackboneConfig  # noqa: E402
-from zsad_core.backbones import build_backbone  # noqa: E402
-from zsad_core.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from zsad_core.detector import Detector, DetectorConfig  # noqa: E402
-from zsad_core.pyramid_backbone import PyramidBackbone, _to_grid  # noqa: E402
+from zsad_core.backbones import Backbone, BackboneConfig, PyramidBackbone, build_backbone
+from zsad_core.backbones.pyramid import _to_grid
+from zsad_core.model import Detector, DetectorConfig, load_checkpoint, save_checkpoint
 
 
 @pytest.mark.parametrize(

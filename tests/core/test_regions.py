@@ -1,6 +1,6 @@
 import numpy as np
 
-from zsad_core.regions import find_regions
+from zsad_core.picture import find_regions
 
 
 def test_a_map_below_the_level_has_no_regions():

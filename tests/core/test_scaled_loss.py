@@ -2,9 +2,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.losses import scaled, segmentation_loss  # noqa: E402
-from zsad_core.matching import MatchingLoss  # noqa: E402
-from zsad_core.visualad import VisualAdLoss  # noqa: E402
+from zsad_core.heads import MatchingLoss, VisualAdLoss, scaled
+from zsad_core.heads.losses import segmentation_loss
 
 
 def loss(awareness: float, segmentation: float, global_: float, routing: float | None) -> MatchingLoss:

@@ -17,9 +17,18 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from tiny_bundle_maker import make_tiny_bundle
 
-from zsad_core.bundle import MANIFEST, MODEL_BIN, MODEL_XML, PROMPTS, load_bundle
+from zsad_core.bundle import (
+    MANIFEST,
+    MODEL_BIN,
+    MODEL_XML,
+    PROMPTS,
+    SIGNATURE,
+    load_bundle,
+    read_trusted_keys,
+    sign_manifest,
+)
+from zsad_core.bundle.signature import check_signature
 from zsad_core.errors import BundleError, ConfigError
-from zsad_core.signature import SIGNATURE, check_signature, read_trusted_keys, sign_manifest
 
 OURS, THEIRS = make_key(1), make_key(2)
 KEYS = (trusted(OURS),)
@@ -154,7 +163,7 @@ def test_cryptography_is_imported_only_where_a_key_is_used(tiny_bundle):
 import sys
 from pathlib import Path
 from zsad_core.bundle import load_bundle
-import zsad_agent.bundle_store, zsad_convert.sign
+import zsad_agent.model.bundle_store, zsad_convert.sign
 load_bundle(Path({str(tiny_bundle)!r}))
 assert not [name for name in sys.modules if name.startswith("cryptography")]
 """

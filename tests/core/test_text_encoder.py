@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import save_file
 
-from zsad_core.errors import WeightsError  # noqa: E402
-from zsad_core.text_encoder import embed_products, load_text_encoder  # noqa: E402
+from zsad_core.errors import WeightsError
+from zsad_core.text import embed_products, load_text_encoder
 
 
 def test_an_embedding_is_the_normalised_mean_of_normalised_sentences():

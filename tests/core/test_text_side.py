@@ -4,13 +4,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import load, save  # noqa: E402
+from safetensors.torch import load, save
 
-from zsad_core.ad_dinov3 import AdDinoV3  # noqa: E402
-from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
-from zsad_core.errors import WeightsError  # noqa: E402
-from zsad_core.matching import MatchingConfig  # noqa: E402
-from zsad_core.text_side import load_text_side, text_side_bytes  # noqa: E402
+from zsad_core.errors import WeightsError
+from zsad_core.heads import AdDinoV3, AvaDino, AvaDinoConfig, MatchingConfig
+from zsad_core.text import load_text_side, text_side_bytes
 
 
 def make_head(interleave_text: bool = False) -> AvaDino:

@@ -2,9 +2,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.backbone import import_timm  # noqa: E402
-from zsad_core.errors import WeightsError  # noqa: E402
-from zsad_core.token_insertion import class_position, resize_positions, tapped_tokens  # noqa: E402
+from zsad_core.backbones import class_position, tapped_tokens
+from zsad_core.backbones.token_insertion import resize_positions
+from zsad_core.backbones.vit import import_timm
+from zsad_core.errors import WeightsError
 
 # name, patch size, prefix tokens; each made small below
 FAMILIES = [

@@ -5,16 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.losses import Target  # noqa: E402
-from zsad_core.scoring import top_mean  # noqa: E402
-from zsad_core.visualad import (  # noqa: E402
-    TOP_FRACTION,
-    InsertedTokens,
-    VisualAd,
-    VisualAdConfig,
-    VisualAdOutput,
-    gaussian_blur,
-)
+from zsad_core.heads import TOP_FRACTION, InsertedTokens, Target, VisualAd, VisualAdConfig, VisualAdOutput, top_mean
+from zsad_core.heads.visualad import gaussian_blur
 
 DIM, TAPS, GRID_HW, MAP_HW = 16, 3, (3, 5), (12, 20)
 

@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import save_file
 
-from zsad_core.errors import WeightsError  # noqa: E402
-from zsad_core.weights_file import check_state, read_state_dict  # noqa: E402
+from zsad_core.errors import WeightsError
+from zsad_core.weights import check_state, read_state_dict
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, -2.0])}
 

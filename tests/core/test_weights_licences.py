@@ -1,6 +1,6 @@
 import pytest
 
-from zsad_core.weights_licences import backbone_licence, text_licence
+from zsad_core.weights import backbone_licence, text_licence
 
 AUGREG = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 

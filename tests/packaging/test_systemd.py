@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from checkout import ROOT, run
 
-from zsad_agent.camera_config import CameraConfig
-from zsad_agent.config import AgentConfig
+from zsad_agent.config import AgentConfig, CameraConfig
 from zsad_core.config import read_yaml, validate
 
 SYSTEMD = ROOT / "systemd"

@@ -10,10 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.ad_dinov3 import AdDinoV3  # noqa: E402
-from zsad_core.ava_dino import AvaDino, AvaDinoConfig  # noqa: E402
-from zsad_core.losses import Target  # noqa: E402
-from zsad_core.matching import MatchingConfig, Tokens  # noqa: E402
+from zsad_core.heads import AdDinoV3, AvaDino, AvaDinoConfig, MatchingConfig, Target, Tokens
 
 TAPS, EMBED_DIM, TEXT_DIM, GRID_HW, MAP_HW = 4, 1024, 768, (32, 32), (512, 512)
 WIDTHS = {"embed_dim": EMBED_DIM, "text_dim": TEXT_DIM, "num_taps": TAPS, "interleave_text": True}

@@ -8,10 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_core.backbone import import_timm  # noqa: E402
-from zsad_core.losses import Target  # noqa: E402
-from zsad_core.token_insertion import tapped_tokens  # noqa: E402
-from zsad_core.visualad import InsertedTokens, VisualAd, VisualAdConfig  # noqa: E402
+from zsad_core.backbones import tapped_tokens
+from zsad_core.backbones.vit import import_timm
+from zsad_core.heads import InsertedTokens, Target, VisualAd, VisualAdConfig
 
 TAPS, EMBED_DIM, PATCH, NATIVE, SIDE = (2, 4, 6, 8), 128, 14, 70, 98
 GRID_HW, MAP_HW = (SIDE // PATCH, SIDE // PATCH), (SIDE, SIDE)

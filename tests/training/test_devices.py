@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_training.devices import pick_device  # noqa: E402
+from zsad_training.run import pick_device
 
 
 @pytest.mark.parametrize("name", ["meta", "xpu", "cuda:99", "gpu"])

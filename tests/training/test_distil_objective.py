@@ -10,11 +10,11 @@ from small_run import HW, make_data
 
 torch = pytest.importorskip("torch")
 
-from small_distillation import distil_config, small_pictures, small_student, small_teacher, texts  # noqa: E402
+from small_distillation import distil_config, small_pictures, small_student, small_teacher, texts
 
-from zsad_training.distil_objective import DistilObjective, divergence  # noqa: E402
-from zsad_training.distil_pictures import DistilBatch, collate_distil  # noqa: E402
-from zsad_training.objective import stacked_text  # noqa: E402
+from zsad_training.distil import DistilBatch, DistilObjective, collate_distil
+from zsad_training.distil.objective import divergence
+from zsad_training.run import stacked_text
 
 ALL = {"features", "maps", "scores", "task"}
 

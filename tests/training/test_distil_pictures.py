@@ -9,13 +9,12 @@ from small_run import HW, make_data
 
 torch = pytest.importorskip("torch")
 
-from small_distillation import TEACHERS_HW, distil_config, small_pictures  # noqa: E402
+from small_distillation import TEACHERS_HW, distil_config, small_pictures
 
-from zsad_core.errors import DatasetError  # noqa: E402
-from zsad_core.imaging import resize_to_input  # noqa: E402
-from zsad_training.distil_config import FolderSpec  # noqa: E402
-from zsad_training.distil_pictures import collate_distil, read_unlabelled  # noqa: E402
-from zsad_training.synthesis import MIN_AREA_PX  # noqa: E402
+from zsad_core.errors import DatasetError
+from zsad_core.picture import resize_to_input
+from zsad_training.distil import FolderSpec, collate_distil, read_unlabelled
+from zsad_training.pictures import MIN_AREA_PX
 
 
 @pytest.fixture(scope="module")

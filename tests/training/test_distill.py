@@ -15,8 +15,8 @@ from small_run import assert_same_but_for_rounding, make_data
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import load_file, safe_open  # noqa: E402
-from small_distillation import (  # noqa: E402
+from safetensors.torch import load_file, safe_open
+from small_distillation import (
     TEACHERS_HW,
     distil_config,
     run_distillation,
@@ -25,21 +25,24 @@ from small_distillation import (  # noqa: E402
     small_teacher,
     texts,
 )
-from small_model import record, small_detector  # noqa: E402
+from small_model import record, small_detector
 
-from zsad_core.ad_dinov3 import AdDinoV3  # noqa: E402
-from zsad_core.bundle import EvaluationRow  # noqa: E402
-from zsad_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
-from zsad_core.matching import MatchingConfig  # noqa: E402
-from zsad_core.visualad import VisualAd, VisualAdConfig  # noqa: E402
-from zsad_training.distil_pictures import collate_distil  # noqa: E402
-from zsad_training.distil_settings import load_teacher, parser, read_distil_config  # noqa: E402
-from zsad_training.distil_table import comparison, kept_rows  # noqa: E402
-from zsad_training.distill import main, with_teacher  # noqa: E402
-from zsad_training.objective import stacked_text  # noqa: E402
-from zsad_training.predict import METRICS  # noqa: E402
-from zsad_training.settings import presets  # noqa: E402
-from zsad_training.teacher import Teacher  # noqa: E402
+from zsad_core.facts import EvaluationRow
+from zsad_core.heads import AdDinoV3, MatchingConfig, VisualAd, VisualAdConfig
+from zsad_core.model import Checkpoint, load_checkpoint, save_checkpoint
+from zsad_training.config import presets
+from zsad_training.distil import (
+    Teacher,
+    collate_distil,
+    comparison,
+    kept_rows,
+    load_teacher,
+    parser,
+    read_distil_config,
+)
+from zsad_training.distill import main, with_teacher
+from zsad_training.measure import METRICS
+from zsad_training.run import stacked_text
 
 CNN = {"backbone": "tf_efficientnet_lite0", "taps": (2, 3, 4, 5)}
 SCRIPT = Path(__file__).parents[2] / "training" / "distill.py"

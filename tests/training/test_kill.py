@@ -11,7 +11,7 @@ from small_run import make_data, run_small
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file
 
 SIGKILLED = -9
 OPTIMISATION = {"epochs": 3, "steps_per_epoch": 6, "save_every_steps": 1, "ema_decay": 0.9, "schedule": "cosine"}
@@ -22,7 +22,7 @@ def start(tmp_path_factory) -> Callable[[Path], multiprocessing.Process]:
     """Starts a run in its own process; these are forked from one that has torch in memory already."""
     data = make_data(tmp_path_factory.mktemp("data"))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["small_run", "small_model", "zsad_training.trainer"])
+    context.set_forkserver_preload(["small_run", "small_model", "zsad_training.run.trainer"])
 
     def begin(out: Path) -> multiprocessing.Process:
         process = context.Process(target=run_small, args=(data, out, OPTIMISATION, 0.2))

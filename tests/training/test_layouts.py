@@ -14,11 +14,12 @@ pytest.importorskip("torch")
 
 from one_dataset import read_dataset
 
+from zsad_core.data import LayoutName
+from zsad_core.data.reader import MAX_FAULTS_SHOWN
+from zsad_core.data.table import LAYOUTS
 from zsad_core.errors import ConfigError, DatasetError
 from zsad_training.config import DatasetSpec
-from zsad_training.data_check import check_samples, read_datasets
-from zsad_training.layouts import LAYOUTS, LayoutName
-from zsad_training.reader import MAX_FAULTS_SHOWN
+from zsad_training.pictures import check_samples, read_datasets
 from zsad_training.train import parser, read_config
 
 HW = (16, 24)

@@ -9,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from zsad_training.evaluate import draw_report  # noqa: E402
-from zsad_training.layout import GOOD, Sample  # noqa: E402
-from zsad_training.predict import Scored, Tally, evaluate_groups, tally_groups  # noqa: E402
-from zsad_training.sheet import CELL, GAP, TEXT_HEIGHT, Sheets, choose  # noqa: E402
-from zsad_training.validation import PixelLevel, good_part_threshold  # noqa: E402
+from zsad_core.data import GOOD, Sample
+from zsad_training.evaluate import draw_report
+from zsad_training.measure import PixelLevel, Scored, Sheets, Tally, evaluate_groups, tally_groups
+from zsad_training.measure.sheet import CELL, GAP, TEXT_HEIGHT, choose
+from zsad_training.measure.validation import good_part_threshold
 
 HW = (30, 40)
 

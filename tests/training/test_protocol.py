@@ -10,12 +10,13 @@ pytest.importorskip("torch")
 
 import torch
 
-from zsad_core.bundle import Evaluation, EvaluationRow
+from zsad_core.bundle import Evaluation
 from zsad_core.errors import ConfigError
+from zsad_core.facts import EvaluationRow
 from zsad_training.config import TrainConfig
-from zsad_training.processes import Processes
-from zsad_training.protocol import Protocol, Run, plan
-from zsad_training.protocol_table import MEAN, Result, as_json, as_markdown, spread
+from zsad_training.measure import Result, as_json, as_markdown
+from zsad_training.measure.protocol_table import MEAN, spread
+from zsad_training.run import Processes, Protocol, Run, plan
 from zsad_training.train import main
 
 

@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from zsad_training.run_log import RunLog
+from zsad_training.run import RunLog
 
 
 def rows(path):

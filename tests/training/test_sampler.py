@@ -6,11 +6,10 @@ from mvtec_tree import make_mvtec_tree, make_textures
 
 torch = pytest.importorskip("torch")
 
-from one_dataset import read_dataset  # noqa: E402
+from one_dataset import read_dataset
 
-from zsad_training.config import SamplingSpec  # noqa: E402
-from zsad_training.sampler import TrainingPictures, collate, find_textures, random_crop, resize_mask  # noqa: E402
-from zsad_training.split import at_most, split  # noqa: E402
+from zsad_training.config import SamplingSpec
+from zsad_training.pictures import TrainingPictures, at_most, collate, find_textures, random_crop, resize_mask, split
 
 FULL = SamplingSpec(synthetic_fraction=0.5, augment="full", generic_name_fraction=0.5, train_hw=((32, 32), (48, 64)))
 

@@ -2,13 +2,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import save_file  # noqa: E402
-from small_model import TEXT_DIM, record, small_detector, text_embeddings  # noqa: E402
+from safetensors.torch import save_file
+from small_model import TEXT_DIM, record, small_detector, text_embeddings
 
-from zsad_core.checkpoint import save_checkpoint  # noqa: E402
-from zsad_core.errors import WeightsError  # noqa: E402
-from zsad_training.config import ModelSpec  # noqa: E402
-from zsad_training.start import build_detector  # noqa: E402
+from zsad_core.errors import WeightsError
+from zsad_core.model import save_checkpoint
+from zsad_training.config import ModelSpec
+from zsad_training.run import build_detector
 
 HW = (64, 96)
 

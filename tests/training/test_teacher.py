@@ -8,11 +8,11 @@ from small_run import make_data
 
 torch = pytest.importorskip("torch")
 
-from small_distillation import TEACHERS_HW, distil_config, small_pictures, small_teacher, texts  # noqa: E402
+from small_distillation import TEACHERS_HW, distil_config, small_pictures, small_teacher, texts
 
-from zsad_training.distil_pictures import DistilBatch, collate_distil  # noqa: E402
-from zsad_training.objective import stacked_text  # noqa: E402
-from zsad_training.teacher import KeptAnswers, Layout, Teacher, on_grid  # noqa: E402
+from zsad_training.distil import DistilBatch, KeptAnswers, Layout, Teacher, collate_distil
+from zsad_training.distil.teacher import on_grid
+from zsad_training.run import stacked_text
 
 LAYOUT = Layout(map_hw=(2, 3), features_hw=(2, 2), taps=2, embed_dim=3)
 

@@ -12,10 +12,10 @@ from small_run import assert_same_but_for_rounding
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file
 
-from zsad_training.processes import Processes  # noqa: E402
-from zsad_training.train import main  # noqa: E402
+from zsad_training.run import Processes
+from zsad_training.train import main
 
 SCRIPT = Path(__file__).parents[2] / "training" / "train.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]

@@ -8,17 +8,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from one_dataset import read_dataset  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-from small_model import TEXT_DIM, small_detector, text_embeddings  # noqa: E402
-from small_run import HW, assert_same_but_for_rounding, make_data, small_config, small_trainer  # noqa: E402
+from one_dataset import read_dataset
+from safetensors.torch import load_file
+from small_model import TEXT_DIM, small_detector, text_embeddings
+from small_run import HW, assert_same_but_for_rounding, make_data, small_config, small_trainer
 
-from zsad_core.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from zsad_core.errors import DatasetError, WeightsError  # noqa: E402
-from zsad_training.config import ValidationSpec  # noqa: E402
-from zsad_training.sampler import find_textures  # noqa: E402
-from zsad_training.train import main  # noqa: E402
-from zsad_training.validation import ValidationPictures  # noqa: E402
+from zsad_core.errors import DatasetError, WeightsError
+from zsad_core.model import load_checkpoint, save_checkpoint
+from zsad_training.config import ValidationSpec
+from zsad_training.measure import ValidationPictures
+from zsad_training.pictures import find_textures
+from zsad_training.train import main
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +313,7 @@ class NoValidation:
     """Stands for validation; says when an epoch ends."""
 
     def run(self, *args, **kwargs):
-        from zsad_training.validation import Validation
+        from zsad_training.measure import Validation
 
         self.epoch_ends()
         return Validation(rows=[], criterion=0.5, threshold=0.5, false_reject_rate=0.0, region_level=0.5)

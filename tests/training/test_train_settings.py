@@ -7,8 +7,9 @@ import pytest
 pytest.importorskip("torch")
 
 from zsad_core.errors import ConfigError
-from zsad_core.published import TIMM_NAMES
-from zsad_training.settings import METHOD_PRESETS, parser, presets, read_config, read_configs
+from zsad_core.model.published import TIMM_NAMES
+from zsad_training.config import parser, presets, read_config, read_configs
+from zsad_training.config.load import METHOD_PRESETS
 from zsad_training.train import main
 
 

@@ -1,0 +1,165 @@
+"""Takes pictures from one source into a slot, when they are asked for, and keeps a live source going."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from zsad_agent.capture.camera_status import CameraStatus
+from zsad_agent.capture.finite import FiniteCapture
+from zsad_agent.capture.live import LiveCapture
+from zsad_agent.capture.output import Captured, Fault, Outlet
+from zsad_agent.capture.pace import Pace
+from zsad_agent.capture.reconnect import Presence
+from zsad_agent.capture.triggers import TriggerDesk
+from zsad_agent.config import SourceConfig
+from zsad_agent.picture_health import PictureHealth
+from zsad_agent.sources import START_S, FolderDropSource, GrabberSource, Source
+from zsad_agent.system import Slot
+from zsad_core.types import Frame
+
+__all__ = ["Capture", "Captured", "Fault"]
+
+
+class Capture:
+    """The body of the capture thread, the watch over it, and what others ask of it from their threads.
+
+    With `trigger: mqtt` every trigger gives exactly one result, in order. Of a live source that is the first picture
+    whose reading began after the trigger came, so never one that was taken before; of a finite one, the next. Where no
+    picture can be had (camera lost, paused, unhealthy pictures, none within `stale_after_s`, too many triggers waiting)
+    it is a fault with the reason. Triggers that wait when the agent is stopped get none, nor do those that come when a
+    file has ended (each a log line), nor those of a flood: behind `MAX_REFUSED` results that nobody took yet they are
+    passed over, with one log line.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        config: SourceConfig,
+        slot: Slot[Captured],
+        status: CameraStatus,
+        stop: threading.Event,
+        seq: Iterator[int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts nothing.
+
+        Args:
+            source: not yet opened. Health is judged of live ones only; files are taken as they are.
+            config: name, fps, loop, trigger, stale_after_s, reopen_max_s, region_xywh and health are used.
+            slot: where frames and faults go; closed when `run` ends. Of a live source, one whose `put` never waits.
+            status: told when the camera is lost, its pictures are unhealthy, or it is paused; and when no longer.
+            stop: ends `run` when set, as soon as the source lets go.
+            seq: numbers for the frames, shared by all cameras of the process; None: 1, 2, 3 …
+            clock: monotonic seconds.
+
+        Raises:
+            ConfigError: the reference that health is judged by cannot be used.
+        """
+        self._source = source
+        self._slot = slot
+        self._stop = stop
+        self._out = out = Outlet(camera=config.name, slot=slot, stop=stop, seq=seq, clock=clock)
+        self._desk = desk = TriggerDesk(
+            mode=config.trigger, lossless=source.lossless, out=out, status=status, clock=clock
+        )
+        self._presence = Presence(
+            source=source,
+            desk=desk,
+            out=out,
+            status=status,
+            stop=stop,
+            clock=clock,
+            stale_after_s=config.stale_after_s,
+            reopen_max_s=config.reopen_max_s,
+            start_s=START_S if isinstance(source, GrabberSource) else 0.0,
+        )
+        pace = Pace(config.fps, clock)
+        self._finite = FiniteCapture(
+            source=source, loop=config.loop, desk=desk, pace=pace, out=out, status=status, stop=stop
+        )
+        self._live: LiveCapture | None = None
+        if not source.lossless:
+            self._live = LiveCapture(
+                source=source,
+                health=PictureHealth.of(config.health, has_region=config.region_xywh is not None),
+                desk=desk,
+                presence=self._presence,
+                pace=pace,
+                out=out,
+                status=status,
+                stop=stop,
+                clock=clock,
+            )
+
+    def run(self) -> None:
+        """Reads until the end of a finite source, or until stopped."""
+        try:
+            if self._live is not None:
+                self._presence.keep_open(self._live.read)
+            elif isinstance(self._source, FolderDropSource):
+                self._presence.keep_open(partial(self._finite.read_drops, self._source, self._presence))
+            else:
+                self._finite.run()
+            if not self._stop.is_set():
+                self._desk.end(self.failure or "the source has ended")
+        finally:
+            self._slot.close()
+
+    def check(self) -> None:
+        """To be called now and then by another thread: a live source that gives no frame, or hangs, is lost.
+
+        A watched folder, which may be another machine's, is at fault while it hangs.
+        """
+        if self._live is not None:
+            self._presence.check()
+        elif isinstance(self._source, FolderDropSource):
+            self._presence.check_answer()
+
+    def trigger(self, trigger_id: str | None) -> None:
+        """Asks for one picture to be inspected. Returns at once, from any thread.
+
+        Args:
+            trigger_id: given back with the result; 1 to 128 characters, or None.
+
+        Raises:
+            ValueError: an id of another length, or a camera that is not triggered by messages.
+        """
+        self._desk.ask(trigger_id)
+
+    def pause(self) -> None:
+        """Inspects nothing until `resume`. A live source stays open and watched."""
+        self._desk.pause()
+
+    def resume(self) -> None:
+        self._presence.begin_anew()  # a folder gives no sign while it is not asked
+        self._desk.resume()
+
+    @property
+    def failure(self) -> str | None:
+        """Why a finite source could not be read to its end."""
+        return self._finite.failure
+
+    @property
+    def triggers_waiting(self) -> int:
+        """Triggers that neither have a picture nor were refused yet."""
+        return self._desk.waiting
+
+    @property
+    def triggered(self) -> bool:
+        """Whether `trigger` asks for its pictures."""
+        return self._desk.triggered
+
+    @property
+    def skipped(self) -> int:
+        """Frames of a live source that came faster than they were fetched from its process."""
+        return self._source.skipped if isinstance(self._source, GrabberSource) else 0
+
+    @property
+    def paused(self) -> bool:
+        return self._desk.paused
+
+    def newest_frames(self, count: int) -> list[Frame]:
+        """The latest good frames, inspected or not, at most 4, the newest last. Their `seq` is 0."""
+        return self._out.newest(count)

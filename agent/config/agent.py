@@ -1,0 +1,150 @@
+"""The agent's settings, as `/etc/zsad-agent/agent.yaml` holds them. Strict: see `zsad_core.config`."""
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from zsad_agent.config.camera import CameraConfig, DecisionConfig, SourceConfig, TopicLevel
+from zsad_agent.config.mqtt import ControlConfig, MqttConfig
+from zsad_agent.config.paths import (
+    SHIPPED_BUNDLE,
+    SHIPPED_BUNDLES,
+)
+from zsad_core.bundle import GENERIC_PRODUCT
+from zsad_core.config import StrictModel
+
+RESERVED_NAMES = ("available", "bundle", "recipe", "reload", "stats")  # topics of the device beside its cameras'
+
+
+def _default_device_id() -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:64] or "zsad"
+
+
+OffInYaml = BeforeValidator(lambda value: "off" if value is False else value)  # what YAML makes of a bare off
+
+
+def _shipped(bundle: Path) -> Path:
+    """A bundle that ships, where its mere name is given and nothing else is called that here."""
+    shipped = SHIPPED_BUNDLES / bundle
+    taken = os.path.exists(bundle)  # noqa: PTH110 - Path.exists raises where a name is too long
+    return shipped if len(bundle.parts) == 1 and not taken and shipped in SHIPPED_BUNDLES.iterdir() else bundle
+
+
+class InferenceConfig(StrictModel):
+    bundle: Annotated[Path, AfterValidator(_shipped)] = SHIPPED_BUNDLE  # folder, .zip, or the name of one that ships
+    product: str = GENERIC_PRODUCT
+    device: str = "CPU"  # OpenVINO name: CPU, GPU, GPU.1, NPU, AUTO, AUTO:GPU,CPU
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # CPU threads; None: OpenVINO's choice
+    precision: Literal["f32", "auto"] = "f32"  # auto lets the device compute in bf16/f16: faster, scores shift a little
+    # of a bundle that holds two; auto: the one that zsad-agent bench found the faster here, else the bundle's main one
+    model: Literal["auto", "fp", "int8"] = "auto"
+    cache_dir: Path | None = None  # compiled models; None: the service's cache folder
+    # PEM files of the Ed25519 public keys whose bundles are taken; none: unsigned bundles are taken too. The bundle
+    # that ships inside the program is always taken.
+    trusted_keys: tuple[Path, ...] = ()
+
+
+class HeatmapConfig(StrictModel):
+    enabled: bool = True
+    max_width: Annotated[int, Field(ge=32, le=8192)] = 640  # pixels
+    max_bytes: Annotated[int, Field(ge=1024, le=16_777_216)] = 100_000  # AWS IoT cuts a client off above 128 KB
+    jpeg_quality: Annotated[int, Field(ge=10, le=100)] = 80
+
+
+class SpoolConfig(StrictModel):
+    path: Path | None = None  # None: spool.sqlite3 in the service's state folder
+    max_results: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000  # the oldest go first above it
+    max_bytes: Annotated[int, Field(ge=65_536, le=10**13)] = 2_000_000_000  # of the file; pictures go before results
+    max_age_h: Annotated[float, Field(gt=0, le=87_600)] = 24.0 * 30  # hours
+    # overlays that are kept until the broker has them, and go out on <camera>/evidence/<id>
+    pictures: Annotated[Literal["off", "rejects", "all"], OffInYaml] = "off"
+    # each: a result is fsynced before it counts as accepted, and a power cut takes none; periodic: it takes 2 s of them
+    fsync: Literal["each", "periodic"] = "each"
+
+
+class EvidenceConfig(StrictModel):
+    """Pictures, overlays and results on disk, for people who look into rejects."""
+
+    enabled: bool = False
+    path: Path | None = None  # None: evidence in the service's state folder
+    passes_every: Annotated[int, Field(ge=0, le=10**9)] = 0  # beside rejects and unknowns every n-th pass; 0: none
+    max_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
+    max_bytes: Annotated[int, Field(ge=1_000_000, le=10**13)] = 5_000_000_000
+    min_free_bytes: Annotated[int, Field(ge=0, le=10**13)] = 1_000_000_000  # of the disk, which other things need too
+    jpeg_quality: Annotated[int, Field(ge=10, le=100)] = 90
+
+
+def _listen_address(listen: str) -> str:
+    if listen != "off" and int(listen.rpartition(":")[2]) > 65_535:
+        raise ValueError("expected off or 127.0.0.1:port with a port from 0, any free one, to 65535")
+    return listen
+
+
+class HttpConfig(StrictModel):
+    """/metrics (Prometheus), /healthz and /readyz."""
+
+    listen: Annotated[
+        str, OffInYaml, Field(pattern=r"^(off|127\.0\.0\.1:\d{1,5})$"), AfterValidator(_listen_address)
+    ] = "127.0.0.1:9464"
+
+
+class AgentConfig(StrictModel):
+    device_id: TopicLevel = Field(default_factory=_default_device_id)
+    source: SourceConfig = SourceConfig()
+    cameras: tuple[CameraConfig, ...] = ()  # several cameras, in place of `source`
+    inference: InferenceConfig = InferenceConfig()
+    decision: DecisionConfig = DecisionConfig()
+    mqtt: MqttConfig = MqttConfig()
+    control: ControlConfig = ControlConfig()
+    heatmap: HeatmapConfig = HeatmapConfig()
+    spool: SpoolConfig = SpoolConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
+    http: HttpConfig = HttpConfig()
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"  # json: one object a line
+
+    @model_validator(mode="after")
+    def _cameras_apart(self) -> Self:
+        if self.cameras and (self.source.camera is not None or self.source.source is not None):
+            raise ValueError("source and cameras both name a camera: keep one of the two sections")
+        if self.cameras and self.source != SourceConfig():
+            raise ValueError("source is not used beside cameras: move its settings to each camera, and delete it")
+        names = [camera.name for camera in self.every_camera]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise ValueError(f"cameras: {', '.join(double)} is the name of more than one: each needs a name of its own")
+        taken = sorted(set(names) & set(RESERVED_NAMES))
+        if taken:
+            raise ValueError(f"a camera cannot be called {taken[0]}: that is a topic of the device")
+        unnamed = [camera.name for camera in self.cameras if camera.camera is None and camera.source is None]
+        if unnamed:
+            raise ValueError(f"cameras: {', '.join(unnamed)} names neither camera nor source")
+        watched = [os.path.realpath(camera.source or "") for camera in self.cameras if camera.trigger == "folder"]
+        shared = sorted({folder for folder in watched if watched.count(folder) > 1})
+        if shared:
+            raise ValueError(f"cameras: {shared[0]} is watched by more than one: each picture would be inspected twice")
+        return self
+
+    @model_validator(mode="after")
+    def _pictures_are_made(self) -> Self:
+        if self.spool.pictures != "off" and not self.heatmap.enabled:
+            raise ValueError(f"spool.pictures is {self.spool.pictures}, but heatmap.enabled is false: there are none")
+        return self
+
+    @property
+    def every_camera(self) -> tuple[CameraConfig, ...]:
+        """`cameras`, or the one of `source`; product and decision filled in."""
+        cameras = self.cameras or (CameraConfig(**dict(self.source)),)
+        return tuple(
+            camera.model_copy(
+                update={
+                    "product": camera.product or self.inference.product,
+                    "decision": camera.decision or self.decision,
+                }
+            )
+            for camera in cameras
+        )

@@ -1,0 +1,250 @@
+"""The composition root: builds everything from the config, watches over it, and stops it in good order."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import cv2
+
+from zsad_agent.config import AgentConfig, default_state_dir
+from zsad_agent.control import CAMERA_KEYS, FILE_NAME, Controller, Remote, Restart, StoredSettings, listen_for_triggers
+from zsad_agent.daemon.observer import Observer
+from zsad_agent.daemon.shutdown import in_time, leave_at_once, wind_up
+from zsad_agent.daemon.startup import compile_bundle, load_in_thread, open_publisher, spool_path
+from zsad_agent.daemon.supervision import Tender, find_stuck, supervise
+from zsad_agent.evidence import EvidenceStore
+from zsad_agent.inspection import Line, Pipeline, Sink, View, make_lines, make_view
+from zsad_agent.messages import RecentResults, Topics, what_is_missing
+from zsad_agent.model import BundleStore, BundleUpdater, CameraInUse, Detector, Model, ModelInUse, Running, Started
+from zsad_agent.monitoring import HealthServer, Metrics
+from zsad_agent.mqtt import Publisher
+from zsad_agent.sources import Source, make_source
+from zsad_agent.system import CrashReports, Notifier, configure_logging, give_back_memory
+from zsad_core.errors import ZsadError
+
+logger = logging.getLogger(__name__)
+
+CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
+RETAINED_OF_CAMERA = ("status", *(f"{key}/state" for key in CAMERA_KEYS))
+ANSWER_S = 2.0  # for the answer to the command that asked for a start anew
+TRIAL_FRAMES = 4  # of each camera, that a new bundle is tried on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the agent is given by whoever starts it."""
+
+    stop: threading.Event  # set by whoever wants an end; all accepted so far is then published or kept, within 2 s
+    reread: Callable[[], AgentConfig] | None = None  # the config as it is now, checked; None: there is no file
+    sinks: Sequence[Sink] = ()  # given every result beside the publisher
+    max_frames: int | None = None  # ends after so many pictures
+    crash_reports: CrashReports | None = None
+    exit_now: Callable[[int], None] = os._exit  # where a thread hangs in a driver and would not let the process end
+
+
+def run_agent(config: AgentConfig, surroundings: Surroundings) -> int:
+    """Inspects until every source ends, `max_frames` are done, or a stop is asked for. The exit code.
+
+    A `reload` command starts all of it anew with the new config, in the same process. One that has no fault and still
+    cannot be started, as with a bundle that answers NaN, gives way to the config before.
+
+    Raises:
+        ZsadError: something named in the config cannot be used.
+    """
+    cv2.setNumThreads(1)  # its threads would fight the model's for the cores
+    notifier = Notifier(os.environ)
+    before: AgentConfig | None = None  # ran until the reload
+    fault: str | None = None
+    known: set[str] = set()  # cameras of all starts
+    while True:
+        restart = Restart(surroundings.reread, again=bool(known), fault=fault)
+        names = {camera.name for camera in config.every_camera}
+        known |= names
+        try:
+            code = _run_once(config, surroundings, notifier, restart, gone=known - names)
+        except ZsadError as error:
+            if before is None or restart.begun:
+                raise
+            fault = f"the new config cannot be started, the one before runs on: {error}"
+            logger.error("%s", fault)
+            config, before = before, None
+            continue
+        if restart.config is None or surroundings.stop.is_set():
+            return code
+        before, config, fault = config, restart.config, None
+        configure_logging(config.log_level, config.log_format)
+        logger.info("starting anew with the config as it is now")
+
+
+def _run_once(
+    config: AgentConfig, given: Surroundings, notifier: Notifier, restart: Restart, *, gone: Iterable[str]
+) -> int:
+    """From the start to the end, or to a reload. `gone`: cameras that a config before had."""
+    sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
+    views = [make_view(camera) for camera in config.every_camera]
+    store = BundleStore(default_state_dir() / "bundles", config.inference)
+    with ExitStack() as stack:
+        started = load_in_thread(store, config, given.stop, notifier.watchdog if restart.again else None)
+        if started is None:
+            leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
+            return 0
+        give_back_memory()
+        publisher = open_publisher(config, stack, given.stop)
+        for suffix in (f"{name}/{topic}" for name in gone for topic in RETAINED_OF_CAMERA):
+            publisher.set_retained(suffix, b"")  # else the broker goes on saying that it is well
+        agent = _assemble(config, given, started, publisher, sources, views, stack)
+        controller = _accept_commands(config, agent, store, started, publisher, restart, stack)
+        tender = _observe(config, agent, started, publisher, notifier, stack)
+        agent.pipeline.start()
+        restart.begun = True
+        notifier.ready()
+        for line, source in zip(agent.lines, sources, strict=True):
+            logger.info("inspecting %s as %r with %s", source.description, line.inspector.product, started.bundle.path)
+        statuses = [line.status for line in agent.lines]
+        ends = (given.stop, restart.event)
+        supervise(agent.pipeline, publisher, notifier, statuses, ends=ends, tend=tender.tend)
+        if not restart.event.is_set():
+            notifier.stopping()
+        elif controller is not None:
+            controller.wait_idle(ANSWER_S)  # the command that asks for the start is answered before it
+        ending = wind_up(agent.pipeline, publisher, spool_path(config), ends)
+    if agent.pipeline.failure is not None:
+        logger.error("%s", agent.pipeline.failure)
+    code = 0 if agent.pipeline.failure is None and not ending.lost else 1
+    trying = controller is not None and controller.busy  # a bundle, in the compiler as at the start
+    if trying or not ending.drained or not in_time(agent.pipeline.wait_capture, CLOSE_CAPTURE_S, ends):
+        if restart.event.is_set() and not given.stop.is_set():
+            logger.error("a part of the run before hangs: the process ends, to be started anew")
+            code = 1
+        leave_at_once(code, given.exit_now)
+    return code
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Agent:
+    lines: Sequence[Line]
+    models: ModelInUse
+    pipeline: Pipeline
+    metrics: Metrics
+    recent: RecentResults
+    observer: Observer
+    evidence: EvidenceStore | None
+
+
+def _assemble(
+    config: AgentConfig,
+    given: Surroundings,
+    started: Started[Detector],
+    publisher: Publisher,
+    sources: Sequence[Source],
+    views: Sequence[View],
+    stack: ExitStack,
+) -> _Agent:
+    """The pipeline and what counts its results. Starts no thread of the pipeline's."""
+    capture_stop, news = threading.Event(), threading.Condition()
+    models = ModelInUse(Model.of(started.bundle, started.detector))
+    lines = make_lines(
+        config,
+        sources,
+        views,
+        models=models,
+        publish_status=publisher.set_camera_status,
+        news=news,
+        stop=capture_stop,
+    )
+    topics = Topics(config.mqtt.topic_prefix, config.device_id)
+    listen_for_triggers(publisher, topics, {line.name: line.capture for line in lines if line.capture.triggered})
+    evidence = None
+    if config.evidence.enabled:
+        folder = config.evidence.path or default_state_dir() / "evidence"
+        evidence = stack.enter_context(EvidenceStore(config.evidence, folder))
+    observer = Observer(
+        device_id=config.device_id,
+        device=config.inference.device,
+        lines=lines,
+        models=models,
+        publisher=publisher,
+        evidence=evidence,
+    )
+    metrics, recent = Metrics([line.name for line in lines], observer.snapshot), RecentResults()
+    pipeline = Pipeline(
+        lines=lines,
+        news=news,
+        sinks=[publisher, metrics, recent, *given.sinks],
+        stop=capture_stop,
+        evidence=evidence,
+        on_crash=given.crash_reports.record if given.crash_reports is not None else None,
+        max_frames=given.max_frames,
+    )
+    return _Agent(
+        lines=lines,
+        models=models,
+        pipeline=pipeline,
+        metrics=metrics,
+        recent=recent,
+        observer=observer,
+        evidence=evidence,
+    )
+
+
+def _accept_commands(
+    config: AgentConfig,
+    agent: _Agent,
+    store: BundleStore,
+    started: Started[Detector],
+    publisher: Publisher,
+    restart: Restart,
+    stack: ExitStack,
+) -> Controller | None:
+    """Lets commands in, where the config wants them, and puts those of earlier runs in force."""
+    if not config.control.enabled:
+        return None
+    updater = BundleUpdater(
+        store=store,
+        bundle_dir=config.control.bundle_dir,
+        running=Running(bundle=started.bundle, detector=started.detector),
+        compile_bundle=lambda bundle: compile_bundle(bundle, config),
+        cameras=lambda: [
+            CameraInUse(
+                name=line.name,
+                product=line.inspector.product,
+                images_bgr=[frame.image_bgr for frame in line.capture.newest_frames(TRIAL_FRAMES)],
+            )
+            for line in agent.lines
+        ],
+        switch=lambda running: agent.models.replace(Model.of(running.bundle, running.detector)),
+        turn=agent.models.turn,
+    )
+    agent.models.watch(updater.note_frame)
+    remote = Remote({line.name: line for line in agent.lines}, agent.models, updater, store, restart)
+    stored = StoredSettings(default_state_dir() / FILE_NAME)
+    return stack.enter_context(Controller(remote, publisher, config, stored, reload_fault=restart.fault))
+
+
+def _observe(
+    config: AgentConfig,
+    agent: _Agent,
+    started: Started[Detector],
+    publisher: Publisher,
+    notifier: Notifier,
+    stack: ExitStack,
+) -> Tender:
+    """Opens the agent to those who watch over it."""
+    stack.enter_context(
+        HealthServer(
+            config.http.listen,
+            metrics=agent.metrics.render,
+            stuck=lambda: find_stuck(agent.pipeline, publisher, notifier.watchdog_s),
+            missing=lambda: what_is_missing(agent.observer.snapshot()),
+        )
+    )
+    evidence = agent.evidence
+    return Tender(
+        snapshot=agent.observer.snapshot,
+        recent=agent.recent,
+        publish=publisher.set_retained,
+        faults=lambda: [*started.reasons, *([evidence.fault] if evidence is not None and evidence.fault else [])],
+    )

@@ -1,0 +1,101 @@
+"""How a run ends: what was accepted is published or kept, within a bounded time, whatever hangs."""
+
+import contextlib
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+from zsad_agent.daemon.supervision import SUPERVISE_S
+from zsad_agent.inspection import Pipeline
+from zsad_agent.mqtt import Publisher
+
+logger = logging.getLogger(__name__)
+
+DRAIN_S = 1.0  # on a signal: for the picture that the model is at
+FLUSH_ON_SIGNAL_S = 0.4
+FLUSH_PATIENCE_S = 5.0  # at the end of a source: without a result leaving, so that an absent broker holds nobody up
+FLUSH_AT_END_S = 60.0  # in all
+RELOAD_PATIENCE_S = 20.0  # for either before a reload, which nobody waits for: opening a camera takes 15 s at most
+
+
+class StopRequest:
+    """SIGTERM and SIGINT, turned into an event. Entered in the main thread."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.event.set()
+
+
+def leave_at_once(code: int, exit_now: Callable[[int], None]) -> None:
+    """Ends the process without waiting for its threads."""
+    logging.shutdown()
+    with contextlib.suppress(OSError):  # nobody reads
+        sys.stdout.flush()
+    exit_now(code)
+
+
+class Ending(NamedTuple):
+    drained: bool  # False: a thread hangs
+    lost: int  # results that neither the broker nor the disk has
+
+
+def wind_up(pipeline: Pipeline, publisher: Publisher, spool: Path, ends: Sequence[threading.Event]) -> Ending:
+    """Lets what was inspected reach the spool, then the broker, for a bounded time."""
+    pipeline.stop()
+    drained = in_time(pipeline.wait, DRAIN_S, ends)
+    if not drained:
+        said = "stopped without waiting longer, so the latest picture may have no result: %s"
+        logger.warning(said, pipeline.stuck(0.0) or "busy")
+    logger.info("%d inspected, %d dropped", pipeline.inspected_frames, pipeline.dropped)
+    if not any(end.is_set() for end in ends):
+        unsent = _flush_at_end(publisher, ends[0])
+    else:
+        unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected else 0.0)
+    lost = publisher.keep() if unsent else 0
+    if lost:
+        logger.error("%d results are LOST: no broker took them, and the spool %s takes nothing", lost, spool)
+    if unsent > lost:
+        logger.warning("%d results stay in the spool %s and are sent at the next start", unsent - lost, spool)
+    return Ending(drained, lost)
+
+
+def in_time(done: Callable[[float], bool], limit_s: float, ends: Sequence[threading.Event]) -> bool:
+    """Whether it was done within `limit_s`; before a reload within `RELOAD_PATIENCE_S`, unless a stop is asked for."""
+    stop, reload = ends
+    end_s = time.monotonic() + RELOAD_PATIENCE_S
+    over = done(limit_s)
+    while not over and reload.is_set() and not stop.is_set() and time.monotonic() < end_s:
+        over = done(SUPERVISE_S)
+    return over
+
+
+def _flush_at_end(publisher: Publisher, stop: threading.Event) -> int:
+    """Waits for the broker while results still leave. How many did not."""
+    started_s = progress_s = time.monotonic()
+    unsent = publisher.flush(SUPERVISE_S)
+    while unsent and not stop.is_set():
+        now_s = time.monotonic()
+        if now_s - progress_s > FLUSH_PATIENCE_S or now_s - started_s > FLUSH_AT_END_S:
+            break
+        before, unsent = unsent, publisher.flush(SUPERVISE_S)
+        if unsent < before:
+            progress_s = time.monotonic()
+    return unsent

@@ -1,0 +1,98 @@
+"""The slow and shared parts that a run opens before its cameras: the model, the spool, the connection to the broker."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from zsad_agent.config import EMBEDDED_BROKER, AgentConfig, default_state_dir
+from zsad_agent.daemon.supervision import SUPERVISE_S
+from zsad_agent.inspection import check_products
+from zsad_agent.model import BundleStore, Detector, Started
+from zsad_agent.mqtt import EmbeddedBroker, Publisher
+from zsad_agent.spool import Spool
+from zsad_core.bundle import Bundle
+
+SLOW_S = 10.0  # for one picture; the unit's WatchdogSec is 30
+LOAD_S = 300.0  # longest time for a model to load, as the unit's TimeoutStartSec
+
+logger = logging.getLogger(__name__)
+
+
+def spool_path(config: AgentConfig) -> Path:
+    """The file of results that wait for the broker."""
+    return config.spool.path or default_state_dir() / "spool.sqlite3"
+
+
+def open_publisher(config: AgentConfig, stack: ExitStack, stop: threading.Event) -> Publisher:
+    """A publisher that sends, closed with `stack`. Waits for the outcome of the first attempt to connect, or `stop`."""
+    mqtt = config.mqtt
+    if mqtt.broker == EMBEDDED_BROKER:
+        mqtt = stack.enter_context(EmbeddedBroker()).reached_by(mqtt)
+    limits = config.spool
+    spool = stack.enter_context(
+        Spool(
+            spool_path(config),
+            max_results=limits.max_results,
+            max_bytes=limits.max_bytes,
+            max_age_h=limits.max_age_h,
+            fsync=limits.fsync,
+        )
+    )
+    publisher = stack.enter_context(Publisher(mqtt, config.device_id, spool, pictures=limits.pictures))
+    publisher.await_first_attempt(stop)
+    return publisher
+
+
+def compile_bundle(bundle: Bundle, config: AgentConfig) -> Detector:
+    """The bundle on the config's device, if it can serve every camera."""
+    check_products(config, bundle)
+    detector = Detector(bundle, config.inference)
+    warn_of_slowness(detector.trial_s)
+    return detector
+
+
+def warn_of_slowness(trial_s: float) -> None:
+    """Names a model that a watchdog will take for one that hangs.
+
+    Args:
+        trial_s: seconds for one picture.
+    """
+    if trial_s > SLOW_S:
+        logger.warning(
+            "one picture took the model %.0f s: a watchdog may take it for one that hangs. Use a smaller bundle, set "
+            "inference.threads to the cores that are free, or raise WatchdogSec (systemctl edit zsad-agent)",
+            trial_s,
+        )
+
+
+def load_in_thread(
+    store: BundleStore, config: AgentConfig, stop: threading.Event, alive: Callable[[], None] | None
+) -> Started[Detector] | None:
+    """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped.
+
+    Args:
+        alive: feeds a watchdog that runs already, for as long as a first start may take; None: none runs yet.
+    """
+    started_s = time.monotonic()
+    outcome: list[Started[Detector] | Exception] = []
+
+    def load() -> None:
+        try:
+            outcome.append(store.start(lambda bundle: compile_bundle(bundle, config)))
+        except Exception as error:  # told by the main thread
+            outcome.append(error)
+
+    thread = threading.Thread(target=load, name="load", daemon=True)
+    thread.start()
+    while thread.is_alive() and not stop.is_set():
+        if alive is not None and time.monotonic() - started_s < LOAD_S:
+            alive()
+        thread.join(SUPERVISE_S)
+    if not outcome:
+        return None
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]

@@ -1,0 +1,243 @@
+"""Pictures, overlays and results on disk, for people who look into rejects."""
+
+import errno
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import cv2
+import numpy as np
+
+from zsad_agent.config import EvidenceConfig
+from zsad_agent.evidence import files as evidence_files
+from zsad_agent.evidence.files import OVERLAY, PICTURE, RESULT, Place
+from zsad_agent.evidence.pruning import Pruner
+from zsad_agent.messages import EvidenceStats, encode
+from zsad_core.types import Verdict
+
+logger = logging.getLogger(__name__)
+
+QUEUE_BYTES = 64_000_000  # of pictures that wait for the disk; a larger one waits alone
+RESULT_BYTES = 4_000  # what a result weighs in the queue
+TIDY_S = 60.0  # between two looks at age and free disk
+RETRY_S = 1.0  # a camera whose folder takes nothing is not tried again before
+MAX_JPEG_SIDE_PX = 65_500  # the format's own
+CLOSE_S = 0.5  # for what waits at the end
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    result: dict[str, Any]
+    image_bgr: np.ndarray | None
+    heatmap: bytes | None
+
+    @property
+    def weight(self) -> int:
+        image = self.image_bgr.nbytes if self.image_bgr is not None else 0
+        return RESULT_BYTES + image + len(self.heatmap or b"")
+
+
+class EvidenceStore:
+    """One thread writes, deletes and does whatever else waits for the disk. Context manager.
+
+    What is kept: every `anomalous` and `unknown`, and of each camera every `passes_every`-th pass. The files of a
+    result appear whole, its JSON last. See `evidence_files` for names, `Pruner` for the limits.
+
+    Nothing here raises or holds up the inspection. What the disk does not take is left out and counted; why is the
+    `fault`, which is logged once, and it is tried again with the next result.
+    """
+
+    def __init__(
+        self,
+        config: EvidenceConfig,
+        folder: Path,
+        *,
+        queue_bytes: int = QUEUE_BYTES,
+        wall_s: Callable[[], float] = time.time,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Touches no disk yet.
+
+        Args:
+            config: limits and JPEG quality.
+            folder: made with the first set. There may be other things in it.
+            queue_bytes: of pictures that may wait for the disk.
+            wall_s: Unix time.
+            monotonic_s: monotonic seconds.
+        """
+        self._config = config
+        self._folder = folder
+        self._queue_bytes = queue_bytes
+        self._monotonic_s = monotonic_s
+        self._condition = threading.Condition()
+        self._queue: deque[_Item] = deque()
+        self._queued_bytes = 0
+        self._closing = False
+        self._give_up_s: float | None = None
+        self._overflowing = False
+        self._passes: dict[str, int] = {}
+        self._kept = self._dropped = 0
+        self._faults: dict[str, tuple[str, float]] = {}  # by camera, "" for the limits: why, and when to try again
+        self._pruner = Pruner(config, folder, stop=self._must_end, wall_s=wall_s, monotonic_s=monotonic_s)
+        self._thread = threading.Thread(target=self._run, name="zsad-evidence", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Writes what waits, 0.5 s at most. A thread that hangs in the disk is left behind."""
+        with self._condition:
+            self._closing, self._give_up_s = True, time.monotonic() + CLOSE_S
+            self._condition.notify_all()
+        self._thread.join(CLOSE_S + 0.1)
+        with self._condition:
+            if self._queue:
+                logger.warning("evidence of %d results was not written before the stop", len(self._queue))
+                self._dropped += len(self._queue)
+                self._queue.clear()
+
+    @property
+    def fault(self) -> str | None:
+        """What keeps evidence from being kept, in words; None when all is well."""
+        with self._condition:
+            return "; ".join(dict.fromkeys(why for why, _ in self._faults.values())) or None
+
+    @property
+    def stats(self) -> EvidenceStats:
+        with self._condition:
+            return EvidenceStats(
+                kept=self._kept, dropped=self._dropped, pruned=self._pruner.pruned, bytes=self._pruner.bytes
+            )
+
+    def keep(self, result: dict[str, Any], image_bgr: np.ndarray | None, heatmap: bytes | None) -> None:
+        """Hands over what is to be kept, if it is. Never waits for the disk.
+
+        Args:
+            result: from `build_result`. Neither it nor the picture may be changed afterwards.
+            image_bgr: uint8 [H, W, 3]; None where there was no picture.
+            heatmap: the overlay as published, a JPEG.
+        """
+        if not self._is_wanted(result):
+            return
+        item = _Item(result, image_bgr, heatmap)
+        with self._condition:
+            if self._closing or (self._queue and self._queued_bytes + item.weight > self._queue_bytes):
+                self._dropped += 1
+                if not self._overflowing and not self._closing:
+                    self._overflowing = True
+                    logger.warning("evidence is left out: results come faster than %s takes them", self._folder)
+                return
+            self._queue.append(item)
+            self._queued_bytes += item.weight
+            self._condition.notify_all()
+
+    def _is_wanted(self, result: dict[str, Any]) -> bool:
+        if result["verdict"] != Verdict.OK:
+            return True
+        if not self._config.passes_every:
+            return False
+        passes = self._passes.get(result["camera"], 0) + 1
+        self._passes[result["camera"]] = passes
+        return passes % self._config.passes_every == 0
+
+    def _run(self) -> None:
+        tidy_s = self._monotonic_s()
+        while True:
+            if self._monotonic_s() >= tidy_s and not self._closing:
+                self._attempt("", self._tidy)
+                tidy_s = self._monotonic_s() + self._pause_s()
+            item = self._next()
+            if item is not None:
+                self._store(item)
+            elif self._closing:
+                return
+
+    def _pause_s(self) -> float:
+        return RETRY_S if "" in self._faults else TIDY_S
+
+    def _next(self) -> _Item | None:
+        with self._condition:
+            self._condition.wait_for(lambda: self._queue or self._closing, self._pause_s())
+            if not self._queue or self._must_end():
+                return None
+            item = self._queue.popleft()
+            self._queued_bytes -= item.weight
+            if self._overflowing and not self._queue:
+                self._overflowing = False
+                logger.warning("evidence keeps up again; left out so far: %d", self._dropped)
+            return item
+
+    def _must_end(self) -> bool:
+        return self._give_up_s is not None and time.monotonic() > self._give_up_s
+
+    def _tidy(self) -> None:
+        self._pruner.make_room(0)
+        self._pruner.delete_aged()
+
+    def _store(self, item: _Item) -> None:
+        place = evidence_files.place_of(item.result)
+        kept = self._attempt(place.camera, lambda: self._write(place, item))
+        with self._condition:
+            self._kept += kept
+            self._dropped += not kept
+
+    def _write(self, place: Place, item: _Item) -> None:
+        files: dict[str, bytes] = {}
+        if item.image_bgr is not None:
+            files[PICTURE] = _as_jpeg(item.image_bgr, self._config.jpeg_quality)
+        if item.heatmap is not None:
+            files[OVERLAY] = item.heatmap
+        files[RESULT] = encode(item.result) + b"\n"
+        size = sum(map(len, files.values()))
+        self._pruner.make_room(size)
+        try:
+            written = evidence_files.write_set(self._folder, place, files)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a quota or the inodes: the free bytes do not show it
+                raise
+            self._pruner.delete(2 * size)
+            written = evidence_files.write_set(self._folder, place, files)
+        self._pruner.add(place.date, written)
+
+    def _attempt(self, camera: str, action: Callable[[], object]) -> bool:
+        """Whether it was done; not when the disk fails it, or failed it less than `RETRY_S` ago."""
+        before = self._faults.get(camera)
+        if before is not None and time.monotonic() < before[1]:
+            return False
+        try:
+            action()
+        except Exception as error:  # whatever it is, the next set must still be tried and the inspection go on
+            of_disk = isinstance(error, OSError)  # else of this set alone
+            words = error.strerror or str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            why = f"evidence in {self._folder}: {words}"
+            with self._condition:
+                self._faults[camera] = (why, time.monotonic() + (RETRY_S if of_disk else 0.0))
+            if before is None:
+                logger.error("evidence%s lost: %s", camera and f" of {camera}", why)
+            return False
+        if before is not None:
+            with self._condition:
+                del self._faults[camera]
+            logger.warning("evidence%s back; left out so far: %d", camera and f" of {camera}", self._dropped)
+        return True
+
+
+def _as_jpeg(image_bgr: np.ndarray, quality: int) -> bytes:
+    longest = max(image_bgr.shape[:2])
+    if longest > MAX_JPEG_SIDE_PX:
+        height, width = (max(1, side * MAX_JPEG_SIDE_PX // longest) for side in image_bgr.shape[:2])
+        image_bgr = cv2.resize(image_bgr, (width, height), interpolation=cv2.INTER_AREA)
+    done, encoded = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        height, width = image_bgr.shape[:2]
+        raise ValueError(f"a picture of {width} x {height} cannot be written as a JPEG")
+    return bytes(encoded)

@@ -1,0 +1,99 @@
+"""The heatmap picture: the anomaly map laid over the frame, as a JPEG that brokers will take."""
+
+import functools
+import logging
+
+import cv2
+import numpy as np
+
+from zsad_agent.config import HeatmapConfig
+from zsad_agent.inspection.view import Rectangle
+from zsad_core.picture import blend
+
+logger = logging.getLogger(__name__)
+
+QUALITY_FLOOR = 30  # of JPEG; below it blocks look like defects, so the picture is made smaller instead
+SHRINK = 0.7  # step of both quality and size
+MIN_WIDTH = 64  # pixels; a smaller overlay shows nothing
+EDGE_BGR = (255, 255, 255)  # of the part that is inspected
+MAX_WIDTH = 8192  # pixels; of a snapshot
+MAX_HEIGHT = 8192  # pixels; of a line-scan picture. JPEG itself ends at 65 535
+
+
+def render_heatmap(
+    image_bgr: np.ndarray, anomaly_map: np.ndarray, config: HeatmapConfig, rectangle: Rectangle | None = None
+) -> bytes | None:
+    """JPEG bytes of the overlay, or None when not even a small one keeps below `config.max_bytes`.
+
+    The colour of a map value is the same in every picture: nothing is stretched to the picture's own minimum or
+    maximum, which would paint the noise of a good part red. NaN is painted as 1.
+
+    Args:
+        image_bgr: uint8 [H, W, 3].
+        anomaly_map: float32 [h, w] in [0, 1], covers `rectangle`.
+        config: greatest width in pixels, greatest size in bytes, JPEG quality.
+        rectangle: x, y, width, height of the part that the map is of, pixels of the picture; None: all of it.
+    """
+    overlay = _overlay(image_bgr, anomaly_map, config.max_width, rectangle or (0, 0, *image_bgr.shape[1::-1]))
+    jpeg = _shrink_to_jpeg(overlay, config)
+    if jpeg is None:
+        _say_too_large(config.max_bytes)
+    return jpeg
+
+
+def render_snapshot(image_bgr: np.ndarray, config: HeatmapConfig) -> bytes | None:
+    """JPEG bytes of the picture alone, as wide as `config.max_bytes` lets it be; None when not even a small one fits.
+
+    Args:
+        image_bgr: uint8 [H, W, 3].
+        config: greatest size in bytes, JPEG quality.
+    """
+    return _shrink_to_jpeg(_fit(image_bgr, MAX_WIDTH), config)
+
+
+def _shrink_to_jpeg(image_bgr: np.ndarray, config: HeatmapConfig) -> bytes | None:
+    """JPEG bytes: first the quality goes down, then the size. None when `config.max_bytes` is reached by neither."""
+    quality = config.jpeg_quality
+    while True:
+        _, encoded = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if len(encoded) <= config.max_bytes:
+            return bytes(encoded)
+        if quality > QUALITY_FLOOR:
+            quality = max(QUALITY_FLOOR, int(quality * SHRINK))
+        elif image_bgr.shape[1] * SHRINK >= MIN_WIDTH:
+            image_bgr = _fit(image_bgr, int(image_bgr.shape[1] * SHRINK))
+        else:
+            return None
+
+
+def _overlay(image_bgr: np.ndarray, anomaly_map: np.ndarray, max_width: int, rectangle: Rectangle) -> np.ndarray:
+    fitted = _fit(image_bgr, max_width)
+    if rectangle[2:] == image_bgr.shape[1::-1]:
+        return blend(fitted, anomaly_map)
+    scale_x, scale_y = fitted.shape[1] / image_bgr.shape[1], fitted.shape[0] / image_bgr.shape[0]
+    left, top = int(rectangle[0] * scale_x), int(rectangle[1] * scale_y)
+    right = max(left + 1, round((rectangle[0] + rectangle[2]) * scale_x))
+    bottom = max(top + 1, round((rectangle[1] + rectangle[3]) * scale_y))
+    overlay = fitted.copy()
+    overlay[top:bottom, left:right] = blend(np.ascontiguousarray(fitted[top:bottom, left:right]), anomaly_map)
+    return cv2.rectangle(overlay, (left, top), (right - 1, bottom - 1), EDGE_BGR)
+
+
+def _fit(image_bgr: np.ndarray, max_width: int) -> np.ndarray:
+    """The picture no wider than `max_width`, no higher than `MAX_HEIGHT`, never enlarged.
+
+    Bilinear, though it skips pixels of a large frame: area averaging to 640 px takes 7 ms from 1920x1080 and 67 ms
+    from 4000x3000 on one core, bilinear 1 and 2 ms, and nothing is scored on this picture.
+    """
+    height, width = image_bgr.shape[:2]
+    scale = min(max_width / width, MAX_HEIGHT / height)
+    if scale >= 1:
+        return image_bgr
+    fitted_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image_bgr, fitted_wh, interpolation=cv2.INTER_LINEAR)
+
+
+@functools.lru_cache(maxsize=8)
+def _say_too_large(max_bytes: int) -> None:
+    """Once for each limit; the cache remembers that it was said."""
+    logger.warning("heatmaps left out: even a small one is above heatmap.max_bytes = %d; raise it", max_bytes)

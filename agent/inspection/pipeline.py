@@ -1,0 +1,259 @@
+"""Capture (a thread a camera) -> inference -> publishing, so that the model waits for neither picture nor disk."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
+from zsad_agent.inspection.inspector import Inspected, Inspector
+from zsad_agent.system import Handover, Slot, SlotClosed, Turns
+from zsad_core.types import Frame
+
+logger = logging.getLogger(__name__)
+
+WAIT_S = 0.25  # longest wait of a stage before it gives a sign of life again
+CONCLUSION_PLACES = 4  # inspected pictures that may wait for the disk
+MOST_AT_ONCE = CONCLUSION_PLACES + 1  # results that one wait for the disk makes durable
+MOST_UNSETTLED = 10_000  # pictures of a watched folder whose results the disk does not take; of more the oldest stay
+SHARED = ("inference", "publishing")  # the threads that serve every line
+
+
+class Sink(Protocol):
+    """Takes every result; `zsad_agent.mqtt.Publisher` is one. Durable when it returns."""
+
+    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None: ...
+
+
+@runtime_checkable
+class BatchSink(Sink, Protocol):
+    """A sink that takes several results for the price of one, because it waits for the disk."""
+
+    def accept_all(self, results: Sequence[tuple[dict[str, Any], bytes | None]]) -> None: ...
+
+    @property
+    def safe(self) -> bool:
+        """Whether nothing that it accepted would be lost if the process were killed now."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One camera: what takes its pictures, and what judges them."""
+
+    capture: Capture
+    slot: Slot[Captured]  # made with the condition that all slots of the pipeline share
+    inspector: Inspector
+    status: CameraStatus
+
+    @property
+    def name(self) -> str:
+        return self.status.camera
+
+    @property
+    def dropped(self) -> int:
+        """Frames of a live source that a newer one replaced before the model was free."""
+        return self.slot.dropped + self.capture.skipped
+
+
+class Evidence(Protocol):
+    """Keeps what people want to look at later; `EvidenceStore` is one. Never waits for the disk."""
+
+    def keep(self, result: dict[str, Any], image_bgr: np.ndarray | None, heatmap: bytes | None) -> None: ...
+
+
+class Pipeline:
+    """Owns a capture thread for each line, and the two that all lines share. Started once, stopped once."""
+
+    def __init__(
+        self,
+        *,
+        lines: Sequence[Line],
+        news: threading.Condition,
+        sinks: Sequence[Sink],
+        stop: threading.Event,
+        evidence: Evidence | None = None,
+        on_crash: Callable[[BaseException, str], None] | None = None,
+        max_frames: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts nothing.
+
+        Args:
+            lines: served in turn, so that under overload each gets the same number of inspections.
+            news: the condition that the lines' slots were made with.
+            sinks: each is given every result, of each camera in the order of capture.
+            stop: the one that every `capture` was given.
+            evidence: given every result with its picture, after the sinks.
+            on_crash: told of an error that ends a thread, and of the thread's name.
+            max_frames: ends after so many pictures; None: when all sources have ended.
+            clock: monotonic seconds.
+        """
+        self._lines = lines
+        self._turns = Turns([line.slot for line in lines], news)
+        self._sinks = sinks
+        self._stop = stop
+        self._evidence = evidence
+        self._on_crash = on_crash
+        self._max_frames = max_frames
+        self._clock = clock
+        self._halt = threading.Event()  # no further picture goes to the model, though one may wait
+        self._inspected: Handover[tuple[Line, Inspected]] = Handover(CONCLUSION_PLACES)
+        self._signs_s: dict[str, float] = {}
+        self._unsettled: deque[Callable[[], None]] = deque(maxlen=MOST_UNSETTLED)
+        bodies = {f"capture-{line.name}": line.capture.run for line in lines}
+        bodies |= {"inference": self._infer, "publishing": self._conclude}
+        self._threads = {
+            name: threading.Thread(target=self._guarded, args=(name, body), name=name, daemon=True)
+            for name, body in bodies.items()
+        }
+        self.crash: str | None = None  # why a thread ended that should not have
+        self.inspected_frames = 0
+
+    @property
+    def dropped(self) -> int:
+        return sum(line.dropped for line in self._lines)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the run is not a success, if so."""
+        return self.crash or next((line.capture.failure for line in self._lines if line.capture.failure), None)
+
+    def start(self) -> None:
+        for name, thread in self._threads.items():
+            self._signs_s[name] = self._clock()
+            thread.start()
+
+    def check(self) -> None:
+        """To be called now and then while it runs."""
+        for line in self._lines:
+            line.capture.check()
+
+    def stop(self) -> None:
+        """Takes no more pictures; those inspected, and the one at the model, still reach the sinks. Does not wait."""
+        self._halt.set()
+        self._stop.set()
+        for line in self._lines:
+            line.slot.close()
+
+    def wait(self, timeout_s: float) -> bool:
+        """True once all that was inspected is with the sinks. A capture that hangs in a driver is not waited for."""
+        deadline_s = self._clock() + timeout_s
+        for name in SHARED:
+            self._threads[name].join(max(0.0, deadline_s - self._clock()))
+        return not any(self._threads[name].is_alive() for name in SHARED)
+
+    def wait_capture(self, timeout_s: float) -> bool:
+        """True once every source is closed."""
+        deadline_s = self._clock() + timeout_s
+        captures = [thread for name, thread in self._threads.items() if name not in SHARED]
+        for thread in captures:
+            thread.join(max(0.0, deadline_s - self._clock()))
+        return not any(thread.is_alive() for thread in captures)
+
+    def stuck(self, limit_s: float) -> str | None:
+        """What has given no sign of life for `limit_s`: a model or a disk that hangs. None when all goes on.
+
+        Waiting for pictures is a sign of life: a missing camera is no reason to restart.
+        """
+        for name in SHARED:
+            silent_s = self._clock() - self._signs_s.get(name, self._clock())  # not started yet
+            if self._threads[name].is_alive() and silent_s > limit_s:
+                return f"{name} has not moved for {silent_s:.0f} s"
+        return None
+
+    def _guarded(self, name: str, body: Callable[[], None]) -> None:
+        try:
+            body()
+        except Exception as error:  # the last place that can tell: the process stops and says why
+            self.crash = self.crash or f"{name} stopped: {type(error).__name__}: {error}"
+            logger.debug("%s stopped", name, exc_info=True)
+            if self._on_crash is not None:
+                self._on_crash(error, f"thread {name}")
+            self._stop.set()
+
+    def _infer(self) -> None:
+        try:
+            while not self._halt.is_set() and not self._enough():
+                self._signs_s["inference"] = self._clock()
+                try:
+                    taken = self._turns.get(WAIT_S)
+                except SlotClosed:
+                    return
+                if taken is None:
+                    continue
+                line, captured = self._lines[taken[0]], taken[1]
+                inspected = line.inspector.look(captured)
+                if not (isinstance(captured, Fault) and not captured.is_part):
+                    self.inspected_frames += 1
+                while not self._inspected.put((line, inspected), timeout_s=WAIT_S):
+                    self._signs_s["inference"] = self._clock()
+                    if self.crash is not None:
+                        return
+            self._stop.set()
+        finally:
+            self._inspected.close()
+
+    def _enough(self) -> bool:
+        return self._max_frames is not None and self.inspected_frames >= self._max_frames
+
+    def _conclude(self) -> None:
+        try:
+            while True:
+                self._signs_s["publishing"] = self._clock()
+                try:
+                    concluded = self._inspected.get(WAIT_S)
+                except SlotClosed:
+                    self._settle()
+                    return
+                if concluded is None:
+                    self._settle()
+                    continue
+                self._conclude_with_waiting(concluded)
+        finally:
+            self._inspected.close()
+
+    def _conclude_with_waiting(self, first: tuple[Line, Inspected]) -> None:
+        """Concludes it and what waits behind it. A slow disk is so waited for once, and holds up no inspection."""
+        captured: list[Captured] = []
+        results: list[tuple[dict[str, Any], bytes | None]] = []
+        concluded: tuple[Line, Inspected] | None = first
+        try:
+            while concluded is not None:
+                line, inspected = concluded
+                results.append(line.inspector.conclude(inspected))
+                captured.append(inspected.captured)
+                concluded = self._poll_inspected() if len(results) < MOST_AT_ONCE else None
+        finally:
+            if results:
+                self._hand_over(captured, results)
+
+    def _poll_inspected(self) -> tuple[Line, Inspected] | None:
+        try:
+            return self._inspected.poll()
+        except SlotClosed:  # told again to who asks next
+            return None
+
+    def _hand_over(self, captured: Sequence[Captured], results: Sequence[tuple[dict[str, Any], bytes | None]]) -> None:
+        for sink in self._sinks:
+            if isinstance(sink, BatchSink):
+                sink.accept_all(results)
+            else:
+                for result, heatmap in results:
+                    sink.accept(result, heatmap)
+        for item, (result, heatmap) in zip(captured, results, strict=True):
+            if self._evidence is not None:
+                self._evidence.keep(result, item.image_bgr if isinstance(item, Frame) else None, heatmap)
+            if item.done is not None:
+                self._unsettled.append(item.done)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Tells those who wait for it that their results are safe; while the disk takes none, they are not."""
+        if self._unsettled and all(sink.safe for sink in self._sinks if isinstance(sink, BatchSink)):
+            while self._unsettled:
+                self._unsettled.popleft()()

@@ -1,0 +1,70 @@
+"""What else takes results on a bench or in a demo: a line on the terminal, overlays in a folder."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from zsad_agent.system import printable
+
+logger = logging.getLogger(__name__)
+
+
+class PrintSink:
+    """One line a result, for a person."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stdout
+        self._closed = False
+
+    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
+        """Prints. A reader that went away ends the printing, not the inspection."""
+        if self._closed:
+            return
+        try:
+            print(result_line(result), file=self._stream, flush=True)
+        except OSError as error:
+            self._closed = True
+            logger.warning("results are no longer printed: %s", error.strerror)
+
+
+class HeatmapFolderSink:
+    """Every overlay as `<camera>-<seq>.jpg` in one folder, which is made. Nothing prunes it: for setting up."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._failing = False
+
+    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
+        """Writes the overlay, if there is one. A full disk is said once and stops nothing."""
+        if heatmap is None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / f"{result['camera']}-{result['seq']}.jpg").write_bytes(heatmap)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                logger.warning("heatmaps are not saved in %s: %s", self._folder, error.strerror)
+            self._failing = True
+
+
+def result_line(result: dict[str, Any]) -> str:
+    """E.g. `10:28:03.123Z cam0 #12  ANOMALOUS  0.731  (threshold 0.500)  41 ms  2 regions, worst at 120,44 61x30`."""
+    time_of_day = result["captured_at"].partition("T")[2]
+    score = result["anomaly_score"]
+    words = [
+        f"{time_of_day} {result['camera']} #{result['seq']}",
+        f"{result['verdict'].upper():<9}",
+        f"{score:.3f}" if score is not None else "  -  ",
+        f"(threshold {result['threshold']:.3f})",
+    ]
+    latency_ms = result["latency_ms"]["capture_to_result"]
+    if latency_ms is not None:
+        words.append(f"{latency_ms:.0f} ms")
+    if result["reason"]:
+        words.append(printable(result["reason"]))
+    elif result["regions"]:
+        count, (x, y, w, h) = len(result["regions"]), result["regions"][0]["bbox_xywh"]
+        words.append(f"{count} region{'s' if count > 1 else ''}, worst at {x},{y} {w}x{h}")
+    return "  ".join(words)

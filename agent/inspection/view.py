@@ -1,0 +1,117 @@
+"""The part of a camera's frame that is inspected: a rectangle of it, less what a mask says to ignore."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from zsad_core.errors import ConfigError, ImageError
+from zsad_core.facts import ScoreRule
+from zsad_core.judging import masked_score
+from zsad_core.picture import read_image
+from zsad_core.types import Prediction, Region
+
+WHITE = 128  # grey level of the mask from which a pixel is ignored
+SHAPE_SLACK = 0.01  # by which the mask's aspect ratio may differ from the frame's
+
+Rectangle = tuple[int, int, int, int]  # x, y, width, height in pixels of the frame
+
+
+class View:
+    """Cuts pictures and corrects predictions. For one camera, used by its inference thread."""
+
+    def __init__(self, region_xywh: Rectangle | None = None, ignore_mask: Path | None = None) -> None:
+        """Reads the mask.
+
+        Raises:
+            ConfigError: the mask cannot be read, or ignores everything.
+        """
+        self._region = region_xywh
+        self._mask_path = ignore_mask
+        self._mask: np.ndarray | None = None  # uint8 [H, W]
+        if ignore_mask is not None:
+            try:
+                self._mask = cv2.cvtColor(read_image(ignore_mask), cv2.COLOR_BGR2GRAY)
+            except ImageError as error:
+                raise ConfigError(f"ignore_mask: {error}") from error
+            if self._mask.min() >= WHITE:
+                raise ConfigError(f"ignore_mask: {ignore_mask} is white everywhere: nothing would be inspected")
+        self._judged: tuple[object, np.ndarray] | None = None  # (what it was made for, bool [h, w])
+
+    @property
+    def ignores(self) -> bool:
+        """Whether scores must be computed anew."""
+        return self._mask is not None
+
+    def rectangle(self, frame_wh: tuple[int, int]) -> Rectangle:
+        """What is inspected of a frame of this size.
+
+        Raises:
+            ImageError: the region does not lie in the frame.
+        """
+        if self._region is None:
+            return 0, 0, *frame_wh
+        x, y, width, height = self._region
+        if x + width > frame_wh[0] or y + height > frame_wh[1]:
+            raise ImageError(
+                f"region_xywh {x}, {y}, {width}, {height} does not lie in the frame of {frame_wh[0]}x{frame_wh[1]}: "
+                "set it anew"
+            )
+        return self._region
+
+    def cut(self, image_bgr: np.ndarray) -> np.ndarray:
+        """The part of uint8 [H, W, 3] that is inspected.
+
+        Raises:
+            ImageError: as of `rectangle`.
+        """
+        x, y, width, height = self.rectangle((image_bgr.shape[1], image_bgr.shape[0]))
+        return image_bgr[y : y + height, x : x + width]
+
+    def correct(self, prediction: Prediction, frame_wh: tuple[int, int], rule: ScoreRule | None) -> Prediction:
+        """The prediction without what is ignored: the map is 0 there, and the score is that of the rest.
+
+        Raises:
+            ImageError: the mask has not the shape of the frame, or leaves nothing of the region to inspect.
+            ConfigError: the model's score cannot be computed anew.
+        """
+        if self._mask is None:
+            return prediction
+        if rule is None:
+            raise ConfigError(
+                "ignore_mask: the score of this bundle is not computed from its map, so none can be ignored"
+            )
+        judged = self._judged_for(frame_wh, prediction.anomaly_map.shape)
+        return Prediction(
+            anomaly_map=np.where(judged, prediction.anomaly_map, np.float32(0)),
+            anomaly_score=masked_score(prediction.anomaly_map, judged, rule),
+        )
+
+    def in_frame(self, regions: list[Region], frame_wh: tuple[int, int]) -> list[Region]:
+        """Boxes in pixels of the cut picture, in pixels of the frame."""
+        left, top, _, _ = self.rectangle(frame_wh)
+        return [
+            Region(bbox_xywh=(box[0] + left, box[1] + top, box[2], box[3]), peak=region.peak)
+            for region in regions
+            for box in (region.bbox_xywh,)
+        ]
+
+    def _judged_for(self, frame_wh: tuple[int, int], map_hw: tuple[int, ...]) -> np.ndarray:
+        """bool [h, w]. A map pixel counts when half of what it covers does. Made once for each frame size."""
+        made_for = (frame_wh, map_hw)
+        if self._judged is None or self._judged[0] != made_for:
+            assert self._mask is not None
+            mask_wh = self._mask.shape[1], self._mask.shape[0]
+            if abs(mask_wh[0] / mask_wh[1] / (frame_wh[0] / frame_wh[1]) - 1) > SHAPE_SLACK:
+                raise ImageError(
+                    f"ignore_mask {self._mask_path} has {mask_wh[0]}x{mask_wh[1]} pixels, the frame "
+                    f"{frame_wh[0]}x{frame_wh[1]}: draw it on a picture of this camera"
+                )
+            mask = cv2.resize(self._mask, frame_wh, interpolation=cv2.INTER_NEAREST)
+            x, y, width, height = self.rectangle(frame_wh)
+            ignored = (mask[y : y + height, x : x + width] >= WHITE).astype(np.float32)
+            judged = cv2.resize(ignored, (map_hw[1], map_hw[0]), interpolation=cv2.INTER_AREA) < 0.5
+            if not judged.any():
+                raise ImageError(f"ignore_mask {self._mask_path} leaves nothing of the region to inspect")
+            self._judged = (made_for, judged)
+        return self._judged[1]

@@ -1,0 +1,33 @@
+"""The topics that messages travel on. Pure functions."""
+
+from dataclasses import dataclass
+
+ONLINE, OFFLINE = "online", "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Every topic that the agent publishes on, under `<prefix>/<device_id>`."""
+
+    prefix: str
+    device_id: str
+
+    @property
+    def available(self) -> str:
+        return f"{self.prefix}/{self.device_id}/available"
+
+    def below(self, suffix: str) -> str:
+        """`suffix` below the device's own topic."""
+        return f"{self.prefix}/{self.device_id}/{suffix}"
+
+    def status(self, camera: str) -> str:
+        return f"{self.prefix}/{self.device_id}/{camera}/status"
+
+    def result(self, camera: str) -> str:
+        return f"{self.prefix}/{self.device_id}/{camera}/result"
+
+    def heatmap(self, camera: str) -> str:
+        return f"{self.prefix}/{self.device_id}/{camera}/heatmap"
+
+    def evidence(self, camera: str, result_id: str) -> str:
+        return f"{self.prefix}/{self.device_id}/{camera}/evidence/{result_id}"

@@ -1,0 +1,308 @@
+"""The bundles that this device was told to run: copies of its own, in `<state folder>/bundles/<sha256>/`.
+
+`selected.json` says which of them runs and which ran before. Every step leaves a state from which the next start finds
+a whole bundle: a copy is made beside, synced, and renamed to its place; so is `selected.json`; what that does not name
+is removed last.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import Field, ValidationError
+
+from zsad_agent.config import SHIPPED_BUNDLE, SHIPPED_BUNDLES, InferenceConfig
+from zsad_core.bundle import (
+    MANIFEST,
+    MAX_FILE_BYTES,
+    MAX_MANIFEST_BYTES,
+    MAX_SIGNATURE_BYTES,
+    SIGNATURE,
+    Bundle,
+    MissingFileError,
+    Sha256,
+    TrustedKey,
+    bundle_reader,
+    load_bundle,
+    parse_manifest,
+    read_manifest,
+    read_trusted_keys,
+)
+from zsad_core.config import StrictModel
+from zsad_core.errors import BundleError, ZsadError
+
+logger = logging.getLogger(__name__)
+
+DetectorT = TypeVar("DetectorT")
+ModelT = TypeVar("ModelT", bound=StrictModel)
+
+MAX_ATTEMPTS = 3  # starts with a stored bundle that may end before it is ready: a crash or a kill in the compiler
+_SELECTED, _ATTEMPTS = "selected.json", "attempts.json"
+_SHIPPED = "shipped"
+_MAX_JSON_BYTES = 65_536
+_OURS = re.compile(r"^(\.new-)?[0-9a-f]{64}$")
+
+
+def open_bundle(config: InferenceConfig, path: Path | None = None) -> Bundle:
+    """The bundle at `path`, or the config's, signed by a key of the config if it names any.
+
+    The one that ships inside the program is taken unsigned: who can change it can change the program.
+
+    Raises:
+        ConfigError: a key cannot be used.
+        BundleError: it cannot be read, or nobody who is trusted signed it.
+    """
+    path = config.bundle if path is None else path
+    return load_bundle(path, () if _is_shipped(path) else read_trusted_keys(config.trusted_keys))
+
+
+class Selection(StrictModel):
+    """What `selected.json` holds."""
+
+    current: Sha256
+    previous: Sha256 | None  # None: a bundle ran before that is not stored here, the config's
+    # The config's bundle when this was selected: its sha256, or `shipped` for the one inside the program, whatever that
+    # becomes with a new version of the program. With another one in the config, the config's word is the newer.
+    instead_of: str
+
+
+class Attempts(StrictModel):
+    """Stored bundle -> how many starts with it have begun and not ended."""
+
+    counts: dict[Sha256, int] = Field(default={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Generic[DetectorT]):
+    """What a start ended up with."""
+
+    bundle: Bundle  # without its model, which the detector has compiled
+    detector: DetectorT
+    reasons: tuple[str, ...]  # why it is not the selected bundle, one for each that was passed over; none: it is
+
+
+class BundleStore:
+    """Owns the folder. For one thread at a time."""
+
+    def __init__(self, folder: Path, config: InferenceConfig) -> None:
+        """Touches nothing.
+
+        Args:
+            folder: need not be there.
+            config: its bundle and its trusted keys.
+        """
+        self._folder = folder
+        self._config = config
+
+    def start(self, compile_bundle: Callable[[Bundle], DetectorT]) -> Started[DetectorT]:
+        """The selected bundle, compiled; else the one before it; else the config's.
+
+        Args:
+            compile_bundle: raises a ZsadError for a bundle that cannot be used here, for lack of a product too.
+
+        Raises:
+            ConfigError: a key cannot be used.
+            ZsadError: the config's bundle cannot be used, and there is no other.
+        """
+        keys = read_trusted_keys(self._config.trusted_keys)
+        reasons: list[str] = []
+        for sha256 in self._to_try(reasons):
+            self._note_attempts(sha256, +1)
+            try:
+                bundle = self._open(sha256, keys)
+                detector = compile_bundle(bundle)
+                started = Started(bundle=bundle.without_model(), detector=detector, reasons=_logged(reasons))
+            except (ZsadError, MemoryError) as error:
+                reasons.append(f"the selected bundle {sha256[:12]} cannot be used: {error or 'no memory'}")
+                self._note_attempts(sha256, None)
+                continue
+            self._note_attempts(sha256, None)
+            return started
+        told = _logged(reasons)
+        bundle = open_bundle(self._config)
+        detector = compile_bundle(bundle)
+        return Started(bundle=bundle.without_model(), detector=detector, reasons=told)
+
+    def add(self, source: Path) -> Bundle:
+        """Copies a bundle in and gives the copy, checked as it lies on the disk. It is not selected by this.
+
+        Raises:
+            ConfigError: a key cannot be used.
+            BundleError: `source` cannot be used, or the disk does not take the copy.
+        """
+        keys = read_trusted_keys(self._config.trusted_keys)
+        sha256 = load_bundle(source, keys).sha256  # before anything is written
+        with contextlib.suppress(BundleError):
+            return self._open(sha256, keys)  # it is there already, and whole
+        final, partial = self._folder / sha256, self._folder / f".new-{sha256}"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            _copy_files(source, partial)
+            shutil.rmtree(final, ignore_errors=True)  # where it is there and does not load
+            partial.rename(final)
+            _sync_folder(self._folder)
+        except OSError as error:
+            raise BundleError(f"{self._folder}: the bundle cannot be stored: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return self._open(sha256, keys)
+
+    def select(self, new: Bundle, before: Bundle) -> None:
+        """Makes a stored bundle the one that starts run from now on; what is neither it nor the one before goes.
+
+        Args:
+            new: was given by `add`.
+            before: ran until now.
+
+        Raises:
+            BundleError: that cannot be written; what was selected before still is.
+        """
+        last = self._read(_SELECTED, Selection)
+        if new.sha256 == before.sha256:
+            previous = last.previous if last and last.current == new.sha256 else None
+        else:
+            previous = before.sha256 if self.holds(before) else None
+        selection = Selection(current=new.sha256, previous=previous, instead_of=self._config_bundle("unreadable"))
+        try:
+            self._write(_SELECTED, selection)
+        except OSError as error:
+            raise BundleError(f"{self._folder / _SELECTED}: cannot be written: {error.strerror}") from error
+        self._note_attempts(new.sha256, None)
+        self.prune()
+
+    def holds(self, bundle: Bundle) -> bool:
+        """Whether it was loaded from here."""
+        return bundle.path.parent == self._folder
+
+    def forget(self) -> None:
+        """Lets the config's bundle run from the next start on.
+
+        Raises:
+            BundleError: the selection cannot be removed.
+        """
+        try:
+            (self._folder / _SELECTED).unlink(missing_ok=True)
+        except OSError as error:
+            raise BundleError(f"{self._folder / _SELECTED}: cannot be removed: {error.strerror}") from error
+
+    def prune(self) -> None:
+        """Removes the copies that `selected.json` does not name."""
+        unknown: list[str] = []
+        selection = self._read(_SELECTED, Selection, unknown)
+        if unknown:  # which copy starts is to run cannot be told now; at the next time it may be
+            return
+        named = {selection.current, selection.previous} if selection else set()
+        with contextlib.suppress(OSError):  # no folder yet
+            for path in self._folder.iterdir():
+                if _OURS.match(path.name) and path.name not in named:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _to_try(self, reasons: list[str]) -> Iterator[str]:
+        """The stored bundles in their order; why one is passed over is added to `reasons`."""
+        selection = self._read(_SELECTED, Selection, reasons)
+        if selection is None:
+            return
+        if selection.instead_of != self._config_bundle(selection.instead_of):
+            reasons.append(f"inference.bundle was changed since the bundle {selection.current[:12]} was selected")
+            return
+        counts = (self._read(_ATTEMPTS, Attempts) or Attempts()).counts
+        for sha256 in filter(None, (selection.current, selection.previous)):
+            if counts.get(sha256, 0) < MAX_ATTEMPTS:
+                yield sha256
+            else:
+                reasons.append(
+                    f"{MAX_ATTEMPTS} starts with the selected bundle {sha256[:12]} ended before it was ready"
+                )
+
+    def _open(self, sha256: str, keys: Sequence[TrustedKey]) -> Bundle:
+        bundle = load_bundle(self._folder / sha256, keys)
+        if bundle.sha256 != sha256:
+            raise BundleError(f"{bundle.path}: holds another bundle, {bundle.sha256[:12]}")
+        return bundle
+
+    def _config_bundle(self, when_unreadable: str) -> str:
+        if _is_shipped(self._config.bundle):
+            name = self._config.bundle.resolve().name
+            return _SHIPPED if name == SHIPPED_BUNDLE.name else f"{_SHIPPED} {name}"
+        try:
+            return hashlib.sha256(read_manifest(self._config.bundle)).hexdigest()
+        except BundleError:
+            return when_unreadable
+
+    def _note_attempts(self, sha256: str, more: int | None) -> None:
+        """Adds to the bundle's count; None forgets it. Where the disk takes nothing, starts are not counted."""
+        counts = dict((self._read(_ATTEMPTS, Attempts) or Attempts()).counts)
+        if more is None and sha256 not in counts:
+            return
+        count = counts.pop(sha256, 0)
+        if more is not None:
+            counts[sha256] = count + more
+        with contextlib.suppress(OSError):
+            self._write(_ATTEMPTS, Attempts(counts=counts))
+
+    def _read(self, name: str, model: type[ModelT], reasons: list[str] | None = None) -> ModelT | None:
+        """None without the file, and with one that is damaged: then why is added to `reasons`."""
+        path = self._folder / name
+        try:
+            with path.open("rb") as file:
+                return model.model_validate_json(file.read(_MAX_JSON_BYTES), strict=True)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            if reasons is not None:
+                fault = error.strerror if isinstance(error, OSError) else "damaged"
+                reasons.append(f"{path}: cannot be read, so that the selected bundle is not known: {fault}")
+            return None
+
+    def _write(self, name: str, values: StrictModel) -> None:
+        new = self._folder / f"{name}.new"
+        _write_synced(new, values.model_dump_json().encode())
+        new.replace(self._folder / name)
+        _sync_folder(self._folder)
+
+
+def _is_shipped(path: Path) -> bool:
+    return path.resolve().parent == SHIPPED_BUNDLES.resolve()
+
+
+def _logged(reasons: list[str]) -> tuple[str, ...]:
+    for reason in reasons:
+        logger.warning("%s", reason)
+    return tuple(reasons)
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    """The manifest, the signature and what the manifest names, each synced; nothing else of `source`."""
+    read = bundle_reader(source, MANIFEST)
+    manifest = read(MANIFEST, MAX_MANIFEST_BYTES)
+    _write_synced(folder / MANIFEST, manifest)
+    with contextlib.suppress(MissingFileError):
+        _write_synced(folder / SIGNATURE, read(SIGNATURE, MAX_SIGNATURE_BYTES))
+    for name in parse_manifest(manifest, f"{source}/{MANIFEST}").files:
+        if Path(name).name != name:  # the source has changed since it was checked
+            raise BundleError(f"{source}/{MANIFEST}: files: {name!r} is no file of a bundle")
+        _write_synced(folder / name, read(name, MAX_FILE_BYTES))
+    _sync_folder(folder)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,64 @@
+"""The one model that all cameras share, and its replacement between two pictures."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from zsad_core.bundle import Bundle
+from zsad_core.facts import ScoreRule
+from zsad_core.types import Prediction
+
+
+class Predictor(Protocol):
+    """The model as the pipeline sees it; `zsad_agent.model.Detector` is one."""
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A compiled model, and what its bundle says."""
+
+    predictor: Predictor
+    name: str
+    version: str
+    sha256: str
+    threshold: float  # score from which a part is anomalous, where the camera's settings say nothing else
+    region_level: float  # likewise, map value from which a pixel belongs to a region
+    score_rule: ScoreRule | None  # None: the score cannot be computed anew from a part of the map
+
+    @classmethod
+    def of(cls, bundle: Bundle, predictor: Predictor) -> "Model":
+        manifest = bundle.manifest
+        return cls(
+            predictor=predictor,
+            name=manifest.name,
+            version=manifest.version,
+            sha256=bundle.sha256,
+            threshold=manifest.threshold.value,
+            region_level=manifest.region_level,
+            score_rule=manifest.model.score,
+        )
+
+
+class ModelInUse:
+    """Read by the inference thread once a picture, so that a picture is scored and described by one model."""
+
+    def __init__(self, model: Model) -> None:
+        self.current = model
+        self.turn = threading.Lock()  # held while a model works, so that a trial of another one times both alone
+        self._watcher: Callable[[str, bool, str | None], None] = lambda sha256, answered, reason: None
+
+    def replace(self, model: Model) -> None:
+        """Takes effect at the next picture. Any thread may call it."""
+        self.current = model
+
+    def watch(self, watcher: Callable[[str, bool, str | None], None]) -> None:
+        """`watcher` is told of every picture from now on: the bundle's sha256, whether it answered, and if not, why."""
+        self._watcher = watcher
+
+    def note(self, model: Model, answered: bool, reason: str | None = None) -> None:
+        self._watcher(model.sha256, answered, reason)

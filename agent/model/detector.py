@@ -1,0 +1,262 @@
+"""One compiled model on one OpenVINO device, from a uint8 BGR picture to map and score."""
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zsad_agent.config import InferenceConfig, default_cache_dir
+from zsad_agent.model.compiled_cache import alone_in, is_empty, open_cache, seal_cache
+from zsad_agent.model.precision_choice import choose_model
+from zsad_agent.system import let_go_of_mapped
+from zsad_core.bundle import Bundle
+from zsad_core.errors import BundleError, DeviceError, ImageError
+from zsad_core.openvino_offline import import_openvino, openvino_core
+from zsad_core.picture import resize_to_input
+from zsad_core.types import Prediction
+
+logger = logging.getLogger(__name__)
+
+IMAGE, PROMPT, MAP, SCORE = "image", "prompt", "anomaly_map", "anomaly_score"
+RANGE_SLACK = 1e-3  # rounding of a half-precision graph may leave [0, 1] by this much; it is clipped
+MIN_SIDE_PX = 8
+_VIRTUAL_DEVICES = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})
+
+
+class Detector:
+    """Holds the compiled model and one inference request. For one thread at a time."""
+
+    def __init__(self, bundle: Bundle, config: InferenceConfig) -> None:
+        """Compiles the model that `choose_model` picks and runs it once.
+
+        So a model that cannot answer is known before the first part.
+
+        Raises:
+            BundleError: the model is not what the manifest says, or no model.
+            ProductError: the bundle has no such product.
+            DeviceError: the device is absent, refuses the model, or its answer is no answer.
+        """
+        self.arithmetic = choose_model(bundle, config)
+        bundle = bundle.computing_in(self.arithmetic)
+        self._bundle = bundle.without_model()
+        self._map_hw = bundle.manifest.model.map_hw
+        self._input_hw = bundle.manifest.model.input_hw
+        self._product = ""
+        self._image = np.zeros((1, *self._input_hw, 3), np.uint8)  # the request's own input memory
+        prompt_shape = bundle.manifest.model.prompt_shape
+        self._prompt = None if prompt_shape is None else np.zeros(prompt_shape, np.float32)
+        self.select_product(config.product)
+        ov = import_openvino()
+        core = openvino_core()
+        model = _read_model(core, bundle)
+        _refuse_absent(core, config.device)
+        compiled = _compile(ov, core, model, bundle, config)
+        self._request = compiled.create_infer_request()
+        self._request.set_tensor(IMAGE, ov.Tensor(self._image, shared_memory=True))
+        if self._prompt is not None:
+            self._request.set_tensor(PROMPT, ov.Tensor(self._prompt, shared_memory=True))
+        self._device = config.device
+        started_s = time.monotonic()
+        self.predict(np.full((*self._input_hw, 3), 127, np.uint8))
+        self.trial_s = time.monotonic() - started_s  # of the first picture, which also makes the kernels
+        let_go_of_mapped(_cache_root(config))
+
+    @property
+    def product(self) -> str:
+        return self._product
+
+    def select_product(self, product: str) -> None:
+        """Inspects as `product` from the next picture on. Only an input changes; nothing is compiled.
+
+        A bundle without text inspects every product alike, so there the name is only what results are labelled with.
+
+        Raises:
+            ProductError: the bundle has no such product; the one before stays.
+        """
+        if product != self._product:
+            prompt = self._bundle.prompt(product)
+            if self._prompt is not None and prompt is not None:
+                np.copyto(self._prompt, prompt)
+            self._product = product
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        """Map and score of one picture.
+
+        Args:
+            image_bgr: uint8 [H, W, 3], any size.
+            product: switches to this product first; None stays with the one before.
+
+        Raises:
+            ProductError: the bundle has no such product.
+            ImageError: a side of fewer than `MIN_SIDE_PX` pixels, in which no defect could show.
+            DeviceError: the device failed, or answered NaN, infinity or something out of [0, 1].
+        """
+        height, width = image_bgr.shape[:2]
+        if min(height, width) < MIN_SIDE_PX:
+            raise ImageError(
+                f"the picture has {width}x{height} pixels, at least {MIN_SIDE_PX}x{MIN_SIDE_PX} are needed"
+            )
+        if product is not None:
+            self.select_product(product)
+        resize_to_input(image_bgr, self._input_hw, out=self._image[0])
+        try:
+            self._request.infer()
+            anomaly_map = self._request.get_tensor(MAP).data[0]
+            anomaly_score = float(self._request.get_tensor(SCORE).data[0])
+        except RuntimeError as error:
+            raise DeviceError(f"device {self._device}: inference failed: {_short(error)}") from error
+        return Prediction(
+            anomaly_map=np.clip(self._checked_map(anomaly_map), 0.0, 1.0),  # a copy: the request's memory is reused
+            anomaly_score=min(max(self._checked_score(anomaly_score), 0.0), 1.0),
+        )
+
+    def _checked_map(self, anomaly_map: np.ndarray) -> np.ndarray:
+        if anomaly_map.shape != self._map_hw:
+            raise DeviceError(f"{MAP} has shape {anomaly_map.shape}, the manifest says {self._map_hw}")
+        low, high = float(anomaly_map.min()), float(anomaly_map.max())  # NaN anywhere makes both NaN
+        if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):
+            raise DeviceError(f"the model answered no valid {MAP}: values from {low} to {high}, expected [0, 1]")
+        return anomaly_map
+
+    def _checked_score(self, anomaly_score: float) -> float:
+        if not math.isfinite(anomaly_score) or not -RANGE_SLACK <= anomaly_score <= 1 + RANGE_SLACK:
+            raise DeviceError(f"the model answered no valid {SCORE}: {anomaly_score}, expected [0, 1]")
+        return anomaly_score
+
+
+def _read_model(core: Any, bundle: Bundle) -> Any:
+    try:
+        model = core.read_model(model=bundle.model_xml, weights=bundle.model_bin)
+    except RuntimeError as error:
+        raise BundleError(f"{bundle.path}/model.xml: OpenVINO cannot read it: {_short(error)}") from error
+    facts = bundle.manifest.model
+    expected = {
+        IMAGE: ("u8", [1, *facts.input_hw, 3]),
+        MAP: ("f32", [1, *facts.map_hw]),
+        SCORE: ("f32", [1]),
+    }
+    inputs = 1
+    if facts.prompt_shape is not None:
+        expected[PROMPT] = ("f32", list(facts.prompt_shape))
+        inputs = 2
+    found = {
+        name: (port.get_element_type().get_type_name(), _shape(port))
+        for port in (*model.inputs, *model.outputs)
+        for name in port.get_names() & expected.keys()
+    }
+    faults = [
+        f"{name}: expected {kind} {shape}, found {' '.join(map(str, found[name])) if name in found else 'none'}"
+        for name, (kind, shape) in expected.items()
+        if found.get(name) != (kind, shape)
+    ]
+    if faults or len(model.inputs) != inputs:
+        faults = faults or [f"{len(model.inputs)} inputs, expected {IMAGE}{f' and {PROMPT}' if inputs == 2 else ''}"]
+        raise BundleError(f"{bundle.path}/model.xml: not what the manifest says: {'; '.join(faults)}")
+    return model
+
+
+def _shape(port: Any) -> list[int] | str:
+    shape = port.get_partial_shape()
+    return list(shape.to_shape()) if shape.is_static else str(shape)
+
+
+def check_device(device: str) -> None:
+    """Nothing, if OpenVINO sees the device.
+
+    Raises:
+        DeviceError: absent; the text lists those present.
+    """
+    _refuse_absent(openvino_core(), device)
+
+
+def _refuse_absent(core: Any, device: str) -> None:
+    kind, _, inner = device.partition(":")
+    if kind in _VIRTUAL_DEVICES:
+        named = [name.strip().lstrip("-").partition("(")[0] for name in inner.split(",") if name.strip()]
+    else:
+        named = [device]
+    absent = [name for name in named if not _is_present(core, name)]
+    if absent:
+        present = list(core.available_devices)
+        raise DeviceError(
+            f"inference device {device!r}: {', '.join(absent)} not present. "
+            f"Present here: {', '.join(present) or 'none'}. Set inference.device to one of these or to AUTO."
+        )
+
+
+def _is_present(core: Any, name: str) -> bool:
+    """Asks the plugin of this device alone: a list of all would load every plugin, 15 MB of them."""
+    kind, _, number = name.partition(".")
+    try:
+        numbers = core.get_property(kind, "AVAILABLE_DEVICES")
+    except RuntimeError:  # no such plugin, or it cannot be loaded
+        return False
+    return any(number in ("", have) or have.startswith(f"{number}.") for have in numbers)
+
+
+def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig) -> Any:
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if config.precision == "f32":
+        options["INFERENCE_PRECISION_HINT"] = "f32"
+    # of the CPU plugin, also where AUTO ends up on it; 0, its default: the core serves all models of the process
+    core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
+    if config.device == "CPU":
+        _expand_weights(model)
+    compiled = _compile_with_cache(ov, core, model, bundle, config, options)
+    if compiled is not None:
+        return compiled
+    try:
+        return core.compile_model(model, config.device, options)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"inference device {config.device!r} cannot run the model with precision {config.precision}: "
+            f"{_short(error)} Present here: {', '.join(core.available_devices)}."
+        ) from error
+
+
+def _compile_with_cache(
+    ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig, options: dict[str, Any]
+) -> Any | None:
+    """None, said once, where the cache or the device fails."""
+    root = _cache_root(config)
+    with alone_in(root) as alone:
+        cache = open_cache(root, bundle.sha256, ov.get_version()) if alone else None
+        if cache is None:
+            return None
+        options = {**options, "CACHE_DIR": str(cache)}
+        try:
+            if config.device == "CPU" and is_empty(cache):  # and read back: what compiling leaves takes tens of MB
+                core.compile_model(model, config.device, options)
+            compiled = core.compile_model(model, config.device, options)
+        except (RuntimeError, OSError) as error:  # a full disk, or the device itself: the next attempt tells
+            logger.warning("compiling with the cache %s failed, trying without: %s", cache, _short(error))
+            return None
+        seal_cache(cache)
+        return compiled
+
+
+def _cache_root(config: InferenceConfig) -> Path:
+    return config.cache_dir or default_cache_dir() / "compiled"
+
+
+def _expand_weights(model: Any) -> None:
+    """Has weights that are stored in half precision made floats once, when compiled.
+
+    Left alone, the CPU plugin expands those of fully connected layers again for every picture, which takes a ViT-Ti 15
+    to 18 % of its time where the CPU has no half-precision arithmetic (AVX2, OpenVINO 2026.4).
+    """
+    for node in model.get_ops():
+        if node.get_type_name() == "Convert":
+            marks = node.get_rt_info()
+            for mark in [mark for mark in marks if mark.startswith("decompression")]:
+                del marks[mark]
+
+
+def _short(error: Exception) -> str:
+    """OpenVINO's text without its file names, on one line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return " ".join(told or [line for line in lines if line])[:300]

@@ -1,0 +1,212 @@
+"""/metrics, /healthz and /readyz over HTTP, for whoever is on this machine."""
+
+import io
+import json
+import logging
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from socketserver import TCPServer, ThreadingMixIn
+from types import TracebackType
+from typing import Any, Self
+
+from zsad_agent.monitoring.metrics import CONTENT_TYPE
+
+logger = logging.getLogger(__name__)
+
+OFF = "off"
+MAX_CONNECTIONS = 8
+MAX_HEAD_BYTES = 8192  # of the request line and all headers
+CONNECTION_S = 5.0  # from the first byte to the last: longer than any honest scrape
+POLL_S = 0.25  # how soon a stop, or a connection over its time, is seen
+
+# Only names that no other site can point at this machine (DNS rebinding); the port may be a tunnel's.
+_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
+
+
+class HealthServer:
+    """Context manager. A port that is taken is one warning, and the agent goes on without.
+
+    Answers GET and HEAD of three paths, one request a connection, and repeats nothing of what it was asked.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        *,
+        metrics: Callable[[], bytes],
+        stuck: Callable[[], str | None],
+        missing: Callable[[], list[str]],
+        connection_s: float = CONNECTION_S,
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            listen: `127.0.0.1:port`, 0 for any free one, or `off`.
+            metrics: the body of /metrics.
+            stuck: why inference or publishing does not move on, for /healthz; None when they do.
+            missing: every reason why the agent does not do its work at present, for /readyz.
+            connection_s: a connection that is open for longer is ended.
+        """
+        self._listen = listen
+        self._connection_s = connection_s
+        self._answers: dict[str, Callable[[], _Answer]] = {
+            "/metrics": lambda: _Answer(HTTPStatus.OK, CONTENT_TYPE, metrics()),
+            "/healthz": lambda: _verdict([reason] if (reason := stuck()) is not None else []),
+            "/readyz": lambda: _verdict(missing()),
+        }
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if self._listen == OFF:
+            return self
+        host, _, port = self._listen.rpartition(":")
+        try:
+            self._server = _Server((host, int(port)), self._answers, self._connection_s)
+        except OSError as error:
+            logger.warning("no metrics and health at %s: %s. The agent goes on without.", self._listen, error.strerror)
+            return self
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(POLL_S,), name="zsad-http", daemon=True
+        )
+        self._thread.start()
+        logger.info("metrics and health at http://%s:%d", host, self.port)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join(1.0)
+
+    @property
+    def port(self) -> int | None:
+        """The one that it listens on; None when it does not."""
+        return int(self._server.server_address[1]) if self._server is not None else None
+
+
+class _Answer:
+    def __init__(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+        self.status, self.content_type, self.body = status, content_type, body
+
+
+def _verdict(reasons: list[str]) -> _Answer:
+    status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
+    body = {"status": "unavailable" if reasons else "ok", "reasons": reasons}
+    return _Answer(status, "application/json", json.dumps(body).encode() + b"\n")
+
+
+class _Server(ThreadingMixIn, TCPServer):
+    """Not `http.server.HTTPServer`: that asks the name service who it is, which may take long."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 16
+
+    def __init__(
+        self, address: tuple[str, int], answers: dict[str, Callable[[], _Answer]], connection_s: float
+    ) -> None:
+        self.answers = answers
+        self._connection_s = connection_s
+        self._lock = threading.Lock()
+        self._ends_s: dict[socket.socket, float] = {}  # connections, and when their time is up
+        super().__init__(address, _Handler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is a place; a connection beyond is closed unanswered."""
+        with self._lock:
+            if len(self._ends_s) >= MAX_CONNECTIONS:
+                return False
+            self._ends_s[request] = time.monotonic() + self._connection_s
+            return True
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._ends_s.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Ends connections that dawdle: a timeout of the socket starts anew with each byte."""
+        with self._lock:
+            late = [request for request, end_s in self._ends_s.items() if time.monotonic() > end_s]
+        for request in late:
+            try:
+                request.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
+            except OSError:
+                logger.debug("a connection to be ended had ended")
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away, mostly. Never on stderr."""
+        logger.debug("a request failed", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request of one connection."""
+
+    server: _Server
+    timeout = CONNECTION_S
+    server_version, sys_version = "zsad-agent", ""
+    default_request_version = request_version = "HTTP/1.0"  # one that cannot be read is answered with a status too
+    command = requestline = ""
+
+    def handle(self) -> None:
+        """Reads no more than the head, which is small, before anything looks at it."""
+        head = b""
+        while b"\r\n\r\n" not in head and b"\n\n" not in head:
+            if len(head) > MAX_HEAD_BYTES:
+                self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+                return
+            received = self.connection.recv(2048)
+            if not received:
+                return
+            head += received
+        self.rfile = io.BytesIO(head)
+        self.handle_one_request()
+
+    def do_GET(self) -> None:
+        """Answers one of the three paths."""
+        hosts = self.headers.get_all("Host") or []
+        if len(hosts) != 1 or not _HOST.fullmatch(hosts[0].strip()):
+            self.send_error(HTTPStatus.FORBIDDEN)
+            return
+        make = self.server.answers.get(self.path.partition("?")[0])
+        if make is None:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        try:
+            answer = make()
+        except Exception as error:  # a check that fails is no good health
+            logger.error("a health request cannot be answered: %s: %s", type(error).__name__, error)
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
+            return
+        self._send(answer)
+
+    do_HEAD = do_GET
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """The status alone: the base class would repeat the request in its texts."""
+        status = HTTPStatus(code)
+        self._send(_Answer(status, "text/plain; charset=utf-8", f"{status.phrase}\n".encode()))
+
+    def _send(self, answer: _Answer) -> None:
+        self.close_connection = True
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the base class writes every request to stderr."""

@@ -1,0 +1,170 @@
+"""What Prometheus may ask, at /metrics. Everything but the counts of results is read when it asks."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from zsad_agent.messages import AgentSnapshot
+from zsad_core.types import Verdict
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+Kind = Literal["counter", "gauge"]
+Values = float | Mapping[tuple[str, ...], float]  # one number, or one for each tuple of label values
+
+
+class Metrics:
+    """A registry of its own. A sink of the pipeline: each result costs a few microseconds."""
+
+    def __init__(self, cameras: Sequence[str], read: Callable[[], AgentSnapshot]) -> None:
+        """Starts every count of results at 0, so that the first one is seen as an increase.
+
+        Args:
+            cameras: names; others appear with their first result.
+            read: called at each scrape, in the thread of the server.
+        """
+        prometheus_client.disable_created_metrics()  # they double the number of series, and nothing here uses them
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._results = Counter("zsad_results", "Results by verdict.", ["camera", "verdict"], registry=self._registry)
+        self._latency_s = Histogram(
+            "zsad_capture_to_result_seconds",
+            "From the capture of a picture to its result.",
+            ["camera"],
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        self._inference_s = Histogram(
+            "zsad_inference_seconds",
+            "The model's time for a picture.",
+            ["camera"],
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        for camera in cameras:
+            self._latency_s.labels(camera)
+            self._inference_s.labels(camera)
+            for verdict in Verdict:
+                self._results.labels(camera, verdict.value)
+        self._registry.register(_Reading(lambda: _agent_metrics(read())))
+        self._registry.register(_Reading(_process_metrics))
+
+    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
+        """Counts a result from `build_result`."""
+        camera, latency_ms = result["camera"], result["latency_ms"]
+        self._results.labels(camera, result["verdict"]).inc()
+        if latency_ms["capture_to_result"] is not None:
+            self._latency_s.labels(camera).observe(latency_ms["capture_to_result"] / 1000)
+        if latency_ms["inference"] is not None:
+            self._inference_s.labels(camera).observe(latency_ms["inference"] / 1000)
+
+    def register(
+        self, kind: Kind, name: str, text: str, read: Callable[[], Values], labels: Sequence[str] = ()
+    ) -> None:
+        """Adds a metric that is read at each scrape.
+
+        Args:
+            kind: a counter's `name` ends in `_total`.
+            name: `zsad_…`, with its unit.
+            text: what it is, for people.
+            read: the value, or one for each tuple of label values.
+            labels: their names.
+
+        Raises:
+            ValueError: the name is taken, or does not fit the kind.
+        """
+        if (kind == "counter") != name.endswith("_total"):
+            raise ValueError(f"{name}: a counter's name ends in _total, and no other's")
+        self._registry.register(_Reading(lambda: [_family(kind, name, text, read(), labels)], name))
+
+    def render(self) -> bytes:
+        """All of it in Prometheus' text format, `CONTENT_TYPE`."""
+        return prometheus_client.generate_latest(self._registry)
+
+
+class _Reading(Collector):
+    """Metrics that are made when they are asked for. What cannot be read is left out, and the others are answered."""
+
+    def __init__(self, read: Callable[[], Iterable[Metric]], name: str | None = None) -> None:
+        self._read = read
+        self._name = name
+        self._failing = False
+
+    def describe(self) -> list[Metric]:
+        """Claims the name, so that a second metric of that name is refused."""
+        return [Metric(self._name, "", "unknown")] if self._name is not None else []
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            families = list(self._read())
+        except Exception as error:  # whatever a reading ran into, the scrape must not fail for it
+            if not self._failing:
+                logger.warning("a metric cannot be read: %s: %s", type(error).__name__, error)
+            self._failing = True
+            return
+        self._failing = False
+        yield from families
+
+
+def _family(kind: Kind, name: str, text: str, values: Values, labels: Sequence[str] = ()) -> Metric:
+    make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+    family = make(name, text, labels=list(labels))
+    for label_values, value in values.items() if isinstance(values, Mapping) else [((), values)]:
+        family.add_metric(list(label_values), float(value))
+    return family
+
+
+def _by_label(values: Mapping[str, float]) -> dict[tuple[str, ...], float]:
+    return {(label,): value for label, value in values.items()}
+
+
+def _agent_metrics(agent: AgentSnapshot) -> Iterator[Metric]:
+    cameras, spool, broker = agent.cameras.items(), agent.spool, agent.broker
+    dropped = _by_label({name: camera.dropped for name, camera in cameras})
+    up = _by_label({name: camera.up for name, camera in cameras})
+    yield _family("counter", "zsad_frames_dropped_total", "Frames that a newer one replaced.", dropped, ["camera"])
+    yield _family("gauge", "zsad_camera_up", "1 while it delivers pictures that can be judged.", up, ["camera"])
+    yield _family("gauge", "zsad_spool_entries", "Results that wait for the broker.", spool.entries)
+    yield _family("gauge", "zsad_spool_bytes", "Size of the spool's file.", spool.bytes)
+    yield _family(
+        "gauge", "zsad_spool_oldest_age_seconds", "Age of the oldest result that waits.", spool.oldest_age_s or 0.0
+    )
+    yield _family("gauge", "zsad_broker_connected", "1 while there is a connection.", broker.connected)
+    yield _family("counter", "zsad_broker_connections_total", "Connections made.", broker.connections)
+    yield _family("counter", "zsad_results_acknowledged_total", "Results the broker has.", broker.acknowledged)
+    yield _family("counter", "zsad_results_replayed_total", "Results sent as replayed.", broker.replayed)
+    given_up = _by_label(broker.given_up)
+    yield _family("counter", "zsad_results_given_up_total", "Results lost, by cause.", given_up, ["cause"])
+    if agent.evidence is not None:
+        kept, lost = "Results whose evidence was written.", "Results whose evidence the disk did not take."
+        yield _family("counter", "zsad_evidence_kept_total", kept, agent.evidence.kept)
+        yield _family("counter", "zsad_evidence_dropped_total", lost, agent.evidence.dropped)
+        yield _family("counter", "zsad_evidence_pruned_total", "Deleted for a limit.", agent.evidence.pruned)
+        yield _family("gauge", "zsad_evidence_bytes", "Evidence on disk.", agent.evidence.bytes)
+    yield _family("gauge", "zsad_uptime_seconds", "Since the start of the agent.", agent.uptime_s)
+    labels = ["version", "bundle", "bundle_version", "bundle_sha256", "device"]
+    bundle = agent.bundle
+    values = (bundle.name, bundle.version, bundle.sha256, bundle.device) if bundle is not None else ("",) * 4
+    yield _family("gauge", "zsad_build_info", "1; what runs here.", {(agent.version, *values): 1.0}, labels)
+
+
+def _process_metrics() -> Iterator[Metric]:
+    """From /proc/self alone: the library's own collector needs /proc/stat, which a hardened service has not."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    memory = pages * os.sysconf("SC_PAGE_SIZE")
+    yield _family("gauge", "process_resident_memory_bytes", "Memory of the process.", memory)
+    yield _family("gauge", "process_threads", "Threads of the process.", _entries("/proc/self/task"))
+    yield _family("gauge", "process_open_fds", "Open file descriptors.", _entries("/proc/self/fd"))
+
+
+def _entries(folder: str) -> int:
+    return sum(1 for _ in Path(folder).iterdir())

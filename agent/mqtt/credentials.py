@@ -1,0 +1,187 @@
+"""The broker's password, from a file or a systemd credential: never from the command line, never in a log."""
+
+import logging
+import os
+import ssl
+from pathlib import Path
+
+from zsad_agent.config import MqttConfig, TlsConfig
+from zsad_core.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+OTHERS = 0o007  # permission bits of users that are neither the owner nor of the group
+MAX_BYTES = 65_535  # longest password in MQTT
+
+
+def password_key(config: MqttConfig) -> str:
+    """The key below `mqtt` that names where the password is."""
+    return "password_credential" if config.password_credential is not None else "password_file"
+
+
+def read_password(config: MqttConfig) -> str | None:
+    """The first line of the file that `config` names; None if it names none (a username may go without a password).
+
+    Read anew for every connection, so that a changed password needs no restart.
+
+    Raises:
+        ConfigError: the file cannot be read or is empty, or there is one without a username.
+    """
+    path = _path(config)
+    if path is None:
+        return None
+    where = f"mqtt.{password_key(config)}: {path}"
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 2)
+        line = content.decode("utf-8").splitlines()[:1]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"{where}: cannot be read: {reason}") from None  # a decoding error holds the bytes
+    if not line or not line[0]:
+        raise ConfigError(f"{where}: no password on the first line")
+    if len(line[0].encode()) > MAX_BYTES:
+        raise ConfigError(f"{where}: the first line is longer than the {MAX_BYTES} bytes that a password may have")
+    return line[0]
+
+
+def warn_of_open_file(config: MqttConfig) -> None:
+    """Logs a warning if every user of the machine can read the password."""
+    path = _path(config)
+    if path is not None and path.exists() and path.stat().st_mode & OTHERS:
+        logger.warning("mqtt.%s %s is open to every user of this machine: chmod o-rwx it", password_key(config), path)
+
+
+def _path(config: MqttConfig) -> Path | None:
+    named = config.password_credential if config.password_file is None else config.password_file
+    if named is None:
+        return None
+    if config.username is None:
+        raise ConfigError(f"mqtt.{password_key(config)} is {named}, but there is no mqtt.username: MQTT needs both")
+    if config.password_file is not None:
+        return config.password_file
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        raise ConfigError(
+            f"mqtt.password_credential is {named}, but systemd passed no credentials: add "
+            f"LoadCredential={named}:/path/of/the/file to the service, or set mqtt.password_file"
+        )
+    return Path(folder) / str(named)
+
+
+# X509_V_ERR_* of OpenSSL's x509_vfy.h, which the `ssl` module does not name
+_NOT_YET_VALID, _EXPIRED, _SELF_SIGNED, _WRONG_NAMES = 9, 10, 18, (62, 64)
+_UNKNOWN_AUTHORITY = (2, 19, 20, 21)
+# Part of OpenSSL's text -> what it means. The first that is found counts.
+_MEANINGS = (
+    ("CERTIFICATE_REQUIRED", "it asks for a client certificate: set mqtt.tls.cert_file and key_file"),
+    ("UNKNOWN_CA", "it does not know the authority that signed our certificate, mqtt.tls.cert_file"),
+    ("CERTIFICATE_EXPIRED", "our certificate, mqtt.tls.cert_file, has expired"),
+    ("CERTIFICATE_REVOKED", "our certificate, mqtt.tls.cert_file, is revoked"),
+    ("CERTIFICATE_UNKNOWN", "it does not accept our certificate, mqtt.tls.cert_file"),
+    ("BAD_CERTIFICATE", "it does not accept our certificate, mqtt.tls.cert_file"),
+    ("ACCESS_DENIED", "it lets our certificate, mqtt.tls.cert_file, not in"),
+    ("UNSUPPORTED_PROTOCOL", "it speaks no TLS of 1.2 or newer"),
+    ("ALERT_PROTOCOL_VERSION", "it speaks no TLS of 1.2 or newer"),
+    ("HANDSHAKE_FAILURE", "it broke off the TLS handshake: it may ask for a client certificate (mqtt.tls.cert_file)"),
+)
+NO_TLS = "it does not speak TLS on this port"
+
+
+def make_context(config: TlsConfig) -> ssl.SSLContext:
+    """Trusts what `config` names; checks the broker's certificate and host name, always. Reads the files anew.
+
+    Raises:
+        ConfigError: a file cannot be read, is no PEM, or certificate and key do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # certificate required, host name checked
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if config.ca_file is None:
+        context.load_default_certs()
+    else:
+        _check_pem("ca_file", config.ca_file, "CERTIFICATE-----")
+        try:
+            context.load_verify_locations(config.ca_file)
+        except (OSError, ValueError) as error:
+            raise _fault("ca_file", config.ca_file, f"holds no valid certificate: {_reason(error)}") from error
+    if config.cert_file is not None and config.key_file is not None:
+        _load_pair(context, config.cert_file, config.key_file)
+    return context
+
+
+def faulty_key(error: ConfigError) -> str:
+    """The key below `mqtt.tls` that an error of `make_context` is about."""
+    return str(error).partition(":")[0].rpartition(".")[2]
+
+
+def meaning(error: str | OSError, host: str) -> str | None:
+    """Why TLS with the broker failed, in plain words; None if that was not TLS. Takes an error or its text."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _distrust(error, host)
+    text = str(error).upper().replace(" ", "_")
+    found = next((what for part, what in _MEANINGS if part in text), None)
+    if found is not None or isinstance(error, str):
+        return found
+    if isinstance(error, TimeoutError):
+        return f"{NO_TLS}, or hangs: the handshake had no answer" if "HANDSHAKE" in text else None
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError | BrokenPipeError):
+        return f"{NO_TLS}, or ended the handshake without a reason"
+    if isinstance(error, ssl.SSLError):
+        return NO_TLS if "WRONG_VERSION" in text or "RECORD_LAYER" in text else f"TLS failed: {_reason(error)}"
+    return None
+
+
+def _distrust(error: ssl.SSLCertVerificationError, host: str) -> str:
+    if error.verify_code == _EXPIRED:
+        return "its certificate has expired (or the clock here is wrong)"
+    if error.verify_code == _NOT_YET_VALID:
+        return "its certificate is not valid yet (or the clock here is wrong)"
+    if error.verify_code in _WRONG_NAMES:
+        return f"its certificate is for another host than {host}"
+    if error.verify_code == _SELF_SIGNED:
+        return "its certificate is self-signed and not in mqtt.tls.ca_file"
+    if error.verify_code in _UNKNOWN_AUTHORITY:
+        return "its certificate is signed by an unknown authority: name that in mqtt.tls.ca_file"
+    return f"its certificate is not accepted: {error.verify_message}"
+
+
+def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
+    _check_pem("cert_file", cert_file, "CERTIFICATE-----")
+    _check_pem("key_file", key_file, "PRIVATE KEY-----")
+
+    def no_passphrase() -> str:  # OpenSSL would ask for it on the terminal
+        raise _fault("key_file", key_file, "has a passphrase: an agent cannot type one, store the key without")
+
+    try:
+        context.load_cert_chain(cert_file, key_file, password=no_passphrase)
+    except (OSError, ValueError) as error:
+        reason = _reason(error)
+        if "KEY_VALUES_MISMATCH" in reason or "KEY_TYPE_MISMATCH" in reason:
+            raise _fault("key_file", key_file, f"is not the key of {cert_file}") from error
+        raise _fault(*_broken_of(cert_file, key_file), f"is no valid PEM: {reason}") from error
+
+
+def _broken_of(cert_file: Path, key_file: Path) -> tuple[str, Path]:
+    """OpenSSL does not say which of the two it could not read: a certificate that loads by itself is not it."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cert_file)
+    except (OSError, ValueError):
+        return "cert_file", cert_file
+    return "key_file", key_file
+
+
+def _check_pem(key: str, path: Path, mark: str) -> None:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise _fault(key, path, f"cannot be read: {error.strerror}") from error
+    if mark not in text:
+        raise _fault(key, path, f"holds no PEM block that ends in {mark.rstrip('-')}")
+
+
+def _fault(key: str, path: Path, what: str) -> ConfigError:
+    return ConfigError(f"mqtt.tls.{key}: {path} {what}")
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "reason", None) or str(error)).strip()

@@ -1,0 +1,130 @@
+"""An MQTT broker inside the agent's process, for a demo or a first look: nothing else need be installed."""
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from zsad_agent.config import MqttConfig
+from zsad_core.errors import BrokerError
+
+if TYPE_CHECKING:
+    import asyncio
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"  # anybody may come in, so nobody from outside
+DEFAULT_PORT = 1883
+START_S = 10.0
+STOP_S = 1.0
+NOISY_LOGGERS = ("amqtt", "transitions")  # they report every packet and every client that leaves
+
+
+class EmbeddedBroker:
+    """amqtt in a thread and event loop of its own, on loopback only, without persistence. MQTT 3.1.1."""
+
+    def __init__(self, port: int | None = None) -> None:
+        """Takes the port to listen on; None: 1883, or a free one where that is taken."""
+        self._wanted_port = port
+        self._port = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._started = threading.Event()
+        self._failure: Exception | None = None
+        self._thread: threading.Thread | None = None
+        self._levels: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        """Returns when it takes connections.
+
+        Raises:
+            BrokerError: amqtt is not installed, the port is taken, or the broker does not come up.
+        """
+        try:
+            from amqtt.broker import Broker
+        except ImportError as error:
+            raise BrokerError(
+                "the embedded broker needs amqtt: pip install 'zsad-agent[embedded-broker]', or name a broker with "
+                "--broker mqtt://host"
+            ) from error
+        self._port = _claim_port(self._wanted_port)
+        for name in NOISY_LOGGERS:
+            noisy = logging.getLogger(name)
+            self._levels[name] = noisy.level
+            noisy.setLevel(logging.CRITICAL)
+        self._thread = threading.Thread(target=self._run, args=(Broker,), name="zsad-broker", daemon=True)
+        self._thread.start()
+        if not self._started.wait(START_S) or self._failure is not None:
+            raise BrokerError(f"the embedded broker on port {self._port} does not start: {self._failure}")
+        logger.info("embedded broker at %s", self.url)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is not None and self._loop is not None and self._stop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has ended already
+                self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(2 * STOP_S)
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """For `mqtt.broker`."""
+        return f"mqtt://{LOOPBACK}:{self._port}"
+
+    def reached_by(self, config: MqttConfig) -> MqttConfig:
+        """`config` with this broker's address and the MQTT that it speaks: it does not answer an agent that tries 5."""
+        return config.model_copy(update={"broker": self.url, "protocol": "3.1.1"})
+
+    def _run(self, make_broker: Callable[..., Any]) -> None:
+        import asyncio  # 2 MB, of which an agent with a broker elsewhere has no use
+
+        try:
+            asyncio.run(self._serve(make_broker))
+        except Exception as error:
+            if self._started.is_set():
+                logger.exception("the embedded broker has failed")
+            self._failure = error
+            self._started.set()
+
+    async def _serve(self, make_broker: Callable[..., Any]) -> None:
+        import asyncio
+
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        settings: dict[str, Any] = {
+            "listeners": {"default": {"type": "tcp", "bind": f"{LOOPBACK}:{self._port}"}},
+            "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
+        }
+        broker = make_broker(settings)
+        await broker.start()
+        self._started.set()
+        await self._stop.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(broker.shutdown(), STOP_S)
+
+
+def _claim_port(wanted: int | None) -> int:
+    """`wanted`, or without a wish 1883 and else any free one.
+
+    Raises:
+        BrokerError: `wanted` is taken or not allowed.
+    """
+    for port in (wanted,) if wanted is not None else (DEFAULT_PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError as error:
+                reason = error.strerror
+                continue
+            return int(probe.getsockname()[1])
+    raise BrokerError(f"the embedded broker cannot listen on {LOOPBACK}:{wanted}: {reason}. Name another port.")

@@ -1,0 +1,379 @@
+"""Publishes results, heatmaps, statuses and availability over MQTT, and loses no result on the way."""
+
+import contextlib
+import itertools
+import logging
+import random
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from paho.mqtt.enums import MQTTProtocolVersion
+
+from zsad_agent.config import EMBEDDED_BROKER, MqttConfig
+from zsad_agent.messages import OFFLINE, Topics, encode
+from zsad_agent.mqtt.broker_health import BrokerHealth, BrokerState
+from zsad_agent.mqtt.connection import (
+    LinkCutError,
+    LinkDownError,
+    LinkRefusedError,
+    LinkSilentError,
+    LinkUntrustedError,
+    LinkVersionError,
+    MqttLink,
+    ProtocolChoice,
+)
+from zsad_agent.mqtt.credentials import make_context, read_password, warn_of_open_file
+from zsad_agent.mqtt.live_messages import LivePictures, RetainedStatuses
+from zsad_agent.mqtt.session import GOODBYE_S, Exchange, Session, Tally
+from zsad_agent.mqtt.size_limits import SizeLimits
+from zsad_agent.mqtt.subscriptions import Handler, Incoming
+from zsad_agent.spool import Accepted, Cause, Outbox, Spool
+from zsad_core.errors import ConfigError
+from zsad_core.types import Verdict
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+ACK_TIMEOUT_S = 30.0  # a broker that acknowledges nothing for so long is left and dialled again
+ANSWER_S = 10.0  # longest wait for the broker to let us in
+ANSWER_TO_NEWER_S = 5.0  # likewise in MQTT 5, if the older one is tried next: amqtt waits for ever for what it misreads
+FIRST_ATTEMPT_S = 2.0  # longest wait for the first connection, so that the first results find one
+WAIT_S = 0.1  # between two looks at whether a stop was asked for
+KEPT_VERDICTS: dict[str, frozenset[str]] = {  # spool.pictures -> verdicts whose pictures are kept as evidence
+    "off": frozenset(),
+    "rejects": frozenset({Verdict.ANOMALOUS.value, Verdict.UNKNOWN.value}),
+    "all": frozenset(verdict.value for verdict in Verdict),
+}
+STEADY_AFTER_S = 10.0  # a connection that lasted so long and was of use starts the back-off anew
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublisherStats:
+    """Counts since the start, but for what is of now."""
+
+    unsent: int  # results that wait now
+    spool_bytes: int  # of the file now
+    oldest_age_s: float | None  # of the results that wait now; None: none does
+    acknowledged: int  # results that the broker has
+    replayed: int  # results sent as `replayed`, again or for the first time
+    given_up: int  # results lost to a limit of the spool or to a disk that took none
+    given_up_by_cause: dict[str, int]  # count, bytes, age, disk; a cause without any is left out
+    evidence_unsent: int  # evidence pictures that wait now
+    evidence_acknowledged: int
+    evidence_given_up_by_cause: dict[str, int]  # and broker: a picture that it takes never
+    heatmaps_sent: int
+    heatmaps_dropped: int  # no connection, or a network slower than the camera
+    connections: int
+
+
+class Publisher:
+    """A thread of its own sends; `accept` only stores. Context manager, to be left before the spool's.
+
+    Results go out with QoS 1, at most `config.in_flight` unacknowledged at a time, and stay in the spool until the
+    broker has acknowledged them. One that was accepted before the present connection was made (broker away, earlier
+    run, or its acknowledgement did not arrive) carries `"replayed": true`; these go out in order, between the live
+    ones, which are in order too (see `Outbox`). A result's id and capture time never change, so that a subscriber can
+    drop doubles, which only failures make.
+
+    With `spool.pictures` the heatmap of a result is evidence as well: it lies in the spool with its result, and goes
+    out after it with QoS 1, on a topic that ends in the result's id, until the broker has it.
+
+    A broker that is absent, untrusted, refuses us or our results, or acknowledges nothing is a stated fault (`state`,
+    `fault`, one log line a change) and is tried again for ever, with a back-off; a full disk likewise (see `Outbox`).
+    Password and certificates are read anew for each connection.
+
+    The client id is fixed by the device id: a broker that still holds the connection of a killed agent then publishes
+    its will before it lets the new one in, so that `offline` does not come after `online`.
+    """
+
+    def __init__(
+        self,
+        config: MqttConfig,
+        device_id: str,
+        spool: Spool,
+        *,
+        pictures: Literal["off", "rejects", "all"] = "off",
+        reconnect_min_s: float = 1.0,
+        reconnect_max_s: float = 30.0,
+        ack_timeout_s: float = ACK_TIMEOUT_S,
+    ) -> None:
+        """Reads the password and the certificates, to say at once what is wrong with them.
+
+        Raises:
+            ConfigError: a file of them cannot be used, or there is a password without a username.
+            ValueError: `config.broker` is still `embedded`; start the broker and pass its URL.
+        """
+        if config.broker == EMBEDDED_BROKER:
+            raise ValueError("start an EmbeddedBroker and pass the config that reaches it (`reached_by`)")
+        parts = urlsplit(config.broker)
+        self._host, self._port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
+        self._secure = parts.scheme == "mqtts"
+        self._config = config
+        read_password(config)
+        warn_of_open_file(config)
+        if self._secure:
+            make_context(config.tls)
+        self._protocols = ProtocolChoice(config.protocol)
+        self._topics = Topics(config.topic_prefix, device_id)
+        self._client_id = f"zsad-agent-{device_id}"
+        self._reconnect_min_s, self._reconnect_max_s = reconnect_min_s, reconnect_max_s
+        self._ack_timeout_s = ack_timeout_s
+        self._spool = spool
+        self._outbox = Outbox(spool)
+        self._keeps_pictures_of = KEPT_VERDICTS[pictures]
+        self._pictures = LivePictures()
+        self._snapshots = LivePictures()
+        self._snapshot_ids = itertools.count()
+        self._statuses = RetainedStatuses()
+        self._incoming = Incoming()
+        self._sizes = SizeLimits()
+        self._tally = Tally()
+        self._health = BrokerHealth(f"{self._host}:{self._port}")
+        self._settled = threading.Condition()
+        self._stopping = threading.Event()
+        self._first_attempt_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="zsad-publisher", daemon=True)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+
+    def __enter__(self) -> Self:
+        """Starts sending."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits for the acknowledgements still due, publishes `offline`, disconnects: 0.6 s at the worst.
+
+        What was not sent stays in the spool. Call `flush` first to give it time.
+        """
+        self._stopping.set()
+        self._wake()
+        self._thread.join(GOODBYE_S + 0.1)  # a dial in progress cannot be cut short; it ends with the process
+        self._outbox.tidy(everything=True)
+        if not self._thread.is_alive():
+            self._wake_read.close()
+            self._wake_write.close()
+
+    @property
+    def state(self) -> BrokerState:
+        return self._health.state
+
+    @property
+    def connected(self) -> bool:
+        return self.state is BrokerState.CONNECTED
+
+    @property
+    def fault(self) -> str | None:
+        """What keeps results from being published or from being durable, in words; None when all is well."""
+        return "; ".join(fault for fault in (self._health.fault, self._outbox.fault) if fault) or None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the sending thread lives, connected or not."""
+        return self._thread.is_alive()
+
+    @property
+    def stats(self) -> PublisherStats:
+        return PublisherStats(
+            unsent=self._outbox.unsent,
+            spool_bytes=self._spool.bytes,
+            oldest_age_s=self._spool.oldest_age_s if self._outbox.unsent else None,
+            acknowledged=self._tally.acknowledged,
+            replayed=self._tally.replayed,
+            given_up=self._outbox.given_up,
+            given_up_by_cause=self._outbox.losses.results,
+            evidence_unsent=self._outbox.unsent_pictures,
+            evidence_acknowledged=self._tally.evidence,
+            evidence_given_up_by_cause=self._outbox.losses.pictures,
+            heatmaps_sent=self._pictures.sent,
+            heatmaps_dropped=self._pictures.dropped,
+            connections=self._tally.connections,
+        )
+
+    def await_first_attempt(self, stop: threading.Event) -> None:
+        """Until the outcome of the first attempt to connect is known, 2 s at most, or `stop`. No broker is no error."""
+        end_s = time.monotonic() + FIRST_ATTEMPT_S
+        while not stop.is_set() and time.monotonic() < end_s and not self._first_attempt_over.wait(WAIT_S):
+            pass
+
+    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
+        """Takes a result from `build_result`; it is in the spool when this returns. Never waits for the network.
+
+        A spool that cannot be used is no error here but a `fault`, and the result waits in memory.
+
+        The heatmap goes out right after its result, on its own topic, QoS 0, and only over the present connection.
+
+        Raises:
+            ValueError: the result holds NaN or infinity.
+        """
+        self.accept_all([(result, heatmap)])
+
+    def accept_all(self, results: Sequence[tuple[dict[str, Any], bytes | None]]) -> None:
+        """As `accept` for each, but the disk is waited for once. All are in the spool when this returns.
+
+        Raises:
+            ValueError: one of the results holds NaN or infinity; none was taken.
+        """
+        entry_ids = self._outbox.add_all([self._accepted(result, heatmap) for result, heatmap in results])
+        for entry_id, (result, heatmap) in zip(entry_ids, results, strict=True):
+            if heatmap is not None:
+                self._pictures.offer(entry_id, self._topics.heatmap(str(result["camera"])), heatmap)
+        self._wake()
+
+    def set_camera_status(self, camera: str, status: dict[str, Any]) -> None:
+        """Publishes the camera's status as `set_retained` does."""
+        self._set_retained(self._topics.status(camera), encode(status))
+
+    def set_retained(self, topic_suffix: str, payload: bytes) -> None:
+        """Publishes on `<prefix>/<device_id>/<topic_suffix>`, retained; again on every connection, since a broker may
+        forget. Without a connection only the latest payload of a topic is kept, in memory.
+        """
+        self._set_retained(self._topics.below(topic_suffix), payload)
+
+    def send_picture(self, topic_suffix: str, jpeg: bytes) -> bool:
+        """Publishes a picture that belongs to no result, QoS 0, over the present connection; False if there is none."""
+        taken = self._snapshots.offer(next(self._snapshot_ids), self._topics.below(topic_suffix), jpeg)
+        self._wake()
+        return taken
+
+    def subscribe(self, topic: str, handler: Handler) -> None:
+        """`handler` gets the payloads that come in on `topic` (whole, no wildcards), over this and later connections.
+
+        QoS 1; nothing is kept for us while we are away. See `Incoming` for what is passed over. The handler runs in the
+        sending thread and has to be quick.
+
+        Raises:
+            ValueError: the topic is empty, has a wildcard, or has a handler already.
+        """
+        self._incoming.subscribe(topic, handler)
+        self._wake()
+
+    def flush(self, timeout_s: float) -> int:
+        """Waits until all that was accepted is sent, `timeout_s` at most. Returns how many results are not."""
+        with self._settled:
+            self._settled.wait_for(self._all_sent, timeout_s)
+        return self._outbox.unsent
+
+    @property
+    def safe(self) -> bool:
+        """Whether all results that were accepted are in the spool, or with the broker."""
+        return self._outbox.safe
+
+    def keep(self) -> int:
+        """How many results can neither be sent nor kept, and are lost when the process ends; counted as given up."""
+        lost = self._outbox.keep()
+        self._outbox.losses.note(Cause.DISK, "the agent ends, and the disk takes nothing", results=lost)
+        return lost
+
+    def _accepted(self, result: dict[str, Any], heatmap: bytes | None) -> Accepted:
+        picture = None
+        if heatmap is not None and result["verdict"] in self._keeps_pictures_of:
+            picture = (str(result["id"]), heatmap)
+        return Accepted(str(result["camera"]), encode(result), picture)
+
+    def _set_retained(self, topic: str, payload: bytes) -> None:
+        self._statuses.set(topic, payload)
+        self._wake()
+
+    def _all_sent(self) -> bool:
+        return self._outbox.unsent == self._outbox.unsent_pictures == self._pictures.waiting == 0
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: a wake-up is waiting already; closed: nobody is to be woken
+            self._wake_write.send(b"\0")
+
+    def _note_settled(self) -> None:
+        with self._settled:
+            self._settled.notify_all()
+
+    def _run(self) -> None:
+        """The sending thread: one connection after the other until the stop."""
+        delay_s = self._reconnect_min_s
+        while not self._stopping.is_set():
+            started_s, acknowledged = time.monotonic(), self._tally.acknowledged
+            try:
+                self._serve_one_connection()
+            except LinkRefusedError as error:
+                self._health.note(BrokerState.REFUSED, str(error))
+            except LinkUntrustedError as error:
+                self._health.note(BrokerState.UNTRUSTED, str(error))
+            except (LinkDownError, ConfigError) as error:  # ConfigError: password or certificates, exchanged meanwhile
+                self._health.note(BrokerState.UNREACHABLE, str(error))
+            except Exception as error:  # a defect here must not silence the line for ever
+                logger.exception("publishing failed")
+                self._health.note(BrokerState.UNREACHABLE, f"internal error: {error}")
+            self._pictures.disconnected()
+            self._snapshots.disconnected()
+            self._outbox.rewind()
+            self._first_attempt_over.set()
+            if self._tally.acknowledged > acknowledged and time.monotonic() - started_s > STEADY_AFTER_S:
+                delay_s = self._reconnect_min_s
+            self._pause(delay_s * random.uniform(0.8, 1.2))  # apart from other agents that lost the same broker
+            delay_s = min(2 * delay_s, self._reconnect_max_s)
+        self._health.note(BrokerState.STOPPED)
+
+    def _serve_one_connection(self) -> None:
+        """Dials, once more with the older MQTT where the broker does not know the newer, and sends until the end."""
+        protocols = self._protocols.to_try()
+        for protocol in protocols:
+            link = self._make_link(protocol)
+            session = Session(
+                link, self._exchange(), self._topics, window=self._config.in_flight, ack_timeout_s=self._ack_timeout_s
+            )
+            try:
+                try:
+                    session.open(ANSWER_S if protocol is protocols[-1] else ANSWER_TO_NEWER_S)
+                except (LinkVersionError, LinkCutError, LinkSilentError):  # what brokers do that do not know MQTT 5
+                    if protocol is protocols[-1]:
+                        self._protocols.failed()
+                        raise
+                    continue
+                self._protocols.worked(protocol)
+                self._health.note(BrokerState.CONNECTED)
+                self._first_attempt_over.set()
+                session.serve()
+                return
+            finally:
+                link.drop()
+
+    def _make_link(self, protocol: MQTTProtocolVersion) -> MqttLink:
+        return MqttLink(
+            host=self._host,
+            port=self._port,
+            client_id=self._client_id,
+            keepalive_s=self._config.keepalive_s,
+            will=(self._topics.available, OFFLINE),
+            protocol=protocol,
+            username=self._config.username,
+            password=read_password(self._config),
+            tls=make_context(self._config.tls) if self._secure else None,
+        )
+
+    def _exchange(self) -> Exchange:
+        return Exchange(
+            outbox=self._outbox,
+            pictures=self._pictures,
+            snapshots=self._snapshots,
+            statuses=self._statuses,
+            incoming=self._incoming,
+            sizes=self._sizes,
+            health=self._health,
+            tally=self._tally,
+            wake=self._wake_read,
+            stopping=self._stopping,
+            on_settled=self._note_settled,
+        )
+
+    def _pause(self, delay_s: float) -> None:
+        end_s = time.monotonic() + delay_s
+        while (left_s := end_s - time.monotonic()) > 0 and not self._stopping.wait(min(left_s, 1.0)):
+            self._outbox.tidy()

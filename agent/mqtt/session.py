@@ -1,0 +1,340 @@
+"""What is done over one connection to the broker, from the first message to the goodbye."""
+
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zsad_agent.messages import OFFLINE, ONLINE, Topics, mark_replayed
+from zsad_agent.mqtt.broker_health import BrokerHealth
+from zsad_agent.mqtt.connection import (
+    OVERHEAD_BYTES,
+    Answer,
+    Events,
+    LinkCutError,
+    LinkDownError,
+    LinkSilentError,
+    MqttLink,
+)
+from zsad_agent.mqtt.live_messages import LivePictures, RetainedStatuses
+from zsad_agent.mqtt.size_limits import SizeLimits
+from zsad_agent.mqtt.subscriptions import Incoming
+from zsad_agent.spool import Outbox
+
+logger = logging.getLogger(__name__)
+
+GOODBYE_S = 0.5  # longest time for the acknowledgements still due: a stop has 2 s in all
+IDLE_S = 1.0  # longest sleep without an event
+UNTIDY_S = 0.1  # while acknowledged results still lie in the spool
+HOLD_MIN_S, HOLD_MAX_S = 1.0, 30.0  # until results are tried again with a broker that refuses them
+ASK_AGAIN_S = 60.0  # likewise, for a subscription
+RESULTS, EVIDENCE = "results", "evidence"  # of what the broker refuses, beside topics
+
+
+@dataclass(kw_only=True, slots=True)
+class Tally:
+    """Counts over all connections. Written by the sending thread alone."""
+
+    acknowledged: int = 0  # results that the broker has
+    replayed: int = 0  # results sent as `replayed`
+    evidence: int = 0  # evidence pictures that the broker has
+    connections: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exchange:
+    """What the accepting threads and the sending thread share."""
+
+    outbox: Outbox
+    pictures: LivePictures  # each belongs to a result
+    snapshots: LivePictures  # pictures by themselves
+    incoming: Incoming
+    sizes: SizeLimits
+    health: BrokerHealth
+    statuses: RetainedStatuses
+    tally: Tally
+    wake: socket.socket  # a byte arrives when there is something to send or it is time to stop
+    stopping: threading.Event
+    on_settled: Callable[[], None]  # something was sent for good
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A QoS 1 message on its way."""
+
+    entry_id: int | None  # the result's, if it is one
+    at_s: float
+    number: int  # see `SizeLimits`
+    topic: str
+    payload: str | bytes
+
+    @property
+    def size(self) -> int:
+        return packet_bytes(self.topic, self.payload)
+
+
+class Session:
+    """Sends results through a window of unacknowledged ones. Made for one connection, used by one thread.
+
+    A result that the broker refuses (MQTT 5: not authorised, over quota) stays in the spool. When all on their way have
+    been answered, one is tried after a while, and the rest once that is taken. The order is then kept but for those
+    that were on their way together with the first one refused.
+
+    An evidence picture is in flight beside the window, one at a time: pictures hold up no result, and results none.
+    """
+
+    def __init__(
+        self, link: MqttLink, exchange: Exchange, topics: Topics, *, window: int, ack_timeout_s: float
+    ) -> None:
+        self._link = link
+        self._exchange = exchange
+        self._topics = topics
+        self._window = window
+        self._ack_timeout_s = ack_timeout_s
+        self._in_flight: dict[int, _Sent] = {}  # by message id
+        self._asked: dict[int, str] = {}  # message id of a subscription -> its topic
+        self._ask_again: dict[str, float] = {}  # topics whose subscription was refused -> when to ask again
+        self._answered = False  # the broker has taken a message over this connection
+        self._held_until_s: float | None = None  # no results before, since the broker refuses them
+        self._hold_s = HOLD_MIN_S
+        self._probing = False  # one result at a time, to see whether it takes them again
+        self._evidence: dict[int, int] = {}  # message id -> picture's id, of the one among these that is a picture
+        self._evidence_held_until_s = 0.0  # no picture before, since the broker refuses them
+        self._evidence_hold_s = HOLD_MIN_S
+        self._sent_up_to = 0  # of the live results
+
+    def open(self, answer_timeout_s: float) -> None:
+        """Dials, waits for the broker's answer, and announces the device.
+
+        Raises:
+            LinkDownError: no broker there, or a stop was asked for meanwhile.
+            LinkSilentError: it gives no answer.
+            LinkRefusedError: the broker turned the connection down.
+            LinkUntrustedError: TLS failed.
+        """
+        self._link.dial()
+        end_s = time.monotonic() + answer_timeout_s
+        while not self._link.accepted:
+            if self._exchange.stopping.is_set():
+                raise LinkDownError("stopped")
+            if time.monotonic() > end_s:
+                raise LinkSilentError(f"no answer within {answer_timeout_s:.0f} s. Is an MQTT broker there?")
+            self._poll(0.2)
+        self._exchange.sizes.connected(self._link.max_packet_bytes)
+        self._publish(self._topics.available, ONLINE, retain=True)
+        self._exchange.statuses.all_due()
+        self._exchange.incoming.all_due()
+        self._exchange.pictures.connected()
+        self._exchange.snapshots.connected()
+        self._exchange.outbox.rewind()
+        self._exchange.tally.connections += 1
+
+    def serve(self) -> None:
+        """Sends until a stop is asked for, then says goodbye.
+
+        Raises:
+            LinkDownError: the connection has ended, or the broker acknowledges nothing.
+        """
+        outbox = self._exchange.outbox
+        try:
+            while not self._exchange.stopping.is_set():
+                self._subscribe()
+                self._end_hold()
+                self._send()
+                self._poll(UNTIDY_S if outbox.untidy else IDLE_S)
+                self._leave_if_silent()
+                outbox.tidy()
+        except LinkCutError as error:
+            self._learn_from(error)
+            raise
+        self._say_goodbye()
+
+    def _send(self) -> None:
+        free = self._link.receive_maximum - len(self._in_flight)
+        for topic, payload in self._exchange.statuses.take_due(free).items():
+            self._publish(topic, payload, retain=True)
+        self._send_pictures()
+        outbox = self._exchange.outbox
+        for entry in outbox.take(self._room()):
+            body = entry.body
+            if entry.id <= outbox.live_after:
+                body = mark_replayed(body)
+                self._exchange.tally.replayed += 1
+            self._publish(self._topics.result(entry.camera), body, entry_id=entry.id)
+            self._sent_up_to = max(self._sent_up_to, entry.id)
+            self._send_pictures()
+        self._send_evidence()
+
+    def _send_evidence(self) -> None:
+        """One picture beside the window; none while the broker is suspected of not taking what comes."""
+        held = self._held_until_s is not None or self._probing or self._exchange.sizes.careful
+        held = held or time.monotonic() < self._evidence_held_until_s
+        if held or len(self._in_flight) >= max(1, self._link.receive_maximum - 1):
+            return
+        picture = self._exchange.outbox.take_picture()
+        if picture is None:
+            return
+        topic = self._topics.evidence(picture.camera, picture.result_id)
+        if self._exchange.sizes.too_large(packet_bytes(topic, picture.jpeg)):  # counted as given up, and no fault
+            self._exchange.outbox.refuse_picture(picture.id)
+        elif (mid := self._publish(topic, picture.jpeg)) is not None:
+            self._evidence[mid] = picture.id
+
+    def _room(self) -> int:
+        """How many more results may be on their way."""
+        if self._held_until_s is not None:
+            return 0
+        if self._probing or self._exchange.sizes.careful:
+            return max(0, 1 - len(self._in_flight))
+        free = max(1, self._link.receive_maximum - 1) - len(self._in_flight)  # the last place is for the goodbye
+        return max(0, min(free, self._window - len(self._in_flight) + len(self._evidence)))
+
+    def _send_pictures(self) -> None:
+        """Each after its result, as fast as the network takes them, so that none pile up behind it unseen."""
+        for pictures, up_to_id in ((self._exchange.pictures, self._sent_up_to), (self._exchange.snapshots, None)):
+            while not self._link.backed_up and (picture := pictures.take(up_to_id)) is not None:
+                topic, jpeg = picture
+                size = packet_bytes(topic, jpeg)
+                if self._exchange.sizes.picture_fits(size):
+                    self._exchange.sizes.sent(size, picture=True)
+                    self._link.publish(topic, jpeg, qos=0)
+                else:
+                    pictures.left_out()
+                self._exchange.on_settled()
+
+    def _publish(
+        self, topic: str, payload: str | bytes, *, retain: bool = False, entry_id: int | None = None
+    ) -> int | None:
+        """The message id; None if the broker has said that it takes nothing so large."""
+        size = packet_bytes(topic, payload)
+        if self._exchange.sizes.too_large(size):
+            if entry_id is not None:
+                self._give_up(entry_id, topic, payload)
+            else:
+                self._exchange.health.complain(topic, f"refuses {topic}: {size} bytes are too many for it")
+            return None
+        mid = self._link.publish(topic, payload, qos=1, retain=retain)
+        number = self._exchange.sizes.sent(size)
+        self._in_flight[mid] = _Sent(entry_id, time.monotonic(), number, topic, payload)
+        return mid
+
+    def _subscribe(self) -> None:
+        now_s = time.monotonic()
+        again = [topic for topic, due_s in self._ask_again.items() if now_s >= due_s]
+        for topic in dict.fromkeys([*self._exchange.incoming.take_due(), *again]):
+            self._ask_again.pop(topic, None)
+            self._asked[self._link.subscribe(topic)] = topic
+
+    def _poll(self, timeout_s: float) -> None:
+        events = self._link.poll(self._exchange.wake, timeout_s)
+        self._settle(events)
+        if events.end is not None:
+            raise events.end
+
+    def _settle(self, events: Events) -> None:
+        for answer in events.published:
+            sent = self._in_flight.pop(answer.mid, None)
+            if sent is not None:  # a picture's is not in flight
+                self._note_answer(sent, answer)
+        for answer in events.subscribed:
+            topic = self._asked.pop(answer.mid, None)
+            if topic is not None:
+                refusal = answer.refusal and f"refuses the subscription to {topic}: {answer.refusal}"
+                self._exchange.health.complain(f"subscription {topic}", refusal)
+                if refusal is not None:
+                    self._ask_again[topic] = time.monotonic() + ASK_AGAIN_S
+        for arrival in events.arrived:
+            self._exchange.incoming.hand_over(arrival)
+        if events.published:
+            self._exchange.on_settled()
+
+    def _note_answer(self, sent: _Sent, answer: Answer) -> None:
+        exchange = self._exchange
+        self._answered = True
+        exchange.sizes.passed(sent.number, sent.size, is_result=sent.entry_id is not None)
+        picture_id = self._evidence.pop(answer.mid, None)
+        if picture_id is not None:
+            self._note_evidence_answer(picture_id, answer)
+        elif sent.entry_id is None:
+            exchange.health.complain(sent.topic, answer.refusal and f"refuses {sent.topic}: {answer.refusal}")
+        elif answer.refusal is None:
+            exchange.outbox.acknowledge(sent.entry_id)
+            exchange.tally.acknowledged += 1
+            if self._held_until_s is None:
+                self._probing, self._hold_s = False, HOLD_MIN_S
+                exchange.health.complain(RESULTS, None)
+        elif self._held_until_s is None:  # else: one of those that were on their way with the first one refused
+            exchange.health.complain(RESULTS, f"refuses results: {answer.refusal}")
+            self._held_until_s = time.monotonic() + self._hold_s
+            self._hold_s = min(2 * self._hold_s, HOLD_MAX_S)
+
+    def _note_evidence_answer(self, picture_id: int, answer: Answer) -> None:
+        """One that is refused is tried again after a while, and holds up those behind it."""
+        exchange = self._exchange
+        exchange.health.complain(EVIDENCE, answer.refusal and f"refuses evidence pictures: {answer.refusal}")
+        if answer.refusal is None:
+            exchange.outbox.acknowledge_picture(picture_id)
+            exchange.tally.evidence += 1
+            self._evidence_hold_s = HOLD_MIN_S
+        else:
+            exchange.outbox.return_picture(picture_id)
+            self._evidence_held_until_s = time.monotonic() + self._evidence_hold_s
+            self._evidence_hold_s = min(2 * self._evidence_hold_s, HOLD_MAX_S)
+
+    def _end_hold(self) -> None:
+        """Lets one result go when it is time, and none is on its way, which would then be sent twice."""
+        if self._held_until_s is None or time.monotonic() < self._held_until_s:
+            return
+        if all(sent.entry_id is None for sent in self._in_flight.values()) and not self._evidence:
+            self._held_until_s, self._probing = None, True
+            self._exchange.outbox.rewind()
+
+    def _learn_from(self, error: LinkCutError) -> None:
+        """Gives the result up for which the broker cuts us off again and again."""
+        results = {sent.entry_id: sent for sent in self._in_flight.values() if sent.entry_id is not None}
+        sizes = {entry_id: sent.size for entry_id, sent in results.items()}
+        hopeless = self._exchange.sizes.cut(sizes, answered=self._answered, said_too_large=error.too_large)
+        if hopeless is not None:
+            self._give_up(hopeless, results[hopeless].topic, results[hopeless].payload)
+
+    def _give_up(self, entry_id: int, topic: str, payload: str | bytes) -> None:
+        """A message that the broker will never take must not hold up those behind it."""
+        self._exchange.outbox.refuse(entry_id)
+        self._exchange.on_settled()
+        logger.error(
+            "%s is given up: the broker takes no message as large (%d bytes)",
+            _message_name(topic, payload),
+            packet_bytes(topic, payload),
+        )
+
+    def _leave_if_silent(self) -> None:
+        oldest_s = next((sent.at_s for sent in self._in_flight.values()), None)
+        if oldest_s is not None and time.monotonic() - oldest_s > self._ack_timeout_s:
+            raise LinkDownError(f"connected, but nothing was acknowledged for {self._ack_timeout_s:g} s")
+
+    def _say_goodbye(self) -> None:
+        """Sends no more results, waits for the acknowledgements; for a broker too slow now the will says `offline`."""
+        self._publish(self._topics.available, OFFLINE, retain=True)
+        end_s = time.monotonic() + GOODBYE_S
+        while self._in_flight:
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                return
+            self._poll(left_s)
+        self._link.say_goodbye()
+
+
+def packet_bytes(topic: str, payload: str | bytes) -> int:
+    """Size of the MQTT packet, at most."""
+    return len(topic.encode()) + len(payload) + OVERHEAD_BYTES
+
+
+def _message_name(topic: str, payload: str | bytes) -> str:
+    """`result <id>`; of what is no result the topic, which for evidence ends in the result's id."""
+    try:
+        return f"result {json.loads(payload)['id']}"
+    except (ValueError, TypeError, KeyError):
+        return topic

@@ -1,0 +1,74 @@
+"""What others send to the agent: subscriptions, and the handlers of their messages."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from zsad_agent.mqtt.connection import Arrival
+
+logger = logging.getLogger(__name__)
+
+MAX_PAYLOAD_BYTES = 65_536
+
+Handler = Callable[[bytes], None]
+
+
+class Incoming:
+    """Any thread subscribes; the sending thread asks the broker for the topics and hands messages to the handlers.
+
+    Retained messages are passed over: a stale command must not act again at each connection. So are payloads above
+    64 KiB, with one log line until one of the topic fits again. A handler that raises is logged once, and still called.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._handlers: dict[str, Handler] = {}
+        self._due: list[str] = []
+        self._too_large: set[str] = set()  # topics of which that was said
+        self._broken: set[str] = set()  # likewise: topics whose handler has raised
+
+    def subscribe(self, topic: str, handler: Handler) -> None:
+        """`handler` gets the payloads of `topic`, a whole one without wildcards, from now on.
+
+        Raises:
+            ValueError: the topic is empty, has a wildcard, or has a handler already.
+        """
+        with self._lock:
+            if not topic or "+" in topic or "#" in topic:
+                raise ValueError(f"expected a topic without wildcards, got {topic!r}")
+            if topic in self._handlers:
+                raise ValueError(f"{topic} has a handler already")
+            self._handlers[topic] = handler
+            self._due.append(topic)
+
+    def all_due(self) -> None:
+        """A new connection: the broker knows none of the subscriptions."""
+        with self._lock:
+            self._due = list(self._handlers)
+
+    def take_due(self) -> list[str]:
+        """Topics to be asked for now."""
+        with self._lock:
+            due, self._due = self._due, []
+            return due
+
+    def hand_over(self, arrival: Arrival) -> None:
+        """Calls the handler of a message, unless it is to be passed over. Never raises."""
+        topic = arrival.topic
+        handler = self._handlers.get(topic)
+        if handler is None or arrival.retained:
+            return
+        if len(arrival.payload) > MAX_PAYLOAD_BYTES:
+            if topic not in self._too_large:
+                logger.warning(
+                    "message of %d bytes on %s is dropped: %d at most", len(arrival.payload), topic, MAX_PAYLOAD_BYTES
+                )
+            self._too_large.add(topic)
+            return
+        self._too_large.discard(topic)
+        try:
+            handler(arrival.payload)
+        except Exception:  # a defect there must not silence the line
+            if topic not in self._broken:
+                logger.exception("the handler of %s has failed; further failures of it are not logged", topic)
+            self._broken.add(topic)

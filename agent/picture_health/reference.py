@@ -1,0 +1,187 @@
+"""What a camera sees while nothing is wrong, kept in a small file: made once, compared with for as long as it hangs."""
+
+import errno
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zsad_agent.picture_health.scene import (
+    MIN_TILE_STD,
+    MIN_TILES,
+    SMALL_WIDTH,
+    SURE_MATCH,
+    TILE,
+    small_height,
+    tile_energies,
+    tile_match,
+    tile_stds,
+    views,
+)
+from zsad_core.errors import ConfigError, SourceError
+
+FORMAT = 1
+MIN_FRAMES = 5
+MAX_FILE_BYTES = 4_000_000  # of all its arrays, unpacked; ours take a twentieth
+STABLE_SPREAD = 8.0  # grey levels between the 10th and 90th percentile over time, changes of the light taken out
+NOTICEABLE_SHIFT = 8  # small pixels, a twentieth of the width
+MIN_ENERGY = 3.0  # mean squared Laplacian of the sharpest third; noise of any camera that is fit for use is below
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Arrays as in `zsad_agent.picture_health.scene`: h w of the small picture, r c of its tiles."""
+
+    frame_wh: tuple[int, int]
+    background: np.ndarray  # float32 [h, w], grey
+    stable: np.ndarray  # float32 [h, w] of 0 and 1: what does not change while the line runs
+    energies: np.ndarray  # float32 [r, c], sharpness of every tile
+    whole_energy: float  # sharpness of the picture's sharpest tenth in its least sharp frames
+
+    @cached_property
+    def tiles(self) -> np.ndarray:
+        """bool [r, c]: those with enough fixed structure to be found again."""
+        used: np.ndarray = tile_stds(self.background, self.stable) >= MIN_TILE_STD
+        return used
+
+    @cached_property
+    def sharp_tiles(self) -> np.ndarray:
+        """bool [r, c]: the sharpest third of them; none where all are too blurred to become more so."""
+        used = self.tiles
+        if used.sum() < MIN_TILES:
+            return np.zeros_like(used)
+        count = max(MIN_TILES, int(used.sum()) // 3)
+        sharp: np.ndarray = used & (self.energies >= np.sort(self.energies[used])[-count])
+        return sharp if float(np.median(self.energies[sharp])) >= MIN_ENERGY else np.zeros_like(used)
+
+    @property
+    def judges_position(self) -> bool:
+        return int(self.tiles.sum()) >= MIN_TILES
+
+    @cached_property
+    def notices_moves(self) -> bool:
+        """Whether a move by `NOTICEABLE_SHIFT` would show: smooth shading is like itself a little further on."""
+        return self.judges_position and all(
+            tile_match(self.background, np.roll(self.background, NOTICEABLE_SHIFT, axis), self.stable)[0] < SURE_MATCH
+            for axis in (0, 1)
+        )
+
+    @property
+    def judges_focus(self) -> bool:
+        return bool(self.sharp_tiles.any()) or self.whole_energy >= MIN_ENERGY
+
+
+def make_reference(frames: Iterable[np.ndarray]) -> Reference:
+    """From frames, uint8 BGR [H, W, 3], of the line running: parts must have come and gone between them.
+
+    Raises:
+        SourceError: too few of them, or not of one size.
+    """
+    smalls: list[np.ndarray] = []
+    energies: list[np.ndarray] = []
+    frame_wh: tuple[int, int] | None = None
+    for frame in frames:
+        height, width = frame.shape[:2]
+        if frame_wh not in (None, (width, height)):
+            raise SourceError(f"frame {len(smalls) + 1} is {width}x{height}, those before {frame_wh}: not one camera's")
+        frame_wh = (width, height)
+        view = views(frame)
+        bright = smalls[0] >= np.median(smalls[0]) if smalls else np.ones(view.small.shape, bool)
+        gain = float(np.median(view.small[bright] / np.maximum(smalls[0][bright], 1))) if smalls else 1.0
+        smalls.append(view.small / max(gain, 1e-3))
+        energies.append(tile_energies(view.medium, _tiles_rc(view.small)))
+    if frame_wh is None or len(smalls) < MIN_FRAMES:
+        raise SourceError(f"{len(smalls)} frames are too few for a reference: at least {MIN_FRAMES}, better 50")
+    low, high = np.percentile(smalls, [10, 90], axis=0)
+    return Reference(
+        frame_wh=frame_wh,
+        background=np.median(smalls, axis=0).astype(np.float32),
+        stable=(high - low <= STABLE_SPREAD).astype(np.float32),
+        energies=np.median(energies, axis=0).astype(np.float32),
+        whole_energy=float(np.percentile([whole_energy(one) for one in energies], 5)),
+    )
+
+
+def whole_energy(energies: np.ndarray) -> float:
+    """The sharpness of a picture as a whole: that of its sharpest tenth, wherever the part lies."""
+    return float(np.quantile(energies, 0.9))
+
+
+def save_reference(reference: Reference, path: Path) -> None:
+    """Writes the file whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file", str(path))
+    beside = path.with_name(f".{path.name}.part")
+    with beside.open("wb") as file:
+        np.savez_compressed(
+            file,
+            format=np.int64(FORMAT),
+            frame_wh=np.array(reference.frame_wh, np.int64),
+            background=reference.background,
+            stable=reference.stable.astype(np.bool_),
+            energies=reference.energies,
+            whole_energy=np.float64(reference.whole_energy),
+        )
+    beside.replace(path)
+
+
+def load_reference(path: Path) -> Reference:
+    """Reads a file of `save_reference`, in which nothing is trusted.
+
+    Raises:
+        ConfigError: it is missing, or no such file.
+    """
+    again = "Make it with zsad-agent reference"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: {size} bytes of arrays, a reference has at most {MAX_FILE_BYTES}. {again}")
+        with np.load(path, allow_pickle=False) as arrays:
+            reference = _from_arrays({name: arrays[name] for name in arrays.files})
+    except OSError as error:
+        raise ConfigError(f"{path}: reference cannot be read: {error.strerror or error}. {again}") from error
+    except ConfigError:
+        raise
+    except Exception as error:  # a damaged archive raises what its decoders happen to raise: zlib.error, IndexError …
+        raise ConfigError(f"{path}: not a reference, or damaged: {error}. {again}") from error
+    return reference
+
+
+def _from_arrays(arrays: dict[str, Any]) -> Reference:
+    """Raises ValueError or KeyError where they are not those of a reference."""
+    if int(arrays["format"]) != FORMAT:
+        raise ValueError(f"format {int(arrays['format'])}, this agent reads {FORMAT}")
+    width, height = (int(side) for side in arrays["frame_wh"])
+    background, stable, energies = arrays["background"], arrays["stable"], arrays["energies"]
+    if background.dtype != np.float32 or energies.dtype != np.float32 or stable.dtype != np.bool_:
+        raise ValueError("arrays of wrong types")
+    shape = background.shape
+    if len(shape) != 2 or shape[1] != SMALL_WIDTH or shape[0] < TILE or stable.shape != shape:
+        raise ValueError(f"background {shape} and stable {stable.shape} are not of one size, 160 wide")
+    if min(width, height) < 1 or shape[0] != small_height(height, width):
+        raise ValueError(f"background {shape} is not of a frame of {width}x{height}")
+    if energies.shape != _tiles_rc(background):
+        raise ValueError(f"energies {energies.shape} for a frame of {width}x{height}")
+    energy = float(arrays["whole_energy"])
+    if not (np.isfinite(background).all() and np.isfinite(energies).all() and np.isfinite(energy)):
+        raise ValueError("a value that is no number")
+    return Reference(
+        frame_wh=(width, height),
+        background=background,
+        stable=stable.astype(np.float32),
+        energies=energies,
+        whole_energy=energy,
+    )
+
+
+def _tiles_rc(small: np.ndarray) -> tuple[int, int]:
+    return small.shape[0] // TILE, small.shape[1] // TILE

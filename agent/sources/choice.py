@@ -1,0 +1,113 @@
+"""From the config to the one source that it names."""
+
+import glob
+import re
+from pathlib import Path
+
+from zsad_agent.config import SourceConfig
+from zsad_agent.sources.camera import StreamSource, V4l2Source
+from zsad_agent.sources.camera_process import GrabberSource
+from zsad_agent.sources.files import PicturesSource, VideoFileSource
+from zsad_agent.sources.source import Source
+from zsad_agent.sources.watched_folder import FolderDropSource
+from zsad_core.errors import ConfigError, SourceError
+from zsad_core.picture import IMAGE_SUFFIXES, find_images, is_picture_file
+from zsad_core.redaction import redacted
+
+STREAM_SCHEMES = frozenset({"http", "https", "rtsp", "rtsps"})
+MAX_INDEX_DIGITS = 6
+MAX_SHOWN_CHARACTERS = 300
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source:
+    """The source that the config names, not yet opened.
+
+    Args:
+        config: of the camera.
+        may_come_later: a watched folder that is missing is no error: like a camera, it is lost until it is there.
+
+    Raises:
+        ConfigError: none is named, or its form is none that is known.
+        SourceError: a file, folder or glob that has nothing to read.
+    """
+    if config.camera is not None:
+        camera = V4l2Source(camera_path(config.camera), width=config.width, height=config.height)
+        return GrabberSource(camera, stale_after_s=config.stale_after_s)
+    if config.source is None:
+        raise ConfigError(
+            "no camera and no source. Name one with --camera 0 or --source rtsp://…, a video, picture, folder or glob, "
+            "or set source.camera or source.source in the config file"
+        )
+    if scheme := _SCHEME.match(config.source):
+        if config.trigger == "folder":
+            raise ConfigError(f"source {redacted(config.source)!r}: trigger: folder needs the path of a folder")
+        if scheme[1].lower() not in STREAM_SCHEMES:
+            raise ConfigError(
+                f"source {redacted(config.source)!r}: scheme {scheme[1]!r} is not one of "
+                f"{', '.join(sorted(STREAM_SCHEMES))}; a file is named by its plain path"
+            )
+        stream = StreamSource(config.source, timeout_s=config.stale_after_s)
+        return GrabberSource(stream, stale_after_s=config.stale_after_s)
+    try:
+        if config.trigger == "folder":
+            return _watched_folder(config.source, may_come_later=may_come_later)
+        return _source_of_path(config.source)
+    except (OSError, RuntimeError) as error:  # no permission, a name too long; RuntimeError: ~ of no user
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SourceError(f"{redacted(config.source)[:MAX_SHOWN_CHARACTERS]}: {reason}") from error
+
+
+def _watched_folder(text: str, *, may_come_later: bool) -> Source:
+    path = Path(text).expanduser()
+    if not path.is_dir() and (path.exists() or not may_come_later):
+        raise SourceError(f"{redacted(text)}: no such folder to watch (trigger: folder). Make it first")
+    return FolderDropSource(path)
+
+
+def _source_of_path(text: str) -> Source:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        pictures = find_images(path)
+        if not pictures:
+            raise SourceError(f"{path}: no pictures in this folder. Read are {', '.join(sorted(IMAGE_SUFFIXES))}")
+        if pictures == [path]:
+            raise SourceError(f"{path}: this folder cannot be listed. Let this user read it")
+        return PicturesSource(pictures, str(path))
+    if path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return PicturesSource([path], str(path))
+        return VideoFileSource(path)
+    if any(character in text for character in "*?["):
+        pictures = glob_images(path)
+        if not pictures:
+            raise SourceError(
+                f"{redacted(text)}: no picture matches this pattern. Read are {', '.join(sorted(IMAGE_SUFFIXES))}"
+            )
+        return PicturesSource(pictures, str(path))
+    raise SourceError(f"{redacted(text)}: no such video, picture or folder")
+
+
+def camera_path(camera: str) -> Path:
+    """The device of an index or path.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if camera.isascii() and camera.isdigit() and len(camera) <= MAX_INDEX_DIGITS:
+        return Path(f"/dev/video{int(camera)}")
+    if camera.startswith("/dev/"):
+        return Path(camera)
+    raise ConfigError(
+        f"camera {redacted(camera)[:MAX_SHOWN_CHARACTERS]!r}: expected an index such as 0 or a path such as "
+        "/dev/v4l/by-id/…; a stream or file is named with --source"
+    )
+
+
+def glob_images(pattern: Path) -> list[Path]:
+    """Picture files that match, by name; `**` spans folders, hidden files need a pattern that says so."""
+    return sorted(
+        path
+        for path in map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207
+        if path.suffix.lower() in IMAGE_SUFFIXES and is_picture_file(path)
+    )

@@ -1,0 +1,86 @@
+"""Finite sources: a video file, and pictures. Every one of their pictures is inspected."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import cv2
+import numpy as np
+
+from zsad_agent.sources.opencv import OpenCvSource
+from zsad_core.errors import SourceError
+from zsad_core.picture import read_image
+
+COUNT_SLACK = 0.05  # of the header's frame count, which some containers only estimate
+
+
+class VideoFileSource(OpenCvSource):
+    """The frames of one video file, in order."""
+
+    lossless = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"video {path}")
+        self._path = path
+        self._frames = 0
+        self._stated_frames = 0.0
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(str(self._path.absolute()), cv2.CAP_FFMPEG)
+        if not capture.isOpened():
+            raise SourceError(f"{self.description}: not a video that can be read, or damaged")
+        self._frames = 0
+        self._stated_frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # 0 or less where the header states none
+        return capture
+
+    def read(self) -> np.ndarray | None:
+        """The next frame, None at the end.
+
+        Raises:
+            SourceError: it ends clearly before the number of frames that its header states.
+        """
+        frame = self._next_frame()
+        if frame is not None:
+            self._frames += 1
+            return frame
+        if self._frames == 0:
+            raise SourceError(f"{self.description}: no frame of it can be decoded")
+        if self._frames < self._stated_frames - max(1.0, COUNT_SLACK * self._stated_frames):
+            raise SourceError(
+                f"{self.description}: ends after {self._frames} of {self._stated_frames:.0f} frames: "
+                "it is cut short or damaged"
+            )
+        return None
+
+
+class PicturesSource:
+    """Picture files, in the order given."""
+
+    lossless = True
+
+    def __init__(self, paths: Sequence[Path], name: str) -> None:
+        self.description = f"pictures {name}"
+        self._paths = list(paths)
+        self._next = 0
+
+    def __enter__(self) -> Self:
+        self._next = 0
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def read(self) -> np.ndarray | None:
+        """The next picture, None at the end.
+
+        Raises:
+            ImageError: this file cannot be read as a picture; the next call reads the next one.
+        """
+        if self._next >= len(self._paths):
+            return None
+        path = self._paths[self._next]
+        self._next += 1
+        return read_image(path)

@@ -1,0 +1,367 @@
+"""The SQLite file of the spool: whose it is, whether it is sound, and one transaction after the other on it."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from zsad_agent.spool import repair as spool_wal
+from zsad_agent.spool import rows as spool_rows
+from zsad_agent.spool.clock import SpoolClock
+from zsad_agent.spool.rows import Entry, State
+from zsad_core.errors import SpoolError
+
+logger = logging.getLogger(__name__)
+
+QUICK_CHECK_BYTES = 32_000_000  # a larger file is not read through at start; damage in it shows when it is read
+BUSY_S = 0.25  # longest wait for another program that holds the file: `accept` waits with us
+WAL_PAGES = 4_000  # a commit checkpoints by itself only in a burst that `sync` does not keep up with
+WAL_KEPT_BYTES = 4_000_000  # what the log shrinks to after such a burst
+RESCUE_BATCH = 1000  # entries in memory at a time while a damaged file is read
+MOST_RESCUES = 3  # starts that read one damaged file: where it takes longer than the watchdog waits, none ends it
+_RESCUE = "-rescue"  # a file of this ending beside a damaged one: not all of it has been read yet
+KEPT_ASIDE = 5  # damaged files: a disk that breaks every new one must not fill up with them
+SHRINK_PAGES = 256  # given back to the disk at a time
+SLACK_PAGES = 1024  # that stay for the results to come
+
+ResultT = TypeVar("ResultT")
+
+
+class SpoolHeldError(SpoolError):
+    """Another agent has this spool."""
+
+
+class SpoolFile:
+    """Opened when it is first used, and again when it failed. Any thread may call any method.
+
+    Raises (every method that says so):
+        SpoolError: the file cannot be used. It is as it was before the call.
+    """
+
+    def __init__(self, path: Path, clock: SpoolClock, *, fsync_each: bool, wal_pages: int) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        self.state = State()  # as committed
+        self._clock = clock
+        self._fsync_each = fsync_each
+        self._wal_pages = wal_pages
+        self._sync_lock = threading.Lock()  # taken after `lock`, never before it
+        self._lock_fd: int | None = None
+        self._in_use = False
+        self._db: sqlite3.Connection | None = None
+        self._sync_db: sqlite3.Connection | None = None
+        self._unsynced = False
+        self._clock_runs = False
+        self._looked_for_rescue = False
+
+    def start(self) -> None:
+        """A file that cannot be used now is tried again with every use.
+
+        Raises:
+            SpoolHeldError: another agent has it.
+        """
+        self._in_use = True
+        try:
+            self.run("opened", lambda db, state: None, writes=False)
+        except SpoolHeldError:
+            self._in_use = False
+            raise
+        except SpoolError:  # told by the next use
+            pass
+
+    def stop(self) -> None:
+        with self.lock:
+            self._close_connections()
+            self._in_use = False
+            if self._lock_fd is not None:
+                os.close(self._lock_fd)
+                self._lock_fd = None
+
+    def run(
+        self,
+        done: str,
+        work: Callable[[sqlite3.Connection, State], ResultT],
+        *,
+        writes: bool = True,
+        durable: bool = False,
+    ) -> ResultT:
+        """`work`, in one transaction if it writes; a damaged file is set aside and `work` done on a new one.
+
+        Args:
+            done: what is being done, for the error's text.
+            work: takes the connection and the state, which it changes along with the rows.
+            durable: fsynced when this returns, where the policy is so.
+
+        Raises:
+            SpoolError: with the SQLite error as its cause where there is one.
+        """
+        with self.lock:
+            if self._db is None:
+                done = "opened"
+            try:
+                try:
+                    if not self._looked_for_rescue:
+                        self._db = self._db or self._open()
+                        self._looked_for_rescue = True
+                        self._go_on_with_rescue()
+                    return self._attempt(work, writes, durable)
+                except sqlite3.DatabaseError as error:
+                    if not spool_rows.is_damage(error):
+                        raise
+                    self._replace_damaged(" ".join(str(error).split()))
+                    return self._attempt(work, writes, durable)
+            except sqlite3.Error as error:
+                if not (spool_rows.is_full(error) or spool_rows.is_busy(error)):
+                    self._close_connections()  # a file that was read-only stays so for this connection
+                raise SpoolError(f"{self.path}: the spool cannot be {done}: {error}") from error
+            except OSError as error:
+                self._close_connections()
+                raise SpoolError(f"{self.path}: the spool cannot be {done}: {error.strerror}") from error
+
+    def sync(self) -> None:
+        """Makes what was committed safe against a power cut, and keeps the write-ahead log short.
+
+        A passive checkpoint over a connection of its own: commits go on meanwhile, however slow the disk.
+
+        Raises:
+            SpoolError
+        """
+        with self._sync_lock:
+            if self._sync_db is None or not self._unsynced:
+                return
+            self._unsynced = False
+            try:
+                self._sync_db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            except sqlite3.Error as error:
+                self._unsynced = True
+                raise SpoolError(f"{self.path}: the spool cannot be synced to disk: {error}") from error
+
+    def shrink(self, pages_wanted: int) -> None:
+        """Gives free pages back to the disk, some at a time: of a file of more than `pages_wanted`, or half empty.
+
+        Raises:
+            SpoolError
+        """
+        with self.lock:
+            pages, free = self.run("read", lambda db, state: page_counts(db), writes=False)
+            if free and (pages > pages_wanted or free > max(SLACK_PAGES, pages // 2)):
+                self.run("shrunk", _release_pages)
+
+    def _attempt(self, work: Callable[[sqlite3.Connection, State], ResultT], writes: bool, durable: bool) -> ResultT:
+        db = self._db or self._open()
+        if not writes:
+            return work(db, self.state)
+        if self._fsync_each:
+            db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        state = replace(self.state)
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            outcome = work(db, state)
+            spool_rows.write_state(db, state, self._clock.stamp())
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+            raise
+        self.state = state
+        self._unsynced = True
+        return outcome
+
+    def _open(self) -> sqlite3.Connection:
+        self._take_lock()
+        wal = Path(f"{self.path}-wal")
+        in_log = spool_wal.committed_frames(wal)
+        kept_log = self._copy_of_bad_log(wal) if in_log is None else None
+        db = self._connect()
+        try:
+            if not self.path.stat().st_size:
+                db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # heeded only by a file without tables, but written in any
+            db.execute("PRAGMA journal_mode=WAL").fetchone()
+            db.execute("PRAGMA synchronous=NORMAL")
+            _, sound, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if in_log and 0 <= sound < in_log:
+                kept_log = self._copy_of_bad_log(wal)
+            self._check_format(db)
+            if self.path.stat().st_size <= QUICK_CHECK_BYTES:
+                found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+                if found != "ok":
+                    raise spool_rows.damage(found)
+            state, stamp = spool_rows.read_state(db)
+            state.last_id = max(state.last_id, self.state.last_id)  # goes on behind a damaged file's
+            db.execute(f"PRAGMA wal_autocheckpoint={self._wal_pages}").fetchone()
+            db.execute(
+                f"PRAGMA journal_size_limit={min(self._wal_pages * spool_rows.PAGE_BYTES, WAL_KEPT_BYTES)}"
+            ).fetchone()
+            self._sync_db = self._connect()
+        except BaseException:
+            db.close()
+            raise
+        if kept_log is not None:
+            logger.error(
+                "spool %s: its write-ahead log is damaged: results written last may be lost. It is kept as %s",
+                self.path,
+                kept_log.name,
+            )
+        if not self._clock_runs:
+            self._clock.go_on_from(stamp)
+            self._clock_runs = True
+        self._db, self.state = db, state
+        return db
+
+    def _take_lock(self) -> None:
+        if not self._in_use:
+            raise SpoolError(f"{self.path}: the spool is closed")
+        if self._lock_fd is not None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o640)
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock_fd)
+            raise SpoolHeldError(
+                f"{self.path}: another agent uses this spool. Stop it, or give this one a state folder of its own, by "
+                "STATE_DIRECTORY: commanded settings and bundles lie there too."
+            ) from error
+        except OSError:
+            os.close(lock_fd)
+            raise
+        self._lock_fd = lock_fd
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+
+    def _check_format(self, db: sqlite3.Connection) -> None:
+        application_id = db.execute("PRAGMA application_id").fetchone()[0]
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        ours = application_id == spool_rows.APPLICATION_ID
+        if ours and version == spool_rows.FORMAT_VERSION:
+            return
+        if ours and version in spool_rows.NEWER_VERSIONS:
+            raise SpoolError(
+                f"{self.path}: spool format {version}, this agent reads {spool_rows.FORMAT_VERSION}. Use the agent "
+                "that wrote it, or move the file away."
+            )
+        empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not empty and not (ours and version == 1):
+            if spool_rows.looks_like_a_spool(db):
+                raise spool_rows.damage(f"its header says application {application_id:#x}, format {version}")
+            raise SpoolError(f"{self.path}: a SQLite file, but no spool of this agent. Name another spool.path.")
+        spool_rows.prepare(db)
+        if not empty:
+            if self.path.stat().st_size <= QUICK_CHECK_BYTES:  # a larger one reuses its pages, and does not shrink
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                    db.execute("VACUUM")  # only so is the line above heeded
+            logger.info("spool %s: brought from format 1 to %d", self.path, spool_rows.FORMAT_VERSION)
+
+    def _copy_of_bad_log(self, wal: Path) -> Path:
+        """SQLite goes on with the sound beginning and writes over the rest, so that is kept."""
+        aside = Path(f"{self._aside()}-wal")
+        try:
+            shutil.copyfile(wal, aside)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+        return aside
+
+    def _replace_damaged(self, damage: str) -> None:
+        """Renames the file and its log, starts a new one, and brings over the results that can still be read."""
+        self._close_connections()
+        aside = self._aside()
+        try:
+            for suffix in ("-wal", "-shm", ""):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+        except OSError as error:
+            raise SpoolError(f"{self.path}: damaged ({damage}) and cannot be set aside: {error.strerror}") from error
+        logger.error("spool %s is damaged (%s): set aside as %s, a new one is started", self.path, damage, aside.name)
+        before = self.state.results
+        with contextlib.suppress(OSError):  # without it a rescue that is cut short is not gone on with
+            Path(f"{aside}{_RESCUE}").touch()
+        self._open()
+        rescued, hindered = self._rescue(aside)
+        with contextlib.suppress(OSError):
+            Path(f"{aside}{_RESCUE}").unlink()
+        logger.warning(
+            "spool %s: %d results were read out of the damaged file and are kept%s%s; its evidence pictures are not",
+            self.path,
+            rescued,
+            f", of {before}" if before else "",
+            f", the rest stays in {aside.name} ({hindered})" if hindered else "",
+        )
+
+    def _go_on_with_rescue(self) -> None:
+        """Of a damaged file out of which an earlier process was still reading when it ended."""
+        for mark in sorted(self.path.parent.glob(f"{self.path.name}.corrupt-*{_RESCUE}")):
+            aside = Path(str(mark).removesuffix(_RESCUE))
+            tries = mark.stat().st_size
+            if tries >= MOST_RESCUES:
+                logger.error("spool %s: given up reading %s after %d tries", self.path, aside.name, tries)
+                mark.unlink()
+                continue
+            with mark.open("a") as file:
+                file.write("x")  # one for each try: it may be what ends the process
+            rescued, hindered = self._rescue(aside)
+            said = "spool %s: went on reading the damaged %s: %d results are there%s"
+            logger.warning(said, self.path, aside.name, rescued, f"; the rest stays ({hindered})" if hindered else "")
+            mark.unlink()
+
+    def _rescue(self, aside: Path) -> tuple[int, str | None]:
+        """How many results were brought over, and what kept the others from it if anything did."""
+        rescued = 0
+        entries = spool_rows.read_what_is_left(aside)
+        try:
+            while batch := [entry for entry, _ in zip(entries, range(RESCUE_BATCH), strict=False)]:
+                self._attempt(partial(self._insert, batch), True, True)
+                rescued += len(batch)
+        except sqlite3.Error as error:
+            return rescued, str(error)
+        return rescued, None
+
+    def _insert(self, entries: list[Entry], db: sqlite3.Connection, state: State) -> None:
+        state.results += spool_rows.insert(db, entries, self._clock.now_s())
+        state.last_id = max(state.last_id, *(entry.id for entry in entries))
+
+    def _aside(self) -> Path:
+        """A name for what is damaged; of many such files the oldest go."""
+        name = f"{self.path.name}.corrupt-"
+        old = sorted(
+            {
+                str(file).removesuffix("-wal").removesuffix("-shm").removesuffix(_RESCUE)
+                for file in self.path.parent.glob(f"{name}*")
+            }
+        )
+        for file in old[: -KEPT_ASIDE + 1]:
+            for suffix in ("", "-wal", "-shm", _RESCUE):
+                Path(f"{file}{suffix}").unlink(missing_ok=True)
+        return self.path.parent / f"{name}{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 1_000_000:06}"
+
+    def _close_connections(self) -> None:
+        with self._sync_lock:
+            for db in (self._sync_db, self._db):
+                if db is not None:
+                    with contextlib.suppress(sqlite3.Error):
+                        db.close()
+            self._db = self._sync_db = None
+
+
+def _release_pages(db: sqlite3.Connection, state: State) -> None:
+    for _ in range(SHRINK_PAGES):  # one by one: of a pragma without rows the sqlite3 module takes the first step only
+        db.execute("PRAGMA incremental_vacuum(1)")
+
+
+def page_counts(db: sqlite3.Connection) -> tuple[int, int]:
+    """Pages of the file, and how many of them are free."""
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    return pages, db.execute("PRAGMA freelist_count").fetchone()[0]

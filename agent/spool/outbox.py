@@ -1,0 +1,367 @@
+"""The queue between accepting a result and the broker's acknowledgement. Knows no network."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from zsad_agent.spool.given_up import Cause, Losses
+from zsad_agent.spool.id_ranges import IdRanges
+from zsad_agent.spool.rows import Entry, Picture
+from zsad_agent.spool.spool import Spool
+from zsad_core.errors import SpoolError
+
+logger = logging.getLogger(__name__)
+
+MAX_IN_MEMORY = 1000  # results, while the disk takes none: about 1 MB
+RETRY_S = 1.0  # between attempts on a disk that takes nothing
+UPKEEP_S = 2.0  # what a power cut can take, at most, with spool.fsync = periodic
+DELETE_BATCH = 100  # acknowledged results per commit
+DELETE_AFTER_S = 0.2  # longest time that an acknowledged result stays in the spool
+BACKLOG_EVERY = 4  # of the messages sent while both lanes have some, every so-manieth is of the backlog
+PICTURE_TRIES = 5  # connections that may end at the same picture before it is given up
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A result to be stored."""
+
+    camera: str
+    body: bytes
+    picture: tuple[str, bytes] | None = None  # the id that the message carries, and the JPEG that goes out after it
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A stretch of the queue, sent in order. Of `(start, end]`."""
+
+    cursor: int  # every result in the lane up to this id was taken
+    picture_cursor: int  # every picture likewise
+    end: int | None = None  # None: it goes on as results come
+
+
+class Outbox:
+    """Results and their evidence pictures, each until it is acknowledged.
+
+    Two lanes, each in the order in which results were accepted. Live is what was accepted since the present
+    connection was made (`rewind`), backlog all that was not acknowledged by then. Live goes first, so that dashboards
+    are live at once, but every `BACKLOG_EVERY`th message is of the backlog as long as there is one, so that it drains
+    however many live ones come. A picture goes after its result, one at a time.
+
+    The policy when the disk is full or broken: a result is never refused and never goes silently. It waits in memory
+    and is sent as usual; the fault is stated (`fault`, one log line). As soon as the disk takes results again they are
+    moved there. Of more than `max_in_memory` the oldest are given up. Pictures are given up at once: they need the
+    memory that results may need. Both are counted in `losses`.
+
+    `add` and `add_all` may be called by any thread; all else by one sending thread.
+    """
+
+    def __init__(
+        self, spool: Spool, *, max_in_memory: int = MAX_IN_MEMORY, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._spool = spool
+        self._max_in_memory = max_in_memory
+        self._clock_s = clock_s
+        self._lock = threading.RLock()
+        self._memory: deque[Entry] = deque()  # newer than everything in the spool
+        self._taken: set[int] = set()  # results on their way, not acknowledged
+        self._acknowledged = IdRanges()  # results not yet deleted
+        self._acknowledged_pictures = IdRanges()
+        self._acknowledged_at_s = 0.0  # when the oldest of these was
+        self._picture_on_its_way: int | None = None
+        self._picture_tries = (0, 0)  # id of the picture at which the last connection ended, and how many did
+        self._sent_results = self._sent_pictures = 0  # while both lanes had some: whose turn it is
+        self._kept_up_at_s = clock_s()
+        self._faults: dict[str, tuple[str, float]] = {}  # what the disk does not do -> (why, when to try again)
+        self.rewind()
+        self._attempt("upkeep", spool.upkeep)  # a spool that cannot be used is said before the first result
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the spool at present; None when all is well."""
+        with self._lock:
+            return "; ".join(dict.fromkeys(why for why, _ in self._faults.values())) or None
+
+    @property
+    def losses(self) -> Losses:
+        """What was given up since the start."""
+        return self._spool.losses
+
+    @property
+    def unsent(self) -> int:
+        """Results accepted, in this run or an earlier one, and not acknowledged."""
+        with self._lock:
+            return max(0, self._spool.count + len(self._memory) - len(self._acknowledged))
+
+    @property
+    def safe(self) -> bool:
+        """Whether no result waits in memory alone."""
+        with self._lock:
+            return all(entry.id in self._acknowledged for entry in self._memory)
+
+    def keep(self) -> int:
+        """Tries the disk once more; how many results are not on it, which go with the process."""
+        with self._lock:
+            if self._memory:
+                if fault := self._faults.get("append"):
+                    self._faults["append"] = (fault[0], self._clock_s())
+                self._move_to_disk()
+            return sum(entry.id not in self._acknowledged for entry in self._memory)
+
+    @property
+    def unsent_pictures(self) -> int:
+        with self._lock:
+            return max(0, self._spool.picture_count - len(self._acknowledged_pictures))
+
+    @property
+    def untidy(self) -> bool:
+        """Whether `tidy` has something left to delete."""
+        return bool(self._acknowledged or self._acknowledged_pictures)
+
+    @property
+    def given_up(self) -> int:
+        """Results lost since the start to a limit of the spool, to a disk that took none, or refused by the broker."""
+        return sum(self.losses.results.values())
+
+    @property
+    def live_after(self) -> int:
+        """Results with ids up to this are backlog, those above are live."""
+        return self._live_after
+
+    def add(self, camera: str, body: bytes, picture: tuple[str, bytes] | None = None) -> int:
+        """Takes a result in and returns its id; it is durable now unless `fault` says otherwise."""
+        return self.add_all([Accepted(camera, body, picture)])[0]
+
+    def add_all(self, results: Sequence[Accepted]) -> list[int]:
+        """Takes results in, in this order, with one commit, and returns their ids; else as `add`."""
+        with self._lock:
+            entries = [Entry(self._spool.new_id(), result.camera, result.body) for result in results]
+            self._memory.extend(entries)
+            pictures = [
+                Picture(entry.id, entry.camera, *result.picture)
+                for entry, result in zip(entries, results, strict=True)
+                if result.picture is not None
+            ]
+            if not self._move_to_disk(pictures) and pictures:
+                self.losses.note(Cause.DISK, "the disk takes nothing", pictures=len(pictures))
+            for _ in entries:
+                if len(self._memory) > self._max_in_memory:
+                    self._give_up_oldest()
+            return [entry.id for entry in entries]
+
+    def take(self, limit: int) -> list[Entry]:
+        """The next results to send, at most `limit`, by the lanes' turns; none twice before `rewind`."""
+        with self._lock:
+            if limit <= 0:
+                return []
+            live, backlog = (self._next_of(lane, limit) for lane in (self._live, self._backlog))
+            taken: list[Entry] = []
+            while len(taken) < limit and (live or backlog):
+                if live and backlog:
+                    self._sent_results += 1
+                    lane = live if self._sent_results % BACKLOG_EVERY else backlog
+                else:
+                    lane = live or backlog
+                taken.append(lane.popleft())
+            self._taken.update(entry.id for entry in taken)
+            self._advance(taken)
+            return taken
+
+    def take_picture(self) -> Picture | None:
+        """The next picture to send whose result was taken; None while one is on its way."""
+        with self._lock:
+            if self._picture_on_its_way is not None or self._spool.picture_count == 0:
+                return None
+            self._sent_pictures += 1
+            lanes = (self._live, self._backlog)
+            for lane in lanes if self._sent_pictures % BACKLOG_EVERY else reversed(lanes):
+                if (picture := self._next_picture_of(lane)) is not None:
+                    self._picture_on_its_way = picture.id
+                    return picture
+            return None
+
+    def acknowledge(self, entry_id: int) -> None:
+        """The broker has the result; `tidy` deletes it."""
+        with self._lock:
+            self._taken.discard(entry_id)
+            self._note_acknowledged_at()
+            self._acknowledged.add(entry_id)
+
+    def refuse(self, entry_id: int) -> None:
+        """The broker will never take the result: it is given up, and deleted like one that has arrived."""
+        with self._lock:
+            self.losses.note(Cause.REFUSED, "the broker takes no message as large", results=1)
+            self.acknowledge(entry_id)
+
+    def acknowledge_picture(self, picture_id: int) -> None:
+        """The broker has the picture of that result; `tidy` deletes it."""
+        with self._lock:
+            if self._picture_on_its_way == picture_id:
+                self._picture_on_its_way = None
+            self._note_acknowledged_at()
+            self._acknowledged_pictures.add(picture_id)
+
+    def return_picture(self, picture_id: int) -> None:
+        """The broker does not take the picture at present: it is the next of its lane again."""
+        with self._lock:
+            if self._picture_on_its_way == picture_id:
+                self._picture_on_its_way = None
+                lane = self._live if picture_id > self._live_after else self._backlog
+                lane.picture_cursor = min(lane.picture_cursor, picture_id - 1)
+
+    def refuse_picture(self, picture_id: int) -> None:
+        """The broker will never take the picture of that result: likewise."""
+        with self._lock:
+            self.losses.note(Cause.REFUSED, "the broker takes no message as large", pictures=1)
+            self.acknowledge_picture(picture_id)
+
+    def rewind(self) -> None:
+        """A connection was made, or is gone: all that was not acknowledged is backlog, and live what comes now."""
+        with self._lock:
+            self._taken.clear()
+            self._live_after = self._spool.last_id
+            self._backlog = _Lane(cursor=0, picture_cursor=0, end=self._live_after)
+            self._live = _Lane(cursor=self._live_after, picture_cursor=self._live_after)
+            if self._picture_on_its_way is not None:
+                self._note_break_at(self._picture_on_its_way)
+                self._picture_on_its_way = None
+
+    def tidy(self, *, everything: bool = False) -> None:
+        """Deletes what was acknowledged (in batches, or all of it now), keeps up the file, retries a disk at fault."""
+        now_s = self._clock_s()
+        with self._lock:
+            waiting = len(self._acknowledged) + len(self._acknowledged_pictures)
+            due = waiting >= DELETE_BATCH or now_s - self._acknowledged_at_s >= DELETE_AFTER_S
+            if waiting and (due or everything):
+                self._delete_acknowledged()
+            if self._memory:
+                self._move_to_disk()
+        if now_s - self._kept_up_at_s >= UPKEEP_S:
+            self._kept_up_at_s = now_s
+            self._attempt("upkeep", self._spool.upkeep)
+            self._attempt("sync", self._spool.sync)
+            if "read" in self._faults:  # with nothing to send no read would tell that it works again
+                self._attempt("read", self._try_to_read)
+
+    def _try_to_read(self) -> None:
+        self._spool.read(0, 0, 1)
+
+    def _next_of(self, lane: _Lane, limit: int) -> deque[Entry]:
+        """The lane's next results, which stay untaken."""
+        end = lane.end if lane.end is not None else self._spool.last_id
+        if lane.cursor >= end:
+            return deque()
+        found: list[Entry] = []
+        could_read = self._attempt("read", lambda: found.extend(self._read_spool(lane.cursor, end, limit)))
+        if len(found) < limit:
+            found += [entry for entry in self._memory if lane.cursor < entry.id <= end and self._is_fresh(entry)]
+        if could_read and not found:
+            lane.cursor = end
+        return deque(found[:limit])
+
+    def _advance(self, taken: list[Entry]) -> None:
+        """Moves the cursors behind what was taken, but over nothing that could not be read."""
+        if "read" not in self._faults:
+            for entry in taken:
+                (self._live if entry.id > self._live_after else self._backlog).cursor = entry.id
+
+    def _read_spool(self, after: int, end: int, limit: int) -> list[Entry]:
+        entries: list[Entry] = []
+        while len(entries) < limit:
+            after = self._acknowledged.skip(after)
+            if after >= end:
+                break
+            read = self._spool.read(after, end, limit)
+            entries += [entry for entry in read if self._is_fresh(entry)]
+            if len(read) < limit:
+                break
+            after = read[-1].id
+        return entries[:limit]
+
+    def _next_picture_of(self, lane: _Lane) -> Picture | None:
+        """Moves the lane's cursor over it. None also when the disk cannot be read at present."""
+        found: list[Picture | None] = []
+        while (after := self._acknowledged_pictures.skip(lane.picture_cursor)) < lane.cursor:
+            if not self._attempt("read", partial(self._read_picture_into, found, after, lane.cursor)):
+                return None
+            picture = found.pop()
+            lane.picture_cursor = picture.id if picture is not None else lane.cursor
+            if picture is not None and picture.id not in self._acknowledged_pictures:
+                return picture
+        return None
+
+    def _read_picture_into(self, found: list[Picture | None], after: int, up_to: int) -> None:
+        found.append(self._spool.read_picture(after, up_to))
+
+    def _is_fresh(self, entry: Entry) -> bool:
+        return entry.id not in self._taken and entry.id not in self._acknowledged
+
+    def _move_to_disk(self, pictures: list[Picture] | None = None) -> bool:
+        entries = list(self._memory)
+        moved = self._attempt("append", lambda: self._spool.append(entries, pictures or ()))
+        if moved:
+            self._memory.clear()
+            if self.losses.is_going_on(Cause.DISK) and not self._spool.disk_is_low:
+                self.losses.over(Cause.DISK)
+        return moved
+
+    def _delete_acknowledged(self) -> None:
+        for entry in [entry for entry in self._memory if entry.id in self._acknowledged]:
+            self._memory.remove(entry)
+            self._acknowledged.discard(entry.id)
+        runs, picture_runs = self._acknowledged.runs, self._acknowledged_pictures.runs
+        if (runs or picture_runs) and self._attempt("delete", lambda: self._spool.delete(runs, picture_runs)):
+            self._acknowledged.clear()
+            self._acknowledged_pictures.clear()
+
+    def _note_acknowledged_at(self) -> None:
+        if not self.untidy:
+            self._acknowledged_at_s = self._clock_s()
+
+    def _note_break_at(self, picture_id: int) -> None:
+        """A picture at which the connection ended is given up when it always does: it would hold up everything."""
+        last_id, tries = self._picture_tries
+        tries = tries + 1 if picture_id == last_id else 1
+        self._picture_tries = (picture_id, tries)
+        if tries >= PICTURE_TRIES:
+            self.losses.note(
+                Cause.BROKER,
+                f"the connection ended {tries} times at the same picture (is it too large for the broker? See "
+                "heatmap.max_bytes)",
+                pictures=1,
+            )
+            self._note_acknowledged_at()
+            self._acknowledged_pictures.add(picture_id)
+
+    def _give_up_oldest(self) -> None:
+        oldest = next((entry for entry in self._memory if self._is_fresh(entry)), None)
+        if oldest is None:  # all of them are on their way
+            return
+        self._memory.remove(oldest)
+        self.losses.note(Cause.DISK, f"the disk takes none and {self._max_in_memory} wait in memory", results=1)
+
+    def _attempt(self, what: str, action: Callable[[], None]) -> bool:
+        """Whether the action was done; not when the disk fails it, or failed it less than `RETRY_S` ago."""
+        with self._lock:
+            fault = self._faults.get(what)
+        if fault is not None and self._clock_s() < fault[1]:
+            return False
+        try:
+            action()
+        except SpoolError as error:
+            with self._lock:
+                is_news = str(error) not in {why for why, _ in self._faults.values()} and fault is None
+                self._faults[what] = (str(error), self._clock_s() + RETRY_S)
+            if is_news:
+                logger.error("spool lost (%s): %s", what, error)
+            return False
+        if fault is not None:
+            with self._lock:
+                del self._faults[what]
+                all_well = not self._faults
+            if all_well:
+                logger.warning("spool back (%s); results given up so far: %d", what, self.given_up)
+        return True

@@ -1,0 +1,255 @@
+"""How the spool lies in its SQLite file, results and pictures with checksums, and how to read a damaged file."""
+
+import contextlib
+import os
+import sqlite3
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from zsad_agent.spool.clock import Stamp
+
+APPLICATION_ID = 0x7A736164  # "zsad", in the file's header
+FORMAT_VERSION = 2
+PAGE_BYTES = 4096
+MAX_BYTES = 10**13  # a header that says more is damaged itself
+NEWER_VERSIONS = range(FORMAT_VERSION + 1, 100)  # a number beyond is damage and no version
+
+_CREATE_RESULTS = """CREATE TABLE results (
+    id INTEGER PRIMARY KEY, camera TEXT NOT NULL, body BLOB NOT NULL, crc32 INTEGER NOT NULL,
+    accepted_s REAL NOT NULL)"""
+_CREATE_PICTURES = """CREATE TABLE pictures (
+    id INTEGER PRIMARY KEY, camera TEXT NOT NULL, result_id TEXT NOT NULL, accepted_s REAL NOT NULL,
+    crc32 INTEGER NOT NULL, jpeg BLOB NOT NULL)"""
+_CREATE_STATE = """CREATE TABLE state (
+    one INTEGER PRIMARY KEY, last_id INTEGER NOT NULL, results INTEGER NOT NULL, pictures INTEGER NOT NULL,
+    age_s REAL NOT NULL, wall_s REAL NOT NULL, boot_s REAL NOT NULL, boot_id TEXT NOT NULL)"""
+_RESULT = "id, CAST(camera AS BLOB), body, crc32"  # as bytes: text that is no UTF-8 would be an error of its own
+_DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_NO_LIMIT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One result that waits. `id` counts up over the life of the spool and gives the order."""
+
+    id: int
+    camera: str
+    body: bytes  # the message, UTF-8 JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The evidence picture of the result whose entry has the same `id`."""
+
+    id: int
+    camera: str
+    result_id: str  # the id that the result's message carries
+    jpeg: bytes
+
+
+@dataclass(slots=True)
+class State:
+    """What would take a walk through the whole file to find out. Kept in one row, written with every change."""
+
+    last_id: int = 0  # given to a row last
+    results: int = 0
+    pictures: int = 0
+
+
+def prepare(db: sqlite3.Connection) -> None:
+    """Makes the tables of an empty file, or brings those of format 1 up to this one. In one transaction.
+
+    Results of format 1 do not know when they were accepted: their age counts from now.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if _columns(db, "results"):
+            db.execute("ALTER TABLE results ADD COLUMN accepted_s REAL NOT NULL DEFAULT 0")
+        else:
+            db.execute(_CREATE_RESULTS)
+        db.execute(_CREATE_PICTURES)
+        db.execute(_CREATE_STATE)
+        count, last_id = db.execute("SELECT count(*), max(id) FROM results").fetchone()
+        db.execute("INSERT INTO state VALUES (1, ?, ?, 0, 0, 0, 0, '')", (last_id or 0, count))
+        db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
+        raise
+
+
+def looks_like_a_spool(db: sqlite3.Connection) -> bool:
+    """Whether the tables are a spool's, whatever the file's header says it is."""
+    return {"id", "camera", "body", "crc32"} <= set(_columns(db, "results"))
+
+
+def read_state(db: sqlite3.Connection) -> tuple[State, Stamp]:
+    """Raises sqlite3.DatabaseError with `is_damage` when there is none."""
+    row = db.execute("SELECT last_id, results, pictures, age_s, wall_s, boot_s, boot_id FROM state").fetchone()
+    if row is None:
+        raise damage("the state row is missing")
+    top = db.execute("SELECT max(id) FROM results").fetchone()[0] or 0
+    return State(max(row[0], top), *row[1:3]), Stamp(*row[3:])
+
+
+def write_state(db: sqlite3.Connection, state: State, stamp: Stamp) -> None:
+    """To be called in every transaction that changes rows."""
+    db.execute(
+        "UPDATE state SET last_id = ?, results = ?, pictures = ?, age_s = ?, wall_s = ?, boot_s = ?, boot_id = ?",
+        (state.last_id, state.results, state.pictures, *astuple(stamp)),
+    )
+
+
+def insert(db: sqlite3.Connection, entries: Sequence[Entry], accepted_s: float) -> int:
+    """Adds `entries` and returns how many rows are new.
+
+    One whose id is there already came with a commit that failed at the very end, behind which the log was whole.
+    """
+    rows = [(entry.id, entry.camera, entry.body, zlib.crc32(entry.body), accepted_s) for entry in entries]
+    query = "INSERT OR IGNORE INTO results (id, camera, body, crc32, accepted_s) VALUES (?, ?, ?, ?, ?)"
+    return db.executemany(query, rows).rowcount if rows else 0
+
+
+def insert_pictures(db: sqlite3.Connection, pictures: Sequence[Picture], accepted_s: float) -> int:
+    """As `insert`."""
+    rows = [(each.id, each.camera, each.result_id, accepted_s, zlib.crc32(each.jpeg), each.jpeg) for each in pictures]
+    query = """INSERT OR IGNORE INTO pictures (id, camera, result_id, accepted_s, crc32, jpeg)
+        VALUES (?, ?, ?, ?, ?, ?)"""
+    return db.executemany(query, rows).rowcount if rows else 0
+
+
+def select(db: sqlite3.Connection, after_id: int, up_to_id: int, limit: int) -> list[Entry]:
+    """Raises sqlite3.DatabaseError with `is_damage` when a checksum does not hold, which SQLite itself cannot see."""
+    query = f"SELECT {_RESULT} FROM results WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+    return [_checked(row) for row in db.execute(query, (after_id, up_to_id, limit))]
+
+
+def select_picture(db: sqlite3.Connection, after_id: int, up_to_id: int) -> Picture | None:
+    """The oldest one in the range. Raises as `select` does."""
+    query = """SELECT id, CAST(camera AS BLOB), CAST(result_id AS BLOB), jpeg, crc32 FROM pictures
+        WHERE id > ? AND id <= ? ORDER BY id LIMIT 1"""
+    row = db.execute(query, (after_id, up_to_id)).fetchone()
+    if row is None:
+        return None
+    picture_id, camera, result_id, jpeg, crc32 = row
+    if not isinstance(jpeg, bytes) or zlib.crc32(jpeg) != crc32:
+        raise damage(f"the checksum of picture {picture_id} does not hold")
+    return Picture(picture_id, _text(camera), _text(result_id), jpeg)
+
+
+def delete(db: sqlite3.Connection, table: str, runs: Collection[tuple[int, int]]) -> int:
+    """How many rows were there to delete, of the ids in `runs` (first and last of each)."""
+    return db.executemany(f"DELETE FROM {table} WHERE id BETWEEN ? AND ?", runs).rowcount if runs else 0
+
+
+def delete_up_to(db: sqlite3.Connection, table: str, up_to_id: int) -> int:
+    """How many rows were there to delete."""
+    return db.execute(f"DELETE FROM {table} WHERE id <= ?", (up_to_id,)).rowcount
+
+
+def nth_oldest(db: sqlite3.Connection, table: str, number: int) -> int | None:
+    """The id up to which the `number` oldest rows lie, or all of them if there are fewer; None without any."""
+    query = f"SELECT max(id) FROM (SELECT id FROM {table} ORDER BY id LIMIT ?)"
+    found: int | None = db.execute(query, (number,)).fetchone()[0]
+    return found
+
+
+def expired(db: sqlite3.Connection, table: str, before_s: float, number: int) -> int | None:
+    """The id up to which rows were accepted before `before_s`, looking at the `number` oldest; None: none was."""
+    query = f"""SELECT max(id) FROM (SELECT id, accepted_s FROM {table} ORDER BY id LIMIT ?)
+        WHERE accepted_s < ?"""
+    found: int | None = db.execute(query, (number, before_s)).fetchone()[0]
+    return found
+
+
+def oldest_accepted_s(db: sqlite3.Connection) -> float | None:
+    """When the oldest result was accepted; None: there is none."""
+    row = db.execute("SELECT accepted_s FROM results ORDER BY id LIMIT 1").fetchone()
+    return None if row is None else float(row[0])
+
+
+def read_what_is_left(path: Path) -> Iterator[Entry]:
+    """Results of a damaged file whose checksums hold: from the front up to the damage, then from the back."""
+    seen: set[int] = set()
+    with (
+        contextlib.suppress(sqlite3.Error, OSError),
+        _at_full_length(path),
+        contextlib.closing(_connect_read_only(path)) as db,
+    ):
+        for direction in ("ASC", "DESC"):
+            with contextlib.suppress(sqlite3.Error):
+                query = f"SELECT {_RESULT} FROM results WHERE id > 0 ORDER BY id {direction} LIMIT ?"
+                for row in db.execute(query, (_NO_LIMIT,)):
+                    if row[0] in seen:
+                        break
+                    seen.add(row[0])
+                    with contextlib.suppress(sqlite3.DatabaseError):
+                        yield _checked(row)
+
+
+@contextlib.contextmanager
+def _at_full_length(path: Path) -> Iterator[None]:
+    """The file at the length that its header says, meanwhile: SQLite opens none that lacks whole pages of its end."""
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(32)
+    page_bytes, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
+    missing = len(header) == 32 and page_bytes == PAGE_BYTES and length < pages * page_bytes
+    if missing and pages * page_bytes <= MAX_BYTES:
+        os.truncate(path, pages * page_bytes)  # a hole, which takes no room
+    try:
+        yield
+    finally:
+        os.truncate(path, length)
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file itself is broken, as opposed to a full disk or a lock."""
+    return _primary_code(error) in _DAMAGE_CODES
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the disk has no room."""
+    return _primary_code(error) == sqlite3.SQLITE_FULL
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another program holds the file at present."""
+    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def damage(found: str) -> sqlite3.DatabaseError:
+    """The error that SQLite would raise had it seen `found`."""
+    error = sqlite3.DatabaseError(found)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _columns(db: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+
+
+def _checked(row: tuple[int, bytes, bytes, int]) -> Entry:
+    entry_id, camera, body, crc32 = row
+    if not isinstance(body, bytes) or zlib.crc32(body) != crc32:
+        raise damage(f"the checksum of result {entry_id} does not hold")
+    return Entry(entry_id, _text(camera), body)
+
+
+def _text(stored: bytes) -> str:
+    try:
+        return stored.decode()
+    except (UnicodeDecodeError, AttributeError) as error:
+        raise damage("a name is no text") from error

@@ -1,0 +1,321 @@
+"""Results, and their evidence pictures, on disk until the broker has acknowledged them."""
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from zsad_agent.spool import rows as spool_rows
+from zsad_agent.spool.clock import SpoolClock
+from zsad_agent.spool.database import WAL_PAGES, SpoolFile, page_counts
+from zsad_agent.spool.given_up import Cause, Losses
+from zsad_agent.spool.rows import PAGE_BYTES, Entry, Picture, State
+from zsad_core.errors import SpoolError
+
+THIS_RUN = 1 << 40  # ids of this run of the agent are above it, those of earlier runs below
+ROW_BYTES = 64  # of a row beside its body, at most
+LEAST_WAL_PAGES = 4
+LOW_DISK_BYTES = 4_000_000  # the log may need as much for results
+EXPIRY_BATCH = 1000  # rows looked at in one go
+EXPIRY_BATCHES = 10
+
+_Dropped = list[tuple[Cause, int, int]]  # cause, results, pictures
+
+
+class Spool:
+    """A queue in a SQLite file, for one agent at a time. Any thread may call any method.
+
+    What a failure can take: a killed process nothing, since `append` returns after the commit has reached the kernel.
+    A power cut nothing either with `fsync="each"`: `append` returns after an fsync. With `"periodic"` what was
+    appended since the last `sync` (every 2 s), so that a slow disk does not hold up the line. The file stays
+    consistent in either case.
+
+    What is given up at a limit: the oldest, pictures before results, counted by cause in `losses`. More than
+    `max_results`: results with their pictures. More than `max_bytes` of file and write-ahead log: pictures, then
+    results. Older than `max_age_h`, on a clock that does not jump (`SpoolClock`): both. A disk that is nearly full:
+    pictures.
+
+    Entries that were acknowledged and not yet deleted when the process died are sent once more, with the same ids.
+    Ids of entries differ from run to run (`THIS_RUN`); their order does not. So an agent can start, and number its
+    results, before it has seen the file.
+
+    Raises (every method):
+        SpoolError: the file cannot be used: it is no spool or of a newer agent, the disk is full or gives errors. The
+            queue is as it was before the call. `with` raises it only when another agent has the file: any other
+            fault may pass, and opening is tried again with every call.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_results: int,
+        max_bytes: int = 2_000_000_000,
+        max_age_h: float = 24.0 * 30,
+        fsync: Literal["each", "periodic"] = "each",
+        clock: SpoolClock | None = None,
+        disk_free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+    ) -> None:
+        self.path = path
+        self.losses = Losses(str(path))
+        self._max_results = max_results
+        self._max_bytes = max_bytes
+        self._max_age_s = max_age_h * 3600
+        self._clock = clock or SpoolClock()
+        self._disk_free = disk_free
+        wal_pages = max(LEAST_WAL_PAGES, min(WAL_PAGES, max_bytes // PAGE_BYTES // 8))
+        self._max_pages = max_bytes // PAGE_BYTES - 2 * wal_pages  # the log may be twice as long for a moment
+        self._file = SpoolFile(path, self._clock, fsync_each=fsync == "each", wal_pages=wal_pages)
+        self._given_out = 0
+        self._before: int | None = None  # the last row's id of earlier runs, once the file was open
+
+    def __enter__(self) -> Self:
+        self._file.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(SpoolError):
+            self._file.sync()
+        self._file.stop()
+
+    @property
+    def count(self) -> int:
+        """Results in the spool."""
+        return self._file.state.results
+
+    @property
+    def picture_count(self) -> int:
+        """Evidence pictures in the spool."""
+        return self._file.state.pictures
+
+    @property
+    def bytes(self) -> int:
+        """Of the file and its write-ahead log, as they lie on the disk."""
+        sizes = 0
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(OSError):
+                sizes += Path(f"{self.path}{suffix}").stat().st_size
+        return sizes
+
+    @property
+    def oldest_age_s(self) -> float | None:
+        """How long the oldest result has waited; None when none waits, or the file cannot be read."""
+        try:
+            accepted_s = self._file.run("read", lambda db, state: spool_rows.oldest_accepted_s(db), writes=False)
+        except SpoolError:
+            return None
+        return None if accepted_s is None else max(0.0, self._clock.now_s() - accepted_s)
+
+    @property
+    def last_id(self) -> int:
+        """The id given out last; `THIS_RUN` before the first."""
+        return THIS_RUN + self._given_out
+
+    def new_id(self) -> int:
+        with self._file.lock:
+            self._given_out += 1
+            return self.last_id
+
+    def append(self, entries: Sequence[Entry], pictures: Sequence[Picture] = ()) -> None:
+        """Stores all of it or none; it is committed when this returns. What is above a limit goes in the same commit.
+
+        Pictures for which there is no room are given up, and the results stored.
+        """
+
+        def work(db: sqlite3.Connection, state: State) -> _Dropped:
+            new = [replace(entry, id=self._row(entry.id, state)) for entry in entries]
+            kept = [replace(each, id=self._row(each.id, state)) for each in pictures]
+            excess = state.results + len(new) - self._max_results
+            dropped = self._yield_to_results(db, state, new, kept)
+            if excess > 0:
+                dropped.append((Cause.COUNT, *_drop_results(db, state, excess)))
+            dropped += self._make_room(db, state, new, kept)
+            now_s = self._clock.now_s()
+            state.results += spool_rows.insert(db, new, now_s)
+            state.pictures += spool_rows.insert_pictures(db, kept, now_s)
+            state.last_id = max([state.last_id, *(entry.id for entry in new)])
+            return dropped
+
+        with self._file.lock:
+            self._note(self._file.run("written", work, durable=True))
+
+    def read(self, after_id: int, up_to_id: int, limit: int) -> list[Entry]:
+        """The `limit` oldest entries with an id above `after_id` and up to `up_to_id`, in order."""
+
+        def work(db: sqlite3.Connection, state: State) -> list[Entry]:
+            found = spool_rows.select(db, self._row(after_id, state), self._row(up_to_id, state), limit)
+            return [replace(entry, id=self._id(entry.id, state)) for entry in found]
+
+        return self._file.run("read", work, writes=False)
+
+    def read_picture(self, after_id: int, up_to_id: int) -> Picture | None:
+        """The oldest picture with an id above `after_id` and up to `up_to_id`."""
+
+        def work(db: sqlite3.Connection, state: State) -> Picture | None:
+            found = spool_rows.select_picture(db, self._row(after_id, state), self._row(up_to_id, state))
+            return replace(found, id=self._id(found.id, state)) if found is not None else None
+
+        return self._file.run("read", work, writes=False)
+
+    def delete(self, results: Collection[tuple[int, int]], pictures: Collection[tuple[int, int]] = ()) -> None:
+        """Forgets runs of ids, first and last of each; ids that are not there are passed over. One commit for all."""
+
+        def work(db: sqlite3.Connection, state: State) -> None:
+            rows = [
+                [(self._row(first, state), self._row(last, state)) for first, last in runs]
+                for runs in (results, pictures)
+            ]
+            state.results -= spool_rows.delete(db, "results", rows[0])
+            state.pictures -= spool_rows.delete(db, "pictures", rows[1])
+
+        with self._file.lock:
+            self._file.run("written", work)
+            self._note_room()
+
+    def sync(self) -> None:
+        """Makes what was appended safe against a power cut, and keeps the write-ahead log short."""
+        self._file.sync()
+
+    def upkeep(self) -> None:
+        """Gives up what is too old, and gives the disk back what is no longer needed."""
+        with self._file.lock:
+            for _ in range(EXPIRY_BATCHES):
+                too_old = self._file.run("read", partial(self._older_than, self._max_age_s), writes=False)
+                if too_old == (None, None):
+                    break
+                self._note(self._file.run("written", partial(_expire, too_old)))
+            self._file.shrink(self._max_pages)
+            self._note_room()
+
+    def _yield_to_results(
+        self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[Picture]
+    ) -> _Dropped:
+        """On a disk that is nearly full no picture is stored, and stored ones make room for the new results.
+
+        Nearly, because a delete needs a little of the disk itself.
+        """
+        if not (kept or state.pictures) or self._disk_free(self.path.parent) >= LOW_DISK_BYTES:
+            return []
+        offered = len(kept)
+        kept.clear()
+        missing = _pages(new) - page_counts(db)[1]
+        gone = _drop_pictures(db, state, missing) if missing > 0 else 0
+        return [(Cause.DISK, 0, gone + offered)]
+
+    def _make_room(self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[Picture]) -> _Dropped:
+        """Deletes what `max_bytes` leaves no room for. Of `kept`, the pictures to be stored, takes out what is not."""
+        pictures_before, offered = state.pictures, len(kept)
+        while kept or state.pictures:
+            missing = self._missing_pages(db, new, kept)
+            if missing <= 0:
+                break
+            if _drop_pictures(db, state, missing):
+                continue
+            if not kept:  # nothing lies there, whatever the count says
+                break
+            kept.pop(0)
+        results = 0  # their pictures are gone by now
+        while state.results and self._missing_pages(db, new, kept) > 0:
+            dropped = _drop_results(db, state, max(1, min(64, state.results // 50)))[0]
+            if not dropped:  # likewise
+                break
+            results += dropped
+        return [(Cause.BYTES, results, pictures_before - state.pictures + offered - len(kept))]
+
+    def _missing_pages(self, db: sqlite3.Connection, new: list[Entry], kept: list[Picture]) -> int:
+        pages, free = page_counts(db)
+        return pages - free + _pages(new) + sum(_picture_pages(each) for each in kept) - self._max_pages
+
+    def _older_than(self, age_s: float, db: sqlite3.Connection, state: State) -> tuple[int | None, int | None]:
+        """The ids up to which results, and pictures, are older; None: none is."""
+        before_s = self._clock.now_s() - age_s
+        return (
+            spool_rows.expired(db, "results", before_s, EXPIRY_BATCH),
+            spool_rows.expired(db, "pictures", before_s, EXPIRY_BATCH),
+        )
+
+    @property
+    def disk_is_low(self) -> bool:
+        """Whether pictures are given up for the room that results may need, or would soon be again."""
+        return self._disk_free(self.path.parent) < 2 * LOW_DISK_BYTES
+
+    def _note(self, dropped: _Dropped) -> None:
+        """Counts and says what went, after the commit."""
+        why = {
+            Cause.COUNT: f"it is full (spool.max_results = {self._max_results})",
+            Cause.BYTES: f"it is full (spool.max_bytes = {self._max_bytes})",
+            Cause.AGE: f"they are too old (spool.max_age_h = {self._max_age_s / 3600:g})",
+            Cause.DISK: f"the disk has less than {LOW_DISK_BYTES:,} bytes left",
+        }
+        for cause, results, pictures in dropped:
+            self.losses.note(cause, why[cause], results=results, pictures=pictures)
+
+    def _note_room(self) -> None:
+        """Says when a limit is left behind, by so much that it is not reached again at once."""
+        if self.losses.is_going_on(Cause.COUNT) and self.count <= self._max_results * 0.9:
+            self.losses.over(Cause.COUNT)
+        if self.losses.is_going_on(Cause.BYTES):
+            with contextlib.suppress(SpoolError):
+                pages, free = self._file.run("read", lambda db, state: page_counts(db), writes=False)
+                if pages - free <= self._max_pages * 0.8:
+                    self.losses.over(Cause.BYTES)
+        if self.losses.is_going_on(Cause.AGE):
+            with contextlib.suppress(SpoolError):
+                nearly = self._file.run("read", partial(self._older_than, self._max_age_s * 0.8), writes=False)
+                if nearly == (None, None):
+                    self.losses.over(Cause.AGE)
+
+    def _row(self, entry_id: int, state: State) -> int:
+        """The row's id, which holds over all runs."""
+        if self._before is None:
+            self._before = state.last_id
+        return entry_id if entry_id < THIS_RUN else entry_id - THIS_RUN + self._before
+
+    def _id(self, row_id: int, state: State) -> int:
+        before = self._row(THIS_RUN, state)
+        return row_id if row_id <= before else row_id - before + THIS_RUN
+
+
+def _drop_results(db: sqlite3.Connection, state: State, number: int) -> tuple[int, int]:
+    """The oldest `number` results go, and the pictures up to the last of them. How many went of both."""
+    up_to = spool_rows.nth_oldest(db, "results", number)
+    if up_to is None:
+        return 0, 0
+    results = spool_rows.delete_up_to(db, "results", up_to)
+    pictures = spool_rows.delete_up_to(db, "pictures", up_to) if state.pictures else 0
+    state.results -= results
+    state.pictures -= pictures
+    return results, pictures
+
+
+def _drop_pictures(db: sqlite3.Connection, state: State, pages: int) -> int:
+    """The oldest pictures go until that many pages are free. How many went."""
+    gone, aim = 0, page_counts(db)[1] + pages
+    while page_counts(db)[1] < aim and (oldest := spool_rows.nth_oldest(db, "pictures", 1)) is not None:
+        gone += spool_rows.delete_up_to(db, "pictures", oldest)
+    state.pictures -= gone
+    return gone
+
+
+def _expire(up_to: tuple[int | None, int | None], db: sqlite3.Connection, state: State) -> _Dropped:
+    results = spool_rows.delete_up_to(db, "results", up_to[0]) if up_to[0] is not None else 0
+    pictures = spool_rows.delete_up_to(db, "pictures", max(up_to[0] or 0, up_to[1] or 0))
+    state.results -= results
+    state.pictures -= pictures
+    return [(Cause.AGE, results, pictures)]
+
+
+def _pages(entries: Sequence[Entry]) -> int:
+    """What the entries take, at most: a row that does not fit into the page that is being filled begins a new one."""
+    return 2 + sum(len(entry.body) + ROW_BYTES for entry in entries) * 2 // PAGE_BYTES if entries else 0
+
+
+def _picture_pages(picture: Picture) -> int:
+    return 2 + (len(picture.jpeg) + ROW_BYTES) // (PAGE_BYTES - 4)

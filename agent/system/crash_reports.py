@@ -1,0 +1,195 @@
+"""What is left behind when the agent dies of a defect, so that somebody can mend it: `<state>/crash/`.
+
+An exception that nobody caught becomes `<UTC time>-<pid>.txt`. A crash in native code leaves the Python stacks in
+`fatal.log`, which becomes such a report at the next start. A process that was killed leaves nothing.
+"""
+
+import contextlib
+import faulthandler
+import fcntl
+import json
+import logging
+import os
+import platform
+import secrets
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from zsad_agent.system.logs import TextFormatter
+from zsad_core.redaction import redacted_text, redacted_values
+
+logger = logging.getLogger(__name__)
+
+MAX_REPORTS = 20
+MAX_REPORTS_PER_RUN = 5  # a thread that is started anew and dies again must not push out the others
+MAX_TRACEBACK = 100_000  # characters
+LOG_RECORDS = 200
+MAX_RECORD = 2000  # characters of one of them
+PACKAGES = ("zsad-agent", "openvino", "opencv-python-headless", "numpy", "paho-mqtt", "pydantic")
+HEAD_ENDS = "-- stacks of a crash in native code follow --\n"
+
+
+class CrashReports:
+    """Of one process. Where nothing can be written, all of it does nothing."""
+
+    def __init__(self, state_dir: Path, config: dict[str, Any] | None = None) -> None:
+        """Touches nothing yet.
+
+        Args:
+            state_dir: of the service; `crash` is made in it.
+            config: as JSON; shown in reports, redacted.
+        """
+        self._folder = state_dir / "crash"
+        self._config = redacted_values(config or {})
+        self._run = secrets.token_hex(8)  # ties a report to its run: the clock may be wrong, a pid comes again
+        self._started_s = time.monotonic()
+        self._head = ""
+        self._ring = _RingHandler()
+        self._written = 0
+        self._last_crash: str | None = None
+        self._fatal: BinaryIO | None = None
+
+    @property
+    def last_crash(self) -> str | None:
+        """One line on how the last run ended, where it was a crash: `the last run ended with …, see FILE`."""
+        return self._last_crash
+
+    def install(self) -> None:
+        """From now on this process leaves reports. To be called once the log is configured."""
+        self._head = self._make_head()
+        logging.getLogger().addHandler(self._ring)
+        self._hook()
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(0o700, parents=True, exist_ok=True)
+            self._open_fatal()
+            self._keep_newest()
+        # a file that cannot be written leaves the stacks on stderr, which the journal keeps
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            faulthandler.enable(self._fatal) if self._fatal is not None else faulthandler.enable()
+
+    def record(self, error: BaseException, where: str) -> None:
+        """Writes a report on an exception that ends the run, or the thread named `where`. Never raises."""
+        with contextlib.suppress(Exception):  # the error itself must still be told, and matters more
+            if self._written >= MAX_REPORTS_PER_RUN:
+                return
+            self._written += 1
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            text = [
+                f"ended with: {redacted_text(what)} (in {where})\n",
+                self._head,
+                f"at: {datetime.now(UTC).isoformat()}, after {time.monotonic() - self._started_s:.1f} s\n\n",
+                redacted_text("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:],
+                "\nlast log records:\n",
+                *(f"{line}\n" for line in list(self._ring.lines)),
+                f"\nconfig: {json.dumps(self._config, indent=1, default=str)}\n",
+            ]
+            path = self._folder / _report_name(os.getpid())
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write("".join(text).encode("utf-8", "backslashreplace"))
+            self._keep_newest(path)
+
+    def _make_head(self) -> str:
+        versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+        return (
+            f"run: {self._run}\npid: {os.getpid()}\nstarted: {datetime.now(UTC).isoformat()}\n"
+            f"versions: python {platform.python_version()}, {versions}\nplatform: {platform.platform()}\n"
+        )
+
+    def _hook(self) -> None:
+        """In place of Python's own hooks, which write to stderr whatever credentials an exception's text holds."""
+        process_hook = sys.excepthook
+
+        def on_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            if issubclass(kind, KeyboardInterrupt):
+                process_hook(kind, error, trace)
+            else:
+                tell(error, "the main thread")
+
+        def on_thread(args: threading.ExceptHookArgs) -> None:
+            if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):
+                tell(args.exc_value, f"thread {args.thread.name if args.thread else 'unknown'}")
+
+        def tell(error: BaseException, where: str) -> None:
+            self.record(error, where)
+            logger.critical("nobody caught an exception in %s", where, exc_info=error)
+
+        sys.excepthook, threading.excepthook = on_process, on_thread
+
+    def _open_fatal(self) -> None:
+        """Takes `fatal.log`, and looks at what the last run left, unless another agent lives in the same folder."""
+        path = self._folder / "fatal.log"
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        file = os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left = file.read().decode("utf-8", "replace")
+            head, _, stacks = left.partition(HEAD_ENDS)
+            self._last_crash = self._look_back(head, stacks)
+            file.truncate(0)
+            file.write(f"{self._head}{HEAD_ENDS}".encode())
+        except OSError:
+            file.close()
+            raise
+        self._fatal = file
+
+    def _look_back(self, head: str, stacks: str) -> str | None:
+        fields = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
+        if stacks.strip():
+            what = " ".join(stacks.strip().splitlines()[0].split())
+            if what.endswith("Aborted"):  # SIGABRT
+                what += " (so ends a watchdog what hangs, as systemd's does after WatchdogSec; or native code itself)"
+            path = self._folder / _report_name(fields.get("pid", "unknown"))
+            path.touch(0o600, exist_ok=False)
+            path.write_text(f"ended with: {what}\n{head}\n{stacks}", encoding="utf-8")
+            return f"the last run ended with {what}, see {path}"
+        run = fields.get("run")
+        for path in reversed(self._reports()) if run else ():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[:10]
+            if f"run: {run}" in lines:
+                return f"the last run ended with {lines[0].removeprefix('ended with: ')}, see {path}"
+        return None
+
+    def _reports(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self._folder.glob("[0-9]*Z-*.txt"))
+
+    def _keep_newest(self, new: Path | None = None) -> None:
+        """`new`, just written, stays whatever its name says: the clock may not be set yet."""
+        others = [path for path in self._reports() if path != new]
+        for path in others[: max(0, len(others) + (new is not None) - MAX_REPORTS)]:
+            path.unlink(missing_ok=True)
+
+
+class _RingHandler(logging.Handler):
+    """Holds the last records as text, since their arguments may be pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=LOG_RECORDS)
+        self.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.lines.append(self.format(record)[:MAX_RECORD])
+        except Exception:  # as every handler: a record that cannot be shown must not stop who logs it
+            self.handleError(record)
+
+
+def _report_name(pid: object) -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z-{pid}.txt"
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # 4 MB that a camera's process does not need
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,69 @@
+"""What OpenCV reads from the process environment. Imports nothing of it: some is read while `cv2` is imported."""
+
+import ctypes
+import gc
+import math
+import mmap
+import os
+from pathlib import Path
+
+
+def prepare_environment(stale_after_s: float | None = None) -> None:
+    """To be called before `cv2` is imported. What the user has set stays.
+
+    Args:
+        stale_after_s: longest wait for one frame of a V4L2 camera, rounded up to whole seconds; OpenCV's own is 10.
+            None where no such camera is read: processes that are started inherit the environment, and each has its own.
+    """
+    if stale_after_s is not None:
+        os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(stale_after_s)))
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # as `MAX_PIXELS` of zsad_core.picture
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # its warnings repeat on every attempt; ours are said once
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's messages hold the URL with its credentials
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
+_KEPT_BYTES = 8 * 2**20  # a frame of 1920 x 1080 and a little; smaller, each one is mapped, zeroed and unmapped again
+
+
+def keep_memory_small() -> None:
+    """Has GNU's allocator share one arena among threads and keep no more than 8 MB for later. Before threads start.
+
+    It saves 20 to 30 MB (docs/measurements.md). Without effect on another libc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)  # set, neither grows with what is freed
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def give_back_memory() -> None:
+    """Gives the kernel what was freed and the allocator kept. Takes some 10 ms; for after what is done once.
+
+    Compiling a model leaves tens of MB so, which nothing needs again. Without effect on a libc that is not GNU's.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def let_go_of_mapped(folder: Path) -> None:
+    """Gives the kernel the pages of the files below `folder` that this process has mapped; read again if looked at.
+
+    OpenVINO maps a cached model and copies the weights into the order that it computes in, so each would count twice.
+    Without effect where there is no /proc or no madvise.
+    """
+    advise, advice = getattr(ctypes.CDLL(None), "madvise", None), getattr(mmap, "MADV_DONTNEED", None)
+    if advise is None or advice is None:
+        return
+    try:
+        mappings = Path("/proc/self/maps").read_bytes().splitlines()
+    except OSError:
+        return
+    below = os.fsencode(folder.resolve()) + b"/"
+    for fields in (line.split(maxsplit=5) for line in mappings):
+        if len(fields) == 6 and fields[5].startswith(below) and b"w" not in fields[1]:
+            start, end = (int(address, 16) for address in fields[0].split(b"-"))
+            advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)

@@ -1,0 +1,171 @@
+"""A bundle's model card, for people: what it is, what it was made from, what was measured. Made of its manifest alone.
+
+Its headings are those of Mitchell et al., Model Cards for Model Reporting (arXiv 1810.03993).
+"""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from zsad_core.bundle import Evaluation, Gate, Manifest, Variant, load_bundle
+from zsad_core.facts import EvaluationRow
+
+MODEL_CARD = "MODEL_CARD.md"  # beside the files of the manifest; no device reads it
+
+_METHODS = {
+    "ava_dino": "AVA-DINO (arXiv 2605.12069)",
+    "ad_dinov3": "AD-DINOv3 (arXiv 2509.14084)",
+    "visualad": "VisualAD (arXiv 2603.07952)",
+}
+_METRICS = (
+    "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "recall",
+    "false_reject_rate",
+)  # fmt: skip
+
+
+def add_command(commands: Any) -> None:
+    """Adds `card` to the subcommands."""
+    command = commands.add_parser("card", help=f"print a bundle's model card, as export writes it to {MODEL_CARD}")
+    command.add_argument("bundle", type=Path, help="bundle folder or .zip")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the card.
+
+    Raises:
+        BundleError: the bundle does not load.
+    """
+    print(model_card(load_bundle(args.bundle).manifest), end="")
+
+
+def model_card(manifest: Manifest) -> str:
+    """The card as Markdown."""
+    parts = [
+        f"# {manifest.name} {manifest.version}",
+        "Made of `manifest.json` by zsad-convert; `zsad-convert card BUNDLE` makes it again.",
+        "## Model details",
+        _details(manifest),
+        "## Intended use",
+        "Finds what is unusual on the surface of parts in pictures, of products that it was not trained on: a score, a "
+        "verdict against a threshold, and a map of where. **Calibrate the threshold on good parts of the line that it "
+        "inspects** (`zsad-agent calibrate`); scores rank parts of one product and do not compare products.",
+        "Not made for: parts that are merely in the wrong place or of the wrong kind, measuring, pictures of people, "
+        "or as the only safeguard where a missed defect can hurt somebody.",
+        "## Factors",
+        f"The whole picture is scaled to {_size(manifest.model.input_hw)} px: what is then smaller than a few pixels "
+        "is lost. Light, focus and the crop of the camera's view change scores; what was measured is below.",
+        "## Metrics and threshold",
+        "A higher score is worse. Image metrics rank whole pictures by their score, pixel metrics rank pixels by the "
+        "map. " + _threshold(manifest),
+        "## Evaluation data and results",
+        _evaluation(manifest.evaluation),
+        "## Training data and weights",
+        _table(("what", "licence", "source"), ((one.what, one.licence, one.source) for one in manifest.licences)),
+        "## What the export was checked for",
+        *_exported(manifest),
+        "## Caveats",
+        _caveats(manifest),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _details(manifest: Manifest) -> str:
+    model, score = manifest.model, manifest.model.score
+    products = ", ".join(manifest.products) or "any: the method reads no text"
+    rows = [
+        ("method", _METHODS.get(model.method, model.method)),
+        ("backbone", f"{model.backbone}, taps {', '.join(map(str, model.taps))}"),
+        ("text encoder, on the host", model.text_encoder),
+        ("input", f"{_size(model.input_hw)} px, uint8, {model.colour_order}"),
+        ("map", f"{_size(model.map_hw)} values"),
+        ("score", f"mean of the highest {100 * score.top_fraction:g} % of the map" if score else "the method's own"),
+        ("weights", model.precision + (" and int8, each machine runs the faster" if manifest.variant else "")),
+        ("products", products),
+        ("made by", f"`{manifest.made_by}`"),
+    ]
+    return _table(("", ""), rows)
+
+
+def _threshold(manifest: Manifest) -> str:
+    one = manifest.threshold
+    rejected = ""
+    if one.false_reject_rate is not None:
+        rejected = f", which rejected {_percent(one.false_reject_rate)} % of the good ones there"
+    return f"The threshold that ships is {one.value:.3f}, by: {one.method}{rejected}."
+
+
+def _evaluation(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return "**None is in the bundle.** Measure it on parts of your own (`zsad-evaluate`)."
+    head = ("data set", "trained on", "pictures", *(name.replace("_", " ") for name in _METRICS))
+    rows = (
+        (one.dataset, "yes" if one.seen_in_training else "no", str(one.images), *(_metric(one, m) for m in _METRICS))
+        for one in evaluation.rows
+    )
+    return f"In percent; {evaluation.protocol}.\n\n{_table(head, rows)}"
+
+
+def _exported(manifest: Manifest) -> list[str]:
+    main = Variant(
+        precision=manifest.model.precision,
+        parity=manifest.parity,
+        gate=manifest.gate,
+        calibration=manifest.calibration,
+        accepted_loss=manifest.accepted_loss,
+    )
+    return [_proof(one) for one in (main, manifest.variant) if one is not None]
+
+
+def _proof(one: Variant) -> str:
+    parity = one.parity
+    lines = [
+        f"- {one.precision}: over {parity.images} pictures of {parity.source} the graph's map differs from torch's by "
+        f"at most {parity.max_map_difference:.1e} (allowed {parity.map_tolerance:g}), the score by "
+        f"{parity.max_score_difference:.1e} (allowed {parity.score_tolerance:g})."
+    ]
+    for row in one.gate.rows if isinstance(one.gate, Gate) else ():
+        pixels = "" if row.pixel_ap_ir is None else f", pixel AP {row.pixel_ap_ir:.4f} for {row.pixel_ap_torch:.4f}"
+        lines.append(
+            f"- {one.precision}: on {row.images} pictures of {row.dataset} image AUROC {row.image_auroc_ir:.4f} for "
+            f"torch's {row.image_auroc_torch:.4f}{pixels}; {row.changed_verdicts} verdicts change."
+        )
+    if one.gate == "left out":
+        lines.append(f"- {one.precision}: **metrics were not compared with torch's.**")
+    if one.calibration is not None:
+        lines.append(f"- {one.precision}: calibrated on {one.calibration.images} pictures of {one.calibration.source}.")
+    lines += [f"- {one.precision}: **above its tolerance, and accepted: {loss}**" for loss in one.accepted_loss]
+    return "\n".join(lines)
+
+
+def _caveats(manifest: Manifest) -> str:
+    lines = ["- The figures hold for the data that they name; on other products it is better or worse."]
+    rows = [one for one in (manifest.evaluation.rows if manifest.evaluation else ()) if not one.seen_in_training]
+    for metric in ("image_auroc", "pixel_ap", "recall"):
+        known = [(value, one.dataset) for one in rows if (value := getattr(one, metric)) is not None]
+        if known:
+            value, dataset = min(known)
+            lines.append(f"- Lowest {metric.replace('_', ' ')} on data not trained on: {_percent(value)}, {dataset}.")
+    rejects = [(one.false_reject_rate, one.dataset) for one in rows if one.false_reject_rate is not None]
+    if rejects:
+        value, dataset = max(rejects)
+        lines.append(f"- Most good parts rejected at the threshold that ships: {_percent(value)} %, {dataset}.")
+    return "\n".join(lines)
+
+
+def _metric(row: EvaluationRow, name: str) -> str:
+    value = getattr(row, name)
+    return "-" if value is None else _percent(value)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _size(height_width: tuple[int, int]) -> str:
+    return f"{height_width[1]} x {height_width[0]}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

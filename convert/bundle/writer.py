@@ -1,0 +1,105 @@
+"""Writes a bundle: a folder that a device can load, or nothing."""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from zsad_convert.bundle.card import MODEL_CARD, model_card
+from zsad_convert.bundle.rewrite import put
+from zsad_core.bundle import (
+    FORMAT_VERSION,
+    INT8_BIN,
+    INT8_XML,
+    MANIFEST,
+    MODEL_BIN,
+    MODEL_XML,
+    PROMPTS,
+    TEXT_SIDE,
+    Evaluation,
+    Manifest,
+    ModelFacts,
+    PromptBank,
+    Threshold,
+    Variant,
+    load_bundle,
+)
+from zsad_core.facts import Licence
+
+
+def write_bundle(
+    out: Path,
+    *,
+    name: str,
+    version: str,
+    facts: ModelFacts,
+    ir: tuple[bytes, bytes],
+    prompts: dict[str, np.ndarray],
+    threshold: Threshold,
+    region_level: float,
+    evaluation: Evaluation | None,
+    proof: Variant,
+    made_by: str,
+    licences: tuple[Licence, ...],
+    text_side: bytes | None = None,
+    variant: tuple[Variant, tuple[bytes, bytes]] | None = None,
+) -> str:
+    """Writes, reads back and checks the bundle, then moves it to `out`; gives its sha256.
+
+    An existing bundle at `out` is replaced; anything else there is left alone.
+
+    Args:
+        out: folder.
+        ir: (model.xml, model.bin).
+        proof: of `ir`; its precision is that of `facts`.
+        variant: the same model in int8: record, graph and weights.
+
+    Raises:
+        ValueError: `out` exists and is no bundle.
+        BundleError: what was written does not load.
+    """
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise ValueError(f"{out}: exists and is no bundle; choose another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bundle-") as folder:
+        partial = Path(folder) / "bundle"
+        partial.mkdir()
+        (partial / MODEL_XML).write_bytes(ir[0])
+        (partial / MODEL_BIN).write_bytes(ir[1])
+        if variant is not None:
+            (partial / INT8_XML).write_bytes(variant[1][0])
+            (partial / INT8_BIN).write_bytes(variant[1][1])
+        if prompts:
+            PromptBank(embeddings=prompts).save(partial / PROMPTS)
+        if text_side is not None:
+            (partial / TEXT_SIDE).write_bytes(text_side)
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            name=name,
+            version=version,
+            model=facts,
+            products=tuple(sorted(prompts)),
+            threshold=threshold,
+            region_level=region_level,
+            evaluation=evaluation,
+            parity=proof.parity,
+            gate=proof.gate,
+            calibration=proof.calibration,
+            accepted_loss=proof.accepted_loss,
+            variant=variant[0] if variant else None,
+            made_by=made_by,
+            licences=licences,
+            files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())},
+        )
+        (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
+        (partial / MODEL_CARD).write_bytes(model_card(manifest).encode())
+        sha256 = load_bundle(partial).sha256
+        put(partial, out)
+    return sha256
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The manifest as its file."""
+    return (json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,286 @@
+"""The bundle: everything that a device needs to inspect, in a folder or one .zip of it.
+
+Read here by the agent, written by `zsad_convert`. Every file is hashed in the manifest and read whole into memory, so
+that what was checked is what runs.
+"""
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from zsad_core.bundle.files import BundleReader, MissingFileError, bundle_reader
+from zsad_core.bundle.model_xml import check_model_xml
+from zsad_core.bundle.prompt_bank import PromptBank, Wording
+from zsad_core.bundle.proof import Calibration, Gate, Parity, Precision, Variant
+from zsad_core.bundle.signature import MAX_SIGNATURE_BYTES, SIGNATURE, TrustedKey, check_signature
+from zsad_core.config import StrictModel
+from zsad_core.errors import BundleError
+from zsad_core.facts import EvaluationRow, Licence, ScoreRule, Unit
+
+FORMAT_VERSION = 1
+MANIFEST, MODEL_XML, MODEL_BIN, PROMPTS = "manifest.json", "model.xml", "model.bin", "prompts.npz"
+PAYLOAD_FILES = (MODEL_XML, MODEL_BIN, PROMPTS)  # a method without text has no prompts
+TEXT_SIDE = "text_side.safetensors"  # for the host, to add products; see `zsad_core.text.side`
+INT8_XML, INT8_BIN = "model_int8.xml", "model_int8.bin"  # the same model once more: see `Manifest.variant`
+VARIANT_FILES = (INT8_XML, INT8_BIN)
+OPTIONAL_FILES = ("LICENSE.txt", TEXT_SIDE, *VARIANT_FILES)
+MAX_FILE_BYTES = 2_000_000_000  # the IR of a ViT-L in FP32 is 1.3 GB
+MAX_BUNDLE_BYTES = 2_500_000_000  # of all files together, which lie in memory while they are checked
+MAX_MANIFEST_BYTES = 4_000_000
+MAX_XML_BYTES = 64_000_000  # that of a ViT-L has 2 MB; its parser takes ten times as much memory
+MAX_PROMPT_VALUES = 1_000_000  # of one product
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Arithmetic = Literal["fp", "int8"]  # of a bundle's models
+Side = Annotated[int, Field(gt=0, le=8192)]  # pixels; the input of the largest is then 200 MB
+
+
+class Threshold(StrictModel):
+    value: Unit
+    method: str  # how it was set, on what
+    false_reject_rate: Unit | None = None  # share of good parts above it, on the pictures it was set on
+
+
+class Evaluation(StrictModel):
+    protocol: str
+    rows: tuple[EvaluationRow, ...]
+
+
+class AddedProduct(StrictModel):
+    """How a product came into the bundle after its export."""
+
+    made_by: str  # command
+    wording: Wording
+
+
+class ModelFacts(StrictModel):
+    method: str  # e.g. "ava_dino"
+    backbone: str  # timm name and the weights it started from
+    text_encoder: str
+    input_hw: tuple[Side, Side]
+    colour_order: Literal["BGR"] = "BGR"
+    taps: tuple[int, ...]  # 1-based block numbers
+    map_hw: tuple[Side, Side]
+    # of one product's prompt; None: the method needs no text, nor products
+    prompt_shape: tuple[Annotated[int, Field(gt=0)], ...] | None
+    precision: Precision
+    score: ScoreRule | None = None  # None: the score does not come from the map that is given out
+
+    @model_validator(mode="after")
+    def _prompt_is_bounded(self) -> Self:
+        if self.prompt_shape is not None and math.prod(self.prompt_shape) > MAX_PROMPT_VALUES:
+            raise ValueError(f"prompt_shape must hold at most {MAX_PROMPT_VALUES} values")
+        return self
+
+
+class Manifest(StrictModel):
+    format_version: int
+    name: str
+    version: str
+    model: ModelFacts
+    products: tuple[str, ...]
+    threshold: Threshold
+    region_level: Unit  # map value from which a pixel belongs to a region
+    evaluation: Evaluation | None
+    parity: Parity
+    made_by: str  # command and seed
+    licences: tuple[Licence, ...]
+    files: dict[str, Sha256]
+    added_products: dict[str, AddedProduct] = Field(default={})  # some of `products`
+    gate: Gate | Literal["left out"] | None = None  # this and the next two, of the model: as in `Variant`
+    calibration: Calibration | None = None
+    accepted_loss: tuple[str, ...] = ()
+    # The same model in int8 beside one in float: each machine runs the faster. Everything else here, the threshold
+    # too, holds for both; that they answer alike is what its parity and gate show.
+    variant: Variant | None = None
+
+    @model_validator(mode="after")
+    def _variant_is_another(self) -> Self:
+        if self.variant is not None and (self.variant.precision, self.model.precision == "int8") != ("int8", False):
+            raise ValueError(
+                f"the variant is {self.variant.precision} beside a model in {self.model.precision}: only int8 beside "
+                "fp32 or fp16 is known"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle that has been checked: signature where keys are trusted, format, hashes, prompt shapes."""
+
+    path: Path
+    manifest: Manifest
+    prompt_bank: PromptBank | None  # None: the method needs no text, and any product is inspected alike
+    model_xml: bytes  # empty once it was compiled, as is the next
+    model_bin: bytes
+    variant_xml: bytes  # of the int8 variant, likewise; empty where there is none
+    variant_bin: bytes
+    sha256: str  # of manifest.json, which holds the hashes of all else
+    signed_by: str | None = None  # id of the trusted key; None: no keys were asked for
+
+    def prompt(self, product: str) -> np.ndarray | None:
+        """The graph's `prompt` for a product; None where the method needs no text, whatever the product.
+
+        Raises:
+            ProductError: there is no such product.
+        """
+        return None if self.prompt_bank is None else self.prompt_bank[product]
+
+    @property
+    def arithmetics(self) -> tuple[Arithmetic, ...]:
+        """Those of the models it holds, the main one's first."""
+        main: Arithmetic = "int8" if self.manifest.model.precision == "int8" else "fp"
+        return (main,) if self.manifest.variant is None else (main, "int8")
+
+    def computing_in(self, arithmetic: Arithmetic) -> Self:
+        """The bundle with that one of its `arithmetics` as its only model."""
+        xml, weights = self.model_xml, self.model_bin
+        if arithmetic != self.arithmetics[0]:
+            xml, weights = self.variant_xml, self.variant_bin
+        return replace(self, model_xml=xml, model_bin=weights, variant_xml=b"", variant_bin=b"")
+
+    def without_model(self) -> Self:
+        """All but the graphs and their weights, for as long as the compiled model runs: that has its own copy."""
+        return replace(self, model_xml=b"", model_bin=b"", variant_xml=b"", variant_bin=b"")
+
+
+def load_bundle(path: Path, trusted_keys: Sequence[TrustedKey] = ()) -> Bundle:
+    """Reads and checks a bundle folder or .zip; nobody needs to vouch for it but the keys.
+
+    Args:
+        path: folder or .zip. What lies there beside the files of the manifest is never read.
+        trusted_keys: one of these must have signed it, which is checked before anything in it is parsed; none: signed
+            and unsigned bundles are taken alike.
+
+    Raises:
+        BundleError: missing, not a bundle, not signed by a trusted key, another format version, a file missing, altered
+            or cut, or prompts that do not fit the model. Text says which file, what was expected and found.
+    """
+    read = bundle_reader(path, MANIFEST)
+    signature = _read_signature(read, path) if trusted_keys else None
+    manifest_bytes = read(MANIFEST, MAX_MANIFEST_BYTES)
+    signed_by = None
+    if signature is not None:
+        signed_by = check_signature(manifest_bytes, signature, trusted_keys, str(path))
+    manifest = parse_manifest(manifest_bytes, f"{path}/{MANIFEST}")
+    contents = _read_files(read, path, manifest)
+    for name in (MODEL_XML, INT8_XML):
+        if name in contents:
+            check_model_xml(contents[name], f"{path}/{name}")
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        prompt_bank=_prompt_bank(path, manifest, contents),
+        model_xml=contents[MODEL_XML],
+        model_bin=contents[MODEL_BIN],
+        variant_xml=contents.get(INT8_XML, b""),
+        variant_bin=contents.get(INT8_BIN, b""),
+        sha256=hashlib.sha256(manifest_bytes).hexdigest(),
+        signed_by=signed_by,
+    )
+
+
+def is_signed(path: Path) -> bool:
+    """Whether a bundle has a signature, whosever and however good.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    try:
+        bundle_reader(path, MANIFEST)(SIGNATURE, MAX_SIGNATURE_BYTES)
+    except MissingFileError:
+        return False
+    return True
+
+
+def read_manifest(path: Path) -> bytes:
+    """The bytes of a bundle's manifest, unchecked.
+
+    Raises:
+        BundleError: they cannot be read.
+    """
+    return bundle_reader(path, MANIFEST)(MANIFEST, MAX_MANIFEST_BYTES)
+
+
+def _read_signature(read: BundleReader, path: Path) -> bytes:
+    try:
+        return read(SIGNATURE, MAX_SIGNATURE_BYTES)
+    except MissingFileError as error:
+        raise BundleError(
+            f"{path}: not signed, and only bundles signed with a key of inference.trusted_keys are taken. Sign it with "
+            "zsad-convert sign."
+        ) from error
+
+
+def _read_files(read: BundleReader, path: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Name -> content of every file of the manifest, each as its hash says."""
+    needs_text = manifest.model.prompt_shape is not None
+    payload = [name for name in PAYLOAD_FILES if needs_text or name != PROMPTS]
+    missing = [name for name in (*payload, *(VARIANT_FILES if manifest.variant else ())) if name not in manifest.files]
+    if missing:
+        raise BundleError(f"{path}/{MANIFEST}: files: no hash for {', '.join(missing)}. Export the bundle again.")
+    unknown = [name for name in manifest.files if name not in PAYLOAD_FILES + OPTIONAL_FILES]
+    if unknown:
+        raise BundleError(f"{path}/{MANIFEST}: files: {unknown[0]!r} is not a file of format {FORMAT_VERSION}")
+    if manifest.variant is None and (stray := [name for name in VARIANT_FILES if name in manifest.files]):
+        raise BundleError(f"{path}/{MANIFEST}: files: {stray[0]!r} is there, yet there is no variant")
+    contents: dict[str, bytes] = {}
+    left = MAX_BUNDLE_BYTES
+    for name, expected in manifest.files.items():
+        content = read(name, min(left, MAX_XML_BYTES if name in (MODEL_XML, INT8_XML) else MAX_FILE_BYTES))
+        left -= len(content)
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected:
+            raise BundleError(
+                f"{path}/{name}: sha256 is {found[:12]}…, the manifest says {expected[:12]}…: the file is truncated or "
+                "was changed. Copy the bundle again."
+            )
+        contents[name] = content
+    return contents
+
+
+def _prompt_bank(path: Path, manifest: Manifest, contents: dict[str, bytes]) -> PromptBank | None:
+    shape = manifest.model.prompt_shape
+    if shape is None:
+        if manifest.products or PROMPTS in contents:
+            raise BundleError(f"{path}/{MANIFEST}: model.prompt_shape is null, yet there are products or {PROMPTS}")
+        return None
+    try:
+        bank = PromptBank.load(io.BytesIO(contents[PROMPTS]), shape)
+    except BundleError as error:
+        raise BundleError(f"{path}/{error}") from error
+    if set(bank.products) != set(manifest.products):
+        raise BundleError(
+            f"{path}: products differ: the manifest has {sorted(manifest.products)}, {PROMPTS} has {bank.products}"
+        )
+    return bank
+
+
+def parse_manifest(text: bytes, source: str) -> Manifest:
+    """The manifest in `text`; its format version is judged before anything else.
+
+    Raises:
+        BundleError: no JSON, another format version, or a key that is missing, unknown or out of range.
+    """
+    try:
+        values = json.loads(text)
+        found = values["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{source}: not a bundle manifest: {type(error).__name__}: {error}") from error
+    if found != FORMAT_VERSION:
+        raise BundleError(
+            f"{source}: bundle format {found!r}, this agent reads {FORMAT_VERSION}. Re-export it with zsad-convert."
+        )
+    try:
+        return Manifest.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise BundleError(f"{source}: {faults}") from error

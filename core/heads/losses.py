@@ -1,0 +1,68 @@
+"""The losses that the methods share, as their published code computes them, and what they are computed against."""
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from zsad_core.bundle import ANOMALOUS, NORMAL
+
+
+def focal_loss(probabilities: Tensor, mask: Tensor, *, gamma: float = 2.0, smoothing: float = 1e-5) -> Tensor:
+    """Focal loss of two-class probabilities [B, 2, H, W] against a mask [B, H, W] of 0 and 1; mean over pixels.
+
+    The target is one-hot, clamped to [smoothing, 1 - smoothing].
+    """
+    anomalous = mask.clamp(smoothing, 1 - smoothing)
+    normal = (1 - mask).clamp(smoothing, 1 - smoothing)
+    pt = normal * probabilities[:, NORMAL] + anomalous * probabilities[:, ANOMALOUS] + smoothing
+    return (-((1 - pt) ** gamma) * torch.log(pt)).mean()
+
+
+def dice_loss(anomalous_probability: Tensor, mask: Tensor) -> Tensor:
+    """1 - mean over images of the soft Dice coefficient, smoothed by 1; both [B, H, W]."""
+    p, m = anomalous_probability.flatten(1), mask.flatten(1)
+    dice = (2 * (p * m).sum(dim=1) + 1) / (p.sum(dim=1) + m.sum(dim=1) + 1)
+    return 1 - dice.mean()
+
+
+def segmentation_loss(probabilities: Tensor, mask: Tensor) -> Tensor:
+    """Focal and Dice of a two-class map [B, 2, H, W] against a mask [B, H, W].
+
+    In float32 whatever the maps' precision is: Dice's sum over 512 x 512 pixels is infinite in fp16.
+    """
+    probabilities = probabilities.float()
+    return focal_loss(probabilities, mask) + dice_loss(probabilities[:, ANOMALOUS], mask)
+
+
+LossT = TypeVar("LossT")
+# means over the pictures with pixel truth; all others are over all
+_PIXEL_PARTS = ("awareness", "segmentation", "decoded")
+
+
+def scaled(loss: LossT, *, pixel: float, image: float) -> LossT:
+    """A method's loss with its parts multiplied by `pixel` or `image`.
+
+    The losses of a batch's parts add up to the whole batch's when they are scaled by their share of its pictures with
+    pixel truth, and of all its pictures.
+    """
+    parts = {name: part for name, part in vars(loss).items() if part is not None}
+    factors = {name: pixel if name in _PIXEL_PARTS else image for name in parts}
+    return replace(loss, **{name: factors[name] * part for name, part in parts.items()})  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a batch should have been answered with."""
+
+    mask: Tensor  # float32 [B, H, W] of 0 and 1
+    is_anomalous: Tensor  # [B] of 0 and 1
+    has_pixel_truth: Tensor | None = None  # bool [B]; pictures without count in image losses alone. None: all have
+
+    def with_pixel_truth(self, *maps: Tensor) -> list[Tensor]:
+        """Each of `maps` [B, ...], and then the mask, of those pictures alone that have pixel truth."""
+        tensors = [*maps, self.mask]
+        if self.has_pixel_truth is None or bool(self.has_pixel_truth.all()):
+            return tensors
+        return [tensor[self.has_pixel_truth] for tensor in tensors]

@@ -1,0 +1,35 @@
+"""The anomaly score of a part of the map, for a camera that is told to ignore the rest. Runs without torch."""
+
+import math
+
+import numpy as np
+
+from zsad_core.facts import ScoreRule
+
+JUDGED_SHARE = 0.5  # of a block's pixels that must be judged for the block to count
+
+
+def masked_score(anomaly_map: np.ndarray, judged: np.ndarray, rule: ScoreRule) -> float:
+    """As `zsad_core.heads.top_mean` on the judged pixels alone; equal to it where all are.
+
+    Args:
+        anomaly_map: float32 [h, w] in [0, 1].
+        judged: bool [h, w], False where the map is ignored.
+        rule: the share of highest values and the side of the blocks that are averaged first, map pixels.
+
+    Returns:
+        [0, 1]; 0 when nothing is judged.
+    """
+    if not judged.any():
+        return 0.0
+    height, width = (side // rule.pool for side in anomaly_map.shape)
+    blocks = (height, rule.pool, width, rule.pool)
+    area = (slice(height * rule.pool), slice(width * rule.pool))
+    weights = judged[area].reshape(blocks).mean(axis=(1, 3))  # [h / pool, w / pool]
+    sums = np.where(judged, anomaly_map, 0.0)[area].reshape(blocks).mean(axis=(1, 3))
+    counted = weights >= JUDGED_SHARE
+    if not counted.any():  # slivers alone
+        return float(anomaly_map[judged].max())
+    values = sums[counted] / weights[counted]
+    count = max(1, math.ceil(rule.top_fraction * values.size))
+    return float(np.partition(values, -count)[-count:].mean())

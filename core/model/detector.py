@@ -1,0 +1,173 @@
+"""Backbone, a method's head and scoring as one model; and its view as the graph that a device runs."""
+
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from zsad_core.backbones import AnyBackbone, Backbone, BackboneConfig, Side, check_input, class_position
+from zsad_core.config import StrictModel
+from zsad_core.heads import (
+    AdDinoV3,
+    AvaDino,
+    AvaDinoConfig,
+    DecoderConfig,
+    MapStride,
+    MatchingConfig,
+    ScoreConfig,
+    VisualAd,
+    VisualAdConfig,
+    VisualAdOptions,
+    anomaly_score,
+)
+from zsad_core.methods import Method
+from zsad_core.model.preprocess import Normalise
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class DetectorConfig(StrictModel):
+    """All that is needed to build the model again; saved in every checkpoint."""
+
+    method: Method = "ava_dino"
+    backbone: BackboneConfig = BackboneConfig()
+    backbone_weights: str = "random"  # what the backbone started from, for the record
+    text_encoder: str = "minilm"  # of the methods that match with text
+    text_dim: Count = 384
+    hidden_dim: Count = 768  # of AVA-DINO's adapters
+    interleave_text: bool = False  # see `MatchingConfig`
+    decoder: DecoderConfig | None = None  # see `MatchingConfig`
+    map_stride: MapStride = 1  # pixels of the input for each value of the map that is given out; published: 1
+    smaller_hw: tuple[tuple[Side, Side], ...] = ()  # at which a picture is looked at too, see `Detector.answer`
+    visualad: VisualAdOptions = VisualAdOptions()
+    score: ScoreConfig = ScoreConfig()
+
+
+def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
+    """The method's trainable part, with fresh weights.
+
+    Heads have one interface: `needs_text`, `tokens(backbone, images)`, `forward(tokens, text, map_hw)` to the outputs
+    that are trained, `loss(output, target)`, `prompt_vectors(text)`, `predict(tokens, prompts, map_hw, score)` to map
+    and score, `token_parameters()`, `trains_final_norm`, `score_from_map`: whether the score is that of the map.
+    """
+    widths: dict[str, Any] = {
+        "embed_dim": backbone.embed_dim,
+        "text_dim": config.text_dim,
+        "num_taps": len(backbone.taps),
+        "interleave_text": config.interleave_text,
+        "decoder": config.decoder,
+    }
+    if config.method == "ava_dino":
+        return AvaDino(AvaDinoConfig(**widths, hidden_dim=config.hidden_dim))
+    if config.method == "ad_dinov3":
+        return AdDinoV3(MatchingConfig(**widths))
+    if not isinstance(backbone, Backbone):
+        raise ValueError(f"visualad puts its tokens into a ViT, and {backbone.config.name} is none")
+    head = VisualAd(
+        VisualAdConfig(embed_dim=backbone.embed_dim, num_taps=len(backbone.taps), **config.visualad.model_dump())
+    )
+    head.place(class_position(backbone.vit))
+    return head
+
+
+def check_smaller(config: DetectorConfig, backbone: AnyBackbone) -> None:
+    """ValueError where `smaller_hw` does not fit the backbone's patches, or is not smaller than its input."""
+    input_hw = config.backbone.input_hw
+    for size_hw in config.smaller_hw:
+        check_input(size_hw, backbone.patch_hw)
+        if size_hw == input_hw or size_hw[0] > input_hw[0] or size_hw[1] > input_hw[1]:
+            raise ValueError(f"smaller_hw {size_hw} is not smaller than the input {input_hw}")
+
+
+class Detector(nn.Module):
+    """uint8 BGR pictures, and text embeddings where the method needs text, in; maps and scores out."""
+
+    def __init__(self, config: DetectorConfig, backbone: AnyBackbone) -> None:
+        """ValueError: see `check_smaller`."""
+        super().__init__()
+        check_smaller(config, backbone)
+        self.config = config
+        self.normalise = Normalise(backbone.mean, backbone.std)
+        self.backbone = backbone
+        self.head = build_head(config, backbone)
+
+    @property
+    def needs_text(self) -> bool:
+        return bool(self.head.needs_text)
+
+    def tokens(self, images_bgr: Tensor) -> Any:
+        """What the head takes, of uint8 [B, H, W, 3]; H, W multiples of the patch size."""
+        return self.head.tokens(self.backbone, self.normalise(images_bgr))
+
+    def forward(self, images_bgr: Tensor, text: Tensor | None, *, map_hw: tuple[int, int] | None = None) -> Any:
+        """The outputs that the method trains.
+
+        Args:
+            images_bgr: uint8 [B, H, W, 3].
+            text: [B, T, 2]; None for a method without text.
+            map_hw: size of the maps; None is the picture's.
+        """
+        size_hw = (int(images_bgr.shape[1]), int(images_bgr.shape[2]))
+        return self.head(self.tokens(images_bgr), text, map_hw=map_hw or size_hw)
+
+    def parameter_groups(
+        self, *, lr: float, token_lr: float, backbone_lr: float, trainable_blocks: int
+    ) -> list[dict[str, Any]]:
+        """What an optimiser trains, by learning rate: the head, its learnable tokens, the last blocks of the backbone.
+
+        Everything else is frozen. A final norm that the method trains counts as the head's.
+        """
+        backbone = self.backbone.trainable_blocks(trainable_blocks)
+        tokens = self.head.token_parameters()
+        known = {id(parameter) for parameter in (*backbone, *tokens)}
+        head = [parameter for parameter in self.head.parameters() if parameter.requires_grad]
+        if self.head.trains_final_norm:
+            vit: Any = self.backbone.vit
+            head += list(vit.norm.requires_grad_(True).parameters())
+        groups = [
+            {"params": [parameter for parameter in head if id(parameter) not in known], "lr": lr},
+            {"params": tokens, "lr": token_lr},
+            {"params": backbone, "lr": backbone_lr},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def predict(self, images_bgr: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Anomaly maps [B, H / s, W / s] of map stride s and scores [B], all in [0, 1]; arguments as of `forward`."""
+        return self.answer(images_bgr, self.head.prompt_vectors(text) if self.needs_text else None)
+
+    def answer(self, images_bgr: Tensor, prompts: Tensor | None, *, tokens: Any = None) -> tuple[Tensor, Tensor]:
+        """As `predict`, with the prompt vectors [B, K, 2, M] instead of the text.
+
+        With `smaller_hw` the map is the mean of those of all sizes: a small picture shows what a part is, a large one
+        where its small defects are. `tokens` are those of `images_bgr` where they are known already.
+        """
+        stride = self.config.map_stride
+        map_hw = (int(images_bgr.shape[1]) // stride, int(images_bgr.shape[2]) // stride)
+        images = self.normalise(images_bgr)
+        of_sizes = [self.head.tokens(self.backbone, images) if tokens is None else tokens]
+        for size_hw in self.config.smaller_hw:
+            smaller = F.interpolate(images, size=size_hw, mode="bilinear")
+            of_sizes.append(self.head.tokens(self.backbone, smaller))
+        answers = [self.head.predict(one, prompts, map_hw=map_hw, score=self.config.score) for one in of_sizes]
+        if len(answers) == 1:
+            return answers[0]
+        maps, scores = (torch.stack(list(parts)).mean(dim=0) for parts in zip(*answers, strict=True))
+        return maps, anomaly_score(maps, self.config.score) if self.head.score_from_map else scores
+
+
+class DeviceGraph(nn.Module):
+    """The detector as exported: one picture, prompt vectors instead of text, no outputs that do not score.
+
+    Inputs: `image` uint8 [1, H, W, 3] BGR; for a method with text, `prompt` float32 [K, 2, M] as the head's
+    `prompt_vectors` gives it for one product.
+    Outputs: `anomaly_map` [1, H, W] and `anomaly_score` [1], as `Detector.predict` gives them.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: Tensor, prompt: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.detector.answer(image, None if prompt is None else torch.unsqueeze(prompt, 0))

@@ -1,0 +1,179 @@
+"""From a file or a camera's array to the uint8 BGR picture that every model sees, and to its input size.
+
+Training, conversion and the device all come through here, so that a score means the same in each.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from zsad_core.errors import ImageError
+from zsad_core.picture.encoded import find_fault
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+MAX_PIXELS = 100_000_000  # of a file; a larger one is refused before it takes the memory of a small PC
+MAX_FILE_BYTES = 10 * MAX_PIXELS  # above the largest picture that is read: 4 channels of 16 bits, uncompressed
+
+
+def to_bgr8(image: np.ndarray) -> np.ndarray:
+    """uint8 BGR [H, W, 3] of a grey, BGR or BGRA picture of 8 or 16 bits.
+
+    16-bit values are divided by 257 (full range to full range), never stretched to the picture's own maximum:
+    a stretch would make the score of a part depend on its brightest pixel. Alpha is dropped.
+
+    Raises:
+        ImageError: the array is empty or is none of these.
+    """
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
+        raise ImageError(f"expected a picture [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got shape {image.shape}")
+    if image.dtype == np.uint16:
+        image = (image // 257).astype(np.uint8)
+    elif image.dtype != np.uint8:
+        raise ImageError(f"expected 8 or 16 bits a channel, got {image.dtype}")
+    if image.shape[2] == 1:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    return np.ascontiguousarray(image[..., :3])
+
+
+def read_image(path: Path) -> np.ndarray:
+    """uint8 BGR [H, W, 3] of a picture file, turned as its EXIF orientation says.
+
+    Raises:
+        ImageError: the file is missing, empty, no picture, truncated, an animation or other set of pictures, or larger
+            than `MAX_PIXELS`.
+    """
+    return decode_image(_read_file(path), str(path))
+
+
+def decode_image(encoded: np.ndarray, name: str) -> np.ndarray:
+    """uint8 BGR [H, W, 3] of a picture file's content, uint8 [bytes], turned as its EXIF orientation says.
+
+    Raises:
+        ImageError: no picture, truncated, an animation or other set of pictures, or larger than `MAX_PIXELS`. Its text
+            begins with `name`.
+    """
+    image = _decoded(encoded, name)
+    try:
+        return to_bgr8(image)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+
+
+def _decoded(encoded: np.ndarray, name: str) -> np.ndarray:
+    """As `decode_image`, but of the file's own depth."""
+    if fault := find_fault(encoded.tobytes()):
+        raise ImageError(f"{name}: {fault}")
+    try:
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        holds_more, _ = cv2.imdecodemulti(encoded, cv2.IMREAD_REDUCED_GRAYSCALE_8, range=(1, 2))
+    except cv2.error as error:  # more pixels than OpenCV's own limit, most often
+        reason = f"{error.err or error.code}; at most {MAX_PIXELS} pixels are read"
+        raise ImageError(f"{name}: cannot be decoded: {' '.join(reason.split())}") from error
+    if image is None:
+        raise ImageError(f"{name}: not a picture that OpenCV can decode, or damaged")
+    if holds_more:
+        raise ImageError(f"{name}: holds more than one picture, of which only the first would be seen: split it")
+    if image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise ImageError(f"{name}: {image.shape[1]}x{image.shape[0]} pixels, at most {MAX_PIXELS} are read")
+    return image
+
+
+def _read_file(path: Path) -> np.ndarray:
+    """uint8 [bytes]. What is no regular file is not opened: a named pipe would hang."""
+    try:
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise ImageError(f"{path}: not a regular file")
+        if found.st_size > MAX_FILE_BYTES:
+            raise ImageError(f"{path}: {found.st_size} bytes, at most {MAX_FILE_BYTES} are read")
+        encoded = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if encoded.size == 0:
+        raise ImageError(f"{path}: the file is empty")
+    return encoded
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """uint8 [H, W] of 0 and 1 from a mask file in which anything but 0 is a defect.
+
+    Of a JPEG, what is brighter than the middle: compression leaves faint marks around a mask's edge.
+
+    Raises:
+        ImageError: the file cannot be read as a picture.
+    """
+    threshold = 127 if path.suffix.lower() in (".jpg", ".jpeg") else 0
+    mask = _decoded(_read_file(path), str(path))  # not as 8 bits, in which a 1 of 16 bits is 0
+    brightest = np.maximum.reduce(cv2.split(mask))  # several times as fast as max(axis=2)
+    return (brightest > threshold).astype(np.uint8)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All picture files below `folder`, by name, hidden ones left out, links to folders not followed.
+
+    A picture's link that leads nowhere is among them, and so is a folder that cannot be listed: reading it is an
+    ImageError, so that what was not inspected is said.
+    """
+    found: list[Path] = []
+
+    def note_unlisted(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            found.append(Path(error.filename))
+
+    for parent, folders, names in os.walk(folder, onerror=note_unlisted):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(parent, name) for name in names if not name.startswith(".")]
+        found += [
+            path
+            for path in paths
+            if path.suffix.lower() in IMAGE_SUFFIXES
+            and (is_picture_file(path) or (path.is_symlink() and not os.path.exists(path)))  # noqa: PTH110
+        ]
+    return sorted(found)
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether it is a file, or may be one: what cannot even be looked at is said when it is read."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+
+
+def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int], *, out: np.ndarray | None = None) -> np.ndarray:
+    """uint8 [h, w, 3]: the whole picture at the model's input size, without crop, aspect not kept.
+
+    Area averaging where either side shrinks: bilinear sampling of a large frame skips most pixels and with
+    them thin scratches. What is four times as large is halved first, which takes half the time; halved down to less
+    than twice the size, a thin line would lose contrast. Bilinear where both grow.
+
+    Args:
+        image_bgr: uint8 [H, W, 3].
+        input_hw: h, w.
+        out: uint8 [h, w, 3], contiguous; the picture is written there. None: a picture of that size is given as it is.
+    """
+    input_h, input_w = input_hw
+    height, width = image_bgr.shape[:2]
+    if (height, width) == (input_h, input_w):
+        if out is None:
+            return image_bgr
+        np.copyto(out, image_bgr)
+        return out
+    while height >= 4 * input_h and width >= 4 * input_w and height % 2 == 0 and width % 2 == 0:
+        height, width = height // 2, width // 2
+        image_bgr = cv2.resize(image_bgr, (width, height), interpolation=cv2.INTER_AREA)
+    shrinks = height > input_h or width > input_w
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image_bgr, (input_w, input_h), dst=out, interpolation=method)
+
+
+def resize_map(anomaly_map: np.ndarray, wh: tuple[int, int]) -> np.ndarray:
+    """float32 [H, W]: the anomaly map over a picture of `wh` pixels, bilinear."""
+    return cv2.resize(anomaly_map, wh, interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,161 @@
+"""The losses of distillation: features, maps and scores against the teacher's, and the task's own."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zsad_core.backbones import standardise_patches
+from zsad_core.bundle import ANOMALOUS, NORMAL
+from zsad_core.heads import MATCHING, Target, Tokens, match, scaled, top_mean
+from zsad_core.heads import enlarge as covering
+from zsad_core.heads.matching import enlarge
+from zsad_core.model import Detector
+from zsad_training.distil.config import DistilConfig
+from zsad_training.distil.pictures import DistilBatch
+from zsad_training.distil.teacher import SURE, Answering, Answers, on_grid
+from zsad_training.run import autocast, stacked_text, target_of
+
+
+class DistilObjective:
+    """Weighted sum of the losses that have a weight. Unlabelled pictures count in all but the task's."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        text: dict[str, np.ndarray],
+        teacher: Answering,
+        config: DistilConfig,
+        *,
+        device: torch.device,
+    ) -> None:
+        """Draws the projections' first weights.
+
+        Args:
+            detector: the student, of a method with text.
+            text: product -> [T, 2], of the student's text encoder.
+            teacher: is asked for each batch.
+            config: of the run.
+            device: of the student.
+        """
+        self.identity = f" teacher {teacher.digest}"
+        self._detector = detector
+        self._text = text
+        self._teacher = teacher
+        self._spec = config.distillation
+        self._optimisation = config.optimisation
+        self._device = device
+        taps = len(detector.backbone.taps)
+        self.extra = nn.ModuleList(
+            nn.Linear(detector.backbone.embed_dim, teacher.layout.embed_dim, bias=False)
+            for _ in range(taps if self._spec.features.weight else 0)
+        ).to(device)
+        theirs = teacher.layout.taps
+        self._teachers_tap = [-(-(tap + 1) * theirs // taps) - 1 for tap in range(taps)]  # the last meets the last
+
+    def counts(self, batch: DistilBatch) -> list[int]:
+        """Pictures with pixel truth, with a label, and all."""
+        return [int(batch.has_pixel_truth.sum()), int(batch.is_labelled.sum()), len(batch.products)]
+
+    def terms(self, batch: DistilBatch, totals: list[int]) -> dict[str, Tensor]:
+        """The losses by name and their weighted sum; see `Objective.terms`."""
+        spec, head = self._spec, self._detector.head
+        answers = self._teacher.layout.unpack(self._teacher.rows(batch).to(self._device))
+        target = target_of(batch, self._optimisation.loss_stride, self._device)
+        text = stacked_text(self._text, batch.products, self._device)
+        output = logits = None
+        with autocast(self._optimisation.mixed_precision, self._device):
+            tokens = self._detector.tokens(batch.images_bgr.to(self._device))
+            if spec.task.weight:
+                output = head(tokens, text, map_hw=(target.mask.shape[1], target.mask.shape[2]))
+            if spec.maps.weight or spec.scores.weight:
+                decoded = output.decoded if output is not None else None
+                logits = self._map_logits(tokens, text, decoded)
+        share = len(batch.products) / totals[2]
+        terms = {}
+        if spec.features.weight:
+            terms["features"] = share * self._feature_loss(tokens, answers)
+        if logits is not None and spec.maps.weight:
+            terms["maps"] = share * divergence(logits, answers.map_logits, spec.maps.temperature)
+        if logits is not None and spec.scores.weight:
+            terms["scores"] = share * self._score_loss(logits, answers)
+        if output is not None:
+            terms["task"] = self._task_loss(output, target, batch, totals)
+        total = torch.stack([getattr(spec, name).weight * term for name, term in terms.items()]).sum()
+        return {"total": total, **terms}
+
+    def _map_logits(self, tokens: Tokens, text: Tensor, decoded: Tensor | None) -> Tensor:
+        """[B, h, w]: logits of the student's anomaly map, of the size of the teacher's.
+
+        `predict` gives their probabilities, but far from the truth these are 0 or 1 in float32, and their gradient
+        nothing. (It enlarges a decoder's probabilities, here the logits are enlarged: where they bend, it differs.)
+
+        Args:
+            tokens: of the student.
+            text: [B, T, 2].
+            decoded: logits of its decoder, where they were computed already.
+        """
+        head: Any = self._detector.head
+        map_hw, temperature = self._teacher.layout.map_hw, self._detector.config.score.temperature
+        if decoded is None:
+            prompts = head.prompt_vectors(text)
+            matches = []
+            for tap, (cls_token, patches) in enumerate(zip(tokens.cls_tokens, tokens.patch_tokens, strict=True)):
+                adapted = head.adapt(tap, cls_token, patches, prompts)
+                matches.append(match(adapted.patch_tokens, prompts[:, MATCHING], tokens.grid_hw).float())
+            if head.decoder is None:
+                of_taps = [torch.log_softmax(enlarge(one, map_hw) / temperature, dim=1) for one in matches]
+                mean = torch.logsumexp(torch.stack(of_taps), dim=0)  # [B, 2, h, w], but for log L
+                return mean[:, ANOMALOUS] - mean[:, NORMAL]
+            decoded = head.decode(tokens, matches)
+        return covering(decoded.float() / temperature, map_hw)[:, 0]
+
+    def _feature_loss(self, tokens: Tokens, answers: Answers) -> Tensor:
+        hw = self._teacher.layout.features_hw
+        if hw is None or answers.features is None:
+            raise ValueError("the feature loss needs a teacher that gives its tokens: build it with a grid")
+        losses = []
+        for projection, patches, tap in zip(self.extra, tokens.patch_tokens, self._teachers_tap, strict=True):
+            theirs = answers.features[:, tap]  # [B, N, D]
+            own = standardise_patches(projection(on_grid(patches, tokens.grid_hw, hw)))
+            if self._spec.features.distance == "cosine":
+                losses.append(1 - F.cosine_similarity(own, theirs, dim=-1).mean())
+            else:
+                losses.append(F.smooth_l1_loss(own, theirs))
+        return torch.stack(losses).mean()
+
+    def _score_loss(self, logits: Tensor, answers: Answers) -> Tensor:
+        """The score by the student's rule but without pooling: the map that is compared is coarse already."""
+        score = top_mean(torch.sigmoid(logits), self._detector.config.score.top_fraction)
+        return divergence(torch.logit(score.clamp(SURE, 1 - SURE)), answers.score_logits)
+
+    def _task_loss(self, output: Any, target: Target, batch: DistilBatch, totals: list[int]) -> Tensor:
+        with_truth, labelled, _ = self.counts(batch)
+        if labelled == 0:
+            return target.mask.new_zeros(())
+        chosen = batch.is_labelled.to(self._device)
+        loss = scaled(
+            self._detector.head.loss(_rows_of(output, chosen), _rows_of(target, chosen)),
+            pixel=with_truth / max(1, totals[0]),
+            image=labelled / totals[1],
+        )
+        return loss.total
+
+
+def divergence(logits: Tensor, teachers: Tensor, temperature: float = 1.0) -> Tensor:
+    """Mean KL divergence of the teacher's probability of an anomaly to the student's; 0 where they agree.
+
+    Times the temperature squared, so that it weighs the same at any (Hinton et al., arXiv 1503.02531).
+    """
+    wanted = torch.sigmoid(teachers / temperature)
+    crossed = F.binary_cross_entropy_with_logits(logits / temperature, wanted)
+    return temperature**2 * (crossed - F.binary_cross_entropy_with_logits(teachers / temperature, wanted))
+
+
+def _rows_of(of_batch: Any, chosen: Tensor) -> Any:
+    """A dataclass of tensors [B, ...] with the chosen pictures alone."""
+    values = {field.name: getattr(of_batch, field.name) for field in fields(of_batch)}
+    return replace(of_batch, **{name: value[chosen] for name, value in values.items() if value is not None})

@@ -1,0 +1,225 @@
+"""What a teacher answers to a picture, and the cache of its answers on disk."""
+
+import hashlib
+import logging
+import math
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsad_core.backbones import standardise_patches
+from zsad_core.model import Detector
+from zsad_training.distil.pictures import DistilBatch
+from zsad_training.run import stacked_text
+
+logger = logging.getLogger(__name__)
+
+MAP_STRIDE = 4  # pixels of the teacher's input for each value of its map that is kept
+SURE = 1e-6  # probabilities are kept this far from 0 and 1: their logits fit float16, and no loss is infinite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The teacher's, in float32."""
+
+    score_logits: Tensor  # [B]
+    map_logits: Tensor  # [B, h, w]
+    features: Tensor | None  # [B, L, N, D], standardised over N
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How an answer lies in a row of numbers."""
+
+    map_hw: tuple[int, int]
+    features_hw: tuple[int, int] | None  # grid of the tokens that are kept; None: none are
+    taps: int
+    embed_dim: int
+
+    @property
+    def features_shape(self) -> tuple[int, int, int]:
+        """L, N, D."""
+        return self.taps, math.prod(self.features_hw) if self.features_hw else 0, self.embed_dim
+
+    @property
+    def length(self) -> int:
+        """Numbers of one answer."""
+        return 1 + math.prod(self.map_hw) + math.prod(self.features_shape)
+
+    def unpack(self, rows: Tensor) -> Answers:
+        """Of float16 [B, length]."""
+        score, maps, features = rows.float().split([1, math.prod(self.map_hw), math.prod(self.features_shape)], dim=1)
+        return Answers(
+            score_logits=score[:, 0],
+            map_logits=maps.unflatten(1, self.map_hw),
+            features=features.unflatten(1, self.features_shape) if self.features_hw else None,
+        )
+
+
+class Answering(Protocol):
+    """A teacher, or one whose answers are kept."""
+
+    layout: Layout
+    text: dict[str, np.ndarray]  # product -> [T, 2]; empty where it needs none
+    digest: str  # of all that its answers depend on but the picture and the product's text
+
+    def rows(self, batch: DistilBatch) -> Tensor:
+        """float16 [B, `layout.length`], on any device."""
+
+
+class Teacher:
+    """A detector that only answers. What it says of a picture depends on no other picture.
+
+    Answers are rounded to float16 whether they are kept or not, and computed in float32 whatever the run's precision
+    is, so that a run goes on in the same way with any part of them in a cache.
+    """
+
+    def __init__(
+        self, detector: Detector, text: dict[str, np.ndarray], *, grid_hw: tuple[int, int] | None, device: torch.device
+    ) -> None:
+        """Takes the detector to `device`.
+
+        Args:
+            detector: of any method.
+            text: product -> [T, 2]; not looked at where the detector needs none.
+            grid_hw: of the tokens that are given, at most; None: none are.
+            device: where it computes.
+        """
+        self.detector = detector.to(device).eval().requires_grad_(False)
+        self.text = text if detector.needs_text else {}
+        input_hw = detector.config.backbone.input_hw
+        own_grid_hw = detector.backbone.grid_hw(input_hw)
+        self.layout = Layout(
+            map_hw=(input_hw[0] // MAP_STRIDE, input_hw[1] // MAP_STRIDE),
+            features_hw=None if grid_hw is None else (min(grid_hw[0], own_grid_hw[0]), min(grid_hw[1], own_grid_hw[1])),
+            taps=len(detector.backbone.taps),
+            embed_dim=detector.backbone.embed_dim,
+        )
+        digest = hashlib.sha256(f"{detector.config.model_dump_json()} {self.layout} {SURE}".encode())
+        for name, value in detector.state_dict().items():
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        self.digest = digest.hexdigest()
+        self.device = device
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Pixels."""
+        return self.detector.config.backbone.input_hw
+
+    def rows(self, batch: DistilBatch) -> Tensor:
+        """See `Answering.rows`.
+
+        Raises:
+            ValueError: an answer is no number.
+        """
+        images = batch.teachers_images_bgr.to(self.device)
+        text = stacked_text(self.text, batch.products, self.device) if self.text else None
+        # One by one on a CPU, where it costs nothing: sums are then rounded as they are with any part in a cache.
+        count = 1 if self.device.type == "cpu" else len(images)
+        parts = [slice(first, first + count) for first in range(0, len(images), count)]
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            rows = torch.cat([self._answer(images[part], None if text is None else text[part]) for part in parts])
+        if not bool(rows.isfinite().all()):
+            raise ValueError(
+                "the teacher's answer holds NaN or infinity: its weights are broken, nothing can be learnt"
+            )
+        return rows
+
+    def _answer(self, images: Tensor, text: Tensor | None) -> Tensor:
+        detector = self.detector
+        tokens = detector.tokens(images)
+        prompts = detector.head.prompt_vectors(text) if text is not None else None
+        maps, scores = detector.answer(images, prompts, tokens=tokens)
+        kept = F.adaptive_avg_pool2d(maps.unsqueeze(1), self.layout.map_hw)
+        parts = [_logit(scores).unsqueeze(1), _logit(kept).flatten(1)]
+        if self.layout.features_hw is not None:
+            parts += [
+                standardise_patches(on_grid(patches, tokens.grid_hw, self.layout.features_hw)).flatten(1)
+                for patches in _patch_tokens(tokens)
+            ]
+        return torch.cat(parts, dim=1).half()
+
+
+class KeptAnswers:
+    """A teacher whose answers are kept in a folder: a file for each picture and text, float16 with a check sum.
+
+    Files lie in a folder named by the teacher's digest, so that one folder serves many runs and teachers. A file that
+    is cut or damaged is made again.
+    """
+
+    def __init__(self, teacher: Answering, folder: Path) -> None:
+        self.layout, self.text, self.digest = teacher.layout, teacher.text, teacher.digest
+        self._teacher = teacher
+        self._folder = folder / teacher.digest[:16]
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def bytes_each(self) -> int:
+        """Size of a file."""
+        return 4 + 2 * self.layout.length
+
+    def rows(self, batch: DistilBatch) -> Tensor:
+        """See `Answering.rows`."""
+        files = [self._file(digest, name) for digest, name in zip(batch.digests, batch.products, strict=True)]
+        found = [self._read(file) for file in files]
+        missing = [index for index, row in enumerate(found) if row is None]
+        if missing:
+            computed = self._teacher.rows(_some_of(batch, missing)).cpu()
+            for index, row in zip(missing, computed, strict=True):
+                _write(files[index], row.numpy())
+                found[index] = row
+        return torch.stack([row for row in found if row is not None])
+
+    def _file(self, digest: str, product: str) -> Path:
+        text = self.text[product].tobytes() if self.text else b""
+        return self._folder / f"{hashlib.sha256(digest.encode() + text).hexdigest()[:32]}.bin"
+
+    def _read(self, file: Path) -> Tensor | None:
+        if not file.is_file():
+            return None
+        content = file.read_bytes()
+        if len(content) != self.bytes_each or zlib.crc32(content[4:]).to_bytes(4, "little") != content[:4]:
+            logger.warning("%s: cut or damaged; it is made again", file)
+            return None
+        return torch.from_numpy(np.frombuffer(content, np.float16, offset=4).copy())
+
+
+def _write(file: Path, row: np.ndarray) -> None:
+    content = row.tobytes()
+    partial = file.with_suffix(f".{os.getpid()}.partial")  # another process may write it too
+    partial.write_bytes(zlib.crc32(content).to_bytes(4, "little") + content)
+    partial.replace(file)
+
+
+def _some_of(batch: DistilBatch, indices: list[int]) -> DistilBatch:
+    def chosen(value: Any) -> Any:
+        return value[indices] if isinstance(value, Tensor) else [value[index] for index in indices]
+
+    return DistilBatch(**{name: chosen(value) for name, value in vars(batch).items()})
+
+
+def on_grid(patches: Tensor, grid_hw: tuple[int, int], wanted_hw: tuple[int, int]) -> Tensor:
+    """[B, N, D] of one grid -> [B, N', D] of another, each new patch averaging what it covers."""
+    if grid_hw == wanted_hw:
+        return patches
+    maps = patches.transpose(1, 2).unflatten(2, grid_hw)
+    resized = F.interpolate(maps, size=wanted_hw, mode="bilinear", align_corners=False, antialias=True)
+    return resized.flatten(2).transpose(1, 2)
+
+
+def _patch_tokens(tokens: Any) -> list[Tensor]:
+    """L x [B, N, D] of either kind of tokens; VisualAD's come with others before them."""
+    if hasattr(tokens, "patch_tokens"):
+        return list(tokens.patch_tokens)
+    return [tapped[:, -math.prod(tokens.grid_hw) :] for tapped in tokens.tapped]
+
+
+def _logit(probabilities: Tensor) -> Tensor:
+    return torch.logit(probabilities.float().clamp(SURE, 1 - SURE))

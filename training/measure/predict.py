@@ -1,0 +1,170 @@
+"""A detector over labelled pictures, in a stream: maps at each picture's own size, scores, the metrics of both."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from zsad_core.data import Sample
+from zsad_core.facts import EvaluationRow
+from zsad_core.judging import Curve, PixelMetrics, curve_of_scores
+from zsad_core.model import Detector
+from zsad_core.picture import resize_map, resize_to_input
+
+Loaded = tuple[np.ndarray, np.ndarray]  # picture uint8 BGR [H, W, 3], mask uint8 [H, W]
+Group = tuple[str, str]  # data set, product
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    sample: Sample
+    image_bgr: np.ndarray  # uint8 [H, W, 3]
+    anomaly_map: np.ndarray  # float32 [H, W], at the mask's size; float16 would make ties of all good pixels
+    mask: np.ndarray  # uint8 [H, W]
+    anomaly_score: float
+
+    @property
+    def group(self) -> Group:
+        return self.sample.dataset, self.sample.product
+
+
+class Tally:
+    """What the metrics of one group need: its scores, and histograms instead of its maps."""
+
+    def __init__(self) -> None:
+        self.good_scores: list[float] = []
+        self.defective_scores: list[float] = []
+        self.pixels = PixelMetrics()
+
+    def update(self, one: Scored) -> None:
+        """Counts one picture.
+
+        Raises:
+            ValueError: its map is not finite everywhere.
+        """
+        (self.defective_scores if one.sample.is_anomalous else self.good_scores).append(one.anomaly_score)
+        if one.sample.has_pixel_truth:
+            try:
+                self.pixels.update(one.anomaly_map, one.mask)
+            except ValueError as error:
+                raise ValueError(f"{one.sample.image}: {error}") from error
+
+    def image_curve(self) -> Curve | None:
+        """Pictures found at each score as the threshold; None where a class is missing."""
+        return curve_of_scores(np.array(self.defective_scores), np.array(self.good_scores))
+
+    def row(self, name: str, *, seen: bool, threshold: float | None) -> EvaluationRow:
+        """All metrics so far; None where a class is missing."""
+        curve, pixel = self.image_curve(), self.pixels.result()
+        image = curve.metrics() if curve else None
+        return EvaluationRow(
+            dataset=name,
+            seen_in_training=seen,
+            images=len(self.good_scores) + len(self.defective_scores),
+            image_auroc=image.auroc if image else None,
+            image_ap=image.ap if image else None,
+            image_f1_max=image.f1_max if image else None,
+            pixel_auroc=pixel.auroc if pixel else None,
+            pixel_ap=pixel.ap if pixel else None,
+            pixel_f1_max=pixel.f1_max if pixel else None,
+            aupro=pixel.aupro if pixel else None,
+            recall=_share_above(self.defective_scores, threshold),
+            false_reject_rate=_share_above(self.good_scores, threshold),
+        )
+
+
+def score_pictures(
+    detector: Detector,
+    pictures: Iterable[tuple[Sample, Callable[[], Loaded]]],
+    text: dict[str, np.ndarray],
+    *,
+    device: torch.device,
+    total: int,
+    product: str | None = None,
+    label: str = "scoring",
+) -> Iterator[Scored]:
+    """Scores pictures one by one, as the device does: resized by the same function, batch 1.
+
+    Args:
+        detector: in eval mode.
+        pictures: samples, each with what loads it.
+        text: product -> [T, 2]; not looked at where the detector needs no text.
+        device: where the detector lies.
+        total: number of pictures, for the progress bar.
+        product: prompt for all pictures; None prompts with each sample's own product.
+        label: of the progress bar.
+    """
+    input_hw = detector.config.backbone.input_hw
+    with torch.inference_mode():
+        for sample, load in tqdm(pictures, total=total, desc=label, leave=False, disable=None):
+            image, mask = load()
+            resized = torch.from_numpy(resize_to_input(image, input_hw)).unsqueeze(0).to(device)
+            prompt = None
+            if detector.needs_text:
+                prompt = torch.from_numpy(text[product or sample.product]).unsqueeze(0).to(device)
+            anomaly_map, anomaly_score = detector.predict(resized, prompt)
+            on_picture = resize_map(anomaly_map[0].float().cpu().numpy(), (mask.shape[1], mask.shape[0]))
+            yield Scored(
+                sample=sample,
+                image_bgr=image,
+                anomaly_map=on_picture,
+                mask=mask,
+                anomaly_score=float(anomaly_score[0]),
+            )
+
+
+def tally_groups(scored: Iterable[Scored], watch: Callable[[Scored], None] | None = None) -> dict[Group, Tally]:
+    """One tally for each data set and product; no picture is kept. `watch` is shown each picture as it passes."""
+    tallies: dict[Group, Tally] = defaultdict(Tally)
+    for one in scored:
+        tallies[one.group].update(one)
+        if watch:
+            watch(one)
+    return dict(sorted(tallies.items()))
+
+
+def evaluate_groups(
+    tallies: Mapping[Group, Tally], *, seen: Callable[[Group], bool], threshold: float | None = None
+) -> list[EvaluationRow]:
+    """One row of metrics for each data set and product; None where a class is missing.
+
+    `threshold` is that of the checkpoint, for recall and false-reject rate; None leaves them out.
+    """
+    return [
+        tally.row("/".join(group), seen=seen(group), threshold=threshold) for group, tally in sorted(tallies.items())
+    ]
+
+
+def mean_row(rows: list[EvaluationRow], name: str) -> EvaluationRow:
+    """Unweighted mean over rows; metrics that a row lacks are left out of their mean."""
+
+    def mean(metric: str) -> float | None:
+        values = [value for row in rows if (value := getattr(row, metric)) is not None]
+        return float(np.mean(values)) if values else None
+
+    return EvaluationRow(
+        dataset=name,
+        seen_in_training=any(row.seen_in_training for row in rows),
+        images=sum(row.images for row in rows),
+        **{metric: mean(metric) for metric in METRICS},
+    )
+
+
+METRICS = (
+    "image_auroc",
+    "image_ap",
+    "image_f1_max",
+    "pixel_auroc",
+    "pixel_ap",
+    "pixel_f1_max",
+    "aupro",
+    "recall",
+    "false_reject_rate",
+)
+
+
+def _share_above(scores: list[float], threshold: float | None) -> float | None:
+    return None if threshold is None or not scores else float((np.array(scores) >= threshold).mean())

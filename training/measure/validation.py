@@ -1,0 +1,147 @@
+"""The validation part of the training sets: chooses the epoch, sets the threshold."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zsad_core.bundle import GENERIC_PRODUCT
+from zsad_core.data import GOOD, Sample
+from zsad_core.facts import EvaluationRow
+from zsad_core.model import Detector
+from zsad_training.config import SamplingSpec, ValidationSpec
+from zsad_training.measure.predict import Group, Loaded, Scored, evaluate_groups, mean_row, score_pictures, tally_groups
+from zsad_training.pictures import Texture, TrainingPictures
+
+SYNTHETIC = "synthetic"
+_NO_FILE = Path("drawn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    rows: list[EvaluationRow]
+    criterion: float  # mean over data sets' products of the mean of image AUROC and pixel AP; higher is better
+    threshold: float
+    false_reject_rate: float  # measured, on the pictures that set the threshold
+    region_level: float
+
+
+class ValidationPictures:
+    """Held-out pictures of the training sets, and synthetic ones of held-out materials."""
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        textures: list[Texture],
+        spec: ValidationSpec,
+        *,
+        input_hw: tuple[int, int],
+        seed: int,
+    ) -> None:
+        """Loads nothing yet.
+
+        Raises:
+            ValueError: no good picture is among them, which the threshold needs.
+        """
+        self._spec = spec
+        self._pictures: list[tuple[Sample, Callable[[], Loaded]]] = [(sample, sample.load) for sample in samples]
+        if spec.synthetic and textures:
+            drawn = TrainingPictures(
+                samples,
+                textures,
+                SamplingSpec(synthetic_fraction=1, texture_fraction=1),
+                input_hw=input_hw,
+                batch_size=1,
+                seed=seed + 1,
+            )
+            self._pictures += [_synthetic(drawn, index) for index in range(spec.synthetic)]
+        if all(sample.is_anomalous for sample, _ in self._pictures):
+            raise ValueError(
+                f"none of the {len(self._pictures)} validation pictures is good, and good ones set the threshold: "
+                f"raise --set validation.fraction (now {spec.fraction}), or add a data set with good pictures"
+            )
+
+    def run(self, detector: Detector, text: dict[str, np.ndarray], *, device: torch.device) -> Validation:
+        """Scores all with the generic prompt, which is what an untold device uses."""
+        scored = score_pictures(
+            detector,
+            self._pictures,
+            text,
+            device=device,
+            total=len(self._pictures),
+            product=GENERIC_PRODUCT,
+            label="validating",
+        )
+        level = PixelLevel()
+        tallies = tally_groups(scored, level.update)
+        rows = evaluate_groups(tallies, seen=lambda group: group[0] != SYNTHETIC)
+        mean = mean_row(rows, "mean")
+        parts = [value for value in (mean.image_auroc, mean.pixel_ap) if value is not None]
+        good_scores = {group: tally.good_scores for group, tally in tallies.items() if tally.good_scores}
+        threshold, rate = good_part_threshold(good_scores, self._spec.false_reject_rate)
+        return Validation(
+            rows=rows,
+            criterion=float(np.mean(parts)) if parts else 0.0,
+            threshold=threshold,
+            false_reject_rate=rate,
+            region_level=level.result(),
+        )
+
+
+def good_part_threshold(good_scores: Mapping[Group, list[float]], false_reject_rate: float) -> tuple[float, float]:
+    """(threshold, measured false-reject rate) from good pictures' scores, every group weighing the same.
+
+    The threshold is the high quantile of the good scores. A group with many pictures would otherwise set it alone.
+    """
+    if not good_scores:
+        raise ValueError("no good validation pictures to set a threshold from")
+    values = np.concatenate([np.array(scores) for scores in good_scores.values()])
+    weights = np.concatenate([np.full(len(scores), 1 / len(scores)) for scores in good_scores.values()])
+    order = np.argsort(values)
+    above = 1 - np.cumsum(weights[order]) / weights.sum()  # share of good parts above each value
+    threshold = float(values[order][int(np.argmax(above <= false_reject_rate))])
+    threshold = float(np.nextafter(np.float32(threshold), np.float32(1)))  # the part at the quantile itself passes
+    rate = float(weights[values >= threshold].sum() / weights.sum())
+    return threshold, rate
+
+
+class PixelLevel:
+    """The map value with the best F1 over all validation pixels, every picture weighing the same."""
+
+    _EDGES = np.linspace(0, 1, 257)
+
+    def __init__(self) -> None:
+        self._inside, self._outside = np.zeros(256), np.zeros(256)
+
+    def update(self, one: Scored) -> None:
+        """Counts one picture, if its defects are known."""
+        if one.sample.has_pixel_truth:
+            values, defect = one.anomaly_map, one.mask > 0
+            self._inside += np.histogram(values[defect], self._EDGES)[0] / defect.size
+            self._outside += np.histogram(values[~defect], self._EDGES)[0] / defect.size
+
+    def result(self) -> float:
+        """In [0, 1]: where a region starts."""
+        found, false = self._inside[::-1].cumsum()[::-1], self._outside[::-1].cumsum()[::-1]
+        f1 = 2 * found / np.maximum(found + false + self._inside.sum(), 1e-12)
+        return float(self._EDGES[max(1, int(np.argmax(f1)))])
+
+
+def _synthetic(drawn: TrainingPictures, index: int) -> tuple[Sample, Callable[[], Loaded]]:
+    item = drawn[index]
+    sample = Sample(
+        dataset=SYNTHETIC,
+        product="textures",
+        split="test",
+        defect="drawn" if item.is_anomalous else GOOD,
+        image=_NO_FILE,
+        mask=_NO_FILE if item.is_anomalous else None,
+    )
+    return sample, partial(_pair, item.image_bgr, item.mask)
+
+
+def _pair(image: np.ndarray, mask: np.ndarray) -> Loaded:
+    return image, mask

@@ -1,0 +1,212 @@
+"""What a training batch is made of: real and synthetic pictures, balanced over data sets and classes.
+
+Item `index` is a function of (seed, index) alone, so a resumed run sees what an unbroken one would have seen, with any
+number of workers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zsad_core.bundle import GENERIC_PRODUCT
+from zsad_core.data import Sample
+from zsad_core.errors import DatasetError
+from zsad_core.picture import find_images, read_image, resize_to_input
+from zsad_training.config import SamplingSpec
+from zsad_training.pictures.synthesis import (
+    MIN_AREA_PX,
+    Image,
+    Rng,
+    add_anomalies,
+    object_picture,
+    photometric,
+    printed_picture,
+    texture_picture,
+    with_fixture,
+    with_inclusions,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    image_bgr: np.ndarray  # uint8 [H, W, 3]
+    mask: np.ndarray  # uint8 [H, W] of 0 and 1
+    is_anomalous: bool
+    has_pixel_truth: bool
+    product: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    images_bgr: Tensor  # uint8 [B, H, W, 3]
+    masks: Tensor  # float32 [B, H, W]
+    is_anomalous: Tensor  # int64 [B]
+    has_pixel_truth: Tensor  # bool [B]
+    products: list[str]
+
+
+def collate(items: list[Item]) -> Batch:
+    """Items of one size as a batch."""
+    return Batch(
+        images_bgr=torch.from_numpy(np.stack([item.image_bgr for item in items])),
+        masks=torch.from_numpy(np.stack([item.mask for item in items])).float(),
+        is_anomalous=torch.tensor([int(item.is_anomalous) for item in items]),
+        has_pixel_truth=torch.tensor([item.has_pixel_truth for item in items]),
+        products=[item.product for item in items],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texture:
+    material: str
+    image: Path
+
+
+def find_textures(root: Path) -> list[Texture]:
+    """The pictures of <root>/<material>/, sorted.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    textures = [Texture(material=path.parent.name, image=path) for path in find_images(root)]
+    if not textures:
+        raise DatasetError(f"{root}: no textures here: expected {root}/<material>/*.png")
+    return textures
+
+
+class TrainingPictures(Dataset[Item]):
+    """Endless: any index is an item. Items of one batch share their size."""
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        textures: list[Texture],
+        spec: SamplingSpec,
+        *,
+        input_hw: tuple[int, int],
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        if spec.synthetic_fraction > 0 and not textures:
+            raise ValueError("synthetic pictures need a folder of textures")
+        self._classes: dict[str, dict[bool, list[Sample]]] = {}  # the workers' processes get a copy
+        for sample in samples:
+            classes = self._classes.setdefault(sample.dataset, {False: [], True: []})
+            classes[sample.is_anomalous].append(sample)
+        self._datasets = sorted(self._classes)
+        self._textures = textures
+        self._spec = spec
+        self._sizes = spec.train_hw or (input_hw,)
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def __getitem__(self, index: int) -> Item:
+        size_rng = np.random.default_rng([self._seed, 1, index // self._batch_size])
+        size_hw = self._sizes[int(size_rng.integers(len(self._sizes)))]
+        rng = np.random.default_rng([self._seed, 2, index])
+        if rng.random() < self._spec.synthetic_fraction:
+            return self._named(rng, self._synthetic(rng, size_hw))
+        return self._named(rng, self._real(rng, size_hw))
+
+    def _named(self, rng: Rng, item: Item) -> Item:
+        if rng.random() >= self._spec.generic_name_fraction:
+            return item
+        return Item(**{**item.__dict__, "product": GENERIC_PRODUCT})
+
+    def _pick(self, rng: Rng, is_anomalous: bool) -> Sample:
+        datasets = [name for name in self._datasets if self._classes[name][is_anomalous]]
+        if not datasets:
+            raise ValueError(f"no training set has {'anomalous' if is_anomalous else 'good'} pictures")
+        choices = self._classes[datasets[int(rng.integers(len(datasets)))]][is_anomalous]
+        return choices[int(rng.integers(len(choices)))]
+
+    def _real(self, rng: Rng, size_hw: tuple[int, int]) -> Item:
+        sample = self._pick(rng, bool(rng.random() < self._spec.anomalous_fraction))
+        image, mask = sample.load()
+        if self._spec.augment == "none":
+            image, mask = resize_to_input(image, size_hw), resize_mask(mask, size_hw)
+        else:
+            if sample.has_pixel_truth:  # a crop could lose a defect that has no mask
+                image, mask = random_crop(rng, image, mask)
+            image, mask = flip_and_turn(rng, resize_to_input(image, size_hw), resize_mask(mask, size_hw))
+            image = photometric(rng, image)
+        is_anomalous = bool(mask.sum() >= MIN_AREA_PX) if sample.has_pixel_truth else sample.is_anomalous
+        return Item(
+            image_bgr=image,
+            mask=mask if is_anomalous else mask * 0,
+            is_anomalous=is_anomalous,
+            has_pixel_truth=sample.has_pixel_truth,
+            product=sample.product,
+        )
+
+    def _synthetic(self, rng: Rng, size_hw: tuple[int, int]) -> Item:
+        silhouette, donor = None, self._texture(rng, size_hw)[0]
+        is_printed = bool(rng.random() < self._spec.printed_fraction)
+        if is_printed:
+            picture, product = printed_picture(rng, size_hw), GENERIC_PRODUCT
+        elif rng.random() < self._spec.texture_fraction:
+            picture, product = self._texture(rng, size_hw)
+            if rng.random() < 0.25:
+                picture = with_inclusions(rng, picture)
+            if rng.random() < 0.5:
+                picture, silhouette = object_picture(rng, picture, self._texture(rng, size_hw)[0])
+            if rng.random() < 0.3:
+                before = picture
+                picture = with_fixture(rng, picture)
+                if silhouette is None:  # what was covered is no place for an anomaly
+                    silhouette = (cv2.absdiff(before, picture).max(axis=2) == 0).astype(np.uint8)
+        else:
+            sample = self._pick(rng, is_anomalous=False)
+            image, mask = random_crop(rng, *sample.load())
+            picture, _ = flip_and_turn(rng, resize_to_input(image, size_hw), resize_mask(mask, size_hw))
+            product = sample.product
+        mask = np.zeros(picture.shape[:2], np.uint8)
+        if rng.random() < self._spec.anomalous_fraction:
+            picture, mask = add_anomalies(rng, picture, donor, silhouette, of_edges=is_printed)
+        return Item(
+            image_bgr=photometric(rng, picture),
+            mask=mask,
+            is_anomalous=bool(mask.any()),
+            has_pixel_truth=True,
+            product=product,
+        )
+
+    def _texture(self, rng: Rng, size_hw: tuple[int, int]) -> tuple[Image, str]:
+        texture = self._textures[int(rng.integers(len(self._textures)))]
+        return texture_picture(rng, read_image(texture.image), size_hw), texture.material
+
+
+def resize_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """uint8 [h, w]: the mask at another size; a pixel counts when a quarter of it is defect, so thin ones survive."""
+    if mask.shape == size_hw:
+        return mask
+    shrinks = mask.shape[0] > size_hw[0] or mask.shape[1] > size_hw[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = cv2.resize(mask.astype(np.float32), size_hw[::-1], interpolation=method)
+    return (resized >= (0.25 if shrinks else 0.5)).astype(np.uint8)
+
+
+def random_crop(rng: Rng, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The whole picture half of the time, else a crop of 30-100 % of its area at an aspect changed by up to 4:3."""
+    height, width = mask.shape
+    if rng.random() < 0.5:
+        return image, mask
+    side, aspect = np.sqrt(rng.uniform(0.3, 1)), np.exp(rng.uniform(-0.29, 0.29) / 2)
+    crop_h = max(8, min(height, int(height * side * aspect)))
+    crop_w = max(8, min(width, int(width * side / aspect)))
+    top, left = int(rng.integers(max(1, height - crop_h + 1))), int(rng.integers(max(1, width - crop_w + 1)))
+    return image[top : top + crop_h, left : left + crop_w], mask[top : top + crop_h, left : left + crop_w]
+
+
+def flip_and_turn(rng: Rng, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Random mirror, and quarter turns where the picture is square."""
+    turns = int(rng.integers(4)) if image.shape[0] == image.shape[1] else 2 * int(rng.integers(2))
+    image, mask = np.rot90(image, turns), np.rot90(mask, turns)
+    if rng.random() < 0.5:
+        image, mask = image[:, ::-1], mask[:, ::-1]
+    return np.ascontiguousarray(image), np.ascontiguousarray(mask)

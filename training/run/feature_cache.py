@@ -1,0 +1,61 @@
+"""Tokens of a frozen backbone, computed once a picture and kept on disk."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsad_core.heads import Tokens
+from zsad_core.model import Detector
+
+
+class FeatureCache:
+    """Tokens by the hash of the resized picture, one memory-mapped float16 file each.
+
+    Files lie in a folder named by a hash of the backbone's config and weights, so one folder serves many runs. The
+    content is the key: whatever changes the picture (file, size, augmentation) misses the cache instead of lying.
+    Tokens are computed in float32 whatever the run's precision is, so that runs of any precision can share them.
+    """
+
+    def __init__(self, folder: Path, detector: Detector) -> None:
+        if not detector.needs_text:
+            raise ValueError(
+                f"{detector.config.method} trains tokens inside the backbone: it can have no feature cache"
+            )
+        if any(parameter.requires_grad for parameter in detector.backbone.parameters()):
+            raise ValueError("a feature cache needs a frozen backbone: set trainable_blocks to 0")
+        self._detector = detector
+        digest = hashlib.sha256(detector.backbone.config.model_dump_json().encode())
+        for name, value in detector.backbone.state_dict().items():
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        self._folder = folder / digest.hexdigest()[:16]
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def tokens(self, images_bgr: Tensor) -> Tokens:
+        """As `Detector.tokens`, for uint8 [B, H, W, 3]; what is missing is computed and kept."""
+        files = [self._file(image) for image in images_bgr]
+        missing = [index for index, file in enumerate(files) if not file.is_file()]
+        if missing:
+            with torch.no_grad(), torch.autocast(images_bgr.device.type, enabled=False):
+                computed = self._detector.tokens(images_bgr[missing])
+            cls_tokens, patch_tokens = torch.stack(computed.cls_tokens, 1), torch.stack(computed.patch_tokens, 1)
+            packed = torch.cat([cls_tokens.unsqueeze(2), patch_tokens], dim=2)
+            for index, tokens in zip(missing, packed.half().cpu().numpy(), strict=True):
+                partial = files[index].with_suffix(f".{os.getpid()}.partial.npy")  # another process may write it too
+                np.save(partial, tokens)  # [L, 1 + N, D]
+                partial.replace(files[index])
+        loaded = torch.from_numpy(np.stack([np.load(file, mmap_mode="r") for file in files]))  # [B, L, 1 + N, D]
+        loaded = loaded.to(images_bgr.device).float()
+        taps = range(loaded.shape[1])
+        return Tokens(
+            cls_tokens=[loaded[:, tap, 0] for tap in taps],
+            patch_tokens=[loaded[:, tap, 1:] for tap in taps],
+            grid_hw=self._detector.backbone.grid_hw((images_bgr.shape[1], images_bgr.shape[2])),
+        )
+
+    def _file(self, image_bgr: Tensor) -> Path:
+        digest = hashlib.sha256(str(tuple(image_bgr.shape)).encode() + image_bgr.cpu().numpy().tobytes())
+        return self._folder / f"{digest.hexdigest()[:32]}.npy"

@@ -1,0 +1,101 @@
+"""What a training step lowers: the seam between the trainer, which knows steps and files, and a loss."""
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zsad_core.heads import Target, scaled
+from zsad_core.model import Detector
+from zsad_training.config import OptimisationSpec
+from zsad_training.pictures import Batch
+from zsad_training.run.devices import autocast
+from zsad_training.run.feature_cache import FeatureCache
+
+
+class Objective(Protocol):
+    """A loss of a batch that is computed in parts, by one process or several."""
+
+    @property
+    def identity(self) -> str:
+        """What the result depends on beside the run's settings."""
+
+    @property
+    def extra(self) -> nn.Module:
+        """What is trained with the detector and is no part of it; a module without parameters where there is none."""
+
+    def counts(self, batch: Any) -> list[int]:
+        """Pictures of a part of the batch over which each kind of loss is a mean."""
+
+    def terms(self, batch: Any, totals: list[int]) -> dict[str, Tensor]:
+        """The losses of a part by name; `total` is lowered. Each adds up over the parts to the whole batch's.
+
+        Args:
+            batch: the part.
+            totals: of `counts`, over all parts.
+        """
+
+
+class MethodsLoss:
+    """The method's own loss on labelled pictures."""
+
+    identity = ""
+
+    def __init__(
+        self,
+        detector: Detector,
+        text: dict[str, np.ndarray],
+        spec: OptimisationSpec,
+        *,
+        device: torch.device,
+        feature_cache: FeatureCache | None = None,
+    ) -> None:
+        self.extra = nn.Module()
+        self._detector = detector
+        self._text = text
+        self._spec = spec
+        self._device = device
+        self._cache = feature_cache
+
+    def counts(self, batch: Batch) -> list[int]:
+        """Pictures with pixel truth, and all."""
+        return [int(batch.has_pixel_truth.sum()), len(batch.products)]
+
+    def terms(self, batch: Batch, totals: list[int]) -> dict[str, Tensor]:
+        """The method's parts and their weighted sum; see `Objective.terms`."""
+        with_truth, pictures = self.counts(batch)
+        target = target_of(batch, self._spec.loss_stride, self._device)
+        text = stacked_text(self._text, batch.products, self._device) if self._detector.needs_text else None
+        with autocast(self._spec.mixed_precision, self._device):
+            output = self._forward(batch, text, (target.mask.shape[1], target.mask.shape[2]))
+        loss = scaled(
+            self._detector.head.loss(output, target),
+            pixel=with_truth / max(1, totals[0]),
+            image=pictures / totals[1],
+        )
+        return {"total": loss.total, **{name: term for name, term in vars(loss).items() if term is not None}}
+
+    def _forward(self, batch: Batch, text: Tensor | None, map_hw: tuple[int, int]) -> Any:
+        images = batch.images_bgr.to(self._device)
+        if self._cache is None:
+            return self._detector(images, text, map_hw=map_hw)
+        return self._detector.head(self._cache.tokens(images), text, map_hw=map_hw)
+
+
+def target_of(batch: Batch, loss_stride: int, device: torch.device) -> Target:
+    """What the batch should be answered with, its masks at 1/loss_stride of the picture."""
+    masks = batch.masks.to(device)
+    if loss_stride > 1:
+        masks = F.max_pool2d(masks.unsqueeze(1), loss_stride).squeeze(1)  # a thin defect stays one
+    return Target(
+        mask=masks,
+        is_anomalous=batch.is_anomalous.to(device),
+        has_pixel_truth=batch.has_pixel_truth.to(device),
+    )
+
+
+def stacked_text(text: dict[str, np.ndarray], products: list[str], device: torch.device) -> Tensor:
+    """[B, T, 2] of the products' embeddings."""
+    return torch.from_numpy(np.stack([text[product] for product in products])).to(device)

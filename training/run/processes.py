@@ -1,0 +1,80 @@
+"""The processes that share one training run: this one alone, or those that torchrun started."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from zsad_training.run.devices import pick_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """What this process is among them. Every method is called by all of them, in the same order."""
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one validates, logs and saves."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Returns once all have come here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of all processes' `values`, which is overwritten."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replaces each gradient by its sum over the processes.
+
+        A parameter that no process has a gradient for keeps none: a zero would let the optimiser decay it.
+        Explicit, and not DistributedDataParallel: the head is called without its detector where features are cached,
+        parts of a batch are accumulated, and blocks after the last tap have no gradient at all.
+        """
+        if self.count == 1:
+            return
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        has_gradient = torch.tensor([float(one.grad is not None) for one in trained], device=self.device)
+        flat = [one.grad.flatten() if one.grad is not None else torch.zeros_like(one).flatten() for one in trained]
+        has_gradient, *sums = self.sum(torch.cat([has_gradient, *flat])).split([len(trained), *map(len, flat)])
+        for parameter, used, total in zip(trained, has_gradient.tolist(), sums, strict=True):
+            parameter.grad = total.view_as(parameter) if used else None
+
+
+@contextmanager
+def join_processes(device_name: str) -> Iterator[Processes]:
+    """Joins the others that torchrun started, by gloo on CPUs and NCCL on GPUs, a GPU each; alone without torchrun.
+
+    Raises:
+        ValueError: the device is not here, or there are more processes than GPUs.
+    """
+    device = pick_device(device_name)
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes(device=device)
+        return
+    if device.type == "cuda":
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
+            raise ValueError(f"process {local} has no GPU, there are {gpus}: start torchrun --nproc_per_node={gpus}")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    # All wait while the first one validates, for as long as it takes; torchrun ends them should it die.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
+    try:
+        yield Processes(device=device, rank=dist.get_rank(), count=count)
+    finally:
+        dist.destroy_process_group()

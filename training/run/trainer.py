@@ -1,0 +1,305 @@
+"""One training run: resumable, deterministic, its epoch chosen on the validation part.
+
+What it computes does not depend on how often it was killed, and but for rounding not on the number of processes or of
+parts that a batch is split into: an item is a function of (seed, index), a step's noise one of (seed, step), and every
+part's losses count by its share of the batch's pictures. A decoder that is told distances is the exception: it
+normalises them by the mean and variance of each part, and keeps the first process's.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from zsad_core.model import Detector, save_checkpoint
+from zsad_training.config import TrainConfig
+from zsad_training.measure import Validation, ValidationPictures
+from zsad_training.pictures import Batch, collate
+from zsad_training.run.devices import pick_precision
+from zsad_training.run.feature_cache import FeatureCache
+from zsad_training.run.objective import MethodsLoss, Objective
+from zsad_training.run.processes import Processes
+from zsad_training.run.resume import RESUME, load_resume, save_resume
+from zsad_training.run.run_log import RunLog
+
+logger = logging.getLogger(__name__)
+
+BEST, LOG = "best.safetensors", "log.csv"
+
+
+@dataclass
+class State:
+    """Where a run is; with the weights and the optimiser, all that resuming needs."""
+
+    step: int = 0
+    best_criterion: float = -math.inf
+    seconds: float = 0.0
+    log_bytes: int = 0  # size of log.csv
+
+
+class Trainer:
+    """Runs `config` to its end, or from where a killed run with the same config and folder stopped.
+
+    Among several processes each takes its share of every batch; the first one alone validates, logs and saves.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        detector: Detector,
+        pictures: Dataset[Any],
+        validation: ValidationPictures,
+        text: dict[str, np.ndarray],
+        *,
+        steps_per_epoch: int,
+        processes: Processes,
+        record: dict[str, Any],
+        feature_cache: FeatureCache | None = None,
+        objective: Objective | None = None,
+        collate: Callable[[list[Any]], Batch] = collate,
+    ) -> None:
+        """Reads and writes nothing yet.
+
+        Args:
+            config: of the run.
+            detector: that trains.
+            pictures: any index is an item.
+            validation: chooses the epoch and sets the threshold.
+            text: product -> [T, 2], of all that pictures and validation name.
+            steps_per_epoch: optimiser steps.
+            processes: that share the run.
+            record: goes into the checkpoint, with what validation measured.
+            feature_cache: of the frozen backbone; for the method's own loss alone.
+            objective: what is lowered; None is the method's own loss.
+            collate: makes the batch that the objective takes of items.
+
+        Raises:
+            ValueError: the batch cannot be shared evenly.
+        """
+        parts = processes.count * config.optimisation.accumulate
+        if config.optimisation.batch_size % parts:
+            raise ValueError(
+                f"batch_size {config.optimisation.batch_size} cannot be shared evenly by {processes.count} processes "
+                f"in {config.optimisation.accumulate} parts each: choose a multiple of {parts}"
+            )
+        device = processes.device
+        self._processes = processes
+        self._config = config
+        self._detector = detector.to(device)
+        self._pictures = pictures
+        self._validation = validation
+        self._text = text
+        self._collate = collate
+        self._steps_per_epoch = steps_per_epoch
+        self._total_steps = steps_per_epoch * config.optimisation.epochs
+        self._device = device
+        self._record = record
+        self._objective = objective or MethodsLoss(
+            self._detector, text, config.optimisation, device=device, feature_cache=feature_cache
+        )
+        self._state = State()
+        spec = config.optimisation
+        groups = detector.parameter_groups(
+            lr=spec.lr,
+            token_lr=spec.token_lr,
+            backbone_lr=spec.backbone_lr,
+            trainable_blocks=spec.trainable_blocks,
+        )
+        if extra := list(self._objective.extra.parameters()):
+            groups.append({"params": extra, "lr": spec.lr})
+        self._trained = [*detector.parameters(), *extra]
+        self._optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=spec.weight_decay)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, self._lr_factor)
+        scales = pick_precision(spec.mixed_precision, device) is torch.float16
+        # torch's own first scale, 65536, overflows with logits of a hundred and loses the first steps.
+        self._scaler = torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=scales)
+        self._average = (
+            torch.optim.swa_utils.AveragedModel(
+                detector, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(spec.ema_decay)
+            )
+            if spec.ema_decay
+            else None
+        )
+
+    def run(self) -> Path:
+        """Trains, and gives the path of the best checkpoint.
+
+        Raises:
+            ValueError: the loss is no number; the step and the learning rate are named.
+        """
+        out = self._config.out
+        out.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        self._processes.wait()  # until all have read what the first one will overwrite
+        with RunLog(out / LOG, size=self._state.log_bytes) if self._processes.is_first else nullcontext() as log:
+            while self._state.step < self._total_steps:
+                self._train_epoch(log)
+                epoch = self._state.step // self._steps_per_epoch
+                if log and (epoch % self._config.validation.every_epochs == 0 or self._state.step == self._total_steps):
+                    self._validate(log, epoch)
+                self._save(log)
+                self._processes.wait()
+        return out / BEST
+
+    def _train_epoch(self, log: RunLog | None) -> None:
+        spec = self._config.optimisation
+        first = self._state.step
+        end = min((first // self._steps_per_epoch + 1) * self._steps_per_epoch, self._total_steps)
+        loader = DataLoader(
+            self._pictures,
+            batch_sampler=[indices for step in range(first, end) for indices in self._shares(step)],
+            collate_fn=self._collate,
+            num_workers=self._config.workers,
+            prefetch_factor=4 if self._config.workers else None,
+            worker_init_fn=_one_thread,
+        )
+        self._detector.train()
+        started = time.monotonic()
+        epoch = first // self._steps_per_epoch + 1
+        label, hidden = f"epoch {epoch}/{spec.epochs}", None if log else True  # None: shown on a terminal
+        batches = iter(loader)
+        for _ in tqdm(range(first, end), desc=label, leave=False, disable=hidden):
+            losses = self._step([next(batches) for _ in range(spec.accumulate)])
+            self._state.step += 1
+            if log:
+                for name, value in losses.items():
+                    log.write(self._state.step, "train", f"loss_{name.strip('_')}", value)
+            if spec.save_every_steps and self._state.step % spec.save_every_steps == 0 and self._state.step < end:
+                self._state.seconds += time.monotonic() - started
+                started = time.monotonic()
+                self._save(log)
+        self._state.seconds += time.monotonic() - started
+
+    def _shares(self, step: int) -> list[list[int]]:
+        """The indices of this process's part of a step's batch, for each backward pass."""
+        spec = self._config.optimisation
+        own = range(step * spec.batch_size, (step + 1) * spec.batch_size)[self._processes.rank :: self._processes.count]
+        return [list(own[part :: spec.accumulate]) for part in range(spec.accumulate)]
+
+    def _step(self, batches: list[Batch]) -> dict[str, float]:
+        """One step on the parts of this process; gives the losses of the whole batch by name."""
+        counts = torch.tensor([self._objective.counts(batch) for batch in batches]).sum(dim=0)
+        totals = self._processes.sum(counts.to(self._device)).tolist()
+        self._optimiser.zero_grad(set_to_none=True)
+        of_parts = []
+        for part, batch in enumerate(batches):
+            torch.manual_seed(self._noise_seed(part))
+            terms = self._objective.terms(batch, totals)
+            self._scaler.scale(terms["total"]).backward()
+            of_parts.append(torch.stack([term.detach().float() for term in terms.values()]))
+        losses = dict(zip(terms, self._processes.sum(torch.stack(of_parts).sum(dim=0)).tolist(), strict=True))
+        if not math.isfinite(losses["total"]):
+            rates = self._schedule.get_last_lr()
+            raise ValueError(
+                f"the loss is {losses['total']} at step {self._state.step}, learning rates {rates}: lower them, or "
+                "train without mixed precision"
+            )
+        self._processes.sum_gradients(self._trained)
+        self._scaler.unscale_(self._optimiser)
+        nn.utils.clip_grad_norm_(self._trained, 1.0)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        self._schedule.step()
+        if self._average is not None:
+            self._average.update_parameters(self._detector)
+        return losses
+
+    def _noise_seed(self, part: int) -> int:
+        """Of what torch draws in a step (dropout), so that a resumed run draws what an unbroken one would have."""
+        key = [self._config.seed, 3, self._state.step, self._processes.rank, part]
+        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+    def _validate(self, log: RunLog, epoch: int) -> None:
+        detector = self._detector
+        if self._average is not None:
+            detector = cast(Detector, self._average.module)
+        detector.eval()
+        result = self._validation.run(detector, self._text, device=self._device)
+        for row in result.rows:
+            for metric in ("image_auroc", "pixel_auroc", "pixel_ap"):
+                log.write(self._state.step, row.dataset, metric, getattr(row, metric))
+        log.write(self._state.step, "validation", "criterion", result.criterion)
+        logger.info("epoch %d: validation %.4f, %.0f s of training", epoch, result.criterion, self._state.seconds)
+        for row in result.rows:
+            logger.info("  %s: image AUROC %s, pixel AUROC %s, AP %s", row.dataset, *_shown(row))
+        if result.criterion > self._state.best_criterion:
+            self._state.best_criterion = result.criterion
+            record = self._record | _validation_record(result, epoch, self._state)
+            save_checkpoint(self._config.out / BEST, detector, self._text, record)
+
+    def _lr_factor(self, step: int) -> float:
+        spec = self._config.optimisation
+        warmup = max(1, round(spec.warmup_fraction * self._total_steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        if spec.schedule == "constant":
+            return 1.0
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self._total_steps - warmup)))
+        return spec.lr_floor + (1 - spec.lr_floor) * cosine
+
+    def _save(self, log: RunLog | None) -> None:
+        if log is None:
+            return
+        self._state.log_bytes = log.save()
+        contents = {
+            "state": vars(self._state),
+            "detector": self._detector.state_dict(),
+            "extra": self._objective.extra.state_dict(),
+            "average": self._average.state_dict() if self._average is not None else None,
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+        save_resume(self._config.out / RESUME, self._identity(), contents)
+
+    def _identity(self) -> str:
+        return self._config.identity() + self._objective.identity
+
+    def _resume(self) -> None:
+        saved = load_resume(self._config.out / RESUME, self._identity())
+        if saved is None:
+            return
+        self._state = State(**saved["state"])
+        self._detector.load_state_dict(saved["detector"])
+        self._objective.extra.load_state_dict(saved.get("extra", {}))
+        if self._average is not None:
+            self._average.load_state_dict(saved["average"])
+        self._optimiser.load_state_dict(saved["optimiser"])
+        self._schedule.load_state_dict(saved["schedule"])
+        self._scaler.load_state_dict(saved["scaler"])
+        logger.info("resuming after step %d of %d", self._state.step, self._total_steps)
+
+
+def _one_thread(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _shown(row: Any) -> tuple[str, str, str]:
+    def text(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    return text(row.image_auroc), text(row.pixel_auroc), text(row.pixel_ap)
+
+
+def _validation_record(result: Validation, epoch: int, state: State) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "steps": state.step,
+        "training_seconds": round(state.seconds),
+        "validation": [row.model_dump() for row in result.rows],
+        "threshold": {"value": result.threshold, "false_reject_rate": result.false_reject_rate},
+        "region_level": result.region_level,
+    }
