@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "settings.json"  # in the state folder
 MAX_FILE_BYTES = 4_000_000
+CLOSE_S = 0.3  # for a write in progress at the end
 CLOCK_WAS_AHEAD_S = 3600.0  # what this device remembers of commands cannot lie further in the future
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 CommandId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
@@ -100,9 +101,13 @@ class StoredSettings:
             return True
 
     def close(self) -> None:
-        """Nothing is written from now on, whoever still holds this: the file belongs to the next one to open it."""
-        with self._lock:
-            self._closed = True
+        """Nothing is written from now on, whoever still holds this: the file belongs to the next one to open it.
+
+        A write in progress is waited for, unless the disk hangs.
+        """
+        self._closed = True
+        if self._lock.acquire(timeout=CLOSE_S):
+            self._lock.release()
 
     def _note(self, fault: str | None) -> None:
         if fault == self._fault:

@@ -53,6 +53,7 @@ class Observer:
                 acknowledged=stats.acknowledged,
                 replayed=stats.replayed,
                 given_up=stats.given_up_by_cause,
+                attached_images_given_up=stats.evidence_given_up_by_cause,
             ),
             evidence=self._evidence.stats if self._evidence is not None else None,
         )

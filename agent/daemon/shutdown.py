@@ -18,6 +18,7 @@ from zsad_agent.mqtt import Publisher
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 1.0  # on a signal: for the picture that the model is at
+DRAIN_HUNG_S = 0.1  # likewise, while the disk hangs: no result can leave
 FLUSH_ON_SIGNAL_S = 0.4
 FLUSH_PATIENCE_S = 5.0  # at the end of a source: without a result leaving, so that an absent broker holds nobody up
 FLUSH_AT_END_S = 60.0  # in all
@@ -60,7 +61,7 @@ class Ending(NamedTuple):
 def wind_up(pipeline: Pipeline, publisher: Publisher, spool: Path, ends: Sequence[threading.Event]) -> Ending:
     """Lets what was inspected reach the spool, then the broker, for a bounded time."""
     pipeline.stop()
-    drained = in_time(pipeline.wait, DRAIN_S, ends)
+    drained = in_time(pipeline.wait, DRAIN_HUNG_S if publisher.disk_hangs else DRAIN_S, ends)
     if not drained:
         said = "stopped without waiting longer, so the latest picture may have no result: %s"
         logger.warning(said, pipeline.stuck(0.0) or "busy")
@@ -68,7 +69,7 @@ def wind_up(pipeline: Pipeline, publisher: Publisher, spool: Path, ends: Sequenc
     if not any(end.is_set() for end in ends):
         unsent = _flush_at_end(publisher, ends[0])
     else:
-        unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected else 0.0)
+        unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected and not publisher.disk_hangs else 0.0)
     lost = publisher.keep() if unsent else 0
     if lost:
         logger.error("%d results are LOST: no broker took them, and the spool %s takes nothing", lost, spool)

@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -20,7 +19,6 @@ logger = logging.getLogger(__name__)
 WAIT_S = 0.25  # longest wait of a stage before it gives a sign of life again
 CONCLUSION_PLACES = 4  # inspected pictures that may wait for the disk
 MOST_AT_ONCE = CONCLUSION_PLACES + 1  # results that one wait for the disk makes durable
-MOST_UNSETTLED = 10_000  # pictures of a watched folder whose results the disk does not take; of more the oldest stay
 SHARED = ("inference", "publishing")  # the threads that serve every line
 
 
@@ -34,11 +32,12 @@ class Sink(Protocol):
 class BatchSink(Sink, Protocol):
     """A sink that takes several results for the price of one, because it waits for the disk."""
 
-    def accept_all(self, results: Sequence[tuple[dict[str, Any], bytes | None]]) -> None: ...
-
-    @property
-    def safe(self) -> bool:
-        """Whether nothing that it accepted would be lost if the process were killed now."""
+    def accept_all(
+        self,
+        results: Sequence[tuple[dict[str, Any], bytes | None]],
+        on_durable: Sequence[Callable[[], None] | None],
+    ) -> None:
+        """`on_durable` of a result is called, from any thread, once a killed process would not lose it any more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,13 +85,21 @@ class Pipeline:
         Args:
             lines: served in turn, so that under overload each gets the same number of inspections.
             news: the condition that the lines' slots were made with.
-            sinks: each is given every result, of each camera in the order of capture.
+            sinks: each is given every result, of each camera in the order of capture. One at most keeps results: a
+                `BatchSink`. Without it a result is durable when the sinks have taken it.
             stop: the one that every `capture` was given.
             evidence: given every result with its picture, after the sinks.
             on_crash: told of an error that ends a thread, and of the thread's name.
             max_frames: ends after so many pictures; None: when all sources have ended.
             clock: monotonic seconds.
+
+        Raises:
+            ValueError: several sinks keep results.
         """
+        keepers = [sink for sink in sinks if isinstance(sink, BatchSink)]
+        if len(keepers) > 1:
+            raise ValueError(f"one sink at most keeps results, got {len(keepers)}")
+        self._keeper = keepers[0] if keepers else None
         self._lines = lines
         self._turns = Turns([line.slot for line in lines], news)
         self._sinks = sinks
@@ -104,7 +111,6 @@ class Pipeline:
         self._halt = threading.Event()  # no further picture goes to the model, though one may wait
         self._inspected: Handover[tuple[Line, Inspected]] = Handover(CONCLUSION_PLACES)
         self._signs_s: dict[str, float] = {}
-        self._unsettled: deque[Callable[[], None]] = deque(maxlen=MOST_UNSETTLED)
         bodies = {f"capture-{line.name}": line.capture.run for line in lines}
         bodies |= {"inference": self._infer, "publishing": self._conclude}
         self._threads = {
@@ -208,12 +214,9 @@ class Pipeline:
                 try:
                     concluded = self._inspected.get(WAIT_S)
                 except SlotClosed:
-                    self._settle()
                     return
-                if concluded is None:
-                    self._settle()
-                    continue
-                self._conclude_with_waiting(concluded)
+                if concluded is not None:
+                    self._conclude_with_waiting(concluded)
         finally:
             self._inspected.close()
 
@@ -239,21 +242,15 @@ class Pipeline:
             return None
 
     def _hand_over(self, captured: Sequence[Captured], results: Sequence[tuple[dict[str, Any], bytes | None]]) -> None:
+        """A picture whose result is lost is never told that it is done: its file stays, and is inspected again."""
+        if self._keeper is not None:
+            self._keeper.accept_all(results, [item.done for item in captured])
         for sink in self._sinks:
-            if isinstance(sink, BatchSink):
-                sink.accept_all(results)
-            else:
+            if sink is not self._keeper:
                 for result, heatmap in results:
                     sink.accept(result, heatmap)
         for item, (result, heatmap) in zip(captured, results, strict=True):
             if self._evidence is not None:
                 self._evidence.keep(result, item.image_bgr if isinstance(item, Frame) else None, heatmap)
-            if item.done is not None:
-                self._unsettled.append(item.done)
-        self._settle()
-
-    def _settle(self) -> None:
-        """Tells those who wait for it that their results are safe; while the disk takes none, they are not."""
-        if self._unsettled and all(sink.safe for sink in self._sinks if isinstance(sink, BatchSink)):
-            while self._unsettled:
-                self._unsettled.popleft()()
+            if self._keeper is None and item.done is not None:
+                item.done()

@@ -36,6 +36,7 @@ class BrokerSnapshot:
     acknowledged: int
     replayed: int
     given_up: Mapping[str, int]  # results by cause
+    attached_images_given_up: Mapping[str, int]  # pictures that were to follow their results (`spool.pictures`)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

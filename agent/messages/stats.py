@@ -86,6 +86,7 @@ def build_stats(agent: AgentSnapshot, recent: RecentResults, at: datetime | None
             "acknowledged": agent.broker.acknowledged,
             "replayed": agent.broker.replayed,
             "given_up": dict(agent.broker.given_up),
+            "attached_images_given_up": dict(agent.broker.attached_images_given_up),
         },
         "evidence": asdict(agent.evidence) if agent.evidence is not None else None,
     }

@@ -67,25 +67,6 @@ class Metrics:
         if latency_ms["inference"] is not None:
             self._inference_s.labels(camera).observe(latency_ms["inference"] / 1000)
 
-    def register(
-        self, kind: Kind, name: str, text: str, read: Callable[[], Values], labels: Sequence[str] = ()
-    ) -> None:
-        """Adds a metric that is read at each scrape.
-
-        Args:
-            kind: a counter's `name` ends in `_total`.
-            name: `zsad_…`, with its unit.
-            text: what it is, for people.
-            read: the value, or one for each tuple of label values.
-            labels: their names.
-
-        Raises:
-            ValueError: the name is taken, or does not fit the kind.
-        """
-        if (kind == "counter") != name.endswith("_total"):
-            raise ValueError(f"{name}: a counter's name ends in _total, and no other's")
-        self._registry.register(_Reading(lambda: [_family(kind, name, text, read(), labels)], name))
-
     def render(self) -> bytes:
         """All of it in Prometheus' text format, `CONTENT_TYPE`."""
         return prometheus_client.generate_latest(self._registry)
@@ -94,14 +75,9 @@ class Metrics:
 class _Reading(Collector):
     """Metrics that are made when they are asked for. What cannot be read is left out, and the others are answered."""
 
-    def __init__(self, read: Callable[[], Iterable[Metric]], name: str | None = None) -> None:
+    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
         self._read = read
-        self._name = name
         self._failing = False
-
-    def describe(self) -> list[Metric]:
-        """Claims the name, so that a second metric of that name is refused."""
-        return [Metric(self._name, "", "unknown")] if self._name is not None else []
 
     def collect(self) -> Iterator[Metric]:
         try:
@@ -144,6 +120,8 @@ def _agent_metrics(agent: AgentSnapshot) -> Iterator[Metric]:
     yield _family("counter", "zsad_results_replayed_total", "Results sent as replayed.", broker.replayed)
     given_up = _by_label(broker.given_up)
     yield _family("counter", "zsad_results_given_up_total", "Results lost, by cause.", given_up, ["cause"])
+    images, text = _by_label(broker.attached_images_given_up), "Pictures attached to results and lost, by cause."
+    yield _family("counter", "zsad_attached_images_given_up_total", text, images, ["cause"])
     if agent.evidence is not None:
         kept, lost = "Results whose evidence was written.", "Results whose evidence the disk did not take."
         yield _family("counter", "zsad_evidence_kept_total", kept, agent.evidence.kept)

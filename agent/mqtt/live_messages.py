@@ -94,6 +94,11 @@ class RetainedStatuses:
         with self._lock:
             self._latest[topic] = self._due[topic] = payload
 
+    def again(self, topic: str, payload: bytes) -> None:
+        """The broker has refused `payload`: it is sent once more, or what has taken its place since."""
+        with self._lock:
+            self._due[topic] = self._latest.get(topic, payload)
+
     def all_due(self) -> None:
         """A new connection: the broker may have forgotten what it retained."""
         with self._lock:

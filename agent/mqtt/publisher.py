@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -157,8 +157,10 @@ class Publisher:
         """
         self._stopping.set()
         self._wake()
-        self._thread.join(GOODBYE_S + 0.1)  # a dial in progress cannot be cut short; it ends with the process
-        self._outbox.tidy(everything=True)
+        end_s = time.monotonic() + GOODBYE_S + 0.1  # neither a dial in progress nor a disk that hangs is waited for
+        self._thread.join(WAIT_S)
+        while self._thread.is_alive() and time.monotonic() < end_s and not self._spool.hangs:
+            self._thread.join(WAIT_S)
         if not self._thread.is_alive():
             self._wake_read.close()
             self._wake_write.close()
@@ -215,15 +217,27 @@ class Publisher:
         Raises:
             ValueError: the result holds NaN or infinity.
         """
-        self.accept_all([(result, heatmap)])
+        self.accept_all([(result, heatmap)], [None])
 
-    def accept_all(self, results: Sequence[tuple[dict[str, Any], bytes | None]]) -> None:
+    def accept_all(
+        self,
+        results: Sequence[tuple[dict[str, Any], bytes | None]],
+        on_durable: Sequence[Callable[[], None] | None],
+    ) -> None:
         """As `accept` for each, but the disk is waited for once. All are in the spool when this returns.
+
+        Args:
+            results: with their heatmaps.
+            on_durable: for each result what to call, from this thread or the sending one, once it is in the spool or
+                with the broker. Never called for a result that is given up before.
 
         Raises:
             ValueError: one of the results holds NaN or infinity; none was taken.
         """
-        entry_ids = self._outbox.add_all([self._accepted(result, heatmap) for result, heatmap in results])
+        accepted = [
+            self._accepted(result, heatmap, say) for (result, heatmap), say in zip(results, on_durable, strict=True)
+        ]
+        entry_ids = self._outbox.add_all(accepted)
         for entry_id, (result, heatmap) in zip(entry_ids, results, strict=True):
             if heatmap is not None:
                 self._pictures.offer(entry_id, self._topics.heatmap(str(result["camera"])), heatmap)
@@ -264,9 +278,9 @@ class Publisher:
         return self._outbox.unsent
 
     @property
-    def safe(self) -> bool:
-        """Whether all results that were accepted are in the spool, or with the broker."""
-        return self._outbox.safe
+    def disk_hangs(self) -> bool:
+        """Whether the spool's disk lets a call wait for so long that a stop should not wait for it."""
+        return self._spool.hangs
 
     def keep(self) -> int:
         """How many results can neither be sent nor kept, and are lost when the process ends; counted as given up."""
@@ -274,11 +288,13 @@ class Publisher:
         self._outbox.losses.note(Cause.DISK, "the agent ends, and the disk takes nothing", results=lost)
         return lost
 
-    def _accepted(self, result: dict[str, Any], heatmap: bytes | None) -> Accepted:
+    def _accepted(
+        self, result: dict[str, Any], heatmap: bytes | None, on_durable: Callable[[], None] | None
+    ) -> Accepted:
         picture = None
         if heatmap is not None and result["verdict"] in self._keeps_pictures_of:
             picture = (str(result["id"]), heatmap)
-        return Accepted(str(result["camera"]), encode(result), picture)
+        return Accepted(str(result["camera"]), encode(result), picture, on_durable)
 
     def _set_retained(self, topic: str, payload: bytes) -> None:
         self._statuses.set(topic, payload)
@@ -314,6 +330,7 @@ class Publisher:
             self._pictures.disconnected()
             self._snapshots.disconnected()
             self._outbox.rewind()
+            self._outbox.tidy(everything=True)
             self._first_attempt_over.set()
             if self._tally.acknowledged > acknowledged and time.monotonic() - started_s > STEADY_AFTER_S:
                 delay_s = self._reconnect_min_s

@@ -31,6 +31,7 @@ IDLE_S = 1.0  # longest sleep without an event
 UNTIDY_S = 0.1  # while acknowledged results still lie in the spool
 HOLD_MIN_S, HOLD_MAX_S = 1.0, 30.0  # until results are tried again with a broker that refuses them
 ASK_AGAIN_S = 60.0  # likewise, for a subscription
+STATUS_HOLD_MAX_S = 60.0  # from HOLD_MIN_S on, until a retained status that the broker refused is sent again
 RESULTS, EVIDENCE = "results", "evidence"  # of what the broker refuses, beside topics
 
 
@@ -76,6 +77,15 @@ class _Sent:
         return packet_bytes(self.topic, self.payload)
 
 
+@dataclass(slots=True)
+class _Refused:
+    """A retained status that the broker does not take."""
+
+    payload: bytes
+    hold_s: float
+    due_s: float
+
+
 class Session:
     """Sends results through a window of unacknowledged ones. Made for one connection, used by one thread.
 
@@ -84,6 +94,10 @@ class Session:
     that were on their way together with the first one refused.
 
     An evidence picture is in flight beside the window, one at a time: pictures hold up no result, and results none.
+
+    A retained status that the broker refuses is sent again after a while, too, and holds up nothing.
+
+    Never are more QoS 1 messages on their way, of all kinds together, than the broker's Receive Maximum.
     """
 
     def __init__(
@@ -97,6 +111,7 @@ class Session:
         self._in_flight: dict[int, _Sent] = {}  # by message id
         self._asked: dict[int, str] = {}  # message id of a subscription -> its topic
         self._ask_again: dict[str, float] = {}  # topics whose subscription was refused -> when to ask again
+        self._refused: dict[str, _Refused] = {}  # retained statuses, by topic
         self._answered = False  # the broker has taken a message over this connection
         self._held_until_s: float | None = None  # no results before, since the broker refuses them
         self._hold_s = HOLD_MIN_S
@@ -152,9 +167,16 @@ class Session:
             raise
         self._say_goodbye()
 
+    def _free(self) -> int:
+        """How many more QoS 1 messages the broker lets us send; the last place is for the goodbye."""
+        return max(1, self._link.receive_maximum - 1) - len(self._in_flight)
+
     def _send(self) -> None:
-        free = self._link.receive_maximum - len(self._in_flight)
-        for topic, payload in self._exchange.statuses.take_due(free).items():
+        for topic, refused in self._refused.items():
+            if time.monotonic() >= refused.due_s:
+                refused.due_s = float("inf")  # until the broker has answered
+                self._exchange.statuses.again(topic, refused.payload)
+        for topic, payload in self._exchange.statuses.take_due(self._free()).items():
             self._publish(topic, payload, retain=True)
         self._send_pictures()
         outbox = self._exchange.outbox
@@ -172,7 +194,7 @@ class Session:
         """One picture beside the window; none while the broker is suspected of not taking what comes."""
         held = self._held_until_s is not None or self._probing or self._exchange.sizes.careful
         held = held or time.monotonic() < self._evidence_held_until_s
-        if held or len(self._in_flight) >= max(1, self._link.receive_maximum - 1):
+        if held or self._free() <= 0:
             return
         picture = self._exchange.outbox.take_picture()
         if picture is None:
@@ -189,8 +211,7 @@ class Session:
             return 0
         if self._probing or self._exchange.sizes.careful:
             return max(0, 1 - len(self._in_flight))
-        free = max(1, self._link.receive_maximum - 1) - len(self._in_flight)  # the last place is for the goodbye
-        return max(0, min(free, self._window - len(self._in_flight) + len(self._evidence)))
+        return max(0, min(self._free(), self._window - len(self._in_flight) + len(self._evidence)))
 
     def _send_pictures(self) -> None:
         """Each after its result, as fast as the network takes them, so that none pile up behind it unseen."""
@@ -259,7 +280,7 @@ class Session:
         if picture_id is not None:
             self._note_evidence_answer(picture_id, answer)
         elif sent.entry_id is None:
-            exchange.health.complain(sent.topic, answer.refusal and f"refuses {sent.topic}: {answer.refusal}")
+            self._note_status_answer(sent, answer)
         elif answer.refusal is None:
             exchange.outbox.acknowledge(sent.entry_id)
             exchange.tally.acknowledged += 1
@@ -270,6 +291,14 @@ class Session:
             exchange.health.complain(RESULTS, f"refuses results: {answer.refusal}")
             self._held_until_s = time.monotonic() + self._hold_s
             self._hold_s = min(2 * self._hold_s, HOLD_MAX_S)
+
+    def _note_status_answer(self, sent: _Sent, answer: Answer) -> None:
+        self._exchange.health.complain(sent.topic, answer.refusal and f"refuses {sent.topic}: {answer.refusal}")
+        before = self._refused.pop(sent.topic, None)
+        if answer.refusal is not None:
+            hold_s = min(2 * before.hold_s, STATUS_HOLD_MAX_S) if before is not None else HOLD_MIN_S
+            payload = sent.payload.encode() if isinstance(sent.payload, str) else sent.payload
+            self._refused[sent.topic] = _Refused(payload, hold_s, time.monotonic() + hold_s)
 
     def _note_evidence_answer(self, picture_id: int, answer: Answer) -> None:
         """One that is refused is tried again after a while, and holds up those behind it."""
@@ -317,14 +346,21 @@ class Session:
 
     def _say_goodbye(self) -> None:
         """Sends no more results, waits for the acknowledgements; for a broker too slow now the will says `offline`."""
-        self._publish(self._topics.available, OFFLINE, retain=True)
         end_s = time.monotonic() + GOODBYE_S
-        while self._in_flight:
+        if not self._await_answers(end_s, on_their_way=self._link.receive_maximum - 1):
+            return
+        self._publish(self._topics.available, OFFLINE, retain=True)
+        if self._await_answers(end_s, on_their_way=0):
+            self._link.say_goodbye()
+
+    def _await_answers(self, end_s: float, *, on_their_way: int) -> bool:
+        """Until no more messages than that are unanswered; False when `end_s` comes first."""
+        while len(self._in_flight) > on_their_way:
             left_s = end_s - time.monotonic()
             if left_s <= 0:
-                return
+                return False
             self._poll(left_s)
-        self._link.say_goodbye()
+        return True
 
 
 def packet_bytes(topic: str, payload: str | bytes) -> int:

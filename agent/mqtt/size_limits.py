@@ -16,6 +16,7 @@ RIGHT_AFTER_S = 5.0  # a connection that ends later than this after a picture di
 PICTURE_CUTS = 2  # connections in a row that end right after a picture that is larger than what passed before
 RESULT_CUTS = 5  # likewise, with one and the same result as the only one on its way
 FORGET_S = 3600.0  # then larger pictures are tried again: the network may have been to blame
+BACK_AFTER_S = 60.0  # without a picture too large: pictures of both sizes in turn make no line each
 
 
 class SizeLimits:
@@ -26,7 +27,8 @@ class SizeLimits:
         self._stated: int | None = None  # by the broker
         self._learnt: int | None = None  # for pictures
         self._learnt_at_s = 0.0
-        self._skipping = False
+        self._smallest_left_out: int | None = None  # bytes, since it was said that pictures are left out; None: none
+        self._left_out_at_s = 0.0  # the latest
         self._passed = 0  # size of the largest message that has passed over this connection
         self._count = 0  # messages sent over this connection
         self._pictures: deque[tuple[int, int, float]] = deque(maxlen=100)  # (number, size, sent at), not known to pass
@@ -63,15 +65,30 @@ class SizeLimits:
             self._learnt = None
         limit = min((limit for limit in (self._stated, self._learnt) if limit is not None), default=None)
         fits = limit is None or size <= limit
-        if not fits and not self._skipping:
-            self._skipping = True
+        if fits:
+            self._note_fitting(size)
+            return True
+        if self._smallest_left_out is None:
             logger.warning(
                 "live pictures above %d bytes are left out, which the broker does not take (this one: %d). Lower "
                 "heatmap.max_bytes or max_width.",
                 limit,
                 size,
             )
-        return fits
+        self._note_left_out(size)
+        return False
+
+    def _note_left_out(self, size: int) -> None:
+        smallest = self._smallest_left_out
+        self._smallest_left_out = size if smallest is None else min(size, smallest)
+        self._left_out_at_s = self._clock_s()
+
+    def _note_fitting(self, size: int) -> None:
+        """Says that no picture is left out any more, if one of that size was, or none has been for a while."""
+        smallest = self._smallest_left_out
+        if smallest is not None and (size >= smallest or self._clock_s() - self._left_out_at_s > BACK_AFTER_S):
+            self._smallest_left_out = None
+            logger.info("back: live pictures fit again (this one: %d bytes)", size)
 
     def sent(self, size: int, *, picture: bool = False) -> int:
         """Notes a message and returns its number."""
@@ -131,7 +148,7 @@ class SizeLimits:
             self._picture_cuts = 0
             self._learnt = max(self._passed, self._smallest_suspect * 3 // 4)  # a limit is seldom just below it
             self._learnt_at_s = self._clock_s()
-            self._skipping = True
+            self._note_left_out(self._learnt + 1)
             logger.warning(
                 "the broker ended the connection right after a picture, twice in a row: those above %d bytes are left "
                 "out. Lower heatmap.max_bytes or max_width.",

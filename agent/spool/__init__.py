@@ -3,7 +3,7 @@
 Sending belongs in `mqtt`. May import `system`.
 """
 
-from zsad_agent.spool.clock import SpoolClock
+from zsad_agent.spool.clock import SpoolClock, Stamp
 from zsad_agent.spool.database import SpoolFile
 from zsad_agent.spool.given_up import Cause
 from zsad_agent.spool.outbox import Accepted, Outbox
@@ -19,5 +19,6 @@ __all__ = [
     "Spool",
     "SpoolClock",
     "SpoolFile",
+    "Stamp",
     "State",
 ]

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,9 @@ class SpoolFile:
     def __init__(self, path: Path, clock: SpoolClock, *, fsync_each: bool, wal_pages: int) -> None:
         self.path = path
         self.lock = threading.RLock()
-        self.state = State()  # as committed
+        self.state = State()  # as committed; replaced as a whole, so that it is read without the lock
+        self._measured = (path, Path(f"{path}-wal"))
+        self.bytes = 0  # of the file and its write-ahead log, likewise
         self._clock = clock
         self._fsync_each = fsync_each
         self._wal_pages = wal_pages
@@ -62,6 +64,12 @@ class SpoolFile:
         self._unsynced = False
         self._clock_runs = False
         self._looked_for_rescue = False
+        self._since_s: dict[int, float] = {}  # threads that are at the disk -> since when, monotonic
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds that the slowest call in progress has waited for the disk; 0 when there is none."""
+        return max((time.monotonic() - since_s for since_s in list(self._since_s.values())), default=0.0)
 
     def start(self) -> None:
         """A file that cannot be used now is tried again with every use.
@@ -79,7 +87,7 @@ class SpoolFile:
             pass
 
     def stop(self) -> None:
-        with self.lock:
+        with self._at_the_disk(), self.lock:
             self._close_connections()
             self._in_use = False
             if self._lock_fd is not None:
@@ -104,7 +112,7 @@ class SpoolFile:
         Raises:
             SpoolError: with the SQLite error as its cause where there is one.
         """
-        with self.lock:
+        with self._at_the_disk(), self.lock:
             if self._db is None:
                 done = "opened"
             try:
@@ -135,7 +143,7 @@ class SpoolFile:
         Raises:
             SpoolError
         """
-        with self._sync_lock:
+        with self._at_the_disk(), self._sync_lock:
             if self._sync_db is None or not self._unsynced:
                 return
             self._unsynced = False
@@ -144,6 +152,7 @@ class SpoolFile:
             except sqlite3.Error as error:
                 self._unsynced = True
                 raise SpoolError(f"{self.path}: the spool cannot be synced to disk: {error}") from error
+            self._measure()
 
     def shrink(self, pages_wanted: int) -> None:
         """Gives free pages back to the disk, some at a time: of a file of more than `pages_wanted`, or half empty.
@@ -166,6 +175,7 @@ class SpoolFile:
         try:
             db.execute("BEGIN IMMEDIATE")
             outcome = work(db, state)
+            state.oldest_accepted_s = spool_rows.oldest_accepted_s(db)
             spool_rows.write_state(db, state, self._clock.stamp())
             db.execute("COMMIT")
         except BaseException:
@@ -175,7 +185,28 @@ class SpoolFile:
             raise
         self.state = state
         self._unsynced = True
+        self._measure()
         return outcome
+
+    def _measure(self) -> None:
+        sizes = 0
+        for path in self._measured:
+            with contextlib.suppress(OSError):
+                sizes += path.stat().st_size
+        self.bytes = sizes
+
+    @contextlib.contextmanager
+    def _at_the_disk(self) -> Iterator[None]:
+        """Notes since when this thread waits for the disk, or for a thread that does."""
+        thread_id = threading.get_ident()
+        if thread_id in self._since_s:  # within another call
+            yield
+            return
+        self._since_s[thread_id] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._since_s[thread_id]
 
     def _open(self) -> sqlite3.Connection:
         self._take_lock()
@@ -216,6 +247,7 @@ class SpoolFile:
             self._clock.go_on_from(stamp)
             self._clock_runs = True
         self._db, self.state = db, state
+        self._measure()
         return db
 
     def _take_lock(self) -> None:

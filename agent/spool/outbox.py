@@ -1,10 +1,11 @@
 """The queue between accepting a result and the broker's acknowledgement. Knows no network."""
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +23,7 @@ UPKEEP_S = 2.0  # what a power cut can take, at most, with spool.fsync = periodi
 DELETE_BATCH = 100  # acknowledged results per commit
 DELETE_AFTER_S = 0.2  # longest time that an acknowledged result stays in the spool
 BACKLOG_EVERY = 4  # of the messages sent while both lanes have some, every so-manieth is of the backlog
+SILENT_S = 5.0  # a disk that lets a call wait for so long is a stated fault
 PICTURE_TRIES = 5  # connections that may end at the same picture before it is given up
 
 
@@ -32,6 +34,17 @@ class Accepted:
     camera: str
     body: bytes
     picture: tuple[str, bytes] | None = None  # the id that the message carries, and the JPEG that goes out after it
+    on_durable: Callable[[], None] | None = None  # called once it is on the disk or with the broker; if lost, never
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """What others may read without the lock, which is held while the disk is waited for."""
+
+    unsent: int = 0
+    unsent_pictures: int = 0
+    in_memory: int = 0  # results that are not known to be on the disk
+    fault: str | None = None
 
 
 @dataclass(slots=True)
@@ -56,7 +69,8 @@ class Outbox:
     moved there. Of more than `max_in_memory` the oldest are given up. Pictures are given up at once: they need the
     memory that results may need. Both are counted in `losses`.
 
-    `add` and `add_all` may be called by any thread; all else by one sending thread.
+    `add_all` may be called by any thread, and any thread may read a property, which never waits for the disk; all else
+    is for one sending thread.
     """
 
     def __init__(
@@ -66,6 +80,10 @@ class Outbox:
         self._max_in_memory = max_in_memory
         self._clock_s = clock_s
         self._lock = threading.RLock()
+        self._published = _Published()
+        self._arriving: dict[int, int] = {}  # threads that wait for the lock with results -> how many
+        self._on_durable: dict[int, Callable[[], None]] = {}  # of results in memory
+        self._durable: list[Callable[[], None]] = []  # to be called as soon as the lock is free
         self._memory: deque[Entry] = deque()  # newer than everything in the spool
         self._taken: set[int] = set()  # results on their way, not acknowledged
         self._acknowledged = IdRanges()  # results not yet deleted
@@ -82,8 +100,10 @@ class Outbox:
     @property
     def fault(self) -> str | None:
         """What is wrong with the spool at present; None when all is well."""
-        with self._lock:
-            return "; ".join(dict.fromkeys(why for why, _ in self._faults.values())) or None
+        faults = [self._published.fault] if self._published.fault is not None else []
+        if self._spool.silent_s > SILENT_S:
+            faults.append(f"{self._spool.path}: the disk has not answered for more than {SILENT_S:g} s")
+        return "; ".join(faults) or None
 
     @property
     def losses(self) -> Losses:
@@ -93,18 +113,16 @@ class Outbox:
     @property
     def unsent(self) -> int:
         """Results accepted, in this run or an earlier one, and not acknowledged."""
-        with self._lock:
-            return max(0, self._spool.count + len(self._memory) - len(self._acknowledged))
-
-    @property
-    def safe(self) -> bool:
-        """Whether no result waits in memory alone."""
-        with self._lock:
-            return all(entry.id in self._acknowledged for entry in self._memory)
+        return self._published.unsent + sum(list(self._arriving.values()))
 
     def keep(self) -> int:
-        """Tries the disk once more; how many results are not on it, which go with the process."""
-        with self._lock:
+        """Tries the disk once more, unless it hangs; how many results are not on it, which go with the process."""
+        lost: list[int] = []
+        self._spool.finish(lambda: lost.append(self._keep()))
+        return lost[0] if lost else self._published.in_memory + sum(list(self._arriving.values()))
+
+    def _keep(self) -> int:
+        with self._changing():
             if self._memory:
                 if fault := self._faults.get("append"):
                     self._faults["append"] = (fault[0], self._clock_s())
@@ -113,8 +131,7 @@ class Outbox:
 
     @property
     def unsent_pictures(self) -> int:
-        with self._lock:
-            return max(0, self._spool.picture_count - len(self._acknowledged_pictures))
+        return self._published.unsent_pictures
 
     @property
     def untidy(self) -> bool:
@@ -131,15 +148,23 @@ class Outbox:
         """Results with ids up to this are backlog, those above are live."""
         return self._live_after
 
-    def add(self, camera: str, body: bytes, picture: tuple[str, bytes] | None = None) -> int:
-        """Takes a result in and returns its id; it is durable now unless `fault` says otherwise."""
-        return self.add_all([Accepted(camera, body, picture)])[0]
-
     def add_all(self, results: Sequence[Accepted]) -> list[int]:
-        """Takes results in, in this order, with one commit, and returns their ids; else as `add`."""
-        with self._lock:
+        """Takes results in, in this order, with one commit, and returns their ids; durable now unless `fault` says so.
+
+        `on_durable` of a result is called by this thread or the sending one.
+        """
+        thread_id = threading.get_ident()
+        self._arriving[thread_id] = len(results)
+        with self._changing():
             entries = [Entry(self._spool.new_id(), result.camera, result.body) for result in results]
             self._memory.extend(entries)
+            self._on_durable |= {
+                entry.id: result.on_durable
+                for entry, result in zip(entries, results, strict=True)
+                if result.on_durable is not None
+            }
+            self._publish()  # before the disk, which may take long
+            del self._arriving[thread_id]
             pictures = [
                 Picture(entry.id, entry.camera, *result.picture)
                 for entry, result in zip(entries, results, strict=True)
@@ -154,7 +179,7 @@ class Outbox:
 
     def take(self, limit: int) -> list[Entry]:
         """The next results to send, at most `limit`, by the lanes' turns; none twice before `rewind`."""
-        with self._lock:
+        with self._changing():
             if limit <= 0:
                 return []
             live, backlog = (self._next_of(lane, limit) for lane in (self._live, self._backlog))
@@ -172,7 +197,7 @@ class Outbox:
 
     def take_picture(self) -> Picture | None:
         """The next picture to send whose result was taken; None while one is on its way."""
-        with self._lock:
+        with self._changing():
             if self._picture_on_its_way is not None or self._spool.picture_count == 0:
                 return None
             self._sent_pictures += 1
@@ -185,24 +210,21 @@ class Outbox:
 
     def acknowledge(self, entry_id: int) -> None:
         """The broker has the result; `tidy` deletes it."""
-        with self._lock:
-            self._taken.discard(entry_id)
-            self._note_acknowledged_at()
-            self._acknowledged.add(entry_id)
+        with self._changing():
+            self._note_durable(entry_id)
+            self._settle(entry_id)
 
     def refuse(self, entry_id: int) -> None:
         """The broker will never take the result: it is given up, and deleted like one that has arrived."""
-        with self._lock:
+        with self._changing():
             self.losses.note(Cause.REFUSED, "the broker takes no message as large", results=1)
-            self.acknowledge(entry_id)
+            self._on_durable.pop(entry_id, None)
+            self._settle(entry_id)
 
     def acknowledge_picture(self, picture_id: int) -> None:
         """The broker has the picture of that result; `tidy` deletes it."""
-        with self._lock:
-            if self._picture_on_its_way == picture_id:
-                self._picture_on_its_way = None
-            self._note_acknowledged_at()
-            self._acknowledged_pictures.add(picture_id)
+        with self._changing():
+            self._settle_picture(picture_id)
 
     def return_picture(self, picture_id: int) -> None:
         """The broker does not take the picture at present: it is the next of its lane again."""
@@ -214,13 +236,13 @@ class Outbox:
 
     def refuse_picture(self, picture_id: int) -> None:
         """The broker will never take the picture of that result: likewise."""
-        with self._lock:
+        with self._changing():
             self.losses.note(Cause.REFUSED, "the broker takes no message as large", pictures=1)
-            self.acknowledge_picture(picture_id)
+            self._settle_picture(picture_id)
 
     def rewind(self) -> None:
         """A connection was made, or is gone: all that was not acknowledged is backlog, and live what comes now."""
-        with self._lock:
+        with self._changing():
             self._taken.clear()
             self._live_after = self._spool.last_id
             self._backlog = _Lane(cursor=0, picture_cursor=0, end=self._live_after)
@@ -232,7 +254,7 @@ class Outbox:
     def tidy(self, *, everything: bool = False) -> None:
         """Deletes what was acknowledged (in batches, or all of it now), keeps up the file, retries a disk at fault."""
         now_s = self._clock_s()
-        with self._lock:
+        with self._changing():
             waiting = len(self._acknowledged) + len(self._acknowledged_pictures)
             due = waiting >= DELETE_BATCH or now_s - self._acknowledged_at_s >= DELETE_AFTER_S
             if waiting and (due or everything):
@@ -245,6 +267,44 @@ class Outbox:
             self._attempt("sync", self._spool.sync)
             if "read" in self._faults:  # with nothing to send no read would tell that it works again
                 self._attempt("read", self._try_to_read)
+            with self._lock:
+                self._publish()
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Holds the lock, publishes what has changed, and without the lock says which results are durable."""
+        with self._lock:
+            try:
+                yield
+            finally:
+                self._publish()
+            durable, self._durable = self._durable, []
+        for say in durable:
+            say()
+
+    def _publish(self) -> None:
+        self._published = _Published(
+            unsent=max(0, self._spool.count + len(self._memory) - len(self._acknowledged)),
+            unsent_pictures=max(0, self._spool.picture_count - len(self._acknowledged_pictures)),
+            in_memory=len(self._memory),
+            fault="; ".join(dict.fromkeys(why for why, _ in self._faults.values())) or None,
+        )
+
+    def _note_durable(self, entry_id: int) -> None:
+        if (say := self._on_durable.pop(entry_id, None)) is not None:
+            self._durable.append(say)
+
+    def _settle(self, entry_id: int) -> None:
+        """The result is sent no more."""
+        self._taken.discard(entry_id)
+        self._note_acknowledged_at()
+        self._acknowledged.add(entry_id)
+
+    def _settle_picture(self, picture_id: int) -> None:
+        if self._picture_on_its_way == picture_id:
+            self._picture_on_its_way = None
+        self._note_acknowledged_at()
+        self._acknowledged_pictures.add(picture_id)
 
     def _try_to_read(self) -> None:
         self._spool.read(0, 0, 1)
@@ -304,6 +364,8 @@ class Outbox:
         moved = self._attempt("append", lambda: self._spool.append(entries, pictures or ()))
         if moved:
             self._memory.clear()
+            for entry in entries:
+                self._note_durable(entry.id)
             if self.losses.is_going_on(Cause.DISK) and not self._spool.disk_is_low:
                 self.losses.over(Cause.DISK)
         return moved
@@ -341,6 +403,7 @@ class Outbox:
         if oldest is None:  # all of them are on their way
             return
         self._memory.remove(oldest)
+        self._on_durable.pop(oldest.id, None)
         self.losses.note(Cause.DISK, f"the disk takes none and {self._max_in_memory} wait in memory", results=1)
 
     def _attempt(self, what: str, action: Callable[[], None]) -> bool:
@@ -355,12 +418,14 @@ class Outbox:
             with self._lock:
                 is_news = str(error) not in {why for why, _ in self._faults.values()} and fault is None
                 self._faults[what] = (str(error), self._clock_s() + RETRY_S)
+                self._publish()
             if is_news:
                 logger.error("spool lost (%s): %s", what, error)
             return False
         if fault is not None:
             with self._lock:
                 del self._faults[what]
+                self._publish()
                 all_well = not self._faults
             if all_well:
                 logger.warning("spool back (%s); results given up so far: %d", what, self.given_up)

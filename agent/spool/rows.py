@@ -56,6 +56,7 @@ class State:
     last_id: int = 0  # given to a row last
     results: int = 0
     pictures: int = 0
+    oldest_accepted_s: float | None = None  # of the results; in memory only, since the rows tell it
 
 
 def prepare(db: sqlite3.Connection) -> None:
@@ -93,7 +94,7 @@ def read_state(db: sqlite3.Connection) -> tuple[State, Stamp]:
     if row is None:
         raise damage("the state row is missing")
     top = db.execute("SELECT max(id) FROM results").fetchone()[0] or 0
-    return State(max(row[0], top), *row[1:3]), Stamp(*row[3:])
+    return State(max(row[0], top), row[1], row[2], oldest_accepted_s(db)), Stamp(*row[3:])
 
 
 def write_state(db: sqlite3.Connection, state: State, stamp: Stamp) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,8 @@ THIS_RUN = 1 << 40  # ids of this run of the agent are above it, those of earlie
 ROW_BYTES = 64  # of a row beside its body, at most
 LEAST_WAL_PAGES = 4
 LOW_DISK_BYTES = 4_000_000  # the log may need as much for results
+HUNG_S = 0.9  # a stop, which has 2 s in all, waits no longer for a call to the disk
+LOOK_S = 0.02  # between two looks at whether a call has ended
 EXPIRY_BATCH = 1000  # rows looked at in one go
 EXPIRY_BATCHES = 10
 
@@ -29,6 +32,8 @@ _Dropped = list[tuple[Cause, int, int]]  # cause, results, pictures
 
 class Spool:
     """A queue in a SQLite file, for one agent at a time. Any thread may call any method.
+
+    A property waits neither for the disk nor for a thread that does: what it tells is of the latest commit.
 
     What a failure can take: a killed process nothing, since `append` returns after the commit has reached the kernel.
     A power cut nothing either with `fsync="each"`: `append` returns after an fsync. With `"periodic"` what was
@@ -81,9 +86,32 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Syncs and closes the file. Where the disk hangs both are left to the end of the process."""
+        self.finish(self._close)
+
+    def _close(self) -> None:
         with contextlib.suppress(SpoolError):
             self._file.sync()
         self._file.stop()
+
+    def finish(self, action: Callable[[], None]) -> bool:
+        """Does what may wait for the disk, in a thread of its own. False: the disk hangs, and it is left behind."""
+        thread = threading.Thread(target=action, name="zsad-spool-end", daemon=True)
+        thread.start()
+        thread.join(LOOK_S)
+        while thread.is_alive() and not self.hangs:
+            thread.join(LOOK_S)
+        return not thread.is_alive()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a stop should no longer wait for the disk."""
+        return self.silent_s > HUNG_S
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds that the slowest call in progress has waited for the disk; 0 when there is none."""
+        return self._file.silent_s
 
     @property
     def count(self) -> int:
@@ -98,19 +126,12 @@ class Spool:
     @property
     def bytes(self) -> int:
         """Of the file and its write-ahead log, as they lie on the disk."""
-        sizes = 0
-        for suffix in ("", "-wal"):
-            with contextlib.suppress(OSError):
-                sizes += Path(f"{self.path}{suffix}").stat().st_size
-        return sizes
+        return self._file.bytes
 
     @property
     def oldest_age_s(self) -> float | None:
-        """How long the oldest result has waited; None when none waits, or the file cannot be read."""
-        try:
-            accepted_s = self._file.run("read", lambda db, state: spool_rows.oldest_accepted_s(db), writes=False)
-        except SpoolError:
-            return None
+        """How long the oldest result has waited; None when none waits, or the file was never read."""
+        accepted_s = self._file.state.oldest_accepted_s
         return None if accepted_s is None else max(0.0, self._clock.now_s() - accepted_s)
 
     @property

@@ -1,16 +1,22 @@
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
 import pytest
 from agent_process import AgentProcess, write_line_video
+from mosquitto_broker import MosquittoBroker
+from mqtt_listener import wait_until
 from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_agent.config import AgentConfig, InferenceConfig, SourceConfig
@@ -251,6 +257,59 @@ def test_results_that_nothing_takes_are_said_to_be_lost_at_the_end(tiny_bundle: 
         assert agent.wait() == 1
     assert "3 results are LOST" in agent.output
     assert "stay in the spool" not in agent.output
+
+
+HANGING_DISK = """
+import os, sqlite3, time
+connect = sqlite3.connect
+class Connection(sqlite3.Connection):
+    def execute(self, statement, *values):
+        while statement == "COMMIT" and os.path.exists(os.environ["DISK_HANGS"]):
+            time.sleep(0.05)
+        return super().execute(statement, *values)
+sqlite3.connect = lambda *values, **named: connect(*values, factory=Connection, **named)
+"""
+
+
+@pytest.mark.parametrize("broker", ["none", "there"])
+def test_signal_ends_an_agent_whose_spool_hangs_and_it_is_observable_meanwhile(
+    tiny_bundle: Path, tmp_path: Path, mosquitto: Callable[..., MosquittoBroker], broker: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGING_DISK)
+    hangs, parts = tmp_path / "hangs", tmp_path / "parts"
+    parts.mkdir()
+    environment = {
+        "DISK_HANGS": str(hangs),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+    }
+    url = mosquitto().url if broker == "there" else NO_BROKER
+    settings = f"http:\n  listen: 127.0.0.1:0\nsource:\n  source: {parts}\n  trigger: folder\n"
+    with AgentProcess(tmp_path, tiny_bundle, "--broker", url, environment=environment, settings=settings) as agent:
+        agent.wait_for_output("inspecting folder")
+        cv2.imwrite(str(parts / "a.png"), np.full((240, 320, 3), 250, np.uint8))
+        wait_until(lambda: (parts / "inspected" / "a.png").exists(), 20)
+        hangs.touch()
+        cv2.imwrite(str(parts / "b.png"), np.full((240, 320, 3), 250, np.uint8))
+        port = re.findall(r"metrics and health at http://127.0.0.1:(\d+)", agent.output)[0]
+        wait_until(lambda: "the disk has not answered" in get(port, "readyz"), 20)
+        started_s = time.monotonic()
+        assert "zsad_spool_entries" in get(port, "metrics")
+        assert '"ok"' in get(port, "healthz")
+        assert time.monotonic() - started_s < 1.0
+        code, spent_s = agent.terminate()
+    assert spent_s < 2.0, agent.output
+    assert code == 1  # nobody knows whether the disk has the result
+    assert "1 results are LOST" in agent.output and "Traceback" not in agent.output
+    assert (parts / "b.png").exists()  # and is inspected again at the next start
+
+
+def get(port: str, path: str) -> str:
+    """The body of the answer, whatever its status."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+    except HTTPError as error:
+        return error.read().decode()
 
 
 def test_watched_folder_that_is_missing_at_the_start_takes_down_no_other_camera(

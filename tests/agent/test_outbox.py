@@ -1,12 +1,15 @@
 import contextlib
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from zsad_agent.spool import Accepted, Entry, Outbox, Spool
+from zsad_agent.spool import Accepted, Entry, Outbox, Spool, SpoolClock, Stamp
 from zsad_agent.spool.outbox import DELETE_AFTER_S, DELETE_BATCH, PICTURE_TRIES, RETRY_S, UPKEEP_S
+from zsad_agent.spool.spool import HUNG_S
 from zsad_core.errors import SpoolError
 
 
@@ -67,7 +70,7 @@ def outbox(disk: FailingDisk, clock: Clock) -> Outbox:
 
 
 def add(outbox: Outbox, *bodies: str) -> list[int]:
-    return [outbox.add("cam0", body.encode()) for body in bodies]
+    return [outbox.add_all([Accepted("cam0", body.encode())])[0] for body in bodies]
 
 
 def take(outbox: Outbox, limit: int = 100) -> list[str]:
@@ -333,7 +336,7 @@ def test_acknowledgements_that_cannot_be_deleted_take_no_memory_each(
 
 
 def with_picture(outbox: Outbox, name: str) -> int:
-    return outbox.add("cam0", name.encode(), (f"id-{name}", f"jpeg-{name}".encode()))
+    return outbox.add_all([Accepted("cam0", name.encode(), (f"id-{name}", f"jpeg-{name}".encode()))])[0]
 
 
 def test_picture_goes_after_its_result_one_at_a_time_and_again_until_acknowledged(outbox: Outbox, clock: Clock) -> None:
@@ -461,3 +464,134 @@ def test_picture_that_the_broker_refuses_is_sent_again_and_never_counts_as_a_bro
         take(outbox)
     assert outbox.losses.pictures == {}
     assert outbox.unsent_pictures == 2
+
+
+class HangingDisk(SpoolClock):
+    """A commit hangs while `hangs` is set: the clock is read last before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs = False
+        self.reached = threading.Event()
+
+    def stamp(self) -> Stamp:
+        while self.hangs:
+            self.reached.set()
+            time.sleep(0.01)
+        return super().stamp()
+
+
+def test_no_status_query_waits_for_a_commit_that_hangs_nor_does_the_end(tmp_path: Path) -> None:
+    hanging = HangingDisk()
+    spool = Spool(tmp_path / "spool.sqlite3", max_results=10, clock=hanging)
+    with contextlib.ExitStack() as stack:
+        stack.callback(setattr, hanging, "hangs", False)
+        stack.push(spool)
+        spool.__enter__()
+        outbox = Outbox(spool)
+        add(outbox, "a")
+        size = spool.bytes
+        hanging.hangs = True
+        writer = threading.Thread(target=add, args=(outbox, "b"), daemon=True)
+        writer.start()
+        assert hanging.reached.wait(5)
+        started_s = time.monotonic()
+        assert (outbox.fault, outbox.unsent, outbox.unsent_pictures, outbox.given_up) == (None, 2, 0, 0)
+        assert (spool.count, spool.picture_count, spool.bytes) == (1, 0, size)
+        assert size > 0 and spool.oldest_age_s is not None
+        assert time.monotonic() - started_s < 0.1
+        behind = threading.Thread(target=add, args=(outbox, "c"), daemon=True)
+        behind.start()
+        while outbox.unsent < 3:
+            time.sleep(0.01)
+        assert outbox.keep() == 2  # nobody knows whether the first is on the disk
+        assert spool.hangs
+        spool.__exit__(None, None, None)
+        assert time.monotonic() - started_s < HUNG_S + 0.6
+        hanging.hangs = False
+        writer.join(5)
+        behind.join(5)
+    assert not writer.is_alive() and not behind.is_alive()
+
+
+def test_disk_that_answers_nothing_for_long_is_a_fault_until_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zsad_agent.spool.outbox.SILENT_S", 0.2)
+    hanging = HangingDisk()
+    with Spool(tmp_path / "spool.sqlite3", max_results=10, clock=hanging) as spool:
+        outbox = Outbox(spool)
+        hanging.hangs = True
+        writer = threading.Thread(target=add, args=(outbox, "a"))
+        writer.start()
+        assert hanging.reached.wait(5)
+        time.sleep(0.3)
+        assert "the disk has not answered for more than 0.2 s" in (outbox.fault or "")
+        hanging.hangs = False
+        writer.join(5)
+        assert outbox.fault is None
+
+
+def add_noted(outbox: Outbox, told: list[str], *bodies: str) -> list[int]:
+    """All at once; each is in `told` as soon as it is durable."""
+    return outbox.add_all(
+        [Accepted("cam0", body.encode(), on_durable=lambda body=body: told.append(body)) for body in bodies]  # type: ignore[misc]
+    )
+
+
+def test_result_is_told_durable_once_it_is_on_the_disk_and_only_once(outbox: Outbox) -> None:
+    told: list[str] = []
+    ids = add_noted(outbox, told, "a", "b")
+    assert told == ["a", "b"]
+    take(outbox)
+    outbox.acknowledge(ids[0])
+    outbox.tidy(everything=True)
+    assert told == ["a", "b"]
+
+
+def test_result_that_is_given_up_from_memory_is_never_told_durable(
+    outbox: Outbox, disk: FailingDisk, clock: Clock
+) -> None:
+    told: list[str] = []
+    disk.failing = {"append"}
+    for body in "abcdefgh":
+        add_noted(outbox, told, body)
+    assert (told, outbox.given_up) == ([], 3)
+    disk.failing = set()
+    clock.now_s += RETRY_S
+    outbox.tidy()
+    assert told == list("defgh")
+    assert disk.count == 5
+
+
+def test_result_in_memory_is_told_durable_when_the_broker_has_it_and_not_when_it_refuses_it(
+    outbox: Outbox, disk: FailingDisk, clock: Clock
+) -> None:
+    told: list[str] = []
+    disk.failing = {"append"}
+    ids = add_noted(outbox, told, "a", "b", "c")
+    take(outbox)
+    outbox.acknowledge(ids[0])
+    assert told == ["a"]
+    outbox.refuse(ids[1])
+    outbox.tidy(everything=True)
+    disk.failing = set()
+    clock.now_s += RETRY_S
+    outbox.tidy()
+    assert told == ["a", "c"]
+
+
+def test_who_is_told_may_take_long_and_holds_up_nobody(outbox: Outbox) -> None:
+    told, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        told.set()
+        assert go_on.wait(10)
+
+    result = Accepted("cam0", b"a", on_durable=wait)
+    teller = threading.Thread(target=outbox.add_all, args=([result],))
+    teller.start()
+    assert told.wait(5)
+    assert take(outbox) == ["a"]
+    go_on.set()
+    teller.join(5)

@@ -161,36 +161,61 @@ class SlowDisk(ListSink):
         super().__init__()
         self.batches: list[int] = []
         self.five_wait = threading.Event()
-        self.safe = True
 
-    def accept_all(self, results: list[tuple[dict[str, Any], bytes | None]]) -> None:
+    def accept_all(self, results: list[tuple[dict[str, Any], bytes | None]], on_durable: object) -> None:
         assert self.five_wait.wait(10)
         self.batches.append(len(results))
         for result, heatmap in results:
             self.accept(result, heatmap)
 
 
-class UnsafeSink(ListSink):
+class MemorySink(ListSink):
     """Takes results as a publisher does whose disk takes none."""
 
-    safe = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_durable: list[Callable[[], None] | None] = []
 
-    def accept_all(self, results: list[tuple[dict[str, Any], bytes | None]]) -> None:
+    def accept_all(
+        self,
+        results: list[tuple[dict[str, Any], bytes | None]],
+        on_durable: list[Callable[[], None] | None],
+    ) -> None:
         for result, heatmap in results:
             self.accept(result, heatmap)
+        self.on_durable += on_durable
 
 
-def test_a_picture_is_settled_when_its_result_is_on_the_disk_and_not_before(tmp_path: Path) -> None:
-    sink = UnsafeSink()
-    cv2.imwrite(str(tmp_path / "a.png"), BRIGHT)
+def test_a_picture_is_moved_when_its_own_result_is_durable_and_stays_when_that_is_lost(tmp_path: Path) -> None:
+    sink = MemorySink()
     line = FakeLine(FolderDropSource(tmp_path), sink=sink)  # type: ignore[arg-type]
     line.pipeline.start()
-    wait_until(lambda: len(sink.results) == 1)
-    time.sleep(0.6)  # the publishing thread looks every 0.25 s
-    assert (tmp_path / "a.png").exists()
-    sink.safe = True
+    for number, name in enumerate(("a.png", "b.png", "c.png"), start=1):
+        cv2.imwrite(str(tmp_path / name), BRIGHT)
+        wait_until(lambda number=number: len(sink.on_durable) == number)  # type: ignore[misc]
+    time.sleep(0.6)
+    assert not (tmp_path / "inspected").exists()
+    for told in (sink.on_durable[0], sink.on_durable[2]):  # the second is given up
+        assert told is not None
+        told()
+    wait_until(lambda: {path.name for path in (tmp_path / "inspected").glob("*")} == {"a.png", "c.png"})
+    time.sleep(0.6)
+    assert (tmp_path / "b.png").exists()
+    line.pipeline.stop()
+
+
+def test_a_picture_is_moved_at_once_where_no_sink_keeps_results(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), BRIGHT)
+    line = FakeLine(FolderDropSource(tmp_path))  # type: ignore[arg-type]
+    line.pipeline.start()
     wait_until(lambda: (tmp_path / "inspected" / "a.png").exists())
     line.pipeline.stop()
+
+
+def test_two_sinks_that_keep_results_are_refused() -> None:
+    line = FakeLine(FakeSource(BRIGHT))
+    with pytest.raises(ValueError, match="one sink at most keeps results, got 2"):
+        Pipeline(lines=[], news=threading.Condition(), sinks=[MemorySink(), MemorySink()], stop=line.stop)
 
 
 def test_what_waits_for_a_slow_disk_is_handed_to_it_at_once_and_in_order() -> None:

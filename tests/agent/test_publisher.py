@@ -22,7 +22,7 @@ from zsad_agent.config import MqttConfig
 from zsad_agent.messages import build_result
 from zsad_agent.messages.result import result_json_schema
 from zsad_agent.mqtt import BrokerState, Publisher
-from zsad_agent.spool import Spool
+from zsad_agent.spool import Spool, SpoolClock, Stamp
 from zsad_core.errors import ConfigError
 from zsad_core.types import Region, Verdict
 
@@ -400,7 +400,7 @@ def test_result_that_json_cannot_hold_is_refused_and_not_stored(tmp_path: Path) 
         with pytest.raises(ValueError, match="JSON"):
             publisher.accept(result(0) | {"anomaly_score": float("nan")}, None)
         with pytest.raises(ValueError, match="JSON"):
-            publisher.accept_all([(result(1), None), (result(2) | {"anomaly_score": float("nan")}, None)])
+            publisher.accept_all([(result(1), None), (result(2) | {"anomaly_score": float("nan")}, None)], [None, None])
         assert publisher.stats.unsent == 0
 
 
@@ -551,3 +551,45 @@ def test_spool_that_cannot_be_used_is_a_fault_and_the_results_arrive(mosquitto: 
         assert publisher.flush(15) == 0
         assert publisher.stats.given_up == 0
         listener.wait_for(lambda: seqs(listener.results()) == list(range(50)))
+
+
+class HangingCommit(SpoolClock):
+    """A commit hangs while `hangs` is set: the clock is read last before it."""
+
+    hangs = False
+
+    def stamp(self) -> Stamp:
+        while self.hangs:
+            time.sleep(0.01)
+        return super().stamp()
+
+
+def test_neither_state_nor_counts_nor_the_stop_wait_for_a_commit_that_hangs(tmp_path: Path) -> None:
+    hanging = HangingCommit()
+    with publishing("mqtt://127.0.0.1:1", tmp_path, spool_settings={"clock": hanging}) as publisher:
+        publisher.accept(result(0), None)
+        hanging.hangs = True
+        acceptor = threading.Thread(target=publisher.accept, args=(result(1), None), daemon=True)
+        acceptor.start()
+        wait_until(lambda: publisher.stats.unsent == 2)
+        started_s = time.monotonic()
+        assert "unreachable" in (publisher.fault or "")
+        assert publisher.stats.oldest_age_s is not None and publisher.stats.spool_bytes > 0
+        publisher.set_retained("stats", b"{}")
+        assert time.monotonic() - started_s < 0.1
+        assert publisher.flush(0.1) == 2
+        assert publisher.keep() == 1
+        assert publisher.disk_hangs
+        started_s = time.monotonic()
+    assert time.monotonic() - started_s < 1.0
+    hanging.hangs = False
+    acceptor.join(5)
+
+
+def test_pictures_that_are_lost_are_told_apart_from_results(tmp_path: Path) -> None:
+    with publishing(
+        "mqtt://127.0.0.1:1", tmp_path, pictures="all", spool_settings={"disk_free": lambda _: 0}
+    ) as publisher:
+        publisher.accept(result(1), jpeg_of(1))
+        assert publisher.stats.evidence_given_up_by_cause == {"disk": 1}
+        assert publisher.stats.given_up_by_cause == {}

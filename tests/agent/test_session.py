@@ -366,6 +366,72 @@ def test_no_more_messages_are_on_their_way_than_the_broker_wants(tmp_path: Path)
     assert (f"{BASE}/available", b"offline") in broker.messages
 
 
+@pytest.mark.parametrize("receive_maximum", [1, 2, 3])
+def test_statuses_and_the_goodbye_count_among_the_messages_that_the_broker_lets_wait(
+    tmp_path: Path, receive_maximum: int
+) -> None:
+    unanswered = 0
+    most = 0
+
+    def puback(topic: str, _: bytes) -> int | None:
+        nonlocal unanswered, most
+        unanswered += topic != f"{BASE}/available" or unanswered > 0
+        most = max(most, unanswered)
+        return None if unanswered else 0
+
+    with (
+        ScriptedBroker(connack_properties=b"\x21" + receive_maximum.to_bytes(2), puback=puback) as broker,
+        publishing(broker.url, tmp_path, in_flight=50) as publisher,
+    ):
+        wait_until(lambda: publisher.connected)
+        for number in range(6):
+            publisher.set_retained(f"state/{number}", b"x")
+            publisher.accept(result(number), None)
+        wait_until(lambda: most == max(1, receive_maximum - 1))
+        time.sleep(0.3)
+        assert most == max(1, receive_maximum - 1)
+    assert most <= receive_maximum
+
+
+def test_status_that_the_broker_refuses_is_sent_again_with_a_growing_pause_until_it_takes_it(tmp_path: Path) -> None:
+    topic = f"{BASE}/cam0/threshold/state"
+    asked_s: list[float] = []
+
+    def puback(to: str, _: bytes) -> int:
+        if to != topic:
+            return 0
+        asked_s.append(time.monotonic())
+        return QUOTA if len(asked_s) < 3 else 0
+
+    with ScriptedBroker(puback=puback) as broker, publishing(broker.url, tmp_path) as publisher:
+        wait_until(lambda: publisher.connected)
+        publisher.set_retained("cam0/threshold/state", b"0.5")
+        wait_until(lambda: f"refuses {topic}: Quota exceeded" in (publisher.fault or ""))
+        wait_until(lambda: (topic, b"0.5") in broker.messages)
+        wait_until(lambda: publisher.fault is None)
+        assert publisher.stats.connections == 1
+        time.sleep(1.5)
+    assert len(asked_s) == 3
+    assert asked_s[1] - asked_s[0] >= 1.0 and asked_s[2] - asked_s[1] >= 2.0
+
+
+def test_status_that_has_changed_since_it_was_refused_is_sent_as_it_is_now(tmp_path: Path) -> None:
+    refuses = True
+    topic = f"{BASE}/cam0/product/state"
+    with (
+        ScriptedBroker(puback=lambda to, _: QUOTA * (refuses and to == topic)) as broker,
+        publishing(broker.url, tmp_path) as publisher,
+    ):
+        wait_until(lambda: publisher.connected)
+        publisher.set_retained("cam0/product/state", b"screw")
+        wait_until(lambda: (topic, b"screw") in broker.asked)
+        publisher.set_retained("cam0/product/state", b"nut")
+        wait_until(lambda: (topic, b"nut") in broker.asked)
+        refuses = False
+        wait_until(lambda: publisher.fault is None)
+        assert [payload for to, payload in broker.messages if to == topic] == [b"nut"]
+
+
 def test_pictures_that_the_broker_refuses_go_out_over_the_same_connection_when_it_takes_them(tmp_path: Path) -> None:
     with (
         ScriptedBroker(puback=lambda topic, _: QUOTA * ("/evidence/" in topic)) as broker,

@@ -1,7 +1,7 @@
 import pytest
 
 from zsad_agent.mqtt import SizeLimits
-from zsad_agent.mqtt.size_limits import FORGET_S, RESULT_CUTS
+from zsad_agent.mqtt.size_limits import BACK_AFTER_S, FORGET_S, RESULT_CUTS
 
 LARGE = 100_000
 
@@ -123,3 +123,50 @@ def test_care_for_a_result_that_never_comes_again_ends_after_an_hour(clock: Cloc
     assert limits.careful and not limits.picture_fits(10)
     clock.now_s += FORGET_S + 1
     assert not limits.careful and limits.picture_fits(10)
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return ["back" if "back: live pictures fit again" in text else "left out" for text in caplog.messages]
+
+
+def test_picture_of_a_size_that_was_left_out_is_said_once_to_fit_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    limits = SizeLimits()
+    limits.connected(1000)
+    for size in (2000, 3000, 500, 2000):
+        limits.picture_fits(size)
+    assert said(caplog) == ["left out"]
+    limits.connected(None)
+    for _ in range(3):
+        assert limits.picture_fits(2000)
+    assert said(caplog) == ["left out", "back"]
+    limits.connected(1000)
+    assert not limits.picture_fits(2000)
+    assert said(caplog) == ["left out", "back", "left out"]
+
+
+def test_smaller_pictures_are_said_to_fit_again_when_none_was_left_out_for_a_while(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    limits = SizeLimits(clock_s=clock)
+    limits.connected(1000)
+    for _ in range(10):  # of both sizes in turn: no line each
+        limits.picture_fits(2000)
+        limits.picture_fits(500)
+        clock.now_s += BACK_AFTER_S / 2
+    assert said(caplog) == ["left out"]
+    clock.now_s += BACK_AFTER_S
+    limits.picture_fits(500)
+    limits.picture_fits(500)
+    assert said(caplog) == ["left out", "back"]
+
+
+def test_learnt_limit_that_is_forgotten_is_said(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    limits = SizeLimits(clock_s=clock)
+    cut_after_picture(limits, LARGE)
+    cut_after_picture(limits, LARGE)
+    clock.now_s += FORGET_S + 1
+    assert limits.picture_fits(LARGE)
+    assert said(caplog) == ["left out", "back"]

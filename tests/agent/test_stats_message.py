@@ -61,7 +61,13 @@ def test_message_holds_what_the_schema_says() -> None:
             },
         },
         "spool": {"entries": 4, "bytes": 8192, "oldest_age_s": 12.5},
-        "broker": {"connections": 2, "acknowledged": 100, "replayed": 5, "given_up": {"age": 0, "count": 7}},
+        "broker": {
+            "connections": 2,
+            "acknowledged": 100,
+            "replayed": 5,
+            "given_up": {"age": 0, "count": 7},
+            "attached_images_given_up": {"disk": 6},
+        },
         "evidence": {"kept": 9, "dropped": 1, "pruned": 2, "bytes": 1000},
     }
 

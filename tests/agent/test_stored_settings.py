@@ -1,6 +1,8 @@
 import json
 import logging
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,19 @@ def test_nothing_is_written_after_closing(tmp_path: Path) -> None:
     stored.close()
     assert not stored.save()
     assert not stored.path.exists()
+
+
+def test_closing_does_not_wait_for_a_write_that_hangs(tmp_path: Path) -> None:
+    stored = settings(tmp_path)
+    os.mkfifo(tmp_path / "settings.json.partial")  # opening it to write hangs until somebody reads
+    writer = threading.Thread(target=stored.save, daemon=True)
+    writer.start()
+    time.sleep(0.1)
+    started_s = time.monotonic()
+    stored.close()
+    assert time.monotonic() - started_s < 1.0
+    assert writer.is_alive()
+    reader = os.open(tmp_path / "settings.json.partial", os.O_RDONLY | os.O_NONBLOCK)
+    writer.join(5)
+    os.close(reader)
+    assert not writer.is_alive()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from chaos_record import record
 
-from zsad_agent.spool import Entry, Outbox, Spool, SpoolClock
+from zsad_agent.spool import Accepted, Entry, Outbox, Spool, SpoolClock
 
 PAGE_BYTES = 4096
 
@@ -65,7 +65,7 @@ def check_truncations(tmp_path: Path, step: int) -> None:
         started_s = time.monotonic()
         with Spool(path, max_results=10_000, fsync="periodic") as spool:
             outbox = Outbox(spool, clock_s=Hurry())
-            outbox.add("cam0", b"after")
+            outbox.add_all([Accepted("cam0", b"after")])
             recover_s.append(time.monotonic() - started_s)
             assert outbox.fault is None
             found = drain(outbox)
@@ -97,14 +97,15 @@ def test_spool_cut_off_at_every_byte_of_its_last_page_gives_all_other_results(tm
 WRITER = """
 import sys
 from pathlib import Path
-from zsad_agent.outbox import Outbox
+from zsad_agent.outbox import Accepted, Outbox
 from zsad_agent.spool import Spool
 with Spool(Path(sys.argv[1]), max_results=10**8, fsync=sys.argv[3]) as spool:
     outbox = Outbox(spool)
     number = int(sys.argv[2])
     while True:
         for _ in range(3):
-            outbox.add("cam0", b"%d" % number, (f"id-{number}", b"x" * 20_000) if number % 7 == 0 else None)
+            picture = (f"id-{number}", b"x" * 20_000) if number % 7 == 0 else None
+            outbox.add_all([Accepted("cam0", b"%d" % number, picture)])
             print("accepted", number, flush=True)
             number += 1
         for entry in outbox.take(2):
@@ -185,14 +186,14 @@ def check_full_disk(disk: Path, rounds: int) -> None:
             ballast = fill_up(disk)
             faults = 0
             for _ in range(150):
-                outbox.add("cam0", f"{number:0500}".encode(), (f"id-{number}", b"x" * 5000))
+                outbox.add_all([Accepted("cam0", f"{number:0500}".encode(), (f"id-{number}", b"x" * 5000))])
                 number += 1
                 faults += outbox.fault is not None
             assert faults > 50, "the disk was not full"
             ballast.unlink()
             started_s = time.monotonic()
             while outbox.fault is not None:
-                outbox.add("cam0", f"{number:0500}".encode())
+                outbox.add_all([Accepted("cam0", f"{number:0500}".encode())])
                 number += 1
                 outbox.take(0)
                 outbox.tidy()
@@ -221,11 +222,11 @@ def test_start_on_a_full_disk_is_a_stated_fault_and_the_results_are_sent(tiny_di
         outbox = Outbox(spool, clock_s=Hurry())
         assert outbox.fault is not None
         for number in range(100):
-            outbox.add("cam0", b"%d" % number)
+            outbox.add_all([Accepted("cam0", b"%d" % number)])
         entries = outbox.take(10)
         assert [entry.body for entry in entries] == [b"%d" % number for number in range(10)]
         ballast.unlink()
-        outbox.add("cam0", b"100")
+        outbox.add_all([Accepted("cam0", b"100")])
         assert drain(outbox) == [str(number) for number in range(101)]
         assert outbox.fault is None
 
@@ -250,10 +251,10 @@ def test_read_only_spool_is_a_stated_fault_and_works_when_it_can_be_written(read
         outbox = Outbox(spool, max_in_memory=50, clock_s=Hurry())
         assert str(path) in (outbox.fault or "")
         for number in range(60):
-            outbox.add("cam0", b"new %d" % number)
+            outbox.add_all([Accepted("cam0", b"new %d" % number)])
         assert outbox.losses.results == {"disk": 10}  # memory is bounded, and what went is counted
         remount(read_only, "rw")
-        outbox.add("cam0", b"last")
+        outbox.add_all([Accepted("cam0", b"last")])
         found = drain(outbox)
         assert outbox.fault is None
         assert outbox.losses.results == {"disk": 10}
@@ -276,12 +277,12 @@ def test_spool_in_a_folder_that_the_agent_may_not_write_is_a_stated_fault(tmp_pa
     child = """
 import os, sys
 from pathlib import Path
-from zsad_agent.outbox import Outbox
+from zsad_agent.outbox import Accepted, Outbox
 from zsad_agent.spool import Spool
 os.setuid(65534)
 with Spool(Path(sys.argv[1]), max_results=10) as spool:
     outbox = Outbox(spool)
-    outbox.add("cam0", b"a")
+    outbox.add_all([Accepted("cam0", b"a")])
     print(outbox.fault, "|", [entry.body for entry in outbox.take(5)])
 """
     for parent in (tmp_path, *tmp_path.parents[:2]):
