@@ -177,7 +177,7 @@ def _tell(one: Variant) -> None:
 
 
 def _embeddings(args: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
-    """Product -> [T, 2]: those trained on, the generic one and what `--products` adds."""
+    """Product -> [T, 2]: the products trained on, the generic one and what `--products` adds."""
     from zsad_core.bundle import GENERIC_PRODUCT
     from zsad_core.text import embed_products, load_text_encoder
 

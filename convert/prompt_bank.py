@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict
 
 from zsad_convert.bundle import MODEL_CARD, manifest_bytes, model_card, rewrite_bundle
 from zsad_core.bundle import (
@@ -52,8 +53,14 @@ A name may be in any language; whether it means anything is up to the bundle's t
 "Flasche" is hardly nearer to "bottle" for it than "screw" is (cosine 0.45, 0.41). Give English `names` there."""
 
 
+class WordingOfFile(Wording):
+    """A wording that a person writes: an unknown key is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class ProductFile(StrictModel):
-    products: dict[ProductName, Wording | None]
+    products: dict[ProductName, WordingOfFile | None]
 
 
 def add_command(commands: Any) -> None:
@@ -200,15 +207,21 @@ def make_prompts(
 def changed_files(
     bundle: Bundle, prompts: dict[str, np.ndarray], added: dict[str, Wording], made_by: str
 ) -> dict[str, bytes]:
-    """The bundle's files that differ once it holds `prompts`, of which `added` are new: name -> content."""
+    """The bundle's files that differ once it holds `prompts`, of which `added` are new: name -> content.
+
+    The manifest's `made_by` names `made_by` too where products of the bundle are missing in `prompts`.
+    """
     buffer = io.BytesIO()
     PromptBank(embeddings=prompts).save(buffer)
     new = {name: AddedProduct(made_by=made_by, wording=wording) for name, wording in added.items()}
     before = {name: record for name, record in bundle.manifest.added_products.items() if name in prompts}
-    manifest = bundle.manifest.model_copy(
+    old = bundle.manifest
+    removed = set(old.products) - set(prompts)
+    manifest = old.model_copy(
         update={
+            "made_by": f"{old.made_by}; {made_by}" if removed else old.made_by,
             "products": tuple(sorted(prompts)),
-            "files": bundle.manifest.files | {PROMPTS: hashlib.sha256(buffer.getvalue()).hexdigest()},
+            "files": old.files | {PROMPTS: hashlib.sha256(buffer.getvalue()).hexdigest()},
             "added_products": before | new,
         }
     )

@@ -29,6 +29,12 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class RecordModel(StrictModel):
+    """Base of what a newer program may have written into a file: as `StrictModel`, but unknown keys are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 # what PyYAML's constructors raise at a scalar that does not fit its tag, such as `2026-99-99`, `!!int ""`, `!!bool x`
 _BAD_SCALAR = (ValueError, LookupError, AttributeError, TypeError, OverflowError)

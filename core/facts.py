@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from zsad_core.config import StrictModel
+from zsad_core.config import RecordModel
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
-class EvaluationRow(StrictModel):
+class EvaluationRow(RecordModel):
     dataset: str
     seen_in_training: bool
     images: int
@@ -24,13 +24,13 @@ class EvaluationRow(StrictModel):
     false_reject_rate: float | None  # share of good pictures there
 
 
-class Licence(StrictModel):
+class Licence(RecordModel):
     what: str
     licence: str
     source: str
 
 
-class ScoreRule(StrictModel):
+class ScoreRule(RecordModel):
     """How the score comes from the map: the mean of the highest values, as `zsad_core.heads.ScoreConfig` has it."""
 
     top_fraction: Unit

@@ -26,6 +26,7 @@ from zsad_core.bundle import (
 )
 from zsad_core.facts import Licence
 from zsad_core.openvino_offline import import_openvino
+from zsad_core.picture import RESIZE_RULE
 
 INPUT_HW = (64, 64)
 PROMPT_SHAPE = (2, 2, 8)
@@ -98,6 +99,7 @@ def make_tiny_bundle(
         variant=None if int8_scale is None else Variant(precision="int8", parity=parity),
         made_by="tests/tiny_bundle_maker.py",
         licences=(Licence(what="all", licence="CC0-1.0", source="made here"),),
+        resize=RESIZE_RULE,
         files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in payload},
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))

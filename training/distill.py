@@ -72,6 +72,7 @@ def distil(
         steps_per_epoch=config.optimisation.steps_per_epoch or max(1, pictures // config.optimisation.batch_size),
         processes=processes,
         record=with_teacher(make_record(config, command, parts.trained_on, earlier), config, checkpoint, file),
+        materials=parts.materials,
         objective=objective,
         collate=collate_distil,
     )

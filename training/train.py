@@ -61,6 +61,7 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
         steps_per_epoch=config.optimisation.steps_per_epoch or max(1, len(parts.fit) // batch_size),
         processes=processes,
         record=make_record(config, command, parts.trained_on, earlier),
+        materials=parts.materials,
         feature_cache=cache,
     )
     return trainer.run()
@@ -74,7 +75,8 @@ class Parts:
     held_out: "list[Sample]"  # at most so many as validation looks at
     fit_textures: "list[Texture]"
     held_textures: "list[Texture]"
-    products: set[str]  # that any of them, or of those that nobody looks at, is prompted with
+    products: set[str]  # that any of them, or of those that nobody looks at, is prompted with; with `materials`
+    materials: set[str]  # that only textures are prompted with: no device inspects them
     trained_on: set[str]  # data sets
 
 
@@ -84,6 +86,7 @@ def read_parts(config: "TrainConfig", *, check_data: bool) -> Parts:
     Raises:
         DatasetError: naming each broken file; with `check_data` every file is decoded for that.
     """
+    from zsad_core.bundle import GENERIC_PRODUCT
     from zsad_training.pictures import at_most, find_textures, read_datasets, split
 
     only: Any = None if config.train_split == "all" else config.train_split
@@ -104,12 +107,14 @@ def read_parts(config: "TrainConfig", *, check_data: bool) -> Parts:
         "%d pictures to train on, %d to validate; textures: %d and %d",
         len(fit), len(held_out), len(fit_textures), len(held_textures),
     )  # fmt: skip
+    products, materials = {one.product for one in samples}, {one.material for one in textures}
     return Parts(
         fit=fit,
         held_out=held_out,
         fit_textures=fit_textures,
         held_textures=held_textures,
-        products={*(one.product for one in samples), *(one.material for one in textures)},
+        products=products | materials,
+        materials=materials - products - {GENERIC_PRODUCT},
         trained_on={one.dataset for one in samples},
     )
 

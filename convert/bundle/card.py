@@ -10,6 +10,7 @@ from typing import Any
 
 from zsad_core.bundle import Evaluation, Gate, Manifest, Variant, load_bundle
 from zsad_core.facts import EvaluationRow
+from zsad_core.picture import ResizeRule
 
 MODEL_CARD = "MODEL_CARD.md"  # beside the files of the manifest; no device reads it
 
@@ -53,8 +54,10 @@ def model_card(manifest: Manifest) -> str:
         "Not made for: parts that are merely in the wrong place or of the wrong kind, measuring, pictures of people, "
         "or as the only safeguard where a missed defect can hurt somebody.",
         "## Factors",
-        f"The whole picture is scaled to {_size(manifest.model.input_hw)} px: what is then smaller than a few pixels "
-        "is lost. Light, focus and the crop of the camera's view change scores; what was measured is below.",
+        f"The whole picture is scaled to {_size(manifest.model.input_hw)} px, by the rule below: what is then smaller "
+        "than a few pixels is lost. Light, focus and the crop of the camera's view change scores; what was measured is "
+        "below.",
+        "How a picture is scaled, so that another program scores the same: " + _resize(manifest.resize),
         "## Metrics and threshold",
         "A higher score is worse. Image metrics rank whole pictures by their score, pixel metrics rank pixels by the "
         "map. " + _threshold(manifest),
@@ -83,8 +86,17 @@ def _details(manifest: Manifest) -> str:
         ("weights", model.precision + (" and int8, each machine runs the faster" if manifest.variant else "")),
         ("products", products),
         ("made by", f"`{manifest.made_by}`"),
+        ("exported", _exported_with(manifest)),
+        ("bundle format", f"{manifest.format_version}, read by zsad-agent {manifest.needs_agent} and newer"),
     ]
     return _table(("", ""), rows)
+
+
+def _exported_with(manifest: Manifest) -> str:
+    day = "on a day that was not recorded" if manifest.built_at is None else f"on {manifest.built_at} (UTC)"
+    versions = manifest.built_with.model_dump(exclude_none=True) if manifest.built_with else {}
+    said = ", ".join(f"{name.replace('_', '-')} {version}" for name, version in versions.items())
+    return f"{day}, with {said or 'versions that were not recorded'}"
 
 
 def _threshold(manifest: Manifest) -> str:
@@ -93,6 +105,11 @@ def _threshold(manifest: Manifest) -> str:
     if one.false_reject_rate is not None:
         rejected = f", which rejected {_percent(one.false_reject_rate)} % of the good ones there"
     return f"The threshold that ships is {one.value:.3f}, by: {one.method}{rejected}."
+
+
+def _resize(rule: ResizeRule) -> str:
+    numbers = ", ".join(f"{name} = {value}" for name, value in rule.model_dump(exclude={"words"}).items())
+    return f"{rule.words} ({numbers})"
 
 
 def _evaluation(evaluation: Evaluation | None) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,19 @@ from zsad_core.bundle import (
     MODEL_XML,
     PROMPTS,
     TEXT_SIDE,
+    BuiltWith,
     Evaluation,
     Manifest,
     ModelFacts,
     PromptBank,
     Threshold,
     Variant,
+    installed_version,
     load_bundle,
 )
 from zsad_core.facts import Licence
+from zsad_core.openvino_offline import import_openvino
+from zsad_core.picture import RESIZE_RULE
 
 
 def write_bundle(
@@ -91,6 +96,9 @@ def write_bundle(
             variant=variant[0] if variant else None,
             made_by=made_by,
             licences=licences,
+            resize=RESIZE_RULE,
+            built_at=datetime.now(UTC).date(),
+            built_with=_built_with(),
             files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())},
         )
         (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
@@ -98,6 +106,15 @@ def write_bundle(
         sha256 = load_bundle(partial).sha256
         put(partial, out)
     return sha256
+
+
+def _built_with() -> BuiltWith:
+    return BuiltWith(
+        openvino=import_openvino().get_version(),  # with the build number, as in model.xml
+        torch=installed_version("torch"),
+        timm=installed_version("timm"),
+        zsad_agent=installed_version("zsad-agent"),
+    )
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

@@ -8,10 +8,12 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -21,47 +23,53 @@ from zsad_core.bundle.model_xml import check_model_xml
 from zsad_core.bundle.prompt_bank import PromptBank, Wording
 from zsad_core.bundle.proof import Calibration, Gate, Parity, Precision, Variant
 from zsad_core.bundle.signature import MAX_SIGNATURE_BYTES, SIGNATURE, TrustedKey, check_signature
-from zsad_core.config import StrictModel
+from zsad_core.config import RecordModel
 from zsad_core.errors import BundleError
 from zsad_core.facts import EvaluationRow, Licence, ScoreRule, Unit
+from zsad_core.picture import RESIZE_RULE, ResizeRule
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 2  # a new optional key leaves it as it is: readers ignore the keys that they do not know
+OLDEST_FORMAT = 1  # that is read: `_from_format_1`
+NEEDS_AGENT = "0.2.0"  # the first that reads FORMAT_VERSION
 MANIFEST, MODEL_XML, MODEL_BIN, PROMPTS = "manifest.json", "model.xml", "model.bin", "prompts.npz"
 PAYLOAD_FILES = (MODEL_XML, MODEL_BIN, PROMPTS)  # a method without text has no prompts
 TEXT_SIDE = "text_side.safetensors"  # for the host, to add products; see `zsad_core.text.side`
 INT8_XML, INT8_BIN = "model_int8.xml", "model_int8.bin"  # the same model once more: see `Manifest.variant`
 VARIANT_FILES = (INT8_XML, INT8_BIN)
-OPTIONAL_FILES = ("LICENSE.txt", TEXT_SIDE, *VARIANT_FILES)
 MAX_FILE_BYTES = 2_000_000_000  # the IR of a ViT-L in FP32 is 1.3 GB
 MAX_BUNDLE_BYTES = 2_500_000_000  # of all files together, which lie in memory while they are checked
 MAX_MANIFEST_BYTES = 4_000_000
 MAX_XML_BYTES = 64_000_000  # that of a ViT-L has 2 MB; its parser takes ten times as much memory
 MAX_PROMPT_VALUES = 1_000_000  # of one product
 
+_AGENT_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")  # of NEEDS_AGENT
+FileName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+]  # no path: it lies in the bundle's folder
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Arithmetic = Literal["fp", "int8"]  # of a bundle's models
 Side = Annotated[int, Field(gt=0, le=8192)]  # pixels; the input of the largest is then 200 MB
 
 
-class Threshold(StrictModel):
+class Threshold(RecordModel):
     value: Unit
     method: str  # how it was set, on what
     false_reject_rate: Unit | None = None  # share of good parts above it, on the pictures it was set on
 
 
-class Evaluation(StrictModel):
+class Evaluation(RecordModel):
     protocol: str
     rows: tuple[EvaluationRow, ...]
 
 
-class AddedProduct(StrictModel):
+class AddedProduct(RecordModel):
     """How a product came into the bundle after its export."""
 
     made_by: str  # command
     wording: Wording
 
 
-class ModelFacts(StrictModel):
+class ModelFacts(RecordModel):
     method: str  # e.g. "ava_dino"
     backbone: str  # timm name and the weights it started from
     text_encoder: str
@@ -81,8 +89,21 @@ class ModelFacts(StrictModel):
         return self
 
 
-class Manifest(StrictModel):
-    format_version: int
+class BuiltWith(RecordModel):
+    """Versions of the programs that exported the models; None: not known, or not installed."""
+
+    openvino: str | None = None
+    torch: str | None = None
+    timm: str | None = None
+    zsad_agent: str | None = None
+
+
+class Manifest(RecordModel):
+    """What a bundle's manifest.json says, in this format; `parse_manifest` brings older formats to it."""
+
+    format_version: Literal[2]
+    # the oldest version that reads this format; an older agent names it when it refuses the bundle
+    needs_agent: Annotated[str, Field(pattern=f"^{_AGENT_VERSION.pattern}$")] = NEEDS_AGENT
     name: str
     version: str
     model: ModelFacts
@@ -93,7 +114,10 @@ class Manifest(StrictModel):
     parity: Parity
     made_by: str  # command and seed
     licences: tuple[Licence, ...]
-    files: dict[str, Sha256]
+    resize: ResizeRule  # from a picture to the model's input
+    built_at: date | None = None  # UTC, of the export; None, here and below: not known
+    built_with: BuiltWith | None = None
+    files: dict[FileName, Sha256]
     added_products: dict[str, AddedProduct] = Field(default={})  # some of `products`
     gate: Gate | Literal["left out"] | None = None  # this and the next two, of the model: as in `Variant`
     calibration: Calibration | None = None
@@ -227,9 +251,6 @@ def _read_files(read: BundleReader, path: Path, manifest: Manifest) -> dict[str,
     missing = [name for name in (*payload, *(VARIANT_FILES if manifest.variant else ())) if name not in manifest.files]
     if missing:
         raise BundleError(f"{path}/{MANIFEST}: files: no hash for {', '.join(missing)}. Export the bundle again.")
-    unknown = [name for name in manifest.files if name not in PAYLOAD_FILES + OPTIONAL_FILES]
-    if unknown:
-        raise BundleError(f"{path}/{MANIFEST}: files: {unknown[0]!r} is not a file of format {FORMAT_VERSION}")
     if manifest.variant is None and (stray := [name for name in VARIANT_FILES if name in manifest.files]):
         raise BundleError(f"{path}/{MANIFEST}: files: {stray[0]!r} is there, yet there is no variant")
     contents: dict[str, bytes] = {}
@@ -265,22 +286,49 @@ def _prompt_bank(path: Path, manifest: Manifest, contents: dict[str, bytes]) -> 
 
 
 def parse_manifest(text: bytes, source: str) -> Manifest:
-    """The manifest in `text`; its format version is judged before anything else.
+    """The manifest in `text`; its format version is checked before anything else. Unknown keys are ignored.
 
     Raises:
-        BundleError: no JSON, another format version, or a key that is missing, unknown or out of range.
+        BundleError: no JSON, a format version that is not read (with the agent's version that reads it, where the
+            manifest says so), or a key that is missing, of the wrong type or out of range.
     """
     try:
         values = json.loads(text)
         found = values["format_version"]
+        if found == 1 and type(found) is int:
+            text = json.dumps(_from_format_1(values)).encode()
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{source}: not a bundle manifest: {type(error).__name__}: {error}") from error
-    if found != FORMAT_VERSION:
-        raise BundleError(
-            f"{source}: bundle format {found!r}, this agent reads {FORMAT_VERSION}. Re-export it with zsad-convert."
-        )
+    if type(found) is not int or not OLDEST_FORMAT <= found <= FORMAT_VERSION:
+        raise BundleError(f"{source}: {_refused_format(found, values.get('needs_agent'))}")
     try:
         return Manifest.model_validate_json(text, strict=True)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise BundleError(f"{source}: {faults}") from error
+
+
+def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    """The manifest in this format. Format 1 has no `resize`; every agent that reads it resizes by this rule."""
+    return values | {"format_version": FORMAT_VERSION, "resize": RESIZE_RULE.model_dump(mode="json")}
+
+
+def _refused_format(found: Any, needs_agent: Any) -> str:
+    said = f"bundle format {str(found)[:40]!r}" if type(found) is not int else f"bundle format {found}"
+    said += f", this agent ({installed_version('zsad-agent') or 'version unknown'}) reads "
+    said += f"{OLDEST_FORMAT} to {FORMAT_VERSION}. "
+    if type(found) is not int or found < OLDEST_FORMAT:
+        return said + "Re-export it with zsad-convert."
+    if isinstance(needs_agent, str) and _AGENT_VERSION.fullmatch(needs_agent):
+        return said + f"It needs zsad-agent {needs_agent} or newer: update the agent."
+    return said + "It needs a newer zsad-agent: update the agent."
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # takes longer than reading a manifest
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

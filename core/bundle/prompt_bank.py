@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from zsad_core.bundle.files import UNREADABLE_ZIP, open_zip, read_member, zip_members
-from zsad_core.config import StrictModel
+from zsad_core.config import RecordModel
 from zsad_core.errors import BundleError, ProductError
 
 GENERIC_PRODUCT = "object"
@@ -122,7 +122,7 @@ Word = Annotated[str, AfterValidator(_printable)]
 Patterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], Field(min_length=1)]
 
 
-class Wording(StrictModel):
+class Wording(RecordModel):
     """How the sentences about one product are built: every name in every state in every template."""
 
     names: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None  # None: the product's own

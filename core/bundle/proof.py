@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from zsad_core.config import StrictModel
+from zsad_core.config import RecordModel
 from zsad_core.facts import Unit
 
 Precision = Literal["fp32", "fp16", "int8"]  # of the weights; in int8 most of the arithmetic too
@@ -13,7 +13,7 @@ Tolerance = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Parity(StrictModel):
+class Parity(RecordModel):
     """Largest differences between the torch model and the IR, over the pictures of `images`."""
 
     images: Count
@@ -24,7 +24,7 @@ class Parity(StrictModel):
     score_tolerance: Tolerance
 
 
-class GateRow(StrictModel):
+class GateRow(RecordModel):
     """One labelled data set, answered by the torch model in float32 and by the IR; means over its categories."""
 
     dataset: str
@@ -36,7 +36,7 @@ class GateRow(StrictModel):
     changed_verdicts: Annotated[int, Field(ge=0)]  # pictures on the other side of the bundle's threshold
 
 
-class Gate(StrictModel):
+class Gate(RecordModel):
     """Differences of the metrics that are allowed, either way, on each data set, and what was measured."""
 
     image_auroc_tolerance: Tolerance  # absolute
@@ -44,7 +44,7 @@ class Gate(StrictModel):
     rows: tuple[GateRow, ...]
 
 
-class Calibration(StrictModel):
+class Calibration(RecordModel):
     """The pictures that the ranges of int8 activations were taken from."""
 
     source: str  # folders
@@ -52,7 +52,7 @@ class Calibration(StrictModel):
     seed: int
 
 
-class Variant(StrictModel):
+class Variant(RecordModel):
     """One model of a bundle: its precision, and what shows that it may run."""
 
     precision: Precision

@@ -13,9 +13,12 @@ from zsad_core.picture.imaging import (
     to_bgr8,
 )
 from zsad_core.picture.regions import find_regions
+from zsad_core.picture.resize_rule import RESIZE_RULE, ResizeRule
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "RESIZE_RULE",
+    "ResizeRule",
     "blend",
     "decode_image",
     "find_images",

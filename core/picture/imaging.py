@@ -12,6 +12,7 @@ import numpy as np
 
 from zsad_core.errors import ImageError
 from zsad_core.picture.encoded import find_fault
+from zsad_core.picture.resize_rule import HALVE_FROM
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 100_000_000  # of a file; a larger one is refused before it takes the memory of a small PC
@@ -150,9 +151,10 @@ def is_picture_file(path: Path) -> bool:
 def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int], *, out: np.ndarray | None = None) -> np.ndarray:
     """uint8 [h, w, 3]: the whole picture at the model's input size, without crop, aspect not kept.
 
-    Area averaging where either side shrinks: bilinear sampling of a large frame skips most pixels and with
-    them thin scratches. What is four times as large is halved first, which takes half the time; halved down to less
-    than twice the size, a thin line would lose contrast. Bilinear where both grow.
+    Area averaging where no side grows: bilinear sampling of a large frame skips most pixels and with them thin
+    scratches. What is four times as large is halved first, which takes half the time; halved down to less than twice
+    the size, a thin line would lose contrast. Bilinear where no side shrinks. Where one side shrinks and the other
+    grows, OpenCV's INTER_AREA averages nothing either. `zsad_core.picture.resize_rule` says each step in numbers.
 
     Args:
         image_bgr: uint8 [H, W, 3].
@@ -166,7 +168,7 @@ def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int], *, out: np
             return image_bgr
         np.copyto(out, image_bgr)
         return out
-    while height >= 4 * input_h and width >= 4 * input_w and height % 2 == 0 and width % 2 == 0:
+    while height >= HALVE_FROM * input_h and width >= HALVE_FROM * input_w and height % 2 == 0 and width % 2 == 0:
         height, width = height // 2, width // 2
         image_bgr = cv2.resize(image_bgr, (width, height), interpolation=cv2.INTER_AREA)
     shrinks = height > input_h or width > input_w

@@ -1,6 +1,8 @@
 """From checkpoint to bundle and back, on a small real model and real picture files."""
 
 import json
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from zsad_convert.cli import main
 from zsad_core.bundle import load_bundle
 from zsad_core.model import save_checkpoint
 from zsad_core.openvino_offline import openvino_core
-from zsad_core.picture import find_images, read_image, resize_to_input
+from zsad_core.picture import RESIZE_RULE, find_images, read_image, resize_to_input
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,18 @@ def test_the_manifest_tells_what_the_bundle_is(exported):
     assert 0 < manifest.parity.max_map_difference <= manifest.parity.map_tolerance
     assert any(licence.licence == "CC0" for licence in manifest.licences)
     assert (out / MODEL_CARD).read_text() == model_card(manifest)
+
+
+def test_the_manifest_tells_what_exported_it_and_when(exported):
+    out, _ = exported
+    manifest = load_bundle(out).manifest
+    assert (manifest.format_version, manifest.resize) == (2, RESIZE_RULE)
+    assert manifest.built_at is not None
+    assert timedelta() <= datetime.now(UTC).date() - manifest.built_at <= timedelta(days=1)  # midnight may have passed
+    assert manifest.built_with is not None
+    assert f'value="{manifest.built_with.openvino}"' in (out / "model.xml").read_text()
+    assert manifest.built_with.torch == version("torch")
+    assert (manifest.built_with.timm, manifest.built_with.zsad_agent) == (version("timm"), version("zsad-agent"))
 
 
 def test_verify_passes_its_own_checkpoint_and_fails_another(exported, made, tmp_path, capsys):

@@ -1,13 +1,15 @@
 """A model card says what the manifest says, and nothing that is not there."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from zsad_convert.bundle import MODEL_CARD, model_card
 from zsad_convert.cli import main
-from zsad_core.bundle import Evaluation, Gate, GateRow, Manifest, Variant, load_bundle
+from zsad_core.bundle import BuiltWith, Evaluation, Gate, GateRow, Manifest, Variant, load_bundle
 from zsad_core.facts import EvaluationRow
+from zsad_core.picture import RESIZE_RULE
 
 SHIPPED = sorted((Path(__file__).parents[2] / "agent" / "bundles").iterdir())
 
@@ -63,6 +65,15 @@ def test_what_was_let_through_is_said_of_each_model(manifest):
     assert "int8: **above its tolerance, and accepted: tiles: 0.1 lower**" in card
     assert f"{manifest.model.precision}: **metrics were not compared with torch's.**" in card
     assert "**None is in the bundle.**" in card
+
+
+def test_what_exported_the_models_is_said_as_far_as_it_is_known(manifest):
+    known = BuiltWith(openvino="2026.1", zsad_agent="0.2.0")
+    card = model_card(manifest.model_copy(update={"built_at": date(2026, 11, 27), "built_with": known}))
+    assert "| exported | on 2026-11-27 (UTC), with openvino 2026.1, zsad-agent 0.2.0 |" in card
+    card = model_card(manifest.model_copy(update={"built_at": None, "built_with": None}))
+    assert "| exported | on a day that was not recorded, with versions that were not recorded |" in card
+    assert f"{RESIZE_RULE.words} (keep_aspect = False, crop = False, halve_from = 4, " in card
 
 
 def test_a_cell_keeps_to_itself(manifest):

@@ -101,6 +101,7 @@ def test_adding_changes_the_prompts_and_nothing_else(bundle):
     assert (after.manifest.name, after.manifest.version) == ("small", "1.2.3")
     assert after.sha256 != before.sha256
     assert after.manifest.added_products["Flasche"].made_by == "the command"
+    assert after.manifest.made_by == before.manifest.made_by
     expected = prompt_arrays(
         make_head(), embed_products(tower, ["object", "bottle", "pump housing", "Flasche", "瓶子"])
     )
@@ -252,7 +253,9 @@ def test_a_bundle_without_text_side_asks_for_the_checkpoint(tiny_bundle, tmp_pat
         capsys.readouterr().err
     )
     assert prompts(tmp_path / "b", "--remove", "bottle") == 0
-    assert load_bundle(tmp_path / "b").manifest.products == ("object",)
+    manifest = load_bundle(tmp_path / "b").manifest
+    assert manifest.products == ("object",)
+    assert manifest.made_by == "tests/tiny_bundle_maker.py; the command"  # what is missing since the export is said
 
 
 def test_a_method_without_text_needs_no_products(tmp_path, capsys):

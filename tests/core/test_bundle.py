@@ -10,7 +10,6 @@ import pytest
 from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_core.bundle import (
-    FORMAT_VERSION,
     INT8_BIN,
     INT8_XML,
     MANIFEST,
@@ -99,16 +98,9 @@ def test_a_cut_zip_is_refused_at_every_length(copy, tmp_path):
             assert load_bundle(archive).sha256 == expected.sha256
 
 
-def test_another_format_version_says_what_to_do(copy):
-    rewrite_manifest(copy, format_version=FORMAT_VERSION + 1)
-    with pytest.raises(BundleError, match=f"bundle format {FORMAT_VERSION + 1}, this agent reads {FORMAT_VERSION}"):
-        load_bundle(copy)
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"extra": 1}, "extra"),
         ({"threshold": {"value": 1.5, "method": "guess"}}, "threshold.value"),
         ({"threshold": {"value": float("nan"), "method": "guess"}}, "threshold"),
         ({"region_level": "high"}, "region_level"),
@@ -144,7 +136,7 @@ def test_a_manifest_cannot_name_files_outside_the_bundle(copy, tmp_path):
     manifest = json.loads((copy / MANIFEST).read_text())
     manifest["files"]["../secret"] = "0" * 64
     rewrite_manifest(copy, files=manifest["files"])
-    with pytest.raises(BundleError, match=r"'\.\./secret' is not a file of format"):
+    with pytest.raises(BundleError, match=r"files\.\.\./secret.*should match pattern"):
         load_bundle(copy)
 
 

@@ -16,7 +16,18 @@ MAY_IMPORT = {
     "zsad_training": {"zsad_training", "zsad_core"},
     "zsad_convert": {"zsad_convert", "zsad_core"},
 }
-DEVICE_CORE = {"errors", "types", "config", "imaging", "bundle", "prompts", "decision", "regions", "openvino_offline"}
+DEVICE_CORE = {
+    "errors",
+    "types",
+    "config",
+    "imaging",
+    "bundle",
+    "resize_rule",
+    "prompts",
+    "decision",
+    "regions",
+    "openvino_offline",
+}
 TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors", "sentence_transformers", "sklearn", "matplotlib"}
 
 

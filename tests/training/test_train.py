@@ -152,10 +152,12 @@ def test_a_run_on_synthetic_pictures_alone_is_where_the_next_one_starts(data, tm
     assert main([*common, "--out", str(tmp_path / "seed-3")]) == 0
     first = load_checkpoint(Path(capsys.readouterr().out.strip()))
     assert first.record["trained_on"] == []
+    assert set(first.text_embeddings) == {"object"}  # textures are no products
     start = tmp_path / "seed-3" / "best.safetensors"
     flags = ["--data", str(data / "drawn"), "--start", str(start), "--input-size", "96"]  # of another size, too
     assert main([*common, "--out", str(tmp_path / "next"), *flags]) == 0
-    assert load_checkpoint(Path(capsys.readouterr().out.strip())).record["trained_on"] == ["drawn"]
+    second = load_checkpoint(Path(capsys.readouterr().out.strip()))
+    assert (second.record["trained_on"], set(second.text_embeddings)) == (["drawn"], {"object", "plate"})
 
 
 def test_a_map_is_evaluated_with_other_weights_and_sizes_than_its_own(data, tmp_path, capsys):

@@ -9,7 +9,7 @@ normalises them by the mean and variance of each part, and keeps the first proce
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,7 @@ class Trainer:
         steps_per_epoch: int,
         processes: Processes,
         record: dict[str, Any],
+        materials: Collection[str] = (),
         feature_cache: FeatureCache | None = None,
         objective: Objective | None = None,
         collate: Callable[[list[Any]], Batch] = collate,
@@ -79,6 +80,7 @@ class Trainer:
             steps_per_epoch: optimiser steps.
             processes: that share the run.
             record: goes into the checkpoint, with what validation measured.
+            materials: names in `text` that only textures have; they are no products, and stay out of the checkpoint.
             feature_cache: of the frozen backbone; for the method's own loss alone.
             objective: what is lowered; None is the method's own loss.
             collate: makes the batch that the objective takes of items.
@@ -99,6 +101,7 @@ class Trainer:
         self._pictures = pictures
         self._validation = validation
         self._text = text
+        self._products_text = {name: embedding for name, embedding in text.items() if name not in materials}
         self._collate = collate
         self._steps_per_epoch = steps_per_epoch
         self._total_steps = steps_per_epoch * config.optimisation.epochs
@@ -235,7 +238,7 @@ class Trainer:
         if result.criterion > self._state.best_criterion:
             self._state.best_criterion = result.criterion
             record = self._record | _validation_record(result, epoch, self._state)
-            save_checkpoint(self._config.out / BEST, detector, self._text, record)
+            save_checkpoint(self._config.out / BEST, detector, self._products_text, record)
 
     def _lr_factor(self, step: int) -> float:
         spec = self._config.optimisation

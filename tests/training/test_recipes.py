@@ -1,0 +1,75 @@
+"""The recipes of the bundles that ship are what their manifests record."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zsad_core.bundle import Manifest, load_bundle
+from zsad_training.config import TrainConfig
+from zsad_training.config import load as settings
+from zsad_training.distil import settings as distil_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+# bundle -> recipe, and the flags that it cannot do without
+SHIPPED = {"zsad-small": ("zsad-small.yaml", []), "zsad-tiny": ("distil-tiny.yaml", ["--teacher", "best.safetensors"])}
+
+
+def read(command: str, flags: list[str]) -> TrainConfig:
+    if command == "training/distill.py":
+        return distil_settings.read_distil_config(distil_settings.parser().parse_args(flags))
+    return settings.read_config(settings.parser().parse_args(flags))
+
+
+@pytest.fixture(params=SHIPPED, scope="module")
+def shipped(request) -> tuple[Manifest, TrainConfig, TrainConfig]:
+    """Manifest; the settings of the training command in it; the settings of the recipe as it is now."""
+    recipe, needed = SHIPPED[request.param]
+    manifest = load_bundle(ROOT / "agent" / "bundles" / request.param).manifest
+    _, command, *flags = shlex.split(manifest.made_by.partition(" (seed ")[0])
+    assert flags[:2] == ["--config", f"training/recipes/{recipe}"]
+    config = ["--config", str(ROOT / "training" / "recipes" / recipe)]
+    return manifest, read(command, [*config, *flags[2:]]), read(command, [*config, *needed])
+
+
+def of_the_run(config: TrainConfig) -> dict[str, Any]:
+    """The settings without those that name a place on the machine."""
+    values = config.model_dump(mode="json", exclude={"out", "device", "workers", "feature_cache"})
+    del values["model"]["weights"]
+    for spec in [*values["datasets"], values["textures"]]:
+        spec["path"] = Path(spec["path"]).name
+    for key in ("teacher", "cache"):
+        values.get("distillation", {}).pop(key, None)
+    return values
+
+
+def test_the_recipe_is_the_command_that_made_the_bundle(shipped):
+    manifest, recorded, recipe = shipped
+    assert of_the_run(recorded) == of_the_run(recipe)
+    assert f"(seed {recipe.seed}, epoch" in manifest.made_by
+
+
+def test_the_manifest_has_the_recipes_model(shipped):
+    manifest, _, recipe = shipped
+    facts, model = manifest.model, recipe.model
+    assert facts.backbone.startswith(f"{model.backbone} from ")
+    assert (facts.method, facts.text_encoder) == (model.method, model.text_encoder)
+    assert (facts.input_hw, facts.taps) == (model.input_hw, model.taps)
+    assert facts.map_hw == tuple(side // model.map_stride for side in model.input_hw)
+    assert facts.score is not None
+    assert facts.score.model_dump() == {"top_fraction": model.score.top_fraction, "pool": model.score.pool}
+
+
+def test_the_manifest_has_the_licence_of_each_set_that_the_recipe_trains_on(shipped):
+    manifest, _, recipe = shipped
+    assert recipe.textures is not None
+    stated = {(one.what, one.licence, one.source) for one in manifest.licences if one.what.startswith("training data")}
+    specs = [*recipe.datasets, recipe.textures]
+    assert stated == {(f"training data {spec.path.name}", spec.licence, spec.source) for spec in specs}
+    trained_on = {spec.path.name for spec in specs}
+    assert manifest.evaluation is not None
+    for row in manifest.evaluation.rows:
+        assert row.seen_in_training == (row.dataset.partition("/")[0] in trained_on)
