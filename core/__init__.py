@@ -1,8 +1,5 @@
-"""Pure computation and the types that cross layers. Imports none of the other packages.
+"""Pure computation and the types that the other packages share. Imports none of them.
 
-Used on the device, without torch: `errors`, `types`, `config`, `redaction`, `imaging`, `encoded_picture`, `bundle`,
-`resize_rule`, `prompts`, `decision`, `regions`, `heatmap`, `openvino_offline`.
-On the host alone, importable without torch: `command`, `manifest_schema`, `methods`, `metrics`, `pixel_metrics`, `hub`,
-`weights_licences`, and `published_detector`, whose flags a `--help` shows at once.
-All others need torch.
+Without torch, so that the device can use them: the modules here, `bundle`, `picture` and `judging`; `data` and
+`weights.licences` are for the host. `text`, `weights`, `backbones`, `heads` and `model` need torch.
 """

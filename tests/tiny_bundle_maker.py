@@ -18,6 +18,7 @@ from zsad_core.bundle import (
     MODEL_BIN,
     MODEL_XML,
     PROMPTS,
+    RESIZE_RULE,
     Manifest,
     ModelFacts,
     Parity,
@@ -26,7 +27,6 @@ from zsad_core.bundle import (
 )
 from zsad_core.facts import Licence
 from zsad_core.openvino_offline import import_openvino
-from zsad_core.picture import RESIZE_RULE
 
 INPUT_HW = (64, 64)
 PROMPT_SHAPE = (2, 2, 8)

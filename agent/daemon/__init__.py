@@ -3,11 +3,6 @@
 No work on pictures, results or messages belongs here. May import every room but `cli`.
 """
 
-from zsad_agent.daemon.daemon import Surroundings, run_agent
-from zsad_agent.daemon.shutdown import StopRequest
+import lazy_loader
 
-__all__ = [
-    "StopRequest",
-    "Surroundings",
-    "run_agent",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

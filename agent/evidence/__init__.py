@@ -3,14 +3,6 @@
 Pictures that travel with a result in the spool belong in `spool`. May import `messages`, `config`.
 """
 
-from zsad_agent.evidence.files import EvidenceSet, Place
-from zsad_agent.evidence.pruning import Ledger, Pruner
-from zsad_agent.evidence.store import EvidenceStore
+import lazy_loader
 
-__all__ = [
-    "EvidenceSet",
-    "EvidenceStore",
-    "Ledger",
-    "Place",
-    "Pruner",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

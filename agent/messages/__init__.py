@@ -3,33 +3,6 @@
 Sending belongs in `mqtt`. May import `system`.
 """
 
-from zsad_agent.messages.counts import (
-    AgentSnapshot,
-    BrokerSnapshot,
-    BundleSnapshot,
-    CameraSnapshot,
-    EvidenceStats,
-    SpoolSnapshot,
-    what_is_missing,
-)
-from zsad_agent.messages.result import build_result, encode, mark_replayed
-from zsad_agent.messages.stats import RecentResults, build_stats
-from zsad_agent.messages.topics import OFFLINE, ONLINE, Topics
+import lazy_loader
 
-__all__ = [
-    "OFFLINE",
-    "ONLINE",
-    "AgentSnapshot",
-    "BrokerSnapshot",
-    "BundleSnapshot",
-    "CameraSnapshot",
-    "EvidenceStats",
-    "RecentResults",
-    "SpoolSnapshot",
-    "Topics",
-    "build_result",
-    "build_stats",
-    "encode",
-    "mark_replayed",
-    "what_is_missing",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

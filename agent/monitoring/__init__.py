@@ -3,10 +3,6 @@
 The counts themselves are in `messages`. May import `messages` and below.
 """
 
-from zsad_agent.monitoring.http_server import HealthServer
-from zsad_agent.monitoring.metrics import Metrics
+import lazy_loader
 
-__all__ = [
-    "HealthServer",
-    "Metrics",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,14 +3,6 @@
 Defects of parts belong to the model. May import `config`.
 """
 
-from zsad_agent.picture_health.health import PictureHealth, exposure
-from zsad_agent.picture_health.reference import Reference, load_reference, make_reference, save_reference
+import lazy_loader
 
-__all__ = [
-    "PictureHealth",
-    "Reference",
-    "exposure",
-    "load_reference",
-    "make_reference",
-    "save_reference",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

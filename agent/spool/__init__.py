@@ -3,22 +3,6 @@
 Sending belongs in `mqtt`. May import `system`.
 """
 
-from zsad_agent.spool.clock import SpoolClock, Stamp
-from zsad_agent.spool.database import SpoolFile
-from zsad_agent.spool.given_up import Cause
-from zsad_agent.spool.outbox import Accepted, Outbox
-from zsad_agent.spool.rows import Entry, Picture, State
-from zsad_agent.spool.spool import Spool
+import lazy_loader
 
-__all__ = [
-    "Accepted",
-    "Cause",
-    "Entry",
-    "Outbox",
-    "Picture",
-    "Spool",
-    "SpoolClock",
-    "SpoolFile",
-    "Stamp",
-    "State",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

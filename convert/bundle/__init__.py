@@ -1,13 +1,5 @@
 """Writing a bundle and its model card, and rewriting one that exists."""
 
-from zsad_convert.bundle.card import MODEL_CARD, model_card
-from zsad_convert.bundle.rewrite import rewrite_bundle
-from zsad_convert.bundle.writer import manifest_bytes, write_bundle
+import lazy_loader
 
-__all__ = [
-    "MODEL_CARD",
-    "manifest_bytes",
-    "model_card",
-    "rewrite_bundle",
-    "write_bundle",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zsad_core.bundle import Evaluation, Gate, Manifest, Variant, load_bundle
+from zsad_core.bundle import Evaluation, Gate, Manifest, ResizeRule, Variant, load_bundle
 from zsad_core.facts import EvaluationRow
-from zsad_core.picture import ResizeRule
 
 MODEL_CARD = "MODEL_CARD.md"  # beside the files of the manifest; no device reads it
 

@@ -18,6 +18,7 @@ from zsad_core.bundle import (
     MODEL_BIN,
     MODEL_XML,
     PROMPTS,
+    RESIZE_RULE,
     TEXT_SIDE,
     BuiltWith,
     Evaluation,
@@ -31,7 +32,6 @@ from zsad_core.bundle import (
 )
 from zsad_core.facts import Licence
 from zsad_core.openvino_offline import import_openvino
-from zsad_core.picture import RESIZE_RULE
 
 
 def write_bundle(

@@ -22,11 +22,11 @@ from zsad_core.bundle.files import BundleReader, MissingFileError, bundle_reader
 from zsad_core.bundle.model_xml import check_model_xml
 from zsad_core.bundle.prompt_bank import PromptBank, Wording
 from zsad_core.bundle.proof import Calibration, Gate, Parity, Precision, Variant
+from zsad_core.bundle.resize_rule import RESIZE_RULE, ResizeRule
 from zsad_core.bundle.signature import MAX_SIGNATURE_BYTES, SIGNATURE, TrustedKey, check_signature
 from zsad_core.config import RecordModel
 from zsad_core.errors import BundleError
 from zsad_core.facts import EvaluationRow, Licence, ScoreRule, Unit
-from zsad_core.picture import RESIZE_RULE, ResizeRule
 
 FORMAT_VERSION: Final = 2  # a new optional key leaves it as it is: readers ignore the keys that they do not know
 OLDEST_FORMAT = 1  # that is read: `_from_format_1`

@@ -3,17 +3,6 @@
 May import `picture` and the top of core.
 """
 
-from zsad_core.data.reader import raise_faults, scan_dataset
-from zsad_core.data.sample import GOOD, Sample, Split, mask_parts, size_fault
-from zsad_core.data.table import LayoutName
+import lazy_loader
 
-__all__ = [
-    "GOOD",
-    "LayoutName",
-    "Sample",
-    "Split",
-    "mask_parts",
-    "raise_faults",
-    "scan_dataset",
-    "size_fault",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,48 +3,6 @@
 May import `backbones`, `bundle` and the top of core.
 """
 
-from zsad_core.heads.ad_dinov3 import AdDinoV3
-from zsad_core.heads.ava_dino import AvaDino, AvaDinoConfig
-from zsad_core.heads.decoder import Decoder, DecoderConfig, SelfDistances, enlarge
-from zsad_core.heads.losses import Target, scaled
-from zsad_core.heads.matching import MATCHING, MatchingConfig, MatchingLoss, Tokens, match
-from zsad_core.heads.scoring import MapStride, ScoreConfig, anomaly_score, top_mean
-from zsad_core.heads.visualad import (
-    POSITIONS,
-    TOP_FRACTION,
-    InsertedTokens,
-    VisualAd,
-    VisualAdConfig,
-    VisualAdLoss,
-    VisualAdOptions,
-    VisualAdOutput,
-)
+import lazy_loader
 
-__all__ = [
-    "MATCHING",
-    "POSITIONS",
-    "TOP_FRACTION",
-    "AdDinoV3",
-    "AvaDino",
-    "AvaDinoConfig",
-    "Decoder",
-    "DecoderConfig",
-    "InsertedTokens",
-    "MapStride",
-    "MatchingConfig",
-    "MatchingLoss",
-    "ScoreConfig",
-    "SelfDistances",
-    "Target",
-    "Tokens",
-    "VisualAd",
-    "VisualAdConfig",
-    "VisualAdLoss",
-    "VisualAdOptions",
-    "VisualAdOutput",
-    "anomaly_score",
-    "enlarge",
-    "match",
-    "scaled",
-    "top_mean",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from zsad_core.backbones import AnyBackbone, standardise_patches
 from zsad_core.bundle import ANOMALOUS, NORMAL
 from zsad_core.config import StrictModel
-from zsad_core.heads.decoder import Decoder, DecoderConfig
-from zsad_core.heads.decoder import enlarge as covering
+from zsad_core.heads.decoder import Decoder, DecoderConfig, enlarge
 from zsad_core.heads.losses import Target, segmentation_loss
 from zsad_core.heads.scoring import ScoreConfig, anomaly_score
 
@@ -172,9 +171,9 @@ class MatchingHead(nn.Module, ABC):
             if adapted.routing is not None:
                 routing.append(adapted.routing)
             matches.append(match(adapted.patch_tokens, matching, tokens.grid_hw))
-            cross_modal.append(torch.softmax(enlarge(matches[-1], map_hw), dim=1))
+            cross_modal.append(torch.softmax(to_map_size(matches[-1], map_hw), dim=1))
             aware = 10.0 * adapted.patch_tokens @ adapted.cls_token.unsqueeze(-1)  # [B, N, 1]
-            awareness.append(torch.sigmoid(enlarge(to_grid(aware, tokens.grid_hw), map_hw)))
+            awareness.append(torch.sigmoid(to_map_size(to_grid(aware, tokens.grid_hw), map_hw)))
             global_score.append(100.0 * (adapted.cls_token.unsqueeze(1) * matching).sum(dim=-1))
         aware_map = torch.stack(awareness).mean(dim=0)
         return MatchingOutput(
@@ -214,12 +213,12 @@ class MatchingHead(nn.Module, ABC):
             matches.append(match(adapted.patch_tokens, prompts[:, MATCHING], tokens.grid_hw))
         if self.decoder is not None:
             logits = self.decoder.with_weights(self.decode(tokens, matches), matches, tokens.distances)
-            anomaly_map = covering(torch.sigmoid(logits / score.temperature), map_hw)[:, 0]
+            anomaly_map = enlarge(torch.sigmoid(logits / score.temperature), map_hw)[:, 0]
         else:
             # The softmax of two is the sigmoid of their difference, of which half as much is enlarged: 8 % of the time
             # of a ViT-Ti at 384 px.
             towards = torch.cat([one[:, ANOMALOUS:] - one[:, NORMAL:ANOMALOUS] for one in matches], dim=1)
-            anomaly_map = torch.sigmoid(enlarge(towards, map_hw) / score.temperature).mean(dim=1)
+            anomaly_map = torch.sigmoid(to_map_size(towards, map_hw) / score.temperature).mean(dim=1)
         return anomaly_map, anomaly_score(anomaly_map, score)
 
     def decode(self, tokens: Tokens, matches: list[Tensor]) -> Tensor:
@@ -248,7 +247,7 @@ def to_grid(tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid_hw)
 
 
-def enlarge(maps: Tensor, map_hw: tuple[int, int]) -> Tensor:
+def to_map_size(maps: Tensor, map_hw: tuple[int, int]) -> Tensor:
     """[B, K, h, w] -> [B, K, H, W], bilinear, corners aligned as published."""
     return F.interpolate(maps, size=map_hw, mode="bilinear", align_corners=True)
 

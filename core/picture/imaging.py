@@ -6,14 +6,15 @@ Training, conversion and the device all come through here, so that a score means
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 import cv2
 import numpy as np
 
 from zsad_core.errors import ImageError
 from zsad_core.picture.encoded import find_fault
-from zsad_core.picture.resize_rule import HALVE_FROM
 
+HALVE_FROM: Final = 4  # times the sides of the input; a larger picture is halved first
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 100_000_000  # of a file; a larger one is refused before it takes the memory of a small PC
 MAX_FILE_BYTES = 10 * MAX_PIXELS  # above the largest picture that is read: 4 channels of 16 bits, uncompressed
@@ -154,7 +155,7 @@ def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int], *, out: np
     Area averaging where no side grows: bilinear sampling of a large frame skips most pixels and with them thin
     scratches. What is four times as large is halved first, which takes half the time; halved down to less than twice
     the size, a thin line would lose contrast. Bilinear where no side shrinks. Where one side shrinks and the other
-    grows, OpenCV's INTER_AREA averages nothing either. `zsad_core.picture.resize_rule` says each step in numbers.
+    grows, OpenCV's INTER_AREA averages nothing either. `zsad_core.bundle.ResizeRule` says each step in numbers.
 
     Args:
         image_bgr: uint8 [H, W, 3].

@@ -5,12 +5,6 @@ The sentences are in `bundle`. The device never imports this room.
 May import `heads`, `weights` and below.
 """
 
-from zsad_core.text.encoder import embed_products, load_text_encoder
-from zsad_core.text.side import load_text_side, text_side_bytes
+import lazy_loader
 
-__all__ = [
-    "embed_products",
-    "load_text_encoder",
-    "load_text_side",
-    "text_side_bytes",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

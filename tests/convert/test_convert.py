@@ -15,10 +15,10 @@ from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector as DeviceDetector
 from zsad_convert.bundle import MODEL_CARD, model_card
 from zsad_convert.cli import main
-from zsad_core.bundle import load_bundle
+from zsad_core.bundle import RESIZE_RULE, load_bundle
 from zsad_core.model import save_checkpoint
 from zsad_core.openvino_offline import openvino_core
-from zsad_core.picture import RESIZE_RULE, find_images, read_image, resize_to_input
+from zsad_core.picture import find_images, read_image, resize_to_input
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,8 @@ import pytest
 
 from zsad_convert.bundle import MODEL_CARD, model_card
 from zsad_convert.cli import main
-from zsad_core.bundle import BuiltWith, Evaluation, Gate, GateRow, Manifest, Variant, load_bundle
+from zsad_core.bundle import RESIZE_RULE, BuiltWith, Evaluation, Gate, GateRow, Manifest, Variant, load_bundle
 from zsad_core.facts import EvaluationRow
-from zsad_core.picture import RESIZE_RULE
 
 SHIPPED = sorted((Path(__file__).parents[2] / "agent" / "bundles").iterdir())
 

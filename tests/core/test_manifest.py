@@ -16,6 +16,7 @@ from tiny_bundle_maker import make_tiny_bundle
 from zsad_core.bundle import (
     FORMAT_VERSION,
     MANIFEST,
+    RESIZE_RULE,
     BuiltWith,
     Manifest,
     installed_version,
@@ -26,7 +27,6 @@ from zsad_core.bundle import manifest_schema as schema_module
 from zsad_core.bundle.format import NEEDS_AGENT
 from zsad_core.bundle.manifest_schema import SCHEMA_FILE, manifest_schema
 from zsad_core.errors import BundleError
-from zsad_core.picture import RESIZE_RULE
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "agent" / "bundles").iterdir())

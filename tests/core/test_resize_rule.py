@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from zsad_core.picture import RESIZE_RULE, ResizeRule, resize_to_input
+from zsad_core.bundle import RESIZE_RULE, ResizeRule
+from zsad_core.picture import resize_to_input
 
 INPUT_HW = (48, 64)
 

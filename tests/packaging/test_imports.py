@@ -16,18 +16,9 @@ MAY_IMPORT = {
     "zsad_training": {"zsad_training", "zsad_core"},
     "zsad_convert": {"zsad_convert", "zsad_core"},
 }
-DEVICE_CORE = {
-    "errors",
-    "types",
-    "config",
-    "imaging",
-    "bundle",
-    "resize_rule",
-    "prompts",
-    "decision",
-    "regions",
-    "openvino_offline",
-}
+ROOMS_WITHOUT_TORCH = ("bundle", "picture", "judging", "data")  # of core; the modules at its top have none either
+MOST_FILES = 10  # of a room, its __init__.py with them
+MOST_FLOORS = 8
 TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors", "sentence_transformers", "sklearn", "matplotlib"}
 
 
@@ -52,17 +43,65 @@ def imports_of(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def front_doors() -> dict[str, str]:
+    """Public name of a room -> the module that it is imported from, as `zsad_core.picture.read_image`."""
+    doors = {}
+    for package, folder in FOLDER_OF.items():
+        for stub in sorted((ROOT / folder).glob("*/__init__.pyi")):
+            room = f"{package}.{stub.parent.name}"
+            for node in ast.parse(stub.read_text()).body:
+                assert isinstance(node, ast.ImportFrom) and node.level == 1, f"{stub}:{node.lineno}"
+                doors |= {f"{room}.{alias.name}": f"{room}.{node.module}" for alias in node.names}
+    return doors
+
+
 def closure(modules: list[str]) -> set[str]:
-    """The modules and all that they import, followed through the project's own."""
+    """The modules and all that they import, followed through the project's own and through the doors of rooms."""
     known = {name: file for package in FOLDER_OF for name, file in modules_of(package).items()}
+    doors = front_doors()
     reached: set[str] = set()
     todo = list(modules)
     while todo:
         name = todo.pop()
         if name not in reached:
             reached.add(name)
-            todo.extend(imports_of(known[name]) if name in known else [])
+            todo.extend(imports_of(known[name]) if name in known else [doors[name]] if name in doors else [])
     return reached
+
+
+def device_core() -> list[str]:
+    """The modules of core that run without torch."""
+    return [
+        name
+        for name, file in modules_of("zsad_core").items()
+        if name != "zsad_core" and (file.parent == ROOT / "core" or name.split(".")[1] in ROOMS_WITHOUT_TORCH)
+    ]
+
+
+def room_imports(package: str) -> dict[str, set[str]]:
+    """Room -> rooms of the same package that it imports; modules at the top of the package are the room `top`."""
+    rooms = {file.parent.name for file in modules_of(package).values()} - {FOLDER_OF[package]}
+
+    def room_of(name: str) -> str:
+        part = name.split(".")[1]
+        return part if part in rooms else "top"
+
+    found: dict[str, set[str]] = {room: set() for room in sorted(rooms | {"top"})}
+    for module, file in modules_of(package).items():
+        if "." in module:
+            mine = room_of(module)
+            found[mine] |= {room_of(name) for name in imports_of(file) if name.startswith(f"{package}.")} - {mine}
+    return found
+
+
+def floors(imports: dict[str, set[str]]) -> int:
+    """Rooms on the longest way down. Fails if there is a circle."""
+    floor: dict[str, int] = {}
+    while len(floor) < len(imports):
+        ready = [room for room, below in imports.items() if room not in floor and below <= floor.keys()]
+        assert ready, f"a circle of imports among {sorted(imports.keys() - floor.keys())}"
+        floor |= {room: 1 + max((floor[below] for below in imports[room]), default=0) for room in ready}
+    return max(floor.values())
 
 
 def top(name: str) -> str:
@@ -96,8 +135,37 @@ def test_packages_import_only_the_layers_below_them(package: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_between_rooms_go_down(package: str) -> None:
+    assert floors(room_imports(package)) <= MOST_FLOORS
+
+
+def test_a_circle_between_rooms_is_found() -> None:
+    with pytest.raises(AssertionError, match=r"circle of imports among \['b', 'c'\]"):
+        floors({"a": set(), "b": {"a", "c"}, "c": {"b"}})
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_rooms_are_small_and_say_what_they_own(package: str) -> None:
+    for init in sorted((ROOT / FOLDER_OF[package]).glob("*/__init__.py")):
+        assert len(list(init.parent.glob("*.py"))) <= MOST_FILES, init.parent
+        assert ast.get_docstring(ast.parse(init.read_text())), init
+
+
+def test_another_room_is_entered_by_its_front_door() -> None:
+    """Product code imports what a room exports, from the room."""
+    doors = front_doors()
+    assert not [
+        f"{file.relative_to(ROOT)}: {name}"
+        for package in MAY_IMPORT
+        for module, file in modules_of(package).items()
+        for name in imports_of(file)
+        if name in doors.values() and name.rpartition(".")[0] != module.rpartition(".")[0]
+    ]
+
+
 def test_the_agent_reaches_no_torch_even_inside_a_function() -> None:
-    reached = closure(list(modules_of("zsad_agent")) + [f"zsad_core.{name}" for name in DEVICE_CORE])
+    reached = closure(list(modules_of("zsad_agent")) + device_core())
     assert not {name for name in reached if top(name) in TORCH_SIDE}
 
 
@@ -110,7 +178,7 @@ def test_device_modules_import_with_the_base_install_alone() -> None:
         for module, distributions in packages_distributions().items()
         if {name.lower().replace("_", "-") for name in distributions} & extra_names
     }
-    modules = [*modules_of("zsad_agent"), *(f"zsad_core.{name}" for name in sorted(DEVICE_CORE))]
+    modules = [*modules_of("zsad_agent"), *device_core()]
     program = f"""
 import importlib, sys
 

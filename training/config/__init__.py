@@ -3,46 +3,6 @@
 Imports no other room of training.
 """
 
-from zsad_training.config.load import (
-    FLAG_KEYS,
-    add_setting_flags,
-    parser,
-    preset_file,
-    presets,
-    read_config,
-    read_configs,
-    read_settings,
-)
-from zsad_training.config.specs import (
-    Count,
-    DatasetSpec,
-    Fraction,
-    ModelSpec,
-    OptimisationSpec,
-    Positive,
-    SamplingSpec,
-    TextureSpec,
-    TrainConfig,
-    ValidationSpec,
-)
+import lazy_loader
 
-__all__ = [
-    "FLAG_KEYS",
-    "Count",
-    "DatasetSpec",
-    "Fraction",
-    "ModelSpec",
-    "OptimisationSpec",
-    "Positive",
-    "SamplingSpec",
-    "TextureSpec",
-    "TrainConfig",
-    "ValidationSpec",
-    "add_setting_flags",
-    "parser",
-    "preset_file",
-    "presets",
-    "read_config",
-    "read_configs",
-    "read_settings",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from zsad_core.backbones import standardise_patches
 from zsad_core.bundle import ANOMALOUS, NORMAL
-from zsad_core.heads import MATCHING, Target, Tokens, match, scaled, top_mean
-from zsad_core.heads import enlarge as covering
-from zsad_core.heads.matching import enlarge
+from zsad_core.heads import MATCHING, Target, Tokens, enlarge, match, scaled, to_map_size, top_mean
 from zsad_core.model import Detector
 from zsad_training.distil.config import DistilConfig
 from zsad_training.distil.pictures import DistilBatch
@@ -107,11 +105,11 @@ class DistilObjective:
                 adapted = head.adapt(tap, cls_token, patches, prompts)
                 matches.append(match(adapted.patch_tokens, prompts[:, MATCHING], tokens.grid_hw).float())
             if head.decoder is None:
-                of_taps = [torch.log_softmax(enlarge(one, map_hw) / temperature, dim=1) for one in matches]
+                of_taps = [torch.log_softmax(to_map_size(one, map_hw) / temperature, dim=1) for one in matches]
                 mean = torch.logsumexp(torch.stack(of_taps), dim=0)  # [B, 2, h, w], but for log L
                 return mean[:, ANOMALOUS] - mean[:, NORMAL]
             decoded = head.decode(tokens, matches)
-        return covering(decoded.float() / temperature, map_hw)[:, 0]
+        return enlarge(decoded.float() / temperature, map_hw)[:, 0]
 
     def _feature_loss(self, tokens: Tokens, answers: Answers) -> Tensor:
         hw = self._teacher.layout.features_hw

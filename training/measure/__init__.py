@@ -3,37 +3,6 @@
 May import `pictures`, `config`.
 """
 
-from zsad_training.measure.plots import draw_curves
-from zsad_training.measure.predict import (
-    METRICS,
-    Group,
-    Scored,
-    Tally,
-    evaluate_groups,
-    mean_row,
-    score_pictures,
-    tally_groups,
-)
-from zsad_training.measure.protocol_table import Result, as_json, as_markdown
-from zsad_training.measure.sheet import Sheets, write_sheet
-from zsad_training.measure.validation import PixelLevel, Validation, ValidationPictures
+import lazy_loader
 
-__all__ = [
-    "METRICS",
-    "Group",
-    "PixelLevel",
-    "Result",
-    "Scored",
-    "Sheets",
-    "Tally",
-    "Validation",
-    "ValidationPictures",
-    "as_json",
-    "as_markdown",
-    "draw_curves",
-    "evaluate_groups",
-    "mean_row",
-    "score_pictures",
-    "tally_groups",
-    "write_sheet",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

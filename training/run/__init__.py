@@ -3,27 +3,6 @@
 May import `measure`, `pictures`, `config`.
 """
 
-from zsad_training.run.build import build_detector
-from zsad_training.run.devices import autocast, pick_device
-from zsad_training.run.feature_cache import FeatureCache
-from zsad_training.run.objective import stacked_text, target_of
-from zsad_training.run.processes import Processes, join_processes
-from zsad_training.run.protocol import Protocol, Run, plan
-from zsad_training.run.run_log import RunLog
-from zsad_training.run.trainer import Trainer
+import lazy_loader
 
-__all__ = [
-    "FeatureCache",
-    "Processes",
-    "Protocol",
-    "Run",
-    "RunLog",
-    "Trainer",
-    "autocast",
-    "build_detector",
-    "join_processes",
-    "pick_device",
-    "plan",
-    "stacked_text",
-    "target_of",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

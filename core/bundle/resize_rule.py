@@ -3,11 +3,10 @@
 Another runtime that follows it gives the model the same pixels within one grey level, and so the same scores.
 """
 
-from typing import Final, Literal
+from typing import Literal
 
 from zsad_core.config import RecordModel
-
-HALVE_FROM: Final = 4  # times the input's sides
+from zsad_core.picture import HALVE_FROM
 
 _WORDS = (
     "The whole picture, 8 bits a channel, is scaled to the model's input size. Nothing is cropped or padded, and "

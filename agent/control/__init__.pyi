@@ -1,0 +1,12 @@
+from .command import CAMERA_KEYS as CAMERA_KEYS
+from .command import Command as Command
+from .command import CommandError as CommandError
+from .command import Key as Key
+from .command import SeenIds as SeenIds
+from .controller import Controller as Controller
+from .running_agent import Remote as Remote
+from .running_agent import Restart as Restart
+from .stored_settings import FILE_NAME as FILE_NAME
+from .stored_settings import CameraSettings as CameraSettings
+from .stored_settings import StoredSettings as StoredSettings
+from .trigger_topic import listen_for_triggers as listen_for_triggers

@@ -1,0 +1,5 @@
+from .files import EvidenceSet as EvidenceSet
+from .files import Place as Place
+from .pruning import Ledger as Ledger
+from .pruning import Pruner as Pruner
+from .store import EvidenceStore as EvidenceStore

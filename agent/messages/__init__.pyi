@@ -1,0 +1,15 @@
+from .counts import AgentSnapshot as AgentSnapshot
+from .counts import BrokerSnapshot as BrokerSnapshot
+from .counts import BundleSnapshot as BundleSnapshot
+from .counts import CameraSnapshot as CameraSnapshot
+from .counts import EvidenceStats as EvidenceStats
+from .counts import SpoolSnapshot as SpoolSnapshot
+from .counts import what_is_missing as what_is_missing
+from .result import build_result as build_result
+from .result import encode as encode
+from .result import mark_replayed as mark_replayed
+from .stats import RecentResults as RecentResults
+from .stats import build_stats as build_stats
+from .topics import OFFLINE as OFFLINE
+from .topics import ONLINE as ONLINE
+from .topics import Topics as Topics

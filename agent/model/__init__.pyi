@@ -1,0 +1,14 @@
+from .bundle_store import BundleStore as BundleStore
+from .bundle_store import Started as Started
+from .bundle_store import open_bundle as open_bundle
+from .bundle_update import BundleUpdater as BundleUpdater
+from .bundle_update import CameraInUse as CameraInUse
+from .bundle_update import Outcome as Outcome
+from .bundle_update import Running as Running
+from .bundle_update import UpdateState as UpdateState
+from .bundle_update import find_bundle as find_bundle
+from .current_model import Model as Model
+from .current_model import ModelInUse as ModelInUse
+from .detector import Detector as Detector
+from .detector import check_device as check_device
+from .precision_choice import keep_faster as keep_faster

@@ -1,0 +1,9 @@
+from .broker_health import BrokerState as BrokerState
+from .connection import ProtocolChoice as ProtocolChoice
+from .credentials import faulty_key as faulty_key
+from .credentials import make_context as make_context
+from .credentials import password_key as password_key
+from .credentials import read_password as read_password
+from .embedded_broker import EmbeddedBroker as EmbeddedBroker
+from .publisher import Publisher as Publisher
+from .size_limits import SizeLimits as SizeLimits

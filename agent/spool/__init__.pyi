@@ -1,0 +1,10 @@
+from .clock import SpoolClock as SpoolClock
+from .clock import Stamp as Stamp
+from .database import SpoolFile as SpoolFile
+from .given_up import Cause as Cause
+from .outbox import Accepted as Accepted
+from .outbox import Outbox as Outbox
+from .rows import Entry as Entry
+from .rows import Picture as Picture
+from .rows import State as State
+from .spool import Spool as Spool

@@ -1,0 +1,14 @@
+from .build import AnyBackbone as AnyBackbone
+from .build import build_backbone as build_backbone
+from .build import take_size as take_size
+from .pyramid import PyramidBackbone as PyramidBackbone
+from .token_insertion import class_position as class_position
+from .token_insertion import tapped_tokens as tapped_tokens
+from .torchvision_ops import ensure_torchvision_imports as ensure_torchvision_imports
+from .vit import Backbone as Backbone
+from .vit import BackboneConfig as BackboneConfig
+from .vit import Side as Side
+from .vit import check_input as check_input
+from .vit import plain_attention as plain_attention
+from .vit import standardise_patches as standardise_patches
+from .vit import usual_input_hw as usual_input_hw

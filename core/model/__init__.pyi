@@ -1,0 +1,16 @@
+from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import load_checkpoint as load_checkpoint
+from .checkpoint import save_checkpoint as save_checkpoint
+from .detector import Detector as Detector
+from .detector import DetectorConfig as DetectorConfig
+from .detector import DeviceGraph as DeviceGraph
+from .detector import VisualAdOptions as VisualAdOptions
+from .detector import check_smaller as check_smaller
+from .published import TextFacts as TextFacts
+from .published import VisualAdFacts as VisualAdFacts
+from .published_detector import PAPERS_BACKBONE as PAPERS_BACKBONE
+from .published_detector import PAPERS_TEXT_ENCODER as PAPERS_TEXT_ENCODER
+from .published_detector import add_checkpoint_flags as add_checkpoint_flags
+from .published_detector import add_published_flags as add_published_flags
+from .published_detector import chosen_checkpoint as chosen_checkpoint
+from .published_detector import published_checkpoint as published_checkpoint

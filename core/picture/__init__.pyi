@@ -1,0 +1,12 @@
+from .heatmap import blend as blend
+from .imaging import HALVE_FROM as HALVE_FROM
+from .imaging import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from .imaging import decode_image as decode_image
+from .imaging import find_images as find_images
+from .imaging import is_picture_file as is_picture_file
+from .imaging import read_image as read_image
+from .imaging import read_mask as read_mask
+from .imaging import resize_map as resize_map
+from .imaging import resize_to_input as resize_to_input
+from .imaging import to_bgr8 as to_bgr8
+from .regions import find_regions as find_regions

@@ -1,0 +1,15 @@
+from .config import DistilConfig as DistilConfig
+from .config import FolderSpec as FolderSpec
+from .objective import DistilObjective as DistilObjective
+from .pictures import DistilBatch as DistilBatch
+from .pictures import DistilPictures as DistilPictures
+from .pictures import collate_distil as collate_distil
+from .pictures import read_unlabelled as read_unlabelled
+from .settings import load_teacher as load_teacher
+from .settings import parser as parser
+from .settings import read_distil_config as read_distil_config
+from .table import comparison as comparison
+from .table import kept_rows as kept_rows
+from .teacher import KeptAnswers as KeptAnswers
+from .teacher import Layout as Layout
+from .teacher import Teacher as Teacher

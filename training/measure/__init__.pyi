@@ -1,0 +1,17 @@
+from .plots import draw_curves as draw_curves
+from .predict import METRICS as METRICS
+from .predict import Group as Group
+from .predict import Scored as Scored
+from .predict import Tally as Tally
+from .predict import evaluate_groups as evaluate_groups
+from .predict import mean_row as mean_row
+from .predict import score_pictures as score_pictures
+from .predict import tally_groups as tally_groups
+from .protocol_table import Result as Result
+from .protocol_table import as_json as as_json
+from .protocol_table import as_markdown as as_markdown
+from .sheet import Sheets as Sheets
+from .sheet import write_sheet as write_sheet
+from .validation import PixelLevel as PixelLevel
+from .validation import Validation as Validation
+from .validation import ValidationPictures as ValidationPictures

@@ -1,0 +1,15 @@
+from .data_check import check_samples as check_samples
+from .data_check import read_datasets as read_datasets
+from .holdout import at_most as at_most
+from .holdout import split as split
+from .sampler import Batch as Batch
+from .sampler import Item as Item
+from .sampler import Texture as Texture
+from .sampler import TrainingPictures as TrainingPictures
+from .sampler import collate as collate
+from .sampler import find_textures as find_textures
+from .sampler import flip_and_turn as flip_and_turn
+from .sampler import random_crop as random_crop
+from .sampler import resize_mask as resize_mask
+from .synthesis import MIN_AREA_PX as MIN_AREA_PX
+from .synthesis import photometric as photometric

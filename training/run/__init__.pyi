@@ -1,0 +1,13 @@
+from .build import build_detector as build_detector
+from .devices import autocast as autocast
+from .devices import pick_device as pick_device
+from .feature_cache import FeatureCache as FeatureCache
+from .objective import stacked_text as stacked_text
+from .objective import target_of as target_of
+from .processes import Processes as Processes
+from .processes import join_processes as join_processes
+from .protocol import Protocol as Protocol
+from .protocol import Run as Run
+from .protocol import plan as plan
+from .run_log import RunLog as RunLog
+from .trainer import Trainer as Trainer
