@@ -27,14 +27,14 @@ demo: .venv-demo/installed
 test: .venv/installed
 	tests/system-packages.sh
 	$(MAKE) --no-print-directory lint
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 # The table comes whatever failed; the exit code is pytest's.
 chaos: export ZSAD_CHAOS_RESULTS := $(CHAOS_RESULTS)
 chaos: .venv/installed
 	tests/system-packages.sh
 	@mkdir -p build && rm -f "$(CHAOS_RESULTS)" && touch "$(CHAOS_RESULTS)"
-	.venv/bin/python -m pytest -m chaos tests/chaos && .venv/bin/python -m pytest tests/chaos/test_attacks.py; code=$$?; \
+	.venv/bin/python -m pytest -m chaos && .venv/bin/python -m pytest tests/chaos/test_attacks.py; code=$$?; \
 		.venv/bin/python tests/chaos_table.py "$(CHAOS_RESULTS)"; exit $$code
 
 lint: .venv/installed

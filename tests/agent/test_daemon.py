@@ -111,7 +111,8 @@ def test_pictures_of_every_kind_have_a_result_and_bad_ones_are_unknown(tiny_bund
     (folder / "6-cut.png").write_bytes((folder / "1-grey.png").read_bytes()[:60])
     arguments = ("--source", str(folder), "--print-results", "--save-heatmaps", str(tmp_path / "heat"))
     with AgentProcess(tmp_path, tiny_bundle, *arguments, "--broker", NO_BROKER) as agent:
-        assert agent.wait() == 0, agent.output
+        agent.wait_for_output(" cam0 #6 ")
+        assert agent.terminate()[0] == 0, agent.output  # without waiting for a broker
     printed = [line.split()[3] for line in agent.output.splitlines() if " cam0 #" in line]
     assert printed == ["OK", "OK", "OK", "UNKNOWN", "UNKNOWN", "UNKNOWN"]
     assert sorted(path.name for path in (tmp_path / "heat").iterdir()) == ["cam0-1.jpg", "cam0-2.jpg", "cam0-3.jpg"]

@@ -218,11 +218,12 @@ def test_terminal_and_service_manager_leave_the_process_to_the_agent(scripted: S
             source.read()
 
 
-def test_fifty_openings_leave_no_process_and_no_file_open(scripted: Scripted) -> None:
-    source = scripted(*["1 wait:60", "1 crash", "fail open", "1", "every:0.001 100000"] * 10)
+@pytest.mark.parametrize("rounds", [2, pytest.param(10, marks=pytest.mark.chaos)])
+def test_many_openings_leave_no_process_and_no_file_open(scripted: Scripted, rounds: int) -> None:
+    source = scripted(*["1 wait:60", "1 crash", "fail open", "1", "every:0.001 100000"] * rounds)
     this = psutil.Process()
     files, threads = this.num_fds(), this.num_threads()
-    for opening in range(50):
+    for opening in range(5 * rounds):
         with contextlib.suppress(SourceError), source:
             source.read()
             if opening % 5:

@@ -84,11 +84,12 @@ def test_every_trigger_has_its_result_whatever_the_camera_does(
     assert "Traceback" not in agent.output
 
 
-def test_every_dropped_file_has_a_result_though_the_agent_is_killed_again_and_again(
-    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
+@pytest.mark.parametrize(("kills", "files"), [(1, 25), pytest.param(3, 40, marks=pytest.mark.chaos)])
+def test_every_dropped_file_has_a_result_though_the_agent_is_killed(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, kills: int, files: int
 ) -> None:
     broker = mosquitto()
-    folder, files = tmp_path / "dropped", 40
+    folder = tmp_path / "dropped"
     folder.mkdir()
     settings = (
         f"mqtt:\n  broker: {broker.url}\nsource:\n  source: {folder}\n  trigger: folder\nevidence:\n  enabled: true\n"
@@ -103,7 +104,7 @@ def test_every_dropped_file_has_a_result_though_the_agent_is_killed_again_and_ag
     chance, dropping = random.Random(5), threading.Thread(target=drop)
     with PlantOperator(broker.port) as operator:
         dropping.start()
-        for kill in (True, True, True, False):
+        for kill in [True] * kills + [False]:
             with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
                 if kill:
                     agent.wait_for_output("inspecting folder", PATIENCE_S)

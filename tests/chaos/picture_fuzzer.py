@@ -7,6 +7,7 @@ comes out of the reader ends the process with the mutation's number.
 """
 
 import json
+import re
 import resource
 import struct
 import sys
@@ -82,7 +83,10 @@ def main(folder: Path, seed: int, count: int) -> None:
             else:
                 assert picture is not None and picture.dtype == np.uint8 and picture.ndim == 3, index
                 read += 1
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not getrusage: its peak holds that of the process which started this one.
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert peak is not None
+    peak_bytes = 1024 * int(peak[1])
     print(json.dumps({"read": read, "refused": refused, "peak_bytes": peak_bytes}))
 
 

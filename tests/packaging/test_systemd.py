@@ -1,5 +1,6 @@
 """The service: unit, example config, and install and uninstall into a folder in place of the system's root."""
 
+import functools
 import re
 import shutil
 import sys
@@ -27,11 +28,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-@pytest.fixture
-def install(root: Path, wheel: Path, dependencies: Path) -> Install:
-    """Runs install.sh into `root`; dependencies come from this environment in place of a registry."""
+@pytest.fixture(scope="session")
+def install_into(wheel: Path, dependencies: Path) -> Install:
+    """Runs install.sh into a root; dependencies come from this environment in place of a registry."""
 
-    def install(*arguments: str, exit_code: int = 0, python: str = sys.executable) -> str:
+    def install(root: Path, *arguments: str, exit_code: int = 0, python: str = sys.executable) -> str:
         return run(
             [INSTALL, "--root", root, "--wheel", wheel, "--python", python, *arguments],
             exit_code=exit_code,
@@ -41,6 +42,24 @@ def install(root: Path, wheel: Path, dependencies: Path) -> Install:
         )
 
     return install
+
+
+@pytest.fixture
+def install(root: Path, install_into: Install) -> Install:
+    return functools.partial(install_into, root)
+
+
+@pytest.fixture(scope="session")
+def first_install(tmp_path_factory: pytest.TempPathFactory, install_into: Install) -> tuple[Path, str]:
+    """(root, what install.sh said), to look at and to copy."""
+    root = tmp_path_factory.mktemp("first") / "root"
+    return root, install_into(root)
+
+
+@pytest.fixture
+def installed(root: Path, first_install: tuple[Path, str]) -> Path:
+    """A copy of that root. Its program starts from the place that it was installed to."""
+    return Path(shutil.copytree(first_install[0], root, symlinks=True))
 
 
 @needs_systemd
@@ -97,16 +116,16 @@ def test_example_config_shows_every_key_and_the_true_defaults(tmp_path: Path) ->
     validate(AgentConfig, values | {"cameras": cameras}, "all.yaml", lines)
 
 
-def test_install_makes_program_config_and_unit(root: Path, install: Install) -> None:
-    told = install()
+def test_install_makes_program_config_and_unit(first_install: tuple[Path, str]) -> None:
+    root, told = first_install
     assert "systemctl enable --now zsad-agent" in told
     assert "--camera" in run([root / "opt/zsad-agent/venv/bin/zsad-agent", "--help"], PYTHONPATH="")
     assert (root / "etc/zsad-agent/agent.yaml").read_text() == (SYSTEMD / "agent.yaml").read_text()
     assert (root / "etc/systemd/system/zsad-agent.service").read_text() == UNIT.read_text()
 
 
-def test_second_install_keeps_the_config_and_one_program(root: Path, install: Install) -> None:
-    install()
+def test_second_install_keeps_the_config_and_one_program(installed: Path, install: Install) -> None:
+    root = installed
     first = (root / "opt/zsad-agent/venv").resolve()
     config = root / "etc/zsad-agent/agent.yaml"
     config.write_text("device_id: mine\n")
@@ -118,8 +137,8 @@ def test_second_install_keeps_the_config_and_one_program(root: Path, install: In
     assert (root / "opt/zsad-agent/venv").resolve() != first
 
 
-def test_install_that_the_config_does_not_suit_changes_nothing(root: Path, install: Install) -> None:
-    install()
+def test_install_that_the_config_does_not_suit_changes_nothing(installed: Path, install: Install) -> None:
+    root = installed
     first = (root / "opt/zsad-agent/venv").resolve()
     (root / "etc/zsad-agent/agent.yaml").write_text("no_such_key: 1\n")
     told = install(exit_code=1)
@@ -135,8 +154,8 @@ def test_dry_run_tells_and_changes_nothing(root: Path, install: Install) -> None
     assert not root.exists()
 
 
-def test_uninstall_keeps_config_and_data_unless_purged(root: Path, install: Install) -> None:
-    install()
+def test_uninstall_keeps_config_and_data_unless_purged(installed: Path) -> None:
+    root = installed
     spool = root / "var/lib/zsad-agent/spool.sqlite3"
     spool.parent.mkdir(parents=True)
     spool.touch()

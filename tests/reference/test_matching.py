@@ -1,14 +1,13 @@
 """AVA-DINO and AD-DINOv3 against what the authors' code answered on seeded weights and inputs."""
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
+from seeded import seeded_normal, seeded_state
 
 from zsad_core.heads import AdDinoV3, AvaDino, AvaDinoConfig, MatchingConfig, Target, Tokens
 
@@ -24,11 +23,6 @@ class Case:
     model: Any  # after backward
 
 
-def seeded_normal(seed: int, name: str, shape: tuple[int, ...], std: float = 1.0, mean: float = 0.0) -> np.ndarray:
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return (mean + std * rng.standard_normal(shape)).astype(np.float32)
-
-
 def build(method: str):
     if method == "ava_dino":
         return AvaDino(AvaDinoConfig(**WIDTHS, hidden_dim=768))
@@ -36,19 +30,11 @@ def build(method: str):
 
 
 @pytest.fixture(scope="module", params=["ava_dino", "ad_dinov3"])
-def case(request: pytest.FixtureRequest, reference_dir: Path) -> Case:
-    file = reference_dir / f"{request.param}.npz"
-    if not file.is_file():
-        pytest.skip(f"{file} is absent; name the folder of the reference cases with --reference-dir")
-    stored = np.load(file)
+def case(request: pytest.FixtureRequest) -> Case:
+    stored = np.load(Path(__file__).with_name(f"{request.param}.npz"))
     seed = int(stored["seed"])
     model = build(request.param)
-    state = {}
-    for name, shape_text in zip(stored["state_names"], stored["state_shapes"], strict=True):
-        shape = tuple(int(side) for side in str(shape_text).strip("()").split(",") if side.strip())
-        fan_in = int(np.prod(shape[1:]))
-        state[str(name)] = torch.from_numpy(seeded_normal(seed, str(name), shape, std=fan_in**-0.5))
-    model.load_state_dict(state, strict=True)
+    model.load_state_dict(seeded_state(stored), strict=True)
     tokens = Tokens(
         cls_tokens=[torch.from_numpy(seeded_normal(seed, f"cls{i}", (2, 1, EMBED_DIM)))[:, 0] for i in range(TAPS)],
         patch_tokens=[torch.from_numpy(seeded_normal(seed, f"patch{i}", (2, 1024, EMBED_DIM))) for i in range(TAPS)],

@@ -1,12 +1,11 @@
 """Our VisualAD against what the authors' code answered on seeded weights and inputs."""
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
+from seeded import seeded_normal, seeded_state
 
 from zsad_core.backbones import tapped_tokens
 from zsad_core.backbones.vit import import_timm
@@ -22,23 +21,6 @@ OURS = {  # names of the published ViT that belong to our head
 }
 
 
-def seeded_normal(seed: int, name: str, shape: tuple[int, ...], std: float = 1.0, mean: float = 0.0) -> np.ndarray:
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return (mean + std * rng.standard_normal(shape)).astype(np.float32)
-
-
-def seeded_state(seed: int, stored: np.lib.npyio.NpzFile, part: str) -> dict[str, torch.Tensor]:
-    state = {}
-    for name, shape_text in zip(stored[f"state_names/{part}"], stored[f"state_shapes/{part}"], strict=True):
-        name, shape = str(name), tuple(int(side) for side in str(shape_text).strip("()").split(",") if side.strip())
-        if len(shape) >= 2:
-            value = seeded_normal(seed, name, shape, std=int(np.prod(shape[1:])) ** -0.5)
-        else:
-            value = seeded_normal(seed, name, shape, std=0.05, mean=1.0 if name.endswith("weight") else 0.0)
-        state[name] = torch.from_numpy(value)
-    return state
-
-
 def head_name(published: str) -> str:
     """`layer_attentions.layer_4.gate.0.weight` -> `cross_attn.1.gate.0.weight`; likewise the transforms."""
     attention = "layer_attentions."
@@ -49,12 +31,9 @@ def head_name(published: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def case(reference_dir: Path):
+def case():
     """(stored answers, our outputs by their names, our losses, gradient by the published name)."""
-    file = reference_dir / "visualad.npz"
-    if not file.is_file():
-        pytest.skip(f"{file} is absent; name the folder of the reference cases with --reference-dir")
-    stored = np.load(file)
+    stored = np.load(Path(__file__).with_name("visualad.npz"))
     seed = int(stored["seed"])
     vit = import_timm().create_model(
         "vit_tiny_patch16_224",
@@ -69,14 +48,14 @@ def case(reference_dir: Path):
         dynamic_img_size=True,
         num_classes=0,
     )
-    tower = seeded_state(seed, stored, "vit")
+    tower = seeded_state(stored, "vit")
     head_state = {ours: tower.pop(name).flatten() for name, ours in OURS.items()}
     tower["positional_embedding"] = tower.pop("positional_embedding_frozen")
     rename = import_timm().models.vision_transformer.checkpoint_filter_fn
     timm_state = rename({f"visual.{name}": value for name, value in tower.items()}, vit)
     vit.load_state_dict(timm_state, strict=True)
     for part in ("cross_attn", "transforms"):
-        head_state |= {head_name(name): value for name, value in seeded_state(seed, stored, part).items()}
+        head_state |= {head_name(name): value for name, value in seeded_state(stored, part).items()}
     head = VisualAd(VisualAdConfig(embed_dim=EMBED_DIM, num_taps=len(TAPS)))
     head.load_state_dict(head_state, strict=True)
     head.eval().requires_grad_(True)  # the stored gradients are of all parameters, frozen ones too

@@ -2,16 +2,15 @@
 
 import csv
 import hashlib
-import multiprocessing
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from published_files import AD_MODULES, module_states, visualad_content
 from small_run import assert_same_but_for_rounding, make_data
+from two_processes import FORKSERVER, STARTED_BY, run_two
 
 torch = pytest.importorskip("torch")
 
@@ -45,8 +44,6 @@ from zsad_training.measure import METRICS
 from zsad_training.run import stacked_text
 
 CNN = {"backbone": "tf_efficientnet_lite0", "taps": (2, 3, 4, 5)}
-SCRIPT = Path(__file__).parents[2] / "training" / "distill.py"
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
 VIT, WIDTH = "vit_tiny_patch16_224", 192
 
 
@@ -147,14 +144,59 @@ def test_mixed_precision_distils_on_a_cpu(data, cache, tmp_path, precision):
         assert found == pytest.approx(expected, rel=0.15, abs=0.05), metric
 
 
-def test_a_run_that_is_killed_in_a_step_ends_as_an_unbroken_one(data, tmp_path):
-    optimisation = {"epochs": 1, "steps_per_epoch": 5, "save_every_steps": 1, "ema_decay": 0.9, "schedule": "cosine"}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["small_run", "small_distillation", "zsad_training.distill"])
+INTERRUPTED = {"epochs": 1, "steps_per_epoch": 5, "save_every_steps": 1, "ema_decay": 0.9, "schedule": "cosine"}
 
-    def start(name: str) -> multiprocessing.Process:
-        arguments = (data, tmp_path / name, tmp_path / f"{name}-cache", optimisation)
-        process = context.Process(target=run_distillation, args=arguments)
+
+class TeacherThatInterrupts:
+    """The run ends in the step in which it is asked for the third time."""
+
+    def __init__(self, real: Teacher) -> None:
+        self._real, self._asked = real, 0
+
+    def __getattr__(self, name: str):
+        return getattr(self._real, name)
+
+    def rows(self, *args):
+        self._asked += 1
+        if self._asked == 3:
+            raise KeyboardInterrupt
+        return self._real.rows(*args)
+
+
+def test_a_run_that_is_interrupted_in_a_step_ends_as_an_unbroken_one(data, tmp_path):
+    whole, cut = (
+        distil_config(data, tmp_path / name, optimisation=INTERRUPTED, cache=tmp_path / f"{name}-cache")
+        for name in ("whole", "cut")
+    )
+    small_distiller(whole)[0].run()
+    with pytest.raises(KeyboardInterrupt):
+        small_distiller(cut, TeacherThatInterrupts(small_teacher(cut)))[0].run()
+    go_on_without_some_answers(tmp_path / "cut-cache")
+    small_distiller(cut)[0].run()
+    assert_ended_alike(tmp_path / "cut", tmp_path / "whole")
+
+
+def go_on_without_some_answers(cache: Path) -> None:
+    """As if the run had ended before they were written."""
+    answers = sorted(cache.rglob("*.bin"))
+    assert answers
+    for file in answers[::2]:
+        file.unlink()
+
+
+def assert_ended_alike(cut: Path, whole: Path) -> None:
+    found, expected = resume(cut), resume(whole)
+    for part in ("detector", "extra", "average"):
+        for name, value in expected[part].items():
+            assert found[part][name].equal(value), name
+    assert logged(cut, "loss_total") == logged(whole, "loss_total")
+
+
+@pytest.mark.chaos
+def test_a_run_that_is_killed_in_a_step_ends_as_an_unbroken_one(data, tmp_path):
+    def start(name: str) -> BaseProcess:
+        arguments = (data, tmp_path / name, tmp_path / f"{name}-cache", INTERRUPTED)
+        process = FORKSERVER.Process(target=run_distillation, args=arguments)
         process.start()
         return process
 
@@ -166,17 +208,12 @@ def test_a_run_that_is_killed_in_a_step_ends_as_an_unbroken_one(data, tmp_path):
     killed.kill()
     killed.join()
     assert killed.exitcode == -9
-    for file in list((tmp_path / "cut-cache").rglob("*.bin"))[::2]:
-        file.unlink()  # as if the kill had come before they were written
+    go_on_without_some_answers(tmp_path / "cut-cache")
     again = start("cut")
     for process in (again, whole):
         process.join()
         assert process.exitcode == 0
-    cut, whole = resume(tmp_path / "cut"), resume(tmp_path / "whole")
-    for part in ("detector", "extra", "average"):
-        for name, value in whole[part].items():
-            assert cut[part][name].equal(value), name
-    assert logged(tmp_path / "cut", "loss_total") == logged(tmp_path / "whole", "loss_total")
+    assert_ended_alike(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_a_run_with_another_teacher_is_not_resumed(data, tmp_path):
@@ -303,17 +340,16 @@ def test_command_line_distils_for_real_and_does_it_once(data, tmp_path, capsys):
     assert (tmp_path / "out" / "teacher.json").stat().st_mtime_ns == measured
 
 
-def test_two_processes_distil_as_one_does(data, tmp_path):
+@pytest.mark.parametrize("started_by", STARTED_BY)
+def test_two_processes_distil_as_one_does(data, tmp_path, started_by):
     save_checkpoint(tmp_path / "teacher.safetensors", small_detector((64, 64)), texts(), record())
     flags = ["--teacher", str(tmp_path / "teacher.safetensors"), "--data", str(data / "drawn"), "--input-size", "64"]
     flags += ["--unlabelled", str(data / "textures"), "--unlabelled-fraction", "0.3", "--pool", "16", "--epochs", "1"]
     flags += ["--teacher-cache", str(tmp_path / "cache"), "--trainable-blocks", "2", "--mixed-precision", "off"]
     flags += ["--batch-size", "8", "--workers", "0", "--device", "cpu", "--set", "validation.max_per_class=3"]
     assert main([*flags, "--out", str(tmp_path / "one")]) == 0
-    command = [sys.executable, *TORCHRUN, str(SCRIPT), *flags, "--out", str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("| drawn/plate |") == 1  # the first process alone speaks
+    told = run_two("distill", [*flags, "--out", str(tmp_path / "two")], tmp_path, started_by=started_by)
+    assert told.count("| drawn/plate |") == 1  # the first process alone speaks
     expected, found = resume(tmp_path / "one"), resume(tmp_path / "two")
     for part in ("detector", "extra"):
         assert_same_but_for_rounding(found[part], expected[part])

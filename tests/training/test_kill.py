@@ -1,13 +1,14 @@
 """A run that is killed wherever it is, and started again until it ends, leaves what an unbroken one leaves."""
 
-import multiprocessing
 import random
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from small_run import make_data, run_small
+from two_processes import FORKSERVER
 
 torch = pytest.importorskip("torch")
 
@@ -15,43 +16,44 @@ from safetensors.torch import load_file
 
 SIGKILLED = -9
 OPTIMISATION = {"epochs": 3, "steps_per_epoch": 6, "save_every_steps": 1, "ema_decay": 0.9, "schedule": "cosine"}
+SHORTER = OPTIMISATION | {"epochs": 2, "steps_per_epoch": 3}
+
+Start = Callable[..., BaseProcess]
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory) -> Callable[[Path], multiprocessing.Process]:
+def start(tmp_path_factory) -> Start:
     """Starts a run in its own process; these are forked from one that has torch in memory already."""
     data = make_data(tmp_path_factory.mktemp("data"))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["small_run", "small_model", "zsad_training.run.trainer"])
 
-    def begin(out: Path) -> multiprocessing.Process:
-        process = context.Process(target=run_small, args=(data, out, OPTIMISATION, 0.2))
+    def begin(out: Path, optimisation: dict[str, object] = OPTIMISATION) -> BaseProcess:
+        process = FORKSERVER.Process(target=run_small, args=(data, out, optimisation, 0.2))
         process.start()
         return process
 
     return begin
 
 
-def wait_for(process: multiprocessing.Process, condition: Callable[[], bool]) -> None:
+def wait_for(process: BaseProcess, condition: Callable[[], bool]) -> None:
     while process.is_alive() and not condition():
         time.sleep(0.0005)
 
 
-def kill(process: multiprocessing.Process) -> None:
+def kill(process: BaseProcess) -> None:
     """A busy machine may look too late: the process may have ended, but only as it should."""
     process.kill()
     process.join()
     assert process.exitcode in (SIGKILLED, 0)
 
 
-def kill_while_writing(process: multiprocessing.Process, file: Path) -> bool:
+def kill_while_writing(process: BaseProcess, file: Path) -> bool:
     """Gives whether the file was left half-written."""
     wait_for(process, file.exists)
     kill(process)
     return file.exists()
 
 
-def kill_in_a_step(process: multiprocessing.Process, saved: Path, seconds: float) -> None:
+def kill_in_a_step(process: BaseProcess, saved: Path, seconds: float) -> None:
     """Kills some time after the first save of this process."""
     before = saved.stat().st_mtime_ns if saved.exists() else 0
     wait_for(process, lambda: saved.exists() and saved.stat().st_mtime_ns > before)
@@ -59,7 +61,16 @@ def kill_in_a_step(process: multiprocessing.Process, saved: Path, seconds: float
     kill(process)
 
 
-def test_a_run_that_is_killed_anywhere_ends_as_an_unbroken_one(start, tmp_path):
+def test_a_run_that_is_killed_in_a_step_ends_as_an_unbroken_one(start: Start, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    unbroken, saved = start(whole, SHORTER), cut / "resume.pt"
+    kill_in_a_step(start(cut, SHORTER), saved, 0.02)
+    saved.with_name("resume.pt.partial").write_bytes(saved.read_bytes()[:5000])  # as if killed while it was written
+    assert_ends_alike(start(cut, SHORTER), unbroken, cut, whole)
+
+
+@pytest.mark.chaos
+def test_a_run_that_is_killed_anywhere_ends_as_an_unbroken_one(start: Start, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     unbroken = start(whole)
 
@@ -76,7 +87,10 @@ def test_a_run_that_is_killed_anywhere_ends_as_an_unbroken_one(start, tmp_path):
             partial.unlink(missing_ok=True)
             torn += kill_while_writing(start(cut), partial)
     assert torn  # at least one kill came amid a file
-    last = start(cut)
+    assert_ends_alike(start(cut), unbroken, cut, whole)
+
+
+def assert_ends_alike(last: BaseProcess, unbroken: BaseProcess, cut: Path, whole: Path) -> None:
     for process in (last, unbroken):
         process.join()
         assert process.exitcode == 0

@@ -2,13 +2,12 @@
 
 import csv
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mvtec_tree import make_mvtec_tree
 from small_run import assert_same_but_for_rounding
+from two_processes import STARTED_BY, run_two
 
 torch = pytest.importorskip("torch")
 
@@ -16,9 +15,6 @@ from safetensors.torch import load_file
 
 from zsad_training.run import Processes
 from zsad_training.train import main
-
-SCRIPT = Path(__file__).parents[2] / "training" / "train.py"
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
 
 
 @pytest.fixture
@@ -38,12 +34,12 @@ def losses(folder: Path) -> list[tuple[str, float]]:
         return [(row["step"] + row["metric"], float(row["value"])) for row in csv.DictReader(file)]
 
 
-def test_two_processes_end_where_one_ends(tmp_path, flags):
+@pytest.mark.parametrize("started_by", STARTED_BY)
+def test_two_processes_end_where_one_ends(tmp_path, flags, started_by):
     assert main([*flags, "--out", str(tmp_path / "one")]) == 0
-    command = [sys.executable, *TORCHRUN, str(SCRIPT), *flags, "--accumulate", "2", "--out", str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'two' / 'best.safetensors'}\n"  # the first process alone speaks
+    two = [*flags, "--accumulate", "2", "--out", str(tmp_path / "two")]
+    told = run_two("train", two, tmp_path, started_by=started_by)
+    assert told == f"{tmp_path / 'two' / 'best.safetensors'}\n"  # the first process alone speaks
     expected, found = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert [key for key, _ in found] == [key for key, _ in expected]
     assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=2e-5)  # of six digits
