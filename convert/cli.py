@@ -5,8 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
-from zsad_convert import make_bundle, prompt_bank, sign
-from zsad_convert.bundle import card as model_card
+from zsad_convert import card, make_bundle, prompt_bank, sign
 from zsad_convert.gate import add_parity_flags, measure, refuse
 from zsad_core.bundle import Precision
 from zsad_core.command import guarded
@@ -27,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     add_parity_flags(verify)
     verify.add_argument("--seed", type=int, default=0, help="nothing is random here; kept for scripts (default 0)")
     prompt_bank.add_command(commands)
-    model_card.add_command(commands)
+    card.add_command(commands)
     sign.add_commands(commands)
     return result
 
@@ -77,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.command == "prompts":
         return guarded("zsad-convert", lambda: prompt_bank.run(args, command_line))
     if args.command == "card":
-        return guarded("zsad-convert", lambda: model_card.run(args))
+        return guarded("zsad-convert", lambda: card.print_card(args))
     if args.command == "keygen":
         return guarded("zsad-convert", lambda: sign.keygen(args))
     if args.command == "sign":

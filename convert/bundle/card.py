@@ -3,12 +3,9 @@
 Its headings are those of Mitchell et al., Model Cards for Model Reporting (arXiv 1810.03993).
 """
 
-import argparse
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
-from zsad_core.bundle import Evaluation, Gate, Manifest, ResizeRule, Variant, load_bundle
+from zsad_core.bundle import Evaluation, Gate, Manifest, ResizeRule, Variant
 from zsad_core.facts import EvaluationRow
 
 MODEL_CARD = "MODEL_CARD.md"  # beside the files of the manifest; no device reads it
@@ -22,21 +19,6 @@ _METRICS = (
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "recall",
     "false_reject_rate",
 )  # fmt: skip
-
-
-def add_command(commands: Any) -> None:
-    """Adds `card` to the subcommands."""
-    command = commands.add_parser("card", help=f"print a bundle's model card, as export writes it to {MODEL_CARD}")
-    command.add_argument("bundle", type=Path, help="bundle folder or .zip")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Prints the card.
-
-    Raises:
-        BundleError: the bundle does not load.
-    """
-    print(model_card(load_bundle(args.bundle).manifest), end="")
 
 
 def model_card(manifest: Manifest) -> str:
