@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from zsad_convert import card, make_bundle, prompt_bank, sign
-from zsad_convert.gate import add_parity_flags, measure, refuse
+from zsad_convert.gate import add_parity_flags, measure, parity_pictures, refuse
 from zsad_core.bundle import Precision
 from zsad_core.command import guarded
 from zsad_core.errors import WeightsError
@@ -37,6 +37,7 @@ def verify(args: argparse.Namespace) -> None:
     from zsad_core.bundle import load_bundle
     from zsad_core.text import embed_products, load_text_encoder
 
+    parity_pictures(args)  # before anything takes long
     bundle = load_bundle(args.bundle)
     checkpoint = chosen_checkpoint(args)
     method, made_of = checkpoint.detector.config.method, bundle.manifest.model.method

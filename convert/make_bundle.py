@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from zsad_convert.gate import add_gate_flags, add_parity_flags, count, passed, unit
+from zsad_convert.gate import add_gate_flags, add_parity_flags, check_pictures, count, passed, unit
 from zsad_core.bundle import Calibration, Gate, Precision, Variant
 from zsad_core.errors import ConfigError
 from zsad_core.model import add_checkpoint_flags, chosen_checkpoint
@@ -76,12 +76,16 @@ def run(args: argparse.Namespace, command_line: str) -> None:
     Raises:
         ZsadError: which flag, file or weights are wrong, or that a graph answers otherwise than torch.
     """
-    from zsad_convert.bundle import write_bundle
+    from zsad_convert.bundle import check_out, write_bundle
     from zsad_convert.export import prompt_arrays, serialise, to_openvino
     from zsad_core.bundle import Evaluation, ModelFacts, Threshold
     from zsad_core.facts import ScoreRule
     from zsad_core.text import text_side_bytes
 
+    check_out(args.out)
+    check_pictures(args)
+    if args.command == "quantize":
+        _check_calibration(args)
     checkpoint = chosen_checkpoint(args)
     record, detector, config = checkpoint.record, checkpoint.detector, checkpoint.detector.config
     text = _embeddings(args, checkpoint)
@@ -137,14 +141,20 @@ def run(args: argparse.Namespace, command_line: str) -> None:
         _tell(one)
 
 
+def _check_calibration(args: argparse.Namespace) -> None:
+    from zsad_convert.quantise import calibration_pictures
+
+    if args.accuracy_aware and not args.gate_data:
+        raise ConfigError("--accuracy-aware measures on labelled pictures: name some with --gate-data")
+    calibration_pictures(args.calibration)
+
+
 def _quantised(args: argparse.Namespace, graph: Any, detector: Any, prompts: Any) -> tuple[Any, Calibration]:
     """(graph in int8, what it was calibrated on)."""
     from zsad_convert.gate import labelled_pictures
     from zsad_convert.quantise import AccuracyControl, calibration_set, quantise
     from zsad_core.backbones import Backbone
 
-    if args.accuracy_aware and not args.gate_data:
-        raise ConfigError("--accuracy-aware measures on labelled pictures: name some with --gate-data")
     calibration = calibration_set(args.calibration, args.calibration_images, prompts, args.seed)
     accuracy = None
     if args.accuracy_aware:

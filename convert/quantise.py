@@ -47,15 +47,25 @@ class CalibrationSet:
     pictures: tuple[tuple[Path, str | None], ...]
 
 
+def calibration_pictures(folders: Sequence[Path]) -> list[Path]:
+    """All pictures below the folders, masks left out.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = [path for folder in folders for path in find_images(folder) if not is_mask(path.relative_to(folder))]
+    if not found:
+        raise ConfigError(f"--calibration: no pictures below {', '.join(map(str, folders))}")
+    return found
+
+
 def calibration_set(folders: Sequence[Path], count: int, products: Iterable[str], seed: int) -> CalibrationSet:
     """At most `count` pictures, evenly spaced over all that lie below the folders, masks left out; products in turn.
 
     Raises:
         ConfigError: no pictures.
     """
-    found = [path for folder in folders for path in find_images(folder) if not is_mask(path.relative_to(folder))]
-    if not found:
-        raise ConfigError(f"--calibration: no pictures below {', '.join(map(str, folders))}")
+    found = calibration_pictures(folders)
     rng = np.random.default_rng(seed)
     count = min(count, len(found))
     start = rng.random()  # of the even steps, and so less than one

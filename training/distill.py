@@ -47,16 +47,17 @@ def distil(
     Returns:
         The path of the student's best checkpoint, and the table of teacher and student, which the first process has.
     """
-    from zsad_training.distil import DistilObjective, DistilPictures, collate_distil, read_unlabelled
+    from zsad_training.distil import DistilObjective, DistilPictures, check_score_rules, collate_distil, read_unlabelled
     from zsad_training.measure import ValidationPictures
     from zsad_training.run import Trainer
 
+    check_score_rules(config, checkpoint.detector.config)
     device, spec = processes.device, config.distillation
     checks = check_data and processes.is_first
     parts = read_parts(config, check_data=checks)
     unlabelled = read_unlabelled(spec.unlabelled, check=checks)
-    teacher = _teacher(config, checkpoint, parts, device)
-    detector, earlier, text = _student(config, parts, device)
+    teacher = _teacher(config, checkpoint, parts, processes)
+    detector, earlier, text = _student(config, parts, processes)
     asked = _with_cache(teacher, config) if spec.cache else teacher
     objective = DistilObjective(detector, text, asked, config, device=device)
     validation = ValidationPictures(
@@ -84,33 +85,35 @@ def distil(
     return best, table
 
 
-def _teacher(config: "DistilConfig", checkpoint: "Checkpoint", parts: "Parts", device: Any) -> "Teacher":
+def _teacher(config: "DistilConfig", checkpoint: "Checkpoint", parts: "Parts", processes: "Processes") -> "Teacher":
     from zsad_core.bundle import GENERIC_PRODUCT
     from zsad_training.distil import Teacher
 
     model, features = checkpoint.detector.config, config.distillation.features
     text = checkpoint.text_embeddings
     if missing := {*parts.products, GENERIC_PRODUCT} - text.keys():
-        text = embed(model.method, model.text_encoder, missing, str(device)) | text
+        text = embed(model.method, model.text_encoder, missing, processes) | text
     grid_hw = features.grid_hw if features.weight else None
-    return Teacher(checkpoint.detector, text, grid_hw=grid_hw, device=device)
+    return Teacher(checkpoint.detector, text, grid_hw=grid_hw, device=processes.device)
 
 
-def _student(config: "DistilConfig", parts: "Parts", device: Any) -> tuple[Any, dict[str, Any] | None, dict[str, Any]]:
+def _student(
+    config: "DistilConfig", parts: "Parts", processes: "Processes"
+) -> tuple[Any, dict[str, Any] | None, dict[str, Any]]:
     """The detector, the record of the checkpoint it starts from, if any, and its text embeddings."""
     import numpy as np
     import torch
 
     from zsad_training.run import build_detector
 
-    text = embed(config.model.method, config.model.text_encoder, parts.products, str(device))
+    text = embed(config.model.method, config.model.text_encoder, parts.products, processes)
     random.seed(config.seed)  # now, as in `zsad_training.train`
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
     detector, earlier = build_detector(
         config.model,
         text_dim=len(next(iter(text.values()))),
-        plain=device.type == "cpu" and config.optimisation.trainable_blocks > 0,
+        plain=processes.device.type == "cpu" and config.optimisation.trainable_blocks > 0,
     )
     return detector, earlier, text
 

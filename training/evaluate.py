@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> None:
     products = {args.product} if args.product else {sample.product for sample in samples}
     text = {}
     if checkpoint.detector.needs_text:
-        encoder = load_text_encoder(checkpoint.detector.config.text_encoder, device=str(device))
-        text = embed_products(encoder, sorted(products))
+        name = checkpoint.detector.config.text_encoder
+        text = embed_products(load_text_encoder(name, device=str(device)), sorted(products))
     pictures = [(sample, sample.load) for sample in samples]
     scored = score_pictures(
         checkpoint.detector.to(device), pictures, text, device=device, total=len(pictures), product=args.product

@@ -1,11 +1,13 @@
 """Command line of training: `python training/train.py --help`."""
 
+import gc
 import logging
 import platform
 import random
 import sys
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +38,8 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
 
     device, seed = processes.device, config.seed
     parts = read_parts(config, check_data=check_data and processes.is_first)
-    text = embed(config.model.method, config.model.text_encoder, parts.products, str(device))
-    random.seed(seed)  # now: a text encoder draws its first weights, when it is not loaded yet
+    text = embed(config.model.method, config.model.text_encoder, parts.products, processes)
+    random.seed(seed)  # now: a text encoder draws its first weights when it is loaded
     np.random.seed(seed)
     torch.manual_seed(seed)
     detector, earlier = build_detector(
@@ -87,16 +89,14 @@ def read_parts(config: "TrainConfig", *, check_data: bool) -> Parts:
         DatasetError: naming each broken file; with `check_data` every file is decoded for that.
     """
     from zsad_core.bundle import GENERIC_PRODUCT
-    from zsad_training.pictures import at_most, find_textures, read_datasets, split
+    from zsad_training.pictures import at_most, find_textures, read_datasets, split, split_groups
 
     only: Any = None if config.train_split == "all" else config.train_split
+    textures = find_textures(config.textures.path) if config.textures else []  # first: it takes no time
     samples = read_datasets(config.datasets, check=check_data, split=only)
-    textures = find_textures(config.textures.path) if config.textures else []
     seed, spec = config.seed, config.validation
-    fit, held_out = split(samples, lambda one: f"{one.dataset}/{one.product}/{one.image.name}", spec.fraction, seed)
-    held_out = at_most(
-        held_out, lambda one: one.image.name, lambda one: (one.dataset, one.is_anomalous), spec.max_per_class, seed
-    )
+    fit, held_out = split_groups(samples, attrgetter("key"), _product_and_class, spec.fraction, seed)
+    held_out = at_most(held_out, attrgetter("key"), _product_and_class, spec.max_per_class, seed)
     fit_textures, held_textures = split(textures, lambda one: one.material, spec.fraction, seed)
     if textures and not fit_textures:
         raise ValueError(
@@ -119,31 +119,43 @@ def read_parts(config: "TrainConfig", *, check_data: bool) -> Parts:
     )
 
 
-def embed(method: str, text_encoder: str, products: set[str], device: str) -> "dict[str, np.ndarray]":
-    """Product -> text embedding [T, 2], of the generic one too; empty where the method needs no text."""
+def _product_and_class(sample: "Sample") -> tuple[str, str, bool]:
+    return sample.dataset, sample.product, sample.is_anomalous
+
+
+_embedded: "dict[tuple[str, str], dict[str, np.ndarray]]" = {}  # (text encoder, device) -> product -> [T, 2]
+
+
+def embed(method: str, text_encoder: str, products: set[str], processes: "Processes") -> "dict[str, np.ndarray]":
+    """Product -> text embedding [T, 2], of the generic one too; empty where the method needs no text.
+
+    The first process embeds for all, and lets go of the text encoder. The embeddings are kept, so that the runs of a
+    protocol share them.
+    """
     from zsad_core.bundle import GENERIC_PRODUCT
     from zsad_core.methods import METHODS_WITH_TEXT
 
     if method not in METHODS_WITH_TEXT:
         return {}
-    products = products | {GENERIC_PRODUCT}
-    logger.info("embedding %d product names with %s", len(products), text_encoder)
-    return {product: _embedding(text_encoder, product, device) for product in sorted(products)}
+    wanted = sorted(products | {GENERIC_PRODUCT})
+    device = str(processes.device)
+    known = _embedded.setdefault((text_encoder, device), {})
+    if missing := [product for product in wanted if product not in known]:
+        logger.info("embedding %d product names with %s", len(missing), text_encoder)
+        known |= processes.from_first(lambda: _newly_embedded(text_encoder, missing, device))
+    return {product: known[product] for product in wanted}
 
 
-@cache
-def _embedding(encoder: str, product: str, device: str) -> "np.ndarray":
-    """[T, 2] of one product; the runs of a protocol share them, for a name takes a second or two."""
-    from zsad_core.text import embed_products
+def _newly_embedded(text_encoder: str, products: list[str], device: str) -> "dict[str, np.ndarray]":
+    import torch
 
-    return embed_products(_text_encoder(encoder, device), [product])[product]
+    from zsad_core.text import embed_products, load_text_encoder
 
-
-@cache
-def _text_encoder(encoder: str, device: str) -> Any:
-    from zsad_core.text import load_text_encoder
-
-    return load_text_encoder(encoder, device=device)
+    found = embed_products(load_text_encoder(text_encoder, device=device), products)
+    gc.collect()  # the encoder's modules refer to each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return found
 
 
 def make_record(

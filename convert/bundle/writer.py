@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,19 @@ from zsad_core.bundle import (
 )
 from zsad_core.facts import Licence
 from zsad_core.openvino_offline import import_openvino
+
+
+def check_out(out: Path) -> None:
+    """Refuses a place that `write_bundle` could not write to.
+
+    Raises:
+        ValueError: `out` exists and is no bundle, or it cannot be made.
+    """
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise ValueError(f"{out}: exists and is no bundle; choose another --out")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise ValueError(f"{out}: cannot be made in {above}; choose another --out")
 
 
 def write_bundle(
@@ -65,8 +79,7 @@ def write_bundle(
         ValueError: `out` exists and is no bundle.
         BundleError: what was written does not load.
     """
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise ValueError(f"{out}: exists and is no bundle; choose another --out")
+    check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bundle-") as folder:
         partial = Path(folder) / "bundle"

@@ -1,7 +1,9 @@
 from .checks import add_gate_flags as add_gate_flags
 from .checks import add_parity_flags as add_parity_flags
+from .checks import check_pictures as check_pictures
 from .checks import count as count
 from .checks import measure as measure
+from .checks import parity_pictures as parity_pictures
 from .checks import passed as passed
 from .checks import refuse as refuse
 from .checks import unit as unit

@@ -76,7 +76,8 @@ def evenly_spaced(items: list[T], count: int) -> list[T]:
 
 def is_mask(inside: Path) -> bool:
     """Whether a file, by its path inside a data set's folder, is a mask and no picture."""
-    return any(part.startswith(MASKS) for part in inside.parts[:-1])
+    folders = [part.lower() for part in inside.parts[:-1]]  # VisA's is Masks
+    return any(folder == "masks" or folder.startswith((MASKS, "ground truth")) for folder in folders)
 
 
 def _of_category(folder: Path) -> list[Labelled]:

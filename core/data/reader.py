@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 MAX_FAULTS_SHOWN = 20
 _VARIABLE = re.compile(r"\{(\w+)\}")
 Values = dict[str, str]  # of a template's variables
+_Found = tuple[Tree, str, Path]
 
 
 def scan_dataset(
@@ -35,10 +36,10 @@ def scan_dataset(
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder")
-    tree, dataset = _find_tree(root, layout)
+    tree, dataset, top = _find_tree(root, layout)
     if mask_folder is not None and tree.mask_folder is None:
         raise DatasetError(f"{root}: mask folder {mask_folder!r} is named, but in this layout there is none to choose")
-    reading = _Reading(root, tree, dataset, mask_folder or tree.mask_folder or "")
+    reading = _Reading(root, tree, dataset, top, mask_folder or tree.mask_folder or "")
     return sorted(reading.samples()), reading.faults
 
 
@@ -49,15 +50,15 @@ def raise_faults(faults: list[str]) -> None:
         raise DatasetError("\n".join(faults[:MAX_FAULTS_SHOWN] + ([f"… and {more} more"] if more > 0 else [])))
 
 
-def _find_tree(root: Path, layout: LayoutName) -> tuple[Tree, str]:
-    """The tree that `root` holds, and the data set's name."""
+def _find_tree(root: Path, layout: LayoutName) -> _Found:
+    """The tree that `root` holds, the data set's name, and its folder."""
     if layout != "auto":
         for tree in LAYOUTS[layout]:
             if found := _fitting(root, tree):
                 return found
         expected = _VARIABLE.sub(r"<\1>", ", or ".join(" and ".join(tree.marks) for tree in LAYOUTS[layout]))
         raise DatasetError(f"{root}: no {layout} layout here: expected in it {expected}")
-    found_by: dict[tuple[Tree, str], list[str]] = {}
+    found_by: dict[_Found, list[str]] = {}
     for general in (False, True):
         for name, trees in LAYOUTS.items():
             for tree in trees:
@@ -75,12 +76,15 @@ def _find_tree(root: Path, layout: LayoutName) -> tuple[Tree, str]:
     )
 
 
-def _fitting(root: Path, tree: Tree) -> tuple[Tree, str] | None:
-    """The tree as it lies in `root`, which may be one of its categories, and the data set's name; None if it is not."""
+def _fitting(root: Path, tree: Tree) -> _Found | None:
+    """The tree as it lies in `root`, the data set's name and its folder, above `root` if that is one category.
+
+    None if `root` holds no such tree.
+    """
     single = tree.of_one_category(root.name)
-    for form, dataset in ((single, root.parent.name), (tree, root.name)):
+    for form, top in ((single, root.parent), (tree, root)):
         if form is not None and all(any(root.glob(_VARIABLE.sub("*", mark))) for mark in form.marks):
-            return form, dataset
+            return form, top.name, top
     return None
 
 
@@ -89,6 +93,7 @@ class _Reading:
     root: Path
     tree: Tree
     dataset: str
+    top: Path  # the data set's folder; `root` may be one category of it
     mask_folder: str
     faults: list[str] = field(init=False, default_factory=list)
     _stems: dict[Path, dict[str, Path]] = field(init=False, default_factory=dict)  # folder -> stem -> mask file
@@ -164,6 +169,7 @@ class _Reading:
             split=pictures.split,
             defect=defect,
             image=image,
+            place=image.relative_to(self.top).as_posix(),
             mask=mask,
         )
 
@@ -213,5 +219,6 @@ class _Reading:
                     split=row.split,
                     defect=row.defect,
                     image=image,
+                    place=image.relative_to(self.top).as_posix(),
                     mask=mask,
                 )

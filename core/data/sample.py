@@ -20,7 +20,13 @@ class Sample:
     split: Split
     defect: str  # "good" without one
     image: Path
+    place: str  # of the image below the data set's folder, with "/"; it is the same on every machine
     mask: Path | None  # None for good pictures, and where the source has none; a folder holds parts of one mask
+
+    @property
+    def key(self) -> str:
+        """Tells the picture from all others, on every machine alike."""
+        return f"{self.dataset}/{self.place}"
 
     @property
     def is_anomalous(self) -> bool:

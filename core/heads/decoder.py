@@ -112,7 +112,9 @@ class Decoder(nn.Module):
             if detail.shape[-2:] != x.shape[-2:]:  # patches of another size than 16
                 detail = F.interpolate(detail, size=x.shape[-2:], mode="bilinear", align_corners=False)
             x = torch.cat([x, detail], dim=1)
-        x = self.fine(x)
+        x = self.fine[0](x)
+        with torch.autocast(x.device.type, enabled=False):  # the map's logits are float32, as those of the match are
+            x = self.fine[1](x.float())
         return x + enlarge(skipped, (int(x.shape[2]), int(x.shape[3])))
 
     def distances(self, patch_tokens: list[Tensor], grid_hw: tuple[int, int]) -> Tensor | None:

@@ -172,7 +172,8 @@ class MatchingHead(nn.Module, ABC):
                 routing.append(adapted.routing)
             matches.append(match(adapted.patch_tokens, matching, tokens.grid_hw))
             cross_modal.append(torch.softmax(to_map_size(matches[-1], map_hw), dim=1))
-            aware = 10.0 * adapted.patch_tokens @ adapted.cls_token.unsqueeze(-1)  # [B, N, 1]
+            with torch.autocast(patches.device.type, enabled=False):  # logits of a map, as in `match`
+                aware = 10.0 * adapted.patch_tokens.float() @ adapted.cls_token.float().unsqueeze(-1)  # [B, N, 1]
             awareness.append(torch.sigmoid(to_map_size(to_grid(aware, tokens.grid_hw), map_hw)))
             global_score.append(100.0 * (adapted.cls_token.unsqueeze(1) * matching).sum(dim=-1))
         aware_map = torch.stack(awareness).mean(dim=0)
@@ -238,8 +239,12 @@ class MatchingHead(nn.Module, ABC):
 
 
 def match(patch_tokens: Tensor, matching: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """[B, 2, h, w]: 100 times the match of every patch [B, N, M] with the normal and anomalous vector [B, 2, M]."""
-    return to_grid(100.0 * patch_tokens @ matching.transpose(1, 2), grid_hw)
+    """[B, 2, h, w]: 100 times the match of every patch [B, N, M] with the normal and anomalous vector [B, 2, M].
+
+    In float32 whatever the rest is computed in: bf16 would round these logits to steps of a half.
+    """
+    with torch.autocast(patch_tokens.device.type, enabled=False):
+        return to_grid(100.0 * patch_tokens.float() @ matching.float().transpose(1, 2), grid_hw)
 
 
 def to_grid(tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:

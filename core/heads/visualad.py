@@ -184,7 +184,8 @@ class VisualAd(nn.Module):
             difference = unit[:, ANOMALY_TOKEN] - unit[:, NORMAL_TOKEN]  # [B, D]
             # The published code aligns all tokens and then drops the first; token by token it is the same.
             aligned = F.normalize(align(patch_tokens), dim=-1)
-            cosines = aligned @ difference.unsqueeze(-1)  # [B, N, 1]
+            with torch.autocast(aligned.device.type, enabled=False):  # in bf16 the map would have few values
+                cosines = aligned.float() @ difference.float().unsqueeze(-1)  # [B, N, 1]
             coarse = cosines.transpose(1, 2).reshape(-1, 1, *grid_hw)  # [B, 1, h, w]
             maps.append(F.interpolate(coarse, size=map_hw, mode="bilinear", align_corners=False).squeeze(1))
         stacked, pairs = torch.stack(maps, dim=1), torch.stack(features, dim=1)

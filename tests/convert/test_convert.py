@@ -15,6 +15,7 @@ from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector as DeviceDetector
 from zsad_convert.bundle import MODEL_CARD, model_card
 from zsad_convert.cli import main
+from zsad_convert.gate.checks import TOLERANCES
 from zsad_core.bundle import RESIZE_RULE, load_bundle
 from zsad_core.model import save_checkpoint
 from zsad_core.openvino_offline import openvino_core
@@ -132,8 +133,41 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(made, tmp_path, capsys):
 def test_parity_without_pictures_is_an_error(made, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     flags = ["--out", str(tmp_path / "bundle"), "--name", "small", "--images", str(tmp_path / "empty")]
-    assert main(["export", str(made[0]), *flags]) == 1
-    assert "needs pictures" in capsys.readouterr().err
+    assert main(["export", str(made[0]), *flags]) == 2
+    assert f"--images {tmp_path / 'empty'}: no pictures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "said"),
+    [
+        ("export", {"--out": "photos"}, "photos: exists and is no bundle"),
+        ("export", {"--out": "file/bundle"}, "file/bundle: cannot be made in"),
+        ("export", {"--images": "photos"}, "photos: no pictures in this folder or below it"),
+        ("export", {"--images": "masks"}, "masks: no pictures in this folder or below it"),
+        ("export", {"--gate-data": "photos"}, "photos: not in MVTec layout"),
+        ("quantize", {"--calibration": "photos", "--no-gate": ""}, "--calibration: no pictures below"),
+        ("quantize", {"--calibration": "pictures", "--no-gate": "", "--accuracy-aware": ""}, "name some with"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_checkpoint_is_read(made, tmp_path, capsys, command, given, said):
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "file").touch()
+    write_pictures(tmp_path / "masks" / "candle" / "Data" / "Masks" / "Anomaly")
+    (tmp_path / "pictures").symlink_to(made[1])
+    flags = {"--out": "bundle", "--images": "pictures"} | given
+    words = [word for flag, value in flags.items() for word in (flag, value and str(tmp_path / value)) if word]
+    assert main([command, str(tmp_path / "no checkpoint"), "--name", "small", *words]) in (1, 2)
+    assert said in capsys.readouterr().err
+
+
+def test_a_flag_that_widens_a_tolerance_does_not_change_what_the_manifest_calls_allowed(made, tmp_path):
+    checkpoint, pictures, _ = made
+    flags = ["--name", "small", "--images", str(pictures), "--map-tolerance", "0.5", "--score-tolerance", "0.5"]
+    assert main(["export", str(checkpoint), "--out", str(tmp_path / "usual"), *flags]) == 0
+    usual = load_bundle(tmp_path / "usual").manifest
+    assert (usual.parity.map_tolerance, usual.parity.score_tolerance) == TOLERANCES["fp16"]
+    assert usual.accepted_loss == ()
 
 
 def test_the_graph_has_the_contracts_ports(exported):

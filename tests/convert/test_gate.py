@@ -1,6 +1,7 @@
 """The gate of labelled pictures: what it reads, and what it lets pass."""
 
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from mvtec_tree import make_mvtec_tree
 
-from zsad_convert.gate import Labelled, Metrics, labelled_pictures
+from zsad_convert.gate import Labelled, Metrics, is_mask, labelled_pictures
 from zsad_convert.gate.gate import gate_faults
 from zsad_core.bundle import Gate, GateRow
 from zsad_core.errors import DatasetError
@@ -88,3 +89,19 @@ def test_a_difference_above_its_tolerance_is_a_fault(changes, fault):
     gate = Gate(image_auroc_tolerance=0.005, pixel_ap_tolerance=0.05, rows=(row(), row(**changes)))
     faults = gate_faults(gate)
     assert (faults == []) if fault is None else (len(faults) == 1 and fault in faults[0])
+
+
+@pytest.mark.parametrize(
+    ("place", "is_one"),
+    [
+        ("candle/Data/Masks/Anomaly/000.png", True),
+        ("candle/Data/Images/Anomaly/000.png", False),
+        ("plate/ground_truth_xor/hole/000_mask.png", True),
+        ("Ground Truth/1.tif", True),
+        ("masks/1.png", True),
+        ("unmasked/1.png", False),
+        ("test/good/masks.png", False),
+    ],
+)
+def test_a_mask_is_told_by_its_folder(place, is_one):
+    assert is_mask(Path(place)) is is_one

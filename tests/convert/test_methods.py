@@ -72,6 +72,15 @@ def test_flags_of_published_files_are_refused_beside_a_checkpoint(exported, tmp_
 def test_products_are_refused_where_nothing_reads_text(tmp_path, capsys):
     checkpoint = tmp_path / "best.safetensors"
     save_checkpoint(checkpoint, small_detector(method="visualad"), {}, record())
-    flags = ["--out", str(tmp_path / "b"), "--name", "x", "--images", str(tmp_path), "--products", "bottle"]
+    flags = [
+        "--out",
+        str(tmp_path / "b"),
+        "--name",
+        "x",
+        "--images",
+        str(write_pictures(tmp_path / "p")),
+        "--products",
+        "bottle",
+    ]
     assert main(["export", str(checkpoint), *flags]) == 1
     assert "visualad inspects without text" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from zsad_agent.model import Detector as DeviceDetector
 from zsad_convert.cli import main
 from zsad_convert.export import prompt_arrays, serialise, to_openvino
 from zsad_convert.gate import Metrics, labelled_pictures
+from zsad_convert.gate.checks import TOLERANCES
 from zsad_convert.gate.gate import gate_faults, measure_gate
 from zsad_convert.quantise import AccuracyControl, calibration_set, import_nncf, quantise
 from zsad_core.backbones import BackboneConfig, build_backbone
@@ -117,7 +118,11 @@ def test_the_manifest_tells_how_the_variant_was_made_and_what_it_showed(quantise
         (row,) = gate.rows
         assert (row.dataset, row.images) == ("drawn", 16)
         assert abs(row.image_auroc_ir - row.image_auroc_torch) <= gate.image_auroc_tolerance
-    assert manifest.accepted_loss == variant.accepted_loss == ()
+    assert manifest.accepted_loss == ()
+    parity = variant.parity
+    above = parity.max_map_difference > parity.map_tolerance or parity.max_score_difference > parity.score_tolerance
+    assert (parity.map_tolerance, parity.score_tolerance) == TOLERANCES["int8"]
+    assert len(variant.accepted_loss) == above  # what `LOOSE` let through
 
 
 def test_verify_compares_both_models(quantised, checkpoint, data, capsys):
@@ -154,6 +159,15 @@ def test_a_loss_that_was_accepted_is_in_the_manifest(checkpoint, data, darkness,
     assert manifest["model"]["precision"] == "int8" and manifest["variant"] is None
     assert any("torch and IR differ" in loss for loss in manifest["accepted_loss"])
     assert not (tmp_path / "bundle" / INT8_XML).exists()
+
+
+def test_a_loss_that_wider_tolerances_let_through_is_in_the_manifest_too(checkpoint, data, darkness, tmp_path):
+    wider = [word for name in ("map", "score", "auroc", "ap") for word in (f"--{name}-tolerance", "1")]
+    assert main(ruined(checkpoint, data, darkness, tmp_path / "bundle", *wider)) == 0
+    manifest = load_bundle(tmp_path / "bundle").manifest
+    assert any("torch and IR differ" in loss and "(allowed 2e-01)" in loss for loss in manifest.accepted_loss)
+    assert (manifest.parity.map_tolerance, manifest.parity.score_tolerance) == TOLERANCES["int8"]
+    assert (manifest.gate.image_auroc_tolerance, manifest.gate.pixel_ap_tolerance) == (0.005, 0.05)
 
 
 def test_the_gate_sees_that_int8_has_ruined_the_answers(checkpoint, data):

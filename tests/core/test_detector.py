@@ -1,10 +1,11 @@
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from small_model import small_detector, text_embeddings
 
-from zsad_core.heads import ScoreConfig, anomaly_score
+from zsad_core.heads import DecoderConfig, ScoreConfig, anomaly_score, match
 from zsad_core.model import Detector
 
 
@@ -65,3 +66,34 @@ def test_a_smaller_size_that_cannot_be_is_refused(size_hw, said):
     config = detector.config.model_copy(update={"smaller_hw": (size_hw,)})
     with pytest.raises(ValueError, match=said):
         Detector(config, detector.backbone)
+
+
+@pytest.mark.parametrize(
+    ("method", "decoder", "name"),
+    [
+        ("ava_dino", DecoderConfig(width=8, detail=8), "decoded"),
+        ("visualad", None, "maps"),
+    ],
+)
+def test_logits_of_maps_are_float32_in_mixed_precision(method, decoder, name):
+    """At patches of the map's own size nothing is interpolated: rounded to bf16 the values would stay so."""
+    small = small_detector(method=method)
+    config = small.config.model_copy(update={"decoder": decoder})
+    detector = Detector(config, small.backbone).eval()
+    if decoder is not None:
+        torch.nn.init.normal_(detector.head.decoder.fine[1].weight)
+    images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+    text = torch.from_numpy(np.stack([text_embeddings()["bottle"]] * 2))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = detector(images, text, map_hw=(4, 6))
+    found = getattr(output, name)
+    assert found.dtype == torch.float32
+    assert (found != found.bfloat16().float()).float().mean() > 0.5
+
+
+def test_a_match_is_the_same_in_mixed_precision():
+    patches, matching = torch.randn(2, 24, 16), torch.randn(2, 2, 16)
+    expected = match(patches, matching, (4, 6))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = match(patches, matching, (4, 6))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

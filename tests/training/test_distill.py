@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import time
+from contextlib import nullcontext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -26,12 +27,14 @@ from small_distillation import (
 )
 from small_model import record, small_detector
 
+from zsad_core.errors import ConfigError
 from zsad_core.facts import EvaluationRow
-from zsad_core.heads import AdDinoV3, MatchingConfig, VisualAd, VisualAdConfig
-from zsad_core.model import Checkpoint, load_checkpoint, save_checkpoint
+from zsad_core.heads import AdDinoV3, MatchingConfig, ScoreConfig, VisualAd, VisualAdConfig
+from zsad_core.model import Checkpoint, DetectorConfig, load_checkpoint, save_checkpoint
 from zsad_training.config import presets
 from zsad_training.distil import (
     Teacher,
+    check_score_rules,
     collate_distil,
     comparison,
     kept_rows,
@@ -323,6 +326,11 @@ def test_command_line_distils_for_real_and_does_it_once(data, tmp_path, capsys):
     flags = ["--teacher", str(tmp_path / "teacher.safetensors"), "--data", str(data / "drawn"), "--input-size", "64"]
     flags += ["--out", str(tmp_path / "out"), "--epochs", "1", "--batch-size", "4", "--workers", "0", "--seed", "3"]
     flags += ["--teacher-cache", str(tmp_path / "cache"), "--pool", "8", "--trainable-blocks", "2", "--device", "cpu"]
+    assert main(flags) == 2
+    assert "the teacher scores by the mean of the map's highest 1 %, the student by the map's maximum: set model." in (
+        capsys.readouterr().err
+    )
+    flags += ["--set", "model.score.top_fraction=0.01"]
     assert main(flags) == 0
     table, _, best = capsys.readouterr().out.strip().rpartition("\n")
     assert "| validation part of | images | teacher's image AUROC |" in table
@@ -347,6 +355,7 @@ def test_two_processes_distil_as_one_does(data, tmp_path, started_by):
     flags += ["--unlabelled", str(data / "textures"), "--unlabelled-fraction", "0.3", "--pool", "16", "--epochs", "1"]
     flags += ["--teacher-cache", str(tmp_path / "cache"), "--trainable-blocks", "2", "--mixed-precision", "off"]
     flags += ["--batch-size", "8", "--workers", "0", "--device", "cpu", "--set", "validation.max_per_class=3"]
+    flags += ["--set", "distillation.scores.other_rule=true"]
     assert main([*flags, "--out", str(tmp_path / "one")]) == 0
     told = run_two("distill", [*flags, "--out", str(tmp_path / "two")], tmp_path, started_by=started_by)
     assert told.count("| drawn/plate |") == 1  # the first process alone speaks
@@ -356,6 +365,24 @@ def test_two_processes_distil_as_one_does(data, tmp_path, started_by):
     for metric in ("loss_task", "loss_features", "loss_maps", "loss_scores"):
         one, two = (logged(tmp_path / name, metric) for name in ("one", "two"))
         assert two == pytest.approx(one, rel=1e-3, abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "theirs", "own", "scores", "said"),
+    [
+        ("ava_dino", 0.1, 0.1, {}, None),
+        ("ava_dino", 0.0, 0.1, {}, "by the map's maximum, the student by the mean of the map's highest 10 %: set mode"),
+        ("ava_dino", 0.1, 0.0, {}, "set model.score.top_fraction=0.1 to score alike"),
+        ("ava_dino", 0.0, 0.1, {"other_rule": True}, None),
+        ("ava_dino", 0.0, 0.1, {"weight": 0.0}, None),
+        ("visualad", 0.01, 0.01, {}, "by visualad's own rule, the student by .*: set distillation.scores.other_rule"),
+    ],
+)
+def test_a_teacher_that_scores_by_another_rule_needs_a_choice(data, tmp_path, method, theirs, own, scores, said):
+    config = distil_config(data, tmp_path, model={"score": {"top_fraction": own}}, scores=scores)
+    teacher = DetectorConfig(method=method, score=ScoreConfig(top_fraction=theirs))
+    with nullcontext() if said is None else pytest.raises(ConfigError, match=said):
+        check_score_rules(config, teacher)
 
 
 def row(name: str, image_auroc: float | None, pixel_ap: float | None) -> EvaluationRow:

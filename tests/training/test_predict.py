@@ -9,9 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from small_model import small_detector, text_embeddings
+
 from zsad_core.data import GOOD, Sample
 from zsad_training.evaluate import draw_report
-from zsad_training.measure import PixelLevel, Scored, Sheets, Tally, evaluate_groups, tally_groups
+from zsad_training.measure import PixelLevel, Scored, Sheets, Tally, evaluate_groups, score_pictures, tally_groups
 from zsad_training.measure.sheet import CELL, GAP, TEXT_HEIGHT, choose
 from zsad_training.measure.validation import good_part_threshold
 
@@ -21,7 +23,13 @@ HW = (30, 40)
 def sample(defect: str = GOOD, number: int = 0, *, product: str = "plate", has_mask: bool = True) -> Sample:
     mask = Path("mask.png") if defect != GOOD and has_mask else None
     return Sample(
-        dataset="drawn", product=product, split="test", defect=defect, image=Path(f"{number:03}.png"), mask=mask
+        dataset="drawn",
+        product=product,
+        split="test",
+        defect=defect,
+        image=Path(f"{number:03}.png"),
+        place=f"{product}/{number:03}.png",
+        mask=mask,
     )
 
 
@@ -148,3 +156,27 @@ def test_report_has_a_sheet_and_a_plot_that_decode(tmp_path, good: int):
     for path in tmp_path.iterdir():
         picture = cv2.imread(str(path))
         assert picture is not None and picture.std() > 1
+
+
+@pytest.mark.parametrize("size", [2, 16])
+def test_pictures_scored_in_batches_have_the_scores_that_they_have_alone(size: int):
+    rng = np.random.default_rng(0)
+    pictures = []
+    for number in range(5):  # of several sizes, the last batch not full
+        image = rng.integers(0, 256, (40 + 10 * number, 90, 3)).astype(np.uint8)
+        one = sample(number=number, product="bottle" if number % 2 else "object")
+        pictures.append((one, lambda image=image: (image, np.zeros(image.shape[:2], np.uint8))))
+    alone, batched = (
+        list(
+            score_pictures(
+                small_detector(), pictures, text_embeddings(), device=torch.device("cpu"), total=5, batch_size=count
+            )
+        )
+        for count in (None, size)
+    )
+    assert [one.sample for one in batched] == [one for one, _ in pictures]
+    for one, other in zip(alone, batched, strict=True):
+        assert other.anomaly_map.shape == one.mask.shape
+        assert other.anomaly_score == pytest.approx(one.anomaly_score, abs=1e-5)
+        np.testing.assert_allclose(other.anomaly_map, one.anomaly_map, rtol=0, atol=1e-5)
+        assert np.array_equal(other.image_bgr, one.image_bgr)

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,16 @@ torch = pytest.importorskip("torch")
 from one_dataset import read_dataset
 
 from zsad_training.config import SamplingSpec
-from zsad_training.pictures import TrainingPictures, at_most, collate, find_textures, random_crop, resize_mask, split
+from zsad_training.pictures import (
+    TrainingPictures,
+    at_most,
+    collate,
+    find_textures,
+    random_crop,
+    resize_mask,
+    split,
+    split_groups,
+)
 
 FULL = SamplingSpec(synthetic_fraction=0.5, augment="full", generic_name_fraction=0.5, train_hw=((32, 32), (48, 64)))
 
@@ -78,6 +88,22 @@ def test_collate_makes_tensors_of_the_stated_shapes(trees):
     assert batch.masks.shape == (3, 64, 64) and batch.masks.dtype == torch.float32
 
 
+class PinnedAs(torch.Tensor):
+    """Stands for a tensor on a machine with a GPU: pinning gives a copy with 1 added."""
+
+    def pin_memory(self):
+        return self + 1
+
+
+def test_all_tensors_of_a_batch_are_pinned(trees):
+    batch = collate([pictures(trees, SamplingSpec())[index] for index in range(2)])
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    pinned = replace(batch, **{name: value.int().as_subclass(PinnedAs) for name, value in tensors.items()}).pin_memory()
+    assert pinned.products == batch.products
+    for name, value in tensors.items():
+        assert torch.equal(getattr(pinned, name), value.int() + 1), name
+
+
 def test_synthetic_pictures_need_textures(trees):
     with pytest.raises(ValueError, match="textures"):
         TrainingPictures(trees[0], [], FULL, input_hw=(64, 64), batch_size=8, seed=0)
@@ -105,3 +131,18 @@ def test_split_is_stable_disjoint_and_of_the_asked_size():
     assert split(reversed(names), str, 0.15, seed=0)[1][::-1] == held_out
     assert split(names, str, 0.15, seed=1)[1] != held_out
     assert len(at_most(names, str, lambda name: name[-1], 5, seed=0)) == 50
+
+
+def test_a_split_of_groups_is_stable_and_has_every_group_in_both_parts():
+    names = [f"{product}/{index:03}" for product in "abcdefghijklmno" for index in range(4)] + ["single/000"]
+
+    def parts(items, seed=0):
+        return split_groups(items, str, lambda name: name.partition("/")[0], 0.15, seed)
+
+    fit, held_out = parts(names)
+    assert sorted(fit + held_out) == sorted(names)
+    assert {name[0] for name in held_out} >= set("abcdefghijklmno") <= {name[0] for name in fit}
+    assert parts(reversed(names))[1][::-1] == held_out
+    assert parts(names, seed=1)[1] != held_out
+    many = [f"{product}/{index:03}" for product in "ab" for index in range(200)]
+    assert parts(many) == split(many, str, 0.15, seed=0)  # where neither part of a group is empty

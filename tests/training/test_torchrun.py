@@ -1,6 +1,7 @@
 """Two processes share a run and end where one alone ends."""
 
 import csv
+import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -52,3 +53,27 @@ def test_alone_gradients_stay_as_they_are():
     Processes(device=torch.device("cpu")).sum_gradients([parameter, unused])
     assert parameter.grad.tolist() == [1.0, 2.0]
     assert unused.grad is None
+
+
+def take_from_first(rank: int, store: Path) -> None:
+    """The work of one of two processes."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    made: list[int] = []
+
+    def make() -> dict[str, int]:
+        made.append(rank)
+        return {"made by": rank}
+
+    assert Processes(device=torch.device("cpu"), rank=rank, count=2).from_first(make) == {"made by": 0}
+    assert made == ([0] if rank == 0 else [])
+    torch.distributed.destroy_process_group()
+
+
+def test_what_the_first_process_makes_all_have(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=take_from_first, args=(rank, tmp_path / "store")) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0, 0]

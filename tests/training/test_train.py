@@ -1,6 +1,8 @@
 """The trainer on a random small ViT and drawn data: learns, resumes, refuses."""
 
 import csv
+import gc
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from mvtec_tree import make_mvtec_tree
 from one_dataset import read_dataset
 from safetensors.torch import load_file
 from small_model import TEXT_DIM, small_detector, text_embeddings
@@ -15,10 +18,12 @@ from small_run import HW, assert_same_but_for_rounding, make_data, small_config,
 
 from zsad_core.errors import DatasetError, WeightsError
 from zsad_core.model import load_checkpoint, save_checkpoint
-from zsad_training.config import ValidationSpec
+from zsad_training.config import DatasetSpec, ValidationSpec
 from zsad_training.measure import ValidationPictures
 from zsad_training.pictures import find_textures
-from zsad_training.train import main
+from zsad_training.run import Processes
+from zsad_training.run.processes import usual_workers
+from zsad_training.train import embed, main, read_parts
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,7 @@ def test_training_lowers_the_loss_and_leaves_a_frozen_backbone_alone(data, tmp_p
 def test_the_last_blocks_train_and_the_others_do_not(data, tmp_path):
     small_trainer(small_config(data, tmp_path, trainable_blocks=5, backbone_lr=1e-3)).run()
     before = small_detector(HW).state_dict()
-    after = torch.load(tmp_path / "resume.pt", weights_only=True)["detector"]
+    after = load_file(tmp_path / "best.safetensors")
     changed = [
         block
         for block in range(12)
@@ -96,6 +101,42 @@ def test_cached_features_train_to_nearly_the_same_weights(data, tmp_path):
     expected, found = (load_file(tmp_path / name / "best.safetensors") for name in ("plain", "cached"))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=2e-3, msg=name)
+
+
+def test_frozen_weights_are_neither_averaged_nor_saved_for_resuming(data, tmp_path):
+    run = small_trainer(small_config(data, tmp_path, ema_decay=0.9))
+    best = run.run()
+    saved = torch.load(tmp_path / "resume.pt", weights_only=True)
+    trained = sum(one.numel() for one in run._detector.parameters() if one.requires_grad)
+    backbone = sum(one.numel() for one in run._detector.backbone.parameters())
+    assert trained < backbone / 20
+    assert not any(name.startswith("backbone.") for name in saved["detector"])
+    assert sum(value.numel() for value in saved["average"].values()) == trained + 1  # and the count of updates
+    assert (tmp_path / "resume.pt").stat().st_size < 1.2 * 4 * 4 * trained + 100_000  # weights, average, Adam's two
+    assert best.stat().st_size > 4 * backbone  # what is kept is whole
+
+
+def test_the_checkpoint_has_the_averaged_weights_and_training_goes_on_from_its_own(data, tmp_path):
+    run = small_trainer(small_config(data, tmp_path, ema_decay=0.5, epochs=1, lr=1e-2))
+    best = load_file(run.run())
+    saved = torch.load(tmp_path / "resume.pt", weights_only=True)
+    names = [name for name, one in run._detector.named_parameters() if one.requires_grad]
+    for index, name in enumerate(names):
+        torch.testing.assert_close(best[name], saved["average"][f"module.{index}"], rtol=0, atol=0)
+    for name, value in run._detector.named_parameters():
+        if name in saved["detector"]:
+            torch.testing.assert_close(saved["detector"][name], value.data, rtol=0, atol=0)
+    name = "head.text_projection.weight"
+    assert not torch.equal(best[name], saved["detector"][name])
+
+
+def test_a_run_whose_frozen_weights_are_others_is_not_resumed(data, tmp_path):
+    small_trainer(small_config(data, tmp_path)).run()
+    changed = small_trainer(small_config(data, tmp_path))
+    with torch.no_grad():
+        changed._detector.backbone.vit.cls_token.add_(1)
+    with pytest.raises(ValueError, match="other frozen weights"):
+        changed.run()
 
 
 def test_a_run_with_other_settings_is_not_resumed(data, tmp_path):
@@ -319,3 +360,67 @@ class NoValidation:
 
         self.epoch_ends()
         return Validation(rows=[], criterion=0.5, threshold=0.5, false_reject_rate=0.0, region_level=0.5)
+
+
+def test_every_product_has_both_classes_in_validation_where_all_folders_have_the_same_names(tmp_path):
+    products = [f"product{index:02}" for index in range(15)]
+    for seed, product in enumerate(products):
+        make_mvtec_tree(tmp_path / "mvtec", category=product, good=16, bad=8, seed=seed)
+    config = small_config(tmp_path, tmp_path / "out")
+    validation = config.validation.model_copy(update={"fraction": 0.15, "max_per_class": 2})
+    datasets = (DatasetSpec(path=tmp_path / "mvtec"),)
+    changed = {"datasets": datasets, "textures": None, "validation": validation}
+    parts = read_parts(config.model_copy(update=changed), check_data=False)
+    for part in (parts.fit, parts.held_out):
+        classes = {(one.product, one.is_anomalous) for one in part}
+        assert classes == {(product, label) for product in products for label in (False, True)}
+    assert not {one.image for one in parts.fit} & {one.image for one in parts.held_out}
+    assert len({one.key for one in parts.fit + parts.held_out}) == len(parts.fit + parts.held_out)
+    assert len(parts.held_out) <= 15 * 2 * 2
+
+
+def test_a_picture_has_the_same_key_in_its_data_set_and_in_its_category_alone(data):
+    whole, single = read_dataset(data / "drawn"), read_dataset(data / "drawn" / "plate")
+    assert [one.key for one in whole] == [one.key for one in single]
+    assert whole[0].key.startswith("drawn/plate/")
+
+
+def test_missing_textures_of_a_preset_are_said_at_once(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken").mkdir()  # a data set that would be an error too
+    flags = ["--preset", "zsad-small", "--data", str(tmp_path / "broken"), "--out", str(tmp_path / "out")]
+    assert main(flags) == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'cc0_textures'}: no textures here" in said
+    assert "--textures" in said and "--data-root" in said
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(data, tmp_path, workers):
+    for name, count in (("none", 0), ("some", workers)):
+        settings = small_config(data, tmp_path / name, epochs=1, mixed_precision="off")
+        small_trainer(settings.model_copy(update={"workers": count})).run()
+    expected, found = (load_file(tmp_path / name / "best.safetensors") for name in ("none", "some"))
+    assert all(found[name].equal(value) for name, value in expected.items())
+    assert losses(tmp_path / "some") == losses(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("cores", "beside", "expected"), [(1, 1, 1), (2, 1, 1), (12, 1, 6), (64, 1, 8), (16, 4, 2)])
+def test_workers_are_by_the_cores_and_bounded(monkeypatch, cores, beside, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(beside))
+    assert usual_workers() == expected
+
+
+def test_the_text_encoder_is_let_go_and_asked_for_what_is_new_alone(caplog):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    alone = Processes(device=torch.device("cpu"))
+    with caplog.at_level("INFO"):
+        first = embed("ava_dino", "minilm", {"gear of this test"}, alone)
+        again = embed("ava_dino", "minilm", {"gear of this test", "cog of this test"}, alone)
+    assert not [one for one in gc.get_objects() if isinstance(one, sentence_transformers.SentenceTransformer)]
+    assert again.keys() == {"object", "gear of this test", "cog of this test"}
+    assert np.array_equal(again["gear of this test"], first["gear of this test"])
+    counts = [one.getMessage() for one in caplog.records if one.name == "zsad_training"]
+    assert counts[-1] == "embedding 1 product names with minilm"
+    assert embed("visualad", "minilm", {"gear"}, alone) == {}

@@ -90,7 +90,12 @@ def add_setting_flags(result: argparse.ArgumentParser, known_presets: list[str])
     result.add_argument("--mixed-precision", help="auto, off, bf16 or fp16 (default auto: where it is fast)")
     result.add_argument("--seed", type=int, help="of weights, split and sampling (default 0)")
     result.add_argument("--device", help="auto, cpu, cuda, cuda:1 … (default auto: a GPU where there is one)")
-    result.add_argument("--workers", type=int, help="processes that prepare pictures (default 1)")
+    result.add_argument(
+        "--workers",
+        type=int,
+        help="processes that prepare pictures, for each GPU or process "
+        "of torchrun (default: half of the cores, shared among these, 1 to 8)",
+    )
     result.add_argument(
         "--set",
         nargs="+",

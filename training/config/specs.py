@@ -88,8 +88,8 @@ class OptimisationSpec(StrictModel):
 class ValidationSpec(StrictModel):
     """The validation part of the training sets chooses the epoch and sets the threshold; test sets never do."""
 
-    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15  # of each class of each data set, and of the materials
-    max_per_class: Count = 60  # pictures of each class of each data set, so that an epoch's check stays short
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15  # of each class of each product, and of the materials
+    max_per_class: Count = 60  # pictures of each class of each product, so that an epoch's check stays short
     synthetic: Annotated[int, Field(ge=0)] = 0  # pictures of held-out materials with drawn anomalies
     every_epochs: Count = 1
     false_reject_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # of good validation pictures, sets the threshold
@@ -105,7 +105,7 @@ class TrainConfig(StrictModel):
     validation: ValidationSpec = ValidationSpec()
     seed: Annotated[int, Field(ge=0)] = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:1 …
-    workers: Annotated[int, Field(ge=0)] = 1  # processes that prepare pictures
+    workers: Annotated[int, Field(ge=0)] | None = None  # processes that prepare pictures; None: by the CPU's cores
     feature_cache: Path | None = None  # folder; only with a frozen backbone and no augmentation
     datasets: Annotated[tuple[DatasetSpec, ...], Field(validate_default=True)] = ()  # none: synthetic pictures alone
 

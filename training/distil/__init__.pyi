@@ -1,5 +1,6 @@
 from .config import DistilConfig as DistilConfig
 from .config import FolderSpec as FolderSpec
+from .config import check_score_rules as check_score_rules
 from .objective import DistilObjective as DistilObjective
 from .pictures import DistilBatch as DistilBatch
 from .pictures import DistilPictures as DistilPictures

@@ -8,6 +8,7 @@ from pydantic import Field
 from zsad_core.config import StrictModel
 from zsad_core.errors import ConfigError
 from zsad_core.methods import METHODS_WITH_TEXT
+from zsad_core.model import DetectorConfig
 from zsad_training.config import Count, Fraction, Positive, TrainConfig
 
 Weight = Annotated[float, Field(ge=0)]  # 0 switches a loss off, and what it needs is not computed
@@ -41,6 +42,7 @@ class ScoreLoss(StrictModel):
     """The student's anomaly score against the teacher's."""
 
     weight: Weight = 0.1
+    other_rule: bool = False  # true: the teacher may score by another rule than the student
 
 
 class TaskLoss(StrictModel):
@@ -74,6 +76,28 @@ class DistilConfig(TrainConfig):
         folders = tuple(spec.model_copy(update={"path": root / spec.path}) for spec in self.distillation.unlabelled)
         spec = self.distillation.model_copy(update={"unlabelled": folders})
         return super().with_data_root(root).model_copy(update={"distillation": spec})
+
+
+def check_score_rules(config: DistilConfig, teacher: DetectorConfig) -> None:
+    """Refuses a teacher whose scores mean something else than the student's, unless the settings accept it.
+
+    Raises:
+        ConfigError: it names both rules and what to set.
+    """
+    spec, own = config.distillation.scores, config.model.score.top_fraction
+    theirs = teacher.score.top_fraction
+    if spec.weight == 0 or spec.other_rule or (teacher.method in METHODS_WITH_TEXT and own == theirs):
+        return
+    rule = _rule(theirs) if teacher.method in METHODS_WITH_TEXT else f"{teacher.method}'s own rule"
+    same = f"set model.score.top_fraction={theirs:g} to score alike, " if teacher.method in METHODS_WITH_TEXT else ""
+    raise ConfigError(
+        f"distillation.scores: the teacher scores by {rule}, the student by {_rule(own)}: {same}"
+        "set distillation.scores.other_rule=true to accept the difference, or distillation.scores.weight=0"
+    )
+
+
+def _rule(top_fraction: float) -> str:
+    return f"the mean of the map's highest {100 * top_fraction:g} %" if top_fraction else "the map's maximum"
 
 
 def check_distillation(config: DistilConfig) -> None:

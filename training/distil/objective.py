@@ -66,7 +66,7 @@ class DistilObjective:
         text = stacked_text(self._text, batch.products, self._device)
         output = logits = None
         with autocast(self._optimisation.mixed_precision, self._device):
-            tokens = self._detector.tokens(batch.images_bgr.to(self._device))
+            tokens = self._detector.tokens(batch.images_bgr.to(self._device, non_blocking=True))
             if spec.task.weight:
                 output = head(tokens, text, map_hw=(target.mask.shape[1], target.mask.shape[2]))
             if spec.maps.weight or spec.scores.weight:
@@ -103,7 +103,7 @@ class DistilObjective:
             matches = []
             for tap, (cls_token, patches) in enumerate(zip(tokens.cls_tokens, tokens.patch_tokens, strict=True)):
                 adapted = head.adapt(tap, cls_token, patches, prompts)
-                matches.append(match(adapted.patch_tokens, prompts[:, MATCHING], tokens.grid_hw).float())
+                matches.append(match(adapted.patch_tokens, prompts[:, MATCHING], tokens.grid_hw))
             if head.decoder is None:
                 of_taps = [torch.log_softmax(to_map_size(one, map_hw) / temperature, dim=1) for one in matches]
                 mean = torch.logsumexp(torch.stack(of_taps), dim=0)  # [B, 2, h, w], but for log L

@@ -68,7 +68,15 @@ def read_unlabelled(specs: Iterable[FolderSpec], *, check: bool) -> list[list[Sa
     folders = []
     for spec in specs:
         found = [
-            Sample(dataset=spec.path.name, product=GENERIC_PRODUCT, split="train", defect=GOOD, image=image, mask=None)
+            Sample(
+                dataset=spec.path.name,
+                product=GENERIC_PRODUCT,
+                split="train",
+                defect=GOOD,
+                image=image,
+                place=image.relative_to(spec.path).as_posix(),
+                mask=None,
+            )
             for image in find_images(spec.path)
         ]
         if not found:

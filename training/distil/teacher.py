@@ -119,7 +119,7 @@ class Teacher:
         Raises:
             ValueError: an answer is no number.
         """
-        images = batch.teachers_images_bgr.to(self.device)
+        images = batch.teachers_images_bgr.to(self.device, non_blocking=True)
         text = stacked_text(self.text, batch.products, self.device) if self.text else None
         # One by one on a CPU, where it costs nothing: sums are then rounded as they are with any part in a cache.
         count = 1 if self.device.type == "cpu" else len(images)

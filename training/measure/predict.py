@@ -2,7 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from zsad_core.picture import resize_map, resize_to_input
 
 Loaded = tuple[np.ndarray, np.ndarray]  # picture uint8 BGR [H, W, 3], mask uint8 [H, W]
 Group = tuple[str, str]  # data set, product
+GPU_BATCH = 16  # bounds the memory that a large ViT takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +88,12 @@ def score_pictures(
     total: int,
     product: str | None = None,
     label: str = "scoring",
+    batch_size: int | None = None,
 ) -> Iterator[Scored]:
-    """Scores pictures one by one, as the device does: resized by the same function, batch 1.
+    """Scores pictures as the device does, resized by the same function.
+
+    On a CPU one by one, which costs nothing there, so that scores are the device's but for its arithmetic. On a GPU in
+    batches of `GPU_BATCH`, loaded by threads; a picture's score does not depend on the others but for rounding.
 
     Args:
         detector: in eval mode.
@@ -96,24 +103,29 @@ def score_pictures(
         total: number of pictures, for the progress bar.
         product: prompt for all pictures; None prompts with each sample's own product.
         label: of the progress bar.
+        batch_size: pictures that are scored at once; None: 1 on a CPU, `GPU_BATCH` on a GPU.
     """
     input_hw = detector.config.backbone.input_hw
-    with torch.inference_mode():
-        for sample, load in tqdm(pictures, total=total, desc=label, leave=False, disable=None):
-            image, mask = load()
-            resized = torch.from_numpy(resize_to_input(image, input_hw)).unsqueeze(0).to(device)
-            prompt = None
+    size = batch_size or (1 if device.type == "cpu" else GPU_BATCH)
+    shown = iter(tqdm(pictures, total=total, desc=label, leave=False, disable=None))
+    with torch.inference_mode(), ThreadPoolExecutor(max_workers=min(size, 8)) as threads:
+        while batch := list(islice(shown, size)):
+            loaded = list(threads.map(lambda one: one[1](), batch)) if size > 1 else [batch[0][1]()]
+            resized = torch.from_numpy(np.stack([resize_to_input(image, input_hw) for image, _ in loaded])).to(device)
+            prompts = None
             if detector.needs_text:
-                prompt = torch.from_numpy(text[product or sample.product]).unsqueeze(0).to(device)
-            anomaly_map, anomaly_score = detector.predict(resized, prompt)
-            on_picture = resize_map(anomaly_map[0].float().cpu().numpy(), (mask.shape[1], mask.shape[0]))
-            yield Scored(
-                sample=sample,
-                image_bgr=image,
-                anomaly_map=on_picture,
-                mask=mask,
-                anomaly_score=float(anomaly_score[0]),
-            )
+                prompts = torch.from_numpy(np.stack([text[product or one.product] for one, _ in batch])).to(device)
+            maps, scores = detector.predict(resized, prompts)
+            for (sample, _), (image, mask), anomaly_map, anomaly_score in zip(
+                batch, loaded, maps.float().cpu().numpy(), scores.tolist(), strict=True
+            ):
+                yield Scored(
+                    sample=sample,
+                    image_bgr=image,
+                    anomaly_map=resize_map(anomaly_map, (mask.shape[1], mask.shape[0])),
+                    mask=mask,
+                    anomaly_score=anomaly_score,
+                )
 
 
 def tally_groups(scored: Iterable[Scored], watch: Callable[[Scored], None] | None = None) -> dict[Group, Tally]:

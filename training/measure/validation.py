@@ -138,6 +138,7 @@ def _synthetic(drawn: TrainingPictures, index: int) -> tuple[Sample, Callable[[]
         split="test",
         defect="drawn" if item.is_anomalous else GOOD,
         image=_NO_FILE,
+        place=str(index),
         mask=_NO_FILE if item.is_anomalous else None,
     )
     return sample, partial(_pair, item.image_bgr, item.mask)

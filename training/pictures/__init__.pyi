@@ -2,6 +2,7 @@ from .data_check import check_samples as check_samples
 from .data_check import read_datasets as read_datasets
 from .holdout import at_most as at_most
 from .holdout import split as split
+from .holdout import split_groups as split_groups
 from .sampler import Batch as Batch
 from .sampler import Item as Item
 from .sampler import Texture as Texture

@@ -16,6 +16,32 @@ def split(items: Iterable[T], key: Callable[[T], str], fraction: float, seed: in
     return parts
 
 
+def split_groups(
+    items: Iterable[T], key: Callable[[T], str], group: Callable[[T], object], fraction: float, seed: int
+) -> tuple[list[T], list[T]]:
+    """As `split`, but a group of two or more items has at least one in each part.
+
+    Args:
+        items: in any order; the parts keep it.
+        key: tells each item from all others.
+        group: what has to be in both parts.
+        fraction: of the items that are validation.
+        seed: of the hash.
+    """
+    groups: dict[object, list[T]] = defaultdict(list)
+    for item in (items := list(items)):
+        groups[group(item)].append(item)
+    held_out: set[str] = set()
+    for members in groups.values():
+        keys = sorted(map(key, members), key=lambda name: _unit_hash(name, seed))
+        count = sum(_unit_hash(name, seed) < fraction for name in keys)
+        held_out.update(keys[: min(max(count, 1), len(keys) - 1)] if len(keys) > 1 else keys[:count])
+    parts: tuple[list[T], list[T]] = ([], [])
+    for item in items:
+        parts[key(item) in held_out].append(item)
+    return parts
+
+
 def at_most(
     items: Iterable[T], key: Callable[[T], str], group: Callable[[T], object], count: int, seed: int
 ) -> list[T]:

@@ -4,8 +4,9 @@ Item `index` is a function of (seed, index) alone, so a resumed run sees what an
 number of workers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -49,6 +50,11 @@ class Batch:
     has_pixel_truth: Tensor  # bool [B]
     products: list[str]
 
+    def pin_memory(self) -> Self:
+        """A copy from which a GPU takes its part while the CPU goes on; torch's loader calls this."""
+        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.pin_memory() for name, value in tensors.items()})
+
 
 def collate(items: list[Item]) -> Batch:
     """Items of one size as a batch."""
@@ -75,7 +81,10 @@ def find_textures(root: Path) -> list[Texture]:
     """
     textures = [Texture(material=path.parent.name, image=path) for path in find_images(root)]
     if not textures:
-        raise DatasetError(f"{root}: no textures here: expected {root}/<material>/*.png")
+        raise DatasetError(
+            f"{root.absolute()}: no textures here: expected <material>/*.png. Name the folder with --textures, or the "
+            "one that it lies in with --data-root"
+        )
     return textures
 
 

@@ -78,7 +78,7 @@ class MethodsLoss:
         return {"total": loss.total, **{name: term for name, term in vars(loss).items() if term is not None}}
 
     def _forward(self, batch: Batch, text: Tensor | None, map_hw: tuple[int, int]) -> Any:
-        images = batch.images_bgr.to(self._device)
+        images = batch.images_bgr.to(self._device, non_blocking=True)
         if self._cache is None:
             return self._detector(images, text, map_hw=map_hw)
         return self._detector.head(self._cache.tokens(images), text, map_hw=map_hw)
@@ -86,7 +86,7 @@ class MethodsLoss:
 
 def target_of(batch: Batch, loss_stride: int, device: torch.device) -> Target:
     """What the batch should be answered with, its masks at 1/loss_stride of the picture."""
-    masks = batch.masks.to(device)
+    masks = batch.masks.to(device, non_blocking=True)
     if loss_stride > 1:
         masks = F.max_pool2d(masks.unsqueeze(1), loss_stride).squeeze(1)  # a thin defect stays one
     return Target(

@@ -1,16 +1,19 @@
 """The processes that share one training run: this one alone, or those that torchrun started."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from zsad_training.run.devices import pick_device
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,14 @@ class Processes:
         """Returns once all have come here."""
         if self.count > 1:
             dist.barrier()
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives, which the first process alone calls; the others get a copy."""
+        if self.count == 1:
+            return make()
+        made = [make() if self.is_first else None]
+        dist.broadcast_object_list(made, src=0, device=self.device)
+        return cast(T, made[0])
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of all processes' `values`, which is overwritten."""
@@ -52,6 +63,13 @@ class Processes:
         has_gradient, *sums = self.sum(torch.cat([has_gradient, *flat])).split([len(trained), *map(len, flat)])
         for parameter, used, total in zip(trained, has_gradient.tolist(), sums, strict=True):
             parameter.grad = total.view_as(parameter) if used else None
+
+
+def usual_workers() -> int:
+    """Processes that prepare pictures for this one: half of the cores, shared with others of torchrun's; 1 to 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(cores // (2 * beside), 1), 8)
 
 
 @contextmanager

@@ -1,15 +1,53 @@
-"""resume.pt: all that a killed run needs to go on; written whole or not at all."""
+"""resume.pt: all that a killed run needs to go on; written whole or not at all.
 
+Frozen weights are not in it: the run has them from where it had them at its start. Their digest is.
+"""
+
+import hashlib
 import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from zsad_core.errors import WeightsError
+from zsad_core.errors import WeightsError, some
 
 RESUME = "resume.pt"
+
+
+def changing_state(module: nn.Module) -> dict[str, Tensor]:
+    """The entries of the state dict that training may change: all but frozen parameters."""
+    frozen = _frozen(module)
+    return {name: value for name, value in module.state_dict().items() if name not in frozen}
+
+
+def load_changing_state(module: nn.Module, saved: dict[str, Tensor]) -> None:
+    """Takes over what `changing_state` gave.
+
+    Raises:
+        WeightsError: it is of a module in which other parameters train.
+    """
+    expected = changing_state(module).keys()
+    if saved.keys() != expected:
+        raise WeightsError(
+            f"{RESUME}: holds other weights than train in this run: {some(sorted(saved.keys() ^ expected))}"
+        )
+    module.load_state_dict(saved, strict=False)
+
+
+def frozen_digest(module: nn.Module) -> str:
+    """Of the frozen parameters, which the result depends on too."""
+    digest = hashlib.sha256()
+    for name, value in sorted(_frozen(module).items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _frozen(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: value for name, value in module.named_parameters() if not value.requires_grad}
 
 
 def save_resume(path: Path, identity: str, contents: dict[str, Any]) -> None:
@@ -44,5 +82,8 @@ def load_resume(path: Path, identity: str) -> dict[str, Any] | None:
     except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: cannot be read, it is cut or foreign. Remove it to start over.") from error
     if found != identity:
-        raise ValueError(f"{path} is of a run with other settings. Choose another --out, or remove it to start over.")
+        raise ValueError(
+            f"{path} is of a run with other settings or other frozen weights. Choose another --out, or remove it to "
+            "start over."
+        )
     return saved

@@ -9,11 +9,11 @@ normalises them by the mean and variance of each part, and keeps the first proce
 import logging
 import math
 import time
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +28,15 @@ from zsad_training.pictures import Batch, collate
 from zsad_training.run.devices import pick_precision
 from zsad_training.run.feature_cache import FeatureCache
 from zsad_training.run.objective import MethodsLoss, Objective
-from zsad_training.run.processes import Processes
-from zsad_training.run.resume import RESUME, load_resume, save_resume
+from zsad_training.run.processes import Processes, usual_workers
+from zsad_training.run.resume import (
+    RESUME,
+    changing_state,
+    frozen_digest,
+    load_changing_state,
+    load_resume,
+    save_resume,
+)
 from zsad_training.run.run_log import RunLog
 
 logger = logging.getLogger(__name__)
@@ -126,9 +133,11 @@ class Trainer:
         scales = pick_precision(spec.mixed_precision, device) is torch.float16
         # torch's own first scale, 65536, overflows with logits of a hundred and loses the first steps.
         self._scaler = torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=scales)
+        # A list of the detector's own parameters: what is frozen needs no average.
+        self._averaged = nn.ParameterList(one for one in detector.parameters() if one.requires_grad)
         self._average = (
             torch.optim.swa_utils.AveragedModel(
-                detector, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(spec.ema_decay)
+                self._averaged, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(spec.ema_decay)
             )
             if spec.ema_decay
             else None
@@ -142,6 +151,7 @@ class Trainer:
         """
         out = self._config.out
         out.mkdir(parents=True, exist_ok=True)
+        self._frozen = frozen_digest(self._detector)
         self._resume()
         self._processes.wait()  # until all have read what the first one will overwrite
         with RunLog(out / LOG, size=self._state.log_bytes) if self._processes.is_first else nullcontext() as log:
@@ -158,12 +168,14 @@ class Trainer:
         spec = self._config.optimisation
         first = self._state.step
         end = min((first // self._steps_per_epoch + 1) * self._steps_per_epoch, self._total_steps)
+        workers = usual_workers() if self._config.workers is None else self._config.workers
         loader = DataLoader(
             self._pictures,
             batch_sampler=[indices for step in range(first, end) for indices in self._shares(step)],
             collate_fn=self._collate,
-            num_workers=self._config.workers,
-            prefetch_factor=4 if self._config.workers else None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            pin_memory=self._device.type == "cuda",
             worker_init_fn=_one_thread,
         )
         self._detector.train()
@@ -214,7 +226,7 @@ class Trainer:
         self._scaler.update()
         self._schedule.step()
         if self._average is not None:
-            self._average.update_parameters(self._detector)
+            self._average.update_parameters(self._averaged)
         return losses
 
     def _noise_seed(self, part: int) -> int:
@@ -222,12 +234,26 @@ class Trainer:
         key = [self._config.seed, 3, self._state.step, self._processes.rank, part]
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """Within, the detector has the averaged weights, where there are any."""
+        if self._average is None:
+            yield
+            return
+        pairs = list(zip(self._averaged, self._average.module.parameters(), strict=True))
+        _swap(pairs)
+        try:
+            yield
+        finally:
+            _swap(pairs)
+
     def _validate(self, log: RunLog, epoch: int) -> None:
-        detector = self._detector
-        if self._average is not None:
-            detector = cast(Detector, self._average.module)
-        detector.eval()
-        result = self._validation.run(detector, self._text, device=self._device)
+        with self._averaged_weights():
+            result = self._validation.run(self._detector.eval(), self._text, device=self._device)
+            if result.criterion > self._state.best_criterion:
+                self._state.best_criterion = result.criterion
+                record = self._record | _validation_record(result, epoch, self._state)
+                save_checkpoint(self._config.out / BEST, self._detector, self._products_text, record)
         for row in result.rows:
             for metric in ("image_auroc", "pixel_auroc", "pixel_ap"):
                 log.write(self._state.step, row.dataset, metric, getattr(row, metric))
@@ -235,10 +261,6 @@ class Trainer:
         logger.info("epoch %d: validation %.4f, %.0f s of training", epoch, result.criterion, self._state.seconds)
         for row in result.rows:
             logger.info("  %s: image AUROC %s, pixel AUROC %s, AP %s", row.dataset, *_shown(row))
-        if result.criterion > self._state.best_criterion:
-            self._state.best_criterion = result.criterion
-            record = self._record | _validation_record(result, epoch, self._state)
-            save_checkpoint(self._config.out / BEST, detector, self._products_text, record)
 
     def _lr_factor(self, step: int) -> float:
         spec = self._config.optimisation
@@ -256,7 +278,7 @@ class Trainer:
         self._state.log_bytes = log.save()
         contents = {
             "state": vars(self._state),
-            "detector": self._detector.state_dict(),
+            "detector": changing_state(self._detector),
             "extra": self._objective.extra.state_dict(),
             "average": self._average.state_dict() if self._average is not None else None,
             "optimiser": self._optimiser.state_dict(),
@@ -266,14 +288,14 @@ class Trainer:
         save_resume(self._config.out / RESUME, self._identity(), contents)
 
     def _identity(self) -> str:
-        return self._config.identity() + self._objective.identity
+        return f"{self._config.identity()}{self._objective.identity} frozen {self._frozen}"
 
     def _resume(self) -> None:
         saved = load_resume(self._config.out / RESUME, self._identity())
         if saved is None:
             return
         self._state = State(**saved["state"])
-        self._detector.load_state_dict(saved["detector"])
+        load_changing_state(self._detector, saved["detector"])
         self._objective.extra.load_state_dict(saved.get("extra", {}))
         if self._average is not None:
             self._average.load_state_dict(saved["average"])
@@ -281,6 +303,11 @@ class Trainer:
         self._schedule.load_state_dict(saved["schedule"])
         self._scaler.load_state_dict(saved["scaler"])
         logger.info("resuming after step %d of %d", self._state.step, self._total_steps)
+
+
+def _swap(pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]) -> None:
+    for one, other in pairs:
+        one.data, other.data = other.data, one.data
 
 
 def _one_thread(_: int) -> None:
