@@ -4,7 +4,7 @@ from .camera_status import CameraStatus as CameraStatus
 from .capture import Capture as Capture
 from .capture import Captured as Captured
 from .capture import Fault as Fault
-from .output import Outlet as Outlet
-from .reconnect import Presence as Presence
+from .output import FrameOutput as FrameOutput
+from .reconnect import Reconnector as Reconnector
 from .trigger_queue import MAX_ID_CHARACTERS as MAX_ID_CHARACTERS
-from .triggers import TriggerDesk as TriggerDesk
+from .triggers import Triggers as Triggers

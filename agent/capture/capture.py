@@ -8,14 +8,14 @@ from functools import partial
 from zsad_agent.capture.camera_status import CameraStatus
 from zsad_agent.capture.finite import FiniteCapture
 from zsad_agent.capture.live import LiveCapture
-from zsad_agent.capture.output import Captured, Fault, Outlet
+from zsad_agent.capture.output import Captured, Fault, FrameOutput
 from zsad_agent.capture.pace import Pace
-from zsad_agent.capture.reconnect import Presence
-from zsad_agent.capture.triggers import TriggerDesk
+from zsad_agent.capture.reconnect import Reconnector
+from zsad_agent.capture.triggers import Triggers
 from zsad_agent.config import SourceConfig
 from zsad_agent.picture_health import PictureHealth
 from zsad_agent.sources import START_S, FolderDropSource, GrabberSource, Source
-from zsad_agent.system import Slot
+from zsad_agent.system import FrameQueue
 from zsad_core.types import Frame
 
 __all__ = ["Capture", "Captured", "Fault"]
@@ -37,7 +37,7 @@ class Capture:
         *,
         source: Source,
         config: SourceConfig,
-        slot: Slot[Captured],
+        slot: FrameQueue[Captured],
         status: CameraStatus,
         stop: threading.Event,
         seq: Iterator[int] | None = None,
@@ -60,11 +60,9 @@ class Capture:
         self._source = source
         self._slot = slot
         self._stop = stop
-        self._out = out = Outlet(camera=config.name, slot=slot, stop=stop, seq=seq, clock=clock)
-        self._desk = desk = TriggerDesk(
-            mode=config.trigger, lossless=source.lossless, out=out, status=status, clock=clock
-        )
-        self._presence = Presence(
+        self._out = out = FrameOutput(camera=config.name, slot=slot, stop=stop, seq=seq, clock=clock)
+        self._desk = desk = Triggers(mode=config.trigger, lossless=source.lossless, out=out, status=status, clock=clock)
+        self._presence = Reconnector(
             source=source,
             desk=desk,
             out=out,

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 from zsad_agent.capture.camera_status import CAMERA, FOLDER, CameraStatus
-from zsad_agent.capture.output import Outlet
+from zsad_agent.capture.output import FrameOutput
 from zsad_agent.capture.pace import Pace
-from zsad_agent.capture.reconnect import Presence
+from zsad_agent.capture.reconnect import Reconnector
 from zsad_agent.capture.trigger_queue import Trigger
-from zsad_agent.capture.triggers import TriggerDesk
+from zsad_agent.capture.triggers import Triggers
 from zsad_agent.sources import LOOK_EVERY_S, FolderDropSource, Source
 from zsad_core.errors import ImageError, SourceError
 
@@ -27,9 +27,9 @@ class FiniteCapture:
         *,
         source: Source,
         loop: bool,
-        desk: TriggerDesk,
+        desk: Triggers,
         pace: Pace,
-        out: Outlet,
+        out: FrameOutput,
         status: CameraStatus,
         stop: threading.Event,
     ) -> None:
@@ -62,7 +62,7 @@ class FiniteCapture:
             if opened:  # parts that were to come are missing: said as a result too, not only in the log
                 self._out.fault(self.failure, is_part=True)
 
-    def read_drops(self, folder: FolderDropSource, presence: Presence) -> None:
+    def read_drops(self, folder: FolderDropSource, presence: Reconnector) -> None:
         """Reads what comes into an opened folder, until stopped."""
         while (turn := self._desk.next_turn(self._stop)) is not None:
             if not self._take_next(turn, folder.receipt):

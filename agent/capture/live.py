@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 
 from zsad_agent.capture.camera_status import DAMAGE, PICTURE, CameraStatus
-from zsad_agent.capture.output import Outlet
+from zsad_agent.capture.output import FrameOutput
 from zsad_agent.capture.pace import Pace
-from zsad_agent.capture.reconnect import Presence
-from zsad_agent.capture.triggers import UNASKED, TriggerDesk
+from zsad_agent.capture.reconnect import Reconnector
+from zsad_agent.capture.triggers import UNASKED, Triggers
 from zsad_agent.picture_health import PictureHealth
 from zsad_agent.sources import GrabberSource, Source
 from zsad_core.errors import ImageError, SourceError
@@ -34,10 +34,10 @@ class LiveCapture:
         *,
         source: Source,
         health: PictureHealth,
-        desk: TriggerDesk,
-        presence: Presence,
+        desk: Triggers,
+        presence: Reconnector,
         pace: Pace,
-        out: Outlet,
+        out: FrameOutput,
         status: CameraStatus,
         stop: threading.Event,
         clock: Callable[[], float],

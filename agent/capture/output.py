@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from zsad_agent.system import Slot
+from zsad_agent.system import FrameQueue
 from zsad_core.types import Frame
 
 PUT_WAIT_S = 0.2
@@ -36,14 +36,14 @@ class Fault:
 Captured: TypeAlias = Frame | Fault
 
 
-class Outlet:
+class FrameOutput:
     """Used from the capture thread and from those that watch and trigger it; what goes in comes out in that order."""
 
     def __init__(
         self,
         *,
         camera: str,
-        slot: Slot[Captured],
+        slot: FrameQueue[Captured],
         stop: threading.Event,
         seq: Iterator[int] | None = None,
         clock: Callable[[], float] = time.monotonic,

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 
 from zsad_agent.capture.camera_status import CAMERA, CameraStatus
-from zsad_agent.capture.output import Outlet
-from zsad_agent.capture.triggers import TriggerDesk
+from zsad_agent.capture.output import FrameOutput
+from zsad_agent.capture.triggers import Triggers
 from zsad_agent.sources import Source
 from zsad_core.errors import SourceError
 
@@ -16,15 +16,15 @@ logger = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.5
 
 
-class Presence:
+class Reconnector:
     """Of a live source or a watched folder. `check` and `check_answer` are called by another thread than the rest."""
 
     def __init__(
         self,
         *,
         source: Source,
-        desk: TriggerDesk,
-        out: Outlet,
+        desk: Triggers,
+        out: FrameOutput,
         status: CameraStatus,
         stop: threading.Event,
         clock: Callable[[], float],

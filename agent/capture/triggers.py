@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 
 from zsad_agent.capture.camera_status import CameraStatus
-from zsad_agent.capture.output import Outlet
+from zsad_agent.capture.output import FrameOutput
 from zsad_agent.capture.trigger_queue import MAX_ID_CHARACTERS, MAX_REFUSED, MAX_WAITING, Trigger, TriggerQueue
 
 logger = logging.getLogger(__name__)
@@ -15,11 +15,11 @@ UNASKED = Trigger(trigger_id=None, arrived_s=-float("inf"))
 ALL_S = float("inf")
 
 
-class TriggerDesk:
+class Triggers:
     """Used from any thread. Every trigger that it takes in is given out once, or answered with a reason."""
 
     def __init__(
-        self, *, mode: str, lossless: bool, out: Outlet, status: CameraStatus, clock: Callable[[], float]
+        self, *, mode: str, lossless: bool, out: FrameOutput, status: CameraStatus, clock: Callable[[], float]
     ) -> None:
         """Takes what it answers by.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from zsad_agent.cli.footprint import EnergyMeter, process_age_s, status_mb
 from zsad_agent.config import AgentConfig, InferenceConfig, default_state_dir
-from zsad_agent.inspection import Pipeline, View, make_lines
+from zsad_agent.inspection import Pipeline, View, make_stations
 from zsad_agent.model import Detector, Model, ModelInUse, keep_faster
 from zsad_agent.mqtt import Publisher
 from zsad_agent.spool import Spool
@@ -271,17 +271,17 @@ def _pipeline_turn(
     """One run of the real pipeline over frames in memory."""
     recorder = _Recorder()
     stop = threading.Event()
-    news = threading.Condition()
-    lines = make_lines(
+    slots_changed = threading.Condition()
+    lines = make_stations(
         config,
         [MemorySource(frames, seconds)],
         [View()],
         models=models,
         publish_status=publisher.set_camera_status,
-        news=news,
+        slots_changed=slots_changed,
         stop=stop,
     )
-    pipeline = Pipeline(lines=lines, news=news, sinks=[publisher, recorder], stop=stop)
+    pipeline = Pipeline(stations=lines, slots_changed=slots_changed, sinks=[publisher, recorder], stop=stop)
     pipeline.start()
     while not pipeline.wait(1.0):
         pass

@@ -88,7 +88,7 @@ def run(arguments: list[str]) -> int:
 
     from zsad_agent.cli.check import checked_settings
     from zsad_agent.config import default_state_dir
-    from zsad_agent.daemon import StopRequest, Surroundings, run_agent
+    from zsad_agent.daemon import RunOptions, StopRequest, run_agent
     from zsad_agent.inspection import HeatmapFolderSink, PrintSink, Sink
     from zsad_agent.system import CrashReports
 
@@ -100,7 +100,7 @@ def run(arguments: list[str]) -> int:
     if args.save_heatmaps is not None:
         sinks.append(HeatmapFolderSink(args.save_heatmaps))
     with StopRequest() as stop:
-        surroundings = Surroundings(
+        surroundings = RunOptions(
             stop=stop.event,
             reread=lambda: checked_settings(args.config, flags).config,
             sinks=sinks,

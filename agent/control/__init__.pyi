@@ -4,8 +4,8 @@ from .command import CommandError as CommandError
 from .command import Key as Key
 from .command import SeenIds as SeenIds
 from .controller import Controller as Controller
-from .running_agent import Remote as Remote
-from .running_agent import Restart as Restart
+from .running_agent import ReloadRequest as ReloadRequest
+from .running_agent import RunningAgent as RunningAgent
 from .stored_settings import FILE_NAME as FILE_NAME
 from .stored_settings import CameraSettings as CameraSettings
 from .stored_settings import StoredSettings as StoredSettings

@@ -123,7 +123,7 @@ def _parse_object(text: str, key: Key) -> Command:
         raise CommandError(str(error), command_id) from error
 
 
-def judge(command: Command, *, now_s: float, max_age_s: float, seen: SeenIds) -> None:
+def check_fresh(command: Command, *, now_s: float, max_age_s: float, seen: SeenIds) -> None:
     """Refuses what is not of now, and what came before. A bare value has neither time nor id and passes.
 
     Args:

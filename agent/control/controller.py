@@ -13,7 +13,7 @@ from typing import Protocol, Self
 
 from zsad_agent.config import AgentConfig
 from zsad_agent.control.actions import CONFIG, Actions, Controls, PicturePublisher, Target
-from zsad_agent.control.command import CommandError, Key, Value, judge, parse_command
+from zsad_agent.control.command import CommandError, Key, Value, check_fresh, parse_command
 from zsad_agent.control.stored_settings import StoredSettings
 from zsad_agent.messages import encode
 from zsad_agent.model import UpdateState
@@ -195,7 +195,7 @@ class Controller:
             command = parse_command(payload, target.key, plain=self._control.plain)
             command_id = command.id
             max_age_s = self._control.max_age_s
-            judge(command, now_s=arrived_s, max_age_s=max_age_s, seen=self._stored.seen)
+            check_fresh(command, now_s=arrived_s, max_age_s=max_age_s, seen=self._stored.seen)
             if command.id is not None and command.sent_at_s is not None:  # on disk before it has an effect
                 self._stored.seen.add(command.id, command.sent_at_s, now_s=arrived_s, keep_s=2 * max_age_s)
                 self._stored.save()

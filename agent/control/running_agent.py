@@ -6,25 +6,27 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from zsad_agent.config import AgentConfig
-from zsad_agent.inspection import Line
+from zsad_agent.inspection import Station
 from zsad_agent.model import BundleStore, BundleUpdater, ModelInUse, Outcome, UpdateState
 from zsad_core.errors import BundleError, ConfigError
 
 
-class Remote:
+class RunningAgent:
     """The lines, the model and the config file, as commands reach them. For one thread at a time."""
 
     def __init__(
         self,
-        lines: Mapping[str, Line],
+        stations: Mapping[str, Station],
         models: ModelInUse,
         updater: BundleUpdater,
         store: BundleStore,
-        restart: "Restart",
+        restart: "ReloadRequest",
     ) -> None:
-        """Takes what it commands; `lines` by the camera's name."""
-        self._lines = lines
-        self._configured = {name: (line.inspector.threshold, line.inspector.product) for name, line in lines.items()}
+        """Takes what it commands; `stations` by the camera's name."""
+        self._stations = stations
+        self._configured = {
+            name: (station.inspector.threshold, station.inspector.product) for name, station in stations.items()
+        }
         self._models = models
         self._updater = updater
         self._store = store
@@ -32,7 +34,7 @@ class Remote:
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        return tuple(self._lines)
+        return tuple(self._stations)
 
     @property
     def bundle(self) -> str:
@@ -44,27 +46,27 @@ class Remote:
         return self._store.holds(self._updater.running.bundle)
 
     def threshold(self, camera: str) -> float:
-        threshold = self._lines[camera].inspector.threshold
+        threshold = self._stations[camera].inspector.threshold
         return self._models.current.threshold if threshold is None else threshold
 
     def product(self, camera: str) -> str:
-        return self._lines[camera].inspector.product
+        return self._stations[camera].inspector.product
 
     def paused(self, camera: str) -> bool:
-        return self._lines[camera].capture.paused
+        return self._stations[camera].capture.paused
 
     def set_threshold(self, camera: str, value: float | None) -> float:
-        self._lines[camera].inspector.threshold = self._configured[camera][0] if value is None else value
+        self._stations[camera].inspector.threshold = self._configured[camera][0] if value is None else value
         return self.threshold(camera)
 
     def set_product(self, camera: str, name: str | None) -> str:
         product = self._configured[camera][1] if name is None else name
         self._updater.running.bundle.prompt(product)  # ProductError where there is none
-        self._lines[camera].inspector.product = product
+        self._stations[camera].inspector.product = product
         return product
 
     def set_paused(self, camera: str, paused: bool) -> bool:
-        capture = self._lines[camera].capture
+        capture = self._stations[camera].capture
         if paused:
             capture.pause()
         else:
@@ -72,7 +74,7 @@ class Remote:
         return capture.paused
 
     def snapshot(self, camera: str) -> np.ndarray | None:
-        newest = self._lines[camera].capture.newest_frames(1)
+        newest = self._stations[camera].capture.newest_frames(1)
         return newest[-1].image_bgr if newest else None
 
     def switch_bundle(self, name: str | None) -> str:
@@ -96,7 +98,7 @@ class Remote:
         self._restart.ask()
 
 
-class Restart:
+class ReloadRequest:
     """A start of everything anew, with the config as its file is now."""
 
     def __init__(self, reread: Callable[[], AgentConfig] | None, *, again: bool, fault: str | None) -> None:

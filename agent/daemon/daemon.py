@@ -10,13 +10,21 @@ from dataclasses import dataclass
 import cv2
 
 from zsad_agent.config import AgentConfig, default_state_dir
-from zsad_agent.control import CAMERA_KEYS, FILE_NAME, Controller, Remote, Restart, StoredSettings, listen_for_triggers
+from zsad_agent.control import (
+    CAMERA_KEYS,
+    FILE_NAME,
+    Controller,
+    ReloadRequest,
+    RunningAgent,
+    StoredSettings,
+    listen_for_triggers,
+)
 from zsad_agent.daemon.observer import Observer
-from zsad_agent.daemon.shutdown import in_time, leave_at_once, wind_up
+from zsad_agent.daemon.shutdown import drain_and_flush, in_time, leave_at_once
 from zsad_agent.daemon.startup import compile_bundle, load_in_thread, open_publisher, spool_path
-from zsad_agent.daemon.supervision import Tender, find_stuck, supervise
+from zsad_agent.daemon.supervision import StatsReporter, find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
-from zsad_agent.inspection import Line, Pipeline, Sink, View, make_lines, make_view
+from zsad_agent.inspection import Pipeline, Sink, Station, View, make_stations, make_view
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
 from zsad_agent.model import BundleStore, BundleUpdater, CameraInUse, Detector, Model, ModelInUse, Running, Started
 from zsad_agent.monitoring import HealthServer, Metrics
@@ -34,7 +42,7 @@ TRIAL_FRAMES = 4  # of each camera, that a new bundle is tried on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class RunOptions:
     """What the agent is given by whoever starts it."""
 
     stop: threading.Event  # set by whoever wants an end; all accepted so far is then published or kept, within 2 s
@@ -45,7 +53,7 @@ class Surroundings:
     exit_now: Callable[[int], None] = os._exit  # where a thread hangs in a driver and would not let the process end
 
 
-def run_agent(config: AgentConfig, surroundings: Surroundings) -> int:
+def run_agent(config: AgentConfig, surroundings: RunOptions) -> int:
     """Inspects until every source ends, `max_frames` are done, or a stop is asked for. The exit code.
 
     A `reload` command starts all of it anew with the new config, in the same process. One that has no fault and still
@@ -60,7 +68,7 @@ def run_agent(config: AgentConfig, surroundings: Surroundings) -> int:
     fault: str | None = None
     known: set[str] = set()  # cameras of all starts
     while True:
-        restart = Restart(surroundings.reread, again=bool(known), fault=fault)
+        restart = ReloadRequest(surroundings.reread, again=bool(known), fault=fault)
         names = {camera.name for camera in config.every_camera}
         known |= names
         try:
@@ -80,7 +88,7 @@ def run_agent(config: AgentConfig, surroundings: Surroundings) -> int:
 
 
 def _run_once(
-    config: AgentConfig, given: Surroundings, notifier: Notifier, restart: Restart, *, gone: Iterable[str]
+    config: AgentConfig, given: RunOptions, notifier: Notifier, restart: ReloadRequest, *, gone: Iterable[str]
 ) -> int:
     """From the start to the end, or to a reload. `gone`: cameras that a config before had."""
     sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
@@ -101,16 +109,18 @@ def _run_once(
         agent.pipeline.start()
         restart.begun = True
         notifier.ready()
-        for line, source in zip(agent.lines, sources, strict=True):
-            logger.info("inspecting %s as %r with %s", source.description, line.inspector.product, started.bundle.path)
-        statuses = [line.status for line in agent.lines]
+        for station, source in zip(agent.stations, sources, strict=True):
+            logger.info(
+                "inspecting %s as %r with %s", source.description, station.inspector.product, started.bundle.path
+            )
+        statuses = [station.status for station in agent.stations]
         ends = (given.stop, restart.event)
         supervise(agent.pipeline, publisher, notifier, statuses, ends=ends, tend=tender.tend)
         if not restart.event.is_set():
             notifier.stopping()
         elif controller is not None:
             controller.wait_idle(ANSWER_S)  # the command that asks for the start is answered before it
-        ending = wind_up(agent.pipeline, publisher, spool_path(config), ends)
+        ending = drain_and_flush(agent.pipeline, publisher, spool_path(config), ends)
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)
     code = 0 if agent.pipeline.failure is None and not ending.lost else 1
@@ -125,7 +135,7 @@ def _run_once(
 
 @dataclass(frozen=True, kw_only=True)
 class _Agent:
-    lines: Sequence[Line]
+    stations: Sequence[Station]
     models: ModelInUse
     pipeline: Pipeline
     metrics: Metrics
@@ -136,7 +146,7 @@ class _Agent:
 
 def _assemble(
     config: AgentConfig,
-    given: Surroundings,
+    given: RunOptions,
     started: Started[Detector],
     publisher: Publisher,
     sources: Sequence[Source],
@@ -144,19 +154,21 @@ def _assemble(
     stack: ExitStack,
 ) -> _Agent:
     """The pipeline and what counts its results. Starts no thread of the pipeline's."""
-    capture_stop, news = threading.Event(), threading.Condition()
+    capture_stop, slots_changed = threading.Event(), threading.Condition()
     models = ModelInUse(Model.of(started.bundle, started.detector))
-    lines = make_lines(
+    stations = make_stations(
         config,
         sources,
         views,
         models=models,
         publish_status=publisher.set_camera_status,
-        news=news,
+        slots_changed=slots_changed,
         stop=capture_stop,
     )
     topics = Topics(config.mqtt.topic_prefix, config.device_id)
-    listen_for_triggers(publisher, topics, {line.name: line.capture for line in lines if line.capture.triggered})
+    listen_for_triggers(
+        publisher, topics, {station.name: station.capture for station in stations if station.capture.triggered}
+    )
     evidence = None
     if config.evidence.enabled:
         folder = config.evidence.path or default_state_dir() / "evidence"
@@ -164,15 +176,15 @@ def _assemble(
     observer = Observer(
         device_id=config.device_id,
         device=config.inference.device,
-        lines=lines,
+        stations=stations,
         models=models,
         publisher=publisher,
         evidence=evidence,
     )
-    metrics, recent = Metrics([line.name for line in lines], observer.snapshot), RecentResults()
+    metrics, recent = Metrics([station.name for station in stations], observer.snapshot), RecentResults()
     pipeline = Pipeline(
-        lines=lines,
-        news=news,
+        stations=stations,
+        slots_changed=slots_changed,
         sinks=[publisher, metrics, recent, *given.sinks],
         stop=capture_stop,
         evidence=evidence,
@@ -180,7 +192,7 @@ def _assemble(
         max_frames=given.max_frames,
     )
     return _Agent(
-        lines=lines,
+        stations=stations,
         models=models,
         pipeline=pipeline,
         metrics=metrics,
@@ -196,7 +208,7 @@ def _accept_commands(
     store: BundleStore,
     started: Started[Detector],
     publisher: Publisher,
-    restart: Restart,
+    restart: ReloadRequest,
     stack: ExitStack,
 ) -> Controller | None:
     """Lets commands in, where the config wants them, and puts those of earlier runs in force."""
@@ -209,17 +221,17 @@ def _accept_commands(
         compile_bundle=lambda bundle: compile_bundle(bundle, config),
         cameras=lambda: [
             CameraInUse(
-                name=line.name,
-                product=line.inspector.product,
-                images_bgr=[frame.image_bgr for frame in line.capture.newest_frames(TRIAL_FRAMES)],
+                name=station.name,
+                product=station.inspector.product,
+                images_bgr=[frame.image_bgr for frame in station.capture.newest_frames(TRIAL_FRAMES)],
             )
-            for line in agent.lines
+            for station in agent.stations
         ],
         switch=lambda running: agent.models.replace(Model.of(running.bundle, running.detector)),
-        turn=agent.models.turn,
+        turn=agent.models.model_lock,
     )
     agent.models.watch(updater.note_frame)
-    remote = Remote({line.name: line for line in agent.lines}, agent.models, updater, store, restart)
+    remote = RunningAgent({station.name: station for station in agent.stations}, agent.models, updater, store, restart)
     stored = StoredSettings(default_state_dir() / FILE_NAME)
     return stack.enter_context(Controller(remote, publisher, config, stored, reload_fault=restart.fault))
 
@@ -231,7 +243,7 @@ def _observe(
     publisher: Publisher,
     notifier: Notifier,
     stack: ExitStack,
-) -> Tender:
+) -> StatsReporter:
     """Opens the agent to those who watch over it."""
     stack.enter_context(
         HealthServer(
@@ -242,7 +254,7 @@ def _observe(
         )
     )
     evidence = agent.evidence
-    return Tender(
+    return StatsReporter(
         snapshot=agent.observer.snapshot,
         recent=agent.recent,
         publish=publisher.set_retained,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from zsad_agent.evidence import EvidenceStore
-from zsad_agent.inspection import Line
+from zsad_agent.inspection import Station
 from zsad_agent.messages import AgentSnapshot, BrokerSnapshot, BundleSnapshot, CameraSnapshot, SpoolSnapshot
 from zsad_agent.model import ModelInUse
 from zsad_agent.mqtt import Publisher
@@ -19,7 +19,7 @@ class Observer:
         *,
         device_id: str,
         device: str,
-        lines: Sequence[Line],
+        stations: Sequence[Station],
         models: ModelInUse,
         publisher: Publisher,
         evidence: EvidenceStore | None,
@@ -27,7 +27,7 @@ class Observer:
         """Takes the parts; `device` is what the model runs on, in OpenVINO's words."""
         self._device_id = device_id
         self._device = device
-        self._lines = lines
+        self._stations = stations
         self._models = models
         self._publisher = publisher
         self._evidence = evidence
@@ -42,8 +42,10 @@ class Observer:
             uptime_s=time.monotonic() - self._started_s,
             bundle=BundleSnapshot(name=model.name, version=model.version, sha256=model.sha256, device=self._device),
             cameras={
-                line.name: CameraSnapshot(up=line.status.up, reason=line.status.reason, dropped=line.dropped)
-                for line in self._lines
+                station.name: CameraSnapshot(
+                    up=station.status.up, reason=station.status.reason, dropped=station.dropped
+                )
+                for station in self._stations
             },
             spool=SpoolSnapshot(entries=stats.unsent, bytes=stats.spool_bytes, oldest_age_s=stats.oldest_age_s),
             broker=BrokerSnapshot(

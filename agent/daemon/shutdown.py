@@ -53,12 +53,14 @@ def leave_at_once(code: int, exit_now: Callable[[int], None]) -> None:
     exit_now(code)
 
 
-class Ending(NamedTuple):
+class ShutdownOutcome(NamedTuple):
     drained: bool  # False: a thread hangs
     lost: int  # results that neither the broker nor the disk has
 
 
-def wind_up(pipeline: Pipeline, publisher: Publisher, spool: Path, ends: Sequence[threading.Event]) -> Ending:
+def drain_and_flush(
+    pipeline: Pipeline, publisher: Publisher, spool: Path, ends: Sequence[threading.Event]
+) -> ShutdownOutcome:
     """Lets what was inspected reach the spool, then the broker, for a bounded time."""
     pipeline.stop()
     drained = in_time(pipeline.wait, DRAIN_HUNG_S if publisher.disk_hangs else DRAIN_S, ends)
@@ -70,12 +72,12 @@ def wind_up(pipeline: Pipeline, publisher: Publisher, spool: Path, ends: Sequenc
         unsent = _flush_at_end(publisher, ends[0])
     else:
         unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected and not publisher.disk_hangs else 0.0)
-    lost = publisher.keep() if unsent else 0
+    lost = publisher.store_or_count_lost() if unsent else 0
     if lost:
         logger.error("%d results are LOST: no broker took them, and the spool %s takes nothing", lost, spool)
     if unsent > lost:
         logger.warning("%d results stay in the spool %s and are sent at the next start", unsent - lost, spool)
-    return Ending(drained, lost)
+    return ShutdownOutcome(drained, lost)
 
 
 def in_time(done: Callable[[float], bool], limit_s: float, ends: Sequence[threading.Event]) -> bool:

@@ -87,7 +87,7 @@ def condition(statuses: Sequence[CameraStatus]) -> str:
     return ", ".join(f"{status.camera} {status.text}" for status in statuses)
 
 
-class Tender:
+class StatsReporter:
     """What is done now and then while the pipeline runs."""
 
     def __init__(

@@ -2,14 +2,14 @@ from .inspector import Identity as Identity
 from .inspector import Inspected as Inspected
 from .inspector import Inspector as Inspector
 from .overlay import render_snapshot as render_snapshot
-from .pipeline import Line as Line
 from .pipeline import Pipeline as Pipeline
 from .pipeline import Sink as Sink
+from .pipeline import Station as Station
 from .sinks import HeatmapFolderSink as HeatmapFolderSink
 from .sinks import PrintSink as PrintSink
 from .stations import check_mask as check_mask
 from .stations import check_products as check_products
-from .stations import make_lines as make_lines
+from .stations import make_stations as make_stations
 from .stations import make_view as make_view
 from .stations import product_of as product_of
 from .view import View as View

@@ -77,7 +77,7 @@ class Inspector:
         self._region_level = region_level
         self._clock = clock
 
-    def look(self, captured: Captured) -> Inspected:
+    def predict(self, captured: Captured) -> Inspected:
         """Runs the model. What the model or device refuses is a reason, not an error."""
         model, product, threshold = self._models.current, self.product, self.threshold
         prediction: Prediction | None = None
@@ -103,7 +103,7 @@ class Inspector:
         """The prediction, or the reason why there is none."""
         try:
             picture = self._view.cut(frame.image_bgr)
-            with self._models.turn:
+            with self._models.model_lock:
                 prediction = model.predictor.predict(picture, product)
             prediction = self._view.correct(prediction, frame.frame_wh, model.score_rule)
         except ImageError as error:  # this picture's fault
@@ -116,7 +116,7 @@ class Inspector:
         self._models.note(model, True)
         return prediction, None
 
-    def conclude(self, inspected: Inspected) -> tuple[dict[str, Any], bytes | None]:
+    def decide(self, inspected: Inspected) -> tuple[dict[str, Any], bytes | None]:
         """The result message, and the heatmap as a JPEG where there is one. In the order of capture: it debounces."""
         captured, prediction, model = inspected.captured, inspected.prediction, inspected.model
         regions: list[Region] = []

@@ -11,7 +11,7 @@ import numpy as np
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.inspection.inspector import Inspected, Inspector
-from zsad_agent.system import Handover, Slot, SlotClosed, Turns
+from zsad_agent.system import BoundedQueue, FrameQueue, QueueClosed, RoundRobin
 from zsad_core.types import Frame
 
 logger = logging.getLogger(__name__)
@@ -41,11 +41,11 @@ class BatchSink(Sink, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class Station:
     """One camera: what takes its pictures, and what judges them."""
 
     capture: Capture
-    slot: Slot[Captured]  # made with the condition that all slots of the pipeline share
+    slot: FrameQueue[Captured]  # made with the condition that all slots of the pipeline share
     inspector: Inspector
     status: CameraStatus
 
@@ -71,8 +71,8 @@ class Pipeline:
     def __init__(
         self,
         *,
-        lines: Sequence[Line],
-        news: threading.Condition,
+        stations: Sequence[Station],
+        slots_changed: threading.Condition,
         sinks: Sequence[Sink],
         stop: threading.Event,
         evidence: Evidence | None = None,
@@ -100,8 +100,8 @@ class Pipeline:
         if len(keepers) > 1:
             raise ValueError(f"one sink at most keeps results, got {len(keepers)}")
         self._keeper = keepers[0] if keepers else None
-        self._lines = lines
-        self._turns = Turns([line.slot for line in lines], news)
+        self._stations = stations
+        self._turns = RoundRobin([station.slot for station in stations], slots_changed)
         self._sinks = sinks
         self._stop = stop
         self._evidence = evidence
@@ -109,9 +109,9 @@ class Pipeline:
         self._max_frames = max_frames
         self._clock = clock
         self._halt = threading.Event()  # no further picture goes to the model, though one may wait
-        self._inspected: Handover[tuple[Line, Inspected]] = Handover(CONCLUSION_PLACES)
+        self._inspected: BoundedQueue[tuple[Station, Inspected]] = BoundedQueue(CONCLUSION_PLACES)
         self._signs_s: dict[str, float] = {}
-        bodies = {f"capture-{line.name}": line.capture.run for line in lines}
+        bodies = {f"capture-{station.name}": station.capture.run for station in stations}
         bodies |= {"inference": self._infer, "publishing": self._conclude}
         self._threads = {
             name: threading.Thread(target=self._guarded, args=(name, body), name=name, daemon=True)
@@ -122,12 +122,14 @@ class Pipeline:
 
     @property
     def dropped(self) -> int:
-        return sum(line.dropped for line in self._lines)
+        return sum(station.dropped for station in self._stations)
 
     @property
     def failure(self) -> str | None:
         """Why the run is not a success, if so."""
-        return self.crash or next((line.capture.failure for line in self._lines if line.capture.failure), None)
+        return self.crash or next(
+            (station.capture.failure for station in self._stations if station.capture.failure), None
+        )
 
     def start(self) -> None:
         for name, thread in self._threads.items():
@@ -136,15 +138,15 @@ class Pipeline:
 
     def check(self) -> None:
         """To be called now and then while it runs."""
-        for line in self._lines:
-            line.capture.check()
+        for station in self._stations:
+            station.capture.check()
 
     def stop(self) -> None:
         """Takes no more pictures; those inspected, and the one at the model, still reach the sinks. Does not wait."""
         self._halt.set()
         self._stop.set()
-        for line in self._lines:
-            line.slot.close()
+        for station in self._stations:
+            station.slot.close()
 
     def wait(self, timeout_s: float) -> bool:
         """True once all that was inspected is with the sinks. A capture that hangs in a driver is not waited for."""
@@ -188,15 +190,15 @@ class Pipeline:
                 self._signs_s["inference"] = self._clock()
                 try:
                     taken = self._turns.get(WAIT_S)
-                except SlotClosed:
+                except QueueClosed:
                     return
                 if taken is None:
                     continue
-                line, captured = self._lines[taken[0]], taken[1]
-                inspected = line.inspector.look(captured)
+                station, captured = self._stations[taken[0]], taken[1]
+                inspected = station.inspector.predict(captured)
                 if not (isinstance(captured, Fault) and not captured.is_part):
                     self.inspected_frames += 1
-                while not self._inspected.put((line, inspected), timeout_s=WAIT_S):
+                while not self._inspected.put((station, inspected), timeout_s=WAIT_S):
                     self._signs_s["inference"] = self._clock()
                     if self.crash is not None:
                         return
@@ -213,32 +215,32 @@ class Pipeline:
                 self._signs_s["publishing"] = self._clock()
                 try:
                     concluded = self._inspected.get(WAIT_S)
-                except SlotClosed:
+                except QueueClosed:
                     return
                 if concluded is not None:
                     self._conclude_with_waiting(concluded)
         finally:
             self._inspected.close()
 
-    def _conclude_with_waiting(self, first: tuple[Line, Inspected]) -> None:
+    def _conclude_with_waiting(self, first: tuple[Station, Inspected]) -> None:
         """Concludes it and what waits behind it. A slow disk is so waited for once, and holds up no inspection."""
         captured: list[Captured] = []
         results: list[tuple[dict[str, Any], bytes | None]] = []
-        concluded: tuple[Line, Inspected] | None = first
+        concluded: tuple[Station, Inspected] | None = first
         try:
             while concluded is not None:
-                line, inspected = concluded
-                results.append(line.inspector.conclude(inspected))
+                station, inspected = concluded
+                results.append(station.inspector.decide(inspected))
                 captured.append(inspected.captured)
                 concluded = self._poll_inspected() if len(results) < MOST_AT_ONCE else None
         finally:
             if results:
                 self._hand_over(captured, results)
 
-    def _poll_inspected(self) -> tuple[Line, Inspected] | None:
+    def _poll_inspected(self) -> tuple[Station, Inspected] | None:
         try:
             return self._inspected.poll()
-        except SlotClosed:  # told again to who asks next
+        except QueueClosed:  # told again to who asks next
             return None
 
     def _hand_over(self, captured: Sequence[Captured], results: Sequence[tuple[dict[str, Any], bytes | None]]) -> None:

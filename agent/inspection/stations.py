@@ -9,11 +9,11 @@ from typing import Any
 from zsad_agent.capture import CameraStatus, Capture, Captured
 from zsad_agent.config import AgentConfig, CameraConfig, DecisionConfig, HeatmapConfig
 from zsad_agent.inspection.inspector import Identity, Inspector
-from zsad_agent.inspection.pipeline import Line
+from zsad_agent.inspection.pipeline import Station
 from zsad_agent.inspection.view import View
 from zsad_agent.model import ModelInUse
 from zsad_agent.sources import Source
-from zsad_agent.system import Handover, NewestSlot, Slot
+from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue
 from zsad_core.bundle import GENERIC_PRODUCT, Bundle
 from zsad_core.errors import ConfigError
 from zsad_core.judging import Decider
@@ -58,27 +58,29 @@ def product_of(camera: CameraConfig) -> str:
     return camera.product or GENERIC_PRODUCT
 
 
-def make_lines(
+def make_stations(
     config: AgentConfig,
     sources: Sequence[Source],
     views: Sequence[View],
     *,
     models: ModelInUse,
     publish_status: Callable[[str, dict[str, Any]], None],
-    news: threading.Condition,
+    slots_changed: threading.Condition,
     stop: threading.Event,
-) -> list[Line]:
+) -> list[Station]:
     """A line for each of `config.every_camera`, with the source and view at its place. Starts nothing."""
     seq = itertools.count(1)  # one for all cameras: a result's id is the device, this start of the process, and seq
     identity = Identity(device_id=config.device_id, boot=secrets.token_hex(4))
-    lines = []
+    stations = []
     for camera, source, view in zip(config.every_camera, sources, views, strict=True):
         status = CameraStatus(camera.name, publish_status)
-        slot: Slot[Captured] = Handover(condition=news) if source.lossless else NewestSlot(news)
+        slot: FrameQueue[Captured] = (
+            BoundedQueue(condition=slots_changed) if source.lossless else LatestQueue(slots_changed)
+        )
         inspector = make_inspector(camera, identity, models, config.heatmap, status, view)
         capture = Capture(source=source, config=camera, slot=slot, status=status, stop=stop, seq=seq)
-        lines.append(Line(capture=capture, slot=slot, inspector=inspector, status=status))
-    return lines
+        stations.append(Station(capture=capture, slot=slot, inspector=inspector, status=status))
+    return stations
 
 
 def make_inspector(

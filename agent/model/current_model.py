@@ -49,7 +49,7 @@ class ModelInUse:
 
     def __init__(self, model: Model) -> None:
         self.current = model
-        self.turn = threading.Lock()  # held while a model works, so that a trial of another one times both alone
+        self.model_lock = threading.Lock()  # held while a model works, so that a trial of another one times both alone
         self._watcher: Callable[[str, bool, str | None], None] = lambda sha256, answered, reason: None
 
     def replace(self, model: Model) -> None:

@@ -93,7 +93,7 @@ class Events:
     end: LinkDownError | None = None
 
 
-class MqttLink:
+class BrokerConnection:
     """A connection to the broker. Used by one thread.
 
     Args:

@@ -19,20 +19,20 @@ from zsad_agent.config import EMBEDDED_BROKER, MqttConfig
 from zsad_agent.messages import OFFLINE, Topics, encode
 from zsad_agent.mqtt.broker_health import BrokerHealth, BrokerState
 from zsad_agent.mqtt.connection import (
+    BrokerConnection,
     LinkCutError,
     LinkDownError,
     LinkRefusedError,
     LinkSilentError,
     LinkUntrustedError,
     LinkVersionError,
-    MqttLink,
     ProtocolChoice,
 )
 from zsad_agent.mqtt.credentials import make_context, read_password, warn_of_open_file
 from zsad_agent.mqtt.live_messages import LivePictures, RetainedStatuses
-from zsad_agent.mqtt.session import GOODBYE_S, Exchange, Session, Tally
+from zsad_agent.mqtt.session import GOODBYE_S, SendCounts, SendState, Session
 from zsad_agent.mqtt.size_limits import SizeLimits
-from zsad_agent.mqtt.subscriptions import Handler, Incoming
+from zsad_agent.mqtt.subscriptions import Handler, Subscriptions
 from zsad_agent.spool import Accepted, Cause, Outbox, Spool
 from zsad_core.errors import ConfigError
 from zsad_core.types import Verdict
@@ -131,9 +131,9 @@ class Publisher:
         self._snapshots = LivePictures()
         self._snapshot_ids = itertools.count()
         self._statuses = RetainedStatuses()
-        self._incoming = Incoming()
+        self._incoming = Subscriptions()
         self._sizes = SizeLimits()
-        self._tally = Tally()
+        self._tally = SendCounts()
         self._health = BrokerHealth(f"{self._host}:{self._port}")
         self._settled = threading.Condition()
         self._stopping = threading.Event()
@@ -262,7 +262,7 @@ class Publisher:
     def subscribe(self, topic: str, handler: Handler) -> None:
         """`handler` gets the payloads that come in on `topic` (whole, no wildcards), over this and later connections.
 
-        QoS 1; nothing is kept for us while we are away. See `Incoming` for what is passed over. The handler runs in the
+        QoS 1; nothing is kept for us while we are away. See `Subscriptions` for what is ignored. The handler runs in the
         sending thread and has to be quick.
 
         Raises:
@@ -282,9 +282,9 @@ class Publisher:
         """Whether the spool's disk lets a call wait for so long that a stop should not wait for it."""
         return self._spool.hangs
 
-    def keep(self) -> int:
+    def store_or_count_lost(self) -> int:
         """How many results can neither be sent nor kept, and are lost when the process ends; counted as given up."""
-        lost = self._outbox.keep()
+        lost = self._outbox.store_or_count_lost()
         self._outbox.losses.note(Cause.DISK, "the agent ends, and the disk takes nothing", results=lost)
         return lost
 
@@ -330,7 +330,7 @@ class Publisher:
             self._pictures.disconnected()
             self._snapshots.disconnected()
             self._outbox.rewind()
-            self._outbox.tidy(everything=True)
+            self._outbox.delete_acknowledged(everything=True)
             self._first_attempt_over.set()
             if self._tally.acknowledged > acknowledged and time.monotonic() - started_s > STEADY_AFTER_S:
                 delay_s = self._reconnect_min_s
@@ -362,8 +362,8 @@ class Publisher:
             finally:
                 link.drop()
 
-    def _make_link(self, protocol: MQTTProtocolVersion) -> MqttLink:
-        return MqttLink(
+    def _make_link(self, protocol: MQTTProtocolVersion) -> BrokerConnection:
+        return BrokerConnection(
             host=self._host,
             port=self._port,
             client_id=self._client_id,
@@ -375,8 +375,8 @@ class Publisher:
             tls=make_context(self._config.tls) if self._secure else None,
         )
 
-    def _exchange(self) -> Exchange:
-        return Exchange(
+    def _exchange(self) -> SendState:
+        return SendState(
             outbox=self._outbox,
             pictures=self._pictures,
             snapshots=self._snapshots,
@@ -393,4 +393,4 @@ class Publisher:
     def _pause(self, delay_s: float) -> None:
         end_s = time.monotonic() + delay_s
         while (left_s := end_s - time.monotonic()) > 0 and not self._stopping.wait(min(left_s, 1.0)):
-            self._outbox.tidy()
+            self._outbox.delete_acknowledged()

@@ -13,15 +13,15 @@ from zsad_agent.mqtt.broker_health import BrokerHealth
 from zsad_agent.mqtt.connection import (
     OVERHEAD_BYTES,
     Answer,
+    BrokerConnection,
     Events,
     LinkCutError,
     LinkDownError,
     LinkSilentError,
-    MqttLink,
 )
 from zsad_agent.mqtt.live_messages import LivePictures, RetainedStatuses
 from zsad_agent.mqtt.size_limits import SizeLimits
-from zsad_agent.mqtt.subscriptions import Incoming
+from zsad_agent.mqtt.subscriptions import Subscriptions
 from zsad_agent.spool import Outbox
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ RESULTS, EVIDENCE = "results", "evidence"  # of what the broker refuses, beside 
 
 
 @dataclass(kw_only=True, slots=True)
-class Tally:
+class SendCounts:
     """Counts over all connections. Written by the sending thread alone."""
 
     acknowledged: int = 0  # results that the broker has
@@ -46,17 +46,17 @@ class Tally:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Exchange:
+class SendState:
     """What the accepting threads and the sending thread share."""
 
     outbox: Outbox
     pictures: LivePictures  # each belongs to a result
     snapshots: LivePictures  # pictures by themselves
-    incoming: Incoming
+    incoming: Subscriptions
     sizes: SizeLimits
     health: BrokerHealth
     statuses: RetainedStatuses
-    tally: Tally
+    tally: SendCounts
     wake: socket.socket  # a byte arrives when there is something to send or it is time to stop
     stopping: threading.Event
     on_settled: Callable[[], None]  # something was sent for good
@@ -101,7 +101,7 @@ class Session:
     """
 
     def __init__(
-        self, link: MqttLink, exchange: Exchange, topics: Topics, *, window: int, ack_timeout_s: float
+        self, link: BrokerConnection, exchange: SendState, topics: Topics, *, window: int, ack_timeout_s: float
     ) -> None:
         self._link = link
         self._exchange = exchange
@@ -161,7 +161,7 @@ class Session:
                 self._send()
                 self._poll(UNTIDY_S if outbox.untidy else IDLE_S)
                 self._leave_if_silent()
-                outbox.tidy()
+                outbox.delete_acknowledged()
         except LinkCutError as error:
             self._learn_from(error)
             raise

@@ -13,7 +13,7 @@ MAX_PAYLOAD_BYTES = 65_536
 Handler = Callable[[bytes], None]
 
 
-class Incoming:
+class Subscriptions:
     """Any thread subscribes; the sending thread asks the broker for the topics and hands messages to the handlers.
 
     Retained messages are passed over: a stale command must not act again at each connection. So are payloads above

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from zsad_agent.sources.source import Source
-from zsad_agent.system import NewestSlot, SlotClosed, prepare_environment
+from zsad_agent.system import LatestQueue, QueueClosed, prepare_environment
 from zsad_core.errors import ImageError, SourceError
 
 MESSAGE_BYTES = 65_536  # longest message either way
@@ -80,7 +80,7 @@ def _receive_source(connection: socket.socket) -> Source:
 
 
 def _serve(source: Source, connection: socket.socket, memory_fd: int) -> None:
-    slot: NewestSlot[_Item] = NewestSlot()
+    slot: LatestQueue[_Item] = LatestQueue()
     stop = threading.Event()
     answerer = threading.Thread(target=_answer, args=(slot, connection, memory_fd, stop), daemon=True)
     try:
@@ -113,9 +113,9 @@ def _next_item(source: Source) -> _Item:
     return _Picture(image, time.monotonic())
 
 
-def _answer(slot: NewestSlot[_Item], connection: socket.socket, memory_fd: int, stop: threading.Event) -> None:
+def _answer(slot: LatestQueue[_Item], connection: socket.socket, memory_fd: int, stop: threading.Event) -> None:
     """One answer for each message of the parent, until it closes the connection or there will be no more."""
-    with contextlib.suppress(OSError, SlotClosed):
+    with contextlib.suppress(OSError, QueueClosed):
         while connection.recv(MESSAGE_BYTES):
             while (item := slot.get(timeout_s=60.0)) is None:
                 pass

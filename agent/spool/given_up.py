@@ -17,7 +17,7 @@ class Cause(StrEnum):
     BROKER = "broker"  # a picture at which the broker breaks off, again and again
 
 
-class Losses:
+class GivenUp:
     """Counts since the start. Used from any thread."""
 
     def __init__(self, name: str) -> None:

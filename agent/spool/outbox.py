@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from zsad_agent.spool.given_up import Cause, Losses
+from zsad_agent.spool.given_up import Cause, GivenUp
 from zsad_agent.spool.id_ranges import IdRanges
 from zsad_agent.spool.rows import Entry, Picture
 from zsad_agent.spool.spool import Spool
@@ -106,7 +106,7 @@ class Outbox:
         return "; ".join(faults) or None
 
     @property
-    def losses(self) -> Losses:
+    def losses(self) -> GivenUp:
         """What was given up since the start."""
         return self._spool.losses
 
@@ -115,7 +115,7 @@ class Outbox:
         """Results accepted, in this run or an earlier one, and not acknowledged."""
         return self._published.unsent + sum(list(self._arriving.values()))
 
-    def keep(self) -> int:
+    def store_or_count_lost(self) -> int:
         """Tries the disk once more, unless it hangs; how many results are not on it, which go with the process."""
         lost: list[int] = []
         self._spool.finish(lambda: lost.append(self._keep()))
@@ -251,7 +251,7 @@ class Outbox:
                 self._note_break_at(self._picture_on_its_way)
                 self._picture_on_its_way = None
 
-    def tidy(self, *, everything: bool = False) -> None:
+    def delete_acknowledged(self, *, everything: bool = False) -> None:
         """Deletes what was acknowledged (in batches, or all of it now), keeps up the file, retries a disk at fault."""
         now_s = self._clock_s()
         with self._changing():

@@ -14,7 +14,7 @@ from typing import Literal, Self
 from zsad_agent.spool import rows as spool_rows
 from zsad_agent.spool.clock import SpoolClock
 from zsad_agent.spool.database import WAL_PAGES, SpoolFile, page_counts
-from zsad_agent.spool.given_up import Cause, Losses
+from zsad_agent.spool.given_up import Cause, GivenUp
 from zsad_agent.spool.rows import PAGE_BYTES, Entry, Picture, State
 from zsad_core.errors import SpoolError
 
@@ -67,7 +67,7 @@ class Spool:
         disk_free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
     ) -> None:
         self.path = path
-        self.losses = Losses(str(path))
+        self.losses = GivenUp(str(path))
         self._max_results = max_results
         self._max_bytes = max_bytes
         self._max_age_s = max_age_h * 3600

@@ -4,11 +4,11 @@ from .process import give_back_memory as give_back_memory
 from .process import keep_memory_small as keep_memory_small
 from .process import let_go_of_mapped as let_go_of_mapped
 from .process import prepare_environment as prepare_environment
-from .queues import Handover as Handover
-from .queues import NewestSlot as NewestSlot
-from .queues import Slot as Slot
-from .queues import SlotClosed as SlotClosed
-from .queues import Turns as Turns
+from .queues import BoundedQueue as BoundedQueue
+from .queues import FrameQueue as FrameQueue
+from .queues import LatestQueue as LatestQueue
+from .queues import QueueClosed as QueueClosed
+from .queues import RoundRobin as RoundRobin
 from .systemd import Notifier as Notifier
 from .text import printable as printable
 from .text import utc_text as utc_text

@@ -8,11 +8,11 @@ from typing import Generic, Protocol, TypeVar
 T = TypeVar("T")
 
 
-class SlotClosed(Exception):
+class QueueClosed(Exception):
     """Nothing more will come out: the other side closed, and what it had put in has been taken."""
 
 
-class Slot(Protocol[T]):
+class FrameQueue(Protocol[T]):
     """The way out of a slot and its end; the ways in differ."""
 
     @property
@@ -30,7 +30,7 @@ class Slot(Protocol[T]):
     def close(self) -> None: ...
 
 
-class NewestSlot(Generic[T]):
+class LatestQueue(Generic[T]):
     """One place. A newer item replaces one that nobody took yet, which counts as dropped; `put` never waits.
 
     An item put with `keep` is never replaced: a fault between two frames is told however busy the taker is.
@@ -83,7 +83,7 @@ class NewestSlot(Generic[T]):
             if self._items:
                 return self._items.popleft()[0]
             if self._closed:
-                raise SlotClosed
+                raise QueueClosed
             return None
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class NewestSlot(Generic[T]):
             self._condition.notify_all()
 
 
-class Handover(Generic[T]):
+class BoundedQueue(Generic[T]):
     """A few places, first in first out. `put` waits while all are taken; nothing is dropped."""
 
     def __init__(self, places: int = 2, condition: threading.Condition | None = None) -> None:
@@ -145,7 +145,7 @@ class Handover(Generic[T]):
                 self._condition.notify_all()
                 return item
             if self._closed:
-                raise SlotClosed
+                raise QueueClosed
             return None
 
     def close(self) -> None:
@@ -155,10 +155,10 @@ class Handover(Generic[T]):
             self._condition.notify_all()
 
 
-class Turns(Generic[T]):
+class RoundRobin(Generic[T]):
     """Takes from several slots in turn, so that under overload each is served equally often. For one thread."""
 
-    def __init__(self, slots: Sequence[Slot[T]], condition: threading.Condition) -> None:
+    def __init__(self, slots: Sequence[FrameQueue[T]], condition: threading.Condition) -> None:
         """Takes the slots and the condition that all of them were made with."""
         self._slots = slots
         self._condition = condition
@@ -183,12 +183,12 @@ class Turns(Generic[T]):
             number = (self._next + step) % len(self._slots)
             try:
                 item = self._slots[number].poll()
-            except SlotClosed:
+            except QueueClosed:
                 closed += 1
                 continue
             if item is not None:
                 self._next = number + 1
                 return number, item
         if closed == len(self._slots):
-            raise SlotClosed
+            raise QueueClosed
         return None

@@ -9,7 +9,7 @@ import pytest
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.config import SourceConfig
-from zsad_agent.system import Handover, NewestSlot, Slot, SlotClosed
+from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue, QueueClosed
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
 
@@ -51,11 +51,11 @@ class Bench:
         self,
         source: FakeSource,
         clock: Callable[[], float] = time.monotonic,
-        slot: Slot[Captured] | None = None,
+        slot: FrameQueue[Captured] | None = None,
         **config: Any,
     ) -> None:
         self.said: list[dict[str, Any]] = []
-        self.slot = slot or (Handover(100) if source.lossless else NewestSlot())
+        self.slot = slot or (BoundedQueue(100) if source.lossless else LatestQueue())
         self.stop = threading.Event()
         self.capture = Capture(
             source=source,
@@ -77,7 +77,7 @@ class Bench:
         while True:
             try:
                 item = self.slot.get(0)
-            except SlotClosed:
+            except QueueClosed:
                 return items
             assert item is not None
             items.append(item)
@@ -181,7 +181,7 @@ def test_fps_thins_a_live_source() -> None:
         return PICTURE
 
     ten_a_second_for_ten_seconds = FakeSource([frame] * 100 + [end], lossless=False)
-    bench = Bench(ten_a_second_for_ten_seconds, clock=lambda: now[0], slot=Handover(1000), fps=2.0)
+    bench = Bench(ten_a_second_for_ten_seconds, clock=lambda: now[0], slot=BoundedQueue(1000), fps=2.0)
     bench.capture.run()
     assert len(bench.rest()) == 20
 
@@ -252,7 +252,7 @@ def test_camera_that_hangs_is_stated_lost_while_it_hangs() -> None:
 
 def test_live_picture_of_another_size_is_not_inspected_where_a_region_is_set_in_pixels() -> None:
     steps = [PICTURE, np.full((18, 24, 3), 90, np.uint8), PICTURE]
-    bench = Bench(FakeSource(steps, lossless=False), slot=Handover(100), region_xywh=(0, 0, 8, 8))
+    bench = Bench(FakeSource(steps, lossless=False), slot=BoundedQueue(100), region_xywh=(0, 0, 8, 8))
     bench.thread.start()
     items = [bench.get() for _ in range(3)]
     assert [type(item) for item in items] == [Frame, Fault, Frame]
@@ -261,7 +261,7 @@ def test_live_picture_of_another_size_is_not_inspected_where_a_region_is_set_in_
 
 
 def test_one_damaged_picture_of_a_live_source_is_a_part_that_is_unknown_and_no_state() -> None:
-    bench = Bench(FakeSource([PICTURE, ImageError("cut"), *[PICTURE] * 30], lossless=False), slot=Handover(100))
+    bench = Bench(FakeSource([PICTURE, ImageError("cut"), *[PICTURE] * 30], lossless=False), slot=BoundedQueue(100))
     bench.thread.start()
     items = [bench.get() for _ in range(32)]
     assert [type(item) for item in items[:3]] == [Frame, Fault, Frame]
@@ -273,7 +273,7 @@ def test_one_damaged_picture_of_a_live_source_is_a_part_that_is_unknown_and_no_s
 def test_many_damaged_pictures_are_stated_until_the_latest_are_all_whole(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     steps = [*[PICTURE, ImageError("cut")] * 5, *[PICTURE] * 40]
-    bench = Bench(FakeSource(steps, lossless=False), slot=Handover(100))
+    bench = Bench(FakeSource(steps, lossless=False), slot=BoundedQueue(100))
     bench.thread.start()
     items = [bench.get() for _ in range(50)]
     assert sum(isinstance(item, Fault) for item in items) == 5

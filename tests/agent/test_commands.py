@@ -3,7 +3,7 @@ import json
 import pytest
 
 from zsad_agent.control import Command, CommandError, Key, SeenIds
-from zsad_agent.control.command import MAX_SEEN_IDS, judge, parse_command, shown
+from zsad_agent.control.command import MAX_SEEN_IDS, check_fresh, parse_command, shown
 
 NOW_S = 1_800_000_000.0
 
@@ -141,21 +141,21 @@ def test_object_is_judged_in_full_where_bare_values_are_taken_too() -> None:
 
 @pytest.mark.parametrize("age_s", [-30.0, 0.0, 30.0])
 def test_command_of_now_passes(age_s: float) -> None:
-    judge(command(), now_s=NOW_S + age_s, max_age_s=30.0, seen=nothing_seen())
+    check_fresh(command(), now_s=NOW_S + age_s, max_age_s=30.0, seen=nothing_seen())
 
 
 @pytest.mark.parametrize(("age_s", "said"), [(31.5, r"31\.5 s ago"), (-31.5, r"31\.5 s in the future"), (1e300, "e")])
 def test_old_and_future_commands_are_refused_with_the_distance(age_s: float, said: str) -> None:
     with pytest.raises(CommandError, match=rf"sent .*{said}.*clocks .* may differ"):
-        judge(command(), now_s=NOW_S + age_s, max_age_s=30.0, seen=nothing_seen())
+        check_fresh(command(), now_s=NOW_S + age_s, max_age_s=30.0, seen=nothing_seen())
 
 
 def test_id_that_came_before_is_a_replay() -> None:
     seen = nothing_seen()
     seen.add("a", NOW_S, now_s=NOW_S, keep_s=60.0)
-    judge(command("b"), now_s=NOW_S, max_age_s=30.0, seen=seen)
+    check_fresh(command("b"), now_s=NOW_S, max_age_s=30.0, seen=seen)
     with pytest.raises(CommandError, match="a replay"):
-        judge(command("a", NOW_S + 1), now_s=NOW_S, max_age_s=30.0, seen=seen)
+        check_fresh(command("a", NOW_S + 1), now_s=NOW_S, max_age_s=30.0, seen=seen)
 
 
 def test_replay_is_known_though_its_id_was_forgotten_and_the_clock_set_back() -> None:
@@ -164,8 +164,8 @@ def test_replay_is_known_though_its_id_was_forgotten_and_the_clock_set_back() ->
     seen.add("b", NOW_S + 100, now_s=NOW_S + 100, keep_s=60.0)
     assert list(seen.sent_at_s) == ["b"]
     with pytest.raises(CommandError, match="may be a replay"):
-        judge(command("a", NOW_S), now_s=NOW_S, max_age_s=30.0, seen=seen)
-    judge(command("c", NOW_S + 1), now_s=NOW_S, max_age_s=30.0, seen=seen)
+        check_fresh(command("a", NOW_S), now_s=NOW_S, max_age_s=30.0, seen=seen)
+    check_fresh(command("c", NOW_S + 1), now_s=NOW_S, max_age_s=30.0, seen=seen)
 
 
 def test_ids_are_bounded_and_the_oldest_stay_refused() -> None:
@@ -174,7 +174,7 @@ def test_ids_are_bounded_and_the_oldest_stay_refused() -> None:
         seen.add(str(index), NOW_S + index / 1000, now_s=NOW_S, keep_s=60.0)
     assert len(seen.sent_at_s) == MAX_SEEN_IDS
     with pytest.raises(CommandError, match="may be a replay"):
-        judge(command("0", NOW_S), now_s=NOW_S, max_age_s=30.0, seen=seen)
+        check_fresh(command("0", NOW_S), now_s=NOW_S, max_age_s=30.0, seen=seen)
 
 
 @pytest.mark.parametrize("given", [b"\x00\n\x1b[31m" * 300, "é" * 900, "\ud800" * 900])

@@ -20,7 +20,7 @@ from mqtt_listener import wait_until
 from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_agent.config import AgentConfig, InferenceConfig, SourceConfig
-from zsad_agent.daemon import Surroundings, run_agent
+from zsad_agent.daemon import RunOptions, run_agent
 
 NO_BROKER = "mqtt://127.0.0.1:1"
 
@@ -214,7 +214,7 @@ def test_stop_while_the_model_is_compiled_leaves_without_taking_its_threads_apar
     stop = threading.Event()
     stop.set()
     left: list[int] = []
-    assert run_agent(config, Surroundings(stop=stop, exit_now=left.append)) == 0
+    assert run_agent(config, RunOptions(stop=stop, exit_now=left.append)) == 0
     assert left == [0]
 
 

@@ -13,7 +13,7 @@ import pytest
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.config import SourceConfig
 from zsad_agent.sources import LOOK_EVERY_S, FolderDropSource, make_source
-from zsad_agent.system import Handover
+from zsad_agent.system import BoundedQueue
 from zsad_core.errors import ConfigError, ImageError, SourceError
 from zsad_core.types import Frame
 
@@ -285,7 +285,7 @@ class Watched:
 
     def __init__(self, folder: Path, **config: Any) -> None:
         self.said: list[dict[str, Any]] = []
-        self.slot: Handover[Captured] = Handover(4)
+        self.slot: BoundedQueue[Captured] = BoundedQueue(4)
         self.stop = threading.Event()
         settings = SourceConfig(source=str(folder), trigger="folder", reopen_max_s=0.05, **config)
         self.capture = Capture(
@@ -361,7 +361,7 @@ def test_every_picture_dropped_comes_once_and_ends_up_moved(tmp_path: Path, watc
 
 def test_unreadable_picture_becomes_a_fault_of_a_part_with_a_receipt(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"\x89PNG nothing")
-    slot: Handover[Captured] = Handover(4)
+    slot: BoundedQueue[Captured] = BoundedQueue(4)
     stop = threading.Event()
     config = SourceConfig(source=str(tmp_path), trigger="folder")
     source = FolderDropSource(tmp_path, grace_s=0.1)
@@ -451,7 +451,7 @@ class HangingFolder(FolderDropSource):
 
 def test_folder_that_hangs_is_a_stated_fault_until_it_answers(tmp_path: Path) -> None:
     clock, said = Clock(), []
-    source, slot = HangingFolder(tmp_path), Handover[Captured](4)
+    source, slot = HangingFolder(tmp_path), BoundedQueue[Captured](4)
     settings = SourceConfig(source=str(tmp_path), trigger="folder", stale_after_s=5.0)
     status, stop = CameraStatus("cam0", lambda camera, state: said.append(state)), threading.Event()
     capture = Capture(source=source, config=settings, slot=slot, status=status, stop=stop, clock=clock)

@@ -80,7 +80,7 @@ def take(outbox: Outbox, limit: int = 100) -> list[str]:
 @pytest.mark.parametrize("limit", [0, -1, 5])
 def test_empty_outbox_has_nothing_to_take(outbox: Outbox, limit: int) -> None:
     assert take(outbox, limit) == []
-    outbox.tidy(everything=True)
+    outbox.delete_acknowledged(everything=True)
     assert (outbox.unsent, outbox.fault, outbox.untidy) == (0, None, False)
 
 
@@ -134,7 +134,7 @@ def test_results_that_come_together_wait_in_memory_while_the_disk_takes_none(
     assert take(outbox) == ["2", "3", "4", "5", "6"]
     disk.failing.clear()
     clock.now_s += RETRY_S
-    outbox.tidy()
+    outbox.delete_acknowledged()
     assert (disk.count, disk.picture_count, outbox.fault) == (5, 0, None)
 
 
@@ -142,13 +142,13 @@ def test_deletes_are_batched_by_number_and_by_time(outbox: Outbox, disk: Failing
     ids = add(outbox, *("x" for _ in range(DELETE_BATCH + 1)))
     for entry_id in ids[:-1]:
         outbox.acknowledge(entry_id)
-        outbox.tidy()
+        outbox.delete_acknowledged()
     assert disk.commits == 1
     outbox.acknowledge(ids[-1])
-    outbox.tidy()
+    outbox.delete_acknowledged()
     assert (disk.commits, disk.count, outbox.untidy) == (1, 1, True)
     clock.now_s += DELETE_AFTER_S
-    outbox.tidy()
+    outbox.delete_acknowledged()
     assert (disk.commits, disk.count, outbox.untidy) == (2, 0, False)
 
 
@@ -170,7 +170,7 @@ def test_results_wait_in_memory_while_the_disk_is_full_and_are_sent_in_order(
     assert take(outbox) == ["a", "b", "c"]
     for entry_id in ids:
         outbox.acknowledge(entry_id)
-    outbox.tidy(everything=True)
+    outbox.delete_acknowledged(everything=True)
     assert outbox.unsent == 1
     assert len(caplog.records) == 1
 
@@ -185,7 +185,7 @@ def test_results_in_memory_move_to_disk_when_it_takes_them_again(
     add(outbox, "c")
     assert disk.count == 0  # not tried again at once
     clock.now_s += RETRY_S
-    outbox.tidy()
+    outbox.delete_acknowledged()
     assert (disk.count, outbox.fault, outbox.unsent) == (3, None, 3)
     assert take(outbox) == ["b", "c"]  # what was taken from memory is not taken from disk again
     assert [record.message.split(" (")[0] for record in caplog.records] == ["spool lost", "spool back"]
@@ -194,14 +194,14 @@ def test_results_in_memory_move_to_disk_when_it_takes_them_again(
 def test_keep_tries_the_disk_at_once_and_counts_what_it_does_not_take(
     outbox: Outbox, disk: FailingDisk, clock: Clock
 ) -> None:
-    assert outbox.keep() == 0
+    assert outbox.store_or_count_lost() == 0
     disk.failing = {"append"}
     first, *_ = add(outbox, *"abc")
     take(outbox)
     outbox.acknowledge(first)
-    assert (outbox.keep(), outbox.unsent) == (2, 2)
+    assert (outbox.store_or_count_lost(), outbox.unsent) == (2, 2)
     disk.failing = set()
-    assert (outbox.keep(), disk.count) == (0, 3)
+    assert (outbox.store_or_count_lost(), disk.count) == (0, 3)
 
 
 def test_oldest_is_given_up_and_counted_when_memory_is_full_too(
@@ -237,13 +237,13 @@ def test_acknowledgement_that_cannot_be_written_down_is_kept_and_tried_again(
     (entry_id,) = add(outbox, "a")
     outbox.acknowledge(entry_id)
     disk.failing = {"delete"}
-    outbox.tidy(everything=True)
+    outbox.delete_acknowledged(everything=True)
     outbox.rewind()
     assert take(outbox) == []
     assert outbox.unsent == 0
     disk.failing = set()
     clock.now_s += RETRY_S
-    outbox.tidy()
+    outbox.delete_acknowledged()
     assert (disk.count, outbox.fault) == (0, None)
 
 
@@ -254,7 +254,7 @@ def test_disk_that_fails_one_thing_and_does_another_says_so_once(
     for _ in range(5):
         clock.now_s += 10
         add(outbox, "a")
-        outbox.tidy()
+        outbox.delete_acknowledged()
     assert len(caplog.records) == 1
 
 
@@ -274,7 +274,7 @@ def taken_and_acknowledged(outbox: Outbox, limit: int) -> list[str]:
     entries = outbox.take(limit)
     for entry in entries:
         outbox.acknowledge(entry.id)
-    outbox.tidy()
+    outbox.delete_acknowledged()
     return [entry.body.decode() for entry in entries]
 
 
@@ -331,7 +331,7 @@ def test_acknowledgements_that_cannot_be_deleted_take_no_memory_each(
     assert take(outbox) == []
     disk.failing = set()
     clock.now_s += RETRY_S
-    outbox.tidy()
+    outbox.delete_acknowledged()
     assert disk.count == 0
 
 
@@ -350,7 +350,7 @@ def test_picture_goes_after_its_result_one_at_a_time_and_again_until_acknowledge
     assert outbox.take_picture() is None  # the first is on its way
     outbox.acknowledge(ids[0])
     outbox.acknowledge(ids[1])
-    outbox.tidy(everything=True)
+    outbox.delete_acknowledged(everything=True)
     assert (outbox.unsent, outbox.unsent_pictures) == (0, 2)
     outbox.rewind()  # the connection ends: results are there, pictures are not
     assert take(outbox) == []
@@ -359,7 +359,7 @@ def test_picture_goes_after_its_result_one_at_a_time_and_again_until_acknowledge
         assert picture is not None
         assert picture.id == entry_id
         outbox.acknowledge_picture(entry_id)
-    outbox.tidy(everything=True)
+    outbox.delete_acknowledged(everything=True)
     assert (outbox.take_picture(), outbox.unsent_pictures, outbox.untidy) == (None, 0, False)
 
 
@@ -431,7 +431,7 @@ def test_results_of_a_start_without_a_spool_are_sent_in_order_with_those_in_it_a
             clock.now_s += UPKEEP_S
             add(outbox, "e")
             outbox.acknowledge(first)
-            outbox.tidy(everything=True)
+            outbox.delete_acknowledged(everything=True)
             assert take(outbox) == ["d", "e", "a", "b"]
             assert outbox.fault is None
             assert outbox.unsent == 4
@@ -448,7 +448,7 @@ def test_disk_that_can_be_read_again_is_no_fault_though_nothing_waits(
     outbox.acknowledge(entry_id)
     disk.failing = set()
     clock.now_s += UPKEEP_S
-    outbox.tidy()
+    outbox.delete_acknowledged()
     assert outbox.fault is None
 
 
@@ -504,7 +504,7 @@ def test_no_status_query_waits_for_a_commit_that_hangs_nor_does_the_end(tmp_path
         behind.start()
         while outbox.unsent < 3:
             time.sleep(0.01)
-        assert outbox.keep() == 2  # nobody knows whether the first is on the disk
+        assert outbox.store_or_count_lost() == 2  # nobody knows whether the first is on the disk
         assert spool.hangs
         spool.__exit__(None, None, None)
         assert time.monotonic() - started_s < HUNG_S + 0.6
@@ -545,7 +545,7 @@ def test_result_is_told_durable_once_it_is_on_the_disk_and_only_once(outbox: Out
     assert told == ["a", "b"]
     take(outbox)
     outbox.acknowledge(ids[0])
-    outbox.tidy(everything=True)
+    outbox.delete_acknowledged(everything=True)
     assert told == ["a", "b"]
 
 
@@ -559,7 +559,7 @@ def test_result_that_is_given_up_from_memory_is_never_told_durable(
     assert (told, outbox.given_up) == ([], 3)
     disk.failing = set()
     clock.now_s += RETRY_S
-    outbox.tidy()
+    outbox.delete_acknowledged()
     assert told == list("defgh")
     assert disk.count == 5
 
@@ -574,10 +574,10 @@ def test_result_in_memory_is_told_durable_when_the_broker_has_it_and_not_when_it
     outbox.acknowledge(ids[0])
     assert told == ["a"]
     outbox.refuse(ids[1])
-    outbox.tidy(everything=True)
+    outbox.delete_acknowledged(everything=True)
     disk.failing = set()
     clock.now_s += RETRY_S
-    outbox.tidy()
+    outbox.delete_acknowledged()
     assert told == ["a", "c"]
 
 

@@ -15,12 +15,12 @@ from mqtt_listener import wait_until
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.config import HeatmapConfig, SourceConfig
-from zsad_agent.inspection import Identity, Inspected, Inspector, Line, Pipeline, Sink, View
+from zsad_agent.inspection import Identity, Inspected, Inspector, Pipeline, Sink, Station, View
 from zsad_agent.inspection.pipeline import MOST_AT_ONCE
 from zsad_agent.messages.result import result_json_schema
 from zsad_agent.model import Model, ModelInUse
 from zsad_agent.sources import FolderDropSource
-from zsad_agent.system import Handover, NewestSlot, Slot
+from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue
 from zsad_core.errors import DeviceError, ImageError, SourceError, SpoolError
 from zsad_core.facts import ScoreRule
 from zsad_core.judging import Decider
@@ -116,18 +116,22 @@ class FakeLine:
         self.states: list[dict[str, Any]] = []
         self.sink = sink or ListSink()
         self.stop = threading.Event()
-        news = threading.Condition()
+        slots_changed = threading.Condition()
         seq = itertools.count(1)
         self.lines = []
         for number, source in enumerate(sources):
-            slot: Slot[Captured] = Handover(condition=news) if source.lossless else NewestSlot(news)
+            slot: FrameQueue[Captured] = (
+                BoundedQueue(condition=slots_changed) if source.lossless else LatestQueue(slots_changed)
+            )
             config = SourceConfig(reopen_max_s=0.01, name=f"cam{number}")
             status = CameraStatus(config.name, lambda camera, state: self.states.append(state))
             capture = Capture(source=source, config=config, slot=slot, status=status, stop=self.stop, seq=seq)
             inspector = make_inspector(predictor or FakePredictor(), status)
-            self.lines.append(Line(capture=capture, slot=slot, inspector=inspector, status=status))
+            self.lines.append(Station(capture=capture, slot=slot, inspector=inspector, status=status))
         self.slot = self.lines[0].slot
-        self.pipeline = Pipeline(lines=self.lines, news=news, sinks=[self.sink], stop=self.stop, max_frames=max_frames)
+        self.pipeline = Pipeline(
+            stations=self.lines, slots_changed=slots_changed, sinks=[self.sink], stop=self.stop, max_frames=max_frames
+        )
 
     def run(self) -> list[dict[str, Any]]:
         self.pipeline.start()
@@ -215,7 +219,7 @@ def test_a_picture_is_moved_at_once_where_no_sink_keeps_results(tmp_path: Path) 
 def test_two_sinks_that_keep_results_are_refused() -> None:
     line = FakeLine(FakeSource(BRIGHT))
     with pytest.raises(ValueError, match="one sink at most keeps results, got 2"):
-        Pipeline(lines=[], news=threading.Condition(), sinks=[MemorySink(), MemorySink()], stop=line.stop)
+        Pipeline(stations=[], slots_changed=threading.Condition(), sinks=[MemorySink(), MemorySink()], stop=line.stop)
 
 
 def test_what_waits_for_a_slow_disk_is_handed_to_it_at_once_and_in_order() -> None:
@@ -238,13 +242,13 @@ class FailingAt:
     """An inspector that breaks when it comes to conclude one result."""
 
     def __init__(self, inspector: Inspector, seq: int) -> None:
-        self.look = inspector.look
+        self.look = inspector.predict
         self._inspector, self._seq = inspector, seq
 
     def conclude(self, inspected: Inspected) -> tuple[dict[str, Any], bytes | None]:
         if inspected.captured.seq == self._seq:
             raise KeyError("broken")
-        return self._inspector.conclude(inspected)
+        return self._inspector.decide(inspected)
 
 
 @pytest.mark.parametrize("seq", [1, 4])
@@ -255,7 +259,7 @@ def test_results_before_one_that_cannot_be_concluded_are_handed_over_all_the_sam
     sink.five_wait.set()
     pipeline = Pipeline(
         lines=[dataclasses.replace(line.lines[0], inspector=broken)],
-        news=threading.Condition(),
+        slots_changed=threading.Condition(),
         sinks=[sink],
         stop=line.stop,
     )
@@ -300,9 +304,9 @@ def test_picture_too_small_is_unknown_without_blaming_the_device() -> None:
 def test_score_that_is_nan_is_unknown() -> None:
     status = CameraStatus("cam0", lambda camera, state: None)
     inspector = make_inspector(FakePredictor(), status)
-    inspected = inspector.look(frame(1))
+    inspected = inspector.predict(frame(1))
     nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))
-    result, _ = inspector.conclude(dataclasses.replace(inspected, prediction=nan))
+    result, _ = inspector.decide(dataclasses.replace(inspected, prediction=nan))
     assert result["verdict"] == "unknown"
     assert result["anomaly_score"] is None
     jsonschema.validate(result, result_json_schema())
@@ -312,14 +316,14 @@ def test_verdict_is_debounced_over_frames_and_lost_camera_passes_nothing() -> No
     status = CameraStatus("cam0", lambda camera, state: None)
     inspector = make_inspector(FakePredictor(), status, decider=Decider(k=2, n=3))
     captured: list[Captured] = [frame(1, DARK), fault(2), frame(3, DARK), frame(4), frame(5)]
-    verdicts = [inspector.conclude(inspector.look(item))[0]["verdict"] for item in captured]
+    verdicts = [inspector.decide(inspector.predict(item))[0]["verdict"] for item in captured]
     assert verdicts == ["ok", "unknown", "anomalous", "anomalous", "ok"]
 
 
 def test_reason_of_any_length_is_kept_short() -> None:
     status = CameraStatus("cam0", lambda camera, state: None)
     inspector = make_inspector(FakePredictor(), status)
-    result, _ = inspector.conclude(inspector.look(fault(1, "x" * 100_000)))
+    result, _ = inspector.decide(inspector.predict(fault(1, "x" * 100_000)))
     assert len(result["reason"]) == 500
 
 
@@ -543,11 +547,11 @@ def test_a_picture_is_judged_and_described_by_one_model_while_it_is_replaced() -
     frame = Frame(
         image_bgr=DARK, camera="cam0", seq=1, captured_at=datetime.now(UTC), captured_monotonic_s=time.monotonic()
     )
-    inspected = inspector.look(frame)
+    inspected = inspector.predict(frame)
     models.replace(dataclasses.replace(models.current, name="next", threshold=1.0, region_level=1.0))
-    before, _ = inspector.conclude(inspected)
+    before, _ = inspector.decide(inspected)
     assert (before["bundle"]["name"], before["threshold"], before["verdict"]) == ("darkness", 0.5, "anomalous")
-    after, _ = inspector.conclude(inspector.look(frame))
+    after, _ = inspector.decide(inspector.predict(frame))
     assert (after["bundle"]["name"], after["threshold"]) == ("next", 1.0)
 
 
@@ -568,5 +572,5 @@ def test_failures_of_the_device_are_noted_and_a_bad_picture_is_none_of_them() ->
         frame = Frame(
             image_bgr=image, camera="cam0", seq=1, captured_at=datetime.now(UTC), captured_monotonic_s=time.monotonic()
         )
-        inspector.look(frame)
+        inspector.predict(frame)
     assert noted == [(True, None), (False, "no answer")]

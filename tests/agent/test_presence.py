@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from zsad_agent.capture import CameraStatus, Outlet, Presence, TriggerDesk
-from zsad_agent.system import NewestSlot
+from zsad_agent.capture import CameraStatus, FrameOutput, Reconnector, Triggers
+from zsad_agent.system import LatestQueue
 
 
 class Camera:
@@ -28,11 +28,11 @@ class Bench:
         self.now_s = 100.0
         self.states: list[str] = []
         self.stop = threading.Event()
-        slot: NewestSlot[Any] = NewestSlot()
+        slot: LatestQueue[Any] = LatestQueue()
         status = CameraStatus("cam0", lambda camera, told: self.states.append(told["state"]))
-        out = Outlet(camera="cam0", slot=slot, stop=self.stop, seq=iter(range(9)), clock=lambda: self.now_s)
-        desk = TriggerDesk(mode="continuous", lossless=False, out=out, status=status, clock=lambda: self.now_s)
-        self.presence = Presence(
+        out = FrameOutput(camera="cam0", slot=slot, stop=self.stop, seq=iter(range(9)), clock=lambda: self.now_s)
+        desk = Triggers(mode="continuous", lossless=False, out=out, status=status, clock=lambda: self.now_s)
+        self.presence = Reconnector(
             source=Camera(),  # type: ignore[arg-type]
             desk=desk,
             out=out,

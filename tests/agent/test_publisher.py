@@ -578,7 +578,7 @@ def test_neither_state_nor_counts_nor_the_stop_wait_for_a_commit_that_hangs(tmp_
         publisher.set_retained("stats", b"{}")
         assert time.monotonic() - started_s < 0.1
         assert publisher.flush(0.1) == 2
-        assert publisher.keep() == 1
+        assert publisher.store_or_count_lost() == 1
         assert publisher.disk_hangs
         started_s = time.monotonic()
     assert time.monotonic() - started_s < 1.0

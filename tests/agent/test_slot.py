@@ -3,11 +3,11 @@ import time
 
 import pytest
 
-from zsad_agent.system import Handover, NewestSlot, SlotClosed, Turns
+from zsad_agent.system import BoundedQueue, LatestQueue, QueueClosed, RoundRobin
 
 
 def test_newest_frame_replaces_the_one_nobody_took() -> None:
-    slot: NewestSlot[int] = NewestSlot()
+    slot: LatestQueue[int] = LatestQueue()
     for item in (1, 2, 3):
         assert slot.put(item)
     assert slot.get(0) == 3
@@ -16,7 +16,7 @@ def test_newest_frame_replaces_the_one_nobody_took() -> None:
 
 
 def test_kept_fault_survives_newer_frames_and_costs_no_frame() -> None:
-    slot: NewestSlot[str] = NewestSlot()
+    slot: LatestQueue[str] = LatestQueue()
     slot.put("frame 1")
     slot.put("lost", keep=True)
     slot.put("frame 2")
@@ -25,26 +25,26 @@ def test_kept_fault_survives_newer_frames_and_costs_no_frame() -> None:
     assert slot.dropped == 1
 
 
-@pytest.mark.parametrize("slot", [NewestSlot(), Handover(2)])
-def test_closed_slot_gives_what_is_inside_and_then_says_so(slot: NewestSlot[int] | Handover[int]) -> None:
+@pytest.mark.parametrize("slot", [LatestQueue(), BoundedQueue(2)])
+def test_closed_slot_gives_what_is_inside_and_then_says_so(slot: LatestQueue[int] | BoundedQueue[int]) -> None:
     slot.put(1, timeout_s=0)
     slot.close()
     slot.close()
     assert not slot.put(2, timeout_s=0)
     assert slot.get(0) == 1
-    with pytest.raises(SlotClosed):
+    with pytest.raises(QueueClosed):
         slot.get(0)
 
 
-@pytest.mark.parametrize("slot", [NewestSlot(), Handover(1)])
-def test_close_wakes_a_waiting_taker(slot: NewestSlot[int] | Handover[int]) -> None:
+@pytest.mark.parametrize("slot", [LatestQueue(), BoundedQueue(1)])
+def test_close_wakes_a_waiting_taker(slot: LatestQueue[int] | BoundedQueue[int]) -> None:
     threading.Timer(0.05, slot.close).start()
-    with pytest.raises(SlotClosed):
+    with pytest.raises(QueueClosed):
         slot.get(10)
 
 
 def test_handover_refuses_while_full_and_drops_nothing() -> None:
-    slot: Handover[int] = Handover(2)
+    slot: BoundedQueue[int] = BoundedQueue(2)
     assert slot.put(1, timeout_s=0)
     assert slot.put(2, timeout_s=0)
     assert not slot.put(3, timeout_s=0.01)
@@ -55,14 +55,14 @@ def test_handover_refuses_while_full_and_drops_nothing() -> None:
 
 
 def test_handover_wakes_a_giver_when_a_place_comes_free() -> None:
-    slot: Handover[int] = Handover(1)
+    slot: BoundedQueue[int] = BoundedQueue(1)
     slot.put(1, timeout_s=0)
     threading.Timer(0.05, slot.get, args=(0,)).start()
     assert slot.put(2, timeout_s=10)
 
 
 def test_close_wakes_a_waiting_giver() -> None:
-    slot: Handover[int] = Handover(1)
+    slot: BoundedQueue[int] = BoundedQueue(1)
     slot.put(1, timeout_s=0)
     threading.Timer(0.05, slot.close).start()
     assert not slot.put(2, timeout_s=10)
@@ -70,13 +70,13 @@ def test_close_wakes_a_waiting_giver() -> None:
 
 def test_handover_needs_a_place() -> None:
     with pytest.raises(ValueError, match="at least one place"):
-        Handover(0)
+        BoundedQueue(0)
 
 
 def test_turns_serve_each_slot_in_turn_and_end_with_the_last() -> None:
-    news = threading.Condition()
-    slots: list[Handover[str]] = [Handover(8, news) for _ in range(3)]
-    turns = Turns(slots, news)
+    slots_changed = threading.Condition()
+    slots: list[BoundedQueue[str]] = [BoundedQueue(8, slots_changed) for _ in range(3)]
+    turns = RoundRobin(slots, slots_changed)
     for number, letters in enumerate(("aaa", "", "cc")):
         for letter in letters:
             assert slots[number].put(letter, timeout_s=0)
@@ -86,14 +86,14 @@ def test_turns_serve_each_slot_in_turn_and_end_with_the_last() -> None:
     slots[2].close()
     assert turns.get(0.0) is None, "one is still open"
     slots[1].close()
-    with pytest.raises(SlotClosed):
+    with pytest.raises(QueueClosed):
         turns.get(0.0)
 
 
 def test_turns_wake_for_an_item_in_any_slot() -> None:
-    news = threading.Condition()
-    slots: list[NewestSlot[int]] = [NewestSlot(news) for _ in range(8)]
+    slots_changed = threading.Condition()
+    slots: list[LatestQueue[int]] = [LatestQueue(slots_changed) for _ in range(8)]
     threading.Timer(0.05, lambda: slots[6].put(1)).start()
     started_s = time.monotonic()
-    assert Turns(slots, news).get(20.0) == (6, 1)
+    assert RoundRobin(slots, slots_changed).get(20.0) == (6, 1)
     assert time.monotonic() - started_s < 10

@@ -14,7 +14,7 @@ from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.capture.output import NEWEST_BYTES
 from zsad_agent.capture.trigger_queue import MAX_REFUSED, MAX_WAITING
 from zsad_agent.config import HealthConfig, SourceConfig
-from zsad_agent.system import Handover, NewestSlot, Slot
+from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue
 from zsad_core.errors import ConfigError, ImageError, SourceError
 from zsad_core.types import Frame
 
@@ -76,7 +76,7 @@ class Rig:
     def __init__(self, *, lossless: bool = False, trigger: str = "mqtt", **config: Any) -> None:
         self.source = HandedSource(lossless=lossless)
         self.said: list[dict[str, Any]] = []
-        self.slot: Slot[Captured] = Handover(100) if lossless else NewestSlot()
+        self.slot: FrameQueue[Captured] = BoundedQueue(100) if lossless else LatestQueue()
         self.stop = threading.Event()
         self.clock = Clock()
         self.capture = Capture(

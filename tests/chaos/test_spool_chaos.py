@@ -38,8 +38,8 @@ def drain(outbox: Outbox) -> list[str]:
         for entry in entries:
             found.append(entry.body.decode())
             outbox.acknowledge(entry.id)
-        outbox.tidy()
-    outbox.tidy(everything=True)
+        outbox.delete_acknowledged()
+    outbox.delete_acknowledged(everything=True)
     return found
 
 
@@ -196,7 +196,7 @@ def check_full_disk(disk: Path, rounds: int) -> None:
                 outbox.add_all([Accepted("cam0", f"{number:0500}".encode())])
                 number += 1
                 outbox.take(0)
-                outbox.tidy()
+                outbox.delete_acknowledged()
                 assert time.monotonic() - started_s < 10
             recover_s.append(time.monotonic() - started_s)
             sent += drain(outbox)
