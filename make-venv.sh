@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes or updates a virtual environment with this checkout in it, at the versions of constraints.txt.
+# Makes or updates a virtual environment and installs this checkout in it, with the versions of constraints.txt.
 # Usage: make-venv.sh FOLDER EXTRAS      e.g. make-venv.sh .venv dev
-# PYTHON in the environment names the Python to use; else the first one found that is 3.11 or newer.
+# The variable PYTHON names the Python to use. Default: the first one found that is 3.11 or newer.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 folder=$1 extras=$2
@@ -16,15 +16,15 @@ new_enough() {
 }
 
 if [[ -n ${PYTHON:-} ]]; then
-    new_enough "$PYTHON" || fail "PYTHON=$PYTHON is no Python >= 3.11"
+    new_enough "$PYTHON" || fail "PYTHON=$PYTHON is not Python >= 3.11"
 else
     for PYTHON in python3 python3.14 python3.13 python3.12 python3.11 none; do
         new_enough "$PYTHON" && break
     done
-    [[ $PYTHON != none ]] || fail "found no Python >= 3.11. Install one, e.g. apt-get install python3.11 python3.11-venv"
+    [[ $PYTHON != none ]] || fail "no Python >= 3.11 found. Install one, e.g. apt-get install python3.11 python3.11-venv"
 fi
 
-# Debian keeps the part of Python that makes environments in a package of its own.
+# Debian has the module `venv` in a separate package.
 if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
     package=$("$PYTHON" -c 'import sys; print(f"python{sys.version_info.major}.{sys.version_info.minor}-venv")')
     echo "make-venv.sh: $PYTHON cannot make a virtual environment without the system package $package" >&2

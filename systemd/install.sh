@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs or updates the agent as a systemd service. Safe to run again: config and data stay, and the version that
-# runs is replaced only after the new one is complete and accepts the config.
+# Installs or updates the agent as a systemd service. You can run it again: config and data stay. The running version
+# is replaced only when the new one is complete and accepts the config.
 set -euo pipefail
 umask 022 # the service's user reads what root writes here
 
@@ -8,13 +8,13 @@ usage() {
     cat <<'TEXT'
 Usage: install.sh [--wheel FILE] [--python COMMAND] [--dry-run] [--root DIR]
 
-  --wheel FILE      install this wheel; default: the checkout that this script lies in
-  --python COMMAND  Python to build with, 3.11 or newer; default: the first found, the system's own before others
-  --dry-run         print what would be done, change nothing
-  --root DIR        put every file below DIR, and leave users and services alone (to try the script without being root)
+  --wheel FILE      install this wheel; default: the checkout of this script
+  --python COMMAND  Python to build with, 3.11 or newer; default: the first found, the system's first
+  --dry-run         print the steps, change nothing
+  --root DIR        put every file below DIR and do not touch users and services (to try the script without root)
 
-Makes the user zsad-agent, /opt/zsad-agent (the program), /etc/zsad-agent/agent.yaml (an example, if there is none),
-and the unit zsad-agent.service. Start-up is yours: see the next steps that it prints.
+Makes the user zsad-agent, /opt/zsad-agent (the program), /etc/zsad-agent/agent.yaml (an example, if there is none)
+and the unit zsad-agent.service. It does not start a new service: it prints the next steps.
 TEXT
 }
 
@@ -50,17 +50,17 @@ program=$root/opt/zsad-agent
 config_dir=$root/etc/zsad-agent
 unit_dir=$root/etc/systemd/system
 
-# --- What has to be true before anything is changed ------------------------------------------------------------------
+# --- Checks before anything is changed -------------------------------------------------------------------------------
 
-[[ -n $dry_run || -n $root || $(id -u) -eq 0 ]] || fail "must be root: sudo $0 (or --dry-run to see what it would do)"
+[[ -n $dry_run || -n $root || $(id -u) -eq 0 ]] || fail "must be root: sudo $0 (or --dry-run to see the steps)"
 
 if [[ -n $wheel ]]; then
     [[ -f $wheel ]] || fail "$wheel: no such wheel"
 else
-    [[ -f $here/../pyproject.toml ]] || fail "$here is in no checkout: name a wheel with --wheel"
+    [[ -f $here/../pyproject.toml ]] || fail "$here is not in a checkout: name a wheel with --wheel"
 fi
 
-# A Python below a home folder is out of the service's sight (ProtectHome=yes).
+# The service cannot see a Python below a home folder (ProtectHome=yes).
 usable_python() {
     "$1" - "$root" 2>/dev/null <<'PROGRAM'
 import sys
@@ -75,7 +75,7 @@ else
     for python in /usr/bin/python3{,.14,.13,.12,.11} /usr/local/bin/python3{,.14,.13,.12,.11} python3 none; do
         usable_python "$python" && break
     done
-    [[ $python != none ]] || fail "found no Python >= 3.11 outside /home and /root. Install one, e.g. apt-get install" \
+    [[ $python != none ]] || fail "no Python >= 3.11 found outside /home and /root. Install one, e.g. apt-get install" \
         "python3.11 python3.11-venv, or name it with --python"
 fi
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
@@ -87,7 +87,7 @@ fi
 config_owner=()
 if [[ -z $root ]]; then
     config_owner=(-o root -g zsad-agent)
-    for group in video render; do # named by the unit, which does not start without them
+    for group in video render; do # the unit names them and does not start without them
         getent group "$group" >/dev/null || run groupadd --system "$group"
     done
     getent passwd zsad-agent >/dev/null ||
@@ -96,7 +96,7 @@ fi
 run install -d -m 755 "$program" "$unit_dir"
 run install -d -m 755 "$config_dir"
 
-# --- Program: a new environment beside the running one, then one atomic switch ---------------------------------------
+# --- Program: a new environment beside the running one, then an atomic switch ----------------------------------------
 
 venv=$program/venv-$(date -u +%Y%m%dT%H%M%SZ)
 scratch=$(mktemp -d)
@@ -112,7 +112,7 @@ run "$python" -m venv "$venv"
 if [[ -n $wheel ]]; then
     run "$venv/bin/python" -m pip install --disable-pip-version-check -q "$wheel"
 else
-    # From a copy: a build leaves files behind, and old ones of an earlier build would be packed too.
+    # Build from a copy: a build leaves files behind, and files of an earlier build would be packed too.
     for part in pyproject.toml README.md LICENSE agent core training convert; do
         cp -R "$here/../$part" "$scratch/"
     done
@@ -121,11 +121,12 @@ fi
 
 [[ -e $config_dir/agent.yaml ]] || run install -m 640 "${config_owner[@]}" "$here/agent.yaml" "$config_dir/agent.yaml"
 run "$venv/bin/zsad-agent" check --config "$config_dir/agent.yaml" ||
-    fail "the new version does not accept $config_dir/agent.yaml (see above), so nothing was replaced. Mend it, run this again."
+    fail "the new version does not accept $config_dir/agent.yaml (see above), so nothing was replaced. Correct it and run this script again."
 
 run ln -sfn "${venv##*/}" "$program/venv.next"
 run mv -T "$program/venv.next" "$program/venv"
 incomplete=''
+
 # --- Service ---------------------------------------------------------------------------------------------------------
 
 run install -m 644 "$here/zsad-agent.service" "$unit_dir/zsad-agent.service"
@@ -136,7 +137,7 @@ if [[ -z $root && -d /run/systemd/system ]]; then
         echo "Restarted with the new version."
     fi
 fi
-# Only now: until its restart the old version still starts a process for a camera that comes back.
+# Last, because the old version still starts camera processes until the restart.
 for old in "$program"/venv-*; do
     [[ $old == "$venv" || ! -d $old ]] || run rm -rf "$old"
 done
@@ -147,5 +148,5 @@ Installed. Next:
   1. Set camera and broker in $config_dir/agent.yaml, then: $program/venv/bin/zsad-agent check --config $config_dir/agent.yaml
   2. systemctl enable --now zsad-agent
   3. journalctl -u zsad-agent -f
-A broker on this machine, if there is none yet: apt-get install mosquitto
+If you have no broker yet: apt-get install mosquitto
 TEXT

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Removes what install.sh made. Config, data and the user stay, so that a later install goes on where this one ended.
+# Removes what install.sh made. Config, data and the user stay, so that a later install can use them.
 set -euo pipefail
 
 usage() {
     cat <<'TEXT'
 Usage: uninstall.sh [--purge] [--dry-run] [--root DIR]
 
-  --purge     remove config (/etc/zsad-agent), unsent results (/var/lib/zsad-agent), cache and user as well
-  --dry-run   print what would be done, change nothing
-  --root DIR  the DIR that install.sh was given
+  --purge     also remove config (/etc/zsad-agent), unsent results (/var/lib/zsad-agent), cache and user
+  --dry-run   print the steps, change nothing
+  --root DIR  the DIR that was given to install.sh
 TEXT
 }
 
@@ -40,7 +40,7 @@ run() {
     fi
 }
 
-[[ -n $dry_run || -n $root || $(id -u) -eq 0 ]] || fail "must be root: sudo $0 (or --dry-run to see what it would do)"
+[[ -n $dry_run || -n $root || $(id -u) -eq 0 ]] || fail "must be root: sudo $0 (or --dry-run to see the steps)"
 
 unit=$root/etc/systemd/system/zsad-agent.service
 on_systemd=''

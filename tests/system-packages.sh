@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Installs the system packages that tests use, where it may: as root or with sudo that asks for no password.
-# Where it may not, it names them and what is left out. With CI=true a missing one is a failure.
+# Installs the system packages that tests use, as root or with sudo without a password.
+# Otherwise it names the missing packages and the tests that are skipped. With CI=true a missing package is a failure.
 set -euo pipefail
 
 declare -A package_of=([mosquitto]=mosquitto [systemd-analyze]=systemd [shellcheck]=shellcheck [gcc]=build-essential)
 declare -A tests_of=(
-    [mosquitto]="everything against a real broker"
+    [mosquitto]="all tests with a real broker"
     [systemd-analyze]="the unit's syntax and hardening"
     [shellcheck]="the shell scripts"
-    [gcc]="OpenCV's V4L2 code against a driver that is preloaded"
+    [gcc]="OpenCV's V4L2 code with a preloaded driver"
 )
 
 missing() {
@@ -34,6 +34,6 @@ if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
 fi
 
 for command in $(missing); do
-    echo "MISSING: $command. Tests left out: ${tests_of[$command]}. To run them: apt-get install ${package_of[$command]}" >&2
+    echo "MISSING: $command. Skipped tests: ${tests_of[$command]}. To run them: apt-get install ${package_of[$command]}" >&2
 done
 [[ ${CI:-} != true || -z $(missing) ]]
