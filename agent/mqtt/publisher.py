@@ -262,8 +262,8 @@ class Publisher:
     def subscribe(self, topic: str, handler: Handler) -> None:
         """`handler` gets the payloads that come in on `topic` (whole, no wildcards), over this and later connections.
 
-        QoS 1; nothing is kept for us while we are away. See `Subscriptions` for what is ignored. The handler runs in the
-        sending thread and has to be quick.
+        QoS 1; nothing is kept for us while we are away. See `Subscriptions` for what is ignored. The handler runs in
+        the sending thread and has to be quick.
 
         Raises:
             ValueError: the topic is empty, has a wildcard, or has a handler already.

@@ -77,7 +77,7 @@ def test_embedded_broker_without_amqtt_names_the_extra_to_install() -> None:
     code = """
 import sys
 sys.modules["amqtt.broker"] = sys.modules["amqtt"] = None  # as if it were not installed
-from zsad_agent.broker import EmbeddedBroker
+from zsad_agent.mqtt import EmbeddedBroker
 from zsad_core.errors import BrokerError
 try:
     EmbeddedBroker(port=0).__enter__()

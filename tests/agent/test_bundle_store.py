@@ -273,7 +273,7 @@ def test_a_folder_that_cannot_be_written_still_starts(device: Device) -> None:
 KILLED_AT_EVERY_STEP = """
 import errno, io, json, os, shutil, signal, sys
 from pathlib import Path
-from zsad_agent.bundle_store import BundleStore
+from zsad_agent.model import BundleStore
 from zsad_agent.config import InferenceConfig
 from zsad_core.errors import ZsadError
 

@@ -14,8 +14,8 @@ from zsad_agent.system.crash_reports import MAX_REPORTS
 HEAD = """
 import ctypes, logging, os, sys, threading, time
 from pathlib import Path
-from zsad_agent.crash import CrashReports
-from zsad_agent.logs import configure_logging
+from zsad_agent.system import CrashReports
+from zsad_agent.system import configure_logging
 configure_logging("INFO", "text")
 reports = CrashReports(Path(sys.argv[1]), {"source": {"source": "rtsp://admin:secret@cam/1"}, "device_id": "line3"})
 reports.install()

@@ -238,7 +238,7 @@ def test_process_dies_with_a_killed_agent_though_it_hangs(tmp_path: Path) -> Non
 import psutil
 from pathlib import Path
 from scripted_camera import ScriptedCamera
-from zsad_agent.grabber import GrabberSource
+from zsad_agent.sources import GrabberSource
 with GrabberSource(ScriptedCamera("1 hang", log=Path({str(tmp_path / "log")!r})), stale_after_s=100) as source:
     source.read()
     print(psutil.Process().children()[0].pid, flush=True)

@@ -12,7 +12,7 @@ from zsad_agent.system import let_go_of_mapped
 # Threads that each hold some memory; then how many heaps glibc says it has.
 HEAPS = """
 import ctypes, sys, threading
-from zsad_agent.memory import keep_memory_small
+from zsad_agent.system import keep_memory_small
 
 if sys.argv[1] == "small":
     keep_memory_small()
@@ -37,7 +37,7 @@ libc.fflush(ctypes.c_void_p(out))
 # Buffers of a frame of 1920 x 1080, one after the other; then how many pages had to be given for each.
 FRAMES = """
 import ctypes, resource
-from zsad_agent.memory import keep_memory_small
+from zsad_agent.system import keep_memory_small
 
 keep_memory_small()
 libc = ctypes.CDLL(None)

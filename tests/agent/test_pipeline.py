@@ -242,10 +242,10 @@ class FailingAt:
     """An inspector that breaks when it comes to conclude one result."""
 
     def __init__(self, inspector: Inspector, seq: int) -> None:
-        self.look = inspector.predict
+        self.predict = inspector.predict
         self._inspector, self._seq = inspector, seq
 
-    def conclude(self, inspected: Inspected) -> tuple[dict[str, Any], bytes | None]:
+    def decide(self, inspected: Inspected) -> tuple[dict[str, Any], bytes | None]:
         if inspected.captured.seq == self._seq:
             raise KeyError("broken")
         return self._inspector.decide(inspected)
@@ -258,7 +258,7 @@ def test_results_before_one_that_cannot_be_concluded_are_handed_over_all_the_sam
     broken: Any = FailingAt(line.lines[0].inspector, seq)
     sink.five_wait.set()
     pipeline = Pipeline(
-        lines=[dataclasses.replace(line.lines[0], inspector=broken)],
+        stations=[dataclasses.replace(line.lines[0], inspector=broken)],
         slots_changed=threading.Condition(),
         sinks=[sink],
         stop=line.stop,

@@ -295,8 +295,8 @@ def test_refused_credentials_are_a_stated_fault_without_the_secret(
 AGENT = """
 import sys, threading, time
 from pathlib import Path
-from zsad_agent.mqtt_config import MqttConfig
-from zsad_agent.publisher import Publisher
+from zsad_agent.config import MqttConfig
+from zsad_agent.mqtt import Publisher
 from zsad_agent.spool import Spool
 with Spool(Path(sys.argv[2]), max_results=1000) as spool:
     with Publisher(MqttConfig(broker=sys.argv[1]), "line3", spool) as publisher:

@@ -11,7 +11,7 @@ from zsad_core.redaction import redacted_text
 
 SCRIPT = """
 import logging, sys
-from zsad_agent.logs import configure_logging
+from zsad_agent.system import configure_logging
 configure_logging(sys.argv[1], sys.argv[2])
 logger = logging.getLogger("zsad_agent.x")
 logger.debug("quiet")

@@ -258,8 +258,8 @@ def test_damage_that_shows_while_running_does_not_stop_the_queue(path: Path) -> 
 WRITER = """
 import sys
 from pathlib import Path
-from zsad_agent.spool import THIS_RUN, Spool
-from zsad_agent.spool_rows import Entry
+from zsad_agent.spool.spool import THIS_RUN, Spool
+from zsad_agent.spool.rows import Entry
 number = int(sys.argv[2])
 with Spool(Path(sys.argv[1]), max_results=1_000_000) as spool:
     while True:

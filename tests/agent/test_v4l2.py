@@ -14,7 +14,7 @@ DRIVER = Path(__file__).parents[1] / "v4l2_driver.c"
 READ_ALL = """
 import sys
 from pathlib import Path
-from zsad_agent.camera import V4l2Source
+from zsad_agent.sources.camera import V4l2Source
 from zsad_core.errors import ImageError, SourceError
 with V4l2Source(Path(sys.argv[1]), width=64, height=48) as source:
     while True:

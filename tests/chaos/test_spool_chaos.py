@@ -97,7 +97,7 @@ def test_spool_cut_off_at_every_byte_of_its_last_page_gives_all_other_results(tm
 WRITER = """
 import sys
 from pathlib import Path
-from zsad_agent.outbox import Accepted, Outbox
+from zsad_agent.spool import Accepted, Outbox
 from zsad_agent.spool import Spool
 with Spool(Path(sys.argv[1]), max_results=10**8, fsync=sys.argv[3]) as spool:
     outbox = Outbox(spool)
@@ -277,7 +277,7 @@ def test_spool_in_a_folder_that_the_agent_may_not_write_is_a_stated_fault(tmp_pa
     child = """
 import os, sys
 from pathlib import Path
-from zsad_agent.outbox import Accepted, Outbox
+from zsad_agent.spool import Accepted, Outbox
 from zsad_agent.spool import Spool
 os.setuid(65534)
 with Spool(Path(sys.argv[1]), max_results=10) as spool:
