@@ -11,6 +11,7 @@ from typing import Self
 
 import numpy as np
 
+from zsad_agent.sources import Picture
 from zsad_core.errors import ImageError, SourceError
 
 SECRET = "s3cret-of-the-camera"
@@ -30,7 +31,7 @@ class ScriptedCamera:
     """
 
     description = "scripted camera"
-    lossless = False
+    lossless, endless = False, True
 
     def __init__(self, *scripts: str, log: Path) -> None:
         """Opens nothing yet. `log` gets a byte for every opening: the process that could count them may be killed."""
@@ -54,11 +55,11 @@ class ScriptedCamera:
     def __exit__(self, *_: object) -> None:
         self._pictures = iter(())
 
-    def read(self) -> np.ndarray | None:
+    def read(self) -> Picture | None:
         picture = next(self._pictures, None)
         if isinstance(picture, Exception):
             raise picture
-        return picture
+        return Picture(image=picture) if picture is not None else None
 
 
 def _play(words: Sequence[str]) -> Iterator[np.ndarray | Exception]:

@@ -4,7 +4,4 @@ from .camera_status import CameraStatus as CameraStatus
 from .capture import Capture as Capture
 from .capture import Captured as Captured
 from .capture import Fault as Fault
-from .output import FrameOutput as FrameOutput
-from .reconnect import Reconnector as Reconnector
 from .trigger_queue import MAX_ID_CHARACTERS as MAX_ID_CHARACTERS
-from .triggers import Triggers as Triggers

@@ -14,7 +14,7 @@ from zsad_agent.capture.reconnect import Reconnector
 from zsad_agent.capture.triggers import Triggers
 from zsad_agent.config import SourceConfig
 from zsad_agent.picture_health import PictureHealth
-from zsad_agent.sources import START_S, FolderDropSource, GrabberSource, Source
+from zsad_agent.sources import Source
 from zsad_agent.system import FrameQueue
 from zsad_core.types import Frame
 
@@ -22,7 +22,7 @@ __all__ = ["Capture", "Captured", "Fault"]
 
 
 class Capture:
-    """The body of the capture thread, the watch over it, and what others ask of it from their threads.
+    """The body of the capture thread, and what others ask of it from their threads.
 
     With `trigger: mqtt` every trigger gives exactly one result, in order. Of a live source that is the first picture
     whose reading began after the trigger came, so never one that was taken before; of a finite one, the next. Where no
@@ -69,9 +69,7 @@ class Capture:
             status=status,
             stop=stop,
             clock=clock,
-            stale_after_s=config.stale_after_s,
             reopen_max_s=config.reopen_max_s,
-            start_s=START_S if isinstance(source, GrabberSource) else 0.0,
         )
         pace = Pace(config.fps, clock)
         self._finite = FiniteCapture(
@@ -89,6 +87,7 @@ class Capture:
                 status=status,
                 stop=stop,
                 clock=clock,
+                stale_after_s=config.stale_after_s,
             )
 
     def run(self) -> None:
@@ -96,8 +95,9 @@ class Capture:
         try:
             if self._live is not None:
                 self._presence.keep_open(self._live.read)
-            elif isinstance(self._source, FolderDropSource):
-                self._presence.keep_open(partial(self._finite.read_drops, self._source, self._presence))
+            elif self._source.endless:
+                self._presence.keep_open(partial(self._finite.read_drops, self._presence))
+                self._finite.receipts.settle_rest()
             else:
                 self._finite.run()
             if not self._stop.is_set():
@@ -105,15 +105,9 @@ class Capture:
         finally:
             self._slot.close()
 
-    def check(self) -> None:
-        """To be called now and then by another thread: a live source that gives no frame, or hangs, is lost.
-
-        A watched folder, which may be another machine's, is at fault while it hangs.
-        """
-        if self._live is not None:
-            self._presence.check()
-        elif isinstance(self._source, FolderDropSource):
-            self._presence.check_answer()
+    def expect_no_results(self) -> None:
+        """No further result will become safe: what still waits for one is left as it is. Returns at once."""
+        self._finite.receipts.expect_no_more()
 
     def trigger(self, trigger_id: str | None) -> None:
         """Asks for one picture to be inspected. Returns at once, from any thread.
@@ -131,18 +125,12 @@ class Capture:
         self._desk.pause()
 
     def resume(self) -> None:
-        self._presence.begin_anew()  # a folder gives no sign while it is not asked
         self._desk.resume()
 
     @property
     def failure(self) -> str | None:
         """Why a finite source could not be read to its end."""
         return self._finite.failure
-
-    @property
-    def triggers_waiting(self) -> int:
-        """Triggers that neither have a picture nor were refused yet."""
-        return self._desk.waiting
 
     @property
     def triggered(self) -> bool:
@@ -152,7 +140,7 @@ class Capture:
     @property
     def skipped(self) -> int:
         """Frames of a live source that came faster than they were fetched from its process."""
-        return self._source.skipped if isinstance(self._source, GrabberSource) else 0
+        return self._live.skipped if self._live is not None else 0
 
     @property
     def paused(self) -> bool:

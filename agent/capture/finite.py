@@ -2,7 +2,10 @@
 
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from zsad_agent.capture.camera_status import CAMERA, FOLDER, CameraStatus
@@ -10,13 +13,80 @@ from zsad_agent.capture.output import FrameOutput
 from zsad_agent.capture.pace import Pace
 from zsad_agent.capture.reconnect import Reconnector
 from zsad_agent.capture.trigger_queue import Trigger
-from zsad_agent.capture.triggers import Triggers
-from zsad_agent.sources import LOOK_EVERY_S, FolderDropSource, Source
+from zsad_agent.capture.triggers import UNASKED, Triggers
+from zsad_agent.sources import LOOK_EVERY_S, DamagedPicture, Receipt, ReceiptError, Source
 from zsad_core.errors import ImageError, SourceError
 
 logger = logging.getLogger(__name__)
 
-Receipt = Callable[[], Callable[[], None]]
+RETRY_S = 5.0  # between two attempts to put away pictures that could not be
+MOST_RETRIED = 20  # at one attempt
+END_LOOK_S = 0.02  # between two looks at the end for results that have become safe
+
+
+class Receipts:
+    """The receipts of one source's pictures. All is called by the thread that reads the source, but for two things.
+
+    What `of` gives may be called by any thread, as may `expect_no_more`; neither waits.
+    """
+
+    def __init__(self, description: str, status: CameraStatus, clock: Callable[[], float] = time.monotonic) -> None:
+        """`description` is the source's, for the log."""
+        self._description = description
+        self._status = status
+        self._clock = clock
+        self._outstanding = 0  # results that are not safe, as far as this thread knows
+        self._safe: deque[Receipt] = deque()
+        self._refused: deque[Receipt] = deque()  # tried again at `_retry_s`
+        self._retry_s = -float("inf")
+        self._no_more = threading.Event()
+
+    def of(self, receipt: Receipt | None) -> Callable[[], None] | None:
+        """What to call once the result is safe."""
+        if receipt is None:
+            return None
+        self._outstanding += 1
+        return partial(self._safe.append, receipt)
+
+    def settle(self) -> None:
+        """Puts away the pictures whose results are safe. One that cannot be is a stated fault, and tried again.
+
+        Raises:
+            SourceError: the source is lost. What is left is put away by the next call.
+        """
+        while self._safe:
+            self._try_first(self._safe)
+            self._outstanding -= 1
+        if self._refused and self._clock() >= self._retry_s:
+            self._retry_s = self._clock() + RETRY_S
+            for _ in range(min(len(self._refused), MOST_RETRIED)):
+                self._try_first(self._refused)
+        if not self._refused and self._status.clear(FOLDER):
+            logger.info("back: pictures of %s can be moved again", self._description)
+
+    def expect_no_more(self) -> None:
+        """No further result will become safe."""
+        self._no_more.set()
+
+    def settle_rest(self) -> None:
+        """Puts away pictures until no result is outstanding or none will become safe."""
+        with suppress(SourceError):  # the next start inspects what is left again
+            while self._outstanding and not self._no_more.wait(END_LOOK_S):
+                self.settle()
+            self.settle()
+
+    def _try_first(self, receipts: deque[Receipt]) -> None:
+        receipt = receipts[0]
+        try:
+            receipt()
+        except ReceiptError as error:
+            receipts.popleft()
+            self._refused.append(receipt)
+            if self._status.fault(FOLDER, str(error)):
+                logger.warning("%s", error)
+                self._retry_s = self._clock() + RETRY_S
+        else:
+            receipts.popleft()
 
 
 class FiniteCapture:
@@ -41,6 +111,7 @@ class FiniteCapture:
         self._out = out
         self._status = status
         self._stop = stop
+        self.receipts = Receipts(source.description, status)
         self.failure: str | None = None  # why the source could not be read to its end
 
     def run(self) -> None:
@@ -62,52 +133,43 @@ class FiniteCapture:
             if opened:  # parts that were to come are missing: said as a result too, not only in the log
                 self._out.fault(self.failure, is_part=True)
 
-    def read_drops(self, folder: FolderDropSource, presence: Reconnector) -> None:
-        """Reads what comes into an opened folder, until stopped."""
-        while (turn := self._desk.next_turn(self._stop)) is not None:
-            if not self._take_next(turn, folder.receipt):
-                self._stop.wait(LOOK_EVERY_S)
+    def read_drops(self, presence: Reconnector) -> None:
+        """Reads what comes into an opened folder, until stopped, and puts away what is done with, paused or not."""
+        while not self._stop.is_set():
+            self.receipts.settle()
+            looks = not self._desk.paused and self._pace.is_due
+            taken = looks and self._take_next(UNASKED)
             presence.sign()
+            if taken:
+                self._pace.wait(self._stop, LOOK_EVERY_S)
+            else:
+                self._stop.wait(LOOK_EVERY_S)
 
     def _read_to_end(self) -> int:
         taken = 0
         while (turn := self._desk.next_turn(self._stop)) is not None:
             if not self._take_next(turn):
                 break
+            self._pace.wait(self._stop)
             taken += 1
         return taken
 
-    def _take_next(self, turn: Trigger, receipt: Receipt | None = None) -> bool:
+    def _take_next(self, turn: Trigger) -> bool:
         """Reads one picture and puts it, or the fault in its place. False when there was none."""
         try:
-            image = self._source.read()
-            if image is None:
+            picture = self._source.read()
+            if picture is None:
                 self._desk.give_back(turn)
                 return False
-            self._out.remember(image)
-            self._out.frame(image, keep=True, trigger_id=turn.trigger_id, done=self._when_safe(receipt))
+            self._out.remember(picture)
+            done = self.receipts.of(picture.receipt)
+            self._out.frame(picture, keep=True, trigger_id=turn.trigger_id, done=done)
         except ImageError as error:
             logger.warning("%s", error)
-            self._out.fault(
-                str(error), is_part=True, keep=True, trigger_id=turn.trigger_id, done=self._when_safe(receipt)
-            )
+            done = self.receipts.of(error.receipt) if isinstance(error, DamagedPicture) else None
+            self._out.fault(str(error), is_part=True, keep=True, trigger_id=turn.trigger_id, done=done)
         except SourceError:
             self._desk.give_back(turn)
             raise
         self._pace.count_taken()
-        self._pace.wait(self._stop)
         return True
-
-    def _when_safe(self, receipt: Receipt | None) -> Callable[[], None] | None:
-        return partial(self._settle, receipt()) if receipt is not None else None
-
-    def _settle(self, receipt: Callable[[], None]) -> None:
-        """Called by whoever made the result safe. A picture that then cannot be moved is stated, no error of theirs."""
-        try:
-            receipt()
-        except SourceError as error:
-            if self._status.fault(FOLDER, str(error)):
-                logger.warning("%s", error)
-        else:
-            if self._status.clear(FOLDER):
-                logger.info("back: pictures of %s can be moved again", self._source.description)

@@ -11,22 +11,28 @@ from zsad_agent.capture.camera_status import DAMAGE, PICTURE, CameraStatus
 from zsad_agent.capture.output import FrameOutput
 from zsad_agent.capture.pace import Pace
 from zsad_agent.capture.reconnect import Reconnector
+from zsad_agent.capture.trigger_queue import Trigger
 from zsad_agent.capture.triggers import UNASKED, Triggers
 from zsad_agent.picture_health import PictureHealth
-from zsad_agent.sources import GrabberSource, Source
+from zsad_agent.sources import Picture, Source
 from zsad_core.errors import ImageError, SourceError
 
 logger = logging.getLogger(__name__)
 
 LATEST_PICTURES = 25  # among which damaged ones are counted
 MANY_DAMAGED = 3
+UNKNOWN_EVERY_S = 60.0  # of a camera that runs freely and whose pictures cannot be inspected
 
 
 class LiveCapture:
     """For one thread.
 
-    A damaged picture is a result, `unknown`: a part may have been in it that no other picture shows. Where many come,
-    the camera is degraded until the latest pictures are all whole; those that are whole are inspected meanwhile.
+    A picture that cannot be inspected is a result, `unknown`: a part may have been in it that no other picture shows.
+    Where several of a camera that runs freely follow one another, the first is a result and then one every
+    `UNKNOWN_EVERY_S`: a black camera would else fill the spool and push real results out. Every trigger gets one.
+
+    Where many come damaged, the camera is degraded until the latest pictures are all whole; those that are whole are
+    inspected meanwhile.
     """
 
     def __init__(
@@ -41,8 +47,9 @@ class LiveCapture:
         status: CameraStatus,
         stop: threading.Event,
         clock: Callable[[], float],
+        stale_after_s: float,
     ) -> None:
-        """Reads nothing yet."""
+        """Reads nothing yet. A trigger that has waited for `stale_after_s` gets no picture."""
         self._source = source
         self._health = health
         self._desk = desk
@@ -52,6 +59,9 @@ class LiveCapture:
         self._status = status
         self._stop = stop
         self._clock = clock
+        self._stale_after_s = stale_after_s
+        self._unknown_due_s = -float("inf")  # when a reason is to be said again
+        self.skipped = 0  # pictures that came faster than they were fetched from the camera's process
         self._stated_health: str | None = None
         self._were_damaged: deque[bool] = deque(maxlen=LATEST_PICTURES)
 
@@ -64,51 +74,54 @@ class LiveCapture:
         began_s = self._clock()
         while not self._stop.is_set():
             try:
-                image = self._source.read()
+                picture = self._source.read()
             except ImageError as error:
                 self._count_damage(str(error))
-                self._pass_on(None, str(error), began_s)
+                self._pass_on(str(error), began_s)
                 began_s = self._clock()
                 continue
-            if image is None:
+            if picture is None:
                 raise SourceError(f"{self._source.description}: ended")
-            captured_s = self._clock()
-            if isinstance(self._source, GrabberSource) and self._source.captured_monotonic_s is not None:
-                captured_s = self._source.captured_monotonic_s  # it may have waited to be fetched
+            self.skipped += picture.skipped
             self._presence.sign()
             self._count_damage(None)
-            reason = self._judge(image)
+            reason = self._judge(picture.image)
             if reason is None:
-                self._out.remember(image)
-            self._pass_on(image, reason, began_s, captured_s)
-            began_s = captured_s
+                self._out.remember(picture)
+            self._pass_on(picture if reason is None else reason, began_s)
+            began_s = picture.captured_monotonic_s  # it may have waited to be fetched
 
-    def _pass_on(
-        self, image: np.ndarray | None, reason: str | None, began_s: float, captured_s: float | None = None
-    ) -> None:
-        """Puts a live picture, or the reason why it is none, for whoever asked before its exposure can have begun.
+    def _pass_on(self, item: Picture | str, began_s: float) -> None:
+        """Puts a live picture, or the reason why it cannot be inspected, for whoever asked before its exposure.
 
         Args:
-            image: uint8 BGR [H, W, 3].
-            reason: None where it may be inspected.
+            item: a reason is put for each trigger, and of a camera that runs freely once in `UNKNOWN_EVERY_S`.
             began_s: when the picture before it had come, or reading began.
-            captured_s: when it came from the camera.
         """
+        if isinstance(item, Picture):
+            self._unknown_due_s = -float("inf")
         if self._desk.paused:
             return
         triggered = self._desk.triggered
-        if triggered:
-            turns = self._desk.turns_of(began_s)
-        elif self._pace.is_due:  # else it is more frames than the config's fps asks for
-            self._pace.count_taken()
-            turns = [UNASKED]
-        else:
-            turns = []
-        for turn in turns:
-            if reason is not None or image is None:
-                self._out.fault(reason or "no picture", is_part=True, keep=triggered, trigger_id=turn.trigger_id)
+        for turn in self._turns_of_triggers(began_s) if triggered else self._turn_by_pace(item):
+            if isinstance(item, Picture):
+                self._out.frame(item, keep=triggered, trigger_id=turn.trigger_id)
             else:
-                self._out.frame(image, keep=triggered, trigger_id=turn.trigger_id, captured_s=captured_s)
+                self._out.fault(item, is_part=True, keep=triggered, trigger_id=turn.trigger_id)
+
+    def _turns_of_triggers(self, began_s: float) -> list[Trigger]:
+        wait_s = self._stale_after_s
+        self._desk.answer_waiting(f"no picture within {wait_s:g} s of the trigger", self._clock() - wait_s)
+        return self._desk.turns_of(began_s)
+
+    def _turn_by_pace(self, item: Picture | str) -> list[Trigger]:
+        """One, or none where it comes sooner than the config's fps asks for, or than a reason is to be said again."""
+        if not self._pace.is_due or (isinstance(item, str) and self._clock() < self._unknown_due_s):
+            return []
+        self._pace.count_taken()
+        if isinstance(item, str):
+            self._unknown_due_s = self._clock() + UNKNOWN_EVERY_S
+        return [UNASKED]
 
     def _judge(self, image: np.ndarray) -> str | None:
         """Why this picture is not to be inspected. A change of the stated health is said once."""

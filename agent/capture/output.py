@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-import numpy as np
-
+from zsad_agent.sources import Picture
 from zsad_agent.system import FrameQueue
 from zsad_core.types import Frame
 
@@ -37,7 +36,7 @@ Captured: TypeAlias = Frame | Fault
 
 
 class FrameOutput:
-    """Used from the capture thread and from those that watch and trigger it; what goes in comes out in that order."""
+    """Used from the capture thread and from those that trigger and pause it; what goes in comes out in that order."""
 
     def __init__(
         self,
@@ -65,24 +64,18 @@ class FrameOutput:
 
     def frame(
         self,
-        image: np.ndarray,
+        picture: Picture,
         *,
         keep: bool = False,
         trigger_id: str | None = None,
         done: Callable[[], None] | None = None,
-        captured_s: float | None = None,
     ) -> None:
-        """Puts a picture, uint8 BGR [H, W, 3], to be inspected.
-
-        Args:
-            keep: no newer one may replace it.
-            captured_s: monotonic, when it came from the camera; None: now.
-        """
+        """Puts a picture to be inspected. With `keep` no newer one may replace it."""
         with self._order:
             now_s = self._clock()
-            captured_s = now_s if captured_s is None else min(captured_s, now_s)
+            captured_s = min(picture.captured_monotonic_s, now_s)
             frame = Frame(
-                image_bgr=image,
+                image_bgr=picture.image,
                 camera=self._camera,
                 seq=next(self._seq),
                 captured_at=datetime.now(UTC) - timedelta(seconds=now_s - captured_s),
@@ -115,10 +108,10 @@ class FrameOutput:
             )
             self._put(fault, keep=keep)
 
-    def remember(self, image: np.ndarray) -> None:
+    def remember(self, picture: Picture) -> None:
         """Keeps a good picture for `newest`, inspected or not."""
         frame = Frame(
-            image_bgr=image,
+            image_bgr=picture.image,
             camera=self._camera,
             seq=0,
             captured_at=datetime.now(UTC),

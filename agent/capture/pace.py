@@ -22,7 +22,7 @@ class Pace:
             now_s, on_grid_s = self._clock(), self._next_due_s + 1 / self._fps
             self._next_due_s = on_grid_s if on_grid_s > now_s else now_s + 1 / self._fps
 
-    def wait(self, stop: threading.Event) -> None:
-        """Until the next one is due or `stop` is set."""
+    def wait(self, stop: threading.Event, at_most_s: float = threading.TIMEOUT_MAX) -> None:
+        """Until the next one is due, `stop` is set, or `at_most_s` have passed."""
         if self._fps is not None:
-            stop.wait(max(0.0, self._next_due_s - self._clock()))
+            stop.wait(min(at_most_s, max(0.0, self._next_due_s - self._clock())))

@@ -17,7 +17,7 @@ FIRST_BACKOFF_S = 0.5
 
 
 class Reconnector:
-    """Of a live source or a watched folder. `check` and `check_answer` are called by another thread than the rest."""
+    """Of a live source or a watched folder. For the thread that reads it, which no source holds up without a limit."""
 
     def __init__(
         self,
@@ -28,9 +28,7 @@ class Reconnector:
         status: CameraStatus,
         stop: threading.Event,
         clock: Callable[[], float],
-        stale_after_s: float,
         reopen_max_s: float,
-        start_s: float = 0.0,
     ) -> None:
         """Opens nothing yet.
 
@@ -41,9 +39,7 @@ class Reconnector:
             status: likewise.
             stop: ends `keep_open` when set.
             clock: monotonic seconds.
-            stale_after_s: a source without a sign for so long is lost.
             reopen_max_s: longest wait between two openings.
-            start_s: what the first opening may take beside `stale_after_s`, such as a process that has to start.
         """
         self._source = source
         self._desk = desk
@@ -51,10 +47,7 @@ class Reconnector:
         self._status = status
         self._stop = stop
         self._clock = clock
-        self._stale_after_s = stale_after_s
         self._reopen_max_s = reopen_max_s
-        self._start_s = start_s  # 0 once it was open
-        self._last_sign_s = clock()
 
     def keep_open(self, read: Callable[[], None]) -> None:
         """Calls `read` with the source open, again with growing pauses when it returns or is lost, until stopped."""
@@ -64,8 +57,6 @@ class Reconnector:
             opened_s = self._clock()
             try:
                 with self._source:
-                    self.begin_anew()
-                    self._start_s = 0.0
                     read()
             except SourceError as error:
                 self._state_lost(str(error))
@@ -76,28 +67,9 @@ class Reconnector:
 
     def sign(self) -> None:
         """It is there."""
-        self._last_sign_s = self._clock()
         if self._desk.find():
             logger.info("back: %s", self._source.description)
         self._status.clear(CAMERA)
-
-    def check(self) -> None:
-        """It is lost if it gave no sign for too long; who has waited for a picture for too long is answered."""
-        now_s, limit_s = self._clock(), self._stale_after_s + self._start_s
-        if now_s - self._last_sign_s > limit_s:
-            self._state_lost(f"{self._source.description}: no frame for {limit_s:g} s")
-        wait_s = self._stale_after_s
-        self._desk.answer_waiting(f"no picture within {wait_s:g} s of the trigger", now_s - wait_s)
-
-    def check_answer(self) -> None:
-        """As `check`, of a watched folder: while it is asked and does not answer it is at fault, and no part is."""
-        waits = self._desk.paused or self._out.waiting > 0  # for somebody else than the folder
-        if self._clock() - self._last_sign_s > self._stale_after_s and not waits:
-            self._status.fault(CAMERA, f"{self._source.description}: no answer for {self._stale_after_s:g} s")
-
-    def begin_anew(self) -> None:
-        """The time without a sign counts from now."""
-        self._last_sign_s = self._clock()
 
     def _state_lost(self, reason: str) -> None:
         def say() -> None:

@@ -47,11 +47,6 @@ class Triggers:
         return self._mode == "mqtt"
 
     @property
-    def waiting(self) -> int:
-        """Triggers that neither have a picture nor were refused yet."""
-        return self._queue.waiting
-
-    @property
     def paused(self) -> bool:
         return self._paused
 

@@ -19,6 +19,7 @@ from zsad_agent.config import AgentConfig, InferenceConfig, default_state_dir
 from zsad_agent.inspection import Pipeline, View, make_stations
 from zsad_agent.model import Detector, Model, ModelInUse, keep_faster
 from zsad_agent.mqtt import Publisher
+from zsad_agent.sources import Picture
 from zsad_agent.spool import Spool
 from zsad_agent.system import give_back_memory
 from zsad_core.bundle import Arithmetic, Bundle, load_bundle
@@ -37,7 +38,7 @@ class MemorySource:
     """The same few frames again and again, without decoding, until the deadline."""
 
     description = "frames in memory"
-    lossless = True
+    lossless, endless = True, False
 
     def __init__(self, frames: Sequence[np.ndarray], seconds: float) -> None:
         self._frames = itertools.cycle(frames)
@@ -51,9 +52,9 @@ class MemorySource:
     ) -> None:
         pass
 
-    def read(self) -> np.ndarray | None:
+    def read(self) -> Picture | None:
         """The next frame, as a copy, as a camera would give it; None after the deadline."""
-        return next(self._frames).copy() if time.monotonic() < self._deadline_s else None
+        return Picture(image=next(self._frames).copy()) if time.monotonic() < self._deadline_s else None
 
 
 class _Recorder:

@@ -7,7 +7,7 @@ import numpy as np
 
 from zsad_agent.config import CameraConfig, HealthConfig
 from zsad_agent.picture_health import Reference, exposure, make_reference
-from zsad_agent.sources import Source
+from zsad_agent.sources import Picture, Source
 from zsad_core.errors import ConfigError, ImageError, SourceError, some
 
 STANDING_SHARE = 0.995  # so much of the picture fixed: nothing moved while the frames were taken
@@ -44,14 +44,14 @@ def take_reference(
 
     def taken() -> Iterator[np.ndarray]:
         due_s, count = -float("inf"), 0
-        while count < frames and (image := _next_whole(source)) is not None:
+        while count < frames and (picture := _next_whole(source)) is not None:
             if not source.lossless and clock() < due_s:
                 continue  # read all the same, so that the next is no old one out of a buffer
             due_s, count = clock() + every_s, count + 1
-            if unfit := exposure(image, health):
+            if unfit := exposure(picture.image, health):
                 raise SourceError(f"{source.description}: frame {count}: {unfit.reason}")
             progress(count)
-            yield image
+            yield picture.image
 
     with source:
         reference = make_reference(taken())
@@ -63,7 +63,7 @@ def take_reference(
     return reference
 
 
-def _next_whole(source: Source) -> np.ndarray | None:
+def _next_whole(source: Source) -> Picture | None:
     """The next picture; of a live source without those that came damaged, of which it bears few in a row."""
     while True:
         try:

@@ -24,8 +24,6 @@ class Watched(Protocol):
     @property
     def inspected_frames(self) -> int: ...
 
-    def check(self) -> None: ...
-
     def stuck(self, limit_s: float) -> str | None: ...
 
     def wait(self, timeout_s: float) -> bool: ...
@@ -63,7 +61,6 @@ def supervise(
     """
     status_due_s, said = 0.0, ""
     while not any(end.is_set() for end in ends) and not pipeline.wait(SUPERVISE_S):
-        pipeline.check()
         stuck = find_stuck(pipeline, publisher, notifier.watchdog_s)
         if stuck is None:
             notifier.watchdog()

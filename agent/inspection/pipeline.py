@@ -136,11 +136,6 @@ class Pipeline:
             self._signs_s[name] = self._clock()
             thread.start()
 
-    def check(self) -> None:
-        """To be called now and then while it runs."""
-        for station in self._stations:
-            station.capture.check()
-
     def stop(self) -> None:
         """Takes no more pictures; those inspected, and the one at the model, still reach the sinks. Does not wait."""
         self._halt.set()
@@ -156,8 +151,10 @@ class Pipeline:
         return not any(self._threads[name].is_alive() for name in SHARED)
 
     def wait_capture(self, timeout_s: float) -> bool:
-        """True once every source is closed."""
+        """True once every source is closed. To be called when no more results will become safe."""
         deadline_s = self._clock() + timeout_s
+        for station in self._stations:
+            station.capture.expect_no_results()
         captures = [thread for name, thread in self._threads.items() if name not in SHARED]
         for thread in captures:
             thread.join(max(0.0, deadline_s - self._clock()))

@@ -1,9 +1,12 @@
 from .camera import StreamSource as StreamSource
-from .camera_process import START_S as START_S
 from .camera_process import GrabberSource as GrabberSource
 from .choice import make_source as make_source
 from .files import PicturesSource as PicturesSource
 from .files import VideoFileSource as VideoFileSource
+from .source import DamagedPicture as DamagedPicture
+from .source import Picture as Picture
+from .source import Receipt as Receipt
+from .source import ReceiptError as ReceiptError
 from .source import Source as Source
 from .watched_folder import LOOK_EVERY_S as LOOK_EVERY_S
 from .watched_folder import FolderDropSource as FolderDropSource

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from zsad_agent.sources.opencv import OpenCvSource
+from zsad_agent.sources.source import Picture
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.picture import decode_image
 from zsad_core.redaction import redacted
@@ -19,7 +20,7 @@ JPEG_START = (0xFF, 0xD8)
 
 
 class _LiveSource(OpenCvSource):
-    lossless = False
+    lossless, endless = False, True
 
     def __init__(self, description: str) -> None:
         super().__init__(description)
@@ -30,7 +31,7 @@ class _LiveSource(OpenCvSource):
         self._damaged = 0
         return super().__enter__()
 
-    def read(self) -> np.ndarray | None:
+    def read(self) -> Picture:
         """The next frame; never None, since what is live has no end: it is lost (SourceError).
 
         After a damaged frame the camera goes on, and to reopen it would cost more frames. One that is seen to be
@@ -48,7 +49,7 @@ class _LiveSource(OpenCvSource):
                 raise
             if frame is not None:
                 self._damaged = 0
-                return frame
+                return Picture(image=frame)
             self._damaged += 1
         raise SourceError(f"{self.description}: gives no more frames")
 

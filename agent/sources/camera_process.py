@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from zsad_agent.sources.camera_worker import MESSAGE_BYTES
-from zsad_agent.sources.source import Source
+from zsad_agent.sources.source import Picture, Source
 from zsad_core.errors import ImageError, SourceError
 
 START_S = 10.0  # for the process to start, from a slow disk, beside the wait for the camera itself
@@ -128,7 +128,7 @@ class GrabberSource:
     One thread is to call all three: the process also ends with the thread that started it.
     """
 
-    lossless = False
+    lossless, endless = False, True
 
     def __init__(
         self, source: Source, *, stale_after_s: float, start_s: float = START_S, kill: Kill = subprocess.Popen.kill
@@ -142,21 +142,19 @@ class GrabberSource:
             kill: sends SIGKILL.
         """
         self.description = source.description
-        self.skipped = 0  # frames that a newer one replaced before they were read, of all openings
-        self.captured_monotonic_s: float | None = None  # when the frame that was read last came from the camera
         self._source = source
         self._stale_after_s = stale_after_s
         self._open_within_s = start_s + stale_after_s
         self._kill = kill
         self._process: CameraProcess | None = None
         self._undead: CameraProcess | None = None  # killed, and held by a driver
-        self._skipped_before = 0  # this opening
+        self._skipped = 0  # frames of this opening that a newer one replaced before they were read
 
     def __enter__(self) -> Self:
         if self._undead is not None and not self._undead.gone_within(0):
             raise SourceError(f"{self.description}: {self._undead.hold}")
         self._undead = None
-        self._skipped_before = self.skipped
+        self._skipped = 0
         try:
             self._process = CameraProcess(self._source, self._stale_after_s)
         except OSError as error:
@@ -174,7 +172,7 @@ class GrabberSource:
     ) -> None:
         self._end(LEAVE_S)
 
-    def read(self) -> np.ndarray:
+    def read(self) -> Picture:
         """The newest frame that was not read yet; waits for one. Never None: what is live is lost, it has no end.
 
         Raises:
@@ -192,12 +190,12 @@ class GrabberSource:
                 raise ImageError(answer["bad_picture"])
             if time.monotonic() - answer["at_s"] <= self._stale_after_s:  # else it waited for this call for too long
                 break
-        self.skipped = self._skipped_before + answer["skipped"]
-        self.captured_monotonic_s = answer["at_s"]
         try:
-            return process.frame(answer["shape"])
+            image = process.frame(answer["shape"])
         except EOFError as error:
             raise SourceError(f"{self.description}: {error}") from error
+        before, self._skipped = self._skipped, answer["skipped"]
+        return Picture(image=image, captured_monotonic_s=answer["at_s"], skipped=self._skipped - before)
 
     def _receive(self, process: CameraProcess, deadline_s: float, too_late: str) -> dict[str, Any]:
         """What the process says next.

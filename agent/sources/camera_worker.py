@@ -14,14 +14,12 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from zsad_agent.sources.source import Source
+from zsad_agent.sources.source import Picture, Source
 from zsad_agent.system import LatestQueue, QueueClosed, prepare_environment
 from zsad_core.errors import ImageError, SourceError
 
@@ -30,13 +28,7 @@ TEXT_LENGTH = 4_000  # of an error that is passed on
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    image: np.ndarray  # uint8 BGR [H, W, 3]
-    at_s: float  # time.monotonic, which all processes of a machine share
-
-
-_Item = _Picture | ImageError | SourceError
+_Item = Picture | ImageError | SourceError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,12 +97,12 @@ def _serve(source: Source, connection: socket.socket, memory_fd: int) -> None:
 
 def _next_item(source: Source) -> _Item:
     try:
-        image = source.read()
+        picture = source.read()
     except ImageError as error:
         return error
-    if image is None:
+    if picture is None:
         raise SourceError(f"{source.description}: ended")
-    return _Picture(image, time.monotonic())
+    return picture
 
 
 def _answer(slot: LatestQueue[_Item], connection: socket.socket, memory_fd: int, stop: threading.Event) -> None:
@@ -119,9 +111,9 @@ def _answer(slot: LatestQueue[_Item], connection: socket.socket, memory_fd: int,
         while connection.recv(MESSAGE_BYTES):
             while (item := slot.get(timeout_s=60.0)) is None:
                 pass
-            if isinstance(item, _Picture):
+            if isinstance(item, Picture):
                 _write_whole(memory_fd, item.image)
-                _send(connection, shape=item.image.shape, at_s=item.at_s, skipped=slot.dropped)
+                _send(connection, shape=item.image.shape, at_s=item.captured_monotonic_s, skipped=slot.dropped)
             elif isinstance(item, ImageError):
                 _send(connection, bad_picture=str(item)[:TEXT_LENGTH])
             else:

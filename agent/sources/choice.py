@@ -51,18 +51,18 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
         return GrabberSource(stream, stale_after_s=config.stale_after_s)
     try:
         if config.trigger == "folder":
-            return _watched_folder(config.source, may_come_later=may_come_later)
+            return _watched_folder(config.source, config.stale_after_s, may_come_later=may_come_later)
         return _source_of_path(config.source)
     except (OSError, RuntimeError) as error:  # no permission, a name too long; RuntimeError: ~ of no user
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceError(f"{redacted(config.source)[:MAX_SHOWN_CHARACTERS]}: {reason}") from error
 
 
-def _watched_folder(text: str, *, may_come_later: bool) -> Source:
+def _watched_folder(text: str, stale_after_s: float, *, may_come_later: bool) -> Source:
     path = Path(text).expanduser()
     if not path.is_dir() and (path.exists() or not may_come_later):
         raise SourceError(f"{redacted(text)}: no such folder to watch (trigger: folder). Make it first")
-    return FolderDropSource(path)
+    return FolderDropSource(path, stale_after_s=stale_after_s)
 
 
 def _source_of_path(text: str) -> Source:

@@ -6,9 +6,9 @@ from types import TracebackType
 from typing import Self
 
 import cv2
-import numpy as np
 
 from zsad_agent.sources.opencv import OpenCvSource
+from zsad_agent.sources.source import Picture
 from zsad_core.errors import SourceError
 from zsad_core.picture import read_image
 
@@ -18,7 +18,7 @@ COUNT_SLACK = 0.05  # of the header's frame count, which some containers only es
 class VideoFileSource(OpenCvSource):
     """The frames of one video file, in order."""
 
-    lossless = True
+    lossless, endless = True, False
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"video {path}")
@@ -34,7 +34,7 @@ class VideoFileSource(OpenCvSource):
         self._stated_frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # 0 or less where the header states none
         return capture
 
-    def read(self) -> np.ndarray | None:
+    def read(self) -> Picture | None:
         """The next frame, None at the end.
 
         Raises:
@@ -43,7 +43,7 @@ class VideoFileSource(OpenCvSource):
         frame = self._next_frame()
         if frame is not None:
             self._frames += 1
-            return frame
+            return Picture(image=frame)
         if self._frames == 0:
             raise SourceError(f"{self.description}: no frame of it can be decoded")
         if self._frames < self._stated_frames - max(1.0, COUNT_SLACK * self._stated_frames):
@@ -57,7 +57,7 @@ class VideoFileSource(OpenCvSource):
 class PicturesSource:
     """Picture files, in the order given."""
 
-    lossless = True
+    lossless, endless = True, False
 
     def __init__(self, paths: Sequence[Path], name: str) -> None:
         self.description = f"pictures {name}"
@@ -73,7 +73,7 @@ class PicturesSource:
     ) -> None:
         pass
 
-    def read(self) -> np.ndarray | None:
+    def read(self) -> Picture | None:
         """The next picture, None at the end.
 
         Raises:
@@ -83,4 +83,4 @@ class PicturesSource:
             return None
         path = self._paths[self._next]
         self._next += 1
-        return read_image(path)
+        return Picture(image=read_image(path))

@@ -7,14 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-import numpy as np
-
+from zsad_agent.sources.source import DamagedPicture, Picture, Receipt, ReceiptError
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.picture import IMAGE_SUFFIXES, read_image
 
@@ -24,7 +23,6 @@ _MAKE_ROOM = "Make room, or let this user write there"
 _WHAT_TO_DO = {
     errno.EROFS: "Let the service write there: systemctl edit zsad-agent, then [Service] and ReadWritePaths=THE FOLDER"
 }
-MOST_MOVED_AT_ONCE = 20  # of those that could not be moved before
 MAX_NAME_BYTES = 255  # of a file's name, on Linux
 INSPECTED, UNREADABLE = "inspected", "unreadable"  # the folders inside, where pictures go
 
@@ -47,20 +45,32 @@ class FolderDropSource:
     A picture stays where it is until its receipt is called, which is when its result is safe; then it goes to
     `inspected/` or `unreadable/`. A process that is killed in between inspects it again at its next start: every
     picture is inspected at least once. Within one process a picture that cannot be moved is not inspected again.
+
+    The folder may be another machine's, and the kernel waits for that without a limit. So each call to the file system
+    is made in a thread of its own, one after the other, and is waited for `stale_after_s` at most.
     """
 
-    lossless = True
+    lossless, endless = True, True
 
-    def __init__(self, folder: Path, *, grace_s: float = GRACE_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        stale_after_s: float,
+        grace_s: float = GRACE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Looks at nothing yet.
 
         Args:
             folder: watched, without the folders in it.
+            stale_after_s: a folder that does not answer for so long is lost.
             grace_s: seconds.
             clock: monotonic seconds.
         """
         self.description = f"folder {folder}"
         self._folder = folder
+        self._stale_after_s = stale_after_s
         self._grace_s = grace_s
         self._clock = clock
         self._looked_s = -float("inf")
@@ -68,12 +78,11 @@ class FolderDropSource:
         self._ready: deque[tuple[Path, _Signature]] = deque()
         self._undecoded: dict[Path, tuple[_Signature, float]] = {}  # and since when
         self._taken: dict[Path, _Signature] = {}  # those read, while they are still in the folder
-        self._receipt: Callable[[], None] | None = None
-        self._lock = threading.Lock()  # over the next
-        self._unmoved: dict[Path, tuple[_Signature, str]] = {}  # their results are safe
+        self._read: Picture | DamagedPicture | None = None  # and not fetched yet
+        self._call: Future[None] | None = None  # that the folder has not answered; until then nothing else is touched
 
     def __enter__(self) -> Self:
-        self._list()
+        self._await_answer(self._open)
         return self
 
     def __exit__(
@@ -81,42 +90,59 @@ class FolderDropSource:
     ) -> None:
         pass
 
-    def read(self) -> np.ndarray | None:
+    def read(self) -> Picture | None:
         """The next picture; None while none is ready: this source has no end.
 
         Raises:
-            ImageError: a picture did not become readable; it has a receipt like any other.
-            SourceError: the folder cannot be listed.
+            DamagedPicture: a picture did not become readable.
+            SourceError: the folder cannot be listed, or does not answer.
         """
-        if not self._ready and self._clock() - self._looked_s >= LOOK_EVERY_S:
-            self._look()
-        while self._ready:
-            path, signature = self._ready.popleft()
-            try:
-                image = read_image(path)
-            except ImageError:
-                if _signature(path) == signature and self._grace_is_over(path, signature):
-                    self._take(path, signature, UNREADABLE)
-                    raise
-                continue
-            if _signature(path) == signature:  # else it was written to meanwhile
-                self._take(path, signature, INSPECTED)
-                return image
-        return None
+        self._await_answer(None)
+        if self._read is None and not self._ready and self._clock() - self._looked_s >= LOOK_EVERY_S:
+            self._await_answer(self._look)
+        while self._read is None and self._ready:
+            self._await_answer(self._read_next)
+        read, self._read = self._read, None
+        if isinstance(read, DamagedPicture):
+            raise read
+        return read
 
-    def receipt(self) -> Callable[[], None]:
-        """What to call, from any thread, once the result of the picture last read or refused is safe.
+    def _await_answer(self, call: Callable[[], None] | None) -> None:
+        """Makes the call once the one before has ended, or only waits for that one, whose outcome was given up.
 
-        It raises SourceError when the picture cannot be moved, and is then tried again with the next one's.
+        Raises:
+            SourceError: no answer in time. The call goes on.
         """
-        if self._receipt is None:
-            raise ValueError(f"{self.description}: no picture was read yet")
-        return self._receipt
+        if self._call is not None:
+            self._wait()
+        if call is not None:
+            self._call = _in_thread(call)
+            self._wait().result()
 
-    def _take(self, path: Path, signature: _Signature, into: str) -> None:
+    def _wait(self) -> Future[None]:
+        call = self._call
+        assert call is not None
+        if not wait({call}, self._stale_after_s).done:
+            raise SourceError(f"{self.description}: no answer for {self._stale_after_s:g} s")
+        self._call = None
+        return call
+
+    def _read_next(self) -> None:
+        path, signature = self._ready.popleft()
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            if _signature(path) == signature and self._grace_is_over(path, signature):
+                self._read = DamagedPicture(str(error), self._take(path, signature, UNREADABLE))
+            return
+        if _signature(path) == signature:  # else it was written to meanwhile
+            self._read = Picture(image=image, receipt=self._take(path, signature, INSPECTED))
+
+    def _take(self, path: Path, signature: _Signature, into: str) -> Receipt:
+        """The picture's receipt."""
         self._taken[path] = signature
         self._undecoded.pop(path, None)
-        self._receipt = partial(self._settle, path, signature, into)
+        return partial(self._await_answer, partial(_put_away, path, signature, into))
 
     def _grace_is_over(self, path: Path, signature: _Signature) -> bool:
         known = self._undecoded.get(path)
@@ -138,6 +164,13 @@ class FolderDropSource:
         unchanged.sort(key=lambda found: (found[1].mtime_ns, found[0].name))
         self._ready.extend(unchanged)
 
+    def _open(self) -> None:
+        """Asks whether the folder is there; `_look` lists it, which can take long."""
+        try:
+            os.scandir(self._folder).close()
+        except OSError as error:
+            raise self._unlisted(error) from error
+
     def _list(self) -> dict[Path, _Signature]:
         found = {}
         try:
@@ -150,28 +183,37 @@ class FolderDropSource:
                     if signature is not None:
                         found[path] = signature
         except OSError as error:
-            raise SourceError(f"{self.description}: cannot be listed: {error.strerror or error}") from error
+            raise self._unlisted(error) from error
         return found
 
-    def _settle(self, path: Path, signature: _Signature, into: str) -> None:
-        with self._lock:
-            self._unmoved.pop(path, None)
-            tried = [(path, (signature, into)), *islice(self._unmoved.items(), MOST_MOVED_AT_ONCE)]
-            faults: list[tuple[Path, str, OSError]] = []
-            for waiting, (known, folder) in tried:
-                self._unmoved.pop(waiting, None)
-                try:
-                    _move(waiting, known, waiting.parent / folder)
-                except OSError as error:  # of this picture alone, maybe: the others go on
-                    faults.append((waiting, folder, error))
-                    self._unmoved[waiting] = (known, folder)  # behind those that were not tried now
-        if faults:
-            first, folder, fault = faults[0]
-            others = f", and {len(self._unmoved) - 1} more" if len(self._unmoved) > 1 else ""
-            raise SourceError(
-                f"{first}{others}: its result is safe, but it cannot be moved to {folder}/: "
-                f"{fault.strerror or fault}. {_WHAT_TO_DO.get(fault.errno or 0, _MAKE_ROOM)}"
-            ) from fault
+    def _unlisted(self, error: OSError) -> SourceError:
+        return SourceError(f"{self.description}: cannot be listed: {error.strerror or error}")
+
+
+def _in_thread(call: Callable[[], None]) -> Future[None]:
+    """Makes the call in a thread that holds up no end of the process."""
+    future: Future[None] = Future()
+
+    def body() -> None:
+        try:
+            call()
+        except Exception as error:  # raised again where the result is fetched
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=body, name="folder", daemon=True).start()
+    return future
+
+
+def _put_away(path: Path, signature: _Signature, into: str) -> None:
+    try:
+        _move(path, signature, path.parent / into)
+    except OSError as error:
+        raise ReceiptError(
+            f"{path}: its result is safe, but it cannot be moved to {into}/: {error.strerror or error}. "
+            f"{_WHAT_TO_DO.get(error.errno or 0, _MAKE_ROOM)}"
+        ) from error
 
 
 def _signature(path: Path) -> _Signature | None:

@@ -1,3 +1,4 @@
+import itertools
 import logging
 import threading
 import time
@@ -6,9 +7,12 @@ from typing import Any, Self
 
 import numpy as np
 import pytest
+from mqtt_listener import wait_until
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
-from zsad_agent.config import SourceConfig
+from zsad_agent.capture.live import UNKNOWN_EVERY_S
+from zsad_agent.config import HealthConfig, SourceConfig
+from zsad_agent.sources import Picture
 from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue, QueueClosed
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
@@ -23,7 +27,7 @@ class FakeSource:
     description = "fake"
 
     def __init__(self, *openings: Sequence[Step], lossless: bool) -> None:
-        self.lossless = lossless
+        self.lossless, self.endless = lossless, not lossless
         self.closed = 0
         self._openings = list(openings)
         self._steps: list[Step] = []
@@ -37,11 +41,12 @@ class FakeSource:
     def __exit__(self, *_: object) -> None:
         self.closed += 1
 
-    def read(self) -> np.ndarray | None:
+    def read(self) -> Picture | None:
         step = self._steps.pop(0) if self._steps else None
         if isinstance(step, Exception):
             raise step
-        return step() if callable(step) else step
+        image = step() if callable(step) else step
+        return Picture(image=image) if image is not None else None
 
 
 class Bench:
@@ -225,31 +230,6 @@ def test_missing_camera_is_tried_again_until_it_comes() -> None:
     bench.end()
 
 
-def test_camera_that_hangs_is_stated_lost_while_it_hangs() -> None:
-    now = [0.0]
-    hang = threading.Event()
-
-    def hanging() -> np.ndarray:
-        hang.wait(10)
-        return PICTURE
-
-    bench = Bench(FakeSource([PICTURE, hanging, PICTURE], lossless=False), clock=lambda: now[0], stale_after_s=5.0)
-    bench.thread.start()
-    assert isinstance(bench.get(), Frame)
-    bench.capture.check()
-    assert bench.states == ["ok"]
-    now[0] = 5.1
-    bench.capture.check()
-    bench.capture.check()
-    fault = bench.get()
-    assert isinstance(fault, Fault) and fault.reason == "camera lost: fake: no frame for 5 s"
-    assert bench.states == ["ok", "degraded"]
-    hang.set()
-    assert isinstance(bench.get(), Frame)
-    assert bench.states[2] == "ok"
-    bench.end()
-
-
 def test_live_picture_of_another_size_is_not_inspected_where_a_region_is_set_in_pixels() -> None:
     steps = [PICTURE, np.full((18, 24, 3), 90, np.uint8), PICTURE]
     bench = Bench(FakeSource(steps, lossless=False), slot=BoundedQueue(100), region_xywh=(0, 0, 8, 8))
@@ -287,9 +267,53 @@ def test_many_damaged_pictures_are_stated_until_the_latest_are_all_whole(caplog:
     bench.end()
 
 
-def test_finite_source_that_waits_for_a_slow_model_is_not_stale() -> None:
+def test_damaged_pictures_in_a_row_are_one_unknown_and_then_one_in_a_fixed_time() -> None:
     now = [0.0]
-    bench = Bench(FakeSource([PICTURE], lossless=True), clock=lambda: now[0])
-    now[0] = 1000.0
-    bench.capture.check()
-    assert bench.said == []
+
+    def cut() -> np.ndarray:
+        now[0] += 1.0
+        raise ImageError("cut")
+
+    bench = Bench(
+        FakeSource([PICTURE, *[cut] * 130, PICTURE, cut], lossless=False), clock=lambda: now[0], slot=BoundedQueue(200)
+    )
+    bench.thread.start()
+    items = [bench.get() for _ in range(6)]
+    bench.end()
+    assert UNKNOWN_EVERY_S == 60.0
+    assert [type(item) for item in items] == [Frame, Fault, Fault, Fault, Frame, Fault]
+    assert [item.captured_monotonic_s for item in items] == [0.0, 1.0, 61.0, 121.0, 130.0, 131.0]
+    assert not [item for item in bench.rest() if isinstance(item, Fault) and item.is_part]
+
+
+@pytest.mark.parametrize("kind", ["black", "overexposed", "frozen", "size"])
+def test_live_pictures_that_cannot_be_inspected_do_not_fill_the_spool(kind: str) -> None:
+    now = [0.0]
+    shade = itertools.count()
+
+    def step() -> np.ndarray:
+        now[0] += 1 / 30
+        if kind == "size":
+            return np.full((18, 24, 3), 50 + next(shade) % 100, np.uint8)
+        return np.full((9, 12, 3), {"black": 0, "overexposed": 255, "frozen": 90}[kind], np.uint8)
+
+    health = HealthConfig(frozen_after_s=0.05)
+    bench = Bench(
+        FakeSource([PICTURE, *[step] * (90 * 30)], lossless=False),
+        clock=lambda: now[0],
+        slot=BoundedQueue(10_000),
+        health=health,
+        region_xywh=(0, 0, 8, 8),
+    )
+    bench.thread.start()
+    wait_until(lambda: now[0] >= 89.9)
+    bench.end()
+    faults = [item for item in bench.rest() if isinstance(item, Fault) and item.is_part]
+    assert len(faults) == 2  # 90 s: one at once, one after a minute
+    assert bench.said[1]["state"] == "degraded"
+
+
+def test_black_pictures_of_a_file_are_all_inspected_and_damaged_ones_all_unknown() -> None:
+    black = np.zeros((9, 12, 3), np.uint8)
+    items = Bench(FakeSource([*[black] * 5, *[ImageError("cut")] * 5], lossless=True)).run()
+    assert [type(item) for item in items] == [Frame] * 5 + [Fault] * 5

@@ -166,9 +166,6 @@ def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
             time.sleep(0.01)
             return False
 
-        def check(self) -> None:
-            pass
-
         def stuck(self, limit_s: float) -> str | None:
             return f"inference has not moved for {limit_s} s" if self.stuck_now else None
 

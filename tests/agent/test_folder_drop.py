@@ -9,12 +9,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from mqtt_listener import wait_until
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.config import SourceConfig
-from zsad_agent.sources import LOOK_EVERY_S, FolderDropSource, make_source
+from zsad_agent.sources import LOOK_EVERY_S, DamagedPicture, FolderDropSource, ReceiptError, make_source
+from zsad_agent.sources import watched_folder as folder_drop
 from zsad_agent.system import BoundedQueue
 from zsad_core.errors import ConfigError, ImageError, SourceError
+from zsad_core.picture import read_image
 from zsad_core.types import Frame
 
 
@@ -32,12 +35,22 @@ class Drop:
     def __init__(self, folder: Path, grace_s: float = 5.0) -> None:
         self.folder = folder
         self.clock = Clock()
-        self.source = FolderDropSource(folder, grace_s=grace_s, clock=self.clock)
+        self.source = FolderDropSource(folder, stale_after_s=30.0, grace_s=grace_s, clock=self.clock)
+        self.receipt: Callable[[], None] = lambda: None  # of the latest picture
         self.source.__enter__()
 
     def look(self) -> np.ndarray | None:
         self.clock.now_s += 1.01 * LOOK_EVERY_S
-        return self.source.read()
+        try:
+            picture = self.source.read()
+        except DamagedPicture as error:
+            self.receipt = error.receipt
+            raise
+        if picture is None:
+            return None
+        assert picture.receipt is not None
+        self.receipt = picture.receipt
+        return picture.image
 
     def put(self, name: str, level: int = 90, mtime: float | None = None) -> Path:
         path = write_picture(self.folder / name, level)
@@ -69,7 +82,7 @@ def test_picture_is_taken_at_the_second_look_and_moved_when_its_result_is_safe(d
     assert drop.look() is None
     assert level(drop.look()) == 30
     assert names(drop.folder) == ["a.png"]
-    drop.source.receipt()()
+    drop.receipt()
     assert names(drop.folder) == ["inspected"]
     assert names(drop.folder / "inspected") == ["a.png"]
     assert drop.look() is None
@@ -131,7 +144,7 @@ def test_picture_that_never_decodes_is_an_error_after_the_grace_time_and_set_asi
             assert drop.look() is None
             looks += 1
     assert 5.0 <= looks * LOOK_EVERY_S < 6.0
-    drop.source.receipt()()
+    drop.receipt()
     assert names(drop.folder) == ["unreadable"] and names(drop.folder / "unreadable") == ["bad.jpg"]
     assert drop.look() is None
 
@@ -163,7 +176,7 @@ def test_picture_of_a_name_that_came_before_is_moved_beside_it(drop: Drop) -> No
         drop.put("a.png", shade, mtime=100)  # the same second too
         drop.look()
         assert level(drop.look()) == shade
-        drop.source.receipt()()
+        drop.receipt()
         assert len(names(drop.folder / "inspected")) == count + 1
     kept = sorted(level(cv2.imread(str(path))) or 0 for path in (drop.folder / "inspected").iterdir())
     assert kept == [10, 20, 30]
@@ -175,7 +188,7 @@ def test_long_name_that_came_before_is_cut_to_fit(drop: Drop) -> None:
         drop.put(name)
         drop.look()
         assert drop.look() is not None
-        drop.source.receipt()()
+        drop.receipt()
     moved = names(drop.folder / "inspected")
     assert len(moved) == 2 and all(len(os.fsencode(one)) <= 255 for one in moved)
 
@@ -184,7 +197,7 @@ def test_picture_that_took_the_name_of_one_in_work_is_inspected_itself(drop: Dro
     drop.put("a.png", 10)
     drop.look()
     assert level(drop.look()) == 10
-    receipt = drop.source.receipt()
+    receipt = drop.receipt
     write_picture(drop.folder / "new.png", 20).replace(drop.folder / "a.png")
     receipt()
     assert names(drop.folder) == ["a.png"]
@@ -201,41 +214,24 @@ def test_picture_that_vanishes_is_none(drop: Drop) -> None:
     drop.look()
     assert level(drop.look()) == 20
     (drop.folder / "b.png").unlink()
-    drop.source.receipt()()  # somebody was quicker
+    drop.receipt()  # somebody was quicker
 
 
-def test_picture_that_cannot_be_moved_is_stated_and_moved_with_the_next(drop: Drop) -> None:
+def test_picture_that_cannot_be_moved_is_an_error_and_moved_at_a_later_call(drop: Drop) -> None:
     (drop.folder / "inspected").write_text("a file where the folder should be")
     drop.put("a.png", 10, mtime=100)
     drop.put("b.png", 20, mtime=200)
     drop.look()
     drop.look()
-    with pytest.raises(SourceError, match=r"a\.png: its result is safe, but it cannot be moved to inspected/"):
-        drop.source.receipt()()
+    first = drop.receipt
+    with pytest.raises(ReceiptError, match=r"a\.png: its result is safe, but it cannot be moved to inspected/"):
+        first()
     assert level(drop.look()) == 20
     (drop.folder / "inspected").unlink()
-    drop.source.receipt()()
+    drop.receipt()
+    first()
     assert names(drop.folder / "inspected") == ["a.png", "b.png"]
-
-
-def test_picture_that_alone_cannot_be_moved_holds_up_no_other(drop: Drop) -> None:
-    (drop.folder / "unreadable").write_text("a file where the folder should be")
-    (drop.folder / "a.png").write_bytes(b"no picture")
-    drop.look()
-    drop.look()
-    drop.clock.now_s += 6
-    with pytest.raises(ImageError):
-        drop.look()
-    with pytest.raises(SourceError, match=r"a\.png: .* cannot be moved to unreadable/"):
-        drop.source.receipt()()
-    for number in range(2):
-        drop.put(f"b{number}.png", mtime=100 + number)
-    drop.look()
-    for _ in range(2):
-        drop.look()
-        with pytest.raises(SourceError, match=r"a\.png: .* cannot be moved to unreadable/"):
-            drop.source.receipt()()
-    assert names(drop.folder / "inspected") == ["b0.png", "b1.png"]
+    assert drop.look() is None
 
 
 def test_folder_that_may_only_be_read_names_the_unit_s_setting(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +243,7 @@ def test_folder_that_may_only_be_read_names_the_unit_s_setting(drop: Drop, monke
     drop.look()
     monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(SourceError, match="ReadWritePaths"):
-        drop.source.receipt()()
+        drop.receipt()
 
 
 def test_link_that_leads_nowhere_holds_up_no_picture(drop: Drop) -> None:
@@ -276,7 +272,7 @@ def test_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         make_source(SourceConfig(source=str(tmp_path / "nix"), trigger="folder"))
     with pytest.raises(ConfigError, match="needs the path of a folder"):
         make_source(SourceConfig(source="rtsp://host/x", trigger="folder"))
-    with pytest.raises(SourceError, match="cannot be listed"), FolderDropSource(tmp_path / "nix"):
+    with pytest.raises(SourceError, match="cannot be listed"), FolderDropSource(tmp_path / "nix", stale_after_s=5.0):
         pass
 
 
@@ -328,6 +324,7 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
 
     yield start
     for watched in started:
+        watched.capture.expect_no_results()
         watched.end()
 
 
@@ -354,7 +351,7 @@ def test_every_picture_dropped_comes_once_and_ends_up_moved(tmp_path: Path, watc
     assert all(isinstance(item, Frame) for item in items)
     assert sorted(level(item.image_bgr) or 0 for item in items if isinstance(item, Frame)) == shades
     assert [item.seq for item in items] == list(range(1, len(shades) + 1))
-    assert names(tmp_path) == ["inspected"]
+    wait_until(lambda: names(tmp_path) == ["inspected"])
     assert len(names(tmp_path / "inspected")) == len(shades)
     assert watched.slot.get(0.5) is None
 
@@ -364,16 +361,16 @@ def test_unreadable_picture_becomes_a_fault_of_a_part_with_a_receipt(tmp_path: P
     slot: BoundedQueue[Captured] = BoundedQueue(4)
     stop = threading.Event()
     config = SourceConfig(source=str(tmp_path), trigger="folder")
-    source = FolderDropSource(tmp_path, grace_s=0.1)
+    source = FolderDropSource(tmp_path, stale_after_s=5.0, grace_s=0.1)
     status = CameraStatus("cam0", lambda camera, state: None)
     capture = Capture(source=source, config=config, slot=slot, status=status, stop=stop)
     thread = threading.Thread(target=capture.run, daemon=True)
     thread.start()
     fault = slot.get(30)
-    stop.set()
-    thread.join(30)
     assert isinstance(fault, Fault) and fault.is_part and "bad.png" in fault.reason
     settle(fault)
+    stop.set()
+    thread.join(30)
     assert names(tmp_path / "unreadable") == ["bad.png"]
 
 
@@ -420,8 +417,88 @@ def test_move_that_fails_is_a_stated_fault_until_it_works_again(
     (tmp_path / "inspected").unlink()
     write_picture(tmp_path / "30.png", 30)
     settle(watched.get())
-    watched.wait_for_state("ok")
+    watched.wait_for_state("ok")  # without a further picture
     assert names(tmp_path / "inspected") == ["10.png", "20.png", "30.png"]
+
+
+def test_picture_that_alone_cannot_be_moved_holds_up_no_other(tmp_path: Path, watch: Callable[..., Watched]) -> None:
+    (tmp_path / "unreadable").write_text("in the way")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    os.utime(tmp_path / "bad.png", (1, 1))
+    watched = watch()
+    settle(watched.get())
+    assert "bad.png" in watched.wait_for_state("degraded")["reason"]
+    for shade in (10, 20):
+        write_picture(tmp_path / f"{shade}.png", shade)
+        settle(watched.get())
+    wait_until(lambda: names(tmp_path / "inspected") == ["10.png", "20.png"])
+    assert watched.said[-1]["state"] == "degraded"
+
+
+def test_receipts_are_settled_while_paused_and_while_the_next_picture_is_not_due(
+    tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    watched = watch(fps=0.001)
+    write_picture(tmp_path / "a.png", 10)
+    write_picture(tmp_path / "b.png", 20)
+    first = watched.get()
+    watched.capture.pause()
+    settle(first)
+    wait_until(lambda: len(names(tmp_path / "inspected")) == 1)
+    assert watched.slot.get(0.5) is None
+
+
+def test_receipt_is_only_noted_by_the_thread_that_gives_it_and_settled_by_the_source_s(
+    tmp_path: Path, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = hang(monkeypatch, "rename")
+    watched = watch(stale_after_s=0.3)
+    write_picture(tmp_path / "a.png", 10)
+    item = watched.get()
+    started_s = time.monotonic()
+    settle(item)
+    assert time.monotonic() - started_s < 0.1
+    assert "no answer for 0.3 s" in watched.wait_for_state("degraded")["reason"]
+    goes_on.set()
+    watched.wait_for_state("ok")
+    assert names(tmp_path / "inspected") == ["a.png"]
+    write_picture(tmp_path / "b.png", 20)
+    fault, frame = watched.get(), watched.get()
+    assert isinstance(fault, Fault) and not fault.is_part and isinstance(frame, Frame)
+
+
+def test_receipts_that_come_after_the_stop_are_settled_before_the_capture_ends(
+    tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    watched = watch()
+    for shade in (10, 20):
+        write_picture(tmp_path / f"{shade}.png", shade)
+    first, second = watched.get(), watched.get()
+    watched.stop.set()
+    time.sleep(0.5)
+    settle(first)
+    settle(second)
+    assert watched.end() < 1.0
+    assert names(tmp_path / "inspected") == ["10.png", "20.png"]
+
+
+def test_slow_pace_is_no_fault(tmp_path: Path, watch: Callable[..., Watched]) -> None:
+    watched = watch(fps=1.0, stale_after_s=0.3)
+    for shade in (10, 20, 30):
+        write_picture(tmp_path / f"{shade}.png", shade)
+    for _ in range(3):
+        assert isinstance(watched.get(), Frame)
+    assert [state["state"] for state in watched.said] == ["ok"]
+
+
+def test_full_hand_over_is_no_fault_of_the_folder(tmp_path: Path, watch: Callable[..., Watched]) -> None:
+    watched = watch(stale_after_s=0.3)
+    for shade in range(10, 80, 10):
+        write_picture(tmp_path / f"{shade}.png", shade)
+    time.sleep(1.5)  # the model takes none of them
+    for _ in range(7):
+        assert isinstance(watched.get(), Frame)
+    assert [state["state"] for state in watched.said] == ["ok"]
 
 
 def test_folder_for_finished_pictures_that_leads_elsewhere_is_not_followed(drop: Drop, tmp_path: Path) -> None:
@@ -433,49 +510,64 @@ def test_folder_for_finished_pictures_that_leads_elsewhere_is_not_followed(drop:
     drop.look()
     drop.look()
     with pytest.raises(SourceError, match="cannot be moved to inspected/"):
-        drop.source.receipt()()
+        drop.receipt()
     assert names(elsewhere) == []
 
 
-class HangingFolder(FolderDropSource):
-    """As of another machine that is gone: the kernel waits for it."""
+def hang(monkeypatch: pytest.MonkeyPatch, call: str) -> threading.Event:
+    """A call of `os` waits, as for another machine's folder that is gone, until the event is set."""
+    goes_on, real = threading.Event(), getattr(os, call)
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.goes_on = threading.Event()
+    def hanging(*args: Any, **settings: Any) -> Any:
+        goes_on.wait(60)
+        return real(*args, **settings)
 
-    def read(self) -> np.ndarray | None:
-        self.goes_on.wait(30)
-        return super().read()
-
-
-def test_folder_that_hangs_is_a_stated_fault_until_it_answers(tmp_path: Path) -> None:
-    clock, said = Clock(), []
-    source, slot = HangingFolder(tmp_path), BoundedQueue[Captured](4)
-    settings = SourceConfig(source=str(tmp_path), trigger="folder", stale_after_s=5.0)
-    status, stop = CameraStatus("cam0", lambda camera, state: said.append(state)), threading.Event()
-    capture = Capture(source=source, config=settings, slot=slot, status=status, stop=stop, clock=clock)
-    thread = threading.Thread(target=capture.run, daemon=True)
-    thread.start()
-    capture.check()
-    assert said == []
-    clock.now_s += 5.1
-    capture.pause()
-    capture.check()
-    capture.resume()
-    capture.check()
-    assert "degraded" not in [state["state"] for state in said]  # it was not asked for anything
-    clock.now_s += 5.1
-    capture.check()
-    assert said[-1]["reason"] == f"folder {tmp_path}: no answer for 5 s"
-    source.goes_on.set()
-    wait_for(lambda: said[-1]["state"] == "ok")
-    stop.set()
-    thread.join(30)
+    monkeypatch.setattr(os, call, hanging)
+    return goes_on
 
 
-def wait_for(holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+def test_folder_that_hangs_is_lost_until_it_answers_and_no_picture_is(
+    tmp_path: Path, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch(stale_after_s=0.3)
+    watched.wait_for_state("ok")
+    write_picture(tmp_path / "a.png", 30)
+    goes_on = hang(monkeypatch, "scandir")
+    assert watched.wait_for_state("degraded")["reason"] == f"folder {tmp_path}: no answer for 0.3 s"
+    fault = watched.get()
+    assert isinstance(fault, Fault) and fault.reason == f"camera lost: folder {tmp_path}: no answer for 0.3 s"
+    threads = threading.active_count()
+    time.sleep(1.0)
+    assert threading.active_count() <= threads  # a folder that hangs holds one thread, however often it is asked
+    goes_on.set()
+    watched.wait_for_state("ok")
+    assert isinstance(watched.get(), Frame)
+
+
+def test_picture_that_is_read_too_slowly_is_inspected_when_it_has_come(
+    tmp_path: Path, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+
+    def slow(path: Path) -> np.ndarray:
+        goes_on.wait(60)
+        return read_image(path)
+
+    monkeypatch.setattr(folder_drop, "read_image", slow)
+    watched = watch(stale_after_s=0.3)
+    write_picture(tmp_path / "a.png", 30)
+    assert isinstance(watched.get(), Fault)
+    goes_on.set()
+    item = watched.get()
+    assert isinstance(item, Frame) and level(item.image_bgr) == 30
+
+
+def test_folder_that_hangs_holds_up_no_end(
+    tmp_path: Path, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch(stale_after_s=0.3)
+    watched.wait_for_state("ok")
+    goes_on = hang(monkeypatch, "scandir")
+    watched.wait_for_state("degraded")
+    assert watched.end() < 1.0
+    goes_on.set()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,15 @@ import psutil
 import pytest
 from agent_process import AgentProcess
 from mjpeg_server import MjpegServer
+from mqtt_listener import wait_until
 from scripted_camera import SECRET, ScriptedCamera
 
+from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
+from zsad_agent.config import SourceConfig
 from zsad_agent.sources import GrabberSource, StreamSource
+from zsad_agent.system import LatestQueue
 from zsad_core.errors import ImageError, SourceError
+from zsad_core.types import Frame
 
 TESTS = Path(__file__).parents[1]
 PATIENT_S = 20.0  # where a test must not depend on how busy the machine is
@@ -71,29 +77,30 @@ def ended_within(pid: int, seconds: float) -> bool:
 
 def test_frames_are_whole_in_order_and_those_replaced_are_counted(scripted: Scripted) -> None:
     source = scripted("size:640x480 every:0.001 200")
-    values = []
+    values, skipped = [], 0
     with source, pytest.raises(SourceError, match="scripted camera: ended"):
         while True:
-            frame = source.read()
+            picture = source.read()
+            frame = picture.image
+            skipped += picture.skipped
             assert frame.shape == (480, 640, 3) and frame.dtype == np.uint8 and frame.flags.writeable
             assert (frame == frame[0, 0, 0]).all()
             values.append(int(frame[0, 0, 0]))
     assert values == sorted(set(values))
     assert values[-1] == 199
-    assert len(values) + source.skipped == 200
+    assert len(values) + skipped == 200
 
 
 def test_slow_reader_gets_the_newest_frame_and_the_time_it_came(scripted: Scripted) -> None:
     source = scripted("every:0.01 500")
     with source:
-        source.read()
+        first = source.read()
         time.sleep(0.5)
         asked_s = time.monotonic()
-        frame = source.read()
-        assert source.captured_monotonic_s is not None
-        assert asked_s - 0.25 < source.captured_monotonic_s <= time.monotonic()
-    assert source.skipped >= 10
-    assert int(frame[0, 0, 0]) == source.skipped + 1
+        picture = source.read()
+        assert asked_s - 0.25 < picture.captured_monotonic_s <= time.monotonic()
+    assert picture.skipped >= 10
+    assert int(picture.image[0, 0, 0]) == first.skipped + picture.skipped + 1
 
 
 def test_frame_that_waited_too_long_for_its_reader_is_not_taken_for_a_new_one(scripted: Scripted) -> None:
@@ -107,15 +114,15 @@ def test_frame_that_waited_too_long_for_its_reader_is_not_taken_for_a_new_one(sc
 def test_size_changes_from_frame_to_frame(scripted: Scripted) -> None:
     source = scripted("every:0.2 1 size:1280x720 1 size:16x9 1")
     with source:
-        assert [source.read().shape[:2] for _ in range(3)] == [(48, 64), (720, 1280), (9, 16)]
+        assert [source.read().image.shape[:2] for _ in range(3)] == [(48, 64), (720, 1280), (9, 16)]
 
 
 def test_bad_picture_costs_only_itself(scripted: Scripted) -> None:
     with scripted("every:0.2 1 bad:1 1") as source:
-        assert source.read().max() == 0
+        assert source.read().image.max() == 0
         with pytest.raises(ImageError, match="no picture"):
             source.read()
-        assert source.read().max() == 1
+        assert source.read().image.max() == 1
 
 
 @pytest.mark.parametrize(
@@ -152,6 +159,33 @@ def test_hang_in_read_is_killed_and_the_next_opening_works(scripted: Scripted, s
         assert time.monotonic() - started_s < 5
     with source:
         source.read()
+
+
+def test_camera_that_hangs_is_stated_lost_and_back_by_the_thread_that_reads_it(scripted: Scripted) -> None:
+    slot: LatestQueue[Captured] = LatestQueue()
+    states: list[str] = []
+    stop = threading.Event()
+    capture = Capture(
+        source=scripted("1 hang", "every:0.01 100000", stale_after_s=1.0),
+        config=SourceConfig(trigger="mqtt", reopen_max_s=0.01),
+        slot=slot,
+        status=CameraStatus("cam0", lambda camera, status: states.append(status["state"])),
+        stop=stop,
+    )
+    thread = threading.Thread(target=capture.run, daemon=True)
+    thread.start()
+    wait_until(lambda: states == ["ok"], PATIENT_S)
+    capture.trigger("waited")
+    lost, waited = slot.get(PATIENT_S), slot.get(1.0)
+    assert isinstance(lost, Fault) and lost.reason == "camera lost: scripted camera: no frame for 1 s"
+    assert isinstance(waited, Fault) and (waited.trigger_id, waited.reason) == ("waited", lost.reason)
+    wait_until(lambda: states == ["ok", "degraded", "ok"], PATIENT_S)
+    capture.trigger("again")
+    frame = slot.get(PATIENT_S)
+    assert isinstance(frame, Frame) and frame.trigger_id == "again"
+    stop.set()
+    thread.join(PATIENT_S)
+    assert children() == []
 
 
 def test_hang_while_it_is_opened_is_killed(scripted: Scripted) -> None:
@@ -276,7 +310,7 @@ def test_process_loads_neither_openvino_nor_pydantic(scripted: Scripted) -> None
 def read_until(source: GrabberSource, done: Callable[[np.ndarray], bool]) -> np.ndarray:
     deadline_s = time.monotonic() + PATIENT_S
     while time.monotonic() < deadline_s:
-        if done(frame := source.read()):
+        if done(frame := source.read().image):
             return frame
     raise AssertionError(f"the frames did not become so in {PATIENT_S} s; the last has {frame.shape}, {frame.mean()}")
 
@@ -345,7 +379,7 @@ def test_stream_of_garbage_alone_is_lost() -> None:
 
 def test_motion_jpeg_stream_that_changes_its_size_is_read_at_the_new_one() -> None:
     with MjpegServer() as server, stream(server) as source:
-        assert source.read().shape == (48, 64, 3)
+        assert source.read().image.shape == (48, 64, 3)
         server.wh = (320, 240)
         read_until(source, lambda frame: frame.shape == (240, 320, 3))
         assert server.clients == 1

@@ -12,6 +12,7 @@ from zsad_agent.config import HealthConfig
 from zsad_agent.picture_health import PictureHealth, Reference, load_reference, make_reference, save_reference
 from zsad_agent.picture_health.health import CONFIRM_LOOKS, REFERENCE_EVERY_S
 from zsad_agent.picture_health.scene import small_height, views
+from zsad_agent.sources import Picture
 from zsad_core.errors import ConfigError, ImageError, SourceError
 
 W, H = 640, 360
@@ -251,7 +252,7 @@ class DamagedSource:
     description = "damaged"
 
     def __init__(self, *, lossless: bool) -> None:
-        self.lossless = lossless
+        self.lossless, self.endless = lossless, not lossless
         self._line, self._reads = Line(), 0
 
     def __enter__(self) -> Self:
@@ -259,11 +260,11 @@ class DamagedSource:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def read(self) -> np.ndarray:
+    def read(self) -> Picture:
         self._reads += 1
         if self._reads % 2 == 1:
             raise ImageError("cut")
-        return self._line.frame()
+        return Picture(image=self._line.frame())
 
 
 def test_damaged_pictures_of_a_live_source_are_left_out_of_its_reference() -> None:

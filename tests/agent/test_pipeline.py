@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from zsad_agent.inspection import Identity, Inspected, Inspector, Pipeline, Sink
 from zsad_agent.inspection.pipeline import MOST_AT_ONCE
 from zsad_agent.messages.result import result_json_schema
 from zsad_agent.model import Model, ModelInUse
-from zsad_agent.sources import FolderDropSource
+from zsad_agent.sources import FolderDropSource, Picture
 from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue
 from zsad_core.errors import DeviceError, ImageError, SourceError, SpoolError
 from zsad_core.facts import ScoreRule
@@ -36,7 +37,7 @@ class FakeSource:
     description = "fake"
 
     def __init__(self, *steps: Any, lossless: bool = True) -> None:
-        self.lossless = lossless
+        self.lossless, self.endless = lossless, not lossless
         self._steps = list(steps)
 
     def __enter__(self) -> Self:
@@ -45,11 +46,12 @@ class FakeSource:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def read(self) -> np.ndarray | None:
+    def read(self) -> Picture | None:
         step = self._steps.pop(0) if self._steps else None
         if isinstance(step, BaseException):
             raise step
-        return step() if callable(step) else step
+        image = step() if callable(step) else step
+        return Picture(image=image) if image is not None else None
 
 
 class FakePredictor:
@@ -192,7 +194,7 @@ class MemorySink(ListSink):
 
 def test_a_picture_is_moved_when_its_own_result_is_durable_and_stays_when_that_is_lost(tmp_path: Path) -> None:
     sink = MemorySink()
-    line = FakeLine(FolderDropSource(tmp_path), sink=sink)  # type: ignore[arg-type]
+    line = FakeLine(FolderDropSource(tmp_path, stale_after_s=5.0), sink=sink)  # type: ignore[arg-type]
     line.pipeline.start()
     for number, name in enumerate(("a.png", "b.png", "c.png"), start=1):
         cv2.imwrite(str(tmp_path / name), BRIGHT)
@@ -210,7 +212,7 @@ def test_a_picture_is_moved_when_its_own_result_is_durable_and_stays_when_that_i
 
 def test_a_picture_is_moved_at_once_where_no_sink_keeps_results(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), BRIGHT)
-    line = FakeLine(FolderDropSource(tmp_path))  # type: ignore[arg-type]
+    line = FakeLine(FolderDropSource(tmp_path, stale_after_s=5.0))  # type: ignore[arg-type]
     line.pipeline.start()
     wait_until(lambda: (tmp_path / "inspected" / "a.png").exists())
     line.pipeline.stop()
@@ -220,6 +222,57 @@ def test_two_sinks_that_keep_results_are_refused() -> None:
     line = FakeLine(FakeSource(BRIGHT))
     with pytest.raises(ValueError, match="one sink at most keeps results, got 2"):
         Pipeline(stations=[], slots_changed=threading.Condition(), sinks=[MemorySink(), MemorySink()], stop=line.stop)
+
+
+def test_folder_whose_rename_hangs_holds_up_no_other_camera_and_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share_answers, rename = threading.Event(), os.rename
+
+    def hanging(*names: Any, **folders: Any) -> None:
+        share_answers.wait(60)
+        rename(*names, **folders)
+
+    def frame_now() -> np.ndarray:
+        time.sleep(0.005)
+        return GREY
+
+    monkeypatch.setattr(os, "rename", hanging)
+    cv2.imwrite(str(tmp_path / "a.png"), BRIGHT)
+    folder = FolderDropSource(tmp_path, stale_after_s=30.0)
+    line = FakeLine(folder, FakeSource(*[frame_now] * 100_000, lossless=False))  # type: ignore[arg-type]
+    line.pipeline.start()
+    assert isinstance(line.sink, ListSink)
+    results = line.sink.results
+    wait_until(lambda: any(result["camera"] == "cam0" for result in results))
+    time.sleep(0.5)
+    before = len(results)
+    wait_until(lambda: len(results) >= before + 50)
+    assert line.pipeline.stuck(1.0) is None
+    line.pipeline.stop()
+    assert line.pipeline.wait(1.0)
+    assert not line.pipeline.wait_capture(0.1)
+    share_answers.set()
+    assert line.pipeline.wait_capture(5)
+    assert (tmp_path / "inspected" / "a.png").exists()
+
+
+def test_every_picture_whose_result_is_safe_at_the_end_is_put_away_and_no_other(tmp_path: Path) -> None:
+    for number in range(9):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), BRIGHT)
+    folder = FolderDropSource(tmp_path, stale_after_s=30.0)
+    slow = FakePredictor(lambda image: time.sleep(0.2))
+    line = FakeLine(folder, predictor=slow)  # type: ignore[arg-type]
+    line.pipeline.start()
+    assert isinstance(line.sink, ListSink)
+    results = line.sink.results
+    wait_until(lambda: len(results) == 2)
+    line.pipeline.stop()
+    assert line.pipeline.wait(2)
+    assert line.pipeline.wait_capture(1)
+    moved = sorted(path.name for path in (tmp_path / "inspected").iterdir())
+    assert len(moved) == len(results) == line.pipeline.inspected_frames < 9
+    assert len(list(tmp_path.glob("*.png"))) == 9 - len(moved)
 
 
 def test_what_waits_for_a_slow_disk_is_handed_to_it_at_once_and_in_order() -> None:

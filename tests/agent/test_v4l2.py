@@ -19,7 +19,7 @@ from zsad_core.errors import ImageError, SourceError
 with V4l2Source(Path(sys.argv[1]), width=64, height=48) as source:
     while True:
         try:
-            image = source.read()
+            image = source.read().image
         except ImageError as error:
             print("bad", error)
         except SourceError as error:

@@ -81,7 +81,7 @@ def main(folder: Path, seed: int, count: int) -> None:
                 assert str(error).isprintable() and len(str(error)) < 1000, f"{index}: {error!r}"
                 refused += 1
             else:
-                assert picture is not None and picture.dtype == np.uint8 and picture.ndim == 3, index
+                assert picture is not None and picture.image.dtype == np.uint8 and picture.image.ndim == 3, index
                 read += 1
     # Not getrusage: its peak holds that of the process which started this one.
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
