@@ -19,7 +19,7 @@ from mqtt_listener import wait_until
 from scripted_camera import SECRET, ScriptedCamera
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
-from zsad_agent.config import SourceConfig
+from zsad_agent.config import HealthConfig, SourceConfig
 from zsad_agent.sources import GrabberSource, StreamSource
 from zsad_agent.system import LatestQueue
 from zsad_core.errors import ImageError, SourceError
@@ -167,24 +167,26 @@ def test_camera_that_hangs_is_stated_lost_and_back_by_the_thread_that_reads_it(s
     stop = threading.Event()
     capture = Capture(
         source=scripted("1 hang", "every:0.01 100000", stale_after_s=1.0),
-        config=SourceConfig(trigger="mqtt", reopen_max_s=0.01),
+        config=SourceConfig(trigger="mqtt", reopen_max_s=0.01, health=HealthConfig(dark_below=0)),
         slot=slot,
         status=CameraStatus("cam0", lambda camera, status: states.append(status["state"])),
         stop=stop,
     )
     thread = threading.Thread(target=capture.run, daemon=True)
     thread.start()
-    wait_until(lambda: states == ["ok"], PATIENT_S)
-    capture.trigger("waited")
-    lost, waited = slot.get(PATIENT_S), slot.get(1.0)
-    assert isinstance(lost, Fault) and lost.reason == "camera lost: scripted camera: no frame for 1 s"
-    assert isinstance(waited, Fault) and (waited.trigger_id, waited.reason) == ("waited", lost.reason)
-    wait_until(lambda: states == ["ok", "degraded", "ok"], PATIENT_S)
-    capture.trigger("again")
-    frame = slot.get(PATIENT_S)
-    assert isinstance(frame, Frame) and frame.trigger_id == "again"
-    stop.set()
-    thread.join(PATIENT_S)
+    try:
+        wait_until(lambda: states == ["ok"], PATIENT_S)
+        capture.trigger("waited")
+        lost, waited = slot.get(PATIENT_S), slot.get(1.0)
+        assert isinstance(lost, Fault) and lost.reason == "camera lost: scripted camera: no frame for 1 s"
+        assert isinstance(waited, Fault) and (waited.trigger_id, waited.reason) == ("waited", lost.reason)
+        wait_until(lambda: states == ["ok", "degraded", "ok"], PATIENT_S)
+        capture.trigger("again")
+        frame = slot.get(PATIENT_S)
+        assert isinstance(frame, Frame) and frame.trigger_id == "again"
+    finally:
+        stop.set()
+        thread.join(PATIENT_S)
     assert children() == []
 
 
