@@ -358,9 +358,11 @@ def test_no_more_messages_are_on_their_way_than_the_broker_wants(tmp_path: Path)
         publishing(broker.url, tmp_path, in_flight=50) as publisher,
     ):
         for seq in range(10):
-            publisher.accept(result(seq), None)
             publisher.set_retained(f"state/{seq}", b"x")
-        wait_until(lambda: len(broker.asked) == 1 + 10 + 2)  # and one place is kept for the goodbye
+        wait_until(lambda: len(broker.asked) == 1 + 10)
+        for seq in range(10):
+            publisher.accept(result(seq), None)
+        wait_until(lambda: len(broker.asked) == 1 + 10 + 2)  # one place is kept for the goodbye
         time.sleep(0.3)
         assert len(seqs(broker.asked)) == 2
     assert (f"{BASE}/available", b"offline") in broker.messages

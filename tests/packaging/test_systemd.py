@@ -116,10 +116,10 @@ def test_example_config_shows_every_key_and_the_true_defaults(tmp_path: Path) ->
     validate(AgentConfig, values | {"cameras": cameras}, "all.yaml", lines)
 
 
-def test_install_makes_program_config_and_unit(first_install: tuple[Path, str]) -> None:
+def test_install_makes_program_config_and_unit(first_install: tuple[Path, str], dependencies: Path) -> None:
     root, told = first_install
     assert "systemctl enable --now zsad-agent" in told
-    assert "--camera" in run([root / "opt/zsad-agent/venv/bin/zsad-agent", "--help"], PYTHONPATH="")
+    assert "--camera" in run([root / "opt/zsad-agent/venv/bin/zsad-agent", "--help"], PYTHONPATH=dependencies)
     assert (root / "etc/zsad-agent/agent.yaml").read_text() == (SYSTEMD / "agent.yaml").read_text()
     assert (root / "etc/systemd/system/zsad-agent.service").read_text() == UNIT.read_text()
 
