@@ -24,7 +24,7 @@ from zsad_training.config import read_configs
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAX_README_WORDS = 900
-LANGUAGES = {"bash", "json", "yaml"}
+LANGUAGES = {"bash", "json", "text", "yaml"}
 # Written as `# needs: camera, broker` at the end of a command that a test cannot run.
 NEEDS = {"broker", "camera", "data sets", "GPU", "hours", "idle machine", "network", "root", "weights", "wheels"}
 # Commands of a second or less: the test runs them. Without a `needs` the others are parsed only.

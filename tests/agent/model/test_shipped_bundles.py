@@ -7,7 +7,7 @@ import pytest
 
 from zsad_agent.cli.main import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("bundle", sorted((ROOT / "agent/bundles").iterdir()), ids=lambda path: path.name)

@@ -14,7 +14,7 @@ from zsad_agent.system import give_back_memory
 from zsad_core.bundle import load_bundle
 from zsad_core.errors import BundleError, DeviceError, ImageError, ProductError
 
-SHIPPED = Path(__file__).parents[2] / "agent" / "bundles"
+SHIPPED = Path(__file__).parents[3] / "agent" / "bundles"
 
 
 def white(height: int = 64, width: int = 64) -> np.ndarray:

@@ -14,7 +14,7 @@ from mosquitto_broker import MosquittoBroker, free_port
 from plant_operator import BASE, PATIENCE_S, PlantOperator, without_gap, write_parts
 from tiny_bundle_maker import make_tiny_bundle
 
-ACL = Path(__file__).parents[2] / "systemd" / "mosquitto-acl.example"
+ACL = Path(__file__).parents[3] / "systemd" / "mosquitto-acl.example"
 Brokers = Callable[..., MosquittoBroker]
 
 

@@ -25,7 +25,7 @@ from zsad_agent.system import LatestQueue
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 PATIENT_S = 20.0  # where a test must not depend on how busy the machine is
 
 Scripted = Callable[..., GrabberSource]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-DRIVER = Path(__file__).parents[1] / "v4l2_driver.c"
+DRIVER = Path(__file__).parents[2] / "v4l2_driver.c"
 READ_ALL = """
 import sys
 from pathlib import Path

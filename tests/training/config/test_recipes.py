@@ -11,7 +11,7 @@ from zsad_training.config import TrainConfig
 from zsad_training.config import load as settings
 from zsad_training.distil import settings as distil_settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 # bundle -> recipe, and the flags that it cannot do without

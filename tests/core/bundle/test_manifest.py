@@ -28,7 +28,7 @@ from zsad_core.bundle.format import NEEDS_AGENT
 from zsad_core.bundle.manifest_schema import SCHEMA_FILE, manifest_schema
 from zsad_core.errors import BundleError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHIPPED = sorted((ROOT / "agent" / "bundles").iterdir())
 FORMAT_1 = Path(__file__).with_name("manifest-format-1.json")  # that of zsad-tiny 3.0.0, as it shipped
 

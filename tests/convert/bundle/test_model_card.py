@@ -10,7 +10,7 @@ from zsad_convert.cli import main
 from zsad_core.bundle import RESIZE_RULE, BuiltWith, Evaluation, Gate, GateRow, Manifest, Variant, load_bundle
 from zsad_core.facts import EvaluationRow
 
-SHIPPED = sorted((Path(__file__).parents[2] / "agent" / "bundles").iterdir())
+SHIPPED = sorted((Path(__file__).parents[3] / "agent" / "bundles").iterdir())
 
 
 @pytest.fixture
