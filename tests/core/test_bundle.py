@@ -154,7 +154,7 @@ def test_a_bundle_without_text_takes_any_product(tmp_path):
 @pytest.mark.parametrize(
     ("facts", "products", "said"),
     [
-        ({"prompt_shape": None}, ["object"], "model.prompt_shape is null, yet there are products"),
+        ({"prompt_shape": None}, ["object"], "model.prompt_shape is null, but there are products"),
         ({"prompt_shape": [2, 2, 8]}, [], r"no hash for prompts\.npz"),
     ],
 )
@@ -247,7 +247,7 @@ def test_a_variant_is_checked_as_the_main_model_is(two_models, name):
 
 def test_files_of_a_variant_that_the_manifest_does_not_tell_of_are_refused(two_models):
     rewrite_manifest(two_models, variant=None)
-    with pytest.raises(BundleError, match=f"'{INT8_XML}' is there, yet there is no variant"):
+    with pytest.raises(BundleError, match=f"'{INT8_XML}' is listed, but there is no variant"):
         load_bundle(two_models)
 
 

@@ -140,7 +140,7 @@ def test_every_key_that_cannot_be_used_is_told_why(tmp_path):
         "curve.pub": (curve.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), "not an Ed25519 key"),
         "rsa.pub": (big.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), "not an Ed25519 key"),
         "private.pub": (private, "is a private key"),
-        "long.pub": (b"-" * 20_000, "no key is so long"),
+        "long.pub": (b"-" * 20_000, "too large for a key"),
     }
     for name, (content, _) in files.items():
         (tmp_path / name).write_bytes(content)
