@@ -146,7 +146,7 @@ def test_openais_clip_as_the_archive_that_it_is_published_in(tmp_path):
     archive = torch.jit.trace(Nested(clip_state(original) | constants), torch.zeros(1))
     archive.save(str(tmp_path / "ViT-L-14-336px.pt"))
     assert_loads(tmp_path / "ViT-L-14-336px.pt", original, drawn(name, (70, 98), **SMALL_CLIP), name)
-    with pytest.raises(WeightsError, match=f"QuickGELU, which vit_large_patch14_clip_336 has not.*--backbone {name}"):
+    with pytest.raises(WeightsError, match=f"QuickGELU, which vit_large_patch14_clip_336 lacks.*--backbone {name}"):
         gelu = drawn("vit_large_patch14_clip_336", (70, 98), **SMALL_CLIP)
         load_weights_file(gelu, "vit_large_patch14_clip_336", tmp_path / "ViT-L-14-336px.pt")
 
@@ -258,7 +258,7 @@ def test_a_foreign_file_is_told_by_its_names_and_shapes(tmp_path):
         load_weights_file(tiny, "vit_tiny_patch16_224", path)
     assert "missing" not in str(caught.value)
     save_file({"embeddings.cls_token": torch.zeros(1), "encoder.layer.0.norm1.bias": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match=r"named as the transformers library names them: embeddings\.cls_token"):
+    with pytest.raises(WeightsError, match=r"they have the names of the transformers library: embeddings\.cls_token"):
         load_weights_file(tiny, "vit_tiny_patch16_224", path)
 
 
