@@ -79,7 +79,7 @@ def _decoded(encoded: np.ndarray, name: str) -> np.ndarray:
     if image is None:
         raise ImageError(f"{name}: not a picture that OpenCV can decode, or damaged")
     if holds_more:
-        raise ImageError(f"{name}: holds more than one picture, of which only the first would be seen: split it")
+        raise ImageError(f"{name}: holds more than one image, of which only the first would be read: split it")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
         raise ImageError(f"{name}: {image.shape[1]}x{image.shape[0]} pixels, at most {MAX_PIXELS} are read")
     return image

@@ -70,7 +70,7 @@ def test_taps_that_do_not_fit_are_refused(taps):
     ],
 )
 def test_an_input_that_is_no_multiple_of_the_patch_is_refused_with_the_nearest(name, input_hw, nearest):
-    with pytest.raises(ValueError, match=rf"is no multiple of the patch size .*; nearest: {nearest}"):
+    with pytest.raises(ValueError, match=rf"not a multiple of the patch size .*; nearest: {nearest}"):
         Backbone(BackboneConfig(name=name, input_hw=input_hw))
 
 

@@ -45,7 +45,7 @@ def test_a_truncated_checkpoint_is_refused(saved, tmp_path, keep):
 def test_a_foreign_safetensors_file_is_refused(tmp_path):
     path = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(2)}, path)
-    with pytest.raises(WeightsError, match="no checkpoint of this trainer"):
+    with pytest.raises(WeightsError, match="not a checkpoint of this trainer"):
         load_checkpoint(path)
 
 

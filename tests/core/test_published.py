@@ -113,7 +113,7 @@ def test_the_trained_norm_of_visualad_comes_only_when_asked_for(tmp_path):
     restored = load_published("visualad", path, restore_norm=True)
     assert restored.norm["weight"].tolist() == [2.0] * DIM
     assert restored.norm["bias"].tolist() == [3.0] * DIM
-    with pytest.raises(ValueError, match="ava_dino: restore_norm is VisualAD's alone"):
+    with pytest.raises(ValueError, match="ava_dino: restore_norm is only for VisualAD"):
         load_published("ava_dino", path, restore_norm=True)
 
 
@@ -227,7 +227,7 @@ def test_absent_truncated_and_foreign_files_are_refused(tmp_path, method):
         with pytest.raises(WeightsError, match=r"published\.pth: not read: truncated"):
             load_published(method, path)
     path.write_bytes(b"\x89PNG no weights")
-    with pytest.raises(WeightsError, match="no torch file"):
+    with pytest.raises(WeightsError, match="not a torch file"):
         load_published(method, path)
     with pytest.raises(WeightsError, match="holds a list, expected a dict"):
         load_published(method, written(tmp_path, [torch.zeros(1)]))

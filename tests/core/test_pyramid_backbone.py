@@ -71,12 +71,12 @@ def test_a_frozen_network_keeps_its_statistics_and_trains_whole_or_not_at_all():
     assert len(backbone.trainable_blocks(4)) == len(list(backbone.parameters()))
     backbone.train()(images)
     assert not torch.equal(backbone.cnn.bn1.running_mean, before)
-    with pytest.raises(ValueError, match="2 trainable blocks: a CNN trains whole, 4, or not at all, 0"):
+    with pytest.raises(ValueError, match="2 trainable blocks: a CNN trains all, 4, or none, 0"):
         backbone.trainable_blocks(2)
 
 
 def test_inputs_and_taps_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"\(40, 64\) is no multiple of .*nearest: \(32, 64\) and \(48, 64\)"):
+    with pytest.raises(ValueError, match=r"\(40, 64\): not a multiple of .*nearest: \(32, 64\) and \(48, 64\)"):
         build_backbone(BackboneConfig(name="resnet18", input_hw=(40, 64)))
     with pytest.raises(ValueError, match=r"taps \(2, 6\): expected increasing block numbers from 1 to 5"):
         build_backbone(BackboneConfig(name="resnet18", input_hw=(64, 64), taps=(2, 6)))
@@ -84,7 +84,7 @@ def test_inputs_and_taps_that_do_not_fit_are_refused():
 
 def test_a_method_that_puts_tokens_into_a_vit_refuses_it():
     config = BackboneConfig(name="resnet18", input_hw=(32, 32))
-    with pytest.raises(ValueError, match="visualad puts its tokens into a ViT, and resnet18 is none"):
+    with pytest.raises(ValueError, match="visualad inserts its tokens into a ViT, but resnet18 is not a ViT"):
         Detector(DetectorConfig(method="visualad", backbone=config), build_backbone(config))
 
 
