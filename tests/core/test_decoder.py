@@ -146,7 +146,7 @@ def test_tokens_without_pictures_are_refused():
     )
     _, patches, _, _, grid_hw = inputs()
     tokens = Tokens(cls_tokens=[torch.randn(2, DIM)] * TAPS, patch_tokens=patches, grid_hw=grid_hw)
-    with pytest.raises(ValueError, match="with their pictures"):
+    with pytest.raises(ValueError, match="needs a head with a decoder, and tokens with images"):
         head(tokens, torch.randn(2, 8, 2), map_hw=(8, 12))
 
 

@@ -203,7 +203,7 @@ def test_animation_is_refused_since_only_its_first_picture_would_be_seen(tmp_pat
 
 def test_tiff_of_several_pages_is_refused(tmp_path: Path) -> None:
     assert cv2.imwritemulti(str(tmp_path / "a.tif"), [picture(), picture()])
-    with pytest.raises(ImageError, match="holds more than one picture"):
+    with pytest.raises(ImageError, match="holds more than one image"):
         read_image(tmp_path / "a.tif")
 
 

@@ -37,7 +37,7 @@ def test_the_width_of_tokens_is_a_choice_of_cnns_alone():
     with torch.no_grad():
         cls_tokens, patch_tokens = backbone(torch.randn(1, 3, 64, 96))
     assert (backbone.embed_dim, cls_tokens[0].shape, patch_tokens[3].shape) == (24, (1, 24), (1, 24, 24))
-    with pytest.raises(ValueError, match="leave it out"):
+    with pytest.raises(ValueError, match=r"width 24: .*tokens is fixed; leave width out"):
         build_backbone(BackboneConfig(input_hw=(32, 32), width=24))
 
 

@@ -150,7 +150,7 @@ def test_every_key_that_cannot_be_used_is_told_why(tmp_path):
     expected = [
         *((name, fault) for name, (_, fault) in files.items()),
         ("none.pub", "No such file"),
-        ("", "no regular"),
+        ("", "not a regular"),
     ]
     assert len(told) == len(expected)
     for line, (name, fault) in zip(told, expected, strict=True):

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import save_file
 
+from zsad_core.backbones import ensure_torchvision_imports
 from zsad_core.errors import WeightsError
 from zsad_core.text import embed_products, load_text_encoder
 
@@ -54,7 +55,8 @@ def test_open_clip_without_its_package_says_how_to_install_it():
 
 @pytest.fixture(scope="module")
 def small_clip(tmp_path_factory):
-    """(open_clip, a CLIP of random weights in a file) under the name zsad-small."""
+    """(open_clip, a CLIP with random weights, its folder); the model's name is zsad-small."""
+    ensure_torchvision_imports()
     open_clip = pytest.importorskip("open_clip", reason="pip install 'zsad-agent[clip]'")
     folder = tmp_path_factory.mktemp("clip")
     config = {
