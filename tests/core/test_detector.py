@@ -9,7 +9,7 @@ from zsad_core.heads import DecoderConfig, ScoreConfig, anomaly_score, match
 from zsad_core.model import Detector
 
 
-def test_the_map_that_scores_is_the_published_one_at_temperature_one():
+def test_the_scored_map_is_the_published_map_at_temperature_one():
     detector = small_detector()
     images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
     text = torch.from_numpy(text_embeddings()["object"]).expand(2, -1, -1)
@@ -33,7 +33,7 @@ def test_the_score_is_the_mean_of_the_highest_pooled_values():
 
 
 @pytest.mark.parametrize("method", ["ava_dino", "visualad"])
-def test_a_smaller_size_counts_as_much_in_the_map(method):
+def test_a_smaller_size_has_the_same_weight_in_the_map(method):
     """Its own map is what the same detector says of the smaller picture, enlarged."""
     detector = small_detector(method=method)
     detector.config = detector.config.model_copy(update={"map_stride": 4, "score": ScoreConfig(top_fraction=0.1)})
@@ -61,7 +61,7 @@ def test_a_smaller_size_counts_as_much_in_the_map(method):
     ("size_hw", "said"),
     [((33, 48), "multiple of the patch size"), ((96, 96), "not smaller"), ((64, 96), "not smaller")],
 )
-def test_a_smaller_size_that_cannot_be_is_refused(size_hw, said):
+def test_an_invalid_smaller_size_is_refused(size_hw, said):
     detector = small_detector()
     config = detector.config.model_copy(update={"smaller_hw": (size_hw,)})
     with pytest.raises(ValueError, match=said):

@@ -113,7 +113,7 @@ def test_hand_computed_aupro():
     assert ours.aupro == pytest.approx((0.75 / 11 + (0.3 - 1 / 11) * (0.75 + at_limit) / 2) / 0.3)
 
 
-def test_a_region_weighs_the_same_whatever_its_area():
+def test_regions_have_equal_weight_regardless_of_area():
     mask = np.zeros(HW, np.uint8)
     mask[2:22, 2:22] = 1
     mask[30, 30] = 1
@@ -132,7 +132,7 @@ def test_a_perfect_map_has_metrics_of_one():
     assert (ours.auroc, ours.ap, ours.f1_max, ours.aupro) == pytest.approx((1, 1, 1, 1))
 
 
-def test_without_defect_or_without_good_pixel_there_are_no_metrics():
+def test_there_are_no_metrics_without_a_defect_or_a_good_pixel():
     value = np.full(HW, 0.5, np.float32)
     assert PixelMetrics().result() is None
     assert streamed([(value, np.zeros(HW, np.uint8))]).result() is None
@@ -140,7 +140,7 @@ def test_without_defect_or_without_good_pixel_there_are_no_metrics():
 
 
 @pytest.mark.parametrize("kind", ["logistic", "negative", "ties"])
-def test_any_order_and_any_parts_give_the_same(kind: str):
+def test_order_and_splitting_do_not_change_the_result(kind: str):
     pictures = draw(kind, count=5)
     whole = streamed(pictures).result()
     backwards = streamed(pictures[::-1]).result()
@@ -153,7 +153,7 @@ def test_any_order_and_any_parts_give_the_same(kind: str):
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_no_number_is_refused_and_nothing_of_the_picture_counted(broken: float):
+def test_a_nan_or_infinite_value_is_refused_and_its_image_not_counted(broken: float):
     metrics = streamed(draw("logistic"))
     before = metrics.result()
     anomaly_map = np.full(HW, 0.99, np.float32)
@@ -179,19 +179,19 @@ def test_bins_keep_the_order_of_every_float32():
 
 
 @pytest.mark.parametrize("value", [1e-30, 1e-7, 0.01, 0.3, 1.0, 5.0, -0.2])
-def test_values_a_thousandth_apart_are_told_apart(value: float):
+def test_values_a_thousandth_apart_have_different_bins(value: float):
     low, high = sorted([value, value * 1.001])
     first, second = _bins(np.array([low, high], np.float32))
     assert first < second
 
 
 @pytest.mark.parametrize("gap", [1e-3, 1e-5, 6e-8])
-def test_values_next_to_one_are_told_apart(gap: float):
+def test_values_next_to_one_have_different_bins(gap: float):
     first, second, one = _bins(np.array([1 - 2 * gap, 1 - gap, 1], np.float32))
     assert first < second < one
 
 
-def test_memory_does_not_grow_with_the_pictures():
+def test_memory_does_not_grow_with_the_number_of_images():
     rng = np.random.default_rng(0)
     metrics = PixelMetrics()
     for _ in range(3):

@@ -30,7 +30,7 @@ def test_an_embedding_is_the_normalised_mean_of_normalised_sentences():
     np.testing.assert_allclose(embedding[:, 1], anomalous / np.linalg.norm(anomalous), rtol=1e-6)
 
 
-def test_minilm_needs_no_network_and_tells_products_and_states_apart(monkeypatch):
+def test_minilm_needs_no_network_and_separates_products_and_states(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     text = embed_products(load_text_encoder("minilm"), ["bottle", "circuit_board"])
     assert text["bottle"].shape == (384, 2)
@@ -41,7 +41,7 @@ def test_minilm_needs_no_network_and_tells_products_and_states_apart(monkeypatch
 
 
 @pytest.mark.parametrize("name", ["bert", "open_clip", "open_clip:ViT-L-14", "open_clip::laion2b"])
-def test_an_unknown_encoder_lists_the_known_ones(name):
+def test_an_unknown_encoder_is_refused_with_the_known_ones(name):
     with pytest.raises(WeightsError, match="Known: minilm, open_clip:MODEL"):
         load_text_encoder(name)
 
@@ -74,7 +74,7 @@ def small_clip(tmp_path_factory):
 
 
 @pytest.mark.parametrize("file", ["small.safetensors", "small.pt"])
-def test_open_clip_from_a_file_embeds_as_the_model_does(small_clip, file):
+def test_open_clip_from_a_file_gives_the_embeddings_of_the_model(small_clip, file):
     open_clip, model, folder = small_clip
     texts = ["a photo of a bottle.", "a photo of a damaged bottle."]
     found = load_text_encoder(f"open_clip:zsad-small:{folder / file}")(texts)
@@ -85,7 +85,7 @@ def test_open_clip_from_a_file_embeds_as_the_model_does(small_clip, file):
     assert not np.allclose(found[0], found[1])
 
 
-def test_openais_own_weights_are_run_with_their_activation(small_clip):
+def test_openais_weights_run_with_quickgelu(small_clip):
     open_clip, model, folder = small_clip
     constants = {name: torch.tensor(32) for name in ("input_resolution", "context_length", "vocab_size")}
     torch.save(model.state_dict() | constants, folder / "openai.pt")
@@ -97,7 +97,7 @@ def test_openais_own_weights_are_run_with_their_activation(small_clip):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_weights_that_open_clip_cannot_have_are_named_at_once(small_clip, monkeypatch):
+def test_weights_that_open_clip_cannot_get_are_named_at_once(small_clip, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -121,7 +121,7 @@ def test_weights_that_open_clip_cannot_have_are_named_at_once(small_clip, monkey
     assert time.monotonic() - begun < 20
 
 
-def test_open_clip_runs_no_pickle(small_clip):
+def test_open_clip_does_not_run_a_pickle(small_clip):
     _, _, folder = small_clip
 
     class Attack:
