@@ -83,7 +83,7 @@ def zip_members(archive: zipfile.ZipFile, source: str, *, names_are_paths: bool 
             raise BundleError(f"{source}: {info.orig_filename[:80]!r} {fault}. Zip the bundle again, or do not use it.")
     name, count = next(iter(Counter(info.filename for info in infos).most_common(1)), ("", 0))
     if count > 1:
-        raise BundleError(f"{source}: {name[:80]!r} is in it {count} times. Zip the bundle again.")
+        raise BundleError(f"{source}: {name[:80]!r} occurs {count} times. Zip the bundle again.")
     return {info.filename: info for info in infos}
 
 
@@ -121,7 +121,7 @@ def _member_fault(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is packed by a method other than deflate"
+        return "uses a compression other than deflate"
     if info.file_size > RATIO_COUNTS_FROM_BYTES and info.file_size > MAX_RATIO * info.compress_size:
         return f"inflates {info.compress_size} bytes to {info.file_size}, too much for a bundle's file"
     return None

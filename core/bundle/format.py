@@ -129,7 +129,7 @@ class Manifest(RecordModel):
         if self.variant is not None and (self.variant.precision, self.model.precision == "int8") != ("int8", False):
             raise ValueError(
                 f"the variant is {self.variant.precision} beside a model in {self.model.precision}: only int8 beside "
-                "fp32 or fp16 is known"
+                "fp32 or fp16 is supported"
             )
         return self
 

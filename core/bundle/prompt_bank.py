@@ -198,7 +198,7 @@ class PromptBank:
                 for member, info in zip_members(archive, "prompts.npz", names_are_paths=False).items():
                     name = member.removesuffix(".npy")
                     if name in embeddings:
-                        raise BundleError(f"prompts.npz: product {name!r} is in it twice. Export the bundle again.")
+                        raise BundleError(f"prompts.npz: product {name!r} occurs twice. Export the bundle again.")
                     content = read_member(archive, info, f"prompts.npz: product {name!r}", _most_bytes(shape))
                     embeddings[name] = _read_array(content, name, shape)
         except UNREADABLE_ZIP as error:

@@ -69,7 +69,7 @@ def _read_trusted_key(path: Path) -> TrustedKey:
     try:
         key = load_pem_public_key(text)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{path}: no PEM file of a public key. zsad-convert keygen makes one.") from error
+        raise ConfigError(f"{path}: not a PEM file of a public key. zsad-convert keygen makes one.") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(f"{path}: not an Ed25519 key. zsad-convert keygen makes one.")
     public_bytes = key.public_bytes_raw()
@@ -117,14 +117,14 @@ def check_signature(manifest: bytes, signature: bytes, keys: Sequence[TrustedKey
 
     line = _LINE.fullmatch(signature)
     if line is None:
-        raise BundleError(f"{source}/{SIGNATURE}: no signature. Sign the bundle again with zsad-convert sign.")
+        raise BundleError(f"{source}/{SIGNATURE}: not a valid signature. Sign the bundle again with zsad-convert sign.")
     found = line[1].decode()
     named = [key for key in keys if key.key_id == found]
     if not named:
         known = ", ".join(f"{key.key_id} ({key.path.name})" for key in keys)
         raise BundleError(
-            f"{source}: signed with key {found}, trusted are {known}. Sign it with one of these, or add the key's "
-            ".pub file to inference.trusted_keys if you know whose it is."
+            f"{source}: signed with key {found}, the trusted keys are {known}. Sign it with one of these, "
+            "or add the key's .pub file to inference.trusted_keys if you know whose it is."
         )
     for key in named:
         try:

@@ -147,7 +147,7 @@ class _Reading:
         if any(path.is_dir() for path in folders):
             return True
         logger.warning(
-            "%s: no masks in %s: used for image metrics alone", folder, " or ".join(map(str, sorted(folders)))
+            "%s: no masks in %s: only image metrics are computed", folder, " or ".join(map(str, sorted(folders)))
         )
         return False
 

@@ -59,7 +59,7 @@ class PixelMetrics:
             ValueError: the shapes differ, or a value is NaN or infinite.
         """
         if anomaly_map.shape != gt_mask.shape or anomaly_map.ndim != 2:
-            raise ValueError(f"expected map and mask [H, W] alike, got {anomaly_map.shape} and {gt_mask.shape}")
+            raise ValueError(f"expected map and mask of one shape [H, W], got {anomaly_map.shape} and {gt_mask.shape}")
         values = np.ascontiguousarray(anomaly_map, np.float32).ravel()
         if values.size == 0:
             return

@@ -32,7 +32,7 @@ def to_bgr8(image: np.ndarray) -> np.ndarray:
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-        raise ImageError(f"expected a picture [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got shape {image.shape}")
+        raise ImageError(f"expected an image [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got shape {image.shape}")
     if image.dtype == np.uint16:
         image = (image // 257).astype(np.uint8)
     elif image.dtype != np.uint8:
@@ -77,7 +77,7 @@ def _decoded(encoded: np.ndarray, name: str) -> np.ndarray:
         reason = f"{error.err or error.code}; at most {MAX_PIXELS} pixels are read"
         raise ImageError(f"{name}: cannot be decoded: {' '.join(reason.split())}") from error
     if image is None:
-        raise ImageError(f"{name}: not a picture that OpenCV can decode, or damaged")
+        raise ImageError(f"{name}: not an image that OpenCV can decode, or damaged")
     if holds_more:
         raise ImageError(f"{name}: holds more than one image, of which only the first would be read: split it")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:

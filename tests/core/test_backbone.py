@@ -112,7 +112,7 @@ def test_fixed_and_any_size_backbones_have_the_same_state_and_outputs():
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(any_size(image)[1][-1], fixed(image)[1][-1], atol=2e-5, rtol=1e-4)
-        any_size(torch.randn(1, 3, 32, 48))  # another size is fine for one of them
+        any_size(torch.randn(1, 3, 32, 48))  # only this one accepts another size
 
 
 def test_patches_are_standardised_per_image_and_channel():

@@ -1,4 +1,4 @@
-"""Weights in the layouts that their authors publish: small random models are renamed to each, by hand."""
+"""Loads weights in their published layouts. The tests rename the tensors of small random models to each layout."""
 
 import logging
 import re
@@ -28,7 +28,7 @@ def renamed(state, *pairs):
 
 
 def drawn(name, input_hw, **options):
-    """A small backbone in which every weight is drawn, so that none can be left out unnoticed."""
+    """A small backbone in which every weight is random, so a weight that is not loaded is noticed."""
     torch.manual_seed(1)
     vit = import_timm().create_model(name, img_size=input_hw, num_classes=0, depth=2, dynamic_img_size=True, **options)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def assert_loads(path, original, fresh, name, input_hw=(70, 98)):
 
 
 def dinov3_of_meta(state, biases=0.0):
-    """As facebookresearch/dinov3 names them; its keys' biases are masked, so theirs may be anything."""
+    """The state with the names of facebookresearch/dinov3. Its key biases are masked, so any value is allowed."""
     meta = renamed(state, ("reg_token", "storage_tokens"), (r"gamma_([12])", r"ls\1.gamma"))
     meta = {name: value for name, value in meta.items() if "q_bias" not in name and "v_bias" not in name}
     for name, value in list(meta.items()):
@@ -65,7 +65,7 @@ def test_metas_dinov3(tmp_path, name, capsys):
     original = drawn(name, (64, 96))
     torch.save(dinov3_of_meta(original.state_dict()), tmp_path / "dinov3_vits16_pretrain.pth")
     assert_loads(tmp_path / "dinov3_vits16_pretrain.pth", original, drawn(name, (64, 96)), name, (64, 96))
-    assert capsys.readouterr().out == ""  # timm would print for each bias that it drops
+    assert capsys.readouterr().out == ""  # timm would print a line for each bias that it drops
 
 
 def test_nonzero_biases_of_dinov3_are_not_dropped_silently(tmp_path):
@@ -88,7 +88,7 @@ def test_metas_dinov2_with_registers_has_one_more_position_for_the_class_token(t
     name = "vit_small_patch14_reg4_dinov2"
     original = drawn(name, (70, 98))
     state = renamed(original.state_dict(), ("reg_token", "register_tokens")) | {"mask_token": torch.zeros(1, 384)}
-    position = torch.randn(1, 1, 384)  # timm adds it to the class token once and for all
+    position = torch.randn(1, 1, 384)  # timm adds it to the class token when it loads the weights
     state["cls_token"] = state["cls_token"] - position
     state["pos_embed"] = torch.cat([position, state["pos_embed"]], dim=1)
     torch.save({"teacher": {f"backbone.{key}": value for key, value in state.items()}}, tmp_path / "reg4.pth")
@@ -109,7 +109,7 @@ CLIP_NAMES = (
 
 
 def clip_state(vit):
-    """As OpenAI's CLIP and open_clip name both towers, the text tower cut to two tensors."""
+    """Both towers with the names of OpenAI's CLIP and open_clip; the text tower has only two tensors."""
     state = renamed(vit.state_dict(), *CLIP_NAMES)
     state["visual.class_embedding"] = state.pop("cls_token")[0, 0]
     state["visual.positional_embedding"] = state.pop("pos_embed")[0]
@@ -118,7 +118,7 @@ def clip_state(vit):
 
 
 class Nested(torch.nn.Module):
-    """A module tree that holds a state dict under the same names, to script."""
+    """A module tree with the tensors of a state dict under the same names, for torch.jit.script."""
 
     def __init__(self, state):
         super().__init__()
@@ -185,7 +185,7 @@ def test_timms_own_file_with_its_classifier(tmp_path, name):
 
 
 def test_positions_are_resampled_to_the_grid_of_the_input(tmp_path):
-    """A table that rises linearly along each side still does when its grid is another: bicubic keeps lines."""
+    """A table that rises linearly along each side stays linear on another grid: bicubic resampling keeps lines."""
     name = "vit_small_patch14_dinov2"
     published = drawn(name, (518, 518))
     rows, columns = torch.meshgrid(torch.arange(37.0), torch.arange(37.0), indexing="ij")
@@ -197,7 +197,7 @@ def test_positions_are_resampled_to_the_grid_of_the_input(tmp_path):
     save_file(published.state_dict(), tmp_path / "a.safetensors")
     fresh = drawn(name, (518, 259))
     load_weights_file(fresh, name, tmp_path / "a.safetensors")
-    assert fresh.pos_embed.shape == (1, 1 + 37 * 18, 384)  # 259 / 14 is 18 and a half
+    assert fresh.pos_embed.shape == (1, 1 + 37 * 18, 384)  # 259 / 14 = 18.5
     assert fresh.pos_embed[0, 0, 2] == 7.0
     table = fresh.pos_embed[0, 1:].view(37, 18, 384)
     torch.testing.assert_close(table[5:-5, 5:-5, 0], rows[5:-5, :8], atol=1e-3, rtol=0)

@@ -94,7 +94,7 @@ def test_a_truncated_zip_is_refused_at_every_length(copy, tmp_path):
             load_bundle(archive)
     for position in range(30, len(whole) - 30, max(1, len(whole) // 60)):
         archive.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
-        with suppress(BundleError):  # a flipped bit in a field that nothing reads is no fault
+        with suppress(BundleError):  # a flipped bit in an unused field is not a fault
             assert load_bundle(archive).sha256 == expected.sha256
 
 
@@ -259,7 +259,7 @@ def test_a_variant_must_be_int8_beside_float(two_models, main, variant):
         model=manifest["model"] | {"precision": main},
         variant=manifest["variant"] | {"precision": variant},
     )
-    with pytest.raises(BundleError, match="only int8 beside fp32 or fp16 is known"):
+    with pytest.raises(BundleError, match="only int8 beside fp32 or fp16 is supported"):
         load_bundle(two_models)
 
 

@@ -1,4 +1,4 @@
-"""Bundles that somebody made to do harm. None of them is loaded, none takes time or memory to speak of."""
+"""Malicious bundles. None of them is loaded, and none takes much time or memory."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from zsad_core.bundle.files import MAX_DIRECTORY_BYTES, MAX_MEMBERS
 from zsad_core.bundle.format import MAX_PROMPT_VALUES
 from zsad_core.errors import BundleError
 
-MAX_SECONDS, MAX_BYTES = 20.0, 100_000_000  # far above what any of these takes on a loaded machine, far below a bomb
+MAX_SECONDS, MAX_BYTES = 20.0, 100_000_000  # far above the needs of these tests on a busy machine, far below a zip bomb
 SHAPE = (2, 2, 8)
 
 
@@ -48,7 +48,7 @@ def bounded() -> Iterator[None]:
 
 def add(archive: Path, member: zipfile.ZipInfo | str, content: bytes = b"x") -> None:
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a name that is there already
+        warnings.simplefilter("ignore")  # for a duplicate name
         file.writestr(member, content)
 
 
@@ -79,7 +79,7 @@ def test_a_zip_with_a_link_pipe_device_or_socket_is_refused(archive, mode):
 def test_a_zip_with_a_name_twice_is_refused(archive, name):
     add(archive, name)
     add(archive, name)
-    with pytest.raises(BundleError, match=f"'{name}' is in it"):
+    with pytest.raises(BundleError, match=f"'{name}' occurs"):
         load_bundle(archive)
 
 
@@ -99,7 +99,7 @@ def test_compression_without_bounded_reading_is_refused(copy, tmp_path, method):
     with zipfile.ZipFile(tmp_path / "b.zip", "w", method) as file:
         for path in copy.iterdir():
             file.write(path, path.name)
-    with pytest.raises(BundleError, match="method other than deflate"):
+    with pytest.raises(BundleError, match="compression other than deflate"):
         load_bundle(tmp_path / "b.zip")
 
 
@@ -309,7 +309,7 @@ def test_a_duplicate_product_in_the_prompts_is_refused(copy):
     array = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2, 8)}")
     load_bundle(prompts_with(copy, dict.fromkeys(("object.npy", "bottle.npy"), array)))
     members = dict.fromkeys(("object.npy", "object", "bottle.npy"), array)
-    with pytest.raises(BundleError, match="'object' is in it twice"):
+    with pytest.raises(BundleError, match="'object' occurs twice"):
         load_bundle(prompts_with(copy, members))
 
 

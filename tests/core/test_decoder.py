@@ -17,7 +17,7 @@ def inputs(*, patch: int = 16) -> tuple:
 
 
 def trained(config: DecoderConfig) -> Decoder:
-    """A decoder whose last layer says something; a fresh one's is zero."""
+    """A decoder whose last layer is random; in a new decoder it is zero."""
     decoder = Decoder(config, DIM, TAPS)
     torch.nn.init.normal_(decoder.fine[1].weight)
     return decoder
@@ -87,7 +87,7 @@ def test_distances_are_the_soft_minimum_over_patches_that_are_not_neighbours():
 def test_distances_are_float32_in_mixed_precision_and_finite_without_similar_patches():
     tokens = torch.eye(8)[None, :4] * 50
     with torch.autocast("cpu", torch.bfloat16):
-        found = SelfDistances()(tokens, (2, 2))  # neighbours all
+        found = SelfDistances()(tokens, (2, 2))  # all patches are neighbours
     assert found.dtype == torch.float32
     assert torch.isfinite(found).all()
 
@@ -151,7 +151,7 @@ def test_tokens_without_images_are_refused():
 
 
 def test_group_norm_is_the_same_in_training_and_evaluation():
-    """Its groups are computed in other steps then, which suit a graph."""
+    """In evaluation mode the group norm is computed in other steps, which suit an exported graph."""
     torch.manual_seed(1)
     decoder = trained(DecoderConfig(width=8, self_distance=False))
     for module in decoder.modules():

@@ -1,4 +1,4 @@
-"""Fetching from a hub, against a small real HTTP server."""
+"""Downloads from a hub, with a small real HTTP server."""
 
 import socket
 import threading

@@ -36,7 +36,7 @@ def encode(suffix: str, options: list[int], image: np.ndarray | None = None) -> 
 
 
 def with_thumbnail(jpeg: bytes, thumbnail: bytes) -> bytes:
-    """A JPEG that carries another whole JPEG in an APP1 segment, as cameras write it."""
+    """A JPEG with a complete second JPEG in an APP1 segment, as cameras write it."""
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + jpeg[2:]
 
 
@@ -51,7 +51,7 @@ def test_complete_file_is_read(tmp_path: Path, suffix: str, options: list[int]) 
 def test_truncated_file_is_refused(tmp_path: Path, suffix: str, options: list[int], share: float) -> None:
     whole = encode(suffix, options)
     (tmp_path / f"a{suffix}").write_bytes(whole[: min(len(whole) - 1, int(len(whole) * share))])
-    with pytest.raises(ImageError, match=r"truncated|not a picture|cannot be decoded"):
+    with pytest.raises(ImageError, match=r"truncated|not an image|cannot be decoded"):
         read_image(tmp_path / f"a{suffix}")
 
 
@@ -97,7 +97,7 @@ def test_png_that_claims_a_huge_size_is_refused(tmp_path: Path) -> None:
 
 
 def test_sixteen_bits_keep_their_brightness(tmp_path: Path) -> None:
-    dim = np.full((20, 30), 257 * 40, np.uint16)  # a stretch to the picture's maximum would make this white
+    dim = np.full((20, 30), 257 * 40, np.uint16)  # scaling to the image's maximum would make this white
     cv2.imwrite(str(tmp_path / "dim.png"), dim)
     assert (read_image(tmp_path / "dim.png") == 40).all()
 
@@ -111,7 +111,7 @@ def test_grey_and_alpha_become_bgr(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 5, 2), (5, 5, 5), (5,), (1, 2, 3, 3)])
 def test_arrays_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match="expected a picture"):
+    with pytest.raises(ImageError, match="expected an image"):
         to_bgr8(np.zeros(shape, np.uint8))
 
 
@@ -137,7 +137,7 @@ def test_mask_of_16_bits_is_one_except_where_black(tmp_path: Path, value: int) -
 
 def test_a_jpeg_mask_is_one_above_127(tmp_path):
     mask = np.zeros((32, 32), np.uint8)
-    mask[5:20, 7:23] = 255  # not at the edges of JPEG's blocks, so that its compression leaves marks beside it
+    mask[5:20, 7:23] = 255  # not at the edges of JPEG's blocks, so compression leaves marks beside it
     cv2.imwrite(str(tmp_path / "mask.jpg"), mask, [cv2.IMWRITE_JPEG_QUALITY, 75])
     assert (read_image(tmp_path / "mask.jpg")[..., 0] > 0).sum() > mask.astype(bool).sum()
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.jpg"), mask > 0)
@@ -152,7 +152,7 @@ def test_images_are_found_by_name_without_hidden_ones(tmp_path: Path) -> None:
 
 def test_thin_scratch_survives_the_resize() -> None:
     large = np.zeros((1000, 1000, 3), np.uint8)
-    large[:, 501] = 255  # one column, which bilinear sampling at a tenth of the size would step over
+    large[:, 501] = 255  # one column, which bilinear sampling at a tenth of the size would miss
     assert resize_to_input(large, (100, 100)).max() > 20
 
 
@@ -167,7 +167,7 @@ def test_halving_first_gives_nearly_the_same_average(hw: tuple[int, int]) -> Non
     assert resize_to_input(large, (128, 128), out=buffer) is buffer
     assert np.array_equal(buffer, found)
     large[:] = 0
-    large[:, -1] = 255  # an odd picture's last column is looked at too
+    large[:, -1] = 255  # the last column of an odd width must count too
     assert resize_to_input(large, (128, 128))[:, -1].min() > 0
 
 
@@ -215,7 +215,7 @@ def test_named_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
 
 def test_too_large_file_is_refused_unread(tmp_path: Path) -> None:
     with (tmp_path / "a.png").open("wb") as file:
-        file.truncate(200_000_000_000)  # of which nothing is on the disk
+        file.truncate(200_000_000_000)  # a sparse file, which takes no space on disk
     with pytest.raises(ImageError, match=r"200000000000 bytes, at most 1000000000"):
         read_image(tmp_path / "a.png")
 

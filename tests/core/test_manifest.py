@@ -1,4 +1,4 @@
-"""Which manifests this version reads: its own format, older ones, newer ones; and the schema that is committed."""
+"""The manifests that this version reads (its own format, older and newer ones), and the committed schema."""
 
 import json
 import re
@@ -30,11 +30,11 @@ from zsad_core.errors import BundleError
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "agent" / "bundles").iterdir())
-FORMAT_1 = Path(__file__).with_name("manifest-format-1.json")  # that of zsad-tiny 3.0.0, as it shipped
+FORMAT_1 = Path(__file__).with_name("manifest-format-1.json")  # from zsad-tiny 3.0.0, as shipped
 
 
 def shipped() -> dict[str, Any]:
-    """A manifest of this format with every section filled."""
+    """A manifest of this format in which every section is present."""
     values = json.loads((SHIPPED[0] / MANIFEST).read_text())
     wording = {"names": ["cap"], "normal_states": None, "anomalous_states": None, "templates": None}
     variant = {key: values[key] for key in ("parity", "gate", "accepted_loss")} | {"precision": "int8"}
@@ -47,7 +47,7 @@ def parsed(values: Any) -> Manifest:
 
 
 def sections(values: Any, at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """(path, mapping) of every mapping whose keys the format names."""
+    """(path, mapping) of every mapping with keys that the format defines."""
     if isinstance(values, dict):
         if at not in (".files", ".added_products"):
             yield at, values
@@ -92,7 +92,7 @@ def test_the_tested_sections_are_complete():
 
 @pytest.mark.parametrize("needs_agent", [NEEDS_AGENT, "9.8.7"])
 def test_a_newer_manifest_of_the_same_format_is_read(tmp_path, needs_agent):
-    """The same format version, written by a program that knows more keys and another file."""
+    """The same format version from a newer program, with more keys and one more file."""
     folder = Path(shutil.copytree(make_tiny_bundle(tmp_path / "bundle"), tmp_path / "copy"))
     values = json.loads((folder / MANIFEST).read_text())
     (folder / "extra.json").write_bytes(b"")
@@ -201,7 +201,7 @@ def test_a_shipped_bundle_records_only_known_facts_of_its_export(bundle):
     stated = re.search(r'Runtime_version value="([^"]+)"', (bundle / "model.xml").read_text())
     assert stated is not None
     assert manifest.built_with == BuiltWith(openvino=stated[1], zsad_agent="0.1.0")
-    assert manifest.built_at == date(2026, 11, 27)  # of the commit that added its graph
+    assert manifest.built_at == date(2026, 11, 27)  # date of the commit that added its graph
     assert (manifest.format_version, manifest.needs_agent, manifest.resize) == (2, NEEDS_AGENT, RESIZE_RULE)
 
 

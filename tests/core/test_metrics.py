@@ -18,7 +18,7 @@ def test_hand_computed_case():
     curve = curve_of_scores(np.array([0.9, 0.4]), np.array([0.5, 0.1]))
     assert curve is not None
     metrics = curve.metrics()
-    assert metrics.auroc == pytest.approx(0.75)  # 3 of 4 pairs are ordered right
+    assert metrics.auroc == pytest.approx(0.75)  # 3 of 4 pairs are in the correct order
     assert metrics.ap == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert metrics.f1_max == pytest.approx(0.8)  # both found, one false
 

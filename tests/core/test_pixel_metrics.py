@@ -1,4 +1,4 @@
-"""Streamed pixel metrics against scikit-learn and against loops that need no explanation."""
+"""Compares the streamed pixel metrics with scikit-learn and with simple loops."""
 
 import pickle
 from itertools import pairwise
@@ -22,7 +22,7 @@ def streamed(pictures: Pictures) -> PixelMetrics:
 
 
 def naive_aupro(pictures: Pictures, limit: float = 0.3) -> float:
-    """Every distinct value as a threshold, regions one by one, straight lines between the points."""
+    """AUPRO with every distinct value as a threshold, one region at a time, and straight lines between the points."""
     good = np.concatenate([one[mask == 0] for one, mask in pictures])
     regions = []
     for one, mask in pictures:
@@ -51,7 +51,7 @@ def draw_mask(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw(kind: str, count: int = 3) -> Pictures:
-    """Maps of one kind with defects, and a good picture."""
+    """Images with maps of one kind: some with defects, and one good image."""
     rng = np.random.default_rng(7)
     pictures = []
     for index in range(count + 1):
@@ -103,12 +103,12 @@ def test_aupro_agrees_with_the_naive_loop(kind: str):
 
 
 def test_hand_computed_aupro():
-    # Eleven good pixels and two regions: a single pixel, found first, and two pixels of which the second is found last.
+    # 11 good pixels and two regions: one pixel, which is found first, and two pixels, of which one is found last.
     mask = np.array([[1, 0, 0, 1, 1, 0, 0], [0] * 7], np.uint8)
     anomaly_map = np.array([[0.9, 0.5, 0, 0.6, 0, 0, 0], [0] * 7], np.float32)
     ours = streamed([(anomaly_map, mask)]).result()
     assert ours is not None
-    # Points (rate, overlap): (0, 1/2), (0, 3/4), (1/11, 3/4), (1, 1); the limit lies on the last line.
+    # Points (rate, overlap): (0, 1/2), (0, 3/4), (1/11, 3/4), (1, 1); the limit is on the last line.
     at_limit = 0.75 + 0.25 * (0.3 - 1 / 11) / (10 / 11)
     assert ours.aupro == pytest.approx((0.75 / 11 + (0.3 - 1 / 11) * (0.75 + at_limit) / 2) / 0.3)
 

@@ -63,7 +63,7 @@ def written(folder: Path, content: object) -> Path:
 
 
 def with_prefix(content: dict[str, Any]) -> dict[str, Any]:
-    """As DataParallel names the parameters of each module."""
+    """The state with the parameter names of DataParallel."""
     return {
         name: {f"module.{key}": inner for key, inner in value.items()}
         if name in {*AVA_MODULES, *AD_MODULES, "cross_attn"}
@@ -100,7 +100,7 @@ def test_visualad_gives_the_same_outputs_after_the_round_trip(tmp_path, wrap):
     for head in (before, after):
         head.place(torch.arange(DIM) * 0.1)
     published.load_into(after)
-    assert torch.equal(after.inserted(), before.inserted())  # the position stays the backbone's
+    assert torch.equal(after.inserted(), before.inserted())  # the position comes from the backbone
     tapped = [torch.randn(2, 9, DIM) for _ in range(4)]
     tokens = InsertedTokens(learned=tapped[-1][:, :2], tapped=tapped, grid_hw=(2, 3))
     outputs = [head(tokens, map_hw=(4, 6)) for head in (before, after)]
@@ -212,7 +212,7 @@ def test_a_file_of_another_method_is_refused(tmp_path, method, other):
         with pytest.raises(WeightsError, match="surplus: ") as caught:
             load_published(method, path)
         named = str(caught.value).split("surplus: ")
-        assert all(name in named[0] for name in sorted(ours - theirs - {"epoch"})[:8])  # the text stops there
+        assert all(name in named[0] for name in sorted(ours - theirs - {"epoch"})[:8])  # the error lists eight
         assert all(name in named[1] for name in sorted(theirs - ours - {"epoch"})[:8])
 
 

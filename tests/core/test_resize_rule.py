@@ -1,4 +1,4 @@
-"""The resize rule that manifests record is enough to write the resize again, without OpenCV."""
+"""The resize rule in manifests is sufficient to implement the resize without OpenCV."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ def rounded(values: np.ndarray) -> np.ndarray:
 
 
 def area_weights(side: int, new: int) -> np.ndarray:
-    """[new, side]: the share of each pixel that the new pixel covers; rows add up to 1."""
+    """[new, side]: the share of each pixel in each new pixel; every row adds up to 1."""
     s = side / new
     starts, pixels = np.arange(new)[:, None] * s, np.arange(side)[None]
     covered = np.minimum(starts + s, pixels + 1) - np.maximum(starts, pixels)
@@ -43,7 +43,7 @@ def between(k: np.ndarray, share: np.ndarray, side: int) -> np.ndarray:
 
 
 def resized(image: np.ndarray, input_hw: tuple[int, int], rule: ResizeRule) -> np.ndarray:
-    """[h, w, 3] as `rule` says, in floating point."""
+    """[h, w, 3]: the image resized by `rule`, in floating point."""
     values = image.astype(float)
     (height, width), (h, w) = values.shape[:2], input_hw
     if (height, width) == (h, w):

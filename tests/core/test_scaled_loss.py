@@ -31,7 +31,7 @@ def test_half_precision_maps_have_the_losses_and_gradients_of_float32(precision)
     losses, gradients = [], []
     for dtype in (torch.float32, precision):
         logits = torch.zeros(1, 518, 518, dtype=dtype, requires_grad=True)
-        p = torch.sigmoid(logits)  # 134162 in all, more than fp16 can hold
+        p = torch.sigmoid(logits)  # the sum is 134162, more than fp16 can hold
         loss = segmentation_loss(torch.stack([1 - p, p], dim=1), mask)
         loss.backward()
         losses.append(loss.item())

@@ -61,7 +61,9 @@ def test_with_keys_an_unsigned_bundle_is_refused_with_advice(tiny_bundle, tmp_pa
 
 def test_an_untrusted_key_is_named_with_the_trusted_ones(signed):
     sign_folder(signed, THEIRS)
-    with pytest.raises(BundleError, match=f"signed with key {trusted(THEIRS).key_id}, trusted are {KEYS[0].key_id}"):
+    with pytest.raises(
+        BundleError, match=f"signed with key {trusted(THEIRS).key_id}, the trusted keys are {KEYS[0].key_id}"
+    ):
         load_bundle(signed, KEYS)
 
 
@@ -78,7 +80,7 @@ def test_one_flipped_byte_anywhere_in_any_file_is_refused(signed, tmp_path, name
     whole = (signed / name).read_bytes()
     for position in {0, len(whole) // 3, len(whole) // 2, len(whole) - 2, len(whole) - 1}:
         if name == SIGNATURE and position == len(whole) - 1:
-            continue  # the line's end, which a text editor may add or take
+            continue  # the end of the line, which a text editor may add or remove
         (signed / name).write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(BundleError):
             load_bundle(signed if kind == "folder" else zip_folder(signed, tmp_path / "b.zip"), KEYS)
@@ -135,8 +137,8 @@ def test_every_unusable_key_is_named_with_its_fault(tmp_path):
     private = OURS.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     big = rsa.generate_private_key(65537, 2048).public_key()
     files = {
-        "text.pub": (b"no key", "no PEM file"),
-        "empty.pub": (b"", "no PEM file"),
+        "text.pub": (b"no key", "not a PEM file"),
+        "empty.pub": (b"", "not a PEM file"),
         "curve.pub": (curve.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), "not an Ed25519 key"),
         "rsa.pub": (big.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), "not an Ed25519 key"),
         "private.pub": (private, "is a private key"),

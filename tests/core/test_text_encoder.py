@@ -23,7 +23,7 @@ def test_an_embedding_is_the_normalised_mean_of_normalised_sentences():
 
     embedding = embed_products(encoder, ["cap"])["cap"]
     diagonal = np.sqrt(0.5)
-    normal = np.array([1 + 6 * diagonal, 6 * diagonal])  # one of seven states is "flawless", the others fall through
+    normal = np.array([1 + 6 * diagonal, 6 * diagonal])  # one of seven states is "flawless", the others get the default
     anomalous = np.array([4 * diagonal, 1 + 4 * diagonal])  # one of five is "damaged"
     assert embedding.dtype == np.float32 and embedding.shape == (2, 2)
     np.testing.assert_allclose(embedding[:, 0], normal / np.linalg.norm(normal), rtol=1e-6)
@@ -112,7 +112,7 @@ def test_weights_that_open_clip_cannot_get_are_named_at_once(small_clip, monkeyp
         "ViT-L-14:nowhere": r"no such weights file, and no tag that open_clip knows.*Tags: openai, laion400m_e31",
         "ViT-Z:openai": "open_clip has no such model. It has: .*ViT-L-14-336",
         f"zsad-small:{folder}/none.pt": "no such weights file",
-        f"zsad-small:{folder}/zsad-small.json": "cut or foreign",
+        f"zsad-small:{folder}/zsad-small.json": "truncated or of another format",
         f"ViT-S-32-alt:{folder}/small.pt": r"weights do not fit open_clip's ViT-S-32-alt: missing: .*layers|resblocks",
     }
     for name, said in faults.items():

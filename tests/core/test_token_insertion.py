@@ -7,7 +7,7 @@ from zsad_core.backbones.token_insertion import resize_positions
 from zsad_core.backbones.vit import import_timm
 from zsad_core.errors import WeightsError
 
-# name, patch size, prefix tokens; each made small below
+# name, patch size, prefix tokens; the models are made small below
 FAMILIES = [
     ("vit_tiny_patch16_224", 16, 1),
     ("vit_small_patch14_dinov2", 14, 1),
@@ -23,7 +23,7 @@ def small_vit(name: str, input_hw: tuple[int, int] = (112, 112), **options):
     torch.manual_seed(3)
     options = {"depth": 3, "embed_dim": DIM, "num_heads": 3, "num_classes": 0, "dynamic_img_size": True} | options
     vit = import_timm().create_model(name, img_size=input_hw, **options).eval()
-    with torch.no_grad():  # layer scale and class tokens start so small that a fault in a block would not show
+    with torch.no_grad():  # initial layer scales and class tokens would hide a fault in a block
         for parameter in vit.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return vit.requires_grad_(False)
@@ -49,18 +49,18 @@ def test_inserted_tokens_affect_all_tokens_and_get_gradients_through_frozen_bloc
     inserted = torch.randn(2, DIM, requires_grad=True)
     first, last = tapped_tokens(vit, images, (1, 3), inserted)
     assert first.shape == last.shape == (2, 2 + prefix + 4 * 6, DIM)
-    last[:, -1].square().sum().backward()  # of the last patch alone
+    last[:, -1].square().sum().backward()  # only of the last patch
     assert (inserted.grad.abs().sum(dim=1) > 0).all()
     assert all(parameter.grad is None for parameter in vit.parameters())
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "vit_small_patch16_rope_mixed_ape_224"])
 def test_rotary_positions_stay_with_their_patches(name):
-    """An inserted token that nobody heeds leaves all others as they were."""
+    """An inserted token that gets no attention does not change the other tokens."""
     vit = small_vit(name)
     images = torch.randn(1, 3, 64, 96)
     alone = tapped_tokens(vit, images, (3,), torch.zeros(0, DIM))[0]
-    for block in vit.blocks:  # attention scores of -1000 and less for the inserted token, whatever the query
+    for block in vit.blocks:  # the inserted token gets attention scores of -1000 or less from every query
         block.attn.forward = _deaf_to_first(block.attn)
     beside = tapped_tokens(vit, images, (3,), torch.randn(1, DIM))[0]
     torch.testing.assert_close(beside[:, 1:], alone, atol=1e-5, rtol=1e-4)
@@ -93,7 +93,7 @@ def test_patch_positions_are_resized_bilinearly_per_pass_or_permanently():
     images = torch.randn(1, 3, 32, 64)
     in_passing = tapped_tokens(vit, images, (3,), torch.ones(2, 3))[0]
     resize_positions(vit, (32, 64))
-    expected = torch.tensor([9, 0, 0.25, 0.75, 1, 2, 2.25, 2.75, 3])  # by hand: corners not aligned, edges held
+    expected = torch.tensor([9, 0, 0.25, 0.75, 1, 2, 2.25, 2.75, 3])  # by hand: corners not aligned, edges repeated
     torch.testing.assert_close(vit.pos_embed[0, :, 0], expected)
     assert not vit.pos_embed.requires_grad
     assert torch.equal(tapped_tokens(vit, images, (3,), torch.ones(2, 3))[0], in_passing)

@@ -78,10 +78,10 @@ def test_a_patch_near_the_anomaly_token_is_anomalous_and_one_near_the_normal_tok
             attend.res_scale.zero_()  # the tokens stay as they are
             align.mlp[0].weight.copy_(torch.eye(DIM))
             align.mlp[3].weight.copy_(torch.eye(DIM))
-            align.mlp[0].bias.fill_(20)  # where GELU is the identity
+            align.mlp[0].bias.fill_(20)  # at this value GELU is the identity
             align.mlp[3].bias.fill_(-20)
     learned = torch.zeros(1, 2, DIM)
-    learned[0, 0, 0] = learned[0, 1, 1] = 2.0  # two directions at right angles
+    learned[0, 0, 0] = learned[0, 1, 1] = 2.0  # two orthogonal directions
     tokens = torch.zeros(1, 2 + 2, DIM)
     tokens[0, 2, 0] = tokens[0, 3, 1] = 3.0
     output = head(given(learned, [tokens] * TAPS, (1, 2)), map_hw=(1, 2))
@@ -128,7 +128,7 @@ def test_zero_blur_does_not_change_the_map():
 
 
 def hand_made_output(maps: torch.Tensor, cosine: float) -> VisualAdOutput:
-    """Maps [B, L, H, W], and tokens whose cosine at the last tap is given; at the first they are equal."""
+    """Output with maps [B, L, H, W] and tokens with a given cosine at the last tap; at the first they are equal."""
     batch = len(maps)
     anomaly = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).expand(batch, 2, 2)
     normal = torch.tensor([[1.0, 0.0], [cosine, math.sqrt(1 - cosine**2)]]).expand(batch, 2, 2)
@@ -147,7 +147,7 @@ def test_losses_equal_hand_computed_values():
     loss = loss_of(hand_made_output(maps, cosine=0.3), torch.tensor([[[0.0, 1.0]]]), torch.tensor([1]))
     focal = 0.25 * math.log(2)  # (1 - 0.5)^2 * -log 0.5
     dice = 1 - (2 * 0.5 + 1) / (1 + 1 + 1)
-    assert loss.segmentation.item() == pytest.approx(2 * (focal + dice), abs=1e-4)  # smoothing 1e-5 aside
+    assert loss.segmentation.item() == pytest.approx(2 * (focal + dice), abs=1e-4)  # except for the smoothing of 1e-5
     assert loss.classification.item() == pytest.approx(math.log(2))
     assert loss.contrastive.item() == pytest.approx(0.8)
     assert loss.total.item() == pytest.approx(2 * (focal + dice) + math.log(2) + 0.8, abs=1e-4)

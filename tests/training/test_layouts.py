@@ -622,7 +622,7 @@ def test_each_kind_of_broken_file_is_named_in_one_go(tmp_path):
         ("test/hole/000.png", "no mask: expected"),
         ("ground_truth/hole/001_mask.png", "the mask is 6x5, its picture 24x16"),
         ("ground_truth/hole/002_mask.png", "the mask is empty"),
-        ("ground_truth/hole/003_mask.png", "not a picture"),
+        ("ground_truth/hole/003_mask.png", "not an image"),
         ("test/good/001.jpg", "truncated"),
         ("test/good/002.png", "the file is empty"),
         ("test/dent", "no pictures"),
