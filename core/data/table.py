@@ -116,7 +116,7 @@ VISA_2CLS_FOLDERS = Tree(
     mask_folder="ground_truth",
 )
 
-# anomalib, btech.py; AdaCLIP, data_preprocess/btad.py. Categories 01, 02 and 03 differ in the formats of pictures and
+# anomalib, btech.py; AdaCLIP, data_preprocess/btad.py. Categories 01, 02 and 03 differ in the formats of images and
 # masks (.bmp, .png).
 BTAD = _mvtec(good="ok", marks=("{category}/test/", "{category}/test/ok/"))
 
