@@ -1,12 +1,12 @@
-"""Time and memory of the streamed pixel metrics against the threshold loop of published code.
+"""Compares time and memory of the streamed pixel metrics with the threshold loop of published code.
 
     python benchmarks/metrics.py
 
-A stream of the size of MVTec AD's test set (15 categories, 1,725 pictures of which 1,258 are defective) at 512x512,
-drawn as it goes. The loop is that of the code that many papers copy: 200 thresholds, and for each of them every picture
-and every region. It gives the AUPRO alone; the stream gives AUROC, AP and best F1 too. The loop is timed on a few of
-the same pictures and scaled by their number: its time is proportional to it. All times are of the processor, one
-thread, so that what else runs on the machine hardly counts.
+The stream has the size of MVTec AD's test set: 15 categories, 1,725 images, of which 1,258 are defective, at 512x512.
+The images are generated one by one. The loop is the one that many papers copy: for each of 200 thresholds, it visits
+every image and every region. It only gives the AUPRO; the stream also gives AUROC, AP and best F1. The loop is timed on
+a few of the same images, and its time is scaled, because it is proportional to the number of images. All times are CPU
+times of one thread, so other load on the machine has little effect.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def draw_pictures(seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def run_stream(seed: int) -> tuple[float, list[float]]:
-    """(processor seconds in the metrics, AUPRO of each category); one accumulator a category, as evaluation has."""
+    """(CPU seconds in the metrics, AUPRO of each category); one accumulator per category, as in evaluation."""
     metrics = [PixelMetrics() for _ in range(CATEGORIES)]
     seconds = 0.0
     for index, (anomaly_map, mask) in enumerate(draw_pictures(seed)):
@@ -52,9 +52,9 @@ def run_stream(seed: int) -> tuple[float, list[float]]:
 
 
 def published_loop(maps: np.ndarray, masks: np.ndarray) -> float:
-    """AUPRO as in CFLOW-AD's `train.py` and its many copies; OpenCV labels the regions in place of scikit-image.
+    """AUPRO as in CFLOW-AD's `train.py` and its many copies; OpenCV labels the regions instead of scikit-image.
 
-    What they do in the loop that could be done before it stays there: regions labelled, good pixels counted.
+    As in these copies, the loop labels the regions and counts the good pixels again for each threshold.
     """
     points = []
     binary = np.zeros_like(maps, dtype=bool)
@@ -73,7 +73,7 @@ def published_loop(maps: np.ndarray, masks: np.ndarray) -> float:
 
 
 def lean_loop(maps: np.ndarray, masks: np.ndarray) -> float:
-    """The same loop by somebody who takes out of it all that can be: what is left is the thresholds themselves."""
+    """The same loop, optimised: all work that does not depend on the threshold is done before it."""
     good = maps[masks == 0]
     regions = []
     for one, mask in zip(maps, masks, strict=True):
@@ -87,17 +87,17 @@ def lean_loop(maps: np.ndarray, masks: np.ndarray) -> float:
 
 
 def area(points: list[tuple[float, float]]) -> float:
-    """Of (false-positive rate, overlap) from low thresholds to high, up to the limit, over the limit."""
+    """Area under the points (false-positive rate, overlap), thresholds rising, up to the limit, over the limit."""
     x, y = np.array([*points, (0.0, 0.0)])[::-1].T
     grid = np.linspace(0, AUPRO_MAX_FPR, 10_001)
     return float(np.trapezoid(np.interp(grid, x, y), grid) / AUPRO_MAX_FPR)
 
 
 def main() -> None:
-    """Prints the figures."""
+    """Prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the drawn maps (default 0)")
-    parser.add_argument("--loop-pictures", type=int, default=20, help="that the loops are timed on (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the generated maps (default 0)")
+    parser.add_argument("--loop-pictures", type=int, default=20, help="number of images for the loops (default 20)")
     args = parser.parse_args()
     cv2.setNumThreads(1)
 
@@ -112,7 +112,7 @@ def main() -> None:
     for anomaly_map, mask in subset:
         metrics.update(anomaly_map, mask)
     result = metrics.result()
-    print(f"on {len(subset)} pictures: streamed AUPRO {result.aupro:.4f}" if result else "no defects drawn")
+    print(f"on {len(subset)} pictures: streamed AUPRO {result.aupro:.4f}" if result else "no defects generated")
     for name, loop in (("published loop", published_loop), ("lean loop", lean_loop)):
         started_s = time.process_time()
         aupro = loop(maps, masks)

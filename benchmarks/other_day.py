@@ -1,14 +1,14 @@
-"""The test pictures of data sets as they would look on another day, each taken under conditions of its own.
+"""Copies the test images of data sets with changed recording conditions, as if taken on another day.
 
     python benchmarks/other_day.py DATASET … --out FOLDER
     python training/evaluate.py CHECKPOINT --data FOLDER/DATASET … --product object --skip-data-check
 
-Each picture is turned by a multiple of 90 degrees, and its mask with it; gamma is 0.74 to 1.35, gain 0.6 to 1.4, blue
-and red are up to 10 % apart from green each, a Gaussian blurs by up to 1.2 px, noise has a standard deviation of up to
-6 levels. The name of a picture draws its conditions, so that the copies are the same each time. These are not the
-changes that pictures go through in training (`zsad_training.pictures.photometric`), on which a model trained with them
-would be tested on what it learnt. Written in the layout of MVTec AD. Exit codes: 0 done, 1 a data set cannot be read, 2
-bad usage.
+Each image has its own conditions. It is rotated by a multiple of 90 degrees, together with its mask. Gamma is 0.74 to
+1.35 and gain 0.6 to 1.4. Blue and red each differ from green by up to 10 %. A Gaussian blurs by up to 1.2 px. Noise has
+a standard deviation of up to 6 levels. The image's name is the random seed, so the copies are the same each time. These
+changes differ from the augmentations of training (`zsad_training.pictures.photometric`): a test must not use what a
+model was trained on. The copies have the layout of MVTec AD. Exit codes: 0 done, 1 a data set cannot be read, 2 bad
+usage.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LEAST_BLUR_PX = 0.2
 
 
 def on_another_day(image_bgr: np.ndarray, mask: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(picture uint8 [H, W, 3], mask uint8 [H, W]), sides swapped where it is turned, for the conditions of `name`."""
+    """(image uint8 [H, W, 3], mask uint8 [H, W]) under the conditions of `name`; a rotation may swap H and W."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     turns, gain, warmth = int(rng.integers(4)), rng.uniform(0.6, 1.4), rng.uniform(0.9, 1.1)
     blur_px, noise, gamma = rng.uniform(0, 1.2), rng.uniform(0, 6), np.exp(rng.uniform(-0.3, 0.3))
@@ -39,10 +39,10 @@ def on_another_day(image_bgr: np.ndarray, mask: np.ndarray, name: str) -> tuple[
 
 
 def copy_dataset(dataset: Path, out: Path) -> int:
-    """Writes the test split's pictures and masks below `out`, and returns their number.
+    """Writes the test split's images and masks below `out`, and returns the number of images.
 
     Raises:
-        DatasetError: it cannot be read, or has masks missing.
+        DatasetError: the data set cannot be read, or masks are missing.
     """
     found, faults = scan_dataset(dataset)
     raise_faults(faults)
@@ -67,11 +67,11 @@ def main() -> int:
     """Exit code as in the module's docstring."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folder, in any layout that is known")
+    parser.add_argument("datasets", nargs="+", type=Path, metavar="DATASET", help="folder in any known layout")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder for the copies")
     args = parser.parse_args()
     if args.out.exists():
-        parser.error(f"--out: {args.out} is there already")
+        parser.error(f"--out: {args.out} already exists")
     try:
         for dataset in args.datasets:
             count = copy_dataset(dataset, args.out / dataset.resolve().name)

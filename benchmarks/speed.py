@@ -1,16 +1,16 @@
-"""Speed and memory of bundles beside AVA-DINO on ViT-L and ViT-S and beside Anomalib, in turns, in one run.
+"""Compares speed and memory of bundles, of AVA-DINO on ViT-L and ViT-S, and of Anomalib's models in one run.
 
     python benchmarks/speed.py [BUNDLE …] [--json FILE]
 
-Each contender has a process of its own, and only one of them works at a time: they take turns, round after round, so
-that a slow spell of a shared machine hits all alike. Measured is the whole way from a frame of 1280 x 720 in memory to
-score and map on the host. The first verdict is timed from the start of a fresh process that finds its compiled model in
-the cache; for a bundle also that of the agent itself, whose memory is taken after 50 pictures. Processor time is moved
-less by other load than latency is. What each contender is made of is told in `speed_contenders.py`.
+Each contender has its own process, and only one of them works at a time. They take turns in every round, so slow
+periods of a shared machine affect all of them. The measured time is from a frame of 1280 x 720 in memory to score and
+map on the host. The time to the first verdict starts with a new process, whose compiled model is in the cache. For a
+bundle, the agent itself is also measured: its first verdict, and its memory after 50 frames. Other load changes CPU
+time less than latency. `speed_contenders.py` describes the contenders.
 
-ViTs need torch, Anomalib's models the extra `benchmark`, best in an environment of its own:
-`./make-venv.sh .venv-benchmark benchmark`. What was built stays in --work. Building ViT-L takes 10 GB of memory, racing
-all at once about 8 GB. Exit codes: 0 all that was asked for ran, 1 something did not, 2 bad usage.
+ViTs need torch. Anomalib's models need the extra `benchmark`, preferably in a separate environment:
+`./make-venv.sh .venv-benchmark benchmark`. Built models stay in --work. Building ViT-L needs 10 GB of memory, and the
+measurement of all contenders about 8 GB. Exit codes: 0 everything ran, 1 something did not run, 2 bad usage.
 """
 
 import argparse
@@ -32,19 +32,19 @@ from zsad_core.errors import BundleError
 from zsad_core.openvino_offline import import_openvino
 
 ISA_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-# What oneDNN is told. With OpenVINO 2026.4 matrix products, convolutions, softmax and what is fused obey; MVN, Reduce,
-# Interpolate and TopK do not and keep wider registers. The report names the kernels that ran.
+# Limits for oneDNN. With OpenVINO 2026.4 they work for matrix products, convolutions, softmax and fused operations, but
+# not for MVN, Reduce, Interpolate and TopK, which use wider registers. The report names the kernels that ran.
 ISA_LIMITS = {"avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}
 
 
 def contenders(bundles: list[Path], names: list[str]) -> list[Contender]:
-    """The bundles, by the names in their manifests (by path, where that is taken or cannot be read), and the others."""
+    """The bundles, named as in their manifests (by path if that name is used or unreadable), and the others."""
     found: list[Contender] = []
     for path in bundles:
         try:
             name = parse_manifest(read_manifest(path), str(path)).name
         except BundleError:
-            name = str(path)  # its own row says what is wrong
+            name = str(path)  # its row in the report shows the error
         if any(one.name == name for one in found):
             name = str(path)
         found.append(Contender(name=name.strip("/").replace("/", "_"), kind="bundle", what=str(path.absolute())))
@@ -52,7 +52,7 @@ def contenders(bundles: list[Path], names: list[str]) -> list[Contender]:
 
 
 def run(runners: list[Runner], args: argparse.Namespace) -> Iterator[list[Row]]:
-    """Builds all, then lets them take turns at each number of threads, and after each gives the rows of it."""
+    """Builds all contenders, then runs their turns for each number of threads; yields the rows of each number."""
     for runner in runners:
         say(f"building {runner.contender.name}")
         runner.build()
@@ -62,14 +62,14 @@ def run(runners: list[Runner], args: argparse.Namespace) -> Iterator[list[Row]]:
             runner.start(threads, args.starts)
         for number in range(args.rounds):
             say(f"{threads} threads: round {number + 1} of {args.rounds}")
-            first = number % len(runners)  # nobody is always after the same one
+            first = number % len(runners)  # the order changes, so none always follows the same one
             for runner in runners[first:] + runners[:first]:
                 runner.take_turn(args.turn, args.gaps)
         yield [runner.stop() for runner in runners]
 
 
 def machine(isa: str | None) -> dict[str, Any]:
-    """What the figures hold for."""
+    """The machine and software of the measurement."""
     told = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     facts = {key.strip(): value.strip() for key, value in told.items()}
     flags = facts.get("flags", "").split()
@@ -86,32 +86,32 @@ def machine(isa: str | None) -> dict[str, Any]:
 
 
 def environment(isa: str | None) -> Mapping[str, str]:
-    """Of the contenders' processes, which have other current folders; limits must stand before OpenVINO is loaded."""
+    """The environment of the contenders' processes, with absolute paths, and limits that OpenVINO reads on loading."""
     paths = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | ISA_LIMITS.get(isa or "", {})
 
 
 def say(text: str) -> None:
-    """Progress, on stderr."""
+    """Prints progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def main() -> int:
-    """Runs it; the exit code."""
+    """Runs the benchmark and returns the exit code."""
     names = [one.name for one in OTHERS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "bundles", nargs="*", type=Path, default=sorted(SHIPPED_BUNDLES.iterdir()), help="default: those that ship"
+        "bundles", nargs="*", type=Path, default=sorted(SHIPPED_BUNDLES.iterdir()), help="default: the shipped bundles"
     )
     parser.add_argument("--against", nargs="*", choices=names, default=names, help="the other contenders; default: all")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="CPU threads; default 1 2")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender; default 5")
-    parser.add_argument("--turn", type=float, default=3.0, help="seconds of a turn's tight loop; default 3")
-    parser.add_argument("--gaps", type=int, default=3, help="frames after a gap of 1 s, each turn; default 3")
-    parser.add_argument("--starts", type=int, default=3, help="timed starts of each contender; default 3")
-    parser.add_argument("--isa", choices=sorted(ISA_LIMITS), help="widest instruction set that may be used")
-    parser.add_argument("--work", type=Path, default=Path("build/speed"), help="what was built; default build/speed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--turn", type=float, default=3.0, help="seconds of a turn without pauses; default 3")
+    parser.add_argument("--gaps", type=int, default=3, help="frames per turn after a pause of 1 s; default 3")
+    parser.add_argument("--starts", type=int, default=3, help="timed starts per contender; default 3")
+    parser.add_argument("--isa", choices=sorted(ISA_LIMITS), help="widest instruction set to use")
+    parser.add_argument("--work", type=Path, default=Path("build/speed"), help="built models; default build/speed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to FILE")
     args = parser.parse_args()
     for flag in ("rounds", "turn", "starts"):
         if getattr(args, flag) <= 0:
@@ -128,7 +128,7 @@ def main() -> int:
         compare(rows)
         report["rows"] += rows
         report["targets"] = [vars(target) for target in check_targets(report["rows"])]
-        if args.json is not None:  # each time: a long run may be cut short
+        if args.json is not None:  # after each step, because a long run may be interrupted
             args.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     print(as_markdown(report))
     return 0 if all(row["error"] is None for row in report["rows"]) else 1

@@ -1,15 +1,14 @@
-"""The contenders of `speed.py`: how each is built, what its graph costs, and how it answers a frame.
+"""The contenders of `speed.py`: how each is built, the cost of its graph, and how it processes a frame.
 
-All of this runs in child processes (`speed_worker.py`), so that a missing library or too little memory is one row's
-fault.
+All of this runs in child processes (`speed_worker.py`), so a missing library or too little memory affects only one row.
 
-Weights are random where a contender's own cannot be had without a hub; time does not depend on their values:
+Weights are random if they are only available from a hub; the time does not depend on their values:
 
-- `vit-l`, `vit-s`: AVA-DINO on DINOv3's architecture at 512 px, text width and hidden width 768, exported by this
-  project's own converter in FP32 and run by the agent's own code.
-- Anomalib's models at 256 px, exported in FP32 by their own `to_openvino` and run by its own `OpenVINOInferencer`.
-  Backbones are made without their pretrained weights. PatchCore's bank holds what its default of 10 % leaves of 200
-  pictures: 20,480 vectors of 384 numbers. PaDiM has its Gaussians for 64 x 64 positions of 100 features.
+- `vit-l`, `vit-s`: AVA-DINO on DINOv3's architecture at 512 px, text width and hidden width 768, exported in FP32 by
+  this project's converter and run by the agent's code.
+- Anomalib's models at 256 px, exported in FP32 by their `to_openvino` and run by its `OpenVINOInferencer`. Their
+  backbones have no pretrained weights. PatchCore's bank has the size for 200 images at its default of 10 %: 20,480
+  vectors of 384 numbers. PaDiM has Gaussians for 64 x 64 positions of 100 features.
 """
 
 import functools
@@ -33,14 +32,14 @@ PADIM_FEATURES, PADIM_GRID = 100, 64
 PICTURES = Path(__file__).parents[1] / "demo" / "stream"
 FRAME_WH = (1280, 720)
 
-Predict = Callable[[np.ndarray], tuple[float, np.ndarray]]  # uint8 BGR frame to score and map on the host
+Predict = Callable[[np.ndarray], tuple[float, np.ndarray]]  # uint8 BGR frame -> score and map on the host
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
     name: str
     kind: Literal["bundle", "vit", "anomalib", "sgemm"]
-    what: str  # the bundle's path, timm's name of the backbone, or Anomalib's class
+    what: str  # the bundle's path, the backbone's timm name, or Anomalib's class
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -54,19 +53,19 @@ OTHERS = (
     Contender(name="stfpm-r18", kind="anomalib", what="Stfpm"),
     Contender(name="padim-r18", kind="anomalib", what="Padim"),
 )
-# Not numpy's: its OpenBLAS reached half of what OpenVINO's matrix product did on an AMD CPU with AVX-512.
+# numpy is not used: on an AMD CPU with AVX-512 its OpenBLAS reached half the speed of OpenVINO's matrix product.
 SGEMM = Contender(name="sgemm", kind="sgemm", what=f"OpenVINO, float32, {SGEMM_SIDE} x {SGEMM_SIDE}")
 
 
 def frames() -> list[np.ndarray]:
-    """uint8 BGR [720, 1280, 3]: the pictures of the demo at a camera's size."""
+    """uint8 BGR [720, 1280, 3]: images of the demo, resized to a camera's size."""
     from zsad_core.picture import read_image
 
     return [cv2.resize(read_image(path), FRAME_WH) for path in sorted(PICTURES.glob("*.jpg"))[:4]]
 
 
 def build(contender: Contender, folder: Path) -> None:
-    """Makes what `load` reads, in `folder`, unless it is there already."""
+    """Builds the files for `load` in `folder`, unless they exist."""
     if contender.kind == "vit" and not (folder / "bundle").exists():
         _build_vit(contender.what, folder / "bundle")
     elif contender.kind == "anomalib" and not _anomalib_ir(folder).exists():
@@ -74,7 +73,7 @@ def build(contender: Contender, folder: Path) -> None:
 
 
 def load(contender: Contender, folder: Path, threads: int) -> Predict:
-    """The contender ready to answer, on `threads` threads of the CPU, computing in float32."""
+    """Loads the contender for `threads` CPU threads, in float32."""
     if contender.kind == "sgemm":
         return _load_sgemm(threads)
     if contender.kind == "anomalib":
@@ -83,10 +82,10 @@ def load(contender: Contender, folder: Path, threads: int) -> Predict:
 
 
 def cost(contender: Contender, folder: Path) -> dict[str, Any]:
-    """GFLOP of one frame, a bundle's hash, and which kernels of OpenVINO's CPU plugin compute it, each with its count.
+    """GFLOP of one frame, a bundle's hash, and the kernels of OpenVINO's CPU plugin, each with its number of uses.
 
-    FLOP are those of matrix products and convolutions, two for a multiplication with its addition; all else is left
-    out, as is usual. None where a shape is only known at run time.
+    FLOP are counted as usual: only matrix products and convolutions; a multiplication with its addition counts as two.
+    GFLOP is None if a shape is only known at run time.
     """
     if contender.kind == "sgemm":
         return {"gflop": 2 * SGEMM_SIDE**3 / 1e9, "sha256": None, "kernels": {}}
@@ -104,7 +103,7 @@ def cost(contender: Contender, folder: Path) -> dict[str, Any]:
     kernels: dict[str, int] = {}
     for op in compiled.get_runtime_model().get_ops():
         layer, primitive = (str(op.get_rt_info()[key].astype(str)) for key in ("layerType", "primitiveType"))
-        if not primitive.startswith("unknown"):  # constants and what else is not computed
+        if not primitive.startswith("unknown"):  # constants and other operations without computation
             kernels[f"{layer} {primitive}"] = kernels.get(f"{layer} {primitive}", 0) + 1
     known = None if None in flop else sum(filter(None, flop)) / 1e9
     return {"gflop": known, "sha256": sha256, "kernels": dict(sorted(kernels.items()))}
@@ -131,7 +130,7 @@ def _bundle_path(contender: Contender, folder: Path) -> Path:
 
 
 def _load_bundle(path: Path, cache: Path, threads: int) -> Predict:
-    """As the daemon does it."""
+    """Loads a bundle as the agent does."""
     from zsad_agent.config import InferenceConfig
     from zsad_agent.model import Detector
     from zsad_agent.system import give_back_memory
@@ -226,7 +225,7 @@ def _anomalib_ir(folder: Path) -> Path:
 
 
 def _prepare_for_anomalib() -> None:
-    """It is imported as this project imports the same libraries: offline, whatever build of torchvision there is."""
+    """Prepares the import of Anomalib: without OpenVINO's telemetry, and with any build of torchvision."""
     import_openvino()
     from zsad_core.backbones import ensure_torchvision_imports
 
@@ -243,7 +242,7 @@ def _build_anomalib(class_name: str, folder: Path) -> None:
     create_model = timm.create_model
     timm.create_model = functools.wraps(create_model)(lambda *a, **k: create_model(*a, **{**k, "pretrained": False}))
     model_class = getattr(models, class_name)
-    options = {} if class_name == "EfficientAd" else {"backbone": "resnet18"}  # its default is size S
+    options = {} if class_name == "EfficientAd" else {"backbone": "resnet18"}  # EfficientAd's default is size S
     whole = model_class(**options, evaluator=False, visualizer=False)
     inner = whole.model
     if class_name == "Patchcore":
@@ -252,19 +251,19 @@ def _build_anomalib(class_name: str, folder: Path) -> None:
     elif class_name == "Padim":
         inner.gaussian.mean = torch.randn(PADIM_FEATURES, PADIM_GRID**2)
         inner.gaussian.inv_covariance = torch.eye(PADIM_FEATURES).repeat(PADIM_GRID**2, 1, 1)
-    elif class_name == "EfficientAd":  # else it would leave the normalisation of its maps out
+    elif class_name == "EfficientAd":  # without quantiles it would skip the normalisation of its maps
         for name, value in inner.quantiles.items():
             value.data.fill_(0.1 if name.startswith("qa") else 0.2)
         inner.mean_std["std"].data.fill_(1.0)
-    # One picture at a time: with the batch size left open, the default, PatchCore's graph only takes two.
+    # Batch size 1: with the default, a dynamic batch size, PatchCore's graph only accepts a batch of two.
     fixed = {"dynamic_axes": {}}
     whole.to_openvino(folder, input_size=(ANOMALIB_SIDE, ANOMALIB_SIDE), onnx_kwargs=fixed)
 
 
 def _load_anomalib(xml: Path, threads: int) -> Predict:
-    """Its inferencer, told to compute in float32 as we do. The frame is resized before it.
+    """Anomalib's inferencer in float32, as for the other contenders.
 
-    The graph takes 256 px alone then; one that resizes the whole frame itself would be slower.
+    The frame is resized to 256 px first; a graph that resizes the whole frame itself would be slower.
     """
     _prepare_for_anomalib()
     from anomalib.deploy import OpenVINOInferencer
@@ -283,7 +282,7 @@ def _load_anomalib(xml: Path, threads: int) -> Predict:
 
 
 def timed(predict: Predict, frame: np.ndarray) -> float:
-    """Milliseconds of one answer."""
+    """Milliseconds for one frame."""
     started_s = time.perf_counter()
     predict(frame)
     return (time.perf_counter() - started_s) * 1000

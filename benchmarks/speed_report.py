@@ -1,4 +1,4 @@
-"""From what the contenders of `speed.py` measured to rows, targets and a table. Pure."""
+"""Turns the measurements of `speed.py` into rows, targets and a table. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-YARDSTICK = "vit-l"  # the row that the others are compared with
+YARDSTICK = "vit-l"  # the other rows are compared with this row
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One of the speed targets; `met` is None where nothing measured tells."""
+    """One of the speed targets; `met` is None without measurements."""
 
     what: str
     met: bool | None
@@ -21,12 +21,12 @@ class Target:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p95 and p99; empty of nothing."""
+    """p50, p95 and p99; empty without values."""
     return {f"p{p}": round(float(np.percentile(values, p)), 3) for p in (50, 95, 99)} if values else {}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest; empty of nothing."""
+    """Median, lowest and highest; empty without values."""
     if not values:
         return {}
     return {
@@ -37,7 +37,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def summarise(turns: Sequence[Mapping[str, Any]], starts_s: Sequence[float]) -> Row:
-    """The figures of one contender: of its turns, as `speed_worker.turn` gives them, and of its starts."""
+    """The results of one contender, from its turns (of `speed_worker.turn`) and its starts."""
     loop_ms = [ms for turn in turns for ms in turn["loop_ms"]]
     gap_ms = [ms for turn in turns for ms in turn["gap_ms"]]
     energy_j = [turn["energy_j"] for turn in turns if turn["energy_j"] is not None]
@@ -57,10 +57,10 @@ def summarise(turns: Sequence[Mapping[str, Any]], starts_s: Sequence[float]) -> 
 
 
 def compare(rows: Sequence[Row]) -> None:
-    """Adds what follows from other rows at the same number of threads; rows without figures get nothing.
+    """Adds comparisons with other rows at the same number of threads; rows without results stay unchanged.
 
-    `times_vit_l`: how many times as fast as the yardstick, of the medians of each round.
-    `share_of_sgemm`: of the FLOP a second that a matrix product reached in the same rounds.
+    `times_vit_l`: speed relative to the yardstick, from the medians of each round.
+    `share_of_sgemm`: FLOP per second relative to a matrix product in the same rounds.
     """
     measured = {(row["name"], row["threads"]): row for row in rows if row["error"] is None}
     for (_, threads), row in measured.items():
@@ -69,12 +69,12 @@ def compare(rows: Sequence[Row]) -> None:
             row["times_vit_l"] = spread([theirs / own for theirs, own in pairs])
         sgemm = measured.get(("sgemm", threads))
         if sgemm and row["gflop"]:
-            rates = [one["gflop"] / one["latency_ms"]["p50"] for one in (row, sgemm)]  # TFLOP a second
+            rates = [one["gflop"] / one["latency_ms"]["p50"] for one in (row, sgemm)]  # TFLOP/s
             row["share_of_sgemm"] = round(rates[0] / rates[1], 3)
 
 
 def check_targets(rows: Sequence[Row]) -> list[Target]:
-    """The targets for speed and memory, judged at the largest number of threads that was measured."""
+    """Checks the targets for speed and memory at the largest measured number of threads."""
     threads = max((row["threads"] for row in rows), default=0)
     measured = {row["name"]: row for row in rows if row["error"] is None and row["threads"] == threads}
     tiny, small, padim = (measured.get(name) for name in ("zsad-tiny", "zsad-small", "padim-r18"))
@@ -121,7 +121,7 @@ def _target(what: str, found: Any, judge: Any, tell: Any) -> Target:
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
-    """The whole report for a person: machine, a table for each number of threads, targets, what could not run."""
+    """The report as text: machine, one table per number of threads, targets, and contenders that did not run."""
     machine, rows = report["machine"], report["rows"]
     lines = [
         f"{machine['cpu']}, {machine['cpu_count']} CPUs, {', '.join(machine['isa'])}"
@@ -159,7 +159,7 @@ def _table_row(row: Row) -> str:
         f"{times['median']:.1f} ({times['min']:.1f}-{times['max']:.1f})" if times else "-",
         f"{row['gflop']:.1f}" if row["gflop"] else "not known",
         f"{share:.0%}" if share else "-",
-        f"{energy['median']:.2f}" if energy else "not told",
+        f"{energy['median']:.2f}" if energy else "not measured",
         f"{first['median']:.2f} ({first['min']:.2f}-{first['max']:.2f})",
         f"{row['rss_mb']:.0f}",
     ]

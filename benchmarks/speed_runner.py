@@ -1,4 +1,4 @@
-"""The processes of `speed.py`: one for each contender, and the agent itself."""
+"""The processes of `speed.py`: one per contender, and the agent itself."""
 
 import contextlib
 import functools
@@ -18,16 +18,16 @@ from speed_report import Row, spread, summarise
 from zsad_agent.cli.footprint import status_mb
 
 WORKER = Path(__file__).with_name("speed_worker.py")
-AGENT_PICTURES = 50  # after which its memory is taken
-NO_BROKER = "mqtt://127.0.0.1:1"  # nothing listens there: results stay in the spool
+AGENT_PICTURES = 50  # the agent's memory is read after this number of images
+NO_BROKER = "mqtt://127.0.0.1:1"  # no broker listens there, so results stay in the spool
 
 
 class NotRunError(Exception):
-    """A process ended where it should have answered; the text is the last that it said."""
+    """A process ended instead of answering; the text is the last line of its log."""
 
 
 class Process:
-    """A child that answers in lines. It is killed at the end."""
+    """A child process that writes its answers as lines. It is killed at the end."""
 
     def __init__(self, command: list[str], *, folder: Path, log: Path, environment: Mapping[str, str]) -> None:
         self._log = log
@@ -52,7 +52,7 @@ class Process:
         self.close()
 
     def close(self) -> None:
-        """Ends it."""
+        """Kills the process."""
         self._child.kill()
         self._child.communicate()
 
@@ -61,29 +61,29 @@ class Process:
         return status_mb("VmRSS", self._child.pid)
 
     def line(self) -> str:
-        """The next line that it says.
+        """The next line from the process.
 
         Raises:
-            NotRunError: it ended instead.
+            NotRunError: the process has ended.
         """
         assert self._child.stdout is not None
         if line := self._child.stdout.readline():
             return line
         code = self._child.wait()
         told = [text.strip() for text in self._log.read_text(errors="replace").splitlines() if text.strip()]
-        raise NotRunError(f"{told[-1][:300] if told else 'no reason told'} (exit code {code})")
+        raise NotRunError(f"{told[-1][:300] if told else 'empty log'} (exit code {code})")
 
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """What it says to this."""
+        """Sends a question and returns the answer."""
         assert self._child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended, and `line` says why
+        with contextlib.suppress(BrokenPipeError):  # the process has ended; `line` reports the reason
             self._child.stdin.write(json.dumps(question) + "\n")
             self._child.stdin.flush()
         return json.loads(self.line())
 
 
 def unless_failed(step: Callable[..., None]) -> Callable[..., None]:
-    """A step of a runner: left out where one before went wrong; noted in the row where this one does."""
+    """Wraps a step of a runner: skips it after an earlier failure, and records its own failure in the row."""
 
     @functools.wraps(step)
     def wrapped(runner: "Runner", *args: Any) -> None:
@@ -97,9 +97,9 @@ def unless_failed(step: Callable[..., None]) -> Callable[..., None]:
 
 
 class Runner:
-    """One contender over the run: built once, and for each number of threads started, given its turns, stopped.
+    """One contender: it is built once; for each number of threads it is started, takes its turns and is stopped.
 
-    Where something goes wrong `row` says what, and the rest is left out.
+    After a failure `row` has the error, and the remaining steps are skipped.
     """
 
     def __init__(self, contender: Contender, work: Path, environment: Mapping[str, str], *, isa: str | None) -> None:
@@ -116,14 +116,14 @@ class Runner:
 
     @unless_failed
     def build(self) -> None:
-        """Builds it, and counts its FLOP."""
+        """Builds the contender and counts its FLOP."""
         self._run_folder.mkdir(parents=True, exist_ok=True)
         for action in ("build", "cost"):
             with self._process(action) as process:
                 self._built |= json.loads(process.line())
 
     def start(self, threads: int, starts: int) -> None:
-        """Starts it once, so that its compiled model is in the cache, then `starts` times, and keeps the last."""
+        """Starts it once to fill the cache with its compiled model, then `starts` times; the last process stays."""
         self.row = self._built | {"threads": threads}
         self._starts_s, self._turns = [], []
         self._start(threads, starts)
@@ -139,12 +139,12 @@ class Runner:
 
     @unless_failed
     def take_turn(self, seconds: float, gaps: int) -> None:
-        """See `speed_worker.turn`."""
+        """Runs one turn, see `speed_worker.turn`."""
         assert self._worker is not None
         self._turns.append(self._worker.ask({"seconds": seconds, "gaps": gaps}))
 
     def stop(self) -> Row:
-        """Ends the process; the row with the figures."""
+        """Kills the process and returns the row with the results."""
         if self._worker is not None:
             self._worker.close()
             self._worker = None
@@ -157,7 +157,7 @@ class Runner:
             return json.loads(process.line())["first_verdict_s"]
 
     def _measure_agent(self, threads: int, starts: int) -> dict[str, Any]:
-        """Memory and first verdict of `zsad-agent` itself, on the demo's pictures, 25 a second."""
+        """Memory and first verdict of `zsad-agent` itself, on the demo's images at 25 fps."""
         config = self._run_folder / "agent.yaml"
         config.write_text(f"inference: {{threads: {threads}, bundle: {json.dumps(self.contender.what)}}}\n")
         folders = {name: str(self._run_folder / "agent") for name in ("STATE_DIRECTORY", "CACHE_DIRECTORY")}
@@ -176,7 +176,7 @@ class Runner:
                 for _ in range(AGENT_PICTURES - 1):
                     agent.line()
                 rss_mb.append(agent.rss_mb)
-        return {"first_verdict_s": spread(first_s[1:]), "rss_mb": max(rss_mb)}  # the first start may have compiled
+        return {"first_verdict_s": spread(first_s[1:]), "rss_mb": max(rss_mb)}  # the first start may compile
 
     def _process(self, action: str, threads: int = 1) -> Process:
         command = [str(WORKER), self.contender.as_json(), str(self._folder), action, str(threads)]

@@ -1,8 +1,8 @@
-"""One contender of `speed.py` in a process of its own. Started by it: the process's memory is then this contender's.
+"""Runs one contender in its own process, so the process's memory is that of the contender. `speed.py` starts it.
 
-speed_worker.py CONTENDER FOLDER build|cost      does it, prints a line of JSON
-speed_worker.py CONTENDER FOLDER serve THREADS   prints a line of JSON after the first answer, then one for each
-                                                 line of JSON that it reads: a turn, of frames and of gaps
+speed_worker.py CONTENDER FOLDER build|cost      builds or counts FLOP, then prints one line of JSON
+speed_worker.py CONTENDER FOLDER serve THREADS   prints a line of JSON after the first frame; then reads lines of JSON,
+                                                 runs a turn for each, and prints its result as a line of JSON
 """
 
 import itertools
@@ -19,13 +19,13 @@ from speed_contenders import FRAME_WH, Contender, Predict, build, cost, frames, 
 from zsad_agent.cli.footprint import EnergyMeter, process_age_s, status_mb
 
 GAP_S = 1.0
-FEWEST_FRAMES = 2  # of a turn, however slow the contender
+FEWEST_FRAMES = 2  # per turn, also for a slow contender
 
 
 def turn(predict: Predict, pictures: list[np.ndarray], seconds: float, gaps: int) -> dict[str, Any]:
-    """A tight loop of about `seconds`, then frames after gaps.
+    """Frames without pauses for about `seconds`, then frames after pauses.
 
-    The first frame of the loop is left out: the contender before had the caches.
+    The first frame is not timed: the CPU caches still hold data of the previous contender.
     """
     predict(pictures[0])
     energy = EnergyMeter()
@@ -52,10 +52,10 @@ def turn(predict: Predict, pictures: list[np.ndarray], seconds: float, gaps: int
 
 
 def main() -> None:
-    """See the module's text."""
+    """See the module's docstring."""
     contender, folder, action = Contender(**json.loads(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # output of libraries goes to stderr, away from the answers
 
     def answer(value: Any) -> None:
         print(json.dumps(value), file=answers, flush=True)

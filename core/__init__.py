@@ -1,5 +1,6 @@
-"""Pure computation and the types that the other packages share. Imports none of them.
+"""Pure computation, and the types that the other packages share. It imports none of these packages.
 
-Without torch, so that the device can use them: the modules here, `bundle`, `picture` and `judging`; `data` and
-`weights.licences` are for the host. `text`, `weights`, `backbones`, `heads` and `model` need torch.
+The device uses the modules here, `bundle`, `picture` and `judging`; they run without torch. `data` and
+`weights.licences` also run without torch, but only the host uses them. `text`, `weights`, `backbones`, `heads` and
+`model` need torch.
 """

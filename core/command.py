@@ -1,4 +1,4 @@
-"""What every command of the host does with the errors that a user can cause: a line for each fault, an exit code."""
+"""How the host's commands report errors that a user can cause: one line per fault, and an exit code."""
 
 import sys
 from collections.abc import Callable
@@ -6,15 +6,15 @@ from collections.abc import Callable
 from zsad_core.errors import ConfigError, ZsadError
 
 DONE, FAILED, USAGE = 0, 1, 2
-_WORKER_TRACE = "Original Traceback (most recent call last)"  # torch puts it into the text of a data worker's error
+_WORKER_TRACE = "Original Traceback (most recent call last)"  # torch adds it to the text of a data worker's error
 
 
 def guarded(name: str, work: Callable[[], None]) -> int:
-    """Runs `work`. Exit code: 0 done, 1 failed, 2 bad usage or config; what went wrong is on stderr.
+    """Runs `work` and prints its errors to stderr. Returns the exit code: 0 done, 1 failed, 2 bad usage or config.
 
     Args:
-        name: of the command, before each line.
-        work: does everything after the arguments were parsed.
+        name: the command's name; each printed line starts with it.
+        work: everything that the command does after it parsed the arguments.
     """
     try:
         work()

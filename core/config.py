@@ -1,6 +1,6 @@
-"""Strict config: a YAML file, or any mapping, into a frozen typed object, every fault named.
+"""Strict config: reads a YAML file, or any mapping, into a frozen typed object. An error names every fault.
 
-Pydantic checks the values; PyYAML's node marks give each fault its line.
+Pydantic checks the values. PyYAML's node marks give the line of each fault.
 """
 
 import json
@@ -16,11 +16,11 @@ from zsad_core.redaction import redacted_values
 
 Location = tuple[int | str, ...]
 _NO_LINES: dict[Location, int] = {}
-MAX_FILE_BYTES = 250_000  # PyYAML reads some 100 kB a second
-MAX_DEPTH = 32  # of sections in sections
-MAX_NODES = 50_000  # keys and values, those behind an alias counted each time: a few lines may stand for billions
-MAX_FAULTS = 50  # named in one error
-MAX_VALUE_CHARACTERS = 300  # of a value that is shown
+MAX_FILE_BYTES = 250_000  # PyYAML reads about 100 kB a second
+MAX_DEPTH = 32  # levels of nested sections
+MAX_NODES = 50_000  # keys and values with aliases expanded: a few lines of aliases can expand to billions
+MAX_FAULTS = 50  # listed in one error
+MAX_VALUE_CHARACTERS = 300  # of a value in a message
 
 
 class StrictModel(BaseModel):
@@ -30,13 +30,13 @@ class StrictModel(BaseModel):
 
 
 class RecordModel(StrictModel):
-    """Base of what a newer program may have written into a file: as `StrictModel`, but unknown keys are ignored."""
+    """Base of data that a newer program may have written: as `StrictModel`, but it ignores unknown keys."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-# what PyYAML's constructors raise at a scalar that does not fit its tag, such as `2026-99-99`, `!!int ""`, `!!bool x`
+# PyYAML's constructors raise these for a scalar that does not fit its tag, such as `2026-99-99`, `!!int ""`, `!!bool x`
 _BAD_SCALAR = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
 
 
@@ -45,7 +45,7 @@ class _ExcessError(Exception):
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where PyYAML would silently keep the last, or one that is no word."""
+    """SafeLoader that refuses duplicate keys (PyYAML silently keeps the last) and keys that are lists or mappings."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -62,10 +62,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
-    """The mapping in a YAML file, and the 1-based line of every key in it. An empty file is an empty mapping.
+    """Reads a YAML file: its mapping, and the 1-based line of every key. An empty file gives an empty mapping.
 
     Raises:
-        ConfigError: the file cannot be read, is no YAML, holds no mapping, or more than a config ever does.
+        ConfigError: the file cannot be read, is not YAML, holds no mapping, or exceeds a size limit.
     """
     try:
         with path.open("rb") as file:
@@ -74,7 +74,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if len(encoded) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: more than {MAX_FILE_BYTES} bytes: no config file is so long")
+        raise ConfigError(f"{path}: more than {MAX_FILE_BYTES} bytes, too large for a config file")
     try:
         loader = _UniqueKeyLoader(text)
         node = loader.get_single_node()
@@ -95,8 +95,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
 
 
 def _find_excess(top: yaml.Node) -> str | None:
-    """`line: what` of a document that would take minutes or all memory, or has no end, when it is built."""
-    sizes: dict[int, int] = {}  # of the nodes that have been walked, by id: one behind many aliases is walked once
+    """`line: fault` if building the document would take minutes, use all memory or never end; else None."""
+    sizes: dict[int, int] = {}  # id of a visited node -> its size; a node with many aliases is visited once
     above: set[int] = set()
 
     def measure(node: yaml.Node) -> int:
@@ -104,7 +104,7 @@ def _find_excess(top: yaml.Node) -> str | None:
             return sizes[id(node)]
         line = node.start_mark.line + 1
         if id(node) in above:
-            raise _ExcessError(f"{line}: an alias to something that holds it")
+            raise _ExcessError(f"{line}: an alias to a section that contains it")
         if len(above) >= MAX_DEPTH:
             raise _ExcessError(f"{line}: more than {MAX_DEPTH} levels deep")
         above.add(id(node))
@@ -112,7 +112,7 @@ def _find_excess(top: yaml.Node) -> str | None:
         pairs = isinstance(node, yaml.MappingNode)
         size = 1 + sum(sum(map(measure, child)) if pairs else measure(child) for child in children)
         if size > MAX_NODES:
-            raise _ExcessError(f"{line}: more than {MAX_NODES} keys and values, aliases written out")
+            raise _ExcessError(f"{line}: more than {MAX_NODES} keys and values, with aliases expanded")
         above.remove(id(node))
         sizes[id(node)] = size
         return size
@@ -140,8 +140,8 @@ def validate(
 ) -> ModelT:
     """An instance of `model`, or a ConfigError with one line per fault: `source:line: key.path: what, value, allowed`.
 
-    Values come through pydantic's JSON mode, in which a list is accepted for a tuple and a string for a path or enum,
-    and nothing else is converted. A section with nothing below it is one left out.
+    Pydantic's JSON mode checks the values. It accepts a list for a tuple, and a string for a path or an enum; it
+    converts nothing else. An empty section counts as left out.
     """
     try:
         encoded = json.dumps(_without_empty_sections(model, values), default=str)
@@ -151,11 +151,11 @@ def validate(
             raise ConfigError(_joined(faults))
         return model.model_validate_json(encoded, strict=True)
     except ValidationError as error:
-        caused = "default_factory_not_called"  # a default that hangs on another key, which has a fault of its own
+        caused = "default_factory_not_called"  # this default depends on another key, which has its own fault
         faults = [_fault_text(model, fault, source, lines) for fault in error.errors() if fault["type"] != caused]
         raise ConfigError(_joined(list(dict.fromkeys(faults)))) from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: holds a value that no setting takes: {error}") from error
+        raise ConfigError(f"{source}: holds a value that no setting accepts: {error}") from error
 
 
 def _without_empty_sections(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _without_empty_sections(model: type[BaseModel], values: dict[str, Any]) -> d
 
 
 def _unusable_texts(value: Any, at: Location = ()) -> Iterator[tuple[Location, str, str]]:
-    """(location, text, what is wrong) of every text that no file name or message can hold."""
+    """(location, text, fault) of every text that cannot be in a file name or message."""
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _unusable_texts(inner, (*at, key))
@@ -205,7 +205,7 @@ def _joined(faults: list[str]) -> str:
 
 
 def _where(source: str, lines: dict[Location, int], location: Location) -> str:
-    """`source:line: key.path`, the line that of the nearest key that has one."""
+    """`source:line: key.path`. The line is that of the key, or of its nearest parent with a known line."""
     known = location
     while known and known not in lines:
         known = known[:-1]
@@ -217,7 +217,7 @@ def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
     fields: Any = model
     for part in location:
         if not isinstance(part, str) or not hasattr(fields, "model_fields") or part not in fields.model_fields:
-            continue  # an index of a list, whose item model was reached with the field itself
+            continue  # an index into a list; the field already led to the item's model
         fields = _model_in(fields.model_fields[part].annotation)
     return sorted(fields.model_fields) if hasattr(fields, "model_fields") else []
 

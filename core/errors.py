@@ -1,11 +1,11 @@
 """The errors that a user can cause or fix. Their text says what happened, the value, and what to do.
 
-A caller's mistake inside the code stays a `ValueError`.
+A wrong call inside the code raises a `ValueError`.
 """
 
 
 class ZsadError(Exception):
-    """Base of every error that the command lines turn into one line and an exit code."""
+    """Base of every error that a command prints as one line and ends with an exit code."""
 
 
 class ConfigError(ZsadError):
@@ -13,11 +13,11 @@ class ConfigError(ZsadError):
 
 
 class ImageError(ZsadError):
-    """A picture cannot be read or is no picture."""
+    """A file cannot be read as an image, or an array is not an image."""
 
 
 class BundleError(ZsadError):
-    """A bundle is missing, damaged, of another format, or contradicts itself."""
+    """A bundle is missing, damaged, inconsistent or in an unknown format."""
 
 
 class ProductError(BundleError):
@@ -25,7 +25,7 @@ class ProductError(BundleError):
 
 
 class DeviceError(ZsadError):
-    """The inference device is absent, refuses the model, or answers something that is no answer."""
+    """The inference device is missing, cannot run the model, or gives an invalid output."""
 
 
 class SourceError(ZsadError):
@@ -33,15 +33,15 @@ class SourceError(ZsadError):
 
 
 class BrokerError(ZsadError):
-    """The MQTT broker's address is unusable or a broker cannot be started."""
+    """The MQTT broker's address is invalid, or a broker cannot be started."""
 
 
 class SpoolError(ZsadError):
-    """The durable store of unsent results cannot be used."""
+    """The on-disk store of unsent results cannot be used."""
 
 
 class DatasetError(ZsadError):
-    """A data set's tree is broken; the text has one line per file."""
+    """A data set's folder tree is incomplete or wrong; the text has one line per file."""
 
 
 class WeightsError(ZsadError):
@@ -49,9 +49,9 @@ class WeightsError(ZsadError):
 
 
 class ParityError(ZsadError):
-    """An exported graph answers something else than the model it was made from."""
+    """The outputs of an exported graph differ from those of the original model."""
 
 
 def some(names: list[str], count: int = 8) -> str:
-    """The first names and how many more there are, for a text that stays readable; `none` without any."""
+    """The first `count` names and the number of the others; `none` for an empty list."""
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "") or "none"

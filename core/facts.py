@@ -1,4 +1,4 @@
-"""Facts that bundle, weights and evaluation share: a licence, a row of an evaluation, how a score is read."""
+"""Records that bundle, weights and evaluation share: a licence, a row of an evaluation, the rule for the score."""
 
 from typing import Annotated
 
@@ -20,8 +20,8 @@ class EvaluationRow(RecordModel):
     pixel_ap: float | None
     pixel_f1_max: float | None
     aupro: float | None
-    recall: float | None  # share of defective pictures at or above the threshold set on validation
-    false_reject_rate: float | None  # share of good pictures there
+    recall: float | None  # share of defective images at or above the threshold that was set on validation images
+    false_reject_rate: float | None  # share of good images at or above that threshold
 
 
 class Licence(RecordModel):
@@ -31,7 +31,7 @@ class Licence(RecordModel):
 
 
 class ScoreRule(RecordModel):
-    """How the score comes from the map: the mean of the highest values, as `zsad_core.heads.ScoreConfig` has it."""
+    """The score is the mean of the map's highest values. See `zsad_core.heads.ScoreConfig`."""
 
     top_fraction: Unit
-    pool: Annotated[int, Field(ge=1, le=64)]  # side of the blocks that are averaged first, map pixels
+    pool: Annotated[int, Field(ge=1, le=64)]  # the map is first averaged over blocks of this side, map pixels

@@ -1,4 +1,4 @@
-"""The published methods by the names that settings, flags and checkpoints give them."""
+"""Names of the published methods in settings, flags and checkpoints."""
 
 from typing import Literal, get_args
 

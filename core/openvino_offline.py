@@ -1,4 +1,4 @@
-"""OpenVINO without its telemetry. The one way in which this code imports it."""
+"""Imports OpenVINO without its telemetry. All code here imports OpenVINO through this module."""
 
 import functools
 import sys
@@ -7,11 +7,12 @@ from typing import Any
 
 
 def import_openvino() -> ModuleType:
-    """The `openvino` module, imported so that it never goes online.
+    """The `openvino` module, imported without network access.
 
-    A plain `import openvino` sends an event to an analytics host, from a thread of its own, and writes an identifier
-    into the user's home. It does so through the separate package `openvino_telemetry`, and carries a stub for when
-    that is not installed; here it always finds the stub. Has no effect on an OpenVINO imported before.
+    A plain `import openvino` starts a thread that sends an event to an analytics host, and writes an identifier into
+    the user's home folder. The separate package `openvino_telemetry` does this. OpenVINO has a stub for the case that
+    the package is not installed. This function makes OpenVINO use the stub. It has no effect if OpenVINO was imported
+    before.
     """
     if "openvino" not in sys.modules:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # importing it now fails
@@ -22,10 +23,10 @@ def import_openvino() -> ModuleType:
 
 @functools.cache
 def openvino_core() -> Any:
-    """The one `openvino.Core` of the process, which lives as long as it does.
+    """The only `openvino.Core` of the process. It is kept until the process ends.
 
-    On a CPU with wide registers the CPU plugin gives the thread that loads it a stack for signals, and frees that when
-    the last Core goes, in whatever thread that is. A signal to the first thread, such as SIGTERM, then ends the process
+    On a CPU with wide registers the CPU plugin gives the thread that loads it a signal stack. It frees this stack when
+    the last Core is deleted, in any thread. After that, a signal to the first thread, such as SIGTERM, ends the process
     with SIGSEGV (seen with OpenVINO 2026.4).
     """
     return import_openvino().Core()

@@ -1,20 +1,20 @@
-"""A source's or broker's address as it may be shown: without user, password and query, where tokens live."""
+"""Hides credentials in the address of a source or broker: user, password, and the query, which may hold tokens."""
 
 import re
 from typing import Any
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,3}")  # one slash is a common slip
-_USER_WITHOUT_SCHEME = re.compile(r"[^/]+:.*@", re.DOTALL)  # "user:password@host/x"; a path may well hold an @ alone
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,3}")  # one slash is a common typing mistake
+_USER_WITHOUT_SCHEME = re.compile(r"[^/]+:.*@", re.DOTALL)  # "user:password@host/x"; an @ alone is common in paths
 _LIKE_A_QUERY = re.compile(r"/.*[?#]|[?#].*=", re.DOTALL)
-# in a longer text an address ends at a blank; bounded, since a log line may be long and without one
+# In a longer text an address ends at a space. The lengths are bounded, because a long log line may have no space.
 _ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]{0,20}:/{1,3}\S+|[^\s/:@"'(=]{1,64}:[^\s@]{1,256}@\S*""")
 
 
 def redacted(text: str) -> str:
-    """`rtsp://***@host/x?…` for an address with credentials and query; any other text as it is.
+    """`rtsp://***@host/x?…` for an address with credentials and query; any other text unchanged.
 
-    All up to the last @ is left out: a password that was not percent-encoded may itself hold @, / or ?. Where the @ may
-    as well be of a query, whose token would then follow it, nothing but the scheme is shown.
+    Everything up to the last @ is hidden, because a password that is not percent-encoded may contain @, / or ?. If the
+    @ may belong to a query, a token may follow it; then only the scheme is shown.
     """
     scheme = _SCHEME.match(text)
     if scheme is None:
@@ -26,12 +26,12 @@ def redacted(text: str) -> str:
 
 
 def redacted_text(text: str) -> str:
-    """A longer text, such as a line of a log, with every address in it redacted."""
+    """A longer text, such as a log line, with every address in it redacted."""
     return _ADDRESS.sub(lambda found: redacted(found[0]), text)
 
 
 def redacted_values(values: Any) -> Any:
-    """A config's value, or a tree of them, with every text in it redacted."""
+    """A config value, or a tree of values, with every text in it redacted."""
     if isinstance(values, str):
         return redacted(values)
     if isinstance(values, dict):

@@ -1,6 +1,6 @@
-"""The values that travel from the camera to the broker.
+"""The values that pass from the camera to the broker.
 
-Letters used in every shape comment: B batch, C channels, H W pixels, h w map or patch grid, N = h*w, D embed dim,
+Letters in all shape comments: B batch, C channels, H W pixels, h w map or patch grid, N = h*w, D embed dim,
 T text dim, L tapped layers.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Verdict(StrEnum):
-    """What is said of a part. `UNKNOWN` is never a pass."""
+    """The verdict on a part. `UNKNOWN` is never a pass."""
 
     OK = "ok"
     ANOMALOUS = "anomalous"
@@ -22,15 +22,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """One picture as captured."""
+    """One captured image."""
 
     image_bgr: np.ndarray  # uint8 [H, W, 3]
     camera: str
-    seq: int  # counts up over the life of the process, over all its cameras
+    seq: int  # one counter for all cameras of the process
     captured_at: datetime  # UTC
     captured_monotonic_s: float
-    trigger_id: str | None = None  # of the trigger that asked for it, where that has one
-    done: Callable[[], None] | None = None  # to be called once its result is safe
+    trigger_id: str | None = None  # from the trigger of this frame, if the trigger has an id
+    done: Callable[[], None] | None = None  # called when the frame's result is stored or delivered
 
     @property
     def frame_wh(self) -> tuple[int, int]:
@@ -40,15 +40,15 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What the model says of one picture. Higher is more anomalous in both."""
+    """The model's output for one image. Higher is more anomalous in both values."""
 
-    anomaly_map: np.ndarray  # float32 [h, w] in [0, 1], covers the whole picture
+    anomaly_map: np.ndarray  # float32 [h, w] in [0, 1], covers the whole image
     anomaly_score: float  # [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Region:
-    """A connected area of the anomaly map above the region level, in frame pixels."""
+    """A connected area of the anomaly map at or above the region level, in frame pixels."""
 
     bbox_xywh: tuple[int, int, int, int]
     peak: float  # highest map value inside, [0, 1]

@@ -1,4 +1,4 @@
-"""The frozen networks that turn a picture into tokens. Needs torch.
+"""The pretrained networks that turn an image into tokens. Needs torch.
 
 May import `weights` and below.
 """

@@ -1,4 +1,4 @@
-"""The one way to a backbone by its timm name: a ViT's tokens, or a CNN's pyramid."""
+"""Builds a backbone from its timm name: a ViT, or the pyramid of a CNN."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ CNN_FAMILIES = ("resnet", "efficientnet", "mobilenetv3")  # modules of timm
 def build_backbone(
     config: BackboneConfig, *, weights: Path | None = None, pretrained: bool = False, any_size: bool = True
 ) -> AnyBackbone:
-    """The backbone that `config.name` names, a `PyramidBackbone` for CNNs. Arguments and errors: see `Backbone`."""
+    """The backbone `config.name`; for CNNs a `PyramidBackbone`. Arguments and errors: see `Backbone`."""
     if import_timm().models.is_model_in_modules(config.name.split(".")[0], CNN_FAMILIES):
         return PyramidBackbone(config, weights=weights, pretrained=pretrained)
     return Backbone(config, weights=weights, pretrained=pretrained, any_size=any_size)
 
 
 def take_size(backbone: AnyBackbone, input_hw: tuple[int, int]) -> None:
-    """Resamples a ViT's positions for good to those of another input size, pixels, in the way that its config says."""
+    """Permanently resamples a ViT's positions to another input size, pixels, as its config says. No effect on CNNs."""
     if not isinstance(backbone, Backbone) or backbone.config.input_hw == input_hw:
         return
     if backbone.config.bilinear_positions:

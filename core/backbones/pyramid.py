@@ -1,4 +1,4 @@
-"""A timm CNN as a source of class and patch tokens, a tap for each level of its pyramid: a small student's backbone."""
+"""A timm CNN that gives class and patch tokens, one tap per level of its pyramid: the backbone of a small student."""
 
 from pathlib import Path
 from typing import Any
@@ -10,31 +10,32 @@ from zsad_core.backbones.vit import BackboneConfig, check_input, check_taps, imp
 from zsad_core.errors import WeightsError
 from zsad_core.weights import load_weights
 
-GRID_STRIDE = 16  # pixels of the input per token, as a ViT with patches of 16 has them
+GRID_STRIDE = 16  # input pixels per token, as in a ViT with 16 x 16 patches
 
 
 class PyramidBackbone(nn.Module):
-    """Stands in for a `Backbone`: the same attributes, and tokens of the same shapes.
+    """Has the attributes of a `Backbone`, and gives tokens of the same shapes.
 
-    Taps are levels of the pyramid, from 1 (stride 2) to 5 (stride 32); by default the last four. Every level is brought
-    to one grid, finer ones by averaging what a token covers and coarser ones bilinearly, and to one width, by
-    default that of the widest tap, by a 1 x 1 convolution whose columns start orthonormal: no narrower than the tap, it
-    keeps lengths and angles as they are, so that a frozen network loses nothing by it. Adapters cost the width's square
-    or so: a narrow one is for a network that trains. The class token is the mean over the grid.
+    Taps are levels of the pyramid, from 1 (stride 2) to 5 (stride 32); by default the last four. All levels are resized
+    to one grid: finer levels by averaging the area of a token, coarser levels bilinearly. A 1 x 1 convolution with
+    orthonormal initial columns brings them to one width, by default that of the widest tap. A width that is at least
+    the tap's keeps lengths and angles, so a frozen network loses no information. The cost of adapters grows with about
+    the square of the width; use a small width only for a network that is trained. The class token is the mean over the
+    grid.
     """
 
     def __init__(self, config: BackboneConfig, *, weights: Path | None = None, pretrained: bool = False) -> None:
-        """Builds the timm model, with random weights, a local file's, or (`pretrained`) the hub's.
+        """Builds the timm model with random weights, those of a local file, or (`pretrained`) those of the hub.
 
         Raises:
-            WeightsError: the weights are missing or do not fit, or timm gives no levels of this model.
+            WeightsError: the weights are missing or do not fit, or timm has no intermediate features for this model.
             ValueError: taps or input size do not fit the model.
         """
         super().__init__()
         self.config = config
         self.cnn = import_timm().create_model(config.name, pretrained=False, num_classes=0)
         if not hasattr(self.cnn, "prune_intermediate_layers"):
-            raise WeightsError(f"{config.name}: timm gives no intermediate features of it; choose another CNN")
+            raise WeightsError(f"{config.name}: timm has no intermediate features for it; choose another CNN")
         levels: list[dict[str, Any]] = self.cnn.feature_info
         self.taps = check_taps(config.taps or tuple(range(max(1, len(levels) - 3), len(levels) + 1)), len(levels))
         self.patch_hw = (GRID_STRIDE, GRID_STRIDE)
@@ -49,11 +50,11 @@ class PyramidBackbone(nn.Module):
         self.std: tuple[float, ...] = tuple(self.cnn.pretrained_cfg["std"])
 
     def grid_hw(self, input_hw: tuple[int, int]) -> tuple[int, int]:
-        """The token grid (h, w) of an input of `input_hw` pixels."""
+        """The token grid (h, w) for an input of `input_hw` pixels."""
         return input_hw[0] // GRID_STRIDE, input_hw[1] // GRID_STRIDE
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Tokens of each tap: L class tokens [B, D] and L lists of patch tokens [B, N, D].
+        """Tokens of each tap: L class tokens [B, D] and L tensors of patch tokens [B, N, D].
 
         Args:
             images: [B, 3, H, W], normalised; H, W multiples of 16.
@@ -67,14 +68,14 @@ class PyramidBackbone(nn.Module):
         return [patches.mean(dim=1) for patches in patch_tokens], patch_tokens
 
     def trainable_blocks(self, count: int) -> list[nn.Parameter]:
-        """Freezes everything (0) or nothing (the number of taps), and gives what stays trainable."""
+        """Freezes all parameters (count 0) or none (count = number of taps); returns the trainable ones."""
         if count not in (0, len(self.taps)):
-            raise ValueError(f"{count} trainable blocks: a CNN trains whole, {len(self.taps)}, or not at all, 0")
+            raise ValueError(f"{count} trainable blocks: a CNN trains all, {len(self.taps)}, or none, 0")
         self.requires_grad_(count > 0)
         return list(self.parameters()) if count else []
 
     def train(self, mode: bool = True) -> "PyramidBackbone":
-        """While it is frozen it stays in evaluation mode, or its normalisation would go on to change."""
+        """A frozen network stays in evaluation mode, so its normalisation statistics do not change."""
         return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
 
 
@@ -85,7 +86,7 @@ def _orthonormal(channels: int, embed_dim: int) -> nn.Conv2d:
 
 
 def _to_grid(features: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """[B, C, H', W'] -> [B, C, h, w]; H' and W' are multiples of h and w, or no larger than they."""
+    """[B, C, H', W'] -> [B, C, h, w]; H' and W' are multiples of h and w, or not larger than h and w."""
     size_hw = (int(features.shape[2]), int(features.shape[3]))
     if size_hw == grid_hw:
         return features

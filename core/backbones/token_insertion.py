@@ -1,7 +1,7 @@
-"""Learnable tokens that travel through a timm ViT together with its own, the model untouched (VisualAD).
+"""Passes learnable tokens through a timm ViT together with its own tokens, without changes to the model (VisualAD).
 
-timm's `forward_intermediates` takes no further tokens. This is its loop over the blocks with K tokens put before the
-class token. Written for timm's `VisionTransformer` (AugReg, DINOv2, CLIP) and `Eva` (DINOv3).
+timm's `forward_intermediates` accepts no extra tokens. This module repeats its loop over the blocks, with K tokens
+before the class token. It supports timm's `VisionTransformer` (AugReg, DINOv2, CLIP) and `Eva` (DINOv3).
 """
 
 from collections.abc import Sequence
@@ -15,26 +15,26 @@ from torch.utils.checkpoint import checkpoint
 
 from zsad_core.errors import WeightsError
 
-KNOWN_CLASSES = ("VisionTransformer", "Eva")  # subclasses have tokens or positions that are not known here
+KNOWN_CLASSES = ("VisionTransformer", "Eva")  # subclasses have other tokens or positions
 
 
 def tapped_tokens(vit: Any, images: Tensor, taps: Sequence[int], inserted: Tensor) -> list[Tensor]:
-    """All tokens after each tapped block, through the model's final norm.
+    """All tokens after each tapped block, with the model's final norm applied.
 
-    Gradients reach `inserted` through frozen blocks too. Patch positions of another grid than the model's are resized
-    bilinearly, as published; timm's own way is bicubic.
+    Gradients reach `inserted` also through frozen blocks. Patch positions are resized bilinearly to the input's grid,
+    as published; timm itself resizes them bicubically.
 
     Args:
         vit: timm `VisionTransformer` or `Eva` with a class token.
         images: [B, 3, H, W], normalised.
         taps: 1-based block numbers, increasing.
-        inserted: [K, D], positions included; K may be 0.
+        inserted: [K, D], with positions added; K may be 0.
 
     Returns:
-        For each tap [B, K + P + N, D]: inserted, the model's P prefix tokens (class, registers), N patches.
+        For each tap [B, K + P + N, D]: inserted tokens, the model's P prefix tokens (class, registers), N patches.
 
     Raises:
-        WeightsError: tokens cannot be inserted into such a model.
+        WeightsError: tokens cannot be inserted into this model.
     """
     check_insertable(vit)
     tokens, grid_hw = _embed(vit, images)  # [B, P + N, D]
@@ -54,10 +54,10 @@ def tapped_tokens(vit: Any, images: Tensor, taps: Sequence[int], inserted: Tenso
 
 
 def class_position(vit: Any) -> Tensor:
-    """The class token's position [D], where inserted tokens start; zeros in models whose class token has none.
+    """The class token's position embedding [D], the initial one of inserted tokens; zeros if it has none.
 
-    Those are models with rotary positions (DINOv3) and those that add positions to patches alone (DINOv2 with
-    registers, whose class position timm adds to the class token itself).
+    It has none in models with rotary positions (DINOv3), and in models that add positions only to patches (DINOv2 with
+    registers, where timm has already added the class position to the class token).
     """
     if vit.pos_embed is None or vit.no_embed_class:
         return torch.zeros(vit.embed_dim)
@@ -65,15 +65,15 @@ def class_position(vit: Any) -> Tensor:
 
 
 def resize_positions(vit: Any, input_hw: tuple[int, int]) -> None:
-    """Resizes the position table for good, bilinearly, and sets the model to that input size.
+    """Permanently resizes the position table, bilinearly, and sets the model's input size.
 
-    Keeps the resizing out of an exported graph. `input_hw`: pixels, multiples of the patch size.
+    An exported graph then needs no resizing. `input_hw`: pixels, multiples of the patch size.
     """
     patch_hw = vit.patch_embed.patch_size
     grid_hw = (input_hw[0] // patch_hw[0], input_hw[1] // patch_hw[1])
     table = _position_table(vit, grid_hw)
     trainable = table is not None and vit.pos_embed.requires_grad
-    vit.pos_embed = None  # else set_input_size would resize it its own way
+    vit.pos_embed = None  # otherwise set_input_size would resize it bicubically
     vit.set_input_size(img_size=input_hw)
     if table is not None:
         vit.pos_embed = nn.Parameter(table.detach().clone(), requires_grad=trainable)
@@ -92,10 +92,10 @@ def check_insertable(vit: Any) -> None:
 
 
 def _embed(vit: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Prefix tokens and patches with their positions [B, P + N, D], and the patch grid (h, w)."""
+    """Prefix and patch tokens with positions added [B, P + N, D], and the patch grid (h, w)."""
     patches = vit.patch_embed(images)
     grid_hw = vit.patch_embed.grid_size
-    if patches.ndim == 4:  # [B, h, w, D] of a model that takes any input size
+    if patches.ndim == 4:  # [B, h, w, D] from a model for any input size
         grid_hw = (patches.shape[1], patches.shape[2])
         patches = patches.flatten(1, 2)
     prefix = [token.expand(patches.shape[0], -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
@@ -109,7 +109,7 @@ def _embed(vit: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
 
 
 def _position_table(vit: Any, grid_hw: tuple[int, int]) -> Tensor | None:
-    """Absolute positions [1, P + N, D], or [1, N, D] where prefix tokens have none; None where patches have none."""
+    """Absolute positions [1, P + N, D], or [1, N, D] if prefix tokens have none; None if patches have none."""
     from timm.layers import resample_abs_pos_embed
 
     if vit.pos_embed is None:
@@ -125,10 +125,10 @@ def _position_table(vit: Any, grid_hw: tuple[int, int]) -> Tensor | None:
 
 
 def _rotations(vit: Any, grid_hw: tuple[int, int], inserted: int) -> Tensor | None:
-    """Rotary positions [..., inserted + N, 2 * head] as (sine, cosine), None in models without.
+    """Rotary positions [..., inserted + N, 2 * head] as (sine, cosine); None in models without them.
 
-    The attention rotates all tokens but the first P, which now are inserted ones. A rotation by zero for as many
-    tokens as were inserted leaves the model's own prefix tokens as they are, and no setting of the model changes.
+    The attention rotates all tokens except the first P. With tokens inserted before them, it would also rotate the
+    model's own prefix tokens. Zero rotations, one per inserted token, prevent this without a change to the model.
     """
     rope = getattr(vit, "rope", None)
     if rope is None:

@@ -1,4 +1,4 @@
-"""A timm ViT as a source of class and patch tokens from several depths."""
+"""A timm ViT that gives class and patch tokens from several depths."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ Side = Annotated[int, Field(ge=16, le=8192)]
 
 
 def usual_input_hw(name: str) -> tuple[int, int]:
-    """The input size of the published methods with this backbone: DINOv3 512 px, patches of 14 px 518; else 384."""
+    """The published methods' input size for this backbone: DINOv3 512 px, patches of 14 px 518 px; others 384 px."""
     side = 512 if "dinov3" in name else 518 if "patch14" in name else 384
     return side, side
 
@@ -28,38 +28,36 @@ class BackboneConfig(StrictModel):
     # Pixels, multiples of the patch size.
     input_hw: tuple[Side, Side] = Field(default_factory=lambda known: usual_input_hw(known["name"]))
     taps: tuple[Annotated[int, Field(ge=1)], ...] | None = None  # 1-based blocks; None: four, evenly spaced
-    width: Annotated[int, Field(ge=8)] | None = None  # D of a CNN's tokens; None: its widest tap's. A ViT has its own
-    bilinear_positions: bool = False  # resize absolute positions bilinearly, as VisualAD does; timm's way is bicubic
+    width: Annotated[int, Field(ge=8)] | None = None  # D of a CNN's tokens; None: width of its widest tap. Not for ViTs
+    bilinear_positions: bool = False  # resize absolute positions bilinearly, as in VisualAD; timm uses bicubic
 
 
 class Backbone(nn.Module):
-    """Frozen or trainable ViT; `forward` gives the tokens of each tapped block after the backbone's final norm."""
+    """Frozen or trainable ViT. `forward` gives the tokens of each tapped block after the backbone's final norm."""
 
     def __init__(
         self, config: BackboneConfig, *, weights: Path | None = None, pretrained: bool = False, any_size: bool = True
     ) -> None:
-        """Builds the timm model, with random weights, a local file's, or (`pretrained`) the hub's.
+        """Builds the timm model with random weights, those of a local file, or (`pretrained`) those of the hub.
 
-        With `any_size` it takes pictures of any size, resampling its position embeddings in each pass; without, only
-        of `config.input_hw`, which keeps that out of an exported graph. Both have the same state dict.
+        With `any_size` it accepts images of any size and resamples its position embeddings in each pass. Without, it
+        accepts only `config.input_hw`, so an exported graph has no resampling. Both have the same state dict.
 
         Raises:
-            WeightsError: timm knows no such ViT, or the weights are missing or do not fit.
+            WeightsError: timm has no such ViT, or the weights are missing or do not fit.
             ValueError: taps or input size do not fit the model.
         """
         super().__init__()
         if config.width is not None:
-            raise ValueError(
-                f"width {config.width}: the tokens of {config.name} have a width of their own; leave it out"
-            )
+            raise ValueError(f"width {config.width}: the width of {config.name}'s tokens is fixed; leave width out")
         self.config = config
-        resizes = config.bilinear_positions and any_size  # a fixed size only ever takes a state that is resized
+        resizes = config.bilinear_positions and any_size  # with a fixed size, the loaded state is already resized
         self.vit = _create(config, any_size=any_size, native_size=resizes)
         depth = len(self.vit.blocks)
         self.taps = check_taps(config.taps or evenly_spaced_taps(depth), depth)
         self.patch_hw: tuple[int, int] = tuple(self.vit.patch_embed.patch_size)
         check_input(config.input_hw, self.patch_hw)
-        # A file's name, a hub repository, or `random`.
+        # file name, hub repository, or `random`
         self.weights_source = load_weights(self.vit, config.name, weights=weights, pretrained=pretrained)
         if resizes:
             resize_positions(self.vit, config.input_hw)
@@ -68,11 +66,11 @@ class Backbone(nn.Module):
         self.std: tuple[float, ...] = tuple(self.vit.pretrained_cfg["std"])
 
     def grid_hw(self, input_hw: tuple[int, int]) -> tuple[int, int]:
-        """The patch grid (h, w) of an input of `input_hw` pixels."""
+        """The patch grid (h, w) for an input of `input_hw` pixels."""
         return input_hw[0] // self.patch_hw[0], input_hw[1] // self.patch_hw[1]
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Tokens of each tap: L class tokens [B, D] and L lists of patch tokens [B, N, D].
+        """Tokens of each tap: L class tokens [B, D] and L tensors of patch tokens [B, N, D].
 
         Args:
             images: [B, 3, H, W], normalised.
@@ -90,9 +88,9 @@ class Backbone(nn.Module):
         return cls_tokens, patch_tokens
 
     def trainable_blocks(self, count: int) -> list[nn.Parameter]:
-        """Freezes all but the last `count` blocks and the final norm, and gives what stays trainable.
+        """Freezes all parameters except the last `count` blocks and the final norm; returns the trainable ones.
 
-        With `count` equal to the depth everything trains, the patch embedding too. 0 freezes all, the norm too.
+        If `count` is the depth, all parameters train, also the patch embedding. 0 freezes all, also the norm.
         """
         depth = len(self.vit.blocks)
         if not 0 <= count <= depth:
@@ -110,31 +108,31 @@ def evenly_spaced_taps(depth: int, count: int = 4) -> tuple[int, ...]:
 
 
 def check_taps(taps: tuple[int, ...], depth: int) -> tuple[int, ...]:
-    """The taps; ValueError where they do not increase or there is no such block."""
+    """The taps; ValueError if they do not increase or a block does not exist."""
     if list(taps) != sorted(set(taps)) or not 1 <= taps[0] <= taps[-1] <= depth:
         raise ValueError(f"taps {taps}: expected increasing block numbers from 1 to {depth}")
     return taps
 
 
 def check_input(input_hw: tuple[int, int], patch_hw: tuple[int, int]) -> None:
-    """ValueError, with the nearest sizes that fit, where a side is no multiple of the patch's."""
+    """Raises ValueError if a side is not a multiple of the patch size; the text names the nearest valid sizes."""
     if any(side % patch for side, patch in zip(input_hw, patch_hw, strict=True)):
         below = tuple(max(1, side // patch) * patch for side, patch in zip(input_hw, patch_hw, strict=True))
         above = tuple(-(-side // patch) * patch for side, patch in zip(input_hw, patch_hw, strict=True))
-        raise ValueError(f"input {input_hw} is no multiple of the patch size {patch_hw}; nearest: {below} and {above}")
+        raise ValueError(f"input {input_hw}: not a multiple of the patch size {patch_hw}; nearest: {below} and {above}")
 
 
 def standardise_patches(patch_tokens: Tensor, eps: float = 1e-6) -> Tensor:
-    """[B, N, D] -> [B, N, D]: each channel of each image to zero mean and unit (unbiased) deviation over its patches.
+    """[B, N, D] -> [B, N, D]: each channel of each image has zero mean and unit (unbiased) deviation over its patches.
 
-    As both DINOv3 methods do before their adapters.
+    Both DINOv3 methods do this before their adapters.
     """
     mean = patch_tokens.mean(dim=1, keepdim=True)
     return (patch_tokens - mean) / (patch_tokens.std(dim=1, keepdim=True) + eps)
 
 
 def import_timm() -> Any:
-    """The timm package, imported late: it takes seconds, and checking a config needs none of it."""
+    """The timm package, imported late: the import takes seconds, and a check of a config does not need it."""
     ensure_torchvision_imports()
     import timm
 
@@ -151,20 +149,20 @@ def _create(config: BackboneConfig, *, any_size: bool, native_size: bool) -> Any
     try:
         vit = timm.create_model(config.name, pretrained=False, **options)
     except TypeError as error:
-        raise WeightsError(f"{config.name}: not a plain ViT that takes any input size: {error}") from error
-    except RuntimeError as error:  # no such weights of this model
+        raise WeightsError(f"{config.name}: not a plain ViT that accepts any input size: {error}") from error
+    except RuntimeError as error:  # the model has no weights of this tag
         raise WeightsError(f"{config.name}: {error}. See timm.list_pretrained('vit*').") from error
     if not hasattr(vit, "forward_intermediates") or not getattr(vit, "num_prefix_tokens", 0):
-        raise WeightsError(f"{config.name}: has no class token or gives no intermediate tokens; choose a ViT that does")
+        raise WeightsError(f"{config.name}: has no class token or no intermediate tokens; choose another ViT")
     return vit
 
 
 @contextmanager
 def plain_attention(enabled: bool) -> Iterator[None]:
-    """Within, models are built without fused attention.
+    """A context in which models are built without fused attention.
 
-    On a CPU torch's fused attention has a slow backward pass (measured with ViT-Ti at 384 px in bf16: 1.0 s against
-    0.53 s a batch of 8); while the graph is traced, plain attention gives OpenVINO patterns that it fuses itself.
+    On a CPU torch's fused attention has a slow backward pass (measured with ViT-Ti at 384 px in bf16: 1.0 s per batch
+    of 8, plain attention 0.53 s). In a traced graph, OpenVINO recognises plain attention and fuses it itself.
     """
     timm = import_timm()
     before = timm.layers.use_fused_attn()

@@ -1,6 +1,6 @@
-"""The bundle: manifest, files, hashes, signature, measurements of its making, and prompt bank. Runs without torch.
+"""The bundle: manifest, files, hashes, signature, measurements at export, and prompt bank. Runs without torch.
 
-Compiling belongs in the agent, writing in convert. May import `picture` and the top of core.
+The agent compiles models; convert writes bundles. May import `picture` and the top of core.
 """
 
 import lazy_loader

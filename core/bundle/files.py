@@ -1,7 +1,7 @@
-"""The files of a bundle, out of a folder or a .zip that may come from anybody: by name, whole, into bounded memory.
+"""Reads files of an untrusted bundle by name, from a folder or a .zip, into bounded memory.
 
-Nothing is unpacked to disk. Of a folder or .zip only the files that are asked for are read; what else lies there is
-left alone. A .zip whose directory holds something that no packer writes by accident is refused as a whole.
+Nothing is unpacked to disk. Only the requested files are read; other files in the folder or .zip are ignored. A .zip
+with a suspicious entry in its directory is refused as a whole.
 """
 
 import io
@@ -19,10 +19,10 @@ from zsad_core.errors import BundleError
 
 BundleReader = Callable[[str, int], bytes]  # (name, most bytes) -> content; raises BundleError
 
-MAX_MEMBERS = 10_000  # of a .zip; a bundle has seven files, its prompts.npz one for each product
+MAX_MEMBERS = 10_000  # of a .zip; a bundle has seven files, its prompts.npz has one per product
 MAX_DIRECTORY_BYTES = 4_000_000  # of a .zip's directory
-MAX_RATIO = 200  # inflated to packed; float weights pack to 0.9, the XML of a graph to 0.05
-RATIO_COUNTS_FROM_BYTES = 1_000_000  # below it a few repeated lines pack as well as a bomb
+MAX_RATIO = 200  # inflated / packed size; float weights pack to 0.9 of their size, the XML of a graph to 0.05
+RATIO_COUNTS_FROM_BYTES = 1_000_000  # a smaller file with repeated lines can have a zip bomb's ratio
 _CHUNK_BYTES = 1 << 19  # must stay below MAX_DIRECTORY_BYTES
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _ENCRYPTED = 0x1  # in a member's flag bits
@@ -33,15 +33,15 @@ class MissingFileError(BundleError):
 
 
 def bundle_reader(path: Path, landmark: str) -> BundleReader:
-    """Reads a file of a bundle folder or .zip by name, up to a number of bytes; checks no hash.
+    """A function that reads a file of a bundle by name, up to a number of bytes. It checks no hash.
 
     Args:
-        path: of the folder or .zip.
-        landmark: the file that every bundle has; in a .zip it lies at the top or in the one folder.
+        path: the folder or .zip.
+        landmark: a file that every bundle has. In a .zip it is at the top or in the only folder.
 
     Raises:
-        BundleError: there is no such bundle; when called, that the file is missing, too large, unreadable, no regular
-            file, or reached by a link out of the folder, or that the .zip is one that no packer makes.
+        BundleError: there is no such bundle. The returned function raises it if the file is missing, too large,
+            unreadable, not a regular file or a link to outside the folder, or if the .zip is suspicious.
     """
     try:
         if path.is_dir():
@@ -54,26 +54,26 @@ def bundle_reader(path: Path, landmark: str) -> BundleReader:
 
 
 def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
-    """The .zip in `file`, whose directory is read within bounds.
+    """The .zip in `file`. Its directory is read with a size limit.
 
     Raises:
-        BundleError: the directory is larger than any bundle's.
-        Exception: one of `UNREADABLE_ZIP`, now or while members are read.
+        BundleError: the directory is larger than `MAX_DIRECTORY_BYTES`.
+        Exception: one of `UNREADABLE_ZIP`, here or when a member is read.
     """
     return zipfile.ZipFile(cast(IO[bytes], _BoundedReads(file)))
 
 
 def zip_members(archive: zipfile.ZipFile, source: str, *, names_are_paths: bool = True) -> dict[str, zipfile.ZipInfo]:
-    """The files in `archive` by name, of a directory that holds nothing odd.
+    """Checks the directory of `archive` and gives its files by name.
 
     Args:
-        archive: as `open_zip` gives it.
-        source: for errors.
-        names_are_paths: False where they are products, one of which may be called `A:1`.
+        archive: from `open_zip`.
+        source: name for errors.
+        names_are_paths: False if the names are products; a product may be called `A:1`.
 
     Raises:
-        BundleError: too many, a name twice or that would lead out of the folder, a link or device, encrypted, packed
-            by something other than deflate (whose inflating alone is bounded), or that inflates like a bomb.
+        BundleError: too many files, a duplicate name, a name that leads out of the folder, a link or device, an
+            encrypted file, a compression other than deflate (only deflate is read with a limit), or a zip bomb.
     """
     infos = archive.infolist()
     if len(infos) > MAX_MEMBERS:
@@ -83,20 +83,20 @@ def zip_members(archive: zipfile.ZipFile, source: str, *, names_are_paths: bool 
             raise BundleError(f"{source}: {info.orig_filename[:80]!r} {fault}. Zip the bundle again, or do not use it.")
     name, count = next(iter(Counter(info.filename for info in infos).most_common(1)), ("", 0))
     if count > 1:
-        raise BundleError(f"{source}: {name[:80]!r} is in it {count} times. Zip the bundle again.")
+        raise BundleError(f"{source}: {name[:80]!r} occurs {count} times. Zip the bundle again.")
     return {info.filename: info for info in infos}
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: str, max_bytes: int) -> bytes:
-    """The content, of which there is as much as the directory says.
+    """The content of a member.
 
     Raises:
-        BundleError: more than `max_bytes`, or less than the directory says.
+        BundleError: it has more than `max_bytes`, or fewer bytes than the directory says.
     """
     if info.file_size > max_bytes:
         raise BundleError(f"{source}: {info.file_size} bytes, at most {max_bytes} are read")
-    content = io.BytesIO()  # gives its bytes without a second copy of them
-    with archive.open(info) as member:  # ends at file_size, whatever the stream would inflate to
+    content = io.BytesIO()  # getvalue makes no second copy
+    with archive.open(info) as member:  # reads no more than file_size
         while chunk := member.read(_CHUNK_BYTES):
             content.write(chunk)
     if content.tell() != info.file_size:
@@ -121,9 +121,9 @@ def _member_fault(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is packed by a method other than deflate"
+        return "uses a compression other than deflate"
     if info.file_size > RATIO_COUNTS_FROM_BYTES and info.file_size > MAX_RATIO * info.compress_size:
-        return f"inflates {info.compress_size} bytes to {info.file_size}, as no bundle's file does"
+        return f"inflates {info.compress_size} bytes to {info.file_size}, too much for a bundle's file"
     return None
 
 
@@ -150,16 +150,16 @@ def _open_regular(file: Path, root: Path) -> io.FileIO:
     real = file.resolve(strict=True)
     if not real.is_relative_to(root.resolve()):
         raise BundleError(f"{file}: is a link out of the bundle, to {real}. Copy the file into the bundle.")
-    # A FIFO that nobody writes to would hold `open` for ever without O_NONBLOCK.
+    # Without O_NONBLOCK, opening a FIFO without a writer would hang.
     opened = io.FileIO(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
     if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
         opened.close()
-        raise BundleError(f"{file}: is no regular file. Copy the bundle again.")
+        raise BundleError(f"{file}: is not a regular file. Copy the bundle again.")
     return opened
 
 
 class _ZipReader:
-    """The files lie at the top, or in one folder: zipping the files and zipping the folder around them are common."""
+    """The files are at the top or in a single folder: people zip either the files or the folder."""
 
     def __init__(self, path: Path, landmark: str) -> None:
         self._path = path
@@ -180,7 +180,7 @@ class _ZipReader:
 
 
 def bundle_folder(members: Iterable[str], landmark: str) -> str:
-    """The folder of a .zip that the bundle's files lie in, with its slash; empty for the top."""
+    """The folder of the bundle's files in a .zip, with a slash at its end; empty if they are at the top."""
     folders = [
         name[: -len(landmark)]
         for name in members
@@ -190,9 +190,9 @@ def bundle_folder(members: Iterable[str], landmark: str) -> str:
 
 
 class _BoundedReads:
-    """A file of which no more than `MAX_DIRECTORY_BYTES` are read at once.
+    """A file that refuses to read more than `MAX_DIRECTORY_BYTES` at once.
 
-    `zipfile` reads the whole directory in one go, of whatever size the file says it has.
+    `zipfile` reads the whole directory with one call, and takes its size from the file.
     """
 
     def __init__(self, file: IO[bytes]) -> None:

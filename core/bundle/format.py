@@ -1,7 +1,7 @@
-"""The bundle: everything that a device needs to inspect, in a folder or one .zip of it.
+"""The bundle: everything that a device needs to inspect parts, as a folder or a .zip of it.
 
-Read here by the agent, written by `zsad_convert`. Every file is hashed in the manifest and read whole into memory, so
-that what was checked is what runs.
+The agent reads it here; `zsad_convert` writes it. The manifest holds a hash of every file. Every file is read into
+memory as a whole, then checked, so a later change of the file on disk has no effect.
 """
 
 import hashlib
@@ -28,33 +28,31 @@ from zsad_core.config import RecordModel
 from zsad_core.errors import BundleError
 from zsad_core.facts import EvaluationRow, Licence, ScoreRule, Unit
 
-FORMAT_VERSION: Final = 2  # a new optional key leaves it as it is: readers ignore the keys that they do not know
-OLDEST_FORMAT = 1  # that is read: `_from_format_1`
-NEEDS_AGENT = "0.2.0"  # the first that reads FORMAT_VERSION
+FORMAT_VERSION: Final = 2  # a new optional key does not change it: readers ignore unknown keys
+OLDEST_FORMAT = 1  # oldest version that is read, see `_from_format_1`
+NEEDS_AGENT = "0.2.0"  # the first agent that reads FORMAT_VERSION
 MANIFEST, MODEL_XML, MODEL_BIN, PROMPTS = "manifest.json", "model.xml", "model.bin", "prompts.npz"
 PAYLOAD_FILES = (MODEL_XML, MODEL_BIN, PROMPTS)  # a method without text has no prompts
-TEXT_SIDE = "text_side.safetensors"  # for the host, to add products; see `zsad_core.text.side`
-INT8_XML, INT8_BIN = "model_int8.xml", "model_int8.bin"  # the same model once more: see `Manifest.variant`
+TEXT_SIDE = "text_side.safetensors"  # the host uses it to add products; see `zsad_core.text.side`
+INT8_XML, INT8_BIN = "model_int8.xml", "model_int8.bin"  # the same model in int8, see `Manifest.variant`
 VARIANT_FILES = (INT8_XML, INT8_BIN)
 MAX_FILE_BYTES = 2_000_000_000  # the IR of a ViT-L in FP32 is 1.3 GB
-MAX_BUNDLE_BYTES = 2_500_000_000  # of all files together, which lie in memory while they are checked
+MAX_BUNDLE_BYTES = 2_500_000_000  # of all files together; they are all in memory during the check
 MAX_MANIFEST_BYTES = 4_000_000
-MAX_XML_BYTES = 64_000_000  # that of a ViT-L has 2 MB; its parser takes ten times as much memory
+MAX_XML_BYTES = 64_000_000  # a ViT-L has 2 MB; the parser needs ten times as much memory
 MAX_PROMPT_VALUES = 1_000_000  # of one product
 
 _AGENT_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")  # of NEEDS_AGENT
-FileName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-]  # no path: it lies in the bundle's folder
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # without a path
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Arithmetic = Literal["fp", "int8"]  # of a bundle's models
-Side = Annotated[int, Field(gt=0, le=8192)]  # pixels; the input of the largest is then 200 MB
+Side = Annotated[int, Field(gt=0, le=8192)]  # pixels; the largest input then has 200 MB
 
 
 class Threshold(RecordModel):
     value: Unit
-    method: str  # how it was set, on what
-    false_reject_rate: Unit | None = None  # share of good parts above it, on the pictures it was set on
+    method: str  # how it was set, and on which images
+    false_reject_rate: Unit | None = None  # share of good parts at or above it, on the same images
 
 
 class Evaluation(RecordModel):
@@ -63,7 +61,7 @@ class Evaluation(RecordModel):
 
 
 class AddedProduct(RecordModel):
-    """How a product came into the bundle after its export."""
+    """How a product was added to the bundle after its export."""
 
     made_by: str  # command
     wording: Wording
@@ -71,16 +69,16 @@ class AddedProduct(RecordModel):
 
 class ModelFacts(RecordModel):
     method: str  # e.g. "ava_dino"
-    backbone: str  # timm name and the weights it started from
+    backbone: str  # timm name and initial weights
     text_encoder: str
     input_hw: tuple[Side, Side]
     colour_order: Literal["BGR"] = "BGR"
     taps: tuple[int, ...]  # 1-based block numbers
     map_hw: tuple[Side, Side]
-    # of one product's prompt; None: the method needs no text, nor products
+    # shape of one product's prompt; None: the method uses no text and no products
     prompt_shape: tuple[Annotated[int, Field(gt=0)], ...] | None
     precision: Precision
-    score: ScoreRule | None = None  # None: the score does not come from the map that is given out
+    score: ScoreRule | None = None  # None: the score is not computed from the output map
 
     @model_validator(mode="after")
     def _prompt_is_bounded(self) -> Self:
@@ -90,7 +88,7 @@ class ModelFacts(RecordModel):
 
 
 class BuiltWith(RecordModel):
-    """Versions of the programs that exported the models; None: not known, or not installed."""
+    """Versions of the programs that exported the models; None: unknown or not installed."""
 
     openvino: str | None = None
     torch: str | None = None
@@ -99,10 +97,10 @@ class BuiltWith(RecordModel):
 
 
 class Manifest(RecordModel):
-    """What a bundle's manifest.json says, in this format; `parse_manifest` brings older formats to it."""
+    """The content of a bundle's manifest.json in this format; `parse_manifest` converts older formats to it."""
 
     format_version: Literal[2]
-    # the oldest version that reads this format; an older agent names it when it refuses the bundle
+    # the oldest agent that reads this format; an older agent names it in its error
     needs_agent: Annotated[str, Field(pattern=f"^{_AGENT_VERSION.pattern}$")] = NEEDS_AGENT
     name: str
     version: str
@@ -114,16 +112,16 @@ class Manifest(RecordModel):
     parity: Parity
     made_by: str  # command and seed
     licences: tuple[Licence, ...]
-    resize: ResizeRule  # from a picture to the model's input
-    built_at: date | None = None  # UTC, of the export; None, here and below: not known
+    resize: ResizeRule  # how an image is scaled to the model's input
+    built_at: date | None = None  # UTC date of the export; None, here and in the next key: unknown
     built_with: BuiltWith | None = None
     files: dict[FileName, Sha256]
     added_products: dict[str, AddedProduct] = Field(default={})  # some of `products`
-    gate: Gate | Literal["left out"] | None = None  # this and the next two, of the model: as in `Variant`
+    gate: Gate | Literal["left out"] | None = None  # of the main model, as the next two keys; see `Variant`
     calibration: Calibration | None = None
     accepted_loss: tuple[str, ...] = ()
-    # The same model in int8 beside one in float: each machine runs the faster. Everything else here, the threshold
-    # too, holds for both; that they answer alike is what its parity and gate show.
+    # The same model in int8 beside a float model: each machine runs the faster one. All other keys, including the
+    # threshold, apply to both. The variant's parity and gate show that both give the same results.
     variant: Variant | None = None
 
     @model_validator(mode="after")
@@ -131,27 +129,27 @@ class Manifest(RecordModel):
         if self.variant is not None and (self.variant.precision, self.model.precision == "int8") != ("int8", False):
             raise ValueError(
                 f"the variant is {self.variant.precision} beside a model in {self.model.precision}: only int8 beside "
-                "fp32 or fp16 is known"
+                "fp32 or fp16 is supported"
             )
         return self
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle that has been checked: signature where keys are trusted, format, hashes, prompt shapes."""
+    """A checked bundle: format, hashes, prompt shapes, and the signature if trusted keys were given."""
 
     path: Path
     manifest: Manifest
-    prompt_bank: PromptBank | None  # None: the method needs no text, and any product is inspected alike
-    model_xml: bytes  # empty once it was compiled, as is the next
+    prompt_bank: PromptBank | None  # None: the method uses no text, so all products are inspected in the same way
+    model_xml: bytes  # empty after compilation, as is `model_bin`
     model_bin: bytes
-    variant_xml: bytes  # of the int8 variant, likewise; empty where there is none
+    variant_xml: bytes  # of the int8 variant; empty after compilation, or without a variant
     variant_bin: bytes
-    sha256: str  # of manifest.json, which holds the hashes of all else
-    signed_by: str | None = None  # id of the trusted key; None: no keys were asked for
+    sha256: str  # of manifest.json, which holds the hashes of all other files
+    signed_by: str | None = None  # id of the trusted key; None: no trusted keys were given
 
     def prompt(self, product: str) -> np.ndarray | None:
-        """The graph's `prompt` for a product; None where the method needs no text, whatever the product.
+        """The graph's `prompt` for a product; always None if the method uses no text.
 
         Raises:
             ProductError: there is no such product.
@@ -160,33 +158,33 @@ class Bundle:
 
     @property
     def arithmetics(self) -> tuple[Arithmetic, ...]:
-        """Those of the models it holds, the main one's first."""
+        """The arithmetic of each model in the bundle, the main model first."""
         main: Arithmetic = "int8" if self.manifest.model.precision == "int8" else "fp"
         return (main,) if self.manifest.variant is None else (main, "int8")
 
     def computing_in(self, arithmetic: Arithmetic) -> Self:
-        """The bundle with that one of its `arithmetics` as its only model."""
+        """The bundle with only its model of this arithmetic, one of `arithmetics`."""
         xml, weights = self.model_xml, self.model_bin
         if arithmetic != self.arithmetics[0]:
             xml, weights = self.variant_xml, self.variant_bin
         return replace(self, model_xml=xml, model_bin=weights, variant_xml=b"", variant_bin=b"")
 
     def without_model(self) -> Self:
-        """All but the graphs and their weights, for as long as the compiled model runs: that has its own copy."""
+        """The bundle without graphs and weights: a compiled model has its own copy."""
         return replace(self, model_xml=b"", model_bin=b"", variant_xml=b"", variant_bin=b"")
 
 
 def load_bundle(path: Path, trusted_keys: Sequence[TrustedKey] = ()) -> Bundle:
-    """Reads and checks a bundle folder or .zip; nobody needs to vouch for it but the keys.
+    """Reads and checks a bundle folder or .zip, which may come from an untrusted source.
 
     Args:
-        path: folder or .zip. What lies there beside the files of the manifest is never read.
-        trusted_keys: one of these must have signed it, which is checked before anything in it is parsed; none: signed
-            and unsigned bundles are taken alike.
+        path: folder or .zip. Files that are not in the manifest are never read.
+        trusted_keys: one of these must have signed the bundle; the signature is checked before anything is parsed.
+            Empty: signed and unsigned bundles are both accepted.
 
     Raises:
-        BundleError: missing, not a bundle, not signed by a trusted key, another format version, a file missing, altered
-            or cut, or prompts that do not fit the model. Text says which file, what was expected and found.
+        BundleError: missing, not a bundle, not signed by a trusted key, another format version, a missing, changed or
+            truncated file, or prompts that do not fit the model. The text names the file, what was expected and found.
     """
     read = bundle_reader(path, MANIFEST)
     signature = _read_signature(read, path) if trusted_keys else None
@@ -213,7 +211,7 @@ def load_bundle(path: Path, trusted_keys: Sequence[TrustedKey] = ()) -> Bundle:
 
 
 def is_signed(path: Path) -> bool:
-    """Whether a bundle has a signature, whosever and however good.
+    """Whether a bundle has a signature file. The signature is not checked.
 
     Raises:
         BundleError: it cannot be read.
@@ -229,7 +227,7 @@ def read_manifest(path: Path) -> bytes:
     """The bytes of a bundle's manifest, unchecked.
 
     Raises:
-        BundleError: they cannot be read.
+        BundleError: the file cannot be read.
     """
     return bundle_reader(path, MANIFEST)(MANIFEST, MAX_MANIFEST_BYTES)
 
@@ -239,20 +237,20 @@ def _read_signature(read: BundleReader, path: Path) -> bytes:
         return read(SIGNATURE, MAX_SIGNATURE_BYTES)
     except MissingFileError as error:
         raise BundleError(
-            f"{path}: not signed, and only bundles signed with a key of inference.trusted_keys are taken. Sign it with "
-            "zsad-convert sign."
+            f"{path}: not signed, and only bundles signed with a key of inference.trusted_keys are accepted. Sign it "
+            "with zsad-convert sign."
         ) from error
 
 
 def _read_files(read: BundleReader, path: Path, manifest: Manifest) -> dict[str, bytes]:
-    """Name -> content of every file of the manifest, each as its hash says."""
+    """Name -> content of every file of the manifest, after a check of its hash."""
     needs_text = manifest.model.prompt_shape is not None
     payload = [name for name in PAYLOAD_FILES if needs_text or name != PROMPTS]
     missing = [name for name in (*payload, *(VARIANT_FILES if manifest.variant else ())) if name not in manifest.files]
     if missing:
         raise BundleError(f"{path}/{MANIFEST}: files: no hash for {', '.join(missing)}. Export the bundle again.")
     if manifest.variant is None and (stray := [name for name in VARIANT_FILES if name in manifest.files]):
-        raise BundleError(f"{path}/{MANIFEST}: files: {stray[0]!r} is there, yet there is no variant")
+        raise BundleError(f"{path}/{MANIFEST}: files: {stray[0]!r} is listed, but there is no variant")
     contents: dict[str, bytes] = {}
     left = MAX_BUNDLE_BYTES
     for name, expected in manifest.files.items():
@@ -272,7 +270,7 @@ def _prompt_bank(path: Path, manifest: Manifest, contents: dict[str, bytes]) -> 
     shape = manifest.model.prompt_shape
     if shape is None:
         if manifest.products or PROMPTS in contents:
-            raise BundleError(f"{path}/{MANIFEST}: model.prompt_shape is null, yet there are products or {PROMPTS}")
+            raise BundleError(f"{path}/{MANIFEST}: model.prompt_shape is null, but there are products or {PROMPTS}")
         return None
     try:
         bank = PromptBank.load(io.BytesIO(contents[PROMPTS]), shape)
@@ -286,11 +284,11 @@ def _prompt_bank(path: Path, manifest: Manifest, contents: dict[str, bytes]) -> 
 
 
 def parse_manifest(text: bytes, source: str) -> Manifest:
-    """The manifest in `text`; its format version is checked before anything else. Unknown keys are ignored.
+    """The manifest in `text`. Its format version is checked first; unknown keys are ignored.
 
     Raises:
-        BundleError: no JSON, a format version that is not read (with the agent's version that reads it, where the
-            manifest says so), or a key that is missing, of the wrong type or out of range.
+        BundleError: not JSON, an unknown format version (the text names the agent version that reads it, if the
+            manifest has it), or a key that is missing, of the wrong type or out of range.
     """
     try:
         values = json.loads(text)
@@ -309,7 +307,7 @@ def parse_manifest(text: bytes, source: str) -> Manifest:
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
-    """The manifest in this format. Format 1 has no `resize`; every agent that reads it resizes by this rule."""
+    """The manifest in this format. Format 1 has no `resize`: all its readers use `RESIZE_RULE`."""
     return values | {"format_version": FORMAT_VERSION, "resize": RESIZE_RULE.model_dump(mode="json")}
 
 
@@ -325,8 +323,8 @@ def _refused_format(found: Any, needs_agent: Any) -> str:
 
 
 def installed_version(package: str) -> str | None:
-    """The version of an installed package; None where it is not installed."""
-    from importlib.metadata import PackageNotFoundError, version  # takes longer than reading a manifest
+    """The version of an installed package; None if it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # this import is slower than reading a manifest
 
     try:
         return version(package)

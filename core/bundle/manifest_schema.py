@@ -1,6 +1,6 @@
-"""The JSON Schema of a bundle's manifest, for whoever reads bundles with other programs.
+"""The JSON Schema of a bundle's manifest, for other programs that read bundles.
 
-It is made from `zsad_core.bundle.format.Manifest` and committed beside this module; this prints it anew:
+It is generated from `zsad_core.bundle.format.Manifest` and committed beside this module. This command generates it:
 
     python -m zsad_core.bundle.manifest_schema > core/bundle/manifest.schema.json
 """
@@ -14,7 +14,7 @@ SCHEMA_FILE = "manifest.schema.json"
 
 
 def manifest_schema() -> str:
-    """The text of the file: JSON Schema of draft 2020-12. What a schema cannot say, `load_bundle` checks."""
+    """The text of the file: JSON Schema, draft 2020-12. `load_bundle` also checks what a schema cannot express."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Manifest.model_json_schema()
     return json.dumps(schema, indent=1, sort_keys=True) + "\n"
 

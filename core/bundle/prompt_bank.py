@@ -1,8 +1,8 @@
 """Sentences that describe a flawless and a damaged product, and the bank of their embeddings.
 
 Source: AVA-DINO (arXiv 2605.12069) and AD-DINOv3 (arXiv 2509.14084), prompt ensemble: states x CLIP templates, as in
-`NORMAL_STATES`, `ANOMALOUS_STATES`, `TEMPLATES`. The sentences depend on the product's name alone: they are encoded
-once on the host, and the device reads numbers.
+`NORMAL_STATES`, `ANOMALOUS_STATES`, `TEMPLATES`. The sentences depend only on the product's name. The host encodes them
+once; the device reads the numbers.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from zsad_core.config import RecordModel
 from zsad_core.errors import BundleError, ProductError
 
 GENERIC_PRODUCT = "object"
-NORMAL, ANOMALOUS = 0, 1  # index of the class axis wherever there are two
+NORMAL, ANOMALOUS = 0, 1  # index on every class axis
 
 NORMAL_STATES = (
     "{}",
@@ -74,20 +74,20 @@ TEMPLATES = (
 )
 
 
-_MAX_HEADER_BYTES = 4096  # of an npy file; that of a float array has 128
+_MAX_HEADER_BYTES = 4096  # of an npy file; the header of a float array has 128
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 MAX_NAME_LENGTH = 80  # characters
-_JOINERS = "\u200c\u200d"  # not printable to Python, yet Persian and Hindi words are spelled with them
+_JOINERS = "\u200c\u200d"  # Python says they are not printable, but Persian and Hindi words need them
 
 
 def product_name(text: str) -> str:
-    """The name as bundles hold it, in Unicode's composed form (NFC).
+    """The product's name in Unicode's composed form (NFC), as bundles store it.
 
     Raises:
-        ValueError: it cannot be the name of a member of prompts.npz, or be told by a message or a command line.
+        ValueError: the name cannot be used in prompts.npz, in a message or on a command line.
     """
     name = _printable(text)
     if len(name) > MAX_NAME_LENGTH:
@@ -125,8 +125,8 @@ Patterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], Field
 class Wording(RecordModel):
     """How the sentences about one product are built: every name in every state in every template."""
 
-    names: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None  # None: the product's own
-    normal_states: Patterns | None = None  # None, here and below: the papers'
+    names: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None  # None: the product's own name
+    normal_states: Patterns | None = None  # None, here and below: as in the papers
     anomalous_states: Patterns | None = None
     templates: Patterns | None = None
 
@@ -135,7 +135,7 @@ PAPERS_WORDING = Wording()
 
 
 def sentences(product: str, wording: Wording = PAPERS_WORDING) -> tuple[list[str], list[str]]:
-    """(normal sentences, anomalous sentences) of a product; underscores of a folder's name read as spaces."""
+    """(normal sentences, anomalous sentences) of a product; underscores in its name become spaces."""
     names = wording.names or (product.replace("_", " "),)
 
     def build(states: tuple[str, ...]) -> list[str]:
@@ -149,17 +149,17 @@ def sentences(product: str, wording: Wording = PAPERS_WORDING) -> tuple[list[str
 class PromptBank:
     """Product name -> float32 array, one shape for all products.
 
-    On the device the array is the graph's `prompt` input [K, 2, M]: K vectors, the last of which is matched with
-    patches, each (normal, anomalous). See `zsad_core.heads.matching.MatchingHead.prompt_vectors`.
+    On the device the array is the graph's `prompt` input [K, 2, M]: K pairs of vectors (normal, anomalous). The last
+    pair is matched with patches. See `zsad_core.heads.matching.MatchingHead.prompt_vectors`.
     """
 
     embeddings: dict[str, np.ndarray]
 
     def __getitem__(self, product: str) -> np.ndarray:
-        """The product's array, whichever way the name's accents are encoded.
+        """The product's array. Composed and decomposed accents in the name are equal.
 
         Raises:
-            ProductError: the bank has none of that name.
+            ProductError: the bank has no product of this name.
         """
         if product not in self.embeddings:
             product = unicodedata.normalize("NFC", product)
@@ -175,7 +175,7 @@ class PromptBank:
         return sorted(self.embeddings)
 
     def save(self, file: "Path | IO[bytes]") -> None:
-        """Writes an npz file. Not by `np.savez`, whose own arguments no product could be called like (`file`)."""
+        """Writes an npz file. `np.savez` is not used: a product could not have the name of its argument `file`."""
         with zipfile.ZipFile(file, "w") as archive:
             for name, array in self.embeddings.items():
                 with archive.open(f"{name}.npy", "w") as member:
@@ -183,12 +183,12 @@ class PromptBank:
 
     @classmethod
     def load(cls, file: "Path | IO[bytes]", shape: tuple[int, ...]) -> "PromptBank":
-        """Reads an npz file; every array must be float32 of `shape`, finite, and there must be a generic product.
+        """Reads an npz file. Every array must be finite float32 of `shape`, and the generic product must be there.
 
-        Not by `np.load`, which makes room for whatever shape a header claims before it looks at what is there.
+        `np.load` is not used: it allocates memory for the shape in a header before it checks the data.
 
         Raises:
-            BundleError: it is not so.
+            BundleError: the file cannot be read or breaks one of these rules.
         """
         embeddings: dict[str, np.ndarray] = {}
         try:
@@ -198,7 +198,7 @@ class PromptBank:
                 for member, info in zip_members(archive, "prompts.npz", names_are_paths=False).items():
                     name = member.removesuffix(".npy")
                     if name in embeddings:
-                        raise BundleError(f"prompts.npz: product {name!r} is in it twice. Export the bundle again.")
+                        raise BundleError(f"prompts.npz: product {name!r} occurs twice. Export the bundle again.")
                     content = read_member(archive, info, f"prompts.npz: product {name!r}", _most_bytes(shape))
                     embeddings[name] = _read_array(content, name, shape)
         except UNREADABLE_ZIP as error:
@@ -213,12 +213,12 @@ def _most_bytes(shape: tuple[int, ...]) -> int:
 
 
 def _read_array(content: bytes, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The array in an npy file. Its header is compared with what is expected before there is room made for anything."""
+    """The array in an npy file. Its header is checked before memory is allocated."""
     file = io.BytesIO(content)
     try:
         read_header = _HEADERS.get(np.lib.format.read_magic(file))
         if read_header is None:
-            raise ValueError("a version of npy that is not read")
+            raise ValueError("unknown version of npy")
         found_shape, fortran_order, dtype = read_header(file, max_header_size=_MAX_HEADER_BYTES)
     except (ValueError, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
         raise BundleError(

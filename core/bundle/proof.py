@@ -1,4 +1,4 @@
-"""What shows that an exported graph answers as the model that it was made from, as a bundle's manifest records it."""
+"""Records in a bundle's manifest which show that an exported graph gives the same results as the original model."""
 
 from typing import Annotated, Literal
 
@@ -7,14 +7,14 @@ from pydantic import Field
 from zsad_core.config import RecordModel
 from zsad_core.facts import Unit
 
-Precision = Literal["fp32", "fp16", "int8"]  # of the weights; in int8 most of the arithmetic too
+Precision = Literal["fp32", "fp16", "int8"]  # of the weights; with int8 also of most arithmetic
 Difference = Annotated[float, Field(ge=0)]
 Tolerance = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
 class Parity(RecordModel):
-    """Largest differences between the torch model and the IR, over the pictures of `images`."""
+    """Largest differences between the torch model and the IR over `images` images."""
 
     images: Count
     source: str
@@ -25,7 +25,7 @@ class Parity(RecordModel):
 
 
 class GateRow(RecordModel):
-    """One labelled data set, answered by the torch model in float32 and by the IR; means over its categories."""
+    """Metrics of the torch model in float32 and of the IR on one labelled data set; means over its categories."""
 
     dataset: str
     images: Count
@@ -33,19 +33,19 @@ class GateRow(RecordModel):
     image_auroc_ir: Unit
     pixel_ap_torch: Unit | None  # None: no masks
     pixel_ap_ir: Unit | None
-    changed_verdicts: Annotated[int, Field(ge=0)]  # pictures on the other side of the bundle's threshold
+    changed_verdicts: Annotated[int, Field(ge=0)]  # images that change sides at the bundle's threshold
 
 
 class Gate(RecordModel):
-    """Differences of the metrics that are allowed, either way, on each data set, and what was measured."""
+    """Allowed differences of the metrics on each data set, in both directions, and the measured metrics."""
 
     image_auroc_tolerance: Tolerance  # absolute
-    pixel_ap_tolerance: Tolerance  # relative to torch's
+    pixel_ap_tolerance: Tolerance  # relative to torch's value
     rows: tuple[GateRow, ...]
 
 
 class Calibration(RecordModel):
-    """The pictures that the ranges of int8 activations were taken from."""
+    """The images that set the ranges of int8 activations."""
 
     source: str  # folders
     images: Count
@@ -53,10 +53,10 @@ class Calibration(RecordModel):
 
 
 class Variant(RecordModel):
-    """One model of a bundle: its precision, and what shows that it may run."""
+    """One model of a bundle: its precision, and the measurements that allow its use."""
 
     precision: Precision
     parity: Parity
-    gate: Gate | Literal["left out"] | None = None  # left out: by a flag; None: not asked of this precision
+    gate: Gate | Literal["left out"] | None = None  # left out: by a flag; None: not needed for this precision
     calibration: Calibration | None = None  # of int8
-    accepted_loss: tuple[str, ...] = ()  # what was above its tolerance and shipped all the same, by a flag
+    accepted_loss: tuple[str, ...] = ()  # measurements above their tolerance that a flag accepted

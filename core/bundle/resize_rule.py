@@ -1,6 +1,6 @@
-"""How `zsad_core.picture.resize_to_input` scales a picture, in words and numbers, as a bundle's manifest records it.
+"""How `zsad_core.picture.resize_to_input` scales an image, in words and numbers, for a bundle's manifest.
 
-Another runtime that follows it gives the model the same pixels within one grey level, and so the same scores.
+Another runtime that follows this rule gives the model the same pixels within one grey level, and so the same scores.
 """
 
 from typing import Literal
@@ -23,13 +23,13 @@ _WORDS = (
 
 
 class ResizeRule(RecordModel):
-    """The one rule that this version knows; a manifest with another value is refused."""
+    """The only rule that this version knows. A manifest with another value is refused."""
 
     words: str
     keep_aspect: Literal[False]
     crop: Literal[False]
-    halve_from: Literal[4]  # both sides, in multiples of the input's; see `HALVE_FROM`
-    no_side_smaller: Literal["area"]  # than the input's, after halving
+    halve_from: Literal[4]  # both sides, in multiples of the input's sides; see `HALVE_FROM`
+    no_side_smaller: Literal["area"]  # compared with the input, after halving
     no_side_larger: Literal["bilinear"]
     one_larger_one_smaller: Literal["linear"]
 

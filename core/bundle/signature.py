@@ -1,11 +1,11 @@
-"""Ed25519 signatures of bundles (RFC 8032), by the library `cryptography`.
+"""Ed25519 signatures of bundles (RFC 8032), with the library `cryptography`.
 
-`manifest.sig` is one line: `ed25519 <key id> <signature>`, both in hexadecimal. Signed are the exact bytes of
-manifest.json, which holds the hash of every other file, behind `_DOMAIN`, so that a signature that the key gave for
-anything else is none of a bundle. The key id is the start of the SHA-256 of the 32 bytes of the public key; it only
-says which key to try.
+`manifest.sig` is one line: `ed25519 <key id> <signature>`, both in hexadecimal. The signed message is `_DOMAIN`
+followed by the exact bytes of manifest.json, which holds the hash of every other file. `_DOMAIN` prevents the use of a
+signature that the same key made for something else. The key id is the start of the SHA-256 of the 32 bytes of the
+public key; it only says which key to try.
 
-`cryptography` is imported where a key is used, and nowhere else.
+`cryptography` is imported only when a key is used.
 """
 
 import hashlib
@@ -29,15 +29,15 @@ _LINE = re.compile(rb"ed25519 ([0-9a-f]{16}) ([0-9a-f]{128})\r?\n?")
 
 @dataclass(frozen=True, kw_only=True)
 class TrustedKey:
-    """A public key whose bundles are taken."""
+    """A public key; bundles that it signed are accepted."""
 
     key_id: str
-    public_bytes: bytes  # the 32 of RFC 8032
+    public_bytes: bytes  # 32, as in RFC 8032
     path: Path
 
 
 def key_id(public_bytes: bytes) -> str:
-    """Sixteen hexadecimal digits that tell keys apart."""
+    """Sixteen hexadecimal digits that identify a key."""
     return hashlib.sha256(public_bytes).hexdigest()[:16]
 
 
@@ -45,7 +45,7 @@ def read_trusted_keys(paths: Iterable[Path]) -> tuple[TrustedKey, ...]:
     """The public keys in PEM files.
 
     Raises:
-        ConfigError: one line per file that cannot be read or holds no Ed25519 public key.
+        ConfigError: a file cannot be read or holds no Ed25519 public key; one line per file.
     """
     keys, faults = [], []
     for path in paths:
@@ -61,7 +61,7 @@ def read_trusted_keys(paths: Iterable[Path]) -> tuple[TrustedKey, ...]:
 def _read_trusted_key(path: Path) -> TrustedKey:
     text = read_key_file(path)
     if b"PRIVATE KEY" in text:
-        raise ConfigError(f"{path}: is a private key, which does not belong on a device. Name its .pub file instead.")
+        raise ConfigError(f"{path}: is a private key, which must not be on a device. Name its .pub file instead.")
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -69,7 +69,7 @@ def _read_trusted_key(path: Path) -> TrustedKey:
     try:
         key = load_pem_public_key(text)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{path}: no PEM file of a public key. zsad-convert keygen makes one.") from error
+        raise ConfigError(f"{path}: not a PEM file of a public key. zsad-convert keygen makes one.") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(f"{path}: not an Ed25519 key. zsad-convert keygen makes one.")
     public_bytes = key.public_bytes_raw()
@@ -77,20 +77,20 @@ def _read_trusted_key(path: Path) -> TrustedKey:
 
 
 def read_key_file(path: Path) -> bytes:
-    """What a small file holds.
+    """The content of a key file.
 
     Raises:
-        ConfigError: it cannot be read, is no regular file or too large for a key.
+        ConfigError: it cannot be read, is not a regular file, or is too large for a key.
     """
     try:
         if path.exists() and not path.is_file():
-            raise ConfigError(f"{path}: no regular file")
+            raise ConfigError(f"{path}: not a regular file")
         with path.open("rb") as file:
             text = file.read(MAX_KEY_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     if len(text) > MAX_KEY_BYTES:
-        raise ConfigError(f"{path}: more than {MAX_KEY_BYTES} bytes, no key is so long")
+        raise ConfigError(f"{path}: more than {MAX_KEY_BYTES} bytes, too large for a key")
     return text
 
 
@@ -104,27 +104,27 @@ def check_signature(manifest: bytes, signature: bytes, keys: Sequence[TrustedKey
     """The id of the key that signed `manifest`.
 
     Args:
-        manifest: bytes of manifest.json; nothing of them is looked into.
+        manifest: bytes of manifest.json; they are not parsed.
         signature: content of `manifest.sig`.
-        keys: one at least.
+        keys: at least one.
         source: the bundle, for errors.
 
     Raises:
-        BundleError: no signature, of a key that is not trusted, or not of this manifest.
+        BundleError: `signature` is malformed, made with an untrusted key, or not for this manifest.
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     line = _LINE.fullmatch(signature)
     if line is None:
-        raise BundleError(f"{source}/{SIGNATURE}: no signature. Sign the bundle again with zsad-convert sign.")
+        raise BundleError(f"{source}/{SIGNATURE}: not a valid signature. Sign the bundle again with zsad-convert sign.")
     found = line[1].decode()
     named = [key for key in keys if key.key_id == found]
     if not named:
         known = ", ".join(f"{key.key_id} ({key.path.name})" for key in keys)
         raise BundleError(
-            f"{source}: signed with key {found}, trusted are {known}. Sign it with one of these, or add the key's "
-            ".pub file to inference.trusted_keys if you know whose it is."
+            f"{source}: signed with key {found}, the trusted keys are {known}. Sign it with one of these, "
+            "or add the key's .pub file to inference.trusted_keys if you know whose it is."
         )
     for key in named:
         try:
@@ -135,6 +135,6 @@ def check_signature(manifest: bytes, signature: bytes, keys: Sequence[TrustedKey
             continue
         return key.key_id
     raise BundleError(
-        f"{source}: the signature is not that of its manifest.json: the bundle was changed after it was signed, or is "
-        "put together from two. Do not use it; get it again from where it was made."
+        f"{source}: the signature does not fit its manifest.json: the bundle was changed after it was signed, or its "
+        "files come from two bundles. Do not use it; get it again from its source."
     )

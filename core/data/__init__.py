@@ -1,4 +1,4 @@
-"""Data sets as their authors publish them: samples, layouts, listings, reading. Runs without torch.
+"""Reads published data sets in their original folder layouts: samples, layouts, listings. Runs without torch.
 
 May import `picture` and the top of core.
 """

@@ -1,8 +1,8 @@
-"""What a row of the table of layouts says.
+"""The types of the table of layouts.
 
-A template is a path below the data set's folder. `{category}` and `{defect}` stand for one folder each; in the path of
-a mask also `{stem}` for the picture's name, `{dir}` for its folder and `{masks}` for the mask folder. A mask's path has
-no suffix: any picture format will do. One that ends in `/` is a folder with the parts of one mask.
+A template is a path below the data set's folder. `{category}` and `{defect}` stand for one folder each. In the path of
+a mask, `{stem}` stands for the image's name, `{dir}` for its folder and `{masks}` for the mask folder. A mask's path
+has no suffix: every image format is accepted. A path that ends in `/` is a folder with the parts of one mask.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,51 +14,51 @@ from zsad_core.data.listings import Row
 from zsad_core.data.sample import GOOD, Split
 
 Truth = Literal[
-    "none",  # labels of whole pictures alone
-    "needed",  # every anomalous picture has a mask
-    "where_folder",  # the same, where there is a folder for the masks at all
-    "blank_is_good",  # every picture has a mask, an all-zero one says that it is good
-    "absent_is_good",  # only anomalous pictures have a mask
+    "none",  # only labels of whole images
+    "needed",  # every anomalous image has a mask
+    "where_folder",  # as "needed" if a mask folder exists, else "none"
+    "blank_is_good",  # every image has a mask; an all-zero mask means good
+    "absent_is_good",  # only anomalous images have a mask
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """The pictures in and below the folders of one template."""
+    """The images in and below the folders of one template."""
 
     folder: str
     split: Split = "test"
-    defect: str | None = None  # None: the folder at {defect}
-    good: str = GOOD  # the folder at {defect} that holds pictures without a defect
+    defect: str | None = None  # None: the name of the folder at {defect}
+    good: str = GOOD  # the folder at {defect} with images without a defect
     truth: Truth = "none"
-    masks: tuple[str, ...] = ()  # tried in turn
-    other: str = ""  # pattern of the stems of files that lie among the pictures and are none
+    masks: tuple[str, ...] = ()  # templates, tried in this order
+    other: str = ""  # regular expression for the stems of files in `folder` to skip, such as masks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """Pictures named in files."""
+    """Images that are listed in files."""
 
     files: str
     rows: Callable[[Path], Iterator[Row]]
-    base: tuple[str, ...]  # where the named paths begin; the first folder that is there
+    base: tuple[str, ...]  # the listed paths are relative to the first of these folders that exists
     has_masks: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """One form in which a data set is published."""
+    """One published form of a data set."""
 
-    marks: tuple[str, ...]  # all of these are in such a tree; with a category, the first tells the categories
+    marks: tuple[str, ...]  # such a tree has all of these; the first one finds the categories
     pictures: tuple[Pictures, ...] = ()
     listing: Listing | None = None
-    product: str | None = None  # what the pictures show; None: {category}, or the data set's name without one
-    mask_folder: str | None = None  # what {masks} is unless the caller names another
-    general: bool = False  # fits many trees: taken only where no other does
-    found_by_content: bool = True  # else by its layout's name alone
+    product: str | None = None  # product in the images; None: {category}, or the data set's name without categories
+    mask_folder: str | None = None  # default for {masks}
+    general: bool = False  # fits many trees, so it is used only if no other layout fits
+    found_by_content: bool = True  # False: only found by its layout's name
 
     def of_one_category(self, product: str) -> "Tree | None":
-        """The tree below a single category's folder; None without categories."""
+        """The same tree with one category's folder as its root; None without categories."""
         if "{category}" not in self.marks[0]:
             return None
 

@@ -1,4 +1,4 @@
-"""Data sets whose pictures, labels and splits stand in a file: VisA, Real-IAD, HeadCT."""
+"""Data sets that list their images, labels and splits in a file: VisA, Real-IAD, HeadCT."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from zsad_core.errors import DatasetError
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    product: str | None  # None: the layout's
+    product: str | None  # None: the product of the layout
     split: Split
     defect: str
     image: str  # relative path
@@ -20,10 +20,10 @@ class Row:
 
 
 def visa_rows(path: Path) -> Iterator[Row]:
-    """Of a CSV with the columns object, split, label (normal or anomaly), image, mask.
+    """Rows of a CSV with the columns object, split, label (normal or anomaly), image, mask.
 
     Raises:
-        DatasetError: a line lacks a column or holds something else.
+        DatasetError: a column is missing or a value is unknown.
     """
     for line, values in _csv_rows(path, ("object", "split", "label", "image", "mask")):
         label = {"normal": GOOD, "anomaly": "anomaly"}.get(values["label"])
@@ -39,10 +39,10 @@ def visa_rows(path: Path) -> Iterator[Row]:
 
 
 def head_ct_rows(path: Path) -> Iterator[Row]:
-    """Of a CSV with the columns id and hemorrhage (0 or 1); picture `id` is <three digits>.png. No split: all test.
+    """Rows of a CSV with the columns id and hemorrhage (0 or 1). Image `id` is <three digits>.png; all are test images.
 
     Raises:
-        DatasetError: a line lacks a column or holds something else.
+        DatasetError: a column is missing or a value is unknown.
     """
     for line, values in _csv_rows(path, ("id", "hemorrhage")):
         if not values["id"].isdigit() or values["hemorrhage"] not in ("0", "1"):
@@ -57,12 +57,12 @@ def head_ct_rows(path: Path) -> Iterator[Row]:
 
 
 def real_iad_rows(path: Path) -> Iterator[Row]:
-    """Of a category's JSON: `meta` (prefix, normal_class), and the lists `train` and `test` of pictures.
+    """Rows of a category's JSON: `meta` (prefix, normal_class), and the lists `train` and `test` of images.
 
-    A view of a defective part that does not show the defect has no mask and is good, as in the authors' own reader.
+    A view of a defective part that does not show the defect has no mask. It counts as good, as in the authors' reader.
 
     Raises:
-        DatasetError: the file is no JSON of this kind.
+        DatasetError: the file is not such a JSON file.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Reads any data set of the table of layouts: files to samples, and what is wrong with the tree."""
+"""Reads any data set of the table of layouts: gives samples, and the faults of the folder tree."""
 
 import logging
 import re
@@ -17,41 +17,41 @@ logger = logging.getLogger(__name__)
 
 MAX_FAULTS_SHOWN = 20
 _VARIABLE = re.compile(r"\{(\w+)\}")
-Values = dict[str, str]  # of a template's variables
+Values = dict[str, str]  # a template's variables
 _Found = tuple[Tree, str, Path]
 
 
 def scan_dataset(
     root: Path, *, layout: LayoutName = "auto", mask_folder: str | None = None
 ) -> tuple[list[Sample], list[str]]:
-    """All samples below `root`, sorted, and a line for each fault of the tree: masks missing, folders without pictures.
+    """All samples below `root`, sorted, and one line per fault of the tree: a missing mask, a folder without images.
 
     Args:
-        root: the data set's folder, or one category of a set that has categories.
-        layout: a name of `LAYOUTS`; auto tells it from the content where only one fits.
-        mask_folder: instead of the layout's own, e.g. of a second annotation.
+        root: the data set's folder, or one category of a data set with categories.
+        layout: a name of `LAYOUTS`; auto finds it from the content if only one fits.
+        mask_folder: replaces the layout's mask folder, e.g. for a second annotation.
 
     Raises:
-        DatasetError: no such folder, or no known layout in it, or several.
+        DatasetError: no such folder, no known layout in it, or several layouts fit.
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder")
     tree, dataset, top = _find_tree(root, layout)
     if mask_folder is not None and tree.mask_folder is None:
-        raise DatasetError(f"{root}: mask folder {mask_folder!r} is named, but in this layout there is none to choose")
+        raise DatasetError(f"{root}: mask folder {mask_folder!r} is given, but this layout has no mask folder")
     reading = _Reading(root, tree, dataset, top, mask_folder or tree.mask_folder or "")
     return sorted(reading.samples()), reading.faults
 
 
 def raise_faults(faults: list[str]) -> None:
-    """Raises a DatasetError of the first faults and the count of the rest, if there are any."""
+    """Raises a DatasetError if there are faults; its text has the first ones and the number of the others."""
     if faults:
         more = len(faults) - MAX_FAULTS_SHOWN
         raise DatasetError("\n".join(faults[:MAX_FAULTS_SHOWN] + ([f"… and {more} more"] if more > 0 else [])))
 
 
 def _find_tree(root: Path, layout: LayoutName) -> _Found:
-    """The tree that `root` holds, the data set's name, and its folder."""
+    """The tree in `root`, the data set's name, and its folder."""
     if layout != "auto":
         for tree in LAYOUTS[layout]:
             if found := _fitting(root, tree):
@@ -68,16 +68,16 @@ def _find_tree(root: Path, layout: LayoutName) -> _Found:
             return next(iter(found_by))
         if found_by:
             names = ", ".join(sorted({name for names in found_by.values() for name in names}))
-            raise DatasetError(f"{root}: its content fits several layouts: name one of {names} (--layout, layout:)")
+            raise DatasetError(f"{root}: several layouts fit: name one of {names} (--layout, layout:)")
     known = ", ".join(get_args(LayoutName)[1:])
     raise DatasetError(
         f"{root}: no known layout here, such as {root}/<category>/test/<defect or good>/*.png. If it is one of these, "
-        f"name it (--layout, layout:) to be told what is missing: {known}"
+        f"name it (--layout, layout:) to see what is missing: {known}"
     )
 
 
 def _fitting(root: Path, tree: Tree) -> _Found | None:
-    """The tree as it lies in `root`, the data set's name and its folder, above `root` if that is one category.
+    """The tree in `root`, the data set's name, and its folder, which is the parent if `root` is one category.
 
     None if `root` holds no such tree.
     """
@@ -93,7 +93,7 @@ class _Reading:
     root: Path
     tree: Tree
     dataset: str
-    top: Path  # the data set's folder; `root` may be one category of it
+    top: Path  # the data set's folder; `root` may be one of its categories
     mask_folder: str
     faults: list[str] = field(init=False, default_factory=list)
     _stems: dict[Path, dict[str, Path]] = field(init=False, default_factory=dict)  # folder -> stem -> mask file
@@ -110,7 +110,7 @@ class _Reading:
         return found
 
     def _folders(self, template: str) -> Iterator[tuple[Path, Values]]:
-        """The folders of a template, with what its variables stand for; hidden ones are none."""
+        """The folders of a template, with the values of its variables; hidden folders are skipped."""
         parts = _VARIABLE.split(template.rstrip("/"))  # text and names in turn
         named = (re.escape(part) if index % 2 == 0 else f"(?P<{part}>[^/.][^/]*)" for index, part in enumerate(parts))
         pattern = re.compile("".join(named))
@@ -147,7 +147,7 @@ class _Reading:
         if any(path.is_dir() for path in folders):
             return True
         logger.warning(
-            "%s: no masks in %s: used for image metrics alone", folder, " or ".join(map(str, sorted(folders)))
+            "%s: no masks in %s: only image metrics are computed", folder, " or ".join(map(str, sorted(folders)))
         )
         return False
 
@@ -174,12 +174,12 @@ class _Reading:
         )
 
     def _mask_path(self, template: str, values: Values, image: Path) -> Path:
-        """Without suffix."""
+        """The path of the image's mask, without suffix."""
         folder = image.parent.relative_to(self.root).as_posix()
         return self.root / template.format(**values, dir=folder, stem=image.stem, masks=self.mask_folder)
 
     def _find_mask(self, path: Path) -> Path | None:
-        """The picture file of this path and any suffix, or the folder of pictures."""
+        """The image file with this path and any suffix, or the folder of mask parts; None if there is none."""
         if path.is_dir():
             return path if find_images(path) else None
         folder = path.parent

@@ -1,4 +1,4 @@
-"""One picture of a data set with what is known of it."""
+"""One image of a data set, with its label and mask."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +10,22 @@ from zsad_core.errors import DatasetError, ImageError
 from zsad_core.picture import find_images, read_image, read_mask
 
 GOOD = "good"
-Split = Literal["train", "test"]  # a set's validation part counts as train: test is what papers report
+Split = Literal["train", "test"]  # a validation split counts as train: papers report test
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Sample:
     dataset: str
-    product: str  # the category's folder name, or what the layout's pictures show
+    product: str  # the category's folder name, or the product of the layout
     split: Split
-    defect: str  # "good" without one
+    defect: str  # "good" without a defect
     image: Path
-    place: str  # of the image below the data set's folder, with "/"; it is the same on every machine
-    mask: Path | None  # None for good pictures, and where the source has none; a folder holds parts of one mask
+    place: str  # path of the image relative to the data set's folder, with "/"; the same on every machine
+    mask: Path | None  # None for good images, or without a mask in the data set; a folder holds parts of one mask
 
     @property
     def key(self) -> str:
-        """Tells the picture from all others, on every machine alike."""
+        """Identifies the image; the same on every machine."""
         return f"{self.dataset}/{self.place}"
 
     @property
@@ -37,7 +37,7 @@ class Sample:
         return not self.is_anomalous or self.mask is not None
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
-        """(picture uint8 BGR [H, W, 3], mask uint8 [H, W] of 0 and 1, all 0 where there is none).
+        """(image uint8 BGR [H, W, 3], mask uint8 [H, W] of 0 and 1; all 0 without a mask).
 
         Raises:
             DatasetError: a file cannot be read, or their sizes differ.
@@ -63,7 +63,7 @@ def mask_parts(mask: Path | None) -> list[Path]:
 
 
 def size_fault(path: Path, mask: np.ndarray, image: np.ndarray) -> str | None:
-    """What is wrong with the size of a mask [H, W] for its picture [H, W, 3]; None if they agree."""
+    """The fault if a mask [H, W] and its image [H, W, 3] differ in size, else None."""
     if mask.shape == image.shape[:2]:
         return None
     return f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]}, its picture {image.shape[1]}x{image.shape[0]}"

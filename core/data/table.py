@@ -1,6 +1,6 @@
-"""The table of layouts: how the authors of each data set lay out its files. `zsad_core.data.reader` reads by it.
+"""The table of layouts: how each published data set arranges its files. `zsad_core.data.reader` uses it.
 
-Beside each layout stands where its tree is documented.
+A comment at each layout names the source that documents it.
 """
 
 from typing import Literal
@@ -42,8 +42,8 @@ LayoutName = Literal[
 
 _SPLITS: tuple[Split, Split] = ("train", "test")
 
-# Names of masks in trees of MVTec form. MVTec AD: <stem>_mask. AdaCLIP's DAGM keeps <stem>_label (github.com/
-# caoyunkang/AdaCLIP, data_preprocess/dagm-pre.py); its reader pairs by order, so that ISIC's names may have stayed too.
+# Mask names in trees of MVTec form. MVTec AD uses <stem>_mask. AdaCLIP's DAGM keeps <stem>_label (github.com/
+# caoyunkang/AdaCLIP, data_preprocess/dagm-pre.py). Its reader pairs files by order, so ISIC may keep its names too.
 _MASK_NAMES = ("{stem}_mask", "{stem}", "{stem}_label", "{stem}_Segmentation", "{stem}_segmentation")
 
 
@@ -57,13 +57,13 @@ def _mvtec(*, good: str = GOOD, general: bool = False, marks: tuple[str, ...] = 
 
 
 def _pairs(images: str, masks: str, *, defect: str, name: str = "{stem}", split: Split = "test") -> Pictures:
-    """Pictures that all have a defect and a mask, as the sets for segmentation have."""
+    """Images that all have a defect and a mask, as in data sets for segmentation."""
     return Pictures(folder=images, split=split, defect=defect, truth="needed", masks=(f"{masks}/{name}",))
 
 
-# mvtec.com/company/research/datasets/mvtec-ad; anomalib, data/datasets/image/mvtecad.py. In the same form: MPDD
+# mvtec.com/company/research/datasets/mvtec-ad; anomalib, data/datasets/image/mvtecad.py. Also in this form: MPDD
 # (github.com/stepanje/MPDD; anomalib, mpdd.py), DTD-Synthetic (AnomalyCLIP, generate_dataset_json/DTD.py), VisA as
-# prepare_data.py of github.com/amazon-science/spot-diff writes it for 1cls, and what AdaCLIP re-packages.
+# written for 1cls by prepare_data.py of github.com/amazon-science/spot-diff, and the data sets that AdaCLIP repackages.
 MVTEC = _mvtec(general=True)
 
 # anomalib, mvtecad2.py. test_private and test_private_mixed have no labels and are left out.
@@ -83,7 +83,7 @@ MVTEC_AD_2 = Tree(
     mask_folder="ground_truth",
 )
 
-# anomalib, mvtec_loco.py: a folder of masks for each anomalous picture, one mask a defect.
+# anomalib, mvtec_loco.py: each anomalous image has a folder of masks, one mask per defect.
 MVTEC_LOCO = Tree(
     marks=("{category}/test/", "{category}/test/logical_anomalies/"),
     pictures=(
@@ -116,12 +116,12 @@ VISA_2CLS_FOLDERS = Tree(
     mask_folder="ground_truth",
 )
 
-# anomalib, btech.py; AdaCLIP, data_preprocess/btad.py. Categories 01, 02 and 03 differ in the formats of pictures and
+# anomalib, btech.py; AdaCLIP, data_preprocess/btad.py. Categories 01, 02 and 03 differ in the formats of images and
 # masks (.bmp, .png).
 BTAD = _mvtec(good="ok", marks=("{category}/test/", "{category}/test/ok/"))
 
-# github.com/vicoslab/mixed-segdec-net-comind2021, data/input_ksdd.py; anomalib, kolektor.py. The published split is in
-# three folds, none of which is the test set: all pictures count as test. AnomalyCLIP prompts "electrical commutators".
+# github.com/vicoslab/mixed-segdec-net-comind2021, data/input_ksdd.py; anomalib, kolektor.py. The published split has
+# three folds and no test set, so all images count as test. AnomalyCLIP's prompt is "electrical commutators".
 KSDD = Tree(
     marks=("kos*/*_label.bmp",),
     pictures=(
@@ -136,7 +136,7 @@ KSDD = Tree(
     product="electrical commutators",
 )
 
-# The same repository, data/input_ksdd2.py. The published archive has a picture and its mask twice, as "10301 (copy)".
+# The same repository, data/input_ksdd2.py. The published archive has one image and its mask twice, as "10301 (copy)".
 KSDD2 = Tree(
     marks=("test/*_GT.png",),
     pictures=tuple(
@@ -173,7 +173,7 @@ def _real_iad(folder: str, *, found_by_content: bool) -> Tree:
     listing = Listing(
         files=f"{folder}/*.json",
         rows=real_iad_rows,
-        # The authors' experiments use 1024; a set downloaded in one size only has just that folder.
+        # The authors' experiments use 1024. A download of a single size has only that folder.
         base=("realiad_1024", "realiad_512", "realiad_256", "realiad_raw"),
         has_masks=True,
     )
@@ -181,7 +181,7 @@ def _real_iad(folder: str, *, found_by_content: bool) -> Tree:
 
 
 # github.com/MediaBrain-SJTU/MVFA-AD, dataset/medical_zero.py (masks in anomaly_mask); anomalib, bmad.py (masks in
-# label); BMAD itself spells val/valid and Ungood/ungood both ways. HIS, OCT2017 and chest have no masks.
+# label). BMAD itself uses both val and valid, both Ungood and ungood. HIS, OCT2017 and chest have no masks.
 BMAD = Tree(
     marks=("{category}/test/", "{category}/test/good/img/"),
     pictures=(
@@ -208,20 +208,20 @@ BMAD = Tree(
 )
 
 # Polyps: AnomalyCLIP, generate_dataset_json/{clinicDB,colonDB,kvasir,endoTect}.py; AVA-DINO, Datasets/kvasirseg.py.
-# CVC-ColonDB is the one of PraNet's TestDataset. All prompt "colon", as AnomalyCLIP does.
+# CVC-ColonDB is the version in PraNet's TestDataset. The prompt is "colon", as in AnomalyCLIP.
 _POLYPS = Tree(
     marks=("images/", "masks/"), pictures=(_pairs("images", "masks", defect="polyp"),), product="colon", general=True
 )
 
 
 def _clinic(folder: str) -> Tree:
-    """polyp.grand-challenge.org/CVCClinicDB: Original and Ground Truth; Kaggle's copy has them below PNG and TIF."""
+    """polyp.grand-challenge.org/CVCClinicDB: Original and Ground Truth. Kaggle's copy has both in PNG and in TIF."""
     images, masks = f"{folder}Original", f"{folder}Ground Truth"
     return Tree(marks=(f"{images}/", f"{masks}/"), pictures=(_pairs(images, masks, defect="polyp"),), product="colon")
 
 
-# challenge.isic-archive.com/data: 2016 (part 1) and 2018 (task 1), images and masks of each part in their own folders.
-# AnomalyCLIP (generate_dataset_json/isbi.py) has the test part of 2016 in another tree. Prompt "skin" from there.
+# challenge.isic-archive.com/data: 2016 (part 1) and 2018 (task 1), with separate folders for images and masks of each
+# split. AnomalyCLIP (generate_dataset_json/isbi.py) has the test split of 2016 in another tree, and the prompt "skin".
 ISIC_2016 = Tree(
     marks=("ISBI2016_ISIC_Part1_*_GroundTruth/", "ISBI2016_ISIC_Part1_*_Data/"),
     pictures=tuple(
@@ -271,7 +271,7 @@ TN3K = Tree(
     product="thyroid",
 )
 
-# AdaCLIP, data_preprocess/headct-pre.py; AVA-DINO, Datasets/headct.py. Prompt "brain" as AnomalyCLIP.
+# AdaCLIP, data_preprocess/headct-pre.py; AVA-DINO, Datasets/headct.py. The prompt is "brain", as in AnomalyCLIP.
 HEADCT = Tree(
     marks=("labels.csv", "head_ct/"),
     listing=Listing(files="labels.csv", rows=head_ct_rows, base=("head_ct/head_ct", "head_ct"), has_masks=False),
@@ -282,8 +282,8 @@ HEADCT = Tree(
 def _tumours(folder: str, *, general: bool) -> Tree:
     """AnomalyCLIP, generate_dataset_json/{brainmri,br35}.py; AVA-DINO, Datasets/br35h.py: yes and no, no masks.
 
-    BrainMRI's archive has its pictures twice, in the root and in brain_tumor_dataset; beside those of Br35H lies a
-    folder of unlabelled ones, and annotations that are polygons.
+    BrainMRI's archive has its images twice, in the root and in brain_tumor_dataset. Br35H also has a folder of
+    unlabelled images, and polygon annotations.
     """
     return Tree(
         marks=(f"{folder}yes/", f"{folder}no/"),
@@ -296,7 +296,7 @@ def _tumours(folder: str, *, general: bool) -> Tree:
     )
 
 
-# AVA-DINO, Datasets/brainmri.py, uses another set of that name. The masks it looks for are a model's and no truth.
+# AVA-DINO, Datasets/brainmri.py, uses another data set of that name. A model made its masks, so they are not used.
 BRAINMRI_KINDS = Tree(
     marks=("Training/notumor/", "Testing/notumor/"),
     pictures=(
@@ -306,7 +306,7 @@ BRAINMRI_KINDS = Tree(
     product="brain",
 )
 
-# kaggle.com/datasets/paultimothymooney/kermany2018: the folder is the disease. The papers use BMAD's form of it.
+# kaggle.com/datasets/paultimothymooney/kermany2018: the folder is the disease. The papers use BMAD's version.
 OCT2017 = Tree(
     marks=("test/NORMAL/", "train/NORMAL/"),
     pictures=tuple(
@@ -316,8 +316,8 @@ OCT2017 = Tree(
     product="retina",
 )
 
-# Ours, after anomalib's Folder: good/ and a folder for each defect, with masks or without; or pairs of which a blank
-# mask says that the picture is good.
+# Ours, after anomalib's Folder: good/ and one folder per defect, with or without masks; or pairs of image and mask, in
+# which a blank mask means good.
 FOLDER = Tree(
     marks=("good/",),
     pictures=(
@@ -357,8 +357,8 @@ LAYOUTS: dict[LayoutName, tuple[Tree, ...]] = {
     "ksdd2": (KSDD2, MVTEC),
     "dagm": (DAGM, MVTEC),
     "dtd_synthetic": (MVTEC,),
-    # github.com/Tencent/AnomalyDetection_Real-IAD, README.md and datasets/explicit_dataset.py: a listing for each
-    # category, multi-view or single-view. Where its archive made a folder within the folder: anomalib, realiad.py.
+    # github.com/Tencent/AnomalyDetection_Real-IAD, README.md and datasets/explicit_dataset.py: one listing per
+    # category, multi-view or single-view. For the doubled folder of its archive: anomalib, realiad.py.
     "real_iad": (
         _real_iad("realiad_jsons", found_by_content=True),
         _real_iad("realiad_jsons/realiad_jsons", found_by_content=True),

@@ -1,4 +1,4 @@
-"""The trained part of each method: matching, AVA-DINO, AD-DINOv3, VisualAD, decoder, losses, scoring. Needs torch.
+"""The trained part of each method: matching, AVA-DINO, AD-DINOv3, VisualAD, decoder; losses and scoring. Needs torch.
 
 May import `backbones`, `bundle` and the top of core.
 """

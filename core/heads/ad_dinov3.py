@@ -1,4 +1,4 @@
-"""AD-DINOv3 (arXiv 2509.14084): one adapter per tap for class and for patch tokens, matched in the text's space."""
+"""AD-DINOv3 (arXiv 2509.14084): per tap one adapter for class and one for patch tokens, matched in the text space."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from zsad_core.heads.matching import Adapted, Adapter, MatchingConfig, MatchingH
 
 
 class AdDinoV3(MatchingHead):
-    """Adapters are tapped at their first layer, as wide as the text, with nothing added; no routing, no projection.
+    """Uses the first layer of each adapter, which has the width of the text. No residual, routing or projection.
 
     The awareness map is the paper's Anomaly-Aware Calibration Module.
     """
@@ -29,7 +29,7 @@ class AdDinoV3(MatchingHead):
         return self.adapted_text(text).unsqueeze(1)
 
     def adapt(self, tap: int, cls_token: Tensor, patch_tokens: Tensor, prompts: Tensor) -> Adapted:
-        """One tap's tokens into the text's space, whatever the text; see `MatchingHead.adapt`."""
+        """Maps one tap's tokens into the text space; does not depend on the text. See `MatchingHead.adapt`."""
         return Adapted(
             cls_token=F.normalize(self.cls_token_adapter[tap].hidden(cls_token), dim=-1),  # type: ignore[operator]
             patch_tokens=F.normalize(self.patch_token_adapter[tap].hidden(patch_tokens), dim=-1),  # type: ignore[operator]

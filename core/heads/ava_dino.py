@@ -1,4 +1,4 @@
-"""AVA-DINO (arXiv 2605.12069): dual adapters per tap, routed by text, matched with text in the tokens' space."""
+"""AVA-DINO (arXiv 2605.12069): two adapters per tap, weighted by text, and matched with text in the token space."""
 
 from typing import Annotated
 
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from zsad_core.bundle import ANOMALOUS, NORMAL
 from zsad_core.heads.matching import Adapted, Adapter, MatchingConfig, MatchingHead, Width
 
-ROUTING = 0  # on the first class axis of prompt vectors
+ROUTING = 0  # index on axis K of the prompt vectors [B, K, 2, M]
 
 
 class AvaDinoConfig(MatchingConfig):
-    hidden_dim: Width = 768  # of the visual adapters; the paper's is 768
+    hidden_dim: Width = 768  # of the visual adapters; 768 in the paper
     routing_temperature: Annotated[float, Field(gt=0)] = 0.1
 
 
 class AvaDino(MatchingHead):
-    """A normal and an anomalous adapter for each tap, of class and of patch tokens, mixed by the class token's routing.
+    """Per tap a normal and an anomalous adapter for class and for patch tokens; the class token sets their weights.
 
-    Adapters are tapped at their second layer and added to their input; text is projected to the tokens' width D.
+    The output of an adapter's second layer is added to its input. Text is projected to the tokens' width D.
     """
 
     def __init__(self, config: AvaDinoConfig) -> None:
@@ -40,14 +40,14 @@ class AvaDino(MatchingHead):
     def prompt_vectors(self, text: Tensor) -> Tensor:
         """[B, T, 2] -> [B, 2, 2, D]: (routing, matching) x (normal, anomalous).
 
-        Routing anchors are the raw text projected and normalised; matching vectors the adapted text projected, not
-        normalised.
+        Routing vectors are the raw text, projected and normalised. Matching vectors are the adapted text, projected and
+        not normalised.
         """
         routing = F.normalize(self.text_projection(text.transpose(1, 2)), dim=-1)  # [B, 2, D]
         return torch.stack([routing, self.text_projection(self.adapted_text(text))], dim=1)
 
     def adapt(self, tap: int, cls_token: Tensor, patch_tokens: Tensor, prompts: Tensor) -> Adapted:
-        """Routes one tap's tokens through its two pairs of adapters; see `MatchingHead.adapt`."""
+        """Passes one tap's tokens through its two pairs of adapters; see `MatchingHead.adapt`."""
         cosine = (F.normalize(cls_token, dim=-1).unsqueeze(1) * prompts[:, ROUTING]).sum(dim=-1)  # [B, 2]
         weights = torch.softmax(cosine / self.config.routing_temperature, dim=-1)
         w_n, w_a = weights[:, NORMAL, None], weights[:, ANOMALOUS, None]  # [B, 1]

@@ -1,10 +1,10 @@
-"""A small convolutional decoder: from patches of several taps, and what the text said of them, to a finer anomaly map.
+"""A small convolutional decoder: makes a finer anomaly map from the patches of several taps and their text matches.
 
-Ours, in the papers nothing like it: their maps have a value for each patch, 16 x 16 pixels, and each of its own; a
-defect of a few pixels, or a false alarm beside a hundred calm neighbours, looks the same to them.
+It is ours; the papers have no decoder. Their maps have one value per patch of 16 x 16 pixels, computed without its
+neighbours. They cannot resolve a defect of a few pixels, and do not suppress an isolated false alarm.
 
-What helps most needs no training: how far a patch is from the others of the same picture (`SelfDistances`). A good
-part repeats itself, a defect does not; of a frozen backbone this holds for any product.
+The most useful input needs no training: the distance of a patch to the other patches of the same image
+(`SelfDistances`). A good part repeats itself, a defect does not. With a frozen backbone this holds for any product.
 """
 
 from typing import Annotated, Self
@@ -19,21 +19,21 @@ from zsad_core.config import StrictModel
 from zsad_core.heads.losses import Target, segmentation_loss
 from zsad_core.heads.scoring import top_mean
 
-STRIDE = 4  # pixels of the picture for each value of the decoded map
-SCORE_FRACTION = 0.05  # of the map, whose mean the score is while it is trained
+STRIDE = 4  # input pixels per value of the decoded map
+SCORE_FRACTION = 0.05  # in training the score is the mean of this share of the map's highest values
 _GROUPS = 8
-_SOFTNESS = 0.2  # temperature of the softest mean over a patch's likes; the others are its half, quarter and eighth
+_SOFTNESS = 0.2  # highest temperature t of `SelfDistances`; the others are 1/2, 1/4 and 1/8 of it
 _HALVINGS = 4
-_USUAL = 0.6  # what the distances of `with_weights` are about in a good part
-_NEAR = 1  # patches around one that are not asked: a defect of some size is like itself
+_USUAL = 0.6  # typical value of the distances in `with_weights` for a good part
+_NEAR = 1  # neighbours up to this distance, in patches, are left out: the patches of a larger defect are similar
 
 
 class DecoderConfig(StrictModel):
-    width: Annotated[int, Field(ge=8, multiple_of=8)] = 48  # channels that each tap is brought down to
-    detail: Annotated[int, Field(ge=0, multiple_of=8)] = 32  # channels seen of the picture itself, at stride 4; 0: none
-    self_distance: bool = True  # of each patch to the others of its picture, see `SelfDistances`
-    # What of these distances, and of what the text says of each patch, is added to the map as it is, beside what was
-    # learnt of both, once it is trained: training makes of them what its own products need, and others need more.
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 48  # each tap is projected to this number of channels
+    detail: Annotated[int, Field(ge=0, multiple_of=8)] = 32  # channels computed from the image, at stride 4; 0: none
+    self_distance: bool = True  # use `SelfDistances`
+    # After training, the distances and the text matches are also added directly to the logits, with these weights:
+    # the trained decoder uses them as its training products need, but other products need more of them.
     distance_weight: Annotated[float, Field(ge=0)] = 0.0
     text_weight: Annotated[float, Field(ge=0)] = 0.0
 
@@ -48,7 +48,7 @@ class DecoderConfig(StrictModel):
 
 
 class Decoder(nn.Module):
-    """Patches, matches with the text and the picture's own detail in; logits of an anomaly map at stride 4 out."""
+    """Computes logits of an anomaly map at stride 4 from patches, their text matches and the image."""
 
     def __init__(self, config: DecoderConfig, embed_dim: int, num_taps: int) -> None:
         super().__init__()
@@ -87,8 +87,8 @@ class Decoder(nn.Module):
         Args:
             images: [B, 3, H, W], normalised.
             patch_tokens: L x [B, N, D], standardised.
-            matches: L x [B, 2, h, w], logits of (normal, anomalous) of each patch, as the method's own map has them.
-            distances: [B, L * 4, h, w] of `SelfDistances`; not looked at by a decoder without.
+            matches: L x [B, 2, h, w], logits (normal, anomalous) of each patch, as in the method's own map.
+            distances: [B, L * 4, h, w] of `SelfDistances`; ignored if `self_distance` is false.
             grid_hw: h, w with h * w = N.
         """
         towards_anomaly = _towards_anomaly(matches)
@@ -109,25 +109,25 @@ class Decoder(nn.Module):
         x = _twice(x)
         if self.detail is not None:
             detail = self.detail(images)
-            if detail.shape[-2:] != x.shape[-2:]:  # patches of another size than 16
+            if detail.shape[-2:] != x.shape[-2:]:  # the patch size is not 16
                 detail = F.interpolate(detail, size=x.shape[-2:], mode="bilinear", align_corners=False)
             x = torch.cat([x, detail], dim=1)
         x = self.fine[0](x)
-        with torch.autocast(x.device.type, enabled=False):  # the map's logits are float32, as those of the match are
+        with torch.autocast(x.device.type, enabled=False):  # the map's logits are float32, as those of `match`
             x = self.fine[1](x.float())
         return x + enlarge(skipped, (int(x.shape[2]), int(x.shape[3])))
 
     def distances(self, patch_tokens: list[Tensor], grid_hw: tuple[int, int]) -> Tensor | None:
-        """[B, L * 4, h, w] of L x [B, N, D] tokens as the backbone gives them; None for a decoder without."""
+        """Distances [B, L * 4, h, w] of the backbone's tokens L x [B, N, D]; None if `self_distance` is false."""
         if self.self_distances is None:
             return None
         return torch.cat([self.self_distances(tap, grid_hw) for tap in patch_tokens], dim=1)
 
     def with_weights(self, logits: Tensor, matches: list[Tensor], distances: Tensor | None) -> Tensor:
-        """The logits of `forward` and what the configuration adds to them as it is, of the same matches and distances.
+        """The logits of `forward` plus the weighted text matches and distances of the config.
 
-        Of the distances the first tap's sharpest, where fine detail is, and the next sharper of all, which tell what a
-        part is made of; of the text the mean over taps.
+        Two distances are added: that of the first tap at the lowest temperature, for fine detail, and the mean over
+        taps at the next higher temperature, for the material of the part. The text matches are the mean over taps.
         """
         added = []
         if self.distance_weight and distances is not None:
@@ -140,7 +140,7 @@ class Decoder(nn.Module):
         return logits + enlarge(torch.stack(added).sum(dim=0), (int(logits.shape[2]), int(logits.shape[3])))
 
     def map_loss(self, logits: Tensor, target: Target) -> Tensor:
-        """Focal and Dice of the decoded map, of the pictures whose defects are known."""
+        """Focal and Dice loss of the decoded map, over images with pixel truth."""
         logits, mask = target.with_pixel_truth(logits.float())
         if len(mask) == 0:
             return logits.new_zeros(())
@@ -150,25 +150,25 @@ class Decoder(nn.Module):
         return segmentation_loss(torch.cat([1 - probability, probability], dim=1), mask)
 
     def score_loss(self, logits: Tensor, target: Target) -> Tensor:
-        """Cross entropy of the score, on a learnt scale: a small defect need not fill the share that is averaged."""
+        """Cross entropy of the score, with learnt scale and bias: a small defect may fill only a part of the share."""
         score = top_mean(torch.sigmoid(logits[:, 0].float()), SCORE_FRACTION).clamp(1e-4, 1 - 1e-4)
         told = self.score_scale * torch.logit(score) + self.score_bias
         return F.binary_cross_entropy_with_logits(told, target.is_anomalous.to(told.dtype))
 
 
 class SelfDistances(nn.Module):
-    """How far each patch is from the others of its picture.
+    """The distance of each patch to the other patches of its image.
 
-    A module for its name alone, by which an INT8 graph keeps it in float.
+    It is a module only for its name: an INT8 graph keeps this module in float.
     """
 
     def forward(self, patch_tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        """[B, N, D] tokens as the backbone gives them -> [B, 4, h, w].
+        """[B, N, D], the backbone's tokens -> [B, 4, h, w].
 
-        With c_ij the cosine of two patches and the mean over all j that are not i's neighbours,
-        d_i = -t log mean_j exp((c_ij - 1) / t), in [0, 2] but for the share of neighbours: a soft nearest-neighbour
-        distance, to few likes at a small t and to the bulk at a large one. The four t halve each time, so that one
-        exponential, squared, gives all. In float32 whatever the rest is computed in.
+        c_ij is the cosine of two patches. d_i = -t log mean_j exp((c_ij - 1) / t), where neighbours of i count as 0 in
+        the mean; so d_i is in [0, 2], plus a small term for the share of neighbours. It is a soft nearest-neighbour
+        distance: a small t compares with the few most similar patches, a large t with most patches. Each t is half of
+        the one before, so the next exponential is the square of the last. Always computed in float32.
         """
         with torch.autocast(patch_tokens.device.type, enabled=False):
             patches = F.normalize(patch_tokens.float(), dim=-1)
@@ -182,9 +182,9 @@ class SelfDistances(nn.Module):
 
 
 class _GroupNorm(nn.GroupNorm):
-    """torch's; once trained, in steps that a graph on a CPU computes without changing the maps' layout.
+    """torch's group norm; in evaluation mode written so that a graph on a CPU does not change the maps' layout.
 
-    They differ by rounding alone in float32; training is torch's own, since in bf16 the variance would cancel.
+    In float32 both differ only by rounding. Training uses torch's code: in bf16 this variance would cancel.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -200,19 +200,19 @@ class _GroupNorm(nn.GroupNorm):
 
 
 def _apart(grid_hw: tuple[int, int]) -> Tensor:
-    """[N, N] of 1 where two patches of the grid are no neighbours, else 0."""
+    """[N, N]: 0 if two patches of the grid are neighbours or the same, else 1."""
     rows, columns = (index.flatten() for index in torch.meshgrid(*map(torch.arange, grid_hw), indexing="ij"))
     near = (rows[:, None] - rows).abs().maximum((columns[:, None] - columns).abs()) <= _NEAR
     return (~near).float()
 
 
 def _towards_anomaly(matches: list[Tensor]) -> list[Tensor]:
-    """L x [B, 1, h, w] of L x [B, 2, h, w] logits of (normal, anomalous)."""
+    """L x [B, 2, h, w] logits (normal, anomalous) -> L x [B, 1, h, w], anomalous minus normal."""
     return [match[:, ANOMALOUS:] - match[:, NORMAL:ANOMALOUS] for match in matches]
 
 
 def enlarge(maps: Tensor, map_hw: tuple[int, int]) -> Tensor:
-    """[B, K, h, w] -> [B, K, H, W], bilinear, corners not aligned: a value stands for the pixels that it covers."""
+    """[B, K, h, w] -> [B, K, H, W], bilinear, corners not aligned: a value belongs to the pixels that it covers."""
     return F.interpolate(maps, size=map_hw, mode="bilinear", align_corners=False)
 
 

@@ -1,4 +1,4 @@
-"""The losses that the methods share, as their published code computes them, and what they are computed against."""
+"""The losses that the methods share, as in their published code, and the target of a batch."""
 
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -28,24 +28,24 @@ def dice_loss(anomalous_probability: Tensor, mask: Tensor) -> Tensor:
 
 
 def segmentation_loss(probabilities: Tensor, mask: Tensor) -> Tensor:
-    """Focal and Dice of a two-class map [B, 2, H, W] against a mask [B, H, W].
+    """Focal and Dice loss of a two-class map [B, 2, H, W] against a mask [B, H, W].
 
-    In float32 whatever the maps' precision is: Dice's sum over 512 x 512 pixels is infinite in fp16.
+    Always computed in float32: in fp16 the Dice sum over 512 x 512 pixels is infinite.
     """
     probabilities = probabilities.float()
     return focal_loss(probabilities, mask) + dice_loss(probabilities[:, ANOMALOUS], mask)
 
 
 LossT = TypeVar("LossT")
-# means over the pictures with pixel truth; all others are over all
+# these parts are means over images with pixel truth; all other parts are means over all images
 _PIXEL_PARTS = ("awareness", "segmentation", "decoded")
 
 
 def scaled(loss: LossT, *, pixel: float, image: float) -> LossT:
-    """A method's loss with its parts multiplied by `pixel` or `image`.
+    """A method's loss, with pixel parts multiplied by `pixel` and all other parts by `image`.
 
-    The losses of a batch's parts add up to the whole batch's when they are scaled by their share of its pictures with
-    pixel truth, and of all its pictures.
+    If a batch is split, the losses of the pieces add up to the loss of the batch when `pixel` is the piece's share of
+    the batch's images with pixel truth, and `image` its share of all images.
     """
     parts = {name: part for name, part in vars(loss).items() if part is not None}
     factors = {name: pixel if name in _PIXEL_PARTS else image for name in parts}
@@ -54,14 +54,14 @@ def scaled(loss: LossT, *, pixel: float, image: float) -> LossT:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a batch should have been answered with."""
+    """The ground truth of a batch."""
 
     mask: Tensor  # float32 [B, H, W] of 0 and 1
     is_anomalous: Tensor  # [B] of 0 and 1
-    has_pixel_truth: Tensor | None = None  # bool [B]; pictures without count in image losses alone. None: all have
+    has_pixel_truth: Tensor | None = None  # bool [B]; images without it count only in image losses. None: all have it
 
     def with_pixel_truth(self, *maps: Tensor) -> list[Tensor]:
-        """Each of `maps` [B, ...], and then the mask, of those pictures alone that have pixel truth."""
+        """Each of `maps` [B, ...], then the mask, only for the images with pixel truth."""
         tensors = [*maps, self.mask]
         if self.has_pixel_truth is None or bool(self.has_pixel_truth.all()):
             return tensors

@@ -1,4 +1,4 @@
-"""The one way from an anomaly map to an anomaly score. Traced into the exported graph, so the device has no other."""
+"""Computes the anomaly score from an anomaly map. The exported graph contains this code, so the device uses it too."""
 
 import math
 from typing import Annotated, Literal
@@ -13,12 +13,12 @@ MapStride = Literal[1, 2, 4, 8, 16]
 
 
 class ScoreConfig(StrictModel):
-    """How an image's score comes from its map.
+    """How an image's score is computed from its map.
 
-    `top_fraction` 0 is the published rule, the map's maximum. Otherwise the mean of that share of the highest values,
-    of the map averaged over blocks of `pool` x `pool` pixels: one hot pixel then rejects no good part.
-    The published logits are so large that good parts score 1e-6 and a threshold lies at 1e-5; a `temperature` gives
-    scores that people can read and set. The losses are always computed at 1.
+    With `top_fraction` 0 the score is the map's maximum, as published. Otherwise the map is averaged over blocks of
+    `pool` x `pool` pixels, and the score is the mean of this share of the highest values. A single high pixel then does
+    not reject a good part. The published logits are so large that good parts score 1e-6 and a threshold is 1e-5; a
+    `temperature` above 1 gives scores that people can read and set. The losses always use temperature 1.
     """
 
     top_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -32,9 +32,9 @@ def anomaly_score(anomaly_map: Tensor, config: ScoreConfig) -> Tensor:
 
 
 def top_mean(maps: Tensor, fraction: float, pool: int = 1) -> Tensor:
-    """[B, H, W] -> [B], the mean of that share of the highest values of the pooled map, rounded up; of one at least."""
+    """[B, H, W] -> [B]: mean of this share of the highest values of the pooled map, rounded up, at least one value."""
     if pool > 1:
         maps = F.avg_pool2d(maps.unsqueeze(1), pool).squeeze(1)
     values = maps.flatten(1)
-    count = max(1, math.ceil(fraction * int(values.shape[1])))  # int: a tensor while traced
+    count = max(1, math.ceil(fraction * int(values.shape[1])))  # int: in tracing it is a tensor
     return values.topk(count, dim=1).values.mean(dim=1)

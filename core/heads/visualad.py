@@ -1,9 +1,9 @@
-"""VisualAD (arXiv 2603.07952): an anomaly and a normal token learn inside a frozen ViT; no text.
+"""VisualAD (arXiv 2603.07952): a learnt anomaly token and a learnt normal token inside a frozen ViT; no text.
 
-The two tokens travel through the backbone (`token_insertion`). At each tap, spatial-aware cross-attention (SCA) lets
-them look at that tap's patches, the self-alignment function (SAF) recalibrates the patches, and a patch is as
-anomalous as it is closer to the anomaly token than to the normal one. Names inside SCA and SAF are those of the
-published checkpoints, taps counted from 0.
+The two tokens pass through the backbone (`token_insertion`). At each tap, spatial-aware cross-attention (SCA) adds
+evidence from that tap's patches to the tokens, and the self-alignment function (SAF) recalibrates the patches. A patch
+is anomalous if it is closer to the anomaly token than to the normal token. Names inside SCA and SAF are those of the
+published checkpoints; taps count from 0.
 """
 
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ from zsad_core.heads.losses import Target, segmentation_loss
 from zsad_core.heads.scoring import ScoreConfig, top_mean
 
 ANOMALY_TOKEN, NORMAL_TOKEN = 0, 1  # order in the sequence, and of every axis over the two tokens
-POSITIONS = ("anomaly_position", "normal_position")  # of the state dict; published checkpoints lack them
-TOP_FRACTION = 0.01  # of a map's pixels, whose mean is the image's logit in training
+POSITIONS = ("anomaly_position", "normal_position")  # keys of the state dict; published checkpoints lack them
+TOP_FRACTION = 0.01  # in training the image's logit is the mean of this share of the map's highest values
 MARGIN = 0.5  # the two tokens' cosine is pushed below -0.5
-BLUR_REACH = 4.0  # the kernel ends after so many sigmas, as scipy's gaussian_filter does
+BLUR_REACH = 4.0  # the kernel's radius in sigmas, as in scipy's gaussian_filter
 
 Count = Annotated[int, Field(ge=1)]
 
 
 class VisualAdOptions(StrictModel):
-    """What does not depend on the backbone."""
+    """The options that do not depend on the backbone."""
 
     anchors: Count = 4
-    max_positions: Count = 1536  # patches at most: 1369 of 518 px at patch 14
+    max_positions: Count = 1536  # largest number of patches; 518 px with patches of 14 px has 1369
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     blur_sigma: Annotated[float, Field(ge=0)] = 4.0  # pixels of the map, 0 for none
 
@@ -45,7 +45,7 @@ class VisualAdConfig(VisualAdOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class InsertedTokens:
-    """What the backbone makes of a picture and the two tokens."""
+    """The backbone's tokens for a batch of images and the two inserted tokens."""
 
     learned: Tensor  # [B, 2, D] (anomaly, normal) after the last block and the final norm
     tapped: list[Tensor]  # L x [B, 2 + P + N, D], all tokens of each tap after the final norm
@@ -75,7 +75,7 @@ class VisualAdLoss:
 
 
 class SpatialCrossAttention(nn.Module):
-    """SCA: anchors gather evidence from a tap's patches, a gate of the token itself says how much of it to take."""
+    """SCA: anchors gather evidence from a tap's patches; a gate, computed from the token, weights the evidence."""
 
     def __init__(self, config: VisualAdConfig) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class SpatialCrossAttention(nn.Module):
         queries = self.q_norm(self.q_proj(self.anchor_queries))  # [A, D]
         keys = self.k_norm(self.k_proj(patch_tokens + self.pos_encoding[:, :count]))  # [B, N, D]
         attention = torch.softmax(queries @ keys.transpose(1, 2) * dim**-0.5, dim=-1)  # [B, A, N]
-        # dropout falls on each of the two tokens apart, as published
+        # dropout is separate for each of the two tokens, as published
         attention = self.dropout(attention.unsqueeze(1).expand(-1, learned.shape[1], -1, -1))
         gathered = attention @ self.v_proj(patch_tokens).unsqueeze(1)  # [B, 2, A, D]
         evidence = (self.gate(learned).unsqueeze(-1) * gathered).sum(dim=2)  # [B, 2, D]
@@ -115,7 +115,7 @@ class SpatialCrossAttention(nn.Module):
 
 
 class SelfAlignment(nn.Module):
-    """SAF: a two-layer map of each token."""
+    """SAF: a two-layer MLP on each token."""
 
     def __init__(self, config: VisualAdConfig) -> None:
         super().__init__()
@@ -127,11 +127,11 @@ class SelfAlignment(nn.Module):
 
 
 class VisualAd(nn.Module):
-    """The trainable part but for the backbone's final norm, which VisualAD trains too."""
+    """The trainable part, except the backbone's final norm, which VisualAD also trains."""
 
     needs_text = False
     trains_final_norm = True
-    score_from_map = False  # taken before the blur, `predict`
+    score_from_map = False  # `predict` computes it before the blur
 
     def __init__(self, config: VisualAdConfig) -> None:
         super().__init__()
@@ -139,24 +139,24 @@ class VisualAd(nn.Module):
         std = 0.1 * config.embed_dim**-0.5
         self.anomaly_token = nn.Parameter(std * torch.randn(config.embed_dim))
         self.normal_token = nn.Parameter(std * torch.randn(config.embed_dim))
-        # Frozen: the published code leaves them out of its optimiser.
+        # Frozen, because the published code does not train them.
         self.anomaly_position = nn.Parameter(torch.zeros(config.embed_dim), requires_grad=False)
         self.normal_position = nn.Parameter(torch.zeros(config.embed_dim), requires_grad=False)
         self.cross_attn = nn.ModuleList(SpatialCrossAttention(config) for _ in range(config.num_taps))
         self.layer_transforms = nn.ModuleList(SelfAlignment(config) for _ in range(config.num_taps))
 
     def place(self, position: Tensor) -> None:
-        """Gives both tokens a position [D]: the class token's, `token_insertion.class_position`."""
+        """Sets the position [D] of both tokens to that of the class token, from `token_insertion.class_position`."""
         with torch.no_grad():
             self.anomaly_position.copy_(position)
             self.normal_position.copy_(position)
 
     def inserted(self) -> Tensor:
-        """[2, D] (anomaly, normal) to stand before the class token, positions added."""
+        """[2, D] (anomaly, normal), the tokens to insert before the class token, with positions added."""
         return torch.stack([self.anomaly_token + self.anomaly_position, self.normal_token + self.normal_position])
 
     def tokens(self, backbone: Backbone, images: Tensor) -> InsertedTokens:
-        """Normalised `images` [B, 3, H, W] through the backbone, the two tokens with them; in float32."""
+        """Passes normalised `images` [B, 3, H, W] and the two tokens through the backbone; result in float32."""
         depth = len(backbone.vit.blocks)
         blocks = backbone.taps if backbone.taps[-1] == depth else (*backbone.taps, depth)
         tapped = [tokens.float() for tokens in tapped_tokens(backbone.vit, images, blocks, self.inserted())]
@@ -170,9 +170,9 @@ class VisualAd(nn.Module):
         """Maps and image logits.
 
         Args:
-            tokens: of `tokens`.
-            text: not looked at; the other methods' argument.
-            map_hw: size of the maps, pixels; the paper's is the input size.
+            tokens: from `tokens`.
+            text: ignored; other methods need it.
+            map_hw: size of the maps, pixels; in the paper the input size.
         """
         grid_hw = tokens.grid_hw
         features, maps = [], []
@@ -182,7 +182,7 @@ class VisualAd(nn.Module):
             features.append(pair)
             unit = F.normalize(pair, dim=-1)
             difference = unit[:, ANOMALY_TOKEN] - unit[:, NORMAL_TOKEN]  # [B, D]
-            # The published code aligns all tokens and then drops the first; token by token it is the same.
+            # The published code aligns all tokens and then drops the first ones; the result is the same.
             aligned = F.normalize(align(patch_tokens), dim=-1)
             with torch.autocast(aligned.device.type, enabled=False):  # in bf16 the map would have few values
                 cosines = aligned.float() @ difference.float().unsqueeze(-1)  # [B, N, 1]
@@ -199,14 +199,14 @@ class VisualAd(nn.Module):
         )
 
     def filtered(self, fused: Tensor) -> Tensor:
-        """The map that is shown and measured: [B, H, W] blurred by `blur_sigma` pixels."""
+        """The map for display and metrics: [B, H, W], blurred by `blur_sigma` pixels."""
         return gaussian_blur(fused, self.config.blur_sigma)
 
     def loss(self, output: VisualAdOutput, target: Target) -> VisualAdLoss:
-        """The method's loss; maps at the mask's size."""
+        """The method's loss; the maps must have the mask's size."""
         maps, mask = target.with_pixel_truth(output.maps)
         segmentation = maps.new_zeros(())
-        if len(mask):  # the mean of nothing is no number
+        if len(mask):  # a mean over no images would be NaN
             for tap_map in torch.sigmoid(maps).unbind(dim=1):  # [B, H, W]
                 segmentation = segmentation + segmentation_loss(torch.stack([1 - tap_map, tap_map], dim=1), mask)
         cosine = F.cosine_similarity(output.anomaly_features[:, -1], output.normal_features[:, -1], dim=-1)
@@ -223,20 +223,20 @@ class VisualAd(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Anomaly maps [B, H, W] and anomaly scores [B], both in [0, 1]: the sigmoid of the fused cosines.
 
-        The map is blurred, the score is taken before the blur and before the sigmoid, which then only brings it to
-        the unit that all methods share. `prompts` is not looked at.
+        The map is blurred. The score is computed before the blur; its sigmoid only brings it to [0, 1], as in the other
+        methods. `prompts` is ignored.
         """
         fused = self.forward(tokens, map_hw=map_hw).fused
         anomaly_map = torch.sigmoid(self.filtered(fused) / score.temperature)
         return anomaly_map, torch.sigmoid(top_mean(fused, score.top_fraction, score.pool) / score.temperature)
 
     def token_parameters(self) -> list[nn.Parameter]:
-        """The two tokens, which train at a rate of their own."""
+        """The two tokens, which train at their own learning rate."""
         return [self.anomaly_token, self.normal_token]
 
 
 def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
-    """[B, H, W] -> [B, H, W], as scipy's `gaussian_filter`: mirrored at the borders, the border pixel twice."""
+    """[B, H, W] -> [B, H, W], as scipy's `gaussian_filter`: mirrored at the borders; the border pixel is repeated."""
     if sigma == 0:
         return maps
     radius = int(BLUR_REACH * sigma + 0.5)

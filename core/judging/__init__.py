@@ -1,4 +1,4 @@
-"""From a score to a verdict, and the metrics by which detectors are compared. Runs without torch.
+"""Turns scores into verdicts, and computes the metrics that compare detectors. Runs without torch.
 
 May import `bundle` and the top of core.
 """

@@ -1,4 +1,4 @@
-"""From scores to a verdict that does not flicker. Pure arithmetic; the clock is the caller's."""
+"""Turns scores into a stable verdict. Pure arithmetic; the caller supplies the time."""
 
 import math
 from collections import deque
@@ -7,7 +7,7 @@ from zsad_core.types import Verdict
 
 
 def instant_verdict(anomaly_score: float, threshold: float) -> Verdict:
-    """The verdict of one score alone; NaN and infinity are unknown. At the threshold a part is anomalous."""
+    """The verdict for a single score. NaN and infinity give unknown; a score at the threshold is anomalous."""
     if not math.isfinite(anomaly_score):
         return Verdict.UNKNOWN
     return Verdict.ANOMALOUS if anomaly_score >= threshold else Verdict.OK
@@ -16,9 +16,9 @@ def instant_verdict(anomaly_score: float, threshold: float) -> Verdict:
 class Decider:
     """k-of-n debounce with a hold time.
 
-    The verdict turns to `anomalous` when at least `k` of the last `n` frames were, stays so for `hold_s` after the last
-    frame that met this, and turns back to `ok` only when fewer than k are. An unknown frame is `unknown` at once,
-    counts as neither, and passes nothing. With the default k = n = 1 every frame stands for itself.
+    The verdict becomes `anomalous` when at least `k` of the last `n` frames are anomalous. It stays so for `hold_s`
+    after the last frame that meets this condition, then becomes `ok`. An unknown frame gives `unknown` at once and is
+    not counted. With the default k = n = 1 each frame is judged alone.
     """
 
     def __init__(self, *, k: int = 1, n: int = 1, hold_s: float = 0.0) -> None:
@@ -33,7 +33,7 @@ class Decider:
         """The debounced verdict.
 
         Args:
-            instant: the verdict of this frame alone.
+            instant: the verdict for this single frame.
             now_s: monotonic time of the frame, seconds.
         """
         if instant is Verdict.UNKNOWN:

@@ -1,4 +1,4 @@
-"""The anomaly score of a part of the map, for a camera that is told to ignore the rest. Runs without torch."""
+"""The anomaly score of a part of the map, for a camera with ignored areas. Runs without torch."""
 
 import math
 
@@ -6,19 +6,19 @@ import numpy as np
 
 from zsad_core.facts import ScoreRule
 
-JUDGED_SHARE = 0.5  # of a block's pixels that must be judged for the block to count
+JUDGED_SHARE = 0.5  # a block counts if at least this share of its pixels is judged
 
 
 def masked_score(anomaly_map: np.ndarray, judged: np.ndarray, rule: ScoreRule) -> float:
-    """As `zsad_core.heads.top_mean` on the judged pixels alone; equal to it where all are.
+    """As `zsad_core.heads.top_mean`, but only on the judged pixels; equal to it if all pixels are judged.
 
     Args:
         anomaly_map: float32 [h, w] in [0, 1].
         judged: bool [h, w], False where the map is ignored.
-        rule: the share of highest values and the side of the blocks that are averaged first, map pixels.
+        rule: how the score is computed.
 
     Returns:
-        [0, 1]; 0 when nothing is judged.
+        [0, 1]; 0 if no pixel is judged.
     """
     if not judged.any():
         return 0.0
@@ -28,7 +28,7 @@ def masked_score(anomaly_map: np.ndarray, judged: np.ndarray, rule: ScoreRule) -
     weights = judged[area].reshape(blocks).mean(axis=(1, 3))  # [h / pool, w / pool]
     sums = np.where(judged, anomaly_map, 0.0)[area].reshape(blocks).mean(axis=(1, 3))
     counted = weights >= JUDGED_SHARE
-    if not counted.any():  # slivers alone
+    if not counted.any():  # the judged area is too narrow for a block
         return float(anomaly_map[judged].max())
     values = sums[counted] / weights[counted]
     count = max(1, math.ceil(rule.top_fraction * values.size))

@@ -1,7 +1,7 @@
-"""The field's metrics of scores, from the number of positives and negatives at each distinct value.
+"""AUROC, average precision and F1 of scores, from the number of positives and negatives at each distinct value.
 
-One arithmetic serves pictures (exact) and pixels (`pixel_metrics`, whose values are bins). Ties are handled as
-scikit-learn does: trapezoids for the AUROC, steps for the average precision.
+The same code computes the metrics of images (exact) and of pixels (`pixel_metrics`, where values are bins). Ties are
+handled as in scikit-learn: trapezoids for the AUROC, steps for the average precision.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ class BinaryMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What is found when each distinct value is the threshold in turn, from the highest down: K points."""
+    """Detections at each distinct value as the threshold, from the highest to the lowest: K points."""
 
     true_positives: np.ndarray  # int64 [K], rising; the last one is the number of positives, above 0
-    false_positives: np.ndarray  # int64 [K], likewise of negatives
+    false_positives: np.ndarray  # int64 [K], rising; the last one is the number of negatives, above 0
 
     @property
     def recall(self) -> np.ndarray:
@@ -50,9 +50,9 @@ class Curve:
 
 
 def curve_of_counts(positives: np.ndarray, negatives: np.ndarray) -> Curve | None:
-    """The curve of how many positives and negatives [V] lie at each value, in rising order; None where either is none.
+    """The curve from the number of positives [V] and negatives [V] at each value, values in rising order.
 
-    Values without any are left out.
+    Values with neither are left out. None if there is no positive or no negative.
     """
     held = (positives + negatives) > 0
     true_positives, false_positives = np.cumsum(positives[held][::-1]), np.cumsum(negatives[held][::-1])
@@ -62,7 +62,7 @@ def curve_of_counts(positives: np.ndarray, negatives: np.ndarray) -> Curve | Non
 
 
 def curve_of_scores(positives: np.ndarray, negatives: np.ndarray) -> Curve | None:
-    """The exact curve of scores [P] against scores [M]; None where either is empty.
+    """The exact curve of the scores of positives [P] and of negatives [M]; None if either is empty.
 
     Raises:
         ValueError: a score is NaN.

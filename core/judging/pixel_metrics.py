@@ -1,8 +1,9 @@
-"""Pixel metrics of any number of pictures in constant memory: histograms over bins that follow float32's own spacing.
+"""Pixel metrics of any number of images in constant memory: histograms with bins that follow float32's spacing.
 
-Equal bins over [0, 1] put all good pixels of a softmax map (1e-6) into one and tie them; so does float16 near 0.
-Here a bin is the leading bits of the float32, 2048 to an octave, so values that differ by 1/2048 of themselves are
-apart at any scale. Between 0.5 and 1 the bits are those of 1 - value: a saturated map keeps its order next to 1 too.
+Equal bins over [0, 1] would put all good pixels of a softmax map (1e-6) into one bin; float16 does the same near 0.
+Here a bin is the leading bits of the float32 value, 2048 bins per octave. Two values that differ by 1/2048 of their
+size get different bins at any scale. Between 0.5 and 1 the bits of 1 - value are used, so a map that is saturated near
+1 keeps its order.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from zsad_core.judging.metrics import Curve, curve_of_counts
 
 AUPRO_MAX_FPR = 0.3
 
-_DROPPED_BITS = 12  # of the mantissa's 23
+_DROPPED_BITS = 12  # of 23 mantissa bits
 _PER_OCTAVE = 1 << (23 - _DROPPED_BITS)
 _HALF = 126 * _PER_OCTAVE  # the bin of 0.5, whose biased exponent is 126
 _OCTAVES_TO_ONE = 23  # of 1 - value, from 0.5 down to 2**-24, the float32 next to 1
@@ -30,35 +31,35 @@ class PixelScores:
 
 
 class PixelMetrics:
-    """Pixel AUROC, average precision, best F1 and AUPRO of a stream of pictures.
+    """Pixel AUROC, average precision, best F1 and AUPRO of a stream of images.
 
-    Memory: 24 bytes a bin between the lowest and the highest value seen, 7 MB for maps in [0, 1], 26 MB at most.
+    Memory: 24 bytes per bin between the lowest and the highest value so far; 7 MB for maps in [0, 1], 26 MB at most.
 
-    AUPRO (Bergmann et al., "Uninformed Students", CVPR 2020, section 4) is the area under the curve of the mean share
-    of each region that is found, over the false-positive rate from 0 to 0.3, divided by 0.3. A region is an
-    8-connected part of a mask. The rate is over all good pixels, those of defective pictures among them. Between two
-    points the curve is a straight line, at the limit as elsewhere.
+    AUPRO (Bergmann et al., "Uninformed Students", CVPR 2020, section 4) is the area under a curve, divided by 0.3. The
+    curve is the mean share of each region that is found, over the false-positive rate from 0 to 0.3. A region is an
+    8-connected part of a mask. The rate is over all good pixels, including those of defective images. The curve is
+    linear between two points, also at the limit.
     """
 
     def __init__(self) -> None:
-        self._first = 0  # number of the lowest bin held
+        self._first = 0  # number of the lowest stored bin
         self._negatives = np.zeros(0, np.int64)
         self._positives = np.zeros(0, np.int64)
-        self._overlap = np.zeros(0, np.float64)  # positives, each over the area of its region
+        self._overlap = np.zeros(0, np.float64)  # sum over positives of 1 / (area of its region)
         self._regions = 0
 
     def update(self, anomaly_map: np.ndarray, gt_mask: np.ndarray) -> None:
-        """Counts one picture.
+        """Adds one image.
 
         Args:
             anomaly_map: float32 [H, W], finite; higher is more anomalous.
-            gt_mask: uint8 [H, W]; anything but 0 is a defect.
+            gt_mask: uint8 [H, W]; every value except 0 is a defect.
 
         Raises:
             ValueError: the shapes differ, or a value is NaN or infinite.
         """
         if anomaly_map.shape != gt_mask.shape or anomaly_map.ndim != 2:
-            raise ValueError(f"expected map and mask [H, W] alike, got {anomaly_map.shape} and {gt_mask.shape}")
+            raise ValueError(f"expected map and mask of one shape [H, W], got {anomaly_map.shape} and {gt_mask.shape}")
         values = np.ascontiguousarray(anomaly_map, np.float32).ravel()
         if values.size == 0:
             return
@@ -75,7 +76,7 @@ class PixelMetrics:
         x, y, width, height = cv2.boundingRect(defect)
         if width == 0:
             return
-        box = np.s_[y : y + height, x : x + width]  # labelling the whole picture would take most of the time
+        box = np.s_[y : y + height, x : x + width]  # labelling the whole image would take most of the time
         count, labels = cv2.connectedComponents(defect[box], connectivity=8)
         inside = labels > 0
         region, bins = labels[inside], bins.reshape(gt_mask.shape)[box][inside]
@@ -86,7 +87,7 @@ class PixelMetrics:
         self._regions += count - 1  # 0 is the background
 
     def merge(self, other: "PixelMetrics") -> None:
-        """Adds what another process counted of other pictures."""
+        """Adds the counts of another process for other images."""
         held = slice(other._first, other._first + other._negatives.size)
         self._reach(held.start, held.stop)
         held = slice(held.start - self._first, held.stop - self._first)
@@ -96,11 +97,11 @@ class PixelMetrics:
         self._regions += other._regions
 
     def curve(self) -> Curve | None:
-        """Pixels found at each bin as the threshold; None without a defect or without a good pixel."""
+        """The curve with each bin as the threshold; None without a defective pixel or without a good pixel."""
         return curve_of_counts(self._positives, self._negatives)
 
     def result(self) -> PixelScores | None:
-        """The metrics of all pictures so far; None without a defect or without a good pixel."""
+        """The metrics of all images so far; None without a defective pixel or without a good pixel."""
         curve = self.curve()
         if curve is None:
             return None
@@ -115,7 +116,7 @@ class PixelMetrics:
         )
 
     def _reach(self, low: int, high: int) -> None:
-        """Makes room for bins `low` to `high`, exclusive."""
+        """Extends the arrays to bins `low` to `high`, exclusive."""
         if low == high:
             return
         if self._negatives.size == 0:
@@ -130,7 +131,7 @@ class PixelMetrics:
 
 
 def _bins(values: np.ndarray) -> np.ndarray:
-    """int32 [N], which never falls where float32 [N] rises; 0 for 0, negative for negative values."""
+    """Bin numbers int32 [N] of float32 [N], in the same order as the values; 0 for 0, negative for negative values."""
     bits = values.view(np.int32)
     bins = (bits & 0x7FFFFFFF) >> _DROPPED_BITS  # exponent and leading mantissa: rises with the magnitude
     np.negative(bins, out=bins, where=bits < 0)
@@ -143,7 +144,7 @@ def _bins(values: np.ndarray) -> np.ndarray:
 
 
 def _area_to_limit(false_positive_rate: np.ndarray, overlap: np.ndarray) -> float:
-    """Mean height of the curve from (0, 0) through both [K], up to the limit of the rate."""
+    """Mean height of the curve `overlap` [K] over the rate [K], from (0, 0) to the limit of the rate."""
     x, y = np.append(0.0, false_positive_rate), np.append(0.0, overlap)
     within = x <= AUPRO_MAX_FPR
     y_at_limit = np.interp(AUPRO_MAX_FPR, x, y)

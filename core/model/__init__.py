@@ -1,4 +1,4 @@
-"""A whole detector: backbone and head, its checkpoint, and the authors' published checkpoints. Needs torch.
+"""The complete detector (backbone and head), its checkpoint, and the authors' published checkpoints. Needs torch.
 
 May import `heads`, `backbones`, `weights` and the top of core.
 """

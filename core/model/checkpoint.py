@@ -1,4 +1,4 @@
-"""A trained detector in one safetensors file: weights, config, the text embeddings it was trained with. No pickle."""
+"""A trained detector in one safetensors file, without pickle: weights, config, and the text embeddings of training."""
 
 import json
 import os
@@ -31,10 +31,10 @@ class Checkpoint:
 def save_checkpoint(
     path: Path, detector: Detector, text_embeddings: dict[str, np.ndarray], record: dict[str, Any]
 ) -> None:
-    """Writes the file whole or not at all.
+    """Writes the complete file or nothing.
 
     Raises:
-        WeightsError: it cannot be written.
+        WeightsError: the file cannot be written.
     """
     tensors = {name: value.contiguous() for name, value in detector.state_dict().items()}
     tensors |= {_TEXT + name: torch.tensor(value) for name, value in text_embeddings.items()}
@@ -43,18 +43,18 @@ def save_checkpoint(
     try:
         save_file(tensors, partial, metadata=metadata)
         with partial.open("rb") as file:
-            os.fsync(file.fileno())  # `resume.pt`, written next, says that it is there
+            os.fsync(file.fileno())  # `resume.pt`, written next, refers to it
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{partial}: cannot be written: {error}") from error
     partial.replace(path)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads what `save_checkpoint` wrote.
+    """Reads a file of `save_checkpoint`.
 
     Raises:
-        WeightsError: missing, truncated, not one of our checkpoints, or its tensors do not fit its config; the text
-            names missing and surplus keys and wrong shapes.
+        WeightsError: missing, truncated, not such a checkpoint, or its tensors do not fit its config; the text names
+            missing and surplus keys and wrong shapes.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such checkpoint. `python training/train.py` makes one.")
@@ -66,7 +66,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise WeightsError(f"{path}: not a readable safetensors file, or truncated: {error}") from error
     if metadata.get("format") != FORMAT:
         raise WeightsError(
-            f"{path}: format {metadata.get('format')!r}, expected {FORMAT!r}: no checkpoint of this trainer"
+            f"{path}: format {metadata.get('format')!r}, expected {FORMAT!r}: not a checkpoint of this trainer"
         )
     try:
         config = validate(DetectorConfig, json.loads(metadata["config"]), f"{path}: config")

@@ -1,4 +1,4 @@
-"""Backbone, a method's head and scoring as one model; and its view as the graph that a device runs."""
+"""Backbone, head and scoring as one model, and this model as the graph that a device runs."""
 
 from typing import Annotated, Any
 
@@ -29,28 +29,28 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class DetectorConfig(StrictModel):
-    """All that is needed to build the model again; saved in every checkpoint."""
+    """The complete config of a model; saved in every checkpoint."""
 
     method: Method = "ava_dino"
     backbone: BackboneConfig = BackboneConfig()
-    backbone_weights: str = "random"  # what the backbone started from, for the record
-    text_encoder: str = "minilm"  # of the methods that match with text
+    backbone_weights: str = "random"  # initial weights of the backbone; only a record
+    text_encoder: str = "minilm"  # for methods that match with text
     text_dim: Count = 384
     hidden_dim: Count = 768  # of AVA-DINO's adapters
     interleave_text: bool = False  # see `MatchingConfig`
     decoder: DecoderConfig | None = None  # see `MatchingConfig`
-    map_stride: MapStride = 1  # pixels of the input for each value of the map that is given out; published: 1
-    smaller_hw: tuple[tuple[Side, Side], ...] = ()  # at which a picture is looked at too, see `Detector.answer`
+    map_stride: MapStride = 1  # input pixels per value of the output map; published: 1
+    smaller_hw: tuple[tuple[Side, Side], ...] = ()  # further input sizes for evaluation, see `Detector.answer`
     visualad: VisualAdOptions = VisualAdOptions()
     score: ScoreConfig = ScoreConfig()
 
 
 def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
-    """The method's trainable part, with fresh weights.
+    """The method's trainable part, with new random weights.
 
-    Heads have one interface: `needs_text`, `tokens(backbone, images)`, `forward(tokens, text, map_hw)` to the outputs
-    that are trained, `loss(output, target)`, `prompt_vectors(text)`, `predict(tokens, prompts, map_hw, score)` to map
-    and score, `token_parameters()`, `trains_final_norm`, `score_from_map`: whether the score is that of the map.
+    All heads have the same interface: `needs_text`; `tokens(backbone, images)`; `forward(tokens, text, map_hw)`, the
+    outputs for training; `loss(output, target)`; `prompt_vectors(text)`; `predict(tokens, prompts, map_hw, score)`, map
+    and score; `token_parameters()`; `trains_final_norm`; `score_from_map`, whether the score comes from the output map.
     """
     widths: dict[str, Any] = {
         "embed_dim": backbone.embed_dim,
@@ -64,7 +64,7 @@ def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
     if config.method == "ad_dinov3":
         return AdDinoV3(MatchingConfig(**widths))
     if not isinstance(backbone, Backbone):
-        raise ValueError(f"visualad puts its tokens into a ViT, and {backbone.config.name} is none")
+        raise ValueError(f"visualad inserts its tokens into a ViT, but {backbone.config.name} is not a ViT")
     head = VisualAd(
         VisualAdConfig(embed_dim=backbone.embed_dim, num_taps=len(backbone.taps), **config.visualad.model_dump())
     )
@@ -73,7 +73,7 @@ def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
 
 
 def check_smaller(config: DetectorConfig, backbone: AnyBackbone) -> None:
-    """ValueError where `smaller_hw` does not fit the backbone's patches, or is not smaller than its input."""
+    """Raises ValueError if a size in `smaller_hw` does not fit the patches or is not smaller than the input."""
     input_hw = config.backbone.input_hw
     for size_hw in config.smaller_hw:
         check_input(size_hw, backbone.patch_hw)
@@ -82,10 +82,10 @@ def check_smaller(config: DetectorConfig, backbone: AnyBackbone) -> None:
 
 
 class Detector(nn.Module):
-    """uint8 BGR pictures, and text embeddings where the method needs text, in; maps and scores out."""
+    """Computes maps and scores from uint8 BGR images and, if the method needs text, text embeddings."""
 
     def __init__(self, config: DetectorConfig, backbone: AnyBackbone) -> None:
-        """ValueError: see `check_smaller`."""
+        """Raises ValueError as `check_smaller` does."""
         super().__init__()
         check_smaller(config, backbone)
         self.config = config
@@ -98,16 +98,16 @@ class Detector(nn.Module):
         return bool(self.head.needs_text)
 
     def tokens(self, images_bgr: Tensor) -> Any:
-        """What the head takes, of uint8 [B, H, W, 3]; H, W multiples of the patch size."""
+        """The head's tokens of images uint8 [B, H, W, 3]; H, W are multiples of the patch size."""
         return self.head.tokens(self.backbone, self.normalise(images_bgr))
 
     def forward(self, images_bgr: Tensor, text: Tensor | None, *, map_hw: tuple[int, int] | None = None) -> Any:
-        """The outputs that the method trains.
+        """The method's outputs for training.
 
         Args:
             images_bgr: uint8 [B, H, W, 3].
             text: [B, T, 2]; None for a method without text.
-            map_hw: size of the maps; None is the picture's.
+            map_hw: size of the maps; None: the images' size.
         """
         size_hw = (int(images_bgr.shape[1]), int(images_bgr.shape[2]))
         return self.head(self.tokens(images_bgr), text, map_hw=map_hw or size_hw)
@@ -115,9 +115,9 @@ class Detector(nn.Module):
     def parameter_groups(
         self, *, lr: float, token_lr: float, backbone_lr: float, trainable_blocks: int
     ) -> list[dict[str, Any]]:
-        """What an optimiser trains, by learning rate: the head, its learnable tokens, the last blocks of the backbone.
+        """Parameter groups for an optimiser, by learning rate: head, learnable tokens, last blocks of the backbone.
 
-        Everything else is frozen. A final norm that the method trains counts as the head's.
+        All other parameters are frozen. If the method trains the final norm, it belongs to the head's group.
         """
         backbone = self.backbone.trainable_blocks(trainable_blocks)
         tokens = self.head.token_parameters()
@@ -134,14 +134,15 @@ class Detector(nn.Module):
         return [group for group in groups if group["params"]]
 
     def predict(self, images_bgr: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Anomaly maps [B, H / s, W / s] of map stride s and scores [B], all in [0, 1]; arguments as of `forward`."""
+        """Anomaly maps [B, H / s, W / s] for map stride s, and scores [B], all in [0, 1]; arguments as in `forward`."""
         return self.answer(images_bgr, self.head.prompt_vectors(text) if self.needs_text else None)
 
     def answer(self, images_bgr: Tensor, prompts: Tensor | None, *, tokens: Any = None) -> tuple[Tensor, Tensor]:
         """As `predict`, with the prompt vectors [B, K, 2, M] instead of the text.
 
-        With `smaller_hw` the map is the mean of those of all sizes: a small picture shows what a part is, a large one
-        where its small defects are. `tokens` are those of `images_bgr` where they are known already.
+        With `smaller_hw` each image is evaluated at several input sizes, and the map is the mean over them: a small
+        input shows the part as a whole, a large input its small defects. `tokens`: the tokens of `images_bgr`, if they
+        are already computed.
         """
         stride = self.config.map_stride
         map_hw = (int(images_bgr.shape[1]) // stride, int(images_bgr.shape[2]) // stride)
@@ -158,11 +159,11 @@ class Detector(nn.Module):
 
 
 class DeviceGraph(nn.Module):
-    """The detector as exported: one picture, prompt vectors instead of text, no outputs that do not score.
+    """The detector for export: one image, prompt vectors instead of text, and only the outputs map and score.
 
-    Inputs: `image` uint8 [1, H, W, 3] BGR; for a method with text, `prompt` float32 [K, 2, M] as the head's
-    `prompt_vectors` gives it for one product.
-    Outputs: `anomaly_map` [1, H, W] and `anomaly_score` [1], as `Detector.predict` gives them.
+    Inputs: `image` uint8 [1, H, W, 3] BGR; for a method with text, `prompt` float32 [K, 2, M], the output of the head's
+    `prompt_vectors` for one product.
+    Outputs: `anomaly_map` [1, H, W] and `anomaly_score` [1], as in `Detector.predict`.
     """
 
     def __init__(self, detector: Detector) -> None:

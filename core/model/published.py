@@ -1,7 +1,8 @@
-"""The authors' published checkpoints of AVA-DINO, AD-DINOv3 and VisualAD, as state for our modules.
+"""Reads the authors' published checkpoints of AVA-DINO, AD-DINOv3 and VisualAD into state dicts for our modules.
 
-They are torch pickles, read with `weights_only`: a file that would run code is refused unrun. Each layout is a table
-of symbolic shapes, whose sizes the file itself settles by majority, so that one wrong tensor is named as the wrong one.
+They are torch pickles and are read with `weights_only`: a file that would run code is refused. Each layout is a table
+of symbolic shapes. The majority of the file's tensors sets the size of each symbol, so the error names the wrong
+tensor.
 """
 
 from collections import Counter
@@ -18,9 +19,9 @@ from zsad_core.heads import POSITIONS, VisualAdConfig
 from zsad_core.methods import Method
 from zsad_core.weights import check_state
 
-Layout = dict[str, tuple[str | int, ...]]  # flattened key -> size of each axis, a name where the file settles it
+Layout = dict[str, tuple[str | int, ...]]  # flattened key -> size of each axis; a name if the file sets the size
 
-# Entries beside the weights: True where the layout always has them.
+# Entries beside the weights; True: the layout always has it.
 ENTRIES: dict[str, dict[str, bool]] = {
     "ava_dino": {"epoch": False},
     "ad_dinov3": {"epoch": False},
@@ -34,7 +35,7 @@ ENTRIES: dict[str, dict[str, bool]] = {
         "transform_type": False,
     },
 }
-# The authors' backbone names -> timm's
+# authors' backbone name -> timm name
 TIMM_NAMES = {
     "ViT-B/32": "vit_base_patch32_clip_quickgelu_224.openai",
     "ViT-B/16": "vit_base_patch16_clip_quickgelu_224.openai",
@@ -44,45 +45,45 @@ TIMM_NAMES = {
     "dinov2_vitb14": "vit_base_patch14_dinov2",
     "dinov2_vitl14": "vit_large_patch14_dinov2",
 }
-TAPS = (6, 12, 18, 24)  # of ViT-L; what is expected of a file that says nothing
+TAPS = (6, 12, 18, 24)  # of ViT-L; the default for a file that does not name its taps
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextFacts:
-    """What a file of AVA-DINO or AD-DINOv3 says of its model."""
+    """The facts about the model in a file of AVA-DINO or AD-DINOv3."""
 
     embed_dim: int
     text_dim: int
     hidden_dim: int  # of the visual adapters
-    num_taps: int  # which blocks they are, the file does not say; the papers' are 6, 12, 18, 24 of 24
-    interleave_text: bool = True  # both were trained with the two text vectors mixed
-    recorded: dict[str, Any]  # the file's entries beside the weights, as they are
+    num_taps: int  # the file does not name the blocks; the papers use 6, 12, 18, 24 of 24
+    interleave_text: bool = True  # both methods were trained with mixed text vectors
+    recorded: dict[str, Any]  # the file's entries beside the weights, unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisualAdFacts:
-    """What a file of VisualAD says of its model."""
+    """The facts about the model in a file of VisualAD."""
 
     config: VisualAdConfig
     taps: tuple[int, ...]  # 1-based blocks
     image_size: int  # pixels, square
     backbone: str  # the authors' name
-    timm_name: str | None  # None: no timm model is known by that name
+    timm_name: str | None  # None: no known timm model for this name
     recorded: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
     method: Method
-    state: dict[str, Tensor]  # float32, of `AvaDino`, `AdDinoV3` or `VisualAd` but for its positions
-    norm: dict[str, Tensor]  # `weight`, `bias` for the backbone's final norm; empty: it keeps its own
+    state: dict[str, Tensor]  # float32, for `AvaDino`, `AdDinoV3` or `VisualAd` (without its positions)
+    norm: dict[str, Tensor]  # `weight`, `bias` for the backbone's final norm; empty: the norm is not replaced
     facts: TextFacts | VisualAdFacts
 
     def load_into(self, head: nn.Module) -> None:
-        """Loads `state`, strictly but for VisualAD's positions, which are the backbone's (`VisualAd.place`).
+        """Loads `state`, strictly except for VisualAD's positions, which come from the backbone (`VisualAd.place`).
 
         Raises:
-            WeightsError: the head is another method's or of other sizes.
+            WeightsError: the head belongs to another method or has other sizes.
         """
         own = head.state_dict()
         state = self.state | {name: own[name] for name in POSITIONS if name in own}
@@ -94,18 +95,18 @@ def load_published(method: Method, path: Path, *, restore_norm: bool = False) ->
     """Reads a published checkpoint.
 
     Args:
-        method: whose file it is.
+        method: the method of the file.
         path: the authors' `.pth`.
-        restore_norm: VisualAD only: give its trained final norm. Its training changes the norm, and the test script
-            that was published with the paper leaves the file's copy unread: its numbers come without. (A later
-            revision of the script reads it.)
+        restore_norm: VisualAD only: also return its trained final norm. The training changes the norm, but the test
+            script that was published with the paper does not load it, so the paper's numbers come without it. (A later
+            revision of the script loads it.)
 
     Raises:
-        WeightsError: missing, truncated, holding more than tensors and plain values, or of another layout; the text
-            names missing and surplus keys and wrong shapes.
+        WeightsError: missing, truncated, with objects other than tensors and plain values, or of another layout; the
+            text names missing and surplus keys and wrong shapes.
     """
     if restore_norm and method != "visualad":
-        raise ValueError(f"{method}: restore_norm is VisualAD's alone")
+        raise ValueError(f"{method}: restore_norm is only for VisualAD")
     content = _read(path)
     entries = {name: content[name] for name in ENTRIES[method] if name in content}
     found = dict(_flattened({name: value for name, value in content.items() if name not in entries}))
@@ -113,7 +114,7 @@ def load_published(method: Method, path: Path, *, restore_norm: bool = False) ->
     layout = _visualad_layout(taps) if method == "visualad" else _text_layout(method, len(taps))
     sizes = _settled(layout, found)
     expected = {key: torch.empty([sizes.get(axis, 0) for axis in axes], device="meta") for key, axes in layout.items()}
-    present = {name: torch.empty(0) for name in entries}  # so that one text names what is missing of both kinds
+    present = {name: torch.empty(0) for name in entries}  # so one error names missing entries and tensors
     required = {name: torch.empty(0) for name, needed in ENTRIES[method].items() if needed or name in entries}
     check_state(
         path, _collapsed(expected | required, found | present), _collapsed(found | present, expected | required)
@@ -136,12 +137,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: no such checkpoint. Fetch it from the method's authors.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zipfile and torch each raise their own kinds
-        # of torch's text only the line that names the object: the rest advises to switch the safety off
+    except Exception as error:  # pickle, zipfile and torch raise different errors
+        # Only the line of torch's text that names the object: the rest recommends to disable the safety check.
         lines = [line for line in str(error).splitlines() if "unsupported" in line.lower()]
         reason = lines[0][:120] if lines else type(error).__name__
         raise WeightsError(
-            f"{path}: not read: truncated, no torch file, or one that holds more than tensors and plain values, "
+            f"{path}: not read: truncated, not a torch file, or one that holds more than tensors and plain values, "
             f"which could run code and is refused ({reason})"
         ) from error
     if not isinstance(content, dict):
@@ -150,7 +151,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _flattened(content: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Nested state dicts as dotted keys, without DataParallel's `module.`; what is no tensor as an empty one."""
+    """Nested state dicts with dotted keys, without DataParallel's `module.`; other values become empty tensors."""
     for name, value in content.items():
         key = prefix + str(name).removeprefix("module.")
         if isinstance(value, dict):
@@ -160,14 +161,14 @@ def _flattened(content: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _collapsed(tensors: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Modules of which the other side has nothing as one key, by the module's name: a text with their parts is long."""
+    """Replaces all keys of a module that `other` lacks by the module's name, to keep the error short."""
     modules = {key.partition(".")[0] for key in other}
     return {key if (module := key.partition(".")[0]) in modules else module: value for key, value in tensors.items()}
 
 
 def _taps(method: str, path: Path, entries: dict[str, Any], found: dict[str, Tensor]) -> tuple[int, ...]:
-    """Numbers of the tapped blocks, from 1."""
-    if method != "visualad":  # only their number is known
+    """The tapped blocks, numbered from 1."""
+    if method != "visualad":  # the file only tells how many there are
         numbers = [key.split(".")[1] for key in found if "_token_adapter" in key and key.count(".") > 1]
         known = [int(number) for number in numbers if number.isdecimal() and len(number) < 3]
         return tuple(range(1, max(known, default=len(TAPS) - 1) + 2))
@@ -178,7 +179,7 @@ def _taps(method: str, path: Path, entries: dict[str, Any], found: dict[str, Ten
 
 
 def _text_layout(method: str, taps: int) -> Layout:
-    """AVA-DINO and AD-DINOv3: adapters of two layers without bias."""
+    """The layout of AVA-DINO and AD-DINOv3: adapters with two layers without bias."""
     kinds = ("_normal", "_anomaly") if method == "ava_dino" else ("",)
     hidden = "H" if method == "ava_dino" else "T"  # AD-DINOv3 matches the hidden output with the text
     layout: Layout = {}
@@ -213,7 +214,7 @@ def _visualad_layout(taps: tuple[int, ...]) -> Layout:
 
 
 def _settled(layout: Layout, found: dict[str, Tensor]) -> dict[str | int, int]:
-    """Axis -> its size: a number is itself, a name what most of the file's tensors say."""
+    """Axis -> its size: for a number the number, for a name the size in most of the file's tensors."""
     votes: dict[str | int, Counter[int]] = {axis: Counter() for axes in layout.values() for axis in axes}
     for key, axes in layout.items():
         if key in found and found[key].ndim == len(axes):
@@ -258,7 +259,7 @@ def _visualad(
 
 
 def _settings(path: Path, entries: dict[str, Any], sizes: dict[str | int, int]) -> float:
-    """Checks the entries beside the weights and gives the dropout of training."""
+    """Checks the entries beside the weights and returns the dropout of training."""
     attention = entries["cross_attn_config"]
     settings: dict[str, Any] = attention if isinstance(attention, dict) else {}
     dropout = settings.get("dropout", VisualAdConfig.model_fields["dropout"].default)
@@ -273,5 +274,5 @@ def _settings(path: Path, entries: dict[str, Any], sizes: dict[str | int, int]) 
     )
     faults = [f"{name} is {value!r}, expected {expected}" for name, fits, expected, value in checks if not fits]
     if faults:
-        raise WeightsError(f"{path}: no VisualAD model that is known here: {'; '.join(faults)}")
+        raise WeightsError(f"{path}: not a known VisualAD model: {'; '.join(faults)}")
     return float(dropout)

@@ -1,6 +1,6 @@
-"""A published checkpoint as one of ours: the head from the authors' file, the backbone from its own weights.
+"""Turns a published checkpoint into one of ours: the head from the authors' file, the backbone with its own weights.
 
-Shared by the commands that take `--published`, so that a published model is evaluated, exported and distilled like a
+All commands with `--published` use this module, so a published model can be evaluated, exported and distilled like a
 trained one.
 """
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from zsad_core.model.checkpoint import Checkpoint
     from zsad_core.model.detector import DetectorConfig
 
-PAPERS_BACKBONE = "vit_large_patch16_dinov3"  # of the two methods with text, whose files do not name it
+PAPERS_BACKBONE = "vit_large_patch16_dinov3"  # of the two methods with text; their files do not name it
 PAPERS_TEXT_ENCODER = "open_clip:ViT-L-14-336:openai"
 OF_PUBLISHED = ("backbone", "weights", "pretrained", "text_encoder", "input_size", "restore_norm")  # flags
-UNSET = 0.5  # threshold and region level: a published file has none
+UNSET = 0.5  # threshold and region level, which a published file does not have
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
-    """The positional CHECKPOINT, and `--published` with what such a file does not hold."""
+    """Adds the positional CHECKPOINT, `--published`, and flags for the facts that a published file lacks."""
     parser.add_argument("checkpoint", type=Path, nargs="?", help="file made by training")
     add_published_flags(parser)
 
 
 def add_published_flags(parser: argparse.ArgumentParser) -> None:
-    """`--published`, for a command that has a `checkpoint` of its own."""
+    """Adds `--published` and its flags to a command that has its own `checkpoint` argument."""
     group = parser.add_argument_group("published checkpoints, instead of CHECKPOINT")
     group.add_argument(
         "--published",
@@ -45,16 +45,16 @@ def add_published_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--restore-norm",
         action="store_true",
-        help="load VisualAD's trained final norm too; the paper's figures come without it (default: without)",
+        help="also load VisualAD's trained final norm; the paper's numbers come without it (default: without)",
     )
 
 
 def chosen_checkpoint(args: argparse.Namespace) -> "Checkpoint":
-    """What the flags of `add_checkpoint_flags` name.
+    """The checkpoint that the flags of `add_checkpoint_flags` name.
 
     Raises:
-        ConfigError: neither or both of CHECKPOINT and `--published`, no such method, or a flag of published files
-            beside CHECKPOINT.
+        ConfigError: neither or both of CHECKPOINT and `--published`, an unknown method, or a flag for published files
+            together with CHECKPOINT.
         WeightsError: a file is missing or does not fit.
     """
     from zsad_core.model.checkpoint import load_checkpoint
@@ -64,7 +64,7 @@ def chosen_checkpoint(args: argparse.Namespace) -> "Checkpoint":
     if args.published is None:
         if given := [flag for flag in OF_PUBLISHED if getattr(args, flag)]:
             flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in given)
-            raise ConfigError(f"{flags}: of --published files. {args.checkpoint} holds all that it needs: leave it out")
+            raise ConfigError(f"{flags}: only for --published files, not for {args.checkpoint}: leave it out")
         return load_checkpoint(args.checkpoint)
     method, file = args.published
     if method not in METHODS:
@@ -92,21 +92,21 @@ def published_checkpoint(
     input_hw: tuple[int, int] | None = None,
     restore_norm: bool = False,
 ) -> "Checkpoint":
-    """The detector of a published file, scoring as its paper does.
+    """The detector of a published file, with the scoring of its paper.
 
     Args:
         method: one of `METHODS`.
         path: the authors' file.
-        backbone: timm name; None is what the file says, else the papers' ViT-L/16 DINOv3.
-        weights: local file of the backbone.
-        pretrained: fetch them from timm's hub instead. Without either the backbone is random.
-        text_encoder: of the methods with text.
-        input_hw: pixels; None is the method's.
+        backbone: timm name; None: the backbone in the file, else the papers' ViT-L/16 DINOv3.
+        weights: local weights file of the backbone.
+        pretrained: download the backbone's weights from timm's hub. Without weights and this flag they are random.
+        text_encoder: for methods with text.
+        input_hw: pixels; None: the method's size.
         restore_norm: see `zsad_core.model.published.load_published`.
 
     Raises:
-        ConfigError: the file's backbone is none that timm is known to have, and `backbone` is None.
-        WeightsError: a file is missing or does not fit, or the backbone has another width than the file.
+        ConfigError: `backbone` is None, and no timm model is known for the file's backbone.
+        WeightsError: a file is missing or does not fit, or the backbone's width differs from the file's.
     """
     from zsad_core.backbones import build_backbone
     from zsad_core.model.checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""Pictures as pixels: decoding, resizing, heatmaps, regions of a map. Runs without torch."""
+"""Operations on image pixels: decoding, resizing, heatmaps, regions of an anomaly map. Runs without torch."""
 
 import lazy_loader
 

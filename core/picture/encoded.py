@@ -1,4 +1,4 @@
-"""What can be said of a picture file from its bytes alone, before anything decodes it."""
+"""Checks the bytes of an image file before it is decoded."""
 
 import re
 
@@ -7,11 +7,11 @@ _JPEG_START, _JPEG_END = 0xD8, 0xD9
 
 
 def find_fault(encoded: bytes) -> str | None:
-    """Why a file's content must not be scored though OpenCV would read it; None where nothing speaks against it.
+    """A fault that OpenCV does not report; None if there is none.
 
-    OpenCV fills the missing part of a cut JPEG or PNG with grey and calls it read; other cut formats it refuses by
-    itself. Of an animated PNG it reads the first frame alone, and does not count the others as pictures. What follows a
-    picture's own end (a second one, a phone's film) is no fault.
+    OpenCV fills the missing part of a truncated JPEG or PNG with grey and reports no error; it refuses other truncated
+    formats itself. It reads only the first frame of an animated PNG, and does not count the other frames as images.
+    Bytes after the image's end (a second image, a phone's video) are not a fault.
     """
     if encoded.startswith(b"\xff\xd8") and not _jpeg_ends(encoded):
         return "the JPEG is truncated: it has no end-of-image marker"
@@ -20,14 +20,15 @@ def find_fault(encoded: bytes) -> str | None:
         if b"IEND" not in chunks:
             return "the PNG is truncated: it has no IEND chunk"
         if b"acTL" in chunks:
-            return "an animated PNG, of which only the first picture would be seen: split it"
+            return "an animated PNG, of which only the first image would be read: split it"
     return None
 
 
 def _jpeg_ends(encoded: bytes) -> bool:
-    """Walks the segments, so that the end marker of an embedded thumbnail does not count (ITU-T T.81, annex B).
+    """Whether the JPEG has its own end marker (ITU-T T.81, annex B).
 
-    Nor does that of a picture that begins before this one has ended, as where a connection lost bytes.
+    It skips whole segments, so the end marker of an embedded thumbnail does not count. If another image starts before
+    this one has ended, because a connection lost bytes, that image's end marker does not count either.
     """
     position = 2
     while found := _JPEG_MARKER.search(encoded, position):
@@ -36,13 +37,13 @@ def _jpeg_ends(encoded: bytes) -> bool:
             return True
         if marker == _JPEG_START:
             return False
-        if marker != 0x01:  # which has no length
+        if marker != 0x01:  # TEM has no length field
             position += int.from_bytes(encoded[position : position + 2], "big")
     return False
 
 
 def _png_chunks(encoded: bytes) -> set[bytes]:
-    """The types of the whole chunks, up to the end of the picture."""
+    """The types of the complete chunks, up to the end of the image."""
     types: set[bytes] = set()
     position = 8
     while position + 12 <= len(encoded) and b"IEND" not in types:

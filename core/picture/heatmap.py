@@ -1,18 +1,18 @@
-"""The colours of an anomaly map over its picture: one scale for the device's overlays and for evaluation's sheets."""
+"""Draws an anomaly map over its image. The device's overlays and the evaluation's sheets use the same colours."""
 
 import functools
 
 import cv2
 import numpy as np
 
-MAX_WEIGHT = 0.8  # share of the colour where the map is 1; the part stays visible under it
-WEIGHT_POWER = 1.5  # above 1: low map values, which good parts have everywhere, hardly tint the picture
+MAX_WEIGHT = 0.8  # share of the colour where the map is 1; the part stays visible
+WEIGHT_POWER = 1.5  # above 1, so the low map values of good parts hardly tint the image
 
 
 def blend(image_bgr: np.ndarray, anomaly_map: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3]: the picture under the map's colours, at the picture's size.
+    """uint8 [H, W, 3]: the image with the map's colours over it, at the image's size.
 
-    In uint8 throughout: 1.3 ms at 640x480 on one core, where float arithmetic takes several times that.
+    Computed in uint8: 1.3 ms at 640x480 on one core. Float arithmetic takes several times as long.
     """
     height, width = image_bgr.shape[:2]
     levels = np.rint(np.nan_to_num(anomaly_map, nan=1.0).clip(0, 1) * 255).astype(np.uint8)  # [h, w]

@@ -1,6 +1,6 @@
-"""From a file or a camera's array to the uint8 BGR picture that every model sees, and to its input size.
+"""Converts a file or a camera's array to a uint8 BGR image, and scales it to a model's input size.
 
-Training, conversion and the device all come through here, so that a score means the same in each.
+Training, conversion and the device all use this module, so scores are comparable between them.
 """
 
 import os
@@ -14,25 +14,25 @@ import numpy as np
 from zsad_core.errors import ImageError
 from zsad_core.picture.encoded import find_fault
 
-HALVE_FROM: Final = 4  # times the sides of the input; a larger picture is halved first
+HALVE_FROM: Final = 4  # times the sides of the input; an image of at least this size is halved first
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-MAX_PIXELS = 100_000_000  # of a file; a larger one is refused before it takes the memory of a small PC
-MAX_FILE_BYTES = 10 * MAX_PIXELS  # above the largest picture that is read: 4 channels of 16 bits, uncompressed
+MAX_PIXELS = 100_000_000  # of a file; a larger image could fill the memory of a small PC
+MAX_FILE_BYTES = 10 * MAX_PIXELS  # more than the largest image that is read: 4 channels of 16 bits, uncompressed
 
 
 def to_bgr8(image: np.ndarray) -> np.ndarray:
-    """uint8 BGR [H, W, 3] of a grey, BGR or BGRA picture of 8 or 16 bits.
+    """uint8 BGR [H, W, 3] of a grey, BGR or BGRA image of 8 or 16 bits.
 
-    16-bit values are divided by 257 (full range to full range), never stretched to the picture's own maximum:
-    a stretch would make the score of a part depend on its brightest pixel. Alpha is dropped.
+    16-bit values are divided by 257 (full range to full range). They are not scaled to the image's maximum: then the
+    score of a part would depend on its brightest pixel. Alpha is dropped.
 
     Raises:
-        ImageError: the array is empty or is none of these.
+        ImageError: the array is empty, or is not such an image.
     """
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-        raise ImageError(f"expected a picture [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got shape {image.shape}")
+        raise ImageError(f"expected an image [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got shape {image.shape}")
     if image.dtype == np.uint16:
         image = (image // 257).astype(np.uint8)
     elif image.dtype != np.uint8:
@@ -43,21 +43,21 @@ def to_bgr8(image: np.ndarray) -> np.ndarray:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """uint8 BGR [H, W, 3] of a picture file, turned as its EXIF orientation says.
+    """uint8 BGR [H, W, 3] of an image file, rotated as its EXIF orientation says.
 
     Raises:
-        ImageError: the file is missing, empty, no picture, truncated, an animation or other set of pictures, or larger
-            than `MAX_PIXELS`.
+        ImageError: the file is missing, empty, not an image, truncated, holds several images (an animation, for
+            example), or is larger than `MAX_PIXELS`.
     """
     return decode_image(_read_file(path), str(path))
 
 
 def decode_image(encoded: np.ndarray, name: str) -> np.ndarray:
-    """uint8 BGR [H, W, 3] of a picture file's content, uint8 [bytes], turned as its EXIF orientation says.
+    """uint8 BGR [H, W, 3] of an image file's content, uint8 [bytes], rotated as its EXIF orientation says.
 
     Raises:
-        ImageError: no picture, truncated, an animation or other set of pictures, or larger than `MAX_PIXELS`. Its text
-            begins with `name`.
+        ImageError: not an image, truncated, several images (an animation, for example), or larger than `MAX_PIXELS`.
+            Its text begins with `name`.
     """
     image = _decoded(encoded, name)
     try:
@@ -67,26 +67,26 @@ def decode_image(encoded: np.ndarray, name: str) -> np.ndarray:
 
 
 def _decoded(encoded: np.ndarray, name: str) -> np.ndarray:
-    """As `decode_image`, but of the file's own depth."""
+    """As `decode_image`, but with the channels and bits of the file."""
     if fault := find_fault(encoded.tobytes()):
         raise ImageError(f"{name}: {fault}")
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         holds_more, _ = cv2.imdecodemulti(encoded, cv2.IMREAD_REDUCED_GRAYSCALE_8, range=(1, 2))
-    except cv2.error as error:  # more pixels than OpenCV's own limit, most often
+    except cv2.error as error:  # usually more pixels than OpenCV's own limit
         reason = f"{error.err or error.code}; at most {MAX_PIXELS} pixels are read"
         raise ImageError(f"{name}: cannot be decoded: {' '.join(reason.split())}") from error
     if image is None:
-        raise ImageError(f"{name}: not a picture that OpenCV can decode, or damaged")
+        raise ImageError(f"{name}: not an image that OpenCV can decode, or damaged")
     if holds_more:
-        raise ImageError(f"{name}: holds more than one picture, of which only the first would be seen: split it")
+        raise ImageError(f"{name}: holds more than one image, of which only the first would be read: split it")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
         raise ImageError(f"{name}: {image.shape[1]}x{image.shape[0]} pixels, at most {MAX_PIXELS} are read")
     return image
 
 
 def _read_file(path: Path) -> np.ndarray:
-    """uint8 [bytes]. What is no regular file is not opened: a named pipe would hang."""
+    """The file's content, uint8 [bytes]. Only a regular file is opened: a named pipe would hang."""
     try:
         found = path.stat()
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
@@ -102,24 +102,24 @@ def _read_file(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """uint8 [H, W] of 0 and 1 from a mask file in which anything but 0 is a defect.
+    """uint8 [H, W] of 0 and 1 from a mask file. Every value except 0 is a defect.
 
-    Of a JPEG, what is brighter than the middle: compression leaves faint marks around a mask's edge.
+    In a JPEG only values above 127 are a defect: compression leaves faint marks around a mask's edge.
 
     Raises:
-        ImageError: the file cannot be read as a picture.
+        ImageError: the file cannot be read as an image.
     """
     threshold = 127 if path.suffix.lower() in (".jpg", ".jpeg") else 0
-    mask = _decoded(_read_file(path), str(path))  # not as 8 bits, in which a 1 of 16 bits is 0
+    mask = _decoded(_read_file(path), str(path))  # not converted to 8 bits: a 16-bit value of 1 would become 0
     brightest = np.maximum.reduce(cv2.split(mask))  # several times as fast as max(axis=2)
     return (brightest > threshold).astype(np.uint8)
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All picture files below `folder`, by name, hidden ones left out, links to folders not followed.
+    """All image files below `folder`, sorted. Hidden files are left out; links to folders are not followed.
 
-    A picture's link that leads nowhere is among them, and so is a folder that cannot be listed: reading it is an
-    ImageError, so that what was not inspected is said.
+    The list also has broken links to images, and folders that cannot be listed. Reading them raises ImageError, so
+    files that could not be inspected are reported.
     """
     found: list[Path] = []
 
@@ -140,7 +140,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def is_picture_file(path: Path) -> bool:
-    """Whether it is a file, or may be one: what cannot even be looked at is said when it is read."""
+    """Whether `path` is or may be a regular file. If its status cannot be read, a later read reports the error."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -150,17 +150,18 @@ def is_picture_file(path: Path) -> bool:
 
 
 def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int], *, out: np.ndarray | None = None) -> np.ndarray:
-    """uint8 [h, w, 3]: the whole picture at the model's input size, without crop, aspect not kept.
+    """uint8 [h, w, 3]: the whole image at the model's input size, without crop; the aspect ratio is not kept.
 
-    Area averaging where no side grows: bilinear sampling of a large frame skips most pixels and with them thin
-    scratches. What is four times as large is halved first, which takes half the time; halved down to less than twice
-    the size, a thin line would lose contrast. Bilinear where no side shrinks. Where one side shrinks and the other
-    grows, OpenCV's INTER_AREA averages nothing either. `zsad_core.bundle.ResizeRule` says each step in numbers.
+    If no side grows, area averaging is used: bilinear sampling of a large frame skips most pixels, and thin scratches
+    with them. An image at least four times as large is halved first, which takes half the time. Halving stops before
+    the image is less than twice the input size, because thin lines would lose contrast. If no side shrinks, the
+    resize is bilinear. If one side shrinks and the other grows, OpenCV's INTER_AREA does not average.
+    `zsad_core.bundle.RESIZE_RULE` states each step in numbers.
 
     Args:
         image_bgr: uint8 [H, W, 3].
         input_hw: h, w.
-        out: uint8 [h, w, 3], contiguous; the picture is written there. None: a picture of that size is given as it is.
+        out: uint8 [h, w, 3], contiguous; receives the result. With None, an image of that size is returned unchanged.
     """
     input_h, input_w = input_hw
     height, width = image_bgr.shape[:2]
@@ -178,5 +179,5 @@ def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int], *, out: np
 
 
 def resize_map(anomaly_map: np.ndarray, wh: tuple[int, int]) -> np.ndarray:
-    """float32 [H, W]: the anomaly map over a picture of `wh` pixels, bilinear."""
+    """float32 [H, W]: the anomaly map resized to (width, height) `wh`, pixels, bilinear."""
     return cv2.resize(anomaly_map, wh, interpolation=cv2.INTER_LINEAR)

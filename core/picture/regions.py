@@ -1,4 +1,4 @@
-"""Where a part is wrong: connected areas of the anomaly map, in frame pixels."""
+"""Finds anomalous regions: connected areas of the anomaly map, in frame pixels."""
 
 import cv2
 import numpy as np
@@ -14,9 +14,9 @@ def find_regions(
     Args:
         anomaly_map: float32 [h, w] in [0, 1].
         level: map value in [0, 1] from which a pixel belongs to a region.
-        frame_wh: size of the frame that the boxes are given in, pixels.
+        frame_wh: size of the frame, pixels; boxes are in frame pixels.
         min_area_px: smaller areas, in map pixels, are left out.
-        max_regions: a message stays bounded however noisy the map.
+        max_regions: limits the size of a message with a noisy map.
     """
     height, width = anomaly_map.shape
     scale_x, scale_y = frame_wh[0] / width, frame_wh[1] / height

@@ -1,6 +1,6 @@
-"""Text towers that embed the sentences about a product, and the text side of a head. Needs torch.
+"""Text encoders that embed the sentences about a product, and the text side of a head. Needs torch.
 
-The sentences are in `bundle`. The device never imports this room.
+The sentences are in `bundle`. The device never imports this package.
 
 May import `heads`, `weights` and below.
 """

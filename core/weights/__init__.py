@@ -1,4 +1,4 @@
-"""Weight files: reading, checking, where they come from, their licences. Needs torch but for `licences`.
+"""Weight files: reading, checking, download, licences. Needs torch, except for `licences`.
 
 May import `bundle` and the top of core.
 """

@@ -1,4 +1,4 @@
-"""Tensors out of a weights file that nobody vouches for: what it is is told by its bytes, and nothing in it runs."""
+"""Reads tensors from an untrusted weights file. Its bytes tell the file's kind; no code in it is run."""
 
 import argparse
 import pickle
@@ -15,26 +15,26 @@ from torch import Tensor
 
 from zsad_core.errors import WeightsError, some
 
-OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")  # tensors of OpenAI's own CLIP files alone
-_WRAPPERS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model")  # first found is taken
-# What torch's unpickler and ours say of something that is neither tensor nor container.
+OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")  # only OpenAI's own CLIP files have them
+_WRAPPERS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model")  # the first match is used
+# Messages of torch's unpickler and ours about objects that are neither tensors nor containers.
 _REFUSED = re.compile(r"(?i:unsupported (global: )?global) [\w.]*\w(?= )|it asks for .*\w|Can only (create|build) .*")
-_WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # of torch.compile and of DataParallel
+_WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # from torch.compile and DataParallel
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The named tensors of a safetensors file, a torch checkpoint or a TorchScript archive, on the CPU.
 
-    A checkpoint that wraps them ({"state_dict": …}, {"model": …}, {"teacher": …}, averaged ones first) is opened, and
-    `module.` and `_orig_mod.` are cut off the names. Where names start with `backbone.`, as in a DINO training
-    checkpoint, only these are given, without it. Entries that are no tensors are left out.
+    If a checkpoint wraps its state dict ({"state_dict": …}, {"model": …}, {"teacher": …}), the inner one is used, an
+    averaged one first. The prefixes `module.` and `_orig_mod.` are removed. If some names start with `backbone.`, as in
+    a DINO training checkpoint, only these are returned, without the prefix. Entries that are not tensors are left out.
 
-    Torch checkpoints are read with `weights_only`. That refuses TorchScript archives, in which OpenAI publishes CLIP,
-    and `torch.jit.load` would run the code inside them; so their tensors are read here by an unpickler of our own,
-    which knows tensors and containers, and the archive's code is never opened.
+    Torch checkpoints are read with `weights_only`. It refuses TorchScript archives, the format of OpenAI's CLIP, and
+    `torch.jit.load` would run their code. Therefore an unpickler of our own reads them: it accepts only tensors and
+    containers, and never opens the archive's code.
 
     Raises:
-        WeightsError: missing, truncated, of no known kind, without tensors, or it would have to run code.
+        WeightsError: missing, truncated, of an unknown kind, without tensors, or reading it would run code.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file")
@@ -43,20 +43,22 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         if refused := _REFUSED.search(str(error)):
             raise WeightsError(
-                f"{path}: holds more than tensors and could run code if it were read, so it was not: {refused[0]}. "
-                "Where you trust it, save its state dict alone as safetensors."
+                f"{path}: holds more than tensors and could run code, so it was not read: {refused[0]}. "
+                "If you trust it, save only its state dict as safetensors."
             ) from error
-        raise WeightsError(f"{path}: cannot be read, it is cut or foreign: {type(error).__name__}") from error
-    except Exception as error:  # each kind of file raises its own kinds
-        raise WeightsError(f"{path}: cannot be read, it is cut or foreign: {type(error).__name__}: {error}") from error
+        raise WeightsError(f"{path}: cannot be read: truncated or of another format: {type(error).__name__}") from error
+    except Exception as error:  # each kind of file raises its own errors
+        raise WeightsError(
+            f"{path}: cannot be read: truncated or of another format: {type(error).__name__}: {error}"
+        ) from error
     tensors = {name: value for name, value in _unwrap(found).items() if isinstance(value, Tensor)}
     if not tensors:
-        raise WeightsError(f"{path}: holds no tensors by name")
+        raise WeightsError(f"{path}: contains no named tensors")
     return _without_prefixes(tensors)
 
 
 def check_state(path: Path, expected: dict[str, Any], found: dict[str, Any], *, model: str = "the model") -> None:
-    """Raises WeightsError that names missing and surplus keys and shapes that differ; silent when all fit."""
+    """Raises WeightsError if keys or shapes differ; the text names missing and surplus keys and wrong shapes."""
     faults = []
     if missing := sorted(expected.keys() - found.keys()):
         faults.append(f"missing: {some(missing)}")
@@ -80,7 +82,7 @@ def _read(path: Path) -> Any:
         return load_file(path)
     if start.startswith(b"PK") and (pickled := _torchscript_pickle(path)):
         return _read_torchscript(path, pickled)
-    # Training scripts save their flags beside the weights. A file, for of a path torch.load would judge the ending.
+    # Training scripts save their flags (a Namespace) beside the weights. Given a path, torch.load checks the suffix.
     with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)
 
@@ -118,7 +120,7 @@ def _read_torchscript(path: Path, pickled: str) -> dict[str, Tensor]:
 
 
 class _Module:
-    """Stands for any class of the archive; keeps what it was made with and does nothing."""
+    """Replaces every class of the archive. It stores its state and does nothing."""
 
     state: Any = None
 
@@ -157,7 +159,7 @@ _KNOWN_GLOBALS: dict[tuple[str, str], Any] = {
 
 
 class _TorchScriptUnpickler(pickle.Unpickler):
-    """`pickle` with every global refused but the few above: the documented way of reading what is not trusted."""
+    """Refuses every global except those above: pickle's documented way to restrict untrusted files."""
 
     def __init__(self, file: BinaryIO, archive: zipfile.ZipFile, storages: str) -> None:
         super().__init__(file)

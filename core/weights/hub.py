@@ -1,11 +1,11 @@
-"""Files of a model hub: from its cache, or fetched; offline, an error at once that says which file to fetch."""
+"""Files of a model hub: from the cache or downloaded. Offline, an error names the file to download, without a wait."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from zsad_core.errors import WeightsError
 
-TIMEOUT_S = 5.0  # of the first answer; the library alone would try again for half a minute
+TIMEOUT_S = 5.0  # until the hub's first response; the library's own retries take 30 s
 
 
 def fetch(
@@ -16,17 +16,17 @@ def fetch(
     endpoint: str | None = None,
     cache_dir: Path | None = None,
 ) -> Path:
-    """The first of `filenames` that `repository` has.
+    """The local path of the first of `filenames` that `repository` has.
 
     Args:
         repository: owner/name on the hub.
         filenames: in order of preference.
-        name_it_with: how the user can give the file instead, for the error.
-        endpoint: the hub's address; None: as huggingface_hub is set up.
-        cache_dir: of downloaded files; None: huggingface_hub's.
+        name_it_with: flag or setting with which the user can give a local file; for the error.
+        endpoint: the hub's address; None: the setting of huggingface_hub.
+        cache_dir: folder of downloaded files; None: the folder of huggingface_hub.
 
     Raises:
-        WeightsError: not in the cache, and the hub gives no answer or no such file.
+        WeightsError: not in the cache, and the hub does not respond or has no such file.
     """
     import huggingface_hub as hub
     from huggingface_hub.errors import EntryNotFoundError
@@ -42,7 +42,7 @@ def fetch(
             return Path(hub.hf_hub_download(repository, filename, endpoint=endpoint, cache_dir=cache_dir))
         except EntryNotFoundError:
             continue
-        except Exception as error:  # the hub's library and its HTTP client each raise their own kinds
+        except Exception as error:  # the hub's library and its HTTP client raise different errors
             reason = str(error).partition("\n")[0].rstrip(".")
             raise WeightsError(
                 f"{url} cannot be fetched: {type(error).__name__}: {reason}. "

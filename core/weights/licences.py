@@ -1,4 +1,4 @@
-"""The licences of published weights, by what names them: for the notice when they load and for a bundle's manifest."""
+"""The licences of published weights, found by name: for the notice on loading, and for a bundle's manifest."""
 
 import re
 
@@ -6,7 +6,7 @@ from zsad_core.facts import Licence
 
 RANDOM = "random"
 
-# (pattern found in "BACKBONE from WEIGHTS", the weights, licence, source); the first that fits counts.
+# (pattern for "BACKBONE from WEIGHTS", name of the weights, licence, source); the first match counts.
 _BACKBONES = (
     (r"eupe_", "EUPE", "FAIR Research License, not for commercial use", "Meta"),
     (
@@ -53,7 +53,7 @@ def backbone_licence(name: str, weights: str) -> Licence | None:
 
 
 def text_licence(text_encoder: str) -> Licence:
-    """The licence that prompt embeddings stand under: that of the text tower which made them."""
+    """The licence of prompt embeddings, which is that of their text encoder."""
     return _licence(_TEXT_TOWERS, text_encoder, "prompt embeddings made with", text_encoder)
 
 

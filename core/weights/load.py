@@ -1,4 +1,4 @@
-"""Published weights into a timm model, whatever the layout of their file: timm's, Meta's, OpenAI's, open_clip's."""
+"""Loads published weights into a timm model, from files in timm's, Meta's, OpenAI's or open_clip's layout."""
 
 import logging
 import re
@@ -15,24 +15,24 @@ from zsad_core.weights.licences import RANDOM, backbone_licence
 
 logger = logging.getLogger(__name__)
 
-_HEADS = ("head.", "head_dist.", "fc_norm.", "fc.", "classifier.")  # of the classifiers that weights may come with
+_HEADS = ("head.", "head_dist.", "fc_norm.", "fc.", "classifier.")  # classifiers that weights files may contain
 _TRANSFORMERS_NAME = re.compile(r"(^|\.)(embeddings|vision_model)\.")
 
 
 def load_weights(model: Any, name: str, *, weights: Path | None, pretrained: bool) -> str:
-    """Loads a local file, or with `pretrained` the hub's; gives what they are called: file, repository or `random`.
+    """Loads a local file, or with `pretrained` the hub's. Returns the file name, the repository or `random`.
 
-    Logs the licence of DINOv3's, which binds whoever passes them on.
+    Logs the licence of DINOv3 weights, because it also applies to anyone who redistributes them.
 
     Raises:
-        WeightsError: they cannot be had or do not fit.
+        WeightsError: the weights are missing or do not fit.
     """
     if weights is not None:
         source = weights.name
         load_weights_file(model, name, weights)
     elif pretrained:
         source, file = _fetch(model, name)
-        if "QuickGELU" in str(model.pretrained_cfg.get("notes")):  # timm has such weights under both models' names
+        if "QuickGELU" in str(model.pretrained_cfg.get("notes")):  # timm lists such weights for both models
             _check_activation(model, name, source)
         load_weights_file(model, name, file)
     else:
@@ -44,20 +44,20 @@ def load_weights(model: Any, name: str, *, weights: Path | None, pretrained: boo
 
 
 def load_weights_file(model: Any, name: str, path: Path) -> None:
-    """Loads a file into a timm model, strictly: every weight of the model is in it, and only a classifier is left over.
+    """Loads a file into a timm model, strictly: it must have every weight of the model, and only a classifier besides.
 
-    Layouts are told by the names of the tensors: timm's own; Meta's DINOv2 and DINOv3; OpenAI's CLIP and open_clip's,
-    of which the picture tower is taken; efficientnet_lite_pytorch's. timm converts the names of all but the last. A
-    table of positions of another size is resampled to the model's grid as timm does (bicubic, antialiased): DINOv2's
-    of 37 x 37 patches, 518 px, to whatever the input is.
+    The names of the tensors tell the layout: timm's own; Meta's DINOv2 and DINOv3; OpenAI's CLIP and open_clip's, whose
+    image tower is used; efficientnet_lite_pytorch's. timm converts the names of all except the last. Position
+    embeddings of another size, such as DINOv2's for 37 x 37 patches (518 px), are resampled to the model's grid, as in
+    timm (bicubic, antialiased).
 
     Args:
-        model: of timm, without classifier.
-        name: timm's name of it, for errors.
-        path: of the file; see `read_state_dict` for its kinds.
+        model: timm model without classifier.
+        name: its timm name, for errors.
+        path: the file; see `read_state_dict` for the kinds.
 
     Raises:
-        WeightsError: unreadable, or it does not fit; names missing and surplus weights and shapes that differ.
+        WeightsError: unreadable, or it does not fit; the text names missing and surplus weights and wrong shapes.
     """
     state = read_state_dict(path)
     if all(key in state for key in OPENAI_CONSTANTS):
@@ -66,12 +66,12 @@ def load_weights_file(model: Any, name: str, path: Path) -> None:
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
         converted = convert(state, model) if convert else state
-    except Exception as error:  # timm meets a foreign file's shapes in many ways
+    except Exception as error:  # with a wrong file timm raises many kinds of errors
         raise WeightsError(f"{path}: weights do not fit {name}: {type(error).__name__}: {error}") from error
     if any(_TRANSFORMERS_NAME.search(key) for key in converted):
         raise WeightsError(
-            f"{path}: weights do not fit {name}: they are named as the transformers library names them: "
-            f"{some(sorted(converted), 3)}. Take timm's file of this model, or its authors' original."
+            f"{path}: weights do not fit {name}: they have the names of the transformers library: "
+            f"{some(sorted(converted), 3)}. Use timm's file of this model, or its authors' original."
         )
     expected = model.state_dict()
     converted = {key: value for key, value in converted.items() if key in expected or not key.startswith(_HEADS)}
@@ -80,7 +80,7 @@ def load_weights_file(model: Any, name: str, path: Path) -> None:
 
 
 def _fetch(model: Any, name: str) -> tuple[str, Path]:
-    """The hub repository of timm's weights of the model, and their file."""
+    """The hub repository of timm's weights for the model, and their file."""
     known: dict[str, Any] = model.pretrained_cfg
     repository = known.get("hf_hub_id")
     if not repository:
@@ -94,16 +94,16 @@ def _fetch(model: Any, name: str) -> tuple[str, Path]:
 
 
 def _check_activation(model: Any, name: str, source: Path | str) -> None:
-    """OpenAI trained CLIP with QuickGELU, which the weights do not show; with GELU their tokens are subtly wrong."""
+    """Checks for QuickGELU, which OpenAI's CLIP needs: with GELU the tokens are slightly wrong, without an error."""
     if not any(type(module).__name__ == "QuickGELU" for module in model.modules()):
         named = re.sub(r"_clip_(\d)", r"_clip_quickgelu_\1", name.split(".")[0])
-        raise WeightsError(f"{source}: OpenAI's weights need QuickGELU, which {name} has not. Use --backbone {named}.")
+        raise WeightsError(f"{source}: OpenAI's weights need QuickGELU, which {name} lacks. Use --backbone {named}.")
 
 
 def _without_zero_biases(state: dict[str, Tensor], model: Any, name: str, path: Path) -> dict[str, Tensor]:
-    """Meta's DINOv3 has biases of query, key and value; the keys' are masked, and those of most models are all 0.
+    """The state without the query, key and value biases of Meta's DINOv3, which are 0 in most models (keys: masked).
 
-    timm builds these models without the biases, and as NAME_qkvb with them.
+    timm builds these models without the biases, and with them as NAME_qkvb.
     """
     if "storage_tokens" not in state or any(key.endswith("attn.q_bias") for key in model.state_dict()):
         return state
@@ -129,7 +129,7 @@ _LITE_BLOCK = {
 
 
 def _from_efficientnet_lite(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """efficientnet_lite_pytorch numbers the blocks through and names layers by their role; other states pass as is."""
+    """Renames tensors of efficientnet_lite_pytorch, which numbers blocks across stages; other states stay unchanged."""
     if "_blocks.0._depthwise_conv.weight" not in state or not hasattr(model, "conv_stem"):
         return state
     places = [f"blocks.{stage}.{index}" for stage, blocks in enumerate(model.blocks) for index in range(len(blocks))]

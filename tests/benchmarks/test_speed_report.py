@@ -35,7 +35,7 @@ def test_percentiles_and_spread_of_nothing_are_empty() -> None:
     assert spread([3, 1, 2, 10]) == {"median": 2.5, "min": 1, "max": 10}
 
 
-def test_throughput_counts_the_time_of_every_frame_and_energy_only_where_told() -> None:
+def test_throughput_counts_the_time_of_every_frame_and_energy_only_if_measured() -> None:
     figures = summarise([turn([10, 30]), turn([20, 20], gap_ms=[50], energy_j=0.5)], [3.0, 1.0])
     assert figures["per_second"] == pytest.approx(50)
     assert figures["round_p50_ms"] == [20, 20]
@@ -103,7 +103,7 @@ def test_table_has_every_row_and_the_reason_of_what_did_not_run() -> None:
     )
     lines = table.splitlines()
     tiny = next(line for line in lines if line.startswith("| zsad-tiny"))
-    assert "100.0 (100.0-100.0)" in tiny and "not known" in tiny and "not told" in tiny
+    assert "100.0 (100.0-100.0)" in tiny and "not known" in tiny and "not measured" in tiny
     header = next(line for line in lines if line.startswith("| 2 threads"))
     assert tiny.count("|") == header.count("|") == lines[lines.index(header) + 1].count("|")
     assert any("padim-r18, 2 threads: did not run: no such library" in line for line in lines)

@@ -66,7 +66,7 @@ def test_flags_of_published_files_are_refused_beside_a_checkpoint(exported, tmp_
     _, checkpoint, pictures, _ = exported
     flags = ["--out", str(tmp_path / "b"), "--name", "x", "--images", str(pictures)]
     assert main(["export", str(checkpoint), *flags, "--restore-norm", "--input-size", "64"]) == 2
-    assert "--input-size, --restore-norm: of --published files" in capsys.readouterr().err
+    assert "--input-size, --restore-norm: only for --published files" in capsys.readouterr().err
 
 
 def test_products_are_refused_where_nothing_reads_text(tmp_path, capsys):

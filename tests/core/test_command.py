@@ -17,12 +17,12 @@ def raising(error: BaseException) -> None:
         (KeyboardInterrupt(), 1, "zsad-x: interrupted\n"),
     ],
 )
-def test_each_error_is_its_lines_and_a_code(capsys, error, code, said):
+def test_each_error_gives_its_lines_and_an_exit_code(capsys, error, code, said):
     assert guarded("zsad-x", lambda: raising(error)) == code
     assert capsys.readouterr().err == said
 
 
-def test_trace_that_a_data_worker_adds_is_left_out(capsys):
+def test_the_trace_of_a_data_worker_is_left_out(capsys):
     torch_data = pytest.importorskip("torch.utils.data")
 
     class Broken(torch_data.Dataset):
@@ -34,6 +34,6 @@ def test_trace_that_a_data_worker_adds_is_left_out(capsys):
     assert capsys.readouterr().err == "zsad-x: a.png: the file is empty\n"
 
 
-def test_a_defect_of_the_code_is_not_hidden():
+def test_an_error_in_the_code_is_not_caught():
     with pytest.raises(ZeroDivisionError):
         guarded("zsad-x", lambda: print(1 / 0))

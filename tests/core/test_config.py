@@ -30,7 +30,7 @@ def faults(tmp_path: Path, text: str) -> list[str]:
     return [line.removeprefix(str(file)) for line in str(caught.value).splitlines()]
 
 
-def test_values_arrive_typed_and_defaults_stay(tmp_path):
+def test_values_are_typed_and_defaults_are_kept(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("count: 3\ninner: {path: /a/b}\nmany:\n  - rate_hz: 2\n")
     values, lines = read_yaml(file)
@@ -67,7 +67,7 @@ def test_a_key_given_twice_is_refused(tmp_path):
     assert faults(tmp_path, "count: 1\ncount: 2\n") == [":2: key 'count' is given twice"]
 
 
-def test_broken_yaml_is_named_by_line(tmp_path):
+def test_broken_yaml_is_named_with_its_line(tmp_path):
     assert faults(tmp_path, "count: 1\ninner: {path\n")[0].startswith(":3:")
 
 
@@ -85,7 +85,7 @@ def test_an_unreadable_file_is_a_config_error(tmp_path):
 
 
 @given(st.text(max_size=80) | st.binary(max_size=80).map(lambda raw: raw.decode("latin-1")))
-def test_any_text_is_a_config_or_a_config_error(text: str):
+def test_any_text_gives_a_config_or_a_config_error(text: str):
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -99,14 +99,14 @@ def test_any_text_is_a_config_or_a_config_error(text: str):
 
 
 @pytest.mark.parametrize("text", ["? [a, b]\n: 1\n", "? {a: b}\n: 1\n", "count: !!map [a]\n", "inner: !!map x\n"])
-def test_keys_that_are_no_words_and_false_mappings_are_named_by_line(tmp_path, text):
+def test_keys_that_are_not_scalars_and_false_mappings_are_named_with_their_line(tmp_path, text):
     assert faults(tmp_path, text)[0].startswith(":1: expected a ")
 
 
 @pytest.mark.parametrize(
     ("value", "said"), [(r'"/a\0b"', "must not hold the character NUL"), (r'"/a\ud800b"', "must be UTF-8")]
 )
-def test_text_that_no_file_name_can_hold_is_named(tmp_path, value, said):
+def test_text_that_cannot_be_a_file_name_is_named(tmp_path, value, said):
     (found,) = faults(tmp_path, f"count: 1\nmany:\n  - path: {value}\n")
     assert found.startswith(":3: many.0.path: got '/a") and found.endswith(said)
 

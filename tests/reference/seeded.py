@@ -1,4 +1,4 @@
-"""Weights and inputs of the reference cases: a tensor is a function of the case's seed and the tensor's name."""
+"""Weights and inputs of the reference cases: the case's seed and the tensor's name determine each tensor."""
 
 import zlib
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def seeded_normal(seed: int, name: str, shape: tuple[int, ...], std: float = 1.0, mean: float = 0.0) -> np.ndarray:
-    """float32 of `shape`, drawn from N(mean, std^2)."""
+    """float32 of `shape`, random values from N(mean, std^2)."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return (mean + std * rng.standard_normal(shape)).astype(np.float32)
 
@@ -15,8 +15,8 @@ def seeded_normal(seed: int, name: str, shape: tuple[int, ...], std: float = 1.0
 def seeded_state(stored: Any, part: str = "") -> dict[str, Any]:
     """The weights of a case, as torch tensors by the published names.
 
-    Matrices and higher are N(0, 1 / fan-in), where the fan-in is the product of all axes but the first. Vectors whose
-    name ends in `weight` (scales of norms) are N(1, 0.05^2), all other vectors and scalars N(0, 0.05^2).
+    Tensors with two or more axes are N(0, 1 / fan-in); the fan-in is the product of all axes except the first. Vectors
+    whose name ends in `weight` (scales of norms) are N(1, 0.05^2), all other vectors and scalars N(0, 0.05^2).
 
     Args:
         stored: the opened npz file, with `seed`, `state_names` and `state_shapes`.

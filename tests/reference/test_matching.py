@@ -1,4 +1,4 @@
-"""AVA-DINO and AD-DINOv3 against what the authors' code answered on seeded weights and inputs."""
+"""Compares AVA-DINO and AD-DINOv3 with the outputs of the authors' code for seeded weights and inputs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ WIDTHS = {"embed_dim": EMBED_DIM, "text_dim": TEXT_DIM, "num_taps": TAPS, "inter
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    stored: Any  # what the authors' code answered
+    stored: Any  # outputs of the authors' code
     output: Any
     loss: Any
     model: Any  # after backward
@@ -62,7 +62,7 @@ def test_outputs_match_the_published_code(case: Case):
         ours |= {"w_normal": output.routing[:, 0], "w_anomaly": output.routing[:, 1]}
     for name, value in ours.items():
         stored = case.stored[name]
-        ours_shaped = value.detach().numpy().reshape(stored.shape)  # AD-DINOv3's code keeps an axis of one
+        ours_shaped = value.detach().numpy().reshape(stored.shape)  # AD-DINOv3's code keeps an axis of size 1
         np.testing.assert_allclose(ours_shaped, stored, rtol=0, atol=1e-4, err_msg=name)
 
 

@@ -1,4 +1,4 @@
-"""Our VisualAD against what the authors' code answered on seeded weights and inputs."""
+"""Compares our VisualAD with the outputs of the authors' code for seeded weights and inputs."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from zsad_core.heads import InsertedTokens, Target, VisualAd, VisualAdConfig
 
 TAPS, EMBED_DIM, PATCH, NATIVE, SIDE = (2, 4, 6, 8), 128, 14, 70, 98
 GRID_HW, MAP_HW = (SIDE // PATCH, SIDE // PATCH), (SIDE, SIDE)
-OURS = {  # names of the published ViT that belong to our head
+OURS = {  # parameters of the published ViT that are in our head
     "anomaly_token": "anomaly_token",
     "normal_token": "normal_token",
     "anomaly_pos": "anomaly_position",
@@ -32,7 +32,7 @@ def head_name(published: str) -> str:
 
 @pytest.fixture(scope="module")
 def case():
-    """(stored answers, our outputs by their names, our losses, gradient by the published name)."""
+    """(stored outputs, our outputs by name, our losses, parameters with gradients by published name)."""
     stored = np.load(Path(__file__).with_name("visualad.npz"))
     seed = int(stored["seed"])
     vit = import_timm().create_model(
@@ -44,7 +44,7 @@ def case():
         num_heads=2,
         pre_norm=True,
         act_layer="quick_gelu",
-        norm_layer=torch.nn.LayerNorm,  # of eps 1e-5
+        norm_layer=torch.nn.LayerNorm,  # its eps is 1e-5
         dynamic_img_size=True,
         num_classes=0,
     )
@@ -58,7 +58,7 @@ def case():
         head_state |= {head_name(name): value for name, value in seeded_state(stored, part).items()}
     head = VisualAd(VisualAdConfig(embed_dim=EMBED_DIM, num_taps=len(TAPS)))
     head.load_state_dict(head_state, strict=True)
-    head.eval().requires_grad_(True)  # the stored gradients are of all parameters, frozen ones too
+    head.eval().requires_grad_(True)  # the stored gradients include frozen parameters
 
     images = torch.from_numpy(seeded_normal(seed, "image", (2, 3, SIDE, SIDE)))
     tapped = tapped_tokens(vit.eval(), images, TAPS, head.inserted())
@@ -104,5 +104,5 @@ def test_gradient_norms_match_the_published_code(case):
     assert names, "the stored case has gradient norms"
     for name in names:
         ours = parameters[name].grad.norm().item()
-        # a bias before a softmax has a gradient of zero but for rounding
+        # a bias before a softmax has a gradient of zero, except for rounding
         np.testing.assert_allclose(ours, float(stored[f"grad_norm/{name}"]), rtol=1e-3, atol=1e-8, err_msg=name)

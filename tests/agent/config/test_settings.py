@@ -86,7 +86,7 @@ def test_check_names_every_key_that_cannot_be_used_and_a_bundle_that_none_of_the
     path = write(tmp_path, f"inference:\n  bundle: {tiny_bundle}\n  trusted_keys: [{keys}]\n")
     faults = list(find_faults(load_settings(path)))
     assert [fault.removeprefix(f"{path}:3: inference.trusted_keys: ") for fault in faults] == [
-        f"{tmp_path}/text.pub: no PEM file of a public key. zsad-convert keygen makes one.",
+        f"{tmp_path}/text.pub: not a PEM file of a public key. zsad-convert keygen makes one.",
         f"{tmp_path}/none.pub: cannot be read: No such file or directory",
     ]
     path = write(tmp_path, f"inference:\n  bundle: {tiny_bundle}\n  trusted_keys: [{tmp_path}/line.pub]\n")

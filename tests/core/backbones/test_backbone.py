@@ -21,7 +21,7 @@ from zsad_training.config import ModelSpec
         ("vit_base_patch32_clip_224", (64, 96), (2, 3), 1),
     ],
 )
-def test_tokens_of_any_vit_at_sizes_that_are_not_square(name, input_hw, grid_hw, prefix_tokens):
+def test_vit_tokens_at_sizes_that_are_not_square(name, input_hw, grid_hw, prefix_tokens):
     backbone = Backbone(BackboneConfig(name=name, input_hw=input_hw)).eval()
     assert backbone.vit.num_prefix_tokens == prefix_tokens
     assert backbone.taps == (3, 6, 9, 12)
@@ -41,7 +41,7 @@ def test_tokens_of_any_vit_at_sizes_that_are_not_square(name, input_hw, grid_hw,
         ("vit_base_patch32_clip_224", 64),
     ],
 )
-def test_the_last_tap_is_what_the_model_itself_gives(name, side):
+def test_the_last_tap_equals_the_models_output(name, side):
     backbone = Backbone(BackboneConfig(name=name, input_hw=(side, side))).eval()
     image = torch.randn(1, 3, side, side)
     with torch.no_grad():
@@ -69,8 +69,8 @@ def test_taps_that_do_not_fit_are_refused(taps):
         ("vit_small_patch14_dinov2", (512, 512), r"\(504, 504\) and \(518, 518\)"),
     ],
 )
-def test_an_input_that_is_no_multiple_of_the_patch_is_refused_with_the_nearest(name, input_hw, nearest):
-    with pytest.raises(ValueError, match=rf"is no multiple of the patch size .*; nearest: {nearest}"):
+def test_an_input_that_is_not_a_multiple_of_the_patch_is_refused_with_valid_sizes(name, input_hw, nearest):
+    with pytest.raises(ValueError, match=rf"not a multiple of the patch size .*; nearest: {nearest}"):
         Backbone(BackboneConfig(name=name, input_hw=input_hw))
 
 
@@ -83,13 +83,13 @@ def test_an_input_that_is_no_multiple_of_the_patch_is_refused_with_the_nearest(n
         ("vit_large_patch14_clip_336", 518),
     ],
 )
-def test_the_input_is_the_methods_own_size_where_none_is_named(name, side):
+def test_the_default_input_is_the_methods_size(name, side):
     assert BackboneConfig(name=name).input_hw == (side, side)
     assert BackboneConfig(name=name, input_hw=(28, 56)).input_hw == (28, 56)
     assert ModelSpec(backbone=name).input_hw == (side, side)
 
 
-def test_an_unknown_model_a_missing_file_and_foreign_weights_are_told_apart(tmp_path):
+def test_an_unknown_model_a_missing_file_and_wrong_weights_have_different_errors(tmp_path):
     from safetensors.torch import save_file
 
     with pytest.raises(WeightsError, match="has no model 'vit_enormous'"):
@@ -105,14 +105,14 @@ def test_an_unknown_model_a_missing_file_and_foreign_weights_are_told_apart(tmp_
         Backbone(BackboneConfig(name="resnet18"))
 
 
-def test_both_kinds_of_backbone_share_their_state_and_answers():
+def test_fixed_and_any_size_backbones_have_the_same_state_and_outputs():
     any_size = Backbone(BackboneConfig(input_hw=(64, 96))).eval()
     fixed = Backbone(BackboneConfig(input_hw=(64, 96)), any_size=False).eval()
     fixed.load_state_dict(any_size.state_dict())
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(any_size(image)[1][-1], fixed(image)[1][-1], atol=2e-5, rtol=1e-4)
-        any_size(torch.randn(1, 3, 32, 48))  # another size is fine for one of them
+        any_size(torch.randn(1, 3, 32, 48))  # only this one accepts another size
 
 
 def test_patches_are_standardised_per_image_and_channel():
@@ -121,12 +121,12 @@ def test_patches_are_standardised_per_image_and_channel():
     torch.testing.assert_close(patches.std(dim=1), torch.ones(2, 5), atol=1e-4, rtol=0)
 
 
-def test_tokens_return_to_their_place_in_the_grid():
+def test_tokens_are_placed_correctly_in_the_grid():
     tokens = torch.arange(6.0).view(1, 6, 1)
     np.testing.assert_array_equal(to_grid(tokens, (2, 3))[0, 0], [[0, 1, 2], [3, 4, 5]])
 
 
-def test_stacked_text_keeps_normal_and_anomalous_apart_and_the_published_quirk_mixes_them():
+def test_stacked_text_separates_normal_and_anomalous_and_interleaved_text_mixes_them():
     torch.manual_seed(0)
     stacked = AvaDino(AvaDinoConfig(embed_dim=8, text_dim=6, num_taps=1, hidden_dim=4))
     mixed = AvaDino(AvaDinoConfig(embed_dim=8, text_dim=6, num_taps=1, hidden_dim=4, interleave_text=True))

@@ -17,7 +17,7 @@ from zsad_core.model import Detector, DetectorConfig, load_checkpoint, save_chec
         ("mobilenetv3_small_100", (1, 3), 24, (1, 3)),
     ],
 )
-def test_a_cnn_gives_tokens_as_a_vit_does(name, taps, embed_dim, tapped):
+def test_a_cnn_gives_tokens_like_a_vit(name, taps, embed_dim, tapped):
     backbone = build_backbone(BackboneConfig(name=name, input_hw=(80, 112), taps=taps)).eval()
     assert isinstance(backbone, PyramidBackbone)
     assert (backbone.embed_dim, backbone.taps, backbone.grid_hw((80, 112))) == (embed_dim, tapped, (5, 7))
@@ -28,16 +28,16 @@ def test_a_cnn_gives_tokens_as_a_vit_does(name, taps, embed_dim, tapped):
     torch.testing.assert_close(cls_tokens[0], patch_tokens[0].mean(dim=1))
 
 
-def test_vits_stay_vits():
+def test_a_vit_name_builds_a_vit():
     assert isinstance(build_backbone(BackboneConfig(input_hw=(32, 32))), Backbone)
 
 
-def test_the_width_of_tokens_is_a_choice_of_cnns_alone():
+def test_the_width_of_tokens_can_only_be_set_for_cnns():
     backbone = build_backbone(BackboneConfig(name="resnet18", input_hw=(64, 96), width=24)).eval()
     with torch.no_grad():
         cls_tokens, patch_tokens = backbone(torch.randn(1, 3, 64, 96))
     assert (backbone.embed_dim, cls_tokens[0].shape, patch_tokens[3].shape) == (24, (1, 24), (1, 24, 24))
-    with pytest.raises(ValueError, match="leave it out"):
+    with pytest.raises(ValueError, match=r"width 24: .*tokens is fixed; leave width out"):
         build_backbone(BackboneConfig(input_hw=(32, 32), width=24))
 
 
@@ -59,7 +59,7 @@ def test_levels_are_averaged_or_interpolated_to_the_grid():
     assert _to_grid(fine, (4, 4)) is fine
 
 
-def test_a_frozen_network_keeps_its_statistics_and_trains_whole_or_not_at_all():
+def test_a_frozen_network_keeps_its_statistics_and_trains_all_or_none():
     backbone = build_backbone(BackboneConfig(name="resnet18", input_hw=(32, 32)))
     images = torch.randn(4, 3, 32, 32)
     assert backbone.trainable_blocks(0) == []
@@ -71,24 +71,24 @@ def test_a_frozen_network_keeps_its_statistics_and_trains_whole_or_not_at_all():
     assert len(backbone.trainable_blocks(4)) == len(list(backbone.parameters()))
     backbone.train()(images)
     assert not torch.equal(backbone.cnn.bn1.running_mean, before)
-    with pytest.raises(ValueError, match="2 trainable blocks: a CNN trains whole, 4, or not at all, 0"):
+    with pytest.raises(ValueError, match="2 trainable blocks: a CNN trains all, 4, or none, 0"):
         backbone.trainable_blocks(2)
 
 
 def test_inputs_and_taps_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"\(40, 64\) is no multiple of .*nearest: \(32, 64\) and \(48, 64\)"):
+    with pytest.raises(ValueError, match=r"\(40, 64\): not a multiple of .*nearest: \(32, 64\) and \(48, 64\)"):
         build_backbone(BackboneConfig(name="resnet18", input_hw=(40, 64)))
     with pytest.raises(ValueError, match=r"taps \(2, 6\): expected increasing block numbers from 1 to 5"):
         build_backbone(BackboneConfig(name="resnet18", input_hw=(64, 64), taps=(2, 6)))
 
 
-def test_a_method_that_puts_tokens_into_a_vit_refuses_it():
+def test_a_method_that_inserts_tokens_into_a_vit_refuses_a_cnn():
     config = BackboneConfig(name="resnet18", input_hw=(32, 32))
-    with pytest.raises(ValueError, match="visualad puts its tokens into a ViT, and resnet18 is none"):
+    with pytest.raises(ValueError, match="visualad inserts its tokens into a ViT, but resnet18 is not a ViT"):
         Detector(DetectorConfig(method="visualad", backbone=config), build_backbone(config))
 
 
-def test_a_head_sits_on_it_and_its_checkpoint_answers_the_same(tmp_path):
+def test_a_head_works_with_it_and_its_checkpoint_gives_the_same_outputs(tmp_path):
     torch.manual_seed(0)
     config = BackboneConfig(name="tf_efficientnet_lite0", input_hw=(64, 96))
     detector = Detector(DetectorConfig(backbone=config, text_dim=8, hidden_dim=16), build_backbone(config)).eval()

@@ -48,7 +48,7 @@ def test_folder_and_zip_are_the_same_bundle(copy, tmp_path):
         assert (folder.sha256, folder.model_bin, folder.manifest) == (zipped.sha256, zipped.model_bin, zipped.manifest)
 
 
-def test_a_zip_of_two_bundles_or_of_none_is_refused(copy, tmp_path):
+def test_a_zip_with_two_bundles_or_none_is_refused(copy, tmp_path):
     shutil.copytree(copy, tmp_path / "two" / "a")
     shutil.copytree(copy, tmp_path / "two" / "b")
     shutil.copytree(copy, tmp_path / "deep" / "a" / "b")
@@ -58,7 +58,7 @@ def test_a_zip_of_two_bundles_or_of_none_is_refused(copy, tmp_path):
             load_bundle(Path(archive))
 
 
-def test_no_bundle_an_empty_folder_and_a_foreign_file_are_told_apart(tmp_path):
+def test_no_bundle_an_empty_folder_and_another_file_have_different_errors(tmp_path):
     with pytest.raises(BundleError, match="no such bundle"):
         load_bundle(tmp_path / "none")
     with pytest.raises(BundleError, match=r"manifest\.json: cannot be read"):
@@ -82,7 +82,7 @@ def test_a_missing_truncated_or_altered_file_is_named(copy, name):
         load_bundle(copy)
 
 
-def test_a_cut_zip_is_refused_at_every_length(copy, tmp_path):
+def test_a_truncated_zip_is_refused_at_every_length(copy, tmp_path):
     archive = tmp_path / "bundle.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for path in copy.iterdir():
@@ -94,7 +94,7 @@ def test_a_cut_zip_is_refused_at_every_length(copy, tmp_path):
             load_bundle(archive)
     for position in range(30, len(whole) - 30, max(1, len(whole) // 60)):
         archive.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
-        with suppress(BundleError):  # a flipped bit in a field that nothing reads is no fault
+        with suppress(BundleError):  # a flipped bit in an unused field is not a fault
             assert load_bundle(archive).sha256 == expected.sha256
 
 
@@ -114,7 +114,7 @@ def test_a_manifest_that_is_wrong_names_the_key(copy, changes, named):
         load_bundle(copy)
 
 
-def test_a_text_side_is_hashed_like_all_else(copy):
+def test_the_text_side_is_hashed_like_other_files(copy):
     (copy / TEXT_SIDE).write_bytes(b"whole")
     manifest = json.loads((copy / MANIFEST).read_text())
     rewrite_manifest(copy, files=manifest["files"] | {TEXT_SIDE: hashlib.sha256(b"whole").hexdigest()})
@@ -125,7 +125,7 @@ def test_a_text_side_is_hashed_like_all_else(copy):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"format_version": []}', "[" * 100_000])
-def test_a_manifest_that_is_no_manifest_is_refused(copy, text):
+def test_an_invalid_manifest_is_refused(copy, text):
     (copy / MANIFEST).write_text(text)
     with pytest.raises(BundleError, match="manifest"):
         load_bundle(copy)
@@ -145,7 +145,7 @@ def test_an_unknown_product_lists_the_known_ones(tiny_bundle):
         load_bundle(tiny_bundle).prompt("bottel")
 
 
-def test_a_bundle_without_text_takes_any_product(tmp_path):
+def test_a_bundle_without_text_accepts_any_product(tmp_path):
     bundle = load_bundle(make_tiny_bundle(tmp_path / "bundle", needs_text=False))
     assert bundle.manifest.products == ()
     assert bundle.prompt("anything") is None
@@ -154,11 +154,11 @@ def test_a_bundle_without_text_takes_any_product(tmp_path):
 @pytest.mark.parametrize(
     ("facts", "products", "said"),
     [
-        ({"prompt_shape": None}, ["object"], "model.prompt_shape is null, yet there are products"),
+        ({"prompt_shape": None}, ["object"], "model.prompt_shape is null, but there are products"),
         ({"prompt_shape": [2, 2, 8]}, [], r"no hash for prompts\.npz"),
     ],
 )
-def test_a_bundle_that_contradicts_itself_on_text_is_refused(tmp_path, facts, products, said):
+def test_a_bundle_with_inconsistent_text_facts_is_refused(tmp_path, facts, products, said):
     folder = make_tiny_bundle(tmp_path / "bundle", needs_text=False)
     manifest = json.loads((folder / MANIFEST).read_text())
     rewrite_manifest(folder, model=manifest["model"] | facts, products=products)
@@ -182,7 +182,7 @@ def test_prompts_that_do_not_fit_are_refused(tmp_path, arrays, named):
 
 
 @pytest.mark.parametrize("name", ["file", "allow_pickle", "ガラス瓶", "a b", "A:1"])
-def test_any_product_is_read_back_under_its_name(tmp_path, name):
+def test_every_product_is_loaded_under_its_name(tmp_path, name):
     saved = {"object": np.zeros((2, 2, 8), np.float32), name: np.ones((2, 2, 8), np.float32)}
     PromptBank(embeddings=saved).save(tmp_path / "p.npz")
     bank = PromptBank.load(tmp_path / "p.npz", (2, 2, 8))
@@ -196,7 +196,7 @@ def test_prompts_with_pickled_objects_are_refused(tmp_path):
         PromptBank.load(tmp_path / "p.npz", (2, 2, 8))
 
 
-def test_sentences_are_all_states_in_all_templates():
+def test_sentences_combine_all_states_and_templates():
     normal, anomalous = sentences("metal_nut")
     assert len(normal) == len(NORMAL_STATES) * len(TEMPLATES)
     assert len(anomalous) == len(ANOMALOUS_STATES) * len(TEMPLATES)
@@ -205,7 +205,7 @@ def test_sentences_are_all_states_in_all_templates():
     assert len(set(normal + anomalous)) == len(normal + anomalous)
 
 
-def test_sentences_of_own_wording_are_every_name_in_every_state_in_every_template():
+def test_sentences_of_a_wording_combine_all_names_states_and_templates():
     wording = Wording(names=("cap", "{lid}"), normal_states=("whole {}",), templates=("a {}.", "the {}."))
     normal, anomalous = sentences("SKU_1", wording)
     assert normal == ["a whole cap.", "the whole cap.", "a whole {lid}.", "the whole {lid}."]
@@ -218,7 +218,7 @@ def two_models(tmp_path) -> Path:
     return make_tiny_bundle(tmp_path / "two", int8_scale=0.5)
 
 
-def test_a_variant_is_there_beside_the_main_model(two_models):
+def test_a_variant_is_loaded_beside_the_main_model(two_models):
     bundle = load_bundle(two_models)
     assert bundle.arithmetics == ("fp", "int8")
     chosen = {name: bundle.computing_in(name) for name in bundle.arithmetics}
@@ -230,7 +230,7 @@ def test_a_variant_is_there_beside_the_main_model(two_models):
 
 
 @pytest.mark.parametrize("name", [INT8_XML, INT8_BIN])
-def test_a_variant_is_checked_as_the_main_model_is(two_models, name):
+def test_a_variant_is_checked_like_the_main_model(two_models, name):
     whole = (two_models / name).read_bytes()
     (two_models / name).write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     with pytest.raises(BundleError, match=f"{name}: sha256 is .* was changed"):
@@ -245,25 +245,25 @@ def test_a_variant_is_checked_as_the_main_model_is(two_models, name):
         load_bundle(two_models)
 
 
-def test_files_of_a_variant_that_the_manifest_does_not_tell_of_are_refused(two_models):
+def test_files_of_a_variant_that_is_not_in_the_manifest_are_refused(two_models):
     rewrite_manifest(two_models, variant=None)
-    with pytest.raises(BundleError, match=f"'{INT8_XML}' is there, yet there is no variant"):
+    with pytest.raises(BundleError, match=f"'{INT8_XML}' is listed, but there is no variant"):
         load_bundle(two_models)
 
 
 @pytest.mark.parametrize(("main", "variant"), [("int8", "int8"), ("fp16", "fp32")])
-def test_a_variant_is_int8_beside_float_and_nothing_else(two_models, main, variant):
+def test_a_variant_must_be_int8_beside_float(two_models, main, variant):
     manifest = json.loads((two_models / MANIFEST).read_text())
     rewrite_manifest(
         two_models,
         model=manifest["model"] | {"precision": main},
         variant=manifest["variant"] | {"precision": variant},
     )
-    with pytest.raises(BundleError, match="only int8 beside fp32 or fp16 is known"):
+    with pytest.raises(BundleError, match="only int8 beside fp32 or fp16 is supported"):
         load_bundle(two_models)
 
 
-def test_a_manifest_of_before_there_were_variants_is_read(copy):
+def test_a_manifest_without_variant_keys_is_read(copy):
     manifest = json.loads((copy / MANIFEST).read_text())
     for key in ("variant", "gate", "calibration", "accepted_loss"):
         del manifest[key]

@@ -1,4 +1,4 @@
-"""Which manifests this version reads: its own format, older ones, newer ones; and the schema that is committed."""
+"""The manifests that this version reads (its own format, older and newer ones), and the committed schema."""
 
 import json
 import re
@@ -30,11 +30,11 @@ from zsad_core.errors import BundleError
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted((ROOT / "agent" / "bundles").iterdir())
-FORMAT_1 = Path(__file__).with_name("manifest-format-1.json")  # that of zsad-tiny 3.0.0, as it shipped
+FORMAT_1 = Path(__file__).with_name("manifest-format-1.json")  # from zsad-tiny 3.0.0, as shipped
 
 
 def shipped() -> dict[str, Any]:
-    """A manifest of this format with every section filled."""
+    """A manifest of this format in which every section is present."""
     values = json.loads((SHIPPED[0] / MANIFEST).read_text())
     wording = {"names": ["cap"], "normal_states": None, "anomalous_states": None, "templates": None}
     variant = {key: values[key] for key in ("parity", "gate", "accepted_loss")} | {"precision": "int8"}
@@ -47,7 +47,7 @@ def parsed(values: Any) -> Manifest:
 
 
 def sections(values: Any, at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """(path, mapping) of every mapping whose keys the format names."""
+    """(path, mapping) of every mapping with keys that the format defines."""
     if isinstance(values, dict):
         if at not in (".files", ".added_products"):
             yield at, values
@@ -61,14 +61,14 @@ def sections(values: Any, at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 SECTIONS = [at for at, _ in sections(shipped())]
 
 
-def test_format_1_is_read_as_this_format_with_the_rule_that_it_was_always_scored_by():
+def test_format_1_is_read_as_this_format_with_the_resize_rule():
     manifest = parse_manifest(FORMAT_1.read_bytes(), "m.json")
     assert (manifest.format_version, manifest.resize) == (FORMAT_VERSION, RESIZE_RULE)
     assert (manifest.version, len(manifest.products), manifest.threshold.value) == ("3.0.0", 90, 0.12425345182418823)
     assert (manifest.built_at, manifest.built_with) == (None, None)
 
 
-def test_a_whole_bundle_of_format_1_loads(tmp_path):
+def test_a_complete_bundle_of_format_1_loads(tmp_path):
     folder = make_tiny_bundle(tmp_path / "bundle")
     values = json.loads((folder / MANIFEST).read_text())
     for key in ("needs_agent", "resize", "built_at", "built_with"):
@@ -78,21 +78,21 @@ def test_a_whole_bundle_of_format_1_loads(tmp_path):
 
 
 @pytest.mark.parametrize("at", SECTIONS)
-def test_an_unknown_key_is_ignored_wherever_it_is(at):
+def test_an_unknown_key_is_ignored_in_every_section(at):
     values = shipped()
     dict(sections(values))[at]["a_newer_programs_key"] = {"deep": [1, None]}
     assert parsed(values) == parsed(shipped())
 
 
-def test_sections_are_all_that_the_format_has():
+def test_the_tested_sections_are_complete():
     assert {"", ".model.score", ".resize", ".built_with", ".gate.rows.1", ".added_products.cap.wording"} <= set(
         SECTIONS
     )
 
 
 @pytest.mark.parametrize("needs_agent", [NEEDS_AGENT, "9.8.7"])
-def test_a_newer_minor_is_read_without_what_is_new_in_it(tmp_path, needs_agent):
-    """The same format version, written by a program that knows more keys and another file."""
+def test_a_newer_manifest_of_the_same_format_is_read(tmp_path, needs_agent):
+    """The same format version from a newer program, with more keys and one more file."""
     folder = Path(shutil.copytree(make_tiny_bundle(tmp_path / "bundle"), tmp_path / "copy"))
     values = json.loads((folder / MANIFEST).read_text())
     (folder / "extra.json").write_bytes(b"")
@@ -114,7 +114,7 @@ def test_a_newer_minor_is_read_without_what_is_new_in_it(tmp_path, needs_agent):
         ({"needs_agent": "\x1b[2J" * 1000}, "It needs a newer zsad-agent: update the agent."),
     ],
 )
-def test_a_newer_major_is_refused_with_the_agent_that_it_needs(more, said):
+def test_a_newer_format_is_refused_with_the_agent_that_it_needs(more, said):
     version = installed_version("zsad-agent")
     with pytest.raises(BundleError) as refused:
         parsed({"format_version": FORMAT_VERSION + 1} | more)
@@ -122,7 +122,7 @@ def test_a_newer_major_is_refused_with_the_agent_that_it_needs(more, said):
 
 
 @pytest.mark.parametrize("found", [0, -1, "2", 2.0, True, None, [2]])
-def test_what_is_no_format_version_is_refused(found):
+def test_an_invalid_format_version_is_refused(found):
     with pytest.raises(BundleError, match=r"reads 1 to 2\. Re-export it with zsad-convert\."):
         parsed(shipped() | {"format_version": found})
 
@@ -156,17 +156,17 @@ def test_a_required_key_is_required(key):
 
 
 @pytest.mark.parametrize("changes", [{"built_at": "yesterday"}, {"built_at": 5}, {"needs_agent": "new"}])
-def test_a_new_key_of_the_wrong_kind_is_refused(changes):
+def test_a_new_key_of_the_wrong_type_is_refused(changes):
     with pytest.raises(BundleError, match=next(iter(changes))):
         parsed(shipped() | changes)
 
 
-def test_this_version_is_new_enough_for_the_bundles_that_it_writes():
+def test_this_agent_version_reads_the_bundles_that_it_writes():
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert [int(part) for part in ours.split(".")] >= [int(part) for part in NEEDS_AGENT.split(".")]
 
 
-def test_the_committed_schema_is_that_of_the_code():
+def test_the_committed_schema_is_up_to_date():
     committed = Path(schema_module.__file__).with_name(SCHEMA_FILE)
     assert committed.read_text() == manifest_schema(), "python -m zsad_core.bundle.manifest_schema writes it anew"
 
@@ -179,7 +179,7 @@ def validator() -> jsonschema.Draft202012Validator:
 
 
 @pytest.mark.parametrize("bundle", SHIPPED, ids=lambda path: path.name)
-def test_a_bundle_that_ships_is_valid_under_the_schema(bundle, validator):
+def test_a_shipped_bundle_is_valid_under_the_schema(bundle, validator):
     values = json.loads((bundle / MANIFEST).read_text())
     validator.validate(values)
     validator.validate(values | {"a_newer_programs_key": 1})
@@ -189,24 +189,24 @@ def test_a_bundle_that_ships_is_valid_under_the_schema(bundle, validator):
     "changes",
     [{"format_version": 3}, {"region_level": 2}, {"resize": {}}, {"files": {"model.xml": "short"}}, {"products": "x"}],
 )
-def test_the_schema_refuses_what_the_agent_refuses(changes, validator):
+def test_the_schema_refuses_the_same_manifests_as_the_agent(changes, validator):
     assert not validator.is_valid(shipped() | changes)
     with pytest.raises(BundleError):
         parsed(shipped() | changes)
 
 
 @pytest.mark.parametrize("bundle", SHIPPED, ids=lambda path: path.name)
-def test_a_bundle_that_ships_says_only_what_is_known_of_its_export(bundle):
+def test_a_shipped_bundle_records_only_known_facts_of_its_export(bundle):
     manifest = load_bundle(bundle).manifest
     stated = re.search(r'Runtime_version value="([^"]+)"', (bundle / "model.xml").read_text())
     assert stated is not None
     assert manifest.built_with == BuiltWith(openvino=stated[1], zsad_agent="0.1.0")
-    assert manifest.built_at == date(2026, 11, 27)  # of the commit that added its graph
+    assert manifest.built_at == date(2026, 11, 27)  # date of the commit that added its graph
     assert (manifest.format_version, manifest.needs_agent, manifest.resize) == (2, NEEDS_AGENT, RESIZE_RULE)
 
 
 @pytest.mark.parametrize("bundle", SHIPPED, ids=lambda path: path.name)
-def test_no_training_texture_is_a_product(bundle):
+def test_training_textures_are_not_products(bundle):
     products = set(load_bundle(bundle).manifest.products)
     textures = {name for name in json.loads(FORMAT_1.read_text())["products"] if name[0].isupper()}
     assert len(textures) == 54

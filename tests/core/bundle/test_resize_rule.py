@@ -1,4 +1,4 @@
-"""The resize rule that manifests record is enough to write the resize again, without OpenCV."""
+"""The resize rule in manifests is sufficient to implement the resize without OpenCV."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ def rounded(values: np.ndarray) -> np.ndarray:
 
 
 def area_weights(side: int, new: int) -> np.ndarray:
-    """[new, side]: the share of each pixel that the new pixel covers; rows add up to 1."""
+    """[new, side]: the share of each pixel in each new pixel; every row adds up to 1."""
     s = side / new
     starts, pixels = np.arange(new)[:, None] * s, np.arange(side)[None]
     covered = np.minimum(starts + s, pixels + 1) - np.maximum(starts, pixels)
@@ -43,7 +43,7 @@ def between(k: np.ndarray, share: np.ndarray, side: int) -> np.ndarray:
 
 
 def resized(image: np.ndarray, input_hw: tuple[int, int], rule: ResizeRule) -> np.ndarray:
-    """[h, w, 3] as `rule` says, in floating point."""
+    """[h, w, 3]: the image resized by `rule`, in floating point."""
     values = image.astype(float)
     (height, width), (h, w) = values.shape[:2], input_hw
     if (height, width) == (h, w):
@@ -77,7 +77,7 @@ def resized(image: np.ndarray, input_hw: tuple[int, int], rule: ResizeRule) -> n
         pytest.param((720, 1280), id="a camera's frame"),
     ],
 )
-def test_an_implementation_of_the_words_gives_the_same_pixels_within_one_level(hw):
+def test_an_implementation_of_the_rule_gives_the_same_pixels_within_one_level(hw):
     noise = np.random.default_rng(sum(hw)).integers(0, 256, (*hw, 3), dtype=np.uint8)
     for image in (noise, cv2.GaussianBlur(noise, (5, 5), 1)):
         found = resize_to_input(image, INPUT_HW).astype(float)
@@ -85,7 +85,7 @@ def test_an_implementation_of_the_words_gives_the_same_pixels_within_one_level(h
 
 
 @pytest.mark.parametrize("input_hw", [(256, 256), (320, 320)])
-def test_it_holds_at_the_input_sizes_of_the_bundles_that_ship(input_hw):
+def test_the_rule_holds_at_the_input_sizes_of_the_shipped_bundles(input_hw):
     image = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), dtype=np.uint8)
     found = resize_to_input(image, input_hw).astype(float)
     assert np.abs(found - resized(image, input_hw, RESIZE_RULE)).max() <= 1

@@ -17,7 +17,7 @@ def inputs(*, patch: int = 16) -> tuple:
 
 
 def trained(config: DecoderConfig) -> Decoder:
-    """A decoder whose last layer says something; a fresh one's is zero."""
+    """A decoder whose last layer is random; in a new decoder it is zero."""
     decoder = Decoder(config, DIM, TAPS)
     torch.nn.init.normal_(decoder.fine[1].weight)
     return decoder
@@ -25,12 +25,12 @@ def trained(config: DecoderConfig) -> Decoder:
 
 @pytest.mark.parametrize("detail", [0, 8])
 @pytest.mark.parametrize("patch", [14, 16])
-def test_the_map_has_four_values_a_side_of_each_patch(detail, patch):
+def test_the_map_has_four_by_four_values_per_patch(detail, patch):
     decoder = Decoder(DecoderConfig(width=8, detail=detail), DIM, TAPS)
     assert decoder(*inputs(patch=patch)).shape == (2, 1, 8, 12)
 
 
-def test_a_fresh_decoder_says_what_the_text_says():
+def test_an_untrained_decoder_gives_the_map_of_the_text_matches():
     images, patches, matches, _, grid_hw = inputs()
     for match in matches:
         match[:, 0], match[:, 1] = 0.0, 10.0
@@ -39,7 +39,7 @@ def test_a_fresh_decoder_says_what_the_text_says():
     torch.testing.assert_close(calm, torch.full_like(calm, -2.0 + 0.1 * 10.0))
 
 
-def test_a_fresh_decoder_points_to_the_patch_that_is_unlike_the_others():
+def test_an_untrained_decoder_marks_the_patch_that_differs_from_the_others():
     images, patches, matches, distances, grid_hw = inputs()
     distances[:] = 0.1
     distances[0, :, 1, 2] = 0.9
@@ -49,7 +49,7 @@ def test_a_fresh_decoder_points_to_the_patch_that_is_unlike_the_others():
     assert logits[0, 0, -1, -1] == logits[0].max() > logits[1].max()
 
 
-def test_distances_and_text_are_added_as_they_are_with_their_weights():
+def test_distances_and_text_are_added_with_their_weights():
     *_, matches, distances, _ = inputs()
     logits = torch.randn(2, 1, 8, 12)
 
@@ -71,7 +71,7 @@ def test_a_weight_without_distances_is_refused():
         DecoderConfig(self_distance=False, distance_weight=5.0)
 
 
-def test_distances_are_the_soft_minimum_over_patches_that_are_no_neighbours():
+def test_distances_are_the_soft_minimum_over_patches_that_are_not_neighbours():
     torch.manual_seed(0)
     tokens = torch.randn(1, 30, DIM)
     found = SelfDistances()(tokens, (5, 6))
@@ -84,15 +84,15 @@ def test_distances_are_the_soft_minimum_over_patches_that_are_no_neighbours():
             assert found[0, number].flatten()[i].item() == pytest.approx(expected.item(), abs=1e-4)
 
 
-def test_distances_are_float32_in_mixed_precision_and_finite_where_no_patch_is_alike():
+def test_distances_are_float32_in_mixed_precision_and_finite_without_similar_patches():
     tokens = torch.eye(8)[None, :4] * 50
     with torch.autocast("cpu", torch.bfloat16):
-        found = SelfDistances()(tokens, (2, 2))  # neighbours all
+        found = SelfDistances()(tokens, (2, 2))  # all patches are neighbours
     assert found.dtype == torch.float32
     assert torch.isfinite(found).all()
 
 
-def test_what_it_answers_depends_on_patches_text_and_picture():
+def test_the_output_depends_on_patches_text_and_image():
     images, patches, matches, distances, grid_hw = inputs()
     decoder = trained(DecoderConfig(width=8, detail=8)).eval()
     rest = (distances, grid_hw)
@@ -105,7 +105,7 @@ def test_what_it_answers_depends_on_patches_text_and_picture():
         decoder(images, patches, matches, None, grid_hw)
 
 
-def test_pictures_without_pixel_truth_count_in_the_score_alone():
+def test_images_without_pixel_truth_count_only_in_the_score_loss():
     decoder = Decoder(DecoderConfig(width=8, detail=0), DIM, TAPS)
     logits = torch.zeros(2, 1, 8, 12)
     target = Target(
@@ -115,7 +115,7 @@ def test_pictures_without_pixel_truth_count_in_the_score_alone():
     assert decoder.score_loss(logits, target).item() == pytest.approx(0.6931, abs=1e-3)  # -log 1/2
 
 
-def test_the_map_loss_falls_where_the_map_is_right():
+def test_the_map_loss_is_lower_for_a_correct_map():
     decoder = Decoder(DecoderConfig(width=8, detail=0), DIM, TAPS)
     mask = torch.zeros(1, 16, 24)  # a mask of another size
     mask[:, :8] = 1
@@ -140,18 +140,18 @@ def test_a_detector_with_a_decoder_gives_the_decoders_map_at_any_size():
     assert ((highest >= 0) & (highest <= 1)).all()
 
 
-def test_tokens_without_pictures_are_refused():
+def test_tokens_without_images_are_refused():
     head = AvaDino(
         AvaDinoConfig(embed_dim=DIM, text_dim=8, num_taps=TAPS, hidden_dim=8, decoder=DecoderConfig(width=8))
     )
     _, patches, _, _, grid_hw = inputs()
     tokens = Tokens(cls_tokens=[torch.randn(2, DIM)] * TAPS, patch_tokens=patches, grid_hw=grid_hw)
-    with pytest.raises(ValueError, match="with their pictures"):
+    with pytest.raises(ValueError, match="needs a head with a decoder, and tokens with images"):
         head(tokens, torch.randn(2, 8, 2), map_hw=(8, 12))
 
 
-def test_a_trained_decoder_normalises_as_it_did_in_training():
-    """Its groups are computed in other steps then, which suit a graph."""
+def test_group_norm_is_the_same_in_training_and_evaluation():
+    """In evaluation mode the group norm is computed in other steps, which suit an exported graph."""
     torch.manual_seed(1)
     decoder = trained(DecoderConfig(width=8, self_distance=False))
     for module in decoder.modules():

@@ -12,12 +12,12 @@ def loss(awareness: float, segmentation: float, global_: float, routing: float |
 
 
 @pytest.mark.parametrize(("routing", "routed"), [(None, None), (8.0, 2.0)])
-def test_map_losses_are_scaled_apart_from_image_losses(routing, routed):
+def test_map_losses_and_image_losses_are_scaled_separately(routing, routed):
     found = scaled(loss(1.0, 2.0, 4.0, routing), pixel=0.5, image=0.25)
     assert found == loss(0.5, 1.0, 1.0, routed)
 
 
-def test_of_visualads_losses_the_segmentation_alone_is_of_maps():
+def test_only_the_segmentation_loss_of_visualad_is_a_map_loss():
     parts = {name: torch.tensor(4.0) for name in ("segmentation", "classification", "contrastive")}
     found = scaled(VisualAdLoss(**parts), pixel=0.5, image=0.25)
     assert (found.segmentation, found.classification, found.contrastive) == (2.0, 1.0, 1.0)
@@ -25,13 +25,13 @@ def test_of_visualads_losses_the_segmentation_alone_is_of_maps():
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
-def test_half_precision_maps_of_the_papers_size_have_the_losses_and_gradients_of_float32(precision):
+def test_half_precision_maps_have_the_losses_and_gradients_of_float32(precision):
     mask = torch.zeros(1, 518, 518)
     mask[:, :100, :100] = 1
     losses, gradients = [], []
     for dtype in (torch.float32, precision):
         logits = torch.zeros(1, 518, 518, dtype=dtype, requires_grad=True)
-        p = torch.sigmoid(logits)  # 134162 in all, more than fp16 can hold
+        p = torch.sigmoid(logits)  # the sum is 134162, more than fp16 can hold
         loss = segmentation_loss(torch.stack([1 - p, p], dim=1), mask)
         loss.backward()
         losses.append(loss.item())

@@ -31,7 +31,7 @@ def loss_of(output, mask, is_anomalous, has_pixel_truth=None):
     return small_head().loss(output, target)
 
 
-def test_maps_of_a_grid_that_is_not_square_and_the_logit_of_their_sum():
+def test_maps_of_a_non_square_grid_and_the_logit_of_their_sum():
     learned, tapped = drawn_tokens()
     output = small_head()(given(learned, tapped), map_hw=MAP_HW)
     assert output.maps.shape == (3, TAPS, *MAP_HW)
@@ -41,7 +41,7 @@ def test_maps_of_a_grid_that_is_not_square_and_the_logit_of_their_sum():
     torch.testing.assert_close(output.image_logit, highest)
 
 
-def test_an_image_is_scored_alike_whatever_stands_beside_it_in_the_batch():
+def test_the_score_does_not_depend_on_other_images_in_the_batch():
     head = small_head()
     learned, tapped = drawn_tokens()
     together = head(given(learned, tapped), map_hw=MAP_HW)
@@ -63,7 +63,7 @@ def test_prefix_tokens_of_the_backbone_do_not_reach_the_map():
     torch.testing.assert_close(head(given(learned, changed), map_hw=MAP_HW).fused, before.fused)
 
 
-def test_swapping_the_two_tokens_turns_the_map_round():
+def test_swapping_the_two_tokens_inverts_the_map():
     head = small_head()
     learned, tapped = drawn_tokens()
     before = head(given(learned, tapped), map_hw=MAP_HW)
@@ -71,17 +71,17 @@ def test_swapping_the_two_tokens_turns_the_map_round():
     torch.testing.assert_close(swapped.fused, -before.fused)
 
 
-def test_a_patch_like_the_anomaly_token_is_anomalous_and_one_like_the_normal_token_is_not():
+def test_a_patch_near_the_anomaly_token_is_anomalous_and_one_near_the_normal_token_is_not():
     head = small_head()
     with torch.no_grad():
         for attend, align in zip(head.cross_attn, head.layer_transforms, strict=True):
             attend.res_scale.zero_()  # the tokens stay as they are
             align.mlp[0].weight.copy_(torch.eye(DIM))
             align.mlp[3].weight.copy_(torch.eye(DIM))
-            align.mlp[0].bias.fill_(20)  # where GELU is the identity
+            align.mlp[0].bias.fill_(20)  # at this value GELU is the identity
             align.mlp[3].bias.fill_(-20)
     learned = torch.zeros(1, 2, DIM)
-    learned[0, 0, 0] = learned[0, 1, 1] = 2.0  # two directions at right angles
+    learned[0, 0, 0] = learned[0, 1, 1] = 2.0  # two orthogonal directions
     tokens = torch.zeros(1, 2 + 2, DIM)
     tokens[0, 2, 0] = tokens[0, 3, 1] = 3.0
     output = head(given(learned, [tokens] * TAPS, (1, 2)), map_hw=(1, 2))
@@ -115,20 +115,20 @@ def test_the_logit_is_the_mean_of_the_highest_hundredth(shape, count):
 
 
 @pytest.mark.parametrize(("shape", "sigma"), [((1, 1), 4.0), ((5, 40), 4.0), ((30, 23), 1.5)])
-def test_the_blur_is_scipys(shape, sigma):
+def test_the_blur_equals_scipys(shape, sigma):
     ndimage = pytest.importorskip("scipy.ndimage")
     maps = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
     expected = np.stack([ndimage.gaussian_filter(one, sigma=sigma) for one in maps])
     np.testing.assert_allclose(gaussian_blur(torch.from_numpy(maps), sigma).numpy(), expected, atol=1e-6)
 
 
-def test_no_blur_leaves_the_map():
+def test_zero_blur_does_not_change_the_map():
     maps = torch.randn(1, 4, 4)
     assert torch.equal(small_head(blur_sigma=0.0).filtered(maps), maps)
 
 
 def hand_made_output(maps: torch.Tensor, cosine: float) -> VisualAdOutput:
-    """Maps [B, L, H, W], and tokens whose cosine at the last tap is given; at the first they are equal."""
+    """Output with maps [B, L, H, W] and tokens with a given cosine at the last tap; at the first they are equal."""
     batch = len(maps)
     anomaly = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).expand(batch, 2, 2)
     normal = torch.tensor([[1.0, 0.0], [cosine, math.sqrt(1 - cosine**2)]]).expand(batch, 2, 2)
@@ -142,23 +142,23 @@ def hand_made_output(maps: torch.Tensor, cosine: float) -> VisualAdOutput:
     )
 
 
-def test_losses_by_hand():
+def test_losses_equal_hand_computed_values():
     maps = torch.zeros(1, 2, 1, 2)  # sigmoid 0.5 everywhere
     loss = loss_of(hand_made_output(maps, cosine=0.3), torch.tensor([[[0.0, 1.0]]]), torch.tensor([1]))
     focal = 0.25 * math.log(2)  # (1 - 0.5)^2 * -log 0.5
     dice = 1 - (2 * 0.5 + 1) / (1 + 1 + 1)
-    assert loss.segmentation.item() == pytest.approx(2 * (focal + dice), abs=1e-4)  # smoothing 1e-5 aside
+    assert loss.segmentation.item() == pytest.approx(2 * (focal + dice), abs=1e-4)  # except for the smoothing of 1e-5
     assert loss.classification.item() == pytest.approx(math.log(2))
     assert loss.contrastive.item() == pytest.approx(0.8)
     assert loss.total.item() == pytest.approx(2 * (focal + dice) + math.log(2) + 0.8, abs=1e-4)
 
 
-def test_tokens_far_enough_apart_cost_nothing():
+def test_distant_tokens_have_no_contrastive_loss():
     loss = loss_of(hand_made_output(torch.zeros(1, 2, 1, 2), -0.6), torch.zeros(1, 1, 2), torch.tensor([0]))
     assert loss.contrastive.item() == 0
 
 
-def test_pictures_without_pixel_truth_count_in_the_image_losses_alone():
+def test_images_without_pixel_truth_count_only_in_the_image_losses():
     torch.manual_seed(0)
     maps, mask, label = torch.randn(3, 2, 4, 4), torch.zeros(3, 4, 4), torch.tensor([1, 0, 1])
     mask[0, 1:3] = 1

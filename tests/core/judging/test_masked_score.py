@@ -10,7 +10,7 @@ MAP = np.random.default_rng(0).random((48, 64), np.float32)
 
 
 @pytest.mark.parametrize(("fraction", "pool"), [(0.0, 1), (0.01, 4), (0.3, 1), (1.0, 5)])
-def test_with_everything_judged_it_is_the_score_of_the_graph(fraction: float, pool: int) -> None:
+def test_without_ignored_pixels_it_is_the_score_of_the_graph(fraction: float, pool: int) -> None:
     everything = np.ones(MAP.shape, bool)
     expected = float(top_mean(torch.from_numpy(MAP)[None], fraction, pool)[0])
     assert masked_score(MAP, everything, ScoreRule(top_fraction=fraction, pool=pool)) == pytest.approx(
@@ -18,7 +18,7 @@ def test_with_everything_judged_it_is_the_score_of_the_graph(fraction: float, po
     )
 
 
-def test_what_is_ignored_moves_no_score_and_the_rest_is_not_diluted() -> None:
+def test_ignored_pixels_do_not_change_the_score_or_dilute_the_rest() -> None:
     anomaly_map = np.full((8, 8), 0.25, np.float32)
     anomaly_map[:, 4:] = 1.0
     judged = np.ones((8, 8), bool)
@@ -35,7 +35,7 @@ def test_defect_beside_the_mask_is_still_found() -> None:
     assert masked_score(anomaly_map, judged, ScoreRule(top_fraction=0.0, pool=1)) == pytest.approx(0.9)
 
 
-def test_slivers_and_nothing() -> None:
+def test_narrow_areas_and_an_empty_area() -> None:
     judged = np.zeros((8, 8), bool)
     assert masked_score(MAP[:8, :8], judged, ScoreRule(top_fraction=0.1, pool=4)) == 0.0
     judged[0, 0] = True

@@ -9,7 +9,7 @@ def test_an_empty_class_has_no_metrics():
     assert curve_of_scores(np.array([1.0]), np.array([])) is None
 
 
-def test_a_score_that_is_no_number_is_refused():
+def test_a_nan_score_is_refused():
     with pytest.raises(ValueError, match="1 of 3 scores are NaN"):
         curve_of_scores(np.array([0.2, np.nan]), np.array([0.1]))
 
@@ -18,12 +18,12 @@ def test_hand_computed_case():
     curve = curve_of_scores(np.array([0.9, 0.4]), np.array([0.5, 0.1]))
     assert curve is not None
     metrics = curve.metrics()
-    assert metrics.auroc == pytest.approx(0.75)  # 3 of 4 pairs are ordered right
+    assert metrics.auroc == pytest.approx(0.75)  # 3 of 4 pairs are in the correct order
     assert metrics.ap == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert metrics.f1_max == pytest.approx(0.8)  # both found, one false
 
 
-def test_curve_runs_from_the_highest_score_down():
+def test_curve_starts_at_the_highest_score():
     curve = curve_of_scores(np.array([0.9, 0.4]), np.array([0.5, 0.4]))
     assert curve is not None
     assert curve.true_positives.tolist() == [1, 1, 2]

@@ -1,4 +1,4 @@
-"""Streamed pixel metrics against scikit-learn and against loops that need no explanation."""
+"""Compares the streamed pixel metrics with scikit-learn and with simple loops."""
 
 import pickle
 from itertools import pairwise
@@ -22,7 +22,7 @@ def streamed(pictures: Pictures) -> PixelMetrics:
 
 
 def naive_aupro(pictures: Pictures, limit: float = 0.3) -> float:
-    """Every distinct value as a threshold, regions one by one, straight lines between the points."""
+    """AUPRO with every distinct value as a threshold, one region at a time, and straight lines between the points."""
     good = np.concatenate([one[mask == 0] for one, mask in pictures])
     regions = []
     for one, mask in pictures:
@@ -51,7 +51,7 @@ def draw_mask(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw(kind: str, count: int = 3) -> Pictures:
-    """Maps of one kind with defects, and a good picture."""
+    """Images with maps of one kind: some with defects, and one good image."""
     rng = np.random.default_rng(7)
     pictures = []
     for index in range(count + 1):
@@ -103,17 +103,17 @@ def test_aupro_agrees_with_the_naive_loop(kind: str):
 
 
 def test_hand_computed_aupro():
-    # Eleven good pixels and two regions: a single pixel, found first, and two pixels of which the second is found last.
+    # 11 good pixels and two regions: one pixel, which is found first, and two pixels, of which one is found last.
     mask = np.array([[1, 0, 0, 1, 1, 0, 0], [0] * 7], np.uint8)
     anomaly_map = np.array([[0.9, 0.5, 0, 0.6, 0, 0, 0], [0] * 7], np.float32)
     ours = streamed([(anomaly_map, mask)]).result()
     assert ours is not None
-    # Points (rate, overlap): (0, 1/2), (0, 3/4), (1/11, 3/4), (1, 1); the limit lies on the last line.
+    # Points (rate, overlap): (0, 1/2), (0, 3/4), (1/11, 3/4), (1, 1); the limit is on the last line.
     at_limit = 0.75 + 0.25 * (0.3 - 1 / 11) / (10 / 11)
     assert ours.aupro == pytest.approx((0.75 / 11 + (0.3 - 1 / 11) * (0.75 + at_limit) / 2) / 0.3)
 
 
-def test_a_region_weighs_the_same_whatever_its_area():
+def test_regions_have_equal_weight_regardless_of_area():
     mask = np.zeros(HW, np.uint8)
     mask[2:22, 2:22] = 1
     mask[30, 30] = 1
@@ -132,7 +132,7 @@ def test_a_perfect_map_has_metrics_of_one():
     assert (ours.auroc, ours.ap, ours.f1_max, ours.aupro) == pytest.approx((1, 1, 1, 1))
 
 
-def test_without_defect_or_without_good_pixel_there_are_no_metrics():
+def test_there_are_no_metrics_without_a_defect_or_a_good_pixel():
     value = np.full(HW, 0.5, np.float32)
     assert PixelMetrics().result() is None
     assert streamed([(value, np.zeros(HW, np.uint8))]).result() is None
@@ -140,7 +140,7 @@ def test_without_defect_or_without_good_pixel_there_are_no_metrics():
 
 
 @pytest.mark.parametrize("kind", ["logistic", "negative", "ties"])
-def test_any_order_and_any_parts_give_the_same(kind: str):
+def test_order_and_splitting_do_not_change_the_result(kind: str):
     pictures = draw(kind, count=5)
     whole = streamed(pictures).result()
     backwards = streamed(pictures[::-1]).result()
@@ -153,7 +153,7 @@ def test_any_order_and_any_parts_give_the_same(kind: str):
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_no_number_is_refused_and_nothing_of_the_picture_counted(broken: float):
+def test_a_nan_or_infinite_value_is_refused_and_its_image_not_counted(broken: float):
     metrics = streamed(draw("logistic"))
     before = metrics.result()
     anomaly_map = np.full(HW, 0.99, np.float32)
@@ -179,19 +179,19 @@ def test_bins_keep_the_order_of_every_float32():
 
 
 @pytest.mark.parametrize("value", [1e-30, 1e-7, 0.01, 0.3, 1.0, 5.0, -0.2])
-def test_values_a_thousandth_apart_are_told_apart(value: float):
+def test_values_a_thousandth_apart_have_different_bins(value: float):
     low, high = sorted([value, value * 1.001])
     first, second = _bins(np.array([low, high], np.float32))
     assert first < second
 
 
 @pytest.mark.parametrize("gap", [1e-3, 1e-5, 6e-8])
-def test_values_next_to_one_are_told_apart(gap: float):
+def test_values_next_to_one_have_different_bins(gap: float):
     first, second, one = _bins(np.array([1 - 2 * gap, 1 - gap, 1], np.float32))
     assert first < second < one
 
 
-def test_memory_does_not_grow_with_the_pictures():
+def test_memory_does_not_grow_with_the_number_of_images():
     rng = np.random.default_rng(0)
     metrics = PixelMetrics()
     for _ in range(3):

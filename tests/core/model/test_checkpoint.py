@@ -18,7 +18,7 @@ def saved(tmp_path_factory):
     return path, detector
 
 
-def test_a_loaded_checkpoint_answers_as_the_saved_model(saved):
+def test_a_loaded_checkpoint_gives_the_outputs_of_the_saved_model(saved):
     path, detector = saved
     loaded = load_checkpoint(path)
     image = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
@@ -29,7 +29,7 @@ def test_a_loaded_checkpoint_answers_as_the_saved_model(saved):
     assert loaded.record == record()
 
 
-def test_a_missing_checkpoint_says_what_makes_one(tmp_path):
+def test_a_missing_checkpoint_names_the_command_that_makes_one(tmp_path):
     with pytest.raises(WeightsError, match=r"no such checkpoint.*train\.py"):
         load_checkpoint(tmp_path / "none.safetensors")
 
@@ -42,10 +42,10 @@ def test_a_truncated_checkpoint_is_refused(saved, tmp_path, keep):
         load_checkpoint(cut)
 
 
-def test_a_foreign_safetensors_file_is_refused(tmp_path):
+def test_another_safetensors_file_is_refused(tmp_path):
     path = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(2)}, path)
-    with pytest.raises(WeightsError, match="no checkpoint of this trainer"):
+    with pytest.raises(WeightsError, match="not a checkpoint of this trainer"):
         load_checkpoint(path)
 
 

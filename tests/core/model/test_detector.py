@@ -9,7 +9,7 @@ from zsad_core.heads import DecoderConfig, ScoreConfig, anomaly_score, match
 from zsad_core.model import Detector
 
 
-def test_the_map_that_scores_is_the_published_one_at_temperature_one():
+def test_the_scored_map_is_the_published_map_at_temperature_one():
     detector = small_detector()
     images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
     text = torch.from_numpy(text_embeddings()["object"]).expand(2, -1, -1)
@@ -33,14 +33,14 @@ def test_the_score_is_the_mean_of_the_highest_pooled_values():
 
 
 @pytest.mark.parametrize("method", ["ava_dino", "visualad"])
-def test_a_smaller_size_counts_as_much_in_the_map(method):
-    """Its own map is what the same detector says of the smaller picture, enlarged."""
+def test_a_smaller_size_has_the_same_weight_in_the_map(method):
+    """The map at the smaller size is the same detector's map of the smaller image, enlarged."""
     detector = small_detector(method=method)
     detector.config = detector.config.model_copy(update={"map_stride": 4, "score": ScoreConfig(top_fraction=0.1)})
     both = Detector(detector.config.model_copy(update={"smaller_hw": ((32, 48),)}), detector.backbone).eval()
     both.load_state_dict(detector.state_dict())
     images = torch.full((2, 64, 96, 3), 40, dtype=torch.uint8)
-    images[:, :, 48:] = 200  # by halves: made smaller it has the same two values, but where they meet
+    images[:, :, 48:] = 200  # two halves: a smaller image has the same two values, except at the border between them
     smaller = images[:, ::2, ::2]
     text = torch.from_numpy(text_embeddings()["object"]).expand(2, -1, -1)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_a_smaller_size_counts_as_much_in_the_map(method):
         anomaly_map, score = both.predict(images, text)
     assert not torch.allclose(large, small, atol=1e-4)
     torch.testing.assert_close(anomaly_map, (large + small) / 2)
-    if method == "visualad":  # whose score is taken before its map is smoothed
+    if method == "visualad":  # its score is computed before its map is smoothed
         torch.testing.assert_close(score, (large_score + small_score) / 2)
     else:
         torch.testing.assert_close(score, anomaly_score(anomaly_map, detector.config.score))
@@ -61,7 +61,7 @@ def test_a_smaller_size_counts_as_much_in_the_map(method):
     ("size_hw", "said"),
     [((33, 48), "multiple of the patch size"), ((96, 96), "not smaller"), ((64, 96), "not smaller")],
 )
-def test_a_smaller_size_that_cannot_be_is_refused(size_hw, said):
+def test_an_invalid_smaller_size_is_refused(size_hw, said):
     detector = small_detector()
     config = detector.config.model_copy(update={"smaller_hw": (size_hw,)})
     with pytest.raises(ValueError, match=said):
@@ -76,7 +76,7 @@ def test_a_smaller_size_that_cannot_be_is_refused(size_hw, said):
     ],
 )
 def test_logits_of_maps_are_float32_in_mixed_precision(method, decoder, name):
-    """At patches of the map's own size nothing is interpolated: rounded to bf16 the values would stay so."""
+    """At the size of the patch grid nothing is interpolated, so values that were rounded to bf16 would be visible."""
     small = small_detector(method=method)
     config = small.config.model_copy(update={"decoder": decoder})
     detector = Detector(config, small.backbone).eval()

@@ -63,7 +63,7 @@ def written(folder: Path, content: object) -> Path:
 
 
 def with_prefix(content: dict[str, Any]) -> dict[str, Any]:
-    """As DataParallel names the parameters of each module."""
+    """The state with the parameter names of DataParallel."""
     return {
         name: {f"module.{key}": inner for key, inner in value.items()}
         if name in {*AVA_MODULES, *AD_MODULES, "cross_attn"}
@@ -73,7 +73,7 @@ def with_prefix(content: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("wrap", [dict, with_prefix])
-def test_ava_dino_answers_the_same_after_the_round_trip(tmp_path, wrap):
+def test_ava_dino_gives_the_same_outputs_after_the_round_trip(tmp_path, wrap):
     published = load_published("ava_dino", written(tmp_path, wrap(ava_file())))
     assert published.facts == TextFacts(
         embed_dim=DIM, text_dim=TEXT, hidden_dim=HIDDEN, num_taps=4, recorded={"epoch": 20}
@@ -88,7 +88,7 @@ def test_ava_dino_answers_the_same_after_the_round_trip(tmp_path, wrap):
 
 
 @pytest.mark.parametrize("wrap", [dict, with_prefix])
-def test_visualad_answers_the_same_after_the_round_trip(tmp_path, wrap):
+def test_visualad_gives_the_same_outputs_after_the_round_trip(tmp_path, wrap):
     published = load_published("visualad", written(tmp_path, wrap(visualad_file())))
     facts = published.facts
     assert isinstance(facts, VisualAdFacts)
@@ -100,24 +100,24 @@ def test_visualad_answers_the_same_after_the_round_trip(tmp_path, wrap):
     for head in (before, after):
         head.place(torch.arange(DIM) * 0.1)
     published.load_into(after)
-    assert torch.equal(after.inserted(), before.inserted())  # the position stays the backbone's
+    assert torch.equal(after.inserted(), before.inserted())  # the position comes from the backbone
     tapped = [torch.randn(2, 9, DIM) for _ in range(4)]
     tokens = InsertedTokens(learned=tapped[-1][:, :2], tapped=tapped, grid_hw=(2, 3))
     outputs = [head(tokens, map_hw=(4, 6)) for head in (before, after)]
     assert torch.equal(outputs[0].maps, outputs[1].maps)
 
 
-def test_the_trained_norm_of_visualad_comes_only_when_asked_for(tmp_path):
+def test_the_trained_norm_of_visualad_is_only_returned_on_request(tmp_path):
     path = written(tmp_path, visualad_file())
     assert load_published("visualad", path).norm == {}  # as in the paper
     restored = load_published("visualad", path, restore_norm=True)
     assert restored.norm["weight"].tolist() == [2.0] * DIM
     assert restored.norm["bias"].tolist() == [3.0] * DIM
-    with pytest.raises(ValueError, match="ava_dino: restore_norm is VisualAD's alone"):
+    with pytest.raises(ValueError, match="ava_dino: restore_norm is only for VisualAD"):
         load_published("ava_dino", path, restore_norm=True)
 
 
-def test_ad_dinov3_gives_its_state_by_the_published_names(tmp_path):
+def test_ad_dinov3_keeps_the_published_names(tmp_path):
     content = ad_file()
     published = load_published("ad_dinov3", written(tmp_path, content))
     assert published.facts == TextFacts(embed_dim=DIM, text_dim=TEXT, hidden_dim=TEXT, num_taps=4, recorded={})
@@ -141,7 +141,7 @@ def test_half_precision_becomes_float32(tmp_path):
         ("visualad", "cross_attn", "layer_attentions.layer_12.gate.0.bias"),
     ],
 )
-def test_missing_and_surplus_keys_and_wrong_shapes_are_named_at_once(tmp_path, method, module, key):
+def test_missing_and_surplus_keys_and_wrong_shapes_are_named_in_one_error(tmp_path, method, module, key):
     content = FILES[method]()
     values = list(content[module])
     content[module]["stranger"] = content[module].pop(key)
@@ -160,7 +160,7 @@ def test_missing_and_surplus_keys_and_wrong_shapes_are_named_at_once(tmp_path, m
 
 
 @pytest.mark.parametrize("method", FILES)
-def test_one_wrong_shape_is_named_and_not_those_that_are_right(tmp_path, method):
+def test_only_the_wrong_shape_is_named(tmp_path, method):
     content = FILES[method]()
     module = "layer_transforms" if method == "visualad" else "prompt_adapter"
     key, state = (
@@ -196,7 +196,7 @@ def test_every_entry_of_a_visualad_file_is_needed(tmp_path, key):
         ({"transform_type": "linear"}, "transform_type is 'linear', expected mlp"),
     ],
 )
-def test_a_visualad_model_of_another_kind_is_refused(tmp_path, change, reason):
+def test_an_unknown_kind_of_visualad_model_is_refused(tmp_path, change, reason):
     with pytest.raises(WeightsError, match=reason):
         load_published("visualad", written(tmp_path, visualad_file() | change))
 
@@ -212,12 +212,12 @@ def test_a_file_of_another_method_is_refused(tmp_path, method, other):
         with pytest.raises(WeightsError, match="surplus: ") as caught:
             load_published(method, path)
         named = str(caught.value).split("surplus: ")
-        assert all(name in named[0] for name in sorted(ours - theirs - {"epoch"})[:8])  # the text stops there
+        assert all(name in named[0] for name in sorted(ours - theirs - {"epoch"})[:8])  # the error lists eight
         assert all(name in named[1] for name in sorted(theirs - ours - {"epoch"})[:8])
 
 
 @pytest.mark.parametrize("method", FILES)
-def test_absent_truncated_and_foreign_files_are_refused(tmp_path, method):
+def test_missing_truncated_and_other_files_are_refused(tmp_path, method):
     with pytest.raises(WeightsError, match="no such checkpoint"):
         load_published(method, tmp_path / "none.pth")
     path = written(tmp_path, FILES[method]())
@@ -227,7 +227,7 @@ def test_absent_truncated_and_foreign_files_are_refused(tmp_path, method):
         with pytest.raises(WeightsError, match=r"published\.pth: not read: truncated"):
             load_published(method, path)
     path.write_bytes(b"\x89PNG no weights")
-    with pytest.raises(WeightsError, match="no torch file"):
+    with pytest.raises(WeightsError, match="not a torch file"):
         load_published(method, path)
     with pytest.raises(WeightsError, match="holds a list, expected a dict"):
         load_published(method, written(tmp_path, [torch.zeros(1)]))
@@ -244,7 +244,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_file_that_would_run_code_is_refused_unrun(tmp_path, zipped):
+def test_a_file_that_would_run_code_is_refused_without_running_it(tmp_path, zipped):
     touched = tmp_path / "touched"
     path = tmp_path / "malicious.pth"
     content = ava_file() | {"epoch": Malicious(touched)}
@@ -258,7 +258,7 @@ def test_a_file_that_would_run_code_is_refused_unrun(tmp_path, zipped):
     assert not touched.exists()
 
 
-def test_a_head_of_other_sizes_is_refused(tmp_path):
+def test_a_head_with_other_sizes_is_refused(tmp_path):
     published = load_published("visualad", written(tmp_path, visualad_file()))
     other = VisualAd(VisualAdConfig(embed_dim=DIM, num_taps=4, anchors=2, max_positions=20))
     with pytest.raises(WeightsError, match=r"cross_attn\.0\.anchor_queries: expected \(2, 8\), found \(4, 8\)"):

@@ -36,26 +36,26 @@ def encode(suffix: str, options: list[int], image: np.ndarray | None = None) -> 
 
 
 def with_thumbnail(jpeg: bytes, thumbnail: bytes) -> bytes:
-    """A JPEG that carries another whole JPEG in an APP1 segment, as cameras write it."""
+    """A JPEG with a complete second JPEG in an APP1 segment, as cameras write it."""
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + jpeg[2:]
 
 
 @pytest.mark.parametrize(("suffix", "options"), ENCODINGS)
-def test_whole_file_is_read(tmp_path: Path, suffix: str, options: list[int]) -> None:
+def test_complete_file_is_read(tmp_path: Path, suffix: str, options: list[int]) -> None:
     (tmp_path / f"a{suffix}").write_bytes(encode(suffix, options))
     assert read_image(tmp_path / f"a{suffix}").shape == (120, 160, 3)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95, 0.999])
 @pytest.mark.parametrize(("suffix", "options"), ENCODINGS)
-def test_cut_file_is_refused(tmp_path: Path, suffix: str, options: list[int], share: float) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, suffix: str, options: list[int], share: float) -> None:
     whole = encode(suffix, options)
     (tmp_path / f"a{suffix}").write_bytes(whole[: min(len(whole) - 1, int(len(whole) * share))])
-    with pytest.raises(ImageError, match=r"truncated|not a picture|cannot be decoded"):
+    with pytest.raises(ImageError, match=r"truncated|not an image|cannot be decoded"):
         read_image(tmp_path / f"a{suffix}")
 
 
-def test_end_marker_of_a_thumbnail_does_not_hide_a_cut_jpeg(tmp_path: Path) -> None:
+def test_end_marker_of_a_thumbnail_does_not_hide_a_truncated_jpeg(tmp_path: Path) -> None:
     thumbnail = encode(".jpg", [], picture(24, 32))
     jpeg = with_thumbnail(encode(".jpg", []), thumbnail)
     (tmp_path / "whole.jpg").write_bytes(jpeg)
@@ -66,7 +66,7 @@ def test_end_marker_of_a_thumbnail_does_not_hide_a_cut_jpeg(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_data_after_the_picture_is_no_fault(tmp_path: Path, suffix: str) -> None:
+def test_data_after_the_image_is_accepted(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(encode(suffix, []) + bytes(10_000))
     assert read_image(tmp_path / f"a{suffix}").shape == (120, 160, 3)
 
@@ -97,7 +97,7 @@ def test_png_that_claims_a_huge_size_is_refused(tmp_path: Path) -> None:
 
 
 def test_sixteen_bits_keep_their_brightness(tmp_path: Path) -> None:
-    dim = np.full((20, 30), 257 * 40, np.uint16)  # a stretch to the picture's maximum would make this white
+    dim = np.full((20, 30), 257 * 40, np.uint16)  # scaling to the image's maximum would make this white
     cv2.imwrite(str(tmp_path / "dim.png"), dim)
     assert (read_image(tmp_path / "dim.png") == 40).all()
 
@@ -110,8 +110,8 @@ def test_grey_and_alpha_become_bgr(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 5, 2), (5, 5, 5), (5,), (1, 2, 3, 3)])
-def test_arrays_that_are_no_picture_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match="expected a picture"):
+def test_arrays_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="expected an image"):
         to_bgr8(np.zeros(shape, np.uint8))
 
 
@@ -120,7 +120,7 @@ def test_floats_are_refused() -> None:
         to_bgr8(np.zeros((5, 5, 3), np.float32))
 
 
-def test_mask_is_one_where_anything_but_black(tmp_path: Path) -> None:
+def test_mask_is_one_except_where_black(tmp_path: Path) -> None:
     mask = np.zeros((5, 6), np.uint8)
     mask[2, 3] = 1
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
@@ -128,16 +128,16 @@ def test_mask_is_one_where_anything_but_black(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [1, 200, 255, 256, 257, 65_535])
-def test_mask_of_16_bits_is_one_where_anything_but_black(tmp_path: Path, value: int) -> None:
+def test_mask_of_16_bits_is_one_except_where_black(tmp_path: Path, value: int) -> None:
     mask = np.zeros((5, 6), np.uint16)
     mask[2, 3] = value
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     assert read_mask(tmp_path / "mask.png").tolist() == (mask > 0).astype(int).tolist()
 
 
-def test_a_jpeg_mask_is_what_is_brighter_than_the_middle(tmp_path):
+def test_a_jpeg_mask_is_one_above_127(tmp_path):
     mask = np.zeros((32, 32), np.uint8)
-    mask[5:20, 7:23] = 255  # not at the edges of JPEG's blocks, so that its compression leaves marks beside it
+    mask[5:20, 7:23] = 255  # not at the edges of JPEG's blocks, so compression leaves marks beside it
     cv2.imwrite(str(tmp_path / "mask.jpg"), mask, [cv2.IMWRITE_JPEG_QUALITY, 75])
     assert (read_image(tmp_path / "mask.jpg")[..., 0] > 0).sum() > mask.astype(bool).sum()
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.jpg"), mask > 0)
@@ -152,12 +152,12 @@ def test_images_are_found_by_name_without_hidden_ones(tmp_path: Path) -> None:
 
 def test_thin_scratch_survives_the_resize() -> None:
     large = np.zeros((1000, 1000, 3), np.uint8)
-    large[:, 501] = 255  # one column, which bilinear sampling at a tenth of the size would step over
+    large[:, 501] = 255  # one column, which bilinear sampling at a tenth of the size would miss
     assert resize_to_input(large, (100, 100)).max() > 20
 
 
 @pytest.mark.parametrize("hw", [(512, 1024), (720, 1280), (1080, 1920), (721, 1281), (2048, 2448)])
-def test_halving_a_large_picture_first_averages_as_at_once(hw: tuple[int, int]) -> None:
+def test_halving_first_gives_nearly_the_same_average(hw: tuple[int, int]) -> None:
     height, width = hw
     large = cv2.resize(picture(width // 8, height // 8), (width, height), interpolation=cv2.INTER_CUBIC)
     found = resize_to_input(large, (128, 128)).astype(int)
@@ -167,21 +167,21 @@ def test_halving_a_large_picture_first_averages_as_at_once(hw: tuple[int, int]) 
     assert resize_to_input(large, (128, 128), out=buffer) is buffer
     assert np.array_equal(buffer, found)
     large[:] = 0
-    large[:, -1] = 255  # an odd picture's last column is looked at too
+    large[:, -1] = 255  # the last column of an odd width must count too
     assert resize_to_input(large, (128, 128))[:, -1].min() > 0
 
 
-def test_picture_of_input_size_is_left_alone() -> None:
+def test_image_of_input_size_is_unchanged() -> None:
     image = picture(64, 64)
     assert np.array_equal(resize_to_input(image, (64, 64)), image)
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (1, 500), (3000, 2)])
-def test_any_size_reaches_the_input_size(hw: tuple[int, int]) -> None:
+def test_any_size_is_scaled_to_the_input_size(hw: tuple[int, int]) -> None:
     assert resize_to_input(np.zeros((*hw, 3), np.uint8), (64, 96)).shape == (64, 96, 3)
 
 
-def test_map_covers_the_whole_picture() -> None:
+def test_map_covers_the_whole_image() -> None:
     assert resize_map(np.ones((4, 4), np.float32), (30, 20)).shape == (20, 30)
 
 
@@ -195,32 +195,32 @@ def animation(suffix: str) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".gif"])
-def test_animation_is_refused_since_only_its_first_picture_would_be_seen(tmp_path: Path, suffix: str) -> None:
+def test_animation_is_refused_because_only_its_first_image_would_be_read(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(animation(suffix))
-    with pytest.raises(ImageError, match=r"only the first (picture )?would be seen"):
+    with pytest.raises(ImageError, match=r"only the first (image )?would be read"):
         read_image(tmp_path / f"a{suffix}")
 
 
-def test_tiff_of_several_pages_is_refused(tmp_path: Path) -> None:
+def test_tiff_with_several_pages_is_refused(tmp_path: Path) -> None:
     assert cv2.imwritemulti(str(tmp_path / "a.tif"), [picture(), picture()])
-    with pytest.raises(ImageError, match="holds more than one picture"):
+    with pytest.raises(ImageError, match="holds more than one image"):
         read_image(tmp_path / "a.tif")
 
 
-def test_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_named_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(ImageError, match=r"a\.png: not a regular file"):
         read_image(tmp_path / "a.png")
 
 
-def test_file_larger_than_any_picture_is_refused_unread(tmp_path: Path) -> None:
+def test_too_large_file_is_refused_unread(tmp_path: Path) -> None:
     with (tmp_path / "a.png").open("wb") as file:
-        file.truncate(200_000_000_000)  # of which nothing is on the disk
+        file.truncate(200_000_000_000)  # a sparse file, which takes no space on disk
     with pytest.raises(ImageError, match=r"200000000000 bytes, at most 1000000000"):
         read_image(tmp_path / "a.png")
 
 
-def test_links_that_lead_nowhere_are_found_and_refused(tmp_path: Path) -> None:
+def test_broken_links_are_found_and_refused(tmp_path: Path) -> None:
     (tmp_path / "gone.png").symlink_to("nowhere.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "folder.png").mkdir()
@@ -232,7 +232,7 @@ def test_links_that_lead_nowhere_are_found_and_refused(tmp_path: Path) -> None:
             read_image(path)
 
 
-def test_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_listed_is_not_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode(".png", []))
     (tmp_path / "locked").mkdir(0o000)
     if os.access(tmp_path / "locked", os.R_OK):

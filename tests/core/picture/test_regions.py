@@ -16,7 +16,7 @@ def test_boxes_are_in_frame_pixels_and_the_highest_peak_comes_first():
     assert (second.bbox_xywh, round(second.peak, 3)) == ((20, 5, 40, 10), 0.7)
 
 
-def test_specks_are_left_out_and_the_list_is_bounded():
+def test_small_areas_are_left_out_and_the_list_is_bounded():
     anomaly_map = np.zeros((64, 64), np.float32)
     anomaly_map[::8, ::8] = 1.0
     assert find_regions(anomaly_map, level=0.5, frame_wh=(64, 64)) == []

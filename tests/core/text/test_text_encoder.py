@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import save_file
 
+from zsad_core.backbones import ensure_torchvision_imports
 from zsad_core.errors import WeightsError
 from zsad_core.text import embed_products, load_text_encoder
 
@@ -22,14 +23,14 @@ def test_an_embedding_is_the_normalised_mean_of_normalised_sentences():
 
     embedding = embed_products(encoder, ["cap"])["cap"]
     diagonal = np.sqrt(0.5)
-    normal = np.array([1 + 6 * diagonal, 6 * diagonal])  # one of seven states is "flawless", the others fall through
+    normal = np.array([1 + 6 * diagonal, 6 * diagonal])  # one of seven states is "flawless", the others get the default
     anomalous = np.array([4 * diagonal, 1 + 4 * diagonal])  # one of five is "damaged"
     assert embedding.dtype == np.float32 and embedding.shape == (2, 2)
     np.testing.assert_allclose(embedding[:, 0], normal / np.linalg.norm(normal), rtol=1e-6)
     np.testing.assert_allclose(embedding[:, 1], anomalous / np.linalg.norm(anomalous), rtol=1e-6)
 
 
-def test_minilm_needs_no_network_and_tells_products_and_states_apart(monkeypatch):
+def test_minilm_needs_no_network_and_separates_products_and_states(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     text = embed_products(load_text_encoder("minilm"), ["bottle", "circuit_board"])
     assert text["bottle"].shape == (384, 2)
@@ -40,7 +41,7 @@ def test_minilm_needs_no_network_and_tells_products_and_states_apart(monkeypatch
 
 
 @pytest.mark.parametrize("name", ["bert", "open_clip", "open_clip:ViT-L-14", "open_clip::laion2b"])
-def test_an_unknown_encoder_lists_the_known_ones(name):
+def test_an_unknown_encoder_is_refused_with_the_known_ones(name):
     with pytest.raises(WeightsError, match="Known: minilm, open_clip:MODEL"):
         load_text_encoder(name)
 
@@ -54,7 +55,8 @@ def test_open_clip_without_its_package_says_how_to_install_it():
 
 @pytest.fixture(scope="module")
 def small_clip(tmp_path_factory):
-    """(open_clip, a CLIP of random weights in a file) under the name zsad-small."""
+    """(open_clip, a CLIP with random weights, its folder); the model's name is zsad-small."""
+    ensure_torchvision_imports()
     open_clip = pytest.importorskip("open_clip", reason="pip install 'zsad-agent[clip]'")
     folder = tmp_path_factory.mktemp("clip")
     config = {
@@ -72,7 +74,7 @@ def small_clip(tmp_path_factory):
 
 
 @pytest.mark.parametrize("file", ["small.safetensors", "small.pt"])
-def test_open_clip_from_a_file_embeds_as_the_model_does(small_clip, file):
+def test_open_clip_from_a_file_gives_the_embeddings_of_the_model(small_clip, file):
     open_clip, model, folder = small_clip
     texts = ["a photo of a bottle.", "a photo of a damaged bottle."]
     found = load_text_encoder(f"open_clip:zsad-small:{folder / file}")(texts)
@@ -83,7 +85,7 @@ def test_open_clip_from_a_file_embeds_as_the_model_does(small_clip, file):
     assert not np.allclose(found[0], found[1])
 
 
-def test_openais_own_weights_are_run_with_their_activation(small_clip):
+def test_openais_weights_run_with_quickgelu(small_clip):
     open_clip, model, folder = small_clip
     constants = {name: torch.tensor(32) for name in ("input_resolution", "context_length", "vocab_size")}
     torch.save(model.state_dict() | constants, folder / "openai.pt")
@@ -95,7 +97,7 @@ def test_openais_own_weights_are_run_with_their_activation(small_clip):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_weights_that_open_clip_cannot_have_are_named_at_once(small_clip, monkeypatch):
+def test_weights_that_open_clip_cannot_get_are_named_at_once(small_clip, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -110,7 +112,7 @@ def test_weights_that_open_clip_cannot_have_are_named_at_once(small_clip, monkey
         "ViT-L-14:nowhere": r"no such weights file, and no tag that open_clip knows.*Tags: openai, laion400m_e31",
         "ViT-Z:openai": "open_clip has no such model. It has: .*ViT-L-14-336",
         f"zsad-small:{folder}/none.pt": "no such weights file",
-        f"zsad-small:{folder}/zsad-small.json": "cut or foreign",
+        f"zsad-small:{folder}/zsad-small.json": "truncated or of another format",
         f"ViT-S-32-alt:{folder}/small.pt": r"weights do not fit open_clip's ViT-S-32-alt: missing: .*layers|resblocks",
     }
     for name, said in faults.items():
@@ -119,7 +121,7 @@ def test_weights_that_open_clip_cannot_have_are_named_at_once(small_clip, monkey
     assert time.monotonic() - begun < 20
 
 
-def test_open_clip_runs_no_pickle(small_clip):
+def test_open_clip_does_not_run_a_pickle(small_clip):
     _, _, folder = small_clip
 
     class Attack:

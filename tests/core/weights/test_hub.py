@@ -1,4 +1,4 @@
-"""Fetching from a hub, against a small real HTTP server."""
+"""Downloads from a hub, with a small real HTTP server."""
 
 import socket
 import threading
@@ -54,17 +54,17 @@ def unused_endpoint():
         return f"http://127.0.0.1:{closed.getsockname()[1]}"
 
 
-def test_the_first_file_that_the_hub_has_is_fetched_and_kept(endpoint, tmp_path):
+def test_the_first_available_file_is_downloaded_and_cached(endpoint, tmp_path):
     assert get(endpoint, tmp_path, "first.bin", "second.bin").read_bytes() == b"weights"
     assert get(unused_endpoint(), tmp_path, "first.bin", "second.bin").read_bytes() == b"weights"
 
 
-def test_a_repository_without_the_file_says_so(endpoint, tmp_path):
+def test_a_repository_without_the_file_is_named(endpoint, tmp_path):
     with pytest.raises(WeightsError, match=r"me/model has none of first\.bin, third\.bin"):
         get(endpoint, tmp_path, "first.bin", "third.bin")
 
 
-def test_a_hub_out_of_reach_fails_at_once_and_says_what_to_fetch(tmp_path):
+def test_an_unreachable_hub_fails_at_once_and_names_the_file_to_download(tmp_path):
     nowhere = unused_endpoint()
     begun = time.monotonic()
     with pytest.raises(WeightsError) as caught:

@@ -21,7 +21,7 @@ AUGREG = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
         ("vit_base_patch32_clip_224", "mine.safetensors", "see their source"),
     ],
 )
-def test_the_licence_of_a_backbone_is_told_by_its_name_and_weights(name, weights, licence):
+def test_the_licence_of_a_backbone_depends_on_its_name_and_weights(name, weights, licence):
     assert backbone_licence(name, weights).licence.startswith(licence)
 
 
@@ -39,5 +39,5 @@ def test_random_weights_have_no_licence():
         ("open_clip:ViT-B-32:mine.safetensors", "see their source"),
     ],
 )
-def test_the_licence_of_prompts_is_their_towers(text_encoder, licence):
+def test_the_licence_of_prompts_is_that_of_their_text_encoder(text_encoder, licence):
     assert text_licence(text_encoder).licence == licence
