@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 
@@ -12,7 +11,7 @@ from zsad_agent.capture import INFERENCE, CameraStatus, Captured
 from zsad_agent.config import HeatmapConfig
 from zsad_agent.inspection.overlay import render_heatmap
 from zsad_agent.inspection.view import Rectangle, View
-from zsad_agent.messages import build_result
+from zsad_agent.messages import BundleName, FoundRegion, Latency, Result
 from zsad_agent.model import Model, ModelInUse
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.judging import Decider, instant_verdict
@@ -116,7 +115,7 @@ class Inspector:
         self._models.note(model, True)
         return prediction, None
 
-    def decide(self, inspected: Inspected) -> tuple[dict[str, Any], bytes | None]:
+    def decide(self, inspected: Inspected) -> tuple[Result, bytes | None]:
         """The result message, and the heatmap as a JPEG where there is one. In the order of capture: it debounces."""
         captured, prediction, model = inspected.captured, inspected.prediction, inspected.model
         regions: list[Region] = []
@@ -133,24 +132,24 @@ class Inspector:
             heatmap = self._render(captured, prediction, rectangle)
         verdict = self._decider.decide(instant, captured.captured_monotonic_s)
         reason = inspected.reason or ("the model's score is no number" if verdict is Verdict.UNKNOWN else None)
-        result = build_result(
-            result_id=f"{self._identity.device_id}-{self._identity.boot}-{captured.seq}",
+        result = Result(
+            id=f"{self._identity.device_id}-{self._identity.boot}-{captured.seq}",
             device_id=self._identity.device_id,
             camera=captured.camera,
             seq=captured.seq,
             captured_at=captured.captured_at,
             product=inspected.product,
-            prediction_score=prediction.anomaly_score if prediction is not None else None,
+            anomaly_score=prediction.anomaly_score if prediction is not None else None,
             threshold=inspected.threshold,
             verdict=verdict,
             reason=_sendable(reason) if reason is not None else None,
-            regions=regions,
+            regions=tuple(FoundRegion(bbox_xywh=region.bbox_xywh, peak=region.peak) for region in regions),
             frame_wh=frame_wh,
-            bundle_name=model.name,
-            bundle_version=model.version,
-            bundle_sha256=model.sha256,
-            capture_to_result_ms=(self._clock() - captured.captured_monotonic_s) * 1000,
-            inference_ms=inspected.inference_ms,
+            bundle=BundleName(name=model.name, version=model.version, sha256=model.sha256),
+            latency_ms=Latency(
+                capture_to_result=(self._clock() - captured.captured_monotonic_s) * 1000,
+                inference=inspected.inference_ms,
+            ),
             trigger_id=captured.trigger_id,
         )
         return result, heatmap

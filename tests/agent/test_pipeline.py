@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 import os
 import threading
 import time
@@ -18,17 +19,18 @@ from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.config import HeatmapConfig, SourceConfig
 from zsad_agent.inspection import Identity, Inspected, Inspector, Pipeline, Sink, Station, View
 from zsad_agent.inspection.pipeline import MOST_AT_ONCE
-from zsad_agent.messages.result import result_json_schema
+from zsad_agent.messages import Result, schema_text
 from zsad_agent.model import Model, ModelInUse
 from zsad_agent.sources import FolderDropSource, Picture
 from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue
 from zsad_core.errors import DeviceError, ImageError, SourceError, SpoolError
 from zsad_core.facts import ScoreRule
 from zsad_core.judging import Decider
-from zsad_core.types import Frame, Prediction
+from zsad_core.types import Frame, Prediction, Verdict
 
 DARK, BRIGHT = np.zeros((40, 60, 3), np.uint8), np.full((40, 60, 3), 255, np.uint8)
 GREY = np.full((40, 60, 3), 200, np.uint8)  # of a live camera, black and white are taken for faults
+RESULT_SCHEMA = json.loads(schema_text(Result))
 
 
 class FakeSource:
@@ -72,9 +74,9 @@ class ListSink:
         self.heatmaps: list[bytes | None] = []
         self._before = before
 
-    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
+    def accept(self, result: Result, heatmap: bytes | None) -> None:
         self._before()
-        self.results.append(result)
+        self.results.append(json.loads(result.encode()))
         self.heatmaps.append(heatmap)
 
 
@@ -152,7 +154,7 @@ def test_every_picture_has_one_valid_result_in_order() -> None:
     assert results[1]["regions"] == [{"bbox_xywh": [0, 0, 60, 40], "peak": 1.0}]
     assert results[1]["frame_wh"] == [60, 40]
     for result in results:
-        jsonschema.validate(result, result_json_schema())
+        jsonschema.validate(result, RESULT_SCHEMA)
     assert isinstance(line.sink, ListSink)
     heatmap = line.sink.heatmaps[1]
     assert heatmap is not None
@@ -168,7 +170,7 @@ class SlowDisk(ListSink):
         self.batches: list[int] = []
         self.five_wait = threading.Event()
 
-    def accept_all(self, results: list[tuple[dict[str, Any], bytes | None]], on_durable: object) -> None:
+    def accept_all(self, results: list[tuple[Result, bytes | None]], on_durable: object) -> None:
         assert self.five_wait.wait(10)
         self.batches.append(len(results))
         for result, heatmap in results:
@@ -184,7 +186,7 @@ class MemorySink(ListSink):
 
     def accept_all(
         self,
-        results: list[tuple[dict[str, Any], bytes | None]],
+        results: list[tuple[Result, bytes | None]],
         on_durable: list[Callable[[], None] | None],
     ) -> None:
         for result, heatmap in results:
@@ -298,7 +300,7 @@ class FailingAt:
         self.predict = inspector.predict
         self._inspector, self._seq = inspector, seq
 
-    def decide(self, inspected: Inspected) -> tuple[dict[str, Any], bytes | None]:
+    def decide(self, inspected: Inspected) -> tuple[Result, bytes | None]:
         if inspected.captured.seq == self._seq:
             raise KeyError("broken")
         return self._inspector.decide(inspected)
@@ -329,7 +331,7 @@ def test_bad_picture_is_unknown_in_its_place_and_never_a_pass() -> None:
     assert results[1]["reason"] == "b?.jpg: damaged badly"
     assert results[1]["anomaly_score"] is None
     assert results[1]["frame_wh"] is None
-    jsonschema.validate(results[1], result_json_schema())
+    jsonschema.validate(results[1], RESULT_SCHEMA)
     assert [state["state"] for state in line.states] == ["ok"]
 
 
@@ -360,16 +362,16 @@ def test_score_that_is_nan_is_unknown() -> None:
     inspected = inspector.predict(frame(1))
     nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))
     result, _ = inspector.decide(dataclasses.replace(inspected, prediction=nan))
-    assert result["verdict"] == "unknown"
-    assert result["anomaly_score"] is None
-    jsonschema.validate(result, result_json_schema())
+    assert result.verdict is Verdict.UNKNOWN
+    assert result.anomaly_score is None
+    jsonschema.validate(json.loads(result.encode()), RESULT_SCHEMA)
 
 
 def test_verdict_is_debounced_over_frames_and_lost_camera_passes_nothing() -> None:
     status = CameraStatus("cam0", lambda camera, state: None)
     inspector = make_inspector(FakePredictor(), status, decider=Decider(k=2, n=3))
     captured: list[Captured] = [frame(1, DARK), fault(2), frame(3, DARK), frame(4), frame(5)]
-    verdicts = [inspector.decide(inspector.predict(item))[0]["verdict"] for item in captured]
+    verdicts = [inspector.decide(inspector.predict(item))[0].verdict for item in captured]
     assert verdicts == ["ok", "unknown", "anomalous", "anomalous", "ok"]
 
 
@@ -377,7 +379,7 @@ def test_reason_of_any_length_is_kept_short() -> None:
     status = CameraStatus("cam0", lambda camera, state: None)
     inspector = make_inspector(FakePredictor(), status)
     result, _ = inspector.decide(inspector.predict(fault(1, "x" * 100_000)))
-    assert len(result["reason"]) == 500
+    assert result.reason is not None and len(result.reason) == 500
 
 
 def test_max_frames_ends_the_run_with_exactly_so_many_results() -> None:
@@ -603,9 +605,9 @@ def test_a_picture_is_judged_and_described_by_one_model_while_it_is_replaced() -
     inspected = inspector.predict(frame)
     models.replace(dataclasses.replace(models.current, name="next", threshold=1.0, region_level=1.0))
     before, _ = inspector.decide(inspected)
-    assert (before["bundle"]["name"], before["threshold"], before["verdict"]) == ("darkness", 0.5, "anomalous")
+    assert (before.bundle.name, before.threshold, before.verdict) == ("darkness", 0.5, "anomalous")
     after, _ = inspector.decide(inspector.predict(frame))
-    assert (after["bundle"]["name"], after["threshold"]) == ("next", 1.0)
+    assert (after.bundle.name, after.threshold) == ("next", 1.0)
 
 
 def test_failures_of_the_device_are_noted_and_a_bad_picture_is_none_of_them() -> None:
