@@ -225,12 +225,16 @@ class Pipeline:
         captured: list[Captured] = []
         results: list[tuple[Result, bytes | None]] = []
         concluded: tuple[Station, Inspected] | None = first
+        count = 0
         try:
             while concluded is not None:
                 station, inspected = concluded
-                results.append(station.inspector.decide(inspected))
-                captured.append(inspected.captured)
-                concluded = self._poll_inspected() if len(results) < MOST_AT_ONCE else None
+                result = station.inspector.decide(inspected)
+                if result is not None:
+                    results.append(result)
+                    captured.append(inspected.captured)
+                count += 1
+                concluded = self._poll_inspected() if count < MOST_AT_ONCE else None
         finally:
             if results:
                 self._hand_over(captured, results)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from mqtt_listener import wait_until
 
-from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
-from zsad_agent.config import HeatmapConfig, SourceConfig
-from zsad_agent.inspection import Identity, Inspected, Inspector, Pipeline, Sink, Station, View
+from zsad_agent.capture import CameraStatus, Capture, Captured, Fault, UnknownPace
+from zsad_agent.config import CameraConfig, HeatmapConfig, SourceConfig
+from zsad_agent.inspection import Identity, Inspected, Inspector, Pipeline, Sink, Station, View, stations
 from zsad_agent.inspection.pipeline import MOST_AT_ONCE
 from zsad_agent.messages import Result, schema_text
 from zsad_agent.model import Model, ModelInUse
@@ -93,7 +93,12 @@ def make_model(predictor: FakePredictor) -> Model:
 
 
 def make_inspector(
-    predictor: FakePredictor, status: CameraStatus, *, decider: Decider | None = None, threshold: float | None = None
+    predictor: FakePredictor,
+    status: CameraStatus,
+    *,
+    decider: Decider | None = None,
+    threshold: float | None = None,
+    unknown_pace: UnknownPace | None = None,
 ) -> Inspector:
     return Inspector(
         models=ModelInUse(make_model(predictor)),
@@ -104,6 +109,7 @@ def make_inspector(
         heatmap=HeatmapConfig(),
         status=status,
         view=View(),
+        unknown_pace=unknown_pace,
     )
 
 
@@ -300,7 +306,7 @@ class FailingAt:
         self.predict = inspector.predict
         self._inspector, self._seq = inspector, seq
 
-    def decide(self, inspected: Inspected) -> tuple[Result, bytes | None]:
+    def decide(self, inspected: Inspected) -> tuple[Result, bytes | None] | None:
         if inspected.captured.seq == self._seq:
             raise KeyError("broken")
         return self._inspector.decide(inspected)
@@ -546,6 +552,75 @@ def fault(seq: int, reason: str = "camera lost") -> Fault:
         reason=reason,
         is_part=False,
     )
+
+
+def fail_on_dark(image: np.ndarray) -> None:
+    if not image.any():
+        raise DeviceError("no answer")
+
+
+def reported(inspector: Inspector, images: list[np.ndarray]) -> list[int]:
+    """Which of the pictures, counted from 1, are results."""
+    decided = [inspector.decide(inspector.predict(frame(seq, image))) for seq, image in enumerate(images, start=1)]
+    return [result[0].seq for result in decided if result is not None]
+
+
+def test_pictures_without_a_score_are_reported_once_a_minute_until_one_has_a_score() -> None:
+    now_s = 0.0
+    status = CameraStatus("cam0", lambda camera, state: None)
+    pace = UnknownPace(lambda: now_s)
+    inspector = make_inspector(FakePredictor(fail_on_dark), status, unknown_pace=pace)
+    assert reported(inspector, [DARK, DARK, DARK]) == [1]
+    now_s = 59.9
+    assert reported(inspector, [DARK]) == []
+    now_s = 60.0
+    assert reported(inspector, [DARK, DARK]) == [1]
+    assert reported(inspector, [DARK, BRIGHT, DARK, DARK]) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "lossless", "expected"),
+    [("free", False, [1]), ("free", True, [1, 2, 3]), ("mqtt", False, [1, 2, 3]), ("mqtt", True, [1, 2, 3])],
+)
+def test_only_a_camera_that_runs_freely_leaves_unknowns_out(trigger: Any, lossless: bool, expected: list[int]) -> None:
+    inspector = stations.make_inspector(
+        CameraConfig(trigger=trigger, source="rtsp://camera"),
+        Identity(device_id="line3", boot="b007"),
+        ModelInUse(make_model(FakePredictor(fail_on_dark))),
+        HeatmapConfig(),
+        CameraStatus("cam0", lambda camera, state: None),
+        View(),
+        lossless=lossless,
+    )
+    assert reported(inspector, [DARK, DARK, DARK]) == expected
+
+
+def test_a_score_that_is_nan_is_reported_once_and_every_fault_of_the_camera_is_a_result() -> None:
+    status = CameraStatus("cam0", lambda camera, state: None)
+    inspector = make_inspector(FakePredictor(), status, unknown_pace=UnknownPace())
+    nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))
+    inspected = dataclasses.replace(inspector.predict(frame(1)), prediction=nan)
+    assert inspector.decide(inspected) is not None
+    assert inspector.decide(inspected) is None
+    for seq in (2, 3):
+        assert inspector.decide(inspector.predict(fault(seq))) is not None
+
+
+def test_pictures_that_are_not_reported_leave_out_no_result_behind_them() -> None:
+    sink = SlowDisk()
+    sink.five_wait.set()
+    line = FakeLine(FakeSource(BRIGHT, *[DARK] * 30, BRIGHT), predictor=FakePredictor(fail_on_dark), sink=sink)
+    inspector = make_inspector(FakePredictor(fail_on_dark), line.lines[0].status, unknown_pace=UnknownPace())
+    pipeline = Pipeline(
+        stations=[dataclasses.replace(line.lines[0], inspector=inspector)],
+        slots_changed=threading.Condition(),
+        sinks=[sink],
+        stop=line.stop,
+    )
+    pipeline.start()
+    assert pipeline.wait(10)
+    assert [result["seq"] for result in sink.results] == [1, 2, 32]
+    assert pipeline.failure is None
 
 
 def test_every_camera_is_inspected_as_often_under_overload_though_one_is_faster() -> None:
