@@ -9,7 +9,7 @@ import numpy as np
 
 from zsad_agent.capture.camera_status import DAMAGE, PICTURE, CameraStatus
 from zsad_agent.capture.output import FrameOutput
-from zsad_agent.capture.pace import Pace
+from zsad_agent.capture.pace import Pace, UnknownPace
 from zsad_agent.capture.reconnect import Reconnector
 from zsad_agent.capture.trigger_queue import Trigger
 from zsad_agent.capture.triggers import UNASKED, Triggers
@@ -21,15 +21,13 @@ logger = logging.getLogger(__name__)
 
 LATEST_PICTURES = 25  # among which damaged ones are counted
 MANY_DAMAGED = 3
-UNKNOWN_EVERY_S = 60.0  # of a camera that runs freely and whose pictures cannot be inspected
 
 
 class LiveCapture:
     """For one thread.
 
     A picture that cannot be inspected is a result, `unknown`: a part may have been in it that no other picture shows.
-    Where several of a camera that runs freely follow one another, the first is a result and then one every
-    `UNKNOWN_EVERY_S`: a black camera would else fill the spool and push real results out. Every trigger gets one.
+    Of a camera that runs freely `UnknownPace` says which are. Every trigger gets one.
 
     Where many come damaged, the camera is degraded until the latest pictures are all whole; those that are whole are
     inspected meanwhile.
@@ -60,7 +58,7 @@ class LiveCapture:
         self._stop = stop
         self._clock = clock
         self._stale_after_s = stale_after_s
-        self._unknown_due_s = -float("inf")  # when a reason is to be said again
+        self._unknowns = UnknownPace(clock)
         self.skipped = 0  # pictures that came faster than they were fetched from the camera's process
         self._stated_health: str | None = None
         self._were_damaged: deque[bool] = deque(maxlen=LATEST_PICTURES)
@@ -95,11 +93,11 @@ class LiveCapture:
         """Puts a live picture, or the reason why it cannot be inspected, for whoever asked before its exposure.
 
         Args:
-            item: a reason is put for each trigger, and of a camera that runs freely once in `UNKNOWN_EVERY_S`.
+            item: a reason is put for each trigger, and of a camera that runs freely as `UnknownPace` says.
             began_s: when the picture before it had come, or reading began.
         """
         if isinstance(item, Picture):
-            self._unknown_due_s = -float("inf")
+            self._unknowns.count_good()
         if self._desk.paused:
             return
         triggered = self._desk.triggered
@@ -116,11 +114,11 @@ class LiveCapture:
 
     def _turn_by_pace(self, item: Picture | str) -> list[Trigger]:
         """One, or none where it comes sooner than the config's fps asks for, or than a reason is to be said again."""
-        if not self._pace.is_due or (isinstance(item, str) and self._clock() < self._unknown_due_s):
+        if not self._pace.is_due or (isinstance(item, str) and not self._unknowns.is_due):
             return []
         self._pace.count_taken()
         if isinstance(item, str):
-            self._unknown_due_s = self._clock() + UNKNOWN_EVERY_S
+            self._unknowns.count_reported()
         return [UNASKED]
 
     def _judge(self, image: np.ndarray) -> str | None:

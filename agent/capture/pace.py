@@ -1,7 +1,10 @@
-"""When the next picture is due, for a source that is not taken as fast as it gives."""
+"""When the next picture of a source is due, and when an `unknown` is to be reported again."""
 
 import threading
+import time
 from collections.abc import Callable
+
+UNKNOWN_EVERY_S = 60.0  # of a camera that runs freely and whose pictures cannot be inspected
 
 
 class Pace:
@@ -26,3 +29,26 @@ class Pace:
         """Until the next one is due, `stop` is set, or `at_most_s` have passed."""
         if self._fps is not None:
             stop.wait(min(at_most_s, max(0.0, self._next_due_s - self._clock())))
+
+
+class UnknownPace:
+    """Which of the pictures that cannot be inspected are results, for a camera that runs freely. For one thread.
+
+    The first after a good picture is, and then one every `UNKNOWN_EVERY_S`: a camera with a lasting fault would else
+    fill the spool and push real results out.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives monotonic seconds."""
+        self._clock = clock
+        self._due_s = -float("inf")
+
+    @property
+    def is_due(self) -> bool:
+        return self._clock() >= self._due_s
+
+    def count_reported(self) -> None:
+        self._due_s = self._clock() + UNKNOWN_EVERY_S
+
+    def count_good(self) -> None:
+        self._due_s = -float("inf")

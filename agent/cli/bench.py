@@ -17,6 +17,7 @@ import numpy as np
 from zsad_agent.cli.footprint import EnergyMeter, process_age_s, status_mb
 from zsad_agent.config import AgentConfig, InferenceConfig, default_state_dir
 from zsad_agent.inspection import Pipeline, View, make_stations
+from zsad_agent.messages import Result
 from zsad_agent.model import Detector, Model, ModelInUse, keep_faster
 from zsad_agent.mqtt import Publisher
 from zsad_agent.sources import Picture
@@ -64,9 +65,10 @@ class _Recorder:
         self.done_s: list[float] = []
         self.latency_ms: list[float] = []
 
-    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
+    def accept(self, result: Result, heatmap: bytes | None) -> None:
         self.done_s.append(time.monotonic())
-        self.latency_ms.append(result["latency_ms"]["capture_to_result"])
+        if result.latency_ms.capture_to_result is not None:
+            self.latency_ms.append(result.latency_ms.capture_to_result)
 
 
 def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:

@@ -8,23 +8,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
+from zsad_agent.model import Predictor
 from zsad_agent.system import printable
 from zsad_core.errors import DeviceError, ImageError
 from zsad_core.judging import instant_verdict
 from zsad_core.picture import find_images, read_image
-from zsad_core.types import Prediction, Verdict
-
-
-class Predictor(Protocol):
-    def predict(self, image_bgr: np.ndarray) -> Prediction: ...
+from zsad_core.types import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class ImageFile:
     path: Path
     map_path: Path  # where its anomaly map goes, relative to the maps' folder
 
@@ -57,7 +54,7 @@ class Score:
         return json.dumps(row)
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Picture]:
+def find_pictures(paths: Sequence[Path]) -> list[ImageFile]:
     """The pictures of files and folders, in the order given, folders walked by name.
 
     A map is named `<stem>.npy`; for a folder it mirrors the picture's subfolder. Pictures whose maps would so have the
@@ -83,12 +80,12 @@ def find_pictures(paths: Sequence[Path]) -> list[Picture]:
             number += 1
             map_path = inside.with_name(f"{stem}.{number}.npy")
         taken.add(map_path)
-        pictures.append(Picture(path=path, map_path=map_path))
+        pictures.append(ImageFile(path=path, map_path=map_path))
     return pictures
 
 
 def score_pictures(
-    pictures: Iterable[Picture], predictor: Predictor, *, threshold: float, maps: Path | None
+    pictures: Iterable[ImageFile], predictor: Predictor, *, threshold: float, maps: Path | None
 ) -> Iterator[Score]:
     """Scores one after the other; what cannot be read or answered is `unknown` with the reason.
 
@@ -99,7 +96,7 @@ def score_pictures(
         yield _score(picture, predictor, threshold, maps)
 
 
-def _score(picture: Picture, predictor: Predictor, threshold: float, maps: Path | None) -> Score:
+def _score(picture: ImageFile, predictor: Predictor, threshold: float, maps: Path | None) -> Score:
     path = os.fspath(picture.path)
     try:
         image = read_image(picture.path)

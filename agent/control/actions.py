@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -85,6 +85,14 @@ class Target:
         return str(self.key) if self.camera is None else f"{self.camera}/{self.key}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """A setting of a camera: how it is read, and changed. `change` takes what `KINDS` lets through."""
+
+    read: Callable[[str], Value]
+    change: Callable[[str, Any], object]
+
+
 class Actions:
     """Used from one thread."""
 
@@ -104,6 +112,16 @@ class Actions:
         self._clock = clock
         self._commanded: set[Target] = set()  # whose stored value is in force
         self._done_at: dict[Target, str] = {Target(None, Key.RELOAD): self._now()}
+        self._settings = {
+            Key.THRESHOLD: _Setting(controls.threshold, controls.set_threshold),
+            Key.PRODUCT: _Setting(controls.product, controls.set_product),
+            Key.PAUSED: _Setting(controls.paused, lambda camera, value: controls.set_paused(camera, bool(value))),
+        }
+        self._once: dict[Key, Callable[[Target, Value], None]] = {
+            Key.SNAPSHOT: self._send_snapshot,
+            Key.BUNDLE: self._switch_bundle,
+            Key.RELOAD: self._reload,
+        }
 
     @property
     def targets(self) -> list[Target]:
@@ -114,15 +132,9 @@ class Actions:
         """What is in force, and where it comes from. Of what has no value: UTC at which it was last done."""
         if target.key is Key.BUNDLE:
             return self._controls.bundle, COMMAND if self._controls.bundle_commanded else CONFIG
-        source = COMMAND if target in self._commanded else CONFIG
-        camera = str(target.camera)
-        if target.key is Key.THRESHOLD:
-            return self._controls.threshold(camera), source
-        if target.key is Key.PRODUCT:
-            return self._controls.product(camera), source
-        if target.key is Key.PAUSED:
-            return self._controls.paused(camera), source
-        return self._done_at.get(target), source
+        setting = self._settings.get(target.key)
+        value = self._done_at.get(target) if setting is None else setting.read(str(target.camera))
+        return value, COMMAND if target in self._commanded else CONFIG
 
     def perform(self, target: Target, value: Value) -> bool:
         """Obeys. Returns whether there is a setting to be saved.
@@ -130,17 +142,8 @@ class Actions:
         Raises:
             ZsadError: refused; all is as it was.
         """
-        if target.key is Key.RELOAD:
-            self._controls.reload()
-            self._done_at[target] = self._now()
-            return False
-        if target.key is Key.SNAPSHOT:
-            self._send_snapshot(target)
-            return False
-        if target.key is Key.BUNDLE:
-            if value is not None:
-                find_bundle(self._config.control.bundle_dir, str(value))
-            self._controls.switch_bundle(None if value is None else str(value))
+        if (action := self._once.get(target.key)) is not None:
+            action(target, value)
             return False
         self._set(target, value)
         self._keep(target, value)
@@ -177,13 +180,17 @@ class Actions:
             logger.info("%s: %s, as commanded before this start", target.suffix, shown(str(value)))
 
     def _set(self, target: Target, value: Value) -> None:
-        camera = str(target.camera)
-        if target.key is Key.THRESHOLD:
-            self._controls.set_threshold(camera, None if value is None else float(value))
-        elif target.key is Key.PRODUCT:
-            self._controls.set_product(camera, None if value is None else str(value))
-        else:
-            self._controls.set_paused(camera, bool(value))
+        self._settings[target.key].change(str(target.camera), value)
+
+    def _reload(self, target: Target, value: Value) -> None:
+        self._controls.reload()
+        self._done_at[target] = self._now()
+
+    def _switch_bundle(self, target: Target, value: Value) -> None:
+        name = None if value is None else str(value)
+        if name is not None:
+            find_bundle(self._config.control.bundle_dir, name)
+        self._controls.switch_bundle(name)
 
     def _keep(self, target: Target, value: Value) -> None:
         """For the next start."""
@@ -195,7 +202,7 @@ class Actions:
         before = self._stored.camera(camera)
         self._stored.set_camera(camera, before.model_copy(update={str(target.key): value}))
 
-    def _send_snapshot(self, target: Target) -> None:
+    def _send_snapshot(self, target: Target, value: Value) -> None:
         camera = str(target.camera)
         frame = self._controls.snapshot(camera)
         if frame is None:

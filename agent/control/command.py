@@ -8,11 +8,13 @@ With `control.plain` a bare value is taken too: `0.4`, `bottle`, `true`, `ON`, `
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from zsad_core.errors import ZsadError
 
@@ -37,11 +39,6 @@ class Key(StrEnum):
     SNAPSHOT = "snapshot"
     BUNDLE = "bundle"
     RELOAD = "reload"
-
-
-CAMERA_KEYS = (Key.THRESHOLD, Key.PRODUCT, Key.PAUSED, Key.SNAPSHOT)
-DEVICE_KEYS = (Key.BUNDLE, Key.RELOAD)
-WITHOUT_VALUE = (Key.SNAPSHOT, Key.RELOAD)
 
 
 class CommandError(ZsadError):
@@ -102,7 +99,7 @@ def parse_command(payload: bytes, key: Key, *, plain: bool) -> Command:
     if not text:  # is also what arrives when somebody clears a retained message
         raise CommandError("an empty message commands nothing. To go back to the config's value, send null as value")
     if plain and not text.startswith("{"):
-        return Command(value=_checked(_bare(text, key), key), id=None, sent_at_s=None)
+        return Command(value=_checked(KINDS[key].bare(text), key), id=None, sent_at_s=None)
     return _parse_object(text, key)
 
 
@@ -114,7 +111,7 @@ def _parse_object(text: str, key: Key) -> Command:
     try:
         if unknown := sorted(fields.keys() - _FIELDS):
             raise CommandError(f"unknown key {shown(unknown[0])}. Known: id, sent_at, value")
-        if "value" not in fields and key not in WITHOUT_VALUE:
+        if "value" not in fields and KINDS[key].has_value:
             raise CommandError("value is missing")
         return Command(
             value=_checked(fields.get("value"), key), id=command_id, sent_at_s=_sent_at_s(fields.get("sent_at"))
@@ -178,17 +175,6 @@ def _json(text: str) -> Any:
         raise CommandError(f"not JSON: {shown(text)}") from error
 
 
-def _bare(text: str, key: Key) -> Any:
-    """The value of a message that is nothing but a value."""
-    if key in WITHOUT_VALUE:
-        return None if text.lower() in _PRESSED else text
-    if key is Key.PAUSED:
-        return _SWITCH.get(text.lower(), text) if text != "null" else None
-    if key is Key.THRESHOLD or text == "null" or text.startswith('"'):
-        return _json(text)
-    return text
-
-
 def _checked(value: Any, key: Key) -> Value:
     """The value if it is one of `key`'s; "" stands for None.
 
@@ -197,23 +183,12 @@ def _checked(value: Any, key: Key) -> Value:
     """
     if value is None or value == "":
         return None
-    if key is Key.THRESHOLD:
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:  # False for NaN
-            return float(value)
-        expected = "a number from 0 to 1, or null"
-    elif key is Key.PAUSED:
-        if isinstance(value, bool):
-            return value
-        expected = "true, false or null"
-    elif key in WITHOUT_VALUE:
-        if value is True:
-            return None
-        expected = "no value, null or true"
-    else:
-        if isinstance(value, str) and len(value) <= MAX_NAME_CHARACTERS and value.isprintable():
-            return value
-        expected = f"a name of at most {MAX_NAME_CHARACTERS} printable characters, or null"
-    raise CommandError(f"value: expected {expected}, got {_got(value)}")
+    kind = KINDS[key]
+    try:
+        checked: Value = kind.value.validate_python(value, strict=True)
+    except ValidationError as error:
+        raise CommandError(f"value: expected {kind.expected}, got {_got(value)}") from error
+    return checked if kind.has_value else None
 
 
 def _checked_id(command_id: Any) -> str:
@@ -244,3 +219,54 @@ def _got(value: Any) -> str:
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
     return shown(json.dumps(value, ensure_ascii=False))
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("not printable")
+    return text
+
+
+def _bare_name(text: str) -> Any:
+    return _json(text) if text == "null" or text.startswith('"') else text
+
+
+def _bare_switch(text: str) -> Any:
+    return None if text == "null" else _SWITCH.get(text.lower(), text)
+
+
+def _bare_press(text: str) -> Any:
+    return None if text.lower() in _PRESSED else text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """What a command takes."""
+
+    of_camera: bool  # its topic lies below a camera's; False: below the device's
+    has_value: bool
+    value: TypeAdapter[Any]  # null, for the config's value, is taken too
+    expected: str  # the same in words
+    bare: Callable[[str], Any]  # the value of a message that is nothing but a value
+
+
+_NUMBER: TypeAdapter[Any] = TypeAdapter(Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)])
+_NAME: TypeAdapter[Any] = TypeAdapter(Annotated[str, Field(max_length=MAX_NAME_CHARACTERS), AfterValidator(_printable)])
+_NAME_EXPECTED = f"a name of at most {MAX_NAME_CHARACTERS} printable characters, or null"
+_TRUE: TypeAdapter[Any] = TypeAdapter(Literal[True])
+_PRESS_EXPECTED = "no value, null or true"
+
+KINDS: dict[Key, Kind] = {
+    Key.THRESHOLD: Kind(
+        of_camera=True, has_value=True, value=_NUMBER, expected="a number from 0 to 1, or null", bare=_json
+    ),
+    Key.PRODUCT: Kind(of_camera=True, has_value=True, value=_NAME, expected=_NAME_EXPECTED, bare=_bare_name),
+    Key.PAUSED: Kind(
+        of_camera=True, has_value=True, value=TypeAdapter(bool), expected="true, false or null", bare=_bare_switch
+    ),
+    Key.SNAPSHOT: Kind(of_camera=True, has_value=False, value=_TRUE, expected=_PRESS_EXPECTED, bare=_bare_press),
+    Key.BUNDLE: Kind(of_camera=False, has_value=True, value=_NAME, expected=_NAME_EXPECTED, bare=_bare_name),
+    Key.RELOAD: Kind(of_camera=False, has_value=False, value=_TRUE, expected=_PRESS_EXPECTED, bare=_bare_press),
+}
+CAMERA_KEYS = tuple(key for key, kind in KINDS.items() if kind.of_camera)
+DEVICE_KEYS = tuple(key for key, kind in KINDS.items() if not kind.of_camera)

@@ -12,7 +12,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+
+from zsad_agent.messages import Result
 
 PICTURE, OVERLAY, RESULT = "jpg", "overlay.jpg", "json"
 
@@ -49,14 +50,12 @@ class EvidenceSet:
     size: int  # bytes
 
 
-def place_of(result: dict[str, Any]) -> Place:
+def place_of(result: Result) -> Place:
     """Where a result's evidence goes. Whatever its texts hold, the names are plain and inside the folder."""
-    try:
-        captured = datetime.fromisoformat(str(result["captured_at"])).astimezone(UTC)
-    except ValueError:
-        captured = datetime.now(UTC)
-    camera = re.sub(r"^\.", "_", _plain(result["camera"], 64))
-    result_id = re.sub(r"\.overlay$", "_overlay", _plain(result["id"], 200))  # else its picture is named as an overlay
+    captured = result.captured_at.astimezone(UTC)
+    camera = re.sub(r"^\.", "_", result.camera)
+    result_id = re.sub(r"[^A-Za-z0-9_.-]", "_", result.id[:200])
+    result_id = re.sub(r"\.overlay$", "_overlay", result_id)  # else its picture is named as an overlay
     stem = f"{captured:%H%M%S}.{captured.microsecond // 1000:03}-{result_id}"
     return Place(camera, captured.date().isoformat(), stem)
 
@@ -148,10 +147,6 @@ def opened(folder: Path, *parts: str, make: bool = False) -> Iterator[int]:
             fd = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
             stack.callback(os.close, fd)
         yield fd
-
-
-def _plain(text: object, length: int) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", str(text))[:length] or "_"
 
 
 def _folders(fd: int, pattern: re.Pattern[str]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from zsad_agent.config import EvidenceConfig
 from zsad_agent.evidence import files as evidence_files
 from zsad_agent.evidence.files import OVERLAY, PICTURE, RESULT, Place
 from zsad_agent.evidence.pruning import Pruner
-from zsad_agent.messages import EvidenceStats, encode
+from zsad_agent.messages import EvidenceStats, Result
 from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ CLOSE_S = 0.5  # for what waits at the end
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    result: dict[str, Any]
+    result: Result
     image_bgr: np.ndarray | None
     heatmap: bytes | None
 
@@ -118,12 +118,12 @@ class EvidenceStore:
                 kept=self._kept, dropped=self._dropped, pruned=self._pruner.pruned, bytes=self._pruner.bytes
             )
 
-    def keep(self, result: dict[str, Any], image_bgr: np.ndarray | None, heatmap: bytes | None) -> None:
+    def keep(self, result: Result, image_bgr: np.ndarray | None, heatmap: bytes | None) -> None:
         """Hands over what is to be kept, if it is. Never waits for the disk.
 
         Args:
-            result: from `build_result`. Neither it nor the picture may be changed afterwards.
-            image_bgr: uint8 [H, W, 3]; None where there was no picture.
+            result: of the picture.
+            image_bgr: uint8 [H, W, 3], not changed afterwards; None where there was no picture.
             heatmap: the overlay as published, a JPEG.
         """
         if not self._is_wanted(result):
@@ -140,13 +140,13 @@ class EvidenceStore:
             self._queued_bytes += item.weight
             self._condition.notify_all()
 
-    def _is_wanted(self, result: dict[str, Any]) -> bool:
-        if result["verdict"] != Verdict.OK:
+    def _is_wanted(self, result: Result) -> bool:
+        if result.verdict is not Verdict.OK:
             return True
         if not self._config.passes_every:
             return False
-        passes = self._passes.get(result["camera"], 0) + 1
-        self._passes[result["camera"]] = passes
+        passes = self._passes.get(result.camera, 0) + 1
+        self._passes[result.camera] = passes
         return passes % self._config.passes_every == 0
 
     def _run(self) -> None:
@@ -196,7 +196,7 @@ class EvidenceStore:
             files[PICTURE] = _as_jpeg(item.image_bgr, self._config.jpeg_quality)
         if item.heatmap is not None:
             files[OVERLAY] = item.heatmap
-        files[RESULT] = encode(item.result) + b"\n"
+        files[RESULT] = item.result.encode() + b"\n"
         size = sum(map(len, files.values()))
         self._pruner.make_room(size)
         try:

@@ -4,15 +4,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 
-from zsad_agent.capture import INFERENCE, CameraStatus, Captured
+from zsad_agent.capture import INFERENCE, CameraStatus, Captured, UnknownPace
 from zsad_agent.config import HeatmapConfig
 from zsad_agent.inspection.overlay import render_heatmap
 from zsad_agent.inspection.view import Rectangle, View
-from zsad_agent.messages import build_result
+from zsad_agent.messages import BundleName, FoundRegion, Latency, Result
 from zsad_agent.model import Model, ModelInUse
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.judging import Decider, instant_verdict
@@ -63,9 +62,13 @@ class Inspector:
         view: View,
         threshold: float | None = None,
         region_level: float | None = None,
+        unknown_pace: UnknownPace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes what belongs to one camera; a threshold or region level of None is the bundle's."""
+        """Takes what belongs to one camera; a threshold or region level of None is the bundle's.
+
+        `unknown_pace` is of a camera that runs freely; None: every picture is a result.
+        """
         self.product = product
         self.threshold = threshold
         self._models = models
@@ -75,6 +78,7 @@ class Inspector:
         self._status = status
         self._view = view
         self._region_level = region_level
+        self._unknown_pace = unknown_pace
         self._clock = clock
 
     def predict(self, captured: Captured) -> Inspected:
@@ -116,8 +120,11 @@ class Inspector:
         self._models.note(model, True)
         return prediction, None
 
-    def decide(self, inspected: Inspected) -> tuple[dict[str, Any], bytes | None]:
-        """The result message, and the heatmap as a JPEG where there is one. In the order of capture: it debounces."""
+    def decide(self, inspected: Inspected) -> tuple[Result, bytes | None] | None:
+        """The result, and the heatmap as a JPEG where there is one. In the order of capture: it debounces.
+
+        None for a picture of a camera that runs freely, where the model gives no score and that was reported already.
+        """
         captured, prediction, model = inspected.captured, inspected.prediction, inspected.model
         regions: list[Region] = []
         heatmap = None
@@ -132,28 +139,42 @@ class Inspector:
             )
             heatmap = self._render(captured, prediction, rectangle)
         verdict = self._decider.decide(instant, captured.captured_monotonic_s)
+        if isinstance(captured, Frame) and not self._is_reported(verdict):  # capture itself counts the faults
+            return None
         reason = inspected.reason or ("the model's score is no number" if verdict is Verdict.UNKNOWN else None)
-        result = build_result(
-            result_id=f"{self._identity.device_id}-{self._identity.boot}-{captured.seq}",
+        result = Result(
+            id=f"{self._identity.device_id}-{self._identity.boot}-{captured.seq}",
             device_id=self._identity.device_id,
             camera=captured.camera,
             seq=captured.seq,
             captured_at=captured.captured_at,
             product=inspected.product,
-            prediction_score=prediction.anomaly_score if prediction is not None else None,
+            anomaly_score=prediction.anomaly_score if prediction is not None else None,
             threshold=inspected.threshold,
             verdict=verdict,
             reason=_sendable(reason) if reason is not None else None,
-            regions=regions,
+            regions=tuple(FoundRegion(bbox_xywh=region.bbox_xywh, peak=region.peak) for region in regions),
             frame_wh=frame_wh,
-            bundle_name=model.name,
-            bundle_version=model.version,
-            bundle_sha256=model.sha256,
-            capture_to_result_ms=(self._clock() - captured.captured_monotonic_s) * 1000,
-            inference_ms=inspected.inference_ms,
+            bundle=BundleName(name=model.name, version=model.version, sha256=model.sha256),
+            latency_ms=Latency(
+                capture_to_result=(self._clock() - captured.captured_monotonic_s) * 1000,
+                inference=inspected.inference_ms,
+            ),
             trigger_id=captured.trigger_id,
         )
         return result, heatmap
+
+    def _is_reported(self, verdict: Verdict) -> bool:
+        pace = self._unknown_pace
+        if pace is None:
+            return True
+        if verdict is not Verdict.UNKNOWN:
+            pace.count_good()
+            return True
+        if not pace.is_due:
+            return False
+        pace.count_reported()
+        return True
 
     def _render(self, frame: Frame, prediction: Prediction, rectangle: Rectangle) -> bytes | None:
         if not self._heatmap.enabled:

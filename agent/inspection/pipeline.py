@@ -5,12 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.inspection.inspector import Inspected, Inspector
+from zsad_agent.messages import Result
 from zsad_agent.system import BoundedQueue, FrameQueue, QueueClosed, RoundRobin
 from zsad_core.types import Frame
 
@@ -25,7 +26,7 @@ SHARED = ("inference", "publishing")  # the threads that serve every line
 class Sink(Protocol):
     """Takes every result; `zsad_agent.mqtt.Publisher` is one. Durable when it returns."""
 
-    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None: ...
+    def accept(self, result: Result, heatmap: bytes | None) -> None: ...
 
 
 @runtime_checkable
@@ -34,7 +35,7 @@ class BatchSink(Sink, Protocol):
 
     def accept_all(
         self,
-        results: Sequence[tuple[dict[str, Any], bytes | None]],
+        results: Sequence[tuple[Result, bytes | None]],
         on_durable: Sequence[Callable[[], None] | None],
     ) -> None:
         """`on_durable` of a result is called, from any thread, once a killed process would not lose it any more."""
@@ -62,7 +63,7 @@ class Station:
 class Evidence(Protocol):
     """Keeps what people want to look at later; `EvidenceStore` is one. Never waits for the disk."""
 
-    def keep(self, result: dict[str, Any], image_bgr: np.ndarray | None, heatmap: bytes | None) -> None: ...
+    def keep(self, result: Result, image_bgr: np.ndarray | None, heatmap: bytes | None) -> None: ...
 
 
 class Pipeline:
@@ -222,14 +223,18 @@ class Pipeline:
     def _conclude_with_waiting(self, first: tuple[Station, Inspected]) -> None:
         """Concludes it and what waits behind it. A slow disk is so waited for once, and holds up no inspection."""
         captured: list[Captured] = []
-        results: list[tuple[dict[str, Any], bytes | None]] = []
+        results: list[tuple[Result, bytes | None]] = []
         concluded: tuple[Station, Inspected] | None = first
+        count = 0
         try:
             while concluded is not None:
                 station, inspected = concluded
-                results.append(station.inspector.decide(inspected))
-                captured.append(inspected.captured)
-                concluded = self._poll_inspected() if len(results) < MOST_AT_ONCE else None
+                result = station.inspector.decide(inspected)
+                if result is not None:
+                    results.append(result)
+                    captured.append(inspected.captured)
+                count += 1
+                concluded = self._poll_inspected() if count < MOST_AT_ONCE else None
         finally:
             if results:
                 self._hand_over(captured, results)
@@ -240,7 +245,7 @@ class Pipeline:
         except QueueClosed:  # told again to who asks next
             return None
 
-    def _hand_over(self, captured: Sequence[Captured], results: Sequence[tuple[dict[str, Any], bytes | None]]) -> None:
+    def _hand_over(self, captured: Sequence[Captured], results: Sequence[tuple[Result, bytes | None]]) -> None:
         """A picture whose result is lost is never told that it is done: its file stays, and is inspected again."""
         if self._keeper is not None:
             self._keeper.accept_all(results, [item.done for item in captured])

@@ -3,9 +3,10 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from zsad_agent.system import printable
+from zsad_agent.messages import Result
+from zsad_agent.system import printable, utc_text
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ class PrintSink:
         self._stream = stream if stream is not None else sys.stdout
         self._closed = False
 
-    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
+    def accept(self, result: Result, heatmap: bytes | None) -> None:
         """Prints. A reader that went away ends the printing, not the inspection."""
         if self._closed:
             return
@@ -35,13 +36,13 @@ class HeatmapFolderSink:
         self._folder = folder
         self._failing = False
 
-    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
+    def accept(self, result: Result, heatmap: bytes | None) -> None:
         """Writes the overlay, if there is one. A full disk is said once and stops nothing."""
         if heatmap is None:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / f"{result['camera']}-{result['seq']}.jpg").write_bytes(heatmap)
+            (self._folder / f"{result.camera}-{result.seq}.jpg").write_bytes(heatmap)
             self._failing = False
         except OSError as error:
             if not self._failing:
@@ -49,22 +50,21 @@ class HeatmapFolderSink:
             self._failing = True
 
 
-def result_line(result: dict[str, Any]) -> str:
+def result_line(result: Result) -> str:
     """E.g. `10:28:03.123Z cam0 #12  ANOMALOUS  0.731  (threshold 0.500)  41 ms  2 regions, worst at 120,44 61x30`."""
-    time_of_day = result["captured_at"].partition("T")[2]
-    score = result["anomaly_score"]
+    time_of_day = utc_text(result.captured_at).partition("T")[2]
     words = [
-        f"{time_of_day} {result['camera']} #{result['seq']}",
-        f"{result['verdict'].upper():<9}",
-        f"{score:.3f}" if score is not None else "  -  ",
-        f"(threshold {result['threshold']:.3f})",
+        f"{time_of_day} {result.camera} #{result.seq}",
+        f"{result.verdict.upper():<9}",
+        f"{result.anomaly_score:.3f}" if result.anomaly_score is not None else "  -  ",
+        f"(threshold {result.threshold:.3f})",
     ]
-    latency_ms = result["latency_ms"]["capture_to_result"]
+    latency_ms = result.latency_ms.capture_to_result
     if latency_ms is not None:
         words.append(f"{latency_ms:.0f} ms")
-    if result["reason"]:
-        words.append(printable(result["reason"]))
-    elif result["regions"]:
-        count, (x, y, w, h) = len(result["regions"]), result["regions"][0]["bbox_xywh"]
+    if result.reason:
+        words.append(printable(result.reason))
+    elif result.regions:
+        count, (x, y, w, h) = len(result.regions), result.regions[0].bbox_xywh
         words.append(f"{count} region{'s' if count > 1 else ''}, worst at {x},{y} {w}x{h}")
     return "  ".join(words)

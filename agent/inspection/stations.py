@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zsad_agent.capture import CameraStatus, Capture, Captured
+from zsad_agent.capture import CameraStatus, Capture, Captured, UnknownPace
 from zsad_agent.config import AgentConfig, CameraConfig, DecisionConfig, HeatmapConfig
 from zsad_agent.inspection.inspector import Identity, Inspector
 from zsad_agent.inspection.pipeline import Station
@@ -77,7 +77,7 @@ def make_stations(
         slot: FrameQueue[Captured] = (
             BoundedQueue(condition=slots_changed) if source.lossless else LatestQueue(slots_changed)
         )
-        inspector = make_inspector(camera, identity, models, config.heatmap, status, view)
+        inspector = make_inspector(camera, identity, models, config.heatmap, status, view, lossless=source.lossless)
         capture = Capture(source=source, config=camera, slot=slot, status=status, stop=stop, seq=seq)
         stations.append(Station(capture=capture, slot=slot, inspector=inspector, status=status))
     return stations
@@ -90,8 +90,13 @@ def make_inspector(
     heatmap: HeatmapConfig,
     status: CameraStatus,
     view: View,
+    *,
+    lossless: bool,
 ) -> Inspector:
-    """The inspector of one camera; thresholds that the config leaves out are the bundle's."""
+    """The inspector of one camera; thresholds that the config leaves out are the bundle's.
+
+    `lossless` is the source's: every picture of files and of a watched folder is a result, whatever comes of it.
+    """
     decision = camera.decision or DecisionConfig()
     return Inspector(
         models=models,
@@ -103,4 +108,5 @@ def make_inspector(
         view=view,
         threshold=decision.threshold,
         region_level=decision.region_level,
+        unknown_pace=UnknownPace() if camera.trigger == "free" and not lossless else None,
     )

@@ -5,7 +5,11 @@ from .counts import CameraSnapshot as CameraSnapshot
 from .counts import EvidenceStats as EvidenceStats
 from .counts import SpoolSnapshot as SpoolSnapshot
 from .counts import what_is_missing as what_is_missing
-from .result import build_result as build_result
+from .json_schema import schema_text as schema_text
+from .result import BundleName as BundleName
+from .result import FoundRegion as FoundRegion
+from .result import Latency as Latency
+from .result import Result as Result
 from .result import encode as encode
 from .result import mark_replayed as mark_replayed
 from .stats import RecentResults as RecentResults

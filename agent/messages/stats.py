@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from zsad_agent.messages.counts import AgentSnapshot
+from zsad_agent.messages.result import Latency, Result
 from zsad_agent.system import utc_text
 from zsad_core.types import Verdict
 
@@ -28,15 +29,14 @@ class RecentResults:
         self._clock_s = clock_s
         self._lock = threading.Lock()
         self._counts: dict[str, Counter[str]] = {}
-        self._latencies: dict[str, deque[tuple[float, dict[str, float | None]]]] = {}
+        self._latencies: dict[str, deque[tuple[float, Latency]]] = {}
 
-    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
-        """Counts a result from `build_result`."""
-        camera = result["camera"]
+    def accept(self, result: Result, heatmap: bytes | None) -> None:
+        """Counts the result."""
         with self._lock:
-            self._counts.setdefault(camera, Counter())[result["verdict"]] += 1
-            latencies = self._latencies.setdefault(camera, deque(maxlen=WINDOW_RESULTS))
-            latencies.append((self._clock_s(), result["latency_ms"]))
+            self._counts.setdefault(result.camera, Counter())[result.verdict] += 1
+            latencies = self._latencies.setdefault(result.camera, deque(maxlen=WINDOW_RESULTS))
+            latencies.append((self._clock_s(), result.latency_ms))
 
     def counts(self, camera: str) -> dict[str, int]:
         """Results by verdict."""
@@ -50,7 +50,7 @@ class RecentResults:
         with self._lock:
             recent = [latency for at_s, latency in self._latencies.get(camera, ()) if at_s >= since_s]
         return {
-            name: _percentiles([value for latency in recent if (value := latency[name]) is not None])
+            name: _percentiles([value for latency in recent if (value := getattr(latency, name)) is not None])
             for name in ("capture_to_result", "inference")
         }
 

@@ -9,6 +9,7 @@ from .bundle_update import UpdateState as UpdateState
 from .bundle_update import find_bundle as find_bundle
 from .current_model import Model as Model
 from .current_model import ModelInUse as ModelInUse
+from .current_model import Predictor as Predictor
 from .detector import Detector as Detector
 from .detector import check_device as check_device
 from .precision_choice import keep_faster as keep_faster

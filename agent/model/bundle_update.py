@@ -16,11 +16,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from zsad_agent.model.bundle_store import BundleStore
+from zsad_agent.model.current_model import Predictor
 from zsad_core.bundle import Bundle
 from zsad_core.errors import BundleError, ProductError, ZsadError
 from zsad_core.types import Prediction
@@ -33,16 +33,6 @@ PROBATION_FRAMES = 20
 MAX_FAILURES = 3  # of the probation's frames
 MAX_NAME_LENGTH = 255
 _NAME = re.compile(r"[^\x00-\x1f\x7f\\]+")
-
-
-class Trialable(Protocol):
-    """A compiled bundle; `zsad_agent.model.Detector` is one.
-
-    The trial asks the one in use too, about the products of all cameras: who inspects with it names the product with
-    every picture.
-    """
-
-    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +49,7 @@ class Running:
     """A bundle and its compiled model."""
 
     bundle: Bundle
-    detector: Trialable
+    detector: Predictor
 
 
 class UpdateState(StrEnum):
@@ -85,7 +75,7 @@ class BundleUpdater:
         store: BundleStore,
         bundle_dir: Path | None,
         running: Running,
-        compile_bundle: Callable[[Bundle], Trialable],
+        compile_bundle: Callable[[Bundle], Predictor],
         cameras: Callable[[], Sequence[CameraInUse]],
         switch: Callable[[Running], None],
         turn: AbstractContextManager[object] | None = None,
@@ -214,7 +204,7 @@ class BundleUpdater:
             self._before = None
         return self._told(UpdateState.CONFIRMED, text)
 
-    def _tried(self, bundle: Bundle, running: Running) -> Trialable:
+    def _tried(self, bundle: Bundle, running: Running) -> Predictor:
         """The compiled bundle, after it answered to the last frames of every camera as fast as it must.
 
         Raises:
@@ -244,7 +234,7 @@ class BundleUpdater:
             )
         return detector
 
-    def _timed(self, detector: Trialable, image_bgr: np.ndarray, camera: CameraInUse, *, needed: bool) -> float:
+    def _timed(self, detector: Predictor, image_bgr: np.ndarray, camera: CameraInUse, *, needed: bool) -> float:
         """Milliseconds of one answer. One that is `needed` and no answer is a BundleError."""
         started_s = self._clock()
         try:

@@ -13,9 +13,15 @@ from zsad_core.types import Prediction
 
 
 class Predictor(Protocol):
-    """The model as the pipeline sees it; `zsad_agent.model.Detector` is one."""
+    """A compiled model; `zsad_agent.model.Detector` is one."""
 
-    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction: ...
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        """The answer to a uint8 [H, W, 3] picture. A `product` of None is the one that it was made for.
+
+        Raises:
+            ImageError: the picture cannot be scored.
+            DeviceError: the device or model gives no valid answer.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

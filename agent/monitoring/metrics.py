@@ -4,14 +4,14 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from zsad_agent.messages import AgentSnapshot
+from zsad_agent.messages import AgentSnapshot, Result
 from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
@@ -58,14 +58,14 @@ class Metrics:
         self._registry.register(_Reading(lambda: _agent_metrics(read())))
         self._registry.register(_Reading(_process_metrics))
 
-    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
-        """Counts a result from `build_result`."""
-        camera, latency_ms = result["camera"], result["latency_ms"]
-        self._results.labels(camera, result["verdict"]).inc()
-        if latency_ms["capture_to_result"] is not None:
-            self._latency_s.labels(camera).observe(latency_ms["capture_to_result"] / 1000)
-        if latency_ms["inference"] is not None:
-            self._inference_s.labels(camera).observe(latency_ms["inference"] / 1000)
+    def accept(self, result: Result, heatmap: bytes | None) -> None:
+        """Counts the result."""
+        latency_ms = result.latency_ms
+        self._results.labels(result.camera, result.verdict.value).inc()
+        if latency_ms.capture_to_result is not None:
+            self._latency_s.labels(result.camera).observe(latency_ms.capture_to_result / 1000)
+        if latency_ms.inference is not None:
+            self._inference_s.labels(result.camera).observe(latency_ms.inference / 1000)
 
     def render(self) -> bytes:
         """All of it in Prometheus' text format, `CONTENT_TYPE`."""

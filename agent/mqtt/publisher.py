@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from zsad_agent.config import EMBEDDED_BROKER, MqttConfig
-from zsad_agent.messages import OFFLINE, Topics, encode
+from zsad_agent.messages import OFFLINE, Result, Topics, encode
 from zsad_agent.mqtt.broker_health import BrokerHealth, BrokerState
 from zsad_agent.mqtt.connection import (
     BrokerConnection,
@@ -207,21 +207,18 @@ class Publisher:
         while not stop.is_set() and time.monotonic() < end_s and not self._first_attempt_over.wait(WAIT_S):
             pass
 
-    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
-        """Takes a result from `build_result`; it is in the spool when this returns. Never waits for the network.
+    def accept(self, result: Result, heatmap: bytes | None) -> None:
+        """Takes a result; it is in the spool when this returns. Never waits for the network.
 
         A spool that cannot be used is no error here but a `fault`, and the result waits in memory.
 
         The heatmap goes out right after its result, on its own topic, QoS 0, and only over the present connection.
-
-        Raises:
-            ValueError: the result holds NaN or infinity.
         """
         self.accept_all([(result, heatmap)], [None])
 
     def accept_all(
         self,
-        results: Sequence[tuple[dict[str, Any], bytes | None]],
+        results: Sequence[tuple[Result, bytes | None]],
         on_durable: Sequence[Callable[[], None] | None],
     ) -> None:
         """As `accept` for each, but the disk is waited for once. All are in the spool when this returns.
@@ -230,9 +227,6 @@ class Publisher:
             results: with their heatmaps.
             on_durable: for each result what to call, from this thread or the sending one, once it is in the spool or
                 with the broker. Never called for a result that is given up before.
-
-        Raises:
-            ValueError: one of the results holds NaN or infinity; none was taken.
         """
         accepted = [
             self._accepted(result, heatmap, say) for (result, heatmap), say in zip(results, on_durable, strict=True)
@@ -240,7 +234,7 @@ class Publisher:
         entry_ids = self._outbox.add_all(accepted)
         for entry_id, (result, heatmap) in zip(entry_ids, results, strict=True):
             if heatmap is not None:
-                self._pictures.offer(entry_id, self._topics.heatmap(str(result["camera"])), heatmap)
+                self._pictures.offer(entry_id, self._topics.heatmap(result.camera), heatmap)
         self._wake()
 
     def set_camera_status(self, camera: str, status: dict[str, Any]) -> None:
@@ -288,13 +282,11 @@ class Publisher:
         self._outbox.losses.note(Cause.DISK, "the agent ends, and the disk takes nothing", results=lost)
         return lost
 
-    def _accepted(
-        self, result: dict[str, Any], heatmap: bytes | None, on_durable: Callable[[], None] | None
-    ) -> Accepted:
+    def _accepted(self, result: Result, heatmap: bytes | None, on_durable: Callable[[], None] | None) -> Accepted:
         picture = None
-        if heatmap is not None and result["verdict"] in self._keeps_pictures_of:
-            picture = (str(result["id"]), heatmap)
-        return Accepted(str(result["camera"]), encode(result), picture, on_durable)
+        if heatmap is not None and result.verdict in self._keeps_pictures_of:
+            picture = (result.id, heatmap)
+        return Accepted(result.camera, result.encode(), picture, on_durable)
 
     def _set_retained(self, topic: str, payload: bytes) -> None:
         self._statuses.set(topic, payload)

@@ -4,7 +4,7 @@ from .database import SpoolFile as SpoolFile
 from .given_up import Cause as Cause
 from .outbox import Accepted as Accepted
 from .outbox import Outbox as Outbox
+from .rows import AttachedImage as AttachedImage
 from .rows import Entry as Entry
-from .rows import Picture as Picture
 from .rows import State as State
 from .spool import Spool as Spool

@@ -11,7 +11,7 @@ from functools import partial
 
 from zsad_agent.spool.given_up import Cause, GivenUp
 from zsad_agent.spool.id_ranges import IdRanges
-from zsad_agent.spool.rows import Entry, Picture
+from zsad_agent.spool.rows import AttachedImage, Entry
 from zsad_agent.spool.spool import Spool
 from zsad_core.errors import SpoolError
 
@@ -166,7 +166,7 @@ class Outbox:
             self._publish()  # before the disk, which may take long
             del self._arriving[thread_id]
             pictures = [
-                Picture(entry.id, entry.camera, *result.picture)
+                AttachedImage(entry.id, entry.camera, *result.picture)
                 for entry, result in zip(entries, results, strict=True)
                 if result.picture is not None
             ]
@@ -195,7 +195,7 @@ class Outbox:
             self._advance(taken)
             return taken
 
-    def take_picture(self) -> Picture | None:
+    def take_picture(self) -> AttachedImage | None:
         """The next picture to send whose result was taken; None while one is on its way."""
         with self._changing():
             if self._picture_on_its_way is not None or self._spool.picture_count == 0:
@@ -341,9 +341,9 @@ class Outbox:
             after = read[-1].id
         return entries[:limit]
 
-    def _next_picture_of(self, lane: _Lane) -> Picture | None:
+    def _next_picture_of(self, lane: _Lane) -> AttachedImage | None:
         """Moves the lane's cursor over it. None also when the disk cannot be read at present."""
-        found: list[Picture | None] = []
+        found: list[AttachedImage | None] = []
         while (after := self._acknowledged_pictures.skip(lane.picture_cursor)) < lane.cursor:
             if not self._attempt("read", partial(self._read_picture_into, found, after, lane.cursor)):
                 return None
@@ -353,13 +353,13 @@ class Outbox:
                 return picture
         return None
 
-    def _read_picture_into(self, found: list[Picture | None], after: int, up_to: int) -> None:
+    def _read_picture_into(self, found: list[AttachedImage | None], after: int, up_to: int) -> None:
         found.append(self._spool.read_picture(after, up_to))
 
     def _is_fresh(self, entry: Entry) -> bool:
         return entry.id not in self._taken and entry.id not in self._acknowledged
 
-    def _move_to_disk(self, pictures: list[Picture] | None = None) -> bool:
+    def _move_to_disk(self, pictures: list[AttachedImage] | None = None) -> bool:
         entries = list(self._memory)
         moved = self._attempt("append", lambda: self._spool.append(entries, pictures or ()))
         if moved:

@@ -40,7 +40,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class AttachedImage:
     """The evidence picture of the result whose entry has the same `id`."""
 
     id: int
@@ -115,7 +115,7 @@ def insert(db: sqlite3.Connection, entries: Sequence[Entry], accepted_s: float) 
     return db.executemany(query, rows).rowcount if rows else 0
 
 
-def insert_pictures(db: sqlite3.Connection, pictures: Sequence[Picture], accepted_s: float) -> int:
+def insert_attached_images(db: sqlite3.Connection, pictures: Sequence[AttachedImage], accepted_s: float) -> int:
     """As `insert`."""
     rows = [(each.id, each.camera, each.result_id, accepted_s, zlib.crc32(each.jpeg), each.jpeg) for each in pictures]
     query = """INSERT OR IGNORE INTO pictures (id, camera, result_id, accepted_s, crc32, jpeg)
@@ -129,7 +129,7 @@ def select(db: sqlite3.Connection, after_id: int, up_to_id: int, limit: int) -> 
     return [_checked(row) for row in db.execute(query, (after_id, up_to_id, limit))]
 
 
-def select_picture(db: sqlite3.Connection, after_id: int, up_to_id: int) -> Picture | None:
+def select_attached_image(db: sqlite3.Connection, after_id: int, up_to_id: int) -> AttachedImage | None:
     """The oldest one in the range. Raises as `select` does."""
     query = """SELECT id, CAST(camera AS BLOB), CAST(result_id AS BLOB), jpeg, crc32 FROM pictures
         WHERE id > ? AND id <= ? ORDER BY id LIMIT 1"""
@@ -139,7 +139,7 @@ def select_picture(db: sqlite3.Connection, after_id: int, up_to_id: int) -> Pict
     picture_id, camera, result_id, jpeg, crc32 = row
     if not isinstance(jpeg, bytes) or zlib.crc32(jpeg) != crc32:
         raise damage(f"the checksum of picture {picture_id} does not hold")
-    return Picture(picture_id, _text(camera), _text(result_id), jpeg)
+    return AttachedImage(picture_id, _text(camera), _text(result_id), jpeg)
 
 
 def delete(db: sqlite3.Connection, table: str, runs: Collection[tuple[int, int]]) -> int:

@@ -15,7 +15,7 @@ from zsad_agent.spool import rows as spool_rows
 from zsad_agent.spool.clock import SpoolClock
 from zsad_agent.spool.database import WAL_PAGES, SpoolFile, page_counts
 from zsad_agent.spool.given_up import Cause, GivenUp
-from zsad_agent.spool.rows import PAGE_BYTES, Entry, Picture, State
+from zsad_agent.spool.rows import PAGE_BYTES, AttachedImage, Entry, State
 from zsad_core.errors import SpoolError
 
 THIS_RUN = 1 << 40  # ids of this run of the agent are above it, those of earlier runs below
@@ -144,7 +144,7 @@ class Spool:
             self._given_out += 1
             return self.last_id
 
-    def append(self, entries: Sequence[Entry], pictures: Sequence[Picture] = ()) -> None:
+    def append(self, entries: Sequence[Entry], pictures: Sequence[AttachedImage] = ()) -> None:
         """Stores all of it or none; it is committed when this returns. What is above a limit goes in the same commit.
 
         Pictures for which there is no room are given up, and the results stored.
@@ -160,7 +160,7 @@ class Spool:
             dropped += self._make_room(db, state, new, kept)
             now_s = self._clock.now_s()
             state.results += spool_rows.insert(db, new, now_s)
-            state.pictures += spool_rows.insert_pictures(db, kept, now_s)
+            state.pictures += spool_rows.insert_attached_images(db, kept, now_s)
             state.last_id = max([state.last_id, *(entry.id for entry in new)])
             return dropped
 
@@ -176,11 +176,11 @@ class Spool:
 
         return self._file.run("read", work, writes=False)
 
-    def read_picture(self, after_id: int, up_to_id: int) -> Picture | None:
+    def read_picture(self, after_id: int, up_to_id: int) -> AttachedImage | None:
         """The oldest picture with an id above `after_id` and up to `up_to_id`."""
 
-        def work(db: sqlite3.Connection, state: State) -> Picture | None:
-            found = spool_rows.select_picture(db, self._row(after_id, state), self._row(up_to_id, state))
+        def work(db: sqlite3.Connection, state: State) -> AttachedImage | None:
+            found = spool_rows.select_attached_image(db, self._row(after_id, state), self._row(up_to_id, state))
             return replace(found, id=self._id(found.id, state)) if found is not None else None
 
         return self._file.run("read", work, writes=False)
@@ -216,7 +216,7 @@ class Spool:
             self._note_room()
 
     def _yield_to_results(
-        self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[Picture]
+        self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[AttachedImage]
     ) -> _Dropped:
         """On a disk that is nearly full no picture is stored, and stored ones make room for the new results.
 
@@ -230,7 +230,7 @@ class Spool:
         gone = _drop_pictures(db, state, missing) if missing > 0 else 0
         return [(Cause.DISK, 0, gone + offered)]
 
-    def _make_room(self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[Picture]) -> _Dropped:
+    def _make_room(self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[AttachedImage]) -> _Dropped:
         """Deletes what `max_bytes` leaves no room for. Of `kept`, the pictures to be stored, takes out what is not."""
         pictures_before, offered = state.pictures, len(kept)
         while kept or state.pictures:
@@ -250,7 +250,7 @@ class Spool:
             results += dropped
         return [(Cause.BYTES, results, pictures_before - state.pictures + offered - len(kept))]
 
-    def _missing_pages(self, db: sqlite3.Connection, new: list[Entry], kept: list[Picture]) -> int:
+    def _missing_pages(self, db: sqlite3.Connection, new: list[Entry], kept: list[AttachedImage]) -> int:
         pages, free = page_counts(db)
         return pages - free + _pages(new) + sum(_picture_pages(each) for each in kept) - self._max_pages
 
@@ -338,5 +338,5 @@ def _pages(entries: Sequence[Entry]) -> int:
     return 2 + sum(len(entry.body) + ROW_BYTES for entry in entries) * 2 // PAGE_BYTES if entries else 0
 
 
-def _picture_pages(picture: Picture) -> int:
+def _picture_pages(picture: AttachedImage) -> int:
     return 2 + (len(picture.jpeg) + ROW_BYTES) // (PAGE_BYTES - 4)

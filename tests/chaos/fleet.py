@@ -13,8 +13,10 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+from result_maker import make_result
+
 from zsad_agent.config import MqttConfig
-from zsad_agent.messages import build_result
+from zsad_agent.messages import Result
 from zsad_agent.mqtt import Publisher
 from zsad_agent.spool import Spool
 from zsad_core.types import Verdict
@@ -22,25 +24,14 @@ from zsad_core.types import Verdict
 PATIENCE_S = 60.0
 
 
-def scripted_result(device: str, seq: int) -> dict[str, object]:
-    return build_result(
-        result_id=f"{device}-f1ee7-{seq}",
+def scripted_result(device: str, seq: int) -> Result:
+    return make_result(
+        seq,
+        id=f"{device}-f1ee7-{seq}",
         device_id=device,
-        camera="cam0",
-        seq=seq,
         captured_at=datetime.now(UTC),
-        product="object",
-        prediction_score=seq % 100 / 100,
-        threshold=0.5,
+        anomaly_score=seq % 100 / 100,
         verdict=Verdict.OK if seq % 100 < 50 else Verdict.ANOMALOUS,
-        reason=None,
-        regions=[],
-        frame_wh=(640, 480),
-        bundle_name="scripted",
-        bundle_version="1",
-        bundle_sha256="0" * 64,
-        capture_to_result_ms=10.0,
-        inference_ms=8.0,
     )
 
 
@@ -65,7 +56,7 @@ def main(port: int, first: int, count: int, seconds: int, folder: Path) -> None:
                 time.sleep(max(0.0, due_s - time.monotonic()))
                 result = scripted_result(name, seq)
                 publisher.accept(result, None)
-                accepted.append(result["id"])
+                accepted.append(result.id)
         end_s = time.monotonic() + PATIENCE_S
         unsent = sum(publisher.flush(max(0.0, end_s - time.monotonic())) for publisher in publishers)
         late_s = time.monotonic() - started_s - seconds

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from zsad_agent.spool import Entry, Picture, Spool
+from zsad_agent.spool import AttachedImage, Entry, Spool
 
 SPOOL = Path("/data/spool.sqlite3")
 SYNC_S = 2.0  # as the outbox does
@@ -30,7 +30,7 @@ def write(fsync: str) -> None:
         while True:
             number += 1
             entry_id = spool.new_id()
-            picture = [Picture(entry_id, "cam0", str(number), b"j" * 3000)] if number % 5 == 0 else []
+            picture = [AttachedImage(entry_id, "cam0", str(number), b"j" * 3000)] if number % 5 == 0 else []
             spool.append([Entry(entry_id, "cam0", f"{number} {'x' * 600}".encode())], picture)
             print(f"ACCEPTED {number}", flush=True)
             if time.monotonic() - synced_s > SYNC_S:

@@ -18,6 +18,7 @@ from chaos_record import record
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener, wait_until
 from paho.mqtt.enums import CallbackAPIVersion
+from result_maker import make_result as result
 
 from zsad_agent.config import MqttConfig, TlsConfig
 from zsad_agent.mqtt import BrokerState, Publisher
@@ -46,10 +47,6 @@ def publishing(broker: MosquittoBroker, folder: Path, **settings: Any) -> Iterat
         ) as publisher,
     ):
         yield publisher
-
-
-def result(seq: int) -> dict[str, Any]:
-    return {"id": f"line3-b1-{seq}", "camera": "cam0", "seq": seq, "verdict": "ok"}
 
 
 def seqs(listener: MqttListener) -> list[int]:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from mqtt_listener import wait_until
 
-from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
-from zsad_agent.capture.live import UNKNOWN_EVERY_S
+from zsad_agent.capture import UNKNOWN_EVERY_S, CameraStatus, Capture, Captured, Fault
 from zsad_agent.config import HealthConfig, SourceConfig
 from zsad_agent.sources import Picture
 from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue, QueueClosed

@@ -14,7 +14,7 @@ from agent_process import DEVICE, AgentProcess, write_line_video
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener
 
-from zsad_agent.messages.result import result_json_schema
+from zsad_agent.messages import Result, schema_text
 from zsad_agent.spool import Spool
 
 AVAILABLE, RESULT, HEATMAP, STATUS = (
@@ -46,7 +46,7 @@ def test_every_frame_of_a_video_becomes_one_result_in_order(
     assert [result["verdict"] for result in results] == ["anomalous" if i % 5 == 0 else "ok" for i in range(60)]
     assert not any(result["replayed"] for result in results)
     for result in results:
-        jsonschema.validate(result, result_json_schema())
+        jsonschema.validate(result, json.loads(schema_text(Result)))
     x, y, w, h = results[0]["regions"][0]["bbox_xywh"]
     assert abs(x - 80) < 8 and abs(y - 60) < 8 and abs(w - 80) < 16 and abs(h - 60) < 16
 
@@ -111,7 +111,7 @@ def test_results_without_a_broker_are_kept_and_sent_by_the_next_start(
     assert [result["replayed"] for result in results] == [True] * 12 + [False] * 3
     assert len({result["id"] for result in results}) == 15
     for result in results:
-        jsonschema.validate(result, result_json_schema())
+        jsonschema.validate(result, json.loads(schema_text(Result)))
 
 
 def test_missing_camera_is_a_stated_degraded_state_not_an_end(

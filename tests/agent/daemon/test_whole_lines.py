@@ -24,7 +24,7 @@ from mosquitto_broker import MosquittoBroker
 from mqtt_listener import wait_until
 from plant_operator import BASE, PATIENCE_S, PlantOperator, write_part, write_parts
 
-from zsad_agent.messages.result import result_json_schema
+from zsad_agent.messages import Result, schema_text
 from zsad_agent.messages.stats import stats_json_schema
 from zsad_core.bundle import read_manifest
 
@@ -215,7 +215,7 @@ def test_cameras_of_one_agent_each_keep_their_settings_and_what_is_said_of_them_
 
 
 def check_messages(operator: PlantOperator, names: tuple[str, ...]) -> None:
-    valid = jsonschema.Draft202012Validator(result_json_schema())
+    valid = jsonschema.Draft202012Validator(json.loads(schema_text(Result)))
     for result in operator.results():
         valid.validate(result)
     assert operator.payloads(f"{BASE}/stats")

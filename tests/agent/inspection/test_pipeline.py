@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 import os
 import threading
 import time
@@ -14,21 +15,22 @@ import numpy as np
 import pytest
 from mqtt_listener import wait_until
 
-from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
-from zsad_agent.config import HeatmapConfig, SourceConfig
-from zsad_agent.inspection import Identity, Inspected, Inspector, Pipeline, Sink, Station, View
+from zsad_agent.capture import CameraStatus, Capture, Captured, Fault, UnknownPace
+from zsad_agent.config import CameraConfig, HeatmapConfig, SourceConfig
+from zsad_agent.inspection import Identity, Inspected, Inspector, Pipeline, Sink, Station, View, stations
 from zsad_agent.inspection.pipeline import MOST_AT_ONCE
-from zsad_agent.messages.result import result_json_schema
+from zsad_agent.messages import Result, schema_text
 from zsad_agent.model import Model, ModelInUse
 from zsad_agent.sources import FolderDropSource, Picture
 from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue
 from zsad_core.errors import DeviceError, ImageError, SourceError, SpoolError
 from zsad_core.facts import ScoreRule
 from zsad_core.judging import Decider
-from zsad_core.types import Frame, Prediction
+from zsad_core.types import Frame, Prediction, Verdict
 
 DARK, BRIGHT = np.zeros((40, 60, 3), np.uint8), np.full((40, 60, 3), 255, np.uint8)
 GREY = np.full((40, 60, 3), 200, np.uint8)  # of a live camera, black and white are taken for faults
+RESULT_SCHEMA = json.loads(schema_text(Result))
 
 
 class FakeSource:
@@ -72,9 +74,9 @@ class ListSink:
         self.heatmaps: list[bytes | None] = []
         self._before = before
 
-    def accept(self, result: dict[str, Any], heatmap: bytes | None) -> None:
+    def accept(self, result: Result, heatmap: bytes | None) -> None:
         self._before()
-        self.results.append(result)
+        self.results.append(json.loads(result.encode()))
         self.heatmaps.append(heatmap)
 
 
@@ -91,7 +93,12 @@ def make_model(predictor: FakePredictor) -> Model:
 
 
 def make_inspector(
-    predictor: FakePredictor, status: CameraStatus, *, decider: Decider | None = None, threshold: float | None = None
+    predictor: FakePredictor,
+    status: CameraStatus,
+    *,
+    decider: Decider | None = None,
+    threshold: float | None = None,
+    unknown_pace: UnknownPace | None = None,
 ) -> Inspector:
     return Inspector(
         models=ModelInUse(make_model(predictor)),
@@ -102,6 +109,7 @@ def make_inspector(
         heatmap=HeatmapConfig(),
         status=status,
         view=View(),
+        unknown_pace=unknown_pace,
     )
 
 
@@ -152,7 +160,7 @@ def test_every_picture_has_one_valid_result_in_order() -> None:
     assert results[1]["regions"] == [{"bbox_xywh": [0, 0, 60, 40], "peak": 1.0}]
     assert results[1]["frame_wh"] == [60, 40]
     for result in results:
-        jsonschema.validate(result, result_json_schema())
+        jsonschema.validate(result, RESULT_SCHEMA)
     assert isinstance(line.sink, ListSink)
     heatmap = line.sink.heatmaps[1]
     assert heatmap is not None
@@ -168,7 +176,7 @@ class SlowDisk(ListSink):
         self.batches: list[int] = []
         self.five_wait = threading.Event()
 
-    def accept_all(self, results: list[tuple[dict[str, Any], bytes | None]], on_durable: object) -> None:
+    def accept_all(self, results: list[tuple[Result, bytes | None]], on_durable: object) -> None:
         assert self.five_wait.wait(10)
         self.batches.append(len(results))
         for result, heatmap in results:
@@ -184,7 +192,7 @@ class MemorySink(ListSink):
 
     def accept_all(
         self,
-        results: list[tuple[dict[str, Any], bytes | None]],
+        results: list[tuple[Result, bytes | None]],
         on_durable: list[Callable[[], None] | None],
     ) -> None:
         for result, heatmap in results:
@@ -298,7 +306,7 @@ class FailingAt:
         self.predict = inspector.predict
         self._inspector, self._seq = inspector, seq
 
-    def decide(self, inspected: Inspected) -> tuple[dict[str, Any], bytes | None]:
+    def decide(self, inspected: Inspected) -> tuple[Result, bytes | None] | None:
         if inspected.captured.seq == self._seq:
             raise KeyError("broken")
         return self._inspector.decide(inspected)
@@ -329,7 +337,7 @@ def test_bad_picture_is_unknown_in_its_place_and_never_a_pass() -> None:
     assert results[1]["reason"] == "b?.jpg: damaged badly"
     assert results[1]["anomaly_score"] is None
     assert results[1]["frame_wh"] is None
-    jsonschema.validate(results[1], result_json_schema())
+    jsonschema.validate(results[1], RESULT_SCHEMA)
     assert [state["state"] for state in line.states] == ["ok"]
 
 
@@ -360,16 +368,16 @@ def test_score_that_is_nan_is_unknown() -> None:
     inspected = inspector.predict(frame(1))
     nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))
     result, _ = inspector.decide(dataclasses.replace(inspected, prediction=nan))
-    assert result["verdict"] == "unknown"
-    assert result["anomaly_score"] is None
-    jsonschema.validate(result, result_json_schema())
+    assert result.verdict is Verdict.UNKNOWN
+    assert result.anomaly_score is None
+    jsonschema.validate(json.loads(result.encode()), RESULT_SCHEMA)
 
 
 def test_verdict_is_debounced_over_frames_and_lost_camera_passes_nothing() -> None:
     status = CameraStatus("cam0", lambda camera, state: None)
     inspector = make_inspector(FakePredictor(), status, decider=Decider(k=2, n=3))
     captured: list[Captured] = [frame(1, DARK), fault(2), frame(3, DARK), frame(4), frame(5)]
-    verdicts = [inspector.decide(inspector.predict(item))[0]["verdict"] for item in captured]
+    verdicts = [inspector.decide(inspector.predict(item))[0].verdict for item in captured]
     assert verdicts == ["ok", "unknown", "anomalous", "anomalous", "ok"]
 
 
@@ -377,7 +385,7 @@ def test_reason_of_any_length_is_kept_short() -> None:
     status = CameraStatus("cam0", lambda camera, state: None)
     inspector = make_inspector(FakePredictor(), status)
     result, _ = inspector.decide(inspector.predict(fault(1, "x" * 100_000)))
-    assert len(result["reason"]) == 500
+    assert result.reason is not None and len(result.reason) == 500
 
 
 def test_max_frames_ends_the_run_with_exactly_so_many_results() -> None:
@@ -546,6 +554,75 @@ def fault(seq: int, reason: str = "camera lost") -> Fault:
     )
 
 
+def fail_on_dark(image: np.ndarray) -> None:
+    if not image.any():
+        raise DeviceError("no answer")
+
+
+def reported(inspector: Inspector, images: list[np.ndarray]) -> list[int]:
+    """Which of the pictures, counted from 1, are results."""
+    decided = [inspector.decide(inspector.predict(frame(seq, image))) for seq, image in enumerate(images, start=1)]
+    return [result[0].seq for result in decided if result is not None]
+
+
+def test_pictures_without_a_score_are_reported_once_a_minute_until_one_has_a_score() -> None:
+    now_s = 0.0
+    status = CameraStatus("cam0", lambda camera, state: None)
+    pace = UnknownPace(lambda: now_s)
+    inspector = make_inspector(FakePredictor(fail_on_dark), status, unknown_pace=pace)
+    assert reported(inspector, [DARK, DARK, DARK]) == [1]
+    now_s = 59.9
+    assert reported(inspector, [DARK]) == []
+    now_s = 60.0
+    assert reported(inspector, [DARK, DARK]) == [1]
+    assert reported(inspector, [DARK, BRIGHT, DARK, DARK]) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "lossless", "expected"),
+    [("free", False, [1]), ("free", True, [1, 2, 3]), ("mqtt", False, [1, 2, 3]), ("mqtt", True, [1, 2, 3])],
+)
+def test_only_a_camera_that_runs_freely_leaves_unknowns_out(trigger: Any, lossless: bool, expected: list[int]) -> None:
+    inspector = stations.make_inspector(
+        CameraConfig(trigger=trigger, source="rtsp://camera"),
+        Identity(device_id="line3", boot="b007"),
+        ModelInUse(make_model(FakePredictor(fail_on_dark))),
+        HeatmapConfig(),
+        CameraStatus("cam0", lambda camera, state: None),
+        View(),
+        lossless=lossless,
+    )
+    assert reported(inspector, [DARK, DARK, DARK]) == expected
+
+
+def test_a_score_that_is_nan_is_reported_once_and_every_fault_of_the_camera_is_a_result() -> None:
+    status = CameraStatus("cam0", lambda camera, state: None)
+    inspector = make_inspector(FakePredictor(), status, unknown_pace=UnknownPace())
+    nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))
+    inspected = dataclasses.replace(inspector.predict(frame(1)), prediction=nan)
+    assert inspector.decide(inspected) is not None
+    assert inspector.decide(inspected) is None
+    for seq in (2, 3):
+        assert inspector.decide(inspector.predict(fault(seq))) is not None
+
+
+def test_pictures_that_are_not_reported_leave_out_no_result_behind_them() -> None:
+    sink = SlowDisk()
+    sink.five_wait.set()
+    line = FakeLine(FakeSource(BRIGHT, *[DARK] * 30, BRIGHT), predictor=FakePredictor(fail_on_dark), sink=sink)
+    inspector = make_inspector(FakePredictor(fail_on_dark), line.lines[0].status, unknown_pace=UnknownPace())
+    pipeline = Pipeline(
+        stations=[dataclasses.replace(line.lines[0], inspector=inspector)],
+        slots_changed=threading.Condition(),
+        sinks=[sink],
+        stop=line.stop,
+    )
+    pipeline.start()
+    assert pipeline.wait(10)
+    assert [result["seq"] for result in sink.results] == [1, 2, 32]
+    assert pipeline.failure is None
+
+
 def test_every_camera_is_inspected_as_often_under_overload_though_one_is_faster() -> None:
     def quick() -> np.ndarray:
         time.sleep(0.0005)
@@ -603,9 +680,9 @@ def test_a_picture_is_judged_and_described_by_one_model_while_it_is_replaced() -
     inspected = inspector.predict(frame)
     models.replace(dataclasses.replace(models.current, name="next", threshold=1.0, region_level=1.0))
     before, _ = inspector.decide(inspected)
-    assert (before["bundle"]["name"], before["threshold"], before["verdict"]) == ("darkness", 0.5, "anomalous")
+    assert (before.bundle.name, before.threshold, before.verdict) == ("darkness", 0.5, "anomalous")
     after, _ = inspector.decide(inspector.predict(frame))
-    assert (after["bundle"]["name"], after["threshold"]) == ("next", 1.0)
+    assert (after.bundle.name, after.threshold) == ("next", 1.0)
 
 
 def test_failures_of_the_device_are_noted_and_a_bad_picture_is_none_of_them() -> None:

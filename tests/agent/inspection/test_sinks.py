@@ -1,25 +1,30 @@
 import io
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
+from result_maker import make_result
 
 from zsad_agent.inspection import HeatmapFolderSink, PrintSink
 from zsad_agent.inspection.sinks import result_line
+from zsad_agent.messages import FoundRegion, Latency
+from zsad_core.types import Verdict
 
-RESULT: dict[str, Any] = {
-    "captured_at": "2026-11-22T10:28:03.123Z",
-    "camera": "cam0",
-    "seq": 12,
-    "verdict": "anomalous",
-    "anomaly_score": 0.731,
-    "threshold": 0.5,
-    "reason": None,
-    "regions": [{"bbox_xywh": [120, 44, 61, 30], "peak": 0.93}, {"bbox_xywh": [0, 0, 4, 4], "peak": 0.6}],
-    "latency_ms": {"capture_to_result": 41.2, "inference": 28.9},
-}
-UNKNOWN = {**RESULT, "verdict": "unknown", "anomaly_score": None, "reason": "camera lost", "regions": []}
+RESULT = make_result(
+    12,
+    captured_at=datetime(2026, 11, 22, 10, 28, 3, 123_000, tzinfo=UTC),
+    anomaly_score=0.731,
+    regions=(FoundRegion(bbox_xywh=(120, 44, 61, 30), peak=0.93), FoundRegion(bbox_xywh=(0, 0, 4, 4), peak=0.6)),
+    latency_ms=Latency(capture_to_result=41.2, inference=28.9),
+)
+UNKNOWN = make_result(
+    12,
+    verdict=Verdict.UNKNOWN,
+    captured_at=RESULT.captured_at,
+    reason="camera lost",
+    latency_ms=RESULT.latency_ms,
+)
 
 
 def test_line_says_verdict_score_and_place() -> None:

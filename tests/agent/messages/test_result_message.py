@@ -1,6 +1,7 @@
 import json
 import math
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,39 +9,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
-from zsad_agent.messages import Topics, build_result, encode
-from zsad_agent.messages.result import result_json_schema
-from zsad_core.types import Region, Verdict
+import zsad_agent.messages
+from zsad_agent.messages import BundleName, FoundRegion, Latency, Result, Topics, encode, schema_text
+from zsad_agent.messages.json_schema import SCHEMA_FILES
+from zsad_core.types import Verdict
 
-MESSAGE: dict[str, Any] = {
-    "result_id": "line3-b1-7",
+FIELDS: dict[str, Any] = {
+    "id": "line3-b1-7",
     "device_id": "line3",
     "camera": "cam0",
     "seq": 7,
     "captured_at": datetime(2026, 11, 22, 10, 28, 3, 123_456, tzinfo=UTC),
     "product": "bottle",
-    "prediction_score": 0.731,
+    "anomaly_score": 0.731,
     "threshold": 0.5,
     "verdict": Verdict.ANOMALOUS,
     "reason": None,
-    "regions": [Region(bbox_xywh=(120, 44, 61, 30), peak=0.93)],
+    "regions": (FoundRegion(bbox_xywh=(120, 44, 61, 30), peak=0.93),),
     "frame_wh": (1280, 720),
-    "bundle_name": "zsad-tiny",
-    "bundle_version": "1.0.0",
-    "bundle_sha256": "9c" * 32,
-    "capture_to_result_ms": 41.23456,
-    "inference_ms": 28.9,
+    "bundle": BundleName(name="zsad-tiny", version="1.0.0", sha256="9c" * 32),
+    "latency_ms": Latency(capture_to_result=41.23456, inference=28.9),
 }
-UNKNOWN = {"prediction_score": None, "verdict": Verdict.UNKNOWN, "reason": "no frame for 5 s", "regions": []}
-SCHEMA = Draft202012Validator(result_json_schema(), format_checker=FormatChecker())
+UNKNOWN = {"anomaly_score": None, "verdict": Verdict.UNKNOWN, "reason": "no frame for 5 s", "regions": ()}
+COMMITTED = Path(zsad_agent.messages.__file__).with_name("result.schema.json").read_text()
+SCHEMA = Draft202012Validator(json.loads(COMMITTED), format_checker=FormatChecker())
 
 
 def build(**changes: Any) -> dict[str, Any]:
-    return build_result(**(MESSAGE | changes))
+    message: dict[str, Any] = json.loads(Result(**(FIELDS | changes)).encode())
+    return message
 
 
-def test_schema_is_valid_json_schema() -> None:
-    Draft202012Validator.check_schema(result_json_schema())
+@pytest.mark.parametrize("name", SCHEMA_FILES)
+def test_the_committed_schema_is_that_of_the_code(name: str) -> None:
+    committed = Path(zsad_agent.messages.__file__).with_name(name).read_text()
+    assert committed == schema_text(SCHEMA_FILES[name]), "python -m zsad_agent.messages.json_schema writes it anew"
+    Draft202012Validator.check_schema(json.loads(committed))
+
+
+def test_the_bytes_on_the_wire_are_those_of_the_contract() -> None:
+    assert Result(**FIELDS, trigger_id="gate \u00e9").encode() == (
+        b'{"schema":"zsad.result/1","id":"line3-b1-7","device_id":"line3","camera":"cam0","seq":7,'
+        b'"captured_at":"2026-11-22T10:28:03.123Z","product":"bottle","anomaly_score":0.731,"threshold":0.5,'
+        b'"verdict":"anomalous","reason":null,"regions":[{"bbox_xywh":[120,44,61,30],"peak":0.93}],'
+        b'"frame_wh":[1280,720],"bundle":{"name":"zsad-tiny","version":"1.0.0","sha256":"' + b"9c" * 32 + b'"},'
+        b'"latency_ms":{"capture_to_result":41.235,"inference":28.9},"replayed":false,"trigger_id":"gate \xc3\xa9"}'
+    )
 
 
 def test_result_holds_exactly_what_the_contract_says() -> None:
@@ -67,8 +81,8 @@ def test_result_holds_exactly_what_the_contract_says() -> None:
 
 
 def test_unknown_with_everything_null_is_valid() -> None:
-    message = build(**UNKNOWN, frame_wh=None, capture_to_result_ms=None, inference_ms=None)
-    SCHEMA.validate(json.loads(encode(message)))
+    message = build(**UNKNOWN, frame_wh=None, latency_ms=Latency(capture_to_result=None, inference=None))
+    SCHEMA.validate(message)
     assert message["anomaly_score"] is None
     assert message["reason"] == "no frame for 5 s"
 
@@ -84,14 +98,14 @@ def test_answer_to_a_trigger_names_it_and_no_other_message_does() -> None:
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, -0.01, 1.01])
 @pytest.mark.parametrize("verdict", [Verdict.OK, Verdict.ANOMALOUS])
 def test_score_that_is_no_score_becomes_unknown_and_never_a_pass(score: float, verdict: Verdict) -> None:
-    message = build(prediction_score=score, verdict=verdict)
-    SCHEMA.validate(json.loads(encode(message)))
+    message = build(anomaly_score=score, verdict=verdict)
+    SCHEMA.validate(message)
     assert (message["verdict"], message["anomaly_score"], message["regions"]) == ("unknown", None, [])
     assert "score" in message["reason"]
 
 
 def test_unknown_keeps_its_own_reason_when_the_score_is_not_finite() -> None:
-    message = build(prediction_score=math.nan, verdict=Verdict.UNKNOWN, reason="frame frozen")
+    message = build(anomaly_score=math.nan, verdict=Verdict.UNKNOWN, reason="frame frozen")
     assert message["reason"] == "frame frozen"
 
 
@@ -103,17 +117,17 @@ def test_time_of_another_zone_is_sent_as_utc() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"captured_at": datetime(2026, 1, 1)}, "no time zone"),
+        ({"captured_at": datetime(2026, 1, 1)}, "timezone"),
         ({"verdict": Verdict.UNKNOWN}, "needs a reason"),
-        ({"verdict": Verdict.UNKNOWN, "reason": ""}, "needs a reason"),
+        ({"verdict": Verdict.UNKNOWN, "reason": ""}, "reason"),
         ({"verdict": Verdict.OK, "reason": "fine"}, "takes no reason"),
-        ({"verdict": Verdict.OK, "prediction_score": None}, "without a score"),
+        ({"verdict": Verdict.OK, "anomaly_score": None}, "without a score"),
         ({"threshold": 1.5}, "threshold"),
         ({"threshold": math.nan}, "threshold"),
-        ({"inference_ms": -1.0}, "latency"),
-        ({"capture_to_result_ms": math.nan}, "latency"),
-        ({"regions": [Region(bbox_xywh=(0, 0, 0, 5), peak=0.5)]}, "region"),
-        ({"regions": [Region(bbox_xywh=(0, 0, 5, 5), peak=math.nan)]}, "region"),
+        ({"latency_ms": {"capture_to_result": 1.0, "inference": -1.0}}, "latency_ms.inference"),
+        ({"latency_ms": {"capture_to_result": math.nan, "inference": 1.0}}, "latency_ms.capture_to_result"),
+        ({"regions": ({"bbox_xywh": (0, 0, 0, 5), "peak": 0.5},)}, "regions.0.bbox_xywh.2"),
+        ({"regions": ({"bbox_xywh": (0, 0, 5, 5), "peak": math.nan},)}, "regions.0.peak"),
     ],
 )
 def test_mistake_of_the_caller_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -152,7 +166,7 @@ def test_schema_refuses_a_message_with_a_key_missing(key: str) -> None:
 
 
 REGIONS = st.builds(
-    Region,
+    FoundRegion,
     bbox_xywh=st.tuples(st.integers(0, 9000), st.integers(0, 9000), st.integers(1, 9000), st.integers(1, 9000)),
     peak=st.floats(0, 1),
 )
@@ -165,11 +179,13 @@ REGIONS = st.builds(
     captured_at=st.datetimes(timezones=st.just(UTC)),
 )
 def test_every_score_verdict_and_region_gives_a_valid_message(
-    score: float, verdict: Verdict, regions: list[Region], captured_at: datetime
+    score: float, verdict: Verdict, regions: list[FoundRegion], captured_at: datetime
 ) -> None:
     reason = "said so" if verdict is Verdict.UNKNOWN else None
-    message = build(prediction_score=score, verdict=verdict, reason=reason, regions=regions, captured_at=captured_at)
-    SCHEMA.validate(json.loads(encode(message)))
+    message = build(
+        anomaly_score=score, verdict=verdict, reason=reason, regions=tuple(regions), captured_at=captured_at
+    )
+    SCHEMA.validate(message)
     assert message["verdict"] == (verdict if 0 <= score <= 1 else Verdict.UNKNOWN)
 
 

@@ -1,10 +1,10 @@
 import threading
 import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from result_maker import make_result
 
 from zsad_agent.messages import (
     AgentSnapshot,
@@ -12,10 +12,13 @@ from zsad_agent.messages import (
     BundleSnapshot,
     CameraSnapshot,
     EvidenceStats,
+    Latency,
+    Result,
     SpoolSnapshot,
     what_is_missing,
 )
 from zsad_agent.monitoring import Metrics
+from zsad_core.types import Verdict
 
 AGENT = AgentSnapshot(
     device_id="line3",
@@ -40,8 +43,9 @@ AGENT = AgentSnapshot(
 )
 
 
-def result(camera: str = "cam0", verdict: str = "ok", latency: float | None = 41.2) -> dict[str, Any]:
-    return {"camera": camera, "verdict": verdict, "latency_ms": {"capture_to_result": latency, "inference": latency}}
+def result(camera: str = "cam0", verdict: Verdict = Verdict.OK, latency: float | None = 41.2) -> Result:
+    latency_ms = Latency(capture_to_result=latency, inference=latency)
+    return make_result(camera=camera, verdict=verdict, latency_ms=latency_ms)
 
 
 def values(metrics: Metrics) -> dict[str, float]:
@@ -99,8 +103,8 @@ def test_every_count_is_there_from_the_start() -> None:
 def test_results_are_counted_by_camera_and_verdict_with_their_latency() -> None:
     metrics = Metrics(["cam0"], lambda: AGENT)
     metrics.accept(result(), None)
-    metrics.accept(result(latency=300.0, verdict="anomalous"), None)
-    metrics.accept(result("new", "unknown", None), None)
+    metrics.accept(result(latency=300.0, verdict=Verdict.ANOMALOUS), None)
+    metrics.accept(result("new", Verdict.UNKNOWN, None), None)
     found = values(metrics)
     assert found['zsad_results_total{camera="cam0",verdict="ok"}'] == 1
     assert found['zsad_results_total{camera="new",verdict="unknown"}'] == 1

@@ -9,6 +9,7 @@ from test_metrics_scrape import AGENT, result
 
 from zsad_agent.messages import RecentResults, build_stats, encode
 from zsad_agent.messages.stats import stats_json_schema
+from zsad_core.types import Verdict
 
 SCHEMA = Draft202012Validator(stats_json_schema(), format_checker=FormatChecker())
 AT = datetime(2026, 11, 25, 10, 28, 3, 123_456, tzinfo=UTC)
@@ -33,7 +34,7 @@ def test_schema_is_valid_json_schema_and_strict() -> None:
 def test_message_holds_what_the_schema_says() -> None:
     recent = RecentResults()
     for latency in (10.0, 20.0, 30.0, None):
-        recent.accept(result("cam0", "ok" if latency else "unknown", latency), None)
+        recent.accept(result("cam0", Verdict.OK if latency else Verdict.UNKNOWN, latency), None)
     assert stats(recent) == {
         "schema": "zsad.stats/1",
         "device_id": "line3",

@@ -12,9 +12,11 @@ import pytest
 from certificate_maker import Authority
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener, wait_until
+from result_maker import make_result
 from scripted_broker import ScriptedBroker
 
 from zsad_agent.config import MqttConfig, TlsConfig
+from zsad_agent.messages import Result
 from zsad_agent.mqtt import EmbeddedBroker, Publisher
 from zsad_agent.mqtt.subscriptions import MAX_PAYLOAD_BYTES
 from zsad_agent.spool import Spool
@@ -42,8 +44,8 @@ def publishing(
         yield publisher
 
 
-def result(seq: int, *, ballast: int = 0) -> dict[str, Any]:
-    return {"id": f"line3-b1-{seq}", "camera": "cam0", "seq": seq, "verdict": "ok", "ballast": "x" * ballast}
+def result(seq: int, *, ballast: int = 0) -> Result:
+    return make_result(seq, product="x" * (1 + ballast))
 
 
 def seqs(messages: list[tuple[str, bytes]]) -> list[int]:

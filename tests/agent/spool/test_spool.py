@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from zsad_agent.spool import Entry, Picture, Spool, SpoolClock, SpoolFile, State
+from zsad_agent.spool import AttachedImage, Entry, Spool, SpoolClock, SpoolFile, State
 from zsad_agent.spool.spool import THIS_RUN
 from zsad_core.errors import SpoolError
 
@@ -389,7 +389,7 @@ def put_with_pictures(spool: Spool, *results: tuple[str, bytes]) -> list[int]:
     ids = []
     for body, jpeg in results:
         entry = Entry(spool.new_id(), "cam0", body.encode())
-        spool.append([entry], [Picture(entry.id, "cam0", f"line3-{body[-8:]}", jpeg)])
+        spool.append([entry], [AttachedImage(entry.id, "cam0", f"line3-{body[-8:]}", jpeg)])
         ids.append(entry.id)
     return ids
 
@@ -408,7 +408,7 @@ def test_pictures_come_back_with_their_results_after_reopening_and_are_deleted_a
     with Spool(path, max_results=10) as spool:
         assert (bodies(spool), pictures(spool), spool.picture_count) == (["a", "b"], [b"A", b"B"], 2)
         first = spool.read_picture(0, spool.last_id)
-        assert first == Picture(1, "cam0", "line3-a", b"A")
+        assert first == AttachedImage(1, "cam0", "line3-a", b"A")
         spool.delete([(1, 2)])
         assert (bodies(spool), pictures(spool)) == ([], [b"A", b"B"])
         spool.delete([], [(1, 1)])
@@ -645,7 +645,7 @@ def test_append_that_was_on_the_disk_though_it_failed_can_be_repeated(path: Path
     """As after an fsync that gave an error behind the commit: the log is found whole when the file is opened again."""
     with Spool(path, max_results=10) as spool:
         entry = Entry(spool.new_id(), "cam0", b"a")
-        picture = Picture(entry.id, "cam0", "a", b"jpeg")
+        picture = AttachedImage(entry.id, "cam0", "a", b"jpeg")
         spool.append([entry], [picture])
         later = Entry(spool.new_id(), "cam0", b"b")
         spool.append([entry, later], [picture])
