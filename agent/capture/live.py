@@ -1,4 +1,4 @@
-"""Takes the newest pictures of an opened live source, and says which of them are none of a part."""
+"""Takes the newest pictures of an opened live source and reports those that cannot be inspected."""
 
 import logging
 import threading
@@ -19,20 +19,20 @@ from zsad_core.errors import ImageError, SourceError
 
 logger = logging.getLogger(__name__)
 
-LATEST_PICTURES = 25  # among which damaged ones are counted
+LATEST_PICTURES = 25  # damaged pictures are counted among so many
 MANY_DAMAGED = 3
-UNKNOWN_EVERY_S = 60.0  # of a camera that runs freely and whose pictures cannot be inspected
+UNKNOWN_EVERY_S = 60.0  # interval of `unknown` results of a free-running camera with bad pictures
 
 
 class LiveCapture:
-    """For one thread.
+    """Reads, checks and puts pictures. For one thread.
 
-    A picture that cannot be inspected is a result, `unknown`: a part may have been in it that no other picture shows.
-    Where several of a camera that runs freely follow one another, the first is a result and then one every
-    `UNKNOWN_EVERY_S`: a black camera would else fill the spool and push real results out. Every trigger gets one.
+    A picture that cannot be inspected gives the result `unknown`: a part may be in it that no other picture shows. A
+    free-running camera with many such pictures in a row gives one result for the first and then one every
+    `UNKNOWN_EVERY_S`: otherwise a black camera would fill the spool and push real results out. Every trigger gets one.
 
-    Where many come damaged, the camera is degraded until the latest pictures are all whole; those that are whole are
-    inspected meanwhile.
+    If many pictures are damaged, the camera is degraded until the latest pictures are all good. Good pictures are
+    inspected in the meantime.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class LiveCapture:
         self._stop = stop
         self._clock = clock
         self._stale_after_s = stale_after_s
-        self._unknown_due_s = -float("inf")  # when a reason is to be said again
-        self.skipped = 0  # pictures that came faster than they were fetched from the camera's process
+        self._unknown_due_s = -float("inf")  # when the next `unknown` result is due
+        self.skipped = 0  # pictures that a newer one replaced before they were read from the camera's process
         self._stated_health: str | None = None
         self._were_damaged: deque[bool] = deque(maxlen=LATEST_PICTURES)
 
@@ -69,7 +69,7 @@ class LiveCapture:
         """Reads an opened source until stopped.
 
         Raises:
-            SourceError: it is lost.
+            SourceError: the source is lost.
         """
         began_s = self._clock()
         while not self._stop.is_set():
@@ -89,14 +89,14 @@ class LiveCapture:
             if reason is None:
                 self._out.remember(picture)
             self._pass_on(picture if reason is None else reason, began_s)
-            began_s = picture.captured_monotonic_s  # it may have waited to be fetched
+            began_s = picture.captured_monotonic_s  # it may be older than this read
 
     def _pass_on(self, item: Picture | str, began_s: float) -> None:
-        """Puts a live picture, or the reason why it cannot be inspected, for whoever asked before its exposure.
+        """Puts a picture, or the reason why it cannot be inspected, for every trigger that came before its exposure.
 
         Args:
-            item: a reason is put for each trigger, and of a camera that runs freely once in `UNKNOWN_EVERY_S`.
-            began_s: when the picture before it had come, or reading began.
+            item: a reason is put for each trigger, or once per `UNKNOWN_EVERY_S` for a free-running camera.
+            began_s: when the previous picture arrived, or when reading began.
         """
         if isinstance(item, Picture):
             self._unknown_due_s = -float("inf")
@@ -115,7 +115,7 @@ class LiveCapture:
         return self._desk.turns_of(began_s)
 
     def _turn_by_pace(self, item: Picture | str) -> list[Trigger]:
-        """One, or none where it comes sooner than the config's fps asks for, or than a reason is to be said again."""
+        """One turn; none if the picture comes too early for the config's fps, or the next `unknown` is not due."""
         if not self._pace.is_due or (isinstance(item, str) and self._clock() < self._unknown_due_s):
             return []
         self._pace.count_taken()
@@ -124,7 +124,7 @@ class LiveCapture:
         return [UNASKED]
 
     def _judge(self, image: np.ndarray) -> str | None:
-        """Why this picture is not to be inspected. A change of the stated health is said once."""
+        """Why this picture must not be inspected, or None. A change of the stated health is logged once."""
         reason = self._health.judge(image, self._clock())
         stated = self._health.stated
         if stated != self._stated_health:
@@ -133,7 +133,7 @@ class LiveCapture:
                 logger.warning("%s: %s", self._source.description, stated)
                 self._status.fault(PICTURE, stated, replace=True)
             else:
-                logger.info("back: the pictures of %s are as they should be", self._source.description)
+                logger.info("back: the pictures of %s are good again", self._source.description)
                 self._status.clear(PICTURE)
         return reason
 
@@ -141,8 +141,8 @@ class LiveCapture:
         self._were_damaged.append(damage is not None)
         damaged = sum(self._were_damaged)
         if damage is not None and damaged >= MANY_DAMAGED:
-            said = f"{MANY_DAMAGED} or more of {LATEST_PICTURES} pictures came damaged: {damage}"
+            said = f"{MANY_DAMAGED} or more of {LATEST_PICTURES} pictures are damaged: {damage}"
             if self._status.fault(DAMAGE, said):
                 logger.warning("%s", said)
         elif damaged == 0 and self._status.clear(DAMAGE):
-            logger.info("back: the pictures of %s come whole", self._source.description)
+            logger.info("back: the pictures of %s are no longer damaged", self._source.description)
