@@ -518,7 +518,7 @@ def test_picture_too_large_for_the_broker_is_given_up_and_holds_up_no_result(
         listener.wait_for(lambda: len(set(seqs(listener.results()))) == 20)
         arrived = {payload for topic, payload in listener.messages if is_evidence(topic)}
         assert arrived == {jpeg_of(number) for number in range(1, 20)}
-    assert caplog.text.count("the broker takes no message as large: evidence pictures are given up") == 1
+    assert caplog.text.count("the message is too large for the broker: evidence pictures are given up") == 1
 
 
 def test_live_results_arrive_while_a_long_backlog_is_replayed(mosquitto: BrokerFactory, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_another_programs_database_is_refused_and_left_alone(path: Path) -> None
     path.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE theirs (x)")
-    with Spool(path, max_results=1) as spool, pytest.raises(SpoolError, match="no spool of this agent"):
+    with Spool(path, max_results=1) as spool, pytest.raises(SpoolError, match="not a spool of this agent"):
         put(spool, "a")
     assert [file.name for file in path.parent.iterdir() if ".corrupt" in file.name] == []
 
@@ -198,7 +198,7 @@ def test_damaged_file_is_set_aside_and_what_can_be_read_is_kept(
     aside = [file for file in path.parent.iterdir() if ".corrupt-" in file.name and file.name[-1].isdigit()]
     assert [file.read_bytes() for file in aside] == [damaged]
     assert aside[0].name in caplog.text
-    assert f"{len(rescued)} results were read out of the damaged file" in caplog.text
+    assert f"{len(rescued)} results were read from the damaged file" in caplog.text
 
 
 def open_and_die(path: Path, results: int) -> None:
@@ -229,7 +229,7 @@ def test_rescue_that_was_cut_short_goes_on_at_the_next_start(path: Path, caplog:
     for _ in range(2):
         with Spool(path, max_results=10_000) as spool:
             assert 4900 < len(bodies(spool)) == spool.count < 5000
-    assert caplog.text.count("went on reading the damaged") == 1
+    assert caplog.text.count("continued to read the damaged") == 1
     assert not [file for file in corrupt_files(path) if file.name.endswith("-rescue")]
 
 
