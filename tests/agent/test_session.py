@@ -182,7 +182,7 @@ def test_pictures_above_the_limit_that_the_broker_states_are_left_out_and_said_o
         assert (stats.acknowledged, stats.given_up) == (5, 1)
         assert [len(payload) for topic, payload in broker.asked if topic.endswith(("heatmap", "image"))] == [10_000]
     assert caplog.text.count("are left out") == 1
-    assert "result line3-b1-4 is given up: the broker takes no message as large" in caplog.text
+    assert "result line3-b1-4 is given up: the message is too large for the broker" in caplog.text
 
 
 def test_pictures_that_an_mqtt_3_broker_hangs_up_on_are_left_out_after_two(
