@@ -201,7 +201,7 @@ def test_frames_between_two_comparisons_do_not_confirm_anything(reference: Refer
 
 def test_picture_of_another_size_than_the_reference_is_refused(reference: Reference) -> None:
     reason = PictureHealth(HealthConfig(), reference).judge(noise_at(90), 0.0)
-    assert reason == "the picture is 64x48, health.reference was made of 640x360: make it again"
+    assert reason == "the picture is 64x48, health.reference was made from 640x360: make it again"
 
 
 def test_picture_of_another_size_than_the_first_is_refused_where_a_region_is_set_in_pixels() -> None:
