@@ -204,10 +204,7 @@ class EvidenceStore:
         try:
             written = evidence_files.write_set(self._folder, place, files)
         except OSError as error:
-            if error.errno not in (
-                errno.ENOSPC,
-                errno.EDQUOT,
-            ):  # with ENOSPC or EDQUOT the free bytes may not show the cause: a quota, or no inodes
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a quota or no inodes: free bytes do not show it
                 raise
             self._pruner.delete(2 * size)
             written = evidence_files.write_set(self._folder, place, files)
