@@ -136,7 +136,7 @@ def test_bad_picture_costs_only_itself(scripted: Scripted) -> None:
         ("1 crash", "scripted camera: the camera process died of SIGSEGV"),
     ],
 )
-def test_failure_is_told_without_secrets_and_the_next_opening_works(scripted: Scripted, script: str, said: str) -> None:
+def test_failure_message_has_no_secrets_and_the_next_opening_works(scripted: Scripted, script: str, said: str) -> None:
     source = scripted(script, "1 wait:60")
     with pytest.raises(SourceError, match=said) as caught, source:
         while True:

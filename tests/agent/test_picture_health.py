@@ -340,7 +340,7 @@ def test_reference_with_wrong_arrays_is_a_config_error(
         load_reference(tmp_path / "bad.npz")
 
 
-def test_judging_takes_little_of_a_frame_s_time(reference: Reference) -> None:
+def test_health_check_needs_a_small_share_of_the_frame_time(reference: Reference) -> None:
     random = np.random.default_rng(1)
     frames = [random.integers(0, 255, (720, 1280, 3), np.uint8) for _ in range(3)]
     health = PictureHealth(HealthConfig(), None)

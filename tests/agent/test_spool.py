@@ -87,7 +87,7 @@ def test_appends_of_many_threads_are_all_kept_and_counted(path: Path) -> None:
         assert spool.count == len(bodies(spool)) == 200
 
 
-def test_second_agent_on_the_same_spool_is_refused_and_told_why(path: Path) -> None:
+def test_second_agent_on_the_same_spool_is_refused_with_the_reason(path: Path) -> None:
     with Spool(path, max_results=10) as spool:
         put(spool, "a")
         with pytest.raises(SpoolError, match="another agent uses this spool"), Spool(path, max_results=10):
@@ -415,7 +415,7 @@ def test_pictures_come_back_with_their_results_after_reopening_and_are_deleted_a
         assert (pictures(spool), spool.picture_count) == ([b"B"], 1)
 
 
-def test_result_above_the_count_takes_its_picture_along(path: Path) -> None:
+def test_result_above_the_count_is_deleted_with_its_picture(path: Path) -> None:
     with Spool(path, max_results=2) as spool:
         put_with_pictures(spool, ("a", b"A"), ("b", b"B"), ("c", b"C"))
         assert (bodies(spool), pictures(spool)) == (["b", "c"], [b"B", b"C"])

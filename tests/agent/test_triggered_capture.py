@@ -177,7 +177,7 @@ def test_trigger_without_an_id_is_answered_all_the_same(rig: Callable[..., Rig])
     assert line.answers(1) == [(None, "frame")]
 
 
-def test_triggers_that_wait_are_answered_in_order_and_none_is_dropped(rig: Callable[..., Rig]) -> None:
+def test_waiting_triggers_are_all_answered_in_order(rig: Callable[..., Rig]) -> None:
     line = rig()
     line.source.hand(picture())
     for number in range(4):
