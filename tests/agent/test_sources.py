@@ -127,7 +127,7 @@ def test_missing_camera_error_lists_those_present() -> None:
 
 
 def test_device_that_is_no_camera_is_refused() -> None:
-    with pytest.raises(SourceError, match="no camera"), V4l2Source(Path("/dev/null"), width=None, height=None):
+    with pytest.raises(SourceError, match="not a camera"), V4l2Source(Path("/dev/null"), width=None, height=None):
         pass
 
 
