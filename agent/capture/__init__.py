@@ -1,6 +1,6 @@
-"""Takes pictures from a source when they are due or triggered, and says when a camera is lost.
+"""Takes pictures from a source when they are due or triggered, and reports a lost camera.
 
-Opening and decoding belong in `sources`. May import `sources`, `picture_health`, `config`, `system`.
+`sources` opens and decodes. May import `sources`, `picture_health`, `config`, `system`.
 """
 
 import lazy_loader

@@ -1,11 +1,11 @@
-"""The stated condition of one camera: `ok`, `paused`, or `degraded` with every reason. Said when it changes."""
+"""The status of one camera: `ok`, `paused`, or `degraded` with all reasons. Published when it changes."""
 
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-# the parts that can be at fault: the camera, its pictures, the folder that pictures are taken from, …
+# parts that can have a fault
 CAMERA, PICTURE, DAMAGE, FOLDER = "camera", "picture", "damage", "folder"
 INFERENCE, PROCESS = "inference", "process"
 
@@ -29,13 +29,13 @@ class CameraStatus:
 
     @property
     def up(self) -> bool:
-        """Whether pictures of it are inspected and answered."""
+        """Whether its pictures are inspected and give results."""
         with self._lock:
             return self._said is not None and self._state() == "ok"
 
     @property
     def reason(self) -> str | None:
-        """Why it is not; None when all is well, and before the first picture."""
+        """Why `up` is False; None when there is no fault, and before the first picture."""
         with self._lock:
             return self._reason() or ("paused" if self._paused else None)
 
@@ -48,7 +48,7 @@ class CameraStatus:
             return ": ".join(filter(None, (self._state(), self._reason())))
 
     def fault(self, part: str, reason: str, *, replace: bool = False) -> bool:
-        """`part` is at fault; a further reason while it is so stays unsaid, or replaces the one before. True if new."""
+        """Sets the fault of `part`. A later reason is ignored, or replaces the first with `replace`. True if new."""
         with self._lock:
             is_new = part not in self._faults
             if replace or is_new:
@@ -57,7 +57,7 @@ class CameraStatus:
             return is_new
 
     def pause(self, paused: bool) -> None:
-        """Nothing is inspected, because somebody wants it so. That is no fault; faults meanwhile keep their reasons."""
+        """Sets whether the camera is paused by command. A pause is not a fault; faults keep their reasons."""
         with self._lock:
             if paused != self._paused:
                 self._paused = paused

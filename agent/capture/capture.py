@@ -1,4 +1,4 @@
-"""Takes pictures from one source into a slot, when they are asked for, and keeps a live source going."""
+"""Takes pictures from one source into a queue when they are due or triggered, and reopens a lost source."""
 
 import threading
 import time
@@ -22,14 +22,15 @@ __all__ = ["Capture", "Captured", "Fault"]
 
 
 class Capture:
-    """The body of the capture thread, and what others ask of it from their threads.
+    """The body of the capture thread, and the calls that other threads make to it.
 
-    With `trigger: mqtt` every trigger gives exactly one result, in order. Of a live source that is the first picture
-    whose reading began after the trigger came, so never one that was taken before; of a finite one, the next. Where no
-    picture can be had (camera lost, paused, unhealthy pictures, none within `stale_after_s`, too many triggers waiting)
-    it is a fault with the reason. Triggers that wait when the agent is stopped get none, nor do those that come when a
-    file has ended (each a log line), nor those of a flood: behind `MAX_REFUSED` results that nobody took yet they are
-    passed over, with one log line.
+    With `trigger: mqtt` every trigger gives exactly one result, in order. A live source gives the first picture whose
+    reading began after the trigger came, so the picture is never older than the trigger. A finite source gives its next
+    picture. If there is no picture (camera lost, paused, unhealthy pictures, none within `stale_after_s`, too many
+    triggers waiting), the result is a fault with the reason.
+
+    Some triggers get no result: those that wait when the agent stops, those that come after the end of a file (one log
+    line each), and those of a flood, when `MAX_REFUSED` results already wait (one log line for all).
     """
 
     def __init__(
@@ -46,16 +47,16 @@ class Capture:
         """Starts nothing.
 
         Args:
-            source: not yet opened. Health is judged of live ones only; files are taken as they are.
+            source: not yet opened. Picture health is checked for live sources only.
             config: name, fps, loop, trigger, stale_after_s, reopen_max_s, region_xywh and health are used.
-            slot: where frames and faults go; closed when `run` ends. Of a live source, one whose `put` never waits.
-            status: told when the camera is lost, its pictures are unhealthy, or it is paused; and when no longer.
-            stop: ends `run` when set, as soon as the source lets go.
-            seq: numbers for the frames, shared by all cameras of the process; None: 1, 2, 3 …
+            slot: takes frames and faults; closed when `run` ends. For a live source its `put` must never wait.
+            status: gets the faults of the camera and its pictures, their end, and pauses.
+            stop: ends `run` when set, as soon as the source's current call returns.
+            seq: frame numbers, shared by all cameras of the process; None: 1, 2, 3 …
             clock: monotonic seconds.
 
         Raises:
-            ConfigError: the reference that health is judged by cannot be used.
+            ConfigError: the reference for picture health cannot be used.
         """
         self._source = source
         self._slot = slot
@@ -106,22 +107,22 @@ class Capture:
             self._slot.close()
 
     def expect_no_results(self) -> None:
-        """No further result will become safe: what still waits for one is left as it is. Returns at once."""
+        """No further result will become safe: pictures that still wait for one stay in place. Returns at once."""
         self._finite.receipts.expect_no_more()
 
     def trigger(self, trigger_id: str | None) -> None:
-        """Asks for one picture to be inspected. Returns at once, from any thread.
+        """Requests the inspection of one picture. Returns at once. Any thread may call it.
 
         Args:
-            trigger_id: given back with the result; 1 to 128 characters, or None.
+            trigger_id: returned with the result; 1 to 128 characters, or None.
 
         Raises:
-            ValueError: an id of another length, or a camera that is not triggered by messages.
+            ValueError: the id has another length, or the camera is not triggered by messages.
         """
         self._desk.ask(trigger_id)
 
     def pause(self) -> None:
-        """Inspects nothing until `resume`. A live source stays open and watched."""
+        """Stops inspection until `resume`. A live source stays open and is still checked."""
         self._desk.pause()
 
     def resume(self) -> None:
@@ -134,12 +135,12 @@ class Capture:
 
     @property
     def triggered(self) -> bool:
-        """Whether `trigger` asks for its pictures."""
+        """Whether a picture is taken only for a trigger."""
         return self._desk.triggered
 
     @property
     def skipped(self) -> int:
-        """Frames of a live source that came faster than they were fetched from its process."""
+        """Frames of a live source that a newer one replaced before they were read from its process."""
         return self._live.skipped if self._live is not None else 0
 
     @property

@@ -1,4 +1,4 @@
-"""Takes every picture of files and of a watched folder, in order and at the model's pace."""
+"""Takes every picture of files and of a watched folder, in order, as fast as the model inspects them."""
 
 import logging
 import threading
@@ -19,40 +19,40 @@ from zsad_core.errors import ImageError, SourceError
 
 logger = logging.getLogger(__name__)
 
-RETRY_S = 5.0  # between two attempts to put away pictures that could not be
-MOST_RETRIED = 20  # at one attempt
-END_LOOK_S = 0.02  # between two looks at the end for results that have become safe
+RETRY_S = 5.0  # between two attempts to move pictures that could not be moved
+MOST_RETRIED = 20  # pictures per attempt
+END_LOOK_S = 0.02  # between two checks at the end for results that have become safe
 
 
 class Receipts:
-    """The receipts of one source's pictures. All is called by the thread that reads the source, but for two things.
+    """The receipts of one source's pictures. For the thread that reads the source, with two exceptions.
 
-    What `of` gives may be called by any thread, as may `expect_no_more`; neither waits.
+    Any thread may call the function that `of` returns, and `expect_no_more`. Neither waits.
     """
 
     def __init__(self, description: str, status: CameraStatus, clock: Callable[[], float] = time.monotonic) -> None:
-        """`description` is the source's, for the log."""
+        """`description` is the source's name in the log."""
         self._description = description
         self._status = status
         self._clock = clock
-        self._outstanding = 0  # results that are not safe, as far as this thread knows
+        self._outstanding = 0  # results that are not known to be safe
         self._safe: deque[Receipt] = deque()
-        self._refused: deque[Receipt] = deque()  # tried again at `_retry_s`
+        self._refused: deque[Receipt] = deque()  # retried at `_retry_s`
         self._retry_s = -float("inf")
         self._no_more = threading.Event()
 
     def of(self, receipt: Receipt | None) -> Callable[[], None] | None:
-        """What to call once the result is safe."""
+        """The function to call once the result is safe."""
         if receipt is None:
             return None
         self._outstanding += 1
         return partial(self._safe.append, receipt)
 
     def settle(self) -> None:
-        """Puts away the pictures whose results are safe. One that cannot be is a stated fault, and tried again.
+        """Moves the pictures whose results are safe. A picture that cannot be moved is a stated fault and is retried.
 
         Raises:
-            SourceError: the source is lost. What is left is put away by the next call.
+            SourceError: the source is lost. The next call moves the rest.
         """
         while self._safe:
             self._try_first(self._safe)
@@ -69,8 +69,8 @@ class Receipts:
         self._no_more.set()
 
     def settle_rest(self) -> None:
-        """Puts away pictures until no result is outstanding or none will become safe."""
-        with suppress(SourceError):  # the next start inspects what is left again
+        """Moves pictures until no result is outstanding, or none will become safe."""
+        with suppress(SourceError):  # the next start inspects the remaining pictures again
             while self._outstanding and not self._no_more.wait(END_LOOK_S):
                 self.settle()
             self.settle()
@@ -90,7 +90,7 @@ class Receipts:
 
 
 class FiniteCapture:
-    """For one thread."""
+    """Reads a finite source or a watched folder. For one thread."""
 
     def __init__(
         self,
@@ -126,15 +126,15 @@ class FiniteCapture:
                 if not self._loop or self._stop.is_set():
                     return
                 if taken == 0:
-                    raise SourceError(f"{self._source.description}: nothing to read, looping over it is no use")
+                    raise SourceError(f"{self._source.description}: nothing to read, so it cannot loop")
         except SourceError as error:
             self.failure = str(error)
             self._status.fault(CAMERA, self.failure)
-            if opened:  # parts that were to come are missing: said as a result too, not only in the log
+            if opened:  # the remaining parts are not inspected, so a result must say it too
                 self._out.fault(self.failure, is_part=True)
 
     def read_drops(self, presence: Reconnector) -> None:
-        """Reads what comes into an opened folder, until stopped, and puts away what is done with, paused or not."""
+        """Reads pictures from an opened folder until stopped. Moves finished pictures also while paused."""
         while not self._stop.is_set():
             self.receipts.settle()
             looks = not self._desk.paused and self._pace.is_due
@@ -155,7 +155,7 @@ class FiniteCapture:
         return taken
 
     def _take_next(self, turn: Trigger) -> bool:
-        """Reads one picture and puts it, or the fault in its place. False when there was none."""
+        """Reads one picture and puts it, or a fault in its place. False when there was none."""
         try:
             picture = self._source.read()
             if picture is None:

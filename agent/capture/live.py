@@ -1,4 +1,4 @@
-"""Takes the newest pictures of an opened live source, and says which of them are none of a part."""
+"""Takes the newest pictures of an opened live source and reports those that cannot be inspected."""
 
 import logging
 import threading
@@ -19,18 +19,18 @@ from zsad_core.errors import ImageError, SourceError
 
 logger = logging.getLogger(__name__)
 
-LATEST_PICTURES = 25  # among which damaged ones are counted
+LATEST_PICTURES = 25  # damaged pictures are counted among so many
 MANY_DAMAGED = 3
 
 
 class LiveCapture:
-    """For one thread.
+    """Reads, checks and puts pictures. For one thread.
 
-    A picture that cannot be inspected is a result, `unknown`: a part may have been in it that no other picture shows.
-    Of a camera that runs freely `UnknownPace` says which are. Every trigger gets one.
+    A picture that cannot be inspected gives the result `unknown`: a part may be in it that no other picture shows. For
+    a free-running camera `UnknownPace` limits the rate of these results. Every trigger gets one.
 
-    Where many come damaged, the camera is degraded until the latest pictures are all whole; those that are whole are
-    inspected meanwhile.
+    If many pictures are damaged, the camera is degraded until the latest pictures are all good. Good pictures are
+    inspected in the meantime.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class LiveCapture:
         self._clock = clock
         self._stale_after_s = stale_after_s
         self._unknowns = UnknownPace(clock)
-        self.skipped = 0  # pictures that came faster than they were fetched from the camera's process
+        self.skipped = 0  # pictures that a newer one replaced before they were read from the camera's process
         self._stated_health: str | None = None
         self._were_damaged: deque[bool] = deque(maxlen=LATEST_PICTURES)
 
@@ -67,7 +67,7 @@ class LiveCapture:
         """Reads an opened source until stopped.
 
         Raises:
-            SourceError: it is lost.
+            SourceError: the source is lost.
         """
         began_s = self._clock()
         while not self._stop.is_set():
@@ -87,14 +87,14 @@ class LiveCapture:
             if reason is None:
                 self._out.remember(picture)
             self._pass_on(picture if reason is None else reason, began_s)
-            began_s = picture.captured_monotonic_s  # it may have waited to be fetched
+            began_s = picture.captured_monotonic_s  # it may be older than this read
 
     def _pass_on(self, item: Picture | str, began_s: float) -> None:
-        """Puts a live picture, or the reason why it cannot be inspected, for whoever asked before its exposure.
+        """Puts a picture, or the reason why it cannot be inspected, for every trigger that came before its exposure.
 
         Args:
-            item: a reason is put for each trigger, and of a camera that runs freely as `UnknownPace` says.
-            began_s: when the picture before it had come, or reading began.
+            item: a reason is put for each trigger; for a free-running camera `UnknownPace` limits the rate.
+            began_s: when the previous picture arrived, or when reading began.
         """
         if isinstance(item, Picture):
             self._unknowns.count_good()
@@ -113,7 +113,7 @@ class LiveCapture:
         return self._desk.turns_of(began_s)
 
     def _turn_by_pace(self, item: Picture | str) -> list[Trigger]:
-        """One, or none where it comes sooner than the config's fps asks for, or than a reason is to be said again."""
+        """One turn; none if the picture comes too early for the config's fps, or the next `unknown` is not due."""
         if not self._pace.is_due or (isinstance(item, str) and not self._unknowns.is_due):
             return []
         self._pace.count_taken()
@@ -122,7 +122,7 @@ class LiveCapture:
         return [UNASKED]
 
     def _judge(self, image: np.ndarray) -> str | None:
-        """Why this picture is not to be inspected. A change of the stated health is said once."""
+        """Why this picture must not be inspected, or None. A change of the stated health is logged once."""
         reason = self._health.judge(image, self._clock())
         stated = self._health.stated
         if stated != self._stated_health:
@@ -131,7 +131,7 @@ class LiveCapture:
                 logger.warning("%s: %s", self._source.description, stated)
                 self._status.fault(PICTURE, stated, replace=True)
             else:
-                logger.info("back: the pictures of %s are as they should be", self._source.description)
+                logger.info("back: the pictures of %s are good again", self._source.description)
                 self._status.clear(PICTURE)
         return reason
 
@@ -139,8 +139,8 @@ class LiveCapture:
         self._were_damaged.append(damage is not None)
         damaged = sum(self._were_damaged)
         if damage is not None and damaged >= MANY_DAMAGED:
-            said = f"{MANY_DAMAGED} or more of {LATEST_PICTURES} pictures came damaged: {damage}"
+            said = f"{MANY_DAMAGED} or more of {LATEST_PICTURES} pictures are damaged: {damage}"
             if self._status.fault(DAMAGE, said):
                 logger.warning("%s", said)
         elif damaged == 0 and self._status.clear(DAMAGE):
-            logger.info("back: the pictures of %s come whole", self._source.description)
+            logger.info("back: the pictures of %s are no longer damaged", self._source.description)

@@ -1,4 +1,4 @@
-"""Where one camera's frames and faults go out: numbered, dated, into its slot; the newest frames are kept at hand."""
+"""Numbers and dates one camera's frames and faults, puts them into its queue, and keeps the newest frames."""
 
 import itertools
 import threading
@@ -15,28 +15,28 @@ from zsad_core.types import Frame
 
 PUT_WAIT_S = 0.2
 NEWEST_FRAMES = 4
-NEWEST_BYTES = 64_000_000  # of their pictures together; one is kept however large it is
+NEWEST_BYTES = 64_000_000  # total size of the kept pictures; one picture is always kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """Stands where a frame would have stood."""
+    """Takes the place of a frame that cannot be inspected."""
 
     camera: str
     seq: int
     captured_at: datetime  # UTC
     captured_monotonic_s: float
     reason: str
-    is_part: bool  # True: a part was there and its picture is bad; False: the camera was lost
-    trigger_id: str | None = None  # of the trigger that it answers, where that has one
-    done: Callable[[], None] | None = None  # to be called once its result is safe
+    is_part: bool  # True: a part was there but its picture is bad; False: the camera was lost
+    trigger_id: str | None = None  # id of the trigger that it answers, if that has one
+    done: Callable[[], None] | None = None  # called once its result is safe
 
 
 Captured: TypeAlias = Frame | Fault
 
 
 class FrameOutput:
-    """Used from the capture thread and from those that trigger and pause it; what goes in comes out in that order."""
+    """First in, first out. Used from the capture thread and from the threads that trigger and pause it."""
 
     def __init__(
         self,
@@ -47,19 +47,19 @@ class FrameOutput:
         seq: Iterator[int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """See `zsad_agent.capture.capture.Capture` for the arguments."""
+        """The arguments are those of `zsad_agent.capture.capture.Capture`."""
         self._camera = camera
         self._slot = slot
         self._stop = stop
         self._seq = seq if seq is not None else itertools.count(1)
         self._clock = clock
-        self._order = threading.Lock()  # the order of sequence numbers is that of the slot
+        self._order = threading.Lock()  # keeps sequence numbers in the order of the queue
         self._newest_lock = threading.Lock()
         self._newest: deque[Frame] = deque(maxlen=NEWEST_FRAMES)
 
     @property
     def waiting(self) -> int:
-        """Frames and faults that nobody took yet."""
+        """Frames and faults that were not taken yet."""
         return self._slot.waiting
 
     def frame(
@@ -70,7 +70,7 @@ class FrameOutput:
         trigger_id: str | None = None,
         done: Callable[[], None] | None = None,
     ) -> None:
-        """Puts a picture to be inspected. With `keep` no newer one may replace it."""
+        """Puts a picture to be inspected. With `keep`, a newer one must not replace it."""
         with self._order:
             now_s = self._clock()
             captured_s = min(picture.captured_monotonic_s, now_s)
@@ -94,7 +94,7 @@ class FrameOutput:
         trigger_id: str | None = None,
         done: Callable[[], None] | None = None,
     ) -> None:
-        """Puts what becomes the verdict `unknown` with this reason."""
+        """Puts a fault, which becomes the verdict `unknown` with this reason."""
         with self._order:
             fault = Fault(
                 camera=self._camera,
@@ -109,7 +109,7 @@ class FrameOutput:
             self._put(fault, keep=keep)
 
     def remember(self, picture: Picture) -> None:
-        """Keeps a good picture for `newest`, inspected or not."""
+        """Keeps a good picture for `newest`, whether it is inspected or not."""
         frame = Frame(
             image_bgr=picture.image,
             camera=self._camera,
@@ -123,7 +123,7 @@ class FrameOutput:
                 self._newest.popleft()
 
     def newest(self, count: int) -> list[Frame]:
-        """The latest good frames, at most `count` and at most `NEWEST_FRAMES`, the newest last. Their `seq` is 0."""
+        """The latest good frames, the newest last: at most `count` and at most `NEWEST_FRAMES`. Their `seq` is 0."""
         with self._newest_lock:
             return list(self._newest)[-count:] if count > 0 else []
 

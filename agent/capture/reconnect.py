@@ -1,4 +1,4 @@
-"""Whether a source that is reopened when it is lost is there: lost and back are said once."""
+"""Reopens a lost source, and reports `lost` and `back` once each."""
 
 import logging
 import random
@@ -17,7 +17,7 @@ FIRST_BACKOFF_S = 0.5
 
 
 class Reconnector:
-    """Of a live source or a watched folder. For the thread that reads it, which no source holds up without a limit."""
+    """Keeps a live source or watched folder open. For the thread that reads it; every read has a time limit."""
 
     def __init__(
         self,
@@ -34,9 +34,9 @@ class Reconnector:
 
         Args:
             source: not yet opened.
-            desk: tells those who wait that the camera is lost.
-            out: a result says so, too.
-            status: likewise.
+            desk: answers the waiting triggers when the camera is lost.
+            out: takes a result that says so.
+            status: gets the fault.
             stop: ends `keep_open` when set.
             clock: monotonic seconds.
             reopen_max_s: longest wait between two openings.
@@ -50,7 +50,7 @@ class Reconnector:
         self._reopen_max_s = reopen_max_s
 
     def keep_open(self, read: Callable[[], None]) -> None:
-        """Calls `read` with the source open, again with growing pauses when it returns or is lost, until stopped."""
+        """Calls `read` with the source open, until stopped. Repeats it with back-off when it returns or fails."""
         first_backoff_s = min(FIRST_BACKOFF_S, self._reopen_max_s)
         backoff_s = first_backoff_s
         while not self._stop.is_set():
@@ -60,13 +60,13 @@ class Reconnector:
                     read()
             except SourceError as error:
                 self._state_lost(str(error))
-            if self._clock() - opened_s > self._reopen_max_s:  # it ran well in between
+            if self._clock() - opened_s > self._reopen_max_s:  # it worked for a while
                 backoff_s = first_backoff_s
             self._stop.wait(backoff_s * random.uniform(0.75, 1.25))
             backoff_s = min(2 * backoff_s, self._reopen_max_s)
 
     def sign(self) -> None:
-        """It is there."""
+        """Notes that the source works."""
         if self._desk.find():
             logger.info("back: %s", self._source.description)
         self._status.clear(CAMERA)

@@ -1,23 +1,23 @@
-"""Triggers that wait for their picture, in order, up to a bound. Used from any thread."""
+"""Triggers that wait for their picture, in order. Used from any thread."""
 
 import threading
 from collections import deque
 from dataclasses import dataclass
 
 MAX_WAITING = 16
-MAX_REFUSED = 1000  # that wait to be told so; a flood beyond takes no memory
+MAX_REFUSED = 1000  # refused triggers whose answer waits; further triggers are dropped, to limit memory
 MAX_ID_CHARACTERS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    trigger_id: str | None  # the sender's own; None: it gave none
+    trigger_id: str | None  # chosen by the sender; None: no id
     arrived_s: float  # monotonic
-    refused: str | None = None  # why it gets no picture
+    refused: str | None = None  # reason why it gets no picture
 
 
 class TriggerQueue:
-    """First in, first out. Nothing that was offered is forgotten: each is taken exactly once."""
+    """First in, first out. Every trigger is taken exactly once."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -30,25 +30,25 @@ class TriggerQueue:
 
     @property
     def pending(self) -> int:
-        """Those that wait for a picture."""
+        """How many triggers wait for a picture."""
         with self._condition:
             return sum(trigger.refused is None for trigger in self._waiting)
 
     @property
     def waiting(self) -> int:
-        """All that were offered and not taken, those that are refused too."""
+        """How many triggers were not taken yet, including refused ones."""
         with self._condition:
             return len(self._waiting)
 
     def take_next(self, timeout_s: float) -> Trigger | None:
-        """The oldest; None when none came in time."""
+        """Takes the oldest; None if none came in time."""
         with self._condition:
             if not self._waiting:
                 self._condition.wait(timeout_s)
             return self._waiting.popleft() if self._waiting else None
 
     def take_until(self, moment_s: float) -> list[Trigger]:
-        """All that arrived no later than `moment_s`, oldest first."""
+        """Takes all that arrived no later than `moment_s`, oldest first."""
         with self._condition:
             taken = []
             while self._waiting and self._waiting[0].arrived_s <= moment_s:
@@ -56,7 +56,7 @@ class TriggerQueue:
             return taken
 
     def put_back(self, trigger: Trigger) -> None:
-        """It got no picture after all, and stays the oldest."""
+        """Puts back a trigger that got no picture; it is again the oldest."""
         with self._condition:
             self._waiting.appendleft(trigger)
             self._condition.notify_all()

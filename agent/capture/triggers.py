@@ -1,4 +1,4 @@
-"""Who wants a picture of one camera, and what they are told when there is none: triggers, pause, lost camera."""
+"""The triggers of one camera, and their answers when there is no picture: paused, camera lost, too many."""
 
 import logging
 import threading
@@ -10,24 +10,24 @@ from zsad_agent.capture.trigger_queue import MAX_ID_CHARACTERS, MAX_REFUSED, MAX
 
 logger = logging.getLogger(__name__)
 
-TURN_WAIT_S = 0.1  # longest wait for a trigger or the end of a pause before looking again whether to stop
+TURN_WAIT_S = 0.1  # longest wait for a trigger or the end of a pause before checking `stop`
 UNASKED = Trigger(trigger_id=None, arrived_s=-float("inf"))
 ALL_S = float("inf")
 
 
 class Triggers:
-    """Used from any thread. Every trigger that it takes in is given out once, or answered with a reason."""
+    """Used from any thread. Every accepted trigger gets one picture, or one answer with a reason."""
 
     def __init__(
         self, *, mode: str, lossless: bool, out: FrameOutput, status: CameraStatus, clock: Callable[[], float]
     ) -> None:
-        """Takes what it answers by.
+        """No trigger waits yet.
 
         Args:
-            mode: the camera's `trigger`; with `mqtt` it takes a picture only when it is asked to.
+            mode: the camera's `trigger`; with `mqtt` a picture is taken only for a trigger.
             lossless: whether its source is finite or a folder.
-            out: where answers go.
-            status: told of a pause.
+            out: takes the answers.
+            status: gets the pauses.
             clock: monotonic seconds.
         """
         self._mode = mode
@@ -37,10 +37,10 @@ class Triggers:
         self._clock = clock
         self._queue = TriggerQueue()
         self._flooded = False
-        self._lock = threading.Lock()  # over the three below, and over a trigger being let in while one of them turns
-        self._lost: str | None = None  # why
+        self._lock = threading.Lock()  # guards the three below, and the check of them when a trigger arrives
+        self._lost: str | None = None  # reason
         self._paused = False
-        self._ended: str | None = None  # why nobody answers any more
+        self._ended: str | None = None  # reason why there are no more results
 
     @property
     def triggered(self) -> bool:
@@ -65,7 +65,7 @@ class Triggers:
             full = self._queue.pending + self._out.waiting >= MAX_WAITING
             refused = self._no_picture() or (f"too many triggers waiting, {MAX_WAITING}" if full else None)
             trigger = Trigger(trigger_id, self._clock(), refused)
-            if refused is None or self._lossless:  # whose own thread answers, since its slot can be full
+            if refused is None or self._lossless:  # its capture thread answers, because its queue can be full
                 self._queue.offer(trigger)
                 return
         self._answer([trigger], refused)
@@ -83,7 +83,7 @@ class Triggers:
         self._status.pause(False)
 
     def lose(self, reason: str, said: Callable[[], None]) -> None:
-        """The camera is lost: `said` is called, then those who wait are answered. Nothing if it was lost already."""
+        """The camera is lost: calls `said`, then answers the waiting triggers. Does nothing if it was lost already."""
         with self._lock:
             if self._lost is not None:
                 return
@@ -93,27 +93,27 @@ class Triggers:
         self._answer(waiting, f"camera lost: {reason}")
 
     def find(self) -> bool:
-        """The camera is there. Whether it was lost."""
+        """The camera works. Returns whether it was lost."""
         with self._lock:
             was_lost, self._lost = self._lost, None
         return was_lost is not None
 
     def answer_waiting(self, reason: str, until_s: float = ALL_S) -> None:
-        """Those who asked no later than `until_s` get no picture, for that reason."""
+        """Answers the triggers that arrived no later than `until_s` with this reason."""
         self._answer(self._queue.take_until(until_s), reason)
 
     def end(self, reason: str) -> None:
-        """As `answer_waiting`, and whoever comes later is told in the log alone: the camera gives no more results."""
+        """As `answer_waiting`. Later triggers get no result, only a log line: the camera gives no more results."""
         with self._lock:
             self._ended = reason
         self.answer_waiting(reason)
 
     def turns_of(self, began_s: float) -> list[Trigger]:
-        """Who gets the live picture whose reading began at `began_s`."""
+        """The triggers that get the live picture whose reading began at `began_s`."""
         return self._queue.take_until(began_s)
 
     def next_turn(self, stop: threading.Event) -> Trigger | None:
-        """Waits until a picture of a finite source or folder is to be taken. None when stopped."""
+        """Waits until the next picture of a finite source or folder is due. None when stopped."""
         while not stop.is_set():
             if self.triggered:
                 trigger = self._queue.take_next(TURN_WAIT_S)
@@ -129,16 +129,16 @@ class Triggers:
         return None
 
     def give_back(self, turn: Trigger) -> None:
-        """There was no picture for it yet."""
+        """Puts the trigger back, because there was no picture yet."""
         if turn is not UNASKED:
             self._queue.put_back(turn)
 
     def _is_flooded(self) -> bool:
-        """Whether so many wait that one more is passed over: each takes memory until its result is on the disk."""
+        """Whether too many triggers wait to accept one more: each takes memory until its result is on disk."""
         waiting = self._queue.waiting + self._out.waiting
         if waiting >= MAX_REFUSED and not self._flooded:
             self._flooded = True
-            logger.error("%s: triggers are passed over, without a result: %d wait", self._status.camera, waiting)
+            logger.error("%s: triggers are dropped without a result: %d are waiting", self._status.camera, waiting)
         elif waiting < MAX_REFUSED // 2 and self._flooded:
             self._flooded = False
             logger.warning("%s: every trigger gets a result again", self._status.camera)

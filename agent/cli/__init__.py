@@ -1,5 +1,5 @@
-"""The command line: one file a command.
+"""The command line: one file per command.
 
-A command parses its flags, calls the rooms below and prints. No rule of the inspection belongs here. May import
-every room of the agent.
+A command parses its flags, calls other rooms and prints. It contains no rules of the inspection. May import every room
+of the agent.
 """

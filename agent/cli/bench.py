@@ -1,4 +1,4 @@
-"""`zsad-agent bench`: how fast the model is alone, and how much of that the whole pipeline keeps."""
+"""`zsad-agent bench`: the speed of the model alone and of the whole pipeline."""
 
 import contextlib
 import itertools
@@ -27,16 +27,16 @@ from zsad_core.bundle import Arithmetic, Bundle, load_bundle
 
 FRAME_WH = (1280, 720)
 IDLE_S = 1.0  # between two pictures of a slow triggered line
-IDLE_SHARE = 0.2  # of the time goes to that pattern
-THREADS = (1, 2)  # each measured for itself, unless a number was asked for
-COMPARE_SHARE = 0.3  # of the time goes to which of a bundle's two models is the faster
+IDLE_SHARE = 0.2  # share of the time for that pattern
+THREADS = (1, 2)  # each measured separately, unless a number was requested
+COMPARE_SHARE = 0.3  # share of the time to compare a bundle's two models
 COMPARE_TURN_S = 0.5
-ROUND_S = 2.0  # raw and pipeline take turns of about this length, so that a slower moment meets both
+ROUND_S = 2.0  # raw and pipeline alternate in rounds of about this length, so that load affects both
 NO_BROKER = "mqtt://127.0.0.1:1"  # nothing listens there: results stay in the spool, as on a line without network
 
 
 class MemorySource:
-    """The same few frames again and again, without decoding, until the deadline."""
+    """Repeats the same few frames without decoding, until the deadline."""
 
     description = "frames in memory"
     lossless, endless = True, False
@@ -54,12 +54,12 @@ class MemorySource:
         pass
 
     def read(self) -> Picture | None:
-        """The next frame, as a copy, as a camera would give it; None after the deadline."""
+        """A copy of the next frame; None after the deadline."""
         return Picture(image=next(self._frames).copy()) if time.monotonic() < self._deadline_s else None
 
 
 class _Recorder:
-    """A sink that notes when each result was done, and what it says of its latency."""
+    """A sink that records when each result was done, and its latency."""
 
     def __init__(self) -> None:
         self.done_s: list[float] = []
@@ -72,7 +72,7 @@ class _Recorder:
 
 
 def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
-    """Measures for about `seconds` and returns what `--json` prints; keys end in their unit.
+    """Measures for about `seconds` and returns the report for `--json`; keys end in their unit.
 
     Raises:
         ZsadError: the bundle, product or device cannot be used.
@@ -123,7 +123,9 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
         "frame_wh": list(FRAME_WH),
         "start_up_s": round(start_up_s, 3),
         "raw": {"pictures": len(raw_ms), "per_second": round(raw_rate, 2), "latency_ms": _percentiles(raw_ms)},
-        "energy_j": round(sum(spent_j) / len(raw_ms), 4) if spent_j else None,  # a picture, raw; of the whole machine
+        "energy_j": round(sum(spent_j) / len(raw_ms), 4)
+        if spent_j
+        else None,  # per picture, raw inference, whole machine
         "pipeline": {
             "pictures": sum(len(recorder.done_s) for recorder in recorders),
             "per_second": round(pipeline_rate, 2),
@@ -134,7 +136,7 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
         "rss_mb": status_mb("VmRSS"),
         "peak_rss_mb": status_mb("VmHWM"),
     }
-    if config.inference.threads is None and config.inference.device == "CPU":  # last: it takes memory of its own
+    if config.inference.threads is None and config.inference.device == "CPU":  # last, because it needs more memory
         measured = config.inference.model_copy(update={"model": detector.arithmetic})
         report["by_threads"] = _by_threads(measured, frames, IDLE_SHARE * seconds)
     return report
@@ -143,17 +145,17 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
 def _faster(
     bundle: Bundle, config: InferenceConfig, first: Detector, frames: Sequence[np.ndarray], seconds: float
 ) -> tuple[Detector, dict[str, Any]]:
-    """Measures both models of a bundle in turns, and keeps which is the faster for the starts on this machine.
+    """Measures both models of a bundle in turns, and stores which is faster for later starts on this machine.
 
     Args:
-        bundle: with both.
-        config: of `first`.
-        first: one of them, compiled.
-        frames: to measure on.
-        seconds: about so long.
+        bundle: has both models.
+        config: the config of `first`.
+        first: one of the models, compiled.
+        frames: frames to measure with.
+        seconds: approximate duration.
 
     Returns:
-        (the faster, figures of both).
+        (the faster model, figures of both).
     """
     detectors = {
         name: first if name == first.arithmetic else Detector(bundle, config.model_copy(update={"model": name}))
@@ -180,7 +182,7 @@ def as_table(report: dict[str, Any]) -> str:
         "                      p50      p95      p99  ms    pictures/s",
     ]
     for name, figures in report["models"].items():
-        chosen = "    runs on this machine from the next start on" if name == report["model"] else ""
+        chosen = "    chosen for this machine" if name == report["model"] else ""
         lines.append(f"{f'{name} model':<16} {_row(figures['latency_ms'])}{chosen}")
     for name, key in (("raw inference", "raw"), ("whole pipeline", "pipeline"), ("after 1 s idle", "after_1_s_idle")):
         latency_ms = report[key]["latency_ms"]
@@ -191,7 +193,9 @@ def as_table(report: dict[str, Any]) -> str:
         idle = one["after_1_s_idle"]["latency_ms"]["p50"]
         rate = f"{one['per_second']:12.1f}   after 1 s idle {idle:.2f}"
         lines.append(f"{name:<16} {_row(one['latency_ms'])}    {rate}")
-    energy = "not told by this machine" if report["energy_j"] is None else f"{report['energy_j']:8.3f} J a picture"
+    energy = (
+        "not available on this machine" if report["energy_j"] is None else f"{report['energy_j']:8.3f} J per picture"
+    )
     lines += [
         f"energy           {energy}",
         f"pipeline / raw   {report['pipeline_to_raw']:8.1%}   (the pipeline's latency is from capture to result, under "
@@ -207,9 +211,9 @@ def _row(latency_ms: dict[str, float]) -> str:
 
 
 def _folder_on_the_spools_disk() -> Path | None:
-    """The state folder, since every result waits for an fsync there and the one for temporary files may be in memory.
+    """The state folder: every result waits for an fsync there, and the folder for temporary files may be in memory.
 
-    None where it cannot be written.
+    None if it cannot be written.
     """
     folder = default_state_dir()
     with contextlib.suppress(OSError):
@@ -218,7 +222,7 @@ def _folder_on_the_spools_disk() -> Path | None:
 
 
 def _by_threads(config: InferenceConfig, frames: Sequence[np.ndarray], seconds: float) -> dict[str, Any]:
-    """Raw inference on one and on two threads, in turns of a tight loop and of one picture after an idle second."""
+    """Raw inference with one and two threads: in a loop without pauses, and one picture after an idle second."""
     bundle = load_bundle(config.bundle)
     detectors = {
         threads: Detector(bundle, config.model_copy(update={"threads": threads}))
@@ -244,14 +248,14 @@ def _by_threads(config: InferenceConfig, frames: Sequence[np.ndarray], seconds: 
 
 
 def _with_energy(turn: Callable[[], None]) -> float | None:
-    """Joules that the machine took meanwhile; None where it does not tell."""
+    """Joules that the machine used during `turn`; None if they cannot be measured."""
     meter = EnergyMeter()
     turn()
     return meter.since_last_j()
 
 
 def _raw_turn(detector: Detector, frames: Sequence[np.ndarray], seconds: float) -> list[float]:
-    """Milliseconds of each inference, resize included."""
+    """Milliseconds of each inference, including resizing."""
     deadline_s = time.perf_counter() + seconds
     latencies_ms = []
     for frame in itertools.cycle(frames):
@@ -304,14 +308,14 @@ def _idle_turn(detector: Detector, frames: Sequence[np.ndarray], count: int) -> 
 
 
 def _rate(recorders: Sequence[_Recorder]) -> float:
-    """Results a second, from the first to the last of each run: starting and draining threads is not counted."""
+    """Results per second, from the first to the last of each run, without the start and stop of threads."""
     intervals = sum(len(recorder.done_s) - 1 for recorder in recorders)
     spent_s = sum(recorder.done_s[-1] - recorder.done_s[0] for recorder in recorders)
     return intervals / spent_s if spent_s > 0 else float("nan")
 
 
 def _frames(count: int) -> list[np.ndarray]:
-    """Smooth noise, uint8 [720, 1280, 3]: neither flat, which compresses too well, nor white noise."""
+    """Smooth noise, uint8 [720, 1280, 3]: flat pictures would compress too well, white noise too badly."""
     width, height = FRAME_WH
     generator = np.random.default_rng(0)
     coarse = [generator.integers(60, 200, (height // 8, width // 8, 3), dtype=np.uint8) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""`zsad-agent check`: everything about a config that can be judged without running."""
+"""`zsad-agent check`: finds all faults of a config without running the agent."""
 
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ from zsad_core.errors import BundleError, ConfigError, DeviceError, ProductError
 
 
 def checked_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """The config file and the flags over it, judged as `zsad-agent check` does.
+    """Loads the config file and the flags, with the checks of `zsad-agent check`.
 
     Raises:
         ConfigError: one line per fault.
@@ -29,9 +29,9 @@ def checked_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]]) 
 
 
 def find_faults(settings: Settings) -> Iterator[str]:
-    """One line per fault: where it was set, the value, what is wrong, what is allowed.
+    """One line per fault: place in the config, value, fault, allowed values.
 
-    A camera that is not there is no fault: it may be plugged in later, and the agent says so until then.
+    A missing camera is not a fault: it may be connected later, and the agent reports it as lost until then.
     """
     config = settings.config
     yield from _source_faults(settings)
@@ -41,7 +41,7 @@ def find_faults(settings: Settings) -> Iterator[str]:
     except BundleError as error:
         yield f"{settings.where('inference', 'bundle')}: {error}"
     except ConfigError:
-        pass  # told below, with every key
+        pass  # reported below, with every key
     if bundle is not None:
         yield from _product_faults(settings, bundle)
     yield from _key_faults(settings)
@@ -88,7 +88,7 @@ def _product_faults(settings: Settings, bundle: Bundle) -> Iterator[str]:
 
 def _source_faults(settings: Settings) -> Iterator[str]:
     for where, camera in _cameras(settings):
-        if camera.camera is not None or camera.source is not None:  # else it is to be named on the command line
+        if camera.camera is not None or camera.source is not None:  # else the command line must name it
             try:
                 make_source(camera)
             except (ConfigError, SourceError) as error:
@@ -105,7 +105,7 @@ def _source_faults(settings: Settings) -> Iterator[str]:
 
 
 def _cameras(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], CameraConfig]]:
-    """Where each camera is in the file, and its settings."""
+    """Each camera's location in the file, and its settings."""
     several = bool(settings.config.cameras)
     for number, camera in enumerate(settings.config.every_camera):
         yield ("cameras", number) if several else ("source",), camera

@@ -1,6 +1,6 @@
 """The command `zsad-agent`. Without a subcommand it runs the daemon.
 
-Nothing heavy is imported before the arguments are read.
+Heavy modules are imported after the arguments are parsed.
 """
 
 import argparse
@@ -17,16 +17,18 @@ from zsad_core.errors import ConfigError, ProductError, ZsadError
 
 DONE, FAILED, USAGE = 0, 1, 2
 DEFAULT_FALSE_REJECT_RATE = 0.01
-MIN_FALSE_REJECT_RATE = 1e-6  # for which a million good parts are needed
+MIN_FALSE_REJECT_RATE = 1e-6  # needs a million good parts
 DEFAULT_REFERENCE_FRAMES = 50
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; every error that a user can cause is one line per fault on stderr. The exit code."""
+    """Runs the command and returns the exit code. Errors that a user can cause are one line per fault on stderr."""
     arguments = sys.argv[1:] if argv is None else argv
     command = COMMANDS.get(arguments[0]) if arguments else None
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a file name may have characters that the terminal cannot show
     try:
         return command(arguments[1:]) if command is not None else run(arguments)
     except SystemExit as exit_request:  # argparse, after --help or a usage error
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         return _report(error, USAGE)
     except ZsadError as error:
         return _report(error, FAILED)
-    except BrokenPipeError:  # the reader of stdout went away: `zsad-agent score … | head`
+    except BrokenPipeError:  # the reader of stdout has ended: `zsad-agent score … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
@@ -62,9 +64,9 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--broker", metavar="URL", help="mqtt[s]://host[:port], or embedded; default: localhost")
     parser.add_argument("--max-frames", type=_count, metavar="N", help="end after N pictures; default: no limit")
     parser.add_argument("--loop", action="store_true", default=None, help="start a file or folder again at its end")
-    parser.add_argument("--fps", type=float, metavar="F", help="most frames a second; default: as they come")
+    parser.add_argument("--fps", type=float, metavar="F", help="most frames per second; default: no limit")
     parser.add_argument("--threshold", type=float, metavar="T", help="score in [0, 1]; default: the bundle's")
-    parser.add_argument("--print-results", action="store_true", help="a line for each result on stdout")
+    parser.add_argument("--print-results", action="store_true", help="print one line per result on stdout")
     parser.add_argument(
         "--save-heatmaps", type=Path, metavar="DIR", help="write each overlay as DIR/<camera>-<seq>.jpg; for setting up"
     )
@@ -84,7 +86,7 @@ def run(arguments: list[str]) -> int:
     configure_logging(config.log_level, config.log_format)
     prepare_environment()
     keep_memory_small()
-    os.umask(os.umask(0o077) | 0o027)  # results and pictures are not for every user of the machine
+    os.umask(os.umask(0o077) | 0o027)  # other users must not read results and pictures
 
     from zsad_agent.cli.check import checked_settings
     from zsad_agent.config import default_state_dir
@@ -114,18 +116,20 @@ def score(arguments: list[str]) -> int:
     """Scores pictures without a broker."""
     parser = argparse.ArgumentParser(
         prog="zsad-agent score",
-        description="Scores pictures. Exit code 1 if one could not be read or answered: its verdict is `unknown`.",
+        description="Scores pictures. Exit code 1 if a picture has no score: its verdict is `unknown`.",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a picture, or a folder, which is walked")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="a picture, or a folder with its subfolders"
+    )
     _add_model_flags(parser)
     parser.add_argument("--threshold", type=float, metavar="T", help="score in [0, 1]; default: the bundle's")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, latency_ms in milliseconds")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line, latency_ms in milliseconds")
     parser.add_argument(
         "--maps",
         type=Path,
         metavar="DIR",
-        help="write each anomaly map as DIR/<stem>.npy, float32 [h, w] in [0, 1], subfolders mirrored; pictures of one "
-        "folder with the same stem (a.png, a.jpg) get <file name>.npy instead, later doubles a number",
+        help="write each anomaly map as DIR/<stem>.npy, float32 [h, w] in [0, 1], with the same subfolders; pictures "
+        "of one folder with the same stem (a.png, a.jpg) get <file name>.npy, further duplicates get a number",
     )
     args = parser.parse_args(arguments)
     configure_logging("WARNING")
@@ -150,9 +154,10 @@ def score(arguments: list[str]) -> int:
 
 
 def check(arguments: list[str]) -> int:
-    """Judges a config without running."""
+    """Checks a config without running the agent."""
     parser = argparse.ArgumentParser(
-        prog="zsad-agent check", description="Names every fault of a config file. Exit code 0, or 2 if there is one."
+        prog="zsad-agent check",
+        description="Prints every fault of a config file. Exit code 0, or 2 if there is a fault.",
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML config; default: /etc/zsad-agent/agent.yaml if there is one"
@@ -173,7 +178,7 @@ def check(arguments: list[str]) -> int:
 
 
 def calibrate(arguments: list[str]) -> int:
-    """A threshold from pictures of good parts."""
+    """Computes a threshold from pictures of good parts."""
     parser = argparse.ArgumentParser(
         prog="zsad-agent calibrate", description="Prints a threshold for the config, from pictures of good parts."
     )
@@ -219,11 +224,11 @@ def calibrate(arguments: list[str]) -> int:
 
 
 def reference(arguments: list[str]) -> int:
-    """What a camera sees while nothing is wrong, as a file."""
+    """Writes the reference of a camera to a file."""
     parser = argparse.ArgumentParser(
         prog="zsad-agent reference",
-        description="Takes frames of the line running and writes what is fixed in them to a file for health.reference, "
-        "by which a moved camera, a changed scene and lost focus are noticed. Parts must come and go meanwhile.",
+        description="Takes frames of the running line and writes their fixed background to a file for health.reference."
+        " With it the agent detects a moved camera, a changed scene and lost focus. Parts must move meanwhile.",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--camera", metavar="INDEX|PATH", help="V4L2 camera: 0, or /dev/v4l/by-id/…")
@@ -231,7 +236,7 @@ def reference(arguments: list[str]) -> int:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML config; default: /etc/zsad-agent/agent.yaml if there is one"
     )
-    parser.add_argument("--name", metavar="NAME", help="which of the config's cameras; needed where it has several")
+    parser.add_argument("--name", metavar="NAME", help="a camera of the config; required if it has several")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write, .npz")
     parser.add_argument(
         "--frames", type=_count, default=DEFAULT_REFERENCE_FRAMES, metavar="N", help="frames to take; default 50"
@@ -255,7 +260,7 @@ def reference(arguments: list[str]) -> int:
     from zsad_agent.sources import make_source
 
     camera = choose_camera(config.every_camera, args.name)
-    camera = camera.model_copy(update={"trigger": "free"})  # frames are taken as they come
+    camera = camera.model_copy(update={"trigger": "free"})  # frames are taken without triggers
 
     def progress(taken: int) -> None:
         if sys.stderr.isatty():
@@ -271,11 +276,11 @@ def bench(arguments: list[str]) -> int:
     """Measures speed."""
     parser = argparse.ArgumentParser(
         prog="zsad-agent bench",
-        description="Measures raw inference and the whole pipeline in turns: latency in milliseconds, pictures a "
+        description="Measures raw inference and the whole pipeline in turns: latency in milliseconds, pictures per "
         "second, seconds from process start to the first verdict, memory in MB.",
     )
     _add_model_flags(parser)
-    parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="time for all of it; default 20")
+    parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="total time; default 20")
     parser.add_argument("--threads", type=_count, metavar="N", help="CPU threads; default: OpenVINO's choice")
     parser.add_argument("--device", default="CPU", help="OpenVINO device; default CPU")
     parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -313,9 +318,11 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--bundle",
         type=Path,
         metavar="PATH",
-        help="folder, .zip or the name of one that ships; default: zsad-small",
+        help="folder, .zip or name of a shipped bundle; default: zsad-small",
     )
-    parser.add_argument("--product", metavar="NAME", help="a product of the bundle; default: the generic one, object")
+    parser.add_argument(
+        "--product", metavar="NAME", help="a product of the bundle; default: the generic product, object"
+    )
 
 
 def _model_config(args: argparse.Namespace, **inference: Any) -> Any:
@@ -340,7 +347,7 @@ def _count(text: str) -> int:
 
 
 class _PrintVersion(argparse.Action):
-    """Looks the version up when it is asked for: that takes longer than reading all other flags."""
+    """Reads the version only for `--version`: that takes longer than parsing all other flags."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
         super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=help)

@@ -1,4 +1,4 @@
-"""`zsad-agent reference`: takes frames of the line running and says what can be judged by them."""
+"""`zsad-agent reference`: takes frames of the running line and reports what can be checked with them."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,14 +10,14 @@ from zsad_agent.picture_health import Reference, exposure, make_reference
 from zsad_agent.sources import Picture, Source
 from zsad_core.errors import ConfigError, ImageError, SourceError, some
 
-STANDING_SHARE = 0.995  # so much of the picture fixed: nothing moved while the frames were taken
+STANDING_SHARE = 0.995  # with a larger fixed share nothing moved while the frames were taken
 
 
 def choose_camera(cameras: Sequence[CameraConfig], name: str | None) -> CameraConfig:
-    """The one that `name` says, or the only one.
+    """The camera of this name, or the only one.
 
     Raises:
-        ConfigError: there is none of that name, or there are several and no name.
+        ConfigError: no camera has this name, or there are several and no name is given.
     """
     chosen = [camera for camera in cameras if name is None or camera.name == name]
     if len(chosen) == 1:
@@ -35,10 +35,10 @@ def take_reference(
     progress: Callable[[int], None] = lambda taken: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Reference:
-    """Opens the source and makes a reference of `frames` of its frames, those of a live one `every_s` seconds apart.
+    """Opens the source and makes a reference from `frames` frames; of a live source they are `every_s` seconds apart.
 
     Raises:
-        SourceError: too few frames, of several sizes, black or overexposed, or with nothing fixed in them to judge by.
+        SourceError: too few frames, different sizes, black or overexposed, or without fixed structure.
         ImageError: a picture file cannot be read.
     """
 
@@ -46,7 +46,7 @@ def take_reference(
         due_s, count = -float("inf"), 0
         while count < frames and (picture := _next_whole(source)) is not None:
             if not source.lossless and clock() < due_s:
-                continue  # read all the same, so that the next is no old one out of a buffer
+                continue  # read it anyway, so that the next frame is not an old one from a buffer
             due_s, count = clock() + every_s, count + 1
             if unfit := exposure(picture.image, health):
                 raise SourceError(f"{source.description}: frame {count}: {unfit.reason}")
@@ -57,14 +57,14 @@ def take_reference(
         reference = make_reference(taken())
     if not (reference.judges_position or reference.judges_focus):
         raise SourceError(
-            f"{source.description}: nothing in view stays the same and has structure, so neither place nor focus can "
-            "be judged. Let something fixed into view, such as the machine's edge"
+            f"{source.description}: nothing in view is fixed and has structure, so position and focus cannot "
+            "be checked. Bring something fixed into view, such as the machine's edge"
         )
     return reference
 
 
 def _next_whole(source: Source) -> Picture | None:
-    """The next picture; of a live source without those that came damaged, of which it bears few in a row."""
+    """The next picture; skips damaged pictures of a live source, which is lost after too many in a row."""
     while True:
         try:
             return source.read()
@@ -74,7 +74,7 @@ def _next_whole(source: Source) -> Picture | None:
 
 
 def describe(reference: Reference) -> list[str]:
-    """What the reference can judge, line by line."""
+    """What can be checked with the reference, line by line."""
     fixed = float(reference.stable.mean())
     width, height = reference.frame_wh
     focus = "by what is fixed" if reference.sharp_tiles.any() else "by the whole picture, roughly"
@@ -87,5 +87,5 @@ def describe(reference: Reference) -> list[str]:
         f"out of focus: {f'judged {focus}' if reference.judges_focus else 'not judged, nothing in view is sharp'}",
     ]
     if fixed >= STANDING_SHARE:
-        lines.append("hardly anything moved: if parts pass there, take it again while they do")
+        lines.append("almost nothing moved: if parts pass there, repeat this while they do")
     return lines

@@ -23,12 +23,12 @@ from zsad_core.types import Verdict
 @dataclass(frozen=True, kw_only=True)
 class ImageFile:
     path: Path
-    map_path: Path  # where its anomaly map goes, relative to the maps' folder
+    map_path: Path  # path of its anomaly map, relative to the maps' folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What `score` says of one picture."""
+    """The output of `score` for one picture."""
 
     path: str
     anomaly_score: float | None  # [0, 1]; None when unknown
@@ -36,10 +36,10 @@ class Score:
     verdict: Verdict
     latency_ms: float | None  # of resizing and inference
     reason: str | None = None
-    map: str | None = None  # file of the anomaly map, where one was asked for
+    map: str | None = None  # file of the anomaly map, if requested
 
     def as_json(self, *, with_map: bool) -> str:
-        """One line. `reason` is there only with `unknown`, `map` only with `--maps`."""
+        """One line. `reason` is present only with `unknown`, `map` only with `--maps`."""
         row: dict[str, Any] = {
             "path": self.path,
             "anomaly_score": self.anomaly_score,
@@ -55,13 +55,13 @@ class Score:
 
 
 def find_pictures(paths: Sequence[Path]) -> list[ImageFile]:
-    """The pictures of files and folders, in the order given, folders walked by name.
+    """The pictures of files and folders in the given order; a folder's pictures are sorted by name.
 
-    A map is named `<stem>.npy`; for a folder it mirrors the picture's subfolder. Pictures whose maps would so have the
-    same name (`a.png` beside `a.jpg`) all get `<file name>.npy` instead, and where that is shared too (two folders
-    that hold the same names) the later ones a number: `a.png.2.npy`. No map ever replaces another.
+    A map is named `<stem>.npy`, in the same subfolder as the picture. Pictures whose maps would have the same name
+    (`a.png` and `a.jpg`) all get `<file name>.npy`. If that is the same too (two folders with the same names), the
+    later ones get a number: `a.png.2.npy`. No map replaces another.
     """
-    found: list[tuple[Path, Path]] = []  # the picture, and where it lies below its folder
+    found: list[tuple[Path, Path]] = []  # the picture, and its path below its folder
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long or a folder closed
             found += [
@@ -87,7 +87,7 @@ def find_pictures(paths: Sequence[Path]) -> list[ImageFile]:
 def score_pictures(
     pictures: Iterable[ImageFile], predictor: Predictor, *, threshold: float, maps: Path | None
 ) -> Iterator[Score]:
-    """Scores one after the other; what cannot be read or answered is `unknown` with the reason.
+    """Scores one picture after the other; one without a score is `unknown` with the reason.
 
     Raises:
         OSError: a map cannot be written.
@@ -128,7 +128,7 @@ def _score(picture: ImageFile, predictor: Predictor, threshold: float, maps: Pat
 
 
 def print_scores(scores: Iterable[Score], *, as_json: bool, with_map: bool, stream: TextIO | None = None) -> int:
-    """Prints each as it comes. Exit code: 1 if any is unknown, or there was none."""
+    """Prints each score at once. Returns exit code 1 if any is unknown or there are none."""
     stream = stream if stream is not None else sys.stdout
     counts: Counter[Verdict] = Counter()
     if not as_json:

@@ -1,4 +1,4 @@
-"""The agent's settings, as `/etc/zsad-agent/agent.yaml` holds them. Strict: see `zsad_core.config`."""
+"""The agent's settings, as in `/etc/zsad-agent/agent.yaml`. Strict: see `zsad_core.config`."""
 
 import os
 import re
@@ -17,18 +17,24 @@ from zsad_agent.config.paths import (
 from zsad_core.bundle import GENERIC_PRODUCT
 from zsad_core.config import StrictModel
 
-RESERVED_NAMES = ("available", "bundle", "recipe", "reload", "stats")  # topics of the device beside its cameras'
+RESERVED_NAMES = (
+    "available",
+    "bundle",
+    "recipe",
+    "reload",
+    "stats",
+)  # topics of the device, at the level of camera names
 
 
 def _default_device_id() -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:64] or "zsad"
 
 
-OffInYaml = BeforeValidator(lambda value: "off" if value is False else value)  # what YAML makes of a bare off
+OffInYaml = BeforeValidator(lambda value: "off" if value is False else value)  # YAML reads a bare off as False
 
 
 def _shipped(bundle: Path) -> Path:
-    """A bundle that ships, where its mere name is given and nothing else is called that here."""
+    """The shipped bundle of this name, if the path is only a name and no such file exists in the current folder."""
     shipped = SHIPPED_BUNDLES / bundle
     taken = os.path.exists(bundle)  # noqa: PTH110 - Path.exists raises where a name is too long
     return shipped if len(bundle.parts) == 1 and not taken and shipped in SHIPPED_BUNDLES.iterdir() else bundle
@@ -40,41 +46,43 @@ class InferenceConfig(StrictModel):
     device: str = "CPU"  # OpenVINO name: CPU, GPU, GPU.1, NPU, AUTO, AUTO:GPU,CPU
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # CPU threads; None: OpenVINO's choice
     precision: Literal["f32", "auto"] = "f32"  # auto lets the device compute in bf16/f16: faster, scores shift a little
-    # of a bundle that holds two; auto: the one that zsad-agent bench found the faster here, else the bundle's main one
+    # which model of a bundle with two; auto: the one that zsad-agent bench measured as faster, else the main one
     model: Literal["auto", "fp", "int8"] = "auto"
     cache_dir: Path | None = None  # compiled models; None: the service's cache folder
-    # PEM files of the Ed25519 public keys whose bundles are taken; none: unsigned bundles are taken too. The bundle
-    # that ships inside the program is always taken.
+    # PEM files of Ed25519 public keys: only bundles signed by one of them are accepted. None: unsigned bundles are
+    # accepted too. The bundle that ships inside the program is always accepted.
     trusted_keys: tuple[Path, ...] = ()
 
 
 class HeatmapConfig(StrictModel):
     enabled: bool = True
     max_width: Annotated[int, Field(ge=32, le=8192)] = 640  # pixels
-    max_bytes: Annotated[int, Field(ge=1024, le=16_777_216)] = 100_000  # AWS IoT cuts a client off above 128 KB
+    max_bytes: Annotated[int, Field(ge=1024, le=16_777_216)] = 100_000  # AWS IoT disconnects a client above 128 KB
     jpeg_quality: Annotated[int, Field(ge=10, le=100)] = 80
 
 
 class SpoolConfig(StrictModel):
     path: Path | None = None  # None: spool.sqlite3 in the service's state folder
-    max_results: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000  # the oldest go first above it
-    max_bytes: Annotated[int, Field(ge=65_536, le=10**13)] = 2_000_000_000  # of the file; pictures go before results
+    max_results: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000  # above it the oldest are deleted
+    max_bytes: Annotated[int, Field(ge=65_536, le=10**13)] = (
+        2_000_000_000  # of the file; pictures are deleted before results
+    )
     max_age_h: Annotated[float, Field(gt=0, le=87_600)] = 24.0 * 30  # hours
-    # overlays that are kept until the broker has them, and go out on <camera>/evidence/<id>
+    # overlays that are stored until the broker has them, and sent on <camera>/evidence/<id>
     pictures: Annotated[Literal["off", "rejects", "all"], OffInYaml] = "off"
-    # each: a result is fsynced before it counts as accepted, and a power cut takes none; periodic: it takes 2 s of them
+    # each: a result is fsynced before it is accepted, a power cut loses none; periodic: a power cut loses up to 2 s
     fsync: Literal["each", "periodic"] = "each"
 
 
 class EvidenceConfig(StrictModel):
-    """Pictures, overlays and results on disk, for people who look into rejects."""
+    """Pictures, overlays and results on disk, for people who examine rejects."""
 
     enabled: bool = False
     path: Path | None = None  # None: evidence in the service's state folder
-    passes_every: Annotated[int, Field(ge=0, le=10**9)] = 0  # beside rejects and unknowns every n-th pass; 0: none
+    passes_every: Annotated[int, Field(ge=0, le=10**9)] = 0  # also every n-th pass; 0: only rejects and unknowns
     max_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
     max_bytes: Annotated[int, Field(ge=1_000_000, le=10**13)] = 5_000_000_000
-    min_free_bytes: Annotated[int, Field(ge=0, le=10**13)] = 1_000_000_000  # of the disk, which other things need too
+    min_free_bytes: Annotated[int, Field(ge=0, le=10**13)] = 1_000_000_000  # of the disk, for other programs
     jpeg_quality: Annotated[int, Field(ge=10, le=100)] = 90
 
 
@@ -105,18 +113,20 @@ class AgentConfig(StrictModel):
     evidence: EvidenceConfig = EvidenceConfig()
     http: HttpConfig = HttpConfig()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_format: Literal["text", "json"] = "text"  # json: one object a line
+    log_format: Literal["text", "json"] = "text"  # json: one object per line
 
     @model_validator(mode="after")
     def _cameras_apart(self) -> Self:
         if self.cameras and (self.source.camera is not None or self.source.source is not None):
-            raise ValueError("source and cameras both name a camera: keep one of the two sections")
+            raise ValueError("source and cameras both name a camera: remove one of the two sections")
         if self.cameras and self.source != SourceConfig():
             raise ValueError("source is not used beside cameras: move its settings to each camera, and delete it")
         names = [camera.name for camera in self.every_camera]
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
-            raise ValueError(f"cameras: {', '.join(double)} is the name of more than one: each needs a name of its own")
+            raise ValueError(
+                f"cameras: {', '.join(double)} is the name of more than one camera: each needs its own name"
+            )
         taken = sorted(set(names) & set(RESERVED_NAMES))
         if taken:
             raise ValueError(f"a camera cannot be called {taken[0]}: that is a topic of the device")

@@ -1,4 +1,4 @@
-"""The settings of one camera: where its pictures come from, when one is taken, what of it is inspected."""
+"""The settings of one camera: its source, when a picture is taken, and which part of it is inspected."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -20,15 +20,15 @@ def _index_as_text(camera: object) -> object:
 
 
 class HealthConfig(StrictModel):
-    """When a live camera's pictures are no pictures of parts: it is then degraded, and its verdicts are `unknown`."""
+    """When a live camera's pictures cannot be inspected: it is then degraded, and its verdicts are `unknown`."""
 
-    frozen_after_s: Seconds = 10.0  # the same picture, bit for bit, for so long; 0: never
+    frozen_after_s: Seconds = 10.0  # frozen: the same picture, bit for bit, for so long; 0: never
     dark_below: GreyLevel = 6.0  # a picture whose 99th percentile of grey is below this is black; 0: never
     bright_above: GreyLevel = 250.0  # one whose 5th percentile of grey is above this is overexposed; 255: never
     reference: Path | None = None  # made by `zsad-agent reference`; None: focus and position are not judged
     focus_share: Share = 0.4  # sharpness below this share of the reference's is out of focus
     moved_share: Share = 0.03  # the fixed background shifted by this share of the picture's width has moved
-    scene_match: Share = 0.5  # the fixed background less alike than this is another scene
+    scene_match: Share = 0.5  # a lower likeness of the fixed background is another scene
 
 
 class DecisionConfig(StrictModel):
@@ -53,18 +53,20 @@ class SourceConfig(StrictModel):
     camera: Annotated[str, BeforeValidator(_index_as_text)] | None = None  # V4L2 index or /dev/v4l/by-id/… path
     source: Annotated[str, Field(min_length=1)] | None = None  # RTSP or HTTP URL, video file, image, folder or glob
     name: TopicLevel = "cam0"  # the topic level and `camera` of every result
-    width: Annotated[int, Field(ge=16, le=16_384)] | None = None  # asked of a V4L2 camera, pixels; None: 640 x 480
+    width: Annotated[int, Field(ge=16, le=16_384)] | None = (
+        None  # requested from a V4L2 camera, pixels; None: 640 x 480
+    )
     height: Annotated[int, Field(ge=16, le=16_384)] | None = None
-    fps: Annotated[float, Field(gt=0, le=1000)] | None = None  # most frames a second taken; None: as they come
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = None  # most frames taken per second; None: no limit
     loop: bool = False  # start a file or folder again when it ends
-    # free: every frame; mqtt: one frame for each message on <camera>/trigger; folder: every picture that is put into
-    # the folder `source`, which is moved on once its result is safe
+    # free: every frame; mqtt: one frame per message on <camera>/trigger; folder: every picture in the folder `source`,
+    # which is moved once its result is safe
     trigger: Literal["free", "mqtt", "folder"] = "free"
     stale_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0  # no frame for this long is a lost camera
     reopen_max_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # longest back-off between attempts to open
-    # x, y, width, height in pixels of the frame: the part of it that is inspected; None: all of it
+    # x, y, width, height in pixels of the frame: the part that is inspected; None: all of it
     region_xywh: tuple[Offset, Offset, Side, Side] | None = None
-    ignore_mask: Path | None = None  # a picture of the frame's shape; what is white in it rejects no part
+    ignore_mask: Path | None = None  # a picture of the frame's shape; defects in its white areas are ignored
     health: HealthConfig = HealthConfig()
 
     @model_validator(mode="after")
@@ -75,7 +77,7 @@ class SourceConfig(StrictModel):
 
     @model_validator(mode="after")
     def _whole_size(self) -> Self:
-        if (self.width is None) != (self.height is None):  # OpenCV would ask the camera for neither, and not say so
+        if (self.width is None) != (self.height is None):  # OpenCV would silently request neither
             raise ValueError("width and height go together: set both or neither")
         return self
 
@@ -87,7 +89,7 @@ class SourceConfig(StrictModel):
 
 
 class CameraConfig(SourceConfig):
-    """One of several cameras of an agent; what it leaves out is as for a single one."""
+    """One of several cameras of an agent. The defaults are those of a single camera."""
 
     product: str | None = None  # None: inference.product
     decision: DecisionConfig | None = None  # None: the section `decision`

@@ -1,4 +1,4 @@
-"""The config file and the flags above it, into one checked `AgentConfig`."""
+"""Merges the config file and the command-line flags into one checked `AgentConfig`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Settings:
     lines: Mapping[Location, int]  # 1-based line of every key in the file
 
     def where(self, *location: str | int) -> str:
-        """`file:line: key`, `file: key` for a key that the file leaves out."""
+        """`file:line: key`, or `file: key` for a key that is not in the file."""
         key = ".".join(map(str, location))
         if self.path is None:
             return key
@@ -28,11 +28,11 @@ class Settings:
 
 
 def load_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
-    """Reads the file, then lays the flags over it.
+    """Reads the file, then applies the flags.
 
     Args:
         path: the config file; None: `/etc/zsad-agent/agent.yaml` if there is one, else the defaults.
-        flags: section -> key -> value, of those given on the command line.
+        flags: section -> key -> value, only flags that were given.
 
     Raises:
         ConfigError: one line per fault, naming the file or the command line.
@@ -59,7 +59,7 @@ def load_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]] | No
 def _laid_over_cameras(
     section: str, given: Mapping[str, Any], cameras: Sequence[Mapping[str, Any]]
 ) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
-    """What of the flags is left for the section, and the cameras with the rest: each may have settings of its own."""
+    """The flags for the sections, and the cameras with the flags that each camera can have itself."""
     of_cameras = [dict(camera) for camera in cameras]
     if section == "source":
         return {}, [{**camera, **given} for camera in of_cameras]

@@ -1,4 +1,4 @@
-"""The settings of the connection to the broker, and of what may come in over it."""
+"""The settings of the connection to the broker, and of incoming commands."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -28,11 +28,11 @@ def _broker_url(url: str) -> str:
 
 
 class TlsConfig(StrictModel):
-    """Of mqtts://. The broker's certificate and its host name are always checked."""
+    """Settings of mqtts://. The broker's certificate and its host name are always checked."""
 
-    ca_file: Path | None = None  # PEM of the authorities that may vouch for the broker; None: the system's
-    cert_file: Path | None = None  # PEM of this agent's own certificate, for a broker that asks for one
-    key_file: Path | None = None  # PEM of its key, without a passphrase
+    ca_file: Path | None = None  # PEM of the trusted authorities; None: the system's
+    cert_file: Path | None = None  # PEM of this agent's certificate, for a broker that requires one
+    key_file: Path | None = None  # PEM of the certificate's key, without a passphrase
 
     @model_validator(mode="after")
     def _whole_pair(self) -> Self:
@@ -70,7 +70,7 @@ class ControlConfig(StrictModel):
     """Commands over MQTT. Off unless `enabled`."""
 
     enabled: bool = False
-    # A command is {"value": …, "id": …, "sent_at": …}: one that is older, or whose id was seen, is refused as a replay.
+    # A command is {"value": …, "id": …, "sent_at": …}. An older command, or a known id, is refused as a replay.
     max_age_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    plain: bool = False  # takes a bare value too, for dashboards that can send nothing else; a replay is then not seen
-    bundle_dir: Path | None = None  # the folder that `bundle/set` may name bundles of; None: no bundle switch
+    plain: bool = False  # accept a bare value too, for dashboards that can send nothing else; replays are not detected
+    bundle_dir: Path | None = None  # the folder with the bundles for `bundle/set`; None: no bundle switch

@@ -13,24 +13,24 @@ SHIPPED_BUNDLE = SHIPPED_BUNDLES / "zsad-small"
 
 
 def default_state_dir() -> Path:
-    """Where the spool lives: systemd's StateDirectory, else the user's XDG state folder."""
+    """The folder of the spool: systemd's StateDirectory, else the user's XDG state folder."""
     if state := os.environ.get("STATE_DIRECTORY"):
         return Path(state.split(":")[0])
     return _xdg_folder("XDG_STATE_HOME", ".local/state")
 
 
 def default_cache_dir() -> Path:
-    """Where compiled models live: systemd's CacheDirectory, else the user's XDG cache folder."""
+    """The folder of compiled models: systemd's CacheDirectory, else the user's XDG cache folder."""
     if cache := os.environ.get("CACHE_DIRECTORY"):
         return Path(cache.split(":")[0])
     return _xdg_folder("XDG_CACHE_HOME", ".cache")
 
 
 def _xdg_folder(variable: str, below_home: str) -> Path:
-    """Our folder in the one that `variable` names, which counts only if absolute (XDG base directories), else at home.
+    """The agent's folder below the absolute path in `variable` (XDG base directories), else below the home folder.
 
     Raises:
-        ConfigError: neither, as for a user id without an account.
+        ConfigError: there is neither, for example for a user id without an account.
     """
     named = Path(os.environ.get(variable, ""))
     if named.is_absolute():

@@ -1,6 +1,6 @@
-"""The evidence folder on disk: pictures and overlays of rejects, and the limits that prune them.
+"""The evidence folder on disk: pictures and overlays of rejects, and its limits.
 
-Pictures that travel with a result in the spool belong in `spool`. May import `messages`, `config`.
+Pictures that are sent with a result belong in `spool`. May import `messages`, `config`.
 """
 
 import lazy_loader

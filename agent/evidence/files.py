@@ -1,7 +1,7 @@
 """The files of kept evidence: their names, and how they are written, found and deleted.
 
-`<folder>/<camera>/<UTC date>/<HHMMSS.mmm>-<result id>.{jpg,overlay.jpg,json}`, the time being that of capture. Only
-what matches this is ever counted or deleted, and no symbolic link below `folder` is followed.
+`<folder>/<camera>/<UTC date>/<HHMMSS.mmm>-<result id>.{jpg,overlay.jpg,json}`, with the time of capture. Only files
+that match this are counted or deleted, and no symbolic link below `folder` is followed.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ _CAMERA = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _FILE = re.compile(
     r"(?P<dot>\.)?(?P<stem>(?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]\.[0-9]{3}-[A-Za-z0-9_.-]{1,200}?)"
-    r"\.(?:json|overlay\.jpg|jpg)(?(dot)\.tmp)"  # one that was being written when the process died belongs to its set
+    r"\.(?:json|overlay\.jpg|jpg)(?(dot)\.tmp)"  # a file whose writing was interrupted belongs to its set
 )
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the set of one result lies."""
+    """The place of one result's set of files."""
 
     camera: str
     date: str
@@ -36,14 +36,14 @@ class Place:
 
     @property
     def captured_s(self) -> float:
-        """Unix time of the capture, as the name says it."""
+        """Unix time of the capture, from the name."""
         time_of_day = f"{self.stem[:2]}:{self.stem[2:4]}:{self.stem[4:10]}"
         return datetime.fromisoformat(f"{self.date}T{time_of_day}+00:00").timestamp()
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceSet:
-    """What of one result is on disk."""
+    """The files of one result on disk."""
 
     place: Place
     names: tuple[str, ...]
@@ -51,22 +51,22 @@ class EvidenceSet:
 
 
 def place_of(result: Result) -> Place:
-    """Where a result's evidence goes. Whatever its texts hold, the names are plain and inside the folder."""
+    """Where a result's evidence is written. The names are always plain and inside the folder."""
     captured = result.captured_at.astimezone(UTC)
     camera = re.sub(r"^\.", "_", result.camera)
     result_id = re.sub(r"[^A-Za-z0-9_.-]", "_", result.id[:200])
-    result_id = re.sub(r"\.overlay$", "_overlay", result_id)  # else its picture is named as an overlay
+    result_id = re.sub(r"\.overlay$", "_overlay", result_id)  # else its picture would have the name of an overlay
     stem = f"{captured:%H%M%S}.{captured.microsecond // 1000:03}-{result_id}"
     return Place(camera, captured.date().isoformat(), stem)
 
 
 def write_set(folder: Path, place: Place, files: Mapping[str, bytes]) -> int:
-    """Writes suffix -> content in the order given, each whole or not at all, and returns the bytes.
+    """Writes suffix -> content in the given order, each file completely or not at all. Returns the bytes.
 
     Nothing is synced: a power cut can leave the files of the last seconds empty. Every result is safe in the spool.
 
     Raises:
-        OSError: and then nothing of the set is left.
+        OSError: no file of the set is left.
     """
     with opened(folder, place.camera, place.date, make=True) as fd:
         written: list[str] = []
@@ -74,7 +74,7 @@ def write_set(folder: Path, place: Place, files: Mapping[str, bytes]) -> int:
             for suffix, content in files.items():
                 name = f"{place.stem}.{suffix}"
                 written += [f".{name}.tmp", name]
-                with contextlib.suppress(FileNotFoundError):  # of an earlier process
+                with contextlib.suppress(FileNotFoundError):  # left by an earlier process
                     os.unlink(f".{name}.tmp", dir_fd=fd)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 with os.fdopen(os.open(f".{name}.tmp", flags, 0o640, dir_fd=fd), "wb") as file:
@@ -87,7 +87,7 @@ def write_set(folder: Path, place: Place, files: Mapping[str, bytes]) -> int:
 
 
 def delete_set(folder: Path, found: EvidenceSet) -> None:
-    """Deletes its files, the result first, since that stands for a whole set. One that is gone already is no error."""
+    """Deletes its files, the JSON first, because it marks a complete set. A missing file is not an error."""
     with contextlib.suppress(FileNotFoundError), opened(folder, found.place.camera, found.place.date) as fd:
         for name in sorted(found.names, key=lambda name: not name.endswith(RESULT)):
             with contextlib.suppress(FileNotFoundError):
@@ -95,14 +95,14 @@ def delete_set(folder: Path, found: EvidenceSet) -> None:
 
 
 def delete_empty_day(folder: Path, day: str) -> None:
-    """Removes the folders of a date; one that is not empty stays."""
+    """Removes the empty folders of a date."""
     for camera in cameras_in(folder):
         with contextlib.suppress(OSError), opened(folder, camera) as fd:
             os.rmdir(day, dir_fd=fd)
 
 
 def cameras_in(folder: Path) -> list[str]:
-    """The cameras that have evidence in `folder`; none where it does not exist."""
+    """The cameras that have evidence in `folder`; none if it does not exist."""
     try:
         with opened(folder) as fd:
             return _folders(fd, _CAMERA)
@@ -111,13 +111,13 @@ def cameras_in(folder: Path) -> list[str]:
 
 
 def days_in(folder: Path, camera: str) -> list[str]:
-    """The dates of which a camera has evidence."""
+    """The dates for which a camera has evidence."""
     with opened(folder, camera) as fd:
         return [name for name in _folders(fd, _DATE) if _is_date(name)]
 
 
 def sets_of(folder: Path, camera: str, day: str) -> list[EvidenceSet]:
-    """All sets of one camera and date, in the order of capture; none where there is no such folder."""
+    """All sets of one camera and date, in the order of capture; none if the folder does not exist."""
     names: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}
     with contextlib.suppress(FileNotFoundError), opened(folder, camera, day) as fd, os.scandir(fd) as entries:
@@ -125,7 +125,7 @@ def sets_of(folder: Path, camera: str, day: str) -> list[EvidenceSet]:
             match = _FILE.fullmatch(entry.name)
             if match is None or not entry.is_file(follow_symlinks=False):
                 continue
-            with contextlib.suppress(FileNotFoundError):  # people tidy up too
+            with contextlib.suppress(FileNotFoundError):  # a person may have deleted it
                 size = entry.stat(follow_symlinks=False).st_size
                 names.setdefault(match["stem"], []).append(entry.name)
                 sizes[match["stem"]] = sizes.get(match["stem"], 0) + size
@@ -134,7 +134,7 @@ def sets_of(folder: Path, camera: str, day: str) -> list[EvidenceSet]:
 
 @contextlib.contextmanager
 def opened(folder: Path, *parts: str, make: bool = False) -> Iterator[int]:
-    """The file descriptor of the folder `folder/parts…`, of which only `folder` itself may be reached over links."""
+    """The file descriptor of the folder `folder/parts…`. Only `folder` itself may be a symbolic link."""
     if make:
         folder.mkdir(0o750, parents=True, exist_ok=True)
     with ExitStack() as stack:

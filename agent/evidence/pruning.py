@@ -1,4 +1,4 @@
-"""Keeps the folder of evidence within its limits of age, bytes and free disk, oldest first and by whole sets."""
+"""Keeps the evidence folder within its limits of age, bytes and free disk. Deletes the oldest whole sets first."""
 
 import errno
 import logging
@@ -16,18 +16,18 @@ from zsad_agent.evidence.files import EvidenceSet
 logger = logging.getLogger(__name__)
 
 DAY_S = 86_400.0
-CLOCK_STEP_S = 600.0  # the clock that moves so far against the monotonic one was set
-CLOCK_SETTLE_S = 3600.0  # a clock that was just set, or a process just started, deletes nothing for its age so long
-DATE_EVERY_S = 3600.0  # longest rate at which whole dates go for their age
-WALK_AGAIN_S = 6 * 3600.0  # people delete things too; the sum is made anew before a deletion when it is so old
+CLOCK_STEP_S = 600.0  # a larger step against the monotonic clock means that the clock was set
+CLOCK_SETTLE_S = 3600.0  # no deletion by age for so long after the clock was set or the process started
+DATE_EVERY_S = 3600.0  # shortest time between two deletions of a date by age
+WALK_AGAIN_S = 6 * 3600.0  # before a deletion an older count is made again, because people delete files too
 
 
 class Ledger:
-    """How many bytes of evidence there are of each date, and which sets come first. For one thread.
+    """The bytes of evidence per date, and the order of deletion. For one thread.
 
-    The dates are in the order in which they were written: as the calendar has them at a walk, dates ahead of today
-    first, since a wrong clock made them; what this process writes goes last whatever its clock says. One date's sets
-    are in memory at a time.
+    Dates are ordered by when they were written. A walk sorts them by calendar, with future dates first, because a wrong
+    clock made them. Dates that this process writes come last, whatever its clock says. Only one date's sets are in
+    memory at a time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,11 +35,11 @@ class Ledger:
         self._bytes_of: dict[str, int] = {}  # by date, oldest first
         self._loaded = ""
         self._sets: deque[EvidenceSet] = deque()  # of the date `_loaded`
-        self._held: set[tuple[str, str]] = set()  # cameras and dates of which nothing can be deleted
+        self._held: set[tuple[str, str]] = set()  # cameras and dates that cannot be deleted
 
     @property
     def bytes(self) -> int:
-        """Any thread may ask."""
+        """Size of all evidence. Any thread may read it."""
         return sum(list(self._bytes_of.values()))  # a copy first: the writer may add a date meanwhile
 
     @property
@@ -47,7 +47,7 @@ class Ledger:
         return list(self._bytes_of)
 
     def walk(self, today: str, stop: Callable[[], bool]) -> None:
-        """Counts what is there; `stop` ends it early. Folders that cannot be read are said and not counted."""
+        """Counts the files on disk; `stop` ends it early. Unreadable folders are logged and not counted."""
         found: dict[str, int] = {}
         written = self._bytes_of
         for camera, day in self._camera_days():
@@ -66,11 +66,11 @@ class Ledger:
         self._loaded, self._sets = "", deque()
 
     def add(self, day: str, size: int) -> None:
-        """A set was written. Its date is the newest from now on."""
+        """Counts a set that was written. Its date becomes the newest."""
         self._bytes_of[day] = self._bytes_of.pop(day, 0) + size
 
     def first(self, day: str) -> EvidenceSet | None:
-        """The oldest set of a date, or None when it has none any more.
+        """The oldest set of a date; None if it has none.
 
         Raises:
             OSError: the folder cannot be read.
@@ -87,7 +87,7 @@ class Ledger:
         return self._sets[0]
 
     def delete_first(self, day: str) -> int | None:
-        """Deletes the oldest set of a date and returns its bytes; None when there was none that may be deleted.
+        """Deletes the oldest set of a date and returns its bytes; None if there is none that can be deleted.
 
         Raises:
             OSError: the disk gives errors or is read-only.
@@ -98,20 +98,20 @@ class Ledger:
                     self._sets.popleft()
                     self._bytes_of[day] = max(0, self._bytes_of[day] - found.size)
                     return found.size
-        except PermissionError as error:  # somebody took the date's folder into their own hands
+        except PermissionError as error:  # a person changed the permissions of the date's folder
             logger.warning("evidence of %s in %s cannot be deleted: %s", day, self._folder, error.strerror)
             self._bytes_of.pop(day, None)
         return None
 
     def _deleted(self, found: EvidenceSet) -> bool:
-        """False where a camera's sets of that date may not be deleted: they count no more, the others must still go."""
+        """False if a camera's sets of that date must not be deleted: they are no longer counted, others are deleted."""
         try:
             evidence_files.delete_set(self._folder, found)
         except PermissionError as error:
             camera, day = found.place.camera, found.place.date
             self._held.add((camera, day))
             self._loaded = ""
-            said = "evidence %s/%s/%s cannot be deleted, and counts no more: %s"
+            said = "evidence %s/%s/%s cannot be deleted and is no longer counted: %s"
             logger.warning(said, self._folder, camera, day, error.strerror)
             return False
         return True
@@ -127,7 +127,7 @@ class Ledger:
 
 
 class SettledClock:
-    """The wall clock, once it has gone evenly for `CLOCK_SETTLE_S`."""
+    """The wall clock, valid when it had no step for `CLOCK_SETTLE_S`."""
 
     def __init__(self, wall_s: Callable[[], float], monotonic_s: Callable[[], float]) -> None:
         self._wall_s, self._monotonic_s = wall_s, monotonic_s
@@ -135,25 +135,25 @@ class SettledClock:
         self._ahead_s = wall_s() - self._since_s
 
     def now_s(self) -> float | None:
-        """Unix time, or None while it is not to be relied on. To be called at least every few minutes."""
+        """Unix time, or None while it is not reliable. Call it at least every few minutes."""
         wall_s, monotonic_s = self._wall_s(), self._monotonic_s()
         step_s = wall_s - monotonic_s - self._ahead_s
         self._ahead_s += step_s
         if abs(step_s) > CLOCK_STEP_S:
             self._since_s = monotonic_s
-            logger.warning("the clock was set by %+.0f s: no evidence is deleted for its age for an hour", step_s)
+            logger.warning("the clock was set by %+.0f s: no evidence is deleted by age for an hour", step_s)
         return wall_s if monotonic_s - self._since_s >= CLOCK_SETTLE_S else None
 
 
 class Pruner:
-    """The limits. For the one thread that writes.
+    """Deletes evidence above the limits. For the one thread that writes.
 
-    Bytes and free disk are kept before each set is written, whatever the clock says. Age is judged by a clock that has
-    gone evenly for an hour, and then at most one whole date goes in an hour, so that a clock that is set wrong costs as
-    many dates as hours pass before somebody sees it.
+    The limits of bytes and free disk are checked before each set is written, whatever the clock says. The age limit
+    needs a clock without a step for an hour, and deletes at most one whole date per hour: a wrong clock deletes only as
+    many dates as hours pass until a person corrects it.
 
-    Evidence gives way to whatever else fills the disk, down to nothing; except where `min_free_bytes` asks for more
-    than the disk has at all.
+    If other files fill the disk, evidence is deleted until none is left, unless `min_free_bytes` is more than the size
+    of the disk.
     """
 
     def __init__(
@@ -169,8 +169,8 @@ class Pruner:
 
         Args:
             config: the limits.
-            folder: of all evidence; need not exist.
-            stop: asked now and then; ends a long walk or deletion.
+            folder: contains all evidence; need not exist.
+            stop: checked regularly; ends a long walk or deletion.
             wall_s: Unix time.
             monotonic_s: monotonic seconds.
         """
@@ -189,14 +189,14 @@ class Pruner:
         return self._ledger.bytes
 
     def add(self, day: str, size: int) -> None:
-        """A set was written."""
+        """Counts a set that was written."""
         self._ledger.add(day, size)
 
     def make_room(self, needed: int) -> None:
-        """Deletes until `needed` bytes more keep every limit but age. The first time, counts what is there.
+        """Deletes until `needed` more bytes fit within all limits except age. The first call counts the files on disk.
 
         Raises:
-            OSError: they cannot; or the disk gives errors.
+            OSError: they cannot fit, or the disk gives errors.
         """
         config = self._config
         if needed > config.max_bytes:
@@ -227,13 +227,13 @@ class Pruner:
             while size > 0 and not self._stop():
                 before = self._ledger.bytes
                 deleted = self._ledger.delete_first(day)
-                size -= before - self._ledger.bytes  # and not what was deleted alone: some may count no more
+                size -= before - self._ledger.bytes  # includes sets that are no longer counted
                 if deleted is None:
                     break
                 self.pruned += 1
 
     def delete_aged(self) -> None:
-        """Deletes what is older than `max_days`, as far as the clock may be relied on. To be called every minute.
+        """Deletes sets older than `max_days`, if the clock is reliable. Call it every minute.
 
         Raises:
             OSError: the disk gives errors or is read-only.
@@ -263,7 +263,7 @@ class Pruner:
         return self._monotonic_s() - walked_s > WALK_AGAIN_S
 
     def _disk(self) -> tuple[int, int]:
-        """Bytes that are free for us, and in all, on the disk where the folder is or will be."""
+        """Free bytes for this user, and all bytes, of the disk where the folder is or will be."""
         folder = self._folder.absolute()
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent

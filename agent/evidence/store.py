@@ -1,4 +1,4 @@
-"""Pictures, overlays and results on disk, for people who look into rejects."""
+"""Pictures, overlays and results on disk, for people who examine rejects."""
 
 import errno
 import logging
@@ -23,12 +23,12 @@ from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
 
-QUEUE_BYTES = 64_000_000  # of pictures that wait for the disk; a larger one waits alone
-RESULT_BYTES = 4_000  # what a result weighs in the queue
-TIDY_S = 60.0  # between two looks at age and free disk
-RETRY_S = 1.0  # a camera whose folder takes nothing is not tried again before
-MAX_JPEG_SIDE_PX = 65_500  # the format's own
-CLOSE_S = 0.5  # for what waits at the end
+QUEUE_BYTES = 64_000_000  # pictures that wait for the disk; a single picture may be larger
+RESULT_BYTES = 4_000  # assumed size of a result in the queue
+TIDY_S = 60.0  # between two checks of age and free disk
+RETRY_S = 1.0  # before a camera's folder that cannot be written is tried again
+MAX_JPEG_SIDE_PX = 65_500  # limit of the format
+CLOSE_S = 0.5  # longest time to write the queue at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class _Item:
 
 
 class EvidenceStore:
-    """One thread writes, deletes and does whatever else waits for the disk. Context manager.
+    """One thread makes all disk calls: it writes and deletes. Context manager.
 
-    What is kept: every `anomalous` and `unknown`, and of each camera every `passes_every`-th pass. The files of a
-    result appear whole, its JSON last. See `evidence_files` for names, `Pruner` for the limits.
+    It keeps every `anomalous` and `unknown` result, and every `passes_every`-th pass of each camera. Each file appears
+    complete, the JSON last. `files` has the names, `Pruner` the limits.
 
-    Nothing here raises or holds up the inspection. What the disk does not take is left out and counted; why is the
-    `fault`, which is logged once, and it is tried again with the next result.
+    No method raises or delays the inspection. A result that the disk cannot store is left out and counted. The reason
+    is the `fault`, which is logged once. The next result is tried again.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class EvidenceStore:
         wall_s: Callable[[], float] = time.time,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Touches no disk yet.
+        """Does not access the disk yet.
 
         Args:
             config: limits and JPEG quality.
-            folder: made with the first set. There may be other things in it.
-            queue_bytes: of pictures that may wait for the disk.
+            folder: created with the first set. It may contain other files.
+            queue_bytes: pictures that may wait for the disk, in bytes.
             wall_s: Unix time.
             monotonic_s: monotonic seconds.
         """
@@ -83,7 +83,9 @@ class EvidenceStore:
         self._overflowing = False
         self._passes: dict[str, int] = {}
         self._kept = self._dropped = 0
-        self._faults: dict[str, tuple[str, float]] = {}  # by camera, "" for the limits: why, and when to try again
+        self._faults: dict[
+            str, tuple[str, float]
+        ] = {}  # camera ("" for the limits) -> (reason, time of the next attempt)
         self._pruner = Pruner(config, folder, stop=self._must_end, wall_s=wall_s, monotonic_s=monotonic_s)
         self._thread = threading.Thread(target=self._run, name="zsad-evidence", daemon=True)
 
@@ -94,7 +96,7 @@ class EvidenceStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Writes what waits, 0.5 s at most. A thread that hangs in the disk is left behind."""
+        """Writes the queue, for at most 0.5 s. Does not wait for a thread that hangs in a disk call."""
         with self._condition:
             self._closing, self._give_up_s = True, time.monotonic() + CLOSE_S
             self._condition.notify_all()
@@ -107,7 +109,7 @@ class EvidenceStore:
 
     @property
     def fault(self) -> str | None:
-        """What keeps evidence from being kept, in words; None when all is well."""
+        """Why evidence cannot be kept; None when there is no fault."""
         with self._condition:
             return "; ".join(dict.fromkeys(why for why, _ in self._faults.values())) or None
 
@@ -119,12 +121,12 @@ class EvidenceStore:
             )
 
     def keep(self, result: Result, image_bgr: np.ndarray | None, heatmap: bytes | None) -> None:
-        """Hands over what is to be kept, if it is. Never waits for the disk.
+        """Queues a result if it is to be kept. Never waits for the disk.
 
         Args:
             result: of the picture.
-            image_bgr: uint8 [H, W, 3], not changed afterwards; None where there was no picture.
-            heatmap: the overlay as published, a JPEG.
+            image_bgr: uint8 [H, W, 3], not changed afterwards; None if there is no picture.
+            heatmap: the published overlay, a JPEG.
         """
         if not self._is_wanted(result):
             return
@@ -134,7 +136,7 @@ class EvidenceStore:
                 self._dropped += 1
                 if not self._overflowing and not self._closing:
                     self._overflowing = True
-                    logger.warning("evidence is left out: results come faster than %s takes them", self._folder)
+                    logger.warning("evidence is left out: results come faster than %s can store them", self._folder)
                 return
             self._queue.append(item)
             self._queued_bytes += item.weight
@@ -202,21 +204,21 @@ class EvidenceStore:
         try:
             written = evidence_files.write_set(self._folder, place, files)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a quota or the inodes: the free bytes do not show it
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a quota or no inodes: free bytes do not show it
                 raise
             self._pruner.delete(2 * size)
             written = evidence_files.write_set(self._folder, place, files)
         self._pruner.add(place.date, written)
 
     def _attempt(self, camera: str, action: Callable[[], object]) -> bool:
-        """Whether it was done; not when the disk fails it, or failed it less than `RETRY_S` ago."""
+        """Runs the action. False if it failed, or failed less than `RETRY_S` ago and was not tried."""
         before = self._faults.get(camera)
         if before is not None and time.monotonic() < before[1]:
             return False
         try:
             action()
-        except Exception as error:  # whatever it is, the next set must still be tried and the inspection go on
-            of_disk = isinstance(error, OSError)  # else of this set alone
+        except Exception as error:  # any error: the next set must be tried, and the inspection continues
+            of_disk = isinstance(error, OSError)  # else only this set is affected
             words = error.strerror or str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             why = f"evidence in {self._folder}: {words}"
             with self._condition:

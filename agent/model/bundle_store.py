@@ -1,8 +1,8 @@
-"""The bundles that this device was told to run: copies of its own, in `<state folder>/bundles/<sha256>/`.
+"""The device's copies of commanded bundles, in `<state folder>/bundles/<sha256>/`.
 
-`selected.json` says which of them runs and which ran before. Every step leaves a state from which the next start finds
-a whole bundle: a copy is made beside, synced, and renamed to its place; so is `selected.json`; what that does not name
-is removed last.
+`selected.json` names the bundle that runs and the one before. After every step the next start finds a complete bundle:
+a copy is written under another name, synced and renamed; so is `selected.json`. Bundles that it does not name are
+removed last.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 DetectorT = TypeVar("DetectorT")
 ModelT = TypeVar("ModelT", bound=StrictModel)
 
-MAX_ATTEMPTS = 3  # starts with a stored bundle that may end before it is ready: a crash or a kill in the compiler
+MAX_ATTEMPTS = 3  # starts with a stored bundle that may end before it is ready, by a crash or kill in the compiler
 _SELECTED, _ATTEMPTS = "selected.json", "attempts.json"
 _SHIPPED = "shipped"
 _MAX_JSON_BYTES = 65_536
@@ -51,51 +51,51 @@ _OURS = re.compile(r"^(\.new-)?[0-9a-f]{64}$")
 
 
 def open_bundle(config: InferenceConfig, path: Path | None = None) -> Bundle:
-    """The bundle at `path`, or the config's, signed by a key of the config if it names any.
+    """Opens the bundle at `path`, or the config's bundle. If the config has trusted keys, one must have signed it.
 
-    The one that ships inside the program is taken unsigned: who can change it can change the program.
+    The bundle that ships inside the program needs no signature: a user who can change it can change the program.
 
     Raises:
         ConfigError: a key cannot be used.
-        BundleError: it cannot be read, or nobody who is trusted signed it.
+        BundleError: the bundle cannot be read, or no trusted key signed it.
     """
     path = config.bundle if path is None else path
     return load_bundle(path, () if _is_shipped(path) else read_trusted_keys(config.trusted_keys))
 
 
 class Selection(StrictModel):
-    """What `selected.json` holds."""
+    """The content of `selected.json`."""
 
     current: Sha256
-    previous: Sha256 | None  # None: a bundle ran before that is not stored here, the config's
-    # The config's bundle when this was selected: its sha256, or `shipped` for the one inside the program, whatever that
-    # becomes with a new version of the program. With another one in the config, the config's word is the newer.
+    previous: Sha256 | None  # None: the config's bundle ran before, which is not stored here
+    # The config's bundle at the time of the selection: its sha256, or `shipped` for the bundle inside the program, also
+    # after an update of the program. If the config names another bundle now, the config is newer and counts.
     instead_of: str
 
 
 class Attempts(StrictModel):
-    """Stored bundle -> how many starts with it have begun and not ended."""
+    """Stored bundle -> number of starts with it that did not become ready."""
 
     counts: dict[Sha256, int] = Field(default={})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Generic[DetectorT]):
-    """What a start ended up with."""
+    """The outcome of a start."""
 
     bundle: Bundle  # without its model, which the detector has compiled
     detector: DetectorT
-    reasons: tuple[str, ...]  # why it is not the selected bundle, one for each that was passed over; none: it is
+    reasons: tuple[str, ...]  # one for each bundle that could not be used; empty: this is the selected bundle
 
 
 class BundleStore:
     """Owns the folder. For one thread at a time."""
 
     def __init__(self, folder: Path, config: InferenceConfig) -> None:
-        """Touches nothing.
+        """Does not access the folder.
 
         Args:
-            folder: need not be there.
+            folder: need not exist.
             config: its bundle and its trusted keys.
         """
         self._folder = folder
@@ -105,7 +105,7 @@ class BundleStore:
         """The selected bundle, compiled; else the one before it; else the config's.
 
         Args:
-            compile_bundle: raises a ZsadError for a bundle that cannot be used here, for lack of a product too.
+            compile_bundle: raises a ZsadError for a bundle that cannot be used here, or lacks a product.
 
         Raises:
             ConfigError: a key cannot be used.
@@ -131,22 +131,22 @@ class BundleStore:
         return Started(bundle=bundle.without_model(), detector=detector, reasons=told)
 
     def add(self, source: Path) -> Bundle:
-        """Copies a bundle in and gives the copy, checked as it lies on the disk. It is not selected by this.
+        """Copies a bundle into the folder and returns the copy, checked as written. Does not select it.
 
         Raises:
             ConfigError: a key cannot be used.
-            BundleError: `source` cannot be used, or the disk does not take the copy.
+            BundleError: `source` cannot be used, or the copy cannot be written.
         """
         keys = read_trusted_keys(self._config.trusted_keys)
         sha256 = load_bundle(source, keys).sha256  # before anything is written
         with contextlib.suppress(BundleError):
-            return self._open(sha256, keys)  # it is there already, and whole
+            return self._open(sha256, keys)  # a complete copy exists already
         final, partial = self._folder / sha256, self._folder / f".new-{sha256}"
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             _copy_files(source, partial)
-            shutil.rmtree(final, ignore_errors=True)  # where it is there and does not load
+            shutil.rmtree(final, ignore_errors=True)  # it exists but does not load
             partial.rename(final)
             _sync_folder(self._folder)
         except OSError as error:
@@ -156,14 +156,14 @@ class BundleStore:
         return self._open(sha256, keys)
 
     def select(self, new: Bundle, before: Bundle) -> None:
-        """Makes a stored bundle the one that starts run from now on; what is neither it nor the one before goes.
+        """Selects a stored bundle for the next starts. Removes all others except the one before.
 
         Args:
-            new: was given by `add`.
-            before: ran until now.
+            new: returned by `add`.
+            before: the bundle that ran until now.
 
         Raises:
-            BundleError: that cannot be written; what was selected before still is.
+            BundleError: the selection cannot be written; the previous one still counts.
         """
         last = self._read(_SELECTED, Selection)
         if new.sha256 == before.sha256:
@@ -183,7 +183,7 @@ class BundleStore:
         return bundle.path.parent == self._folder
 
     def forget(self) -> None:
-        """Lets the config's bundle run from the next start on.
+        """Removes the selection: the next start runs the config's bundle.
 
         Raises:
             BundleError: the selection cannot be removed.
@@ -197,7 +197,7 @@ class BundleStore:
         """Removes the copies that `selected.json` does not name."""
         unknown: list[str] = []
         selection = self._read(_SELECTED, Selection, unknown)
-        if unknown:  # which copy starts is to run cannot be told now; at the next time it may be
+        if unknown:  # the selected copy is not known now; it may be known next time
             return
         named = {selection.current, selection.previous} if selection else set()
         with contextlib.suppress(OSError):  # no folder yet
@@ -206,7 +206,7 @@ class BundleStore:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _to_try(self, reasons: list[str]) -> Iterator[str]:
-        """The stored bundles in their order; why one is passed over is added to `reasons`."""
+        """The stored bundles in the order of trying. Adds to `reasons` why one is skipped."""
         selection = self._read(_SELECTED, Selection, reasons)
         if selection is None:
             return
@@ -238,7 +238,7 @@ class BundleStore:
             return when_unreadable
 
     def _note_attempts(self, sha256: str, more: int | None) -> None:
-        """Adds to the bundle's count; None forgets it. Where the disk takes nothing, starts are not counted."""
+        """Adds `more` to the bundle's count; None deletes the count. If the disk fails, starts are not counted."""
         counts = dict((self._read(_ATTEMPTS, Attempts) or Attempts()).counts)
         if more is None and sha256 not in counts:
             return
@@ -249,7 +249,7 @@ class BundleStore:
             self._write(_ATTEMPTS, Attempts(counts=counts))
 
     def _read(self, name: str, model: type[ModelT], reasons: list[str] | None = None) -> ModelT | None:
-        """None without the file, and with one that is damaged: then why is added to `reasons`."""
+        """None if the file is missing or damaged. Adds to `reasons` why it is damaged."""
         path = self._folder / name
         try:
             with path.open("rb") as file:
@@ -259,7 +259,7 @@ class BundleStore:
         except (OSError, ValidationError) as error:
             if reasons is not None:
                 fault = error.strerror if isinstance(error, OSError) else "damaged"
-                reasons.append(f"{path}: cannot be read, so that the selected bundle is not known: {fault}")
+                reasons.append(f"{path}: cannot be read, so the selected bundle is not known: {fault}")
             return None
 
     def _write(self, name: str, values: StrictModel) -> None:
@@ -280,7 +280,7 @@ def _logged(reasons: list[str]) -> tuple[str, ...]:
 
 
 def _copy_files(source: Path, folder: Path) -> None:
-    """The manifest, the signature and what the manifest names, each synced; nothing else of `source`."""
+    """Copies and syncs the manifest, the signature and the files that the manifest names; nothing else."""
     read = bundle_reader(source, MANIFEST)
     manifest = read(MANIFEST, MAX_MANIFEST_BYTES)
     _write_synced(folder / MANIFEST, manifest)
@@ -288,7 +288,7 @@ def _copy_files(source: Path, folder: Path) -> None:
         _write_synced(folder / SIGNATURE, read(SIGNATURE, MAX_SIGNATURE_BYTES))
     for name in parse_manifest(manifest, f"{source}/{MANIFEST}").files:
         if Path(name).name != name:  # the source has changed since it was checked
-            raise BundleError(f"{source}/{MANIFEST}: files: {name!r} is no file of a bundle")
+            raise BundleError(f"{source}/{MANIFEST}: files: {name!r} is not a file of a bundle")
         _write_synced(folder / name, read(name, MAX_FILE_BYTES))
     _sync_folder(folder)
 

@@ -1,7 +1,7 @@
-"""Another bundle while the line runs: tried beside the old one, switched between two frames, taken back if it fails.
+"""Replaces the bundle while the line runs: tries it, switches between two frames, and rolls back if it fails.
 
-`BundleUpdater.update` and `settle` belong to one worker thread, which may wait for the disk and the compiler;
-`note_frame` to the inference thread, which may not: it only counts, and takes a failing bundle back at once.
+One worker thread, which may wait for the disk and the compiler, calls `BundleUpdater.update` and `settle`. The
+inference thread, which may not wait, calls `note_frame`: it only counts, and rolls a failing bundle back at once.
 """
 
 import contextlib
@@ -27,17 +27,17 @@ from zsad_core.types import Prediction
 
 logger = logging.getLogger(__name__)
 
-LATENCY_FACTOR = 3.0  # of the old bundle's on the same frames
-LATENCY_SLACK_MS = 5.0  # that a new bundle may always be slower: the scheduler's noise with models of a millisecond
+LATENCY_FACTOR = 3.0  # times the old bundle's latency on the same frames
+LATENCY_SLACK_MS = 5.0  # a new bundle may always be so much slower: scheduler noise matters for 1 ms models
 PROBATION_FRAMES = 20
-MAX_FAILURES = 3  # of the probation's frames
+MAX_FAILURES = 3  # frames of the probation
 MAX_NAME_LENGTH = 255
 _NAME = re.compile(r"[^\x00-\x1f\x7f\\]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CameraInUse:
-    """A camera, and the pictures of it that a new bundle is tried on."""
+    """A camera, and its pictures for the trial of a new bundle."""
 
     name: str
     product: str
@@ -54,8 +54,8 @@ class Running:
 
 class UpdateState(StrEnum):
     SWITCHED = "switched"  # inspects from the next frame on, and is on probation
-    CONFIRMED = "confirmed"  # has passed its probation, and starts run it from now on
-    REFUSED = "refused"  # the old one inspects on
+    CONFIRMED = "confirmed"  # has passed its probation; later starts run it
+    REFUSED = "refused"  # the old one continues
     ROLLED_BACK = "rolled back"  # the old one inspects again
 
 
@@ -63,11 +63,11 @@ class UpdateState(StrEnum):
 class Outcome:
     state: UpdateState
     text: str  # one line
-    bundle_sha256: str  # that inspects now
+    bundle_sha256: str  # of the bundle that inspects now
 
 
 class BundleUpdater:
-    """Holds the bundle in use, and beside it the one before while a probation lasts."""
+    """Owns the bundle in use, and during a probation the one before."""
 
     def __init__(
         self,
@@ -84,21 +84,21 @@ class BundleUpdater:
         max_failures: int = MAX_FAILURES,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Does nothing yet.
+        """Starts nothing.
 
         Args:
             store: keeps the copies.
-            bundle_dir: the folder that names are looked up in; None: every update is refused.
-            running: what inspects now.
+            bundle_dir: the folder that contains the named bundles; None: every update is refused.
+            running: the bundle that inspects now.
             compile_bundle: raises a ZsadError for a bundle that cannot be used here.
-            cameras: all that are in use, in their state of now.
-            switch: has the given bundle inspect from the next frame on; returns at once. Called by `update` in the
+            cameras: returns all cameras in use, in their present state.
+            switch: makes the given bundle inspect from the next frame on; returns at once. Called by `update` in the
                 worker thread, and by `note_frame` in the inference thread.
-            turn: a lock that the inference thread holds while the model works, so that a picture of the trial comes
-                between two frames and both models are timed alone; None: inference stands still anyway.
+            turn: a lock that the inference thread holds while the model runs, so that a picture of the trial runs
+                between two frames and each model is timed alone; None: no inference runs.
             latency_factor: a bundle that takes longer than this times the old one's median is refused.
-            probation_frames: how many frames a new bundle is watched for.
-            max_failures: so many of them without an answer take it back.
+            probation_frames: length of the probation in frames.
+            max_failures: so many of these frames without an answer cause a rollback.
             clock: seconds, for latencies.
         """
         self._store = store
@@ -112,10 +112,10 @@ class BundleUpdater:
         self._probation_frames = probation_frames
         self._max_failures = max_failures
         self._clock = clock
-        self._lock = threading.Lock()  # of what follows, and of `_running`
-        self._before: Running | None = None  # kept while the probation lasts
+        self._lock = threading.Lock()  # guards the attributes below and `_running`
+        self._before: Running | None = None  # kept during the probation
         self._frames = self._failures = 0
-        self._unsettled: Outcome | None = None  # a rollback that the worker has not told yet
+        self._unsettled: Outcome | None = None  # a rollback that the worker has not reported yet
 
     @property
     def running(self) -> Running:
@@ -135,7 +135,7 @@ class BundleUpdater:
         """
         running = self.running
         if self.on_probation:
-            return self._refused("the bundle before is still on its probation: wait for it")
+            return self._refused("the bundle before is still on probation: wait until it ends")
         try:
             path = find_bundle(self._bundle_dir, name)
             bundle = self._store.add(path)
@@ -146,7 +146,7 @@ class BundleUpdater:
         except ZsadError as error:
             self._store.prune()
             return self._refused(str(error))
-        except Exception as error:  # a model or device can fail in any way, and the old one inspects on whatever it was
+        except Exception as error:  # a model or device can fail in any way; the old one continues
             logger.debug("update to %r", name, exc_info=True)
             self._store.prune()
             return self._refused(f"{name}: {type(error).__name__}: {error}")
@@ -159,11 +159,11 @@ class BundleUpdater:
         )
 
     def note_frame(self, bundle_sha256: str, ok: bool, reason: str | None = None) -> None:
-        """Counts a frame that a bundle was given; of a bundle that is not on probation it counts nothing.
+        """Counts a frame of the bundle on probation; frames of other bundles are ignored.
 
         Args:
-            bundle_sha256: of the bundle that was asked.
-            ok: False if model or device gave no answer; a picture that is none is not the bundle's fault, so True.
+            bundle_sha256: of the bundle that got the frame.
+            ok: False if model or device gave no answer. True for a bad picture, which is not the bundle's fault.
             reason: why there was no answer.
         """
         with self._lock:
@@ -184,7 +184,7 @@ class BundleUpdater:
         self._switch(before)
 
     def settle(self) -> Outcome | None:
-        """What a probation came to, once; None while there is nothing new. Called every now and then."""
+        """The outcome of a probation, returned once; None if there is nothing new. Called regularly."""
         with self._lock:
             outcome, self._unsettled = self._unsettled, None
             before, running = self._before, self._running
@@ -205,10 +205,10 @@ class BundleUpdater:
         return self._told(UpdateState.CONFIRMED, text)
 
     def _tried(self, bundle: Bundle, running: Running) -> Predictor:
-        """The compiled bundle, after it answered to the last frames of every camera as fast as it must.
+        """Compiles the bundle and tries it on the latest frames of every camera.
 
         Raises:
-            ZsadError: it did not.
+            ZsadError: it gave no answer or was too slow.
         """
         cameras = self._cameras()
         for camera in cameras:
@@ -235,7 +235,7 @@ class BundleUpdater:
         return detector
 
     def _timed(self, detector: Predictor, image_bgr: np.ndarray, camera: CameraInUse, *, needed: bool) -> float:
-        """Milliseconds of one answer. One that is `needed` and no answer is a BundleError."""
+        """Milliseconds of one answer. A missing answer is a BundleError if it is `needed`."""
         started_s = self._clock()
         try:
             prediction = detector.predict(image_bgr, camera.product)
@@ -244,7 +244,7 @@ class BundleUpdater:
                 raise BundleError(f"no answer to a stored frame of {camera.name}: {error}") from error
         else:
             if needed and not _is_answer(prediction):
-                raise BundleError(f"the answer to a stored frame of {camera.name} is out of [0, 1] or no number")
+                raise BundleError(f"the answer to a stored frame of {camera.name} is out of [0, 1] or not a number")
         return (self._clock() - started_s) * 1000
 
     def _refused(self, reason: str) -> Outcome:
@@ -259,10 +259,10 @@ class BundleUpdater:
 
 
 def find_bundle(bundle_dir: Path | None, name: str) -> Path:
-    """The bundle of a name that came from outside, inside `bundle_dir` whatever links lie there.
+    """The path of a bundle whose name came from outside. It is always inside `bundle_dir`, also with symbolic links.
 
     Raises:
-        BundleError: there is no such folder, the name leads out of it, or nothing is there.
+        BundleError: the folder or the bundle does not exist, or the name leads out of the folder.
     """
     if bundle_dir is None:
         raise BundleError("control.bundle_dir is not set: there is no folder to take bundles from")

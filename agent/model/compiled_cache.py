@@ -1,4 +1,4 @@
-"""The folder of compiled models: one subfolder per bundle and OpenVINO version, sealed with hashes, pruned by us."""
+"""The cache of compiled models: one subfolder per bundle and OpenVINO version, checked by hashes, pruned here."""
 
 import fcntl
 import hashlib
@@ -15,7 +15,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 KEPT_FOLDERS = 3  # the one in use and two before it: a rollback, or a second agent with another bundle
-LOCK_PATIENCE_S = 60.0  # for another process that compiles; a model of ours takes seconds
+LOCK_PATIENCE_S = 60.0  # longest wait for another process that compiles; a model takes seconds
 _LOOK_AGAIN_S = 0.05
 _SEAL = "seal.json"
 _LOCK = "lock"
@@ -24,13 +24,13 @@ _OURS = re.compile(r"^model-[0-9a-f]{16}-[\w.-]+$")
 
 @contextmanager
 def alone_in(root: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[bool]:
-    """Whether within it no other process compiles into this folder; waits for one that does.
+    """Locks the folder, waiting for other processes. Yields False if the lock was not available.
 
-    OpenVINO writes a compiled model in place. Another process that has this file mapped at that moment dies of SIGBUS.
+    OpenVINO writes a compiled model in place. A process that has this file mapped at that moment dies of SIGBUS.
 
     Args:
-        root: of all compiled models; made where it is missing.
-        patience_s: seconds. After them, or where the folder cannot be written (said once), nobody is alone.
+        root: folder of all compiled models; created if missing.
+        patience_s: seconds. Yields False after them, or if the folder cannot be written (logged once).
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,9 @@ def _taken(lock: int, root: Path, patience_s: float) -> bool:
             return True
         except BlockingIOError:
             if time.monotonic() >= end_s:
-                logger.warning("another process compiles into %s for %.0f s now; going on without it", root, patience_s)
+                logger.warning(
+                    "another process compiles into %s for %.0f s now; continuing without the cache", root, patience_s
+                )
                 return False
             time.sleep(_LOOK_AGAIN_S)
         except OSError as error:  # a file system without locks
@@ -62,10 +64,10 @@ def _taken(lock: int, root: Path, patience_s: float) -> bool:
 
 
 def open_cache(root: Path, bundle_sha256: str, openvino_version: str) -> Path | None:
-    """The absolute folder for this bundle and version, made and checked, or None (said once) if it cannot be written.
+    """The absolute folder for this bundle and version, created and checked; None (logged once) if it is not writable.
 
-    A compiled model that is not what was sealed (a cut file, a flipped bit) is deleted, so that OpenVINO compiles it
-    again: what runs is always what the bundle's hashes vouch for. To be called and sealed `alone_in` the root.
+    A compiled model with a wrong hash (a cut file, a flipped bit) is deleted, so OpenVINO compiles it again from the
+    verified bundle. Call this and `seal_cache` inside `alone_in` of the root.
     """
     folder = root.absolute() / f"model-{bundle_sha256[:16]}-{re.sub(r'[^A-Za-z0-9_.-]', '_', openvino_version)}"
     try:
@@ -90,7 +92,7 @@ def is_empty(folder: Path) -> bool:
 
 
 def seal_cache(folder: Path) -> None:
-    """Notes the hash of every file that OpenVINO wrote, for the next start."""
+    """Writes the hash of every file that OpenVINO wrote, for the check at the next start."""
     try:
         (folder / _SEAL).write_text(json.dumps(_hashes(folder)))
     except OSError as error:

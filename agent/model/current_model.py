@@ -1,4 +1,4 @@
-"""The one model that all cameras share, and its replacement between two pictures."""
+"""The model that all cameras share, and its replacement between two pictures."""
 
 import threading
 from collections.abc import Callable
@@ -26,15 +26,15 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    """A compiled model, and what its bundle says."""
+    """A compiled model, and the values of its bundle."""
 
     predictor: Predictor
     name: str
     version: str
     sha256: str
-    threshold: float  # score from which a part is anomalous, where the camera's settings say nothing else
-    region_level: float  # likewise, map value from which a pixel belongs to a region
-    score_rule: ScoreRule | None  # None: the score cannot be computed anew from a part of the map
+    threshold: float  # a part with at least this score is anomalous, unless the camera's settings differ
+    region_level: float  # a pixel with at least this map value is in a region, unless the camera's settings differ
+    score_rule: ScoreRule | None  # None: the score cannot be computed again from a part of the map
 
     @classmethod
     def of(cls, bundle: Bundle, predictor: Predictor) -> "Model":
@@ -51,11 +51,11 @@ class Model:
 
 
 class ModelInUse:
-    """Read by the inference thread once a picture, so that a picture is scored and described by one model."""
+    """The inference thread reads it once per picture, so one model scores and describes a picture."""
 
     def __init__(self, model: Model) -> None:
         self.current = model
-        self.model_lock = threading.Lock()  # held while a model works, so that a trial of another one times both alone
+        self.model_lock = threading.Lock()  # held while a model runs, so that a trial times each model alone
         self._watcher: Callable[[str, bool, str | None], None] = lambda sha256, answered, reason: None
 
     def replace(self, model: Model) -> None:
@@ -63,7 +63,7 @@ class ModelInUse:
         self.current = model
 
     def watch(self, watcher: Callable[[str, bool, str | None], None]) -> None:
-        """`watcher` is told of every picture from now on: the bundle's sha256, whether it answered, and if not, why."""
+        """Calls `watcher` for every picture from now on: the bundle's sha256, whether it answered, and if not, why."""
         self._watcher = watcher
 
     def note(self, model: Model, answered: bool, reason: str | None = None) -> None:

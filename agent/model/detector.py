@@ -1,4 +1,4 @@
-"""One compiled model on one OpenVINO device, from a uint8 BGR picture to map and score."""
+"""One compiled model on one OpenVINO device: from a uint8 BGR picture to map and score."""
 
 import logging
 import math
@@ -21,7 +21,7 @@ from zsad_core.types import Prediction
 logger = logging.getLogger(__name__)
 
 IMAGE, PROMPT, MAP, SCORE = "image", "prompt", "anomaly_map", "anomaly_score"
-RANGE_SLACK = 1e-3  # rounding of a half-precision graph may leave [0, 1] by this much; it is clipped
+RANGE_SLACK = 1e-3  # a half-precision graph may exceed [0, 1] by so much through rounding; it is clipped
 MIN_SIDE_PX = 8
 _VIRTUAL_DEVICES = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})
 
@@ -32,12 +32,12 @@ class Detector:
     def __init__(self, bundle: Bundle, config: InferenceConfig) -> None:
         """Compiles the model that `choose_model` picks and runs it once.
 
-        So a model that cannot answer is known before the first part.
+        So a model that cannot answer is detected before the first part.
 
         Raises:
-            BundleError: the model is not what the manifest says, or no model.
+            BundleError: the model does not match the manifest, or cannot be read.
             ProductError: the bundle has no such product.
-            DeviceError: the device is absent, refuses the model, or its answer is no answer.
+            DeviceError: the device is absent, refuses the model, or gives no valid answer.
         """
         self.arithmetic = choose_model(bundle, config)
         bundle = bundle.computing_in(self.arithmetic)
@@ -61,7 +61,7 @@ class Detector:
         self._device = config.device
         started_s = time.monotonic()
         self.predict(np.full((*self._input_hw, 3), 127, np.uint8))
-        self.trial_s = time.monotonic() - started_s  # of the first picture, which also makes the kernels
+        self.trial_s = time.monotonic() - started_s  # time of the first picture, which also creates the kernels
         let_go_of_mapped(_cache_root(config))
 
     @property
@@ -71,10 +71,10 @@ class Detector:
     def select_product(self, product: str) -> None:
         """Inspects as `product` from the next picture on. Only an input changes; nothing is compiled.
 
-        A bundle without text inspects every product alike, so there the name is only what results are labelled with.
+        A bundle without text inspects every product alike; there the name is only the label of the results.
 
         Raises:
-            ProductError: the bundle has no such product; the one before stays.
+            ProductError: the bundle has no such product; the previous one stays.
         """
         if product != self._product:
             prompt = self._bundle.prompt(product)
@@ -87,12 +87,12 @@ class Detector:
 
         Args:
             image_bgr: uint8 [H, W, 3], any size.
-            product: switches to this product first; None stays with the one before.
+            product: switches to this product first; None: keeps the present one.
 
         Raises:
             ProductError: the bundle has no such product.
-            ImageError: a side of fewer than `MIN_SIDE_PX` pixels, in which no defect could show.
-            DeviceError: the device failed, or answered NaN, infinity or something out of [0, 1].
+            ImageError: a side has fewer than `MIN_SIDE_PX` pixels, too few to show a defect.
+            DeviceError: the device failed, or its answer has NaN, infinity or values out of [0, 1].
         """
         height, width = image_bgr.shape[:2]
         if min(height, width) < MIN_SIDE_PX:
@@ -164,10 +164,10 @@ def _shape(port: Any) -> list[int] | str:
 
 
 def check_device(device: str) -> None:
-    """Nothing, if OpenVINO sees the device.
+    """Checks that OpenVINO finds the device.
 
     Raises:
-        DeviceError: absent; the text lists those present.
+        DeviceError: the device is absent; the text lists the present ones.
     """
     _refuse_absent(openvino_core(), device)
 
@@ -188,7 +188,7 @@ def _refuse_absent(core: Any, device: str) -> None:
 
 
 def _is_present(core: Any, name: str) -> bool:
-    """Asks the plugin of this device alone: a list of all would load every plugin, 15 MB of them."""
+    """Loads only the plugin of this device: a list of all devices would load every plugin, 15 MB."""
     kind, _, number = name.partition(".")
     try:
         numbers = core.get_property(kind, "AVAILABLE_DEVICES")
@@ -220,7 +220,7 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
 def _compile_with_cache(
     ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig, options: dict[str, Any]
 ) -> Any | None:
-    """None, said once, where the cache or the device fails."""
+    """None, logged once, if the cache or the device fails."""
     root = _cache_root(config)
     with alone_in(root) as alone:
         cache = open_cache(root, bundle.sha256, ov.get_version()) if alone else None
@@ -228,10 +228,12 @@ def _compile_with_cache(
             return None
         options = {**options, "CACHE_DIR": str(cache)}
         try:
-            if config.device == "CPU" and is_empty(cache):  # and read back: what compiling leaves takes tens of MB
+            if config.device == "CPU" and is_empty(
+                cache
+            ):  # then read the model back, because compiling leaves tens of MB of memory
                 core.compile_model(model, config.device, options)
             compiled = core.compile_model(model, config.device, options)
-        except (RuntimeError, OSError) as error:  # a full disk, or the device itself: the next attempt tells
+        except (RuntimeError, OSError) as error:  # a full disk, or the device itself: the next attempt shows which
             logger.warning("compiling with the cache %s failed, trying without: %s", cache, _short(error))
             return None
         seal_cache(cache)
@@ -243,10 +245,10 @@ def _cache_root(config: InferenceConfig) -> Path:
 
 
 def _expand_weights(model: Any) -> None:
-    """Has weights that are stored in half precision made floats once, when compiled.
+    """Converts half-precision weights to float once, at compile time.
 
-    Left alone, the CPU plugin expands those of fully connected layers again for every picture, which takes a ViT-Ti 15
-    to 18 % of its time where the CPU has no half-precision arithmetic (AVX2, OpenVINO 2026.4).
+    Otherwise the CPU plugin converts those of fully connected layers for every picture. On a CPU without half-precision
+    arithmetic this takes 15 to 18 % of the time of a ViT-Ti (AVX2, OpenVINO 2026.4).
     """
     for node in model.get_ops():
         if node.get_type_name() == "Convert":

@@ -1,7 +1,7 @@
-"""Which of a bundle's models this machine runs, in float or in int8: what `zsad-agent bench` found the faster here.
+"""Chooses the float or the int8 model of a bundle: the one that `zsad-agent bench` measured as faster here.
 
-Int8 is faster on one CPU and slower on the next, so it is measured, and kept in the cache folder: without it the
-bundle's main model runs, whose answers are the same within the manifest's tolerances.
+Int8 is faster on one CPU and slower on another, so `bench` measures it and stores the choice in the cache folder.
+Without a choice the bundle's main model runs; its answers are the same within the manifest's tolerances.
 """
 
 import logging
@@ -18,17 +18,17 @@ from zsad_core.openvino_offline import openvino_core
 
 logger = logging.getLogger(__name__)
 
-FASTER = 0.95  # int8 is kept if it takes less than this share of float's time: within the noise the exact one is better
-MAX_KEPT = 32  # choices; the oldest go
+FASTER = 0.95  # int8 is chosen below this share of float's time; within the noise the exact model is better
+MAX_KEPT = 32  # choices; the oldest are dropped
 _FILE = "model-choice.json"
 _MAX_BYTES = 65_536
 
 
 class Kept(StrictModel):
-    """What was measured for one bundle on one machine."""
+    """The choice for one bundle on one machine."""
 
     bundle: Sha256
-    device: str  # of the config, and the CPU's name
+    device: str  # the config's device, and the CPU's name
     model: Arithmetic
     median_ms: dict[Arithmetic, float]
 
@@ -38,10 +38,10 @@ class Choices(StrictModel):
 
 
 def choose_model(bundle: Bundle, config: InferenceConfig) -> Arithmetic:
-    """The model that is to run; which it is and why is logged.
+    """The model to run. Logs which and why.
 
     Raises:
-        BundleError: the config names a model that the bundle does not hold.
+        BundleError: the config names a model that the bundle does not have.
     """
     model: Arithmetic
     if config.model != "auto":
@@ -62,12 +62,12 @@ def choose_model(bundle: Bundle, config: InferenceConfig) -> Arithmetic:
 
 
 def keep_faster(bundle: Bundle, config: InferenceConfig, median_ms: Mapping[Arithmetic, float]) -> Arithmetic:
-    """Keeps and gives the model that runs from the next start on. A folder that cannot be written is a warning.
+    """Stores and returns the model for the next starts. A folder that cannot be written is a warning.
 
     Args:
-        bundle: holds both.
-        config: as of the start.
-        median_ms: of both, measured in turns.
+        bundle: has both models.
+        config: as at the start.
+        median_ms: of both models, measured in turns.
     """
     model: Arithmetic = "int8" if median_ms["int8"] < FASTER * median_ms["fp"] else "fp"
     new = Kept(bundle=bundle.sha256, device=_device(config), model=model, median_ms=dict(median_ms))
@@ -90,7 +90,7 @@ def _kept(bundle: Bundle, config: InferenceConfig) -> Kept | None:
 
 
 def _read(config: InferenceConfig) -> Choices:
-    """Nothing without the file; likewise, with a warning, where it is damaged."""
+    """Empty if the file is missing, or damaged (with a warning)."""
     path = _path(config)
     try:
         with path.open("rb") as file:

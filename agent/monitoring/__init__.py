@@ -1,4 +1,4 @@
-"""What others can read of the agent's health: Prometheus metrics and the HTTP endpoints.
+"""The agent's health for other programs: Prometheus metrics and the HTTP endpoints.
 
 The counts themselves are in `messages`. May import `messages` and below.
 """

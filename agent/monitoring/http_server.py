@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz over HTTP, for whoever is on this machine."""
+"""/metrics, /healthz and /readyz over HTTP, for programs on this machine."""
 
 import io
 import json
@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 
 OFF = "off"
 MAX_CONNECTIONS = 8
-MAX_HEAD_BYTES = 8192  # of the request line and all headers
-CONNECTION_S = 5.0  # from the first byte to the last: longer than any honest scrape
-POLL_S = 0.25  # how soon a stop, or a connection over its time, is seen
+MAX_HEAD_BYTES = 8192  # request line and all headers
+CONNECTION_S = 5.0  # from the first byte to the last; a normal scrape is faster
+POLL_S = 0.25  # interval of checks for a stop and for expired connections
 
-# Only names that no other site can point at this machine (DNS rebinding); the port may be a tunnel's.
+# Only names that no other site can point to this machine (DNS rebinding). The port may be that of a tunnel.
 _HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
 
 
 class HealthServer:
-    """Context manager. A port that is taken is one warning, and the agent goes on without.
+    """Context manager. If the port is used, it logs one warning and the agent runs without the server.
 
-    Answers GET and HEAD of three paths, one request a connection, and repeats nothing of what it was asked.
+    Answers GET and HEAD of three paths, one request per connection. Answers contain no text of the request.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class HealthServer:
         Args:
             listen: `127.0.0.1:port`, 0 for any free one, or `off`.
             metrics: the body of /metrics.
-            stuck: why inference or publishing does not move on, for /healthz; None when they do.
-            missing: every reason why the agent does not do its work at present, for /readyz.
-            connection_s: a connection that is open for longer is ended.
+            stuck: why inference or publishing hangs, for /healthz; None if they work.
+            missing: every reason why the agent does not work at present, for /readyz.
+            connection_s: a connection that is open for longer is closed.
         """
         self._listen = listen
         self._connection_s = connection_s
@@ -69,7 +69,9 @@ class HealthServer:
         try:
             self._server = _Server((host, int(port)), self._answers, self._connection_s)
         except OSError as error:
-            logger.warning("no metrics and health at %s: %s. The agent goes on without.", self._listen, error.strerror)
+            logger.warning(
+                "no metrics and health at %s: %s. The agent runs without them.", self._listen, error.strerror
+            )
             return self
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(POLL_S,), name="zsad-http", daemon=True
@@ -88,7 +90,7 @@ class HealthServer:
 
     @property
     def port(self) -> int | None:
-        """The one that it listens on; None when it does not."""
+        """The port that it listens on; None if it does not listen."""
         return int(self._server.server_address[1]) if self._server is not None else None
 
 
@@ -104,7 +106,7 @@ def _verdict(reasons: list[str]) -> _Answer:
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    """Not `http.server.HTTPServer`: that asks the name service who it is, which may take long."""
+    """Not `http.server.HTTPServer`: that looks up its own host name, which may take long."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -117,11 +119,11 @@ class _Server(ThreadingMixIn, TCPServer):
         self.answers = answers
         self._connection_s = connection_s
         self._lock = threading.Lock()
-        self._ends_s: dict[socket.socket, float] = {}  # connections, and when their time is up
+        self._ends_s: dict[socket.socket, float] = {}  # connections, and when they expire
         super().__init__(address, _Handler)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is a place; a connection beyond is closed unanswered."""
+        """Whether one more connection is allowed; if not, it is closed without an answer."""
         with self._lock:
             if len(self._ends_s) >= MAX_CONNECTIONS:
                 return False
@@ -134,17 +136,17 @@ class _Server(ThreadingMixIn, TCPServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Ends connections that dawdle: a timeout of the socket starts anew with each byte."""
+        """Closes expired connections. A socket timeout is not enough, because it starts again with each byte."""
         with self._lock:
             late = [request for request, end_s in self._ends_s.items() if time.monotonic() > end_s]
         for request in late:
             try:
                 request.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
             except OSError:
-                logger.debug("a connection to be ended had ended")
+                logger.debug("an expired connection had ended already")
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away, mostly. Never on stderr."""
+        """Usually a client that disconnected. Not written to stderr."""
         logger.debug("a request failed", exc_info=True)
 
 
@@ -154,11 +156,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = CONNECTION_S
     server_version, sys_version = "zsad-agent", ""
-    default_request_version = request_version = "HTTP/1.0"  # one that cannot be read is answered with a status too
+    default_request_version = request_version = "HTTP/1.0"  # an invalid request also gets a status line
     command = requestline = ""
 
     def handle(self) -> None:
-        """Reads no more than the head, which is small, before anything looks at it."""
+        """Limits the size of the head before it is parsed."""
         head = b""
         while b"\r\n\r\n" not in head and b"\n\n" not in head:
             if len(head) > MAX_HEAD_BYTES:
@@ -183,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             answer = make()
-        except Exception as error:  # a check that fails is no good health
+        except Exception as error:  # a failed check means not healthy
             logger.error("a health request cannot be answered: %s: %s", type(error).__name__, error)
             self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
             return
@@ -192,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """The status alone: the base class would repeat the request in its texts."""
+        """Sends only the status: the base class would repeat the request in its text."""
         status = HTTPStatus(code)
         self._send(_Answer(status, "text/plain; charset=utf-8", f"{status.phrase}\n".encode()))
 
@@ -209,4 +211,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the base class writes every request to stderr."""
+        """Logs nothing: the base class writes every request to stderr."""

@@ -1,4 +1,4 @@
-"""What Prometheus may ask, at /metrics. Everything but the counts of results is read when it asks."""
+"""The Prometheus metrics at /metrics. All except the counts of results are read at each scrape."""
 
 import logging
 import os
@@ -20,17 +20,17 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 Kind = Literal["counter", "gauge"]
-Values = float | Mapping[tuple[str, ...], float]  # one number, or one for each tuple of label values
+Values = float | Mapping[tuple[str, ...], float]  # one number, or one per tuple of label values
 
 
 class Metrics:
-    """A registry of its own. A sink of the pipeline: each result costs a few microseconds."""
+    """Has its own registry. A sink of the pipeline: each result costs a few microseconds."""
 
     def __init__(self, cameras: Sequence[str], read: Callable[[], AgentSnapshot]) -> None:
-        """Starts every count of results at 0, so that the first one is seen as an increase.
+        """Starts every count of results at 0, so that Prometheus sees the first result as an increase.
 
         Args:
-            cameras: names; others appear with their first result.
+            cameras: names; other cameras appear with their first result.
             read: called at each scrape, in the thread of the server.
         """
         prometheus_client.disable_created_metrics()  # they double the number of series, and nothing here uses them
@@ -68,12 +68,12 @@ class Metrics:
             self._inference_s.labels(result.camera).observe(latency_ms.inference / 1000)
 
     def render(self) -> bytes:
-        """All of it in Prometheus' text format, `CONTENT_TYPE`."""
+        """All metrics in Prometheus' text format, `CONTENT_TYPE`."""
         return prometheus_client.generate_latest(self._registry)
 
 
 class _Reading(Collector):
-    """Metrics that are made when they are asked for. What cannot be read is left out, and the others are answered."""
+    """Metrics that are read at each scrape. A metric that cannot be read is left out."""
 
     def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
         self._read = read
@@ -82,7 +82,7 @@ class _Reading(Collector):
     def collect(self) -> Iterator[Metric]:
         try:
             families = list(self._read())
-        except Exception as error:  # whatever a reading ran into, the scrape must not fail for it
+        except Exception as error:  # one failed metric must not fail the scrape
             if not self._failing:
                 logger.warning("a metric cannot be read: %s: %s", type(error).__name__, error)
             self._failing = True
@@ -136,7 +136,7 @@ def _agent_metrics(agent: AgentSnapshot) -> Iterator[Metric]:
 
 
 def _process_metrics() -> Iterator[Metric]:
-    """From /proc/self alone: the library's own collector needs /proc/stat, which a hardened service has not."""
+    """Reads only /proc/self: the library's own collector needs /proc/stat, which a hardened service cannot read."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     memory = pages * os.sysconf("SC_PAGE_SIZE")
     yield _family("gauge", "process_resident_memory_bytes", "Memory of the process.", memory)

@@ -1,6 +1,6 @@
 """The connection to the broker: results from the spool, live pictures, retained statuses, subscriptions.
 
-What messages say belongs in `messages`, what waits on disk in `spool`. May import `messages`, `spool`, `config`.
+The content of messages belongs in `messages`, the queue on disk in `spool`. May import `messages`, `spool`, `config`.
 """
 
 import lazy_loader

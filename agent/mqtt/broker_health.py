@@ -1,4 +1,4 @@
-"""How it stands with the broker, said once per change."""
+"""The state of the broker, logged once per change."""
 
 import logging
 import threading
@@ -10,17 +10,17 @@ logger = logging.getLogger(__name__)
 class BrokerState(StrEnum):
     CONNECTING = "connecting"
     CONNECTED = "connected"
-    UNREACHABLE = "unreachable"  # never reached, lost, or silent
-    REFUSED = "refused"  # it answered and turned us down: credentials, most often
-    UNTRUSTED = "untrusted"  # TLS failed: certificates, most often
+    UNREACHABLE = "unreachable"  # never reached, lost, or does not answer
+    REFUSED = "refused"  # it refused the connection, usually because of wrong credentials
+    UNTRUSTED = "untrusted"  # TLS failed, usually because of a certificate
     STOPPED = "stopped"
 
 
 class BrokerHealth:
-    """State and reason, and what a broker that is connected refuses. Written by the sending thread, read by any."""
+    """State, reason, and what a connected broker refuses. Written by the sending thread, read by any thread."""
 
     def __init__(self, name: str) -> None:
-        """Takes the broker's name for the log, without credentials."""
+        """`name` is the broker's name in the log, without credentials."""
         self._name = name
         self._lock = threading.Lock()
         self._state = BrokerState.CONNECTING
@@ -33,7 +33,7 @@ class BrokerHealth:
 
     @property
     def fault(self) -> str | None:
-        """None while connected to a broker that takes and gives everything."""
+        """All present faults; None while connected to a broker that refuses nothing."""
         with self._lock:
             faults = [f"broker {reason}" for reason in self._complaints.values()]
             if self._state is not BrokerState.CONNECTED:
@@ -41,9 +41,9 @@ class BrokerHealth:
         return "; ".join(faults) or None
 
     def complain(self, about: str, reason: str | None) -> None:
-        """Takes in that the broker refuses something, `reason` beginning with that word; None: it does not, or no more.
+        """Notes that the broker refuses something; `reason` starts with "refuses". None: it does not refuse it.
 
-        Logs a change. What it refused stays a fault while it is away.
+        Logs a change. The refusal stays a fault while the broker is away.
         """
         with self._lock:
             previous = self._complaints.pop(about, None)
@@ -55,11 +55,11 @@ class BrokerHealth:
             logger.warning("broker %s no longer %s", self._name, previous.partition(":")[0])
 
     def note(self, state: BrokerState, reason: str | None = None) -> None:
-        """Takes the state in and logs a change; an attempt that fails like the one before says nothing."""
+        """Sets the state and logs a change. An attempt that fails like the one before is not logged."""
         with self._lock:
             previous, self._state = self._state, state
             previous_reason, self._reason = self._reason, reason
-        turned_down = state in (BrokerState.REFUSED, BrokerState.UNTRUSTED)  # a reason that somebody has to remove
+        turned_down = state in (BrokerState.REFUSED, BrokerState.UNTRUSTED)  # a person must act
         if state is previous and not (turned_down and reason != previous_reason):
             return
         if state is BrokerState.CONNECTED:

@@ -1,11 +1,11 @@
-"""One connection to the broker, from dialling to its end. A new one is made for each attempt.
+"""One connection to the broker, from connecting to its end. A new object is made for each attempt.
 
-MQTT 5 where the broker knows it, since only there can it say that it did not take a message: mosquitto acknowledges a
-QoS 1 message of MQTT 3.1.1 that its ACL denies (or that is over its `message_size_limit`) as if it were delivered.
+MQTT 5 is used if the broker supports it, because only there the broker can refuse a message: with MQTT 3.1.1 mosquitto
+acknowledges a QoS 1 message that its ACL denies (or that exceeds its `message_size_limit`) as if it were delivered.
 
-paho runs without its own thread (its documented external loop), so that one thread owns the socket, the in-flight
-window and the spool: no lock is shared with a callback, an error in a callback cannot leave a dead thread that calls
-itself connected, a wait between attempts can be cut short, and nothing survives from one connection to the next.
+paho runs without its own thread (its documented external loop). So one thread owns the socket, the in-flight window and
+the spool: no lock is shared with a callback, an error in a callback cannot end a thread that still counts as connected,
+a wait between attempts can be interrupted, and no state goes from one connection to the next.
 """
 
 import contextlib
@@ -30,22 +30,22 @@ from zsad_agent.mqtt.credentials import meaning
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
-MISC_EVERY_S = 1.0  # keepalive is looked at this often
-MAX_INCOMING_BYTES = 131_072  # of one packet; an MQTT 5 broker sends us no larger one
-OVERHEAD_BYTES = 16  # of a PUBLISH beside topic and payload, at most
+MISC_EVERY_S = 1.0  # interval of the keepalive check
+MAX_INCOMING_BYTES = 131_072  # per packet; an MQTT 5 broker sends no larger one
+OVERHEAD_BYTES = 16  # of a PUBLISH without topic and payload, at most
 UNKNOWN_VERSION = "Unsupported protocol version"
 
 
 class LinkDownError(Exception):
-    """There is no connection, or no more; the text says why."""
+    """There is no connection, or it has ended; the text says why."""
 
 
 class LinkSilentError(LinkDownError):
-    """The connection stands, but the broker does not answer."""
+    """The connection is open, but the broker does not answer."""
 
 
 class LinkCutError(LinkDownError):
-    """The broker, or the network between, has ended the connection.
+    """The broker or the network has ended the connection.
 
     Args:
         too_large: the broker said that a message was too large for it.
@@ -57,15 +57,15 @@ class LinkCutError(LinkDownError):
 
 
 class LinkRefusedError(LinkDownError):
-    """The broker answered, and said no."""
+    """The broker refused the connection."""
 
 
 class LinkVersionError(LinkRefusedError):
-    """The broker does not know this version of MQTT."""
+    """The broker does not support this version of MQTT."""
 
 
 class LinkUntrustedError(LinkDownError):
-    """TLS failed: we do not trust the broker, or it does not trust us."""
+    """TLS failed: this side does not trust the broker, or the broker does not trust this side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +73,19 @@ class Answer:
     """The broker's answer to a message (PUBACK) or a subscription (SUBACK)."""
 
     mid: int
-    refusal: str | None  # why it took it not; None: it did
+    refusal: str | None  # why the broker refused it; None: accepted
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
     topic: str
     payload: bytes
-    retained: bool  # stored by the broker some time ago, as opposed to sent now
+    retained: bool  # stored by the broker earlier, not sent now
 
 
 @dataclass(slots=True)
 class Events:
-    """What one `poll` brought: answers, messages, and at last the end of the connection."""
+    """The events of one `poll`: answers, messages, and the end of the connection."""
 
     published: list[Answer] = field(default_factory=list)
     subscribed: list[Answer] = field(default_factory=list)
@@ -97,8 +97,8 @@ class BrokerConnection:
     """A connection to the broker. Used by one thread.
 
     Args:
-        will: topic and payload that the broker publishes, retained, when the connection ends without a goodbye.
-        password: not logged, not shown.
+        will: topic and payload that the broker publishes, retained, when the connection ends without DISCONNECT.
+        password: never logged.
         tls: checks the broker; None: no TLS.
     """
 
@@ -122,7 +122,7 @@ class BrokerConnection:
         self._tls = tls is not None
         self._accepted = False
         self._max_packet_bytes: int | None = None
-        self._receive_maximum = 65_535  # of MQTT 5, unless the broker says less
+        self._receive_maximum = 65_535  # default of MQTT 5; the broker can state less
         self._end: LinkDownError | None = None
         self._events = Events()
         client = mqtt.Client(
@@ -134,7 +134,7 @@ class BrokerConnection:
         )
         client.suppress_exceptions = True
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(0)  # the window is the caller's
+        client.max_inflight_messages_set(0)  # the caller limits the window
         client.will_set(*will, qos=1, retain=True)
         if username is not None:
             client.username_pw_set(username, password)
@@ -150,30 +150,30 @@ class BrokerConnection:
 
     @property
     def accepted(self) -> bool:
-        """Whether the broker has taken the connection (CONNACK)."""
+        """Whether the broker has accepted the connection (CONNACK)."""
         return self._accepted
 
     @property
     def max_packet_bytes(self) -> int | None:
-        """The largest packet that the broker takes, if it has said so (MQTT 5)."""
+        """The largest packet that the broker accepts, if it stated one (MQTT 5)."""
         return self._max_packet_bytes
 
     @property
     def receive_maximum(self) -> int:
-        """The most QoS 1 messages that may wait for the broker's answer; it hangs up on one more."""
+        """The most QoS 1 messages that may wait for the broker's answer; with one more it disconnects."""
         return self._receive_maximum
 
     @property
     def backed_up(self) -> bool:
-        """Whether bytes wait here because the network takes no more."""
+        """Whether bytes wait here because the network is slow."""
         return self._client.want_write()
 
     def dial(self) -> None:
-        """Opens the connection and asks the broker in; `poll` until `accepted`. Blocks for DNS, and 5 s each at most
+        """Opens the connection and sends CONNECT; then `poll` until `accepted`. Blocks for DNS, and at most 5 s each
         for TCP and the TLS handshake.
 
         Raises:
-            LinkDownError: no such host, nobody listens, no route.
+            LinkDownError: unknown host, nothing listens there, no route.
             LinkUntrustedError: TLS failed.
         """
         properties, clean_start = None, mqtt.MQTT_CLEAN_START_FIRST_ONLY
@@ -186,7 +186,7 @@ class BrokerConnection:
             self._client.connect(
                 self._host, self._port, self._keepalive_s, clean_start=clean_start, properties=properties
             )
-        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
+        except (OSError, ValueError) as error:  # ValueError: an invalid host name
             distrust = meaning(error, self._host) if self._tls and isinstance(error, OSError) else None
             if distrust is not None:
                 raise LinkUntrustedError(distrust) from error
@@ -194,11 +194,11 @@ class BrokerConnection:
             raise LinkDownError(reason) from error
 
     def publish(self, topic: str, payload: str | bytes, *, qos: int, retain: bool = False) -> int:
-        """Hands a message over and returns its message id, with which a QoS 1 message is answered."""
+        """Queues a message and returns its message id; the answer to a QoS 1 message has the same id."""
         return self._client.publish(topic, payload, qos=qos, retain=retain).mid
 
     def subscribe(self, topic: str) -> int:
-        """Asks for a topic's messages, QoS 1, without the retained one; returns the message id of the answer."""
+        """Subscribes to a topic, QoS 1, without its retained message. Returns the message id of the answer."""
         if self._is_mqtt5:
             options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
             _, mid = self._client.subscribe(topic, options=options)
@@ -207,10 +207,12 @@ class BrokerConnection:
         return mid or 0  # None: the connection has just ended
 
     def poll(self, wake: socket.socket, timeout_s: float) -> Events:
-        """Sends and receives what there is; returns at the first event, a byte on `wake`, or after `timeout_s`."""
+        """Sends and receives; returns at the first event, at a byte on `wake`, or after `timeout_s`."""
         sock = self._client.socket()
         if sock is not None:
-            decrypted = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0  # read off the socket, not yet by paho
+            decrypted = (
+                isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+            )  # read from the socket, but not by paho yet
             poller = select.poll()
             poller.register(sock, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
             poller.register(wake, select.POLLIN)
@@ -230,11 +232,11 @@ class BrokerConnection:
         return so_far
 
     def say_goodbye(self) -> None:
-        """Ends the connection in order: the broker then keeps the will to itself."""
+        """Sends DISCONNECT: the broker then does not publish the will."""
         self._client.disconnect()
 
     def drop(self) -> None:
-        """Ends the connection at once; if there was no goodbye, the broker publishes the will."""
+        """Closes the connection at once; without a DISCONNECT the broker publishes the will."""
         sock = self._client.socket()
         if sock is not None:
             sock.close()
@@ -271,7 +273,7 @@ class BrokerConnection:
             too_large = reason_code == "Packet too large"
             self._end = LinkCutError(f"the broker ended the connection: {reason_code}", too_large=too_large)
         elif reason_code == "Keep alive timeout":
-            self._end = LinkDownError(f"no sign of life for {self._keepalive_s} s")
+            self._end = LinkDownError(f"no answer for {self._keepalive_s} s")
         else:
             self._end = LinkCutError("the connection was closed")
 
@@ -295,8 +297,8 @@ class BrokerConnection:
         self._events.arrived.append(Arrival(message.topic, bytes(message.payload), message.retain))
 
     def _on_log(self, client: mqtt.Client, userdata: object, level: int, text: str) -> None:
-        """The only place where paho tells of the TLS alert of a broker that does not like our certificate, and of an
-        error in a callback above.
+        """Reads paho's log: only there it reports the TLS alert of a broker that refuses our certificate, and an error
+        in a callback above.
         """
         if level == LogLevel.MQTT_LOG_ERR and text.startswith("Caught exception"):
             logger.error("defect in the connection to the broker: %s", text)
@@ -308,11 +310,11 @@ class BrokerConnection:
 
 Setting = Literal["auto", "5", "3.1.1"]
 
-MEMORY_S = 3600.0  # a broker that was updated, or was only starting up when it hung up on us, gets MQTT 5 again
+MEMORY_S = 3600.0  # then MQTT 5 is tried again: the broker may have been updated, or was starting at that time
 
 
 class ProtocolChoice:
-    """MQTT 5 first; 3.1.1 for a while with a broker that let us in only so."""
+    """MQTT 5 first; 3.1.1 for `MEMORY_S` with a broker that accepted only that."""
 
     def __init__(
         self, setting: Literal["auto", "5", "3.1.1"], *, clock_s: Callable[[], float] = time.monotonic
@@ -322,7 +324,7 @@ class ProtocolChoice:
         self._old_until_s: float | None = None
 
     def to_try(self) -> tuple[MQTTProtocolVersion, ...]:
-        """Versions for the next attempt, one after the other as long as the broker does not know the one before."""
+        """Versions for the next attempt, in order; the next one is tried if the broker does not support the first."""
         old, new = MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5
         if self._setting != "auto":
             return (new,) if self._setting == "5" else (old,)
@@ -331,12 +333,12 @@ class ProtocolChoice:
         return (new, old)
 
     def worked(self, protocol: MQTTProtocolVersion) -> None:
-        """The broker has let us in."""
+        """The broker has accepted this version."""
         if protocol == MQTTProtocolVersion.MQTTv5:
             self._old_until_s = None
         elif self._old_until_s is None or self._clock_s() >= self._old_until_s:
             self._old_until_s = self._clock_s() + MEMORY_S
 
     def failed(self) -> None:
-        """The broker has let us in with none."""
+        """The broker has accepted no version."""
         self._old_until_s = None

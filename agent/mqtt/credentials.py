@@ -1,4 +1,4 @@
-"""The broker's password, from a file or a systemd credential: never from the command line, never in a log."""
+"""The broker's password, from a file or a systemd credential. It is never on the command line or in a log."""
 
 import logging
 import os
@@ -15,17 +15,17 @@ MAX_BYTES = 65_535  # longest password in MQTT
 
 
 def password_key(config: MqttConfig) -> str:
-    """The key below `mqtt` that names where the password is."""
+    """The key below `mqtt` that names the password's file or credential."""
     return "password_credential" if config.password_credential is not None else "password_file"
 
 
 def read_password(config: MqttConfig) -> str | None:
     """The first line of the file that `config` names; None if it names none (a username may go without a password).
 
-    Read anew for every connection, so that a changed password needs no restart.
+    It is read again for every connection, so a changed password needs no restart.
 
     Raises:
-        ConfigError: the file cannot be read or is empty, or there is one without a username.
+        ConfigError: the file cannot be read or is empty, or there is a password without a username.
     """
     path = _path(config)
     if path is None:
@@ -37,7 +37,9 @@ def read_password(config: MqttConfig) -> str | None:
         line = content.decode("utf-8").splitlines()[:1]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(f"{where}: cannot be read: {reason}") from None  # a decoding error holds the bytes
+        raise ConfigError(
+            f"{where}: cannot be read: {reason}"
+        ) from None  # a decoding error contains the password's bytes
     if not line or not line[0]:
         raise ConfigError(f"{where}: no password on the first line")
     if len(line[0].encode()) > MAX_BYTES:
@@ -49,7 +51,9 @@ def warn_of_open_file(config: MqttConfig) -> None:
     """Logs a warning if every user of the machine can read the password."""
     path = _path(config)
     if path is not None and path.exists() and path.stat().st_mode & OTHERS:
-        logger.warning("mqtt.%s %s is open to every user of this machine: chmod o-rwx it", password_key(config), path)
+        logger.warning(
+            "mqtt.%s %s can be read by every user of this machine: run chmod o-rwx on it", password_key(config), path
+        )
 
 
 def _path(config: MqttConfig) -> Path | None:
@@ -72,7 +76,7 @@ def _path(config: MqttConfig) -> Path | None:
 # X509_V_ERR_* of OpenSSL's x509_vfy.h, which the `ssl` module does not name
 _NOT_YET_VALID, _EXPIRED, _SELF_SIGNED, _WRONG_NAMES = 9, 10, 18, (62, 64)
 _UNKNOWN_AUTHORITY = (2, 19, 20, 21)
-# Part of OpenSSL's text -> what it means. The first that is found counts.
+# Part of OpenSSL's text -> its meaning. The first match counts.
 _MEANINGS = (
     ("CERTIFICATE_REQUIRED", "it asks for a client certificate: set mqtt.tls.cert_file and key_file"),
     ("UNKNOWN_CA", "it does not know the authority that signed our certificate, mqtt.tls.cert_file"),
@@ -80,19 +84,19 @@ _MEANINGS = (
     ("CERTIFICATE_REVOKED", "our certificate, mqtt.tls.cert_file, is revoked"),
     ("CERTIFICATE_UNKNOWN", "it does not accept our certificate, mqtt.tls.cert_file"),
     ("BAD_CERTIFICATE", "it does not accept our certificate, mqtt.tls.cert_file"),
-    ("ACCESS_DENIED", "it lets our certificate, mqtt.tls.cert_file, not in"),
+    ("ACCESS_DENIED", "it denies access with our certificate, mqtt.tls.cert_file"),
     ("UNSUPPORTED_PROTOCOL", "it speaks no TLS of 1.2 or newer"),
     ("ALERT_PROTOCOL_VERSION", "it speaks no TLS of 1.2 or newer"),
-    ("HANDSHAKE_FAILURE", "it broke off the TLS handshake: it may ask for a client certificate (mqtt.tls.cert_file)"),
+    ("HANDSHAKE_FAILURE", "it ended the TLS handshake: it may require a client certificate (mqtt.tls.cert_file)"),
 )
 NO_TLS = "it does not speak TLS on this port"
 
 
 def make_context(config: TlsConfig) -> ssl.SSLContext:
-    """Trusts what `config` names; checks the broker's certificate and host name, always. Reads the files anew.
+    """Makes a TLS context from the files in `config`. It always checks the broker's certificate and host name.
 
     Raises:
-        ConfigError: a file cannot be read, is no PEM, or certificate and key do not belong together.
+        ConfigError: a file cannot be read or is not PEM, or certificate and key do not belong together.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # certificate required, host name checked
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -115,7 +119,7 @@ def faulty_key(error: ConfigError) -> str:
 
 
 def meaning(error: str | OSError, host: str) -> str | None:
-    """Why TLS with the broker failed, in plain words; None if that was not TLS. Takes an error or its text."""
+    """Why TLS with the broker failed, in plain words; None if the error is not from TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _distrust(error, host)
     text = str(error).upper().replace(" ", "_")
@@ -123,7 +127,7 @@ def meaning(error: str | OSError, host: str) -> str | None:
     if found is not None or isinstance(error, str):
         return found
     if isinstance(error, TimeoutError):
-        return f"{NO_TLS}, or hangs: the handshake had no answer" if "HANDSHAKE" in text else None
+        return f"{NO_TLS}, or hangs: no answer to the handshake" if "HANDSHAKE" in text else None
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError | BrokenPipeError):
         return f"{NO_TLS}, or ended the handshake without a reason"
     if isinstance(error, ssl.SSLError):
@@ -141,7 +145,7 @@ def _distrust(error: ssl.SSLCertVerificationError, host: str) -> str:
     if error.verify_code == _SELF_SIGNED:
         return "its certificate is self-signed and not in mqtt.tls.ca_file"
     if error.verify_code in _UNKNOWN_AUTHORITY:
-        return "its certificate is signed by an unknown authority: name that in mqtt.tls.ca_file"
+        return "its certificate is signed by an unknown authority: set mqtt.tls.ca_file to it"
     return f"its certificate is not accepted: {error.verify_message}"
 
 
@@ -150,7 +154,7 @@ def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None
     _check_pem("key_file", key_file, "PRIVATE KEY-----")
 
     def no_passphrase() -> str:  # OpenSSL would ask for it on the terminal
-        raise _fault("key_file", key_file, "has a passphrase: an agent cannot type one, store the key without")
+        raise _fault("key_file", key_file, "has a passphrase: store the key without one")
 
     try:
         context.load_cert_chain(cert_file, key_file, password=no_passphrase)
@@ -158,11 +162,11 @@ def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None
         reason = _reason(error)
         if "KEY_VALUES_MISMATCH" in reason or "KEY_TYPE_MISMATCH" in reason:
             raise _fault("key_file", key_file, f"is not the key of {cert_file}") from error
-        raise _fault(*_broken_of(cert_file, key_file), f"is no valid PEM: {reason}") from error
+        raise _fault(*_broken_of(cert_file, key_file), f"is not valid PEM: {reason}") from error
 
 
 def _broken_of(cert_file: Path, key_file: Path) -> tuple[str, Path]:
-    """OpenSSL does not say which of the two it could not read: a certificate that loads by itself is not it."""
+    """Which of the two OpenSSL could not read, which it does not say: the key, if the certificate alone loads."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cert_file)
     except (OSError, ValueError):

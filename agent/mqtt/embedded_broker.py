@@ -1,4 +1,4 @@
-"""An MQTT broker inside the agent's process, for a demo or a first look: nothing else need be installed."""
+"""An MQTT broker inside the agent's process, for a demo without a separate broker."""
 
 import contextlib
 import logging
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"  # anybody may come in, so nobody from outside
+LOOPBACK = "127.0.0.1"  # the broker has no passwords, so it is not reachable from outside
 DEFAULT_PORT = 1883
 START_S = 10.0
 STOP_S = 1.0
-NOISY_LOGGERS = ("amqtt", "transitions")  # they report every packet and every client that leaves
+NOISY_LOGGERS = ("amqtt", "transitions")  # they log every packet and every disconnect
 
 
 class EmbeddedBroker:
-    """amqtt in a thread and event loop of its own, on loopback only, without persistence. MQTT 3.1.1."""
+    """Runs amqtt in its own thread and event loop, on loopback only, without persistence. MQTT 3.1.1."""
 
     def __init__(self, port: int | None = None) -> None:
-        """Takes the port to listen on; None: 1883, or a free one where that is taken."""
+        """`port` is the port to listen on; None: 1883, or a free port if that is used."""
         self._wanted_port = port
         self._port = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -38,10 +38,10 @@ class EmbeddedBroker:
         self._levels: dict[str, int] = {}
 
     def __enter__(self) -> Self:
-        """Returns when it takes connections.
+        """Returns when the broker accepts connections.
 
         Raises:
-            BrokerError: amqtt is not installed, the port is taken, or the broker does not come up.
+            BrokerError: amqtt is not installed, the port is used, or the broker does not start.
         """
         try:
             from amqtt.broker import Broker
@@ -78,15 +78,15 @@ class EmbeddedBroker:
 
     @property
     def url(self) -> str:
-        """For `mqtt.broker`."""
+        """The URL for `mqtt.broker`."""
         return f"mqtt://{LOOPBACK}:{self._port}"
 
     def reached_by(self, config: MqttConfig) -> MqttConfig:
-        """`config` with this broker's address and the MQTT that it speaks: it does not answer an agent that tries 5."""
+        """`config` with this broker's address and MQTT 3.1.1: it does not answer MQTT 5."""
         return config.model_copy(update={"broker": self.url, "protocol": "3.1.1"})
 
     def _run(self, make_broker: Callable[..., Any]) -> None:
-        import asyncio  # 2 MB, of which an agent with a broker elsewhere has no use
+        import asyncio  # 2 MB that an agent with another broker does not need
 
         try:
             asyncio.run(self._serve(make_broker))
@@ -113,10 +113,10 @@ class EmbeddedBroker:
 
 
 def _claim_port(wanted: int | None) -> int:
-    """`wanted`, or without a wish 1883 and else any free one.
+    """`wanted`; if None 1883, or any free port if 1883 is used.
 
     Raises:
-        BrokerError: `wanted` is taken or not allowed.
+        BrokerError: `wanted` is used or not allowed.
     """
     for port in (wanted,) if wanted is not None else (DEFAULT_PORT, 0):
         with socket.socket() as probe:

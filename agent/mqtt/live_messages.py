@@ -1,4 +1,4 @@
-"""What is published of the present moment only: heatmaps and camera statuses."""
+"""Messages that are only useful now and are not stored: heatmaps and camera statuses."""
 
 import threading
 from collections import OrderedDict
@@ -7,7 +7,7 @@ MAX_PICTURE_BYTES = 8_000_000  # heatmaps that wait for the network
 
 
 class LivePictures:
-    """Heatmaps on their way over the present connection; without one they are dropped, and counted."""
+    """Heatmaps that wait for the present connection. Without a connection they are dropped and counted."""
 
     def __init__(self, *, max_bytes: int = MAX_PICTURE_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -28,13 +28,13 @@ class LivePictures:
 
     @property
     def dropped(self) -> int:
-        """For want of a connection, on a network slower than the camera, or too large for the broker."""
+        """Pictures dropped: no connection, a network slower than the camera, or too large for the broker."""
         return self._dropped
 
     def offer(self, entry_id: int, topic: str, jpeg: bytes) -> bool:
-        """Takes in the picture that belongs to a result; the oldest goes when too much waits. False if not connected.
+        """Queues the picture of a result. Drops the oldest when too many bytes wait. False if not connected.
 
-        Of pictures by themselves `entry_id` only gives the order.
+        For pictures without a result `entry_id` only gives the order.
         """
         with self._lock:
             if not self._connected:
@@ -49,9 +49,9 @@ class LivePictures:
             return True
 
     def take(self, up_to_id: int | None) -> tuple[str, bytes] | None:
-        """Topic and JPEG of the oldest picture whose result has been sent, results up to `up_to_id` having been.
+        """Topic and JPEG of the oldest picture whose result has been sent: its id is at most `up_to_id`.
 
-        None: of the oldest picture, whatever its id.
+        With `up_to_id` None: the oldest picture, whatever its id.
         """
         with self._lock:
             entry_id = next(iter(self._waiting), None)
@@ -63,18 +63,18 @@ class LivePictures:
             return topic, jpeg
 
     def left_out(self) -> None:
-        """The picture taken last was not sent after all."""
+        """Counts the latest taken picture as dropped, because it was not sent."""
         with self._lock:
             self._sent -= 1
             self._dropped += 1
 
     def connected(self) -> None:
-        """Pictures are taken in from now on."""
+        """Accepts pictures from now on."""
         with self._lock:
             self._connected = True
 
     def disconnected(self) -> None:
-        """Pictures are dropped from now on, with those that wait."""
+        """Drops the waiting pictures and all later ones."""
         with self._lock:
             self._connected = False
             self._dropped += len(self._waiting)
@@ -95,17 +95,17 @@ class RetainedStatuses:
             self._latest[topic] = self._due[topic] = payload
 
     def again(self, topic: str, payload: bytes) -> None:
-        """The broker has refused `payload`: it is sent once more, or what has taken its place since."""
+        """The broker has refused `payload`: the topic's latest payload is sent again."""
         with self._lock:
             self._due[topic] = self._latest.get(topic, payload)
 
     def all_due(self) -> None:
-        """A new connection: the broker may have forgotten what it retained."""
+        """A new connection: sends all payloads again, because the broker may have lost them."""
         with self._lock:
             self._due = dict(self._latest)
 
     def take_due(self, limit: int) -> dict[str, bytes]:
-        """Topics and payloads to be sent now, at most `limit`."""
+        """Topics and payloads to send now, at most `limit`."""
         with self._lock:
             topics = list(self._due)[: max(0, limit)]
             return {topic: self._due.pop(topic) for topic in topics}

@@ -1,4 +1,4 @@
-"""Publishes results, heatmaps, statuses and availability over MQTT, and loses no result on the way."""
+"""Publishes results, heatmaps, statuses and availability over MQTT without losing a result."""
 
 import contextlib
 import itertools
@@ -40,22 +40,22 @@ from zsad_core.types import Verdict
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
-ACK_TIMEOUT_S = 30.0  # a broker that acknowledges nothing for so long is left and dialled again
-ANSWER_S = 10.0  # longest wait for the broker to let us in
-ANSWER_TO_NEWER_S = 5.0  # likewise in MQTT 5, if the older one is tried next: amqtt waits for ever for what it misreads
+ACK_TIMEOUT_S = 30.0  # after so long without an acknowledgement the agent reconnects
+ANSWER_S = 10.0  # longest wait for CONNACK
+ANSWER_TO_NEWER_S = 5.0  # longest wait with MQTT 5 if 3.1.1 is tried next: amqtt never answers MQTT 5
 FIRST_ATTEMPT_S = 2.0  # longest wait for the first connection, so that the first results find one
-WAIT_S = 0.1  # between two looks at whether a stop was asked for
+WAIT_S = 0.1  # between two checks for a stop
 KEPT_VERDICTS: dict[str, frozenset[str]] = {  # spool.pictures -> verdicts whose pictures are kept as evidence
     "off": frozenset(),
     "rejects": frozenset({Verdict.ANOMALOUS.value, Verdict.UNKNOWN.value}),
     "all": frozenset(verdict.value for verdict in Verdict),
 }
-STEADY_AFTER_S = 10.0  # a connection that lasted so long and was of use starts the back-off anew
+STEADY_AFTER_S = 10.0  # a useful connection that lasted so long resets the back-off
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublisherStats:
-    """Counts since the start, but for what is of now."""
+    """Counts since the start, except where a comment says `now`."""
 
     unsent: int  # results that wait now
     spool_bytes: int  # of the file now
@@ -66,7 +66,7 @@ class PublisherStats:
     given_up_by_cause: dict[str, int]  # count, bytes, age, disk; a cause without any is left out
     evidence_unsent: int  # evidence pictures that wait now
     evidence_acknowledged: int
-    evidence_given_up_by_cause: dict[str, int]  # and broker: a picture that it takes never
+    evidence_given_up_by_cause: dict[str, int]  # also broker: a picture that it never accepts
     heatmaps_sent: int
     heatmaps_dropped: int  # no connection, or a network slower than the camera
     connections: int
@@ -75,21 +75,21 @@ class PublisherStats:
 class Publisher:
     """A thread of its own sends; `accept` only stores. Context manager, to be left before the spool's.
 
-    Results go out with QoS 1, at most `config.in_flight` unacknowledged at a time, and stay in the spool until the
-    broker has acknowledged them. One that was accepted before the present connection was made (broker away, earlier
-    run, or its acknowledgement did not arrive) carries `"replayed": true`; these go out in order, between the live
-    ones, which are in order too (see `Outbox`). A result's id and capture time never change, so that a subscriber can
-    drop doubles, which only failures make.
+    Results are sent with QoS 1, at most `config.in_flight` unacknowledged at a time, and stay in the spool until the
+    broker has acknowledged them. A result that was accepted before the present connection was made (broker away,
+    earlier run, or lost acknowledgement) has `"replayed": true`. Replayed results are sent in order, between the live
+    ones, which are in order too (see `Outbox`). A result's id and capture time never change, so a subscriber can drop
+    duplicates, which only failures cause.
 
-    With `spool.pictures` the heatmap of a result is evidence as well: it lies in the spool with its result, and goes
-    out after it with QoS 1, on a topic that ends in the result's id, until the broker has it.
+    With `spool.pictures` the heatmap of a result is also evidence: it is stored in the spool with its result and sent
+    after it with QoS 1, on a topic that ends in the result's id, until the broker has it.
 
-    A broker that is absent, untrusted, refuses us or our results, or acknowledges nothing is a stated fault (`state`,
-    `fault`, one log line a change) and is tried again for ever, with a back-off; a full disk likewise (see `Outbox`).
-    Password and certificates are read anew for each connection.
+    If the broker is absent, untrusted, refuses the connection or results, or acknowledges nothing, that is a stated
+    fault (`state`, `fault`, one log line per change). The agent retries for ever, with back-off. The same holds for a
+    full disk (see `Outbox`). Password and certificates are read again for each connection.
 
-    The client id is fixed by the device id: a broker that still holds the connection of a killed agent then publishes
-    its will before it lets the new one in, so that `offline` does not come after `online`.
+    The client id depends only on the device id: a broker that still has the connection of a killed agent then publishes
+    its will before it accepts the new connection, so `offline` does not come after `online`.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class Publisher:
         reconnect_max_s: float = 30.0,
         ack_timeout_s: float = ACK_TIMEOUT_S,
     ) -> None:
-        """Reads the password and the certificates, to say at once what is wrong with them.
+        """Reads the password and the certificates once, to report errors early.
 
         Raises:
-            ConfigError: a file of them cannot be used, or there is a password without a username.
+            ConfigError: a file cannot be used, or there is a password without a username.
             ValueError: `config.broker` is still `embedded`; start the broker and pass its URL.
         """
         if config.broker == EMBEDDED_BROKER:
@@ -151,13 +151,13 @@ class Publisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits for the acknowledgements still due, publishes `offline`, disconnects: 0.6 s at the worst.
+        """Waits for outstanding acknowledgements, publishes `offline`, disconnects: 0.6 s at most.
 
-        What was not sent stays in the spool. Call `flush` first to give it time.
+        Unsent results stay in the spool. Call `flush` first to send them.
         """
         self._stopping.set()
         self._wake()
-        end_s = time.monotonic() + GOODBYE_S + 0.1  # neither a dial in progress nor a disk that hangs is waited for
+        end_s = time.monotonic() + GOODBYE_S + 0.1  # does not wait for a connect in progress or a disk that hangs
         self._thread.join(WAIT_S)
         while self._thread.is_alive() and time.monotonic() < end_s and not self._spool.hangs:
             self._thread.join(WAIT_S)
@@ -175,12 +175,12 @@ class Publisher:
 
     @property
     def fault(self) -> str | None:
-        """What keeps results from being published or from being durable, in words; None when all is well."""
+        """Why results are not published or not durable; None when there is no fault."""
         return "; ".join(fault for fault in (self._health.fault, self._outbox.fault) if fault) or None
 
     @property
     def alive(self) -> bool:
-        """Whether the sending thread lives, connected or not."""
+        """Whether the sending thread runs, connected or not."""
         return self._thread.is_alive()
 
     @property
@@ -202,7 +202,7 @@ class Publisher:
         )
 
     def await_first_attempt(self, stop: threading.Event) -> None:
-        """Until the outcome of the first attempt to connect is known, 2 s at most, or `stop`. No broker is no error."""
+        """Waits for the end of the first attempt to connect, `stop`, or 2 s. A missing broker is not an error."""
         end_s = time.monotonic() + FIRST_ATTEMPT_S
         while not stop.is_set() and time.monotonic() < end_s and not self._first_attempt_over.wait(WAIT_S):
             pass
@@ -242,22 +242,22 @@ class Publisher:
         self._set_retained(self._topics.status(camera), encode(status))
 
     def set_retained(self, topic_suffix: str, payload: bytes) -> None:
-        """Publishes on `<prefix>/<device_id>/<topic_suffix>`, retained; again on every connection, since a broker may
-        forget. Without a connection only the latest payload of a topic is kept, in memory.
+        """Publishes on `<prefix>/<device_id>/<topic_suffix>`, retained, and again on every connection, because a broker
+        may lose it. Without a connection only the latest payload of a topic is kept, in memory.
         """
         self._set_retained(self._topics.below(topic_suffix), payload)
 
     def send_picture(self, topic_suffix: str, jpeg: bytes) -> bool:
-        """Publishes a picture that belongs to no result, QoS 0, over the present connection; False if there is none."""
+        """Publishes a picture without a result, QoS 0, over the present connection; False without a connection."""
         taken = self._snapshots.offer(next(self._snapshot_ids), self._topics.below(topic_suffix), jpeg)
         self._wake()
         return taken
 
     def subscribe(self, topic: str, handler: Handler) -> None:
-        """`handler` gets the payloads that come in on `topic` (whole, no wildcards), over this and later connections.
+        """Calls `handler` with the payloads of `topic` (full name, no wildcards), over this and later connections.
 
-        QoS 1; nothing is kept for us while we are away. See `Subscriptions` for what is ignored. The handler runs in
-        the sending thread and has to be quick.
+        QoS 1; the broker stores nothing while the agent is away. `Subscriptions` says which messages are ignored. The
+        handler runs in the sending thread and must be fast.
 
         Raises:
             ValueError: the topic is empty, has a wildcard, or has a handler already.
@@ -266,20 +266,20 @@ class Publisher:
         self._wake()
 
     def flush(self, timeout_s: float) -> int:
-        """Waits until all that was accepted is sent, `timeout_s` at most. Returns how many results are not."""
+        """Waits until all results are sent, at most `timeout_s`. Returns how many results are not."""
         with self._settled:
             self._settled.wait_for(self._all_sent, timeout_s)
         return self._outbox.unsent
 
     @property
     def disk_hangs(self) -> bool:
-        """Whether the spool's disk lets a call wait for so long that a stop should not wait for it."""
+        """Whether the spool's disk has hung for so long that a stop should not wait for it."""
         return self._spool.hangs
 
     def store_or_count_lost(self) -> int:
-        """How many results can neither be sent nor kept, and are lost when the process ends; counted as given up."""
+        """Counts as given up the results that can be neither sent nor stored before the process ends; how many."""
         lost = self._outbox.store_or_count_lost()
-        self._outbox.losses.note(Cause.DISK, "the agent ends, and the disk takes nothing", results=lost)
+        self._outbox.losses.note(Cause.DISK, "the agent ends, and the disk cannot be written", results=lost)
         return lost
 
     def _accepted(self, result: Result, heatmap: bytes | None, on_durable: Callable[[], None] | None) -> Accepted:
@@ -296,7 +296,7 @@ class Publisher:
         return self._outbox.unsent == self._outbox.unsent_pictures == self._pictures.waiting == 0
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: a wake-up is waiting already; closed: nobody is to be woken
+        with contextlib.suppress(OSError):  # full: a wake-up is pending already; closed: the thread has ended
             self._wake_write.send(b"\0")
 
     def _note_settled(self) -> None:
@@ -314,9 +314,9 @@ class Publisher:
                 self._health.note(BrokerState.REFUSED, str(error))
             except LinkUntrustedError as error:
                 self._health.note(BrokerState.UNTRUSTED, str(error))
-            except (LinkDownError, ConfigError) as error:  # ConfigError: password or certificates, exchanged meanwhile
+            except (LinkDownError, ConfigError) as error:  # ConfigError: password or certificates were changed
                 self._health.note(BrokerState.UNREACHABLE, str(error))
-            except Exception as error:  # a defect here must not silence the line for ever
+            except Exception as error:  # a defect here must not end publishing for ever
                 logger.exception("publishing failed")
                 self._health.note(BrokerState.UNREACHABLE, f"internal error: {error}")
             self._pictures.disconnected()
@@ -326,12 +326,12 @@ class Publisher:
             self._first_attempt_over.set()
             if self._tally.acknowledged > acknowledged and time.monotonic() - started_s > STEADY_AFTER_S:
                 delay_s = self._reconnect_min_s
-            self._pause(delay_s * random.uniform(0.8, 1.2))  # apart from other agents that lost the same broker
+            self._pause(delay_s * random.uniform(0.8, 1.2))  # random: other agents lost the same broker
             delay_s = min(2 * delay_s, self._reconnect_max_s)
         self._health.note(BrokerState.STOPPED)
 
     def _serve_one_connection(self) -> None:
-        """Dials, once more with the older MQTT where the broker does not know the newer, and sends until the end."""
+        """Connects, a second time with MQTT 3.1.1 if the broker does not know 5, and sends until the end."""
         protocols = self._protocols.to_try()
         for protocol in protocols:
             link = self._make_link(protocol)
@@ -341,7 +341,7 @@ class Publisher:
             try:
                 try:
                     session.open(ANSWER_S if protocol is protocols[-1] else ANSWER_TO_NEWER_S)
-                except (LinkVersionError, LinkCutError, LinkSilentError):  # what brokers do that do not know MQTT 5
+                except (LinkVersionError, LinkCutError, LinkSilentError):  # the reactions of brokers without MQTT 5
                     if protocol is protocols[-1]:
                         self._protocols.failed()
                         raise

@@ -1,4 +1,4 @@
-"""What is done over one connection to the broker, from the first message to the goodbye."""
+"""Sends and receives over one connection to the broker, from the first message to the goodbye."""
 
 import json
 import logging
@@ -26,18 +26,18 @@ from zsad_agent.spool import Outbox
 
 logger = logging.getLogger(__name__)
 
-GOODBYE_S = 0.5  # longest time for the acknowledgements still due: a stop has 2 s in all
+GOODBYE_S = 0.5  # longest wait for outstanding acknowledgements: a stop has 2 s in all
 IDLE_S = 1.0  # longest sleep without an event
-UNTIDY_S = 0.1  # while acknowledged results still lie in the spool
-HOLD_MIN_S, HOLD_MAX_S = 1.0, 30.0  # until results are tried again with a broker that refuses them
-ASK_AGAIN_S = 60.0  # likewise, for a subscription
-STATUS_HOLD_MAX_S = 60.0  # from HOLD_MIN_S on, until a retained status that the broker refused is sent again
-RESULTS, EVIDENCE = "results", "evidence"  # of what the broker refuses, beside topics
+UNTIDY_S = 0.1  # longest sleep while acknowledged results are still in the spool
+HOLD_MIN_S, HOLD_MAX_S = 1.0, 30.0  # back-off before results that the broker refused are tried again
+ASK_AGAIN_S = 60.0  # before a refused subscription is tried again
+STATUS_HOLD_MAX_S = 60.0  # longest back-off, from HOLD_MIN_S, before a refused retained status is sent again
+RESULTS, EVIDENCE = "results", "evidence"  # keys of refusals that are not about one topic
 
 
 @dataclass(kw_only=True, slots=True)
 class SendCounts:
-    """Counts over all connections. Written by the sending thread alone."""
+    """Counts over all connections. Only the sending thread writes them."""
 
     acknowledged: int = 0  # results that the broker has
     replayed: int = 0  # results sent as `replayed`
@@ -47,26 +47,26 @@ class SendCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SendState:
-    """What the accepting threads and the sending thread share."""
+    """State that the accepting threads and the sending thread share."""
 
     outbox: Outbox
     pictures: LivePictures  # each belongs to a result
-    snapshots: LivePictures  # pictures by themselves
+    snapshots: LivePictures  # pictures without a result
     incoming: Subscriptions
     sizes: SizeLimits
     health: BrokerHealth
     statuses: RetainedStatuses
     tally: SendCounts
-    wake: socket.socket  # a byte arrives when there is something to send or it is time to stop
+    wake: socket.socket  # a byte arrives when there is something to send, or at a stop
     stopping: threading.Event
-    on_settled: Callable[[], None]  # something was sent for good
+    on_settled: Callable[[], None]  # called when a result is acknowledged or given up
 
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A QoS 1 message on its way."""
+    """A QoS 1 message in flight."""
 
-    entry_id: int | None  # the result's, if it is one
+    entry_id: int | None  # id of the result; None: not a result
     at_s: float
     number: int  # see `SizeLimits`
     topic: str
@@ -79,7 +79,7 @@ class _Sent:
 
 @dataclass(slots=True)
 class _Refused:
-    """A retained status that the broker does not take."""
+    """A retained status that the broker refused."""
 
     payload: bytes
     hold_s: float
@@ -89,15 +89,15 @@ class _Refused:
 class Session:
     """Sends results through a window of unacknowledged ones. Made for one connection, used by one thread.
 
-    A result that the broker refuses (MQTT 5: not authorised, over quota) stays in the spool. When all on their way have
-    been answered, one is tried after a while, and the rest once that is taken. The order is then kept but for those
-    that were on their way together with the first one refused.
+    A result that the broker refuses (MQTT 5: not authorised, over quota) stays in the spool. When all results in flight
+    are answered, one is tried again after a while, and the rest once that one is accepted. The order is kept, except
+    for results that were in flight together with the first refused one.
 
-    An evidence picture is in flight beside the window, one at a time: pictures hold up no result, and results none.
+    One evidence picture at a time is in flight in addition to the window: pictures and results do not delay each other.
 
-    A retained status that the broker refuses is sent again after a while, too, and holds up nothing.
+    A retained status that the broker refuses is sent again after a while and delays nothing.
 
-    Never are more QoS 1 messages on their way, of all kinds together, than the broker's Receive Maximum.
+    The number of QoS 1 messages in flight, of all kinds together, never exceeds the broker's Receive Maximum.
     """
 
     def __init__(
@@ -110,24 +110,24 @@ class Session:
         self._ack_timeout_s = ack_timeout_s
         self._in_flight: dict[int, _Sent] = {}  # by message id
         self._asked: dict[int, str] = {}  # message id of a subscription -> its topic
-        self._ask_again: dict[str, float] = {}  # topics whose subscription was refused -> when to ask again
+        self._ask_again: dict[str, float] = {}  # topics whose subscription was refused -> when to try again
         self._refused: dict[str, _Refused] = {}  # retained statuses, by topic
-        self._answered = False  # the broker has taken a message over this connection
-        self._held_until_s: float | None = None  # no results before, since the broker refuses them
+        self._answered = False  # the broker has accepted a message over this connection
+        self._held_until_s: float | None = None  # no results before this time, because the broker refuses them
         self._hold_s = HOLD_MIN_S
-        self._probing = False  # one result at a time, to see whether it takes them again
-        self._evidence: dict[int, int] = {}  # message id -> picture's id, of the one among these that is a picture
-        self._evidence_held_until_s = 0.0  # no picture before, since the broker refuses them
+        self._probing = False  # one result at a time, to check whether the broker accepts results again
+        self._evidence: dict[int, int] = {}  # message id -> picture id of the picture in flight
+        self._evidence_held_until_s = 0.0  # no picture before this time, because the broker refuses them
         self._evidence_hold_s = HOLD_MIN_S
-        self._sent_up_to = 0  # of the live results
+        self._sent_up_to = 0  # id of the latest live result that was sent
 
     def open(self, answer_timeout_s: float) -> None:
-        """Dials, waits for the broker's answer, and announces the device.
+        """Connects, waits for the broker's answer, and announces the device.
 
         Raises:
-            LinkDownError: no broker there, or a stop was asked for meanwhile.
-            LinkSilentError: it gives no answer.
-            LinkRefusedError: the broker turned the connection down.
+            LinkDownError: no broker there, or a stop was requested meanwhile.
+            LinkSilentError: the broker does not answer.
+            LinkRefusedError: the broker refused the connection.
             LinkUntrustedError: TLS failed.
         """
         self._link.dial()
@@ -148,7 +148,7 @@ class Session:
         self._exchange.tally.connections += 1
 
     def serve(self) -> None:
-        """Sends until a stop is asked for, then says goodbye.
+        """Sends until a stop is requested, then disconnects.
 
         Raises:
             LinkDownError: the connection has ended, or the broker acknowledges nothing.
@@ -168,7 +168,7 @@ class Session:
         self._say_goodbye()
 
     def _free(self) -> int:
-        """How many more QoS 1 messages the broker lets us send; the last place is for the goodbye."""
+        """How many more QoS 1 messages may be in flight; one place is reserved for the goodbye."""
         return max(1, self._link.receive_maximum - 1) - len(self._in_flight)
 
     def _send(self) -> None:
@@ -191,7 +191,7 @@ class Session:
         self._send_evidence()
 
     def _send_evidence(self) -> None:
-        """One picture beside the window; none while the broker is suspected of not taking what comes."""
+        """Sends one picture in addition to the window; none while a message may be too large for the broker."""
         held = self._held_until_s is not None or self._probing or self._exchange.sizes.careful
         held = held or time.monotonic() < self._evidence_held_until_s
         if held or self._free() <= 0:
@@ -200,13 +200,13 @@ class Session:
         if picture is None:
             return
         topic = self._topics.evidence(picture.camera, picture.result_id)
-        if self._exchange.sizes.too_large(packet_bytes(topic, picture.jpeg)):  # counted as given up, and no fault
+        if self._exchange.sizes.too_large(packet_bytes(topic, picture.jpeg)):  # counted as given up, not a fault
             self._exchange.outbox.refuse_picture(picture.id)
         elif (mid := self._publish(topic, picture.jpeg)) is not None:
             self._evidence[mid] = picture.id
 
     def _room(self) -> int:
-        """How many more results may be on their way."""
+        """How many more results may be in flight."""
         if self._held_until_s is not None:
             return 0
         if self._probing or self._exchange.sizes.careful:
@@ -214,7 +214,7 @@ class Session:
         return max(0, min(self._free(), self._window - len(self._in_flight) + len(self._evidence)))
 
     def _send_pictures(self) -> None:
-        """Each after its result, as fast as the network takes them, so that none pile up behind it unseen."""
+        """Sends each picture after its result, only as fast as the network, so that paho queues none."""
         for pictures, up_to_id in ((self._exchange.pictures, self._sent_up_to), (self._exchange.snapshots, None)):
             while not self._link.backed_up and (picture := pictures.take(up_to_id)) is not None:
                 topic, jpeg = picture
@@ -229,13 +229,13 @@ class Session:
     def _publish(
         self, topic: str, payload: str | bytes, *, retain: bool = False, entry_id: int | None = None
     ) -> int | None:
-        """The message id; None if the broker has said that it takes nothing so large."""
+        """Returns the message id; None if the message exceeds the broker's stated limit."""
         size = packet_bytes(topic, payload)
         if self._exchange.sizes.too_large(size):
             if entry_id is not None:
                 self._give_up(entry_id, topic, payload)
             else:
-                self._exchange.health.complain(topic, f"refuses {topic}: {size} bytes are too many for it")
+                self._exchange.health.complain(topic, f"refuses {topic}: {size} bytes are too many")
             return None
         mid = self._link.publish(topic, payload, qos=1, retain=retain)
         number = self._exchange.sizes.sent(size)
@@ -258,7 +258,7 @@ class Session:
     def _settle(self, events: Events) -> None:
         for answer in events.published:
             sent = self._in_flight.pop(answer.mid, None)
-            if sent is not None:  # a picture's is not in flight
+            if sent is not None:  # None for a picture
                 self._note_answer(sent, answer)
         for answer in events.subscribed:
             topic = self._asked.pop(answer.mid, None)
@@ -287,7 +287,7 @@ class Session:
             if self._held_until_s is None:
                 self._probing, self._hold_s = False, HOLD_MIN_S
                 exchange.health.complain(RESULTS, None)
-        elif self._held_until_s is None:  # else: one of those that were on their way with the first one refused
+        elif self._held_until_s is None:  # else it was in flight together with the first refused one
             exchange.health.complain(RESULTS, f"refuses results: {answer.refusal}")
             self._held_until_s = time.monotonic() + self._hold_s
             self._hold_s = min(2 * self._hold_s, HOLD_MAX_S)
@@ -301,7 +301,7 @@ class Session:
             self._refused[sent.topic] = _Refused(payload, hold_s, time.monotonic() + hold_s)
 
     def _note_evidence_answer(self, picture_id: int, answer: Answer) -> None:
-        """One that is refused is tried again after a while, and holds up those behind it."""
+        """A refused picture is tried again after a while and delays the pictures after it."""
         exchange = self._exchange
         exchange.health.complain(EVIDENCE, answer.refusal and f"refuses evidence pictures: {answer.refusal}")
         if answer.refusal is None:
@@ -314,7 +314,7 @@ class Session:
             self._evidence_hold_s = min(2 * self._evidence_hold_s, HOLD_MAX_S)
 
     def _end_hold(self) -> None:
-        """Lets one result go when it is time, and none is on its way, which would then be sent twice."""
+        """Allows one result when it is time and none is in flight, because that one would be sent twice."""
         if self._held_until_s is None or time.monotonic() < self._held_until_s:
             return
         if all(sent.entry_id is None for sent in self._in_flight.values()) and not self._evidence:
@@ -322,7 +322,7 @@ class Session:
             self._exchange.outbox.rewind()
 
     def _learn_from(self, error: LinkCutError) -> None:
-        """Gives the result up for which the broker cuts us off again and again."""
+        """Gives up the result at which the broker repeatedly ends the connection."""
         results = {sent.entry_id: sent for sent in self._in_flight.values() if sent.entry_id is not None}
         sizes = {entry_id: sent.size for entry_id, sent in results.items()}
         hopeless = self._exchange.sizes.cut(sizes, answered=self._answered, said_too_large=error.too_large)
@@ -330,11 +330,11 @@ class Session:
             self._give_up(hopeless, results[hopeless].topic, results[hopeless].payload)
 
     def _give_up(self, entry_id: int, topic: str, payload: str | bytes) -> None:
-        """A message that the broker will never take must not hold up those behind it."""
+        """Drops a message that the broker will never accept, so that it does not block the others."""
         self._exchange.outbox.refuse(entry_id)
         self._exchange.on_settled()
         logger.error(
-            "%s is given up: the broker takes no message as large (%d bytes)",
+            "%s is given up: the message is too large for the broker (%d bytes)",
             _message_name(topic, payload),
             packet_bytes(topic, payload),
         )
@@ -345,7 +345,7 @@ class Session:
             raise LinkDownError(f"connected, but nothing was acknowledged for {self._ack_timeout_s:g} s")
 
     def _say_goodbye(self) -> None:
-        """Sends no more results, waits for the acknowledgements; for a broker too slow now the will says `offline`."""
+        """Waits for the acknowledgements, then publishes `offline`; if the broker is too slow, the will does it."""
         end_s = time.monotonic() + GOODBYE_S
         if not self._await_answers(end_s, on_their_way=self._link.receive_maximum - 1):
             return
@@ -354,7 +354,7 @@ class Session:
             self._link.say_goodbye()
 
     def _await_answers(self, end_s: float, *, on_their_way: int) -> bool:
-        """Until no more messages than that are unanswered; False when `end_s` comes first."""
+        """Waits until at most `on_their_way` messages are unanswered; False when `end_s` comes first."""
         while len(self._in_flight) > on_their_way:
             left_s = end_s - time.monotonic()
             if left_s <= 0:
@@ -369,7 +369,7 @@ def packet_bytes(topic: str, payload: str | bytes) -> int:
 
 
 def _message_name(topic: str, payload: str | bytes) -> str:
-    """`result <id>`; of what is no result the topic, which for evidence ends in the result's id."""
+    """`result <id>` for a result, else the topic, which for evidence ends in the result's id."""
     try:
         return f"result {json.loads(payload)['id']}"
     except (ValueError, TypeError, KeyError):

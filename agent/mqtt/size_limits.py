@@ -1,7 +1,7 @@
-"""How large a message the broker takes: what it says (MQTT 5), and what cut connections teach (MQTT 3.1.1).
+"""The largest message that the broker accepts: stated by it (MQTT 5), or learnt from ended connections (MQTT 3.1.1).
 
-A broker that gets a message over its limit ends the connection, and a sender that sends it again is in a loop. A live
-picture is then left out. A result or evidence picture may hold up the others for a while, but not for ever.
+A broker ends the connection when a message exceeds its limit; sending the message again would end it again, in a loop.
+So a live picture is left out. A result or evidence picture may delay the others for a while, but not for ever.
 """
 
 import logging
@@ -11,54 +11,56 @@ from collections.abc import Callable, Mapping
 
 logger = logging.getLogger(__name__)
 
-SUSPECT_BYTES = 4096  # a smaller message is not what a connection broke on
-RIGHT_AFTER_S = 5.0  # a connection that ends later than this after a picture did not end because of it
-PICTURE_CUTS = 2  # connections in a row that end right after a picture that is larger than what passed before
-RESULT_CUTS = 5  # likewise, with one and the same result as the only one on its way
-FORGET_S = 3600.0  # then larger pictures are tried again: the network may have been to blame
-BACK_AFTER_S = 60.0  # without a picture too large: pictures of both sizes in turn make no line each
+SUSPECT_BYTES = 4096  # a smaller message is not the reason for the end of a connection
+RIGHT_AFTER_S = 5.0  # a picture sent earlier than this before the end is not the reason
+PICTURE_CUTS = 2  # connections in a row that end right after a picture larger than all accepted messages
+RESULT_CUTS = 5  # connections in a row that end with the same result as the only one in flight
+FORGET_S = 3600.0  # then larger pictures are tried again: the network may have been the reason
+BACK_AFTER_S = 60.0  # time without a too large picture before `back` is logged, so that mixed sizes do not fill the log
 
 
 class SizeLimits:
-    """Outlives connections. Used by the sending thread."""
+    """Keeps its knowledge over connections. Used by the sending thread."""
 
     def __init__(self, *, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
         self._stated: int | None = None  # by the broker
         self._learnt: int | None = None  # for pictures
         self._learnt_at_s = 0.0
-        self._smallest_left_out: int | None = None  # bytes, since it was said that pictures are left out; None: none
-        self._left_out_at_s = 0.0  # the latest
-        self._passed = 0  # size of the largest message that has passed over this connection
+        self._smallest_left_out: int | None = None  # bytes, since the log said that pictures are left out; None: none
+        self._left_out_at_s = 0.0  # time of the latest one
+        self._passed = 0  # size of the largest message that the broker accepted over this connection
         self._count = 0  # messages sent over this connection
-        self._pictures: deque[tuple[int, int, float]] = deque(maxlen=100)  # (number, size, sent at), not known to pass
+        self._pictures: deque[tuple[int, int, float]] = deque(
+            maxlen=100
+        )  # (number, size, sent at), not known to be accepted
         self._picture_cuts = 0
         self._smallest_suspect = 0  # bytes, of `_picture_cuts`
         self._careful = False
         self._careful_at_s = 0.0
-        self._alone: int | None = None  # the result that was the only one on its way when the connection was cut
+        self._alone: int | None = None  # the only result that was in flight when the connection ended
         self._alone_cuts = 0
 
     @property
     def careful(self) -> bool:
-        """Whether to send results one at a time and no pictures, to see which one the broker cuts us off for.
+        """Whether to send results one at a time and no pictures, to find the one that ends the connection.
 
-        For an hour at most: the one that is suspected may have gone for a limit of the spool.
+        At most for an hour: the spool may have given up the suspected result.
         """
         return self._careful and self._clock_s() - self._careful_at_s <= FORGET_S
 
     def connected(self, max_packet_bytes: int | None) -> None:
-        """A new connection, with the limit that the broker has stated."""
+        """Notes a new connection and the limit that the broker stated, or None."""
         self._stated = max_packet_bytes
         self._passed = self._count = 0
         self._pictures.clear()
 
     def too_large(self, size: int) -> bool:
-        """Whether the broker has said that it takes no packet of `size` bytes."""
+        """Whether `size` bytes exceed the limit that the broker stated."""
         return self._stated is not None and size > self._stated
 
     def picture_fits(self, size: int) -> bool:
-        """Whether to send a picture; says once when pictures are left out, and when no longer."""
+        """Whether to send a picture. Logs once when pictures are left out, and once when they fit again."""
         if self.careful:
             return False
         if self._learnt is not None and self._clock_s() - self._learnt_at_s > FORGET_S:
@@ -70,7 +72,7 @@ class SizeLimits:
             return True
         if self._smallest_left_out is None:
             logger.warning(
-                "live pictures above %d bytes are left out, which the broker does not take (this one: %d). Lower "
+                "live pictures above %d bytes are left out, because the broker refuses them (this one: %d). Lower "
                 "heatmap.max_bytes or max_width.",
                 limit,
                 size,
@@ -84,7 +86,7 @@ class SizeLimits:
         self._left_out_at_s = self._clock_s()
 
     def _note_fitting(self, size: int) -> None:
-        """Says that no picture is left out any more, if one of that size was, or none has been for a while."""
+        """Logs that pictures fit again, if one of this size was left out before, or none was for a while."""
         smallest = self._smallest_left_out
         if smallest is not None and (size >= smallest or self._clock_s() - self._left_out_at_s > BACK_AFTER_S):
             self._smallest_left_out = None
@@ -98,7 +100,7 @@ class SizeLimits:
         return self._count
 
     def passed(self, number: int, size: int, *, is_result: bool) -> None:
-        """The broker has answered message `number`, so it has read all that was sent before it too."""
+        """The broker has answered message `number`, so it has also read all earlier messages."""
         self._passed = max(self._passed, size)
         while self._pictures and self._pictures[0][0] < number:
             _, picture_size, _ = self._pictures.popleft()
@@ -109,11 +111,11 @@ class SizeLimits:
             self._careful, self._alone = False, None
 
     def cut(self, results: Mapping[int, int], *, answered: bool, said_too_large: bool) -> int | None:
-        """The other side has ended the connection; which result to give up because the broker will never take it.
+        """The broker has ended the connection. Returns the result to give up because it is too large, or None.
 
         Args:
-            results: size in bytes of each result on its way, by its id.
-            answered: it has taken a message over this connection, so that it does not mind all of them.
+            results: size in bytes of each result in flight, by its id.
+            answered: the broker has accepted a message over this connection, so it does not refuse all messages.
             said_too_large: the broker gave a message's size as the reason.
         """
         if answered and not self.careful:
@@ -133,7 +135,7 @@ class SizeLimits:
         return alone
 
     def _suspect_picture(self) -> int | None:
-        """Size of the picture that was most likely the reason, if any was."""
+        """Size of the picture that was most likely the reason; None if no picture was."""
         since_s = self._clock_s() - RIGHT_AFTER_S
         sizes = (size for _, size, at_s in self._pictures if at_s >= since_s)
         return max((size for size in sizes if size >= SUSPECT_BYTES and size > self._passed), default=None)
@@ -146,11 +148,13 @@ class SizeLimits:
         self._picture_cuts += 1
         if self._picture_cuts >= PICTURE_CUTS:
             self._picture_cuts = 0
-            self._learnt = max(self._passed, self._smallest_suspect * 3 // 4)  # a limit is seldom just below it
+            self._learnt = max(
+                self._passed, self._smallest_suspect * 3 // 4
+            )  # the limit is rarely just below the suspect
             self._learnt_at_s = self._clock_s()
             self._note_left_out(self._learnt + 1)
             logger.warning(
-                "the broker ended the connection right after a picture, twice in a row: those above %d bytes are left "
-                "out. Lower heatmap.max_bytes or max_width.",
+                "the broker ended the connection right after a picture, twice in a row: pictures above %d bytes are "
+                "left out. Lower heatmap.max_bytes or max_width.",
                 self._learnt,
             )

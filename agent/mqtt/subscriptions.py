@@ -1,4 +1,4 @@
-"""What others send to the agent: subscriptions, and the handlers of their messages."""
+"""Subscriptions, and the handlers of incoming messages."""
 
 import logging
 import threading
@@ -14,21 +14,22 @@ Handler = Callable[[bytes], None]
 
 
 class Subscriptions:
-    """Any thread subscribes; the sending thread asks the broker for the topics and hands messages to the handlers.
+    """Any thread may subscribe; the sending thread subscribes at the broker and calls the handlers.
 
-    Retained messages are passed over: a stale command must not act again at each connection. So are payloads above
-    64 KiB, with one log line until one of the topic fits again. A handler that raises is logged once, and still called.
+    Retained messages are ignored: an old command must not run again at each connection. Payloads above 64 KiB are
+    dropped, with one log line until a payload of the topic fits again. A handler that raises is logged once and
+    still called.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._handlers: dict[str, Handler] = {}
         self._due: list[str] = []
-        self._too_large: set[str] = set()  # topics of which that was said
-        self._broken: set[str] = set()  # likewise: topics whose handler has raised
+        self._too_large: set[str] = set()  # topics with a logged payload that was too large
+        self._broken: set[str] = set()  # topics with a logged failure of the handler
 
     def subscribe(self, topic: str, handler: Handler) -> None:
-        """`handler` gets the payloads of `topic`, a whole one without wildcards, from now on.
+        """Calls `handler` with the payloads of `topic` (full name, no wildcards) from now on.
 
         Raises:
             ValueError: the topic is empty, has a wildcard, or has a handler already.
@@ -42,18 +43,18 @@ class Subscriptions:
             self._due.append(topic)
 
     def all_due(self) -> None:
-        """A new connection: the broker knows none of the subscriptions."""
+        """A new connection: all subscriptions must be sent to the broker again."""
         with self._lock:
             self._due = list(self._handlers)
 
     def take_due(self) -> list[str]:
-        """Topics to be asked for now."""
+        """Topics to subscribe to now."""
         with self._lock:
             due, self._due = self._due, []
             return due
 
     def hand_over(self, arrival: Arrival) -> None:
-        """Calls the handler of a message, unless it is to be passed over. Never raises."""
+        """Calls the handler of a message, unless the message is ignored. Never raises."""
         topic = arrival.topic
         handler = self._handlers.get(topic)
         if handler is None or arrival.retained:
@@ -68,7 +69,7 @@ class Subscriptions:
         self._too_large.discard(topic)
         try:
             handler(arrival.payload)
-        except Exception:  # a defect there must not silence the line
+        except Exception:  # a defect in a handler must not end the sending thread
             if topic not in self._broken:
                 logger.exception("the handler of %s has failed; further failures of it are not logged", topic)
             self._broken.add(topic)

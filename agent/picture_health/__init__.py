@@ -1,6 +1,6 @@
-"""Whether a live picture can be judged: dark, bright, frozen, blurred, moved, another scene.
+"""Whether a live picture can be inspected: it must not be dark, bright, frozen, blurred, moved or of another scene.
 
-Defects of parts belong to the model. May import `config`.
+The model finds defects of parts. May import `config`.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Whether a live camera's pictures are pictures of parts at all: exposed, not frozen, sharp, of the right place."""
+"""Whether a live camera's pictures can be inspected: exposure, frozen picture, focus, position."""
 
 from dataclasses import dataclass
 
@@ -18,54 +18,53 @@ from zsad_agent.picture_health.scene import (
     views,
 )
 
-CONFIRM_LOOKS = 3  # in a row that say the same, before the stated health changes in either direction
-REFERENCE_EVERY_S = 0.1  # comparing takes a millisecond or two: ten times a second is soon enough
-SEEN_MATCH = 0.7  # a tile as alike as this shows the background: it is compared for sharpness
-SAMPLE_SIDE = 64  # exposure is judged on about so many rows and columns
+CONFIRM_LOOKS = 3  # comparisons in a row with the same outcome that change the stated health
+REFERENCE_EVERY_S = 0.1  # interval of comparisons, which take 1 to 2 ms each
+SEEN_MATCH = 0.7  # a tile with at least this correlation shows the background: its sharpness is compared
+SAMPLE_SIDE = 64  # exposure is measured on about so many rows and columns
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong with one picture."""
+    """A fault of one picture."""
 
     kind: str
     reason: str
-    certain: bool  # this one picture proves it; otherwise it takes several in a row
+    certain: bool  # True: one picture proves it. False: several in a row must show it
 
 
 class PictureHealth:
-    """Looks at every frame of one camera. What it says of a frame is said of its part: a reason is an `unknown`.
+    """Checks every frame of one camera. A frame with a fault gets the verdict `unknown` with this reason.
 
-    - Black, overexposed, frozen or of another size than what is known of the camera is in pixels of: the frame at hand
-      is no picture of a part.
-    - Moved, another scene, out of focus: when `CONFIRM_LOOKS` looks in a row find something, be it each time another.
-    - Once stated, every frame is unknown until as many looks in a row find nothing.
+    - Black, overexposed, frozen, or of another size than the reference or the region: the first such frame is a fault.
+    - Moved, another scene, out of focus: a fault when `CONFIRM_LOOKS` comparisons in a row find any of these.
+    - Once stated, every frame is unknown until as many comparisons in a row find nothing.
 
-    Frozen is the same picture bit for bit, which a sensor's noise rules out. A stream that is compressed hard can
-    repeat a picture between two key frames: `frozen_after_s` must be longer than that.
+    Frozen means that the picture is bit for bit the same, which is impossible with sensor noise. A strongly compressed
+    stream can repeat a picture between two key frames: `frozen_after_s` must be longer than that.
     """
 
     def __init__(self, config: HealthConfig, reference: Reference | None, *, has_region: bool = False) -> None:
-        """With `has_region`, what is inspected is set in pixels, of the reference or else of the first picture."""
+        """With `has_region` the picture size must stay that of the reference, or without one of the first picture."""
         self._config = config
         self._reference = reference
         self._has_region = has_region
         self._region_wh: tuple[int, int] | None = None
         self._state: Finding | None = None
-        self._streak: Finding | None = None  # of the latest look
+        self._streak: Finding | None = None  # finding of the latest comparison
         self._streak_looks = 0
-        self._ill_looks = 0  # in a row that found anything
-        self._held: np.ndarray | None = None  # the picture that a frozen camera would repeat
+        self._ill_looks = 0  # comparisons in a row that found a fault
+        self._held: np.ndarray | None = None  # the picture that a frozen camera repeats
         self._held_since_s = 0.0
         self._repeats = 0
         self._next_comparison_s = -float("inf")
 
     @classmethod
     def of(cls, config: HealthConfig, *, has_region: bool = False) -> "PictureHealth":
-        """With the reference that the config names.
+        """Loads the reference that the config names.
 
         Raises:
-            ConfigError: it is missing or none.
+            ConfigError: the reference is missing or not valid.
         """
         reference = load_reference(config.reference) if config.reference is not None else None
         return cls(config, reference, has_region=has_region)
@@ -99,7 +98,7 @@ class PictureHealth:
         self._streak = finding
         self._ill_looks = self._ill_looks + 1 if finding is not None else 0
         stated = self._state.kind if self._state is not None else None
-        swings = stated is None and self._ill_looks >= CONFIRM_LOOKS  # such a camera is found otherwise each time
+        swings = stated is None and self._ill_looks >= CONFIRM_LOOKS  # each comparison found another fault
         if swings or (self._streak_looks >= CONFIRM_LOOKS and kind != stated):
             self._state = finding
 
@@ -119,19 +118,21 @@ class PictureHealth:
         height, width = image_bgr.shape[:2]
         if self._reference is not None and self._reference.frame_wh != (width, height):
             wanted = "{}x{}".format(*self._reference.frame_wh)
-            text = f"the picture is {width}x{height}, health.reference was made of {wanted}: make it again"
+            text = f"the picture is {width}x{height}, health.reference was made from {wanted}: make it again"
             return Finding("size", text, True)
         if self._has_region:
             self._region_wh = self._region_wh or (width, height)
             if self._region_wh != (width, height):
                 wanted = "{}x{}".format(*self._region_wh)
-                text = f"the picture is {width}x{height}, region_xywh is in pixels of {wanted}: set it anew and restart"
+                text = (
+                    f"the picture is {width}x{height}, region_xywh is in pixels of {wanted}: set it again and restart"
+                )
                 return Finding("size", text, True)
         return None
 
 
 def exposure(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:
-    """Whether a picture, uint8 BGR [H, W, 3], is all black or all white, by a sample of its pixels."""
+    """Whether a picture, uint8 BGR [H, W, 3], is black or overexposed, from a sample of its pixels."""
     height, width = image_bgr.shape[:2]
     step = max(1, min(height, width) // SAMPLE_SIDE)
     grey = np.sort(cv2.cvtColor(np.ascontiguousarray(image_bgr[::step, ::step]), cv2.COLOR_BGR2GRAY), axis=None)
@@ -146,20 +147,20 @@ def exposure(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:
 
 
 def same_picture(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two uint8 arrays are equal in every bit; a few rows tell those apart that are not."""
+    """Whether two uint8 arrays are equal in every bit. Compares a few rows first, which usually differ."""
     if one.shape != other.shape or not np.array_equal(one[::97], other[::97]):
         return False
     return np.array_equal(_as_words(one), _as_words(other))
 
 
 def _as_words(image: np.ndarray) -> np.ndarray:
-    """The same bytes, eight to an element where they divide so: compared four times as fast."""
+    """The same bytes as 8-byte elements, if their number allows it: comparing is four times faster."""
     flat = np.ascontiguousarray(image).reshape(-1)
     return flat.view(np.uint64) if flat.size % 8 == 0 else flat
 
 
 def compare(view: Views, reference: Reference, config: HealthConfig) -> Finding | None:
-    """What the reference says of a frame of its size: moved, another scene, or out of focus, in this order."""
+    """Compares a frame of the reference's size with it: another scene, moved, or out of focus, in this order."""
     if reference.judges_position:
         position = locate(reference.background, view.small, reference.stable)
         if position.match < config.scene_match:
@@ -178,15 +179,15 @@ def compare(view: Views, reference: Reference, config: HealthConfig) -> Finding 
 
 
 def sharpness_ratio(view: Views, reference: Reference) -> float | None:
-    """Sharpness as a share of the reference's, the light's contrast taken out; None where the reference has none.
+    """Sharpness as a share of the reference's, corrected for contrast; None if the reference has no sharp structure.
 
-    Of the fixed background where that has structure and no part lies on it, else of the whole picture.
+    It is measured on the fixed background if that has structure and no part covers it, else on the whole picture.
     """
     energies = tile_energies(view.medium, (view.small.shape[0] // TILE, view.small.shape[1] // TILE))
     sharp = reference.sharp_tiles
     if sharp.any():
         seen = sharp & (tile_correlations(reference.background, view.small, reference.stable) >= SEEN_MATCH)
-        if seen.sum() < sharp.sum() / 3:  # parts lie on the rest
+        if seen.sum() < sharp.sum() / 3:  # parts cover the rest
             return None
         before = tile_stds(reference.background, reference.stable)[seen]
         now = tile_stds(view.small, reference.stable)[seen]

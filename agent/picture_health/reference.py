@@ -1,4 +1,4 @@
-"""What a camera sees while nothing is wrong, kept in a small file: made once, compared with for as long as it hangs."""
+"""The reference of a camera: what it sees when nothing is wrong, in a small file. Made once after mounting."""
 
 import errno
 import zipfile
@@ -26,10 +26,10 @@ from zsad_core.errors import ConfigError, SourceError
 
 FORMAT = 1
 MIN_FRAMES = 5
-MAX_FILE_BYTES = 4_000_000  # of all its arrays, unpacked; ours take a twentieth
-STABLE_SPREAD = 8.0  # grey levels between the 10th and 90th percentile over time, changes of the light taken out
-NOTICEABLE_SHIFT = 8  # small pixels, a twentieth of the width
-MIN_ENERGY = 3.0  # mean squared Laplacian of the sharpest third; noise of any camera that is fit for use is below
+MAX_FILE_BYTES = 4_000_000  # all arrays, unpacked; a real reference has about a twentieth
+STABLE_SPREAD = 8.0  # grey levels between the 10th and 90th percentile over time, corrected for changes of light
+NOTICEABLE_SHIFT = 8  # pixels of the small picture, a twentieth of its width
+MIN_ENERGY = 3.0  # mean squared Laplacian of the sharpest third; the noise of a usable camera is below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +38,19 @@ class Reference:
 
     frame_wh: tuple[int, int]
     background: np.ndarray  # float32 [h, w], grey
-    stable: np.ndarray  # float32 [h, w] of 0 and 1: what does not change while the line runs
+    stable: np.ndarray  # float32 [h, w] of 0 and 1: 1 where the picture does not change while the line runs
     energies: np.ndarray  # float32 [r, c], sharpness of every tile
-    whole_energy: float  # sharpness of the picture's sharpest tenth in its least sharp frames
+    whole_energy: float  # sharpness of the picture's sharpest tenth, in the least sharp frames
 
     @cached_property
     def tiles(self) -> np.ndarray:
-        """bool [r, c]: those with enough fixed structure to be found again."""
+        """bool [r, c]: tiles with enough fixed structure to find them again."""
         used: np.ndarray = tile_stds(self.background, self.stable) >= MIN_TILE_STD
         return used
 
     @cached_property
     def sharp_tiles(self) -> np.ndarray:
-        """bool [r, c]: the sharpest third of them; none where all are too blurred to become more so."""
+        """bool [r, c]: the sharpest third of the tiles; none if all are already too blurred."""
         used = self.tiles
         if used.sum() < MIN_TILES:
             return np.zeros_like(used)
@@ -64,7 +64,7 @@ class Reference:
 
     @cached_property
     def notices_moves(self) -> bool:
-        """Whether a move by `NOTICEABLE_SHIFT` would show: smooth shading is like itself a little further on."""
+        """Whether a move by `NOTICEABLE_SHIFT` can be detected; with smooth shading only it cannot."""
         return self.judges_position and all(
             tile_match(self.background, np.roll(self.background, NOTICEABLE_SHIFT, axis), self.stable)[0] < SURE_MATCH
             for axis in (0, 1)
@@ -76,10 +76,10 @@ class Reference:
 
 
 def make_reference(frames: Iterable[np.ndarray]) -> Reference:
-    """From frames, uint8 BGR [H, W, 3], of the line running: parts must have come and gone between them.
+    """Makes a reference from frames, uint8 BGR [H, W, 3], of the running line. Parts must move between the frames.
 
     Raises:
-        SourceError: too few of them, or not of one size.
+        SourceError: too few frames, or frames of different sizes.
     """
     smalls: list[np.ndarray] = []
     energies: list[np.ndarray] = []
@@ -87,7 +87,7 @@ def make_reference(frames: Iterable[np.ndarray]) -> Reference:
     for frame in frames:
         height, width = frame.shape[:2]
         if frame_wh not in (None, (width, height)):
-            raise SourceError(f"frame {len(smalls) + 1} is {width}x{height}, those before {frame_wh}: not one camera's")
+            raise SourceError(f"frame {len(smalls) + 1} is {width}x{height}, those before {frame_wh}: use one camera")
         frame_wh = (width, height)
         view = views(frame)
         bright = smalls[0] >= np.median(smalls[0]) if smalls else np.ones(view.small.shape, bool)
@@ -107,12 +107,12 @@ def make_reference(frames: Iterable[np.ndarray]) -> Reference:
 
 
 def whole_energy(energies: np.ndarray) -> float:
-    """The sharpness of a picture as a whole: that of its sharpest tenth, wherever the part lies."""
+    """The sharpness of a whole picture: that of its sharpest tenth, so the place of the part does not matter."""
     return float(np.quantile(energies, 0.9))
 
 
 def save_reference(reference: Reference, path: Path) -> None:
-    """Writes the file whole or not at all.
+    """Writes the file completely or not at all.
 
     Raises:
         OSError: it cannot be written.
@@ -134,10 +134,10 @@ def save_reference(reference: Reference, path: Path) -> None:
 
 
 def load_reference(path: Path) -> Reference:
-    """Reads a file of `save_reference`, in which nothing is trusted.
+    """Reads a file of `save_reference` and checks everything in it.
 
     Raises:
-        ConfigError: it is missing, or no such file.
+        ConfigError: the file is missing or not valid.
     """
     again = "Make it with zsad-agent reference"
     try:
@@ -151,13 +151,13 @@ def load_reference(path: Path) -> Reference:
         raise ConfigError(f"{path}: reference cannot be read: {error.strerror or error}. {again}") from error
     except ConfigError:
         raise
-    except Exception as error:  # a damaged archive raises what its decoders happen to raise: zlib.error, IndexError …
+    except Exception as error:  # decoders raise many types for a damaged archive: zlib.error, IndexError …
         raise ConfigError(f"{path}: not a reference, or damaged: {error}. {again}") from error
     return reference
 
 
 def _from_arrays(arrays: dict[str, Any]) -> Reference:
-    """Raises ValueError or KeyError where they are not those of a reference."""
+    """Raises ValueError or KeyError if the arrays are not those of a reference."""
     if int(arrays["format"]) != FORMAT:
         raise ValueError(f"format {int(arrays['format'])}, this agent reads {FORMAT}")
     width, height = (int(side) for side in arrays["frame_wh"])
@@ -166,14 +166,14 @@ def _from_arrays(arrays: dict[str, Any]) -> Reference:
         raise ValueError("arrays of wrong types")
     shape = background.shape
     if len(shape) != 2 or shape[1] != SMALL_WIDTH or shape[0] < TILE or stable.shape != shape:
-        raise ValueError(f"background {shape} and stable {stable.shape} are not of one size, 160 wide")
+        raise ValueError(f"background {shape} and stable {stable.shape} must have the same size, 160 wide")
     if min(width, height) < 1 or shape[0] != small_height(height, width):
-        raise ValueError(f"background {shape} is not of a frame of {width}x{height}")
+        raise ValueError(f"background {shape} does not fit a frame of {width}x{height}")
     if energies.shape != _tiles_rc(background):
         raise ValueError(f"energies {energies.shape} for a frame of {width}x{height}")
     energy = float(arrays["whole_energy"])
     if not (np.isfinite(background).all() and np.isfinite(energies).all() and np.isfinite(energy)):
-        raise ValueError("a value that is no number")
+        raise ValueError("a value is not a finite number")
     return Reference(
         frame_wh=(width, height),
         background=background,

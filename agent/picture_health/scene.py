@@ -1,7 +1,7 @@
-"""How a picture's fixed background compares with an earlier one: alike, shifted, sharp. Pure functions.
+"""Compares a picture's fixed background with an earlier one: likeness, shift, sharpness. Pure functions.
 
-Everything is judged tile by tile and the middle of the tiles counts, so that parts, which come and go, may cover less
-than half of the fixed background without a word said. Light may change: a tile's own mean and contrast are taken out.
+Everything is computed per tile, and the median of the tiles counts. So parts may cover less than half of the fixed
+background without a finding. Light may change: each tile is corrected for its own mean and contrast.
 Letters: H W pixels of the frame, h w of its small picture, r c rows and columns of tiles.
 """
 
@@ -12,22 +12,22 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-MEDIUM_WIDTH = 640  # sharpness is judged here: detail finer than that no model sees either
-SMALL_WIDTH = 160  # and likeness and position here
-TILE = 8  # small pixels; 32 medium ones
+MEDIUM_WIDTH = 640  # for sharpness: the models do not see finer detail either
+SMALL_WIDTH = 160  # for likeness and position
+TILE = 8  # pixels of the small view; 32 of the medium one
 MIN_TILE_STABLE = TILE * TILE // 2
-MIN_TILE_STD = 2.0  # grey levels; what is flatter than that is told apart from noise by chance
-MIN_TILES = 12  # with structure, or position is not judged
-SURE_MATCH = 0.85  # as alike as this where it was: no need to look for a shift
-SHIFT_GAIN = 0.2  # a shift counts only if the picture is so much more alike there
-CANDIDATES = 3  # highest peaks of the correlation that are looked at
-MAX_SHIFT = 0.3  # of either side
+MIN_TILE_STD = 2.0  # grey levels; flatter tiles cannot be distinguished from noise
+MIN_TILES = 12  # position is judged only with so many tiles with structure
+SURE_MATCH = 0.85  # with this likeness in the original place no shift is searched
+SHIFT_GAIN = 0.2  # a shift counts only if the likeness there is so much higher
+CANDIDATES = 3  # highest peaks of the correlation that are checked
+MAX_SHIFT = 0.3  # share of width and height
 NEIGHBOURS = [(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dx or dy]
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """One frame at the two sizes that it is judged at, grey."""
+    """One frame at the two sizes that are compared, grey."""
 
     medium: np.ndarray  # float32 [H', W'], about 640 wide, never enlarged
     small: np.ndarray  # float32 [h, w], 160 wide, slightly smoothed
@@ -35,10 +35,10 @@ class Views:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the fixed background is now, as far as it was found."""
+    """The present position of the fixed background."""
 
     match: float  # likeness in [-1, 1] at that place
-    shift_xy: tuple[int, int] = (0, 0)  # from where it was, small pixels
+    shift_xy: tuple[int, int] = (0, 0)  # from the original place, pixels of the small view
 
     @property
     def shift_share(self) -> float:
@@ -47,7 +47,7 @@ class Position:
 
 
 def small_height(height: int, width: int) -> int:
-    """Pixels: of the small view of a frame of that size."""
+    """Height in pixels of the small view of a frame of this size."""
     step = max(1, width // (2 * MEDIUM_WIDTH))
     height, width = -(-height // step), -(-width // step)
     if width > MEDIUM_WIDTH:
@@ -57,7 +57,7 @@ def small_height(height: int, width: int) -> int:
 
 def views(image_bgr: np.ndarray) -> Views:
     """Both views of a frame, uint8 BGR [H, W, 3]."""
-    step = max(1, image_bgr.shape[1] // (2 * MEDIUM_WIDTH))  # of a 4K frame every third pixel is enough
+    step = max(1, image_bgr.shape[1] // (2 * MEDIUM_WIDTH))  # every third pixel of a 4K frame is enough
     grey = cv2.cvtColor(np.ascontiguousarray(image_bgr[::step, ::step]), cv2.COLOR_BGR2GRAY)
     height, width = grey.shape
     if width > MEDIUM_WIDTH:
@@ -78,7 +78,7 @@ def tile_sums(values: np.ndarray) -> np.ndarray:
 
 
 def tile_stds(small: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """float32 [r, c]: each tile's contrast over the pixels of weight 1; 0 where too few of them are."""
+    """float32 [r, c]: each tile's contrast over the pixels of weight 1; 0 for tiles with too few of them."""
     count = tile_sums(weight)
     safe = np.maximum(count, 1)
     mean = tile_sums(small * weight) / safe
@@ -98,26 +98,26 @@ def tile_correlations(reference: np.ndarray, small: np.ndarray, weight: np.ndarr
     means = tile_sums(reference * weight) / safe, tile_sums(small * weight) / safe
     covariance = tile_sums(reference * small * weight) / safe - means[0] * means[1]
     reference_std = tile_stds(reference, weight)
-    std = np.maximum(tile_stds(small, weight), 0.5)  # a live tile without contrast is like nothing
+    std = np.maximum(tile_stds(small, weight), 0.5)  # a live tile without contrast correlates with nothing
     with_structure = reference_std >= MIN_TILE_STD
     correlations: np.ndarray = np.where(with_structure, covariance / np.maximum(reference_std * std, 1e-6), np.nan)
     return correlations
 
 
 def tile_match(reference: np.ndarray, small: np.ndarray, weight: np.ndarray) -> tuple[float, int]:
-    """The middle of the tiles' correlations, and how many tiles there were to compare."""
+    """The median of the tiles' correlations, and the number of tiles compared."""
     correlations = tile_correlations(reference, small, weight)
     compared = correlations[~np.isnan(correlations)]
     return (float(np.median(compared)), compared.size) if compared.size else (0.0, 0)
 
 
 def locate(reference: np.ndarray, small: np.ndarray, stable: np.ndarray) -> Position:
-    """Finds the fixed background again: where it was, or else shifted.
+    """Finds the fixed background in its original place or shifted.
 
     Args:
         reference: float32 [h, w], the fixed background.
         small: float32 [h, w], the live picture's small view.
-        stable: float32 [h, w] of 0 and 1: what of the reference is fixed. At least `MIN_TILES` of its tiles have
+        stable: float32 [h, w] of 0 and 1: 1 where the reference is fixed. At least `MIN_TILES` of its tiles must have
             structure.
     """
     match, tiles = tile_match(reference, small, stable)
@@ -134,12 +134,12 @@ def locate(reference: np.ndarray, small: np.ndarray, stable: np.ndarray) -> Posi
                 found = Position(shifted_match, (dx, dy))
         return found
 
-    best = better(NEIGHBOURS, match)  # a pattern that repeats is alike in many places: the nearest counts
+    best = better(NEIGHBOURS, match)  # a repeating pattern matches in many places: the nearest counts
     return better(_shift_candidates(reference, small, stable), best.match + SHIFT_GAIN)
 
 
 def _shift_candidates(reference: np.ndarray, small: np.ndarray, stable: np.ndarray) -> list[tuple[int, int]]:
-    """The likeliest shifts in small pixels, by phase correlation of what is fixed."""
+    """The most likely shifts in pixels of the small view, by phase correlation of the fixed parts."""
     soft = cv2.GaussianBlur(stable, (0, 0), 2.0) * cv2.createHanningWindow(small.shape[::-1], cv2.CV_32F)
     before, now = (np.fft.rfft2((one - cv2.GaussianBlur(one, (0, 0), 8.0)) * soft) for one in (reference, small))
     cross = now * np.conj(before)
@@ -160,7 +160,7 @@ def _shift_candidates(reference: np.ndarray, small: np.ndarray, stable: np.ndarr
 
 
 def followed(view: Views, position: Position) -> Views:
-    """The views moved back to where the reference is, wrapped around."""
+    """The views moved back to the place of the reference, wrapped around."""
     dx, dy = position.shift_xy
     scale = view.medium.shape[1] / view.small.shape[1]
     medium = np.roll(view.medium, (-round(dy * scale), -round(dx * scale)), axis=(0, 1))
@@ -168,7 +168,7 @@ def followed(view: Views, position: Position) -> Views:
 
 
 def _moved_back(small: np.ndarray, dx: int, dy: int) -> tuple[np.ndarray, np.ndarray]:
-    """The picture moved by (-dx, -dy), and float32 [h, w] of 1 where it then has pixels."""
+    """The picture moved by (-dx, -dy), and a mask, float32 [h, w]: 1 where it then has pixels."""
     inside = np.zeros_like(small)
     height, width = small.shape
     inside[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)] = 1
@@ -178,7 +178,7 @@ def _moved_back(small: np.ndarray, dx: int, dy: int) -> tuple[np.ndarray, np.nda
 def tile_energies(medium: np.ndarray, tiles_rc: tuple[int, int]) -> np.ndarray:
     """float32 [r, c]: mean squared Laplacian of each tile above the noise; it falls when the lens loses focus.
 
-    A picture's flattest tiles show how much of it is noise, which more gain or less light would make look sharp.
+    The flattest tiles measure the noise, which would look like sharpness with more gain or less light.
     """
     smooth = cv2.GaussianBlur(medium, (0, 0), 1.0)
     squared = np.square(cv2.Laplacian(smooth, cv2.CV_32F, ksize=1))

@@ -1,6 +1,6 @@
-"""Where pictures come from: cameras, streams, files, watched folders, and the process that reads a live one.
+"""The sources of pictures: cameras, streams, files, watched folders, and the process that reads a live source.
 
-When a picture is taken belongs in `capture`. May import `config`, `system`.
+`capture` decides when a picture is taken. May import `config`, `system`.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Live sources: a V4L2 camera and a network stream. Either can hang for ever: `grabber` reads them in a process."""
+"""Live sources: a V4L2 camera and a network stream. Both can hang for ever, so `GrabberSource` reads them."""
 
 import glob
 import os
@@ -14,7 +14,7 @@ from zsad_core.errors import ImageError, SourceError
 from zsad_core.picture import decode_image
 from zsad_core.redaction import redacted
 
-DAMAGED_IN_A_ROW = 25  # so many of them are a camera that is lost
+DAMAGED_IN_A_ROW = 25  # after so many damaged frames the camera is lost
 JPEG_FORMATS = frozenset(cv2.VideoWriter.fourcc(*name) for name in ("MJPG", "JPEG"))
 JPEG_START = (0xFF, 0xD8)
 
@@ -25,19 +25,21 @@ class _LiveSource(OpenCvSource):
     def __init__(self, description: str) -> None:
         super().__init__(description)
         self._damaged = 0  # frames in a row
-        self._gives_jpegs = False  # as they came, and not decoded
+        self._gives_jpegs = False  # True: the capture gives encoded JPEGs
 
     def __enter__(self) -> Self:
         self._damaged = 0
         return super().__enter__()
 
     def read(self) -> Picture:
-        """The next frame; never None, since what is live has no end: it is lost (SourceError).
+        """The next frame. Never None: a live source does not end, it is lost.
 
-        After a damaged frame the camera goes on, and to reopen it would cost more frames. One that is seen to be
-        damaged is an ImageError, since a part may have been in it that no other frame shows. One of which the decoder
-        makes nothing is passed over: OpenCV tells it from the end of a stream in no way but that after the end there is
-        never another.
+        A damaged frame does not close the camera, because reopening it would lose more frames. A frame that the decoder
+        drops is skipped: OpenCV reports it like the end of a stream, and only the frames after it show the difference.
+
+        Raises:
+            ImageError: this frame is damaged. A part may be in it that no other frame shows.
+            SourceError: the camera is lost.
         """
         while self._damaged < DAMAGED_IN_A_ROW:
             try:
@@ -45,7 +47,7 @@ class _LiveSource(OpenCvSource):
             except ImageError as error:
                 self._damaged += 1
                 if self._damaged >= DAMAGED_IN_A_ROW:
-                    raise SourceError(f"{error}, as the {DAMAGED_IN_A_ROW - 1} before it") from error
+                    raise SourceError(f"{error}, like the {DAMAGED_IN_A_ROW - 1} frames before it") from error
                 raise
             if frame is not None:
                 self._damaged = 0
@@ -61,9 +63,9 @@ class _LiveSource(OpenCvSource):
 
 
 class V4l2Source(_LiveSource):
-    """A camera behind /dev/videoN or a link to it. The link is followed at every opening: numbers change.
+    """A camera at /dev/videoN or a link to it. The link is resolved at every opening, because the number can change.
 
-    JPEGs are decoded here: where one is cut, OpenCV would leave what the picture before had there, and say nothing.
+    JPEGs are decoded here: OpenCV fills the missing part of a cut JPEG with the previous frame and reports no error.
     """
 
     def __init__(self, path: Path, *, width: int | None, height: int | None) -> None:
@@ -71,8 +73,8 @@ class V4l2Source(_LiveSource):
 
         Args:
             path: the device, or a link such as /dev/v4l/by-id/….
-            width: asked of the camera, pixels; it may answer with another size. None: OpenCV asks for 640 x 480.
-            height: likewise; None when `width` is.
+            width: requested width in pixels. The camera may give another size. None: OpenCV requests 640 x 480.
+            height: requested height in pixels; None when `width` is None.
         """
         super().__init__(f"camera {path}")
         self._path = path
@@ -85,7 +87,7 @@ class V4l2Source(_LiveSource):
             raise SourceError(f"{self.description}: no permission. Add this user to the group video")
         capture = cv2.VideoCapture(str(self._path.resolve()), cv2.CAP_V4L2)
         if not capture.isOpened():
-            raise SourceError(f"{self.description}: cannot be opened: it is no camera, or another program has it")
+            raise SourceError(f"{self.description}: cannot be opened: it is not a camera, or another program uses it")
         for setting, value in self._size.items():
             if value is not None:
                 capture.set(setting, value)
@@ -94,19 +96,18 @@ class V4l2Source(_LiveSource):
 
 
 class StreamSource(_LiveSource):
-    """An RTSP or HTTP stream, taken apart by FFmpeg.
+    """An RTSP or HTTP stream, demultiplexed by FFmpeg.
 
-    JPEGs are decoded here, by the rules that hold for files: FFmpeg would fill the missing part of a cut picture
-    with what it likes and call it a frame. Other formats FFmpeg decodes, and conceals what the network has lost without
-    a word. Where their resolution changes on the way, OpenCV scales the whole picture to the size that it had at the
-    opening.
+    JPEGs are decoded here, as files are: FFmpeg would fill the missing part of a cut picture and report no error.
+    FFmpeg decodes all other formats. There it conceals lost network packets and reports no error. If the resolution
+    changes, OpenCV scales the picture to the size at opening.
     """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         """Opens nothing yet.
 
         Args:
-            url: with credentials, if any; they never show in a text.
+            url: may contain credentials; they never appear in a message.
             timeout_s: longest wait for the connection, and for one frame.
         """
         super().__init__(f"stream {redacted(url)}")
@@ -119,30 +120,30 @@ class StreamSource(_LiveSource):
         capture = cv2.VideoCapture(self._url, cv2.CAP_FFMPEG, open_timeout + read_timeout)
         if not capture.isOpened():
             raise SourceError(
-                f"{self.description}: cannot be opened: no answer, refused, wrong credentials, or no video there"
+                f"{self.description}: cannot be opened: no answer, refused, wrong credentials, or no video at this URL"
             )
         self._gives_jpegs = ask_for_jpegs(capture, cv2.CAP_PROP_FORMAT, -1)
         return capture
 
 
 def ask_for_jpegs(capture: cv2.VideoCapture, setting: int, value: int) -> bool:
-    """Has an opened capture give pictures as they came, uint8 [1, bytes], if they are JPEGs. Whether it will.
+    """Makes an opened capture give its JPEGs undecoded, uint8 [1, bytes]. False if it gives no JPEGs or cannot.
 
-    `setting` and `value` are what its backend wants to hear for that.
+    `setting` and `value` select this in the capture's backend.
     """
     comes_as_jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) in JPEG_FORMATS
     return comes_as_jpeg and bool(capture.set(setting, value))
 
 
 def decode_jpeg(encoded: np.ndarray, name: str) -> np.ndarray:
-    """uint8 BGR [H, W, 3] of a JPEG, uint8 of any shape. What follows its end marker does not count.
+    """Decodes a JPEG, uint8 of any shape, to uint8 BGR [H, W, 3]. Bytes after its end marker are ignored.
 
     Raises:
-        ImageError: none, truncated, or larger than any picture that is read; the text begins with `name`.
+        ImageError: not a JPEG, truncated, or too large; the text begins with `name`.
     """
     encoded = encoded.reshape(-1)
     if tuple(encoded[:2]) != JPEG_START:
-        raise ImageError(f"{name}: what came is no JPEG")
+        raise ImageError(f"{name}: the data is not a JPEG")
     return decode_image(encoded, name)
 
 

@@ -1,4 +1,4 @@
-"""A live source that is read in a process of its own: what hangs there, in a driver or decoder, can be killed."""
+"""Reads a live source in a separate process, which can be killed when a driver or decoder hangs."""
 
 import contextlib
 import json
@@ -20,21 +20,21 @@ from zsad_agent.sources.camera_worker import MESSAGE_BYTES
 from zsad_agent.sources.source import Picture, Source
 from zsad_core.errors import ImageError, SourceError
 
-START_S = 10.0  # for the process to start, from a slow disk, beside the wait for the camera itself
-LEAVE_S = 0.3  # for the process to close the camera in good order
-DIE_S = 0.5  # for the kernel to end a killed process; longer only where a driver holds it in uninterruptible sleep
+START_S = 10.0  # longest start of the process from a slow disk, without the wait for the camera
+LEAVE_S = 0.3  # longest wait for the process to close the camera
+DIE_S = 0.5  # longest wait for a killed process to end; a driver in uninterruptible sleep can hold it longer
 
 Kill = Callable[["subprocess.Popen[bytes]"], None]
 
 
 class CameraProcess:
-    """One process of `grabber_child`, the connection to it, and the file in memory that its frames come through."""
+    """One `camera_worker` process, the connection to it, and the file in memory for its frames."""
 
     def __init__(self, source: Source, stale_after_s: float) -> None:
-        """Starts it, and has it open the source.
+        """Starts the process, which then opens the source.
 
         Raises:
-            OSError: no process, memory or file number is left.
+            OSError: no process, memory or file descriptor is left.
         """
         with ExitStack() as on_failure, ExitStack() as handed_over:
             self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -45,36 +45,36 @@ class CameraProcess:
             self._connection.send(pickle.dumps((stale_after_s, pickle.dumps(source))))
             fds = (theirs.fileno(), self._memory_fd)
             self._popen = subprocess.Popen(
-                # -P: nothing is imported from the folder that the agent happens to run in
+                # -P: do not import from the current folder
                 [sys.executable, "-P", "-m", "zsad_agent.sources.camera_worker", *map(str, fds), str(os.getpid())],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # decoders fill it, some with the address and its credentials
-                env={"OPENBLAS_NUM_THREADS": "1", **os.environ},  # NumPy would start a thread for every core
+                stderr=subprocess.DEVNULL,  # decoders write to it, some of them the URL with its credentials
+                env={"OPENBLAS_NUM_THREADS": "1", **os.environ},  # else NumPy starts one thread per core
             )
             on_failure.pop_all()
 
     @property
     def hold(self) -> str:
-        """What is the matter when it was killed and is not gone."""
+        """The message for a process that was killed and has not ended."""
         return (
             f"the driver still holds the device: process {self._popen.pid} was killed and does not end. "
             "Unplug the camera, or restart the machine if this stays"
         )
 
     def ask(self) -> None:
-        """Wants the next frame. Every answer must be received before the next question."""
-        with contextlib.suppress(OSError):  # it has died: `receive` tells how
+        """Requests the next frame. Receive the answer before the next request."""
+        with contextlib.suppress(OSError):  # the process has ended: `receive` reports why
             self._connection.send(b"next")
 
     def receive(self, deadline_s: float) -> dict[str, Any] | None:
-        """What it says next, None when it says nothing until `deadline_s` of the monotonic clock.
+        """The next message of the process; None when none arrives until `deadline_s` of the monotonic clock.
 
         Raises:
-            EOFError: it has ended without a word; the text says how.
+            EOFError: the process has ended without a message; the text says why.
         """
-        self._connection.settimeout(max(deadline_s - time.monotonic(), 0.001))  # 0 would mean not to wait at all
+        self._connection.settimeout(max(deadline_s - time.monotonic(), 0.001))  # 0 would make the socket non-blocking
         try:
             message = self._connection.recv(MESSAGE_BYTES)
         except TimeoutError:
@@ -87,7 +87,7 @@ class CameraProcess:
         raise EOFError(f"the camera process {self._cause_of_death()}")
 
     def frame(self, shape: Sequence[int]) -> np.ndarray:
-        """A copy of the frame that was received last: uint8 of `shape`, BGR [H, W, 3]."""
+        """A copy of the latest received frame: uint8 of `shape`, BGR [H, W, 3]."""
         image = np.empty(shape, np.uint8)
         left, offset = image.data.cast("B"), 0
         while offset < len(left):
@@ -98,7 +98,7 @@ class CameraProcess:
         return image
 
     def end(self, grace_s: float, kill: Kill) -> bool:
-        """Has it leave, or kills it after `grace_s`. False when it is not gone even then."""
+        """Closes the connection, so that the process ends; kills it after `grace_s`. False if it is still running."""
         self._connection.close()
         os.close(self._memory_fd)
         if grace_s > 0 and self.gone_within(grace_s):
@@ -123,9 +123,9 @@ class CameraProcess:
 
 
 class GrabberSource:
-    """The newest frames of `source`, read in a process that lives from `__enter__` to `__exit__`.
+    """The newest frames of `source`, read in a process that runs from `__enter__` to `__exit__`.
 
-    One thread is to call all three: the process also ends with the thread that started it.
+    One thread must make all calls: the process ends together with the thread that started it.
     """
 
     lossless, endless = False, True
@@ -136,9 +136,9 @@ class GrabberSource:
         """Starts nothing yet.
 
         Args:
-            source: not opened, and never opened here: it is pickled for the process.
+            source: not opened. It is pickled and opened in the process.
             stale_after_s: longest wait for one frame.
-            start_s: longest wait for the process to start and open the source, beyond `stale_after_s`.
+            start_s: longest wait for the process to start and open the source, added to `stale_after_s`.
             kill: sends SIGKILL.
         """
         self.description = source.description
@@ -147,8 +147,8 @@ class GrabberSource:
         self._open_within_s = start_s + stale_after_s
         self._kill = kill
         self._process: CameraProcess | None = None
-        self._undead: CameraProcess | None = None  # killed, and held by a driver
-        self._skipped = 0  # frames of this opening that a newer one replaced before they were read
+        self._undead: CameraProcess | None = None  # killed, but held by a driver
+        self._skipped = 0  # frames since the opening that a newer one replaced before they were read
 
     def __enter__(self) -> Self:
         if self._undead is not None and not self._undead.gone_within(0):
@@ -173,11 +173,11 @@ class GrabberSource:
         self._end(LEAVE_S)
 
     def read(self) -> Picture:
-        """The newest frame that was not read yet; waits for one. Never None: what is live is lost, it has no end.
+        """The newest frame that was not read yet; waits for one. Never None: a live source has no end.
 
         Raises:
-            ImageError: this one is no picture.
-            SourceError: lost, or no frame in time, in which case the process has been killed.
+            ImageError: this frame is damaged.
+            SourceError: the source is lost, or no frame came in time and the process was killed.
         """
         process = self._process
         if process is None:
@@ -188,7 +188,7 @@ class GrabberSource:
             answer = self._receive(process, deadline_s, f"no frame for {self._stale_after_s:g} s")
             if "bad_picture" in answer:
                 raise ImageError(answer["bad_picture"])
-            if time.monotonic() - answer["at_s"] <= self._stale_after_s:  # else it waited for this call for too long
+            if time.monotonic() - answer["at_s"] <= self._stale_after_s:  # else the frame is too old
                 break
         try:
             image = process.frame(answer["shape"])
@@ -198,10 +198,10 @@ class GrabberSource:
         return Picture(image=image, captured_monotonic_s=answer["at_s"], skipped=self._skipped - before)
 
     def _receive(self, process: CameraProcess, deadline_s: float, too_late: str) -> dict[str, Any]:
-        """What the process says next.
+        """The next message of the process.
 
         Raises:
-            SourceError: that the source is lost, or it is by its silence or end.
+            SourceError: the process reports that the source is lost, does not answer, or has ended.
         """
         try:
             answer = process.receive(deadline_s)

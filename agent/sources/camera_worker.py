@@ -1,8 +1,8 @@
-"""The process in which one live source is read. It holds the device and nothing else, so that it can be killed.
+"""The process that reads one live source. It owns only the device, so it can be killed at any time.
 
-Two threads: one reads as fast as pictures come, the other hands the newest over when the parent asks for it. Frames go
-through a file in memory, all else as JSON. The file is written between the parent's question and the answer, and read
-between the answer and the next question, so no frame is seen half.
+Two threads: one reads every picture, the other sends the newest one when the parent requests it. Frames go through a
+file in memory, everything else is JSON. This process writes the file between request and answer; the parent reads it
+between the answer and the next request. So the parent never reads a half-written frame.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from zsad_agent.sources.source import Picture, Source
 from zsad_agent.system import LatestQueue, QueueClosed, prepare_environment
 from zsad_core.errors import ImageError, SourceError
 
-MESSAGE_BYTES = 65_536  # longest message either way
-TEXT_LENGTH = 4_000  # of an error that is passed on
+MESSAGE_BYTES = 65_536  # longest message in both directions
+TEXT_LENGTH = 4_000  # characters of an error message that is sent to the parent
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -32,13 +32,13 @@ _Item = Picture | ImageError | SourceError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Reads until the parent closes the connection or the source is lost. The exit code.
+    """Reads until the parent closes the connection or the source is lost. Returns the exit code.
 
     Args:
-        argv: numbers of the connection (a SOCK_SEQPACKET socket), of the file in memory, and of the parent's process.
-            The source comes over the connection: its credentials show in no list of processes.
+        argv: file descriptors of the connection (a SOCK_SEQPACKET socket) and of the file in memory, and the parent's
+            process id. The source comes over the connection, so that its credentials are in no process list.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal and systemd send them to all; the parent ends this one
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group, but only the parent ends this one
         signal.signal(number, signal.SIG_IGN)
     connection_fd, memory_fd, parent_pid = map(int, sys.argv[1:] if argv is None else argv)
     _die_with_parent(parent_pid)
@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _die_with_parent(parent_pid: int) -> None:
-    """Has the kernel kill this process when the thread that started it ends, whatever hangs here by then."""
+    """Makes the kernel kill this process when the thread that started it ends, even if this process hangs."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl PR_SET_PDEATHSIG")
-    if os.getppid() != parent_pid:  # it had ended before the kernel was asked
+    if os.getppid() != parent_pid:  # the parent ended before the prctl call
         os._exit(1)
 
 
@@ -83,7 +83,7 @@ def _serve(source: Source, connection: socket.socket, memory_fd: int) -> None:
                 slot.put(_next_item(source))
     except SourceError as error:
         failure = str(error)[:TEXT_LENGTH]
-    except Exception as error:  # its text might hold the address with its credentials
+    except Exception as error:  # its text may contain the URL with its credentials
         failure = f"{source.description}: {type(error).__name__} in the camera process"
     else:
         return
@@ -106,7 +106,7 @@ def _next_item(source: Source) -> _Item:
 
 
 def _answer(slot: LatestQueue[_Item], connection: socket.socket, memory_fd: int, stop: threading.Event) -> None:
-    """One answer for each message of the parent, until it closes the connection or there will be no more."""
+    """Sends one answer for each message of the parent, until the connection closes or the source is lost."""
     with contextlib.suppress(OSError, QueueClosed):
         while connection.recv(MESSAGE_BYTES):
             while (item := slot.get(timeout_s=60.0)) is None:
@@ -123,7 +123,7 @@ def _answer(slot: LatestQueue[_Item], connection: socket.socket, memory_fd: int,
 
 
 def _write_whole(memory_fd: int, image: np.ndarray) -> None:
-    """The file grows to the largest frame so far; a signal may split one write."""
+    """Writes all bytes; one `pwrite` may write only a part. The file is as large as the largest frame so far."""
     left = np.ascontiguousarray(image).data.cast("B")
     offset = 0
     while offset < len(left):

@@ -1,4 +1,4 @@
-"""From the config to the one source that it names."""
+"""Makes the source that the config names."""
 
 import glob
 import re
@@ -24,12 +24,12 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
     """The source that the config names, not yet opened.
 
     Args:
-        config: of the camera.
-        may_come_later: a watched folder that is missing is no error: like a camera, it is lost until it is there.
+        config: the camera's config.
+        may_come_later: True: a missing watched folder is not an error. It counts as lost until it exists.
 
     Raises:
-        ConfigError: none is named, or its form is none that is known.
-        SourceError: a file, folder or glob that has nothing to read.
+        ConfigError: no source is named, or its form is unknown.
+        SourceError: the file, folder or glob has nothing to read.
     """
     if config.camera is not None:
         camera = V4l2Source(camera_path(config.camera), width=config.width, height=config.height)
@@ -53,7 +53,7 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
         if config.trigger == "folder":
             return _watched_folder(config.source, config.stale_after_s, may_come_later=may_come_later)
         return _source_of_path(config.source)
-    except (OSError, RuntimeError) as error:  # no permission, a name too long; RuntimeError: ~ of no user
+    except (OSError, RuntimeError) as error:  # RuntimeError: `~name` of an unknown user
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceError(f"{redacted(config.source)[:MAX_SHOWN_CHARACTERS]}: {reason}") from error
 
@@ -61,7 +61,7 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
 def _watched_folder(text: str, stale_after_s: float, *, may_come_later: bool) -> Source:
     path = Path(text).expanduser()
     if not path.is_dir() and (path.exists() or not may_come_later):
-        raise SourceError(f"{redacted(text)}: no such folder to watch (trigger: folder). Make it first")
+        raise SourceError(f"{redacted(text)}: no such folder to watch (trigger: folder). Create it first")
     return FolderDropSource(path, stale_after_s=stale_after_s)
 
 
@@ -70,9 +70,9 @@ def _source_of_path(text: str) -> Source:
     if path.is_dir():
         pictures = find_images(path)
         if not pictures:
-            raise SourceError(f"{path}: no pictures in this folder. Read are {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise SourceError(f"{path}: no pictures in this folder. Supported: {', '.join(sorted(IMAGE_SUFFIXES))}")
         if pictures == [path]:
-            raise SourceError(f"{path}: this folder cannot be listed. Let this user read it")
+            raise SourceError(f"{path}: this folder cannot be listed. Give this user read permission")
         return PicturesSource(pictures, str(path))
     if path.is_file():
         if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -82,17 +82,17 @@ def _source_of_path(text: str) -> Source:
         pictures = glob_images(path)
         if not pictures:
             raise SourceError(
-                f"{redacted(text)}: no picture matches this pattern. Read are {', '.join(sorted(IMAGE_SUFFIXES))}"
+                f"{redacted(text)}: no picture matches this pattern. Supported: {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
         return PicturesSource(pictures, str(path))
     raise SourceError(f"{redacted(text)}: no such video, picture or folder")
 
 
 def camera_path(camera: str) -> Path:
-    """The device of an index or path.
+    """The device file of a camera's index or path.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: `camera` is neither an index nor a path below /dev.
     """
     if camera.isascii() and camera.isdigit() and len(camera) <= MAX_INDEX_DIGITS:
         return Path(f"/dev/video{int(camera)}")
@@ -105,7 +105,7 @@ def camera_path(camera: str) -> Path:
 
 
 def glob_images(pattern: Path) -> list[Path]:
-    """Picture files that match, by name; `**` spans folders, hidden files need a pattern that says so."""
+    """The picture files that match, sorted by name. `**` matches folders; hidden files need a pattern with a dot."""
     return sorted(
         path
         for path in map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207

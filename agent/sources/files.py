@@ -12,7 +12,7 @@ from zsad_agent.sources.source import Picture
 from zsad_core.errors import SourceError
 from zsad_core.picture import read_image
 
-COUNT_SLACK = 0.05  # of the header's frame count, which some containers only estimate
+COUNT_SLACK = 0.05  # share of the header's frame count, which some containers only estimate
 
 
 class VideoFileSource(OpenCvSource):
@@ -29,7 +29,7 @@ class VideoFileSource(OpenCvSource):
     def _open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(str(self._path.absolute()), cv2.CAP_FFMPEG)
         if not capture.isOpened():
-            raise SourceError(f"{self.description}: not a video that can be read, or damaged")
+            raise SourceError(f"{self.description}: not a readable video, or damaged")
         self._frames = 0
         self._stated_frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # 0 or less where the header states none
         return capture
@@ -38,14 +38,14 @@ class VideoFileSource(OpenCvSource):
         """The next frame, None at the end.
 
         Raises:
-            SourceError: it ends clearly before the number of frames that its header states.
+            SourceError: the file has clearly fewer frames than its header states.
         """
         frame = self._next_frame()
         if frame is not None:
             self._frames += 1
             return Picture(image=frame)
         if self._frames == 0:
-            raise SourceError(f"{self.description}: no frame of it can be decoded")
+            raise SourceError(f"{self.description}: no frame can be decoded")
         if self._frames < self._stated_frames - max(1.0, COUNT_SLACK * self._stated_frames):
             raise SourceError(
                 f"{self.description}: ends after {self._frames} of {self._stated_frames:.0f} frames: "

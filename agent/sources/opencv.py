@@ -1,4 +1,4 @@
-"""What every source that OpenCV's VideoCapture reads has in common."""
+"""The base class of sources that OpenCV's VideoCapture reads."""
 
 from types import TracebackType
 from typing import Self
@@ -11,14 +11,14 @@ from zsad_core.picture import to_bgr8
 
 
 class OpenCvSource:
-    """A capture that is open or not, and frames that come or do not."""
+    """Opens, reads and closes one VideoCapture."""
 
     def __init__(self, description: str) -> None:
         self.description = description
         self._capture: cv2.VideoCapture | None = None
 
     def _open(self) -> cv2.VideoCapture:
-        """An opened capture, or SourceError."""
+        """Returns an opened capture, or raises SourceError."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -36,12 +36,12 @@ class OpenCvSource:
             self._capture = None
 
     def _next_frame(self) -> np.ndarray | None:
-        """uint8 BGR [H, W, 3], or None when the capture gives none."""
+        """The next frame, uint8 BGR [H, W, 3]; None when the capture has no frame."""
         frame = self._next_array()
         return to_bgr8(frame) if frame is not None else None
 
     def _next_array(self) -> np.ndarray | None:
-        """What the capture gives, as it is, or None."""
+        """The next array of the capture, unchanged, or None."""
         if self._capture is None:
             raise ValueError(f"{self.description}: read before it was opened")
         try:

@@ -1,4 +1,4 @@
-"""Where pictures come from: the one seam between the outside and the pipeline."""
+"""The interface of a source, and the pictures that it gives."""
 
 import time
 from collections.abc import Callable
@@ -15,16 +15,16 @@ Receipt = Callable[[], None]  # raises ReceiptError, or SourceError as `Source.r
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """What a source gives."""
+    """One picture of a source."""
 
     image: np.ndarray  # uint8 BGR [H, W, 3]
-    captured_monotonic_s: float = field(default_factory=time.monotonic)  # the clock that all processes share
-    skipped: int = 0  # pictures of a live source that came since the one before, and that nobody fetched in time
-    receipt: Receipt | None = None  # to be called in the thread that reads the source, once the result is safe
+    captured_monotonic_s: float = field(default_factory=time.monotonic)  # the same clock in all processes
+    skipped: int = 0  # pictures of a live source that newer ones replaced since the previous `read`
+    receipt: Receipt | None = None  # call it in the thread that reads the source, once the result is safe
 
 
 class DamagedPicture(ImageError):
-    """A picture that cannot be decoded, with the receipt that it would have had."""
+    """A picture cannot be decoded. It has a receipt, as a good picture has."""
 
     def __init__(self, text: str, receipt: Receipt) -> None:
         super().__init__(text)
@@ -32,27 +32,27 @@ class DamagedPicture(ImageError):
 
 
 class ReceiptError(SourceError):
-    """A picture whose result is safe cannot be put away. The source goes on, and the receipt can be called again."""
+    """A picture whose result is safe cannot be moved. The source continues, and the receipt can be called again."""
 
 
 class Source(Protocol):
-    """A camera, stream, video or set of pictures. Entered to open, left to close; it can be entered again.
+    """A camera, stream, video or set of pictures. A context manager that can be entered again.
 
-    `__enter__` and `read` raise SourceError when it cannot be opened or is lost. Its texts show no URL credentials.
-    An endless source does so in a bounded time, whatever hangs behind it. One thread is to make all calls.
+    `__enter__` and `read` raise SourceError when it cannot be opened or is lost. Messages contain no URL credentials.
+    An endless source raises it within a bounded time, even if a driver or network hangs. One thread makes all calls.
     """
 
     @property
     def description(self) -> str:
-        """What it is, for logs and messages."""
+        """The source's name in logs and messages."""
 
     @property
     def lossless(self) -> bool:
-        """True for files and folders: every picture is inspected. False for what is live: the newest one is."""
+        """True for files and folders: every picture is inspected. False for live sources: only the newest is."""
 
     @property
     def endless(self) -> bool:
-        """True for cameras, streams and watched folders, which are opened again when they are lost."""
+        """True for cameras, streams and watched folders, which are reopened when they are lost."""
 
     def __enter__(self) -> Self: ...
 
@@ -64,6 +64,6 @@ class Source(Protocol):
         """The next picture; None at the end, and while a watched folder has none.
 
         Raises:
-            ImageError: this one picture is bad; the next call gives the next one. DamagedPicture if it has a receipt.
-            SourceError: nothing more can be had without opening again.
+            ImageError: only this picture is bad; the next call gives the next one. DamagedPicture if it has a receipt.
+            SourceError: the source is lost and must be opened again.
         """

@@ -1,4 +1,4 @@
-"""A watched folder: every picture that is put into it is inspected once, then moved on."""
+"""A watched folder: every picture in it is inspected once, then moved."""
 
 import errno
 import os
@@ -18,17 +18,17 @@ from zsad_core.errors import ImageError, SourceError
 from zsad_core.picture import IMAGE_SUFFIXES, read_image
 
 LOOK_EVERY_S = 0.2
-GRACE_S = 5.0  # for a picture that does not decode yet: its writer may pause
-_MAKE_ROOM = "Make room, or let this user write there"
+GRACE_S = 5.0  # a picture that cannot be decoded yet may still be written
+_MAKE_ROOM = "Free disk space, or give this user write permission"
 _WHAT_TO_DO = {
     errno.EROFS: "Let the service write there: systemctl edit zsad-agent, then [Service] and ReadWritePaths=THE FOLDER"
 }
-MAX_NAME_BYTES = 255  # of a file's name, on Linux
-INSPECTED, UNREADABLE = "inspected", "unreadable"  # the folders inside, where pictures go
+MAX_NAME_BYTES = 255  # longest file name on Linux
+INSPECTED, UNREADABLE = "inspected", "unreadable"  # subfolders that pictures are moved to
 
 
 class _Signature(NamedTuple):
-    """Tells a file from another that takes its name."""
+    """Distinguishes a file from a later one with the same name."""
 
     inode: int
     mtime_ns: int
@@ -36,18 +36,18 @@ class _Signature(NamedTuple):
 
 
 class FolderDropSource:
-    """Pictures in order of arrival (modification time, then name), each when it is complete.
+    """Gives pictures in order of arrival (modification time, then name), each when it is complete.
 
-    Complete is a file that stayed the same over two looks, `LOOK_EVERY_S` apart, and decodes to its end. Names that
-    start with a dot or have another suffix than a picture's (`.part`, `.tmp`) are left alone, so a writer that renames
-    into place is safe from being read too early. One that does not decode for `GRACE_S` is an ImageError.
+    A file is complete when it is unchanged in two listings, `LOOK_EVERY_S` apart, and can be decoded. Names that start
+    with a dot or have no picture suffix (`.part`, `.tmp`) are ignored, so a writer can write such a name and rename it.
+    A picture that cannot be decoded for `GRACE_S` is an ImageError.
 
-    A picture stays where it is until its receipt is called, which is when its result is safe; then it goes to
-    `inspected/` or `unreadable/`. A process that is killed in between inspects it again at its next start: every
-    picture is inspected at least once. Within one process a picture that cannot be moved is not inspected again.
+    A picture stays in place until its receipt is called, when its result is safe; then it is moved to `inspected/` or
+    `unreadable/`. If the process is killed before that, the next start inspects the picture again: every picture is
+    inspected at least once. Within one process a picture that cannot be moved is not inspected again.
 
-    The folder may be another machine's, and the kernel waits for that without a limit. So each call to the file system
-    is made in a thread of its own, one after the other, and is waited for `stale_after_s` at most.
+    The folder may be a network share, where a system call can hang without a limit. So each call to the file system is
+    made in its own thread, one at a time, and the wait for it ends after `stale_after_s`.
     """
 
     lossless, endless = True, True
@@ -60,12 +60,12 @@ class FolderDropSource:
         grace_s: float = GRACE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Looks at nothing yet.
+        """Does not access the folder yet.
 
         Args:
-            folder: watched, without the folders in it.
-            stale_after_s: a folder that does not answer for so long is lost.
-            grace_s: seconds.
+            folder: the watched folder; its subfolders are not watched.
+            stale_after_s: a folder that does not answer for so many seconds is lost.
+            grace_s: seconds that a picture may be undecodable before it is reported.
             clock: monotonic seconds.
         """
         self.description = f"folder {folder}"
@@ -74,12 +74,12 @@ class FolderDropSource:
         self._grace_s = grace_s
         self._clock = clock
         self._looked_s = -float("inf")
-        self._seen: dict[Path, _Signature] = {}  # at the latest look
+        self._seen: dict[Path, _Signature] = {}  # the latest listing
         self._ready: deque[tuple[Path, _Signature]] = deque()
-        self._undecoded: dict[Path, tuple[_Signature, float]] = {}  # and since when
-        self._taken: dict[Path, _Signature] = {}  # those read, while they are still in the folder
-        self._read: Picture | DamagedPicture | None = None  # and not fetched yet
-        self._call: Future[None] | None = None  # that the folder has not answered; until then nothing else is touched
+        self._undecoded: dict[Path, tuple[_Signature, float]] = {}  # monotonic time of the first failure
+        self._taken: dict[Path, _Signature] = {}  # read already, and still in the folder
+        self._read: Picture | DamagedPicture | None = None  # read, and not returned yet
+        self._call: Future[None] | None = None  # the call in progress; no other call starts before it ends
 
     def __enter__(self) -> Self:
         self._await_answer(self._open)
@@ -94,7 +94,7 @@ class FolderDropSource:
         """The next picture; None while none is ready: this source has no end.
 
         Raises:
-            DamagedPicture: a picture did not become readable.
+            DamagedPicture: a picture cannot be decoded.
             SourceError: the folder cannot be listed, or does not answer.
         """
         self._await_answer(None)
@@ -108,10 +108,10 @@ class FolderDropSource:
         return read
 
     def _await_answer(self, call: Callable[[], None] | None) -> None:
-        """Makes the call once the one before has ended, or only waits for that one, whose outcome was given up.
+        """Waits for the previous call, whose result is ignored, then makes `call` and waits for it.
 
         Raises:
-            SourceError: no answer in time. The call goes on.
+            SourceError: no answer in time. The call continues in its thread.
         """
         if self._call is not None:
             self._wait()
@@ -135,11 +135,11 @@ class FolderDropSource:
             if _signature(path) == signature and self._grace_is_over(path, signature):
                 self._read = DamagedPicture(str(error), self._take(path, signature, UNREADABLE))
             return
-        if _signature(path) == signature:  # else it was written to meanwhile
+        if _signature(path) == signature:  # else the file changed during reading
             self._read = Picture(image=image, receipt=self._take(path, signature, INSPECTED))
 
     def _take(self, path: Path, signature: _Signature, into: str) -> Receipt:
-        """The picture's receipt."""
+        """Marks the picture as read and returns its receipt."""
         self._taken[path] = signature
         self._undecoded.pop(path, None)
         return partial(self._await_answer, partial(_put_away, path, signature, into))
@@ -165,7 +165,7 @@ class FolderDropSource:
         self._ready.extend(unchanged)
 
     def _open(self) -> None:
-        """Asks whether the folder is there; `_look` lists it, which can take long."""
+        """Checks that the folder exists. `_look` lists it, which can take long."""
         try:
             os.scandir(self._folder).close()
         except OSError as error:
@@ -191,13 +191,13 @@ class FolderDropSource:
 
 
 def _in_thread(call: Callable[[], None]) -> Future[None]:
-    """Makes the call in a thread that holds up no end of the process."""
+    """Makes the call in a daemon thread, which does not delay the end of the process."""
     future: Future[None] = Future()
 
     def body() -> None:
         try:
             call()
-        except Exception as error:  # raised again where the result is fetched
+        except Exception as error:  # `Future.result` raises it again
             future.set_exception(error)
         else:
             future.set_result(None)
@@ -217,7 +217,7 @@ def _put_away(path: Path, signature: _Signature, into: str) -> None:
 
 
 def _signature(path: Path) -> _Signature | None:
-    """None where there is no such file any more, none that can be looked at, or none at all but a folder or device."""
+    """None if the file is gone, cannot be accessed, or is not a regular file."""
     try:
         found = path.stat()
     except OSError:
@@ -242,11 +242,11 @@ def _cut(name: str, most_bytes: int) -> str:
 
 
 def _move(path: Path, signature: _Signature, folder: Path) -> None:
-    """Into `folder`, under a name that no file there has. Nothing if the file went or another took its name."""
+    """Moves the file to `folder` under an unused name. Does nothing if the file is gone or was replaced."""
     if _signature(path) != signature:
         return
     folder.mkdir(exist_ok=True)
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # who may drop pictures may not lead us away
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a link could lead outside
     try:
         name, number = path.name, 0
         while _is_taken(name, fd):

@@ -1,4 +1,4 @@
-"""Results on disk until the broker has them: one SQLite file, its repair, and the limits of what waits.
+"""Results on disk until the broker has them: one SQLite file, its repair, and its limits.
 
 Sending belongs in `mqtt`. May import `system`.
 """

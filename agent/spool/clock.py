@@ -1,31 +1,31 @@
-"""How long results have waited, on a clock that does not jump when the system's does."""
+"""The age of results, on a clock that does not jump when the system clock does."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-MAX_GAP_S = 24 * 3600.0  # what a reboot counts for, at most
+MAX_GAP_S = 24 * 3600.0  # the most that a reboot adds
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """One moment, as the spool keeps it over restarts."""
+    """One moment, stored by the spool over restarts."""
 
     age_s: float = 0.0  # on the scale of `SpoolClock.now_s`
-    wall_s: float = 0.0  # of the system's clock, since 1970
+    wall_s: float = 0.0  # Unix time of the system clock
     boot_s: float = 0.0  # since the machine was booted
-    boot_id: str = ""  # of that boot; empty: there is no earlier moment
+    boot_id: str = ""  # id of that boot; empty: there is no earlier moment
 
 
 class SpoolClock:
-    """Seconds that the spool has lived through. They never run backwards.
+    """Seconds of the spool's life. They never run backwards.
 
-    The policy for a system clock that jumps, as it does when a device without a battery hears of the time:
-    within one boot the seconds since boot count, also those between two runs of the agent, and the system's clock
-    does not matter. Over a reboot nothing but the system's clock can tell the time: it is believed for as much as
-    `MAX_GAP_S`, and counts as nothing if it went backwards. So a jump ages the results by a day at most.
+    The system clock can jump, for example when a device without a clock battery gets the time from the network. Within
+    one boot, also between two runs of the agent, the spool counts seconds since boot and ignores the system clock. Over
+    a reboot only the system clock can tell the time: its difference counts for at most `MAX_GAP_S`, and for nothing if
+    it is negative. So a jump ages the results by one day at most.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SpoolClock:
 
 
 def _read_boot_id() -> str:
-    """Another text for every boot; one that fits no earlier boot where the system has none."""
+    """A different text for every boot. Without the system's boot id it matches no earlier boot."""
     try:
         return BOOT_ID.read_text().strip()
     except OSError:

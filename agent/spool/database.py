@@ -1,4 +1,4 @@
-"""The SQLite file of the spool: whose it is, whether it is sound, and one transaction after the other on it."""
+"""The SQLite file of the spool: its lock, its checks for damage, and its transactions."""
 
 import contextlib
 import fcntl
@@ -22,37 +22,37 @@ from zsad_core.errors import SpoolError
 
 logger = logging.getLogger(__name__)
 
-QUICK_CHECK_BYTES = 32_000_000  # a larger file is not read through at start; damage in it shows when it is read
-BUSY_S = 0.25  # longest wait for another program that holds the file: `accept` waits with us
-WAL_PAGES = 4_000  # a commit checkpoints by itself only in a burst that `sync` does not keep up with
-WAL_KEPT_BYTES = 4_000_000  # what the log shrinks to after such a burst
+QUICK_CHECK_BYTES = 32_000_000  # a larger file is not checked at start; its damage is found when it is read
+BUSY_S = 0.25  # longest wait for another program's lock on the file: `accept` waits for it too
+WAL_PAGES = 4_000  # a commit does a checkpoint only in a burst that is too fast for `sync`
+WAL_KEPT_BYTES = 4_000_000  # size of the log after such a burst
 RESCUE_BATCH = 1000  # entries in memory at a time while a damaged file is read
-MOST_RESCUES = 3  # starts that read one damaged file: where it takes longer than the watchdog waits, none ends it
-_RESCUE = "-rescue"  # a file of this ending beside a damaged one: not all of it has been read yet
-KEPT_ASIDE = 5  # damaged files: a disk that breaks every new one must not fill up with them
-SHRINK_PAGES = 256  # given back to the disk at a time
-SLACK_PAGES = 1024  # that stay for the results to come
+MOST_RESCUES = 3  # starts that try to read one damaged file: the watchdog may end each before it is done
+_RESCUE = "-rescue"  # suffix of a marker file beside a damaged file that is not completely read yet
+KEPT_ASIDE = 5  # damaged files kept: a bad disk that damages every new file must not fill up with them
+SHRINK_PAGES = 256  # pages returned to the disk at a time
+SLACK_PAGES = 1024  # free pages kept for new results
 
 ResultT = TypeVar("ResultT")
 
 
 class SpoolHeldError(SpoolError):
-    """Another agent has this spool."""
+    """Another agent uses this spool."""
 
 
 class SpoolFile:
-    """Opened when it is first used, and again when it failed. Any thread may call any method.
+    """Opened at first use, and again after a failure. Any thread may call any method.
 
     Raises (every method that says so):
-        SpoolError: the file cannot be used. It is as it was before the call.
+        SpoolError: the file cannot be used. It is unchanged.
     """
 
     def __init__(self, path: Path, clock: SpoolClock, *, fsync_each: bool, wal_pages: int) -> None:
         self.path = path
         self.lock = threading.RLock()
-        self.state = State()  # as committed; replaced as a whole, so that it is read without the lock
+        self.state = State()  # as committed; replaced as a whole, so it can be read without the lock
         self._measured = (path, Path(f"{path}-wal"))
-        self.bytes = 0  # of the file and its write-ahead log, likewise
+        self.bytes = 0  # size of the file and its write-ahead log; read without the lock
         self._clock = clock
         self._fsync_each = fsync_each
         self._wal_pages = wal_pages
@@ -64,7 +64,7 @@ class SpoolFile:
         self._unsynced = False
         self._clock_runs = False
         self._looked_for_rescue = False
-        self._since_s: dict[int, float] = {}  # threads that are at the disk -> since when, monotonic
+        self._since_s: dict[int, float] = {}  # threads that wait for the disk -> since when, monotonic
 
     @property
     def silent_s(self) -> float:
@@ -72,10 +72,10 @@ class SpoolFile:
         return max((time.monotonic() - since_s for since_s in list(self._since_s.values())), default=0.0)
 
     def start(self) -> None:
-        """A file that cannot be used now is tried again with every use.
+        """Opens the file. If that fails, every use tries again.
 
         Raises:
-            SpoolHeldError: another agent has it.
+            SpoolHeldError: another agent uses it.
         """
         self._in_use = True
         try:
@@ -83,7 +83,7 @@ class SpoolFile:
         except SpoolHeldError:
             self._in_use = False
             raise
-        except SpoolError:  # told by the next use
+        except SpoolError:  # the next use reports it
             pass
 
     def stop(self) -> None:
@@ -102,15 +102,15 @@ class SpoolFile:
         writes: bool = True,
         durable: bool = False,
     ) -> ResultT:
-        """`work`, in one transaction if it writes; a damaged file is set aside and `work` done on a new one.
+        """Runs `work`, in one transaction if it writes. A damaged file is set aside and `work` runs on a new one.
 
         Args:
-            done: what is being done, for the error's text.
-            work: takes the connection and the state, which it changes along with the rows.
-            durable: fsynced when this returns, where the policy is so.
+            done: past participle for the error's text, such as "read".
+            work: gets the connection and the state, and updates the state together with the rows.
+            durable: fsynced when this returns, if the fsync policy says so.
 
         Raises:
-            SpoolError: with the SQLite error as its cause where there is one.
+            SpoolError: its cause is the SQLite error, if there is one.
         """
         with self._at_the_disk(), self.lock:
             if self._db is None:
@@ -129,7 +129,7 @@ class SpoolFile:
                     return self._attempt(work, writes, durable)
             except sqlite3.Error as error:
                 if not (spool_rows.is_full(error) or spool_rows.is_busy(error)):
-                    self._close_connections()  # a file that was read-only stays so for this connection
+                    self._close_connections()  # a connection to a read-only file stays read-only
                 raise SpoolError(f"{self.path}: the spool cannot be {done}: {error}") from error
             except OSError as error:
                 self._close_connections()
@@ -138,7 +138,7 @@ class SpoolFile:
     def sync(self) -> None:
         """Makes what was committed safe against a power cut, and keeps the write-ahead log short.
 
-        A passive checkpoint over a connection of its own: commits go on meanwhile, however slow the disk.
+        Does a passive checkpoint over a separate connection: commits continue meanwhile, even on a slow disk.
 
         Raises:
             SpoolError
@@ -155,7 +155,7 @@ class SpoolFile:
             self._measure()
 
     def shrink(self, pages_wanted: int) -> None:
-        """Gives free pages back to the disk, some at a time: of a file of more than `pages_wanted`, or half empty.
+        """Returns some free pages to the disk if the file has more than `pages_wanted` pages or is half empty.
 
         Raises:
             SpoolError
@@ -197,7 +197,7 @@ class SpoolFile:
 
     @contextlib.contextmanager
     def _at_the_disk(self) -> Iterator[None]:
-        """Notes since when this thread waits for the disk, or for a thread that does."""
+        """Records since when this thread waits for the disk, or for a thread that waits for it."""
         thread_id = threading.get_ident()
         if thread_id in self._since_s:  # within another call
             yield
@@ -216,7 +216,7 @@ class SpoolFile:
         db = self._connect()
         try:
             if not self.path.stat().st_size:
-                db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # heeded only by a file without tables, but written in any
+                db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # effective only in a file without tables
             db.execute("PRAGMA journal_mode=WAL").fetchone()
             db.execute("PRAGMA synchronous=NORMAL")
             _, sound, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -228,7 +228,7 @@ class SpoolFile:
                 if found != "ok":
                     raise spool_rows.damage(found)
             state, stamp = spool_rows.read_state(db)
-            state.last_id = max(state.last_id, self.state.last_id)  # goes on behind a damaged file's
+            state.last_id = max(state.last_id, self.state.last_id)  # continues after the ids of a damaged file
             db.execute(f"PRAGMA wal_autocheckpoint={self._wal_pages}").fetchone()
             db.execute(
                 f"PRAGMA journal_size_limit={min(self._wal_pages * spool_rows.PAGE_BYTES, WAL_KEPT_BYTES)}"
@@ -239,7 +239,7 @@ class SpoolFile:
             raise
         if kept_log is not None:
             logger.error(
-                "spool %s: its write-ahead log is damaged: results written last may be lost. It is kept as %s",
+                "spool %s: its write-ahead log is damaged: the latest results may be lost. It is kept as %s",
                 self.path,
                 kept_log.name,
             )
@@ -262,8 +262,8 @@ class SpoolFile:
         except BlockingIOError as error:
             os.close(lock_fd)
             raise SpoolHeldError(
-                f"{self.path}: another agent uses this spool. Stop it, or give this one a state folder of its own, by "
-                "STATE_DIRECTORY: commanded settings and bundles lie there too."
+                f"{self.path}: another agent uses this spool. Stop it, or give this agent its own state folder with "
+                "STATE_DIRECTORY: commanded settings and bundles are there too."
             ) from error
         except OSError:
             os.close(lock_fd)
@@ -288,17 +288,17 @@ class SpoolFile:
         if not empty and not (ours and version == 1):
             if spool_rows.looks_like_a_spool(db):
                 raise spool_rows.damage(f"its header says application {application_id:#x}, format {version}")
-            raise SpoolError(f"{self.path}: a SQLite file, but no spool of this agent. Name another spool.path.")
+            raise SpoolError(f"{self.path}: a SQLite file, but not a spool of this agent. Set another spool.path.")
         spool_rows.prepare(db)
         if not empty:
-            if self.path.stat().st_size <= QUICK_CHECK_BYTES:  # a larger one reuses its pages, and does not shrink
+            if self.path.stat().st_size <= QUICK_CHECK_BYTES:  # a larger file reuses its pages and does not shrink
                 with contextlib.suppress(sqlite3.Error):
                     db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-                    db.execute("VACUUM")  # only so is the line above heeded
-            logger.info("spool %s: brought from format 1 to %d", self.path, spool_rows.FORMAT_VERSION)
+                    db.execute("VACUUM")  # makes the line above effective
+            logger.info("spool %s: upgraded from format 1 to %d", self.path, spool_rows.FORMAT_VERSION)
 
     def _copy_of_bad_log(self, wal: Path) -> Path:
-        """SQLite goes on with the sound beginning and writes over the rest, so that is kept."""
+        """Copies the log: SQLite continues with its intact beginning and overwrites the rest."""
         aside = Path(f"{self._aside()}-wal")
         try:
             shutil.copyfile(wal, aside)
@@ -308,7 +308,7 @@ class SpoolFile:
         return aside
 
     def _replace_damaged(self, damage: str) -> None:
-        """Renames the file and its log, starts a new one, and brings over the results that can still be read."""
+        """Renames the file and its log, starts a new file, and copies the results that can still be read."""
         self._close_connections()
         aside = self._aside()
         try:
@@ -319,14 +319,14 @@ class SpoolFile:
             raise SpoolError(f"{self.path}: damaged ({damage}) and cannot be set aside: {error.strerror}") from error
         logger.error("spool %s is damaged (%s): set aside as %s, a new one is started", self.path, damage, aside.name)
         before = self.state.results
-        with contextlib.suppress(OSError):  # without it a rescue that is cut short is not gone on with
+        with contextlib.suppress(OSError):  # without it an interrupted rescue is not continued
             Path(f"{aside}{_RESCUE}").touch()
         self._open()
         rescued, hindered = self._rescue(aside)
         with contextlib.suppress(OSError):
             Path(f"{aside}{_RESCUE}").unlink()
         logger.warning(
-            "spool %s: %d results were read out of the damaged file and are kept%s%s; its evidence pictures are not",
+            "spool %s: %d results were read from the damaged file and are kept%s%s; its evidence pictures are not",
             self.path,
             rescued,
             f", of {before}" if before else "",
@@ -334,7 +334,7 @@ class SpoolFile:
         )
 
     def _go_on_with_rescue(self) -> None:
-        """Of a damaged file out of which an earlier process was still reading when it ended."""
+        """Continues to read a damaged file if an earlier process ended before it was done."""
         for mark in sorted(self.path.parent.glob(f"{self.path.name}.corrupt-*{_RESCUE}")):
             aside = Path(str(mark).removesuffix(_RESCUE))
             tries = mark.stat().st_size
@@ -343,14 +343,14 @@ class SpoolFile:
                 mark.unlink()
                 continue
             with mark.open("a") as file:
-                file.write("x")  # one for each try: it may be what ends the process
+                file.write("x")  # one byte per try, written first: reading the file may end the process
             rescued, hindered = self._rescue(aside)
-            said = "spool %s: went on reading the damaged %s: %d results are there%s"
+            said = "spool %s: continued to read the damaged %s: %d results are rescued%s"
             logger.warning(said, self.path, aside.name, rescued, f"; the rest stays ({hindered})" if hindered else "")
             mark.unlink()
 
     def _rescue(self, aside: Path) -> tuple[int, str | None]:
-        """How many results were brought over, and what kept the others from it if anything did."""
+        """Copies the readable results. Returns how many, and why the others could not be copied, or None."""
         rescued = 0
         entries = spool_rows.read_what_is_left(aside)
         try:
@@ -366,7 +366,7 @@ class SpoolFile:
         state.last_id = max(state.last_id, *(entry.id for entry in entries))
 
     def _aside(self) -> Path:
-        """A name for what is damaged; of many such files the oldest go."""
+        """A new name for a damaged file. Deletes the oldest damaged files if there are too many."""
         name = f"{self.path.name}.corrupt-"
         old = sorted(
             {
@@ -389,11 +389,11 @@ class SpoolFile:
 
 
 def _release_pages(db: sqlite3.Connection, state: State) -> None:
-    for _ in range(SHRINK_PAGES):  # one by one: of a pragma without rows the sqlite3 module takes the first step only
+    for _ in range(SHRINK_PAGES):  # one by one: the sqlite3 module runs only the first step of a pragma without rows
         db.execute("PRAGMA incremental_vacuum(1)")
 
 
 def page_counts(db: sqlite3.Connection) -> tuple[int, int]:
-    """Pages of the file, and how many of them are free."""
+    """Number of pages of the file, and of free pages."""
     pages = db.execute("PRAGMA page_count").fetchone()[0]
     return pages, db.execute("PRAGMA freelist_count").fetchone()[0]

@@ -1,4 +1,4 @@
-"""What the queue has had to give up, and why: counted by cause, said when it begins and when it ends."""
+"""Results and pictures that the queue had to give up: counted by cause, logged at the begin and the end."""
 
 import logging
 import threading
@@ -12,16 +12,16 @@ class Cause(StrEnum):
     COUNT = "count"  # more than spool.max_results
     BYTES = "bytes"  # more than spool.max_bytes
     AGE = "age"  # older than spool.max_age_h
-    DISK = "disk"  # the disk takes nothing
-    REFUSED = "refused"  # larger than the broker takes
-    BROKER = "broker"  # a picture at which the broker breaks off, again and again
+    DISK = "disk"  # the disk cannot be written
+    REFUSED = "refused"  # larger than the broker accepts
+    BROKER = "broker"  # a picture at which the broker repeatedly ends the connection
 
 
 class GivenUp:
     """Counts since the start. Used from any thread."""
 
     def __init__(self, name: str) -> None:
-        """Takes the queue's name for the log."""
+        """`name` is the queue's name in the log."""
         self._name = name
         self._lock = threading.Lock()
         self._results: Counter[str] = Counter()
@@ -30,18 +30,18 @@ class GivenUp:
 
     @property
     def results(self) -> dict[str, int]:
-        """Results given up, by cause; causes without any left out."""
+        """Results given up, by cause; only causes with at least one."""
         with self._lock:
             return dict(self._results)
 
     @property
     def pictures(self) -> dict[str, int]:
-        """Evidence pictures given up, likewise."""
+        """Evidence pictures given up, by cause; only causes with at least one."""
         with self._lock:
             return dict(self._pictures)
 
     def note(self, cause: Cause, why: str, *, results: int = 0, pictures: int = 0) -> None:
-        """Counts what has just gone for `cause`; `why` is said the first time, until it is `over`."""
+        """Counts what was given up for `cause`. Logs `why` the first time, and again after `over`."""
         with self._lock:
             for what, counts, number in (
                 ("results", self._results, results),
@@ -55,7 +55,7 @@ class GivenUp:
                     logger.error("spool %s: %s: %s are given up", self._name, why, what)
 
     def over(self, cause: Cause) -> None:
-        """Nothing more goes for `cause`; said if something did."""
+        """`cause` has ended; logged if something was given up for it."""
         with self._lock:
             ended = {each for each in self._going_on if each[0] is cause}
             if not ended:

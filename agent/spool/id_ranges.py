@@ -1,10 +1,10 @@
-"""A set of ids that come nearly in order, in a few numbers however many they are."""
+"""A compact set of ids that arrive nearly in order."""
 
 from bisect import bisect_right
 
 
 class IdRanges:
-    """Holds runs of consecutive ids by their two ends."""
+    """Stores the first and last id of each run of consecutive ids."""
 
     def __init__(self) -> None:
         self._first: list[int] = []  # of each run, ascending
@@ -57,6 +57,6 @@ class IdRanges:
         self._count = 0
 
     def skip(self, entry_id: int) -> int:
-        """`entry_id`, or the end of the run that starts right behind it or holds it: nothing between is missing."""
+        """The last id of the run that contains `entry_id` or starts right after it; `entry_id` if there is none."""
         run = bisect_right(self._first, entry_id + 1) - 1
         return max(entry_id, self._last[run]) if run >= 0 else entry_id

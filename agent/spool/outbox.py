@@ -1,4 +1,4 @@
-"""The queue between accepting a result and the broker's acknowledgement. Knows no network."""
+"""The queue between accepting a result and the broker's acknowledgement. Does no network I/O."""
 
 import contextlib
 import logging
@@ -17,14 +17,14 @@ from zsad_core.errors import SpoolError
 
 logger = logging.getLogger(__name__)
 
-MAX_IN_MEMORY = 1000  # results, while the disk takes none: about 1 MB
-RETRY_S = 1.0  # between attempts on a disk that takes nothing
-UPKEEP_S = 2.0  # what a power cut can take, at most, with spool.fsync = periodic
+MAX_IN_MEMORY = 1000  # results while the disk cannot be written: about 1 MB
+RETRY_S = 1.0  # between two attempts to write to a failed disk
+UPKEEP_S = 2.0  # the most that a power cut can lose with spool.fsync = periodic
 DELETE_BATCH = 100  # acknowledged results per commit
 DELETE_AFTER_S = 0.2  # longest time that an acknowledged result stays in the spool
-BACKLOG_EVERY = 4  # of the messages sent while both lanes have some, every so-manieth is of the backlog
-SILENT_S = 5.0  # a disk that lets a call wait for so long is a stated fault
-PICTURE_TRIES = 5  # connections that may end at the same picture before it is given up
+BACKLOG_EVERY = 4  # while both lanes have messages, every 4th message is from the backlog
+SILENT_S = 5.0  # a disk call that takes longer is a stated fault
+PICTURE_TRIES = 5  # a picture is given up after so many connections ended at it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class Accepted:
 
     camera: str
     body: bytes
-    picture: tuple[str, bytes] | None = None  # the id that the message carries, and the JPEG that goes out after it
-    on_durable: Callable[[], None] | None = None  # called once it is on the disk or with the broker; if lost, never
+    picture: tuple[str, bytes] | None = None  # the message's id, and the JPEG that is sent after it
+    on_durable: Callable[[], None] | None = None  # called once the disk or the broker has it; never if it is lost
 
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    """What others may read without the lock, which is held while the disk is waited for."""
+    """State that other threads read without the lock, which is held during disk calls."""
 
     unsent: int = 0
     unsent_pictures: int = 0
@@ -49,28 +49,28 @@ class _Published:
 
 @dataclass(slots=True)
 class _Lane:
-    """A stretch of the queue, sent in order. Of `(start, end]`."""
+    """A range of the queue, `(start, end]`, sent in order."""
 
     cursor: int  # every result in the lane up to this id was taken
-    picture_cursor: int  # every picture likewise
-    end: int | None = None  # None: it goes on as results come
+    picture_cursor: int  # every picture in the lane up to this id was taken
+    end: int | None = None  # None: new results are added to this lane
 
 
 class Outbox:
     """Results and their evidence pictures, each until it is acknowledged.
 
-    Two lanes, each in the order in which results were accepted. Live is what was accepted since the present
-    connection was made (`rewind`), backlog all that was not acknowledged by then. Live goes first, so that dashboards
-    are live at once, but every `BACKLOG_EVERY`th message is of the backlog as long as there is one, so that it drains
-    however many live ones come. A picture goes after its result, one at a time.
+    There are two lanes, each in the order in which results were accepted. The live lane has the results accepted since
+    the present connection was made (`rewind`). The backlog has all earlier results that were not acknowledged. Live
+    results go first, so that dashboards are up to date at once. Every `BACKLOG_EVERY`th message is from the backlog, so
+    that it drains under any live load. A picture is sent after its result, one at a time.
 
-    The policy when the disk is full or broken: a result is never refused and never goes silently. It waits in memory
-    and is sent as usual; the fault is stated (`fault`, one log line). As soon as the disk takes results again they are
-    moved there. Of more than `max_in_memory` the oldest are given up. Pictures are given up at once: they need the
-    memory that results may need. Both are counted in `losses`.
+    When the disk is full or broken, a result is never refused and never lost silently. It waits in memory and is sent
+    as usual; the fault is stated (`fault`, one log line). When the disk works again, results are moved to it. Above
+    `max_in_memory` the oldest results are given up. Pictures are given up at once: results may need their memory. Both
+    are counted in `losses`.
 
-    `add_all` may be called by any thread, and any thread may read a property, which never waits for the disk; all else
-    is for one sending thread.
+    Any thread may call `add_all` and read a property, which never waits for the disk. All other methods are for one
+    sending thread.
     """
 
     def __init__(
@@ -83,23 +83,23 @@ class Outbox:
         self._published = _Published()
         self._arriving: dict[int, int] = {}  # threads that wait for the lock with results -> how many
         self._on_durable: dict[int, Callable[[], None]] = {}  # of results in memory
-        self._durable: list[Callable[[], None]] = []  # to be called as soon as the lock is free
-        self._memory: deque[Entry] = deque()  # newer than everything in the spool
-        self._taken: set[int] = set()  # results on their way, not acknowledged
+        self._durable: list[Callable[[], None]] = []  # called as soon as the lock is free
+        self._memory: deque[Entry] = deque()  # newer than all entries in the spool
+        self._taken: set[int] = set()  # results in flight, not acknowledged
         self._acknowledged = IdRanges()  # results not yet deleted
         self._acknowledged_pictures = IdRanges()
         self._acknowledged_at_s = 0.0  # when the oldest of these was
         self._picture_on_its_way: int | None = None
-        self._picture_tries = (0, 0)  # id of the picture at which the last connection ended, and how many did
-        self._sent_results = self._sent_pictures = 0  # while both lanes had some: whose turn it is
+        self._picture_tries = (0, 0)  # id of the picture at which the last connection ended, and how many ended there
+        self._sent_results = self._sent_pictures = 0  # messages sent while both lanes had some; selects the lane
         self._kept_up_at_s = clock_s()
-        self._faults: dict[str, tuple[str, float]] = {}  # what the disk does not do -> (why, when to try again)
+        self._faults: dict[str, tuple[str, float]] = {}  # failed disk action -> (reason, time of the next attempt)
         self.rewind()
-        self._attempt("upkeep", spool.upkeep)  # a spool that cannot be used is said before the first result
+        self._attempt("upkeep", spool.upkeep)  # reports an unusable spool before the first result
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the spool at present; None when all is well."""
+        """The present faults of the spool; None when it works."""
         faults = [self._published.fault] if self._published.fault is not None else []
         if self._spool.silent_s > SILENT_S:
             faults.append(f"{self._spool.path}: the disk has not answered for more than {SILENT_S:g} s")
@@ -107,16 +107,16 @@ class Outbox:
 
     @property
     def losses(self) -> GivenUp:
-        """What was given up since the start."""
+        """Results and pictures given up since the start."""
         return self._spool.losses
 
     @property
     def unsent(self) -> int:
-        """Results accepted, in this run or an earlier one, and not acknowledged."""
+        """Results accepted in this or an earlier run, and not acknowledged."""
         return self._published.unsent + sum(list(self._arriving.values()))
 
     def store_or_count_lost(self) -> int:
-        """Tries the disk once more, unless it hangs; how many results are not on it, which go with the process."""
+        """Tries the disk once more, unless it hangs. Returns how many results are not stored and will be lost."""
         lost: list[int] = []
         self._spool.finish(lambda: lost.append(self._keep()))
         return lost[0] if lost else self._published.in_memory + sum(list(self._arriving.values()))
@@ -135,12 +135,12 @@ class Outbox:
 
     @property
     def untidy(self) -> bool:
-        """Whether `tidy` has something left to delete."""
+        """Whether `delete_acknowledged` has something to delete."""
         return bool(self._acknowledged or self._acknowledged_pictures)
 
     @property
     def given_up(self) -> int:
-        """Results lost since the start to a limit of the spool, to a disk that took none, or refused by the broker."""
+        """Results lost since the start: at a limit of the spool, by a failed disk, or refused by the broker."""
         return sum(self.losses.results.values())
 
     @property
@@ -149,9 +149,9 @@ class Outbox:
         return self._live_after
 
     def add_all(self, results: Sequence[Accepted]) -> list[int]:
-        """Takes results in, in this order, with one commit, and returns their ids; durable now unless `fault` says so.
+        """Stores results in this order with one commit and returns their ids. Durable on return unless `fault` is set.
 
-        `on_durable` of a result is called by this thread or the sending one.
+        This thread or the sending thread calls `on_durable` of each result.
         """
         thread_id = threading.get_ident()
         self._arriving[thread_id] = len(results)
@@ -163,7 +163,7 @@ class Outbox:
                 for entry, result in zip(entries, results, strict=True)
                 if result.on_durable is not None
             }
-            self._publish()  # before the disk, which may take long
+            self._publish()  # before the disk call, which may take long
             del self._arriving[thread_id]
             pictures = [
                 AttachedImage(entry.id, entry.camera, *result.picture)
@@ -171,14 +171,14 @@ class Outbox:
                 if result.picture is not None
             ]
             if not self._move_to_disk(pictures) and pictures:
-                self.losses.note(Cause.DISK, "the disk takes nothing", pictures=len(pictures))
+                self.losses.note(Cause.DISK, "the disk cannot be written", pictures=len(pictures))
             for _ in entries:
                 if len(self._memory) > self._max_in_memory:
                     self._give_up_oldest()
             return [entry.id for entry in entries]
 
     def take(self, limit: int) -> list[Entry]:
-        """The next results to send, at most `limit`, by the lanes' turns; none twice before `rewind`."""
+        """The next results to send from both lanes, at most `limit`. Before `rewind` no result is returned twice."""
         with self._changing():
             if limit <= 0:
                 return []
@@ -196,7 +196,7 @@ class Outbox:
             return taken
 
     def take_picture(self) -> AttachedImage | None:
-        """The next picture to send whose result was taken; None while one is on its way."""
+        """The next picture to send whose result was taken; None while a picture is in flight."""
         with self._changing():
             if self._picture_on_its_way is not None or self._spool.picture_count == 0:
                 return None
@@ -209,25 +209,25 @@ class Outbox:
             return None
 
     def acknowledge(self, entry_id: int) -> None:
-        """The broker has the result; `tidy` deletes it."""
+        """The broker has the result; `delete_acknowledged` deletes it."""
         with self._changing():
             self._note_durable(entry_id)
             self._settle(entry_id)
 
     def refuse(self, entry_id: int) -> None:
-        """The broker will never take the result: it is given up, and deleted like one that has arrived."""
+        """The broker will never accept the result: it is given up, and deleted like an acknowledged one."""
         with self._changing():
-            self.losses.note(Cause.REFUSED, "the broker takes no message as large", results=1)
+            self.losses.note(Cause.REFUSED, "the message is too large for the broker", results=1)
             self._on_durable.pop(entry_id, None)
             self._settle(entry_id)
 
     def acknowledge_picture(self, picture_id: int) -> None:
-        """The broker has the picture of that result; `tidy` deletes it."""
+        """The broker has the picture of that result; `delete_acknowledged` deletes it."""
         with self._changing():
             self._settle_picture(picture_id)
 
     def return_picture(self, picture_id: int) -> None:
-        """The broker does not take the picture at present: it is the next of its lane again."""
+        """The broker does not accept the picture at present: it becomes the next of its lane again."""
         with self._lock:
             if self._picture_on_its_way == picture_id:
                 self._picture_on_its_way = None
@@ -235,13 +235,13 @@ class Outbox:
                 lane.picture_cursor = min(lane.picture_cursor, picture_id - 1)
 
     def refuse_picture(self, picture_id: int) -> None:
-        """The broker will never take the picture of that result: likewise."""
+        """The broker will never accept the picture of that result: it is given up and deleted."""
         with self._changing():
-            self.losses.note(Cause.REFUSED, "the broker takes no message as large", pictures=1)
+            self.losses.note(Cause.REFUSED, "the message is too large for the broker", pictures=1)
             self._settle_picture(picture_id)
 
     def rewind(self) -> None:
-        """A connection was made, or is gone: all that was not acknowledged is backlog, and live what comes now."""
+        """A connection was made or lost: all unacknowledged results become backlog, new results are live."""
         with self._changing():
             self._taken.clear()
             self._live_after = self._spool.last_id
@@ -252,7 +252,7 @@ class Outbox:
                 self._picture_on_its_way = None
 
     def delete_acknowledged(self, *, everything: bool = False) -> None:
-        """Deletes what was acknowledged (in batches, or all of it now), keeps up the file, retries a disk at fault."""
+        """Deletes acknowledged entries (in batches, or all now), maintains the file, and retries a failed disk."""
         now_s = self._clock_s()
         with self._changing():
             waiting = len(self._acknowledged) + len(self._acknowledged_pictures)
@@ -265,14 +265,14 @@ class Outbox:
             self._kept_up_at_s = now_s
             self._attempt("upkeep", self._spool.upkeep)
             self._attempt("sync", self._spool.sync)
-            if "read" in self._faults:  # with nothing to send no read would tell that it works again
+            if "read" in self._faults:  # without results to send, no other read would show that the disk works again
                 self._attempt("read", self._try_to_read)
             with self._lock:
                 self._publish()
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        """Holds the lock, publishes what has changed, and without the lock says which results are durable."""
+        """Holds the lock and publishes changes. Calls `on_durable` of durable results after releasing the lock."""
         with self._lock:
             try:
                 yield
@@ -295,7 +295,7 @@ class Outbox:
             self._durable.append(say)
 
     def _settle(self, entry_id: int) -> None:
-        """The result is sent no more."""
+        """The result is not sent again."""
         self._taken.discard(entry_id)
         self._note_acknowledged_at()
         self._acknowledged.add(entry_id)
@@ -310,7 +310,7 @@ class Outbox:
         self._spool.read(0, 0, 1)
 
     def _next_of(self, lane: _Lane, limit: int) -> deque[Entry]:
-        """The lane's next results, which stay untaken."""
+        """The lane's next results, without taking them."""
         end = lane.end if lane.end is not None else self._spool.last_id
         if lane.cursor >= end:
             return deque()
@@ -323,7 +323,7 @@ class Outbox:
         return deque(found[:limit])
 
     def _advance(self, taken: list[Entry]) -> None:
-        """Moves the cursors behind what was taken, but over nothing that could not be read."""
+        """Moves the cursors after the taken results, but not past results that could not be read."""
         if "read" not in self._faults:
             for entry in taken:
                 (self._live if entry.id > self._live_after else self._backlog).cursor = entry.id
@@ -342,7 +342,7 @@ class Outbox:
         return entries[:limit]
 
     def _next_picture_of(self, lane: _Lane) -> AttachedImage | None:
-        """Moves the lane's cursor over it. None also when the disk cannot be read at present."""
+        """Moves the lane's cursor past the picture. Returns None also when the disk cannot be read at present."""
         found: list[AttachedImage | None] = []
         while (after := self._acknowledged_pictures.skip(lane.picture_cursor)) < lane.cursor:
             if not self._attempt("read", partial(self._read_picture_into, found, after, lane.cursor)):
@@ -384,7 +384,7 @@ class Outbox:
             self._acknowledged_at_s = self._clock_s()
 
     def _note_break_at(self, picture_id: int) -> None:
-        """A picture at which the connection ended is given up when it always does: it would hold up everything."""
+        """Gives up a picture at which the connection ended `PICTURE_TRIES` times: it would block all messages."""
         last_id, tries = self._picture_tries
         tries = tries + 1 if picture_id == last_id else 1
         self._picture_tries = (picture_id, tries)
@@ -400,14 +400,14 @@ class Outbox:
 
     def _give_up_oldest(self) -> None:
         oldest = next((entry for entry in self._memory if self._is_fresh(entry)), None)
-        if oldest is None:  # all of them are on their way
+        if oldest is None:  # all are in flight
             return
         self._memory.remove(oldest)
         self._on_durable.pop(oldest.id, None)
-        self.losses.note(Cause.DISK, f"the disk takes none and {self._max_in_memory} wait in memory", results=1)
+        self.losses.note(Cause.DISK, f"the disk cannot be written and {self._max_in_memory} wait in memory", results=1)
 
     def _attempt(self, what: str, action: Callable[[], None]) -> bool:
-        """Whether the action was done; not when the disk fails it, or failed it less than `RETRY_S` ago."""
+        """Runs the action. False if it failed, or failed less than `RETRY_S` ago and was not tried."""
         with self._lock:
             fault = self._faults.get(what)
         if fault is not None and self._clock_s() < fault[1]:

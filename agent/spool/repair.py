@@ -1,4 +1,4 @@
-"""Looks into SQLite's write-ahead log, because SQLite passes over what is damaged in it without a word.
+"""Reads SQLite's write-ahead log, because SQLite skips its damaged parts without an error.
 
 Layout: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
@@ -14,9 +14,9 @@ _PAGE_SIZES = [1 << power for power in range(9, 17)]
 
 
 def committed_frames(wal: Path) -> int | None:
-    """Frames up to the last commit, whether their checksums hold or not; None when the log's own header is broken.
+    """Number of frames up to the last commit, with correct checksums or not; None when the log's header is damaged.
 
-    Frames of an earlier round, which SQLite overwrites one by one, have other salts and do not count.
+    Frames from before the last checkpoint, which SQLite overwrites one by one, have other salts and do not count.
 
     Raises:
         OSError: the log cannot be read.
@@ -28,7 +28,7 @@ def committed_frames(wal: Path) -> int | None:
     with file:
         header = file.read(_HEADER.size)
         if not header.strip(b"\0"):
-            return 0  # empty, or made and not yet written when the power went
+            return 0  # empty, or a power cut came before it was written
         if len(header) < _HEADER.size:
             return None
         magic, _, page_size, _, *salts, sum_1, sum_2 = _HEADER.unpack(header)
@@ -45,7 +45,7 @@ def committed_frames(wal: Path) -> int | None:
 
 
 def _checksum(content: bytes, magic: int) -> tuple[int, int]:
-    """Of whole pairs of words, whose order of bytes the magic tells."""
+    """Checksum over pairs of 32-bit words; `magic` gives their byte order."""
     words = struct.unpack(f"{'>' if magic & 1 else '<'}{len(content) // 4}I", content)
     sum_1 = sum_2 = 0
     for even, odd in zip(words[::2], words[1::2], strict=True):

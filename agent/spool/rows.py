@@ -1,4 +1,4 @@
-"""How the spool lies in its SQLite file, results and pictures with checksums, and how to read a damaged file."""
+"""The tables of the spool's SQLite file, with checksums, and how to read a damaged file."""
 
 import contextlib
 import os
@@ -13,8 +13,8 @@ from zsad_agent.spool.clock import Stamp
 APPLICATION_ID = 0x7A736164  # "zsad", in the file's header
 FORMAT_VERSION = 2
 PAGE_BYTES = 4096
-MAX_BYTES = 10**13  # a header that says more is damaged itself
-NEWER_VERSIONS = range(FORMAT_VERSION + 1, 100)  # a number beyond is damage and no version
+MAX_BYTES = 10**13  # a header that states more is damaged
+NEWER_VERSIONS = range(FORMAT_VERSION + 1, 100)  # a higher number is damage, not a version
 
 _CREATE_RESULTS = """CREATE TABLE results (
     id INTEGER PRIMARY KEY, camera TEXT NOT NULL, body BLOB NOT NULL, crc32 INTEGER NOT NULL,
@@ -25,14 +25,14 @@ _CREATE_PICTURES = """CREATE TABLE pictures (
 _CREATE_STATE = """CREATE TABLE state (
     one INTEGER PRIMARY KEY, last_id INTEGER NOT NULL, results INTEGER NOT NULL, pictures INTEGER NOT NULL,
     age_s REAL NOT NULL, wall_s REAL NOT NULL, boot_s REAL NOT NULL, boot_id TEXT NOT NULL)"""
-_RESULT = "id, CAST(camera AS BLOB), body, crc32"  # as bytes: text that is no UTF-8 would be an error of its own
+_RESULT = "id, CAST(camera AS BLOB), body, crc32"  # as bytes: text that is not UTF-8 would raise another error
 _DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _NO_LIMIT = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One result that waits. `id` counts up over the life of the spool and gives the order."""
+    """One result that waits. `id` increases over the life of the spool and gives the order."""
 
     id: int
     camera: str
@@ -51,18 +51,18 @@ class AttachedImage:
 
 @dataclass(slots=True)
 class State:
-    """What would take a walk through the whole file to find out. Kept in one row, written with every change."""
+    """Counts that would otherwise need a scan of the whole file. Stored in one row, written with every change."""
 
-    last_id: int = 0  # given to a row last
+    last_id: int = 0  # the latest row id
     results: int = 0
     pictures: int = 0
-    oldest_accepted_s: float | None = None  # of the results; in memory only, since the rows tell it
+    oldest_accepted_s: float | None = None  # of the results; only in memory, read from the rows
 
 
 def prepare(db: sqlite3.Connection) -> None:
-    """Makes the tables of an empty file, or brings those of format 1 up to this one. In one transaction.
+    """Creates the tables of an empty file, or upgrades those of format 1, in one transaction.
 
-    Results of format 1 do not know when they were accepted: their age counts from now.
+    Format 1 does not store when a result was accepted: its age counts from now.
     """
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -84,12 +84,12 @@ def prepare(db: sqlite3.Connection) -> None:
 
 
 def looks_like_a_spool(db: sqlite3.Connection) -> bool:
-    """Whether the tables are a spool's, whatever the file's header says it is."""
+    """Whether the tables are those of a spool, whatever the file's header states."""
     return {"id", "camera", "body", "crc32"} <= set(_columns(db, "results"))
 
 
 def read_state(db: sqlite3.Connection) -> tuple[State, Stamp]:
-    """Raises sqlite3.DatabaseError with `is_damage` when there is none."""
+    """Raises sqlite3.DatabaseError with `is_damage` when the row is missing."""
     row = db.execute("SELECT last_id, results, pictures, age_s, wall_s, boot_s, boot_id FROM state").fetchone()
     if row is None:
         raise damage("the state row is missing")
@@ -98,7 +98,7 @@ def read_state(db: sqlite3.Connection) -> tuple[State, Stamp]:
 
 
 def write_state(db: sqlite3.Connection, state: State, stamp: Stamp) -> None:
-    """To be called in every transaction that changes rows."""
+    """Writes the state row. Call it in every transaction that changes rows."""
     db.execute(
         "UPDATE state SET last_id = ?, results = ?, pictures = ?, age_s = ?, wall_s = ?, boot_s = ?, boot_id = ?",
         (state.last_id, state.results, state.pictures, *astuple(stamp)),
@@ -108,7 +108,7 @@ def write_state(db: sqlite3.Connection, state: State, stamp: Stamp) -> None:
 def insert(db: sqlite3.Connection, entries: Sequence[Entry], accepted_s: float) -> int:
     """Adds `entries` and returns how many rows are new.
 
-    One whose id is there already came with a commit that failed at the very end, behind which the log was whole.
+    An id can exist already: a commit can report an error at its end although the write-ahead log is complete.
     """
     rows = [(entry.id, entry.camera, entry.body, zlib.crc32(entry.body), accepted_s) for entry in entries]
     query = "INSERT OR IGNORE INTO results (id, camera, body, crc32, accepted_s) VALUES (?, ?, ?, ?, ?)"
@@ -124,7 +124,7 @@ def insert_attached_images(db: sqlite3.Connection, pictures: Sequence[AttachedIm
 
 
 def select(db: sqlite3.Connection, after_id: int, up_to_id: int, limit: int) -> list[Entry]:
-    """Raises sqlite3.DatabaseError with `is_damage` when a checksum does not hold, which SQLite itself cannot see."""
+    """Raises sqlite3.DatabaseError with `is_damage` when a checksum is wrong, which SQLite cannot detect."""
     query = f"SELECT {_RESULT} FROM results WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
     return [_checked(row) for row in db.execute(query, (after_id, up_to_id, limit))]
 
@@ -138,29 +138,29 @@ def select_attached_image(db: sqlite3.Connection, after_id: int, up_to_id: int) 
         return None
     picture_id, camera, result_id, jpeg, crc32 = row
     if not isinstance(jpeg, bytes) or zlib.crc32(jpeg) != crc32:
-        raise damage(f"the checksum of picture {picture_id} does not hold")
+        raise damage(f"the checksum of picture {picture_id} is wrong")
     return AttachedImage(picture_id, _text(camera), _text(result_id), jpeg)
 
 
 def delete(db: sqlite3.Connection, table: str, runs: Collection[tuple[int, int]]) -> int:
-    """How many rows were there to delete, of the ids in `runs` (first and last of each)."""
+    """Deletes the ids in `runs` (first and last of each). Returns how many rows were deleted."""
     return db.executemany(f"DELETE FROM {table} WHERE id BETWEEN ? AND ?", runs).rowcount if runs else 0
 
 
 def delete_up_to(db: sqlite3.Connection, table: str, up_to_id: int) -> int:
-    """How many rows were there to delete."""
+    """Returns how many rows were deleted."""
     return db.execute(f"DELETE FROM {table} WHERE id <= ?", (up_to_id,)).rowcount
 
 
 def nth_oldest(db: sqlite3.Connection, table: str, number: int) -> int | None:
-    """The id up to which the `number` oldest rows lie, or all of them if there are fewer; None without any."""
+    """The highest id among the `number` oldest rows; None if the table is empty."""
     query = f"SELECT max(id) FROM (SELECT id FROM {table} ORDER BY id LIMIT ?)"
     found: int | None = db.execute(query, (number,)).fetchone()[0]
     return found
 
 
 def expired(db: sqlite3.Connection, table: str, before_s: float, number: int) -> int | None:
-    """The id up to which rows were accepted before `before_s`, looking at the `number` oldest; None: none was."""
+    """The highest id among the `number` oldest rows that was accepted before `before_s`; None: none was."""
     query = f"""SELECT max(id) FROM (SELECT id, accepted_s FROM {table} ORDER BY id LIMIT ?)
         WHERE accepted_s < ?"""
     found: int | None = db.execute(query, (number, before_s)).fetchone()[0]
@@ -174,7 +174,7 @@ def oldest_accepted_s(db: sqlite3.Connection) -> float | None:
 
 
 def read_what_is_left(path: Path) -> Iterator[Entry]:
-    """Results of a damaged file whose checksums hold: from the front up to the damage, then from the back."""
+    """Results of a damaged file with correct checksums: from the front up to the damage, then from the back."""
     seen: set[int] = set()
     with (
         contextlib.suppress(sqlite3.Error, OSError),
@@ -194,14 +194,14 @@ def read_what_is_left(path: Path) -> Iterator[Entry]:
 
 @contextlib.contextmanager
 def _at_full_length(path: Path) -> Iterator[None]:
-    """The file at the length that its header says, meanwhile: SQLite opens none that lacks whole pages of its end."""
+    """Extends the file to the length in its header meanwhile: SQLite does not open a file with missing last pages."""
     length = path.stat().st_size
     with path.open("rb") as file:
         header = file.read(32)
     page_bytes, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
     missing = len(header) == 32 and page_bytes == PAGE_BYTES and length < pages * page_bytes
     if missing and pages * page_bytes <= MAX_BYTES:
-        os.truncate(path, pages * page_bytes)  # a hole, which takes no room
+        os.truncate(path, pages * page_bytes)  # a hole, which needs no disk space
     try:
         yield
     finally:
@@ -209,7 +209,7 @@ def _at_full_length(path: Path) -> Iterator[None]:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file itself is broken, as opposed to a full disk or a lock."""
+    """Whether the file is damaged, as opposed to a full disk or a lock."""
     return _primary_code(error) in _DAMAGE_CODES
 
 
@@ -219,12 +219,12 @@ def is_full(error: sqlite3.Error) -> bool:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Whether another program holds the file at present."""
+    """Whether another program has locked the file."""
     return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def damage(found: str) -> sqlite3.DatabaseError:
-    """The error that SQLite would raise had it seen `found`."""
+    """The error that SQLite would raise for damage that it does not detect itself."""
     error = sqlite3.DatabaseError(found)
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
@@ -245,7 +245,7 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
 def _checked(row: tuple[int, bytes, bytes, int]) -> Entry:
     entry_id, camera, body, crc32 = row
     if not isinstance(body, bytes) or zlib.crc32(body) != crc32:
-        raise damage(f"the checksum of result {entry_id} does not hold")
+        raise damage(f"the checksum of result {entry_id} is wrong")
     return Entry(entry_id, _text(camera), body)
 
 
@@ -253,4 +253,4 @@ def _text(stored: bytes) -> str:
     try:
         return stored.decode()
     except (UnicodeDecodeError, AttributeError) as error:
-        raise damage("a name is no text") from error
+        raise damage("a name is not valid text") from error

@@ -18,13 +18,13 @@ from zsad_agent.spool.given_up import Cause, GivenUp
 from zsad_agent.spool.rows import PAGE_BYTES, AttachedImage, Entry, State
 from zsad_core.errors import SpoolError
 
-THIS_RUN = 1 << 40  # ids of this run of the agent are above it, those of earlier runs below
-ROW_BYTES = 64  # of a row beside its body, at most
+THIS_RUN = 1 << 40  # ids of this run of the agent are above it, ids of earlier runs below
+ROW_BYTES = 64  # size of a row without its body, at most
 LEAST_WAL_PAGES = 4
-LOW_DISK_BYTES = 4_000_000  # the log may need as much for results
-HUNG_S = 0.9  # a stop, which has 2 s in all, waits no longer for a call to the disk
-LOOK_S = 0.02  # between two looks at whether a call has ended
-EXPIRY_BATCH = 1000  # rows looked at in one go
+LOW_DISK_BYTES = 4_000_000  # the write-ahead log may need as much for results
+HUNG_S = 0.9  # longest wait for a disk call during a stop, which has 2 s in all
+LOOK_S = 0.02  # between two checks whether a call has ended
+EXPIRY_BATCH = 1000  # rows checked at a time
 EXPIRY_BATCHES = 10
 
 _Dropped = list[tuple[Cause, int, int]]  # cause, results, pictures
@@ -33,26 +33,25 @@ _Dropped = list[tuple[Cause, int, int]]  # cause, results, pictures
 class Spool:
     """A queue in a SQLite file, for one agent at a time. Any thread may call any method.
 
-    A property waits neither for the disk nor for a thread that does: what it tells is of the latest commit.
+    A property never waits for the disk or for another thread: it gives the state of the latest commit.
 
-    What a failure can take: a killed process nothing, since `append` returns after the commit has reached the kernel.
-    A power cut nothing either with `fsync="each"`: `append` returns after an fsync. With `"periodic"` what was
-    appended since the last `sync` (every 2 s), so that a slow disk does not hold up the line. The file stays
-    consistent in either case.
+    What a failure can lose. A killed process loses nothing, because `append` returns after the commit has reached the
+    kernel. A power cut loses nothing with `fsync="each"`: `append` returns after an fsync. With `"periodic"` it loses
+    what was appended since the last `sync` (every 2 s), and a slow disk does not delay the line. The file stays
+    consistent in both cases.
 
-    What is given up at a limit: the oldest, pictures before results, counted by cause in `losses`. More than
-    `max_results`: results with their pictures. More than `max_bytes` of file and write-ahead log: pictures, then
-    results. Older than `max_age_h`, on a clock that does not jump (`SpoolClock`): both. A disk that is nearly full:
-    pictures.
+    What is given up at a limit: the oldest entries, pictures before results, counted by cause in `losses`. Above
+    `max_results`: results with their pictures. Above `max_bytes` of file and write-ahead log: pictures, then results.
+    Older than `max_age_h`, on a clock that does not jump (`SpoolClock`): both. On a nearly full disk: pictures.
 
-    Entries that were acknowledged and not yet deleted when the process died are sent once more, with the same ids.
-    Ids of entries differ from run to run (`THIS_RUN`); their order does not. So an agent can start, and number its
-    results, before it has seen the file.
+    Entries that were acknowledged but not deleted when the process died are sent again with the same ids.
+    Ids of entries differ from run to run (`THIS_RUN`); their order does not. So an agent can start and number its
+    results before it has opened the file.
 
     Raises (every method):
-        SpoolError: the file cannot be used: it is no spool or of a newer agent, the disk is full or gives errors. The
-            queue is as it was before the call. `with` raises it only when another agent has the file: any other
-            fault may pass, and opening is tried again with every call.
+        SpoolError: the file cannot be used: it is not a spool or was written by a newer agent, the disk is full or
+            gives errors. The queue is unchanged. `with` raises it only when another agent uses the file: other faults
+            may be temporary, so every call tries to open the file again.
     """
 
     def __init__(
@@ -74,10 +73,10 @@ class Spool:
         self._clock = clock or SpoolClock()
         self._disk_free = disk_free
         wal_pages = max(LEAST_WAL_PAGES, min(WAL_PAGES, max_bytes // PAGE_BYTES // 8))
-        self._max_pages = max_bytes // PAGE_BYTES - 2 * wal_pages  # the log may be twice as long for a moment
+        self._max_pages = max_bytes // PAGE_BYTES - 2 * wal_pages  # the log may briefly be twice as long
         self._file = SpoolFile(path, self._clock, fsync_each=fsync == "each", wal_pages=wal_pages)
         self._given_out = 0
-        self._before: int | None = None  # the last row's id of earlier runs, once the file was open
+        self._before: int | None = None  # the last row id of earlier runs, set when the file is first opened
 
     def __enter__(self) -> Self:
         self._file.start()
@@ -86,7 +85,7 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Syncs and closes the file. Where the disk hangs both are left to the end of the process."""
+        """Syncs and closes the file. If the disk hangs, the end of the process closes it."""
         self.finish(self._close)
 
     def _close(self) -> None:
@@ -95,7 +94,7 @@ class Spool:
         self._file.stop()
 
     def finish(self, action: Callable[[], None]) -> bool:
-        """Does what may wait for the disk, in a thread of its own. False: the disk hangs, and it is left behind."""
+        """Runs `action`, which may wait for the disk, in its own thread. False: the disk hangs, it is still running."""
         thread = threading.Thread(target=action, name="zsad-spool-end", daemon=True)
         thread.start()
         thread.join(LOOK_S)
@@ -105,7 +104,7 @@ class Spool:
 
     @property
     def hangs(self) -> bool:
-        """Whether a stop should no longer wait for the disk."""
+        """Whether the disk has hung for so long that a stop should not wait for it."""
         return self.silent_s > HUNG_S
 
     @property
@@ -125,7 +124,7 @@ class Spool:
 
     @property
     def bytes(self) -> int:
-        """Of the file and its write-ahead log, as they lie on the disk."""
+        """Size of the file and its write-ahead log on disk."""
         return self._file.bytes
 
     @property
@@ -136,7 +135,7 @@ class Spool:
 
     @property
     def last_id(self) -> int:
-        """The id given out last; `THIS_RUN` before the first."""
+        """The latest id that was assigned; `THIS_RUN` before the first."""
         return THIS_RUN + self._given_out
 
     def new_id(self) -> int:
@@ -145,9 +144,9 @@ class Spool:
             return self.last_id
 
     def append(self, entries: Sequence[Entry], pictures: Sequence[AttachedImage] = ()) -> None:
-        """Stores all of it or none; it is committed when this returns. What is above a limit goes in the same commit.
+        """Stores all or nothing, committed when this returns. Entries above a limit are deleted in the same commit.
 
-        Pictures for which there is no room are given up, and the results stored.
+        If there is no room for the pictures, they are given up and the results are stored.
         """
 
         def work(db: sqlite3.Connection, state: State) -> _Dropped:
@@ -186,7 +185,7 @@ class Spool:
         return self._file.run("read", work, writes=False)
 
     def delete(self, results: Collection[tuple[int, int]], pictures: Collection[tuple[int, int]] = ()) -> None:
-        """Forgets runs of ids, first and last of each; ids that are not there are passed over. One commit for all."""
+        """Deletes runs of ids (first, last) in one commit. Ids that do not exist are ignored."""
 
         def work(db: sqlite3.Connection, state: State) -> None:
             rows = [
@@ -205,7 +204,7 @@ class Spool:
         self._file.sync()
 
     def upkeep(self) -> None:
-        """Gives up what is too old, and gives the disk back what is no longer needed."""
+        """Gives up entries that are too old, and returns unused space to the disk."""
         with self._file.lock:
             for _ in range(EXPIRY_BATCHES):
                 too_old = self._file.run("read", partial(self._older_than, self._max_age_s), writes=False)
@@ -218,9 +217,9 @@ class Spool:
     def _yield_to_results(
         self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[AttachedImage]
     ) -> _Dropped:
-        """On a disk that is nearly full no picture is stored, and stored ones make room for the new results.
+        """On a nearly full disk no picture is stored, and stored ones are deleted to make room for results.
 
-        Nearly, because a delete needs a little of the disk itself.
+        This begins before the disk is full, because a delete needs some space itself.
         """
         if not (kept or state.pictures) or self._disk_free(self.path.parent) >= LOW_DISK_BYTES:
             return []
@@ -231,7 +230,7 @@ class Spool:
         return [(Cause.DISK, 0, gone + offered)]
 
     def _make_room(self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[AttachedImage]) -> _Dropped:
-        """Deletes what `max_bytes` leaves no room for. Of `kept`, the pictures to be stored, takes out what is not."""
+        """Deletes what exceeds `max_bytes`. Removes from `kept`, the pictures to store, those without room."""
         pictures_before, offered = state.pictures, len(kept)
         while kept or state.pictures:
             missing = self._missing_pages(db, new, kept)
@@ -239,10 +238,10 @@ class Spool:
                 break
             if _drop_pictures(db, state, missing):
                 continue
-            if not kept:  # nothing lies there, whatever the count says
+            if not kept:  # the table is empty, whatever the count says
                 break
             kept.pop(0)
-        results = 0  # their pictures are gone by now
+        results = 0  # their pictures were deleted before
         while state.results and self._missing_pages(db, new, kept) > 0:
             dropped = _drop_results(db, state, max(1, min(64, state.results // 50)))[0]
             if not dropped:  # likewise
@@ -255,7 +254,7 @@ class Spool:
         return pages - free + _pages(new) + sum(_picture_pages(each) for each in kept) - self._max_pages
 
     def _older_than(self, age_s: float, db: sqlite3.Connection, state: State) -> tuple[int | None, int | None]:
-        """The ids up to which results, and pictures, are older; None: none is."""
+        """The ids up to which results and pictures are older than `age_s`; None: none is."""
         before_s = self._clock.now_s() - age_s
         return (
             spool_rows.expired(db, "results", before_s, EXPIRY_BATCH),
@@ -264,11 +263,11 @@ class Spool:
 
     @property
     def disk_is_low(self) -> bool:
-        """Whether pictures are given up for the room that results may need, or would soon be again."""
+        """Whether pictures are given up to leave room for results, or soon would be."""
         return self._disk_free(self.path.parent) < 2 * LOW_DISK_BYTES
 
     def _note(self, dropped: _Dropped) -> None:
-        """Counts and says what went, after the commit."""
+        """Counts and logs what was deleted, after the commit."""
         why = {
             Cause.COUNT: f"it is full (spool.max_results = {self._max_results})",
             Cause.BYTES: f"it is full (spool.max_bytes = {self._max_bytes})",
@@ -279,7 +278,7 @@ class Spool:
             self.losses.note(cause, why[cause], results=results, pictures=pictures)
 
     def _note_room(self) -> None:
-        """Says when a limit is left behind, by so much that it is not reached again at once."""
+        """Logs when the spool is well below a limit again."""
         if self.losses.is_going_on(Cause.COUNT) and self.count <= self._max_results * 0.9:
             self.losses.over(Cause.COUNT)
         if self.losses.is_going_on(Cause.BYTES):
@@ -294,7 +293,7 @@ class Spool:
                     self.losses.over(Cause.AGE)
 
     def _row(self, entry_id: int, state: State) -> int:
-        """The row's id, which holds over all runs."""
+        """The row's id, which is unique over all runs."""
         if self._before is None:
             self._before = state.last_id
         return entry_id if entry_id < THIS_RUN else entry_id - THIS_RUN + self._before
@@ -305,7 +304,7 @@ class Spool:
 
 
 def _drop_results(db: sqlite3.Connection, state: State, number: int) -> tuple[int, int]:
-    """The oldest `number` results go, and the pictures up to the last of them. How many went of both."""
+    """Deletes the oldest `number` results and the pictures up to the last of them. Returns both counts."""
     up_to = spool_rows.nth_oldest(db, "results", number)
     if up_to is None:
         return 0, 0
@@ -317,7 +316,7 @@ def _drop_results(db: sqlite3.Connection, state: State, number: int) -> tuple[in
 
 
 def _drop_pictures(db: sqlite3.Connection, state: State, pages: int) -> int:
-    """The oldest pictures go until that many pages are free. How many went."""
+    """Deletes the oldest pictures until so many pages are free. Returns how many."""
     gone, aim = 0, page_counts(db)[1] + pages
     while page_counts(db)[1] < aim and (oldest := spool_rows.nth_oldest(db, "pictures", 1)) is not None:
         gone += spool_rows.delete_up_to(db, "pictures", oldest)
@@ -334,7 +333,7 @@ def _expire(up_to: tuple[int | None, int | None], db: sqlite3.Connection, state:
 
 
 def _pages(entries: Sequence[Entry]) -> int:
-    """What the entries take, at most: a row that does not fit into the page that is being filled begins a new one."""
+    """The most pages that the entries need: a row that does not fit into the current page starts a new one."""
     return 2 + sum(len(entry.body) + ROW_BYTES for entry in entries) * 2 // PAGE_BYTES if entries else 0
 
 

@@ -16,4 +16,4 @@ def test_half_a_picture_is_not_ok(scene: Scene) -> None:  # noqa: F811
     assert verdicts[-1][1] == "unknown"
     assert all(verdict == "unknown" for since_s, verdict in verdicts if since_s > 0.3)
     statuses = [arrival.payload for arrival in scene.witness.arrivals if arrival.topic.endswith("/cam0/status")]
-    assert any(b"pictures came damaged" in status and b"the JPEG is truncated" in status for status in statuses)
+    assert any(b"pictures are damaged" in status and b"the JPEG is truncated" in status for status in statuses)

@@ -257,11 +257,11 @@ def test_many_damaged_pictures_are_stated_until_the_latest_are_all_whole(caplog:
     items = [bench.get() for _ in range(50)]
     assert sum(isinstance(item, Fault) for item in items) == 5
     assert bench.states[:3] == ["ok", "degraded", "ok"]
-    assert bench.said[1]["reason"] == "3 or more of 25 pictures came damaged: cut"
+    assert bench.said[1]["reason"] == "3 or more of 25 pictures are damaged: cut"
     told = [record.getMessage() for record in caplog.records]
     assert [text for text in told if "damaged" in text or "whole" in text] == [
-        "3 or more of 25 pictures came damaged: cut",
-        "back: the pictures of fake come whole",
+        "3 or more of 25 pictures are damaged: cut",
+        "back: the pictures of fake are no longer damaged",
     ]
     bench.end()
 

@@ -117,7 +117,7 @@ def test_section_with_nothing_below_it_is_one_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", [default_state_dir, default_cache_dir])
-def test_user_without_a_home_is_told_which_variable_to_set(
+def test_error_for_a_user_without_a_home_names_the_variable_to_set(
     folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("STATE_DIRECTORY", "CACHE_DIRECTORY", "HOME"):

@@ -207,7 +207,7 @@ def test_sets_that_cannot_be_deleted_hold_up_no_others(
     pruner.make_room(100_000)
     assert (pruner.bytes, pruner.pruned) == (900_000, 2)
     assert [name[:1] for name in files(tmp_path)] == ["a"] * 5 + ["b"] * 3
-    assert caplog.text.count("cannot be deleted, and counts no more") == 1
+    assert caplog.text.count("cannot be deleted and is no longer counted") == 1
 
 
 def test_only_our_files_are_counted_and_deleted_and_no_link_is_followed(tmp_path: Path) -> None:

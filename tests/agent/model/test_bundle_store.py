@@ -144,7 +144,7 @@ def test_after_a_fallback_the_one_before_is_what_really_ran(device: Device) -> N
     assert device.stored() == {first.sha256, third.sha256}
 
 
-def test_where_nothing_can_be_used_the_configs_fault_is_told(device: Device) -> None:
+def test_if_no_bundle_can_be_used_the_fault_of_the_configs_bundle_is_raised(device: Device) -> None:
     device.switch_to(1)
     with pytest.raises(DeviceError, match="no such device"):
         device.store.start(fail_for("0", "1"))

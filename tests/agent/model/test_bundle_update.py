@@ -150,9 +150,9 @@ def test_without_any_stored_frame_nothing_is_switched(line: Line) -> None:
 @pytest.mark.parametrize(
     ("new", "said"),
     [
-        ({"score": float("nan")}, "out of [0, 1] or no number"),
-        ({"score": float("inf")}, "out of [0, 1] or no number"),
-        ({"score": -0.5}, "out of [0, 1] or no number"),
+        ({"score": float("nan")}, "out of [0, 1] or not a number"),
+        ({"score": float("inf")}, "out of [0, 1] or not a number"),
+        ({"score": -0.5}, "out of [0, 1] or not a number"),
         ({"error": DeviceError("the model answered no valid anomaly_map")}, "no answer to a stored frame of cam0"),
         ({"error": RuntimeError("engine\nfire")}, "RuntimeError: engine fire"),
         ({"seconds": 0.031}, "takes 31.0 ms for a frame where"),
@@ -222,7 +222,7 @@ def test_no_update_during_a_probation(line: Line) -> None:
     line.updater.update("v1")
     outcome = line.updater.update("v2")
     assert (outcome.state, line.inspects()) == (UpdateState.REFUSED, "1")
-    assert "still on its probation" in outcome.text
+    assert "still on probation" in outcome.text
     line.frames(20)
     line.updater.settle()
     assert line.after_restart() == "1"

@@ -312,7 +312,7 @@ def test_agent_that_returns_before_its_old_connection_ends_is_online(mosquitto: 
             assert listener.payloads("zsad/line3/available") == [b"offline", b"online"]
 
 
-def test_camera_status_is_retained_and_told_again_to_a_broker_that_forgot(
+def test_camera_status_is_retained_and_sent_again_to_a_broker_that_lost_it(
     mosquitto: BrokerFactory, tmp_path: Path
 ) -> None:
     broker = mosquitto()
@@ -473,7 +473,7 @@ def test_evidence_reaches_a_broker_that_takes_one_message_at_a_time(mosquitto: B
         assert (publisher.stats.evidence_unsent, publisher.stats.evidence_acknowledged) == (0, 3)
 
 
-def test_picture_too_large_for_the_broker_is_given_up_and_holds_up_no_result(
+def test_picture_too_large_for_the_broker_is_given_up_and_delays_no_result(
     mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = mosquitto(extra="max_packet_size 20000")
@@ -488,7 +488,7 @@ def test_picture_too_large_for_the_broker_is_given_up_and_holds_up_no_result(
         listener.wait_for(lambda: len(set(seqs(listener.results()))) == 20)
         arrived = {payload for topic, payload in listener.messages if is_evidence(topic)}
         assert arrived == {jpeg_of(number) for number in range(1, 20)}
-    assert caplog.text.count("the broker takes no message as large: evidence pictures are given up") == 1
+    assert caplog.text.count("the message is too large for the broker: evidence pictures are given up") == 1
 
 
 def test_live_results_arrive_while_a_long_backlog_is_replayed(mosquitto: BrokerFactory, tmp_path: Path) -> None:
@@ -556,7 +556,7 @@ def test_neither_state_nor_counts_nor_the_stop_wait_for_a_commit_that_hangs(tmp_
     acceptor.join(5)
 
 
-def test_pictures_that_are_lost_are_told_apart_from_results(tmp_path: Path) -> None:
+def test_lost_pictures_are_counted_separately_from_results(tmp_path: Path) -> None:
     with publishing(
         "mqtt://127.0.0.1:1", tmp_path, pictures="all", spool_settings={"disk_free": lambda _: 0}
     ) as publisher:

@@ -184,7 +184,7 @@ def test_pictures_above_the_limit_that_the_broker_states_are_left_out_and_said_o
         assert (stats.acknowledged, stats.given_up) == (5, 1)
         assert [len(payload) for topic, payload in broker.asked if topic.endswith(("heatmap", "image"))] == [10_000]
     assert caplog.text.count("are left out") == 1
-    assert "result line3-b1-4 is given up: the broker takes no message as large" in caplog.text
+    assert "result line3-b1-4 is given up: the message is too large for the broker" in caplog.text
 
 
 def test_pictures_that_an_mqtt_3_broker_hangs_up_on_are_left_out_after_two(
@@ -351,7 +351,7 @@ def test_retained_payloads_and_pictures_go_below_the_devices_topic(tmp_path: Pat
         assert not publisher.send_picture("cam0/image", b"jpeg")
 
 
-def test_no_more_messages_are_on_their_way_than_the_broker_wants(tmp_path: Path) -> None:
+def test_messages_in_flight_never_exceed_the_receive_maximum(tmp_path: Path) -> None:
     receive_maximum = b"\x21\x00\x03"
     with (
         ScriptedBroker(
@@ -397,7 +397,7 @@ def test_statuses_and_the_goodbye_count_among_the_messages_that_the_broker_lets_
     assert most <= receive_maximum
 
 
-def test_status_that_the_broker_refuses_is_sent_again_with_a_growing_pause_until_it_takes_it(tmp_path: Path) -> None:
+def test_refused_status_is_sent_again_with_back_off_until_it_is_accepted(tmp_path: Path) -> None:
     topic = f"{BASE}/cam0/threshold/state"
     asked_s: list[float] = []
 

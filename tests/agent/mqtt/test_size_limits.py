@@ -114,7 +114,7 @@ def test_result_that_the_broker_calls_too_large_is_given_up_at_once_if_it_was_al
     assert limits.cut({1: LARGE}, answered=True, said_too_large=True) == 1
 
 
-def test_care_for_a_result_that_never_comes_again_ends_after_an_hour(clock: Clock) -> None:
+def test_careful_mode_for_a_result_that_never_comes_again_ends_after_an_hour(clock: Clock) -> None:
     """It may have gone for a limit of the spool; those after it are small and prove nothing."""
     limits = SizeLimits(clock_s=clock)
     limits.connected(None)

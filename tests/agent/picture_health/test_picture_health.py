@@ -201,7 +201,7 @@ def test_frames_between_two_comparisons_do_not_confirm_anything(reference: Refer
 
 def test_picture_of_another_size_than_the_reference_is_refused(reference: Reference) -> None:
     reason = PictureHealth(HealthConfig(), reference).judge(noise_at(90), 0.0)
-    assert reason == "the picture is 64x48, health.reference was made of 640x360: make it again"
+    assert reason == "the picture is 64x48, health.reference was made from 640x360: make it again"
 
 
 def test_picture_of_another_size_than_the_first_is_refused_where_a_region_is_set_in_pixels() -> None:
@@ -340,7 +340,7 @@ def test_reference_with_wrong_arrays_is_a_config_error(
         load_reference(tmp_path / "bad.npz")
 
 
-def test_judging_takes_little_of_a_frame_s_time(reference: Reference) -> None:
+def test_health_check_needs_a_small_share_of_the_frame_time(reference: Reference) -> None:
     random = np.random.default_rng(1)
     frames = [random.integers(0, 255, (720, 1280, 3), np.uint8) for _ in range(3)]
     health = PictureHealth(HealthConfig(), None)

@@ -136,7 +136,7 @@ def test_bad_picture_costs_only_itself(scripted: Scripted) -> None:
         ("1 crash", "scripted camera: the camera process died of SIGSEGV"),
     ],
 )
-def test_failure_is_told_without_secrets_and_the_next_opening_works(scripted: Scripted, script: str, said: str) -> None:
+def test_failure_message_has_no_secrets_and_the_next_opening_works(scripted: Scripted, script: str, said: str) -> None:
     source = scripted(script, "1 wait:60")
     with pytest.raises(SourceError, match=said) as caught, source:
         while True:
@@ -358,7 +358,7 @@ def test_damaged_pictures_of_a_stream_are_said_and_those_behind_them_read() -> N
             source.read()
             server.garbage_frames(5)
             server.grey = 200
-            with pytest.raises(ImageError, match="what came is no JPEG"):
+            with pytest.raises(ImageError, match="the data is not a JPEG"):
                 read_until(source, lambda frame: frame.mean() > 150)
             for _ in range(5):
                 with contextlib.suppress(ImageError):
@@ -373,7 +373,7 @@ def test_stream_of_garbage_alone_is_lost() -> None:
     with MjpegServer() as server, stream(server) as source:
         source.read()
         server.garbage_frames(100_000)
-        with pytest.raises(SourceError, match="what came is no JPEG, as the 24 before it"):
+        with pytest.raises(SourceError, match="the data is not a JPEG, like the 24 frames before it"):
             for _ in range(1000):
                 with contextlib.suppress(ImageError):
                     source.read()

@@ -149,7 +149,7 @@ def test_picture_that_never_decodes_is_an_error_after_the_grace_time_and_set_asi
     assert drop.look() is None
 
 
-def test_bad_picture_holds_up_no_good_one(drop: Drop) -> None:
+def test_bad_picture_does_not_delay_good_ones(drop: Drop) -> None:
     (drop.folder / "a.jpg").write_bytes(b"")
     drop.put("b.png", 30)
     drop.look()
@@ -246,7 +246,7 @@ def test_folder_that_may_only_be_read_names_the_unit_s_setting(drop: Drop, monke
         drop.receipt()
 
 
-def test_link_that_leads_nowhere_holds_up_no_picture(drop: Drop) -> None:
+def test_broken_link_does_not_delay_pictures(drop: Drop) -> None:
     (drop.folder / "circle.png").symlink_to("circle.png")
     (drop.folder / "gone.png").symlink_to("nowhere.png")
     drop.put("b.png", 20)
@@ -421,7 +421,7 @@ def test_move_that_fails_is_a_stated_fault_until_it_works_again(
     assert names(tmp_path / "inspected") == ["10.png", "20.png", "30.png"]
 
 
-def test_picture_that_alone_cannot_be_moved_holds_up_no_other(tmp_path: Path, watch: Callable[..., Watched]) -> None:
+def test_picture_that_cannot_be_moved_does_not_delay_others(tmp_path: Path, watch: Callable[..., Watched]) -> None:
     (tmp_path / "unreadable").write_text("in the way")
     (tmp_path / "bad.png").write_bytes(b"no picture")
     os.utime(tmp_path / "bad.png", (1, 1))
@@ -562,7 +562,7 @@ def test_picture_that_is_read_too_slowly_is_inspected_when_it_has_come(
     assert isinstance(item, Frame) and level(item.image_bgr) == 30
 
 
-def test_folder_that_hangs_holds_up_no_end(
+def test_folder_that_hangs_does_not_delay_the_stop(
     tmp_path: Path, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = watch(stale_after_s=0.3)

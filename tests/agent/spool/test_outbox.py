@@ -84,7 +84,7 @@ def test_empty_outbox_has_nothing_to_take(outbox: Outbox, limit: int) -> None:
     assert (outbox.unsent, outbox.fault, outbox.untidy) == (0, None, False)
 
 
-def test_full_window_takes_nothing_and_skips_nothing(outbox: Outbox) -> None:
+def test_full_window_sends_nothing_and_skips_nothing(outbox: Outbox) -> None:
     add(outbox, "a", "b")
     assert take(outbox, 0) == []
     assert take(outbox, 1) == ["a"]
@@ -123,7 +123,7 @@ def test_results_that_come_together_are_committed_at_once_and_go_out_in_order(
     assert take(outbox) == ["a", "b", "c", "d"]
 
 
-def test_results_that_come_together_wait_in_memory_while_the_disk_takes_none(
+def test_results_added_together_wait_in_memory_while_the_disk_fails(
     outbox: Outbox, disk: FailingDisk, clock: Clock
 ) -> None:
     disk.failing = {"append"}
@@ -175,7 +175,7 @@ def test_results_wait_in_memory_while_the_disk_is_full_and_are_sent_in_order(
     assert len(caplog.records) == 1
 
 
-def test_results_in_memory_move_to_disk_when_it_takes_them_again(
+def test_results_in_memory_move_to_disk_when_it_works_again(
     outbox: Outbox, disk: FailingDisk, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.failing = {"append"}
@@ -218,7 +218,7 @@ def test_oldest_is_given_up_and_counted_when_memory_is_full_too(
     assert take(outbox) == list("cdefg")
 
 
-def test_spool_that_cannot_be_read_holds_up_no_result_in_memory_and_loses_none(
+def test_unreadable_spool_neither_delays_results_in_memory_nor_loses_one(
     outbox: Outbox, disk: FailingDisk, clock: Clock
 ) -> None:
     add(outbox, "a")
@@ -258,7 +258,7 @@ def test_disk_that_fails_one_thing_and_does_another_says_so_once(
     assert len(caplog.records) == 1
 
 
-def test_backlog_of_an_earlier_run_is_told_from_live_results_which_go_first(tmp_path: Path) -> None:
+def test_live_results_go_before_the_backlog_of_an_earlier_run(tmp_path: Path) -> None:
     path = tmp_path / "spool.sqlite3"
     with Spool(path, max_results=10) as spool:
         add(Outbox(spool), "a", "b")
@@ -397,7 +397,7 @@ def test_picture_at_which_the_connection_always_ends_is_given_up(
     assert "is it too large for the broker" in caplog.text
 
 
-def test_disk_that_takes_nothing_costs_pictures_and_no_result(
+def test_failed_disk_loses_pictures_but_no_result(
     outbox: Outbox, disk: FailingDisk, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.failing = {"append"}
@@ -539,7 +539,7 @@ def add_noted(outbox: Outbox, told: list[str], *bodies: str) -> list[int]:
     )
 
 
-def test_result_is_told_durable_once_it_is_on_the_disk_and_only_once(outbox: Outbox) -> None:
+def test_on_durable_is_called_exactly_once_when_the_result_is_on_disk(outbox: Outbox) -> None:
     told: list[str] = []
     ids = add_noted(outbox, told, "a", "b")
     assert told == ["a", "b"]
@@ -549,7 +549,7 @@ def test_result_is_told_durable_once_it_is_on_the_disk_and_only_once(outbox: Out
     assert told == ["a", "b"]
 
 
-def test_result_that_is_given_up_from_memory_is_never_told_durable(
+def test_on_durable_is_not_called_for_a_result_given_up_from_memory(
     outbox: Outbox, disk: FailingDisk, clock: Clock
 ) -> None:
     told: list[str] = []
@@ -564,7 +564,7 @@ def test_result_that_is_given_up_from_memory_is_never_told_durable(
     assert disk.count == 5
 
 
-def test_result_in_memory_is_told_durable_when_the_broker_has_it_and_not_when_it_refuses_it(
+def test_on_durable_of_a_result_in_memory_is_called_when_the_broker_has_it_not_when_it_refuses_it(
     outbox: Outbox, disk: FailingDisk, clock: Clock
 ) -> None:
     told: list[str] = []
@@ -581,7 +581,7 @@ def test_result_in_memory_is_told_durable_when_the_broker_has_it_and_not_when_it
     assert told == ["a", "c"]
 
 
-def test_who_is_told_may_take_long_and_holds_up_nobody(outbox: Outbox) -> None:
+def test_slow_on_durable_does_not_block_other_threads(outbox: Outbox) -> None:
     told, go_on = threading.Event(), threading.Event()
 
     def wait() -> None:

@@ -87,7 +87,7 @@ def test_appends_of_many_threads_are_all_kept_and_counted(path: Path) -> None:
         assert spool.count == len(bodies(spool)) == 200
 
 
-def test_second_agent_on_the_same_spool_is_refused_and_told_why(path: Path) -> None:
+def test_second_agent_on_the_same_spool_is_refused_with_the_reason(path: Path) -> None:
     with Spool(path, max_results=10) as spool:
         put(spool, "a")
         with pytest.raises(SpoolError, match="another agent uses this spool"), Spool(path, max_results=10):
@@ -121,7 +121,7 @@ def test_another_programs_database_is_refused_and_left_alone(path: Path) -> None
     path.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE theirs (x)")
-    with Spool(path, max_results=1) as spool, pytest.raises(SpoolError, match="no spool of this agent"):
+    with Spool(path, max_results=1) as spool, pytest.raises(SpoolError, match="not a spool of this agent"):
         put(spool, "a")
     assert [file.name for file in path.parent.iterdir() if ".corrupt" in file.name] == []
 
@@ -198,7 +198,7 @@ def test_damaged_file_is_set_aside_and_what_can_be_read_is_kept(
     aside = [file for file in path.parent.iterdir() if ".corrupt-" in file.name and file.name[-1].isdigit()]
     assert [file.read_bytes() for file in aside] == [damaged]
     assert aside[0].name in caplog.text
-    assert f"{len(rescued)} results were read out of the damaged file" in caplog.text
+    assert f"{len(rescued)} results were read from the damaged file" in caplog.text
 
 
 def open_and_die(path: Path, results: int) -> None:
@@ -229,7 +229,7 @@ def test_rescue_that_was_cut_short_goes_on_at_the_next_start(path: Path, caplog:
     for _ in range(2):
         with Spool(path, max_results=10_000) as spool:
             assert 4900 < len(bodies(spool)) == spool.count < 5000
-    assert caplog.text.count("went on reading the damaged") == 1
+    assert caplog.text.count("continued to read the damaged") == 1
     assert not [file for file in corrupt_files(path) if file.name.endswith("-rescue")]
 
 
@@ -415,7 +415,7 @@ def test_pictures_come_back_with_their_results_after_reopening_and_are_deleted_a
         assert (pictures(spool), spool.picture_count) == ([b"B"], 1)
 
 
-def test_result_above_the_count_takes_its_picture_along(path: Path) -> None:
+def test_result_above_the_count_is_deleted_with_its_picture(path: Path) -> None:
     with Spool(path, max_results=2) as spool:
         put_with_pictures(spool, ("a", b"A"), ("b", b"B"), ("c", b"C"))
         assert (bodies(spool), pictures(spool)) == (["b", "c"], [b"B", b"C"])
