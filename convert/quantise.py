@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from zsad_convert.gate import Labelled, Metrics, given_to_graph, is_mask
+from zsad_convert.gate import Metrics, given_to_graph, is_mask
 from zsad_core.bundle import Calibration
+from zsad_core.data import Sample
 from zsad_core.errors import ConfigError
 from zsad_core.openvino_offline import import_openvino
 from zsad_core.picture import find_images, read_image, resize_to_input
@@ -82,7 +83,7 @@ def calibration_set(folders: Sequence[Path], count: int, products: Iterable[str]
 class AccuracyControl:
     """Layers that cost too much go back to float."""
 
-    pictures: Sequence[Labelled]
+    pictures: Sequence[Sample]
     max_drop: float  # of the mean of image AUROC and pixel AP
 
 
@@ -160,7 +161,7 @@ def _check_names(model: Any, patterns: Sequence[str]) -> None:
 
 
 def _given(
-    one: Labelled, input_hw: tuple[int, int], prompts: dict[str, np.ndarray]
+    one: Sample, input_hw: tuple[int, int], prompts: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(mask, the graph's inputs)."""
     image, mask = one.load()
@@ -168,7 +169,7 @@ def _given(
 
 
 def _validate(
-    compiled: Any, pictures: Iterable[Labelled], input_hw: tuple[int, int], prompts: dict[str, np.ndarray]
+    compiled: Any, pictures: Iterable[Sample], input_hw: tuple[int, int], prompts: dict[str, np.ndarray]
 ) -> tuple[float, list[list[np.ndarray]]]:
     """(mean of image AUROC and pixel AP, the map of each picture), as NNCF wants them."""
     metrics, maps = Metrics(), []

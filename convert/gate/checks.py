@@ -91,7 +91,7 @@ def parity_pictures(args: argparse.Namespace) -> list[Path]:
     Raises:
         ConfigError: there are none.
     """
-    from zsad_convert.gate.labelled import is_mask
+    from zsad_convert.gate.pictures import is_mask
     from zsad_core.picture import find_images
 
     found = [path for path in find_images(args.images) if not is_mask(path.relative_to(args.images))]
@@ -110,7 +110,7 @@ def check_pictures(args: argparse.Namespace) -> None:
         ConfigError: `--images` has no pictures.
         DatasetError: a data set of `--gate-data` cannot be read.
     """
-    from zsad_convert.gate.labelled import labelled_pictures
+    from zsad_convert.gate.pictures import labelled_pictures
 
     parity_pictures(args)
     for root in args.gate_data:
@@ -126,8 +126,8 @@ def measure(
     precision: Precision,
 ) -> Parity:
     """The differences between torch and IR on the pictures of `--images`; judges nothing."""
-    from zsad_convert.gate.labelled import evenly_spaced
     from zsad_convert.gate.parity import measure_parity
+    from zsad_convert.gate.pictures import evenly_spaced
 
     map_tolerance, score_tolerance = TOLERANCES[precision]
     return measure_parity(

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from zsad_convert.gate.labelled import Labelled, labelled_pictures
 from zsad_convert.gate.parity import compiled_in_float32
+from zsad_convert.gate.pictures import labelled_pictures
 from zsad_core.bundle import GENERIC_PRODUCT, Gate, GateRow, Precision
+from zsad_core.data import Sample
 from zsad_core.judging import PixelMetrics, curve_of_scores
 from zsad_core.model import Detector
 from zsad_core.picture import resize_map, resize_to_input
@@ -27,7 +28,7 @@ class _Tally:
     scores: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})  # by whether defective
     pixels: PixelMetrics = field(default_factory=PixelMetrics)
 
-    def update(self, one: Labelled, mask: np.ndarray, anomaly_map: np.ndarray, anomaly_score: float) -> None:
+    def update(self, one: Sample, mask: np.ndarray, anomaly_map: np.ndarray, anomaly_score: float) -> None:
         self.scores[one.is_anomalous].append(anomaly_score)
         if one.has_pixel_truth:
             height, width = mask.shape
@@ -48,7 +49,7 @@ class Metrics:
     def __init__(self) -> None:
         self._tallies: dict[str, _Tally] = defaultdict(_Tally)
 
-    def update(self, one: Labelled, mask: np.ndarray, anomaly_map: np.ndarray, anomaly_score: float) -> None:
+    def update(self, one: Sample, mask: np.ndarray, anomaly_map: np.ndarray, anomaly_score: float) -> None:
         """Counts an answer.
 
         Args:
@@ -57,7 +58,7 @@ class Metrics:
             anomaly_map: float32 [h, w].
             anomaly_score: in [0, 1].
         """
-        self._tallies[one.category].update(one, mask, anomaly_map, anomaly_score)
+        self._tallies[one.product].update(one, mask, anomaly_map, anomaly_score)
 
     def image_auroc(self) -> float | None:
         """Mean over the categories that have both classes; None without any."""
@@ -76,14 +77,14 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def given_to_graph(one: Labelled, resized: np.ndarray, prompts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def given_to_graph(one: Sample, resized: np.ndarray, prompts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The graph's inputs for a picture, uint8 [1, h, w, 3], with its category's prompt or the generic one."""
     given = {"image": resized}
     return given | {"prompt": prompts[_product(one, prompts)]} if prompts else given
 
 
-def _product(one: Labelled, prompts: Mapping[str, Any]) -> str:
-    return one.category if one.category in prompts else GENERIC_PRODUCT
+def _product(one: Sample, prompts: Mapping[str, Any]) -> str:
+    return one.product if one.product in prompts else GENERIC_PRODUCT
 
 
 def measure_gate(
@@ -134,9 +135,9 @@ def _answers(
     text: dict[str, np.ndarray],
     compiled: Mapping[Precision, Any],
     prompts: dict[str, np.ndarray],
-    pictures: Sequence[Labelled],
+    pictures: Sequence[Sample],
     label: str,
-) -> Iterator[tuple[Labelled, np.ndarray, dict[str, tuple[np.ndarray, float]]]]:
+) -> Iterator[tuple[Sample, np.ndarray, dict[str, tuple[np.ndarray, float]]]]:
     """(picture, mask, model -> (map, score)) for each."""
     input_hw = detector.config.backbone.input_hw
     with torch.inference_mode():

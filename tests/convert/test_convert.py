@@ -144,7 +144,7 @@ def test_parity_without_pictures_is_an_error(made, tmp_path, capsys):
         ("export", {"--out": "file/bundle"}, "file/bundle: cannot be made in"),
         ("export", {"--images": "photos"}, "photos: no pictures in this folder or below it"),
         ("export", {"--images": "masks"}, "masks: no pictures in this folder or below it"),
-        ("export", {"--gate-data": "photos"}, "photos: not in MVTec layout"),
+        ("export", {"--gate-data": "photos"}, "photos: no mvtec_ad layout here"),
         ("quantize", {"--calibration": "photos", "--no-gate": ""}, "--calibration: no pictures below"),
         ("quantize", {"--calibration": "pictures", "--no-gate": "", "--accuracy-aware": ""}, "name some with"),
     ],

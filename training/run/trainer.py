@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from zsad_core.model import Detector, save_checkpoint
-from zsad_training.config import TrainConfig
+from zsad_training.config import OptimisationSpec, TrainConfig
 from zsad_training.measure import Validation, ValidationPictures
 from zsad_training.pictures import Batch, collate
 from zsad_training.run.devices import pick_precision
@@ -95,13 +95,8 @@ class Trainer:
         Raises:
             ValueError: the batch cannot be shared evenly.
         """
-        parts = processes.count * config.optimisation.accumulate
-        if config.optimisation.batch_size % parts:
-            raise ValueError(
-                f"batch_size {config.optimisation.batch_size} cannot be shared evenly by {processes.count} processes "
-                f"in {config.optimisation.accumulate} parts each: choose a multiple of {parts}"
-            )
-        device = processes.device
+        spec, device = config.optimisation, processes.device
+        _check_shares(spec, processes.count)
         self._processes = processes
         self._config = config
         self._detector = detector.to(device)
@@ -111,37 +106,23 @@ class Trainer:
         self._products_text = {name: embedding for name, embedding in text.items() if name not in materials}
         self._collate = collate
         self._steps_per_epoch = steps_per_epoch
-        self._total_steps = steps_per_epoch * config.optimisation.epochs
+        self._total_steps = steps_per_epoch * spec.epochs
         self._device = device
         self._record = record
         self._objective = objective or MethodsLoss(
-            self._detector, text, config.optimisation, device=device, feature_cache=feature_cache
+            self._detector, text, spec, device=device, feature_cache=feature_cache
         )
         self._state = State()
-        spec = config.optimisation
-        groups = detector.parameter_groups(
-            lr=spec.lr,
-            token_lr=spec.token_lr,
-            backbone_lr=spec.backbone_lr,
-            trainable_blocks=spec.trainable_blocks,
-        )
-        if extra := list(self._objective.extra.parameters()):
-            groups.append({"params": extra, "lr": spec.lr})
+        extra = list(self._objective.extra.parameters())
         self._trained = [*detector.parameters(), *extra]
-        self._optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=spec.weight_decay)
+        self._optimiser = _optimiser(detector, extra, spec)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, self._lr_factor)
         scales = pick_precision(spec.mixed_precision, device) is torch.float16
         # torch's own first scale, 65536, overflows with logits of a hundred and loses the first steps.
         self._scaler = torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=scales)
         # A list of the detector's own parameters: what is frozen needs no average.
         self._averaged = nn.ParameterList(one for one in detector.parameters() if one.requires_grad)
-        self._average = (
-            torch.optim.swa_utils.AveragedModel(
-                self._averaged, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(spec.ema_decay)
-            )
-            if spec.ema_decay
-            else None
-        )
+        self._average = _moving_average(self._averaged, spec.ema_decay)
 
     def run(self) -> Path:
         """Trains, and gives the path of the best checkpoint.
@@ -303,6 +284,34 @@ class Trainer:
         self._schedule.load_state_dict(saved["schedule"])
         self._scaler.load_state_dict(saved["scaler"])
         logger.info("resuming after step %d of %d", self._state.step, self._total_steps)
+
+
+def _check_shares(spec: OptimisationSpec, processes: int) -> None:
+    parts = processes * spec.accumulate
+    if spec.batch_size % parts:
+        raise ValueError(
+            f"batch_size {spec.batch_size} cannot be shared evenly by {processes} processes "
+            f"in {spec.accumulate} parts each: choose a multiple of {parts}"
+        )
+
+
+def _optimiser(detector: Detector, extra: list[nn.Parameter], spec: OptimisationSpec) -> torch.optim.Optimizer:
+    groups = detector.parameter_groups(
+        lr=spec.lr,
+        token_lr=spec.token_lr,
+        backbone_lr=spec.backbone_lr,
+        trainable_blocks=spec.trainable_blocks,
+    )
+    if extra:
+        groups.append({"params": extra, "lr": spec.lr})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=spec.weight_decay)
+
+
+def _moving_average(parameters: nn.ParameterList, decay: float) -> torch.optim.swa_utils.AveragedModel | None:
+    if not decay:
+        return None
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    return torch.optim.swa_utils.AveragedModel(parameters, multi_avg_fn=average)
 
 
 def _swap(pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]) -> None:
