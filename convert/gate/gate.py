@@ -1,4 +1,4 @@
-"""The gate of labelled pictures: the IR must tell good from defective as the torch model in float32 does."""
+"""The gate on labelled images: the IR must separate good from defective images as well as torch in float32."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,9 +23,9 @@ TORCH = "torch"
 
 @dataclass
 class _Tally:
-    """What one model said of one category."""
+    """The scores and pixel metrics of one model on one category."""
 
-    scores: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})  # by whether defective
+    scores: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})  # key: is anomalous
     pixels: PixelMetrics = field(default_factory=PixelMetrics)
 
     def update(self, one: Sample, mask: np.ndarray, anomaly_map: np.ndarray, anomaly_score: float) -> None:
@@ -50,7 +50,7 @@ class Metrics:
         self._tallies: dict[str, _Tally] = defaultdict(_Tally)
 
     def update(self, one: Sample, mask: np.ndarray, anomaly_map: np.ndarray, anomaly_score: float) -> None:
-        """Counts an answer.
+        """Adds one result.
 
         Args:
             one: the picture.
@@ -99,7 +99,7 @@ def measure_gate(
     image_auroc_tolerance: float,
     pixel_ap_tolerance: float,
 ) -> dict[Precision, Gate]:
-    """Asks the torch model and each IR about the labelled pictures; judges nothing.
+    """Runs the torch model and each IR on the labelled images, without judging the results.
 
     Args:
         detector: the torch model as trained, in eval mode on the CPU.
@@ -107,10 +107,10 @@ def measure_gate(
         irs: precision -> (model.xml, model.bin) as they will ship.
         prompts: product -> [K, 2, M] as they will ship; empty for a method without text.
         data: folders of data sets, in MVTec layout.
-        max_images: of each data set.
-        threshold: the bundle's.
-        image_auroc_tolerance: for the record.
-        pixel_ap_tolerance: likewise.
+        max_images: for each data set.
+        threshold: the bundle's; a score from it on is a reject.
+        image_auroc_tolerance: written into the record.
+        pixel_ap_tolerance: written into the record.
 
     Raises:
         DatasetError: a data set cannot be read.
@@ -138,7 +138,7 @@ def _answers(
     pictures: Sequence[Sample],
     label: str,
 ) -> Iterator[tuple[Sample, np.ndarray, dict[str, tuple[np.ndarray, float]]]]:
-    """(picture, mask, model -> (map, score)) for each."""
+    """(sample, mask, model name -> (map, score)) of each image."""
     input_hw = detector.config.backbone.input_hw
     with torch.inference_mode():
         for one in tqdm(pictures, desc=label, leave=False, disable=None):
@@ -170,7 +170,7 @@ def _row(dataset: str, of_torch: Metrics, of_ir: Metrics, threshold: float) -> G
 
 
 def gate_faults(gate: Gate) -> list[str]:
-    """A line for each figure that is above its tolerance."""
+    """One line for each difference above its tolerance."""
     faults = []
     for row in gate.rows:
         if abs(row.image_auroc_ir - row.image_auroc_torch) > gate.image_auroc_tolerance:

@@ -83,4 +83,4 @@ def test_products_are_refused_where_nothing_reads_text(tmp_path, capsys):
         "bottle",
     ]
     assert main(["export", str(checkpoint), *flags]) == 1
-    assert "visualad inspects without text" in capsys.readouterr().err
+    assert "visualad uses no text" in capsys.readouterr().err
