@@ -59,7 +59,7 @@ def test_verify_names_a_checkpoint_of_another_method(exported, tmp_path, capsys)
     save_checkpoint(tmp_path / "other.safetensors", small_detector(), text_embeddings(), record())
     flags = ["--checkpoint", str(tmp_path / "other.safetensors"), "--images", str(pictures)]
     assert main(["verify", str(out), *flags]) == 1
-    assert f"{out}: of {method}, the checkpoint is of ava_dino" in capsys.readouterr().err
+    assert f"{out}: method {method}, the checkpoint has ava_dino" in capsys.readouterr().err
 
 
 def test_flags_of_published_files_are_refused_beside_a_checkpoint(exported, tmp_path, capsys):

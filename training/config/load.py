@@ -60,19 +60,25 @@ def add_setting_flags(result: argparse.ArgumentParser, known_presets: list[str])
     source.add_argument("--preset", help=f"shipped settings: {', '.join(known_presets)}; flags override them")
     result.add_argument("--out", type=Path, help="folder for best.safetensors, resume.pt and log.csv")
     result.add_argument("--data", type=Path, nargs="+", help="folders of data sets; all have equal weight")
-    result.add_argument("--layout", choices=get_args(LayoutName), help="layout of every --data (default auto: detected from the content)")
+    result.add_argument(
+        "--layout",
+        choices=get_args(LayoutName),
+        help="layout of every --data (default auto: detected from the content)",
+    )
     result.add_argument(
         "--skip-data-check", action="store_true", help="do not decode every file before training begins"
     )
+    result.add_argument("--data-root", type=Path, help="base folder of relative paths of data sets and textures")
     result.add_argument(
-        "--data-root", type=Path, help="base folder of relative paths of data sets and textures"
+        "--textures", type=Path, help="folder of textures without defects, <material>/<image>, for synthetic images"
     )
-    result.add_argument("--textures", type=Path, help="folder of textures without defects, <material>/<image>, for synthetic images")
     result.add_argument("--backbone", help="timm name of a ViT, ResNet or EfficientNet (default vit_tiny_patch16_224)")
     result.add_argument(
         "--weights", type=Path, help="local weights file of the backbone (default: random weights, for tests only)"
     )
-    result.add_argument("--pretrained", action="store_true", default=None, help="download the backbone's weights from timm's hub")
+    result.add_argument(
+        "--pretrained", action="store_true", default=None, help="download the backbone's weights from timm's hub"
+    )
     result.add_argument("--start", type=Path, help="checkpoint to start from (default: new adapters)")
     result.add_argument("--method", help="ava_dino, ad_dinov3 or visualad (default ava_dino)")
     result.add_argument("--text-encoder", help="minilm, or open_clip:MODEL:PRETRAINED (default minilm)")
@@ -82,11 +88,19 @@ def add_setting_flags(result: argparse.ArgumentParser, known_presets: list[str])
     result.add_argument("--epochs", type=int, help="passes over the data (default 20)")
     result.add_argument("--batch-size", type=int, help="images of a step, over all processes (default 64)")
     result.add_argument("--accumulate", type=int, help="number of parts of each batch, to save memory (default 1)")
-    result.add_argument("--save-every-steps", type=int, help="also save after every N steps (default: after each epoch only)")
+    result.add_argument(
+        "--save-every-steps", type=int, help="also save after every N steps (default: after each epoch only)"
+    )
     result.add_argument("--lr", type=float, help="learning rate of the head (default 1e-4)")
-    result.add_argument("--trainable-blocks", type=int, help="number of last blocks to train (default 0: backbone frozen)")
-    result.add_argument("--synthetic-fraction", type=float, help="share of synthetic images, with --textures (default 0)")
-    result.add_argument("--mixed-precision", help="auto, off, bf16 or fp16 (default auto: where the device is fast at it)")
+    result.add_argument(
+        "--trainable-blocks", type=int, help="number of last blocks to train (default 0: backbone frozen)"
+    )
+    result.add_argument(
+        "--synthetic-fraction", type=float, help="share of synthetic images, with --textures (default 0)"
+    )
+    result.add_argument(
+        "--mixed-precision", help="auto, off, bf16 or fp16 (default auto: where the device is fast at it)"
+    )
     result.add_argument("--seed", type=int, help="seed of weights, split and sampling (default 0)")
     result.add_argument("--device", help="auto, cpu, cuda, cuda:1 … (default auto: a GPU if there is one)")
     result.add_argument(
@@ -106,7 +120,9 @@ def add_setting_flags(result: argparse.ArgumentParser, known_presets: list[str])
 
 
 def _add_protocol_flags(command: argparse.ArgumentParser) -> None:
-    protocol = command.add_argument_group("protocols", "Several runs, each evaluated on the data sets that it was not trained on, and one table.")
+    protocol = command.add_argument_group(
+        "protocols", "Several runs, each evaluated on the data sets that it was not trained on, and one table."
+    )
     protocol.add_argument(
         "--protocol",
         choices=PROTOCOLS,

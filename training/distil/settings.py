@@ -49,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     )
     teacher.add_argument("--teacher-backbone", help=f"timm name (default: from the file, else {PAPERS_BACKBONE})")
     teacher.add_argument("--teacher-weights", type=Path, help="local weights file of that backbone")
-    teacher.add_argument("--teacher-pretrained", action="store_true", default=None, help="download them from timm's hub")
+    teacher.add_argument(
+        "--teacher-pretrained", action="store_true", default=None, help="download them from timm's hub"
+    )
     teacher.add_argument("--teacher-text-encoder", help=f"default {PAPERS_TEXT_ENCODER}")
     teacher.add_argument(
         "--teacher-input-size", type=int, help="side of its square input, pixels (default: the method's)"
@@ -65,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     )
     pictures = result.add_argument_group("pictures")
     pictures.add_argument(
-        "--pool", type=int, help="number of distinct training images, which repeat in each pass (default: no image repeats)"
+        "--pool",
+        type=int,
+        help="number of distinct training images, which repeat in each pass (default: no image repeats)",
     )
     pictures.add_argument(
         "--unlabelled",

@@ -127,9 +127,7 @@ class Teacher:
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             rows = torch.cat([self._answer(images[part], None if text is None else text[part]) for part in parts])
         if not bool(rows.isfinite().all()):
-            raise ValueError(
-                "the teacher's answer holds NaN or infinity: its weights are broken"
-            )
+            raise ValueError("the teacher's answer holds NaN or infinity: its weights are broken")
         return rows
 
     def _answer(self, images: Tensor, text: Tensor | None) -> Tensor:
