@@ -45,7 +45,7 @@ def distil(
         check_data: decode every file first.
 
     Returns:
-        The path of the student's best checkpoint, and the table of teacher and student (empty but in the first process).
+        The path of the student's best checkpoint, and the table (empty except in the first process).
     """
     from zsad_training.distil import DistilObjective, DistilPictures, check_score_rules, collate_distil, read_unlabelled
     from zsad_training.measure import ValidationPictures

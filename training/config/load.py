@@ -41,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="zsad-train",
         description="Trains a zero-shot anomaly detector on labelled data sets. A killed run continues when it "
-        "is started again with the same settings. To use several processes or GPUs, start it with: torchrun --nproc_per_node=N training/train.py …",
+        "is started again with the same settings. To use several processes or GPUs, start it with: torchrun "
+        "--nproc_per_node=N training/train.py …",
     )
     add_setting_flags(result, presets())
     result.add_argument(

@@ -1,7 +1,7 @@
 """The images of a training batch: real and synthetic, balanced over data sets and classes.
 
-Item `index` depends only on (seed, index). A resumed run therefore gets the same items as an uninterrupted one, with any
-number of workers.
+Item `index` depends only on (seed, index). A resumed run therefore gets the same items as an uninterrupted one, for
+any number of workers.
 """
 
 from dataclasses import dataclass, replace
@@ -191,7 +191,7 @@ class TrainingPictures(Dataset[Item]):
 
 
 def resize_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """uint8 [h, w]: the mask at another size. When it shrinks, a pixel is defect from a quarter on: keeps thin defects."""
+    """uint8 [h, w]: the mask at another size. When shrunk, a pixel is defect from a quarter on, for thin defects."""
     if mask.shape == size_hw:
         return mask
     shrinks = mask.shape[0] > size_hw[0] or mask.shape[1] > size_hw[1]

@@ -1,6 +1,6 @@
 """Synthetic images: good ones from tileable textures, and anomalies drawn into any good image.
 
-No generator network is used. Kinds of anomaly follow CutPaste (arXiv 2104.04015) and its scar, DRAEM's noise-masked texture
+There is no generator network. Anomalies follow CutPaste (arXiv 2104.04015) and its scar, DRAEM's noise-masked texture
 blends (arXiv 2108.07610), and our own strokes, stains, pits, cracks, warps and missing parts. Images are uint8 BGR
 [H, W, 3]. Masks are uint8 [H, W] of 0 and 1 and mark only pixels that changed visibly.
 """

@@ -30,7 +30,7 @@ class Objective(Protocol):
         """Number of images in a part of the batch, for each kind of loss."""
 
     def terms(self, batch: Any, totals: list[int]) -> dict[str, Tensor]:
-        """The losses of a part by name; the optimiser lowers `total`. Summed over the parts, they are the batch's losses.
+        """The losses of a part by name; the optimiser lowers `total`. Their sums over the parts are the batch's losses.
 
         Args:
             batch: the part.
