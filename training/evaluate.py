@@ -24,8 +24,8 @@ def parser() -> argparse.ArgumentParser:
     """The flags of `zsad-evaluate`."""
     result = argparse.ArgumentParser(
         prog="zsad-evaluate",
-        description="Evaluates a checkpoint on the test split: image AUROC, AP, F1-max; pixel AUROC, AP, F1-max, AUPRO (to "
-        "30 % FPR); recall and false-reject rate at the checkpoint's threshold, for each product and their mean. "
+        description="Evaluates a checkpoint on the test split: image AUROC, AP, F1-max; pixel AUROC, AP, F1-max, AUPRO "
+        "(to 30 % FPR); recall and false-reject rate at the checkpoint's threshold, for each product and their mean. "
         "Maps are compared with the masks at the size of the original images. Nothing is tuned here.",
     )
     add_checkpoint_flags(result)

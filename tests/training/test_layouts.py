@@ -711,7 +711,7 @@ def test_the_layout_flag_is_that_of_every_named_set():
 
 
 def test_the_layout_flag_without_sets_is_refused():
-    with pytest.raises(ConfigError, match="--layout is of the sets of --data"):
+    with pytest.raises(ConfigError, match="--layout applies to --data only"):
         read_config(parser().parse_args(["--out", "o", "--layout", "tn3k"]))
 
 

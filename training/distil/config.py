@@ -119,8 +119,8 @@ def check_distillation(config: DistilConfig) -> None:
         )
     if spec.features.weight and config.optimisation.trainable_blocks == 0:
         faults.append(
-            "distillation.features: the student's backbone is frozen, so its tokens cannot learn the "
-            "teacher's: set optimisation.trainable_blocks (of a CNN the number of its taps), or features.weight 0"
+            "distillation.features: the student's backbone is frozen, so its tokens cannot learn "
+            "the teacher's: set optimisation.trainable_blocks (of a CNN the number of its taps), or features.weight 0"
         )
     if spec.cache is not None and spec.pool is None:
         faults.append(

@@ -92,8 +92,8 @@ def score_pictures(
 ) -> Iterator[Scored]:
     """Scores images like the device, resized by the same function.
 
-    A CPU scores one image at a time, so the scores differ from the device's only by its arithmetic. A GPU scores batches
-    of `GPU_BATCH`, loaded by threads; other images of a batch change a score only by rounding.
+    A CPU scores one image at a time, so the scores differ from the device's only by its arithmetic. A GPU scores
+    batches of `GPU_BATCH`, loaded by threads; other images of a batch change a score only by rounding.
 
     Args:
         detector: in eval mode.

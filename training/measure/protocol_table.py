@@ -1,4 +1,4 @@
-"""The table of a protocol: mean and standard deviation over seeds, for each method and data set left out, and overall."""
+"""The table of a protocol: mean and standard deviation over seeds for each method and set left out, and overall."""
 
 import math
 from collections.abc import Mapping, Sequence

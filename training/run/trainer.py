@@ -1,7 +1,7 @@
 """One training run: resumable and deterministic. The validation part chooses the epoch.
 
-The result does not depend on interruptions. Except for rounding, it also does not depend on the number of processes or
-of parts of a batch: an item depends only on (seed, index), a step's noise only on (seed, step), and the losses of a part
+The result does not depend on interruptions. Except for rounding, it does not depend on the number of processes or of
+parts of a batch: an item depends only on (seed, index), a step's noise only on (seed, step), and the losses of a part
 are weighted by its share of the batch. The exception is a decoder with distances: it normalises them by the mean and
 variance of each part, and the first process's values are saved.
 """
