@@ -157,7 +157,7 @@ def set_smaller_sizes(detector: "Detector", sides: list[int] | None) -> None:
 
 
 def draw_report(folder: Path, tallies: "Mapping[Group, Tally]", sheets: "Sheets") -> None:
-    """A sheet of pictures and a plot of curves for each data set and product."""
+    """A sheet of images and a plot of curves for each data set and product."""
     from zsad_training.measure import draw_curves, write_sheet
 
     for group, tally in tallies.items():

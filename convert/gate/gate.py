@@ -53,7 +53,7 @@ class Metrics:
         """Adds one result.
 
         Args:
-            one: the picture.
+            one: the image.
             mask: uint8 [H, W].
             anomaly_map: float32 [h, w].
             anomaly_score: in [0, 1].
@@ -78,7 +78,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def given_to_graph(one: Sample, resized: np.ndarray, prompts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The graph's inputs for a picture, uint8 [1, h, w, 3], with its category's prompt or the generic one."""
+    """The graph's inputs for an image, uint8 [1, h, w, 3], with its category's prompt or the generic one."""
     given = {"image": resized}
     return given | {"prompt": prompts[_product(one, prompts)]} if prompts else given
 

@@ -36,7 +36,7 @@ def measure_parity(
         text: product -> [T, 2].
         ir: (model.xml, model.bin) as they will ship.
         prompts: product -> [K, 2, M] as they will ship; empty for a method without text.
-        images: picture files.
+        images: image files.
         source: name of the images, for the manifest.
         map_tolerance: largest absolute difference allowed at any map pixel.
         score_tolerance: largest absolute difference allowed of the score.
@@ -45,7 +45,7 @@ def measure_parity(
     Raises:
         DeviceError: there is no such device, or it cannot compile the graph.
         ParityError: an answer is not finite.
-        ValueError: no pictures.
+        ValueError: no images.
     """
     compiled = compiled_in_float32(ir, device)
     input_hw = detector.config.backbone.input_hw

@@ -1,4 +1,4 @@
-"""The pictures that the export gate uses: labelled ones in MVTec layout, and which files of a folder are masks."""
+"""The images that the export gate uses: labelled ones in MVTec layout, and which files of a folder are masks."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -10,16 +10,16 @@ T = TypeVar("T")
 
 
 def labelled_pictures(root: Path, max_images: int) -> list[Sample]:
-    """At most about `max_images` test pictures of a data set, half of them good, the same number of each category.
+    """At most about `max_images` test images of a data set, half of them good, the same number of each category.
 
-    Within each category, the good pictures and the defective ones are evenly spaced.
+    Within each category, the good images and the defective ones are evenly spaced.
 
     Args:
         root: the folder of a data set in MVTec layout, or of one of its categories.
-        max_images: at least 1. Each category gives at least one good and one defective picture.
+        max_images: at least 1. Each category gives at least one good and one defective image.
 
     Raises:
-        DatasetError: no such folder, not this layout, a mask missing, or a category without good or defective pictures.
+        DatasetError: no such folder, not this layout, a mask missing, or a category without good or defective images.
     """
     samples, faults = scan_dataset(root, layout="mvtec_ad")
     raise_faults(faults)

@@ -1,4 +1,4 @@
-"""From checkpoint to bundle and back, on a small real model and real picture files."""
+"""From checkpoint to bundle and back, on a small real model and real image files."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ from zsad_core.picture import find_images, read_image, resize_to_input
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(checkpoint file, folder of pictures, detector)."""
+    """(checkpoint file, folder of images, detector)."""
     folder = tmp_path_factory.mktemp("convert")
     detector = small_detector()
     save_checkpoint(folder / "best.safetensors", detector, text_embeddings(), record())
@@ -41,7 +41,7 @@ def exported(request, made, tmp_path_factory):
 
 
 def test_the_device_answers_what_torch_answers(exported, made, tmp_path):
-    """Through the agent's own runtime, from a picture file of another size, for each product."""
+    """Through the agent's own runtime, from an image file of another size, for each product."""
     out, precision = exported
     _, pictures, detector = made
     bundle = load_bundle(out)

@@ -1,4 +1,4 @@
-"""The gate of labelled pictures: what it reads, and what it lets pass."""
+"""The gate of labelled images: what it reads, and what it lets pass."""
 
 import shutil
 from pathlib import Path

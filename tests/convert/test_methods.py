@@ -17,7 +17,7 @@ from zsad_core.picture import find_images, read_image, resize_to_input
 
 @pytest.fixture(scope="module", params=["ad_dinov3", "visualad"])
 def exported(request, tmp_path_factory):
-    """(method, checkpoint file, folder of pictures, bundle)."""
+    """(method, checkpoint file, folder of images, bundle)."""
     folder = tmp_path_factory.mktemp(request.param)
     checkpoint, pictures = folder / "best.safetensors", write_pictures(folder / "pictures")
     text = text_embeddings() if request.param == "ad_dinov3" else {}

@@ -134,7 +134,7 @@ def test_verify_compares_both_models(quantised, checkpoint, data, capsys):
 
 @pytest.fixture(scope="module")
 def darkness(tmp_path_factory):
-    """Pictures on which the activations show nothing of their range."""
+    """Images on which the activations show nothing of their range."""
     folder = tmp_path_factory.mktemp("dark")
     for index in range(4):
         cv2.imwrite(str(folder / f"{index}.png"), np.zeros((64, 96, 3), np.uint8))
@@ -206,7 +206,7 @@ def smoothed_darkness() -> object:
 
 
 def test_layers_that_cost_too_much_go_back_to_float(data, tmp_path):
-    """Calibrated on white pictures alone, int8 sees no darkness."""
+    """Calibrated on white images alone, int8 sees no darkness."""
     for index in range(3):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((64, 96, 3), 255, np.uint8))
     calibration, pictures = calibration_set([tmp_path], 3, [], seed=0), labelled_pictures(data, 100)

@@ -339,7 +339,7 @@ def test_command_line_distils_for_real_and_does_it_once(data, tmp_path, capsys):
     assert "| validation part of | images | teacher's image AUROC |" in table
     assert "| drawn/plate |" in table
     assert (tmp_path / "out" / "teacher-student.md").read_text().strip() == table.strip()
-    assert 4 < len(list((tmp_path / "cache").rglob("*.bin"))) <= 8  # of the pool's two may be the same picture
+    assert 4 < len(list((tmp_path / "cache").rglob("*.bin"))) <= 8  # of the pool's two may be the same image
     found = load_checkpoint(Path(best)).record
     assert found["teacher"]["file"] == "teacher.safetensors"
     assert found["steps"] == 2  # a pool of 8 in batches of 4

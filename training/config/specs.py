@@ -69,7 +69,7 @@ class OptimisationSpec(StrictModel):
 
     epochs: Count = 20
     steps_per_epoch: Count | None = None  # None: one pass over the images of the data sets
-    batch_size: Count = 64  # pictures of a step, over all processes
+    batch_size: Count = 64  # images of a step, over all processes
     accumulate: Count = 1  # number of parts of each process's share of a batch, to save memory
     save_every_steps: Count | None = None  # None: saves after each epoch only
     lr: Positive = 1e-4  # of the head
@@ -80,7 +80,7 @@ class OptimisationSpec(StrictModel):
     warmup_fraction: Fraction = 0.03
     schedule: Literal["constant", "cosine"] = "constant"
     lr_floor: Fraction = 0.0  # share of the learning rate at the end of the cosine schedule
-    loss_stride: Annotated[int, Field(ge=1, le=16)] = 1  # maps and masks are compared at 1/stride of the picture
+    loss_stride: Annotated[int, Field(ge=1, le=16)] = 1  # maps and masks are compared at 1/stride of the image
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the moving average of the weights; 0: no average
     mixed_precision: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
 

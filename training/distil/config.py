@@ -114,7 +114,7 @@ def check_distillation(config: DistilConfig) -> None:
         faults.append("feature_cache: only zsad-train has it; distillation.cache keeps the teacher's answers")
     if not (spec.features.weight or spec.maps.weight or spec.scores.weight):
         faults.append(
-            "distillation: features, maps and scores all have weight 0, so the student learns nothing from the teacher: "
+            "distillation: features, maps and scores all have weight 0, so the student learns nothing of the teacher: "
             "give one a weight, or use zsad-train"
         )
     if spec.features.weight and config.optimisation.trainable_blocks == 0:

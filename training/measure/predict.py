@@ -16,7 +16,7 @@ from zsad_core.judging import Curve, PixelMetrics, curve_of_scores
 from zsad_core.model import Detector
 from zsad_core.picture import resize_map, resize_to_input
 
-Loaded = tuple[np.ndarray, np.ndarray]  # picture uint8 BGR [H, W, 3], mask uint8 [H, W]
+Loaded = tuple[np.ndarray, np.ndarray]  # image uint8 BGR [H, W, 3], mask uint8 [H, W]
 Group = tuple[str, str]  # data set, product
 GPU_BATCH = 16  # limits the memory of a large ViT
 
