@@ -1,1 +1,1 @@
-"""From a checkpoint to an OpenVINO bundle that a device can run. Host only."""
+"""Converts a checkpoint to an OpenVINO bundle for devices. Runs on the host only."""

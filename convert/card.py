@@ -10,7 +10,7 @@ from zsad_core.bundle import load_bundle
 
 def add_command(commands: Any) -> None:
     """Adds `card` to the subcommands."""
-    command = commands.add_parser("card", help=f"print a bundle's model card, as export writes it to {MODEL_CARD}")
+    command = commands.add_parser("card", help=f"print a bundle's model card (the content of {MODEL_CARD})")
     command.add_argument("bundle", type=Path, help="bundle folder or .zip")
 
 

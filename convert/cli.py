@@ -1,4 +1,4 @@
-"""Command line of conversion: `zsad-convert --help`."""
+"""The command line of `zsad-convert`."""
 
 import argparse
 import logging
@@ -20,11 +20,11 @@ def parser() -> argparse.ArgumentParser:
     make_bundle.add_commands(commands)
     verify = commands.add_parser("verify", help="compare a bundle with its checkpoint")
     verify.add_argument("bundle", type=Path, help="bundle folder or .zip")
-    verify.add_argument("--checkpoint", type=Path, help="what the bundle was made from")
+    verify.add_argument("--checkpoint", type=Path, help="checkpoint that the bundle was made from")
     add_published_flags(verify)
     verify.add_argument("--device", default="CPU", help="OpenVINO device (default CPU)")
     add_parity_flags(verify)
-    verify.add_argument("--seed", type=int, default=0, help="nothing is random here; kept for scripts (default 0)")
+    verify.add_argument("--seed", type=int, default=0, help="has no effect: nothing here is random (default 0)")
     prompt_bank.add_command(commands)
     card.add_command(commands)
     sign.add_commands(commands)
@@ -37,12 +37,12 @@ def verify(args: argparse.Namespace) -> None:
     from zsad_core.bundle import load_bundle
     from zsad_core.text import embed_products, load_text_encoder
 
-    parity_pictures(args)  # before anything takes long
+    parity_pictures(args)  # fails early
     bundle = load_bundle(args.bundle)
     checkpoint = chosen_checkpoint(args)
     method, made_of = checkpoint.detector.config.method, bundle.manifest.model.method
     if method != made_of:
-        raise WeightsError(f"{args.bundle}: of {made_of}, the checkpoint is of {method}: it was not made from it")
+        raise WeightsError(f"{args.bundle}: method {made_of}, the checkpoint has {method}: it was not made from it")
     config, facts = checkpoint.detector.config, bundle.manifest.model
     for what, found, expected in (
         ("input", config.backbone.input_hw, facts.input_hw),

@@ -1,4 +1,4 @@
-"""From a detector to OpenVINO IR bytes."""
+"""Converts a detector to OpenVINO IR."""
 
 import copy
 import logging
@@ -23,8 +23,8 @@ Precision = Literal["fp32", "fp16"]
 def to_openvino(detector: Detector) -> Any:
     """The detector's `DeviceGraph` as a static OpenVINO model.
 
-    Inputs `image` uint8 [1, H, W, 3] and, where the method needs text, `prompt` float32 [K, 2, M]; outputs
-    `anomaly_map` [1, H, W] and `anomaly_score` [1].
+    Inputs: `image` uint8 [1, H, W, 3]; for a method with text also `prompt` float32 [K, 2, M].
+    Outputs: `anomaly_map` [1, H, W] and `anomaly_score` [1].
     """
     ov = import_openvino()
     static = _of_fixed_sizes(detector)
@@ -32,7 +32,7 @@ def to_openvino(detector: Detector) -> Any:
     image = torch.zeros((1, height, width, 3), dtype=torch.uint8)
     example, ports = {"image": image}, [("image", image.shape, ov.Type.u8)]
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes are constants here, as they should be
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes are meant to be constants here
         if static.needs_text:
             prompt = static.head.prompt_vectors(torch.zeros((1, static.config.text_dim, 2)))[0]
             example["prompt"] = prompt
@@ -44,10 +44,10 @@ def to_openvino(detector: Detector) -> Any:
 
 
 def _of_fixed_sizes(detector: Detector) -> Detector:
-    """The detector for pictures of its own sizes alone, so that the graph resamples no positions.
+    """A copy of the detector for its own input sizes only, so that the graph does not resample position embeddings.
 
-    A method without text resamples them while it runs: bilinearly, which the graph does alike, where timm's bicubic
-    comes out otherwise.
+    A method without text resamples them at run time, bilinearly: the graph gives the same result as torch. timm's
+    bicubic resampling would give a different one.
     """
     config = detector.config
     with plain_attention(True):
@@ -60,7 +60,7 @@ def _of_fixed_sizes(detector: Detector) -> Detector:
 
 
 class _OfSizes(nn.Module):
-    """A backbone and copies of it for smaller pictures; OpenVINO stores weights that are alike once."""
+    """A backbone and its copies for smaller input sizes. OpenVINO stores equal weights only once."""
 
     def __init__(self, backbone: AnyBackbone, smaller_hw: tuple[tuple[int, int], ...]) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class _OfSizes(nn.Module):
 
 
 def serialise(model: Any, precision: Precision) -> tuple[bytes, bytes]:
-    """(model.xml, model.bin). `fp16` stores weights in half precision; the arithmetic is the device's choice."""
+    """(model.xml, model.bin). `fp16` stores weights in half precision; the device chooses its own arithmetic."""
     ov = import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "model.xml"
@@ -86,7 +86,7 @@ def serialise(model: Any, precision: Precision) -> tuple[bytes, bytes]:
 
 
 def prompt_arrays(head: Any, text: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Product -> float32 [K, 2, M], the graph's `prompt`, from text embeddings [T, 2]; empty where none is needed."""
+    """Product -> float32 [K, 2, M] for the graph's `prompt`, from text embeddings [T, 2]; empty without text."""
     if not head.needs_text:
         return {}
     with torch.no_grad():

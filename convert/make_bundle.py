@@ -1,4 +1,4 @@
-"""`zsad-convert export` and `zsad-convert quantize`: from a checkpoint to a bundle, through the gate."""
+"""`zsad-convert export` and `zsad-convert quantize`: make a bundle from a checkpoint and check it with the gate."""
 
 import argparse
 from pathlib import Path
@@ -14,15 +14,17 @@ VALIDATED = "high quantile of good validation pictures' scores, each product and
 
 def add_commands(commands: Any) -> None:
     """Adds `export` and `quantize` to the subcommands."""
-    export = commands.add_parser("export", help="checkpoint to bundle")
+    export = commands.add_parser("export", help="make a bundle from a checkpoint")
     _bundle_flags(export)
-    export.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="of the weights (default fp16)")
+    export.add_argument(
+        "--precision", choices=("fp32", "fp16"), default="fp16", help="precision of the weights (default fp16)"
+    )
     add_gate_flags(export, required=False)
     quantize = commands.add_parser(
         "quantize",
-        help="checkpoint to bundle in int8",
-        description="As export, in int8: most of the graph computes in 8 bits. Whether that is faster differs from CPU "
-        "to CPU; with --beside the bundle holds both, and zsad-agent bench picks for its machine.",
+        help="make an int8 bundle from a checkpoint",
+        description="Like export, but most of the graph computes in 8 bits. It depends on the CPU whether that is "
+        "faster. With --beside the bundle holds both models, and zsad-agent bench chooses the faster one.",
     )
     _bundle_flags(quantize)
     quantize.add_argument(
@@ -31,27 +33,36 @@ def add_commands(commands: Any) -> None:
         nargs="+",
         required=True,
         metavar="FOLDER",
-        help="real pictures, whose activations set the ranges; masks below ground_truth are left out",
+        help="real images, whose activations set the ranges; masks below ground_truth are left out",
     )
-    quantize.add_argument("--calibration-images", type=count, default=300, help="of them, evenly spaced (default 300)")
+    quantize.add_argument(
+        "--calibration-images",
+        type=count,
+        default=300,
+        help="number of calibration images, evenly spaced (default 300)",
+    )
     quantize.add_argument(
         "--beside",
         choices=("fp32", "fp16"),
-        help="keep the model in float too, as the bundle's main one, its weights so (default: int8 alone)",
+        help="also include the float model, as the main one, with weights of this precision (default: int8 only)",
     )
     quantize.add_argument(
-        "--ignored", nargs="+", default=[], metavar="PATTERN", help="names in the graph that stay in float, as regex"
+        "--ignored",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="regular expressions of names in the graph that stay in float",
     )
     quantize.add_argument(
         "--accuracy-aware",
         action="store_true",
-        help="put layers that cost too much on --gate-data back to float, one by one; takes hours",
+        help="return layers to float, one by one, until the accuracy on --gate-data is good enough; takes hours",
     )
     quantize.add_argument(
         "--max-drop",
         type=unit,
         default=0.005,
-        help="with --accuracy-aware, of the mean of image AUROC and pixel AP (default 0.005)",
+        help="with --accuracy-aware: largest allowed drop of the mean of image AUROC and pixel AP (default 0.005)",
     )
     add_gate_flags(quantize, required=True)
 
@@ -61,20 +72,20 @@ def _bundle_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, required=True, help="bundle folder to write")
     command.add_argument("--name", required=True, help="name of the bundle")
     command.add_argument("--version", default="1.0.0", help="version of the bundle (default 1.0.0)")
-    command.add_argument("--products", default="", help="comma-separated names to embed beside those trained on")
-    command.add_argument("--threshold", type=unit, help="0-1 (default: as validation set it)")
+    command.add_argument("--products", default="", help="comma-separated names of products to add to those trained on")
+    command.add_argument("--threshold", type=unit, help="threshold from 0 to 1 (default: the one that validation set)")
     command.add_argument("--evaluation", type=Path, nargs="*", default=[], help="JSON tables of zsad-evaluate to add")
     add_parity_flags(command)
     command.add_argument(
-        "--seed", type=int, default=0, help="of which pictures calibrate; nothing else is random (default 0)"
+        "--seed", type=int, default=0, help="selects the calibration images; nothing else is random (default 0)"
     )
 
 
 def run(args: argparse.Namespace, command_line: str) -> None:
-    """Does what the flags of `export` or `quantize` say.
+    """Runs `export` or `quantize`.
 
     Raises:
-        ZsadError: which flag, file or weights are wrong, or that a graph answers otherwise than torch.
+        ZsadError: a flag, a file or the weights are wrong, or a graph gives other results than torch.
     """
     from zsad_convert.bundle import check_out, write_bundle
     from zsad_convert.export import prompt_arrays, serialise, to_openvino
@@ -145,12 +156,12 @@ def _check_calibration(args: argparse.Namespace) -> None:
     from zsad_convert.quantise import calibration_pictures
 
     if args.accuracy_aware and not args.gate_data:
-        raise ConfigError("--accuracy-aware measures on labelled pictures: name some with --gate-data")
+        raise ConfigError("--accuracy-aware measures on labelled images: name a data set with --gate-data")
     calibration_pictures(args.calibration)
 
 
 def _quantised(args: argparse.Namespace, graph: Any, detector: Any, prompts: Any) -> tuple[Any, Calibration]:
-    """(graph in int8, what it was calibrated on)."""
+    """(int8 graph, record of its calibration)."""
     from zsad_convert.gate import labelled_pictures
     from zsad_convert.quantise import AccuracyControl, calibration_set, quantise
     from zsad_core.backbones import Backbone
@@ -195,7 +206,7 @@ def _embeddings(args: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
     text = dict(checkpoint.text_embeddings)
     wanted = [name.strip() for name in args.products.split(",") if name.strip()]
     if wanted and not detector.needs_text:
-        raise ValueError(f"--products {args.products}: {detector.config.method} inspects without text, leave them out")
+        raise ValueError(f"--products {args.products}: {detector.config.method} uses no text, so leave the flag out")
     if detector.needs_text and (more := sorted({GENERIC_PRODUCT, *wanted} - text.keys())):
         text |= embed_products(load_text_encoder(detector.config.text_encoder), more)
     return text
@@ -215,7 +226,7 @@ def _read_table(path: Path) -> Any:
     """The table that `zsad-evaluate --json` wrote.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the file is not such a table.
     """
     from pydantic import ValidationError
 
@@ -226,7 +237,7 @@ def _read_table(path: Path) -> Any:
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
-        raise ConfigError(f"{path}: no table of zsad-evaluate --json: {where} {fault['msg']}") from error
+        raise ConfigError(f"{path}: not a table of zsad-evaluate --json: {where} {fault['msg']}") from error
 
 
 def _threshold(args: argparse.Namespace, record: dict[str, Any], threshold: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`zsad-convert prompts`: adds products to a bundle and takes them out; nothing is trained or exported again."""
+"""`zsad-convert prompts`: adds products to a bundle and removes them, without training or export."""
 
 import argparse
 import hashlib
@@ -32,29 +32,29 @@ from zsad_core.bundle import (
 from zsad_core.config import StrictModel, read_yaml, validate
 from zsad_core.errors import BundleError, ConfigError, WeightsError, some
 
-# How far the generic product's vectors, made anew, may be from the bundle's, relative to their length: room for the
-# rounding of another device's text tower, none for another head or tower, whose vectors have nothing in common.
+# The generic product's vectors are computed again and compared with the bundle's. This is the largest allowed relative
+# difference. Another device's rounding stays below it; another head or text encoder is far above it.
 SAME_VECTORS = 1e-2
 
 _HELP = """\
-Adds products to a bundle and takes them out, on the host. The model in it stays as it is, byte for byte.
+Adds products to a bundle and removes them, on the host. The model does not change.
 
-A product that is added is described by the papers' sentences, or by those of a file:
+An added product is described by the papers' sentences, or by those of a file:
 
     products:
-      Flasche:                                # the name that the agent is given and that results carry
-        names: [bottle, flask]                # what the sentences call it; default: the product's name
-        normal_states: ["flawless {}"]        # default, here and below: the papers'
+      Flasche:                                # the name in the agent's config and in results
+        names: [bottle, flask]                # names in the sentences; default: the product's name
+        normal_states: ["flawless {}"]        # default here and below: the papers' sentences
         anomalous_states: ["{} with a chip", "leaking {}"]
         templates: ["a photo of a {} on a conveyor."]
-      housing 0712:                           # nothing below it: all as in the papers
+      housing 0712:                           # empty: the papers' sentences
 
-A name may be in any language; whether it means anything is up to the bundle's text tower. minilm knows English:
-"Flasche" is hardly nearer to "bottle" for it than "screw" is (cosine 0.45, 0.41). Give English `names` there."""
+A name may be in any language that the bundle's text encoder knows. minilm knows English: to it, "Flasche" is hardly
+nearer to "bottle" than "screw" is (cosine 0.45 and 0.41). Give English `names` then."""
 
 
 class WordingOfFile(Wording):
-    """A wording that a person writes: an unknown key is a mistake."""
+    """A wording from a file that a person wrote: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -75,12 +75,19 @@ def add_command(commands: Any) -> None:
     command.add_argument("--add", nargs="+", type=_name, default=[], metavar="NAME", help="products to add")
     command.add_argument("--file", type=Path, help="YAML file of products to add, with their own sentences")
     command.add_argument(
-        "--remove", nargs="+", type=_name, default=[], metavar="NAME", help="products to take out, before any is added"
+        "--remove",
+        nargs="+",
+        type=_name,
+        default=[],
+        metavar="NAME",
+        help="products to remove, before others are added",
     )
-    command.add_argument("--list", action="store_true", help="print the products, one a line, and change nothing")
-    command.add_argument("--checkpoint", type=Path, help=f"what the bundle was made from (default: its {TEXT_SIDE})")
-    command.add_argument("--text-encoder", help="as in the training config (default: as the manifest names it)")
-    command.add_argument("--out", type=Path, help="write the bundle there (default: change it in place)")
+    command.add_argument("--list", action="store_true", help="print the products, one per line, and change nothing")
+    command.add_argument(
+        "--checkpoint", type=Path, help=f"checkpoint that the bundle was made from (default: its {TEXT_SIDE})"
+    )
+    command.add_argument("--text-encoder", help="as in the training config (default: the one in the manifest)")
+    command.add_argument("--out", type=Path, help="where to write the bundle (default: change it in place)")
 
 
 def _name(text: str) -> str:
@@ -91,15 +98,15 @@ def _name(text: str) -> str:
 
 
 def run(args: argparse.Namespace, command_line: str, load_encoder: Callable[[str], Any] | None = None) -> None:
-    """Does what the flags say.
+    """Runs `prompts`.
 
     Args:
-        args: of the command that `add_command` adds.
-        command_line: for the manifest.
-        load_encoder: instead of `zsad_core.text.load_text_encoder`.
+        args: the flags of `add_command`.
+        command_line: written into the manifest.
+        load_encoder: used instead of `zsad_core.text.load_text_encoder`.
 
     Raises:
-        ZsadError: which flag, file, bundle or weights are wrong, and how.
+        ZsadError: a flag, a file, the bundle or the weights are wrong.
     """
     bundle = load_bundle(args.bundle)
     if args.list:
@@ -119,14 +126,14 @@ def run(args: argparse.Namespace, command_line: str, load_encoder: Callable[[str
     print(f"{out}: sha256 {sha256}; {len(prompts)} products; added {some(sorted(add))}; ", end="")
     print(f"removed {some(sorted(args.remove))}")
     if signed:
-        print(f"{out}: the signature, which was of the bundle before, is gone: sign it again with zsad-convert sign")
+        print(f"{out}: the signature was removed, because the bundle changed: sign it again with zsad-convert sign")
 
 
 def read_product_file(path: Path) -> dict[str, Wording]:
-    """Product -> its wording, from a file as the command's help shows it.
+    """Product -> its wording, from a file in the form that the command's help shows.
 
     Raises:
-        ConfigError: file, line, key, value and what is allowed, a line for each fault.
+        ConfigError: one line for each fault, with file, line, key, value and what is allowed.
     """
     values, lines = read_yaml(path)
     given = values.get("products")
@@ -134,8 +141,8 @@ def read_product_file(path: Path) -> dict[str, Wording]:
         keys = [(at[1], line) for at, line in lines.items() if len(at) == 2 and at[0] == "products"]
         names: set[str] = set()
         for name, (written, line) in zip(given, keys, strict=False):
-            if not isinstance(name, str):  # 0712 is an octal number to YAML, and `no` is false
-                raise ConfigError(f"{path}:{line}: products: {written} is no text to YAML. Put it into quotes.")
+            if not isinstance(name, str):  # YAML reads 0712 as an octal number and `no` as false
+                raise ConfigError(f"{path}:{line}: products: YAML does not read {written} as text. Put it into quotes.")
             composed = unicodedata.normalize("NFC", name)
             if composed in names:
                 raise ConfigError(f"{path}:{line}: products: {composed!r} is given twice")
@@ -145,17 +152,17 @@ def read_product_file(path: Path) -> dict[str, Wording]:
 
 
 def kept_prompts(bundle: Bundle, add: Collection[str], remove: Collection[str]) -> dict[str, np.ndarray]:
-    """The prompts that stay.
+    """The prompts of the bundle without the removed products.
 
     Raises:
-        BundleError: the bundle's method knows no products.
-        ConfigError: what is to be removed is not there or generic, or what is to be added is there.
+        BundleError: the bundle's method uses no text.
+        ConfigError: a product to remove is missing or generic, or a product to add already exists.
     """
     if bundle.prompt_bank is None:
-        raise BundleError(f"{bundle.path}: {bundle.manifest.model.method} inspects without text and needs no products")
+        raise BundleError(f"{bundle.path}: {bundle.manifest.model.method} uses no text and needs no products")
     kept = dict(bundle.prompt_bank.embeddings)
     if GENERIC_PRODUCT in remove:
-        raise ConfigError(f"--remove {GENERIC_PRODUCT}: it is what agents inspect as that are given no product")
+        raise ConfigError(f"--remove {GENERIC_PRODUCT}: agents without a configured product need it")
     if unknown := sorted(set(remove) - set(kept)):
         raise ConfigError(f"--remove: {some(unknown)} not in {bundle.path}. It has: {some(sorted(kept), 40)}.")
     kept = {name: array for name, array in kept.items() if name not in remove}
@@ -167,18 +174,18 @@ def kept_prompts(bundle: Bundle, add: Collection[str], remove: Collection[str]) 
 def make_prompts(
     add: dict[str, Wording], head: Any, encoder: Callable[[list[str]], np.ndarray], generic: np.ndarray, source: str
 ) -> dict[str, np.ndarray]:
-    """Product -> float32 array as the bundle's graph takes it.
+    """Product -> float32 array [K, 2, M], the `prompt` of the bundle's graph.
 
     Args:
         add: the products.
-        head: gives `prompt_vectors`.
-        encoder: text tower.
-        generic: the bundle's array of the generic product; its shape is the graph's.
-        source: file of `head`, for errors.
+        head: its `prompt_vectors` are used.
+        encoder: texts -> embeddings.
+        generic: the bundle's array of the generic product.
+        source: file of `head`, for error messages.
 
     Raises:
-        WeightsError: head or encoder are not those that the bundle was made with: of other widths, or the generic
-            product comes out otherwise than it is in the bundle.
+        WeightsError: the bundle was made with another head or encoder: the shapes differ, or the arrays of the generic
+            product do.
     """
     from tqdm import tqdm
 
@@ -198,7 +205,7 @@ def make_prompts(
     off = float(np.linalg.norm(again - generic) / np.linalg.norm(generic))
     if not off <= SAME_VECTORS:
         raise WeightsError(
-            f"{source}: {GENERIC_PRODUCT!r} comes out {off:.0%} off the bundle's (allowed {SAME_VECTORS:.0%}): "
+            f"{source}: the prompt of {GENERIC_PRODUCT!r} differs by {off:.0%} (allowed {SAME_VECTORS:.0%}): "
             "the bundle was made from another checkpoint or with another text encoder"
         )
     return prompt_arrays(head, embed_products(encoder, tqdm(add, desc="embedding", leave=False, disable=None), add))
@@ -207,9 +214,9 @@ def make_prompts(
 def changed_files(
     bundle: Bundle, prompts: dict[str, np.ndarray], added: dict[str, Wording], made_by: str
 ) -> dict[str, bytes]:
-    """The bundle's files that differ once it holds `prompts`, of which `added` are new: name -> content.
+    """File name -> new content, for the files that change when the bundle gets `prompts`, of which `added` are new.
 
-    The manifest's `made_by` names `made_by` too where products of the bundle are missing in `prompts`.
+    If products were removed, `made_by` is appended to the manifest's `made_by`.
     """
     buffer = io.BytesIO()
     PromptBank(embeddings=prompts).save(buffer)
@@ -233,7 +240,7 @@ def _to_add(args: argparse.Namespace) -> dict[str, Wording]:
     from_file = {} if args.file is None else read_product_file(args.file)
     names = [*args.add, *from_file]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"to be added twice: {some(twice)}")
+        raise ConfigError(f"added twice: {some(twice)}")
     return dict.fromkeys(args.add, PAPERS_WORDING) | from_file
 
 
@@ -250,11 +257,13 @@ def _text_side(bundle: Bundle, checkpoint: Path | None) -> tuple[Any, str]:
 
         detector = load_checkpoint(checkpoint).detector
         if not detector.needs_text:
-            raise WeightsError(f"{checkpoint}: of {detector.config.method}, which needs no text: not the bundle's")
+            raise WeightsError(
+                f"{checkpoint}: its method {detector.config.method} uses no text: the bundle was not made from it"
+            )
         return detector.head, str(checkpoint)
     if TEXT_SIDE not in bundle.manifest.files:
         raise BundleError(
-            f"{bundle.path}: holds no {TEXT_SIDE}, which embeds products. Name what it was made from with --checkpoint."
+            f"{bundle.path}: has no {TEXT_SIDE}, which adding products needs. Name its checkpoint with --checkpoint."
         )
     from zsad_core.text import load_text_side
 

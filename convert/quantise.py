@@ -1,4 +1,4 @@
-"""From an OpenVINO model in float to one in int8, by NNCF's post-training quantisation."""
+"""Post-training quantisation of an OpenVINO model to int8, with NNCF."""
 
 import contextlib
 import logging
@@ -13,45 +13,48 @@ from typing import Any
 
 import numpy as np
 
-from zsad_convert.gate import Labelled, Metrics, given_to_graph, is_mask
+from zsad_convert.gate import Metrics, given_to_graph, is_mask
 from zsad_core.bundle import Calibration
+from zsad_core.data import Sample
 from zsad_core.errors import ConfigError
 from zsad_core.openvino_offline import import_openvino
 from zsad_core.picture import find_images, read_image, resize_to_input
 
-# Kept in float, by their names in the graph. Patches of a calm picture differ by little more than the steps of an int8
-# patch embedding, and are divided by their deviation later. Measured on unseen pictures (ksdd) with a trained ViT-Ti at
-# 384 px: image AUROC 0.9475 in float and with this, 0.925 without; for 4 % of the time. Head and match lose nothing.
-# Distances between patches are divided by 0.025 before they are exponents: an int8 step would be a factor of 1.4.
+# Names of the parts of the graph that stay in float. The patches of a uniform image differ by little more than one step
+# of an int8 patch embedding, and the differences are amplified later (divided by their deviation). Measured on unseen
+# images (ksdd) with a trained ViT-Ti at 384 px: image AUROC 0.9475 in float and with this list, 0.925 without it. It
+# costs 4 % more time. The head and the matching need no float. Distances between patches are divided by 0.025 and then
+# used as exponents: there, one int8 step would be a factor of 1.4.
 FLOAT_PARTS = (r".*\bpatch_embed\b.*", r".*\bself_distances\b.*")
 
 
 def import_nncf() -> ModuleType:
-    """The `nncf` module, imported so that it never goes online.
+    """Imports `nncf` so that it sends no usage data.
 
-    It sends events to an analytics host as OpenVINO does, through the same package, and has a stub for when that is
-    not installed; see `zsad_core.openvino_offline`.
+    NNCF uses the same telemetry package as OpenVINO, and works without it; see `zsad_core.openvino_offline`.
     """
     import_openvino()
     import nncf
 
-    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own set_log_level changes whatever handlers it finds there
+    logging.getLogger("nncf").setLevel(
+        logging.ERROR
+    )  # nncf.set_log_level would also change handlers that are not its own
     return nncf
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSet:
-    """Pictures, each with the product that it is shown to the graph as."""
+    """Calibration images, each with the product whose prompt the graph gets (None: no prompt)."""
 
     record: Calibration
     pictures: tuple[tuple[Path, str | None], ...]
 
 
 def calibration_pictures(folders: Sequence[Path]) -> list[Path]:
-    """All pictures below the folders, masks left out.
+    """All images below the folders, without masks.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no images.
     """
     found = [path for folder in folders for path in find_images(folder) if not is_mask(path.relative_to(folder))]
     if not found:
@@ -60,15 +63,15 @@ def calibration_pictures(folders: Sequence[Path]) -> list[Path]:
 
 
 def calibration_set(folders: Sequence[Path], count: int, products: Iterable[str], seed: int) -> CalibrationSet:
-    """At most `count` pictures, evenly spaced over all that lie below the folders, masks left out; products in turn.
+    """At most `count` evenly spaced images from below the folders, without masks, each with the next product in turn.
 
     Raises:
-        ConfigError: no pictures.
+        ConfigError: there are no images.
     """
     found = calibration_pictures(folders)
     rng = np.random.default_rng(seed)
     count = min(count, len(found))
-    start = rng.random()  # of the even steps, and so less than one
+    start = rng.random()  # offset within one step, below 1
     chosen = [found[int((index + start) * len(found) / count)] for index in range(count)]
     names: list[str | None] = [str(name) for name in rng.permutation(sorted(products))]
     names = names or [None]
@@ -80,10 +83,10 @@ def calibration_set(folders: Sequence[Path], count: int, products: Iterable[str]
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyControl:
-    """Layers that cost too much go back to float."""
+    """Settings of the mode that returns layers to float until the accuracy drop is small enough."""
 
-    pictures: Sequence[Labelled]
-    max_drop: float  # of the mean of image AUROC and pixel AP
+    pictures: Sequence[Sample]
+    max_drop: float  # largest allowed drop of the mean of image AUROC and pixel AP
 
 
 def quantise(
@@ -95,18 +98,18 @@ def quantise(
     ignored: Sequence[str] = (),
     accuracy: AccuracyControl | None = None,
 ) -> Any:
-    """A new model in int8.
+    """Quantises a model to int8.
 
     Args:
-        model: `zsad_convert.export.to_openvino` gave it; stays as it is.
-        calibration: what the ranges of activations are taken from.
+        model: from `zsad_convert.export.to_openvino`; it is not changed.
+        calibration: images that set the ranges of activations.
         prompts: product -> [K, 2, M]; empty for a method without text.
-        transformer: whether the backbone is a ViT, whose attention NNCF then treats as such.
-        ignored: regular expressions of names in the graph that stay in float, beside `FLOAT_PARTS`.
-        accuracy: None quantises all else.
+        transformer: whether the backbone is a ViT; NNCF then uses its settings for attention.
+        ignored: regular expressions of further names in the graph that stay in float, beside `FLOAT_PARTS`.
+        accuracy: returns layers to float by measured accuracy; None: does not.
 
     Raises:
-        ConfigError: nothing in the graph has such a name.
+        ConfigError: an expression matches no name in the graph.
     """
     nncf = import_nncf()
     _check_names(model, ignored)
@@ -116,7 +119,7 @@ def quantise(
         "model_type": nncf.ModelType.TRANSFORMER if transformer else None,
         "ignored_scope": nncf.IgnoredScope(patterns=[*FLOAT_PARTS, *ignored], validate=False),
     }
-    # Without VNNI a CPU adds pairs of products in 16 bits, which overflow unless weights use half of their range.
+    # A CPU without VNNI adds pairs of products in 16 bits. They overflow unless weights use half of their range.
     advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
     inputs = nncf.Dataset(calibration.pictures, lambda shown: _shown(shown, input_hw, prompts))
 
@@ -133,16 +136,19 @@ def quantise(
             **options,
         )
 
-    # NNCF makes Cores of its own and lets them go. In a thread that ends with them, no other is left with a stack for
-    # signals that was freed, see `zsad_core.openvino_offline.openvino_core`.
-    with contextlib.redirect_stdout(sys.stderr), ThreadPoolExecutor(max_workers=1) as pool:  # stdout: progress bars
+    # NNCF creates and frees its own Cores, which leaves its thread with a freed signal stack: use a thread that ends.
+    # See `zsad_core.openvino_offline.openvino_core`.
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        ThreadPoolExecutor(max_workers=1) as pool,
+    ):  # progress bars go to stderr
         return pool.submit(work).result()
 
 
 def _shown(
     shown: tuple[Path, str | None], input_hw: tuple[int, int], prompts: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The graph's inputs for a picture of the calibration."""
+    """The graph's inputs for a calibration image."""
     path, product = shown
     given = {"image": resize_to_input(read_image(path), input_hw)[None]}
     return given if product is None else given | {"prompt": prompts[product]}
@@ -154,13 +160,13 @@ def _check_names(model: Any, patterns: Sequence[str]) -> None:
         try:
             known = any(re.match(pattern, name) for name in names)
         except re.error as error:
-            raise ConfigError(f"--ignored {pattern}: no regular expression: {error}") from error
+            raise ConfigError(f"--ignored {pattern}: not a valid regular expression: {error}") from error
         if not known:
-            raise ConfigError(f"--ignored {pattern}: nothing in the graph has a name that it matches")
+            raise ConfigError(f"--ignored {pattern}: no name in the graph matches")
 
 
 def _given(
-    one: Labelled, input_hw: tuple[int, int], prompts: dict[str, np.ndarray]
+    one: Sample, input_hw: tuple[int, int], prompts: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(mask, the graph's inputs)."""
     image, mask = one.load()
@@ -168,9 +174,9 @@ def _given(
 
 
 def _validate(
-    compiled: Any, pictures: Iterable[Labelled], input_hw: tuple[int, int], prompts: dict[str, np.ndarray]
+    compiled: Any, pictures: Iterable[Sample], input_hw: tuple[int, int], prompts: dict[str, np.ndarray]
 ) -> tuple[float, list[list[np.ndarray]]]:
-    """(mean of image AUROC and pixel AP, the map of each picture), as NNCF wants them."""
+    """(mean of image AUROC and pixel AP, the map of each image), in the form that NNCF expects."""
     metrics, maps = Metrics(), []
     for one in pictures:
         mask, given = _given(one, input_hw, prompts)

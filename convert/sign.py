@@ -1,4 +1,4 @@
-"""`zsad-convert keygen` and `zsad-convert sign`: who vouches for a bundle."""
+"""`zsad-convert keygen` and `zsad-convert sign`: make keys and sign bundles."""
 
 import argparse
 import contextlib
@@ -15,7 +15,7 @@ from zsad_core.errors import ConfigError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-ASK = "-"  # as --passphrase-file: ask on the terminal
+ASK = "-"  # value of --passphrase-file that asks on the terminal
 
 
 def add_commands(commands: Any) -> None:
@@ -25,19 +25,19 @@ def add_commands(commands: Any) -> None:
     sign = commands.add_parser("sign", help="sign a bundle")
     sign.add_argument("bundle", type=Path, help="bundle folder or .zip; a signature in it is replaced")
     sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="the .key of zsad-convert keygen")
-    for command, use in ((keygen, "encrypts the key"), (sign, "of the key")):
+    for command, use in ((keygen, "to encrypt the key"), (sign, "of the key")):
         command.add_argument(
             "--passphrase-file",
             metavar="FILE",
-            help=f"passphrase on its first line, {use}; {ASK} asks on the terminal (default: none)",
+            help=f"file with the passphrase {use} on its first line; {ASK} asks on the terminal (default: none)",
         )
 
 
 def keygen(args: argparse.Namespace) -> None:
-    """Writes a new Ed25519 key pair; a file that is there is never replaced.
+    """Writes a new Ed25519 key pair. It does not overwrite files.
 
     Raises:
-        ConfigError: a file of the pair is there, or cannot be written.
+        ConfigError: a file of the pair already exists, or cannot be written.
     """
     from cryptography.hazmat.primitives import serialization as form
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -45,7 +45,7 @@ def keygen(args: argparse.Namespace) -> None:
     private_path, public_path = (args.out.with_name(f"{args.out.name}.{kind}") for kind in ("key", "pub"))
     for path in (private_path, public_path):
         if path.exists() or path.is_symlink():
-            raise ConfigError(f"{path}: is there already. A key is not replaced; choose another --out.")
+            raise ConfigError(f"{path}: already exists. A key is not overwritten; choose another --out.")
     passphrase = _passphrase(args.passphrase_file)
     key = Ed25519PrivateKey.generate()
     locked = form.BestAvailableEncryption(passphrase) if passphrase else form.NoEncryption()
@@ -58,11 +58,11 @@ def keygen(args: argparse.Namespace) -> None:
         private_path.unlink()
         raise
     print(f"{public_path}: key {key_id(key.public_key().public_bytes_raw())}, for inference.trusted_keys of devices")
-    print(f"{private_path}: keep it where nobody else reads it, and off the devices")
+    print(f"{private_path}: keep it secret, and do not copy it to devices")
 
 
 def sign(args: argparse.Namespace) -> None:
-    """Signs a bundle that is whole.
+    """Signs a bundle, after a check of all its files.
 
     Raises:
         ConfigError: the key cannot be used.
@@ -70,7 +70,7 @@ def sign(args: argparse.Namespace) -> None:
     """
     key = read_private_key(args.key, args.passphrase_file)
     manifest = read_manifest(args.bundle)
-    load_bundle(args.bundle)  # a signature vouches for every file
+    load_bundle(args.bundle)  # the signature covers every file
     signature = sign_manifest(manifest, key)
     sha256 = rewrite_bundle(args.bundle, {SIGNATURE: signature}, args.bundle)
     print(f"{args.bundle}: sha256 {sha256}; signed with key {key_id(key.public_key().public_bytes_raw())}")
@@ -80,7 +80,7 @@ def read_private_key(path: Path, passphrase_file: str | None) -> "Ed25519Private
     """The key in a PEM file.
 
     Raises:
-        ConfigError: it cannot be read, is no Ed25519 key, or the passphrase is missing, wrong or too many.
+        ConfigError: the file cannot be read, is not an Ed25519 key, or the passphrase is missing, wrong or not needed.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -88,13 +88,13 @@ def read_private_key(path: Path, passphrase_file: str | None) -> "Ed25519Private
 
     text = read_key_file(path)
     if b"PRIVATE KEY" not in text:
-        raise ConfigError(f"{path}: no PEM file of a private key. Name the .key of zsad-convert keygen.")
+        raise ConfigError(f"{path}: not a PEM file of a private key. Name the .key of zsad-convert keygen.")
     try:
         key = load_pem_private_key(text, _passphrase(passphrase_file))
     except TypeError as error:
-        raise ConfigError(f"{path}: {error}. A passphrase comes with --passphrase-file.") from error
+        raise ConfigError(f"{path}: {error}. Give a passphrase with --passphrase-file.") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{path}: cannot be read as a key: wrong passphrase, or damaged") from error
+        raise ConfigError(f"{path}: cannot be read as a key: wrong passphrase or damaged file") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"{path}: not an Ed25519 key. zsad-convert keygen makes one.")
     return key
@@ -105,7 +105,7 @@ def _passphrase(source: str | None) -> bytes | None:
         return None
     if source == ASK:
         if not sys.stdin.isatty():
-            raise ConfigError(f"--passphrase-file {ASK}: there is no terminal to ask on; name a file")
+            raise ConfigError(f"--passphrase-file {ASK}: there is no terminal; name a file")
         line = getpass.getpass("passphrase of the key: ").encode()
     else:
         line = next(iter(read_key_file(Path(source)).splitlines()), b"")

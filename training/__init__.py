@@ -1,1 +1,1 @@
-"""From labelled data sets to a checkpoint, and its evaluation. Host only."""
+"""Trains checkpoints on labelled data sets and evaluates them. Runs on the host only."""

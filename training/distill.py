@@ -1,4 +1,4 @@
-"""Command line of distillation: `python training/distill.py --help`."""
+"""The command line of `zsad-distill`."""
 
 import hashlib
 import logging
@@ -34,18 +34,18 @@ def distil(
     *,
     check_data: bool = True,
 ) -> tuple[Path, str]:
-    """Runs `config`, sharing it with the other processes.
+    """Runs `config` together with the other processes.
 
     Args:
         config: of the run.
         checkpoint: the teacher.
-        file: that it was read from.
+        file: the teacher's file.
         command: for the record.
-        processes: that share the run.
+        processes: all processes of the run.
         check_data: decode every file first.
 
     Returns:
-        The path of the student's best checkpoint, and the table of teacher and student, which the first process has.
+        The path of the student's best checkpoint, and the table (empty except in the first process).
     """
     from zsad_training.distil import DistilObjective, DistilPictures, check_score_rules, collate_distil, read_unlabelled
     from zsad_training.measure import ValidationPictures
@@ -81,7 +81,7 @@ def distil(
     table = ""
     if processes.is_first:
         table = _compare(best, teacher, validation, config.identity() + objective.identity)
-    processes.wait()  # none ends, and lets the others be ended, before the table is there
+    processes.wait()  # torchrun may end the others when one ends, so all wait for the table
     return best, table
 
 
@@ -100,14 +100,14 @@ def _teacher(config: "DistilConfig", checkpoint: "Checkpoint", parts: "Parts", p
 def _student(
     config: "DistilConfig", parts: "Parts", processes: "Processes"
 ) -> tuple[Any, dict[str, Any] | None, dict[str, Any]]:
-    """The detector, the record of the checkpoint it starts from, if any, and its text embeddings."""
+    """(detector, record of the checkpoint that it starts from or None, text embeddings)."""
     import numpy as np
     import torch
 
     from zsad_training.run import build_detector
 
     text = embed(config.model.method, config.model.text_encoder, parts.products, processes)
-    random.seed(config.seed)  # now, as in `zsad_training.train`
+    random.seed(config.seed)  # after the text encoder, as in `zsad_training.train`
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
     detector, earlier = build_detector(
@@ -127,14 +127,14 @@ def _with_cache(teacher: "Teacher", config: "DistilConfig") -> "KeptAnswers":
     kept = KeptAnswers(teacher, spec.cache)
     megabytes = kept.bytes_each / 1e6
     logger.info(
-        "the teacher's answers: %.2f MB a picture, at most %.2f GB in %s for a pool of %d pictures",
+        "cache of the teacher's answers: %.2f MB an image, at most %.2f GB in %s for a pool of %d images",
         megabytes, megabytes * spec.pool / 1e3, spec.cache, spec.pool,
     )  # fmt: skip
     return kept
 
 
 def with_teacher(record: dict[str, Any], config: "DistilConfig", teacher: "Checkpoint", file: Path) -> dict[str, Any]:
-    """The student's record with what the teacher was and learnt from: the student learnt from that too."""
+    """The student's record with the teacher and its training data, which the student also learnt from."""
     theirs = teacher.record
     licences = [
         *record["licences"],
@@ -148,7 +148,7 @@ def with_teacher(record: dict[str, Any], config: "DistilConfig", teacher: "Check
     with file.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     if not theirs["trained_on"]:
-        logger.warning("%s does not say what it was trained on: no data set is known to be new to its student", file)
+        logger.warning("%s does not name its training data: any data set may be known to its student", file)
     model = teacher.detector.config
     return record | {
         "trained_on": sorted({*record["trained_on"], *theirs["trained_on"]}),
@@ -173,7 +173,7 @@ def _weights_licences(model: "DetectorConfig") -> list[dict[str, Any]]:
 
 
 def _compare(best: Path, teacher: "Teacher", validation: "ValidationPictures", identity: str) -> str:
-    """The table, which it also leaves beside the checkpoint; the teacher is measured once in a run's life."""
+    """Makes the table and writes it next to the checkpoint. The teacher is evaluated once; its rows are kept."""
     from zsad_core.facts import EvaluationRow
     from zsad_core.model import load_checkpoint
     from zsad_training.distil import comparison, kept_rows

@@ -1,4 +1,4 @@
-"""Command line of evaluation: `python training/evaluate.py --help`."""
+"""The command line of `zsad-evaluate`."""
 
 import argparse
 import logging
@@ -24,26 +24,29 @@ def parser() -> argparse.ArgumentParser:
     """The flags of `zsad-evaluate`."""
     result = argparse.ArgumentParser(
         prog="zsad-evaluate",
-        description="Image AUROC, AP, F1-max and pixel AUROC, AP, F1-max, AUPRO (to 30 % FPR) of a checkpoint, for "
-        "each product and their mean; recall and false-reject rate at the checkpoint's threshold. Maps are compared "
-        "with the masks at the pictures' own size; the test split alone counts. Nothing is tuned here.",
+        description="Evaluates a checkpoint on the test split: image AUROC, AP, F1-max; pixel AUROC, AP, F1-max, AUPRO "
+        "(to 30 % FPR); recall and false-reject rate at the checkpoint's threshold, for each product and their mean. "
+        "Maps are compared with the masks at the size of the original images. Nothing is tuned here.",
     )
     add_checkpoint_flags(result)
     result.add_argument("--data", type=Path, nargs="+", required=True, help="folders of data sets")
     result.add_argument(
-        "--layout", choices=get_args(LayoutName), default="auto", help="of every --data (default auto: by content)"
+        "--layout",
+        choices=get_args(LayoutName),
+        default="auto",
+        help="layout of every --data (default auto: detected from the content)",
     )
-    result.add_argument("--mask-folder", help="instead of the layout's own, e.g. ground_truth")
+    result.add_argument("--mask-folder", help="folder of masks instead of the layout's own, e.g. ground_truth")
     result.add_argument("--skip-data-check", action="store_true", help="do not decode every file first")
-    result.add_argument("--product", help="prompt for all pictures, e.g. object (default: each category's own name)")
-    for name, what in (("distance", "the distances between a picture's patches"), ("text", "what the text says")):
+    result.add_argument("--product", help="prompt for all images, e.g. object (default: the name of each category)")
+    for name, what in (("distance", "distances between patches"), ("text", "text similarity")):
         result.add_argument(
             f"--{name}-weight", type=float, metavar="W",
-            help=f"how much of {what} is added to a decoder's map; default: the checkpoint's own weight",
+            help=f"weight of the {what} in a decoder's map (default: the checkpoint's own)",
         )  # fmt: skip
     result.add_argument(
         "--smaller-size", type=int, nargs="*", metavar="PX",
-        help="sides of smaller squares at which a picture is looked at too; no PX: none; default: the checkpoint's own",
+        help="sides of further, smaller square inputs; without PX: none (default: the checkpoint's own)",
     )  # fmt: skip
     result.add_argument("--json", type=Path, help="file for the table as JSON")
     result.add_argument("--markdown", type=Path, help="file for the table as Markdown (default: standard output)")
@@ -51,11 +54,11 @@ def parser() -> argparse.ArgumentParser:
         "--report",
         type=Path,
         metavar="DIR",
-        help="folder, made if need be, for metrics.json, metrics.md, and of each product a sheet of pictures with true "
-        "defects and heatmaps (<dataset>-<product>.jpg), its ROC and PR curves (<dataset>-<product>-curves.png)",
+        help="folder for metrics.json, metrics.md and, for each product, a sheet of images with true defects and "
+        "heatmaps (<dataset>-<product>.jpg) and ROC and PR curves (<dataset>-<product>-curves.png)",
     )
     result.add_argument("--device", default="auto", help="auto, cpu, cuda … (default auto)")
-    result.add_argument("--seed", type=int, default=0, help="nothing is random here; kept for scripts (default 0)")
+    result.add_argument("--seed", type=int, default=0, help="has no effect: nothing here is random (default 0)")
     return result
 
 
@@ -114,11 +117,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def set_map_weights(detector: "Detector", **weights: float | None) -> str:
-    """Puts the given weights of a decoder's map in place of its own, for ablations; says which, for the protocol.
+    """Replaces weights of a decoder's map, for ablations; gives the changes as text for the protocol.
 
     Raises:
         ValueError: there is no decoder.
-        ConfigError: a weight does not suit it.
+        ConfigError: a weight is not valid.
     """
     from zsad_core.config import validate
     from zsad_core.heads import DecoderConfig
@@ -128,7 +131,7 @@ def set_map_weights(detector: "Detector", **weights: float | None) -> str:
         return ""
     config = detector.config.decoder
     if config is None or detector.config.method not in METHODS_WITH_TEXT:
-        raise ValueError(f"{', '.join(given)}: this checkpoint has no decoder whose map could be weighted")
+        raise ValueError(f"{', '.join(given)}: this checkpoint has no decoder with such weights")
     config = validate(DecoderConfig, config.model_dump() | given, "the decoder's weights")
     decoder = detector.head.decoder
     decoder.distance_weight, decoder.text_weight = config.distance_weight, config.text_weight
@@ -136,10 +139,10 @@ def set_map_weights(detector: "Detector", **weights: float | None) -> str:
 
 
 def set_smaller_sizes(detector: "Detector", sides: list[int] | None) -> None:
-    """Puts the given sizes in place of those that a picture is looked at too, for ablations; None leaves them.
+    """Replaces the smaller input sizes, for ablations; None keeps them.
 
     Raises:
-        ConfigError: a size does not suit the detector.
+        ConfigError: the detector cannot use a size.
     """
     from zsad_core.model import check_smaller
 
@@ -154,7 +157,7 @@ def set_smaller_sizes(detector: "Detector", sides: list[int] | None) -> None:
 
 
 def draw_report(folder: Path, tallies: "Mapping[Group, Tally]", sheets: "Sheets") -> None:
-    """A sheet of pictures and a plot of curves for each data set and product."""
+    """A sheet of images and a plot of curves for each data set and product."""
     from zsad_training.measure import draw_curves, write_sheet
 
     for group, tally in tallies.items():

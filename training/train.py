@@ -1,4 +1,4 @@
-"""Command line of training: `python training/train.py --help`."""
+"""The command line of `zsad-train`."""
 
 import gc
 import logging
@@ -28,7 +28,7 @@ logger = logging.getLogger("zsad_training")
 
 
 def train(config: Any, command: str, processes: "Processes", *, check_data: bool = True) -> Path:
-    """Runs `config`, sharing it with the other processes; gives the path of the best checkpoint."""
+    """Runs `config` together with the other processes; gives the path of the best checkpoint."""
     import numpy as np
     import torch
 
@@ -39,7 +39,7 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
     device, seed = processes.device, config.seed
     parts = read_parts(config, check_data=check_data and processes.is_first)
     text = embed(config.model.method, config.model.text_encoder, parts.products, processes)
-    random.seed(seed)  # now: a text encoder draws its first weights when it is loaded
+    random.seed(seed)  # only now: loading a text encoder uses random numbers
     np.random.seed(seed)
     torch.manual_seed(seed)
     detector, earlier = build_detector(
@@ -71,28 +71,28 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The pictures and textures that a run learns from, and those that are held out for its validation."""
+    """The images and textures for training and those held out for validation."""
 
     fit: "list[Sample]"
-    held_out: "list[Sample]"  # at most so many as validation looks at
+    held_out: "list[Sample]"  # at most `validation.max_per_class` of each class
     fit_textures: "list[Texture]"
     held_textures: "list[Texture]"
-    products: set[str]  # that any of them, or of those that nobody looks at, is prompted with; with `materials`
-    materials: set[str]  # that only textures are prompted with: no device inspects them
+    products: set[str]  # of all images in the folders, and the materials
+    materials: set[str]  # names that only textures have; they are not products
     trained_on: set[str]  # data sets
 
 
 def read_parts(config: "TrainConfig", *, check_data: bool) -> Parts:
-    """What is in the folders of `config`, split.
+    """Reads the folders of `config` and splits their content.
 
     Raises:
-        DatasetError: naming each broken file; with `check_data` every file is decoded for that.
+        DatasetError: with each broken file; `check_data` decodes every file.
     """
     from zsad_core.bundle import GENERIC_PRODUCT
     from zsad_training.pictures import at_most, find_textures, read_datasets, split, split_groups
 
     only: Any = None if config.train_split == "all" else config.train_split
-    textures = find_textures(config.textures.path) if config.textures else []  # first: it takes no time
+    textures = find_textures(config.textures.path) if config.textures else []  # first, because it is fast
     samples = read_datasets(config.datasets, check=check_data, split=only)
     seed, spec = config.seed, config.validation
     fit, held_out = split_groups(samples, attrgetter("key"), _product_and_class, spec.fraction, seed)
@@ -104,7 +104,7 @@ def read_parts(config: "TrainConfig", *, check_data: bool) -> Parts:
             f"materials: add materials, or lower --set validation.fraction (now {spec.fraction})"
         )
     logger.info(
-        "%d pictures to train on, %d to validate; textures: %d and %d",
+        "images: %d for training, %d for validation; textures: %d and %d",
         len(fit), len(held_out), len(fit_textures), len(held_textures),
     )  # fmt: skip
     products, materials = {one.product for one in samples}, {one.material for one in textures}
@@ -127,10 +127,10 @@ _embedded: "dict[tuple[str, str], dict[str, np.ndarray]]" = {}  # (text encoder,
 
 
 def embed(method: str, text_encoder: str, products: set[str], processes: "Processes") -> "dict[str, np.ndarray]":
-    """Product -> text embedding [T, 2], of the generic one too; empty where the method needs no text.
+    """Product -> text embedding [T, 2], with the generic product; empty for a method without text.
 
-    The first process embeds for all, and lets go of the text encoder. The embeddings are kept, so that the runs of a
-    protocol share them.
+    The first process embeds for all processes and then frees the text encoder. The embeddings are kept for the other
+    runs of a protocol.
     """
     from zsad_core.bundle import GENERIC_PRODUCT
     from zsad_core.methods import METHODS_WITH_TEXT
@@ -152,7 +152,7 @@ def _newly_embedded(text_encoder: str, products: list[str], device: str) -> "dic
     from zsad_core.text import embed_products, load_text_encoder
 
     found = embed_products(load_text_encoder(text_encoder, device=device), products)
-    gc.collect()  # the encoder's modules refer to each other
+    gc.collect()  # the encoder's modules have reference cycles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return found
@@ -161,7 +161,7 @@ def _newly_embedded(text_encoder: str, products: list[str], device: str) -> "dic
 def make_record(
     config: "TrainConfig", command: str, trained_on: set[str], earlier: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What the checkpoint says of its training; `earlier` is the record of the checkpoint that it began with."""
+    """The record for the checkpoint. `earlier` is the record of the checkpoint that the run started from."""
     import torch
 
     specs: list[DatasetSpec | TextureSpec] = [*config.datasets, *([config.textures] if config.textures else [])]
@@ -185,7 +185,7 @@ def make_record(
 
 
 def evaluate(checkpoint: Path, dataset: "DatasetSpec", table: Path, *, device: str) -> None:
-    """Evaluates as `zsad-evaluate` does, on data that was checked, and leaves its JSON in `table`."""
+    """Evaluates like `zsad-evaluate`, without the data check, and writes the JSON to `table`."""
     from zsad_training import evaluate as command
 
     unfinished = table.with_name(table.name + ".partial")
@@ -219,7 +219,7 @@ def _run_protocol(args: "Namespace", configs: dict[str, Any], command: str, proc
 
     config = next(iter(configs.values()))
     runs = plan(args.protocol, configs, args.seeds or [config.seed])
-    if processes.is_first and not args.skip_data_check:  # once, and not in every run
+    if processes.is_first and not args.skip_data_check:  # once, not in every run
         read_datasets({spec.path: spec for one in configs.values() for spec in one.datasets}.values())
     work = partial(train, check_data=False)
     return Protocol(runs, train=work, evaluate=evaluate, processes=processes).run(config.out, args.protocol, command)

@@ -1,4 +1,4 @@
-"""Writing a bundle and its model card, and rewriting one that exists."""
+"""Writes a bundle and its model card, and changes existing bundles."""
 
 import lazy_loader
 

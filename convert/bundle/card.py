@@ -1,6 +1,6 @@
-"""A bundle's model card, for people: what it is, what it was made from, what was measured. Made of its manifest alone.
+"""A bundle's model card, made from its manifest only.
 
-Its headings are those of Mitchell et al., Model Cards for Model Reporting (arXiv 1810.03993).
+The headings are those of Mitchell et al., Model Cards for Model Reporting (arXiv 1810.03993).
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from zsad_core.bundle import Evaluation, Gate, Manifest, ResizeRule, Variant
 from zsad_core.facts import EvaluationRow
 
-MODEL_CARD = "MODEL_CARD.md"  # beside the files of the manifest; no device reads it
+MODEL_CARD = "MODEL_CARD.md"  # not a file of the manifest; devices do not read it
 
 _METHODS = {
     "ava_dino": "AVA-DINO (arXiv 2605.12069)",
@@ -25,28 +25,28 @@ def model_card(manifest: Manifest) -> str:
     """The card as Markdown."""
     parts = [
         f"# {manifest.name} {manifest.version}",
-        "Made of `manifest.json` by zsad-convert; `zsad-convert card BUNDLE` makes it again.",
+        "Made from `manifest.json`; `zsad-convert card BUNDLE` prints it again.",
         "## Model details",
         _details(manifest),
         "## Intended use",
-        "Finds what is unusual on the surface of parts in pictures, of products that it was not trained on: a score, a "
-        "verdict against a threshold, and a map of where. **Calibrate the threshold on good parts of the line that it "
-        "inspects** (`zsad-agent calibrate`); scores rank parts of one product and do not compare products.",
-        "Not made for: parts that are merely in the wrong place or of the wrong kind, measuring, pictures of people, "
-        "or as the only safeguard where a missed defect can hurt somebody.",
+        "Finds surface defects in images of parts, also of products that it was not trained on. It gives a score, a "
+        "verdict against a threshold, and a map of the defects. **Calibrate the threshold on good parts of your line** "
+        "(`zsad-agent calibrate`). Scores rank parts of one product; scores of two products cannot be compared.",
+        "It is not made for parts in the wrong place or of the wrong kind, for measuring, for images of people, or as "
+        "the only safeguard where a missed defect can hurt somebody.",
         "## Factors",
-        f"The whole picture is scaled to {_size(manifest.model.input_hw)} px, by the rule below: what is then smaller "
-        "than a few pixels is lost. Light, focus and the crop of the camera's view change scores; what was measured is "
-        "below.",
-        "How a picture is scaled, so that another program scores the same: " + _resize(manifest.resize),
+        f"The whole image is scaled to {_size(manifest.model.input_hw)} px, by the rule below. A defect that is then "
+        "smaller than a few pixels is lost. Light, focus and the crop of the camera's view change scores.",
+        "The rule that scales an image, for other programs that should give the same scores: "
+        + _resize(manifest.resize),
         "## Metrics and threshold",
-        "A higher score is worse. Image metrics rank whole pictures by their score, pixel metrics rank pixels by the "
-        "map. " + _threshold(manifest),
+        "A higher score is worse. Image metrics rank images by their score, pixel metrics rank pixels by their map "
+        "value. " + _threshold(manifest),
         "## Evaluation data and results",
         _evaluation(manifest.evaluation),
         "## Training data and weights",
         _table(("what", "licence", "source"), ((one.what, one.licence, one.source) for one in manifest.licences)),
-        "## What the export was checked for",
+        "## Checks of the export",
         *_exported(manifest),
         "## Caveats",
         _caveats(manifest),
@@ -56,7 +56,7 @@ def model_card(manifest: Manifest) -> str:
 
 def _details(manifest: Manifest) -> str:
     model, score = manifest.model, manifest.model.score
-    products = ", ".join(manifest.products) or "any: the method reads no text"
+    products = ", ".join(manifest.products) or "any: the method uses no text"
     rows = [
         ("method", _METHODS.get(model.method, model.method)),
         ("backbone", f"{model.backbone}, taps {', '.join(map(str, model.taps))}"),
@@ -64,7 +64,7 @@ def _details(manifest: Manifest) -> str:
         ("input", f"{_size(model.input_hw)} px, uint8, {model.colour_order}"),
         ("map", f"{_size(model.map_hw)} values"),
         ("score", f"mean of the highest {100 * score.top_fraction:g} % of the map" if score else "the method's own"),
-        ("weights", model.precision + (" and int8, each machine runs the faster" if manifest.variant else "")),
+        ("weights", model.precision + (" and int8; each machine runs the faster one" if manifest.variant else "")),
         ("products", products),
         ("made by", f"`{manifest.made_by}`"),
         ("exported", _exported_with(manifest)),
@@ -74,18 +74,18 @@ def _details(manifest: Manifest) -> str:
 
 
 def _exported_with(manifest: Manifest) -> str:
-    day = "on a day that was not recorded" if manifest.built_at is None else f"on {manifest.built_at} (UTC)"
+    day = "date not recorded" if manifest.built_at is None else f"on {manifest.built_at} (UTC)"
     versions = manifest.built_with.model_dump(exclude_none=True) if manifest.built_with else {}
     said = ", ".join(f"{name.replace('_', '-')} {version}" for name, version in versions.items())
-    return f"{day}, with {said or 'versions that were not recorded'}"
+    return f"{day}, with {said or 'versions not recorded'}"
 
 
 def _threshold(manifest: Manifest) -> str:
     one = manifest.threshold
     rejected = ""
     if one.false_reject_rate is not None:
-        rejected = f", which rejected {_percent(one.false_reject_rate)} % of the good ones there"
-    return f"The threshold that ships is {one.value:.3f}, by: {one.method}{rejected}."
+        rejected = f". It rejected {_percent(one.false_reject_rate)} % of those good images"
+    return f"The shipped threshold is {one.value:.3f}. Rule: {one.method}{rejected}."
 
 
 def _resize(rule: ResizeRule) -> str:
@@ -95,8 +95,8 @@ def _resize(rule: ResizeRule) -> str:
 
 def _evaluation(evaluation: Evaluation | None) -> str:
     if evaluation is None:
-        return "**None is in the bundle.** Measure it on parts of your own (`zsad-evaluate`)."
-    head = ("data set", "trained on", "pictures", *(name.replace("_", " ") for name in _METRICS))
+        return "**The bundle has none.** Measure it on your own parts (`zsad-evaluate`)."
+    head = ("data set", "trained on", "images", *(name.replace("_", " ") for name in _METRICS))
     rows = (
         (one.dataset, "yes" if one.seen_in_training else "no", str(one.images), *(_metric(one, m) for m in _METRICS))
         for one in evaluation.rows
@@ -118,26 +118,26 @@ def _exported(manifest: Manifest) -> list[str]:
 def _proof(one: Variant) -> str:
     parity = one.parity
     lines = [
-        f"- {one.precision}: over {parity.images} pictures of {parity.source} the graph's map differs from torch's by "
+        f"- {one.precision}: over {parity.images} images of {parity.source}, the graph's map differs from torch's by "
         f"at most {parity.max_map_difference:.1e} (allowed {parity.map_tolerance:g}), the score by "
         f"{parity.max_score_difference:.1e} (allowed {parity.score_tolerance:g})."
     ]
     for row in one.gate.rows if isinstance(one.gate, Gate) else ():
-        pixels = "" if row.pixel_ap_ir is None else f", pixel AP {row.pixel_ap_ir:.4f} for {row.pixel_ap_torch:.4f}"
+        pixels = "" if row.pixel_ap_ir is None else f", pixel AP {row.pixel_ap_ir:.4f} (torch {row.pixel_ap_torch:.4f})"
         lines.append(
-            f"- {one.precision}: on {row.images} pictures of {row.dataset} image AUROC {row.image_auroc_ir:.4f} for "
-            f"torch's {row.image_auroc_torch:.4f}{pixels}; {row.changed_verdicts} verdicts change."
+            f"- {one.precision}: on {row.images} images of {row.dataset}, image AUROC {row.image_auroc_ir:.4f} "
+            f"(torch {row.image_auroc_torch:.4f}){pixels}; {row.changed_verdicts} verdicts change."
         )
     if one.gate == "left out":
-        lines.append(f"- {one.precision}: **metrics were not compared with torch's.**")
+        lines.append(f"- {one.precision}: **metrics were not compared with torch.**")
     if one.calibration is not None:
-        lines.append(f"- {one.precision}: calibrated on {one.calibration.images} pictures of {one.calibration.source}.")
-    lines += [f"- {one.precision}: **above its tolerance, and accepted: {loss}**" for loss in one.accepted_loss]
+        lines.append(f"- {one.precision}: calibrated on {one.calibration.images} images of {one.calibration.source}.")
+    lines += [f"- {one.precision}: **accepted although above its tolerance: {loss}**" for loss in one.accepted_loss]
     return "\n".join(lines)
 
 
 def _caveats(manifest: Manifest) -> str:
-    lines = ["- The figures hold for the data that they name; on other products it is better or worse."]
+    lines = ["- The results hold for the named data only. On other products the model is better or worse."]
     rows = [one for one in (manifest.evaluation.rows if manifest.evaluation else ()) if not one.seen_in_training]
     for metric in ("image_auroc", "pixel_ap", "recall"):
         known = [(value, one.dataset) for one in rows if (value := getattr(one, metric)) is not None]
@@ -147,7 +147,9 @@ def _caveats(manifest: Manifest) -> str:
     rejects = [(one.false_reject_rate, one.dataset) for one in rows if one.false_reject_rate is not None]
     if rejects:
         value, dataset = max(rejects)
-        lines.append(f"- Most good parts rejected at the threshold that ships: {_percent(value)} %, {dataset}.")
+        lines.append(
+            f"- Highest share of good parts rejected at the shipped threshold: {_percent(value)} %, {dataset}."
+        )
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Changes files of a bundle as one step: at its path lies the old bundle or the new one, never a mixture."""
+"""Changes files of a bundle in one step: its path holds the old bundle or the new one, never a mixture."""
 
 import ctypes
 import os
@@ -16,26 +16,26 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's <fcntl.h> and <linux/fs.h>
 
 
 def rewrite_bundle(source: Path, changed: dict[str, bytes], out: Path) -> str:
-    """Writes the bundle `source` with some of its files changed to `out`, which may be `source`; gives its sha256.
+    """Copies the bundle `source` to `out` with some files changed; gives its sha256. `out` may be `source`.
 
-    A folder makes a folder, a .zip a .zip. All other files come along byte for byte, except that a signature goes when
-    the manifest changes: it was of the one before.
+    The result is a folder or a .zip, like `source`. Other files do not change. If the manifest changes and no new
+    signature is given, the old signature is dropped.
 
     Args:
         source: folder or .zip.
-        changed: name -> new content: some files with the manifest that holds their hashes, or the signature alone.
-        out: is replaced where it is a bundle of the same kind.
+        changed: name -> new content: files and the manifest with their hashes, or only the signature.
+        out: is replaced if it is a bundle of the same kind.
 
     Raises:
-        ValueError: something that is no such bundle is at `out`.
-        BundleError: it cannot be written, or what was written does not load; nothing has changed then.
+        ValueError: `out` exists and is not such a bundle.
+        BundleError: the bundle cannot be written, or the written one does not load; `out` is then unchanged.
     """
-    source, out = source.resolve(), out.resolve()  # through links: what they name is replaced, not they
+    source, out = source.resolve(), out.resolve()  # replaces the target of a link, not the link
     if source in out.parents:
         raise ValueError(f"{out}: lies inside the bundle {source}; choose another --out")
     if out != source and out.exists() and not _same_kind(source, out):
         kind = "folder" if source.is_dir() else ".zip"
-        raise ValueError(f"{out}: exists and is no bundle {kind} like {source}; choose another --out")
+        raise ValueError(f"{out}: exists and is not a bundle {kind} like {source}; choose another --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bundle-") as folder:
@@ -46,7 +46,7 @@ def rewrite_bundle(source: Path, changed: dict[str, bytes], out: Path) -> str:
             put(partial, out)
     except OSError as error:
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
-        raise BundleError(f"{out}: cannot be written: {reason}. Choose a place for it with --out.") from error
+        raise BundleError(f"{out}: cannot be written: {reason}. Choose another --out.") from error
     return sha256
 
 
@@ -80,10 +80,10 @@ def _outdated(changed: dict[str, bytes]) -> set[str]:
 
 
 def put(partial: Path, out: Path, exchange: Callable[[Path, Path], bool] | None = None) -> None:
-    """Moves `partial` to `out`; what was there comes to lie beside `partial` or in its place, or is gone.
+    """Moves `partial` to `out`. An old folder at `out` ends in the folder of `partial`.
 
-    A folder is swapped in one step by `exchange`, or, where that gives False, moved aside first: there is none then for
-    a moment.
+    `exchange` swaps two folders in one step. If it gives False, the old folder is moved away first, and for a moment
+    `out` does not exist.
     """
     if not out.is_dir():
         partial.replace(out)
@@ -98,7 +98,7 @@ def put(partial: Path, out: Path, exchange: Callable[[Path, Path], bool] | None 
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swaps two paths at once, where the system can; a folder that is not empty cannot be renamed over."""
+    """Swaps two paths in one step; False if the system cannot. (A rename cannot replace a folder with content.)"""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     if renameat2 is None:
         return False

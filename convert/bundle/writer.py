@@ -1,4 +1,4 @@
-"""Writes a bundle: a folder that a device can load, or nothing."""
+"""Writes a bundle folder, completely or not at all."""
 
 import hashlib
 import json
@@ -36,16 +36,16 @@ from zsad_core.openvino_offline import import_openvino
 
 
 def check_out(out: Path) -> None:
-    """Refuses a place that `write_bundle` could not write to.
+    """Checks that `write_bundle` can write to `out`.
 
     Raises:
-        ValueError: `out` exists and is no bundle, or it cannot be made.
+        ValueError: `out` exists and is not a bundle, or it cannot be created.
     """
     if out.exists() and not (out / MANIFEST).is_file():
-        raise ValueError(f"{out}: exists and is no bundle; choose another --out")
+        raise ValueError(f"{out}: exists and is not a bundle; choose another --out")
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise ValueError(f"{out}: cannot be made in {above}; choose another --out")
+        raise ValueError(f"{out}: cannot be created in {above}; choose another --out")
 
 
 def write_bundle(
@@ -67,17 +67,17 @@ def write_bundle(
 ) -> str:
     """Writes, reads back and checks the bundle, then moves it to `out`; gives its sha256.
 
-    An existing bundle at `out` is replaced; anything else there is left alone.
+    An existing bundle at `out` is replaced.
 
     Args:
         out: folder.
         ir: (model.xml, model.bin).
-        proof: of `ir`; its precision is that of `facts`.
-        variant: the same model in int8: record, graph and weights.
+        proof: the gate's record of `ir`; its precision is that of `facts`.
+        variant: the same model in int8: record and (model.xml, model.bin).
 
     Raises:
-        ValueError: `out` exists and is no bundle.
-        BundleError: what was written does not load.
+        ValueError: `out` exists and is not a bundle.
+        BundleError: the written bundle does not load.
     """
     check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -131,5 +131,5 @@ def _built_with() -> BuiltWith:
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """The manifest as its file."""
+    """The content of the manifest's file."""
     return (json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode()

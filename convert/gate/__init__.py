@@ -1,4 +1,4 @@
-"""What a bundle must pass before it is written: parity with the checkpoint, accuracy, and the checks of `verify`."""
+"""The export gate: checks that a bundle must pass before it is written, and the checks of `verify`."""
 
 import lazy_loader
 

@@ -9,8 +9,7 @@ from .checks import refuse as refuse
 from .checks import unit as unit
 from .gate import Metrics as Metrics
 from .gate import given_to_graph as given_to_graph
-from .labelled import Labelled as Labelled
-from .labelled import is_mask as is_mask
-from .labelled import labelled_pictures as labelled_pictures
 from .parity import measure_parity as measure_parity
 from .parity import parity_faults as parity_faults
+from .pictures import is_mask as is_mask
+from .pictures import labelled_pictures as labelled_pictures

@@ -1,4 +1,4 @@
-"""What a graph must pass before it ships: the flags, and the verdict that goes into the manifest."""
+"""The flags of the export gate, and the result that it writes into the manifest."""
 
 import argparse
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ import numpy as np
 from zsad_core.bundle import Calibration, Gate, Parity, Precision, Variant
 from zsad_core.errors import ConfigError, ParityError
 
-# Largest differences allowed between torch and IR, both computing in float32, over all pixels of all pictures. Measured
-# on the ViT-Ti that ships: weights kept in fp32 move map and score by 2e-6; rounded to fp16 by 2e-3 and 1e-3; int8
-# moves them by 0.11 and 0.05 where it costs no metric, by 0.30 and 0.11 where it does.
+# (map, score): the largest allowed differences between torch and IR, both in float32, over all pixels of all images.
+# Measured on the shipped ViT-Ti: fp32 weights change map and score by 2e-6, fp16 weights by 2e-3 and 1e-3. int8 changes
+# them by 0.11 and 0.05 when no metric gets worse, and by 0.30 and 0.11 when one does.
 TOLERANCES: dict[Precision, tuple[float, float]] = {"fp32": (1e-3, 1e-3), "fp16": (5e-3, 2e-3), "int8": (0.2, 0.08)}
-# Largest differences allowed of an image AUROC, and of a pixel AP as a share of torch's.
+# The largest allowed difference of an image AUROC, and of a pixel AP relative to torch's.
 AUROC_TOLERANCE, AP_TOLERANCE = 0.005, 0.05
 
-GateOf = Gate | Literal["left out"] | None  # as `Variant.gate`
+GateOf = Gate | Literal["left out"] | None  # the type of `Variant.gate`
 
 
 def unit(text: str) -> float:
-    """A flag's number from 0 to 1."""
+    """Parses a number from 0 to 1."""
     number = float(text)
     if not 0 <= number <= 1:  # true for NaN too
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 1")
@@ -29,14 +29,14 @@ def unit(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A flag's whole number from 1."""
+    """Parses a whole number from 1."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
     return int(text)
 
 
 def add_parity_flags(command: argparse.ArgumentParser) -> None:
-    """Those of `measure`."""
+    """Adds the flags of `measure`."""
     command.add_argument(
         "--images", type=Path, required=True, help="folder of real pictures to compare torch and IR on"
     )
@@ -45,14 +45,16 @@ def add_parity_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--map-tolerance",
         type=unit,
-        help=f"largest difference of a map that is let through (default, with scores: {told}); a manifest records "
-        "what is above the default as an accepted loss",
+        help=f"largest allowed difference of a map (default for map and score: {told}); the manifest records "
+        "a difference above the default as an accepted loss",
     )
-    command.add_argument("--score-tolerance", type=unit, help="largest difference of a score (default: see maps)")
+    command.add_argument(
+        "--score-tolerance", type=unit, help="largest allowed difference of a score (default: see maps)"
+    )
 
 
 def add_gate_flags(command: argparse.ArgumentParser, *, required: bool) -> None:
-    """Those of the gate of labelled pictures, and of what happens to a graph that does not pass."""
+    """Adds the flags of the gate on labelled images, and of graphs that do not pass it."""
     which = command.add_mutually_exclusive_group(required=required)
     which.add_argument(
         "--gate-data",
@@ -60,38 +62,40 @@ def add_gate_flags(command: argparse.ArgumentParser, *, required: bool) -> None:
         nargs="+",
         default=[],
         metavar="DATASET",
-        help="data sets in MVTec layout; on each, image AUROC and pixel AP of the IR must be those of torch",
+        help="data sets in MVTec layout; image AUROC and pixel AP of the IR must agree with torch on each",
     )
-    which.add_argument("--no-gate", action="store_true", help="without labelled pictures; the manifest says so")
+    which.add_argument(
+        "--no-gate", action="store_true", help="skip the gate on labelled images; the manifest records it"
+    )
     command.add_argument(
-        "--gate-images", type=count, default=200, help="of each DATASET, half of them good (default 200)"
+        "--gate-images", type=count, default=200, help="images of each DATASET, half of them good (default 200)"
     )
     command.add_argument(
         "--auroc-tolerance",
         type=unit,
         default=AUROC_TOLERANCE,
-        help=f"largest difference of an image AUROC (default {AUROC_TOLERANCE}); see --map-tolerance",
+        help=f"largest allowed difference of an image AUROC (default {AUROC_TOLERANCE}); see --map-tolerance",
     )
     command.add_argument(
         "--ap-tolerance",
         type=unit,
         default=AP_TOLERANCE,
-        help=f"of a pixel AP, as a share of torch's (default {AP_TOLERANCE}); see --map-tolerance",
+        help=f"largest allowed relative difference of a pixel AP (default {AP_TOLERANCE}); see --map-tolerance",
     )
     command.add_argument(
         "--accept-loss",
         action="store_true",
-        help="write the bundle even if differences are above their tolerances; the manifest says which",
+        help="write the bundle even if differences are above their tolerances; the manifest lists them",
     )
 
 
 def parity_pictures(args: argparse.Namespace) -> list[Path]:
-    """The pictures of `--images`, masks left out.
+    """The images of `--images`, without masks.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no images.
     """
-    from zsad_convert.gate.labelled import is_mask
+    from zsad_convert.gate.pictures import is_mask
     from zsad_core.picture import find_images
 
     found = [path for path in find_images(args.images) if not is_mask(path.relative_to(args.images))]
@@ -101,16 +105,16 @@ def parity_pictures(args: argparse.Namespace) -> list[Path]:
 
 
 def check_pictures(args: argparse.Namespace) -> None:
-    """Refuses, before anything takes minutes, folders of pictures that could not be used.
+    """Checks the folders of images, before the slow steps begin.
 
     Args:
-        args: with the flags of `add_parity_flags` and `add_gate_flags`.
+        args: the flags of `add_parity_flags` and `add_gate_flags`.
 
     Raises:
-        ConfigError: `--images` has no pictures.
+        ConfigError: `--images` has no images.
         DatasetError: a data set of `--gate-data` cannot be read.
     """
-    from zsad_convert.gate.labelled import labelled_pictures
+    from zsad_convert.gate.pictures import labelled_pictures
 
     parity_pictures(args)
     for root in args.gate_data:
@@ -125,9 +129,9 @@ def measure(
     prompts: dict[str, np.ndarray],
     precision: Precision,
 ) -> Parity:
-    """The differences between torch and IR on the pictures of `--images`; judges nothing."""
-    from zsad_convert.gate.labelled import evenly_spaced
+    """Measures the differences between torch and IR on the images of `--images`, without judging them."""
     from zsad_convert.gate.parity import measure_parity
+    from zsad_convert.gate.pictures import evenly_spaced
 
     map_tolerance, score_tolerance = TOLERANCES[precision]
     return measure_parity(
@@ -144,13 +148,13 @@ def measure(
 
 
 def refuse(faults: list[str]) -> None:
-    """Nothing, without faults.
+    """Raises an error if there are faults.
 
     Raises:
-        ParityError: a line for each.
+        ParityError: with one line for each fault.
     """
     if faults:
-        raise ParityError("\n".join(faults) + "\nThe graph is not what was trained.")
+        raise ParityError("\n".join(faults) + "\nThe exported graph does not give the trained model's answers.")
 
 
 def passed(
@@ -163,21 +167,21 @@ def passed(
     threshold: float,
     calibration: Calibration | None = None,
 ) -> dict[Precision, Variant]:
-    """The record of each graph, which may ship.
+    """Checks each graph and gives its record for the manifest.
 
-    A flag may widen a tolerance. What is above the usual one is then recorded as an accepted loss.
+    A flag may widen a tolerance. A difference above the default tolerance is then recorded as an accepted loss.
 
     Args:
-        args: with the flags of `add_parity_flags` and `add_gate_flags`.
+        args: the flags of `add_parity_flags` and `add_gate_flags`.
         detector: the torch model as trained, in eval mode on the CPU.
         text: product -> [T, 2].
         irs: precision -> (model.xml, model.bin) as they will ship.
         prompts: product -> [K, 2, M] as they will ship; empty for a method without text.
         threshold: the bundle's.
-        calibration: of the graph in int8.
+        calibration: of the int8 graph.
 
     Raises:
-        ParityError: one differs from torch by more than is allowed, and `--accept-loss` was not given.
+        ParityError: a graph differs from torch by more than its tolerance, and `--accept-loss` was not given.
     """
     from zsad_convert.gate.gate import gate_faults, measure_gate
     from zsad_convert.gate.parity import parity_faults
@@ -213,7 +217,7 @@ def passed(
 
 
 def _at_usual_tolerances(parity: Parity, gate: GateOf, precision: Precision) -> tuple[Parity, GateOf]:
-    """Both with each tolerance that is above the usual one brought back to it."""
+    """Copies of both, with each tolerance at most its default."""
     maps, scores = TOLERANCES[precision]
     parity = parity.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""The gate of labelled pictures: the IR must tell good from defective as the torch model in float32 does."""
+"""The gate on labelled images: the IR must separate good from defective images as well as torch in float32."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from zsad_convert.gate.labelled import Labelled, labelled_pictures
 from zsad_convert.gate.parity import compiled_in_float32
+from zsad_convert.gate.pictures import labelled_pictures
 from zsad_core.bundle import GENERIC_PRODUCT, Gate, GateRow, Precision
+from zsad_core.data import Sample
 from zsad_core.judging import PixelMetrics, curve_of_scores
 from zsad_core.model import Detector
 from zsad_core.picture import resize_map, resize_to_input
@@ -22,12 +23,12 @@ TORCH = "torch"
 
 @dataclass
 class _Tally:
-    """What one model said of one category."""
+    """The scores and pixel metrics of one model on one category."""
 
-    scores: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})  # by whether defective
+    scores: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})  # key: is anomalous
     pixels: PixelMetrics = field(default_factory=PixelMetrics)
 
-    def update(self, one: Labelled, mask: np.ndarray, anomaly_map: np.ndarray, anomaly_score: float) -> None:
+    def update(self, one: Sample, mask: np.ndarray, anomaly_map: np.ndarray, anomaly_score: float) -> None:
         self.scores[one.is_anomalous].append(anomaly_score)
         if one.has_pixel_truth:
             height, width = mask.shape
@@ -48,16 +49,16 @@ class Metrics:
     def __init__(self) -> None:
         self._tallies: dict[str, _Tally] = defaultdict(_Tally)
 
-    def update(self, one: Labelled, mask: np.ndarray, anomaly_map: np.ndarray, anomaly_score: float) -> None:
-        """Counts an answer.
+    def update(self, one: Sample, mask: np.ndarray, anomaly_map: np.ndarray, anomaly_score: float) -> None:
+        """Adds one result.
 
         Args:
-            one: the picture.
+            one: the image.
             mask: uint8 [H, W].
             anomaly_map: float32 [h, w].
             anomaly_score: in [0, 1].
         """
-        self._tallies[one.category].update(one, mask, anomaly_map, anomaly_score)
+        self._tallies[one.product].update(one, mask, anomaly_map, anomaly_score)
 
     def image_auroc(self) -> float | None:
         """Mean over the categories that have both classes; None without any."""
@@ -76,14 +77,14 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def given_to_graph(one: Labelled, resized: np.ndarray, prompts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The graph's inputs for a picture, uint8 [1, h, w, 3], with its category's prompt or the generic one."""
+def given_to_graph(one: Sample, resized: np.ndarray, prompts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The graph's inputs for an image, uint8 [1, h, w, 3], with its category's prompt or the generic one."""
     given = {"image": resized}
     return given | {"prompt": prompts[_product(one, prompts)]} if prompts else given
 
 
-def _product(one: Labelled, prompts: Mapping[str, Any]) -> str:
-    return one.category if one.category in prompts else GENERIC_PRODUCT
+def _product(one: Sample, prompts: Mapping[str, Any]) -> str:
+    return one.product if one.product in prompts else GENERIC_PRODUCT
 
 
 def measure_gate(
@@ -98,7 +99,7 @@ def measure_gate(
     image_auroc_tolerance: float,
     pixel_ap_tolerance: float,
 ) -> dict[Precision, Gate]:
-    """Asks the torch model and each IR about the labelled pictures; judges nothing.
+    """Runs the torch model and each IR on the labelled images, without judging the results.
 
     Args:
         detector: the torch model as trained, in eval mode on the CPU.
@@ -106,10 +107,10 @@ def measure_gate(
         irs: precision -> (model.xml, model.bin) as they will ship.
         prompts: product -> [K, 2, M] as they will ship; empty for a method without text.
         data: folders of data sets, in MVTec layout.
-        max_images: of each data set.
-        threshold: the bundle's.
-        image_auroc_tolerance: for the record.
-        pixel_ap_tolerance: likewise.
+        max_images: for each data set.
+        threshold: the bundle's; a score from it on is a reject.
+        image_auroc_tolerance: written into the record.
+        pixel_ap_tolerance: written into the record.
 
     Raises:
         DatasetError: a data set cannot be read.
@@ -134,10 +135,10 @@ def _answers(
     text: dict[str, np.ndarray],
     compiled: Mapping[Precision, Any],
     prompts: dict[str, np.ndarray],
-    pictures: Sequence[Labelled],
+    pictures: Sequence[Sample],
     label: str,
-) -> Iterator[tuple[Labelled, np.ndarray, dict[str, tuple[np.ndarray, float]]]]:
-    """(picture, mask, model -> (map, score)) for each."""
+) -> Iterator[tuple[Sample, np.ndarray, dict[str, tuple[np.ndarray, float]]]]:
+    """(sample, mask, model name -> (map, score)) of each image."""
     input_hw = detector.config.backbone.input_hw
     with torch.inference_mode():
         for one in tqdm(pictures, desc=label, leave=False, disable=None):
@@ -169,7 +170,7 @@ def _row(dataset: str, of_torch: Metrics, of_ir: Metrics, threshold: float) -> G
 
 
 def gate_faults(gate: Gate) -> list[str]:
-    """A line for each figure that is above its tolerance."""
+    """One line for each difference above its tolerance."""
     faults = []
     for row in gate.rows:
         if abs(row.image_auroc_ir - row.image_auroc_torch) > gate.image_auroc_tolerance:

@@ -1,4 +1,4 @@
-"""The export gate: the IR must answer what the torch model answers, on real pictures."""
+"""Parity: torch and IR must give the same maps and scores on real images."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,23 +27,25 @@ def measure_parity(
     score_tolerance: float,
     device: str = "CPU",
 ) -> Parity:
-    """Runs both on each picture, over all products in turn, from the picture file to map and score; judges nothing.
+    """Runs both on each image, from the file to map and score, without judging the differences.
+
+    Each image uses the next product in turn.
 
     Args:
         detector: the torch model as trained, in eval mode on the CPU.
         text: product -> [T, 2].
         ir: (model.xml, model.bin) as they will ship.
         prompts: product -> [K, 2, M] as they will ship; empty for a method without text.
-        images: picture files.
-        source: what the pictures are, for the manifest.
+        images: image files.
+        source: name of the images, for the manifest.
         map_tolerance: largest absolute difference allowed at any map pixel.
-        score_tolerance: likewise of the score.
-        device: OpenVINO device, computing in float32.
+        score_tolerance: largest absolute difference allowed of the score.
+        device: OpenVINO device; it computes in float32.
 
     Raises:
-        DeviceError: there is no such device, or it refuses the graph.
+        DeviceError: there is no such device, or it cannot compile the graph.
         ParityError: an answer is not finite.
-        ValueError: no pictures.
+        ValueError: no images.
     """
     compiled = compiled_in_float32(ir, device)
     input_hw = detector.config.backbone.input_hw
@@ -59,12 +61,12 @@ def measure_parity(
             answer = compiled(given)
             ir_map, ir_score = answer["anomaly_map"], answer["anomaly_score"]
             if not (np.isfinite(ir_map).all() and np.isfinite(ir_score).all()):
-                raise ParityError(f"{path}: the exported graph answers values that are not finite")
+                raise ParityError(f"{path}: the exported graph gives values that are not finite")
             worst_map = max(worst_map, float(np.abs(ir_map - torch_map.numpy()).max()))
             worst_score = max(worst_score, float(np.abs(ir_score - torch_score.numpy()).max()))
             count += 1
     if count == 0:
-        raise ValueError("parity needs pictures to compare on, and none was given")
+        raise ValueError("parity needs at least one image")
     return Parity(
         images=count,
         source=source,
@@ -76,7 +78,7 @@ def measure_parity(
 
 
 def parity_faults(parity: Parity) -> list[str]:
-    """A line if a difference is above its tolerance."""
+    """One line if a difference is above its tolerance, else none."""
     within = parity.max_map_difference <= parity.map_tolerance
     if within and parity.max_score_difference <= parity.score_tolerance:
         return []
@@ -88,10 +90,10 @@ def parity_faults(parity: Parity) -> list[str]:
 
 
 def compiled_in_float32(ir: tuple[bytes, bytes], device: str = "CPU") -> Any:
-    """The graph (model.xml, model.bin) on an OpenVINO device that rounds nothing on its own.
+    """Compiles (model.xml, model.bin) on an OpenVINO device, with float32 arithmetic.
 
     Raises:
-        DeviceError: there is no such device, or it refuses the graph.
+        DeviceError: there is no such device, or it cannot compile the graph.
     """
     core = openvino_core()
     model = core.read_model(model=ir[0], weights=ir[1])

@@ -1,4 +1,4 @@
-"""From checkpoint to bundle and back, on a small real model and real picture files."""
+"""From checkpoint to bundle and back, on a small real model and real image files."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ from zsad_core.picture import find_images, read_image, resize_to_input
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(checkpoint file, folder of pictures, detector)."""
+    """(checkpoint file, folder of images, detector)."""
     folder = tmp_path_factory.mktemp("convert")
     detector = small_detector()
     save_checkpoint(folder / "best.safetensors", detector, text_embeddings(), record())
@@ -41,7 +41,7 @@ def exported(request, made, tmp_path_factory):
 
 
 def test_the_device_answers_what_torch_answers(exported, made, tmp_path):
-    """Through the agent's own runtime, from a picture file of another size, for each product."""
+    """Through the agent's own runtime, from an image file of another size, for each product."""
     out, precision = exported
     _, pictures, detector = made
     bundle = load_bundle(out)
@@ -126,7 +126,7 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(made, tmp_path, capsys):
     (tmp_path / "photos" / "holiday.txt").write_text("keep me")
     flags = ["--out", str(tmp_path / "photos"), "--name", "small", "--images", str(pictures)]
     assert main(["export", str(checkpoint), *flags]) == 1
-    assert "is no bundle" in capsys.readouterr().err
+    assert "is not a bundle" in capsys.readouterr().err
     assert (tmp_path / "photos" / "holiday.txt").read_text() == "keep me"
 
 
@@ -140,13 +140,13 @@ def test_parity_without_pictures_is_an_error(made, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("command", "given", "said"),
     [
-        ("export", {"--out": "photos"}, "photos: exists and is no bundle"),
-        ("export", {"--out": "file/bundle"}, "file/bundle: cannot be made in"),
+        ("export", {"--out": "photos"}, "photos: exists and is not a bundle"),
+        ("export", {"--out": "file/bundle"}, "file/bundle: cannot be created in"),
         ("export", {"--images": "photos"}, "photos: no pictures in this folder or below it"),
         ("export", {"--images": "masks"}, "masks: no pictures in this folder or below it"),
-        ("export", {"--gate-data": "photos"}, "photos: not in MVTec layout"),
+        ("export", {"--gate-data": "photos"}, "photos: no mvtec_ad layout here"),
         ("quantize", {"--calibration": "photos", "--no-gate": ""}, "--calibration: no pictures below"),
-        ("quantize", {"--calibration": "pictures", "--no-gate": "", "--accuracy-aware": ""}, "name some with"),
+        ("quantize", {"--calibration": "pictures", "--no-gate": "", "--accuracy-aware": ""}, "name a data set with"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_checkpoint_is_read(made, tmp_path, capsys, command, given, said):
@@ -208,7 +208,7 @@ def test_a_table_that_is_none_and_an_absent_device_are_one_line(exported, made, 
     flags = ["--name", "x", "--images", str(made[1]), "--evaluation", str(tmp_path / "table.json")]
     assert main(["export", str(made[0]), "--out", str(tmp_path / "b"), *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"zsad-convert: {tmp_path}/table.json: no table of zsad-evaluate --json: ")
+    assert line.startswith(f"zsad-convert: {tmp_path}/table.json: not a table of zsad-evaluate --json: ")
     flags = ["--checkpoint", str(made[0]), "--images", str(made[1]), "--device", "TPU"]
     assert main(["verify", str(exported[0]), *flags]) == 1
     assert "zsad-convert: device 'TPU' is absent or cannot run the graph. Present: CPU" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from zsad_core.picture import find_images, read_image, resize_to_input
 
 @pytest.fixture(scope="module", params=["ad_dinov3", "visualad"])
 def exported(request, tmp_path_factory):
-    """(method, checkpoint file, folder of pictures, bundle)."""
+    """(method, checkpoint file, folder of images, bundle)."""
     folder = tmp_path_factory.mktemp(request.param)
     checkpoint, pictures = folder / "best.safetensors", write_pictures(folder / "pictures")
     text = text_embeddings() if request.param == "ad_dinov3" else {}
@@ -59,7 +59,7 @@ def test_verify_names_a_checkpoint_of_another_method(exported, tmp_path, capsys)
     save_checkpoint(tmp_path / "other.safetensors", small_detector(), text_embeddings(), record())
     flags = ["--checkpoint", str(tmp_path / "other.safetensors"), "--images", str(pictures)]
     assert main(["verify", str(out), *flags]) == 1
-    assert f"{out}: of {method}, the checkpoint is of ava_dino" in capsys.readouterr().err
+    assert f"{out}: method {method}, the checkpoint has ava_dino" in capsys.readouterr().err
 
 
 def test_flags_of_published_files_are_refused_beside_a_checkpoint(exported, tmp_path, capsys):
@@ -83,4 +83,4 @@ def test_products_are_refused_where_nothing_reads_text(tmp_path, capsys):
         "bottle",
     ]
     assert main(["export", str(checkpoint), *flags]) == 1
-    assert "visualad inspects without text" in capsys.readouterr().err
+    assert "visualad uses no text" in capsys.readouterr().err

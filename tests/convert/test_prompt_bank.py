@@ -177,8 +177,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
         ("products:\n  cap:\n    normal_states: ['{} {}']\n", "must hold {} exactly once"),
         ("products:\n  cap:\n    normal_states: ['{0} {}']\n", "must hold {} exactly once"),
         ("products:\n  a/b:\n", "p.yaml:2: products.a/b"),
-        ("products:\n  0712:\n", "p.yaml:2: products: 0712 is no text to YAML. Put it into quotes."),
-        ("products:\n  cap:\n  no:\n", "p.yaml:3: products: no is no text to YAML. Put it into quotes."),
+        ("products:\n  0712:\n", "p.yaml:2: products: YAML does not read 0712 as text. Put it into quotes."),
+        ("products:\n  cap:\n  no:\n", "p.yaml:3: products: YAML does not read no as text. Put it into quotes."),
         ("products:\n  cap:\n  cap:\n", "p.yaml:3: key 'cap' is given twice"),
         ("products:\n  é:\n  e\u0301:\n", "p.yaml:3: products: 'é' is given twice"),
     ],
@@ -220,9 +220,9 @@ def test_a_name_that_cannot_be_carried_is_bad_usage(folder, capsys, name, said):
     [
         ([], "nothing to change"),
         (["--add", "bottle"], "bottle already in"),
-        (["--add", "cap", "cap"], "to be added twice: cap"),
-        (["--add", "ü", "u\u0308"], "to be added twice: ü"),
-        (["--remove", "object"], "--remove object: it is what agents inspect as that are given no product"),
+        (["--add", "cap", "cap"], "added twice: cap"),
+        (["--add", "ü", "u\u0308"], "added twice: ü"),
+        (["--remove", "object"], "--remove object: agents without a configured product need it"),
         (["--remove", "cap"], "cap not in"),
     ],
 )
@@ -249,7 +249,7 @@ def test_remove_takes_out_and_with_add_replaces(bundle, tmp_path, capsys):
 def test_a_bundle_without_text_side_asks_for_the_checkpoint(tiny_bundle, tmp_path, capsys):
     shutil.copytree(tiny_bundle, tmp_path / "b")
     assert prompts(tmp_path / "b", "--add", "cap") == 1
-    assert f"holds no {TEXT_SIDE}, which embeds products. Name what it was made from with --checkpoint" in (
+    assert f"has no {TEXT_SIDE}, which adding products needs. Name its checkpoint with --checkpoint" in (
         capsys.readouterr().err
     )
     assert prompts(tmp_path / "b", "--remove", "bottle") == 0
@@ -261,7 +261,7 @@ def test_a_bundle_without_text_side_asks_for_the_checkpoint(tiny_bundle, tmp_pat
 def test_a_method_without_text_needs_no_products(tmp_path, capsys):
     make_tiny_bundle(tmp_path / "b", needs_text=False)
     assert prompts(tmp_path / "b", "--add", "cap") == 1
-    assert "b: darkness inspects without text and needs no products" in capsys.readouterr().err
+    assert "b: darkness uses no text and needs no products" in capsys.readouterr().err
     assert prompts(tmp_path / "b", "--list") == 0
 
 
@@ -291,7 +291,7 @@ def test_another_checkpoint_head_or_tower_is_refused(folder, tmp_path, capsys):
     (folder / MANIFEST).write_text(json.dumps(manifest))
     (folder / TEXT_SIDE).write_bytes(other)
     assert prompts(folder, "--add", "cap") == 1
-    assert f"{TEXT_SIDE}: 'object' comes out " in capsys.readouterr().err
+    assert f"{TEXT_SIDE}: the prompt of 'object' differs by " in capsys.readouterr().err
 
 
 def test_out_leaves_the_source_as_it_was(bundle, tmp_path):
@@ -309,7 +309,7 @@ def test_out_replaces_no_foreign_thing(bundle, tmp_path, capsys):
     (tmp_path / "letter.zip").write_text("keep me")
     for out in (tmp_path / "photos", tmp_path / "letter.zip"):
         assert prompts(bundle, "--add", "cap", "--out", out) == 1
-        assert "exists and is no bundle" in capsys.readouterr().err
+        assert "exists and is not a bundle" in capsys.readouterr().err
     assert (tmp_path / "letter.zip").read_text() == "keep me"
     assert prompts(bundle, "--add", "cap", "--out", bundle / "inner") == 1
     assert "lies inside the bundle" in capsys.readouterr().err

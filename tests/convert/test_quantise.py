@@ -134,7 +134,7 @@ def test_verify_compares_both_models(quantised, checkpoint, data, capsys):
 
 @pytest.fixture(scope="module")
 def darkness(tmp_path_factory):
-    """Pictures on which the activations show nothing of their range."""
+    """Images on which the activations show nothing of their range."""
     folder = tmp_path_factory.mktemp("dark")
     for index in range(4):
         cv2.imwrite(str(folder / f"{index}.png"), np.zeros((64, 96, 3), np.uint8))
@@ -206,7 +206,7 @@ def smoothed_darkness() -> object:
 
 
 def test_layers_that_cost_too_much_go_back_to_float(data, tmp_path):
-    """Calibrated on white pictures alone, int8 sees no darkness."""
+    """Calibrated on white images alone, int8 sees no darkness."""
     for index in range(3):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((64, 96, 3), 255, np.uint8))
     calibration, pictures = calibration_set([tmp_path], 3, [], seed=0), labelled_pictures(data, 100)
@@ -232,7 +232,7 @@ def test_a_cnn_without_labelled_pictures_says_so_and_layers_named_stay_in_float(
     assert caught.value.code == 2
     assert "one of the arguments --gate-data --no-gate is required" in capsys.readouterr().err
     assert main([*command, "--no-gate", "--ignored", "nothing so called"]) == 2
-    assert "--ignored nothing so called: nothing in the graph has a name that it matches" in capsys.readouterr().err
+    assert "--ignored nothing so called: no name in the graph matches" in capsys.readouterr().err
     assert main([*command, "--no-gate", "--ignored", ".*head.*"]) == 0
     bundle = load_bundle(tmp_path / "bundle")
     assert (bundle.manifest.gate, bundle.manifest.model.precision) == ("left out", "int8")
@@ -248,7 +248,7 @@ def test_a_cnn_without_labelled_pictures_says_so_and_layers_named_stay_in_float(
 def test_accuracy_is_measured_on_labelled_pictures(checkpoint, data, tmp_path, capsys):
     flags = flags_of(data, tmp_path / "bundle", "--no-gate", "--accuracy-aware")
     assert main(["quantize", str(checkpoint), *flags]) == 2
-    assert "--accuracy-aware measures on labelled pictures: name some with --gate-data" in capsys.readouterr().err
+    assert "--accuracy-aware measures on labelled images: name a data set with --gate-data" in capsys.readouterr().err
 
 
 def test_calibration_is_evenly_spaced_seeded_and_without_masks(data):

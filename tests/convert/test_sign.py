@@ -14,7 +14,7 @@ from zsad_core.bundle import MANIFEST, MODEL_BIN, SIGNATURE, is_signed, load_bun
 @pytest.fixture(params=["folder", "zip", "zip of the folder"])
 def bundle(request, tiny_bundle, tmp_path) -> Path:
     folder = copy_bundle(tiny_bundle, tmp_path / "b" / "small")
-    (folder / "NOTES.txt").write_text("whatever else lies there")
+    (folder / "NOTES.txt").write_text("any other file")
     if request.param == "folder":
         return folder
     if request.param == "zip":
@@ -31,7 +31,7 @@ def sign(bundle: Path, key: Path, *flags: object) -> int:
     return main(["sign", str(bundle), "--key", str(key), *map(str, flags)])
 
 
-def test_what_is_signed_loads_with_the_public_key_and_is_else_the_same(bundle, tmp_path):
+def test_signed_bundle_loads_with_the_public_key_and_keeps_its_files(bundle, tmp_path):
     before = load_bundle(bundle)
     assert sign(bundle, keygen(tmp_path, "line")) == 0
     after = load_bundle(bundle, read_trusted_keys([tmp_path / "line.pub"]))
@@ -47,7 +47,7 @@ def test_signing_again_replaces_the_signature(bundle, tmp_path):
     assert load_bundle(bundle, second).signed_by == second[0].key_id
 
 
-def test_a_manifest_that_is_rewritten_loses_its_signature_and_all_else_keeps_it(bundle, tmp_path):
+def test_a_rewritten_manifest_drops_the_signature(bundle, tmp_path):
     sign(bundle, keygen(tmp_path, "line"))
     manifest = (load_bundle(bundle).manifest.model_dump_json() + " ").encode()
     rewrite_bundle(bundle, {MANIFEST: manifest}, bundle)
@@ -55,13 +55,13 @@ def test_a_manifest_that_is_rewritten_loses_its_signature_and_all_else_keeps_it(
     load_bundle(bundle)
 
 
-def test_private_key_is_for_its_owner_alone_and_no_file_is_replaced(tmp_path, capsys):
+def test_only_the_owner_can_read_the_private_key_and_no_file_is_overwritten(tmp_path, capsys):
     key = keygen(tmp_path, "line")
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert b"PRIVATE" not in (tmp_path / "line.pub").read_bytes()
     before = key.read_bytes()
     assert main(["keygen", "--out", str(tmp_path / "line")]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert key.read_bytes() == before
     (tmp_path / "half.pub").touch()
     assert main(["keygen", "--out", str(tmp_path / "half")]) == 2
@@ -84,16 +84,17 @@ def test_key_with_a_passphrase_needs_it(tiny_bundle, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "No such file"), (b"", "no PEM"), (b"-----BEGIN PRIVATE KEY-----", "cannot be read")]
+    ("content", "said"),
+    [(None, "No such file"), (b"", "not a PEM"), (b"-----BEGIN PRIVATE KEY-----", "cannot be read")],
 )
-def test_a_key_that_is_none_is_named(tiny_bundle, tmp_path, capsys, content, said):
+def test_an_invalid_key_file_is_an_error(tiny_bundle, tmp_path, capsys, content, said):
     if content is not None:
         (tmp_path / "bad.key").write_bytes(content)
     assert sign(tiny_bundle, tmp_path / "bad.key") == 2
     assert said in capsys.readouterr().err
 
 
-def test_public_key_in_place_of_the_private_one_is_told(tiny_bundle, tmp_path, capsys):
+def test_signing_with_the_public_key_is_an_error(tiny_bundle, tmp_path, capsys):
     keygen(tmp_path, "line")
     assert sign(tiny_bundle, tmp_path / "line.pub") == 2
     assert "Name the .key" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The flags of training, and the settings that they, a file or a preset make."""
+"""The flags of training, and the settings from flags, a file or a preset."""
 
 import argparse
 from pathlib import Path
@@ -17,11 +17,11 @@ ConfigT = TypeVar("ConfigT", bound="TrainConfig")
 PROTOCOLS = ("leave-one-out", "visa-to-all", "mvtec-to-visa")
 METHOD_PRESETS = {"ava_dino": "ava-dino", "ad_dinov3": "ad-dinov3", "visualad": "visualad-dinov2"}
 _RECIPES = Path(__file__).parents[1] / "recipes"
-_DISTIL = "distil-"  # begins the names of the recipes that `zsad-distill` takes
+_DISTIL = "distil-"  # prefix of the recipes for `zsad-distill`
 
 
 def presets(*, distil: bool = False) -> list[str]:
-    """The names that `--preset` of `zsad-train` knows, or with `distil` that of `zsad-distill`."""
+    """The values of `--preset` of `zsad-train`, or of `zsad-distill` if `distil` is true."""
     return sorted(path.stem for path in _RECIPES.glob("*.yaml") if path.stem.startswith(_DISTIL) == distil)
 
 
@@ -29,7 +29,7 @@ def preset_file(name: str, *, distil: bool = False) -> Path:
     """The file of a preset.
 
     Raises:
-        ConfigError: there is none of that name; those that are there are named.
+        ConfigError: there is no such preset; the message lists the presets.
     """
     if name not in (known := presets(distil=distil)):
         raise ConfigError(f"--preset {name}: no such preset. There are: {', '.join(known)}")
@@ -40,61 +40,75 @@ def parser() -> argparse.ArgumentParser:
     """The flags of `zsad-train`."""
     result = argparse.ArgumentParser(
         prog="zsad-train",
-        description="Trains a zero-shot anomaly detector on labelled data sets. A killed run goes on where it "
-        "stopped when it is started again with the same settings. Several processes or GPUs share a run that is "
-        "started as: torchrun --nproc_per_node=N training/train.py …",
+        description="Trains a zero-shot anomaly detector on labelled data sets. A killed run continues when it "
+        "is started again with the same settings. To use several processes or GPUs, start it with: torchrun "
+        "--nproc_per_node=N training/train.py …",
     )
     add_setting_flags(result, presets())
     result.add_argument(
         "--feature-cache",
         type=Path,
-        help="folder for tokens of a frozen backbone, computed once a picture; runs can share it (default none)",
+        help="folder that keeps the tokens of a frozen backbone for each image; runs can share it (default none)",
     )
     _add_protocol_flags(result)
     return result
 
 
 def add_setting_flags(result: argparse.ArgumentParser, known_presets: list[str]) -> None:
-    """The flags that every command which trains has; `read_settings` reads them."""
+    """Adds the flags of every training command; `read_settings` reads them."""
     source = result.add_mutually_exclusive_group()
     source.add_argument("--config", type=Path, help="YAML file of settings; flags override it")
-    source.add_argument("--preset", help=f"settings that ship: {', '.join(known_presets)}; flags override them")
+    source.add_argument("--preset", help=f"shipped settings: {', '.join(known_presets)}; flags override them")
     result.add_argument("--out", type=Path, help="folder for best.safetensors, resume.pt and log.csv")
-    result.add_argument("--data", type=Path, nargs="+", help="folders of data sets; all weigh the same")
-    result.add_argument("--layout", choices=get_args(LayoutName), help="of every --data (default auto: by content)")
+    result.add_argument("--data", type=Path, nargs="+", help="folders of data sets; all have equal weight")
+    result.add_argument(
+        "--layout",
+        choices=get_args(LayoutName),
+        help="layout of every --data (default auto: detected from the content)",
+    )
     result.add_argument(
         "--skip-data-check", action="store_true", help="do not decode every file before training begins"
     )
+    result.add_argument("--data-root", type=Path, help="base folder of relative paths of data sets and textures")
     result.add_argument(
-        "--data-root", type=Path, help="folder that relative paths of data sets and textures start from"
+        "--textures", type=Path, help="folder of textures without defects, <material>/<image>, for synthetic images"
     )
-    result.add_argument("--textures", type=Path, help="folder <material>/<picture> of good textures, for synthesis")
     result.add_argument("--backbone", help="timm name of a ViT, ResNet or EfficientNet (default vit_tiny_patch16_224)")
     result.add_argument(
-        "--weights", type=Path, help="local weights file of the backbone (default: random, only for trying things out)"
+        "--weights", type=Path, help="local weights file of the backbone (default: random weights, for tests only)"
     )
-    result.add_argument("--pretrained", action="store_true", default=None, help="fetch the backbone from timm's hub")
-    result.add_argument("--start", type=Path, help="checkpoint to begin with (default: fresh adapters)")
+    result.add_argument(
+        "--pretrained", action="store_true", default=None, help="download the backbone's weights from timm's hub"
+    )
+    result.add_argument("--start", type=Path, help="checkpoint to start from (default: new adapters)")
     result.add_argument("--method", help="ava_dino, ad_dinov3 or visualad (default ava_dino)")
     result.add_argument("--text-encoder", help="minilm, or open_clip:MODEL:PRETRAINED (default minilm)")
     result.add_argument(
         "--input-size", type=int, help="side of the square input, pixels (default 384, DINOv3 512, patch 14 518)"
     )
     result.add_argument("--epochs", type=int, help="passes over the data (default 20)")
-    result.add_argument("--batch-size", type=int, help="pictures of a step, over all processes (default 64)")
-    result.add_argument("--accumulate", type=int, help="parts that a batch is computed in, to save memory (default 1)")
-    result.add_argument("--save-every-steps", type=int, help="save within an epoch too (default: after each epoch)")
+    result.add_argument("--batch-size", type=int, help="images of a step, over all processes (default 64)")
+    result.add_argument("--accumulate", type=int, help="number of parts of each batch, to save memory (default 1)")
+    result.add_argument(
+        "--save-every-steps", type=int, help="also save after every N steps (default: after each epoch only)"
+    )
     result.add_argument("--lr", type=float, help="learning rate of the head (default 1e-4)")
-    result.add_argument("--trainable-blocks", type=int, help="last blocks that train (default 0: backbone frozen)")
-    result.add_argument("--synthetic-fraction", type=float, help="share of drawn pictures, with --textures (default 0)")
-    result.add_argument("--mixed-precision", help="auto, off, bf16 or fp16 (default auto: where it is fast)")
-    result.add_argument("--seed", type=int, help="of weights, split and sampling (default 0)")
-    result.add_argument("--device", help="auto, cpu, cuda, cuda:1 … (default auto: a GPU where there is one)")
+    result.add_argument(
+        "--trainable-blocks", type=int, help="number of last blocks to train (default 0: backbone frozen)"
+    )
+    result.add_argument(
+        "--synthetic-fraction", type=float, help="share of synthetic images, with --textures (default 0)"
+    )
+    result.add_argument(
+        "--mixed-precision", help="auto, off, bf16 or fp16 (default auto: where the device is fast at it)"
+    )
+    result.add_argument("--seed", type=int, help="seed of weights, split and sampling (default 0)")
+    result.add_argument("--device", help="auto, cpu, cuda, cuda:1 … (default auto: a GPU if there is one)")
     result.add_argument(
         "--workers",
         type=int,
-        help="processes that prepare pictures, for each GPU or process "
-        "of torchrun (default: half of the cores, shared among these, 1 to 8)",
+        help="processes that prepare images, for each process of torchrun "
+        "(default: half of the cores, divided among these, 1 to 8)",
     )
     result.add_argument(
         "--set",
@@ -107,21 +121,23 @@ def add_setting_flags(result: argparse.ArgumentParser, known_presets: list[str])
 
 
 def _add_protocol_flags(command: argparse.ArgumentParser) -> None:
-    protocol = command.add_argument_group("protocols", "Many runs, their evaluation on the sets left out, one table.")
+    protocol = command.add_argument_group(
+        "protocols", "Several runs, each evaluated on the data sets that it was not trained on, and one table."
+    )
     protocol.add_argument(
         "--protocol",
         choices=PROTOCOLS,
-        help="leave-one-out: every set of --data is left out once; visa-to-all, mvtec-to-visa: trains on the set so "
-        "named, or else on the first of --data, and on its test split alone. Started again, it goes on",
+        help="leave-one-out: leaves out each set of --data once. visa-to-all, mvtec-to-visa: trains on the test split "
+        "of the set with that name, or of the first of --data. A protocol that is started again continues",
     )
     protocol.add_argument(
         "--methods",
         nargs="+",
         metavar="METHOD[=PRESET_OR_FILE]",
-        help="methods to compare (default: that of the settings). Each takes its own settings where it names some, "
-        "else those of --config or --preset, else its paper's preset",
+        help="methods to compare (default: that of the settings). Each uses its own settings if given, "
+        "else those of --config or --preset, else the preset of its paper",
     )
-    protocol.add_argument("--seeds", type=int, nargs="+", help="a run for each (default: --seed)")
+    protocol.add_argument("--seeds", type=int, nargs="+", help="one run for each seed (default: --seed)")
 
 
 FLAG_KEYS = {
@@ -148,7 +164,7 @@ FLAG_KEYS = {
 
 
 def read_config(args: argparse.Namespace) -> "TrainConfig":
-    """The settings of --config or --preset, with the flags over them.
+    """The settings of --config or --preset; flags override them.
 
     Raises:
         ConfigError: naming every fault.
@@ -161,22 +177,22 @@ def read_config(args: argparse.Namespace) -> "TrainConfig":
         if not args.protocol:
             raise ConfigError(
                 "feature_cache: needs a method that adds no tokens, optimisation.trainable_blocks 0, sampling.augment "
-                "none and sampling.synthetic_fraction 0: else no picture has the same tokens twice"
+                "none and sampling.synthetic_fraction 0: else the tokens of an image change"
             )
-        config = config.model_copy(update={"feature_cache": None})  # other methods of the protocol can have it
+        config = config.model_copy(update={"feature_cache": None})  # other methods of the protocol may still use it
     return config
 
 
 def read_settings(
     args: argparse.Namespace, model: type[ConfigT], file: Path | None, flag_keys: dict[str, tuple[str, ...]]
 ) -> ConfigT:
-    """The settings in `file` with the flags over them.
+    """The settings in `file`; flags override them.
 
     Args:
-        args: of `add_setting_flags`, and of the command's own.
-        model: what the settings are.
-        file: YAML; None is an empty one.
-        flag_keys: attribute of `args` -> the setting that it gives where it is not None.
+        args: the flags of `add_setting_flags` and of the command.
+        model: type of the settings.
+        file: YAML; None: no file.
+        flag_keys: attribute of `args` -> the setting that it sets if it is not None.
 
     Raises:
         ConfigError: naming every fault.
@@ -186,7 +202,7 @@ def read_settings(
         if (value := getattr(args, flag)) is not None:
             _overlay(values, keys, value)
     if args.layout and not args.data:
-        raise ConfigError("--layout is of the sets of --data: give each set of --config its own `layout:`")
+        raise ConfigError("--layout applies to --data only: give each set of --config its own `layout:`")
     if args.data:
         values["datasets"] = [{"path": path, "layout": args.layout or "auto"} for path in args.data]
     if args.textures:
@@ -202,7 +218,7 @@ def read_settings(
 
 
 def read_configs(args: argparse.Namespace) -> dict[str, "TrainConfig"]:
-    """The settings of each method of --methods by its name, or of the one that the settings name.
+    """Method -> settings, for each method of --methods or for the one method of the settings.
 
     Raises:
         ConfigError: naming every fault; a method given twice.
@@ -229,11 +245,11 @@ def _parsed(setting: str, value: str) -> Any:
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {setting}: the value is no YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"--set {setting}: the value is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _overlay(values: dict[str, Any], keys: tuple[str, ...], value: Any) -> bool:
-    """Sets one key, in its section if it is in one; false for what is no section, which `validate` can name."""
+    """Sets one key, with its section; false if `keys` go through a value that is not a section."""
     for key in keys[:-1]:
         if values.get(key) is None:
             values[key] = {}

@@ -1,4 +1,4 @@
-"""Distillation: a small student learns the maps and scores of its teacher.
+"""Distillation: a small student learns the maps and scores of a teacher.
 
 May import `run`, `measure`, `pictures`, `config`.
 """

@@ -1,4 +1,4 @@
-"""What a distillation depends on beside what any training run does."""
+"""The settings of a distillation, in addition to those of a training run."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -11,12 +11,12 @@ from zsad_core.methods import METHODS_WITH_TEXT
 from zsad_core.model import DetectorConfig
 from zsad_training.config import Count, Fraction, Positive, TrainConfig
 
-Weight = Annotated[float, Field(ge=0)]  # 0 switches a loss off, and what it needs is not computed
+Weight = Annotated[float, Field(ge=0)]  # 0 switches a loss off
 GridSide = Annotated[int, Field(ge=2, le=64)]
 
 
 class FolderSpec(StrictModel):
-    """A folder of pictures of which nothing is known, with all its subfolders."""
+    """A folder of unlabelled images, with all its subfolders."""
 
     path: Path
     licence: str = "not stated"
@@ -24,39 +24,39 @@ class FolderSpec(StrictModel):
 
 
 class FeatureLoss(StrictModel):
-    """The student's patch tokens, through a projection that is learnt, against the teacher's."""
+    """Compares the student's patch tokens, after a learnt projection, with the teacher's."""
 
     weight: Weight = 1.0
     distance: Literal["cosine", "smooth_l1"] = "cosine"
-    grid_hw: tuple[GridSide, GridSide] = (16, 16)  # at most so many tokens are compared, and kept in the cache
+    grid_hw: tuple[GridSide, GridSide] = (16, 16)  # largest grid of tokens that is compared and cached
 
 
 class MapLoss(StrictModel):
-    """The student's anomaly map against the teacher's."""
+    """Compares the student's anomaly map with the teacher's."""
 
     weight: Weight = 1.0
-    temperature: Positive = 1.0  # divides the logits of both: above 1, what is surely good or bad counts less
+    temperature: Positive = 1.0  # divides both logits; above 1, certain pixels count less
 
 
 class ScoreLoss(StrictModel):
-    """The student's anomaly score against the teacher's."""
+    """Compares the student's anomaly score with the teacher's."""
 
     weight: Weight = 0.1
     other_rule: bool = False  # true: the teacher may score by another rule than the student
 
 
 class TaskLoss(StrictModel):
-    """The student's method's own loss, on labelled and synthetic pictures."""
+    """The loss of the student's method, on labelled and synthetic images."""
 
     weight: Weight = 1.0
 
 
 class DistillationSpec(StrictModel):
-    teacher: Path | None = None  # checkpoint; flags may name it, or a published file
-    cache: Path | None = None  # folder of the teacher's answers; None: it is asked each time
-    pool: Count | None = None  # distinct pictures, which come again and again; None: each comes once
+    teacher: Path | None = None  # checkpoint; None: named by a flag
+    cache: Path | None = None  # folder of the teacher's answers; None: no cache
+    pool: Count | None = None  # number of distinct images, which repeat; None: no image repeats
     unlabelled: tuple[FolderSpec, ...] = ()
-    unlabelled_fraction: Fraction = 0.0  # share of such pictures; the rest is as `sampling` says
+    unlabelled_fraction: Fraction = 0.0  # share of unlabelled images; `sampling` describes the rest
     features: FeatureLoss = FeatureLoss()
     maps: MapLoss = MapLoss()
     scores: ScoreLoss = ScoreLoss()
@@ -67,22 +67,22 @@ class DistilConfig(TrainConfig):
     distillation: DistillationSpec = DistillationSpec()
 
     def identity(self) -> str:
-        """See `TrainConfig.identity`; what the teacher is counts, and not where it or its answers lie."""
+        """See `TrainConfig.identity`; paths of the teacher and its cache do not count."""
         spec = self.distillation.model_copy(update={"teacher": None, "cache": None})
         return TrainConfig.identity(self.model_copy(update={"distillation": spec}))
 
     def with_data_root(self, root: Path) -> Self:
-        """See `TrainConfig.with_data_root`; unlabelled folders too."""
+        """See `TrainConfig.with_data_root`; also for unlabelled folders."""
         folders = tuple(spec.model_copy(update={"path": root / spec.path}) for spec in self.distillation.unlabelled)
         spec = self.distillation.model_copy(update={"unlabelled": folders})
         return super().with_data_root(root).model_copy(update={"distillation": spec})
 
 
 def check_score_rules(config: DistilConfig, teacher: DetectorConfig) -> None:
-    """Refuses a teacher whose scores mean something else than the student's, unless the settings accept it.
+    """Checks that teacher and student score by the same rule, unless the settings allow a difference.
 
     Raises:
-        ConfigError: it names both rules and what to set.
+        ConfigError: with both rules and the settings to change.
     """
     spec, own = config.distillation.scores, config.model.score.top_fraction
     theirs = teacher.score.top_fraction
@@ -92,7 +92,7 @@ def check_score_rules(config: DistilConfig, teacher: DetectorConfig) -> None:
     same = f"set model.score.top_fraction={theirs:g} to score alike, " if teacher.method in METHODS_WITH_TEXT else ""
     raise ConfigError(
         f"distillation.scores: the teacher scores by {rule}, the student by {_rule(own)}: {same}"
-        "set distillation.scores.other_rule=true to accept the difference, or distillation.scores.weight=0"
+        "set distillation.scores.other_rule=true to allow the difference, or distillation.scores.weight=0"
     )
 
 
@@ -101,31 +101,31 @@ def _rule(top_fraction: float) -> str:
 
 
 def check_distillation(config: DistilConfig) -> None:
-    """Refuses settings that contradict each other.
+    """Checks that the settings do not contradict each other.
 
     Raises:
-        ConfigError: one line for each.
+        ConfigError: one line for each contradiction.
     """
     spec = config.distillation
     faults = []
     if config.model.method not in METHODS_WITH_TEXT:
-        faults.append(f"model.method: {config.model.method}: a student is of {' or '.join(METHODS_WITH_TEXT)}")
+        faults.append(f"model.method: {config.model.method}: a student must be of {' or '.join(METHODS_WITH_TEXT)}")
     if config.feature_cache is not None:
-        faults.append("feature_cache: of zsad-train; what is kept here are the teacher's answers, distillation.cache")
+        faults.append("feature_cache: only zsad-train has it; distillation.cache keeps the teacher's answers")
     if not (spec.features.weight or spec.maps.weight or spec.scores.weight):
         faults.append(
-            "distillation: features, maps and scores all have weight 0, so that nothing is learnt of the teacher: "
+            "distillation: features, maps and scores all have weight 0, so the student learns nothing of the teacher: "
             "give one a weight, or use zsad-train"
         )
     if spec.features.weight and config.optimisation.trainable_blocks == 0:
         faults.append(
-            "distillation.features: the student's backbone is frozen, so its tokens cannot come nearer to the "
-            "teacher's: set optimisation.trainable_blocks (of a CNN the number of its taps), or features.weight 0"
+            "distillation.features: the student's backbone is frozen, so its tokens cannot learn "
+            "the teacher's: set optimisation.trainable_blocks (of a CNN the number of its taps), or features.weight 0"
         )
     if spec.cache is not None and spec.pool is None:
         faults.append(
-            "distillation.cache: without distillation.pool no picture comes twice, and the cache would grow without "
-            "end: set the pool's size, or no cache"
+            "distillation.cache: without distillation.pool no image repeats, so a cache is of no use: set the "
+            "size of the pool, or no cache"
         )
     if (spec.unlabelled_fraction > 0) != bool(spec.unlabelled):
         faults.append(

@@ -1,4 +1,4 @@
-"""The losses of distillation: features, maps and scores against the teacher's, and the task's own."""
+"""The losses of distillation: features, maps and scores compared with the teacher's, and the task loss."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -19,7 +19,7 @@ from zsad_training.run import autocast, stacked_text, target_of
 
 
 class DistilObjective:
-    """Weighted sum of the losses that have a weight. Unlabelled pictures count in all but the task's."""
+    """Weighted sum of the losses. Unlabelled images count in all losses but the task loss."""
 
     def __init__(
         self,
@@ -30,12 +30,12 @@ class DistilObjective:
         *,
         device: torch.device,
     ) -> None:
-        """Draws the projections' first weights.
+        """Initialises the projections at random.
 
         Args:
             detector: the student, of a method with text.
             text: product -> [T, 2], of the student's text encoder.
-            teacher: is asked for each batch.
+            teacher: gives answers for each batch.
             config: of the run.
             device: of the student.
         """
@@ -52,10 +52,10 @@ class DistilObjective:
             for _ in range(taps if self._spec.features.weight else 0)
         ).to(device)
         theirs = teacher.layout.taps
-        self._teachers_tap = [-(-(tap + 1) * theirs // taps) - 1 for tap in range(taps)]  # the last meets the last
+        self._teachers_tap = [-(-(tap + 1) * theirs // taps) - 1 for tap in range(taps)]  # last tap with last tap
 
     def counts(self, batch: DistilBatch) -> list[int]:
-        """Pictures with pixel truth, with a label, and all."""
+        """Numbers of images: with pixel truth, labelled, all."""
         return [int(batch.has_pixel_truth.sum()), int(batch.is_labelled.sum()), len(batch.products)]
 
     def terms(self, batch: DistilBatch, totals: list[int]) -> dict[str, Tensor]:
@@ -86,15 +86,15 @@ class DistilObjective:
         return {"total": total, **terms}
 
     def _map_logits(self, tokens: Tokens, text: Tensor, decoded: Tensor | None) -> Tensor:
-        """[B, h, w]: logits of the student's anomaly map, of the size of the teacher's.
+        """[B, h, w]: logits of the student's anomaly map, at the size of the teacher's.
 
-        `predict` gives their probabilities, but far from the truth these are 0 or 1 in float32, and their gradient
-        nothing. (It enlarges a decoder's probabilities, here the logits are enlarged: where they bend, it differs.)
+        `predict` gives probabilities, but far from the truth they are 0 or 1 in float32, with no gradient. `predict`
+        enlarges a decoder's probabilities; here the logits are enlarged, which gives slightly other values.
 
         Args:
             tokens: of the student.
             text: [B, T, 2].
-            decoded: logits of its decoder, where they were computed already.
+            decoded: logits of its decoder, if already computed.
         """
         head: Any = self._detector.head
         map_hw, temperature = self._teacher.layout.map_hw, self._detector.config.score.temperature
@@ -106,7 +106,7 @@ class DistilObjective:
                 matches.append(match(adapted.patch_tokens, prompts[:, MATCHING], tokens.grid_hw))
             if head.decoder is None:
                 of_taps = [torch.log_softmax(to_map_size(one, map_hw) / temperature, dim=1) for one in matches]
-                mean = torch.logsumexp(torch.stack(of_taps), dim=0)  # [B, 2, h, w], but for log L
+                mean = torch.logsumexp(torch.stack(of_taps), dim=0)  # [B, 2, h, w], up to the constant log L
                 return mean[:, ANOMALOUS] - mean[:, NORMAL]
             decoded = head.decode(tokens, matches)
         return enlarge(decoded.float() / temperature, map_hw)[:, 0]
@@ -114,7 +114,7 @@ class DistilObjective:
     def _feature_loss(self, tokens: Tokens, answers: Answers) -> Tensor:
         hw = self._teacher.layout.features_hw
         if hw is None or answers.features is None:
-            raise ValueError("the feature loss needs a teacher that gives its tokens: build it with a grid")
+            raise ValueError("the feature loss needs the teacher's tokens: build the teacher with a grid")
         losses = []
         for projection, patches, tap in zip(self.extra, tokens.patch_tokens, self._teachers_tap, strict=True):
             theirs = answers.features[:, tap]  # [B, N, D]
@@ -126,7 +126,7 @@ class DistilObjective:
         return torch.stack(losses).mean()
 
     def _score_loss(self, logits: Tensor, answers: Answers) -> Tensor:
-        """The score by the student's rule but without pooling: the map that is compared is coarse already."""
+        """Compares scores by the student's rule, without its pooling: the compared map is already coarse."""
         score = top_mean(torch.sigmoid(logits), self._detector.config.score.top_fraction)
         return divergence(torch.logit(score.clamp(SURE, 1 - SURE)), answers.score_logits)
 
@@ -144,9 +144,10 @@ class DistilObjective:
 
 
 def divergence(logits: Tensor, teachers: Tensor, temperature: float = 1.0) -> Tensor:
-    """Mean KL divergence of the teacher's probability of an anomaly to the student's; 0 where they agree.
+    """Mean KL divergence of the student's anomaly probability from the teacher's; 0 if they are equal.
 
-    Times the temperature squared, so that it weighs the same at any (Hinton et al., arXiv 1503.02531).
+    It is multiplied by the temperature squared, so that its weight does not depend on it (Hinton et al., arXiv
+    1503.02531).
     """
     wanted = torch.sigmoid(teachers / temperature)
     crossed = F.binary_cross_entropy_with_logits(logits / temperature, wanted)
@@ -154,6 +155,6 @@ def divergence(logits: Tensor, teachers: Tensor, temperature: float = 1.0) -> Te
 
 
 def _rows_of(of_batch: Any, chosen: Tensor) -> Any:
-    """A dataclass of tensors [B, ...] with the chosen pictures alone."""
+    """The chosen rows of a dataclass of tensors [B, ...]."""
     values = {field.name: getattr(of_batch, field.name) for field in fields(of_batch)}
     return replace(of_batch, **{name: value[chosen] for name, value in values.items() if value is not None})

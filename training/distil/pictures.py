@@ -1,4 +1,4 @@
-"""What a distillation's batch is made of: each picture at the student's input size and at the teacher's."""
+"""The images of a distillation batch, each at the student's and at the teacher's input size."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -33,9 +33,9 @@ from zsad_training.pictures import (
 
 @dataclass(frozen=True, kw_only=True)
 class DistilItem(Item):
-    teachers_image_bgr: np.ndarray  # uint8 [H', W', 3], the same picture at the teacher's input size
-    digest: str  # of that picture
-    is_labelled: bool  # else mask and `is_anomalous` mean nothing
+    teachers_image_bgr: np.ndarray  # uint8 [H', W', 3], the same image at the teacher's input size
+    digest: str  # sha256 of that image
+    is_labelled: bool  # if false, mask and `is_anomalous` have no meaning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class DistilBatch(Batch):
 
 
 def collate_distil(items: list[DistilItem]) -> DistilBatch:
-    """Items of one size as a batch."""
+    """Makes a batch of items of one size."""
     return DistilBatch(
         **vars(collate(list(items))),
         teachers_images_bgr=torch.from_numpy(np.stack([item.teachers_image_bgr for item in items])),
@@ -56,14 +56,14 @@ def collate_distil(items: list[DistilItem]) -> DistilBatch:
 
 
 def read_unlabelled(specs: Iterable[FolderSpec], *, check: bool) -> list[list[Sample]]:
-    """The pictures of each folder, as samples of the generic product.
+    """The images of each folder, as samples of the generic product.
 
     Args:
         specs: the folders.
-        check: decode every picture.
+        check: decode every image.
 
     Raises:
-        DatasetError: a folder has no pictures; with `check`, naming each broken file.
+        DatasetError: a folder has no images, or (with `check`) files are broken.
     """
     folders = []
     for spec in specs:
@@ -88,10 +88,10 @@ def read_unlabelled(specs: Iterable[FolderSpec], *, check: bool) -> list[list[Sa
 
 
 class DistilPictures(Dataset[DistilItem]):
-    """Endless: any index is an item, a function of (seed, index) alone. Items of one batch share their size.
+    """An endless data set: item `index` depends only on (seed, index). Items of one batch have the same size.
 
-    With a pool of N, index i is one of N pictures, each once in every N indices, in an order of its own each time. They
-    are drawn at the larger of the teacher's and the student's sizes and shrunk for the other.
+    With a pool of N images, every N indices use each image once, in a new random order. Images are made at the larger
+    of the teacher's and the student's sizes and shrunk for the other.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The flags of distillation, and the settings and the teacher that they, a file or a preset make."""
+"""The flags of distillation, and the settings and the teacher from flags, a file or a preset."""
 
 import argparse
 import logging
@@ -37,50 +37,54 @@ def parser() -> argparse.ArgumentParser:
     """The flags of `zsad-distill`."""
     result = argparse.ArgumentParser(
         prog="zsad-distill",
-        description="Trains a student to see, map and score pictures as a teacher does, on labelled, synthetic and "
-        "unlabelled pictures. Settings are those of zsad-train, which are the student's, and a section `distillation`. "
-        "A killed run goes on where it stopped when it is started again with the same settings. At its end the table "
-        "of teacher and student on the validation part is printed, and the checkpoint's path.",
+        description="Trains a student to give the maps, scores and features of a teacher, on labelled, synthetic and "
+        "unlabelled images. The settings are those of zsad-train, for the student, and a section `distillation`. "
+        "A killed run continues when it is started again with the same settings. At its end it prints a table of "
+        "teacher and student on the validation part, and the path of the checkpoint.",
     )
     teacher = result.add_argument_group("the teacher: a checkpoint, or the authors' published file")
-    teacher.add_argument("--teacher", type=Path, help="checkpoint made by training")
+    teacher.add_argument("--teacher", type=Path, help="checkpoint of zsad-train")
     teacher.add_argument(
         "--published", nargs=2, metavar=("METHOD", "FILE"), help=f"the authors' file; METHOD is {', '.join(METHODS)}"
     )
-    teacher.add_argument("--teacher-backbone", help=f"timm name (default: as the file says, else {PAPERS_BACKBONE})")
+    teacher.add_argument("--teacher-backbone", help=f"timm name (default: from the file, else {PAPERS_BACKBONE})")
     teacher.add_argument("--teacher-weights", type=Path, help="local weights file of that backbone")
-    teacher.add_argument("--teacher-pretrained", action="store_true", default=None, help="fetch them from timm's hub")
+    teacher.add_argument(
+        "--teacher-pretrained", action="store_true", default=None, help="download them from timm's hub"
+    )
     teacher.add_argument("--teacher-text-encoder", help=f"default {PAPERS_TEXT_ENCODER}")
     teacher.add_argument(
         "--teacher-input-size", type=int, help="side of its square input, pixels (default: the method's)"
     )
     teacher.add_argument(
-        "--restore-norm", action="store_true", default=None, help="load VisualAD's trained final norm too"
+        "--restore-norm", action="store_true", default=None, help="also load VisualAD's trained final norm"
     )
     teacher.add_argument(
         "--teacher-cache",
         type=Path,
-        help="folder for its answers, float16, with --pool; runs can share it. Its size is said at the start "
-        "(default: none, the teacher is asked for every picture)",
+        help="folder that keeps its answers, float16, with --pool; runs can share it. The log shows its size at the "
+        "start (default: no cache)",
     )
     pictures = result.add_argument_group("pictures")
     pictures.add_argument(
-        "--pool", type=int, help="distinct training pictures, which come again in each pass (default: none comes twice)"
+        "--pool",
+        type=int,
+        help="number of distinct training images, which repeat in each pass (default: no image repeats)",
     )
     pictures.add_argument(
         "--unlabelled",
         type=lambda text: {"path": text},
         nargs="+",
         metavar="FOLDER",
-        help="folders of pictures, with all below them, of which only the teacher says something",
+        help="folders of unlabelled images, with their subfolders",
     )
-    pictures.add_argument("--unlabelled-fraction", type=float, help="share of such pictures (default 0)")
+    pictures.add_argument("--unlabelled-fraction", type=float, help="share of unlabelled images (default 0)")
     add_setting_flags(result, presets(distil=True))
     return result
 
 
 def read_distil_config(args: argparse.Namespace) -> "DistilConfig":
-    """The settings of --config or --preset, with the flags over them.
+    """The settings of --config or --preset; flags override them.
 
     Raises:
         ConfigError: naming every fault.
@@ -94,14 +98,14 @@ def read_distil_config(args: argparse.Namespace) -> "DistilConfig":
         raise ConfigError("name one teacher: --teacher CHECKPOINT or distillation.teacher, or --published METHOD FILE")
     if args.published is None and (given := [flag for flag in _OF_PUBLISHED if getattr(args, flag) is not None]):
         flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in given)
-        raise ConfigError(f"{flags}: of --published files. {config.distillation.teacher} holds all that it needs")
+        raise ConfigError(f"{flags}: only for --published files. {config.distillation.teacher} needs none of them")
     if args.published is not None and args.published[0] not in METHODS:
         raise ConfigError(f"--published {args.published[0]}: no such method. Known: {', '.join(METHODS)}")
     return config
 
 
 def load_teacher(args: argparse.Namespace, config: "DistilConfig") -> "tuple[Checkpoint, Path]":
-    """The teacher that flags and settings name, and its file.
+    """The teacher of flags and settings, and its file.
 
     Raises:
         ConfigError: the published file's backbone is unknown.
@@ -117,8 +121,8 @@ def load_teacher(args: argparse.Namespace, config: "DistilConfig") -> "tuple[Che
         given["input_hw"] = (given["input_hw"], given["input_hw"])
     if not {"weights", "pretrained"} & given.keys():
         logger.warning(
-            "%s: the teacher's backbone has RANDOM weights, so that it knows next to nothing: name its weights file "
-            "with --teacher-weights, or fetch one with --teacher-pretrained.",
+            "%s: the teacher's backbone has RANDOM weights, so its answers are of no use: name its weights file "
+            "with --teacher-weights, or download it with --teacher-pretrained.",
             file,
         )
     return published_checkpoint(method, Path(file), **given), Path(file)

@@ -1,4 +1,4 @@
-"""Teacher against student on the same validation pictures."""
+"""The table that compares teacher and student on the same validation images."""
 
 import json
 from collections.abc import Callable
@@ -11,11 +11,11 @@ _MEASURES = (("image_auroc", "image AUROC"), ("pixel_ap", "pixel AP"))
 
 
 def comparison(teacher: list[EvaluationRow], student: list[EvaluationRow]) -> str:
-    """A Markdown table in percent: image AUROC and pixel AP of both, and the student's share of the teacher's.
+    """A Markdown table in percent: image AUROC and pixel AP of both, and the ratio of student to teacher.
 
     Args:
-        teacher: a row for each data set and product.
-        student: of the same pictures.
+        teacher: one row for each data set and product.
+        student: rows for the same images.
     """
     students = {row.dataset: row for row in student}
     pairs = [(row, students[row.dataset]) for row in teacher]
@@ -34,14 +34,14 @@ def comparison(teacher: list[EvaluationRow], student: list[EvaluationRow]) -> st
 
 
 def kept_rows(path: Path, identity: str, measure: Callable[[], list[EvaluationRow]]) -> list[EvaluationRow]:
-    """The rows in `path`, or where it is of another identity, or no such file, those of `measure`, then kept there."""
+    """The rows in `path` if its identity is `identity`, else those of `measure`, which are then saved there."""
     if path.is_file():
         try:
             kept = json.loads(path.read_text())
             if kept["identity"] == identity:
                 return [EvaluationRow.model_validate(row) for row in kept["rows"]]
         except (ValueError, KeyError, TypeError):
-            pass  # cut or foreign: measured again
+            pass  # damaged or another file: measure again
     rows = measure()
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps({"identity": identity, "rows": [row.model_dump() for row in rows]}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What a teacher answers to a picture, and the cache of its answers on disk."""
+"""A teacher's answer to an image, and the cache of its answers on disk."""
 
 import hashlib
 import logging
@@ -21,13 +21,13 @@ from zsad_training.run import stacked_text
 
 logger = logging.getLogger(__name__)
 
-MAP_STRIDE = 4  # pixels of the teacher's input for each value of its map that is kept
-SURE = 1e-6  # probabilities are kept this far from 0 and 1: their logits fit float16, and no loss is infinite
+MAP_STRIDE = 4  # pixels of the teacher's input for each value of the kept map
+SURE = 1e-6  # probabilities stay this far from 0 and 1: logits fit float16 and losses are finite
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """The teacher's, in float32."""
+    """The answers of a teacher to a batch, float32."""
 
     score_logits: Tensor  # [B]
     map_logits: Tensor  # [B, h, w]
@@ -36,10 +36,10 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How an answer lies in a row of numbers."""
+    """The layout of an answer in a row of numbers."""
 
     map_hw: tuple[int, int]
-    features_hw: tuple[int, int] | None  # grid of the tokens that are kept; None: none are
+    features_hw: tuple[int, int] | None  # grid of the kept tokens; None: no tokens
     taps: int
     embed_dim: int
 
@@ -54,7 +54,7 @@ class Layout:
         return 1 + math.prod(self.map_hw) + math.prod(self.features_shape)
 
     def unpack(self, rows: Tensor) -> Answers:
-        """Of float16 [B, length]."""
+        """The answers in `rows`, float16 [B, length]."""
         score, maps, features = rows.float().split([1, math.prod(self.map_hw), math.prod(self.features_shape)], dim=1)
         return Answers(
             score_logits=score[:, 0],
@@ -64,33 +64,33 @@ class Layout:
 
 
 class Answering(Protocol):
-    """A teacher, or one whose answers are kept."""
+    """A teacher, with or without a cache."""
 
     layout: Layout
-    text: dict[str, np.ndarray]  # product -> [T, 2]; empty where it needs none
-    digest: str  # of all that its answers depend on but the picture and the product's text
+    text: dict[str, np.ndarray]  # product -> [T, 2]; empty without text
+    digest: str  # hash of weights and settings
 
     def rows(self, batch: DistilBatch) -> Tensor:
         """float16 [B, `layout.length`], on any device."""
 
 
 class Teacher:
-    """A detector that only answers. What it says of a picture depends on no other picture.
+    """A frozen detector. Its answer to an image does not depend on other images.
 
-    Answers are rounded to float16 whether they are kept or not, and computed in float32 whatever the run's precision
-    is, so that a run goes on in the same way with any part of them in a cache.
+    Answers are always computed in float32 and rounded to float16, with or without a cache and in any precision of the
+    run. So a run gets the same answers whether they are cached or not.
     """
 
     def __init__(
         self, detector: Detector, text: dict[str, np.ndarray], *, grid_hw: tuple[int, int] | None, device: torch.device
     ) -> None:
-        """Takes the detector to `device`.
+        """Moves the detector to `device`.
 
         Args:
             detector: of any method.
-            text: product -> [T, 2]; not looked at where the detector needs none.
-            grid_hw: of the tokens that are given, at most; None: none are.
-            device: where it computes.
+            text: product -> [T, 2]; ignored if the detector needs no text.
+            grid_hw: largest grid of the tokens in an answer; None: no tokens.
+            device: of the detector.
         """
         self.detector = detector.to(device).eval().requires_grad_(False)
         self.text = text if detector.needs_text else {}
@@ -117,19 +117,17 @@ class Teacher:
         """See `Answering.rows`.
 
         Raises:
-            ValueError: an answer is no number.
+            ValueError: an answer is not finite.
         """
         images = batch.teachers_images_bgr.to(self.device, non_blocking=True)
         text = stacked_text(self.text, batch.products, self.device) if self.text else None
-        # One by one on a CPU, where it costs nothing: sums are then rounded as they are with any part in a cache.
+        # On a CPU one by one, at no cost: rounding then does not depend on the batch, as with a cache.
         count = 1 if self.device.type == "cpu" else len(images)
         parts = [slice(first, first + count) for first in range(0, len(images), count)]
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             rows = torch.cat([self._answer(images[part], None if text is None else text[part]) for part in parts])
         if not bool(rows.isfinite().all()):
-            raise ValueError(
-                "the teacher's answer holds NaN or infinity: its weights are broken, nothing can be learnt"
-            )
+            raise ValueError("the teacher's answer holds NaN or infinity: its weights are broken")
         return rows
 
     def _answer(self, images: Tensor, text: Tensor | None) -> Tensor:
@@ -148,10 +146,10 @@ class Teacher:
 
 
 class KeptAnswers:
-    """A teacher whose answers are kept in a folder: a file for each picture and text, float16 with a check sum.
+    """A teacher with a cache: one file for each image and text, float16 with a checksum.
 
-    Files lie in a folder named by the teacher's digest, so that one folder serves many runs and teachers. A file that
-    is cut or damaged is made again.
+    Files are in a subfolder with the teacher's digest, so runs and teachers can share a folder. A damaged file is
+    computed again.
     """
 
     def __init__(self, teacher: Answering, folder: Path) -> None:
@@ -186,14 +184,14 @@ class KeptAnswers:
             return None
         content = file.read_bytes()
         if len(content) != self.bytes_each or zlib.crc32(content[4:]).to_bytes(4, "little") != content[:4]:
-            logger.warning("%s: cut or damaged; it is made again", file)
+            logger.warning("%s: damaged; it is computed again", file)
             return None
         return torch.from_numpy(np.frombuffer(content, np.float16, offset=4).copy())
 
 
 def _write(file: Path, row: np.ndarray) -> None:
     content = row.tobytes()
-    partial = file.with_suffix(f".{os.getpid()}.partial")  # another process may write it too
+    partial = file.with_suffix(f".{os.getpid()}.partial")  # another process may write the same file
     partial.write_bytes(zlib.crc32(content).to_bytes(4, "little") + content)
     partial.replace(file)
 
@@ -206,7 +204,7 @@ def _some_of(batch: DistilBatch, indices: list[int]) -> DistilBatch:
 
 
 def on_grid(patches: Tensor, grid_hw: tuple[int, int], wanted_hw: tuple[int, int]) -> Tensor:
-    """[B, N, D] of one grid -> [B, N', D] of another, each new patch averaging what it covers."""
+    """Resizes patches [B, N, D] to another grid, [B, N', D]; each new patch averages the area that it covers."""
     if grid_hw == wanted_hw:
         return patches
     maps = patches.transpose(1, 2).unflatten(2, grid_hw)
@@ -215,7 +213,7 @@ def on_grid(patches: Tensor, grid_hw: tuple[int, int], wanted_hw: tuple[int, int
 
 
 def _patch_tokens(tokens: Any) -> list[Tensor]:
-    """L x [B, N, D] of either kind of tokens; VisualAD's come with others before them."""
+    """L x [B, N, D] of either kind of tokens; VisualAD has other tokens before the patches."""
     if hasattr(tokens, "patch_tokens"):
         return list(tokens.patch_tokens)
     return [tapped[:, -math.prod(tokens.grid_hw) :] for tapped in tokens.tapped]

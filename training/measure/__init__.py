@@ -1,4 +1,4 @@
-"""Measuring a detector: predictions, metrics, validation, sheets, plots, tables.
+"""Evaluates a detector: predictions, metrics, validation, sheets, plots, tables.
 
 May import `pictures`, `config`.
 """

@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves of one category, of pictures and of pixels, as a PNG."""
+"""ROC and precision-recall curves of images and of pixels of one category, as a PNG."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from zsad_core.judging import Curve
 
 
 def draw_curves(path: Path, title: str, curves: dict[str, Curve | None]) -> None:
-    """Writes the plot; `curves` are by name, and None, of a missing class, is said in the legend.
+    """Writes the plot. `curves`: name -> curve; None means that a class is missing, which the legend says.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     FigureCanvasAgg(figure)  # draws without a screen
@@ -42,7 +42,7 @@ def _plot(roc: Axes, pr: Axes, name: str, curve: Curve | None) -> None:
     pr.plot(
         np.append(0, recall),
         np.append(precision[0], precision),
-        drawstyle="steps-pre",  # a step holds the precision at its right end, as the average precision sums it
+        drawstyle="steps-pre",  # each step has the precision of its right end, as in the sum of AP
         label=f"{name}, AP {100 * metrics.ap:.1f} %, best F1 {100 * metrics.f1_max:.1f} %",
     )
 

@@ -1,4 +1,4 @@
-"""A detector over labelled pictures, in a stream: maps at each picture's own size, scores, the metrics of both."""
+"""Runs a detector on a stream of labelled images: maps at the images' own size, scores, and their metrics."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,16 +16,16 @@ from zsad_core.judging import Curve, PixelMetrics, curve_of_scores
 from zsad_core.model import Detector
 from zsad_core.picture import resize_map, resize_to_input
 
-Loaded = tuple[np.ndarray, np.ndarray]  # picture uint8 BGR [H, W, 3], mask uint8 [H, W]
+Loaded = tuple[np.ndarray, np.ndarray]  # image uint8 BGR [H, W, 3], mask uint8 [H, W]
 Group = tuple[str, str]  # data set, product
-GPU_BATCH = 16  # bounds the memory that a large ViT takes
+GPU_BATCH = 16  # limits the memory of a large ViT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
     sample: Sample
     image_bgr: np.ndarray  # uint8 [H, W, 3]
-    anomaly_map: np.ndarray  # float32 [H, W], at the mask's size; float16 would make ties of all good pixels
+    anomaly_map: np.ndarray  # float32 [H, W], at the mask's size; in float16 good pixels would have equal values
     mask: np.ndarray  # uint8 [H, W]
     anomaly_score: float
 
@@ -35,7 +35,7 @@ class Scored:
 
 
 class Tally:
-    """What the metrics of one group need: its scores, and histograms instead of its maps."""
+    """The scores of one group, and histograms of its map values, for its metrics."""
 
     def __init__(self) -> None:
         self.good_scores: list[float] = []
@@ -43,10 +43,10 @@ class Tally:
         self.pixels = PixelMetrics()
 
     def update(self, one: Scored) -> None:
-        """Counts one picture.
+        """Adds one image.
 
         Raises:
-            ValueError: its map is not finite everywhere.
+            ValueError: its map has values that are not finite.
         """
         (self.defective_scores if one.sample.is_anomalous else self.good_scores).append(one.anomaly_score)
         if one.sample.has_pixel_truth:
@@ -56,11 +56,11 @@ class Tally:
                 raise ValueError(f"{one.sample.image}: {error}") from error
 
     def image_curve(self) -> Curve | None:
-        """Pictures found at each score as the threshold; None where a class is missing."""
+        """The curve over all thresholds of the image score; None if a class is missing."""
         return curve_of_scores(np.array(self.defective_scores), np.array(self.good_scores))
 
     def row(self, name: str, *, seen: bool, threshold: float | None) -> EvaluationRow:
-        """All metrics so far; None where a class is missing."""
+        """All metrics so far; None if a class is missing."""
         curve, pixel = self.image_curve(), self.pixels.result()
         image = curve.metrics() if curve else None
         return EvaluationRow(
@@ -90,20 +90,20 @@ def score_pictures(
     label: str = "scoring",
     batch_size: int | None = None,
 ) -> Iterator[Scored]:
-    """Scores pictures as the device does, resized by the same function.
+    """Scores images like the device, resized by the same function.
 
-    On a CPU one by one, which costs nothing there, so that scores are the device's but for its arithmetic. On a GPU in
-    batches of `GPU_BATCH`, loaded by threads; a picture's score does not depend on the others but for rounding.
+    A CPU scores one image at a time, so the scores differ from the device's only by its arithmetic. A GPU scores
+    batches of `GPU_BATCH`, loaded by threads; other images of a batch change a score only by rounding.
 
     Args:
         detector: in eval mode.
-        pictures: samples, each with what loads it.
-        text: product -> [T, 2]; not looked at where the detector needs no text.
-        device: where the detector lies.
-        total: number of pictures, for the progress bar.
-        product: prompt for all pictures; None prompts with each sample's own product.
+        pictures: samples, each with a function that loads it.
+        text: product -> [T, 2]; ignored if the detector needs no text.
+        device: of the detector.
+        total: number of images, for the progress bar.
+        product: prompt for all images; None: each sample's own product.
         label: of the progress bar.
-        batch_size: pictures that are scored at once; None: 1 on a CPU, `GPU_BATCH` on a GPU.
+        batch_size: number of images scored at once; None: 1 on a CPU, `GPU_BATCH` on a GPU.
     """
     input_hw = detector.config.backbone.input_hw
     size = batch_size or (1 if device.type == "cpu" else GPU_BATCH)
@@ -129,7 +129,7 @@ def score_pictures(
 
 
 def tally_groups(scored: Iterable[Scored], watch: Callable[[Scored], None] | None = None) -> dict[Group, Tally]:
-    """One tally for each data set and product; no picture is kept. `watch` is shown each picture as it passes."""
+    """One tally for each data set and product. Images are not kept; `watch` is called with each one."""
     tallies: dict[Group, Tally] = defaultdict(Tally)
     for one in scored:
         tallies[one.group].update(one)
@@ -141,9 +141,9 @@ def tally_groups(scored: Iterable[Scored], watch: Callable[[Scored], None] | Non
 def evaluate_groups(
     tallies: Mapping[Group, Tally], *, seen: Callable[[Group], bool], threshold: float | None = None
 ) -> list[EvaluationRow]:
-    """One row of metrics for each data set and product; None where a class is missing.
+    """One row of metrics for each data set and product; None if a class is missing.
 
-    `threshold` is that of the checkpoint, for recall and false-reject rate; None leaves them out.
+    `threshold` is the checkpoint's, for recall and false-reject rate; None: without these.
     """
     return [
         tally.row("/".join(group), seen=seen(group), threshold=threshold) for group, tally in sorted(tallies.items())
@@ -151,7 +151,7 @@ def evaluate_groups(
 
 
 def mean_row(rows: list[EvaluationRow], name: str) -> EvaluationRow:
-    """Unweighted mean over rows; metrics that a row lacks are left out of their mean."""
+    """Unweighted mean over rows; the mean of a metric uses only the rows that have it."""
 
     def mean(metric: str) -> float | None:
         values = [value for row in rows if (value := getattr(row, metric)) is not None]

@@ -1,4 +1,4 @@
-"""The table of a protocol: mean and standard deviation over seeds, for each method and set left out, and overall."""
+"""The table of a protocol: mean and standard deviation over seeds for each method and set left out, and overall."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,8 +38,8 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 def as_json(results: list[Result], facts: Mapping[str, Any]) -> dict[str, Any]:
     """`facts` and `rows`: method, held_out, seeds, metrics -> mean, std and values by seed, all in [0, 1].
 
-    The rows named "mean" average the sets of each seed first, then the seeds; a seed that lacks a set of the others, a
-    run that is not done yet, is left out there, and so are sets that have no truth for a metric.
+    The rows named "mean" average first the data sets of each seed, then the seeds. They leave out seeds with unfinished
+    runs, and data sets without truth for a metric.
     """
     rows = []
     for method in dict.fromkeys(result.method for result in results):
@@ -70,7 +70,7 @@ def _row(method: str, held_out: str, by_seed: Mapping[int, list[Result]]) -> dic
 
 
 def as_markdown(results: list[Result], facts: Mapping[str, Any]) -> str:
-    """The table in percent, mean ± standard deviation over seeds, under what a reader needs to judge it."""
+    """The table in percent, mean ± standard deviation over seeds, below the facts of the protocol."""
     lines = [f"Protocol {facts['protocol']}, runs done: {facts['runs']}. Nothing was chosen on a set left out.", ""]
     lines += [
         f"- {method}: backbone {fact['backbone']} from {fact['weights']}, text {fact['text_encoder']}, input "

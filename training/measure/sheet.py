@@ -1,4 +1,4 @@
-"""A sheet of pictures for each category: the picture, its true defects, its heatmap. To see what a figure hides."""
+"""A sheet for each category: some images, their true defects and their heatmaps."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from zsad_core.picture import blend
 from zsad_training.measure.predict import Group, Scored
 
 ROWS = 8
-CELL = 256  # pixels, the side of the square that a picture is fitted into
+CELL = 256  # pixels, side of the square for an image
 GAP = 6  # pixels between cells
 TEXT_HEIGHT = 24  # pixels above each row
 TRUTH_BGR = (0, 0, 255)
@@ -20,10 +20,10 @@ HEADS = ("picture", "true defects", "anomaly map")
 
 
 class Sheets:
-    """Takes pictures as they are scored and keeps thumbnails of those chosen, `ROWS` a category at most."""
+    """Keeps thumbnails of chosen images while images are scored, at most `ROWS` for each category."""
 
     def __init__(self, samples: Iterable[Sample], *, threshold: float | None = None) -> None:
-        """Chooses pictures from all `samples` to come; `threshold` is written beside the scores."""
+        """Chooses images from all `samples`; `threshold` is written next to the scores."""
         groups: dict[Group, list[Sample]] = defaultdict(list)
         for sample in samples:
             groups[sample.dataset, sample.product].append(sample)
@@ -32,12 +32,12 @@ class Sheets:
         self._rows: dict[Group, list[tuple[Sample, np.ndarray]]] = defaultdict(list)
 
     def update(self, one: Scored) -> None:
-        """Keeps the row of a chosen picture."""
+        """Adds a row if the image is chosen."""
         if one.sample in self._chosen:
             self._rows[one.group].append((one.sample, self._row(one)))
 
     def sheet(self, group: Group) -> np.ndarray:
-        """uint8 [H, W, 3]: defective pictures by defect, then good ones."""
+        """uint8 [H, W, 3]: defective images by defect, then good ones."""
         rows = sorted(self._rows[group], key=lambda row: (not row[0].is_anomalous, row[0].defect, row[0].image))
         return np.concatenate([_line(list(HEADS)), *(row for _, row in rows)])
 
@@ -53,7 +53,7 @@ class Sheets:
 
 
 def choose(samples: list[Sample], count: int = ROWS) -> list[Sample]:
-    """At most `count` pictures of one category, in turn from the good ones and each defect, evenly spaced in each."""
+    """At most `count` images of one category, in turn from the good ones and each defect, evenly spaced in each."""
     kinds: dict[str, list[Sample]] = defaultdict(list)
     for sample in sorted(samples, key=lambda one: (one.is_anomalous, one.defect, one.image)):
         kinds[sample.defect].append(sample)
@@ -72,13 +72,13 @@ def write_sheet(path: Path, sheet: np.ndarray) -> None:
     """Writes a JPEG.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path.write_bytes(cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
 
 
 def _fit(image: np.ndarray) -> np.ndarray:
-    """The picture or mask (float32, so that averages of thin defects stay above 0) within a cell, aspect kept."""
+    """Scales an image or mask into a cell, with its aspect. Masks are float32, so thin defects stay above 0."""
     height, width = image.shape[:2]
     scale = min(CELL / width, CELL / height)
     wh = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -1,4 +1,4 @@
-"""The validation part of the training sets: chooses the epoch, sets the threshold."""
+"""The validation part of the training sets. It chooses the epoch and sets the threshold."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class Validation:
     rows: list[EvaluationRow]
     criterion: float  # mean over data sets' products of the mean of image AUROC and pixel AP; higher is better
     threshold: float
-    false_reject_rate: float  # measured, on the pictures that set the threshold
+    false_reject_rate: float  # measured on the images that set the threshold
     region_level: float
 
 
 class ValidationPictures:
-    """Held-out pictures of the training sets, and synthetic ones of held-out materials."""
+    """Held-out images of the training sets, and synthetic ones of held-out materials."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class ValidationPictures:
         """Loads nothing yet.
 
         Raises:
-            ValueError: no good picture is among them, which the threshold needs.
+            ValueError: there is no good image, which the threshold needs.
         """
         self._spec = spec
         self._pictures: list[tuple[Sample, Callable[[], Loaded]]] = [(sample, sample.load) for sample in samples]
@@ -65,7 +65,7 @@ class ValidationPictures:
             )
 
     def run(self, detector: Detector, text: dict[str, np.ndarray], *, device: torch.device) -> Validation:
-        """Scores all with the generic prompt, which is what an untold device uses."""
+        """Scores all images with the generic prompt, the default of devices."""
         scored = score_pictures(
             detector,
             self._pictures,
@@ -92,9 +92,9 @@ class ValidationPictures:
 
 
 def good_part_threshold(good_scores: Mapping[Group, list[float]], false_reject_rate: float) -> tuple[float, float]:
-    """(threshold, measured false-reject rate) from good pictures' scores, every group weighing the same.
+    """(threshold, measured false-reject rate) from good images' scores. Every group has equal weight.
 
-    The threshold is the high quantile of the good scores. A group with many pictures would otherwise set it alone.
+    The threshold is the high quantile of the good scores. Without weights, a large group would set it alone.
     """
     if not good_scores:
         raise ValueError("no good validation pictures to set a threshold from")
@@ -103,13 +103,15 @@ def good_part_threshold(good_scores: Mapping[Group, list[float]], false_reject_r
     order = np.argsort(values)
     above = 1 - np.cumsum(weights[order]) / weights.sum()  # share of good parts above each value
     threshold = float(values[order][int(np.argmax(above <= false_reject_rate))])
-    threshold = float(np.nextafter(np.float32(threshold), np.float32(1)))  # the part at the quantile itself passes
+    threshold = float(
+        np.nextafter(np.float32(threshold), np.float32(1))
+    )  # the image at the quantile itself is accepted
     rate = float(weights[values >= threshold].sum() / weights.sum())
     return threshold, rate
 
 
 class PixelLevel:
-    """The map value with the best F1 over all validation pixels, every picture weighing the same."""
+    """The map value with the best F1 over all validation pixels. Every image has equal weight."""
 
     _EDGES = np.linspace(0, 1, 257)
 
@@ -117,7 +119,7 @@ class PixelLevel:
         self._inside, self._outside = np.zeros(256), np.zeros(256)
 
     def update(self, one: Scored) -> None:
-        """Counts one picture, if its defects are known."""
+        """Adds one image, if its defects are known."""
         if one.sample.has_pixel_truth:
             values, defect = one.anomaly_map, one.mask > 0
             self._inside += np.histogram(values[defect], self._EDGES)[0] / defect.size

@@ -1,4 +1,4 @@
-"""Training pictures: sampling, synthetic anomalies, the validation part, checks of the data.
+"""Training images: sampling, synthetic anomalies, the validation part, checks of the data.
 
 May import `config`.
 """

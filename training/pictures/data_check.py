@@ -1,4 +1,4 @@
-"""Looks at every file of the data sets before training begins, so that a broken one does not end it hours later."""
+"""Checks every file of the data sets before training begins, so that a broken file is found early."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -17,12 +17,11 @@ def read_datasets(specs: Iterable[DatasetSpec], *, check: bool = True, split: Sp
 
     Args:
         specs: where they are.
-        check: decode every picture and mask as well.
-        split: of the samples to give and to check; None: both.
+        check: also decode every image and mask.
+        split: the split to read; None: both.
 
     Raises:
-        DatasetError: one line for each broken file of any of the sets, at most `MAX_FAULTS_SHOWN` and the count of the
-            rest.
+        DatasetError: one line for each broken file, at most `MAX_FAULTS_SHOWN` and the count of the rest.
     """
     samples: list[Sample] = []
     faults: list[str] = []
@@ -44,10 +43,10 @@ def read_datasets(specs: Iterable[DatasetSpec], *, check: bool = True, split: Sp
 
 
 def check_samples(samples: Sequence[Sample]) -> list[str]:
-    """A line for each picture or mask that cannot be read or decoded, is of another size than its picture, or is empty.
+    """One line for each image or mask that cannot be decoded, and each mask that is empty or has a wrong size.
 
-    Files are decoded whole, by what training reads them with: a header alone does not tell a damaged file. OpenCV
-    decodes without Python's lock, so threads help.
+    Files are decoded completely, because a damaged file can have a valid header. OpenCV releases Python's lock, so
+    threads make this faster.
     """
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as threads:
         bar = tqdm(threads.map(_faults, samples), total=len(samples), desc="checking data", leave=False, disable=None)
@@ -67,7 +66,7 @@ def _faults(sample: Sample) -> list[str]:
             mask = read_mask(part)
         except ImageError as error:
             faults.append(str(error))
-            anything = True  # unknown, and said already
+            anything = True  # unknown; this fault is in the list already
             continue
         anything |= bool(mask.any())
         if image is not None and (fault := size_fault(part, mask, image)):

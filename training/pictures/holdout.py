@@ -1,4 +1,4 @@
-"""The validation part of the training data: by hash of a name, so that it depends on no order and no machine."""
+"""Chooses the validation part of the training data by a hash of names. It is the same on every machine."""
 
 import zlib
 from collections import defaultdict
@@ -23,9 +23,9 @@ def split_groups(
 
     Args:
         items: in any order; the parts keep it.
-        key: tells each item from all others.
-        group: what has to be in both parts.
-        fraction: of the items that are validation.
+        key: unique for each item.
+        group: the group of an item.
+        fraction: share of validation items, 0 to 1.
         seed: of the hash.
     """
     groups: dict[object, list[T]] = defaultdict(list)
@@ -45,7 +45,7 @@ def split_groups(
 def at_most(
     items: Iterable[T], key: Callable[[T], str], group: Callable[[T], object], count: int, seed: int
 ) -> list[T]:
-    """At most `count` items of each group, those of the lowest hash."""
+    """At most `count` items of each group, those with the lowest hash."""
     groups: dict[object, list[T]] = defaultdict(list)
     for item in items:
         groups[group(item)].append(item)

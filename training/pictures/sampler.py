@@ -1,7 +1,7 @@
-"""What a training batch is made of: real and synthetic pictures, balanced over data sets and classes.
+"""The images of a training batch: real and synthetic, balanced over data sets and classes.
 
-Item `index` is a function of (seed, index) alone, so a resumed run sees what an unbroken one would have seen, with any
-number of workers.
+Item `index` depends only on (seed, index). A resumed run therefore gets the same items as an uninterrupted one, for
+any number of workers.
 """
 
 from dataclasses import dataclass, replace
@@ -51,13 +51,13 @@ class Batch:
     products: list[str]
 
     def pin_memory(self) -> Self:
-        """A copy from which a GPU takes its part while the CPU goes on; torch's loader calls this."""
+        """A copy in pinned memory, for asynchronous transfer to a GPU; torch's loader calls this."""
         tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **{name: value.pin_memory() for name, value in tensors.items()})
 
 
 def collate(items: list[Item]) -> Batch:
-    """Items of one size as a batch."""
+    """Makes a batch of items of one size."""
     return Batch(
         images_bgr=torch.from_numpy(np.stack([item.image_bgr for item in items])),
         masks=torch.from_numpy(np.stack([item.mask for item in items])).float(),
@@ -74,22 +74,22 @@ class Texture:
 
 
 def find_textures(root: Path) -> list[Texture]:
-    """The pictures of <root>/<material>/, sorted.
+    """The images of <root>/<material>/, sorted.
 
     Raises:
-        DatasetError: there is none.
+        DatasetError: there are none.
     """
     textures = [Texture(material=path.parent.name, image=path) for path in find_images(root)]
     if not textures:
         raise DatasetError(
-            f"{root.absolute()}: no textures here: expected <material>/*.png. Name the folder with --textures, or the "
-            "one that it lies in with --data-root"
+            f"{root.absolute()}: no textures here: expected <material>/*.png. Name the folder with --textures, or its "
+            "parent folder with --data-root"
         )
     return textures
 
 
 class TrainingPictures(Dataset[Item]):
-    """Endless: any index is an item. Items of one batch share their size."""
+    """An endless data set: every index from 0 is an item. Items of one batch have the same size."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class TrainingPictures(Dataset[Item]):
     ) -> None:
         if spec.synthetic_fraction > 0 and not textures:
             raise ValueError("synthetic pictures need a folder of textures")
-        self._classes: dict[str, dict[bool, list[Sample]]] = {}  # the workers' processes get a copy
+        self._classes: dict[str, dict[bool, list[Sample]]] = {}  # each worker process has a copy
         for sample in samples:
             classes = self._classes.setdefault(sample.dataset, {False: [], True: []})
             classes[sample.is_anomalous].append(sample)
@@ -167,7 +167,7 @@ class TrainingPictures(Dataset[Item]):
             if rng.random() < 0.3:
                 before = picture
                 picture = with_fixture(rng, picture)
-                if silhouette is None:  # what was covered is no place for an anomaly
+                if silhouette is None:  # no anomalies on the covered part
                     silhouette = (cv2.absdiff(before, picture).max(axis=2) == 0).astype(np.uint8)
         else:
             sample = self._pick(rng, is_anomalous=False)
@@ -191,7 +191,7 @@ class TrainingPictures(Dataset[Item]):
 
 
 def resize_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """uint8 [h, w]: the mask at another size; a pixel counts when a quarter of it is defect, so thin ones survive."""
+    """uint8 [h, w]: the mask at another size. When shrunk, a pixel is defect from a quarter on, for thin defects."""
     if mask.shape == size_hw:
         return mask
     shrinks = mask.shape[0] > size_hw[0] or mask.shape[1] > size_hw[1]
@@ -201,7 +201,7 @@ def resize_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def random_crop(rng: Rng, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The whole picture half of the time, else a crop of 30-100 % of its area at an aspect changed by up to 4:3."""
+    """With probability 0.5 the whole image, else a crop of 30-100 % of its area; its aspect changes by up to 4:3."""
     height, width = mask.shape
     if rng.random() < 0.5:
         return image, mask
@@ -213,7 +213,7 @@ def random_crop(rng: Rng, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarr
 
 
 def flip_and_turn(rng: Rng, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Random mirror, and quarter turns where the picture is square."""
+    """Random mirroring, and rotation by 90 degrees if the image is square, else by 180."""
     turns = int(rng.integers(4)) if image.shape[0] == image.shape[1] else 2 * int(rng.integers(2))
     image, mask = np.rot90(image, turns), np.rot90(mask, turns)
     if rng.random() < 0.5:

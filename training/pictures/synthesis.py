@@ -1,8 +1,8 @@
-"""Synthetic pictures: normals from tileable textures, and anomalies drawn into any normal picture.
+"""Synthetic images: good ones from tileable textures, and anomalies drawn into any good image.
 
-No generator network. Kinds of anomaly after CutPaste (arXiv 2104.04015) and its scar, DRAEM's noise-masked texture
-blends (arXiv 2108.07610), and strokes, stains, pits, cracks, warps and missing parts of our own. All take and give
-uint8 BGR [H, W, 3]; masks are uint8 [H, W] of 0 and 1 and hold only pixels that visibly changed.
+There is no generator network. Anomalies follow CutPaste (arXiv 2104.04015) and its scar, DRAEM's noise-masked texture
+blends (arXiv 2108.07610), and our own strokes, stains, pits, cracks, warps and missing parts. Images are uint8 BGR
+[H, W, 3]. Masks are uint8 [H, W] of 0 and 1 and mark only pixels that changed visibly.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ MIN_AREA_PX = 12
 
 
 def texture_picture(rng: Rng, thumbnail: Image, size_hw: tuple[int, int]) -> Image:
-    """A picture of `size_hw` from a tileable thumbnail, at a random scale and rotation."""
+    """An image of `size_hw` from a tileable texture, at a random scale and rotation."""
     height, width = size_hw
     scale = float(np.exp(rng.uniform(np.log(0.7), np.log(3.0)))) * min(size_hw) / 256
     angle = float(rng.choice([0, 90, 180, 270])) + (rng.uniform(-45, 45) if rng.random() < 0.3 else 0.0)
@@ -29,9 +29,9 @@ def texture_picture(rng: Rng, thumbnail: Image, size_hw: tuple[int, int]) -> Ima
 
 
 def printed_picture(rng: Rng, size_hw: tuple[int, int]) -> Image:
-    """Something printed, etched or stamped: tracks, pads, holes, bars and letters in two colours, all of sharp edges.
+    """A printed, etched or stamped pattern: tracks, pads, holes, bars and letters in two colours, with sharp edges.
 
-    Teaches that an edge as such is no defect, and what a ragged one looks like. No real product is imitated.
+    Such images teach that an edge is not a defect, and what a ragged edge looks like. They imitate no real product.
     """
     height, width = size_hw
     plate = np.zeros((height, width), np.uint8)
@@ -57,7 +57,7 @@ def printed_picture(rng: Rng, size_hw: tuple[int, int]) -> Image:
         along = np.array(_COMPASS[int(rng.integers(4)) * 2]) * pitch
         state = rng.bit_generator.state
         for index in range(int(rng.integers(2, 14))):
-            rng.bit_generator.state = state  # alike
+            rng.bit_generator.state = state  # equal pads
             _pad(rng, plate, start + index * along, pitch)
     if rng.random() < 0.3:
         text = "".join(rng.choice(list("ABCDEFGHJKLMNPRSTUVWXYZ0123456789-"), int(rng.integers(2, 9))))
@@ -94,9 +94,9 @@ def _pad(rng: Rng, plate: np.ndarray, at: np.ndarray, pitch: int) -> None:
 
 
 def object_picture(rng: Rng, surface: Image, background: Image) -> tuple[Image, np.ndarray]:
-    """A shaded object with a `surface`, on a `background`; also its silhouette, uint8 [H, W] of 0 and 1.
+    """An image of a shaded object with a `surface` on a `background`, and its silhouette, uint8 [H, W] of 0 and 1.
 
-    Teaches that an outline, a background and a hole that belongs there are no defects.
+    Such images teach that outlines, backgrounds and regular holes are not defects.
     """
     height, width = surface.shape[:2]
     silhouette = np.zeros((height, width), np.uint8)
@@ -129,9 +129,9 @@ def object_picture(rng: Rng, surface: Image, background: Image) -> tuple[Image, 
 
 
 def with_inclusions(rng: Rng, surface: Image) -> Image:
-    """The surface with spots that belong to it: many, and alike.
+    """The surface with many similar spots.
 
-    Teaches that what comes again and again is no defect: chips in a biscuit, knots, rivets, perforation.
+    Such images teach that repeated spots are not defects: chips in a biscuit, knots, rivets, perforation.
     """
     side = min(surface.shape[:2])
     alpha: np.ndarray = np.zeros(surface.shape[:2], np.float32)
@@ -158,9 +158,9 @@ def with_inclusions(rng: Rng, surface: Image) -> Image:
 
 
 def with_fixture(rng: Rng, picture: Image) -> Image:
-    """The picture with the rim of a tray, a rail or a frame along one or two of its sides.
+    """The image with the rim of a tray, a rail or a frame along one or two of its sides.
 
-    Teaches that what lies at the border of a picture is seldom the part.
+    Such images teach that the border of an image seldom shows the part.
     """
     height, width = picture.shape[:2]
     side = min(height, width)
@@ -189,13 +189,13 @@ def with_fixture(rng: Rng, picture: Image) -> Image:
 def add_anomalies(
     rng: Rng, picture: Image, donor: Image, where: np.ndarray | None = None, *, of_edges: bool = False
 ) -> tuple[Image, np.ndarray]:
-    """The picture with one to three anomalies, and their mask.
+    """The image with one to three anomalies, and their mask.
 
     Args:
         picture: uint8 [H, W, 3].
-        donor: another picture of the same size, whose texture may intrude.
-        where: uint8 [H, W], 1 where anomalies may lie; None is everywhere.
-        of_edges: most of them sit at edges and have the picture's own colours, as in what is printed or etched.
+        donor: another image of the same size; some anomalies use its texture.
+        where: uint8 [H, W], 1 where anomalies are allowed; None: everywhere.
+        of_edges: for printed or etched patterns: most anomalies are at edges, in colours of the image.
     """
     result = picture.copy()
     mask = np.zeros(picture.shape[:2], np.uint8)
@@ -216,7 +216,7 @@ def add_anomalies(
 
 
 def photometric(rng: Rng, picture: Image) -> Image:
-    """Changes that are no defect: exposure, contrast, colour cast, uneven light, blur, noise, JPEG."""
+    """Random changes that are not defects: exposure, contrast, colour cast, uneven light, blur, noise, JPEG."""
     image: Image = picture.astype(np.float32)
     if rng.random() < 0.25:
         image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
@@ -243,7 +243,7 @@ def photometric(rng: Rng, picture: Image) -> Image:
     return image
 
 
-# Every kind: (rng, picture, donor, centre x y) -> (changed picture, alpha float32 [H, W] of how much of it shows)
+# (rng, image, donor, centre x y) -> (changed image, its opacity float32 [H, W])
 Kind = Callable[[Rng, Image, Image, np.ndarray], tuple[Image, np.ndarray]]
 
 
@@ -280,7 +280,7 @@ def _stain(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[
 
 
 def _gloss(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
-    """A band or patch whose brightness and contrast differ, without a sharp edge: worn, polished, badly ground."""
+    """A band or patch of other brightness and contrast, with a soft edge: worn, polished or badly ground."""
     height, width = picture.shape[:2]
     side = min(height, width)
     alpha: np.ndarray = np.zeros((height, width), np.float32)
@@ -369,12 +369,12 @@ def _missing(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tupl
 
 
 def _bite(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
-    """A blob or a bridge in a colour of the surroundings: a bite out of an edge, a spur, a hole, a link, a gap."""
+    """A blob or a line in a nearby colour: a notch in an edge, a spur, a hole, a bridge, a gap."""
     height, width = picture.shape[:2]
     side = min(height, width)
     centre = _near_edge(rng, picture, centre)
     reach = side * rng.uniform(0.01, 0.08)
-    for _ in range(8):  # a colour of nearby that differs from what is here
+    for _ in range(8):  # a nearby colour that differs from the one at the centre
         other = np.clip(centre + rng.normal(0, reach, 2), 0, [width - 1, height - 1]).astype(int)
         colour, here = picture[other[1], other[0]], picture[int(centre[1]), int(centre[0])]
         if cv2.absdiff(colour, here).max() > 2 * VISIBLE:
@@ -393,7 +393,7 @@ def _bite(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[I
 
 
 def _break(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
-    """One side of a ragged line moved away, and the gap between in the colour of the background; what moved is none."""
+    """A break along a ragged line: a gap in the colour of the background."""
     height, width = picture.shape[:2]
     side = min(height, width)
     heading = rng.uniform(0, 2 * np.pi)
@@ -412,7 +412,7 @@ def _break(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[
 
 
 def _paste_smoothly(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) -> tuple[Image, np.ndarray]:
-    """A patch from elsewhere, blended in the gradients (Poisson; NSA, arXiv 2109.15222)."""
+    """A patch from another place, blended in the gradients (Poisson; NSA, arXiv 2109.15222)."""
     height, width = picture.shape[:2]
     alpha = _shape(rng, picture, centre)
     hard = (alpha > 0.5).astype(np.uint8)
@@ -424,7 +424,7 @@ def _paste_smoothly(rng: Rng, picture: Image, donor: Image, centre: np.ndarray) 
     mode = cv2.NORMAL_CLONE if rng.random() < 0.5 else cv2.MIXED_CLONE
     try:
         changed = cv2.seamlessClone(source, picture, hard * 255, (x + w // 2, y + h // 2), mode)
-    except cv2.error:  # it has its own mind about masks at the edge
+    except cv2.error:  # it refuses some masks at the border
         return picture, alpha * 0
     return changed, cv2.dilate(hard, _disc(3)).astype(np.float32)
 
@@ -461,7 +461,7 @@ def _near_edge(rng: Rng, picture: Image, centre: np.ndarray) -> np.ndarray:
 
 
 def _tinted(rng: Rng, picture: Image, centre: np.ndarray) -> Image:
-    """The picture darkened, lightened or coloured enough to be seen."""
+    """The image, visibly darker, lighter or in another colour."""
     if rng.random() < 0.25:
         return np.full_like(picture, rng.integers(0, 256, 3))
     shift = rng.choice([-1, -1, 1]) * rng.uniform(25, 130)

@@ -1,4 +1,4 @@
-"""One training run and the protocols made of several: trainer, objective, processes, resume, log, cached features.
+"""Training runs and protocols: trainer, objective, processes, resume, log, cached features.
 
 May import `measure`, `pictures`, `config`.
 """

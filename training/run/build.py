@@ -1,4 +1,4 @@
-"""The detector that a run begins with: fresh adapters, or an earlier run's weights."""
+"""Builds the detector at the start of a run, with new adapters or an earlier run's weights."""
 
 import logging
 import math
@@ -13,27 +13,26 @@ from zsad_training.config import ModelSpec
 
 logger = logging.getLogger(__name__)
 
-PUBLISHED_POSITIONS = VisualAdOptions().max_positions  # of VisualAD's table, which larger inputs outgrow
+PUBLISHED_POSITIONS = VisualAdOptions().max_positions  # size of VisualAD's table; larger inputs need more
 
 
 def build_detector(spec: ModelSpec, *, text_dim: int, plain: bool) -> tuple[Detector, dict[str, Any] | None]:
-    """The detector, and the record of the checkpoint it starts from, if any.
+    """(detector, record of the checkpoint that it starts from or None).
 
-    With `spec.start`, all weights are that checkpoint's, at the run's input size.
+    With `spec.start`, all weights come from that checkpoint, at the run's input size.
 
     Args:
         spec: of the run.
-        text_dim: T of the text encoder; whatever for a method without text.
-        plain: without fused attention, whose backward pass, through trained blocks or to inserted tokens, is slow on
-            a CPU.
+        text_dim: T of the text encoder; any number for a method without text.
+        plain: use no fused attention. Its backward pass is slow on a CPU.
 
     Raises:
         WeightsError: weights or checkpoint are missing or do not fit.
     """
     if spec.weights is None and not spec.pretrained and spec.start is None:
         logger.warning(
-            "the backbone %s starts from RANDOM weights: it sees next to nothing, and so will the detector. "
-            "Name a weights file with --weights, or fetch one with --pretrained.",
+            "the backbone %s starts from RANDOM weights, so the detector will find next to nothing. "
+            "Name a weights file with --weights, or download one with --pretrained.",
             spec.backbone,
         )
     config = BackboneConfig(
@@ -72,13 +71,15 @@ def _start_from(detector: Detector, path: Path) -> dict[str, Any]:
     earlier = load_checkpoint(path)
     found, wanted = earlier.detector.config, detector.config
     if found.method != wanted.method:
-        raise WeightsError(f"{path}: is of {found.method}, the run of {wanted.method}: set --method {found.method}")
+        raise WeightsError(
+            f"{path}: has the method {found.method}, the run {wanted.method}: set --method {found.method}"
+        )
     if found.backbone.name.split(".")[0] != wanted.backbone.name.split(".")[0]:
         name = found.backbone.name
         raise WeightsError(f"{path}: has the backbone {name}, the run {wanted.backbone.name}: set --backbone {name}")
     taps, wanted_taps = earlier.detector.backbone.taps, detector.backbone.taps
     if taps != wanted_taps:
-        raise WeightsError(f"{path}: has the taps {taps}, the run {wanted_taps}, whose tokens it does not know")
+        raise WeightsError(f"{path}: has the taps {taps}, the run {wanted_taps}: use the same taps")
     if earlier.detector.needs_text and found.text_encoder != wanted.text_encoder:
         raise WeightsError(
             f"{path}: has the text encoder {found.text_encoder}, the run {wanted.text_encoder}: "
@@ -88,7 +89,7 @@ def _start_from(detector: Detector, path: Path) -> dict[str, Any]:
     state = earlier.detector.state_dict()
     check_state(path, detector.state_dict(), state)
     detector.load_state_dict(state)
-    if detector.config.backbone_weights == RANDOM:  # the licence goes with what was really there at first
+    if detector.config.backbone_weights == RANDOM:  # keeps the licence of the original weights
         origin = earlier.detector.config.backbone_weights
         detector.config = detector.config.model_copy(update={"backbone_weights": origin})
     return earlier.record

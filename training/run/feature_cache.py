@@ -1,4 +1,4 @@
-"""Tokens of a frozen backbone, computed once a picture and kept on disk."""
+"""A cache on disk for the tokens of a frozen backbone."""
 
 import hashlib
 import os
@@ -13,17 +13,17 @@ from zsad_core.model import Detector
 
 
 class FeatureCache:
-    """Tokens by the hash of the resized picture, one memory-mapped float16 file each.
+    """One memory-mapped float16 file of tokens for each resized image; the file name is the image's hash.
 
-    Files lie in a folder named by a hash of the backbone's config and weights, so one folder serves many runs. The
-    content is the key: whatever changes the picture (file, size, augmentation) misses the cache instead of lying.
-    Tokens are computed in float32 whatever the run's precision is, so that runs of any precision can share them.
+    The files are in a subfolder named by a hash of the backbone's config and weights, so runs can share a folder. A
+    changed image (file, size, augmentation) has another hash and so another file. Tokens are always computed in
+    float32, so runs of any precision can share them.
     """
 
     def __init__(self, folder: Path, detector: Detector) -> None:
         if not detector.needs_text:
             raise ValueError(
-                f"{detector.config.method} trains tokens inside the backbone: it can have no feature cache"
+                f"{detector.config.method} trains tokens inside the backbone and cannot use a feature cache"
             )
         if any(parameter.requires_grad for parameter in detector.backbone.parameters()):
             raise ValueError("a feature cache needs a frozen backbone: set trainable_blocks to 0")
@@ -35,7 +35,7 @@ class FeatureCache:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def tokens(self, images_bgr: Tensor) -> Tokens:
-        """As `Detector.tokens`, for uint8 [B, H, W, 3]; what is missing is computed and kept."""
+        """Like `Detector.tokens`, for uint8 [B, H, W, 3]; missing tokens are computed and saved."""
         files = [self._file(image) for image in images_bgr]
         missing = [index for index, file in enumerate(files) if not file.is_file()]
         if missing:
@@ -44,7 +44,9 @@ class FeatureCache:
             cls_tokens, patch_tokens = torch.stack(computed.cls_tokens, 1), torch.stack(computed.patch_tokens, 1)
             packed = torch.cat([cls_tokens.unsqueeze(2), patch_tokens], dim=2)
             for index, tokens in zip(missing, packed.half().cpu().numpy(), strict=True):
-                partial = files[index].with_suffix(f".{os.getpid()}.partial.npy")  # another process may write it too
+                partial = files[index].with_suffix(
+                    f".{os.getpid()}.partial.npy"
+                )  # another process may write the same file
                 np.save(partial, tokens)  # [L, 1 + N, D]
                 partial.replace(files[index])
         loaded = torch.from_numpy(np.stack([np.load(file, mmap_mode="r") for file in files]))  # [B, L, 1 + N, D]

@@ -1,4 +1,4 @@
-"""What a training step lowers: the seam between the trainer, which knows steps and files, and a loss."""
+"""The loss of a training step: the interface that the trainer uses, and the loss of a method."""
 
 from typing import Any, Protocol
 
@@ -16,30 +16,30 @@ from zsad_training.run.feature_cache import FeatureCache
 
 
 class Objective(Protocol):
-    """A loss of a batch that is computed in parts, by one process or several."""
+    """The loss of a batch that is computed in parts, by one or several processes."""
 
     @property
     def identity(self) -> str:
-        """What the result depends on beside the run's settings."""
+        """Text of all that the result depends on, in addition to the run's settings."""
 
     @property
     def extra(self) -> nn.Module:
-        """What is trained with the detector and is no part of it; a module without parameters where there is none."""
+        """A module that is trained but is not part of the detector; it may have no parameters."""
 
     def counts(self, batch: Any) -> list[int]:
-        """Pictures of a part of the batch over which each kind of loss is a mean."""
+        """Number of images in a part of the batch, for each kind of loss."""
 
     def terms(self, batch: Any, totals: list[int]) -> dict[str, Tensor]:
-        """The losses of a part by name; `total` is lowered. Each adds up over the parts to the whole batch's.
+        """The losses of a part by name; the optimiser lowers `total`. Their sums over the parts are the batch's losses.
 
         Args:
             batch: the part.
-            totals: of `counts`, over all parts.
+            totals: sums of `counts` over all parts.
         """
 
 
 class MethodsLoss:
-    """The method's own loss on labelled pictures."""
+    """The loss of the method on labelled images."""
 
     identity = ""
 
@@ -60,11 +60,11 @@ class MethodsLoss:
         self._cache = feature_cache
 
     def counts(self, batch: Batch) -> list[int]:
-        """Pictures with pixel truth, and all."""
+        """Numbers of images: with pixel truth, all."""
         return [int(batch.has_pixel_truth.sum()), len(batch.products)]
 
     def terms(self, batch: Batch, totals: list[int]) -> dict[str, Tensor]:
-        """The method's parts and their weighted sum; see `Objective.terms`."""
+        """The terms of the method's loss and their weighted sum; see `Objective.terms`."""
         with_truth, pictures = self.counts(batch)
         target = target_of(batch, self._spec.loss_stride, self._device)
         text = stacked_text(self._text, batch.products, self._device) if self._detector.needs_text else None
@@ -85,10 +85,10 @@ class MethodsLoss:
 
 
 def target_of(batch: Batch, loss_stride: int, device: torch.device) -> Target:
-    """What the batch should be answered with, its masks at 1/loss_stride of the picture."""
+    """The batch's targets, with masks at 1/loss_stride of the image size."""
     masks = batch.masks.to(device, non_blocking=True)
     if loss_stride > 1:
-        masks = F.max_pool2d(masks.unsqueeze(1), loss_stride).squeeze(1)  # a thin defect stays one
+        masks = F.max_pool2d(masks.unsqueeze(1), loss_stride).squeeze(1)  # keeps thin defects
     return Target(
         mask=masks,
         is_anomalous=batch.is_anomalous.to(device),

@@ -1,4 +1,4 @@
-"""The processes that share one training run: this one alone, or those that torchrun started."""
+"""The processes of one training run: one, or those that torchrun started."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """What this process is among them. Every method is called by all of them, in the same order."""
+    """This process's place among all processes. All of them must call each method, in the same order."""
 
     device: torch.device
     rank: int = 0
@@ -26,16 +26,16 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one validates, logs and saves."""
+        """Whether this process validates, logs and saves."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Returns once all have come here."""
+        """Waits until all processes are here."""
         if self.count > 1:
             dist.barrier()
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives, which the first process alone calls; the others get a copy."""
+        """The result of `make`, which only the first process calls; the others get a copy."""
         if self.count == 1:
             return make()
         made = [make() if self.is_first else None]
@@ -43,7 +43,7 @@ class Processes:
         return cast(T, made[0])
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of all processes' `values`, which is overwritten."""
+        """The sum of `values` over all processes; it overwrites `values`."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
@@ -51,9 +51,9 @@ class Processes:
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replaces each gradient by its sum over the processes.
 
-        A parameter that no process has a gradient for keeps none: a zero would let the optimiser decay it.
-        Explicit, and not DistributedDataParallel: the head is called without its detector where features are cached,
-        parts of a batch are accumulated, and blocks after the last tap have no gradient at all.
+        A parameter without a gradient in every process keeps none: with a zero gradient the optimiser would decay it.
+        DistributedDataParallel does not fit: with cached features only the head is called, batches are accumulated in
+        parts, and blocks after the last tap have no gradient.
         """
         if self.count == 1:
             return
@@ -66,7 +66,7 @@ class Processes:
 
 
 def usual_workers() -> int:
-    """Processes that prepare pictures for this one: half of the cores, shared with others of torchrun's; 1 to 8."""
+    """Default number of workers that prepare images: half of the cores, divided among torchrun's processes; 1 to 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(max(cores // (2 * beside), 1), 8)
@@ -74,10 +74,10 @@ def usual_workers() -> int:
 
 @contextmanager
 def join_processes(device_name: str) -> Iterator[Processes]:
-    """Joins the others that torchrun started, by gloo on CPUs and NCCL on GPUs, a GPU each; alone without torchrun.
+    """Joins the processes of torchrun, with gloo on CPUs and NCCL on GPUs, one GPU each. One process without torchrun.
 
     Raises:
-        ValueError: the device is not here, or there are more processes than GPUs.
+        ValueError: the device does not exist, or there are more processes than GPUs.
     """
     device = pick_device(device_name)
     count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -90,7 +90,7 @@ def join_processes(device_name: str) -> Iterator[Processes]:
             raise ValueError(f"process {local} has no GPU, there are {gpus}: start torchrun --nproc_per_node={gpus}")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    # All wait while the first one validates, for as long as it takes; torchrun ends them should it die.
+    # All wait while the first one validates, which may take long. If it dies, torchrun ends the others.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
     try:
         yield Processes(device=device, rank=dist.get_rank(), count=count)

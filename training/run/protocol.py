@@ -1,7 +1,6 @@
-"""The papers' protocols: train on some data sets, evaluate on others, once for each method and seed; one table.
+"""The papers' protocols: train on some data sets and evaluate on others, for each method and seed, with one table.
 
-Nothing is chosen on a set that is left out: a run's data sets, with them its validation part, its epoch and its
-threshold, are the others alone.
+A data set that is left out influences nothing in a run: neither training, nor the epoch, nor the threshold.
 """
 
 import json
@@ -21,7 +20,7 @@ from zsad_training.run.resume import RESUME
 
 logger = logging.getLogger(__name__)
 
-# What the folder of a data set is called, in lower case
+# Folder names of a data set, in lower case
 NAMES = {"visa": ("visa",), "mvtec": ("mvtec", "mvtec_ad", "mvtec-ad", "mvtec_anomaly_detection")}
 SETTINGS = "settings.json"
 
@@ -30,7 +29,7 @@ SETTINGS = "settings.json"
 class Run:
     """One training and its evaluations."""
 
-    config: TrainConfig  # its data sets are those that train
+    config: TrainConfig  # its data sets are the training sets
     held_out: tuple[DatasetSpec, ...]
 
     @property
@@ -38,7 +37,7 @@ class Run:
         return f"{self.config.model.method}, seed {self.config.seed}, for {_names(self.held_out)}"
 
     def table(self, dataset: DatasetSpec) -> Path:
-        """The file of the evaluation on a set left out, a `zsad_core.bundle.format.Evaluation`."""
+        """The file of the evaluation on a data set left out, a `zsad_core.bundle.format.Evaluation`."""
         return self.config.out / f"evaluation-{dataset.path.name}.json"
 
     @property
@@ -47,15 +46,15 @@ class Run:
 
 
 def plan(protocol: str, configs: Mapping[str, TrainConfig], seeds: Sequence[int]) -> list[Run]:
-    """The runs of a protocol, a whole table's worth of the first seed first.
+    """The runs of a protocol, in the order of the seeds.
 
     Args:
         protocol: `leave-one-out`, `visa-to-all` or `mvtec-to-visa`.
-        configs: method -> settings with all data sets; the runs' folders lie in their `out`.
-        seeds: a run for each.
+        configs: method -> settings with all data sets; the folders of the runs are in their `out`.
+        seeds: one run for each.
 
     Raises:
-        ConfigError: too few data sets, or two of one name, of which one could train what the other tests.
+        ConfigError: there are fewer than two data sets, or two have the same name.
     """
     return [
         Run(config=_for(config, method, seed, train_on, held_out, protocol), held_out=held_out)
@@ -68,7 +67,7 @@ def plan(protocol: str, configs: Mapping[str, TrainConfig], seeds: Sequence[int]
 def _folds(
     protocol: str, datasets: tuple[DatasetSpec, ...]
 ) -> list[tuple[tuple[DatasetSpec, ...], tuple[DatasetSpec, ...]]]:
-    """(sets that train, sets left out) of each fold."""
+    """(training sets, sets left out) of each fold."""
     names = [dataset.path.name for dataset in datasets]
     if len(datasets) < 2 or len(set(names)) < len(names):
         raise ConfigError(f"--protocol {protocol}: needs two or more data sets of different names, got {names}")
@@ -79,7 +78,7 @@ def _folds(
     others = tuple(dataset for dataset in datasets if dataset is not trains)
     wanted = others if target == "all" else tuple(filter(None, [_named(target, others)])) or others
     if target != "all" and len(wanted) > 1:
-        raise ConfigError(f"--protocol {protocol}: which set is {target}? None of {_names(others)} is called so")
+        raise ConfigError(f"--protocol {protocol}: which set is {target}? None of {_names(others)} has that name")
     return [((trains,), wanted)]
 
 
@@ -109,7 +108,7 @@ def _for(
 
 
 class Protocol:
-    """Carries out a plan. What is finished is skipped, what was killed goes on."""
+    """Executes a plan. Finished runs are skipped, killed runs continue."""
 
     def __init__(
         self,
@@ -125,7 +124,7 @@ class Protocol:
         self._processes = processes
 
     def run(self, out: Path, protocol: str, command: str) -> Path:
-        """Runs all, and keeps table.json and table.md in `out` up to date; gives the path of table.md.
+        """Executes all runs and updates table.json and table.md in `out`; gives the path of table.md.
 
         Raises:
             ValueError: a finished run had other settings.
@@ -134,14 +133,14 @@ class Protocol:
             if self._processes.is_first:
                 _claim(run)
             if run.is_done:
-                logger.info("run %d of %d, %s: done before", number, len(self._runs), run.name)
+                logger.info("run %d of %d, %s: already done", number, len(self._runs), run.name)
                 continue
             logger.info("run %d of %d: %s", number, len(self._runs), run.name)
             checkpoint = self._train(run.config, command, self._processes)
             if self._processes.is_first:
                 for dataset in run.held_out:
                     self._evaluate(checkpoint, dataset, run.table(dataset), device=str(self._processes.device))
-                (run.config.out / RESUME).unlink(missing_ok=True)  # as large as the model, and of no use any more
+                (run.config.out / RESUME).unlink(missing_ok=True)  # large, and no longer needed
                 self._write_tables(out, protocol, command)
             self._processes.wait()
         if self._processes.is_first:
@@ -171,7 +170,7 @@ class Protocol:
 
 
 def _claim(run: Run) -> None:
-    """Marks the run's folder as this run's, so that no table mixes results of different settings."""
+    """Writes the run's settings into its folder, so that a table does not mix results of different settings."""
     run.config.out.mkdir(parents=True, exist_ok=True)
     file, identity = run.config.out / SETTINGS, run.config.identity() + "\n"
     if file.is_file() and file.read_text() != identity:

@@ -1,6 +1,6 @@
-"""resume.pt: all that a killed run needs to go on; written whole or not at all.
+"""resume.pt: the state that a killed run needs to continue. It is written completely or not at all.
 
-Frozen weights are not in it: the run has them from where it had them at its start. Their digest is.
+It has no frozen weights, only their digest: the run loads them again as at its start.
 """
 
 import hashlib
@@ -18,27 +18,27 @@ RESUME = "resume.pt"
 
 
 def changing_state(module: nn.Module) -> dict[str, Tensor]:
-    """The entries of the state dict that training may change: all but frozen parameters."""
+    """The state dict without the frozen parameters."""
     frozen = _frozen(module)
     return {name: value for name, value in module.state_dict().items() if name not in frozen}
 
 
 def load_changing_state(module: nn.Module, saved: dict[str, Tensor]) -> None:
-    """Takes over what `changing_state` gave.
+    """Loads the result of `changing_state`.
 
     Raises:
-        WeightsError: it is of a module in which other parameters train.
+        WeightsError: the state is from a module with other trained parameters.
     """
     expected = changing_state(module).keys()
     if saved.keys() != expected:
         raise WeightsError(
-            f"{RESUME}: holds other weights than train in this run: {some(sorted(saved.keys() ^ expected))}"
+            f"{RESUME}: has other trained weights than this run: {some(sorted(saved.keys() ^ expected))}"
         )
     module.load_state_dict(saved, strict=False)
 
 
 def frozen_digest(module: nn.Module) -> str:
-    """Of the frozen parameters, which the result depends on too."""
+    """The sha256 of the frozen parameters."""
     digest = hashlib.sha256()
     for name, value in sorted(_frozen(module).items()):
         digest.update(name.encode())
@@ -51,7 +51,7 @@ def _frozen(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def save_resume(path: Path, identity: str, contents: dict[str, Any]) -> None:
-    """Writes `contents` and the identity of the run's settings.
+    """Writes `contents` and the identity of the run.
 
     Raises:
         WeightsError: the file cannot be written.
@@ -62,17 +62,17 @@ def save_resume(path: Path, identity: str, contents: dict[str, Any]) -> None:
             torch.save({"config": identity, **contents}, file)
             file.flush()
             os.fsync(file.fileno())
-    except (RuntimeError, OSError) as error:  # torch's word for a full disk, and the system's
+    except (RuntimeError, OSError) as error:  # a full disk: RuntimeError from torch, OSError from the system
         raise WeightsError(f"{partial}: cannot be written: {str(error).splitlines()[0]}") from error
     partial.replace(path)
 
 
 def load_resume(path: Path, identity: str) -> dict[str, Any] | None:
-    """What `save_resume` wrote, in host memory; None where there is no file.
+    """The contents that `save_resume` wrote, in host memory; None if there is no file.
 
     Raises:
-        WeightsError: it is cut or foreign.
-        ValueError: it is of a run with other settings.
+        WeightsError: the file is damaged or not such a file.
+        ValueError: the file is from a run with other settings.
     """
     if not path.is_file():
         return None
@@ -80,10 +80,12 @@ def load_resume(path: Path, identity: str) -> dict[str, Any] | None:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = saved["config"]
     except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: cannot be read, it is cut or foreign. Remove it to start over.") from error
+        raise WeightsError(
+            f"{path}: cannot be read: it is damaged or not a file of this program. Remove it to start again."
+        ) from error
     if found != identity:
         raise ValueError(
-            f"{path} is of a run with other settings or other frozen weights. Choose another --out, or remove it to "
+            f"{path} is from a run with other settings or other frozen weights. Choose another --out, or remove it to "
             "start over."
         )
     return saved

@@ -1,4 +1,4 @@
-"""log.csv: the numbers of a run, one a row, without gaps or doubles however often the run was killed."""
+"""log.csv: the numbers of a run, one per row. A resumed run leaves no gaps and no duplicates in it."""
 
 import csv
 import logging
@@ -15,14 +15,14 @@ class RunLog:
     """Appends rows of (step, split, metric, value); split is `train`, `validation` or a data set's name."""
 
     def __init__(self, path: Path, *, size: int) -> None:
-        """Opens `path` and cuts it to the `size` in bytes that `save` gave when the run was last saved; 0: afresh."""
+        """Truncates `path` to `size` bytes, the result of the last `save`; 0: a new file."""
         self._path = path
         self._size = size
 
     def __enter__(self) -> "RunLog":
         self._file = self._path.open("a+", newline="")
         if (found := self._path.stat().st_size) < self._size:
-            logger.warning("%s has %d bytes, had %d: rows before this are lost", self._path, found, self._size)
+            logger.warning("%s has %d bytes, expected %d: rows are lost", self._path, found, self._size)
         self._file.truncate(min(self._size, found))
         self._rows = csv.writer(self._file)
         if not min(self._size, found):
@@ -35,12 +35,12 @@ class RunLog:
         self._file.close()
 
     def write(self, step: int, split: str, metric: str, value: float | None) -> None:
-        """Adds a row; None, a metric without a value, adds none."""
+        """Adds a row, unless `value` is None."""
         if value is not None:
             self._rows.writerow([step, split, metric, f"{value:.6g}"])
 
     def save(self) -> int:
-        """Puts all rows on disk and gives the file's size in bytes."""
+        """Writes all rows to disk; gives the size of the file in bytes."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._path.stat().st_size

@@ -1,9 +1,9 @@
-"""One training run: resumable, deterministic, its epoch chosen on the validation part.
+"""One training run: resumable and deterministic. The validation part chooses the epoch.
 
-What it computes does not depend on how often it was killed, and but for rounding not on the number of processes or of
-parts that a batch is split into: an item is a function of (seed, index), a step's noise one of (seed, step), and every
-part's losses count by its share of the batch's pictures. A decoder that is told distances is the exception: it
-normalises them by the mean and variance of each part, and keeps the first process's.
+The result does not depend on interruptions. Except for rounding, it does not depend on the number of processes or of
+parts of a batch: an item depends only on (seed, index), a step's noise only on (seed, step), and the losses of a part
+are weighted by its share of the batch. The exception is a decoder with distances: it normalises them by the mean and
+variance of each part, and the first process's values are saved.
 """
 
 import logging
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from zsad_core.model import Detector, save_checkpoint
-from zsad_training.config import TrainConfig
+from zsad_training.config import OptimisationSpec, TrainConfig
 from zsad_training.measure import Validation, ValidationPictures
 from zsad_training.pictures import Batch, collate
 from zsad_training.run.devices import pick_precision
@@ -46,7 +46,7 @@ BEST, LOG = "best.safetensors", "log.csv"
 
 @dataclass
 class State:
-    """Where a run is; with the weights and the optimiser, all that resuming needs."""
+    """The progress of a run, saved for a resume together with weights and optimiser."""
 
     step: int = 0
     best_criterion: float = -math.inf
@@ -55,9 +55,9 @@ class State:
 
 
 class Trainer:
-    """Runs `config` to its end, or from where a killed run with the same config and folder stopped.
+    """Runs `config`, or resumes a killed run with the same config and folder.
 
-    Among several processes each takes its share of every batch; the first one alone validates, logs and saves.
+    Each process computes its share of every batch. Only the first process validates, logs and saves.
     """
 
     def __init__(
@@ -76,32 +76,27 @@ class Trainer:
         objective: Objective | None = None,
         collate: Callable[[list[Any]], Batch] = collate,
     ) -> None:
-        """Reads and writes nothing yet.
+        """Prepares the run; it reads and writes no files yet.
 
         Args:
             config: of the run.
-            detector: that trains.
-            pictures: any index is an item.
+            detector: to train.
+            pictures: endless data set; every index from 0 is an item.
             validation: chooses the epoch and sets the threshold.
-            text: product -> [T, 2], of all that pictures and validation name.
+            text: product -> [T, 2], for all products of `pictures` and `validation`.
             steps_per_epoch: optimiser steps.
-            processes: that share the run.
-            record: goes into the checkpoint, with what validation measured.
-            materials: names in `text` that only textures have; they are no products, and stay out of the checkpoint.
-            feature_cache: of the frozen backbone; for the method's own loss alone.
-            objective: what is lowered; None is the method's own loss.
-            collate: makes the batch that the objective takes of items.
+            processes: all processes of the run.
+            record: written into the checkpoint, with the results of validation.
+            materials: names in `text` that only textures have; the checkpoint does not contain them.
+            feature_cache: of the frozen backbone; only for the default objective.
+            objective: the loss; None: the method's own loss.
+            collate: makes the objective's batch from items.
 
         Raises:
             ValueError: the batch cannot be shared evenly.
         """
-        parts = processes.count * config.optimisation.accumulate
-        if config.optimisation.batch_size % parts:
-            raise ValueError(
-                f"batch_size {config.optimisation.batch_size} cannot be shared evenly by {processes.count} processes "
-                f"in {config.optimisation.accumulate} parts each: choose a multiple of {parts}"
-            )
-        device = processes.device
+        spec, device = config.optimisation, processes.device
+        _check_shares(spec, processes.count)
         self._processes = processes
         self._config = config
         self._detector = detector.to(device)
@@ -111,49 +106,35 @@ class Trainer:
         self._products_text = {name: embedding for name, embedding in text.items() if name not in materials}
         self._collate = collate
         self._steps_per_epoch = steps_per_epoch
-        self._total_steps = steps_per_epoch * config.optimisation.epochs
+        self._total_steps = steps_per_epoch * spec.epochs
         self._device = device
         self._record = record
         self._objective = objective or MethodsLoss(
-            self._detector, text, config.optimisation, device=device, feature_cache=feature_cache
+            self._detector, text, spec, device=device, feature_cache=feature_cache
         )
         self._state = State()
-        spec = config.optimisation
-        groups = detector.parameter_groups(
-            lr=spec.lr,
-            token_lr=spec.token_lr,
-            backbone_lr=spec.backbone_lr,
-            trainable_blocks=spec.trainable_blocks,
-        )
-        if extra := list(self._objective.extra.parameters()):
-            groups.append({"params": extra, "lr": spec.lr})
+        extra = list(self._objective.extra.parameters())
         self._trained = [*detector.parameters(), *extra]
-        self._optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=spec.weight_decay)
+        self._optimiser = _optimiser(detector, extra, spec)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, self._lr_factor)
         scales = pick_precision(spec.mixed_precision, device) is torch.float16
-        # torch's own first scale, 65536, overflows with logits of a hundred and loses the first steps.
+        # torch's default of 65536 overflows with logits of 100, and the first steps are lost.
         self._scaler = torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=scales)
-        # A list of the detector's own parameters: what is frozen needs no average.
+        # Frozen parameters need no average.
         self._averaged = nn.ParameterList(one for one in detector.parameters() if one.requires_grad)
-        self._average = (
-            torch.optim.swa_utils.AveragedModel(
-                self._averaged, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(spec.ema_decay)
-            )
-            if spec.ema_decay
-            else None
-        )
+        self._average = _moving_average(self._averaged, spec.ema_decay)
 
     def run(self) -> Path:
-        """Trains, and gives the path of the best checkpoint.
+        """Trains; gives the path of the best checkpoint.
 
         Raises:
-            ValueError: the loss is no number; the step and the learning rate are named.
+            ValueError: the loss is not finite; the message has the step and the learning rates.
         """
         out = self._config.out
         out.mkdir(parents=True, exist_ok=True)
         self._frozen = frozen_digest(self._detector)
         self._resume()
-        self._processes.wait()  # until all have read what the first one will overwrite
+        self._processes.wait()  # all have read resume.pt before the first one overwrites it
         with RunLog(out / LOG, size=self._state.log_bytes) if self._processes.is_first else nullcontext() as log:
             while self._state.step < self._total_steps:
                 self._train_epoch(log)
@@ -181,7 +162,7 @@ class Trainer:
         self._detector.train()
         started = time.monotonic()
         epoch = first // self._steps_per_epoch + 1
-        label, hidden = f"epoch {epoch}/{spec.epochs}", None if log else True  # None: shown on a terminal
+        label, hidden = f"epoch {epoch}/{spec.epochs}", None if log else True  # None: shown only on a terminal
         batches = iter(loader)
         for _ in tqdm(range(first, end), desc=label, leave=False, disable=hidden):
             losses = self._step([next(batches) for _ in range(spec.accumulate)])
@@ -196,13 +177,13 @@ class Trainer:
         self._state.seconds += time.monotonic() - started
 
     def _shares(self, step: int) -> list[list[int]]:
-        """The indices of this process's part of a step's batch, for each backward pass."""
+        """The item indices of this process in a step's batch, for each backward pass."""
         spec = self._config.optimisation
         own = range(step * spec.batch_size, (step + 1) * spec.batch_size)[self._processes.rank :: self._processes.count]
         return [list(own[part :: spec.accumulate]) for part in range(spec.accumulate)]
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
-        """One step on the parts of this process; gives the losses of the whole batch by name."""
+        """One optimiser step; gives the losses of the whole batch by name."""
         counts = torch.tensor([self._objective.counts(batch) for batch in batches]).sum(dim=0)
         totals = self._processes.sum(counts.to(self._device)).tolist()
         self._optimiser.zero_grad(set_to_none=True)
@@ -230,13 +211,13 @@ class Trainer:
         return losses
 
     def _noise_seed(self, part: int) -> int:
-        """Of what torch draws in a step (dropout), so that a resumed run draws what an unbroken one would have."""
+        """Seed of torch's random numbers in a step (dropout), so that a resumed run gets the same ones."""
         key = [self._config.seed, 3, self._state.step, self._processes.rank, part]
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:
-        """Within, the detector has the averaged weights, where there are any."""
+        """A context in which the detector has the averaged weights, if there are any."""
         if self._average is None:
             yield
             return
@@ -303,6 +284,34 @@ class Trainer:
         self._schedule.load_state_dict(saved["schedule"])
         self._scaler.load_state_dict(saved["scaler"])
         logger.info("resuming after step %d of %d", self._state.step, self._total_steps)
+
+
+def _check_shares(spec: OptimisationSpec, processes: int) -> None:
+    parts = processes * spec.accumulate
+    if spec.batch_size % parts:
+        raise ValueError(
+            f"batch_size {spec.batch_size} cannot be shared evenly by {processes} processes "
+            f"in {spec.accumulate} parts each: choose a multiple of {parts}"
+        )
+
+
+def _optimiser(detector: Detector, extra: list[nn.Parameter], spec: OptimisationSpec) -> torch.optim.Optimizer:
+    groups = detector.parameter_groups(
+        lr=spec.lr,
+        token_lr=spec.token_lr,
+        backbone_lr=spec.backbone_lr,
+        trainable_blocks=spec.trainable_blocks,
+    )
+    if extra:
+        groups.append({"params": extra, "lr": spec.lr})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=spec.weight_decay)
+
+
+def _moving_average(parameters: nn.ParameterList, decay: float) -> torch.optim.swa_utils.AveragedModel | None:
+    if not decay:
+        return None
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    return torch.optim.swa_utils.AveragedModel(parameters, multi_avg_fn=average)
 
 
 def _swap(pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]) -> None:

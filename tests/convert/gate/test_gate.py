@@ -1,4 +1,4 @@
-"""The gate of labelled pictures: what it reads, and what it lets pass."""
+"""The gate of labelled images: what it reads, and what it lets pass."""
 
 import shutil
 from pathlib import Path
@@ -11,9 +11,10 @@ torch = pytest.importorskip("torch")
 
 from mvtec_tree import make_mvtec_tree
 
-from zsad_convert.gate import Labelled, Metrics, is_mask, labelled_pictures
+from zsad_convert.gate import Metrics, is_mask, labelled_pictures
 from zsad_convert.gate.gate import gate_faults
 from zsad_core.bundle import Gate, GateRow
+from zsad_core.data import GOOD, Sample
 from zsad_core.errors import DatasetError
 
 
@@ -39,17 +40,17 @@ def test_at_most_so_many_are_taken_half_of_them_good(data):
 def test_a_folder_that_is_no_data_set_is_an_error(data, tmp_path):
     with pytest.raises(DatasetError, match="no such folder"):
         labelled_pictures(tmp_path / "none", 10)
-    with pytest.raises(DatasetError, match="not in MVTec layout"):
+    with pytest.raises(DatasetError, match="no mvtec_ad layout here"):
         labelled_pictures(data / "plate" / "test", 10)
     shutil.rmtree(data / "plate" / "test" / "good")
-    with pytest.raises(DatasetError, match="no good pictures, without which there is no AUROC"):
+    with pytest.raises(DatasetError, match="plate has no good test pictures"):
         labelled_pictures(data, 10)
 
 
 def test_a_missing_mask_and_one_of_another_size_are_named(data):
     masks = data / "plate" / "ground_truth" / "blot"
     cv2.imwrite(str(masks / "000_mask.png"), np.zeros((3, 5), np.uint8))
-    with pytest.raises(DatasetError, match=r"000_mask\.png: \(5, 3\) pixels, its picture has \(96, 72\)"):
+    with pytest.raises(DatasetError, match=r"000_mask\.png: the mask is 5x3, its picture 96x72"):
         labelled_pictures(data, 100)[4].load()
     (masks / "000_mask.png").unlink()
     with pytest.raises(DatasetError, match=r"000\.png: no mask"):
@@ -62,7 +63,15 @@ def test_metrics_are_means_over_categories():
     metrics, mask = Metrics(), np.array([[1, 0]], np.uint8)
     for category, score in (("a", 0.9), ("b", 0.1)):  # of the defective one; the good one has 0.5
         for is_anomalous in (True, False):
-            one = Labelled(category=category, image=None, mask=None, is_anomalous=is_anomalous)  # type: ignore[arg-type]
+            one = Sample(
+                dataset="drawn",
+                product=category,
+                split="test",
+                defect="blot" if is_anomalous else GOOD,
+                image=Path("0.png"),
+                place="0.png",
+                mask=None,
+            )
             metrics.update(one, mask * 0, np.zeros((1, 2), np.float32), score if is_anomalous else 0.5)
     assert metrics.image_auroc() == 0.5
     assert metrics.pixel_ap() is None

@@ -33,7 +33,7 @@ KIND_3 = (SPOT > 0).astype(np.uint8) * 3  # VisA's masks hold the kind of defect
 AREA = 64  # pixels of a spot
 IMAGE_LEVEL = None  # no pixel truth
 
-Expected = tuple[str, str, str, str, int | None]  # split, product, defect, picture, pixels of the mask
+Expected = tuple[str, str, str, str, int | None]  # split, product, defect, image, pixels of the mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,7 +412,7 @@ CASES = [
         ],
     ),
     yes_no_case("brainmri", ["yes/y1.jpg", "no/n1.jpg"]),
-    yes_no_case(  # the archive has all pictures twice
+    yes_no_case(  # the archive has all images twice
         "brainmri",
         [f"{folder}{name}" for folder in ("", "brain_tumor_dataset/") for name in ("yes/y1.jpg", "no/n1.jpg")],
         "brain_tumor_dataset/",
@@ -585,7 +585,7 @@ def test_a_broken_json_is_named(text, tmp_path):
 
 
 def two_parts(root: Path) -> Path:
-    """Two pictures with a defect, 000 and 001, and a good one."""
+    """Two images with a defect, 000 and 001, and a good one."""
     extra = {"bottle/test/hole/001.png": PICTURE, "bottle/ground_truth/hole/001_mask.png": SPOT}
     return make(root, mvtec_tree("bottle") | extra)
 
@@ -711,7 +711,7 @@ def test_the_layout_flag_is_that_of_every_named_set():
 
 
 def test_the_layout_flag_without_sets_is_refused():
-    with pytest.raises(ConfigError, match="--layout is of the sets of --data"):
+    with pytest.raises(ConfigError, match="--layout applies to --data only"):
         read_config(parser().parse_args(["--out", "o", "--layout", "tn3k"]))
 
 

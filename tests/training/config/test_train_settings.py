@@ -67,7 +67,7 @@ def test_any_setting_can_be_set():
         (["--preset", "ava"], "--preset ava: no such preset. There are: ad-dinov3, ava-dino"),
         (["--set", "optimisation.lr"], "--set optimisation.lr: expected SECTION.KEY=VALUE"),
         (["--set", "datasets.0.licence=MIT"], "--set datasets.0.licence=MIT: expected SECTION.KEY=VALUE"),
-        (["--set", "seed=[1"], "--set seed=[1: the value is no YAML"),
+        (["--set", "seed=[1"], "--set seed=[1: the value is not valid YAML"),
         (["--set", "optimisation.steps=3"], "optimisation.steps: unknown key"),
         (["--feature-cache", "c", "--trainable-blocks", "1"], "feature_cache: needs a method that adds no tokens"),
         (["--feature-cache", "c", "--method", "visualad"], "feature_cache: needs a method that adds no tokens"),

@@ -34,7 +34,7 @@ def objective_of(config):
 
 
 def batch_of(config, labelled: tuple[bool, ...] | None = None) -> DistilBatch:
-    """Four pictures, of which the stated ones are said to be labelled."""
+    """Four images, of which the stated ones are said to be labelled."""
     batch = collate_distil([small_pictures(config)[index] for index in range(4)])
     if labelled is None:
         return batch
@@ -110,7 +110,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(data):
         expected = objective.terms(whole, totals)
         found = [objective.terms(half, totals) for half in halves]
     for name, value in expected.items():
-        # Dice is a mean over pictures, and of the parts' each counts by its share.
+        # Dice is a mean over images, and of the parts' each counts by its share.
         assert sum(float(part[name]) for part in found) == pytest.approx(float(value), rel=1e-3), name
 
 

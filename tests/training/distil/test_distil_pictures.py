@@ -1,4 +1,4 @@
-"""Each picture at the student's size and at the teacher's, again and again out of a pool."""
+"""Each image at the student's size and at the teacher's, again and again out of a pool."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def test_a_defect_that_the_students_size_loses_is_none(data):
     items = [small_pictures(config)[index] for index in range(20)]
     assert {int(item.mask.sum()) >= MIN_AREA_PX for item in items if item.is_anomalous} == {True}
     lost = [item for item in items if not item.is_anomalous]
-    assert lost  # every picture was made with a defect
+    assert lost  # every image was made with a defect
     assert not any(item.mask.any() for item in lost)
 
 

@@ -284,9 +284,12 @@ def test_the_students_record_names_its_teacher_and_what_that_learnt_from(data, t
         ((), "name one teacher: --teacher CHECKPOINT"),
         (("--teacher", "t", "--published", "visualad", "f"), "name one teacher: --teacher CHECKPOINT"),
         (("--published", "visual", "f"), "--published visual: no such method. Known: ava_dino"),
-        (("--teacher", "t", "--restore-norm"), "--restore-norm: of --published files. t holds all that it needs"),
+        (("--teacher", "t", "--restore-norm"), "--restore-norm: only for --published files. t needs none of them"),
         (("--teacher", "t", "--trainable-blocks", "0"), "distillation.features: the student's backbone is frozen"),
-        (("--teacher", "t", "--method", "visualad"), "model.method: visualad: a student is of ava_dino or ad_dinov3"),
+        (
+            ("--teacher", "t", "--method", "visualad"),
+            "model.method: visualad: a student must be of ava_dino or ad_dinov3",
+        ),
         (("--teacher", "t", "--teacher-cache", "c"), "distillation.cache: without distillation.pool"),
         (("--teacher", "t", "--unlabelled", "u"), "unlabelled_fraction is 0.0 with 1 unlabelled folders"),
         (("--teacher", "t", "--unlabelled-fraction", "0.5"), "unlabelled_fraction is 0.5 with 0 unlabelled folders"),
@@ -336,7 +339,7 @@ def test_command_line_distils_for_real_and_does_it_once(data, tmp_path, capsys):
     assert "| validation part of | images | teacher's image AUROC |" in table
     assert "| drawn/plate |" in table
     assert (tmp_path / "out" / "teacher-student.md").read_text().strip() == table.strip()
-    assert 4 < len(list((tmp_path / "cache").rglob("*.bin"))) <= 8  # of the pool's two may be the same picture
+    assert 4 < len(list((tmp_path / "cache").rglob("*.bin"))) <= 8  # of the pool's two may be the same image
     found = load_checkpoint(Path(best)).record
     assert found["teacher"]["file"] == "teacher.safetensors"
     assert found["steps"] == 2  # a pool of 8 in batches of 4

@@ -18,7 +18,7 @@ LAYOUT = Layout(map_hw=(2, 3), features_hw=(2, 2), taps=2, embed_dim=3)
 
 
 class CountingTeacher:
-    """Answers a picture with its first pixel, and remembers what it was asked."""
+    """Answers an image with its first pixel, and remembers what it was asked."""
 
     layout = LAYOUT
     digest = "c0ffee" * 8

@@ -1,4 +1,4 @@
-"""Tallies, sheets and reports over hand-made scored pictures: no model."""
+"""Tallies, sheets and reports over hand-made scored images: no model."""
 
 import tracemalloc
 from collections.abc import Iterator

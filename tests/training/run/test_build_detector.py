@@ -71,7 +71,7 @@ def test_a_checkpoint_of_another_shape_is_refused(files):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"method": "visualad", "weights": None}, "is of ava_dino, the run of visualad: set --method ava_dino"),
+        ({"method": "visualad", "weights": None}, "has the method ava_dino, the run visualad: set --method ava_dino"),
         ({"backbone": "vit_small_patch16_224", "weights": None}, "set --backbone vit_tiny_patch16_224"),
         ({"taps": (1, 4, 6, 8)}, "has the taps"),
         ({"text_encoder": "open_clip:ViT-B-32"}, "set --text-encoder minilm"),

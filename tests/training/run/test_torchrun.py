@@ -21,7 +21,7 @@ from zsad_training.train import main
 @pytest.fixture
 def flags(tmp_path) -> list[str]:
     data = make_mvtec_tree(tmp_path / "drawn", good=16, bad=12)
-    # Defects without masks: the processes' parts of a batch then differ in how many pictures have pixel truth.
+    # Defects without masks: the processes' parts of a batch then differ in how many images have pixel truth.
     shutil.copytree(data / "plate" / "test" / "blot", data / "plate" / "test" / "unmasked")
     settings = ["optimisation.steps_per_epoch=2", "optimisation.ema_decay=0.5", "validation.max_per_class=3"]
     return [

@@ -241,7 +241,7 @@ def test_text_dimension_of_the_stand_in_is_the_heads():
 @pytest.mark.parametrize(
     ("text", "flags", "said"),
     [
-        ("model:\n", (), "datasets: got (). Value error, none is named"),
+        ("model:\n", (), "datasets: got (). Value error, there is none. Name one"),
         ("model: 5\n", (), "model: got 5"),
         ("", ("--input-size", "0"), "model.input_hw.0: got 0"),
     ],
@@ -262,7 +262,7 @@ def test_output_that_cannot_be_written_is_one_line(data, tmp_path, capsys):
 
 def test_a_cut_resume_file_is_named(data, tmp_path):
     (tmp_path / "resume.pt").write_bytes(b"PK\x03\x04 cut")
-    with pytest.raises(WeightsError, match=r"resume\.pt: cannot be read, it is cut or foreign"):
+    with pytest.raises(WeightsError, match=r"resume\.pt: cannot be read: it is damaged"):
         small_trainer(small_config(data, tmp_path)).run()
 
 
