@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +18,7 @@ from zsad_agent.evidence import files as evidence_files
 from zsad_agent.evidence.files import OVERLAY, PICTURE, RESULT, Place
 from zsad_agent.evidence.pruning import Pruner
 from zsad_agent.messages import EvidenceStats, encode
+from zsad_agent.system import Service
 from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ RESULT_BYTES = 4_000  # what a result weighs in the queue
 TIDY_S = 60.0  # between two looks at age and free disk
 RETRY_S = 1.0  # a camera whose folder takes nothing is not tried again before
 MAX_JPEG_SIDE_PX = 65_500  # the format's own
-CLOSE_S = 0.5  # for what waits at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,8 @@ class _Item:
         return RESULT_BYTES + image + len(self.heatmap or b"")
 
 
-class EvidenceStore:
-    """One thread writes, deletes and does whatever else waits for the disk. Context manager.
+class EvidenceStore(Service):
+    """One thread writes, deletes and does whatever else waits for the disk.
 
     What is kept: every `anomalous` and `unknown`, and of each camera every `passes_every`-th pass. The files of a
     result appear whole, its JSON last. See `evidence_files` for names, `Pruner` for the limits.
@@ -52,6 +51,9 @@ class EvidenceStore:
     Nothing here raises or holds up the inspection. What the disk does not take is left out and counted; why is the
     `fault`, which is logged once, and it is tried again with the next result.
     """
+
+    name = "evidence"
+    stop_s = 0.5
 
     def __init__(
         self,
@@ -87,23 +89,24 @@ class EvidenceStore:
         self._pruner = Pruner(config, folder, stop=self._must_end, wall_s=wall_s, monotonic_s=monotonic_s)
         self._thread = threading.Thread(target=self._run, name="zsad-evidence", daemon=True)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Writes what waits, 0.5 s at most. A thread that hangs in the disk is left behind."""
+    def stop(self, deadline_s: float) -> None:
+        """Writes what waits until then. A thread that hangs in the disk is left behind."""
         with self._condition:
-            self._closing, self._give_up_s = True, time.monotonic() + CLOSE_S
+            self._closing, self._give_up_s = True, deadline_s
             self._condition.notify_all()
-        self._thread.join(CLOSE_S + 0.1)
+        self._thread.join(max(0.0, deadline_s - time.monotonic()) + 0.1)
         with self._condition:
             if self._queue:
                 logger.warning("evidence of %d results was not written before the stop", len(self._queue))
                 self._dropped += len(self._queue)
                 self._queue.clear()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
 
     @property
     def fault(self) -> str | None:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from zsad_agent.monitoring.metrics import CONTENT_TYPE
+from zsad_agent.system import Service
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,14 @@ POLL_S = 0.25  # how soon a stop, or a connection over its time, is seen
 _HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
 
 
-class HealthServer:
-    """Context manager. A port that is taken is one warning, and the agent goes on without.
+class HealthServer(Service):
+    """A port that is taken is one warning, and the agent goes on without.
 
     Answers GET and HEAD of three paths, one request a connection, and repeats nothing of what it was asked.
     """
+
+    name = "health server"
+    stop_s = 1.0
 
     def __init__(
         self,
@@ -60,31 +63,39 @@ class HealthServer:
             "/readyz": lambda: _verdict(missing()),
         }
         self._server: _Server | None = None
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         if self._listen == OFF:
-            return self
+            return
         host, _, port = self._listen.rpartition(":")
         try:
             self._server = _Server((host, int(port)), self._answers, self._connection_s)
         except OSError as error:
             logger.warning("no metrics and health at %s: %s. The agent goes on without.", self._listen, error.strerror)
-            return self
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(POLL_S,), name="zsad-http", daemon=True
-        )
+            return
+        self._server.timeout = POLL_S
+        self._thread = threading.Thread(target=self._serve, args=(self._server,), name="zsad-http", daemon=True)
         self._thread.start()
         logger.info("metrics and health at http://%s:%d", host, self.port)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self, deadline_s: float) -> None:
+        self._stopping.set()
         if self._server is not None and self._thread is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join(1.0)
+            self._thread.join(max(0.0, deadline_s - time.monotonic()))
+            if not self._thread.is_alive():
+                self._server.server_close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it answers, unless it is off or its port was taken."""
+        return self._thread is None or self._thread.is_alive()
+
+    def _serve(self, server: "_Server") -> None:
+        while not self._stopping.is_set():
+            server.handle_request()  # `POLL_S` at most
+            server.service_actions()
 
     @property
     def port(self) -> int | None:

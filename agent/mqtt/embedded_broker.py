@@ -4,11 +4,12 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from zsad_agent.config import MqttConfig
+from zsad_agent.system import Service
 from zsad_core.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -23,8 +24,11 @@ STOP_S = 1.0
 NOISY_LOGGERS = ("amqtt", "transitions")  # they report every packet and every client that leaves
 
 
-class EmbeddedBroker:
+class EmbeddedBroker(Service):
     """amqtt in a thread and event loop of its own, on loopback only, without persistence. MQTT 3.1.1."""
+
+    name = "embedded broker"
+    stop_s = 2 * STOP_S
 
     def __init__(self, port: int | None = None) -> None:
         """Takes the port to listen on; None: 1883, or a free one where that is taken."""
@@ -37,7 +41,7 @@ class EmbeddedBroker:
         self._thread: threading.Thread | None = None
         self._levels: dict[str, int] = {}
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         """Returns when it takes connections.
 
         Raises:
@@ -60,17 +64,18 @@ class EmbeddedBroker:
         if not self._started.wait(START_S) or self._failure is not None:
             raise BrokerError(f"the embedded broker on port {self._port} does not start: {self._failure}")
         logger.info("embedded broker at %s", self.url)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self, deadline_s: float) -> None:
         if self._thread is not None and self._loop is not None and self._stop is not None:
             with contextlib.suppress(RuntimeError):  # its loop has ended already
                 self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join(2 * STOP_S)
+            self._thread.join(max(0.0, deadline_s - time.monotonic()))
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def port(self) -> int:

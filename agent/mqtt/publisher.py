@@ -9,8 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from paho.mqtt.enums import MQTTProtocolVersion
@@ -34,6 +33,7 @@ from zsad_agent.mqtt.session import GOODBYE_S, SendCounts, SendState, Session
 from zsad_agent.mqtt.size_limits import SizeLimits
 from zsad_agent.mqtt.subscriptions import Handler, Subscriptions
 from zsad_agent.spool import Accepted, Cause, Outbox, Spool
+from zsad_agent.system import Service
 from zsad_core.errors import ConfigError
 from zsad_core.types import Verdict
 
@@ -72,8 +72,8 @@ class PublisherStats:
     connections: int
 
 
-class Publisher:
-    """A thread of its own sends; `accept` only stores. Context manager, to be left before the spool's.
+class Publisher(Service):
+    """A thread of its own sends; `accept` only stores. To be stopped before the spool is closed.
 
     Results go out with QoS 1, at most `config.in_flight` unacknowledged at a time, and stay in the spool until the
     broker has acknowledged them. One that was accepted before the present connection was made (broker away, earlier
@@ -91,6 +91,10 @@ class Publisher:
     The client id is fixed by the device id: a broker that still holds the connection of a killed agent then publishes
     its will before it lets the new one in, so that `offline` does not come after `online`.
     """
+
+    name = "publisher"
+    vital = True
+    stop_s = GOODBYE_S + 0.1  # neither a dial in progress nor a disk that hangs is waited for
 
     def __init__(
         self,
@@ -143,22 +147,18 @@ class Publisher:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
 
-    def __enter__(self) -> Self:
-        """Starts sending."""
+    def start(self) -> None:
         self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Waits for the acknowledgements still due, publishes `offline`, disconnects: 0.6 s at the worst.
+    def stop(self, deadline_s: float) -> None:
+        """Waits for the acknowledgements still due, publishes `offline`, disconnects: until then, 0.6 s at the worst.
 
         What was not sent stays in the spool. Call `flush` first to give it time.
         """
         self._stopping.set()
         self._wake()
-        end_s = time.monotonic() + GOODBYE_S + 0.1  # neither a dial in progress nor a disk that hangs is waited for
-        self._thread.join(WAIT_S)
+        end_s = min(deadline_s, time.monotonic() + self.stop_s)
+        self._thread.join(max(0.0, min(WAIT_S, end_s - time.monotonic())))
         while self._thread.is_alive() and time.monotonic() < end_s and not self._spool.hangs:
             self._thread.join(WAIT_S)
         if not self._thread.is_alive():

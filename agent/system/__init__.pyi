@@ -9,6 +9,8 @@ from .queues import FrameQueue as FrameQueue
 from .queues import LatestQueue as LatestQueue
 from .queues import QueueClosed as QueueClosed
 from .queues import RoundRobin as RoundRobin
+from .service import Service as Service
+from .service import ServiceGroup as ServiceGroup
 from .systemd import Notifier as Notifier
 from .text import printable as printable
 from .text import utc_text as utc_text
