@@ -16,7 +16,7 @@ from zsad_agent.control.command import CommandError, Key, Value, check_fresh, pa
 from zsad_agent.control.stored_settings import StoredSettings
 from zsad_agent.messages import encode
 from zsad_agent.model import UpdateState
-from zsad_agent.system import Service, utc_text
+from zsad_agent.system import Service, one_line, utc_text
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class Controller(Service):
             self._after_switch()
 
     def _refuse(self, target: Target, reason: str, command_id: str | None, *, look: bool = True) -> None:
-        reason = _one_line(reason)
+        reason = one_line(reason, MAX_ERROR_CHARACTERS)
         logger.warning("%s: command refused: %s", target.suffix, reason)
         self._answer(target, command_id, reason, look=look)
 
@@ -257,7 +257,7 @@ class Controller(Service):
                 value, source = self._actions.present(target)
             except Exception:  # the answer goes out all the same
                 logger.exception("%s: what is in force cannot be told", target.suffix)
-        error = None if error is None else _one_line(error)
+        error = None if error is None else one_line(error, MAX_ERROR_CHARACTERS)
         with self._answering:
             if look:
                 state.value, state.source = value, source
@@ -268,10 +268,3 @@ class Controller(Service):
                 self._publisher.set_retained(f"{target.suffix}/state", encode(message))
             except Exception:  # of a publisher that is closing, or a value that is none of JSON's
                 logger.exception("%s: the answer could not be published", target.suffix)
-
-
-def _one_line(text: str) -> str:
-    """UTF-8 of bounded length; lines, as of a config's faults, are joined."""
-    lines = [" ".join(line.split()) for line in text.encode("utf-8", "replace").decode().splitlines()]
-    joined = "; ".join(line for line in lines if line)
-    return joined if len(joined) <= MAX_ERROR_CHARACTERS else joined[: MAX_ERROR_CHARACTERS - 1] + "…"

@@ -4,9 +4,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from zsad_agent.capture import PROCESS, CameraStatus
+from zsad_agent.inspection import Pipeline
 from zsad_agent.system import Notifier, ServiceGroup
 
 logger = logging.getLogger(__name__)
@@ -16,28 +16,14 @@ STATUS_EVERY_S = 5.0  # for the counts; a change is said at once
 STUCK_AFTER_S = 15.0  # without systemd's watchdog; with it, half of its interval
 
 
-class Watched(Protocol):
-    """The pipeline, as the watch over it sees it."""
-
-    @property
-    def dropped(self) -> int: ...
-
-    @property
-    def inspected_frames(self) -> int: ...
-
-    def stuck(self, limit_s: float) -> str | None: ...
-
-    def wait(self, timeout_s: float) -> bool: ...
-
-
-def find_stuck(pipeline: Watched, services: ServiceGroup, watchdog_s: float | None) -> str | None:
+def find_stuck(pipeline: Pipeline, services: ServiceGroup, watchdog_s: float | None) -> str | None:
     """Which part does not move on, so that results may be lost; None when all do."""
     limit_s = watchdog_s / 2 if watchdog_s is not None else STUCK_AFTER_S
     return pipeline.stuck(limit_s) or next(iter(services.dead(vital=True)), None)
 
 
 def supervise(
-    pipeline: Watched,
+    pipeline: Pipeline,
     services: ServiceGroup,
     notifier: Notifier,
     statuses: Sequence[CameraStatus],

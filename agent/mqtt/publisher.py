@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import logging
-import random
 import socket
 import threading
 import time
@@ -33,7 +32,7 @@ from zsad_agent.mqtt.session import GOODBYE_S, SendCounts, SendState, Session
 from zsad_agent.mqtt.size_limits import SizeLimits
 from zsad_agent.mqtt.subscriptions import Handler, Subscriptions
 from zsad_agent.spool import Accepted, Cause, Outbox, Spool
-from zsad_agent.system import Service
+from zsad_agent.system import Backoff, Service
 from zsad_core.errors import ConfigError
 from zsad_core.types import Verdict
 
@@ -126,7 +125,7 @@ class Publisher(Service):
         self._protocols = ProtocolChoice(config.protocol)
         self._topics = Topics(config.topic_prefix, device_id)
         self._client_id = f"zsad-agent-{device_id}"
-        self._reconnect_min_s, self._reconnect_max_s = reconnect_min_s, reconnect_max_s
+        self._backoff = Backoff(reconnect_min_s, reconnect_max_s)
         self._ack_timeout_s = ack_timeout_s
         self._spool = spool
         self._outbox = Outbox(spool)
@@ -313,7 +312,6 @@ class Publisher(Service):
 
     def _run(self) -> None:
         """The sending thread: one connection after the other until the stop."""
-        delay_s = self._reconnect_min_s
         while not self._stopping.is_set():
             started_s, acknowledged = time.monotonic(), self._tally.acknowledged
             try:
@@ -333,9 +331,8 @@ class Publisher(Service):
             self._outbox.delete_acknowledged(everything=True)
             self._first_attempt_over.set()
             if self._tally.acknowledged > acknowledged and time.monotonic() - started_s > STEADY_AFTER_S:
-                delay_s = self._reconnect_min_s
-            self._pause(delay_s * random.uniform(0.8, 1.2))  # apart from other agents that lost the same broker
-            delay_s = min(2 * delay_s, self._reconnect_max_s)
+                self._backoff.reset()
+            self._pause(self._backoff.next_s())
         self._health.note(BrokerState.STOPPED)
 
     def _serve_one_connection(self) -> None:

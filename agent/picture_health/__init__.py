@@ -1,6 +1,6 @@
 """Whether a live picture can be judged: dark, bright, frozen, blurred, moved, another scene.
 
-Defects of parts belong to the model. May import `config`.
+Defects of parts belong to the model. May import `config`, `system`.
 """
 
 import lazy_loader
