@@ -106,24 +106,20 @@ class Controller(Service):
             # first, so that whoever sees a state is heard
             self._publisher.subscribe(self._set_topic(target), functools.partial(self._take, target))
             self._answer(target, None, notes.get(target) or self._stored.damage)
-        self._thread.start()
+        super().start()
 
     def stop(self, deadline_s: float) -> None:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join(max(0.0, deadline_s - time.monotonic()))
+        self._wait(deadline_s)
         self._left.set()
         self._stored.close()
 
     @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
-    @property
     def busy(self) -> bool:
         """Whether a command was still being obeyed at the stop: nobody can interrupt a compiler."""
-        return self._left.is_set() and self._thread.is_alive()
+        return self._left.is_set() and self.alive
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Until the command that is being obeyed, if one is, has its answer."""

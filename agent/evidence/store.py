@@ -89,24 +89,17 @@ class EvidenceStore(Service):
         self._pruner = Pruner(config, folder, stop=self._must_end, wall_s=wall_s, monotonic_s=monotonic_s)
         self._thread = threading.Thread(target=self._run, name="zsad-evidence", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
     def stop(self, deadline_s: float) -> None:
         """Writes what waits until then. A thread that hangs in the disk is left behind."""
         with self._condition:
             self._closing, self._give_up_s = True, deadline_s
             self._condition.notify_all()
-        self._thread.join(max(0.0, deadline_s - time.monotonic()) + 0.1)
+        self._wait(deadline_s + 0.1)
         with self._condition:
             if self._queue:
                 logger.warning("evidence of %d results was not written before the stop", len(self._queue))
                 self._dropped += len(self._queue)
                 self._queue.clear()
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
 
     @property
     def fault(self) -> str | None:

@@ -64,7 +64,6 @@ class HealthServer(Service):
         }
         self._server: _Server | None = None
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         if self._listen == OFF:
@@ -82,10 +81,8 @@ class HealthServer(Service):
 
     def stop(self, deadline_s: float) -> None:
         self._stopping.set()
-        if self._server is not None and self._thread is not None:
-            self._thread.join(max(0.0, deadline_s - time.monotonic()))
-            if not self._thread.is_alive():
-                self._server.server_close()
+        if self._server is not None and self._wait(deadline_s):
+            self._server.server_close()
 
     @property
     def alive(self) -> bool:

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +37,6 @@ class EmbeddedBroker(Service):
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
         self._failure: Exception | None = None
-        self._thread: threading.Thread | None = None
         self._levels: dict[str, int] = {}
 
     def start(self) -> None:
@@ -66,16 +64,12 @@ class EmbeddedBroker(Service):
         logger.info("embedded broker at %s", self.url)
 
     def stop(self, deadline_s: float) -> None:
-        if self._thread is not None and self._loop is not None and self._stop is not None:
+        if self._loop is not None and self._stop is not None:
             with contextlib.suppress(RuntimeError):  # its loop has ended already
                 self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join(max(0.0, deadline_s - time.monotonic()))
+            self._wait(deadline_s)
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)
-
-    @property
-    def alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
 
     @property
     def port(self) -> int:

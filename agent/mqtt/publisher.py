@@ -146,9 +146,6 @@ class Publisher(Service):
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
 
-    def start(self) -> None:
-        self._thread.start()
-
     def stop(self, deadline_s: float) -> None:
         """Waits for the acknowledgements still due, publishes `offline`, disconnects: until then, 0.6 s at the worst.
 
@@ -157,12 +154,11 @@ class Publisher(Service):
         self._stopping.set()
         self._wake()
         end_s = min(deadline_s, time.monotonic() + self.stop_s)
-        self._thread.join(max(0.0, min(WAIT_S, end_s - time.monotonic())))
-        while self._thread.is_alive() and time.monotonic() < end_s and not self._spool.hangs:
-            self._thread.join(WAIT_S)
-        if not self._thread.is_alive():
-            self._wake_read.close()
-            self._wake_write.close()
+        while not self._wait(min(end_s, time.monotonic() + WAIT_S)):
+            if time.monotonic() >= end_s or self._spool.hangs:
+                return
+        self._wake_read.close()
+        self._wake_write.close()
 
     @property
     def state(self) -> BrokerState:
@@ -176,11 +172,6 @@ class Publisher(Service):
     def fault(self) -> str | None:
         """What keeps results from being published or from being durable, in words; None when all is well."""
         return "; ".join(fault for fault in (self._health.fault, self._outbox.fault) if fault) or None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the sending thread lives, connected or not."""
-        return self._thread.is_alive()
 
     @property
     def stats(self) -> PublisherStats:

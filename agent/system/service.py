@@ -1,7 +1,9 @@
 """What runs on threads of its own: started, watched over and stopped the same way, whatever it does."""
 
 import logging
+import threading
 import time
+from abc import abstractmethod
 from types import TracebackType
 from typing import ClassVar, Protocol, Self, TypeVar
 
@@ -14,21 +16,32 @@ class Service(Protocol):
     name: ClassVar[str]  # for messages
     vital: ClassVar[bool] = False  # results may be lost when its thread has died, so the watchdog is not fed
     stop_s: ClassVar[float]
+    _thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Starts the threads. Once."""
+        if self._thread is not None:
+            self._thread.start()
 
+    @abstractmethod
     def stop(self, deadline_s: float) -> None:
         """Ends the threads. One that hangs is left behind at `deadline_s` (monotonic). Safe to call twice."""
 
     @property
     def alive(self) -> bool:
         """Whether every thread that should run does. Asked between start and stop."""
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def fault(self) -> str | None:
         """What keeps a living service from its work, in words; None when all is well."""
         return None
+
+    def _wait(self, deadline_s: float) -> bool:
+        """Whether the thread has ended by then."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, deadline_s - time.monotonic()))
+        return self._thread is None or not self._thread.is_alive()
 
     def __enter__(self) -> Self:
         self.start()
