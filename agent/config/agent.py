@@ -13,6 +13,7 @@ from zsad_agent.config.mqtt import ControlConfig, MqttConfig
 from zsad_agent.config.paths import (
     SHIPPED_BUNDLE,
     SHIPPED_BUNDLES,
+    default_cache_dir,
 )
 from zsad_core.bundle import GENERIC_PRODUCT
 from zsad_core.config import StrictModel
@@ -46,6 +47,11 @@ class InferenceConfig(StrictModel):
     # PEM files of the Ed25519 public keys whose bundles are taken; none: unsigned bundles are taken too. The bundle
     # that ships inside the program is always taken.
     trusted_keys: tuple[Path, ...] = ()
+
+    @property
+    def compiled_dir(self) -> Path:
+        """Where compiled models lie, and which of two is the faster here."""
+        return self.cache_dir or default_cache_dir() / "compiled"
 
 
 class HeatmapConfig(StrictModel):

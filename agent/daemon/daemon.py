@@ -105,7 +105,8 @@ def _run_once(
             return 0
         give_back_memory()
         spool = stack.enter_context(make_spool(config, given.state_dir))
-        services = stack.enter_context(ServiceGroup(STOP_S))
+        services = ServiceGroup()
+        stack.callback(lambda: services.stop(time.monotonic() + STOP_S))
         publisher = start_publisher(config, spool, services, given.stop)
         for suffix in (f"{name}/{topic}" for name in gone for topic in RETAINED_OF_CAMERA):
             publisher.set_retained(suffix, b"")  # else the broker goes on saying that it is well

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from zsad_agent.config import InferenceConfig, default_cache_dir
+from zsad_agent.config import InferenceConfig
 from zsad_agent.system import write_whole
 from zsad_core.bundle import Arithmetic, Bundle, Sha256
 from zsad_core.config import StrictModel
@@ -107,4 +107,4 @@ def _device(config: InferenceConfig) -> str:
 
 
 def _path(config: InferenceConfig) -> Path:
-    return (config.cache_dir or default_cache_dir() / "compiled").absolute() / _FILE
+    return config.compiled_dir.absolute() / _FILE

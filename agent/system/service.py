@@ -57,20 +57,10 @@ S = TypeVar("S", bound=Service)
 
 
 class ServiceGroup:
-    """The services of one run. Leaving it stops those that still run, the newest first."""
+    """The services of one run."""
 
-    def __init__(self, stop_s: float) -> None:
-        """Takes the seconds that all have together when the group is left."""
-        self._stop_s = stop_s
+    def __init__(self) -> None:
         self._running: list[Service] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop(time.monotonic() + self._stop_s)
 
     def start(self, service: S) -> S:
         """Starts it after the others, and so stops it before them."""
@@ -79,7 +69,7 @@ class ServiceGroup:
         return service
 
     def stop(self, deadline_s: float) -> None:
-        """Stops all until `deadline_s` (monotonic). One that hangs takes no more than its share of the time left."""
+        """Stops all until `deadline_s` (monotonic), the newest first. One that hangs takes no more than its share."""
         while self._running:
             now_s = time.monotonic()
             share_s = max(0.0, deadline_s - now_s) / len(self._running)

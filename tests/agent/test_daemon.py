@@ -177,7 +177,7 @@ def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
         pipeline, stop = StuckPipeline(), threading.Event()
         status = CameraStatus("cam0", lambda camera, state: states.append(state))
         thread = threading.Thread(
-            target=supervise, args=(pipeline, ServiceGroup(1.0), notifier, [status]), kwargs={"ends": [stop]}
+            target=supervise, args=(pipeline, ServiceGroup(), notifier, [status]), kwargs={"ends": [stop]}
         )
         thread.start()
         while manager.recv(1000) != b"WATCHDOG=1":
