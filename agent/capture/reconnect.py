@@ -1,7 +1,6 @@
 """Reopens a lost source, and reports `lost` and `back` once each."""
 
 import logging
-import random
 import threading
 from collections.abc import Callable
 
@@ -9,6 +8,7 @@ from zsad_agent.capture.camera_status import CAMERA, CameraStatus
 from zsad_agent.capture.output import FrameOutput
 from zsad_agent.capture.triggers import Triggers
 from zsad_agent.sources import Source
+from zsad_agent.system import Backoff
 from zsad_core.errors import SourceError
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,7 @@ class Reconnector:
 
     def keep_open(self, read: Callable[[], None]) -> None:
         """Calls `read` with the source open, until stopped. Repeats it with back-off when it returns or fails."""
-        first_backoff_s = min(FIRST_BACKOFF_S, self._reopen_max_s)
-        backoff_s = first_backoff_s
+        backoff = Backoff(FIRST_BACKOFF_S, self._reopen_max_s)
         while not self._stop.is_set():
             opened_s = self._clock()
             try:
@@ -61,9 +60,8 @@ class Reconnector:
             except SourceError as error:
                 self._state_lost(str(error))
             if self._clock() - opened_s > self._reopen_max_s:  # it worked for a while
-                backoff_s = first_backoff_s
-            self._stop.wait(backoff_s * random.uniform(0.75, 1.25))
-            backoff_s = min(2 * backoff_s, self._reopen_max_s)
+                backoff.reset()
+            self._stop.wait(backoff.next_s())
 
     def sign(self) -> None:
         """Notes that the source works."""

@@ -94,7 +94,8 @@ def run(arguments: list[str]) -> int:
     from zsad_agent.inspection import HeatmapFolderSink, PrintSink, Sink
     from zsad_agent.system import CrashReports
 
-    crash_reports = CrashReports(default_state_dir(), config.model_dump(mode="json"))
+    state_dir = default_state_dir()
+    crash_reports = CrashReports(state_dir, config.model_dump(mode="json"))
     crash_reports.install()
     if crash_reports.last_crash is not None:
         logging.getLogger(__name__).error("%s", crash_reports.last_crash)
@@ -104,6 +105,7 @@ def run(arguments: list[str]) -> int:
     with StopRequest() as stop:
         surroundings = RunOptions(
             stop=stop.event,
+            state_dir=state_dir,
             reread=lambda: checked_settings(args.config, flags).config,
             sinks=sinks,
             max_frames=args.max_frames,

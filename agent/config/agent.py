@@ -13,6 +13,7 @@ from zsad_agent.config.mqtt import ControlConfig, MqttConfig
 from zsad_agent.config.paths import (
     SHIPPED_BUNDLE,
     SHIPPED_BUNDLES,
+    default_cache_dir,
 )
 from zsad_core.bundle import GENERIC_PRODUCT
 from zsad_core.config import StrictModel
@@ -52,6 +53,11 @@ class InferenceConfig(StrictModel):
     # PEM files of Ed25519 public keys: only bundles signed by one of them are accepted. None: unsigned bundles are
     # accepted too. The bundle that ships inside the program is always accepted.
     trusted_keys: tuple[Path, ...] = ()
+
+    @property
+    def compiled_dir(self) -> Path:
+        """Where compiled models lie, and which of two is the faster here."""
+        return self.cache_dir or default_cache_dir() / "compiled"
 
 
 class HeatmapConfig(StrictModel):

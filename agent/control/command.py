@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from zsad_agent.system import printable, shortened
 from zsad_core.errors import ZsadError
 
 MAX_PAYLOAD_BYTES = 4096
@@ -156,8 +157,7 @@ def shown(text: str | bytes) -> str:
     """In quotes, one line of printable characters, at most `MAX_SHOWN_CHARACTERS` of them."""
     if isinstance(text, bytes):
         text = text[: 4 * MAX_SHOWN_CHARACTERS].decode("utf-8", "replace")
-    printable = "".join(character if character.isprintable() else "?" for character in text[: MAX_SHOWN_CHARACTERS + 1])
-    return f"'{printable}'" if len(printable) <= MAX_SHOWN_CHARACTERS else f"'{printable[:MAX_SHOWN_CHARACTERS]}…'"
+    return f"'{shortened(printable(text[: MAX_SHOWN_CHARACTERS + 1]), MAX_SHOWN_CHARACTERS)}'"
 
 
 def _json(text: str) -> Any:

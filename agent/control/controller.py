@@ -8,8 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from zsad_agent.config import AgentConfig
 from zsad_agent.control.actions import CONFIG, Actions, Controls, PicturePublisher, Target
@@ -17,7 +16,7 @@ from zsad_agent.control.command import CommandError, Key, Value, check_fresh, pa
 from zsad_agent.control.stored_settings import StoredSettings
 from zsad_agent.messages import encode
 from zsad_agent.model import UpdateState
-from zsad_agent.system import utc_text
+from zsad_agent.system import Service, one_line, utc_text
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,6 @@ MAX_A_SECOND = 20  # commands; more are refused unread
 MAX_WAITING = 64  # commands behind one that takes long, as a bundle switch does
 LOOK_EVERY_S = 1.0  # at what a bundle's probation has come to
 SAY_EVERY_S = 1.0  # of what is refused unread, so that a flood of commands makes no flood of answers
-STOP_S = 0.4
 MAX_ERROR_CHARACTERS = 4000  # a config file may have many faults
 
 
@@ -47,12 +45,15 @@ class _State:
     id: str | None = None
 
 
-class Controller:
-    """Context manager, to be entered before the cameras start, so that the first part meets the stored settings.
+class Controller(Service):
+    """To be started before the cameras start, so that the first part meets the stored settings.
 
-    On leaving, a bundle switch in progress is not waited for, and what it ends with is not said; the
-    settings are closed.
+    At the stop a bundle switch in progress is not waited for, and what it ends with is not said; the settings are
+    closed.
     """
+
+    name = "commands"
+    stop_s = 0.4
 
     def __init__(
         self,
@@ -96,11 +97,7 @@ class Controller:
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="zsad-control", daemon=True)
 
-    def topics(self) -> list[str]:
-        """The command topics, whole."""
-        return [self._set_topic(target) for target in self._states]
-
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         """Puts the stored settings in force, states every setting, and listens."""
         notes = dict(self._actions.restore_cameras())
         if self._reload_fault is not None:
@@ -109,23 +106,20 @@ class Controller:
             # first, so that whoever sees a state is heard
             self._publisher.subscribe(self._set_topic(target), functools.partial(self._take, target))
             self._answer(target, None, notes.get(target) or self._stored.damage)
-        self._thread.start()
-        return self
+        super().start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self, deadline_s: float) -> None:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join(STOP_S)
+        self._wait(deadline_s)
         self._left.set()
         self._stored.close()
 
     @property
     def busy(self) -> bool:
-        """Whether a command was still being obeyed when this was left: nobody can interrupt a compiler."""
-        return self._left.is_set() and self._thread.is_alive()
+        """Whether a command was still being obeyed at the stop: nobody can interrupt a compiler."""
+        return self._left.is_set() and self.alive
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Until the command that is being obeyed, if one is, has its answer."""
@@ -220,7 +214,7 @@ class Controller:
             self._after_switch()
 
     def _refuse(self, target: Target, reason: str, command_id: str | None, *, look: bool = True) -> None:
-        reason = _one_line(reason)
+        reason = one_line(reason, MAX_ERROR_CHARACTERS)
         logger.warning("%s: command refused: %s", target.suffix, reason)
         self._answer(target, command_id, reason, look=look)
 
@@ -259,7 +253,7 @@ class Controller:
                 value, source = self._actions.present(target)
             except Exception:  # the answer goes out all the same
                 logger.exception("%s: what is in force cannot be told", target.suffix)
-        error = None if error is None else _one_line(error)
+        error = None if error is None else one_line(error, MAX_ERROR_CHARACTERS)
         with self._answering:
             if look:
                 state.value, state.source = value, source
@@ -270,10 +264,3 @@ class Controller:
                 self._publisher.set_retained(f"{target.suffix}/state", encode(message))
             except Exception:  # of a publisher that is closing, or a value that is none of JSON's
                 logger.exception("%s: the answer could not be published", target.suffix)
-
-
-def _one_line(text: str) -> str:
-    """UTF-8 of bounded length; lines, as of a config's faults, are joined."""
-    lines = [" ".join(line.split()) for line in text.encode("utf-8", "replace").decode().splitlines()]
-    joined = "; ".join(line for line in lines if line)
-    return joined if len(joined) <= MAX_ERROR_CHARACTERS else joined[: MAX_ERROR_CHARACTERS - 1] + "…"

@@ -1,8 +1,6 @@
 """The settings that were commanded, in a file that outlives the process, with the ids of the commands themselves."""
 
-import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from zsad_agent.config import TopicLevel
 from zsad_agent.control.command import MAX_ID_CHARACTERS, MAX_NAME_CHARACTERS, MAX_SEEN_IDS, SeenIds
+from zsad_agent.system import write_whole
 from zsad_core.config import StrictModel
 
 logger = logging.getLogger(__name__)
@@ -120,22 +119,7 @@ class StoredSettings:
 
     def _replace(self, encoded: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        try:
-            with partial.open("wb") as file:
-                file.write(encoded)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)  # the rename itself
-        finally:
-            os.close(folder)
+        write_whole(self.path, encoded)
 
     def _read(self, now_s: float) -> _Content:
         try:

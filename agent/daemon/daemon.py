@@ -3,9 +3,11 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 
@@ -20,22 +22,23 @@ from zsad_agent.control import (
     listen_for_triggers,
 )
 from zsad_agent.daemon.observer import Observer
-from zsad_agent.daemon.shutdown import drain_and_flush, in_time, leave_at_once
-from zsad_agent.daemon.startup import compile_bundle, load_in_thread, open_publisher, spool_path
-from zsad_agent.daemon.supervision import StatsReporter, find_stuck, supervise
+from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_at_once
+from zsad_agent.daemon.startup import compile_bundle, load_in_thread, make_spool, start_publisher
+from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import Pipeline, Sink, Station, View, make_stations, make_view
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
 from zsad_agent.model import BundleStore, BundleUpdater, CameraInUse, Detector, Model, ModelInUse, Running, Started
-from zsad_agent.monitoring import HealthServer, Metrics
+from zsad_agent.monitoring import HealthServer, Metrics, StatsReporter
 from zsad_agent.mqtt import Publisher
 from zsad_agent.sources import Source, make_source
-from zsad_agent.system import CrashReports, Notifier, configure_logging, give_back_memory
+from zsad_agent.system import CrashReports, Notifier, ServiceGroup, configure_logging, give_back_memory
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
 
 CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
+CLOSE_CAPTURE_AT_LEAST_S = 0.2  # likewise, where the services used all of `STOP_S`
 RETAINED_OF_CAMERA = ("status", *(f"{key}/state" for key in CAMERA_KEYS))
 ANSWER_S = 2.0  # for the answer to the command that asked for a start anew
 TRIAL_FRAMES = 4  # of each camera, that a new bundle is tried on
@@ -46,6 +49,7 @@ class RunOptions:
     """What the agent is given by whoever starts it."""
 
     stop: threading.Event  # set by whoever wants an end; all accepted so far is then published or kept, within 2 s
+    state_dir: Path = field(default_factory=default_state_dir)
     reread: Callable[[], AgentConfig] | None = None  # the config as it is now, checked; None: there is no file
     sinks: Sequence[Sink] = ()  # given every result beside the publisher
     max_frames: int | None = None  # ends after so many pictures
@@ -93,20 +97,26 @@ def _run_once(
     """From the start to the end, or to a reload. `gone`: cameras that a config before had."""
     sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
     views = [make_view(camera) for camera in config.every_camera]
-    store = BundleStore(default_state_dir() / "bundles", config.inference)
+    store = BundleStore(given.state_dir / "bundles", config.inference)
     with ExitStack() as stack:
         started = load_in_thread(store, config, given.stop, notifier.watchdog if restart.again else None)
         if started is None:
             leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
             return 0
         give_back_memory()
-        publisher = open_publisher(config, stack, given.stop)
+        spool = stack.enter_context(make_spool(config, given.state_dir))
+        services = ServiceGroup()
+        stack.callback(lambda: services.stop(time.monotonic() + STOP_S))
+        publisher = start_publisher(config, spool, services, given.stop)
         for suffix in (f"{name}/{topic}" for name in gone for topic in RETAINED_OF_CAMERA):
             publisher.set_retained(suffix, b"")  # else the broker goes on saying that it is well
-        agent = _assemble(config, given, started, publisher, sources, views, stack)
-        controller = _accept_commands(config, agent, store, started, publisher, restart, stack)
-        tender = _observe(config, agent, started, publisher, notifier, stack)
-        agent.pipeline.start()
+        agent = _assemble(config, given, started, publisher, sources, views, services)
+        controller = None
+        if config.control.enabled:
+            controller = services.start(_make_controller(config, given, agent, store, started, publisher, restart))
+        services.start(_make_health_server(config, agent, services, notifier))
+        reporter = StatsReporter(snapshot=agent.observer.snapshot, recent=agent.recent, publish=publisher.set_retained)
+        services.start(agent.pipeline)
         restart.begun = True
         notifier.ready()
         for station, source in zip(agent.stations, sources, strict=True):
@@ -115,17 +125,21 @@ def _run_once(
             )
         statuses = [station.status for station in agent.stations]
         ends = (given.stop, restart.event)
-        supervise(agent.pipeline, publisher, notifier, statuses, ends=ends, tend=tender.tend)
+        supervise(agent.pipeline, services, notifier, statuses, ends=ends, notes=started.reasons, tend=reporter.tend)
+        stop_by_s = time.monotonic() + STOP_S
         if not restart.event.is_set():
             notifier.stopping()
         elif controller is not None:
             controller.wait_idle(ANSWER_S)  # the command that asks for the start is answered before it
-        ending = drain_and_flush(agent.pipeline, publisher, spool_path(config), ends)
+        ending = drain_and_flush(agent.pipeline, publisher, spool, ends)
+        services.stop(stop_by_s if given.stop.is_set() else time.monotonic() + STOP_S)
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)
     code = 0 if agent.pipeline.failure is None and not ending.lost else 1
     trying = controller is not None and controller.busy  # a bundle, in the compiler as at the start
-    if trying or not ending.drained or not in_time(agent.pipeline.wait_capture, CLOSE_CAPTURE_S, ends):
+    left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if given.stop.is_set() else CLOSE_CAPTURE_S
+    close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))
+    if trying or not ending.drained or not in_time(agent.pipeline.wait_capture, close_s, ends):
         if restart.event.is_set() and not given.stop.is_set():
             logger.error("a part of the run before hangs: the process ends, to be started anew")
             code = 1
@@ -151,7 +165,7 @@ def _assemble(
     publisher: Publisher,
     sources: Sequence[Source],
     views: Sequence[View],
-    stack: ExitStack,
+    services: ServiceGroup,
 ) -> _Agent:
     """The pipeline and what counts its results. Starts no thread of the pipeline's."""
     capture_stop, slots_changed = threading.Event(), threading.Condition()
@@ -171,8 +185,8 @@ def _assemble(
     )
     evidence = None
     if config.evidence.enabled:
-        folder = config.evidence.path or default_state_dir() / "evidence"
-        evidence = stack.enter_context(EvidenceStore(config.evidence, folder))
+        folder = config.evidence.path or given.state_dir / "evidence"
+        evidence = services.start(EvidenceStore(config.evidence, folder))
     observer = Observer(
         device_id=config.device_id,
         device=config.inference.device,
@@ -202,18 +216,16 @@ def _assemble(
     )
 
 
-def _accept_commands(
+def _make_controller(
     config: AgentConfig,
+    given: RunOptions,
     agent: _Agent,
     store: BundleStore,
     started: Started[Detector],
     publisher: Publisher,
     restart: ReloadRequest,
-    stack: ExitStack,
-) -> Controller | None:
-    """Lets commands in, where the config wants them, and puts those of earlier runs in force."""
-    if not config.control.enabled:
-        return None
+) -> Controller:
+    """What lets commands in. Once started, those of earlier runs are in force."""
     updater = BundleUpdater(
         store=store,
         bundle_dir=config.control.bundle_dir,
@@ -232,31 +244,14 @@ def _accept_commands(
     )
     agent.models.watch(updater.note_frame)
     remote = RunningAgent({station.name: station for station in agent.stations}, agent.models, updater, store, restart)
-    stored = StoredSettings(default_state_dir() / FILE_NAME)
-    return stack.enter_context(Controller(remote, publisher, config, stored, reload_fault=restart.fault))
+    stored = StoredSettings(given.state_dir / FILE_NAME)
+    return Controller(remote, publisher, config, stored, reload_fault=restart.fault)
 
 
-def _observe(
-    config: AgentConfig,
-    agent: _Agent,
-    started: Started[Detector],
-    publisher: Publisher,
-    notifier: Notifier,
-    stack: ExitStack,
-) -> StatsReporter:
-    """Opens the agent to those who watch over it."""
-    stack.enter_context(
-        HealthServer(
-            config.http.listen,
-            metrics=agent.metrics.render,
-            stuck=lambda: find_stuck(agent.pipeline, publisher, notifier.watchdog_s),
-            missing=lambda: what_is_missing(agent.observer.snapshot()),
-        )
-    )
-    evidence = agent.evidence
-    return StatsReporter(
-        snapshot=agent.observer.snapshot,
-        recent=agent.recent,
-        publish=publisher.set_retained,
-        faults=lambda: [*started.reasons, *([evidence.fault] if evidence is not None and evidence.fault else [])],
+def _make_health_server(config: AgentConfig, agent: _Agent, services: ServiceGroup, notifier: Notifier) -> HealthServer:
+    return HealthServer(
+        config.http.listen,
+        metrics=agent.metrics.render,
+        stuck=lambda: find_stuck(agent.pipeline, services, notifier.watchdog_s),
+        missing=lambda: [*what_is_missing(agent.observer.snapshot()), *services.dead()],
     )

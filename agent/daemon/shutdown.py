@@ -7,16 +7,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
 from zsad_agent.daemon.supervision import SUPERVISE_S
 from zsad_agent.inspection import Pipeline
 from zsad_agent.mqtt import Publisher
+from zsad_agent.spool import Spool
 
 logger = logging.getLogger(__name__)
 
+STOP_S = 1.6  # on a signal, for all services together; with what comes before and after it is less than 2
 DRAIN_S = 1.0  # on a signal: for the picture that the model is at
 DRAIN_HUNG_S = 0.1  # likewise, while the disk hangs: no result can leave
 FLUSH_ON_SIGNAL_S = 0.4
@@ -59,7 +60,7 @@ class ShutdownOutcome(NamedTuple):
 
 
 def drain_and_flush(
-    pipeline: Pipeline, publisher: Publisher, spool: Path, ends: Sequence[threading.Event]
+    pipeline: Pipeline, publisher: Publisher, spool: Spool, ends: Sequence[threading.Event]
 ) -> ShutdownOutcome:
     """Lets what was inspected reach the spool, then the broker, for a bounded time."""
     pipeline.stop()
@@ -74,9 +75,9 @@ def drain_and_flush(
         unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected and not publisher.disk_hangs else 0.0)
     lost = publisher.store_or_count_lost() if unsent else 0
     if lost:
-        logger.error("%d results are LOST: no broker took them, and the spool %s takes nothing", lost, spool)
+        logger.error("%d results are LOST: no broker took them, and the spool %s takes nothing", lost, spool.path)
     if unsent > lost:
-        logger.warning("%d results stay in the spool %s and are sent at the next start", unsent - lost, spool)
+        logger.warning("%d results stay in the spool %s and are sent at the next start", unsent - lost, spool.path)
     return ShutdownOutcome(drained, lost)
 
 

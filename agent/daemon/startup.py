@@ -4,15 +4,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
-from zsad_agent.config import EMBEDDED_BROKER, AgentConfig, default_state_dir
+from zsad_agent.config import EMBEDDED_BROKER, AgentConfig
 from zsad_agent.daemon.supervision import SUPERVISE_S
 from zsad_agent.inspection import check_products
 from zsad_agent.model import BundleStore, Detector, Started
 from zsad_agent.mqtt import EmbeddedBroker, Publisher
 from zsad_agent.spool import Spool
+from zsad_agent.system import ServiceGroup
 from zsad_core.bundle import Bundle
 
 SLOW_S = 10.0  # for one picture; the unit's WatchdogSec is 30
@@ -21,27 +21,24 @@ LOAD_S = 300.0  # longest time for a model to load, as the unit's TimeoutStartSe
 logger = logging.getLogger(__name__)
 
 
-def spool_path(config: AgentConfig) -> Path:
-    """The file of results that wait for the broker."""
-    return config.spool.path or default_state_dir() / "spool.sqlite3"
+def make_spool(config: AgentConfig, state_dir: Path) -> Spool:
+    """The results that wait for the broker. Opens no file."""
+    limits = config.spool
+    return Spool(
+        limits.path or state_dir / "spool.sqlite3",
+        max_results=limits.max_results,
+        max_bytes=limits.max_bytes,
+        max_age_h=limits.max_age_h,
+        fsync=limits.fsync,
+    )
 
 
-def open_publisher(config: AgentConfig, stack: ExitStack, stop: threading.Event) -> Publisher:
-    """A publisher that sends, closed with `stack`. Waits for the outcome of the first attempt to connect, or `stop`."""
+def start_publisher(config: AgentConfig, spool: Spool, services: ServiceGroup, stop: threading.Event) -> Publisher:
+    """A publisher that sends. Waits for the outcome of the first attempt to connect, or `stop`."""
     mqtt = config.mqtt
     if mqtt.broker == EMBEDDED_BROKER:
-        mqtt = stack.enter_context(EmbeddedBroker()).reached_by(mqtt)
-    limits = config.spool
-    spool = stack.enter_context(
-        Spool(
-            spool_path(config),
-            max_results=limits.max_results,
-            max_bytes=limits.max_bytes,
-            max_age_h=limits.max_age_h,
-            fsync=limits.fsync,
-        )
-    )
-    publisher = stack.enter_context(Publisher(mqtt, config.device_id, spool, pictures=limits.pictures))
+        mqtt = services.start(EmbeddedBroker()).reached_by(mqtt)
+    publisher = services.start(Publisher(mqtt, config.device_id, spool, pictures=config.spool.pictures))
     publisher.await_first_attempt(stop)
     return publisher
 

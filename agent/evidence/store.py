@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
@@ -19,6 +17,7 @@ from zsad_agent.evidence import files as evidence_files
 from zsad_agent.evidence.files import OVERLAY, PICTURE, RESULT, Place
 from zsad_agent.evidence.pruning import Pruner
 from zsad_agent.messages import EvidenceStats, Result
+from zsad_agent.system import Service
 from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
@@ -28,7 +27,6 @@ RESULT_BYTES = 4_000  # assumed size of a result in the queue
 TIDY_S = 60.0  # between two checks of age and free disk
 RETRY_S = 1.0  # before a camera's folder that cannot be written is tried again
 MAX_JPEG_SIDE_PX = 65_500  # limit of the format
-CLOSE_S = 0.5  # longest time to write the queue at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +41,8 @@ class _Item:
         return RESULT_BYTES + image + len(self.heatmap or b"")
 
 
-class EvidenceStore:
-    """One thread makes all disk calls: it writes and deletes. Context manager.
+class EvidenceStore(Service):
+    """One thread makes all disk calls: it writes and deletes.
 
     It keeps every `anomalous` and `unknown` result, and every `passes_every`-th pass of each camera. Each file appears
     complete, the JSON last. `files` has the names, `Pruner` the limits.
@@ -52,6 +50,9 @@ class EvidenceStore:
     No method raises or delays the inspection. A result that the disk cannot store is left out and counted. The reason
     is the `fault`, which is logged once. The next result is tried again.
     """
+
+    name = "evidence"
+    stop_s = 0.5
 
     def __init__(
         self,
@@ -89,18 +90,12 @@ class EvidenceStore:
         self._pruner = Pruner(config, folder, stop=self._must_end, wall_s=wall_s, monotonic_s=monotonic_s)
         self._thread = threading.Thread(target=self._run, name="zsad-evidence", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Writes the queue, for at most 0.5 s. Does not wait for a thread that hangs in a disk call."""
+    def stop(self, deadline_s: float) -> None:
+        """Writes the queue until then. Does not wait for a thread that hangs in a disk call."""
         with self._condition:
-            self._closing, self._give_up_s = True, time.monotonic() + CLOSE_S
+            self._closing, self._give_up_s = True, deadline_s
             self._condition.notify_all()
-        self._thread.join(CLOSE_S + 0.1)
+        self._wait(deadline_s + 0.1)
         with self._condition:
             if self._queue:
                 logger.warning("evidence of %d results was not written before the stop", len(self._queue))

@@ -13,6 +13,7 @@ from zsad_agent.inspection.overlay import render_heatmap
 from zsad_agent.inspection.view import Rectangle, View
 from zsad_agent.messages import BundleName, FoundRegion, Latency, Result
 from zsad_agent.model import Model, ModelInUse
+from zsad_agent.system import one_line
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.judging import Decider, instant_verdict
 from zsad_core.picture import find_regions
@@ -152,7 +153,7 @@ class Inspector:
             anomaly_score=prediction.anomaly_score if prediction is not None else None,
             threshold=inspected.threshold,
             verdict=verdict,
-            reason=_sendable(reason) if reason is not None else None,
+            reason=one_line(reason, MAX_REASON_CHARACTERS) if reason is not None else None,
             regions=tuple(FoundRegion(bbox_xywh=region.bbox_xywh, peak=region.peak) for region in regions),
             frame_wh=frame_wh,
             bundle=BundleName(name=model.name, version=model.version, sha256=model.sha256),
@@ -184,9 +185,3 @@ class Inspector:
         except cv2.error as error:  # the verdict is said all the same
             logger.warning("frame %d: no heatmap: %s", frame.seq, error.err or error.code)
             return None
-
-
-def _sendable(reason: str) -> str:
-    """One line of bounded length that is UTF-8, whatever a file's name held."""
-    text = " ".join(reason.encode("utf-8", "replace").decode("utf-8").split())
-    return text if len(text) <= MAX_REASON_CHARACTERS else text[: MAX_REASON_CHARACTERS - 1] + "…"

@@ -12,7 +12,7 @@ import numpy as np
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.inspection.inspector import Inspected, Inspector
 from zsad_agent.messages import Result
-from zsad_agent.system import BoundedQueue, FrameQueue, QueueClosed, RoundRobin
+from zsad_agent.system import BoundedQueue, FrameQueue, QueueClosed, RoundRobin, Service
 from zsad_core.types import Frame
 
 logger = logging.getLogger(__name__)
@@ -66,8 +66,12 @@ class Evidence(Protocol):
     def keep(self, result: Result, image_bgr: np.ndarray | None, heatmap: bytes | None) -> None: ...
 
 
-class Pipeline:
+class Pipeline(Service):
     """Owns a capture thread for each line, and the two that all lines share. Started once, stopped once."""
+
+    name = "pipeline"
+    vital = True
+    stop_s = 1.0
 
     def __init__(
         self,
@@ -137,12 +141,24 @@ class Pipeline:
             self._signs_s[name] = self._clock()
             thread.start()
 
-    def stop(self) -> None:
-        """Takes no more pictures; those inspected, and the one at the model, still reach the sinks. Does not wait."""
+    def stop(self, deadline_s: float = 0.0) -> None:
+        """Takes no more pictures; those inspected, and the one at the model, still reach the sinks.
+
+        Args:
+            deadline_s: until when that is waited for (monotonic); 0: not at all.
+        """
         self._halt.set()
         self._stop.set()
         for station in self._stations:
             station.slot.close()
+        for name in SHARED:
+            if self._threads[name].is_alive():
+                self._threads[name].join(max(0.0, deadline_s - time.monotonic()))
+
+    @property
+    def alive(self) -> bool:
+        """False once a thread has ended that should not have."""
+        return self.crash is None
 
     def wait(self, timeout_s: float) -> bool:
         """True once all that was inspected is with the sinks. A capture that hangs in a driver is not waited for."""

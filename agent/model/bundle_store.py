@@ -8,7 +8,6 @@ removed last.
 import contextlib
 import hashlib
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Generic, TypeVar
 from pydantic import Field, ValidationError
 
 from zsad_agent.config import SHIPPED_BUNDLE, SHIPPED_BUNDLES, InferenceConfig
+from zsad_agent.system import sync_folder, write_synced, write_whole
 from zsad_core.bundle import (
     MANIFEST,
     MAX_FILE_BYTES,
@@ -148,7 +148,7 @@ class BundleStore:
             _copy_files(source, partial)
             shutil.rmtree(final, ignore_errors=True)  # it exists but does not load
             partial.rename(final)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError as error:
             raise BundleError(f"{self._folder}: the bundle cannot be stored: {error.strerror or error}") from error
         finally:
@@ -263,10 +263,7 @@ class BundleStore:
             return None
 
     def _write(self, name: str, values: StrictModel) -> None:
-        new = self._folder / f"{name}.new"
-        _write_synced(new, values.model_dump_json().encode())
-        new.replace(self._folder / name)
-        _sync_folder(self._folder)
+        write_whole(self._folder / name, values.model_dump_json().encode())
 
 
 def _is_shipped(path: Path) -> bool:
@@ -283,26 +280,11 @@ def _copy_files(source: Path, folder: Path) -> None:
     """Copies and syncs the manifest, the signature and the files that the manifest names; nothing else."""
     read = bundle_reader(source, MANIFEST)
     manifest = read(MANIFEST, MAX_MANIFEST_BYTES)
-    _write_synced(folder / MANIFEST, manifest)
+    write_synced(folder / MANIFEST, manifest)
     with contextlib.suppress(MissingFileError):
-        _write_synced(folder / SIGNATURE, read(SIGNATURE, MAX_SIGNATURE_BYTES))
+        write_synced(folder / SIGNATURE, read(SIGNATURE, MAX_SIGNATURE_BYTES))
     for name in parse_manifest(manifest, f"{source}/{MANIFEST}").files:
         if Path(name).name != name:  # the source has changed since it was checked
             raise BundleError(f"{source}/{MANIFEST}: files: {name!r} is not a file of a bundle")
-        _write_synced(folder / name, read(name, MAX_FILE_BYTES))
-    _sync_folder(folder)
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        write_synced(folder / name, read(name, MAX_FILE_BYTES))
+    sync_folder(folder)

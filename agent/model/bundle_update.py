@@ -63,7 +63,6 @@ class UpdateState(StrEnum):
 class Outcome:
     state: UpdateState
     text: str  # one line
-    bundle_sha256: str  # of the bundle that inspects now
 
 
 class BundleUpdater:
@@ -179,7 +178,6 @@ class BundleUpdater:
                 state=UpdateState.ROLLED_BACK,
                 text=f"{_named(failed.bundle)} gave no answer to {self._failures} of its first {self._frames} frames "
                 f"({reason or 'no reason given'}): {_named(before.bundle)} inspects again",
-                bundle_sha256=before.bundle.sha256,
             )
         self._switch(before)
 
@@ -255,7 +253,7 @@ class BundleUpdater:
         logger.log(
             logging.WARNING if state is UpdateState.REFUSED else logging.INFO, "bundle update %s: %s", state, text
         )
-        return Outcome(state=state, text=text, bundle_sha256=self.running.bundle.sha256)
+        return Outcome(state=state, text=text)
 
 
 def find_bundle(bundle_dir: Path | None, name: str) -> Path:

@@ -3,12 +3,11 @@
 import logging
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zsad_agent.config import InferenceConfig, default_cache_dir
+from zsad_agent.config import InferenceConfig
 from zsad_agent.model.compiled_cache import alone_in, is_empty, open_cache, seal_cache
 from zsad_agent.model.precision_choice import choose_model
 from zsad_agent.system import let_go_of_mapped
@@ -62,7 +61,7 @@ class Detector:
         started_s = time.monotonic()
         self.predict(np.full((*self._input_hw, 3), 127, np.uint8))
         self.trial_s = time.monotonic() - started_s  # time of the first picture, which also creates the kernels
-        let_go_of_mapped(_cache_root(config))
+        let_go_of_mapped(config.compiled_dir)
 
     @property
     def product(self) -> str:
@@ -221,7 +220,7 @@ def _compile_with_cache(
     ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig, options: dict[str, Any]
 ) -> Any | None:
     """None, logged once, if the cache or the device fails."""
-    root = _cache_root(config)
+    root = config.compiled_dir
     with alone_in(root) as alone:
         cache = open_cache(root, bundle.sha256, ov.get_version()) if alone else None
         if cache is None:
@@ -238,10 +237,6 @@ def _compile_with_cache(
             return None
         seal_cache(cache)
         return compiled
-
-
-def _cache_root(config: InferenceConfig) -> Path:
-    return config.cache_dir or default_cache_dir() / "compiled"
 
 
 def _expand_weights(model: Any) -> None:

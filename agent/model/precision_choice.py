@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from zsad_agent.config import InferenceConfig, default_cache_dir
+from zsad_agent.config import InferenceConfig
+from zsad_agent.system import write_whole
 from zsad_core.bundle import Arithmetic, Bundle, Sha256
 from zsad_core.config import StrictModel
 from zsad_core.errors import BundleError
@@ -73,11 +74,9 @@ def keep_faster(bundle: Bundle, config: InferenceConfig, median_ms: Mapping[Arit
     new = Kept(bundle=bundle.sha256, device=_device(config), model=model, median_ms=dict(median_ms))
     others = [one for one in _read(config).kept if (one.bundle, one.device) != (new.bundle, new.device)]
     path = _path(config)
-    partial = path.with_suffix(".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(Choices(kept=(*others, new)[-MAX_KEPT:]).model_dump_json())
-        partial.replace(path)
+        write_whole(path, Choices(kept=(*others, new)[-MAX_KEPT:]).model_dump_json().encode())
     except OSError as error:
         logger.warning("%s: cannot be written: %s; the choice of the %s model is not kept", path, error.strerror, model)
     return model
@@ -108,4 +107,4 @@ def _device(config: InferenceConfig) -> str:
 
 
 def _path(config: InferenceConfig) -> Path:
-    return (config.cache_dir or default_cache_dir() / "compiled").absolute() / _FILE
+    return config.compiled_dir.absolute() / _FILE

@@ -1,2 +1,3 @@
 from .http_server import HealthServer as HealthServer
 from .metrics import Metrics as Metrics
+from .stats_reporter import StatsReporter as StatsReporter

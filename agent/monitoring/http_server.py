@@ -11,10 +11,10 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from zsad_agent.monitoring.metrics import CONTENT_TYPE
+from zsad_agent.system import Service
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,14 @@ POLL_S = 0.25  # interval of checks for a stop and for expired connections
 _HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
 
 
-class HealthServer:
-    """Context manager. If the port is used, it logs one warning and the agent runs without the server.
+class HealthServer(Service):
+    """If the port is used, it logs one warning and the agent runs without the server.
 
     Answers GET and HEAD of three paths, one request per connection. Answers contain no text of the request.
     """
+
+    name = "health server"
+    stop_s = 1.0
 
     def __init__(
         self,
@@ -60,33 +63,38 @@ class HealthServer:
             "/readyz": lambda: _verdict(missing()),
         }
         self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         if self._listen == OFF:
-            return self
+            return
         host, _, port = self._listen.rpartition(":")
         try:
             self._server = _Server((host, int(port)), self._answers, self._connection_s)
         except OSError as error:
             logger.warning(
-                "no metrics and health at %s: %s. The agent runs without them.", self._listen, error.strerror
+                "no metrics at %s: %s. The agent runs without them.", self._listen, error.strerror
             )
-            return self
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(POLL_S,), name="zsad-http", daemon=True
-        )
+            return
+        self._server.timeout = POLL_S
+        self._thread = threading.Thread(target=self._serve, args=(self._server,), name="zsad-http", daemon=True)
         self._thread.start()
         logger.info("metrics and health at http://%s:%d", host, self.port)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._server is not None and self._thread is not None:
-            self._server.shutdown()
+    def stop(self, deadline_s: float) -> None:
+        self._stopping.set()
+        if self._server is not None and self._wait(deadline_s):
             self._server.server_close()
-            self._thread.join(1.0)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it answers, unless it is off or its port was taken."""
+        return self._thread is None or self._thread.is_alive()
+
+    def _serve(self, server: "_Server") -> None:
+        while not self._stopping.is_set():
+            server.handle_request()  # `POLL_S` at most
+            server.service_actions()
 
     @property
     def port(self) -> int | None:

@@ -5,10 +5,10 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from zsad_agent.config import MqttConfig
+from zsad_agent.system import Service
 from zsad_core.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -23,8 +23,11 @@ STOP_S = 1.0
 NOISY_LOGGERS = ("amqtt", "transitions")  # they log every packet and every disconnect
 
 
-class EmbeddedBroker:
+class EmbeddedBroker(Service):
     """Runs amqtt in its own thread and event loop, on loopback only, without persistence. MQTT 3.1.1."""
+
+    name = "embedded broker"
+    stop_s = 2 * STOP_S
 
     def __init__(self, port: int | None = None) -> None:
         """`port` is the port to listen on; None: 1883, or a free port if that is used."""
@@ -34,10 +37,9 @@ class EmbeddedBroker:
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
         self._failure: Exception | None = None
-        self._thread: threading.Thread | None = None
         self._levels: dict[str, int] = {}
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         """Returns when the broker accepts connections.
 
         Raises:
@@ -60,15 +62,12 @@ class EmbeddedBroker:
         if not self._started.wait(START_S) or self._failure is not None:
             raise BrokerError(f"the embedded broker on port {self._port} does not start: {self._failure}")
         logger.info("embedded broker at %s", self.url)
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._thread is not None and self._loop is not None and self._stop is not None:
+    def stop(self, deadline_s: float) -> None:
+        if self._loop is not None and self._stop is not None:
             with contextlib.suppress(RuntimeError):  # its loop has ended already
                 self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join(2 * STOP_S)
+            self._wait(deadline_s)
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)
 

@@ -3,14 +3,12 @@
 import contextlib
 import itertools
 import logging
-import random
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from paho.mqtt.enums import MQTTProtocolVersion
@@ -34,6 +32,7 @@ from zsad_agent.mqtt.session import GOODBYE_S, SendCounts, SendState, Session
 from zsad_agent.mqtt.size_limits import SizeLimits
 from zsad_agent.mqtt.subscriptions import Handler, Subscriptions
 from zsad_agent.spool import Accepted, Cause, Outbox, Spool
+from zsad_agent.system import Backoff, Service
 from zsad_core.errors import ConfigError
 from zsad_core.types import Verdict
 
@@ -72,8 +71,8 @@ class PublisherStats:
     connections: int
 
 
-class Publisher:
-    """A thread of its own sends; `accept` only stores. Context manager, to be left before the spool's.
+class Publisher(Service):
+    """Its own thread sends; `accept` only stores. Stop it before the spool is closed.
 
     Results are sent with QoS 1, at most `config.in_flight` unacknowledged at a time, and stay in the spool until the
     broker has acknowledged them. A result that was accepted before the present connection was made (broker away,
@@ -91,6 +90,10 @@ class Publisher:
     The client id depends only on the device id: a broker that still has the connection of a killed agent then publishes
     its will before it accepts the new connection, so `offline` does not come after `online`.
     """
+
+    name = "publisher"
+    vital = True
+    stop_s = GOODBYE_S + 0.1  # neither a dial in progress nor a disk that hangs is waited for
 
     def __init__(
         self,
@@ -122,7 +125,7 @@ class Publisher:
         self._protocols = ProtocolChoice(config.protocol)
         self._topics = Topics(config.topic_prefix, device_id)
         self._client_id = f"zsad-agent-{device_id}"
-        self._reconnect_min_s, self._reconnect_max_s = reconnect_min_s, reconnect_max_s
+        self._backoff = Backoff(reconnect_min_s, reconnect_max_s)
         self._ack_timeout_s = ack_timeout_s
         self._spool = spool
         self._outbox = Outbox(spool)
@@ -143,27 +146,19 @@ class Publisher:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
 
-    def __enter__(self) -> Self:
-        """Starts sending."""
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Waits for outstanding acknowledgements, publishes `offline`, disconnects: 0.6 s at most.
+    def stop(self, deadline_s: float) -> None:
+        """Waits for outstanding acknowledgements, publishes `offline`, disconnects: until then, 0.6 s at most.
 
         Unsent results stay in the spool. Call `flush` first to send them.
         """
         self._stopping.set()
         self._wake()
-        end_s = time.monotonic() + GOODBYE_S + 0.1  # does not wait for a connect in progress or a disk that hangs
-        self._thread.join(WAIT_S)
-        while self._thread.is_alive() and time.monotonic() < end_s and not self._spool.hangs:
-            self._thread.join(WAIT_S)
-        if not self._thread.is_alive():
-            self._wake_read.close()
-            self._wake_write.close()
+        end_s = min(deadline_s, time.monotonic() + self.stop_s)
+        while not self._wait(min(end_s, time.monotonic() + WAIT_S)):
+            if time.monotonic() >= end_s or self._spool.hangs:
+                return
+        self._wake_read.close()
+        self._wake_write.close()
 
     @property
     def state(self) -> BrokerState:
@@ -177,11 +172,6 @@ class Publisher:
     def fault(self) -> str | None:
         """Why results are not published or not durable; None when there is no fault."""
         return "; ".join(fault for fault in (self._health.fault, self._outbox.fault) if fault) or None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the sending thread runs, connected or not."""
-        return self._thread.is_alive()
 
     @property
     def stats(self) -> PublisherStats:
@@ -305,7 +295,6 @@ class Publisher:
 
     def _run(self) -> None:
         """The sending thread: one connection after the other until the stop."""
-        delay_s = self._reconnect_min_s
         while not self._stopping.is_set():
             started_s, acknowledged = time.monotonic(), self._tally.acknowledged
             try:
@@ -325,9 +314,8 @@ class Publisher:
             self._outbox.delete_acknowledged(everything=True)
             self._first_attempt_over.set()
             if self._tally.acknowledged > acknowledged and time.monotonic() - started_s > STEADY_AFTER_S:
-                delay_s = self._reconnect_min_s
-            self._pause(delay_s * random.uniform(0.8, 1.2))  # random: other agents lost the same broker
-            delay_s = min(2 * delay_s, self._reconnect_max_s)
+                self._backoff.reset()
+            self._pause(self._backoff.next_s())
         self._health.note(BrokerState.STOPPED)
 
     def _serve_one_connection(self) -> None:

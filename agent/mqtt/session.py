@@ -23,6 +23,7 @@ from zsad_agent.mqtt.live_messages import LivePictures, RetainedStatuses
 from zsad_agent.mqtt.size_limits import SizeLimits
 from zsad_agent.mqtt.subscriptions import Subscriptions
 from zsad_agent.spool import Outbox
+from zsad_agent.system import Backoff
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class _Refused:
     """A retained status that the broker refused."""
 
     payload: bytes
-    hold_s: float
+    backoff: Backoff
     due_s: float
 
 
@@ -114,11 +115,11 @@ class Session:
         self._refused: dict[str, _Refused] = {}  # retained statuses, by topic
         self._answered = False  # the broker has accepted a message over this connection
         self._held_until_s: float | None = None  # no results before this time, because the broker refuses them
-        self._hold_s = HOLD_MIN_S
+        self._backoff = Backoff(HOLD_MIN_S, HOLD_MAX_S)
         self._probing = False  # one result at a time, to check whether the broker accepts results again
         self._evidence: dict[int, int] = {}  # message id -> picture id of the picture in flight
         self._evidence_held_until_s = 0.0  # no picture before this time, because the broker refuses them
-        self._evidence_hold_s = HOLD_MIN_S
+        self._evidence_backoff = Backoff(HOLD_MIN_S, HOLD_MAX_S)
         self._sent_up_to = 0  # id of the latest live result that was sent
 
     def open(self, answer_timeout_s: float) -> None:
@@ -285,20 +286,20 @@ class Session:
             exchange.outbox.acknowledge(sent.entry_id)
             exchange.tally.acknowledged += 1
             if self._held_until_s is None:
-                self._probing, self._hold_s = False, HOLD_MIN_S
+                self._probing = False
+                self._backoff.reset()
                 exchange.health.complain(RESULTS, None)
         elif self._held_until_s is None:  # else it was in flight together with the first refused one
             exchange.health.complain(RESULTS, f"refuses results: {answer.refusal}")
-            self._held_until_s = time.monotonic() + self._hold_s
-            self._hold_s = min(2 * self._hold_s, HOLD_MAX_S)
+            self._held_until_s = time.monotonic() + self._backoff.next_s()
 
     def _note_status_answer(self, sent: _Sent, answer: Answer) -> None:
         self._exchange.health.complain(sent.topic, answer.refusal and f"refuses {sent.topic}: {answer.refusal}")
         before = self._refused.pop(sent.topic, None)
         if answer.refusal is not None:
-            hold_s = min(2 * before.hold_s, STATUS_HOLD_MAX_S) if before is not None else HOLD_MIN_S
+            backoff = before.backoff if before is not None else Backoff(HOLD_MIN_S, STATUS_HOLD_MAX_S)
             payload = sent.payload.encode() if isinstance(sent.payload, str) else sent.payload
-            self._refused[sent.topic] = _Refused(payload, hold_s, time.monotonic() + hold_s)
+            self._refused[sent.topic] = _Refused(payload, backoff, time.monotonic() + backoff.next_s())
 
     def _note_evidence_answer(self, picture_id: int, answer: Answer) -> None:
         """A refused picture is tried again after a while and delays the pictures after it."""
@@ -307,11 +308,10 @@ class Session:
         if answer.refusal is None:
             exchange.outbox.acknowledge_picture(picture_id)
             exchange.tally.evidence += 1
-            self._evidence_hold_s = HOLD_MIN_S
+            self._evidence_backoff.reset()
         else:
             exchange.outbox.return_picture(picture_id)
-            self._evidence_held_until_s = time.monotonic() + self._evidence_hold_s
-            self._evidence_hold_s = min(2 * self._evidence_hold_s, HOLD_MAX_S)
+            self._evidence_held_until_s = time.monotonic() + self._evidence_backoff.next_s()
 
     def _end_hold(self) -> None:
         """Allows one result when it is time and none is in flight, because that one would be sent twice."""

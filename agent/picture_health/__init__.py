@@ -1,6 +1,6 @@
 """Whether a live picture can be inspected: it must not be dark, bright, frozen, blurred, moved or of another scene.
 
-The model finds defects of parts. May import `config`.
+The model finds defects of parts. May import `config`, `system`.
 """
 
 import lazy_loader

@@ -1,6 +1,7 @@
 """The reference of a camera: what it sees when nothing is wrong, in a small file. Made once after mounting."""
 
 import errno
+import io
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from zsad_agent.picture_health.scene import (
     tile_stds,
     views,
 )
+from zsad_agent.system import write_whole
 from zsad_core.errors import ConfigError, SourceError
 
 FORMAT = 1
@@ -119,18 +121,17 @@ def save_reference(reference: Reference, path: Path) -> None:
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file", str(path))
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("wb") as file:
-        np.savez_compressed(
-            file,
-            format=np.int64(FORMAT),
-            frame_wh=np.array(reference.frame_wh, np.int64),
-            background=reference.background,
-            stable=reference.stable.astype(np.bool_),
-            energies=reference.energies,
-            whole_energy=np.float64(reference.whole_energy),
-        )
-    beside.replace(path)
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        format=np.int64(FORMAT),
+        frame_wh=np.array(reference.frame_wh, np.int64),
+        background=reference.background,
+        stable=reference.stable.astype(np.bool_),
+        energies=reference.energies,
+        whole_energy=np.float64(reference.whole_energy),
+    )
+    write_whole(path, content.getvalue())
 
 
 def load_reference(path: Path) -> Reference:

@@ -1,3 +1,7 @@
+from .atomic_file import sync_folder as sync_folder
+from .atomic_file import write_synced as write_synced
+from .atomic_file import write_whole as write_whole
+from .backoff import Backoff as Backoff
 from .crash_reports import CrashReports as CrashReports
 from .logs import configure_logging as configure_logging
 from .process import give_back_memory as give_back_memory
@@ -9,6 +13,10 @@ from .queues import FrameQueue as FrameQueue
 from .queues import LatestQueue as LatestQueue
 from .queues import QueueClosed as QueueClosed
 from .queues import RoundRobin as RoundRobin
+from .service import Service as Service
+from .service import ServiceGroup as ServiceGroup
 from .systemd import Notifier as Notifier
+from .text import one_line as one_line
 from .text import printable as printable
+from .text import shortened as shortened
 from .text import utc_text as utc_text

@@ -1,9 +1,10 @@
 """Hand-over between threads: newest wins for a live camera, back-pressure for everything else, and taking in turn."""
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -12,36 +13,19 @@ class QueueClosed(Exception):
     """Nothing more will come out: the other side closed, and what it had put in has been taken."""
 
 
-class FrameQueue(Protocol[T]):
-    """The way out of a slot and its end; the ways in differ."""
-
-    @property
-    def dropped(self) -> int: ...
-
-    @property
-    def waiting(self) -> int: ...
-
-    def put(self, item: T, *, keep: bool = False, timeout_s: float) -> bool: ...
-
-    def get(self, timeout_s: float) -> T | None: ...
-
-    def poll(self) -> T | None: ...
-
-    def close(self) -> None: ...
-
-
-class LatestQueue(Generic[T]):
-    """One place. A newer item replaces one that nobody took yet, which counts as dropped; `put` never waits.
-
-    An item put with `keep` is never replaced: a fault between two frames is told however busy the taker is.
-    """
+class FrameQueue(ABC, Generic[T]):
+    """First in, first out; the ways in differ."""
 
     def __init__(self, condition: threading.Condition | None = None) -> None:
-        """Takes the condition that it shares with other slots; None: one of its own."""
+        """Takes the condition that it shares with other queues; None: one of its own."""
         self._condition = condition or threading.Condition()
-        self._items: deque[tuple[T, bool]] = deque()  # and whether it is kept
+        self._items: deque[T] = deque()
         self._dropped = 0
         self._closed = False
+
+    @abstractmethod
+    def put(self, item: T, *, keep: bool = False, timeout_s: float) -> bool:
+        """Whether `item` was taken in."""
 
     @property
     def dropped(self) -> int:
@@ -54,23 +38,11 @@ class LatestQueue(Generic[T]):
         with self._condition:
             return len(self._items)
 
-    def put(self, item: T, *, keep: bool = False, timeout_s: float = 0.0) -> bool:
-        """True unless closed. `timeout_s` has no effect here."""
-        with self._condition:
-            if self._closed:
-                return False
-            if not keep and self._items and not self._items[-1][1]:
-                self._items.pop()
-                self._dropped += 1
-            self._items.append((item, keep))
-            self._condition.notify_all()
-            return True
-
     def get(self, timeout_s: float) -> T | None:
         """The next item, or None when none came in time.
 
         Raises:
-            SlotClosed: closed and empty.
+            QueueClosed: closed and empty.
         """
         with self._condition:
             if not self._items and not self._closed:
@@ -81,7 +53,8 @@ class LatestQueue(Generic[T]):
         """As `get`, without waiting."""
         with self._condition:
             if self._items:
-                return self._items.popleft()[0]
+                self._condition.notify_all()  # there is a place again
+                return self._items.popleft()
             if self._closed:
                 raise QueueClosed
             return None
@@ -93,27 +66,37 @@ class LatestQueue(Generic[T]):
             self._condition.notify_all()
 
 
-class BoundedQueue(Generic[T]):
-    """A few places, first in first out. `put` waits while all are taken; nothing is dropped."""
+class LatestQueue(FrameQueue[T]):
+    """One place. A newer item replaces one that nobody took yet, which counts as dropped; `put` never waits.
+
+    An item put with `keep` is never replaced: a fault between two frames is told however busy the taker is.
+    """
+
+    _newest_is_kept = False
+
+    def put(self, item: T, *, keep: bool = False, timeout_s: float = 0.0) -> bool:
+        """True unless closed. `timeout_s` has no effect here."""
+        with self._condition:
+            if self._closed:
+                return False
+            if not keep and self._items and not self._newest_is_kept:
+                self._items.pop()
+                self._dropped += 1
+            self._items.append(item)
+            self._newest_is_kept = keep
+            self._condition.notify_all()
+            return True
+
+
+class BoundedQueue(FrameQueue[T]):
+    """A few places. `put` waits while all are taken; nothing is dropped."""
 
     def __init__(self, places: int = 2, condition: threading.Condition | None = None) -> None:
-        """Takes the condition that it shares with other slots; None: one of its own."""
+        """Takes the condition that it shares with other queues; None: one of its own."""
         if places < 1:
             raise ValueError(f"a hand-over needs at least one place, got {places}")
-        self._condition = condition or threading.Condition()
-        self._items: deque[T] = deque()
+        super().__init__(condition)
         self._places = places
-        self._closed = False
-
-    @property
-    def dropped(self) -> int:
-        return 0
-
-    @property
-    def waiting(self) -> int:
-        """Items that nobody took yet."""
-        with self._condition:
-            return len(self._items)
 
     def put(self, item: T, *, keep: bool = False, timeout_s: float) -> bool:
         """True when `item` was taken in, False when no place came free in time or it is closed."""
@@ -125,34 +108,6 @@ class BoundedQueue(Generic[T]):
             self._items.append(item)
             self._condition.notify_all()
             return True
-
-    def get(self, timeout_s: float) -> T | None:
-        """The next item, or None when none came in time.
-
-        Raises:
-            SlotClosed: closed and empty.
-        """
-        with self._condition:
-            if not self._items and not self._closed:
-                self._condition.wait_for(lambda: self._closed or bool(self._items), timeout_s)
-            return self.poll()
-
-    def poll(self) -> T | None:
-        """As `get`, without waiting."""
-        with self._condition:
-            if self._items:
-                item = self._items.popleft()
-                self._condition.notify_all()
-                return item
-            if self._closed:
-                raise QueueClosed
-            return None
-
-    def close(self) -> None:
-        """Refuses what comes; what is inside can still be taken. A second time has no effect."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify_all()
 
 
 class RoundRobin(Generic[T]):
@@ -168,7 +123,7 @@ class RoundRobin(Generic[T]):
         """The next item and the number of its slot, or None when none came in time.
 
         Raises:
-            SlotClosed: all are closed and empty.
+            QueueClosed: all are closed and empty.
         """
         with self._condition:
             taken = self._poll()

@@ -13,3 +13,14 @@ def printable(text: str) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
+
+
+def one_line(text: str, most: int) -> str:
+    """UTF-8 without line breaks, at most `most` characters: for a message. Lines are joined by `; `."""
+    lines = [" ".join(line.split()) for line in text.encode("utf-8", "replace").decode().splitlines()]
+    return shortened("; ".join(line for line in lines if line), most)
+
+
+def shortened(text: str, most: int) -> str:
+    """At most `most` characters; an ellipsis stands for the rest."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

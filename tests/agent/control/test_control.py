@@ -75,9 +75,9 @@ def plant(tmp_path: Path) -> Plant:
 
 
 def test_every_setting_is_stated_at_start_and_listened_for(plant: Plant) -> None:
-    with plant.start() as controller:
+    with plant.start():
         assert [topic for topic, _ in plant.publisher.answers] == [f"{setting}/state" for setting in SETTINGS]
-        assert controller.topics() == list(plant.publisher.handlers) == [f"zsad/line3/{name}/set" for name in SETTINGS]
+        assert list(plant.publisher.handlers) == [f"zsad/line3/{name}/set" for name in SETTINGS]
         assert plant.publisher.state("cam1/threshold") == {
             "value": 0.5,
             "source": "config",
@@ -255,7 +255,7 @@ def test_bundle_that_fails_its_probation_is_said_with_the_command_s_id(plant: Pl
         assert (answer["value"], answer["source"], answer["error"]) == ("v2", "command", None)
         said = len(plant.publisher.answers)
         text = "v2 gave no answer to 3 of its first 3 frames: v1 inspects again"
-        plant.controls.outcome = Outcome(state=UpdateState.ROLLED_BACK, text=text, bundle_sha256="0")
+        plant.controls.outcome = Outcome(state=UpdateState.ROLLED_BACK, text=text)
         state = plant.publisher.wait_for("bundle", after=said)
         assert (state["value"], state["source"], state["error"], state["id"]) == ("v1", "config", text, "mine")
 

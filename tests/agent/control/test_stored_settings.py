@@ -109,7 +109,7 @@ def test_full_disk_is_a_fault_that_is_said_once_and_ends(tiny_disk: Path, caplog
         assert stored.save() and stored.fault is None
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     assert settings(tiny_disk).camera("cam0").threshold == 0.75
-    assert not list(tiny_disk.glob("*.partial"))
+    assert not list(tiny_disk.glob(".*.part"))
 
 
 def test_read_only_folder_is_a_fault(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_nothing_is_written_after_closing(tmp_path: Path) -> None:
 
 def test_closing_does_not_wait_for_a_write_that_hangs(tmp_path: Path) -> None:
     stored = settings(tmp_path)
-    os.mkfifo(tmp_path / "settings.json.partial")  # opening it to write hangs until somebody reads
+    os.mkfifo(tmp_path / ".settings.json.part")  # opening it to write hangs until somebody reads
     writer = threading.Thread(target=stored.save, daemon=True)
     writer.start()
     time.sleep(0.1)
@@ -139,7 +139,7 @@ def test_closing_does_not_wait_for_a_write_that_hangs(tmp_path: Path) -> None:
     stored.close()
     assert time.monotonic() - started_s < 1.0
     assert writer.is_alive()
-    reader = os.open(tmp_path / "settings.json.partial", os.O_RDONLY | os.O_NONBLOCK)
+    reader = os.open(tmp_path / ".settings.json.part", os.O_RDONLY | os.O_NONBLOCK)
     writer.join(5)
     os.close(reader)
     assert not writer.is_alive()

@@ -154,7 +154,7 @@ def test_stop_request_is_set_by_a_signal_and_restores_the_handlers() -> None:
 def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
     from zsad_agent.capture import CameraStatus
     from zsad_agent.daemon.supervision import supervise
-    from zsad_agent.system import Notifier
+    from zsad_agent.system import Notifier, ServiceGroup
 
     class StuckPipeline:
         inspected_frames = dropped = 0
@@ -169,10 +169,6 @@ def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
         def stuck(self, limit_s: float) -> str | None:
             return f"inference has not moved for {limit_s} s" if self.stuck_now else None
 
-    class HealthyPublisher:
-        alive = True
-        fault = None
-
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(5)
@@ -181,7 +177,7 @@ def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
         pipeline, stop = StuckPipeline(), threading.Event()
         status = CameraStatus("cam0", lambda camera, state: states.append(state))
         thread = threading.Thread(
-            target=supervise, args=(pipeline, HealthyPublisher(), notifier, [status]), kwargs={"ends": [stop]}
+            target=supervise, args=(pipeline, ServiceGroup(), notifier, [status]), kwargs={"ends": [stop]}
         )
         thread.start()
         while manager.recv(1000) != b"WATCHDOG=1":

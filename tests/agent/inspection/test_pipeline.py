@@ -334,7 +334,7 @@ def test_bad_picture_is_unknown_in_its_place_and_never_a_pass() -> None:
     line = FakeLine(FakeSource(BRIGHT, ImageError("b\udcff.jpg: damaged\nbadly"), BRIGHT))
     results = line.run()
     assert [result["verdict"] for result in results] == ["ok", "unknown", "ok"]
-    assert results[1]["reason"] == "b?.jpg: damaged badly"
+    assert results[1]["reason"] == "b?.jpg: damaged; badly"
     assert results[1]["anomaly_score"] is None
     assert results[1]["frame_wh"] is None
     jsonschema.validate(results[1], RESULT_SCHEMA)
