@@ -1,6 +1,7 @@
 """Many agents on one broker, which restarts once: nothing is lost, and how long a result takes is measured."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -45,6 +46,7 @@ def run_fleet(folder: Path, *, agents: int, seconds: int) -> FleetRun:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # it imports from tests/ too
             )
             for number in range(PROCESSES)
         ]

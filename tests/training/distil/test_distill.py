@@ -294,7 +294,7 @@ def test_the_students_record_names_its_teacher_and_what_that_learnt_from(data, t
         (("--teacher", "t", "--unlabelled", "u"), "unlabelled_fraction is 0.0 with 1 unlabelled folders"),
         (("--teacher", "t", "--unlabelled-fraction", "0.5"), "unlabelled_fraction is 0.5 with 0 unlabelled folders"),
         (("--teacher", "t", "--pool", "0"), "distillation.pool: got 0"),
-        (("--teacher", "t", "--set", "feature_cache=c"), "feature_cache: of zsad-train"),
+        (("--teacher", "t", "--set", "feature_cache=c"), "feature_cache: only zsad-train"),
         (("--teacher", "t", "--set", "distillation.maps.weight=-1"), "distillation.maps.weight: got -1"),
         (("--teacher", "t", "--set", "distillation.map.weight=1"), "distillation.map: unknown key"),
         (
