@@ -72,9 +72,7 @@ class HealthServer(Service):
         try:
             self._server = _Server((host, int(port)), self._answers, self._connection_s)
         except OSError as error:
-            logger.warning(
-                "no metrics at %s: %s. The agent runs without them.", self._listen, error.strerror
-            )
+            logger.warning("no metrics at %s: %s. The agent runs without them.", self._listen, error.strerror)
             return
         self._server.timeout = POLL_S
         self._thread = threading.Thread(target=self._serve, args=(self._server,), name="zsad-http", daemon=True)
