@@ -36,7 +36,7 @@ def scripted_result(device: str, seq: int) -> Result:
 
 
 def main(port: int, first: int, count: int, seconds: int, folder: Path) -> None:
-    logging.basicConfig(level=logging.ERROR)  # 200 times "lost" and "back" are told by none
+    logging.basicConfig(level=logging.ERROR)  # else 200 agents log "lost" and "back"
     names = [f"agent{number:03}" for number in range(first, first + count)]
     config = MqttConfig(broker=f"mqtt://127.0.0.1:{port}")
     with ExitStack() as stack:
