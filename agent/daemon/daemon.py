@@ -1,4 +1,4 @@
-"""The composition root: builds everything from the config, watches over it, and stops it in good order."""
+"""The composition root: builds everything from the config, supervises it and stops it in order."""
 
 import logging
 import os
@@ -38,23 +38,23 @@ from zsad_core.errors import ZsadError
 logger = logging.getLogger(__name__)
 
 CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
-CLOSE_CAPTURE_AT_LEAST_S = 0.2  # likewise, where the services used all of `STOP_S`
+CLOSE_CAPTURE_AT_LEAST_S = 0.2  # the same, if the services used all of `STOP_S`
 RETAINED_OF_CAMERA = ("status", *(f"{key}/state" for key in CAMERA_KEYS))
-ANSWER_S = 2.0  # for the answer to the command that asked for a start anew
-TRIAL_FRAMES = 4  # of each camera, that a new bundle is tried on
+ANSWER_S = 2.0  # for the answer to the command that asked for the restart
+TRIAL_FRAMES = 4  # frames of each camera for the trial of a new bundle
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What the agent is given by whoever starts it."""
+    """Options of one run that are not in the config."""
 
-    stop: threading.Event  # set by whoever wants an end; all accepted so far is then published or kept, within 2 s
+    stop: threading.Event  # set to end the run; accepted results are then published or stored within 2 s
     state_dir: Path = field(default_factory=default_state_dir)
-    reread: Callable[[], AgentConfig] | None = None  # the config as it is now, checked; None: there is no file
-    sinks: Sequence[Sink] = ()  # given every result beside the publisher
-    max_frames: int | None = None  # ends after so many pictures
+    reread: Callable[[], AgentConfig] | None = None  # reads and checks the config again; None: there is no file
+    sinks: Sequence[Sink] = ()  # get every result, in addition to the publisher
+    max_frames: int | None = None  # the run ends after this number of pictures
     crash_reports: CrashReports | None = None
-    exit_now: Callable[[int], None] = os._exit  # where a thread hangs in a driver and would not let the process end
+    exit_now: Callable[[int], None] = os._exit  # used if a thread hangs in a driver and blocks the end of the process
 
 
 def run_agent(config: AgentConfig, surroundings: RunOptions) -> int:
@@ -66,9 +66,9 @@ def run_agent(config: AgentConfig, surroundings: RunOptions) -> int:
     Raises:
         ZsadError: something named in the config cannot be used.
     """
-    cv2.setNumThreads(1)  # its threads would fight the model's for the cores
+    cv2.setNumThreads(1)  # its threads would compete with the model's for the cores
     notifier = Notifier(os.environ)
-    before: AgentConfig | None = None  # ran until the reload
+    before: AgentConfig | None = None  # the config until the reload
     fault: str | None = None
     known: set[str] = set()  # cameras of all starts
     while True:
@@ -94,14 +94,14 @@ def run_agent(config: AgentConfig, surroundings: RunOptions) -> int:
 def _run_once(
     config: AgentConfig, given: RunOptions, notifier: Notifier, restart: ReloadRequest, *, gone: Iterable[str]
 ) -> int:
-    """From the start to the end, or to a reload. `gone`: cameras that a config before had."""
+    """Runs until the end or a reload. `gone`: cameras of earlier configs."""
     sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
     views = [make_view(camera) for camera in config.every_camera]
     store = BundleStore(given.state_dir / "bundles", config.inference)
     with ExitStack() as stack:
         started = load_in_thread(store, config, given.stop, notifier.watchdog if restart.again else None)
         if started is None:
-            leave_at_once(0, given.exit_now)  # the compiler's threads would crash while the interpreter is taken apart
+            leave_at_once(0, given.exit_now)  # the compiler's threads would crash during interpreter shutdown
             return 0
         give_back_memory()
         spool = stack.enter_context(make_spool(config, given.state_dir))
@@ -109,7 +109,7 @@ def _run_once(
         stack.callback(lambda: services.stop(time.monotonic() + STOP_S))
         publisher = start_publisher(config, spool, services, given.stop)
         for suffix in (f"{name}/{topic}" for name in gone for topic in RETAINED_OF_CAMERA):
-            publisher.set_retained(suffix, b"")  # else the broker goes on saying that it is well
+            publisher.set_retained(suffix, b"")  # otherwise the broker keeps its old status
         agent = _assemble(config, given, started, publisher, sources, views, services)
         controller = None
         if config.control.enabled:
@@ -130,13 +130,13 @@ def _run_once(
         if not restart.event.is_set():
             notifier.stopping()
         elif controller is not None:
-            controller.wait_idle(ANSWER_S)  # the command that asks for the start is answered before it
+            controller.wait_idle(ANSWER_S)  # the reload command is answered before the restart
         ending = drain_and_flush(agent.pipeline, publisher, spool, ends)
         services.stop(stop_by_s if given.stop.is_set() else time.monotonic() + STOP_S)
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)
     code = 0 if agent.pipeline.failure is None and not ending.lost else 1
-    trying = controller is not None and controller.busy  # a bundle, in the compiler as at the start
+    trying = controller is not None and controller.busy  # a bundle is being compiled, as at the start
     left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if given.stop.is_set() else CLOSE_CAPTURE_S
     close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))
     if trying or not ending.drained or not in_time(agent.pipeline.wait_capture, close_s, ends):
@@ -167,7 +167,7 @@ def _assemble(
     views: Sequence[View],
     services: ServiceGroup,
 ) -> _Agent:
-    """The pipeline and what counts its results. Starts no thread of the pipeline's."""
+    """Builds the pipeline and its counters. Starts no thread of the pipeline."""
     capture_stop, slots_changed = threading.Event(), threading.Condition()
     models = ModelInUse(Model.of(started.bundle, started.detector))
     stations = make_stations(
@@ -225,7 +225,7 @@ def _make_controller(
     publisher: Publisher,
     restart: ReloadRequest,
 ) -> Controller:
-    """What lets commands in. Once started, those of earlier runs are in force."""
+    """The controller of commands. After its start the stored settings of earlier runs apply."""
     updater = BundleUpdater(
         store=store,
         bundle_dir=config.control.bundle_dir,

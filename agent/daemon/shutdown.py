@@ -1,4 +1,4 @@
-"""How a run ends: what was accepted is published or kept, within a bounded time, whatever hangs."""
+"""The end of a run: accepted results are published or stored within a limited time, even if a part hangs."""
 
 import contextlib
 import logging
@@ -17,17 +17,17 @@ from zsad_agent.spool import Spool
 
 logger = logging.getLogger(__name__)
 
-STOP_S = 1.6  # on a signal, for all services together; with what comes before and after it is less than 2
-DRAIN_S = 1.0  # on a signal: for the picture that the model is at
-DRAIN_HUNG_S = 0.1  # likewise, while the disk hangs: no result can leave
+STOP_S = 1.6  # after a signal, for all services together; the whole stop takes less than 2 s
+DRAIN_S = 1.0  # after a signal: for the picture in the model
+DRAIN_HUNG_S = 0.1  # the same while the disk hangs: no result can be stored
 FLUSH_ON_SIGNAL_S = 0.4
-FLUSH_PATIENCE_S = 5.0  # at the end of a source: without a result leaving, so that an absent broker holds nobody up
-FLUSH_AT_END_S = 60.0  # in all
-RELOAD_PATIENCE_S = 20.0  # for either before a reload, which nobody waits for: opening a camera takes 15 s at most
+FLUSH_PATIENCE_S = 5.0  # at the end of a source: longest time without a sent result; an absent broker delays no exit
+FLUSH_AT_END_S = 60.0  # longest time in total
+RELOAD_PATIENCE_S = 20.0  # for both before a reload, which is not urgent: opening a camera takes 15 s at most
 
 
 class StopRequest:
-    """SIGTERM and SIGINT, turned into an event. Entered in the main thread."""
+    """Turns SIGTERM and SIGINT into an event. Enter it in the main thread."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
@@ -49,20 +49,20 @@ class StopRequest:
 def leave_at_once(code: int, exit_now: Callable[[int], None]) -> None:
     """Ends the process without waiting for its threads."""
     logging.shutdown()
-    with contextlib.suppress(OSError):  # nobody reads
+    with contextlib.suppress(OSError):  # stdout is closed
         sys.stdout.flush()
     exit_now(code)
 
 
 class ShutdownOutcome(NamedTuple):
     drained: bool  # False: a thread hangs
-    lost: int  # results that neither the broker nor the disk has
+    lost: int  # results that neither the broker nor the disk has stored
 
 
 def drain_and_flush(
     pipeline: Pipeline, publisher: Publisher, spool: Spool, ends: Sequence[threading.Event]
 ) -> ShutdownOutcome:
-    """Lets what was inspected reach the spool, then the broker, for a bounded time."""
+    """Gives inspected pictures a limited time to reach the spool, then the broker."""
     pipeline.stop()
     drained = in_time(pipeline.wait, DRAIN_HUNG_S if publisher.disk_hangs else DRAIN_S, ends)
     if not drained:
@@ -82,7 +82,7 @@ def drain_and_flush(
 
 
 def in_time(done: Callable[[float], bool], limit_s: float, ends: Sequence[threading.Event]) -> bool:
-    """Whether it was done within `limit_s`; before a reload within `RELOAD_PATIENCE_S`, unless a stop is asked for."""
+    """True if `done` succeeded within `limit_s`; before a reload within `RELOAD_PATIENCE_S`, unless stopped."""
     stop, reload = ends
     end_s = time.monotonic() + RELOAD_PATIENCE_S
     over = done(limit_s)
@@ -92,7 +92,7 @@ def in_time(done: Callable[[float], bool], limit_s: float, ends: Sequence[thread
 
 
 def _flush_at_end(publisher: Publisher, stop: threading.Event) -> int:
-    """Waits for the broker while results still leave. How many did not."""
+    """Waits for the broker while results are still being sent. Returns the number of unsent results."""
     started_s = progress_s = time.monotonic()
     unsent = publisher.flush(SUPERVISE_S)
     while unsent and not stop.is_set():

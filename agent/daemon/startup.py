@@ -1,4 +1,4 @@
-"""The slow and shared parts that a run opens before its cameras: the model, the spool, the connection to the broker."""
+"""Opens the slow, shared parts before the cameras: the model, the spool, the connection to the broker."""
 
 import logging
 import threading
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_spool(config: AgentConfig, state_dir: Path) -> Spool:
-    """The results that wait for the broker. Opens no file."""
+    """The path of the spool, where results wait for the broker. Opens no file."""
     limits = config.spool
     return Spool(
         limits.path or state_dir / "spool.sqlite3",
@@ -34,7 +34,7 @@ def make_spool(config: AgentConfig, state_dir: Path) -> Spool:
 
 
 def start_publisher(config: AgentConfig, spool: Spool, services: ServiceGroup, stop: threading.Event) -> Publisher:
-    """A publisher that sends. Waits for the outcome of the first attempt to connect, or `stop`."""
+    """A publisher that has started. Waits for the first attempt to connect, or for `stop`."""
     mqtt = config.mqtt
     if mqtt.broker == EMBEDDED_BROKER:
         mqtt = services.start(EmbeddedBroker()).reached_by(mqtt)
@@ -44,7 +44,7 @@ def start_publisher(config: AgentConfig, spool: Spool, services: ServiceGroup, s
 
 
 def compile_bundle(bundle: Bundle, config: AgentConfig) -> Detector:
-    """The bundle on the config's device, if it can serve every camera."""
+    """The bundle, compiled for the config's device, after checking that it can serve every camera."""
     check_products(config, bundle)
     detector = Detector(bundle, config.inference)
     warn_of_slowness(detector.trial_s)
@@ -52,7 +52,7 @@ def compile_bundle(bundle: Bundle, config: AgentConfig) -> Detector:
 
 
 def warn_of_slowness(trial_s: float) -> None:
-    """Names a model that a watchdog will take for one that hangs.
+    """Warns about a model that is so slow that the watchdog would restart the agent.
 
     Args:
         trial_s: seconds for one picture.
@@ -68,7 +68,7 @@ def warn_of_slowness(trial_s: float) -> None:
 def load_in_thread(
     store: BundleStore, config: AgentConfig, stop: threading.Event, alive: Callable[[], None] | None
 ) -> Started[Detector] | None:
-    """Compiles in a thread, since compiling cannot be interrupted and a signal must be heeded. None when stopped.
+    """Compiles in a thread, because compiling cannot be interrupted by a signal. Returns None if stopped.
 
     Args:
         alive: feeds a watchdog that runs already, for as long as a first start may take; None: none runs yet.
@@ -79,7 +79,7 @@ def load_in_thread(
     def load() -> None:
         try:
             outcome.append(store.start(lambda bundle: compile_bundle(bundle, config)))
-        except Exception as error:  # told by the main thread
+        except Exception as error:  # the main thread raises it
             outcome.append(error)
 
     thread = threading.Thread(target=load, name="load", daemon=True)

@@ -1,4 +1,4 @@
-"""The watch over what runs: signs of life for systemd, and what is said of the whole."""
+"""Supervision of the running services: the watchdog of systemd and the status of the agent."""
 
 import logging
 import threading
@@ -11,13 +11,13 @@ from zsad_agent.system import Notifier, ServiceGroup
 
 logger = logging.getLogger(__name__)
 
-SUPERVISE_S = 0.2  # between two looks at the pipeline
-STATUS_EVERY_S = 5.0  # for the counts; a change is said at once
+SUPERVISE_S = 0.2  # between two checks of the pipeline
+STATUS_EVERY_S = 5.0  # for the counts; a change is reported at once
 STUCK_AFTER_S = 15.0  # without systemd's watchdog; with it, half of its interval
 
 
 def find_stuck(pipeline: Pipeline, services: ServiceGroup, watchdog_s: float | None) -> str | None:
-    """Which part does not move on, so that results may be lost; None when all do."""
+    """The part that hangs or has died, so that results may be lost; None if there is none."""
     limit_s = watchdog_s / 2 if watchdog_s is not None else STUCK_AFTER_S
     return pipeline.stuck(limit_s) or next(iter(services.dead(vital=True)), None)
 
@@ -32,7 +32,7 @@ def supervise(
     notes: Sequence[str] = (),
     tend: Callable[[], None] = lambda: None,
 ) -> None:
-    """Until the pipeline is done or one of `ends` is set. Feeds the watchdog while inference and publishing move on.
+    """Runs until the pipeline is done or one of `ends` is set. Feeds the watchdog while inference and publishing work.
 
     A camera or broker that is away does not stop the signs of life: a restart would not bring it back. A service whose
     thread has died is logged once and stays in the status text.
@@ -69,7 +69,7 @@ def supervise(
 
 
 def condition(statuses: Sequence[CameraStatus]) -> str:
-    """One line: `ok`, or what is wrong; with several cameras each is named."""
+    """One line: `ok` or the fault; with several cameras each one is named."""
     if len(statuses) == 1:
         return statuses[0].text
     if all(status.text == "ok" for status in statuses):

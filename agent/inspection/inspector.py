@@ -1,4 +1,4 @@
-"""What is said of one captured picture: the model's answer, then verdict, regions, message and heatmap."""
+"""From one captured picture to its result: prediction, verdict, regions and heatmap."""
 
 import logging
 import time
@@ -26,15 +26,15 @@ MAX_REASON_CHARACTERS = 500
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """What every result of this process says of its origin."""
+    """The origin that every result of this process names."""
 
     device_id: str
-    boot: str  # another for every start, so that ids never come twice
+    boot: str  # different for every start, so that ids are unique
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspected:
-    """A captured picture and the model's answer, or the reason why there is none."""
+    """A captured picture with its prediction, or with the reason why there is none."""
 
     captured: Captured
     model: Model
@@ -46,7 +46,7 @@ class Inspected:
 
 
 class Inspector:
-    """The two halves of the work on one camera's pictures: `look` in the inference thread, `conclude` in the next.
+    """Inspects one camera's pictures: `predict` in the inference thread, `decide` in the publishing thread.
 
     `threshold` and `product` may be set by any thread and take effect at the next picture.
     """
@@ -66,7 +66,7 @@ class Inspector:
         unknown_pace: UnknownPace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes what belongs to one camera; a threshold or region level of None is the bundle's.
+        """Takes the parts of one camera. Without a threshold or region level the bundle's is used.
 
         `unknown_pace` is of a camera that runs freely; None: every picture is a result.
         """
@@ -83,7 +83,7 @@ class Inspector:
         self._clock = clock
 
     def predict(self, captured: Captured) -> Inspected:
-        """Runs the model. What the model or device refuses is a reason, not an error."""
+        """Runs the model. A refusal by the model or device becomes a reason, not an error."""
         model, product, threshold = self._models.current, self.product, self.threshold
         prediction: Prediction | None = None
         inference_ms = None
@@ -111,7 +111,7 @@ class Inspector:
             with self._models.model_lock:
                 prediction = model.predictor.predict(picture, product)
             prediction = self._view.correct(prediction, frame.frame_wh, model.score_rule)
-        except ImageError as error:  # this picture's fault
+        except ImageError as error:  # the picture is at fault
             return None, str(error)
         except ZsadError as error:
             self._status.fault(INFERENCE, str(error))
@@ -122,7 +122,7 @@ class Inspector:
         return prediction, None
 
     def decide(self, inspected: Inspected) -> tuple[Result, bytes | None] | None:
-        """The result, and the heatmap as a JPEG where there is one. In the order of capture: it debounces.
+        """The result, and the heatmap as a JPEG if there is one. Call it in the order of capture, because it debounces.
 
         None for a picture of a camera that runs freely, where the model gives no score and that was reported already.
         """
@@ -182,6 +182,6 @@ class Inspector:
             return None
         try:
             return render_heatmap(frame.image_bgr, prediction.anomaly_map, self._heatmap, rectangle)
-        except cv2.error as error:  # the verdict is said all the same
+        except cv2.error as error:  # the verdict is published without it
             logger.warning("frame %d: no heatmap: %s", frame.seq, error.err or error.code)
             return None

@@ -1,4 +1,4 @@
-"""Capture (a thread a camera) -> inference -> publishing, so that the model waits for neither picture nor disk."""
+"""Threads of one run: a capture thread per camera, inference, publishing. The model never waits for a disk."""
 
 import logging
 import threading
@@ -17,36 +17,36 @@ from zsad_core.types import Frame
 
 logger = logging.getLogger(__name__)
 
-WAIT_S = 0.25  # longest wait of a stage before it gives a sign of life again
+WAIT_S = 0.25  # longest wait of a stage between two signs of life
 CONCLUSION_PLACES = 4  # inspected pictures that may wait for the disk
-MOST_AT_ONCE = CONCLUSION_PLACES + 1  # results that one wait for the disk makes durable
+MOST_AT_ONCE = CONCLUSION_PLACES + 1  # results that are stored with one disk commit
 SHARED = ("inference", "publishing")  # the threads that serve every line
 
 
 class Sink(Protocol):
-    """Takes every result; `zsad_agent.mqtt.Publisher` is one. Durable when it returns."""
+    """Takes every result, for example `zsad_agent.mqtt.Publisher`. The result is durable when it returns."""
 
     def accept(self, result: Result, heatmap: bytes | None) -> None: ...
 
 
 @runtime_checkable
 class BatchSink(Sink, Protocol):
-    """A sink that takes several results for the price of one, because it waits for the disk."""
+    """A sink that stores several results with one disk commit."""
 
     def accept_all(
         self,
         results: Sequence[tuple[Result, bytes | None]],
         on_durable: Sequence[Callable[[], None] | None],
     ) -> None:
-        """`on_durable` of a result is called, from any thread, once a killed process would not lose it any more."""
+        """Calls `on_durable` of a result, from any thread, when the result would survive a kill of the process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Station:
-    """One camera: what takes its pictures, and what judges them."""
+    """One camera: its capture, its queue, its inspector and its status."""
 
     capture: Capture
-    slot: FrameQueue[Captured]  # made with the condition that all slots of the pipeline share
+    slot: FrameQueue[Captured]  # shares its condition with the other slots of the pipeline
     inspector: Inspector
     status: CameraStatus
 
@@ -56,18 +56,18 @@ class Station:
 
     @property
     def dropped(self) -> int:
-        """Frames of a live source that a newer one replaced before the model was free."""
+        """Number of frames of a live source that a newer frame replaced before the model was free."""
         return self.slot.dropped + self.capture.skipped
 
 
 class Evidence(Protocol):
-    """Keeps what people want to look at later; `EvidenceStore` is one. Never waits for the disk."""
+    """Stores pictures for people, for example `EvidenceStore`. Never waits for the disk."""
 
     def keep(self, result: Result, image_bgr: np.ndarray | None, heatmap: bytes | None) -> None: ...
 
 
 class Pipeline(Service):
-    """Owns a capture thread for each line, and the two that all lines share. Started once, stopped once."""
+    """Owns one capture thread per station and the two shared threads. Started once, stopped once."""
 
     name = "pipeline"
     vital = True
@@ -113,7 +113,7 @@ class Pipeline(Service):
         self._on_crash = on_crash
         self._max_frames = max_frames
         self._clock = clock
-        self._halt = threading.Event()  # no further picture goes to the model, though one may wait
+        self._halt = threading.Event()  # no further picture goes to the model, even if one waits
         self._inspected: BoundedQueue[tuple[Station, Inspected]] = BoundedQueue(CONCLUSION_PLACES)
         self._signs_s: dict[str, float] = {}
         bodies = {f"capture-{station.name}": station.capture.run for station in stations}
@@ -122,7 +122,7 @@ class Pipeline(Service):
             name: threading.Thread(target=self._guarded, args=(name, body), name=name, daemon=True)
             for name, body in bodies.items()
         }
-        self.crash: str | None = None  # why a thread ended that should not have
+        self.crash: str | None = None  # why a thread ended unexpectedly
         self.inspected_frames = 0
 
     @property
@@ -131,7 +131,7 @@ class Pipeline(Service):
 
     @property
     def failure(self) -> str | None:
-        """Why the run is not a success, if so."""
+        """The reason why the run failed; None if it did not."""
         return self.crash or next(
             (station.capture.failure for station in self._stations if station.capture.failure), None
         )
@@ -157,18 +157,18 @@ class Pipeline(Service):
 
     @property
     def alive(self) -> bool:
-        """False once a thread has ended that should not have."""
+        """False after a thread has ended unexpectedly."""
         return self.crash is None
 
     def wait(self, timeout_s: float) -> bool:
-        """True once all that was inspected is with the sinks. A capture that hangs in a driver is not waited for."""
+        """True when the sinks have every inspected picture. Does not wait for a capture that hangs in a driver."""
         deadline_s = self._clock() + timeout_s
         for name in SHARED:
             self._threads[name].join(max(0.0, deadline_s - self._clock()))
         return not any(self._threads[name].is_alive() for name in SHARED)
 
     def wait_capture(self, timeout_s: float) -> bool:
-        """True once every source is closed. To be called when no more results will become safe."""
+        """True when every source is closed. Call it when no more results will become durable."""
         deadline_s = self._clock() + timeout_s
         for station in self._stations:
             station.capture.expect_no_results()
@@ -178,7 +178,7 @@ class Pipeline(Service):
         return not any(thread.is_alive() for thread in captures)
 
     def stuck(self, limit_s: float) -> str | None:
-        """What has given no sign of life for `limit_s`: a model or a disk that hangs. None when all goes on.
+        """The thread without a sign of life for `limit_s` (a hung model or disk), in words; None if there is none.
 
         Waiting for pictures is a sign of life: a missing camera is no reason to restart.
         """
@@ -191,7 +191,7 @@ class Pipeline(Service):
     def _guarded(self, name: str, body: Callable[[], None]) -> None:
         try:
             body()
-        except Exception as error:  # the last place that can tell: the process stops and says why
+        except Exception as error:  # the last place that can report it: the process stops and says why
             self.crash = self.crash or f"{name} stopped: {type(error).__name__}: {error}"
             logger.debug("%s stopped", name, exc_info=True)
             if self._on_crash is not None:
@@ -237,7 +237,7 @@ class Pipeline(Service):
             self._inspected.close()
 
     def _conclude_with_waiting(self, first: tuple[Station, Inspected]) -> None:
-        """Concludes it and what waits behind it. A slow disk is so waited for once, and holds up no inspection."""
+        """Decides this picture and those that wait behind it, so that a slow disk is waited for only once."""
         captured: list[Captured] = []
         results: list[tuple[Result, bytes | None]] = []
         concluded: tuple[Station, Inspected] | None = first
@@ -258,11 +258,11 @@ class Pipeline(Service):
     def _poll_inspected(self) -> tuple[Station, Inspected] | None:
         try:
             return self._inspected.poll()
-        except QueueClosed:  # told again to who asks next
+        except QueueClosed:  # the next call reports it again
             return None
 
     def _hand_over(self, captured: Sequence[Captured], results: Sequence[tuple[Result, bytes | None]]) -> None:
-        """A picture whose result is lost is never told that it is done: its file stays, and is inspected again."""
+        """The file of a picture whose result is lost stays in its folder and is inspected again."""
         if self._keeper is not None:
             self._keeper.accept_all(results, [item.done for item in captured])
         for sink in self._sinks:

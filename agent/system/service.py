@@ -1,4 +1,4 @@
-"""What runs on threads of its own: started, watched over and stopped the same way, whatever it does."""
+"""One interface for everything that owns a thread: start, stop, alive, fault."""
 
 import logging
 import threading
@@ -11,34 +11,34 @@ logger = logging.getLogger(__name__)
 
 
 class Service(Protocol):
-    """A context manager, too: starts on entry, and stops within `stop_s` on leaving."""
+    """Something that owns a thread. As a context manager it starts on entry and stops within `stop_s` on exit."""
 
-    name: ClassVar[str]  # for messages
-    vital: ClassVar[bool] = False  # results may be lost when its thread has died, so the watchdog is not fed
+    name: ClassVar[str]  # used in messages
+    vital: ClassVar[bool] = False  # results may be lost after its thread has died, so the watchdog is then not fed
     stop_s: ClassVar[float]
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Starts the threads. Once."""
+        """Starts the threads. Call it once."""
         if self._thread is not None:
             self._thread.start()
 
     @abstractmethod
     def stop(self, deadline_s: float) -> None:
-        """Ends the threads. One that hangs is left behind at `deadline_s` (monotonic). Safe to call twice."""
+        """Ends the threads until `deadline_s` (monotonic seconds), whatever hangs. Safe to call twice."""
 
     @property
     def alive(self) -> bool:
-        """Whether every thread that should run does. Asked between start and stop."""
+        """Whether every thread runs that should run. Valid between start and stop."""
         return self._thread is not None and self._thread.is_alive()
 
     @property
     def fault(self) -> str | None:
-        """What keeps a living service from its work, in words; None when all is well."""
+        """The fault of a service that is alive, in words; None if there is none."""
         return None
 
     def _wait(self, deadline_s: float) -> bool:
-        """Whether the thread has ended by then."""
+        """Whether the thread ended before the deadline."""
         if self._thread is not None:
             self._thread.join(max(0.0, deadline_s - time.monotonic()))
         return self._thread is None or not self._thread.is_alive()
@@ -63,24 +63,24 @@ class ServiceGroup:
         self._running: list[Service] = []
 
     def start(self, service: S) -> S:
-        """Starts it after the others, and so stops it before them."""
+        """Starts a service after the others and stops it before them."""
         service.start()
         self._running.append(service)
         return service
 
     def stop(self, deadline_s: float) -> None:
-        """Stops all until `deadline_s` (monotonic), the newest first. One that hangs takes no more than its share."""
+        """Stops all until `deadline_s` (monotonic seconds), the newest first. Each has a share of the time."""
         while self._running:
             now_s = time.monotonic()
             share_s = max(0.0, deadline_s - now_s) / len(self._running)
             service = self._running.pop()
             try:
                 service.stop(now_s + share_s)
-            except Exception:  # the others are stopped all the same
+            except Exception:  # the other services are stopped too
                 logger.exception("%s: cannot be stopped", service.name)
 
     def dead(self, *, vital: bool = False) -> list[str]:
-        """Those whose thread has ended, in words. `vital`: only those without which results may be lost."""
+        """The services whose thread has died, in words. `vital`: only those that results depend on."""
         return [
             f"{service.name}: its thread has died"
             for service in list(self._running)
@@ -89,5 +89,5 @@ class ServiceGroup:
 
     @property
     def faults(self) -> list[str]:
-        """What each service states, then those that have died."""
+        """The faults of the services, then the dead services."""
         return [*(service.fault for service in list(self._running) if service.fault), *self.dead()]
