@@ -1,4 +1,4 @@
-"""What each command does: to the running agent, and to the settings that outlive it."""
+"""What each command does to the running agent and to the stored settings."""
 
 import logging
 import time
@@ -19,7 +19,7 @@ from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
 
-CONFIG, COMMAND = "config", "command"  # where a value in force comes from
+CONFIG, COMMAND = "config", "command"  # origin of the current value
 
 
 class Controls(Protocol):
@@ -33,11 +33,11 @@ class Controls(Protocol):
 
     @property
     def bundle(self) -> str:
-        """Of the bundle in force, for people: name, version."""
+        """Name and version of the current bundle, for people."""
 
     @property
     def bundle_commanded(self) -> bool:
-        """Whether it is another than the config's."""
+        """Whether the current bundle differs from the config's."""
 
     def threshold(self, camera: str) -> float: ...
 
@@ -55,10 +55,10 @@ class Controls(Protocol):
         """The newest frame, uint8 BGR [H, W, 3]; None before the first."""
 
     def switch_bundle(self, name: str | None) -> str:
-        """Blocks until the bundle `name` of `control.bundle_dir` is in force, for later starts too, or refused."""
+        """Blocks until the bundle `name` of `control.bundle_dir` is in use, also for later starts, or refused."""
 
     def settle_bundle(self) -> Outcome | None:
-        """What the probation of a new bundle came to, once. Called every second in the thread of `switch_bundle`."""
+        """The outcome of a new bundle's probation, once. Called every second in the thread of `switch_bundle`."""
 
     def reload(self) -> None:
         """Reads the config file again and asks for a restart with it; returns before that.
@@ -74,7 +74,7 @@ class PicturePublisher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a command topic is about."""
+    """The camera or device and the key that a command topic addresses."""
 
     camera: str | None  # None: the device
     key: Key
@@ -87,7 +87,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """A setting of a camera: how it is read, and changed. `change` takes what `KINDS` lets through."""
+    """A setting of a camera: how it is read and changed. `change` takes a value that `KINDS` accepts."""
 
     read: Callable[[str], Value]
     change: Callable[[str, Any], object]
@@ -110,7 +110,7 @@ class Actions:
         self._config = config
         self._stored = stored
         self._clock = clock
-        self._commanded: set[Target] = set()  # whose stored value is in force
+        self._commanded: set[Target] = set()  # targets whose stored value is in use
         self._done_at: dict[Target, str] = {Target(None, Key.RELOAD): self._now()}
         self._settings = {
             Key.THRESHOLD: _Setting(controls.threshold, controls.set_threshold),
@@ -129,7 +129,7 @@ class Actions:
         return of_cameras + [Target(None, key) for key in DEVICE_KEYS]
 
     def present(self, target: Target) -> tuple[Value, str]:
-        """What is in force, and where it comes from. Of what has no value: UTC at which it was last done."""
+        """The current value and its origin. For a key without a value: UTC of the last time it was done."""
         if target.key is Key.BUNDLE:
             return self._controls.bundle, COMMAND if self._controls.bundle_commanded else CONFIG
         setting = self._settings.get(target.key)
@@ -137,7 +137,7 @@ class Actions:
         return value, COMMAND if target in self._commanded else CONFIG
 
     def perform(self, target: Target, value: Value) -> bool:
-        """Obeys. Returns whether there is a setting to be saved.
+        """Carries out the command. Returns whether a setting must be saved.
 
         Raises:
             ZsadError: refused; all is as it was.
@@ -150,10 +150,10 @@ class Actions:
         return True
 
     def restore_cameras(self, keys: tuple[Key, ...] = CAMERA_KEYS) -> Iterator[tuple[Target, str]]:
-        """Puts the stored settings of the cameras in force. Yields those that are refused, and why."""
+        """Applies the stored settings of the cameras. Yields those that are refused, with the reason."""
         for target in self.targets:
             if target.camera is not None and target.key in keys:
-                value = getattr(self._stored.camera(target.camera), target.key, None)  # None too for a snapshot
+                value = getattr(self._stored.camera(target.camera), target.key, None)  # also None for a snapshot
                 if value is not None:
                     yield from self._restore(target, value)
 
@@ -165,7 +165,7 @@ class Actions:
         self._commanded.discard(target)
         try:
             self._set(target, value)
-        except Exception as error:  # whatever it is: the agent starts
+        except Exception as error:  # any error: the agent still starts
             if not isinstance(error, ZsadError):
                 logger.exception("%s: the stored value could not be restored", target.suffix)
             try:

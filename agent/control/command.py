@@ -1,4 +1,4 @@
-"""One command that came in over MQTT: parsed, and judged by its time and its id. No clock, no thread, no file.
+"""One command from MQTT: parsing, and checks of its time and id. No clock, no thread, no file.
 
     {"value": 0.4, "id": "5f2c…", "sent_at": "2026-11-22T10:28:03Z"}
 
@@ -22,7 +22,7 @@ from zsad_core.errors import ZsadError
 MAX_PAYLOAD_BYTES = 4096
 MAX_ID_CHARACTERS = 64
 MAX_NAME_CHARACTERS = 200
-MAX_SHOWN_CHARACTERS = 200  # of a payload, in an answer or a log line
+MAX_SHOWN_CHARACTERS = 200  # part of a payload that is shown in an answer or a log line
 MAX_SEEN_IDS = 2000
 _FIELDS = frozenset({"value", "id", "sent_at"})
 _SWITCH = {"on": True, "true": True, "off": False, "false": False}
@@ -32,7 +32,7 @@ Value = float | str | bool | None
 
 
 class Key(StrEnum):
-    """What can be commanded; the topic is `…/<key>/set`."""
+    """The keys of commands; the topic is `…/<key>/set`."""
 
     THRESHOLD = "threshold"
     PRODUCT = "product"
@@ -52,13 +52,13 @@ class CommandError(ZsadError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    value: Value  # None: back to the config's
-    id: str | None  # None of a bare value; likewise `sent_at_s`
+    value: Value  # None: use the config's value again
+    id: str | None  # None for a bare value, like `sent_at_s`
     sent_at_s: float | None  # seconds since the epoch by the sender's clock
 
 
 class SeenIds:
-    """The ids of commands that were taken, so that none is obeyed twice.
+    """The ids of accepted commands, so that none is carried out twice.
 
     An id may be forgotten, for its age or for want of room; every command that is not younger than the youngest
     forgotten one is then refused, so that a replay stays one whatever the clock was set to meanwhile.
@@ -69,7 +69,7 @@ class SeenIds:
         self.forgotten_up_to_s = forgotten_up_to_s
 
     def add(self, command_id: str, sent_at_s: float, *, now_s: float, keep_s: float) -> None:
-        """Remembers one, and forgets those that are older than `keep_s` and the oldest above `MAX_SEEN_IDS`."""
+        """Stores one id. Deletes ids older than `keep_s`, and the oldest above `MAX_SEEN_IDS`."""
         self.sent_at_s[command_id] = sent_at_s
         by_age = sorted(self.sent_at_s.items(), key=lambda entry: entry[1])
         excess = len(by_age) - MAX_SEEN_IDS
@@ -81,7 +81,7 @@ class SeenIds:
 
 
 def parse_command(payload: bytes, key: Key, *, plain: bool) -> Command:
-    """What `payload` commands.
+    """The command in `payload`.
 
     Args:
         payload: as it arrived.
@@ -97,7 +97,7 @@ def parse_command(payload: bytes, key: Key, *, plain: bool) -> Command:
         text = payload.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise CommandError(f"not UTF-8: {shown(payload)}") from error
-    if not text:  # is also what arrives when somebody clears a retained message
+    if not text:  # also arrives when somebody clears a retained message
         raise CommandError("an empty message commands nothing. To go back to the config's value, send null as value")
     if plain and not text.startswith("{"):
         return Command(value=_checked(KINDS[key].bare(text), key), id=None, sent_at_s=None)
@@ -122,7 +122,7 @@ def _parse_object(text: str, key: Key) -> Command:
 
 
 def check_fresh(command: Command, *, now_s: float, max_age_s: float, seen: SeenIds) -> None:
-    """Refuses what is not of now, and what came before. A bare value has neither time nor id and passes.
+    """Refuses old, future and repeated commands. A bare value has neither time nor id and is accepted.
 
     Args:
         command: parsed.
@@ -243,9 +243,9 @@ def _bare_press(text: str) -> Any:
 class Kind:
     """What a command takes."""
 
-    of_camera: bool  # its topic lies below a camera's; False: below the device's
+    of_camera: bool  # its topic is below a camera's; False: below the device's
     has_value: bool
-    value: TypeAdapter[Any]  # null, for the config's value, is taken too
+    value: TypeAdapter[Any]  # null is accepted too: the config's value
     expected: str  # the same in words
     bare: Callable[[str], Any]  # the value of a message that is nothing but a value
 

@@ -1,4 +1,4 @@
-"""Commands over MQTT: taken in by the sending thread, obeyed by a thread of their own, each answered on its topic."""
+"""Commands over MQTT: the sending thread queues them, a thread of their own carries them out and answers each."""
 
 import functools
 import logging
@@ -21,10 +21,10 @@ from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
 
-MAX_A_SECOND = 20  # commands; more are refused unread
-MAX_WAITING = 64  # commands behind one that takes long, as a bundle switch does
-LOOK_EVERY_S = 1.0  # at what a bundle's probation has come to
-SAY_EVERY_S = 1.0  # of what is refused unread, so that a flood of commands makes no flood of answers
+MAX_A_SECOND = 20  # more commands are refused without reading them
+MAX_WAITING = 64  # commands that wait for a slow one, such as a bundle switch
+LOOK_EVERY_S = 1.0  # interval between two checks of a bundle's probation
+SAY_EVERY_S = 1.0  # limits the answers to commands that were refused without reading
 MAX_ERROR_CHARACTERS = 4000  # a config file may have many faults
 
 
@@ -37,7 +37,7 @@ class ControlPublisher(PicturePublisher, Protocol):
 
 @dataclass(slots=True)
 class _State:
-    """What `…/state` says."""
+    """The content of `…/state`."""
 
     value: Value = None
     source: str = CONFIG
@@ -46,7 +46,7 @@ class _State:
 
 
 class Controller(Service):
-    """To be started before the cameras start, so that the first part meets the stored settings.
+    """Start it before the cameras, so that the stored settings apply to the first part.
 
     At the stop a bundle switch in progress is not waited for, and what it ends with is not said; the settings are
     closed.
@@ -88,22 +88,22 @@ class Controller(Service):
         self._answering = threading.Lock()  # guards the states
         self._changed = threading.Condition()  # guards what follows
         self._waiting: deque[tuple[Target, bytes, float]] = deque()
-        self._recent_s: deque[float] = deque(maxlen=MAX_A_SECOND)  # when the last commands were let in
-        self._unread: Counter[Target] = Counter()  # refused unread, and not yet said
+        self._recent_s: deque[float] = deque(maxlen=MAX_A_SECOND)  # times of the latest accepted commands
+        self._unread: Counter[Target] = Counter()  # refused without reading, not yet reported
         self._unread_reason = ""
         self._said_s = float("-inf")
         self._stopping = False
-        self._obeying = False  # a command, whose answer is still to come
+        self._obeying = False  # a command is being carried out
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="zsad-control", daemon=True)
 
     def start(self) -> None:
-        """Puts the stored settings in force, states every setting, and listens."""
+        """Applies the stored settings, publishes every setting and subscribes."""
         notes = dict(self._actions.restore_cameras())
         if self._reload_fault is not None:
             notes[Target(None, Key.RELOAD)] = self._reload_fault
         for target in self._states:
-            # first, so that whoever sees a state is heard
+            # first, so that a command after the first state is received
             self._publisher.subscribe(self._set_topic(target), functools.partial(self._take, target))
             self._answer(target, None, notes.get(target) or self._stored.damage)
         super().start()
@@ -118,11 +118,11 @@ class Controller(Service):
 
     @property
     def busy(self) -> bool:
-        """Whether a command was still being obeyed at the stop: nobody can interrupt a compiler."""
+        """Whether a command was still running at the stop: a compiler cannot be interrupted."""
         return self._left.is_set() and self.alive
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Until the command that is being obeyed, if one is, has its answer."""
+        """Waits until the running command, if any, is answered."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._obeying, timeout_s)
 
@@ -169,11 +169,11 @@ class Controller(Service):
                     with self._changed:
                         self._obeying = False
                         self._changed.notify_all()
-        except Exception:  # `_obey` lets none out: a defect of this module
+        except Exception:  # a defect of this module: `_obey` raises nothing
             logger.exception("commands are no longer obeyed")
 
     def _next(self) -> tuple[Target, bytes, float] | None:
-        """The next command; None when it is time to look at something else."""
+        """The next command; None when the probation must be checked."""
         with self._changed:
             if not self._waiting and not self._stopping:
                 self._changed.wait(LOOK_EVERY_S)
@@ -219,7 +219,7 @@ class Controller(Service):
         self._answer(target, command_id, reason, look=look)
 
     def _settle_bundle(self) -> None:
-        """Says it when a new bundle has failed its probation or passed it."""
+        """Reports the end of a new bundle's probation."""
         try:
             outcome = self._actions.settle_bundle()
         except Exception:
@@ -232,14 +232,14 @@ class Controller(Service):
             self._after_switch()
 
     def _after_switch(self) -> None:
-        """Sets the stored products again, which the bundle before may not have had, and states what may be new."""
+        """Applies the stored products again, which the earlier bundle may have lacked, and publishes the states."""
         if self._left.is_set():
             return
         notes = dict(self._actions.restore_cameras((Key.PRODUCT,)))
         for target, state in self._states.items():
-            if target.key is Key.PRODUCT:  # an earlier error was of the bundle before
+            if target.key is Key.PRODUCT:  # an earlier error belongs to the earlier bundle
                 self._answer(target, state.id, notes.get(target))
-            elif target.key is Key.THRESHOLD:  # which a bundle brings with it
+            elif target.key is Key.THRESHOLD:  # the bundle has its own threshold
                 self._answer(target, state.id, state.error)
 
     def _answer(self, target: Target, command_id: str | None, error: str | None, *, look: bool = True) -> None:
@@ -251,7 +251,7 @@ class Controller(Service):
         if look:
             try:
                 value, source = self._actions.present(target)
-            except Exception:  # the answer goes out all the same
+            except Exception:  # the answer is sent anyway
                 logger.exception("%s: what is in force cannot be told", target.suffix)
         error = None if error is None else one_line(error, MAX_ERROR_CHARACTERS)
         with self._answering:
@@ -262,5 +262,5 @@ class Controller(Service):
             message = {"value": state.value, "source": state.source, "error": error, "id": command_id, "at": at}
             try:
                 self._publisher.set_retained(f"{target.suffix}/state", encode(message))
-            except Exception:  # of a publisher that is closing, or a value that is none of JSON's
+            except Exception:  # the publisher is closing, or the value is not JSON
                 logger.exception("%s: the answer could not be published", target.suffix)

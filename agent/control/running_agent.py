@@ -1,4 +1,4 @@
-"""What commands over MQTT do to the running agent: `zsad_agent.control.actions.Controls`."""
+"""The running agent as commands change it: implements `zsad_agent.control.actions.Controls`."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from zsad_core.errors import BundleError, ConfigError
 
 
 class RunningAgent:
-    """The lines, the model and the config file, as commands reach them. For one thread at a time."""
+    """Access to the stations, the model and the config file for commands. For one thread at a time."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class RunningAgent:
 
     def set_product(self, camera: str, name: str | None) -> str:
         product = self._configured[camera][1] if name is None else name
-        self._updater.running.bundle.prompt(product)  # ProductError where there is none
+        self._updater.running.bundle.prompt(product)  # ProductError if there is none
         self._stations[camera].inspector.product = product
         return product
 
@@ -79,7 +79,7 @@ class RunningAgent:
 
     def switch_bundle(self, name: str | None) -> str:
         if name is None:
-            self._restart.ask()  # before the store forgets: a config that is wrong by now leaves all as it is
+            self._restart.ask()  # before the store changes: a config that is now wrong changes nothing
             self._store.forget()
             return self.bundle
         outcome = self._updater.update(name)
@@ -91,7 +91,7 @@ class RunningAgent:
         return self._updater.settle()
 
     def reload(self) -> None:
-        if self._updater.on_probation:  # a new start would run the one before, and nobody would say so
+        if self._updater.on_probation:  # a restart would silently run the earlier bundle
             raise BundleError(
                 f"{self.bundle} is still on its probation: wait until it has passed, or switch back first (bundle/set)"
             )
@@ -99,10 +99,10 @@ class RunningAgent:
 
 
 class ReloadRequest:
-    """A start of everything anew, with the config as its file is now."""
+    """A restart of the agent with the current config file."""
 
     def __init__(self, reread: Callable[[], AgentConfig] | None, *, again: bool, fault: str | None) -> None:
-        """Asks for nothing yet.
+        """Requests nothing yet.
 
         Args:
             reread: reads and checks the file; None: there is none.
@@ -112,9 +112,9 @@ class ReloadRequest:
         self._reread = reread
         self.again = again
         self.fault = fault
-        self.begun = False  # the cameras of this start are read
+        self.begun = False  # the cameras of this run are being read
         self.event = threading.Event()
-        self.config: AgentConfig | None = None  # what to start with, once it was asked for
+        self.config: AgentConfig | None = None  # the config of the restart, once it was requested
 
     def ask(self) -> None:
         """Returns before it.

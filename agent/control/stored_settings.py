@@ -1,4 +1,4 @@
-"""The settings that were commanded, in a file that outlives the process, with the ids of the commands themselves."""
+"""Settings that were changed by commands, and the ids of these commands, in a file that survives a restart."""
 
 import logging
 import threading
@@ -25,7 +25,7 @@ CommandId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
 
 
 class CameraSettings(StrictModel):
-    """What was commanded for one camera; None: the config's."""
+    """Commanded settings of one camera; None: the config's value."""
 
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     product: Name | None = None
@@ -40,7 +40,7 @@ class _Content(StrictModel):
 
 
 class StoredSettings:
-    """Read once, held in memory, written whole after each change. Used from one thread but for `close` and `fault`.
+    """Read once, kept in memory, written whole after each change. One thread, except for `close` and `fault`.
 
     A file that cannot be read or is damaged is set aside as `<file>.corrupt`, in place of an earlier one, and the
     config's values hold. The ids of its commands are then unknown, as they are without a file, so that every command
@@ -71,18 +71,18 @@ class StoredSettings:
 
     @property
     def fault(self) -> str | None:
-        """Why settings were lost, or will be at a restart; None when all is well."""
+        """Why settings were lost, or will be lost at a restart; None if there is no fault."""
         return self._fault
 
     def camera(self, name: str) -> CameraSettings:
         return self._cameras.get(name, CameraSettings())
 
     def set_camera(self, name: str, settings: CameraSettings) -> None:
-        """To be followed by `save`."""
+        """Call `save` afterwards."""
         self._cameras[name] = settings
 
     def save(self) -> bool:
-        """Writes all, safe against kill and power cut when it returns. False when the disk did not take it."""
+        """Writes all settings; a kill or power cut cannot lose them afterwards. False if the disk failed."""
         content = _Content(
             cameras=self._cameras,
             seen=self.seen.sent_at_s,

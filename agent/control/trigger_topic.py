@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class Triggered(Protocol):
-    """A camera that takes a picture when it is told; `zsad_agent.capture.capture.Capture` is one."""
+    """A camera that takes a picture on request, for example `zsad_agent.capture.Capture`."""
 
     def trigger(self, trigger_id: str | None) -> None: ...
 

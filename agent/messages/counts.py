@@ -1,4 +1,4 @@
-"""What the agent counts, at one moment: the one thing that metrics, statistics and readiness are made of."""
+"""The counts of the agent at one moment, the source of metrics, statistics and readiness."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvidenceStats:
-    """Counts of sets since the start, but for `bytes`."""
+    """Numbers of stored results since the start; `bytes` is the present size."""
 
     kept: int
     dropped: int  # left out: the disk was too slow, full or broken

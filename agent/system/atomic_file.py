@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Puts `content` in place of what `path` holds. Its folder must exist.
+    """Replaces the content of `path`. Its folder must exist.
 
     Raises:
         OSError: it cannot be written; what was there before stays.
@@ -23,7 +23,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Writes a file that nobody reads yet, as in a folder that is renamed once it is complete.
+    """Writes a file that nothing reads yet, as in a folder that is renamed when it is complete.
 
     Raises:
         OSError: it cannot be written.

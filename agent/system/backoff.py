@@ -1,4 +1,4 @@
-"""Growing pauses between attempts, spread so that devices that failed together do not try again together."""
+"""Growing pauses between attempts, with jitter, so that devices do not retry at the same moment."""
 
 import random
 
@@ -7,7 +7,7 @@ class Backoff:
     """Doubles from pause to pause. For one thread."""
 
     def __init__(self, first_s: float, most_s: float) -> None:
-        """Takes the first pause and the longest, both before they are spread by a quarter."""
+        """Takes the first and the longest pause in seconds, without the jitter of a quarter."""
         self._first_s = min(first_s, most_s)
         self._most_s = most_s
         self._next_s = self._first_s
@@ -19,5 +19,5 @@ class Backoff:
         return pause_s * random.uniform(0.75, 1.25)
 
     def reset(self) -> None:
-        """An attempt went well: the next pause is the first one again."""
+        """Call it after a successful attempt: the next pause is the first one again."""
         self._next_s = self._first_s

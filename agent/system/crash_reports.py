@@ -1,4 +1,4 @@
-"""What is left behind when the agent dies of a defect, so that somebody can mend it: `<state>/crash/`.
+"""Reports on defects that end the agent, in `<state>/crash/`, for the people who fix them.
 
 An exception that nobody caught becomes `<UTC time>-<pid>.txt`. A crash in native code leaves the Python stacks in
 `fatal.log`, which becomes such a report at the next start. A process that was killed leaves nothing.
@@ -28,7 +28,7 @@ from zsad_core.redaction import redacted_text, redacted_values
 logger = logging.getLogger(__name__)
 
 MAX_REPORTS = 20
-MAX_REPORTS_PER_RUN = 5  # a thread that is started anew and dies again must not push out the others
+MAX_REPORTS_PER_RUN = 5  # a thread that dies again and again must not replace the other reports
 MAX_TRACEBACK = 100_000  # characters
 LOG_RECORDS = 200
 MAX_RECORD = 2000  # characters of one of them
@@ -37,10 +37,10 @@ HEAD_ENDS = "-- stacks of a crash in native code follow --\n"
 
 
 class CrashReports:
-    """Of one process. Where nothing can be written, all of it does nothing."""
+    """The crash reports of one process. If nothing can be written, every method does nothing."""
 
     def __init__(self, state_dir: Path, config: dict[str, Any] | None = None) -> None:
-        """Touches nothing yet.
+        """Opens nothing yet.
 
         Args:
             state_dir: of the service; `crash` is made in it.
@@ -48,7 +48,7 @@ class CrashReports:
         """
         self._folder = state_dir / "crash"
         self._config = redacted_values(config or {})
-        self._run = secrets.token_hex(8)  # ties a report to its run: the clock may be wrong, a pid comes again
+        self._run = secrets.token_hex(8)  # identifies the run: the clock may be wrong and a pid is reused
         self._started_s = time.monotonic()
         self._head = ""
         self._ring = _RingHandler()
@@ -58,11 +58,11 @@ class CrashReports:
 
     @property
     def last_crash(self) -> str | None:
-        """One line on how the last run ended, where it was a crash: `the last run ended with …, see FILE`."""
+        """One line about a crash of the last run: `the last run ended with …, see FILE`."""
         return self._last_crash
 
     def install(self) -> None:
-        """From now on this process leaves reports. To be called once the log is configured."""
+        """Activates the reports of this process. Call it after the log is configured."""
         self._head = self._make_head()
         logging.getLogger().addHandler(self._ring)
         self._hook()
@@ -76,7 +76,7 @@ class CrashReports:
 
     def record(self, error: BaseException, where: str) -> None:
         """Writes a report on an exception that ends the run, or the thread named `where`. Never raises."""
-        with contextlib.suppress(Exception):  # the error itself must still be told, and matters more
+        with contextlib.suppress(Exception):  # the original error is more important and must still be reported
             if self._written >= MAX_REPORTS_PER_RUN:
                 return
             self._written += 1
@@ -123,7 +123,7 @@ class CrashReports:
         sys.excepthook, threading.excepthook = on_process, on_thread
 
     def _open_fatal(self) -> None:
-        """Takes `fatal.log`, and looks at what the last run left, unless another agent lives in the same folder."""
+        """Opens `fatal.log` and reads the last run's, unless another agent uses the same folder."""
         path = self._folder / "fatal.log"
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         file = os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
@@ -168,7 +168,7 @@ class CrashReports:
 
 
 class _RingHandler(logging.Handler):
-    """Holds the last records as text, since their arguments may be pictures."""
+    """Keeps the last records as text, because their arguments may be pictures."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class _RingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self.lines.append(self.format(record)[:MAX_RECORD])
-        except Exception:  # as every handler: a record that cannot be shown must not stop who logs it
+        except Exception:  # as in every handler: a record that cannot be formatted must not stop the caller
             self.handleError(record)
 
 

@@ -1,4 +1,4 @@
-"""How the agent's log reads: text for people or the journal, or JSON, one object a line. No credentials in either."""
+"""The format of the log: text for people or the journal, or JSON, one object per line. Without credentials."""
 
 import json
 import logging
@@ -11,14 +11,14 @@ from zsad_core.redaction import redacted_text
 
 
 class TextFormatter(logging.Formatter):
-    """One line, and a traceback on further lines where there is one."""
+    """One line, and a traceback on further lines if there is one."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line itself. A file's name in it may hold a line break, which must not forge another line."""
         return printable(super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        """The whole record, its addresses redacted: the last line of defence behind each place that logs one."""
+        """The whole record with redacted addresses, as a second protection behind the places that log them."""
         return redacted_text(super().format(record))
 
 
@@ -40,7 +40,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, log_format: Literal["text", "json"] = "text") -> None:
-    """Sends every record from `level` up to stderr. Where another program set up the root logger, nothing changes."""
+    """Sends every record from `level` up to stderr. Does nothing if another program has set up the root logger."""
     root = logging.getLogger()
     ours = next((handler for handler in root.handlers if isinstance(handler, _OurHandler)), None)
     if ours is None and root.handlers:
@@ -53,7 +53,7 @@ def configure_logging(level: str, log_format: Literal["text", "json"] = "text") 
 
 
 class _OurHandler(logging.StreamHandler[TextIO]):
-    """To stderr; told from those that a test or another program set up."""
+    """Our handler to stderr; its class tells it from handlers of other programs."""
 
 
 def _text_layout() -> str:

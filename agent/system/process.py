@@ -1,4 +1,4 @@
-"""What OpenCV reads from the process environment. Imports nothing of it: some is read while `cv2` is imported."""
+"""Settings of the process: the environment that OpenCV reads, and its memory. Does not import OpenCV."""
 
 import ctypes
 import gc
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def prepare_environment(stale_after_s: float | None = None) -> None:
-    """To be called before `cv2` is imported. What the user has set stays.
+    """Call it before `cv2` is imported. Variables that the user has set stay.
 
     Args:
         stale_after_s: longest wait for one frame of a V4L2 camera, rounded up to whole seconds; OpenCV's own is 10.
@@ -18,12 +18,12 @@ def prepare_environment(stale_after_s: float | None = None) -> None:
     if stale_after_s is not None:
         os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(stale_after_s)))
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # as `MAX_PIXELS` of zsad_core.picture
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # its warnings repeat on every attempt; ours are said once
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # its warnings repeat on every attempt; ours are logged once
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's messages hold the URL with its credentials
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
-_KEPT_BYTES = 8 * 2**20  # a frame of 1920 x 1080 and a little; smaller, each one is mapped, zeroed and unmapped again
+_KEPT_BYTES = 8 * 2**20  # a bit more than a frame of 1920 x 1080; with less, each frame is mapped and zeroed again
 
 
 def keep_memory_small() -> None:
@@ -34,7 +34,7 @@ def keep_memory_small() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)  # set, neither grows with what is freed
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)  # an explicit value also stops their automatic growth
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 

@@ -1,4 +1,4 @@
-"""Hand-over between threads: newest wins for a live camera, back-pressure for everything else, and taking in turn."""
+"""Queues between threads: the newest item for a live camera, back-pressure for other sources, and round robin."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class QueueClosed(Exception):
-    """Nothing more will come out: the other side closed, and what it had put in has been taken."""
+    """The queue is closed and empty."""
 
 
 class FrameQueue(ABC, Generic[T]):
-    """First in, first out; the ways in differ."""
+    """First in, first out. Subclasses define `put`."""
 
     def __init__(self, condition: threading.Condition | None = None) -> None:
         """Takes the condition that it shares with other queues; None: one of its own."""
@@ -25,7 +25,7 @@ class FrameQueue(ABC, Generic[T]):
 
     @abstractmethod
     def put(self, item: T, *, keep: bool = False, timeout_s: float) -> bool:
-        """Whether `item` was taken in."""
+        """Whether `item` was accepted."""
 
     @property
     def dropped(self) -> int:
@@ -34,12 +34,12 @@ class FrameQueue(ABC, Generic[T]):
 
     @property
     def waiting(self) -> int:
-        """Items that nobody took yet."""
+        """Number of items in the queue."""
         with self._condition:
             return len(self._items)
 
     def get(self, timeout_s: float) -> T | None:
-        """The next item, or None when none came in time.
+        """The next item; None if none came in time.
 
         Raises:
             QueueClosed: closed and empty.
@@ -53,21 +53,21 @@ class FrameQueue(ABC, Generic[T]):
         """As `get`, without waiting."""
         with self._condition:
             if self._items:
-                self._condition.notify_all()  # there is a place again
+                self._condition.notify_all()  # a place is free
                 return self._items.popleft()
             if self._closed:
                 raise QueueClosed
             return None
 
     def close(self) -> None:
-        """Refuses what comes; what is inside can still be taken. A second time has no effect."""
+        """Accepts no more items; those inside can still be taken. Safe to call twice."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
 
 
 class LatestQueue(FrameQueue[T]):
-    """One place. A newer item replaces one that nobody took yet, which counts as dropped; `put` never waits.
+    """One place. A newer item replaces one that was not taken, which counts as dropped. `put` never waits.
 
     An item put with `keep` is never replaced: a fault between two frames is told however busy the taker is.
     """
@@ -99,7 +99,7 @@ class BoundedQueue(FrameQueue[T]):
         self._places = places
 
     def put(self, item: T, *, keep: bool = False, timeout_s: float) -> bool:
-        """True when `item` was taken in, False when no place came free in time or it is closed."""
+        """True if `item` was accepted; False if no place became free in time or the queue is closed."""
         with self._condition:
             if len(self._items) >= self._places and not self._closed:
                 self._condition.wait_for(lambda: self._closed or len(self._items) < self._places, timeout_s)
@@ -111,16 +111,16 @@ class BoundedQueue(FrameQueue[T]):
 
 
 class RoundRobin(Generic[T]):
-    """Takes from several slots in turn, so that under overload each is served equally often. For one thread."""
+    """Takes from several slots in turn, so that each gets the same share under overload. For one thread."""
 
     def __init__(self, slots: Sequence[FrameQueue[T]], condition: threading.Condition) -> None:
-        """Takes the slots and the condition that all of them were made with."""
+        """Takes the slots and the condition that they share."""
         self._slots = slots
         self._condition = condition
         self._next = 0
 
     def get(self, timeout_s: float) -> tuple[int, T] | None:
-        """The next item and the number of its slot, or None when none came in time.
+        """The next item and the number of its slot; None if none came in time.
 
         Raises:
             QueueClosed: all are closed and empty.

@@ -1,4 +1,4 @@
-"""The sd_notify protocol: lines in a datagram to the socket that systemd names. Nothing without systemd."""
+"""The sd_notify protocol: datagrams to the socket that systemd names. Does nothing without systemd."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Tells the service manager. Every method does nothing when there is none."""
+    """Sends states to the service manager. Every method does nothing if there is none."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID of `environment`."""
@@ -45,7 +45,7 @@ class Notifier:
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """Seconds within which systemd wants a sign of life from this process; None when it wants none."""
+    """Watchdog interval of systemd for this process, in seconds; None if there is no watchdog."""
     try:
         interval_s = int(environment["WATCHDOG_USEC"]) / 1e6
         meant = int(environment.get("WATCHDOG_PID", os.getpid())) == os.getpid()

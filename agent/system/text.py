@@ -9,7 +9,7 @@ def utc_text(moment: datetime) -> str:
 
 
 def printable(text: str) -> str:
-    """On one line, and without what would steer a terminal: a file's name may hold anything."""
+    """One line without control characters, which could change a terminal: a file name may hold any character."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
