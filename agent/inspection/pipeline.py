@@ -88,14 +88,14 @@ class Pipeline(Service):
         """Starts nothing.
 
         Args:
-            lines: served in turn, so that under overload each gets the same number of inspections.
-            news: the condition that the lines' slots were made with.
-            sinks: each is given every result, of each camera in the order of capture. One at most keeps results: a
-                `BatchSink`. Without it a result is durable when the sinks have taken it.
-            stop: the one that every `capture` was given.
-            evidence: given every result with its picture, after the sinks.
-            on_crash: told of an error that ends a thread, and of the thread's name.
-            max_frames: ends after so many pictures; None: when all sources have ended.
+            stations: take turns, so that under overload each gets the same number of inspections.
+            slots_changed: the condition that the stations' slots share.
+            sinks: each gets every result, in the order of capture for each camera. At most one is a `BatchSink`, which
+                stores results. Without it a result is durable when the sinks have accepted it.
+            stop: the event that every `capture` has.
+            evidence: gets every result with its picture, after the sinks.
+            on_crash: called with an error that ends a thread, and with the thread's name.
+            max_frames: number of pictures after which the run ends; None: when all sources have ended.
             clock: monotonic seconds.
 
         Raises:
