@@ -68,7 +68,7 @@ def make_stations(
     slots_changed: threading.Condition,
     stop: threading.Event,
 ) -> list[Station]:
-    """A line for each of `config.every_camera`, with the source and view at its place. Starts nothing."""
+    """One station for each of `config.every_camera`, with its source and view. Starts nothing."""
     seq = itertools.count(1)  # one for all cameras: a result's id is the device, this start of the process, and seq
     identity = Identity(device_id=config.device_id, boot=secrets.token_hex(4))
     stations = []
