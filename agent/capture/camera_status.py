@@ -5,6 +5,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from zsad_agent.system import utc_text
+
 # parts that can have a fault
 CAMERA, PICTURE, DAMAGE, FOLDER = "camera", "picture", "damage", "folder"
 INFERENCE, PROCESS = "inference", "process"
@@ -48,12 +50,16 @@ class CameraStatus:
             return ": ".join(filter(None, (self._state(), self._reason())))
 
     def fault(self, part: str, reason: str, *, replace: bool = False) -> bool:
-        """Sets the fault of `part`. A later reason is ignored, or replaces the first with `replace`. True if new."""
+        """Sets the fault of `part`. A later reason is ignored, or replaces the first with `replace`.
+
+        Returns:
+            Whether the fault or its reason is new.
+        """
         with self._lock:
-            is_new = part not in self._faults
-            if replace or is_new:
+            is_new = self._faults.get(part) != reason if replace else part not in self._faults
+            if is_new:
                 self._faults[part] = reason
-            self._say()
+                self._say()
             return is_new
 
     def pause(self, paused: bool) -> None:
@@ -84,5 +90,5 @@ class CameraStatus:
         if (state, reason) == self._said:
             return
         self._said = (state, reason)
-        since = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        since = utc_text(datetime.now(UTC))
         self._publish(self.camera, {"state": state, "reason": reason or None, "since": since})

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from zsad_agent.config import HealthConfig
-from zsad_agent.picture_health.reference import Reference, load_reference, whole_energy
+from zsad_agent.picture_health.reference import Reference, whole_energy
 from zsad_agent.picture_health.scene import (
     TILE,
     Views,
@@ -58,16 +58,6 @@ class PictureHealth:
         self._held_since_s = 0.0
         self._repeats = 0
         self._next_comparison_s = -float("inf")
-
-    @classmethod
-    def of(cls, config: HealthConfig, *, has_region: bool = False) -> "PictureHealth":
-        """Loads the reference that the config names.
-
-        Raises:
-            ConfigError: the reference is missing or not valid.
-        """
-        reference = load_reference(config.reference) if config.reference is not None else None
-        return cls(config, reference, has_region=has_region)
 
     @property
     def stated(self) -> str | None:

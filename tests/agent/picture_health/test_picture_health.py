@@ -220,7 +220,6 @@ def test_reference_comes_back_as_it_was_saved(reference: Reference, tmp_path: Pa
     for name in ("background", "stable", "energies"):
         assert np.array_equal(getattr(loaded, name), getattr(reference, name))
     assert [file.name for file in tmp_path.iterdir()] == ["cam.npz"]
-    assert PictureHealth.of(HealthConfig(reference=tmp_path / "cam.npz")).stated is None
 
 
 def test_reference_tells_whether_a_small_move_would_show(reference: Reference) -> None:

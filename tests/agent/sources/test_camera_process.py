@@ -1,6 +1,7 @@
 """Live sources in a process of their own: real processes, real streams, and every fault that a camera has."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -171,6 +172,7 @@ def test_camera_that_hangs_is_stated_lost_and_back_by_the_thread_that_reads_it(s
         slot=slot,
         status=CameraStatus("cam0", lambda camera, status: states.append(status["state"])),
         stop=stop,
+        seq=itertools.count(1),
     )
     thread = threading.Thread(target=capture.run, daemon=True)
     thread.start()

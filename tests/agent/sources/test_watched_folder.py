@@ -1,4 +1,5 @@
 import errno
+import itertools
 import os
 import threading
 import time
@@ -290,6 +291,7 @@ class Watched:
             slot=self.slot,
             status=CameraStatus("cam0", lambda camera, status: self.said.append(status)),
             stop=self.stop,
+            seq=itertools.count(1),
         )
         self.thread = threading.Thread(target=self.capture.run, daemon=True)
         self.thread.start()
@@ -363,7 +365,7 @@ def test_unreadable_picture_becomes_a_fault_of_a_part_with_a_receipt(tmp_path: P
     config = SourceConfig(source=str(tmp_path), trigger="folder")
     source = FolderDropSource(tmp_path, stale_after_s=5.0, grace_s=0.1)
     status = CameraStatus("cam0", lambda camera, state: None)
-    capture = Capture(source=source, config=config, slot=slot, status=status, stop=stop)
+    capture = Capture(source=source, config=config, slot=slot, status=status, stop=stop, seq=itertools.count(1))
     thread = threading.Thread(target=capture.run, daemon=True)
     thread.start()
     fault = slot.get(30)
