@@ -1,5 +1,6 @@
 """Whether a live camera's pictures can be inspected: exposure, frozen picture, focus, position."""
 
+from collections import deque
 from dataclasses import dataclass
 
 import cv2
@@ -8,7 +9,6 @@ import numpy as np
 from zsad_agent.config import HealthConfig
 from zsad_agent.picture_health.reference import Reference, whole_energy
 from zsad_agent.picture_health.scene import (
-    TILE,
     Views,
     followed,
     locate,
@@ -51,9 +51,7 @@ class PictureHealth:
         self._has_region = has_region
         self._region_wh: tuple[int, int] | None = None
         self._state: Finding | None = None
-        self._streak: Finding | None = None  # finding of the latest comparison
-        self._streak_looks = 0
-        self._ill_looks = 0  # comparisons in a row that found a fault
+        self._latest: deque[Finding | None] = deque(maxlen=CONFIRM_LOOKS)  # outcomes of the latest comparisons
         self._held: np.ndarray | None = None  # the picture that a frozen camera repeats
         self._held_since_s = 0.0
         self._repeats = 0
@@ -82,14 +80,13 @@ class PictureHealth:
         return finding.reason if finding is not None and finding.certain else self.stated
 
     def _confirm(self, finding: Finding | None) -> None:
-        kind = finding.kind if finding is not None else None
-        same = kind == (self._streak.kind if self._streak is not None else None)
-        self._streak_looks = self._streak_looks + 1 if same else 1
-        self._streak = finding
-        self._ill_looks = self._ill_looks + 1 if finding is not None else 0
+        self._latest.append(finding)
+        kinds = {found.kind if found is not None else None for found in self._latest}
+        if len(self._latest) < CONFIRM_LOOKS:
+            return
         stated = self._state.kind if self._state is not None else None
-        swings = stated is None and self._ill_looks >= CONFIRM_LOOKS  # each comparison found another fault
-        if swings or (self._streak_looks >= CONFIRM_LOOKS and kind != stated):
+        swings = stated is None and None not in kinds  # each comparison found another fault
+        if swings or (len(kinds) == 1 and stated not in kinds):
             self._state = finding
 
     def _frozen(self, image_bgr: np.ndarray, now_s: float) -> Finding | None:
@@ -105,20 +102,18 @@ class PictureHealth:
         return Finding("frozen", f"frozen picture: the same, bit for bit, for {limit_s:g} s", True)
 
     def _other_size(self, image_bgr: np.ndarray) -> Finding | None:
-        height, width = image_bgr.shape[:2]
-        if self._reference is not None and self._reference.frame_wh != (width, height):
-            wanted = "{}x{}".format(*self._reference.frame_wh)
-            text = f"the picture is {width}x{height}, health.reference was made from {wanted}: make it again"
-            return Finding("size", text, True)
-        if self._has_region:
-            self._region_wh = self._region_wh or (width, height)
-            if self._region_wh != (width, height):
-                wanted = "{}x{}".format(*self._region_wh)
-                text = (
-                    f"the picture is {width}x{height}, region_xywh is in pixels of {wanted}: set it again and restart"
-                )
-                return Finding("size", text, True)
-        return None
+        frame_wh = image_bgr.shape[1], image_bgr.shape[0]
+        if self._reference is not None:
+            wanted_wh, setting, remedy = self._reference.frame_wh, "health.reference was made from", "make it again"
+        elif self._has_region:
+            wanted_wh = self._region_wh = self._region_wh or frame_wh
+            setting, remedy = "region_xywh is in pixels of", "set it again and restart"
+        else:
+            return None
+        if frame_wh == wanted_wh:
+            return None
+        size, wanted = ("{}x{}".format(*wh) for wh in (frame_wh, wanted_wh))
+        return Finding("size", f"the picture is {size}, {setting} {wanted}: {remedy}", True)
 
 
 def exposure(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:
@@ -173,7 +168,7 @@ def sharpness_ratio(view: Views, reference: Reference) -> float | None:
 
     It is measured on the fixed background if that has structure and no part covers it, else on the whole picture.
     """
-    energies = tile_energies(view.medium, (view.small.shape[0] // TILE, view.small.shape[1] // TILE))
+    energies = tile_energies(view)
     sharp = reference.sharp_tiles
     if sharp.any():
         seen = sharp & (tile_correlations(reference.background, view.small, reference.stable) >= SEEN_MATCH)
