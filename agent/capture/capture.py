@@ -53,7 +53,7 @@ class Capture:
             slot: takes frames and faults; closed when `run` ends. For a live source its `put` must never wait.
             status: gets the faults of the camera and its pictures, their end, and pauses.
             stop: ends `run` when set, as soon as the source's current call returns.
-            seq: frame numbers, shared by all cameras of the process
+            seq: frame numbers, shared by all cameras of the process.
             clock: monotonic seconds.
 
         Raises:

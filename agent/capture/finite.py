@@ -2,13 +2,12 @@
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from zsad_agent.capture.camera_status import CAMERA, FOLDER, CameraStatus
+from zsad_agent.capture.camera_status import CAMERA, FOLDER
 from zsad_agent.capture.parts import Parts
 from zsad_agent.capture.triggers import UNASKED, Trigger
 from zsad_agent.sources import LOOK_EVERY_S, DamagedPicture, Picture, Receipt, ReceiptError
@@ -27,11 +26,8 @@ class Receipts:
     Any thread may call the function that `of` returns, and `expect_no_more`. Neither waits.
     """
 
-    def __init__(self, description: str, status: CameraStatus, clock: Callable[[], float] = time.monotonic) -> None:
-        """`description` is the source's name in the log."""
-        self._description = description
-        self._status = status
-        self._clock = clock
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._outstanding = 0  # results that are not known to be safe
         self._safe: deque[Receipt] = deque()
         self._refused: deque[Receipt] = deque()  # retried at `_retry_s`
@@ -54,12 +50,12 @@ class Receipts:
         while self._safe:
             self._try_first(self._safe)
             self._outstanding -= 1
-        if self._refused and self._clock() >= self._retry_s:
-            self._retry_s = self._clock() + RETRY_S
+        if self._refused and self._parts.clock() >= self._retry_s:
+            self._retry_s = self._parts.clock() + RETRY_S
             for _ in range(min(len(self._refused), MOST_RETRIED)):
                 self._try_first(self._refused)
-        if not self._refused and self._status.clear(FOLDER):
-            logger.info("back: pictures of %s can be moved again", self._description)
+        if not self._refused and self._parts.status.clear(FOLDER):
+            logger.info("back: pictures of %s can be moved again", self._parts.source.description)
 
     def expect_no_more(self) -> None:
         """No further result will become safe."""
@@ -79,9 +75,9 @@ class Receipts:
         except ReceiptError as error:
             receipts.popleft()
             self._refused.append(receipt)
-            if self._status.fault(FOLDER, str(error)):
+            if self._parts.status.fault(FOLDER, str(error)):
                 logger.warning("%s", error)
-                self._retry_s = self._clock() + RETRY_S
+                self._retry_s = self._parts.clock() + RETRY_S
         else:
             receipts.popleft()
 
@@ -92,7 +88,7 @@ class FiniteCapture:
     def __init__(self, parts: Parts) -> None:
         """Opens nothing yet."""
         self._parts = parts
-        self.receipts = Receipts(parts.source.description, parts.status)
+        self.receipts = Receipts(parts)
         self.failure: str | None = None  # why the source could not be read to its end
 
     def run(self) -> None:

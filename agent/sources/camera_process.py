@@ -113,7 +113,7 @@ class CameraProcess:
 
     def _cause_of_death(self) -> str:
         if not self.gone_within(DIE_S):
-            return "hung up"
+            return "closed its connection"
         code = self._popen.returncode
         if code >= 0:
             return f"ended with exit code {code}"
