@@ -126,12 +126,9 @@ class Capture:
         """
         self._parts.triggers.ask(trigger_id)
 
-    def pause(self) -> None:
-        """Stops inspection until `resume`. A live source stays open and is still checked."""
-        self._parts.triggers.pause(True)
-
-    def resume(self) -> None:
-        self._parts.triggers.pause(False)
+    def pause(self, paused: bool) -> None:
+        """Stops or resumes inspection. Meanwhile a live source stays open and is still checked."""
+        self._parts.triggers.pause(paused)
 
     @property
     def failure(self) -> str | None:

@@ -67,10 +67,7 @@ class RunningAgent:
 
     def set_paused(self, camera: str, paused: bool) -> bool:
         capture = self._stations[camera].capture
-        if paused:
-            capture.pause()
-        else:
-            capture.resume()
+        capture.pause(paused)
         return capture.paused
 
     def snapshot(self, camera: str) -> np.ndarray | None:

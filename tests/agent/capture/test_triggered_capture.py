@@ -272,7 +272,7 @@ def test_trigger_of_a_black_or_damaged_picture_is_answered_by_the_reason(rig: Ca
 @pytest.mark.parametrize("lossless", [True, False])
 def test_trigger_while_paused_is_refused(rig: Callable[..., Rig], lossless: bool) -> None:
     line = rig(lossless=lossless)
-    line.capture.pause()
+    line.capture.pause(True)
     line.capture.trigger("a")
     item = line.get()
     assert isinstance(item, Fault) and (item.trigger_id, item.reason) == ("a", "paused")
@@ -282,7 +282,7 @@ def test_pause_answers_the_triggers_that_wait(rig: Callable[..., Rig]) -> None:
     line = rig()
     line.source.hand(picture())
     line.capture.trigger("a")
-    line.capture.pause()
+    line.capture.pause(True)
     line.source.hand(picture())
     line.source.hand(picture())
     assert line.answers(1) == [("a", "paused")]
@@ -353,13 +353,13 @@ def test_paused_camera_stays_open_and_watched_and_gives_no_results(rig: Callable
     line = rig(trigger="free")
     line.source.hand(picture())
     assert isinstance(line.get(), Frame)
-    line.capture.pause()
+    line.capture.pause(True)
     assert line.capture.paused
     line.source.hand(picture())
     line.source.hand(BLACK)
     assert line.answers(0) == []
     assert [status["state"] for status in line.said] == ["ok", "paused"]
-    line.capture.resume()
+    line.capture.pause(False)
     assert not line.capture.paused
     line.source.hand(picture())
     assert isinstance(line.get(), Frame)

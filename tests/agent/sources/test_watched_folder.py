@@ -384,11 +384,11 @@ def test_stop_ends_the_wait_for_pictures_at_once(watch: Callable[..., Watched]) 
 
 def test_pause_leaves_pictures_where_they_are(tmp_path: Path, watch: Callable[..., Watched]) -> None:
     watched = watch()
-    watched.capture.pause()
+    watched.capture.pause(True)
     time.sleep(2 * LOOK_EVERY_S)  # for a look that had begun
     write_picture(tmp_path / "a.png", 30)
     assert watched.slot.get(1.0) is None
-    watched.capture.resume()
+    watched.capture.pause(False)
     assert isinstance(watched.get(), Frame)
 
 
@@ -444,7 +444,7 @@ def test_receipts_are_settled_while_paused_and_while_the_next_picture_is_not_due
     write_picture(tmp_path / "a.png", 10)
     write_picture(tmp_path / "b.png", 20)
     first = watched.get()
-    watched.capture.pause()
+    watched.capture.pause(True)
     settle(first)
     wait_until(lambda: len(names(tmp_path / "inspected")) == 1)
     assert watched.slot.get(0.5) is None
