@@ -4,7 +4,7 @@ import errno
 import io
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -122,15 +122,8 @@ def save_reference(reference: Reference, path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file", str(path))
     content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        format=np.int64(FORMAT),
-        frame_wh=np.array(reference.frame_wh, np.int64),
-        background=reference.background,
-        stable=reference.stable.astype(np.bool_),
-        energies=reference.energies,
-        whole_energy=np.float64(reference.whole_energy),
-    )
+    arrays = {**asdict(reference), "stable": reference.stable.astype(np.bool_)}
+    np.savez_compressed(content, format=FORMAT, **arrays)
     write_whole(path, content.getvalue())
 
 
@@ -162,13 +155,13 @@ def _from_arrays(arrays: dict[str, Any]) -> Reference:
     background, stable, energies = arrays["background"], arrays["stable"], arrays["energies"]
     if background.dtype != np.float32 or energies.dtype != np.float32 or stable.dtype != np.bool_:
         raise ValueError("arrays of wrong types")
-    shape = background.shape
-    if len(shape) != 2 or shape[1] != SMALL_WIDTH or shape[0] < TILE or stable.shape != shape:
-        raise ValueError(f"background {shape} and stable {stable.shape} must have the same size, 160 wide")
-    if min(width, height) < 1 or shape[0] != small_height(height, width):
-        raise ValueError(f"background {shape} does not fit a frame of {width}x{height}")
-    if energies.shape != (shape[0] // TILE, shape[1] // TILE):
-        raise ValueError(f"energies {energies.shape} for a frame of {width}x{height}")
+    if min(width, height) < 1:
+        raise ValueError(f"a frame of {width}x{height}")
+    shape = (small_height(height, width), SMALL_WIDTH)
+    expected = [shape, shape, (shape[0] // TILE, shape[1] // TILE)]
+    found = [background.shape, stable.shape, energies.shape]
+    if found != expected:
+        raise ValueError(f"arrays of shapes {found} for a frame of {width}x{height}, expected {expected}")
     energy = float(arrays["whole_energy"])
     if not (np.isfinite(background).all() and np.isfinite(energies).all() and np.isfinite(energy)):
         raise ValueError("a value is not a finite number")

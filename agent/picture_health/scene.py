@@ -114,11 +114,8 @@ def tile_match(reference: np.ndarray, small: np.ndarray, weight: np.ndarray) -> 
 def locate(reference: np.ndarray, small: np.ndarray, stable: np.ndarray) -> Position:
     """Finds the fixed background in its original place or shifted.
 
-    Args:
-        reference: float32 [h, w], the fixed background.
-        small: float32 [h, w], the live picture's small view.
-        stable: float32 [h, w] of 0 and 1: 1 where the reference is fixed. At least `MIN_TILES` of its tiles must have
-            structure.
+    All arguments are float32 [h, w]. `small` is the live picture's small view, `stable` is 1 where the reference is
+    fixed, else 0. At least `MIN_TILES` tiles of the reference must have structure.
     """
     match, tiles = tile_match(reference, small, stable)
     best = Position(match)
