@@ -138,8 +138,8 @@ def compare(view: Views, reference: Reference, config: HealthConfig) -> Finding 
     if reference.judges_position:
         position = locate(reference.background, view.small, reference.stable)
         if position.match < config.scene_match:
-            text = f"{position.match:.2f} alike, health.scene_match is {config.scene_match:g}"
-            return Finding("scene", f"changed scene: the fixed background is only {text}", False)
+            text = f"{position.match:.2f}, health.scene_match is {config.scene_match:g}"
+            return Finding("scene", f"changed scene: the likeness of the fixed background is {text}", False)
         if position.shift_share > config.moved_share:
             text = f"{position.shift_share:.1%} of the picture's width, health.moved_share is {config.moved_share:.1%}"
             return Finding("moved", f"moved camera: the fixed background is shifted by {text}", False)

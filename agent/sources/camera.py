@@ -75,7 +75,7 @@ class V4l2Source(_LiveSource):
     def __enter__(self) -> Self:
         if not self._path.exists():
             present = sorted(glob.glob("/dev/v4l/by-id/*")) + sorted(glob.glob("/dev/video*"))  # noqa: PTH207
-            raise SourceError(f"{self.description}: not there. Present: {', '.join(present) or 'no camera'}")
+            raise SourceError(f"{self.description}: does not exist. Cameras: {', '.join(present) or 'none'}")
         if not os.access(self._path, os.R_OK | os.W_OK):
             raise SourceError(f"{self.description}: no permission. Add this user to the group video")
         failure = "cannot be opened: it is not a camera, or another program uses it"

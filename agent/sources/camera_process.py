@@ -58,7 +58,7 @@ class CameraProcess:
         """The message for a process that was killed and has not ended."""
         return (
             f"the driver still holds the device: process {self._popen.pid} was killed and does not end. "
-            "Unplug the camera, or restart the machine if this stays"
+            "Unplug the camera, or restart the machine if that does not help"
         )
 
     def ask(self) -> None:
@@ -117,7 +117,7 @@ class CameraProcess:
         code = self._popen.returncode
         if code >= 0:
             return f"ended with exit code {code}"
-        return "died of " + next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+        return "was killed by " + next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
 
 
 class GrabberSource:

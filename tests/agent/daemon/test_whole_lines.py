@@ -229,7 +229,7 @@ def test_cameras_of_one_agent_each_keep_their_settings_and_what_is_said_of_them_
             assert operator.next_results(1, "masked")[0]["threshold"] == 0.5
 
             status, body = fetch(agent, "/readyz")
-            assert (status, "camera gone: camera /dev/video250: not there" in body) == (503, True)
+            assert (status, "camera gone: camera /dev/video250: does not exist" in body) == (503, True)
             assert not any(f"camera {name}" in body for name in names[:-1])
             assert fetch(agent, "/healthz")[0] == 200
             server.stalled = True

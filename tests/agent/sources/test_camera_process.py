@@ -130,10 +130,10 @@ def test_bad_picture_costs_only_itself(scripted: Scripted) -> None:
     [
         ("fail open", "scripted camera: the script says so"),
         ("raise open", "scripted camera: RuntimeError in the camera process"),
-        ("crash open", "scripted camera: the camera process died of SIGSEGV"),
+        ("crash open", "scripted camera: the camera process was killed by SIGSEGV"),
         ("1 fail", "scripted camera: the script says so"),
         ("1 raise", "scripted camera: RuntimeError in the camera process"),
-        ("1 crash", "scripted camera: the camera process died of SIGSEGV"),
+        ("1 crash", "scripted camera: the camera process was killed by SIGSEGV"),
     ],
 )
 def test_failure_message_has_no_secrets_and_the_next_opening_works(scripted: Scripted, script: str, said: str) -> None:

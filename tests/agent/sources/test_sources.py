@@ -123,7 +123,7 @@ def test_camera_is_chosen_by_index_and_by_path() -> None:
 
 def test_missing_camera_error_lists_those_present() -> None:
     source = make_source(SourceConfig(camera="250"))
-    with pytest.raises(SourceError, match=r"/dev/video250: not there\. Present: "), source:
+    with pytest.raises(SourceError, match=r"/dev/video250: does not exist\. Cameras: "), source:
         pass
 
 
