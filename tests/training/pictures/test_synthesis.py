@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
-from zsad_training.pictures import MIN_AREA_PX, photometric
-from zsad_training.pictures.synthesis import (
+from zsad_training.pictures import (
     KINDS,
+    MIN_AREA_PX,
     add_anomalies,
     object_picture,
+    photometric,
     printed_picture,
     texture_picture,
     with_fixture,
