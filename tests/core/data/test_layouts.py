@@ -497,7 +497,7 @@ def read(root: Path, layout: LayoutName) -> list[Expected]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.layout}-{case.form}".rstrip("-"))
-def test_a_published_tree_is_read_by_name_and_where_it_is_unmistakable_by_content(case, tmp_path):
+def test_a_published_tree_is_read_by_layout_name_and_if_unique_by_content(case, tmp_path):
     root = make(tmp_path / "set", case.files)
     expected = sorted(case.samples, key=lambda one: one[3])
     assert sorted(read(root, case.layout), key=lambda one: one[3]) == expected
@@ -519,19 +519,19 @@ def test_one_category_is_read_as_the_set_with_only_that_category(layout, tmp_pat
     assert read_dataset(category, layout=layout) == read_dataset(root, layout=layout)
 
 
-def test_what_fits_several_layouts_is_refused_with_their_names(tmp_path):
+def test_a_tree_of_several_layouts_is_refused_with_their_names(tmp_path):
     root = make(tmp_path / "set", {"images/1.png": PICTURE, "masks/1.png": SPOT})
     with pytest.raises(DatasetError, match=r"several layouts fit.*cvc_clinicdb, cvc_colondb, endo, folder, kvasir_seg"):
         read_dataset(root)
 
 
-def test_what_fits_no_layout_is_refused_with_all_names(tmp_path):
+def test_a_tree_of_no_layout_is_refused_with_all_names(tmp_path):
     root = make(tmp_path / "set", {"some/1.png": PICTURE})
     with pytest.raises(DatasetError, match=r"no known layout.*bmad, br35h, .*visa_2cls_highshot"):
         read_dataset(root)
 
 
-def test_a_named_layout_that_is_not_there_is_refused_with_what_is_expected(tmp_path):
+def test_a_tree_of_another_layout_is_refused_with_the_expected_folders(tmp_path):
     root = make(tmp_path / "set", mvtec_tree("bottle"))
     with pytest.raises(
         DatasetError, match=r"no tn3k layout here: expected in it test-image/ and test-mask/, or <category>"
@@ -539,7 +539,7 @@ def test_a_named_layout_that_is_not_there_is_refused_with_what_is_expected(tmp_p
         read_dataset(root / "bottle" / "train", layout="tn3k")
 
 
-def test_another_mask_folder_is_used_where_the_layout_has_one_to_choose(tmp_path):
+def test_another_mask_folder_is_used_if_the_layout_has_mask_folders(tmp_path):
     files = mvtec_tree("pcb") | {"pcb/ground_truth_xor/hole/000_mask.png": np.maximum(SPOT, SPOT_2)}
     root = make(tmp_path / "set", files)
     bad = [sample for sample in read_dataset(root, mask_folder="ground_truth_xor") if sample.is_anomalous]
@@ -549,7 +549,7 @@ def test_another_mask_folder_is_used_where_the_layout_has_one_to_choose(tmp_path
         read_dataset(tn3k, mask_folder="other")
 
 
-def test_hidden_folders_are_no_class(tmp_path):
+def test_hidden_folders_are_ignored(tmp_path):
     root = make(tmp_path / "set", mvtec_tree("bottle") | {"bottle/test/.ipynb_checkpoints/1.png": PICTURE})
     assert len(read_dataset(root)) == 3
 
@@ -567,7 +567,7 @@ def test_hidden_folders_are_no_class(tmp_path):
         ("object,split,label,image,mask\nx,test,anomaly,b.png,m.png\n", r"b\.png: no mask: expected .*m\.png"),
     ],
 )
-def test_a_broken_csv_is_named_with_its_line(text, complaint, tmp_path):
+def test_an_invalid_csv_is_named_with_its_line(text, complaint, tmp_path):
     root = make(tmp_path / "set", {"split_csv/1cls.csv": text, "b.png": PICTURE})
     lines = faults_of(root)
     assert len(lines) == 1
@@ -575,7 +575,7 @@ def test_a_broken_csv_is_named_with_its_line(text, complaint, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"meta": {"prefix": "x/"}}', '{"meta": {}, "train": [], "test": []}'])
-def test_a_broken_json_is_named(text, tmp_path):
+def test_an_invalid_json_is_named(text, tmp_path):
     root = make(tmp_path / "set", {"realiad_jsons/x.json": text, "realiad_1024/x/1.jpg": PICTURE})
     with pytest.raises(DatasetError, match=r"x\.json: not a Real-IAD listing"):
         read_dataset(root)
@@ -600,7 +600,7 @@ def test_a_whole_tree_has_no_faults(tmp_path):
     assert len(read_datasets([DatasetSpec(path=two_parts(tmp_path / "set"))])) == 4
 
 
-def test_each_kind_of_broken_file_is_named_in_one_go(tmp_path):
+def test_every_kind_of_broken_file_is_named_in_one_error(tmp_path):
     root = two_parts(tmp_path / "set")
     picture = root / "bottle/test/hole"
     mask = root / "bottle/ground_truth/hole"
@@ -630,7 +630,7 @@ def test_each_kind_of_broken_file_is_named_in_one_go(tmp_path):
         assert [line for line in lines if line.startswith(f"{root}/bottle/{path}:") and complaint in line], path
 
 
-def test_faults_of_several_sets_are_told_together(tmp_path):
+def test_faults_of_several_sets_are_in_one_error(tmp_path):
     first, second = two_parts(tmp_path / "first"), two_parts(tmp_path / "second")
     (first / "bottle/ground_truth/hole/000_mask.png").unlink()
     (second / "bottle/test/hole/001.png").write_bytes(b"no picture")
@@ -642,7 +642,7 @@ def test_faults_of_several_sets_are_told_together(tmp_path):
     ]
 
 
-def test_without_the_check_files_are_not_opened_but_the_tree_is_still_looked_at(tmp_path):
+def test_without_the_check_only_the_tree_is_checked(tmp_path):
     root = two_parts(tmp_path / "set")
     (root / "bottle/test/hole/001.png").write_bytes(b"no picture")
     assert len(read_datasets([DatasetSpec(path=root)], check=False)) == 4
@@ -650,14 +650,14 @@ def test_without_the_check_files_are_not_opened_but_the_tree_is_still_looked_at(
     assert ["no mask" in line for line in faults_of(root, check=False)] == [True]
 
 
-def test_only_the_split_asked_for_is_checked(tmp_path):
+def test_only_the_requested_split_is_checked(tmp_path):
     root = two_parts(tmp_path / "set")
     (root / "bottle/train/good/000.png").write_bytes(b"no picture")
     assert len(read_datasets([DatasetSpec(path=root)], split="test")) == 3
     assert ["train/good/000.png" in line for line in faults_of(root)] == [True]
 
 
-def test_many_faults_are_cut_and_the_rest_counted(tmp_path):
+def test_of_many_faults_the_first_are_shown_and_the_rest_counted(tmp_path):
     count = MAX_FAULTS_SHOWN + 3
     root = make(tmp_path / "set", mvtec_tree("bottle"))
     for index in range(count):
@@ -667,7 +667,7 @@ def test_many_faults_are_cut_and_the_rest_counted(tmp_path):
     assert lines[-1] == "… and 3 more"
 
 
-def test_a_category_without_test_pictures_is_named(tmp_path):
+def test_a_category_without_test_images_is_named(tmp_path):
     root = make(tmp_path / "set", mvtec_tree("bottle") | {"cable/train/good/0.png": PICTURE})
     (root / "cable/test").mkdir()
     assert faults_of(root) == [f"{root}/cable: no test pictures"]
@@ -686,7 +686,7 @@ def test_each_part_of_a_mask_is_checked(tmp_path):
     ]
 
 
-def test_a_broken_mask_that_would_have_told_the_label_is_named_once(tmp_path):
+def test_a_broken_mask_that_sets_the_label_is_named_once(tmp_path):
     root = make(tmp_path / "set", {"kos01/Part0.jpg": PICTURE, "kos01/Part0_label.bmp": SPOT})
     (root / "kos01/Part0_label.bmp").write_bytes(b"no picture")
     lines = faults_of(root)
@@ -694,7 +694,7 @@ def test_a_broken_mask_that_would_have_told_the_label_is_named_once(tmp_path):
     assert lines[0].startswith(f"{root}/kos01/Part0_label.bmp: ")
 
 
-def test_an_anomalous_only_set_has_pixel_truth_and_no_good_pictures(tmp_path):
+def test_a_set_of_defective_images_only_has_pixel_truth(tmp_path):
     root = make(tmp_path / "set", {"images/1.jpg": PICTURE, "masks/1.jpg": SPOT})
     samples = read_dataset(root, layout="kvasir_seg")
     assert all(sample.is_anomalous and sample.has_pixel_truth for sample in samples)
@@ -703,7 +703,7 @@ def test_an_anomalous_only_set_has_pixel_truth_and_no_good_pictures(tmp_path):
 # Flags and settings
 
 
-def test_the_layout_flag_is_that_of_every_named_set():
+def test_the_layout_flag_applies_to_every_data_flag():
     config = read_config(parser().parse_args(["--out", "o", "--data", "a", "b", "--layout", "tn3k"]))
     assert [spec.layout for spec in config.datasets] == ["tn3k", "tn3k"]
     config = read_config(parser().parse_args(["--out", "o", "--data", "a"]))
