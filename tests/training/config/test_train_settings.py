@@ -120,3 +120,22 @@ def test_a_common_file_or_preset_applies_to_methods_without_their_own(tmp_path):
 def test_invalid_methods_are_named(methods, said):
     with pytest.raises(ConfigError, match=said):
         configs("--methods", *methods)
+
+
+def test_the_layout_flag_applies_to_every_data_flag():
+    config = read_config(parser().parse_args(["--out", "o", "--data", "a", "b", "--layout", "tn3k"]))
+    assert [spec.layout for spec in config.datasets] == ["tn3k", "tn3k"]
+    config = read_config(parser().parse_args(["--out", "o", "--data", "a"]))
+    assert [spec.layout for spec in config.datasets] == ["auto"]
+
+
+def test_the_layout_flag_without_sets_is_refused():
+    with pytest.raises(ConfigError, match="--layout applies to --data only"):
+        read_config(parser().parse_args(["--out", "o", "--layout", "tn3k"]))
+
+
+def test_an_unknown_layout_in_a_config_file_is_named_with_its_line(tmp_path):
+    file = tmp_path / "train.yaml"
+    file.write_text("out: o\ndatasets:\n  - path: a\n    layout: coco\n")
+    with pytest.raises(ConfigError, match=r"train\.yaml:4: datasets\.0\.layout: got 'coco'.*'visa'"):
+        read_config(parser().parse_args(["--config", str(file)]))
