@@ -169,7 +169,7 @@ def main() -> None:
             written, lost, found = cut_power(folder, fsync, args.cuts, args.seed)
             _, _, ordered, sound, aside = found.split()
             assert (ordered, sound, aside) == ("True", "ok", "0"), found
-            note = f"{written} results accepted; in a virtual machine; file sound and order kept after the last one"
+            note = f"{written} results accepted; in a virtual machine; file intact and in order after the last one"
             record(f"power cut, spool.fsync: {fsync}", tried=args.cuts, lost=lost, doubled=0, recover_s=None, note=note)
             assert fsync == "periodic" or lost == 0, f"{lost} of {written} lost"
 

@@ -340,7 +340,7 @@ def test_the_acl_stops_other_clients_from_publishing_on_the_agents_topics(
         lost, doubled = publisher.stats.unsent, len(seqs(dashboard)) - 1
     tried = 1 if credentials is None else len(topics) + 1  # the connection, or each message and the will
     what = "connections" if credentials is None else "messages"
-    name = f"foreign client {attacker}, MQTT {'5' if protocol == 5 else '3.1.1'}"
+    name = f"other client {attacker}, MQTT {'5' if protocol == 5 else '3.1.1'}"
     record(name, tried=tried, lost=lost, doubled=doubled, recover_s=None, note=f"{tried} of {tried} {what} refused")
 
 

@@ -146,7 +146,7 @@ def test_10000_results_arrive_despite_a_broker_that_hangs(tmp_path: Path, tiny_b
             line.broker.thaw()
             line.await_recovery(anew=False)
         found = line.finish()
-    tell("broker stands still (SIGSTOP) for 0.5, 3, 20 s", line, found, len(times_s), anew=False)
+    tell("broker hangs (SIGSTOP) for 0.5, 3, 20 s", line, found, len(times_s), anew=False)
     check(found, LONG_RESULTS)
 
 
@@ -158,7 +158,7 @@ def test_10000_results_arrive_despite_a_packet_size_limit(tmp_path: Path, tiny_b
         line.start_agent()
         found = line.finish()
         connections = max(result.connection for result in line.results)
-    tell(f"broker limits packets to 8000 bytes, overlays are larger; {connections} connections", line, found, 1)
+    tell(f"packet limit of 8000 bytes, below the size of overlays; {connections} connections", line, found, 1)
     check(found, LONG_RESULTS)
     assert connections <= 3, line.log
 
@@ -179,5 +179,5 @@ def test_10000_results_arrive_despite_a_network_that_drops_all_packets(
             network.heal()
             line.await_recovery(anew=False)
         found = line.finish()
-    tell("network swallows everything for 0.3, 1, 3, 8, 20 s", line, found, len(times_s), anew=False)
+    tell("network drops all packets for 0.3, 1, 3, 8, 20 s", line, found, len(times_s), anew=False)
     check(found, LONG_RESULTS)

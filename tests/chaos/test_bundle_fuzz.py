@@ -165,7 +165,7 @@ def test_a_randomly_changed_bundle_is_refused_or_equals_the_signed_one(
         path = attack(data, workshop)
         vouched, whole = attempt(path, KEYS), workshop.whole
         counts["tried"] += 1
-        counts["taken"] += vouched is not None
+        counts["accepted"] += vouched is not None
         if vouched is not None:
             assert vouched.manifest == whole.manifest
             assert (vouched.sha256, vouched.model_xml, vouched.model_bin, vouched.signed_by) == (
@@ -177,14 +177,14 @@ def test_a_randomly_changed_bundle_is_refused_or_equals_the_signed_one(
         unsigned = attempt(path, ())
         if unsigned is not None and unsigned.prompt_bank is not None:
             assert all(np.isfinite(array).all() for array in unsigned.prompt_bank.embeddings.values())
-        counts["taken unsigned"] += unsigned is not None
+        counts["accepted unsigned"] += unsigned is not None
 
     started_s = time.monotonic()
     run()
     assert counts["tried"] >= examples
-    assert counts["taken"] < counts["tried"] / 2  # else the attack itself is wrong
+    assert counts["accepted"] < counts["tried"] / 2  # else the attack itself is wrong
     if examples == LONG:
-        note = f"{counts['taken']} were the signed bundle still, {counts['taken unsigned']} load without keys"
+        note = f"{counts['accepted']} equal the signed bundle, {counts['accepted unsigned']} load without keys"
         record(
             f"bundle fuzz: {attack.__name__.replace('_', ' ')}",
             tried=counts["tried"],

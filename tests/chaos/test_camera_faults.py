@@ -164,4 +164,4 @@ def test_10_unusual_but_valid_streams(mode: Mode, scene: Scene) -> None:
 def summary(seen: Sequence[Seen]) -> str:
     longest_s = max(one.until_unknown_s for one in seen)
     passes = sum(len(one.passes) for one in seen)
-    return f"unknown after {longest_s:.2f} s at most, {passes} verdicts on pictures of the time of the fault"
+    return f"unknown after {longest_s:.2f} s at most, {passes} verdicts on images captured during the fault"

@@ -101,7 +101,7 @@ def judge_config(path: Path, content: bytes) -> str:
     started_s = time.monotonic()
     try:
         load_settings(path)
-        outcome = "taken"
+        outcome = "accepted"
     except ConfigError as error:
         assert str(path) in str(error) or "command line" in str(error)
         assert len(str(error)) < MAX_TEXT
@@ -131,12 +131,12 @@ def test_a_random_config_file_is_accepted_or_refused(tmp_path: Path) -> None:
 def test_many_random_config_files_are_accepted_or_refused(tmp_path: Path) -> None:
     counts = fuzz_configs(tmp_path, 5_000)
     print(f"config files: {dict(counts)}")
-    note = f"{counts['taken']} taken, {counts['refused']} refused by name; nothing else"
+    note = f"{counts['accepted']} accepted, {counts['refused']} refused with the key; no other error"
     record("fuzzed config files", tried=counts.total(), lost=0, doubled=0, recover_s=None, note=note)
 
 
 def laughs(levels: int, link: str) -> bytes:
-    """A few lines that stand for 10 ** `levels` values."""
+    """A few lines with aliases that expand to 10 ** `levels` values."""
     lines = ["a0: &a0 {x: 1}"]
     for level in range(1, levels + 1):
         inner = ", ".join([f"*a{level - 1}"] * 10)
@@ -210,7 +210,7 @@ def fuzz_sources(examples: int) -> Counter[str]:
         try:
             source = make_source(SourceConfig.model_validate({key: text}))
             texts.append(source.description)
-            counts["taken"] += 1
+            counts["accepted"] += 1
         except ValidationError:  # an empty source is a fault of `load_settings`
             counts["refused"] += 1
         except (ConfigError, SourceError) as error:
@@ -244,7 +244,7 @@ def test_many_addresses_give_only_our_errors_and_never_show_their_password(
     monkeypatch.chdir(tmp_path)
     counts = fuzz_sources(20_000)
     print(f"sources: {dict(counts)}")
-    note = f"{counts['taken']} taken, {counts['refused']} refused; no password in a text"
+    note = f"{counts['accepted']} accepted, {counts['refused']} refused; no password in a text"
     record("fuzzed cameras, paths and URLs", tried=counts.total(), lost=0, doubled=0, recover_s=None, note=note)
 
 
@@ -270,4 +270,4 @@ def test_many_random_image_files_are_read_or_refused_with_bounded_memory(tmp_pat
     assert counts["peak_bytes"] < PICTURE_PEAK_BYTES
     note = f"{counts['read']} read, {counts['refused']} refused; at most {counts['peak_bytes'] / 1e6:.0f} MB of memory"
     tried = counts["read"] + counts["refused"]
-    record("mutated picture files", tried=tried, lost=0, doubled=0, recover_s=None, note=note)
+    record("mutated image files", tried=tried, lost=0, doubled=0, recover_s=None, note=note)

@@ -81,7 +81,7 @@ def check_truncations(tmp_path: Path, step: int) -> None:
         lost=lost,
         doubled=0,
         recover_s=recover_s,
-        note=f"every {step}. byte; lost are results whose bytes were cut off, {len(written)} were in each file",
+        note=f"step {step} byte; lost: results whose bytes were cut off, of {len(written)} in each file",
     )
 
 
@@ -151,7 +151,7 @@ def check_kills(path: Path, kills: int, fsync: str, seed: int) -> None:
         lost=len(missing),
         doubled=len(set(found) & set(acknowledged)),
         recover_s=recover_s,
-        note=f"{len(accepted)} results accepted; doubled are those acknowledged and not yet deleted at the kill",
+        note=f"{len(accepted)} results accepted; doubled: results acknowledged and not yet deleted at the kill",
     )
     assert not missing
     assert found == sorted(set(found))
@@ -266,7 +266,7 @@ def test_a_read_only_spool_is_a_fault_and_works_when_it_can_be_written(read_only
         lost=0,
         doubled=0,
         recover_s=[time.monotonic() - started_s],
-        note="up to 1000 results wait in memory meanwhile; of more the oldest go and are counted",
+        note="up to 1000 results wait in memory; more drop the oldest, which are counted",
     )
 
 
