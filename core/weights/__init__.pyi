@@ -1,3 +1,4 @@
+from .digest import weights_digest as weights_digest
 from .file import OPENAI_CONSTANTS as OPENAI_CONSTANTS
 from .file import check_state as check_state
 from .file import read_state_dict as read_state_dict

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zsad_core.backbones import standardise_patches
 from zsad_core.model import Detector
+from zsad_core.weights import weights_digest
 from zsad_core.whole_file import whole_file
 from zsad_training.distil.pictures import DistilBatch
 from zsad_training.run import stacked_text
@@ -102,10 +103,8 @@ class Teacher:
             taps=len(detector.backbone.taps),
             embed_dim=detector.backbone.embed_dim,
         )
-        digest = hashlib.sha256(f"{detector.config.model_dump_json()} {self.layout} {SURE}".encode())
-        for name, value in detector.state_dict().items():
-            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        self.digest = digest.hexdigest()
+        settings = f"{detector.config.model_dump_json()} {self.layout} {SURE}"
+        self.digest = weights_digest(detector.state_dict(), settings=settings)
         self.device = device
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zsad_core.heads import Tokens
 from zsad_core.model import Detector
+from zsad_core.weights import weights_digest
 from zsad_core.whole_file import whole_file
 
 
@@ -28,10 +29,9 @@ class FeatureCache:
         if any(parameter.requires_grad for parameter in detector.backbone.parameters()):
             raise ValueError("a feature cache needs a frozen backbone: set trainable_blocks to 0")
         self._detector = detector
-        digest = hashlib.sha256(detector.backbone.config.model_dump_json().encode())
-        for name, value in detector.backbone.state_dict().items():
-            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        self._folder = folder / digest.hexdigest()[:16]
+        backbone = detector.backbone
+        digest = weights_digest(backbone.state_dict(), settings=backbone.config.model_dump_json())
+        self._folder = folder / digest[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def tokens(self, images_bgr: Tensor) -> Tokens:

@@ -3,7 +3,6 @@
 It has no frozen weights, only their digest: the run loads them again as at its start.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zsad_core.errors import WeightsError, some
-from zsad_core.weights import read_torch_file
+from zsad_core.weights import read_torch_file, weights_digest
 from zsad_core.whole_file import whole_file
 
 RESUME = "resume.pt"
@@ -39,11 +38,7 @@ def load_changing_state(module: nn.Module, saved: dict[str, Tensor]) -> None:
 
 def frozen_digest(module: nn.Module) -> str:
     """The sha256 of the frozen parameters."""
-    digest = hashlib.sha256()
-    for name, value in sorted(_frozen(module).items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return weights_digest(dict(sorted(_frozen(module).items())))
 
 
 def _frozen(module: nn.Module) -> dict[str, nn.Parameter]:
