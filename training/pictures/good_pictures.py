@@ -60,8 +60,7 @@ def printed_picture(rng: Rng, size_hw: tuple[int, int]) -> Image:
         plate = 1 - plate
     if rng.random() < 0.5:
         back, front = (0.0, 255.0) if rng.random() < 0.5 else (255.0, 0.0)
-        colours = np.full((2, 3), back), np.full((2, 3), front)
-        dark, light = colours[0][0], colours[1][0]
+        dark, light = np.full(3, back), np.full(3, front)
     else:
         dark, light = rng.uniform(0, 255, 3), rng.uniform(0, 255, 3)
         if np.abs(dark - light).max() < 60:
