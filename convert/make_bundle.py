@@ -214,12 +214,11 @@ def _embeddings(args: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
 
 def _licences(record: dict[str, Any], config: Any, needs_text: bool) -> "tuple[Any, ...]":
     from zsad_core.facts import Licence
-    from zsad_core.weights import backbone_licence, text_licence
+    from zsad_core.weights import weights_licences
 
     of_data = [Licence.model_validate(licence) for licence in record["licences"]]
-    backbone = backbone_licence(config.backbone.name, config.backbone_weights)
-    text = text_licence(config.text_encoder) if needs_text else None
-    return (*of_data, *(licence for licence in (backbone, text) if licence is not None))
+    text_encoder = config.text_encoder if needs_text else None
+    return (*of_data, *weights_licences(config.backbone.name, config.backbone_weights, text_encoder))
 
 
 def _read_table(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""The agent as a user runs it: a process of its own, with its state in a folder of the test."""
+"""The agent as a separate process, with its state in a folder of the test."""
 
 import os
 import re
@@ -19,11 +19,11 @@ _RESULT_LINE = re.compile(r"(\d\d:\d\d:\d\d\.\d{3}Z) (\S+) #(\d+) ")
 
 
 class AgentProcess:
-    """`zsad-agent` with the arguments given, the device id `line3`, and `folder` for config, spool and cache.
+    """Runs `zsad-agent` with the given arguments, the device id `line3`, and `folder` for config, spool and cache.
 
     Args:
         settings: further sections of its config, YAML.
-        wrapper: what the command line starts with, as in `ip netns exec NAME`.
+        wrapper: start of the command line, e.g. `ip netns exec NAME`.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class AgentProcess:
         config = folder / "agent.yaml"
         ours = f"device_id: {DEVICE}\ninference:\n  bundle: {bundle}\n  threads: 1\n"
         if "http:" not in settings:
-            ours += 'http:\n  listen: "off"\n'  # several at a time would want the one port
+            ours += 'http:\n  listen: "off"\n'  # several agents would use the same port
         config.write_text(ours + settings)
         self._command = [*wrapper, sys.executable, "-m", "zsad_agent.cli", "--config", str(config), *arguments]
         self._environment = {
@@ -50,7 +50,7 @@ class AgentProcess:
         }
         self._lines: list[str] = []
         self._arrived = threading.Condition()
-        self.printed: list[tuple[str, str, int]] = []  # time of day, camera, seq of each line of --print-results
+        self.printed: list[tuple[str, str, int]] = []  # (time of day, camera, seq) of each line of --print-results
 
     @property
     def spool(self) -> Path:
@@ -82,7 +82,7 @@ class AgentProcess:
         self.kill()
 
     def wait(self, timeout_s: float = 30.0) -> int:
-        """The exit code."""
+        """Waits for the end; gives the exit code."""
         code = self._process.wait(timeout_s)
         self._reader.join(10)
         return code
@@ -93,7 +93,7 @@ class AgentProcess:
         assert met, f"{text!r} did not appear in:\n{self.output}"
 
     def terminate(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """Exit code, and how long it took in seconds."""
+        """Sends the signal and waits; gives exit code and duration in seconds."""
         started_s = time.monotonic()
         self._process.send_signal(how)
         code = self._process.wait(10)
@@ -102,13 +102,13 @@ class AgentProcess:
         return code, spent_s
 
     def kill(self) -> None:
-        """kill -9; returns when it is gone and all that it had printed is read."""
+        """kill -9; returns after the process has ended and all its output is read."""
         self._process.kill()
         self._process.wait(10)
         self._reader.join(10)
 
     def signal(self, how: signal.Signals) -> None:
-        """Sends it, and does not wait."""
+        """Sends the signal and does not wait."""
         self._process.send_signal(how)
 
     def freeze(self) -> None:
@@ -128,7 +128,7 @@ class AgentProcess:
 
 
 def write_line_video(path: Path, frames: int, defect_every: int = 5) -> Path:
-    """White parts, every fifth one with a black blot, the first too."""
+    """White images, every fifth with a black blot, starting with the first."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (320, 240))
     assert writer.isOpened()
     for index in range(frames):

@@ -13,7 +13,7 @@ from zsad_core.bundle import MANIFEST, SIGNATURE, TrustedKey, key_id, sign_manif
 
 
 def make_key(number: int) -> Ed25519PrivateKey:
-    """Another for every number, always the same."""
+    """A private key for each number, always the same."""
     return Ed25519PrivateKey.from_private_bytes(bytes([number] * 32))
 
 
@@ -33,7 +33,7 @@ def sign_folder(bundle: Path, key: Ed25519PrivateKey) -> Path:
 
 
 def rehash(bundle: Path) -> Path:
-    """Has the manifest vouch for the files as they are, as whoever changes them without the key can."""
+    """Updates the manifest's hashes to the present files, as an attacker without the key can."""
     manifest = json.loads((bundle / MANIFEST).read_text())
     manifest["files"] = {name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in manifest["files"]}
     (bundle / MANIFEST).write_text(json.dumps(manifest))

@@ -1,4 +1,4 @@
-"""Certificates for tests: authorities, and what they sign."""
+"""Certificates for tests."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Pair:
 
 
 class Authority:
-    """Signs certificates; its own is `cert`. All files go to `folder`."""
+    """A certificate authority; its own certificate is `cert`. All files are in `folder`."""
 
     def __init__(self, folder: Path, name: str = "plant-ca") -> None:
         self._folder = folder
@@ -46,7 +46,7 @@ class Authority:
         valid_to: timedelta = DAY,
         self_signed: bool = False,
     ) -> Pair:
-        """A certificate for `hosts`, valid between two times from now, and its key."""
+        """Makes a certificate for `hosts`, valid between two times relative to now, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         issuer = subject if self_signed else self._name
@@ -62,7 +62,7 @@ class Authority:
 
 
 def write_key(path: Path, key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) -> None:
-    """As PEM, encrypted if there is a passphrase."""
+    """Writes a key as PEM, encrypted if there is a passphrase."""
     encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
     path.write_bytes(pem)

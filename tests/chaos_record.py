@@ -1,4 +1,4 @@
-"""Keeps what the long chaos tests counted: one JSON object a line in the file that ZSAD_CHAOS_RESULTS names."""
+"""Records the counts of the chaos tests: one JSON object a line in the file that ZSAD_CHAOS_RESULTS names."""
 
 import json
 import os
@@ -9,11 +9,11 @@ def record(fault: str, *, tried: int, lost: int, doubled: int, recover_s: list[f
     """Appends one line; does nothing without ZSAD_CHAOS_RESULTS.
 
     Args:
-        tried: how often the fault was made.
-        lost: accepted results that were not found afterwards, over all tries.
-        doubled: results that came more than once, with the same id.
-        recover_s: seconds from the end of the fault to work as usual, one of each try; None where there is no wait.
-        note: what else the reader should know.
+        tried: number of faults.
+        lost: accepted results that were not found afterwards, in all tries.
+        doubled: results that arrived more than once with the same id.
+        recover_s: seconds from the end of each fault to normal work; None if there is no wait.
+        note: further facts for the reader.
     """
     target = os.environ.get("ZSAD_CHAOS_RESULTS")
     if not target:

@@ -1,4 +1,4 @@
-"""Turns the lines that `chaos_record` wrote into the table of docs/reliability.md: `python chaos_table.py FILE`."""
+"""Makes the table of docs/reliability.md from the lines of `chaos_record`: `python chaos_table.py FILE`."""
 
 import json
 import statistics
@@ -11,7 +11,7 @@ HEAD = "| Fault | Tried | Lost | Doubled | Time to recover, s (median / worst) |
 
 
 def as_table(lines: Iterable[str]) -> str:
-    """Markdown, a row for each line, in their order."""
+    """Markdown, one row for each line, in their order."""
     return HEAD + "".join(_row(json.loads(line)) for line in lines if line.strip())
 
 

@@ -12,19 +12,19 @@ import pytest
 from mosquitto_broker import MosquittoBroker
 from tiny_bundle_maker import make_tiny_bundle
 
-# Threads that wait for each other in a busy loop make small models a hundred times slower on a machine that is shared.
+# Threads in busy-wait loops make small models a hundred times slower on a shared machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_finish() -> None:
-    """Keeps imported modules and collected tests out of every garbage collection: conversions take half the time."""
+    """Excludes imported modules and collected tests from garbage collection: conversions take half the time."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[None]:
-    """Makes captured logs valid UTF-8, which pytest-xdist needs. The names of files in them may not be."""
+    """Makes captured logs valid UTF-8, which pytest-xdist needs. File names in them may be invalid."""
     report = yield
     report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
     return report

@@ -1,4 +1,4 @@
-"""A running agent and a publisher that are nothing but what commands change and say, for tests."""
+"""A fake running agent and a fake publisher, which only store what commands change and publish."""
 
 import json
 import threading
@@ -14,7 +14,7 @@ CONFIG_THRESHOLD, CONFIG_PRODUCT = 0.5, "object"
 
 
 class FakeControls:
-    """Two cameras. Bundle `v2` knows one more product; `bad` is refused; `slow` waits for `let_go`."""
+    """Two cameras. Bundle `v2` has one more product; `bad` is refused; `slow` waits for `let_go`."""
 
     def __init__(self) -> None:
         self.cameras = ("cam0", "cam1")
@@ -86,7 +86,7 @@ class FakeControls:
         return self.bundle != "v1"
 
     def settle_bundle(self) -> Outcome | None:
-        """Of a bundle that failed: `v1` is in force again."""
+        """The outcome of a bundle update. After a roll-back, `v1` is used again."""
         outcome, self.outcome = self.outcome, None
         if outcome is not None and outcome.state is UpdateState.ROLLED_BACK:
             self.bundle = "v1"
@@ -99,7 +99,7 @@ class FakeControls:
 
 
 class FakePublisher:
-    """Calls the handlers in the caller's thread, as the sending thread does."""
+    """Calls the handlers in the caller's thread, like the publisher's sending thread."""
 
     def __init__(self, base: str = "zsad/line3") -> None:
         self._base = base
@@ -124,17 +124,17 @@ class FakePublisher:
         return self.connected
 
     def arrive(self, setting: str, payload: bytes) -> None:
-        """A message on `<setting>/set`."""
+        """Sends a message on `<setting>/set`."""
         self.handlers[f"{self._base}/{setting}/set"](payload)
 
     def ask(self, setting: str, payload: bytes) -> dict[str, Any]:
-        """The answer to a message on `<setting>/set`."""
+        """Sends a message on `<setting>/set` and gives the answer."""
         said = len(self.answers)
         self.arrive(setting, payload)
         return self.wait_for(setting, after=said)
 
     def wait_for(self, setting: str, *, after: int = 0) -> dict[str, Any]:
-        """The first answer on `<setting>/state` that is not among the first `after` of all."""
+        """The first answer on `<setting>/state` after the first `after` answers of all settings."""
         found: list[dict[str, Any]] = []
 
         def arrived() -> bool:
@@ -146,5 +146,5 @@ class FakePublisher:
         return found[0]
 
     def state(self, setting: str) -> dict[str, Any]:
-        """What is retained."""
+        """The retained state of a setting."""
         return [state for topic, state in self.answers if topic == f"{setting}/state"][-1]

@@ -1,4 +1,4 @@
-"""A network camera: motion JPEG over HTTP that can stall, break, change its size, and refuse."""
+"""A network camera: motion JPEG over HTTP that can stall, send bad data, change its size, and refuse clients."""
 
 import base64
 import http.server
@@ -12,19 +12,19 @@ BOUNDARY = "frame"
 
 
 class MjpegServer:
-    """Streams to every client, as its attributes say at the time; each can be changed while it streams."""
+    """Streams to every client. The attributes control the stream and can be changed at any time."""
 
     def __init__(self) -> None:
         self.wh = (64, 48)
         self.every_s = 0.02
-        self.stalled = False  # the connection stays, nothing comes
-        self.refusing = False  # connections that are new get 503
-        self.grey: int | None = None  # of every frame; None: it counts up
-        self.left_grey: int | None = None  # of its left half; None: as the rest
-        self.clients = 0  # since the start
-        self.password: str | None = None  # of any user; None: all may see it
-        self._garbage = 0  # frames to come that are no JPEG
-        self._cut = 0  # connections that are older than this many cuts end
+        self.stalled = False  # keeps connections open and sends nothing
+        self.refusing = False  # new connections get 503
+        self.grey: int | None = None  # grey level of every frame; None: it counts up
+        self.left_grey: int | None = None  # grey level of the left half; None: like the rest
+        self.clients = 0  # number of connections so far
+        self.password: str | None = None  # password of any user; None: no password
+        self._garbage = 0  # number of next frames that are not JPEG
+        self._cut = 0  # number of cuts; each ends all older connections
         self._stop = threading.Event()
         outer = self
 
@@ -59,11 +59,11 @@ class MjpegServer:
         return f"http://{self.address}"
 
     def cut(self) -> None:
-        """Ends every connection that there is."""
+        """Ends all connections."""
         self._cut += 1
 
     def garbage_frames(self, count: int) -> None:
-        """The next `count` frames are bytes that are no JPEG."""
+        """Makes the next `count` frames bytes that are not JPEG."""
         self._garbage = count
 
     def __enter__(self) -> Self:
@@ -92,7 +92,7 @@ class MjpegServer:
                 head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
                 handler.wfile.write(head.encode() + body + b"\r\n")
                 index += 1
-        except OSError:  # the client has gone
+        except OSError:  # the client has disconnected
             pass
 
     def _encode(self, index: int) -> bytes:

@@ -1,4 +1,4 @@
-"""A real mosquitto for tests: on a free port, with settings of its own, stopped, killed and started at will."""
+"""A real mosquitto for tests, on a free port, with its own settings; it can be started, stopped and killed."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ START_S = 10.0
 
 
 def mosquitto_binary() -> str:
-    """The path of the binary. Without one the test is skipped; in CI that is a failure."""
+    """The path of the binary. If it is missing, the test is skipped; in CI it fails."""
     found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
     if found is not None:
         return found
@@ -33,15 +33,15 @@ def free_port() -> int:
 
 
 class MosquittoBroker:
-    """One broker, started by `start` or `with`; `port` stays the same over restarts.
+    """One broker, started by `start` or `with`; `port` does not change over restarts.
 
     Args:
-        folder: for its config, log and store.
+        folder: for its config, log and database.
         persistent: keeps retained messages, sessions and queues over a `stop`.
-        password: (user, password) without which it lets nobody in.
-        users: likewise, several of them.
-        anonymous: lets clients in without a password; default: unless there are users.
-        extra: further lines for its config.
+        password: (user, password); other clients are refused.
+        users: likewise, several users.
+        anonymous: accepts clients without a password; default: only if there are no users.
+        extra: further lines of its config.
         port: None: a free one.
     """
 
@@ -66,7 +66,7 @@ class MosquittoBroker:
         lines = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {str(anonymous).lower()}"]
         lines += ["max_queued_messages 0", "log_type all"]
         if os.geteuid() == 0:
-            lines.append("user root")  # else it changes to a user who may not enter the folder
+            lines.append("user root")  # otherwise it changes to a user without access to the folder
         if persistent:
             lines += ["persistence true", f"persistence_location {folder}/", "autosave_interval 1"]
         if users:
@@ -93,7 +93,7 @@ class MosquittoBroker:
         self.kill()
 
     def start(self) -> None:
-        """Returns when it takes connections."""
+        """Returns when it accepts connections."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [self._binary, "-c", str(self._config)], stdout=log, stderr=subprocess.STDOUT
@@ -109,7 +109,7 @@ class MosquittoBroker:
         raise AssertionError(f"mosquitto did not start:\n{self.log}")
 
     def stop(self) -> None:
-        """In order: what is persistent is stored."""
+        """Stops it in an orderly way; it saves its persistent state."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -117,12 +117,12 @@ class MosquittoBroker:
         self._end(signal.SIGKILL)
 
     def reload(self) -> None:
-        """Reads users and ACL anew."""
+        """Makes it read users and ACL again."""
         assert self._process is not None
         self._process.send_signal(signal.SIGHUP)
 
     def freeze(self) -> None:
-        """Takes connections and bytes, does nothing with them."""
+        """Makes it hang: it accepts connections and bytes and does nothing with them."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -131,7 +131,7 @@ class MosquittoBroker:
         self._process.send_signal(signal.SIGCONT)
 
     def save(self) -> None:
-        """Has a persistent one store what it holds, so that a kill from now on does not take the sessions."""
+        """Makes a persistent broker save its state, so that a later kill does not lose the sessions."""
         assert self._process is not None
         stored = self.log.count("Saving in-memory database")
         self._process.send_signal(signal.SIGUSR1)

@@ -1,4 +1,4 @@
-"""A subscriber to everything, for tests."""
+"""A subscriber to all topics, for tests."""
 
 import json
 import ssl
@@ -12,12 +12,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 
 class MqttListener:
-    """Keeps all messages in the order of their arrival. With `session` the broker keeps them while it is away.
+    """Keeps all messages in the order of arrival. With `session` the broker keeps messages while it is disconnected.
 
     Args:
         will: topic and payload, retained.
         credentials: (user, password).
-        tls: for a broker that speaks TLS under the name `localhost`.
+        tls: for a broker with TLS under the name `localhost`.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class MqttListener:
         self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(10)
 
     def break_off(self) -> None:
-        """Ends the connection without a goodbye."""
+        """Ends the connection without DISCONNECT."""
         self._client.loop_stop()
         sock = self._client.socket()
         assert sock is not None
         sock.close()
 
     def wait_for(self, condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
-        """Until `condition` of this listener holds."""
+        """Waits until `condition` of this listener is true."""
         with self._changed:
             met = self._changed.wait_for(condition, timeout_s)
         assert met, f"not met within {timeout_s} s; {len(self.messages)} messages, the last: {self.messages[-3:]}"
@@ -89,7 +89,7 @@ class MqttListener:
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
-    """Until `condition` holds, looked at every 10 ms."""
+    """Waits until `condition` is true; checks it every 10 ms."""
     end_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end_s, f"not met within {timeout_s} s"

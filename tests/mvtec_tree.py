@@ -1,4 +1,4 @@
-"""A tiny data set in MVTec layout with defects that can be seen: dark blots on light, noisy parts."""
+"""A tiny data set in MVTec layout with visible defects: dark blots on light, noisy parts."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 def draw_part(
     rng: np.random.Generator, *, defect: bool, hw: tuple[int, int] = (72, 96)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(picture uint8 [H, W, 3], mask uint8 [H, W] of 0 and 255)."""
+    """(image uint8 [H, W, 3], mask uint8 [H, W] of 0 and 255)."""
     picture = (190 + rng.normal(0, 6, (*hw, 3))).clip(0, 255).astype(np.uint8)
     mask = np.zeros(hw, np.uint8)
     if defect:
@@ -20,7 +20,7 @@ def draw_part(
 
 
 def make_mvtec_tree(root: Path, *, category: str = "plate", good: int = 12, bad: int = 12, seed: int = 0) -> Path:
-    """Writes <root>/<category>/… and gives root."""
+    """Writes <root>/<category>/… and returns root."""
     rng = np.random.default_rng(seed)
     for folder in ("train/good", "test/good", "test/blot", "ground_truth/blot"):
         (root / category / folder).mkdir(parents=True)
@@ -35,7 +35,7 @@ def make_mvtec_tree(root: Path, *, category: str = "plate", good: int = 12, bad:
 
 
 def make_textures(root: Path, count: int = 6) -> Path:
-    """Writes <root>/<material>/<n>.png, random tileable pictures, and gives root."""
+    """Writes <root>/<material>/<n>.png, random tileable images, and returns root."""
     rng = np.random.default_rng(3)
     for index in range(count):
         folder = root / f"material{index % 3}"

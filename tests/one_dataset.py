@@ -1,4 +1,4 @@
-"""One data set as training reads it, its files not decoded."""
+"""Reads one data set like training, without decoding its files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whoever commands an agent over MQTT and sees all that it says."""
+"""An operator who sends commands to an agent over MQTT and receives all its messages."""
 
 import json
 import time
@@ -21,25 +21,25 @@ class PlantOperator(MqttListener):
     sent = 0
 
     def send(self, setting: str, value: object, *, retain: bool = False) -> bytes:
-        """The command's payload; its id is `command-N`."""
+        """Sends a command with the id `command-N`; gives its payload."""
         self.sent += 1
         payload = json.dumps({"value": value, "id": f"command-{self.sent}", "sent_at": time.time()}).encode()
         self.publish(f"{BASE}/{setting}/set", payload, retain=retain)
         return payload
 
     def command(self, setting: str, value: object = None) -> dict[str, Any]:
-        """The state that answers it."""
+        """Sends a command; gives the state that answers it."""
         command_id = json.loads(self.send(setting, value))["id"]
         return self.state_where(setting, lambda state: state["id"] == command_id)
 
     def reload(self) -> None:
-        """Returns when the agent takes commands again."""
+        """Sends `reload`; returns when the agent accepts commands again."""
         topic = f"{BASE}/reload/state"
         assert self.command("reload")["error"] is None
         self.wait_for(lambda: json.loads(self.payloads(topic)[-1])["id"] is None, PATIENCE_S)
 
     def wait_until_heard(self, starts: int) -> None:
-        """Until the agent takes commands in its so-manieth start; its states before are not mistaken for that."""
+        """Waits until the agent accepts commands in its `starts`th process; states of earlier ones do not count."""
 
         def heard() -> bool:
             came = [number for number, (topic, text) in enumerate(self.messages) if text == b"online"]
@@ -48,7 +48,7 @@ class PlantOperator(MqttListener):
         self.wait_for(heard, PATIENCE_S)
 
     def state_where(self, setting: str, holds: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        """The first state of the setting that is so, of the past too."""
+        """The first state of the setting that fits, received before or after the call."""
         found: list[dict[str, Any]] = []
 
         def arrived() -> bool:
@@ -62,20 +62,20 @@ class PlantOperator(MqttListener):
         return [json.loads(payload) for payload in self.payloads(f"{BASE}/{camera}/result")]
 
     def next_results(self, count: int, camera: str = "cam0") -> list[dict[str, Any]]:
-        """Those that come from now on; the first few may have been at the model before."""
+        """The next results; the first few may be of frames that the model already had."""
         before = len(self.results_of(camera))
         self.wait_for(lambda: len(self.results_of(camera)) >= before + count, PATIENCE_S)
         return self.results_of(camera)[before:]
 
     def result_where(self, holds: Callable[[dict[str, Any]], object], camera: str = "cam0") -> dict[str, Any]:
-        """The first result that comes from now on and is so."""
+        """The first result that fits, from now on."""
         before = len(self.results_of(camera))
         self.wait_for(lambda: any(map(holds, self.results_of(camera)[before:])), PATIENCE_S)
         return next(filter(holds, self.results_of(camera)[before:]))
 
 
 def write_part(path: Path, *, grey: int = 250, blot: int | None = None) -> Path:
-    """A picture of 64x48, even but for a blot at the left where one is wanted. Appears whole."""
+    """Writes a uniform image of 64x48, with a blot at the left if `blot` is given. The file appears complete."""
     image = np.full((48, 64, 3), grey, np.uint8)
     if blot is not None:
         image[12:36, 4:28] = blot
@@ -85,7 +85,7 @@ def write_part(path: Path, *, grey: int = 250, blot: int | None = None) -> Path:
 
 
 def write_parts(folder: Path, count: int = 4, **look: Any) -> Path:
-    """Pictures of equal parts in a folder, made or overwritten."""
+    """Writes or overwrites images of equal parts in a folder."""
     folder.mkdir(exist_ok=True)
     for number in range(count):
         write_part(folder / f"{number}.png", **look)
@@ -93,7 +93,7 @@ def write_parts(folder: Path, count: int = 4, **look: Any) -> Path:
 
 
 def without_gap(results: list[dict[str, Any]]) -> bool:
-    """Whether each start's results of the only camera are numbered 1, 2, 3 …, the last one's end included."""
+    """Whether the only camera's results of each process are numbered 1, 2, 3 … without a gap."""
     seqs: dict[str, list[int]] = {}
     for result in results:
         seqs.setdefault(result["id"].rsplit("-", 1)[0], []).append(result["seq"])

@@ -1,4 +1,4 @@
-"""What the authors' checkpoints hold, made of the weights of our modules."""
+"""Content in the form of the authors' checkpoints, made of the weights of our modules."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ AVA_MODULES = (
 
 
 def module_states(head: Any, modules: tuple[str, ...]) -> dict[str, Any]:
-    """Of AVA-DINO and AD-DINOv3: a state dict for each module."""
+    """AVA-DINO's and AD-DINOv3's form: a state dict for each module."""
     return {name: dict(getattr(head, name).state_dict()) for name in modules}
 
 
 def visualad_content(head: Any, taps: list[int], **entries: object) -> dict[str, Any]:
-    """Of VisualAD; the final norm's weights are 2 and its biases 3, and `entries` are image_size, backbone, …"""
+    """VisualAD's form; the final norm's weights are 2 and its biases 3, and `entries` are image_size, backbone, …"""
     import torch
 
     width = head.config.embed_dim

@@ -1,4 +1,4 @@
-"""A result as the inspector gives it."""
+"""Results in the inspector's form."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ SCORES = {Verdict.OK: 0.1, Verdict.ANOMALOUS: 0.9, Verdict.UNKNOWN: None}
 
 
 def make_result(seq: int = 1, *, verdict: Verdict = Verdict.ANOMALOUS, **changes: Any) -> Result:
-    """Number `seq` of cam0 of line3, captured `seq` milliseconds after `START`. The score fits the verdict."""
+    """Result `seq` of cam0 of line3, captured `seq` milliseconds after `START`. The score fits the verdict."""
     fields: dict[str, Any] = {
         "id": f"line3-b1-{seq}",
         "device_id": "line3",

@@ -1,4 +1,4 @@
-"""An MQTT broker that answers as a test says: refuses, hangs up, limits sizes. One thread for each connection."""
+"""A scripted MQTT broker: it can refuse, disconnect and limit sizes. One thread for each connection."""
 
 import socket
 import ssl
@@ -11,15 +11,15 @@ CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, PINGRESP = 1, 2, 
 
 
 class ScriptedBroker:
-    """Keeps what it took in `messages`, in order. Change the attributes at any time.
+    """Keeps the accepted messages in `messages`, in order. The attributes can be changed at any time.
 
     Args:
-        versions: levels of MQTT that it knows (4: 3.1.1, 5: 5). Another one it refuses, or with `hangs_up` drops.
+        versions: levels of MQTT that it supports (4: 3.1.1, 5: 5). It refuses others, or with `hangs_up` disconnects.
         connack_properties: of MQTT 5, encoded.
-        puback: reason code for topic and payload; 0 takes the message, None does not answer.
+        puback: reason code for topic and payload; 0 accepts the message, None sends no answer.
         suback: likewise, for a topic.
-        cut_above: bytes of payload above which it ends the connection.
-        tls: of the server's side.
+        cut_above: payload bytes above which it ends the connection.
+        tls: TLS context of the server.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class ScriptedBroker:
         self.suback = suback
         self.cut_above = cut_above
         self._tls = tls
-        self.connects: list[int] = []  # the level of each CONNECT
+        self.connects: list[int] = []  # MQTT level of each CONNECT
         self.subscribed: list[tuple[str, int]] = []  # topic and options byte
-        self.asked: list[tuple[str, bytes]] = []  # of every PUBLISH, taken or not
+        self.asked: list[tuple[str, bytes]] = []  # topic and payload of every PUBLISH, accepted or not
         self.messages: list[tuple[str, bytes]] = []
         self._server = socket.create_server(("127.0.0.1", 0))
         self._clients: list[socket.socket] = []
@@ -69,7 +69,7 @@ class ScriptedBroker:
             thread.join(10)
 
     def send(self, topic: str, *payloads: bytes, retained: bool = False) -> None:
-        """QoS 0 messages to the newest client, which speaks MQTT 3.1.1, in one go."""
+        """Sends QoS 0 messages at once to the newest client, which uses MQTT 3.1.1."""
         head = struct.pack("!H", len(topic)) + topic.encode()
         self._clients[-1].sendall(b"".join(_packet(PUBLISH, head + each, flags=int(retained)) for each in payloads))
 
@@ -106,7 +106,7 @@ class ScriptedBroker:
             return
 
     def _answer(self, head: int, body: bytes, level: int) -> bytes | None:
-        """None: end the connection."""
+        """The answer; None ends the connection."""
         kind, is_mqtt5 = head >> 4, level == 5
         if kind == CONNECT:
             if level not in self.versions:

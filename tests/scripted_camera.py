@@ -1,6 +1,6 @@
-"""A camera that does what a script says, faults included, inside the process that reads it.
+"""A camera that follows a script with faults, inside the process that reads it.
 
-A process that is to read it must find this module: `PYTHONPATH=<folder of this file>`.
+That process must be able to import this module: `PYTHONPATH=<folder of this file>`.
 """
 
 import ctypes
@@ -18,23 +18,23 @@ SECRET = "s3cret-of-the-camera"
 
 
 class ScriptedCamera:
-    """Plays one script at each opening, the last one again when there are no more. A script's end is the camera's.
+    """Plays one script at each opening; the last one repeats. When a script ends, the stream ends.
 
-    A script is words separated by blanks; what stands before `open` happens while it is opened:
+    A script is words separated by blanks; the words before `open` are executed during the opening:
 
-    - `N`: N frames. Frame i of an opening is all of value i mod 251.
-    - `size:WxH`, `every:S`: frames from here on have that size (at first 64x48), and come S seconds apart (at first 0).
-    - `frozen:N`: the last frame N times more. `noise:N`: N frames of noise. `bad:N`: N times ImageError.
-    - `wait:S`: nothing for S seconds.
-    - `hang`: for ever, in C code that ends with no signal but SIGKILL and lets no other thread of the process run.
-    - `crash`: SIGSEGV. `fail`: SourceError. `raise`: an error that nobody expects, with SECRET in its text.
+    - `N`: N frames. All pixels of frame i of an opening are i mod 251.
+    - `size:WxH`, `every:S`: the next frames have that size (first 64x48) and are S seconds apart (first 0).
+    - `frozen:N`: the last frame N more times. `noise:N`: N frames of noise. `bad:N`: N times ImageError.
+    - `wait:S`: no frame for S seconds.
+    - `hang`: hangs in C code that only SIGKILL ends and that blocks all other threads of the process.
+    - `crash`: SIGSEGV. `fail`: SourceError. `raise`: an unexpected error with SECRET in its text.
     """
 
     description = "scripted camera"
     lossless, endless = False, True
 
     def __init__(self, *scripts: str, log: Path) -> None:
-        """Opens nothing yet. `log` gets a byte for every opening: the process that could count them may be killed."""
+        """Does not open it yet. `log` gets a byte for every opening; a counter in memory would end with its process."""
         self._scripts = scripts
         self._log = log
         self._pictures: Iterator[np.ndarray | Exception] = None  # type: ignore[assignment]  # none that can be pickled
@@ -93,9 +93,9 @@ def _play(words: Sequence[str]) -> Iterator[np.ndarray | Exception]:
 
 def _fail(word: str) -> None:
     if word == "hang":
-        time.sleep(0.2)  # for the other threads to deal with what came before
+        time.sleep(0.2)  # lets the other threads process the earlier frames
         while True:
-            ctypes.PyDLL(None).sleep(3600)  # PyDLL: with the interpreter's lock held
+            ctypes.PyDLL(None).sleep(3600)  # PyDLL keeps the interpreter's lock
     if word == "crash":
         ctypes.string_at(0)
     if word == "fail":

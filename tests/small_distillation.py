@@ -1,4 +1,4 @@
-"""A distillation between small random networks on drawn pictures, here or, to be killed, in a process of its own."""
+"""A distillation between small random networks on drawn images, in this process or in one that can be killed."""
 
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def small_distiller(config, teacher=None):
 
 
 def run_distillation(data: Path, out: Path, cache: Path, optimisation: dict[str, object]) -> None:
-    """The whole run, as the work of a process."""
+    """The work of a process: a complete run."""
     import torch
 
     torch.set_num_threads(1)

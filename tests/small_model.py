@@ -1,4 +1,4 @@
-"""A whole detector on a small random ViT, for tests that need a real one and no downloads."""
+"""A complete detector with a small random ViT, for tests that need one without downloads."""
 
 import zlib
 from pathlib import Path
@@ -10,7 +10,7 @@ TEXT_DIM = 24
 
 
 def small_detector(input_hw: tuple[int, int] = (64, 96), method: str = "ava_dino", text_dim: int = TEXT_DIM):
-    """A ViT-Ti/16 of random weights, 12 blocks deep, with a narrow head; not square on purpose."""
+    """A ViT-Ti/16 with random weights, 12 blocks and a narrow head; its input is not square."""
     import torch
 
     from zsad_core.backbones import Backbone, BackboneConfig
@@ -30,7 +30,7 @@ def small_detector(input_hw: tuple[int, int] = (64, 96), method: str = "ava_dino
 
 
 def text_embeddings() -> dict[str, np.ndarray]:
-    """Product -> float32 [T, 2] of unit norm, drawn."""
+    """Product -> float32 [T, 2] of unit norm, random."""
     embeddings = {}
     for product in PRODUCTS:
         drawn = np.random.default_rng(zlib.crc32(product.encode())).standard_normal((TEXT_DIM, 2))
@@ -39,7 +39,7 @@ def text_embeddings() -> dict[str, np.ndarray]:
 
 
 def record() -> dict[str, object]:
-    """What training leaves in a checkpoint, as far as export reads it."""
+    """A checkpoint's record with all keys that export reads."""
     return {
         "command": "python training/train.py",
         "seed": 0,
@@ -53,7 +53,7 @@ def record() -> dict[str, object]:
 
 
 def write_pictures(folder: Path, count: int = 3) -> Path:
-    """Random pictures of several sizes, as files."""
+    """Writes random images of several sizes."""
     import cv2
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A training run of a small random ViT on drawn pictures, in this process or, to be killed, in one of its own."""
+"""A training run of a small random ViT on drawn images, in this process or in one that can be killed."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ HW = (64, 96)
 
 
 def make_data(root: Path) -> Path:
-    """Writes <root>/drawn and <root>/textures, and gives root."""
+    """Writes <root>/drawn and <root>/textures, and returns root."""
     make_mvtec_tree(root / "drawn", good=20, bad=20)
     make_textures(root / "textures")
     return root
@@ -67,7 +67,7 @@ def small_trainer(settings, validation: object = None, cache: Path | None = None
 
 
 def run_small(data: Path, out: Path, optimisation: dict[str, object], dropout: float) -> None:
-    """The whole run, as the work of a process."""
+    """The work of a process: a complete run."""
     import torch
 
     torch.set_num_threads(1)
@@ -75,9 +75,9 @@ def run_small(data: Path, out: Path, optimisation: dict[str, object], dropout: f
 
 
 def assert_same_but_for_rounding(found, expected) -> None:
-    """Weights within 1e-5, but for one in a thousand.
+    """Compares weights: all but one in a thousand are within 1e-5.
 
-    Adam divides a gradient by its own size: where it is next to nothing, rounding alone decides which way a step goes.
+    Adam divides a gradient by its own size. If it is nearly 0, rounding decides the direction of a step.
     """
     assert found.keys() == expected.keys()
     for name, value in expected.items():

@@ -1,7 +1,7 @@
-"""A whole bundle whose model is a few OpenVINO operations: no torch, no training, known answers.
+"""A complete bundle whose model is a few OpenVINO operations: no torch, no training, known outputs.
 
-The anomaly map is the darkness of each pixel (1 - mean/255, 3x3 average), times a gain that the product's prompt sets:
-a black blot on a white part is a defect with a score near the gain.
+The anomaly map is the darkness of each pixel (1 - mean/255, 3x3 average), times a gain from the product's prompt: a
+black blot on a white part is a defect with a score near the gain.
 """
 
 import hashlib
@@ -45,18 +45,18 @@ def make_tiny_bundle(
     int8_scale: float | None = None,
     slow: bool = False,
 ) -> Path:
-    """Writes the bundle into `folder` (made) and returns it.
+    """Writes the bundle into `folder`, which is created, and returns it.
 
     Args:
-        folder: where it is written.
-        input_hw: side lengths of input and map, pixels.
-        output_scale: multiplies map and score; above 1 they leave [0, 1], NaN makes every answer NaN.
-        nan_on_black: the answer to a picture with an all-black 3x3 patch holds NaN.
+        folder: for the bundle.
+        input_hw: height and width of input and map, pixels.
+        output_scale: multiplies map and score; above 1 they exceed [0, 1], NaN makes all outputs NaN.
+        nan_on_black: the output contains NaN if the image has an all-black 3x3 patch.
         map_name: name of the map's output.
-        stated_map_hw: the map size in the manifest where it shall differ from the model's.
-        int8_scale: the bundle has a second model, called its int8 variant, of this `output_scale`.
-        slow: the first model, not that variant, takes some milliseconds more.
-        needs_text: False leaves out prompts and products, as a bundle of a method without text does.
+        stated_map_hw: map size in the manifest, if it should differ from the model's.
+        int8_scale: adds a second model as int8 variant, with this `output_scale`.
+        slow: the first model takes some milliseconds more than the variant.
+        needs_text: False leaves out prompts and products, like a method without text.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _save_model(folder / MODEL_XML, input_hw, output_scale, nan_on_black, map_name, needs_text, slow)
@@ -123,9 +123,9 @@ def _save_model(
     planes = ops.transpose(brightness, np.array([0, 3, 1, 2]))  # [1, 1, H, W]
     smooth = ops.avg_pool(planes, [1, 1], [1, 1], [1, 1], [3, 3], exclude_pad=True)
     darkness = ops.subtract(np.float32(1), ops.divide(smooth, np.float32(255)))
-    if nan_on_black:  # 0/0 where the picture is black
+    if nan_on_black:  # 0/0 if the patch is black
         darkness = ops.multiply(darkness, ops.divide(smooth, smooth))
-    if slow:  # and adds nothing that shows
+    if slow:  # adds nearly 0
         weights = np.random.default_rng(0).normal(0, 0.02, (64, 64, 7, 7)).astype(np.float32)
         work = smooth
         for channels in (1, 64, 64):

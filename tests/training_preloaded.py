@@ -1,4 +1,4 @@
-"""What training imports, for a forkserver to have in memory before it forks."""
+"""Imports of training, so that a forkserver has them in memory before it forks."""
 
 from zsad_core.backbones import ensure_torchvision_imports
 

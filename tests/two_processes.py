@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FORKSERVER = multiprocessing.get_context("forkserver")  # one per session, which imports torch once
+FORKSERVER = multiprocessing.get_context("forkserver")  # one per session; it imports torch once
 FORKSERVER.set_forkserver_preload(["training_preloaded"])
 STARTED_BY = ["fork", pytest.param("torchrun", marks=pytest.mark.chaos)]
 
 
 def run_two(command: str, flags: list[str], folder: Path, *, started_by: str) -> str:
-    """What both wrote to stdout.
+    """Runs the command; gives the stdout of both processes.
 
     Args:
         command: `train` or `distill`.
         flags: the command's.
-        folder: where the output is kept.
+        folder: for the output.
         started_by: one of `STARTED_BY`.
     """
     if started_by == "torchrun":

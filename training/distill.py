@@ -2,14 +2,13 @@
 
 import hashlib
 import logging
-import random
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsad_core.command import guarded
 from zsad_training.distil import load_teacher, parser, read_distil_config
-from zsad_training.train import embed, make_record, read_parts
+from zsad_training.train import embed, log_to_stderr, make_record, read_parts, start
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -57,7 +56,7 @@ def distil(
     parts = read_parts(config, check_data=checks)
     unlabelled = read_unlabelled(spec.unlabelled, check=checks)
     teacher = _teacher(config, checkpoint, parts, processes)
-    detector, earlier, text = _student(config, parts, processes)
+    text, detector, earlier = start(config, parts, processes)
     asked = _with_cache(teacher, config) if spec.cache else teacher
     objective = DistilObjective(detector, text, asked, config, device=device)
     validation = ValidationPictures(
@@ -95,27 +94,6 @@ def _teacher(config: "DistilConfig", checkpoint: "Checkpoint", parts: "Parts", p
         text = embed(model.method, model.text_encoder, missing, processes) | text
     grid_hw = features.grid_hw if features.weight else None
     return Teacher(checkpoint.detector, text, grid_hw=grid_hw, device=processes.device)
-
-
-def _student(
-    config: "DistilConfig", parts: "Parts", processes: "Processes"
-) -> tuple[Any, dict[str, Any] | None, dict[str, Any]]:
-    """(detector, record of the checkpoint that it starts from or None, text embeddings)."""
-    import numpy as np
-    import torch
-
-    from zsad_training.run import build_detector
-
-    text = embed(config.model.method, config.model.text_encoder, parts.products, processes)
-    random.seed(config.seed)  # after the text encoder, as in `zsad_training.train`
-    np.random.seed(config.seed)
-    torch.manual_seed(config.seed)
-    detector, earlier = build_detector(
-        config.model,
-        text_dim=len(next(iter(text.values()))),
-        plain=processes.device.type == "cpu" and config.optimisation.trainable_blocks > 0,
-    )
-    return detector, earlier, text
 
 
 def _with_cache(teacher: "Teacher", config: "DistilConfig") -> "KeptAnswers":
@@ -164,12 +142,11 @@ def with_teacher(record: dict[str, Any], config: "DistilConfig", teacher: "Check
 
 def _weights_licences(model: "DetectorConfig") -> list[dict[str, Any]]:
     from zsad_core.methods import METHODS_WITH_TEXT
-    from zsad_core.weights import backbone_licence, text_licence
+    from zsad_core.weights import weights_licences
 
-    backbone = backbone_licence(model.backbone.name, model.backbone_weights)
-    text = text_licence(model.text_encoder) if model.method in METHODS_WITH_TEXT else None
-    found = [licence.model_dump() for licence in (backbone, text) if licence is not None]
-    return [one | {"what": f"teacher's {one['what']}"} for one in found]
+    text_encoder = model.text_encoder if model.method in METHODS_WITH_TEXT else None
+    found = weights_licences(model.backbone.name, model.backbone_weights, text_encoder)
+    return [one.model_dump() | {"what": f"teacher's {one.what}"} for one in found]
 
 
 def _compare(best: Path, teacher: "Teacher", validation: "ValidationPictures", identity: str) -> str:
@@ -206,9 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed, 2 bad usage or config."""
     arguments = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("timm").setLevel(logging.WARNING)
-    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+    log_to_stderr()
     return guarded("zsad-distill", lambda: _run(args, " ".join(["python training/distill.py", *arguments])))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsad_core.command import guarded
+from zsad_core.whole_file import whole_file
 from zsad_training.config import parser, read_config, read_configs
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from zsad_core.data import Sample
+    from zsad_core.model import Detector
     from zsad_training.config import DatasetSpec, TextureSpec, TrainConfig
     from zsad_training.pictures import Texture
     from zsad_training.run import Processes
@@ -29,24 +31,13 @@ logger = logging.getLogger("zsad_training")
 
 def train(config: Any, command: str, processes: "Processes", *, check_data: bool = True) -> Path:
     """Runs `config` together with the other processes; gives the path of the best checkpoint."""
-    import numpy as np
-    import torch
-
     from zsad_training.measure import ValidationPictures
     from zsad_training.pictures import TrainingPictures
-    from zsad_training.run import FeatureCache, Trainer, build_detector
+    from zsad_training.run import FeatureCache, Trainer
 
     device, seed = processes.device, config.seed
     parts = read_parts(config, check_data=check_data and processes.is_first)
-    text = embed(config.model.method, config.model.text_encoder, parts.products, processes)
-    random.seed(seed)  # only now: loading a text encoder uses random numbers
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    detector, earlier = build_detector(
-        config.model,
-        text_dim=len(next(iter(text.values()))) if text else 1,
-        plain=device.type == "cpu" and (config.optimisation.trainable_blocks > 0 or not text),
-    )
+    text, detector, earlier = start(config, parts, processes)
     cache = None
     if config.feature_cache is not None:
         detector.backbone.requires_grad_(False)
@@ -123,6 +114,31 @@ def _product_and_class(sample: "Sample") -> tuple[str, str, bool]:
     return sample.dataset, sample.product, sample.is_anomalous
 
 
+def start(
+    config: "TrainConfig", parts: Parts, processes: "Processes"
+) -> "tuple[dict[str, np.ndarray], Detector, dict[str, Any] | None]":
+    """(text embeddings, new detector, record of the checkpoint that it starts from or None), and seeds all randomness.
+
+    Raises:
+        WeightsError: the weights or the checkpoint are missing or do not fit.
+    """
+    import numpy as np
+    import torch
+
+    from zsad_training.run import build_detector
+
+    text = embed(config.model.method, config.model.text_encoder, parts.products, processes)
+    random.seed(config.seed)  # only now: loading a text encoder uses random numbers
+    np.random.seed(config.seed)
+    torch.manual_seed(config.seed)
+    detector, earlier = build_detector(
+        config.model,
+        text_dim=len(next(iter(text.values()))) if text else 1,
+        plain=processes.device.type == "cpu" and (config.optimisation.trainable_blocks > 0 or not text),
+    )
+    return text, detector, earlier
+
+
 _embedded: "dict[tuple[str, str], dict[str, np.ndarray]]" = {}  # (text encoder, device) -> product -> [T, 2]
 
 
@@ -188,13 +204,19 @@ def evaluate(checkpoint: Path, dataset: "DatasetSpec", table: Path, *, device: s
     """Evaluates like `zsad-evaluate`, without the data check, and writes the JSON to `table`."""
     from zsad_training import evaluate as command
 
-    unfinished = table.with_name(table.name + ".partial")
     flags = ["--data", str(dataset.path), "--layout", dataset.layout, "--skip-data-check", "--device", device]
     if dataset.mask_folder is not None:
         flags += ["--mask-folder", dataset.mask_folder]
-    flags += ["--json", str(unfinished), "--markdown", str(table.with_suffix(".md"))]
-    command.run(command.parser().parse_args([str(checkpoint), *flags]))
-    unfinished.replace(table)
+    with whole_file(table) as unfinished:
+        flags += ["--json", str(unfinished), "--markdown", str(table.with_suffix(".md"))]
+        command.run(command.parser().parse_args([str(checkpoint), *flags]))
+
+
+def log_to_stderr() -> None:
+    """Shows the progress of a training command, without the messages of the libraries."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("timm").setLevel(logging.WARNING)
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
 
 
 def _run(args: "Namespace", command: str) -> None:
@@ -231,9 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     if not args.protocol and (args.methods or args.seeds):
         parser().error("--methods and --seeds need --protocol")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("timm").setLevel(logging.WARNING)
-    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+    log_to_stderr()
     return guarded("zsad-train", lambda: _run(args, " ".join(["python training/train.py", *arguments])))
 
 

@@ -84,15 +84,7 @@ def write_bundle(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bundle-") as folder:
         partial = Path(folder) / "bundle"
         partial.mkdir()
-        (partial / MODEL_XML).write_bytes(ir[0])
-        (partial / MODEL_BIN).write_bytes(ir[1])
-        if variant is not None:
-            (partial / INT8_XML).write_bytes(variant[1][0])
-            (partial / INT8_BIN).write_bytes(variant[1][1])
-        if prompts:
-            PromptBank(embeddings=prompts).save(partial / PROMPTS)
-        if text_side is not None:
-            (partial / TEXT_SIDE).write_bytes(text_side)
+        files = _write_files(partial, ir, variant[1] if variant else None, prompts, text_side)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             name=name,
@@ -112,13 +104,33 @@ def write_bundle(
             resize=RESIZE_RULE,
             built_at=datetime.now(UTC).date(),
             built_with=_built_with(),
-            files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())},
+            files=files,
         )
         (partial / MANIFEST).write_bytes(manifest_bytes(manifest))
         (partial / MODEL_CARD).write_bytes(model_card(manifest).encode())
         sha256 = load_bundle(partial).sha256
         put(partial, out)
     return sha256
+
+
+def _write_files(
+    folder: Path,
+    ir: tuple[bytes, bytes],
+    int8: tuple[bytes, bytes] | None,
+    prompts: dict[str, np.ndarray],
+    text_side: bytes | None,
+) -> dict[str, str]:
+    """Writes all files of the manifest; gives name -> sha256, sorted by name."""
+    contents = {MODEL_XML: ir[0], MODEL_BIN: ir[1]}
+    if int8 is not None:
+        contents |= {INT8_XML: int8[0], INT8_BIN: int8[1]}
+    if text_side is not None:
+        contents[TEXT_SIDE] = text_side
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    if prompts:
+        PromptBank(embeddings=prompts).save(folder / PROMPTS)
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
 
 
 def _built_with() -> BuiltWith:

@@ -10,8 +10,6 @@ import sys
 
 from zsad_core.bundle.format import Manifest
 
-SCHEMA_FILE = "manifest.schema.json"
-
 
 def manifest_schema() -> str:
     """The text of the file: JSON Schema, draft 2020-12. `load_bundle` also checks what a schema cannot express."""

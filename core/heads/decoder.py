@@ -19,7 +19,6 @@ from zsad_core.config import StrictModel
 from zsad_core.heads.losses import Target, segmentation_loss
 from zsad_core.heads.scoring import top_mean
 
-STRIDE = 4  # input pixels per value of the decoded map
 SCORE_FRACTION = 0.05  # in training the score is the mean of this share of the map's highest values
 _GROUPS = 8
 _SOFTNESS = 0.2  # highest temperature t of `SelfDistances`; the others are 1/2, 1/4 and 1/8 of it

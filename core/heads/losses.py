@@ -8,16 +8,18 @@ from torch import Tensor
 
 from zsad_core.bundle import ANOMALOUS, NORMAL
 
+_SMOOTHING = 1e-5
 
-def focal_loss(probabilities: Tensor, mask: Tensor, *, gamma: float = 2.0, smoothing: float = 1e-5) -> Tensor:
-    """Focal loss of two-class probabilities [B, 2, H, W] against a mask [B, H, W] of 0 and 1; mean over pixels.
 
-    The target is one-hot, clamped to [smoothing, 1 - smoothing].
+def focal_loss(probabilities: Tensor, mask: Tensor) -> Tensor:
+    """Focal loss (gamma 2) of two-class probabilities [B, 2, H, W] against a mask [B, H, W] of 0 and 1.
+
+    The target is one-hot, clamped to [1e-5, 1 - 1e-5]. The loss is the mean over pixels.
     """
-    anomalous = mask.clamp(smoothing, 1 - smoothing)
-    normal = (1 - mask).clamp(smoothing, 1 - smoothing)
-    pt = normal * probabilities[:, NORMAL] + anomalous * probabilities[:, ANOMALOUS] + smoothing
-    return (-((1 - pt) ** gamma) * torch.log(pt)).mean()
+    anomalous = mask.clamp(_SMOOTHING, 1 - _SMOOTHING)
+    normal = (1 - mask).clamp(_SMOOTHING, 1 - _SMOOTHING)
+    pt = normal * probabilities[:, NORMAL] + anomalous * probabilities[:, ANOMALOUS] + _SMOOTHING
+    return (-((1 - pt) ** 2.0) * torch.log(pt)).mean()
 
 
 def dice_loss(anomalous_probability: Tensor, mask: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """A trained detector in one safetensors file, without pickle: weights, config, and the text embeddings of training."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from zsad_core.config import validate
 from zsad_core.errors import ConfigError, WeightsError
 from zsad_core.model.detector import Detector, DetectorConfig
 from zsad_core.weights import check_state
+from zsad_core.whole_file import whole_file
 
 FORMAT = "zsad.checkpoint/1"
 _TEXT = "text."
@@ -39,14 +39,11 @@ def save_checkpoint(
     tensors = {name: value.contiguous() for name, value in detector.state_dict().items()}
     tensors |= {_TEXT + name: torch.tensor(value) for name, value in text_embeddings.items()}
     metadata = {"format": FORMAT, "config": detector.config.model_dump_json(), "record": json.dumps(record)}
-    partial = path.with_name(path.name + ".partial")
     try:
-        save_file(tensors, partial, metadata=metadata)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())  # `resume.pt`, written next, refers to it
+        with whole_file(path) as partial:
+            save_file(tensors, partial, metadata=metadata)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{partial}: cannot be written: {error}") from error
-    partial.replace(path)
+        raise WeightsError(f"{path}: cannot be written: {error}") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zsad_core.errors import WeightsError
 from zsad_core.heads import POSITIONS, VisualAdConfig
 from zsad_core.methods import Method
-from zsad_core.weights import check_state
+from zsad_core.weights import check_state, read_torch_file
 
 Layout = dict[str, tuple[str | int, ...]]  # flattened key -> size of each axis; a name if the file sets the size
 
@@ -135,16 +135,7 @@ def load_published(method: Method, path: Path, *, restore_norm: bool = False) ->
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise WeightsError(f"{path}: no such checkpoint. Fetch it from the method's authors.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zipfile and torch raise different errors
-        # Only the line of torch's text that names the object: the rest recommends to disable the safety check.
-        lines = [line for line in str(error).splitlines() if "unsupported" in line.lower()]
-        reason = lines[0][:120] if lines else type(error).__name__
-        raise WeightsError(
-            f"{path}: not read: truncated, not a torch file, or one that holds more than tensors and plain values, "
-            f"which could run code and is refused ({reason})"
-        ) from error
+    content = read_torch_file(path)
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, expected a dict of the method's modules")
     return content

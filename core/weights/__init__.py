@@ -1,4 +1,4 @@
-"""Weight files: reading, checking, download, licences. Needs torch, except for `licences`.
+"""Weights: files, checks, hash, download, licences. Needs torch, except for `licences`.
 
 May import `bundle` and the top of core.
 """

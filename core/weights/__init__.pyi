@@ -1,8 +1,11 @@
+from .digest import weights_digest as weights_digest
 from .file import OPENAI_CONSTANTS as OPENAI_CONSTANTS
 from .file import check_state as check_state
 from .file import read_state_dict as read_state_dict
+from .file import read_torch_file as read_torch_file
 from .hub import fetch as fetch
 from .licences import RANDOM as RANDOM
 from .licences import backbone_licence as backbone_licence
 from .licences import text_licence as text_licence
+from .licences import weights_licences as weights_licences
 from .load import load_weights as load_weights

@@ -5,7 +5,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,10 +36,27 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: missing, truncated, of an unknown kind, without tensors, or reading it would run code.
     """
+    tensors = {name: value for name, value in _unwrap(_checked(path, _read)).items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise WeightsError(f"{path}: contains no named tensors")
+    return _without_prefixes(tensors)
+
+
+def read_torch_file(path: Path) -> Any:
+    """The content of a torch checkpoint: tensors, containers and plain values, on the CPU.
+
+    Raises:
+        WeightsError: missing, truncated, of another kind, or reading it would run code.
+    """
+    return _checked(path, _load)
+
+
+def _checked(path: Path, read: Callable[[Path], Any]) -> Any:
+    """The content; errors of `read` become a `WeightsError`."""
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file")
     try:
-        found = _read(path)
+        return read(path)
     except pickle.UnpicklingError as error:
         if refused := _REFUSED.search(str(error)):
             raise WeightsError(
@@ -51,10 +68,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path}: cannot be read: truncated or of another format: {type(error).__name__}: {error}"
         ) from error
-    tensors = {name: value for name, value in _unwrap(found).items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise WeightsError(f"{path}: contains no named tensors")
-    return _without_prefixes(tensors)
 
 
 def check_state(path: Path, expected: dict[str, Any], found: dict[str, Any], *, model: str = "the model") -> None:
@@ -82,6 +95,10 @@ def _read(path: Path) -> Any:
         return load_file(path)
     if start.startswith(b"PK") and (pickled := _torchscript_pickle(path)):
         return _read_torchscript(path, pickled)
+    return _load(path)
+
+
+def _load(path: Path) -> Any:
     # Training scripts save their flags (a Namespace) beside the weights. Given a path, torch.load checks the suffix.
     with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)

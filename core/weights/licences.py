@@ -40,6 +40,18 @@ _TEXT_TOWERS = (
 )
 
 
+def weights_licences(backbone: str, weights: str, text_encoder: str | None) -> list[Licence]:
+    """The licences of a detector's weights.
+
+    Args:
+        backbone: timm name.
+        weights: see `backbone_licence`.
+        text_encoder: None for a method without text.
+    """
+    found = [backbone_licence(backbone, weights), None if text_encoder is None else text_licence(text_encoder)]
+    return [licence for licence in found if licence is not None]
+
+
 def backbone_licence(name: str, weights: str) -> Licence | None:
     """The licence of a backbone's weights; None for random ones.
 

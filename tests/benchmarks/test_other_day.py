@@ -34,7 +34,7 @@ def dataset(tmp_path: Path) -> Path:
     return root
 
 
-def test_masks_turn_with_pictures_and_no_two_are_alike(dataset: Path, tmp_path: Path) -> None:
+def test_masks_are_transformed_like_their_images(dataset: Path, tmp_path: Path) -> None:
     assert copied(dataset, tmp_path / "day").returncode == 0
     samples, faults = scan_dataset(tmp_path / "day/parts")
     assert len(samples) == 24 and not faults
@@ -43,19 +43,19 @@ def test_masks_turn_with_pictures_and_no_two_are_alike(dataset: Path, tmp_path: 
         shapes.add(mask.shape)
         levels.add(round(float(image[mask == 0].mean())))
         if mask.any():
-            assert image[mask > 0].mean() > image[mask == 0].mean() + 20  # the defect is where its mask is
+            assert image[mask > 0].mean() > image[mask == 0].mean() + 20  # the mask marks the defect
     assert shapes == {(30, 50), (50, 30)}
     assert len(levels) > 12
 
 
-def test_a_name_draws_the_same_each_time(dataset: Path, tmp_path: Path) -> None:
+def test_a_name_always_gives_the_same_changes(dataset: Path, tmp_path: Path) -> None:
     for out in ("a", "b"):
         copied(dataset, tmp_path / out)
     for path in (tmp_path / "a").rglob("*.png"):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
-def test_what_is_no_data_set_is_said_in_a_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_data_set_is_a_one_line_error(tmp_path: Path) -> None:
     run = copied(tmp_path / "absent", tmp_path / "out")
     assert run.returncode == 1
     assert run.stderr == f"{tmp_path / 'absent'}: no such folder\n"

@@ -29,13 +29,13 @@ def found(targets: list[Any]) -> dict[str, Any]:
     return {target.what: target.met for target in targets}
 
 
-def test_percentiles_and_spread_of_nothing_are_empty() -> None:
+def test_no_times_have_no_percentiles_and_no_spread() -> None:
     assert percentiles([]) == {} and spread([]) == {}
     assert percentiles(list(range(101))) == {"p50": 50, "p95": 95, "p99": 99}
     assert spread([3, 1, 2, 10]) == {"median": 2.5, "min": 1, "max": 10}
 
 
-def test_throughput_counts_the_time_of_every_frame_and_energy_only_if_measured() -> None:
+def test_throughput_uses_all_frames_and_energy_only_if_measured() -> None:
     figures = summarise([turn([10, 30]), turn([20, 20], gap_ms=[50], energy_j=0.5)], [3.0, 1.0])
     assert figures["per_second"] == pytest.approx(50)
     assert figures["round_p50_ms"] == [20, 20]
@@ -45,7 +45,7 @@ def test_throughput_counts_the_time_of_every_frame_and_energy_only_if_measured()
     assert summarise([turn([1])], [])["energy_j"] is None
 
 
-def test_times_are_those_of_each_round_since_a_slow_round_hits_all() -> None:
+def test_times_are_compared_within_each_round() -> None:
     rows = [row("vit-l", 1000, 3000), row("zsad-tiny", 10, 30), row("sgemm", 10, 10, gflop=2), failed("padim-r18")]
     compare(rows)
     assert rows[1]["times_vit_l"] == {"median": 100, "min": 100, "max": 100}
@@ -59,7 +59,7 @@ def test_other_thread_counts_are_not_compared() -> None:
     assert "times_vit_l" not in rows[1]
 
 
-def test_targets_are_judged_at_the_most_threads() -> None:
+def test_targets_use_the_highest_thread_count() -> None:
     rows = [row("vit-l", 1000), row("zsad-tiny", 10), row("vit-l", 1000, threads=1), row("zsad-tiny", 1, threads=1)]
     compare(rows)
     assert found(check_targets(rows))["zsad-tiny at least 250 times as fast as AVA-DINO ViT-L"] is False
@@ -76,25 +76,25 @@ def test_tiny_must_be_250_times_as_fast(tiny_ms: float, met: bool) -> None:
 
 
 @pytest.mark.parametrize(("small_ms", "met"), [(40.0, True), (40.1, False)])
-def test_small_may_cost_four_times_what_tiny_does(small_ms: float, met: bool) -> None:
+def test_small_may_be_four_times_as_slow_as_tiny(small_ms: float, met: bool) -> None:
     targets = found(check_targets([row("zsad-tiny", 10), row("zsad-small", small_ms)]))
     assert targets["zsad-small within 4 times zsad-tiny's cost"] is met
 
 
-def test_what_did_not_run_leaves_its_targets_open() -> None:
+def test_targets_of_a_model_that_did_not_run_are_open() -> None:
     assert set(found(check_targets([failed("zsad-tiny"), failed("vit-l")])).values()) == {None}
     assert set(found(check_targets([])).values()) == {None}
 
 
 @pytest.mark.parametrize(("rss_mb", "first_s", "met"), [(249.9, 1.5, True), (250.0, 1.51, False)])
-def test_the_agents_memory_and_first_verdict_are_judged(rss_mb: float, first_s: float, met: bool) -> None:
+def test_the_agents_memory_and_first_verdict_have_targets(rss_mb: float, first_s: float, met: bool) -> None:
     agent = {"rss_mb": rss_mb, "first_verdict_s": spread([first_s])}
     targets = found(check_targets([row("zsad-tiny", 10, agent=agent)]))
     assert targets["zsad-tiny: agent under 250 MB"] is met
     assert targets["zsad-tiny: first verdict within 1.5 s"] is met
 
 
-def test_table_has_every_row_and_the_reason_of_what_did_not_run() -> None:
+def test_the_table_has_every_model_or_the_reason_why_it_did_not_run() -> None:
     machine = {"cpu": "CPU 9", "cpu_count": 2, "isa": ["avx2"], "isa_limit": None, "openvino": "1", "date": "today"}
     rows = [row("vit-l", 1000), row("zsad-tiny", 10, gflop=None), failed("padim-r18")]
     compare(rows)

@@ -9,9 +9,7 @@ from speed_contenders import Contender, build, cost, frames, load
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def test_a_bundle_is_measured_and_one_that_is_missing_is_a_row_with_the_reason(
-    tiny_bundle: Path, tmp_path: Path
-) -> None:
+def test_a_missing_bundle_is_a_row_with_the_reason(tiny_bundle: Path, tmp_path: Path) -> None:
     report_file = tmp_path / "speed.json"
     command = [sys.executable, str(BENCHMARKS / "speed.py"), str(tiny_bundle), str(tmp_path / "nothing"), "--against"]
     command += ["--threads", "1", "--rounds", "2", "--turn", "0.05", "--gaps", "0", "--starts", "1"]
@@ -28,9 +26,9 @@ def test_a_bundle_is_measured_and_one_that_is_missing_is_a_row_with_the_reason(
     assert "| darkness |" in done.stdout
 
 
-def test_a_vit_with_random_weights_is_built_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vit_with_random_weights_is_built_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    monkeypatch.chdir(tmp_path)  # compiled models are kept where it runs
+    monkeypatch.chdir(tmp_path)  # the compiled models are cached in the current folder
     vit = Contender(name="vit", kind="vit", what="test_vit")
     build(vit, tmp_path)
     score, anomaly_map = load(vit, tmp_path, threads=1)(frames()[0])
@@ -39,7 +37,7 @@ def test_a_vit_with_random_weights_is_built_and_answers(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("flag", ["--rounds", "--turn", "--starts", "--threads"])
-def test_a_number_that_measures_nothing_is_refused(flag: str) -> None:
+def test_invalid_counts_are_refused(flag: str) -> None:
     command = [sys.executable, str(BENCHMARKS / "speed.py"), flag, "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2 and flag in done.stderr

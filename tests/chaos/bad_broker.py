@@ -1,4 +1,4 @@
-"""A broker that is at fault: refuses, says nothing, or takes messages and acknowledges none."""
+"""A faulty broker: it refuses connections, does not answer, or reads messages without acknowledging them."""
 
 import contextlib
 import socket
@@ -8,17 +8,17 @@ from typing import Literal, Self
 import mqtt_wire
 
 Fault = Literal["refuses", "mute", "acknowledges nothing"]
-NOT_AUTHORISED = {4: 5, 5: 0x87}  # by the level of MQTT
+NOT_AUTHORISED = {4: 5, 5: 0x87}  # MQTT level -> reason code
 
 
 class BadBroker:
-    """Listens on the port of a broker that is away."""
+    """Listens on the port of a broker that is stopped."""
 
     def __init__(self, port: int, fault: Fault) -> None:
         self._fault = fault
         self._server = socket.create_server(("127.0.0.1", port))
         self._clients: list[socket.socket] = []
-        self.connects = 0  # of agents
+        self.connects = 0  # CONNECT packets of agents
         self.publishes = 0
 
     def __enter__(self) -> Self:
@@ -51,7 +51,7 @@ class BadBroker:
                         return
 
     def _answer(self, client: socket.socket, kind: int, body: bytes) -> bool:
-        """False ends the connection."""
+        """Gives False to end the connection."""
         if kind == mqtt_wire.CONNECT:
             level = body[6]
             self.connects += b"zsad-agent" in body

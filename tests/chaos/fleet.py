@@ -1,8 +1,7 @@
-"""The publishing sides of many agents in one process: real spools and publishers, one scripted result each a second.
+"""The publishers of many agents in one process: real spools and publishers, one scripted result a second each.
 
-Run as `python fleet.py PORT FIRST COUNT SECONDS FOLDER`. Prints "ready" when all have a connection and begins after a
-line on stdin. At the end it prints one JSON object: the id of every result that was accepted, and how many stayed
-unsent.
+Run as `python fleet.py PORT FIRST COUNT SECONDS FOLDER`. Prints "ready" when all are connected, and starts after a line
+on stdin. At the end it prints one JSON object: the ids of all accepted results, and the number of unsent results.
 """
 
 import json
@@ -36,7 +35,7 @@ def scripted_result(device: str, seq: int) -> Result:
 
 
 def main(port: int, first: int, count: int, seconds: int, folder: Path) -> None:
-    logging.basicConfig(level=logging.ERROR)  # else 200 agents log "lost" and "back"
+    logging.basicConfig(level=logging.ERROR)  # 200 agents would log "lost" and "back"
     names = [f"agent{number:03}" for number in range(first, first + count)]
     config = MqttConfig(broker=f"mqtt://127.0.0.1:{port}")
     with ExitStack() as stack:
@@ -52,7 +51,7 @@ def main(port: int, first: int, count: int, seconds: int, folder: Path) -> None:
         started_s = time.monotonic()
         for seq in range(1, seconds + 1):
             for number, (name, publisher) in enumerate(zip(names, publishers, strict=True)):
-                due_s = started_s + seq - 1 + number / count  # each once a second, spread over it
+                due_s = started_s + seq - 1 + number / count  # one result a second each, evenly spread over the second
                 time.sleep(max(0.0, due_s - time.monotonic()))
                 result = scripted_result(name, seq)
                 publisher.accept(result, None)

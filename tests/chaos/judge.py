@@ -1,4 +1,4 @@
-"""Compares what an agent accepted with what a subscriber received. Pure."""
+"""Compares the results that an agent accepted with those that a subscriber received. No input or output."""
 
 import json
 from collections import Counter, defaultdict
@@ -9,24 +9,24 @@ from typing import Any
 
 from witness import Arrival
 
-Key = tuple[str, str, int]  # time of day of the capture, camera, seq: what --print-results prints of a result
+Key = tuple[str, str, int]  # time of day of the capture, camera, seq: from a line of --print-results
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Received:
-    """One result, as often as it came."""
+    """One arrival of a result."""
 
     at_s: float
     id: str
-    boot: str  # of one start of the agent
+    boot: str  # id of the agent's process
     seq: int
     camera: str
     captured_at: str
     replayed: bool
     is_dup: bool
-    connection: int  # of the agent to the broker, counted by its `online`
-    connected_at_s: float  # when that came; wall clock
-    message: dict[str, Any]  # all but `replayed`
+    connection: int  # number of the agent's connection to the broker, counted by its `online` messages
+    connected_at_s: float  # arrival of that message; wall clock
+    message: dict[str, Any]  # all keys except `replayed`
 
     @property
     def verdict(self) -> str:
@@ -34,7 +34,7 @@ class Received:
 
     @property
     def captured_s(self) -> float:
-        """Wall clock."""
+        """The time of the capture, wall clock."""
         return datetime.fromisoformat(self.captured_at).timestamp()
 
     @property
@@ -44,10 +44,10 @@ class Received:
 
 @dataclass(kw_only=True, slots=True)
 class Judgement:
-    received: int  # different results
-    doubled: int  # arrivals beyond the first of each
+    received: int  # number of different results
+    doubled: int  # number of repeated arrivals
     lost: list[str] = field(default_factory=list)
-    altered: list[str] = field(default_factory=list)  # the same id with another body
+    altered: list[str] = field(default_factory=list)  # results with an equal id and another body
     disordered: list[str] = field(default_factory=list)
 
     @property
@@ -56,7 +56,7 @@ class Judgement:
 
 
 def read_results(arrivals: Sequence[Arrival]) -> list[Received]:
-    """The results among the messages of one agent; retained ones are states, and are not results."""
+    """The results in the messages of one agent. Retained messages are states and not results."""
     connection, connected_at_s = 0, 0.0
     results = []
     for arrival in arrivals:
@@ -85,12 +85,12 @@ def read_results(arrivals: Sequence[Arrival]) -> list[Received]:
 
 
 def judge(accepted: Collection[Key], results: Sequence[Received], *, gapless: bool = True) -> Judgement:
-    """What is wrong with `results`, which one device sent.
+    """Compares with `results`, all from one device.
 
     Args:
-        accepted: results that must be there. A killed agent may have accepted one more than it could print.
+        accepted: results that must arrive. A killed agent may have accepted one more result than it printed.
         results: in the order of arrival.
-        gapless: every number of a start of the agent must be there up to its last one, as of a source that drops none.
+        gapless: all numbers of an agent's process up to its last one must arrive; for a source that drops no frames.
     """
     found = Judgement(received=len({result.id for result in results}), doubled=0)
     found.doubled = len(results) - found.received
@@ -98,7 +98,7 @@ def judge(accepted: Collection[Key], results: Sequence[Received], *, gapless: bo
     missing = sorted(set(accepted) - here)
     found.lost = [f"{when} {camera} #{seq}" for when, camera, seq in missing]
     if gapless:
-        known = {seq for _, _, seq in missing}  # counted already
+        known = {seq for _, _, seq in missing}
         found.lost += [f"{boot}-{seq}" for boot, seq in _gaps(results) if seq not in known]
     bodies: dict[str, dict[str, Any]] = {}
     for result in results:
@@ -109,10 +109,15 @@ def judge(accepted: Collection[Key], results: Sequence[Received], *, gapless: bo
 
 
 def recovery_s(results: Sequence[Received], moment_s: float, *, anew: bool = True) -> float | None:
-    """Seconds from `moment_s`, the end of a fault by the wall clock, until the line works; None if it does not.
+    """Seconds from the end of a fault to recovery; None if there is no recovery.
 
-    It works with the first result over a connection that the agent made after that moment, or, where a connection may
-    have outlived the fault (not `anew`), with the first result captured after it. `results` are in order of arrival.
+    Recovery is the first result over a connection that the agent made after the fault. If a connection may survive the
+    fault (`anew` is false), recovery is the first result that was captured after the fault.
+
+    Args:
+        results: in the order of arrival.
+        moment_s: end of the fault, wall clock.
+        anew: the agent must make a new connection.
     """
     works = (result.at_s for result in results if (result.connected_at_s if anew else result.captured_s) >= moment_s)
     first_s = next(works, None)
@@ -120,7 +125,7 @@ def recovery_s(results: Sequence[Received], moment_s: float, *, anew: bool = Tru
 
 
 def _gaps(results: Sequence[Received]) -> list[tuple[str, int]]:
-    """Boots and numbers that are missing before the last number of their boot."""
+    """(boot, number) of the missing numbers below the last number of their boot."""
     numbers: dict[str, set[int]] = defaultdict(set)
     for result in results:
         numbers[result.boot].add(result.seq)
@@ -128,10 +133,10 @@ def _gaps(results: Sequence[Received]) -> list[tuple[str, int]]:
 
 
 def _disordered(results: Sequence[Received]) -> list[str]:
-    """Results that came after a later one of their camera in the same stream of the same connection.
+    """Results that arrived after a later result of the same camera in the same stream of the same connection.
 
-    A connection has two streams, the live one and the backlog (`replayed`). What the broker repeats to us (`dup`) after
-    an interruption of its own is not the agent's order.
+    A connection has two streams: live results and the backlog (`replayed`). Messages that the broker repeats (`dup`)
+    after an interruption between broker and subscriber do not count.
     """
     started: dict[str, str] = {}
     for result in results:

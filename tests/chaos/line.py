@@ -1,4 +1,4 @@
-"""One line for the chaos tests: an agent on an endless video, a broker, a witness, and the faults of all three."""
+"""A production line for the chaos tests: an agent on an endless video, a broker, a witness, and faults of all three."""
 
 import random
 import time
@@ -17,12 +17,12 @@ from namespace import Namespace
 from witness import Witness
 
 FAST = "heatmap:\n  enabled: false\n"
-PATIENCE_S = 90.0  # for a backlog, on a machine that does other things too
-WITNESSED = "max_inflight_messages 0"  # the broker keeps nothing back from a witness that is there
+PATIENCE_S = 90.0  # for sending a backlog on a busy machine
+WITNESSED = "max_inflight_messages 0"  # the broker sends everything to a connected witness
 
 
 def write_small_video(path: Path, frames: int = 500, side: int = 64) -> Path:
-    """Grainy parts of `side` x `side` pixels, every fifth with a blot; small ones, whose decoding is cheap."""
+    """Images of grainy parts, `side` x `side` pixels, every fifth with a dark blot. Small images are fast to decode."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (side, side))
     assert writer.isOpened()
     grain = np.random.default_rng(0).integers(0, 40, (side, side, 3), dtype=np.uint8)
@@ -36,17 +36,17 @@ def write_small_video(path: Path, frames: int = 500, side: int = 64) -> Path:
 
 
 class Line:
-    """Runs until `total` results are accepted, over as many starts of the agent as it takes.
+    """Runs until `total` results are accepted, with as many starts of the agent as needed.
 
     Args:
-        folder: for everything.
+        folder: for all files.
         bundle: see `tiny_bundle_maker`.
         video: see `write_small_video`.
-        total: results.
-        persistent: whether the broker is.
+        total: number of results.
+        persistent: the broker keeps its state over a restart.
         settings: sections of the agent's config.
-        broker_lines: of the broker's.
-        network: where the agent is apart from the broker.
+        broker_lines: lines of the broker's config.
+        network: network of the agent, separate from the broker's.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class Line:
         self._address = f"mqtt://{network.here if network is not None else '127.0.0.1'}:{port}"
         self._wrapper = network.wrapper if network is not None else ()
         self.broker = MosquittoBroker(folder, persistent=persistent, extra="\n".join(lines), port=port)
-        self.fault_ends_s: list[float] = []  # wall clock
+        self.fault_ends_s: list[float] = []  # wall clock, end of each fault
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.broker)
         self.witness = self._stack.enter_context(Witness(self.broker.port))
         if self.persistent:
-            self.broker.save()  # the witness's subscription is in it from now on
+            self.broker.save()  # it now contains the witness's subscription
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,7 +98,7 @@ class Line:
 
     @property
     def log(self) -> str:
-        """What the agent's starts said, but for the results."""
+        """The output of all agent processes, without the printed results."""
         lines = "".join(agent.output for agent in self._agents).splitlines()
         return "\n".join(line for line in lines if " (threshold " not in line)
 
@@ -107,7 +107,7 @@ class Line:
         return read_results(self.witness.arrivals)
 
     def start_agent(self) -> None:
-        """For the results that are still missing; for one at least, since a start sends what is left in the spool."""
+        """Number of missing results; at least one, because a new process sends the rest of the spool."""
         frames = max(1, self.total - self.accepted)
         arguments = ["--source", str(self._video), "--loop", "--max-frames", str(frames)]
         agent = AgentProcess(
@@ -120,7 +120,7 @@ class Line:
         self._agents.append(agent.__enter__())
 
     def await_accepted(self, number: int) -> None:
-        """Until so many results are accepted; an agent that ended is started again."""
+        """Waits until so many results are accepted; an agent that has ended is started again."""
         end_s = time.monotonic() + PATIENCE_S
         while self.accepted < number:
             assert time.monotonic() < end_s, f"{self.accepted} of {number} accepted:\n{self.log}"
@@ -129,7 +129,7 @@ class Line:
             time.sleep(0.001)
 
     def finish(self) -> Judgement:
-        """Until all is accepted and sent; the comparison of both."""
+        """Waits until all results are accepted and sent; gives the comparison."""
         self.await_accepted(self.total)
         end_s = time.monotonic() + PATIENCE_S
         while True:
@@ -153,13 +153,13 @@ class Line:
         return judge(accepted, self.results)
 
     def recoveries_s(self, *, anew: bool = True) -> list[float]:
-        """Of each fault, to the first result after it; see `recovery_s`. The next fault may have come before that."""
+        """Seconds from each fault to recovery; see `recovery_s`. The next fault may have come before the recovery."""
         results = self.results
         spent_s = [recovery_s(results, end_s, anew=anew) for end_s in self.fault_ends_s]
         return [one_s for one_s in spent_s if one_s is not None]
 
     def await_recovery(self, *, anew: bool = True) -> None:
-        """Until a result has come after the last fault."""
+        """Waits until a result has arrived after the last fault."""
         end_s = self.fault_ends_s[-1]
 
         def works() -> bool:
@@ -174,7 +174,7 @@ Fault = Callable[[Line, random.Random], None]
 
 
 def kill_agent(line: Line, chance: random.Random) -> None:
-    """kill -9, and a new start at once, as a service manager would."""
+    """kill -9 and an immediate restart, like a service manager."""
     line.agent.kill()
     line.fault_ends_s.append(time.time())
     line.start_agent()
@@ -186,7 +186,7 @@ def kill_broker(line: Line, chance: random.Random) -> None:
 
 
 def restart_broker(line: Line, chance: random.Random) -> None:
-    """In order: what is persistent is stored."""
+    """An orderly stop: the broker stores its persistent state."""
     line.broker.stop()
     _bring_broker_back(line, chance)
 
@@ -206,7 +206,7 @@ def kill_both(line: Line, chance: random.Random) -> None:
 
 
 def lose_witness(line: Line, chance: random.Random) -> None:
-    """The subscriber's own network: its session keeps what comes meanwhile."""
+    """A fault of the subscriber's network. The broker's session keeps the messages meanwhile."""
     line.witness.break_off()
 
 
@@ -216,10 +216,10 @@ def _bring_broker_back(line: Line, chance: random.Random) -> None:
 
 
 def bring_broker_back(line: Line) -> None:
-    """One that forgot its sessions takes no results before it knows the witness again.
+    """Pauses the agent until the restarted broker knows the witness again, if the broker has lost its sessions.
 
-    A broker acknowledges a message that nobody has subscribed to, and forgets it: that would be no loss of the agent's.
-    The agent is stopped for these milliseconds, so that what is counted is exact.
+    A broker acknowledges and drops a message without subscribers. That is not a loss of the agent. The pause of some
+    milliseconds keeps the count exact.
     """
     if not line.persistent and line.agent.running:
         line.agent.freeze()
@@ -231,7 +231,7 @@ def bring_broker_back(line: Line) -> None:
 
 
 def run_with_faults(line: Line, faults: Sequence[Fault], chance: random.Random) -> Judgement:
-    """`faults`, in their order, each at a random point between 5 and 95 % of the results."""
+    """Makes `faults` in order, each at a random point between 5 and 95 % of the results."""
     points = sorted(chance.sample(range(line.total // 20, line.total * 19 // 20), len(faults)))
     line.start_agent()
     for point, fault in zip(points, faults, strict=True):

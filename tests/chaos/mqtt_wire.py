@@ -1,4 +1,4 @@
-"""The few bytes of MQTT 3.1.1 and 5 that the chaos tests speak themselves, below any client library."""
+"""The packets of MQTT 3.1.1 and 5 that the chaos tests send and read without a client library."""
 
 import struct
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, PINGRESP = 1, 2, 
 
 
 def packet(kind: int, flags: int, body: bytes) -> bytes:
-    """One control packet: type, flags, length, body."""
+    """One control packet: type and flags, length, body."""
     length, rest = bytearray(), len(body)
     while True:
         rest, digit = rest // 128, rest % 128
@@ -21,7 +21,7 @@ def text(value: str) -> bytes:
 
 
 def connect(client_id: str) -> bytes:
-    """3.1.1, a session that the broker keeps, no keepalive."""
+    """A CONNECT packet of MQTT 3.1.1: persistent session, no keepalive."""
     return packet(CONNECT, 0, text("MQTT") + bytes([4, 0]) + struct.pack("!H", 0) + text(client_id))
 
 
@@ -34,7 +34,7 @@ def puback(message_id: int) -> bytes:
 
 
 def split(buffer: bytearray) -> Iterator[tuple[int, int, bytes]]:
-    """Takes whole packets off the front of `buffer`: (type, flags, body) each; what is incomplete stays."""
+    """Removes all complete packets from `buffer` and gives (type, flags, body) of each."""
     while len(buffer) >= 2:
         length, at = 0, 1
         while True:

@@ -1,4 +1,4 @@
-"""A network namespace that one cable joins with this one; frames on it can be made to vanish, as in a black hole."""
+"""A network namespace joined to this one by a virtual cable. All frames on the cable can be dropped silently."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ from typing import Self
 
 import pytest
 
-NOBODY = "02:00:00:00:00:99"  # the address of no card: the frame is sent, and taken by none
+NOBODY = "02:00:00:00:00:99"  # no interface has this address: frames are sent and never received
 
 
 class Namespace:
@@ -42,7 +42,7 @@ class Namespace:
         subprocess.run(["ip", "netns", "del", self._name], capture_output=True, check=False)
 
     def black_hole(self) -> None:
-        """From now on no frame arrives, either way; links, addresses and routes stay as they are."""
+        """Drops all frames in both directions from now on. Links, addresses and routes do not change."""
         here, there = self._ends
         _ip("neigh", "replace", self.there, "lladdr", NOBODY, "nud", "permanent", "dev", here)
         _ip("-n", self._name, "neigh", "replace", self.here, "lladdr", NOBODY, "nud", "permanent", "dev", there)

@@ -1,4 +1,4 @@
-"""A network camera that does as a test says: pictures over HTTP as multipart JPEG, or what a broken one sends."""
+"""A scripted network camera: images over HTTP as multipart JPEG, or faulty data."""
 
 import contextlib
 import itertools
@@ -12,24 +12,24 @@ import cv2
 import numpy as np
 
 Mode = Literal["good", "hang", "garbage", "half a picture", "another size", "end", "slow", "frozen"]
-SLOW_S = 0.25  # between two pictures
+SLOW_S = 0.25  # between two images
 GARBAGE = np.random.default_rng(7).bytes(4000)
 HEADER = b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=part\r\nConnection: close\r\n\r\n"
 
 
 class MjpegServer:
-    """Every client gets the pictures of its own counter, `fps` a second, each different from the one before.
+    """Every client gets its own sequence of images, `fps` a second, each different from the one before.
 
     Args:
-        fps: pictures a second and client.
-        side: of the square picture, pixels.
-        good: other pictures than grainy bright ones, uint8 BGR [H, W, 3], shown in turn.
+        fps: images a second for each client.
+        side: of the square image, pixels.
+        good: images to show in turn instead of grainy bright ones, uint8 BGR [H, W, 3].
     """
 
     def __init__(self, *, fps: float = 25.0, side: int = 64, good: Sequence[np.ndarray] | None = None) -> None:
         self.mode: Mode = "good"
-        self.alter: Callable[[np.ndarray], np.ndarray] | None = None  # what the camera makes of a good picture
-        self.clients = 0  # that ever came
+        self.alter: Callable[[np.ndarray], np.ndarray] | None = None  # changes a good image
+        self.clients = 0  # number of all clients so far
         self._period_s = 1 / fps
         self._pictures = [_picture(side, index) for index in range(32)] if good is None else list(good)
         self._good = [_encode(picture) for picture in self._pictures]

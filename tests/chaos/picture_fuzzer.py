@@ -1,9 +1,9 @@
-"""Reads mutated picture files, in a process of its own whose memory is limited and measured.
+"""Reads mutated image files in its own process, with limited and measured memory.
 
     python picture_fuzzer.py FOLDER SEED COUNT
 
-Prints one JSON object: how many were read, refused (ImageError), and the greatest memory in bytes. Anything else that
-comes out of the reader ends the process with the mutation's number.
+Prints one JSON object: the numbers of files that were read and refused (ImageError), and the peak memory in bytes. Any
+other error of the reader ends the process and shows the mutation's number.
 """
 
 import json
@@ -29,12 +29,12 @@ SIDES = (0, 1, 7, 0xFFFF, 0x7FFF, 10_000, 100_000, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
 def originals() -> list[bytes]:
-    """Small whole files of every format, grey and colour, 8 and 16 bits."""
+    """Small valid files of every format, grey and colour, 8 and 16 bits."""
     rng = np.random.default_rng(0)
     colour = rng.integers(0, 256, (24, 40, 3), dtype=np.uint8)
     pictures = [colour, colour[..., 0].copy()]
     encoded = [cv2.imencode(suffix, picture) for suffix in SUFFIXES for picture in pictures]
-    found = [data.tobytes() for written, data in encoded if written]  # not every format takes grey
+    found = [data.tobytes() for written, data in encoded if written]  # not every format supports grey
     for suffix in (".png", ".tiff"):
         found.append(cv2.imencode(suffix, rng.integers(0, 65536, (24, 40, 3), dtype=np.uint16))[1].tobytes())
     for compression in (1, 5, 8):
@@ -43,7 +43,7 @@ def originals() -> list[bytes]:
 
 
 def mutate(encoded: bytes, rng: np.random.Generator) -> bytes:
-    """Bytes changed, mostly of the header; a number written over; cut; doubled; a PNG's size claimed anew."""
+    """One mutation: bytes changed, mostly in the header; number overwritten; truncated; doubled; false PNG size."""
     data = bytearray(encoded)
     if data[1:4] == b"PNG" and rng.random() < 0.4:
         data[16:24] = struct.pack(">II", *(int(side) for side in rng.choice(SIDES, 2)))
@@ -69,7 +69,7 @@ def main(folder: Path, seed: int, count: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     whole = originals()
     read = refused = 0
-    path = folder / "part.png"  # the content decides, not the name
+    path = folder / "part.png"  # the format is detected from the content
     for index in range(count):
         rng = np.random.default_rng((seed, index))
         path.write_bytes(mutate(whole[index % len(whole)], rng))
@@ -83,7 +83,7 @@ def main(folder: Path, seed: int, count: int) -> None:
             else:
                 assert picture is not None and picture.image.dtype == np.uint8 and picture.image.ndim == 3, index
                 read += 1
-    # Not getrusage: its peak holds that of the process which started this one.
+    # Not getrusage: its peak includes the memory of the parent process.
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert peak is not None
     peak_bytes = 1024 * int(peak[1])

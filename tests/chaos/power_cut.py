@@ -1,9 +1,9 @@
-"""Power cuts, in a virtual machine whose memory goes with it: `python tests/chaos/power_cut.py`, by hand.
+"""Power cuts in a virtual machine. Run by hand: `python tests/chaos/power_cut.py`.
 
-QEMU is killed at random moments while the guest appends results to a spool on an ext4 disk and says each number on the
-console once it was accepted. What the guest's kernel had not yet been made to write is gone then, as with the power.
-After the next boot every number that was accepted must be there. Needs Debian's qemu-system-x86, and fetches its kernel
-and busybox; the disk's own cache is not lost, so a disk that lies about flushing is not tried.
+QEMU is killed at random moments. The guest appends results to a spool on an ext4 disk and prints each number on the
+console after the result is accepted. Data that the guest's kernel has not written is lost, as in a power cut. After the
+next boot every accepted number must be in the spool. Needs Debian's qemu-system-x86; downloads its kernel and busybox.
+The disk's own cache is not lost, so a disk with a false flush is not tested.
 """
 
 import argparse
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from chaos_record import record
 
-MODULES = [  # of the kernel, each after those that it needs
+MODULES = [  # kernel modules, in the order of their dependencies
     "drivers/virtio/virtio_ring",
     "drivers/virtio/virtio",
     "drivers/virtio/virtio_pci_legacy_dev",
@@ -36,7 +36,7 @@ MODULES = [  # of the kernel, each after those that it needs
     "fs/jbd2/jbd2",
     "fs/ext4/ext4",
 ]
-BOOT_S = 180.0  # without hardware virtualisation, on a loaded machine
+BOOT_S = 180.0  # enough without hardware virtualisation on a busy machine
 INIT = """#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc; $b mount -t devtmpfs dev /dev
@@ -49,7 +49,7 @@ $b umount /data; $b poweroff -f
 
 
 def make_machine(folder: Path) -> None:
-    """`vmlinuz` and `initrd`: a kernel, busybox, this Python and the agent's spool."""
+    """Makes `vmlinuz` and `initrd`: a kernel, busybox, this Python and the agent's spool."""
     depends = _out("apt-cache", "depends", "linux-image-amd64")
     package = re.search(r"Depends: (linux-image-\S+)", depends)
     assert package is not None, depends
@@ -77,7 +77,7 @@ def make_machine(folder: Path) -> None:
 
 
 def _copy_python(root: Path) -> None:
-    """The interpreter, its standard library and the shared libraries of both, where they expect each other."""
+    """Copies the interpreter, its standard library and their shared libraries to the same paths below `root`."""
     library = Path(sysconfig.get_path("stdlib"))
     unwanted = shutil.ignore_patterns("test", "site-packages", "dist-packages", "__pycache__", "idlelib", "ensurepip")
     shutil.copytree(library, root / "python/lib" / library.name, ignore=unwanted)
@@ -91,7 +91,7 @@ def _copy_python(root: Path) -> None:
 
 
 class Machine:
-    """One boot. What the guest says is in `lines`, by its first word the last."""
+    """One boot. `lines` maps the first word of the guest's lines to the last such line."""
 
     def __init__(self, folder: Path, disk: Path, guest: str) -> None:
         command = ["qemu-system-x86_64", "-m", "900", "-nographic", "-no-reboot", "-net", "none", "-accel", "tcg"]
@@ -133,7 +133,7 @@ class Machine:
 
 
 def cut_power(folder: Path, fsync: str, cuts: int, seed: int) -> tuple[int, int, str]:
-    """How many results were accepted, how many of these were lost, and what the spool holds at the end."""
+    """(number of accepted results, number of lost ones, content of the spool at the end)."""
     draw = random.Random(seed)
     disk = folder / f"{fsync}.img"
     with disk.open("wb") as file:
@@ -169,7 +169,7 @@ def main() -> None:
             written, lost, found = cut_power(folder, fsync, args.cuts, args.seed)
             _, _, ordered, sound, aside = found.split()
             assert (ordered, sound, aside) == ("True", "ok", "0"), found
-            note = f"{written} results accepted; in a virtual machine; file sound and order kept after the last one"
+            note = f"{written} results accepted; in a virtual machine; file intact and in order after the last one"
             record(f"power cut, spool.fsync: {fsync}", tried=args.cuts, lost=lost, doubled=0, recover_s=None, note=note)
             assert fsync == "periodic" or lost == 0, f"{lost} of {written} lost"
 

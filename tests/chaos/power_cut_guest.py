@@ -1,4 +1,4 @@
-"""Runs in the virtual machine of `power_cut.py`: appends results for ever, or tells what the spool holds."""
+"""Runs in the virtual machine of `power_cut.py`: appends results without end, or reports the content of the spool."""
 
 import sqlite3
 import sys
@@ -8,11 +8,11 @@ from pathlib import Path
 from zsad_agent.spool import AttachedImage, Entry, Spool
 
 SPOOL = Path("/data/spool.sqlite3")
-SYNC_S = 2.0  # as the outbox does
+SYNC_S = 2.0  # like the outbox
 
 
 def numbers(spool: Spool) -> list[int]:
-    """Of all results, in the spool's order."""
+    """The numbers of all results, in the spool's order."""
     found: list[int] = []
     last = 0
     while batch := spool.read(last, 1 << 62, 5000):
@@ -22,7 +22,7 @@ def numbers(spool: Spool) -> list[int]:
 
 
 def write(fsync: str) -> None:
-    """Says on the console where it starts, and each number once its result is accepted."""
+    """Prints the first number, and then each number after its result is accepted."""
     with Spool(SPOOL, max_results=10**6, fsync=fsync) as spool:  # type: ignore[arg-type]
         number = max(numbers(spool), default=0)
         print(f"START {number}", flush=True)
@@ -40,7 +40,7 @@ def write(fsync: str) -> None:
 
 
 def check() -> None:
-    """Says how many there are, the last, whether they are whole and in order, and whether the file is sound."""
+    """Prints the number of results, the last one, whether all are complete and in order, and the state of the file."""
     with Spool(SPOOL, max_results=10**6) as spool:
         found = numbers(spool)
     sound = sqlite3.connect(SPOOL).execute("PRAGMA integrity_check").fetchone()[0]

@@ -16,9 +16,9 @@ FIFTHS = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """Of the agent and its children."""
+    """Resources of the agent and its child processes."""
 
-    share: float  # of the run, by results accepted
+    share: float  # share of the run, by accepted results
     rss_mb: float
     fds: int
     threads: int
@@ -30,20 +30,20 @@ class Soak:
     seconds: float
     samples: Sequence[Sample]
     found: Judgement
-    latency_ms: np.ndarray  # [frames], from the capture to the result, in the order of capture
-    arrival_ms: np.ndarray  # [frames], from the capture to the subscriber
+    latency_ms: np.ndarray  # [frames], from capture to result, in the order of capture
+    arrival_ms: np.ndarray  # [frames], from capture to subscriber
 
     @property
     def rss_growth(self) -> float:
-        """Share by which the last tenth's median is above that of the tenth after the warm-up."""
+        """Relative growth of the median from the tenth after the warm-up to the last tenth."""
         return self._median("rss_mb", 0.9, 1.0) / self._median("rss_mb", WARM_UP, 2 * WARM_UP) - 1
 
     def usual(self, what: str, fifth: int) -> int:
-        """Median of `fds` or `threads` in a fifth, 0 to 4; a video that is opened anew has two for a moment."""
+        """Median of `fds` or `threads` in a fifth of the run, 0 to 4. A reopened video briefly has two files open."""
         return int(self._median(what, fifth / FIFTHS, (fifth + 1) / FIFTHS))
 
     def percentiles_ms(self, fifth: int) -> tuple[float, float]:
-        """p50 and p99 of the latency in a fifth."""
+        """p50 and p99 of the latency in a fifth of the run."""
         p50, p99 = np.percentile(np.array_split(self.latency_ms, FIFTHS)[fifth], (50, 99))
         return float(p50), float(p99)
 
@@ -63,7 +63,7 @@ class Soak:
 
 
 def run_soak(folder: Path, bundle: Path, video: Path, frames: int, *, every_s: float) -> Soak:
-    """`frames` through an agent; a sample each `every_s`."""
+    """Runs `frames` frames through an agent and samples its resources every `every_s` seconds."""
     with Line(folder, bundle, video, frames) as line:
         line.start_agent()
         line.await_accepted(1)
@@ -96,5 +96,5 @@ def _sample(process: psutil.Process, share: float) -> Sample | None:
             fds=sum(one.num_fds() for one in family),
             threads=sum(one.num_threads() for one in family),
         )
-    except psutil.Error:  # it has just ended
+    except psutil.Error:  # the process has just ended
         return None

@@ -1,4 +1,4 @@
-"""Attacks on the connection to the broker: a real mosquitto, real certificates, the ACL that ships. All are refused."""
+"""Attacks on the broker connection, with a real mosquitto, real certificates and the shipped ACL. All are refused."""
 
 import logging
 import re
@@ -54,7 +54,7 @@ def seqs(listener: MqttListener) -> list[int]:
 
 
 def tls_broker(mosquitto: BrokerFactory, folder: Path, authority: Authority, pair: Pair, **settings: Any) -> Any:
-    """A broker whose certificate is a copy of `pair`, to be exchanged by `install`."""
+    """A broker with a copy of `pair` as its certificate; `install` replaces the certificate."""
     install(pair, folder)
     extra = settings.pop("extra", "")
     files = f"cafile {authority.cert}\ncertfile {folder}/broker.crt\nkeyfile {folder}/broker.key\n"
@@ -74,7 +74,7 @@ def watching(broker: MosquittoBroker, authority: Authority, pair: Pair | None = 
 
 
 def example_lines(replaced: dict[str, str]) -> str:
-    """The lines for mosquitto.conf in the ACL example's comments, with paths of the test, without the listener."""
+    """The mosquitto.conf lines from the ACL example's comments, with the test's paths and without the listener."""
     lines = re.findall(r"^#     (.+)$", ACL.read_text(), re.MULTILINE)
     assert "allow_anonymous false" in lines
     kept = [line for line in lines if not line.startswith(("listener", "require_cert", "use_identity", "password"))]
@@ -83,7 +83,7 @@ def example_lines(replaced: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("mutual", [False, True])
 @pytest.mark.parametrize(("protocol", "logged"), [("auto", "p5"), ("5", "p5"), ("3.1.1", "p2")])
-def test_results_and_commands_go_over_tls_and_mutual_tls(
+def test_results_and_commands_are_sent_over_tls_and_mutual_tls(
     mosquitto: BrokerFactory, tmp_path: Path, authority: Authority, protocol: str, logged: str, mutual: bool
 ) -> None:
     agent = authority.sign("line3", hosts=["line3"])
@@ -102,7 +102,7 @@ def test_results_and_commands_go_over_tls_and_mutual_tls(
             wait_until(lambda: got == [b"x" * 60_000])
             assert publisher.fault is None
         listener.wait_for(lambda: listener.payloads(f"{BASE}/available") == [b"online", b"offline"])
-        assert sorted(seqs(listener)) == list(range(50))  # those accepted before the connection go between the others
+        assert sorted(seqs(listener)) == list(range(50))  # the spool's results are sent among the live ones
     assert re.search(rf"as zsad-agent-line3 \({logged}, c1, k30{', u.line3.' if mutual else ''}\)", broker.log)
 
 
@@ -118,7 +118,7 @@ def broker_certificates(authority: Authority, folder: Path) -> dict[str, tuple[P
 
 
 @pytest.mark.parametrize("attack", ["expired", "not yet valid", "wrong host", "unknown authority", "self-signed"])
-def test_broker_with_a_wrong_certificate_gets_nothing_and_the_right_one_everything(
+def test_a_broker_with_an_invalid_certificate_gets_no_result_until_it_is_valid(
     mosquitto: BrokerFactory, tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture, attack: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -138,13 +138,13 @@ def test_broker_with_a_wrong_certificate_gets_nothing_and_the_right_one_everythi
         publisher.accept(result(1), None)
         wait_until(lambda: publisher.state is BrokerState.UNTRUSTED)
         assert said in (publisher.fault or "")
-        wait_until(lambda: broker.log.count("New connection") >= tries + 4)  # it goes on trying
+        wait_until(lambda: broker.log.count("New connection") >= tries + 4)  # it keeps trying
         attempts = broker.log.count("New connection") - tries
         assert broker.log.count("as zsad-agent-line3") == before
         assert publisher.flush(0) == 1
         assert caplog.text.count(" untrusted: ") == 1
         broker.kill()
-        install(good, tmp_path)  # rotated on disk
+        install(good, tmp_path)  # the certificate was replaced on disk
         broker.start()
         started_s = time.monotonic()
         with watching(broker, authority, credentials=("dashboard", "secret-d")) as listener:
@@ -164,7 +164,7 @@ def test_broker_with_a_wrong_certificate_gets_nothing_and_the_right_one_everythi
     )
 
 
-def test_plaintext_broker_on_the_tls_port_gets_no_byte_of_mqtt(
+def test_a_plaintext_broker_on_the_tls_port_gets_no_mqtt_packet(
     mosquitto: BrokerFactory, tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -192,7 +192,7 @@ def test_plaintext_broker_on_the_tls_port_gets_no_byte_of_mqtt(
         ("expired", "our certificate, mqtt.tls.cert_file, has expired"),
     ],
 )
-def test_agent_without_a_valid_client_certificate_stays_out_until_it_is_exchanged(
+def test_an_agent_with_an_invalid_client_certificate_connects_after_it_was_replaced(
     mosquitto: BrokerFactory, tmp_path: Path, authority: Authority, attack: str, said: str
 ) -> None:
     pairs = {
@@ -233,7 +233,7 @@ def assert_no_secret(*texts: object) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_wrong_password_is_refused_and_shown_nowhere_and_the_right_one_is_read_without_a_restart(
+def test_a_wrong_password_is_never_shown_and_a_corrected_file_is_read_without_a_restart(
     mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture, protocol: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -248,7 +248,7 @@ def test_wrong_password_is_refused_and_shown_nowhere_and_the_right_one_is_read_w
         assert caplog.text.count(" refused: ") == 1
         attempts = broker.log.count("New connection")
         path.unlink()
-        wait_until(lambda: "cannot be read" in (publisher.fault or ""))  # a fault, not the end
+        wait_until(lambda: "cannot be read" in (publisher.fault or ""))  # a fault does not end the publisher
         secret_file(tmp_path)
         with MqttListener(broker.port, credentials=("dashboard", "secret-d")) as listener:
             assert publisher.flush(10) == 0
@@ -259,7 +259,7 @@ def test_wrong_password_is_refused_and_shown_nowhere_and_the_right_one_is_read_w
     record(f"wrong password, MQTT {protocol}", tried=attempts, lost=0, doubled=0, recover_s=None, note=note)
 
 
-def test_password_is_taken_from_a_systemd_credential(
+def test_the_password_is_read_from_a_systemd_credential(
     mosquitto: BrokerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = mosquitto(users=USERS)
@@ -277,9 +277,9 @@ TOLD = [
 
 
 def forge(broker: MosquittoBroker, credentials: tuple[str, str] | None, topics: list[str], protocol: int) -> int:
-    """Publishes on each topic, also as a will, and asks for everything; how many attempts the broker did not refuse.
+    """Publishes on each topic, and sets a will; gives the number of attempts that the broker did not refuse.
 
-    MQTT 3.1.1 has no word for a refusal: there only what arrives tells.
+    MQTT 3.1.1 does not report a refusal: there the test checks what arrives.
     """
     taken: list[int] = []
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="foreign", protocol=protocol)  # type: ignore[arg-type]
@@ -302,7 +302,7 @@ def forge(broker: MosquittoBroker, credentials: tuple[str, str] | None, topics: 
         wait_until(lambda: len(answers) == len(topics))
         sock = client.socket()
         assert sock is not None
-        sock.close()  # the will is to follow
+        sock.close()  # the broker then publishes the will
     finally:
         client.loop_stop()
     return len(taken)
@@ -310,7 +310,7 @@ def forge(broker: MosquittoBroker, credentials: tuple[str, str] | None, topics: 
 
 @pytest.mark.parametrize("protocol", [5, 4])
 @pytest.mark.parametrize("attacker", ["line4", "dashboard", "anonymous", "operator"])
-def test_foreign_client_reaches_no_topic_that_is_not_its_own_under_the_acl(
+def test_the_acl_stops_other_clients_from_publishing_on_the_agents_topics(
     mosquitto: BrokerFactory, tmp_path: Path, attacker: str, protocol: int
 ) -> None:
     broker = acl_broker(mosquitto, tmp_path)
@@ -338,24 +338,24 @@ def test_foreign_client_reaches_no_topic_that_is_not_its_own_under_the_acl(
         assert seqs(dashboard) == [1]
         assert publisher.fault is None
         lost, doubled = publisher.stats.unsent, len(seqs(dashboard)) - 1
-    tried = 1 if credentials is None else len(topics) + 1  # the connection; each message and the will
+    tried = 1 if credentials is None else len(topics) + 1  # the connection, or each message and the will
     what = "connections" if credentials is None else "messages"
-    name = f"foreign client {attacker}, MQTT {'5' if protocol == 5 else '3.1.1'}"
+    name = f"other client {attacker}, MQTT {'5' if protocol == 5 else '3.1.1'}"
     record(name, tried=tried, lost=lost, doubled=doubled, recover_s=None, note=f"{tried} of {tried} {what} refused")
 
 
 def acl_broker(mosquitto: BrokerFactory, folder: Path) -> MosquittoBroker:
-    """With the lines of the example, but for TLS."""
+    """A broker with the example's lines, without TLS."""
     acl = folder / "zsad.acl"
     shutil.copy(ACL, acl)
     acl.chmod(0o600)
     lines = [line for line in example_lines({"acl_file": str(acl)}).splitlines() if "/etc/mosquitto/certs" not in line]
     lines = [line for line in lines if not line.startswith("allow_anonymous")]
-    lines.append("max_queued_messages 100000")  # without a limit, mosquitto 2.0.11 hangs up on a denied message
+    lines.append("max_queued_messages 100000")  # without a limit, mosquitto 2.0.11 disconnects after a denied message
     return mosquitto(users=USERS, extra="\n".join(lines))
 
 
-def test_another_devices_user_sees_nothing_of_this_one(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+def test_another_devices_user_receives_nothing_of_this_device(mosquitto: BrokerFactory, tmp_path: Path) -> None:
     broker = acl_broker(mosquitto, tmp_path)
     with (
         MqttListener(broker.port, credentials=("dashboard", "secret-d")) as dashboard,
@@ -368,7 +368,7 @@ def test_another_devices_user_sees_nothing_of_this_one(mosquitto: BrokerFactory,
         assert spy.messages == []
 
 
-def test_agent_with_another_devices_user_keeps_its_results_until_the_acl_allows_them(
+def test_an_agent_with_another_devices_user_keeps_its_results_until_the_acl_allows_them(
     mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = acl_broker(mosquitto, tmp_path)
@@ -391,7 +391,7 @@ def test_agent_with_another_devices_user_keeps_its_results_until_the_acl_allows_
     assert_no_secret(caplog.text)
 
 
-def test_agent_whose_client_id_another_user_takes_over_comes_back_and_loses_nothing(
+def test_an_agent_whose_client_id_another_user_takes_reconnects_without_loss(
     mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = acl_broker(mosquitto, tmp_path)
@@ -413,7 +413,7 @@ def test_agent_whose_client_id_another_user_takes_over_comes_back_and_loses_noth
     assert " lost: " in caplog.text
 
 
-def test_common_name_of_the_client_certificate_is_the_user_of_the_acl(
+def test_the_common_name_of_the_client_certificate_is_the_acls_user(
     mosquitto: BrokerFactory, tmp_path: Path, authority: Authority
 ) -> None:
     acl = tmp_path / "zsad.acl"

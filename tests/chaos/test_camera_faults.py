@@ -1,4 +1,4 @@
-"""A network camera breaks in every way it can: the verdict is `unknown` meanwhile, never the last one again.
+"""A network camera with every kind of fault: during a fault the verdict is `unknown`, never the last verdict again.
 
 The agent is a real process that reads a real HTTP stream; only the camera is scripted.
 """
@@ -29,25 +29,25 @@ SETTINGS = f"""source:
 heatmap:
   enabled: false
 """
-MARGIN_S = 1.0  # over the limit above: a period of supervision, and a machine that does other things too
-ON_ITS_WAY_S = 0.3  # pictures that the camera had sent before the fault
+MARGIN_S = 1.0  # added to the limit above: a period of supervision, on a busy machine
+ON_ITS_WAY_S = 0.3  # images that the camera sent before the fault
 BACK_WITHIN_S = 10.0
-# in which no picture of a part comes, and how soon that must be said
+# faults without images of parts, and the limit for reporting each
 FAULTS: dict[Mode, float] = {
     "hang": STALE_AFTER_S,
     "garbage": STALE_AFTER_S,
     "end": STALE_AFTER_S,
     "frozen": FROZEN_AFTER_S,
 }
-PECULIAR: tuple[Mode, ...] = ("slow", "another size")  # in which pictures do come
+PECULIAR: tuple[Mode, ...] = ("slow", "another size")  # faults in which valid images arrive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """What came of one fault. Seconds."""
+    """The outcome of one fault, in seconds."""
 
     until_unknown_s: float
-    passes: list[dict[str, Any]]  # verdicts other than unknown on pictures of the time of the fault
+    passes: list[dict[str, Any]]  # verdicts other than unknown on images captured during the fault
     recovery_s: float
 
 
@@ -59,12 +59,12 @@ class Scene:
 
     @property
     def results(self) -> list[tuple[float, str, dict[str, Any]]]:
-        """When each was captured, its verdict, and all of it."""
+        """Capture time, verdict and message of each result."""
         found = read_results(self.witness.arrivals)
         return [(result.captured_s, result.verdict, result.message) for result in found]
 
     def await_verdict(self, since_s: float, unknown: bool, timeout_s: float) -> float:
-        """Seconds from `since_s` until a result captured later came that is unknown or is not."""
+        """Seconds from `since_s` until a result captured later is unknown, or is not."""
 
         def times() -> list[float]:
             return [when for when, verdict, _ in self.results if when > since_s and (verdict == "unknown") == unknown]
@@ -96,7 +96,7 @@ def scene(tmp_path: Path, tiny_bundle: Path) -> Iterator[Scene]:
             yield scene
             assert agent.running
         availability = [arrival.payload for arrival in witness.arrivals if arrival.topic.endswith("/available")]
-        assert b"offline" not in availability[:-1]  # the last comes with the end of the test
+        assert b"offline" not in availability[:-1]  # the last message is sent when the test ends
 
 
 def check(fault: Mode, seen: Seen) -> None:
@@ -105,7 +105,7 @@ def check(fault: Mode, seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_verdict_is_unknown_while_the_camera_is_at_fault(fault: Mode, scene: Scene) -> None:
+def test_the_verdict_is_unknown_during_a_camera_fault(fault: Mode, scene: Scene) -> None:
     check(fault, scene.suffer(fault, 0.5))
 
 
@@ -121,7 +121,7 @@ def test_slow_pictures_and_another_size_are_inspected(scene: Scene) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("fault", FAULTS)
-def test_camera_is_at_fault_10_times(fault: Mode, scene: Scene) -> None:
+def test_10_camera_faults(fault: Mode, scene: Scene) -> None:
     chance = random.Random(5)
     seen: list[Seen] = []
     for _ in range(10):
@@ -144,7 +144,7 @@ def test_camera_is_at_fault_10_times(fault: Mode, scene: Scene) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("mode", PECULIAR)
-def test_camera_is_peculiar_10_times(mode: Mode, scene: Scene) -> None:
+def test_10_unusual_but_valid_streams(mode: Mode, scene: Scene) -> None:
     began_s = time.time()
     recoveries_s = []
     for _ in range(10):
@@ -164,4 +164,4 @@ def test_camera_is_peculiar_10_times(mode: Mode, scene: Scene) -> None:
 def summary(seen: Sequence[Seen]) -> str:
     longest_s = max(one.until_unknown_s for one in seen)
     passes = sum(len(one.passes) for one in seen)
-    return f"unknown after {longest_s:.2f} s at most, {passes} verdicts on pictures of the time of the fault"
+    return f"unknown after {longest_s:.2f} s at most, {passes} verdicts on images captured during the fault"

@@ -5,11 +5,11 @@ from chaos_record import record
 from chaos_table import HEAD, as_table
 
 
-def test_nothing_recorded_is_an_empty_table() -> None:
+def test_no_records_make_an_empty_table() -> None:
     assert as_table([]) == HEAD
 
 
-def test_what_was_recorded_becomes_a_row_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_record_becomes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "chaos.jsonl"
     monkeypatch.setenv("ZSAD_CHAOS_RESULTS", str(file))
     record("broker killed", tried=3, lost=0, doubled=2, recover_s=[1.0, 4.0, 2.0], note="a | b")

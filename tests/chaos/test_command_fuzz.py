@@ -1,4 +1,4 @@
-"""Whatever arrives on a command topic: the controller lives, answers within bounds, and obeys only valid commands."""
+"""Random payloads on command topics: the controller stays alive, answers in time, and executes only valid commands."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def fresh_commands(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def mutated_commands(draw: st.DrawFn) -> bytes:
-    """A valid command with bytes replaced, taken out, put in, or said twice."""
+    """A valid command with bytes replaced, removed, inserted or repeated."""
     payload = bytearray(draw(fresh_commands()))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, max(0, len(payload) - 1)))
@@ -65,7 +65,7 @@ payloads = (
 
 
 def may_change(payload: bytes) -> dict[str, Any] | None:
-    """The fields of a payload that might be a command, by a reading of its own; None of one that cannot be."""
+    """The fields of a payload that may be a command, by the test's own parser; None if it cannot be one."""
     try:
         fields = json.loads(payload)
     except (ValueError, RecursionError):
@@ -79,7 +79,7 @@ def may_change(payload: bytes) -> dict[str, Any] | None:
 
 
 def expected(before: dict[str, Any], target: str, value: Any) -> dict[str, Any]:
-    """The settings after `value` was obeyed."""
+    """The settings after the command `value`."""
     after: dict[str, Any] = json.loads(json.dumps(before))
     key = target.rpartition("/")[2]
     if key == "reload":
@@ -121,14 +121,14 @@ def fuzz(folder: Path, examples: int, *, derandomize: bool, caplog: pytest.LogCa
         caplog.clear()
         del publisher.answers[:]
         answer = publisher.ask(target, payload)
-        publisher.ask("cam1/paused", b"barrier")  # what follows a bundle switch is over
+        publisher.ask("cam1/paused", b"barrier")  # the work after a bundle switch is done
         after = controls.settings
         assert len(json.dumps(answer)) < 6 * MAX_ERROR_CHARACTERS
         if answer["error"] is None:
-            counts["obeyed"] += 1
+            counts["executed"] += 1
             fields = may_change(payload)
-            assert fields is not None, "obeyed what is no command"
-            stored_product = after["product"] if target == "bundle" else None  # set again by what is stored
+            assert fields is not None, "executed an invalid command"
+            stored_product = after["product"] if target == "bundle" else None  # set again from the stored settings
             assert after == expected(before, target, fields.get("value")) | (
                 {"product": stored_product} if stored_product else {}
             )
@@ -147,15 +147,15 @@ def fuzz(folder: Path, examples: int, *, derandomize: bool, caplog: pytest.LogCa
     return counts
 
 
-def test_no_payload_ends_the_controller_or_changes_a_setting_unless_valid(
+def test_an_invalid_payload_neither_ends_the_controller_nor_changes_a_setting(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     counts = fuzz(tmp_path, 400, derandomize=True, caplog=caplog)
-    assert counts["obeyed"] > 5 and counts["refused"] > 100
+    assert counts["executed"] > 5 and counts["refused"] > 100
 
 
 @pytest.mark.chaos
-def test_no_payload_of_many_ends_the_controller_or_changes_a_setting_unless_valid(
+def test_many_invalid_payloads_neither_end_the_controller_nor_change_a_setting(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     counts = fuzz(tmp_path, 20_000, derandomize=False, caplog=caplog)
@@ -166,5 +166,5 @@ def test_no_payload_of_many_ends_the_controller_or_changes_a_setting_unless_vali
         lost=0,
         doubled=0,
         recover_s=None,
-        note=f"{counts['obeyed']} valid ones obeyed, {counts['refused']} refused with a reason; no other effect",
+        note=f"{counts['executed']} valid ones executed, {counts['refused']} refused with a reason; no other effect",
     )

@@ -1,11 +1,11 @@
-"""A picture of which a part is missing is no picture of a part: it must not pass."""
+"""A truncated image is never judged ok."""
 
 import time
 
 from test_camera_faults import BACK_WITHIN_S, Scene, scene  # noqa: F401
 
 
-def test_half_a_picture_is_not_ok(scene: Scene) -> None:  # noqa: F811
+def test_half_an_image_is_not_ok(scene: Scene) -> None:  # noqa: F811
     began_s = time.time()
     scene.camera.mode = "half a picture"
     time.sleep(1.5)

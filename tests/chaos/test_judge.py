@@ -24,65 +24,65 @@ def key(seq: int, boot: str = "a") -> tuple[str, str, int]:
     return f"10:{'abc'.index(boot):02}:{seq:02}.000Z", "cam0", seq
 
 
-def test_nothing_accepted_and_nothing_received_is_clean() -> None:
+def test_no_results_are_clean() -> None:
     assert judge([], []).clean
 
 
-def test_accepted_result_that_did_not_come_is_lost() -> None:
+def test_an_accepted_result_that_did_not_arrive_is_lost() -> None:
     found = judge([key(1), key(2)], read_results([ONLINE, message(1)]))
     assert found.lost == ["10:00:02.000Z cam0 #2"]
 
 
-def test_number_left_out_is_lost_though_it_was_not_printed() -> None:
+def test_a_missing_number_is_lost_even_if_it_was_not_printed() -> None:
     assert judge([], read_results([ONLINE, message(1), message(3)])).lost == ["line3-a-2"]
 
 
-def test_result_that_was_printed_and_is_missing_counts_once() -> None:
+def test_a_printed_and_missing_result_counts_once() -> None:
     assert judge([key(1), key(2), key(3)], read_results([ONLINE, message(1), message(3)])).lost == [
         "10:00:02.000Z cam0 #2"
     ]
 
 
-def test_number_left_out_by_a_live_source_is_no_loss() -> None:
+def test_a_missing_number_of_a_live_source_is_no_loss() -> None:
     assert judge([], read_results([ONLINE, message(1), message(3)]), gapless=False).clean
 
 
-def test_double_is_counted_and_clean_though_replayed_differs() -> None:
+def test_a_repeated_result_is_counted_and_may_differ_in_replayed() -> None:
     found = judge([key(1)], read_results([ONLINE, message(1), ONLINE, message(1, replayed=True)]))
     assert found.clean and (found.received, found.doubled) == (1, 1)
 
 
-def test_double_with_another_body_is_altered() -> None:
+def test_a_repeated_result_with_another_body_is_altered() -> None:
     found = judge([key(1)], read_results([ONLINE, message(1), ONLINE, message(1, replayed=True, score=0.9)]))
     assert found.altered == ["line3-a-1"]
 
 
-def test_live_results_amid_the_backlog_are_in_order() -> None:
+def test_live_results_among_the_backlog_are_in_order() -> None:
     mixed = [ONLINE, message(1, replayed=True), message(3), message(2, replayed=True), message(4)]
     assert judge([], read_results(mixed)).clean
 
 
 @pytest.mark.parametrize("replayed", [False, True])
-def test_earlier_result_after_a_later_one_of_its_stream_is_disordered(replayed: bool) -> None:
+def test_an_earlier_result_after_a_later_one_of_its_stream_is_disordered(replayed: bool) -> None:
     mixed = [ONLINE, message(2, replayed=replayed), message(1, replayed=replayed)]
     assert judge([], read_results(mixed)).disordered == ["line3-a-1"]
 
 
-def test_same_result_twice_over_one_connection_is_disordered() -> None:
+def test_a_result_twice_over_one_connection_is_disordered() -> None:
     assert judge([], read_results([ONLINE, message(1), message(1)])).disordered == ["line3-a-1"]
 
 
-def test_earlier_boot_after_a_later_one_is_disordered() -> None:
+def test_an_earlier_boot_after_a_later_one_is_disordered() -> None:
     mixed = [ONLINE, message(1, boot="b", replayed=True), message(1, boot="a", replayed=True)]
     assert judge([], read_results(mixed)).disordered == ["line3-a-1"]
 
 
-def test_backlog_that_starts_again_over_the_next_connection_is_in_order() -> None:
+def test_a_backlog_that_restarts_over_the_next_connection_is_in_order() -> None:
     mixed = [ONLINE, message(1), message(2), ONLINE, message(1, replayed=True), message(2, replayed=True)]
     assert judge([], read_results(mixed)).clean
 
 
-def test_repetition_by_the_broker_is_not_the_agents_order() -> None:
+def test_a_repetition_by_the_broker_does_not_count_as_disorder() -> None:
     assert judge([], read_results([ONLINE, message(1), message(2), message(1, dup=True)])).clean
 
 
@@ -92,7 +92,7 @@ def test_recovery_is_the_first_result_over_a_connection_made_after_the_fault() -
     assert recovery_s(results, 6.0) is None
 
 
-def test_recovery_where_the_connection_may_hold_is_the_first_result_captured_after_the_fault() -> None:
+def test_recovery_with_a_surviving_connection_is_the_first_result_captured_after_the_fault() -> None:
     results = read_results([ONLINE, message(1)._replace(at_s=9.0), message(3)._replace(at_s=9.5)])
     assert recovery_s(results, results[0].captured_s + 1, anew=False) == 9.5 - results[0].captured_s - 1
     assert recovery_s(results, results[1].captured_s + 1, anew=False) is None

@@ -1,7 +1,7 @@
-"""Agent and broker are killed and restarted at random points; every result that was accepted arrives.
+"""Agent and broker are killed and restarted at random points; every accepted result arrives.
 
-The agent and the broker are real processes. Accepted is what `--print-results` printed, which comes after the result
-is in the spool, and every number before the last that arrived.
+Agent and broker are real processes. A result is accepted when `--print-results` has printed it, which is after it is in
+the spool, or when a result with a later number has arrived.
 """
 
 import random
@@ -27,7 +27,7 @@ from line import (
 RUNS, RESULTS = 50, 10_000
 WITH_HEATMAPS = ""
 
-# name -> faults of one run, and whether the broker is persistent
+# name -> faults of one run, whether the broker is persistent
 KINDS: dict[str, tuple[list[Fault], bool]] = {
     "agent killed (-9)": ([kill_agent] * 4, True),
     "broker killed (-9), with persistence": ([kill_broker] * 2, True),
@@ -47,7 +47,7 @@ def said(found: Judgement) -> str:
 
 
 @pytest.mark.parametrize("kind", ["agent killed (-9)", "broker killed (-9), without persistence"])
-def test_500_results_arrive_whatever_is_killed(kind: str, tmp_path: Path, tiny_bundle: Path, video: Path) -> None:
+def test_500_results_arrive_despite_kills(kind: str, tmp_path: Path, tiny_bundle: Path, video: Path) -> None:
     faults, persistent = KINDS[kind]
     with Line(tmp_path, tiny_bundle, video, 500, persistent=persistent, settings=WITH_HEATMAPS) as line:
         found = run_with_faults(line, faults[:2], random.Random(1))
@@ -57,14 +57,14 @@ def test_500_results_arrive_whatever_is_killed(kind: str, tmp_path: Path, tiny_b
     assert len(recoveries_s) == 2
 
 
-def test_500_results_arrive_though_the_subscriber_is_cut_off(tmp_path: Path, tiny_bundle: Path, video: Path) -> None:
+def test_500_results_arrive_despite_a_disconnected_subscriber(tmp_path: Path, tiny_bundle: Path, video: Path) -> None:
     with Line(tmp_path, tiny_bundle, video, 500) as line:
         found = run_with_faults(line, [lose_witness] * 3, random.Random(2))
     assert found.clean, said(found)
 
 
 @pytest.mark.chaos
-def test_50_runs_of_10000_results_arrive_whatever_is_killed(tmp_path: Path, tiny_bundle: Path, video: Path) -> None:
+def test_50_runs_of_10000_results_arrive_despite_kills(tmp_path: Path, tiny_bundle: Path, video: Path) -> None:
     sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     recoveries_s: dict[str, list[float]] = defaultdict(list)
     faulty = []

@@ -1,4 +1,4 @@
-"""Eight cameras in one agent, together faster than the model: each gets its share, one that hangs harms no other."""
+"""Eight cameras in one agent, together faster than the model: equal shares, and one that hangs slows no other."""
 
 import time
 from collections import Counter
@@ -18,12 +18,12 @@ from witness import Witness
 CAMERAS = 8
 FPS = 20.0
 SLOW_MODEL_HW = (768, 768)
-FAIR = 0.2  # no camera is further from the mean number of inspections
+FAIR = 0.2  # largest relative distance from the mean number of inspections
 START_S = 60.0
 
 
 class ManyCameras:
-    """What came of a run."""
+    """The outcome of a run."""
 
     def __init__(self, accepted: set[tuple[str, str, int]], results: Sequence[Received], since_s: float) -> None:
         self.found: Judgement = judge(accepted, results, gapless=False)
@@ -33,14 +33,14 @@ class ManyCameras:
         self.unknown = Counter(result.camera for result in since if result.verdict == "unknown")
 
     def unfair(self, cameras: Sequence[str]) -> float:
-        """The largest distance from the mean, as a share of it."""
+        """The largest distance from the mean, relative to the mean."""
         counts = [self.inspected[camera] for camera in cameras]
         mean = sum(counts) / len(counts)
         return max(abs(count - mean) for count in counts) / mean
 
 
 def run_cameras(folder: Path, seconds: float, *, hanging: int = 0) -> ManyCameras:
-    """All cameras for `seconds` after each has been inspected; the first `hanging` of them hang from then on."""
+    """Runs all cameras for `seconds` after each has been inspected; the first `hanging` of them then hang."""
     bundle = make_tiny_bundle(folder / "slow", input_hw=SLOW_MODEL_HW)
     with ExitStack() as stack:
         cameras = [stack.enter_context(MjpegServer(fps=FPS)) for _ in range(CAMERAS)]

@@ -1,4 +1,4 @@
-"""Frames faster than inference: old ones are dropped and counted, and what is inspected is new."""
+"""Frames arrive faster than inference: old ones are dropped and counted, and each inspected frame is new."""
 
 import re
 import time
@@ -16,13 +16,13 @@ from witness import Witness
 
 from zsad_agent.inspection.pipeline import CONCLUSION_PLACES
 
-SLOW_MODEL_HW = (1280, 1280)  # tens of milliseconds for each picture
+SLOW_MODEL_HW = (1280, 1280)  # tens of milliseconds for each frame
 FPS = 200.0
 SETTINGS = "heatmap:\n  enabled: false\n"
 
 
 def overload(folder: Path, seconds: float) -> tuple[Judgement, np.ndarray, float, int, int]:
-    """The comparison, latencies capture to result in ms, the mean period of results in ms, inspected, dropped."""
+    """(comparison, latencies from capture to result in ms, mean period of results in ms, inspected, dropped)."""
     bundle = make_tiny_bundle(folder / "slow", input_hw=SLOW_MODEL_HW)
     with MjpegServer(fps=FPS) as camera, MosquittoBroker(folder) as broker, Witness(broker.port) as witness:
         arguments = ["--source", camera.url, "--broker", broker.url, "--print-results"]
@@ -45,19 +45,19 @@ def overload(folder: Path, seconds: float) -> tuple[Judgement, np.ndarray, float
 def check(found: Judgement, latencies_ms: np.ndarray, period_ms: float, inspected: int, dropped: int) -> None:
     assert found.clean and found.received == inspected and found.doubled == 0
     assert dropped > inspected, "it was no overload"
-    # where the disk is slower than the model, a picture waits for its turn at the model, then until those inspected
-    # before it are safe: anything above would be a queue of old pictures
+    # if the disk is slower than the model, a frame waits for the model and then for the storage of the frames
+    # inspected before it: a higher latency would mean a queue of old frames
     longest_ms = (CONCLUSION_PLACES + 3) * period_ms
     assert np.percentile(latencies_ms, 50) < longest_ms + 20
     assert np.percentile(latencies_ms, 95) < 2 * longest_ms + 100
 
 
-def test_newest_picture_is_inspected_when_they_come_too_fast(tmp_path: Path) -> None:
+def test_the_newest_frame_is_inspected_when_frames_arrive_too_fast(tmp_path: Path) -> None:
     check(*overload(tmp_path, 2.0))
 
 
 @pytest.mark.chaos
-def test_newest_picture_is_inspected_for_a_minute(tmp_path: Path) -> None:
+def test_the_newest_frame_is_inspected_for_a_minute(tmp_path: Path) -> None:
     found, latencies_ms, period_ms, inspected, dropped = overload(tmp_path, 60.0)
     p50, p99 = np.percentile(latencies_ms, (50, 99))
     note = (

@@ -1,4 +1,4 @@
-"""The agent at full speed for long: nothing grows, nothing drifts, nothing is lost."""
+"""The agent at full speed for a long time: memory and latency do not grow, and no result is lost."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from soak import FIFTHS, Soak, run_soak
 
 
 def check(soak: Soak, *, rss_growth: float, more_fds: int, p50: tuple[float, float], p99: tuple[float, float]) -> None:
-    """The last fifth against the second: each percentile of the latency within (factor, milliseconds beside it)."""
+    """Compares the last fifth with the second: each latency percentile within (factor, added milliseconds)."""
     assert soak.found.clean and soak.found.received == soak.frames, str(soak.found)
     assert soak.rss_growth < rss_growth, str(soak)
     assert soak.usual("fds", FIFTHS - 1) <= soak.usual("fds", 1) + more_fds, str(soak)
@@ -20,10 +20,10 @@ def check(soak: Soak, *, rss_growth: float, more_fds: int, p50: tuple[float, flo
         assert after_ms < allowed[0] * before_ms + allowed[1], str(soak)
 
 
-def test_3000_frames_leave_no_thread_or_file_behind(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_threads_and_files_do_not_grow_in_3000_frames(tmp_path: Path, tiny_bundle: Path) -> None:
     video = write_small_video(tmp_path / "parts.avi")
     soak = run_soak(tmp_path, tiny_bundle, video, 3000, every_s=0.02)
-    # Of two seconds: wide bounds, and the spool opens its log for the first sync only then.
+    # The run takes two seconds: the bounds are wide, and the spool opens its log only at the first sync.
     check(soak, rss_growth=0.1, more_fds=2, p50=(3, 20), p99=(5, 500))
 
 

@@ -1,4 +1,4 @@
-"""What the spool and the outbox do when the disk, the file, the clock or the process fails. Nothing may raise."""
+"""The spool and the outbox when the disk, the file, the clock or the process fails. They raise no error."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ PAGE_BYTES = 4096
 
 
 class Hurry:
-    """A clock that makes every look at it a little later, so that retries are due at once."""
+    """A clock that advances at each call, so that retries are due at once."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
@@ -31,7 +31,7 @@ class Hurry:
 
 
 def drain(outbox: Outbox) -> list[str]:
-    """Takes and acknowledges all there is, as over one connection."""
+    """Takes and acknowledges all results, as over one connection."""
     outbox.rewind()
     found = []
     while entries := outbox.take(50):
@@ -51,12 +51,12 @@ def sound_spool(path: Path, results: int) -> list[str]:
 
 
 def check_truncations(tmp_path: Path, step: int) -> None:
-    """Every `step`th length within the last page: nothing altered, nothing out of order, new results taken."""
+    """Truncates at every `step`th byte of the last page: the order is kept, and new results are accepted."""
     original = tmp_path / "original.sqlite3"
     written = sound_spool(original, 40)
     content = original.read_bytes()
     lost, recover_s = 0, []
-    cuts = [*range(len(content) - 1, len(content) - PAGE_BYTES, -step), len(content) - PAGE_BYTES]  # all of it, too
+    cuts = [*range(len(content) - 1, len(content) - PAGE_BYTES, -step), len(content) - PAGE_BYTES]  # also all of it
     for cut in cuts:
         folder = tmp_path / f"cut-{cut}"
         folder.mkdir()
@@ -71,8 +71,8 @@ def check_truncations(tmp_path: Path, step: int) -> None:
             found = drain(outbox)
         kept = found[:-1]
         assert found[-1] == "after", cut
-        assert kept == [body for body in written if body in set(kept)], cut  # sound, in order, none twice
-        assert len(kept) >= len(written) - 4, cut  # no more than the last page held
+        assert kept == [body for body in written if body in set(kept)], cut  # unchanged, in order, none twice
+        assert len(kept) >= len(written) - 4, cut  # at most the content of the last page is lost
         lost += len(written) - len(kept)
         shutil.rmtree(folder)
     record(
@@ -81,16 +81,16 @@ def check_truncations(tmp_path: Path, step: int) -> None:
         lost=lost,
         doubled=0,
         recover_s=recover_s,
-        note=f"every {step}. byte; lost are results whose bytes were cut off, {len(written)} were in each file",
+        note=f"step {step} byte; lost: results whose bytes were cut off, of {len(written)} in each file",
     )
 
 
-def test_spool_cut_off_within_its_last_page_gives_all_other_results(tmp_path: Path) -> None:
+def test_a_spool_truncated_within_its_last_page_keeps_all_other_results(tmp_path: Path) -> None:
     check_truncations(tmp_path, 64)
 
 
 @pytest.mark.chaos
-def test_spool_cut_off_at_every_byte_of_its_last_page_gives_all_other_results(tmp_path: Path) -> None:
+def test_a_spool_truncated_at_every_byte_of_its_last_page_keeps_all_other_results(tmp_path: Path) -> None:
     check_truncations(tmp_path, 1)
 
 
@@ -111,13 +111,13 @@ with Spool(Path(sys.argv[1]), max_results=10**8, fsync=sys.argv[3]) as spool:
         for entry in outbox.take(2):
             print("acknowledged", entry.body.decode(), flush=True)
             outbox.acknowledge(entry.id)
-        outbox.tidy()
+        outbox.delete_acknowledged()
 """
 PER_KILL = 1_000_000
 
 
 def check_kills(path: Path, kills: int, fsync: str, seed: int) -> None:
-    """A child that accepts, acknowledges and deletes is killed; what it had accepted must be found or acknowledged."""
+    """Kills a child that accepts, acknowledges and deletes: each accepted result is in the spool or acknowledged."""
     choice = random.Random(seed)
     accepted: set[int] = set()
     acknowledged: list[int] = []
@@ -132,10 +132,10 @@ def check_kills(path: Path, kills: int, fsync: str, seed: int) -> None:
         time.sleep(choice.uniform(0, 0.15))
         writer.send_signal(signal.SIGKILL)
         said += writer.stdout.read().splitlines(keepends=True)
-        writer.wait()
+        assert writer.wait() == -signal.SIGKILL, "the writer failed by itself"
         writer.stdout.close()
         for line in said:
-            if line.endswith("\n"):  # a line cut short by the kill was not said
+            if line.endswith("\n"):  # an incomplete last line does not count
                 what, number = line.split()
                 accepted.add(int(number)) if what == "accepted" else acknowledged.append(int(number))
     with Spool(path, max_results=10**8) as spool:
@@ -151,7 +151,7 @@ def check_kills(path: Path, kills: int, fsync: str, seed: int) -> None:
         lost=len(missing),
         doubled=len(set(found) & set(acknowledged)),
         recover_s=recover_s,
-        note=f"{len(accepted)} results accepted; doubled are those acknowledged and not yet deleted at the kill",
+        note=f"{len(accepted)} results accepted; doubled: results acknowledged and not yet deleted at the kill",
     )
     assert not missing
     assert found == sorted(set(found))
@@ -201,22 +201,22 @@ def check_full_disk(disk: Path, rounds: int) -> None:
             recover_s.append(time.monotonic() - started_s)
             sent += drain(outbox)
         assert outbox.losses.results == {}
-        assert outbox.losses.pictures.get("disk", 0) > 0  # they went first
+        assert outbox.losses.pictures.get("disk", 0) > 0  # images are dropped before results
     missing = {f"{each:0500}" for each in range(number)} - set(sent)
     record("full disk", tried=rounds, lost=len(missing), doubled=len(sent) - len(set(sent)), recover_s=recover_s)
     assert sent == [f"{each:0500}" for each in range(number)]
 
 
-def test_disk_that_is_full_and_free_again_costs_no_result(tiny_disk: Path) -> None:
+def test_a_full_disk_that_is_freed_costs_no_result(tiny_disk: Path) -> None:
     check_full_disk(tiny_disk, 2)
 
 
 @pytest.mark.chaos
-def test_disk_that_is_full_and_free_again_many_times_costs_no_result(tiny_disk: Path) -> None:
+def test_a_disk_that_is_full_and_freed_many_times_costs_no_result(tiny_disk: Path) -> None:
     check_full_disk(tiny_disk, 50)
 
 
-def test_start_on_a_full_disk_is_a_stated_fault_and_the_results_are_sent(tiny_disk: Path) -> None:
+def test_a_start_on_a_full_disk_is_a_fault_and_the_results_are_sent(tiny_disk: Path) -> None:
     ballast = fill_up(tiny_disk)
     with Spool(tiny_disk / "spool.sqlite3", max_results=10_000) as spool:
         outbox = Outbox(spool, clock_s=Hurry())
@@ -244,7 +244,7 @@ def remount(disk: Path, how: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
 
 
-def test_read_only_spool_is_a_stated_fault_and_works_when_it_can_be_written(read_only: Path) -> None:
+def test_a_read_only_spool_is_a_fault_and_works_when_it_can_be_written(read_only: Path) -> None:
     path = read_only / "spool.sqlite3"
     started_s = time.monotonic()
     with Spool(path, max_results=10_000) as spool:
@@ -252,7 +252,7 @@ def test_read_only_spool_is_a_stated_fault_and_works_when_it_can_be_written(read
         assert str(path) in (outbox.fault or "")
         for number in range(60):
             outbox.add_all([Accepted("cam0", b"new %d" % number)])
-        assert outbox.losses.results == {"disk": 10}  # memory is bounded, and what went is counted
+        assert outbox.losses.results == {"disk": 10}  # memory is bounded, and the dropped results are counted
         remount(read_only, "rw")
         outbox.add_all([Accepted("cam0", b"last")])
         found = drain(outbox)
@@ -266,12 +266,12 @@ def test_read_only_spool_is_a_stated_fault_and_works_when_it_can_be_written(read
         lost=0,
         doubled=0,
         recover_s=[time.monotonic() - started_s],
-        note="up to 1000 results wait in memory meanwhile; of more the oldest go and are counted",
+        note="up to 1000 results wait in memory; more drop the oldest, which are counted",
     )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
-def test_spool_in_a_folder_that_the_agent_may_not_write_is_a_stated_fault(tmp_path: Path) -> None:
+def test_a_spool_in_a_folder_without_write_permission_is_a_fault(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     folder.mkdir(mode=0o755)
     child = """
@@ -296,7 +296,7 @@ with Spool(Path(sys.argv[1]), max_results=10) as spool:
 
 
 def check_clock(path: Path, jumps: int, seed: int) -> None:
-    """The system's clock jumps by up to 30 years either way, agent and machine restart: nothing is thrown away."""
+    """The system clock jumps by up to 30 years either way, and agent and machine restart: no result is dropped."""
     choice = random.Random(seed)
     now_s = {"wall": 1.8e9, "boot": 100.0}
     boot = 0
@@ -320,10 +320,10 @@ def check_clock(path: Path, jumps: int, seed: int) -> None:
     assert found == written
 
 
-def test_system_clock_that_jumps_both_ways_costs_no_result(tmp_path: Path) -> None:
+def test_system_clock_jumps_cost_no_result(tmp_path: Path) -> None:
     check_clock(tmp_path / "spool.sqlite3", 20, seed=3)
 
 
 @pytest.mark.chaos
-def test_system_clock_that_jumps_both_ways_many_times_costs_no_result(tmp_path: Path) -> None:
+def test_many_system_clock_jumps_cost_no_result(tmp_path: Path) -> None:
     check_clock(tmp_path / "spool.sqlite3", 150, seed=4)

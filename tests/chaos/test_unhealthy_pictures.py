@@ -1,6 +1,6 @@
-"""A camera that is knocked, dirty, covered or frozen, judged by a reference that the agent's own command made.
+"""A camera that is moved, dirty, covered or frozen, compared with a reference that the agent's own command made.
 
-The pictures are real ones: the sample stream's baking tray as the machine, with its cookies on the way across it.
+The images are real: the sample stream's baking tray is the machine, and its cookies move across it.
 """
 
 import json
@@ -24,11 +24,11 @@ from zsad_agent.picture_health.health import REFERENCE_EVERY_S
 
 SAMPLES = Path(__file__).parents[2] / "demo" / "stream"
 FROZEN_AFTER_S = 0.5
-SOON_S = 3.0  # three looks are a third of a second; the machine does other things too
+SOON_S = 3.0  # three checks take a third of a second; the machine is busy
 
 
 def a_line(parts: int = 24) -> list[np.ndarray]:
-    """Parts at other places each time, in light that changes a little, with a sensor's noise."""
+    """Images with moving parts, slightly changing light and sensor noise."""
     tray, *_, source = (cv2.imread(str(path)) for path in sorted(SAMPLES.glob("*-whole.jpg")))
     part = cv2.resize(source, (180, 240))
     chance = np.random.default_rng(3)
@@ -81,7 +81,7 @@ def states(scene: Scene) -> list[tuple[str, str | None]]:
 
 
 def suffer(scene: Scene, name: str) -> None:
-    """One unknown and degraded soon, for this reason, and no other verdict while it lasts; then inspected again."""
+    """Checks one unknown and `degraded` for this reason, no other verdict during the fault, and inspection after it."""
     began_s = time.time()
     scene.camera.alter, scene.camera.mode = FAULTS.get(name), "good" if name in FAULTS else "frozen"
     stated = scene.witness.wait_for(lambda: states(scene)[-1][0] == "degraded", SOON_S + FROZEN_AFTER_S)
@@ -98,7 +98,7 @@ def suffer(scene: Scene, name: str) -> None:
     assert not [body for when, _, body in scene.results if stated_s < when < ended_s]
 
 
-def test_camera_that_shows_no_parts_is_said_and_back_when_it_does(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_a_camera_without_parts_in_view_is_reported_and_recovers(tmp_path: Path, tiny_bundle: Path) -> None:
     reference = tmp_path / "reference.npz"
     with (
         MjpegServer(good=a_line()) as camera,
@@ -118,7 +118,7 @@ def test_camera_that_shows_no_parts_is_said_and_back_when_it_does(tmp_path: Path
         assert "Traceback" not in agent.output
 
 
-def test_line_in_changing_light_raises_no_false_alarm() -> None:
+def test_changing_light_raises_no_false_alarm() -> None:
     pictures = a_line()
     health = PictureHealth(HealthConfig(), make_reference(pictures))
     chance = np.random.default_rng(4)

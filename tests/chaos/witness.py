@@ -1,4 +1,4 @@
-"""A subscriber that misses nothing: QoS 1 in a session that the broker keeps, and every byte that arrived is read."""
+"""A subscriber that misses no message: QoS 1 in a persistent session, and it reads every byte that arrives."""
 
 import contextlib
 import socket
@@ -11,23 +11,23 @@ from typing import NamedTuple, Self
 import mqtt_wire
 
 RETRY_S = 0.01
-RECEIVE_BYTES = 8_000_000  # of the socket: a broker that is killed must not have to hold back what it acknowledged
+RECEIVE_BYTES = 8_000_000  # socket buffer, so that a killed broker has no acknowledged message left to send
 
 
 class Arrival(NamedTuple):
     at_s: float  # wall clock
     topic: str
     payload: bytes
-    is_dup: bool  # the broker says that it sent this before, to us
+    is_dup: bool  # the broker has sent this message before
     is_retained: bool
 
 
 class Witness:
-    """Keeps every message to `#`, in the order of arrival, and comes back at once whenever the broker does.
+    """Keeps all messages to `#` in the order of arrival, and reconnects at once when the broker is back.
 
-    It is no paho client because of what paho leaves unread: when the broker is killed, the acknowledgement that fails
-    ends the connection, with messages still waiting in the socket. Those the broker had acknowledged to the agent, so
-    that they would seem lost. This one reads to the end of the stream and ignores acknowledgements that fail.
+    It does not use paho. When the broker is killed, paho ends the connection at the first failed acknowledgement, with
+    messages still in the socket. The broker has acknowledged these to the agent, so they would seem lost. This
+    subscriber reads to the end of the stream and ignores failed acknowledgements.
     """
 
     def __init__(self, port: int) -> None:
@@ -49,14 +49,14 @@ class Witness:
         self._thread.join(10)
 
     def break_off(self) -> None:
-        """Ends the connection without a goodbye; it dials again at once."""
+        """Ends the connection without DISCONNECT; it reconnects at once."""
         sock = self._sock
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Whether `condition` came to hold in time."""
+        """Whether `condition` became true in time."""
         end_s = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > end_s:
@@ -72,9 +72,9 @@ class Witness:
             self._stopping.wait(RETRY_S)
 
     def _listen(self) -> None:
-        """One connection, until it ends."""
+        """Serves one connection until it ends."""
         with socket.socket() as sock:
-            with contextlib.suppress(OSError):  # without root the system's limit holds
+            with contextlib.suppress(OSError):  # without root the system's limit applies
                 sock.setsockopt(socket.SOL_SOCKET, 33, RECEIVE_BYTES)  # SO_RCVBUFFORCE
             sock.settimeout(5)
             sock.connect(("127.0.0.1", self._port))

@@ -40,8 +40,8 @@ def exported(request, made, tmp_path_factory):
     return out, request.param
 
 
-def test_the_device_answers_what_torch_answers(exported, made, tmp_path):
-    """Through the agent's own runtime, from an image file of another size, for each product."""
+def test_the_device_gives_torchs_outputs(exported, made, tmp_path):
+    """Uses the agent's own runtime and an image file of another size, for each product."""
     out, precision = exported
     _, pictures, detector = made
     bundle = load_bundle(out)
@@ -59,7 +59,7 @@ def test_the_device_answers_what_torch_answers(exported, made, tmp_path):
             assert answer.anomaly_score == pytest.approx(score.item(), abs=tolerance)
 
 
-def test_the_manifest_tells_what_the_bundle_is(exported):
+def test_the_manifest_describes_the_bundle(exported):
     out, precision = exported
     manifest = load_bundle(out).manifest
     assert manifest.model.precision == precision
@@ -71,19 +71,19 @@ def test_the_manifest_tells_what_the_bundle_is(exported):
     assert (out / MODEL_CARD).read_text() == model_card(manifest)
 
 
-def test_the_manifest_tells_what_exported_it_and_when(exported):
+def test_the_manifest_has_the_versions_and_date_of_the_export(exported):
     out, _ = exported
     manifest = load_bundle(out).manifest
     assert (manifest.format_version, manifest.resize) == (2, RESIZE_RULE)
     assert manifest.built_at is not None
-    assert timedelta() <= datetime.now(UTC).date() - manifest.built_at <= timedelta(days=1)  # midnight may have passed
+    assert timedelta() <= datetime.now(UTC).date() - manifest.built_at <= timedelta(days=1)  # the date may have changed
     assert manifest.built_with is not None
     assert f'value="{manifest.built_with.openvino}"' in (out / "model.xml").read_text()
     assert manifest.built_with.torch == version("torch")
     assert (manifest.built_with.timm, manifest.built_with.zsad_agent) == (version("timm"), version("zsad-agent"))
 
 
-def test_verify_passes_its_own_checkpoint_and_fails_another(exported, made, tmp_path, capsys):
+def test_verify_accepts_the_bundles_checkpoint_and_refuses_another(exported, made, tmp_path, capsys):
     out, _ = exported
     checkpoint, pictures, _ = made
     flags = ["--images", str(pictures)]
@@ -103,7 +103,7 @@ def test_verify_names_a_checkpoint_of_another_input_size(exported, made, tmp_pat
     assert "input (64, 96), the checkpoint has (96, 96): it was not made from it" in capsys.readouterr().err
 
 
-def test_parity_is_measured_on_pictures_and_on_no_mask(made, tmp_path):
+def test_parity_is_measured_on_images_without_masks(made, tmp_path):
     write_pictures(tmp_path / "set" / "plate" / "ground_truth" / "hole", count=4)
     write_pictures(tmp_path / "set" / "plate" / "test" / "hole", count=3)
     flags = ["--out", str(tmp_path / "bundle"), "--name", "small", "--images", str(tmp_path / "set")]
@@ -120,7 +120,7 @@ def test_nothing_is_written_when_the_gate_fails(made, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_no_bundle_is_not_overwritten(made, tmp_path, capsys):
+def test_a_folder_without_a_bundle_is_not_overwritten(made, tmp_path, capsys):
     checkpoint, pictures, _ = made
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.txt").write_text("keep me")
@@ -130,7 +130,7 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(made, tmp_path, capsys):
     assert (tmp_path / "photos" / "holiday.txt").read_text() == "keep me"
 
 
-def test_parity_without_pictures_is_an_error(made, tmp_path, capsys):
+def test_parity_without_images_is_an_error(made, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     flags = ["--out", str(tmp_path / "bundle"), "--name", "small", "--images", str(tmp_path / "empty")]
     assert main(["export", str(made[0]), *flags]) == 2
@@ -149,7 +149,7 @@ def test_parity_without_pictures_is_an_error(made, tmp_path, capsys):
         ("quantize", {"--calibration": "pictures", "--no-gate": "", "--accuracy-aware": ""}, "name a data set with"),
     ],
 )
-def test_what_cannot_work_is_refused_before_the_checkpoint_is_read(made, tmp_path, capsys, command, given, said):
+def test_invalid_paths_are_refused_before_the_checkpoint_is_read(made, tmp_path, capsys, command, given, said):
     for folder in ("photos", "masks"):
         (tmp_path / folder).mkdir()
     (tmp_path / "file").touch()
@@ -161,7 +161,7 @@ def test_what_cannot_work_is_refused_before_the_checkpoint_is_read(made, tmp_pat
     assert said in capsys.readouterr().err
 
 
-def test_a_flag_that_widens_a_tolerance_does_not_change_what_the_manifest_calls_allowed(made, tmp_path):
+def test_a_widened_tolerance_is_recorded_as_an_accepted_loss(made, tmp_path):
     checkpoint, pictures, _ = made
     flags = ["--name", "small", "--images", str(pictures), "--map-tolerance", "0.5", "--score-tolerance", "0.5"]
     assert main(["export", str(checkpoint), "--out", str(tmp_path / "usual"), *flags]) == 0
@@ -170,7 +170,7 @@ def test_a_flag_that_widens_a_tolerance_does_not_change_what_the_manifest_calls_
     assert usual.accepted_loss == ()
 
 
-def test_the_graph_has_the_contracts_ports(exported):
+def test_the_graph_has_the_inputs_and_outputs_of_the_contract(exported):
     bundle = load_bundle(exported[0])
     model = openvino_core().read_model(model=bundle.model_xml, weights=bundle.model_bin)
     ports = {port.any_name: (list(port.shape), port.element_type.to_string()) for port in model.inputs + model.outputs}
@@ -182,7 +182,7 @@ def test_the_graph_has_the_contracts_ports(exported):
     }
 
 
-def test_manifest_json_is_readable_by_anything(exported):
+def test_the_manifest_is_plain_json(exported):
     manifest = json.loads((exported[0] / "manifest.json").read_text())
     assert manifest["model"]["colour_order"] == "BGR"
     assert set(manifest["files"]) == {"model.xml", "model.bin", "prompts.npz", "text_side.safetensors"}
@@ -203,7 +203,7 @@ def test_flags_out_of_range_are_bad_usage(made, tmp_path, capsys, flags, said):
     assert said in capsys.readouterr().err
 
 
-def test_a_table_that_is_none_and_an_absent_device_are_one_line(exported, made, tmp_path, capsys):
+def test_an_invalid_table_and_a_missing_device_are_one_line(exported, made, tmp_path, capsys):
     (tmp_path / "table.json").write_text("no table")
     flags = ["--name", "x", "--images", str(made[1]), "--evaluation", str(tmp_path / "table.json")]
     assert main(["export", str(made[0]), "--out", str(tmp_path / "b"), *flags]) == 2

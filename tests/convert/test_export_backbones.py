@@ -1,4 +1,4 @@
-"""Every family of backbones through OpenVINO: rotary positions, registers, patches of 14, pyramids."""
+"""Every family of backbones in OpenVINO: rotary positions, registers, patches of 14, pyramids."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from zsad_core.openvino_offline import openvino_core
         ("resnet18", (48, 80), ()),
     ],
 )
-def test_the_graph_answers_what_torch_answers(name, input_hw, smaller_hw):
+def test_the_graph_gives_torchs_outputs(name, input_hw, smaller_hw):
     torch.manual_seed(0)
     config = BackboneConfig(name=name, input_hw=input_hw)
     settings = DetectorConfig(backbone=config, text_dim=8, hidden_dim=16, smaller_hw=smaller_hw)
@@ -39,7 +39,7 @@ def test_the_graph_answers_what_torch_answers(name, input_hw, smaller_hw):
     np.testing.assert_allclose(answer["anomaly_score"], score.numpy(), rtol=0, atol=1e-3)
 
 
-def test_visualads_graph_looks_at_smaller_pictures_too():
+def test_visualads_graph_also_evaluates_smaller_sizes():
     torch.manual_seed(0)
     config = BackboneConfig(name="vit_tiny_patch16_224", input_hw=(64, 96), bilinear_positions=True)
     settings = DetectorConfig(method="visualad", backbone=config, smaller_hw=((48, 64),))

@@ -1,4 +1,4 @@
-"""The other two methods on the same way: checkpoint, export, verify, the agent's own runtime."""
+"""The other two methods: checkpoint, export, verify, the agent's own runtime."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def exported(request, tmp_path_factory):
     return request.param, checkpoint, pictures, folder / "bundle"
 
 
-def test_the_device_answers_what_torch_answers(exported, tmp_path):
+def test_the_device_gives_torchs_outputs(exported, tmp_path):
     method, checkpoint, pictures, out = exported
     bundle, detector = load_bundle(out), load_checkpoint(checkpoint).detector
     assert bundle.manifest.model.method == detector.config.method == method
@@ -48,7 +48,7 @@ def test_the_device_answers_what_torch_answers(exported, tmp_path):
     assert len(answers) == len(find_images(pictures)) * (len(PRODUCTS) if method == "ad_dinov3" else 1)
 
 
-def test_verify_passes_its_own_checkpoint(exported, capsys):
+def test_verify_accepts_the_bundles_checkpoint(exported, capsys):
     _, checkpoint, pictures, out = exported
     assert main(["verify", str(out), "--checkpoint", str(checkpoint), "--images", str(pictures)]) == 0
     assert "of torch" in capsys.readouterr().out
@@ -62,14 +62,14 @@ def test_verify_names_a_checkpoint_of_another_method(exported, tmp_path, capsys)
     assert f"{out}: method {method}, the checkpoint has ava_dino" in capsys.readouterr().err
 
 
-def test_flags_of_published_files_are_refused_beside_a_checkpoint(exported, tmp_path, capsys):
+def test_flags_of_published_files_are_refused_with_a_checkpoint(exported, tmp_path, capsys):
     _, checkpoint, pictures, _ = exported
     flags = ["--out", str(tmp_path / "b"), "--name", "x", "--images", str(pictures)]
     assert main(["export", str(checkpoint), *flags, "--restore-norm", "--input-size", "64"]) == 2
     assert "--input-size, --restore-norm: only for --published files" in capsys.readouterr().err
 
 
-def test_products_are_refused_where_nothing_reads_text(tmp_path, capsys):
+def test_products_are_refused_for_a_method_without_text(tmp_path, capsys):
     checkpoint = tmp_path / "best.safetensors"
     save_checkpoint(checkpoint, small_detector(method="visualad"), {}, record())
     flags = [

@@ -1,4 +1,4 @@
-"""Products added to a bundle: a model whose answers are known, a head and a text tower of a few random numbers."""
+"""Adds products to a bundle: a model with known outputs, and a head and a text encoder of a few random numbers."""
 
 import functools
 import hashlib
@@ -34,7 +34,7 @@ TEXT_DIM = 24
 
 
 def tower(texts: list[str], width: int = TEXT_DIM) -> np.ndarray:
-    """A text tower that knows no language: each sentence has numbers of its own."""
+    """A text encoder that maps each sentence to its own random vector."""
     return np.stack([np.random.default_rng(zlib.crc32(text.encode())).standard_normal(width) for text in texts])
 
 
@@ -45,7 +45,7 @@ def make_head(seed: int = 1) -> AvaDino:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """The bundle whose map is darkness times (0.5 - mean of the prompt), with its text side."""
+    """A bundle whose map is darkness times (0.5 - mean of the prompt), with its text side."""
     folder = tmp_path_factory.mktemp("made")
     darkness = load_bundle(make_tiny_bundle(folder / "darkness", output_scale=0.5))
     facts = darkness.manifest
@@ -92,7 +92,7 @@ def prompts(*flags: object, encoder=tower) -> int:
     return guarded("zsad-convert", lambda: run(args, "the command", load_encoder=lambda name: encoder))
 
 
-def test_adding_changes_the_prompts_and_nothing_else(bundle):
+def test_adding_a_product_changes_only_the_prompts(bundle):
     before, mode = load_bundle(bundle), stat.S_IMODE(bundle.stat().st_mode)
     assert prompts(bundle, "--add", "pump housing", "Flasche", "瓶子") == 0
     after = load_bundle(bundle)
@@ -111,7 +111,7 @@ def test_adding_changes_the_prompts_and_nothing_else(bundle):
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
 
 
-def test_files_of_the_model_stay_byte_for_byte(folder):
+def test_the_models_files_do_not_change(folder):
     before = {name: (folder / name).read_bytes() for name in (MODEL_XML, MODEL_BIN, TEXT_SIDE)}
     (folder / "NOTES.txt").write_text("whatever else lies there")
     assert prompts(folder, "--add", "gear") == 0
@@ -120,7 +120,7 @@ def test_files_of_the_model_stay_byte_for_byte(folder):
     assert "gear" in (folder / MODEL_CARD).read_text()
 
 
-def test_the_agent_inspects_as_the_new_product_without_compiling(folder, tmp_path):
+def test_the_agent_inspects_the_new_product_without_compiling(folder, tmp_path):
     assert prompts(folder, "--add", "Gehäuse") == 0
     bundle = load_bundle(folder)
     device = DeviceDetector(bundle, InferenceConfig(bundle=folder, cache_dir=tmp_path / "cache"))
@@ -130,11 +130,11 @@ def test_the_agent_inspects_as_the_new_product_without_compiling(folder, tmp_pat
     for product, score in scores.items():
         assert score == pytest.approx(0.5 - bundle.prompt_bank[product].mean(), abs=1e-3)
     assert len(set(scores.values())) == 3
-    assert device.predict(black, "Geha\u0308use").anomaly_score == scores["Gehäuse"]  # as a Mac may type it
+    assert device.predict(black, "Geha\u0308use").anomaly_score == scores["Gehäuse"]  # decomposed, as typed on a Mac
     assert sorted((tmp_path / "cache").rglob("*")) == compiled
 
 
-def test_a_file_gives_names_states_and_templates(folder, tmp_path):
+def test_a_file_has_names_states_and_templates(folder, tmp_path):
     (tmp_path / "products.yaml").write_text(
         "products:\n"
         "  Flasche:\n"
@@ -183,7 +183,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
         ("products:\n  é:\n  e\u0301:\n", "p.yaml:3: products: 'é' is given twice"),
     ],
 )
-def test_a_broken_file_names_line_and_key(folder, tmp_path, capsys, text, said):
+def test_a_fault_in_the_file_has_line_and_key(folder, tmp_path, capsys, text, said):
     (tmp_path / "p.yaml").write_text(text)
     before = load_bundle(folder).sha256
     assert prompts(folder, "--file", tmp_path / "p.yaml") == 2
@@ -208,7 +208,7 @@ def test_a_broken_file_names_line_and_key(folder, tmp_path, capsys, text, said):
         ("x" * 81, "at most 80"),
     ],
 )
-def test_a_name_that_cannot_be_carried_is_bad_usage(folder, capsys, name, said):
+def test_an_invalid_name_is_bad_usage(folder, capsys, name, said):
     with pytest.raises(SystemExit) as caught:
         prompts(folder, "--add", name)
     assert caught.value.code == 2
@@ -226,14 +226,14 @@ def test_a_name_that_cannot_be_carried_is_bad_usage(folder, capsys, name, said):
         (["--remove", "cap"], "cap not in"),
     ],
 )
-def test_a_change_that_makes_no_sense_is_bad_usage(folder, capsys, flags, said):
+def test_a_contradictory_change_is_bad_usage(folder, capsys, flags, said):
     before = load_bundle(folder).sha256
     assert prompts(folder, *flags) == 2
     assert said in capsys.readouterr().err
     assert load_bundle(folder).sha256 == before
 
 
-def test_remove_takes_out_and_with_add_replaces(bundle, tmp_path, capsys):
+def test_remove_deletes_a_product_and_with_add_replaces_it(bundle, tmp_path, capsys):
     assert prompts(bundle, "--add", "cap") == 0
     (tmp_path / "p.yaml").write_text("products:\n  bottle:\n    names: [flask]\n")
     assert prompts(bundle, "--remove", "bottle", "cap", "--file", tmp_path / "p.yaml") == 0
@@ -246,7 +246,7 @@ def test_remove_takes_out_and_with_add_replaces(bundle, tmp_path, capsys):
     assert capsys.readouterr().out == "bottle\nobject\n"
 
 
-def test_a_bundle_without_text_side_asks_for_the_checkpoint(tiny_bundle, tmp_path, capsys):
+def test_a_bundle_without_text_side_needs_the_checkpoint(tiny_bundle, tmp_path, capsys):
     shutil.copytree(tiny_bundle, tmp_path / "b")
     assert prompts(tmp_path / "b", "--add", "cap") == 1
     assert f"has no {TEXT_SIDE}, which adding products needs. Name its checkpoint with --checkpoint" in (
@@ -255,7 +255,7 @@ def test_a_bundle_without_text_side_asks_for_the_checkpoint(tiny_bundle, tmp_pat
     assert prompts(tmp_path / "b", "--remove", "bottle") == 0
     manifest = load_bundle(tmp_path / "b").manifest
     assert manifest.products == ("object",)
-    assert manifest.made_by == "tests/tiny_bundle_maker.py; the command"  # what is missing since the export is said
+    assert manifest.made_by == "tests/tiny_bundle_maker.py; the command"  # the command is added
 
 
 def test_a_method_without_text_needs_no_products(tmp_path, capsys):
@@ -294,7 +294,7 @@ def test_another_checkpoint_head_or_tower_is_refused(folder, tmp_path, capsys):
     assert f"{TEXT_SIDE}: the prompt of 'object' differs by " in capsys.readouterr().err
 
 
-def test_out_leaves_the_source_as_it_was(bundle, tmp_path):
+def test_out_does_not_change_the_source(bundle, tmp_path):
     before = load_bundle(bundle).sha256
     out = tmp_path / "other" / bundle.name
     assert prompts(bundle, "--add", "cap", "--out", out) == 0
@@ -304,7 +304,7 @@ def test_out_leaves_the_source_as_it_was(bundle, tmp_path):
     assert load_bundle(bundle).sha256 == before
 
 
-def test_out_replaces_no_foreign_thing(bundle, tmp_path, capsys):
+def test_out_replaces_only_a_bundle(bundle, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     (tmp_path / "letter.zip").write_text("keep me")
     for out in (tmp_path / "photos", tmp_path / "letter.zip"):
@@ -315,7 +315,7 @@ def test_out_replaces_no_foreign_thing(bundle, tmp_path, capsys):
     assert "lies inside the bundle" in capsys.readouterr().err
 
 
-def test_a_full_disk_leaves_the_bundle_as_it_was(made, tiny_disk, capsys):
+def test_a_full_disk_does_not_change_the_bundle(made, tiny_disk, capsys):
     bundle = Path(shutil.copytree(made, tiny_disk / "bundle"))
     room = os.statvfs(tiny_disk)
     (tiny_disk / "filling").write_bytes(b"\0" * (room.f_bavail - 2) * room.f_frsize)
@@ -327,7 +327,7 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(made, tiny_disk, capsys):
     assert sorted(path.name for path in tiny_disk.iterdir()) == ["bundle", "filling"]
 
 
-def test_a_place_that_cannot_be_written_is_named(folder, tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_named(folder, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert prompts(folder, "--add", "cap", "--out", tmp_path / "file" / "bundle") == 1
     assert "file/bundle: cannot be written: " in capsys.readouterr().err
@@ -341,7 +341,7 @@ def test_a_link_to_a_bundle_stays_a_link(folder, tmp_path):
 
 
 @pytest.mark.parametrize("exchange", [None, lambda first, second: False])
-def test_a_folder_is_replaced_with_and_without_the_systems_swap(tmp_path, exchange):
+def test_a_folder_is_replaced_with_and_without_an_atomic_swap(tmp_path, exchange):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
@@ -349,8 +349,8 @@ def test_a_folder_is_replaced_with_and_without_the_systems_swap(tmp_path, exchan
     assert [path.name for path in (tmp_path / "old").iterdir()] == ["new"]
 
 
-def test_with_minilm_a_product_is_the_same_added_as_exported(tmp_path):
-    """The whole way: export with a product, take it out, add it again, from the bundle and from the checkpoint."""
+def test_with_minilm_an_added_product_equals_an_exported_one(tmp_path):
+    """Exports with a product, removes it, and adds it again, from the bundle and from the checkpoint."""
     minilm = load_text_encoder("minilm")
     encode = functools.cache(lambda texts: minilm(list(texts)))
     checkpoint, bundle = tmp_path / "c.safetensors", tmp_path / "bundle"
@@ -371,7 +371,7 @@ def test_with_minilm_a_product_is_the_same_added_as_exported(tmp_path):
     assert main(["verify", str(bundle), "--checkpoint", str(checkpoint), *pictures]) == 0
 
 
-def test_a_signed_bundle_that_is_changed_says_that_its_signature_is_gone(folder, tmp_path, capsys):
+def test_a_change_of_a_signed_bundle_reports_the_removed_signature(folder, tmp_path, capsys):
     from zsad_core.bundle import is_signed
 
     assert main(["keygen", "--out", str(tmp_path / "line")]) == 0

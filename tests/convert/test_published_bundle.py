@@ -1,4 +1,4 @@
-"""A published checkpoint, in the authors' layout, to a bundle and to a table, as `--published` does it."""
+"""A published checkpoint, in the authors' layout, becomes a bundle and a table with `--published`."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_a_published_visualad_is_evaluated_at_its_own_size_without_text(tmp_path
     assert table["rows"][0]["images"] == 4
 
 
-def test_the_final_norm_is_the_files_only_when_asked_for(tmp_path):
+def test_the_files_final_norm_is_loaded_only_on_request(tmp_path):
     file = visualad_file(tmp_path / "p.pth")
     kept = published_checkpoint("visualad", file, backbone=VIT).detector.backbone.vit.norm
     restored = published_checkpoint("visualad", file, backbone=VIT, restore_norm=True).detector.backbone.vit.norm
@@ -92,7 +92,7 @@ def test_the_final_norm_is_the_files_only_when_asked_for(tmp_path):
         (["--published", "ad_dinov3", "FILE", "--backbone", VIT], 1, "surplus"),
     ],
 )
-def test_what_is_wrong_with_a_published_file_is_said(tmp_path, capsys, flags, code, said):
+def test_faults_of_a_published_file_are_named(tmp_path, capsys, flags, code, said):
     file = visualad_file(tmp_path / "p.pth")
     given = [str(file) if flag == "FILE" else flag for flag in flags]
     assert evaluate([*given, "--data", str(tmp_path)]) == code

@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle in int8, on a small real model; the gate that lets it through or does not."""
+"""From a checkpoint to an int8 bundle, on a small real model, with the gate."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ LOOSE = ["--score-tolerance", "0.2", "--map-tolerance", "1"]
 
 
 def shallow_detector(name: str, **backbone) -> Detector:
-    """Of random weights, on one of timm's models for tests."""
+    """A detector with random weights, on one of timm's models for tests."""
     torch.manual_seed(5)
     config = BackboneConfig(name=name, input_hw=(64, 96), **backbone)
     detector = DetectorConfig(
@@ -45,7 +45,7 @@ def shallow_detector(name: str, **backbone) -> Detector:
 
 
 def train(detector: Detector, root: Path, steps: int = 30) -> Detector:
-    """A head that knows dark blots, so that there is something to lose."""
+    """Trains the head to find dark blots, so that int8 can lose accuracy."""
     loaded = [(one, *one.load()) for one in labelled_pictures(root, 100)]
     images = torch.from_numpy(np.stack([resize_to_input(image, (64, 96)) for _, image, _ in loaded]))
     masks = torch.from_numpy(np.stack([cv2.resize(mask, (96, 64)) for _, _, mask in loaded])).float()
@@ -79,7 +79,7 @@ def flags_of(data, out, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def quantised(checkpoint, data, tmp_path_factory):
-    """A bundle with both models, through the gate."""
+    """A bundle with both models, accepted by the gate."""
     out = tmp_path_factory.mktemp("int8") / "bundle"
     flags = flags_of(data, out, "--beside", "fp32", "--gate-data", str(data), "--seed", "3", *LOOSE)
     assert main(["quantize", str(checkpoint), *flags]) == 0
@@ -97,7 +97,7 @@ def test_most_of_the_graph_computes_in_int8(quantised):
     assert len(bundle.variant_bin) < 0.6 * len(bundle.model_bin)
 
 
-def test_the_device_answers_in_int8_nearly_what_it_answers_in_float(quantised, data, tmp_path):
+def test_the_devices_int8_outputs_are_close_to_float(quantised, data, tmp_path):
     bundle = load_bundle(quantised)
     config = InferenceConfig(cache_dir=tmp_path)
     device = {name: DeviceDetector(bundle, config.model_copy(update={"model": name})) for name in bundle.arithmetics}
@@ -107,7 +107,7 @@ def test_the_device_answers_in_int8_nearly_what_it_answers_in_float(quantised, d
         assert not np.array_equal(answers[0].anomaly_map, answers[1].anomaly_map)
 
 
-def test_the_manifest_tells_how_the_variant_was_made_and_what_it_showed(quantised):
+def test_the_manifest_records_the_variants_calibration_and_gate(quantised):
     manifest = load_bundle(quantised).manifest
     variant = manifest.variant
     assert (manifest.model.precision, variant.precision) == ("fp32", "int8")
@@ -122,7 +122,7 @@ def test_the_manifest_tells_how_the_variant_was_made_and_what_it_showed(quantise
     parity = variant.parity
     above = parity.max_map_difference > parity.map_tolerance or parity.max_score_difference > parity.score_tolerance
     assert (parity.map_tolerance, parity.score_tolerance) == TOLERANCES["int8"]
-    assert len(variant.accepted_loss) == above  # what `LOOSE` let through
+    assert len(variant.accepted_loss) == above  # allowed by `LOOSE`
 
 
 def test_verify_compares_both_models(quantised, checkpoint, data, capsys):
@@ -134,7 +134,7 @@ def test_verify_compares_both_models(quantised, checkpoint, data, capsys):
 
 @pytest.fixture(scope="module")
 def darkness(tmp_path_factory):
-    """Images on which the activations show nothing of their range."""
+    """Black images, on which the activations do not show their range."""
     folder = tmp_path_factory.mktemp("dark")
     for index in range(4):
         cv2.imwrite(str(folder / f"{index}.png"), np.zeros((64, 96, 3), np.uint8))
@@ -146,13 +146,13 @@ def ruined(checkpoint, data, darkness, out, *more: str) -> list[str]:
     return ["quantize", str(checkpoint), *flags]
 
 
-def test_an_int8_model_that_answers_otherwise_is_refused(checkpoint, data, darkness, tmp_path, capsys):
+def test_an_int8_model_with_other_outputs_is_refused(checkpoint, data, darkness, tmp_path, capsys):
     assert main(ruined(checkpoint, data, darkness, tmp_path / "bundle")) == 1
     assert "int8: torch and IR differ" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_was_accepted_is_in_the_manifest(checkpoint, data, darkness, tmp_path, capsys):
+def test_an_accepted_loss_is_in_the_manifest(checkpoint, data, darkness, tmp_path, capsys):
     assert main(ruined(checkpoint, data, darkness, tmp_path / "bundle", "--accept-loss")) == 0
     assert "int8: accepted: " in capsys.readouterr().out
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
@@ -161,7 +161,7 @@ def test_a_loss_that_was_accepted_is_in_the_manifest(checkpoint, data, darkness,
     assert not (tmp_path / "bundle" / INT8_XML).exists()
 
 
-def test_a_loss_that_wider_tolerances_let_through_is_in_the_manifest_too(checkpoint, data, darkness, tmp_path):
+def test_a_loss_allowed_by_wider_tolerances_is_in_the_manifest(checkpoint, data, darkness, tmp_path):
     wider = [word for name in ("map", "score", "auroc", "ap") for word in (f"--{name}-tolerance", "1")]
     assert main(ruined(checkpoint, data, darkness, tmp_path / "bundle", *wider)) == 0
     manifest = load_bundle(tmp_path / "bundle").manifest
@@ -170,8 +170,8 @@ def test_a_loss_that_wider_tolerances_let_through_is_in_the_manifest_too(checkpo
     assert (manifest.gate.image_auroc_tolerance, manifest.gate.pixel_ap_tolerance) == (0.005, 0.05)
 
 
-def test_the_gate_sees_that_int8_has_ruined_the_answers(checkpoint, data):
-    """With its patch embedding in int8 too, this model tells nothing from nothing."""
+def test_the_gate_finds_a_ruined_int8_model(checkpoint, data):
+    """With the patch embedding in int8, this model cannot separate good from defective images."""
     loaded = load_checkpoint(checkpoint)
     graph, prompts = to_openvino(loaded.detector), prompt_arrays(loaded.detector.head, loaded.text_embeddings)
     calibration = [{"image": one.load()[0], "prompt": prompts["object"]} for one in labelled_pictures(data, 8)]
@@ -189,7 +189,7 @@ def test_the_gate_sees_that_int8_has_ruined_the_answers(checkpoint, data):
 
 
 def smoothed_darkness() -> object:
-    """A graph that answers how dark each pixel is, by two convolutions of which int8 can ruin the first."""
+    """A graph whose map is the darkness of each pixel, with two convolutions; int8 can ruin the first."""
     ov = import_openvino()
     ops = ov.opset13
     image = ops.parameter([1, 64, 96, 3], np.uint8, name="image")
@@ -205,8 +205,8 @@ def smoothed_darkness() -> object:
     return ov.Model([anomaly_map, anomaly_score], [image], "darkness")
 
 
-def test_layers_that_cost_too_much_go_back_to_float(data, tmp_path):
-    """Calibrated on white images alone, int8 sees no darkness."""
+def test_layers_that_lose_too_much_accuracy_return_to_float(data, tmp_path):
+    """Calibrated on white images only, int8 cannot represent darkness."""
     for index in range(3):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((64, 96, 3), 255, np.uint8))
     calibration, pictures = calibration_set([tmp_path], 3, [], seed=0), labelled_pictures(data, 100)
@@ -223,7 +223,7 @@ def test_layers_that_cost_too_much_go_back_to_float(data, tmp_path):
     assert apart["aware"] > 0.99
 
 
-def test_a_cnn_without_labelled_pictures_says_so_and_layers_named_stay_in_float(data, tmp_path, capsys):
+def test_a_cnn_needs_labelled_images_or_no_gate_and_ignored_layers_stay_in_float(data, tmp_path, capsys):
     file = tmp_path / "best.safetensors"
     save_checkpoint(file, shallow_detector("test_efficientnet", taps=(3, 4)), text_embeddings(), record())
     command = ["quantize", str(file), *flags_of(data, tmp_path / "bundle", "--accept-loss")]
@@ -245,7 +245,7 @@ def test_a_cnn_without_labelled_pictures_says_so_and_layers_named_stay_in_float(
     assert in_int8["Convolution"] and not in_int8["MatMul"]
 
 
-def test_accuracy_is_measured_on_labelled_pictures(checkpoint, data, tmp_path, capsys):
+def test_accuracy_control_needs_labelled_images(checkpoint, data, tmp_path, capsys):
     flags = flags_of(data, tmp_path / "bundle", "--no-gate", "--accuracy-aware")
     assert main(["quantize", str(checkpoint), *flags]) == 2
     assert "--accuracy-aware measures on labelled images: name a data set with --gate-data" in capsys.readouterr().err
@@ -264,7 +264,7 @@ def test_calibration_is_evenly_spaced_seeded_and_without_masks(data):
     assert calibration_set([data], 1000, [], seed=1).record.images == len(every)
 
 
-def test_calibration_without_pictures_is_an_error(tmp_path):
+def test_calibration_without_images_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match=r"--calibration: no pictures below"):
         calibration_set([tmp_path], 10, ["object"], seed=0)
 

@@ -1,4 +1,4 @@
-"""The checkout as git sees it, and how its commands are run."""
+"""The checkout's files in git, and its commands."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ FOLDER_OF: dict[str, str] = PROJECT["tool"]["setuptools"]["package-dir"]  # impo
 
 
 def run(command: list[str | Path], *, exit_code: int = 0, cwd: str | Path = ROOT, **environment: str | Path) -> str:
-    """Stdout and stderr of a command that must end with `exit_code`."""
+    """Stdout and stderr of a command, which must end with `exit_code`."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -27,13 +27,13 @@ def run(command: list[str | Path], *, exit_code: int = 0, cwd: str | Path = ROOT
 
 
 def files_in_git(*, untracked: bool = False) -> list[Path]:
-    """Paths relative to the root; with `untracked` those that a next commit could add as well."""
+    """Paths relative to the root; with `untracked` also those that the next commit could add."""
     listed = run(["git", "ls-files", "-z", "--cached", *(["--others", "--exclude-standard"] if untracked else [])])
     return [Path(name) for name in sorted(set(listed.split("\0"))) if name and (ROOT / name).is_file()]
 
 
 def copy_checkout(to: Path) -> Path:
-    """A copy without environments and build leftovers, which a build would otherwise pack or add to."""
+    """Copies the checkout without environments and build outputs, which a build would include."""
     for file in files_in_git(untracked=True):
         (to / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / file, to / file)

@@ -1,4 +1,4 @@
-"""The wheel of this checkout, and environments to install it into without fetching its dependencies again."""
+"""The wheel of this checkout, and environments to install it into, without downloading its dependencies again."""
 
 import sys
 import sysconfig
@@ -11,7 +11,7 @@ from checkout import copy_checkout, run
 
 @pytest.fixture(scope="session")
 def dependencies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for PYTHONPATH or a .pth file: all that is installed here except zsad-agent itself."""
+    """A folder for PYTHONPATH or a .pth file: all installed packages except zsad-agent."""
     folder = tmp_path_factory.mktemp("dependencies")
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if "zsad" not in entry.name and entry.suffix != ".pth":

@@ -1,4 +1,4 @@
-"""`make demo` from nothing, as a new user runs it."""
+"""`make demo` in a new checkout, as a new user runs it."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""README.md and docs/*.md: every command runs, parses, or names what it needs; links and paths exist."""
+"""README.md and docs/*.md: each command runs, parses, or names its needs; links and paths exist."""
 
 import argparse
 import contextlib
@@ -25,9 +25,9 @@ from zsad_training.config import read_configs
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAX_README_WORDS = 900
 LANGUAGES = {"bash", "json", "text", "yaml"}
-# Written as `# needs: camera, broker` at the end of a command that a test cannot run.
+# Written as `# needs: camera, broker` after a command that a test cannot run.
 NEEDS = {"broker", "camera", "data sets", "GPU", "hours", "idle machine", "network", "root", "weights", "wheels"}
-# Commands of a second or less: the test runs them. Without a `needs` the others are parsed only.
+# The test runs these commands, which take a second or less. Others without a `needs` are only parsed.
 CHEAP = {"score", "calibrate", "check", "keygen", "sign", "card"}
 SCRIPTS: dict[str, str] = PROJECT["project"]["scripts"]  # command -> module:function
 CODE_PATH = re.compile(r"(?:agent|core|training|convert|systemd|tests|benchmarks|demo|docs)/[\w./-]+")
@@ -39,8 +39,8 @@ class Command:
 
     Attributes:
         where: `<file>:<line>`, for messages.
-        words: as a shell splits them, without variables in front.
-        needs: what the marker names; empty without one.
+        words: split as by a shell, without leading variables.
+        needs: the marker's text; empty without a marker.
     """
 
     where: str
@@ -94,7 +94,7 @@ def console_script(name: str) -> Callable[[], Any]:
 
 
 def entry_point(command: Command) -> tuple[Callable[[], Any], list[str]] | None:
-    """The `main` that a command of this project calls, and its arguments; None for any other program."""
+    """The `main` of a command of this project, and its arguments; None for another program."""
     program, *arguments = command.words
     if program == "torchrun":
         arguments = arguments[next(index for index, word in enumerate(arguments) if word.endswith(".py")) :]
@@ -120,16 +120,16 @@ def load_script(file: Path) -> Any:
 
 
 class ParsedError(BaseException):
-    """Ends a command as soon as its arguments are parsed. No `except Exception` of the command may catch it."""
+    """Ends a command after its arguments are parsed. It is no `Exception`, so that no command catches it."""
 
 
 @pytest.fixture
 def parse_fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[Command], str | None]:
-    """What the command's own parser, and the settings of a training, say against a command; None: nothing."""
+    """The fault that the command's own parser, or the settings of a training, find in a command; None: no fault."""
     parse_known = argparse.ArgumentParser.parse_known_args
 
     def parse_known_args(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
-        self.allow_abbrev = False  # a document names flags in full
+        self.allow_abbrev = False  # documents use full flag names
         return parse_known(self, args, namespace)
 
     def parse_args(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> None:
@@ -170,7 +170,7 @@ def make_targets() -> set[str]:
 
 
 def fault_of(command: Command, parse_fault: Callable[[Command], str | None]) -> str | None:
-    """Why a reader cannot trust a command; None: it can."""
+    """The fault of a command in a document; None: no fault."""
     if unknown := command.needs - NEEDS:
         return f"needs {sorted(unknown)}: not one of {sorted(NEEDS)}"
     if entry_point(command) is not None:
@@ -216,9 +216,7 @@ def test_every_command_is_parsed_or_names_what_it_needs(document: Path, parse_fa
         ("mosquitto_sub -t x  # needs: luck", "luck"),
     ],
 )
-def test_a_wrong_command_in_a_document_is_found(
-    line: str, part_of_fault: str, parse_fault: Any, tmp_path: Path
-) -> None:
+def test_a_wrong_command_is_found(line: str, part_of_fault: str, parse_fault: Any, tmp_path: Path) -> None:
     document = tmp_path / "wrong.md"
     document.write_text(f"Text.\n\n```bash\n# a comment\n{line}\n```\n")
     (fault,) = faults_of(document, parse_fault)
@@ -228,7 +226,7 @@ def test_a_wrong_command_in_a_document_is_found(
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder of a reader: the checkout's pictures and example config, and a bundle called `mine`."""
+    """A reader's current folder: the checkout's images and example config, and a bundle called `mine`."""
     for name in ("demo", "systemd"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "agent/bundles/zsad-tiny", tmp_path / "mine")
@@ -254,7 +252,7 @@ def run_here(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if cheap_commands(path)], ids=lambda path: path.name)
-def test_cheap_commands_run_in_the_order_of_the_document(
+def test_fast_commands_run_in_the_order_of_the_document(
     document: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in cheap_commands(document):
@@ -266,7 +264,7 @@ def test_cheap_commands_run_in_the_order_of_the_document(
 
 @functools.cache
 def anchors_of(document: Path) -> set[str]:
-    """Anchors as GitHub makes them from headings."""
+    """The anchors that GitHub makes from headings."""
     headings = re.findall(r"^#+ (.+)$", prose_of(document.read_text()), flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,4 +1,4 @@
-"""Package folders, layering, and a device side without torch, read from the source and tried in a process."""
+"""Package folders, layers, and a device side without torch, from the source and in a process."""
 
 import ast
 import sys
@@ -16,8 +16,8 @@ MAY_IMPORT = {
     "zsad_training": {"zsad_training", "zsad_core"},
     "zsad_convert": {"zsad_convert", "zsad_core"},
 }
-ROOMS_WITHOUT_TORCH = ("bundle", "picture", "judging", "data")  # of core; the modules at its top have none either
-MOST_FILES = 10  # of a room, its __init__.py with them
+ROOMS_WITHOUT_TORCH = ("bundle", "picture", "judging", "data")  # of core; its top has none either
+MOST_FILES = 10  # of a room, with its __init__.py
 MOST_FLOORS = 8
 TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors", "sentence_transformers", "sklearn", "matplotlib"}
 
@@ -56,7 +56,7 @@ def front_doors() -> dict[str, str]:
 
 
 def closure(modules: list[str]) -> set[str]:
-    """The modules and all that they import, followed through the project's own and through the doors of rooms."""
+    """The modules and everything they import, through the project's own modules and the doors of rooms."""
     known = {name: file for package in FOLDER_OF for name, file in modules_of(package).items()}
     doors = front_doors()
     reached: set[str] = set()
@@ -95,7 +95,7 @@ def room_imports(package: str) -> dict[str, set[str]]:
 
 
 def floors(imports: dict[str, set[str]]) -> int:
-    """Rooms on the longest way down. Fails if there is a circle."""
+    """Number of rooms on the longest import path. Fails if there is a circle."""
     floor: dict[str, int] = {}
     while len(floor) < len(imports):
         ready = [room for room, below in imports.items() if room not in floor and below <= floor.keys()]
@@ -152,7 +152,7 @@ def test_rooms_are_small_and_say_what_they_own(package: str) -> None:
         assert ast.get_docstring(ast.parse(init.read_text())), init
 
 
-def test_another_room_is_entered_by_its_front_door() -> None:
+def test_names_of_another_room_are_imported_from_its_front_door() -> None:
     """Product code imports what a room exports, from the room."""
     doors = front_doors()
     assert not [

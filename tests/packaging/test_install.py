@@ -1,4 +1,4 @@
-"""Wheel and editable install, each into an environment of its own."""
+"""Wheel and editable install, each in its own environment."""
 
 import sys
 import zipfile
@@ -10,7 +10,7 @@ from checkout import FOLDER_OF, copy_checkout, files_in_git, run
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 
-def test_wheel_holds_every_module_schema_and_bundle(wheel: Path) -> None:
+def test_the_wheel_has_every_module_schema_and_bundle(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     for package, folder in FOLDER_OF.items():
         wanted = {
@@ -26,13 +26,13 @@ def test_wheel_holds_every_module_schema_and_bundle(wheel: Path) -> None:
     assert not {name for name in packed if not name.startswith((*FOLDER_OF, "zsad_agent-"))}
 
 
-def test_wheel_install_gives_a_working_command(wheel: Path, make_venv: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_a_wheel_install_has_a_working_command(wheel: Path, make_venv: Callable[[Path], Path], tmp_path: Path) -> None:
     python = make_venv(tmp_path / "venv")
     run([*PIP, "--python", python, "install", "-q", "--no-deps", "--no-index", wheel])
     assert_command_runs_from(python, tmp_path / "venv")
 
 
-def test_editable_install_gives_a_working_command(make_venv: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_an_editable_install_has_a_working_command(make_venv: Callable[[Path], Path], tmp_path: Path) -> None:
     source = copy_checkout(tmp_path / "source")
     python = make_venv(tmp_path / "venv")
     run([*PIP, "--python", python, "install", "-q", "--no-deps", "--no-index", "--no-build-isolation", "-e", source])
@@ -40,7 +40,7 @@ def test_editable_install_gives_a_working_command(make_venv: Callable[[Path], Pa
 
 
 def assert_command_runs_from(python: Path, folder: Path) -> None:
-    # Not from the checkout's root: there a folder `agent` could be found by mistake.
+    # Not in the checkout's root, where the folder `agent` could be imported by mistake.
     where = run([python, "-c", "import zsad_agent, zsad_core; print(zsad_agent.__file__, zsad_core.__file__)"], cwd="/")
     assert all(path.startswith(str(folder)) for path in where.split()), where
     assert "--camera" in run([python.parent / "zsad-agent", "--help"], cwd="/")

@@ -1,4 +1,4 @@
-"""What is committed: its size, no path of anybody's machine, shell scripts without known mistakes."""
+"""The committed files: their size, no paths of a developer's machine, shell scripts without known faults."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ def test_tracked_files_stay_small() -> None:
     assert sum(sizes.values()) <= MAX_TRACKED_BYTES, f"largest: {', '.join(map(str, largest))}"
 
 
-def test_no_tracked_file_names_somebodys_home() -> None:
+def test_no_tracked_file_names_a_home_folder() -> None:
     found = {
         str(file): match[0] for file in files_in_git() if (match := SOMEBODYS_PATH.search((ROOT / file).read_bytes()))
     }

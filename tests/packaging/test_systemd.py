@@ -1,4 +1,4 @@
-"""The service: unit, example config, and install and uninstall into a folder in place of the system's root."""
+"""The service: unit, example config, and install and uninstall in a folder instead of the system's root."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ from zsad_core.config import read_yaml, validate
 SYSTEMD = ROOT / "systemd"
 UNIT = SYSTEMD / "zsad-agent.service"
 INSTALL, UNINSTALL = SYSTEMD / "install.sh", SYSTEMD / "uninstall.sh"
-MAX_EXPOSURE = 1.5  # of systemd-analyze security, 0 to 10
+MAX_EXPOSURE = 1.5  # exposure level of systemd-analyze security, 0 to 10
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs the package systemd")
 
@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def install_into(wheel: Path, dependencies: Path) -> Install:
-    """Runs install.sh into a root; dependencies come from this environment in place of a registry."""
+    """Runs install.sh for a root folder; dependencies come from this environment and not from a registry."""
 
     def install(root: Path, *arguments: str, exit_code: int = 0, python: str = sys.executable) -> str:
         return run(
@@ -51,21 +51,21 @@ def install(root: Path, install_into: Install) -> Install:
 
 @pytest.fixture(scope="session")
 def first_install(tmp_path_factory: pytest.TempPathFactory, install_into: Install) -> tuple[Path, str]:
-    """(root, what install.sh said), to look at and to copy."""
+    """(root, output of install.sh); tests may read and copy it."""
     root = tmp_path_factory.mktemp("first") / "root"
     return root, install_into(root)
 
 
 @pytest.fixture
 def installed(root: Path, first_install: tuple[Path, str]) -> Path:
-    """A copy of that root. Its program starts from the place that it was installed to."""
+    """A copy of that root. Its program starts from the path of its installation."""
     return Path(shutil.copytree(first_install[0], root, symlinks=True))
 
 
 @needs_systemd
 def test_unit_is_valid(tmp_path: Path) -> None:
     unit = tmp_path / UNIT.name
-    # `verify` asks that the program exists, which is so only after an install.
+    # `verify` requires that the program exists, which is true only after an installation.
     unit.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text(), flags=re.MULTILINE))
     assert run(["systemd-analyze", "verify", unit]) == ""
 
@@ -78,7 +78,7 @@ def test_unit_is_hardened() -> None:
     assert float(exposure[1]) <= MAX_EXPOSURE, report
 
 
-def test_unit_leaves_writable_executable_memory_to_openvino() -> None:
+def test_unit_allows_writable_executable_memory_for_openvino() -> None:
     assert not re.search(r"^MemoryDenyWriteExecute=", UNIT.read_text(), flags=re.MULTILINE)
 
 
@@ -109,14 +109,14 @@ def test_example_config_shows_every_key_and_the_true_defaults(tmp_path: Path) ->
             assert value == default, path
 
     assert set(values["cameras"][0]) | set(values["source"]) == set(CameraConfig.model_fields)
-    del values["source"]["source"], values["mqtt"]["password_credential"]  # one of two each
+    del values["source"]["source"], values["mqtt"]["password_credential"]  # one of two alternatives
     cameras = values.pop("cameras")
     validate(AgentConfig, values, "all.yaml", lines)
     del values["source"]
     validate(AgentConfig, values | {"cameras": cameras}, "all.yaml", lines)
 
 
-def test_install_makes_program_config_and_unit(first_install: tuple[Path, str], dependencies: Path) -> None:
+def test_install_creates_program_config_and_unit(first_install: tuple[Path, str], dependencies: Path) -> None:
     root, told = first_install
     assert "systemctl enable --now zsad-agent" in told
     assert "--camera" in run([root / "opt/zsad-agent/venv/bin/zsad-agent", "--help"], PYTHONPATH=dependencies)
@@ -137,7 +137,7 @@ def test_second_install_keeps_the_config_and_one_program(installed: Path, instal
     assert (root / "opt/zsad-agent/venv").resolve() != first
 
 
-def test_install_that_the_config_does_not_suit_changes_nothing(installed: Path, install: Install) -> None:
+def test_install_with_an_invalid_config_changes_nothing(installed: Path, install: Install) -> None:
     root = installed
     first = (root / "opt/zsad-agent/venv").resolve()
     (root / "etc/zsad-agent/agent.yaml").write_text("no_such_key: 1\n")
@@ -148,7 +148,7 @@ def test_install_that_the_config_does_not_suit_changes_nothing(installed: Path, 
     assert [path.resolve() for path in (root / "opt/zsad-agent").glob("venv-*")] == [first]
 
 
-def test_dry_run_tells_and_changes_nothing(root: Path, install: Install) -> None:
+def test_a_dry_run_prints_the_steps_and_changes_nothing(root: Path, install: Install) -> None:
     told = install("--dry-run")
     assert f"would run: install -m 644 {UNIT} {root}/etc/systemd/system/zsad-agent.service" in told
     assert not root.exists()
@@ -166,11 +166,11 @@ def test_uninstall_keeps_config_and_data_unless_purged(installed: Path) -> None:
     }
     run([UNINSTALL, "--root", root, "--purge"])
     assert not [file for file in root.rglob("*") if file.is_file()]
-    run([UNINSTALL, "--root", root, "--purge"])  # nothing left is no failure
+    run([UNINSTALL, "--root", root, "--purge"])  # a second purge is no failure
 
 
 @pytest.mark.parametrize("script", [INSTALL, UNINSTALL])
-def test_scripts_refuse_to_touch_the_system_without_root(script: Path, tmp_path: Path) -> None:
+def test_scripts_refuse_to_change_the_system_without_root(script: Path, tmp_path: Path) -> None:
     fake_id = tmp_path / "id"
     fake_id.write_text("#!/bin/sh\necho 1000\n")
     fake_id.chmod(0o755)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zsad_core.facts import EvaluationRow
+from zsad_core.whole_file import whole_file
 from zsad_training.measure import mean_row
 
 _MEASURES = (("image_auroc", "image AUROC"), ("pixel_ap", "pixel AP"))
@@ -43,7 +44,7 @@ def kept_rows(path: Path, identity: str, measure: Callable[[], list[EvaluationRo
         except (ValueError, KeyError, TypeError):
             pass  # damaged or another file: measure again
     rows = measure()
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"identity": identity, "rows": [row.model_dump() for row in rows]}, indent=1) + "\n")
-    partial.replace(path)
+    content = json.dumps({"identity": identity, "rows": [row.model_dump() for row in rows]}, indent=1) + "\n"
+    with whole_file(path) as partial:
+        partial.write_text(content)
     return rows

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import math
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from torch import Tensor
 
 from zsad_core.backbones import standardise_patches
 from zsad_core.model import Detector
+from zsad_core.weights import weights_digest
+from zsad_core.whole_file import whole_file
 from zsad_training.distil.pictures import DistilBatch
 from zsad_training.run import stacked_text
 
@@ -102,10 +103,8 @@ class Teacher:
             taps=len(detector.backbone.taps),
             embed_dim=detector.backbone.embed_dim,
         )
-        digest = hashlib.sha256(f"{detector.config.model_dump_json()} {self.layout} {SURE}".encode())
-        for name, value in detector.state_dict().items():
-            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        self.digest = digest.hexdigest()
+        settings = f"{detector.config.model_dump_json()} {self.layout} {SURE}"
+        self.digest = weights_digest(detector.state_dict(), settings=settings)
         self.device = device
 
     @property
@@ -191,9 +190,8 @@ class KeptAnswers:
 
 def _write(file: Path, row: np.ndarray) -> None:
     content = row.tobytes()
-    partial = file.with_suffix(f".{os.getpid()}.partial")  # another process may write the same file
-    partial.write_bytes(zlib.crc32(content).to_bytes(4, "little") + content)
-    partial.replace(file)
+    with whole_file(file, in_cache=True) as partial:
+        partial.write_bytes(zlib.crc32(content).to_bytes(4, "little") + content)
 
 
 def _some_of(batch: DistilBatch, indices: list[int]) -> DistilBatch:

@@ -1,5 +1,17 @@
+from .anomalies import KINDS as KINDS
+from .anomalies import add_anomalies as add_anomalies
+from .augmentation import flip_and_turn as flip_and_turn
+from .augmentation import photometric as photometric
+from .augmentation import random_crop as random_crop
+from .augmentation import resize_mask as resize_mask
 from .data_check import check_samples as check_samples
 from .data_check import read_datasets as read_datasets
+from .drawing import MIN_AREA_PX as MIN_AREA_PX
+from .good_pictures import object_picture as object_picture
+from .good_pictures import printed_picture as printed_picture
+from .good_pictures import texture_picture as texture_picture
+from .good_pictures import with_fixture as with_fixture
+from .good_pictures import with_inclusions as with_inclusions
 from .holdout import at_most as at_most
 from .holdout import split as split
 from .holdout import split_groups as split_groups
@@ -9,8 +21,3 @@ from .sampler import Texture as Texture
 from .sampler import TrainingPictures as TrainingPictures
 from .sampler import collate as collate
 from .sampler import find_textures as find_textures
-from .sampler import flip_and_turn as flip_and_turn
-from .sampler import random_crop as random_crop
-from .sampler import resize_mask as resize_mask
-from .synthesis import MIN_AREA_PX as MIN_AREA_PX
-from .synthesis import photometric as photometric

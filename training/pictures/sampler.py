@@ -19,13 +19,11 @@ from zsad_core.data import Sample
 from zsad_core.errors import DatasetError
 from zsad_core.picture import find_images, read_image, resize_to_input
 from zsad_training.config import SamplingSpec
-from zsad_training.pictures.synthesis import (
-    MIN_AREA_PX,
-    Image,
-    Rng,
-    add_anomalies,
+from zsad_training.pictures.anomalies import add_anomalies
+from zsad_training.pictures.augmentation import flip_and_turn, photometric, random_crop, resize_mask
+from zsad_training.pictures.drawing import MIN_AREA_PX, Image, Rng
+from zsad_training.pictures.good_pictures import (
     object_picture,
-    photometric,
     printed_picture,
     texture_picture,
     with_fixture,
@@ -188,34 +186,3 @@ class TrainingPictures(Dataset[Item]):
     def _texture(self, rng: Rng, size_hw: tuple[int, int]) -> tuple[Image, str]:
         texture = self._textures[int(rng.integers(len(self._textures)))]
         return texture_picture(rng, read_image(texture.image), size_hw), texture.material
-
-
-def resize_mask(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """uint8 [h, w]: the mask at another size. When shrunk, a pixel is defect from a quarter on, for thin defects."""
-    if mask.shape == size_hw:
-        return mask
-    shrinks = mask.shape[0] > size_hw[0] or mask.shape[1] > size_hw[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = cv2.resize(mask.astype(np.float32), size_hw[::-1], interpolation=method)
-    return (resized >= (0.25 if shrinks else 0.5)).astype(np.uint8)
-
-
-def random_crop(rng: Rng, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """With probability 0.5 the whole image, else a crop of 30-100 % of its area; its aspect changes by up to 4:3."""
-    height, width = mask.shape
-    if rng.random() < 0.5:
-        return image, mask
-    side, aspect = np.sqrt(rng.uniform(0.3, 1)), np.exp(rng.uniform(-0.29, 0.29) / 2)
-    crop_h = max(8, min(height, int(height * side * aspect)))
-    crop_w = max(8, min(width, int(width * side / aspect)))
-    top, left = int(rng.integers(max(1, height - crop_h + 1))), int(rng.integers(max(1, width - crop_w + 1)))
-    return image[top : top + crop_h, left : left + crop_w], mask[top : top + crop_h, left : left + crop_w]
-
-
-def flip_and_turn(rng: Rng, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Random mirroring, and rotation by 90 degrees if the image is square, else by 180."""
-    turns = int(rng.integers(4)) if image.shape[0] == image.shape[1] else 2 * int(rng.integers(2))
-    image, mask = np.rot90(image, turns), np.rot90(mask, turns)
-    if rng.random() < 0.5:
-        image, mask = image[:, ::-1], mask[:, ::-1]
-    return np.ascontiguousarray(image), np.ascontiguousarray(mask)

@@ -1,7 +1,6 @@
 """A cache on disk for the tokens of a frozen backbone."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,8 @@ from torch import Tensor
 
 from zsad_core.heads import Tokens
 from zsad_core.model import Detector
+from zsad_core.weights import weights_digest
+from zsad_core.whole_file import whole_file
 
 
 class FeatureCache:
@@ -28,10 +29,9 @@ class FeatureCache:
         if any(parameter.requires_grad for parameter in detector.backbone.parameters()):
             raise ValueError("a feature cache needs a frozen backbone: set trainable_blocks to 0")
         self._detector = detector
-        digest = hashlib.sha256(detector.backbone.config.model_dump_json().encode())
-        for name, value in detector.backbone.state_dict().items():
-            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        self._folder = folder / digest.hexdigest()[:16]
+        backbone = detector.backbone
+        digest = weights_digest(backbone.state_dict(), settings=backbone.config.model_dump_json())
+        self._folder = folder / digest[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def tokens(self, images_bgr: Tensor) -> Tokens:
@@ -44,11 +44,8 @@ class FeatureCache:
             cls_tokens, patch_tokens = torch.stack(computed.cls_tokens, 1), torch.stack(computed.patch_tokens, 1)
             packed = torch.cat([cls_tokens.unsqueeze(2), patch_tokens], dim=2)
             for index, tokens in zip(missing, packed.half().cpu().numpy(), strict=True):
-                partial = files[index].with_suffix(
-                    f".{os.getpid()}.partial.npy"
-                )  # another process may write the same file
-                np.save(partial, tokens)  # [L, 1 + N, D]
-                partial.replace(files[index])
+                with whole_file(files[index], in_cache=True) as partial, partial.open("wb") as file:
+                    np.save(file, tokens)  # [L, 1 + N, D]
         loaded = torch.from_numpy(np.stack([np.load(file, mmap_mode="r") for file in files]))  # [B, L, 1 + N, D]
         loaded = loaded.to(images_bgr.device).float()
         taps = range(loaded.shape[1])

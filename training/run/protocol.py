@@ -13,6 +13,7 @@ from typing import Any
 from zsad_core.bundle import Evaluation
 from zsad_core.errors import ConfigError
 from zsad_core.methods import METHODS_WITH_TEXT
+from zsad_core.whole_file import whole_file
 from zsad_training.config import DatasetSpec, TrainConfig
 from zsad_training.measure import Result, as_json, as_markdown
 from zsad_training.run.processes import Processes
@@ -190,6 +191,5 @@ def _facts(config: TrainConfig) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(text)

@@ -3,16 +3,15 @@
 It has no frozen weights, only their digest: the run loads them again as at its start.
 """
 
-import hashlib
-import os
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zsad_core.errors import WeightsError, some
+from zsad_core.weights import read_torch_file, weights_digest
+from zsad_core.whole_file import whole_file
 
 RESUME = "resume.pt"
 
@@ -39,11 +38,7 @@ def load_changing_state(module: nn.Module, saved: dict[str, Tensor]) -> None:
 
 def frozen_digest(module: nn.Module) -> str:
     """The sha256 of the frozen parameters."""
-    digest = hashlib.sha256()
-    for name, value in sorted(_frozen(module).items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return weights_digest(dict(sorted(_frozen(module).items())))
 
 
 def _frozen(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -56,15 +51,11 @@ def save_resume(path: Path, identity: str, contents: dict[str, Any]) -> None:
     Raises:
         WeightsError: the file cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with whole_file(path) as partial, partial.open("wb") as file:
             torch.save({"config": identity, **contents}, file)
-            file.flush()
-            os.fsync(file.fileno())
     except (RuntimeError, OSError) as error:  # a full disk: RuntimeError from torch, OSError from the system
-        raise WeightsError(f"{partial}: cannot be written: {str(error).splitlines()[0]}") from error
-    partial.replace(path)
+        raise WeightsError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
 
 
 def load_resume(path: Path, identity: str) -> dict[str, Any] | None:
@@ -77,12 +68,12 @@ def load_resume(path: Path, identity: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved: dict[str, Any] = read_torch_file(path)
         found = saved["config"]
-    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"{path}: cannot be read: it is damaged or not a file of this program. Remove it to start again."
-        ) from error
+    except WeightsError as error:
+        raise WeightsError(f"{error}\nRemove it to start again.") from error
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: not a file of this program. Remove it to start again.") from error
     if found != identity:
         raise ValueError(
             f"{path} is from a run with other settings or other frozen weights. Choose another --out, or remove it to "

@@ -1,4 +1,4 @@
-"""The gate of labelled images: what it reads, and what it lets pass."""
+"""The gate on labelled images: the images that it reads, and the losses that it refuses."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ def data(tmp_path):
     return make_mvtec_tree(tmp_path / "drawn", good=8, bad=6)
 
 
-def test_good_and_defective_pictures_are_found_with_their_masks(data):
+def test_good_and_defective_images_are_found_with_their_masks(data):
     for root in (data, data / "plate"):
         found = labelled_pictures(root, 100)
         assert [one.is_anomalous for one in found] == [False] * 4 + [True] * 6
@@ -32,12 +32,12 @@ def test_good_and_defective_pictures_are_found_with_their_masks(data):
         assert not found[0].load()[1].any()
 
 
-def test_at_most_so_many_are_taken_half_of_them_good(data):
+def test_at_most_the_given_number_is_read_and_half_are_good(data):
     found = labelled_pictures(data, 4)
     assert [one.is_anomalous for one in found] == [False, False, True, True]
 
 
-def test_a_folder_that_is_no_data_set_is_an_error(data, tmp_path):
+def test_a_folder_without_a_data_set_is_an_error(data, tmp_path):
     with pytest.raises(DatasetError, match="no such folder"):
         labelled_pictures(tmp_path / "none", 10)
     with pytest.raises(DatasetError, match="no mvtec_ad layout here"):
@@ -47,7 +47,7 @@ def test_a_folder_that_is_no_data_set_is_an_error(data, tmp_path):
         labelled_pictures(data, 10)
 
 
-def test_a_missing_mask_and_one_of_another_size_are_named(data):
+def test_missing_masks_and_masks_of_another_size_are_named(data):
     masks = data / "plate" / "ground_truth" / "blot"
     cv2.imwrite(str(masks / "000_mask.png"), np.zeros((3, 5), np.uint8))
     with pytest.raises(DatasetError, match=r"000_mask\.png: the mask is 5x3, its picture 96x72"):
@@ -61,7 +61,7 @@ def test_a_missing_mask_and_one_of_another_size_are_named(data):
 
 def test_metrics_are_means_over_categories():
     metrics, mask = Metrics(), np.array([[1, 0]], np.uint8)
-    for category, score in (("a", 0.9), ("b", 0.1)):  # of the defective one; the good one has 0.5
+    for category, score in (("a", 0.9), ("b", 0.1)):  # the defective image; the good one has 0.5
         for is_anomalous in (True, False):
             one = Sample(
                 dataset="drawn",
@@ -90,7 +90,7 @@ def row(**changes) -> GateRow:
         ({"image_auroc_ir": 0.896, "pixel_ap_ir": 0.385}, None),
         ({"pixel_ap_torch": None, "pixel_ap_ir": None}, None),
         ({"image_auroc_ir": 0.894}, "image AUROC 0.8940, in torch 0.9000"),
-        ({"image_auroc_ir": 0.906}, "image AUROC 0.9060, in torch 0.9000"),  # not the same model either
+        ({"image_auroc_ir": 0.906}, "image AUROC 0.9060, in torch 0.9000"),  # a higher value also shows another model
         ({"pixel_ap_ir": 0.379}, "pixel AP 0.3790, in torch 0.4000"),
     ],
 )
@@ -112,5 +112,5 @@ def test_a_difference_above_its_tolerance_is_a_fault(changes, fault):
         ("test/good/masks.png", False),
     ],
 )
-def test_a_mask_is_told_by_its_folder(place, is_one):
+def test_a_mask_is_recognised_by_its_folder(place, is_one):
     assert is_mask(Path(place)) is is_one

@@ -49,7 +49,7 @@ def test_inserted_tokens_affect_all_tokens_and_get_gradients_through_frozen_bloc
     inserted = torch.randn(2, DIM, requires_grad=True)
     first, last = tapped_tokens(vit, images, (1, 3), inserted)
     assert first.shape == last.shape == (2, 2 + prefix + 4 * 6, DIM)
-    last[:, -1].square().sum().backward()  # only of the last patch
+    last[:, -1].square().sum().backward()  # only the last patch
     assert (inserted.grad.abs().sum(dim=1) > 0).all()
     assert all(parameter.grad is None for parameter in vit.parameters())
 

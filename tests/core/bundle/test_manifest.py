@@ -25,7 +25,7 @@ from zsad_core.bundle import (
 )
 from zsad_core.bundle import manifest_schema as schema_module
 from zsad_core.bundle.format import NEEDS_AGENT
-from zsad_core.bundle.manifest_schema import SCHEMA_FILE, manifest_schema
+from zsad_core.bundle.manifest_schema import manifest_schema
 from zsad_core.errors import BundleError
 
 ROOT = Path(__file__).parents[3]
@@ -167,7 +167,7 @@ def test_this_agent_version_reads_the_bundles_that_it_writes():
 
 
 def test_the_committed_schema_is_up_to_date():
-    committed = Path(schema_module.__file__).with_name(SCHEMA_FILE)
+    committed = Path(schema_module.__file__).with_name("manifest.schema.json")
     assert committed.read_text() == manifest_schema(), "python -m zsad_core.bundle.manifest_schema writes it anew"
 
 

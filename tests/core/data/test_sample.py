@@ -24,7 +24,7 @@ def test_the_root_may_be_the_category_itself(tmp_path):
     assert read_dataset(root / "plate") == read_dataset(root)
 
 
-def test_no_folder_and_no_layout_are_told_apart(tmp_path):
+def test_a_missing_folder_and_an_unknown_layout_have_different_errors(tmp_path):
     with pytest.raises(DatasetError, match="no such folder"):
         read_dataset(tmp_path / "none")
     with pytest.raises(DatasetError, match="no known layout here"):
@@ -40,7 +40,7 @@ def test_every_missing_mask_is_named(tmp_path):
     assert [line.split(": no mask")[0][-7:] for line in str(caught.value).splitlines()] == ["000.png", "002.png"]
 
 
-def test_a_defect_folder_without_any_masks_counts_for_images_alone(tmp_path):
+def test_a_defect_folder_without_masks_has_no_pixel_truth(tmp_path):
     root = make_mvtec_tree(tmp_path / "drawn", good=2, bad=2)
     for mask in (root / "plate/ground_truth/blot").iterdir():
         mask.unlink()
@@ -49,7 +49,7 @@ def test_a_defect_folder_without_any_masks_counts_for_images_alone(tmp_path):
     assert [sample.has_pixel_truth for sample in bad] == [False, False]
 
 
-def test_a_mask_of_another_size_and_a_broken_picture_are_named(tmp_path):
+def test_a_mask_of_another_size_and_a_broken_image_are_named(tmp_path):
     root = make_mvtec_tree(tmp_path / "drawn", good=2, bad=2)
     cv2.imwrite(str(root / "plate/ground_truth/blot/000_mask.png"), np.zeros((5, 6), np.uint8))
     (root / "plate/test/blot/001.png").write_bytes(b"no picture")

@@ -140,16 +140,11 @@ def test_there_are_no_metrics_without_a_defect_or_a_good_pixel():
 
 
 @pytest.mark.parametrize("kind", ["logistic", "negative", "ties"])
-def test_order_and_splitting_do_not_change_the_result(kind: str):
+def test_the_order_of_images_does_not_change_the_result(kind: str):
     pictures = draw(kind, count=5)
-    whole = streamed(pictures).result()
-    backwards = streamed(pictures[::-1]).result()
-    merged = PixelMetrics()
-    for part in (pictures[3:], [], pictures[:1], pictures[1:3]):
-        merged.merge(pickle.loads(pickle.dumps(streamed(part))))  # as from another process
-    for other in (backwards, merged.result()):
-        assert whole is not None and other is not None
-        assert vars(other) == pytest.approx(vars(whole), abs=1e-12)
+    forwards, backwards = streamed(pictures).result(), streamed(pictures[::-1]).result()
+    assert forwards is not None and backwards is not None
+    assert vars(backwards) == pytest.approx(vars(forwards), abs=1e-12)
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])

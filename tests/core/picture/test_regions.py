@@ -20,12 +20,14 @@ def test_small_areas_are_left_out_and_the_list_is_bounded():
     anomaly_map = np.zeros((64, 64), np.float32)
     anomaly_map[::8, ::8] = 1.0
     assert find_regions(anomaly_map, level=0.5, frame_wh=(64, 64)) == []
-    assert len(find_regions(anomaly_map, level=0.5, frame_wh=(64, 64), min_area_px=1, max_regions=5)) == 5
+    anomaly_map[np.arange(64) % 8 < 2] = anomaly_map[::8].repeat(2, axis=0)
+    anomaly_map[:, np.arange(64) % 8 < 2] = anomaly_map[:, ::8].repeat(2, axis=1)  # 64 areas of 2 x 2
+    assert len(find_regions(anomaly_map, level=0.5, frame_wh=(64, 64))) == 32
 
 
 def test_a_region_at_the_border_stays_inside_the_frame():
-    anomaly_map = np.zeros((3, 3), np.float32)
+    anomaly_map = np.zeros((4, 3), np.float32)
     anomaly_map[:, 2] = 1.0
-    (region,) = find_regions(anomaly_map, level=0.5, frame_wh=(100, 100), min_area_px=1)
+    (region,) = find_regions(anomaly_map, level=0.5, frame_wh=(100, 100))
     x, y, w, h = region.bbox_xywh
     assert x + w <= 100 and y + h <= 100

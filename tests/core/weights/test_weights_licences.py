@@ -1,6 +1,6 @@
 import pytest
 
-from zsad_core.weights import backbone_licence, text_licence
+from zsad_core.weights import backbone_licence, text_licence, weights_licences
 
 AUGREG = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 
@@ -41,3 +41,9 @@ def test_random_weights_have_no_licence():
 )
 def test_the_licence_of_prompts_is_that_of_their_text_encoder(text_encoder, licence):
     assert text_licence(text_encoder).licence == licence
+
+
+def test_a_detector_without_text_or_with_random_weights_has_fewer_licences():
+    assert weights_licences("vit_tiny_patch16_224", "random", None) == []
+    of_both = weights_licences("vit_small_patch14_dinov2", "dinov2.pth", "minilm")
+    assert [one.what for one in of_both] == ["backbone weights DINOv2", "prompt embeddings made with all-MiniLM-L6-v2"]

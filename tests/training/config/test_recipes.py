@@ -1,4 +1,4 @@
-"""The recipes of the bundles that ship are what their manifests record."""
+"""The recipes of the shipped bundles equal the settings in their manifests."""
 
 import shlex
 from pathlib import Path
@@ -14,7 +14,7 @@ from zsad_training.distil import settings as distil_settings
 ROOT = Path(__file__).parents[3]
 
 
-# bundle -> recipe, and the flags that it cannot do without
+# bundle -> recipe and its required flags
 SHIPPED = {"zsad-small": ("zsad-small.yaml", []), "zsad-tiny": ("distil-tiny.yaml", ["--teacher", "best.safetensors"])}
 
 
@@ -26,7 +26,7 @@ def read(command: str, flags: list[str]) -> TrainConfig:
 
 @pytest.fixture(params=SHIPPED, scope="module")
 def shipped(request) -> tuple[Manifest, TrainConfig, TrainConfig]:
-    """Manifest; the settings of the training command in it; the settings of the recipe as it is now."""
+    """(manifest, settings of its training command, settings of the recipe now)."""
     recipe, needed = SHIPPED[request.param]
     manifest = load_bundle(ROOT / "agent" / "bundles" / request.param).manifest
     _, command, *flags = shlex.split(manifest.made_by.partition(" (seed ")[0])
@@ -36,7 +36,7 @@ def shipped(request) -> tuple[Manifest, TrainConfig, TrainConfig]:
 
 
 def of_the_run(config: TrainConfig) -> dict[str, Any]:
-    """The settings without those that name a place on the machine."""
+    """The settings without paths and devices of a machine."""
     values = config.model_dump(mode="json", exclude={"out", "device", "workers", "feature_cache"})
     del values["model"]["weights"]
     for spec in [*values["datasets"], values["textures"]]:
@@ -52,7 +52,7 @@ def test_the_recipe_is_the_command_that_made_the_bundle(shipped):
     assert f"(seed {recipe.seed}, epoch" in manifest.made_by
 
 
-def test_the_manifest_has_the_recipes_model(shipped):
+def test_the_manifest_describes_the_recipes_model(shipped):
     manifest, _, recipe = shipped
     facts, model = manifest.model, recipe.model
     assert facts.backbone.startswith(f"{model.backbone} from ")
@@ -63,7 +63,7 @@ def test_the_manifest_has_the_recipes_model(shipped):
     assert facts.score.model_dump() == {"top_fraction": model.score.top_fraction, "pool": model.score.pool}
 
 
-def test_the_manifest_has_the_licence_of_each_set_that_the_recipe_trains_on(shipped):
+def test_the_manifest_has_the_licence_of_each_training_set(shipped):
     manifest, _, recipe = shipped
     assert recipe.textures is not None
     stated = {(one.what, one.licence, one.source) for one in manifest.licences if one.what.startswith("training data")}

@@ -1,4 +1,4 @@
-"""Presets, flags over them, and settings for each method of a protocol."""
+"""Presets, flags that override them, and settings for each method of a protocol."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def config(*flags: str):
 
 
 @pytest.mark.parametrize("name", presets())
-def test_every_preset_that_ships_is_valid(name):
+def test_every_shipped_preset_is_valid(name):
     assert config("--preset", name).datasets[0].path == Path("visa")
 
 
@@ -31,7 +31,7 @@ def test_every_preset_that_ships_is_valid(name):
         ("visualad-dinov2", "visualad", 518, (1e-4, 1e-3), 8, 15, ("cosine", 0.0, 0.1)),
     ],
 )
-def test_presets_are_the_papers_recipes(name, method, size, rates, batch, epochs, schedule):
+def test_presets_have_the_papers_settings(name, method, size, rates, batch, epochs, schedule):
     found = config("--preset", name)
     spec = found.optimisation
     assert (found.model.method, found.model.input_hw, found.train_split) == (method, (size, size), "test")
@@ -40,7 +40,7 @@ def test_presets_are_the_papers_recipes(name, method, size, rates, batch, epochs
     assert (spec.weight_decay, spec.trainable_blocks, found.sampling.augment) == (0.01, 0, "none")
 
 
-def test_visualads_clip_is_the_model_that_its_published_files_name():
+def test_visualads_clip_preset_has_the_backbone_of_the_published_files():
     assert config("--preset", "visualad-clip").model.backbone == TIMM_NAMES["ViT-L/14@336px"]
 
 
@@ -74,7 +74,7 @@ def test_any_setting_can_be_set():
         (["--feature-cache", "c", "--synthetic-fraction", "0.5"], "feature_cache: needs a method that adds no tokens"),
     ],
 )
-def test_flags_that_mean_nothing_are_named(capsys, flags, said):
+def test_meaningless_flags_are_named(capsys, flags, said):
     assert main(["--data", "visa", "--out", "out", *flags]) == 2
     assert said in capsys.readouterr().err
 
@@ -105,7 +105,7 @@ def test_each_method_of_a_protocol_has_its_papers_preset_and_the_flags():
     assert [name for name, one in found.items() if one.feature_cache] == ["ava_dino", "ad_dinov3"]
 
 
-def test_a_file_or_preset_of_all_methods_serves_those_that_name_none(tmp_path):
+def test_a_common_file_or_preset_applies_to_methods_without_their_own(tmp_path):
     file, own = tmp_path / "all.yaml", tmp_path / "own.yaml"
     file.write_text("optimisation: {lr: 0.5}\n")
     own.write_text("optimisation: {lr: 0.25}\n")
@@ -117,6 +117,25 @@ def test_a_file_or_preset_of_all_methods_serves_those_that_name_none(tmp_path):
 @pytest.mark.parametrize(
     ("methods", "said"), [(["ava_dino", "ava_dino=x.yaml"], "given twice"), (["ava"], "model.method: got 'ava'")]
 )
-def test_methods_that_cannot_be_are_named(methods, said):
+def test_invalid_methods_are_named(methods, said):
     with pytest.raises(ConfigError, match=said):
         configs("--methods", *methods)
+
+
+def test_the_layout_flag_applies_to_every_data_flag():
+    config = read_config(parser().parse_args(["--out", "o", "--data", "a", "b", "--layout", "tn3k"]))
+    assert [spec.layout for spec in config.datasets] == ["tn3k", "tn3k"]
+    config = read_config(parser().parse_args(["--out", "o", "--data", "a"]))
+    assert [spec.layout for spec in config.datasets] == ["auto"]
+
+
+def test_the_layout_flag_without_sets_is_refused():
+    with pytest.raises(ConfigError, match="--layout applies to --data only"):
+        read_config(parser().parse_args(["--out", "o", "--layout", "tn3k"]))
+
+
+def test_an_unknown_layout_in_a_config_file_is_named_with_its_line(tmp_path):
+    file = tmp_path / "train.yaml"
+    file.write_text("out: o\ndatasets:\n  - path: a\n    layout: coco\n")
+    with pytest.raises(ConfigError, match=r"train\.yaml:4: datasets\.0\.layout: got 'coco'.*'visa'"):
+        read_config(parser().parse_args(["--config", str(file)]))

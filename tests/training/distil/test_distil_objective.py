@@ -34,7 +34,7 @@ def objective_of(config):
 
 
 def batch_of(config, labelled: tuple[bool, ...] | None = None) -> DistilBatch:
-    """Four images, of which the stated ones are said to be labelled."""
+    """Four images; the given ones are marked as labelled."""
     batch = collate_distil([small_pictures(config)[index] for index in range(4)])
     if labelled is None:
         return batch
@@ -47,7 +47,7 @@ def terms(objective: DistilObjective, batch: DistilBatch) -> dict[str, torch.Ten
 
 
 @pytest.mark.parametrize("off", sorted(ALL))
-def test_a_weight_of_0_switches_a_loss_off_and_the_total_is_the_others_weighted(data, off):
+def test_a_loss_with_weight_0_is_not_in_the_total(data, off):
     weights = {"features": 2.0, "maps": 3.0, "scores": 0.5, "task": 0.25, off: 0.0}
     config = distil_config(data, data / "out", **{name: {"weight": weight} for name, weight in weights.items()})
     objective, _ = objective_of(config)
@@ -57,20 +57,20 @@ def test_a_weight_of_0_switches_a_loss_off_and_the_total_is_the_others_weighted(
     assert found["total"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_a_loss_without_weight_needs_is_not_computed(data):
+def test_outputs_only_for_a_loss_with_weight_0_are_not_computed(data):
     off = {"weight": 0.0}
     config = distil_config(data, data / "out", features=off, task=off)
     objective, student = objective_of(config)
     assert not list(objective.extra.parameters())
-    student.head.forward = None  # of the task's outputs
+    student.head.forward = None  # computes the task's outputs
     assert terms(objective, batch_of(config)).keys() == {"total", "maps", "scores"}
     config = distil_config(data, data / "out", maps=off, scores=off, task=off)
     objective, student = objective_of(config)
-    student.head.prompt_vectors = None  # of the map
+    student.head.prompt_vectors = None  # computes the map
     assert terms(objective, batch_of(config)).keys() == {"total", "features"}
 
 
-def test_unlabelled_pictures_count_in_all_losses_but_the_tasks(data):
+def test_unlabelled_images_count_in_all_losses_but_the_tasks(data):
     config = distil_config(data, data / "out")
     objective, _ = objective_of(config)
     objective._detector.eval()
@@ -86,7 +86,7 @@ def test_unlabelled_pictures_count_in_all_losses_but_the_tasks(data):
     assert float(alone["task"]) > 0
 
 
-def test_a_batch_without_a_label_still_trains(data):
+def test_a_batch_without_labels_still_trains(data):
     config = distil_config(data, data / "out")
     objective, student = objective_of(config)
     terms(objective, batch_of(config, (False,) * 4))["total"].backward()
@@ -110,7 +110,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(data):
         expected = objective.terms(whole, totals)
         found = [objective.terms(half, totals) for half in halves]
     for name, value in expected.items():
-        # Dice is a mean over images, and of the parts' each counts by its share.
+        # Dice is a mean over images; each part counts by its share of the images.
         assert sum(float(part[name]) for part in found) == pytest.approx(float(value), rel=1e-3), name
 
 
@@ -120,10 +120,10 @@ def test_parts_of_a_batch_add_up_to_the_whole(data):
         ({}, 1e-5),
         ({"method": "ad_dinov3"}, 1e-5),
         ({"score": {"temperature": 8.0}}, 1e-5),
-        ({"decoder": {}, "score": {"temperature": 8.0}}, 5e-3),  # enlarged as logits and not as probabilities
+        ({"decoder": {}, "score": {"temperature": 8.0}}, 5e-3),  # logits are enlarged, not probabilities
     ],
 )
-def test_the_map_that_is_matched_is_the_students_own(data, model, within):
+def test_the_compared_map_equals_the_students_prediction(data, model, within):
     config = distil_config(data, data / "out", model=model)
     objective, student = objective_of(config)
     student.eval()
@@ -142,8 +142,8 @@ def test_the_map_that_is_matched_is_the_students_own(data, model, within):
     torch.testing.assert_close(again, found, rtol=0, atol=1e-6)
 
 
-def test_divergence_is_that_of_two_coins():
-    p, q = 0.2, 0.6  # the teacher's, the student's
+def test_divergence_equals_the_kl_divergence_of_two_coins():
+    p, q = 0.2, 0.6  # probabilities of teacher and student
     logits = torch.tensor([math.log(q / (1 - q))])
     teachers = torch.tensor([math.log(p / (1 - p))])
     expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
@@ -154,12 +154,12 @@ def test_divergence_is_that_of_two_coins():
 
 
 @pytest.mark.parametrize(("distance", "bound"), [("cosine", 2.0), ("smooth_l1", 10.0)])
-def test_features_are_alike_whatever_the_projection_turns_and_scales(data, distance, bound):
+def test_the_feature_loss_ignores_rotation_and_scale(data, distance, bound):
     config = distil_config(data, data / "out", features={"distance": distance, "grid_hw": (4, 6)})
     objective, student = objective_of(config)
     batch = batch_of(config)
     answers = objective._teacher.layout.unpack(objective._teacher.rows(batch))
-    tokens = student.tokens(batch.images_bgr)  # on a grid of 4 x 6 too
+    tokens = student.tokens(batch.images_bgr)  # also on a grid of 4 x 6
     with torch.no_grad():
         far = float(objective._feature_loss(tokens, answers))
         for projection in objective.extra:

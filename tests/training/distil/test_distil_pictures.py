@@ -1,4 +1,4 @@
-"""Each image at the student's size and at the teacher's, again and again out of a pool."""
+"""Images of a distillation: each at the student's and the teacher's size, and repeated from a pool."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def with_unlabelled(data: Path, fraction: float, **sampling: object):
     return config.model_copy(update={"sampling": config.sampling.model_copy(update=sampling)})
 
 
-def test_the_teacher_sees_the_same_picture_at_its_own_size(data):
+def test_the_teacher_gets_the_same_image_at_its_own_size(data):
     item = small_pictures(distil_config(data, data / "out"))[0]
     assert item.image_bgr.shape == (*HW, 3)
     assert item.mask.shape == HW
@@ -38,7 +38,7 @@ def test_the_teacher_sees_the_same_picture_at_its_own_size(data):
     np.testing.assert_array_equal(item.image_bgr, resize_to_input(item.teachers_image_bgr, HW))
 
 
-def test_a_pool_gives_each_of_its_pictures_once_a_pass_in_another_order(data):
+def test_each_pass_has_every_image_of_the_pool_once_in_a_new_order(data):
     pictures = small_pictures(distil_config(data, data / "out", pool=6))
     first, second = ([pictures[index].digest for index in range(start, start + 6)] for start in (0, 6))
     assert len(set(first)) == 6
@@ -46,12 +46,12 @@ def test_a_pool_gives_each_of_its_pictures_once_a_pass_in_another_order(data):
     assert second != first
 
 
-def test_without_a_pool_no_picture_comes_twice(data):
+def test_without_a_pool_no_image_repeats(data):
     pictures = small_pictures(distil_config(data, data / "out", pool=None))
     assert len({pictures[index].digest for index in range(20)}) == 20
 
 
-def test_a_student_of_several_sizes_is_shown_one_for_each_batch(data):
+def test_with_several_student_sizes_each_batch_has_one(data):
     sizes = ((64, 96), (32, 48))
     config = with_unlabelled(data, 0.5, train_hw=sizes)
     batches = [[small_pictures(config)[4 * batch + place] for place in range(4)] for batch in range(6)]
@@ -61,7 +61,7 @@ def test_a_student_of_several_sizes_is_shown_one_for_each_batch(data):
     assert collate_distil(batches[0]).teachers_images_bgr.shape == (4, *TEACHERS_HW, 3)
 
 
-def test_a_defect_that_the_students_size_loses_is_none(data):
+def test_an_image_whose_defect_is_lost_at_the_students_size_is_good(data):
     config = with_unlabelled(data, 0.0, train_hw=((16, 16),), anomalous_fraction=1.0)
     items = [small_pictures(config)[index] for index in range(20)]
     assert {int(item.mask.sum()) >= MIN_AREA_PX for item in items if item.is_anomalous} == {True}
@@ -71,19 +71,19 @@ def test_a_defect_that_the_students_size_loses_is_none(data):
 
 
 @pytest.mark.parametrize("augment", ["none", "full"])
-def test_unlabelled_pictures_come_from_all_folders_below_and_are_called_unlabelled(data, augment):
+def test_unlabelled_images_come_from_all_subfolders(data, augment):
     items = [small_pictures(with_unlabelled(data, 1.0, augment=augment))[index] for index in range(12)]
     assert not any(item.is_labelled or item.has_pixel_truth or item.is_anomalous for item in items)
     assert {item.product for item in items} == {"object"}
-    assert (len({item.digest for item in items}) == 3) == (augment == "none")  # the folder holds three
+    assert (len({item.digest for item in items}) == 3) == (augment == "none")  # the folder has three
 
 
-def test_the_stated_share_is_unlabelled(data):
+def test_the_configured_share_is_unlabelled(data):
     labelled = [small_pictures(with_unlabelled(data, 0.5))[index].is_labelled for index in range(12)]
     assert 2 < sum(labelled) < 10
 
 
-def test_an_empty_folder_and_a_damaged_picture_are_named(data, tmp_path):
+def test_an_empty_folder_and_a_damaged_image_are_named(data, tmp_path):
     with pytest.raises(DatasetError, match="no pictures in this folder or below it"):
         read_unlabelled([FolderSpec(path=tmp_path)], check=False)
     (tmp_path / "cut.png").write_bytes((data / "raw" / "deep" / "deeper" / "0.png").read_bytes()[:-40])

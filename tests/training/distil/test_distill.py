@@ -1,4 +1,4 @@
-"""Whole distillations: the student comes nearer to its teacher, whatever happens on the way."""
+"""Complete distillations: the student becomes similar to its teacher, also after interruptions."""
 
 import csv
 import hashlib
@@ -57,7 +57,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
-    """One folder of answers for all runs here: they have one teacher."""
+    """One cache for all runs here; they have the same teacher."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -84,7 +84,7 @@ def likeness(config, student) -> float:
 @pytest.mark.parametrize(
     ("model", "blocks", "falls_to", "likeness_after"), [({}, 12, 0.5, 0.5), ({"decoder": {}, **CNN}, 4, 0.9, 0.3)]
 )
-def test_the_student_comes_nearer_to_the_teacher(data, cache, tmp_path, model, blocks, falls_to, likeness_after):
+def test_the_student_becomes_similar_to_the_teacher(data, cache, tmp_path, model, blocks, falls_to, likeness_after):
     optimisation = {"epochs": 2, "steps_per_epoch": 15, "lr": 2e-3, "trainable_blocks": blocks}
     config = distil_config(data, tmp_path, model=model, optimisation=optimisation, cache=cache, task={"weight": 0.0})
     trainer, student = small_distiller(config)
@@ -107,7 +107,7 @@ def test_the_projections_are_resumed_and_are_not_in_the_checkpoint(data, cache, 
         assert {name.partition(".")[0] for name in file.keys()} == {"backbone", "head", "text"}  # noqa: SIM118
 
 
-def test_a_cache_changes_nothing(data, tmp_path):
+def test_a_cache_does_not_change_the_student(data, tmp_path):
     for name, cache in (("without", None), ("cold", tmp_path / "cache"), ("warm", tmp_path / "cache")):
         small_distiller(distil_config(data, tmp_path / name, cache=cache))[0].run()
     expected = load_file(tmp_path / "without" / "best.safetensors")
@@ -116,7 +116,7 @@ def test_a_cache_changes_nothing(data, tmp_path):
         assert all(found[key].equal(value) for key, value in expected.items()), name
 
 
-def test_a_batch_in_parts_distils_as_the_whole_does(data, cache, tmp_path):
+def test_a_batch_in_parts_gives_the_same_student(data, cache, tmp_path):
     for name, parts in (("whole", 1), ("parts", 2)):
         optimisation = {"accumulate": parts, "epochs": 1, "ema_decay": 0.9}
         small_distiller(distil_config(data, tmp_path / name, optimisation=optimisation, cache=cache))[0].run()
@@ -127,7 +127,7 @@ def test_a_batch_in_parts_distils_as_the_whole_does(data, cache, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
-def test_a_gpu_distils_as_the_cpu_does(data, tmp_path, precision):
+def test_a_gpu_gives_nearly_the_same_student_as_a_cpu(data, tmp_path, precision):
     small_distiller(distil_config(data, tmp_path / "cpu"))[0].run()
     on_gpu = distil_config(
         data, tmp_path / "gpu", optimisation={"mixed_precision": precision}, cache=tmp_path / "cache"
@@ -138,7 +138,7 @@ def test_a_gpu_distils_as_the_cpu_does(data, tmp_path, precision):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_mixed_precision_distils_on_a_cpu(data, cache, tmp_path, precision):
+def test_mixed_precision_works_on_a_cpu(data, cache, tmp_path, precision):
     for name in ("off", precision):
         optimisation = {"mixed_precision": name, "epochs": 1}
         small_distiller(distil_config(data, tmp_path / name, optimisation=optimisation, cache=cache))[0].run()
@@ -151,7 +151,7 @@ INTERRUPTED = {"epochs": 1, "steps_per_epoch": 5, "save_every_steps": 1, "ema_de
 
 
 class TeacherThatInterrupts:
-    """The run ends in the step in which it is asked for the third time."""
+    """A teacher that ends the run at its third call."""
 
     def __init__(self, real: Teacher) -> None:
         self._real, self._asked = real, 0
@@ -166,7 +166,7 @@ class TeacherThatInterrupts:
         return self._real.rows(*args)
 
 
-def test_a_run_that_is_interrupted_in_a_step_ends_as_an_unbroken_one(data, tmp_path):
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(data, tmp_path):
     whole, cut = (
         distil_config(data, tmp_path / name, optimisation=INTERRUPTED, cache=tmp_path / f"{name}-cache")
         for name in ("whole", "cut")
@@ -180,7 +180,7 @@ def test_a_run_that_is_interrupted_in_a_step_ends_as_an_unbroken_one(data, tmp_p
 
 
 def go_on_without_some_answers(cache: Path) -> None:
-    """As if the run had ended before they were written."""
+    """Deletes some answers, as if the run had ended before it wrote them."""
     answers = sorted(cache.rglob("*.bin"))
     assert answers
     for file in answers[::2]:
@@ -196,7 +196,7 @@ def assert_ended_alike(cut: Path, whole: Path) -> None:
 
 
 @pytest.mark.chaos
-def test_a_run_that_is_killed_in_a_step_ends_as_an_unbroken_one(data, tmp_path):
+def test_a_run_killed_in_a_step_ends_like_an_uninterrupted_one(data, tmp_path):
     def start(name: str) -> BaseProcess:
         arguments = (data, tmp_path / name, tmp_path / f"{name}-cache", INTERRUPTED)
         process = FORKSERVER.Process(target=run_distillation, args=arguments)
@@ -207,7 +207,7 @@ def test_a_run_that_is_killed_in_a_step_ends_as_an_unbroken_one(data, tmp_path):
     saved = tmp_path / "cut" / "resume.pt"
     while killed.is_alive() and not saved.exists():
         time.sleep(0.0005)
-    time.sleep(0.02)  # into the next step, in which answers are written
+    time.sleep(0.02)  # within the next step, which writes answers
     killed.kill()
     killed.join()
     assert killed.exitcode == -9
@@ -242,7 +242,7 @@ def visualad_file(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("method", "write", "input_hw"), [("ad_dinov3", ad_dinov3_file, (64, 64)), ("visualad", visualad_file, (96, 96))]
 )
-def test_a_published_file_teaches(data, tmp_path, method, write, input_hw):
+def test_a_published_file_can_be_the_teacher(data, tmp_path, method, write, input_hw):
     flags = ["--published", method, str(write(tmp_path / "p.pth")), "--teacher-backbone", VIT]
     flags += ["--teacher-input-size", "64"] if method == "ad_dinov3" else []
     args = parser().parse_args([*flags, "--data", "a", "--out", "b", "--trainable-blocks", "12"])
@@ -257,7 +257,7 @@ def test_a_published_file_teaches(data, tmp_path, method, write, input_hw):
     assert torch.isfinite(objective.terms(batch, objective.counts(batch))["total"])
 
 
-def test_the_students_record_names_its_teacher_and_what_that_learnt_from(data, tmp_path):
+def test_the_students_record_names_its_teacher_and_the_teachers_data(data, tmp_path):
     detector = small_detector(TEACHERS_HW)
     detector.config = detector.config.model_copy(update={"backbone_weights": "dinov3.safetensors"})
     (tmp_path / "teacher").write_bytes(b"weights")
@@ -304,7 +304,7 @@ def test_the_students_record_names_its_teacher_and_what_that_learnt_from(data, t
         (("--teacher", "none.safetensors"), "none.safetensors: no such checkpoint"),
     ],
 )
-def test_settings_that_contradict_each_other_are_named(capsys, flags, said):
+def test_contradictory_settings_are_named(capsys, flags, said):
     assert main(["--data", "a", "--out", "b", "--trainable-blocks", "12", "--device", "cpu", *flags]) in (1, 2)
     text = capsys.readouterr().err
     assert said in text
@@ -312,7 +312,7 @@ def test_settings_that_contradict_each_other_are_named(capsys, flags, said):
 
 
 @pytest.mark.parametrize("name", presets(distil=True))
-def test_every_recipe_that_ships_is_valid_and_for_distillation_alone(name, capsys):
+def test_every_shipped_recipe_is_valid_and_only_for_distillation(name, capsys):
     from zsad_training.train import main as train
 
     args = parser().parse_args(["--preset", name, "--teacher", "t", "--teacher-cache", "c", "--out", "o"])
@@ -322,7 +322,7 @@ def test_every_recipe_that_ships_is_valid_and_for_distillation_alone(name, capsy
     assert "no such preset" in capsys.readouterr().err
 
 
-def test_command_line_distils_for_real_and_does_it_once(data, tmp_path, capsys):
+def test_the_command_line_distils_and_a_second_call_repeats_the_table(data, tmp_path, capsys):
     from zsad_training.evaluate import main as evaluate
 
     save_checkpoint(tmp_path / "teacher.safetensors", small_detector((64, 64)), texts(), record())
@@ -339,7 +339,7 @@ def test_command_line_distils_for_real_and_does_it_once(data, tmp_path, capsys):
     assert "| validation part of | images | teacher's image AUROC |" in table
     assert "| drawn/plate |" in table
     assert (tmp_path / "out" / "teacher-student.md").read_text().strip() == table.strip()
-    assert 4 < len(list((tmp_path / "cache").rglob("*.bin"))) <= 8  # of the pool's two may be the same image
+    assert 4 < len(list((tmp_path / "cache").rglob("*.bin"))) <= 8  # two images of the pool may be equal
     found = load_checkpoint(Path(best)).record
     assert found["teacher"]["file"] == "teacher.safetensors"
     assert found["steps"] == 2  # a pool of 8 in batches of 4
@@ -352,7 +352,7 @@ def test_command_line_distils_for_real_and_does_it_once(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("started_by", STARTED_BY)
-def test_two_processes_distil_as_one_does(data, tmp_path, started_by):
+def test_two_processes_give_the_same_student_as_one(data, tmp_path, started_by):
     save_checkpoint(tmp_path / "teacher.safetensors", small_detector((64, 64)), texts(), record())
     flags = ["--teacher", str(tmp_path / "teacher.safetensors"), "--data", str(data / "drawn"), "--input-size", "64"]
     flags += ["--unlabelled", str(data / "textures"), "--unlabelled-fraction", "0.3", "--pool", "16", "--epochs", "1"]
@@ -361,7 +361,7 @@ def test_two_processes_distil_as_one_does(data, tmp_path, started_by):
     flags += ["--set", "distillation.scores.other_rule=true"]
     assert main([*flags, "--out", str(tmp_path / "one")]) == 0
     told = run_two("distill", [*flags, "--out", str(tmp_path / "two")], tmp_path, started_by=started_by)
-    assert told.count("| drawn/plate |") == 1  # the first process alone speaks
+    assert told.count("| drawn/plate |") == 1  # only the first process prints
     expected, found = resume(tmp_path / "one"), resume(tmp_path / "two")
     for part in ("detector", "extra"):
         assert_same_but_for_rounding(found[part], expected[part])
@@ -381,7 +381,7 @@ def test_two_processes_distil_as_one_does(data, tmp_path, started_by):
         ("visualad", 0.01, 0.01, {}, "by visualad's own rule, the student by .*: set distillation.scores.other_rule"),
     ],
 )
-def test_a_teacher_that_scores_by_another_rule_needs_a_choice(data, tmp_path, method, theirs, own, scores, said):
+def test_a_teacher_with_another_score_rule_needs_an_explicit_setting(data, tmp_path, method, theirs, own, scores, said):
     config = distil_config(data, tmp_path, model={"score": {"top_fraction": own}}, scores=scores)
     teacher = DetectorConfig(method=method, score=ScoreConfig(top_fraction=theirs))
     with nullcontext() if said is None else pytest.raises(ConfigError, match=said):
@@ -393,7 +393,7 @@ def row(name: str, image_auroc: float | None, pixel_ap: float | None) -> Evaluat
     return EvaluationRow(dataset=name, seen_in_training=True, images=5, **measured)
 
 
-def test_the_table_has_both_and_their_ratio():
+def test_the_table_has_teacher_student_and_ratio():
     teacher = [row("a/x", 0.8, 0.5), row("b/y", 0.6, None)]
     table = comparison(teacher, [row("b/y", 0.3, None), row("a/x", 0.72, 0.6)])
     assert "| a/x | 5 | 80.0 | 72.0 | 90.0 | 50.0 | 60.0 | 120.0 |" in table
@@ -403,7 +403,7 @@ def test_the_table_has_both_and_their_ratio():
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"identity": "other", "rows": []}', '{"identity": "this"}'])
-def test_a_teacher_is_measured_again_where_no_rows_of_it_are_kept(tmp_path, content):
+def test_a_teacher_without_kept_rows_is_measured_again(tmp_path, content):
     file, asked = tmp_path / "teacher.json", []
     if content is not None:
         file.write_text(content)

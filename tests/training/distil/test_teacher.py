@@ -1,4 +1,4 @@
-"""What a teacher answers, and that it is asked once."""
+"""The teacher's answers and their cache."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ LAYOUT = Layout(map_hw=(2, 3), features_hw=(2, 2), taps=2, embed_dim=3)
 
 
 class CountingTeacher:
-    """Answers an image with its first pixel, and remembers what it was asked."""
+    """A teacher whose answer is the image's first pixel. It records its calls."""
 
     layout = LAYOUT
     digest = "c0ffee" * 8
@@ -53,7 +53,7 @@ def of_products(batch: DistilBatch, *products: str) -> DistilBatch:
 
 
 @pytest.mark.parametrize("method", ["ava_dino", "ad_dinov3", "visualad"])
-def test_answers_are_the_detectors_own(config, batch, method):
+def test_answers_equal_the_detectors_outputs(config, batch, method):
     teacher = small_teacher(config, method)
     answers = teacher.layout.unpack(teacher.rows(batch))
     text = stacked_text(texts(), batch.products, torch.device("cpu")) if method != "visualad" else None
@@ -66,20 +66,20 @@ def test_answers_are_the_detectors_own(config, batch, method):
     torch.testing.assert_close(answers.features.mean(dim=2), torch.zeros(4, 4, 192), rtol=0, atol=1e-2)
 
 
-def test_an_answer_is_the_same_in_any_company(config, batch):
+def test_an_answer_does_not_depend_on_the_other_images_of_the_batch(config, batch):
     teacher = small_teacher(config)
     together = teacher.rows(batch)
     alone = teacher.rows(collate_distil([small_pictures(config)[2]]))
     torch.testing.assert_close(alone[0], together[2], rtol=0, atol=0)
 
 
-def test_a_teacher_without_features_keeps_its_map_and_score_alone(data, batch):
+def test_a_teacher_without_features_answers_with_map_and_score(data, batch):
     teacher = small_teacher(distil_config(data, data / "out", features={"weight": 0.0}))
     assert teacher.layout.length == 1 + math.prod(side // 4 for side in TEACHERS_HW)
     assert teacher.layout.unpack(teacher.rows(batch)).features is None
 
 
-def test_a_broken_teacher_is_an_error_and_nothing_is_kept(config, batch, tmp_path):
+def test_a_broken_teacher_is_an_error_and_no_answer_is_kept(config, batch, tmp_path):
     teacher = small_teacher(config)
     with torch.no_grad():
         teacher.detector.head.text_projection.weight.fill_(float("nan"))
@@ -88,7 +88,7 @@ def test_a_broken_teacher_is_an_error_and_nothing_is_kept(config, batch, tmp_pat
     assert not list(tmp_path.rglob("*.bin"))
 
 
-def test_other_weights_are_another_teacher(config):
+def test_other_weights_have_another_digest(config):
     first, second = small_teacher(config), small_teacher(config)
     assert first.digest == second.digest
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_other_weights_are_another_teacher(config):
     assert changed.digest != first.digest
 
 
-def test_a_picture_is_asked_about_once_in_the_life_of_the_folder(batch, tmp_path):
+def test_each_image_is_computed_once_for_a_cache_folder(batch, tmp_path):
     teacher = CountingTeacher()
     first = KeptAnswers(teacher, tmp_path).rows(batch)
     assert teacher.asked == batch.digests
@@ -107,12 +107,12 @@ def test_a_picture_is_asked_about_once_in_the_life_of_the_folder(batch, tmp_path
     assert again.equal(CountingTeacher().rows(batch))
 
 
-def test_another_text_is_another_question(batch, tmp_path):
+def test_another_text_has_its_own_answer(batch, tmp_path):
     teacher = CountingTeacher()
     teacher.text = texts() | {"bottle": -texts()["object"]}
     kept = KeptAnswers(teacher, tmp_path)
     kept.rows(of_products(batch, "object", "object", "object", "object"))
-    kept.rows(of_products(batch, "object", "plate", "bottle", "object"))  # plate's text is the same
+    kept.rows(of_products(batch, "object", "plate", "bottle", "object"))  # the text of plate is unchanged
     assert teacher.asked == [*batch.digests, batch.digests[2]]
 
 
@@ -127,7 +127,7 @@ def test_another_text_is_another_question(batch, tmp_path):
     ],
     ids=["empty", "cut", "longer", "one byte changed", "gone"],
 )
-def test_a_damaged_answer_is_made_again(batch, tmp_path, damage):
+def test_a_damaged_answer_is_computed_again(batch, tmp_path, damage):
     teacher = CountingTeacher()
     kept = KeptAnswers(teacher, tmp_path)
     expected = kept.rows(batch)
@@ -138,7 +138,7 @@ def test_a_damaged_answer_is_made_again(batch, tmp_path, damage):
     assert damaged.stat().st_size == kept.bytes_each
 
 
-def test_a_kept_answer_has_the_size_that_is_said(batch, tmp_path):
+def test_a_kept_answer_has_the_stated_size(batch, tmp_path):
     kept = KeptAnswers(CountingTeacher(), tmp_path)
     kept.rows(batch)
     files = list(tmp_path.rglob("*.bin"))
@@ -154,7 +154,7 @@ def test_a_row_is_unpacked_to_score_map_and_features():
     assert answers.features[0, 1, 3].tolist() == [28, 29, 30]
 
 
-def test_tokens_on_a_coarser_grid_are_means_of_what_they_cover():
+def test_tokens_on_a_coarser_grid_are_means_of_the_covered_area():
     patches = torch.arange(8.0).view(1, 8, 1)  # 2 x 4
     halved = on_grid(patches, (2, 4), (2, 2))[0, :, 0]
     assert halved.shape == (4,)

@@ -1,4 +1,4 @@
-"""Tallies, sheets and reports over hand-made scored images: no model."""
+"""Tallies, sheets and reports of hand-made scored images, without a model."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -43,13 +43,13 @@ def scored(one: Sample, score: float, inside: float = 0.9, outside: float = 0.1)
     )
 
 
-def test_no_pictures_give_a_row_without_metrics():
+def test_no_images_give_a_row_without_metrics():
     row = Tally().row("drawn/plate", seen=False, threshold=0.5)
     assert row.images == 0
     assert (row.image_auroc, row.pixel_ap, row.aupro, row.recall) == (None, None, None, None)
 
 
-def test_rows_are_by_product_with_the_metrics_of_its_own_pictures():
+def test_each_product_has_a_row_with_its_own_metrics():
     stream = [
         scored(sample("dent", 0), 0.9),
         scored(sample(number=1), 0.2),
@@ -66,18 +66,18 @@ def test_rows_are_by_product_with_the_metrics_of_its_own_pictures():
     assert (plate.recall, plate.false_reject_rate) == (0.5, 0.5)
 
 
-def test_a_defective_picture_without_a_mask_counts_for_image_metrics_alone():
+def test_a_defective_image_without_a_mask_counts_only_in_image_metrics():
     stream = [scored(sample("dent", has_mask=False), 0.9, outside=0.8), scored(sample(number=1), 0.1)]
     (row,) = evaluate_groups(tally_groups(stream), seen=lambda group: False)
     assert (row.image_auroc, row.pixel_auroc) == (1, None)
 
 
-def test_a_map_that_is_no_number_is_named():
+def test_a_map_with_nan_is_named():
     with pytest.raises(ValueError, match=r"007\.png: 1200 of 1200 values of the anomaly map are NaN"):
         tally_groups([scored(sample(number=7), 0.5, outside=np.nan)])
 
 
-def test_memory_does_not_grow_with_the_pictures():
+def test_memory_does_not_grow_with_the_number_of_images():
     def stream(count: int) -> Iterator[Scored]:
         for number in range(count):
             yield scored(sample("dent" if number % 2 else GOOD, number), 0.5)
@@ -91,22 +91,22 @@ def test_memory_does_not_grow_with_the_pictures():
     assert held < 500_000
 
 
-def test_every_group_weighs_the_same_in_the_threshold():
+def test_every_group_has_equal_weight_in_the_threshold():
     threshold, rate = good_part_threshold({("a", "x"): [0.1] * 98 + [0.2, 0.3], ("b", "y"): [0.4, 0.5]}, 0.25)
     assert threshold == pytest.approx(0.4)
-    assert rate == pytest.approx(0.25)  # half of the group of two, which is half of all
+    assert rate == pytest.approx(0.25)  # half of the group of two is a quarter of all weight
 
 
 def test_region_level_lies_between_good_and_defective_values():
     level = PixelLevel()
     for number in range(3):
         level.update(scored(sample("dent", number), 0.5, inside=0.7, outside=0.3))
-    level.update(scored(sample("dent", has_mask=False), 0.5, outside=0.99))  # where the defect is, nobody knows
+    level.update(scored(sample("dent", has_mask=False), 0.5, outside=0.99))  # the place of this defect is unknown
     assert 0.3 < level.result() <= 0.7
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 8])
-def test_pictures_of_a_sheet_come_from_the_good_ones_and_every_defect(count: int):
+def test_a_sheet_has_good_images_and_images_of_every_defect(count: int):
     samples = [sample(number=n) for n in range(50)] + [sample("crack", n) for n in range(9)] + [sample("dent", 1)]
     chosen = choose(samples, count)
     assert len(chosen) == len(set(chosen)) == count
@@ -119,15 +119,15 @@ def test_pictures_of_a_sheet_come_from_the_good_ones_and_every_defect(count: int
     }[count]
 
 
-def test_all_pictures_are_on_the_sheet_where_there_are_few():
+def test_a_sheet_has_all_images_if_there_are_few():
     samples = [sample(number=n) for n in range(2)] + [sample("dent", n) for n in range(3)]
     assert sorted(choose(samples)) == sorted(samples)
 
 
-def test_sheet_shows_picture_truth_and_heatmap_defects_first():
+def test_a_sheet_shows_image_mask_and_heatmap_with_defects_first():
     samples = [sample(number=1), sample("dent", 2)]
     sheets = Sheets(samples, threshold=0.5)
-    for one in [*samples, sample("dent", 3)]:  # the third was not announced
+    for one in [*samples, sample("dent", 3)]:  # the third was not in the list of samples
         sheets.update(scored(one, 0.25, inside=1.0, outside=0.0))
     sheet = sheets.sheet(("drawn", "plate"))
     row_height = TEXT_HEIGHT + CELL * HW[0] // HW[1] + GAP
@@ -138,13 +138,13 @@ def test_sheet_shows_picture_truth_and_heatmap_defects_first():
         sheet[top, GAP + column * (CELL + GAP) : GAP + column * (CELL + GAP) + CELL] for column in range(3)
     )
     assert (picture == 128).all()
-    assert (truth == (0, 0, 255)).all(axis=1).sum() == 2  # its outline is crossed twice
+    assert (truth == (0, 0, 255)).all(axis=1).sum() == 2  # it crosses the outline twice
     assert (heatmap[round(15 * scale)] != 128).any() and (heatmap[-1] == 128).all()
     assert (sheet[top + row_height, GAP : GAP + CELL] == 128).all()
 
 
 @pytest.mark.parametrize("good", [0, 2], ids=["one class", "both"])
-def test_report_has_a_sheet_and_a_plot_that_decode(tmp_path, good: int):
+def test_a_report_has_a_sheet_and_a_plot(tmp_path, good: int):
     cv2 = pytest.importorskip("cv2")
     pytest.importorskip("matplotlib")
     samples = [sample("dent", n) for n in range(3)] + [sample(number=n) for n in range(good)]
@@ -159,7 +159,7 @@ def test_report_has_a_sheet_and_a_plot_that_decode(tmp_path, good: int):
 
 
 @pytest.mark.parametrize("size", [2, 16])
-def test_pictures_scored_in_batches_have_the_scores_that_they_have_alone(size: int):
+def test_batches_do_not_change_the_scores(size: int):
     rng = np.random.default_rng(0)
     pictures = []
     for number in range(5):  # of several sizes, the last batch not full

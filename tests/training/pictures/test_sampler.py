@@ -37,7 +37,7 @@ def pictures(trees, spec: SamplingSpec, seed: int = 0) -> TrainingPictures:
     return TrainingPictures(*trees, spec, input_hw=(64, 64), batch_size=8, seed=seed)
 
 
-def test_an_item_depends_on_seed_and_index_alone(trees):
+def test_an_item_depends_only_on_seed_and_index(trees):
     first, second = pictures(trees, FULL), pictures(trees, FULL)
     second[3]
     for index in (0, 9, 77):
@@ -46,7 +46,7 @@ def test_an_item_depends_on_seed_and_index_alone(trees):
     assert any((pictures(trees, FULL, seed=1)[i].image_bgr.shape != first[i].image_bgr.shape) for i in range(0, 80, 8))
 
 
-def test_a_worker_of_another_process_draws_the_same(trees):
+def test_a_worker_process_gives_the_same_items(trees):
     """Python 3.14 starts workers without forking, so that they get a pickled copy."""
     first = pictures(trees, FULL)
     copy = pickle.loads(pickle.dumps(first))
@@ -54,7 +54,7 @@ def test_a_worker_of_another_process_draws_the_same(trees):
         np.testing.assert_array_equal(first[index].image_bgr, copy[index].image_bgr)
 
 
-def test_a_batch_has_one_size_and_batches_differ(trees):
+def test_a_batch_has_one_size_and_batches_have_several(trees):
     data = pictures(trees, FULL)
     sizes = set()
     for batch in range(8):
@@ -64,25 +64,25 @@ def test_a_batch_has_one_size_and_batches_differ(trees):
     assert sizes == {(32, 32), (48, 64)}
 
 
-def test_small_and_large_sets_and_both_classes_weigh_the_same(trees):
+def test_small_and_large_sets_and_both_classes_have_equal_weight(trees):
     items = [pictures(trees, SamplingSpec())[index] for index in range(400)]
     assert np.mean([item.product == "disc" for item in items]) == pytest.approx(0.5, abs=0.08)
     assert np.mean([item.is_anomalous for item in items]) == pytest.approx(0.5, abs=0.08)
 
 
-def test_the_label_follows_the_mask_that_is_left(trees):
+def test_the_label_matches_the_cropped_mask(trees):
     data = pictures(trees, FULL)
     for index in range(120):
         item = data[index]
         assert item.is_anomalous == bool(item.mask.any())
 
 
-def test_generic_name_is_used_as_often_as_asked(trees):
+def test_the_generic_name_is_used_as_often_as_configured(trees):
     items = [pictures(trees, SamplingSpec(generic_name_fraction=1))[index] for index in range(10)]
     assert {item.product for item in items} == {"object"}
 
 
-def test_collate_makes_tensors_of_the_stated_shapes(trees):
+def test_collate_makes_tensors_of_the_documented_shapes(trees):
     batch = collate([pictures(trees, SamplingSpec())[index] for index in range(3)])
     assert batch.images_bgr.shape == (3, 64, 64, 3) and batch.images_bgr.dtype == torch.uint8
     assert batch.masks.shape == (3, 64, 64) and batch.masks.dtype == torch.float32
@@ -104,7 +104,7 @@ def test_all_tensors_of_a_batch_are_pinned(trees):
         assert torch.equal(getattr(pinned, name), value.int() + 1), name
 
 
-def test_synthetic_pictures_need_textures(trees):
+def test_synthetic_images_need_textures(trees):
     with pytest.raises(ValueError, match="textures"):
         TrainingPictures(trees[0], [], FULL, input_hw=(64, 64), batch_size=8, seed=0)
 
@@ -123,7 +123,7 @@ def test_crops_of_any_size_fit(shape):
         assert image.size > 0 and image.shape[:2] == mask.shape
 
 
-def test_split_is_stable_disjoint_and_of_the_asked_size():
+def test_a_split_is_stable_disjoint_and_of_the_given_size():
     names = [f"picture{index}" for index in range(2000)]
     fit, held_out = split(names, str, 0.15, seed=0)
     assert sorted(fit + held_out) == sorted(names)
@@ -145,4 +145,4 @@ def test_a_split_of_groups_is_stable_and_has_every_group_in_both_parts():
     assert parts(reversed(names))[1][::-1] == held_out
     assert parts(names, seed=1)[1] != held_out
     many = [f"{product}/{index:03}" for product in "ab" for index in range(200)]
-    assert parts(many) == split(many, str, 0.15, seed=0)  # where neither part of a group is empty
+    assert parts(many) == split(many, str, 0.15, seed=0)  # no group has an empty part

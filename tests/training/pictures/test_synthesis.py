@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
-from zsad_training.pictures import MIN_AREA_PX, photometric
-from zsad_training.pictures.synthesis import (
+from zsad_training.pictures import (
     KINDS,
+    MIN_AREA_PX,
     add_anomalies,
     object_picture,
+    photometric,
     printed_picture,
     texture_picture,
     with_fixture,
@@ -21,7 +22,7 @@ def picture(seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_every_kind_changes_something_and_stays_a_picture(kind):
+def test_every_kind_of_anomaly_changes_the_image(kind):
     rng = np.random.default_rng(4)
     changed, alpha = kind(rng, picture(1), picture(2), np.array([60.0, 40.0]))
     assert changed.shape == (*SIZE, 3) and changed.dtype == np.uint8
@@ -29,7 +30,7 @@ def test_every_kind_changes_something_and_stays_a_picture(kind):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_mask_holds_exactly_where_the_picture_was_altered(seed: int):
+def test_the_mask_marks_only_changed_pixels(seed: int):
     before = picture(seed)
     after, mask = add_anomalies(np.random.default_rng(seed), before, picture(seed + 1))
     difference = np.abs(after.astype(int) - before).max(axis=2)
@@ -41,7 +42,7 @@ def test_the_mask_holds_exactly_where_the_picture_was_altered(seed: int):
         np.testing.assert_array_equal(after, before)
 
 
-def test_anomalies_stay_where_they_are_allowed():
+def test_anomalies_are_only_in_the_allowed_area():
     allowed = np.zeros(SIZE, np.uint8)
     allowed[:, :64] = 1
     for seed in range(20):
@@ -51,14 +52,14 @@ def test_anomalies_stay_where_they_are_allowed():
         np.testing.assert_array_equal(after[:, 64:], before[:, 64:])
 
 
-def test_an_object_fills_part_of_its_picture():
+def test_an_object_covers_part_of_its_image():
     for seed in range(20):
         drawn, silhouette = object_picture(np.random.default_rng(seed), picture(seed), picture(seed + 1))
         assert drawn.shape == (*SIZE, 3) and drawn.dtype == np.uint8
         assert 0.02 < silhouette.mean() < 0.98
 
 
-def test_a_printed_picture_has_two_colours_and_both_can_be_seen():
+def test_a_printed_pattern_has_two_different_colours():
     for seed in range(20):
         printed = printed_picture(np.random.default_rng(seed), SIZE)
         assert printed.shape == (*SIZE, 3) and printed.dtype == np.uint8
@@ -68,12 +69,12 @@ def test_a_printed_picture_has_two_colours_and_both_can_be_seen():
 
 
 @pytest.mark.parametrize("side", [16, 33])
-def test_a_printed_picture_may_be_small(side: int):
+def test_a_printed_pattern_may_be_small(side: int):
     for seed in range(20):
         assert printed_picture(np.random.default_rng(seed), (side, side)).shape == (side, side, 3)
 
 
-def test_anomalies_of_edges_have_a_colour_of_the_picture():
+def test_anomalies_at_edges_have_a_colour_of_the_image():
     alike = []
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -93,7 +94,7 @@ def test_photometric_changes_keep_shape_and_type():
 
 
 @pytest.mark.parametrize("change", [with_inclusions, with_fixture], ids=lambda change: change.__name__)
-def test_what_belongs_to_a_normal_picture_is_seen_and_leaves_most_of_it(change):
+def test_inclusions_and_fixtures_change_part_of_the_image(change):
     for seed in range(20):
         before = picture(seed)
         after = change(np.random.default_rng(seed), before)
@@ -103,7 +104,7 @@ def test_what_belongs_to_a_normal_picture_is_seen_and_leaves_most_of_it(change):
         assert (difference > 14).mean() < 0.6
 
 
-def test_a_fixture_lies_at_the_border():
+def test_a_fixture_is_at_the_border():
     for seed in range(20):
         before = picture(seed)
         after = with_fixture(np.random.default_rng(seed), before)

@@ -15,7 +15,7 @@ HW = (64, 96)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """(backbone weights file, checkpoint of a detector whose backbone is 1 above them, its head's weights)."""
+    """(backbone weights file, checkpoint of a detector whose backbone weights are higher by 1, weights of its head)."""
     folder = tmp_path_factory.mktemp("start")
     tuned = small_detector(HW)
     save_file(tuned.backbone.vit.state_dict(), folder / "original.safetensors")
@@ -31,7 +31,7 @@ def spec(files, **changes: object) -> ModelSpec:
     return ModelSpec.model_validate(known | changes)
 
 
-def test_a_run_from_a_checkpoint_has_all_its_weights(files):
+def test_a_run_from_a_checkpoint_starts_with_all_its_weights(files):
     detector, earlier = build_detector(spec(files), text_dim=TEXT_DIM, plain=True)
     for name, value in small_detector(HW).backbone.state_dict().items():
         torch.testing.assert_close(detector.backbone.state_dict()[name], value + 1)
@@ -40,7 +40,7 @@ def test_a_run_from_a_checkpoint_has_all_its_weights(files):
     assert earlier == record()
 
 
-def test_a_fresh_run_has_no_earlier_record_and_names_its_weights(files, caplog):
+def test_a_new_run_has_no_earlier_record_and_names_its_weights(files, caplog):
     detector, earlier = build_detector(spec(files, start=None), text_dim=TEXT_DIM, plain=False)
     assert earlier is None
     assert detector.config.backbone_weights == "original.safetensors"
@@ -54,7 +54,7 @@ def test_random_weights_are_used_with_a_warning_only(files, caplog, changes, war
     assert ("--weights" in caplog.text) is warned
 
 
-def test_a_run_from_a_checkpoint_names_what_that_began_with(files, tmp_path):
+def test_a_run_from_a_checkpoint_names_the_original_weights(files, tmp_path):
     first, _ = build_detector(spec(files, start=None), text_dim=TEXT_DIM, plain=False)
     save_checkpoint(tmp_path / "first.safetensors", first, text_embeddings(), record())
     then, _ = build_detector(
@@ -63,7 +63,7 @@ def test_a_run_from_a_checkpoint_names_what_that_began_with(files, tmp_path):
     assert then.config.backbone_weights == "original.safetensors"
 
 
-def test_a_checkpoint_of_another_shape_is_refused(files):
+def test_a_checkpoint_with_other_shapes_is_refused(files):
     with pytest.raises(WeightsError, match="do not fit the model"):
         build_detector(spec(files, hidden_dim=8), text_dim=TEXT_DIM, plain=False)
 
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_another_shape_is_refused(files):
         ({"text_encoder": "open_clip:ViT-B-32"}, "set --text-encoder minilm"),
     ],
 )
-def test_a_checkpoint_of_another_method_or_backbone_says_what_to_set(files, changes, said):
+def test_a_checkpoint_of_another_method_or_backbone_names_the_flag_to_set(files, changes, said):
     with pytest.raises(WeightsError, match=said):
         build_detector(spec(files, **changes), text_dim=TEXT_DIM, plain=False)
 
@@ -90,7 +90,7 @@ def test_visualads_positions_grow_with_an_input_larger_than_the_papers(files, si
     assert detector.head.cross_attn[0].pos_encoding.shape[1] == positions
 
 
-def test_a_run_may_begin_with_a_cnns_checkpoint(tmp_path):
+def test_a_run_may_start_from_a_cnns_checkpoint(tmp_path):
     known = {"backbone": "tf_efficientnet_lite0", "input_hw": (64, 64), "width": 16, "hidden_dim": 16}
     tuned, _ = build_detector(ModelSpec.model_validate(known), text_dim=TEXT_DIM, plain=False)
     save_checkpoint(tmp_path / "tuned.safetensors", tuned, text_embeddings(), record())

@@ -1,4 +1,4 @@
-"""Which device a name is, and which names are refused."""
+"""Names of devices."""
 
 import pytest
 
@@ -8,10 +8,10 @@ from zsad_training.run import pick_device
 
 
 @pytest.mark.parametrize("name", ["meta", "xpu", "cuda:99", "gpu"])
-def test_a_device_that_is_not_here_or_cannot_train_is_refused(name):
+def test_a_missing_device_or_one_that_cannot_train_is_refused(name):
     with pytest.raises(ValueError, match=f"device '{name}': .*auto"):
         pick_device(name)
 
 
-def test_auto_is_always_one():
+def test_auto_always_finds_a_device():
     assert pick_device("auto").type in ("cpu", "cuda")

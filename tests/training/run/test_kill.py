@@ -1,4 +1,4 @@
-"""A run that is killed wherever it is, and started again until it ends, leaves what an unbroken one leaves."""
+"""A run that is killed at any point and restarted gives the same files as an uninterrupted run."""
 
 import random
 import time
@@ -23,7 +23,7 @@ Start = Callable[..., BaseProcess]
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Start:
-    """Starts a run in its own process; these are forked from one that has torch in memory already."""
+    """Starts a run in its own process, forked from one that has already imported torch."""
     data = make_data(tmp_path_factory.mktemp("data"))
 
     def begin(out: Path, optimisation: dict[str, object] = OPTIMISATION) -> BaseProcess:
@@ -40,37 +40,37 @@ def wait_for(process: BaseProcess, condition: Callable[[], bool]) -> None:
 
 
 def kill(process: BaseProcess) -> None:
-    """A busy machine may look too late: the process may have ended, but only as it should."""
+    """Kills the process. On a busy machine it may have ended before, but only with exit code 0."""
     process.kill()
     process.join()
     assert process.exitcode in (SIGKILLED, 0)
 
 
 def kill_while_writing(process: BaseProcess, file: Path) -> bool:
-    """Gives whether the file was left half-written."""
+    """Kills the process while it writes `file`; gives whether the file is incomplete."""
     wait_for(process, file.exists)
     kill(process)
     return file.exists()
 
 
 def kill_in_a_step(process: BaseProcess, saved: Path, seconds: float) -> None:
-    """Kills some time after the first save of this process."""
+    """Kills the process some time after its first save."""
     before = saved.stat().st_mtime_ns if saved.exists() else 0
     wait_for(process, lambda: saved.exists() and saved.stat().st_mtime_ns > before)
     time.sleep(seconds)
     kill(process)
 
 
-def test_a_run_that_is_killed_in_a_step_ends_as_an_unbroken_one(start: Start, tmp_path):
+def test_a_run_killed_in_a_step_ends_like_an_uninterrupted_one(start: Start, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     unbroken, saved = start(whole, SHORTER), cut / "resume.pt"
     kill_in_a_step(start(cut, SHORTER), saved, 0.02)
-    saved.with_name("resume.pt.partial").write_bytes(saved.read_bytes()[:5000])  # as if killed while it was written
+    saved.with_name("resume.pt.partial").write_bytes(saved.read_bytes()[:5000])  # as after a kill during the write
     assert_ends_alike(start(cut, SHORTER), unbroken, cut, whole)
 
 
 @pytest.mark.chaos
-def test_a_run_that_is_killed_anywhere_ends_as_an_unbroken_one(start: Start, tmp_path):
+def test_a_run_killed_at_any_point_ends_like_an_uninterrupted_one(start: Start, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     unbroken = start(whole)
 
@@ -86,7 +86,7 @@ def test_a_run_that_is_killed_anywhere_ends_as_an_unbroken_one(start: Start, tmp
             partial = cut / f"{file}.partial"
             partial.unlink(missing_ok=True)
             torn += kill_while_writing(start(cut), partial)
-    assert torn  # at least one kill came amid a file
+    assert torn  # at least one kill was during a write
     assert_ends_alike(start(cut), unbroken, cut, whole)
 
 

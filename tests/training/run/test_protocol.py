@@ -1,4 +1,4 @@
-"""Protocols: what trains, what tests, what is skipped, what the table says."""
+"""Protocols: training sets, held-out sets, skipped runs and tables."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def folds(runs: list[Run]) -> list[tuple[list[str], list[str]]]:
     return [([one.path.name for one in run.config.datasets], [one.path.name for one in run.held_out]) for run in runs]
 
 
-def test_every_set_is_left_out_once_for_each_method_and_seed():
+def test_each_set_is_left_out_once_for_each_method_and_seed():
     runs = plan("leave-one-out", {"ava_dino": config("a", "b"), "ad_dinov3": config("a", "b")}, [3, 4, 3])
     assert folds(runs) == [(["b"], ["a"]), (["a"], ["b"])] * 4
     assert [run.config.seed for run in runs] == [3] * 4 + [4] * 4
@@ -60,7 +60,7 @@ def test_the_papers_protocols_train_on_one_sets_test_split(protocol, names, expe
         ("mvtec-to-visa", ["mvtec", "a", "b"], "which set is visa"),
     ],
 )
-def test_a_protocol_without_the_sets_it_needs_is_refused(protocol, names, said):
+def test_a_protocol_without_its_data_sets_is_refused(protocol, names, said):
     with pytest.raises(ConfigError, match=said):
         plan(protocol, {"ava_dino": config(*names)}, [0])
 
@@ -73,7 +73,7 @@ def row(dataset: str, auroc: float | None, pixel: float | None = None) -> Evalua
 
 def result(held_out: str, seed: int, *values: float | None) -> Result:
     rows = [row(f"{held_out}/{index}", value) for index, value in enumerate(values)]
-    # What `evaluate` writes last is no product and must not weigh as one.
+    # The last row of `evaluate` is the mean and must not count as a product.
     return Result(
         method="ava_dino",
         held_out=held_out,
@@ -101,22 +101,22 @@ FACTS = {
 @pytest.mark.parametrize(
     ("values", "mean", "std"), [([0.5], 0.5, None), ([0.5, 0.5], 0.5, 0.0), ([0.2, 0.4, 0.6], 0.4, 0.2)]
 )
-def test_spread_is_the_sample_deviation(values, mean, std):
+def test_spread_is_the_sample_standard_deviation(values, mean, std):
     assert spread(values) == {"mean": pytest.approx(mean), "std": None if std is None else pytest.approx(std)}
 
 
-def test_the_overall_mean_is_of_seeds_that_have_every_set():
+def test_the_overall_mean_uses_only_seeds_with_all_sets():
     results = [result("a", 0, 0.5, 0.7), result("b", 0, 0.8), result("a", 1, 0.9, 0.7)]
     rows = as_json(results, FACTS)["rows"]
     assert [(one["held_out"], one["seeds"]) for one in rows] == [("a", [0, 1]), ("b", [0]), (MEAN, [0])]
     found = [one["metrics"]["image_auroc"] for one in rows]
     assert [one["mean"] for one in found] == pytest.approx([0.7, 0.8, 0.7])
-    assert found[0]["std"] == pytest.approx(0.02**0.5)  # of 0.6 and 0.8
+    assert found[0]["std"] == pytest.approx(0.02**0.5)  # mean of 0.6 and 0.8
     assert found[0]["by_seed"] == pytest.approx({0: 0.6, 1: 0.8})
     assert rows[0]["metrics"]["pixel_auroc"] is None
 
 
-def test_the_table_names_what_a_reader_needs():
+def test_the_table_has_the_facts_of_the_protocol():
     text = as_markdown([result("a", 0, 0.5, 0.7), result("a", 1, 0.9, 0.7)], FACTS)
     assert "Protocol leave-one-out, runs done: 3 of 4." in text
     assert "ava_dino: backbone vit from random, text minilm, input 64x96, trained on: all splits" in text
@@ -125,7 +125,7 @@ def test_the_table_names_what_a_reader_needs():
 
 
 class Fakes:
-    """Stand for training and evaluation; the training of `dies_on` is killed once."""
+    """Replaces training and evaluation; the training of `dies_on` is killed once."""
 
     def __init__(self, dies_on: int | None = None) -> None:
         self.trained: list[Path] = []
@@ -148,7 +148,7 @@ class Fakes:
         return protocol.run(out, "leave-one-out", "train")
 
 
-def test_a_protocol_started_again_runs_only_what_is_not_finished(tmp_path):
+def test_a_restarted_protocol_runs_only_unfinished_runs(tmp_path):
     runs = plan("leave-one-out", {"ava_dino": config("a", "b", "c", out=tmp_path)}, [0])
     first, second = Fakes(dies_on=2), Fakes()
     with pytest.raises(KeyboardInterrupt):
@@ -159,14 +159,14 @@ def test_a_protocol_started_again_runs_only_what_is_not_finished(tmp_path):
     assert json.loads((tmp_path / "table.json").read_text())["runs"] == "3 of 3"
 
 
-def test_results_of_other_settings_do_not_come_into_the_table(tmp_path):
+def test_results_with_other_settings_are_refused(tmp_path):
     Fakes().run(plan("leave-one-out", {"ava_dino": config("a", "b", out=tmp_path)}, [0]), tmp_path)
     changed = config("a", "b", out=tmp_path, train_split="test")
     with pytest.raises(ValueError, match="of a run with other settings"):
         Fakes().run(plan("leave-one-out", {"ava_dino": changed}, [0]), tmp_path)
 
 
-def test_leave_one_out_for_real(tmp_path, capsys):
+def test_leave_one_out_with_real_training(tmp_path, capsys):
     sets = [str(make_mvtec_tree(tmp_path / name, seed=seed)) for seed, name in enumerate(("one", "two"))]
     out = tmp_path / "out"
     flags = ["--protocol", "leave-one-out", "--data", *sets, "--out", str(out), "--seeds", "7"]
@@ -183,5 +183,5 @@ def test_leave_one_out_for_real(tmp_path, capsys):
     ]
     fold = Evaluation.model_validate_json((out / "ava_dino/without-one/seed-7/evaluation-one.json").read_text())
     assert [(one.dataset, one.seen_in_training) for one in fold.rows] == [("one/plate", False)]
-    assert len(list(cache.iterdir())) == 1  # the folds share their backbone's tokens
+    assert len(list(cache.iterdir())) == 1  # the folds share the cached tokens
     assert not list(out.rglob("resume.pt"))

@@ -10,7 +10,7 @@ def rows(path):
         return list(csv.reader(file))
 
 
-def test_rows_after_the_last_save_are_cut_off_when_a_run_goes_on(tmp_path):
+def test_a_resumed_run_removes_rows_after_the_last_save(tmp_path):
     path = tmp_path / "log.csv"
     with RunLog(path, size=0) as log:
         log.write(1, "train", "loss_total", 0.5)
@@ -25,7 +25,7 @@ def test_rows_after_the_last_save_are_cut_off_when_a_run_goes_on(tmp_path):
     ]
 
 
-def test_a_run_from_the_start_leaves_nothing_of_an_earlier_log(tmp_path):
+def test_a_new_run_overwrites_an_earlier_log(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("of another run\n")
     with RunLog(path, size=0):
@@ -34,7 +34,7 @@ def test_a_run_from_the_start_leaves_nothing_of_an_earlier_log(tmp_path):
 
 
 @pytest.mark.parametrize("left", [None, "", "step,split,metric,value\n"])
-def test_a_log_that_was_removed_or_cut_begins_anew_with_a_warning(tmp_path, caplog, left):
+def test_a_missing_or_truncated_log_starts_again_with_a_warning(tmp_path, caplog, left):
     path = tmp_path / "log.csv"
     if left is not None:
         path.write_text(left)
@@ -44,7 +44,7 @@ def test_a_log_that_was_removed_or_cut_begins_anew_with_a_warning(tmp_path, capl
     assert "rows are lost" in caplog.text
 
 
-def test_a_metric_without_a_value_has_no_row_so_every_value_is_a_number(tmp_path):
+def test_a_metric_without_a_value_has_no_row(tmp_path):
     with RunLog(tmp_path / "log.csv", size=0) as log:
         log.write(1, "drawn/plate", "pixel_ap", None)
     assert len(rows(tmp_path / "log.csv")) == 1

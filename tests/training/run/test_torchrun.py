@@ -1,4 +1,4 @@
-"""Two processes share a run and end where one alone ends."""
+"""Two processes give the same result as one."""
 
 import csv
 import multiprocessing
@@ -21,7 +21,7 @@ from zsad_training.train import main
 @pytest.fixture
 def flags(tmp_path) -> list[str]:
     data = make_mvtec_tree(tmp_path / "drawn", good=16, bad=12)
-    # Defects without masks: the processes' parts of a batch then differ in how many images have pixel truth.
+    # Defects without masks give the processes different numbers of images with pixel truth.
     shutil.copytree(data / "plate" / "test" / "blot", data / "plate" / "test" / "unmasked")
     settings = ["optimisation.steps_per_epoch=2", "optimisation.ema_decay=0.5", "validation.max_per_class=3"]
     return [
@@ -36,18 +36,18 @@ def losses(folder: Path) -> list[tuple[str, float]]:
 
 
 @pytest.mark.parametrize("started_by", STARTED_BY)
-def test_two_processes_end_where_one_ends(tmp_path, flags, started_by):
+def test_two_processes_give_the_same_weights_as_one(tmp_path, flags, started_by):
     assert main([*flags, "--out", str(tmp_path / "one")]) == 0
     two = [*flags, "--accumulate", "2", "--out", str(tmp_path / "two")]
     told = run_two("train", two, tmp_path, started_by=started_by)
-    assert told == f"{tmp_path / 'two' / 'best.safetensors'}\n"  # the first process alone speaks
+    assert told == f"{tmp_path / 'two' / 'best.safetensors'}\n"  # only the first process prints
     expected, found = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert [key for key, _ in found] == [key for key, _ in expected]
-    assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=2e-5)  # of six digits
+    assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=2e-5)  # rounded
     assert_same_but_for_rounding(*(load_file(tmp_path / run / "best.safetensors") for run in ("two", "one")))
 
 
-def test_alone_gradients_stay_as_they_are():
+def test_one_process_does_not_change_gradients():
     parameter, unused = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
     parameter.grad = torch.tensor([1.0, 2.0])
     Processes(device=torch.device("cpu")).sum_gradients([parameter, unused])
@@ -69,7 +69,7 @@ def take_from_first(rank: int, store: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_what_the_first_process_makes_all_have(tmp_path):
+def test_all_processes_get_the_first_ones_result(tmp_path):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=take_from_first, args=(rank, tmp_path / "store")) for rank in range(2)]
     for process in processes:
