@@ -73,6 +73,25 @@ def test_message_holds_what_the_schema_says() -> None:
     }
 
 
+def test_the_bytes_on_the_wire_are_those_of_the_contract() -> None:
+    recent = RecentResults()
+    recent.accept(result("cam0", Verdict.OK, 10.1234), None)
+    cameras = {**AGENT.cameras, "cam1": replace(AGENT.cameras["cam1"], reason="caf\udce9 \u00e9")}
+    spool = replace(AGENT.spool, oldest_age_s=3.2e-05)
+    assert encode(build_stats(replace(AGENT, cameras=cameras, spool=spool), recent, AT)) == (
+        b'{"schema":"zsad.stats/1","device_id":"line3","at":"2026-11-25T10:28:03.123Z","uptime_s":61.5,'
+        b'"version":"0.1.0","bundle":{"name":"zsad-tiny","version":"1.0.0","sha256":"' + b"9c" * 32 + b'",'
+        b'"device":"CPU"},"cameras":{"cam0":{"up":true,"reason":null,"results":{"ok":1,"anomalous":0,"unknown":0},'
+        b'"dropped":3,"latency_ms":{"capture_to_result":{"p50":10.123,"p95":10.123},'
+        b'"inference":{"p50":10.123,"p95":10.123}}},"cam1":{"up":false,"reason":"caf? \xc3\xa9",'
+        b'"results":{"ok":0,"anomalous":0,"unknown":0},"dropped":0,'
+        b'"latency_ms":{"capture_to_result":null,"inference":null}}},'
+        b'"spool":{"entries":4,"bytes":8192,"oldest_age_s":3.2e-05},'
+        b'"broker":{"connections":2,"acknowledged":100,"replayed":5,"given_up":{"age":0,"count":7},'
+        b'"attached_images_given_up":{"disk":6}},"evidence":{"kept":9,"dropped":1,"pruned":2,"bytes":1000}}'
+    )
+
+
 def test_agent_that_has_nothing_yet_is_valid() -> None:
     message = stats(bundle=None, evidence=None, cameras={}, spool=replace(AGENT.spool, oldest_age_s=None))
     assert (message["bundle"], message["cameras"], message["evidence"]) == (None, {}, None)
