@@ -43,9 +43,14 @@ class Subscriptions:
             self._due.append(topic)
 
     def all_due(self) -> None:
-        """A new connection: all subscriptions must be sent to the broker again."""
+        """Subscribes to all topics again, because the connection is new."""
         with self._lock:
             self._due = list(self._handlers)
+
+    def again(self, topic: str) -> None:
+        """Subscribes to a topic again, because the broker refused it."""
+        with self._lock:
+            self._due.append(topic)
 
     def take_due(self) -> list[str]:
         """Topics to subscribe to now."""

@@ -192,7 +192,7 @@ def test_every_score_verdict_and_region_gives_a_valid_message(
 def test_topics_lie_under_prefix_and_device() -> None:
     topics = Topics("zsad", "line3")
     assert topics.available == "zsad/line3/available"
-    assert topics.status("cam0") == "zsad/line3/cam0/status"
+    assert topics.below("stats") == "zsad/line3/stats"
     assert topics.result("cam0") == "zsad/line3/cam0/result"
     assert topics.heatmap("cam0") == "zsad/line3/cam0/heatmap"
 

@@ -12,7 +12,7 @@ import pytest
 from certificate_maker import Authority
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener, wait_until
-from result_maker import make_result
+from result_maker import accept, make_result
 from scripted_broker import ScriptedBroker
 
 from zsad_agent.config import MqttConfig, TlsConfig
@@ -57,11 +57,11 @@ def test_broker_that_does_not_know_mqtt_5_is_spoken_to_in_the_older_one_from_the
     tmp_path: Path, caplog: pytest.LogCaptureFixture, hangs_up: bool
 ) -> None:
     with ScriptedBroker(versions=(4,), hangs_up=hangs_up) as broker, publishing(broker.url, tmp_path) as publisher:
-        publisher.accept(result(1), None)
+        accept(publisher, result(1), None)
         assert publisher.flush(10) == 0
         assert broker.connects == [5, 4]
         broker.cut_above = 0
-        publisher.accept(result(2), None)
+        accept(publisher, result(2), None)
         wait_until(lambda: len(broker.connects) >= 3)
         broker.cut_above = None
         assert publisher.flush(10) == 0
@@ -87,7 +87,7 @@ def test_embedded_broker_is_served_and_gives_commands(tmp_path: Path, knows_it: 
         config = broker.reached_by(MqttConfig()) if knows_it else MqttConfig(broker=broker.url)
         with publishing(config.broker, tmp_path, protocol=config.protocol) as publisher:
             publisher.subscribe(topic, got.append)
-            publisher.accept(result(1), None)
+            accept(publisher, result(1), None)
             listener.wait_for(lambda: seqs(listener.messages) == [1])
             for _ in range(100):  # the broker does not show when it has the subscription
                 listener.publish(topic, b"now")
@@ -105,12 +105,12 @@ def test_refused_results_stay_in_the_spool_and_are_stated_and_tried_again_withou
     with ScriptedBroker(puback=lambda topic, _: code * topic.endswith("result")) as broker:
         with publishing(broker.url, tmp_path, in_flight=5) as publisher:
             for seq in range(30):
-                publisher.accept(result(seq), None)
+                accept(publisher, result(seq), None)
             wait_until(lambda: f"broker refuses results: {said}" in (publisher.fault or ""))
             publisher.set_retained("stats", b"{}")
             wait_until(lambda: (f"{BASE}/stats", b"{}") in broker.messages)  # all else goes on meanwhile
             time.sleep(1.5)
-            assert publisher.stats.unsent == 30
+            assert publisher.spool_stats.entries == 30
             assert publisher.stats.acknowledged == 0
             assert 2 <= len(seqs(broker.asked)) < 10  # the window at most, then one by one
             assert publisher.connected
@@ -118,7 +118,7 @@ def test_refused_results_stay_in_the_spool_and_are_stated_and_tried_again_withou
             assert publisher.flush(15) == 0
             assert publisher.fault is None
             assert publisher.stats.connections == 1
-            assert publisher.stats.given_up == 0
+            assert publisher.stats.given_up == {}
         assert seqs(broker.messages) == list(range(30))
     assert caplog.text.count("refuses results") == 2  # once that it does, once that it does no longer
 
@@ -131,9 +131,9 @@ def test_result_that_is_refused_among_others_is_the_only_one_sent_again(tmp_path
 
     with publishing("mqtt://127.0.0.1:1", tmp_path) as publisher:
         for seq in range(10):
-            publisher.accept(result(seq), None)
+            accept(publisher, result(seq), None)
     with ScriptedBroker(puback=puback) as broker, publishing(broker.url, tmp_path) as publisher:
-        wait_until(lambda: publisher.stats.unsent == 1)
+        wait_until(lambda: publisher.spool_stats.entries == 1)
         refusing.clear()
         assert publisher.flush(10) == 0
         assert sorted(seqs(broker.messages)) == list(range(10))
@@ -153,7 +153,7 @@ def test_refused_subscription_is_a_stated_fault_with_its_topic(
         assert publisher.connected
         broker.suback = lambda _: 1
         broker.cut_above = 0
-        publisher.accept(result(1), None)
+        accept(publisher, result(1), None)
         wait_until(lambda: publisher.stats.connections >= 2)
         broker.cut_above = None
         wait_until(lambda: publisher.fault is None)
@@ -171,17 +171,17 @@ def test_pictures_above_the_limit_that_the_broker_states_are_left_out_and_said_o
     ):
         wait_until(lambda: publisher.connected)
         for seq in range(3):
-            publisher.accept(result(seq), b"x" * 30_000)
-        publisher.accept(result(3), b"y" * 10_000)
+            accept(publisher, result(seq), b"x" * 30_000)
+        accept(publisher, result(3), b"y" * 10_000)
         assert publisher.send_picture("cam0/image", b"x" * 20_001)
-        publisher.accept(result(4, ballast=30_000), None)  # a result may not block those behind it
-        publisher.accept(result(5), None)
+        accept(publisher, result(4, ballast=30_000), None)  # a result may not block those behind it
+        accept(publisher, result(5), None)
         assert publisher.flush(10) == 0
         wait_until(lambda: seqs(broker.messages) == [0, 1, 2, 3, 5])
         stats = publisher.stats
         assert stats.connections == 1
-        assert (stats.heatmaps_sent, stats.heatmaps_dropped) == (1, 3)
-        assert (stats.acknowledged, stats.given_up) == (5, 1)
+        assert publisher.live_images_dropped == {"heatmap": 3, "image": 1}
+        assert (stats.acknowledged, stats.given_up) == (5, {"refused": 1})
         assert [len(payload) for topic, payload in broker.asked if topic.endswith(("heatmap", "image"))] == [10_000]
     assert caplog.text.count("are left out") == 1
     assert "result line3-b1-4 is given up: the message is too large for the broker" in caplog.text
@@ -196,17 +196,17 @@ def test_pictures_that_an_mqtt_3_broker_hangs_up_on_are_left_out_after_two(
     ):
         for seq in range(200):
             wait_until(lambda: publisher.connected)
-            publisher.accept(result(seq), b"x" * 30_000)
+            accept(publisher, result(seq), b"x" * 30_000)
             publisher.flush(5)
             if publisher.stats.connections == 3:
                 break
         connections = publisher.stats.connections
         for seq in range(1000, 1020):
-            publisher.accept(result(seq), b"x" * 30_000 if seq % 2 else b"y" * 10_000)
+            accept(publisher, result(seq), b"x" * 30_000 if seq % 2 else b"y" * 10_000)
         assert publisher.flush(10) == 0
         assert connections == 3
         assert publisher.stats.connections == 3
-        assert publisher.stats.given_up == 0
+        assert publisher.stats.given_up == {}
         assert set(range(1000, 1020)) <= set(seqs(broker.messages))
         wait_until(lambda: (f"{BASE}/cam0/heatmap", b"y" * 10_000) in broker.messages)
     assert caplog.text.count("right after a picture, twice in a row") == 1
@@ -221,10 +221,10 @@ def test_result_that_the_broker_hangs_up_on_is_given_up_and_those_behind_it_arri
         publishing(broker.url, tmp_path) as publisher,
     ):
         for seq in range(10):
-            publisher.accept(result(seq, ballast=30_000 if seq == 4 else 0), None)
+            accept(publisher, result(seq, ballast=30_000 if seq == 4 else 0), None)
         assert publisher.flush(20) == 0
         assert sorted(set(seqs(broker.messages))) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
-        assert (publisher.stats.given_up, publisher.stats.unsent) == (1, 0)
+        assert (publisher.stats.given_up, publisher.spool_stats.entries) == ({"refused": 1}, 0)
         assert seqs(broker.asked).count(4) in (5, 6)  # perhaps with others, then alone
     assert caplog.text.count("is given up") == 1
     assert "result line3-b1-4 is given up" in caplog.text
@@ -232,9 +232,9 @@ def test_result_that_the_broker_hangs_up_on_is_given_up_and_those_behind_it_arri
 
 def test_small_results_are_never_given_up_however_often_the_connection_is_cut(tmp_path: Path) -> None:
     with ScriptedBroker(versions=(4,), cut_above=50) as broker, publishing(broker.url, tmp_path) as publisher:
-        publisher.accept(result(1), None)
+        accept(publisher, result(1), None)
         wait_until(lambda: publisher.stats.connections > 12)
-        assert (publisher.stats.given_up, publisher.stats.unsent) == (0, 1)
+        assert (publisher.stats.given_up, publisher.spool_stats.entries) == ({}, 1)
         broker.cut_above = None
         assert publisher.flush(10) == 0
 
@@ -252,10 +252,10 @@ def test_mosquitto_with_a_size_limit_does_not_block_results(
     ):
         wait_until(lambda: publisher.connected)
         for seq in range(20):
-            publisher.accept(result(seq, ballast=30_000 if seq == 4 else 0), b"x" * 30_000)
+            accept(publisher, result(seq, ballast=30_000 if seq == 4 else 0), b"x" * 30_000)
         assert publisher.flush(20) == 0
         listener.wait_for(lambda: len(set(seqs(listener.messages))) == 19)
-        assert publisher.stats.given_up == 1
+        assert publisher.stats.given_up == {"refused": 1}
 
 
 def test_commands_reach_their_handler_over_every_connection_and_retained_ones_do_not(
@@ -326,7 +326,7 @@ def test_handler_that_fails_is_logged_once_and_ends_nothing(tmp_path: Path, capl
         for _ in range(3):
             broker.send("a/set", b"x")
         wait_until(lambda: len(calls) == 3)
-        publisher.accept(result(1), None)
+        accept(publisher, result(1), None)
         assert publisher.flush(10) == 0
         assert publisher.alive
     assert caplog.text.count("the handler of a/set has failed") == 1
@@ -363,7 +363,7 @@ def test_messages_in_flight_never_exceed_the_receive_maximum(tmp_path: Path) -> 
             publisher.set_retained(f"state/{seq}", b"x")
         wait_until(lambda: len(broker.asked) == 1 + 10)
         for seq in range(10):
-            publisher.accept(result(seq), None)
+            accept(publisher, result(seq), None)
         wait_until(lambda: len(broker.asked) == 1 + 10 + 2)  # one place is kept for the goodbye
         time.sleep(0.3)
         assert len(seqs(broker.asked)) == 2
@@ -390,7 +390,7 @@ def test_statuses_and_the_goodbye_count_among_the_messages_that_the_broker_lets_
         wait_until(lambda: publisher.connected)
         for number in range(6):
             publisher.set_retained(f"state/{number}", b"x")
-            publisher.accept(result(number), None)
+            accept(publisher, result(number), None)
         wait_until(lambda: most == max(1, receive_maximum - 1))
         time.sleep(0.3)
         assert most == max(1, receive_maximum - 1)
@@ -441,11 +441,11 @@ def test_pictures_that_the_broker_refuses_go_out_over_the_same_connection_when_i
         ScriptedBroker(puback=lambda topic, _: QUOTA * ("/evidence/" in topic)) as broker,
         publishing(broker.url, tmp_path, pictures="all") as publisher,
     ):
-        publisher.accept(result(1), b"jpeg")
+        accept(publisher, result(1), b"jpeg")
         wait_until(lambda: "refuses evidence pictures: Quota exceeded" in (publisher.fault or ""))
         broker.puback = lambda topic, payload: 0
-        wait_until(lambda: publisher.stats.evidence_acknowledged == 1)
-        assert publisher.fault is None
+        wait_until(lambda: any("/evidence/" in topic for topic, _ in broker.messages))
+        wait_until(lambda: publisher.fault is None)
         assert publisher.stats.connections == 1
 
 
@@ -456,7 +456,7 @@ def test_pictures_above_the_stated_limit_leave_no_fault_each_behind(tmp_path: Pa
     ):
         wait_until(lambda: publisher.connected)
         for seq in range(3):
-            publisher.accept(result(seq), b"x" * 3000)
-        wait_until(lambda: publisher.stats.evidence_given_up_by_cause == {"refused": 3})
+            accept(publisher, result(seq), b"x" * 3000)
+        wait_until(lambda: publisher.stats.attached_images_given_up == {"refused": 3})
         assert publisher.flush(10) == 0
         assert publisher.fault is None
