@@ -104,7 +104,7 @@ def test_names_stay_inside_the_folder_and_are_found_again(tmp_path: Path, text: 
     assert [path.name for path in tmp_path.iterdir()] == ["evidence"]
     pruner = pruner_at(Clock(), folder)
     pruner.make_room(0)
-    assert pruner.bytes == store.stats.bytes
+    assert pruner.ledger.bytes == store.stats.bytes
     pruner.delete(1)
     assert (files(folder), pruner.pruned) == ([], 1)
 
@@ -185,7 +185,7 @@ def test_bytes_are_kept_by_deleting_the_oldest_sets_over_all_cameras(tmp_path: P
         put_set(tmp_path, day, size=300_000, camera=camera)
     pruner = pruner_at(Clock(), tmp_path, max_bytes=1_000_000)
     pruner.make_room(300_000)
-    assert (pruner.bytes, pruner.pruned) == (600_000, 2)
+    assert (pruner.ledger.bytes, pruner.pruned) == (600_000, 2)
     assert [name[:12] for name in files(tmp_path)] == ["a/2026-11-20", "b/2026-11-21"]
     assert not (tmp_path / "a/2026-11-18").exists()
 
@@ -205,7 +205,7 @@ def test_sets_that_cannot_be_deleted_hold_up_no_others(
     monkeypatch.setattr(evidence_files, "delete_set", refuse)
     pruner = pruner_at(Clock(), tmp_path, max_bytes=1_000_000)
     pruner.make_room(100_000)
-    assert (pruner.bytes, pruner.pruned) == (900_000, 2)
+    assert (pruner.ledger.bytes, pruner.pruned) == (900_000, 2)
     assert [name[:1] for name in files(tmp_path)] == ["a"] * 5 + ["b"] * 3
     assert caplog.text.count("cannot be deleted and is no longer counted") == 1
 
@@ -232,7 +232,7 @@ def test_only_our_files_are_counted_and_deleted_and_no_link_is_followed(tmp_path
     (day / "110000.000-link.json").symlink_to(outside / "cam0" / "2026-11-01" / "120000.000-line3-b0-1.json")
     pruner = pruner_at(Clock(), folder)
     pruner.make_room(0)
-    assert pruner.bytes == 100
+    assert pruner.ledger.bytes == 100
     pruner.delete(10**9)
     assert not ours.exists()
     assert all(path.read_text() == "keep" for path in foreign)
@@ -258,7 +258,7 @@ def test_half_a_set_of_a_killed_process_goes_with_its_day(tmp_path: Path) -> Non
     half.write_bytes(b"x" * 50)
     pruner = pruner_at(Clock(), tmp_path)
     pruner.make_room(0)
-    assert pruner.bytes == 150
+    assert pruner.ledger.bytes == 150
     pruner.delete(150)
     assert files(tmp_path) == []
 
@@ -273,10 +273,10 @@ def test_files_that_people_took_away_are_no_error_and_not_counted_for_ever(tmp_p
     assert new.exists() or pruner.pruned == 1
     put_set(tmp_path, "2026-11-04", size=100_000)
     clock.go(7 * HOUR_S)
-    pruner.add("2026-11-25", 900_000)  # this too was taken away
+    pruner.ledger.add("2026-11-25", 900_000)  # this too was taken away
     pruner.make_room(500_000)
     assert (tmp_path / "cam0/2026-11-04").exists()
-    assert pruner.bytes <= 400_000
+    assert pruner.ledger.bytes <= 400_000
 
 
 def test_age_is_kept_once_the_clock_has_gone_evenly_for_an_hour(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_sets_under_a_clock_that_is_behind_are_not_the_first_to_go(tmp_path: Pat
     pruner = pruner_at(clock, tmp_path, max_bytes=1_000_000)
     pruner.make_room(0)
     put_set(tmp_path, "1970-01-01", size=400_000)
-    pruner.add("1970-01-01", 400_000)
+    pruner.ledger.add("1970-01-01", 400_000)
     pruner.make_room(0)
     assert [name[5:15] for name in files(tmp_path)] == ["1970-01-01", "2026-11-24"]
 
