@@ -11,7 +11,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
-from typing import Any
+from typing import Any, NamedTuple
 
 from zsad_agent.monitoring.metrics import CONTENT_TYPE
 from zsad_agent.system import Service
@@ -63,6 +63,7 @@ class HealthServer(Service):
             "/readyz": lambda: _verdict(missing()),
         }
         self._server: _Server | None = None
+        self.port: int | None = None  # that it listens on
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -74,6 +75,7 @@ class HealthServer(Service):
         except OSError as error:
             logger.warning("no metrics at %s: %s. The agent runs without them.", self._listen, error.strerror)
             return
+        self.port = int(self._server.server_address[1])
         self._server.timeout = POLL_S
         self._thread = threading.Thread(target=self._serve, args=(self._server,), name="zsad-http", daemon=True)
         self._thread.start()
@@ -94,15 +96,11 @@ class HealthServer(Service):
             server.handle_request()  # `POLL_S` at most
             server.service_actions()
 
-    @property
-    def port(self) -> int | None:
-        """The port that it listens on; None if it does not listen."""
-        return int(self._server.server_address[1]) if self._server is not None else None
 
-
-class _Answer:
-    def __init__(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
-        self.status, self.content_type, self.body = status, content_type, body
+class _Answer(NamedTuple):
+    status: HTTPStatus
+    content_type: str
+    body: bytes
 
 
 def _verdict(reasons: list[str]) -> _Answer:

@@ -131,9 +131,6 @@ def _process_metrics() -> Iterator[Metric]:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     memory = pages * os.sysconf("SC_PAGE_SIZE")
     yield _family("gauge", "process_resident_memory_bytes", "Memory of the process.", memory)
-    yield _family("gauge", "process_threads", "Threads of the process.", _entries("/proc/self/task"))
-    yield _family("gauge", "process_open_fds", "Open file descriptors.", _entries("/proc/self/fd"))
-
-
-def _entries(folder: str) -> int:
-    return sum(1 for _ in Path(folder).iterdir())
+    threads, files = (sum(1 for _ in Path("/proc/self", folder).iterdir()) for folder in ("task", "fd"))
+    yield _family("gauge", "process_threads", "Threads of the process.", threads)
+    yield _family("gauge", "process_open_fds", "Open file descriptors.", files)

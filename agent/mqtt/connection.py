@@ -4,8 +4,7 @@ MQTT 5 is used if the broker supports it, because only there the broker can refu
 acknowledges a QoS 1 message that its ACL denies (or that exceeds its `message_size_limit`) as if it were delivered.
 
 paho runs without its own thread (its documented external loop). So one thread owns the socket, the in-flight window and
-the spool: no lock is shared with a callback, an error in a callback cannot end a thread that still counts as connected,
-a wait between attempts can be interrupted, and no state goes from one connection to the next.
+the spool: no lock is shared with a callback, and a wait between attempts can be interrupted.
 """
 
 import contextlib
@@ -76,14 +75,6 @@ class LinkUntrustedError(LinkDownError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The broker's answer to a message (PUBACK) or a subscription (SUBACK)."""
-
-    mid: int
-    refusal: str | None  # why the broker refused it; None: accepted
-
-
-@dataclass(frozen=True, slots=True)
 class Arrival:
     topic: str
     payload: bytes
@@ -92,10 +83,10 @@ class Arrival:
 
 @dataclass(slots=True)
 class Events:
-    """The events of one `poll`: answers, messages, and the end of the connection."""
+    """The events of one `poll`."""
 
-    published: list[Answer] = field(default_factory=list)
-    subscribed: list[Answer] = field(default_factory=list)
+    # id of a message or subscription -> why the broker refused it; None: accepted
+    answers: dict[int, str | None] = field(default_factory=dict)
     arrived: list[Arrival] = field(default_factory=list)
     end: LinkDownError | None = None
 
@@ -232,7 +223,7 @@ class BrokerConnection:
         """Sends DISCONNECT: the broker then does not publish the will."""
         self._client.disconnect()
 
-    def drop(self) -> None:
+    def close(self) -> None:
         """Closes the connection at once; without a DISCONNECT the broker publishes the will."""
         sock = self._client.socket()
         if sock is not None:
@@ -261,10 +252,10 @@ class BrokerConnection:
             self._end = LinkCutError("the connection was closed")
 
     def _on_publish(self, _c: object, _u: object, mid: int, code: ReasonCode, _p: object) -> None:
-        self._events.published.append(Answer(mid, str(code) if code.is_failure else None))
+        self._events.answers[mid] = str(code) if code.is_failure else None
 
     def _on_subscribe(self, _c: object, _u: object, mid: int, codes: list[ReasonCode], _p: object) -> None:
-        self._events.subscribed.append(Answer(mid, next((str(code) for code in codes if code.is_failure), None)))
+        self._events.answers[mid] = next((str(code) for code in codes if code.is_failure), None)
 
     def _on_message(self, _c: object, _u: object, message: mqtt.MQTTMessage) -> None:
         self._events.arrived.append(Arrival(message.topic, bytes(message.payload), message.retain))

@@ -1,4 +1,4 @@
-"""The broker's password, from a file or a systemd credential. It is never on the command line or in a log."""
+"""The broker's password, from a file or a systemd credential (never logged), and the certificates of TLS."""
 
 import logging
 import os
@@ -37,14 +37,12 @@ def read_password(config: MqttConfig) -> str | None:
         line = content.decode("utf-8").splitlines()[:1]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(
-            f"{where}: cannot be read: {reason}"
-        ) from None  # a decoding error contains the password's bytes
-    if not line or not line[0]:
-        raise ConfigError(f"{where}: no password on the first line")
-    if len(line[0].encode()) > MAX_BYTES:
-        raise ConfigError(f"{where}: the first line is longer than the {MAX_BYTES} bytes that a password may have")
-    return line[0]
+        # `from None`: a decoding error contains the password's bytes
+        raise ConfigError(f"{where}: cannot be read: {reason}") from None
+    password = line[0] if line else ""
+    if not 0 < len(password.encode()) <= MAX_BYTES:
+        raise ConfigError(f"{where}: no password on the first line (1 to {MAX_BYTES} bytes)")
+    return password
 
 
 def warn_of_open_file(config: MqttConfig) -> None:
@@ -85,8 +83,8 @@ _MEANINGS = (
     ("CERTIFICATE_UNKNOWN", "it does not accept our certificate, mqtt.tls.cert_file"),
     ("BAD_CERTIFICATE", "it does not accept our certificate, mqtt.tls.cert_file"),
     ("ACCESS_DENIED", "it denies access with our certificate, mqtt.tls.cert_file"),
-    ("UNSUPPORTED_PROTOCOL", "it speaks no TLS of 1.2 or newer"),
-    ("ALERT_PROTOCOL_VERSION", "it speaks no TLS of 1.2 or newer"),
+    ("UNSUPPORTED_PROTOCOL", "it does not support TLS 1.2 or newer"),
+    ("ALERT_PROTOCOL_VERSION", "it does not support TLS 1.2 or newer"),
     ("HANDSHAKE_FAILURE", "it ended the TLS handshake: it may require a client certificate (mqtt.tls.cert_file)"),
 )
 NO_TLS = "it does not speak TLS on this port"

@@ -35,16 +35,16 @@ ANSWER_S = 10.0  # longest wait for CONNACK
 ANSWER_TO_NEWER_S = 5.0  # longest wait with MQTT 5 if 3.1.1 is tried next: amqtt never answers MQTT 5
 FIRST_ATTEMPT_S = 2.0  # longest wait for the first connection, so that the first results find one
 WAIT_S = 0.1  # between two checks for a stop
-KEPT_VERDICTS: dict[str, frozenset[str]] = {  # spool.pictures -> verdicts whose pictures are kept as evidence
+KEPT_VERDICTS: dict[str, frozenset[Verdict]] = {  # spool.pictures -> verdicts whose pictures are kept as evidence
     "off": frozenset(),
-    "rejects": frozenset({Verdict.ANOMALOUS.value, Verdict.UNKNOWN.value}),
-    "all": frozenset(verdict.value for verdict in Verdict),
+    "rejects": frozenset({Verdict.ANOMALOUS, Verdict.UNKNOWN}),
+    "all": frozenset(Verdict),
 }
 STEADY_AFTER_S = 10.0  # a useful connection that lasted so long resets the back-off
 
 
 class Publisher(Service):
-    """Its own thread sends; `accept` only stores. Stop it before the spool is closed.
+    """Its own thread sends; `accept_all` only stores. Stop it before the spool is closed.
 
     Results are sent with QoS 1, at most `config.in_flight` unacknowledged at a time, and stay in the spool until the
     broker has acknowledged them. A result that was accepted before the present connection was made (broker away,
@@ -55,9 +55,9 @@ class Publisher(Service):
     With `spool.pictures` the heatmap of a result is also evidence: it is stored in the spool with its result and sent
     after it with QoS 1, on a topic that ends in the result's id, until the broker has it.
 
-    If the broker is absent, untrusted, refuses the connection or results, or acknowledges nothing, that is a stated
-    fault (`state`, `fault`, one log line per change). The agent retries for ever, with back-off. The same holds for a
-    full disk (see `Outbox`). Password and certificates are read again for each connection.
+    If the broker is absent, untrusted, refuses the connection or results, or acknowledges nothing, that is a `fault`
+    with one log line per change. The agent retries for ever, with back-off. Password and certificates are read again
+    for each connection.
 
     The client id depends only on the device id: a broker that still has the connection of a killed agent then publishes
     its will before it accepts the new connection, so `offline` does not come after `online`.
@@ -179,10 +179,9 @@ class Publisher(Service):
             on_durable: for each result what to call, from this thread or the sending one, once it is in the spool or
                 with the broker. Never called for a result that is given up before.
         """
-        accepted = [
-            self._accepted(result, heatmap, say) for (result, heatmap), say in zip(results, on_durable, strict=True)
-        ]
-        entry_ids = self._outbox.add_all(accepted)
+        entry_ids = self._outbox.add_all(
+            [self._accepted(result, heatmap, say) for (result, heatmap), say in zip(results, on_durable, strict=True)]
+        )
         for entry_id, (result, heatmap) in zip(entry_ids, results, strict=True):
             if heatmap is not None:
                 self._state.pictures.offer(entry_id, self._topics.heatmap(result.camera), heatmap)
@@ -210,9 +209,6 @@ class Publisher(Service):
 
         QoS 1; the broker stores nothing while the agent is away. `Subscriptions` says which messages are ignored. The
         handler runs in the sending thread and must be fast.
-
-        Raises:
-            ValueError: the topic is empty, has a wildcard, or has a handler already.
         """
         self._state.incoming.subscribe(topic, handler)
         self._wake()
@@ -230,9 +226,7 @@ class Publisher(Service):
         return lost
 
     def _accepted(self, result: Result, heatmap: bytes | None, on_durable: Callable[[], None] | None) -> Accepted:
-        picture = None
-        if heatmap is not None and result.verdict in self._keeps_pictures_of:
-            picture = (result.id, heatmap)
+        picture = (result.id, heatmap) if heatmap and result.verdict in self._keeps_pictures_of else None
         return Accepted(result.camera, result.encode(), picture, on_durable)
 
     def _all_sent(self) -> bool:
@@ -279,7 +273,7 @@ class Publisher(Service):
             session = Session(
                 link, self._state, self._topics, window=self._config.in_flight, ack_timeout_s=self._ack_timeout_s
             )
-            try:
+            with contextlib.closing(link):
                 try:
                     session.open(ANSWER_S if protocol is protocols[-1] else ANSWER_TO_NEWER_S)
                 except (LinkVersionError, LinkCutError, LinkSilentError):  # the reactions of brokers without MQTT 5
@@ -292,8 +286,6 @@ class Publisher(Service):
                 self._first_attempt_over.set()
                 session.serve()
                 return
-            finally:
-                link.drop()
 
     def _pause(self, delay_s: float) -> None:
         end_s = time.monotonic() + delay_s

@@ -13,9 +13,7 @@ from zsad_agent.messages import OFFLINE, Topics, mark_replayed
 from zsad_agent.mqtt.broker_health import BrokerHealth
 from zsad_agent.mqtt.connection import (
     OVERHEAD_BYTES,
-    Answer,
     BrokerConnection,
-    Events,
     LinkCutError,
     LinkDownError,
     LinkSilentError,
@@ -241,7 +239,7 @@ class Session:
             if entry_id is not None:
                 self._give_up(entry_id, topic, payload)
             else:
-                self._state.health.complain(topic, f"refuses {topic}: {size} bytes are too many")
+                self._state.health.complain(topic, f"refuses {topic}: {size} bytes exceed its limit")
             return None
         mid = self._link.publish(topic, payload, qos=1, retain=retain)
         number = self._state.sizes.sent(size)
@@ -254,45 +252,39 @@ class Session:
 
     def _poll(self, timeout_s: float) -> None:
         events = self._link.poll(self._state.wake, timeout_s)
-        self._settle(events)
+        for mid, refusal in events.answers.items():
+            if (sent := self._in_flight.pop(mid, None)) is not None:
+                self._note_answer(mid, sent, refusal)
+            elif (topic := self._asked.pop(mid, None)) is not None:
+                again = partial(self._state.incoming.again, topic)
+                self._note_refusal(f"the subscription to {topic}", refusal, again)
+        for arrival in events.arrived:
+            self._state.incoming.hand_over(arrival)
+        if events.answers:
+            self._state.on_settled()
         if events.end is not None:
             raise events.end
 
-    def _settle(self, events: Events) -> None:
-        for answer in events.published:
-            sent = self._in_flight.pop(answer.mid, None)
-            if sent is not None:  # None for a picture
-                self._note_answer(sent, answer)
-        for answer in events.subscribed:
-            topic = self._asked.pop(answer.mid, None)
-            if topic is not None:
-                again = partial(self._state.incoming.again, topic)
-                self._note_refusal(f"the subscription to {topic}", answer.refusal, again)
-        for arrival in events.arrived:
-            self._state.incoming.hand_over(arrival)
-        if events.published:
-            self._state.on_settled()
-
-    def _note_answer(self, sent: _Sent, answer: Answer) -> None:
-        state = self._state
+    def _note_answer(self, mid: int, sent: _Sent, refusal: str | None) -> None:
+        outbox = self._state.outbox
         self._answered = True
-        state.sizes.passed(sent.number, sent.size, is_result=sent.entry_id is not None)
-        picture_id = self._evidence.pop(answer.mid, None)
+        self._state.sizes.passed(sent.number, sent.size, is_result=sent.entry_id is not None)
+        picture_id = self._evidence.pop(mid, None)
         if picture_id is not None:
-            self._note_refusal(EVIDENCE, answer.refusal)
-            settle = state.outbox.acknowledge_picture if answer.refusal is None else state.outbox.return_picture
+            self._note_refusal(EVIDENCE, refusal)
+            settle = outbox.acknowledge_picture if refusal is None else outbox.return_picture
             settle(picture_id)
         elif sent.entry_id is None:
-            self._note_refusal(sent.topic, answer.refusal, partial(state.statuses.again, sent.topic))
-        elif answer.refusal is None:
-            state.outbox.acknowledge(sent.entry_id)
-            state.tally.acknowledged += 1
+            self._note_refusal(sent.topic, refusal, partial(self._state.statuses.again, sent.topic))
+        elif refusal is None:
+            outbox.acknowledge(sent.entry_id)
+            self._state.tally.acknowledged += 1
             if not self._results_held:
                 self._probing = False
                 self._note_refusal(RESULTS, None)
         elif not self._results_held:  # else it was in flight together with the first refused one
             self._results_held = True
-            self._note_refusal(RESULTS, answer.refusal)
+            self._note_refusal(RESULTS, refusal)
 
     def _note_refusal(self, what: str, refusal: str | None, again: Callable[[], None] | None = None) -> None:
         """States what the broker refuses, and holds it back for a while. None: the broker has accepted it.

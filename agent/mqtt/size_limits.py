@@ -31,9 +31,8 @@ class SizeLimits:
         self._left_out_at_s = 0.0  # time of the latest one
         self._passed = 0  # size of the largest message that the broker accepted over this connection
         self._count = 0  # messages sent over this connection
-        self._pictures: deque[tuple[int, int, float]] = deque(
-            maxlen=100
-        )  # (number, size, sent at), not known to be accepted
+        # (number, size, sent at) of pictures that are not known to be accepted
+        self._pictures: deque[tuple[int, int, float]] = deque(maxlen=100)
         self._picture_cuts = 0
         self._smallest_suspect = 0  # bytes, of `_picture_cuts`
         self._careful = False
@@ -66,8 +65,7 @@ class SizeLimits:
         if self._learnt is not None and self._clock_s() - self._learnt_at_s > FORGET_S:
             self._learnt = None
         limit = min((limit for limit in (self._stated, self._learnt) if limit is not None), default=None)
-        fits = limit is None or size <= limit
-        if fits:
+        if limit is None or size <= limit:
             self._note_fitting(size)
             return True
         if self._smallest_left_out is None:
@@ -148,9 +146,8 @@ class SizeLimits:
         self._picture_cuts += 1
         if self._picture_cuts >= PICTURE_CUTS:
             self._picture_cuts = 0
-            self._learnt = max(
-                self._passed, self._smallest_suspect * 3 // 4
-            )  # the limit is rarely just below the suspect
+            # the limit is rarely just below the suspect
+            self._learnt = max(self._passed, self._smallest_suspect * 3 // 4)
             self._learnt_at_s = self._clock_s()
             self._note_left_out(self._learnt + 1)
             logger.warning(

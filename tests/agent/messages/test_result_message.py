@@ -120,7 +120,7 @@ def test_time_of_another_zone_is_sent_as_utc() -> None:
         ({"captured_at": datetime(2026, 1, 1)}, "timezone"),
         ({"verdict": Verdict.UNKNOWN}, "needs a reason"),
         ({"verdict": Verdict.UNKNOWN, "reason": ""}, "reason"),
-        ({"verdict": Verdict.OK, "reason": "fine"}, "takes no reason"),
+        ({"verdict": Verdict.OK, "reason": "fine"}, "must have no reason"),
         ({"verdict": Verdict.OK, "anomaly_score": None}, "without a score"),
         ({"threshold": 1.5}, "threshold"),
         ({"threshold": math.nan}, "threshold"),

@@ -332,14 +332,6 @@ def test_handler_that_fails_is_logged_once_and_ends_nothing(tmp_path: Path, capl
     assert caplog.text.count("the handler of a/set has failed") == 1
 
 
-@pytest.mark.parametrize("topic", ["", "a/+/set", "#", "taken"])
-def test_topic_that_cannot_have_a_handler_is_refused(tmp_path: Path, topic: str) -> None:
-    with publishing("mqtt://127.0.0.1:1", tmp_path) as publisher:
-        publisher.subscribe("taken", lambda _: None)
-        with pytest.raises(ValueError, match=r"topic|handler"):
-            publisher.subscribe(topic, lambda _: None)
-
-
 def test_retained_payloads_and_pictures_go_below_the_devices_topic(tmp_path: Path) -> None:
     with ScriptedBroker() as broker, publishing(broker.url, tmp_path) as publisher:
         wait_until(lambda: publisher.connected)
