@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from socketserver import TCPServer, ThreadingMixIn
+from socketserver import ThreadingTCPServer
 from typing import Any, NamedTuple
 
 from zsad_agent.monitoring.metrics import CONTENT_TYPE
@@ -109,7 +109,7 @@ def _verdict(reasons: list[str]) -> _Answer:
     return _Answer(status, "application/json", json.dumps(body).encode() + b"\n")
 
 
-class _Server(ThreadingMixIn, TCPServer):
+class _Server(ThreadingTCPServer):
     """Not `http.server.HTTPServer`: that looks up its own host name, which may take long."""
 
     allow_reuse_address = True

@@ -101,11 +101,7 @@ def make_context(config: TlsConfig) -> ssl.SSLContext:
     if config.ca_file is None:
         context.load_default_certs()
     else:
-        _check_pem("ca_file", config.ca_file, "CERTIFICATE-----")
-        try:
-            context.load_verify_locations(config.ca_file)
-        except (OSError, ValueError) as error:
-            raise _fault("ca_file", config.ca_file, f"holds no valid certificate: {_reason(error)}") from error
+        _load_certificates(context, "ca_file", config.ca_file)
     if config.cert_file is not None and config.key_file is not None:
         _load_pair(context, config.cert_file, config.key_file)
     return context
@@ -147,8 +143,17 @@ def _distrust(error: ssl.SSLCertVerificationError, host: str) -> str:
     return f"its certificate is not accepted: {error.verify_message}"
 
 
+def _load_certificates(context: ssl.SSLContext, key: str, path: Path) -> None:
+    _check_pem(key, path, "CERTIFICATE-----")
+    try:
+        context.load_verify_locations(path)
+    except (OSError, ValueError) as error:
+        raise _fault(key, path, f"has no valid certificate: {_reason(error)}") from error
+
+
 def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
-    _check_pem("cert_file", cert_file, "CERTIFICATE-----")
+    unused = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # `load_cert_chain` does not say which of the files is faulty
+    _load_certificates(unused, "cert_file", cert_file)
     _check_pem("key_file", key_file, "PRIVATE KEY-----")
 
     def no_passphrase() -> str:  # OpenSSL would ask for it on the terminal
@@ -158,18 +163,9 @@ def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None
         context.load_cert_chain(cert_file, key_file, password=no_passphrase)
     except (OSError, ValueError) as error:
         reason = _reason(error)
-        if "KEY_VALUES_MISMATCH" in reason or "KEY_TYPE_MISMATCH" in reason:
-            raise _fault("key_file", key_file, f"is not the key of {cert_file}") from error
-        raise _fault(*_broken_of(cert_file, key_file), f"is not valid PEM: {reason}") from error
-
-
-def _broken_of(cert_file: Path, key_file: Path) -> tuple[str, Path]:
-    """Which of the two OpenSSL could not read, which it does not say: the key, if the certificate alone loads."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cert_file)
-    except (OSError, ValueError):
-        return "cert_file", cert_file
-    return "key_file", key_file
+        mismatch = "KEY_VALUES_MISMATCH" in reason or "KEY_TYPE_MISMATCH" in reason
+        what = f"is not the key of {cert_file}" if mismatch else f"is not valid PEM: {reason}"
+        raise _fault("key_file", key_file, what) from error
 
 
 def _check_pem(key: str, path: Path, mark: str) -> None:
@@ -178,7 +174,7 @@ def _check_pem(key: str, path: Path, mark: str) -> None:
     except OSError as error:
         raise _fault(key, path, f"cannot be read: {error.strerror}") from error
     if mark not in text:
-        raise _fault(key, path, f"holds no PEM block that ends in {mark.rstrip('-')}")
+        raise _fault(key, path, f"has no PEM block that ends in {mark.rstrip('-')}")
 
 
 def _fault(key: str, path: Path, what: str) -> ConfigError:

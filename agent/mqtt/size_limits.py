@@ -65,30 +65,26 @@ class SizeLimits:
         if self._learnt is not None and self._clock_s() - self._learnt_at_s > FORGET_S:
             self._learnt = None
         limit = min((limit for limit in (self._stated, self._learnt) if limit is not None), default=None)
-        if limit is None or size <= limit:
-            self._note_fitting(size)
-            return True
-        if self._smallest_left_out is None:
-            logger.warning(
-                "live pictures above %d bytes are left out, because the broker refuses them (this one: %d). Lower "
-                "heatmap.max_bytes or max_width.",
-                limit,
-                size,
-            )
-        self._note_left_out(size)
-        return False
+        smallest = self._smallest_left_out
+        if limit is not None and size > limit:
+            if smallest is None:
+                logger.warning(
+                    "live pictures above %d bytes are left out, because the broker refuses them (this one: %d). Lower "
+                    "heatmap.max_bytes or max_width.",
+                    limit,
+                    size,
+                )
+            self._note_left_out(size)
+            return False
+        if smallest is not None and (size >= smallest or self._clock_s() - self._left_out_at_s > BACK_AFTER_S):
+            self._smallest_left_out = None
+            logger.info("back: live pictures fit again (this one: %d bytes)", size)
+        return True
 
     def _note_left_out(self, size: int) -> None:
         smallest = self._smallest_left_out
         self._smallest_left_out = size if smallest is None else min(size, smallest)
         self._left_out_at_s = self._clock_s()
-
-    def _note_fitting(self, size: int) -> None:
-        """Logs that pictures fit again, if one of this size was left out before, or none was for a while."""
-        smallest = self._smallest_left_out
-        if smallest is not None and (size >= smallest or self._clock_s() - self._left_out_at_s > BACK_AFTER_S):
-            self._smallest_left_out = None
-            logger.info("back: live pictures fit again (this one: %d bytes)", size)
 
     def sent(self, size: int, *, picture: bool = False) -> int:
         """Notes a message and returns its number."""
@@ -117,7 +113,7 @@ class SizeLimits:
             said_too_large: the broker gave a message's size as the reason.
         """
         if answered and not self.careful:
-            self._note_picture(self._suspect_picture())
+            self._learn_from_pictures()
         suspects = {entry_id for entry_id, size in results.items() if size >= SUSPECT_BYTES and size > self._passed}
         if not suspects:
             return None
@@ -132,13 +128,11 @@ class SizeLimits:
         self._careful, self._alone = False, None
         return alone
 
-    def _suspect_picture(self) -> int | None:
-        """Size of the picture that was most likely the reason; None if no picture was."""
+    def _learn_from_pictures(self) -> None:
+        """The largest picture that was sent right before the end is most likely the reason."""
         since_s = self._clock_s() - RIGHT_AFTER_S
         sizes = (size for _, size, at_s in self._pictures if at_s >= since_s)
-        return max((size for size in sizes if size >= SUSPECT_BYTES and size > self._passed), default=None)
-
-    def _note_picture(self, suspect: int | None) -> None:
+        suspect = max((size for size in sizes if size >= SUSPECT_BYTES and size > self._passed), default=None)
         if suspect is None:
             self._picture_cuts = 0
             return
