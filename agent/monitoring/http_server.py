@@ -29,9 +29,9 @@ _HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
 
 
 class HealthServer(Service):
-    """If the port is used, it logs one warning and the agent runs without the server.
+    """Answers GET and HEAD of three paths, one request per connection. Answers contain no text of the request.
 
-    Answers GET and HEAD of three paths, one request per connection. Answers contain no text of the request.
+    If the port is used, it logs one warning and the agent runs without the server.
     """
 
     name = "health server"
@@ -64,7 +64,6 @@ class HealthServer(Service):
         }
         self._server: _Server | None = None
         self.port: int | None = None  # that it listens on
-        self._stopping = threading.Event()
 
     def start(self) -> None:
         if self._listen == OFF:
@@ -76,25 +75,20 @@ class HealthServer(Service):
             logger.warning("no metrics at %s: %s. The agent runs without them.", self._listen, error.strerror)
             return
         self.port = int(self._server.server_address[1])
-        self._server.timeout = POLL_S
-        self._thread = threading.Thread(target=self._serve, args=(self._server,), name="zsad-http", daemon=True)
+        serve = self._server.serve_forever
+        self._thread = threading.Thread(target=serve, args=(POLL_S,), name="zsad-http", daemon=True)
         self._thread.start()
         logger.info("metrics and health at http://%s:%d", host, self.port)
 
     def stop(self, deadline_s: float) -> None:
-        self._stopping.set()
-        if self._server is not None and self._wait(deadline_s):
+        if self._server is not None:
+            self._server.shutdown()  # waits for `POLL_S` at most
             self._server.server_close()
 
     @property
     def alive(self) -> bool:
         """Whether it answers, unless it is off or its port was taken."""
         return self._thread is None or self._thread.is_alive()
-
-    def _serve(self, server: "_Server") -> None:
-        while not self._stopping.is_set():
-            server.handle_request()  # `POLL_S` at most
-            server.service_actions()
 
 
 class _Answer(NamedTuple):

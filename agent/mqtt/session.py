@@ -301,8 +301,9 @@ class Session:
         """Sends again what was refused and held back: statuses, subscriptions, and one result."""
         for hold in self._holds.values():
             hold.try_again()
-        in_flight = self._evidence or any(sent.entry_id is not None for sent in self._in_flight.values())
-        if self._results_held and self._holds[RESULTS].over and not in_flight:  # one in flight would be sent twice
+        if not self._results_held or not self._holds[RESULTS].over or self._evidence:
+            return
+        if all(sent.entry_id is None for sent in self._in_flight.values()):  # one in flight would be sent twice
             self._results_held, self._probing = False, True
             self._state.outbox.rewind()
 
@@ -315,14 +316,11 @@ class Session:
             self._give_up(hopeless, results[hopeless].topic, results[hopeless].payload)
 
     def _give_up(self, entry_id: int, topic: str, payload: str | bytes) -> None:
-        """Drops a message that the broker will never accept, so that it does not block the others."""
+        """Drops a result that the broker will never accept, so that it does not block the others."""
         self._state.outbox.refuse(entry_id)
         self._state.on_settled()
-        logger.error(
-            "%s is given up: the message is too large for the broker (%d bytes)",
-            _message_name(topic, payload),
-            packet_bytes(topic, payload),
-        )
+        said = "result %s is given up: the message is too large for the broker (%d bytes)"
+        logger.error(said, json.loads(payload)["id"], packet_bytes(topic, payload))
 
     def _leave_if_silent(self) -> None:
         oldest_s = next((sent.at_s for sent in self._in_flight.values()), None)
@@ -351,11 +349,3 @@ class Session:
 def packet_bytes(topic: str, payload: str | bytes) -> int:
     """Size of the MQTT packet, at most."""
     return len(topic.encode()) + len(payload) + OVERHEAD_BYTES
-
-
-def _message_name(topic: str, payload: str | bytes) -> str:
-    """`result <id>` for a result, else the topic, which for evidence ends in the result's id."""
-    try:
-        return f"result {json.loads(payload)['id']}"
-    except (ValueError, TypeError, KeyError):
-        return topic
