@@ -7,7 +7,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,10 +52,9 @@ class Ledger:
         """Counts the files on disk; `stop` ends it early. Unreadable folders are logged and not counted."""
         found: Counter[str] = Counter()
         for camera in evidence_files.cameras_in(self._folder):
-            for day in self._readable(camera, partial(evidence_files.days_in, self._folder, camera)):
-                if not stop():
-                    read = partial(evidence_files.sets_of, self._folder, camera, day)
-                    found[day] += sum(found_set.size for found_set in self._readable(f"{camera}/{day}", read))
+            for day in self._readable(evidence_files.days_in, camera) or ():
+                if not stop() and (sets := self._readable(evidence_files.sets_of, camera, day)) is not None:
+                    found[day] += sum(found_set.size for found_set in sets)
         not_ours = sorted(found.keys() - self._bytes_of.keys(), key=lambda day: (day <= today, day))
         self._bytes_of = {day: found[day] for day in (*not_ours, *self._bytes_of) if day in found}
         self._loaded, self._sets = "", deque()
@@ -82,8 +80,8 @@ class Ledger:
             return None
         return self._sets[0]
 
-    def delete_first(self, day: str) -> int | None:
-        """Deletes the oldest set of a date and returns its bytes; None if there is none that can be deleted.
+    def delete_first(self, day: str) -> bool:
+        """Deletes the oldest set of a date. False if there is none that can be deleted.
 
         Raises:
             OSError: the disk gives errors or is read-only.
@@ -93,11 +91,11 @@ class Ledger:
                 if self._deleted(found):
                     self._sets.popleft()
                     self._bytes_of[day] = max(0, self._bytes_of[day] - found.size)
-                    return found.size
+                    return True
         except PermissionError as error:  # a person changed the permissions of the date's folder
             logger.warning("evidence of %s in %s cannot be deleted: %s", day, self._folder, error.strerror)
             self._bytes_of.pop(day, None)
-        return None
+        return False
 
     def _deleted(self, found: EvidenceSet) -> bool:
         """False if a camera's sets of that date must not be deleted: they are no longer counted, others are deleted."""
@@ -112,12 +110,12 @@ class Ledger:
             return False
         return True
 
-    def _readable(self, where: str, read: Callable[[], list[T]]) -> list[T]:
+    def _readable(self, read: Callable[..., list[T]], *folder: str) -> list[T] | None:
         try:
-            return read()
+            return read(self._folder, *folder)
         except OSError as error:
-            logger.warning("evidence %s/%s is not counted: %s", self._folder, where, error.strerror)
-            return []
+            logger.warning("evidence %s is not counted: %s", self._folder.joinpath(*folder), error.strerror)
+            return None
 
 
 class SettledClock:
@@ -206,7 +204,7 @@ class Pruner:
                 before = self.ledger.bytes
                 deleted = self.ledger.delete_first(day)
                 size -= before - self.ledger.bytes  # includes sets that are no longer counted
-                if deleted is None:
+                if not deleted:
                     break
                 self.pruned += 1
 
@@ -229,7 +227,7 @@ class Pruner:
                     return
                 self._aged_date, self._next_date_s = day, self._monotonic_s() + DATE_EVERY_S
             while (found := self.ledger.first(day)) and found.place.captured_s < oldest_s and not self._stop():
-                if self.ledger.delete_first(day) is None:
+                if not self.ledger.delete_first(day):
                     break
                 self.pruned += 1
 

@@ -71,9 +71,14 @@ def _path(config: MqttConfig) -> Path | None:
     return Path(folder) / str(named)
 
 
-# X509_V_ERR_* of OpenSSL's x509_vfy.h, which the `ssl` module does not name
-_NOT_YET_VALID, _EXPIRED, _SELF_SIGNED, _WRONG_NAMES = 9, 10, 18, (62, 64)
-_UNKNOWN_AUTHORITY = (2, 19, 20, 21)
+# X509_V_ERR_* of OpenSSL's x509_vfy.h, which the `ssl` module does not name -> its meaning
+_CERTIFICATE_FAULTS = {
+    9: "is not valid yet (or the clock here is wrong)",
+    10: "has expired (or the clock here is wrong)",
+    18: "is self-signed and not in mqtt.tls.ca_file",
+    **dict.fromkeys((2, 19, 20, 21), "is signed by an unknown authority: set mqtt.tls.ca_file to it"),
+    **dict.fromkeys((62, 64), "is for another host than {host}"),
+}
 # Part of OpenSSL's text -> its meaning. The first match counts.
 _MEANINGS = (
     ("CERTIFICATE_REQUIRED", "it asks for a client certificate: set mqtt.tls.cert_file and key_file"),
@@ -115,7 +120,8 @@ def faulty_key(error: ConfigError) -> str:
 def meaning(error: str | OSError, host: str) -> str | None:
     """Why TLS with the broker failed, in plain words; None if the error is not from TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _distrust(error, host)
+        fault = _CERTIFICATE_FAULTS.get(error.verify_code, "is not accepted: {error}")
+        return "its certificate " + fault.format(host=host, error=error.verify_message)
     text = str(error).upper().replace(" ", "_")
     found = next((what for part, what in _MEANINGS if part in text), None)
     if found is not None or isinstance(error, str):
@@ -127,20 +133,6 @@ def meaning(error: str | OSError, host: str) -> str | None:
     if isinstance(error, ssl.SSLError):
         return NO_TLS if "WRONG_VERSION" in text or "RECORD_LAYER" in text else f"TLS failed: {_reason(error)}"
     return None
-
-
-def _distrust(error: ssl.SSLCertVerificationError, host: str) -> str:
-    if error.verify_code == _EXPIRED:
-        return "its certificate has expired (or the clock here is wrong)"
-    if error.verify_code == _NOT_YET_VALID:
-        return "its certificate is not valid yet (or the clock here is wrong)"
-    if error.verify_code in _WRONG_NAMES:
-        return f"its certificate is for another host than {host}"
-    if error.verify_code == _SELF_SIGNED:
-        return "its certificate is self-signed and not in mqtt.tls.ca_file"
-    if error.verify_code in _UNKNOWN_AUTHORITY:
-        return "its certificate is signed by an unknown authority: set mqtt.tls.ca_file to it"
-    return f"its certificate is not accepted: {error.verify_message}"
 
 
 def _load_certificates(context: ssl.SSLContext, key: str, path: Path) -> None:

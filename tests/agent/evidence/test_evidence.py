@@ -356,6 +356,24 @@ def test_dates_ahead_of_today_go_first(tmp_path: Path) -> None:
     assert ledger.dates == ["2099-01-01", "2026-11-23", "2026-11-24"]
 
 
+def test_date_that_cannot_be_read_is_not_counted_and_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(folder: Path, camera: str, day: str) -> list[EvidenceSet]:
+        if day == "2026-11-22":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(folder, camera, day)
+
+    for day in ("2026-11-22", "2026-11-23"):
+        put_set(tmp_path, day, size=600_000)
+    read = evidence_files.sets_of
+    monkeypatch.setattr(evidence_files, "sets_of", fail)
+    pruner = pruner_at(Clock(), tmp_path, max_bytes=1_000_000)
+    pruner.make_room(500_000)
+    assert [name[5:15] for name in files(tmp_path)] == ["2026-11-22"]
+    assert f"evidence {tmp_path}/cam0/2026-11-22 is not counted: Input/output error" in caplog.text
+
+
 def test_date_that_is_written_is_the_last_to_go_whatever_the_clock_says(tmp_path: Path) -> None:
     for day in ("2026-11-22", "2026-11-23", "2026-11-24"):
         put_set(tmp_path, day)
