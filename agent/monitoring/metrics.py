@@ -37,7 +37,9 @@ class Metrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._results = Counter("zsad_results", "Results by verdict.", ["camera", "verdict"], registry=self._registry)
         histogram = partial(Histogram, labelnames=["camera"], buckets=BUCKETS_S, registry=self._registry)
-        self._latency_s = histogram("zsad_capture_to_result_seconds", "From the capture of a picture to its result.")
+        self._latency_s = histogram(
+            "zsad_capture_to_result_seconds", "Time from the capture of a picture to its result."
+        )
         self._inference_s = histogram("zsad_inference_seconds", "The model's time for a picture.")
         for camera in cameras:
             self._latency_s.labels(camera)
@@ -105,7 +107,7 @@ def _agent_metrics(agent: AgentSnapshot) -> Iterator[Metric]:
     )
     yield _family("gauge", "zsad_broker_connected", "1 while there is a connection.", agent.connected)
     yield _family("counter", "zsad_broker_connections_total", "Connections made.", broker.connections)
-    yield _family("counter", "zsad_results_acknowledged_total", "Results the broker has.", broker.acknowledged)
+    yield _family("counter", "zsad_results_acknowledged_total", "Results that the broker has.", broker.acknowledged)
     yield _family("counter", "zsad_results_replayed_total", "Results sent as replayed.", broker.replayed)
     yield _family("counter", "zsad_results_given_up_total", "Results lost, by cause.", broker.given_up, "cause")
     yield _family("counter", "zsad_attached_images_given_up_total", "Attached pictures lost, by cause.", lost, "cause")
@@ -114,12 +116,14 @@ def _agent_metrics(agent: AgentSnapshot) -> Iterator[Metric]:
     if evidence is not None:
         yield _family("counter", "zsad_evidence_kept_total", "Results whose evidence was written.", evidence.kept)
         yield _family("counter", "zsad_evidence_dropped_total", "Results whose evidence is lost.", evidence.dropped)
-        yield _family("counter", "zsad_evidence_pruned_total", "Deleted for a limit.", evidence.pruned)
+        yield _family(
+            "counter", "zsad_evidence_pruned_total", "Results whose evidence was deleted for a limit.", evidence.pruned
+        )
         yield _family("gauge", "zsad_evidence_bytes", "Evidence on disk.", evidence.bytes)
     yield _family("gauge", "zsad_uptime_seconds", "Since the start of the agent.", stats.uptime_s)
     info = GaugeMetricFamily(
         "zsad_build_info",
-        "1; what runs here.",
+        "Always 1; the labels say what runs here.",
         labels=["version", "bundle", "bundle_version", "bundle_sha256", "device"],
     )
     info.add_metric([stats.version, bundle.name, bundle.version, bundle.sha256, bundle.device], 1.0)

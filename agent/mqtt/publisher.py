@@ -65,7 +65,7 @@ class Publisher(Service):
 
     name = "publisher"
     vital = True
-    stop_s = GOODBYE_S + 0.1  # neither a dial in progress nor a disk that hangs is waited for
+    stop_s = GOODBYE_S + 0.1  # a stop does not wait for a dial in progress or a disk that hangs
 
     def __init__(
         self,
@@ -176,8 +176,8 @@ class Publisher(Service):
 
         Args:
             results: with their heatmaps.
-            on_durable: for each result what to call, from this thread or the sending one, once it is in the spool or
-                with the broker. Never called for a result that is given up before.
+            on_durable: one per result, called in this thread or the sending thread when the result is in the spool or
+                acknowledged. It is not called for a result that is given up before.
         """
         entry_ids = self._outbox.add_all(
             [self._accepted(result, heatmap, say) for (result, heatmap), say in zip(results, on_durable, strict=True)]
@@ -214,13 +214,13 @@ class Publisher(Service):
         self._wake()
 
     def flush(self, timeout_s: float) -> int:
-        """Waits until all results are sent, at most `timeout_s`. Returns how many results are not."""
+        """Waits until all results are sent, at most `timeout_s`. Returns the number of unsent results."""
         with self._settled:
             self._settled.wait_for(self._all_sent, timeout_s)
         return self._outbox.unsent
 
     def store_or_count_lost(self) -> int:
-        """Counts as given up the results that can be neither sent nor stored before the process ends; how many."""
+        """Counts results as given up that cannot be sent or stored before the process ends. Returns their number."""
         lost = self._outbox.store_or_count_lost()
         self._outbox.losses.note(Cause.DISK, "the agent ends, and the disk cannot be written", results=lost)
         return lost

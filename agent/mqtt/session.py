@@ -218,7 +218,7 @@ class Session:
         return max(0, min(self._free(), self._window - len(self._in_flight) + len(self._evidence)))
 
     def _send_pictures(self) -> None:
-        """Sends each picture after its result, only as fast as the network, so that paho queues none."""
+        """Sends each picture after its result, only as fast as the network, so that paho queues nothing."""
         for pictures in (self._state.pictures, self._state.snapshots):
             while not self._link.backed_up and (picture := pictures.take(self._sent_up_to)) is not None:
                 topic, jpeg = picture

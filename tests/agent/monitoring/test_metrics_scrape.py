@@ -146,7 +146,7 @@ def test_agent_without_evidence_has_no_metrics_of_it() -> None:
     assert "zsad_evidence_bytes" not in found and found["zsad_uptime_seconds"] == 61.5
 
 
-def test_reading_that_fails_leaves_the_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_reading_does_not_remove_other_metrics(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> AgentSnapshot:
         raise OSError("gone")
 

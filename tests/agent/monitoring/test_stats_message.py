@@ -27,7 +27,7 @@ def test_schema_is_valid_json_schema_and_strict() -> None:
         SCHEMA.validate(stats() | {"more": 1})
 
 
-def test_message_holds_what_the_schema_says() -> None:
+def test_message_has_the_fields_of_the_schema() -> None:
     recent = RecentResults()
     for latency in (10.0, 20.0, 30.0, None):
         recent.accept(result("cam0", Verdict.OK if latency else Verdict.UNKNOWN, latency), None)
@@ -107,7 +107,7 @@ def test_percentiles_forget_what_is_older_than_five_minutes_and_counts_do_not() 
     assert stats(recent)["cameras"]["cam0"]["results"]["ok"] == 2
 
 
-def test_memory_is_bounded_however_many_results_come() -> None:
+def test_memory_is_bounded_for_any_number_of_results() -> None:
     recent = RecentResults(lambda: 0.0)
     for latency in range(5000):
         recent.accept(result(latency=float(latency)), None)

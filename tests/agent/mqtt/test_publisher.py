@@ -115,7 +115,7 @@ def test_nothing_is_sent_twice_when_a_stop_follows_at_once(mosquitto: BrokerFact
         assert sorted(seqs(listener.results())) == list(range(120))  # what an earlier run left goes between live ones
 
 
-def test_results_of_a_time_without_broker_are_replayed_in_order_when_it_appears(
+def test_results_accepted_without_a_broker_are_replayed_in_order_when_it_appears(
     mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = mosquitto(persistent=True)
@@ -190,7 +190,7 @@ def test_broker_restarts_in_mid_stream_lose_nothing_and_keep_the_order(
     assert caplog.text.count("lost: the connection was closed") == 2
 
 
-def test_broker_that_acknowledges_nothing_is_left_and_nothing_is_lost(
+def test_agent_disconnects_from_a_broker_that_acknowledges_nothing_and_loses_no_result(
     mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = mosquitto()
@@ -244,7 +244,7 @@ def test_results_reach_the_broker_while_the_disk_is_full(
     assert caplog.text.count("spool lost (append)") == 1
 
 
-def test_refused_credentials_are_a_stated_fault_without_the_secret(
+def test_refused_credentials_are_a_fault_that_does_not_show_the_secret(
     mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = mosquitto(password=("line3", "the right one"))
@@ -299,7 +299,9 @@ def test_broker_says_offline_for_an_agent_that_was_killed(mosquitto: BrokerFacto
         listener.wait_for(lambda: listener.payloads("zsad/line3/available") == [b"online", b"offline"])
 
 
-def test_agent_that_returns_before_its_old_connection_ends_is_online(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+def test_agent_that_reconnects_before_its_old_connection_ends_is_online(
+    mosquitto: BrokerFactory, tmp_path: Path
+) -> None:
     broker = mosquitto()
     with MqttListener(broker.port) as listener:
         half_open = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="zsad-agent-line3")  # left by a power cut
@@ -344,7 +346,7 @@ def test_another_topic_prefix_is_used_for_everything(mosquitto: BrokerFactory, t
         }
 
 
-def test_host_that_is_no_mqtt_broker_is_a_stated_fault(tmp_path: Path) -> None:
+def test_host_without_an_mqtt_broker_is_a_fault(tmp_path: Path) -> None:
     server = socket.create_server(("127.0.0.1", 0))
 
     def answer() -> None:
@@ -369,7 +371,7 @@ def test_host_that_is_no_mqtt_broker_is_a_stated_fault(tmp_path: Path) -> None:
         thread.join()
 
 
-def test_host_that_does_not_exist_is_a_stated_fault(tmp_path: Path) -> None:
+def test_unknown_host_is_a_fault(tmp_path: Path) -> None:
     with publishing("mqtt://no-such-host.invalid", tmp_path) as publisher:
         wait_until(lambda: publisher.state is BrokerState.UNREACHABLE)
         assert "no-such-host.invalid:1883" in (publisher.fault or "")
@@ -381,7 +383,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
         yield spool
 
 
-def test_embedded_is_no_address(spool: Spool) -> None:
+def test_embedded_is_not_an_address(spool: Spool) -> None:
     with pytest.raises(ValueError, match="EmbeddedBroker"):
         Publisher(MqttConfig(broker="embedded"), "line3", spool)
 
@@ -389,7 +391,7 @@ def test_embedded_is_no_address(spool: Spool) -> None:
 @pytest.mark.parametrize(
     ("content", "said"), [(None, "No such file"), (b"", "no password"), (b"\n", "no password"), (b"\xff\xfe", "UTF-8")]
 )
-def test_password_file_that_holds_no_password_is_a_config_error(
+def test_password_file_without_a_password_is_a_config_error(
     spool: Spool, tmp_path: Path, content: bytes | None, said: str
 ) -> None:
     file = tmp_path / "password"
@@ -405,7 +407,7 @@ def test_password_credential_without_systemd_is_a_config_error(spool: Spool, mon
         Publisher(MqttConfig(username="line3", password_credential="mqtt"), "line3", spool)
 
 
-def test_username_may_go_without_a_password(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+def test_username_without_a_password_is_allowed(mosquitto: BrokerFactory, tmp_path: Path) -> None:
     with publishing(mosquitto().url, tmp_path, username="line3") as publisher:
         assert publisher.connected
 
@@ -415,7 +417,7 @@ def test_password_without_username_is_a_config_error(spool: Spool, tmp_path: Pat
         Publisher(MqttConfig(password_file=tmp_path / "password"), "line3", spool)
 
 
-def test_password_file_that_everybody_can_read_is_warned_of(
+def test_password_file_that_every_user_can_read_gives_a_warning(
     spool: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "password"
@@ -435,7 +437,7 @@ def is_evidence(topic: str) -> bool:
 
 
 @pytest.mark.parametrize(("pictures", "kept"), [("off", []), ("rejects", [0, 1]), ("all", [0, 1, 2])])
-def test_evidence_is_kept_by_verdict_and_goes_out_after_its_result(
+def test_evidence_is_kept_by_verdict_and_sent_after_its_result(
     mosquitto: BrokerFactory, tmp_path: Path, pictures: str, kept: list[int]
 ) -> None:
     broker = mosquitto()
@@ -464,7 +466,7 @@ def test_evidence_is_kept_by_verdict_and_goes_out_after_its_result(
         assert (spool.count, spool.picture_count) == (0, 0)
 
 
-def test_evidence_reaches_a_broker_that_takes_one_message_at_a_time(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+def test_evidence_reaches_a_broker_that_accepts_one_message_at_a_time(mosquitto: BrokerFactory, tmp_path: Path) -> None:
     broker = mosquitto(extra="max_inflight_messages 1")
     with publishing(broker.url, tmp_path, pictures="rejects") as publisher:
         for number in range(3):

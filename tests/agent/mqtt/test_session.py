@@ -53,7 +53,7 @@ def seqs(messages: list[tuple[str, bytes]]) -> list[int]:
 
 
 @pytest.mark.parametrize("hangs_up", [False, True])
-def test_broker_that_does_not_know_mqtt_5_is_spoken_to_in_the_older_one_from_then_on(
+def test_mqtt_3_is_used_from_then_on_with_a_broker_that_does_not_support_mqtt_5(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, hangs_up: bool
 ) -> None:
     with ScriptedBroker(versions=(4,), hangs_up=hangs_up) as broker, publishing(broker.url, tmp_path) as publisher:
@@ -70,7 +70,7 @@ def test_broker_that_does_not_know_mqtt_5_is_spoken_to_in_the_older_one_from_the
     assert "refused" not in caplog.text
 
 
-def test_a_version_that_is_set_is_the_only_one_tried(tmp_path: Path) -> None:
+def test_configured_version_is_the_only_one_tried(tmp_path: Path) -> None:
     with ScriptedBroker(versions=(4,)) as broker, publishing(broker.url, tmp_path, protocol="5") as publisher:
         wait_until(lambda: len(broker.connects) >= 3)
         assert "Unsupported protocol version" in (publisher.fault or "")
@@ -80,7 +80,7 @@ def test_a_version_that_is_set_is_the_only_one_tried(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("knows_it", [True, False])
-def test_embedded_broker_is_served_and_gives_commands(tmp_path: Path, knows_it: bool) -> None:
+def test_embedded_broker_receives_results_and_delivers_commands(tmp_path: Path, knows_it: bool) -> None:
     topic = f"{BASE}/cam0/trigger"
     got: list[bytes] = []
     with EmbeddedBroker(port=0) as broker, MqttListener(broker.port) as listener:
@@ -99,7 +99,7 @@ def test_embedded_broker_is_served_and_gives_commands(tmp_path: Path, knows_it: 
 
 
 @pytest.mark.parametrize(("code", "said"), [(NOT_AUTHORISED, "Not authorized"), (QUOTA, "Quota exceeded")])
-def test_refused_results_stay_in_the_spool_and_are_stated_and_tried_again_without_haste(
+def test_refused_results_stay_in_the_spool_are_a_fault_and_are_retried_slowly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, code: int, said: str
 ) -> None:
     with ScriptedBroker(puback=lambda topic, _: code * topic.endswith("result")) as broker:
@@ -123,7 +123,7 @@ def test_refused_results_stay_in_the_spool_and_are_stated_and_tried_again_withou
     assert caplog.text.count("refuses results") == 2  # once that it does, once that it does no longer
 
 
-def test_result_that_is_refused_among_others_is_the_only_one_sent_again(tmp_path: Path) -> None:
+def test_only_the_refused_result_is_sent_again(tmp_path: Path) -> None:
     refusing = {3}
 
     def puback(topic: str, payload: bytes) -> int:
@@ -140,9 +140,7 @@ def test_result_that_is_refused_among_others_is_the_only_one_sent_again(tmp_path
         assert seqs(broker.messages)[-1] == 3
 
 
-def test_refused_subscription_is_a_stated_fault_with_its_topic(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_refused_subscription_is_a_fault_with_its_topic(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     topic = f"{BASE}/cam0/trigger"
     with (
         ScriptedBroker(suback=lambda _: NOT_AUTHORISED) as broker,
@@ -161,7 +159,7 @@ def test_refused_subscription_is_a_stated_fault_with_its_topic(
     assert caplog.text.count("refuses the subscription") == 2
 
 
-def test_pictures_above_the_limit_that_the_broker_states_are_left_out_and_said_once(
+def test_pictures_above_the_limit_that_the_broker_states_are_left_out_and_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     limit = b"\x27" + (20_000).to_bytes(4, "big")  # Maximum Packet Size
@@ -187,7 +185,7 @@ def test_pictures_above_the_limit_that_the_broker_states_are_left_out_and_said_o
     assert "result line3-b1-4 is given up: the message is too large for the broker" in caplog.text
 
 
-def test_pictures_that_an_mqtt_3_broker_hangs_up_on_are_left_out_after_two(
+def test_pictures_are_left_out_after_an_mqtt_3_broker_disconnected_at_two_of_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
@@ -213,7 +211,7 @@ def test_pictures_that_an_mqtt_3_broker_hangs_up_on_are_left_out_after_two(
 
 
 @pytest.mark.parametrize("versions", [(4,), (5,)])
-def test_result_that_the_broker_hangs_up_on_is_given_up_and_those_behind_it_arrive(
+def test_result_at_which_the_broker_disconnects_is_given_up_and_later_results_arrive(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, versions: tuple[int, ...]
 ) -> None:
     with (
@@ -230,7 +228,7 @@ def test_result_that_the_broker_hangs_up_on_is_given_up_and_those_behind_it_arri
     assert "result line3-b1-4 is given up" in caplog.text
 
 
-def test_small_results_are_never_given_up_however_often_the_connection_is_cut(tmp_path: Path) -> None:
+def test_small_results_are_not_given_up_when_the_connection_is_cut_again_and_again(tmp_path: Path) -> None:
     with ScriptedBroker(versions=(4,), cut_above=50) as broker, publishing(broker.url, tmp_path) as publisher:
         accept(publisher, result(1), None)
         wait_until(lambda: publisher.stats.connections > 12)
@@ -279,9 +277,7 @@ def test_commands_reach_their_handler_over_every_connection_and_retained_ones_do
             wait_until(lambda: got == [b"one", b"two"])
 
 
-def test_retained_oversize_and_foreign_messages_are_passed_over(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_retained_oversize_and_foreign_messages_are_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     got: list[bytes] = []
     with ScriptedBroker(versions=(4,)) as broker, publishing(broker.url, tmp_path) as publisher:
         publisher.subscribe("a/set", got.append)
@@ -297,7 +293,7 @@ def test_retained_oversize_and_foreign_messages_are_passed_over(
     assert "a/set" in caplog.text
 
 
-def test_messages_that_come_in_one_tls_record_are_all_handed_over_at_once(tmp_path: Path) -> None:
+def test_all_messages_of_one_tls_record_reach_the_handler_at_once(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     pair = authority.sign("server")
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -313,7 +309,9 @@ def test_messages_that_come_in_one_tls_record_are_all_handed_over_at_once(tmp_pa
             wait_until(lambda: got == payloads, 5)
 
 
-def test_handler_that_fails_is_logged_once_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_handler_is_logged_once_and_the_publisher_continues(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     calls: list[bytes] = []
 
     def handler(payload: bytes) -> None:
@@ -363,7 +361,7 @@ def test_messages_in_flight_never_exceed_the_receive_maximum(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("receive_maximum", [1, 2, 3])
-def test_statuses_and_the_goodbye_count_among_the_messages_that_the_broker_lets_wait(
+def test_statuses_and_the_offline_message_count_towards_the_receive_maximum(
     tmp_path: Path, receive_maximum: int
 ) -> None:
     unanswered = 0
@@ -411,7 +409,7 @@ def test_refused_status_is_sent_again_with_back_off_until_it_is_accepted(tmp_pat
     assert asked_s[1] - asked_s[0] >= 1.0 and asked_s[2] - asked_s[1] >= 2.0
 
 
-def test_status_that_has_changed_since_it_was_refused_is_sent_as_it_is_now(tmp_path: Path) -> None:
+def test_latest_status_is_sent_after_an_earlier_one_was_refused(tmp_path: Path) -> None:
     refuses = True
     topic = f"{BASE}/cam0/product/state"
     with (
@@ -428,7 +426,7 @@ def test_status_that_has_changed_since_it_was_refused_is_sent_as_it_is_now(tmp_p
         assert [payload for to, payload in broker.messages if to == topic] == [b"nut"]
 
 
-def test_pictures_that_the_broker_refuses_go_out_over_the_same_connection_when_it_takes_them(tmp_path: Path) -> None:
+def test_refused_pictures_are_sent_over_the_same_connection_when_the_broker_accepts_them(tmp_path: Path) -> None:
     with (
         ScriptedBroker(puback=lambda topic, _: QUOTA * ("/evidence/" in topic)) as broker,
         publishing(broker.url, tmp_path, pictures="all") as publisher,
@@ -441,7 +439,7 @@ def test_pictures_that_the_broker_refuses_go_out_over_the_same_connection_when_i
         assert publisher.stats.connections == 1
 
 
-def test_pictures_above_the_stated_limit_leave_no_fault_each_behind(tmp_path: Path) -> None:
+def test_pictures_above_the_stated_limit_are_not_a_fault(tmp_path: Path) -> None:
     with (
         ScriptedBroker(connack_properties=b"\x27\x00\x00\x07\xd0") as broker,
         publishing(broker.url, tmp_path, pictures="all") as publisher,

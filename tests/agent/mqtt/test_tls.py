@@ -23,7 +23,7 @@ def pair(authority: Authority) -> Pair:
     return authority.sign("line3")
 
 
-def test_certificate_and_host_name_are_checked_and_old_tls_is_not_spoken(authority: Authority, pair: Pair) -> None:
+def test_certificate_and_host_name_are_checked_and_old_tls_is_off(authority: Authority, pair: Pair) -> None:
     for config in (TlsConfig(), TlsConfig(ca_file=authority.cert, cert_file=pair.cert, key_file=pair.key)):
         context = make_context(config)
         assert context.verify_mode is ssl.CERT_REQUIRED
@@ -81,7 +81,7 @@ def test_unusable_file_is_a_config_error_at_start_and_in_check(
     assert fault.startswith(f"{agent_yaml}:{6 + list(files).index(key)}: mqtt.tls.{key}: {expected}")
 
 
-def test_failure_that_is_no_tls_has_no_meaning_of_it() -> None:
+def test_failure_without_tls_has_no_tls_meaning() -> None:
     assert meaning(ConnectionRefusedError(111, "Connection refused"), "h") is None
     assert meaning(TimeoutError("timed out"), "h") is None
     assert meaning("failed to receive on socket: [Errno 104] Connection reset by peer", "h") is None
