@@ -2,9 +2,10 @@
 
 import errno
 import logging
+import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -70,9 +71,9 @@ class EvidenceStore(Service):
         self._queue: deque[_Item] = deque()
         self._queued_bytes = 0
         self._closing = False
-        self._give_up_s: float | None = None
+        self._give_up_s = math.inf
         self._overflowing = False
-        self._passes: dict[str, int] = {}
+        self._passes: Counter[str] = Counter()  # by camera
         self._kept = self._dropped = 0
         self._faults: dict[str, tuple[str, float]] = {}  # camera, "" for the limits -> reason, time of the next attempt
         self._pruner = Pruner(config, folder, stop=self._must_end)
@@ -127,11 +128,9 @@ class EvidenceStore(Service):
     def _is_wanted(self, result: Result) -> bool:
         if result.verdict is not Verdict.OK:
             return True
-        if not self._config.passes_every:
-            return False
-        passes = self._passes.get(result.camera, 0) + 1
-        self._passes[result.camera] = passes
-        return passes % self._config.passes_every == 0
+        self._passes[result.camera] += 1
+        every = self._config.passes_every
+        return every > 0 and self._passes[result.camera] % every == 0
 
     def _run(self) -> None:
         tidy_s = time.monotonic()
@@ -165,7 +164,7 @@ class EvidenceStore(Service):
             return item
 
     def _must_end(self) -> bool:
-        return self._give_up_s is not None and time.monotonic() > self._give_up_s
+        return time.monotonic() > self._give_up_s
 
     def _tidy(self) -> None:
         self._pruner.make_room(0)
