@@ -9,6 +9,7 @@ the spool: no lock is shared with a callback, and a wait between attempts can be
 
 import contextlib
 import logging
+import math
 import select
 import socket
 import ssl
@@ -281,24 +282,22 @@ class ProtocolChoice:
     ) -> None:
         self._setting = setting
         self._clock_s = clock_s
-        self._old_until_s: float | None = None
+        self._old_until_s = -math.inf
 
     def to_try(self) -> tuple[MQTTProtocolVersion, ...]:
         """Versions for the next attempt, in order; the next one is tried if the broker does not support the first."""
         old, new = MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5
         if self._setting != "auto":
             return (new,) if self._setting == "5" else (old,)
-        if self._old_until_s is not None and self._clock_s() < self._old_until_s:
-            return (old,)
-        return (new, old)
+        return (old,) if self._clock_s() < self._old_until_s else (new, old)
 
     def worked(self, protocol: MQTTProtocolVersion) -> None:
         """The broker has accepted this version."""
         if protocol == MQTTProtocolVersion.MQTTv5:
-            self._old_until_s = None
-        elif self._old_until_s is None or self._clock_s() >= self._old_until_s:
+            self._old_until_s = -math.inf
+        elif self._clock_s() >= self._old_until_s:
             self._old_until_s = self._clock_s() + MEMORY_S
 
     def failed(self) -> None:
-        """The broker has accepted no version."""
-        self._old_until_s = None
+        """The broker has accepted no version: the older one is not remembered."""
+        self._old_until_s = -math.inf

@@ -5,6 +5,7 @@ So a live picture is left out. A result or evidence picture may delay the others
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -24,10 +25,10 @@ class SizeLimits:
 
     def __init__(self, *, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
-        self._stated: int | None = None  # by the broker
-        self._learnt: int | None = None  # for pictures
+        self._stated = math.inf  # bytes, by the broker
+        self._learnt = math.inf  # bytes, for pictures
         self._learnt_at_s = 0.0
-        self._smallest_left_out: int | None = None  # bytes, since the log said that pictures are left out; None: none
+        self._smallest_left_out = math.inf  # bytes, since the log said that pictures are left out
         self._left_out_at_s = 0.0  # time of the latest one
         self._passed = 0  # size of the largest message that the broker accepted over this connection
         self._count = 0  # messages sent over this connection
@@ -50,24 +51,25 @@ class SizeLimits:
 
     def connected(self, max_packet_bytes: int | None) -> None:
         """Notes a new connection and the limit that the broker stated, or None."""
-        self._stated = max_packet_bytes
+        self._stated = max_packet_bytes or math.inf
         self._passed = self._count = 0
         self._pictures.clear()
 
     def too_large(self, size: int) -> bool:
         """Whether `size` bytes exceed the limit that the broker stated."""
-        return self._stated is not None and size > self._stated
+        return size > self._stated
 
     def picture_fits(self, size: int) -> bool:
         """Whether to send a picture. Logs once when pictures are left out, and once when they fit again."""
         if self.careful:
             return False
-        if self._learnt is not None and self._clock_s() - self._learnt_at_s > FORGET_S:
-            self._learnt = None
-        limit = min((limit for limit in (self._stated, self._learnt) if limit is not None), default=None)
-        smallest = self._smallest_left_out
-        if limit is not None and size > limit:
-            if smallest is None:
+        now_s = self._clock_s()
+        if now_s - self._learnt_at_s > FORGET_S:
+            self._learnt = math.inf
+        limit = min(self._stated, self._learnt)
+        none_left_out = self._smallest_left_out == math.inf
+        if size > limit:
+            if none_left_out:
                 logger.warning(
                     "live pictures above %d bytes are left out, because the broker refuses them (this one: %d). Lower "
                     "heatmap.max_bytes or max_width.",
@@ -76,14 +78,13 @@ class SizeLimits:
                 )
             self._note_left_out(size)
             return False
-        if smallest is not None and (size >= smallest or self._clock_s() - self._left_out_at_s > BACK_AFTER_S):
-            self._smallest_left_out = None
+        if not none_left_out and (size >= self._smallest_left_out or now_s - self._left_out_at_s > BACK_AFTER_S):
+            self._smallest_left_out = math.inf
             logger.info("back: live pictures fit again (this one: %d bytes)", size)
         return True
 
     def _note_left_out(self, size: int) -> None:
-        smallest = self._smallest_left_out
-        self._smallest_left_out = size if smallest is None else min(size, smallest)
+        self._smallest_left_out = min(size, self._smallest_left_out)
         self._left_out_at_s = self._clock_s()
 
     def sent(self, size: int, *, picture: bool = False) -> int:
