@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from zsad_agent.messages import BundleName, FoundRegion, Latency, Result
+from zsad_agent.mqtt import Publisher
 from zsad_core.types import Verdict
 
 START = datetime(2026, 11, 25, 10, 28, 3, tzinfo=UTC)
@@ -29,3 +30,8 @@ def make_result(seq: int = 1, *, verdict: Verdict = Verdict.ANOMALOUS, **changes
         "latency_ms": Latency(capture_to_result=4.0, inference=3.0),
     }
     return Result(**(fields | changes))
+
+
+def accept(publisher: Publisher, result: Result, heatmap: bytes | None) -> None:
+    """Passes one result as the pipeline passes many."""
+    publisher.accept_all([(result, heatmap)], [None])

@@ -115,7 +115,7 @@ def _run_once(
         if config.control.enabled:
             controller = services.start(_make_controller(config, given, agent, store, started, publisher, restart))
         services.start(_make_health_server(config, agent, services, notifier))
-        reporter = StatsReporter(snapshot=agent.observer.snapshot, recent=agent.recent, publish=publisher.set_retained)
+        reporter = StatsReporter(agent.observer.snapshot, publisher.set_retained)
         services.start(agent.pipeline)
         restart.begun = True
         notifier.ready()
@@ -153,7 +153,6 @@ class _Agent:
     models: ModelInUse
     pipeline: Pipeline
     metrics: Metrics
-    recent: RecentResults
     observer: Observer
     evidence: EvidenceStore | None
 
@@ -187,15 +186,17 @@ def _assemble(
     if config.evidence.enabled:
         folder = config.evidence.path or given.state_dir / "evidence"
         evidence = services.start(EvidenceStore(config.evidence, folder))
+    recent = RecentResults()
     observer = Observer(
         device_id=config.device_id,
         device=config.inference.device,
         stations=stations,
         models=models,
         publisher=publisher,
+        recent=recent,
         evidence=evidence,
     )
-    metrics, recent = Metrics([station.name for station in stations], observer.snapshot), RecentResults()
+    metrics = Metrics([station.name for station in stations], observer.snapshot)
     pipeline = Pipeline(
         stations=stations,
         slots_changed=slots_changed,
@@ -210,7 +211,6 @@ def _assemble(
         models=models,
         pipeline=pipeline,
         metrics=metrics,
-        recent=recent,
         observer=observer,
         evidence=evidence,
     )

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import Station
-from zsad_agent.messages import AgentSnapshot, BrokerSnapshot, BundleSnapshot, CameraSnapshot, SpoolSnapshot
+from zsad_agent.messages import AgentSnapshot, BundleStats, CameraStats, RecentResults, Stats
 from zsad_agent.model import ModelInUse
 from zsad_agent.mqtt import Publisher
 
@@ -22,6 +23,7 @@ class Observer:
         stations: Sequence[Station],
         models: ModelInUse,
         publisher: Publisher,
+        recent: RecentResults,
         evidence: EvidenceStore | None,
     ) -> None:
         """Takes the parts; `device` is what the model runs on, in OpenVINO's words."""
@@ -30,32 +32,37 @@ class Observer:
         self._stations = stations
         self._models = models
         self._publisher = publisher
+        self._recent = recent
         self._evidence = evidence
         self._version = version("zsad-agent")
         self._started_s = time.monotonic()
 
     def snapshot(self) -> AgentSnapshot:
-        model, stats = self._models.current, self._publisher.stats
-        return AgentSnapshot(
+        model, publisher = self._models.current, self._publisher
+        stats = Stats(
             device_id=self._device_id,
+            at=datetime.now(UTC),
+            uptime_s=round(time.monotonic() - self._started_s, 1),
             version=self._version,
-            uptime_s=time.monotonic() - self._started_s,
-            bundle=BundleSnapshot(name=model.name, version=model.version, sha256=model.sha256, device=self._device),
-            cameras={
-                station.name: CameraSnapshot(
-                    up=station.status.up, reason=station.status.reason, dropped=station.dropped
-                )
-                for station in self._stations
-            },
-            spool=SpoolSnapshot(entries=stats.unsent, bytes=stats.spool_bytes, oldest_age_s=stats.oldest_age_s),
-            broker=BrokerSnapshot(
-                connected=self._publisher.connected,
-                reason=self._publisher.fault,
-                connections=stats.connections,
-                acknowledged=stats.acknowledged,
-                replayed=stats.replayed,
-                given_up=stats.given_up_by_cause,
-                attached_images_given_up=stats.evidence_given_up_by_cause,
-            ),
+            bundle=BundleStats(name=model.name, version=model.version, sha256=model.sha256, device=self._device),
+            cameras={station.name: self._camera(station) for station in self._stations},
+            spool=publisher.spool_stats,
+            broker=publisher.stats,
             evidence=self._evidence.stats if self._evidence is not None else None,
+        )
+        return AgentSnapshot(
+            stats=stats,
+            connected=publisher.connected,
+            broker_fault=publisher.fault,
+            live_images_dropped=publisher.live_images_dropped,
+        )
+
+    def _camera(self, station: Station) -> CameraStats:
+        up = station.status.up
+        return CameraStats(
+            up=up,
+            reason=None if up else station.status.reason,
+            results=self._recent.counts(station.name),
+            dropped=station.dropped,
+            latency_ms=self._recent.latency_ms(station.name),
         )

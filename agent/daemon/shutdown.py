@@ -64,7 +64,7 @@ def drain_and_flush(
 ) -> ShutdownOutcome:
     """Gives inspected pictures a limited time to reach the spool, then the broker."""
     pipeline.stop()
-    drained = in_time(pipeline.wait, DRAIN_HUNG_S if publisher.disk_hangs else DRAIN_S, ends)
+    drained = in_time(pipeline.wait, DRAIN_HUNG_S if spool.hangs else DRAIN_S, ends)
     if not drained:
         said = "stopped without waiting longer, so the latest picture may have no result: %s"
         logger.warning(said, pipeline.stuck(0.0) or "busy")
@@ -72,7 +72,7 @@ def drain_and_flush(
     if not any(end.is_set() for end in ends):
         unsent = _flush_at_end(publisher, ends[0])
     else:
-        unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected and not publisher.disk_hangs else 0.0)
+        unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected and not spool.hangs else 0.0)
     lost = publisher.store_or_count_lost() if unsent else 0
     if lost:
         logger.error("%d results are LOST: no broker took them, and the spool %s takes nothing", lost, spool.path)

@@ -7,7 +7,7 @@ that match this are counted or deleted, and no symbolic link below `folder` is f
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -18,7 +18,6 @@ from zsad_agent.messages import Result
 PICTURE, OVERLAY, RESULT = "jpg", "overlay.jpg", "json"
 
 _CAMERA = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _FILE = re.compile(
     r"(?P<dot>\.)?(?P<stem>(?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]\.[0-9]{3}-[A-Za-z0-9_.-]{1,200}?)"
     r"\.(?:json|overlay\.jpg|jpg)(?(dot)\.tmp)"  # a file whose writing was interrupted belongs to its set
@@ -60,8 +59,8 @@ def place_of(result: Result) -> Place:
     return Place(camera, captured.date().isoformat(), stem)
 
 
-def write_set(folder: Path, place: Place, files: Mapping[str, bytes]) -> int:
-    """Writes suffix -> content in the given order, each file completely or not at all. Returns the bytes.
+def write_set(folder: Path, place: Place, files: Mapping[str, bytes]) -> None:
+    """Writes suffix -> content in the given order, each file completely or not at all.
 
     Nothing is synced: a power cut can leave the files of the last seconds empty. Every result is safe in the spool.
 
@@ -81,9 +80,10 @@ def write_set(folder: Path, place: Place, files: Mapping[str, bytes]) -> int:
                     file.write(content)
                 os.replace(f".{name}.tmp", name, src_dir_fd=fd, dst_dir_fd=fd)
         except BaseException:
-            _unlink(fd, written)
+            for name in written:
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=fd)
             raise
-    return sum(map(len, files.values()))
 
 
 def delete_set(folder: Path, found: EvidenceSet) -> None:
@@ -103,17 +103,15 @@ def delete_empty_day(folder: Path, day: str) -> None:
 
 def cameras_in(folder: Path) -> list[str]:
     """The cameras that have evidence in `folder`; none if it does not exist."""
-    try:
-        with opened(folder) as fd:
-            return _folders(fd, _CAMERA)
-    except FileNotFoundError:
-        return []
+    with contextlib.suppress(FileNotFoundError), opened(folder) as fd:
+        return _folders(fd, _CAMERA.fullmatch)
+    return []
 
 
 def days_in(folder: Path, camera: str) -> list[str]:
     """The dates for which a camera has evidence."""
     with opened(folder, camera) as fd:
-        return [name for name in _folders(fd, _DATE) if _is_date(name)]
+        return _folders(fd, _is_date)
 
 
 def sets_of(folder: Path, camera: str, day: str) -> list[EvidenceSet]:
@@ -149,21 +147,12 @@ def opened(folder: Path, *parts: str, make: bool = False) -> Iterator[int]:
         yield fd
 
 
-def _folders(fd: int, pattern: re.Pattern[str]) -> list[str]:
+def _folders(fd: int, is_ours: Callable[[str], object]) -> list[str]:
     with os.scandir(fd) as entries:
-        folders = (entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-        return sorted(name for name in folders if pattern.fullmatch(name))
+        return sorted(entry.name for entry in entries if is_ours(entry.name) and entry.is_dir(follow_symlinks=False))
 
 
 def _is_date(text: str) -> bool:
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _unlink(fd: int, names: list[str]) -> None:
-    for name in names:
-        with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=fd)
+    with contextlib.suppress(ValueError):
+        return date.fromisoformat(text).isoformat() == text  # not another spelling, as 20261125
+    return False

@@ -4,16 +4,18 @@ import errno
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from zsad_agent.config import EvidenceConfig
 from zsad_agent.evidence import files as evidence_files
 from zsad_agent.evidence.files import EvidenceSet
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 DAY_S = 86_400.0
 CLOCK_STEP_S = 600.0  # a larger step against the monotonic clock means that the clock was set
@@ -48,21 +50,13 @@ class Ledger:
 
     def walk(self, today: str, stop: Callable[[], bool]) -> None:
         """Counts the files on disk; `stop` ends it early. Unreadable folders are logged and not counted."""
-        found: dict[str, int] = {}
-        written = self._bytes_of
-        for camera, day in self._camera_days():
-            if stop():
-                break
-            try:
-                sets = evidence_files.sets_of(self._folder, camera, day)
-            except OSError as error:
-                logger.warning("evidence %s/%s/%s is not counted: %s", self._folder, camera, day, error.strerror)
-                continue
-            found[day] = found.get(day, 0) + sum(found_set.size for found_set in sets)
-        ahead = [day for day in found if day > today and day not in written]
-        rest = [day for day in found if day <= today and day not in written]
-        order = [*sorted(ahead), *sorted(rest), *(day for day in written if day in found)]
-        self._bytes_of = {day: found[day] for day in order}
+        found: Counter[str] = Counter()
+        for camera in evidence_files.cameras_in(self._folder):
+            for day in self._readable(evidence_files.days_in, camera) or ():
+                if not stop() and (sets := self._readable(evidence_files.sets_of, camera, day)) is not None:
+                    found[day] += sum(found_set.size for found_set in sets)
+        not_ours = sorted(found.keys() - self._bytes_of.keys(), key=lambda day: (day <= today, day))
+        self._bytes_of = {day: found[day] for day in (*not_ours, *self._bytes_of) if day in found}
         self._loaded, self._sets = "", deque()
 
     def add(self, day: str, size: int) -> None:
@@ -86,8 +80,8 @@ class Ledger:
             return None
         return self._sets[0]
 
-    def delete_first(self, day: str) -> int | None:
-        """Deletes the oldest set of a date and returns its bytes; None if there is none that can be deleted.
+    def delete_first(self, day: str) -> bool:
+        """Deletes the oldest set of a date. False if there is none that can be deleted.
 
         Raises:
             OSError: the disk gives errors or is read-only.
@@ -97,11 +91,11 @@ class Ledger:
                 if self._deleted(found):
                     self._sets.popleft()
                     self._bytes_of[day] = max(0, self._bytes_of[day] - found.size)
-                    return found.size
+                    return True
         except PermissionError as error:  # a person changed the permissions of the date's folder
             logger.warning("evidence of %s in %s cannot be deleted: %s", day, self._folder, error.strerror)
             self._bytes_of.pop(day, None)
-        return None
+        return False
 
     def _deleted(self, found: EvidenceSet) -> bool:
         """False if a camera's sets of that date must not be deleted: they are no longer counted, others are deleted."""
@@ -116,14 +110,12 @@ class Ledger:
             return False
         return True
 
-    def _camera_days(self) -> list[tuple[str, str]]:
-        pairs = []
-        for camera in evidence_files.cameras_in(self._folder):
-            try:
-                pairs += [(camera, day) for day in evidence_files.days_in(self._folder, camera)]
-            except OSError as error:
-                logger.warning("evidence %s/%s is not counted: %s", self._folder, camera, error.strerror)
-        return pairs
+    def _readable(self, read: Callable[..., list[T]], *folder: str) -> list[T] | None:
+        try:
+            return read(self._folder, *folder)
+        except OSError as error:
+            logger.warning("evidence %s is not counted: %s", self._folder.joinpath(*folder), error.strerror)
+            return None
 
 
 class SettledClock:
@@ -165,32 +157,16 @@ class Pruner:
         wall_s: Callable[[], float] = time.time,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Reads nothing yet.
-
-        Args:
-            config: the limits.
-            folder: contains all evidence; need not exist.
-            stop: checked regularly; ends a long walk or deletion.
-            wall_s: Unix time.
-            monotonic_s: monotonic seconds.
-        """
+        """Reads nothing yet; `folder` need not exist. `stop` is called regularly and ends a long walk or deletion."""
         self._config = config
         self._folder = folder
         self._stop = stop
         self._wall_s, self._monotonic_s = wall_s, monotonic_s
-        self._ledger = Ledger(folder)
+        self.ledger = Ledger(folder)
         self._clock = SettledClock(wall_s, monotonic_s)
         self._walked_s: float | None = None
         self._aged_date, self._next_date_s = "", monotonic_s()
         self.pruned = 0  # sets deleted since the start
-
-    @property
-    def bytes(self) -> int:
-        return self._ledger.bytes
-
-    def add(self, day: str, size: int) -> None:
-        """Counts a set that was written."""
-        self._ledger.add(day, size)
 
     def make_room(self, needed: int) -> None:
         """Deletes until `needed` more bytes fit within all limits except age. The first call counts the files on disk.
@@ -200,22 +176,22 @@ class Pruner:
         """
         config = self._config
         if needed > config.max_bytes:
-            raise OSError(
-                errno.EFBIG, f"{needed} bytes for one result are more than evidence.max_bytes = {config.max_bytes}"
-            )
-        if self._walked_s is None or (self._ledger.bytes + needed > config.max_bytes and self._is_old(self._walked_s)):
-            self._walk()
+            too_large = f"{needed} bytes for one result are more than evidence.max_bytes = {config.max_bytes}"
+            raise OSError(errno.EFBIG, too_large)
+        now_s = self._monotonic_s()
+        is_full = self.ledger.bytes + needed > config.max_bytes
+        if self._walked_s is None or (is_full and now_s - self._walked_s > WALK_AGAIN_S):
+            self.ledger.walk(datetime.fromtimestamp(self._wall_s(), UTC).date().isoformat(), self._stop)
+            self._walked_s = now_s
         free, size = self._disk()
         if config.min_free_bytes >= size:
-            raise OSError(
-                errno.ENOSPC, f"evidence.min_free_bytes = {config.min_free_bytes}, and the disk has {size}: lower it"
-            )
-        self.delete(max(self._ledger.bytes + needed - config.max_bytes, config.min_free_bytes + needed - free))
+            too_small = f"evidence.min_free_bytes = {config.min_free_bytes}, and the disk has {size}: lower it"
+            raise OSError(errno.ENOSPC, too_small)
+        self.delete(max(self.ledger.bytes + needed - config.max_bytes, config.min_free_bytes + needed - free))
         free, _ = self._disk()
-        if free - needed < config.min_free_bytes and self._ledger.bytes == 0:
-            raise OSError(
-                errno.ENOSPC, f"the disk has less than evidence.min_free_bytes = {config.min_free_bytes} free"
-            )
+        if free - needed < config.min_free_bytes and self.ledger.bytes == 0:
+            full = f"the disk has less than evidence.min_free_bytes = {config.min_free_bytes} free"
+            raise OSError(errno.ENOSPC, full)
 
     def delete(self, size: int) -> None:
         """Deletes the oldest sets until `size` bytes are free.
@@ -223,12 +199,12 @@ class Pruner:
         Raises:
             OSError: the disk gives errors or is read-only.
         """
-        for day in self._ledger.dates:
+        for day in self.ledger.dates:
             while size > 0 and not self._stop():
-                before = self._ledger.bytes
-                deleted = self._ledger.delete_first(day)
-                size -= before - self._ledger.bytes  # includes sets that are no longer counted
-                if deleted is None:
+                before = self.ledger.bytes
+                deleted = self.ledger.delete_first(day)
+                size -= before - self.ledger.bytes  # includes sets that are no longer counted
+                if not deleted:
                     break
                 self.pruned += 1
 
@@ -243,24 +219,17 @@ class Pruner:
             return
         oldest_s = now_s - self._config.max_days * DAY_S
         last_date = datetime.fromtimestamp(oldest_s, UTC).date().isoformat()
-        for day in self._ledger.dates:
+        for day in self.ledger.dates:
             if day > last_date:
                 continue
             if day != self._aged_date:
                 if self._monotonic_s() < self._next_date_s:
                     return
                 self._aged_date, self._next_date_s = day, self._monotonic_s() + DATE_EVERY_S
-            while (found := self._ledger.first(day)) and found.place.captured_s < oldest_s and not self._stop():
-                if self._ledger.delete_first(day) is None:
+            while (found := self.ledger.first(day)) and found.place.captured_s < oldest_s and not self._stop():
+                if not self.ledger.delete_first(day):
                     break
                 self.pruned += 1
-
-    def _walk(self) -> None:
-        self._ledger.walk(datetime.fromtimestamp(self._wall_s(), UTC).date().isoformat(), self._stop)
-        self._walked_s = self._monotonic_s()
-
-    def _is_old(self, walked_s: float) -> bool:
-        return self._monotonic_s() - walked_s > WALK_AGAIN_S
 
     def _disk(self) -> tuple[int, int]:
         """Free bytes for this user, and all bytes, of the disk where the folder is or will be."""

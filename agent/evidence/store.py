@@ -2,11 +2,13 @@
 
 import errno
 import logging
+import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -25,7 +27,7 @@ logger = logging.getLogger(__name__)
 QUEUE_BYTES = 64_000_000  # pictures that wait for the disk; a single picture may be larger
 RESULT_BYTES = 4_000  # assumed size of a result in the queue
 TIDY_S = 60.0  # between two checks of age and free disk
-RETRY_S = 1.0  # before a camera's folder that cannot be written is tried again
+RETRY_S = 1.0  # before a camera's folder that cannot be written is tried again; results until then are left out
 MAX_JPEG_SIDE_PX = 65_500  # limit of the format
 
 
@@ -60,34 +62,21 @@ class EvidenceStore(Service):
         folder: Path,
         *,
         queue_bytes: int = QUEUE_BYTES,
-        wall_s: Callable[[], float] = time.time,
-        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Does not access the disk yet.
-
-        Args:
-            config: limits and JPEG quality.
-            folder: created with the first set. It may contain other files.
-            queue_bytes: pictures that may wait for the disk, in bytes.
-            wall_s: Unix time.
-            monotonic_s: monotonic seconds.
-        """
+        """Does not access the disk yet. `folder` is created with the first set; it may contain other files."""
         self._config = config
         self._folder = folder
         self._queue_bytes = queue_bytes
-        self._monotonic_s = monotonic_s
         self._condition = threading.Condition()
         self._queue: deque[_Item] = deque()
         self._queued_bytes = 0
         self._closing = False
-        self._give_up_s: float | None = None
+        self._give_up_s = math.inf
         self._overflowing = False
-        self._passes: dict[str, int] = {}
+        self._passes: Counter[str] = Counter()  # by camera
         self._kept = self._dropped = 0
-        self._faults: dict[
-            str, tuple[str, float]
-        ] = {}  # camera ("" for the limits) -> (reason, time of the next attempt)
-        self._pruner = Pruner(config, folder, stop=self._must_end, wall_s=wall_s, monotonic_s=monotonic_s)
+        self._faults: dict[str, tuple[str, float]] = {}  # camera, "" for the limits -> reason, time of the next attempt
+        self._pruner = Pruner(config, folder, stop=self._must_end)
         self._thread = threading.Thread(target=self._run, name="zsad-evidence", daemon=True)
 
     def stop(self, deadline_s: float) -> None:
@@ -111,15 +100,14 @@ class EvidenceStore(Service):
     @property
     def stats(self) -> EvidenceStats:
         with self._condition:
-            return EvidenceStats(
-                kept=self._kept, dropped=self._dropped, pruned=self._pruner.pruned, bytes=self._pruner.bytes
-            )
+            pruned, size = self._pruner.pruned, self._pruner.ledger.bytes
+            return EvidenceStats(kept=self._kept, dropped=self._dropped, pruned=pruned, bytes=size)
 
     def keep(self, result: Result, image_bgr: np.ndarray | None, heatmap: bytes | None) -> None:
         """Queues a result if it is to be kept. Never waits for the disk.
 
         Args:
-            result: of the picture.
+            result: its verdict says whether it is kept.
             image_bgr: uint8 [H, W, 3], not changed afterwards; None if there is no picture.
             heatmap: the published overlay, a JPEG.
         """
@@ -140,21 +128,23 @@ class EvidenceStore(Service):
     def _is_wanted(self, result: Result) -> bool:
         if result.verdict is not Verdict.OK:
             return True
-        if not self._config.passes_every:
-            return False
-        passes = self._passes.get(result.camera, 0) + 1
-        self._passes[result.camera] = passes
-        return passes % self._config.passes_every == 0
+        self._passes[result.camera] += 1
+        every = self._config.passes_every
+        return every > 0 and self._passes[result.camera] % every == 0
 
     def _run(self) -> None:
-        tidy_s = self._monotonic_s()
+        tidy_s = time.monotonic()
         while True:
-            if self._monotonic_s() >= tidy_s and not self._closing:
+            if time.monotonic() >= tidy_s and not self._closing:
                 self._attempt("", self._tidy)
-                tidy_s = self._monotonic_s() + self._pause_s()
+                tidy_s = time.monotonic() + self._pause_s()
             item = self._next()
             if item is not None:
-                self._store(item)
+                place = evidence_files.place_of(item.result)
+                kept = self._attempt(place.camera, partial(self._write, place, item))
+                with self._condition:
+                    self._kept += kept
+                    self._dropped += not kept
             elif self._closing:
                 return
 
@@ -174,18 +164,11 @@ class EvidenceStore(Service):
             return item
 
     def _must_end(self) -> bool:
-        return self._give_up_s is not None and time.monotonic() > self._give_up_s
+        return time.monotonic() > self._give_up_s
 
     def _tidy(self) -> None:
         self._pruner.make_room(0)
         self._pruner.delete_aged()
-
-    def _store(self, item: _Item) -> None:
-        place = evidence_files.place_of(item.result)
-        kept = self._attempt(place.camera, lambda: self._write(place, item))
-        with self._condition:
-            self._kept += kept
-            self._dropped += not kept
 
     def _write(self, place: Place, item: _Item) -> None:
         files: dict[str, bytes] = {}
@@ -197,13 +180,13 @@ class EvidenceStore(Service):
         size = sum(map(len, files.values()))
         self._pruner.make_room(size)
         try:
-            written = evidence_files.write_set(self._folder, place, files)
+            evidence_files.write_set(self._folder, place, files)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a quota or no inodes: free bytes do not show it
                 raise
             self._pruner.delete(2 * size)
-            written = evidence_files.write_set(self._folder, place, files)
-        self._pruner.add(place.date, written)
+            evidence_files.write_set(self._folder, place, files)
+        self._pruner.ledger.add(place.date, size)
 
     def _attempt(self, camera: str, action: Callable[[], object]) -> bool:
         """Runs the action. False if it failed, or failed less than `RETRY_S` ago and was not tried."""
@@ -213,11 +196,13 @@ class EvidenceStore(Service):
         try:
             action()
         except Exception as error:  # any error: the next set must be tried, and the inspection continues
-            of_disk = isinstance(error, OSError)  # else only this set is affected
-            words = error.strerror or str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, OSError):
+                words, pause_s = error.strerror or str(error), RETRY_S
+            else:  # only this set is affected
+                words, pause_s = f"{type(error).__name__}: {error}", 0.0
             why = f"evidence in {self._folder}: {words}"
             with self._condition:
-                self._faults[camera] = (why, time.monotonic() + (RETRY_S if of_disk else 0.0))
+                self._faults[camera] = (why, time.monotonic() + pause_s)
             if before is None:
                 logger.error("evidence%s lost: %s", camera and f" of {camera}", why)
             return False

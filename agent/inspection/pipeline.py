@@ -24,14 +24,14 @@ SHARED = ("inference", "publishing")  # the threads that serve every line
 
 
 class Sink(Protocol):
-    """Takes every result, for example `zsad_agent.mqtt.Publisher`. The result is durable when it returns."""
+    """Takes every result."""
 
     def accept(self, result: Result, heatmap: bytes | None) -> None: ...
 
 
 @runtime_checkable
-class BatchSink(Sink, Protocol):
-    """A sink that stores several results with one disk commit."""
+class BatchSink(Protocol):
+    """Stores several results with one disk commit, for example `zsad_agent.mqtt.Publisher`."""
 
     def accept_all(
         self,
@@ -78,7 +78,7 @@ class Pipeline(Service):
         *,
         stations: Sequence[Station],
         slots_changed: threading.Condition,
-        sinks: Sequence[Sink],
+        sinks: Sequence[Sink | BatchSink],
         stop: threading.Event,
         evidence: Evidence | None = None,
         on_crash: Callable[[BaseException, str], None] | None = None,
@@ -107,7 +107,7 @@ class Pipeline(Service):
         self._keeper = keepers[0] if keepers else None
         self._stations = stations
         self._turns = RoundRobin([station.slot for station in stations], slots_changed)
-        self._sinks = sinks
+        self._sinks = [sink for sink in sinks if not isinstance(sink, BatchSink)]
         self._stop = stop
         self._evidence = evidence
         self._on_crash = on_crash
@@ -266,9 +266,8 @@ class Pipeline(Service):
         if self._keeper is not None:
             self._keeper.accept_all(results, [item.done for item in captured])
         for sink in self._sinks:
-            if sink is not self._keeper:
-                for result, heatmap in results:
-                    sink.accept(result, heatmap)
+            for result, heatmap in results:
+                sink.accept(result, heatmap)
         for item, (result, heatmap) in zip(captured, results, strict=True):
             if self._evidence is not None:
                 self._evidence.keep(result, item.image_bgr if isinstance(item, Frame) else None, heatmap)

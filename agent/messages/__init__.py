@@ -1,4 +1,4 @@
-"""What the agent says: results, statistics, topics, counts, and their JSON Schemas.
+"""The messages of the agent: results, statistics, topics, counts, and their JSON Schemas.
 
 Sending belongs in `mqtt`. May import `system`.
 """

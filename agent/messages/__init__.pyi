@@ -1,9 +1,5 @@
 from .counts import AgentSnapshot as AgentSnapshot
-from .counts import BrokerSnapshot as BrokerSnapshot
-from .counts import BundleSnapshot as BundleSnapshot
-from .counts import CameraSnapshot as CameraSnapshot
-from .counts import EvidenceStats as EvidenceStats
-from .counts import SpoolSnapshot as SpoolSnapshot
+from .counts import RecentResults as RecentResults
 from .counts import what_is_missing as what_is_missing
 from .json_schema import schema_text as schema_text
 from .result import BundleName as BundleName
@@ -12,8 +8,12 @@ from .result import Latency as Latency
 from .result import Result as Result
 from .result import encode as encode
 from .result import mark_replayed as mark_replayed
-from .stats import RecentResults as RecentResults
-from .stats import build_stats as build_stats
+from .stats import BrokerStats as BrokerStats
+from .stats import BundleStats as BundleStats
+from .stats import CameraStats as CameraStats
+from .stats import EvidenceStats as EvidenceStats
+from .stats import SpoolStats as SpoolStats
+from .stats import Stats as Stats
 from .topics import OFFLINE as OFFLINE
 from .topics import ONLINE as ONLINE
 from .topics import Topics as Topics

@@ -1,72 +1,75 @@
 """The counts of the agent at one moment, the source of metrics, statistics and readiness."""
 
-from collections.abc import Mapping
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvidenceStats:
-    """Numbers of stored results since the start; `bytes` is the present size."""
+from zsad_agent.messages.result import Latency, Result
+from zsad_agent.messages.stats import Percentiles, RecentLatency, Stats, VerdictCounts
+from zsad_core.types import Verdict
 
-    kept: int
-    dropped: int  # left out: the disk was too slow, full or broken
-    pruned: int  # deleted for a limit
-    bytes: int  # on disk now
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CameraSnapshot:
-    up: bool  # it delivers pictures that can be judged
-    reason: str | None  # why not
-    dropped: int  # frames that a newer one replaced before the model was free
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SpoolSnapshot:
-    entries: int  # results that wait for the broker
-    bytes: int  # of the file
-    oldest_age_s: float | None  # None: nothing waits
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BrokerSnapshot:
-    connected: bool
-    reason: str | None  # why not
-    connections: int  # these and the following: counts since the start
-    acknowledged: int
-    replayed: int
-    given_up: Mapping[str, int]  # results by cause
-    attached_images_given_up: Mapping[str, int]  # pictures that were to follow their results (`spool.pictures`)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BundleSnapshot:
-    name: str
-    version: str
-    sha256: str
-    device: str  # what it runs on, in OpenVINO's words
+WINDOW_S = 300.0  # percentiles are over the results of this time,
+WINDOW_RESULTS = 2000  # and over the last so many
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AgentSnapshot:
-    device_id: str
-    version: str  # the agent's
-    uptime_s: float
-    bundle: BundleSnapshot | None  # None: the model is not loaded
-    cameras: Mapping[str, CameraSnapshot]
-    spool: SpoolSnapshot
-    broker: BrokerSnapshot
-    evidence: EvidenceStats | None  # None: evidence.enabled is false
+    stats: Stats
+    connected: bool  # to the broker
+    broker_fault: str | None
+    live_images_dropped: Mapping[str, int]  # by kind: `heatmap`, `image`
 
 
-def what_is_missing(snapshot: AgentSnapshot) -> list[str]:
+class RecentResults:
+    """Counts by camera since the start, and latencies of the last five minutes. A sink of the pipeline."""
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._lock = threading.Lock()
+        self._counts: dict[str, Counter[str]] = {}
+        self._latencies: dict[str, deque[tuple[float, Latency]]] = {}
+
+    def accept(self, result: Result, heatmap: bytes | None) -> None:
+        """Counts the result."""
+        with self._lock:
+            self._counts.setdefault(result.camera, Counter())[result.verdict.value] += 1
+            latencies = self._latencies.setdefault(result.camera, deque(maxlen=WINDOW_RESULTS))
+            latencies.append((self._clock_s(), result.latency_ms))
+
+    def counts(self, camera: str) -> VerdictCounts:
+        with self._lock:
+            counted = self._counts.get(camera, Counter())
+            return VerdictCounts(**{verdict.value: counted[verdict.value] for verdict in Verdict})
+
+    def latency_ms(self, camera: str) -> RecentLatency:
+        since_s = self._clock_s() - WINDOW_S
+        with self._lock:
+            recent = [latency for at_s, latency in self._latencies.get(camera, ()) if at_s >= since_s]
+        return RecentLatency(
+            capture_to_result=_percentiles([latency.capture_to_result for latency in recent]),
+            inference=_percentiles([latency.inference for latency in recent]),
+        )
+
+
+def what_is_missing(agent: AgentSnapshot) -> list[str]:
     """Why the agent is not ready: every reason in words; none when it is."""
-    missing = [] if snapshot.bundle is not None else ["the model is not loaded"]
-    missing += [
-        f"camera {name}: {camera.reason or 'no pictures'}" for name, camera in snapshot.cameras.items() if not camera.up
+    missing = [
+        f"camera {name}: {camera.reason or 'no pictures'}"
+        for name, camera in agent.stats.cameras.items()
+        if not camera.up
     ]
-    if not snapshot.broker.connected:
-        missing.append(f"broker: {snapshot.broker.reason or 'not connected'}")
-    elif snapshot.broker.reason:
-        missing.append(f"broker: {snapshot.broker.reason}")
+    if agent.broker_fault or not agent.connected:
+        missing.append(f"broker: {agent.broker_fault or 'not connected'}")
     return missing
+
+
+def _percentiles(values_ms: Sequence[float | None]) -> Percentiles | None:
+    known_ms = [value for value in values_ms if value is not None]
+    if not known_ms:
+        return None
+    p50, p95 = np.percentile(known_ms, (50, 95))
+    return Percentiles(p50=round(float(p50), 3), p95=round(float(p95), 3))

@@ -1,6 +1,6 @@
 """The JSON Schemas of the messages, for programs that read them.
 
-They are made from the models and committed beside this module; this writes them anew:
+They are generated from the models and committed beside this module. This writes them:
 
     python -m zsad_agent.messages.json_schema
 """
@@ -11,8 +11,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from zsad_agent.messages.result import Result
+from zsad_agent.messages.stats import Stats
 
-SCHEMA_FILES: dict[str, type[BaseModel]] = {"result.schema.json": Result}
+SCHEMA_FILES: dict[str, type[BaseModel]] = {"result.schema.json": Result, "stats.schema.json": Stats}
 
 
 def schema_text(message: type[BaseModel]) -> str:

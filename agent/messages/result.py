@@ -101,7 +101,7 @@ class Result(StrictModel, json_schema_extra=_complete_schema):
         score = values.get("anomaly_score")
         if score is None or 0 <= score <= 1:
             return values
-        reason = values.get("reason") or f"the model's score is no number in [0, 1]: {score}"
+        reason = values.get("reason") or f"the model's score is not a number in [0, 1]: {score}"
         return {**values, "anomaly_score": None, "verdict": Verdict.UNKNOWN, "reason": reason, "regions": ()}
 
     @model_validator(mode="after")
@@ -110,9 +110,9 @@ class Result(StrictModel, json_schema_extra=_complete_schema):
             if self.reason is None:
                 raise ValueError("an unknown verdict needs a reason")
         elif self.reason is not None:
-            raise ValueError(f"verdict {self.verdict.value!r} takes no reason, got {self.reason!r}")
+            raise ValueError(f"verdict {self.verdict.value!r} must have no reason, got {self.reason!r}")
         elif self.anomaly_score is None:
-            raise ValueError(f"verdict {self.verdict.value!r} without a score: without one it is 'unknown'")
+            raise ValueError(f"verdict {self.verdict.value!r} without a score: it must be 'unknown'")
         return self
 
     def encode(self) -> bytes:
@@ -122,10 +122,10 @@ class Result(StrictModel, json_schema_extra=_complete_schema):
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """UTF-8 JSON without spaces, of messages that have no model; what is no UTF-8 in a text becomes `?`.
+    """UTF-8 JSON without spaces. A character that UTF-8 cannot encode becomes `?`.
 
     Raises:
-        ValueError: the message holds NaN or infinity, for which JSON has no word.
+        ValueError: the message has NaN or infinity, which JSON does not have.
     """
     return json.dumps(message, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 

@@ -1,106 +1,87 @@
 """The statistics on `<prefix>/<device_id>/stats`, schema `zsad.stats/1`."""
 
-import json
-import threading
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib import resources
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
+from pydantic import Field
 
-from zsad_agent.messages.counts import AgentSnapshot
-from zsad_agent.messages.result import Latency, Result
-from zsad_agent.system import utc_text
-from zsad_core.types import Verdict
+from zsad_agent.messages.result import BundleName, Text, TopicLevel, UtcTime, encode
+from zsad_core.config import StrictModel
 
-STATS_SCHEMA = "zsad.stats/1"
-WINDOW_S = 300.0  # percentiles are over the results of this time,
-WINDOW_RESULTS = 2000  # and over the last so many
+Count = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
-class RecentResults:
-    """Counts by camera since the start, and latencies of the last five minutes. A sink of the pipeline."""
-
-    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._clock_s = clock_s
-        self._lock = threading.Lock()
-        self._counts: dict[str, Counter[str]] = {}
-        self._latencies: dict[str, deque[tuple[float, Latency]]] = {}
-
-    def accept(self, result: Result, heatmap: bytes | None) -> None:
-        """Counts the result."""
-        with self._lock:
-            self._counts.setdefault(result.camera, Counter())[result.verdict] += 1
-            latencies = self._latencies.setdefault(result.camera, deque(maxlen=WINDOW_RESULTS))
-            latencies.append((self._clock_s(), result.latency_ms))
-
-    def counts(self, camera: str) -> dict[str, int]:
-        """Results by verdict."""
-        with self._lock:
-            counted = self._counts.get(camera, Counter())
-            return {verdict.value: counted[verdict.value] for verdict in Verdict}
-
-    def latency_ms(self, camera: str) -> dict[str, dict[str, float] | None]:
-        """p50 and p95 in milliseconds of `capture_to_result` and `inference`; None where there was none lately."""
-        since_s = self._clock_s() - WINDOW_S
-        with self._lock:
-            recent = [latency for at_s, latency in self._latencies.get(camera, ()) if at_s >= since_s]
-        return {
-            name: _percentiles([value for latency in recent if (value := getattr(latency, name)) is not None])
-            for name in ("capture_to_result", "inference")
-        }
+class VerdictCounts(StrictModel):
+    ok: Count
+    anomalous: Count
+    unknown: Count
 
 
-def build_stats(agent: AgentSnapshot, recent: RecentResults, at: datetime | None = None) -> dict[str, Any]:
-    """The message, valid under `stats.schema.json`, ready for `encode`.
-
-    Args:
-        agent: the counts at this moment.
-        recent: was given every result.
-        at: with a time zone; None: now.
-    """
-    return {
-        "schema": STATS_SCHEMA,
-        "device_id": agent.device_id,
-        "at": utc_text(at or datetime.now(UTC)),
-        "uptime_s": round(agent.uptime_s, 1),
-        "version": agent.version,
-        "bundle": asdict(agent.bundle) if agent.bundle is not None else None,
-        "cameras": {
-            name: {
-                "up": camera.up,
-                "reason": None if camera.up else camera.reason,
-                "results": recent.counts(name),
-                "dropped": camera.dropped,
-                "latency_ms": recent.latency_ms(name),
-            }
-            for name, camera in agent.cameras.items()
-        },
-        "spool": asdict(agent.spool),
-        "broker": {
-            "connections": agent.broker.connections,
-            "acknowledged": agent.broker.acknowledged,
-            "replayed": agent.broker.replayed,
-            "given_up": dict(agent.broker.given_up),
-            "attached_images_given_up": dict(agent.broker.attached_images_given_up),
-        },
-        "evidence": asdict(agent.evidence) if agent.evidence is not None else None,
-    }
+class Percentiles(StrictModel):
+    p50: NotNegative
+    p95: NotNegative
 
 
-def stats_json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of the message."""
-    text = resources.files(__package__).joinpath("stats.schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
+class RecentLatency(StrictModel):
+    """Milliseconds over the last five minutes; null without a result in them."""
+
+    capture_to_result: Percentiles | None
+    inference: Percentiles | None
 
 
-def _percentiles(values: Sequence[float]) -> dict[str, float] | None:
-    if not values:
-        return None
-    p50, p95 = np.percentile(values, (50, 95))
-    return {"p50": round(float(p50), 3), "p95": round(float(p95), 3)}
+class CameraStats(StrictModel):
+    up: bool = Field(description="It delivers pictures that can be judged.")
+    reason: str | None = Field(description="Why it is not up.")
+    results: VerdictCounts
+    dropped: Count = Field(description="Frames that a newer one replaced.")
+    latency_ms: RecentLatency
+
+
+class BundleStats(BundleName):
+    device: Text = Field(description="What it runs on, in OpenVINO's words.")
+
+
+class SpoolStats(StrictModel):
+    entries: Count = Field(description="Results that wait for the broker.")
+    bytes: Count = Field(description="Size of the file.")
+    oldest_age_s: NotNegative | None = Field(description="Age of the oldest result that waits; null: none waits.")
+
+
+class BrokerStats(StrictModel):
+    connections: Count
+    acknowledged: Count = Field(description="Results that the broker has.")
+    replayed: Count = Field(description="Results sent as replayed, again or for the first time.")
+    given_up: dict[str, Count] = Field(description="Results lost, by cause.")
+    attached_images_given_up: dict[str, Count] = Field(
+        description="Pictures that were to follow their results (spool.pictures) and are lost, by cause."
+    )
+
+
+class EvidenceStats(StrictModel):
+    kept: Count = Field(description="Results that were written.")
+    dropped: Count = Field(description="Results left out: the disk was too slow, full or broken.")
+    pruned: Count = Field(description="Results deleted for a limit.")
+    bytes: Count = Field(description="On disk now.")
+
+
+def _complete_schema(schema: dict[str, Any]) -> None:
+    schema |= {"title": "zsad.stats/1", "$id": "urn:zsad:stats:1", "required": sorted(schema["properties"])}
+
+
+class Stats(StrictModel, json_schema_extra=_complete_schema):
+    """The agent's counts, as published, retained, on <prefix>/<device_id>/stats. Counts are since the start."""
+
+    schema_name: Literal["zsad.stats/1"] = Field(default="zsad.stats/1", alias="schema")
+    device_id: TopicLevel
+    at: UtcTime = Field(description="UTC, with milliseconds.")
+    uptime_s: NotNegative = Field(description="Seconds since the start of the agent.")
+    version: Text = Field(description="The agent's.")
+    bundle: BundleStats
+    cameras: dict[TopicLevel, CameraStats]
+    spool: SpoolStats
+    broker: BrokerStats
+    evidence: EvidenceStats | None = Field(description="Null when evidence is off.")
+
+    def encode(self) -> bytes:
+        """The message: UTF-8 JSON without spaces."""
+        return encode(self.model_dump(by_alias=True))

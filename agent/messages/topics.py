@@ -20,9 +20,6 @@ class Topics:
         """`suffix` below the device's own topic."""
         return f"{self.prefix}/{self.device_id}/{suffix}"
 
-    def status(self, camera: str) -> str:
-        return f"{self.prefix}/{self.device_id}/{camera}/status"
-
     def result(self, camera: str) -> str:
         return f"{self.prefix}/{self.device_id}/{camera}/result"
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from socketserver import TCPServer, ThreadingMixIn
-from typing import Any
+from socketserver import ThreadingTCPServer
+from typing import Any, NamedTuple
 
 from zsad_agent.monitoring.metrics import CONTENT_TYPE
 from zsad_agent.system import Service
@@ -29,9 +29,9 @@ _HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
 
 
 class HealthServer(Service):
-    """If the port is used, it logs one warning and the agent runs without the server.
+    """Answers GET and HEAD of three paths, one request per connection. Answers contain no text of the request.
 
-    Answers GET and HEAD of three paths, one request per connection. Answers contain no text of the request.
+    If the port is used, it logs one warning and the agent runs without the server.
     """
 
     name = "health server"
@@ -63,7 +63,7 @@ class HealthServer(Service):
             "/readyz": lambda: _verdict(missing()),
         }
         self._server: _Server | None = None
-        self._stopping = threading.Event()
+        self.port: int | None = None  # that it listens on
 
     def start(self) -> None:
         if self._listen == OFF:
@@ -74,14 +74,15 @@ class HealthServer(Service):
         except OSError as error:
             logger.warning("no metrics at %s: %s. The agent runs without them.", self._listen, error.strerror)
             return
-        self._server.timeout = POLL_S
-        self._thread = threading.Thread(target=self._serve, args=(self._server,), name="zsad-http", daemon=True)
+        self.port = int(self._server.server_address[1])
+        serve = self._server.serve_forever
+        self._thread = threading.Thread(target=serve, args=(POLL_S,), name="zsad-http", daemon=True)
         self._thread.start()
         logger.info("metrics and health at http://%s:%d", host, self.port)
 
     def stop(self, deadline_s: float) -> None:
-        self._stopping.set()
-        if self._server is not None and self._wait(deadline_s):
+        if self._server is not None:
+            self._server.shutdown()  # waits for `POLL_S` at most
             self._server.server_close()
 
     @property
@@ -89,20 +90,11 @@ class HealthServer(Service):
         """Whether it answers, unless it is off or its port was taken."""
         return self._thread is None or self._thread.is_alive()
 
-    def _serve(self, server: "_Server") -> None:
-        while not self._stopping.is_set():
-            server.handle_request()  # `POLL_S` at most
-            server.service_actions()
 
-    @property
-    def port(self) -> int | None:
-        """The port that it listens on; None if it does not listen."""
-        return int(self._server.server_address[1]) if self._server is not None else None
-
-
-class _Answer:
-    def __init__(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
-        self.status, self.content_type, self.body = status, content_type, body
+class _Answer(NamedTuple):
+    status: HTTPStatus
+    content_type: str
+    body: bytes
 
 
 def _verdict(reasons: list[str]) -> _Answer:
@@ -111,7 +103,7 @@ def _verdict(reasons: list[str]) -> _Answer:
     return _Answer(status, "application/json", json.dumps(body).encode() + b"\n")
 
 
-class _Server(ThreadingMixIn, TCPServer):
+class _Server(ThreadingTCPServer):
     """Not `http.server.HTTPServer`: that looks up its own host name, which may take long."""
 
     allow_reuse_address = True

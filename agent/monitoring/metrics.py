@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 Kind = Literal["counter", "gauge"]
-Values = float | Mapping[tuple[str, ...], float]  # one number, or one per tuple of label values
 
 
 class Metrics:
@@ -36,20 +36,11 @@ class Metrics:
         prometheus_client.disable_created_metrics()  # they double the number of series, and nothing here uses them
         self._registry = CollectorRegistry(auto_describe=False)
         self._results = Counter("zsad_results", "Results by verdict.", ["camera", "verdict"], registry=self._registry)
-        self._latency_s = Histogram(
-            "zsad_capture_to_result_seconds",
-            "From the capture of a picture to its result.",
-            ["camera"],
-            buckets=BUCKETS_S,
-            registry=self._registry,
+        histogram = partial(Histogram, labelnames=["camera"], buckets=BUCKETS_S, registry=self._registry)
+        self._latency_s = histogram(
+            "zsad_capture_to_result_seconds", "Time from the capture of a picture to its result."
         )
-        self._inference_s = Histogram(
-            "zsad_inference_seconds",
-            "The model's time for a picture.",
-            ["camera"],
-            buckets=BUCKETS_S,
-            registry=self._registry,
-        )
+        self._inference_s = histogram("zsad_inference_seconds", "The model's time for a picture.")
         for camera in cameras:
             self._latency_s.labels(camera)
             self._inference_s.labels(camera)
@@ -91,48 +82,52 @@ class _Reading(Collector):
         yield from families
 
 
-def _family(kind: Kind, name: str, text: str, values: Values, labels: Sequence[str] = ()) -> Metric:
-    make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
-    family = make(name, text, labels=list(labels))
-    for label_values, value in values.items() if isinstance(values, Mapping) else [((), values)]:
-        family.add_metric(list(label_values), float(value))
+def _family(kind: Kind, name: str, text: str, value: float | Mapping[str, float], label: str | None = None) -> Metric:
+    """A metric with one value, or with one value per value of `label`."""
+    family = (CounterMetricFamily if kind == "counter" else GaugeMetricFamily)(
+        name, text, labels=[label] if label else []
+    )
+    for label_value, number in value.items() if isinstance(value, Mapping) else [(None, value)]:
+        family.add_metric([label_value] if label_value is not None else [], float(number))
     return family
 
 
-def _by_label(values: Mapping[str, float]) -> dict[tuple[str, ...], float]:
-    return {(label,): value for label, value in values.items()}
-
-
 def _agent_metrics(agent: AgentSnapshot) -> Iterator[Metric]:
-    cameras, spool, broker = agent.cameras.items(), agent.spool, agent.broker
-    dropped = _by_label({name: camera.dropped for name, camera in cameras})
-    up = _by_label({name: camera.up for name, camera in cameras})
-    yield _family("counter", "zsad_frames_dropped_total", "Frames that a newer one replaced.", dropped, ["camera"])
-    yield _family("gauge", "zsad_camera_up", "1 while it delivers pictures that can be judged.", up, ["camera"])
+    stats = agent.stats
+    spool, broker, evidence, bundle = stats.spool, stats.broker, stats.evidence, stats.bundle
+    dropped = {name: camera.dropped for name, camera in stats.cameras.items()}
+    up = {name: camera.up for name, camera in stats.cameras.items()}
+    lost = broker.attached_images_given_up
+    yield _family("counter", "zsad_frames_dropped_total", "Frames that a newer one replaced.", dropped, "camera")
+    yield _family("gauge", "zsad_camera_up", "1 while it delivers pictures that can be judged.", up, "camera")
     yield _family("gauge", "zsad_spool_entries", "Results that wait for the broker.", spool.entries)
     yield _family("gauge", "zsad_spool_bytes", "Size of the spool's file.", spool.bytes)
     yield _family(
-        "gauge", "zsad_spool_oldest_age_seconds", "Age of the oldest result that waits.", spool.oldest_age_s or 0.0
+        "gauge", "zsad_spool_oldest_age_seconds", "Age of the oldest waiting result.", spool.oldest_age_s or 0
     )
-    yield _family("gauge", "zsad_broker_connected", "1 while there is a connection.", broker.connected)
+    yield _family("gauge", "zsad_broker_connected", "1 while there is a connection.", agent.connected)
     yield _family("counter", "zsad_broker_connections_total", "Connections made.", broker.connections)
-    yield _family("counter", "zsad_results_acknowledged_total", "Results the broker has.", broker.acknowledged)
+    yield _family("counter", "zsad_results_acknowledged_total", "Results that the broker has.", broker.acknowledged)
     yield _family("counter", "zsad_results_replayed_total", "Results sent as replayed.", broker.replayed)
-    given_up = _by_label(broker.given_up)
-    yield _family("counter", "zsad_results_given_up_total", "Results lost, by cause.", given_up, ["cause"])
-    images, text = _by_label(broker.attached_images_given_up), "Pictures attached to results and lost, by cause."
-    yield _family("counter", "zsad_attached_images_given_up_total", text, images, ["cause"])
-    if agent.evidence is not None:
-        kept, lost = "Results whose evidence was written.", "Results whose evidence the disk did not take."
-        yield _family("counter", "zsad_evidence_kept_total", kept, agent.evidence.kept)
-        yield _family("counter", "zsad_evidence_dropped_total", lost, agent.evidence.dropped)
-        yield _family("counter", "zsad_evidence_pruned_total", "Deleted for a limit.", agent.evidence.pruned)
-        yield _family("gauge", "zsad_evidence_bytes", "Evidence on disk.", agent.evidence.bytes)
-    yield _family("gauge", "zsad_uptime_seconds", "Since the start of the agent.", agent.uptime_s)
-    labels = ["version", "bundle", "bundle_version", "bundle_sha256", "device"]
-    bundle = agent.bundle
-    values = (bundle.name, bundle.version, bundle.sha256, bundle.device) if bundle is not None else ("",) * 4
-    yield _family("gauge", "zsad_build_info", "1; what runs here.", {(agent.version, *values): 1.0}, labels)
+    yield _family("counter", "zsad_results_given_up_total", "Results lost, by cause.", broker.given_up, "cause")
+    yield _family("counter", "zsad_attached_images_given_up_total", "Attached pictures lost, by cause.", lost, "cause")
+    text = "Heatmaps and pictures not sent: no connection, a slow network, or too large for the broker."
+    yield _family("counter", "zsad_live_images_dropped_total", text, agent.live_images_dropped, "kind")
+    if evidence is not None:
+        yield _family("counter", "zsad_evidence_kept_total", "Results whose evidence was written.", evidence.kept)
+        yield _family("counter", "zsad_evidence_dropped_total", "Results whose evidence is lost.", evidence.dropped)
+        yield _family(
+            "counter", "zsad_evidence_pruned_total", "Results whose evidence was deleted for a limit.", evidence.pruned
+        )
+        yield _family("gauge", "zsad_evidence_bytes", "Evidence on disk.", evidence.bytes)
+    yield _family("gauge", "zsad_uptime_seconds", "Since the start of the agent.", stats.uptime_s)
+    info = GaugeMetricFamily(
+        "zsad_build_info",
+        "Always 1; the labels say what runs here.",
+        labels=["version", "bundle", "bundle_version", "bundle_sha256", "device"],
+    )
+    info.add_metric([stats.version, bundle.name, bundle.version, bundle.sha256, bundle.device], 1.0)
+    yield info
 
 
 def _process_metrics() -> Iterator[Metric]:
@@ -140,9 +135,6 @@ def _process_metrics() -> Iterator[Metric]:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     memory = pages * os.sysconf("SC_PAGE_SIZE")
     yield _family("gauge", "process_resident_memory_bytes", "Memory of the process.", memory)
-    yield _family("gauge", "process_threads", "Threads of the process.", _entries("/proc/self/task"))
-    yield _family("gauge", "process_open_fds", "Open file descriptors.", _entries("/proc/self/fd"))
-
-
-def _entries(folder: str) -> int:
-    return sum(1 for _ in Path(folder).iterdir())
+    threads, files = (sum(1 for _ in Path("/proc/self", folder).iterdir()) for folder in ("task", "fd"))
+    yield _family("gauge", "process_threads", "Threads of the process.", threads)
+    yield _family("gauge", "process_open_fds", "Open file descriptors.", files)

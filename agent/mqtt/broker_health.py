@@ -64,14 +64,9 @@ class BrokerHealth:
             return
         if state is BrokerState.CONNECTED:
             logger.info("broker %s %s", self._name, "connected" if previous is BrokerState.CONNECTING else "back")
-        elif state is BrokerState.REFUSED:
-            logger.error(
-                "broker %s refused: %s. Check mqtt.username and the password. Results wait in the spool.",
-                self._name,
-                reason,
-            )
-        elif state is BrokerState.UNTRUSTED:
-            logger.error("broker %s untrusted: %s. Results wait in the spool.", self._name, reason)
-        elif state is BrokerState.UNREACHABLE:
-            word = "lost" if previous is BrokerState.CONNECTED else "unreachable"
-            logger.warning("broker %s %s: %s. Results wait in the spool.", self._name, word, reason)
+        elif state is not BrokerState.STOPPED:
+            was_connected = previous is BrokerState.CONNECTED
+            word = "lost" if was_connected and state is BrokerState.UNREACHABLE else state.value
+            advice = "Check mqtt.username and the password. " if state is BrokerState.REFUSED else ""
+            level = logging.ERROR if turned_down else logging.WARNING
+            logger.log(level, "broker %s %s: %s. %sResults wait in the spool.", self._name, word, reason, advice)

@@ -4,12 +4,12 @@ MQTT 5 is used if the broker supports it, because only there the broker can refu
 acknowledges a QoS 1 message that its ACL denies (or that exceeds its `message_size_limit`) as if it were delivered.
 
 paho runs without its own thread (its documented external loop). So one thread owns the socket, the in-flight window and
-the spool: no lock is shared with a callback, an error in a callback cannot end a thread that still counts as connected,
-a wait between attempts can be interrupted, and no state goes from one connection to the next.
+the spool: no lock is shared with a callback, and a wait between attempts can be interrupted.
 """
 
 import contextlib
 import logging
+import math
 import select
 import socket
 import ssl
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTProtocolVersion
@@ -25,10 +26,13 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from zsad_agent.mqtt.credentials import meaning
+from zsad_agent.config import MqttConfig
+from zsad_agent.mqtt.broker_health import BrokerState
+from zsad_agent.mqtt.credentials import make_context, meaning, read_password
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 CONNECT_TIMEOUT_S = 5.0
 MISC_EVERY_S = 1.0  # interval of the keepalive check
 MAX_INCOMING_BYTES = 131_072  # per packet; an MQTT 5 broker sends no larger one
@@ -39,25 +43,26 @@ UNKNOWN_VERSION = "Unsupported protocol version"
 class LinkDownError(Exception):
     """There is no connection, or it has ended; the text says why."""
 
+    state = BrokerState.UNREACHABLE
+
 
 class LinkSilentError(LinkDownError):
     """The connection is open, but the broker does not answer."""
 
 
 class LinkCutError(LinkDownError):
-    """The broker or the network has ended the connection.
-
-    Args:
-        too_large: the broker said that a message was too large for it.
-    """
+    """The broker or the network has ended the connection."""
 
     def __init__(self, reason: str, *, too_large: bool = False) -> None:
+        """`too_large`: the broker said that a message was too large for it."""
         super().__init__(reason)
         self.too_large = too_large
 
 
 class LinkRefusedError(LinkDownError):
     """The broker refused the connection."""
+
+    state = BrokerState.REFUSED
 
 
 class LinkVersionError(LinkRefusedError):
@@ -67,13 +72,7 @@ class LinkVersionError(LinkRefusedError):
 class LinkUntrustedError(LinkDownError):
     """TLS failed: this side does not trust the broker, or the broker does not trust this side."""
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The broker's answer to a message (PUBACK) or a subscription (SUBACK)."""
-
-    mid: int
-    refusal: str | None  # why the broker refused it; None: accepted
+    state = BrokerState.UNTRUSTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,44 +84,51 @@ class Arrival:
 
 @dataclass(slots=True)
 class Events:
-    """The events of one `poll`: answers, messages, and the end of the connection."""
+    """The events of one `poll`."""
 
-    published: list[Answer] = field(default_factory=list)
-    subscribed: list[Answer] = field(default_factory=list)
+    # id of a message or subscription -> why the broker refused it; None: accepted
+    answers: dict[int, str | None] = field(default_factory=dict)
     arrived: list[Arrival] = field(default_factory=list)
     end: LinkDownError | None = None
+
+
+def broker_address(config: MqttConfig) -> tuple[str, int]:
+    """Host and port of a broker with a URL."""
+    parts = urlsplit(config.broker)
+    return parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
 
 
 class BrokerConnection:
     """A connection to the broker. Used by one thread.
 
-    Args:
-        will: topic and payload that the broker publishes, retained, when the connection ends without DISCONNECT.
-        password: never logged.
-        tls: checks the broker; None: no TLS.
+    Attributes:
+        accepted: whether the broker has accepted the connection (CONNACK).
+        max_packet_bytes: the largest packet that the broker accepts, if it stated one (MQTT 5).
+        receive_maximum: the most QoS 1 messages that may wait for the broker's answer; with one more it disconnects.
     """
 
     def __init__(
-        self,
-        *,
-        host: str,
-        port: int,
-        client_id: str,
-        keepalive_s: int,
-        will: tuple[str, str],
-        protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5,
-        username: str | None = None,
-        password: str | None = None,
-        tls: ssl.SSLContext | None = None,
+        self, config: MqttConfig, *, client_id: str, will: tuple[str, str], protocol: MQTTProtocolVersion
     ) -> None:
-        self._host = host
-        self._port = port
-        self._keepalive_s = keepalive_s
+        """Reads the files of the password and the certificates.
+
+        Args:
+            config: names a broker with a URL.
+            client_id: of MQTT.
+            will: topic and payload that the broker publishes, retained, when the connection ends without DISCONNECT.
+            protocol: MQTT 5 or 3.1.1.
+
+        Raises:
+            ConfigError: a file cannot be used, or there is a password without a username.
+        """
+        self._host, self._port = broker_address(config)
+        self._keepalive_s = config.keepalive_s
         self._is_mqtt5 = protocol == MQTTProtocolVersion.MQTTv5
+        tls = make_context(config.tls) if config.broker.startswith("mqtts:") else None
         self._tls = tls is not None
-        self._accepted = False
-        self._max_packet_bytes: int | None = None
-        self._receive_maximum = 65_535  # default of MQTT 5; the broker can state less
+        self.accepted = False
+        self.max_packet_bytes: int | None = None
+        self.receive_maximum = 65_535  # default of MQTT 5
         self._end: LinkDownError | None = None
         self._events = Events()
         client = mqtt.Client(
@@ -136,8 +142,8 @@ class BrokerConnection:
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(0)  # the caller limits the window
         client.will_set(*will, qos=1, retain=True)
-        if username is not None:
-            client.username_pw_set(username, password)
+        if config.username is not None:
+            client.username_pw_set(config.username, read_password(config))
         if tls is not None:
             client.tls_set_context(tls)
         client.on_connect = self._on_connect
@@ -147,21 +153,6 @@ class BrokerConnection:
         client.on_message = self._on_message
         client.on_log = self._on_log
         self._client = client
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the broker has accepted the connection (CONNACK)."""
-        return self._accepted
-
-    @property
-    def max_packet_bytes(self) -> int | None:
-        """The largest packet that the broker accepts, if it stated one (MQTT 5)."""
-        return self._max_packet_bytes
-
-    @property
-    def receive_maximum(self) -> int:
-        """The most QoS 1 messages that may wait for the broker's answer; with one more it disconnects."""
-        return self._receive_maximum
 
     @property
     def backed_up(self) -> bool:
@@ -176,12 +167,12 @@ class BrokerConnection:
             LinkDownError: unknown host, nothing listens there, no route.
             LinkUntrustedError: TLS failed.
         """
-        properties, clean_start = None, mqtt.MQTT_CLEAN_START_FIRST_ONLY
+        properties = None
         if self._is_mqtt5:
             properties = Properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = 0
             properties.MaximumPacketSize = MAX_INCOMING_BYTES
-            clean_start = True
+        clean_start = self._is_mqtt5 or mqtt.MQTT_CLEAN_START_FIRST_ONLY
         try:
             self._client.connect(
                 self._host, self._port, self._keepalive_s, clean_start=clean_start, properties=properties
@@ -210,9 +201,7 @@ class BrokerConnection:
         """Sends and receives; returns at the first event, at a byte on `wake`, or after `timeout_s`."""
         sock = self._client.socket()
         if sock is not None:
-            decrypted = (
-                isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-            )  # read from the socket, but not by paho yet
+            decrypted = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0  # bytes that poll() does not see
             poller = select.poll()
             poller.register(sock, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
             poller.register(wake, select.POLLIN)
@@ -235,80 +224,52 @@ class BrokerConnection:
         """Sends DISCONNECT: the broker then does not publish the will."""
         self._client.disconnect()
 
-    def drop(self) -> None:
+    def close(self) -> None:
         """Closes the connection at once; without a DISCONNECT the broker publishes the will."""
         sock = self._client.socket()
         if sock is not None:
             sock.close()
 
-    def _on_connect(
-        self,
-        client: mqtt.Client,
-        userdata: object,
-        flags: object,
-        reason_code: ReasonCode,
-        properties: Properties | None,
-    ) -> None:
-        if reason_code == 0:
-            self._accepted = True
-            self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
-            self._receive_maximum = getattr(properties, "ReceiveMaximum", self._receive_maximum)
-        elif reason_code == UNKNOWN_VERSION:
-            self._end = LinkVersionError(str(reason_code))
+    def _on_connect(self, _c: object, _u: object, _f: object, code: ReasonCode, properties: Properties | None) -> None:
+        if code == 0:
+            self.accepted = True
+            self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+            self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
+        elif code == UNKNOWN_VERSION:
+            self._end = LinkVersionError(str(code))
         else:
-            self._end = LinkRefusedError(str(reason_code))
+            self._end = LinkRefusedError(str(code))
 
-    def _on_disconnect(
-        self,
-        client: mqtt.Client,
-        userdata: object,
-        flags: mqtt.DisconnectFlags,
-        reason_code: ReasonCode,
-        properties: Properties | None,
-    ) -> None:
-        self._accepted = False
+    def _on_disconnect(self, _c: object, _u: object, flags: mqtt.DisconnectFlags, code: ReasonCode, _p: object) -> None:
+        self.accepted = False
         if self._end is not None:
             return
         if flags.is_disconnect_packet_from_server:
-            too_large = reason_code == "Packet too large"
-            self._end = LinkCutError(f"the broker ended the connection: {reason_code}", too_large=too_large)
-        elif reason_code == "Keep alive timeout":
+            too_large = code == "Packet too large"
+            self._end = LinkCutError(f"the broker ended the connection: {code}", too_large=too_large)
+        elif code == "Keep alive timeout":
             self._end = LinkDownError(f"no answer for {self._keepalive_s} s")
         else:
             self._end = LinkCutError("the connection was closed")
 
-    def _on_publish(
-        self, client: mqtt.Client, userdata: object, mid: int, reason_code: ReasonCode, properties: Properties
-    ) -> None:
-        self._events.published.append(Answer(mid, str(reason_code) if reason_code.is_failure else None))
+    def _on_publish(self, _c: object, _u: object, mid: int, code: ReasonCode, _p: object) -> None:
+        self._events.answers[mid] = str(code) if code.is_failure else None
 
-    def _on_subscribe(
-        self,
-        client: mqtt.Client,
-        userdata: object,
-        mid: int,
-        reason_codes: list[ReasonCode],
-        properties: Properties,
-    ) -> None:
-        refusal = next((str(code) for code in reason_codes if code.is_failure), None)
-        self._events.subscribed.append(Answer(mid, refusal))
+    def _on_subscribe(self, _c: object, _u: object, mid: int, codes: list[ReasonCode], _p: object) -> None:
+        self._events.answers[mid] = next((str(code) for code in codes if code.is_failure), None)
 
-    def _on_message(self, client: mqtt.Client, userdata: object, message: mqtt.MQTTMessage) -> None:
+    def _on_message(self, _c: object, _u: object, message: mqtt.MQTTMessage) -> None:
         self._events.arrived.append(Arrival(message.topic, bytes(message.payload), message.retain))
 
-    def _on_log(self, client: mqtt.Client, userdata: object, level: int, text: str) -> None:
-        """Reads paho's log: only there it reports the TLS alert of a broker that refuses our certificate, and an error
-        in a callback above.
-        """
+    def _on_log(self, _c: object, _u: object, level: int, text: str) -> None:
+        """Finds in paho's log, and only there: a broker's TLS alert about our certificate, an error in a callback."""
         if level == LogLevel.MQTT_LOG_ERR and text.startswith("Caught exception"):
             logger.error("defect in the connection to the broker: %s", text)
-        if self._tls and not self._accepted and self._end is None and level == LogLevel.MQTT_LOG_ERR:
+        elif self._tls and not self.accepted and self._end is None and level == LogLevel.MQTT_LOG_ERR:
             distrust = meaning(text, self._host)
             if distrust is not None:
                 self._end = LinkUntrustedError(distrust)
 
-
-Setting = Literal["auto", "5", "3.1.1"]
 
 MEMORY_S = 3600.0  # then MQTT 5 is tried again: the broker may have been updated, or was starting at that time
 
@@ -321,24 +282,22 @@ class ProtocolChoice:
     ) -> None:
         self._setting = setting
         self._clock_s = clock_s
-        self._old_until_s: float | None = None
+        self._old_until_s = -math.inf
 
     def to_try(self) -> tuple[MQTTProtocolVersion, ...]:
         """Versions for the next attempt, in order; the next one is tried if the broker does not support the first."""
         old, new = MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5
         if self._setting != "auto":
             return (new,) if self._setting == "5" else (old,)
-        if self._old_until_s is not None and self._clock_s() < self._old_until_s:
-            return (old,)
-        return (new, old)
+        return (old,) if self._clock_s() < self._old_until_s else (new, old)
 
     def worked(self, protocol: MQTTProtocolVersion) -> None:
         """The broker has accepted this version."""
         if protocol == MQTTProtocolVersion.MQTTv5:
-            self._old_until_s = None
-        elif self._old_until_s is None or self._clock_s() >= self._old_until_s:
+            self._old_until_s = -math.inf
+        elif self._clock_s() >= self._old_until_s:
             self._old_until_s = self._clock_s() + MEMORY_S
 
     def failed(self) -> None:
-        """The broker has accepted no version."""
-        self._old_until_s = None
+        """The broker has accepted no version: the older one is not remembered."""
+        self._old_until_s = -math.inf

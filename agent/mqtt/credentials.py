@@ -1,4 +1,4 @@
-"""The broker's password, from a file or a systemd credential. It is never on the command line or in a log."""
+"""The broker's password, from a file or a systemd credential (never logged), and the certificates of TLS."""
 
 import logging
 import os
@@ -37,14 +37,12 @@ def read_password(config: MqttConfig) -> str | None:
         line = content.decode("utf-8").splitlines()[:1]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(
-            f"{where}: cannot be read: {reason}"
-        ) from None  # a decoding error contains the password's bytes
-    if not line or not line[0]:
-        raise ConfigError(f"{where}: no password on the first line")
-    if len(line[0].encode()) > MAX_BYTES:
-        raise ConfigError(f"{where}: the first line is longer than the {MAX_BYTES} bytes that a password may have")
-    return line[0]
+        # `from None`: a decoding error contains the password's bytes
+        raise ConfigError(f"{where}: cannot be read: {reason}") from None
+    password = line[0] if line else ""
+    if not 0 < len(password.encode()) <= MAX_BYTES:
+        raise ConfigError(f"{where}: no password on the first line (1 to {MAX_BYTES} bytes)")
+    return password
 
 
 def warn_of_open_file(config: MqttConfig) -> None:
@@ -73,9 +71,14 @@ def _path(config: MqttConfig) -> Path | None:
     return Path(folder) / str(named)
 
 
-# X509_V_ERR_* of OpenSSL's x509_vfy.h, which the `ssl` module does not name
-_NOT_YET_VALID, _EXPIRED, _SELF_SIGNED, _WRONG_NAMES = 9, 10, 18, (62, 64)
-_UNKNOWN_AUTHORITY = (2, 19, 20, 21)
+# X509_V_ERR_* of OpenSSL's x509_vfy.h, which the `ssl` module does not name -> its meaning
+_CERTIFICATE_FAULTS = {
+    9: "is not valid yet (or the clock here is wrong)",
+    10: "has expired (or the clock here is wrong)",
+    18: "is self-signed and not in mqtt.tls.ca_file",
+    **dict.fromkeys((2, 19, 20, 21), "is signed by an unknown authority: set mqtt.tls.ca_file to it"),
+    **dict.fromkeys((62, 64), "is for another host than {host}"),
+}
 # Part of OpenSSL's text -> its meaning. The first match counts.
 _MEANINGS = (
     ("CERTIFICATE_REQUIRED", "it asks for a client certificate: set mqtt.tls.cert_file and key_file"),
@@ -85,8 +88,8 @@ _MEANINGS = (
     ("CERTIFICATE_UNKNOWN", "it does not accept our certificate, mqtt.tls.cert_file"),
     ("BAD_CERTIFICATE", "it does not accept our certificate, mqtt.tls.cert_file"),
     ("ACCESS_DENIED", "it denies access with our certificate, mqtt.tls.cert_file"),
-    ("UNSUPPORTED_PROTOCOL", "it speaks no TLS of 1.2 or newer"),
-    ("ALERT_PROTOCOL_VERSION", "it speaks no TLS of 1.2 or newer"),
+    ("UNSUPPORTED_PROTOCOL", "it does not support TLS 1.2 or newer"),
+    ("ALERT_PROTOCOL_VERSION", "it does not support TLS 1.2 or newer"),
     ("HANDSHAKE_FAILURE", "it ended the TLS handshake: it may require a client certificate (mqtt.tls.cert_file)"),
 )
 NO_TLS = "it does not speak TLS on this port"
@@ -103,11 +106,7 @@ def make_context(config: TlsConfig) -> ssl.SSLContext:
     if config.ca_file is None:
         context.load_default_certs()
     else:
-        _check_pem("ca_file", config.ca_file, "CERTIFICATE-----")
-        try:
-            context.load_verify_locations(config.ca_file)
-        except (OSError, ValueError) as error:
-            raise _fault("ca_file", config.ca_file, f"holds no valid certificate: {_reason(error)}") from error
+        _load_certificates(context, "ca_file", config.ca_file)
     if config.cert_file is not None and config.key_file is not None:
         _load_pair(context, config.cert_file, config.key_file)
     return context
@@ -121,7 +120,8 @@ def faulty_key(error: ConfigError) -> str:
 def meaning(error: str | OSError, host: str) -> str | None:
     """Why TLS with the broker failed, in plain words; None if the error is not from TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _distrust(error, host)
+        fault = _CERTIFICATE_FAULTS.get(error.verify_code, "is not accepted: {error}")
+        return "its certificate " + fault.format(host=host, error=error.verify_message)
     text = str(error).upper().replace(" ", "_")
     found = next((what for part, what in _MEANINGS if part in text), None)
     if found is not None or isinstance(error, str):
@@ -135,22 +135,17 @@ def meaning(error: str | OSError, host: str) -> str | None:
     return None
 
 
-def _distrust(error: ssl.SSLCertVerificationError, host: str) -> str:
-    if error.verify_code == _EXPIRED:
-        return "its certificate has expired (or the clock here is wrong)"
-    if error.verify_code == _NOT_YET_VALID:
-        return "its certificate is not valid yet (or the clock here is wrong)"
-    if error.verify_code in _WRONG_NAMES:
-        return f"its certificate is for another host than {host}"
-    if error.verify_code == _SELF_SIGNED:
-        return "its certificate is self-signed and not in mqtt.tls.ca_file"
-    if error.verify_code in _UNKNOWN_AUTHORITY:
-        return "its certificate is signed by an unknown authority: set mqtt.tls.ca_file to it"
-    return f"its certificate is not accepted: {error.verify_message}"
+def _load_certificates(context: ssl.SSLContext, key: str, path: Path) -> None:
+    _check_pem(key, path, "CERTIFICATE-----")
+    try:
+        context.load_verify_locations(path)
+    except (OSError, ValueError) as error:
+        raise _fault(key, path, f"has no valid certificate: {_reason(error)}") from error
 
 
 def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
-    _check_pem("cert_file", cert_file, "CERTIFICATE-----")
+    unused = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # `load_cert_chain` does not say which of the files is faulty
+    _load_certificates(unused, "cert_file", cert_file)
     _check_pem("key_file", key_file, "PRIVATE KEY-----")
 
     def no_passphrase() -> str:  # OpenSSL would ask for it on the terminal
@@ -160,18 +155,9 @@ def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None
         context.load_cert_chain(cert_file, key_file, password=no_passphrase)
     except (OSError, ValueError) as error:
         reason = _reason(error)
-        if "KEY_VALUES_MISMATCH" in reason or "KEY_TYPE_MISMATCH" in reason:
-            raise _fault("key_file", key_file, f"is not the key of {cert_file}") from error
-        raise _fault(*_broken_of(cert_file, key_file), f"is not valid PEM: {reason}") from error
-
-
-def _broken_of(cert_file: Path, key_file: Path) -> tuple[str, Path]:
-    """Which of the two OpenSSL could not read, which it does not say: the key, if the certificate alone loads."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cert_file)
-    except (OSError, ValueError):
-        return "cert_file", cert_file
-    return "key_file", key_file
+        mismatch = "KEY_VALUES_MISMATCH" in reason or "KEY_TYPE_MISMATCH" in reason
+        what = f"is not the key of {cert_file}" if mismatch else f"is not valid PEM: {reason}"
+        raise _fault("key_file", key_file, what) from error
 
 
 def _check_pem(key: str, path: Path, mark: str) -> None:
@@ -180,7 +166,7 @@ def _check_pem(key: str, path: Path, mark: str) -> None:
     except OSError as error:
         raise _fault(key, path, f"cannot be read: {error.strerror}") from error
     if mark not in text:
-        raise _fault(key, path, f"holds no PEM block that ends in {mark.rstrip('-')}")
+        raise _fault(key, path, f"has no PEM block that ends in {mark.rstrip('-')}")
 
 
 def _fault(key: str, path: Path, what: str) -> ConfigError:

@@ -32,12 +32,11 @@ class EmbeddedBroker(Service):
     def __init__(self, port: int | None = None) -> None:
         """`port` is the port to listen on; None: 1883, or a free port if that is used."""
         self._wanted_port = port
-        self._port = 0
+        self.port = 0  # until `start`
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
         self._failure: Exception | None = None
-        self._levels: dict[str, int] = {}
 
     def start(self) -> None:
         """Returns when the broker accepts connections.
@@ -52,15 +51,13 @@ class EmbeddedBroker(Service):
                 "the embedded broker needs amqtt: pip install 'zsad-agent[embedded-broker]', or name a broker with "
                 "--broker mqtt://host"
             ) from error
-        self._port = _claim_port(self._wanted_port)
+        self.port = _claim_port(self._wanted_port)
         for name in NOISY_LOGGERS:
-            noisy = logging.getLogger(name)
-            self._levels[name] = noisy.level
-            noisy.setLevel(logging.CRITICAL)
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._thread = threading.Thread(target=self._run, args=(Broker,), name="zsad-broker", daemon=True)
         self._thread.start()
         if not self._started.wait(START_S) or self._failure is not None:
-            raise BrokerError(f"the embedded broker on port {self._port} does not start: {self._failure}")
+            raise BrokerError(f"the embedded broker on port {self.port} does not start: {self._failure}")
         logger.info("embedded broker at %s", self.url)
 
     def stop(self, deadline_s: float) -> None:
@@ -68,17 +65,11 @@ class EmbeddedBroker(Service):
             with contextlib.suppress(RuntimeError):  # its loop has ended already
                 self._loop.call_soon_threadsafe(self._stop.set)
             self._wait(deadline_s)
-        for name, level in self._levels.items():
-            logging.getLogger(name).setLevel(level)
-
-    @property
-    def port(self) -> int:
-        return self._port
 
     @property
     def url(self) -> str:
         """The URL for `mqtt.broker`."""
-        return f"mqtt://{LOOPBACK}:{self._port}"
+        return f"mqtt://{LOOPBACK}:{self.port}"
 
     def reached_by(self, config: MqttConfig) -> MqttConfig:
         """`config` with this broker's address and MQTT 3.1.1: it does not answer MQTT 5."""
@@ -100,7 +91,7 @@ class EmbeddedBroker(Service):
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         settings: dict[str, Any] = {
-            "listeners": {"default": {"type": "tcp", "bind": f"{LOOPBACK}:{self._port}"}},
+            "listeners": {"default": {"type": "tcp", "bind": f"{LOOPBACK}:{self.port}"}},
             "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
         }
         broker = make_broker(settings)

@@ -1,36 +1,28 @@
 """Publishes results, heatmaps, statuses and availability over MQTT without losing a result."""
 
 import contextlib
-import itertools
 import logging
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
-
-from paho.mqtt.enums import MQTTProtocolVersion
 
 from zsad_agent.config import EMBEDDED_BROKER, MqttConfig
-from zsad_agent.messages import OFFLINE, Result, Topics, encode
+from zsad_agent.messages import OFFLINE, ONLINE, BrokerStats, Result, SpoolStats, Topics, encode
 from zsad_agent.mqtt.broker_health import BrokerHealth, BrokerState
 from zsad_agent.mqtt.connection import (
     BrokerConnection,
     LinkCutError,
     LinkDownError,
-    LinkRefusedError,
     LinkSilentError,
-    LinkUntrustedError,
     LinkVersionError,
     ProtocolChoice,
+    broker_address,
 )
 from zsad_agent.mqtt.credentials import make_context, read_password, warn_of_open_file
-from zsad_agent.mqtt.live_messages import LivePictures, RetainedStatuses
-from zsad_agent.mqtt.session import GOODBYE_S, SendCounts, SendState, Session
-from zsad_agent.mqtt.size_limits import SizeLimits
-from zsad_agent.mqtt.subscriptions import Handler, Subscriptions
+from zsad_agent.mqtt.session import GOODBYE_S, SendState, Session
+from zsad_agent.mqtt.subscriptions import Handler
 from zsad_agent.spool import Accepted, Cause, Outbox, Spool
 from zsad_agent.system import Backoff, Service
 from zsad_core.errors import ConfigError
@@ -38,41 +30,21 @@ from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 ACK_TIMEOUT_S = 30.0  # after so long without an acknowledgement the agent reconnects
 ANSWER_S = 10.0  # longest wait for CONNACK
 ANSWER_TO_NEWER_S = 5.0  # longest wait with MQTT 5 if 3.1.1 is tried next: amqtt never answers MQTT 5
 FIRST_ATTEMPT_S = 2.0  # longest wait for the first connection, so that the first results find one
 WAIT_S = 0.1  # between two checks for a stop
-KEPT_VERDICTS: dict[str, frozenset[str]] = {  # spool.pictures -> verdicts whose pictures are kept as evidence
+KEPT_VERDICTS: dict[str, frozenset[Verdict]] = {  # spool.pictures -> verdicts whose pictures are kept as evidence
     "off": frozenset(),
-    "rejects": frozenset({Verdict.ANOMALOUS.value, Verdict.UNKNOWN.value}),
-    "all": frozenset(verdict.value for verdict in Verdict),
+    "rejects": frozenset({Verdict.ANOMALOUS, Verdict.UNKNOWN}),
+    "all": frozenset(Verdict),
 }
 STEADY_AFTER_S = 10.0  # a useful connection that lasted so long resets the back-off
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublisherStats:
-    """Counts since the start, except where a comment says `now`."""
-
-    unsent: int  # results that wait now
-    spool_bytes: int  # of the file now
-    oldest_age_s: float | None  # of the results that wait now; None: none does
-    acknowledged: int  # results that the broker has
-    replayed: int  # results sent as `replayed`, again or for the first time
-    given_up: int  # results lost to a limit of the spool or to a disk that took none
-    given_up_by_cause: dict[str, int]  # count, bytes, age, disk; a cause without any is left out
-    evidence_unsent: int  # evidence pictures that wait now
-    evidence_acknowledged: int
-    evidence_given_up_by_cause: dict[str, int]  # also broker: a picture that it never accepts
-    heatmaps_sent: int
-    heatmaps_dropped: int  # no connection, or a network slower than the camera
-    connections: int
-
-
 class Publisher(Service):
-    """Its own thread sends; `accept` only stores. Stop it before the spool is closed.
+    """Its own thread sends; `accept_all` only stores. Stop it before the spool is closed.
 
     Results are sent with QoS 1, at most `config.in_flight` unacknowledged at a time, and stay in the spool until the
     broker has acknowledged them. A result that was accepted before the present connection was made (broker away,
@@ -83,9 +55,9 @@ class Publisher(Service):
     With `spool.pictures` the heatmap of a result is also evidence: it is stored in the spool with its result and sent
     after it with QoS 1, on a topic that ends in the result's id, until the broker has it.
 
-    If the broker is absent, untrusted, refuses the connection or results, or acknowledges nothing, that is a stated
-    fault (`state`, `fault`, one log line per change). The agent retries for ever, with back-off. The same holds for a
-    full disk (see `Outbox`). Password and certificates are read again for each connection.
+    If the broker is absent, untrusted, refuses the connection or results, or acknowledges nothing, that is a `fault`
+    with one log line per change. The agent retries for ever, with back-off. Password and certificates are read again
+    for each connection.
 
     The client id depends only on the device id: a broker that still has the connection of a killed agent then publishes
     its will before it accepts the new connection, so `offline` does not come after `online`.
@@ -93,7 +65,7 @@ class Publisher(Service):
 
     name = "publisher"
     vital = True
-    stop_s = GOODBYE_S + 0.1  # neither a dial in progress nor a disk that hangs is waited for
+    stop_s = GOODBYE_S + 0.1  # a stop does not wait for a dial in progress or a disk that hangs
 
     def __init__(
         self,
@@ -114,13 +86,10 @@ class Publisher(Service):
         """
         if config.broker == EMBEDDED_BROKER:
             raise ValueError("start an EmbeddedBroker and pass the config that reaches it (`reached_by`)")
-        parts = urlsplit(config.broker)
-        self._host, self._port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
-        self._secure = parts.scheme == "mqtts"
         self._config = config
         read_password(config)
         warn_of_open_file(config)
-        if self._secure:
+        if config.broker.startswith("mqtts:"):
             make_context(config.tls)
         self._protocols = ProtocolChoice(config.protocol)
         self._topics = Topics(config.topic_prefix, device_id)
@@ -130,34 +99,28 @@ class Publisher(Service):
         self._spool = spool
         self._outbox = Outbox(spool)
         self._keeps_pictures_of = KEPT_VERDICTS[pictures]
-        self._pictures = LivePictures()
-        self._snapshots = LivePictures()
-        self._snapshot_ids = itertools.count()
-        self._statuses = RetainedStatuses()
-        self._incoming = Subscriptions()
-        self._sizes = SizeLimits()
-        self._tally = SendCounts()
-        self._health = BrokerHealth(f"{self._host}:{self._port}")
+        self._health = BrokerHealth("{}:{}".format(*broker_address(config)))
         self._settled = threading.Condition()
-        self._stopping = threading.Event()
         self._first_attempt_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="zsad-publisher", daemon=True)
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
+        wake_read, self._wake_write = socket.socketpair()
+        wake_read.setblocking(False)
         self._wake_write.setblocking(False)
+        self._state = SendState(outbox=self._outbox, health=self._health, wake=wake_read, on_settled=self._note_settled)
+        self._state.statuses.set(self._topics.available, ONLINE.encode())  # the first message of each connection
+        self._thread = threading.Thread(target=self._run, name="zsad-publisher", daemon=True)
 
     def stop(self, deadline_s: float) -> None:
         """Waits for outstanding acknowledgements, publishes `offline`, disconnects: until then, 0.6 s at most.
 
         Unsent results stay in the spool. Call `flush` first to send them.
         """
-        self._stopping.set()
+        self._state.stopping.set()
         self._wake()
         end_s = min(deadline_s, time.monotonic() + self.stop_s)
         while not self._wait(min(end_s, time.monotonic() + WAIT_S)):
             if time.monotonic() >= end_s or self._spool.hangs:
                 return
-        self._wake_read.close()
+        self._state.wake.close()
         self._wake_write.close()
 
     @property
@@ -174,22 +137,26 @@ class Publisher(Service):
         return "; ".join(fault for fault in (self._health.fault, self._outbox.fault) if fault) or None
 
     @property
-    def stats(self) -> PublisherStats:
-        return PublisherStats(
-            unsent=self._outbox.unsent,
-            spool_bytes=self._spool.bytes,
-            oldest_age_s=self._spool.oldest_age_s if self._outbox.unsent else None,
-            acknowledged=self._tally.acknowledged,
-            replayed=self._tally.replayed,
-            given_up=self._outbox.given_up,
-            given_up_by_cause=self._outbox.losses.results,
-            evidence_unsent=self._outbox.unsent_pictures,
-            evidence_acknowledged=self._tally.evidence,
-            evidence_given_up_by_cause=self._outbox.losses.pictures,
-            heatmaps_sent=self._pictures.sent,
-            heatmaps_dropped=self._pictures.dropped,
-            connections=self._tally.connections,
+    def stats(self) -> BrokerStats:
+        tally, losses = self._state.tally, self._outbox.losses
+        return BrokerStats(
+            connections=tally.connections,
+            acknowledged=tally.acknowledged,
+            replayed=tally.replayed,
+            given_up=losses.results,
+            attached_images_given_up=losses.pictures,
         )
+
+    @property
+    def spool_stats(self) -> SpoolStats:
+        unsent = self._outbox.unsent
+        age_s = self._spool.oldest_age_s if unsent else None
+        return SpoolStats(entries=unsent, bytes=self._spool.bytes, oldest_age_s=age_s)
+
+    @property
+    def live_images_dropped(self) -> dict[str, int]:
+        """Number of heatmaps and other pictures that were not sent over a present connection."""
+        return {"heatmap": self._state.pictures.dropped, "image": self._state.snapshots.dropped}
 
     def await_first_attempt(self, stop: threading.Event) -> None:
         """Waits for the end of the first attempt to connect, `stop`, or 2 s. A missing broker is not an error."""
@@ -197,49 +164,43 @@ class Publisher(Service):
         while not stop.is_set() and time.monotonic() < end_s and not self._first_attempt_over.wait(WAIT_S):
             pass
 
-    def accept(self, result: Result, heatmap: bytes | None) -> None:
-        """Takes a result; it is in the spool when this returns. Never waits for the network.
-
-        A spool that cannot be used is no error here but a `fault`, and the result waits in memory.
-
-        The heatmap goes out right after its result, on its own topic, QoS 0, and only over the present connection.
-        """
-        self.accept_all([(result, heatmap)], [None])
-
     def accept_all(
         self,
         results: Sequence[tuple[Result, bytes | None]],
         on_durable: Sequence[Callable[[], None] | None],
     ) -> None:
-        """As `accept` for each, but the disk is waited for once. All are in the spool when this returns.
+        """Takes results with their heatmaps; all are in the spool when this returns. Never waits for the network.
+
+        If the spool cannot be used, that is a `fault`, not an error, and the results wait in memory. A heatmap is sent
+        right after its result, on its own topic, QoS 0, and only over the present connection.
 
         Args:
             results: with their heatmaps.
-            on_durable: for each result what to call, from this thread or the sending one, once it is in the spool or
-                with the broker. Never called for a result that is given up before.
+            on_durable: one per result, called in this thread or the sending thread when the result is in the spool or
+                acknowledged. It is not called for a result that is given up before.
         """
-        accepted = [
-            self._accepted(result, heatmap, say) for (result, heatmap), say in zip(results, on_durable, strict=True)
-        ]
-        entry_ids = self._outbox.add_all(accepted)
+        entry_ids = self._outbox.add_all(
+            [self._accepted(result, heatmap, say) for (result, heatmap), say in zip(results, on_durable, strict=True)]
+        )
         for entry_id, (result, heatmap) in zip(entry_ids, results, strict=True):
             if heatmap is not None:
-                self._pictures.offer(entry_id, self._topics.heatmap(result.camera), heatmap)
+                self._state.pictures.offer(entry_id, self._topics.heatmap(result.camera), heatmap)
         self._wake()
 
     def set_camera_status(self, camera: str, status: dict[str, Any]) -> None:
         """Publishes the camera's status as `set_retained` does."""
-        self._set_retained(self._topics.status(camera), encode(status))
+        self.set_retained(f"{camera}/status", encode(status))
 
     def set_retained(self, topic_suffix: str, payload: bytes) -> None:
         """Publishes on `<prefix>/<device_id>/<topic_suffix>`, retained, and again on every connection, because a broker
         may lose it. Without a connection only the latest payload of a topic is kept, in memory.
         """
-        self._set_retained(self._topics.below(topic_suffix), payload)
+        self._state.statuses.set(self._topics.below(topic_suffix), payload)
+        self._wake()
 
     def send_picture(self, topic_suffix: str, jpeg: bytes) -> bool:
         """Publishes a picture without a result, QoS 0, over the present connection; False without a connection."""
-        taken = self._snapshots.offer(next(self._snapshot_ids), self._topics.below(topic_suffix), jpeg)
+        taken = self._state.snapshots.offer(0, self._topics.below(topic_suffix), jpeg)
         self._wake()
         return taken
 
@@ -248,42 +209,28 @@ class Publisher(Service):
 
         QoS 1; the broker stores nothing while the agent is away. `Subscriptions` says which messages are ignored. The
         handler runs in the sending thread and must be fast.
-
-        Raises:
-            ValueError: the topic is empty, has a wildcard, or has a handler already.
         """
-        self._incoming.subscribe(topic, handler)
+        self._state.incoming.subscribe(topic, handler)
         self._wake()
 
     def flush(self, timeout_s: float) -> int:
-        """Waits until all results are sent, at most `timeout_s`. Returns how many results are not."""
+        """Waits until all results are sent, at most `timeout_s`. Returns the number of unsent results."""
         with self._settled:
             self._settled.wait_for(self._all_sent, timeout_s)
         return self._outbox.unsent
 
-    @property
-    def disk_hangs(self) -> bool:
-        """Whether the spool's disk has hung for so long that a stop should not wait for it."""
-        return self._spool.hangs
-
     def store_or_count_lost(self) -> int:
-        """Counts as given up the results that can be neither sent nor stored before the process ends; how many."""
+        """Counts results as given up that cannot be sent or stored before the process ends. Returns their number."""
         lost = self._outbox.store_or_count_lost()
         self._outbox.losses.note(Cause.DISK, "the agent ends, and the disk cannot be written", results=lost)
         return lost
 
     def _accepted(self, result: Result, heatmap: bytes | None, on_durable: Callable[[], None] | None) -> Accepted:
-        picture = None
-        if heatmap is not None and result.verdict in self._keeps_pictures_of:
-            picture = (result.id, heatmap)
+        picture = (result.id, heatmap) if heatmap and result.verdict in self._keeps_pictures_of else None
         return Accepted(result.camera, result.encode(), picture, on_durable)
 
-    def _set_retained(self, topic: str, payload: bytes) -> None:
-        self._statuses.set(topic, payload)
-        self._wake()
-
     def _all_sent(self) -> bool:
-        return self._outbox.unsent == self._outbox.unsent_pictures == self._pictures.waiting == 0
+        return self._outbox.unsent == self._outbox.unsent_pictures == self._state.pictures.waiting == 0
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # full: a wake-up is pending already; closed: the thread has ended
@@ -295,25 +242,23 @@ class Publisher(Service):
 
     def _run(self) -> None:
         """The sending thread: one connection after the other until the stop."""
-        while not self._stopping.is_set():
-            started_s, acknowledged = time.monotonic(), self._tally.acknowledged
+        while not self._state.stopping.is_set():
+            started_s, acknowledged = time.monotonic(), self._state.tally.acknowledged
             try:
                 self._serve_one_connection()
-            except LinkRefusedError as error:
-                self._health.note(BrokerState.REFUSED, str(error))
-            except LinkUntrustedError as error:
-                self._health.note(BrokerState.UNTRUSTED, str(error))
-            except (LinkDownError, ConfigError) as error:  # ConfigError: password or certificates were changed
+            except LinkDownError as error:
+                self._health.note(error.state, str(error))
+            except ConfigError as error:  # password or certificates were changed
                 self._health.note(BrokerState.UNREACHABLE, str(error))
             except Exception as error:  # a defect here must not end publishing for ever
                 logger.exception("publishing failed")
                 self._health.note(BrokerState.UNREACHABLE, f"internal error: {error}")
-            self._pictures.disconnected()
-            self._snapshots.disconnected()
+            self._state.pictures.set_connected(False)
+            self._state.snapshots.set_connected(False)
             self._outbox.rewind()
             self._outbox.delete_acknowledged(everything=True)
             self._first_attempt_over.set()
-            if self._tally.acknowledged > acknowledged and time.monotonic() - started_s > STEADY_AFTER_S:
+            if self._state.tally.acknowledged > acknowledged and time.monotonic() - started_s > STEADY_AFTER_S:
                 self._backoff.reset()
             self._pause(self._backoff.next_s())
         self._health.note(BrokerState.STOPPED)
@@ -322,11 +267,13 @@ class Publisher(Service):
         """Connects, a second time with MQTT 3.1.1 if the broker does not know 5, and sends until the end."""
         protocols = self._protocols.to_try()
         for protocol in protocols:
-            link = self._make_link(protocol)
-            session = Session(
-                link, self._exchange(), self._topics, window=self._config.in_flight, ack_timeout_s=self._ack_timeout_s
+            link = BrokerConnection(
+                self._config, client_id=self._client_id, will=(self._topics.available, OFFLINE), protocol=protocol
             )
-            try:
+            session = Session(
+                link, self._state, self._topics, window=self._config.in_flight, ack_timeout_s=self._ack_timeout_s
+            )
+            with contextlib.closing(link):
                 try:
                     session.open(ANSWER_S if protocol is protocols[-1] else ANSWER_TO_NEWER_S)
                 except (LinkVersionError, LinkCutError, LinkSilentError):  # the reactions of brokers without MQTT 5
@@ -339,38 +286,8 @@ class Publisher(Service):
                 self._first_attempt_over.set()
                 session.serve()
                 return
-            finally:
-                link.drop()
-
-    def _make_link(self, protocol: MQTTProtocolVersion) -> BrokerConnection:
-        return BrokerConnection(
-            host=self._host,
-            port=self._port,
-            client_id=self._client_id,
-            keepalive_s=self._config.keepalive_s,
-            will=(self._topics.available, OFFLINE),
-            protocol=protocol,
-            username=self._config.username,
-            password=read_password(self._config),
-            tls=make_context(self._config.tls) if self._secure else None,
-        )
-
-    def _exchange(self) -> SendState:
-        return SendState(
-            outbox=self._outbox,
-            pictures=self._pictures,
-            snapshots=self._snapshots,
-            statuses=self._statuses,
-            incoming=self._incoming,
-            sizes=self._sizes,
-            health=self._health,
-            tally=self._tally,
-            wake=self._wake_read,
-            stopping=self._stopping,
-            on_settled=self._note_settled,
-        )
 
     def _pause(self, delay_s: float) -> None:
         end_s = time.monotonic() + delay_s
-        while (left_s := end_s - time.monotonic()) > 0 and not self._stopping.wait(min(left_s, 1.0)):
+        while (left_s := end_s - time.monotonic()) > 0 and not self._state.stopping.wait(min(left_s, 1.0)):
             self._outbox.delete_acknowledged()

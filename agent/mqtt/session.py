@@ -6,15 +6,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
-from zsad_agent.messages import OFFLINE, ONLINE, Topics, mark_replayed
+from zsad_agent.messages import OFFLINE, Topics, mark_replayed
 from zsad_agent.mqtt.broker_health import BrokerHealth
 from zsad_agent.mqtt.connection import (
     OVERHEAD_BYTES,
-    Answer,
     BrokerConnection,
-    Events,
     LinkCutError,
     LinkDownError,
     LinkSilentError,
@@ -30,10 +29,8 @@ logger = logging.getLogger(__name__)
 GOODBYE_S = 0.5  # longest wait for outstanding acknowledgements: a stop has 2 s in all
 IDLE_S = 1.0  # longest sleep without an event
 UNTIDY_S = 0.1  # longest sleep while acknowledged results are still in the spool
-HOLD_MIN_S, HOLD_MAX_S = 1.0, 30.0  # back-off before results that the broker refused are tried again
-ASK_AGAIN_S = 60.0  # before a refused subscription is tried again
-STATUS_HOLD_MAX_S = 60.0  # longest back-off, from HOLD_MIN_S, before a refused retained status is sent again
-RESULTS, EVIDENCE = "results", "evidence"  # keys of refusals that are not about one topic
+HOLD_MIN_S, HOLD_MAX_S = 1.0, 30.0  # back-off before something that the broker refused is tried again
+RESULTS, EVIDENCE = "results", "evidence pictures"  # can be refused, as statuses and subscriptions
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,25 +39,24 @@ class SendCounts:
 
     acknowledged: int = 0  # results that the broker has
     replayed: int = 0  # results sent as `replayed`
-    evidence: int = 0  # evidence pictures that the broker has
     connections: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SendState:
-    """State that the accepting threads and the sending thread share."""
+    """State that the accepting threads and the sending thread share, over all connections."""
 
     outbox: Outbox
-    pictures: LivePictures  # each belongs to a result
-    snapshots: LivePictures  # pictures without a result
-    incoming: Subscriptions
-    sizes: SizeLimits
     health: BrokerHealth
-    statuses: RetainedStatuses
-    tally: SendCounts
     wake: socket.socket  # a byte arrives when there is something to send, or at a stop
-    stopping: threading.Event
     on_settled: Callable[[], None]  # called when a result is acknowledged or given up
+    pictures: LivePictures = field(default_factory=LivePictures)  # each belongs to a result
+    snapshots: LivePictures = field(default_factory=LivePictures)  # pictures without a result
+    incoming: Subscriptions = field(default_factory=Subscriptions)
+    sizes: SizeLimits = field(default_factory=SizeLimits)
+    statuses: RetainedStatuses = field(default_factory=RetainedStatuses)
+    tally: SendCounts = field(default_factory=SendCounts)
+    stopping: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +74,26 @@ class _Sent:
         return packet_bytes(self.topic, self.payload)
 
 
-@dataclass(slots=True)
-class _Refused:
-    """A retained status that the broker refused."""
+class _Hold:
+    """A pause after a refusal, longer after each further one."""
 
-    payload: bytes
-    backoff: Backoff
-    due_s: float
+    def __init__(self) -> None:
+        self._backoff = Backoff(HOLD_MIN_S, HOLD_MAX_S)
+        self._until_s = 0.0
+        self._again: Callable[[], None] | None = None
+
+    def start(self, again: Callable[[], None] | None) -> None:
+        self._until_s, self._again = time.monotonic() + self._backoff.next_s(), again
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() >= self._until_s
+
+    def try_again(self) -> None:
+        """Calls `again` once when the pause is over."""
+        if self._again is not None and self.over:
+            again, self._again = self._again, None
+            again()
 
 
 class Session:
@@ -96,30 +105,26 @@ class Session:
 
     One evidence picture at a time is in flight in addition to the window: pictures and results do not delay each other.
 
-    A retained status that the broker refuses is sent again after a while and delays nothing.
+    A retained status or subscription that the broker refuses is sent again after a while and delays nothing.
 
     The number of QoS 1 messages in flight, of all kinds together, never exceeds the broker's Receive Maximum.
     """
 
     def __init__(
-        self, link: BrokerConnection, exchange: SendState, topics: Topics, *, window: int, ack_timeout_s: float
+        self, link: BrokerConnection, state: SendState, topics: Topics, *, window: int, ack_timeout_s: float
     ) -> None:
         self._link = link
-        self._exchange = exchange
+        self._state = state
         self._topics = topics
         self._window = window
         self._ack_timeout_s = ack_timeout_s
         self._in_flight: dict[int, _Sent] = {}  # by message id
         self._asked: dict[int, str] = {}  # message id of a subscription -> its topic
-        self._ask_again: dict[str, float] = {}  # topics whose subscription was refused -> when to try again
-        self._refused: dict[str, _Refused] = {}  # retained statuses, by topic
         self._answered = False  # the broker has accepted a message over this connection
-        self._held_until_s: float | None = None  # no results before this time, because the broker refuses them
-        self._backoff = Backoff(HOLD_MIN_S, HOLD_MAX_S)
+        self._holds: dict[str, _Hold] = {}  # by what the broker refuses, until it accepts it
+        self._results_held = False  # no results, because the broker refuses them
         self._probing = False  # one result at a time, to check whether the broker accepts results again
         self._evidence: dict[int, int] = {}  # message id -> picture id of the picture in flight
-        self._evidence_held_until_s = 0.0  # no picture before this time, because the broker refuses them
-        self._evidence_backoff = Backoff(HOLD_MIN_S, HOLD_MAX_S)
         self._sent_up_to = 0  # id of the latest live result that was sent
 
     def open(self, answer_timeout_s: float) -> None:
@@ -134,19 +139,19 @@ class Session:
         self._link.dial()
         end_s = time.monotonic() + answer_timeout_s
         while not self._link.accepted:
-            if self._exchange.stopping.is_set():
+            if self._state.stopping.is_set():
                 raise LinkDownError("stopped")
             if time.monotonic() > end_s:
                 raise LinkSilentError(f"no answer within {answer_timeout_s:.0f} s. Is an MQTT broker there?")
             self._poll(0.2)
-        self._exchange.sizes.connected(self._link.max_packet_bytes)
-        self._publish(self._topics.available, ONLINE, retain=True)
-        self._exchange.statuses.all_due()
-        self._exchange.incoming.all_due()
-        self._exchange.pictures.connected()
-        self._exchange.snapshots.connected()
-        self._exchange.outbox.rewind()
-        self._exchange.tally.connections += 1
+        self._state.sizes.connected(self._link.max_packet_bytes)
+        self._state.statuses.all_due()
+        self._send_statuses()
+        self._state.incoming.all_due()
+        self._state.pictures.set_connected(True)
+        self._state.snapshots.set_connected(True)
+        self._state.outbox.rewind()
+        self._state.tally.connections += 1
 
     def serve(self) -> None:
         """Sends until a stop is requested, then disconnects.
@@ -154,11 +159,11 @@ class Session:
         Raises:
             LinkDownError: the connection has ended, or the broker acknowledges nothing.
         """
-        outbox = self._exchange.outbox
+        outbox = self._state.outbox
         try:
-            while not self._exchange.stopping.is_set():
+            while not self._state.stopping.is_set():
+                self._try_again()
                 self._subscribe()
-                self._end_hold()
                 self._send()
                 self._poll(UNTIDY_S if outbox.untidy else IDLE_S)
                 self._leave_if_silent()
@@ -172,20 +177,19 @@ class Session:
         """How many more QoS 1 messages may be in flight; one place is reserved for the goodbye."""
         return max(1, self._link.receive_maximum - 1) - len(self._in_flight)
 
-    def _send(self) -> None:
-        for topic, refused in self._refused.items():
-            if time.monotonic() >= refused.due_s:
-                refused.due_s = float("inf")  # until the broker has answered
-                self._exchange.statuses.again(topic, refused.payload)
-        for topic, payload in self._exchange.statuses.take_due(self._free()).items():
+    def _send_statuses(self) -> None:
+        for topic, payload in self._state.statuses.take_due(self._free()):
             self._publish(topic, payload, retain=True)
+
+    def _send(self) -> None:
+        self._send_statuses()
         self._send_pictures()
-        outbox = self._exchange.outbox
+        outbox = self._state.outbox
         for entry in outbox.take(self._room()):
             body = entry.body
             if entry.id <= outbox.live_after:
                 body = mark_replayed(body)
-                self._exchange.tally.replayed += 1
+                self._state.tally.replayed += 1
             self._publish(self._topics.result(entry.camera), body, entry_id=entry.id)
             self._sent_up_to = max(self._sent_up_to, entry.id)
             self._send_pictures()
@@ -193,151 +197,130 @@ class Session:
 
     def _send_evidence(self) -> None:
         """Sends one picture in addition to the window; none while a message may be too large for the broker."""
-        held = self._held_until_s is not None or self._probing or self._exchange.sizes.careful
-        held = held or time.monotonic() < self._evidence_held_until_s
-        if held or self._free() <= 0:
+        held = EVIDENCE in self._holds and not self._holds[EVIDENCE].over
+        if held or self._results_held or self._probing or self._state.sizes.careful or self._free() <= 0:
             return
-        picture = self._exchange.outbox.take_picture()
+        picture = self._state.outbox.take_picture()
         if picture is None:
             return
         topic = self._topics.evidence(picture.camera, picture.result_id)
-        if self._exchange.sizes.too_large(packet_bytes(topic, picture.jpeg)):  # counted as given up, not a fault
-            self._exchange.outbox.refuse_picture(picture.id)
+        if self._state.sizes.too_large(packet_bytes(topic, picture.jpeg)):  # counted as given up, not a fault
+            self._state.outbox.refuse_picture(picture.id)
         elif (mid := self._publish(topic, picture.jpeg)) is not None:
             self._evidence[mid] = picture.id
 
     def _room(self) -> int:
         """How many more results may be in flight."""
-        if self._held_until_s is not None:
+        if self._results_held:
             return 0
-        if self._probing or self._exchange.sizes.careful:
+        if self._probing or self._state.sizes.careful:
             return max(0, 1 - len(self._in_flight))
         return max(0, min(self._free(), self._window - len(self._in_flight) + len(self._evidence)))
 
     def _send_pictures(self) -> None:
-        """Sends each picture after its result, only as fast as the network, so that paho queues none."""
-        for pictures, up_to_id in ((self._exchange.pictures, self._sent_up_to), (self._exchange.snapshots, None)):
-            while not self._link.backed_up and (picture := pictures.take(up_to_id)) is not None:
+        """Sends each picture after its result, only as fast as the network, so that paho queues nothing."""
+        for pictures in (self._state.pictures, self._state.snapshots):
+            while not self._link.backed_up and (picture := pictures.take(self._sent_up_to)) is not None:
                 topic, jpeg = picture
                 size = packet_bytes(topic, jpeg)
-                if self._exchange.sizes.picture_fits(size):
-                    self._exchange.sizes.sent(size, picture=True)
+                if self._state.sizes.picture_fits(size):
+                    self._state.sizes.sent(size, picture=True)
                     self._link.publish(topic, jpeg, qos=0)
                 else:
                     pictures.left_out()
-                self._exchange.on_settled()
+                self._state.on_settled()
 
     def _publish(
         self, topic: str, payload: str | bytes, *, retain: bool = False, entry_id: int | None = None
     ) -> int | None:
         """Returns the message id; None if the message exceeds the broker's stated limit."""
         size = packet_bytes(topic, payload)
-        if self._exchange.sizes.too_large(size):
+        if self._state.sizes.too_large(size):
             if entry_id is not None:
                 self._give_up(entry_id, topic, payload)
             else:
-                self._exchange.health.complain(topic, f"refuses {topic}: {size} bytes are too many")
+                self._state.health.complain(topic, f"refuses {topic}: {size} bytes exceed its limit")
             return None
         mid = self._link.publish(topic, payload, qos=1, retain=retain)
-        number = self._exchange.sizes.sent(size)
+        number = self._state.sizes.sent(size)
         self._in_flight[mid] = _Sent(entry_id, time.monotonic(), number, topic, payload)
         return mid
 
     def _subscribe(self) -> None:
-        now_s = time.monotonic()
-        again = [topic for topic, due_s in self._ask_again.items() if now_s >= due_s]
-        for topic in dict.fromkeys([*self._exchange.incoming.take_due(), *again]):
-            self._ask_again.pop(topic, None)
+        for topic in self._state.incoming.take_due():
             self._asked[self._link.subscribe(topic)] = topic
 
     def _poll(self, timeout_s: float) -> None:
-        events = self._link.poll(self._exchange.wake, timeout_s)
-        self._settle(events)
+        events = self._link.poll(self._state.wake, timeout_s)
+        for mid, refusal in events.answers.items():
+            if (sent := self._in_flight.pop(mid, None)) is not None:
+                self._note_answer(mid, sent, refusal)
+            elif (topic := self._asked.pop(mid, None)) is not None:
+                again = partial(self._state.incoming.again, topic)
+                self._note_refusal(f"the subscription to {topic}", refusal, again)
+        for arrival in events.arrived:
+            self._state.incoming.hand_over(arrival)
+        if events.answers:
+            self._state.on_settled()
         if events.end is not None:
             raise events.end
 
-    def _settle(self, events: Events) -> None:
-        for answer in events.published:
-            sent = self._in_flight.pop(answer.mid, None)
-            if sent is not None:  # None for a picture
-                self._note_answer(sent, answer)
-        for answer in events.subscribed:
-            topic = self._asked.pop(answer.mid, None)
-            if topic is not None:
-                refusal = answer.refusal and f"refuses the subscription to {topic}: {answer.refusal}"
-                self._exchange.health.complain(f"subscription {topic}", refusal)
-                if refusal is not None:
-                    self._ask_again[topic] = time.monotonic() + ASK_AGAIN_S
-        for arrival in events.arrived:
-            self._exchange.incoming.hand_over(arrival)
-        if events.published:
-            self._exchange.on_settled()
-
-    def _note_answer(self, sent: _Sent, answer: Answer) -> None:
-        exchange = self._exchange
+    def _note_answer(self, mid: int, sent: _Sent, refusal: str | None) -> None:
+        outbox = self._state.outbox
         self._answered = True
-        exchange.sizes.passed(sent.number, sent.size, is_result=sent.entry_id is not None)
-        picture_id = self._evidence.pop(answer.mid, None)
+        self._state.sizes.passed(sent.number, sent.size, is_result=sent.entry_id is not None)
+        picture_id = self._evidence.pop(mid, None)
         if picture_id is not None:
-            self._note_evidence_answer(picture_id, answer)
+            self._note_refusal(EVIDENCE, refusal)
+            settle = outbox.acknowledge_picture if refusal is None else outbox.return_picture
+            settle(picture_id)
         elif sent.entry_id is None:
-            self._note_status_answer(sent, answer)
-        elif answer.refusal is None:
-            exchange.outbox.acknowledge(sent.entry_id)
-            exchange.tally.acknowledged += 1
-            if self._held_until_s is None:
+            self._note_refusal(sent.topic, refusal, partial(self._state.statuses.again, sent.topic))
+        elif refusal is None:
+            outbox.acknowledge(sent.entry_id)
+            self._state.tally.acknowledged += 1
+            if not self._results_held:
                 self._probing = False
-                self._backoff.reset()
-                exchange.health.complain(RESULTS, None)
-        elif self._held_until_s is None:  # else it was in flight together with the first refused one
-            exchange.health.complain(RESULTS, f"refuses results: {answer.refusal}")
-            self._held_until_s = time.monotonic() + self._backoff.next_s()
+                self._note_refusal(RESULTS, None)
+        elif not self._results_held:  # else it was in flight together with the first refused one
+            self._results_held = True
+            self._note_refusal(RESULTS, refusal)
 
-    def _note_status_answer(self, sent: _Sent, answer: Answer) -> None:
-        self._exchange.health.complain(sent.topic, answer.refusal and f"refuses {sent.topic}: {answer.refusal}")
-        before = self._refused.pop(sent.topic, None)
-        if answer.refusal is not None:
-            backoff = before.backoff if before is not None else Backoff(HOLD_MIN_S, STATUS_HOLD_MAX_S)
-            payload = sent.payload.encode() if isinstance(sent.payload, str) else sent.payload
-            self._refused[sent.topic] = _Refused(payload, backoff, time.monotonic() + backoff.next_s())
+    def _note_refusal(self, what: str, refusal: str | None, again: Callable[[], None] | None = None) -> None:
+        """States what the broker refuses, and holds it back for a while. None: the broker has accepted it.
 
-    def _note_evidence_answer(self, picture_id: int, answer: Answer) -> None:
-        """A refused picture is tried again after a while and delays the pictures after it."""
-        exchange = self._exchange
-        exchange.health.complain(EVIDENCE, answer.refusal and f"refuses evidence pictures: {answer.refusal}")
-        if answer.refusal is None:
-            exchange.outbox.acknowledge_picture(picture_id)
-            exchange.tally.evidence += 1
-            self._evidence_backoff.reset()
+        `again` is called after the pause.
+        """
+        self._state.health.complain(what, refusal and f"refuses {what}: {refusal}")
+        if refusal is None:
+            self._holds.pop(what, None)
         else:
-            exchange.outbox.return_picture(picture_id)
-            self._evidence_held_until_s = time.monotonic() + self._evidence_backoff.next_s()
+            self._holds.setdefault(what, _Hold()).start(again)
 
-    def _end_hold(self) -> None:
-        """Allows one result when it is time and none is in flight, because that one would be sent twice."""
-        if self._held_until_s is None or time.monotonic() < self._held_until_s:
+    def _try_again(self) -> None:
+        """Sends again what was refused and held back: statuses, subscriptions, and one result."""
+        for hold in self._holds.values():
+            hold.try_again()
+        if not self._results_held or not self._holds[RESULTS].over or self._evidence:
             return
-        if all(sent.entry_id is None for sent in self._in_flight.values()) and not self._evidence:
-            self._held_until_s, self._probing = None, True
-            self._exchange.outbox.rewind()
+        if all(sent.entry_id is None for sent in self._in_flight.values()):  # one in flight would be sent twice
+            self._results_held, self._probing = False, True
+            self._state.outbox.rewind()
 
     def _learn_from(self, error: LinkCutError) -> None:
         """Gives up the result at which the broker repeatedly ends the connection."""
         results = {sent.entry_id: sent for sent in self._in_flight.values() if sent.entry_id is not None}
         sizes = {entry_id: sent.size for entry_id, sent in results.items()}
-        hopeless = self._exchange.sizes.cut(sizes, answered=self._answered, said_too_large=error.too_large)
+        hopeless = self._state.sizes.cut(sizes, answered=self._answered, said_too_large=error.too_large)
         if hopeless is not None:
             self._give_up(hopeless, results[hopeless].topic, results[hopeless].payload)
 
     def _give_up(self, entry_id: int, topic: str, payload: str | bytes) -> None:
-        """Drops a message that the broker will never accept, so that it does not block the others."""
-        self._exchange.outbox.refuse(entry_id)
-        self._exchange.on_settled()
-        logger.error(
-            "%s is given up: the message is too large for the broker (%d bytes)",
-            _message_name(topic, payload),
-            packet_bytes(topic, payload),
-        )
+        """Drops a result that the broker will never accept, so that it does not block the others."""
+        self._state.outbox.refuse(entry_id)
+        self._state.on_settled()
+        said = "result %s is given up: the message is too large for the broker (%d bytes)"
+        logger.error(said, json.loads(payload)["id"], packet_bytes(topic, payload))
 
     def _leave_if_silent(self) -> None:
         oldest_s = next((sent.at_s for sent in self._in_flight.values()), None)
@@ -366,11 +349,3 @@ class Session:
 def packet_bytes(topic: str, payload: str | bytes) -> int:
     """Size of the MQTT packet, at most."""
     return len(topic.encode()) + len(payload) + OVERHEAD_BYTES
-
-
-def _message_name(topic: str, payload: str | bytes) -> str:
-    """`result <id>` for a result, else the topic, which for evidence ends in the result's id."""
-    try:
-        return f"result {json.loads(payload)['id']}"
-    except (ValueError, TypeError, KeyError):
-        return topic

@@ -5,6 +5,7 @@ So a live picture is left out. A result or evidence picture may delay the others
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -24,16 +25,15 @@ class SizeLimits:
 
     def __init__(self, *, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
-        self._stated: int | None = None  # by the broker
-        self._learnt: int | None = None  # for pictures
+        self._stated = math.inf  # bytes, by the broker
+        self._learnt = math.inf  # bytes, for pictures
         self._learnt_at_s = 0.0
-        self._smallest_left_out: int | None = None  # bytes, since the log said that pictures are left out; None: none
+        self._smallest_left_out = math.inf  # bytes, since the log said that pictures are left out
         self._left_out_at_s = 0.0  # time of the latest one
         self._passed = 0  # size of the largest message that the broker accepted over this connection
         self._count = 0  # messages sent over this connection
-        self._pictures: deque[tuple[int, int, float]] = deque(
-            maxlen=100
-        )  # (number, size, sent at), not known to be accepted
+        # (number, size, sent at) of pictures that are not known to be accepted
+        self._pictures: deque[tuple[int, int, float]] = deque(maxlen=100)
         self._picture_cuts = 0
         self._smallest_suspect = 0  # bytes, of `_picture_cuts`
         self._careful = False
@@ -51,46 +51,41 @@ class SizeLimits:
 
     def connected(self, max_packet_bytes: int | None) -> None:
         """Notes a new connection and the limit that the broker stated, or None."""
-        self._stated = max_packet_bytes
+        self._stated = max_packet_bytes or math.inf
         self._passed = self._count = 0
         self._pictures.clear()
 
     def too_large(self, size: int) -> bool:
         """Whether `size` bytes exceed the limit that the broker stated."""
-        return self._stated is not None and size > self._stated
+        return size > self._stated
 
     def picture_fits(self, size: int) -> bool:
         """Whether to send a picture. Logs once when pictures are left out, and once when they fit again."""
         if self.careful:
             return False
-        if self._learnt is not None and self._clock_s() - self._learnt_at_s > FORGET_S:
-            self._learnt = None
-        limit = min((limit for limit in (self._stated, self._learnt) if limit is not None), default=None)
-        fits = limit is None or size <= limit
-        if fits:
-            self._note_fitting(size)
-            return True
-        if self._smallest_left_out is None:
-            logger.warning(
-                "live pictures above %d bytes are left out, because the broker refuses them (this one: %d). Lower "
-                "heatmap.max_bytes or max_width.",
-                limit,
-                size,
-            )
-        self._note_left_out(size)
-        return False
+        now_s = self._clock_s()
+        if now_s - self._learnt_at_s > FORGET_S:
+            self._learnt = math.inf
+        limit = min(self._stated, self._learnt)
+        none_left_out = self._smallest_left_out == math.inf
+        if size > limit:
+            if none_left_out:
+                logger.warning(
+                    "live pictures above %d bytes are left out, because the broker refuses them (this one: %d). Lower "
+                    "heatmap.max_bytes or max_width.",
+                    limit,
+                    size,
+                )
+            self._note_left_out(size)
+            return False
+        if not none_left_out and (size >= self._smallest_left_out or now_s - self._left_out_at_s > BACK_AFTER_S):
+            self._smallest_left_out = math.inf
+            logger.info("back: live pictures fit again (this one: %d bytes)", size)
+        return True
 
     def _note_left_out(self, size: int) -> None:
-        smallest = self._smallest_left_out
-        self._smallest_left_out = size if smallest is None else min(size, smallest)
+        self._smallest_left_out = min(size, self._smallest_left_out)
         self._left_out_at_s = self._clock_s()
-
-    def _note_fitting(self, size: int) -> None:
-        """Logs that pictures fit again, if one of this size was left out before, or none was for a while."""
-        smallest = self._smallest_left_out
-        if smallest is not None and (size >= smallest or self._clock_s() - self._left_out_at_s > BACK_AFTER_S):
-            self._smallest_left_out = None
-            logger.info("back: live pictures fit again (this one: %d bytes)", size)
 
     def sent(self, size: int, *, picture: bool = False) -> int:
         """Notes a message and returns its number."""
@@ -119,7 +114,7 @@ class SizeLimits:
             said_too_large: the broker gave a message's size as the reason.
         """
         if answered and not self.careful:
-            self._note_picture(self._suspect_picture())
+            self._learn_from_pictures()
         suspects = {entry_id for entry_id, size in results.items() if size >= SUSPECT_BYTES and size > self._passed}
         if not suspects:
             return None
@@ -134,13 +129,11 @@ class SizeLimits:
         self._careful, self._alone = False, None
         return alone
 
-    def _suspect_picture(self) -> int | None:
-        """Size of the picture that was most likely the reason; None if no picture was."""
+    def _learn_from_pictures(self) -> None:
+        """The largest picture that was sent right before the end is most likely the reason."""
         since_s = self._clock_s() - RIGHT_AFTER_S
         sizes = (size for _, size, at_s in self._pictures if at_s >= since_s)
-        return max((size for size in sizes if size >= SUSPECT_BYTES and size > self._passed), default=None)
-
-    def _note_picture(self, suspect: int | None) -> None:
+        suspect = max((size for size in sizes if size >= SUSPECT_BYTES and size > self._passed), default=None)
         if suspect is None:
             self._picture_cuts = 0
             return
@@ -148,9 +141,8 @@ class SizeLimits:
         self._picture_cuts += 1
         if self._picture_cuts >= PICTURE_CUTS:
             self._picture_cuts = 0
-            self._learnt = max(
-                self._passed, self._smallest_suspect * 3 // 4
-            )  # the limit is rarely just below the suspect
+            # the limit is rarely just below the suspect
+            self._learnt = max(self._passed, self._smallest_suspect * 3 // 4)
             self._learnt_at_s = self._clock_s()
             self._note_left_out(self._learnt + 1)
             logger.warning(

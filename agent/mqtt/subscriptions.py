@@ -29,23 +29,20 @@ class Subscriptions:
         self._broken: set[str] = set()  # topics with a logged failure of the handler
 
     def subscribe(self, topic: str, handler: Handler) -> None:
-        """Calls `handler` with the payloads of `topic` (full name, no wildcards) from now on.
-
-        Raises:
-            ValueError: the topic is empty, has a wildcard, or has a handler already.
-        """
+        """Calls `handler` with the payloads of `topic` (full name, no wildcards) from now on."""
         with self._lock:
-            if not topic or "+" in topic or "#" in topic:
-                raise ValueError(f"expected a topic without wildcards, got {topic!r}")
-            if topic in self._handlers:
-                raise ValueError(f"{topic} has a handler already")
             self._handlers[topic] = handler
             self._due.append(topic)
 
     def all_due(self) -> None:
-        """A new connection: all subscriptions must be sent to the broker again."""
+        """Subscribes to all topics again, because the connection is new."""
         with self._lock:
             self._due = list(self._handlers)
+
+    def again(self, topic: str) -> None:
+        """Subscribes to a topic again, because the broker refused it."""
+        with self._lock:
+            self._due.append(topic)
 
     def take_due(self) -> list[str]:
         """Topics to subscribe to now."""

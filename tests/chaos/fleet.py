@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from result_maker import make_result
+from result_maker import accept, make_result
 
 from zsad_agent.config import MqttConfig
 from zsad_agent.messages import Result
@@ -54,7 +54,7 @@ def main(port: int, first: int, count: int, seconds: int, folder: Path) -> None:
                 due_s = started_s + seq - 1 + number / count  # one result a second each, evenly spread over the second
                 time.sleep(max(0.0, due_s - time.monotonic()))
                 result = scripted_result(name, seq)
-                publisher.accept(result, None)
+                accept(publisher, result, None)
                 accepted.append(result.id)
         end_s = time.monotonic() + PATIENCE_S
         unsent = sum(publisher.flush(max(0.0, end_s - time.monotonic())) for publisher in publishers)

@@ -18,6 +18,7 @@ from chaos_record import record
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener, wait_until
 from paho.mqtt.enums import CallbackAPIVersion
+from result_maker import accept
 from result_maker import make_result as result
 
 from zsad_agent.config import MqttConfig, TlsConfig
@@ -95,7 +96,7 @@ def test_results_and_commands_are_sent_over_tls_and_mutual_tls(
         with publishing(broker, tmp_path, tls=tls, protocol=protocol) as publisher:
             publisher.subscribe(f"{BASE}/cam0/trigger", got.append)
             for seq in range(50):
-                publisher.accept(result(seq), b"x" * 100_000)
+                accept(publisher, result(seq), b"x" * 100_000)
             assert publisher.flush(20) == 0
             wait_until(lambda: "cam0/trigger (QoS 1)" in broker.log)
             listener.publish(f"{BASE}/cam0/trigger", b"x" * 60_000)  # several TLS records
@@ -128,14 +129,14 @@ def test_a_broker_with_an_invalid_certificate_gets_no_result_until_it_is_valid(
     broker = tls_broker(mosquitto, tmp_path, authority, good, users=USERS)
     tls = TlsConfig(ca_file=authority.cert)
     with publishing(broker, tmp_path, tls=tls, username="line3", password_file=password) as publisher:
-        publisher.accept(result(0), None)
+        accept(publisher, result(0), None)
         assert publisher.flush(10) == 0
         broker.kill()
         install(bad, tmp_path)
         before = broker.log.count("as zsad-agent-line3")
         broker.start()
         tries = broker.log.count("New connection")
-        publisher.accept(result(1), None)
+        accept(publisher, result(1), None)
         wait_until(lambda: publisher.state is BrokerState.UNTRUSTED)
         assert said in (publisher.fault or "")
         wait_until(lambda: broker.log.count("New connection") >= tries + 4)  # it keeps trying
@@ -150,7 +151,7 @@ def test_a_broker_with_an_invalid_certificate_gets_no_result_until_it_is_valid(
         with watching(broker, authority, credentials=("dashboard", "secret-d")) as listener:
             assert publisher.flush(10) == 0
             recovered_s = time.monotonic() - started_s
-            publisher.accept(result(2), None)
+            accept(publisher, result(2), None)
             listener.wait_for(lambda: 2 in seqs(listener))
             unsent = publisher.flush(10)
         assert_no_secret(caplog.text, publisher.fault)
@@ -172,7 +173,7 @@ def test_a_plaintext_broker_on_the_tls_port_gets_no_mqtt_packet(
     tls = TlsConfig(ca_file=authority.cert)
     settings = {"username": "line3", "password_file": secret_file(tmp_path)}
     with publishing(broker, tmp_path, tls=tls, **settings) as publisher:
-        publisher.accept(result(0), None)
+        accept(publisher, result(0), None)
         wait_until(lambda: publisher.state is BrokerState.UNTRUSTED)
         assert "does not speak TLS on this port" in (publisher.fault or "")
         wait_until(lambda: broker.log.count("New connection") >= 5)
@@ -206,7 +207,7 @@ def test_an_agent_with_an_invalid_client_certificate_connects_after_it_was_repla
         install(pairs[attack], tmp_path, "agent")
         tls = TlsConfig(ca_file=authority.cert, cert_file=tmp_path / "agent.crt", key_file=tmp_path / "agent.key")
     with publishing(broker, tmp_path, tls=tls) as publisher:
-        publisher.accept(result(0), None)
+        accept(publisher, result(0), None)
         wait_until(lambda: publisher.state is BrokerState.UNTRUSTED)
         assert said in (publisher.fault or "")
         wait_until(lambda: broker.log.count("New connection") >= 5)
@@ -241,7 +242,7 @@ def test_a_wrong_password_is_never_shown_and_a_corrected_file_is_read_without_a_
     path = secret_file(tmp_path, WRONG_SECRET)
     config = MqttConfig(broker=broker.url, username="line3", password_file=path, protocol=protocol)  # type: ignore[arg-type]
     with publishing(broker, tmp_path, username="line3", password_file=path, protocol=protocol) as publisher:
-        publisher.accept(result(0), None)
+        accept(publisher, result(0), None)
         wait_until(lambda: broker.log.count("New connection") >= 5)
         assert publisher.state is BrokerState.REFUSED
         assert_no_secret(caplog.text, publisher.fault, repr(config), config.model_dump_json(), vars(publisher))
@@ -252,7 +253,7 @@ def test_a_wrong_password_is_never_shown_and_a_corrected_file_is_read_without_a_
         secret_file(tmp_path)
         with MqttListener(broker.port, credentials=("dashboard", "secret-d")) as listener:
             assert publisher.flush(10) == 0
-            publisher.accept(result(1), None)
+            accept(publisher, result(1), None)
             listener.wait_for(lambda: 1 in seqs(listener))
         assert_no_secret(caplog.text, vars(publisher))
     note = f"{attempts} of {attempts} connections refused"
@@ -329,7 +330,7 @@ def test_the_acl_stops_other_clients_from_publishing_on_the_agents_topics(
         with MqttListener(broker.port, credentials=("operator", "secret-o")) as operator:
             for topic in COMMANDS:
                 operator.publish(topic, b"genuine")
-        publisher.accept(result(1), b"jpeg")
+        accept(publisher, result(1), b"jpeg")
         publisher.set_retained("cam0/threshold/state", b"0.5")
         assert publisher.flush(10) == 0
         dashboard.wait_for(lambda: {f"{BASE}/cam0/heatmap", f"{BASE}/cam0/threshold/state"} <= set(dashboard.topics))
@@ -337,7 +338,7 @@ def test_the_acl_stops_other_clients_from_publishing_on_the_agents_topics(
         assert b"forged" not in [payload for _, payload in dashboard.messages]
         assert seqs(dashboard) == [1]
         assert publisher.fault is None
-        lost, doubled = publisher.stats.unsent, len(seqs(dashboard)) - 1
+        lost, doubled = publisher.spool_stats.entries, len(seqs(dashboard)) - 1
     tried = 1 if credentials is None else len(topics) + 1  # the connection, or each message and the will
     what = "connections" if credentials is None else "messages"
     name = f"other client {attacker}, MQTT {'5' if protocol == 5 else '3.1.1'}"
@@ -362,7 +363,7 @@ def test_another_devices_user_receives_nothing_of_this_device(mosquitto: BrokerF
         MqttListener(broker.port, credentials=("line4", "secret-4")) as spy,
     ):
         with publishing(broker, tmp_path, username="line3", password_file=secret_file(tmp_path)) as publisher:
-            publisher.accept(result(1), b"jpeg")
+            accept(publisher, result(1), b"jpeg")
             assert publisher.flush(10) == 0
         dashboard.wait_for(lambda: b"offline" in dashboard.payloads(f"{BASE}/available"))
         assert spy.messages == []
@@ -378,10 +379,10 @@ def test_an_agent_with_another_devices_user_keeps_its_results_until_the_acl_allo
         publishing(broker, tmp_path, username="line4", password_file=secret) as publisher,
     ):
         for seq in range(5):
-            publisher.accept(result(seq), None)
+            accept(publisher, result(seq), None)
         wait_until(lambda: "broker refuses results: Not authorized" in (publisher.fault or ""))
         assert f"broker refuses {BASE}/available: Not authorized" in (publisher.fault or "")
-        assert publisher.stats.unsent == 5
+        assert publisher.spool_stats.entries == 5
         assert seqs(dashboard) == []
         with (tmp_path / "zsad.acl").open("a") as acl:
             acl.write(f"user line4\ntopic write {BASE}/#\n")
@@ -405,7 +406,7 @@ def test_an_agent_whose_client_id_another_user_takes_reconnects_without_loss(
         thief.connect("127.0.0.1", broker.port)
         for seq in range(20):
             thief.loop(0.02)
-            publisher.accept(result(seq), None)
+            accept(publisher, result(seq), None)
         thief.disconnect()
         assert publisher.flush(10) == 0
         dashboard.wait_for(lambda: sorted(set(seqs(dashboard))) == list(range(20)))
@@ -434,7 +435,7 @@ def test_the_common_name_of_the_client_certificate_is_the_acls_user(
     with watching(broker, authority, authority.sign("dashboard")) as dashboard:
         tls = TlsConfig(ca_file=authority.cert, cert_file=agent.cert, key_file=agent.key)
         with publishing(broker, tmp_path, tls=tls) as publisher:
-            publisher.accept(result(1), None)
+            accept(publisher, result(1), None)
             assert publisher.flush(10) == 0
         with watching(broker, authority, foreign) as thief:
             thief.publish(f"{BASE}/cam0/result", b'{"seq": 666}')

@@ -25,8 +25,7 @@ from mosquitto_broker import MosquittoBroker
 from mqtt_listener import wait_until
 from plant_operator import BASE, PATIENCE_S, PlantOperator, write_part, write_parts
 
-from zsad_agent.messages import Result, schema_text
-from zsad_agent.messages.stats import stats_json_schema
+from zsad_agent.messages import Result, Stats, schema_text
 from zsad_core.bundle import read_manifest
 
 Brokers = Callable[..., MosquittoBroker]
@@ -270,7 +269,7 @@ def check_messages(operator: PlantOperator, names: tuple[str, ...]) -> None:
     assert operator.payloads(f"{BASE}/stats")
     for payload in operator.payloads(f"{BASE}/stats"):
         stats = json.loads(payload)
-        jsonschema.validate(stats, stats_json_schema())
+        jsonschema.validate(stats, json.loads(schema_text(Stats)))
         assert list(stats["cameras"]) == list(names)
 
 

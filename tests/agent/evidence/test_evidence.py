@@ -77,7 +77,7 @@ def test_reject_is_kept_as_picture_overlay_and_result(tmp_path: Path) -> None:
     assert store.stats.bytes == sum(path.stat().st_size for path in stem.parent.iterdir())
 
 
-def test_unknown_without_picture_is_a_result_alone(tmp_path: Path) -> None:
+def test_unknown_without_picture_is_kept_as_a_result_only(tmp_path: Path) -> None:
     with EvidenceStore(config(), tmp_path) as store:
         store.keep(result(verdict=Verdict.UNKNOWN, reason="camera\nlost ../.."), None, None)
         wait_for(lambda: store.stats.kept == 1)
@@ -104,12 +104,12 @@ def test_names_stay_inside_the_folder_and_are_found_again(tmp_path: Path, text: 
     assert [path.name for path in tmp_path.iterdir()] == ["evidence"]
     pruner = pruner_at(Clock(), folder)
     pruner.make_room(0)
-    assert pruner.bytes == store.stats.bytes
+    assert pruner.ledger.bytes == store.stats.bytes
     pruner.delete(1)
     assert (files(folder), pruner.pruned) == ([], 1)
 
 
-def test_json_means_a_whole_set_at_every_moment(tmp_path: Path) -> None:
+def test_json_exists_only_while_its_set_is_complete(tmp_path: Path) -> None:
     seen: list[bool] = []
     done = threading.Event()
 
@@ -136,9 +136,7 @@ def test_json_means_a_whole_set_at_every_moment(tmp_path: Path) -> None:
     assert store.stats.pruned > 0
 
 
-def test_what_the_queue_does_not_hold_is_counted_and_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_queue_overflow_is_counted_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = EvidenceStore(config(), tmp_path, queue_bytes=20_000)  # one picture and its result are 13 kB
     with caplog.at_level(logging.WARNING):
         started_s = time.monotonic()
@@ -180,17 +178,17 @@ def test_picture_that_cannot_be_encoded_is_a_fault_and_the_next_of_its_camera_is
         assert store.fault is None
 
 
-def test_bytes_are_kept_by_deleting_the_oldest_sets_over_all_cameras(tmp_path: Path) -> None:
+def test_oldest_sets_of_all_cameras_are_deleted_above_max_bytes(tmp_path: Path) -> None:
     for camera, day in (("a", "2026-11-20"), ("b", "2026-11-19"), ("a", "2026-11-18"), ("b", "2026-11-21")):
         put_set(tmp_path, day, size=300_000, camera=camera)
     pruner = pruner_at(Clock(), tmp_path, max_bytes=1_000_000)
     pruner.make_room(300_000)
-    assert (pruner.bytes, pruner.pruned) == (600_000, 2)
+    assert (pruner.ledger.bytes, pruner.pruned) == (600_000, 2)
     assert [name[:12] for name in files(tmp_path)] == ["a/2026-11-20", "b/2026-11-21"]
     assert not (tmp_path / "a/2026-11-18").exists()
 
 
-def test_sets_that_cannot_be_deleted_hold_up_no_others(
+def test_sets_that_cannot_be_deleted_do_not_stop_the_deletion_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(folder: Path, found: EvidenceSet) -> None:
@@ -205,7 +203,7 @@ def test_sets_that_cannot_be_deleted_hold_up_no_others(
     monkeypatch.setattr(evidence_files, "delete_set", refuse)
     pruner = pruner_at(Clock(), tmp_path, max_bytes=1_000_000)
     pruner.make_room(100_000)
-    assert (pruner.bytes, pruner.pruned) == (900_000, 2)
+    assert (pruner.ledger.bytes, pruner.pruned) == (900_000, 2)
     assert [name[:1] for name in files(tmp_path)] == ["a"] * 5 + ["b"] * 3
     assert caplog.text.count("cannot be deleted and is no longer counted") == 1
 
@@ -232,7 +230,7 @@ def test_only_our_files_are_counted_and_deleted_and_no_link_is_followed(tmp_path
     (day / "110000.000-link.json").symlink_to(outside / "cam0" / "2026-11-01" / "120000.000-line3-b0-1.json")
     pruner = pruner_at(Clock(), folder)
     pruner.make_room(0)
-    assert pruner.bytes == 100
+    assert pruner.ledger.bytes == 100
     pruner.delete(10**9)
     assert not ours.exists()
     assert all(path.read_text() == "keep" for path in foreign)
@@ -240,7 +238,7 @@ def test_only_our_files_are_counted_and_deleted_and_no_link_is_followed(tmp_path
     assert len(files(outside)) == 1
 
 
-def test_camera_folder_that_is_a_link_gets_nothing_and_the_others_go_on(tmp_path: Path) -> None:
+def test_nothing_is_written_into_a_camera_folder_that_is_a_link(tmp_path: Path) -> None:
     folder, outside = tmp_path / "evidence", tmp_path / "outside"
     folder.mkdir()
     outside.mkdir()
@@ -253,17 +251,17 @@ def test_camera_folder_that_is_a_link_gets_nothing_and_the_others_go_on(tmp_path
     assert list(outside.iterdir()) == []
 
 
-def test_half_a_set_of_a_killed_process_goes_with_its_day(tmp_path: Path) -> None:
+def test_half_a_set_of_a_killed_process_is_deleted_with_its_date(tmp_path: Path) -> None:
     half = put_set(tmp_path, "2026-11-02").parent / ".130000.000-line3-b0-2.jpg.tmp"
     half.write_bytes(b"x" * 50)
     pruner = pruner_at(Clock(), tmp_path)
     pruner.make_room(0)
-    assert pruner.bytes == 150
+    assert pruner.ledger.bytes == 150
     pruner.delete(150)
     assert files(tmp_path) == []
 
 
-def test_files_that_people_took_away_are_no_error_and_not_counted_for_ever(tmp_path: Path) -> None:
+def test_files_deleted_by_people_are_not_an_error_and_not_counted_for_ever(tmp_path: Path) -> None:
     clock = Clock()
     old, new = put_set(tmp_path, "2026-11-02", size=600_000), put_set(tmp_path, "2026-11-03", size=300_000)
     pruner = pruner_at(clock, tmp_path, max_bytes=1_000_000)
@@ -273,13 +271,13 @@ def test_files_that_people_took_away_are_no_error_and_not_counted_for_ever(tmp_p
     assert new.exists() or pruner.pruned == 1
     put_set(tmp_path, "2026-11-04", size=100_000)
     clock.go(7 * HOUR_S)
-    pruner.add("2026-11-25", 900_000)  # this too was taken away
+    pruner.ledger.add("2026-11-25", 900_000)  # this too was taken away
     pruner.make_room(500_000)
     assert (tmp_path / "cam0/2026-11-04").exists()
-    assert pruner.bytes <= 400_000
+    assert pruner.ledger.bytes <= 400_000
 
 
-def test_age_is_kept_once_the_clock_has_gone_evenly_for_an_hour(tmp_path: Path) -> None:
+def test_age_limit_applies_when_the_clock_had_no_step_for_an_hour(tmp_path: Path) -> None:
     clock = Clock()
     for day in ("2026-11-20", "2026-11-21", "2026-11-25"):
         put_set(tmp_path, day)
@@ -302,7 +300,7 @@ def test_age_is_kept_once_the_clock_has_gone_evenly_for_an_hour(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("step_s", [20 * 365 * DAY_S, -20 * 365 * DAY_S, 40 * DAY_S])
-def test_clock_that_jumps_deletes_nothing_and_is_said(
+def test_clock_step_deletes_nothing_and_is_logged(
     tmp_path: Path, step_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()
@@ -322,7 +320,7 @@ def test_clock_that_jumps_deletes_nothing_and_is_said(
     assert len(caplog.records) == 1 and caplog.records[0].message.startswith(f"the clock was set by {step_s:+.0f} s")
 
 
-def test_clock_that_stays_wrong_costs_one_date_an_hour(tmp_path: Path) -> None:
+def test_wrong_clock_deletes_one_date_an_hour(tmp_path: Path) -> None:
     clock = Clock()
     for day in range(1, 26):
         put_set(tmp_path, f"2026-11-{day:02}")
@@ -336,19 +334,19 @@ def test_clock_that_stays_wrong_costs_one_date_an_hour(tmp_path: Path) -> None:
     assert not (tmp_path / "cam0/2026-11-04").exists() and (tmp_path / "cam0/2026-11-05").exists()
 
 
-def test_sets_under_a_clock_that_is_behind_are_not_the_first_to_go(tmp_path: Path) -> None:
+def test_sets_written_with_a_late_clock_are_not_deleted_first(tmp_path: Path) -> None:
     clock = Clock()
     for day in ("2026-11-23", "2026-11-24"):
         put_set(tmp_path, day, size=400_000)
     pruner = pruner_at(clock, tmp_path, max_bytes=1_000_000)
     pruner.make_room(0)
     put_set(tmp_path, "1970-01-01", size=400_000)
-    pruner.add("1970-01-01", 400_000)
+    pruner.ledger.add("1970-01-01", 400_000)
     pruner.make_room(0)
     assert [name[5:15] for name in files(tmp_path)] == ["1970-01-01", "2026-11-24"]
 
 
-def test_dates_ahead_of_today_go_first(tmp_path: Path) -> None:
+def test_future_dates_are_deleted_first(tmp_path: Path) -> None:
     for day in ("2026-11-24", "2099-01-01", "2026-11-23"):
         put_set(tmp_path, day)
     ledger = Ledger(tmp_path)
@@ -356,7 +354,25 @@ def test_dates_ahead_of_today_go_first(tmp_path: Path) -> None:
     assert ledger.dates == ["2099-01-01", "2026-11-23", "2026-11-24"]
 
 
-def test_date_that_is_written_is_the_last_to_go_whatever_the_clock_says(tmp_path: Path) -> None:
+def test_date_that_cannot_be_read_is_not_counted_and_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(folder: Path, camera: str, day: str) -> list[EvidenceSet]:
+        if day == "2026-11-22":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(folder, camera, day)
+
+    for day in ("2026-11-22", "2026-11-23"):
+        put_set(tmp_path, day, size=600_000)
+    read = evidence_files.sets_of
+    monkeypatch.setattr(evidence_files, "sets_of", fail)
+    pruner = pruner_at(Clock(), tmp_path, max_bytes=1_000_000)
+    pruner.make_room(500_000)
+    assert [name[5:15] for name in files(tmp_path)] == ["2026-11-22"]
+    assert f"evidence {tmp_path}/cam0/2026-11-22 is not counted: Input/output error" in caplog.text
+
+
+def test_date_written_by_this_process_is_deleted_last(tmp_path: Path) -> None:
     for day in ("2026-11-22", "2026-11-23", "2026-11-24"):
         put_set(tmp_path, day)
     ledger = Ledger(tmp_path)
@@ -397,7 +413,7 @@ def test_disk_never_falls_below_its_free_bytes(tiny_disk: Path) -> None:
     assert names[-1].endswith("line3-b1-99.overlay.jpg") and 20 < len(names) < 200
 
 
-def test_evidence_gives_way_to_what_else_fills_the_disk_and_comes_back(
+def test_evidence_is_deleted_when_other_files_fill_the_disk_and_kept_again_later(
     tiny_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, other = tiny_disk / "evidence", tiny_disk / "other"
@@ -433,7 +449,7 @@ def test_evidence_gives_way_to_what_else_fills_the_disk_and_comes_back(
     assert 1 <= len(lost) <= 2 and len(back) == len(lost)  # of the limits and of the camera
 
 
-def test_full_disk_that_shows_free_bytes_makes_room_by_itself(tiny_disk: Path) -> None:
+def test_evidence_makes_room_on_a_disk_without_inodes(tiny_disk: Path) -> None:
     """Inodes run out before bytes do."""
     with EvidenceStore(config(), tiny_disk / "evidence") as store:
         store.keep(result(1), None, b"o")
@@ -449,14 +465,14 @@ def test_full_disk_that_shows_free_bytes_makes_room_by_itself(tiny_disk: Path) -
     assert files(tiny_disk / "evidence")[-1].endswith("line3-b1-3.overlay.jpg")
 
 
-def test_set_that_does_not_fit_leaves_nothing_of_itself(tiny_disk: Path) -> None:
+def test_set_that_does_not_fit_leaves_no_file(tiny_disk: Path) -> None:
     place = Place("cam0", "2026-11-25", "102803.123-line3-b1-1")
     with pytest.raises(OSError):
         write_set(tiny_disk, place, {"jpg": b"x" * 1000, "overlay.jpg": b"x" * 2_000_000, "json": b"{}"})
     assert files(tiny_disk) == []
 
 
-def test_result_is_the_first_of_a_set_to_be_deleted(tmp_path: Path) -> None:
+def test_json_of_a_set_is_deleted_first(tmp_path: Path) -> None:
     path = put_set(tmp_path, "2026-11-25")
     stem = path.name.removesuffix(".json")
     (path.parent / f"{stem}.jpg").mkdir()  # where the deletion breaks off
@@ -466,7 +482,7 @@ def test_result_is_the_first_of_a_set_to_be_deleted(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_folder_that_cannot_be_made_is_a_fault_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folder_that_cannot_be_created_is_a_fault_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING), EvidenceStore(config(), tmp_path / "file" / "folder") as store:
         for seq in range(4):
@@ -477,7 +493,7 @@ def test_folder_that_cannot_be_made_is_a_fault_said_once(tmp_path: Path, caplog:
     assert len([record for record in caplog.records if "of cam0 lost" in record.message]) == 1
 
 
-def test_stop_is_not_held_up_by_what_waits(tmp_path: Path) -> None:
+def test_stop_does_not_wait_for_the_queue(tmp_path: Path) -> None:
     store = EvidenceStore(config(), tmp_path)
     large = np.zeros((1000, 1000, 3), np.uint8)
     for seq in range(20):

@@ -97,7 +97,7 @@ def test_answer_to_a_trigger_names_it_and_no_other_message_does() -> None:
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, -0.01, 1.01])
 @pytest.mark.parametrize("verdict", [Verdict.OK, Verdict.ANOMALOUS])
-def test_score_that_is_no_score_becomes_unknown_and_never_a_pass(score: float, verdict: Verdict) -> None:
+def test_invalid_score_becomes_unknown_and_is_not_a_pass(score: float, verdict: Verdict) -> None:
     message = build(anomaly_score=score, verdict=verdict)
     SCHEMA.validate(message)
     assert (message["verdict"], message["anomaly_score"], message["regions"]) == ("unknown", None, [])
@@ -109,7 +109,7 @@ def test_unknown_keeps_its_own_reason_when_the_score_is_not_finite() -> None:
     assert message["reason"] == "frame frozen"
 
 
-def test_time_of_another_zone_is_sent_as_utc() -> None:
+def test_time_in_another_zone_is_sent_as_utc() -> None:
     moment = datetime(2026, 1, 1, 1, 30, tzinfo=timezone(timedelta(hours=2)))
     assert build(captured_at=moment)["captured_at"] == "2025-12-31T23:30:00.000Z"
 
@@ -120,7 +120,7 @@ def test_time_of_another_zone_is_sent_as_utc() -> None:
         ({"captured_at": datetime(2026, 1, 1)}, "timezone"),
         ({"verdict": Verdict.UNKNOWN}, "needs a reason"),
         ({"verdict": Verdict.UNKNOWN, "reason": ""}, "reason"),
-        ({"verdict": Verdict.OK, "reason": "fine"}, "takes no reason"),
+        ({"verdict": Verdict.OK, "reason": "fine"}, "must have no reason"),
         ({"verdict": Verdict.OK, "anomaly_score": None}, "without a score"),
         ({"threshold": 1.5}, "threshold"),
         ({"threshold": math.nan}, "threshold"),
@@ -189,14 +189,14 @@ def test_every_score_verdict_and_region_gives_a_valid_message(
     assert message["verdict"] == (verdict if 0 <= score <= 1 else Verdict.UNKNOWN)
 
 
-def test_topics_lie_under_prefix_and_device() -> None:
+def test_topics_start_with_prefix_and_device() -> None:
     topics = Topics("zsad", "line3")
     assert topics.available == "zsad/line3/available"
-    assert topics.status("cam0") == "zsad/line3/cam0/status"
+    assert topics.below("stats") == "zsad/line3/stats"
     assert topics.result("cam0") == "zsad/line3/cam0/result"
     assert topics.heatmap("cam0") == "zsad/line3/cam0/heatmap"
 
 
-def test_text_that_is_no_utf_8_is_sent_all_the_same() -> None:
+def test_text_that_is_not_utf_8_is_sent_with_question_marks() -> None:
     """A file's name, or half a surrogate pair in somebody's JSON, must not end the agent."""
     assert json.loads(encode({"reason": "caf\udce9 \ud800"})) == {"reason": "caf? ?"}

@@ -82,7 +82,7 @@ def test_metrics_are_answered_as_text(port: int) -> None:
     assert ask(port, "/metrics?name[]=x")[0] == 200
 
 
-def test_health_says_what_is_stuck(agent: Agent, port: int) -> None:
+def test_healthz_names_the_hanging_thread(agent: Agent, port: int) -> None:
     assert ask(port, "/healthz") == (200, "application/json", b'{"status": "ok", "reasons": []}\n')
     agent.stuck = "inference has not moved for 20 s"
     status, _, body = ask(port, "/healthz")
@@ -91,7 +91,7 @@ def test_health_says_what_is_stuck(agent: Agent, port: int) -> None:
     assert ask(port, "/healthz")[0] == 200
 
 
-def test_ready_says_every_reason(agent: Agent, port: int) -> None:
+def test_readyz_names_every_reason(agent: Agent, port: int) -> None:
     assert ask(port, "/readyz")[0] == 200
     agent.missing = ["camera cam0: no frame for 5 s", "broker: no answer"]
     status, _, body = ask(port, "/readyz")
@@ -99,7 +99,7 @@ def test_ready_says_every_reason(agent: Agent, port: int) -> None:
     assert ask(port, "/healthz")[0] == 200  # a restart would bring neither back
 
 
-def test_check_that_fails_is_no_good_health_and_tells_nothing(agent: Agent, port: int) -> None:
+def test_failing_check_answers_503_without_details(agent: Agent, port: int) -> None:
     agent.broken = True
     status, _, body = ask(port, "/healthz")
     assert (status, body) == (503, b"Service Unavailable\n")
@@ -112,7 +112,7 @@ def test_head_is_the_same_without_a_body(port: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9464", "127.0.0.1", "127.0.0.1:1", "localhost:8080"])
-def test_names_of_this_machine_are_let_in(port: int, host: str) -> None:
+def test_names_of_this_machine_are_accepted(port: int, host: str) -> None:
     assert ask(port, "/healthz", host=host)[0] == 200
 
 
@@ -142,7 +142,7 @@ def test_foreign_host_is_refused(port: int, host: str) -> None:
         (b"GET /" + b"marker" * 1_000_000, 431),
     ],
 )
-def test_what_is_no_honest_request_is_refused_and_not_repeated(
+def test_invalid_request_is_refused_and_its_text_is_not_repeated(
     port: int, request_head: bytes, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     started_s = time.monotonic()
@@ -157,7 +157,7 @@ def test_what_is_no_honest_request_is_refused_and_not_repeated(
     assert capfd.readouterr().err == ""
 
 
-def test_connection_that_dribbles_is_ended(agent: Agent) -> None:
+def test_slow_connection_is_closed(agent: Agent) -> None:
     with server_of(agent, connection_s=0.5) as server:
         assert server.port is not None
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
@@ -169,7 +169,7 @@ def test_connection_that_dribbles_is_ended(agent: Agent) -> None:
                     assert time.monotonic() - started_s < 20
 
 
-def test_silent_connections_take_no_more_than_their_places(agent: Agent) -> None:
+def test_silent_connections_are_limited_in_number(agent: Agent) -> None:
     with server_of(agent, connection_s=6.0) as server:
         assert server.port is not None
         before = threading.active_count()
@@ -184,13 +184,13 @@ def test_silent_connections_take_no_more_than_their_places(agent: Agent) -> None
             connection.close()
 
 
-def test_port_that_is_taken_is_one_warning(agent: Agent, port: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_used_port_gives_one_warning(agent: Agent, port: int, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), server_of(agent, f"127.0.0.1:{port}") as second:
         assert second.port is None
     assert len(caplog.records) == 1 and "runs without them" in caplog.records[0].message
 
 
-def test_off_listens_nowhere(agent: Agent) -> None:
+def test_off_opens_no_port(agent: Agent) -> None:
     with server_of(agent, "off") as server:
         assert server.port is None
 
@@ -215,13 +215,13 @@ def test_stop_is_quick_and_frees_the_port(agent: Agent) -> None:
 @pytest.mark.parametrize(
     "listen", ["127.0.0.1:65536", "127.0.0.1:99999", "0.0.0.0:9464", "localhost:9464", "127.0.0.1:"]
 )
-def test_config_takes_only_a_port_of_loopback(listen: str) -> None:
+def test_config_accepts_only_a_port_of_loopback(listen: str) -> None:
     with pytest.raises(ValueError, match="listen"):
         HttpConfig(listen=listen)
 
 
 @pytest.mark.parametrize("listen", ["off", "127.0.0.1:0", "127.0.0.1:65535"])
-def test_config_takes_every_port(listen: str) -> None:
+def test_config_accepts_every_port(listen: str) -> None:
     assert HttpConfig(listen=listen).listen == listen
 
 

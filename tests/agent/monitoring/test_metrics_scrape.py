@@ -1,6 +1,9 @@
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -8,38 +11,61 @@ from result_maker import make_result
 
 from zsad_agent.messages import (
     AgentSnapshot,
-    BrokerSnapshot,
-    BundleSnapshot,
-    CameraSnapshot,
+    BrokerStats,
+    BundleStats,
+    CameraStats,
     EvidenceStats,
     Latency,
+    RecentResults,
     Result,
-    SpoolSnapshot,
+    SpoolStats,
+    Stats,
     what_is_missing,
 )
 from zsad_agent.monitoring import Metrics
 from zsad_core.types import Verdict
 
+AT = datetime(2026, 11, 25, 10, 28, 3, 123_456, tzinfo=UTC)
+BROKER = BrokerStats(
+    connections=2,
+    acknowledged=100,
+    replayed=5,
+    given_up={"age": 0, "count": 7},
+    attached_images_given_up={"disk": 6},
+)
+
+
+def make_stats(
+    recent: RecentResults | None = None, reasons: Mapping[str, str | None] | None = None, **changes: Any
+) -> Stats:
+    """`reasons`: by camera, why it is not up."""
+    recent = recent or RecentResults()
+    cameras = {
+        name: CameraStats(
+            up=reason is None,
+            reason=reason,
+            results=recent.counts(name),
+            dropped=3 if name == "cam0" else 0,
+            latency_ms=recent.latency_ms(name),
+        )
+        for name, reason in (reasons or {"cam0": None, "cam1": "no frame for 5 s"}).items()
+    }
+    fields: dict[str, Any] = {
+        "device_id": "line3",
+        "at": AT,
+        "uptime_s": 61.5,
+        "version": "0.1.0",
+        "bundle": BundleStats(name="zsad-tiny", version="1.0.0", sha256="9c" * 32, device="CPU"),
+        "cameras": cameras,
+        "spool": SpoolStats(entries=4, bytes=8192, oldest_age_s=12.5),
+        "broker": BROKER,
+        "evidence": EvidenceStats(kept=9, dropped=1, pruned=2, bytes=1000),
+    }
+    return Stats(**(fields | changes))
+
+
 AGENT = AgentSnapshot(
-    device_id="line3",
-    version="0.1.0",
-    uptime_s=61.5,
-    bundle=BundleSnapshot(name="zsad-tiny", version="1.0.0", sha256="9c" * 32, device="CPU"),
-    cameras={
-        "cam0": CameraSnapshot(up=True, reason=None, dropped=3),
-        "cam1": CameraSnapshot(up=False, reason="no frame for 5 s", dropped=0),
-    },
-    spool=SpoolSnapshot(entries=4, bytes=8192, oldest_age_s=12.5),
-    broker=BrokerSnapshot(
-        connected=True,
-        reason=None,
-        connections=2,
-        acknowledged=100,
-        replayed=5,
-        given_up={"age": 0, "count": 7},
-        attached_images_given_up={"disk": 6},
-    ),
-    evidence=EvidenceStats(kept=9, dropped=1, pruned=2, bytes=1000),
+    stats=make_stats(), connected=True, broker_fault=None, live_images_dropped={"heatmap": 8, "image": 1}
 )
 
 
@@ -88,6 +114,8 @@ def test_every_count_is_there_from_the_start() -> None:
         'zsad_results_given_up_total{cause="age"}': 0,
         'zsad_results_given_up_total{cause="count"}': 7,
         'zsad_attached_images_given_up_total{cause="disk"}': 6,
+        'zsad_live_images_dropped_total{kind="heatmap"}': 8,
+        'zsad_live_images_dropped_total{kind="image"}': 1,
         "zsad_evidence_kept_total": 9,
         "zsad_evidence_dropped_total": 1,
         "zsad_evidence_pruned_total": 2,
@@ -113,13 +141,12 @@ def test_results_are_counted_by_camera_and_verdict_with_their_latency() -> None:
     assert found['zsad_inference_seconds_bucket{camera="cam0",le="0.5"}'] == 2
 
 
-def test_agent_without_model_and_evidence_is_answered() -> None:
-    found = values(Metrics([], lambda: replace(AGENT, bundle=None, evidence=None)))
-    assert 'zsad_build_info{bundle="",bundle_sha256="",bundle_version="",device="",version="0.1.0"}' in found
-    assert "zsad_evidence_bytes" not in found
+def test_agent_without_evidence_has_no_metrics_of_it() -> None:
+    found = values(Metrics([], lambda: replace(AGENT, stats=make_stats(evidence=None))))
+    assert "zsad_evidence_bytes" not in found and found["zsad_uptime_seconds"] == 61.5
 
 
-def test_reading_that_fails_leaves_the_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_reading_does_not_remove_other_metrics(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> AgentSnapshot:
         raise OSError("gone")
 
@@ -129,9 +156,13 @@ def test_reading_that_fails_leaves_the_others(caplog: pytest.LogCaptureFixture) 
     assert [record.message for record in caplog.records] == ["a metric cannot be read: OSError: gone"]
 
 
+def broker_with(given_up: dict[str, int]) -> BrokerStats:
+    return BrokerStats(**(dict(BROKER) | {"given_up": given_up}))
+
+
 def test_label_values_of_any_text_are_read_at_each_scrape() -> None:
     given_up = {"count": 1}
-    metrics = Metrics([], lambda: replace(AGENT, broker=replace(AGENT.broker, given_up=given_up)))
+    metrics = Metrics([], lambda: replace(AGENT, stats=make_stats(broker=broker_with(given_up))))
     given_up['quo"te\n'] = 2
     found = values(metrics)
     assert found['zsad_results_given_up_total{cause="count"}'] == 1
@@ -171,13 +202,9 @@ def test_counting_costs_microseconds_and_scrapes_meanwhile_are_whole() -> None:
 
 def test_ready_names_every_reason() -> None:
     cam1 = "camera cam1: no frame for 5 s"
+    whole = replace(AGENT, stats=make_stats(reasons={"cam0": None}))
     assert what_is_missing(AGENT) == [cam1]
-    assert what_is_missing(replace(AGENT, cameras={"cam0": AGENT.cameras["cam0"]})) == []
-    lost = replace(AGENT.broker, connected=False, reason="no answer")
-    refusing = replace(AGENT, cameras={"cam0": AGENT.cameras["cam0"]}, broker=replace(AGENT.broker, reason="refused"))
-    assert what_is_missing(refusing) == ["broker: refused"]
-    assert what_is_missing(replace(AGENT, bundle=None, broker=lost)) == [
-        "the model is not loaded",
-        cam1,
-        "broker: no answer",
-    ]
+    assert what_is_missing(whole) == []
+    assert what_is_missing(replace(whole, broker_fault="refused")) == ["broker: refused"]
+    assert what_is_missing(replace(whole, connected=False)) == ["broker: not connected"]
+    assert what_is_missing(replace(AGENT, connected=False, broker_fault="no answer")) == [cam1, "broker: no answer"]

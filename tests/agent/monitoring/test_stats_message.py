@@ -1,18 +1,14 @@
 import json
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
-from test_metrics_scrape import AGENT, result
+from test_metrics_scrape import make_stats, result
 
-from zsad_agent.messages import RecentResults, build_stats, encode
-from zsad_agent.messages.stats import stats_json_schema
+from zsad_agent.messages import RecentResults, SpoolStats, Stats, schema_text
 from zsad_core.types import Verdict
 
-SCHEMA = Draft202012Validator(stats_json_schema(), format_checker=FormatChecker())
-AT = datetime(2026, 11, 25, 10, 28, 3, 123_456, tzinfo=UTC)
+SCHEMA = Draft202012Validator(json.loads(schema_text(Stats)), format_checker=FormatChecker())
 
 
 class Clock:
@@ -20,18 +16,18 @@ class Clock:
 
 
 def stats(recent: RecentResults | None = None, **changes: Any) -> dict[str, Any]:
-    message = build_stats(replace(AGENT, **changes), recent or RecentResults(), AT)
-    SCHEMA.validate(json.loads(encode(message)))
+    message: dict[str, Any] = json.loads(make_stats(recent, **changes).encode())
+    SCHEMA.validate(message)
     return message
 
 
 def test_schema_is_valid_json_schema_and_strict() -> None:
-    Draft202012Validator.check_schema(stats_json_schema())
+    Draft202012Validator.check_schema(SCHEMA.schema)
     with pytest.raises(ValidationError):
         SCHEMA.validate(stats() | {"more": 1})
 
 
-def test_message_holds_what_the_schema_says() -> None:
+def test_message_has_the_fields_of_the_schema() -> None:
     recent = RecentResults()
     for latency in (10.0, 20.0, 30.0, None):
         recent.accept(result("cam0", Verdict.OK if latency else Verdict.UNKNOWN, latency), None)
@@ -73,9 +69,28 @@ def test_message_holds_what_the_schema_says() -> None:
     }
 
 
+def test_the_bytes_on_the_wire_are_those_of_the_contract() -> None:
+    recent = RecentResults()
+    recent.accept(result("cam0", Verdict.OK, 10.1234), None)
+    reasons = {"cam0": None, "cam1": "caf\udce9 \u00e9"}
+    spool = SpoolStats(entries=4, bytes=8192, oldest_age_s=3.2e-05)
+    assert make_stats(recent, reasons, spool=spool).encode() == (
+        b'{"schema":"zsad.stats/1","device_id":"line3","at":"2026-11-25T10:28:03.123Z","uptime_s":61.5,'
+        b'"version":"0.1.0","bundle":{"name":"zsad-tiny","version":"1.0.0","sha256":"' + b"9c" * 32 + b'",'
+        b'"device":"CPU"},"cameras":{"cam0":{"up":true,"reason":null,"results":{"ok":1,"anomalous":0,"unknown":0},'
+        b'"dropped":3,"latency_ms":{"capture_to_result":{"p50":10.123,"p95":10.123},'
+        b'"inference":{"p50":10.123,"p95":10.123}}},"cam1":{"up":false,"reason":"caf? \xc3\xa9",'
+        b'"results":{"ok":0,"anomalous":0,"unknown":0},"dropped":0,'
+        b'"latency_ms":{"capture_to_result":null,"inference":null}}},'
+        b'"spool":{"entries":4,"bytes":8192,"oldest_age_s":3.2e-05},'
+        b'"broker":{"connections":2,"acknowledged":100,"replayed":5,"given_up":{"age":0,"count":7},'
+        b'"attached_images_given_up":{"disk":6}},"evidence":{"kept":9,"dropped":1,"pruned":2,"bytes":1000}}'
+    )
+
+
 def test_agent_that_has_nothing_yet_is_valid() -> None:
-    message = stats(bundle=None, evidence=None, cameras={}, spool=replace(AGENT.spool, oldest_age_s=None))
-    assert (message["bundle"], message["cameras"], message["evidence"]) == (None, {}, None)
+    message = stats(evidence=None, cameras={}, spool=SpoolStats(entries=0, bytes=0, oldest_age_s=None))
+    assert (message["cameras"], message["evidence"]) == ({}, None)
 
 
 def test_percentiles_forget_what_is_older_than_five_minutes_and_counts_do_not() -> None:
@@ -92,7 +107,7 @@ def test_percentiles_forget_what_is_older_than_five_minutes_and_counts_do_not() 
     assert stats(recent)["cameras"]["cam0"]["results"]["ok"] == 2
 
 
-def test_memory_is_bounded_however_many_results_come() -> None:
+def test_memory_is_bounded_for_any_number_of_results() -> None:
     recent = RecentResults(lambda: 0.0)
     for latency in range(5000):
         recent.accept(result(latency=float(latency)), None)

@@ -31,7 +31,7 @@ def test_embedded_broker_publishes_the_will_of_a_client_that_dies() -> None:
             listener.wait_for(lambda: listener.payloads("zsad/d/available") == [b"offline"])
 
 
-def test_embedded_broker_takes_another_port_when_1883_is_taken_and_listens_on_loopback_only() -> None:
+def test_embedded_broker_uses_another_port_when_1883_is_used_and_listens_on_loopback_only() -> None:
     with EmbeddedBroker() as first, EmbeddedBroker() as second:
         assert first.port != second.port
         assert second.url == f"mqtt://127.0.0.1:{second.port}"
@@ -39,7 +39,7 @@ def test_embedded_broker_takes_another_port_when_1883_is_taken_and_listens_on_lo
             assert probe.connect_ex(("127.0.0.2", second.port)) != 0
 
 
-def test_embedded_broker_says_which_port_is_taken() -> None:
+def test_embedded_broker_names_the_used_port_in_its_error() -> None:
     with (
         EmbeddedBroker(port=0) as first,
         pytest.raises(BrokerError, match=f"cannot listen on 127.0.0.1:{first.port}"),
@@ -60,7 +60,7 @@ def test_embedded_broker_stops_at_once_with_clients_connected_and_frees_its_port
         pass
 
 
-def test_embedded_broker_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
+def test_embedded_broker_logs_nothing_about_its_clients(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), EmbeddedBroker(port=0) as broker:
         with MqttListener(broker.port) as listener:
             listener.publish("a", b"b")

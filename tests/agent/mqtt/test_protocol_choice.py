@@ -24,6 +24,6 @@ def test_older_version_is_remembered_for_a_while_or_until_it_fails() -> None:
     assert choice.to_try() == (NEW, OLD)
 
 
-def test_version_that_is_set_is_the_only_one() -> None:
+def test_configured_version_is_the_only_one_to_try() -> None:
     assert ProtocolChoice("5").to_try() == (NEW,)
     assert ProtocolChoice("3.1.1").to_try() == (OLD,)

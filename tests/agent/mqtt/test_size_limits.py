@@ -24,7 +24,7 @@ def cut_after_picture(limits: SizeLimits, size: int) -> None:
     limits.cut({}, answered=True, said_too_large=False)
 
 
-def test_two_connections_in_a_row_that_end_on_a_picture_lower_the_limit_and_an_hour_forgets_it(clock: Clock) -> None:
+def test_two_connections_in_a_row_that_end_at_a_picture_lower_the_limit_for_an_hour(clock: Clock) -> None:
     limits = SizeLimits(clock_s=clock)
     cut_after_picture(limits, LARGE)
     assert limits.picture_fits(LARGE)
@@ -35,7 +35,7 @@ def test_two_connections_in_a_row_that_end_on_a_picture_lower_the_limit_and_an_h
     assert limits.picture_fits(LARGE)
 
 
-def test_cut_without_a_picture_between_them_breaks_the_row() -> None:
+def test_cut_without_a_picture_in_between_starts_the_count_again() -> None:
     limits = SizeLimits()
     cut_after_picture(limits, LARGE)
     limits.connected(None)
@@ -44,7 +44,7 @@ def test_cut_without_a_picture_between_them_breaks_the_row() -> None:
     assert limits.picture_fits(LARGE)
 
 
-def test_picture_is_no_suspect_if_the_broker_answered_a_later_message_or_long_ago_or_small(clock: Clock) -> None:
+def test_picture_is_not_the_reason_if_a_later_message_was_answered_or_it_is_old_or_small(clock: Clock) -> None:
     limits = SizeLimits(clock_s=clock)
     for _ in range(3):
         limits.connected(None)
@@ -61,7 +61,7 @@ def test_picture_is_no_suspect_if_the_broker_answered_a_later_message_or_long_ag
     assert limits.picture_fits(LARGE)
 
 
-def test_pictures_of_a_size_that_passed_are_no_suspects() -> None:
+def test_pictures_of_an_accepted_size_are_not_the_reason() -> None:
     limits = SizeLimits()
     for _ in range(5):
         limits.connected(None)
@@ -72,7 +72,7 @@ def test_pictures_of_a_size_that_passed_are_no_suspects() -> None:
     assert limits.picture_fits(LARGE)
 
 
-def test_large_result_is_given_up_only_when_it_was_alone_often_enough() -> None:
+def test_large_result_is_given_up_only_after_enough_cuts_with_it_alone_in_flight() -> None:
     limits = SizeLimits()
     for _ in range(20):
         limits.connected(None)
@@ -87,7 +87,7 @@ def test_large_result_is_given_up_only_when_it_was_alone_often_enough() -> None:
     assert not limits.careful
 
 
-def test_result_that_arrives_after_all_ends_the_suspicion() -> None:
+def test_acknowledged_result_is_no_longer_suspected() -> None:
     limits = SizeLimits()
     for _ in range(3):
         for _ in range(RESULT_CUTS - 1):
@@ -98,7 +98,7 @@ def test_result_that_arrives_after_all_ends_the_suspicion() -> None:
         assert not limits.careful
 
 
-def test_broker_that_answers_nothing_at_all_is_no_judge_of_sizes() -> None:
+def test_nothing_is_learnt_about_sizes_from_a_broker_that_answers_nothing() -> None:
     limits = SizeLimits()
     for _ in range(20):
         limits.connected(None)
@@ -129,7 +129,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return ["back" if "back: live pictures fit again" in text else "left out" for text in caplog.messages]
 
 
-def test_picture_of_a_size_that_was_left_out_is_said_once_to_fit_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_says_once_that_a_picture_size_fits_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     limits = SizeLimits()
     limits.connected(1000)
@@ -145,7 +145,7 @@ def test_picture_of_a_size_that_was_left_out_is_said_once_to_fit_again(caplog: p
     assert said(caplog) == ["left out", "back", "left out"]
 
 
-def test_smaller_pictures_are_said_to_fit_again_when_none_was_left_out_for_a_while(
+def test_log_says_that_smaller_pictures_fit_when_none_was_left_out_for_a_while(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -162,7 +162,7 @@ def test_smaller_pictures_are_said_to_fit_again_when_none_was_left_out_for_a_whi
     assert said(caplog) == ["left out", "back"]
 
 
-def test_learnt_limit_that_is_forgotten_is_said(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_end_of_a_learnt_limit_is_logged(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     limits = SizeLimits(clock_s=clock)
     cut_after_picture(limits, LARGE)

@@ -23,7 +23,7 @@ def pair(authority: Authority) -> Pair:
     return authority.sign("line3")
 
 
-def test_certificate_and_host_name_are_checked_and_old_tls_is_not_spoken(authority: Authority, pair: Pair) -> None:
+def test_certificate_and_host_name_are_checked_and_old_tls_is_off(authority: Authority, pair: Pair) -> None:
     for config in (TlsConfig(), TlsConfig(ca_file=authority.cert, cert_file=pair.cert, key_file=pair.key)):
         context = make_context(config)
         assert context.verify_mode is ssl.CERT_REQUIRED
@@ -44,13 +44,13 @@ BROKEN_KEY = "-----BEGIN PRIVATE KEY-----\nbm8=\n-----END PRIVATE KEY-----\n"
     ("key", "content", "said"),
     [
         ("ca_file", None, "cannot be read: No such file"),
-        ("ca_file", "", "holds no PEM block that ends in CERTIFICATE"),
-        ("ca_file", BROKEN, "holds no valid certificate"),
+        ("ca_file", "", "has no PEM block that ends in CERTIFICATE"),
+        ("ca_file", BROKEN, "has no valid certificate"),
         ("cert_file", None, "cannot be read: No such file"),
-        ("cert_file", "no certificate", "holds no PEM block that ends in CERTIFICATE"),
-        ("cert_file", BROKEN, "is not valid PEM"),
+        ("cert_file", "no certificate", "has no PEM block that ends in CERTIFICATE"),
+        ("cert_file", BROKEN, "has no valid certificate"),
         ("key_file", None, "cannot be read: No such file"),
-        ("key_file", BROKEN, "holds no PEM block that ends in PRIVATE KEY"),
+        ("key_file", BROKEN, "has no PEM block that ends in PRIVATE KEY"),
         ("key_file", BROKEN_KEY, "is not valid PEM"),
         ("key_file", "other", "is not the key of"),
         ("key_file", "passphrase", "has a passphrase"),
@@ -81,7 +81,7 @@ def test_unusable_file_is_a_config_error_at_start_and_in_check(
     assert fault.startswith(f"{agent_yaml}:{6 + list(files).index(key)}: mqtt.tls.{key}: {expected}")
 
 
-def test_failure_that_is_no_tls_has_no_meaning_of_it() -> None:
+def test_failure_without_tls_has_no_tls_meaning() -> None:
     assert meaning(ConnectionRefusedError(111, "Connection refused"), "h") is None
     assert meaning(TimeoutError("timed out"), "h") is None
     assert meaning("failed to receive on socket: [Errno 104] Connection reset by peer", "h") is None
