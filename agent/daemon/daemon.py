@@ -28,7 +28,7 @@ from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import Pipeline, Sink, Station, View, make_stations, make_view
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
-from zsad_agent.model import BundleStore, BundleUpdater, CameraInUse, Detector, Model, ModelInUse, Running, Started
+from zsad_agent.model import BundleStore, BundleUpdater, CameraInUse, Detector, Model, ModelInUse, Started
 from zsad_agent.monitoring import HealthServer, Metrics, StatsReporter
 from zsad_agent.mqtt import Publisher
 from zsad_agent.sources import Source, make_source
@@ -113,7 +113,7 @@ def _run_once(
         agent = _assemble(config, given, started, publisher, sources, views, services)
         controller = None
         if config.control.enabled:
-            controller = services.start(_make_controller(config, given, agent, store, started, publisher, restart))
+            controller = services.start(_make_controller(config, given, agent, store, publisher, restart))
         services.start(_make_health_server(config, agent, services, notifier))
         reporter = StatsReporter(snapshot=agent.observer.snapshot, recent=agent.recent, publish=publisher.set_retained)
         services.start(agent.pipeline)
@@ -169,7 +169,7 @@ def _assemble(
 ) -> _Agent:
     """Builds the pipeline and its counters. Starts no thread of the pipeline."""
     capture_stop, slots_changed = threading.Event(), threading.Condition()
-    models = ModelInUse(Model.of(started.bundle, started.detector))
+    models = ModelInUse(Model(bundle=started.bundle, predictor=started.detector))
     stations = make_stations(
         config,
         sources,
@@ -221,15 +221,13 @@ def _make_controller(
     given: RunOptions,
     agent: _Agent,
     store: BundleStore,
-    started: Started[Detector],
     publisher: Publisher,
     restart: ReloadRequest,
 ) -> Controller:
     """The controller of commands. After its start the stored settings of earlier runs apply."""
     updater = BundleUpdater(
         store=store,
-        bundle_dir=config.control.bundle_dir,
-        running=Running(bundle=started.bundle, detector=started.detector),
+        models=agent.models,
         compile_bundle=lambda bundle: compile_bundle(bundle, config),
         cameras=lambda: [
             CameraInUse(
@@ -239,11 +237,8 @@ def _make_controller(
             )
             for station in agent.stations
         ],
-        switch=lambda running: agent.models.replace(Model.of(running.bundle, running.detector)),
-        turn=agent.models.model_lock,
     )
-    agent.models.watch(updater.note_frame)
-    remote = RunningAgent({station.name: station for station in agent.stations}, agent.models, updater, store, restart)
+    remote = RunningAgent(agent.stations, agent.models, updater, store, restart)
     stored = StoredSettings(given.state_dir / FILE_NAME)
     return Controller(remote, publisher, config, stored, reload_fault=restart.fault)
 

@@ -35,12 +35,14 @@ class Observer:
         self._started_s = time.monotonic()
 
     def snapshot(self) -> AgentSnapshot:
-        model, stats = self._models.current, self._publisher.stats
+        bundle, stats = self._models.current.bundle, self._publisher.stats
         return AgentSnapshot(
             device_id=self._device_id,
             version=self._version,
             uptime_s=time.monotonic() - self._started_s,
-            bundle=BundleSnapshot(name=model.name, version=model.version, sha256=model.sha256, device=self._device),
+            bundle=BundleSnapshot(
+                name=bundle.manifest.name, version=bundle.manifest.version, sha256=bundle.sha256, device=self._device
+            ),
             cameras={
                 station.name: CameraSnapshot(
                     up=station.status.up, reason=station.status.reason, dropped=station.dropped

@@ -98,7 +98,7 @@ class Inspector:
             captured=captured,
             model=model,
             product=product,
-            threshold=model.threshold if threshold is None else threshold,
+            threshold=model.bundle.manifest.threshold.value if threshold is None else threshold,
             prediction=prediction,
             reason=reason,
             inference_ms=inference_ms,
@@ -110,15 +110,15 @@ class Inspector:
             picture = self._view.cut(frame.image_bgr)
             with self._models.model_lock:
                 prediction = model.predictor.predict(picture, product)
-            prediction = self._view.correct(prediction, frame.frame_wh, model.score_rule)
+            prediction = self._view.correct(prediction, frame.frame_wh, model.bundle.manifest.model.score)
         except ImageError as error:  # the picture is at fault
             return None, str(error)
         except ZsadError as error:
             self._status.fault(INFERENCE, str(error))
-            self._models.note(model, False, str(error))
+            self._models.on_answer(model.bundle.sha256, False, str(error))
             return None, str(error)
         self._status.clear(INFERENCE)
-        self._models.note(model, True)
+        self._models.on_answer(model.bundle.sha256, True, None)
         return prediction, None
 
     def decide(self, inspected: Inspected) -> tuple[Result, bytes | None] | None:
@@ -126,14 +126,14 @@ class Inspector:
 
         None for a picture of a camera that runs freely, where the model gives no score and that was reported already.
         """
-        captured, prediction, model = inspected.captured, inspected.prediction, inspected.model
+        captured, prediction, bundle = inspected.captured, inspected.prediction, inspected.model.bundle
         regions: list[Region] = []
         heatmap = None
         frame_wh = captured.frame_wh if isinstance(captured, Frame) else None
         instant = Verdict.UNKNOWN
         if prediction is not None and isinstance(captured, Frame):
             instant = instant_verdict(prediction.anomaly_score, inspected.threshold)
-            level = model.region_level if self._region_level is None else self._region_level
+            level = self._region_level if self._region_level is not None else bundle.manifest.region_level
             rectangle = self._view.rectangle(captured.frame_wh)
             regions = self._view.in_frame(
                 find_regions(prediction.anomaly_map, level=level, frame_wh=rectangle[2:]), captured.frame_wh
@@ -156,7 +156,7 @@ class Inspector:
             reason=one_line(reason, MAX_REASON_CHARACTERS) if reason is not None else None,
             regions=tuple(FoundRegion(bbox_xywh=region.bbox_xywh, peak=region.peak) for region in regions),
             frame_wh=frame_wh,
-            bundle=BundleName(name=model.name, version=model.version, sha256=model.sha256),
+            bundle=BundleName(name=bundle.manifest.name, version=bundle.manifest.version, sha256=bundle.sha256),
             latency_ms=Latency(
                 capture_to_result=(self._clock() - captured.captured_monotonic_s) * 1000,
                 inference=inspected.inference_ms,

@@ -14,7 +14,7 @@ from mqtt_listener import wait_until
 from zsad_agent.config import AgentConfig, ControlConfig, HeatmapConfig
 from zsad_agent.control import CameraSettings, Controller, StoredSettings
 from zsad_agent.control.controller import MAX_A_SECOND, MAX_WAITING
-from zsad_agent.model import Outcome, UpdateState
+from zsad_agent.model import Outcome
 
 NOW_S = 1_800_000_000.0
 SETTINGS = [f"{camera}/{key}" for camera in ("cam0", "cam1") for key in ("threshold", "product", "paused", "snapshot")]
@@ -163,7 +163,7 @@ def test_refused_command_changes_nothing_and_is_said(
 def test_accepted_command_is_logged_with_old_and_new_value(plant: Plant, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), plant.start():
         plant.ask("cam0/threshold", 0.25)
-        wait_until(lambda: "cam0/threshold: 0.5 is now 0.25, by command" in caplog.messages)
+        wait_until(lambda: "cam0/threshold: a command changed 0.5 to 0.25" in caplog.messages)
 
 
 def test_replayed_command_is_refused_also_after_a_restart(plant: Plant) -> None:
@@ -224,7 +224,7 @@ def test_full_disk_lets_the_command_hold_and_says_that_it_will_be_lost(plant: Pl
     with controller:
         answer = plant.ask("cam0/threshold", 0.2)
         assert answer["value"] == 0.2 and answer["source"] == "command"
-        assert "in force until a restart: settings cannot be stored" in answer["error"]
+        assert "active until a restart only: settings cannot be stored" in answer["error"]
         assert plant.stored.fault is not None
         (plant.bundles / "v2" / "file").unlink()
         assert plant.ask("cam0/threshold", 0.3)["error"] is None
@@ -240,7 +240,9 @@ def test_stored_product_that_the_bundle_lacks_gives_the_config_s_and_is_said(pla
     with plant.start():
         state = plant.publisher.state("cam0/product")
         assert (state["value"], state["source"]) == ("object", "config")
-        assert "stored value 'screw' is refused, the config's is used: product 'screw' is not in" in state["error"]
+        assert (
+            "stored value 'screw' is refused, the config's value is used: product 'screw' is not in" in state["error"]
+        )
         assert plant.controls.thresholds == {"cam0": 0.2, "cam1": 0.5}
         said = len(plant.publisher.answers)
         plant.ask("bundle", "v2")  # which has it
@@ -255,7 +257,7 @@ def test_bundle_that_fails_its_probation_is_said_with_the_command_s_id(plant: Pl
         assert (answer["value"], answer["source"], answer["error"]) == ("v2", "command", None)
         said = len(plant.publisher.answers)
         text = "v2 gave no answer to 3 of its first 3 frames: v1 inspects again"
-        plant.controls.outcome = Outcome(state=UpdateState.ROLLED_BACK, text=text)
+        plant.controls.outcome = Outcome(passed=False, text=text)
         state = plant.publisher.wait_for("bundle", after=said)
         assert (state["value"], state["source"], state["error"], state["id"]) == ("v1", "config", text, "mine")
 
@@ -319,7 +321,7 @@ def test_defect_behind_the_controls_is_said_and_survived(plant: Plant, caplog: p
         assert plant.publisher.state("cam0/threshold")["value"] == 0.2
     broken.defect = RuntimeError("no")
     with plant.start(broken):
-        assert "the config's is used: no" in plant.publisher.state("cam0/threshold")["error"]
+        assert "the config's value is used: no" in plant.publisher.state("cam0/threshold")["error"]
         assert plant.ask("cam1/paused", True)["value"] is True
 
 
@@ -339,9 +341,13 @@ def test_flood_is_refused_unread_and_answered_once_a_second(plant: Plant, caplog
         for _ in range(1000):
             plant.publisher.arrive("cam1/product", b"garbage")
         plant.publisher.wait_for("cam1/product", after=said)
-        wait_until(lambda: sum("unread" in message for message in caplog.messages) >= 2)
+        wait_until(lambda: sum("without reading" in message for message in caplog.messages) >= 2)
         answers = [state["error"] for _, state in plant.publisher.answers[said:]]
-        unread = [error for error in answers if "refused unread: more than 20 commands a second" in error]
+        unread = [
+            error
+            for error in answers
+            if "commands refused without reading them: more than 20 commands a second" in error
+        ]
         assert len(answers) <= MAX_A_SECOND + 5
         assert sum(int(error.split()[0]) for error in unread) == 1000 - MAX_A_SECOND
         time.sleep(1.0)
@@ -354,7 +360,7 @@ def test_commands_behind_a_long_switch_wait_and_above_the_limit_are_refused_at_o
         assert plant.controls.switching.wait(15)
         for _ in range(MAX_WAITING):
             plant.publisher.arrive("cam0/threshold", plant.payload(0.2))
-        assert "64 commands wait already" in plant.ask("cam0/product", "bottle")["error"]
+        assert "64 commands are waiting already" in plant.ask("cam0/product", "bottle")["error"]
         assert plant.publisher.state("cam0/threshold")["value"] == 0.5
         plant.controls.let_go.set()
         wait_until(lambda: plant.publisher.state("cam0/threshold")["value"] == 0.2)
@@ -388,6 +394,6 @@ def test_bare_value_is_obeyed_and_kept_where_the_config_says_so(plant: Plant) ->
     with plant.start():
         assert plant.publisher.ask("cam0/threshold", b"0.4")["value"] == 0.4
         assert plant.publisher.ask("cam0/paused", b"ON")["value"] is True
-        assert plant.publisher.ask("cam0/threshold", b"")["error"].startswith("an empty message")
+        assert plant.publisher.ask("cam0/threshold", b"")["error"].startswith("the message is empty")
     with plant.start():
         assert plant.controls.thresholds["cam0"] == 0.4 and plant.controls.pauses["cam0"]

@@ -93,7 +93,7 @@ def test_reload_waits_for_the_end_of_a_probation(
     with PlantOperator(broker.port) as operator, running(broker, tiny_bundle, tmp_path, fps=4) as agent:
         operator.next_results(2)
         assert operator.command("bundle", "new")["error"] is None
-        assert "still on its probation" in operator.command("reload")["error"]
+        assert "is still on probation" in operator.command("reload")["error"]
         agent.wait_for_output("has passed its probation", PATIENCE_S)
         assert operator.command("reload")["error"] is None
         agent.wait_for_output("starting anew", PATIENCE_S)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import cv2
@@ -80,16 +81,15 @@ class ListSink:
         self.heatmaps.append(heatmap)
 
 
-def make_model(predictor: FakePredictor) -> Model:
-    return Model(
-        predictor=predictor,
-        name="darkness",
+def make_model(predictor: FakePredictor, name: str = "darkness", threshold: float = 0.5) -> Model:
+    manifest = SimpleNamespace(
+        name=name,
         version="1",
-        sha256="0" * 64,
-        threshold=0.5,
+        threshold=SimpleNamespace(value=threshold),
         region_level=0.5,
-        score_rule=ScoreRule(top_fraction=0.0, pool=1),
+        model=SimpleNamespace(score=ScoreRule(top_fraction=0.0, pool=1)),
     )
+    return Model(predictor=predictor, bundle=SimpleNamespace(manifest=manifest, sha256="0" * 64))  # type: ignore[arg-type]
 
 
 def make_inspector(
@@ -678,7 +678,7 @@ def test_a_picture_is_judged_and_described_by_one_model_while_it_is_replaced() -
         image_bgr=DARK, camera="cam0", seq=1, captured_at=datetime.now(UTC), captured_monotonic_s=time.monotonic()
     )
     inspected = inspector.predict(frame)
-    models.replace(dataclasses.replace(models.current, name="next", threshold=1.0, region_level=1.0))
+    models.current = make_model(FakePredictor(), "next", 1.0)
     before, _ = inspector.decide(inspected)
     assert (before.bundle.name, before.threshold, before.verdict) == ("darkness", 0.5, "anomalous")
     after, _ = inspector.decide(inspector.predict(frame))
@@ -694,7 +694,7 @@ def test_failures_of_the_device_are_noted_and_a_bad_picture_is_none_of_them() ->
 
     models = ModelInUse(make_model(FakePredictor(fail)))
     noted: list[tuple[bool, str | None]] = []
-    models.watch(lambda sha256, answered, reason: noted.append((answered, reason)))
+    models.on_answer = lambda sha256, answered, reason: noted.append((answered, reason))
     status = CameraStatus("cam0", lambda camera, state: None)
     inspector = make_inspector(FakePredictor(), status)
     inspector._models = models
