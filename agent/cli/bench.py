@@ -288,7 +288,7 @@ def _pipeline_turn(
         slots_changed=slots_changed,
         stop=stop,
     )
-    pipeline = Pipeline(stations=lines, slots_changed=slots_changed, sinks=[publisher, recorder], stop=stop)
+    pipeline = Pipeline(stations=lines, slots_changed=slots_changed, store=publisher, sinks=[recorder], stop=stop)
     pipeline.start()
     while not pipeline.wait(1.0):
         pass

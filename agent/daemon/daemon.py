@@ -26,7 +26,7 @@ from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_a
 from zsad_agent.daemon.startup import compile_bundle, load_in_thread, make_spool, start_publisher
 from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
-from zsad_agent.inspection import Pipeline, Sink, Station, View, make_stations, make_view
+from zsad_agent.inspection import Pipeline, Sink, Station, View, make_stations
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
 from zsad_agent.model import BundleStore, BundleUpdater, CameraInUse, Detector, Model, ModelInUse, Started
 from zsad_agent.monitoring import HealthServer, Metrics, StatsReporter
@@ -96,7 +96,7 @@ def _run_once(
 ) -> int:
     """Runs until the end or a reload. `gone`: cameras of earlier configs."""
     sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
-    views = [make_view(camera) for camera in config.every_camera]
+    views = [View(camera.region_xywh, camera.ignore_mask) for camera in config.every_camera]
     store = BundleStore(given.state_dir / "bundles", config.inference)
     with ExitStack() as stack:
         started = load_in_thread(store, config, given.stop, notifier.watchdog if restart.again else None)
@@ -199,7 +199,8 @@ def _assemble(
     pipeline = Pipeline(
         stations=stations,
         slots_changed=slots_changed,
-        sinks=[publisher, metrics, recent, *given.sinks],
+        store=publisher,
+        sinks=[metrics, recent, *given.sinks],
         stop=capture_stop,
         evidence=evidence,
         on_crash=given.crash_reports.record if given.crash_reports is not None else None,

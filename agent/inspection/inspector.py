@@ -2,18 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 
 from zsad_agent.capture import INFERENCE, CameraStatus, Captured, UnknownPace
-from zsad_agent.config import HeatmapConfig
+from zsad_agent.config import CameraConfig, DecisionConfig, HeatmapConfig
 from zsad_agent.inspection.overlay import render_heatmap
 from zsad_agent.inspection.view import Rectangle, View
 from zsad_agent.messages import BundleName, FoundRegion, Latency, Result
 from zsad_agent.model import Model, ModelInUse
 from zsad_agent.system import one_line
+from zsad_core.bundle import GENERIC_PRODUCT
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.judging import Decider, instant_verdict
 from zsad_core.picture import find_regions
@@ -53,47 +53,39 @@ class Inspector:
 
     def __init__(
         self,
-        *,
-        models: ModelInUse,
+        camera: CameraConfig,
         identity: Identity,
-        product: str,
-        decider: Decider,
-        heatmap: HeatmapConfig,
+        models: ModelInUse,
         status: CameraStatus,
         view: View,
-        threshold: float | None = None,
-        region_level: float | None = None,
-        unknown_pace: UnknownPace | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        *,
+        heatmap: HeatmapConfig,
+        lossless: bool,
     ) -> None:
-        """Takes the parts of one camera. Without a threshold or region level the bundle's is used.
+        """Takes the parts of one camera. Without a threshold or region level in the config the bundle's is used.
 
-        `unknown_pace` is of a camera that runs freely; None: every picture is a result.
+        `lossless`: the pictures come from files, and each one gives a result.
         """
-        self.product = product
-        self.threshold = threshold
+        decision = camera.decision or DecisionConfig()
+        self.product = product_of(camera)
+        self.threshold = decision.threshold
         self._models = models
         self._identity = identity
-        self._decider = decider
+        self._decider = Decider(k=decision.debounce_k, n=decision.debounce_n, hold_s=decision.hold_s)
         self._heatmap = heatmap
         self._status = status
         self._view = view
-        self._region_level = region_level
-        self._unknown_pace = unknown_pace
-        self._clock = clock
+        self._region_level = decision.region_level
+        self._unknown_pace = UnknownPace() if camera.trigger == "free" and not lossless else None
 
     def predict(self, captured: Captured) -> Inspected:
         """Runs the model. A refusal by the model or device becomes a reason, not an error."""
         model, product, threshold = self._models.current, self.product, self.threshold
-        prediction: Prediction | None = None
-        inference_ms = None
+        started_s = time.monotonic()
         if isinstance(captured, Frame):
-            started_s = self._clock()
             prediction, reason = self._predict(captured, model, product)
-            if prediction is not None:
-                inference_ms = (self._clock() - started_s) * 1000
         else:
-            reason = captured.reason
+            prediction, reason = None, captured.reason
         return Inspected(
             captured=captured,
             model=model,
@@ -101,7 +93,7 @@ class Inspector:
             threshold=model.bundle.manifest.threshold.value if threshold is None else threshold,
             prediction=prediction,
             reason=reason,
-            inference_ms=inference_ms,
+            inference_ms=(time.monotonic() - started_s) * 1000 if prediction is not None else None,
         )
 
     def _predict(self, frame: Frame, model: Model, product: str) -> tuple[Prediction | None, str | None]:
@@ -124,7 +116,7 @@ class Inspector:
     def decide(self, inspected: Inspected) -> tuple[Result, bytes | None] | None:
         """The result, and the heatmap as a JPEG if there is one. Call it in the order of capture, because it debounces.
 
-        None for a picture of a camera that runs freely, where the model gives no score and that was reported already.
+        None if a free-running camera's picture has no score and this was already reported.
         """
         captured, prediction, bundle = inspected.captured, inspected.prediction, inspected.model.bundle
         regions: list[Region] = []
@@ -142,7 +134,7 @@ class Inspector:
         verdict = self._decider.decide(instant, captured.captured_monotonic_s)
         if isinstance(captured, Frame) and not self._is_reported(verdict):  # capture itself counts the faults
             return None
-        reason = inspected.reason or ("the model's score is no number" if verdict is Verdict.UNKNOWN else None)
+        reason = inspected.reason or ("the model's score is not a number" if verdict is Verdict.UNKNOWN else None)
         result = Result(
             id=f"{self._identity.device_id}-{self._identity.boot}-{captured.seq}",
             device_id=self._identity.device_id,
@@ -158,7 +150,7 @@ class Inspector:
             frame_wh=frame_wh,
             bundle=BundleName(name=bundle.manifest.name, version=bundle.manifest.version, sha256=bundle.sha256),
             latency_ms=Latency(
-                capture_to_result=(self._clock() - captured.captured_monotonic_s) * 1000,
+                capture_to_result=(time.monotonic() - captured.captured_monotonic_s) * 1000,
                 inference=inspected.inference_ms,
             ),
             trigger_id=captured.trigger_id,
@@ -183,5 +175,10 @@ class Inspector:
         try:
             return render_heatmap(frame.image_bgr, prediction.anomaly_map, self._heatmap, rectangle)
         except cv2.error as error:  # the verdict is published without it
-            logger.warning("frame %d: no heatmap: %s", frame.seq, error.err or error.code)
+            logger.warning("picture %d: the heatmap cannot be drawn: %s", frame.seq, error.err or error.code)
             return None
+
+
+def product_of(camera: CameraConfig) -> str:
+    """The product of a camera that `AgentConfig.every_camera` has filled in."""
+    return camera.product or GENERIC_PRODUCT

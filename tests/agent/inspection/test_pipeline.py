@@ -17,8 +17,8 @@ import pytest
 from mqtt_listener import wait_until
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault, UnknownPace
-from zsad_agent.config import CameraConfig, HeatmapConfig, SourceConfig
-from zsad_agent.inspection import Identity, Inspected, Inspector, Pipeline, Sink, Station, View, stations
+from zsad_agent.config import CameraConfig, DecisionConfig, HeatmapConfig, SourceConfig
+from zsad_agent.inspection import Identity, Inspected, Inspector, Pipeline, Sink, Station, View
 from zsad_agent.inspection.pipeline import MOST_AT_ONCE
 from zsad_agent.messages import Result, schema_text
 from zsad_agent.model import Model, ModelInUse
@@ -26,7 +26,6 @@ from zsad_agent.sources import FolderDropSource, Picture
 from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue
 from zsad_core.errors import DeviceError, ImageError, SourceError, SpoolError
 from zsad_core.facts import ScoreRule
-from zsad_core.judging import Decider
 from zsad_core.types import Frame, Prediction, Verdict
 
 DARK, BRIGHT = np.zeros((40, 60, 3), np.uint8), np.full((40, 60, 3), 255, np.uint8)
@@ -94,22 +93,19 @@ def make_model(predictor: FakePredictor, name: str = "darkness", threshold: floa
 
 def make_inspector(
     predictor: FakePredictor,
-    status: CameraStatus,
+    status: CameraStatus | None = None,
     *,
-    decider: Decider | None = None,
-    threshold: float | None = None,
-    unknown_pace: UnknownPace | None = None,
+    camera: CameraConfig = CameraConfig(product="object"),  # noqa: B008 - frozen
+    lossless: bool = True,
 ) -> Inspector:
     return Inspector(
-        models=ModelInUse(make_model(predictor)),
-        identity=Identity(device_id="line3", boot="b007"),
-        product="object",
-        threshold=threshold,
-        decider=decider or Decider(),
+        camera,
+        Identity(device_id="line3", boot="b007"),
+        ModelInUse(make_model(predictor)),
+        status or CameraStatus("cam0", lambda camera, state: None),
+        View(),
         heatmap=HeatmapConfig(),
-        status=status,
-        view=View(),
-        unknown_pace=unknown_pace,
+        lossless=lossless,
     )
 
 
@@ -139,8 +135,22 @@ class FakeLine:
             inspector = make_inspector(predictor or FakePredictor(), status)
             self.lines.append(Station(capture=capture, slot=slot, inspector=inspector, status=status))
         self.slot = self.lines[0].slot
-        self.pipeline = Pipeline(
-            stations=self.lines, slots_changed=slots_changed, sinks=[self.sink], stop=self.stop, max_frames=max_frames
+        self.slots_changed = slots_changed
+        self.max_frames = max_frames
+        self.pipeline = self.make_pipeline()
+
+    def make_pipeline(self, inspector: Inspector | None = None) -> Pipeline:
+        """With another inspector of the first camera, if one is given."""
+        if inspector is not None:
+            self.lines[0] = dataclasses.replace(self.lines[0], inspector=inspector)
+        stores = hasattr(self.sink, "accept_all")
+        return Pipeline(
+            stations=self.lines,
+            slots_changed=self.slots_changed,
+            store=self.sink if stores else None,
+            sinks=[] if stores else [self.sink],
+            stop=self.stop,
+            max_frames=self.max_frames,
         )
 
     def run(self) -> list[dict[str, Any]]:
@@ -224,12 +234,6 @@ def test_a_picture_is_moved_at_once_where_no_sink_keeps_results(tmp_path: Path) 
     line.pipeline.start()
     wait_until(lambda: (tmp_path / "inspected" / "a.png").exists())
     line.pipeline.stop()
-
-
-def test_two_sinks_that_keep_results_are_refused() -> None:
-    line = FakeLine(FakeSource(BRIGHT))
-    with pytest.raises(ValueError, match="one sink at most keeps results, got 2"):
-        Pipeline(stations=[], slots_changed=threading.Condition(), sinks=[MemorySink(), MemorySink()], stop=line.stop)
 
 
 def test_folder_whose_rename_hangs_holds_up_no_other_camera_and_no_end(
@@ -318,12 +322,7 @@ def test_results_before_one_that_cannot_be_concluded_are_handed_over_all_the_sam
     line = FakeLine(FakeSource(*[BRIGHT] * 20), sink=sink)
     broken: Any = FailingAt(line.lines[0].inspector, seq)
     sink.five_wait.set()
-    pipeline = Pipeline(
-        stations=[dataclasses.replace(line.lines[0], inspector=broken)],
-        slots_changed=threading.Condition(),
-        sinks=[sink],
-        stop=line.stop,
-    )
+    pipeline = line.make_pipeline(broken)
     pipeline.start()
     assert pipeline.wait(10)
     assert [result["seq"] for result in sink.results] == list(range(1, seq))
@@ -363,8 +362,7 @@ def test_picture_too_small_is_unknown_without_blaming_the_device() -> None:
 
 
 def test_score_that_is_nan_is_unknown() -> None:
-    status = CameraStatus("cam0", lambda camera, state: None)
-    inspector = make_inspector(FakePredictor(), status)
+    inspector = make_inspector(FakePredictor())
     inspected = inspector.predict(frame(1))
     nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))
     result, _ = inspector.decide(dataclasses.replace(inspected, prediction=nan))
@@ -374,16 +372,15 @@ def test_score_that_is_nan_is_unknown() -> None:
 
 
 def test_verdict_is_debounced_over_frames_and_lost_camera_passes_nothing() -> None:
-    status = CameraStatus("cam0", lambda camera, state: None)
-    inspector = make_inspector(FakePredictor(), status, decider=Decider(k=2, n=3))
+    camera = CameraConfig(decision=DecisionConfig(debounce_k=2, debounce_n=3))
+    inspector = make_inspector(FakePredictor(), camera=camera)
     captured: list[Captured] = [frame(1, DARK), fault(2), frame(3, DARK), frame(4), frame(5)]
     verdicts = [inspector.decide(inspector.predict(item))[0].verdict for item in captured]
     assert verdicts == ["ok", "unknown", "anomalous", "anomalous", "ok"]
 
 
 def test_reason_of_any_length_is_kept_short() -> None:
-    status = CameraStatus("cam0", lambda camera, state: None)
-    inspector = make_inspector(FakePredictor(), status)
+    inspector = make_inspector(FakePredictor())
     result, _ = inspector.decide(inspector.predict(fault(1, "x" * 100_000)))
     assert result.reason is not None and len(result.reason) == 500
 
@@ -567,9 +564,8 @@ def reported(inspector: Inspector, images: list[np.ndarray]) -> list[int]:
 
 def test_pictures_without_a_score_are_reported_once_a_minute_until_one_has_a_score() -> None:
     now_s = 0.0
-    status = CameraStatus("cam0", lambda camera, state: None)
-    pace = UnknownPace(lambda: now_s)
-    inspector = make_inspector(FakePredictor(fail_on_dark), status, unknown_pace=pace)
+    inspector = make_inspector(FakePredictor(fail_on_dark), lossless=False)
+    inspector._unknown_pace = UnknownPace(lambda: now_s)
     assert reported(inspector, [DARK, DARK, DARK]) == [1]
     now_s = 59.9
     assert reported(inspector, [DARK]) == []
@@ -583,21 +579,13 @@ def test_pictures_without_a_score_are_reported_once_a_minute_until_one_has_a_sco
     [("free", False, [1]), ("free", True, [1, 2, 3]), ("mqtt", False, [1, 2, 3]), ("mqtt", True, [1, 2, 3])],
 )
 def test_only_a_camera_that_runs_freely_leaves_unknowns_out(trigger: Any, lossless: bool, expected: list[int]) -> None:
-    inspector = stations.make_inspector(
-        CameraConfig(trigger=trigger, source="rtsp://camera"),
-        Identity(device_id="line3", boot="b007"),
-        ModelInUse(make_model(FakePredictor(fail_on_dark))),
-        HeatmapConfig(),
-        CameraStatus("cam0", lambda camera, state: None),
-        View(),
-        lossless=lossless,
-    )
+    camera = CameraConfig(trigger=trigger, source="rtsp://camera")
+    inspector = make_inspector(FakePredictor(fail_on_dark), camera=camera, lossless=lossless)
     assert reported(inspector, [DARK, DARK, DARK]) == expected
 
 
 def test_a_score_that_is_nan_is_reported_once_and_every_fault_of_the_camera_is_a_result() -> None:
-    status = CameraStatus("cam0", lambda camera, state: None)
-    inspector = make_inspector(FakePredictor(), status, unknown_pace=UnknownPace())
+    inspector = make_inspector(FakePredictor(), lossless=False)
     nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))
     inspected = dataclasses.replace(inspector.predict(frame(1)), prediction=nan)
     assert inspector.decide(inspected) is not None
@@ -610,13 +598,8 @@ def test_pictures_that_are_not_reported_leave_out_no_result_behind_them() -> Non
     sink = SlowDisk()
     sink.five_wait.set()
     line = FakeLine(FakeSource(BRIGHT, *[DARK] * 30, BRIGHT), predictor=FakePredictor(fail_on_dark), sink=sink)
-    inspector = make_inspector(FakePredictor(fail_on_dark), line.lines[0].status, unknown_pace=UnknownPace())
-    pipeline = Pipeline(
-        stations=[dataclasses.replace(line.lines[0], inspector=inspector)],
-        slots_changed=threading.Condition(),
-        sinks=[sink],
-        stop=line.stop,
-    )
+    inspector = make_inspector(FakePredictor(fail_on_dark), line.lines[0].status, lossless=False)
+    pipeline = line.make_pipeline(inspector)
     pipeline.start()
     assert pipeline.wait(10)
     assert [result["seq"] for result in sink.results] == [1, 2, 32]
@@ -663,17 +646,8 @@ def test_camera_that_is_lost_holds_up_no_other() -> None:
 
 
 def test_a_picture_is_judged_and_described_by_one_model_while_it_is_replaced() -> None:
-    models = ModelInUse(make_model(FakePredictor()))
-    status = CameraStatus("cam0", lambda camera, state: None)
-    inspector = Inspector(
-        models=models,
-        identity=Identity(device_id="line3", boot="b007"),
-        product="object",
-        decider=Decider(),
-        heatmap=HeatmapConfig(),
-        status=status,
-        view=View(),
-    )
+    inspector = make_inspector(FakePredictor())
+    models = inspector._models
     frame = Frame(
         image_bgr=DARK, camera="cam0", seq=1, captured_at=datetime.now(UTC), captured_monotonic_s=time.monotonic()
     )
@@ -692,12 +666,9 @@ def test_failures_of_the_device_are_noted_and_a_bad_picture_is_none_of_them() ->
         if image.shape[0] == 1:
             raise ImageError("too small")
 
-    models = ModelInUse(make_model(FakePredictor(fail)))
+    inspector = make_inspector(FakePredictor(fail))
     noted: list[tuple[bool, str | None]] = []
-    models.on_answer = lambda sha256, answered, reason: noted.append((answered, reason))
-    status = CameraStatus("cam0", lambda camera, state: None)
-    inspector = make_inspector(FakePredictor(), status)
-    inspector._models = models
+    inspector._models.on_answer = lambda sha256, answered, reason: noted.append((answered, reason))
     for image in (BRIGHT, DARK, BRIGHT[:1]):
         frame = Frame(
             image_bgr=image, camera="cam0", seq=1, captured_at=datetime.now(UTC), captured_monotonic_s=time.monotonic()

@@ -37,7 +37,7 @@ def test_region_is_cut_out_and_boxes_are_given_in_the_frame() -> None:
 
 
 def test_region_outside_of_the_frame_is_said_of_the_picture() -> None:
-    with pytest.raises(ImageError, match="region_xywh 10, 20, 51, 16 does not lie in the frame of 60x40"):
+    with pytest.raises(ImageError, match="region_xywh 10, 20, 51, 16 is not inside the frame of 60x40"):
         View((10, 20, 51, 16)).cut(FRAME)
 
 
@@ -66,7 +66,7 @@ def test_mask_of_another_shape_makes_pictures_unknown(tmp_path: Path) -> None:
 
 def test_mask_that_hides_the_whole_region_is_no_pass(tmp_path: Path) -> None:
     view = View((0, 0, 20, 20), mask_file(tmp_path / "m.png", np.s_[:30, :30]))
-    with pytest.raises(ImageError, match="leaves nothing of the region to inspect"):
+    with pytest.raises(ImageError, match="covers the whole region"):
         view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (60, 40), RULE)
 
 
@@ -79,7 +79,7 @@ def test_masks_that_cannot_be_meant_are_refused_at_the_start(tmp_path: Path) -> 
 
 def test_bundle_whose_score_cannot_be_computed_anew_takes_no_mask(tmp_path: Path) -> None:
     view = View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:5, :5]))
-    with pytest.raises(ConfigError, match="is not computed from its map"):
+    with pytest.raises(ConfigError, match="is not computed from its anomaly map"):
         view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (60, 40), None)
 
 
