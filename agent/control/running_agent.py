@@ -42,7 +42,7 @@ class RunningAgent:
     @property
     def bundle(self) -> str:
         """Name and version of the current bundle, for people."""
-        return self._models.current.name.removeprefix("bundle ")
+        return self._models.current.name
 
     @property
     def bundle_commanded(self) -> bool:

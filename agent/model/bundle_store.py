@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from zsad_agent.config import SHIPPED_BUNDLE, SHIPPED_BUNDLES, InferenceConfig
-from zsad_agent.system import sync_folder, write_synced, write_whole
+from zsad_agent.system import read_json, sync_folder, write_synced, write_whole
 from zsad_core.bundle import (
     MANIFEST,
     MAX_FILE_BYTES,
@@ -252,14 +252,10 @@ class BundleStore:
         """None if the file is missing or damaged. Adds to `reasons` why it is damaged."""
         path = self._folder / name
         try:
-            with path.open("rb") as file:
-                return model.model_validate_json(file.read(_MAX_JSON_BYTES), strict=True)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError) as error:
+            return read_json(path, model, _MAX_JSON_BYTES)
+        except ValueError as error:
             if reasons is not None:
-                fault = error.strerror if isinstance(error, OSError) else "damaged"
-                reasons.append(f"{path}: cannot be read, so the selected bundle is not known: {fault}")
+                reasons.append(f"{path}: cannot be read, so the selected bundle is unknown: {error}")
             return None
 
     def _write(self, name: str, values: StrictModel) -> None:

@@ -12,10 +12,10 @@ from zsad_core.types import Prediction
 
 
 class Predictor(Protocol):
-    """A compiled model; `zsad_agent.model.Detector` is one."""
+    """A compiled model, for example `zsad_agent.model.Detector`."""
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
-        """The answer to a uint8 [H, W, 3] picture. A `product` of None is the one that it was made for.
+        """Map and score of a uint8 [H, W, 3] picture, all in [0, 1]. A `product` of None is the config's.
 
         Raises:
             ImageError: the picture cannot be scored.
@@ -47,4 +47,4 @@ class ModelInUse:
 
 def full_name(bundle: Bundle) -> str:
     """Name, version and hash, for people."""
-    return f"bundle {bundle.manifest.name} {bundle.manifest.version} ({bundle.sha256[:12]})"
+    return f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.sha256[:12]})"

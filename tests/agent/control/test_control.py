@@ -130,9 +130,9 @@ def test_commands_for_one_camera_do_not_forget_each_other(plant: Plant) -> None:
         ("cam0/paused", "yes", {}, "true, false or null"),
         ("bundle", "bad", {}, "sha256 of model.bin differs"),
         ("bundle", "nix", {}, "no such bundle"),
-        ("bundle", "../bundles/v2", {}, "no path out of it"),
-        ("bundle", "/etc", {}, "no path out of it"),
-        ("bundle", "..", {}, "no path out of it"),
+        ("bundle", "../bundles/v2", {}, "not a path out of it"),
+        ("bundle", "/etc", {}, "not a path out of it"),
+        ("bundle", "..", {}, "not a path out of it"),
         ("bundle", "out", {}, "a link out of"),
         ("bundle", "circle", {}, "no such bundle"),
     ],
@@ -213,7 +213,7 @@ def test_damaged_file_is_said_on_every_state(plant: Plant) -> None:
     (plant.folder / "settings.json").write_bytes(b"\x00")
     with plant.start():
         for setting in SETTINGS:
-            assert "settings.json are damaged" in plant.publisher.state(setting)["error"]
+            assert "settings.json cannot be used" in plant.publisher.state(setting)["error"]
         assert plant.stored.fault is not None
 
 

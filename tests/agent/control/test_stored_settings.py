@@ -67,7 +67,7 @@ def test_damaged_file_is_set_aside_and_said(tmp_path: Path, content: bytes, capl
     (tmp_path / "settings.json").write_bytes(content)
     stored = settings(tmp_path)
     assert stored.camera("cam0") == CameraSettings()
-    assert stored.fault is not None and "are damaged" in stored.fault and "the config's values" in stored.fault
+    assert stored.fault is not None and "cannot be used" in stored.fault and "the config's values" in stored.fault
     assert len(caplog.records) == 1 and len(caplog.text) < 1000
     assert (tmp_path / "settings.json.corrupt").read_bytes() == content
     assert stored.save() and stored.fault is None and stored.damage is not None

@@ -119,7 +119,7 @@ def test_bundles_that_cannot_serve_are_refused_while_the_line_goes_on(
         "poor": "'bottle' is not in the bundle",
         "tampered": "sha256",
         "link": "link out of",
-        "../parts": "no path out of it",
+        "../parts": "not a path out of it",
         "none": "no such bundle",
     }
     with PlantOperator(broker.port) as operator, running(broker, tiny_bundle, tmp_path) as agent:
