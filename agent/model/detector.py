@@ -207,9 +207,7 @@ def _compile_with_cache(
             return None
         options = {**options, "CACHE_DIR": str(cache)}
         try:
-            if config.device == "CPU" and is_empty(
-                cache
-            ):  # then read the model back, because compiling leaves tens of MB of memory
+            if config.device == "CPU" and is_empty(cache):  # then read it back: compiling leaves tens of MB of memory
                 core.compile_model(model, config.device, options)
             compiled = core.compile_model(model, config.device, options)
         except (RuntimeError, OSError) as error:  # a full disk, or the device itself: the next attempt shows which

@@ -233,9 +233,9 @@ def test_the_bundle_that_ships_needs_no_signature_and_a_copy_of_it_does(tmp_path
     config = InferenceConfig(trusted_keys=(write_public_key(tmp_path / "line.pub", make_key(1)),))
     assert open_bundle(config).sha256 == load_bundle(SHIPPED_BUNDLE).sha256
     (tmp_path / "link").symlink_to(SHIPPED_BUNDLE)
-    open_bundle(config, tmp_path / "link")
+    open_bundle(config.model_copy(update={"bundle": tmp_path / "link"}))
     with pytest.raises(BundleError, match="not signed"):
-        open_bundle(config, copy_bundle(SHIPPED_BUNDLE, tmp_path / "copy"))
+        open_bundle(config.model_copy(update={"bundle": copy_bundle(SHIPPED_BUNDLE, tmp_path / "copy")}))
 
 
 def test_a_bundle_that_ships_is_known_by_its_name_and_needs_no_signature(
