@@ -1,4 +1,4 @@
-"""Commands over MQTT: the sending thread queues them, a thread of their own carries them out and answers each."""
+"""Commands over MQTT: the sending thread queues them, another thread carries them out and answers each."""
 
 import logging
 import threading
@@ -192,7 +192,9 @@ class Controller(Service):
                 return
             saved = not to_save or self._stored.save()
             before = self._states[target].value
-            self._answer(target, command_id, None if saved else f"active until a restart only: {self._stored.fault}")
+            self._answer(
+                target, command_id, None if saved else f"active until the next restart only: {self._stored.fault}"
+            )
             logger.info("%s: a command changed %r to %r", target.suffix, before, self._states[target].value)
             if target.key is Key.BUNDLE:
                 self._after_switch()

@@ -26,7 +26,7 @@ MAX_REASON_CHARACTERS = 500
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """The origin that every result of this process names."""
+    """Part of every result of this process."""
 
     device_id: str
     boot: str  # different for every start, so that ids are unique
@@ -79,7 +79,7 @@ class Inspector:
         self._unknown_pace = UnknownPace() if camera.trigger == "free" and not lossless else None
 
     def predict(self, captured: Captured) -> Inspected:
-        """Runs the model. A refusal by the model or device becomes a reason, not an error."""
+        """Runs the model. An error of the picture, model or device becomes the `reason`."""
         model, product, threshold = self._models.current, self.product, self.threshold
         started_s = time.monotonic()
         if isinstance(captured, Frame):
@@ -103,7 +103,7 @@ class Inspector:
             with self._models.model_lock:
                 prediction = model.predictor.predict(picture, product)
             prediction = self._view.correct(prediction, frame.frame_wh, model.bundle.manifest.model.score)
-        except ImageError as error:  # the picture is at fault
+        except ImageError as error:  # the bundle is not at fault
             return None, str(error)
         except ZsadError as error:
             self._status.fault(INFERENCE, str(error))
@@ -132,7 +132,7 @@ class Inspector:
             )
             heatmap = self._render(captured, prediction, rectangle)
         verdict = self._decider.decide(instant, captured.captured_monotonic_s)
-        if isinstance(captured, Frame) and not self._is_reported(verdict):  # capture itself counts the faults
+        if isinstance(captured, Frame) and not self._is_reported(verdict):  # `capture` limits the rate of faults
             return None
         reason = inspected.reason or ("the model's score is not a number" if verdict is Verdict.UNKNOWN else None)
         result = Result(

@@ -1,4 +1,4 @@
-"""Threads of one run: a capture thread per camera, inference, publishing. The model never waits for a disk."""
+"""Threads of one run: a capture thread per camera, inference, publishing. The model does not wait for the disk."""
 
 import logging
 import threading
@@ -18,7 +18,7 @@ from zsad_core.types import Frame
 
 logger = logging.getLogger(__name__)
 
-WAIT_S = 0.25  # longest wait of a stage between two signs of life
+WAIT_S = 0.25  # longest wait of a thread between two signs of life
 CONCLUSION_PLACES = 4  # inspected pictures that may wait for the disk
 MOST_AT_ONCE = CONCLUSION_PLACES + 1  # results that are stored with one disk commit
 SHARED = ("inference", "publishing")  # the threads that serve every station
@@ -88,7 +88,7 @@ class Pipeline(Service):
         """Starts nothing.
 
         Args:
-            stations: take turns, so that under overload each gets the same number of inspections.
+            stations: inspected in turn, so that under overload each gets the same number of inspections.
             slots_changed: the condition that the stations' slots share.
             stop: the event that every `capture` has.
             store: gets every result first, in the order of capture for each camera; None: a result is durable when the
@@ -135,10 +135,10 @@ class Pipeline(Service):
             thread.start()
 
     def stop(self, deadline_s: float = 0.0) -> None:
-        """Takes no more pictures; those inspected, and the one at the model, still reach the sinks.
+        """Accepts no more pictures. The inspected ones and the one in the model still reach the sinks.
 
         Args:
-            deadline_s: until when that is waited for (monotonic); 0: not at all.
+            deadline_s: end of the wait for these (monotonic); 0: no wait.
         """
         self._halt.set()
         self._stop.set()
@@ -169,20 +169,20 @@ class Pipeline(Service):
         return not any(thread.is_alive() for thread in threads)
 
     def stuck(self, limit_s: float) -> str | None:
-        """The thread without a sign of life for `limit_s` (a hung model or disk), in words; None if there is none.
+        """The thread that had no sign of life for `limit_s` (a hung model or disk), in words; None if there is none.
 
-        Waiting for pictures is a sign of life: a missing camera is no reason to restart.
+        A thread that waits for pictures gives signs of life: a missing camera is no reason to restart.
         """
         for name in SHARED:
             silent_s = time.monotonic() - self._signs_s.get(name, time.monotonic())  # not started yet
             if self._threads[name].is_alive() and silent_s > limit_s:
-                return f"{name} has not moved for {silent_s:.0f} s"
+                return f"{name} has hung for {silent_s:.0f} s"
         return None
 
     def _guarded(self, name: str, body: Callable[[], None]) -> None:
         try:
             body()
-        except Exception as error:  # the last place that can report it: the process stops and says why
+        except Exception as error:  # the process stops and reports it
             self.crash = self.crash or f"{name} stopped: {type(error).__name__}: {error}"
             logger.debug("%s stopped", name, exc_info=True)
             if self._on_crash is not None:
@@ -223,7 +223,7 @@ class Pipeline(Service):
             self._inspected.close()
 
     def _conclude_with_waiting(self, first: tuple[Station, Inspected]) -> None:
-        """Decides this picture and those that wait behind it, so that a slow disk is waited for only once.
+        """Decides this picture and the waiting ones, so that they wait for a slow disk only once.
 
         Raises:
             QueueClosed: these were the last pictures.

@@ -54,7 +54,7 @@ def make_stations(
     stop: threading.Event,
 ) -> list[Station]:
     """One station for each of `config.every_camera`, with its source and view. Starts nothing."""
-    seq = itertools.count(1)  # one for all cameras: a result's id is the device, this start of the process, and seq
+    seq = itertools.count(1)  # one for all cameras: a result's id consists of device, boot and seq
     identity = Identity(device_id=config.device_id, boot=secrets.token_hex(4))
     stations = []
     for camera, source, view in zip(config.every_camera, sources, views, strict=True):

@@ -1,7 +1,7 @@
 """Replaces the bundle while the agent runs: tries it, switches between two frames, and rolls back if it fails.
 
 One worker thread, which may wait for the disk and the compiler, calls `BundleUpdater.update` and `settle`. The
-inference thread, which may not wait, calls `note_frame`: it only counts, and rolls a failing bundle back at once.
+inference thread, which may not wait, calls `note_frame`, which counts and rolls a failing bundle back at once.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from zsad_core.errors import BundleError, ProductError, ZsadError
 logger = logging.getLogger(__name__)
 
 LATENCY_FACTOR = 3.0  # times the old bundle's latency on the same frames
-LATENCY_SLACK_MS = 5.0  # a new bundle may always be so much slower: scheduler noise matters for 1 ms models
+LATENCY_SLACK_MS = 5.0  # this much slower is always allowed, because of the scheduler's noise for 1 ms models
 PROBATION_FRAMES = 20
 MAX_FAILURES = 3  # frames of the probation
 MAX_NAME_LENGTH = 255
@@ -201,7 +201,7 @@ class BundleUpdater:
 
 
 def find_bundle(bundle_dir: Path | None, name: str) -> Path:
-    """The path of a bundle whose name came from outside. It is always inside `bundle_dir`, also with symbolic links.
+    """The path of the bundle that a command names. It is always inside `bundle_dir`, also with symbolic links.
 
     Raises:
         BundleError: the folder or the bundle does not exist, or the name leads out of the folder.

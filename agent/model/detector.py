@@ -19,7 +19,7 @@ from zsad_core.types import Prediction
 logger = logging.getLogger(__name__)
 
 IMAGE, PROMPT, MAP, SCORE = "image", "prompt", "anomaly_map", "anomaly_score"
-RANGE_SLACK = 1e-3  # a half-precision graph may exceed [0, 1] by so much through rounding; it is clipped
+RANGE_SLACK = 1e-3  # rounding in a half-precision graph may exceed [0, 1] by this; the values are clipped
 MIN_SIDE_PX = 8
 _VIRTUAL_DEVICES = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})
 
@@ -33,7 +33,7 @@ class Detector:
         Raises:
             BundleError: the model does not match the manifest, or cannot be read.
             ProductError: the bundle has no such product.
-            DeviceError: the device is absent, refuses the model, or gives no valid answer.
+            DeviceError: the device is absent, cannot run the model, or gives no valid answer.
         """
         self.arithmetic = choose_model(bundle, config)
         bundle = bundle.computing_in(self.arithmetic)
@@ -133,7 +133,7 @@ def _read_model(core: Any, bundle: Bundle) -> Any:
     ]
     if faults or len(model.inputs) != inputs:
         faults = faults or [f"{len(model.inputs)} inputs, expected {IMAGE}{f' and {PROMPT}' if inputs == 2 else ''}"]
-        raise BundleError(f"{bundle.path}/model.xml: not what the manifest says: {'; '.join(faults)}")
+        raise BundleError(f"{bundle.path}/model.xml: does not match the manifest: {'; '.join(faults)}")
     return model
 
 
@@ -180,7 +180,7 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if config.precision == "f32":
         options["INFERENCE_PRECISION_HINT"] = "f32"
-    # of the CPU plugin, also where AUTO ends up on it; 0, its default: the core serves all models of the process
+    # The CPU plugin, which AUTO may choose too. Without a number its default, 0: all models share the OpenVINO core.
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
     if config.device == "CPU":
         _expand_weights(model)
@@ -199,7 +199,7 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
 def _compile_with_cache(
     ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig, options: dict[str, Any]
 ) -> Any | None:
-    """None, logged once, if the cache or the device fails."""
+    """None (logged) if the cache or the device fails."""
     root = config.compiled_dir
     with alone_in(root) as alone:
         cache = open_cache(root, bundle.sha256, ov.get_version()) if alone else None
@@ -210,8 +210,11 @@ def _compile_with_cache(
             if config.device == "CPU" and is_empty(cache):  # then read it back: compiling leaves tens of MB of memory
                 core.compile_model(model, config.device, options)
             compiled = core.compile_model(model, config.device, options)
-        except (RuntimeError, OSError) as error:  # a full disk, or the device itself: the next attempt shows which
-            logger.warning("compiling with the cache %s failed, trying without: %s", cache, _short(error))
+        except (
+            RuntimeError,
+            OSError,
+        ) as error:  # a full disk, or the device itself: compiling without the cache shows which
+            logger.warning("compiling with the cache %s failed, compiling without it: %s", cache, _short(error))
             return None
         seal_cache(cache)
         return compiled
@@ -233,5 +236,5 @@ def _expand_weights(model: Any) -> None:
 def _short(error: Exception) -> str:
     """OpenVINO's text without its file names, on one line."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
-    return " ".join(told or [line for line in lines if line])[:300]
+    useful = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return " ".join(useful or [line for line in lines if line])[:300]

@@ -1,4 +1,4 @@
-"""Chooses the float or the int8 model of a bundle: the one that `zsad-agent bench` measured as faster here.
+"""Chooses the float or the int8 model of a bundle: the faster one, as `zsad-agent bench` measured on this machine.
 
 Int8 is faster on one CPU and slower on another, so `bench` measures it and stores the choice in the cache folder.
 Without a choice the bundle's main model runs; its answers are the same within the manifest's tolerances.
@@ -17,7 +17,7 @@ from zsad_core.openvino_offline import openvino_core
 
 logger = logging.getLogger(__name__)
 
-FASTER = 0.95  # int8 is chosen below this share of float's time; within the noise the exact model is better
+FASTER = 0.95  # int8 is chosen below this share of float's time; at equal speed the float model is better
 MAX_KEPT = 32  # choices; the oldest are dropped
 _FILE = "model-choice.json"
 _MAX_BYTES = 65_536
@@ -37,7 +37,7 @@ class Choices(StrictModel):
 
 
 def choose_model(bundle: Bundle, config: InferenceConfig) -> Arithmetic:
-    """The model to run. Logs which and why.
+    """The model to run. Logs the choice and its reason.
 
     Raises:
         BundleError: the config names a model that the bundle does not have.

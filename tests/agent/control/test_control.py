@@ -224,7 +224,7 @@ def test_full_disk_lets_the_command_hold_and_says_that_it_will_be_lost(plant: Pl
     with controller:
         answer = plant.ask("cam0/threshold", 0.2)
         assert answer["value"] == 0.2 and answer["source"] == "command"
-        assert "active until a restart only: settings cannot be stored" in answer["error"]
+        assert "active until the next restart only: settings cannot be stored" in answer["error"]
         assert plant.stored.fault is not None
         (plant.bundles / "v2" / "file").unlink()
         assert plant.ask("cam0/threshold", 0.3)["error"] is None

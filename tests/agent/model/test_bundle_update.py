@@ -353,7 +353,7 @@ def test_compiled_models_are_tried_switched_and_rolled_back(tiny_bundle: Path, t
     for model, said in (
         ({"output_scale": float("nan")}, "no valid anomaly_map"),
         ({"nan_on_black": True}, "no answer to a stored frame of cam0"),
-        ({"map_name": "heat"}, "not what the manifest says"),
+        ({"map_name": "heat"}, "does not match the manifest"),
     ):
         with pytest.raises(ZsadError, match=re.escape(said)):
             line.update_to(**model)
