@@ -36,11 +36,7 @@ def alone_in(root: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[boo
         root.mkdir(parents=True, exist_ok=True)
         lock = os.open(root / _LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)  # readable by any user
     except OSError as error:
-        logger.warning(
-            "the cache of compiled models %s cannot be used: %s; the model is compiled at every start",
-            root,
-            error.strerror,
-        )
+        logger.warning("model cache %s: %s; the model is compiled at every start", root, error.strerror)
         yield False
         return
     try:
@@ -57,15 +53,11 @@ def _taken(lock: int, root: Path, patience_s: float) -> bool:
             return True
         except BlockingIOError:
             if time.monotonic() >= end_s:
-                logger.warning(
-                    "another process has locked the cache of compiled models %s for %.0f s; continuing without the cache",
-                    root,
-                    patience_s,
-                )
+                logger.warning("model cache %s: locked by another process for %.0f s; it is not used", root, patience_s)
                 return False
             time.sleep(_LOOK_AGAIN_S)
         except OSError as error:  # a file system without locks
-            logger.warning("the cache of compiled models %s cannot be locked: %s; it is not used", root, error.strerror)
+            logger.warning("model cache %s cannot be locked: %s; it is not used", root, error.strerror)
             return False
 
 
@@ -87,11 +79,7 @@ def open_cache(root: Path, bundle_sha256: str, openvino_version: str) -> Path | 
         probe.touch()
         probe.unlink()
     except OSError as error:
-        logger.warning(
-            "the cache of compiled models %s cannot be used: %s; the model is compiled at every start",
-            folder,
-            error.strerror,
-        )
+        logger.warning("model cache %s: %s; the model is compiled at every start", folder, error.strerror)
         return None
     return folder
 
@@ -106,11 +94,7 @@ def seal_cache(folder: Path) -> None:
     try:
         (folder / _SEAL).write_text(json.dumps(_hashes(folder)))
     except OSError as error:
-        logger.warning(
-            "the cache of compiled models %s cannot be written: %s; the next start compiles again",
-            folder,
-            error.strerror,
-        )
+        logger.warning("model cache %s: %s; the next start compiles again", folder, error.strerror)
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -130,4 +114,4 @@ def _prune(root: Path, keep: Path) -> None:
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in others[KEPT_FOLDERS - 1 :]:
         shutil.rmtree(path, ignore_errors=True)
-        logger.info("old cache of compiled models removed: %s", path)
+        logger.info("old model cache removed: %s", path)

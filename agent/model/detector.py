@@ -180,7 +180,7 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if config.precision == "f32":
         options["INFERENCE_PRECISION_HINT"] = "f32"
-    # The CPU plugin, which AUTO may choose too. Without a number its default, 0: all models share the OpenVINO core.
+    # Also for AUTO, which may choose the CPU. 0, the default, resets it: all models of the process share the core.
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
     if config.device == "CPU":
         _expand_weights(model)
@@ -210,10 +210,7 @@ def _compile_with_cache(
             if config.device == "CPU" and is_empty(cache):  # then read it back: compiling leaves tens of MB of memory
                 core.compile_model(model, config.device, options)
             compiled = core.compile_model(model, config.device, options)
-        except (
-            RuntimeError,
-            OSError,
-        ) as error:  # a full disk, or the device itself: compiling without the cache shows which
+        except (RuntimeError, OSError) as error:  # a full disk or the device: compiling without the cache shows which
             logger.warning("compiling with the cache %s failed, compiling without it: %s", cache, _short(error))
             return None
         seal_cache(cache)
