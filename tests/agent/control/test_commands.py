@@ -28,7 +28,7 @@ def test_threshold_is_a_number_from_zero_to_one(value: float) -> None:
 
 @pytest.mark.parametrize("value", [None, ""])
 @pytest.mark.parametrize("key", [Key.THRESHOLD, Key.PRODUCT, Key.PAUSED, Key.BUNDLE])
-def test_null_and_the_empty_text_stand_for_the_config_s_value(key: Key, value: object) -> None:
+def test_null_and_an_empty_text_mean_the_config_s_value(key: Key, value: object) -> None:
     assert parse_command(payload(value=value), key, plain=False).value is None
 
 
@@ -83,14 +83,14 @@ def test_time_of_sending_is_iso_with_a_zone_or_seconds(sent_at: object, seconds:
         (payload(value=1, sent_at="2026-11-22T10:28:03"), Key.THRESHOLD, "sent_at: expected a time with its zone"),
     ],
 )
-def test_what_is_no_command_is_refused_with_the_reason(given: bytes, key: Key, reason: str) -> None:
+def test_invalid_command_is_refused_with_the_reason(given: bytes, key: Key, reason: str) -> None:
     with pytest.raises(CommandError) as caught:
         parse_command(given, key, plain=False)
     assert reason in str(caught.value)
     assert len(str(caught.value)) < 400 and str(caught.value).isprintable()
 
 
-def test_refusal_carries_the_id_where_there_is_one() -> None:
+def test_refusal_has_the_command_s_id() -> None:
     with pytest.raises(CommandError) as caught:
         parse_command(payload(value=7, id="mine"), Key.THRESHOLD, plain=False)
     assert caught.value.command_id == "mine"
@@ -119,7 +119,7 @@ def test_snapshot_and_reload_need_no_value(key: Key, fields: dict[str, object]) 
         (b"true", Key.RELOAD, "true"),
     ],
 )
-def test_bare_value_is_taken_only_where_the_config_says_plain(given: bytes, key: Key, value: object) -> None:
+def test_bare_value_is_accepted_only_with_plain(given: bytes, key: Key, value: object) -> None:
     taken = parse_command(given, key, plain=True)
     assert (taken.value, taken.id, taken.sent_at_s) == (value, None, None)
     with pytest.raises(CommandError):
@@ -135,23 +135,23 @@ def test_bare_value_of_the_wrong_type_is_refused(given: bytes, key: Key) -> None
         parse_command(given, key, plain=True)
 
 
-def test_object_is_judged_in_full_where_bare_values_are_taken_too() -> None:
+def test_object_is_checked_fully_with_plain_too() -> None:
     with pytest.raises(CommandError, match="id is missing: expected"):
         parse_command(b'{"value": 0.4}', Key.THRESHOLD, plain=True)
 
 
 @pytest.mark.parametrize("age_s", [-30.0, 0.0, 30.0])
-def test_command_of_now_passes(age_s: float) -> None:
+def test_fresh_command_is_accepted(age_s: float) -> None:
     check_fresh(command(), now_s=NOW_S + age_s, max_age_s=30.0, seen=nothing_seen())
 
 
 @pytest.mark.parametrize(("age_s", "said"), [(31.5, r"31\.5 s ago"), (-31.5, r"31\.5 s in the future"), (1e300, "e")])
-def test_old_and_future_commands_are_refused_with_the_distance(age_s: float, said: str) -> None:
+def test_old_and_future_commands_are_refused_with_the_time_difference(age_s: float, said: str) -> None:
     with pytest.raises(CommandError, match=rf"sent .*{said}.*clocks .* may differ"):
         check_fresh(command(), now_s=NOW_S + age_s, max_age_s=30.0, seen=nothing_seen())
 
 
-def test_id_that_came_before_is_a_replay() -> None:
+def test_known_id_is_a_replay() -> None:
     seen = nothing_seen()
     seen.add("a", NOW_S, now_s=NOW_S, keep_s=60.0)
     check_fresh(command("b"), now_s=NOW_S, max_age_s=30.0, seen=seen)
@@ -159,7 +159,7 @@ def test_id_that_came_before_is_a_replay() -> None:
         check_fresh(command("a", NOW_S + 1), now_s=NOW_S, max_age_s=30.0, seen=seen)
 
 
-def test_replay_is_known_though_its_id_was_forgotten_and_the_clock_set_back() -> None:
+def test_replay_is_refused_after_its_id_was_deleted_and_the_clock_set_back() -> None:
     seen = nothing_seen()
     seen.add("a", NOW_S, now_s=NOW_S, keep_s=60.0)
     seen.add("b", NOW_S + 100, now_s=NOW_S + 100, keep_s=60.0)

@@ -210,7 +210,7 @@ class MemorySink(ListSink):
         self.on_durable += on_durable
 
 
-def test_a_picture_is_moved_when_its_own_result_is_durable_and_stays_when_that_is_lost(tmp_path: Path) -> None:
+def test_file_is_moved_when_its_result_is_durable_and_stays_when_it_is_lost(tmp_path: Path) -> None:
     sink = MemorySink()
     line = FakeLine(FolderDropSource(tmp_path, stale_after_s=5.0), sink=sink)  # type: ignore[arg-type]
     line.pipeline.start()
@@ -228,7 +228,7 @@ def test_a_picture_is_moved_when_its_own_result_is_durable_and_stays_when_that_i
     line.pipeline.stop()
 
 
-def test_a_picture_is_moved_at_once_where_no_sink_keeps_results(tmp_path: Path) -> None:
+def test_file_is_moved_at_once_without_a_store(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), BRIGHT)
     line = FakeLine(FolderDropSource(tmp_path, stale_after_s=5.0))  # type: ignore[arg-type]
     line.pipeline.start()
@@ -236,9 +236,7 @@ def test_a_picture_is_moved_at_once_where_no_sink_keeps_results(tmp_path: Path) 
     line.pipeline.stop()
 
 
-def test_folder_whose_rename_hangs_holds_up_no_other_camera_and_no_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hanging_rename_delays_no_other_camera_and_no_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     share_answers, rename = threading.Event(), os.rename
 
     def hanging(*names: Any, **folders: Any) -> None:
@@ -269,7 +267,7 @@ def test_folder_whose_rename_hangs_holds_up_no_other_camera_and_no_end(
     assert (tmp_path / "inspected" / "a.png").exists()
 
 
-def test_every_picture_whose_result_is_safe_at_the_end_is_put_away_and_no_other(tmp_path: Path) -> None:
+def test_at_the_end_only_files_with_a_durable_result_are_moved(tmp_path: Path) -> None:
     for number in range(9):
         cv2.imwrite(str(tmp_path / f"{number}.png"), BRIGHT)
     folder = FolderDropSource(tmp_path, stale_after_s=30.0)
@@ -287,7 +285,7 @@ def test_every_picture_whose_result_is_safe_at_the_end_is_put_away_and_no_other(
     assert len(list(tmp_path.glob("*.png"))) == 9 - len(moved)
 
 
-def test_what_waits_for_a_slow_disk_is_handed_to_it_at_once_and_in_order() -> None:
+def test_results_waiting_for_a_slow_disk_are_stored_together_in_order() -> None:
     sink = SlowDisk()
 
     def note(image: np.ndarray) -> None:
@@ -317,7 +315,7 @@ class FailingAt:
 
 
 @pytest.mark.parametrize("seq", [1, 4])
-def test_results_before_one_that_cannot_be_concluded_are_handed_over_all_the_same(seq: int) -> None:
+def test_results_before_a_failing_one_are_stored(seq: int) -> None:
     sink = SlowDisk()
     line = FakeLine(FakeSource(*[BRIGHT] * 20), sink=sink)
     broken: Any = FailingAt(line.lines[0].inspector, seq)
@@ -340,7 +338,7 @@ def test_bad_picture_is_unknown_in_its_place_and_never_a_pass() -> None:
     assert [state["state"] for state in line.states] == ["ok"]
 
 
-def test_answer_that_is_no_answer_is_unknown_and_degrades_until_the_next_good_one() -> None:
+def test_failed_inference_is_unknown_and_degrades_until_the_next_good_answer() -> None:
     def fail_on_dark(image: np.ndarray) -> None:
         if not image.any():
             raise DeviceError("the model answered no valid anomaly_score: nan")
@@ -391,7 +389,7 @@ def test_max_frames_ends_the_run_with_exactly_so_many_results() -> None:
     assert line.pipeline.failure is None
 
 
-def test_slow_model_gets_the_newest_frame_of_a_live_source_and_every_drop_is_counted() -> None:
+def test_slow_model_gets_the_newest_frame_and_every_drop_is_counted() -> None:
     brightness = itertools.count(20)
 
     def frame_now() -> np.ndarray:
@@ -409,7 +407,7 @@ def test_slow_model_gets_the_newest_frame_of_a_live_source_and_every_drop_is_cou
     assert all(result["latency_ms"]["capture_to_result"] < 120 for result in results)
 
 
-def test_file_is_never_dropped_from_however_slow_the_model() -> None:
+def test_slow_model_drops_no_picture_of_a_file() -> None:
     line = FakeLine(FakeSource(*[BRIGHT] * 40), predictor=FakePredictor(lambda image: time.sleep(0.003)))
     assert len(line.run()) == 40
     assert line.pipeline.dropped == 0
@@ -426,7 +424,7 @@ def test_model_and_sink_work_at_the_same_time() -> None:
     assert time.monotonic() - started_s < 20 * 0.03  # one after the other would take 0.76 s
 
 
-def test_stop_hands_over_all_that_was_inspected() -> None:
+def test_stop_delivers_every_inspected_picture() -> None:
     sink = ListSink(lambda: time.sleep(0.01))
     line = FakeLine(FakeSource(*[BRIGHT] * 10_000), sink=sink)
     line.pipeline.start()
@@ -438,7 +436,7 @@ def test_stop_hands_over_all_that_was_inspected() -> None:
     assert [result["seq"] for result in sink.results] == list(range(1, len(sink.results) + 1))
 
 
-def test_stop_gives_the_slow_model_no_further_picture() -> None:
+def test_stop_gives_a_slow_model_no_more_pictures() -> None:
     line = FakeLine(FakeSource(*[BRIGHT] * 100), predictor=FakePredictor(lambda image: time.sleep(0.4)))
     line.pipeline.start()
     time.sleep(0.1)  # one picture at the model, others wait
@@ -494,7 +492,7 @@ def test_capture_thread_that_dies_ends_the_run_with_its_reason() -> None:
     assert line.pipeline.failure == "capture-cam0 stopped: ZeroDivisionError: bug"
 
 
-def test_stuck_model_is_found_out() -> None:
+def test_stuck_model_is_detected() -> None:
     hang = threading.Event()
     line = FakeLine(FakeSource(BRIGHT), predictor=FakePredictor(lambda image: hang.wait(20) and None))
     line.pipeline.start()
@@ -578,7 +576,7 @@ def test_pictures_without_a_score_are_reported_once_a_minute_until_one_has_a_sco
     ("trigger", "lossless", "expected"),
     [("free", False, [1]), ("free", True, [1, 2, 3]), ("mqtt", False, [1, 2, 3]), ("mqtt", True, [1, 2, 3])],
 )
-def test_only_a_camera_that_runs_freely_leaves_unknowns_out(trigger: Any, lossless: bool, expected: list[int]) -> None:
+def test_only_a_free_running_camera_omits_unknown_results(trigger: Any, lossless: bool, expected: list[int]) -> None:
     camera = CameraConfig(trigger=trigger, source="rtsp://camera")
     inspector = make_inspector(FakePredictor(fail_on_dark), camera=camera, lossless=lossless)
     assert reported(inspector, [DARK, DARK, DARK]) == expected
@@ -594,7 +592,7 @@ def test_a_score_that_is_nan_is_reported_once_and_every_fault_of_the_camera_is_a
         assert inspector.decide(inspector.predict(fault(seq))) is not None
 
 
-def test_pictures_that_are_not_reported_leave_out_no_result_behind_them() -> None:
+def test_unreported_pictures_do_not_hide_later_results() -> None:
     sink = SlowDisk()
     sink.five_wait.set()
     line = FakeLine(FakeSource(BRIGHT, *[DARK] * 30, BRIGHT), predictor=FakePredictor(fail_on_dark), sink=sink)
@@ -606,7 +604,7 @@ def test_pictures_that_are_not_reported_leave_out_no_result_behind_them() -> Non
     assert pipeline.failure is None
 
 
-def test_every_camera_is_inspected_as_often_under_overload_though_one_is_faster() -> None:
+def test_under_overload_every_camera_gets_the_same_number_of_inspections() -> None:
     def quick() -> np.ndarray:
         time.sleep(0.0005)
         return GREY
@@ -623,7 +621,7 @@ def test_every_camera_is_inspected_as_often_under_overload_though_one_is_faster(
     assert line.pipeline.dropped > 0
 
 
-def test_numbers_are_never_given_twice_over_the_cameras_and_each_keeps_its_order() -> None:
+def test_sequence_numbers_are_unique_over_cameras_and_ordered_for_each() -> None:
     results = FakeLine(*[FakeSource(*[BRIGHT] * 50) for _ in range(4)]).run()
     assert len({result["id"] for result in results}) == 200
     for number in range(4):
@@ -631,7 +629,7 @@ def test_numbers_are_never_given_twice_over_the_cameras_and_each_keeps_its_order
         assert len(seqs) == 50 and seqs == sorted(seqs)
 
 
-def test_camera_that_is_lost_holds_up_no_other() -> None:
+def test_lost_camera_delays_no_other_camera() -> None:
     lost = FakeSource(*[SourceError("gone")] * 100_000, lossless=False)
     line = FakeLine(lost, FakeSource(*[BRIGHT] * 20))
     line.pipeline.start()
@@ -645,7 +643,7 @@ def test_camera_that_is_lost_holds_up_no_other() -> None:
     assert {result["verdict"] for result in sink.results if result["camera"] == "cam1"} == {"ok"}
 
 
-def test_a_picture_is_judged_and_described_by_one_model_while_it_is_replaced() -> None:
+def test_picture_is_scored_and_described_by_one_model_while_it_is_replaced() -> None:
     inspector = make_inspector(FakePredictor())
     models = inspector._models
     frame = Frame(
@@ -659,7 +657,7 @@ def test_a_picture_is_judged_and_described_by_one_model_while_it_is_replaced() -
     assert (after.bundle.name, after.threshold) == ("next", 1.0)
 
 
-def test_failures_of_the_device_are_noted_and_a_bad_picture_is_none_of_them() -> None:
+def test_device_failures_are_counted_and_bad_pictures_are_not() -> None:
     def fail(image: np.ndarray) -> None:
         if not image.any():
             raise DeviceError("no answer")

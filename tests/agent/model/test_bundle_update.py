@@ -108,7 +108,7 @@ def refused(line: Line, name: str) -> str:
     return str(caught.value)
 
 
-def test_a_good_bundle_is_switched_to_watched_and_kept(line: Line) -> None:
+def test_good_bundle_passes_its_probation_and_is_kept(line: Line) -> None:
     line.update("v1")
     assert (line.inspects(), line.updater.on_probation) == ("1", True)
     assert line.models.current.bundle.path.parent == line.folder
@@ -122,7 +122,7 @@ def test_a_good_bundle_is_switched_to_watched_and_kept(line: Line) -> None:
     assert line.after_restart() == "1"
 
 
-def test_every_frame_of_every_camera_is_tried_as_its_product_by_both(line: Line) -> None:
+def test_both_models_try_every_frame_with_its_camera_s_product(line: Line) -> None:
     line.cameras.append(CameraInUse(name="cam1", product="bottle", images_bgr=[WHITE]))
     line.update("v1")
     assert line.updater.on_probation
@@ -131,13 +131,13 @@ def test_every_frame_of_every_camera_is_tried_as_its_product_by_both(line: Line)
     assert line.old.asked == expected
 
 
-def test_a_product_in_use_that_the_bundle_lacks_is_refused_before_it_is_compiled(line: Line) -> None:
+def test_bundle_without_a_product_in_use_is_refused_before_compiling(line: Line) -> None:
     line.cameras.append(CameraInUse(name="cam1", product="cap", images_bgr=[]))
     line.new = {"raises": AssertionError("compiled")}
     assert "camera cam1: product 'cap' is not in the bundle" in refused(line, "v1")
 
 
-def test_without_any_stored_frame_nothing_is_switched(line: Line) -> None:
+def test_bundle_is_refused_without_any_stored_frame(line: Line) -> None:
     line.cameras = [CameraInUse(name="cam0", product="object", images_bgr=[])]
     assert "no camera has had a good frame yet" in refused(line, "v1")
 
@@ -160,20 +160,20 @@ def test_a_bundle_that_fails_the_trial_is_refused(line: Line, new: dict[str, obj
     assert line.updater.on_probation
 
 
-def test_milliseconds_of_noise_refuse_no_fast_model(line: Line) -> None:
+def test_fast_model_may_be_a_few_milliseconds_slower(line: Line) -> None:
     line.old.seconds = 0.0005
     line.new = {"seconds": 0.005}
     line.update("v1")
     assert line.updater.on_probation
 
 
-def test_an_old_bundle_that_answers_nothing_can_be_replaced(line: Line) -> None:
+def test_old_bundle_that_fails_can_be_replaced(line: Line) -> None:
     line.old.error = DeviceError("nan")
     line.update("v1")
     assert line.updater.on_probation
 
 
-def test_three_failures_on_probation_bring_the_old_one_back_by_themselves(line: Line) -> None:
+def test_three_failures_on_probation_roll_back(line: Line) -> None:
     line.update("v1")
     line.frames(5)
     line.frames(2, ok=False)
@@ -223,7 +223,7 @@ def test_no_update_during_a_probation(line: Line) -> None:
     assert line.after_restart() == "1"
 
 
-def test_the_bundle_that_runs_already_is_only_selected(line: Line) -> None:
+def test_current_bundle_is_only_selected(line: Line) -> None:
     copy_bundle(line.config.bundle, line.bundle_dir / "same")
     before = line.models.current
     line.update("same")
@@ -241,7 +241,7 @@ def test_updates_in_a_row_keep_the_last_good_one(line: Line) -> None:
     assert line.after_restart() == "1"
 
 
-def test_a_confirmed_bundle_that_cannot_be_noted_inspects_and_says_so(line: Line) -> None:
+def test_bundle_whose_selection_cannot_be_written_inspects_and_reports_it(line: Line) -> None:
     line.update("v1")
     line.frames(20)
     (line.folder / "selected.json").mkdir()
@@ -251,7 +251,7 @@ def test_a_confirmed_bundle_that_cannot_be_noted_inspects_and_says_so(line: Line
     assert line.inspects() == "1"
 
 
-def test_old_and_new_lie_side_by_side_only_during_the_probation(line: Line) -> None:
+def test_old_model_is_in_memory_only_during_the_probation(line: Line) -> None:
     line.update("v1")
     first = weakref.ref(line.models.current.predictor)
     line.frames(3, ok=False)
@@ -295,7 +295,7 @@ def test_old_and_new_lie_side_by_side_only_during_the_probation(line: Line) -> N
         "file:///etc",
     ],
 )
-def test_a_name_that_leads_out_of_the_folder_or_nowhere_is_refused(line: Line, name: str) -> None:
+def test_name_out_of_the_folder_or_without_a_bundle_is_refused(line: Line, name: str) -> None:
     (line.bundle_dir / "link-out").symlink_to(line.bundle_dir.parent)
     (line.bundle_dir / "circle").symlink_to("circle")
     assert "control.bundle_dir" in refused(line, name)
