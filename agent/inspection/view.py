@@ -49,7 +49,7 @@ class View:
         x, y, width, height = self._region
         if x + width > frame_wh[0] or y + height > frame_wh[1]:
             raise ImageError(
-                f"region_xywh {x}, {y}, {width}, {height} is not inside the frame of {frame_wh[0]}x{frame_wh[1]}. "
+                f"region_xywh {x}, {y}, {width}, {height} is not inside the picture of {frame_wh[0]}x{frame_wh[1]}. "
                 "Change region_xywh"
             )
         return self._region
@@ -98,7 +98,7 @@ class View:
             mask_wh = self._mask.shape[1], self._mask.shape[0]
             if abs(mask_wh[0] / mask_wh[1] / (frame_wh[0] / frame_wh[1]) - 1) > SHAPE_SLACK:
                 raise ImageError(
-                    f"ignore_mask {self._mask_path} has {mask_wh[0]}x{mask_wh[1]} pixels, the frame "
+                    f"ignore_mask {self._mask_path} has {mask_wh[0]}x{mask_wh[1]} pixels, the picture "
                     f"{frame_wh[0]}x{frame_wh[1]}. Draw the mask on a picture of this camera"
                 )
             mask = cv2.resize(self._mask, frame_wh, interpolation=cv2.INTER_NEAREST)

@@ -111,7 +111,7 @@ class BundleUpdater:
             self._before = old
             self._frames = self._failures = 0
             self._models.current = new
-        logger.info("bundle %s inspects, on probation for %d frames", full_name(bundle), PROBATION_FRAMES)
+        logger.info("bundle %s inspects, on probation for %d pictures", full_name(bundle), PROBATION_FRAMES)
 
     def note_frame(self, bundle_sha256: str, ok: bool, reason: str | None = None) -> None:
         """Counts a frame of the bundle on probation; frames of other bundles are ignored.
@@ -130,10 +130,8 @@ class BundleUpdater:
             if self._failures < MAX_FAILURES:
                 return
             self._models.current, self._before = before, None
-            text = (
-                f"bundle {failed.name} gave no answer to {self._failures} of its first {self._frames} frames ({reason})"
-            )
-            self._unsettled = Outcome(passed=False, text=f"{text}: bundle {before.name} inspects again")
+            text = f"bundle {failed.name} gave no answer to {self._failures} of its first {self._frames} pictures"
+            self._unsettled = Outcome(passed=False, text=f"{text} ({reason}): bundle {before.name} inspects again")
 
     def settle(self) -> Outcome | None:
         """The outcome of a probation, returned once; None if there is nothing new. Called regularly."""
@@ -148,7 +146,7 @@ class BundleUpdater:
         if before is None or not ended:
             return None
         model = self._models.current
-        text = f"bundle {model.name} has passed its probation of {PROBATION_FRAMES} frames"
+        text = f"bundle {model.name} has passed its probation of {PROBATION_FRAMES} pictures"
         try:
             self._store.select(model.bundle, before.bundle)
         except ZsadError as error:
@@ -172,7 +170,7 @@ class BundleUpdater:
                 raise ProductError(f"bundle {full_name(bundle)}: camera {camera.name}: {error}") from error
         if not any(len(camera.images_bgr) for camera in cameras):
             raise BundleError(
-                f"bundle {full_name(bundle)} cannot be tried: no camera has had a good frame yet. Try again later"
+                f"bundle {full_name(bundle)} cannot be tried: no camera has had a good picture yet. Try again later"
             )
         predictor = self._compile(bundle)
         old_ms: list[float] = []
@@ -187,14 +185,14 @@ class BundleUpdater:
                     try:
                         predictor.predict(image_bgr, camera.product)
                     except ZsadError as error:
-                        raise BundleError(f"no answer to a stored frame of {camera.name}: {error}") from error
+                        raise BundleError(f"no answer to a stored picture of {camera.name}: {error}") from error
                     ended_s = self._clock()
                 old_ms.append((switched_s - started_s) * 1000)
                 new_ms.append((ended_s - switched_s) * 1000)
         old_median_ms, new_median_ms = statistics.median(old_ms), statistics.median(new_ms)
         if new_median_ms > max(old_median_ms * LATENCY_FACTOR, old_median_ms + LATENCY_SLACK_MS):
             raise BundleError(
-                f"bundle {full_name(bundle)} takes {new_median_ms:.1f} ms for a frame, bundle {old.name} takes "
+                f"bundle {full_name(bundle)} takes {new_median_ms:.1f} ms for a picture, bundle {old.name} takes "
                 f"{old_median_ms:.1f} ms. At most {LATENCY_FACTOR:g} times as long is allowed"
             )
         return predictor

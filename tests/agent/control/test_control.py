@@ -256,7 +256,7 @@ def test_failed_probation_is_reported_with_the_command_s_id(plant: Plant) -> Non
         answer = plant.ask("bundle", "v2", id="mine")
         assert (answer["value"], answer["source"], answer["error"]) == ("v2", "command", None)
         said = len(plant.publisher.answers)
-        text = "v2 gave no answer to 3 of its first 3 frames: v1 inspects again"
+        text = "v2 gave no answer to 3 of its first 3 pictures: v1 inspects again"
         plant.controls.outcome = Outcome(passed=False, text=text)
         state = plant.publisher.wait_for("bundle", after=said)
         assert (state["value"], state["source"], state["error"], state["id"]) == ("v1", "config", text, "mine")

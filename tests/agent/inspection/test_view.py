@@ -37,7 +37,7 @@ def test_region_is_cut_out_and_boxes_are_in_frame_pixels() -> None:
 
 
 def test_region_outside_the_frame_is_an_image_error() -> None:
-    with pytest.raises(ImageError, match="region_xywh 10, 20, 51, 16 is not inside the frame of 60x40"):
+    with pytest.raises(ImageError, match="region_xywh 10, 20, 51, 16 is not inside the picture of 60x40"):
         View((10, 20, 51, 16)).cut(FRAME)
 
 
@@ -60,7 +60,7 @@ def test_mask_is_cut_to_the_region_and_scales_with_the_frame(tmp_path: Path) -> 
 
 def test_mask_of_another_shape_makes_pictures_unknown(tmp_path: Path) -> None:
     view = View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:5, :5]))
-    with pytest.raises(ImageError, match="has 60x40 pixels, the frame 40x40"):
+    with pytest.raises(ImageError, match="has 60x40 pixels, the picture 40x40"):
         view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (40, 40), RULE)
 
 

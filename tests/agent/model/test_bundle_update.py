@@ -139,15 +139,15 @@ def test_bundle_without_a_product_in_use_is_refused_before_compiling(line: Line)
 
 def test_bundle_is_refused_without_any_stored_frame(line: Line) -> None:
     line.cameras = [CameraInUse(name="cam0", product="object", images_bgr=[])]
-    assert "no camera has had a good frame yet" in refused(line, "v1")
+    assert "no camera has had a good picture yet" in refused(line, "v1")
 
 
 @pytest.mark.parametrize(
     ("new", "said"),
     [
-        ({"error": DeviceError("the model answered no valid anomaly_map")}, "no answer to a stored frame of cam0"),
+        ({"error": DeviceError("the model answered no valid anomaly_map")}, "no answer to a stored picture of cam0"),
         ({"error": RuntimeError("engine\nfire")}, "RuntimeError: engine\nfire"),
-        ({"seconds": 0.031}, "takes 31.0 ms for a frame, "),
+        ({"seconds": 0.031}, "takes 31.0 ms for a picture, "),
         ({"raises": DeviceError("cannot run the model")}, "cannot run the model"),
         ({"raises": MemoryError()}, "MemoryError"),
     ],
@@ -183,7 +183,7 @@ def test_three_failures_on_probation_roll_back(line: Line) -> None:
     assert line.models.current.predictor is line.old
     outcome = line.updater.settle()
     assert outcome is not None and not outcome.passed
-    assert "gave no answer to 3 of its first 8 frames (inference failed)" in outcome.text
+    assert "gave no answer to 3 of its first 8 pictures (inference failed)" in outcome.text
     assert line.updater.settle() is None
     assert line.after_restart() == "0"
     assert [path for path in line.folder.iterdir() if path.is_dir()] == []
@@ -352,7 +352,7 @@ def test_compiled_models_are_tried_switched_and_rolled_back(tiny_bundle: Path, t
     line = RealLine(tiny_bundle, tmp_path)
     for model, said in (
         ({"output_scale": float("nan")}, "no valid anomaly_map"),
-        ({"nan_on_black": True}, "no answer to a stored frame of cam0"),
+        ({"nan_on_black": True}, "no answer to a stored picture of cam0"),
         ({"map_name": "heat"}, "does not match the manifest"),
     ):
         with pytest.raises(ZsadError, match=re.escape(said)):
