@@ -36,6 +36,7 @@ def test_null_and_an_empty_text_mean_the_config_s_value(key: Key, value: object)
     ("sent_at", "seconds"),
     [
         (0, 0.0),
+        ("1800000000", 1_800_000_000.0),
         (1_800_000_000.5, 1_800_000_000.5),
         ("1970-01-01T00:00:01Z", 1.0),
         ("1970-01-01T02:00:01.250+02:00", 1.25),
