@@ -3,11 +3,12 @@
 import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zsad_agent.model import Outcome, UpdateState
+from zsad_agent.model import Outcome
 from zsad_core.errors import BundleError, ConfigError, ProductError
 
 CONFIG_THRESHOLD, CONFIG_PRODUCT = 0.5, "object"
@@ -49,27 +50,25 @@ class FakeControls:
     def paused(self, camera: str) -> bool:
         return self.pauses[camera]
 
-    def set_threshold(self, camera: str, value: float | None) -> float:
+    def set_threshold(self, camera: str, value: float | None) -> None:
         if self.defect is not None:
             raise self.defect
         self.thresholds[camera] = CONFIG_THRESHOLD if value is None else value
-        return self.thresholds[camera]
 
-    def set_product(self, camera: str, name: str | None) -> str:
+    def set_product(self, camera: str, name: str | None) -> None:
         known = ("object", "bottle") + (("screw",) if self.bundle == "v2" else ())
         if name is not None and name not in known:
             raise ProductError(f"product {name!r} is not in the bundle. It has: {', '.join(known)}")
         self.products[camera] = name or CONFIG_PRODUCT
-        return self.products[camera]
 
-    def set_paused(self, camera: str, paused: bool) -> bool:
-        self.pauses[camera] = paused
-        return paused
+    def set_paused(self, camera: str, paused: bool | None) -> None:
+        self.pauses[camera] = bool(paused)
 
     def snapshot(self, camera: str) -> np.ndarray | None:
         return self.frame
 
-    def switch_bundle(self, name: str | None) -> str:
+    def switch_bundle(self, path: Path | None) -> None:
+        name = path.name if path is not None else None
         self.switching.set()
         if name == "slow":
             assert self.let_go.wait(60)
@@ -79,7 +78,6 @@ class FakeControls:
         for camera, product in self.products.items():
             if product == "screw" and self.bundle != "v2":
                 self.products[camera] = CONFIG_PRODUCT
-        return self.bundle
 
     @property
     def bundle_commanded(self) -> bool:
@@ -88,7 +86,7 @@ class FakeControls:
     def settle_bundle(self) -> Outcome | None:
         """The outcome of a bundle update. After a roll-back, `v1` is used again."""
         outcome, self.outcome = self.outcome, None
-        if outcome is not None and outcome.state is UpdateState.ROLLED_BACK:
+        if outcome is not None and not outcome.passed:
             self.bundle = "v1"
         return outcome
 

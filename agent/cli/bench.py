@@ -89,7 +89,7 @@ def run_bench(config: AgentConfig, *, seconds: float) -> dict[str, Any]:
         seconds *= 1 - COMPARE_SHARE
     bundle = bundle.without_model()
     give_back_memory()
-    models = ModelInUse(Model.of(bundle, detector))
+    models = ModelInUse(Model(bundle=bundle, predictor=detector))
 
     idle_count = max(1, round(IDLE_SHARE * seconds / IDLE_S))
     rounds = max(1, round((1 - IDLE_SHARE) * seconds / (2 * ROUND_S)))
@@ -288,7 +288,7 @@ def _pipeline_turn(
         slots_changed=slots_changed,
         stop=stop,
     )
-    pipeline = Pipeline(stations=lines, slots_changed=slots_changed, sinks=[publisher, recorder], stop=stop)
+    pipeline = Pipeline(stations=lines, slots_changed=slots_changed, store=publisher, sinks=[recorder], stop=stop)
     pipeline.start()
     while not pipeline.wait(1.0):
         pass

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zsad_agent.config import EMBEDDED_BROKER, CameraConfig, Settings, load_settings
-from zsad_agent.inspection import check_mask, make_view, product_of
+from zsad_agent.inspection import View, check_mask, product_of
 from zsad_agent.model import check_device, open_bundle
 from zsad_agent.mqtt import faulty_key, make_context, password_key, read_password
 from zsad_agent.picture_health import load_reference
@@ -94,7 +94,7 @@ def _source_faults(settings: Settings) -> Iterator[str]:
             except (ConfigError, SourceError) as error:
                 yield f"{settings.where(*where, 'camera' if camera.camera is not None else 'source')}: {error}"
         try:
-            make_view(camera)
+            View(camera.region_xywh, camera.ignore_mask)
         except ConfigError as error:
             yield f"{settings.where(*where, 'ignore_mask')}: {error}"
         if camera.health.reference is not None:

@@ -1,6 +1,5 @@
-"""Commands over MQTT: the sending thread queues them, a thread of their own carries them out and answers each."""
+"""Commands over MQTT: the sending thread queues them, another thread carries them out and answers each."""
 
-import functools
 import logging
 import threading
 import time
@@ -8,14 +7,15 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from functools import partial
 
 from zsad_agent.config import AgentConfig
-from zsad_agent.control.actions import CONFIG, Actions, Controls, PicturePublisher, Target
+from zsad_agent.control.actions import CONFIG, Actions, Target
 from zsad_agent.control.command import CommandError, Key, Value, check_fresh, parse_command
+from zsad_agent.control.running_agent import RunningAgent
 from zsad_agent.control.stored_settings import StoredSettings
-from zsad_agent.messages import encode
-from zsad_agent.model import UpdateState
+from zsad_agent.messages import Topics, encode
+from zsad_agent.mqtt import Publisher
 from zsad_agent.system import Service, one_line, utc_text
 from zsad_core.errors import ZsadError
 
@@ -23,16 +23,9 @@ logger = logging.getLogger(__name__)
 
 MAX_A_SECOND = 20  # more commands are refused without reading them
 MAX_WAITING = 64  # commands that wait for a slow one, such as a bundle switch
-LOOK_EVERY_S = 1.0  # interval between two checks of a bundle's probation
-SAY_EVERY_S = 1.0  # limits the answers to commands that were refused without reading
+CHECK_EVERY_S = 1.0  # interval between two checks of a bundle's probation
+REPORT_EVERY_S = 1.0  # interval between two answers to commands that were refused without reading
 MAX_ERROR_CHARACTERS = 4000  # a config file may have many faults
-
-
-class ControlPublisher(PicturePublisher, Protocol):
-    def subscribe(self, topic: str, handler: Callable[[bytes], None]) -> None:
-        """`handler` is called in the sending thread with each payload that arrives on the whole topic `topic`."""
-
-    def set_retained(self, topic_suffix: str, payload: bytes) -> None: ...
 
 
 @dataclass(slots=True)
@@ -48,8 +41,7 @@ class _State:
 class Controller(Service):
     """Start it before the cameras, so that the stored settings apply to the first part.
 
-    At the stop a bundle switch in progress is not waited for, and what it ends with is not said; the settings are
-    closed.
+    `stop` closes the settings. It does not wait for a bundle switch in progress, whose outcome is then not reported.
     """
 
     name = "commands"
@@ -57,8 +49,8 @@ class Controller(Service):
 
     def __init__(
         self,
-        controls: Controls,
-        publisher: ControlPublisher,
+        agent: RunningAgent,
+        publisher: Publisher,
         config: AgentConfig,
         stored: StoredSettings,
         *,
@@ -69,21 +61,22 @@ class Controller(Service):
         """Changes and publishes nothing yet.
 
         Args:
-            controls: the running agent.
-            publisher: for commands in, states and pictures out.
+            agent: what the commands change.
+            publisher: receives commands, sends states and pictures.
             config: its device id, `mqtt.topic_prefix`, `control` and `heatmap`.
             stored: owned from now on.
-            reload_fault: what is to be said of the reload that led here; None: it is in force.
+            reload_fault: why the config of the reload that caused this start is not used; None: it is used.
             clock: seconds since the epoch.
-            monotonic: seconds, for the rate.
+            monotonic: seconds, for the rate limit.
         """
+        self._agent = agent
         self._publisher = publisher
         self._control = config.control
-        self._base = f"{config.mqtt.topic_prefix}/{config.device_id}"
+        self._topics = Topics(config.mqtt.topic_prefix, config.device_id)
         self._stored = stored
         self._reload_fault = reload_fault
         self._clock, self._monotonic = clock, monotonic
-        self._actions = Actions(controls, publisher, config, stored, clock=clock)
+        self._actions = Actions(agent, publisher, config, stored, clock=clock)
         self._states = {target: _State() for target in self._actions.targets}
         self._answering = threading.Lock()  # guards the states
         self._changed = threading.Condition()  # guards what follows
@@ -91,7 +84,7 @@ class Controller(Service):
         self._recent_s: deque[float] = deque(maxlen=MAX_A_SECOND)  # times of the latest accepted commands
         self._unread: Counter[Target] = Counter()  # refused without reading, not yet reported
         self._unread_reason = ""
-        self._said_s = float("-inf")
+        self._reported_s = float("-inf")
         self._stopping = False
         self._obeying = False  # a command is being carried out
         self._left = threading.Event()
@@ -99,12 +92,12 @@ class Controller(Service):
 
     def start(self) -> None:
         """Applies the stored settings, publishes every setting and subscribes."""
-        notes = dict(self._actions.restore_cameras())
+        notes = self._actions.restore_cameras()
         if self._reload_fault is not None:
             notes[Target(None, Key.RELOAD)] = self._reload_fault
         for target in self._states:
             # first, so that a command after the first state is received
-            self._publisher.subscribe(self._set_topic(target), functools.partial(self._take, target))
+            self._publisher.subscribe(self._topics.below(f"{target.suffix}/set"), partial(self._take, target))
             self._answer(target, None, notes.get(target) or self._stored.damage)
         super().start()
 
@@ -126,43 +119,44 @@ class Controller(Service):
         with self._changed:
             return self._changed.wait_for(lambda: not self._obeying, timeout_s)
 
-    def _set_topic(self, target: Target) -> str:
-        return f"{self._base}/{target.suffix}/set"
-
     def _take(self, target: Target, payload: bytes) -> None:
         """In the sending thread: only queues."""
         now_s = self._monotonic()
         with self._changed:
             if self._stopping:
                 return
-            crowded = len(self._recent_s) == MAX_A_SECOND and now_s - self._recent_s[0] < 1.0
-            if not crowded and len(self._waiting) < MAX_WAITING:
+            flooded = len(self._recent_s) == MAX_A_SECOND and now_s - self._recent_s[0] < 1.0
+            accepted = not flooded and len(self._waiting) < MAX_WAITING
+            if accepted:
                 self._recent_s.append(now_s)
                 self._waiting.append((target, payload, self._clock()))
-                self._changed.notify_all()
-                return
-            self._unread[target] += 1
-            self._unread_reason = (
-                f"more than {MAX_A_SECOND} commands a second" if crowded else f"{MAX_WAITING} commands wait already"
-            )
+            else:
+                self._unread[target] += 1
+                self._unread_reason = (
+                    f"more than {MAX_A_SECOND} commands a second"
+                    if flooded
+                    else f"{MAX_WAITING} commands are waiting already"
+                )
             self._changed.notify_all()
-        self._say_unread()
+        if not accepted:
+            self._report_unread()
 
-    def _say_unread(self) -> None:
+    def _report_unread(self) -> None:
         with self._changed:
             now_s = self._monotonic()
-            if not self._unread or now_s - self._said_s < SAY_EVERY_S:
+            if not self._unread or now_s - self._reported_s < REPORT_EVERY_S:
                 return
-            self._said_s = now_s
+            self._reported_s = now_s
             unread, self._unread = self._unread, Counter()
             reason = self._unread_reason
         for target, count in unread.items():
-            self._refuse(target, f"{count} refused unread: {reason}. Send again what is needed", None, look=False)
+            text = f"{count} commands refused without reading them: {reason}. Send the needed ones again"
+            self._refuse(target, text, None, update=False)
 
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._say_unread()
+                self._report_unread()
                 self._settle_bundle()
                 if (taken := self._next()) is not None:
                     self._obey(*taken)
@@ -170,13 +164,13 @@ class Controller(Service):
                         self._obeying = False
                         self._changed.notify_all()
         except Exception:  # a defect of this module: `_obey` raises nothing
-            logger.exception("commands are no longer obeyed")
+            logger.exception("commands are no longer carried out")
 
     def _next(self) -> tuple[Target, bytes, float] | None:
         """The next command; None when the probation must be checked."""
         with self._changed:
             if not self._waiting and not self._stopping:
-                self._changed.wait(LOOK_EVERY_S)
+                self._changed.wait(CHECK_EVERY_S)
             if not self._waiting or self._stopping:
                 return None
             self._obeying = True
@@ -197,65 +191,62 @@ class Controller(Service):
             if self._left.is_set():
                 return
             saved = not to_save or self._stored.save()
-            self._accept(target, command_id, None if saved else f"in force until a restart: {self._stored.fault}")
-        except CommandError as error:
-            self._refuse(target, str(error), error.command_id or command_id)
+            before = self._states[target].value
+            self._answer(
+                target, command_id, None if saved else f"active until the next restart only: {self._stored.fault}"
+            )
+            logger.info("%s: a command changed %r to %r", target.suffix, before, self._states[target].value)
+            if target.key is Key.BUNDLE:
+                self._after_switch()
         except ZsadError as error:
-            self._refuse(target, str(error), command_id)
+            parsed_id = error.command_id if isinstance(error, CommandError) else None
+            self._refuse(target, str(error), parsed_id or command_id)
         except Exception as error:
             logger.exception("%s: a command failed", target.suffix)
             self._refuse(target, f"internal error {type(error).__name__}: {error}", command_id)
 
-    def _accept(self, target: Target, command_id: str | None, note: str | None) -> None:
-        before = self._states[target].value
-        self._answer(target, command_id, note)
-        logger.info("%s: %r is now %r, by command", target.suffix, before, self._states[target].value)
-        if target.key is Key.BUNDLE:
-            self._after_switch()
-
-    def _refuse(self, target: Target, reason: str, command_id: str | None, *, look: bool = True) -> None:
+    def _refuse(self, target: Target, reason: str, command_id: str | None, *, update: bool = True) -> None:
         reason = one_line(reason, MAX_ERROR_CHARACTERS)
         logger.warning("%s: command refused: %s", target.suffix, reason)
-        self._answer(target, command_id, reason, look=look)
+        self._answer(target, command_id, reason, update=update)
 
     def _settle_bundle(self) -> None:
         """Reports the end of a new bundle's probation."""
         try:
-            outcome = self._actions.settle_bundle()
+            outcome = self._agent.settle_bundle()
         except Exception:
-            logger.exception("what a bundle's probation has come to cannot be told")
+            logger.exception("the end of a bundle's probation cannot be reported")
             return
         if outcome is not None:
             bundle = Target(None, Key.BUNDLE)
-            failed = outcome.state is UpdateState.ROLLED_BACK
-            self._answer(bundle, self._states[bundle].id, outcome.text if failed else None)
+            self._answer(bundle, self._states[bundle].id, None if outcome.passed else outcome.text)
             self._after_switch()
 
     def _after_switch(self) -> None:
         """Applies the stored products again, which the earlier bundle may have lacked, and publishes the states."""
         if self._left.is_set():
             return
-        notes = dict(self._actions.restore_cameras((Key.PRODUCT,)))
+        notes = self._actions.restore_cameras((Key.PRODUCT,))
         for target, state in self._states.items():
             if target.key is Key.PRODUCT:  # an earlier error belongs to the earlier bundle
                 self._answer(target, state.id, notes.get(target))
             elif target.key is Key.THRESHOLD:  # the bundle has its own threshold
                 self._answer(target, state.id, state.error)
 
-    def _answer(self, target: Target, command_id: str | None, error: str | None, *, look: bool = True) -> None:
-        """Publishes the state. `look`: brought up to date; without, as known last, for a thread that must not wait."""
+    def _answer(self, target: Target, command_id: str | None, error: str | None, *, update: bool = True) -> None:
+        """Publishes the state. `update`: reads it first, which may wait; without it the last known value is sent."""
         if self._left.is_set():
             return
         state = self._states[target]
         value, source = state.value, state.source
-        if look:
+        if update:
             try:
                 value, source = self._actions.present(target)
             except Exception:  # the answer is sent anyway
-                logger.exception("%s: what is in force cannot be told", target.suffix)
+                logger.exception("%s: the current value cannot be read", target.suffix)
         error = None if error is None else one_line(error, MAX_ERROR_CHARACTERS)
         with self._answering:
-            if look:
+            if update:
                 state.value, state.source = value, source
             state.error, state.id = error, command_id
             at = utc_text(datetime.fromtimestamp(self._clock(), UTC))
@@ -263,4 +254,4 @@ class Controller(Service):
             try:
                 self._publisher.set_retained(f"{target.suffix}/state", encode(message))
             except Exception:  # the publisher is closing, or the value is not JSON
-                logger.exception("%s: the answer could not be published", target.suffix)
+                logger.exception("%s: the answer cannot be published", target.suffix)

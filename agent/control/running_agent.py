@@ -1,31 +1,34 @@
-"""The running agent as commands change it: implements `zsad_agent.control.actions.Controls`."""
+"""The running agent as commands read and change it."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from zsad_agent.config import AgentConfig
 from zsad_agent.inspection import Station
-from zsad_agent.model import BundleStore, BundleUpdater, ModelInUse, Outcome, UpdateState
+from zsad_agent.model import BundleStore, BundleUpdater, ModelInUse, Outcome
 from zsad_core.errors import BundleError, ConfigError
 
 
 class RunningAgent:
-    """Access to the stations, the model and the config file for commands. For one thread at a time."""
+    """Access to the stations, the model and the config file for commands. For one thread at a time.
+
+    A setter raises a ZsadError when it refuses the value; nothing has then changed. None: the config's value.
+    """
 
     def __init__(
         self,
-        stations: Mapping[str, Station],
+        stations: Sequence[Station],
         models: ModelInUse,
         updater: BundleUpdater,
         store: BundleStore,
         restart: "ReloadRequest",
     ) -> None:
-        """Takes what it commands; `stations` by the camera's name."""
-        self._stations = stations
+        self._stations = {station.name: station for station in stations}
         self._configured = {
-            name: (station.inspector.threshold, station.inspector.product) for name, station in stations.items()
+            name: (station.inspector.threshold, station.inspector.product) for name, station in self._stations.items()
         }
         self._models = models
         self._updater = updater
@@ -38,16 +41,17 @@ class RunningAgent:
 
     @property
     def bundle(self) -> str:
-        model = self._models.current
-        return f"{model.name} {model.version} ({model.sha256[:12]})"
+        """Name and version of the current bundle, for people."""
+        return self._models.current.name
 
     @property
     def bundle_commanded(self) -> bool:
-        return self._store.holds(self._updater.running.bundle)
+        """Whether a command, not the config, chose the current bundle."""
+        return self._store.holds(self._models.current.bundle)
 
     def threshold(self, camera: str) -> float:
         threshold = self._stations[camera].inspector.threshold
-        return self._models.current.threshold if threshold is None else threshold
+        return self._models.current.bundle.manifest.threshold.value if threshold is None else threshold
 
     def product(self, camera: str) -> str:
         return self._stations[camera].inspector.product
@@ -55,42 +59,50 @@ class RunningAgent:
     def paused(self, camera: str) -> bool:
         return self._stations[camera].capture.paused
 
-    def set_threshold(self, camera: str, value: float | None) -> float:
+    def set_threshold(self, camera: str, value: float | None) -> None:
         self._stations[camera].inspector.threshold = self._configured[camera][0] if value is None else value
-        return self.threshold(camera)
 
-    def set_product(self, camera: str, name: str | None) -> str:
+    def set_product(self, camera: str, name: str | None) -> None:
         product = self._configured[camera][1] if name is None else name
-        self._updater.running.bundle.prompt(product)  # ProductError if there is none
+        self._models.current.bundle.prompt(product)  # ProductError if there is none
         self._stations[camera].inspector.product = product
-        return product
 
-    def set_paused(self, camera: str, paused: bool) -> bool:
+    def set_paused(self, camera: str, paused: bool | None) -> None:
         capture = self._stations[camera].capture
-        capture.pause(paused)
-        return capture.paused
+        capture.pause(bool(paused))
 
     def snapshot(self, camera: str) -> np.ndarray | None:
+        """The newest picture, uint8 BGR [H, W, 3]; None before the first."""
         newest = self._stations[camera].capture.newest_images(1)
         return newest[-1] if newest else None
 
-    def switch_bundle(self, name: str | None) -> str:
-        if name is None:
+    def switch_bundle(self, path: Path | None) -> None:
+        """Returns when the bundle inspects on probation. Waits for the disk and the compiler.
+
+        Raises:
+            ZsadError: the bundle is refused.
+        """
+        if path is None:
             self._restart.ask()  # before the store changes: a config that is now wrong changes nothing
             self._store.forget()
-            return self.bundle
-        outcome = self._updater.update(name)
-        if outcome.state is UpdateState.REFUSED:
-            raise BundleError(outcome.text)
-        return self.bundle
+        else:
+            self._updater.update(path)
 
     def settle_bundle(self) -> Outcome | None:
+        """The outcome of a new bundle's probation, once. Call it regularly, in the thread of `switch_bundle`."""
         return self._updater.settle()
 
     def reload(self) -> None:
+        """Reads the config file again and requests a restart with it. Returns before the restart.
+
+        Raises:
+            ConfigError: the file is wrong.
+            BundleError: a new bundle is on probation.
+        """
         if self._updater.on_probation:  # a restart would silently run the earlier bundle
             raise BundleError(
-                f"{self.bundle} is still on its probation: wait until it has passed, or switch back first (bundle/set)"
+                f"the new bundle {self.bundle} is still on probation. Wait until its probation ends, or switch to "
+                "the earlier bundle first (bundle/set)"
             )
         self._restart.ask()
 
@@ -104,7 +116,7 @@ class ReloadRequest:
         Args:
             reread: reads and checks the file; None: there is none.
             again: this start follows a reload.
-            fault: why the config of the last reload is not the one that runs; None: it is.
+            fault: why the config of the last reload is not used; None: it is used.
         """
         self._reread = reread
         self.again = again
@@ -114,12 +126,12 @@ class ReloadRequest:
         self.config: AgentConfig | None = None  # the config of the restart, once it was requested
 
     def ask(self) -> None:
-        """Returns before it.
+        """Requests the restart.
 
         Raises:
-            ConfigError: the file is wrong, with every fault; nothing happens.
+            ConfigError: the file is wrong, with every fault. No restart is requested.
         """
         if self._reread is None:
-            raise ConfigError("the agent was started without a config file, so that there is none to read again")
+            raise ConfigError("the agent was started without a config file, so there is no file to read again")
         self.config = self._reread()
         self.event.set()

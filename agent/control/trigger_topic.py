@@ -1,67 +1,61 @@
 """Triggers over MQTT: one message on `<camera>/trigger`, one result."""
 
-import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Protocol
+from typing import Annotated
 
-from zsad_agent.capture import MAX_ID_CHARACTERS
+from pydantic import Field
+
+from zsad_agent.capture import MAX_ID_CHARACTERS, Capture
+from zsad_agent.control.command import shown
 from zsad_agent.messages import Topics
+from zsad_agent.mqtt import Publisher
+from zsad_core.config import StrictModel
 
 logger = logging.getLogger(__name__)
 
 
-class Triggered(Protocol):
-    """A camera that takes a picture on request, for example `zsad_agent.capture.Capture`."""
+class Trigger(StrictModel):
+    """The content of a message."""
 
-    def trigger(self, trigger_id: str | None) -> None: ...
-
-
-class Subscriber(Protocol):
-    """`zsad_agent.mqtt.Publisher` is one."""
-
-    def subscribe(self, topic: str, handler: Callable[[bytes], None]) -> None: ...
+    id: Annotated[str, Field(max_length=MAX_ID_CHARACTERS)] | None = None
 
 
-def listen_for_triggers(subscriber: Subscriber, topics: Topics, cameras: Mapping[str, Triggered]) -> None:
+def listen_for_triggers(publisher: Publisher, topics: Topics, cameras: Mapping[str, Capture]) -> None:
     """Subscribes to the trigger topic of each camera."""
     without_id: set[str] = set()
     for name, camera in cameras.items():
-        subscriber.subscribe(topics.below(f"{name}/trigger"), partial(_take, name, camera, without_id))
+        publisher.subscribe(topics.below(f"{name}/trigger"), partial(_take, name, camera, without_id))
 
 
 def trigger_id(payload: bytes) -> str | None:
     """The id in a trigger's payload: `{"id": "…"}`, or the text itself; None for an empty one.
 
     Raises:
-        ValueError: neither, an id of more than `MAX_ID_CHARACTERS`, or one that cannot be sent back.
+        ValueError: neither, an id of more than `MAX_ID_CHARACTERS`, or an id that is not UTF-8.
     """
     text = payload.decode().strip()
-    if text.startswith("{"):
-        values = json.loads(text)
-        if set(values) - {"id"}:
-            raise ValueError(f"unknown keys {sorted(set(values) - {'id'})}: expected id alone")
-        found = values.get("id")
-        if not (found is None or isinstance(found, str)):
-            raise ValueError(f"id is {type(found).__name__}, expected a text")
-        text = found or ""
-    if len(text) > MAX_ID_CHARACTERS:
-        raise ValueError(f"an id of {len(text)} characters, at most {MAX_ID_CHARACTERS} are taken")
-    text.encode()  # JSON can hold half a surrogate pair, which no UTF-8 message can
-    return text or None
+    trigger = Trigger.model_validate_json(text) if text.startswith("{") else Trigger(id=text)
+    return trigger.id or None
 
 
-def _take(name: str, camera: Triggered, without_id: set[str], payload: bytes) -> None:
-    """A part is there whatever the message holds: without an id that can be used it is inspected without one.
+def _take(name: str, camera: Capture, without_id: set[str], payload: bytes) -> None:
+    """Triggers the camera for every message, because each means a part. A wrong id is replaced by None.
 
-    Said once, until a message of the camera is as it should be: `without_id` has those of which it was said.
+    `without_id` has the cameras whose wrong id was logged. A camera with a correct id is removed from it.
     """
     try:
         wanted = trigger_id(payload)
-    except (ValueError, RecursionError) as error:  # UnicodeError and JSONDecodeError are ValueErrors
+    except ValueError:
         if name not in without_id:
-            logger.warning("%s/trigger: the result will have no trigger_id: %s", name, str(error)[:200])
+            logger.warning(
+                '%s/trigger: expected an id of at most %d characters or {"id": "…"}, got %s; the result will have '
+                "no trigger_id",
+                name,
+                MAX_ID_CHARACTERS,
+                shown(payload),
+            )
         without_id.add(name)
         wanted = None
     else:

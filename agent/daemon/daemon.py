@@ -26,9 +26,9 @@ from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_a
 from zsad_agent.daemon.startup import compile_bundle, load_in_thread, make_spool, start_publisher
 from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
-from zsad_agent.inspection import Pipeline, Sink, Station, View, make_stations, make_view
+from zsad_agent.inspection import Pipeline, Sink, Station, View, make_stations
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
-from zsad_agent.model import BundleStore, BundleUpdater, CameraInUse, Detector, Model, ModelInUse, Running, Started
+from zsad_agent.model import BundleStore, BundleUpdater, CameraInUse, Detector, Model, ModelInUse, Started
 from zsad_agent.monitoring import HealthServer, Metrics, StatsReporter
 from zsad_agent.mqtt import Publisher
 from zsad_agent.sources import Source, make_source
@@ -96,7 +96,7 @@ def _run_once(
 ) -> int:
     """Runs until the end or a reload. `gone`: cameras of earlier configs."""
     sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
-    views = [make_view(camera) for camera in config.every_camera]
+    views = [View(camera.region_xywh, camera.ignore_mask) for camera in config.every_camera]
     store = BundleStore(given.state_dir / "bundles", config.inference)
     with ExitStack() as stack:
         started = load_in_thread(store, config, given.stop, notifier.watchdog if restart.again else None)
@@ -113,7 +113,7 @@ def _run_once(
         agent = _assemble(config, given, started, publisher, sources, views, services)
         controller = None
         if config.control.enabled:
-            controller = services.start(_make_controller(config, given, agent, store, started, publisher, restart))
+            controller = services.start(_make_controller(config, given, agent, store, publisher, restart))
         services.start(_make_health_server(config, agent, services, notifier))
         reporter = StatsReporter(agent.observer.snapshot, publisher.set_retained)
         services.start(agent.pipeline)
@@ -168,7 +168,7 @@ def _assemble(
 ) -> _Agent:
     """Builds the pipeline and its counters. Starts no thread of the pipeline."""
     capture_stop, slots_changed = threading.Event(), threading.Condition()
-    models = ModelInUse(Model.of(started.bundle, started.detector))
+    models = ModelInUse(Model(bundle=started.bundle, predictor=started.detector))
     stations = make_stations(
         config,
         sources,
@@ -200,7 +200,8 @@ def _assemble(
     pipeline = Pipeline(
         stations=stations,
         slots_changed=slots_changed,
-        sinks=[publisher, metrics, recent, *given.sinks],
+        store=publisher,
+        sinks=[metrics, recent, *given.sinks],
         stop=capture_stop,
         evidence=evidence,
         on_crash=given.crash_reports.record if given.crash_reports is not None else None,
@@ -221,15 +222,13 @@ def _make_controller(
     given: RunOptions,
     agent: _Agent,
     store: BundleStore,
-    started: Started[Detector],
     publisher: Publisher,
     restart: ReloadRequest,
 ) -> Controller:
     """The controller of commands. After its start the stored settings of earlier runs apply."""
     updater = BundleUpdater(
         store=store,
-        bundle_dir=config.control.bundle_dir,
-        running=Running(bundle=started.bundle, detector=started.detector),
+        models=agent.models,
         compile_bundle=lambda bundle: compile_bundle(bundle, config),
         cameras=lambda: [
             CameraInUse(
@@ -239,11 +238,8 @@ def _make_controller(
             )
             for station in agent.stations
         ],
-        switch=lambda running: agent.models.replace(Model.of(running.bundle, running.detector)),
-        turn=agent.models.model_lock,
     )
-    agent.models.watch(updater.note_frame)
-    remote = RunningAgent({station.name: station for station in agent.stations}, agent.models, updater, store, restart)
+    remote = RunningAgent(agent.stations, agent.models, updater, store, restart)
     stored = StoredSettings(given.state_dir / FILE_NAME)
     return Controller(remote, publisher, config, stored, reload_fault=restart.fault)
 

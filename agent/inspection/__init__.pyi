@@ -1,6 +1,7 @@
 from .inspector import Identity as Identity
 from .inspector import Inspected as Inspected
 from .inspector import Inspector as Inspector
+from .inspector import product_of as product_of
 from .overlay import render_snapshot as render_snapshot
 from .pipeline import Pipeline as Pipeline
 from .pipeline import Sink as Sink
@@ -10,6 +11,4 @@ from .sinks import PrintSink as PrintSink
 from .stations import check_mask as check_mask
 from .stations import check_products as check_products
 from .stations import make_stations as make_stations
-from .stations import make_view as make_view
-from .stations import product_of as product_of
 from .view import View as View

@@ -2,18 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 
 from zsad_agent.capture import INFERENCE, CameraStatus, Captured, UnknownPace
-from zsad_agent.config import HeatmapConfig
+from zsad_agent.config import CameraConfig, DecisionConfig, HeatmapConfig
 from zsad_agent.inspection.overlay import render_heatmap
 from zsad_agent.inspection.view import Rectangle, View
 from zsad_agent.messages import BundleName, FoundRegion, Latency, Result
 from zsad_agent.model import Model, ModelInUse
 from zsad_agent.system import one_line
+from zsad_core.bundle import GENERIC_PRODUCT
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.judging import Decider, instant_verdict
 from zsad_core.picture import find_regions
@@ -26,7 +26,7 @@ MAX_REASON_CHARACTERS = 500
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """The origin that every result of this process names."""
+    """Part of every result of this process."""
 
     device_id: str
     boot: str  # different for every start, so that ids are unique
@@ -53,55 +53,47 @@ class Inspector:
 
     def __init__(
         self,
-        *,
-        models: ModelInUse,
+        camera: CameraConfig,
         identity: Identity,
-        product: str,
-        decider: Decider,
-        heatmap: HeatmapConfig,
+        models: ModelInUse,
         status: CameraStatus,
         view: View,
-        threshold: float | None = None,
-        region_level: float | None = None,
-        unknown_pace: UnknownPace | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        *,
+        heatmap: HeatmapConfig,
+        lossless: bool,
     ) -> None:
-        """Takes the parts of one camera. Without a threshold or region level the bundle's is used.
+        """Takes the parts of one camera. Without a threshold or region level in the config the bundle's is used.
 
-        `unknown_pace` is of a camera that runs freely; None: every picture is a result.
+        `lossless`: the pictures come from files, and each one gives a result.
         """
-        self.product = product
-        self.threshold = threshold
+        decision = camera.decision or DecisionConfig()
+        self.product = product_of(camera)
+        self.threshold = decision.threshold
         self._models = models
         self._identity = identity
-        self._decider = decider
+        self._decider = Decider(k=decision.debounce_k, n=decision.debounce_n, hold_s=decision.hold_s)
         self._heatmap = heatmap
         self._status = status
         self._view = view
-        self._region_level = region_level
-        self._unknown_pace = unknown_pace
-        self._clock = clock
+        self._region_level = decision.region_level
+        self._unknown_pace = UnknownPace() if camera.trigger == "free" and not lossless else None
 
     def predict(self, captured: Captured) -> Inspected:
-        """Runs the model. A refusal by the model or device becomes a reason, not an error."""
+        """Runs the model. An error of the picture, model or device becomes the `reason`."""
         model, product, threshold = self._models.current, self.product, self.threshold
-        prediction: Prediction | None = None
-        inference_ms = None
+        started_s = time.monotonic()
         if isinstance(captured, Frame):
-            started_s = self._clock()
             prediction, reason = self._predict(captured, model, product)
-            if prediction is not None:
-                inference_ms = (self._clock() - started_s) * 1000
         else:
-            reason = captured.reason
+            prediction, reason = None, captured.reason
         return Inspected(
             captured=captured,
             model=model,
             product=product,
-            threshold=model.threshold if threshold is None else threshold,
+            threshold=model.bundle.manifest.threshold.value if threshold is None else threshold,
             prediction=prediction,
             reason=reason,
-            inference_ms=inference_ms,
+            inference_ms=(time.monotonic() - started_s) * 1000 if prediction is not None else None,
         )
 
     def _predict(self, frame: Frame, model: Model, product: str) -> tuple[Prediction | None, str | None]:
@@ -110,39 +102,39 @@ class Inspector:
             picture = self._view.cut(frame.image_bgr)
             with self._models.model_lock:
                 prediction = model.predictor.predict(picture, product)
-            prediction = self._view.correct(prediction, frame.frame_wh, model.score_rule)
-        except ImageError as error:  # the picture is at fault
+            prediction = self._view.correct(prediction, frame.frame_wh, model.bundle.manifest.model.score)
+        except ImageError as error:  # the bundle is not at fault
             return None, str(error)
         except ZsadError as error:
             self._status.fault(INFERENCE, str(error))
-            self._models.note(model, False, str(error))
+            self._models.on_answer(model.bundle.sha256, False, str(error))
             return None, str(error)
         self._status.clear(INFERENCE)
-        self._models.note(model, True)
+        self._models.on_answer(model.bundle.sha256, True, None)
         return prediction, None
 
     def decide(self, inspected: Inspected) -> tuple[Result, bytes | None] | None:
         """The result, and the heatmap as a JPEG if there is one. Call it in the order of capture, because it debounces.
 
-        None for a picture of a camera that runs freely, where the model gives no score and that was reported already.
+        None if a free-running camera's picture has no score and this was already reported.
         """
-        captured, prediction, model = inspected.captured, inspected.prediction, inspected.model
+        captured, prediction, bundle = inspected.captured, inspected.prediction, inspected.model.bundle
         regions: list[Region] = []
         heatmap = None
         frame_wh = captured.frame_wh if isinstance(captured, Frame) else None
         instant = Verdict.UNKNOWN
         if prediction is not None and isinstance(captured, Frame):
             instant = instant_verdict(prediction.anomaly_score, inspected.threshold)
-            level = model.region_level if self._region_level is None else self._region_level
+            level = self._region_level if self._region_level is not None else bundle.manifest.region_level
             rectangle = self._view.rectangle(captured.frame_wh)
             regions = self._view.in_frame(
                 find_regions(prediction.anomaly_map, level=level, frame_wh=rectangle[2:]), captured.frame_wh
             )
             heatmap = self._render(captured, prediction, rectangle)
         verdict = self._decider.decide(instant, captured.captured_monotonic_s)
-        if isinstance(captured, Frame) and not self._is_reported(verdict):  # capture itself counts the faults
+        if isinstance(captured, Frame) and not self._is_reported(verdict):  # `capture` limits the rate of faults
             return None
-        reason = inspected.reason or ("the model's score is no number" if verdict is Verdict.UNKNOWN else None)
+        reason = inspected.reason or ("the model's score is not a number" if verdict is Verdict.UNKNOWN else None)
         result = Result(
             id=f"{self._identity.device_id}-{self._identity.boot}-{captured.seq}",
             device_id=self._identity.device_id,
@@ -156,9 +148,9 @@ class Inspector:
             reason=one_line(reason, MAX_REASON_CHARACTERS) if reason is not None else None,
             regions=tuple(FoundRegion(bbox_xywh=region.bbox_xywh, peak=region.peak) for region in regions),
             frame_wh=frame_wh,
-            bundle=BundleName(name=model.name, version=model.version, sha256=model.sha256),
+            bundle=BundleName(name=bundle.manifest.name, version=bundle.manifest.version, sha256=bundle.sha256),
             latency_ms=Latency(
-                capture_to_result=(self._clock() - captured.captured_monotonic_s) * 1000,
+                capture_to_result=(time.monotonic() - captured.captured_monotonic_s) * 1000,
                 inference=inspected.inference_ms,
             ),
             trigger_id=captured.trigger_id,
@@ -180,5 +172,10 @@ class Inspector:
         try:
             return render_heatmap(frame.image_bgr, prediction.anomaly_map, self._heatmap, rectangle)
         except cv2.error as error:  # the verdict is published without it
-            logger.warning("frame %d: no heatmap: %s", frame.seq, error.err or error.code)
+            logger.warning("picture %d: the heatmap cannot be drawn: %s", frame.seq, error.err or error.code)
             return None
+
+
+def product_of(camera: CameraConfig) -> str:
+    """The product of a camera that `AgentConfig.every_camera` has filled in."""
+    return camera.product or GENERIC_PRODUCT

@@ -1,4 +1,4 @@
-"""The heatmap picture: the anomaly map laid over the frame, as a JPEG that brokers will take."""
+"""The heatmap: the anomaly map drawn over the picture, as a JPEG below the size limit."""
 
 import functools
 import logging
@@ -12,37 +12,37 @@ from zsad_core.picture import blend
 
 logger = logging.getLogger(__name__)
 
-QUALITY_FLOOR = 30  # of JPEG; below it blocks look like defects, so the picture is made smaller instead
+QUALITY_FLOOR = 30  # of JPEG; at a lower quality, blocks look like defects. The picture is then made smaller
 SHRINK = 0.7  # step of both quality and size
 MIN_WIDTH = 64  # pixels; a smaller overlay shows nothing
 EDGE_BGR = (255, 255, 255)  # of the part that is inspected
 MAX_WIDTH = 8192  # pixels; of a snapshot
-MAX_HEIGHT = 8192  # pixels; of a line-scan picture. JPEG itself ends at 65 535
+MAX_HEIGHT = 8192  # pixels; of a line-scan picture. The limit of JPEG is 65 535
 
 
 def render_heatmap(
     image_bgr: np.ndarray, anomaly_map: np.ndarray, config: HeatmapConfig, rectangle: Rectangle | None = None
 ) -> bytes | None:
-    """JPEG bytes of the overlay, or None when not even a small one keeps below `config.max_bytes`.
+    """JPEG bytes of the overlay; None if even a small one is larger than `config.max_bytes`.
 
-    The colour of a map value is the same in every picture: nothing is stretched to the picture's own minimum or
-    maximum, which would paint the noise of a good part red. NaN is painted as 1.
+    A map value has the same colour in every picture. Scaling to the minimum and maximum of each picture would colour
+    the noise of a good part red. NaN has the colour of 1.
 
     Args:
         image_bgr: uint8 [H, W, 3].
         anomaly_map: float32 [h, w] in [0, 1], covers `rectangle`.
         config: greatest width in pixels, greatest size in bytes, JPEG quality.
-        rectangle: x, y, width, height of the part that the map is of, pixels of the picture; None: all of it.
+        rectangle: x, y, width, height of the part that the map covers, pixels of the picture; None: the whole picture.
     """
     overlay = _overlay(image_bgr, anomaly_map, config.max_width, rectangle or (0, 0, *image_bgr.shape[1::-1]))
     jpeg = _shrink_to_jpeg(overlay, config)
     if jpeg is None:
-        _say_too_large(config.max_bytes)
+        _log_too_large(config.max_bytes)
     return jpeg
 
 
 def render_snapshot(image_bgr: np.ndarray, config: HeatmapConfig) -> bytes | None:
-    """JPEG bytes of the picture alone, as wide as `config.max_bytes` lets it be; None when not even a small one fits.
+    """JPEG bytes of the picture alone, as large as `config.max_bytes` allows; None if even a small one is larger.
 
     Args:
         image_bgr: uint8 [H, W, 3].
@@ -52,7 +52,7 @@ def render_snapshot(image_bgr: np.ndarray, config: HeatmapConfig) -> bytes | Non
 
 
 def _shrink_to_jpeg(image_bgr: np.ndarray, config: HeatmapConfig) -> bytes | None:
-    """JPEG bytes: first the quality goes down, then the size. None when `config.max_bytes` is reached by neither."""
+    """JPEG bytes. Lowers the quality first, then the size. None if the result is still above `config.max_bytes`."""
     quality = config.jpeg_quality
     while True:
         _, encoded = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -82,8 +82,8 @@ def _overlay(image_bgr: np.ndarray, anomaly_map: np.ndarray, max_width: int, rec
 def _fit(image_bgr: np.ndarray, max_width: int) -> np.ndarray:
     """The picture no wider than `max_width`, no higher than `MAX_HEIGHT`, never enlarged.
 
-    Bilinear, though it skips pixels of a large frame: area averaging to 640 px takes 7 ms from 1920x1080 and 67 ms
-    from 4000x3000 on one core, bilinear 1 and 2 ms, and nothing is scored on this picture.
+    Bilinear, because it is fast and this picture is not scored: to 640 px it takes 1 ms from 1920x1080 and 2 ms from
+    4000x3000 on one core, area averaging 7 and 67 ms.
     """
     height, width = image_bgr.shape[:2]
     scale = min(max_width / width, MAX_HEIGHT / height)
@@ -94,6 +94,6 @@ def _fit(image_bgr: np.ndarray, max_width: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _say_too_large(max_bytes: int) -> None:
-    """Once for each limit; the cache remembers that it was said."""
-    logger.warning("heatmaps left out: even a small one is above heatmap.max_bytes = %d; raise it", max_bytes)
+def _log_too_large(max_bytes: int) -> None:
+    """Logs this once for each limit, because the cache answers later calls."""
+    logger.warning("no heatmap: even a small one is larger than heatmap.max_bytes = %d. Raise this limit", max_bytes)

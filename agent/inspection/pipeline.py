@@ -1,11 +1,12 @@
-"""Threads of one run: a capture thread per camera, inference, publishing. The model never waits for a disk."""
+"""Threads of one run: a capture thread per camera, inference, publishing. The model does not wait for the disk."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from itertools import chain, islice
+from typing import Protocol
 
 import numpy as np
 
@@ -17,21 +18,20 @@ from zsad_core.types import Frame
 
 logger = logging.getLogger(__name__)
 
-WAIT_S = 0.25  # longest wait of a stage between two signs of life
+WAIT_S = 0.25  # longest wait of a thread between two signs of life
 CONCLUSION_PLACES = 4  # inspected pictures that may wait for the disk
 MOST_AT_ONCE = CONCLUSION_PLACES + 1  # results that are stored with one disk commit
-SHARED = ("inference", "publishing")  # the threads that serve every line
+SHARED = ("inference", "publishing")  # the threads that serve every station
 
 
 class Sink(Protocol):
-    """Takes every result."""
+    """Gets every result, for example `zsad_agent.monitoring.Metrics`."""
 
     def accept(self, result: Result, heatmap: bytes | None) -> None: ...
 
 
-@runtime_checkable
-class BatchSink(Protocol):
-    """Stores several results with one disk commit, for example `zsad_agent.mqtt.Publisher`."""
+class ResultStore(Protocol):
+    """Makes results durable, for example `zsad_agent.mqtt.Publisher`."""
 
     def accept_all(
         self,
@@ -78,41 +78,34 @@ class Pipeline(Service):
         *,
         stations: Sequence[Station],
         slots_changed: threading.Condition,
-        sinks: Sequence[Sink | BatchSink],
         stop: threading.Event,
+        store: ResultStore | None = None,
+        sinks: Sequence[Sink] = (),
         evidence: Evidence | None = None,
         on_crash: Callable[[BaseException, str], None] | None = None,
         max_frames: int | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Starts nothing.
 
         Args:
-            stations: take turns, so that under overload each gets the same number of inspections.
+            stations: inspected in turn, so that under overload each gets the same number of inspections.
             slots_changed: the condition that the stations' slots share.
-            sinks: each gets every result, in the order of capture for each camera. At most one is a `BatchSink`, which
-                stores results. Without it a result is durable when the sinks have accepted it.
             stop: the event that every `capture` has.
+            store: gets every result first, in the order of capture for each camera; None: a result is durable when the
+                sinks have accepted it.
+            sinks: each gets every result, in the same order.
             evidence: gets every result with its picture, after the sinks.
             on_crash: called with an error that ends a thread, and with the thread's name.
             max_frames: number of pictures after which the run ends; None: when all sources have ended.
-            clock: monotonic seconds.
-
-        Raises:
-            ValueError: several sinks keep results.
         """
-        keepers = [sink for sink in sinks if isinstance(sink, BatchSink)]
-        if len(keepers) > 1:
-            raise ValueError(f"one sink at most keeps results, got {len(keepers)}")
-        self._keeper = keepers[0] if keepers else None
         self._stations = stations
         self._turns = RoundRobin([station.slot for station in stations], slots_changed)
-        self._sinks = [sink for sink in sinks if not isinstance(sink, BatchSink)]
         self._stop = stop
+        self._store = store
+        self._sinks = sinks
         self._evidence = evidence
         self._on_crash = on_crash
         self._max_frames = max_frames
-        self._clock = clock
         self._halt = threading.Event()  # no further picture goes to the model, even if one waits
         self._inspected: BoundedQueue[tuple[Station, Inspected]] = BoundedQueue(CONCLUSION_PLACES)
         self._signs_s: dict[str, float] = {}
@@ -138,22 +131,20 @@ class Pipeline(Service):
 
     def start(self) -> None:
         for name, thread in self._threads.items():
-            self._signs_s[name] = self._clock()
+            self._signs_s[name] = time.monotonic()
             thread.start()
 
     def stop(self, deadline_s: float = 0.0) -> None:
-        """Takes no more pictures; those inspected, and the one at the model, still reach the sinks.
+        """Accepts no more pictures. The inspected ones and the one in the model still reach the sinks.
 
         Args:
-            deadline_s: until when that is waited for (monotonic); 0: not at all.
+            deadline_s: end of the wait for these (monotonic); 0: no wait.
         """
         self._halt.set()
         self._stop.set()
         for station in self._stations:
             station.slot.close()
-        for name in SHARED:
-            if self._threads[name].is_alive():
-                self._threads[name].join(max(0.0, deadline_s - time.monotonic()))
+        self.wait(deadline_s - time.monotonic())
 
     @property
     def alive(self) -> bool:
@@ -162,36 +153,36 @@ class Pipeline(Service):
 
     def wait(self, timeout_s: float) -> bool:
         """True when the sinks have every inspected picture. Does not wait for a capture that hangs in a driver."""
-        deadline_s = self._clock() + timeout_s
-        for name in SHARED:
-            self._threads[name].join(max(0.0, deadline_s - self._clock()))
-        return not any(self._threads[name].is_alive() for name in SHARED)
+        return self._join(SHARED, timeout_s)
 
     def wait_capture(self, timeout_s: float) -> bool:
         """True when every source is closed. Call it when no more results will become durable."""
-        deadline_s = self._clock() + timeout_s
         for station in self._stations:
             station.capture.expect_no_results()
-        captures = [thread for name, thread in self._threads.items() if name not in SHARED]
-        for thread in captures:
-            thread.join(max(0.0, deadline_s - self._clock()))
-        return not any(thread.is_alive() for thread in captures)
+        return self._join(self._threads.keys() - set(SHARED), timeout_s)
+
+    def _join(self, names: Iterable[str], timeout_s: float) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        threads = [self._threads[name] for name in names if self._threads[name].ident is not None]  # started
+        for thread in threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
 
     def stuck(self, limit_s: float) -> str | None:
-        """The thread without a sign of life for `limit_s` (a hung model or disk), in words; None if there is none.
+        """The thread that had no sign of life for `limit_s` (a hung model or disk), in words; None if there is none.
 
-        Waiting for pictures is a sign of life: a missing camera is no reason to restart.
+        A thread that waits for pictures gives signs of life: a missing camera is no reason to restart.
         """
         for name in SHARED:
-            silent_s = self._clock() - self._signs_s.get(name, self._clock())  # not started yet
+            silent_s = time.monotonic() - self._signs_s.get(name, time.monotonic())  # not started yet
             if self._threads[name].is_alive() and silent_s > limit_s:
-                return f"{name} has not moved for {silent_s:.0f} s"
+                return f"{name} has hung for {silent_s:.0f} s"
         return None
 
     def _guarded(self, name: str, body: Callable[[], None]) -> None:
         try:
             body()
-        except Exception as error:  # the last place that can report it: the process stops and says why
+        except Exception as error:  # the process stops and reports it
             self.crash = self.crash or f"{name} stopped: {type(error).__name__}: {error}"
             logger.debug("%s stopped", name, exc_info=True)
             if self._on_crash is not None:
@@ -200,76 +191,64 @@ class Pipeline(Service):
 
     def _infer(self) -> None:
         try:
-            while not self._halt.is_set() and not self._enough():
-                self._signs_s["inference"] = self._clock()
-                try:
-                    taken = self._turns.get(WAIT_S)
-                except QueueClosed:
-                    return
+            while not self._halt.is_set() and (self._max_frames is None or self.inspected_frames < self._max_frames):
+                self._signs_s["inference"] = time.monotonic()
+                taken = self._turns.get(WAIT_S)
                 if taken is None:
                     continue
                 station, captured = self._stations[taken[0]], taken[1]
                 inspected = station.inspector.predict(captured)
-                if not (isinstance(captured, Fault) and not captured.is_part):
+                if not isinstance(captured, Fault) or captured.is_part:
                     self.inspected_frames += 1
                 while not self._inspected.put((station, inspected), timeout_s=WAIT_S):
-                    self._signs_s["inference"] = self._clock()
+                    self._signs_s["inference"] = time.monotonic()
                     if self.crash is not None:
                         return
             self._stop.set()
+        except QueueClosed:
+            pass
         finally:
             self._inspected.close()
-
-    def _enough(self) -> bool:
-        return self._max_frames is not None and self.inspected_frames >= self._max_frames
 
     def _conclude(self) -> None:
         try:
             while True:
-                self._signs_s["publishing"] = self._clock()
-                try:
-                    concluded = self._inspected.get(WAIT_S)
-                except QueueClosed:
-                    return
-                if concluded is not None:
-                    self._conclude_with_waiting(concluded)
+                self._signs_s["publishing"] = time.monotonic()
+                first = self._inspected.get(WAIT_S)
+                if first is not None:
+                    self._conclude_with_waiting(first)
+        except QueueClosed:
+            pass
         finally:
             self._inspected.close()
 
     def _conclude_with_waiting(self, first: tuple[Station, Inspected]) -> None:
-        """Decides this picture and those that wait behind it, so that a slow disk is waited for only once."""
+        """Decides this picture and the waiting ones, so that they wait for a slow disk only once.
+
+        Raises:
+            QueueClosed: these were the last pictures.
+        """
         captured: list[Captured] = []
         results: list[tuple[Result, bytes | None]] = []
-        concluded: tuple[Station, Inspected] | None = first
-        count = 0
         try:
-            while concluded is not None:
-                station, inspected = concluded
+            for station, inspected in islice(chain([first], iter(self._inspected.poll, None)), MOST_AT_ONCE):
                 result = station.inspector.decide(inspected)
                 if result is not None:
                     results.append(result)
                     captured.append(inspected.captured)
-                count += 1
-                concluded = self._poll_inspected() if count < MOST_AT_ONCE else None
         finally:
             if results:
                 self._hand_over(captured, results)
 
-    def _poll_inspected(self) -> tuple[Station, Inspected] | None:
-        try:
-            return self._inspected.poll()
-        except QueueClosed:  # the next call reports it again
-            return None
-
     def _hand_over(self, captured: Sequence[Captured], results: Sequence[tuple[Result, bytes | None]]) -> None:
-        """The file of a picture whose result is lost stays in its folder and is inspected again."""
-        if self._keeper is not None:
-            self._keeper.accept_all(results, [item.done for item in captured])
+        """A file whose result is lost stays in its folder and is inspected again."""
+        if self._store is not None:
+            self._store.accept_all(results, [item.done for item in captured])
         for sink in self._sinks:
             for result, heatmap in results:
                 sink.accept(result, heatmap)
         for item, (result, heatmap) in zip(captured, results, strict=True):
             if self._evidence is not None:
                 self._evidence.keep(result, item.image_bgr if isinstance(item, Frame) else None, heatmap)
-            if self._keeper is None and item.done is not None:
+            if self._store is None and item.done is not None:
                 item.done()

@@ -1,4 +1,4 @@
-"""What else takes results on a bench or in a demo: a line on the terminal, overlays in a folder."""
+"""Further outputs of results, for a demo or a first test: a line on the terminal, overlays in a folder."""
 
 import logging
 import sys
@@ -19,7 +19,7 @@ class PrintSink:
         self._closed = False
 
     def accept(self, result: Result, heatmap: bytes | None) -> None:
-        """Prints. A reader that went away ends the printing, not the inspection."""
+        """Prints the result. After an error nothing more is printed; the inspection continues."""
         if self._closed:
             return
         try:
@@ -30,14 +30,14 @@ class PrintSink:
 
 
 class HeatmapFolderSink:
-    """Every overlay as `<camera>-<seq>.jpg` in one folder, which is made. Nothing prunes it: for setting up."""
+    """Writes every overlay as `<camera>-<seq>.jpg` into one folder, which it creates. Deletes nothing."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._failing = False
 
     def accept(self, result: Result, heatmap: bytes | None) -> None:
-        """Writes the overlay, if there is one. A full disk is said once and stops nothing."""
+        """Writes the overlay, if there is one. An error is logged once; the inspection continues."""
         if heatmap is None:
             return
         try:

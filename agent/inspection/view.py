@@ -1,4 +1,4 @@
-"""The part of a camera's frame that is inspected: a rectangle of it, less what a mask says to ignore."""
+"""The part of a camera's frame that is inspected: a rectangle, without the pixels that a mask ignores."""
 
 from pathlib import Path
 
@@ -35,27 +35,22 @@ class View:
             except ImageError as error:
                 raise ConfigError(f"ignore_mask: {error}") from error
             if self._mask.min() >= WHITE:
-                raise ConfigError(f"ignore_mask: {ignore_mask} is white everywhere: nothing would be inspected")
-        self._judged: tuple[object, np.ndarray] | None = None  # (what it was made for, bool [h, w])
-
-    @property
-    def ignores(self) -> bool:
-        """Whether scores must be computed anew."""
-        return self._mask is not None
+                raise ConfigError(f"ignore_mask: {ignore_mask} is white everywhere, so nothing would be inspected")
+        self._judged: tuple[object, np.ndarray] | None = None  # ((frame_wh, map_hw), bool [h, w])
 
     def rectangle(self, frame_wh: tuple[int, int]) -> Rectangle:
-        """What is inspected of a frame of this size.
+        """The inspected part of a frame of this size.
 
         Raises:
-            ImageError: the region does not lie in the frame.
+            ImageError: the region is not inside the frame.
         """
         if self._region is None:
             return 0, 0, *frame_wh
         x, y, width, height = self._region
         if x + width > frame_wh[0] or y + height > frame_wh[1]:
             raise ImageError(
-                f"region_xywh {x}, {y}, {width}, {height} does not lie in the frame of {frame_wh[0]}x{frame_wh[1]}: "
-                "set it anew"
+                f"region_xywh {x}, {y}, {width}, {height} is not inside the picture of {frame_wh[0]}x{frame_wh[1]}. "
+                "Change region_xywh"
             )
         return self._region
 
@@ -69,17 +64,17 @@ class View:
         return image_bgr[y : y + height, x : x + width]
 
     def correct(self, prediction: Prediction, frame_wh: tuple[int, int], rule: ScoreRule | None) -> Prediction:
-        """The prediction without what is ignored: the map is 0 there, and the score is that of the rest.
+        """The prediction without the ignored pixels: their map values are 0, and the score is that of the other pixels.
 
         Raises:
-            ImageError: the mask has not the shape of the frame, or leaves nothing of the region to inspect.
-            ConfigError: the model's score cannot be computed anew.
+            ImageError: the mask has another aspect ratio than the frame, or covers the whole region.
+            ConfigError: the model's score cannot be computed again from a part of the map.
         """
         if self._mask is None:
             return prediction
         if rule is None:
             raise ConfigError(
-                "ignore_mask: the score of this bundle is not computed from its map, so none can be ignored"
+                "ignore_mask: the score of this bundle is not computed from its anomaly map. Remove the mask"
             )
         judged = self._judged_for(frame_wh, prediction.anomaly_map.shape)
         return Prediction(
@@ -88,30 +83,29 @@ class View:
         )
 
     def in_frame(self, regions: list[Region], frame_wh: tuple[int, int]) -> list[Region]:
-        """Boxes in pixels of the cut picture, in pixels of the frame."""
+        """The regions of the cut picture, in pixels of the frame."""
         left, top, _, _ = self.rectangle(frame_wh)
+        boxes = [(region.bbox_xywh, region.peak) for region in regions]
         return [
-            Region(bbox_xywh=(box[0] + left, box[1] + top, box[2], box[3]), peak=region.peak)
-            for region in regions
-            for box in (region.bbox_xywh,)
+            Region(bbox_xywh=(x + left, y + top, width, height), peak=peak) for (x, y, width, height), peak in boxes
         ]
 
     def _judged_for(self, frame_wh: tuple[int, int], map_hw: tuple[int, ...]) -> np.ndarray:
-        """bool [h, w]. A map pixel counts when half of what it covers does. Made once for each frame size."""
+        """bool [h, w]: map pixels of which the mask covers less than half. Computed once for each frame size."""
         made_for = (frame_wh, map_hw)
         if self._judged is None or self._judged[0] != made_for:
             assert self._mask is not None
             mask_wh = self._mask.shape[1], self._mask.shape[0]
             if abs(mask_wh[0] / mask_wh[1] / (frame_wh[0] / frame_wh[1]) - 1) > SHAPE_SLACK:
                 raise ImageError(
-                    f"ignore_mask {self._mask_path} has {mask_wh[0]}x{mask_wh[1]} pixels, the frame "
-                    f"{frame_wh[0]}x{frame_wh[1]}: draw it on a picture of this camera"
+                    f"ignore_mask {self._mask_path} has {mask_wh[0]}x{mask_wh[1]} pixels, the picture "
+                    f"{frame_wh[0]}x{frame_wh[1]}. Draw the mask on a picture of this camera"
                 )
             mask = cv2.resize(self._mask, frame_wh, interpolation=cv2.INTER_NEAREST)
             x, y, width, height = self.rectangle(frame_wh)
             ignored = (mask[y : y + height, x : x + width] >= WHITE).astype(np.float32)
             judged = cv2.resize(ignored, (map_hw[1], map_hw[0]), interpolation=cv2.INTER_AREA) < 0.5
             if not judged.any():
-                raise ImageError(f"ignore_mask {self._mask_path} leaves nothing of the region to inspect")
+                raise ImageError(f"ignore_mask {self._mask_path} covers the whole region, so nothing is inspected")
             self._judged = (made_for, judged)
         return self._judged[1]

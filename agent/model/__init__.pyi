@@ -4,8 +4,6 @@ from .bundle_store import open_bundle as open_bundle
 from .bundle_update import BundleUpdater as BundleUpdater
 from .bundle_update import CameraInUse as CameraInUse
 from .bundle_update import Outcome as Outcome
-from .bundle_update import Running as Running
-from .bundle_update import UpdateState as UpdateState
 from .bundle_update import find_bundle as find_bundle
 from .current_model import Model as Model
 from .current_model import ModelInUse as ModelInUse

@@ -1,6 +1,6 @@
 """The device's copies of commanded bundles, in `<state folder>/bundles/<sha256>/`.
 
-`selected.json` names the bundle that runs and the one before. After every step the next start finds a complete bundle:
+`selected.json` names the current and the previous bundle. After every step the next start finds a complete bundle:
 a copy is written under another name, synced and renamed; so is `selected.json`. Bundles that it does not name are
 removed last.
 """
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from zsad_agent.config import SHIPPED_BUNDLE, SHIPPED_BUNDLES, InferenceConfig
-from zsad_agent.system import sync_folder, write_synced, write_whole
+from zsad_agent.system import read_json, sync_folder, write_synced, write_whole
 from zsad_core.bundle import (
     MANIFEST,
     MAX_FILE_BYTES,
@@ -43,15 +43,15 @@ logger = logging.getLogger(__name__)
 DetectorT = TypeVar("DetectorT")
 ModelT = TypeVar("ModelT", bound=StrictModel)
 
-MAX_ATTEMPTS = 3  # starts with a stored bundle that may end before it is ready, by a crash or kill in the compiler
+MAX_ATTEMPTS = 3  # starts with a stored bundle that end before it is ready (a crash or kill in the compiler)
 _SELECTED, _ATTEMPTS = "selected.json", "attempts.json"
 _SHIPPED = "shipped"
 _MAX_JSON_BYTES = 65_536
 _OURS = re.compile(r"^(\.new-)?[0-9a-f]{64}$")
 
 
-def open_bundle(config: InferenceConfig, path: Path | None = None) -> Bundle:
-    """Opens the bundle at `path`, or the config's bundle. If the config has trusted keys, one must have signed it.
+def open_bundle(config: InferenceConfig) -> Bundle:
+    """Opens the config's bundle. If the config has trusted keys, one of them must have signed it.
 
     The bundle that ships inside the program needs no signature: a user who can change it can change the program.
 
@@ -59,17 +59,16 @@ def open_bundle(config: InferenceConfig, path: Path | None = None) -> Bundle:
         ConfigError: a key cannot be used.
         BundleError: the bundle cannot be read, or no trusted key signed it.
     """
-    path = config.bundle if path is None else path
-    return load_bundle(path, () if _is_shipped(path) else read_trusted_keys(config.trusted_keys))
+    return load_bundle(config.bundle, () if _is_shipped(config.bundle) else read_trusted_keys(config.trusted_keys))
 
 
 class Selection(StrictModel):
     """The content of `selected.json`."""
 
     current: Sha256
-    previous: Sha256 | None  # None: the config's bundle ran before, which is not stored here
+    previous: Sha256 | None  # None: the config's bundle ran before; it is not stored here
     # The config's bundle at the time of the selection: its sha256, or `shipped` for the bundle inside the program, also
-    # after an update of the program. If the config names another bundle now, the config is newer and counts.
+    # after an update of the program. If the config names another bundle now, the config's bundle is used.
     instead_of: str
 
 
@@ -102,7 +101,7 @@ class BundleStore:
         self._config = config
 
     def start(self, compile_bundle: Callable[[Bundle], DetectorT]) -> Started[DetectorT]:
-        """The selected bundle, compiled; else the one before it; else the config's.
+        """The selected bundle, compiled; if it cannot be used, the previous one; if that cannot, the config's.
 
         Args:
             compile_bundle: raises a ZsadError for a bundle that cannot be used here, or lacks a product.
@@ -118,17 +117,15 @@ class BundleStore:
             try:
                 bundle = self._open(sha256, keys)
                 detector = compile_bundle(bundle)
-                started = Started(bundle=bundle.without_model(), detector=detector, reasons=_logged(reasons))
             except (ZsadError, MemoryError) as error:
-                reasons.append(f"the selected bundle {sha256[:12]} cannot be used: {error or 'no memory'}")
+                _skip(reasons, f"the selected bundle {sha256[:12]} cannot be used: {error or 'no memory'}")
                 self._note_attempts(sha256, None)
-                continue
-            self._note_attempts(sha256, None)
-            return started
-        told = _logged(reasons)
+            else:
+                self._note_attempts(sha256, None)
+                return Started(bundle=bundle.without_model(), detector=detector, reasons=tuple(reasons))
         bundle = open_bundle(self._config)
         detector = compile_bundle(bundle)
-        return Started(bundle=bundle.without_model(), detector=detector, reasons=told)
+        return Started(bundle=bundle.without_model(), detector=detector, reasons=tuple(reasons))
 
     def add(self, source: Path) -> Bundle:
         """Copies a bundle into the folder and returns the copy, checked as written. Does not select it.
@@ -165,11 +162,10 @@ class BundleStore:
         Raises:
             BundleError: the selection cannot be written; the previous one still counts.
         """
-        last = self._read(_SELECTED, Selection)
+        previous = before.sha256 if self.holds(before) else None
         if new.sha256 == before.sha256:
+            last = self._read(_SELECTED, Selection)
             previous = last.previous if last and last.current == new.sha256 else None
-        else:
-            previous = before.sha256 if self.holds(before) else None
         selection = Selection(current=new.sha256, previous=previous, instead_of=self._config_bundle("unreadable"))
         try:
             self._write(_SELECTED, selection)
@@ -195,9 +191,9 @@ class BundleStore:
 
     def prune(self) -> None:
         """Removes the copies that `selected.json` does not name."""
-        unknown: list[str] = []
-        selection = self._read(_SELECTED, Selection, unknown)
-        if unknown:  # the selected copy is not known now; it may be known next time
+        try:
+            selection = read_json(self._folder / _SELECTED, Selection, _MAX_JSON_BYTES)
+        except ValueError:  # the selected copy is unknown now; it may be known next time
             return
         named = {selection.current, selection.previous} if selection else set()
         with contextlib.suppress(OSError):  # no folder yet
@@ -207,19 +203,24 @@ class BundleStore:
 
     def _to_try(self, reasons: list[str]) -> Iterator[str]:
         """The stored bundles in the order of trying. Adds to `reasons` why one is skipped."""
-        selection = self._read(_SELECTED, Selection, reasons)
+        path = self._folder / _SELECTED
+        try:
+            selection = read_json(path, Selection, _MAX_JSON_BYTES)
+        except ValueError as error:
+            _skip(reasons, f"{path}: cannot be read, so the selected bundle is unknown: {error}")
+            return
         if selection is None:
             return
         if selection.instead_of != self._config_bundle(selection.instead_of):
-            reasons.append(f"inference.bundle was changed since the bundle {selection.current[:12]} was selected")
+            _skip(reasons, f"inference.bundle was changed since the bundle {selection.current[:12]} was selected")
             return
         counts = (self._read(_ATTEMPTS, Attempts) or Attempts()).counts
         for sha256 in filter(None, (selection.current, selection.previous)):
             if counts.get(sha256, 0) < MAX_ATTEMPTS:
                 yield sha256
             else:
-                reasons.append(
-                    f"{MAX_ATTEMPTS} starts with the selected bundle {sha256[:12]} ended before it was ready"
+                _skip(
+                    reasons, f"{MAX_ATTEMPTS} starts with the selected bundle {sha256[:12]} ended before it was ready"
                 )
 
     def _open(self, sha256: str, keys: Sequence[TrustedKey]) -> Bundle:
@@ -248,19 +249,11 @@ class BundleStore:
         with contextlib.suppress(OSError):
             self._write(_ATTEMPTS, Attempts(counts=counts))
 
-    def _read(self, name: str, model: type[ModelT], reasons: list[str] | None = None) -> ModelT | None:
-        """None if the file is missing or damaged. Adds to `reasons` why it is damaged."""
-        path = self._folder / name
-        try:
-            with path.open("rb") as file:
-                return model.model_validate_json(file.read(_MAX_JSON_BYTES), strict=True)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError) as error:
-            if reasons is not None:
-                fault = error.strerror if isinstance(error, OSError) else "damaged"
-                reasons.append(f"{path}: cannot be read, so the selected bundle is not known: {fault}")
-            return None
+    def _read(self, name: str, model: type[ModelT]) -> ModelT | None:
+        """None if the file is missing or damaged."""
+        with contextlib.suppress(ValueError):
+            return read_json(self._folder / name, model, _MAX_JSON_BYTES)
+        return None
 
     def _write(self, name: str, values: StrictModel) -> None:
         write_whole(self._folder / name, values.model_dump_json().encode())
@@ -270,10 +263,9 @@ def _is_shipped(path: Path) -> bool:
     return path.resolve().parent == SHIPPED_BUNDLES.resolve()
 
 
-def _logged(reasons: list[str]) -> tuple[str, ...]:
-    for reason in reasons:
-        logger.warning("%s", reason)
-    return tuple(reasons)
+def _skip(reasons: list[str], reason: str) -> None:
+    logger.warning("%s", reason)
+    reasons.append(reason)
 
 
 def _copy_files(source: Path, folder: Path) -> None:

@@ -26,17 +26,17 @@ _OURS = re.compile(r"^model-[0-9a-f]{16}-[\w.-]+$")
 def alone_in(root: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[bool]:
     """Locks the folder, waiting for other processes. Yields False if the lock was not available.
 
-    OpenVINO writes a compiled model in place. A process that has this file mapped at that moment dies of SIGBUS.
+    OpenVINO writes a compiled model in place. A process that has this file mapped at that moment is killed by SIGBUS.
 
     Args:
         root: folder of all compiled models; created if missing.
-        patience_s: seconds. Yields False after them, or if the folder cannot be written (logged once).
+        patience_s: longest wait in seconds. Yields False after it, or if the folder cannot be written (logged).
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(root / _LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)  # of any user
+        lock = os.open(root / _LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)  # readable by any user
     except OSError as error:
-        logger.warning("cache of compiled models %s: %s; the model is compiled at every start", root, error.strerror)
+        logger.warning("model cache %s: %s; the model is compiled at every start", root, error.strerror)
         yield False
         return
     try:
@@ -53,18 +53,16 @@ def _taken(lock: int, root: Path, patience_s: float) -> bool:
             return True
         except BlockingIOError:
             if time.monotonic() >= end_s:
-                logger.warning(
-                    "another process compiles into %s for %.0f s now; continuing without the cache", root, patience_s
-                )
+                logger.warning("model cache %s: locked by another process for %.0f s; it is not used", root, patience_s)
                 return False
             time.sleep(_LOOK_AGAIN_S)
         except OSError as error:  # a file system without locks
-            logger.warning("cache of compiled models %s cannot be locked: %s; not used", root, error.strerror)
+            logger.warning("model cache %s cannot be locked: %s; it is not used", root, error.strerror)
             return False
 
 
 def open_cache(root: Path, bundle_sha256: str, openvino_version: str) -> Path | None:
-    """The absolute folder for this bundle and version, created and checked; None (logged once) if it is not writable.
+    """The absolute folder for this bundle and version, created and checked; None (logged) if it cannot be written.
 
     A compiled model with a wrong hash (a cut file, a flipped bit) is deleted, so OpenVINO compiles it again from the
     verified bundle. Call this and `seal_cache` inside `alone_in` of the root.
@@ -81,7 +79,7 @@ def open_cache(root: Path, bundle_sha256: str, openvino_version: str) -> Path | 
         probe.touch()
         probe.unlink()
     except OSError as error:
-        logger.warning("cache of compiled models %s: %s; the model is compiled at every start", folder, error.strerror)
+        logger.warning("model cache %s: %s; the model is compiled at every start", folder, error.strerror)
         return None
     return folder
 
@@ -96,7 +94,7 @@ def seal_cache(folder: Path) -> None:
     try:
         (folder / _SEAL).write_text(json.dumps(_hashes(folder)))
     except OSError as error:
-        logger.warning("cache of compiled models %s: %s; the next start compiles again", folder, error.strerror)
+        logger.warning("model cache %s: %s; the next start compiles again", folder, error.strerror)
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -116,4 +114,4 @@ def _prune(root: Path, keep: Path) -> None:
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in others[KEPT_FOLDERS - 1 :]:
         shutil.rmtree(path, ignore_errors=True)
-        logger.info("cache of compiled models: %s removed, no longer used", path)
+        logger.info("old model cache removed: %s", path)

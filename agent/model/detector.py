@@ -1,7 +1,6 @@
-"""One compiled model on one OpenVINO device: from a uint8 BGR picture to map and score."""
+"""One compiled model on one OpenVINO device: from a picture to its anomaly map and score."""
 
 import logging
-import math
 import time
 from typing import Any
 
@@ -20,7 +19,7 @@ from zsad_core.types import Prediction
 logger = logging.getLogger(__name__)
 
 IMAGE, PROMPT, MAP, SCORE = "image", "prompt", "anomaly_map", "anomaly_score"
-RANGE_SLACK = 1e-3  # a half-precision graph may exceed [0, 1] by so much through rounding; it is clipped
+RANGE_SLACK = 1e-3  # rounding in a half-precision graph may exceed [0, 1] by this; the values are clipped
 MIN_SIDE_PX = 8
 _VIRTUAL_DEVICES = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})
 
@@ -29,25 +28,22 @@ class Detector:
     """Holds the compiled model and one inference request. For one thread at a time."""
 
     def __init__(self, bundle: Bundle, config: InferenceConfig) -> None:
-        """Compiles the model that `choose_model` picks and runs it once.
-
-        So a model that cannot answer is detected before the first part.
+        """Compiles the model that `choose_model` picks. Runs it once, to detect a model that cannot answer.
 
         Raises:
             BundleError: the model does not match the manifest, or cannot be read.
             ProductError: the bundle has no such product.
-            DeviceError: the device is absent, refuses the model, or gives no valid answer.
+            DeviceError: the device is absent, cannot run the model, or gives no valid answer.
         """
         self.arithmetic = choose_model(bundle, config)
         bundle = bundle.computing_in(self.arithmetic)
         self._bundle = bundle.without_model()
-        self._map_hw = bundle.manifest.model.map_hw
         self._input_hw = bundle.manifest.model.input_hw
         self._product = ""
         self._image = np.zeros((1, *self._input_hw, 3), np.uint8)  # the request's own input memory
         prompt_shape = bundle.manifest.model.prompt_shape
         self._prompt = None if prompt_shape is None else np.zeros(prompt_shape, np.float32)
-        self.select_product(config.product)
+        self._select_product(config.product)
         ov = import_openvino()
         core = openvino_core()
         model = _read_model(core, bundle)
@@ -63,35 +59,17 @@ class Detector:
         self.trial_s = time.monotonic() - started_s  # time of the first picture, which also creates the kernels
         let_go_of_mapped(config.compiled_dir)
 
-    @property
-    def product(self) -> str:
-        return self._product
-
-    def select_product(self, product: str) -> None:
-        """Inspects as `product` from the next picture on. Only an input changes; nothing is compiled.
-
-        A bundle without text inspects every product alike; there the name is only the label of the results.
-
-        Raises:
-            ProductError: the bundle has no such product; the previous one stays.
-        """
-        if product != self._product:
-            prompt = self._bundle.prompt(product)
-            if self._prompt is not None and prompt is not None:
-                np.copyto(self._prompt, prompt)
-            self._product = product
-
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         """Map and score of one picture.
 
         Args:
             image_bgr: uint8 [H, W, 3], any size.
-            product: switches to this product first; None: keeps the present one.
+            product: None: that of the picture before.
 
         Raises:
             ProductError: the bundle has no such product.
             ImageError: a side has fewer than `MIN_SIDE_PX` pixels, too few to show a defect.
-            DeviceError: the device failed, or its answer has NaN, infinity or values out of [0, 1].
+            DeviceError: the device failed, or the answer is not in [0, 1].
         """
         height, width = image_bgr.shape[:2]
         if min(height, width) < MIN_SIDE_PX:
@@ -99,7 +77,7 @@ class Detector:
                 f"the picture has {width}x{height} pixels, at least {MIN_SIDE_PX}x{MIN_SIDE_PX} are needed"
             )
         if product is not None:
-            self.select_product(product)
+            self._select_product(product)
         resize_to_input(image_bgr, self._input_hw, out=self._image[0])
         try:
             self._request.infer()
@@ -107,23 +85,25 @@ class Detector:
             anomaly_score = float(self._request.get_tensor(SCORE).data[0])
         except RuntimeError as error:
             raise DeviceError(f"device {self._device}: inference failed: {_short(error)}") from error
+        _check_range(MAP, float(anomaly_map.min()), float(anomaly_map.max()))  # NaN anywhere makes both NaN
+        _check_range(SCORE, anomaly_score, anomaly_score)
         return Prediction(
-            anomaly_map=np.clip(self._checked_map(anomaly_map), 0.0, 1.0),  # a copy: the request's memory is reused
-            anomaly_score=min(max(self._checked_score(anomaly_score), 0.0), 1.0),
+            anomaly_map=np.clip(anomaly_map, 0.0, 1.0),  # a copy: the request's memory is reused
+            anomaly_score=min(max(anomaly_score, 0.0), 1.0),
         )
 
-    def _checked_map(self, anomaly_map: np.ndarray) -> np.ndarray:
-        if anomaly_map.shape != self._map_hw:
-            raise DeviceError(f"{MAP} has shape {anomaly_map.shape}, the manifest says {self._map_hw}")
-        low, high = float(anomaly_map.min()), float(anomaly_map.max())  # NaN anywhere makes both NaN
-        if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):
-            raise DeviceError(f"the model answered no valid {MAP}: values from {low} to {high}, expected [0, 1]")
-        return anomaly_map
+    def _select_product(self, product: str) -> None:
+        """Copies the product's prompt into the model's input. A bundle without text scores every product alike."""
+        if product != self._product:
+            prompt = self._bundle.prompt(product)
+            if self._prompt is not None and prompt is not None:
+                np.copyto(self._prompt, prompt)
+            self._product = product
 
-    def _checked_score(self, anomaly_score: float) -> float:
-        if not math.isfinite(anomaly_score) or not -RANGE_SLACK <= anomaly_score <= 1 + RANGE_SLACK:
-            raise DeviceError(f"the model answered no valid {SCORE}: {anomaly_score}, expected [0, 1]")
-        return anomaly_score
+
+def _check_range(name: str, low: float, high: float) -> None:
+    if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):  # also for NaN
+        raise DeviceError(f"the model gave no valid {name}: values from {low} to {high}, expected [0, 1]")
 
 
 def _read_model(core: Any, bundle: Bundle) -> Any:
@@ -153,7 +133,7 @@ def _read_model(core: Any, bundle: Bundle) -> Any:
     ]
     if faults or len(model.inputs) != inputs:
         faults = faults or [f"{len(model.inputs)} inputs, expected {IMAGE}{f' and {PROMPT}' if inputs == 2 else ''}"]
-        raise BundleError(f"{bundle.path}/model.xml: not what the manifest says: {'; '.join(faults)}")
+        raise BundleError(f"{bundle.path}/model.xml: does not match the manifest: {'; '.join(faults)}")
     return model
 
 
@@ -200,7 +180,7 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if config.precision == "f32":
         options["INFERENCE_PRECISION_HINT"] = "f32"
-    # of the CPU plugin, also where AUTO ends up on it; 0, its default: the core serves all models of the process
+    # Also for AUTO, which may choose the CPU. 0, the default, resets it: all models of the process share the core.
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
     if config.device == "CPU":
         _expand_weights(model)
@@ -219,7 +199,7 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
 def _compile_with_cache(
     ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig, options: dict[str, Any]
 ) -> Any | None:
-    """None, logged once, if the cache or the device fails."""
+    """None (logged) if the cache or the device fails."""
     root = config.compiled_dir
     with alone_in(root) as alone:
         cache = open_cache(root, bundle.sha256, ov.get_version()) if alone else None
@@ -227,13 +207,11 @@ def _compile_with_cache(
             return None
         options = {**options, "CACHE_DIR": str(cache)}
         try:
-            if config.device == "CPU" and is_empty(
-                cache
-            ):  # then read the model back, because compiling leaves tens of MB of memory
+            if config.device == "CPU" and is_empty(cache):  # then read it back: compiling leaves tens of MB of memory
                 core.compile_model(model, config.device, options)
             compiled = core.compile_model(model, config.device, options)
-        except (RuntimeError, OSError) as error:  # a full disk, or the device itself: the next attempt shows which
-            logger.warning("compiling with the cache %s failed, trying without: %s", cache, _short(error))
+        except (RuntimeError, OSError) as error:  # a full disk or the device: compiling without the cache shows which
+            logger.warning("compiling with the cache %s failed, compiling without it: %s", cache, _short(error))
             return None
         seal_cache(cache)
         return compiled
@@ -255,5 +233,5 @@ def _expand_weights(model: Any) -> None:
 def _short(error: Exception) -> str:
     """OpenVINO's text without its file names, on one line."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
-    return " ".join(told or [line for line in lines if line])[:300]
+    useful = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return " ".join(useful or [line for line in lines if line])[:300]

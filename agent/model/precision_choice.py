@@ -1,4 +1,4 @@
-"""Chooses the float or the int8 model of a bundle: the one that `zsad-agent bench` measured as faster here.
+"""Chooses the float or the int8 model of a bundle: the faster one, as `zsad-agent bench` measured on this machine.
 
 Int8 is faster on one CPU and slower on another, so `bench` measures it and stores the choice in the cache folder.
 Without a choice the bundle's main model runs; its answers are the same within the manifest's tolerances.
@@ -8,10 +8,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from zsad_agent.config import InferenceConfig
-from zsad_agent.system import write_whole
+from zsad_agent.system import read_json, write_whole
 from zsad_core.bundle import Arithmetic, Bundle, Sha256
 from zsad_core.config import StrictModel
 from zsad_core.errors import BundleError
@@ -19,7 +17,7 @@ from zsad_core.openvino_offline import openvino_core
 
 logger = logging.getLogger(__name__)
 
-FASTER = 0.95  # int8 is chosen below this share of float's time; within the noise the exact model is better
+FASTER = 0.95  # int8 is chosen below this share of float's time; at equal speed the float model is better
 MAX_KEPT = 32  # choices; the oldest are dropped
 _FILE = "model-choice.json"
 _MAX_BYTES = 65_536
@@ -39,7 +37,7 @@ class Choices(StrictModel):
 
 
 def choose_model(bundle: Bundle, config: InferenceConfig) -> Arithmetic:
-    """The model to run. Logs which and why.
+    """The model to run. Logs the choice and its reason.
 
     Raises:
         BundleError: the config names a model that the bundle does not have.
@@ -48,17 +46,17 @@ def choose_model(bundle: Bundle, config: InferenceConfig) -> Arithmetic:
     if config.model != "auto":
         model, why = config.model, f"inference.model is {config.model}"
     elif len(bundle.arithmetics) == 1:
-        model, why = bundle.arithmetics[0], "the bundle's only one"
+        model, why = bundle.arithmetics[0], "the bundle has no other"
     elif (kept := _kept(bundle, config)) is not None:
-        told = ", ".join(f"{name} {ms:.1f} ms" for name, ms in sorted(kept.median_ms.items()))
-        model, why = kept.model, f"zsad-agent bench kept it for this machine: {told}"
+        times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in sorted(kept.median_ms.items()))
+        model, why = kept.model, f"zsad-agent bench chose it for this machine: {times}"
     else:
-        model, why = bundle.arithmetics[0], "the bundle's main one; zsad-agent bench finds out which is the faster here"
+        model, why = bundle.arithmetics[0], "the bundle's main model; zsad-agent bench can measure which is faster here"
     if model not in bundle.arithmetics:
         raise BundleError(
-            f"{bundle.path}: {why}, and the bundle holds {' and '.join(bundle.arithmetics)} alone. Set it to auto."
+            f"{bundle.path}: {why}, but the bundle has only {' and '.join(bundle.arithmetics)}. Set it to auto."
         )
-    logger.info("bundle %s: inspecting with its %s model: %s", bundle.manifest.name, model, why)
+    logger.info("bundle %s: using its %s model: %s", bundle.manifest.name, model, why)
     return model
 
 
@@ -72,33 +70,30 @@ def keep_faster(bundle: Bundle, config: InferenceConfig, median_ms: Mapping[Arit
     """
     model: Arithmetic = "int8" if median_ms["int8"] < FASTER * median_ms["fp"] else "fp"
     new = Kept(bundle=bundle.sha256, device=_device(config), model=model, median_ms=dict(median_ms))
-    others = [one for one in _read(config).kept if (one.bundle, one.device) != (new.bundle, new.device)]
+    others = [kept for kept in _read(config).kept if (kept.bundle, kept.device) != (new.bundle, new.device)]
     path = _path(config)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, Choices(kept=(*others, new)[-MAX_KEPT:]).model_dump_json().encode())
     except OSError as error:
-        logger.warning("%s: cannot be written: %s; the choice of the %s model is not kept", path, error.strerror, model)
+        logger.warning(
+            "%s: cannot be written: %s; the choice of the %s model is not stored", path, error.strerror, model
+        )
     return model
 
 
 def _kept(bundle: Bundle, config: InferenceConfig) -> Kept | None:
-    device = _device(config)
-    found = [one for one in _read(config).kept if (one.bundle, one.device) == (bundle.sha256, device)]
-    return found[-1] if found else None
+    wanted = bundle.sha256, _device(config)
+    return next((kept for kept in _read(config).kept if (kept.bundle, kept.device) == wanted), None)
 
 
 def _read(config: InferenceConfig) -> Choices:
     """Empty if the file is missing, or damaged (with a warning)."""
     path = _path(config)
     try:
-        with path.open("rb") as file:
-            return Choices.model_validate_json(file.read(_MAX_BYTES), strict=True)
-    except FileNotFoundError:
-        return Choices()
-    except (OSError, ValidationError) as error:
-        fault = error.strerror if isinstance(error, OSError) else "damaged"
-        logger.warning("%s: %s, left out: zsad-agent bench writes it anew", path, fault)
+        return read_json(path, Choices, _MAX_BYTES) or Choices()
+    except ValueError as error:
+        logger.warning("%s: %s; ignored until zsad-agent bench writes it again", path, error)
         return Choices()
 
 

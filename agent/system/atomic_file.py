@@ -3,6 +3,33 @@
 import contextlib
 import os
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def read_json(path: Path, model: type[ModelT], max_bytes: int) -> ModelT | None:
+    """The content of a JSON file; None if there is no file.
+
+    Raises:
+        ValueError: the file cannot be read or is damaged; the text says why.
+    """
+    try:
+        with path.open("rb") as file:
+            encoded = file.read(max_bytes + 1)
+        if len(encoded) > max_bytes:
+            raise ValueError(f"damaged: more than {max_bytes} bytes")
+        return model.model_validate_json(encoded)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part)[:64] for part in fault["loc"])
+        raise ValueError(f"damaged: {place}: {fault['msg']}".replace(": : ", ": ")) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from mqtt_listener import wait_until
 from zsad_agent.config import AgentConfig, ControlConfig, HeatmapConfig
 from zsad_agent.control import CameraSettings, Controller, StoredSettings
 from zsad_agent.control.controller import MAX_A_SECOND, MAX_WAITING
-from zsad_agent.model import Outcome, UpdateState
+from zsad_agent.model import Outcome
 
 NOW_S = 1_800_000_000.0
 SETTINGS = [f"{camera}/{key}" for camera in ("cam0", "cam1") for key in ("threshold", "product", "paused", "snapshot")]
@@ -74,7 +74,7 @@ def plant(tmp_path: Path) -> Plant:
     return Plant(tmp_path)
 
 
-def test_every_setting_is_stated_at_start_and_listened_for(plant: Plant) -> None:
+def test_every_setting_is_published_and_subscribed_at_start(plant: Plant) -> None:
     with plant.start():
         assert [topic for topic, _ in plant.publisher.answers] == [f"{setting}/state" for setting in SETTINGS]
         assert list(plant.publisher.handlers) == [f"zsad/line3/{name}/set" for name in SETTINGS]
@@ -93,7 +93,7 @@ def test_every_setting_is_stated_at_start_and_listened_for(plant: Plant) -> None
 
 
 @pytest.mark.parametrize(("setting", "value"), [("threshold", 0.25), ("product", "bottle"), ("paused", True)])
-def test_command_holds_over_a_restart_until_null_resets_it(plant: Plant, setting: str, value: object) -> None:
+def test_command_survives_a_restart_until_null_resets_it(plant: Plant, setting: str, value: object) -> None:
     with plant.start():
         answer = plant.ask(f"cam1/{setting}", value, id="mine")
         assert (answer["value"], answer["source"], answer["error"], answer["id"]) == (value, "command", None, "mine")
@@ -108,7 +108,7 @@ def test_command_holds_over_a_restart_until_null_resets_it(plant: Plant, setting
         assert plant.controls.settings == FakeControls().settings
 
 
-def test_commands_for_one_camera_do_not_forget_each_other(plant: Plant) -> None:
+def test_commands_for_one_camera_do_not_undo_each_other(plant: Plant) -> None:
     with plant.start():
         plant.ask("cam0/threshold", 0.1)
         plant.ask("cam0/product", "bottle")
@@ -130,14 +130,14 @@ def test_commands_for_one_camera_do_not_forget_each_other(plant: Plant) -> None:
         ("cam0/paused", "yes", {}, "true, false or null"),
         ("bundle", "bad", {}, "sha256 of model.bin differs"),
         ("bundle", "nix", {}, "no such bundle"),
-        ("bundle", "../bundles/v2", {}, "no path out of it"),
-        ("bundle", "/etc", {}, "no path out of it"),
-        ("bundle", "..", {}, "no path out of it"),
+        ("bundle", "../bundles/v2", {}, "not a path out of it"),
+        ("bundle", "/etc", {}, "not a path out of it"),
+        ("bundle", "..", {}, "not a path out of it"),
         ("bundle", "out", {}, "a link out of"),
         ("bundle", "circle", {}, "no such bundle"),
     ],
 )
-def test_refused_command_changes_nothing_and_is_said(
+def test_refused_command_changes_nothing_and_is_answered(
     plant: Plant,
     setting: str,
     value: object,
@@ -163,7 +163,7 @@ def test_refused_command_changes_nothing_and_is_said(
 def test_accepted_command_is_logged_with_old_and_new_value(plant: Plant, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), plant.start():
         plant.ask("cam0/threshold", 0.25)
-        wait_until(lambda: "cam0/threshold: 0.5 is now 0.25, by command" in caplog.messages)
+        wait_until(lambda: "cam0/threshold: a command changed 0.5 to 0.25" in caplog.messages)
 
 
 def test_replayed_command_is_refused_also_after_a_restart(plant: Plant) -> None:
@@ -179,7 +179,7 @@ def test_replayed_command_is_refused_also_after_a_restart(plant: Plant) -> None:
         assert (answer["value"], "replay" in answer["error"]) == (0.1, True)
 
 
-def test_command_that_was_refused_is_not_obeyed_later_as_a_replay(plant: Plant) -> None:
+def test_refused_command_is_not_carried_out_later_as_a_replay(plant: Plant) -> None:
     with plant.start():
         old = plant.payload("screw")
         assert "not in the bundle" in plant.publisher.ask("cam0/product", old)["error"]
@@ -198,7 +198,7 @@ def test_replay_is_refused_after_a_kill_in_the_middle_of_the_command(plant: Plan
     assert "c1" in stored.seen.sent_at_s
 
 
-def test_ids_of_a_damaged_file_are_unknown_so_what_was_sent_before_the_start_is_refused(plant: Plant) -> None:
+def test_after_a_damaged_file_commands_sent_before_the_start_are_refused(plant: Plant) -> None:
     with plant.start():
         old = plant.payload(0.9)
         plant.publisher.ask("cam0/threshold", old)
@@ -209,29 +209,29 @@ def test_ids_of_a_damaged_file_are_unknown_so_what_was_sent_before_the_start_is_
         assert plant.ask("cam0/threshold", 0.2)["error"] is None
 
 
-def test_damaged_file_is_said_on_every_state(plant: Plant) -> None:
+def test_damaged_file_is_reported_on_every_state(plant: Plant) -> None:
     (plant.folder / "settings.json").write_bytes(b"\x00")
     with plant.start():
         for setting in SETTINGS:
-            assert "settings.json are damaged" in plant.publisher.state(setting)["error"]
+            assert "settings.json cannot be used" in plant.publisher.state(setting)["error"]
         assert plant.stored.fault is not None
 
 
-def test_full_disk_lets_the_command_hold_and_says_that_it_will_be_lost(plant: Plant) -> None:
+def test_with_a_full_disk_the_command_is_active_and_its_loss_is_announced(plant: Plant) -> None:
     controller = plant.start()
     plant.stored.path = plant.bundles / "v2" / "file" / "settings.json"
     (plant.bundles / "v2" / "file").touch()
     with controller:
         answer = plant.ask("cam0/threshold", 0.2)
         assert answer["value"] == 0.2 and answer["source"] == "command"
-        assert "in force until a restart: settings cannot be stored" in answer["error"]
+        assert "active until the next restart only: settings cannot be stored" in answer["error"]
         assert plant.stored.fault is not None
         (plant.bundles / "v2" / "file").unlink()
         assert plant.ask("cam0/threshold", 0.3)["error"] is None
         assert plant.stored.fault is None
 
 
-def test_stored_product_that_the_bundle_lacks_gives_the_config_s_and_is_said(plant: Plant) -> None:
+def test_stored_product_that_the_bundle_lacks_is_reported_and_the_config_s_is_used(plant: Plant) -> None:
     earlier = StoredSettings(plant.folder / "settings.json")
     earlier.set_camera("cam0", CameraSettings(product="screw", threshold=0.2))
     earlier.set_camera("gone", CameraSettings(threshold=0.9))
@@ -240,7 +240,9 @@ def test_stored_product_that_the_bundle_lacks_gives_the_config_s_and_is_said(pla
     with plant.start():
         state = plant.publisher.state("cam0/product")
         assert (state["value"], state["source"]) == ("object", "config")
-        assert "stored value 'screw' is refused, the config's is used: product 'screw' is not in" in state["error"]
+        assert (
+            "stored value 'screw' is refused, the config's value is used: product 'screw' is not in" in state["error"]
+        )
         assert plant.controls.thresholds == {"cam0": 0.2, "cam1": 0.5}
         said = len(plant.publisher.answers)
         plant.ask("bundle", "v2")  # which has it
@@ -249,13 +251,13 @@ def test_stored_product_that_the_bundle_lacks_gives_the_config_s_and_is_said(pla
     assert StoredSettings(earlier.path).camera("gone") == CameraSettings(threshold=0.9)
 
 
-def test_bundle_that_fails_its_probation_is_said_with_the_command_s_id(plant: Plant) -> None:
+def test_failed_probation_is_reported_with_the_command_s_id(plant: Plant) -> None:
     with plant.start():
         answer = plant.ask("bundle", "v2", id="mine")
         assert (answer["value"], answer["source"], answer["error"]) == ("v2", "command", None)
         said = len(plant.publisher.answers)
-        text = "v2 gave no answer to 3 of its first 3 frames: v1 inspects again"
-        plant.controls.outcome = Outcome(state=UpdateState.ROLLED_BACK, text=text)
+        text = "v2 gave no answer to 3 of its first 3 pictures: v1 inspects again"
+        plant.controls.outcome = Outcome(passed=False, text=text)
         state = plant.publisher.wait_for("bundle", after=said)
         assert (state["value"], state["source"], state["error"], state["id"]) == ("v1", "config", text, "mine")
 
@@ -288,7 +290,7 @@ def test_snapshot_is_sent_within_the_size_limit(plant: Plant) -> None:
         (np.zeros((0, 64, 3), np.uint8), True, "internal error"),
     ],
 )
-def test_snapshot_that_cannot_be_sent_is_said(
+def test_snapshot_that_cannot_be_sent_is_reported(
     plant: Plant, frame: np.ndarray | None, connected: bool, reason: str
 ) -> None:
     plant.heatmap = HeatmapConfig(max_bytes=1024)
@@ -298,7 +300,7 @@ def test_snapshot_that_cannot_be_sent_is_said(
         assert reason in answer["error"] and answer["value"] is None
 
 
-def test_reload_is_asked_for_or_refused_with_every_fault(plant: Plant) -> None:
+def test_reload_is_requested_or_refused_with_every_fault(plant: Plant) -> None:
     with plant.start():
         plant.controls.config_fault = "agent.yaml:2: source.fps: got -1\nagent.yaml:9: mqtt: unknown key"
         answer = plant.ask("reload", None)
@@ -308,7 +310,9 @@ def test_reload_is_asked_for_or_refused_with_every_fault(plant: Plant) -> None:
         assert (answer["error"], answer["id"], plant.controls.reloads) == (None, "mine", 1)
 
 
-def test_defect_behind_the_controls_is_said_and_survived(plant: Plant, caplog: pytest.LogCaptureFixture) -> None:
+def test_internal_error_is_reported_and_the_controller_continues(
+    plant: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
     with plant.start():
         plant.controls.defect = KeyError("oh")
         answer = plant.ask("cam0/threshold", 0.2)
@@ -319,7 +323,7 @@ def test_defect_behind_the_controls_is_said_and_survived(plant: Plant, caplog: p
         assert plant.publisher.state("cam0/threshold")["value"] == 0.2
     broken.defect = RuntimeError("no")
     with plant.start(broken):
-        assert "the config's is used: no" in plant.publisher.state("cam0/threshold")["error"]
+        assert "the config's value is used: no" in plant.publisher.state("cam0/threshold")["error"]
         assert plant.ask("cam1/paused", True)["value"] is True
 
 
@@ -333,15 +337,21 @@ def test_publisher_that_fails_does_not_end_the_controller(plant: Plant) -> None:
         assert plant.ask("cam0/threshold", 0.3)["value"] == 0.3
 
 
-def test_flood_is_refused_unread_and_answered_once_a_second(plant: Plant, caplog: pytest.LogCaptureFixture) -> None:
+def test_flood_is_refused_without_reading_and_answered_once_a_second(
+    plant: Plant, caplog: pytest.LogCaptureFixture
+) -> None:
     with plant.start(real_rate=True):
         said = len(plant.publisher.answers)
         for _ in range(1000):
             plant.publisher.arrive("cam1/product", b"garbage")
         plant.publisher.wait_for("cam1/product", after=said)
-        wait_until(lambda: sum("unread" in message for message in caplog.messages) >= 2)
+        wait_until(lambda: sum("without reading" in message for message in caplog.messages) >= 2)
         answers = [state["error"] for _, state in plant.publisher.answers[said:]]
-        unread = [error for error in answers if "refused unread: more than 20 commands a second" in error]
+        unread = [
+            error
+            for error in answers
+            if "commands refused without reading them: more than 20 commands a second" in error
+        ]
         assert len(answers) <= MAX_A_SECOND + 5
         assert sum(int(error.split()[0]) for error in unread) == 1000 - MAX_A_SECOND
         time.sleep(1.0)
@@ -354,14 +364,14 @@ def test_commands_behind_a_long_switch_wait_and_above_the_limit_are_refused_at_o
         assert plant.controls.switching.wait(15)
         for _ in range(MAX_WAITING):
             plant.publisher.arrive("cam0/threshold", plant.payload(0.2))
-        assert "64 commands wait already" in plant.ask("cam0/product", "bottle")["error"]
+        assert "64 commands are waiting already" in plant.ask("cam0/product", "bottle")["error"]
         assert plant.publisher.state("cam0/threshold")["value"] == 0.5
         plant.controls.let_go.set()
         wait_until(lambda: plant.publisher.state("cam0/threshold")["value"] == 0.2)
         assert plant.controls.products["cam0"] == "object"
 
 
-def test_stop_does_not_wait_for_a_switch_which_is_then_not_said(plant: Plant) -> None:
+def test_stop_does_not_wait_for_a_switch_and_its_outcome_is_not_reported(plant: Plant) -> None:
     controller = plant.start()
     with controller:
         plant.publisher.arrive("bundle", plant.payload("slow"))
@@ -383,11 +393,11 @@ def test_stop_is_quick_and_leaves_no_thread(plant: Plant) -> None:
     assert not any(thread.name == "zsad-control" for thread in threading.enumerate())
 
 
-def test_bare_value_is_obeyed_and_kept_where_the_config_says_so(plant: Plant) -> None:
+def test_bare_value_is_carried_out_and_stored_with_plain(plant: Plant) -> None:
     plant.plain = True
     with plant.start():
         assert plant.publisher.ask("cam0/threshold", b"0.4")["value"] == 0.4
         assert plant.publisher.ask("cam0/paused", b"ON")["value"] is True
-        assert plant.publisher.ask("cam0/threshold", b"")["error"].startswith("an empty message")
+        assert plant.publisher.ask("cam0/threshold", b"")["error"].startswith("the message is empty")
     with plant.start():
         assert plant.controls.thresholds["cam0"] == 0.4 and plant.controls.pauses["cam0"]

@@ -16,7 +16,7 @@ def settings(folder: Path) -> StoredSettings:
     return StoredSettings(folder / "settings.json", clock=lambda: NOW_S)
 
 
-def test_without_a_file_nothing_is_set_and_nothing_is_at_fault(tmp_path: Path) -> None:
+def test_without_a_file_there_are_no_settings_and_no_fault(tmp_path: Path) -> None:
     stored = settings(tmp_path / "not-there")
     assert (stored.camera("cam0"), stored.fault, stored.damage) == (CameraSettings(), None, None)
     assert stored.seen.forgotten_up_to_s == NOW_S  # what was sent before this start may be a replay
@@ -35,7 +35,7 @@ def test_settings_and_ids_come_back_after_a_restart(tmp_path: Path) -> None:
     assert [path.name for path in stored.path.parent.iterdir()] == ["settings.json"]
 
 
-def test_a_clock_that_was_years_ahead_once_bars_no_command_afterwards(tmp_path: Path) -> None:
+def test_clock_that_was_years_ahead_does_not_block_later_commands(tmp_path: Path) -> None:
     ahead = StoredSettings(tmp_path / "settings.json", clock=lambda: NOW_S + 2e8)
     assert ahead.save()
     assert StoredSettings(ahead.path, clock=lambda: NOW_S).seen.forgotten_up_to_s == NOW_S
@@ -63,18 +63,18 @@ VALID = {"format": 1, "cameras": {}, "seen": {}, "forgotten_up_to_s": 0.0}
         b" " * 4_000_001,
     ],
 )
-def test_damaged_file_is_set_aside_and_said(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_file_is_renamed_and_reported(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "settings.json").write_bytes(content)
     stored = settings(tmp_path)
     assert stored.camera("cam0") == CameraSettings()
-    assert stored.fault is not None and "are damaged" in stored.fault and "the config's values" in stored.fault
+    assert stored.fault is not None and "cannot be used" in stored.fault and "the config's values" in stored.fault
     assert len(caplog.records) == 1 and len(caplog.text) < 1000
     assert (tmp_path / "settings.json.corrupt").read_bytes() == content
     assert stored.save() and stored.fault is None and stored.damage is not None
     assert settings(tmp_path).fault is None
 
 
-def test_file_cut_at_any_byte_is_set_aside_or_whole(tmp_path: Path) -> None:
+def test_file_cut_at_any_byte_is_detected(tmp_path: Path) -> None:
     stored = settings(tmp_path)
     stored.set_camera("cam0", CameraSettings(threshold=0.25))
     stored.save()
@@ -85,14 +85,14 @@ def test_file_cut_at_any_byte_is_set_aside_or_whole(tmp_path: Path) -> None:
         assert cut.damage is not None and cut.camera("cam0") == CameraSettings()
 
 
-def test_folder_in_place_of_the_file_is_survived(tmp_path: Path) -> None:
+def test_folder_in_place_of_the_file_is_renamed(tmp_path: Path) -> None:
     (tmp_path / "settings.json").mkdir()
     stored = settings(tmp_path)
     assert stored.damage is not None
     assert stored.save()
 
 
-def test_full_disk_is_a_fault_that_is_said_once_and_ends(tiny_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_full_disk_is_a_fault_that_is_logged_once_and_ends(tiny_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     stored = settings(tiny_disk)
     stored.set_camera("cam0", CameraSettings(threshold=0.25))
     assert stored.save()

@@ -167,7 +167,7 @@ def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
             return False
 
         def stuck(self, limit_s: float) -> str | None:
-            return f"inference has not moved for {limit_s} s" if self.stuck_now else None
+            return f"inference has hung for {limit_s} s" if self.stuck_now else None
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
@@ -194,7 +194,7 @@ def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
         stop.set()
         thread.join(5)
     assert states[-1]["state"] == "degraded"
-    assert states[-1]["reason"] == "inference has not moved for 2.0 s"
+    assert states[-1]["reason"] == "inference has hung for 2.0 s"
 
 
 def test_stop_while_the_model_is_compiled_leaves_without_taking_its_threads_apart(

@@ -93,7 +93,7 @@ def test_reload_waits_for_the_end_of_a_probation(
     with PlantOperator(broker.port) as operator, running(broker, tiny_bundle, tmp_path, fps=4) as agent:
         operator.next_results(2)
         assert operator.command("bundle", "new")["error"] is None
-        assert "still on its probation" in operator.command("reload")["error"]
+        assert "is still on probation" in operator.command("reload")["error"]
         agent.wait_for_output("has passed its probation", PATIENCE_S)
         assert operator.command("reload")["error"] is None
         agent.wait_for_output("starting anew", PATIENCE_S)
@@ -119,7 +119,7 @@ def test_bundles_that_cannot_serve_are_refused_while_the_line_goes_on(
         "poor": "'bottle' is not in the bundle",
         "tampered": "sha256",
         "link": "link out of",
-        "../parts": "no path out of it",
+        "../parts": "not a path out of it",
         "none": "no such bundle",
     }
     with PlantOperator(broker.port) as operator, running(broker, tiny_bundle, tmp_path) as agent:

@@ -28,7 +28,7 @@ def noise(height: int, width: int) -> np.ndarray:
         ((320, 200), (320, 200)),
     ],
 )
-def test_overlay_decodes_no_wider_than_the_limit_and_never_enlarged(
+def test_overlay_is_at_most_as_wide_as_the_limit_and_never_enlarged(
     image_wh: tuple[int, int], shown_wh: tuple[int, int]
 ) -> None:
     image = np.full((image_wh[1], image_wh[0], 3), 90, np.uint8)
@@ -44,7 +44,7 @@ def test_noisy_picture_is_brought_below_the_size_limit(max_bytes: int) -> None:
     assert decode(jpeg).shape[1] >= 64
 
 
-def test_picture_that_cannot_be_made_small_enough_is_left_out_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_overlay_that_stays_too_large_is_omitted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     config = HeatmapConfig(max_bytes=1025)  # a limit that no other test uses
     with caplog.at_level(logging.WARNING):
         for _ in range(3):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import cv2
@@ -16,8 +17,8 @@ import pytest
 from mqtt_listener import wait_until
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault, UnknownPace
-from zsad_agent.config import CameraConfig, HeatmapConfig, SourceConfig
-from zsad_agent.inspection import Identity, Inspected, Inspector, Pipeline, Sink, Station, View, stations
+from zsad_agent.config import CameraConfig, DecisionConfig, HeatmapConfig, SourceConfig
+from zsad_agent.inspection import Identity, Inspected, Inspector, Pipeline, Sink, Station, View
 from zsad_agent.inspection.pipeline import MOST_AT_ONCE
 from zsad_agent.messages import Result, schema_text
 from zsad_agent.model import Model, ModelInUse
@@ -25,7 +26,6 @@ from zsad_agent.sources import FolderDropSource, Picture
 from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue
 from zsad_core.errors import DeviceError, ImageError, SourceError, SpoolError
 from zsad_core.facts import ScoreRule
-from zsad_core.judging import Decider
 from zsad_core.types import Frame, Prediction, Verdict
 
 DARK, BRIGHT = np.zeros((40, 60, 3), np.uint8), np.full((40, 60, 3), 255, np.uint8)
@@ -80,36 +80,32 @@ class ListSink:
         self.heatmaps.append(heatmap)
 
 
-def make_model(predictor: FakePredictor) -> Model:
-    return Model(
-        predictor=predictor,
-        name="darkness",
+def make_model(predictor: FakePredictor, name: str = "darkness", threshold: float = 0.5) -> Model:
+    manifest = SimpleNamespace(
+        name=name,
         version="1",
-        sha256="0" * 64,
-        threshold=0.5,
+        threshold=SimpleNamespace(value=threshold),
         region_level=0.5,
-        score_rule=ScoreRule(top_fraction=0.0, pool=1),
+        model=SimpleNamespace(score=ScoreRule(top_fraction=0.0, pool=1)),
     )
+    return Model(predictor=predictor, bundle=SimpleNamespace(manifest=manifest, sha256="0" * 64))  # type: ignore[arg-type]
 
 
 def make_inspector(
     predictor: FakePredictor,
-    status: CameraStatus,
+    status: CameraStatus | None = None,
     *,
-    decider: Decider | None = None,
-    threshold: float | None = None,
-    unknown_pace: UnknownPace | None = None,
+    camera: CameraConfig = CameraConfig(product="object"),  # noqa: B008 - frozen
+    lossless: bool = True,
 ) -> Inspector:
     return Inspector(
-        models=ModelInUse(make_model(predictor)),
-        identity=Identity(device_id="line3", boot="b007"),
-        product="object",
-        threshold=threshold,
-        decider=decider or Decider(),
+        camera,
+        Identity(device_id="line3", boot="b007"),
+        ModelInUse(make_model(predictor)),
+        status or CameraStatus("cam0", lambda camera, state: None),
+        View(),
         heatmap=HeatmapConfig(),
-        status=status,
-        view=View(),
-        unknown_pace=unknown_pace,
+        lossless=lossless,
     )
 
 
@@ -139,8 +135,22 @@ class FakeLine:
             inspector = make_inspector(predictor or FakePredictor(), status)
             self.lines.append(Station(capture=capture, slot=slot, inspector=inspector, status=status))
         self.slot = self.lines[0].slot
-        self.pipeline = Pipeline(
-            stations=self.lines, slots_changed=slots_changed, sinks=[self.sink], stop=self.stop, max_frames=max_frames
+        self.slots_changed = slots_changed
+        self.max_frames = max_frames
+        self.pipeline = self.make_pipeline()
+
+    def make_pipeline(self, inspector: Inspector | None = None) -> Pipeline:
+        """With another inspector of the first camera, if one is given."""
+        if inspector is not None:
+            self.lines[0] = dataclasses.replace(self.lines[0], inspector=inspector)
+        stores = hasattr(self.sink, "accept_all")
+        return Pipeline(
+            stations=self.lines,
+            slots_changed=self.slots_changed,
+            store=self.sink if stores else None,
+            sinks=[] if stores else [self.sink],
+            stop=self.stop,
+            max_frames=self.max_frames,
         )
 
     def run(self) -> list[dict[str, Any]]:
@@ -200,7 +210,7 @@ class MemorySink(ListSink):
         self.on_durable += on_durable
 
 
-def test_a_picture_is_moved_when_its_own_result_is_durable_and_stays_when_that_is_lost(tmp_path: Path) -> None:
+def test_file_is_moved_when_its_result_is_durable_and_stays_when_it_is_lost(tmp_path: Path) -> None:
     sink = MemorySink()
     line = FakeLine(FolderDropSource(tmp_path, stale_after_s=5.0), sink=sink)  # type: ignore[arg-type]
     line.pipeline.start()
@@ -218,7 +228,7 @@ def test_a_picture_is_moved_when_its_own_result_is_durable_and_stays_when_that_i
     line.pipeline.stop()
 
 
-def test_a_picture_is_moved_at_once_where_no_sink_keeps_results(tmp_path: Path) -> None:
+def test_file_is_moved_at_once_without_a_store(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), BRIGHT)
     line = FakeLine(FolderDropSource(tmp_path, stale_after_s=5.0))  # type: ignore[arg-type]
     line.pipeline.start()
@@ -226,15 +236,7 @@ def test_a_picture_is_moved_at_once_where_no_sink_keeps_results(tmp_path: Path) 
     line.pipeline.stop()
 
 
-def test_two_sinks_that_keep_results_are_refused() -> None:
-    line = FakeLine(FakeSource(BRIGHT))
-    with pytest.raises(ValueError, match="one sink at most keeps results, got 2"):
-        Pipeline(stations=[], slots_changed=threading.Condition(), sinks=[MemorySink(), MemorySink()], stop=line.stop)
-
-
-def test_folder_whose_rename_hangs_holds_up_no_other_camera_and_no_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hanging_rename_delays_no_other_camera_and_no_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     share_answers, rename = threading.Event(), os.rename
 
     def hanging(*names: Any, **folders: Any) -> None:
@@ -265,7 +267,7 @@ def test_folder_whose_rename_hangs_holds_up_no_other_camera_and_no_end(
     assert (tmp_path / "inspected" / "a.png").exists()
 
 
-def test_every_picture_whose_result_is_safe_at_the_end_is_put_away_and_no_other(tmp_path: Path) -> None:
+def test_at_the_end_only_files_with_a_durable_result_are_moved(tmp_path: Path) -> None:
     for number in range(9):
         cv2.imwrite(str(tmp_path / f"{number}.png"), BRIGHT)
     folder = FolderDropSource(tmp_path, stale_after_s=30.0)
@@ -283,7 +285,7 @@ def test_every_picture_whose_result_is_safe_at_the_end_is_put_away_and_no_other(
     assert len(list(tmp_path.glob("*.png"))) == 9 - len(moved)
 
 
-def test_what_waits_for_a_slow_disk_is_handed_to_it_at_once_and_in_order() -> None:
+def test_results_waiting_for_a_slow_disk_are_stored_together_in_order() -> None:
     sink = SlowDisk()
 
     def note(image: np.ndarray) -> None:
@@ -313,17 +315,12 @@ class FailingAt:
 
 
 @pytest.mark.parametrize("seq", [1, 4])
-def test_results_before_one_that_cannot_be_concluded_are_handed_over_all_the_same(seq: int) -> None:
+def test_results_before_a_failing_one_are_stored(seq: int) -> None:
     sink = SlowDisk()
     line = FakeLine(FakeSource(*[BRIGHT] * 20), sink=sink)
     broken: Any = FailingAt(line.lines[0].inspector, seq)
     sink.five_wait.set()
-    pipeline = Pipeline(
-        stations=[dataclasses.replace(line.lines[0], inspector=broken)],
-        slots_changed=threading.Condition(),
-        sinks=[sink],
-        stop=line.stop,
-    )
+    pipeline = line.make_pipeline(broken)
     pipeline.start()
     assert pipeline.wait(10)
     assert [result["seq"] for result in sink.results] == list(range(1, seq))
@@ -341,7 +338,7 @@ def test_bad_picture_is_unknown_in_its_place_and_never_a_pass() -> None:
     assert [state["state"] for state in line.states] == ["ok"]
 
 
-def test_answer_that_is_no_answer_is_unknown_and_degrades_until_the_next_good_one() -> None:
+def test_failed_inference_is_unknown_and_degrades_until_the_next_good_answer() -> None:
     def fail_on_dark(image: np.ndarray) -> None:
         if not image.any():
             raise DeviceError("the model answered no valid anomaly_score: nan")
@@ -363,8 +360,7 @@ def test_picture_too_small_is_unknown_without_blaming_the_device() -> None:
 
 
 def test_score_that_is_nan_is_unknown() -> None:
-    status = CameraStatus("cam0", lambda camera, state: None)
-    inspector = make_inspector(FakePredictor(), status)
+    inspector = make_inspector(FakePredictor())
     inspected = inspector.predict(frame(1))
     nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))
     result, _ = inspector.decide(dataclasses.replace(inspected, prediction=nan))
@@ -374,16 +370,15 @@ def test_score_that_is_nan_is_unknown() -> None:
 
 
 def test_verdict_is_debounced_over_frames_and_lost_camera_passes_nothing() -> None:
-    status = CameraStatus("cam0", lambda camera, state: None)
-    inspector = make_inspector(FakePredictor(), status, decider=Decider(k=2, n=3))
+    camera = CameraConfig(decision=DecisionConfig(debounce_k=2, debounce_n=3))
+    inspector = make_inspector(FakePredictor(), camera=camera)
     captured: list[Captured] = [frame(1, DARK), fault(2), frame(3, DARK), frame(4), frame(5)]
     verdicts = [inspector.decide(inspector.predict(item))[0].verdict for item in captured]
     assert verdicts == ["ok", "unknown", "anomalous", "anomalous", "ok"]
 
 
 def test_reason_of_any_length_is_kept_short() -> None:
-    status = CameraStatus("cam0", lambda camera, state: None)
-    inspector = make_inspector(FakePredictor(), status)
+    inspector = make_inspector(FakePredictor())
     result, _ = inspector.decide(inspector.predict(fault(1, "x" * 100_000)))
     assert result.reason is not None and len(result.reason) == 500
 
@@ -394,7 +389,7 @@ def test_max_frames_ends_the_run_with_exactly_so_many_results() -> None:
     assert line.pipeline.failure is None
 
 
-def test_slow_model_gets_the_newest_frame_of_a_live_source_and_every_drop_is_counted() -> None:
+def test_slow_model_gets_the_newest_frame_and_every_drop_is_counted() -> None:
     brightness = itertools.count(20)
 
     def frame_now() -> np.ndarray:
@@ -412,7 +407,7 @@ def test_slow_model_gets_the_newest_frame_of_a_live_source_and_every_drop_is_cou
     assert all(result["latency_ms"]["capture_to_result"] < 120 for result in results)
 
 
-def test_file_is_never_dropped_from_however_slow_the_model() -> None:
+def test_slow_model_drops_no_picture_of_a_file() -> None:
     line = FakeLine(FakeSource(*[BRIGHT] * 40), predictor=FakePredictor(lambda image: time.sleep(0.003)))
     assert len(line.run()) == 40
     assert line.pipeline.dropped == 0
@@ -429,7 +424,7 @@ def test_model_and_sink_work_at_the_same_time() -> None:
     assert time.monotonic() - started_s < 20 * 0.03  # one after the other would take 0.76 s
 
 
-def test_stop_hands_over_all_that_was_inspected() -> None:
+def test_stop_delivers_every_inspected_picture() -> None:
     sink = ListSink(lambda: time.sleep(0.01))
     line = FakeLine(FakeSource(*[BRIGHT] * 10_000), sink=sink)
     line.pipeline.start()
@@ -441,7 +436,7 @@ def test_stop_hands_over_all_that_was_inspected() -> None:
     assert [result["seq"] for result in sink.results] == list(range(1, len(sink.results) + 1))
 
 
-def test_stop_gives_the_slow_model_no_further_picture() -> None:
+def test_stop_gives_a_slow_model_no_more_pictures() -> None:
     line = FakeLine(FakeSource(*[BRIGHT] * 100), predictor=FakePredictor(lambda image: time.sleep(0.4)))
     line.pipeline.start()
     time.sleep(0.1)  # one picture at the model, others wait
@@ -497,14 +492,14 @@ def test_capture_thread_that_dies_ends_the_run_with_its_reason() -> None:
     assert line.pipeline.failure == "capture-cam0 stopped: ZeroDivisionError: bug"
 
 
-def test_stuck_model_is_found_out() -> None:
+def test_stuck_model_is_detected() -> None:
     hang = threading.Event()
     line = FakeLine(FakeSource(BRIGHT), predictor=FakePredictor(lambda image: hang.wait(20) and None))
     line.pipeline.start()
     time.sleep(0.1)
     assert line.pipeline.stuck(10) is None
     stuck = line.pipeline.stuck(0.05)
-    assert stuck is not None and "inference has not moved" in stuck
+    assert stuck is not None and "inference has hung" in stuck
     hang.set()
     assert line.pipeline.wait(5)
 
@@ -567,9 +562,8 @@ def reported(inspector: Inspector, images: list[np.ndarray]) -> list[int]:
 
 def test_pictures_without_a_score_are_reported_once_a_minute_until_one_has_a_score() -> None:
     now_s = 0.0
-    status = CameraStatus("cam0", lambda camera, state: None)
-    pace = UnknownPace(lambda: now_s)
-    inspector = make_inspector(FakePredictor(fail_on_dark), status, unknown_pace=pace)
+    inspector = make_inspector(FakePredictor(fail_on_dark), lossless=False)
+    inspector._unknown_pace = UnknownPace(lambda: now_s)
     assert reported(inspector, [DARK, DARK, DARK]) == [1]
     now_s = 59.9
     assert reported(inspector, [DARK]) == []
@@ -582,22 +576,14 @@ def test_pictures_without_a_score_are_reported_once_a_minute_until_one_has_a_sco
     ("trigger", "lossless", "expected"),
     [("free", False, [1]), ("free", True, [1, 2, 3]), ("mqtt", False, [1, 2, 3]), ("mqtt", True, [1, 2, 3])],
 )
-def test_only_a_camera_that_runs_freely_leaves_unknowns_out(trigger: Any, lossless: bool, expected: list[int]) -> None:
-    inspector = stations.make_inspector(
-        CameraConfig(trigger=trigger, source="rtsp://camera"),
-        Identity(device_id="line3", boot="b007"),
-        ModelInUse(make_model(FakePredictor(fail_on_dark))),
-        HeatmapConfig(),
-        CameraStatus("cam0", lambda camera, state: None),
-        View(),
-        lossless=lossless,
-    )
+def test_only_a_free_running_camera_omits_unknown_results(trigger: Any, lossless: bool, expected: list[int]) -> None:
+    camera = CameraConfig(trigger=trigger, source="rtsp://camera")
+    inspector = make_inspector(FakePredictor(fail_on_dark), camera=camera, lossless=lossless)
     assert reported(inspector, [DARK, DARK, DARK]) == expected
 
 
 def test_a_score_that_is_nan_is_reported_once_and_every_fault_of_the_camera_is_a_result() -> None:
-    status = CameraStatus("cam0", lambda camera, state: None)
-    inspector = make_inspector(FakePredictor(), status, unknown_pace=UnknownPace())
+    inspector = make_inspector(FakePredictor(), lossless=False)
     nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))
     inspected = dataclasses.replace(inspector.predict(frame(1)), prediction=nan)
     assert inspector.decide(inspected) is not None
@@ -606,24 +592,19 @@ def test_a_score_that_is_nan_is_reported_once_and_every_fault_of_the_camera_is_a
         assert inspector.decide(inspector.predict(fault(seq))) is not None
 
 
-def test_pictures_that_are_not_reported_leave_out_no_result_behind_them() -> None:
+def test_unreported_pictures_do_not_hide_later_results() -> None:
     sink = SlowDisk()
     sink.five_wait.set()
     line = FakeLine(FakeSource(BRIGHT, *[DARK] * 30, BRIGHT), predictor=FakePredictor(fail_on_dark), sink=sink)
-    inspector = make_inspector(FakePredictor(fail_on_dark), line.lines[0].status, unknown_pace=UnknownPace())
-    pipeline = Pipeline(
-        stations=[dataclasses.replace(line.lines[0], inspector=inspector)],
-        slots_changed=threading.Condition(),
-        sinks=[sink],
-        stop=line.stop,
-    )
+    inspector = make_inspector(FakePredictor(fail_on_dark), line.lines[0].status, lossless=False)
+    pipeline = line.make_pipeline(inspector)
     pipeline.start()
     assert pipeline.wait(10)
     assert [result["seq"] for result in sink.results] == [1, 2, 32]
     assert pipeline.failure is None
 
 
-def test_every_camera_is_inspected_as_often_under_overload_though_one_is_faster() -> None:
+def test_under_overload_every_camera_gets_the_same_number_of_inspections() -> None:
     def quick() -> np.ndarray:
         time.sleep(0.0005)
         return GREY
@@ -640,7 +621,7 @@ def test_every_camera_is_inspected_as_often_under_overload_though_one_is_faster(
     assert line.pipeline.dropped > 0
 
 
-def test_numbers_are_never_given_twice_over_the_cameras_and_each_keeps_its_order() -> None:
+def test_sequence_numbers_are_unique_over_cameras_and_ordered_for_each() -> None:
     results = FakeLine(*[FakeSource(*[BRIGHT] * 50) for _ in range(4)]).run()
     assert len({result["id"] for result in results}) == 200
     for number in range(4):
@@ -648,7 +629,7 @@ def test_numbers_are_never_given_twice_over_the_cameras_and_each_keeps_its_order
         assert len(seqs) == 50 and seqs == sorted(seqs)
 
 
-def test_camera_that_is_lost_holds_up_no_other() -> None:
+def test_lost_camera_delays_no_other_camera() -> None:
     lost = FakeSource(*[SourceError("gone")] * 100_000, lossless=False)
     line = FakeLine(lost, FakeSource(*[BRIGHT] * 20))
     line.pipeline.start()
@@ -662,42 +643,30 @@ def test_camera_that_is_lost_holds_up_no_other() -> None:
     assert {result["verdict"] for result in sink.results if result["camera"] == "cam1"} == {"ok"}
 
 
-def test_a_picture_is_judged_and_described_by_one_model_while_it_is_replaced() -> None:
-    models = ModelInUse(make_model(FakePredictor()))
-    status = CameraStatus("cam0", lambda camera, state: None)
-    inspector = Inspector(
-        models=models,
-        identity=Identity(device_id="line3", boot="b007"),
-        product="object",
-        decider=Decider(),
-        heatmap=HeatmapConfig(),
-        status=status,
-        view=View(),
-    )
+def test_picture_is_scored_and_described_by_one_model_while_it_is_replaced() -> None:
+    inspector = make_inspector(FakePredictor())
+    models = inspector._models
     frame = Frame(
         image_bgr=DARK, camera="cam0", seq=1, captured_at=datetime.now(UTC), captured_monotonic_s=time.monotonic()
     )
     inspected = inspector.predict(frame)
-    models.replace(dataclasses.replace(models.current, name="next", threshold=1.0, region_level=1.0))
+    models.current = make_model(FakePredictor(), "next", 1.0)
     before, _ = inspector.decide(inspected)
     assert (before.bundle.name, before.threshold, before.verdict) == ("darkness", 0.5, "anomalous")
     after, _ = inspector.decide(inspector.predict(frame))
     assert (after.bundle.name, after.threshold) == ("next", 1.0)
 
 
-def test_failures_of_the_device_are_noted_and_a_bad_picture_is_none_of_them() -> None:
+def test_device_failures_are_counted_and_bad_pictures_are_not() -> None:
     def fail(image: np.ndarray) -> None:
         if not image.any():
             raise DeviceError("no answer")
         if image.shape[0] == 1:
             raise ImageError("too small")
 
-    models = ModelInUse(make_model(FakePredictor(fail)))
+    inspector = make_inspector(FakePredictor(fail))
     noted: list[tuple[bool, str | None]] = []
-    models.watch(lambda sha256, answered, reason: noted.append((answered, reason)))
-    status = CameraStatus("cam0", lambda camera, state: None)
-    inspector = make_inspector(FakePredictor(), status)
-    inspector._models = models
+    inspector._models.on_answer = lambda sha256, answered, reason: noted.append((answered, reason))
     for image in (BRIGHT, DARK, BRIGHT[:1]):
         frame = Frame(
             image_bgr=image, camera="cam0", seq=1, captured_at=datetime.now(UTC), captured_monotonic_s=time.monotonic()

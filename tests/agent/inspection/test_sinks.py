@@ -27,14 +27,14 @@ UNKNOWN = make_result(
 )
 
 
-def test_line_says_verdict_score_and_place() -> None:
+def test_printed_line_has_verdict_score_and_region() -> None:
     assert result_line(RESULT) == (
         "10:28:03.123Z cam0 #12  ANOMALOUS  0.731  (threshold 0.500)  41 ms  2 regions, worst at 120,44 61x30"
     )
     assert result_line(UNKNOWN) == "10:28:03.123Z cam0 #12  UNKNOWN      -    (threshold 0.500)  41 ms  camera lost"
 
 
-def test_reader_that_went_away_ends_the_printing_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_closed_output_ends_only_the_printing(caplog: pytest.LogCaptureFixture) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError(32, "Broken pipe")
@@ -54,9 +54,7 @@ def test_heatmaps_are_written_by_camera_and_number(tmp_path: Path) -> None:
     assert len(list((tmp_path / "new" / "folder").iterdir())) == 1
 
 
-def test_folder_that_cannot_be_written_is_said_once_and_stops_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_folder_that_cannot_be_written_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     sink = HeatmapFolderSink(tmp_path / "file" / "folder")
     with caplog.at_level(logging.WARNING):

@@ -22,26 +22,26 @@ def mask_file(path: Path, ignored: tuple[slice, slice], shape: tuple[int, int] =
     return path
 
 
-def test_without_settings_everything_is_inspected_as_it_is() -> None:
+def test_without_settings_the_whole_picture_is_inspected() -> None:
     view = View()
     prediction = Prediction(anomaly_map=np.ones((4, 4), np.float32), anomaly_score=0.5)
     assert view.cut(FRAME).shape == FRAME.shape
     assert view.correct(prediction, (60, 40), None) is prediction
 
 
-def test_region_is_cut_out_and_boxes_are_given_in_the_frame() -> None:
+def test_region_is_cut_out_and_boxes_are_in_frame_pixels() -> None:
     view = View((10, 20, 30, 16))
     assert np.array_equal(view.cut(FRAME), FRAME[20:36, 10:40])
     moved = view.in_frame([Region(bbox_xywh=(1, 2, 3, 4), peak=0.5)], (60, 40))
     assert moved == [Region(bbox_xywh=(11, 22, 3, 4), peak=0.5)]
 
 
-def test_region_outside_of_the_frame_is_said_of_the_picture() -> None:
-    with pytest.raises(ImageError, match="region_xywh 10, 20, 51, 16 does not lie in the frame of 60x40"):
+def test_region_outside_the_frame_is_an_image_error() -> None:
+    with pytest.raises(ImageError, match="region_xywh 10, 20, 51, 16 is not inside the picture of 60x40"):
         View((10, 20, 51, 16)).cut(FRAME)
 
 
-def test_defect_under_the_mask_rejects_nothing_and_one_beside_it_does(tmp_path: Path) -> None:
+def test_defect_under_the_mask_is_ignored_and_one_beside_it_is_not(tmp_path: Path) -> None:
     view = View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:, 30:]))
     anomaly_map = np.zeros((20, 30), np.float32)
     anomaly_map[5, 20] = 0.9
@@ -52,7 +52,7 @@ def test_defect_under_the_mask_rejects_nothing_and_one_beside_it_does(tmp_path: 
     assert seen.anomaly_score == pytest.approx(0.7)
 
 
-def test_mask_is_laid_over_the_region_and_scales_with_the_frame(tmp_path: Path) -> None:
+def test_mask_is_cut_to_the_region_and_scales_with_the_frame(tmp_path: Path) -> None:
     view = View((60, 0, 60, 80), mask_file(tmp_path / "m.png", np.s_[:, 45:]))  # drawn at 60x40, frames are 120x80
     corrected = view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (120, 80), RULE)
     assert np.array_equal(corrected.anomaly_map, np.repeat([[1, 1, 1, 1, 0, 0, 0, 0]], 8, axis=0))
@@ -60,30 +60,30 @@ def test_mask_is_laid_over_the_region_and_scales_with_the_frame(tmp_path: Path) 
 
 def test_mask_of_another_shape_makes_pictures_unknown(tmp_path: Path) -> None:
     view = View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:5, :5]))
-    with pytest.raises(ImageError, match="has 60x40 pixels, the frame 40x40"):
+    with pytest.raises(ImageError, match="has 60x40 pixels, the picture 40x40"):
         view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (40, 40), RULE)
 
 
-def test_mask_that_hides_the_whole_region_is_no_pass(tmp_path: Path) -> None:
+def test_mask_over_the_whole_region_is_an_image_error(tmp_path: Path) -> None:
     view = View((0, 0, 20, 20), mask_file(tmp_path / "m.png", np.s_[:30, :30]))
-    with pytest.raises(ImageError, match="leaves nothing of the region to inspect"):
+    with pytest.raises(ImageError, match="covers the whole region"):
         view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (60, 40), RULE)
 
 
-def test_masks_that_cannot_be_meant_are_refused_at_the_start(tmp_path: Path) -> None:
+def test_useless_or_missing_mask_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="white everywhere"):
         View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:, :]))
     with pytest.raises(ConfigError, match=r"ignore_mask: .*none\.png"):
         View(ignore_mask=tmp_path / "none.png")
 
 
-def test_bundle_whose_score_cannot_be_computed_anew_takes_no_mask(tmp_path: Path) -> None:
+def test_mask_is_refused_for_a_bundle_whose_score_is_not_computed_from_its_map(tmp_path: Path) -> None:
     view = View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:5, :5]))
-    with pytest.raises(ConfigError, match="is not computed from its map"):
+    with pytest.raises(ConfigError, match="is not computed from its anomaly map"):
         view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (60, 40), None)
 
 
-def test_overlay_tints_the_inspected_part_alone() -> None:
+def test_overlay_colours_only_the_inspected_part() -> None:
     grey = np.full((100, 200, 3), 90, np.uint8)
     encoded = render_heatmap(grey, np.ones((8, 8), np.float32), HeatmapConfig(), (100, 0, 100, 100))
     assert encoded is not None

@@ -37,29 +37,29 @@ def score(bundle: Bundle, config: InferenceConfig) -> float:
     return Detector(bundle, config).predict(BLACK).anomaly_score
 
 
-def test_without_a_choice_the_main_model_runs_and_the_log_says_why(
+def test_without_a_choice_the_main_model_is_used_and_logged_with_its_reason(
     bundle: Bundle, config: InferenceConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     assert score(bundle, config) == pytest.approx(1.0, abs=1e-6)
-    assert "inspecting with its fp model: the bundle's main one" in caplog.text
+    assert "using its fp model: the bundle's main model" in caplog.text
 
 
-def test_the_kept_choice_runs_and_the_log_says_why(
+def test_stored_choice_is_used_and_logged_with_its_reason(
     bundle: Bundle, config: InferenceConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     assert keep_faster(bundle, config, FASTER_INT8) == "int8"
     assert score(bundle, config) == pytest.approx(0.5, abs=1e-6)
-    assert "its int8 model: zsad-agent bench kept it for this machine: fp 10.0 ms, int8 5.0 ms" in caplog.text
+    assert "its int8 model: zsad-agent bench chose it for this machine: fp 10.0 ms, int8 5.0 ms" in caplog.text
 
 
-def test_the_daemon_obeys_the_kept_choice(folder: Path, tmp_path: Path) -> None:
+def test_daemon_uses_the_stored_choice(folder: Path, tmp_path: Path) -> None:
     config = InferenceConfig(cache_dir=tmp_path / "cache" / "compiled")
     keep_faster(load_bundle(folder), config, FASTER_INT8)
     video = write_line_video(tmp_path / "line.avi", frames=3)
     with AgentProcess(tmp_path, folder, "--source", str(video), "--broker", "mqtt://127.0.0.1:1") as agent:
-        agent.wait_for_output("inspecting with its int8 model: zsad-agent bench kept it")
+        agent.wait_for_output("using its int8 model: zsad-agent bench chose it")
 
 
 @pytest.mark.parametrize(("median_ms", "kept"), [({"fp": 10.0, "int8": 9.6}, "fp"), ({"fp": 5.0, "int8": 9.0}, "fp")])
@@ -71,7 +71,7 @@ def test_int8_is_kept_only_where_it_is_clearly_faster(
     assert choose_model(bundle, config) == kept  # instead of the choice before
 
 
-def test_a_choice_is_of_one_bundle_on_one_machine(bundle: Bundle, config: InferenceConfig, tmp_path: Path) -> None:
+def test_choice_belongs_to_one_bundle_on_one_machine(bundle: Bundle, config: InferenceConfig, tmp_path: Path) -> None:
     keep_faster(bundle, config, FASTER_INT8)
     other = load_bundle(make_tiny_bundle(tmp_path / "other", int8_scale=0.25))
     assert choose_model(other, config) == "fp"
@@ -83,14 +83,14 @@ def test_a_choice_is_of_one_bundle_on_one_machine(bundle: Bundle, config: Infere
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"kept": [{"model": "int4"}]}', b"\xff\xfe", b" " * 70_000])
-def test_a_damaged_choice_is_left_out_with_a_warning_and_written_anew(
+def test_damaged_choice_is_ignored_with_a_warning_and_written_again(
     bundle: Bundle, config: InferenceConfig, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     keep_faster(bundle, config, FASTER_INT8)
     file = config.cache_dir / "model-choice.json"  # type: ignore[operator]
     file.write_bytes(content)
     assert choose_model(bundle, config) == "fp"
-    assert "damaged, left out" in caplog.text
+    assert "ignored until zsad-agent bench writes it again" in caplog.text
     assert keep_faster(bundle, config, FASTER_INT8) == choose_model(bundle, config) == "int8"
 
 
@@ -101,7 +101,7 @@ def test_the_config_overrules_the_choice(bundle: Bundle, config: InferenceConfig
 
 
 def test_a_model_that_the_bundle_does_not_hold_is_refused(tiny_bundle: Path, config: InferenceConfig) -> None:
-    with pytest.raises(BundleError, match=r"inference\.model is int8, and the bundle holds fp alone\. Set it to auto"):
+    with pytest.raises(BundleError, match=r"inference\.model is int8, but the bundle has only fp\. Set it to auto"):
         Detector(load_bundle(tiny_bundle), config.model_copy(update={"model": "int8"}))
 
 
@@ -111,11 +111,11 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     (tmp_path / "file").touch()
     config = InferenceConfig(cache_dir=tmp_path / "file" / "cache")
     assert keep_faster(bundle, config, FASTER_INT8) == "int8"
-    assert "the choice of the int8 model is not kept" in caplog.text
+    assert "the choice of the int8 model is not stored" in caplog.text
     assert choose_model(bundle, config) == "fp"
 
 
-def test_old_choices_go(bundle: Bundle, config: InferenceConfig) -> None:
+def test_old_choices_are_deleted(bundle: Bundle, config: InferenceConfig) -> None:
     for number in range(MAX_KEPT + 3):
         keep_faster(bundle, config.model_copy(update={"device": f"GPU.{number}"}), FASTER_INT8)
     file = config.cache_dir / "model-choice.json"  # type: ignore[operator]

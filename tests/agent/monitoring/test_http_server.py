@@ -84,7 +84,7 @@ def test_metrics_are_answered_as_text(port: int) -> None:
 
 def test_healthz_names_the_hanging_thread(agent: Agent, port: int) -> None:
     assert ask(port, "/healthz") == (200, "application/json", b'{"status": "ok", "reasons": []}\n')
-    agent.stuck = "inference has not moved for 20 s"
+    agent.stuck = "inference has hung for 20 s"
     status, _, body = ask(port, "/healthz")
     assert (status, json.loads(body)) == (503, {"status": "unavailable", "reasons": [agent.stuck]})
     agent.stuck = None
