@@ -111,7 +111,7 @@ with Spool(Path(sys.argv[1]), max_results=10**8, fsync=sys.argv[3]) as spool:
         for entry in outbox.take(2):
             print("acknowledged", entry.body.decode(), flush=True)
             outbox.acknowledge(entry.id)
-        outbox.tidy()
+        outbox.delete_acknowledged()
 """
 PER_KILL = 1_000_000
 

@@ -201,7 +201,7 @@ def test_keep_tries_the_disk_at_once_and_counts_what_it_does_not_take(
     outbox.acknowledge(first)
     assert (outbox.store_or_count_lost(), outbox.unsent) == (2, 2)
     disk.failing = set()
-    assert (outbox.store_or_count_lost(), disk.count) == (0, 3)
+    assert (outbox.store_or_count_lost(), disk.count) == (0, 2)  # the broker has the first
 
 
 def test_oldest_is_given_up_and_counted_when_memory_is_full_too(
@@ -517,7 +517,7 @@ def test_no_status_query_waits_for_a_commit_that_hangs_nor_does_the_end(tmp_path
 def test_disk_that_answers_nothing_for_long_is_a_fault_until_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zsad_agent.spool.outbox.SILENT_S", 0.2)
+    monkeypatch.setattr("zsad_agent.spool.database.SILENT_S", 0.2)
     hanging = HangingDisk()
     with Spool(tmp_path / "spool.sqlite3", max_results=10, clock=hanging) as spool:
         outbox = Outbox(spool)
@@ -530,6 +530,59 @@ def test_disk_that_answers_nothing_for_long_is_a_fault_until_it_does(
         hanging.hangs = False
         writer.join(5)
         assert outbox.fault is None
+
+
+class HangingOpening(SpoolClock):
+    """The opening of the file hangs until `answers` is set: the clock is set at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = threading.Event()
+
+    def go_on_from(self, last: Stamp) -> None:
+        assert self.answers.wait(20)
+        super().go_on_from(last)
+
+
+def test_opening_that_hangs_is_a_fault_and_results_are_sent_from_memory_and_stored_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("zsad_agent.spool.database.SILENT_S", 0.2)
+    path = tmp_path / "spool.sqlite3"
+    with Spool(path, max_results=10) as spool:
+        add(Outbox(spool), "a")
+    monkeypatch.setattr("zsad_agent.spool.spool.SILENT_S", 0.2)
+    monkeypatch.setattr("zsad_agent.spool.outbox.SILENT_S", 0.2)
+    hanging = HangingOpening()
+    started_s = time.monotonic()
+    with Spool(path, max_results=10, clock=hanging) as spool:
+        outbox = Outbox(spool, clock_s=clock)
+        ids = add(outbox, "b", "c")
+        assert outbox.fault == f"{path}: the disk has not answered for more than 0.2 s"
+        assert take(outbox, 1) == ["b"]
+        outbox.acknowledge(ids[0])
+        assert outbox.store_or_count_lost() == outbox.unsent == 1
+        assert time.monotonic() - started_s < 1.0
+        assert len(caplog.records) == 1
+        hanging.answers.set()
+        while spool.silence is not None:
+            time.sleep(0.01)
+        clock.now_s += UPKEEP_S
+        outbox.delete_acknowledged()
+        assert (spool.count, outbox.fault, outbox.unsent) == (2, None, 2)
+        outbox.rewind()
+        assert take(outbox) == ["a", "c"]
+
+
+def test_stop_ends_the_wait_for_an_opening_that_hangs(tmp_path: Path) -> None:
+    hanging, stop = HangingOpening(), threading.Event()
+    stop.set()
+    started_s = time.monotonic()
+    with Spool(tmp_path / "spool.sqlite3", max_results=10, clock=hanging, stop=stop) as spool:
+        Outbox(spool)
+        assert spool.hangs
+    assert time.monotonic() - started_s < HUNG_S + 0.3
+    hanging.answers.set()
 
 
 def add_noted(outbox: Outbox, told: list[str], *bodies: str) -> list[int]:

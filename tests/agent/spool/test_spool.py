@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from zsad_agent.spool import AttachedImage, Entry, Spool, SpoolClock, SpoolFile, State
+from zsad_agent.spool import Accepted, AttachedImage, Entry, Outbox, Spool, SpoolClock, SpoolFile, State
 from zsad_agent.spool.spool import THIS_RUN
 from zsad_core.errors import SpoolError
 
@@ -74,12 +74,15 @@ def test_oldest_are_given_up_above_the_limit_and_said_once(path: Path, caplog: p
         assert (spool.count, spool.losses.results) == (20, {"count": 5})
         assert caplog.text.count("spool.max_results = 20") == 1
         spool.delete([(ids[0], ids[14])])
-        assert "room again; given up so far: 5" in caplog.text
+        spool.upkeep()
+        assert "room again; given up so far (count): 5 results" in caplog.text
 
 
 def test_appends_of_many_threads_are_all_kept_and_counted(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
-        threads = [threading.Thread(target=lambda: [put(spool, "x") for _ in range(50)]) for _ in range(4)]
+        outbox = Outbox(spool)
+        result = Accepted("cam0", b"x")
+        threads = [threading.Thread(target=lambda: [outbox.add_all([result]) for _ in range(50)]) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -198,7 +201,7 @@ def test_damaged_file_is_set_aside_and_what_can_be_read_is_kept(
     aside = [file for file in path.parent.iterdir() if ".corrupt-" in file.name and file.name[-1].isdigit()]
     assert [file.read_bytes() for file in aside] == [damaged]
     assert aside[0].name in caplog.text
-    assert f"{len(rescued)} results were read from the damaged file" in caplog.text
+    assert f"{len(rescued)} results were read from the damaged file {aside[0].name}" in caplog.text
 
 
 def open_and_die(path: Path, results: int) -> None:
@@ -229,7 +232,7 @@ def test_rescue_that_was_cut_short_goes_on_at_the_next_start(path: Path, caplog:
     for _ in range(2):
         with Spool(path, max_results=10_000) as spool:
             assert 4900 < len(bodies(spool)) == spool.count < 5000
-    assert caplog.text.count("continued to read the damaged") == 1
+    assert caplog.text.count("results were read from the damaged file") == 1
     assert not [file for file in corrupt_files(path) if file.name.endswith("-rescue")]
 
 
@@ -241,7 +244,7 @@ def test_rescue_that_ends_every_process_is_given_up(path: Path, caplog: pytest.L
     with Spool(path, max_results=10_000) as spool:
         assert bodies(spool) == []
         assert put(spool, "after")
-    assert "given up reading" in caplog.text
+    assert "is not read again after 4 attempts" in caplog.text
     assert len([file for file in corrupt_files(path) if file.name[-1].isdigit()]) == 1
 
 
