@@ -89,7 +89,7 @@ class SpoolFile:
         """
         self._in_use = True
         try:
-            self.run("opened", lambda db, state: None, writes=False)
+            self.run(lambda db, state: None, writes=False)
         except SpoolHeldError:
             raise
         except SpoolError:  # the next use reports it
@@ -110,7 +110,6 @@ class SpoolFile:
 
     def run(
         self,
-        done: str,
         work: Callable[[sqlite3.Connection, State], ResultT],
         *,
         writes: bool = True,
@@ -119,7 +118,6 @@ class SpoolFile:
         """Runs `work`, in one transaction if it writes. A damaged file is set aside and `work` runs on a new one.
 
         Args:
-            done: past participle for the error's text, such as "read".
             work: gets the connection and the state, and updates the state together with the rows.
             durable: fsynced when this returns, if the fsync policy says so.
 
@@ -127,8 +125,7 @@ class SpoolFile:
             SpoolError: its cause is the SQLite error, if there is one.
         """
         with self._at_the_disk(self._lock):
-            if self._db is None:
-                done = "opened"
+            done = "opened" if self._db is None else "written" if writes else "read"
             try:
                 try:
                     return self._attempt(work, writes, durable)
@@ -254,15 +251,14 @@ class SpoolFile:
         lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o640)
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except OSError as error:
             os.close(lock_fd)
+            if not isinstance(error, BlockingIOError):
+                raise
             raise SpoolHeldError(
                 f"{self.path}: another agent uses this spool. Stop it, or give this agent its own state folder with "
                 "STATE_DIRECTORY: commanded settings and bundles are there too."
             ) from error
-        except OSError:
-            os.close(lock_fd)
-            raise
         self._lock_fd = lock_fd
 
     def _connect(self) -> sqlite3.Connection:
@@ -346,7 +342,7 @@ class SpoolFile:
     def _aside(self) -> Path:
         """A new name for a damaged file. Deletes the oldest damaged files if there are too many."""
         name = f"{self.path.name}.corrupt-"
-        endings = (file.name.removeprefix(name).split("-") for file in self.path.parent.glob(f"{name}*"))
+        endings = (file.name.removeprefix(name).split("-") for file in self.path.parent.glob(f"{name}*-*"))
         for stamp in sorted({(day, number) for day, number, *_ in endings})[: -KEPT_ASIDE + 1]:
             for suffix in _SUFFIXES:
                 self.path.with_name(f"{name}{'-'.join(stamp)}{suffix}").unlink(missing_ok=True)

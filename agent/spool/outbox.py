@@ -87,11 +87,12 @@ class Outbox:
         self._taken: set[int] = set()  # results in flight, not acknowledged
         self._acknowledged = IdRanges()  # results not yet deleted
         self._acknowledged_pictures = IdRanges()
-        self._acknowledged_at_s = 0.0  # when the oldest of these was
+        self._deleted_at_s = clock_s()
         self._picture_on_its_way: int | None = None
         self._picture_tries = (0, 0)  # id of the picture at which the last connection ended, and how many ended there
         self._sent_results = self._sent_pictures = 0  # messages sent while both lanes had some; selects the lane
         self._kept_up_at_s = clock_s()
+        self._fault_lock = threading.Lock()  # held while `_faults` changes, never during a disk call
         self._faults: dict[str, tuple[str, float]] = {}  # failed disk action -> (reason, time of the next attempt)
         self.rewind()
         spool.wait_for(self._upkeep, SILENT_S)  # reports an unusable spool before the first result
@@ -99,7 +100,8 @@ class Outbox:
     @property
     def fault(self) -> str | None:
         """The present faults of the spool; None when it works."""
-        whys = [why for why, _ in list(self._faults.values())]
+        with self._fault_lock:
+            whys = [why for why, _ in self._faults.values()]
         return "; ".join(dict.fromkeys([*whys, *filter(None, [self._spool.silence])])) or None
 
     @property
@@ -176,7 +178,9 @@ class Outbox:
                     lane = live or backlog
                 taken.append(lane.popleft())
             self._taken.update(entry.id for entry in taken)
-            self._advance(taken)
+            if "read" not in self._faults:  # no cursor passes a result that could not be read
+                for entry in taken:
+                    self._lane_of(entry.id).cursor = entry.id
             return taken
 
     def take_picture(self) -> AttachedImage | None:
@@ -238,21 +242,22 @@ class Outbox:
     def delete_acknowledged(self, *, everything: bool = False) -> None:
         """Deletes acknowledged entries (in batches, or all now), maintains the file, and retries a failed disk."""
         now_s = self._clock_s()
-        with self._changing():
-            waiting = len(self._acknowledged) + len(self._acknowledged_pictures)
-            due = waiting >= DELETE_BATCH or now_s - self._acknowledged_at_s >= DELETE_AFTER_S
-            if waiting and (due or everything):
-                self._delete_acknowledged()
-            if self._memory:
-                self._move_to_disk()
         if now_s - self._kept_up_at_s >= UPKEEP_S:
             self._kept_up_at_s = now_s
             self._upkeep()
             self._attempt("sync", self._spool.sync)
             if "read" in self._faults:  # without results to send, no other read would show that the disk works again
                 self._attempt("read", lambda: self._spool.read(0, 0, 1))
-            with self._changing():  # upkeep may have given up results
-                pass
+        with self._changing():
+            waiting = len(self._acknowledged) + len(self._acknowledged_pictures)
+            due = waiting >= DELETE_BATCH or now_s - self._deleted_at_s >= DELETE_AFTER_S
+            if waiting and (due or everything):
+                self._deleted_at_s = now_s
+                runs, picture_runs = self._acknowledged.runs, self._acknowledged_pictures.runs
+                if self._attempt("delete", lambda: self._spool.delete(runs, picture_runs)):
+                    self._acknowledged, self._acknowledged_pictures = IdRanges(), IdRanges()
+            if self._memory:
+                self._move_to_disk()
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -284,13 +289,11 @@ class Outbox:
         if in_memory is not None:
             self._memory.remove(in_memory)
         else:
-            self._note_acknowledged_at()
             self._acknowledged.add(entry_id)
 
     def _settle_picture(self, picture_id: int) -> None:
         if self._picture_on_its_way == picture_id:
             self._picture_on_its_way = None
-        self._note_acknowledged_at()
         self._acknowledged_pictures.add(picture_id)
 
     def _upkeep(self) -> None:
@@ -305,31 +308,19 @@ class Outbox:
         if lane.cursor >= end:
             return deque()
         found: list[Entry] = []
-        could_read = self._attempt("read", lambda: found.extend(self._read_spool(lane.cursor, end, limit)))
-        if len(found) < limit:
-            found += [entry for entry in self._memory if lane.cursor < entry.id <= end and self._is_fresh(entry)]
+
+        def read() -> None:
+            after = lane.cursor
+            while len(found) < limit and (after := self._acknowledged.skip(after)) < end:
+                batch = self._spool.read(after, end, limit)
+                found.extend(entry for entry in batch if self._is_fresh(entry))
+                after = batch[-1].id if len(batch) == limit else end
+
+        could_read = self._attempt("read", read)
+        found += [entry for entry in self._memory if lane.cursor < entry.id <= end and self._is_fresh(entry)]
         if could_read and not found:
             lane.cursor = end
         return deque(found[:limit])
-
-    def _advance(self, taken: list[Entry]) -> None:
-        """Moves the cursors after the taken results, but not past results that could not be read."""
-        if "read" not in self._faults:
-            for entry in taken:
-                self._lane_of(entry.id).cursor = entry.id
-
-    def _read_spool(self, after: int, end: int, limit: int) -> list[Entry]:
-        entries: list[Entry] = []
-        while len(entries) < limit:
-            after = self._acknowledged.skip(after)
-            if after >= end:
-                break
-            read = self._spool.read(after, end, limit)
-            entries += [entry for entry in read if self._is_fresh(entry)]
-            if len(read) < limit:
-                break
-            after = read[-1].id
-        return entries[:limit]
 
     def _next_picture_of(self, lane: _Lane) -> AttachedImage | None:
         """Moves the lane's cursor past the picture. Returns None also when the disk cannot be read at present."""
@@ -358,15 +349,6 @@ class Outbox:
             if not self._spool.disk_is_low:
                 self.losses.over(Cause.DISK)
         return moved
-
-    def _delete_acknowledged(self) -> None:
-        runs, picture_runs = self._acknowledged.runs, self._acknowledged_pictures.runs
-        if self._attempt("delete", lambda: self._spool.delete(runs, picture_runs)):
-            self._acknowledged, self._acknowledged_pictures = IdRanges(), IdRanges()
-
-    def _note_acknowledged_at(self) -> None:
-        if not self.untidy:
-            self._acknowledged_at_s = self._clock_s()
 
     def _note_break_at(self, picture_id: int) -> None:
         """Gives up a picture at which the connection ended `PICTURE_TRIES` times: it would block all messages."""
@@ -398,12 +380,15 @@ class Outbox:
         try:
             action()
         except SpoolError as error:
-            if fault is None and str(error) not in {why for why, _ in list(self._faults.values())}:
+            with self._fault_lock:
+                is_new = fault is None and str(error) not in {why for why, _ in self._faults.values()}
+                self._faults[what] = (str(error), self._clock_s() + RETRY_S)
+            if is_new:
                 logger.error("spool lost (%s): %s", what, error)
-            self._faults[what] = (str(error), self._clock_s() + RETRY_S)
             return False
         if fault is not None:
-            self._faults.pop(what, None)
+            with self._fault_lock:
+                self._faults.pop(what, None)
             if not self._faults:
                 logger.warning("spool back (%s); results given up so far: %d", what, self.given_up)
         return True

@@ -117,17 +117,14 @@ def insert(db: sqlite3.Connection, entries: Sequence[Entry], accepted_s: float) 
 
     An id can exist already: a commit can report an error at its end although the write-ahead log is complete.
     """
-    rows = [(entry.id, entry.camera, entry.body, zlib.crc32(entry.body), accepted_s) for entry in entries]
-    query = "INSERT OR IGNORE INTO results (id, camera, body, crc32, accepted_s) VALUES (?, ?, ?, ?, ?)"
-    return db.executemany(query, rows).rowcount if rows else 0
+    rows = [(each.id, each.camera, each.body, zlib.crc32(each.body), accepted_s) for each in entries]
+    return db.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?)", rows).rowcount if rows else 0
 
 
 def insert_attached_images(db: sqlite3.Connection, pictures: Sequence[AttachedImage], accepted_s: float) -> int:
     """As `insert`."""
     rows = [(each.id, each.camera, each.result_id, accepted_s, zlib.crc32(each.jpeg), each.jpeg) for each in pictures]
-    query = """INSERT OR IGNORE INTO pictures (id, camera, result_id, accepted_s, crc32, jpeg)
-        VALUES (?, ?, ?, ?, ?, ?)"""
-    return db.executemany(query, rows).rowcount if rows else 0
+    return db.executemany("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows).rowcount if rows else 0
 
 
 def select(db: sqlite3.Connection, after_id: int, up_to_id: int, limit: int) -> list[Entry]:

@@ -117,7 +117,7 @@ class Spool:
                 outcome.set_exception(error)
 
         threading.Thread(target=run, name="zsad-spool", daemon=True).start()
-        while self.silent_s <= (HUNG_S if self._stop.is_set() else patience_s):
+        while self._file.silent_s <= (HUNG_S if self._stop.is_set() else patience_s):
             with contextlib.suppress(TimeoutError):
                 return outcome.result(LOOK_S)
         return outcome.result() if outcome.done() else None
@@ -125,12 +125,7 @@ class Spool:
     @property
     def hangs(self) -> bool:
         """Whether the disk has hung for so long that a stop should not wait for it."""
-        return self.silent_s > HUNG_S
-
-    @property
-    def silent_s(self) -> float:
-        """Seconds that the slowest call in progress has waited for the disk; 0 when there is none."""
-        return self._file.silent_s
+        return self._file.silent_s > HUNG_S
 
     @property
     def silence(self) -> str | None:
@@ -183,7 +178,7 @@ class Spool:
             state.last_id = max([state.last_id, *(entry.id for entry in new)])
             return dropped
 
-        self._note(self._file.run("written", work, durable=True))
+        self._note(self._file.run(work, durable=True))
 
     def read(self, after_id: int, up_to_id: int, limit: int) -> list[Entry]:
         """The `limit` oldest entries with an id above `after_id` and up to `up_to_id`, in order."""
@@ -192,7 +187,7 @@ class Spool:
             found = rows.select(db, self._row(after_id, state), self._row(up_to_id, state), limit)
             return [replace(entry, id=self._id(entry.id, state)) for entry in found]
 
-        return self._file.run("read", work, writes=False)
+        return self._file.run(work, writes=False)
 
     def read_picture(self, after_id: int, up_to_id: int) -> AttachedImage | None:
         """The oldest picture with an id above `after_id` and up to `up_to_id`."""
@@ -201,7 +196,7 @@ class Spool:
             found = rows.select_attached_image(db, self._row(after_id, state), self._row(up_to_id, state))
             return replace(found, id=self._id(found.id, state)) if found is not None else None
 
-        return self._file.run("read", work, writes=False)
+        return self._file.run(work, writes=False)
 
     def delete(self, results: Collection[tuple[int, int]], pictures: Collection[tuple[int, int]] = ()) -> None:
         """Deletes runs of ids (first, last) in one commit. Ids that do not exist are ignored."""
@@ -214,7 +209,7 @@ class Spool:
             state.results -= rows.delete(db, "results", result_rows)
             state.pictures -= rows.delete(db, "pictures", picture_rows)
 
-        self._file.run("written", work)
+        self._file.run(work)
 
     def sync(self) -> None:
         """Makes what was appended safe against a power cut, and keeps the write-ahead log short."""
@@ -223,18 +218,18 @@ class Spool:
     def upkeep(self) -> None:
         """Gives up entries that are too old, returns unused space to the disk, and logs when there is room again."""
         for _ in range(EXPIRY_BATCHES):
-            too_old = self._file.run("read", partial(self._older_than, self._max_age_s), writes=False)
+            too_old = self._file.run(partial(self._older_than, self._max_age_s), writes=False)
             if too_old == (None, None):
                 break
-            self._note(self._file.run("written", partial(_expire, too_old)))
-        pages, free = self._file.run("read", lambda db, state: page_counts(db), writes=False)
+            self._note(self._file.run(partial(_expire, too_old)))
+        pages, free = self._file.run(lambda db, state: page_counts(db), writes=False)
         if free and (pages > self._max_pages or free > max(SLACK_PAGES, pages // 2)):
-            self._file.run("shrunk", release_pages)
+            self._file.run(release_pages)
         if self.count <= self._max_results * 0.9:
             self.losses.over(Cause.COUNT)
         if pages - free <= self._max_pages * 0.8:
             self.losses.over(Cause.BYTES)
-        nearly_old = self._file.run("read", partial(self._older_than, self._max_age_s * 0.8), writes=False)
+        nearly_old = self._file.run(partial(self._older_than, self._max_age_s * 0.8), writes=False)
         if nearly_old == (None, None):
             self.losses.over(Cause.AGE)
 
@@ -256,10 +251,7 @@ class Spool:
     def _make_room(self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[AttachedImage]) -> _Dropped:
         """Deletes what exceeds `max_bytes`. Removes from `kept`, the pictures to store, those without room."""
         pictures_before, offered = state.pictures, len(kept)
-        while kept or state.pictures:
-            missing = self._missing_pages(db, new, kept)
-            if missing <= 0:
-                break
+        while (missing := self._missing_pages(db, new, kept)) > 0 and (kept or state.pictures):
             if _drop_pictures(db, state, missing):
                 continue
             if not kept:  # the table is empty, whatever the count says
