@@ -48,8 +48,8 @@ class SpoolFile:
 
     A call that waits for one that hangs fails when the disk has not answered for `SILENT_S`.
 
-    Raises (every method that says so):
-        SpoolError: the file cannot be used. It is unchanged.
+    Raises (every method):
+        SpoolError: the file cannot be used. It is unchanged. Its cause is the SQLite error, if there is one.
     """
 
     def __init__(self, path: Path, clock: SpoolClock, *, fsync_each: bool, wal_pages: int) -> None:
@@ -82,11 +82,7 @@ class SpoolFile:
         return self._hang_text() if self.silent_s > SILENT_S else None
 
     def start(self) -> None:
-        """Opens the file. If that fails, every use tries again.
-
-        Raises:
-            SpoolHeldError: another agent uses it.
-        """
+        """Opens the file. If that fails, every use tries again. Raises only `SpoolHeldError`."""
         self._in_use = True
         try:
             self.run(lambda db, state: None, writes=False)
@@ -96,11 +92,6 @@ class SpoolFile:
             pass
 
     def stop(self) -> None:
-        """Closes the file.
-
-        Raises:
-            SpoolError: the disk hangs.
-        """
         with self._at_the_disk(self._lock):
             self._close_connections()
             self._in_use = False
@@ -109,20 +100,13 @@ class SpoolFile:
                 self._lock_fd = None
 
     def run(
-        self,
-        work: Callable[[sqlite3.Connection, State], ResultT],
-        *,
-        writes: bool = True,
-        durable: bool = False,
+        self, work: Callable[[sqlite3.Connection, State], ResultT], *, writes: bool = True, durable: bool = False
     ) -> ResultT:
         """Runs `work`, in one transaction if it writes. A damaged file is set aside and `work` runs on a new one.
 
         Args:
             work: gets the connection and the state, and updates the state together with the rows.
             durable: fsynced when this returns, if the fsync policy says so.
-
-        Raises:
-            SpoolError: its cause is the SQLite error, if there is one.
         """
         with self._at_the_disk(self._lock):
             done = "opened" if self._db is None else "written" if writes else "read"
@@ -146,9 +130,6 @@ class SpoolFile:
         """Makes what was committed safe against a power cut, and keeps the write-ahead log short.
 
         Does a passive checkpoint over a separate connection: commits continue meanwhile, even on a slow disk.
-
-        Raises:
-            SpoolError
         """
         with self._at_the_disk(self._sync_lock):
             if self._sync_db is None or not self._unsynced:
@@ -190,7 +171,8 @@ class SpoolFile:
     @contextlib.contextmanager
     def _at_the_disk(self, lock: threading.Lock) -> Iterator[None]:
         """Holds the lock and records since when."""
-        if not lock.acquire(timeout=max(0.0, SILENT_S - self.silent_s)):
+        now_s = time.monotonic()
+        if not lock.acquire(timeout=max(0.0, self._since_s.get(lock, now_s) + SILENT_S - now_s)):
             raise SpoolError(self._hang_text())
         self._since_s[lock] = time.monotonic()
         try:
@@ -205,7 +187,8 @@ class SpoolFile:
     def _open(self) -> sqlite3.Connection:
         self._take_lock()
         in_log = committed_frames(self._wal)
-        kept_log = self._copy_of_bad_log() if in_log is None else None
+        if in_log is None:
+            self._keep_damaged_log()
         db = self._connect()
         try:
             if not self.path.stat().st_size:
@@ -214,7 +197,7 @@ class SpoolFile:
             db.execute("PRAGMA synchronous=NORMAL")
             _, sound, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if in_log and 0 <= sound < in_log:
-                kept_log = self._copy_of_bad_log()
+                self._keep_damaged_log()
             self._check_format(db)
             if self.path.stat().st_size <= QUICK_CHECK_BYTES:
                 found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -229,12 +212,6 @@ class SpoolFile:
         except BaseException:
             db.close()
             raise
-        if kept_log is not None:
-            logger.error(
-                "spool %s: its write-ahead log is damaged: the latest results may be lost. It is kept as %s",
-                self.path,
-                kept_log.name,
-            )
         if not self._clock_runs:
             self._clock.go_on_from(stamp)
             self._clock_runs = True
@@ -245,21 +222,16 @@ class SpoolFile:
     def _take_lock(self) -> None:
         if not self._in_use:
             raise SpoolError(f"{self.path}: the spool is closed")
-        if self._lock_fd is not None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o640)
+        if self._lock_fd is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o640)
         try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock_fd)
-            if not isinstance(error, BlockingIOError):
-                raise
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise SpoolHeldError(
                 f"{self.path}: another agent uses this spool. Stop it, or give this agent its own state folder with "
                 "STATE_DIRECTORY: commanded settings and bundles are there too."
             ) from error
-        self._lock_fd = lock_fd
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
@@ -282,13 +254,9 @@ class SpoolFile:
             raise SpoolError(f"{self.path}: a SQLite file, but not a spool of this agent. Set another spool.path.")
         rows.prepare(db)
         if not empty:
-            if self.path.stat().st_size <= QUICK_CHECK_BYTES:  # a larger file reuses its pages and does not shrink
-                with contextlib.suppress(sqlite3.Error):
-                    db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-                    db.execute("VACUUM")  # makes the line above effective
             logger.info("spool %s: upgraded from format 1 to %d", self.path, rows.FORMAT_VERSION)
 
-    def _copy_of_bad_log(self) -> Path:
+    def _keep_damaged_log(self) -> None:
         """Copies the log: SQLite continues with its intact beginning and overwrites the rest."""
         aside = Path(f"{self._aside()}-wal")
         try:
@@ -296,7 +264,8 @@ class SpoolFile:
         except OSError:
             aside.unlink(missing_ok=True)
             raise
-        return aside
+        said = "spool %s: its write-ahead log is damaged: the latest results may be lost. It is kept as %s"
+        logger.error(said, self.path, aside.name)
 
     def _set_aside(self, damage: str) -> None:
         """Renames the damaged file and its log. The next attempt starts a new file and rescues the results."""

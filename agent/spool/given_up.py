@@ -66,3 +66,7 @@ class GivenUp:
                 self._counts[_RESULTS][cause.value],
                 self._counts[_PICTURES][cause.value],
             )
+
+    def is_going_on(self, cause: Cause) -> bool:
+        with self._lock:
+            return any(each[0] is cause for each in self._going_on)

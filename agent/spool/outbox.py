@@ -95,7 +95,9 @@ class Outbox:
         self._fault_lock = threading.Lock()  # held while `_faults` changes, never during a disk call
         self._faults: dict[str, tuple[str, float]] = {}  # failed disk action -> (reason, time of the next attempt)
         self.rewind()
-        spool.wait_for(self._upkeep, SILENT_S)  # reports an unusable spool before the first result
+        spool.wait_for(
+            lambda: self._attempt("upkeep", spool.upkeep), SILENT_S
+        )  # reports an unusable spool before the first result
 
     @property
     def fault(self) -> str | None:
@@ -143,19 +145,15 @@ class Outbox:
         self._arriving[thread_id] = len(results)
         with self._changing():
             entries = [Entry(self._spool.new_id(), result.camera, result.body) for result in results]
+            pictures = []
+            for entry, result in zip(entries, results, strict=True):
+                if result.on_durable is not None:
+                    self._on_durable[entry.id] = result.on_durable
+                if result.picture is not None:
+                    pictures.append(AttachedImage(entry.id, entry.camera, *result.picture))
             self._memory.extend(entries)
-            self._on_durable |= {
-                entry.id: result.on_durable
-                for entry, result in zip(entries, results, strict=True)
-                if result.on_durable is not None
-            }
             self._publish()  # before the disk call, which may take long
             del self._arriving[thread_id]
-            pictures = [
-                AttachedImage(entry.id, entry.camera, *result.picture)
-                for entry, result in zip(entries, results, strict=True)
-                if result.picture is not None
-            ]
             if not self._move_to_disk(pictures) and pictures:
                 self.losses.note(Cause.DISK, "the disk cannot be written", pictures=len(pictures))
             for _ in entries:
@@ -244,7 +242,7 @@ class Outbox:
         now_s = self._clock_s()
         if now_s - self._kept_up_at_s >= UPKEEP_S:
             self._kept_up_at_s = now_s
-            self._upkeep()
+            self._attempt("upkeep", self._spool.upkeep)
             self._attempt("sync", self._spool.sync)
             if "read" in self._faults:  # without results to send, no other read would show that the disk works again
                 self._attempt("read", lambda: self._spool.read(0, 0, 1))
@@ -296,9 +294,6 @@ class Outbox:
             self._picture_on_its_way = None
         self._acknowledged_pictures.add(picture_id)
 
-    def _upkeep(self) -> None:
-        self._attempt("upkeep", self._spool.upkeep)
-
     def _lane_of(self, entry_id: int) -> _Lane:
         return self._live if entry_id > self.live_after else self._backlog
 
@@ -346,7 +341,7 @@ class Outbox:
             self._memory.clear()
             for entry in entries:
                 self._note_durable(entry.id)
-            if not self._spool.disk_is_low:
+            if self.losses.is_going_on(Cause.DISK) and not self._spool.disk_is_low:
                 self.losses.over(Cause.DISK)
         return moved
 

@@ -116,10 +116,10 @@ class Spool:
             except BaseException as error:  # raised below, unless the disk has hung
                 outcome.set_exception(error)
 
-        threading.Thread(target=run, name="zsad-spool", daemon=True).start()
-        while self._file.silent_s <= (HUNG_S if self._stop.is_set() else patience_s):
-            with contextlib.suppress(TimeoutError):
-                return outcome.result(LOOK_S)
+        thread = threading.Thread(target=run, name="zsad-spool", daemon=True)
+        thread.start()
+        while thread.is_alive() and self._file.silent_s <= (HUNG_S if self._stop.is_set() else patience_s):
+            thread.join(LOOK_S)
         return outcome.result() if outcome.done() else None
 
     @property
@@ -279,8 +279,10 @@ class Spool:
 
     @property
     def disk_is_low(self) -> bool:
-        """Whether pictures are given up to leave room for results, or soon would be."""
-        return self._disk_free(self.path.parent) < 2 * LOW_DISK_BYTES
+        """Whether pictures are given up to leave room for results, or soon would be. True if it cannot be measured."""
+        with contextlib.suppress(OSError):
+            return self._disk_free(self.path.parent) < 2 * LOW_DISK_BYTES
+        return True
 
     def _note(self, dropped: _Dropped) -> None:
         """Counts and logs what was deleted, after the commit."""
