@@ -118,13 +118,11 @@ class SpoolFile:
                         raise
                     self._set_aside(" ".join(str(error).split()))
                     return self._attempt(work, writes, durable)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 if rows.error_code(error) not in _PASSING_CODES:
                     self._close_connections()  # a connection to a read-only file stays read-only
-                raise SpoolError(f"{self.path}: the spool cannot be {done}: {error}") from error
-            except OSError as error:
-                self._close_connections()
-                raise SpoolError(f"{self.path}: the spool cannot be {done}: {error.strerror}") from error
+                why = error.strerror if isinstance(error, OSError) else error
+                raise SpoolError(f"{self.path}: the spool cannot be {done}: {why}") from error
 
     def sync(self) -> None:
         """Makes what was committed safe against a power cut, and keeps the write-ahead log short.
@@ -249,7 +247,7 @@ class SpoolFile:
             )
         empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not empty and not (ours and version == 1):
-            if rows.looks_like_a_spool(db):
+            if {"id", "camera", "body", "crc32"} <= set(rows.columns(db, "results")):  # whatever its header says
                 raise rows.damage(f"its header says application {application_id:#x}, format {version}")
             raise SpoolError(f"{self.path}: a SQLite file, but not a spool of this agent. Set another spool.path.")
         rows.prepare(db)

@@ -15,8 +15,7 @@ class IdRanges:
         return self._count
 
     def __contains__(self, entry_id: int) -> bool:
-        run = bisect_right(self._first, entry_id) - 1
-        return run >= 0 and entry_id <= self._last[run]
+        return self.skip(entry_id - 1) >= entry_id
 
     @property
     def runs(self) -> list[tuple[int, int]]:

@@ -118,8 +118,7 @@ class Outbox:
 
     def _keep(self) -> int:
         with self._changing():
-            if self._memory:
-                self._move_to_disk(now=True)
+            self._move_to_disk(now=True)
             return len(self._memory)
 
     @property
@@ -156,9 +155,12 @@ class Outbox:
             del self._arriving[thread_id]
             if not self._move_to_disk(pictures) and pictures:
                 self.losses.note(Cause.DISK, "the disk cannot be written", pictures=len(pictures))
-            for _ in entries:
-                if len(self._memory) > self._max_in_memory:
-                    self._give_up_oldest()
+            excess = max(0, len(self._memory) - self._max_in_memory)
+            for oldest in [entry for entry in self._memory if self._is_fresh(entry)][:excess]:
+                self._memory.remove(oldest)
+                self._on_durable.pop(oldest.id, None)
+                why = f"the disk cannot be written, and {self._max_in_memory} results wait in memory"
+                self.losses.note(Cause.DISK, why, results=1)
             return [entry.id for entry in entries]
 
     def take(self, limit: int) -> list[Entry]:
@@ -254,8 +256,7 @@ class Outbox:
                 runs, picture_runs = self._acknowledged.runs, self._acknowledged_pictures.runs
                 if self._attempt("delete", lambda: self._spool.delete(runs, picture_runs)):
                     self._acknowledged, self._acknowledged_pictures = IdRanges(), IdRanges()
-            if self._memory:
-                self._move_to_disk()
+            self._move_to_disk()
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -336,7 +337,7 @@ class Outbox:
 
     def _move_to_disk(self, pictures: Sequence[AttachedImage] = (), *, now: bool = False) -> bool:
         entries = list(self._memory)
-        moved = self._attempt("append", lambda: self._spool.append(entries, pictures), now=now)
+        moved = not entries or self._attempt("append", lambda: self._spool.append(entries, pictures), now=now)
         if moved:
             self._memory.clear()
             for entry in entries:
@@ -358,14 +359,6 @@ class Outbox:
                 pictures=1,
             )
             self._settle_picture(picture_id)
-
-    def _give_up_oldest(self) -> None:
-        oldest = next((entry for entry in self._memory if self._is_fresh(entry)), None)
-        if oldest is None:  # all are in flight
-            return
-        self._memory.remove(oldest)
-        self._on_durable.pop(oldest.id, None)
-        self.losses.note(Cause.DISK, f"the disk cannot be written and {self._max_in_memory} wait in memory", results=1)
 
     def _attempt(self, what: str, action: Callable[[], object], *, now: bool = False) -> bool:
         """Runs the action. False if it failed, or failed less than `RETRY_S` ago and was not tried (unless `now`)."""

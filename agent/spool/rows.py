@@ -78,7 +78,7 @@ def prepare(db: sqlite3.Connection) -> None:
     Format 1 does not store when a result was accepted: its age counts from now.
     """
     with transaction(db):
-        if _columns(db, "results"):
+        if columns(db, "results"):
             db.execute("ALTER TABLE results ADD COLUMN accepted_s REAL NOT NULL DEFAULT 0")
         else:
             db.execute(_CREATE_RESULTS)
@@ -88,11 +88,6 @@ def prepare(db: sqlite3.Connection) -> None:
         db.execute("INSERT INTO state VALUES (1, ?, ?, 0, 0, 0, 0, '')", (last_id or 0, count))
         db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         db.execute(f"PRAGMA user_version={FORMAT_VERSION}")
-
-
-def looks_like_a_spool(db: sqlite3.Connection) -> bool:
-    """Whether the tables are those of a spool, whatever the file's header states."""
-    return {"id", "camera", "body", "crc32"} <= set(_columns(db, "results"))
 
 
 def read_state(db: sqlite3.Connection) -> tuple[State, Stamp]:
@@ -151,11 +146,10 @@ def delete(db: sqlite3.Connection, table: str, runs: Collection[tuple[int, int]]
     return db.executemany(f"DELETE FROM {table} WHERE id BETWEEN ? AND ?", runs).rowcount if runs else 0
 
 
-def last_of_oldest(db: sqlite3.Connection, table: str, number: int, before_s: float = math.inf) -> int | None:
-    """The highest id among the `number` oldest rows that was accepted before `before_s`; None if there is none."""
+def last_of_oldest(db: sqlite3.Connection, table: str, number: int, before_s: float = math.inf) -> int:
+    """The highest id among the `number` oldest rows that was accepted before `before_s`; 0 if there is none."""
     query = f"SELECT max(id) FROM (SELECT id, accepted_s FROM {table} ORDER BY id LIMIT ?) WHERE accepted_s < ?"
-    found: int | None = db.execute(query, (number, before_s)).fetchone()[0]
-    return found
+    return int(db.execute(query, (number, before_s)).fetchone()[0] or 0)
 
 
 def oldest_accepted_s(db: sqlite3.Connection) -> float | None:
@@ -205,12 +199,13 @@ def damage(found: str) -> sqlite3.DatabaseError:
     return error
 
 
-def error_code(error: sqlite3.Error) -> int:
+def error_code(error: Exception) -> int:
     """SQLite's primary result code; 0 if there is none."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
-def _columns(db: sqlite3.Connection, table: str) -> list[str]:
+def columns(db: sqlite3.Connection, table: str) -> list[str]:
+    """Names of the table's columns; empty: there is no such table."""
     return [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
 
 

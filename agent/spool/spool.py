@@ -99,8 +99,7 @@ class Spool:
     def _close(self) -> None:
         with contextlib.suppress(SpoolError):
             self._file.sync()
-        with contextlib.suppress(SpoolError):
-            self._file.stop()
+        self._file.stop()
 
     def wait_for(self, action: Callable[[], OutcomeT], patience_s: float = HUNG_S) -> OutcomeT | None:
         """Runs `action`, which may hang at the disk, in its own thread.
@@ -219,9 +218,10 @@ class Spool:
         """Gives up entries that are too old, returns unused space to the disk, and logs when there is room again."""
         for _ in range(EXPIRY_BATCHES):
             too_old = self._file.run(partial(self._older_than, self._max_age_s), writes=False)
-            if too_old == (None, None):
+            if not any(too_old):
                 break
-            self._note(self._file.run(partial(_expire, too_old)))
+            dropped = self._file.run(partial(_delete_up_to, *too_old))
+            self._note([(Cause.AGE, *dropped)])
         pages, free = self._file.run(lambda db, state: page_counts(db), writes=False)
         if free and (pages > self._max_pages or free > max(SLACK_PAGES, pages // 2)):
             self._file.run(release_pages)
@@ -229,8 +229,7 @@ class Spool:
             self.losses.over(Cause.COUNT)
         if pages - free <= self._max_pages * 0.8:
             self.losses.over(Cause.BYTES)
-        nearly_old = self._file.run(partial(self._older_than, self._max_age_s * 0.8), writes=False)
-        if nearly_old == (None, None):
+        if not any(self._file.run(partial(self._older_than, self._max_age_s * 0.8), writes=False)):
             self.losses.over(Cause.AGE)
 
     def _yield_to_results(
@@ -244,8 +243,7 @@ class Spool:
             return []
         offered = len(kept)
         kept.clear()
-        missing = _pages(new) - page_counts(db)[1]
-        gone = _drop_pictures(db, state, missing) if missing > 0 else 0
+        gone = _drop_pictures(db, state, _pages(new) - page_counts(db)[1])
         return [(Cause.DISK, 0, gone + offered)]
 
     def _make_room(self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[AttachedImage]) -> _Dropped:
@@ -269,13 +267,11 @@ class Spool:
         pages, free = page_counts(db)
         return pages - free + _pages(new) + sum(_picture_pages(each) for each in kept) - self._max_pages
 
-    def _older_than(self, age_s: float, db: sqlite3.Connection, state: State) -> tuple[int | None, int | None]:
-        """The ids up to which results and pictures are older than `age_s`; None: none is."""
+    def _older_than(self, age_s: float, db: sqlite3.Connection, state: State) -> tuple[int, int]:
+        """The ids up to which results and pictures are older than `age_s`; 0: none is."""
         before_s = self._clock.now_s() - age_s
-        return (
-            rows.last_of_oldest(db, "results", EXPIRY_BATCH, before_s),
-            rows.last_of_oldest(db, "pictures", EXPIRY_BATCH, before_s),
-        )
+        result = rows.last_of_oldest(db, "results", EXPIRY_BATCH, before_s)
+        return result, max(result, rows.last_of_oldest(db, "pictures", EXPIRY_BATCH, before_s))
 
     @property
     def disk_is_low(self) -> bool:
@@ -308,26 +304,22 @@ class Spool:
 
 def _drop_results(db: sqlite3.Connection, state: State, number: int) -> tuple[int, int]:
     """Deletes the oldest `number` results and the pictures up to the last of them. Returns both counts."""
-    up_to = rows.last_of_oldest(db, "results", number)
-    return _delete_up_to(db, state, up_to, up_to)
+    last = rows.last_of_oldest(db, "results", number)
+    return _delete_up_to(last, last, db, state)
 
 
 def _drop_pictures(db: sqlite3.Connection, state: State, pages: int) -> int:
     """Deletes the oldest pictures until so many pages are free. Returns how many."""
     gone, aim = 0, page_counts(db)[1] + pages
-    while page_counts(db)[1] < aim and (oldest := rows.last_of_oldest(db, "pictures", 1)) is not None:
-        gone += _delete_up_to(db, state, None, oldest)[1]
+    while page_counts(db)[1] < aim and (oldest := rows.last_of_oldest(db, "pictures", 1)):
+        gone += _delete_up_to(0, oldest, db, state)[1]
     return gone
 
 
-def _expire(up_to: tuple[int | None, int | None], db: sqlite3.Connection, state: State) -> _Dropped:
-    return [(Cause.AGE, *_delete_up_to(db, state, up_to[0], max(up_to[0] or 0, up_to[1] or 0)))]
-
-
-def _delete_up_to(db: sqlite3.Connection, state: State, result: int | None, picture: int | None) -> tuple[int, int]:
-    """Deletes results and pictures up to these ids; None: none. Returns both counts."""
-    results = rows.delete(db, "results", [(0, result or 0)])
-    pictures = rows.delete(db, "pictures", [(0, picture or 0)])
+def _delete_up_to(result: int, picture: int, db: sqlite3.Connection, state: State) -> tuple[int, int]:
+    """Deletes results and pictures with ids up to these. Returns both counts."""
+    results = rows.delete(db, "results", [(0, result)])
+    pictures = rows.delete(db, "pictures", [(0, picture)])
     state.results -= results
     state.pictures -= pictures
     return results, pictures
