@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 QUICK_CHECK_BYTES = 32_000_000  # a larger file is not checked at start; its damage is found when it is read
 BUSY_S = 0.25  # longest wait for another program's lock on the file: `accept` waits for it too
-SILENT_S = 5.0  # a disk call that takes longer is a stated fault, and the calls that wait for it fail
+MAX_WAIT_S = 5.0  # a disk call that takes longer is a stated fault, and the calls that wait for it fail
 WAL_PAGES = 4_000  # a commit does a checkpoint only in a burst that is too fast for `sync`
 WAL_KEPT_BYTES = 4_000_000  # size of the log after such a burst
 RESCUE_BATCH = 1000  # entries in memory at a time while a damaged file is read
@@ -46,7 +46,7 @@ class SpoolHeldError(SpoolError):
 class SpoolFile:
     """Opened at first use, and again after a failure. Any thread may call any method; they run one at a time.
 
-    A call that waits for one that hangs fails when the disk has not answered for `SILENT_S`.
+    A call that waits for one that hangs fails when the disk has not answered for `MAX_WAIT_S`.
 
     Raises (every method):
         SpoolError: the file cannot be used. It is unchanged. Its cause is the SQLite error, if there is one.
@@ -72,14 +72,14 @@ class SpoolFile:
         self._rescue_begun = False
 
     @property
-    def silent_s(self) -> float:
+    def waiting_s(self) -> float:
         """Seconds that the slowest call in progress has waited for the disk; 0 when there is none."""
         return max((time.monotonic() - since_s for since_s in list(self._since_s.values())), default=0.0)
 
     @property
-    def silence(self) -> str | None:
+    def hang_fault(self) -> str | None:
         """The fault of a disk that hangs; None when there is none."""
-        return self._hang_text() if self.silent_s > SILENT_S else None
+        return self._hang_text() if self.waiting_s > MAX_WAIT_S else None
 
     def start(self) -> None:
         """Opens the file. If that fails, every use tries again. Raises only `SpoolHeldError`."""
@@ -92,7 +92,7 @@ class SpoolFile:
             pass
 
     def stop(self) -> None:
-        with self._at_the_disk(self._lock):
+        with self._disk_call(self._lock):
             self._close_connections()
             self._in_use = False
             if self._lock_fd is not None:
@@ -108,7 +108,7 @@ class SpoolFile:
             work: gets the connection and the state, and updates the state together with the rows.
             durable: fsynced when this returns, if the fsync policy says so.
         """
-        with self._at_the_disk(self._lock):
+        with self._disk_call(self._lock):
             done = "opened" if self._db is None else "written" if writes else "read"
             try:
                 try:
@@ -129,7 +129,7 @@ class SpoolFile:
 
         Does a passive checkpoint over a separate connection: commits continue meanwhile, even on a slow disk.
         """
-        with self._at_the_disk(self._sync_lock):
+        with self._disk_call(self._sync_lock):
             if self._sync_db is None or not self._unsynced:
                 return
             self._unsynced = False
@@ -167,10 +167,10 @@ class SpoolFile:
         self.bytes = sizes
 
     @contextlib.contextmanager
-    def _at_the_disk(self, lock: threading.Lock) -> Iterator[None]:
+    def _disk_call(self, lock: threading.Lock) -> Iterator[None]:
         """Holds the lock and records since when."""
         now_s = time.monotonic()
-        if not lock.acquire(timeout=max(0.0, self._since_s.get(lock, now_s) + SILENT_S - now_s)):
+        if not lock.acquire(timeout=max(0.0, self._since_s.get(lock, now_s) + MAX_WAIT_S - now_s)):
             raise SpoolError(self._hang_text())
         self._since_s[lock] = time.monotonic()
         try:
@@ -180,7 +180,7 @@ class SpoolFile:
             lock.release()
 
     def _hang_text(self) -> str:
-        return f"{self.path}: the disk has not answered for more than {SILENT_S:g} s"
+        return f"{self.path}: the disk has not answered for more than {MAX_WAIT_S:g} s"
 
     def _open(self) -> sqlite3.Connection:
         self._take_lock()
@@ -252,6 +252,10 @@ class SpoolFile:
             raise SpoolError(f"{self.path}: a SQLite file, but not a spool of this agent. Set another spool.path.")
         rows.prepare(db)
         if not empty:
+            if self.path.stat().st_size <= QUICK_CHECK_BYTES:  # a larger file reuses its pages and does not shrink
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                    db.execute("VACUUM")  # makes the line above effective
             logger.info("spool %s: upgraded from format 1 to %d", self.path, rows.FORMAT_VERSION)
 
     def _keep_damaged_log(self) -> None:

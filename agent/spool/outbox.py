@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from zsad_agent.spool.database import SILENT_S
+from zsad_agent.spool.database import MAX_WAIT_S
 from zsad_agent.spool.given_up import Cause
 from zsad_agent.spool.id_ranges import IdRanges
 from zsad_agent.spool.rows import AttachedImage, Entry
@@ -95,16 +95,14 @@ class Outbox:
         self._fault_lock = threading.Lock()  # held while `_faults` changes, never during a disk call
         self._faults: dict[str, tuple[str, float]] = {}  # failed disk action -> (reason, time of the next attempt)
         self.rewind()
-        spool.wait_for(
-            lambda: self._attempt("upkeep", spool.upkeep), SILENT_S
-        )  # reports an unusable spool before the first result
+        spool.wait_for(lambda: self._attempt("upkeep", spool.upkeep), MAX_WAIT_S)  # states a fault before any result
 
     @property
     def fault(self) -> str | None:
         """The present faults of the spool; None when it works."""
         with self._fault_lock:
             whys = [why for why, _ in self._faults.values()]
-        return "; ".join(dict.fromkeys([*whys, *filter(None, [self._spool.silence])])) or None
+        return "; ".join(dict.fromkeys([*whys, *filter(None, [self._spool.hang_fault])])) or None
 
     @property
     def unsent(self) -> int:

@@ -9,12 +9,11 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from zsad_agent.spool import rows
 from zsad_agent.spool.clock import SpoolClock
-from zsad_agent.spool.database import SILENT_S, WAL_PAGES, SpoolFile, page_counts, release_pages
+from zsad_agent.spool.database import MAX_WAIT_S, WAL_PAGES, SpoolFile, page_counts, release_pages
 from zsad_agent.spool.given_up import Cause, GivenUp
 from zsad_agent.spool.rows import PAGE_BYTES, AttachedImage, Entry, State
 from zsad_core.errors import SpoolError
@@ -25,7 +24,7 @@ LEAST_WAL_PAGES = 4
 SLACK_PAGES = 1024  # free pages kept for new results
 LOW_DISK_BYTES = 4_000_000  # the write-ahead log may need as much for results
 HUNG_S = 0.9  # longest wait for a disk call during a stop, which has 2 s in all
-LOOK_S = 0.02  # between two checks whether a call has ended
+CHECK_S = 0.02  # between two checks whether a call has ended
 EXPIRY_BATCH = 1000  # rows checked at a time
 EXPIRY_BATCHES = 10
 
@@ -37,7 +36,7 @@ class Spool:
     """A queue in a SQLite file, for one agent at a time. Any thread may call any method but `new_id`.
 
     A property never waits for the disk or for another thread: it gives the state of the latest commit. The file is
-    opened in a thread of its own. If that takes longer than `SILENT_S`, the agent starts without the file, as with a
+    opened in a thread of its own. If that takes longer than `MAX_WAIT_S`, the agent starts without the file, as with a
     disk that fails.
 
     What a failure can lose. A killed process loses nothing, because `append` returns after the commit has reached the
@@ -87,12 +86,10 @@ class Spool:
         self._before: int | None = None  # the last row id of earlier runs, set when the file is first opened
 
     def __enter__(self) -> Self:
-        self.wait_for(self._file.start, SILENT_S)
+        self.wait_for(self._file.start, MAX_WAIT_S)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Syncs and closes the file. If the disk hangs, the end of the process closes it."""
         self.wait_for(self._close)
 
@@ -102,10 +99,9 @@ class Spool:
         self._file.stop()
 
     def wait_for(self, action: Callable[[], OutcomeT], patience_s: float = HUNG_S) -> OutcomeT | None:
-        """Runs `action`, which may hang at the disk, in its own thread.
+        """Runs `action`, which may wait for the disk, in its own thread.
 
-        Returns its outcome; None: the disk hangs for longer than `patience_s`, or than `HUNG_S` if the agent has to
-        stop. The action is then still running.
+        None: the disk hangs for longer than `patience_s` (`HUNG_S` after a stop request); the action still runs.
         """
         outcome: Future[OutcomeT] = Future()
 
@@ -117,19 +113,19 @@ class Spool:
 
         thread = threading.Thread(target=run, name="zsad-spool", daemon=True)
         thread.start()
-        while thread.is_alive() and self._file.silent_s <= (HUNG_S if self._stop.is_set() else patience_s):
-            thread.join(LOOK_S)
+        while thread.is_alive() and self._file.waiting_s <= (HUNG_S if self._stop.is_set() else patience_s):
+            thread.join(CHECK_S)
         return outcome.result() if outcome.done() else None
 
     @property
     def hangs(self) -> bool:
         """Whether the disk has hung for so long that a stop should not wait for it."""
-        return self._file.silent_s > HUNG_S
+        return self._file.waiting_s > HUNG_S
 
     @property
-    def silence(self) -> str | None:
+    def hang_fault(self) -> str | None:
         """The fault of a disk that hangs; None when there is none."""
-        return self._file.silence
+        return self._file.hang_fault
 
     @property
     def count(self) -> int:
