@@ -36,8 +36,7 @@ class Spool:
     """A queue in a SQLite file, for one agent at a time. Any thread may call any method but `new_id`.
 
     A property never waits for the disk or for another thread: it gives the state of the latest commit. The file is
-    opened in a thread of its own. If that takes longer than `MAX_WAIT_S`, the agent starts without the file, as with a
-    disk that fails.
+    opened in a thread of its own; after `MAX_WAIT_S` the agent starts without it, as with a disk that fails.
 
     What a failure can lose. A killed process loses nothing, because `append` returns after the commit has reached the
     kernel. A power cut loses nothing with `fsync="each"`: `append` returns after an fsync. With `"periodic"` it loses
@@ -96,7 +95,8 @@ class Spool:
     def _close(self) -> None:
         with contextlib.suppress(SpoolError):
             self._file.sync()
-        self._file.stop()
+        with contextlib.suppress(SpoolError):
+            self._file.stop()
 
     def wait_for(self, action: Callable[[], OutcomeT], patience_s: float = HUNG_S) -> OutcomeT | None:
         """Runs `action`, which may wait for the disk, in its own thread.
@@ -113,6 +113,7 @@ class Spool:
 
         thread = threading.Thread(target=run, name="zsad-spool", daemon=True)
         thread.start()
+        thread.join(CHECK_S)  # a call that fails at once has an outcome
         while thread.is_alive() and self._file.waiting_s <= (HUNG_S if self._stop.is_set() else patience_s):
             thread.join(CHECK_S)
         return outcome.result() if outcome.done() else None
