@@ -104,7 +104,7 @@ def _run_once(
             leave_at_once(0, given.exit_now)  # the compiler's threads would crash during interpreter shutdown
             return 0
         give_back_memory()
-        spool = stack.enter_context(make_spool(config, given.state_dir))
+        spool = stack.enter_context(make_spool(config, given.state_dir, given.stop))
         services = ServiceGroup()
         stack.callback(lambda: services.stop(time.monotonic() + STOP_S))
         publisher = start_publisher(config, spool, services, given.stop)

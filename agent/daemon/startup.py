@@ -21,7 +21,7 @@ LOAD_S = 300.0  # longest time for a model to load, as the unit's TimeoutStartSe
 logger = logging.getLogger(__name__)
 
 
-def make_spool(config: AgentConfig, state_dir: Path) -> Spool:
+def make_spool(config: AgentConfig, state_dir: Path, stop: threading.Event) -> Spool:
     """The path of the spool, where results wait for the broker. Opens no file."""
     limits = config.spool
     return Spool(
@@ -30,6 +30,7 @@ def make_spool(config: AgentConfig, state_dir: Path) -> Spool:
         max_bytes=limits.max_bytes,
         max_age_h=limits.max_age_h,
         fsync=limits.fsync,
+        stop=stop,
     )
 
 

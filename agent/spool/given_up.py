@@ -7,6 +7,8 @@ from enum import StrEnum
 
 logger = logging.getLogger(__name__)
 
+_RESULTS, _PICTURES = "results", "evidence pictures"
+
 
 class Cause(StrEnum):
     COUNT = "count"  # more than spool.max_results
@@ -24,32 +26,28 @@ class GivenUp:
         """`name` is the queue's name in the log."""
         self._name = name
         self._lock = threading.Lock()
-        self._results: Counter[str] = Counter()
-        self._pictures: Counter[str] = Counter()
+        self._counts: dict[str, Counter[str]] = {_RESULTS: Counter(), _PICTURES: Counter()}
         self._going_on: set[tuple[Cause, str]] = set()
 
     @property
     def results(self) -> dict[str, int]:
         """Results given up, by cause; only causes with at least one."""
         with self._lock:
-            return dict(self._results)
+            return dict(self._counts[_RESULTS])
 
     @property
     def pictures(self) -> dict[str, int]:
         """Evidence pictures given up, by cause; only causes with at least one."""
         with self._lock:
-            return dict(self._pictures)
+            return dict(self._counts[_PICTURES])
 
     def note(self, cause: Cause, why: str, *, results: int = 0, pictures: int = 0) -> None:
         """Counts what was given up for `cause`. Logs `why` the first time, and again after `over`."""
         with self._lock:
-            for what, counts, number in (
-                ("results", self._results, results),
-                ("evidence pictures", self._pictures, pictures),
-            ):
+            for what, number in ((_RESULTS, results), (_PICTURES, pictures)):
                 if number <= 0:
                     continue
-                counts[cause.value] += number
+                self._counts[what][cause.value] += number
                 if (cause, what) not in self._going_on:
                     self._going_on.add((cause, what))
                     logger.error("spool %s: %s: %s are given up", self._name, why, what)
@@ -62,11 +60,11 @@ class GivenUp:
                 return
             self._going_on -= ended
             logger.warning(
-                "spool %s has room again; given up so far: %d results, %d evidence pictures (%s)",
+                "spool %s has room again; given up so far (%s): %d results, %d evidence pictures",
                 self._name,
-                self._results[cause.value],
-                self._pictures[cause.value],
                 cause.value,
+                self._counts[_RESULTS][cause.value],
+                self._counts[_PICTURES][cause.value],
             )
 
     def is_going_on(self, cause: Cause) -> bool:

@@ -15,8 +15,7 @@ class IdRanges:
         return self._count
 
     def __contains__(self, entry_id: int) -> bool:
-        run = bisect_right(self._first, entry_id) - 1
-        return run >= 0 and entry_id <= self._last[run]
+        return self.skip(entry_id - 1) >= entry_id
 
     @property
     def runs(self) -> list[tuple[int, int]]:
@@ -30,31 +29,9 @@ class IdRanges:
         run = bisect_right(self._first, entry_id)  # the run after it
         joins_before = run > 0 and self._last[run - 1] == entry_id - 1
         joins_after = run < len(self._first) and self._first[run] == entry_id + 1
-        if joins_before and joins_after:
-            self._last[run - 1] = self._last[run]
-            del self._first[run], self._last[run]
-        elif joins_before:
-            self._last[run - 1] = entry_id
-        elif joins_after:
-            self._first[run] = entry_id
-        else:
-            self._first.insert(run, entry_id)
-            self._last.insert(run, entry_id)
-
-    def discard(self, entry_id: int) -> None:
-        if entry_id not in self:
-            return
-        self._count -= 1
-        run = bisect_right(self._first, entry_id) - 1
-        first, last = self._first[run], self._last[run]
-        kept = [(start, end) for start, end in ((first, entry_id - 1), (entry_id + 1, last)) if start <= end]
-        self._first[run : run + 1] = [start for start, _ in kept]
-        self._last[run : run + 1] = [end for _, end in kept]
-
-    def clear(self) -> None:
-        self._first.clear()
-        self._last.clear()
-        self._count = 0
+        joined = slice(run - joins_before, run + joins_after)
+        self._first[joined] = [self._first[run - 1] if joins_before else entry_id]
+        self._last[joined] = [self._last[run] if joins_after else entry_id]
 
     def skip(self, entry_id: int) -> int:
         """The last id of the run that contains `entry_id` or starts right after it; `entry_id` if there is none."""

@@ -7,9 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from zsad_agent.spool.given_up import Cause, GivenUp
+from zsad_agent.spool.database import MAX_WAIT_S
+from zsad_agent.spool.given_up import Cause
 from zsad_agent.spool.id_ranges import IdRanges
 from zsad_agent.spool.rows import AttachedImage, Entry
 from zsad_agent.spool.spool import Spool
@@ -23,7 +23,6 @@ UPKEEP_S = 2.0  # the most that a power cut can lose with spool.fsync = periodic
 DELETE_BATCH = 100  # acknowledged results per commit
 DELETE_AFTER_S = 0.2  # longest time that an acknowledged result stays in the spool
 BACKLOG_EVERY = 4  # while both lanes have messages, every 4th message is from the backlog
-SILENT_S = 5.0  # a disk call that takes longer is a stated fault
 PICTURE_TRIES = 5  # a picture is given up after so many connections ended at it
 
 
@@ -44,7 +43,6 @@ class _Published:
     unsent: int = 0
     unsent_pictures: int = 0
     in_memory: int = 0  # results that are not known to be on the disk
-    fault: str | None = None
 
 
 @dataclass(slots=True)
@@ -76,6 +74,7 @@ class Outbox:
     def __init__(
         self, spool: Spool, *, max_in_memory: int = MAX_IN_MEMORY, clock_s: Callable[[], float] = time.monotonic
     ) -> None:
+        self.losses = spool.losses
         self._spool = spool
         self._max_in_memory = max_in_memory
         self._clock_s = clock_s
@@ -88,27 +87,22 @@ class Outbox:
         self._taken: set[int] = set()  # results in flight, not acknowledged
         self._acknowledged = IdRanges()  # results not yet deleted
         self._acknowledged_pictures = IdRanges()
-        self._acknowledged_at_s = 0.0  # when the oldest of these was
+        self._deleted_at_s = clock_s()
         self._picture_on_its_way: int | None = None
         self._picture_tries = (0, 0)  # id of the picture at which the last connection ended, and how many ended there
         self._sent_results = self._sent_pictures = 0  # messages sent while both lanes had some; selects the lane
         self._kept_up_at_s = clock_s()
+        self._fault_lock = threading.Lock()  # held while `_faults` changes, never during a disk call
         self._faults: dict[str, tuple[str, float]] = {}  # failed disk action -> (reason, time of the next attempt)
         self.rewind()
-        self._attempt("upkeep", spool.upkeep)  # reports an unusable spool before the first result
+        spool.wait_for(lambda: self._attempt("upkeep", spool.upkeep), MAX_WAIT_S)  # states a fault before any result
 
     @property
     def fault(self) -> str | None:
         """The present faults of the spool; None when it works."""
-        faults = [self._published.fault] if self._published.fault is not None else []
-        if self._spool.silent_s > SILENT_S:
-            faults.append(f"{self._spool.path}: the disk has not answered for more than {SILENT_S:g} s")
-        return "; ".join(faults) or None
-
-    @property
-    def losses(self) -> GivenUp:
-        """Results and pictures given up since the start."""
-        return self._spool.losses
+        with self._fault_lock:
+            whys = [why for why, _ in self._faults.values()]
+        return "; ".join(dict.fromkeys([*whys, *filter(None, [self._spool.hang_fault])])) or None
 
     @property
     def unsent(self) -> int:
@@ -117,17 +111,13 @@ class Outbox:
 
     def store_or_count_lost(self) -> int:
         """Tries the disk once more, unless it hangs. Returns how many results are not stored and will be lost."""
-        lost: list[int] = []
-        self._spool.finish(lambda: lost.append(self._keep()))
-        return lost[0] if lost else self._published.in_memory + sum(list(self._arriving.values()))
+        lost = self._spool.wait_for(self._keep)
+        return lost if lost is not None else self._published.in_memory + sum(list(self._arriving.values()))
 
     def _keep(self) -> int:
         with self._changing():
-            if self._memory:
-                if fault := self._faults.get("append"):
-                    self._faults["append"] = (fault[0], self._clock_s())
-                self._move_to_disk()
-            return sum(entry.id not in self._acknowledged for entry in self._memory)
+            self._move_to_disk(now=True)
+            return len(self._memory)
 
     @property
     def unsent_pictures(self) -> int:
@@ -143,11 +133,6 @@ class Outbox:
         """Results lost since the start: at a limit of the spool, by a failed disk, or refused by the broker."""
         return sum(self.losses.results.values())
 
-    @property
-    def live_after(self) -> int:
-        """Results with ids up to this are backlog, those above are live."""
-        return self._live_after
-
     def add_all(self, results: Sequence[Accepted]) -> list[int]:
         """Stores results in this order with one commit and returns their ids. Durable on return unless `fault` is set.
 
@@ -157,24 +142,23 @@ class Outbox:
         self._arriving[thread_id] = len(results)
         with self._changing():
             entries = [Entry(self._spool.new_id(), result.camera, result.body) for result in results]
+            pictures = []
+            for entry, result in zip(entries, results, strict=True):
+                if result.on_durable is not None:
+                    self._on_durable[entry.id] = result.on_durable
+                if result.picture is not None:
+                    pictures.append(AttachedImage(entry.id, entry.camera, *result.picture))
             self._memory.extend(entries)
-            self._on_durable |= {
-                entry.id: result.on_durable
-                for entry, result in zip(entries, results, strict=True)
-                if result.on_durable is not None
-            }
             self._publish()  # before the disk call, which may take long
             del self._arriving[thread_id]
-            pictures = [
-                AttachedImage(entry.id, entry.camera, *result.picture)
-                for entry, result in zip(entries, results, strict=True)
-                if result.picture is not None
-            ]
             if not self._move_to_disk(pictures) and pictures:
                 self.losses.note(Cause.DISK, "the disk cannot be written", pictures=len(pictures))
-            for _ in entries:
-                if len(self._memory) > self._max_in_memory:
-                    self._give_up_oldest()
+            excess = max(0, len(self._memory) - self._max_in_memory)
+            for oldest in [entry for entry in self._memory if self._is_fresh(entry)][:excess]:
+                self._memory.remove(oldest)
+                self._on_durable.pop(oldest.id, None)
+                why = f"the disk cannot be written, and {self._max_in_memory} results wait in memory"
+                self.losses.note(Cause.DISK, why, results=1)
             return [entry.id for entry in entries]
 
     def take(self, limit: int) -> list[Entry]:
@@ -192,7 +176,9 @@ class Outbox:
                     lane = live or backlog
                 taken.append(lane.popleft())
             self._taken.update(entry.id for entry in taken)
-            self._advance(taken)
+            if "read" not in self._faults:  # no cursor passes a result that could not be read
+                for entry in taken:
+                    self._lane_of(entry.id).cursor = entry.id
             return taken
 
     def take_picture(self) -> AttachedImage | None:
@@ -231,7 +217,7 @@ class Outbox:
         with self._lock:
             if self._picture_on_its_way == picture_id:
                 self._picture_on_its_way = None
-                lane = self._live if picture_id > self._live_after else self._backlog
+                lane = self._lane_of(picture_id)
                 lane.picture_cursor = min(lane.picture_cursor, picture_id - 1)
 
     def refuse_picture(self, picture_id: int) -> None:
@@ -244,9 +230,9 @@ class Outbox:
         """A connection was made or lost: all unacknowledged results become backlog, new results are live."""
         with self._changing():
             self._taken.clear()
-            self._live_after = self._spool.last_id
-            self._backlog = _Lane(cursor=0, picture_cursor=0, end=self._live_after)
-            self._live = _Lane(cursor=self._live_after, picture_cursor=self._live_after)
+            self.live_after = self._spool.last_id  # results with ids up to this are backlog, those above are live
+            self._backlog = _Lane(cursor=0, picture_cursor=0, end=self.live_after)
+            self._live = _Lane(cursor=self.live_after, picture_cursor=self.live_after)
             if self._picture_on_its_way is not None:
                 self._note_break_at(self._picture_on_its_way)
                 self._picture_on_its_way = None
@@ -254,21 +240,21 @@ class Outbox:
     def delete_acknowledged(self, *, everything: bool = False) -> None:
         """Deletes acknowledged entries (in batches, or all now), maintains the file, and retries a failed disk."""
         now_s = self._clock_s()
-        with self._changing():
-            waiting = len(self._acknowledged) + len(self._acknowledged_pictures)
-            due = waiting >= DELETE_BATCH or now_s - self._acknowledged_at_s >= DELETE_AFTER_S
-            if waiting and (due or everything):
-                self._delete_acknowledged()
-            if self._memory:
-                self._move_to_disk()
         if now_s - self._kept_up_at_s >= UPKEEP_S:
             self._kept_up_at_s = now_s
             self._attempt("upkeep", self._spool.upkeep)
             self._attempt("sync", self._spool.sync)
             if "read" in self._faults:  # without results to send, no other read would show that the disk works again
-                self._attempt("read", self._try_to_read)
-            with self._lock:
-                self._publish()
+                self._attempt("read", lambda: self._spool.read(0, 0, 1))
+        with self._changing():
+            waiting = len(self._acknowledged) + len(self._acknowledged_pictures)
+            due = waiting >= DELETE_BATCH or now_s - self._deleted_at_s >= DELETE_AFTER_S
+            if waiting and (due or everything):
+                self._deleted_at_s = now_s
+                runs, picture_runs = self._acknowledged.runs, self._acknowledged_pictures.runs
+                if self._attempt("delete", lambda: self._spool.delete(runs, picture_runs)):
+                    self._acknowledged, self._acknowledged_pictures = IdRanges(), IdRanges()
+            self._move_to_disk()
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -287,7 +273,6 @@ class Outbox:
             unsent=max(0, self._spool.count + len(self._memory) - len(self._acknowledged)),
             unsent_pictures=max(0, self._spool.picture_count - len(self._acknowledged_pictures)),
             in_memory=len(self._memory),
-            fault="; ".join(dict.fromkeys(why for why, _ in self._faults.values())) or None,
         )
 
     def _note_durable(self, entry_id: int) -> None:
@@ -297,17 +282,19 @@ class Outbox:
     def _settle(self, entry_id: int) -> None:
         """The result is not sent again."""
         self._taken.discard(entry_id)
-        self._note_acknowledged_at()
-        self._acknowledged.add(entry_id)
+        in_memory = next((entry for entry in self._memory if entry.id == entry_id), None)
+        if in_memory is not None:
+            self._memory.remove(in_memory)
+        else:
+            self._acknowledged.add(entry_id)
 
     def _settle_picture(self, picture_id: int) -> None:
         if self._picture_on_its_way == picture_id:
             self._picture_on_its_way = None
-        self._note_acknowledged_at()
         self._acknowledged_pictures.add(picture_id)
 
-    def _try_to_read(self) -> None:
-        self._spool.read(0, 0, 1)
+    def _lane_of(self, entry_id: int) -> _Lane:
+        return self._live if entry_id > self.live_after else self._backlog
 
     def _next_of(self, lane: _Lane, limit: int) -> deque[Entry]:
         """The lane's next results, without taking them."""
@@ -315,53 +302,40 @@ class Outbox:
         if lane.cursor >= end:
             return deque()
         found: list[Entry] = []
-        could_read = self._attempt("read", lambda: found.extend(self._read_spool(lane.cursor, end, limit)))
-        if len(found) < limit:
-            found += [entry for entry in self._memory if lane.cursor < entry.id <= end and self._is_fresh(entry)]
+
+        def read() -> None:
+            after = lane.cursor
+            while len(found) < limit and (after := self._acknowledged.skip(after)) < end:
+                batch = self._spool.read(after, end, limit)
+                found.extend(entry for entry in batch if self._is_fresh(entry))
+                after = batch[-1].id if len(batch) == limit else end
+
+        could_read = self._attempt("read", read)
+        found += [entry for entry in self._memory if lane.cursor < entry.id <= end and self._is_fresh(entry)]
         if could_read and not found:
             lane.cursor = end
         return deque(found[:limit])
 
-    def _advance(self, taken: list[Entry]) -> None:
-        """Moves the cursors after the taken results, but not past results that could not be read."""
-        if "read" not in self._faults:
-            for entry in taken:
-                (self._live if entry.id > self._live_after else self._backlog).cursor = entry.id
-
-    def _read_spool(self, after: int, end: int, limit: int) -> list[Entry]:
-        entries: list[Entry] = []
-        while len(entries) < limit:
-            after = self._acknowledged.skip(after)
-            if after >= end:
-                break
-            read = self._spool.read(after, end, limit)
-            entries += [entry for entry in read if self._is_fresh(entry)]
-            if len(read) < limit:
-                break
-            after = read[-1].id
-        return entries[:limit]
-
     def _next_picture_of(self, lane: _Lane) -> AttachedImage | None:
         """Moves the lane's cursor past the picture. Returns None also when the disk cannot be read at present."""
-        found: list[AttachedImage | None] = []
-        while (after := self._acknowledged_pictures.skip(lane.picture_cursor)) < lane.cursor:
-            if not self._attempt("read", partial(self._read_picture_into, found, after, lane.cursor)):
-                return None
-            picture = found.pop()
-            lane.picture_cursor = picture.id if picture is not None else lane.cursor
-            if picture is not None and picture.id not in self._acknowledged_pictures:
-                return picture
-        return None
+        found: list[AttachedImage] = []
 
-    def _read_picture_into(self, found: list[AttachedImage | None], after: int, up_to: int) -> None:
-        found.append(self._spool.read_picture(after, up_to))
+        def read() -> None:
+            while not found and (after := self._acknowledged_pictures.skip(lane.picture_cursor)) < lane.cursor:
+                picture = self._spool.read_picture(after, lane.cursor)
+                lane.picture_cursor = picture.id if picture is not None else lane.cursor
+                if picture is not None and picture.id not in self._acknowledged_pictures:
+                    found.append(picture)
+
+        self._attempt("read", read)
+        return found[0] if found else None
 
     def _is_fresh(self, entry: Entry) -> bool:
         return entry.id not in self._taken and entry.id not in self._acknowledged
 
-    def _move_to_disk(self, pictures: list[AttachedImage] | None = None) -> bool:
+    def _move_to_disk(self, pictures: Sequence[AttachedImage] = (), *, now: bool = False) -> bool:
         entries = list(self._memory)
-        moved = self._attempt("append", lambda: self._spool.append(entries, pictures or ()))
+        moved = not entries or self._attempt("append", lambda: self._spool.append(entries, pictures), now=now)
         if moved:
             self._memory.clear()
             for entry in entries:
@@ -369,19 +343,6 @@ class Outbox:
             if self.losses.is_going_on(Cause.DISK) and not self._spool.disk_is_low:
                 self.losses.over(Cause.DISK)
         return moved
-
-    def _delete_acknowledged(self) -> None:
-        for entry in [entry for entry in self._memory if entry.id in self._acknowledged]:
-            self._memory.remove(entry)
-            self._acknowledged.discard(entry.id)
-        runs, picture_runs = self._acknowledged.runs, self._acknowledged_pictures.runs
-        if (runs or picture_runs) and self._attempt("delete", lambda: self._spool.delete(runs, picture_runs)):
-            self._acknowledged.clear()
-            self._acknowledged_pictures.clear()
-
-    def _note_acknowledged_at(self) -> None:
-        if not self.untidy:
-            self._acknowledged_at_s = self._clock_s()
 
     def _note_break_at(self, picture_id: int) -> None:
         """Gives up a picture at which the connection ended `PICTURE_TRIES` times: it would block all messages."""
@@ -395,38 +356,25 @@ class Outbox:
                 "heatmap.max_bytes)",
                 pictures=1,
             )
-            self._note_acknowledged_at()
-            self._acknowledged_pictures.add(picture_id)
+            self._settle_picture(picture_id)
 
-    def _give_up_oldest(self) -> None:
-        oldest = next((entry for entry in self._memory if self._is_fresh(entry)), None)
-        if oldest is None:  # all are in flight
-            return
-        self._memory.remove(oldest)
-        self._on_durable.pop(oldest.id, None)
-        self.losses.note(Cause.DISK, f"the disk cannot be written and {self._max_in_memory} wait in memory", results=1)
-
-    def _attempt(self, what: str, action: Callable[[], None]) -> bool:
-        """Runs the action. False if it failed, or failed less than `RETRY_S` ago and was not tried."""
-        with self._lock:
-            fault = self._faults.get(what)
-        if fault is not None and self._clock_s() < fault[1]:
+    def _attempt(self, what: str, action: Callable[[], object], *, now: bool = False) -> bool:
+        """Runs the action. False if it failed, or failed less than `RETRY_S` ago and was not tried (unless `now`)."""
+        fault = self._faults.get(what)
+        if fault is not None and self._clock_s() < fault[1] and not now:
             return False
         try:
             action()
         except SpoolError as error:
-            with self._lock:
-                is_news = str(error) not in {why for why, _ in self._faults.values()} and fault is None
+            with self._fault_lock:
+                is_new = fault is None and str(error) not in {why for why, _ in self._faults.values()}
                 self._faults[what] = (str(error), self._clock_s() + RETRY_S)
-                self._publish()
-            if is_news:
+            if is_new:
                 logger.error("spool lost (%s): %s", what, error)
             return False
         if fault is not None:
-            with self._lock:
-                del self._faults[what]
-                self._publish()
-                all_well = not self._faults
-            if all_well:
+            with self._fault_lock:
+                self._faults.pop(what, None)
+            if not self._faults:
                 logger.warning("spool back (%s); results given up so far: %d", what, self.given_up)
         return True

@@ -1,6 +1,7 @@
 """The tables of the spool's SQLite file, with checksums, and how to read a damaged file."""
 
 import contextlib
+import math
 import os
 import sqlite3
 import zlib
@@ -26,8 +27,7 @@ _CREATE_STATE = """CREATE TABLE state (
     one INTEGER PRIMARY KEY, last_id INTEGER NOT NULL, results INTEGER NOT NULL, pictures INTEGER NOT NULL,
     age_s REAL NOT NULL, wall_s REAL NOT NULL, boot_s REAL NOT NULL, boot_id TEXT NOT NULL)"""
 _RESULT = "id, CAST(camera AS BLOB), body, crc32"  # as bytes: text that is not UTF-8 would raise another error
-_DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_NO_LIMIT = -1
+DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,26 @@ class State:
     oldest_accepted_s: float | None = None  # of the results; only in memory, read from the rows
 
 
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Commits at the end. An exception rolls back."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back itself
+            db.execute("ROLLBACK")
+        raise
+
+
 def prepare(db: sqlite3.Connection) -> None:
     """Creates the tables of an empty file, or upgrades those of format 1, in one transaction.
 
     Format 1 does not store when a result was accepted: its age counts from now.
     """
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        if _columns(db, "results"):
+    with transaction(db):
+        if columns(db, "results"):
             db.execute("ALTER TABLE results ADD COLUMN accepted_s REAL NOT NULL DEFAULT 0")
         else:
             db.execute(_CREATE_RESULTS)
@@ -76,20 +88,10 @@ def prepare(db: sqlite3.Connection) -> None:
         db.execute("INSERT INTO state VALUES (1, ?, ?, 0, 0, 0, 0, '')", (last_id or 0, count))
         db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         db.execute(f"PRAGMA user_version={FORMAT_VERSION}")
-        db.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
-        raise
-
-
-def looks_like_a_spool(db: sqlite3.Connection) -> bool:
-    """Whether the tables are those of a spool, whatever the file's header states."""
-    return {"id", "camera", "body", "crc32"} <= set(_columns(db, "results"))
 
 
 def read_state(db: sqlite3.Connection) -> tuple[State, Stamp]:
-    """Raises sqlite3.DatabaseError with `is_damage` when the row is missing."""
+    """Raises sqlite3.DatabaseError with one of `DAMAGE_CODES` when the row is missing."""
     row = db.execute("SELECT last_id, results, pictures, age_s, wall_s, boot_s, boot_id FROM state").fetchone()
     if row is None:
         raise damage("the state row is missing")
@@ -110,21 +112,18 @@ def insert(db: sqlite3.Connection, entries: Sequence[Entry], accepted_s: float) 
 
     An id can exist already: a commit can report an error at its end although the write-ahead log is complete.
     """
-    rows = [(entry.id, entry.camera, entry.body, zlib.crc32(entry.body), accepted_s) for entry in entries]
-    query = "INSERT OR IGNORE INTO results (id, camera, body, crc32, accepted_s) VALUES (?, ?, ?, ?, ?)"
-    return db.executemany(query, rows).rowcount if rows else 0
+    rows = [(each.id, each.camera, each.body, zlib.crc32(each.body), accepted_s) for each in entries]
+    return db.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?)", rows).rowcount if rows else 0
 
 
 def insert_attached_images(db: sqlite3.Connection, pictures: Sequence[AttachedImage], accepted_s: float) -> int:
     """As `insert`."""
     rows = [(each.id, each.camera, each.result_id, accepted_s, zlib.crc32(each.jpeg), each.jpeg) for each in pictures]
-    query = """INSERT OR IGNORE INTO pictures (id, camera, result_id, accepted_s, crc32, jpeg)
-        VALUES (?, ?, ?, ?, ?, ?)"""
-    return db.executemany(query, rows).rowcount if rows else 0
+    return db.executemany("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows).rowcount if rows else 0
 
 
 def select(db: sqlite3.Connection, after_id: int, up_to_id: int, limit: int) -> list[Entry]:
-    """Raises sqlite3.DatabaseError with `is_damage` when a checksum is wrong, which SQLite cannot detect."""
+    """Raises sqlite3.DatabaseError with one of `DAMAGE_CODES` when a checksum is wrong, which SQLite cannot detect."""
     query = f"SELECT {_RESULT} FROM results WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
     return [_checked(row) for row in db.execute(query, (after_id, up_to_id, limit))]
 
@@ -147,24 +146,10 @@ def delete(db: sqlite3.Connection, table: str, runs: Collection[tuple[int, int]]
     return db.executemany(f"DELETE FROM {table} WHERE id BETWEEN ? AND ?", runs).rowcount if runs else 0
 
 
-def delete_up_to(db: sqlite3.Connection, table: str, up_to_id: int) -> int:
-    """Returns how many rows were deleted."""
-    return db.execute(f"DELETE FROM {table} WHERE id <= ?", (up_to_id,)).rowcount
-
-
-def nth_oldest(db: sqlite3.Connection, table: str, number: int) -> int | None:
-    """The highest id among the `number` oldest rows; None if the table is empty."""
-    query = f"SELECT max(id) FROM (SELECT id FROM {table} ORDER BY id LIMIT ?)"
-    found: int | None = db.execute(query, (number,)).fetchone()[0]
-    return found
-
-
-def expired(db: sqlite3.Connection, table: str, before_s: float, number: int) -> int | None:
-    """The highest id among the `number` oldest rows that was accepted before `before_s`; None: none was."""
-    query = f"""SELECT max(id) FROM (SELECT id, accepted_s FROM {table} ORDER BY id LIMIT ?)
-        WHERE accepted_s < ?"""
-    found: int | None = db.execute(query, (number, before_s)).fetchone()[0]
-    return found
+def last_of_oldest(db: sqlite3.Connection, table: str, number: int, before_s: float = math.inf) -> int:
+    """The highest id among the `number` oldest rows that was accepted before `before_s`; 0 if there is none."""
+    query = f"SELECT max(id) FROM (SELECT id, accepted_s FROM {table} ORDER BY id LIMIT ?) WHERE accepted_s < ?"
+    return int(db.execute(query, (number, before_s)).fetchone()[0] or 0)
 
 
 def oldest_accepted_s(db: sqlite3.Connection) -> float | None:
@@ -179,12 +164,11 @@ def read_what_is_left(path: Path) -> Iterator[Entry]:
     with (
         contextlib.suppress(sqlite3.Error, OSError),
         _at_full_length(path),
-        contextlib.closing(_connect_read_only(path)) as db,
+        contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db,
     ):
         for direction in ("ASC", "DESC"):
             with contextlib.suppress(sqlite3.Error):
-                query = f"SELECT {_RESULT} FROM results WHERE id > 0 ORDER BY id {direction} LIMIT ?"
-                for row in db.execute(query, (_NO_LIMIT,)):
+                for row in db.execute(f"SELECT {_RESULT} FROM results WHERE id > 0 ORDER BY id {direction}"):
                     if row[0] in seen:
                         break
                     seen.add(row[0])
@@ -208,21 +192,6 @@ def _at_full_length(path: Path) -> Iterator[None]:
         os.truncate(path, length)
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file is damaged, as opposed to a full disk or a lock."""
-    return _primary_code(error) in _DAMAGE_CODES
-
-
-def is_full(error: sqlite3.Error) -> bool:
-    """Whether the disk has no room."""
-    return _primary_code(error) == sqlite3.SQLITE_FULL
-
-
-def is_busy(error: sqlite3.Error) -> bool:
-    """Whether another program has locked the file."""
-    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
 def damage(found: str) -> sqlite3.DatabaseError:
     """The error that SQLite would raise for damage that it does not detect itself."""
     error = sqlite3.DatabaseError(found)
@@ -230,16 +199,14 @@ def damage(found: str) -> sqlite3.DatabaseError:
     return error
 
 
-def _primary_code(error: sqlite3.Error) -> int:
+def error_code(error: Exception) -> int:
+    """SQLite's primary result code; 0 if there is none."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
-def _columns(db: sqlite3.Connection, table: str) -> list[str]:
+def columns(db: sqlite3.Connection, table: str) -> list[str]:
+    """Names of the table's columns; empty: there is no such table."""
     return [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
-
-
-def _connect_read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
 
 
 def _checked(row: tuple[int, bytes, bytes, int]) -> Entry:

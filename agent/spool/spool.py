@@ -5,15 +5,15 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
-from zsad_agent.spool import rows as spool_rows
+from zsad_agent.spool import rows
 from zsad_agent.spool.clock import SpoolClock
-from zsad_agent.spool.database import WAL_PAGES, SpoolFile, page_counts
+from zsad_agent.spool.database import MAX_WAIT_S, WAL_PAGES, SpoolFile, page_counts, release_pages
 from zsad_agent.spool.given_up import Cause, GivenUp
 from zsad_agent.spool.rows import PAGE_BYTES, AttachedImage, Entry, State
 from zsad_core.errors import SpoolError
@@ -21,19 +21,22 @@ from zsad_core.errors import SpoolError
 THIS_RUN = 1 << 40  # ids of this run of the agent are above it, ids of earlier runs below
 ROW_BYTES = 64  # size of a row without its body, at most
 LEAST_WAL_PAGES = 4
+SLACK_PAGES = 1024  # free pages kept for new results
 LOW_DISK_BYTES = 4_000_000  # the write-ahead log may need as much for results
 HUNG_S = 0.9  # longest wait for a disk call during a stop, which has 2 s in all
-LOOK_S = 0.02  # between two checks whether a call has ended
+CHECK_S = 0.02  # between two checks whether a call has ended
 EXPIRY_BATCH = 1000  # rows checked at a time
 EXPIRY_BATCHES = 10
 
+OutcomeT = TypeVar("OutcomeT")
 _Dropped = list[tuple[Cause, int, int]]  # cause, results, pictures
 
 
 class Spool:
-    """A queue in a SQLite file, for one agent at a time. Any thread may call any method.
+    """A queue in a SQLite file, for one agent at a time. Any thread may call any method but `new_id`.
 
-    A property never waits for the disk or for another thread: it gives the state of the latest commit.
+    A property never waits for the disk or for another thread: it gives the state of the latest commit. The file is
+    opened in a thread of its own; after `MAX_WAIT_S` the agent starts without it, as with a disk that fails.
 
     What a failure can lose. A killed process loses nothing, because `append` returns after the commit has reached the
     kernel. A power cut loses nothing with `fsync="each"`: `append` returns after an fsync. With `"periodic"` it loses
@@ -64,7 +67,9 @@ class Spool:
         fsync: Literal["each", "periodic"] = "each",
         clock: SpoolClock | None = None,
         disk_free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+        stop: threading.Event | None = None,
     ) -> None:
+        """`stop` is set when the agent has to end: the start then waits for the disk no longer than the end does."""
         self.path = path
         self.losses = GivenUp(str(path))
         self._max_results = max_results
@@ -75,42 +80,53 @@ class Spool:
         wal_pages = max(LEAST_WAL_PAGES, min(WAL_PAGES, max_bytes // PAGE_BYTES // 8))
         self._max_pages = max_bytes // PAGE_BYTES - 2 * wal_pages  # the log may briefly be twice as long
         self._file = SpoolFile(path, self._clock, fsync_each=fsync == "each", wal_pages=wal_pages)
-        self._given_out = 0
+        self._stop = stop or threading.Event()
+        self.last_id = THIS_RUN  # the latest id that was assigned
         self._before: int | None = None  # the last row id of earlier runs, set when the file is first opened
 
     def __enter__(self) -> Self:
-        self._file.start()
+        self.wait_for(self._file.start, MAX_WAIT_S)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Syncs and closes the file. If the disk hangs, the end of the process closes it."""
-        self.finish(self._close)
+        self.wait_for(self._close)
 
     def _close(self) -> None:
         with contextlib.suppress(SpoolError):
             self._file.sync()
-        self._file.stop()
+        with contextlib.suppress(SpoolError):
+            self._file.stop()
 
-    def finish(self, action: Callable[[], None]) -> bool:
-        """Runs `action`, which may wait for the disk, in its own thread. False: the disk hangs, it is still running."""
-        thread = threading.Thread(target=action, name="zsad-spool-end", daemon=True)
+    def wait_for(self, action: Callable[[], OutcomeT], patience_s: float = HUNG_S) -> OutcomeT | None:
+        """Runs `action`, which may wait for the disk, in its own thread.
+
+        None: the disk hangs for longer than `patience_s` (`HUNG_S` after a stop request); the action still runs.
+        """
+        outcome: Future[OutcomeT] = Future()
+
+        def run() -> None:
+            try:
+                outcome.set_result(action())
+            except BaseException as error:  # raised below, unless the disk has hung
+                outcome.set_exception(error)
+
+        thread = threading.Thread(target=run, name="zsad-spool", daemon=True)
         thread.start()
-        thread.join(LOOK_S)
-        while thread.is_alive() and not self.hangs:
-            thread.join(LOOK_S)
-        return not thread.is_alive()
+        thread.join(CHECK_S)  # a call that fails at once has an outcome
+        while thread.is_alive() and self._file.waiting_s <= (HUNG_S if self._stop.is_set() else patience_s):
+            thread.join(CHECK_S)
+        return outcome.result() if outcome.done() else None
 
     @property
     def hangs(self) -> bool:
         """Whether the disk has hung for so long that a stop should not wait for it."""
-        return self.silent_s > HUNG_S
+        return self._file.waiting_s > HUNG_S
 
     @property
-    def silent_s(self) -> float:
-        """Seconds that the slowest call in progress has waited for the disk; 0 when there is none."""
-        return self._file.silent_s
+    def hang_fault(self) -> str | None:
+        """The fault of a disk that hangs; None when there is none."""
+        return self._file.hang_fault
 
     @property
     def count(self) -> int:
@@ -133,15 +149,10 @@ class Spool:
         accepted_s = self._file.state.oldest_accepted_s
         return None if accepted_s is None else max(0.0, self._clock.now_s() - accepted_s)
 
-    @property
-    def last_id(self) -> int:
-        """The latest id that was assigned; `THIS_RUN` before the first."""
-        return THIS_RUN + self._given_out
-
     def new_id(self) -> int:
-        with self._file.lock:
-            self._given_out += 1
-            return self.last_id
+        """The next id. For one thread at a time; never waits for the disk."""
+        self.last_id += 1
+        return self.last_id
 
     def append(self, entries: Sequence[Entry], pictures: Sequence[AttachedImage] = ()) -> None:
         """Stores all or nothing, committed when this returns. Entries above a limit are deleted in the same commit.
@@ -158,61 +169,65 @@ class Spool:
                 dropped.append((Cause.COUNT, *_drop_results(db, state, excess)))
             dropped += self._make_room(db, state, new, kept)
             now_s = self._clock.now_s()
-            state.results += spool_rows.insert(db, new, now_s)
-            state.pictures += spool_rows.insert_attached_images(db, kept, now_s)
+            state.results += rows.insert(db, new, now_s)
+            state.pictures += rows.insert_attached_images(db, kept, now_s)
             state.last_id = max([state.last_id, *(entry.id for entry in new)])
             return dropped
 
-        with self._file.lock:
-            self._note(self._file.run("written", work, durable=True))
+        self._note(self._file.run(work, durable=True))
 
     def read(self, after_id: int, up_to_id: int, limit: int) -> list[Entry]:
         """The `limit` oldest entries with an id above `after_id` and up to `up_to_id`, in order."""
 
         def work(db: sqlite3.Connection, state: State) -> list[Entry]:
-            found = spool_rows.select(db, self._row(after_id, state), self._row(up_to_id, state), limit)
+            found = rows.select(db, self._row(after_id, state), self._row(up_to_id, state), limit)
             return [replace(entry, id=self._id(entry.id, state)) for entry in found]
 
-        return self._file.run("read", work, writes=False)
+        return self._file.run(work, writes=False)
 
     def read_picture(self, after_id: int, up_to_id: int) -> AttachedImage | None:
         """The oldest picture with an id above `after_id` and up to `up_to_id`."""
 
         def work(db: sqlite3.Connection, state: State) -> AttachedImage | None:
-            found = spool_rows.select_attached_image(db, self._row(after_id, state), self._row(up_to_id, state))
+            found = rows.select_attached_image(db, self._row(after_id, state), self._row(up_to_id, state))
             return replace(found, id=self._id(found.id, state)) if found is not None else None
 
-        return self._file.run("read", work, writes=False)
+        return self._file.run(work, writes=False)
 
     def delete(self, results: Collection[tuple[int, int]], pictures: Collection[tuple[int, int]] = ()) -> None:
         """Deletes runs of ids (first, last) in one commit. Ids that do not exist are ignored."""
 
         def work(db: sqlite3.Connection, state: State) -> None:
-            rows = [
+            result_rows, picture_rows = (
                 [(self._row(first, state), self._row(last, state)) for first, last in runs]
                 for runs in (results, pictures)
-            ]
-            state.results -= spool_rows.delete(db, "results", rows[0])
-            state.pictures -= spool_rows.delete(db, "pictures", rows[1])
+            )
+            state.results -= rows.delete(db, "results", result_rows)
+            state.pictures -= rows.delete(db, "pictures", picture_rows)
 
-        with self._file.lock:
-            self._file.run("written", work)
-            self._note_room()
+        self._file.run(work)
 
     def sync(self) -> None:
         """Makes what was appended safe against a power cut, and keeps the write-ahead log short."""
         self._file.sync()
 
     def upkeep(self) -> None:
-        """Gives up entries that are too old, and returns unused space to the disk."""
-        with self._file.lock:
-            for _ in range(EXPIRY_BATCHES):
-                too_old = self._file.run("read", partial(self._older_than, self._max_age_s), writes=False)
-                if too_old == (None, None):
-                    break
-                self._note(self._file.run("written", partial(_expire, too_old)))
-            self._file.shrink(self._max_pages)
-            self._note_room()
+        """Gives up entries that are too old, returns unused space to the disk, and logs when there is room again."""
+        for _ in range(EXPIRY_BATCHES):
+            too_old = self._file.run(partial(self._older_than, self._max_age_s), writes=False)
+            if not any(too_old):
+                break
+            dropped = self._file.run(partial(_delete_up_to, *too_old))
+            self._note([(Cause.AGE, *dropped)])
+        pages, free = self._file.run(lambda db, state: page_counts(db), writes=False)
+        if free and (pages > self._max_pages or free > max(SLACK_PAGES, pages // 2)):
+            self._file.run(release_pages)
+        if self.count <= self._max_results * 0.9:
+            self.losses.over(Cause.COUNT)
+        if pages - free <= self._max_pages * 0.8:
+            self.losses.over(Cause.BYTES)
+        if not any(self._file.run(partial(self._older_than, self._max_age_s * 0.8), writes=False)):
+            self.losses.over(Cause.AGE)
 
     def _yield_to_results(
         self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[AttachedImage]
@@ -225,17 +240,13 @@ class Spool:
             return []
         offered = len(kept)
         kept.clear()
-        missing = _pages(new) - page_counts(db)[1]
-        gone = _drop_pictures(db, state, missing) if missing > 0 else 0
+        gone = _drop_pictures(db, state, _pages(new) - page_counts(db)[1])
         return [(Cause.DISK, 0, gone + offered)]
 
     def _make_room(self, db: sqlite3.Connection, state: State, new: list[Entry], kept: list[AttachedImage]) -> _Dropped:
         """Deletes what exceeds `max_bytes`. Removes from `kept`, the pictures to store, those without room."""
         pictures_before, offered = state.pictures, len(kept)
-        while kept or state.pictures:
-            missing = self._missing_pages(db, new, kept)
-            if missing <= 0:
-                break
+        while (missing := self._missing_pages(db, new, kept)) > 0 and (kept or state.pictures):
             if _drop_pictures(db, state, missing):
                 continue
             if not kept:  # the table is empty, whatever the count says
@@ -253,18 +264,18 @@ class Spool:
         pages, free = page_counts(db)
         return pages - free + _pages(new) + sum(_picture_pages(each) for each in kept) - self._max_pages
 
-    def _older_than(self, age_s: float, db: sqlite3.Connection, state: State) -> tuple[int | None, int | None]:
-        """The ids up to which results and pictures are older than `age_s`; None: none is."""
+    def _older_than(self, age_s: float, db: sqlite3.Connection, state: State) -> tuple[int, int]:
+        """The ids up to which results and pictures are older than `age_s`; 0: none is."""
         before_s = self._clock.now_s() - age_s
-        return (
-            spool_rows.expired(db, "results", before_s, EXPIRY_BATCH),
-            spool_rows.expired(db, "pictures", before_s, EXPIRY_BATCH),
-        )
+        result = rows.last_of_oldest(db, "results", EXPIRY_BATCH, before_s)
+        return result, max(result, rows.last_of_oldest(db, "pictures", EXPIRY_BATCH, before_s))
 
     @property
     def disk_is_low(self) -> bool:
-        """Whether pictures are given up to leave room for results, or soon would be."""
-        return self._disk_free(self.path.parent) < 2 * LOW_DISK_BYTES
+        """Whether pictures are given up to leave room for results, or soon would be. True if it cannot be measured."""
+        with contextlib.suppress(OSError):
+            return self._disk_free(self.path.parent) < 2 * LOW_DISK_BYTES
+        return True
 
     def _note(self, dropped: _Dropped) -> None:
         """Counts and logs what was deleted, after the commit."""
@@ -276,21 +287,6 @@ class Spool:
         }
         for cause, results, pictures in dropped:
             self.losses.note(cause, why[cause], results=results, pictures=pictures)
-
-    def _note_room(self) -> None:
-        """Logs when the spool is well below a limit again."""
-        if self.losses.is_going_on(Cause.COUNT) and self.count <= self._max_results * 0.9:
-            self.losses.over(Cause.COUNT)
-        if self.losses.is_going_on(Cause.BYTES):
-            with contextlib.suppress(SpoolError):
-                pages, free = self._file.run("read", lambda db, state: page_counts(db), writes=False)
-                if pages - free <= self._max_pages * 0.8:
-                    self.losses.over(Cause.BYTES)
-        if self.losses.is_going_on(Cause.AGE):
-            with contextlib.suppress(SpoolError):
-                nearly = self._file.run("read", partial(self._older_than, self._max_age_s * 0.8), writes=False)
-                if nearly == (None, None):
-                    self.losses.over(Cause.AGE)
 
     def _row(self, entry_id: int, state: State) -> int:
         """The row's id, which is unique over all runs."""
@@ -305,31 +301,25 @@ class Spool:
 
 def _drop_results(db: sqlite3.Connection, state: State, number: int) -> tuple[int, int]:
     """Deletes the oldest `number` results and the pictures up to the last of them. Returns both counts."""
-    up_to = spool_rows.nth_oldest(db, "results", number)
-    if up_to is None:
-        return 0, 0
-    results = spool_rows.delete_up_to(db, "results", up_to)
-    pictures = spool_rows.delete_up_to(db, "pictures", up_to) if state.pictures else 0
-    state.results -= results
-    state.pictures -= pictures
-    return results, pictures
+    last = rows.last_of_oldest(db, "results", number)
+    return _delete_up_to(last, last, db, state)
 
 
 def _drop_pictures(db: sqlite3.Connection, state: State, pages: int) -> int:
     """Deletes the oldest pictures until so many pages are free. Returns how many."""
     gone, aim = 0, page_counts(db)[1] + pages
-    while page_counts(db)[1] < aim and (oldest := spool_rows.nth_oldest(db, "pictures", 1)) is not None:
-        gone += spool_rows.delete_up_to(db, "pictures", oldest)
-    state.pictures -= gone
+    while page_counts(db)[1] < aim and (oldest := rows.last_of_oldest(db, "pictures", 1)):
+        gone += _delete_up_to(0, oldest, db, state)[1]
     return gone
 
 
-def _expire(up_to: tuple[int | None, int | None], db: sqlite3.Connection, state: State) -> _Dropped:
-    results = spool_rows.delete_up_to(db, "results", up_to[0]) if up_to[0] is not None else 0
-    pictures = spool_rows.delete_up_to(db, "pictures", max(up_to[0] or 0, up_to[1] or 0))
+def _delete_up_to(result: int, picture: int, db: sqlite3.Connection, state: State) -> tuple[int, int]:
+    """Deletes results and pictures with ids up to these. Returns both counts."""
+    results = rows.delete(db, "results", [(0, result)])
+    pictures = rows.delete(db, "pictures", [(0, picture)])
     state.results -= results
     state.pictures -= pictures
-    return [(Cause.AGE, results, pictures)]
+    return results, pictures
 
 
 def _pages(entries: Sequence[Entry]) -> int:

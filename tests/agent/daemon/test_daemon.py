@@ -254,28 +254,75 @@ def test_results_that_nothing_takes_are_said_to_be_lost_at_the_end(tiny_bundle: 
 
 
 HANGING_DISK = """
-import os, sqlite3, time
+import os, pathlib, sqlite3, time
+hangs, reached = (pathlib.Path(os.environ[name]) for name in ("DISK_HANGS", "DISK_IS_USED"))
 connect = sqlite3.connect
+def wait():
+    reached.touch()
+    while hangs.exists():
+        time.sleep(0.05)
 class Connection(sqlite3.Connection):
     def execute(self, statement, *values):
-        while statement == "COMMIT" and os.path.exists(os.environ["DISK_HANGS"]):
-            time.sleep(0.05)
+        if statement == "COMMIT":
+            wait()
         return super().execute(statement, *values)
-sqlite3.connect = lambda *values, **named: connect(*values, factory=Connection, **named)
+def connect_slowly(*values, **named):
+    wait()
+    return connect(*values, factory=Connection, **named)
+sqlite3.connect = connect_slowly
 """
+
+
+def environment_of_hanging_disk(folder: Path) -> dict[str, str]:
+    """The disk of an agent that is started with it hangs while the file `hangs` exists in the folder."""
+    (folder / "sitecustomize.py").write_text(HANGING_DISK)
+    return {
+        "DISK_HANGS": str(folder / "hangs"),
+        "DISK_IS_USED": str(folder / "reached"),
+        "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
+    }
+
+
+def test_signal_while_the_spool_hangs_in_its_opening_ends_the_agent(tiny_bundle: Path, tmp_path: Path) -> None:
+    environment = environment_of_hanging_disk(tmp_path)
+    (tmp_path / "hangs").touch()
+    video = write_line_video(tmp_path / "line.avi", frames=3)
+    flags = ("--source", str(video), "--broker", NO_BROKER)
+    with AgentProcess(tmp_path, tiny_bundle, *flags, environment=environment) as agent:
+        wait_until((tmp_path / "reached").exists, 30)
+        code, spent_s = agent.terminate()
+    assert spent_s < 2.0, agent.output
+    assert code == 0 and "Traceback" not in agent.output, agent.output
+
+
+def test_agent_whose_spool_hangs_in_its_opening_says_so_and_sends_results(
+    tiny_bundle: Path, tmp_path: Path, mosquitto: Callable[..., MosquittoBroker]
+) -> None:
+    environment = environment_of_hanging_disk(tmp_path)
+    (tmp_path / "hangs").touch()
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    settings = f"http:\n  listen: 127.0.0.1:0\nsource:\n  source: {parts}\n  trigger: folder\n"
+    flags = ("--broker", mosquitto().url)
+    with AgentProcess(tmp_path, tiny_bundle, *flags, environment=environment, settings=settings) as agent:
+        agent.wait_for_output("inspecting folder", 60)
+        port = re.findall(r"metrics and health at http://127.0.0.1:(\d+)", agent.output)[0]
+        assert "the disk has not answered for more than 5 s" in get(port, "readyz")
+        cv2.imwrite(str(parts / "a.png"), np.full((240, 320, 3), 250, np.uint8))
+        wait_until(lambda: (parts / "inspected" / "a.png").exists(), 20)  # the broker has its result
+        code, spent_s = agent.terminate()
+    assert spent_s < 2.0, agent.output
+    assert code == 0 and "LOST" not in agent.output, agent.output
+    assert agent.output.count("spool lost") == 1
 
 
 @pytest.mark.parametrize("broker", ["none", "there"])
 def test_signal_ends_an_agent_whose_spool_hangs_and_it_is_observable_meanwhile(
     tiny_bundle: Path, tmp_path: Path, mosquitto: Callable[..., MosquittoBroker], broker: str
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(HANGING_DISK)
+    environment = environment_of_hanging_disk(tmp_path)
     hangs, parts = tmp_path / "hangs", tmp_path / "parts"
     parts.mkdir()
-    environment = {
-        "DISK_HANGS": str(hangs),
-        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
-    }
     url = mosquitto().url if broker == "there" else NO_BROKER
     settings = f"http:\n  listen: 127.0.0.1:0\nsource:\n  source: {parts}\n  trigger: folder\n"
     with AgentProcess(tmp_path, tiny_bundle, "--broker", url, environment=environment, settings=settings) as agent:

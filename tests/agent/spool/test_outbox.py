@@ -14,7 +14,7 @@ from zsad_core.errors import SpoolError
 
 
 class FailingDisk(Spool):
-    """A spool whose disk fails what is named in `failing`."""
+    """A spool whose disk fails the calls that are named in `failing`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, max_results=10_000)
@@ -191,7 +191,7 @@ def test_results_in_memory_move_to_disk_when_it_works_again(
     assert [record.message.split(" (")[0] for record in caplog.records] == ["spool lost", "spool back"]
 
 
-def test_keep_tries_the_disk_at_once_and_counts_what_it_does_not_take(
+def test_last_attempt_to_store_is_made_at_once_and_counts_the_results_that_are_lost(
     outbox: Outbox, disk: FailingDisk, clock: Clock
 ) -> None:
     assert outbox.store_or_count_lost() == 0
@@ -201,7 +201,7 @@ def test_keep_tries_the_disk_at_once_and_counts_what_it_does_not_take(
     outbox.acknowledge(first)
     assert (outbox.store_or_count_lost(), outbox.unsent) == (2, 2)
     disk.failing = set()
-    assert (outbox.store_or_count_lost(), disk.count) == (0, 3)
+    assert (outbox.store_or_count_lost(), disk.count) == (0, 2)  # the broker has the first
 
 
 def test_oldest_is_given_up_and_counted_when_memory_is_full_too(
@@ -212,7 +212,7 @@ def test_oldest_is_given_up_and_counted_when_memory_is_full_too(
     assert take(outbox) == list("cdefg")
     assert outbox.given_up == 2
     assert caplog.text.count("given up") == 1
-    add(outbox, "h")  # all others are on their way: none of them may go
+    add(outbox, "h")  # all others are in flight, so the new one is given up
     assert outbox.given_up == 3
     outbox.rewind()
     assert take(outbox) == list("cdefg")
@@ -231,7 +231,7 @@ def test_unreadable_spool_neither_delays_results_in_memory_nor_loses_one(
     assert take(outbox) == ["a"]
 
 
-def test_acknowledgement_that_cannot_be_written_down_is_kept_and_tried_again(
+def test_acknowledgement_that_cannot_be_stored_is_kept_and_tried_again(
     outbox: Outbox, disk: FailingDisk, clock: Clock
 ) -> None:
     (entry_id,) = add(outbox, "a")
@@ -247,7 +247,7 @@ def test_acknowledgement_that_cannot_be_written_down_is_kept_and_tried_again(
     assert (disk.count, outbox.fault) == (0, None)
 
 
-def test_disk_that_fails_one_thing_and_does_another_says_so_once(
+def test_disk_that_fails_only_to_sync_is_logged_once(
     outbox: Outbox, disk: FailingDisk, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.failing = {"sync"}
@@ -285,7 +285,7 @@ def test_live_results_go_first_and_the_backlog_keeps_its_share(outbox: Outbox) -
     assert take(outbox, 4) == ["new0", "new1", "new2", "old0"]
     assert take(outbox) == [
         *("new3", "new4", "new5", "old1", "new6", "new7", "new8", "old2"),
-        *("old3", "old4", "old5"),  # nothing live waits: the whole window is the backlog's
+        *("old3", "old4", "old5"),  # no live result waits, so the backlog has the whole window
     ]
 
 
@@ -297,7 +297,7 @@ def test_backlog_drains_under_a_live_rate_that_fills_the_window(outbox: Outbox, 
     sent: list[str] = []
     number = 0
     while not set(backlog) <= set(sent):
-        for _ in range(window):  # there is always more live than fits
+        for _ in range(window):  # more live results than the window holds
             add(outbox, f"new{number}")
             number += 1
         sent += taken_and_acknowledged(outbox, window)
@@ -347,12 +347,12 @@ def test_picture_goes_after_its_result_one_at_a_time_and_again_until_acknowledge
     assert picture is not None
     assert (picture.id, picture.camera, picture.result_id, picture.jpeg) == (ids[0], "cam0", "id-a", b"jpeg-a")
     take(outbox)
-    assert outbox.take_picture() is None  # the first is on its way
+    assert outbox.take_picture() is None  # the first is in flight
     outbox.acknowledge(ids[0])
     outbox.acknowledge(ids[1])
     outbox.delete_acknowledged(everything=True)
     assert (outbox.unsent, outbox.unsent_pictures) == (0, 2)
-    outbox.rewind()  # the connection ends: results are there, pictures are not
+    outbox.rewind()  # the connection ends before the pictures are sent
     assert take(outbox) == []
     for entry_id in ids:
         picture = outbox.take_picture()
@@ -389,7 +389,7 @@ def test_picture_at_which_the_connection_always_ends_is_given_up(
         assert picture is not None
         assert picture.result_id == "id-a"
     outbox.rewind()
-    assert take(outbox) == ["a", "b"]  # never a result
+    assert take(outbox) == ["a", "b"]  # results are never given up for this reason
     picture = outbox.take_picture()
     assert picture is not None
     assert picture.result_id == "id-b"
@@ -414,7 +414,7 @@ def test_failed_disk_loses_pictures_but_no_result(
     assert caplog.text.count("evidence pictures are given up") == 1
 
 
-def test_results_of_a_start_without_a_spool_are_sent_in_order_with_those_in_it_and_none_twice(tmp_path: Path) -> None:
+def test_results_accepted_before_the_spool_opens_are_sent_once_and_in_order_with_its_results(tmp_path: Path) -> None:
     path = tmp_path / "spool.sqlite3"
     with Spool(path, max_results=100) as spool:
         add(Outbox(spool), "a", "b")
@@ -439,7 +439,7 @@ def test_results_of_a_start_without_a_spool_are_sent_in_order_with_those_in_it_a
             assert take(outbox) == ["a", "b", "d", "e"]
 
 
-def test_disk_that_can_be_read_again_is_no_fault_though_nothing_waits(
+def test_read_fault_ends_when_the_disk_can_be_read_again_without_results_to_send(
     outbox: Outbox, disk: FailingDisk, clock: Clock
 ) -> None:
     (entry_id,) = add(outbox, "a")
@@ -481,7 +481,7 @@ class HangingDisk(SpoolClock):
         return super().stamp()
 
 
-def test_no_status_query_waits_for_a_commit_that_hangs_nor_does_the_end(tmp_path: Path) -> None:
+def test_status_queries_and_the_stop_do_not_wait_for_a_commit_that_hangs(tmp_path: Path) -> None:
     hanging = HangingDisk()
     spool = Spool(tmp_path / "spool.sqlite3", max_results=10, clock=hanging)
     with contextlib.ExitStack() as stack:
@@ -504,7 +504,7 @@ def test_no_status_query_waits_for_a_commit_that_hangs_nor_does_the_end(tmp_path
         behind.start()
         while outbox.unsent < 3:
             time.sleep(0.01)
-        assert outbox.store_or_count_lost() == 2  # nobody knows whether the first is on the disk
+        assert outbox.store_or_count_lost() == 2  # the first may or may not be on the disk
         assert spool.hangs
         spool.__exit__(None, None, None)
         assert time.monotonic() - started_s < HUNG_S + 0.6
@@ -514,10 +514,8 @@ def test_no_status_query_waits_for_a_commit_that_hangs_nor_does_the_end(tmp_path
     assert not writer.is_alive() and not behind.is_alive()
 
 
-def test_disk_that_answers_nothing_for_long_is_a_fault_until_it_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("zsad_agent.spool.outbox.SILENT_S", 0.2)
+def test_disk_that_does_not_answer_is_a_fault_until_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.spool.database.MAX_WAIT_S", 0.2)
     hanging = HangingDisk()
     with Spool(tmp_path / "spool.sqlite3", max_results=10, clock=hanging) as spool:
         outbox = Outbox(spool)
@@ -530,6 +528,60 @@ def test_disk_that_answers_nothing_for_long_is_a_fault_until_it_does(
         hanging.hangs = False
         writer.join(5)
         assert outbox.fault is None
+
+
+class HangingOpening(SpoolClock):
+    """The opening of the file hangs until `answers` is set: the clock is set at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = threading.Event()
+
+    def go_on_from(self, last: Stamp) -> None:
+        assert self.answers.wait(20)
+        super().go_on_from(last)
+
+
+def test_opening_that_hangs_is_a_fault_and_results_are_sent_from_memory_and_stored_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("zsad_agent.spool.database.MAX_WAIT_S", 0.2)
+    path = tmp_path / "spool.sqlite3"
+    with Spool(path, max_results=10) as spool:
+        add(Outbox(spool), "a")
+    monkeypatch.setattr("zsad_agent.spool.spool.MAX_WAIT_S", 0.2)
+    monkeypatch.setattr("zsad_agent.spool.outbox.MAX_WAIT_S", 0.2)
+    hanging = HangingOpening()
+    started_s = time.monotonic()
+    with Spool(path, max_results=10, clock=hanging) as spool:
+        outbox = Outbox(spool, clock_s=clock)
+        ids = add(outbox, "b", "c")
+        assert outbox.fault == f"{path}: the disk has not answered for more than 0.2 s"
+        assert take(outbox, 1) == ["b"]
+        outbox.acknowledge(ids[0])
+        assert outbox.store_or_count_lost() == outbox.unsent == 1
+        spool.__exit__()  # a stop raises no error
+        assert time.monotonic() - started_s < 1.0
+        assert len(caplog.records) == 1
+        hanging.answers.set()
+        while spool.hang_fault is not None:
+            time.sleep(0.01)
+        clock.now_s += UPKEEP_S
+        outbox.delete_acknowledged()
+        assert (spool.count, outbox.fault, outbox.unsent) == (2, None, 2)
+        outbox.rewind()
+        assert take(outbox) == ["a", "c"]
+
+
+def test_stop_ends_the_wait_for_an_opening_that_hangs(tmp_path: Path) -> None:
+    hanging, stop = HangingOpening(), threading.Event()
+    stop.set()
+    started_s = time.monotonic()
+    with Spool(tmp_path / "spool.sqlite3", max_results=10, clock=hanging, stop=stop) as spool:
+        Outbox(spool)
+        assert spool.hangs
+    assert time.monotonic() - started_s < HUNG_S + 0.3
+    hanging.answers.set()
 
 
 def add_noted(outbox: Outbox, told: list[str], *bodies: str) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from zsad_agent.spool import AttachedImage, Entry, Spool, SpoolClock, SpoolFile, State
+from zsad_agent.spool import Accepted, AttachedImage, Entry, Outbox, Spool, SpoolClock, SpoolFile, State
 from zsad_agent.spool.spool import THIS_RUN
 from zsad_core.errors import SpoolError
 
@@ -49,7 +49,7 @@ def test_entries_come_back_in_order_after_reopening(path: Path) -> None:
         assert bodies(spool) == ["a", "b", "c"]
         assert spool.count == 3
         assert [entry.id < THIS_RUN for entry in spool.read(0, spool.last_id, 10)] == [True] * 3
-        assert put(spool, "d") == [THIS_RUN + 1]  # ids are not given out twice while entries wait
+        assert put(spool, "d") == [THIS_RUN + 1]  # an id is not used twice while entries wait
         assert bodies(spool) == ["a", "b", "c", "d"]
     with Spool(path, max_results=10) as spool:
         put(spool, "e")
@@ -67,19 +67,24 @@ def test_deleted_entries_are_gone_and_reading_goes_on_behind_an_id(path: Path) -
         assert len(spool.read(0, spool.last_id, 1)) == 1
 
 
-def test_oldest_are_given_up_above_the_limit_and_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_oldest_results_are_given_up_above_the_limit_and_this_is_logged_once(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with Spool(path, max_results=20) as spool:
         ids = [put(spool, str(number))[0] for number in range(25)]
         assert bodies(spool) == [str(number) for number in range(5, 25)]
         assert (spool.count, spool.losses.results) == (20, {"count": 5})
         assert caplog.text.count("spool.max_results = 20") == 1
         spool.delete([(ids[0], ids[14])])
-        assert "room again; given up so far: 5" in caplog.text
+        spool.upkeep()
+        assert "room again; given up so far (count): 5 results" in caplog.text
 
 
 def test_appends_of_many_threads_are_all_kept_and_counted(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
-        threads = [threading.Thread(target=lambda: [put(spool, "x") for _ in range(50)]) for _ in range(4)]
+        outbox = Outbox(spool)
+        result = Accepted("cam0", b"x")
+        threads = [threading.Thread(target=lambda: [outbox.add_all([result]) for _ in range(50)]) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -109,7 +114,7 @@ def test_use_before_opening_or_after_closing_is_a_spool_error(path: Path) -> Non
 
 def test_folder_that_cannot_be_made_is_a_spool_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with Spool(tmp_path / "file" / "spool", max_results=1) as spool:  # starts all the same
+    with Spool(tmp_path / "file" / "spool", max_results=1) as spool:  # the start does not fail
         with pytest.raises(SpoolError, match="cannot be opened"):
             put(spool, "a")
         (tmp_path / "file").unlink()
@@ -140,7 +145,7 @@ def corrupt_files(path: Path) -> list[Path]:
 
 
 def fill(path: Path, results: int) -> list[str]:
-    """Appends that many results of 1 KB, of text that compares unequal, and returns their bodies."""
+    """Appends that many results of 1 KB, each different, and returns their bodies."""
     written = [f"{number:04}" * 250 for number in range(results)]
     with Spool(path, max_results=10_000) as spool:
         put(spool, *written)
@@ -198,11 +203,11 @@ def test_damaged_file_is_set_aside_and_what_can_be_read_is_kept(
     aside = [file for file in path.parent.iterdir() if ".corrupt-" in file.name and file.name[-1].isdigit()]
     assert [file.read_bytes() for file in aside] == [damaged]
     assert aside[0].name in caplog.text
-    assert f"{len(rescued)} results were read from the damaged file" in caplog.text
+    assert f"{len(rescued)} results were read from the damaged file {aside[0].name}" in caplog.text
 
 
 def open_and_die(path: Path, results: int) -> None:
-    """In a process of its own, which ends when it has read so many results out of a damaged file."""
+    """Opens the spool in another process, which ends after it has rescued that many results."""
 
     def killed(self: SpoolFile, entries: list[Entry], db: sqlite3.Connection, state: State) -> None:
         if state.results >= results:
@@ -221,7 +226,7 @@ def open_and_die(path: Path, results: int) -> None:
     assert process.exitcode == 9
 
 
-def test_rescue_that_was_cut_short_goes_on_at_the_next_start(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_interrupted_rescue_continues_at_the_next_start(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(path, 5000)
     overwrite_middle(path)
     for results in (2000, 3000):
@@ -229,11 +234,11 @@ def test_rescue_that_was_cut_short_goes_on_at_the_next_start(path: Path, caplog:
     for _ in range(2):
         with Spool(path, max_results=10_000) as spool:
             assert 4900 < len(bodies(spool)) == spool.count < 5000
-    assert caplog.text.count("continued to read the damaged") == 1
+    assert caplog.text.count("results were read from the damaged file") == 1
     assert not [file for file in corrupt_files(path) if file.name.endswith("-rescue")]
 
 
-def test_rescue_that_ends_every_process_is_given_up(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rescue_that_ends_the_process_four_times_is_given_up(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(path, 5000)
     overwrite_middle(path)
     for _ in range(4):
@@ -241,17 +246,17 @@ def test_rescue_that_ends_every_process_is_given_up(path: Path, caplog: pytest.L
     with Spool(path, max_results=10_000) as spool:
         assert bodies(spool) == []
         assert put(spool, "after")
-    assert "given up reading" in caplog.text
+    assert "is not read again after 4 attempts" in caplog.text
     assert len([file for file in corrupt_files(path) if file.name[-1].isdigit()]) == 1
 
 
-def test_damage_that_shows_while_running_does_not_stop_the_queue(path: Path) -> None:
+def test_damage_found_while_running_does_not_stop_the_queue(path: Path) -> None:
     fill(path, 5000)  # more than SQLite keeps in memory
     with Spool(path, max_results=10_000) as spool:
         last_id = spool.last_id
         overwrite_middle(path)
         assert 4900 < len(bodies(spool)) < 5000
-        assert put(spool, "after") == [last_id + 1]  # an acknowledgement of old deletes nothing new
+        assert put(spool, "after") == [last_id + 1]  # so a late acknowledgement deletes no new result
         assert bodies(spool)[-1] == "after"
 
 
@@ -330,7 +335,7 @@ class Clocks:
 HOUR_S = 3600.0
 
 
-def test_results_above_the_age_limit_are_given_up_oldest_first_and_said_once(
+def test_results_above_the_age_limit_are_given_up_oldest_first_and_this_is_logged_once(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clocks = Clocks()
@@ -361,7 +366,7 @@ def test_old_pictures_go_even_when_their_results_have_arrived(path: Path) -> Non
 
 @pytest.mark.parametrize("jump_s", [30 * 365 * 24 * HOUR_S, -1.7e9, 48 * HOUR_S, -48 * HOUR_S])
 @pytest.mark.parametrize("restart", ["none", "agent", "machine"])
-def test_system_clock_that_jumps_throws_nothing_away_and_ages_nothing_backwards(
+def test_jump_of_the_system_clock_expires_no_result_and_the_age_limit_still_applies(
     path: Path, jump_s: float, restart: str
 ) -> None:
     clocks = Clocks()
@@ -382,7 +387,7 @@ def test_system_clock_that_jumps_throws_nothing_away_and_ages_nothing_backwards(
         assert bodies(spool) == ["a", "b"]
         clocks.pass_(33 * HOUR_S)
         spool.upkeep()
-        assert bodies(spool) == []  # the limit holds all the same
+        assert bodies(spool) == []  # the age limit still applies
 
 
 def put_with_pictures(spool: Spool, *results: tuple[str, bytes]) -> list[int]:
@@ -439,7 +444,7 @@ def test_file_and_log_stay_below_the_limit_in_bytes_and_pictures_go_before_resul
             if number % 50 == 0:
                 spool.sync()
         assert spool.losses.pictures["bytes"] == number - spool.picture_count
-        assert spool.picture_count == 0  # before the first result went, all of them had
+        assert spool.picture_count == 0  # all pictures were deleted before the first result
         first = number - spool.count
         assert bodies(spool) == [f"{each:0700}" for each in range(first, number)]
         for each in range(number, number + 150):
@@ -447,8 +452,8 @@ def test_file_and_log_stay_below_the_limit_in_bytes_and_pictures_go_before_resul
             largest = max(largest, on_disk(path))
         assert bodies(spool)[-1] == f"{number + 149:0700}"
         assert largest <= max_bytes
-        assert spool.count >= least_kept  # the room is used, too
-    assert caplog.text.count(f"spool.max_bytes = {max_bytes}") == 2  # pictures, later results
+        assert spool.count >= least_kept  # and the allowed size is used
+    assert caplog.text.count(f"spool.max_bytes = {max_bytes}") == 2  # once for pictures, once for results
 
 
 def test_picture_is_stored_at_the_cost_of_older_pictures_and_of_no_result(path: Path) -> None:
@@ -457,13 +462,13 @@ def test_picture_is_stored_at_the_cost_of_older_pictures_and_of_no_result(path: 
         put(spool, *results)
         put_with_pictures(spool, ("a", b"A" * 60_000), ("b", b"B" * 60_000), ("c", b"C" * 60_000))
         assert pictures(spool)[-1:] == [b"C" * 60_000]
-        put_with_pictures(spool, ("d", b"D" * 500_000))  # larger than all the room there is
+        put_with_pictures(spool, ("d", b"D" * 500_000))  # larger than the limit
         assert spool.picture_count == 0
         assert bodies(spool) == [*results, "a", "b", "c", "d"]
         assert spool.losses.pictures == {"bytes": 4}
 
 
-def test_drained_spool_gives_the_disk_back(path: Path) -> None:
+def test_emptied_spool_returns_disk_space(path: Path) -> None:
     with Spool(path, max_results=100_000, fsync="periodic") as spool:
         ids = put(spool, *("x" * 1000 for _ in range(20_000)))
         spool.sync()
@@ -480,7 +485,7 @@ VERSION_1 = """CREATE TABLE results (
     id INTEGER PRIMARY KEY, camera TEXT NOT NULL, body BLOB NOT NULL, crc32 INTEGER NOT NULL)"""
 
 
-def test_spool_of_format_1_is_brought_up_in_place_with_all_its_results(path: Path) -> None:
+def test_spool_of_format_1_is_upgraded_in_place_with_all_its_results(path: Path) -> None:
     path.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode=WAL")
@@ -502,20 +507,20 @@ def test_spool_of_format_1_is_brought_up_in_place_with_all_its_results(path: Pat
     with Spool(path, max_results=10, max_age_h=1, clock=clocks.spool_clock()) as spool:
         clocks.pass_(2 * HOUR_S)
         spool.upkeep()
-        assert (bodies(spool), spool.count) == ([], 0)  # their age counts from the day of the change
+        assert (bodies(spool), spool.count) == ([], 0)  # their age counts from the upgrade
 
 
-def test_backlog_of_many_is_counted_without_a_walk_through_it(path: Path) -> None:
+def test_large_backlog_is_counted_without_reading_it(path: Path) -> None:
     fill(path, 3000)
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("UPDATE state SET results = 12345")  # what is written there is what is told
+        db.execute("UPDATE state SET results = 12345")  # this number is used, not a count of the rows
         db.commit()
     with Spool(path, max_results=100_000) as spool:
         spool.upkeep()
         assert spool.count == 12345
 
 
-def test_database_that_is_locked_for_long_is_an_error_soon_and_works_afterwards(path: Path) -> None:
+def test_locked_database_is_an_error_within_seconds_and_works_afterwards(path: Path) -> None:
     with (
         Spool(path, max_results=10) as spool,
         contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other,
@@ -543,9 +548,7 @@ def test_file_that_is_a_folder_is_an_error_with_every_use_and_no_crash_at_the_st
 
 
 @pytest.mark.parametrize("position", [*range(0, 100, 4), 68, 69, 70, 71, 60, 63])
-def test_any_damage_of_the_header_is_survived_and_every_result_that_comes_out_is_sound(
-    path: Path, position: int
-) -> None:
+def test_damaged_header_never_gives_an_altered_result(path: Path, position: int) -> None:
     written = fill(path, 40)
     content = bytearray(path.read_bytes())
     content[position] ^= 0xA5
@@ -555,7 +558,7 @@ def test_any_damage_of_the_header_is_survived_and_every_result_that_comes_out_is
             assert set(bodies(spool)) <= set(written)
             put(spool, "after")
             assert bodies(spool)[-1] == "after"
-        except SpoolError:  # stated, and nothing was changed or thrown away
+        except SpoolError:  # and no file was changed or deleted
             assert set(written) == set(all_bodies_of_any(path, written))
 
 
@@ -565,7 +568,7 @@ def all_bodies_of_any(path: Path, written: list[str]) -> list[str]:
 
 
 def wal_of_a_killed_writer(path: Path, results: int) -> list[str]:
-    """Leaves a write-ahead log as kill -9 does: the file is copied while it is open, and put back afterwards."""
+    """Leaves a write-ahead log as kill -9 does: the open files are copied, and restored after the close."""
     written = [f"{number:04}" * 250 for number in range(results)]
     copies = {}
     with Spool(path, max_results=10_000) as spool:
@@ -578,7 +581,7 @@ def wal_of_a_killed_writer(path: Path, results: int) -> list[str]:
     return written
 
 
-def test_log_of_a_killed_writer_is_sound_and_nothing_is_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_of_a_killed_writer_is_read_without_a_message(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     written = wal_of_a_killed_writer(path, 30)
     with Spool(path, max_results=1000) as spool:
         assert bodies(spool) == written
@@ -586,7 +589,7 @@ def test_log_of_a_killed_writer_is_sound_and_nothing_is_said(path: Path, caplog:
 
 
 @pytest.mark.parametrize("where", ["magic", "header", "first frame", "middle", "end"])
-def test_damaged_log_is_said_and_kept_and_the_sound_beginning_is_read(
+def test_damaged_log_is_logged_and_kept_and_its_intact_beginning_is_read(
     path: Path, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     written = wal_of_a_killed_writer(path, 30)
@@ -605,7 +608,7 @@ def test_damaged_log_is_said_and_kept_and_the_sound_beginning_is_read(
     assert [file.read_bytes() for file in corrupt_files(path)] == [bytes(content)]
 
 
-def test_disk_that_breaks_every_new_file_does_not_fill_up_with_them(path: Path) -> None:
+def test_at_most_five_damaged_files_are_kept(path: Path) -> None:
     for _ in range(12):
         fill(path, 5)
         overwrite_header(path)
@@ -621,28 +624,28 @@ def test_pictures_make_room_for_results_on_a_disk_that_is_nearly_full(path: Path
         spool.sync()
         before = path.stat().st_size
         free[0] = 100_000
-        put_with_pictures(spool, ("a", b"A"))  # no longer taken
+        put_with_pictures(spool, ("a", b"A"))  # the picture is not stored
         put(spool, *(f"{number:0500}" for number in range(6, 200)))
         spool.sync()
-        assert path.stat().st_size == before  # nothing more was asked of the disk
+        assert path.stat().st_size == before  # no more disk space was used
         assert bodies(spool) == [*(f"{number:0500}" for number in range(6)), "a", *bodies(spool)[7:]]
         assert spool.count == 201
         assert spool.losses.results == {}
         assert spool.losses.pictures == {"disk": 7 - spool.picture_count}
-        assert 0 < spool.picture_count < 5  # as many went as were needed, the oldest first
+        assert 0 < spool.picture_count < 5  # only as many as needed were deleted, the oldest first
         assert spool.read_picture(0, spool.last_id).result_id.endswith(str(6 - spool.picture_count))
 
 
 @pytest.mark.parametrize(("fsync", "synchronous"), [("each", 2), ("periodic", 1)])
-def test_append_is_fsynced_where_the_policy_is_so(path: Path, fsync: Any, synchronous: int) -> None:
+def test_append_is_fsynced_only_with_the_policy_each(path: Path, fsync: Any, synchronous: int) -> None:
     with Spool(path, max_results=10, fsync=fsync) as spool:
         put(spool, "a")
         assert spool._file._db is not None
         assert spool._file._db.execute("PRAGMA synchronous").fetchone() == (synchronous,)  # 2: FULL, 1: NORMAL
 
 
-def test_append_that_was_on_the_disk_though_it_failed_can_be_repeated(path: Path) -> None:
-    """As after an fsync that gave an error behind the commit: the log is found whole when the file is opened again."""
+def test_append_that_failed_after_its_commit_can_be_repeated(path: Path) -> None:
+    """As after an fsync error at the end of a commit: the log is complete when the file is opened again."""
     with Spool(path, max_results=10) as spool:
         entry = Entry(spool.new_id(), "cam0", b"a")
         picture = AttachedImage(entry.id, "cam0", "a", b"jpeg")
@@ -654,14 +657,14 @@ def test_append_that_was_on_the_disk_though_it_failed_can_be_repeated(path: Path
 
 
 @pytest.mark.parametrize("table", ["results", "pictures"])
-def test_counts_that_are_wrong_in_the_file_neither_hang_nor_end_the_queue(path: Path, table: str) -> None:
-    """A flipped bit in a number is no damage that SQLite can see."""
+def test_wrong_counts_in_the_file_do_not_stop_the_queue(path: Path, table: str) -> None:
+    """SQLite cannot detect a flipped bit in a number."""
     with Spool(path, max_results=10, max_bytes=1_000_000):
         pass
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute(f"UPDATE state SET {table} = 3")
         db.commit()
     with Spool(path, max_results=10, max_bytes=1_000_000) as spool:
-        spool.append([Entry(spool.new_id(), "cam0", bytes(3_000_000))])  # above max_bytes: all that is there must go
+        spool.append([Entry(spool.new_id(), "cam0", bytes(3_000_000))])  # above max_bytes: all rows are deleted
         put(spool, "a")
         assert bodies(spool)[-1] == "a"
