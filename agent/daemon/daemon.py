@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
-from zsad_agent.config import AgentConfig, default_state_dir
+from zsad_agent.config import AgentConfig
 from zsad_agent.control import (
     CAMERA_KEYS,
     FILE_NAME,
@@ -49,7 +49,7 @@ class RunOptions:
     """Options of one run that are not in the config."""
 
     stop: threading.Event  # set to end the run; accepted results are then published or stored within 2 s
-    state_dir: Path = field(default_factory=default_state_dir)
+    state_dir: Path
     reread: Callable[[], AgentConfig] | None = None  # reads and checks the config again; None: there is no file
     sinks: Sequence[Sink] = ()  # get every result, in addition to the publisher
     max_frames: int | None = None  # the run ends after this number of pictures

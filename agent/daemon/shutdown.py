@@ -6,8 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from types import FrameType
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from zsad_agent.daemon.supervision import SUPERVISE_S
@@ -26,24 +25,16 @@ FLUSH_AT_END_S = 60.0  # longest time in total
 RELOAD_PATIENCE_S = 20.0  # for both before a reload, which is not urgent: opening a camera takes 15 s at most
 
 
-class StopRequest:
-    """Turns SIGTERM and SIGINT into an event. Enter it in the main thread."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.event.set()
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set. Enter it in the main thread."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def leave_at_once(code: int, exit_now: Callable[[int], None]) -> None:
