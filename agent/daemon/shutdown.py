@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 STOP_S = 1.6  # after a signal, for all services together; the whole stop takes less than 2 s
 DRAIN_S = 1.0  # after a signal: for the picture in the model
-DRAIN_HUNG_S = 0.1  # the same while the disk hangs: no result can be stored
+DRAIN_HUNG_S = 0.1  # the same while the disk hangs and stores no result
 FLUSH_ON_SIGNAL_S = 0.4
-FLUSH_PATIENCE_S = 5.0  # at the end of a source: longest time without a sent result; an absent broker delays no exit
+FLUSH_PATIENCE_S = 5.0  # at the end of a source: longest time in which no result is sent
 FLUSH_AT_END_S = 60.0  # longest time in total
-RELOAD_PATIENCE_S = 20.0  # for both before a reload, which is not urgent: opening a camera takes 15 s at most
+RELOAD_PATIENCE_S = 20.0  # for both before a reload: opening a camera may take 15 s
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
 def leave_at_once(code: int, exit_now: Callable[[int], None]) -> None:
     """Ends the process without waiting for its threads."""
     logging.shutdown()
-    with contextlib.suppress(OSError):  # stdout is closed
+    with contextlib.suppress(OSError):  # stdout may be closed
         sys.stdout.flush()
     exit_now(code)
 
@@ -53,12 +53,12 @@ class ShutdownOutcome(NamedTuple):
 def drain_and_flush(
     pipeline: Pipeline, publisher: Publisher, spool: Spool, ends: Sequence[threading.Event]
 ) -> ShutdownOutcome:
-    """Gives inspected pictures a limited time to reach the spool, then the broker."""
+    """Waits a limited time until inspected pictures are in the spool, then until the broker has them."""
     pipeline.stop()
     drained = in_time(pipeline.wait, DRAIN_HUNG_S if publisher.disk_hangs else DRAIN_S, ends)
     if not drained:
-        said = "stopped without waiting longer, so the latest picture may have no result: %s"
-        logger.warning(said, pipeline.stuck(0.0) or "busy")
+        told = pipeline.stuck(0.0) or "a thread is busy"
+        logger.warning("stopped after the time limit, so the latest picture may have no result: %s", told)
     logger.info("%d inspected, %d dropped", pipeline.inspected_frames, pipeline.dropped)
     if not any(end.is_set() for end in ends):
         unsent = _flush_at_end(publisher, ends[0])
@@ -66,7 +66,9 @@ def drain_and_flush(
         unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected and not publisher.disk_hangs else 0.0)
     lost = publisher.store_or_count_lost() if unsent else 0
     if lost:
-        logger.error("%d results are LOST: no broker took them, and the spool %s takes nothing", lost, spool.path)
+        logger.error(
+            "%d results are LOST: no broker accepted them and the spool %s cannot store them", lost, spool.path
+        )
     if unsent > lost:
         logger.warning("%d results stay in the spool %s and are sent at the next start", unsent - lost, spool.path)
     return ShutdownOutcome(drained, lost)
