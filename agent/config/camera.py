@@ -12,6 +12,7 @@ TopicLevel = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 GreyLevel = Annotated[float, Field(ge=0, le=255)]
 Offset = Annotated[int, Field(ge=0, le=65_535)]
 Side = Annotated[int, Field(ge=8, le=65_535)]
+FrameSide = Annotated[int, Field(ge=16, le=16_384)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -36,9 +37,7 @@ class DecisionConfig(StrictModel):
     debounce_k: Annotated[int, Field(ge=1, le=1000)] = 1  # anomalous when k of the last n frames are
     debounce_n: Annotated[int, Field(ge=1, le=1000)] = 1
     hold_s: Seconds = 0.0
-    region_level: Annotated[float, Field(gt=0, le=1)] | None = (
-        None  # map value that a region starts at; None: the bundle's
-    )
+    region_level: Annotated[float, Field(gt=0, le=1)] | None = None  # lowest map value of a region; None: the bundle's
 
     @model_validator(mode="after")
     def _k_of_n(self) -> Self:
@@ -53,14 +52,12 @@ class SourceConfig(StrictModel):
     camera: Annotated[str, BeforeValidator(_index_as_text)] | None = None  # V4L2 index or /dev/v4l/by-id/… path
     source: Annotated[str, Field(min_length=1)] | None = None  # RTSP or HTTP URL, video file, image, folder or glob
     name: TopicLevel = "cam0"  # the topic level and `camera` of every result
-    width: Annotated[int, Field(ge=16, le=16_384)] | None = (
-        None  # requested from a V4L2 camera, pixels; None: 640 x 480
-    )
-    height: Annotated[int, Field(ge=16, le=16_384)] | None = None
+    width: FrameSide | None = None  # requested from a V4L2 camera, pixels; None: 640 x 480
+    height: FrameSide | None = None
     fps: Annotated[float, Field(gt=0, le=1000)] | None = None  # most frames taken per second; None: no limit
     loop: bool = False  # start a file or folder again when it ends
-    # free: every frame; mqtt: one frame per message on <camera>/trigger; folder: every picture in the folder `source`,
-    # which is moved once its result is safe
+    # free: every frame; mqtt: one frame per message on <camera>/trigger; folder: every picture in the folder `source`;
+    # a picture is moved when its result is stored
     trigger: Literal["free", "mqtt", "folder"] = "free"
     stale_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0  # no frame for this long is a lost camera
     reopen_max_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # longest back-off between attempts to open
@@ -70,19 +67,11 @@ class SourceConfig(StrictModel):
     health: HealthConfig = HealthConfig()
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _consistent(self) -> Self:
         if self.camera is not None and self.source is not None:
             raise ValueError("camera and source are both set: keep one of them")
-        return self
-
-    @model_validator(mode="after")
-    def _whole_size(self) -> Self:
         if (self.width is None) != (self.height is None):  # OpenCV would silently request neither
             raise ValueError("width and height go together: set both or neither")
-        return self
-
-    @model_validator(mode="after")
-    def _trigger_fits(self) -> Self:
         if self.trigger == "folder" and (self.source is None or self.loop):
             raise ValueError("trigger: folder needs source, the folder that is watched, and no loop")
         return self
