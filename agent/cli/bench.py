@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from zsad_agent import inspection, model, mqtt, sources, spool
 from zsad_agent.cli.flags import add_model_flags, count, model_config
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
 
     from zsad_agent.config import AgentConfig, InferenceConfig
     from zsad_agent.messages import Result
-    from zsad_core.bundle import Arithmetic, Bundle
+    from zsad_core.bundle import Bundle
 
 FRAME_WH = (1280, 720)
 FRAMES = 8
@@ -41,6 +41,7 @@ THREADS = (1, 2)  # each measured separately, unless a number was requested
 COMPARE_SHARE = 0.3  # share of the time to compare a bundle's two models
 COMPARE_TURN_S = 0.5
 ROUND_S = 2.0  # raw and pipeline alternate in rounds of about this length, so that load affects both
+K = TypeVar("K")
 NO_BROKER = "mqtt://127.0.0.1:1"  # nothing listens there: results stay in the spool, as on a line without network
 
 
@@ -212,10 +213,7 @@ def _faster(
         for name in bundle.arithmetics
     }
     rounds = max(2, round(seconds / (COMPARE_TURN_S * len(detectors))))
-    raw_ms: dict[Arithmetic, list[float]] = {name: [] for name in detectors}
-    for index in range(rounds):
-        for name in detectors if index % 2 == 0 else reversed(detectors):
-            raw_ms[name] += _turn(detectors[name], frames, seconds / (rounds * len(detectors)))
+    raw_ms = _in_turns(detectors, frames, rounds, seconds / (rounds * len(detectors)))
     faster = model.keep_faster(bundle, config, {name: statistics.median(ms) for name, ms in raw_ms.items()})
     return detectors[faster], {name: _figures(ms) for name, ms in raw_ms.items()}
 
@@ -231,12 +229,8 @@ def _by_threads(config: InferenceConfig, frames: Sequence[np.ndarray], seconds: 
         if threads <= (os.cpu_count() or 1)
     }
     rounds = max(1, round(seconds / (len(detectors) * (ROUND_S + IDLE_S))))
-    raw_ms: dict[int, list[float]] = {threads: [] for threads in detectors}
-    idle_ms: dict[int, list[float]] = {threads: [] for threads in detectors}
-    for _ in range(rounds):
-        for threads, detector in detectors.items():
-            raw_ms[threads] += _turn(detector, frames, min(ROUND_S, seconds))
-            idle_ms[threads] += _turn(detector, frames, 0.0, IDLE_S)
+    raw_ms = _in_turns(detectors, frames, rounds, min(ROUND_S, seconds))
+    idle_ms = _in_turns(detectors, frames, rounds, 0.0, IDLE_S)
     return {
         str(threads): {
             **_figures(raw_ms[threads]),
@@ -245,6 +239,21 @@ def _by_threads(config: InferenceConfig, frames: Sequence[np.ndarray], seconds: 
         }
         for threads in detectors
     }
+
+
+def _in_turns(
+    detectors: dict[K, model.Detector],
+    frames: Sequence[np.ndarray],
+    rounds: int,
+    seconds: float,
+    pause_s: float = 0.0,
+) -> dict[K, list[float]]:
+    """The milliseconds of each detector, which have one turn in each round, in alternating order."""
+    measured_ms: dict[K, list[float]] = {key: [] for key in detectors}
+    for index in range(rounds):
+        for key in detectors if index % 2 == 0 else reversed(detectors):
+            measured_ms[key] += _turn(detectors[key], frames, seconds, pause_s)
+    return measured_ms
 
 
 def _turn(

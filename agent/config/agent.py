@@ -79,17 +79,16 @@ class EvidenceConfig(StrictModel):
 
 
 def _listen_address(listen: str) -> str:
-    if listen != "off" and int(listen.rpartition(":")[2]) > 65_535:
-        raise ValueError("expected off or 127.0.0.1:port with a port from 0, any free one, to 65535")
+    address = re.fullmatch(r"127\.0\.0\.1:([0-9]{1,5})", listen)
+    if listen != "off" and (address is None or int(address[1]) > 65_535):
+        raise ValueError("expected off or 127.0.0.1:port with a port from 0 (any free port) to 65535")
     return listen
 
 
 class HttpConfig(StrictModel):
     """/metrics (Prometheus), /healthz and /readyz."""
 
-    listen: Annotated[
-        str, OffInYaml, Field(pattern=r"^(off|127\.0\.0\.1:\d{1,5})$"), AfterValidator(_listen_address)
-    ] = "127.0.0.1:9464"
+    listen: Annotated[str, OffInYaml, AfterValidator(_listen_address)] = "127.0.0.1:9464"
 
 
 class AgentConfig(StrictModel):

@@ -48,18 +48,13 @@ def compile_bundle(bundle: Bundle, config: AgentConfig) -> Detector:
     """The bundle, compiled for the config's device, after checking that it can serve every camera."""
     check_products(config, bundle)
     detector = Detector(bundle, config.inference)
-    warn_of_slowness(detector.trial_s)
-    return detector
-
-
-def warn_of_slowness(trial_s: float) -> None:
-    """Warns about a model that needs so many seconds for one picture that the watchdog would restart the agent."""
-    if trial_s > SLOW_S:
+    if detector.trial_s > SLOW_S:
         logger.warning(
             "the model needed %.0f s for one picture, so systemd's watchdog may restart the agent. Use a smaller "
             "bundle, set inference.threads to the free cores, or raise WatchdogSec (systemctl edit zsad-agent)",
-            trial_s,
+            detector.trial_s,
         )
+    return detector
 
 
 def load_in_thread(

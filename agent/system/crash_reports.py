@@ -18,6 +18,7 @@ import time
 import traceback
 from collections import deque
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -178,8 +179,6 @@ def _report_name(pid: object) -> str:
 
 
 def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version  # 4 MB that a camera's process does not need
-
     try:
         return version(package)
     except PackageNotFoundError:
