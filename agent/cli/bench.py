@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -13,9 +14,9 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from zsad_agent import inspection, model, mqtt, sources, spool
+from zsad_agent import daemon, inspection, model, mqtt, sources
 from zsad_agent.cli.flags import add_model_flags, count, model_config
 from zsad_agent.system import (
     EnergyMeter,
@@ -71,18 +72,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-class MemorySource:
+class MemorySource(contextlib.AbstractContextManager["MemorySource"]):
     """Repeats the same few frames without decoding, until the deadline."""
 
     description = "frames in memory"
     lossless, endless = True, False
 
-    def __init__(self, frames: Sequence[np.ndarray], seconds: float) -> None:
-        self._frames = itertools.cycle(frames)
+    def __init__(self, seconds: float) -> None:
+        self._frames = itertools.cycle(_frames())
         self._deadline_s = time.monotonic() + seconds
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -119,18 +117,17 @@ def run_bench(config: AgentConfig, state_dir: Path, *, seconds: float) -> dict[s
     inference = config.inference
     bundle = load_bundle(inference.bundle)
     detector = model.Detector(bundle, inference)
-    frames = _frames()
-    detector.predict(frames[0])
+    detector.predict(_frames()[0])
     start_up_s = process_age_s()
     compared: dict[str, Any] = {}
     if len(bundle.arithmetics) > 1 and inference.model == "auto":
-        detector, compared = _faster(bundle, inference, detector, frames, COMPARE_SHARE * seconds)
+        detector, compared = _faster(bundle, inference, detector, COMPARE_SHARE * seconds)
         seconds *= 1 - COMPARE_SHARE
     bundle = bundle.without_model()
     give_back_memory()
-    raw_ms, spent_j, recorders = _alternate(config, model.Model.of(bundle, detector), frames, state_dir, seconds)
+    raw_ms, spent_j, recorders = _alternate(config, model.Model.of(bundle, detector), state_dir, seconds)
     raw_rate, pipeline_rate = _raw_rate(raw_ms), _rate(recorders)
-    idle_ms = _turn(detector, frames, IDLE_SHARE * seconds, IDLE_S)
+    idle_ms = _turn(detector, IDLE_SHARE * seconds, IDLE_S)
     report = {
         "bundle": {"name": bundle.manifest.name, "version": bundle.manifest.version, "sha256": bundle.sha256},
         "device": inference.device,
@@ -154,12 +151,12 @@ def run_bench(config: AgentConfig, state_dir: Path, *, seconds: float) -> dict[s
     }
     if inference.threads is None and inference.device == "CPU":  # last, because it needs more memory
         measured = inference.model_copy(update={"model": detector.arithmetic})
-        report["by_threads"] = _by_threads(measured, frames, IDLE_SHARE * seconds)
+        report["by_threads"] = _by_threads(measured, IDLE_SHARE * seconds)
     return report
 
 
 def _alternate(
-    config: AgentConfig, loaded: model.Model, frames: Sequence[np.ndarray], state_dir: Path, seconds: float
+    config: AgentConfig, loaded: model.Model, state_dir: Path, seconds: float
 ) -> tuple[list[float], list[float], list[_Recorder]]:
     """Raw inference and the whole pipeline in turns.
 
@@ -177,32 +174,20 @@ def _alternate(
         state_dir.mkdir(parents=True, exist_ok=True)
     on_disk = state_dir if os.access(state_dir, os.W_OK) else None  # temporary files may be in memory
     with tempfile.TemporaryDirectory(prefix="bench-", dir=on_disk) as folder:
-        limits = config.spool
-        disk = spool.Spool(Path(folder) / "spool.sqlite3", max_results=limits.max_results, fsync=limits.fsync)
         away = config.mqtt.model_copy(update={"broker": NO_BROKER})
-        with disk, mqtt.Publisher(away, config.device_id, disk) as publisher:
-
-            def raw_turn() -> None:
+        spool = daemon.make_spool(config, Path(folder))
+        with spool, mqtt.Publisher(away, config.device_id, spool) as publisher:
+            for _ in range(rounds):
                 meter.since_last_j()
-                raw_ms.extend(_turn(loaded.predictor, frames, turn_s))
+                raw_ms += _turn(loaded.predictor, turn_s)
                 if (joules := meter.since_last_j()) is not None:
                     spent_j.append(joules)
-
-            def pipeline_turn() -> None:
-                recorders.append(_pipeline_turn(config, models, publisher, frames, turn_s))
-
-            for index in range(rounds):
-                for turn in (raw_turn, pipeline_turn) if index % 2 == 0 else (pipeline_turn, raw_turn):
-                    turn()
+                recorders.append(_pipeline_turn(config, models, publisher, turn_s))
     return raw_ms, spent_j, recorders
 
 
 def _faster(
-    bundle: Bundle,
-    config: InferenceConfig,
-    first: model.Detector,
-    frames: Sequence[np.ndarray],
-    seconds: float,
+    bundle: Bundle, config: InferenceConfig, first: model.Detector, seconds: float
 ) -> tuple[model.Detector, dict[str, Any]]:
     """Measures both models of a bundle in turns, and stores which is faster for later starts on this machine.
 
@@ -213,12 +198,12 @@ def _faster(
         for name in bundle.arithmetics
     }
     rounds = max(2, round(seconds / (COMPARE_TURN_S * len(detectors))))
-    raw_ms = _in_turns(detectors, frames, rounds, seconds / (rounds * len(detectors)))
+    raw_ms = _in_turns(detectors, rounds, seconds / (rounds * len(detectors)))
     faster = model.keep_faster(bundle, config, {name: statistics.median(ms) for name, ms in raw_ms.items()})
     return detectors[faster], {name: _figures(ms) for name, ms in raw_ms.items()}
 
 
-def _by_threads(config: InferenceConfig, frames: Sequence[np.ndarray], seconds: float) -> dict[str, Any]:
+def _by_threads(config: InferenceConfig, seconds: float) -> dict[str, Any]:
     """Raw inference with one and two threads: in a loop without pauses, and one picture after an idle second."""
     from zsad_core.bundle import load_bundle
 
@@ -229,8 +214,8 @@ def _by_threads(config: InferenceConfig, frames: Sequence[np.ndarray], seconds: 
         if threads <= (os.cpu_count() or 1)
     }
     rounds = max(1, round(seconds / (len(detectors) * (ROUND_S + IDLE_S))))
-    raw_ms = _in_turns(detectors, frames, rounds, min(ROUND_S, seconds))
-    idle_ms = _in_turns(detectors, frames, rounds, 0.0, IDLE_S)
+    raw_ms = _in_turns(detectors, rounds, min(ROUND_S, seconds))
+    idle_ms = _in_turns(detectors, rounds, 0.0, IDLE_S)
     return {
         str(threads): {
             **_figures(raw_ms[threads]),
@@ -242,27 +227,21 @@ def _by_threads(config: InferenceConfig, frames: Sequence[np.ndarray], seconds: 
 
 
 def _in_turns(
-    detectors: dict[K, model.Detector],
-    frames: Sequence[np.ndarray],
-    rounds: int,
-    seconds: float,
-    pause_s: float = 0.0,
+    detectors: dict[K, model.Detector], rounds: int, seconds: float, pause_s: float = 0.0
 ) -> dict[K, list[float]]:
     """The milliseconds of each detector, which have one turn in each round, in alternating order."""
     measured_ms: dict[K, list[float]] = {key: [] for key in detectors}
     for index in range(rounds):
         for key in detectors if index % 2 == 0 else reversed(detectors):
-            measured_ms[key] += _turn(detectors[key], frames, seconds, pause_s)
+            measured_ms[key] += _turn(detectors[key], seconds, pause_s)
     return measured_ms
 
 
-def _turn(
-    predictor: model.Predictor, frames: Sequence[np.ndarray], seconds: float, pause_s: float = 0.0
-) -> list[float]:
+def _turn(predictor: model.Predictor, seconds: float, pause_s: float = 0.0) -> list[float]:
     """Milliseconds of each inference, including resizing, for about `seconds`, at least one. Pauses before each."""
     end_s = time.perf_counter() + seconds
     latencies_ms: list[float] = []
-    for frame in itertools.cycle(frames):
+    for frame in itertools.cycle(_frames()):
         time.sleep(pause_s)
         started_s = time.perf_counter()
         predictor.predict(frame)
@@ -274,18 +253,14 @@ def _turn(
 
 
 def _pipeline_turn(
-    config: AgentConfig,
-    models: model.ModelInUse,
-    publisher: mqtt.Publisher,
-    frames: Sequence[np.ndarray],
-    seconds: float,
+    config: AgentConfig, models: model.ModelInUse, publisher: mqtt.Publisher, seconds: float
 ) -> _Recorder:
     """One run of the real pipeline over frames in memory."""
     recorder = _Recorder()
     stop, slots_changed = threading.Event(), threading.Condition()
     stations = inspection.make_stations(
         config,
-        [MemorySource(frames, seconds)],
+        [MemorySource(seconds)],
         [inspection.View()],
         models=models,
         publish_status=publisher.set_camera_status,
@@ -315,6 +290,7 @@ def _raw_rate(latencies_ms: Sequence[float]) -> float:
     return 1000 * len(latencies_ms) / sum(latencies_ms)
 
 
+@functools.cache
 def _frames() -> list[np.ndarray]:
     """Smooth noise, uint8 [720, 1280, 3]: flat pictures would compress too well, white noise too badly."""
     import cv2

@@ -47,8 +47,8 @@ def main(arguments: list[str]) -> int:
     inference = model_config(args).inference
     detector = Detector(load_bundle(inference.bundle), inference)
     scored = []
-    for picture in find_pictures(args.paths):
-        found = score_picture(picture, detector, threshold=1.0)
+    for path, _ in find_pictures(args.paths):
+        found = score_picture(path, detector, threshold=1.0)
         if found.anomaly_score is None:
             print(f"zsad-agent: left out: {printable(found.text)}", file=sys.stderr)
         else:

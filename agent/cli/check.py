@@ -55,7 +55,10 @@ def find_faults(settings: Settings) -> Iterator[str]:
     from zsad_core.bundle import read_trusted_keys
 
     config = settings.config
-    cameras = list(_cameras(settings))
+    cameras = [
+        (("cameras", number) if config.cameras else ("source",), camera)
+        for number, camera in enumerate(config.every_camera)
+    ]
     for where, camera in cameras:
         yield from _source_faults(settings, where, camera)
     try:
@@ -104,9 +107,3 @@ def _fault(where: str, attempt: Callable[..., object], *values: object) -> Itera
         attempt(*values)
     except ZsadError as error:
         yield f"{where}: {error}"
-
-
-def _cameras(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], CameraConfig]]:
-    """Each camera's location in the file, and its settings."""
-    for number, camera in enumerate(settings.config.every_camera):
-        yield ("cameras", number) if settings.config.cameras else ("source",), camera

@@ -78,7 +78,15 @@ def take_reference(
 
     def taken() -> Iterator[np.ndarray]:
         due_s, number = -float("inf"), 0
-        while number < frames and (picture := _next_whole(source)) is not None:
+        while number < frames:
+            try:
+                picture = source.read()
+            except ImageError:  # a live source is lost after too many damaged pictures in a row
+                if source.lossless:
+                    raise
+                continue
+            if picture is None:
+                return
             if not source.lossless and time.monotonic() < due_s:
                 continue  # it was read so that the next frame is not an old one from a buffer
             due_s, number = time.monotonic() + every_s, number + 1
@@ -96,16 +104,6 @@ def take_reference(
             "be checked. Bring something fixed into view, such as the machine's edge"
         )
     return reference
-
-
-def _next_whole(source: sources.Source) -> sources.Picture | None:
-    """The next picture; skips damaged pictures of a live source, which is lost after too many in a row."""
-    while True:
-        try:
-            return source.read()
-        except ImageError:
-            if source.lossless:
-                raise
 
 
 def describe(reference: picture_health.Reference) -> list[str]:

@@ -10,15 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from zsad_agent.cli.flags import add_model_flags, add_threshold_flag, model_config
-from zsad_agent.system import configure_logging, printable
+from zsad_agent.system import configure_logging, one_line, printable
 from zsad_core.errors import DeviceError, ImageError
 
 if TYPE_CHECKING:  # numpy takes longer than parsing
     from zsad_agent.model import Predictor
     from zsad_core.types import Verdict
+
+MAX_REASON = 1000  # characters
 
 
 def main(arguments: list[str]) -> int:
@@ -53,13 +55,11 @@ def main(arguments: list[str]) -> int:
     if not pictures:
         raise ImageError(f"no pictures below {', '.join(map(str, args.paths))}")
     detector = Detector(bundle, config.inference)
-    scores = (score_picture(picture, detector, threshold=threshold, maps=args.maps) for picture in pictures)
+    scores = (
+        score_picture(path, detector, threshold=threshold, map_file=args.maps and args.maps / map_path)
+        for path, map_path in pictures
+    )
     return print_scores(scores, as_json=args.json, with_map=args.maps is not None)
-
-
-class ImageFile(NamedTuple):
-    path: Path
-    map_path: Path  # path of its anomaly map, relative to the maps' folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +87,12 @@ class Score:
         )
 
 
-def find_pictures(paths: Sequence[Path]) -> list[ImageFile]:
-    """The pictures of files and folders in the given order; a folder's pictures are sorted by name.
+def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """The pictures of files and folders in the given order, each with the path of its map below the maps' folder.
 
-    A map is named `<stem>.npy`, in the same subfolder as the picture. Pictures whose maps would have the same name
-    (`a.png` and `a.jpg`) all get `<file name>.npy`. If that is the same too (two folders with the same names), the
-    later ones get a number: `a.png.2.npy`. No map replaces another.
+    The pictures of a folder are sorted by name. A map is named `<stem>.npy`, in the same subfolder as the picture.
+    Pictures whose maps would have the same name (`a.png` and `a.jpg`) all get `<file name>.npy`. If that is the same
+    too (two folders with the same names), the later ones get a number: `a.png.2.npy`. No map replaces another.
     """
     from zsad_core.picture import find_images
 
@@ -115,11 +115,11 @@ def find_pictures(paths: Sequence[Path]) -> list[ImageFile]:
             number += 1
             map_path = inside.with_name(f"{stem}.{number}.npy")
         taken.add(map_path)
-        pictures.append(ImageFile(path, map_path))
+        pictures.append((path, map_path))
     return pictures
 
 
-def score_picture(picture: ImageFile, predictor: Predictor, *, threshold: float, maps: Path | None = None) -> Score:
+def score_picture(path: Path, predictor: Predictor, *, threshold: float, map_file: Path | None = None) -> Score:
     """The score of one picture; without one the verdict is `unknown`, with the reason.
 
     Raises:
@@ -131,26 +131,24 @@ def score_picture(picture: ImageFile, predictor: Predictor, *, threshold: float,
     from zsad_core.picture import read_image
     from zsad_core.types import Verdict
 
-    path = os.fspath(picture.path)
     try:
-        image = read_image(picture.path)
+        image = read_image(path)
         started_s = time.perf_counter()
         prediction = predictor.predict(image)
         latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
     except (ImageError, DeviceError) as error:
-        return Score(path=path, threshold=threshold, verdict=Verdict.UNKNOWN, reason=" ".join(str(error).split()))
-    map_file = None
-    if maps is not None:
-        map_file = maps / picture.map_path
+        reason = one_line(str(error), MAX_REASON)
+        return Score(path=str(path), threshold=threshold, verdict=Verdict.UNKNOWN, reason=reason)
+    if map_file is not None:
         map_file.parent.mkdir(parents=True, exist_ok=True)
         np.save(map_file, prediction.anomaly_map.astype(np.float32))
     return Score(
-        path=path,
+        path=str(path),
         threshold=threshold,
         verdict=instant_verdict(prediction.anomaly_score, threshold),
         anomaly_score=prediction.anomaly_score,
         latency_ms=latency_ms,
-        map=None if map_file is None else os.fspath(map_file),
+        map=None if map_file is None else str(map_file),
     )
 
 

@@ -18,13 +18,13 @@ import time
 import traceback
 from collections import deque
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from zsad_agent.system.logs import TextFormatter
 from zsad_agent.system.text import one_line
+from zsad_core.bundle import installed_version
 from zsad_core.redaction import redacted_text, redacted_values
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class CrashReports:
             self._keep_newest(path)
 
     def _make_head(self) -> str:
-        versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+        versions = ", ".join(f"{name} {installed_version(name) or 'not installed'}" for name in PACKAGES)
         return (
             f"run: {self._run}\npid: {os.getpid()}\nstarted: {datetime.now(UTC).isoformat()}\n"
             f"versions: python {platform.python_version()}, {versions}\nplatform: {platform.platform()}\n"
@@ -148,8 +148,7 @@ class CrashReports:
                 return f"the last run ended with {lines[0].removeprefix('ended with: ')}, see {path}"
         return None
 
-    def _reports(self) -> list[Path]:
-        """Oldest first."""
+    def _reports(self) -> list[Path]:  # the oldest first
         return sorted(self._folder.glob("[0-9]*Z-*.txt"))
 
     def _keep_newest(self, new: Path | None = None) -> None:
@@ -176,10 +175,3 @@ class _RingHandler(logging.Handler):
 
 def _report_name(pid: object) -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z-{pid}.txt"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

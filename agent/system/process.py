@@ -14,9 +14,7 @@ POWERCAP = Path("/sys/class/powercap")
 def prepare_environment(stale_after_s: float | None = None) -> None:
     """Call it before `cv2` is imported. Variables that the user has set stay.
 
-    Args:
-        stale_after_s: longest wait for one frame of a V4L2 camera, rounded up to whole seconds; OpenCV's own is 10.
-            None where no such camera is read: processes that are started inherit the environment, and each has its own.
+    `stale_after_s`: longest wait for a frame of a V4L2 camera, rounded up to whole seconds; None: OpenCV's 10 s.
     """
     if stale_after_s is not None:
         os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(stale_after_s)))
@@ -30,9 +28,9 @@ _KEPT_BYTES = 8 * 2**20  # a bit more than a frame of 1920 x 1080; with less, ea
 
 
 def keep_memory_small() -> None:
-    """Has GNU's allocator share one arena among threads and keep no more than 8 MB for later. Before threads start.
+    """Makes GNU's allocator share one arena among threads and keep at most 8 MB. Call it before threads start.
 
-    It saves 20 to 30 MB (docs/measurements.md). Without effect on another libc.
+    It saves 20 to 30 MB (docs/measurements.md). No effect with another libc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -42,9 +40,9 @@ def keep_memory_small() -> None:
 
 
 def give_back_memory() -> None:
-    """Gives the kernel what was freed and the allocator kept. Takes some 10 ms; for after what is done once.
+    """Returns freed memory to the kernel, such as tens of MB after a model was compiled. Takes about 10 ms.
 
-    Compiling a model leaves tens of MB so, which nothing needs again. Without effect on a libc that is not GNU's.
+    No effect with a libc other than GNU's.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -53,10 +51,10 @@ def give_back_memory() -> None:
 
 
 def let_go_of_mapped(folder: Path) -> None:
-    """Gives the kernel the pages of the files below `folder` that this process has mapped; read again if looked at.
+    """Returns the mapped pages of files below `folder` to the kernel, which reads them again if they are used.
 
-    OpenVINO maps a cached model and copies the weights into the order that it computes in, so each would count twice.
-    Without effect where there is no /proc or no madvise.
+    OpenVINO maps a cached model and copies its weights into another order, so each would be in memory twice. No effect
+    without /proc or madvise.
     """
     advise, advice = getattr(ctypes.CDLL(None), "madvise", None), getattr(mmap, "MADV_DONTNEED", None)
     if advise is None or advice is None:
@@ -79,7 +77,7 @@ def process_age_s() -> float:
 
 
 def status_mb(key: str, pid: int | None = None) -> float:
-    """A line of a process's status, such as VmRSS, in MB; NaN if there is none. Without a pid: this process."""
+    """A line of a process's status, such as VmRSS, in MB; NaN if it is missing. `pid` None: this process."""
     for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return round(int(line.split()[1]) / 1024, 1)

@@ -1,5 +1,6 @@
 """Queues between threads: the newest item for a live camera, back-pressure for other sources, and round robin."""
 
+import contextlib
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -115,24 +116,19 @@ class RoundRobin(Generic[T]):
             QueueClosed: all are closed and empty.
         """
         with self._condition:
-            taken = self._poll()
-            if taken is None:
+            if (taken := self._poll()) is None:
                 self._condition.wait(timeout_s)  # also ends when another thread takes an item: None is returned then
                 taken = self._poll()
             return taken
 
     def _poll(self) -> tuple[int, T] | None:
-        closed = 0
-        for step in range(len(self._queues)):
-            number = (self._next + step) % len(self._queues)
-            try:
-                item = self._queues[number].poll()
-            except QueueClosed:
-                closed += 1
-                continue
-            if item is not None:
-                self._next = number + 1
-                return number, item
-        if closed == len(self._queues):
+        any_open = False
+        for number in (*range(self._next, len(self._queues)), *range(self._next)):
+            with contextlib.suppress(QueueClosed):
+                if (item := self._queues[number].poll()) is not None:
+                    self._next = number + 1
+                    return number, item
+                any_open = True
+        if not any_open:
             raise QueueClosed
         return None

@@ -86,9 +86,9 @@ def test_maps_mirror_the_folder_at_the_models_resolution(
 def test_no_map_replaces_another(tmp_path: Path) -> None:
     for name in ("one/a.png", "one/a.jpg", "one/b.png", "two/a.png", "two/b.png"):
         write_picture(tmp_path / name, blot=False)
-    names = [picture.map_path.as_posix() for picture in find_pictures([tmp_path / "one", tmp_path / "two"])]
+    names = [map_path.as_posix() for _, map_path in find_pictures([tmp_path / "one", tmp_path / "two"])]
     assert names == ["a.jpg.npy", "a.png.npy", "b.png.npy", "a.png.2.npy", "b.png.2.npy"]
-    alone = [picture.map_path.as_posix() for picture in find_pictures([tmp_path / "two"])]
+    alone = [map_path.as_posix() for _, map_path in find_pictures([tmp_path / "two"])]
     assert alone == ["a.npy", "b.npy"]
 
 
