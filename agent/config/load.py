@@ -57,7 +57,7 @@ def load_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]] | No
 
 
 def _with_flags(camera: Mapping[str, Any], section: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """One of `cameras` with the flags of a section that it has itself."""
+    """One of `cameras`, in which the flags of a section replace its own values."""
     if section == "source":
         return {**camera, **given}
     if section == "inference" and "product" in given:

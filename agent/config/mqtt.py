@@ -67,5 +67,5 @@ class ControlConfig(StrictModel):
     enabled: bool = False
     # A command is {"value": …, "id": …, "sent_at": …}. An older command, or a known id, is refused as a replay.
     max_age_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    plain: bool = False  # accept a bare value too, for dashboards that can send nothing else; replays are not detected
+    plain: bool = False  # also accept a bare value, for dashboards that cannot send JSON; replays are not detected
     bundle_dir: Path | None = None  # the folder with the bundles for `bundle/set`; None: no bundle switch

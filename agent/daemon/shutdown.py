@@ -66,9 +66,7 @@ def drain_and_flush(
         unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected and not publisher.disk_hangs else 0.0)
     lost = publisher.store_or_count_lost() if unsent else 0
     if lost:
-        logger.error(
-            "%d results are LOST: no broker accepted them and the spool %s cannot store them", lost, spool.path
-        )
+        logger.error("%d results are LOST: neither a broker nor the spool %s accepted them", lost, spool.path)
     if unsent > lost:
         logger.warning("%d results stay in the spool %s and are sent at the next start", unsent - lost, spool.path)
     return ShutdownOutcome(drained, lost)
@@ -86,13 +84,11 @@ def in_time(done: Callable[[float], bool], limit_s: float, ends: Sequence[thread
 
 def _flush_at_end(publisher: Publisher, stop: threading.Event) -> int:
     """Waits for the broker while results are still being sent. Returns the number of unsent results."""
-    started_s = progress_s = time.monotonic()
+    end_s = time.monotonic() + FLUSH_AT_END_S
+    patient_until_s = time.monotonic() + FLUSH_PATIENCE_S
     unsent = publisher.flush(SUPERVISE_S)
-    while unsent and not stop.is_set():
-        now_s = time.monotonic()
-        if now_s - progress_s > FLUSH_PATIENCE_S or now_s - started_s > FLUSH_AT_END_S:
-            break
+    while unsent and not stop.is_set() and time.monotonic() < min(patient_until_s, end_s):
         before, unsent = unsent, publisher.flush(SUPERVISE_S)
         if unsent < before:
-            progress_s = time.monotonic()
+            patient_until_s = time.monotonic() + FLUSH_PATIENCE_S
     return unsent

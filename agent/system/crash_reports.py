@@ -56,7 +56,11 @@ class CrashReports:
 
     def install(self) -> None:
         """Activates the reports of this process. Call it after the log is configured."""
-        self._head = self._make_head()
+        versions = ", ".join(f"{name} {installed_version(name) or 'not installed'}" for name in PACKAGES)
+        self._head = (
+            f"run: {self._run}\npid: {os.getpid()}\nstarted: {datetime.now(UTC).isoformat()}\n"
+            f"versions: python {platform.python_version()}, {versions}\nplatform: {platform.platform()}\n"
+        )
         logging.getLogger().addHandler(self._ring)
         self._hook()
         with contextlib.suppress(OSError):
@@ -86,13 +90,6 @@ class CrashReports:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write("".join(text).encode("utf-8", "backslashreplace"))
             self._keep_newest(path)
-
-    def _make_head(self) -> str:
-        versions = ", ".join(f"{name} {installed_version(name) or 'not installed'}" for name in PACKAGES)
-        return (
-            f"run: {self._run}\npid: {os.getpid()}\nstarted: {datetime.now(UTC).isoformat()}\n"
-            f"versions: python {platform.python_version()}, {versions}\nplatform: {platform.platform()}\n"
-        )
 
     def _hook(self) -> None:
         """Replaces Python's hooks, which write the credentials in an exception's text to stderr."""

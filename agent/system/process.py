@@ -8,8 +8,6 @@ import os
 import time
 from pathlib import Path
 
-POWERCAP = Path("/sys/class/powercap")
-
 
 def prepare_environment(stale_after_s: float | None = None) -> None:
     """Call it before `cv2` is imported. Variables that the user has set stay.
@@ -87,7 +85,7 @@ def status_mb(key: str, pid: int | None = None) -> float:
 class EnergyMeter:
     """Joules that all processor packages used (RAPL), for all processes."""
 
-    def __init__(self, powercap: Path = POWERCAP) -> None:
+    def __init__(self, powercap: Path = Path("/sys/class/powercap")) -> None:
         # `intel-rapl:0` is a package, also on AMD; `intel-rapl:0:0` is a part of it and would be counted twice
         self._zones = [zone for zone in sorted(powercap.glob("*-rapl:*")) if zone.name.count(":") == 1]
         self._before_uj = self._read_uj()
