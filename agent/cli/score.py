@@ -82,9 +82,9 @@ class Score:
     @property
     def text(self) -> str:
         """The path, and the reason if there is one."""
-        return ": ".join(
-            [self.path] if self.reason is None else [self.path, self.reason.removeprefix(f"{self.path}: ")]
-        )
+        if self.reason is None:
+            return self.path
+        return f"{self.path}: {self.reason.removeprefix(f'{self.path}: ')}"
 
 
 def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
@@ -163,7 +163,9 @@ def print_scores(scores: Iterable[Score], *, as_json: bool, with_map: bool) -> i
         counts[score.verdict] += 1
         print(score.as_json(with_map=with_map) if as_json else _row(score), flush=True)
     if not as_json:
-        print(f"{counts.total()} pictures: {', '.join(f'{counts[verdict]} {verdict}' for verdict in Verdict)}")
+        print(
+            f"{counts.total()} pictures: {', '.join(f'{counts[verdict]} {verdict}' for verdict in Verdict)}", flush=True
+        )
     return 1 if counts[Verdict.UNKNOWN] else 0
 
 

@@ -37,15 +37,11 @@ class InferenceConfig(StrictModel):
     precision: Literal["f32", "auto"] = "f32"  # auto lets the device compute in bf16/f16: faster, scores shift a little
     # which model of a bundle with two; auto: the one that zsad-agent bench measured as faster, else the main one
     model: Literal["auto", "fp", "int8"] = "auto"
-    cache_dir: Path | None = None  # compiled models; None: the service's cache folder
+    # compiled models, and which of a bundle's models is faster on this machine; default: in the service's cache folder
+    cache_dir: Path = Field(default_factory=lambda: default_cache_dir() / "compiled")
     # PEM files of Ed25519 public keys: only bundles signed by one of them are accepted. None: unsigned bundles are
     # accepted too. The bundle that ships inside the program is always accepted.
     trusted_keys: tuple[Path, ...] = ()
-
-    @property
-    def compiled_dir(self) -> Path:
-        """The folder of compiled models, and of the record which of a bundle's models is faster on this machine."""
-        return self.cache_dir or default_cache_dir() / "compiled"
 
 
 class HeatmapConfig(StrictModel):
@@ -95,7 +91,7 @@ class AgentConfig(StrictModel):
     device_id: TopicLevel = Field(default_factory=_default_device_id)
     source: SourceConfig = SourceConfig()
     cameras: tuple[CameraConfig, ...] = ()  # several cameras, in place of `source`
-    inference: InferenceConfig = InferenceConfig()
+    inference: InferenceConfig = Field(default_factory=InferenceConfig)
     decision: DecisionConfig = DecisionConfig()
     mqtt: MqttConfig = MqttConfig()
     control: ControlConfig = ControlConfig()
