@@ -2,8 +2,8 @@ from .camera_status import INFERENCE as INFERENCE
 from .camera_status import PROCESS as PROCESS
 from .camera_status import CameraStatus as CameraStatus
 from .capture import Capture as Capture
-from .capture import Captured as Captured
-from .capture import Fault as Fault
+from .output import Captured as Captured
+from .output import Fault as Fault
 from .pace import UNKNOWN_EVERY_S as UNKNOWN_EVERY_S
 from .pace import UnknownPace as UnknownPace
-from .trigger_queue import MAX_ID_CHARACTERS as MAX_ID_CHARACTERS
+from .triggers import MAX_ID_CHARACTERS as MAX_ID_CHARACTERS

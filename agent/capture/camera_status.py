@@ -5,6 +5,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from zsad_agent.system import utc_text
+
 # parts that can have a fault
 CAMERA, PICTURE, DAMAGE, FOLDER = "camera", "picture", "damage", "folder"
 INFERENCE, PROCESS = "inference", "process"
@@ -25,13 +27,13 @@ class CameraStatus:
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}
         self._paused = False
-        self._said: tuple[str, str] | None = None
+        self._published = False
 
     @property
     def up(self) -> bool:
         """Whether its pictures are inspected and give results."""
         with self._lock:
-            return self._said is not None and self._state() == "ok"
+            return self._published and self._state() == "ok"
 
     @property
     def reason(self) -> str | None:
@@ -43,17 +45,21 @@ class CameraStatus:
     def text(self) -> str:
         """One line: the state, and the reasons if there are any."""
         with self._lock:
-            if self._said is None:
+            if not self._published:
                 return "waiting for the first picture"
             return ": ".join(filter(None, (self._state(), self._reason())))
 
     def fault(self, part: str, reason: str, *, replace: bool = False) -> bool:
-        """Sets the fault of `part`. A later reason is ignored, or replaces the first with `replace`. True if new."""
+        """Sets the fault of `part`. A later reason is ignored, or replaces the first with `replace`.
+
+        Returns:
+            Whether the fault or its reason is new.
+        """
         with self._lock:
-            is_new = part not in self._faults
-            if replace or is_new:
+            is_new = self._faults.get(part) != reason if replace else part not in self._faults
+            if is_new:
                 self._faults[part] = reason
-            self._say()
+                self._say()
             return is_new
 
     def pause(self, paused: bool) -> None:
@@ -64,10 +70,10 @@ class CameraStatus:
                 self._say()
 
     def clear(self, part: str) -> bool:
-        """`part` works. Said when it was at fault (then True), and, of the camera, the first time."""
+        """Notes that `part` works. Returns whether it was at fault. Publishes that, and the first one of `CAMERA`."""
         with self._lock:
             was_at_fault = self._faults.pop(part, None) is not None
-            if was_at_fault or (self._said is None and part == CAMERA):
+            if was_at_fault or (not self._published and part == CAMERA):
                 self._say()
             return was_at_fault
 
@@ -80,9 +86,6 @@ class CameraStatus:
         return "; ".join(self._faults[part] for part in sorted(self._faults))
 
     def _say(self) -> None:
-        state, reason = self._state(), self._reason()
-        if (state, reason) == self._said:
-            return
-        self._said = (state, reason)
-        since = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._publish(self.camera, {"state": state, "reason": reason or None, "since": since})
+        self._published = True
+        since = utc_text(datetime.now(UTC))
+        self._publish(self.camera, {"state": self._state(), "reason": self._reason() or None, "since": since})

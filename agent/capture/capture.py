@@ -3,22 +3,23 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+
+import numpy as np
 
 from zsad_agent.capture.camera_status import CameraStatus
 from zsad_agent.capture.finite import FiniteCapture
 from zsad_agent.capture.live import LiveCapture
-from zsad_agent.capture.output import Captured, Fault, FrameOutput
+from zsad_agent.capture.output import Captured, FrameOutput
 from zsad_agent.capture.pace import Pace
-from zsad_agent.capture.reconnect import Reconnector
+from zsad_agent.capture.parts import Parts
 from zsad_agent.capture.triggers import Triggers
 from zsad_agent.config import SourceConfig
-from zsad_agent.picture_health import PictureHealth
+from zsad_agent.picture_health import PictureHealth, load_reference
 from zsad_agent.sources import Source
-from zsad_agent.system import FrameQueue
-from zsad_core.types import Frame
+from zsad_agent.system import Backoff, FrameQueue
+from zsad_core.errors import SourceError
 
-__all__ = ["Capture", "Captured", "Fault"]
+FIRST_BACKOFF_S = 0.5  # longest wait before the second opening, without jitter
 
 
 class Capture:
@@ -41,7 +42,7 @@ class Capture:
         slot: FrameQueue[Captured],
         status: CameraStatus,
         stop: threading.Event,
-        seq: Iterator[int] | None = None,
+        seq: Iterator[int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Starts nothing.
@@ -52,59 +53,63 @@ class Capture:
             slot: takes frames and faults; closed when `run` ends. For a live source its `put` must never wait.
             status: gets the faults of the camera and its pictures, their end, and pauses.
             stop: ends `run` when set, as soon as the source's current call returns.
-            seq: frame numbers, shared by all cameras of the process; None: 1, 2, 3 …
+            seq: frame numbers, shared by all cameras of the process.
             clock: monotonic seconds.
 
         Raises:
             ConfigError: the reference for picture health cannot be used.
         """
-        self._source = source
-        self._slot = slot
-        self._stop = stop
-        self._out = out = FrameOutput(camera=config.name, slot=slot, stop=stop, seq=seq, clock=clock)
-        self._desk = desk = Triggers(mode=config.trigger, lossless=source.lossless, out=out, status=status, clock=clock)
-        self._presence = Reconnector(
+        out = FrameOutput(camera=config.name, slot=slot, stop=stop, seq=seq, clock=clock)
+        triggers = Triggers(mode=config.trigger, lossless=source.lossless, out=out, status=status, clock=clock)
+        self._parts = parts = Parts(
             source=source,
-            desk=desk,
+            config=config,
             out=out,
+            triggers=triggers,
+            pace=Pace(config.fps, clock),
             status=status,
             stop=stop,
             clock=clock,
-            reopen_max_s=config.reopen_max_s,
         )
-        pace = Pace(config.fps, clock)
-        self._finite = FiniteCapture(
-            source=source, loop=config.loop, desk=desk, pace=pace, out=out, status=status, stop=stop
-        )
+        self._slot = slot
+        self._finite = FiniteCapture(parts)
         self._live: LiveCapture | None = None
         if not source.lossless:
-            self._live = LiveCapture(
-                source=source,
-                health=PictureHealth.of(config.health, has_region=config.region_xywh is not None),
-                desk=desk,
-                presence=self._presence,
-                pace=pace,
-                out=out,
-                status=status,
-                stop=stop,
-                clock=clock,
-                stale_after_s=config.stale_after_s,
-            )
+            health = config.health
+            reference = load_reference(health.reference) if health.reference is not None else None
+            has_region = config.region_xywh is not None
+            self._live = LiveCapture(parts, PictureHealth(health, reference, has_region=has_region))
 
     def run(self) -> None:
         """Reads until the end of a finite source, or until stopped."""
         try:
             if self._live is not None:
-                self._presence.keep_open(self._live.read)
-            elif self._source.endless:
-                self._presence.keep_open(partial(self._finite.read_drops, self._presence))
+                self._keep_open(self._live.read)
+            elif self._parts.source.endless:
+                self._keep_open(self._finite.read_folder)
                 self._finite.receipts.settle_rest()
             else:
                 self._finite.run()
-            if not self._stop.is_set():
-                self._desk.end(self.failure or "the source has ended")
+            if not self._parts.stop.is_set():
+                self._parts.triggers.end(self.failure or "the source has ended")
         finally:
             self._slot.close()
+
+    def _keep_open(self, read: Callable[[], None]) -> None:
+        """Calls `read` with the source open, until stopped. Repeats it with back-off when it returns or fails."""
+        parts, reopen_max_s = self._parts, self._parts.config.reopen_max_s
+        backoff = Backoff(FIRST_BACKOFF_S, reopen_max_s)
+        while not parts.stop.is_set():
+            opened_s = parts.clock()
+            try:
+                with parts.source:
+                    read()
+            except SourceError as error:
+                if not parts.stop.is_set():
+                    parts.triggers.lose(str(error))
+            if parts.clock() - opened_s > reopen_max_s:  # it worked for a while
+                backoff.reset()
+            parts.stop.wait(backoff.next_s())
 
     def expect_no_results(self) -> None:
         """No further result will become safe: pictures that still wait for one stay in place. Returns at once."""
@@ -119,14 +124,11 @@ class Capture:
         Raises:
             ValueError: the id has another length, or the camera is not triggered by messages.
         """
-        self._desk.ask(trigger_id)
+        self._parts.triggers.ask(trigger_id)
 
-    def pause(self) -> None:
-        """Stops inspection until `resume`. A live source stays open and is still checked."""
-        self._desk.pause()
-
-    def resume(self) -> None:
-        self._desk.resume()
+    def pause(self, paused: bool) -> None:
+        """Stops or resumes inspection. Meanwhile a live source stays open and is still checked."""
+        self._parts.triggers.pause(paused)
 
     @property
     def failure(self) -> str | None:
@@ -136,7 +138,7 @@ class Capture:
     @property
     def triggered(self) -> bool:
         """Whether a picture is taken only for a trigger."""
-        return self._desk.triggered
+        return self._parts.triggers.triggered
 
     @property
     def skipped(self) -> int:
@@ -145,8 +147,8 @@ class Capture:
 
     @property
     def paused(self) -> bool:
-        return self._desk.paused
+        return self._parts.triggers.paused
 
-    def newest_frames(self, count: int) -> list[Frame]:
-        """The latest good frames, inspected or not, at most 4, the newest last. Their `seq` is 0."""
-        return self._out.newest(count)
+    def newest_images(self, count: int) -> list[np.ndarray]:
+        """The latest good images, uint8 BGR [H, W, 3], inspected or not: at most 4, the newest last."""
+        return self._parts.out.newest(count)

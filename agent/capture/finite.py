@@ -2,19 +2,15 @@
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from zsad_agent.capture.camera_status import CAMERA, FOLDER, CameraStatus
-from zsad_agent.capture.output import FrameOutput
-from zsad_agent.capture.pace import Pace
-from zsad_agent.capture.reconnect import Reconnector
-from zsad_agent.capture.trigger_queue import Trigger
-from zsad_agent.capture.triggers import UNASKED, Triggers
-from zsad_agent.sources import LOOK_EVERY_S, DamagedPicture, Receipt, ReceiptError, Source
+from zsad_agent.capture.camera_status import CAMERA, FOLDER
+from zsad_agent.capture.parts import Parts
+from zsad_agent.capture.triggers import UNASKED, Trigger
+from zsad_agent.sources import LOOK_EVERY_S, DamagedPicture, Picture, Receipt, ReceiptError
 from zsad_core.errors import ImageError, SourceError
 
 logger = logging.getLogger(__name__)
@@ -30,11 +26,8 @@ class Receipts:
     Any thread may call the function that `of` returns, and `expect_no_more`. Neither waits.
     """
 
-    def __init__(self, description: str, status: CameraStatus, clock: Callable[[], float] = time.monotonic) -> None:
-        """`description` is the source's name in the log."""
-        self._description = description
-        self._status = status
-        self._clock = clock
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._outstanding = 0  # results that are not known to be safe
         self._safe: deque[Receipt] = deque()
         self._refused: deque[Receipt] = deque()  # retried at `_retry_s`
@@ -57,12 +50,12 @@ class Receipts:
         while self._safe:
             self._try_first(self._safe)
             self._outstanding -= 1
-        if self._refused and self._clock() >= self._retry_s:
-            self._retry_s = self._clock() + RETRY_S
+        if self._refused and self._parts.clock() >= self._retry_s:
+            self._retry_s = self._parts.clock() + RETRY_S
             for _ in range(min(len(self._refused), MOST_RETRIED)):
                 self._try_first(self._refused)
-        if not self._refused and self._status.clear(FOLDER):
-            logger.info("back: pictures of %s can be moved again", self._description)
+        if not self._refused and self._parts.status.clear(FOLDER):
+            logger.info("back: pictures of %s can be moved again", self._parts.source.description)
 
     def expect_no_more(self) -> None:
         """No further result will become safe."""
@@ -82,9 +75,9 @@ class Receipts:
         except ReceiptError as error:
             receipts.popleft()
             self._refused.append(receipt)
-            if self._status.fault(FOLDER, str(error)):
+            if self._parts.status.fault(FOLDER, str(error)):
                 logger.warning("%s", error)
-                self._retry_s = self._clock() + RETRY_S
+                self._retry_s = self._parts.clock() + RETRY_S
         else:
             receipts.popleft()
 
@@ -92,84 +85,68 @@ class Receipts:
 class FiniteCapture:
     """Reads a finite source or a watched folder. For one thread."""
 
-    def __init__(
-        self,
-        *,
-        source: Source,
-        loop: bool,
-        desk: Triggers,
-        pace: Pace,
-        out: FrameOutput,
-        status: CameraStatus,
-        stop: threading.Event,
-    ) -> None:
-        """Opens nothing yet; `loop` starts the source again at its end."""
-        self._source = source
-        self._loop = loop
-        self._desk = desk
-        self._pace = pace
-        self._out = out
-        self._status = status
-        self._stop = stop
-        self.receipts = Receipts(source.description, status)
+    def __init__(self, parts: Parts) -> None:
+        """Opens nothing yet."""
+        self._parts = parts
+        self.receipts = Receipts(parts)
         self.failure: str | None = None  # why the source could not be read to its end
 
     def run(self) -> None:
         """Reads until the end, or until stopped."""
-        opened = False
+        opened, stop = False, self._parts.stop
         try:
-            while not self._stop.is_set():
-                with self._source:
+            while not stop.is_set():
+                with self._parts.source as source:
                     opened = True
-                    self._status.clear(CAMERA)
+                    self._parts.status.clear(CAMERA)
                     taken = self._read_to_end()
-                if not self._loop or self._stop.is_set():
+                if not self._parts.config.loop or stop.is_set():
                     return
                 if taken == 0:
-                    raise SourceError(f"{self._source.description}: nothing to read, so it cannot loop")
+                    raise SourceError(f"{source.description}: nothing to read, so it cannot loop")
         except SourceError as error:
             self.failure = str(error)
-            self._status.fault(CAMERA, self.failure)
+            self._parts.status.fault(CAMERA, self.failure)
             if opened:  # the remaining parts are not inspected, so a result must say it too
-                self._out.fault(self.failure, is_part=True)
+                self._parts.out.put(self.failure)
 
-    def read_drops(self, presence: Reconnector) -> None:
+    def read_folder(self) -> None:
         """Reads pictures from an opened folder until stopped. Moves finished pictures also while paused."""
-        while not self._stop.is_set():
+        stop, pace, triggers = self._parts.stop, self._parts.pace, self._parts.triggers
+        while not stop.is_set():
             self.receipts.settle()
-            looks = not self._desk.paused and self._pace.is_due
-            taken = looks and self._take_next(UNASKED)
-            presence.sign()
+            taken = not triggers.paused and pace.is_due and self._take_next(UNASKED)
+            triggers.find(self._parts.source.description)
             if taken:
-                self._pace.wait(self._stop, LOOK_EVERY_S)
+                pace.wait(stop, LOOK_EVERY_S)
             else:
-                self._stop.wait(LOOK_EVERY_S)
+                stop.wait(LOOK_EVERY_S)
 
     def _read_to_end(self) -> int:
         taken = 0
-        while (turn := self._desk.next_turn(self._stop)) is not None:
+        while (turn := self._parts.triggers.next_turn(self._parts.stop)) is not None:
             if not self._take_next(turn):
                 break
-            self._pace.wait(self._stop)
+            self._parts.pace.wait(self._parts.stop)
             taken += 1
         return taken
 
     def _take_next(self, turn: Trigger) -> bool:
         """Reads one picture and puts it, or a fault in its place. False when there was none."""
+        item: Picture | str
         try:
-            picture = self._source.read()
+            picture = self._parts.source.read()
             if picture is None:
-                self._desk.give_back(turn)
+                self._parts.triggers.give_back(turn)
                 return False
-            self._out.remember(picture)
-            done = self.receipts.of(picture.receipt)
-            self._out.frame(picture, keep=True, trigger_id=turn.trigger_id, done=done)
+            self._parts.out.remember(picture.image)
+            item, receipt = picture, picture.receipt
         except ImageError as error:
             logger.warning("%s", error)
-            done = self.receipts.of(error.receipt) if isinstance(error, DamagedPicture) else None
-            self._out.fault(str(error), is_part=True, keep=True, trigger_id=turn.trigger_id, done=done)
+            item, receipt = str(error), error.receipt if isinstance(error, DamagedPicture) else None
         except SourceError:
-            self._desk.give_back(turn)
+            self._parts.triggers.give_back(turn)
             raise
-        self._pace.count_taken()
+        self._parts.out.put(item, keep=True, trigger_id=turn.trigger_id, done=self.receipts.of(receipt))
+        self._parts.pace.count_taken()
         return True

@@ -1,21 +1,21 @@
-"""Numbers and dates one camera's frames and faults, puts them into its queue, and keeps the newest frames."""
+"""Numbers and dates one camera's frames and faults, puts them into its queue, and keeps the newest images."""
 
-import itertools
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
+import numpy as np
+
 from zsad_agent.sources import Picture
 from zsad_agent.system import FrameQueue
 from zsad_core.types import Frame
 
 PUT_WAIT_S = 0.2
-NEWEST_FRAMES = 4
-NEWEST_BYTES = 64_000_000  # total size of the kept pictures; one picture is always kept
+NEWEST_IMAGES = 4
+NEWEST_BYTES = 64_000_000  # total size of the kept images; one image is always kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,90 +44,79 @@ class FrameOutput:
         camera: str,
         slot: FrameQueue[Captured],
         stop: threading.Event,
-        seq: Iterator[int] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        seq: Iterator[int],
+        clock: Callable[[], float],
     ) -> None:
         """The arguments are those of `zsad_agent.capture.capture.Capture`."""
         self._camera = camera
         self._slot = slot
         self._stop = stop
-        self._seq = seq if seq is not None else itertools.count(1)
+        self._seq = seq
         self._clock = clock
         self._order = threading.Lock()  # keeps sequence numbers in the order of the queue
         self._newest_lock = threading.Lock()
-        self._newest: deque[Frame] = deque(maxlen=NEWEST_FRAMES)
+        self._newest: deque[np.ndarray] = deque(maxlen=NEWEST_IMAGES)
 
     @property
     def waiting(self) -> int:
         """Frames and faults that were not taken yet."""
         return self._slot.waiting
 
-    def frame(
+    def put(
         self,
-        picture: Picture,
+        item: Picture | str,
         *,
+        is_part: bool = True,
         keep: bool = False,
         trigger_id: str | None = None,
         done: Callable[[], None] | None = None,
     ) -> None:
-        """Puts a picture to be inspected. With `keep`, a newer one must not replace it."""
-        with self._order:
-            now_s = self._clock()
-            captured_s = min(picture.captured_monotonic_s, now_s)
-            frame = Frame(
-                image_bgr=picture.image,
-                camera=self._camera,
-                seq=next(self._seq),
-                captured_at=datetime.now(UTC) - timedelta(seconds=now_s - captured_s),
-                captured_monotonic_s=captured_s,
-                trigger_id=trigger_id,
-                done=done,
-            )
-            self._put(frame, keep=keep)
+        """Puts a picture to be inspected, or a fault, which becomes the verdict `unknown`.
 
-    def fault(
-        self,
-        reason: str,
-        *,
-        is_part: bool,
-        keep: bool = False,
-        trigger_id: str | None = None,
-        done: Callable[[], None] | None = None,
-    ) -> None:
-        """Puts a fault, which becomes the verdict `unknown` with this reason."""
+        Args:
+            item: the picture, or the reason of the fault.
+            is_part: as in `Fault`.
+            keep: a newer item must not replace this one.
+            trigger_id: as in `Fault`.
+            done: as in `Fault`.
+        """
         with self._order:
-            fault = Fault(
-                camera=self._camera,
-                seq=next(self._seq),
-                captured_at=datetime.now(UTC),
-                captured_monotonic_s=self._clock(),
-                reason=reason,
-                is_part=is_part,
-                trigger_id=trigger_id,
-                done=done,
-            )
-            self._put(fault, keep=keep)
+            seq, now_s = next(self._seq), self._clock()
+            captured: Captured
+            if isinstance(item, Picture):
+                captured_s = min(item.captured_monotonic_s, now_s)
+                captured = Frame(
+                    image_bgr=item.image,
+                    camera=self._camera,
+                    seq=seq,
+                    captured_at=datetime.now(UTC) - timedelta(seconds=now_s - captured_s),
+                    captured_monotonic_s=captured_s,
+                    trigger_id=trigger_id,
+                    done=done,
+                )
+            else:
+                captured = Fault(
+                    camera=self._camera,
+                    seq=seq,
+                    captured_at=datetime.now(UTC),
+                    captured_monotonic_s=now_s,
+                    reason=item,
+                    is_part=is_part,
+                    trigger_id=trigger_id,
+                    done=done,
+                )
+            while not self._slot.put(captured, keep=keep, timeout_s=PUT_WAIT_S):
+                if self._stop.is_set():
+                    return
 
-    def remember(self, picture: Picture) -> None:
-        """Keeps a good picture for `newest`, whether it is inspected or not."""
-        frame = Frame(
-            image_bgr=picture.image,
-            camera=self._camera,
-            seq=0,
-            captured_at=datetime.now(UTC),
-            captured_monotonic_s=self._clock(),
-        )
+    def remember(self, image: np.ndarray) -> None:
+        """Keeps a good image for `newest`, whether it is inspected or not."""
         with self._newest_lock:
-            self._newest.append(frame)
-            while len(self._newest) > 1 and sum(kept.image_bgr.nbytes for kept in self._newest) > NEWEST_BYTES:
+            self._newest.append(image)
+            while len(self._newest) > 1 and sum(kept.nbytes for kept in self._newest) > NEWEST_BYTES:
                 self._newest.popleft()
 
-    def newest(self, count: int) -> list[Frame]:
-        """The latest good frames, the newest last: at most `count` and at most `NEWEST_FRAMES`. Their `seq` is 0."""
+    def newest(self, count: int) -> list[np.ndarray]:
+        """The latest good images, the newest last: at most `count` and at most `NEWEST_IMAGES`."""
         with self._newest_lock:
             return list(self._newest)[-count:] if count > 0 else []
-
-    def _put(self, item: Captured, *, keep: bool) -> None:
-        while not self._slot.put(item, keep=keep, timeout_s=PUT_WAIT_S):
-            if self._stop.is_set():
-                return

@@ -43,12 +43,13 @@ class UnknownPace:
         self._clock = clock
         self._due_s = -float("inf")
 
-    @property
-    def is_due(self) -> bool:
-        return self._clock() >= self._due_s
-
-    def count_reported(self) -> None:
-        self._due_s = self._clock() + UNKNOWN_EVERY_S
+    def take(self) -> bool:
+        """Whether a bad picture gives a result now; if so, this counts as that result."""
+        now_s = self._clock()
+        if now_s < self._due_s:
+            return False
+        self._due_s = now_s + UNKNOWN_EVERY_S
+        return True
 
     def count_good(self) -> None:
         self._due_s = -float("inf")

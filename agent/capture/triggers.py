@@ -2,17 +2,30 @@
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from zsad_agent.capture.camera_status import CameraStatus
+from zsad_agent.capture.camera_status import CAMERA, CameraStatus
 from zsad_agent.capture.output import FrameOutput
-from zsad_agent.capture.trigger_queue import MAX_ID_CHARACTERS, MAX_REFUSED, MAX_WAITING, Trigger, TriggerQueue
 
 logger = logging.getLogger(__name__)
 
+MAX_WAITING = 16
+MAX_REFUSED = 1000  # refused triggers whose answer waits; further triggers are dropped, to limit memory
+MAX_ID_CHARACTERS = 128
 TURN_WAIT_S = 0.1  # longest wait for a trigger or the end of a pause before checking `stop`
-UNASKED = Trigger(trigger_id=None, arrived_s=-float("inf"))
 ALL_S = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    trigger_id: str | None  # chosen by the sender; None: no id
+    arrived_s: float  # monotonic
+    refused: str | None = None  # reason why it gets no picture
+
+
+UNASKED = Trigger(trigger_id=None, arrived_s=-ALL_S)
 
 
 class Triggers:
@@ -27,24 +40,21 @@ class Triggers:
             mode: the camera's `trigger`; with `mqtt` a picture is taken only for a trigger.
             lossless: whether its source is finite or a folder.
             out: takes the answers.
-            status: gets the pauses.
+            status: gets the pauses, and the losses of the camera.
             clock: monotonic seconds.
         """
+        self.triggered = mode == "mqtt"
         self._mode = mode
         self._lossless = lossless
         self._out = out
         self._status = status
         self._clock = clock
-        self._queue = TriggerQueue()
+        self._condition = threading.Condition()  # guards all below
+        self._waiting: deque[Trigger] = deque()  # in order of arrival; each is taken once
         self._flooded = False
-        self._lock = threading.Lock()  # guards the three below, and the check of them when a trigger arrives
         self._lost: str | None = None  # reason
         self._paused = False
         self._ended: str | None = None  # reason why there are no more results
-
-    @property
-    def triggered(self) -> bool:
-        return self._mode == "mqtt"
 
     @property
     def paused(self) -> bool:
@@ -56,86 +66,88 @@ class Triggers:
             raise ValueError(f"{self._status.camera} is not triggered by messages (trigger: {self._mode})")
         if trigger_id is not None and not 1 <= len(trigger_id) <= MAX_ID_CHARACTERS:
             raise ValueError(f"a trigger's id has 1 to {MAX_ID_CHARACTERS} characters, not {len(trigger_id)}")
-        if self._is_flooded():
-            return
-        with self._lock:
+        with self._condition:
+            if self._is_flooded():
+                return
             if self._ended is not None:
                 logger.warning("%s: a trigger has no result: %s", self._status.camera, self._ended)
                 return
-            full = self._queue.pending + self._out.waiting >= MAX_WAITING
-            refused = self._no_picture() or (f"too many triggers waiting, {MAX_WAITING}" if full else None)
-            trigger = Trigger(trigger_id, self._clock(), refused)
-            if refused is None or self._lossless:  # its capture thread answers, because its queue can be full
-                self._queue.offer(trigger)
+            trigger = Trigger(trigger_id, self._clock(), self._refusal())
+            if trigger.refused is None or self._lossless:  # its capture thread answers, because its queue can be full
+                self._waiting.append(trigger)
+                self._condition.notify_all()
                 return
-        self._answer([trigger], refused)
+        self._answer([trigger])
 
-    def pause(self) -> None:
-        with self._lock:
-            self._paused = True
-            waiting = [] if self._lossless else self._queue.take_until(ALL_S)
-        self._status.pause(True)
+    def pause(self, paused: bool) -> None:
+        """Starts or ends a pause. Its start answers the waiting triggers."""
+        with self._condition:
+            self._paused = paused
+            waiting = self._take_for_answer() if paused else []
+        self._status.pause(paused)
         self._answer(waiting, "paused")
 
-    def resume(self) -> None:
-        with self._lock:
-            self._paused = False
-        self._status.pause(False)
-
-    def lose(self, reason: str, said: Callable[[], None]) -> None:
-        """The camera is lost: calls `said`, then answers the waiting triggers. Does nothing if it was lost already."""
-        with self._lock:
+    def lose(self, reason: str) -> None:
+        """The camera is lost: reports it and answers the waiting triggers. Does nothing if it was lost already."""
+        with self._condition:
             if self._lost is not None:
                 return
             self._lost = reason
-            waiting = [] if self._lossless else self._queue.take_until(ALL_S)
-        said()
+            waiting = self._take_for_answer()
+        logger.warning("lost: %s", reason)
+        self._status.fault(CAMERA, reason)
+        self._out.put(f"camera lost: {reason}", is_part=False, keep=True)
         self._answer(waiting, f"camera lost: {reason}")
 
-    def find(self) -> bool:
-        """The camera works. Returns whether it was lost."""
-        with self._lock:
+    def find(self, description: str) -> None:
+        """The camera with this description works."""
+        with self._condition:
             was_lost, self._lost = self._lost, None
-        return was_lost is not None
-
-    def answer_waiting(self, reason: str, until_s: float = ALL_S) -> None:
-        """Answers the triggers that arrived no later than `until_s` with this reason."""
-        self._answer(self._queue.take_until(until_s), reason)
+        if was_lost is not None:
+            logger.info("back: %s", description)
+        self._status.clear(CAMERA)
 
     def end(self, reason: str) -> None:
-        """As `answer_waiting`. Later triggers get no result, only a log line: the camera gives no more results."""
-        with self._lock:
+        """Answers all waiting triggers. Later ones get no result, only a log line: the camera gives no more results."""
+        with self._condition:
             self._ended = reason
-        self.answer_waiting(reason)
+        self._answer(self._take(), reason)
 
-    def turns_of(self, began_s: float) -> list[Trigger]:
-        """The triggers that get the live picture whose reading began at `began_s`."""
-        return self._queue.take_until(began_s)
+    def turns(self, began_s: float, *, wait_s: float) -> list[Trigger]:
+        """The triggers that get the live picture whose reading began at `began_s`.
+
+        Those that have waited for `wait_s` get none, and are answered.
+        """
+        self._answer(self._take(self._clock() - wait_s), f"no picture within {wait_s:g} s of the trigger")
+        return self._take(began_s)
 
     def next_turn(self, stop: threading.Event) -> Trigger | None:
         """Waits until the next picture of a finite source or folder is due. None when stopped."""
         while not stop.is_set():
-            if self.triggered:
-                trigger = self._queue.take_next(TURN_WAIT_S)
-                if trigger is None:
-                    continue
+            if not self.triggered:
+                if not self._paused:
+                    return UNASKED
+                stop.wait(TURN_WAIT_S)
+                continue
+            with self._condition:
+                if not self._waiting:
+                    self._condition.wait(TURN_WAIT_S)
+                trigger = self._waiting.popleft() if self._waiting else None
+            if trigger is not None:
                 if trigger.refused is None and not self._paused:
                     return trigger
                 self._answer([trigger], "paused")
-            elif self._paused:
-                stop.wait(TURN_WAIT_S)
-            else:
-                return UNASKED
         return None
 
     def give_back(self, turn: Trigger) -> None:
-        """Puts the trigger back, because there was no picture yet."""
+        """Makes the trigger the oldest again, because there was no picture yet."""
         if turn is not UNASKED:
-            self._queue.put_back(turn)
+            with self._condition:
+                self._waiting.appendleft(turn)
 
     def _is_flooded(self) -> bool:
         """Whether too many triggers wait to accept one more: each takes memory until its result is on disk."""
-        waiting = self._queue.waiting + self._out.waiting
+        waiting = len(self._waiting) + self._out.waiting
         if waiting >= MAX_REFUSED and not self._flooded:
             self._flooded = True
             logger.error("%s: triggers are dropped without a result: %d are waiting", self._status.camera, waiting)
@@ -144,11 +156,27 @@ class Triggers:
             logger.warning("%s: every trigger gets a result again", self._status.camera)
         return waiting >= MAX_REFUSED
 
-    def _no_picture(self) -> str | None:
+    def _refusal(self) -> str | None:
+        """Why a trigger that comes now gets no picture."""
         if self._paused:
             return "paused"
-        return f"camera lost: {self._lost}" if self._lost is not None else None
+        if self._lost is not None:
+            return f"camera lost: {self._lost}"
+        waiting = sum(trigger.refused is None for trigger in self._waiting) + self._out.waiting
+        return f"too many triggers waiting, {MAX_WAITING}" if waiting >= MAX_WAITING else None
 
-    def _answer(self, triggers: list[Trigger], reason: str) -> None:
+    def _take(self, until_s: float = ALL_S) -> list[Trigger]:
+        """Takes all that arrived no later than `until_s`, oldest first."""
+        taken = []
+        with self._condition:
+            while self._waiting and self._waiting[0].arrived_s <= until_s:
+                taken.append(self._waiting.popleft())
+        return taken
+
+    def _take_for_answer(self) -> list[Trigger]:
+        return [] if self._lossless else self._take()
+
+    def _answer(self, triggers: list[Trigger], reason: str = "") -> None:
+        """`reason` is that of triggers which were not refused when they came."""
         for trigger in triggers:
-            self._out.fault(trigger.refused or reason, is_part=True, keep=True, trigger_id=trigger.trigger_id)
+            self._out.put(trigger.refused or reason, keep=True, trigger_id=trigger.trigger_id)

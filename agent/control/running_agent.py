@@ -67,15 +67,12 @@ class RunningAgent:
 
     def set_paused(self, camera: str, paused: bool) -> bool:
         capture = self._stations[camera].capture
-        if paused:
-            capture.pause()
-        else:
-            capture.resume()
+        capture.pause(paused)
         return capture.paused
 
     def snapshot(self, camera: str) -> np.ndarray | None:
-        newest = self._stations[camera].capture.newest_frames(1)
-        return newest[-1].image_bgr if newest else None
+        newest = self._stations[camera].capture.newest_images(1)
+        return newest[-1] if newest else None
 
     def switch_bundle(self, name: str | None) -> str:
         if name is None:

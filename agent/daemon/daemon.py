@@ -224,7 +224,7 @@ def _make_controller(
             CameraInUse(
                 name=station.name,
                 product=station.inspector.product,
-                images_bgr=[frame.image_bgr for frame in station.capture.newest_frames(TRIAL_FRAMES)],
+                images_bgr=station.capture.newest_images(TRIAL_FRAMES),
             )
             for station in stations
         ],

@@ -172,10 +172,7 @@ class Inspector:
         if verdict is not Verdict.UNKNOWN:
             pace.count_good()
             return True
-        if not pace.is_due:
-            return False
-        pace.count_reported()
-        return True
+        return pace.take()
 
     def _render(self, frame: Frame, prediction: Prediction, rectangle: Rectangle) -> bytes | None:
         if not self._heatmap.enabled:

@@ -1,22 +1,14 @@
 """Whether a live camera's pictures can be inspected: exposure, frozen picture, focus, position."""
 
+from collections import deque
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from zsad_agent.config import HealthConfig
-from zsad_agent.picture_health.reference import Reference, load_reference, whole_energy
-from zsad_agent.picture_health.scene import (
-    TILE,
-    Views,
-    followed,
-    locate,
-    tile_correlations,
-    tile_energies,
-    tile_stds,
-    views,
-)
+from zsad_agent.picture_health.reference import Reference, whole_energy
+from zsad_agent.picture_health.scene import Views, followed, locate, tile_correlations, tile_energies, tile_stds, views
 
 CONFIRM_LOOKS = 3  # comparisons in a row with the same outcome that change the stated health
 REFERENCE_EVERY_S = 0.1  # interval of comparisons, which take 1 to 2 ms each
@@ -51,23 +43,11 @@ class PictureHealth:
         self._has_region = has_region
         self._region_wh: tuple[int, int] | None = None
         self._state: Finding | None = None
-        self._streak: Finding | None = None  # finding of the latest comparison
-        self._streak_looks = 0
-        self._ill_looks = 0  # comparisons in a row that found a fault
+        self._latest: deque[Finding | None] = deque(maxlen=CONFIRM_LOOKS)  # outcomes of the latest comparisons
         self._held: np.ndarray | None = None  # the picture that a frozen camera repeats
         self._held_since_s = 0.0
         self._repeats = 0
         self._next_comparison_s = -float("inf")
-
-    @classmethod
-    def of(cls, config: HealthConfig, *, has_region: bool = False) -> "PictureHealth":
-        """Loads the reference that the config names.
-
-        Raises:
-            ConfigError: the reference is missing or not valid.
-        """
-        reference = load_reference(config.reference) if config.reference is not None else None
-        return cls(config, reference, has_region=has_region)
 
     @property
     def stated(self) -> str | None:
@@ -92,14 +72,13 @@ class PictureHealth:
         return finding.reason if finding is not None and finding.certain else self.stated
 
     def _confirm(self, finding: Finding | None) -> None:
-        kind = finding.kind if finding is not None else None
-        same = kind == (self._streak.kind if self._streak is not None else None)
-        self._streak_looks = self._streak_looks + 1 if same else 1
-        self._streak = finding
-        self._ill_looks = self._ill_looks + 1 if finding is not None else 0
+        self._latest.append(finding)
+        kinds = {found.kind if found is not None else None for found in self._latest}
+        if len(self._latest) < CONFIRM_LOOKS:
+            return
         stated = self._state.kind if self._state is not None else None
-        swings = stated is None and self._ill_looks >= CONFIRM_LOOKS  # each comparison found another fault
-        if swings or (self._streak_looks >= CONFIRM_LOOKS and kind != stated):
+        swings = stated is None and None not in kinds  # each comparison found another fault
+        if swings or (len(kinds) == 1 and stated not in kinds):
             self._state = finding
 
     def _frozen(self, image_bgr: np.ndarray, now_s: float) -> Finding | None:
@@ -115,20 +94,18 @@ class PictureHealth:
         return Finding("frozen", f"frozen picture: the same, bit for bit, for {limit_s:g} s", True)
 
     def _other_size(self, image_bgr: np.ndarray) -> Finding | None:
-        height, width = image_bgr.shape[:2]
-        if self._reference is not None and self._reference.frame_wh != (width, height):
-            wanted = "{}x{}".format(*self._reference.frame_wh)
-            text = f"the picture is {width}x{height}, health.reference was made from {wanted}: make it again"
-            return Finding("size", text, True)
-        if self._has_region:
-            self._region_wh = self._region_wh or (width, height)
-            if self._region_wh != (width, height):
-                wanted = "{}x{}".format(*self._region_wh)
-                text = (
-                    f"the picture is {width}x{height}, region_xywh is in pixels of {wanted}: set it again and restart"
-                )
-                return Finding("size", text, True)
-        return None
+        frame_wh = image_bgr.shape[1], image_bgr.shape[0]
+        if self._reference is not None:
+            wanted_wh, setting, remedy = self._reference.frame_wh, "health.reference was made from", "make it again"
+        elif self._has_region:
+            wanted_wh = self._region_wh = self._region_wh or frame_wh
+            setting, remedy = "region_xywh is in pixels of", "set it again and restart"
+        else:
+            return None
+        if frame_wh == wanted_wh:
+            return None
+        size, wanted = ("{}x{}".format(*wh) for wh in (frame_wh, wanted_wh))
+        return Finding("size", f"the picture is {size}, {setting} {wanted}: {remedy}", True)
 
 
 def exposure(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:
@@ -150,13 +127,10 @@ def same_picture(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two uint8 arrays are equal in every bit. Compares a few rows first, which usually differ."""
     if one.shape != other.shape or not np.array_equal(one[::97], other[::97]):
         return False
-    return np.array_equal(_as_words(one), _as_words(other))
-
-
-def _as_words(image: np.ndarray) -> np.ndarray:
-    """The same bytes as 8-byte elements, if their number allows it: comparing is four times faster."""
-    flat = np.ascontiguousarray(image).reshape(-1)
-    return flat.view(np.uint64) if flat.size % 8 == 0 else flat
+    flat = [np.ascontiguousarray(image).reshape(-1) for image in (one, other)]
+    if one.size % 8 == 0:
+        flat = [image.view(np.uint64) for image in flat]  # four times faster to compare
+    return np.array_equal(flat[0], flat[1])
 
 
 def compare(view: Views, reference: Reference, config: HealthConfig) -> Finding | None:
@@ -164,8 +138,8 @@ def compare(view: Views, reference: Reference, config: HealthConfig) -> Finding 
     if reference.judges_position:
         position = locate(reference.background, view.small, reference.stable)
         if position.match < config.scene_match:
-            text = f"{position.match:.2f} alike, health.scene_match is {config.scene_match:g}"
-            return Finding("scene", f"changed scene: the fixed background is only {text}", False)
+            text = f"{position.match:.2f}, health.scene_match is {config.scene_match:g}"
+            return Finding("scene", f"changed scene: the likeness of the fixed background is {text}", False)
         if position.shift_share > config.moved_share:
             text = f"{position.shift_share:.1%} of the picture's width, health.moved_share is {config.moved_share:.1%}"
             return Finding("moved", f"moved camera: the fixed background is shifted by {text}", False)
@@ -183,7 +157,7 @@ def sharpness_ratio(view: Views, reference: Reference) -> float | None:
 
     It is measured on the fixed background if that has structure and no part covers it, else on the whole picture.
     """
-    energies = tile_energies(view.medium, (view.small.shape[0] // TILE, view.small.shape[1] // TILE))
+    energies = tile_energies(view)
     sharp = reference.sharp_tiles
     if sharp.any():
         seen = sharp & (tile_correlations(reference.background, view.small, reference.stable) >= SEEN_MATCH)

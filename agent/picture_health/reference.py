@@ -4,7 +4,7 @@ import errno
 import io
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def make_reference(frames: Iterable[np.ndarray]) -> Reference:
         bright = smalls[0] >= np.median(smalls[0]) if smalls else np.ones(view.small.shape, bool)
         gain = float(np.median(view.small[bright] / np.maximum(smalls[0][bright], 1))) if smalls else 1.0
         smalls.append(view.small / max(gain, 1e-3))
-        energies.append(tile_energies(view.medium, _tiles_rc(view.small)))
+        energies.append(tile_energies(view))
     if frame_wh is None or len(smalls) < MIN_FRAMES:
         raise SourceError(f"{len(smalls)} frames are too few for a reference: at least {MIN_FRAMES}, better 50")
     low, high = np.percentile(smalls, [10, 90], axis=0)
@@ -122,15 +122,8 @@ def save_reference(reference: Reference, path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file", str(path))
     content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        format=np.int64(FORMAT),
-        frame_wh=np.array(reference.frame_wh, np.int64),
-        background=reference.background,
-        stable=reference.stable.astype(np.bool_),
-        energies=reference.energies,
-        whole_energy=np.float64(reference.whole_energy),
-    )
+    arrays = {**asdict(reference), "stable": reference.stable.astype(np.bool_)}
+    np.savez_compressed(content, format=FORMAT, **arrays)
     write_whole(path, content.getvalue())
 
 
@@ -145,16 +138,13 @@ def load_reference(path: Path) -> Reference:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: {size} bytes of arrays, a reference has at most {MAX_FILE_BYTES}. {again}")
+            raise ValueError(f"{size} bytes of arrays, a reference has at most {MAX_FILE_BYTES}")
         with np.load(path, allow_pickle=False) as arrays:
-            reference = _from_arrays({name: arrays[name] for name in arrays.files})
+            return _from_arrays({name: arrays[name] for name in arrays.files})
     except OSError as error:
         raise ConfigError(f"{path}: reference cannot be read: {error.strerror or error}. {again}") from error
-    except ConfigError:
-        raise
     except Exception as error:  # decoders raise many types for a damaged archive: zlib.error, IndexError …
         raise ConfigError(f"{path}: not a reference, or damaged: {error}. {again}") from error
-    return reference
 
 
 def _from_arrays(arrays: dict[str, Any]) -> Reference:
@@ -165,13 +155,13 @@ def _from_arrays(arrays: dict[str, Any]) -> Reference:
     background, stable, energies = arrays["background"], arrays["stable"], arrays["energies"]
     if background.dtype != np.float32 or energies.dtype != np.float32 or stable.dtype != np.bool_:
         raise ValueError("arrays of wrong types")
-    shape = background.shape
-    if len(shape) != 2 or shape[1] != SMALL_WIDTH or shape[0] < TILE or stable.shape != shape:
-        raise ValueError(f"background {shape} and stable {stable.shape} must have the same size, 160 wide")
-    if min(width, height) < 1 or shape[0] != small_height(height, width):
-        raise ValueError(f"background {shape} does not fit a frame of {width}x{height}")
-    if energies.shape != _tiles_rc(background):
-        raise ValueError(f"energies {energies.shape} for a frame of {width}x{height}")
+    if min(width, height) < 1:
+        raise ValueError(f"a frame of {width}x{height}")
+    shape = (small_height(height, width), SMALL_WIDTH)
+    expected = [shape, shape, (shape[0] // TILE, shape[1] // TILE)]
+    found = [background.shape, stable.shape, energies.shape]
+    if found != expected:
+        raise ValueError(f"arrays of shapes {found} for a frame of {width}x{height}, expected {expected}")
     energy = float(arrays["whole_energy"])
     if not (np.isfinite(background).all() and np.isfinite(energies).all() and np.isfinite(energy)):
         raise ValueError("a value is not a finite number")
@@ -182,7 +172,3 @@ def _from_arrays(arrays: dict[str, Any]) -> Reference:
         energies=energies,
         whole_energy=energy,
     )
-
-
-def _tiles_rc(small: np.ndarray) -> tuple[int, int]:
-    return small.shape[0] // TILE, small.shape[1] // TILE

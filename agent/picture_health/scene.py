@@ -48,24 +48,27 @@ class Position:
 
 def small_height(height: int, width: int) -> int:
     """Height in pixels of the small view of a frame of this size."""
-    step = max(1, width // (2 * MEDIUM_WIDTH))
+    _, (height, width) = _medium_size(height, width)
+    return max(TILE, round(height * SMALL_WIDTH / width))
+
+
+def _medium_size(height: int, width: int) -> tuple[int, tuple[int, int]]:
+    """For a frame of this size: the step between sampled pixels, and height and width of the medium view."""
+    step = max(1, width // (2 * MEDIUM_WIDTH))  # every third pixel of a 4K frame is enough
     height, width = -(-height // step), -(-width // step)
     if width > MEDIUM_WIDTH:
         height, width = max(1, round(height * MEDIUM_WIDTH / width)), MEDIUM_WIDTH
-    return max(TILE, round(height * SMALL_WIDTH / width))
+    return step, (height, width)
 
 
 def views(image_bgr: np.ndarray) -> Views:
     """Both views of a frame, uint8 BGR [H, W, 3]."""
-    step = max(1, image_bgr.shape[1] // (2 * MEDIUM_WIDTH))  # every third pixel of a 4K frame is enough
+    step, hw = _medium_size(*image_bgr.shape[:2])
     grey = cv2.cvtColor(np.ascontiguousarray(image_bgr[::step, ::step]), cv2.COLOR_BGR2GRAY)
-    height, width = grey.shape
-    if width > MEDIUM_WIDTH:
-        height, width = max(1, round(height * MEDIUM_WIDTH / width)), MEDIUM_WIDTH
-        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
-    small = cv2.resize(grey, (SMALL_WIDTH, small_height(*image_bgr.shape[:2])), interpolation=cv2.INTER_AREA).astype(
-        np.float32
-    )
+    if grey.shape != hw:
+        grey = cv2.resize(grey, hw[::-1], interpolation=cv2.INTER_AREA)
+    small_wh = SMALL_WIDTH, small_height(*image_bgr.shape[:2])
+    small = cv2.resize(grey, small_wh, interpolation=cv2.INTER_AREA).astype(np.float32)
     return Views(grey.astype(np.float32), cv2.GaussianBlur(small, (0, 0), 1.0))
 
 
@@ -89,10 +92,7 @@ def tile_stds(small: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def tile_correlations(reference: np.ndarray, small: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """float32 [r, c]: each tile's normalised correlation in [-1, 1]; NaN where the reference has no structure.
 
-    Args:
-        reference: float32 [h, w].
-        small: float32 [h, w].
-        weight: float32 [h, w] of 0 and 1: which pixels count.
+    All arguments are float32 [h, w]. Pixels of `weight` 1 count, those of weight 0 do not.
     """
     safe = np.maximum(tile_sums(weight), 1)
     means = tile_sums(reference * weight) / safe, tile_sums(small * weight) / safe
@@ -114,11 +114,8 @@ def tile_match(reference: np.ndarray, small: np.ndarray, weight: np.ndarray) -> 
 def locate(reference: np.ndarray, small: np.ndarray, stable: np.ndarray) -> Position:
     """Finds the fixed background in its original place or shifted.
 
-    Args:
-        reference: float32 [h, w], the fixed background.
-        small: float32 [h, w], the live picture's small view.
-        stable: float32 [h, w] of 0 and 1: 1 where the reference is fixed. At least `MIN_TILES` of its tiles must have
-            structure.
+    All arguments are float32 [h, w]. `small` is the live picture's small view, `stable` is 1 where the reference is
+    fixed, else 0. At least `MIN_TILES` tiles of the reference must have structure.
     """
     match, tiles = tile_match(reference, small, stable)
     best = Position(match)
@@ -175,13 +172,14 @@ def _moved_back(small: np.ndarray, dx: int, dy: int) -> tuple[np.ndarray, np.nda
     return np.roll(small, (-dy, -dx), axis=(0, 1)), inside
 
 
-def tile_energies(medium: np.ndarray, tiles_rc: tuple[int, int]) -> np.ndarray:
+def tile_energies(view: Views) -> np.ndarray:
     """float32 [r, c]: mean squared Laplacian of each tile above the noise; it falls when the lens loses focus.
 
     The flattest tiles measure the noise, which would look like sharpness with more gain or less light.
     """
-    smooth = cv2.GaussianBlur(medium, (0, 0), 1.0)
+    smooth = cv2.GaussianBlur(view.medium, (0, 0), 1.0)
     squared = np.square(cv2.Laplacian(smooth, cv2.CV_32F, ksize=1))
-    energies = cv2.resize(squared, tiles_rc[::-1], interpolation=cv2.INTER_AREA)
+    rows, columns = view.small.shape[0] // TILE, view.small.shape[1] // TILE
+    energies = cv2.resize(squared, (columns, rows), interpolation=cv2.INTER_AREA)
     above: np.ndarray = energies - np.quantile(energies, 0.05)
     return above

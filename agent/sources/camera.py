@@ -6,30 +6,27 @@ from pathlib import Path
 from typing import Self
 
 import cv2
-import numpy as np
 
 from zsad_agent.sources.opencv import OpenCvSource
 from zsad_agent.sources.source import Picture
 from zsad_core.errors import ImageError, SourceError
-from zsad_core.picture import decode_image
+from zsad_core.picture import decode_image, to_bgr8
 from zsad_core.redaction import redacted
 
 DAMAGED_IN_A_ROW = 25  # after so many damaged frames the camera is lost
 JPEG_FORMATS = frozenset(cv2.VideoWriter.fourcc(*name) for name in ("MJPG", "JPEG"))
-JPEG_START = (0xFF, 0xD8)
 
 
 class _LiveSource(OpenCvSource):
     lossless, endless = False, True
+    _damaged = 0  # frames in a row
+    _gives_jpegs = False  # True: the capture gives encoded JPEGs
 
-    def __init__(self, description: str) -> None:
-        super().__init__(description)
-        self._damaged = 0  # frames in a row
-        self._gives_jpegs = False  # True: the capture gives encoded JPEGs
-
-    def __enter__(self) -> Self:
+    def _start(self, setting: int, value: int) -> Self:
+        """The last step of the opening: requests undecoded JPEGs as `ask_for_jpegs` does."""
         self._damaged = 0
-        return super().__enter__()
+        self._gives_jpegs = ask_for_jpegs(self._capture, setting, value)
+        return self
 
     def read(self) -> Picture:
         """The next frame. Never None: a live source does not end, it is lost.
@@ -42,24 +39,19 @@ class _LiveSource(OpenCvSource):
             SourceError: the camera is lost.
         """
         while self._damaged < DAMAGED_IN_A_ROW:
-            try:
-                frame = self._next_frame()
-            except ImageError as error:
-                self._damaged += 1
-                if self._damaged >= DAMAGED_IN_A_ROW:
-                    raise SourceError(f"{error}, like the {DAMAGED_IN_A_ROW - 1} frames before it") from error
-                raise
-            if frame is not None:
-                self._damaged = 0
-                return Picture(image=frame)
+            array = self._next_array()
             self._damaged += 1
+            if array is None:
+                continue
+            try:
+                image = decode_image(array.reshape(-1), self.description) if self._gives_jpegs else to_bgr8(array)
+            except ImageError as error:
+                if self._damaged < DAMAGED_IN_A_ROW:
+                    raise
+                raise SourceError(f"{error}, like the {DAMAGED_IN_A_ROW - 1} frames before it") from error
+            self._damaged = 0
+            return Picture(image=image)
         raise SourceError(f"{self.description}: gives no more frames")
-
-    def _next_frame(self) -> np.ndarray | None:
-        if not self._gives_jpegs:
-            return super()._next_frame()
-        encoded = self._next_array()
-        return decode_jpeg(encoded, self.description) if encoded is not None else None
 
 
 class V4l2Source(_LiveSource):
@@ -80,19 +72,18 @@ class V4l2Source(_LiveSource):
         self._path = path
         self._size = {cv2.CAP_PROP_FRAME_WIDTH: width, cv2.CAP_PROP_FRAME_HEIGHT: height}
 
-    def _open(self) -> cv2.VideoCapture:
+    def __enter__(self) -> Self:
         if not self._path.exists():
-            raise SourceError(f"{self.description}: not there. Present: {', '.join(present_cameras()) or 'no camera'}")
+            present = sorted(glob.glob("/dev/v4l/by-id/*")) + sorted(glob.glob("/dev/video*"))  # noqa: PTH207
+            raise SourceError(f"{self.description}: does not exist. Cameras: {', '.join(present) or 'none'}")
         if not os.access(self._path, os.R_OK | os.W_OK):
             raise SourceError(f"{self.description}: no permission. Add this user to the group video")
-        capture = cv2.VideoCapture(str(self._path.resolve()), cv2.CAP_V4L2)
-        if not capture.isOpened():
-            raise SourceError(f"{self.description}: cannot be opened: it is not a camera, or another program uses it")
+        failure = "cannot be opened: it is not a camera, or another program uses it"
+        capture = self._open(str(self._path.resolve()), cv2.CAP_V4L2, failure=failure)
         for setting, value in self._size.items():
             if value is not None:
                 capture.set(setting, value)
-        self._gives_jpegs = ask_for_jpegs(capture, cv2.CAP_PROP_CONVERT_RGB, 0)
-        return capture
+        return self._start(cv2.CAP_PROP_CONVERT_RGB, 0)
 
 
 class StreamSource(_LiveSource):
@@ -114,16 +105,11 @@ class StreamSource(_LiveSource):
         self._url = url
         self._timeout_ms = max(1, int(timeout_s * 1000))
 
-    def _open(self) -> cv2.VideoCapture:
-        open_timeout = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, self._timeout_ms]
-        read_timeout = [cv2.CAP_PROP_READ_TIMEOUT_MSEC, self._timeout_ms]
-        capture = cv2.VideoCapture(self._url, cv2.CAP_FFMPEG, open_timeout + read_timeout)
-        if not capture.isOpened():
-            raise SourceError(
-                f"{self.description}: cannot be opened: no answer, refused, wrong credentials, or no video at this URL"
-            )
-        self._gives_jpegs = ask_for_jpegs(capture, cv2.CAP_PROP_FORMAT, -1)
-        return capture
+    def __enter__(self) -> Self:
+        timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, self._timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, self._timeout_ms]
+        failure = "cannot be opened: no answer, refused, wrong credentials, or no video at this URL"
+        self._open(self._url, cv2.CAP_FFMPEG, timeouts, failure=failure)
+        return self._start(cv2.CAP_PROP_FORMAT, -1)
 
 
 def ask_for_jpegs(capture: cv2.VideoCapture, setting: int, value: int) -> bool:
@@ -133,20 +119,3 @@ def ask_for_jpegs(capture: cv2.VideoCapture, setting: int, value: int) -> bool:
     """
     comes_as_jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) in JPEG_FORMATS
     return comes_as_jpeg and bool(capture.set(setting, value))
-
-
-def decode_jpeg(encoded: np.ndarray, name: str) -> np.ndarray:
-    """Decodes a JPEG, uint8 of any shape, to uint8 BGR [H, W, 3]. Bytes after its end marker are ignored.
-
-    Raises:
-        ImageError: not a JPEG, truncated, or too large; the text begins with `name`.
-    """
-    encoded = encoded.reshape(-1)
-    if tuple(encoded[:2]) != JPEG_START:
-        raise ImageError(f"{name}: the data is not a JPEG")
-    return decode_image(encoded, name)
-
-
-def present_cameras() -> list[str]:
-    """Paths of the cameras that the kernel knows, stable names first."""
-    return sorted(glob.glob("/dev/v4l/by-id/*")) + sorted(glob.glob("/dev/video*"))  # noqa: PTH207

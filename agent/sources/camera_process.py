@@ -9,9 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -20,11 +19,9 @@ from zsad_agent.sources.camera_worker import MESSAGE_BYTES
 from zsad_agent.sources.source import Picture, Source
 from zsad_core.errors import ImageError, SourceError
 
-START_S = 10.0  # longest start of the process from a slow disk, without the wait for the camera
+START_S = 10.0  # for the process to start from a slow disk; added to `stale_after_s`, the wait for the camera
 LEAVE_S = 0.3  # longest wait for the process to close the camera
 DIE_S = 0.5  # longest wait for a killed process to end; a driver in uninterruptible sleep can hold it longer
-
-Kill = Callable[["subprocess.Popen[bytes]"], None]
 
 
 class CameraProcess:
@@ -36,6 +33,7 @@ class CameraProcess:
         Raises:
             OSError: no process, memory or file descriptor is left.
         """
+        self._description = source.description
         with ExitStack() as on_failure, ExitStack() as handed_over:
             self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             on_failure.callback(self._connection.close)
@@ -60,7 +58,7 @@ class CameraProcess:
         """The message for a process that was killed and has not ended."""
         return (
             f"the driver still holds the device: process {self._popen.pid} was killed and does not end. "
-            "Unplug the camera, or restart the machine if this stays"
+            "Unplug the camera, or restart the machine if that does not help"
         )
 
     def ask(self) -> None:
@@ -68,23 +66,23 @@ class CameraProcess:
         with contextlib.suppress(OSError):  # the process has ended: `receive` reports why
             self._connection.send(b"next")
 
-    def receive(self, deadline_s: float) -> dict[str, Any] | None:
-        """The next message of the process; None when none arrives until `deadline_s` of the monotonic clock.
+    def receive(self, deadline_s: float) -> dict[str, Any]:
+        """The next message of the process.
 
         Raises:
-            EOFError: the process has ended without a message; the text says why.
+            TimeoutError: none arrived until `deadline_s` of the monotonic clock.
+            SourceError: the process reports that the source is lost, or has ended.
         """
         self._connection.settimeout(max(deadline_s - time.monotonic(), 0.001))  # 0 would make the socket non-blocking
-        try:
-            message = self._connection.recv(MESSAGE_BYTES)
-        except TimeoutError:
-            return None
-        except ConnectionError:
-            message = b""
-        if message:
-            answer: dict[str, Any] = json.loads(message)
-            return answer
-        raise EOFError(f"the camera process {self._cause_of_death()}")
+        answer: dict[str, Any] = {}
+        with contextlib.suppress(ConnectionError):
+            if message := self._connection.recv(MESSAGE_BYTES):
+                answer = json.loads(message)
+        if not answer:
+            raise SourceError(f"{self._description}: the camera process {self._cause_of_death()}")
+        if "error" in answer:
+            raise SourceError(answer["error"])
+        return answer
 
     def frame(self, shape: Sequence[int]) -> np.ndarray:
         """A copy of the latest received frame: uint8 of `shape`, BGR [H, W, 3]."""
@@ -93,17 +91,17 @@ class CameraProcess:
         while offset < len(left):
             taken = os.preadv(self._memory_fd, [left[offset:]], offset)
             if taken == 0:
-                raise EOFError(f"the camera process gave {offset} of {len(left)} bytes of a frame")
+                raise SourceError(f"{self._description}: the camera process gave {offset} of {len(left)} bytes")
             offset += taken
         return image
 
-    def end(self, grace_s: float, kill: Kill) -> bool:
+    def end(self, grace_s: float) -> bool:
         """Closes the connection, so that the process ends; kills it after `grace_s`. False if it is still running."""
         self._connection.close()
         os.close(self._memory_fd)
         if grace_s > 0 and self.gone_within(grace_s):
             return True
-        kill(self._popen)
+        self._popen.kill()
         return self.gone_within(DIE_S)
 
     def gone_within(self, seconds: float) -> bool:
@@ -115,11 +113,11 @@ class CameraProcess:
 
     def _cause_of_death(self) -> str:
         if not self.gone_within(DIE_S):
-            return "hung up"
+            return "closed its connection"
         code = self._popen.returncode
         if code >= 0:
             return f"ended with exit code {code}"
-        return "died of " + next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+        return "was killed by " + next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
 
 
 class GrabberSource:
@@ -130,22 +128,16 @@ class GrabberSource:
 
     lossless, endless = False, True
 
-    def __init__(
-        self, source: Source, *, stale_after_s: float, start_s: float = START_S, kill: Kill = subprocess.Popen.kill
-    ) -> None:
+    def __init__(self, source: Source, *, stale_after_s: float) -> None:
         """Starts nothing yet.
 
         Args:
             source: not opened. It is pickled and opened in the process.
             stale_after_s: longest wait for one frame.
-            start_s: longest wait for the process to start and open the source, added to `stale_after_s`.
-            kill: sends SIGKILL.
         """
         self.description = source.description
         self._source = source
         self._stale_after_s = stale_after_s
-        self._open_within_s = start_s + stale_after_s
-        self._kill = kill
         self._process: CameraProcess | None = None
         self._undead: CameraProcess | None = None  # killed, but held by a driver
         self._skipped = 0  # frames since the opening that a newer one replaced before they were read
@@ -159,7 +151,7 @@ class GrabberSource:
             self._process = CameraProcess(self._source, self._stale_after_s)
         except OSError as error:
             raise SourceError(f"{self.description}: no process can be started for it: {error}") from error
-        limit_s = self._open_within_s
+        limit_s = START_S + self._stale_after_s
         try:
             self._receive(self._process, time.monotonic() + limit_s, f"not open after {limit_s:g} s")
         except BaseException:
@@ -167,9 +159,7 @@ class GrabberSource:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end(LEAVE_S)
 
     def read(self) -> Picture:
@@ -190,32 +180,20 @@ class GrabberSource:
                 raise ImageError(answer["bad_picture"])
             if time.monotonic() - answer["at_s"] <= self._stale_after_s:  # else the frame is too old
                 break
-        try:
-            image = process.frame(answer["shape"])
-        except EOFError as error:
-            raise SourceError(f"{self.description}: {error}") from error
+        image = process.frame(answer["shape"])
         before, self._skipped = self._skipped, answer["skipped"]
         return Picture(image=image, captured_monotonic_s=answer["at_s"], skipped=self._skipped - before)
 
     def _receive(self, process: CameraProcess, deadline_s: float, too_late: str) -> dict[str, Any]:
-        """The next message of the process.
-
-        Raises:
-            SourceError: the process reports that the source is lost, does not answer, or has ended.
-        """
+        """As `CameraProcess.receive`; kills the process if it does not answer in time."""
         try:
-            answer = process.receive(deadline_s)
-        except EOFError as error:
-            raise SourceError(f"{self.description}: {error}") from error
-        if answer is None:
+            return process.receive(deadline_s)
+        except TimeoutError as error:
             self._end(grace_s=0)
             held = f"; {self._undead.hold}" if self._undead is not None else ""
-            raise SourceError(f"{self.description}: {too_late}{held}")
-        if "error" in answer:
-            raise SourceError(answer["error"])
-        return answer
+            raise SourceError(f"{self.description}: {too_late}{held}") from error
 
     def _end(self, grace_s: float) -> None:
         process, self._process = self._process, None
-        if process is not None and not process.end(grace_s, self._kill):
+        if process is not None and not process.end(grace_s):
             self._undead = process

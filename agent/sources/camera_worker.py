@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,20 +26,18 @@ MESSAGE_BYTES = 65_536  # longest message in both directions
 TEXT_LENGTH = 4_000  # characters of an error message that is sent to the parent
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-
 _Item = Picture | ImageError | SourceError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Reads until the parent closes the connection or the source is lost. Returns the exit code.
 
-    Args:
-        argv: file descriptors of the connection (a SOCK_SEQPACKET socket) and of the file in memory, and the parent's
-            process id. The source comes over the connection, so that its credentials are in no process list.
+    The command line has file descriptors of the connection (a SOCK_SEQPACKET socket) and of the file in memory, and the
+    parent's process id. The source comes over the connection, so that its credentials are in no process list.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group, but only the parent ends this one
         signal.signal(number, signal.SIG_IGN)
-    connection_fd, memory_fd, parent_pid = map(int, sys.argv[1:] if argv is None else argv)
+    connection_fd, memory_fd, parent_pid = map(int, sys.argv[1:])
     _die_with_parent(parent_pid)
     with socket.socket(fileno=connection_fd) as connection, contextlib.suppress(OSError):  # the parent is gone
         try:

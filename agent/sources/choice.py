@@ -32,7 +32,7 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
         SourceError: the file, folder or glob has nothing to read.
     """
     if config.camera is not None:
-        camera = V4l2Source(camera_path(config.camera), width=config.width, height=config.height)
+        camera = V4l2Source(_camera_path(config.camera), width=config.width, height=config.height)
         return GrabberSource(camera, stale_after_s=config.stale_after_s)
     if config.source is None:
         raise ConfigError(
@@ -50,50 +50,38 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
         stream = StreamSource(config.source, timeout_s=config.stale_after_s)
         return GrabberSource(stream, stale_after_s=config.stale_after_s)
     try:
-        if config.trigger == "folder":
-            return _watched_folder(config.source, config.stale_after_s, may_come_later=may_come_later)
-        return _source_of_path(config.source)
+        if config.trigger != "folder":
+            return _source_of_path(config.source)
+        path = Path(config.source).expanduser()
+        if not path.is_dir() and (path.exists() or not may_come_later):
+            raise SourceError(f"{redacted(config.source)}: no such folder to watch (trigger: folder). Create it first")
+        return FolderDropSource(path, stale_after_s=config.stale_after_s)
     except (OSError, RuntimeError) as error:  # RuntimeError: `~name` of an unknown user
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceError(f"{redacted(config.source)[:MAX_SHOWN_CHARACTERS]}: {reason}") from error
-
-
-def _watched_folder(text: str, stale_after_s: float, *, may_come_later: bool) -> Source:
-    path = Path(text).expanduser()
-    if not path.is_dir() and (path.exists() or not may_come_later):
-        raise SourceError(f"{redacted(text)}: no such folder to watch (trigger: folder). Create it first")
-    return FolderDropSource(path, stale_after_s=stale_after_s)
 
 
 def _source_of_path(text: str) -> Source:
     path = Path(text).expanduser()
     if path.is_dir():
         pictures = find_images(path)
-        if not pictures:
-            raise SourceError(f"{path}: no pictures in this folder. Supported: {', '.join(sorted(IMAGE_SUFFIXES))}")
         if pictures == [path]:
             raise SourceError(f"{path}: this folder cannot be listed. Give this user read permission")
-        return PicturesSource(pictures, str(path))
-    if path.is_file():
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            return PicturesSource([path], str(path))
-        return VideoFileSource(path)
-    if any(character in text for character in "*?["):
-        pictures = glob_images(path)
-        if not pictures:
-            raise SourceError(
-                f"{redacted(text)}: no picture matches this pattern. Supported: {', '.join(sorted(IMAGE_SUFFIXES))}"
-            )
-        return PicturesSource(pictures, str(path))
-    raise SourceError(f"{redacted(text)}: no such video, picture or folder")
+    elif path.is_file():
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            return VideoFileSource(path)
+        pictures = [path]
+    elif any(character in text for character in "*?["):
+        pictures = _glob_images(path)
+    else:
+        raise SourceError(f"{redacted(text)}: no such video, picture or folder")
+    if not pictures:
+        raise SourceError(f"{redacted(text)}: no pictures found. Supported: {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return PicturesSource(pictures, str(path))
 
 
-def camera_path(camera: str) -> Path:
-    """The device file of a camera's index or path.
-
-    Raises:
-        ConfigError: `camera` is neither an index nor a path below /dev.
-    """
+def _camera_path(camera: str) -> Path:
+    """The device file of a camera's index or path."""
     if camera.isascii() and camera.isdigit() and len(camera) <= MAX_INDEX_DIGITS:
         return Path(f"/dev/video{int(camera)}")
     if camera.startswith("/dev/"):
@@ -104,7 +92,7 @@ def camera_path(camera: str) -> Path:
     )
 
 
-def glob_images(pattern: Path) -> list[Path]:
+def _glob_images(pattern: Path) -> list[Path]:
     """The picture files that match, sorted by name. `**` matches folders; hidden files need a pattern with a dot."""
     return sorted(
         path

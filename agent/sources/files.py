@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import cv2
@@ -10,7 +9,7 @@ import cv2
 from zsad_agent.sources.opencv import OpenCvSource
 from zsad_agent.sources.source import Picture
 from zsad_core.errors import SourceError
-from zsad_core.picture import read_image
+from zsad_core.picture import read_image, to_bgr8
 
 COUNT_SLACK = 0.05  # share of the header's frame count, which some containers only estimate
 
@@ -26,13 +25,12 @@ class VideoFileSource(OpenCvSource):
         self._frames = 0
         self._stated_frames = 0.0
 
-    def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(str(self._path.absolute()), cv2.CAP_FFMPEG)
-        if not capture.isOpened():
-            raise SourceError(f"{self.description}: not a readable video, or damaged")
+    def __enter__(self) -> Self:
+        failure = "not a readable video, or damaged"
+        capture = self._open(str(self._path.absolute()), cv2.CAP_FFMPEG, failure=failure)
         self._frames = 0
         self._stated_frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # 0 or less where the header states none
-        return capture
+        return self
 
     def read(self) -> Picture | None:
         """The next frame, None at the end.
@@ -40,10 +38,10 @@ class VideoFileSource(OpenCvSource):
         Raises:
             SourceError: the file has clearly fewer frames than its header states.
         """
-        frame = self._next_frame()
-        if frame is not None:
+        array = self._next_array()
+        if array is not None:
             self._frames += 1
-            return Picture(image=frame)
+            return Picture(image=to_bgr8(array))
         if self._frames == 0:
             raise SourceError(f"{self.description}: no frame can be decoded")
         if self._frames < self._stated_frames - max(1.0, COUNT_SLACK * self._stated_frames):
@@ -62,16 +60,13 @@ class PicturesSource:
     def __init__(self, paths: Sequence[Path], name: str) -> None:
         self.description = f"pictures {name}"
         self._paths = list(paths)
-        self._next = 0
 
     def __enter__(self) -> Self:
-        self._next = 0
+        self._left = iter(self._paths)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open between two reads."""
 
     def read(self) -> Picture | None:
         """The next picture, None at the end.
@@ -79,8 +74,5 @@ class PicturesSource:
         Raises:
             ImageError: this file cannot be read as a picture; the next call reads the next one.
         """
-        if self._next >= len(self._paths):
-            return None
-        path = self._paths[self._next]
-        self._next += 1
-        return Picture(image=read_image(path))
+        path = next(self._left, None)
+        return Picture(image=read_image(path)) if path is not None else None

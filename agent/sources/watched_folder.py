@@ -1,16 +1,17 @@
 """A watched folder: every picture in it is inspected once, then moved."""
 
 import errno
+import itertools
 import os
 import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from zsad_agent.sources.source import DamagedPicture, Picture, Receipt, ReceiptError
@@ -33,6 +34,9 @@ class _Signature(NamedTuple):
     inode: int
     mtime_ns: int
     size: int
+
+
+_Found = tuple[Path, _Signature]
 
 
 class FolderDropSource:
@@ -75,20 +79,18 @@ class FolderDropSource:
         self._clock = clock
         self._looked_s = -float("inf")
         self._seen: dict[Path, _Signature] = {}  # the latest listing
-        self._ready: deque[tuple[Path, _Signature]] = deque()
-        self._undecoded: dict[Path, tuple[_Signature, float]] = {}  # monotonic time of the first failure
-        self._taken: dict[Path, _Signature] = {}  # read already, and still in the folder
+        self._ready: deque[_Found] = deque()
+        self._undecoded: dict[_Found, float] = {}  # monotonic time of the first failure
+        self._taken: set[_Found] = set()  # read already, and still in the folder
         self._read: Picture | DamagedPicture | None = None  # read, and not returned yet
-        self._call: Future[None] | None = None  # the call in progress; no other call starts before it ends
+        self._call: Future[None] | None = None  # the latest call; no other call starts before it ends
 
     def __enter__(self) -> Self:
         self._await_answer(self._open)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open between two calls."""
 
     def read(self) -> Picture | None:
         """The next picture; None while none is ready: this source has no end.
@@ -97,7 +99,7 @@ class FolderDropSource:
             DamagedPicture: a picture cannot be decoded.
             SourceError: the folder cannot be listed, or does not answer.
         """
-        self._await_answer(None)
+        self._wait()
         if self._read is None and not self._ready and self._clock() - self._looked_s >= LOOK_EVERY_S:
             self._await_answer(self._look)
         while self._read is None and self._ready:
@@ -107,87 +109,63 @@ class FolderDropSource:
             raise read
         return read
 
-    def _await_answer(self, call: Callable[[], None] | None) -> None:
+    def _await_answer(self, call: Callable[[], None]) -> None:
         """Waits for the previous call, whose result is ignored, then makes `call` and waits for it.
 
         Raises:
             SourceError: no answer in time. The call continues in its thread.
         """
-        if self._call is not None:
-            self._wait()
-        if call is not None:
-            self._call = _in_thread(call)
-            self._wait().result()
+        self._wait()
+        latest = self._call = _in_thread(call)
+        self._wait()
+        latest.result()
 
-    def _wait(self) -> Future[None]:
-        call = self._call
-        assert call is not None
-        if not wait({call}, self._stale_after_s).done:
+    def _wait(self) -> None:
+        if self._call is not None and not wait({self._call}, self._stale_after_s).done:
             raise SourceError(f"{self.description}: no answer for {self._stale_after_s:g} s")
-        self._call = None
-        return call
 
     def _read_next(self) -> None:
-        path, signature = self._ready.popleft()
+        found = path, signature = self._ready.popleft()
         try:
             image = read_image(path)
         except ImageError as error:
-            if _signature(path) == signature and self._grace_is_over(path, signature):
-                self._read = DamagedPicture(str(error), self._take(path, signature, UNREADABLE))
+            first_s = self._undecoded.setdefault(found, self._clock())
+            if _signature(path) == signature and self._clock() - first_s >= self._grace_s:
+                self._read = DamagedPicture(str(error), self._take(found, UNREADABLE))
             return
         if _signature(path) == signature:  # else the file changed during reading
-            self._read = Picture(image=image, receipt=self._take(path, signature, INSPECTED))
+            self._read = Picture(image=image, receipt=self._take(found, INSPECTED))
 
-    def _take(self, path: Path, signature: _Signature, into: str) -> Receipt:
+    def _take(self, found: _Found, into: str) -> Receipt:
         """Marks the picture as read and returns its receipt."""
-        self._taken[path] = signature
-        self._undecoded.pop(path, None)
-        return partial(self._await_answer, partial(_put_away, path, signature, into))
-
-    def _grace_is_over(self, path: Path, signature: _Signature) -> bool:
-        known = self._undecoded.get(path)
-        if known is None or known[0] != signature:
-            known = self._undecoded[path] = (signature, self._clock())
-        return self._clock() - known[1] >= self._grace_s
+        self._taken.add(found)
+        return partial(self._await_answer, partial(_put_away, *found, into))
 
     def _look(self) -> None:
-        now_s = self._clock()
-        before, self._seen = self._seen, self._list()
+        before, now_s = self._seen, self._clock()
+        with self._entries() as entries:
+            paths = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
+        pictures = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+        self._seen = {path: found for path in pictures if (found := _signature(path)) is not None}
         self._looked_s = now_s
-        self._taken = {path: taken for path, taken in self._taken.items() if path in self._seen}
-        self._undecoded = {path: since for path, since in self._undecoded.items() if path in self._seen}
-        unchanged = [
-            (path, signature)
-            for path, signature in self._seen.items()
-            if before.get(path) == signature and self._taken.get(path) != signature
-        ]
-        unchanged.sort(key=lambda found: (found[1].mtime_ns, found[0].name))
-        self._ready.extend(unchanged)
+        present = self._seen.items()
+        self._taken.intersection_update(present)
+        self._undecoded = {found: first_s for found, first_s in self._undecoded.items() if found in present}
+        unchanged = (before.items() & present) - self._taken
+        self._ready.extend(sorted(unchanged, key=lambda found: (found[1].mtime_ns, found[0].name)))
 
     def _open(self) -> None:
-        """Checks that the folder exists. `_look` lists it, which can take long."""
-        try:
-            os.scandir(self._folder).close()
-        except OSError as error:
-            raise self._unlisted(error) from error
+        """Checks that the folder can be read. `_look` lists it, which can take long."""
+        with self._entries():
+            pass
 
-    def _list(self) -> dict[Path, _Signature]:
-        found = {}
+    @contextmanager
+    def _entries(self) -> Iterator[Iterator[os.DirEntry[str]]]:
         try:
             with os.scandir(self._folder) as entries:
-                for entry in entries:
-                    path = Path(entry.path)
-                    if entry.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
-                        continue
-                    signature = _signature(path)
-                    if signature is not None:
-                        found[path] = signature
+                yield entries
         except OSError as error:
-            raise self._unlisted(error) from error
-        return found
-
-    def _unlisted(self, error: OSError) -> SourceError:
-        return SourceError(f"{self.description}: cannot be listed: {error.strerror or error}")
+            raise SourceError(f"{self.description}: cannot be listed: {error.strerror or error}") from error
 
 
 def _in_thread(call: Callable[[], None]) -> Future[None]:
@@ -207,13 +185,35 @@ def _in_thread(call: Callable[[], None]) -> Future[None]:
 
 
 def _put_away(path: Path, signature: _Signature, into: str) -> None:
+    """Moves the file to the subfolder `into` under an unused name. Does nothing if the file is gone or was replaced."""
+    if _signature(path) != signature:
+        return
     try:
-        _move(path, signature, path.parent / into)
+        folder = path.parent / into
+        folder.mkdir(exist_ok=True)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a link could lead outside
+        try:
+            os.rename(path, _unused_name(path, signature, fd), dst_dir_fd=fd)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise ReceiptError(
             f"{path}: its result is safe, but it cannot be moved to {into}/: {error.strerror or error}. "
             f"{_WHAT_TO_DO.get(error.errno or 0, _MAKE_ROOM)}"
         ) from error
+
+
+def _unused_name(path: Path, signature: _Signature, folder_fd: int) -> str:
+    """The file's name; if the folder has it, with the modification time and a number."""
+    name = path.name
+    for number in itertools.count():
+        try:
+            os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            break
+        ending = f"-{signature.mtime_ns}{f'-{number}' if number else ''}{path.suffix}"
+        name = os.fsencode(path.stem)[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
+    return name
 
 
 def _signature(path: Path) -> _Signature | None:
@@ -225,35 +225,3 @@ def _signature(path: Path) -> _Signature | None:
     if not stat.S_ISREG(found.st_mode):
         return None
     return _Signature(found.st_ino, found.st_mtime_ns, found.st_size)
-
-
-def _is_taken(name: str, folder_fd: int) -> bool:
-    try:
-        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _cut(name: str, most_bytes: int) -> str:
-    while len(os.fsencode(name)) > most_bytes:
-        name = name[:-1]
-    return name
-
-
-def _move(path: Path, signature: _Signature, folder: Path) -> None:
-    """Moves the file to `folder` under an unused name. Does nothing if the file is gone or was replaced."""
-    if _signature(path) != signature:
-        return
-    folder.mkdir(exist_ok=True)
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a link could lead outside
-    try:
-        name, number = path.name, 0
-        while _is_taken(name, fd):
-            counted = f"-{number}" if number else ""
-            ending = f"-{signature.mtime_ns}{counted}{path.suffix}"
-            name = _cut(path.stem, MAX_NAME_BYTES - len(os.fsencode(ending))) + ending
-            number += 1
-        os.rename(path, name, dst_dir_fd=fd)
-    finally:
-        os.close(fd)

@@ -67,6 +67,7 @@ class Bench:
             slot=self.slot,
             status=CameraStatus("cam0", lambda camera, status: self.said.append(status)),
             stop=self.stop,
+            seq=itertools.count(1),
             clock=clock,
         )
         self.thread = threading.Thread(target=self.capture.run, daemon=True)

@@ -1,6 +1,7 @@
 """Triggers, pause, health and snapshots of a capture, with a camera whose every frame the test hands out."""
 
 import contextlib
+import itertools
 import logging
 import queue
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.capture.output import NEWEST_BYTES
-from zsad_agent.capture.trigger_queue import MAX_REFUSED, MAX_WAITING
+from zsad_agent.capture.triggers import MAX_REFUSED, MAX_WAITING
 from zsad_agent.config import HealthConfig, SourceConfig
 from zsad_agent.sources import Picture
 from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue, QueueClosed
@@ -88,6 +89,7 @@ class Rig:
             slot=self.slot,
             status=CameraStatus("cam0", lambda camera, status: self.said.append(status)),
             stop=self.stop,
+            seq=itertools.count(1),
             clock=self.clock,
         )
         self.thread = threading.Thread(target=self.capture.run, daemon=True)
@@ -270,7 +272,7 @@ def test_trigger_of_a_black_or_damaged_picture_is_answered_by_the_reason(rig: Ca
 @pytest.mark.parametrize("lossless", [True, False])
 def test_trigger_while_paused_is_refused(rig: Callable[..., Rig], lossless: bool) -> None:
     line = rig(lossless=lossless)
-    line.capture.pause()
+    line.capture.pause(True)
     line.capture.trigger("a")
     item = line.get()
     assert isinstance(item, Fault) and (item.trigger_id, item.reason) == ("a", "paused")
@@ -280,7 +282,7 @@ def test_pause_answers_the_triggers_that_wait(rig: Callable[..., Rig]) -> None:
     line = rig()
     line.source.hand(picture())
     line.capture.trigger("a")
-    line.capture.pause()
+    line.capture.pause(True)
     line.source.hand(picture())
     line.source.hand(picture())
     assert line.answers(1) == [("a", "paused")]
@@ -351,13 +353,13 @@ def test_paused_camera_stays_open_and_watched_and_gives_no_results(rig: Callable
     line = rig(trigger="free")
     line.source.hand(picture())
     assert isinstance(line.get(), Frame)
-    line.capture.pause()
+    line.capture.pause(True)
     assert line.capture.paused
     line.source.hand(picture())
     line.source.hand(BLACK)
     assert line.answers(0) == []
     assert [status["state"] for status in line.said] == ["ok", "paused"]
-    line.capture.resume()
+    line.capture.pause(False)
     assert not line.capture.paused
     line.source.hand(picture())
     assert isinstance(line.get(), Frame)
@@ -413,23 +415,23 @@ def test_black_pictures_of_a_folder_are_inspected(rig: Callable[..., Rig]) -> No
         assert isinstance(line.get(), Frame)
 
 
-def test_newest_frames_are_the_last_good_ones_inspected_or_not(rig: Callable[..., Rig]) -> None:
+def test_newest_images_are_the_last_good_ones_inspected_or_not(rig: Callable[..., Rig]) -> None:
     line = rig()
-    assert line.capture.newest_frames(4) == []
+    assert line.capture.newest_images(4) == []
     for level in (30, 40, 50, 60, 70, 0):
         line.source.hand(picture(level) if level else BLACK)
-    newest = line.capture.newest_frames(9)
-    assert [int(frame.image_bgr[5, 5, 0]) for frame in newest] == [40, 50, 60, 70]
-    assert [int(frame.image_bgr[5, 5, 0]) for frame in line.capture.newest_frames(1)] == [70]
-    assert line.capture.newest_frames(0) == []
+    newest = line.capture.newest_images(9)
+    assert [int(image[5, 5, 0]) for image in newest] == [40, 50, 60, 70]
+    assert [int(image[5, 5, 0]) for image in line.capture.newest_images(1)] == [70]
+    assert line.capture.newest_images(0) == []
 
 
-def test_newest_frames_of_a_huge_camera_are_fewer(rig: Callable[..., Rig]) -> None:
+def test_newest_images_of_a_huge_camera_are_fewer(rig: Callable[..., Rig]) -> None:
     line = rig()
     side = int((NEWEST_BYTES / 3 / 2.5) ** 0.5)
     for level in (30, 40, 50):
         line.source.hand(np.full((side, side, 3), level, np.uint8))
-    assert len(line.capture.newest_frames(4)) == 2
+    assert len(line.capture.newest_images(4)) == 2
 
 
 def test_reference_that_is_missing_is_refused_at_the_start(tmp_path: Any) -> None:

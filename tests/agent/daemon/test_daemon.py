@@ -30,7 +30,7 @@ def test_service_manager_hears_ready_watchdog_and_stopping(tiny_bundle: Path, tm
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(20)
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"}
-        absent = "STATUS=degraded: camera /dev/video250: not there"
+        absent = "STATUS=degraded: camera /dev/video250: does not exist"
         arguments = ("--camera", "250", "--broker", NO_BROKER)  # a missing camera must not end the signs of life
         with AgentProcess(tmp_path, tiny_bundle, *arguments, environment=environment) as agent:
             said = [manager.recv(4096).decode()]

@@ -126,7 +126,7 @@ def test_missing_camera_is_a_stated_degraded_state_not_an_end(
         assert (code, spent_s < 2.0) == (0, True), agent.output
     (result,) = listener.results()
     assert result["verdict"] == "unknown"
-    assert "/dev/video250: not there. Present: " in result["reason"]
+    assert "/dev/video250: does not exist. Cameras: " in result["reason"]
     (status,) = listener.payloads(STATUS)
     assert json.loads(status)["state"] == "degraded"
     assert agent.output.count("lost: ") == 1

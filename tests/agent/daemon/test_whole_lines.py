@@ -1,6 +1,7 @@
 """The agent as a process with several cameras: triggers, folders, what it says of itself, evidence, crashes."""
 
 import json
+import os
 import random
 import re
 import signal
@@ -124,6 +125,54 @@ def test_every_dropped_file_has_a_result_though_the_agent_is_killed(
     assert "Traceback" not in agent.output
 
 
+HANGING_SHARE = """
+import os, time
+name, share, hangs = (os.environ["SHARE_" + word] for word in ("CALL", "PATH", "HANGS"))
+real = getattr(os, name)
+def call(path, *values, **named):
+    while str(path).startswith(share) and os.path.exists(hangs):
+        time.sleep(0.05)
+    return real(path, *values, **named)
+setattr(os, name, call)
+"""
+
+
+@pytest.mark.parametrize(("call", "stale_after_s"), [("rename", 60.0), ("scandir", 0.5)])
+def test_signal_ends_an_agent_whose_watched_share_hangs_and_every_file_has_a_result(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, call: str, stale_after_s: float
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGING_SHARE)
+    broker, share, hangs = mosquitto(), tmp_path / "share", tmp_path / "hangs"
+    share.mkdir()
+    environment = {"SHARE_CALL": call, "SHARE_PATH": str(share), "SHARE_HANGS": str(hangs)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    settings = (
+        f"mqtt:\n  broker: {broker.url}\n"
+        f"source: {{source: {share}, trigger: folder, stale_after_s: {stale_after_s}, reopen_max_s: 0.5}}\n"
+    )
+    with PlantOperator(broker.port) as operator:
+        with AgentProcess(tmp_path, tiny_bundle, environment=environment, settings=settings) as agent:
+            write_part(share / "a.png", grey=50)
+            wait_until(lambda: (share / "inspected" / "a.png").exists(), PATIENCE_S)
+            hangs.touch()
+            if call == "rename":
+                write_part(share / "b.png", grey=80)
+                operator.wait_for(lambda: len(operator.results_of()) == 2, PATIENCE_S)
+                time.sleep(0.5)  # the move has begun
+            else:
+                agent.wait_for_output("no answer for 0.5 s", PATIENCE_S)
+                write_part(share / "b.png", grey=80)
+            code, spent_s = agent.terminate()
+            assert (code, spent_s < 2.0) == (0, True), (spent_s, agent.output)
+            assert "LOST" not in agent.output and "Traceback" not in agent.output
+        assert (share / "b.png").exists()
+        hangs.unlink()
+        with AgentProcess(tmp_path, tiny_bundle, environment=environment, settings=settings):
+            wait_until(lambda: (share / "inspected" / "b.png").exists(), PATIENCE_S)
+        scores = {round(result["anomaly_score"] * 255) for result in operator.results_of() if result["anomaly_score"]}
+    assert scores == {255 - 50, 255 - 80}
+
+
 def fetch(agent: AgentProcess, path: str) -> tuple[int, str]:
     found = re.findall(r"metrics and health at (http://[0-9.:]+)", agent.output)
     try:
@@ -180,7 +229,7 @@ def test_cameras_of_one_agent_each_keep_their_settings_and_what_is_said_of_them_
             assert operator.next_results(1, "masked")[0]["threshold"] == 0.5
 
             status, body = fetch(agent, "/readyz")
-            assert (status, "camera gone: camera /dev/video250: not there" in body) == (503, True)
+            assert (status, "camera gone: camera /dev/video250: does not exist" in body) == (503, True)
             assert not any(f"camera {name}" in body for name in names[:-1])
             assert fetch(agent, "/healthz")[0] == 200
             server.stalled = True

@@ -164,7 +164,7 @@ def test_good_line_is_left_in_peace(reference: Reference, changes: dict[str, obj
         ({"blur": 3.0, "gain": 1.2, "noise": 6}, "out of focus"),
         ({"shift_xy": (32, 0)}, "moved camera: the fixed background is shifted by 5.0%"),
         ({"shift_xy": (-60, 40)}, "moved camera: the fixed background is shifted by 11."),
-        ({"machine": draw_machine(2)}, "changed scene: the fixed background is only"),
+        ({"machine": draw_machine(2)}, "changed scene: the likeness of the fixed background is"),
     ],
     ids=["blurred", "blurred, brighter, noisy", "moved", "moved far", "another place"],
 )
@@ -220,7 +220,6 @@ def test_reference_comes_back_as_it_was_saved(reference: Reference, tmp_path: Pa
     for name in ("background", "stable", "energies"):
         assert np.array_equal(getattr(loaded, name), getattr(reference, name))
     assert [file.name for file in tmp_path.iterdir()] == ["cam.npz"]
-    assert PictureHealth.of(HealthConfig(reference=tmp_path / "cam.npz")).stated is None
 
 
 def test_reference_tells_whether_a_small_move_would_show(reference: Reference) -> None:

@@ -1,6 +1,7 @@
 """Live sources in a process of their own: real processes, real streams, and every fault that a camera has."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from scripted_camera import SECRET, ScriptedCamera
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.config import HealthConfig, SourceConfig
-from zsad_agent.sources import GrabberSource, StreamSource
+from zsad_agent.sources import GrabberSource, StreamSource, camera_process
 from zsad_agent.system import LatestQueue
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
@@ -38,9 +39,8 @@ def scripts_are_found_by_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def scripted(tmp_path: Path) -> Scripted:
-    def make(*scripts: str, stale_after_s: float = PATIENT_S, **settings: object) -> GrabberSource:
-        camera = ScriptedCamera(*scripts, log=tmp_path / "openings")
-        return GrabberSource(camera, stale_after_s=stale_after_s, **settings)  # type: ignore[arg-type]
+    def make(*scripts: str, stale_after_s: float = PATIENT_S) -> GrabberSource:
+        return GrabberSource(ScriptedCamera(*scripts, log=tmp_path / "openings"), stale_after_s=stale_after_s)
 
     return make
 
@@ -130,10 +130,10 @@ def test_bad_picture_costs_only_itself(scripted: Scripted) -> None:
     [
         ("fail open", "scripted camera: the script says so"),
         ("raise open", "scripted camera: RuntimeError in the camera process"),
-        ("crash open", "scripted camera: the camera process died of SIGSEGV"),
+        ("crash open", "scripted camera: the camera process was killed by SIGSEGV"),
         ("1 fail", "scripted camera: the script says so"),
         ("1 raise", "scripted camera: RuntimeError in the camera process"),
-        ("1 crash", "scripted camera: the camera process died of SIGSEGV"),
+        ("1 crash", "scripted camera: the camera process was killed by SIGSEGV"),
     ],
 )
 def test_failure_message_has_no_secrets_and_the_next_opening_works(scripted: Scripted, script: str, said: str) -> None:
@@ -171,6 +171,7 @@ def test_camera_that_hangs_is_stated_lost_and_back_by_the_thread_that_reads_it(s
         slot=slot,
         status=CameraStatus("cam0", lambda camera, status: states.append(status["state"])),
         stop=stop,
+        seq=itertools.count(1),
     )
     thread = threading.Thread(target=capture.run, daemon=True)
     thread.start()
@@ -190,8 +191,9 @@ def test_camera_that_hangs_is_stated_lost_and_back_by_the_thread_that_reads_it(s
     assert children() == []
 
 
-def test_hang_while_it_is_opened_is_killed(scripted: Scripted) -> None:
-    source = scripted("hang open", stale_after_s=0.5, start_s=1.5)
+def test_hang_while_it_is_opened_is_killed(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera_process, "START_S", 1.5)
+    source = scripted("hang open", stale_after_s=0.5)
     with pytest.raises(SourceError, match="not open after 2 s"), source:
         pass
     assert children() == []
@@ -208,8 +210,11 @@ def test_stopped_process_is_killed(scripted: Scripted) -> None:
     assert children() == []
 
 
-def test_process_that_a_driver_holds_is_said_and_no_second_one_started(scripted: Scripted) -> None:
-    source = scripted("1 hang", "1 wait:60", stale_after_s=1.0, kill=lambda process: None)
+def test_process_that_a_driver_holds_is_said_and_no_second_one_started(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda process: None)
+    source = scripted("1 hang", "1 wait:60", stale_after_s=1.0)
     with source:
         source.read()
         (held,) = children()
@@ -236,9 +241,12 @@ def test_leaving_takes_less_than_a_second(scripted: Scripted, script: str) -> No
     assert children() == []
 
 
-def test_camera_is_closed_in_good_order_when_it_gives_frames(scripted: Scripted) -> None:
-    killed = []
-    source = scripted("every:0.01 100000", kill=lambda process: killed.append(process.kill()))
+def test_camera_is_closed_in_good_order_when_it_gives_frames(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[object] = []
+    monkeypatch.setattr(subprocess.Popen, "kill", killed.append)
+    source = scripted("every:0.01 100000")
     with source:
         source.read()
     assert killed == []
@@ -358,7 +366,7 @@ def test_damaged_pictures_of_a_stream_are_said_and_those_behind_them_read() -> N
             source.read()
             server.garbage_frames(5)
             server.grey = 200
-            with pytest.raises(ImageError, match="the data is not a JPEG"):
+            with pytest.raises(ImageError, match="not an image that OpenCV can decode"):
                 read_until(source, lambda frame: frame.mean() > 150)
             for _ in range(5):
                 with contextlib.suppress(ImageError):
@@ -373,7 +381,7 @@ def test_stream_of_garbage_alone_is_lost() -> None:
     with MjpegServer() as server, stream(server) as source:
         source.read()
         server.garbage_frames(100_000)
-        with pytest.raises(SourceError, match="the data is not a JPEG, like the 24 frames before it"):
+        with pytest.raises(SourceError, match="or damaged, like the 24 frames before it"):
             for _ in range(1000):
                 with contextlib.suppress(ImageError):
                     source.read()

@@ -9,8 +9,9 @@ import pytest
 
 from zsad_agent.config import SourceConfig
 from zsad_agent.sources import GrabberSource, PicturesSource, Source, StreamSource, VideoFileSource, make_source
-from zsad_agent.sources.camera import V4l2Source, ask_for_jpegs, decode_jpeg
+from zsad_agent.sources.camera import V4l2Source, ask_for_jpegs
 from zsad_core.errors import ConfigError, ImageError, SourceError
+from zsad_core.picture import decode_image
 from zsad_core.redaction import redacted
 
 
@@ -93,8 +94,8 @@ def test_file_with_brackets_in_its_name_is_no_glob(tmp_path: Path) -> None:
     ("source", "message"),
     [
         ("nix.avi", "no such video, picture or folder"),
-        (".", "no pictures in this folder"),
-        ("*.png", "no picture match"),
+        (".", "no pictures found"),
+        ("*.png", "no pictures found"),
     ],
 )
 def test_nothing_to_read_is_an_error(tmp_path: Path, source: str, message: str) -> None:
@@ -122,7 +123,7 @@ def test_camera_is_chosen_by_index_and_by_path() -> None:
 
 def test_missing_camera_error_lists_those_present() -> None:
     source = make_source(SourceConfig(camera="250"))
-    with pytest.raises(SourceError, match=r"/dev/video250: not there\. Present: "), source:
+    with pytest.raises(SourceError, match=r"/dev/video250: does not exist\. Cameras: "), source:
         pass
 
 
@@ -201,27 +202,27 @@ def jpeg_of(*options: int) -> np.ndarray:
 @pytest.mark.parametrize("behind", [b"", b"\r\n", bytes(500), b"\xff\xd9"])
 def test_live_jpeg_is_read_whole_whatever_follows_it(options: list[int], behind: bytes) -> None:
     jpeg = jpeg_of(*options)
-    came = np.concatenate([jpeg, np.frombuffer(behind, np.uint8)])[None]
-    assert np.array_equal(decode_jpeg(came, "cam"), cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
+    came = np.concatenate([jpeg, np.frombuffer(behind, np.uint8)])
+    assert np.array_equal(decode_image(came, "cam"), cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
 
 
 @pytest.mark.parametrize("left", [0, 1, 2, 20, 700, -3, -2, -1])
 def test_live_jpeg_of_which_a_part_is_missing_is_refused(left: int) -> None:
     with pytest.raises(ImageError, match="cam: "):
-        decode_jpeg(jpeg_of()[:left], "cam")
+        decode_image(jpeg_of()[:left], "cam")
 
 
 def test_half_a_live_jpeg_with_the_next_one_behind_it_is_refused() -> None:
     jpeg = jpeg_of()
     with pytest.raises(ImageError, match="truncated"):
-        decode_jpeg(np.concatenate([jpeg[: jpeg.size // 2], jpeg]), "cam")
+        decode_image(np.concatenate([jpeg[: jpeg.size // 2], jpeg]), "cam")
 
 
 def test_live_jpeg_without_the_tables_that_all_cameras_share_is_read() -> None:
     jpeg = jpeg_of().tobytes()
     while (start := jpeg.find(b"\xff\xc4")) >= 0:
         jpeg = jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big") :]
-    assert decode_jpeg(np.frombuffer(jpeg, np.uint8), "cam").shape == (48, 64, 3)
+    assert decode_image(np.frombuffer(jpeg, np.uint8), "cam").shape == (48, 64, 3)
 
 
 class FakeCapture:

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import os
 import threading
 import time
@@ -290,6 +291,7 @@ class Watched:
             slot=self.slot,
             status=CameraStatus("cam0", lambda camera, status: self.said.append(status)),
             stop=self.stop,
+            seq=itertools.count(1),
         )
         self.thread = threading.Thread(target=self.capture.run, daemon=True)
         self.thread.start()
@@ -363,7 +365,7 @@ def test_unreadable_picture_becomes_a_fault_of_a_part_with_a_receipt(tmp_path: P
     config = SourceConfig(source=str(tmp_path), trigger="folder")
     source = FolderDropSource(tmp_path, stale_after_s=5.0, grace_s=0.1)
     status = CameraStatus("cam0", lambda camera, state: None)
-    capture = Capture(source=source, config=config, slot=slot, status=status, stop=stop)
+    capture = Capture(source=source, config=config, slot=slot, status=status, stop=stop, seq=itertools.count(1))
     thread = threading.Thread(target=capture.run, daemon=True)
     thread.start()
     fault = slot.get(30)
@@ -382,11 +384,11 @@ def test_stop_ends_the_wait_for_pictures_at_once(watch: Callable[..., Watched]) 
 
 def test_pause_leaves_pictures_where_they_are(tmp_path: Path, watch: Callable[..., Watched]) -> None:
     watched = watch()
-    watched.capture.pause()
+    watched.capture.pause(True)
     time.sleep(2 * LOOK_EVERY_S)  # for a look that had begun
     write_picture(tmp_path / "a.png", 30)
     assert watched.slot.get(1.0) is None
-    watched.capture.resume()
+    watched.capture.pause(False)
     assert isinstance(watched.get(), Frame)
 
 
@@ -442,7 +444,7 @@ def test_receipts_are_settled_while_paused_and_while_the_next_picture_is_not_due
     write_picture(tmp_path / "a.png", 10)
     write_picture(tmp_path / "b.png", 20)
     first = watched.get()
-    watched.capture.pause()
+    watched.capture.pause(True)
     settle(first)
     wait_until(lambda: len(names(tmp_path / "inspected")) == 1)
     assert watched.slot.get(0.5) is None
