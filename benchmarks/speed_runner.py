@@ -15,7 +15,7 @@ from typing import Any, Self
 from speed_contenders import PICTURES, Contender
 from speed_report import Row, spread, summarise
 
-from zsad_agent.cli.footprint import status_mb
+from zsad_agent.system import status_mb
 
 WORKER = Path(__file__).with_name("speed_worker.py")
 AGENT_PICTURES = 50  # the agent's memory is read after this number of images

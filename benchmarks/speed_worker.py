@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from speed_contenders import FRAME_WH, Contender, Predict, build, cost, frames, load, timed
 
-from zsad_agent.cli.footprint import EnergyMeter, process_age_s, status_mb
+from zsad_agent.system import EnergyMeter, process_age_s, status_mb
 
 GAP_S = 1.0
 FEWEST_FRAMES = 2  # per turn, also for a slow contender

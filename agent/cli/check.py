@@ -1,26 +1,44 @@
 """`zsad-agent check`: finds all faults of a config without running the agent."""
 
-from collections.abc import Iterator, Mapping
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zsad_agent.config import EMBEDDED_BROKER, CameraConfig, Settings, load_settings
-from zsad_agent.inspection import View, check_mask, product_of
-from zsad_agent.model import check_device, open_bundle
-from zsad_agent.mqtt import faulty_key, make_context, password_key, read_password
-from zsad_agent.picture_health import load_reference
-from zsad_agent.sources import make_source
-from zsad_core.bundle import Bundle, read_trusted_keys
-from zsad_core.errors import BundleError, ConfigError, DeviceError, ProductError, SourceError
+from zsad_agent import inspection, model, mqtt, picture_health, sources
+from zsad_agent.cli.flags import add_config_flag
+from zsad_agent.system import configure_logging
+from zsad_core.errors import BundleError, ConfigError, ZsadError
+
+if TYPE_CHECKING:  # pydantic takes longer than parsing
+    from zsad_agent.config import CameraConfig, Settings
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the faults."""
+    parser = argparse.ArgumentParser(
+        prog="zsad-agent check",
+        description="Prints every fault of a config file. Exit code 0, or 2 if there is a fault.",
+    )
+    add_config_flag(parser)
+    args = parser.parse_args(arguments)
+    configure_logging("ERROR")
+    settings = checked_settings(args.config, {})
+    print(f"{settings.path or 'no config file, the defaults'}: no faults")
+    return 0
 
 
 def checked_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """Loads the config file and the flags, with the checks of `zsad-agent check`.
+    """Loads the config file and the flags, with all checks.
 
     Raises:
         ConfigError: one line per fault.
     """
+    from zsad_agent.config import load_settings
+
     settings = load_settings(path, flags)
     faults = list(find_faults(settings))
     if faults:
@@ -33,31 +51,39 @@ def find_faults(settings: Settings) -> Iterator[str]:
 
     A missing camera is not a fault: it may be connected later, and the agent reports it as lost until then.
     """
+    from zsad_agent.config import EMBEDDED_BROKER
+    from zsad_core.bundle import read_trusted_keys
+
     config = settings.config
-    yield from _source_faults(settings)
-    bundle: Bundle | None = None
+    cameras = [
+        (("cameras", number) if config.cameras else ("source",), camera)
+        for number, camera in enumerate(config.every_camera)
+    ]
+    for where, camera in cameras:
+        yield from _source_faults(settings, where, camera)
     try:
-        bundle = open_bundle(config.inference)
+        bundle = model.open_bundle(config.inference)
     except BundleError as error:
         yield f"{settings.where('inference', 'bundle')}: {error}"
     except ConfigError:
-        pass  # reported below, with every key
-    if bundle is not None:
-        yield from _product_faults(settings, bundle)
-    yield from _key_faults(settings)
-    try:
-        check_device(config.inference.device)
-    except DeviceError as error:
-        yield f"{settings.where('inference', 'device')}: {error}"
-    try:
-        read_password(config.mqtt)
-    except ConfigError as error:
-        yield f"{settings.where('mqtt', password_key(config.mqtt))}: {error}"
+        pass  # a key: reported below, as every key
+    else:
+        for where, camera in cameras:
+            of_all = camera.product == config.inference.product
+            at = settings.where(*("inference",) if of_all else where, "product")
+            yield from _fault(at, bundle.prompt, inspection.product_of(camera))
+            at = settings.where(*where, "ignore_mask")
+            yield from _fault(at, inspection.check_mask, camera, bundle)
+    for path in config.inference.trusted_keys:
+        yield from _fault(settings.where("inference", "trusted_keys"), read_trusted_keys, [path])
+    yield from _fault(settings.where("inference", "device"), model.check_device, config.inference.device)
+    at = settings.where("mqtt", mqtt.password_key(config.mqtt))
+    yield from _fault(at, mqtt.read_password, config.mqtt)
     if config.mqtt.broker.startswith("mqtts:"):
         try:
-            make_context(config.mqtt.tls)
+            mqtt.make_context(config.mqtt.tls)
         except ConfigError as error:
-            yield f"{settings.where('mqtt', 'tls', faulty_key(error))}: {error}"
+            yield f"{settings.where('mqtt', 'tls', mqtt.faulty_key(error))}: {error}"
     if config.mqtt.broker == EMBEDDED_BROKER and find_spec("amqtt") is None:
         yield (
             f"{settings.where('mqtt', 'broker')}: {EMBEDDED_BROKER} needs amqtt: pip install "
@@ -65,47 +91,19 @@ def find_faults(settings: Settings) -> Iterator[str]:
         )
 
 
-def _key_faults(settings: Settings) -> Iterator[str]:
-    for path in settings.config.inference.trusted_keys:
-        try:
-            read_trusted_keys([path])
-        except ConfigError as error:
-            yield f"{settings.where('inference', 'trusted_keys')}: {error}"
+def _source_faults(settings: Settings, where: tuple[str | int, ...], camera: CameraConfig) -> Iterator[str]:
+    if camera.camera is not None or camera.source is not None:  # else the command line must name it
+        at = settings.where(*where, "camera" if camera.camera is not None else "source")
+        yield from _fault(at, sources.make_source, camera)
+    yield from _fault(settings.where(*where, "ignore_mask"), inspection.View, camera.region_xywh, camera.ignore_mask)
+    if (reference := camera.health.reference) is not None:
+        at = settings.where(*where, "health", "reference")
+        yield from _fault(at, picture_health.load_reference, reference)
 
 
-def _product_faults(settings: Settings, bundle: Bundle) -> Iterator[str]:
-    for where, camera in _cameras(settings):
-        try:
-            bundle.prompt(product_of(camera))
-        except ProductError as error:
-            of_all = camera.product == settings.config.inference.product
-            yield f"{settings.where(*(('inference', 'product') if of_all else (*where, 'product')))}: {error}"
-        try:
-            check_mask(camera, bundle)
-        except ConfigError as error:
-            yield f"{settings.where(*where, 'ignore_mask')}: {error}"
-
-
-def _source_faults(settings: Settings) -> Iterator[str]:
-    for where, camera in _cameras(settings):
-        if camera.camera is not None or camera.source is not None:  # else the command line must name it
-            try:
-                make_source(camera)
-            except (ConfigError, SourceError) as error:
-                yield f"{settings.where(*where, 'camera' if camera.camera is not None else 'source')}: {error}"
-        try:
-            View(camera.region_xywh, camera.ignore_mask)
-        except ConfigError as error:
-            yield f"{settings.where(*where, 'ignore_mask')}: {error}"
-        if camera.health.reference is not None:
-            try:
-                load_reference(camera.health.reference)
-            except ConfigError as error:
-                yield f"{settings.where(*where, 'health', 'reference')}: {error}"
-
-
-def _cameras(settings: Settings) -> Iterator[tuple[tuple[str | int, ...], CameraConfig]]:
-    """Each camera's location in the file, and its settings."""
-    several = bool(settings.config.cameras)
-    for number, camera in enumerate(settings.config.every_camera):
-        yield ("cameras", number) if several else ("source",), camera
+def _fault(where: str, attempt: Callable[..., object], *values: object) -> Iterator[str]:
+    """The error of `attempt(*values)`, after its place in the config; nothing if it succeeds."""
+    try:
+        attempt(*values)
+    except ZsadError as error:
+        yield f"{where}: {error}"

@@ -1,29 +1,65 @@
-"""`zsad-agent score`: pictures in, scores out, no broker."""
+"""`zsad-agent score`: scores pictures without a broker."""
 
+from __future__ import annotations
+
+import argparse
 import json
 import os
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from zsad_agent.model import Predictor
-from zsad_agent.system import printable
+from zsad_agent.cli.flags import add_model_flags, add_threshold_flag, model_config
+from zsad_agent.system import configure_logging, one_line, printable
 from zsad_core.errors import DeviceError, ImageError
-from zsad_core.judging import instant_verdict
-from zsad_core.picture import find_images, read_image
-from zsad_core.types import Verdict
+
+if TYPE_CHECKING:  # numpy takes longer than parsing
+    from zsad_agent.model import Predictor
+    from zsad_core.types import Verdict
+
+MAX_REASON = 1000  # characters
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageFile:
-    path: Path
-    map_path: Path  # path of its anomaly map, relative to the maps' folder
+def main(arguments: list[str]) -> int:
+    """Prints a score for each picture."""
+    parser = argparse.ArgumentParser(
+        prog="zsad-agent score",
+        description="Scores pictures. Exit code 1 if a picture has no score: its verdict is `unknown`.",
+    )
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="a picture, or a folder with its subfolders"
+    )
+    add_model_flags(parser)
+    add_threshold_flag(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object per line, latency_ms in milliseconds")
+    parser.add_argument(
+        "--maps",
+        type=Path,
+        metavar="DIR",
+        help="write each anomaly map as DIR/<stem>.npy, float32 [h, w] in [0, 1], with the same subfolders; pictures "
+        "of one folder with the same stem (a.png, a.jpg) get <file name>.npy, further duplicates get a number",
+    )
+    args = parser.parse_args(arguments)
+    configure_logging("WARNING")
+
+    from zsad_agent.model import Detector
+    from zsad_core.bundle import load_bundle
+
+    config = model_config(args, threshold=args.threshold)
+    bundle = load_bundle(config.inference.bundle)
+    threshold = bundle.manifest.threshold.value if config.decision.threshold is None else config.decision.threshold
+    pictures = find_pictures(args.paths)
+    if not pictures:
+        raise ImageError(f"no pictures below {', '.join(map(str, args.paths))}")
+    detector = Detector(bundle, config.inference)
+    scores = (
+        score_picture(path, detector, threshold=threshold, map_file=args.maps and args.maps / map_path)
+        for path, map_path in pictures
+    )
+    return print_scores(scores, as_json=args.json, with_map=args.maps is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,36 +67,35 @@ class Score:
     """The output of `score` for one picture."""
 
     path: str
-    anomaly_score: float | None  # [0, 1]; None when unknown
+    anomaly_score: float | None = None  # [0, 1]; None when unknown
     threshold: float
     verdict: Verdict
-    latency_ms: float | None  # of resizing and inference
+    latency_ms: float | None = None  # of resizing and inference
     reason: str | None = None
     map: str | None = None  # file of the anomaly map, if requested
 
     def as_json(self, *, with_map: bool) -> str:
         """One line. `reason` is present only with `unknown`, `map` only with `--maps`."""
-        row: dict[str, Any] = {
-            "path": self.path,
-            "anomaly_score": self.anomaly_score,
-            "threshold": self.threshold,
-            "verdict": self.verdict.value,
-            "latency_ms": None if self.latency_ms is None else round(self.latency_ms, 3),
-        }
-        if self.reason is not None:
-            row["reason"] = self.reason
-        if with_map:
-            row["map"] = self.map
-        return json.dumps(row)
+        left_out = ("reason",) * (self.reason is None) + ("map",) * (not with_map)
+        return json.dumps({name: value for name, value in asdict(self).items() if name not in left_out})
+
+    @property
+    def text(self) -> str:
+        """The path, and the reason if there is one."""
+        if self.reason is None:
+            return self.path
+        return f"{self.path}: {self.reason.removeprefix(f'{self.path}: ')}"
 
 
-def find_pictures(paths: Sequence[Path]) -> list[ImageFile]:
-    """The pictures of files and folders in the given order; a folder's pictures are sorted by name.
+def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """The pictures of files and folders in the given order, each with the path of its map below the maps' folder.
 
-    A map is named `<stem>.npy`, in the same subfolder as the picture. Pictures whose maps would have the same name
-    (`a.png` and `a.jpg`) all get `<file name>.npy`. If that is the same too (two folders with the same names), the
-    later ones get a number: `a.png.2.npy`. No map replaces another.
+    The pictures of a folder are sorted by name. A map is named `<stem>.npy`, in the same subfolder as the picture.
+    Pictures whose maps would have the same name (`a.png` and `a.jpg`) all get `<file name>.npy`. If that is the same
+    too (two folders with the same names), the later ones get a number: `a.png.2.npy`. No map replaces another.
     """
+    from zsad_core.picture import find_images
+
     found: list[tuple[Path, Path]] = []  # the picture, and its path below its folder
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long or a folder closed
@@ -80,70 +115,62 @@ def find_pictures(paths: Sequence[Path]) -> list[ImageFile]:
             number += 1
             map_path = inside.with_name(f"{stem}.{number}.npy")
         taken.add(map_path)
-        pictures.append(ImageFile(path=path, map_path=map_path))
+        pictures.append((path, map_path))
     return pictures
 
 
-def score_pictures(
-    pictures: Iterable[ImageFile], predictor: Predictor, *, threshold: float, maps: Path | None
-) -> Iterator[Score]:
-    """Scores one picture after the other; one without a score is `unknown` with the reason.
+def score_picture(path: Path, predictor: Predictor, *, threshold: float, map_file: Path | None = None) -> Score:
+    """The score of one picture; without one the verdict is `unknown`, with the reason.
 
     Raises:
-        OSError: a map cannot be written.
+        OSError: the map cannot be written.
     """
-    for picture in pictures:
-        yield _score(picture, predictor, threshold, maps)
+    import numpy as np
 
+    from zsad_core.judging import instant_verdict
+    from zsad_core.picture import read_image
+    from zsad_core.types import Verdict
 
-def _score(picture: ImageFile, predictor: Predictor, threshold: float, maps: Path | None) -> Score:
-    path = os.fspath(picture.path)
     try:
-        image = read_image(picture.path)
+        image = read_image(path)
         started_s = time.perf_counter()
         prediction = predictor.predict(image)
-        latency_ms = (time.perf_counter() - started_s) * 1000
+        latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
     except (ImageError, DeviceError) as error:
-        return Score(
-            path=path,
-            anomaly_score=None,
-            threshold=threshold,
-            verdict=Verdict.UNKNOWN,
-            latency_ms=None,
-            reason=" ".join(str(error).split()),
-        )
-    map_file = None
-    if maps is not None:
-        map_file = maps / picture.map_path
+        reason = one_line(str(error), MAX_REASON)
+        return Score(path=str(path), threshold=threshold, verdict=Verdict.UNKNOWN, reason=reason)
+    if map_file is not None:
         map_file.parent.mkdir(parents=True, exist_ok=True)
         np.save(map_file, prediction.anomaly_map.astype(np.float32))
     return Score(
-        path=path,
-        anomaly_score=prediction.anomaly_score,
+        path=str(path),
         threshold=threshold,
         verdict=instant_verdict(prediction.anomaly_score, threshold),
+        anomaly_score=prediction.anomaly_score,
         latency_ms=latency_ms,
-        map=None if map_file is None else os.fspath(map_file),
+        map=None if map_file is None else str(map_file),
     )
 
 
-def print_scores(scores: Iterable[Score], *, as_json: bool, with_map: bool, stream: TextIO | None = None) -> int:
-    """Prints each score at once. Returns exit code 1 if any is unknown or there are none."""
-    stream = stream if stream is not None else sys.stdout
+def print_scores(scores: Iterable[Score], *, as_json: bool, with_map: bool) -> int:
+    """Prints each score at once. Returns exit code 1 if any is unknown."""
+    from zsad_core.types import Verdict
+
     counts: Counter[Verdict] = Counter()
     if not as_json:
-        print("verdict    score      ms  path", file=stream, flush=True)
+        print("verdict    score      ms  path", flush=True)
     for score in scores:
         counts[score.verdict] += 1
-        print(score.as_json(with_map=with_map) if as_json else _row(score), file=stream, flush=True)
+        print(score.as_json(with_map=with_map) if as_json else _row(score), flush=True)
     if not as_json:
-        told = ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict)
-        print(f"{counts.total()} pictures: {told}", file=stream, flush=True)
-    return 0 if counts.total() and not counts[Verdict.UNKNOWN] else 1
+        print(
+            f"{counts.total()} pictures: {', '.join(f'{counts[verdict]} {verdict}' for verdict in Verdict)}", flush=True
+        )
+    return 1 if counts[Verdict.UNKNOWN] else 0
 
 
 def _row(score: Score) -> str:
-    if score.anomaly_score is None or score.latency_ms is None:
-        told = (score.reason or "").removeprefix(f"{score.path}: ")
-        return f"{score.verdict.value:<10} {'-':>5}  {'-':>6}  {printable(f'{score.path}: {told}')}"
-    return f"{score.verdict.value:<10} {score.anomaly_score:5.3f}  {score.latency_ms:6.1f}  {printable(score.path)}"
+    figures = f"{'-':>5}  {'-':>6}"
+    if score.anomaly_score is not None:
+        figures = f"{score.anomaly_score:5.3f}  {score.latency_ms:6.1f}"
+    return f"{score.verdict:<10} {figures}  {printable(score.text)}"

@@ -10,28 +10,16 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from zsad_agent.config.camera import CameraConfig, DecisionConfig, SourceConfig, TopicLevel
 from zsad_agent.config.mqtt import ControlConfig, MqttConfig
-from zsad_agent.config.paths import (
-    SHIPPED_BUNDLE,
-    SHIPPED_BUNDLES,
-    default_cache_dir,
-)
+from zsad_agent.config.paths import SHIPPED_BUNDLE, SHIPPED_BUNDLES, default_cache_dir
 from zsad_core.bundle import GENERIC_PRODUCT
 from zsad_core.config import StrictModel
 
-RESERVED_NAMES = (
-    "available",
-    "bundle",
-    "recipe",
-    "reload",
-    "stats",
-)  # topics of the device, at the level of camera names
+RESERVED_NAMES = {"available", "bundle", "recipe", "reload", "stats"}  # topics of the device, not of a camera
+OffInYaml = BeforeValidator(lambda value: "off" if value is False else value)  # YAML reads a bare off as False
 
 
 def _default_device_id() -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:64] or "zsad"
-
-
-OffInYaml = BeforeValidator(lambda value: "off" if value is False else value)  # YAML reads a bare off as False
 
 
 def _shipped(bundle: Path) -> Path:
@@ -49,15 +37,11 @@ class InferenceConfig(StrictModel):
     precision: Literal["f32", "auto"] = "f32"  # auto lets the device compute in bf16/f16: faster, scores shift a little
     # which model of a bundle with two; auto: the one that zsad-agent bench measured as faster, else the main one
     model: Literal["auto", "fp", "int8"] = "auto"
-    cache_dir: Path | None = None  # compiled models; None: the service's cache folder
+    # compiled models, and which of a bundle's models is faster on this machine; default: in the service's cache folder
+    cache_dir: Path = Field(default_factory=lambda: default_cache_dir() / "compiled")
     # PEM files of Ed25519 public keys: only bundles signed by one of them are accepted. None: unsigned bundles are
     # accepted too. The bundle that ships inside the program is always accepted.
     trusted_keys: tuple[Path, ...] = ()
-
-    @property
-    def compiled_dir(self) -> Path:
-        """Where compiled models lie, and which of two is the faster here."""
-        return self.cache_dir or default_cache_dir() / "compiled"
 
 
 class HeatmapConfig(StrictModel):
@@ -70,9 +54,7 @@ class HeatmapConfig(StrictModel):
 class SpoolConfig(StrictModel):
     path: Path | None = None  # None: spool.sqlite3 in the service's state folder
     max_results: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000  # above it the oldest are deleted
-    max_bytes: Annotated[int, Field(ge=65_536, le=10**13)] = (
-        2_000_000_000  # of the file; pictures are deleted before results
-    )
+    max_bytes: Annotated[int, Field(ge=65_536, le=10**13)] = 2_000_000_000  # of the file; pictures are deleted first
     max_age_h: Annotated[float, Field(gt=0, le=87_600)] = 24.0 * 30  # hours
     # overlays that are stored until the broker has them, and sent on <camera>/evidence/<id>
     pictures: Annotated[Literal["off", "rejects", "all"], OffInYaml] = "off"
@@ -93,24 +75,23 @@ class EvidenceConfig(StrictModel):
 
 
 def _listen_address(listen: str) -> str:
-    if listen != "off" and int(listen.rpartition(":")[2]) > 65_535:
-        raise ValueError("expected off or 127.0.0.1:port with a port from 0, any free one, to 65535")
+    address = re.fullmatch(r"127\.0\.0\.1:([0-9]{1,5})", listen)
+    if listen != "off" and (address is None or int(address[1]) > 65_535):
+        raise ValueError("expected off or 127.0.0.1:port with a port from 0 (any free port) to 65535")
     return listen
 
 
 class HttpConfig(StrictModel):
     """/metrics (Prometheus), /healthz and /readyz."""
 
-    listen: Annotated[
-        str, OffInYaml, Field(pattern=r"^(off|127\.0\.0\.1:\d{1,5})$"), AfterValidator(_listen_address)
-    ] = "127.0.0.1:9464"
+    listen: Annotated[str, OffInYaml, AfterValidator(_listen_address)] = "127.0.0.1:9464"
 
 
 class AgentConfig(StrictModel):
     device_id: TopicLevel = Field(default_factory=_default_device_id)
     source: SourceConfig = SourceConfig()
     cameras: tuple[CameraConfig, ...] = ()  # several cameras, in place of `source`
-    inference: InferenceConfig = InferenceConfig()
+    inference: InferenceConfig = Field(default_factory=InferenceConfig)
     decision: DecisionConfig = DecisionConfig()
     mqtt: MqttConfig = MqttConfig()
     control: ControlConfig = ControlConfig()
@@ -122,45 +103,36 @@ class AgentConfig(StrictModel):
     log_format: Literal["text", "json"] = "text"  # json: one object per line
 
     @model_validator(mode="after")
-    def _cameras_apart(self) -> Self:
+    def _consistent(self) -> Self:
         if self.cameras and (self.source.camera is not None or self.source.source is not None):
             raise ValueError("source and cameras both name a camera: remove one of the two sections")
         if self.cameras and self.source != SourceConfig():
             raise ValueError("source is not used beside cameras: move its settings to each camera, and delete it")
         names = [camera.name for camera in self.every_camera]
-        double = sorted({name for name in names if names.count(name) > 1})
-        if double:
-            raise ValueError(
-                f"cameras: {', '.join(double)} is the name of more than one camera: each needs its own name"
-            )
-        taken = sorted(set(names) & set(RESERVED_NAMES))
-        if taken:
-            raise ValueError(f"a camera cannot be called {taken[0]}: that is a topic of the device")
-        unnamed = [camera.name for camera in self.cameras if camera.camera is None and camera.source is None]
-        if unnamed:
+        if double := _repeated(names):
+            raise ValueError(f"cameras: {double} is the name of more than one camera: each needs its own name")
+        if taken := RESERVED_NAMES & set(names):
+            raise ValueError(f"a camera cannot be called {min(taken)}: that is a topic of the device")
+        if unnamed := [camera.name for camera in self.cameras if camera.camera is None and camera.source is None]:
             raise ValueError(f"cameras: {', '.join(unnamed)} names neither camera nor source")
         watched = [os.path.realpath(camera.source or "") for camera in self.cameras if camera.trigger == "folder"]
-        shared = sorted({folder for folder in watched if watched.count(folder) > 1})
-        if shared:
-            raise ValueError(f"cameras: {shared[0]} is watched by more than one: each picture would be inspected twice")
-        return self
-
-    @model_validator(mode="after")
-    def _pictures_are_made(self) -> Self:
+        if shared := _repeated(watched):
+            raise ValueError(f"cameras: {shared} is watched by more than one: each picture would be inspected twice")
         if self.spool.pictures != "off" and not self.heatmap.enabled:
-            raise ValueError(f"spool.pictures is {self.spool.pictures}, but heatmap.enabled is false: there are none")
+            raise ValueError(f"spool.pictures is {self.spool.pictures}, but heatmap.enabled is false: set it to true")
         return self
 
     @property
     def every_camera(self) -> tuple[CameraConfig, ...]:
         """`cameras`, or the one of `source`; product and decision filled in."""
         cameras = self.cameras or (CameraConfig(**dict(self.source)),)
+        product, decision = self.inference.product, self.decision
         return tuple(
-            camera.model_copy(
-                update={
-                    "product": camera.product or self.inference.product,
-                    "decision": camera.decision or self.decision,
-                }
-            )
+            camera.model_copy(update={"product": camera.product or product, "decision": camera.decision or decision})
             for camera in cameras
         )
+
+
+def _repeated(values: list[str]) -> str:
+    """The values that occur more than once, in one text; empty if there are none."""
+    return ", ".join(sorted({value for value in values if values.count(value) > 1}))

@@ -12,23 +12,21 @@ TopicLevel = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 GreyLevel = Annotated[float, Field(ge=0, le=255)]
 Offset = Annotated[int, Field(ge=0, le=65_535)]
 Side = Annotated[int, Field(ge=8, le=65_535)]
+FrameSide = Annotated[int, Field(ge=16, le=16_384)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-def _index_as_text(camera: object) -> object:
-    return str(camera) if type(camera) is int and camera >= 0 else camera
+IndexAsText = BeforeValidator(lambda camera: str(camera) if type(camera) is int and camera >= 0 else camera)
 
 
 class HealthConfig(StrictModel):
-    """When a live camera's pictures cannot be inspected: it is then degraded, and its verdicts are `unknown`."""
+    """Limits for the pictures of a live camera. Beyond one the camera is degraded and its verdicts are `unknown`."""
 
-    frozen_after_s: Seconds = 10.0  # frozen: the same picture, bit for bit, for so long; 0: never
-    dark_below: GreyLevel = 6.0  # a picture whose 99th percentile of grey is below this is black; 0: never
-    bright_above: GreyLevel = 250.0  # one whose 5th percentile of grey is above this is overexposed; 255: never
-    reference: Path | None = None  # made by `zsad-agent reference`; None: focus and position are not judged
-    focus_share: Share = 0.4  # sharpness below this share of the reference's is out of focus
-    moved_share: Share = 0.03  # the fixed background shifted by this share of the picture's width has moved
-    scene_match: Share = 0.5  # a lower likeness of the fixed background is another scene
+    frozen_after_s: Seconds = 10.0  # pictures that are equal, bit for bit, for this long are frozen; 0: no check
+    dark_below: GreyLevel = 6.0  # a picture whose 99th percentile of grey is lower is black; 0: no check
+    bright_above: GreyLevel = 250.0  # a picture whose 5th percentile of grey is higher is overexposed; 255: no check
+    reference: Path | None = None  # made by `zsad-agent reference`; None: focus and position are not checked
+    focus_share: Share = 0.4  # a picture with less than this share of the reference's sharpness is out of focus
+    moved_share: Share = 0.03  # a background that is shifted by this share of the picture's width has moved
+    scene_match: Share = 0.5  # a background that is less similar than this to the reference's is another scene
 
 
 class DecisionConfig(StrictModel):
@@ -36,9 +34,7 @@ class DecisionConfig(StrictModel):
     debounce_k: Annotated[int, Field(ge=1, le=1000)] = 1  # anomalous when k of the last n frames are
     debounce_n: Annotated[int, Field(ge=1, le=1000)] = 1
     hold_s: Seconds = 0.0
-    region_level: Annotated[float, Field(gt=0, le=1)] | None = (
-        None  # map value that a region starts at; None: the bundle's
-    )
+    region_level: Annotated[float, Field(gt=0, le=1)] | None = None  # lowest map value of a region; None: the bundle's
 
     @model_validator(mode="after")
     def _k_of_n(self) -> Self:
@@ -50,39 +46,29 @@ class DecisionConfig(StrictModel):
 class SourceConfig(StrictModel):
     """One of `camera` and `source`."""
 
-    camera: Annotated[str, BeforeValidator(_index_as_text)] | None = None  # V4L2 index or /dev/v4l/by-id/… path
+    camera: Annotated[str, IndexAsText] | None = None  # V4L2 index or /dev/v4l/by-id/… path
     source: Annotated[str, Field(min_length=1)] | None = None  # RTSP or HTTP URL, video file, image, folder or glob
     name: TopicLevel = "cam0"  # the topic level and `camera` of every result
-    width: Annotated[int, Field(ge=16, le=16_384)] | None = (
-        None  # requested from a V4L2 camera, pixels; None: 640 x 480
-    )
-    height: Annotated[int, Field(ge=16, le=16_384)] | None = None
+    width: FrameSide | None = None  # requested from a V4L2 camera, pixels; None: 640 x 480
+    height: FrameSide | None = None
     fps: Annotated[float, Field(gt=0, le=1000)] | None = None  # most frames taken per second; None: no limit
     loop: bool = False  # start a file or folder again when it ends
-    # free: every frame; mqtt: one frame per message on <camera>/trigger; folder: every picture in the folder `source`,
-    # which is moved once its result is safe
+    # free: every frame; mqtt: one frame per message on <camera>/trigger; folder: every picture in the folder `source`;
+    # a picture is moved when its result is stored
     trigger: Literal["free", "mqtt", "folder"] = "free"
-    stale_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0  # no frame for this long is a lost camera
-    reopen_max_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # longest back-off between attempts to open
+    stale_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0  # a camera without a frame for this long is lost
+    reopen_max_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # longest pause between attempts to open
     # x, y, width, height in pixels of the frame: the part that is inspected; None: all of it
     region_xywh: tuple[Offset, Offset, Side, Side] | None = None
     ignore_mask: Path | None = None  # a picture of the frame's shape; defects in its white areas are ignored
     health: HealthConfig = HealthConfig()
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _consistent(self) -> Self:
         if self.camera is not None and self.source is not None:
             raise ValueError("camera and source are both set: keep one of them")
-        return self
-
-    @model_validator(mode="after")
-    def _whole_size(self) -> Self:
         if (self.width is None) != (self.height is None):  # OpenCV would silently request neither
             raise ValueError("width and height go together: set both or neither")
-        return self
-
-    @model_validator(mode="after")
-    def _trigger_fits(self) -> Self:
         if self.trigger == "folder" and (self.source is None or self.loop):
             raise ValueError("trigger: folder needs source, the folder that is watched, and no loop")
         return self

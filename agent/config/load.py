@@ -1,6 +1,6 @@
 """Merges the config file and the command-line flags into one checked `AgentConfig`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,27 +45,23 @@ def load_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]] | No
         values, lines = read_yaml(path)
         validate(AgentConfig, values, str(path), lines)  # before the flags, so that a fault names its line
     for section, given in (flags or {}).items():
-        merged = dict(values.get(section) or {})
-        if section == "source" and ("camera" in given or "source" in given):
-            merged = {key: value for key, value in merged.items() if key not in ("camera", "source")}
+        merged = {**(values.get(section) or {}), **given}
+        if section == "source" and given.keys() & {"camera", "source"}:
             values.pop("cameras", None)
+            merged |= {key: given.get(key) for key in ("camera", "source")}
         if cameras := values.get("cameras"):
-            given, values["cameras"] = _laid_over_cameras(section, given, cameras)
-        if given:
-            values[section] = {**merged, **given}
+            values["cameras"] = [_with_flags(camera, section, given) for camera in cameras]
+        if given and not (cameras and section == "source"):
+            values[section] = merged
     return Settings(config=validate(AgentConfig, values, "command line"), path=path, lines=lines)
 
 
-def _laid_over_cameras(
-    section: str, given: Mapping[str, Any], cameras: Sequence[Mapping[str, Any]]
-) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
-    """The flags for the sections, and the cameras with the flags that each camera can have itself."""
-    of_cameras = [dict(camera) for camera in cameras]
+def _with_flags(camera: Mapping[str, Any], section: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """One of `cameras`, in which the flags of a section replace its own values."""
     if section == "source":
-        return {}, [{**camera, **given} for camera in of_cameras]
-    for camera in of_cameras:
-        if section == "inference" and "product" in given:
-            camera.pop("product", None)
-        if section == "decision" and camera.get("decision") is not None:
-            camera["decision"] = {**camera["decision"], **given}
-    return given, of_cameras
+        return {**camera, **given}
+    if section == "inference" and "product" in given:
+        return {key: value for key, value in camera.items() if key != "product"}
+    if section == "decision" and camera.get("decision") is not None:
+        return {**camera, "decision": {**camera["decision"], **given}}
+    return dict(camera)

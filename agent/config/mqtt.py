@@ -9,14 +9,13 @@ from pydantic import AfterValidator, Field, model_validator
 from zsad_core.config import StrictModel
 
 EMBEDDED_BROKER = "embedded"
-_SCHEMES = ("mqtt", "mqtts")
 
 
 def _broker_url(url: str) -> str:
     if url == EMBEDDED_BROKER:
         return url
     parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES or not parts.hostname:
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
         raise ValueError("expected mqtt://host[:port], mqtts://host[:port] or 'embedded'")
     if parts.username or parts.password:
         raise ValueError("credentials do not belong in the URL: set username and password_file")
@@ -54,15 +53,11 @@ class MqttConfig(StrictModel):
     in_flight: Annotated[int, Field(ge=1, le=1000)] = 20  # results sent and not yet acknowledged
 
     @model_validator(mode="after")
-    def _one_password(self) -> Self:
+    def _consistent(self) -> Self:
         if self.password_file is not None and self.password_credential is not None:
             raise ValueError("password_file and password_credential are both set: keep one of them")
-        return self
-
-    @model_validator(mode="after")
-    def _tls_is_used(self) -> Self:
         if not self.broker.startswith("mqtts:") and self.tls != TlsConfig():
-            raise ValueError(f"tls is set, but broker is {self.broker}: name it mqtts://host[:port]")
+            raise ValueError(f"tls is set, but broker is {self.broker}: change it to mqtts://host[:port]")
         return self
 
 
@@ -72,5 +67,5 @@ class ControlConfig(StrictModel):
     enabled: bool = False
     # A command is {"value": …, "id": …, "sent_at": …}. An older command, or a known id, is refused as a replay.
     max_age_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    plain: bool = False  # accept a bare value too, for dashboards that can send nothing else; replays are not detected
+    plain: bool = False  # also accept a bare value, for dashboards that cannot send JSON; replays are not detected
     bundle_dir: Path | None = None  # the folder with the bundles for `bundle/set`; None: no bundle switch

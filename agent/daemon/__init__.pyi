@@ -1,3 +1,4 @@
 from .daemon import RunOptions as RunOptions
 from .daemon import run_agent as run_agent
-from .shutdown import StopRequest as StopRequest
+from .shutdown import stop_on_signal as stop_on_signal
+from .startup import make_spool as make_spool

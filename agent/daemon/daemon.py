@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
-from zsad_agent.config import AgentConfig, default_state_dir
+from zsad_agent.config import AgentConfig
 from zsad_agent.control import (
     CAMERA_KEYS,
     FILE_NAME,
@@ -26,7 +26,7 @@ from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_a
 from zsad_agent.daemon.startup import compile_bundle, load_in_thread, make_spool, start_publisher
 from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
-from zsad_agent.inspection import Pipeline, Sink, Station, View, make_stations
+from zsad_agent.inspection import Pipeline, Sink, View, make_stations
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
 from zsad_agent.model import BundleStore, BundleUpdater, CameraInUse, Detector, Model, ModelInUse, Started
 from zsad_agent.monitoring import HealthServer, Metrics, StatsReporter
@@ -49,7 +49,7 @@ class RunOptions:
     """Options of one run that are not in the config."""
 
     stop: threading.Event  # set to end the run; accepted results are then published or stored within 2 s
-    state_dir: Path = field(default_factory=default_state_dir)
+    state_dir: Path
     reread: Callable[[], AgentConfig] | None = None  # reads and checks the config again; None: there is no file
     sinks: Sequence[Sink] = ()  # get every result, in addition to the publisher
     max_frames: int | None = None  # the run ends after this number of pictures
@@ -57,11 +57,11 @@ class RunOptions:
     exit_now: Callable[[int], None] = os._exit  # used if a thread hangs in a driver and blocks the end of the process
 
 
-def run_agent(config: AgentConfig, surroundings: RunOptions) -> int:
-    """Inspects until every source ends, `max_frames` are done, or a stop is asked for. The exit code.
+def run_agent(config: AgentConfig, options: RunOptions) -> int:
+    """Inspects until every source ends, `max_frames` are done, or a stop is requested. Returns the exit code.
 
-    A `reload` command starts all of it anew with the new config, in the same process. One that has no fault and still
-    cannot be started, as with a bundle that answers NaN, gives way to the config before.
+    A `reload` command starts everything again with the new config, in the same process. A new config without a fault
+    may still fail to start, for example because its bundle answers NaN. Then the earlier config is started again.
 
     Raises:
         ZsadError: something named in the config cannot be used.
@@ -72,94 +72,100 @@ def run_agent(config: AgentConfig, surroundings: RunOptions) -> int:
     fault: str | None = None
     known: set[str] = set()  # cameras of all starts
     while True:
-        restart = ReloadRequest(surroundings.reread, again=bool(known), fault=fault)
+        restart = ReloadRequest(options.reread, again=bool(known), fault=fault)
         names = {camera.name for camera in config.every_camera}
         known |= names
         try:
-            code = _run_once(config, surroundings, notifier, restart, gone=known - names)
+            code = _run_once(config, options, notifier, restart, gone=known - names)
         except ZsadError as error:
             if before is None or restart.begun:
                 raise
-            fault = f"the new config cannot be started, the one before runs on: {error}"
+            fault = f"the new config cannot be started, so the earlier one is used again: {error}"
             logger.error("%s", fault)
             config, before = before, None
             continue
-        if restart.config is None or surroundings.stop.is_set():
+        if restart.config is None or options.stop.is_set():
             return code
         before, config, fault = config, restart.config, None
         configure_logging(config.log_level, config.log_format)
-        logger.info("starting anew with the config as it is now")
+        logger.info("restarting with the new config")
 
 
 def _run_once(
-    config: AgentConfig, given: RunOptions, notifier: Notifier, restart: ReloadRequest, *, gone: Iterable[str]
+    config: AgentConfig, options: RunOptions, notifier: Notifier, restart: ReloadRequest, *, gone: Iterable[str]
 ) -> int:
     """Runs until the end or a reload. `gone`: cameras of earlier configs."""
     sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
     views = [View(camera.region_xywh, camera.ignore_mask) for camera in config.every_camera]
-    store = BundleStore(given.state_dir / "bundles", config.inference)
+    store = BundleStore(options.state_dir / "bundles", config.inference)
     with ExitStack() as stack:
-        started = load_in_thread(store, config, given.stop, notifier.watchdog if restart.again else None)
+        started = load_in_thread(store, config, options.stop, notifier.watchdog if restart.again else None)
         if started is None:
-            leave_at_once(0, given.exit_now)  # the compiler's threads would crash during interpreter shutdown
+            leave_at_once(0, options.exit_now)  # the compiler's threads would crash during interpreter shutdown
             return 0
         give_back_memory()
-        spool = stack.enter_context(make_spool(config, given.state_dir, given.stop))
+        spool = stack.enter_context(make_spool(config, options.state_dir, options.stop))
         services = ServiceGroup()
         stack.callback(lambda: services.stop(time.monotonic() + STOP_S))
-        publisher = start_publisher(config, spool, services, given.stop)
+        publisher = start_publisher(config, spool, services, options.stop)
         for suffix in (f"{name}/{topic}" for name in gone for topic in RETAINED_OF_CAMERA):
             publisher.set_retained(suffix, b"")  # otherwise the broker keeps its old status
-        agent = _assemble(config, given, started, publisher, sources, views, services)
+        agent = _assemble(config, options, started, publisher, sources, views, services)
         controller = None
         if config.control.enabled:
-            controller = services.start(_make_controller(config, given, agent, store, publisher, restart))
-        services.start(_make_health_server(config, agent, services, notifier))
-        reporter = StatsReporter(agent.observer.snapshot, publisher.set_retained)
+            controller = services.start(_make_controller(config, options, agent.observer, store, restart))
+        health = HealthServer(
+            config.http.listen,
+            metrics=agent.metrics.render,
+            stuck=lambda: find_stuck(agent.pipeline, services, notifier.watchdog_s),
+            missing=lambda: [*what_is_missing(agent.observer.snapshot()), *services.dead()],
+        )
+        services.start(health)
         services.start(agent.pipeline)
         restart.begun = True
         notifier.ready()
-        for station, source in zip(agent.stations, sources, strict=True):
+        stations = agent.observer.stations
+        for station, source in zip(stations, sources, strict=True):
             logger.info(
                 "inspecting %s as %r with %s", source.description, station.inspector.product, started.bundle.path
             )
-        statuses = [station.status for station in agent.stations]
-        ends = (given.stop, restart.event)
-        supervise(agent.pipeline, services, notifier, statuses, ends=ends, notes=started.reasons, tend=reporter.tend)
+        statuses = [station.status for station in stations]
+        ends = (options.stop, restart.event)
+        supervise(
+            agent.pipeline, services, notifier, statuses, ends=ends, notes=started.reasons, tend=agent.reporter.tend
+        )
         stop_by_s = time.monotonic() + STOP_S
         if not restart.event.is_set():
             notifier.stopping()
         elif controller is not None:
             controller.wait_idle(ANSWER_S)  # the reload command is answered before the restart
         ending = drain_and_flush(agent.pipeline, publisher, spool, ends)
-        services.stop(stop_by_s if given.stop.is_set() else time.monotonic() + STOP_S)
+        services.stop(stop_by_s if options.stop.is_set() else time.monotonic() + STOP_S)
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)
     code = 0 if agent.pipeline.failure is None and not ending.lost else 1
     trying = controller is not None and controller.busy  # a bundle is being compiled, as at the start
-    left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if given.stop.is_set() else CLOSE_CAPTURE_S
+    left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if options.stop.is_set() else CLOSE_CAPTURE_S
     close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))
     if trying or not ending.drained or not in_time(agent.pipeline.wait_capture, close_s, ends):
-        if restart.event.is_set() and not given.stop.is_set():
-            logger.error("a part of the run before hangs: the process ends, to be started anew")
+        if restart.event.is_set() and not options.stop.is_set():
+            logger.error("a thread hangs, so a restart in this process is impossible: the process ends")
             code = 1
-        leave_at_once(code, given.exit_now)
+        leave_at_once(code, options.exit_now)
     return code
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Agent:
-    stations: Sequence[Station]
-    models: ModelInUse
     pipeline: Pipeline
-    metrics: Metrics
     observer: Observer
-    evidence: EvidenceStore | None
+    metrics: Metrics
+    reporter: StatsReporter
 
 
 def _assemble(
     config: AgentConfig,
-    given: RunOptions,
+    options: RunOptions,
     started: Started[Detector],
     publisher: Publisher,
     sources: Sequence[Source],
@@ -178,57 +184,43 @@ def _assemble(
         slots_changed=slots_changed,
         stop=capture_stop,
     )
-    topics = Topics(config.mqtt.topic_prefix, config.device_id)
-    listen_for_triggers(
-        publisher, topics, {station.name: station.capture for station in stations if station.capture.triggered}
-    )
+    triggered = {station.name: station.capture for station in stations if station.capture.triggered}
+    listen_for_triggers(publisher, Topics(config.mqtt.topic_prefix, config.device_id), triggered)
     evidence = None
     if config.evidence.enabled:
-        folder = config.evidence.path or given.state_dir / "evidence"
+        folder = config.evidence.path or options.state_dir / "evidence"
         evidence = services.start(EvidenceStore(config.evidence, folder))
     recent = RecentResults()
     observer = Observer(
-        device_id=config.device_id,
-        device=config.inference.device,
-        stations=stations,
-        models=models,
-        publisher=publisher,
-        recent=recent,
-        evidence=evidence,
+        config=config, stations=stations, models=models, publisher=publisher, recent=recent, evidence=evidence
     )
     metrics = Metrics([station.name for station in stations], observer.snapshot)
     pipeline = Pipeline(
         stations=stations,
         slots_changed=slots_changed,
         store=publisher,
-        sinks=[metrics, recent, *given.sinks],
+        sinks=[metrics, recent, *options.sinks],
         stop=capture_stop,
         evidence=evidence,
-        on_crash=given.crash_reports.record if given.crash_reports is not None else None,
-        max_frames=given.max_frames,
+        on_crash=options.crash_reports.record if options.crash_reports is not None else None,
+        max_frames=options.max_frames,
     )
-    return _Agent(
-        stations=stations,
-        models=models,
-        pipeline=pipeline,
-        metrics=metrics,
-        observer=observer,
-        evidence=evidence,
-    )
+    reporter = StatsReporter(observer.snapshot, publisher.set_retained)
+    return _Agent(pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter)
 
 
 def _make_controller(
     config: AgentConfig,
-    given: RunOptions,
-    agent: _Agent,
+    options: RunOptions,
+    running: Observer,
     store: BundleStore,
-    publisher: Publisher,
     restart: ReloadRequest,
 ) -> Controller:
     """The controller of commands. After its start the stored settings of earlier runs apply."""
+    stations, models = running.stations, running.models
     updater = BundleUpdater(
         store=store,
-        models=agent.models,
+        models=models,
         compile_bundle=lambda bundle: compile_bundle(bundle, config),
         cameras=lambda: [
             CameraInUse(
@@ -236,18 +228,9 @@ def _make_controller(
                 product=station.inspector.product,
                 images_bgr=station.capture.newest_images(TRIAL_FRAMES),
             )
-            for station in agent.stations
+            for station in stations
         ],
     )
-    remote = RunningAgent(agent.stations, agent.models, updater, store, restart)
-    stored = StoredSettings(given.state_dir / FILE_NAME)
-    return Controller(remote, publisher, config, stored, reload_fault=restart.fault)
-
-
-def _make_health_server(config: AgentConfig, agent: _Agent, services: ServiceGroup, notifier: Notifier) -> HealthServer:
-    return HealthServer(
-        config.http.listen,
-        metrics=agent.metrics.render,
-        stuck=lambda: find_stuck(agent.pipeline, services, notifier.watchdog_s),
-        missing=lambda: [*what_is_missing(agent.observer.snapshot()), *services.dead()],
-    )
+    remote = RunningAgent(stations, models, updater, store, restart)
+    stored = StoredSettings(options.state_dir / FILE_NAME)
+    return Controller(remote, running.publisher, config, stored, reload_fault=restart.fault)

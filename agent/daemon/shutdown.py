@@ -6,8 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from types import FrameType
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from zsad_agent.daemon.supervision import SUPERVISE_S
@@ -19,37 +18,29 @@ logger = logging.getLogger(__name__)
 
 STOP_S = 1.6  # after a signal, for all services together; the whole stop takes less than 2 s
 DRAIN_S = 1.0  # after a signal: for the picture in the model
-DRAIN_HUNG_S = 0.1  # the same while the disk hangs: no result can be stored
+DRAIN_HUNG_S = 0.1  # the same while the disk hangs and stores no result
 FLUSH_ON_SIGNAL_S = 0.4
-FLUSH_PATIENCE_S = 5.0  # at the end of a source: longest time without a sent result; an absent broker delays no exit
+FLUSH_PATIENCE_S = 5.0  # at the end of a source: longest time in which no result is sent
 FLUSH_AT_END_S = 60.0  # longest time in total
-RELOAD_PATIENCE_S = 20.0  # for both before a reload, which is not urgent: opening a camera takes 15 s at most
+RELOAD_PATIENCE_S = 20.0  # for both before a reload: opening a camera may take 15 s
 
 
-class StopRequest:
-    """Turns SIGTERM and SIGINT into an event. Enter it in the main thread."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.event.set()
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set. Enter it in the main thread."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def leave_at_once(code: int, exit_now: Callable[[int], None]) -> None:
     """Ends the process without waiting for its threads."""
     logging.shutdown()
-    with contextlib.suppress(OSError):  # stdout is closed
+    with contextlib.suppress(OSError):  # stdout may be closed
         sys.stdout.flush()
     exit_now(code)
 
@@ -62,12 +53,12 @@ class ShutdownOutcome(NamedTuple):
 def drain_and_flush(
     pipeline: Pipeline, publisher: Publisher, spool: Spool, ends: Sequence[threading.Event]
 ) -> ShutdownOutcome:
-    """Gives inspected pictures a limited time to reach the spool, then the broker."""
+    """Waits a limited time until inspected pictures are in the spool, then until the broker has them."""
     pipeline.stop()
     drained = in_time(pipeline.wait, DRAIN_HUNG_S if spool.hangs else DRAIN_S, ends)
     if not drained:
-        said = "stopped without waiting longer, so the latest picture may have no result: %s"
-        logger.warning(said, pipeline.stuck(0.0) or "busy")
+        told = pipeline.stuck(0.0) or "a thread is busy"
+        logger.warning("stopped after the time limit, so the latest picture may have no result: %s", told)
     logger.info("%d inspected, %d dropped", pipeline.inspected_frames, pipeline.dropped)
     if not any(end.is_set() for end in ends):
         unsent = _flush_at_end(publisher, ends[0])
@@ -75,7 +66,7 @@ def drain_and_flush(
         unsent = publisher.flush(FLUSH_ON_SIGNAL_S if publisher.connected and not spool.hangs else 0.0)
     lost = publisher.store_or_count_lost() if unsent else 0
     if lost:
-        logger.error("%d results are LOST: no broker took them, and the spool %s takes nothing", lost, spool.path)
+        logger.error("%d results are LOST: neither a broker nor the spool %s accepted them", lost, spool.path)
     if unsent > lost:
         logger.warning("%d results stay in the spool %s and are sent at the next start", unsent - lost, spool.path)
     return ShutdownOutcome(drained, lost)
@@ -93,13 +84,11 @@ def in_time(done: Callable[[float], bool], limit_s: float, ends: Sequence[thread
 
 def _flush_at_end(publisher: Publisher, stop: threading.Event) -> int:
     """Waits for the broker while results are still being sent. Returns the number of unsent results."""
-    started_s = progress_s = time.monotonic()
+    end_s = time.monotonic() + FLUSH_AT_END_S
+    patient_until_s = time.monotonic() + FLUSH_PATIENCE_S
     unsent = publisher.flush(SUPERVISE_S)
-    while unsent and not stop.is_set():
-        now_s = time.monotonic()
-        if now_s - progress_s > FLUSH_PATIENCE_S or now_s - started_s > FLUSH_AT_END_S:
-            break
+    while unsent and not stop.is_set() and time.monotonic() < min(patient_until_s, end_s):
         before, unsent = unsent, publisher.flush(SUPERVISE_S)
         if unsent < before:
-            progress_s = time.monotonic()
+            patient_until_s = time.monotonic() + FLUSH_PATIENCE_S
     return unsent

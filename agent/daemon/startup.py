@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 from zsad_agent.config import EMBEDDED_BROKER, AgentConfig
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_spool(config: AgentConfig, state_dir: Path, stop: threading.Event) -> Spool:
-    """The path of the spool, where results wait for the broker. Opens no file."""
+    """The spool, where results wait for the broker. Opens no file."""
     limits = config.spool
     return Spool(
         limits.path or state_dir / "spool.sqlite3",
@@ -48,40 +49,30 @@ def compile_bundle(bundle: Bundle, config: AgentConfig) -> Detector:
     """The bundle, compiled for the config's device, after checking that it can serve every camera."""
     check_products(config, bundle)
     detector = Detector(bundle, config.inference)
-    warn_of_slowness(detector.trial_s)
-    return detector
-
-
-def warn_of_slowness(trial_s: float) -> None:
-    """Warns about a model that is so slow that the watchdog would restart the agent.
-
-    Args:
-        trial_s: seconds for one picture.
-    """
-    if trial_s > SLOW_S:
+    if detector.trial_s > SLOW_S:
         logger.warning(
-            "one picture took the model %.0f s: a watchdog may take it for one that hangs. Use a smaller bundle, set "
-            "inference.threads to the cores that are free, or raise WatchdogSec (systemctl edit zsad-agent)",
-            trial_s,
+            "the model needed %.0f s for one picture, so systemd's watchdog may restart the agent. Use a smaller "
+            "bundle, set inference.threads to the free cores, or raise WatchdogSec (systemctl edit zsad-agent)",
+            detector.trial_s,
         )
+    return detector
 
 
 def load_in_thread(
     store: BundleStore, config: AgentConfig, stop: threading.Event, alive: Callable[[], None] | None
 ) -> Started[Detector] | None:
-    """Compiles in a thread, because compiling cannot be interrupted by a signal. Returns None if stopped.
+    """Compiles in a thread, because a signal cannot interrupt the compiler. Returns None if stopped.
 
-    Args:
-        alive: feeds a watchdog that runs already, for as long as a first start may take; None: none runs yet.
+    `alive` feeds a watchdog that already runs, for at most `LOAD_S`; None: none runs yet.
     """
     started_s = time.monotonic()
-    outcome: list[Started[Detector] | Exception] = []
+    outcome: Future[Started[Detector]] = Future()
 
     def load() -> None:
         try:
-            outcome.append(store.start(lambda bundle: compile_bundle(bundle, config)))
+            outcome.set_result(store.start(lambda bundle: compile_bundle(bundle, config)))
         except Exception as error:  # the main thread raises it
-            outcome.append(error)
+            outcome.set_exception(error)
 
     thread = threading.Thread(target=load, name="load", daemon=True)
     thread.start()
@@ -89,8 +80,4 @@ def load_in_thread(
         if alive is not None and time.monotonic() - started_s < LOAD_S:
             alive()
         thread.join(SUPERVISE_S)
-    if not outcome:
-        return None
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
+    return outcome.result() if outcome.done() else None

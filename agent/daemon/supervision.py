@@ -34,20 +34,11 @@ def supervise(
 ) -> None:
     """Runs until the pipeline is done or one of `ends` is set. Feeds the watchdog while inference and publishing work.
 
-    A camera or broker that is away does not stop the signs of life: a restart would not bring it back. A service whose
-    thread has died is logged once and stays in the status text.
-
-    Args:
-        pipeline: one of `services`.
-        services: all that run.
-        notifier: of systemd.
-        statuses: of the cameras.
-        ends: of the run.
-        notes: further faults of the whole, for the status text.
-        tend: called at every look.
+    The watchdog is also fed while a camera or the broker is away, because a restart would not bring it back. A service
+    whose thread has died is logged once and stays in the status text, as `notes`. `tend` is called every `SUPERVISE_S`.
     """
     status_due_s, said = 0.0, ""
-    told: set[str] = set()
+    logged: set[str] = set()
     while not any(end.is_set() for end in ends) and not pipeline.wait(SUPERVISE_S):
         stuck = find_stuck(pipeline, services, notifier.watchdog_s)
         if stuck is None:
@@ -58,8 +49,8 @@ def supervise(
             else:
                 status.fault(PROCESS, stuck)
         for death in services.dead():
-            if death not in told:
-                told.add(death)
+            if death not in logged:
+                logged.add(death)
                 logger.error("%s", death)
         tend()
         state = "; ".join((condition(statuses), *services.faults, *notes))

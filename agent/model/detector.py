@@ -57,7 +57,7 @@ class Detector:
         started_s = time.monotonic()
         self.predict(np.full((*self._input_hw, 3), 127, np.uint8))
         self.trial_s = time.monotonic() - started_s  # time of the first picture, which also creates the kernels
-        let_go_of_mapped(config.compiled_dir)
+        let_go_of_mapped(config.cache_dir)
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         """Map and score of one picture.
@@ -200,7 +200,7 @@ def _compile_with_cache(
     ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig, options: dict[str, Any]
 ) -> Any | None:
     """None (logged) if the cache or the device fails."""
-    root = config.compiled_dir
+    root = config.cache_dir
     with alone_in(root) as alone:
         cache = open_cache(root, bundle.sha256, ov.get_version()) if alone else None
         if cache is None:

@@ -102,4 +102,4 @@ def _device(config: InferenceConfig) -> str:
 
 
 def _path(config: InferenceConfig) -> Path:
-    return config.compiled_dir.absolute() / _FILE
+    return config.cache_dir.absolute() / _FILE

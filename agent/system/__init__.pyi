@@ -5,10 +5,13 @@ from .atomic_file import write_whole as write_whole
 from .backoff import Backoff as Backoff
 from .crash_reports import CrashReports as CrashReports
 from .logs import configure_logging as configure_logging
+from .process import EnergyMeter as EnergyMeter
 from .process import give_back_memory as give_back_memory
 from .process import keep_memory_small as keep_memory_small
 from .process import let_go_of_mapped as let_go_of_mapped
 from .process import prepare_environment as prepare_environment
+from .process import process_age_s as process_age_s
+from .process import status_mb as status_mb
 from .queues import BoundedQueue as BoundedQueue
 from .queues import FrameQueue as FrameQueue
 from .queues import LatestQueue as LatestQueue

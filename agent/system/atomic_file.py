@@ -1,4 +1,7 @@
-"""A file that is written whole or not at all, and stays after a power cut."""
+"""A file that is written whole or not at all, and stays after a power cut.
+
+Every function raises OSError if the disk does not store the content.
+"""
 
 import contextlib
 import os
@@ -33,11 +36,7 @@ def read_json(path: Path, model: type[ModelT], max_bytes: int) -> ModelT | None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replaces the content of `path`. Its folder must exist.
-
-    Raises:
-        OSError: it cannot be written; what was there before stays.
-    """
+    """Replaces the content of `path`, whose folder must exist. After an error the earlier content is unchanged."""
     partial = path.with_name(f".{path.name}.part")
     try:
         write_synced(partial, content)
@@ -50,11 +49,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Writes a file that nothing reads yet, as in a folder that is renamed when it is complete.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Writes a file that nothing reads yet, such as in a folder that is renamed when it is complete."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -62,11 +57,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes what was created or renamed in `folder` durable.
-
-    Raises:
-        OSError: the disk does not take it.
-    """
+    """Makes what was created or renamed in `folder` durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -1,6 +1,6 @@
-"""Reports on defects that end the agent, in `<state>/crash/`, for the people who fix them.
+"""Crash reports in `<state>/crash/`, for the developers.
 
-An exception that nobody caught becomes `<UTC time>-<pid>.txt`. A crash in native code leaves the Python stacks in
+An unhandled exception becomes `<UTC time>-<pid>.txt`. A crash in native code leaves the Python stacks in
 `fatal.log`, which becomes such a report at the next start. A process that was killed leaves nothing.
 """
 
@@ -23,12 +23,15 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from zsad_agent.system.logs import TextFormatter
+from zsad_agent.system.text import one_line
+from zsad_core.bundle import installed_version
 from zsad_core.redaction import redacted_text, redacted_values
 
 logger = logging.getLogger(__name__)
 
 MAX_REPORTS = 20
 MAX_REPORTS_PER_RUN = 5  # a thread that dies again and again must not replace the other reports
+MAX_SUMMARY = 300  # characters of the line about the error
 MAX_TRACEBACK = 100_000  # characters
 LOG_RECORDS = 200
 MAX_RECORD = 2000  # characters of one of them
@@ -39,40 +42,33 @@ HEAD_ENDS = "-- stacks of a crash in native code follow --\n"
 class CrashReports:
     """The crash reports of one process. If nothing can be written, every method does nothing."""
 
-    def __init__(self, state_dir: Path, config: dict[str, Any] | None = None) -> None:
-        """Opens nothing yet.
-
-        Args:
-            state_dir: of the service; `crash` is made in it.
-            config: as JSON; shown in reports, redacted.
-        """
+    def __init__(self, state_dir: Path, config: dict[str, Any]) -> None:
+        """Opens nothing yet. `config`, as JSON values, is shown in the reports, redacted."""
         self._folder = state_dir / "crash"
-        self._config = redacted_values(config or {})
+        self._config = redacted_values(config)
         self._run = secrets.token_hex(8)  # identifies the run: the clock may be wrong and a pid is reused
         self._started_s = time.monotonic()
         self._head = ""
         self._ring = _RingHandler()
         self._written = 0
-        self._last_crash: str | None = None
         self._fatal: BinaryIO | None = None
-
-    @property
-    def last_crash(self) -> str | None:
-        """One line about a crash of the last run: `the last run ended with …, see FILE`."""
-        return self._last_crash
+        self.last_crash: str | None = None  # one line about a crash of the last run: `the last run ended with …`
 
     def install(self) -> None:
         """Activates the reports of this process. Call it after the log is configured."""
-        self._head = self._make_head()
+        versions = ", ".join(f"{name} {installed_version(name) or 'not installed'}" for name in PACKAGES)
+        self._head = (
+            f"run: {self._run}\npid: {os.getpid()}\nstarted: {datetime.now(UTC).isoformat()}\n"
+            f"versions: python {platform.python_version()}, {versions}\nplatform: {platform.platform()}\n"
+        )
         logging.getLogger().addHandler(self._ring)
         self._hook()
         with contextlib.suppress(OSError):
             self._folder.mkdir(0o700, parents=True, exist_ok=True)
             self._open_fatal()
             self._keep_newest()
-        # a file that cannot be written leaves the stacks on stderr, which the journal keeps
-        with contextlib.suppress(OSError, ValueError, RuntimeError):
-            faulthandler.enable(self._fatal) if self._fatal is not None else faulthandler.enable()
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # stderr may be closed
+            faulthandler.enable(self._fatal or sys.stderr)  # the journal keeps stderr
 
     def record(self, error: BaseException, where: str) -> None:
         """Writes a report on an exception that ends the run, or the thread named `where`. Never raises."""
@@ -80,9 +76,9 @@ class CrashReports:
             if self._written >= MAX_REPORTS_PER_RUN:
                 return
             self._written += 1
-            what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            what = one_line(redacted_text(f"{type(error).__name__}: {error}"), MAX_SUMMARY)
             text = [
-                f"ended with: {redacted_text(what)} (in {where})\n",
+                f"ended with: {what} (in {where})\n",
                 self._head,
                 f"at: {datetime.now(UTC).isoformat()}, after {time.monotonic() - self._started_s:.1f} s\n\n",
                 redacted_text("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:],
@@ -95,30 +91,23 @@ class CrashReports:
                 file.write("".join(text).encode("utf-8", "backslashreplace"))
             self._keep_newest(path)
 
-    def _make_head(self) -> str:
-        versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
-        return (
-            f"run: {self._run}\npid: {os.getpid()}\nstarted: {datetime.now(UTC).isoformat()}\n"
-            f"versions: python {platform.python_version()}, {versions}\nplatform: {platform.platform()}\n"
-        )
-
     def _hook(self) -> None:
-        """In place of Python's own hooks, which write to stderr whatever credentials an exception's text holds."""
+        """Replaces Python's hooks, which write the credentials in an exception's text to stderr."""
         process_hook = sys.excepthook
 
         def on_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
             if issubclass(kind, KeyboardInterrupt):
                 process_hook(kind, error, trace)
             else:
-                tell(error, "the main thread")
+                report(error, "the main thread")
 
         def on_thread(args: threading.ExceptHookArgs) -> None:
             if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):
-                tell(args.exc_value, f"thread {args.thread.name if args.thread else 'unknown'}")
+                report(args.exc_value, f"thread {args.thread.name if args.thread else 'unknown'}")
 
-        def tell(error: BaseException, where: str) -> None:
+        def report(error: BaseException, where: str) -> None:
             self.record(error, where)
-            logger.critical("nobody caught an exception in %s", where, exc_info=error)
+            logger.critical("unhandled exception in %s", where, exc_info=error)
 
         sys.excepthook, threading.excepthook = on_process, on_thread
 
@@ -131,7 +120,7 @@ class CrashReports:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left = file.read().decode("utf-8", "replace")
             head, _, stacks = left.partition(HEAD_ENDS)
-            self._last_crash = self._look_back(head, stacks)
+            self.last_crash = self._look_back(head, stacks)
             file.truncate(0)
             file.write(f"{self._head}{HEAD_ENDS}".encode())
         except OSError:
@@ -142,9 +131,9 @@ class CrashReports:
     def _look_back(self, head: str, stacks: str) -> str | None:
         fields = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
         if stacks.strip():
-            what = " ".join(stacks.strip().splitlines()[0].split())
+            what = stacks.strip().splitlines()[0].strip()
             if what.endswith("Aborted"):  # SIGABRT
-                what += " (so ends a watchdog what hangs, as systemd's does after WatchdogSec; or native code itself)"
+                what += " (sent by a watchdog such as systemd's WatchdogSec to a process that hangs, or by native code)"
             path = self._folder / _report_name(fields.get("pid", "unknown"))
             path.touch(0o600, exist_ok=False)
             path.write_text(f"ended with: {what}\n{head}\n{stacks}", encoding="utf-8")
@@ -156,19 +145,18 @@ class CrashReports:
                 return f"the last run ended with {lines[0].removeprefix('ended with: ')}, see {path}"
         return None
 
-    def _reports(self) -> list[Path]:
-        """Oldest first."""
+    def _reports(self) -> list[Path]:  # the oldest first
         return sorted(self._folder.glob("[0-9]*Z-*.txt"))
 
     def _keep_newest(self, new: Path | None = None) -> None:
-        """`new`, just written, stays whatever its name says: the clock may not be set yet."""
+        """Deletes the oldest reports, but never `new`: the clock may not be set, so its name may be the oldest."""
         others = [path for path in self._reports() if path != new]
         for path in others[: max(0, len(others) + (new is not None) - MAX_REPORTS)]:
             path.unlink(missing_ok=True)
 
 
 class _RingHandler(logging.Handler):
-    """Keeps the last records as text, because their arguments may be pictures."""
+    """Keeps the last records as text, because their arguments may be large, such as images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,12 +172,3 @@ class _RingHandler(logging.Handler):
 
 def _report_name(pid: object) -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z-{pid}.txt"
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version  # 4 MB that a camera's process does not need
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

@@ -6,7 +6,7 @@ import os
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
-from zsad_agent.system.text import printable
+from zsad_agent.system.text import printable, utc_text
 from zsad_core.redaction import redacted_text
 
 
@@ -14,22 +14,21 @@ class TextFormatter(logging.Formatter):
     """One line, and a traceback on further lines if there is one."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line itself. A file's name in it may hold a line break, which must not forge another line."""
+        """The line itself. A line break in a file name must not look like another line of the log."""
         return printable(super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        """The whole record with redacted addresses, as a second protection behind the places that log them."""
+        """The whole record with redacted addresses. Callers redact them too; this is the second protection."""
         return redacted_text(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
-    """`{"time", "level", "logger", "message", "exception"}` in one line, whatever the texts hold."""
+    """One line with the keys time, level, logger, message, and with an exception its traceback as `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The whole record, redacted; `exception` is a traceback, or absent."""
-        at = datetime.fromtimestamp(record.created, UTC)
+        """The whole record, redacted."""
         entry = {
-            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": utc_text(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname,
             "logger": record.name,
             "message": redacted_text(record.getMessage()),
@@ -42,20 +41,15 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(level: str, log_format: Literal["text", "json"] = "text") -> None:
     """Sends every record from `level` up to stderr. Does nothing if another program has set up the root logger."""
     root = logging.getLogger()
-    ours = next((handler for handler in root.handlers if isinstance(handler, _OurHandler)), None)
-    if ours is None and root.handlers:
-        return
-    if ours is None:
-        ours = _OurHandler()
-        root.addHandler(ours)
-    ours.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(_text_layout()))
-    root.setLevel(level)
+    if not root.handlers:
+        root.addHandler(_OurHandler())
+    for handler in root.handlers:
+        if isinstance(handler, _OurHandler):
+            under_systemd = "JOURNAL_STREAM" in os.environ  # the journal adds the time itself
+            layout = "%(levelname)s %(message)s" if under_systemd else "%(asctime)s %(levelname)s %(message)s"
+            handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(layout))
+            root.setLevel(level)
 
 
 class _OurHandler(logging.StreamHandler[TextIO]):
-    """Our handler to stderr; its class tells it from handlers of other programs."""
-
-
-def _text_layout() -> str:
-    under_systemd = "JOURNAL_STREAM" in os.environ  # the journal adds the time itself
-    return "%(levelname)s %(message)s" if under_systemd else "%(asctime)s %(levelname)s %(message)s"
+    """Our handler to stderr. Its class distinguishes it from handlers of other programs."""

@@ -1,19 +1,18 @@
-"""Settings of the process: the environment that OpenCV reads, and its memory. Does not import OpenCV."""
+"""The process: the environment that OpenCV reads, memory, age, and the energy of the machine. Imports no OpenCV."""
 
 import ctypes
 import gc
 import math
 import mmap
 import os
+import time
 from pathlib import Path
 
 
 def prepare_environment(stale_after_s: float | None = None) -> None:
     """Call it before `cv2` is imported. Variables that the user has set stay.
 
-    Args:
-        stale_after_s: longest wait for one frame of a V4L2 camera, rounded up to whole seconds; OpenCV's own is 10.
-            None where no such camera is read: processes that are started inherit the environment, and each has its own.
+    `stale_after_s`: longest wait for a frame of a V4L2 camera, rounded up to whole seconds; None: OpenCV's 10 s.
     """
     if stale_after_s is not None:
         os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(stale_after_s)))
@@ -27,9 +26,9 @@ _KEPT_BYTES = 8 * 2**20  # a bit more than a frame of 1920 x 1080; with less, ea
 
 
 def keep_memory_small() -> None:
-    """Has GNU's allocator share one arena among threads and keep no more than 8 MB for later. Before threads start.
+    """Makes GNU's allocator share one arena among threads and keep at most 8 MB. Call it before threads start.
 
-    It saves 20 to 30 MB (docs/measurements.md). Without effect on another libc.
+    It saves 20 to 30 MB (docs/measurements.md). No effect with another libc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -39,9 +38,9 @@ def keep_memory_small() -> None:
 
 
 def give_back_memory() -> None:
-    """Gives the kernel what was freed and the allocator kept. Takes some 10 ms; for after what is done once.
+    """Returns freed memory to the kernel, such as tens of MB after a model was compiled. Takes about 10 ms.
 
-    Compiling a model leaves tens of MB so, which nothing needs again. Without effect on a libc that is not GNU's.
+    No effect with a libc other than GNU's.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -50,10 +49,10 @@ def give_back_memory() -> None:
 
 
 def let_go_of_mapped(folder: Path) -> None:
-    """Gives the kernel the pages of the files below `folder` that this process has mapped; read again if looked at.
+    """Returns the mapped pages of files below `folder` to the kernel, which reads them again if they are used.
 
-    OpenVINO maps a cached model and copies the weights into the order that it computes in, so each would count twice.
-    Without effect where there is no /proc or no madvise.
+    OpenVINO maps a cached model and copies its weights into another order, so each would be in memory twice. No effect
+    without /proc or madvise.
     """
     advise, advice = getattr(ctypes.CDLL(None), "madvise", None), getattr(mmap, "MADV_DONTNEED", None)
     if advise is None or advice is None:
@@ -67,3 +66,44 @@ def let_go_of_mapped(folder: Path) -> None:
         if len(fields) == 6 and fields[5].startswith(below) and b"w" not in fields[1]:
             start, end = (int(address, 16) for address in fields[0].split(b"-"))
             advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
+
+
+def process_age_s() -> float:
+    """Seconds since the kernel started this process."""
+    started_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
+
+
+def status_mb(key: str, pid: int | None = None) -> float:
+    """A line of a process's status, such as VmRSS, in MB; NaN if it is missing. `pid` None: this process."""
+    for line in Path(f"/proc/{pid or 'self'}/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return round(int(line.split()[1]) / 1024, 1)
+    return float("nan")
+
+
+class EnergyMeter:
+    """Joules that all processor packages used (RAPL), for all processes."""
+
+    def __init__(self, powercap: Path = Path("/sys/class/powercap")) -> None:
+        # `intel-rapl:0` is a package, also on AMD; `intel-rapl:0:0` is a part of it and would be counted twice
+        self._zones = [zone for zone in sorted(powercap.glob("*-rapl:*")) if zone.name.count(":") == 1]
+        self._before_uj = self._read_uj()
+
+    def since_last_j(self) -> float | None:
+        """Joules since the previous call, or since the constructor; None if the machine does not report them."""
+        now_uj = self._read_uj()
+        before_uj, self._before_uj = self._before_uj, now_uj
+        if now_uj is None or before_uj is None:
+            return None
+        spent_uj = 0
+        for zone, before, now in zip(self._zones, before_uj, now_uj, strict=True):
+            wraps = now < before  # the counter wraps at the end of its range
+            spent_uj += now - before + (int((zone / "max_energy_range_uj").read_text()) if wraps else 0)
+        return spent_uj / 1e6
+
+    def _read_uj(self) -> list[int] | None:
+        try:
+            return [int((zone / "energy_uj").read_text()) for zone in self._zones] or None
+        except (OSError, ValueError):  # on many systems only root can read it
+            return None

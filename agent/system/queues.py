@@ -1,5 +1,6 @@
 """Queues between threads: the newest item for a live camera, back-pressure for other sources, and round robin."""
 
+import contextlib
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -14,29 +15,23 @@ class QueueClosed(Exception):
 
 
 class FrameQueue(ABC, Generic[T]):
-    """First in, first out. Subclasses define `put`."""
+    """First in, first out."""
 
     def __init__(self, condition: threading.Condition | None = None) -> None:
-        """Takes the condition that it shares with other queues; None: one of its own."""
+        """`condition` is shared with other queues; None: one of its own."""
         self._condition = condition or threading.Condition()
         self._items: deque[T] = deque()
-        self._dropped = 0
         self._closed = False
+        self.dropped = 0  # items that newer ones replaced
 
     @abstractmethod
     def put(self, item: T, *, keep: bool = False, timeout_s: float) -> bool:
         """Whether `item` was accepted."""
 
     @property
-    def dropped(self) -> int:
-        with self._condition:
-            return self._dropped
-
-    @property
     def waiting(self) -> int:
         """Number of items in the queue."""
-        with self._condition:
-            return len(self._items)
+        return len(self._items)
 
     def get(self, timeout_s: float) -> T | None:
         """The next item; None if none came in time.
@@ -45,8 +40,7 @@ class FrameQueue(ABC, Generic[T]):
             QueueClosed: closed and empty.
         """
         with self._condition:
-            if not self._items and not self._closed:
-                self._condition.wait_for(lambda: self._closed or bool(self._items), timeout_s)
+            self._condition.wait_for(lambda: self._closed or self._items, timeout_s)
             return self.poll()
 
     def poll(self) -> T | None:
@@ -67,9 +61,9 @@ class FrameQueue(ABC, Generic[T]):
 
 
 class LatestQueue(FrameQueue[T]):
-    """One place. A newer item replaces one that was not taken, which counts as dropped. `put` never waits.
+    """One place. A newer item replaces an item that was not taken, which counts as dropped. `put` never waits.
 
-    An item put with `keep` is never replaced: a fault between two frames is told however busy the taker is.
+    An item put with `keep` is never replaced, so a fault between two frames is always reported.
     """
 
     _newest_is_kept = False
@@ -81,7 +75,7 @@ class LatestQueue(FrameQueue[T]):
                 return False
             if not keep and self._items and not self._newest_is_kept:
                 self._items.pop()
-                self._dropped += 1
+                self.dropped += 1
             self._items.append(item)
             self._newest_is_kept = keep
             self._condition.notify_all()
@@ -92,18 +86,14 @@ class BoundedQueue(FrameQueue[T]):
     """A few places. `put` waits while all are taken; nothing is dropped."""
 
     def __init__(self, places: int = 2, condition: threading.Condition | None = None) -> None:
-        """Takes the condition that it shares with other queues; None: one of its own."""
-        if places < 1:
-            raise ValueError(f"a hand-over needs at least one place, got {places}")
         super().__init__(condition)
         self._places = places
 
     def put(self, item: T, *, keep: bool = False, timeout_s: float) -> bool:
         """True if `item` was accepted; False if no place became free in time or the queue is closed."""
         with self._condition:
-            if len(self._items) >= self._places and not self._closed:
-                self._condition.wait_for(lambda: self._closed or len(self._items) < self._places, timeout_s)
-            if self._closed or len(self._items) >= self._places:
+            free = self._condition.wait_for(lambda: self._closed or len(self._items) < self._places, timeout_s)
+            if self._closed or not free:
                 return False
             self._items.append(item)
             self._condition.notify_all()
@@ -111,39 +101,34 @@ class BoundedQueue(FrameQueue[T]):
 
 
 class RoundRobin(Generic[T]):
-    """Takes from several slots in turn, so that each gets the same share under overload. For one thread."""
+    """Takes from several queues in turn, so that each gets the same share under overload. For one thread."""
 
-    def __init__(self, slots: Sequence[FrameQueue[T]], condition: threading.Condition) -> None:
-        """Takes the slots and the condition that they share."""
-        self._slots = slots
+    def __init__(self, queues: Sequence[FrameQueue[T]], condition: threading.Condition) -> None:
+        """`condition` is shared by the queues."""
+        self._queues = queues
         self._condition = condition
         self._next = 0
 
     def get(self, timeout_s: float) -> tuple[int, T] | None:
-        """The next item and the number of its slot; None if none came in time.
+        """The next item and the number of its queue; None if none came in time.
 
         Raises:
             QueueClosed: all are closed and empty.
         """
         with self._condition:
-            taken = self._poll()
-            if taken is None:
-                self._condition.wait(timeout_s)  # any slot's news, or another thread's taking: then None, too
+            if (taken := self._poll()) is None:
+                self._condition.wait(timeout_s)  # also ends when another thread takes an item: None is returned then
                 taken = self._poll()
             return taken
 
     def _poll(self) -> tuple[int, T] | None:
-        closed = 0
-        for step in range(len(self._slots)):
-            number = (self._next + step) % len(self._slots)
-            try:
-                item = self._slots[number].poll()
-            except QueueClosed:
-                closed += 1
-                continue
-            if item is not None:
-                self._next = number + 1
-                return number, item
-        if closed == len(self._slots):
+        any_open = False
+        for number in (*range(self._next, len(self._queues)), *range(self._next)):
+            with contextlib.suppress(QueueClosed):
+                if (item := self._queues[number].poll()) is not None:
+                    self._next = number + 1
+                    return number, item
+                any_open = True
+        if not any_open:
             raise QueueClosed
         return None

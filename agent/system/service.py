@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from abc import abstractmethod
-from types import TracebackType
 from typing import ClassVar, Protocol, Self, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -25,7 +24,7 @@ class Service(Protocol):
 
     @abstractmethod
     def stop(self, deadline_s: float) -> None:
-        """Ends the threads until `deadline_s` (monotonic seconds), whatever hangs. Safe to call twice."""
+        """Ends the threads. Returns before `deadline_s` (monotonic seconds) even if one hangs. Safe to call twice."""
 
     @property
     def alive(self) -> bool:
@@ -47,9 +46,7 @@ class Service(Protocol):
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop(time.monotonic() + self.stop_s)
 
 
@@ -57,19 +54,19 @@ S = TypeVar("S", bound=Service)
 
 
 class ServiceGroup:
-    """The services of one run."""
+    """The services of one run, in the order of their starts."""
 
     def __init__(self) -> None:
         self._running: list[Service] = []
 
     def start(self, service: S) -> S:
-        """Starts a service after the others and stops it before them."""
+        """Starts a service. It is stopped before those that were started earlier."""
         service.start()
         self._running.append(service)
         return service
 
     def stop(self, deadline_s: float) -> None:
-        """Stops all until `deadline_s` (monotonic seconds), the newest first. Each has a share of the time."""
+        """Stops all before `deadline_s` (monotonic seconds), the newest first. Each has a share of the time."""
         while self._running:
             now_s = time.monotonic()
             share_s = max(0.0, deadline_s - now_s) / len(self._running)
@@ -77,7 +74,7 @@ class ServiceGroup:
             try:
                 service.stop(now_s + share_s)
             except Exception:  # the other services are stopped too
-                logger.exception("%s: cannot be stopped", service.name)
+                logger.exception("%s: stop failed", service.name)
 
     def dead(self, *, vital: bool = False) -> list[str]:
         """The services whose thread has died, in words. `vital`: only those that results depend on."""

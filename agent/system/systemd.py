@@ -1,5 +1,6 @@
 """The sd_notify protocol: datagrams to the socket that systemd names. Does nothing without systemd."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -9,14 +10,18 @@ logger = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Sends states to the service manager. Every method does nothing if there is none."""
+    """Sends states to systemd. Every method does nothing without it."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID of `environment`."""
         address = environment.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address  # @ is an abstract socket
-        self.watchdog_s = _watchdog_s(environment)
         self._status = ""
+        self.watchdog_s: float | None = None  # interval of systemd's watchdog for this process; None: no watchdog
+        with contextlib.suppress(KeyError, ValueError):
+            interval_s = int(environment["WATCHDOG_USEC"]) / 1e6
+            if interval_s > 0 and int(environment.get("WATCHDOG_PID", os.getpid())) == os.getpid():
+                self.watchdog_s = interval_s
 
     def ready(self) -> None:
         self._send("READY=1")
@@ -28,7 +33,7 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`; the same text is sent once."""
+        """One line for `systemctl status`. A text that has not changed is not sent again."""
         if text != self._status:
             self._status = text
             self._send("STATUS=" + " ".join(text.split()))
@@ -41,14 +46,4 @@ class Notifier:
                 sender.setblocking(False)
                 sender.sendto(state.encode("utf-8", "replace"), self._address)
         except OSError as error:
-            logger.debug("service manager not reached: %s", error)
-
-
-def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """Watchdog interval of systemd for this process, in seconds; None if there is no watchdog."""
-    try:
-        interval_s = int(environment["WATCHDOG_USEC"]) / 1e6
-        meant = int(environment.get("WATCHDOG_PID", os.getpid())) == os.getpid()
-    except (KeyError, ValueError):
-        return None
-    return interval_s if meant and interval_s > 0 else None
+            logger.debug("systemd cannot be notified: %s", error)

@@ -106,7 +106,7 @@ def test_a_camera_without_parts_in_view_is_reported_and_recovers(tmp_path: Path,
         Witness(broker.port) as witness,
     ):
         told = command_reference(camera, reference)
-        assert "moved camera, changed scene: judged\n" in told and "out of focus: judged by what is fixed" in told
+        assert "moved camera, changed scene: checked\n" in told and "out of focus: checked, by what is fixed" in told
         settings = f"source:\n  health:\n    reference: {reference}\n    frozen_after_s: {FROZEN_AFTER_S}\n"
         arguments = ["--source", camera.url, "--broker", broker.url]
         with AgentProcess(tmp_path, tiny_bundle, *arguments, settings=settings) as agent:

@@ -11,6 +11,7 @@ import pytest
 from zsad_agent.cli.calibrate import as_yaml, calibrate
 from zsad_agent.cli.main import main
 from zsad_agent.cli.score import find_pictures
+from zsad_core.errors import ZsadError
 
 
 def write_picture(path: Path, blot: bool) -> Path:
@@ -85,9 +86,9 @@ def test_maps_mirror_the_folder_at_the_models_resolution(
 def test_no_map_replaces_another(tmp_path: Path) -> None:
     for name in ("one/a.png", "one/a.jpg", "one/b.png", "two/a.png", "two/b.png"):
         write_picture(tmp_path / name, blot=False)
-    names = [picture.map_path.as_posix() for picture in find_pictures([tmp_path / "one", tmp_path / "two"])]
+    names = [map_path.as_posix() for _, map_path in find_pictures([tmp_path / "one", tmp_path / "two"])]
     assert names == ["a.jpg.npy", "a.png.npy", "b.png.npy", "a.png.2.npy", "b.png.2.npy"]
-    alone = [picture.map_path.as_posix() for picture in find_pictures([tmp_path / "two"])]
+    alone = [map_path.as_posix() for _, map_path in find_pictures([tmp_path / "two"])]
     assert alone == ["a.npy", "b.npy"]
 
 
@@ -146,26 +147,28 @@ def test_calibrate_prints_a_threshold_that_passes_the_good_parts(
 
 @pytest.mark.parametrize("count", [0, 4])
 def test_calibrate_refuses_too_few(count: int) -> None:
-    with pytest.raises(ValueError, match=f"{count} pictures can be scored, at least 5"):
+    with pytest.raises(ZsadError, match=f"{count} pictures can be scored, at least 5"):
         calibrate([0.1] * count, 0.01)
 
 
-def test_calibrate_with_enough_pictures_allows_the_rate_asked_for() -> None:
+def test_calibrate_with_enough_pictures_allows_the_requested_rate() -> None:
     scores = [index / 1000 for index in range(199)]  # 0.000 … 0.198
-    found = calibrate(scores, 0.02)
-    assert found.threshold == pytest.approx(0.1951)  # the 4th highest, 0.195, is the highest that passes
-    assert (found.rejected, found.expected_rate, found.reaches_goal) == (3, 0.02, True)
-    assert "cannot support" not in as_yaml(found, 0.02)
+    threshold, expected_rate = calibrate(scores, 0.02)
+    assert threshold == pytest.approx(0.1951)  # the 4th highest, 0.195, is the highest that passes
+    assert expected_rate == 0.02
+    text = as_yaml(scores, 0.02)
+    assert "199 pictures of good parts, of which 3 reach it" in text and "cannot support" not in text
 
 
 def test_calibrate_stays_above_every_score_when_there_are_few() -> None:
-    found = calibrate([0.1, 0.2, 0.3, 0.2, 0.1], 0.01)
-    assert found.threshold > 0.3 and found.rejected == 0
-    assert found.expected_rate == pytest.approx(1 / 6) and not found.reaches_goal
+    threshold, expected_rate = calibrate([0.1, 0.2, 0.3, 0.2, 0.1], 0.01)
+    assert threshold > 0.3
+    assert expected_rate == pytest.approx(1 / 6)
+    assert "of which 0 reach it" in as_yaml([0.1, 0.2, 0.3, 0.2, 0.1], 0.01)
 
 
-def test_calibrate_refuses_a_bundle_that_calls_a_good_part_certain_waste() -> None:
-    with pytest.raises(ValueError, match="does not fit"):
+def test_calibrate_refuses_a_bundle_with_the_highest_score_for_a_good_part() -> None:
+    with pytest.raises(ZsadError, match="does not fit"):
         calibrate([0.1, 0.2, 0.3, 0.2, 1.0], 0.01)
 
 

@@ -132,6 +132,15 @@ def test_error_for_a_user_without_a_home_names_the_variable_to_set(
     assert folder() == Path("/var/tmp/zsad-agent")
 
 
+def test_default_cache_folder_is_resolved_when_the_config_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "first"))
+    config = load_settings(write(tmp_path, "")).config
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "second"))
+    assert config.inference.cache_dir == tmp_path / "first" / "compiled"
+
+
 def test_off_needs_no_quotes(tmp_path: Path) -> None:
     path = tmp_path / "agent.yaml"
     path.write_text("http:\n  listen: off\nspool:\n  pictures: off\n")

@@ -34,6 +34,8 @@ def reload(agent: AgentProcess, operator: PlantOperator, number: int) -> None:
     """Asks for the reload of that number and waits for what follows."""
     operator.wait_until_heard(number)
     assert operator.command("reload")["error"] is None
-    wait_until(lambda: agent.output.count("starting anew") == number or not agent.running, timeout_s=40)
+    wait_until(
+        lambda: agent.output.count("restarting with the new config") == number or not agent.running, timeout_s=40
+    )
     assert agent.running, agent.output
     wait_until(lambda: agent.output.count("inspecting stream") == number + 1, timeout_s=40)

@@ -96,7 +96,7 @@ def test_reload_waits_for_the_end_of_a_probation(
         assert "is still on probation" in operator.command("reload")["error"]
         agent.wait_for_output("has passed its probation", PATIENCE_S)
         assert operator.command("reload")["error"] is None
-        agent.wait_for_output("starting anew", PATIENCE_S)
+        agent.wait_for_output("restarting with the new config", PATIENCE_S)
         operator.wait_until_heard(starts=2)
         assert "0.0.2" in json.loads(operator.payloads(f"{BASE}/bundle/state")[-1])["value"]
 

@@ -139,7 +139,7 @@ def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_brok
         config.write_text(good.replace(str(tiny_bundle), str(mad)))
         operator.reload()
         state = json.loads(operator.payloads(f"{BASE}/reload/state")[-1])
-        assert "the one before runs on" in state["error"] and "no valid anomaly_map" in state["error"]
+        assert "the earlier one is used again" in state["error"] and "no valid anomaly_map" in state["error"]
         for name in ("cam0", "cam1"):
             assert {result["verdict"] for result in operator.next_results(5, name)} == {"anomalous"}
 

@@ -224,7 +224,7 @@ def test_reference_comes_back_as_it_was_saved(reference: Reference, tmp_path: Pa
 
 def test_reference_tells_whether_a_small_move_would_show(reference: Reference) -> None:
     assert reference.notices_moves
-    assert "moved camera, changed scene: judged" in describe(reference)
+    assert "moved camera, changed scene: checked" in describe(reference)
     slope = np.linspace(40, 200, W, dtype=np.float32)
     shaded = np.repeat(np.broadcast_to(slope, (H, W))[..., None], 3, axis=2)
     random = np.random.default_rng(2)

@@ -59,17 +59,17 @@ def inner():
 inner()
 """
     _, stderr = run(tmp_path, body, code=1)
-    assert "CRITICAL nobody caught an exception in the main thread" in stderr and "ValueError: no" in stderr
+    assert "CRITICAL unhandled exception in the main thread" in stderr and "ValueError: no" in stderr
     assert "secret" not in stderr
     text = the_report(tmp_path)
-    assert text.startswith("ended with: ValueError: no such mqtt://***@host (in the main thread)\n")
+    assert text.startswith("ended with: ValueError: no; such mqtt://***@host (in the main thread)\n")
     for part in (", in inner", "python 3.", "openvino 2", "paho-mqtt", "numpy", "record 299 of", '"line3"'):
         assert part in text, part
     assert "record 100 of" in text and "record 99 of" not in text
     assert "secret" not in text
     said, _ = run(tmp_path)
     (path,) = reports_in(tmp_path)
-    assert said == f"the last run ended with ValueError: no such mqtt://***@host (in the main thread), see {path}"
+    assert said == f"the last run ended with ValueError: no; such mqtt://***@host (in the main thread), see {path}"
     assert run(tmp_path)[0] == "None"  # of the last run alone
 
 
@@ -90,7 +90,7 @@ os._exit(1)
     ("body", "number", "words"),
     [
         ("ctypes.string_at(0)", signal.SIGSEGV, "Fatal Python error: Segmentation fault"),
-        ("os.abort()", signal.SIGABRT, "Fatal Python error: Aborted (so ends a watchdog"),
+        ("os.abort()", signal.SIGABRT, "Fatal Python error: Aborted (sent by a watchdog"),
     ],
 )
 def test_crash_in_native_code_leaves_the_stacks_of_all_threads(

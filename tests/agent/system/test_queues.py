@@ -68,11 +68,6 @@ def test_close_wakes_a_waiting_giver() -> None:
     assert not slot.put(2, timeout_s=10)
 
 
-def test_handover_needs_a_place() -> None:
-    with pytest.raises(ValueError, match="at least one place"):
-        BoundedQueue(0)
-
-
 def test_turns_serve_each_slot_in_turn_and_end_with_the_last() -> None:
     slots_changed = threading.Condition()
     slots: list[BoundedQueue[str]] = [BoundedQueue(8, slots_changed) for _ in range(3)]

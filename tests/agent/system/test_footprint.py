@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from zsad_agent.cli.footprint import EnergyMeter, process_age_s, status_mb
+from zsad_agent.system import EnergyMeter, process_age_s, status_mb
 
 
 def zone(powercap: Path, name: str, energy_uj: int) -> Path:

@@ -1,0 +1,68 @@
+"""Flags that several commands have, and the config that they give."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # pydantic takes longer than parsing
+    from zsad_agent.config import AgentConfig
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    """`--camera` or `--source`, and `--config`."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--camera", metavar="INDEX|PATH", help="V4L2 camera: 0, or /dev/v4l/by-id/…")
+    where.add_argument("--source", metavar="URI", help="RTSP or HTTP URL, video file, picture, folder or glob")
+    add_config_flag(parser)
+
+
+def add_config_flag(parser: argparse.ArgumentParser) -> None:
+    """`--config`."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML config; default: /etc/zsad-agent/agent.yaml if there is one"
+    )
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """`--bundle` and `--product`."""
+    parser.add_argument(
+        "--bundle", type=Path, metavar="PATH", help="folder, .zip or name of a shipped bundle; default: zsad-small"
+    )
+    parser.add_argument(
+        "--product", metavar="NAME", help="a product of the bundle; default: the generic product, object"
+    )
+
+
+def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
+    """`--threshold`."""
+    parser.add_argument("--threshold", type=float, metavar="T", help="score in [0, 1]; default: the bundle's")
+
+
+def count(text: str) -> int:
+    """A whole number from 1, as the type of an argument."""
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+    return int(text)
+
+
+def given(**flags: Any) -> dict[str, Any]:
+    """The flags that are on the command line."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def model_config(args: argparse.Namespace, *, threshold: float | None = None, **inference: Any) -> AgentConfig:
+    """The config of a command that reads no config file: `args.bundle`, `args.product` and further inference keys.
+
+    Raises:
+        ConfigError: one line per fault.
+    """
+    from zsad_agent.config import AgentConfig
+    from zsad_core.config import validate
+
+    values = {
+        "inference": given(bundle=args.bundle, product=args.product, **inference),
+        "decision": given(threshold=threshold),
+    }
+    return validate(AgentConfig, values, "command line")
