@@ -275,9 +275,11 @@ def environment_of_hanging_disk(folder: Path) -> dict[str, str]:
 def test_signal_while_the_spool_hangs_in_its_opening_ends_the_agent(tiny_bundle: Path, tmp_path: Path) -> None:
     environment = environment_of_hanging_disk(tmp_path)
     (tmp_path / "hangs").touch()
-    video = write_line_video(tmp_path / "line.avi", frames=3)
-    flags = ("--source", str(video), "--broker", NO_BROKER)
-    with AgentProcess(tmp_path, tiny_bundle, *flags, environment=environment) as agent:
+    parts = tmp_path / "parts"
+    parts.mkdir()  # without a part there is no result that the disk must accept
+    settings = f"source:\n  source: {parts}\n  trigger: folder\n"
+    flags = ("--broker", NO_BROKER)
+    with AgentProcess(tmp_path, tiny_bundle, *flags, environment=environment, settings=settings) as agent:
         wait_until((tmp_path / "reached").exists, 30)
         code, spent_s = agent.terminate()
     assert spent_s < 2.0, agent.output
