@@ -56,6 +56,7 @@ class SourceConfig(StrictModel):
     # free: every frame; mqtt: one frame per message on <camera>/trigger; folder: every picture in the folder `source`;
     # a picture is moved when its result is stored
     trigger: Literal["free", "mqtt", "folder"] = "free"
+    sort_by_verdict: bool = False  # trigger: folder moves to inspected/ok, inspected/anomalous and inspected/unknown
     stale_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0  # a camera without a frame for this long is lost
     reopen_max_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # longest pause between attempts to open
     # x, y, width, height in pixels of the frame: the part that is inspected; None: all of it
@@ -71,6 +72,8 @@ class SourceConfig(StrictModel):
             raise ValueError("width and height go together: set both or neither")
         if self.trigger == "folder" and (self.source is None or self.loop):
             raise ValueError("trigger: folder needs source, the folder that is watched, and no loop")
+        if self.sort_by_verdict and self.trigger != "folder":
+            raise ValueError("sort_by_verdict needs trigger: folder: only a watched folder's pictures are moved")
         return self
 
 

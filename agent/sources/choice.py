@@ -55,7 +55,7 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
         path = Path(config.source).expanduser()
         if not path.is_dir() and (path.exists() or not may_come_later):
             raise SourceError(f"{redacted(config.source)}: no such folder to watch (trigger: folder). Create it first")
-        return FolderDropSource(path, stale_after_s=config.stale_after_s)
+        return FolderDropSource(path, stale_after_s=config.stale_after_s, sort_by_verdict=config.sort_by_verdict)
     except (OSError, RuntimeError) as error:  # RuntimeError: `~name` of an unknown user
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceError(f"{redacted(config.source)[:MAX_SHOWN_CHARACTERS]}: {reason}") from error

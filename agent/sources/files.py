@@ -7,8 +7,8 @@ from typing import Self
 import cv2
 
 from zsad_agent.sources.opencv import OpenCvSource
-from zsad_agent.sources.source import Picture
-from zsad_core.errors import SourceError
+from zsad_agent.sources.source import DamagedPicture, Picture, name_of
+from zsad_core.errors import ImageError, SourceError
 from zsad_core.picture import read_image, to_bgr8
 
 COUNT_SLACK = 0.05  # share of the header's frame count, which some containers only estimate
@@ -72,7 +72,13 @@ class PicturesSource:
         """The next picture, None at the end.
 
         Raises:
-            ImageError: this file cannot be read as a picture; the next call reads the next one.
+            DamagedPicture: this file cannot be read as a picture; the next call reads the next one.
         """
         path = next(self._left, None)
-        return Picture(image=read_image(path)) if path is not None else None
+        if path is None:
+            return None
+        name = name_of(path)
+        try:
+            return Picture(image=read_image(path), source_name=name)
+        except ImageError as error:
+            raise DamagedPicture(str(error), source_name=name) from error

@@ -7,16 +7,17 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from zsad_agent.sources.source import DamagedPicture, Picture, Receipt, ReceiptError
+from zsad_agent.sources.source import DamagedPicture, Picture, Receipt, ReceiptError, name_of
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.picture import IMAGE_SUFFIXES, read_image
+from zsad_core.types import Verdict
 
 LOOK_EVERY_S = 0.2
 GRACE_S = 5.0  # a picture that cannot be decoded yet may still be written
@@ -26,6 +27,7 @@ _WHAT_TO_DO = {
 }
 MAX_NAME_BYTES = 255  # longest file name on Linux
 INSPECTED, UNREADABLE = "inspected", "unreadable"  # subfolders that pictures are moved to
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class _Signature(NamedTuple):
@@ -61,6 +63,7 @@ class FolderDropSource:
         folder: Path,
         *,
         stale_after_s: float,
+        sort_by_verdict: bool = False,
         grace_s: float = GRACE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -69,12 +72,14 @@ class FolderDropSource:
         Args:
             folder: the watched folder; its subfolders are not watched.
             stale_after_s: a folder that does not answer for so many seconds is lost.
+            sort_by_verdict: move inspected pictures to `inspected/<verdict>/`.
             grace_s: seconds that a picture may be undecodable before it is reported.
             clock: monotonic seconds.
         """
         self.description = f"folder {folder}"
         self._folder = folder
         self._stale_after_s = stale_after_s
+        self._sort_by_verdict = sort_by_verdict
         self._grace_s = grace_s
         self._clock = clock
         self._looked_s = -float("inf")
@@ -131,15 +136,20 @@ class FolderDropSource:
         except ImageError as error:
             first_s = self._undecoded.setdefault(found, self._clock())
             if _signature(path) == signature and self._clock() - first_s >= self._grace_s:
-                self._read = DamagedPicture(str(error), self._take(found, UNREADABLE))
+                receipt = self._take(found, lambda _: (UNREADABLE,))
+                self._read = DamagedPicture(str(error), source_name=name_of(path), receipt=receipt)
             return
         if _signature(path) == signature:  # else the file changed during reading
-            self._read = Picture(image=image, receipt=self._take(found, INSPECTED))
+            receipt = self._take(found, self._folder_of)
+            self._read = Picture(image=image, source_name=name_of(path), receipt=receipt)
 
-    def _take(self, found: _Found, into: str) -> Receipt:
-        """Marks the picture as read and returns its receipt."""
+    def _take(self, found: _Found, into: Callable[[Verdict], Sequence[str]]) -> Receipt:
+        """Marks the picture as read and returns its receipt. `into` gives the subfolders, from the top."""
         self._taken.add(found)
-        return partial(self._await_answer, partial(_put_away, *found, into))
+        return lambda verdict: self._await_answer(partial(_put_away, *found, into(verdict)))
+
+    def _folder_of(self, verdict: Verdict) -> tuple[str, ...]:
+        return (INSPECTED, verdict.value) if self._sort_by_verdict else (INSPECTED,)
 
     def _look(self) -> None:
         before, now_s = self._seen, self._clock()
@@ -184,21 +194,23 @@ def _in_thread(call: Callable[[], None]) -> Future[None]:
     return future
 
 
-def _put_away(path: Path, signature: _Signature, into: str) -> None:
-    """Moves the file to the subfolder `into` under an unused name. Does nothing if the file is gone or was replaced."""
+def _put_away(path: Path, signature: _Signature, into: Sequence[str]) -> None:
+    """Moves the file to the nested subfolders `into`, under an unused name. Does nothing if it is gone or replaced."""
     if _signature(path) != signature:
         return
     try:
-        folder = path.parent / into
-        folder.mkdir(exist_ok=True)
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a link could lead outside
-        try:
+        with ExitStack() as opened:
+            fd = os.open(path.parent, _FOLDER)
+            opened.callback(os.close, fd)
+            for name in into:
+                with suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=fd)
+                fd = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)  # a link could lead outside
+                opened.callback(os.close, fd)
             os.rename(path, _unused_name(path, signature, fd), dst_dir_fd=fd)
-        finally:
-            os.close(fd)
     except OSError as error:
         raise ReceiptError(
-            f"{path}: its result is safe, but it cannot be moved to {into}/: {error.strerror or error}. "
+            f"{path}: its result is safe, but it cannot be moved to {'/'.join(into)}/: {error.strerror or error}. "
             f"{_WHAT_TO_DO.get(error.errno or 0, _MAKE_ROOM)}"
         ) from error
 

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from zsad_agent.config import SourceConfig
-from zsad_agent.sources import GrabberSource, PicturesSource, Source, StreamSource, VideoFileSource, make_source
+from zsad_agent.sources import (
+    DamagedPicture,
+    GrabberSource,
+    PicturesSource,
+    Source,
+    StreamSource,
+    VideoFileSource,
+    make_source,
+)
 from zsad_agent.sources.camera import V4l2Source, ask_for_jpegs
 from zsad_core.errors import ConfigError, ImageError, SourceError
 from zsad_core.picture import decode_image
@@ -251,3 +259,14 @@ def test_pictures_source_starts_again_when_entered_again(tmp_path: Path) -> None
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9, 3), np.uint8))
     source = PicturesSource([tmp_path / "a.png"], "a")
     assert len(read_all(source)) == len(read_all(source)) == 1
+
+
+def test_pictures_and_damaged_ones_have_the_names_of_their_files(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9, 3), np.uint8))
+    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8")
+    with PicturesSource([tmp_path / "a.png", tmp_path / "b.jpg"], "two") as source:
+        picture = source.read()
+        assert picture is not None and picture.source_name == "a.png"
+        with pytest.raises(DamagedPicture) as damaged:
+            source.read()
+    assert damaged.value.source_name == "b.jpg" and damaged.value.receipt is None

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from zsad_agent.sources import watched_folder as folder_drop
 from zsad_agent.system import BoundedQueue
 from zsad_core.errors import ConfigError, ImageError, SourceError
 from zsad_core.picture import read_image
-from zsad_core.types import Frame
+from zsad_core.types import Frame, Verdict
 
 
 class Clock:
@@ -37,7 +38,7 @@ class Drop:
         self.folder = folder
         self.clock = Clock()
         self.source = FolderDropSource(folder, stale_after_s=30.0, grace_s=grace_s, clock=self.clock)
-        self.receipt: Callable[[], None] = lambda: None  # of the latest picture
+        self.receipt: Callable[[], None] = lambda: None  # of the latest picture, which passed
         self.source.__enter__()
 
     def look(self) -> np.ndarray | None:
@@ -45,12 +46,13 @@ class Drop:
         try:
             picture = self.source.read()
         except DamagedPicture as error:
-            self.receipt = error.receipt
+            assert error.receipt is not None
+            self.receipt = partial(error.receipt, Verdict.UNKNOWN)
             raise
         if picture is None:
             return None
         assert picture.receipt is not None
-        self.receipt = picture.receipt
+        self.receipt = partial(picture.receipt, Verdict.OK)
         return picture.image
 
     def put(self, name: str, level: int = 90, mtime: float | None = None) -> Path:
@@ -332,7 +334,7 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
 
 def settle(item: Captured) -> None:
     assert item.done is not None
-    item.done()
+    item.done(Verdict.OK)
 
 
 def test_every_picture_dropped_comes_once_and_ends_up_moved(tmp_path: Path, watch: Callable[..., Watched]) -> None:
