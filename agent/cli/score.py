@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -52,8 +53,6 @@ def main(arguments: list[str]) -> int:
     bundle = load_bundle(config.inference.bundle)
     threshold = bundle.manifest.threshold.value if config.decision.threshold is None else config.decision.threshold
     pictures = find_pictures(args.paths)
-    if not pictures:
-        raise ImageError(f"no pictures below {', '.join(map(str, args.paths))}")
     detector = Detector(bundle, config.inference)
     scores = (
         score_picture(path, detector, threshold=threshold, map_file=args.maps and args.maps / map_path)
@@ -93,18 +92,27 @@ def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     The pictures of a folder are sorted by name. A map is named `<stem>.npy`, in the same subfolder as the picture.
     Pictures whose maps would have the same name (`a.png` and `a.jpg`) all get `<file name>.npy`. If that is the same
     too (two folders with the same names), the later ones get a number: `a.png.2.npy`. No map replaces another.
+    What a folder holds besides pictures is reported on stderr.
+
+    Raises:
+        ImageError: there is no picture.
     """
-    from zsad_core.picture import find_images
+    from zsad_core.picture import find_files
 
     found: list[tuple[Path, Path]] = []  # the picture, and its path below its folder
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long or a folder closed
+            files = find_files(path)
             found += [
                 (picture, picture.relative_to(path) if picture != path else Path(path.name or "folder"))
-                for picture in find_images(path)
+                for picture in files.pictures
             ]
+            if files.skipped:
+                print(f"zsad-agent: {printable(files.note)}", file=sys.stderr)
         else:
             found.append((path, Path(path.name)))
+    if not found:
+        raise ImageError(f"no pictures below {', '.join(map(str, paths))}")
     short = Counter(inside.with_suffix("") for _, inside in found)
     taken: set[Path] = set()
     pictures = []

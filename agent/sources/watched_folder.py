@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 
 from zsad_agent.sources.source import DamagedPicture, Picture, Receipt, ReceiptError, name_of
 from zsad_core.errors import ImageError, SourceError
-from zsad_core.picture import IMAGE_SUFFIXES, read_image
+from zsad_core.picture import is_picture, read_image
 from zsad_core.types import Verdict
 
 LOOK_EVERY_S = 0.2
@@ -155,7 +155,7 @@ class FolderDropSource:
         before, now_s = self._seen, self._clock()
         with self._entries() as entries:
             paths = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
-        pictures = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+        pictures = [path for path in paths if is_picture(path.name, b"")]
         self._seen = {path: found for path in pictures if (found := _signature(path)) is not None}
         self._looked_s = now_s
         present = self._seen.items()

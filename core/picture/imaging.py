@@ -3,7 +3,6 @@
 Training, conversion and the device all use this module, so scores are comparable between them.
 """
 
-import os
 import stat
 from pathlib import Path
 from typing import Final
@@ -15,7 +14,6 @@ from zsad_core.errors import ImageError
 from zsad_core.picture.encoded import find_fault
 
 HALVE_FROM: Final = 4  # times the sides of the input; an image of at least this size is halved first
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 100_000_000  # of a file; a larger image could fill the memory of a small PC
 MAX_FILE_BYTES = 10 * MAX_PIXELS  # more than the largest image that is read: 4 channels of 16 bits, uncompressed
 
@@ -113,40 +111,6 @@ def read_mask(path: Path) -> np.ndarray:
     mask = _decoded(_read_file(path), str(path))  # not converted to 8 bits: a 16-bit value of 1 would become 0
     brightest = np.maximum.reduce(cv2.split(mask))  # several times as fast as max(axis=2)
     return (brightest > threshold).astype(np.uint8)
-
-
-def find_images(folder: Path) -> list[Path]:
-    """All image files below `folder`, sorted. Hidden files are left out; links to folders are not followed.
-
-    The list also has broken links to images, and folders that cannot be listed. Reading them raises ImageError, so
-    files that could not be inspected are reported.
-    """
-    found: list[Path] = []
-
-    def note_unlisted(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            found.append(Path(error.filename))
-
-    for parent, folders, names in os.walk(folder, onerror=note_unlisted):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = [Path(parent, name) for name in names if not name.startswith(".")]
-        found += [
-            path
-            for path in paths
-            if path.suffix.lower() in IMAGE_SUFFIXES
-            and (is_picture_file(path) or (path.is_symlink() and not os.path.exists(path)))  # noqa: PTH110
-        ]
-    return sorted(found)
-
-
-def is_picture_file(path: Path) -> bool:
-    """Whether `path` is or may be a regular file. If its status cannot be read, a later read reports the error."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
 
 
 def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int], *, out: np.ndarray | None = None) -> np.ndarray:

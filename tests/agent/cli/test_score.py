@@ -121,9 +121,10 @@ def test_faults_are_one_line_with_the_right_exit_code(
 
 
 def test_reader_that_goes_away_and_odd_file_names_leave_no_traceback(tiny_bundle: Path, tmp_path: Path) -> None:
-    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
-    Path(odd).write_bytes(write_picture(tmp_path / "a.png", blot=False).read_bytes())
-    score = f"{sys.executable} -m zsad_agent.cli score {tmp_path} --bundle {tiny_bundle}"
+    parts = tmp_path / "parts"
+    whole_png = write_picture(parts / "a.png", blot=False).read_bytes()
+    Path(os.fsdecode(os.fsencode(parts) + b"/\xff.png")).write_bytes(whole_png)
+    score = f"{sys.executable} -m zsad_agent.cli score {parts} --bundle {tiny_bundle}"
     whole = subprocess.run(score, shell=True, capture_output=True, timeout=60)
     assert whole.returncode == 0 and whole.stderr == b""
     assert rb"\udcff.png" in whole.stdout

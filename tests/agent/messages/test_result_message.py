@@ -166,7 +166,7 @@ def test_schema_refuses_what_the_contract_does_not_allow(changes: dict[str, Any]
         SCHEMA.validate(build() | changes)
 
 
-@pytest.mark.parametrize("key", sorted(build()))
+@pytest.mark.parametrize("key", sorted(build().keys() - {"source_name"}))
 def test_schema_refuses_a_message_with_a_key_missing(key: str) -> None:
     message = build()
     del message[key]
