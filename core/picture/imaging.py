@@ -47,7 +47,7 @@ def read_image(path: Path) -> np.ndarray:
         ImageError: the file is missing, empty, not an image, truncated, holds several images (an animation, for
             example), or is larger than `MAX_PIXELS`.
     """
-    return decode_image(_read_file(path), str(path))
+    return decode_image(read_encoded(path), str(path))
 
 
 def decode_image(encoded: np.ndarray, name: str) -> np.ndarray:
@@ -83,8 +83,12 @@ def _decoded(encoded: np.ndarray, name: str) -> np.ndarray:
     return image
 
 
-def _read_file(path: Path) -> np.ndarray:
-    """The file's content, uint8 [bytes]. Only a regular file is opened: a named pipe would hang."""
+def read_encoded(path: Path) -> np.ndarray:
+    """The file's content, uint8 [bytes]. Only a regular file is opened: a named pipe would hang.
+
+    Raises:
+        ImageError: the file is missing, empty, too large, or cannot be read.
+    """
     try:
         found = path.stat()
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
@@ -108,7 +112,7 @@ def read_mask(path: Path) -> np.ndarray:
         ImageError: the file cannot be read as an image.
     """
     threshold = 127 if path.suffix.lower() in (".jpg", ".jpeg") else 0
-    mask = _decoded(_read_file(path), str(path))  # not converted to 8 bits: a 16-bit value of 1 would become 0
+    mask = _decoded(read_encoded(path), str(path))  # not converted to 8 bits: a 16-bit value of 1 would become 0
     brightest = np.maximum.reduce(cv2.split(mask))  # several times as fast as max(axis=2)
     return (brightest > threshold).astype(np.uint8)
 
