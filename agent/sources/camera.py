@@ -7,25 +7,22 @@ from typing import Self
 
 import cv2
 
-from zsad_agent.sources.opencv import OpenCvSource
+from zsad_agent.sources.opencv import OpenCvSource, ask_for_encoded
 from zsad_agent.sources.source import Picture
 from zsad_core.errors import ImageError, SourceError
-from zsad_core.picture import decode_image, to_bgr8
 from zsad_core.redaction import redacted
 
 DAMAGED_IN_A_ROW = 25  # after so many damaged frames the camera is lost
-JPEG_FORMATS = frozenset(cv2.VideoWriter.fourcc(*name) for name in ("MJPG", "JPEG"))
 
 
 class _LiveSource(OpenCvSource):
     lossless, endless = False, True
     _damaged = 0  # frames in a row
-    _gives_jpegs = False  # True: the capture gives encoded JPEGs
 
     def _start(self, setting: int, value: int) -> Self:
-        """The last step of the opening: requests undecoded JPEGs as `ask_for_jpegs` does."""
+        """The last step of the opening: requests undecoded pictures as `ask_for_encoded` does."""
         self._damaged = 0
-        self._gives_jpegs = ask_for_jpegs(self._capture, setting, value)
+        self._gives_encoded = ask_for_encoded(self._capture, setting, value)
         return self
 
     def read(self) -> Picture:
@@ -44,7 +41,7 @@ class _LiveSource(OpenCvSource):
             if array is None:
                 continue
             try:
-                image = decode_image(array.reshape(-1), self.description) if self._gives_jpegs else to_bgr8(array)
+                image = self._image_of(array, self.description)
             except ImageError as error:
                 if self._damaged < DAMAGED_IN_A_ROW:
                     raise
@@ -110,12 +107,3 @@ class StreamSource(_LiveSource):
         failure = "cannot be opened: no answer, refused, wrong credentials, or no video at this URL"
         self._open(self._url, cv2.CAP_FFMPEG, timeouts, failure=failure)
         return self._start(cv2.CAP_PROP_FORMAT, -1)
-
-
-def ask_for_jpegs(capture: cv2.VideoCapture, setting: int, value: int) -> bool:
-    """Makes an opened capture give its JPEGs undecoded, uint8 [1, bytes]. False if it gives no JPEGs or cannot.
-
-    `setting` and `value` select this in the capture's backend.
-    """
-    comes_as_jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) in JPEG_FORMATS
-    return comes_as_jpeg and bool(capture.set(setting, value))
