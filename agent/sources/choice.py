@@ -15,6 +15,7 @@ from zsad_core.errors import ConfigError, SourceError
 from zsad_core.picture import HEAD_BYTES, READ_FORMATS, FoundFiles, find_files, is_picture, sort_out
 from zsad_core.redaction import redacted
 
+MOTION_JPEG_SUFFIXES = (".mjpeg", ".mjpg")  # a file of JPEGs, one after the other, begins like a single one
 STREAM_SCHEMES = frozenset({"http", "https", "rtsp", "rtsps"})
 logger = logging.getLogger(__name__)
 MAX_INDEX_DIGITS = 6
@@ -71,7 +72,7 @@ def _source_of_path(text: str) -> Source:
             raise SourceError(f"{path}: this folder cannot be listed. Give this user read permission")
     elif path.is_file():
         with path.open("rb") as file:
-            if not is_picture(path.name, file.read(HEAD_BYTES)):
+            if path.suffix.lower() in MOTION_JPEG_SUFFIXES or not is_picture(path.name, file.read(HEAD_BYTES)):
                 return VideoFileSource(path)
         found = FoundFiles([path], [])
     elif any(character in text for character in "*?["):

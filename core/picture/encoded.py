@@ -11,10 +11,14 @@ def find_fault(encoded: bytes) -> str | None:
 
     OpenCV fills the missing part of a truncated JPEG or PNG with grey and reports no error; it refuses other truncated
     formats itself. It reads only the first frame of an animated PNG, and does not count the other frames as images.
-    Bytes after the image's end (a second image, a phone's video) are not a fault.
+    Bytes after the image's end (a phone's video, further images that the first one declares) are not a fault.
     """
-    if encoded.startswith(b"\xff\xd8") and not _jpeg_ends(encoded):
-        return "the JPEG is truncated: it has no end-of-image marker"
+    if encoded.startswith(b"\xff\xd8"):
+        end = _jpeg_end(encoded)
+        if end is None:
+            return "the JPEG is truncated: it has no end-of-image marker"
+        if encoded.startswith(b"\xff\xd8\xff", end) and b"MPF\0" not in encoded[:end]:
+            return "several JPEGs, of which only the first would be read: split it, or give it the suffix .mjpeg"
     if encoded.startswith(b"\x89PNG"):
         chunks = _png_chunks(encoded)
         if b"IEND" not in chunks:
@@ -24,8 +28,8 @@ def find_fault(encoded: bytes) -> str | None:
     return None
 
 
-def _jpeg_ends(encoded: bytes) -> bool:
-    """Whether the JPEG has its own end marker (ITU-T T.81, annex B).
+def _jpeg_end(encoded: bytes) -> int | None:
+    """The position after the JPEG's own end marker (ITU-T T.81, annex B); None if it has none.
 
     It skips whole segments, so the end marker of an embedded thumbnail does not count. If another image starts before
     this one has ended, because a connection lost bytes, that image's end marker does not count either.
@@ -34,12 +38,12 @@ def _jpeg_ends(encoded: bytes) -> bool:
     while found := _JPEG_MARKER.search(encoded, position):
         marker, position = found[0][-1], found.end()
         if marker == _JPEG_END:
-            return True
+            return position
         if marker == _JPEG_START:
-            return False
+            return None
         if marker != 0x01:  # TEM has no length field
             position += int.from_bytes(encoded[position : position + 2], "big")
-    return False
+    return None
 
 
 def _png_chunks(encoded: bytes) -> set[bytes]:

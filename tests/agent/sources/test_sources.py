@@ -80,6 +80,15 @@ def test_cut_picture_in_a_video_of_pictures_is_refused_and_costs_only_itself(
     assert levels == [0, None, 2, 3]
 
 
+def test_several_jpegs_in_a_file_of_another_suffix_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "v.jpg").write_bytes(2 * jpeg_of().tobytes())
+    with (
+        make_source(SourceConfig(source=str(tmp_path / "v.jpg"))) as source,
+        pytest.raises(ImageError, match="several"),
+    ):
+        source.read()
+
+
 def test_cut_picture_in_a_video_of_pngs_is_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.avi", 4, codec="MPNG")
     content = path.read_bytes()
@@ -96,7 +105,8 @@ def test_cut_picture_in_a_video_of_pngs_is_refused(tmp_path: Path) -> None:
 def test_cut_picture_in_a_file_of_bare_jpegs_is_refused(tmp_path: Path) -> None:
     jpeg = jpeg_of().tobytes()
     (tmp_path / "v.mjpeg").write_bytes(jpeg + jpeg[: len(jpeg) // 3] + jpeg)
-    with VideoFileSource(tmp_path / "v.mjpeg") as source:
+    source = make_source(SourceConfig(source=str(tmp_path / "v.mjpeg")))
+    with source:
         whole = source.read()
         with pytest.raises(ImageError, match="frame 2: the JPEG is truncated"):
             source.read()
