@@ -1,8 +1,12 @@
+from .address import Address as Address
+from .address import is_url as is_url
+from .address import parse_address as parse_address
 from .agent import AgentConfig as AgentConfig
 from .agent import EvidenceConfig as EvidenceConfig
 from .agent import HeatmapConfig as HeatmapConfig
 from .agent import HttpConfig as HttpConfig
 from .agent import InferenceConfig as InferenceConfig
+from .camera import STREAM_SCHEMES as STREAM_SCHEMES
 from .camera import CameraConfig as CameraConfig
 from .camera import DecisionConfig as DecisionConfig
 from .camera import HealthConfig as HealthConfig
