@@ -1,3 +1,4 @@
+from .address import STREAM_SCHEMES as STREAM_SCHEMES
 from .address import Address as Address
 from .address import is_url as is_url
 from .address import parse_address as parse_address
@@ -6,7 +7,6 @@ from .agent import EvidenceConfig as EvidenceConfig
 from .agent import HeatmapConfig as HeatmapConfig
 from .agent import HttpConfig as HttpConfig
 from .agent import InferenceConfig as InferenceConfig
-from .camera import STREAM_SCHEMES as STREAM_SCHEMES
 from .camera import CameraConfig as CameraConfig
 from .camera import DecisionConfig as DecisionConfig
 from .camera import HealthConfig as HealthConfig

@@ -1,10 +1,11 @@
-"""Checks the address of a stream or broker."""
+"""Checks the address of a stream or broker. A camera process imports it, so it does not import pydantic."""
 
 import ipaddress
 import re
 from collections.abc import Collection
 from typing import NamedTuple
 
+STREAM_SCHEMES = ("http", "https", "rtsp", "rtsps")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
 _ENCODED = "Percent-encode these characters in a user name or password: %23 for #, %2F for /, %3F for ?, %40 for @"
 _YAML = "YAML ends a value at a blank and #: put it in quotes"

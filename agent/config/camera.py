@@ -6,10 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from zsad_agent.config.address import is_url, parse_address
+from zsad_agent.config.address import STREAM_SCHEMES, is_url, parse_address
 from zsad_core.config import StrictModel
 
-STREAM_SCHEMES = ("http", "https", "rtsp", "rtsps")
 _STREAM_LIKE = re.compile(r"(https?|rtsps?):", re.IGNORECASE)
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 TopicLevel = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]

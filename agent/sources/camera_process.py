@@ -49,7 +49,8 @@ class CameraProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # decoders write to it, some of them the URL with its credentials
-                env={"OPENBLAS_NUM_THREADS": "1", **os.environ},  # else NumPy starts one thread per core
+                # one thread: else NumPy starts one per core. 24: FFmpeg also logs why a server refuses the stream
+                env={"OPENBLAS_NUM_THREADS": "1", **os.environ, "OPENCV_FFMPEG_LOGLEVEL": "24"},
             )
             on_failure.pop_all()
 
