@@ -5,6 +5,7 @@ import errno
 import itertools
 import os
 import re
+import resource
 import signal
 import socket
 import socketserver
@@ -374,6 +375,19 @@ def test_host_that_cannot_be_reached_is_told_from_one_that_is_silent(
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     assert camera._why_not_opened("rtsp://cam/x", "", 2.0) == reason
+
+
+def test_camera_cannot_fill_the_machine_s_memory(scripted: Scripted) -> None:
+    with scripted("1 wait:1 fill", "1 wait:60") as source:
+        source.read()
+        (child,) = children()
+        assert Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "1000\n"
+        assert child.rlimit(resource.RLIMIT_AS)[0] < 4 * 2**30
+        with pytest.raises(SourceError, match="scripted camera: its pictures need more than 2048 MB"):
+            source.read()
+    assert Path("/proc/self/oom_score_adj").read_text() != "1000\n"
+    with source:
+        source.read()
 
 
 def test_process_loads_neither_openvino_nor_pydantic(scripted: Scripted) -> None:
