@@ -12,7 +12,7 @@ READ_FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG 2000", "PNG", "PNM", 
 _FORMATS: Final = {
     name: re.compile(pattern, re.DOTALL)
     for name, pattern in {
-        "JPEG": rb"\xff\xd8\xff",
+        "JPEG": rb"\xff\xd8",
         "PNG": rb"\x89PNG",
         "BMP": rb"BM.{12}[\x0c-\xff]\0\0\0",  # the last four bytes: the size of the second header
         "TIFF": rb"II[*+]\0|MM\0[*+]",
