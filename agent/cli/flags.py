@@ -40,6 +40,17 @@ def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold", type=float, metavar="T", help="score in [0, 1]; default: the bundle's")
 
 
+def add_bit_depth_flag(parser: argparse.ArgumentParser) -> None:
+    """`--bit-depth`."""
+    parser.add_argument(
+        "--bit-depth",
+        type=lambda text: None if text == "auto" else int(text),
+        choices=(None, 8, 10, 12, 14, 16),
+        metavar="auto|8|10|12|14|16",
+        help="low bits of a 16-bit file that hold the picture; default: auto, what the file states, else 16",
+    )
+
+
 def count(text: str) -> int:
     """A whole number from 1, as the type of an argument."""
     if not (text.isascii() and text.isdigit() and int(text) >= 1):

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsad_agent.cli.flags import add_model_flags, add_threshold_flag, model_config
+from zsad_agent.cli.flags import add_bit_depth_flag, add_model_flags, add_threshold_flag, model_config
 from zsad_agent.system import configure_logging, one_line, printable
 from zsad_core.errors import DeviceError, ImageError
 
@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     )
     add_model_flags(parser)
     add_threshold_flag(parser)
+    add_bit_depth_flag(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per line, latency_ms in milliseconds")
     parser.add_argument(
         "--maps",
@@ -55,7 +56,9 @@ def main(arguments: list[str]) -> int:
     pictures = find_pictures(args.paths)
     detector = Detector(bundle, config.inference)
     scores = (
-        score_picture(path, detector, threshold=threshold, map_file=args.maps and args.maps / map_path)
+        score_picture(
+            path, detector, threshold=threshold, bit_depth=args.bit_depth, map_file=args.maps and args.maps / map_path
+        )
         for path, map_path in pictures
     )
     return print_scores(scores, as_json=args.json, with_map=args.maps is not None)
@@ -127,7 +130,9 @@ def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     return pictures
 
 
-def score_picture(path: Path, predictor: Predictor, *, threshold: float, map_file: Path | None = None) -> Score:
+def score_picture(
+    path: Path, predictor: Predictor, *, threshold: float, bit_depth: int | None = None, map_file: Path | None = None
+) -> Score:
     """The score of one picture; without one the verdict is `unknown`, with the reason.
 
     Raises:
@@ -140,7 +145,7 @@ def score_picture(path: Path, predictor: Predictor, *, threshold: float, map_fil
     from zsad_core.types import Verdict
 
     try:
-        image = read_image(path)
+        image = read_image(path, bit_depth)
         started_s = time.perf_counter()
         prediction = predictor.predict(image)
         latency_ms = round((time.perf_counter() - started_s) * 1000, 3)

@@ -56,12 +56,20 @@ class SourceConfig(StrictModel):
     # free: every frame; mqtt: one frame per message on <camera>/trigger; folder: every picture in the folder `source`;
     # a picture is moved when its result is stored
     trigger: Literal["free", "mqtt", "folder"] = "free"
+    sort_by_verdict: bool = False  # trigger: folder moves to inspected/ok, inspected/anomalous and inspected/unknown
+    # low bits of a 16-bit file or camera that hold the picture; auto: what the file states, else 16
+    bit_depth: Literal["auto", 8, 10, 12, 14, 16] = "auto"
     stale_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0  # a camera without a frame for this long is lost
     reopen_max_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # longest pause between attempts to open
     # x, y, width, height in pixels of the frame: the part that is inspected; None: all of it
     region_xywh: tuple[Offset, Offset, Side, Side] | None = None
     ignore_mask: Path | None = None  # a picture of the frame's shape; defects in its white areas are ignored
     health: HealthConfig = HealthConfig()
+
+    @property
+    def used_bits(self) -> int | None:
+        """`bit_depth` for `read_image`."""
+        return None if self.bit_depth == "auto" else self.bit_depth
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -71,6 +79,8 @@ class SourceConfig(StrictModel):
             raise ValueError("width and height go together: set both or neither")
         if self.trigger == "folder" and (self.source is None or self.loop):
             raise ValueError("trigger: folder needs source, the folder that is watched, and no loop")
+        if self.sort_by_verdict and self.trigger != "folder":
+            raise ValueError("sort_by_verdict needs trigger: folder: only a watched folder's pictures are moved")
         return self
 
 

@@ -11,6 +11,7 @@ from .content import sort_out as sort_out
 from .heatmap import blend as blend
 from .imaging import HALVE_FROM as HALVE_FROM
 from .imaging import decode_image as decode_image
+from .imaging import read_encoded as read_encoded
 from .imaging import read_image as read_image
 from .imaging import read_mask as read_mask
 from .imaging import resize_map as resize_map

@@ -38,7 +38,7 @@ def to_bgr8(image: np.ndarray, white: int | None = None) -> np.ndarray:
     full = np.iinfo(image.dtype).max
     if white not in (None, full):
         if (brightest := int(image.max())) > white:
-            raise ImageError(f"has values up to {brightest}, but its bit depth allows at most {white}")
+            raise ImageError(f"has values up to {brightest}, above white, {white}: damaged, or bit_depth is too low")
         image = (np.arange(white + 1) * 255 // white).astype(np.uint8)[image]
     elif full > 255:
         image = (image // 257).astype(np.uint8)
@@ -58,7 +58,7 @@ def read_image(path: Path, bit_depth: int | None = None) -> np.ndarray:
         ImageError: the file is missing, empty, not an image, truncated, of a layout that OpenCV decodes wrongly, holds
             several images (an animation, for example), or is larger than `MAX_PIXELS`.
     """
-    return decode_image(_read_file(path), str(path), bit_depth, strict=True)
+    return decode_image(read_encoded(path), str(path), bit_depth, strict=True)
 
 
 def decode_image(encoded: np.ndarray, name: str, bit_depth: int | None = None, *, strict: bool = False) -> np.ndarray:
@@ -83,7 +83,7 @@ def _decoded(encoded: np.ndarray, *, strict: bool) -> tuple[np.ndarray, int | No
     data = encoded.tobytes()
     kind = format_of(data[:HEAD_BYTES])
     if kind is None:
-        raise ImageError("not an image")
+        raise ImageError(f"not an image that OpenCV can decode: not one of {', '.join(READ_FORMATS)}")
     if kind not in READ_FORMATS:
         raise ImageError(f"{kind} is not read: save it as PNG, TIFF or JPEG")
     if fault := find_fault(data) or (find_jpeg_damage(data) if strict and kind == "JPEG" else None):
@@ -115,8 +115,12 @@ def _decode(encoded: np.ndarray, *, may_hold_more: bool) -> np.ndarray:
     return image
 
 
-def _read_file(path: Path) -> np.ndarray:
-    """The file's content, uint8 [bytes]. Only a regular file is opened: a named pipe would hang."""
+def read_encoded(path: Path) -> np.ndarray:
+    """The file's content, uint8 [bytes]. Only a regular file is opened: a named pipe would hang.
+
+    Raises:
+        ImageError: the file is missing, empty, too large, or cannot be read.
+    """
     try:
         found = path.stat()
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
@@ -141,7 +145,9 @@ def read_mask(path: Path) -> np.ndarray:
     """
     threshold = 127 if path.suffix.lower() in (".jpg", ".jpeg") else 0
     try:
-        mask, _ = _decoded(_read_file(path), strict=True)  # not converted to 8 bits: a 16-bit value of 1 would become 0
+        mask, _ = _decoded(
+            read_encoded(path), strict=True
+        )  # not converted to 8 bits: a 16-bit value of 1 would become 0
     except ImageError as error:
         raise ImageError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     brightest = np.maximum.reduce(cv2.split(mask))  # several times as fast as max(axis=2)
