@@ -44,11 +44,15 @@ def add_bit_depth_flag(parser: argparse.ArgumentParser) -> None:
     """`--bit-depth`."""
     parser.add_argument(
         "--bit-depth",
-        type=lambda text: None if text == "auto" else int(text),
-        choices=(None, 8, 10, 12, 14, 16),
-        metavar="auto|8|10|12|14|16",
-        help="low bits of a 16-bit file that hold the picture; default: auto, what the file states, else 16",
+        choices=("auto", "8", "10", "12", "14", "16"),
+        default="auto",
+        help="low bits of a 16-bit file that hold the picture; default: %(default)s, what the file states, else 16",
     )
+
+
+def used_bits(args: argparse.Namespace) -> int | None:
+    """`--bit-depth` for `read_image`."""
+    return None if args.bit_depth == "auto" else int(args.bit_depth)
 
 
 def count(text: str) -> int:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsad_agent.cli.flags import add_bit_depth_flag, add_model_flags, add_threshold_flag, model_config
+from zsad_agent.cli.flags import add_bit_depth_flag, add_model_flags, add_threshold_flag, model_config, used_bits
 from zsad_agent.system import configure_logging, one_line, printable
 from zsad_core.errors import DeviceError, ImageError
 
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     detector = Detector(bundle, config.inference)
     scores = (
         score_picture(
-            path, detector, threshold=threshold, bit_depth=args.bit_depth, map_file=args.maps and args.maps / map_path
+            path, detector, threshold=threshold, bit_depth=used_bits(args), map_file=args.maps and args.maps / map_path
         )
         for path, map_path in pictures
     )

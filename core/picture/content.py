@@ -63,6 +63,8 @@ class FoundFiles(NamedTuple):
         """One line about the skipped files; empty if there are none."""
         if not self.skipped:
             return ""
+        if len(self.skipped) == 1:
+            return f"1 file is not a picture and is skipped: {self.skipped[0]}"
         return f"{len(self.skipped)} files are not pictures and are skipped, for example {self.skipped[0]}"
 
 

@@ -16,6 +16,7 @@ from zsad_core.picture.encoded import find_fault, find_jpeg_damage
 from zsad_core.picture.layouts import read_layout
 
 HALVE_FROM: Final = 4  # times the sides of the input; an image of at least this size is halved first
+NOT_AN_IMAGE: Final = "not an image that OpenCV can decode, or damaged"
 MAX_PIXELS = 100_000_000  # of a file; a larger image could fill the memory of a small PC
 MAX_FILE_BYTES = 10 * MAX_PIXELS  # more than the largest image that is read: 4 channels of 16 bits, uncompressed
 
@@ -83,7 +84,7 @@ def _decoded(encoded: np.ndarray, *, strict: bool) -> tuple[np.ndarray, int | No
     data = encoded.tobytes()
     kind = format_of(data[:HEAD_BYTES])
     if kind is None:
-        raise ImageError(f"not an image that OpenCV can decode: not one of {', '.join(READ_FORMATS)}")
+        raise ImageError(NOT_AN_IMAGE)
     if kind not in READ_FORMATS:
         raise ImageError(f"{kind} is not read: save it as PNG, TIFF or JPEG")
     if fault := find_fault(data) or (find_jpeg_damage(data) if strict and kind == "JPEG" else None):
@@ -109,7 +110,7 @@ def _decode(encoded: np.ndarray, *, may_hold_more: bool) -> np.ndarray:
         reason = f"{error.err or error.code}; at most {MAX_PIXELS} pixels are read"
         raise ImageError(f"cannot be decoded: {' '.join(reason.split())}") from error
     if image is None:
-        raise ImageError("not an image that OpenCV can decode, or damaged")
+        raise ImageError(NOT_AN_IMAGE)
     if holds_more:
         raise ImageError("holds more than one image, of which only the first would be read: split it")
     return image
