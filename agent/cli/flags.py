@@ -40,6 +40,15 @@ def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold", type=float, metavar="T", help="score in [0, 1]; default: the bundle's")
 
 
+def add_unchecked_flag(parser: argparse.ArgumentParser) -> None:
+    """`--unchecked`."""
+    parser.add_argument(
+        "--unchecked",
+        action="store_true",
+        help="score dark, overexposed and plain pictures too; the daemon has limits for them in source.health",
+    )
+
+
 def count(text: str) -> int:
     """A whole number from 1, as the type of an argument."""
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
