@@ -55,6 +55,15 @@ def used_bits(args: argparse.Namespace) -> int | None:
     return None if args.bit_depth == "auto" else int(args.bit_depth)
 
 
+def add_unchecked_flag(parser: argparse.ArgumentParser) -> None:
+    """`--unchecked`."""
+    parser.add_argument(
+        "--unchecked",
+        action="store_true",
+        help="score dark, overexposed and plain pictures too; the daemon has limits for them in source.health",
+    )
+
+
 def count(text: str) -> int:
     """A whole number from 1, as the type of an argument."""
     if not (text.isascii() and text.isdigit() and int(text) >= 1):

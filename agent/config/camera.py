@@ -18,11 +18,18 @@ IndexAsText = BeforeValidator(lambda camera: str(camera) if type(camera) is int 
 
 
 class HealthConfig(StrictModel):
-    """Limits for the pictures of a live camera. Beyond one the camera is degraded and its verdicts are `unknown`."""
+    """Limits for pictures. Beyond one the verdict is `unknown`, and a live camera is degraded.
+
+    `dark_below`, `bright_above` and `plain_below` apply to every source, the others to live cameras.
+    """
 
     frozen_after_s: Seconds = 10.0  # pictures that are equal, bit for bit, for this long are frozen; 0: no check
-    dark_below: GreyLevel = 6.0  # a picture whose 99th percentile of grey is lower is black; 0: no check
+    # a picture whose 99th percentile of grey is lower is black, as 10 or 12 bits in a 16-bit file are; 0: no check
+    dark_below: GreyLevel = 16.0
     bright_above: GreyLevel = 250.0  # a picture whose 5th percentile of grey is higher is overexposed; 255: no check
+    # a picture with less structure, in grey levels, shows a covered lens or nothing; 0: no check. The plainest of 2,571
+    # pictures of products has 1.8, lenses covered by a hand or paper have up to 1.1 (docs/measurements.md)
+    plain_below: GreyLevel = 1.2
     reference: Path | None = None  # made by `zsad-agent reference`; None: focus and position are not checked
     focus_share: Share = 0.4  # a picture with less than this share of the reference's sharpness is out of focus
     moved_share: Share = 0.03  # a background that is shifted by this share of the picture's width has moved
