@@ -5,7 +5,6 @@ Each layout that is let through is compared with independent decoders by `tests/
 
 import re
 import struct
-import zlib
 from dataclasses import dataclass
 from math import ceil
 from typing import Final
@@ -13,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from zsad_core.errors import ImageError
+from zsad_core.picture.strips import DECODED_LENGTH, inflated_length
 
 FULL_16_BIT: Final = 65_535
 _TIFF_TYPES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}  # the integer types; no other is needed here
@@ -20,13 +20,14 @@ _TIFF_TAGS: Final = frozenset(
     {254, 256, 257, 258, 259, 262, 273, 277, 278, 279, 281, 284, 322, 323, 324, 325, 338, 339, 50706}
 )
 _MOST_VALUES: Final = 1_000_000  # strips or tiles of the largest image
-_PIECE: Final = 65_536  # bytes inflated at a time
-_PHOTOMETRIC: Final = {4: "a mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "CFA", 34892: "raw"}
-_TIFF_COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
+_PHOTOMETRIC: Final = {4: "mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "CFA", 34892: "raw"}
+_JPEG_FRAME: Final = re.compile(rb"\xff[\xc0-\xc2]..\x08(....)", re.DOTALL)
+_YCBCR: Final = 6
+_UNCOMPRESSED, _JPEG_COMPRESSED = 1, 7
 _UNASSOCIATED_ALPHA: Final = 2
 _BGRX: Final = (0xFF0000, 0xFF00, 0xFF)
 _ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_MORE_ROWS = "holds more data than an image of the size in its header: the header is wrong"
+_OTHER_SIZE: Final = "holds more or less data than an image of the size in its header: the header is wrong, or damaged"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +101,11 @@ def _tiff(data: bytes) -> Layout:
         fault = f"a TIFF with {samples} channels"
     elif samples > 1 and value(284, 1) != 1:
         fault = "a TIFF with a plane for each colour"
-    elif compression not in _TIFF_COMPRESSIONS:
+    elif compression not in (_UNCOMPRESSED, _JPEG_COMPRESSED, *DECODED_LENGTH):
         fault = f"a TIFF with compression {compression}"
     if fault:
         raise ImageError(f"{fault} is not read: save it as grey or RGB of 8 or 16 bits, interleaved")
-    _check_tiff_size(data, tags, row_bytes=ceil(value(256, 0) * samples * bits[0] / 8))
+    _check_tiff_pieces(data, tags, pixel_bits=samples * bits[0])
     white = FULL_16_BIT if 8 < bits[0] < 16 else None  # OpenCV scales these to 16 bits
     if bits[0] == 16 and value(281, 0) in (1023, 4095, 16_383):
         white = value(281, 0)
@@ -112,40 +113,32 @@ def _tiff(data: bytes) -> Layout:
     return Layout(white=white, zero_at=alpha[1] if alpha[0][:1] == (_UNASSOCIATED_ALPHA,) else None)
 
 
-def _check_tiff_size(data: bytes, tags: dict[int, tuple[tuple[int, ...], int]], *, row_bytes: int) -> None:
-    """Raises ImageError if strips or tiles lie beyond the file's end, or if there are more than the size needs."""
+def _check_tiff_pieces(data: bytes, tags: dict[int, tuple[tuple[int, ...], int]], *, pixel_bits: int) -> None:
+    """Raises ImageError if a strip or tile is missing, or has more or less data than the size in the header needs."""
     tiled = 324 in tags
-    offsets, counts = (tags.get(tag, ((), 0))[0] for tag in ((324, 325) if tiled else (273, 279)))
-    height, width = tags[257][0][0], tags[256][0][0]
-    if tiled:
-        needed = ceil(height / max(1, tags[323][0][0])) * ceil(width / max(1, tags[322][0][0]))
-    else:
-        needed = ceil(height / max(1, min(height, tags.get(278, ((height,), 0))[0][0])))
-    compression = tags.get(259, ((1,), 0))[0][0]
-    too_long = False
-    if not tiled and tags[262][0][0] != 6:
-        if compression == 1:
-            too_long = sum(counts) >= row_bytes * (height + len(offsets))
-        elif compression in (8, 32946) and len(offsets) == 1:
-            too_long = _inflated(data[offsets[0] : offsets[0] + counts[0]], row_bytes * (height + 1))
-    ends = (offset + count for offset, count in zip(offsets, counts, strict=False))
-    if len(offsets) < needed or any(end > len(data) for end in ends):
+    offsets, counts = (tags[tag][0] for tag in ((324, 325) if tiled else (273, 279)))
+    (height, *_), (width, *_), (compression, *_) = tags[257][0], tags[256][0], tags.get(259, ((1,), 0))[0]
+    columns, rows = (tags[322][0][0], tags[323][0][0]) if tiled else (width, tags.get(278, ((height,), 0))[0][0])
+    rows = rows if tiled else min(rows, height)
+    if min(rows, columns, width) < 1:
+        raise ImageError(f"the TIFF is damaged: {width}x{height} pixels in pieces of {columns}x{rows}")
+    if len(offsets) != ceil(height / rows) * ceil(width / columns) or len(counts) != len(offsets):
+        raise ImageError(f"the TIFF {_OTHER_SIZE}")
+    if any(offset + count > len(data) for offset, count in zip(offsets, counts, strict=True)):
         raise ImageError("the TIFF is truncated")
-    if len(offsets) > needed or too_long:
-        raise ImageError(f"the TIFF {_MORE_ROWS}")
-
-
-def _inflated(packed: bytes, limit: int) -> bool:
-    """Whether deflated data has `limit` bytes or more."""
-    inflater, length = zlib.decompressobj(), 0
-    try:
-        for start in range(0, len(packed), _PIECE):
-            length += len(inflater.decompress(packed[start : start + _PIECE]))
-            if length >= limit:
-                return True
-    except zlib.error:  # the decoder reports it
-        return False
-    return False
+    row_bytes = ceil(columns * pixel_bits / 8)
+    for number, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
+        left = rows if tiled else min(rows, height - number * rows)
+        whole, needed = row_bytes * rows, row_bytes * left
+        if compression == _JPEG_COMPRESSED:
+            frame = _JPEG_FRAME.search(data, offset, offset + count)
+            fits = frame is not None and struct.unpack(">HH", frame[1]) in ((rows, columns), (left, columns))
+        elif compression != _UNCOMPRESSED:
+            fits = DECODED_LENGTH[compression](data[offset : offset + count], whole) in (whole, needed)
+        else:  # subsampled YCbCr has fewer bytes
+            fits = count < needed + row_bytes and (count >= needed or tags[262][0][0] == _YCBCR)
+        if not fits:
+            raise ImageError(f"the TIFF {_OTHER_SIZE}")
 
 
 def _png(data: bytes) -> Layout:
@@ -160,8 +153,8 @@ def _png(data: bytes) -> Layout:
         if kind == b"IDAT":
             packed.append(data[position + 8 : position + 8 + length])
         position += 12 + length
-    if _inflated(b"".join(packed), expected + 1):
-        raise ImageError(f"the PNG {_MORE_ROWS}")
+    if inflated_length(b"".join(packed), expected) > expected:
+        raise ImageError(f"the PNG {_OTHER_SIZE}")
     return Layout()
 
 
@@ -181,7 +174,7 @@ def _bmp(data: bytes) -> Layout:
     if left < 0:
         raise ImageError("the BMP is truncated")
     if left >= row_bytes and not (header == 124 and struct.unpack_from("<I", data, 130)[0]):  # a colour profile
-        raise ImageError(f"the BMP {_MORE_ROWS}")
+        raise ImageError(f"the BMP {_OTHER_SIZE}")
     masks = struct.unpack_from("<III", data, 54) if compression == 3 else _BGRX
     if masks == _BGRX:
         return Layout()
@@ -213,7 +206,7 @@ def _pnm(data: bytes) -> Layout:
         raise ImageError(f"the PNM is damaged: its highest value is {white}")
     row_bytes = ceil(width / 8) if kind == 4 else width * (3 if kind == 6 else 1) * (1 if white < 256 else 2)
     if len(data) - numbers.end() >= row_bytes * (height + 1):
-        raise ImageError(f"the PNM {_MORE_ROWS}, or it holds several images")
+        raise ImageError(f"the PNM {_OTHER_SIZE}, or it holds several images")
     return Layout(white=None if white in (255, FULL_16_BIT) else white)
 
 
