@@ -15,6 +15,7 @@ from zsad_core.errors import ImageError
 from zsad_core.picture.strips import DECODED_LENGTH, inflated_length
 
 FULL_16_BIT: Final = 65_535
+MAX_PADDING_BYTES: Final = 16  # after uncompressed data; some writers align the length
 _TIFF_TYPES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}  # the integer types; no other is needed here
 _TIFF_TAGS: Final = frozenset(
     {254, 256, 257, 258, 259, 262, 273, 277, 278, 279, 281, 284, 322, 323, 324, 325, 338, 339, 50706}
@@ -137,7 +138,7 @@ def _check_tiff_pieces(data: bytes, tags: dict[int, tuple[tuple[int, ...], int]]
         elif compression != _UNCOMPRESSED:
             fits = DECODED_LENGTH[compression](data[offset : offset + count], whole) in (whole, needed)
         else:  # subsampled YCbCr has fewer bytes
-            fits = count < needed + row_bytes and (count >= needed or tags[262][0][0] == _YCBCR)
+            fits = count <= needed + MAX_PADDING_BYTES and (count >= needed or tags[262][0][0] == _YCBCR)
         if not fits:
             raise ImageError(f"the TIFF {_OTHER_SIZE}")
 
@@ -174,7 +175,7 @@ def _bmp(data: bytes) -> Layout:
     left = len(data) - start - row_bytes * abs(height)
     if left < 0:
         raise ImageError("the BMP is truncated")
-    if left >= row_bytes and not (header == 124 and struct.unpack_from("<I", data, 130)[0]):  # a colour profile
+    if left > MAX_PADDING_BYTES and not (header == 124 and struct.unpack_from("<I", data, 130)[0]):  # a colour profile
         raise ImageError(f"the BMP {_OTHER_SIZE}")
     masks = struct.unpack_from("<III", data, 54) if compression == 3 else _BGRX
     if masks == _BGRX:
@@ -206,7 +207,7 @@ def _pnm(data: bytes) -> Layout:
     if not 0 < white <= FULL_16_BIT:
         raise ImageError(f"the PNM is damaged: its highest value is {white}")
     row_bytes = ceil(width / 8) if kind == 4 else width * (3 if kind == 6 else 1) * (1 if white < 256 else 2)
-    if len(data) - numbers.end() >= row_bytes * (height + 1):
+    if len(data) - numbers.end() > row_bytes * height + MAX_PADDING_BYTES:
         raise ImageError(f"the PNM {_OTHER_SIZE}, or it holds several images")
     return Layout(white=None if white in (255, FULL_16_BIT) else white)
 
