@@ -1,5 +1,6 @@
 import http.server
 import re
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -368,3 +369,12 @@ def test_pictures_and_damaged_ones_have_the_names_of_their_files(tmp_path: Path)
         with pytest.raises(DamagedPicture) as damaged:
             source.read()
     assert damaged.value.source_name == "b.jpg" and damaged.value.receipt is None
+
+
+def test_still_image_that_only_ffmpeg_reads_is_no_video(tmp_path: Path) -> None:
+    header = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 64, 48, 24, 0x20)
+    (tmp_path / "a.tga").write_bytes(header + bytes(64 * 48 * 3))
+    with pytest.raises(SourceError, match="one frame, so not a video"):
+        read_all(VideoFileSource(tmp_path / "a.tga"))
+    with pytest.raises(ImageError, match="not an image that OpenCV can decode"):
+        read_all(make_source(SourceConfig(source=str(tmp_path / "a.tga"))))
