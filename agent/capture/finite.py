@@ -10,6 +10,7 @@ from functools import partial
 from zsad_agent.capture.camera_status import CAMERA, FOLDER
 from zsad_agent.capture.parts import Parts
 from zsad_agent.capture.triggers import UNASKED, Trigger
+from zsad_agent.picture_health import unfit
 from zsad_agent.sources import LOOK_EVERY_S, DamagedPicture, Picture, Receipt, ReceiptError
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Verdict
@@ -140,8 +141,12 @@ class FiniteCapture:
             if picture is None:
                 self._parts.triggers.give_back(turn)
                 return False
-            self._parts.out.remember(picture.image)
             item, name, receipt = picture, picture.source_name, picture.receipt
+            if finding := unfit(picture.image, self._parts.config.health):
+                item = finding.reason
+                logger.warning("%s: %s", self._parts.source.description, item)
+            else:
+                self._parts.out.remember(picture.image)
         except ImageError as error:
             logger.warning("%s", error)
             item, name, receipt = str(error), None, None

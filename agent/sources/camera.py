@@ -29,6 +29,7 @@ _STATUSES = {
     454: "there is no such session",
     461: "it does not offer RTSP over TCP",
 }
+Y16 = cv2.VideoWriter.fourcc(*"Y16 ")
 DAMAGED_IN_A_ROW = 25  # after so many damaged frames the camera is lost
 
 
@@ -74,15 +75,18 @@ class V4l2Source(_LiveSource):
     JPEGs are decoded here: OpenCV fills the missing part of a cut JPEG with the previous frame and reports no error.
     """
 
-    def __init__(self, path: Path, *, width: int | None, height: int | None) -> None:
+    def __init__(self, path: Path, *, width: int | None, height: int | None, bit_depth: int | None = None) -> None:
         """Opens nothing yet.
 
         Args:
             path: the device, or a link such as /dev/v4l/by-id/….
             width: requested width in pixels. The camera may give another size. None: OpenCV requests 640 x 480.
             height: requested height in pixels; None when `width` is None.
+            bit_depth: low bits of a 16-bit grey camera (Y16) that hold the picture. None: all 16. OpenCV scales the
+                formats Y10 and Y12 itself.
         """
         super().__init__(f"camera {path}")
+        self._bit_depth = bit_depth
         self._path = path
         self._size = {cv2.CAP_PROP_FRAME_WIDTH: width, cv2.CAP_PROP_FRAME_HEIGHT: height}
 
@@ -97,6 +101,9 @@ class V4l2Source(_LiveSource):
         for setting, value in self._size.items():
             if value is not None:
                 capture.set(setting, value)
+        if self._bit_depth is not None and int(capture.get(cv2.CAP_PROP_FOURCC)) == Y16:
+            capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # else OpenCV drops the low 8 bits
+            self._white = (1 << self._bit_depth) - 1
         return self._start(cv2.CAP_PROP_CONVERT_RGB, 0)
 
 

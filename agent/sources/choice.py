@@ -11,11 +11,11 @@ from zsad_agent.sources.files import PicturesSource, VideoFileSource
 from zsad_agent.sources.source import Source
 from zsad_agent.sources.watched_folder import FolderDropSource
 from zsad_core.errors import ConfigError, SourceError
-from zsad_core.picture import HEAD_BYTES, READ_FORMATS, FoundFiles, find_files, is_picture, sort_out
+from zsad_core.picture import HEAD_BYTES, READ_FORMATS, FoundFiles, find_files, format_of, is_picture, sort_out
 from zsad_core.redaction import redacted
 
-MOTION_JPEG_SUFFIXES = (".mjpeg", ".mjpg")  # a file of JPEGs, one after the other, begins like a single one
 logger = logging.getLogger(__name__)
+MOTION_JPEG = (".mjpeg", ".mjpg")  # such a file can hold many JPEGs
 MAX_INDEX_DIGITS = 6
 MAX_SHOWN_CHARACTERS = 300
 
@@ -32,7 +32,8 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
         SourceError: the file, folder or glob has nothing to read.
     """
     if config.camera is not None:
-        camera = V4l2Source(_camera_path(config.camera), width=config.width, height=config.height)
+        path = _camera_path(config.camera)
+        camera = V4l2Source(path, width=config.width, height=config.height, bit_depth=config.used_bits)
         return GrabberSource(camera, stale_after_s=config.stale_after_s)
     if config.source is None:
         raise ConfigError(
@@ -46,17 +47,22 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
         return GrabberSource(stream, stale_after_s=config.stale_after_s)
     try:
         if config.trigger != "folder":
-            return _source_of_path(config.source)
+            return _source_of_path(config.source, config.used_bits)
         path = Path(config.source).expanduser()
         if not path.is_dir() and (path.exists() or not may_come_later):
             raise SourceError(f"{redacted(config.source)}: no such folder to watch (trigger: folder). Create it first")
-        return FolderDropSource(path, stale_after_s=config.stale_after_s, sort_by_verdict=config.sort_by_verdict)
+        return FolderDropSource(
+            path,
+            stale_after_s=config.stale_after_s,
+            sort_by_verdict=config.sort_by_verdict,
+            bit_depth=config.used_bits,
+        )
     except (OSError, RuntimeError) as error:  # RuntimeError: `~name` of an unknown user
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceError(f"{redacted(config.source)[:MAX_SHOWN_CHARACTERS]}: {reason}") from error
 
 
-def _source_of_path(text: str) -> Source:
+def _source_of_path(text: str, bit_depth: int | None) -> Source:
     path = Path(text).expanduser()
     if path.is_dir():
         found = find_files(path)
@@ -64,8 +70,9 @@ def _source_of_path(text: str) -> Source:
             raise SourceError(f"{path}: this folder cannot be listed. Give this user read permission")
     elif path.is_file():
         with path.open("rb") as file:
-            if path.suffix.lower() in MOTION_JPEG_SUFFIXES or not is_picture(path.name, file.read(HEAD_BYTES)):
-                return VideoFileSource(path)
+            head = file.read(HEAD_BYTES)
+        if not is_picture(path.name, head) or (format_of(head) == "JPEG" and path.suffix.lower() in MOTION_JPEG):
+            return VideoFileSource(path)
         found = FoundFiles([path], [])
     elif any(character in text for character in "*?["):
         found = sort_out(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
@@ -76,7 +83,7 @@ def _source_of_path(text: str) -> Source:
         raise SourceError(f"{redacted(text)}: no pictures found{note}. Supported: {', '.join(READ_FORMATS)}")
     if found.skipped:
         logger.warning("%s: %s", path, found.note)
-    return PicturesSource(found.pictures, str(path))
+    return PicturesSource(found.pictures, str(path), bit_depth)
 
 
 def _camera_path(camera: str) -> Path:

@@ -17,6 +17,7 @@ class OpenCvSource:
     """Opens, reads and closes one VideoCapture; its errors become SourceError. A subclass opens it in `__enter__`."""
 
     _capture: cv2.VideoCapture  # set by `_open`
+    _white: int | None = None  # of a 16-bit frame, as of `to_bgr8`
     _gives_encoded = False  # True: the capture gives whole image files, not decoded
 
     def __init__(self, description: str) -> None:
@@ -43,17 +44,17 @@ class OpenCvSource:
             raise SourceError(f"{self.description}: no frame: {error.err or error.code}") from error
         return array if arrived else None
 
-    def _image_of(self, array: np.ndarray, name: str) -> np.ndarray:
-        """uint8 BGR [H, W, 3] of what `_next_array` gave.
+    def _image_of(self, array: np.ndarray, name: str, *, strict: bool = False) -> np.ndarray:
+        """uint8 BGR [H, W, 3] of what `_next_array` gave. `strict`: as of `decode_image`.
 
         Raises:
             ImageError: the picture is damaged. Its text begins with `name`.
         """
         if not self._gives_encoded:
-            return to_bgr8(array)
+            return to_bgr8(array, self._white)
         if array.size > MOST_ENCODED_BYTES:
             raise ImageError(f"{name}: {array.size} bytes, at most {MOST_ENCODED_BYTES} are decoded")
-        return decode_image(array.reshape(-1), name)
+        return decode_image(array.reshape(-1), name, strict=strict)
 
 
 def ask_for_encoded(capture: cv2.VideoCapture, setting: int, value: int) -> bool:

@@ -91,6 +91,7 @@ class FolderDropSource:
         *,
         stale_after_s: float,
         sort_by_verdict: bool = False,
+        bit_depth: int | None = None,
         grace_s: float = GRACE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -100,6 +101,7 @@ class FolderDropSource:
             folder: the watched folder; its subfolders are not watched.
             stale_after_s: a folder that does not answer for so many seconds is lost.
             sort_by_verdict: move inspected pictures to `inspected/<verdict>/`.
+            bit_depth: as of `read_image`.
             grace_s: seconds that a picture may be undecodable before it is reported.
             clock: monotonic seconds.
         """
@@ -107,6 +109,7 @@ class FolderDropSource:
         self._folder = folder
         self._stale_after_s = stale_after_s
         self._sort_by_verdict = sort_by_verdict
+        self._bit_depth = bit_depth
         self._grace_s = grace_s
         self._clock = clock
         self._looked_s = -float("inf")
@@ -196,7 +199,7 @@ class FolderDropSource:
         if quiet_s > 0 and (digest := hashlib.blake2b(encoded.data).digest()) != waiting.digest:
             waiting.since_s, waiting.digest = now_s, digest
         waiting.due_s = waiting.since_s + quiet_s
-        return decode_image(encoded, str(path)) if now_s >= waiting.due_s else None
+        return decode_image(encoded, str(path), self._bit_depth, strict=True) if now_s >= waiting.due_s else None
 
     def _skip(self, found: _Found) -> None:
         """Leaves a file in the folder that is not a picture."""

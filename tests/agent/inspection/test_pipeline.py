@@ -15,6 +15,7 @@ import jsonschema
 import numpy as np
 import pytest
 from mqtt_listener import wait_until
+from plain_pictures import UNCHECKED
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault, UnknownPace
 from zsad_agent.config import CameraConfig, DecisionConfig, HeatmapConfig, SourceConfig
@@ -29,7 +30,7 @@ from zsad_core.facts import ScoreRule
 from zsad_core.types import Frame, Prediction, Verdict
 
 DARK, BRIGHT = np.zeros((40, 60, 3), np.uint8), np.full((40, 60, 3), 255, np.uint8)
-GREY = np.full((40, 60, 3), 200, np.uint8)  # of a live camera, black and white are taken for faults
+GREY = np.full((40, 60, 3), 200, np.uint8)
 RESULT_SCHEMA = json.loads(schema_text(Result))
 
 
@@ -129,7 +130,7 @@ class FakeLine:
             slot: FrameQueue[Captured] = (
                 BoundedQueue(condition=slots_changed) if source.lossless else LatestQueue(slots_changed)
             )
-            config = SourceConfig(reopen_max_s=0.01, name=f"cam{number}")
+            config = SourceConfig(reopen_max_s=0.01, name=f"cam{number}", health=UNCHECKED)
             status = CameraStatus(config.name, lambda camera, state: self.states.append(state))
             capture = Capture(source=source, config=config, slot=slot, status=status, stop=self.stop, seq=seq)
             inspector = make_inspector(predictor or FakePredictor(), status)

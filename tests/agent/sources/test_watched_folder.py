@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from mqtt_listener import wait_until
+from plain_pictures import UNCHECKED
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.config import SourceConfig
@@ -434,7 +435,7 @@ class Watched:
         self.said: list[dict[str, Any]] = []
         self.slot: BoundedQueue[Captured] = BoundedQueue(4)
         self.stop = threading.Event()
-        settings = SourceConfig(source=str(folder), trigger="folder", reopen_max_s=0.05, **config)
+        settings = SourceConfig(source=str(folder), trigger="folder", reopen_max_s=0.05, health=UNCHECKED, **config)
         self.capture = Capture(
             source=make_source(settings),
             config=settings,
