@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from scripted_camera import SECRET, ScriptedCamera
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.config import SourceConfig
-from zsad_agent.sources import GrabberSource, StreamSource, camera, camera_process
+from zsad_agent.sources import GrabberSource, StreamSource, camera, camera_process, make_source
 from zsad_agent.system import LatestQueue
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
@@ -312,6 +313,14 @@ def test_credentials_reach_the_camera_and_no_list_of_processes() -> None:
             assert SECRET not in " ".join(child.cmdline()) + str(child.environ())
         with pytest.raises(SourceError, match="cannot be opened"), stream(server):
             pass
+
+
+def test_escaped_password_reaches_the_camera_as_it_is() -> None:
+    with MjpegServer() as server:
+        server.password = "p#/?@%:[ä]"
+        url = f"http://user:{urllib.parse.quote(server.password, safe='')}@{server.address}"
+        with make_source(SourceConfig(source=url, stale_after_s=PATIENT_S)) as source:
+            assert source.read() is not None
 
 
 class Refusal(socketserver.BaseRequestHandler):
