@@ -77,11 +77,9 @@ def _limit_memory() -> None:
     """Bounds what a camera can make this process use. If memory is short, the kernel ends it before the agent."""
     with contextlib.suppress(OSError, ValueError):  # a container may forbid it
         Path("/proc/self/oom_score_adj").write_text("1000")
-        used = (
-            int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-        )  # address space, as the limit counts
+        used_pages = int(Path("/proc/self/statm").read_text().split()[0])  # of address space, as the limit counts
+        wanted = used_pages * mmap.PAGESIZE + MEMORY_BYTES
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        wanted = used + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
