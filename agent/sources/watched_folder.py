@@ -141,7 +141,8 @@ class FolderDropSource:
         self._wait()
         if self._read is None and not self._ready and self._clock() - self._looked_s >= LOOK_EVERY_S:
             self._await_answer(self._look)
-        while self._read is None and self._ready:
+        give_up_s = self._clock() + LOOK_EVERY_S  # of many files that must all wait, the next call reads the rest
+        while self._read is None and self._ready and self._clock() < give_up_s:
             self._await_answer(self._read_next)
         read, self._read = self._read, None
         if isinstance(read, DamagedPicture):

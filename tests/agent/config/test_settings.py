@@ -41,6 +41,7 @@ def test_faults_name_the_file_for_its_own_and_the_command_line_for_flags(tmp_pat
         ("source:\n  camera: 0\n  width: 1280\n", r"agent\.yaml:1: source: .*set both or neither"),
         ("source:\n  camera: 0\n  height: 720\n", r"agent\.yaml:1: source: .*set both or neither"),
         ("decision:\n  debounce_k: 3\n  debounce_n: 2\n", r"agent\.yaml:1: decision: .*at most debounce_n, 2"),
+        ("source:\n  source: /d\n  sort_by_verdict: true\n", r"agent\.yaml:1: source: .*needs trigger: folder"),
         ("source:\n  camera: -1\n", r"agent\.yaml:2: source\.camera: got -1"),
         ("source:\n  name:\n", r"agent\.yaml:2: source\.name: has no value\. Give it one or leave the key out"),
         ("source:\n  source: ''\n", r"agent\.yaml:2: source\.source: got ''"),

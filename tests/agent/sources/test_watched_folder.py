@@ -308,6 +308,23 @@ def test_picture_that_is_overwritten_while_it_waits_its_turn_is_read_whole(drop:
     assert level(drop.look()) == 10
 
 
+def test_files_that_must_wait_do_not_hold_up_the_reader(tmp_path: Path) -> None:
+    class SlowDisk(Clock):
+        def __call__(self) -> float:
+            self.now_s += 0.03
+            return self.now_s
+
+    for number in range(20):
+        write_picture(tmp_path / f"{number}.bmp", 10)
+    source = FolderDropSource(tmp_path, stale_after_s=30.0, clock=SlowDisk())
+    with source:
+        while not source._ready:
+            assert source.read() is None
+        left = len(source._ready)
+        assert 10 < left < 20
+        assert source.read() is None and len(source._ready) < left
+
+
 def test_lost_events_are_made_up_for_by_quiet(drop: Drop) -> None:
     drop.put("a.bmp", 10)
     for number in range(20_000):  # more than the kernel keeps
