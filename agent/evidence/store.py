@@ -95,7 +95,8 @@ class EvidenceStore(Service):
     def fault(self) -> str | None:
         """Why evidence cannot be kept; None when there is no fault."""
         with self._condition:
-            return "; ".join(dict.fromkeys(why for why, _ in self._faults.values())) or None
+            faults = [why for why, _ in self._faults.values()]
+            return "; ".join(dict.fromkeys(filter(None, (*faults, self._pruner.starved)))) or None
 
     @property
     def stats(self) -> EvidenceStats:
@@ -184,9 +185,10 @@ class EvidenceStore(Service):
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a quota or no inodes: free bytes do not show it
                 raise
-            self._pruner.delete(2 * size)
+            self._pruner.replace_oldest(2 * size)
             evidence_files.write_set(self._folder, place, files)
         self._pruner.ledger.add(place.date, size)
+        self._pruner.replaced()
 
     def _attempt(self, camera: str, action: Callable[[], object]) -> bool:
         """Runs the action. False if it failed, or failed less than `RETRY_S` ago and was not tried."""
