@@ -233,8 +233,8 @@ class Pruner:
         limit = self._config.min_free_bytes
         if starved:
             self.starved = (
-                f"evidence in {self._folder}: other programs fill the disk, less than evidence.min_free_bytes = {limit} "
-                "is free. Only the newest results are kept. Free some space"
+                f"evidence in {self._folder}: other programs fill the disk: less than evidence.min_free_bytes = {limit}"
+                " is free. Only the newest results are kept. Free some space"
             )
             logger.error("%s", self.starved)
         else:
