@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from zsad_agent.cli.flags import add_model_flags, model_config
+from zsad_agent.cli.flags import add_bit_depth_flag, add_model_flags, add_unchecked_flag, model_config, used_bits
 from zsad_agent.cli.score import find_pictures, score_picture
 from zsad_agent.system import configure_logging, printable
 from zsad_core.errors import ZsadError
@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> int:
         "paths", nargs="+", type=Path, metavar="PATH", help="pictures of good parts, or folders of them"
     )
     add_model_flags(parser)
+    add_bit_depth_flag(parser)
+    add_unchecked_flag(parser)
     parser.add_argument(
         "--false-reject-rate",
         type=float,
@@ -48,7 +50,7 @@ def main(arguments: list[str]) -> int:
     detector = Detector(load_bundle(inference.bundle), inference)
     scored = []
     for path, _ in find_pictures(args.paths):
-        found = score_picture(path, detector, threshold=1.0)
+        found = score_picture(path, detector, threshold=1.0, bit_depth=used_bits(args), unchecked=args.unchecked)
         if found.anomaly_score is None:
             print(f"zsad-agent: left out: {printable(found.text)}", file=sys.stderr)
         else:

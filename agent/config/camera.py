@@ -18,11 +18,18 @@ IndexAsText = BeforeValidator(lambda camera: str(camera) if type(camera) is int 
 
 
 class HealthConfig(StrictModel):
-    """Limits for the pictures of a live camera. Beyond one the camera is degraded and its verdicts are `unknown`."""
+    """Limits for pictures. Beyond one the verdict is `unknown`, and a live camera is degraded.
+
+    `dark_below`, `bright_above` and `plain_below` apply to every source, the others to live cameras.
+    """
 
     frozen_after_s: Seconds = 10.0  # pictures that are equal, bit for bit, for this long are frozen; 0: no check
-    dark_below: GreyLevel = 6.0  # a picture whose 99th percentile of grey is lower is black; 0: no check
+    # a picture whose 99th percentile of grey is lower is black, as 10 or 12 bits in a 16-bit file are; 0: no check
+    dark_below: GreyLevel = 16.0
     bright_above: GreyLevel = 250.0  # a picture whose 5th percentile of grey is higher is overexposed; 255: no check
+    # a picture with less structure, in grey levels, shows a covered lens or nothing; 0: no check. The plainest of 2,571
+    # pictures of products has 1.8, lenses covered by a hand or paper have up to 1.1 (docs/measurements.md)
+    plain_below: GreyLevel = 1.2
     reference: Path | None = None  # made by `zsad-agent reference`; None: focus and position are not checked
     focus_share: Share = 0.4  # a picture with less than this share of the reference's sharpness is out of focus
     moved_share: Share = 0.03  # a background that is shifted by this share of the picture's width has moved
@@ -56,12 +63,20 @@ class SourceConfig(StrictModel):
     # free: every frame; mqtt: one frame per message on <camera>/trigger; folder: every picture in the folder `source`;
     # a picture is moved when its result is stored
     trigger: Literal["free", "mqtt", "folder"] = "free"
+    sort_by_verdict: bool = False  # trigger: folder moves to inspected/ok, inspected/anomalous and inspected/unknown
+    # low bits of a 16-bit file or camera that hold the picture; auto: what the file states, else 16
+    bit_depth: Literal["auto", 8, 10, 12, 14, 16] = "auto"
     stale_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0  # a camera without a frame for this long is lost
     reopen_max_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # longest pause between attempts to open
     # x, y, width, height in pixels of the frame: the part that is inspected; None: all of it
     region_xywh: tuple[Offset, Offset, Side, Side] | None = None
     ignore_mask: Path | None = None  # a picture of the frame's shape; defects in its white areas are ignored
     health: HealthConfig = HealthConfig()
+
+    @property
+    def used_bits(self) -> int | None:
+        """`bit_depth` for `read_image`."""
+        return None if self.bit_depth == "auto" else self.bit_depth
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -71,6 +86,8 @@ class SourceConfig(StrictModel):
             raise ValueError("width and height go together: set both or neither")
         if self.trigger == "folder" and (self.source is None or self.loop):
             raise ValueError("trigger: folder needs source, the folder that is watched, and no loop")
+        if self.sort_by_verdict and self.trigger != "folder":
+            raise ValueError("sort_by_verdict needs trigger: folder: only a watched folder's pictures are moved")
         return self
 
 

@@ -7,25 +7,23 @@ from typing import Self
 
 import cv2
 
-from zsad_agent.sources.opencv import OpenCvSource
+from zsad_agent.sources.opencv import OpenCvSource, ask_for_encoded
 from zsad_agent.sources.source import Picture
 from zsad_core.errors import ImageError, SourceError
-from zsad_core.picture import decode_image, to_bgr8
 from zsad_core.redaction import redacted
 
+Y16 = cv2.VideoWriter.fourcc(*"Y16 ")
 DAMAGED_IN_A_ROW = 25  # after so many damaged frames the camera is lost
-JPEG_FORMATS = frozenset(cv2.VideoWriter.fourcc(*name) for name in ("MJPG", "JPEG"))
 
 
 class _LiveSource(OpenCvSource):
     lossless, endless = False, True
     _damaged = 0  # frames in a row
-    _gives_jpegs = False  # True: the capture gives encoded JPEGs
 
     def _start(self, setting: int, value: int) -> Self:
-        """The last step of the opening: requests undecoded JPEGs as `ask_for_jpegs` does."""
+        """The last step of the opening: requests undecoded pictures as `ask_for_encoded` does."""
         self._damaged = 0
-        self._gives_jpegs = ask_for_jpegs(self._capture, setting, value)
+        self._gives_encoded = ask_for_encoded(self._capture, setting, value)
         return self
 
     def read(self) -> Picture:
@@ -44,7 +42,7 @@ class _LiveSource(OpenCvSource):
             if array is None:
                 continue
             try:
-                image = decode_image(array.reshape(-1), self.description) if self._gives_jpegs else to_bgr8(array)
+                image = self._image_of(array, self.description)
             except ImageError as error:
                 if self._damaged < DAMAGED_IN_A_ROW:
                     raise
@@ -60,15 +58,18 @@ class V4l2Source(_LiveSource):
     JPEGs are decoded here: OpenCV fills the missing part of a cut JPEG with the previous frame and reports no error.
     """
 
-    def __init__(self, path: Path, *, width: int | None, height: int | None) -> None:
+    def __init__(self, path: Path, *, width: int | None, height: int | None, bit_depth: int | None = None) -> None:
         """Opens nothing yet.
 
         Args:
             path: the device, or a link such as /dev/v4l/by-id/….
             width: requested width in pixels. The camera may give another size. None: OpenCV requests 640 x 480.
             height: requested height in pixels; None when `width` is None.
+            bit_depth: low bits of a 16-bit grey camera (Y16) that hold the picture. None: all 16. OpenCV scales the
+                formats Y10 and Y12 itself.
         """
         super().__init__(f"camera {path}")
+        self._bit_depth = bit_depth
         self._path = path
         self._size = {cv2.CAP_PROP_FRAME_WIDTH: width, cv2.CAP_PROP_FRAME_HEIGHT: height}
 
@@ -83,6 +84,9 @@ class V4l2Source(_LiveSource):
         for setting, value in self._size.items():
             if value is not None:
                 capture.set(setting, value)
+        if self._bit_depth is not None and int(capture.get(cv2.CAP_PROP_FOURCC)) == Y16:
+            capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # else OpenCV drops the low 8 bits
+            self._white = (1 << self._bit_depth) - 1
         return self._start(cv2.CAP_PROP_CONVERT_RGB, 0)
 
 
@@ -110,12 +114,3 @@ class StreamSource(_LiveSource):
         failure = "cannot be opened: no answer, refused, wrong credentials, or no video at this URL"
         self._open(self._url, cv2.CAP_FFMPEG, timeouts, failure=failure)
         return self._start(cv2.CAP_PROP_FORMAT, -1)
-
-
-def ask_for_jpegs(capture: cv2.VideoCapture, setting: int, value: int) -> bool:
-    """Makes an opened capture give its JPEGs undecoded, uint8 [1, bytes]. False if it gives no JPEGs or cannot.
-
-    `setting` and `value` select this in the capture's backend.
-    """
-    comes_as_jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) in JPEG_FORMATS
-    return comes_as_jpeg and bool(capture.set(setting, value))

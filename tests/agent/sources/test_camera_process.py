@@ -17,10 +17,11 @@ import pytest
 from agent_process import AgentProcess
 from mjpeg_server import MjpegServer
 from mqtt_listener import wait_until
+from plain_pictures import UNCHECKED
 from scripted_camera import SECRET, ScriptedCamera
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
-from zsad_agent.config import HealthConfig, SourceConfig
+from zsad_agent.config import SourceConfig
 from zsad_agent.sources import GrabberSource, StreamSource, camera_process
 from zsad_agent.system import LatestQueue
 from zsad_core.errors import ImageError, SourceError
@@ -167,7 +168,7 @@ def test_camera_that_hangs_is_stated_lost_and_back_by_the_thread_that_reads_it(s
     stop = threading.Event()
     capture = Capture(
         source=scripted("1 hang", "every:0.01 100000", stale_after_s=1.0),
-        config=SourceConfig(trigger="mqtt", reopen_max_s=0.01, health=HealthConfig(dark_below=0)),
+        config=SourceConfig(trigger="mqtt", reopen_max_s=0.01, health=UNCHECKED),
         slot=slot,
         status=CameraStatus("cam0", lambda camera, status: states.append(status["state"])),
         stop=stop,

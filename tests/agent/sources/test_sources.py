@@ -1,6 +1,8 @@
 import http.server
+import re
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -8,16 +10,25 @@ import numpy as np
 import pytest
 
 from zsad_agent.config import SourceConfig
-from zsad_agent.sources import GrabberSource, PicturesSource, Source, StreamSource, VideoFileSource, make_source
-from zsad_agent.sources.camera import V4l2Source, ask_for_jpegs
+from zsad_agent.sources import (
+    DamagedPicture,
+    GrabberSource,
+    PicturesSource,
+    Source,
+    StreamSource,
+    VideoFileSource,
+    make_source,
+)
+from zsad_agent.sources.camera import V4l2Source
+from zsad_agent.sources.opencv import ask_for_encoded
 from zsad_core.errors import ConfigError, ImageError, SourceError
 from zsad_core.picture import decode_image
 from zsad_core.redaction import redacted
 
 
-def write_video(path: Path, frames: int, hw: tuple[int, int] = (48, 64)) -> Path:
+def write_video(path: Path, frames: int, hw: tuple[int, int] = (48, 64), *, codec: str = "MJPG") -> Path:
     """Frame i is grey of brightness 10 * i."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (hw[1], hw[0]))
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 10, (hw[1], hw[0]))
     assert writer.isOpened()
     for index in range(frames):
         writer.write(np.full((*hw, 3), 10 * index, np.uint8))
@@ -42,6 +53,57 @@ def test_video_gives_every_frame_in_order_and_again_after_reopening(tmp_path: Pa
         assert all(frame.shape == (48, 64, 3) and frame.dtype == np.uint8 for frame in frames)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec"), [("v.avi", "MJPG"), ("v.mov", "jpeg"), ("v.mkv", "MJPG"), ("v.mp4", "MJPG")]
+)
+def test_cut_picture_in_a_video_of_pictures_is_refused_and_costs_only_itself(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    path = write_video(tmp_path / name, 4, codec=codec)
+    content = path.read_bytes()
+    start = content.find(b"\xff\xd8\xff", content.find(b"\xff\xd8\xff") + 1)
+    last = content.find(b"\xff\xd9", start) + 2
+    half = (start + last) // 2
+    path.write_bytes(content[:half] + bytes(last - half) + content[last:])
+    levels: list[int | None] = []
+    with VideoFileSource(path) as source:
+        for _ in range(4):
+            try:
+                picture = source.read()
+            except ImageError as error:
+                assert f"{name}, frame 2: the JPEG is truncated" in str(error)
+                levels.append(None)
+            else:
+                assert picture is not None
+                levels.append(round(float(picture.image.mean()) / 10))
+        assert source.read() is None
+    assert levels == [0, None, 2, 3]
+
+
+def test_cut_picture_in_a_video_of_pngs_is_refused(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.avi", 4, codec="MPNG")
+    content = path.read_bytes()
+    second_end = [found.start() for found in re.finditer(b"IEND", content)][1]
+    path.write_bytes(content[: second_end - 20] + bytes(28) + content[second_end + 8 :])
+    with VideoFileSource(path) as source:
+        assert source.read() is not None
+        with pytest.raises(ImageError, match="frame 2: "):
+            source.read()
+        with pytest.raises(SourceError, match="ends after 2 of 4 frames"):
+            source.read()
+
+
+def test_cut_picture_in_a_file_of_bare_jpegs_is_refused(tmp_path: Path) -> None:
+    jpeg = jpeg_of().tobytes()
+    (tmp_path / "v.mjpeg").write_bytes(jpeg + jpeg[: len(jpeg) // 3] + jpeg)
+    with VideoFileSource(tmp_path / "v.mjpeg") as source:
+        whole = source.read()
+        with pytest.raises(ImageError, match="frame 2: the JPEG is truncated"):
+            source.read()
+        assert whole is not None and np.array_equal(whole.image, cv2.imdecode(jpeg_of(), cv2.IMREAD_COLOR))
+        assert source.read() is not None and source.read() is None
+
+
 @pytest.mark.parametrize("content", [b"", b"no video at all", bytes(100_000)])
 def test_garbage_video_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "v.mp4").write_bytes(content)
@@ -56,7 +118,8 @@ def test_video_cut_short_ends_with_an_error_not_quietly(tmp_path: Path) -> None:
     frames = []
     with source, pytest.raises(SourceError, match=r"ends after \d+ of 20 frames"):
         while True:
-            frames.append(source.read())
+            with suppress(ImageError):  # the last one is cut
+                frames.append(source.read())
     assert 3 < len(frames) < 18
 
 
@@ -243,7 +306,7 @@ class FakeCapture:
 )
 def test_only_motion_jpeg_is_taken_undecoded_and_only_if_it_can_be(fourcc: str, lets: bool, gives: bool) -> None:
     capture = FakeCapture(fourcc, lets_itself_be_asked=lets)
-    assert ask_for_jpegs(capture, cv2.CAP_PROP_FORMAT, -1) is gives  # type: ignore[arg-type]
+    assert ask_for_encoded(capture, cv2.CAP_PROP_FORMAT, -1) is gives  # type: ignore[arg-type]
     assert capture.asked == ([(cv2.CAP_PROP_FORMAT, -1)] if fourcc == "MJPG" else [])
 
 
@@ -251,3 +314,14 @@ def test_pictures_source_starts_again_when_entered_again(tmp_path: Path) -> None
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9, 3), np.uint8))
     source = PicturesSource([tmp_path / "a.png"], "a")
     assert len(read_all(source)) == len(read_all(source)) == 1
+
+
+def test_pictures_and_damaged_ones_have_the_names_of_their_files(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9, 3), np.uint8))
+    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8")
+    with PicturesSource([tmp_path / "a.png", tmp_path / "b.jpg"], "two") as source:
+        picture = source.read()
+        assert picture is not None and picture.source_name == "a.png"
+        with pytest.raises(DamagedPicture) as damaged:
+            source.read()
+    assert damaged.value.source_name == "b.jpg" and damaged.value.receipt is None
