@@ -20,6 +20,7 @@ from zsad_agent.evidence.files import OVERLAY, PICTURE, RESULT, Place
 from zsad_agent.evidence.pruning import Pruner
 from zsad_agent.messages import EvidenceStats, Result
 from zsad_agent.system import Service
+from zsad_core.picture import with_comment
 from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
@@ -174,7 +175,8 @@ class EvidenceStore(Service):
     def _write(self, place: Place, item: _Item) -> None:
         files: dict[str, bytes] = {}
         if item.image_bgr is not None:
-            files[PICTURE] = _as_jpeg(item.image_bgr, self._config.jpeg_quality)
+            jpeg = _as_jpeg(item.image_bgr, self._config.jpeg_quality)
+            files[PICTURE] = with_comment(jpeg, item.result.verdict)
         if item.heatmap is not None:
             files[OVERLAY] = item.heatmap
         files[RESULT] = item.result.encode() + b"\n"
