@@ -118,7 +118,7 @@ def parse_command(payload: bytes, key: Key, *, plain: bool) -> Command:
     except UnicodeDecodeError as error:
         raise CommandError(f"not UTF-8: {shown(payload)}") from error
     if not text:  # also arrives when somebody clears a retained message
-        raise CommandError("the message is empty. To use the config's value again, send null as value")
+        raise CommandError('the message is empty: expected {"value": …, "id": …, "sent_at": …}')
     if plain and not text.startswith("{"):
         value = _json(text) if text == "null" or text.startswith('"') else text
         return _validated(model, {"value": value, "id": None, "sent_at": None}, convert=True)
