@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Self
 
 import cv2
+import numpy as np
 
 from zsad_agent.sources.opencv import OpenCvSource, ask_for_encoded
 from zsad_agent.sources.source import DamagedPicture, Picture, name_of
@@ -24,11 +25,12 @@ class VideoFileSource(OpenCvSource):
         self._path = path
         self._frames = 0
         self._stated_frames = 0.0
+        self._second: np.ndarray | None = None  # read ahead
 
     def __enter__(self) -> Self:
         failure = "not a readable video, or damaged"
         capture = self._open(str(self._path.absolute()), cv2.CAP_FFMPEG, failure=failure)
-        self._frames = 0
+        self._frames, self._second = 0, None
         self._gives_encoded = ask_for_encoded(capture, cv2.CAP_PROP_FORMAT, -1)
         self._stated_frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # 0 or less where the header states none
         return self
@@ -38,11 +40,17 @@ class VideoFileSource(OpenCvSource):
 
         Raises:
             ImageError: this frame is damaged.
-            SourceError: the file has clearly fewer frames than its header states.
+            SourceError: the file has one frame, or clearly fewer than its header states.
         """
-        array = self._next_array()
+        array, self._second = self._second, None
+        if array is None:
+            array = self._next_array()
         if array is not None:
             self._frames += 1
+            if self._frames == 1:
+                self._second = self._next_array()
+                if self._second is None:  # FFmpeg also decodes still images, and fills what is missing
+                    raise SourceError(f"{self.description}: one frame, so not a video, and not an image that is read")
             return Picture(image=self._image_of(array, f"{self.description}, frame {self._frames}"))
         if self._frames == 0:
             raise SourceError(f"{self.description}: no frame can be decoded")

@@ -44,9 +44,9 @@ _FORMATS: Final = {
 }
 # A file with such a name is a picture even if its content is not: it may be damaged.
 _PICTURE_NAME: Final = re.compile(
-    r".*\.(apng|arw|avif|bmp|cr2|cr3|dcm|dds|dib|dng|dpx|exr|fits|gif|hdr|heic|heif|ico|j2c|j2k|jfif|jif|jls|jp2|jpc"
-    r"|jpe|jpeg|jpf|jpg|jps|jpx|jxl|jxr|mpo|nef|orf|pam|pbm|pcx|pfm|pgm|png|pnm|ppm|psd|qoi|raf|ras|raw|rw2|sgi|tga"
-    r"|tif|tiff|webp)",
+    r".*\.(apng|arw|avif|bmp|bw|cr2|cr3|dcm|dds|dib|dng|dpx|exr|fits|gif|hdr|heic|heif|icb|ico|j2c|j2k|jfif|jif|jls"
+    r"|jp2|jpc|jpe|jpeg|jpf|jpg|jps|jpx|jxl|jxr|jxs|mpo|nef|orf|pam|pbm|pct|pcx|pfm|pgm|pgx|phm|pict|png|pnm|ppm|psd"
+    r"|qoi|raf|ras|raw|rgb|rgba|rw2|sgi|sun|tga|tif|tiff|vda|vst|wbmp|webp|xbm|xpm|xwd)",
     re.IGNORECASE | re.DOTALL,
 )
 TEMPORARY_SUFFIXES: Final = (".part", ".tmp", ".partial", ".crdownload", ".filepart", "~")

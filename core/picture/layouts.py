@@ -15,6 +15,7 @@ from zsad_core.errors import ImageError
 from zsad_core.picture.strips import DECODED_LENGTH, inflated_length
 
 FULL_16_BIT: Final = 65_535
+MAX_PADDING_BYTES: Final = 16  # after uncompressed data; some writers align the length
 _TIFF_TYPES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}  # the integer types; no other is needed here
 _TIFF_TAGS: Final = frozenset(
     {254, 256, 257, 258, 259, 262, 273, 277, 278, 279, 281, 284, 322, 323, 324, 325, 338, 339, 50706}
@@ -23,6 +24,7 @@ _MOST_VALUES: Final = 1_000_000  # strips or tiles of the largest image
 _PHOTOMETRIC: Final = {4: "mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "CFA", 34892: "raw"}
 _JPEG_FRAME: Final = re.compile(rb"\xff[\xc0-\xc2]..\x08(....)", re.DOTALL)
 _YCBCR: Final = 6
+_TILE: Final = b"\xff\x90\0\x0a"  # start of a tile-part of JPEG 2000
 _UNCOMPRESSED, _JPEG_COMPRESSED = 1, 7
 _UNASSOCIATED_ALPHA: Final = 2
 _BGRX: Final = (0xFF0000, 0xFF00, 0xFF)
@@ -136,7 +138,7 @@ def _check_tiff_pieces(data: bytes, tags: dict[int, tuple[tuple[int, ...], int]]
         elif compression != _UNCOMPRESSED:
             fits = DECODED_LENGTH[compression](data[offset : offset + count], whole) in (whole, needed)
         else:  # subsampled YCbCr has fewer bytes
-            fits = count < needed + row_bytes and (count >= needed or tags[262][0][0] == _YCBCR)
+            fits = count <= needed + MAX_PADDING_BYTES and (count >= needed or tags[262][0][0] == _YCBCR)
         if not fits:
             raise ImageError(f"the TIFF {_OTHER_SIZE}")
 
@@ -173,7 +175,7 @@ def _bmp(data: bytes) -> Layout:
     left = len(data) - start - row_bytes * abs(height)
     if left < 0:
         raise ImageError("the BMP is truncated")
-    if left >= row_bytes and not (header == 124 and struct.unpack_from("<I", data, 130)[0]):  # a colour profile
+    if left > MAX_PADDING_BYTES and not (header == 124 and struct.unpack_from("<I", data, 130)[0]):  # a colour profile
         raise ImageError(f"the BMP {_OTHER_SIZE}")
     masks = struct.unpack_from("<III", data, 54) if compression == 3 else _BGRX
     if masks == _BGRX:
@@ -205,7 +207,7 @@ def _pnm(data: bytes) -> Layout:
     if not 0 < white <= FULL_16_BIT:
         raise ImageError(f"the PNM is damaged: its highest value is {white}")
     row_bytes = ceil(width / 8) if kind == 4 else width * (3 if kind == 6 else 1) * (1 if white < 256 else 2)
-    if len(data) - numbers.end() >= row_bytes * (height + 1):
+    if len(data) - numbers.end() > row_bytes * height + MAX_PADDING_BYTES:
         raise ImageError(f"the PNM {_OTHER_SIZE}, or it holds several images")
     return Layout(white=None if white in (255, FULL_16_BIT) else white)
 
@@ -213,9 +215,25 @@ def _pnm(data: bytes) -> Layout:
 def _jpeg_2000(data: bytes) -> Layout:
     if (box := data.find(b"colr\x01")) > 0 and struct.unpack_from(">I", data, box + 7)[0] not in (16, 17):
         raise ImageError("a JPEG 2000 that is neither sRGB nor grey is not read: save it as sRGB")
-    depth = data[data.index(b"\xff\x4f\xff\x51") + 42] if b"\xff\x4f\xff\x51" in data else 7
+    start = max(0, data.find(b"\xff\x4f\xff\x51"))  # the code stream, with the size first
+    right, bottom, left, top, tile_w, tile_h, tiles_x, tiles_y = struct.unpack_from(">8I", data, start + 8)
+    depth = data[start + 42]
     if depth > 15:  # the highest bit: signed
         raise ImageError("a JPEG 2000 with signed values or more than 16 bits is not read: save it with 8 or 16 bits")
+    tiles = ceil((right - tiles_x) / max(1, tile_w)) * ceil((bottom - tiles_y) / max(1, tile_h))
+    position, found = data.find(_TILE, start), set()
+    while data.startswith(_TILE, position):
+        tile, length = struct.unpack_from(">HI", data, position + 4)
+        found.add(tile)
+        position = position + length if length else len(data) - 2
+    if not data.startswith(b"\xff\xd9", position):
+        raise ImageError("the JPEG 2000 is truncated or damaged")
+    stated = (
+        struct.unpack_from(">II", data, box + 4) if (box := data.find(b"ihdr")) > 0 else (bottom - top, right - left)
+    )
+    is_tile = tiles > 1 or (tile_w, tile_h) == (right - tiles_x, bottom - tiles_y)  # encoders make the only tile so
+    if len(found) != tiles or stated != (bottom - top, right - left) or not is_tile:
+        raise ImageError(f"the JPEG 2000 {_OTHER_SIZE}")
     return Layout(white=None if depth in (7, 15) else (2 << depth) - 1)
 
 

@@ -71,6 +71,30 @@ def test_unreadable_file_is_unknown_the_rest_is_scored_and_the_exit_code_is_one(
     assert all(row["anomaly_score"] is None and row["reason"] for row in found if row["verdict"] == "unknown")
 
 
+def test_files_that_are_not_pictures_are_counted_and_named_once_on_stderr(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = tmp_path / "parts"
+    write_picture(parts / "a.png", blot=True).rename(parts / "a")
+    for name in ("notes.txt", "z.npy"):
+        (parts / name).write_text("text")
+    assert main(["score", str(parts), "--bundle", str(tiny_bundle), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert [json.loads(line)["path"] for line in printed.out.splitlines()] == [str(parts / "a")]
+    assert printed.err == f"zsad-agent: 2 files are not pictures and are skipped, for example {parts}/notes.txt\n"
+    assert main(["score", str(parts / "notes.txt"), "--bundle", str(tiny_bundle), "--json"]) == 1  # named by the user
+
+
+def test_bit_depth_flag_counts(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bright = cv2.cvtColor(cv2.imread(str(write_picture(tmp_path / "a.png", blot=True))), cv2.COLOR_BGR2GRAY)
+    assert cv2.imwrite(str(tmp_path / "a.png"), bright.astype(np.uint16) * 1023 // 255)
+    flags = ["--bundle", str(tiny_bundle), "--json"]
+    assert main(["score", str(tmp_path / "a.png"), *flags]) == 1  # nearly black
+    assert main(["score", str(tmp_path / "a.png"), "--bit-depth", "10", *flags]) == 0
+    dark, right = rows(capsys)
+    assert "dark_below" in str(dark["reason"]) and right["anomaly_score"] == pytest.approx(1.0, abs=1e-6)
+
+
 def test_maps_mirror_the_folder_at_the_models_resolution(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,8 @@
 import http.server
 import re
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -146,6 +148,48 @@ def test_single_picture_and_glob(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / name), np.zeros((9, 9, 3), np.uint8))
     assert len(read_all(make_source(SourceConfig(source=str(tmp_path / "b1.png"))))) == 1
     assert len(read_all(make_source(SourceConfig(source=str(tmp_path / "a*.png"))))) == 2
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a", "a.mp4", "a.jpg.part"])
+def test_half_a_jpeg_is_refused_whatever_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(jpeg_of()[:1500].tobytes())
+    source = make_source(SourceConfig(source=str(tmp_path / name)))
+    with source, pytest.raises(ImageError, match="the JPEG is truncated"):
+        source.read()
+
+
+@pytest.mark.parametrize("source", ["", "/*"])
+def test_folder_and_glob_give_pictures_of_any_name_and_tell_the_rest_once(
+    tmp_path: Path, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b.jfif", "c.dat"):
+        (tmp_path / name).write_bytes(jpeg_of().tobytes())
+    for name in ("notes.txt", "map.npy"):
+        (tmp_path / name).write_text("not a picture")
+    assert len(read_all(make_source(SourceConfig(source=f"{tmp_path}{source}")))) == 3
+    (message,) = caplog.messages
+    assert f"2 files are not pictures and are skipped, for example {tmp_path}/map.npy" in message
+
+
+def test_motion_jpeg_is_a_video_by_its_name_because_a_picture_begins_as_it_does(tmp_path: Path) -> None:
+    (tmp_path / "v.mjpeg").write_bytes(b"".join(jpeg_of().tobytes() for _ in range(3)))
+    (tmp_path / "v.jpg").write_bytes((tmp_path / "v.mjpeg").read_bytes())
+    assert isinstance(make_source(SourceConfig(source=str(tmp_path / "v.mjpeg"))), VideoFileSource)
+    with pytest.raises(ImageError, match="several JPEGs"):
+        read_all(make_source(SourceConfig(source=str(tmp_path / "v.jpg"))))
+
+
+@pytest.mark.parametrize("trigger", ["free", "folder"])
+@pytest.mark.parametrize(("bit_depth", "level"), [("auto", 3), (16, 3), (12, 62), (10, 249)])
+def test_bit_depth_says_which_bits_of_a_16_bit_file_are_the_picture(
+    tmp_path: Path, trigger: str, bit_depth: object, level: int
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((9, 9), 1000, np.uint16))
+    config = SourceConfig.model_validate({"source": str(tmp_path), "trigger": trigger, "bit_depth": bit_depth})
+    with make_source(config) as source:
+        while (picture := source.read()) is None:
+            time.sleep(0.05)
+    assert (picture.image == level).all()
 
 
 def test_file_with_brackets_in_its_name_is_no_glob(tmp_path: Path) -> None:
@@ -325,3 +369,12 @@ def test_pictures_and_damaged_ones_have_the_names_of_their_files(tmp_path: Path)
         with pytest.raises(DamagedPicture) as damaged:
             source.read()
     assert damaged.value.source_name == "b.jpg" and damaged.value.receipt is None
+
+
+def test_still_image_that_only_ffmpeg_reads_is_no_video(tmp_path: Path) -> None:
+    header = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 64, 48, 24, 0x20)
+    (tmp_path / "a.tga").write_bytes(header + bytes(64 * 48 * 3))
+    with pytest.raises(SourceError, match="one frame, so not a video"):
+        read_all(VideoFileSource(tmp_path / "a.tga"))
+    with pytest.raises(ImageError, match="not an image that OpenCV can decode"):
+        read_all(make_source(SourceConfig(source=str(tmp_path / "a.tga"))))
