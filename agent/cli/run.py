@@ -3,17 +3,22 @@
 import argparse
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from zsad_agent.cli.flags import add_model_flags, add_source_flags, add_threshold_flag, count, given
-from zsad_agent.system import configure_logging, keep_memory_small
+from zsad_agent.system import configure_logging, keep_memory_small, note_hangups
 
 
 def main(arguments: list[str]) -> int:
     """Runs until every source ends, `--max-frames` are done, or a signal."""
     args = _parser().parse_args(arguments)
+    with note_hangups() as hangup:
+        return _run(args, hangup)
 
+
+def _run(args: argparse.Namespace, hangup: Callable[[], bool]) -> int:
     from zsad_agent.config import default_state_dir, load_settings
 
     flags: dict[str, dict[str, Any]] = {
@@ -44,6 +49,7 @@ def main(arguments: list[str]) -> int:
         options = RunOptions(
             stop=stop,
             state_dir=state_dir,
+            hangup=hangup,
             reread=lambda: checked_settings(args.config, flags).config,
             sinks=sinks,
             max_frames=args.max_frames,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from zsad_agent.control import (
     CAMERA_KEYS,
     FILE_NAME,
     Controller,
+    Nonces,
     ReloadRequest,
     RunningAgent,
     StoredSettings,
@@ -50,6 +52,7 @@ class RunOptions:
 
     stop: threading.Event  # set to end the run; accepted results are then published or stored within 2 s
     state_dir: Path
+    hangup: Callable[[], bool] = lambda: False  # whether a reload was requested by signal since its last call
     reread: Callable[[], AgentConfig] | None = None  # reads and checks the config again; None: there is no file
     sinks: Sequence[Sink] = ()  # get every result, in addition to the publisher
     max_frames: int | None = None  # the run ends after this number of pictures
@@ -114,6 +117,7 @@ def _run_once(
         controller = None
         if config.control.enabled:
             controller = services.start(_make_controller(config, options, agent.observer, store, restart))
+        reload = controller.reload if controller is not None else restart.ask_in_background
         health = HealthServer(
             config.http.listen,
             metrics=agent.metrics.render,
@@ -131,9 +135,8 @@ def _run_once(
             )
         statuses = [station.status for station in stations]
         ends = (options.stop, restart.event)
-        supervise(
-            agent.pipeline, services, notifier, statuses, ends=ends, notes=started.reasons, tend=agent.reporter.tend
-        )
+        tend = partial(_tend, agent.reporter, options.hangup, reload)
+        supervise(agent.pipeline, services, notifier, statuses, ends=ends, notes=started.reasons, tend=tend)
         stop_by_s = time.monotonic() + STOP_S
         if not restart.event.is_set():
             notifier.stopping()
@@ -153,6 +156,13 @@ def _run_once(
             code = 1
         leave_at_once(code, options.exit_now)
     return code
+
+
+def _tend(reporter: StatsReporter, hangup: Callable[[], bool], reload: Callable[[], None]) -> None:
+    reporter.tend()
+    if hangup():
+        logger.info("SIGHUP: the config file is read again")
+        reload()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +202,14 @@ def _assemble(
         evidence = services.start(EvidenceStore(config.evidence, folder))
     recent = RecentResults()
     observer = Observer(
-        config=config, stations=stations, models=models, publisher=publisher, recent=recent, evidence=evidence
+        config=config,
+        stations=stations,
+        models=models,
+        publisher=publisher,
+        recent=recent,
+        evidence=evidence,
+        services=services,
+        nonces=Nonces(),
     )
     metrics = Metrics([station.name for station in stations], observer.snapshot)
     pipeline = Pipeline(
@@ -205,7 +222,7 @@ def _assemble(
         on_crash=options.crash_reports.record if options.crash_reports is not None else None,
         max_frames=options.max_frames,
     )
-    reporter = StatsReporter(observer.snapshot, publisher.set_retained)
+    reporter = StatsReporter(observer.snapshot, lambda: services.faults, publisher.set_retained)
     return _Agent(pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter)
 
 
@@ -233,4 +250,4 @@ def _make_controller(
     )
     remote = RunningAgent(stations, models, updater, store, restart)
     stored = StoredSettings(options.state_dir / FILE_NAME)
-    return Controller(remote, running.publisher, config, stored, reload_fault=restart.fault)
+    return Controller(remote, running.publisher, config, stored, nonces=running.nonces, reload_fault=restart.fault)

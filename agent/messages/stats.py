@@ -81,6 +81,8 @@ class Stats(StrictModel, json_schema_extra=_complete_schema):
     spool: SpoolStats
     broker: BrokerStats
     evidence: EvidenceStats | None = Field(description="Null when evidence is off.")
+    faults: tuple[Text, ...] = Field(description="Faults of the agent's parts at present, except of cameras.")
+    command_nonce: Text | None = Field(description="Proves a command to be new; null when commands are off.")
 
     def encode(self) -> bytes:
         """The message: UTF-8 JSON without spaces."""

@@ -39,7 +39,7 @@ def main() -> int:
     The command line has file descriptors of the connection (a SOCK_SEQPACKET socket) and of the file in memory, and the
     parent's process id. The source comes over the connection, so that its credentials are in no process list.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group, but only the parent ends this one
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # sent to the whole group; only the parent ends this
         signal.signal(number, signal.SIG_IGN)
     connection_fd, memory_fd, parent_pid = map(int, sys.argv[1:])
     _die_with_parent(parent_pid)

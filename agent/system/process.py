@@ -1,12 +1,36 @@
 """The process: the environment that OpenCV reads, memory, age, and the energy of the machine. Imports no OpenCV."""
 
+import contextlib
 import ctypes
 import gc
 import math
 import mmap
 import os
+import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def note_hangups() -> Iterator[Callable[[], bool]]:
+    """SIGHUP no longer ends the process. Yields a function: whether one came since its last call.
+
+    Afterwards SIGHUP is ignored, because the process is about to end. Enter it in the main thread.
+    """
+    came: list[int] = []
+
+    def taken() -> bool:
+        if not came:
+            return False
+        came.clear()  # one that comes now belongs to the same reload
+        return True
+
+    signal.signal(signal.SIGHUP, lambda number, _: came.append(number))
+    try:
+        yield taken
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the interpreter would restore the default, but keeps this
 
 
 def prepare_environment(stale_after_s: float | None = None) -> None:

@@ -8,6 +8,8 @@ from .content import is_picture as is_picture
 from .content import is_picture_file as is_picture_file
 from .content import is_temporary as is_temporary
 from .content import sort_out as sort_out
+from .encoded import comment_of as comment_of
+from .encoded import with_comment as with_comment
 from .heatmap import blend as blend
 from .imaging import HALVE_FROM as HALVE_FROM
 from .imaging import decode_image as decode_image

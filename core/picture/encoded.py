@@ -8,6 +8,23 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # not a stuf
 _JPEG_START, _JPEG_END = 0xD8, 0xD9
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 MAX_PADDING_BYTES = 16  # before the end marker; some hardware encoders align the length
+_MARK = b"zsad-agent: "
+
+
+def with_comment(jpeg: bytes, text: str) -> bytes:
+    """A JPEG with a comment of this program, a short text, after its first segment."""
+    end, comment = 4 + int.from_bytes(jpeg[4:6], "big"), _MARK + text.encode()
+    return jpeg[:end] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[end:]
+
+
+def comment_of(encoded: bytes) -> str | None:
+    """The comment of `with_comment`, from the first bytes of a file; None if there is none."""
+    end = 4 + int.from_bytes(encoded[4:6], "big")
+    if not encoded.startswith(b"\xff\xd8\xff") or encoded[end : end + 2] != b"\xff\xfe":
+        return None
+    length = int.from_bytes(encoded[end + 2 : end + 4], "big")
+    comment = encoded[end + 4 : end + 2 + length]
+    return comment.removeprefix(_MARK).decode(errors="replace") if comment.startswith(_MARK) else None
 
 
 def find_fault(encoded: bytes) -> str | None:

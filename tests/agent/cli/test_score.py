@@ -179,16 +179,17 @@ def test_calibrate_prints_a_threshold_that_passes_the_good_parts(
         image = np.full((64, 64, 3), 255 - 10 * index, np.uint8)
         cv2.imwrite(str(tmp_path / f"{index}.png"), image)
     (tmp_path / "broken.png").write_bytes(b"x")
-    assert main(["calibrate", str(tmp_path), "--bundle", str(tiny_bundle), "--unchecked"]) == 0
+    assert main(["calibrate", str(tmp_path), "--bundle", str(tiny_bundle), "--unchecked"]) == 1
     printed = capsys.readouterr()
     assert "broken.png" in printed.err
+    assert "# Left out: 1 without a score." in printed.out
     assert "From 6 pictures" in printed.out and "cannot support the 1.00%" in printed.out
     assert printed.out.splitlines()[-2:] == ["decision:", "  threshold: 0.1961"]
 
 
 @pytest.mark.parametrize("count", [0, 4])
 def test_calibrate_refuses_too_few(count: int) -> None:
-    with pytest.raises(ZsadError, match=f"{count} pictures can be scored, at least 5"):
+    with pytest.raises(ZsadError, match=f"{count} different pictures can be scored, at least 5"):
         calibrate([0.1] * count, 0.01)
 
 
@@ -249,10 +250,12 @@ def test_calibrate_names_the_pictures_that_it_leaves_out_on_one_line(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(5):
-        write_picture(tmp_path / f"{number}.png", blot=False)
+        image = cv2.imread(str(write_picture(tmp_path / f"{number}.png", blot=False)))
+        image[70:90] -= np.uint8(5 * number)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
     cv2.imwrite(str(tmp_path / "dot.png"), np.full((1, 1, 3), 90, np.uint8))
     (tmp_path / "dot.png").rename(tmp_path / "d\x1bot.png")
-    assert main(["calibrate", str(tmp_path), "--bundle", str(tiny_bundle)]) == 0
+    assert main(["calibrate", str(tmp_path), "--bundle", str(tiny_bundle)]) == 1
     assert f"left out: {tmp_path}/d\\x1bot.png: the picture has 1x1 pixels" in capsys.readouterr().err
 
 

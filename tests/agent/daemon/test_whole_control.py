@@ -63,6 +63,11 @@ def test_settings_obey_only_fresh_commands_and_hold_over_a_kill_behind_tls_passw
             operator.publish(f"{BASE}/cam0/threshold/set", b'{"value": 0.9, "id": "old", "sent_at": 1000}')
             assert "the clocks" in operator.state_where("cam0/threshold", lambda s: s["id"] == "old")["error"].lower()
 
+            nonce = json.loads(operator.payloads(f"{BASE}/stats")[-1])["command_nonce"]
+            without_clock = json.dumps({"value": 0.25, "id": "no clock", "nonce": nonce}).encode()
+            operator.publish(f"{BASE}/cam0/threshold/set", without_clock)
+            assert operator.state_where("cam0/threshold", lambda s: s["id"] == "no clock")["error"] is None
+
             assert operator.command("cam0/snapshot")["error"] is None
             operator.wait_for(lambda: operator.payloads(f"{BASE}/cam0/image"))
             assert operator.payloads(f"{BASE}/cam0/image")[0].startswith(b"\xff\xd8")
@@ -78,6 +83,8 @@ def test_settings_obey_only_fresh_commands_and_hold_over_a_kill_behind_tls_passw
         states = len(operator.payloads(f"{BASE}/cam0/paused/state"))
         with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
             operator.wait_for(lambda: len(operator.payloads(f"{BASE}/cam0/paused/state")) > states, PATIENCE_S)
+            operator.publish(f"{BASE}/cam0/threshold/set", without_clock)
+            operator.state_where("cam0/threshold", lambda s: s["id"] == "no clock" and s["error"])
             operator.publish(f"{BASE}/cam0/threshold/set", replayed)
             operator.state_where("cam0/threshold", lambda state: "a replay" in (state["error"] or ""))
             assert json.loads(operator.payloads(f"{BASE}/cam0/paused/state")[-1])["value"] is True

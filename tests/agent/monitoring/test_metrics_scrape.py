@@ -60,6 +60,8 @@ def make_stats(
         "spool": SpoolStats(entries=4, bytes=8192, oldest_age_s=12.5),
         "broker": BROKER,
         "evidence": EvidenceStats(kept=9, dropped=1, pruned=2, bytes=1000),
+        "faults": ("the disk is full",),
+        "command_nonce": "5f2c",
     }
     return Stats(**(fields | changes))
 

@@ -262,7 +262,7 @@ def test_camera_is_closed_in_good_order_when_it_gives_frames(
 def test_terminal_and_service_manager_leave_the_process_to_the_agent(scripted: Scripted) -> None:
     with scripted("every:0.01 100000") as source:
         source.read()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             children()[0].send_signal(number)
         time.sleep(0.1)
         for _ in range(10):
