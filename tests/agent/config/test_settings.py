@@ -27,7 +27,9 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
 
 def test_faults_name_the_file_for_its_own_and_the_command_line_for_flags(tmp_path: Path) -> None:
     path = write(tmp_path, "source:\n  camera: 0\n  speed: 5\n")
-    with pytest.raises(ConfigError, match=r"agent\.yaml:3: source\.speed: unknown key\. Known here: bit_depth, camera, fps"):
+    with pytest.raises(
+        ConfigError, match=r"agent\.yaml:3: source\.speed: unknown key\. Known here: bit_depth, camera, fps"
+    ):
         load_settings(path)
     with pytest.raises(ConfigError, match=r"command line: decision\.threshold: got 7\.0"):
         load_settings(write(tmp_path, ""), {"decision": {"threshold": 7.0}})
