@@ -1,3 +1,7 @@
+from .address import STREAM_SCHEMES as STREAM_SCHEMES
+from .address import Address as Address
+from .address import is_url as is_url
+from .address import parse_address as parse_address
 from .agent import AgentConfig as AgentConfig
 from .agent import EvidenceConfig as EvidenceConfig
 from .agent import HeatmapConfig as HeatmapConfig

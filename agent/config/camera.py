@@ -1,12 +1,15 @@
 """The settings of one camera: its source, when a picture is taken, and which part of it is inspected."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from zsad_agent.config.address import STREAM_SCHEMES, is_url, parse_address
 from zsad_core.config import StrictModel
 
+_STREAM_LIKE = re.compile(r"(https?|rtsps?):", re.IGNORECASE)
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 TopicLevel = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 GreyLevel = Annotated[float, Field(ge=0, le=255)]
@@ -15,6 +18,15 @@ Side = Annotated[int, Field(ge=8, le=65_535)]
 FrameSide = Annotated[int, Field(ge=16, le=16_384)]
 Share = Annotated[float, Field(ge=0, le=1)]
 IndexAsText = BeforeValidator(lambda camera: str(camera) if type(camera) is int and camera >= 0 else camera)
+
+
+def _source(source: str) -> str:
+    """A stream's address is checked, with its scheme in lower case. A path stays as it is."""
+    if is_url(source):
+        return parse_address(source, STREAM_SCHEMES).url
+    if _STREAM_LIKE.match(source):
+        raise ValueError("expected :// after the scheme of a stream")
+    return source
 
 
 class HealthConfig(StrictModel):
@@ -54,7 +66,8 @@ class SourceConfig(StrictModel):
     """One of `camera` and `source`."""
 
     camera: Annotated[str, IndexAsText] | None = None  # V4L2 index or /dev/v4l/by-id/… path
-    source: Annotated[str, Field(min_length=1)] | None = None  # RTSP or HTTP URL, video file, image, folder or glob
+    # RTSP or HTTP URL, video file, image, folder or glob
+    source: Annotated[str, Field(min_length=1), AfterValidator(_source)] | None = None
     name: TopicLevel = "cam0"  # the topic level and `camera` of every result
     width: FrameSide | None = None  # requested from a V4L2 camera, pixels; None: 640 x 480
     height: FrameSide | None = None

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from zsad_agent.config.address import is_url, parse_address
 from zsad_core.config import StrictModel
 
 EMBEDDED_BROKER = "embedded"
@@ -14,16 +14,14 @@ EMBEDDED_BROKER = "embedded"
 def _broker_url(url: str) -> str:
     if url == EMBEDDED_BROKER:
         return url
-    parts = urlsplit(url)
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+    if not is_url(url):
         raise ValueError("expected mqtt://host[:port], mqtts://host[:port] or 'embedded'")
-    if parts.username or parts.password:
+    address = parse_address(url, ("mqtt", "mqtts"))
+    if address.user:
         raise ValueError("credentials do not belong in the URL: set username and password_file")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
+    if address.rest not in ("", "/"):
         raise ValueError("expected mqtt://host[:port] with nothing after it; the topic prefix is mqtt.topic_prefix")
-    if parts.port == 0 or any(character.isspace() for character in url):  # `port` raises ValueError out of range
-        raise ValueError("expected mqtt://host[:port] with a port from 1 and no blanks")
-    return url
+    return address.url
 
 
 class TlsConfig(StrictModel):

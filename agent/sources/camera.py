@@ -1,17 +1,34 @@
 """Live sources: a V4L2 camera and a network stream. Both can hang for ever, so `GrabberSource` reads them."""
 
+import ctypes
 import glob
 import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 import cv2
 
+from zsad_agent.config import STREAM_SCHEMES, parse_address
 from zsad_agent.sources.opencv import OpenCvSource, ask_for_encoded
 from zsad_agent.sources.source import Picture
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.redaction import redacted
 
+MOST_LOG_BYTES = 65_536
+MOST_CONNECT_S = 5.0
+_PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
+_STATUSES = {
+    401: "wrong user name or password, or none given",
+    403: "this user may not see the stream",
+    404: "there is no such path",
+    454: "there is no such session",
+    461: "it does not offer RTSP over TCP",
+}
 Y16 = cv2.VideoWriter.fourcc(*"Y16 ")
 DAMAGED_IN_A_ROW = 25  # after so many damaged frames the camera is lost
 
@@ -111,6 +128,50 @@ class StreamSource(_LiveSource):
 
     def __enter__(self) -> Self:
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, self._timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, self._timeout_ms]
-        failure = "cannot be opened: no answer, refused, wrong credentials, or no video at this URL"
-        self._open(self._url, cv2.CAP_FFMPEG, timeouts, failure=failure)
+        with _ffmpeg_log() as read_log:
+            try:
+                self._open(self._url, cv2.CAP_FFMPEG, timeouts, failure="cannot be opened")
+            except SourceError as error:
+                reason = _why_not_opened(self._url, read_log(), min(self._timeout_ms / 1000, MOST_CONNECT_S))
+                raise SourceError(f"{error}: {reason}") from error
         return self._start(cv2.CAP_PROP_FORMAT, -1)
+
+
+def _why_not_opened(url: str, ffmpeg_log: str, timeout_s: float) -> str:
+    """The reason in words: from what FFmpeg logged, or else from a connection that is made for it."""
+    found = re.search(r"(?:HTTP error|failed:) ([45][0-9][0-9])\b", ffmpeg_log)
+    if found is not None:
+        status = int(found[1])
+        return f"the server answers {status}: {_STATUSES.get(status, 'it cannot give this stream now')}"
+    address = parse_address(url, STREAM_SCHEMES)
+    port = address.port or _PORTS[address.scheme]
+    try:
+        socket.create_connection((address.host, port), timeout_s).close()
+    except socket.gaierror:
+        return f"no address is known for the host {address.host!r}: check its spelling and the name server"
+    except ConnectionRefusedError:
+        return f"refused: nothing listens on port {port} of {address.host}"
+    except TimeoutError:
+        return f"no answer from {address.host}, port {port}, for {timeout_s:g} s"
+    except OSError as error:
+        return f"no route to {address.host}: {error.strerror or error}"
+    return "the server can be reached, but gave no video that can be read"
+
+
+@contextmanager
+def _ffmpeg_log() -> Iterator[Callable[[], str]]:
+    """Gives a function that returns what FFmpeg has logged meanwhile. OpenCV writes it to the process's stdout."""
+    flush = ctypes.CDLL(None).fflush
+    with ExitStack() as stack:
+        log, stdout = os.memfd_create("log"), os.dup(1)
+        for action in (partial(os.close, log), partial(os.close, stdout), partial(os.dup2, stdout, 1)):
+            stack.callback(action)
+        stack.callback(flush, None)
+        flush(None)
+        os.dup2(log, 1)
+
+        def read() -> str:
+            flush(None)
+            return os.pread(log, MOST_LOG_BYTES, 0).decode(errors="replace")
+
+        yield read

@@ -2,10 +2,9 @@
 
 import glob
 import logging
-import re
 from pathlib import Path
 
-from zsad_agent.config import SourceConfig
+from zsad_agent.config import SourceConfig, is_url
 from zsad_agent.sources.camera import StreamSource, V4l2Source
 from zsad_agent.sources.camera_process import GrabberSource
 from zsad_agent.sources.files import PicturesSource, VideoFileSource
@@ -15,12 +14,10 @@ from zsad_core.errors import ConfigError, SourceError
 from zsad_core.picture import HEAD_BYTES, READ_FORMATS, FoundFiles, find_files, format_of, is_picture, sort_out
 from zsad_core.redaction import redacted
 
-STREAM_SCHEMES = frozenset({"http", "https", "rtsp", "rtsps"})
 logger = logging.getLogger(__name__)
 MOTION_JPEG = (".mjpeg", ".mjpg")  # such a file can hold many JPEGs
 MAX_INDEX_DIGITS = 6
 MAX_SHOWN_CHARACTERS = 300
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source:
@@ -43,14 +40,9 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
             "no camera and no source. Name one with --camera 0 or --source rtsp://…, a video, picture, folder or glob, "
             "or set source.camera or source.source in the config file"
         )
-    if scheme := _SCHEME.match(config.source):
+    if is_url(config.source):
         if config.trigger == "folder":
             raise ConfigError(f"source {redacted(config.source)!r}: trigger: folder needs the path of a folder")
-        if scheme[1].lower() not in STREAM_SCHEMES:
-            raise ConfigError(
-                f"source {redacted(config.source)!r}: scheme {scheme[1]!r} is not one of "
-                f"{', '.join(sorted(STREAM_SCHEMES))}; a file is named by its plain path"
-            )
         stream = StreamSource(config.source, timeout_s=config.stale_after_s)
         return GrabberSource(stream, stale_after_s=config.stale_after_s)
     try:

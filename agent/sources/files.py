@@ -51,7 +51,7 @@ class VideoFileSource(OpenCvSource):
                 self._second = self._next_array()
                 if self._second is None:  # FFmpeg also decodes still images, and fills what is missing
                     raise SourceError(f"{self.description}: one frame, so not a video, and not an image that is read")
-            return Picture(image=self._image_of(array, f"{self.description}, frame {self._frames}"))
+            return Picture(image=self._image_of(array, f"{self.description}, frame {self._frames}", strict=True))
         if self._frames == 0:
             raise SourceError(f"{self.description}: no frame can be decoded")
         if self._frames < self._stated_frames - max(1.0, COUNT_SLACK * self._stated_frames):

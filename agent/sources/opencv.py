@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from zsad_core.errors import SourceError
+from zsad_core.errors import ImageError, SourceError
 from zsad_core.picture import decode_image, to_bgr8
 
+MOST_ENCODED_BYTES = 100_000_000  # of one JPEG or PNG: a byte per pixel of the largest picture
 # OpenCV gives these for all names that containers have for motion JPEG and motion PNG.
 ENCODED_FORMATS = frozenset(cv2.VideoWriter.fourcc(*name) for name in ("MJPG", "JPEG", "MPNG"))
 
@@ -43,13 +44,17 @@ class OpenCvSource:
             raise SourceError(f"{self.description}: no frame: {error.err or error.code}") from error
         return array if arrived else None
 
-    def _image_of(self, array: np.ndarray, name: str) -> np.ndarray:
-        """uint8 BGR [H, W, 3] of what `_next_array` gave.
+    def _image_of(self, array: np.ndarray, name: str, *, strict: bool = False) -> np.ndarray:
+        """uint8 BGR [H, W, 3] of what `_next_array` gave. `strict`: as of `decode_image`.
 
         Raises:
             ImageError: the picture is damaged. Its text begins with `name`.
         """
-        return decode_image(array.reshape(-1), name) if self._gives_encoded else to_bgr8(array, self._white)
+        if not self._gives_encoded:
+            return to_bgr8(array, self._white)
+        if array.size > MOST_ENCODED_BYTES:
+            raise ImageError(f"{name}: {array.size} bytes, at most {MOST_ENCODED_BYTES} are decoded")
+        return decode_image(array.reshape(-1), name, strict=strict)
 
 
 def ask_for_encoded(capture: cv2.VideoCapture, setting: int, value: int) -> bool:

@@ -1,14 +1,19 @@
 """Live sources in a process of their own: real processes, real streams, and every fault that a camera has."""
 
 import contextlib
+import errno
 import itertools
 import os
+import re
+import resource
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +27,7 @@ from scripted_camera import SECRET, ScriptedCamera
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.config import SourceConfig
-from zsad_agent.sources import GrabberSource, StreamSource, camera_process
+from zsad_agent.sources import GrabberSource, StreamSource, camera, camera_process
 from zsad_agent.system import LatestQueue
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
@@ -307,6 +312,83 @@ def test_credentials_reach_the_camera_and_no_list_of_processes() -> None:
             assert SECRET not in " ".join(child.cmdline()) + str(child.environ())
         with pytest.raises(SourceError, match="cannot be opened"), stream(server):
             pass
+
+
+class Refusal(socketserver.BaseRequestHandler):
+    """Answers every HTTP or RTSP request with the status in its path; `silent` gets no answer."""
+
+    def handle(self) -> None:
+        while request := self.request.recv(4096).decode():
+            url, protocol = request.split()[1:3]
+            sequence = re.search(r"CSeq: \d+\r\n", request)
+            status = "200 OK" if request.startswith("OPTIONS") else f"{url.rpartition('/')[2]} No"
+            if url.endswith("silent"):
+                self.request.recv(1)
+            ask = 'WWW-Authenticate: Digest realm="x", nonce="y"\r\n' if "401" in status else ""
+            self.request.sendall(f"{protocol} {status}\r\n{sequence[0] if sequence else ''}{ask}\r\n".encode())
+            if protocol.startswith("HTTP"):
+                return
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refusal) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["http", "rtsp"])
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("127.0.0.1:{port}/401", "the server answers 401: wrong user name or password"),
+        ("127.0.0.1:{port}/403", "the server answers 403: this user may not see the stream"),
+        ("127.0.0.1:{port}/404", "the server answers 404: there is no such path"),
+        ("127.0.0.1:{port}/503", "the server answers 503: it cannot give this stream now"),
+        ("127.0.0.1:{port}/200", "the server can be reached, but gave no video"),
+        ("127.0.0.1:{port}/silent", "the server can be reached, but gave no video"),
+        ("127.0.0.1:9/x", r"refused: nothing listens on port 9 of 127\.0\.0\.1"),
+        ("camera.invalid/x", r"no address is known for the host 'camera\.invalid'"),
+    ],
+)
+def test_stream_that_cannot_be_opened_says_why(refusing_port: int, scheme: str, place: str, reason: str) -> None:
+    url = f"{scheme}://user:{SECRET}@{place.format(port=refusing_port)}"
+    source = GrabberSource(StreamSource(url, timeout_s=2.0), stale_after_s=2.0)
+    with pytest.raises(SourceError, match=f"cannot be opened: {reason}") as caught, source:
+        pass
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TimeoutError(), "no answer from cam, port 554, for 2 s"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "no route to cam: No route to host"),
+    ],
+)
+def test_host_that_cannot_be_reached_is_told_from_one_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, reason: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert camera._why_not_opened("rtsp://cam/x", "", 2.0) == reason
+
+
+def test_camera_cannot_fill_the_machine_s_memory(scripted: Scripted) -> None:
+    with scripted("1 wait:1 fill", "1 wait:60") as source:
+        source.read()
+        (child,) = children()
+        assert Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "1000\n"
+        assert child.rlimit(resource.RLIMIT_AS)[0] < 4 * 2**30
+        with pytest.raises(SourceError, match="scripted camera: its pictures need more than 2048 MB"):
+            source.read()
+    assert Path("/proc/self/oom_score_adj").read_text() != "1000\n"
+    with source:
+        source.read()
 
 
 def test_process_loads_neither_openvino_nor_pydantic(scripted: Scripted) -> None:
