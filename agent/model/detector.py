@@ -280,18 +280,18 @@ def _compile_with_cache(
         try:
             known = read_known(cache)
             if known is None:
-                _, known = try_it(core.compile_model(model, config.device, options))
+                known = try_it(core.compile_model(model, config.device, options))[1]
                 write_known(cache, known)
             request, answer = try_it(core.compile_model(model, config.device, options))
             fault = answer_fault(answer, known, _tolerance(config))
+            if fault is None:
+                seal_cache(cache)
+                return request, known
         except (RuntimeError, OSError, DeviceError) as error:  # a full disk, the device: compiling anew shows which
             fault = _short(error)
-        if fault is not None:
-            logger.warning("compiling with the cache %s failed, compiling without it: %s", cache, fault)
-            clear_cache(cache)
-            return None
-        seal_cache(cache)
-        return request, known
+        logger.warning("compiling with the cache %s failed, compiling without it: %s", cache, fault)
+        clear_cache(cache)
+        return None
 
 
 def _expand_weights(model: Any) -> None:
