@@ -132,7 +132,7 @@ class BundleStore:
                 bundle = self._open(sha256, keys)
                 detector = compile_bundle(bundle)
             except (ZsadError, MemoryError) as error:
-                _skip(reasons, f"the selected bundle {sha256[:12]} cannot be used: {error or 'no memory'}")
+                _skip(reasons, f"the selected bundle {sha256[:12]} cannot be used: {str(error) or 'no memory'}")
                 self._note_attempts(sha256, None)
             else:
                 self._note_attempts(sha256, None)
