@@ -118,10 +118,9 @@ class ModelGuard(Service):
             try:
                 predictor = self._load_again(model.bundle)
             except Exception as error:  # a model, device or disk can fail in any way; the thread must live
-                self._on_fault(f"{fault}; loading it again failed: {error or type(error).__name__}")
-                logger.warning(
-                    "the model cannot be loaded again: %s", error, exc_info=logger.isEnabledFor(logging.DEBUG)
-                )
+                reason = str(error) or type(error).__name__
+                self._on_fault(f"{fault}; loading it again failed: {reason}")
+                logger.warning("the model cannot be loaded again: %s", reason)
                 self._stop.wait(backoff.next_s())
             else:
                 self._models.replace(Model(bundle=model.bundle, predictor=predictor), instead_of=model)
