@@ -2,6 +2,7 @@
 
 import logging
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -57,6 +58,7 @@ class Detector:
         prompt_shape = bundle.manifest.model.prompt_shape
         self._prompt = None if prompt_shape is None else np.zeros(prompt_shape, np.float32)
         self._select_product(config.product)
+        self._prompts_crc = self._sum_prompts()
         self._failed_test: str | None = None
         self._tolerance = _tolerance(config)
         ov = import_openvino()
@@ -99,10 +101,17 @@ class Detector:
         if self._failed_test is None:
             try:
                 self._failed_test = answer_fault(self._answer(self._request), self._known, self._tolerance)
+                if self._sum_prompts() != self._prompts_crc:
+                    self._failed_test = "the prompts of the bundle have changed in memory"
             except DeviceError as error:
                 self._failed_test = f"the model has no answer to the test picture: {error}"
         if self._failed_test is not None:
             raise DeviceError(self._failed_test)
+
+    def _sum_prompts(self) -> int:
+        """A checksum of the prompts of all products."""
+        bank = self._bundle.prompt_bank
+        return 0 if bank is None else zlib.crc32(b"".join(bank[product].tobytes() for product in bank.products))
 
     def _try(self, compiled: Any) -> Tried:
         """An inference request of a compiled model, and its answer to the test picture."""

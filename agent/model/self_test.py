@@ -80,7 +80,6 @@ class ModelGuard(Service):
         self._every_s = every_s
         self._first_pause_s = first_pause_s
         self._stop = threading.Event()
-        self._loading = False
         self._thread = threading.Thread(target=self._run, name="zsad-self-test", daemon=True)
 
     def stop(self, deadline_s: float) -> None:
@@ -89,8 +88,8 @@ class ModelGuard(Service):
 
     @property
     def busy(self) -> bool:
-        """Whether it compiles, which cannot be interrupted."""
-        return self._loading
+        """Whether it still compiled at the stop: a compiler cannot be interrupted."""
+        return self._stop.is_set() and self.alive
 
     def _run(self) -> None:
         tested, passed_s = self._models.current, time.monotonic()
@@ -99,14 +98,17 @@ class ModelGuard(Service):
             model, now_s = self._models.current, time.monotonic()
             if model is tested and now_s < passed_s + pause_s:
                 continue
-            try:
-                with self._models.model_lock:
-                    started_s = time.monotonic()
+            fault = None
+            with self._models.model_lock:
+                started_s = time.monotonic()
+                try:
                     model.predictor.self_test()
-            except DeviceError as error:
-                self._replace(model, f"{error}; the last test passed {now_s - passed_s:.0f} s ago")
+                except DeviceError as error:
+                    fault = f"{error}; the last test passed {now_s - passed_s:.0f} s ago"
+                pause_s = max(self._every_s, (time.monotonic() - started_s) / MOST_SHARE)
+            if fault is not None:
+                self._replace(model, fault)
             tested, passed_s = model, time.monotonic()
-            pause_s = max(self._every_s, (passed_s - started_s) / MOST_SHARE)
 
     def _replace(self, model: Model, fault: str) -> None:
         """Loads the model again. Ends when it is replaced, also by another bundle, or at the stop."""
@@ -114,7 +116,6 @@ class ModelGuard(Service):
         self._on_fault(fault)
         backoff = Backoff(self._first_pause_s, LONGEST_PAUSE_S)
         while self._models.current is model and not self._stop.is_set():
-            self._loading = True
             try:
                 predictor = self._load_again(model.bundle)
             except Exception as error:  # a model, device or disk can fail in any way; the thread must live
@@ -124,8 +125,6 @@ class ModelGuard(Service):
                 self._stop.wait(backoff.next_s())
             else:
                 self._models.replace(Model(bundle=model.bundle, predictor=predictor), instead_of=model)
-            finally:
-                self._loading = False
         if not self._stop.is_set():
             self._on_fault(None)
             logger.warning("back: the model was loaded again and has passed its test")
