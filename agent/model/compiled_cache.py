@@ -20,7 +20,7 @@ KEPT_FOLDERS = 3  # the one in use and two before it: a rollback, or a second ag
 LOCK_PATIENCE_S = 60.0  # longest wait for another process that compiles; a model takes seconds
 _LOOK_AGAIN_S = 0.05
 _SEAL = "seal.json"
-_KNOWN = "known-answer.npy"
+_KNOWN = "known-{}.npy"
 _LOCK = "lock"
 _OURS = re.compile(r"^model-[0-9a-f]{16}-[\w.-]+$")
 
@@ -74,7 +74,7 @@ def open_cache(root: Path, bundle_sha256: str, openvino_version: str) -> Path | 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _prune(root.absolute(), keep=folder)
-        if _hashes(folder) != _read_seal(folder) or read_known(folder) is None:
+        if _hashes(folder) != _read_seal(folder) or not any(folder.glob(_KNOWN.format("*"))):
             clear_cache(folder)
         os.utime(folder)
         probe = folder / f"probe-{os.getpid()}"
@@ -100,18 +100,21 @@ def forget_compiled(root: Path, bundle_sha256: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_known(folder: Path) -> np.ndarray | None:
+def read_known(folder: Path, variant: str) -> np.ndarray | None:
     """The known answer of `write_known`; None if there is none, or it cannot be read."""
     try:
-        known: np.ndarray = np.load(folder / _KNOWN, allow_pickle=False)
+        known: np.ndarray = np.load(folder / _KNOWN.format(variant), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return known
 
 
-def write_known(folder: Path, known: np.ndarray) -> None:
-    """Stores the answer of a freshly compiled model to the test picture, float32."""
-    np.save(folder / _KNOWN, known)
+def write_known(folder: Path, variant: str, known: np.ndarray) -> None:
+    """Stores the answer of a freshly compiled model to the test picture, float32.
+
+    `variant`: which of the bundle's models, computed on which device and how; it becomes part of the file's name.
+    """
+    np.save(folder / _KNOWN.format(variant), known)
 
 
 def seal_cache(folder: Path) -> None:

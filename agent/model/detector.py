@@ -1,6 +1,7 @@
 """One compiled model on one OpenVINO device: from a picture to its anomaly map and score."""
 
 import logging
+import re
 import time
 import zlib
 from collections.abc import Callable
@@ -286,11 +287,13 @@ def _compile_with_cache(
         if cache is None:
             return None
         options = {**options, "CACHE_DIR": str(cache), "ENABLE_MMAP": False}
+        device = re.sub(r"[^A-Za-z0-9.]", "_", config.device)
+        variant = f"{zlib.crc32(bundle.model_xml):08x}-{device}-{config.precision}"
         try:
-            known = read_known(cache)
+            known = read_known(cache, variant)
             if known is None:
                 known = try_it(core.compile_model(model, config.device, options))[1]
-                write_known(cache, known)
+                write_known(cache, variant, known)
             request, answer = try_it(core.compile_model(model, config.device, options))
             fault = answer_fault(answer, known, _tolerance(config))
             if fault is None:

@@ -17,7 +17,7 @@ from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, Model, ModelGuard, ModelInUse, compile_anew, open_again
-from zsad_agent.model.compiled_cache import read_known, seal_cache
+from zsad_agent.model.compiled_cache import seal_cache
 from zsad_agent.model.self_test import TOLERANCE, answer_fault, drawn_picture
 from zsad_core.bundle import Bundle, load_bundle
 from zsad_core.errors import BundleError, DeviceError
@@ -154,7 +154,30 @@ def test_cache_without_a_known_answer_is_compiled_again(tiny_bundle: Path, confi
         file.unlink()
     seal_cache(blob.parent)
     Detector(load_bundle(tiny_bundle), config)
-    assert blob.stat().st_mtime_ns > written and read_known(blob.parent) is not None
+    assert blob.stat().st_mtime_ns > written and list(blob.parent.glob("known-*.npy"))
+
+
+def test_each_model_of_a_bundle_has_its_own_known_answer(
+    tmp_path: Path, config: InferenceConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = load_bundle(make_tiny_bundle(tmp_path / "two", int8_scale=0.5))
+    for model, score in [("fp", 1.0), ("int8", 0.5)] * 2:
+        detector = Detector(bundle, config.model_copy(update={"model": model}))
+        assert detector.predict(np.zeros((64, 64, 3), np.uint8)).anomaly_score == pytest.approx(score, abs=1e-6)
+        detector.self_test()
+    assert len(list(config.cache_dir.rglob("*.blob"))) == len(list(config.cache_dir.rglob("known-*.npy"))) == 2
+    assert "failed" not in caplog.text
+
+
+def test_prompts_that_change_in_memory_fail_the_self_test(tiny_bundle: Path, config: InferenceConfig) -> None:
+    bundle = load_bundle(tiny_bundle)
+    detector = Detector(bundle, config)
+    prompt = bundle.prompt("object")
+    assert prompt is not None
+    prompt.setflags(write=True)
+    prompt.reshape(-1).view(np.uint32)[3] ^= 1 << 22
+    with pytest.raises(DeviceError, match="prompts of the bundle have changed"):
+        detector.self_test()
 
 
 def test_bundle_is_opened_again_only_if_it_is_the_same(tmp_path: Path, config: InferenceConfig) -> None:
