@@ -1,5 +1,6 @@
 """A compiled model whose file or memory changes while it is in use."""
 
+import ctypes
 import dataclasses
 import os
 import shutil
@@ -174,8 +175,7 @@ def test_prompts_that_change_in_memory_fail_the_self_test(tiny_bundle: Path, con
     detector = Detector(bundle, config)
     prompt = bundle.prompt("object")
     assert prompt is not None
-    prompt.setflags(write=True)
-    prompt.reshape(-1).view(np.uint32)[3] ^= 1 << 22
+    ctypes.c_uint32.from_address(prompt.ctypes.data).value ^= 1 << 22
     with pytest.raises(DeviceError, match="prompts of the bundle have changed"):
         detector.self_test()
 
