@@ -25,7 +25,7 @@ from zsad_core.errors import ZsadError
 if TYPE_CHECKING:  # numpy takes longer than parsing
     import numpy as np
 
-    from zsad_agent.model import Predictor
+    from zsad_agent.model import Detector
     from zsad_core.types import Prediction
 
 MIN_PICTURES = 5
@@ -66,12 +66,12 @@ def main(arguments: list[str]) -> int:
     from zsad_core.bundle import load_bundle
 
     inference = model_config(args).inference
-    goods = Goods(predictor=Detector(load_bundle(inference.bundle), inference))
+    goods = Goods(detector=Detector(load_bundle(inference.bundle), inference))
     for path, _ in find_pictures(args.paths):
         if (reason := why_not_good(path, unchecked=args.unchecked)) is not None:
             goods.leave_out(f"{path}: {reason}", "written by the agent")
             continue
-        found = score_picture(path, goods, threshold=1.0, bit_depth=used_bits(args), unchecked=args.unchecked)
+        found = score_picture(path, goods.predict, threshold=1.0, bit_depth=used_bits(args), unchecked=args.unchecked)
         if found.anomaly_score is None:
             goods.leave_out(found.text, UNSCORED)
         else:
@@ -83,21 +83,21 @@ def main(arguments: list[str]) -> int:
 
 @dataclass(kw_only=True)
 class Goods:
-    """The pictures of good parts, each once. As a predictor it also keeps what the last picture looks like."""
+    """The pictures of good parts, each once, with what they look like."""
 
-    predictor: Predictor
+    detector: Detector
     scores: dict[Path, float] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     _looks: dict[Path, np.ndarray] = field(default_factory=dict)  # int16 [32, 32, 3]
 
-    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
-        """As of the predictor."""
+    def predict(self, image_bgr: np.ndarray) -> Prediction:
+        """As of the detector."""
         import cv2
         import numpy as np
 
         small = cv2.resize(image_bgr, (LOOKS_SIDE, LOOKS_SIDE), interpolation=cv2.INTER_AREA)
         self._last = small.astype(np.int16)
-        return self.predictor.predict(image_bgr, product)
+        return self.detector.predict(image_bgr)
 
     def add(self, path: Path, score: float, *, unchecked: bool) -> None:
         """Adds the picture that was scored last, unless another one looks the same. `unchecked`: also then."""

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +25,9 @@ from zsad_agent.system import configure_logging, one_line, printable
 from zsad_core.errors import DeviceError, ImageError
 
 if TYPE_CHECKING:  # numpy takes longer than parsing
-    from zsad_agent.model import Predictor
-    from zsad_core.types import Verdict
+    import numpy as np
+
+    from zsad_core.types import Prediction, Verdict
 
 MAX_REASON = 1000  # characters
 
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
     scores = (
         score_picture(
             path,
-            detector,
+            detector.predict,
             threshold=threshold,
             bit_depth=used_bits(args),
             unchecked=args.unchecked,
@@ -145,7 +146,7 @@ def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
 
 def score_picture(
     path: Path,
-    predictor: Predictor,
+    predict: Callable[[np.ndarray], Prediction],
     *,
     threshold: float,
     bit_depth: int | None = None,
@@ -172,7 +173,7 @@ def score_picture(
         if not unchecked and (finding := unfit(image, HealthConfig())):
             raise ImageError(finding.reason)
         started_s = time.perf_counter()
-        prediction = predictor.predict(image)
+        prediction = predict(image)
         latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
     except (ImageError, DeviceError) as error:
         reason = one_line(str(error), MAX_REASON)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 
+from zsad_agent.capture import INFERENCE
 from zsad_agent.config import AgentConfig
 from zsad_agent.control import (
     CAMERA_KEYS,
@@ -30,11 +31,23 @@ from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import Pipeline, Sink, View, make_stations
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
-from zsad_agent.model import BundleStore, BundleUpdater, CameraInUse, Detector, Model, ModelInUse, Started
+from zsad_agent.model import (
+    BundleStore,
+    BundleUpdater,
+    CameraInUse,
+    Detector,
+    Model,
+    ModelGuard,
+    ModelInUse,
+    Started,
+    compile_anew,
+    open_again,
+)
 from zsad_agent.monitoring import HealthServer, Metrics, StatsReporter
 from zsad_agent.mqtt import Publisher
 from zsad_agent.sources import Source, make_source
 from zsad_agent.system import CrashReports, Notifier, ServiceGroup, configure_logging, give_back_memory
+from zsad_core.bundle import Bundle
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
@@ -147,7 +160,7 @@ def _run_once(
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)
     code = 0 if agent.pipeline.failure is None and not ending.lost else 1
-    trying = controller is not None and controller.busy  # a bundle is being compiled, as at the start
+    trying = agent.guard.busy or (controller is not None and controller.busy)  # a bundle is compiled, as at the start
     left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if options.stop.is_set() else CLOSE_CAPTURE_S
     close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))
     if trying or not ending.drained or not in_time(agent.pipeline.wait_capture, close_s, ends):
@@ -171,6 +184,7 @@ class _Agent:
     observer: Observer
     metrics: Metrics
     reporter: StatsReporter
+    guard: ModelGuard
 
 
 def _assemble(
@@ -223,7 +237,19 @@ def _assemble(
         max_frames=options.max_frames,
     )
     reporter = StatsReporter(observer.snapshot, lambda: services.faults, publisher.set_retained)
-    return _Agent(pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter)
+
+    def state_fault(fault: str | None) -> None:
+        for status in (station.status for station in stations):
+            if fault is None:
+                status.clear(INFERENCE)
+            else:
+                status.fault(INFERENCE, fault, replace=True)
+
+    def load_again(bundle: Bundle) -> Detector:
+        return compile_anew(open_again(bundle, config.inference), config.inference)
+
+    guard = services.start(ModelGuard(models, load_again=load_again, on_fault=state_fault))
+    return _Agent(pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter, guard=guard)
 
 
 def _make_controller(

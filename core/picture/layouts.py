@@ -6,6 +6,7 @@ Each layout that is let through is compared with independent decoders by `tests/
 import re
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 from math import ceil
 from typing import Final
 
@@ -17,9 +18,6 @@ from zsad_core.picture.strips import DECODED_LENGTH, inflated_length
 FULL_16_BIT: Final = 65_535
 MAX_PADDING_BYTES: Final = 16  # after uncompressed data; some writers align the length
 _TIFF_TYPES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}  # the integer types; no other is needed here
-_TIFF_TAGS: Final = frozenset(
-    {254, 256, 257, 258, 259, 262, 273, 277, 278, 279, 281, 284, 322, 323, 324, 325, 338, 339, 50706}
-)
 _MOST_VALUES: Final = 1_000_000  # strips or tiles of the largest image
 _PHOTOMETRIC: Final = {4: "mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "CFA", 34892: "raw"}
 _JPEG_FRAME: Final = re.compile(rb"\xff[\xc0-\xc2]..\x08(....)", re.DOTALL)
@@ -30,6 +28,34 @@ _UNASSOCIATED_ALPHA: Final = 2
 _BGRX: Final = (0xFF0000, 0xFF00, 0xFF)
 _ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _OTHER_SIZE: Final = "holds more or less data than an image of the size in its header: the header is wrong, or damaged"
+
+
+class _Tag(IntEnum):
+    """The tags of a TIFF that are read."""
+
+    SUBFILE = 254
+    WIDTH = 256
+    HEIGHT = 257
+    BITS = 258
+    COMPRESSION = 259
+    PHOTOMETRIC = 262
+    STRIP_OFFSETS = 273
+    SAMPLES = 277
+    ROWS_PER_STRIP = 278
+    STRIP_BYTES = 279
+    MAX_VALUE = 281
+    PLANES = 284
+    TILE_WIDTH = 322
+    TILE_HEIGHT = 323
+    TILE_OFFSETS = 324
+    TILE_BYTES = 325
+    EXTRA_SAMPLES = 338
+    SAMPLE_FORMAT = 339
+    DNG_VERSION = 50706
+
+
+_READ_TAGS: Final = frozenset(_Tag)
+_Tags = dict[int, tuple[tuple[int, ...], int]]  # tag -> (its whole numbers, their position in the file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +78,12 @@ def read_layout(kind: str, data: bytes) -> Layout:
     }.get(kind)  # fmt: skip
     try:
         return reader(data) if reader is not None else Layout()
-    except (struct.error, IndexError, KeyError) as error:
+    except (struct.error, IndexError, KeyError, OverflowError) as error:
         raise ImageError(f"the {kind} header is truncated or damaged") from error
 
 
-def _tiff_tags(data: bytes) -> dict[int, tuple[tuple[int, ...], int]]:
-    """Tag -> (its whole numbers, their position in the file), of the first image of a TIFF or BigTIFF."""
+def _tiff_tags(data: bytes) -> _Tags:
+    """The tags first image of a TIFF or BigTIFF."""
     order = "<" if data.startswith(b"II") else ">"
     if struct.unpack_from(f"{order}H", data, 2)[0] == 43:
         start = struct.unpack_from(f"{order}Q", data, 8)[0]
@@ -66,11 +92,11 @@ def _tiff_tags(data: bytes) -> dict[int, tuple[tuple[int, ...], int]]:
         start = struct.unpack_from(f"{order}I", data, 4)[0]
         count, first, entry, place = struct.unpack_from(f"{order}H", data, start)[0], start + 2, "HHI", "I"
     head, inline = struct.calcsize(f"={entry}"), struct.calcsize(f"={place}")
-    tags = {}
+    tags: _Tags = {}
     for index in range(count):
         position = first + index * (head + inline)
         tag, kind, length = struct.unpack_from(f"{order}{entry}", data, position)
-        if tag not in _TIFF_TAGS or kind not in _TIFF_TYPES:
+        if tag not in _READ_TAGS or kind not in _TIFF_TYPES or length == 0:
             continue
         position += head
         values = f"{order}{length}{_TIFF_TYPES[kind]}"
@@ -82,26 +108,28 @@ def _tiff_tags(data: bytes) -> dict[int, tuple[tuple[int, ...], int]]:
     return tags
 
 
+def _value(tags: _Tags, tag: _Tag, default: int | None = None) -> int:
+    """The tag's first number. KeyError if it is missing and has no default."""
+    return tags[tag][0][0] if default is None or tag in tags else default
+
+
 def _tiff(data: bytes) -> Layout:
     tags = _tiff_tags(data)
-
-    def value(tag: int, default: int) -> int:
-        return tags[tag][0][0] if tags.get(tag, ((), 0))[0] else default
-
-    bits, photometric, samples = tags.get(258, ((1,), 0))[0], value(262, -1), value(277, 1)
-    compression = value(259, 1)
+    bits, alpha = tags.get(_Tag.BITS, ((1,), 0))[0], tags.get(_Tag.EXTRA_SAMPLES, ((), 0))
+    photometric, samples = _value(tags, _Tag.PHOTOMETRIC, -1), _value(tags, _Tag.SAMPLES, 1)
+    compression, highest = _value(tags, _Tag.COMPRESSION, _UNCOMPRESSED), _value(tags, _Tag.MAX_VALUE, 0)
     fault = None
-    if value(254, 0) & 5 or 50706 in tags:  # a reduced image or a mask; DNG
+    if _value(tags, _Tag.SUBFILE, 0) & 5 or _Tag.DNG_VERSION in tags:  # a reduced image or a mask; DNG
         fault = "a TIFF whose first image is a preview (DNG, camera raw)"
     elif photometric not in (0, 1, 2, 3, 5, 6):
         fault = f"a TIFF with {_PHOTOMETRIC.get(photometric, f'unknown colour ({photometric})')} pixels"
     elif photometric == 0 and bits[0] > 8:
         fault = f"a TIFF with {bits[0]} bits and white as 0"
-    elif len(set(bits)) > 1 or any(kind != 1 for kind in tags.get(339, ((1,), 0))[0]):
+    elif len(set(bits)) > 1 or any(kind != 1 for kind in tags.get(_Tag.SAMPLE_FORMAT, ((1,), 0))[0]):
         fault = "a TIFF with signed, floating-point or mixed values"
     elif samples not in {0: (1, 2), 1: (1, 2), 2: (3, 4), 3: (1,), 5: (4,), 6: (3,)}[photometric]:
         fault = f"a TIFF with {samples} channels"
-    elif samples > 1 and value(284, 1) != 1:
+    elif samples > 1 and _value(tags, _Tag.PLANES, 1) != 1:
         fault = "a TIFF with a plane for each colour"
     elif compression not in (_UNCOMPRESSED, _JPEG_COMPRESSED, *DECODED_LENGTH):
         fault = f"a TIFF with compression {compression}"
@@ -109,26 +137,27 @@ def _tiff(data: bytes) -> Layout:
         raise ImageError(f"{fault} is not read: save it as grey or RGB of 8 or 16 bits, interleaved")
     _check_tiff_pieces(data, tags, pixel_bits=samples * bits[0])
     white = FULL_16_BIT if 8 < bits[0] < 16 else None  # OpenCV scales these to 16 bits
-    if bits[0] == 16 and value(281, 0) in (1023, 4095, 16_383):
-        white = value(281, 0)
-    alpha = tags.get(338, ((), 0))
+    if bits[0] == 16 and highest in (1023, 4095, 16_383):  # other values are the brightest of this image
+        white = highest
     return Layout(white=white, zero_at=alpha[1] if alpha[0][:1] == (_UNASSOCIATED_ALPHA,) else None)
 
 
-def _check_tiff_pieces(data: bytes, tags: dict[int, tuple[tuple[int, ...], int]], *, pixel_bits: int) -> None:
+def _check_tiff_pieces(data: bytes, tags: _Tags, *, pixel_bits: int) -> None:
     """Raises ImageError if a strip or tile is missing, or has more or less data than the size in the header needs."""
-    tiled = 324 in tags
-    offsets, counts = (tags[tag][0] for tag in ((324, 325) if tiled else (273, 279)))
-    (height, *_), (width, *_), (compression, *_) = tags[257][0], tags[256][0], tags.get(259, ((1,), 0))[0]
-    columns, rows = (tags[322][0][0], tags[323][0][0]) if tiled else (width, tags.get(278, ((height,), 0))[0][0])
-    rows = rows if tiled else min(rows, height)
+    height, width = _value(tags, _Tag.HEIGHT), _value(tags, _Tag.WIDTH)
+    if tiled := _Tag.TILE_OFFSETS in tags:
+        offsets, counts = tags[_Tag.TILE_OFFSETS][0], tags[_Tag.TILE_BYTES][0]
+        rows, columns = _value(tags, _Tag.TILE_HEIGHT), _value(tags, _Tag.TILE_WIDTH)
+    else:
+        offsets, counts = tags[_Tag.STRIP_OFFSETS][0], tags[_Tag.STRIP_BYTES][0]
+        rows, columns = min(height, _value(tags, _Tag.ROWS_PER_STRIP, height)), width
     if min(rows, columns, width) < 1:
         raise ImageError(f"the TIFF is damaged: {width}x{height} pixels in pieces of {columns}x{rows}")
     if len(offsets) != ceil(height / rows) * ceil(width / columns) or len(counts) != len(offsets):
         raise ImageError(f"the TIFF {_OTHER_SIZE}")
     if any(offset + count > len(data) for offset, count in zip(offsets, counts, strict=True)):
         raise ImageError("the TIFF is truncated")
-    row_bytes = ceil(columns * pixel_bits / 8)
+    compression, row_bytes = _value(tags, _Tag.COMPRESSION, _UNCOMPRESSED), ceil(columns * pixel_bits / 8)
     for number, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
         left = rows if tiled else min(rows, height - number * rows)
         whole, needed = row_bytes * rows, row_bytes * left
@@ -138,7 +167,7 @@ def _check_tiff_pieces(data: bytes, tags: dict[int, tuple[tuple[int, ...], int]]
         elif compression != _UNCOMPRESSED:
             fits = DECODED_LENGTH[compression](data[offset : offset + count], whole) in (whole, needed)
         else:  # subsampled YCbCr has fewer bytes
-            fits = count <= needed + MAX_PADDING_BYTES and (count >= needed or tags[262][0][0] == _YCBCR)
+            fits = count <= needed + MAX_PADDING_BYTES and (count >= needed or _value(tags, _Tag.PHOTOMETRIC) == _YCBCR)
         if not fits:
             raise ImageError(f"the TIFF {_OTHER_SIZE}")
 
@@ -188,10 +217,11 @@ def _unmasked(data: bytes, layout: tuple[int, int, int, int], masks: tuple[int, 
     start, width, height, bits = layout
     row = ceil(width * bits / 32) * 32 // bits  # pixels, with the padding
     pixels = np.frombuffer(data, f"<u{bits // 8}", count=row * abs(height), offset=start).reshape(abs(height), row)
-    pixels = pixels[:: -1 if height > 0 else 1, :width].astype(np.uint64)
+    pixels = pixels[:: -1 if height > 0 else 1, :width].astype(np.uint32)
     channels = []
     for mask in reversed(masks):
-        if not mask or (steps := mask // (mask & -mask)) & (steps + 1):
+        steps = mask // (mask & -mask) if mask else 0  # 2^n - 1 if its bits are next to each other
+        if not 0 < steps <= FULL_16_BIT or steps & (steps + 1):
             raise ImageError(f"a BMP with the colour mask {mask:#x} is not read: save it with 24 bits")
         channels.append(((pixels & mask) // (mask & -mask) * 255 // steps).astype(np.uint8))
     return np.dstack(channels)
@@ -228,11 +258,10 @@ def _jpeg_2000(data: bytes) -> Layout:
         position = position + length if length else len(data) - 2
     if not data.startswith(b"\xff\xd9", position):
         raise ImageError("the JPEG 2000 is truncated or damaged")
-    stated = (
-        struct.unpack_from(">II", data, box + 4) if (box := data.find(b"ihdr")) > 0 else (bottom - top, right - left)
-    )
+    size = (bottom - top, right - left)
+    stated = struct.unpack_from(">II", data, box + 4) if (box := data.find(b"ihdr")) > 0 else size
     is_tile = tiles > 1 or (tile_w, tile_h) == (right - tiles_x, bottom - tiles_y)  # encoders make the only tile so
-    if len(found) != tiles or stated != (bottom - top, right - left) or not is_tile:
+    if len(found) != tiles or stated != size or not is_tile:
         raise ImageError(f"the JPEG 2000 {_OTHER_SIZE}")
     return Layout(white=None if depth in (7, 15) else (2 << depth) - 1)
 

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import random
 import struct
 import zlib
 from collections.abc import Iterator
@@ -327,3 +328,27 @@ def test_values_above_white_are_refused() -> None:
     with pytest.raises(ImageError, match=r"values up to 1024, above white, 1023"):
         to_bgr8(np.full((4, 4), 1024, np.uint16), 1023)
     assert to_bgr8(np.array([[0, 511, 1023]], np.uint16), 1023)[0, :, 0].tolist() == [0, 127, 255]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_changed_bytes_lead_to_no_other_error_than_a_refusal(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(600):
+        data = bytearray(chance.choice(CASES).data)
+        for _ in range(chance.randrange(1, 6)):
+            at = chance.choice(
+                [chance.randrange(len(data)), chance.randrange(100), len(data) - chance.randrange(1, 250)]
+            )
+            data[at % len(data)] = chance.choice([0, 1, 0x7F, 0xFF, chance.randrange(256)])
+        try:
+            decoded = decode_image(np.frombuffer(bytes(data), np.uint8), "a", chance.choice([None, 10]), strict=True)
+        except ImageError as error:
+            assert str(error).isprintable()
+        else:
+            assert decoded.dtype == np.uint8 and decoded.ndim == 3
+
+
+@pytest.mark.parametrize("head", [b"II+\0" + b"\xff" * 40, b"MM\0*" + b"\xff" * 40, b"BM" + b"\xff" * 60, b"GIF89a"])
+def test_absurd_header_is_refused(head: bytes) -> None:
+    with pytest.raises(ImageError, match=r"truncated or damaged|not read|not an image"):
+        decode_image(np.frombuffer(head, np.uint8), "a")
