@@ -43,6 +43,8 @@ class TlsConfig(StrictModel):
 class MqttConfig(StrictModel):
     broker: Annotated[str, AfterValidator(_broker_url)] = "mqtt://localhost:1883"
     protocol: Literal["auto", "5", "3.1.1"] = "auto"  # auto: 5, and 3.1.1 with a broker that does not know it
+    # None: zsad-agent-<device_id>. No two clients of a broker may have the same
+    client_id: Annotated[str, Field(pattern=r"^[!-~]{1,128}$")] | None = None
     username: str | None = None
     password_file: Path | None = None
     # the name that systemd's LoadCredential= gives the password file

@@ -74,6 +74,9 @@ class RetainedStatuses:
             self._latest[topic] = payload
             self._due[topic] = None
 
+    def has(self, topic: str) -> bool:
+        return topic in self._latest
+
     def again(self, topic: str) -> None:
         """Sends the topic's latest payload again, because the broker refused it."""
         with self._lock:
