@@ -7,7 +7,7 @@ from enum import StrEnum
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from zsad_agent.system import one_line
+from zsad_agent.system import printable, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +50,12 @@ _ADVICE = {
 
 def explained(code: ReasonCode, properties: Properties | None) -> str:
     """The reason code of a refusal or an end in words, with the broker's own text, and what to do."""
-    said = getattr(properties, "ReasonString", None)
-    server = getattr(properties, "ServerReference", None)
-    advice = _ADVICE.get(str(code), _SEE_ITS_LOG) + (f" {server}" if server else "")
-    return one_line(f"{code}{f' ({one_line(said, MOST_OF_BROKER)})' if said else ''}. {advice}", 3 * MOST_OF_BROKER)
+    said, server = (
+        printable(shortened(getattr(properties, name, ""), MOST_OF_BROKER))
+        for name in ("ReasonString", "ServerReference")
+    )
+    advice = _ADVICE.get(str(code), _SEE_ITS_LOG)
+    return f"{code}{f' ({said})' if said else ''}. {advice}{f' {server}' if server else ''}"
 
 
 class BrokerState(StrEnum):

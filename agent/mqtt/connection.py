@@ -32,6 +32,7 @@ from zsad_agent.mqtt.credentials import make_context, meaning, read_password
 
 logger = logging.getLogger(__name__)
 
+UNANSWERED = "the broker closed the connection instead of an answer. Its log may say why"
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 CONNECT_TIMEOUT_S = 5.0
 MISC_EVERY_S = 1.0  # interval of the keepalive check
@@ -137,6 +138,12 @@ class _Client(mqtt.Client):
     def _sock_recv(self, bufsize: int) -> bytes:
         del self._in_packet["packet"][MAX_INCOMING_BYTES:]
         return super()._sock_recv(min(bufsize, CHUNK_BYTES))
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        try:
+            return super()._sock_send(buf)
+        except (BrokenPipeError, ConnectionResetError) as error:  # reading finds the end, after the last answers
+            raise BlockingIOError from error
 
 
 class BrokerConnection:
@@ -313,7 +320,7 @@ class BrokerConnection:
     def _on_disconnect(
         self, _c: object, _u: object, flags: mqtt.DisconnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
-        self.accepted = False
+        was_accepted, self.accepted = self.accepted, False
         if self._end is not None:
             return
         if flags.is_disconnect_packet_from_server:
@@ -326,7 +333,7 @@ class BrokerConnection:
         elif code == "Protocol error":
             self._end = LinkCutError("the answer is not MQTT: check that the port of mqtt.broker is the broker's")
         else:
-            self._end = LinkCutError("the connection was closed")
+            self._end = LinkCutError("the connection was closed" if was_accepted else UNANSWERED)
 
     def _on_publish(self, _c: object, _u: object, mid: int, code: ReasonCode, _p: object) -> None:
         self._events.answers[mid] = str(code) if code.is_failure else None

@@ -278,7 +278,8 @@ class Session:
         size = packet_bytes(topic, payload)
         if self._state.sizes.too_large(size):
             if entry_id is not None and size < SUSPECT_BYTES:  # else all results would be given up
-                self._hold_results(f"a result of {size} bytes exceeds its limit. Raise its packet size limit")
+                limit = self._link.max_packet_bytes
+                self._hold_results(f"it accepts {limit} bytes in a packet, too few. Raise its limit (max_packet_size)")
             elif entry_id is not None:
                 self._give_up(entry_id, topic, payload)
             else:

@@ -72,9 +72,7 @@ class Subscriptions:
             return
         if len(arrival.payload) > MAX_PAYLOAD_BYTES:
             if topic not in self._too_large:
-                logger.warning(
-                    "message of %d bytes on %s is dropped: %d at most", len(arrival.payload), topic, MAX_PAYLOAD_BYTES
-                )
+                logger.warning("a message on %s is dropped: it has more than %d bytes", topic, MAX_PAYLOAD_BYTES)
             self._too_large.add(topic)
             return
         self._too_large.discard(topic)
@@ -104,7 +102,7 @@ class OwnTopics:
         self._health = health
         self._sign = (
             f"sees another agent with device_id {topics.device_id} (client id {client_id}): give each agent its own "
-            "device_id, and its own mqtt.client_id if it is set. Until then they connect in turns"
+            "device_id, and its own mqtt.client_id if it is set. With one client id they connect in turns"
         )
         self._rival_at_s = 0.0
         self._pauses = Backoff(RIVAL_MIN_S, RIVAL_MAX_S)
