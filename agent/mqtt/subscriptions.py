@@ -2,9 +2,11 @@
 
 import json
 import logging
+import math
 import secrets
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection
 
 from zsad_agent.messages import Topics
@@ -113,7 +115,7 @@ class OwnTopics:
         self._removed: set[str] = set()
         self._watching = False
         self._has_wildcards = True
-        self._unanswered = 0
+        self._tries: defaultdict[str, float] = defaultdict(float)  # of subscriptions, until the broker's first answer
 
     def clear_all_but(self, suffixes: Collection[str]) -> None:
         """Removes, once, the retained statuses and states below the device's topic that are not in `suffixes`."""
@@ -126,14 +128,15 @@ class OwnTopics:
     def take_due(self) -> list[str]:
         """Topics to subscribe to now, with their retained messages."""
         due: list[str] = []
-        if self._unanswered < MOST_TRIES:
-            if not self._watching and self._statuses.has(self._topics.below(STATS)):
-                self._watching = True
-                due.append(self._topics.below(STATS))
-            if self._keep is not None and self._sweep_ends_s is None and self._has_wildcards:
-                self._sweep_ends_s = time.monotonic() + SWEEP_S
-                due += self._swept
-            self._unanswered += bool(due)
+        if not self._watching and self._statuses.has(self._topics.below(STATS)):
+            self._watching = True
+            due.append(self._topics.below(STATS))
+        if self._keep is not None and self._sweep_ends_s is None and self._has_wildcards:
+            self._sweep_ends_s = time.monotonic() + SWEEP_S
+            due += self._swept
+        due = [topic for topic in due if self._tries[topic] < MOST_TRIES]
+        for topic in due:
+            self._tries[topic] += 1
         return due
 
     def take_over(self) -> list[str]:
@@ -149,7 +152,7 @@ class OwnTopics:
         """Notes the answer to a subscription. Returns False if the topic is not one of `take_due`."""
         if topic not in (self._topics.below(STATS), *self._swept):
             return False
-        self._unanswered = 0 if refusal is None else MOST_TRIES
+        self._tries[topic] = -math.inf if refusal is None else math.inf
         if refusal is not None:
             self._health.remark(
                 f"refuses the subscription to {topic}: {refusal}. Retained messages of removed cameras stay, and "
