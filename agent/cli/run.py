@@ -14,7 +14,7 @@ def main(arguments: list[str]) -> int:
     """Runs until every source ends, `--max-frames` are done, or a signal."""
     args = _parser().parse_args(arguments)
 
-    from zsad_agent.config import default_state_dir, load_settings
+    from zsad_agent.config import default_state_dir, keep_device_id, load_settings
 
     flags: dict[str, dict[str, Any]] = {
         "source": given(camera=args.camera, source=args.source, loop=args.loop, fps=args.fps),
@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> int:
     from zsad_agent.system import CrashReports
 
     state_dir = default_state_dir()
+    keep_device_id(state_dir)
     crash_reports = CrashReports(state_dir, config.model_dump(mode="json"))
     crash_reports.install()
     if crash_reports.last_crash is not None:
