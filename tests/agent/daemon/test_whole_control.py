@@ -108,6 +108,29 @@ def test_agent_without_control_takes_no_command(mosquitto: Brokers, tiny_bundle:
     assert subscribed == []
 
 
+def test_retained_topics_of_an_earlier_config_are_removed_at_the_start(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    parts = write_parts(tmp_path / "parts")
+    with PlantOperator(broker.port) as operator:
+        for name, enabled in (("cam0", "true"), ("cam1", "false")):
+            settings = f"mqtt:\n  broker: {broker.url}\ncontrol:\n  enabled: {enabled}\ncameras:\n" + camera(
+                name, parts
+            )
+            with AgentProcess(tmp_path, tiny_bundle, settings=settings):  # ended by SIGKILL
+                operator.next_results(1, name)
+                if name == "cam0":
+                    operator.state_where("cam0/threshold", lambda state: True)
+                    operator.state_where("bundle", lambda state: True)
+                else:
+                    operator.wait_for(lambda: operator.payloads(f"{BASE}/cam0/status")[-1] == b"")
+                    operator.wait_for(lambda: operator.payloads(f"{BASE}/bundle/state")[-1] == b"")
+        latest = dict(operator.messages)
+        kept = {topic for topic, payload in latest.items() if payload and topic.endswith(("/status", "/state"))}
+    assert kept == {f"{BASE}/cam1/status"}
+
+
 def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_broken_one(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
