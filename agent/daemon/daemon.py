@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ from zsad_agent.control import (
 )
 from zsad_agent.daemon.observer import Observer
 from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_at_once
-from zsad_agent.daemon.startup import compile_bundle, load_in_thread, make_spool, start_publisher
+from zsad_agent.daemon.startup import PublishedFile, compile_bundle, load_in_thread, make_spool, start_publisher
 from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import Pipeline, Sink, View, make_stations
@@ -104,7 +105,8 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         services = ServiceGroup()
         stack.callback(lambda: services.stop(time.monotonic() + STOP_S))
         publisher = start_publisher(config, spool, services, options.stop)
-        publisher.clear_all_but(_retained_topics(config))
+        last = PublishedFile(options.state_dir / "published.json")
+        publisher.clear_all_but(_retained_topics(config), last.read())
         agent = _assemble(config, options, started, publisher, sources, views, services)
         controller = None
         if config.control.enabled:
@@ -126,9 +128,8 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
             )
         statuses = [station.status for station in stations]
         ends = (options.stop, restart.event)
-        supervise(
-            agent.pipeline, services, notifier, statuses, ends=ends, notes=started.reasons, tend=agent.reporter.tend
-        )
+        tend = (agent.reporter.tend, partial(last.keep, publisher))
+        supervise(agent.pipeline, services, notifier, statuses, ends=ends, notes=started.reasons, tend=tend)
         stop_by_s = time.monotonic() + STOP_S
         if not restart.event.is_set():
             notifier.stopping()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 from zsad_agent.config import EMBEDDED_BROKER, MqttConfig
-from zsad_agent.messages import OFFLINE, ONLINE, BrokerStats, Result, SpoolStats, Topics, encode
+from zsad_agent.messages import OFFLINE, ONLINE, BrokerStats, Published, Result, SpoolStats, Topics, encode
 from zsad_agent.mqtt.broker_health import BrokerHealth, BrokerState
 from zsad_agent.mqtt.connection import (
     BrokerConnection,
@@ -144,9 +144,9 @@ class Publisher(Service):
         return self.state is BrokerState.CONNECTED
 
     @property
-    def instance(self) -> str:
-        """A random name of this agent, for its statistics: it tells agents with the same device id apart."""
-        return self._own.instance
+    def published(self) -> Published:
+        """Where this agent publishes. Its instance is random and tells agents with the same device id apart."""
+        return Published(base=self._topics.base, instance=self._own.instance)
 
     @property
     def fault(self) -> str | None:
@@ -215,12 +215,13 @@ class Publisher(Service):
         self._state.statuses.set(self._topics.below(topic_suffix), payload)
         self._wake()
 
-    def clear_all_but(self, topic_suffixes: Collection[str]) -> None:
+    def clear_all_but(self, topic_suffixes: Collection[str], former: Published | None = None) -> None:
         """Removes the retained statuses and states of this device at the broker that are not in `topic_suffixes`.
 
-        They are of cameras and commands of an earlier config. Other devices' topics are left alone.
+        They are of cameras and commands of an earlier config. Other devices' topics are left alone, also at `former`,
+        where this agent published under another id or prefix.
         """
-        self._own.clear_all_but(topic_suffixes)
+        self._own.clear_all_but(topic_suffixes, former)
         self._wake()
 
     def send_picture(self, topic_suffix: str, jpeg: bytes) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
 
-from zsad_agent.messages import Topics
+from zsad_agent.messages import AVAILABLE, STATS, Published, Topics
 from zsad_agent.mqtt.broker_health import BrokerHealth
 from zsad_agent.mqtt.connection import Arrival
 from zsad_agent.mqtt.live_messages import RetainedStatuses
@@ -18,7 +18,6 @@ from zsad_agent.system import Backoff
 logger = logging.getLogger(__name__)
 
 MAX_PAYLOAD_BYTES = 65_536
-STATS = "stats"
 SWEPT = ("+/status", "+/state", "+/+/state")  # where an agent keeps retained messages, but for those that it always has
 SWEEP_S = 5.0  # a broker sends retained messages right after the subscription
 MOST_TRIES = 2  # of subscriptions that the broker does not answer: some brokers end the connection at a forbidden one
@@ -111,19 +110,27 @@ class OwnTopics:
         self._stored = False  # the broker has our statistics since the last sign
         self._signs = 0
         self._keep: Collection[str] | None = None  # None: nothing to remove
+        self._former: Published | None = None
+        self._former_due = False  # its messages are ours
         self._sweep_ends_s: float | None = None  # None: not subscribed
+        self._swept: list[str] = []  # subscribed
         self._removed: set[str] = set()
         self._watching = False
         self._has_wildcards = True
         self._tries: defaultdict[str, float] = defaultdict(float)  # of subscriptions, until the broker's first answer
 
-    def clear_all_but(self, suffixes: Collection[str]) -> None:
-        """Removes, once, the retained statuses and states below the device's topic that are not in `suffixes`."""
+    def clear_all_but(self, suffixes: Collection[str], former: Published | None) -> None:
+        """Removes, once, the retained statuses and states below the device's topic that are not in `suffixes`.
+
+        `former`: where this agent published before. Its messages there are removed too, if they are still its own.
+        """
+        self._former = former if former is not None and former.base != self._topics.base else None
         self._keep = suffixes
 
     def connected(self, *, has_wildcards: bool) -> None:
         """Notes a new connection, over which nothing is subscribed."""
         self._has_wildcards, self._watching, self._sweep_ends_s = has_wildcards, False, None
+        self._former_due = False
 
     def take_due(self) -> list[str]:
         """Topics to subscribe to now, with their retained messages."""
@@ -133,7 +140,14 @@ class OwnTopics:
             due.append(self._topics.below(STATS))
         if self._keep is not None and self._sweep_ends_s is None and self._has_wildcards:
             self._sweep_ends_s = time.monotonic() + SWEEP_S
+            self._swept = [self._topics.below(suffix) for suffix in SWEPT]
+            if self._former is not None:
+                self._swept.append(f"{self._former.base}/{STATS}")
             due += self._swept
+        if self._former_due and self._former is not None:
+            self._former_due = False
+            due += (more := [f"{self._former.base}/{suffix}" for suffix in SWEPT])
+            self._swept += more
         due = [topic for topic in due if self._tries[topic] < MOST_TRIES]
         for topic in due:
             self._tries[topic] += 1
@@ -150,7 +164,7 @@ class OwnTopics:
 
     def answered(self, topic: str, refusal: str | None) -> bool:
         """Notes the answer to a subscription. Returns False if the topic is not one of `take_due`."""
-        if topic not in (self._topics.below(STATS), *self._swept):
+        if topic not in self._tries:
             return False
         self._tries[topic] = -math.inf if refusal is None else math.inf
         if refusal is not None:
@@ -161,15 +175,21 @@ class OwnTopics:
         return True
 
     def note(self, arrival: Arrival) -> None:
-        """Takes a message if it is below the own topic."""
-        suffix = arrival.topic.removeprefix(self._topics.below(""))
-        if suffix == STATS:
+        """Takes a message if it is below the own or the former topic."""
+        topic, former = arrival.topic, self._former
+        if topic == self._topics.below(STATS):
             self._note_stats(arrival)
         elif self._sweep_ends_s is None or not (arrival.retained and arrival.payload):
             return
-        elif suffix.endswith(("/status", "/state")) and suffix not in (self._keep or ()):
-            self._removed.add(suffix)
-            self._statuses.set(arrival.topic, b"")
+        elif former is not None and topic == f"{former.base}/{STATS}":
+            if _instance(arrival) == former.instance:
+                self._former_due = True
+                self._remove(topic)
+                self._remove(f"{former.base}/{AVAILABLE}")
+        elif topic.endswith(("/status", "/state")) and topic.removeprefix(self._topics.below("")) not in (
+            self._keep or ()
+        ):
+            self._remove(topic)
 
     def stored(self, topic: str) -> None:
         """The broker has accepted a message of ours."""
@@ -191,18 +211,23 @@ class OwnTopics:
             self._pauses.reset()
             self._health.complain(STATS, None)
 
-    @property
-    def _swept(self) -> list[str]:
-        return [self._topics.below(suffix) for suffix in SWEPT]
+    def _remove(self, topic: str) -> None:
+        self._removed.add(topic)
+        self._statuses.set(topic, b"")
 
     def _note_stats(self, arrival: Arrival) -> None:
-        try:
-            instance = json.loads(arrival.payload[:MAX_PAYLOAD_BYTES])["instance"]
-        except (ValueError, TypeError, LookupError, RecursionError):
-            return  # of an older agent, or not of an agent
-        if not isinstance(instance, str) or instance == self.instance or not self._stored:
+        if _instance(arrival) in (None, self.instance) or not self._stored:
             return
         self._stored = False
         self._signs += 1
         if self._signs >= TWICE or not arrival.retained:
             self.taken_over()
+
+
+def _instance(stats: Arrival) -> str | None:
+    """The instance in statistics; None if they are of an older agent, or not of an agent."""
+    try:
+        instance = json.loads(stats.payload[:MAX_PAYLOAD_BYTES])["instance"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return instance if isinstance(instance, str) else None

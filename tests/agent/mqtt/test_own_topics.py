@@ -14,6 +14,7 @@ from result_maker import accept, make_result
 from scripted_broker import SUBSCRIBE, ScriptedBroker
 
 from zsad_agent.config import MqttConfig
+from zsad_agent.messages import Published
 from zsad_agent.mqtt import EmbeddedBroker, Publisher
 from zsad_agent.spool import Spool
 
@@ -36,7 +37,7 @@ def publishing(url: str, spool: Path, **settings: Any) -> Iterator[Publisher]:
 
 
 def publish_stats(publisher: Publisher) -> None:
-    publisher.set_retained("stats", json.dumps({"instance": publisher.instance}).encode())
+    publisher.set_retained("stats", json.dumps({"instance": publisher.published.instance}).encode())
 
 
 def retained_at(port: int) -> dict[str, bytes]:
@@ -63,6 +64,38 @@ def test_retained_topics_of_an_earlier_config_are_removed_and_no_others(
         assert retained_at(broker.port).keys() == {*(f"{BASE}/{suffix}" for suffix in kept), *foreign, "end"}
         assert publisher.fault is None
         wait_until(lambda: "Received UNSUBSCRIBE from zsad-agent-line3" in broker.log)
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_topics_of_the_former_device_id_are_removed_unless_another_agent_has_it_now(
+    mosquitto: BrokerFactory, tmp_path: Path, taken: bool
+) -> None:
+    broker = mosquitto()
+    former = Published(base="zsad/old", instance="5a01")
+    ours = ("available", "stats", "cam0/status", "cam0/paused/state", "bundle/state")
+    instance = "77c2" if taken else "5a01"
+    with MqttListener(broker.port) as listener:
+        for suffix in (*ours, "cam0/paused/set", "x/y/z"):
+            listener.publish(f"zsad/old/{suffix}", json.dumps({"instance": instance}).encode(), retain=True)
+        listener.publish("zsad/older/cam0/status", b"x", retain=True)
+    with publishing(broker.url, tmp_path / "spool") as publisher:
+        publisher.clear_all_but((), former)
+        wait_until(lambda: "Received UNSUBSCRIBE from zsad-agent-line3" in broker.log)
+        left = {topic.removeprefix("zsad/old/") for topic in retained_at(broker.port) if topic.startswith("zsad/old/")}
+        assert left == {"cam0/paused/set", "x/y/z", *(ours if taken else ())}
+        assert "zsad/older/cam0/status" in retained_at(broker.port)
+
+
+def test_a_topic_is_removed_once_and_not_again_over_later_connections(tmp_path: Path) -> None:
+    with ScriptedBroker(versions=(4,)) as broker, publishing(broker.url, tmp_path / "spool") as publisher:
+        publisher.set_retained("old/status", b"")
+        wait_until(lambda: (f"{BASE}/old/status", b"") in broker.messages)
+        broker.cut_above = 0
+        accept(publisher, make_result(0), None)
+        wait_until(lambda: len(broker.connects) >= 3)
+        broker.cut_above = None
+        assert publisher.flush(5) == 0
+        assert broker.messages.count((f"{BASE}/old/status", b"")) == 1
 
 
 def test_a_status_that_is_published_while_the_earlier_ones_are_removed_stays(tmp_path: Path) -> None:
@@ -175,7 +208,7 @@ def test_an_agent_that_starts_again_or_a_broker_that_restores_old_messages_is_no
     broker.save()
     with publishing(broker.url, tmp_path / "spool") as publisher:
         publish_stats(publisher)
-        wait_until(lambda: publisher.instance.encode() in retained_at(broker.port)[f"{BASE}/stats"])
+        wait_until(lambda: publisher.published.instance.encode() in retained_at(broker.port)[f"{BASE}/stats"])
         for _ in range(3):  # the broker restores the statistics of the first run once
             broker.kill()
             wait_until(lambda: not publisher.connected)
