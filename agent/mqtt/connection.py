@@ -307,9 +307,7 @@ class BrokerConnection:
             self.retains = bool(getattr(properties, "RetainAvailable", True))
             self.has_wildcards = bool(getattr(properties, "WildcardSubscriptionAvailable", True))
             self.assigned_id = getattr(properties, "AssignedClientIdentifier", None)
-            self._keepalive_s = (
-                self._client.keepalive or self._keepalive_s
-            )  # paho uses the broker's (Server Keep Alive)
+            self._keepalive_s = self._client.keepalive or self._keepalive_s  # paho has taken the broker's
         elif code == UNKNOWN_VERSION:
             self._end = LinkVersionError(reason)
         elif smaller_will != self._will:
@@ -331,7 +329,10 @@ class BrokerConnection:
         elif code == "Keep alive timeout":
             self._end = LinkDownError(f"no answer for {self._keepalive_s} s")
         elif code == "Protocol error":
-            self._end = LinkCutError("the answer is not MQTT: check that the port of mqtt.broker is the broker's")
+            version = "5" if self._is_mqtt5 else "3.1.1"
+            self._end = LinkCutError(
+                f"the answer is not MQTT {version}. Check the port in mqtt.broker, and mqtt.protocol"
+            )
         else:
             self._end = LinkCutError("the connection was closed" if was_accepted else UNANSWERED)
 

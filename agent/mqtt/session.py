@@ -320,7 +320,8 @@ class Session:
     def _note_answer(self, mid: int, sent: _Sent, refusal: str | None) -> None:
         outbox, now_s = self._state.outbox, time.monotonic()
         self._answered = True
-        self._state.patience.answered_after(now_s - sent.at_s)
+        if sent.entry_id is not None:
+            self._state.patience.answered_after(now_s - sent.at_s)
         picture_id = self._evidence.pop(mid, None)
         is_status = picture_id is None and sent.entry_id is None
         self._state.tally.useful += refusal is None and (not is_status or now_s - self._opened_s > STEADY_AFTER_S)
