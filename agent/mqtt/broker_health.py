@@ -21,8 +21,8 @@ _ADVICE = {
     "Not authorized": "Check mqtt.username and the password, and that the broker allows this user and client id",
     "Bad authentication method": "Let the broker accept a user name with a password, or a client certificate",
     "Banned": "Ask the broker's operator to remove the ban of this client",
-    "Client identifier not valid": "Set mqtt.client_id to an id that the broker accepts; older brokers accept 1 to 23 "
-    "letters and digits. With MQTT 3.1.1 also check that the broker accepts mqtt.keepalive_s",
+    "Client identifier not valid": "Set mqtt.client_id to an id that the broker accepts and no other client has; older "
+    "brokers accept 1 to 23 letters and digits. With MQTT 3.1.1 also check that the broker accepts mqtt.keepalive_s",
     "Unsupported protocol version": "Set mqtt.protocol to auto, or to a version that the broker supports",
     "Topic name invalid": "Let the broker accept the will on <topic_prefix>/<device_id>/available, or change "
     "mqtt.topic_prefix",
