@@ -35,8 +35,7 @@ from zsad_core.types import Verdict
 logger = logging.getLogger(__name__)
 
 ACK_TIMEOUT_S = 30.0  # after so long without an acknowledgement the agent reconnects, and then waits longer
-ANSWER_S = 10.0  # longest wait for CONNACK
-ANSWER_TO_NEWER_S = 5.0  # longest wait with MQTT 5 if 3.1.1 is tried next: amqtt never answers MQTT 5
+ANSWER_S = 10.0  # wait for CONNACK, half of it with MQTT 5 if 3.1.1 is tried next: amqtt never answers MQTT 5
 FIRST_ATTEMPT_S = 2.0  # longest wait for the first connection, so that the first results find one
 WAIT_S = 0.1  # between two checks for a stop
 KEPT_VERDICTS: dict[str, frozenset[Verdict]] = {  # spool.pictures -> verdicts whose pictures are kept as evidence
@@ -80,6 +79,7 @@ class Publisher(Service):
         reconnect_min_s: float = 1.0,
         reconnect_max_s: float = 30.0,
         ack_timeout_s: float = ACK_TIMEOUT_S,
+        answer_timeout_s: float = ANSWER_S,
     ) -> None:
         """Reads the password and the certificates once, to report errors early.
 
@@ -98,6 +98,7 @@ class Publisher(Service):
         self._topics = Topics(config.topic_prefix, device_id)
         self._client_id = config.client_id or f"zsad-agent-{device_id}"
         self._backoff = Backoff(reconnect_min_s, reconnect_max_s)
+        self._answer_patience = AckPatience(answer_timeout_s)
         self._spool = spool
         self._outbox = Outbox(spool)
         self._keeps_pictures_of = KEPT_VERDICTS[pictures]
@@ -301,17 +302,21 @@ class Publisher(Service):
         while True:
             link = BrokerConnection(self._config, client_id=self._client_id, will=will, protocol=protocols[0])
             session = Session(link, self._state, self._topics, window=self._config.in_flight)
+            started_s, limit_s = time.monotonic(), self._answer_patience.limit_s
             with contextlib.closing(link):
                 try:
-                    session.open(ANSWER_S if len(protocols) == 1 else ANSWER_TO_NEWER_S)
+                    session.open(limit_s if len(protocols) == 1 else limit_s / 2)
                 except LinkWillError as error:
                     will = error.smaller
-                except (LinkVersionError, LinkCutError, LinkSilentError):  # the reactions of brokers without MQTT 5
+                except (LinkVersionError, LinkCutError, LinkSilentError) as error:  # as brokers without MQTT 5 react
+                    if isinstance(error, LinkSilentError):
+                        self._answer_patience.was_exceeded()
                     if len(protocols) == 1:
                         self._protocols.failed()
                         raise
                     del protocols[0]
                 else:
+                    self._answer_patience.answered_after(time.monotonic() - started_s)
                     self._protocols.worked(protocols[0])
                     self._health.note(BrokerState.CONNECTED)
                     self._first_attempt_over.set()

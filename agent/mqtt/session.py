@@ -46,7 +46,7 @@ class SendCounts:
 
 
 class AckPatience:
-    """How long the oldest message in flight may wait for its answer.
+    """How long CONNECT, or the oldest message in flight, may wait for its answer.
 
     The limit doubles after each connection that ended for that reason: a slow network or broker may need longer, and
     without a longer limit no message would ever be acknowledged.

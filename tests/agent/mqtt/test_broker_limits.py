@@ -24,7 +24,13 @@ QOS_BITS, RETAIN_BIT, WILL_RETAIN, WILL_QOS_1 = 6, 1, 0x20, 0x08
 
 @contextmanager
 def publishing(
-    url: str, folder: Path, *, ack_timeout_s: float = 30.0, reconnect_max_s: float = 0.1, **settings: Any
+    url: str,
+    folder: Path,
+    *,
+    ack_timeout_s: float = 30.0,
+    answer_timeout_s: float = 10.0,
+    reconnect_max_s: float = 0.1,
+    **settings: Any,
 ) -> Iterator[Publisher]:
     with (
         Spool(folder / "spool.sqlite3", max_results=1000) as spool,
@@ -35,6 +41,7 @@ def publishing(
             reconnect_min_s=0.02,
             reconnect_max_s=reconnect_max_s,
             ack_timeout_s=ack_timeout_s,
+            answer_timeout_s=answer_timeout_s,
         ) as publisher,
     ):
         yield publisher
@@ -76,6 +83,20 @@ def test_an_acknowledgement_later_than_the_limit_is_waited_for_over_a_later_conn
         assert publisher.flush(30) == 0
         assert 2 <= publisher.stats.connections <= 4  # limits of 0.5, 1, 2 and 4 s; the last one stays
         assert publisher.stats.given_up == {}
+
+
+@pytest.mark.parametrize("versions", [(4,), (5,), (4, 5)])
+def test_a_broker_that_answers_the_connection_late_is_waited_for(tmp_path: Path, versions: tuple[int, ...]) -> None:
+    def connack(_: int) -> int:
+        time.sleep(1.2)
+        return 0
+
+    with (
+        ScriptedBroker(versions=versions, connack=connack) as broker,
+        publishing(broker.url, tmp_path, answer_timeout_s=0.5) as publisher,
+    ):
+        accept(publisher, make_result(0), None)
+        assert publisher.flush(20) == 0
 
 
 def test_a_result_that_is_never_acknowledged_is_sent_again_although_later_messages_are(tmp_path: Path) -> None:
