@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(args: argparse.Namespace, hangup: Callable[[], bool]) -> int:
-    from zsad_agent.config import default_state_dir, load_settings
+    from zsad_agent.config import default_state_dir, keep_device_id, load_settings
 
     flags: dict[str, dict[str, Any]] = {
         "source": given(camera=args.camera, source=args.source, loop=args.loop, fps=args.fps),
@@ -38,6 +38,7 @@ def _run(args: argparse.Namespace, hangup: Callable[[], bool]) -> int:
     from zsad_agent.system import CrashReports
 
     state_dir = default_state_dir()
+    keep_device_id(state_dir)
     crash_reports = CrashReports(state_dir, config.model_dump(mode="json"))
     crash_reports.install()
     if crash_reports.last_crash is not None:

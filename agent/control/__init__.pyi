@@ -1,4 +1,5 @@
 from .command import CAMERA_KEYS as CAMERA_KEYS
+from .command import DEVICE_KEYS as DEVICE_KEYS
 from .command import Command as Command
 from .command import CommandError as CommandError
 from .command import Key as Key

@@ -99,7 +99,7 @@ CAMERA_COMMANDS: dict[Key, type[Command]] = {  # below a camera's topic
     Key.SNAPSHOT: PressCommand,
 }
 DEVICE_COMMANDS: dict[Key, type[Command]] = {Key.BUNDLE: NameCommand, Key.RELOAD: PressCommand}
-CAMERA_KEYS = tuple(CAMERA_COMMANDS)
+CAMERA_KEYS, DEVICE_KEYS = tuple(CAMERA_COMMANDS), tuple(DEVICE_COMMANDS)
 
 
 def parse_command(payload: bytes, key: Key, *, plain: bool) -> Command:

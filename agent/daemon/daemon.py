@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from zsad_agent.capture import INFERENCE
 from zsad_agent.config import AgentConfig
 from zsad_agent.control import (
     CAMERA_KEYS,
+    DEVICE_KEYS,
     FILE_NAME,
     Controller,
     Nonces,
@@ -26,7 +27,7 @@ from zsad_agent.control import (
 )
 from zsad_agent.daemon.observer import Observer
 from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_at_once
-from zsad_agent.daemon.startup import compile_bundle, load_in_thread, make_spool, start_publisher
+from zsad_agent.daemon.startup import PublishedFile, compile_bundle, load_in_thread, make_spool, start_publisher
 from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import Pipeline, Sink, View, make_stations
@@ -54,7 +55,6 @@ logger = logging.getLogger(__name__)
 
 CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
 CLOSE_CAPTURE_AT_LEAST_S = 0.2  # the same, if the services used all of `STOP_S`
-RETAINED_OF_CAMERA = ("status", *(f"{key}/state" for key in CAMERA_KEYS))
 ANSWER_S = 2.0  # for the answer to the command that asked for the restart
 TRIAL_FRAMES = 4  # frames of each camera for the trial of a new bundle
 
@@ -86,13 +86,11 @@ def run_agent(config: AgentConfig, options: RunOptions) -> int:
     notifier = Notifier(os.environ)
     before: AgentConfig | None = None  # the config until the reload
     fault: str | None = None
-    known: set[str] = set()  # cameras of all starts
+    started = False
     while True:
-        restart = ReloadRequest(options.reread, again=bool(known), fault=fault)
-        names = {camera.name for camera in config.every_camera}
-        known |= names
+        restart, started = ReloadRequest(options.reread, again=started, fault=fault), True
         try:
-            code = _run_once(config, options, notifier, restart, gone=known - names)
+            code = _run_once(config, options, notifier, restart)
         except ZsadError as error:
             if before is None or restart.begun:
                 raise
@@ -107,10 +105,8 @@ def run_agent(config: AgentConfig, options: RunOptions) -> int:
         logger.info("restarting with the new config")
 
 
-def _run_once(
-    config: AgentConfig, options: RunOptions, notifier: Notifier, restart: ReloadRequest, *, gone: Iterable[str]
-) -> int:
-    """Runs until the end or a reload. `gone`: cameras of earlier configs."""
+def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, restart: ReloadRequest) -> int:
+    """Runs until the end or a reload."""
     sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
     views = [View(camera.region_xywh, camera.ignore_mask) for camera in config.every_camera]
     store = BundleStore(options.state_dir / "bundles", config.inference)
@@ -124,8 +120,8 @@ def _run_once(
         services = ServiceGroup()
         stack.callback(lambda: services.stop(time.monotonic() + STOP_S))
         publisher = start_publisher(config, spool, services, options.stop)
-        for suffix in (f"{name}/{topic}" for name in gone for topic in RETAINED_OF_CAMERA):
-            publisher.set_retained(suffix, b"")  # otherwise the broker keeps its old status
+        last = PublishedFile(options.state_dir / "published.json")
+        publisher.clear_all_but(_retained_topics(config), last.read())
         agent = _assemble(config, options, started, publisher, sources, views, services)
         controller = None
         if config.control.enabled:
@@ -148,7 +144,11 @@ def _run_once(
             )
         statuses = [station.status for station in stations]
         ends = (options.stop, restart.event)
-        tend = partial(_tend, agent.reporter, options.hangup, reload)
+        tend = (
+            agent.reporter.tend,
+            partial(last.keep, publisher),
+            partial(_reload_on_hangup, options.hangup, reload),
+        )
         supervise(agent.pipeline, services, notifier, statuses, ends=ends, notes=started.reasons, tend=tend)
         stop_by_s = time.monotonic() + STOP_S
         if not restart.event.is_set():
@@ -171,11 +171,18 @@ def _run_once(
     return code
 
 
-def _tend(reporter: StatsReporter, hangup: Callable[[], bool], reload: Callable[[], None]) -> None:
-    reporter.tend()
+def _reload_on_hangup(hangup: Callable[[], bool], reload: Callable[[], None]) -> None:
     if hangup():
         logger.info("SIGHUP: the config file is read again")
         reload()
+
+
+def _retained_topics(config: AgentConfig) -> set[str]:
+    """The statuses and states that the agent publishes, below the device's topic."""
+    cameras = [camera.name for camera in config.every_camera]
+    keys = [*(f"{camera}/{key}" for camera in cameras for key in CAMERA_KEYS), *DEVICE_KEYS]
+    states = {f"{key}/state" for key in keys if config.control.enabled}
+    return states | {f"{camera}/status" for camera in cameras}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ class Observer:
         bundle = self.models.current.bundle
         stats = Stats(
             device_id=self.config.device_id,
+            instance=self.publisher.published.instance,
             at=datetime.now(UTC),
             uptime_s=round(time.monotonic() - self.started_s, 1),
             version=self.agent_version,

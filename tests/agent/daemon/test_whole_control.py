@@ -11,6 +11,7 @@ from pathlib import Path
 from agent_process import AgentProcess
 from certificate_maker import Authority
 from mosquitto_broker import MosquittoBroker, free_port
+from mqtt_listener import wait_until
 from plant_operator import BASE, PATIENCE_S, PlantOperator, without_gap, write_parts
 from tiny_bundle_maker import make_tiny_bundle
 
@@ -113,6 +114,36 @@ def test_agent_without_control_takes_no_command(mosquitto: Brokers, tiny_bundle:
         agent.terminate()
     subscribed = [line for line in broker.log.splitlines() if "/set (QoS" in line]
     assert subscribed == []
+
+
+def test_retained_topics_of_an_earlier_config_are_removed_at_the_start(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    parts = write_parts(tmp_path / "parts")
+    with PlantOperator(broker.port) as operator:
+        for name, enabled in (("cam0", "true"), ("cam1", "false")):
+            settings = f"mqtt:\n  broker: {broker.url}\ncontrol:\n  enabled: {enabled}\ncameras:\n" + camera(
+                name, parts
+            )
+            with AgentProcess(tmp_path, tiny_bundle, settings=settings):  # ended by SIGKILL
+                operator.next_results(1, name)
+                if name == "cam0":
+                    operator.state_where("cam0/threshold", lambda state: True)
+                    operator.state_where("bundle", lambda state: True)
+                else:
+                    operator.wait_for(lambda: operator.payloads(f"{BASE}/cam0/status")[-1] == b"")
+                    operator.wait_for(lambda: operator.payloads(f"{BASE}/bundle/state")[-1] == b"")
+                    operator.wait_for(lambda: f"{BASE}/stats" in operator.topics)
+                    wait_until(lambda: (tmp_path / "state/published.json").exists())
+        latest = dict(operator.messages)
+        kept = {topic for topic, payload in latest.items() if payload and topic.endswith(("/status", "/state"))}
+        assert kept == {f"{BASE}/cam1/status"}
+        settings = settings.replace("mqtt:\n", "mqtt:\n  topic_prefix: hall2\n")
+        with AgentProcess(tmp_path, tiny_bundle, settings=settings):
+            operator.wait_for(lambda: "hall2/line3/cam1/status" in operator.topics)
+            for suffix in ("cam1/status", "stats", "available"):
+                operator.wait_for(lambda suffix=suffix: operator.payloads(f"{BASE}/{suffix}")[-1] == b"")
 
 
 def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_broken_one(

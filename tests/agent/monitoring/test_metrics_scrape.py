@@ -52,6 +52,7 @@ def make_stats(
     }
     fields: dict[str, Any] = {
         "device_id": "line3",
+        "instance": "5a01c2ee",
         "at": AT,
         "uptime_s": 61.5,
         "version": "0.1.0",

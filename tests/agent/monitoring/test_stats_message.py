@@ -35,6 +35,7 @@ def test_message_has_the_fields_of_the_schema() -> None:
     assert stats(recent) == {
         "schema": "zsad.stats/1",
         "device_id": "line3",
+        "instance": "5a01c2ee",
         "at": "2026-11-25T10:28:03.123Z",
         "uptime_s": 61.5,
         "version": "0.1.0",
@@ -78,7 +79,7 @@ def test_the_bytes_on_the_wire_are_those_of_the_contract() -> None:
     reasons = {"cam0": None, "cam1": "caf\udce9 \u00e9"}
     spool = SpoolStats(entries=4, bytes=8192, oldest_age_s=3.2e-05)
     assert make_stats(recent, reasons, spool=spool).encode() == (
-        b'{"schema":"zsad.stats/1","device_id":"line3","at":"2026-11-25T10:28:03.123Z","uptime_s":61.5,'
+        b'{"schema":"zsad.stats/1","device_id":"line3","instance":"5a01c2ee","at":"2026-11-25T10:28:03.123Z","uptime_s":61.5,'
         b'"version":"0.1.0","bundle":{"name":"zsad-tiny","version":"1.0.0","sha256":"' + b"9c" * 32 + b'",'
         b'"device":"CPU"},"cameras":{"cam0":{"up":true,"reason":null,"results":{"ok":1,"anomalous":0,"unknown":0},'
         b'"dropped":3,"latency_ms":{"capture_to_result":{"p50":10.123,"p95":10.123},'
