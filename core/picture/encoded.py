@@ -6,7 +6,9 @@ import simplejpeg
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # not a stuffed byte, restart or fill
 _JPEG_START, _JPEG_END = 0xD8, 0xD9
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # headers with the size
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+MAX_PIXELS = 100_000_000  # of a file; a larger image could fill the memory of a small PC
 MAX_PADDING_BYTES = 16  # before the end marker; some hardware encoders align the length
 _MARK = b"zsad-agent: "
 
@@ -36,7 +38,9 @@ def find_fault(encoded: bytes) -> str | None:
     but a JPEG that follows directly is.
     """
     if encoded.startswith(b"\xff\xd8"):
-        end = _jpeg_end(encoded)
+        end, width, height = _jpeg_end_and_size(encoded)
+        if width * height > MAX_PIXELS:  # decoding a progressive JPEG takes memory for all of it
+            return f"{width}x{height} pixels, at most {MAX_PIXELS} are read"
         if end is None:
             return "the JPEG is truncated: it has no end-of-image marker"
         if encoded.startswith(b"\xff\xd8\xff", end) and b"MPF\0" not in encoded[:end]:
@@ -65,22 +69,24 @@ def find_jpeg_damage(encoded: bytes) -> str | None:
     return None
 
 
-def _jpeg_end(encoded: bytes) -> int | None:
-    """The position after the JPEG's own end marker; None if it has none (ITU-T T.81, annex B).
+def _jpeg_end_and_size(encoded: bytes) -> tuple[int | None, int, int]:
+    """(position after the JPEG's own end marker, None if it has none; width; height), as of ITU-T T.81, annex B.
 
     It skips whole segments, so the end marker of an embedded thumbnail does not count. If another image starts before
     this one has ended, because a connection lost bytes, that image's end marker does not count either.
     """
-    position = 2
+    position, width, height = 2, 0, 0
     while found := _JPEG_MARKER.search(encoded, position):
         marker, position = found[0][-1], found.end()
         if marker == _JPEG_END:
-            return position
+            return position, width, height
         if marker == _JPEG_START:
-            return None
+            break
+        if marker in _JPEG_FRAMES:
+            height, width = (int.from_bytes(encoded[at : at + 2], "big") for at in (position + 3, position + 5))
         if marker != 0x01:  # TEM has no length field
             position += int.from_bytes(encoded[position : position + 2], "big")
-    return None
+    return None, width, height
 
 
 def _png_chunks(encoded: bytes) -> set[bytes]:

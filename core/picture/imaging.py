@@ -12,12 +12,11 @@ import numpy as np
 
 from zsad_core.errors import ImageError
 from zsad_core.picture.content import HEAD_BYTES, READ_FORMATS, format_of
-from zsad_core.picture.encoded import find_fault, find_jpeg_damage
+from zsad_core.picture.encoded import MAX_PIXELS, find_fault, find_jpeg_damage
 from zsad_core.picture.layouts import read_layout
 
 HALVE_FROM: Final = 4  # times the sides of the input; an image of at least this size is halved first
 NOT_AN_IMAGE: Final = "not an image that OpenCV can decode, or damaged"
-MAX_PIXELS = 100_000_000  # of a file; a larger image could fill the memory of a small PC
 MAX_FILE_BYTES = 10 * MAX_PIXELS  # more than the largest image that is read: 4 channels of 16 bits, uncompressed
 
 

@@ -3,6 +3,7 @@
 import io
 import itertools
 import random
+import resource
 import struct
 import zlib
 from collections.abc import Iterator
@@ -296,6 +297,14 @@ def test_jpeg_with_missing_or_foreign_bytes_inside_is_refused(tmp_path: Path) ->
             read_image(tmp_path / name)
     (tmp_path / "padded").write_bytes(whole[:-2] + bytes(7) + whole[-2:])  # as some hardware encoders do
     assert read_image(tmp_path / "padded").shape == (384, 480, 3)
+
+
+def test_progressive_jpeg_that_claims_a_huge_size_is_refused_before_memory_is_taken() -> None:
+    huge = with_size(with_size(saved(PICTURE, "JPEG", progressive=True), "width", 65_000), "height", 65_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB
+    with pytest.raises(ImageError, match="65000x65000 pixels, at most 100000000"):
+        decode_image(np.frombuffer(huge, np.uint8), "a", strict=True)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100_000
 
 
 def test_several_jpegs_in_one_file_are_refused_but_not_a_second_view() -> None:
