@@ -6,6 +6,7 @@ inference thread, which may not wait, calls `note_frame`, which counts and rolls
 
 import contextlib
 import logging
+import math
 import re
 import statistics
 import threading
@@ -180,17 +181,17 @@ class BundleUpdater:
             for image_bgr in camera.images_bgr:
                 with self._models.model_lock:  # between two frames, so that each model is timed alone
                     started_s = self._clock()
-                    with contextlib.suppress(ZsadError):
+                    with contextlib.suppress(ZsadError):  # the time of a failure says nothing
                         old.predictor.predict(image_bgr, camera.product)
+                        old_ms.append((self._clock() - started_s) * 1000)
                     switched_s = self._clock()
                     try:
                         predictor.predict(image_bgr, camera.product)
                     except ZsadError as error:
                         raise BundleError(f"no answer to a stored picture of {camera.name}: {error}") from error
                     ended_s = self._clock()
-                old_ms.append((switched_s - started_s) * 1000)
                 new_ms.append((ended_s - switched_s) * 1000)
-        old_median_ms, new_median_ms = statistics.median(old_ms), statistics.median(new_ms)
+        old_median_ms, new_median_ms = statistics.median(old_ms or [math.inf]), statistics.median(new_ms)
         if new_median_ms > max(old_median_ms * LATENCY_FACTOR, old_median_ms + LATENCY_SLACK_MS):
             raise BundleError(
                 f"bundle {full_name(bundle)} takes {new_median_ms:.1f} ms for a picture, bundle {old.name} takes "

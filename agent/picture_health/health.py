@@ -14,7 +14,7 @@ CONFIRM_LOOKS = 3  # comparisons in a row with the same outcome that change the 
 REFERENCE_EVERY_S = 0.1  # interval of comparisons, which take 1 to 2 ms each
 SEEN_MATCH = 0.7  # a tile with at least this correlation shows the background: its sharpness is compared
 SAMPLE_SIDE = 64  # exposure is measured on about so many rows and columns
-SAMPLED_FROM = 1280  # pixels; of a larger picture every second or third pixel is enough to measure its structure
+SAMPLED_SIDE = 960  # pixels; of a picture of twice this size, every second pixel is enough to measure its structure
 BLOCKS, MAX_BLOCK, MIN_BLOCKS = 48, 16, 8  # blocks along the longer side, pixels of a block, blocks along any side
 PLAIN_TILE = 8  # blocks
 
@@ -147,9 +147,11 @@ def structure(image_bgr: np.ndarray) -> float:
     noise cancels out in a block. Shading and vignetting have no second derivative. The level of white noise with a
     standard deviation of 1 block mean is 1.
     """
-    step = max(1, max(image_bgr.shape) // SAMPLED_FROM)
-    grey = cv2.cvtColor(np.ascontiguousarray(image_bgr[::step, ::step]), cv2.COLOR_BGR2GRAY)
-    height, width = grey.shape
+    height, width = image_bgr.shape[:2]
+    if (step := max(height, width) // SAMPLED_SIDE) > 1:
+        height, width = max(MIN_BLOCKS, height // step), max(MIN_BLOCKS, width // step)
+        image_bgr = cv2.resize(image_bgr, (width, height), interpolation=cv2.INTER_NEAREST)
+    grey = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY)
     block = max(1, min(max(height, width) // BLOCKS, MAX_BLOCK, min(height, width) // MIN_BLOCKS))
     rows, columns = height // block, width // block  # whole blocks are averaged several times faster
     means = cv2.resize(grey[: rows * block, : columns * block], (columns, rows), interpolation=cv2.INTER_AREA)

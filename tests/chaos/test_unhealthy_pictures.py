@@ -50,8 +50,15 @@ def defocused(picture: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(picture, (0, 0), 6)
 
 
-def covered(picture: np.ndarray) -> np.ndarray:
+def darkened(picture: np.ndarray) -> np.ndarray:
     return (picture // 100).astype(np.uint8)
+
+
+def covered(picture: np.ndarray) -> np.ndarray:
+    """By a hand: its light from one side, and the noise of the sensor."""
+    light = np.linspace(0.6, 1.2, picture.shape[1])[:, None]
+    noise = np.random.default_rng(int(picture.sum())).normal(0, 6, picture.shape)
+    return np.clip(np.array((110, 140, 190)) * light + noise, 0, 255).astype(np.uint8)
 
 
 def dazzled(picture: np.ndarray) -> np.ndarray:
@@ -61,7 +68,8 @@ def dazzled(picture: np.ndarray) -> np.ndarray:
 FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "moved camera": knocked,
     "out of focus": defocused,
-    "black picture": covered,
+    "black picture": darkened,
+    "picture without structure": covered,
     "overexposed picture": dazzled,
 }
 

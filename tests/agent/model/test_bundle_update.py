@@ -160,6 +160,13 @@ def test_a_bundle_that_fails_the_trial_is_refused(line: Line, new: dict[str, obj
     assert line.updater.on_probation
 
 
+def test_bundle_may_replace_one_that_gives_no_answer(line: Line) -> None:
+    line.old.error = DeviceError("the model's answer to the test picture differs by 0.8")
+    line.old.seconds = 0.0
+    line.update("v1")
+    assert line.inspects() == "1"
+
+
 def test_fast_model_may_be_a_few_milliseconds_slower(line: Line) -> None:
     line.old.seconds = 0.0005
     line.new = {"seconds": 0.005}
