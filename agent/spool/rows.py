@@ -1,6 +1,7 @@
 """The tables of the spool's SQLite file, with checksums, and how to read a damaged file."""
 
 import contextlib
+import logging
 import math
 import os
 import sqlite3
@@ -10,6 +11,9 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from zsad_agent.spool.clock import Stamp
+from zsad_core.errors import SpoolError
+
+logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x7A736164  # "zsad", in the file's header
 FORMAT_VERSION = 2
@@ -26,7 +30,10 @@ _CREATE_PICTURES = """CREATE TABLE pictures (
 _CREATE_STATE = """CREATE TABLE state (
     one INTEGER PRIMARY KEY, last_id INTEGER NOT NULL, results INTEGER NOT NULL, pictures INTEGER NOT NULL,
     age_s REAL NOT NULL, wall_s REAL NOT NULL, boot_s REAL NOT NULL, boot_id TEXT NOT NULL)"""
+_STATE_COLUMNS = ("last_id", "results", "pictures", "age_s", "wall_s", "boot_s", "boot_id")
+StateRow = tuple[int, int, int, float, float, float, str]  # no two commits of one process write the same
 _RESULT = "id, CAST(camera AS BLOB), body, crc32"  # as bytes: text that is not UTF-8 would raise another error
+UPGRADE_BYTES = 32_000_000  # a larger file of format 1 reuses its pages and does not shrink
 DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -90,36 +97,87 @@ def prepare(db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA user_version={FORMAT_VERSION}")
 
 
+def check_format(db: sqlite3.Connection, path: Path) -> None:
+    """Creates the tables of an empty file and upgrades those of format 1.
+
+    Raises:
+        SpoolError: the file is not a spool, or a newer agent wrote it.
+        sqlite3.DatabaseError: with one of `DAMAGE_CODES`.
+    """
+    application_id = db.execute("PRAGMA application_id").fetchone()[0]
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    ours = application_id == APPLICATION_ID
+    if ours and version == FORMAT_VERSION:
+        return
+    if ours and version in NEWER_VERSIONS:
+        raise SpoolError(
+            f"{path}: spool format {version}, this agent reads {FORMAT_VERSION}. Use the agent "
+            "that wrote it, or move the file away."
+        )
+    empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if not empty and not (ours and version == 1):
+        if {"id", "camera", "body", "crc32"} <= set(columns(db, "results")):  # whatever its header says
+            raise damage(f"its header says application {application_id:#x}, format {version}")
+        raise SpoolError(f"{path}: a SQLite file, but not a spool of this agent. Set another spool.path.")
+    prepare(db)
+    if not empty:
+        if path.stat().st_size <= UPGRADE_BYTES:
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                db.execute("VACUUM")  # makes the line above effective
+        logger.info("spool %s: upgraded from format 1 to %d", path, FORMAT_VERSION)
+
+
 def read_state(db: sqlite3.Connection) -> tuple[State, Stamp]:
     """Raises sqlite3.DatabaseError with one of `DAMAGE_CODES` when the row is missing."""
-    row = db.execute("SELECT last_id, results, pictures, age_s, wall_s, boot_s, boot_id FROM state").fetchone()
-    if row is None:
-        raise damage("the state row is missing")
+    row = state_row(db)
     top = db.execute("SELECT max(id) FROM results").fetchone()[0] or 0
     return State(max(row[0], top), row[1], row[2], oldest_accepted_s(db)), Stamp(*row[3:])
 
 
-def write_state(db: sqlite3.Connection, state: State, stamp: Stamp) -> None:
-    """Writes the state row. Call it in every transaction that changes rows."""
-    db.execute(
-        "UPDATE state SET last_id = ?, results = ?, pictures = ?, age_s = ?, wall_s = ?, boot_s = ?, boot_id = ?",
-        (state.last_id, state.results, state.pictures, *astuple(stamp)),
-    )
+def state_row(db: sqlite3.Connection) -> StateRow:
+    """Raises as `read_state` does."""
+    row: StateRow | None = db.execute(f"SELECT {', '.join(_STATE_COLUMNS)} FROM state").fetchone()
+    if row is None:
+        raise damage("the state row is missing")
+    return row
+
+
+def write_state(db: sqlite3.Connection, state: State, stamp: Stamp) -> StateRow:
+    """Writes the state row and returns it. Call it in every transaction that changes rows."""
+    row = (state.last_id, state.results, state.pictures, *astuple(stamp))
+    db.execute(f"UPDATE state SET {', '.join(f'{name} = ?' for name in _STATE_COLUMNS)}", row)
+    return row
 
 
 def insert(db: sqlite3.Connection, entries: Sequence[Entry], accepted_s: float) -> int:
     """Adds `entries` and returns how many rows are new.
 
-    An id can exist already: a commit can report an error at its end although the write-ahead log is complete.
+    The same row can exist already: a commit can report an error at its end although the write-ahead log is complete.
+
+    Raises:
+        sqlite3.IntegrityError: another row has the id.
     """
     rows = [(each.id, each.camera, each.body, zlib.crc32(each.body), accepted_s) for each in entries]
-    return db.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?)", rows).rowcount if rows else 0
+    new = db.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?)", rows).rowcount if rows else 0
+    if new < len(rows) and not all(holds(db, entry) for entry in entries):
+        raise conflict("another result has the id of a new one")
+    return new
+
+
+def holds(db: sqlite3.Connection, entry: Entry) -> bool:
+    """Whether the result is stored with this id."""
+    return db.execute("SELECT 1 FROM results WHERE id = ? AND body = ?", (entry.id, entry.body)).fetchone() is not None
 
 
 def insert_attached_images(db: sqlite3.Connection, pictures: Sequence[AttachedImage], accepted_s: float) -> int:
     """As `insert`."""
     rows = [(each.id, each.camera, each.result_id, accepted_s, zlib.crc32(each.jpeg), each.jpeg) for each in pictures]
-    return db.executemany("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows).rowcount if rows else 0
+    new = db.executemany("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows).rowcount if rows else 0
+    same = "SELECT 1 FROM pictures WHERE id = ? AND jpeg = ?"
+    if new < len(rows) and not all(db.execute(same, (each.id, each.jpeg)).fetchone() for each in pictures):
+        raise conflict("another picture has the id of a new one")
+    return new
 
 
 def select(db: sqlite3.Connection, after_id: int, up_to_id: int, limit: int) -> list[Entry]:
@@ -196,6 +254,13 @@ def damage(found: str) -> sqlite3.DatabaseError:
     """The error that SQLite would raise for damage that it does not detect itself."""
     error = sqlite3.DatabaseError(found)
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def conflict(found: str) -> sqlite3.IntegrityError:
+    """The error for content that does not come from this agent's latest commit."""
+    error = sqlite3.IntegrityError(found)
+    error.sqlite_errorcode = sqlite3.SQLITE_CONSTRAINT
     return error
 
 

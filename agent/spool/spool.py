@@ -33,7 +33,7 @@ _Dropped = list[tuple[Cause, int, int]]  # cause, results, pictures
 
 
 class Spool:
-    """A queue in a SQLite file, for one agent at a time. Any thread may call any method but `new_id`.
+    """A queue in a SQLite file, for one agent at a time. Any thread may call any method.
 
     A property never waits for the disk or for another thread: it gives the state of the latest commit. The file is
     opened in a thread of its own; after `MAX_WAIT_S` the agent starts without it, as with a disk that fails.
@@ -79,9 +79,17 @@ class Spool:
         self._disk_free = disk_free
         wal_pages = max(LEAST_WAL_PAGES, min(WAL_PAGES, max_bytes // PAGE_BYTES // 8))
         self._max_pages = max_bytes // PAGE_BYTES - 2 * wal_pages  # the log may briefly be twice as long
-        self._file = SpoolFile(path, self._clock, fsync_each=fsync == "each", wal_pages=wal_pages)
+        self._file = SpoolFile(
+            path,
+            self._clock,
+            fsync_each=fsync == "each",
+            wal_pages=wal_pages,
+            reserve=self._reserve,
+            on_lost=lambda lost: self.losses.note(Cause.DAMAGE, "its file was damaged or replaced", results=lost),
+        )
         self._stop = stop or threading.Event()
         self.last_id = THIS_RUN  # the latest id that was assigned
+        self._id_lock = threading.Lock()
         self._before: int | None = None  # the last row id of earlier runs, set when the file is first opened
 
     def __enter__(self) -> Self:
@@ -93,10 +101,9 @@ class Spool:
         self.wait_for(self._close)
 
     def _close(self) -> None:
-        with contextlib.suppress(SpoolError):
-            self._file.sync()
-        with contextlib.suppress(SpoolError):
-            self._file.stop()
+        for step in (self._file.check, self._file.sync, self._file.stop):
+            with contextlib.suppress(SpoolError):
+                step()
 
     def wait_for(self, action: Callable[[], OutcomeT], patience_s: float = HUNG_S) -> OutcomeT | None:
         """Runs `action`, which may wait for the disk, in its own thread.
@@ -129,6 +136,21 @@ class Spool:
         return self._file.hang_fault
 
     @property
+    def incident(self) -> str | None:
+        """That another program removed or replaced the file, for `INCIDENT_S`."""
+        return self._file.incident
+
+    @property
+    def adrift(self) -> bool:
+        """Whether the results in the spool are lost when the process ends: its open file is not at its path."""
+        return self._file.adrift
+
+    @property
+    def imports(self) -> int:
+        """How many files of other programs were found at the path, whose results were added with new ids."""
+        return self._file.imports
+
+    @property
     def count(self) -> int:
         """Results in the spool."""
         return self._file.state.results
@@ -150,9 +172,14 @@ class Spool:
         return None if accepted_s is None else max(0.0, self._clock.now_s() - accepted_s)
 
     def new_id(self) -> int:
-        """The next id. For one thread at a time; never waits for the disk."""
-        self.last_id += 1
-        return self.last_id
+        """The next id. Never waits for the disk."""
+        with self._id_lock:
+            self.last_id += 1
+            return self.last_id
+
+    def check(self) -> None:
+        """Raises SpoolError unless the file at the path is, or becomes, the one with all results."""
+        self._file.check()
 
     def append(self, entries: Sequence[Entry], pictures: Sequence[AttachedImage] = ()) -> None:
         """Stores all or nothing, committed when this returns. Entries above a limit are deleted in the same commit.
@@ -212,7 +239,8 @@ class Spool:
         self._file.sync()
 
     def upkeep(self) -> None:
-        """Gives up entries that are too old, returns unused space to the disk, and logs when there is room again."""
+        """Checks the file, gives up entries that are too old, returns unused space, logs when there is room again."""
+        self._file.check()
         for _ in range(EXPIRY_BATCHES):
             too_old = self._file.run(partial(self._older_than, self._max_age_s), writes=False)
             if not any(too_old):
@@ -293,6 +321,15 @@ class Spool:
         if self._before is None:
             self._before = state.last_id
         return entry_id if entry_id < THIS_RUN else entry_id - THIS_RUN + self._before
+
+    def _reserve(self, number: int, state: State) -> int:
+        """The first of `number` row ids above all that are in use or belong to ids that `new_id` returned."""
+        if self._before is None:
+            return state.last_id + 1
+        with self._id_lock:
+            first = self.last_id + 1
+            self.last_id += number
+        return self._row(first, state)
 
     def _id(self, row_id: int, state: State) -> int:
         before = self._row(THIS_RUN, state)

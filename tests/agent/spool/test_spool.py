@@ -209,10 +209,10 @@ def test_damaged_file_is_set_aside_and_what_can_be_read_is_kept(
 def open_and_die(path: Path, results: int) -> None:
     """Opens the spool in another process, which ends after it has rescued that many results."""
 
-    def killed(self: SpoolFile, entries: list[Entry], db: sqlite3.Connection, state: State) -> None:
+    def killed(self: SpoolFile, entries: list[Entry], db: sqlite3.Connection, state: State) -> int:
         if state.results >= results:
             os._exit(9)
-        insert(self, entries, db, state)
+        return insert(self, entries, db, state)
 
     def run() -> None:
         SpoolFile._insert = killed  # type: ignore[method-assign]
