@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ WAL_KEPT_BYTES = 4_000_000  # size of the log after such a burst
 RESCUE_BATCH = 1000  # entries in memory at a time while a damaged file is read
 MOST_RESCUES = 4  # attempts to read one damaged file: the watchdog may end the process during each of them
 INCIDENT_S = 60.0  # a file that was removed or replaced is stated for so long after its results were rescued
-SHRINK_PAGES = 256  # pages returned to the disk at a time
+NEWEST = 1000  # results that are also kept in memory until they are deleted, about 1 MB
 _PASSING_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)  # the connection stays usable
 
 _SET_ASIDE = {**dict.fromkeys(rows.DAMAGE_CODES, CORRUPT), sqlite3.SQLITE_CONSTRAINT: FOUND}
@@ -69,11 +69,6 @@ class SpoolFile:
         reserve: Callable[[int, State], int],
         on_lost: Callable[[int], None],
     ) -> None:
-        """
-        Args:
-            reserve: gives the first of so many row ids that no result has or will have.
-            on_lost: is told how many results a file had that cannot be read any more.
-        """
         self.path = path
         self.imports = 0  # files found whose results were added
         self.adrift = False  # the open file is not at the path, and its content could not be copied there
@@ -86,12 +81,13 @@ class SpoolFile:
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()  # taken after `_lock`, never before it
         self._since_s: dict[threading.Lock, float] = {}  # locks that are held for a disk call -> since when, monotonic
-        self._reserve = reserve
-        self._on_lost = on_lost
+        self._reserve = reserve  # gives the first of so many row ids that no result has or will have
+        self._on_lost = on_lost  # is told how many results a file had that cannot be read any more
         self._held: HeldFile | None = None
         self._written: rows.StateRow | None = None  # by the latest commit; None: a new file, or not opened yet
         self._trying: rows.StateRow | None = None  # by the latest transaction, which may have failed after its commit
-        self._expected: int | None = None  # results that a file had that was set aside or has disappeared
+        self._newest: dict[int, Entry] = {}  # the newest results, in case the file is overwritten
+        self._expected: tuple[int, list[Entry]] | None = None  # results of a file that is gone: number, the newest ones
         self._incident: tuple[str, float] | None = None  # what was found, and when
         self._in_use = False
         self._db: sqlite3.Connection | None = None
@@ -154,7 +150,7 @@ class SpoolFile:
         with self._disk_call(self._lock):
             done = "opened" if self._db is None else "written" if writes else "read"
             try:
-                return self._run(work, writes, durable, checks or writes)
+                return self._with_repairs(partial(self._attempt, work, writes, durable), checks or writes)
             except (sqlite3.Error, OSError) as error:
                 passing = isinstance(error, OSError) or rows.error_code(error) in _PASSING_CODES
                 if not passing and self._change() is None:  # a file that is not at the path cannot be opened again
@@ -179,32 +175,30 @@ class SpoolFile:
             self._held.note_main()
             self.bytes = self._held.bytes
 
-    def _run(
-        self,
-        work: Callable[[sqlite3.Connection, State], ResultT],
-        writes: bool,
-        durable: bool,
-        checks: bool,
-        repairs: int = 2,
-    ) -> ResultT:
+    def _with_repairs(self, attempt: Callable[[], ResultT], checks: bool, repairs: int = 2) -> ResultT:
         try:
             if checks:
-                self._stay_at_path()
-            return self._attempt(work, writes, durable)
+                self.adrift = False
+                if (change := self._change()) is not None:
+                    self._return_to_path(change)
+            return attempt()
         except sqlite3.DatabaseError as error:
             kind = _SET_ASIDE.get(rows.error_code(error))
             if kind is None or not repairs:
                 raise
-            if not self._stay_at_path():
+            change = self._change()
+            if change is not None and self._shows_latest_commit():
+                self._return_to_path(change)
+            else:
                 self._set_aside(kind, " ".join(str(error).split()))
-        return self._run(work, writes, durable, checks, repairs - 1)
+        return self._with_repairs(attempt, checks, repairs - 1)
 
     def _attempt(self, work: Callable[[sqlite3.Connection, State], ResultT], writes: bool, durable: bool) -> ResultT:
         db = self._db or self._open()
         if not self._rescue_begun:
             self._rescue_begun = True
             self._rescue()
-            self._count_lost()
+            self._count_lost(db)
         if not writes:
             return work(db, self.state)
         if self._fsync_each:
@@ -215,12 +209,14 @@ class SpoolFile:
                 if self._written is not None and rows.state_row(db) != self._written:
                     raise rows.conflict("another program has changed its content")
                 outcome = work(db, state)
-                state.oldest_accepted_s = rows.oldest_accepted_s(db)
+                oldest_id, state.oldest_accepted_s = rows.oldest(db)
                 self._trying = rows.write_state(db, state, self._clock.stamp())
         finally:
             if self._held is not None:
                 self._held.note_log()
         self.state, self._written = state, self._trying
+        for entry_id in itertools.takewhile(lambda entry_id: entry_id < oldest_id, list(self._newest)):
+            del self._newest[entry_id]
         self._unsynced = True
         self._shorten_log(db)
         return outcome
@@ -326,19 +322,26 @@ class SpoolFile:
             if quiet:
                 self._sync_lock.release()
 
-    def _stay_at_path(self) -> bool:
-        """Copies the content of the open file to a new one if it is not the file at the path. False if it is.
+    def _shows_latest_commit(self) -> bool:
+        """False: even the open connection reads something else."""
+        with contextlib.suppress(sqlite3.Error):
+            return self._db is not None and rows.state_row(self._db) == self._written
+        return False
+
+    def _return_to_path(self, change: Change) -> None:
+        """Copies the content of the open file to a new file at its path.
 
         Raises:
             SpoolError: this is not possible now. The open file can be read as before.
+            sqlite3.IntegrityError: the open file does not have its content any more.
         """
-        change = self._change()
-        if change is None or self._db is None or self._held is None:
-            self.adrift = False
-            return False
+        if self._db is None or self._held is None:
+            return
+        if not self._shows_latest_commit():
+            raise rows.conflict(change.text)
         with self._sync_lock:
             change = self._held.change(during_checkpoint=False) or change
-        what = f"{self.path}: while the spool was open, {change.text}"
+        what = f"{self.path} was changed while it was open: {change.text}"
         held, rescued = None, "It cannot be read any more"
         try:
             held = copy_to_path(self.path, self._db, self._held, change)
@@ -353,35 +356,45 @@ class SpoolFile:
                 ) from error
         self._close_connections()
         self._release()
-        self._held, self.adrift, self._rescue_begun = held, False, False
+        self._held, self._rescue_begun = held, False
         self._incident = (f"{what}. {rescued}", time.monotonic())
-        logger.error("spool %s. %s", what, rescued)
-        return True
+        logger.error("spool %s", self._incident[0])
 
     def _set_aside(self, kind: str, why: str) -> None:
         """Renames the file and its log. The next attempt starts a new file and reads the results of this one."""
         self._close_connections()
+        self._expect_results()
+        if self._held is not None and not self._held.is_at_path:  # what is there is opened and checked first
+            self._release()
+            return
         try:
             aside = move_aside(self.path, kind)
         except OSError as error:
             raise SpoolError(f"{self.path}: {kind} ({why}) and cannot be set aside: {error.strerror}") from error
         self._release()
-        what = "is damaged" if kind == CORRUPT else "was changed by another program"
-        logger.error("spool %s %s (%s): set aside as %s, a new one is started", self.path, what, why, aside.name)
-        self._expect_results()
+        what = f"is damaged ({why})" if kind == CORRUPT else f"was changed while it was open: {why}"
+        text = f"{self.path} {what}. It is set aside as {aside.name}, and a new one is started"
+        if kind == FOUND:
+            self._incident = (text, time.monotonic())
+        logger.error("spool %s", text)
 
     def _expect_results(self) -> None:
         """The next file lacks the results of the present one until they are rescued."""
         if self._written is not None:
-            self._expected, self._written = self.state.results, None
+            self._expected, self._written = (self.state.results, list(self._newest.values())), None
         self._rescue_begun = False
 
-    def _count_lost(self) -> None:
-        """After the rescue."""
-        if self._expected is not None and (lost := self._expected - self.state.results) > 0:
+    def _count_lost(self, db: sqlite3.Connection) -> None:
+        """After the rescue: adds what is missing and still in memory, and counts the rest."""
+        if self._expected is None:
+            return
+        (expected, newest), self._expected = self._expected, None
+        if left := rows.missing(db, newest):
+            self._attempt(partial(self._add, left), True, True)
+            self.imports += 1
+        if (lost := expected - self.state.results) > 0:
             logger.error("spool %s: %d results cannot be read any more and are LOST", self.path, lost)
             self._on_lost(lost)
-        self._expected = None
 
     def _rescue(self) -> None:
         """Copies the results of files set aside that can be read. Continues what an earlier process has begun."""
@@ -397,7 +410,7 @@ class SpoolFile:
             entries = rows.read_what_is_left(aside)
             try:
                 while batch := list(itertools.islice(entries, RESCUE_BATCH)):
-                    rescued += self._attempt(partial(self._add if found else self._insert, batch), True, True)
+                    rescued += self._attempt(partial(self._add if found else self.insert, batch), True, True)
             except sqlite3.Error as error:
                 hindered = f"; the others stay there ({error})"
             self.imports += found
@@ -405,18 +418,27 @@ class SpoolFile:
             logger.warning(said, self.path, rescued, "other" if found else "damaged", aside.name, hindered)
             mark.unlink()
 
-    def _insert(self, entries: list[Entry], db: sqlite3.Connection, state: State) -> int:
-        """Adds results of a damaged file of this agent, with their ids."""
+    def insert(self, entries: Sequence[Entry], db: sqlite3.Connection, state: State) -> int:
+        """Adds results with their ids."""
         state.results += rows.insert(db, entries, self._clock.now_s())
-        state.last_id = max(state.last_id, *(entry.id for entry in entries))
+        state.last_id = max([state.last_id, *(entry.id for entry in entries)])
+        self._newest.update((entry.id, entry) for entry in entries)
+        for entry_id in list(itertools.islice(self._newest, max(0, len(self._newest) - NEWEST))):
+            del self._newest[entry_id]
         return len(entries)
+
+    def forget(self, runs: Collection[tuple[int, int]]) -> None:
+        """Call it for results that were deleted."""
+        for first, last in runs:
+            for entry_id in range(first, last + 1):
+                self._newest.pop(entry_id, None)
 
     def _add(self, entries: list[Entry], db: sqlite3.Connection, state: State) -> int:
         """Adds results of a file of unknown origin, with new ids, unless they are in this file too."""
         others = [entry for entry in entries if not rows.holds(db, entry)]
         first = self._reserve(len(others), state)
         new = [replace(entry, id=first + number) for number, entry in enumerate(others)]
-        return self._insert(new, db, state) if new else 0
+        return self.insert(new, db, state)
 
     def _close_connections(self) -> None:
         with self._sync_lock:
@@ -425,15 +447,3 @@ class SpoolFile:
                     with contextlib.suppress(sqlite3.Error):
                         db.close()
             self._db = self._sync_db = None
-
-
-def release_pages(db: sqlite3.Connection, state: State) -> None:
-    """Returns `SHRINK_PAGES` free pages to the disk."""
-    for _ in range(SHRINK_PAGES):  # one by one: the sqlite3 module runs only the first step of a pragma without rows
-        db.execute("PRAGMA incremental_vacuum(1)")
-
-
-def page_counts(db: sqlite3.Connection) -> tuple[int, int]:
-    """Number of pages of the file, and of free pages."""
-    pages = db.execute("PRAGMA page_count").fetchone()[0]
-    return pages, db.execute("PRAGMA freelist_count").fetchone()[0]

@@ -81,6 +81,11 @@ class HeldFile:
         return found is not None and found.identity == self._main.identity
 
     @property
+    def has_its_log(self) -> bool:
+        """Whether the log at its path is the one that this agent wrote last."""
+        return _stamp(f"{self.path}-wal") == self._log
+
+    @property
     def log_bytes(self) -> int:
         """Size of the write-ahead log after the latest transaction."""
         return self._log.bytes

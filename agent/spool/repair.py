@@ -119,11 +119,12 @@ def copy_to_path(path: Path, db: sqlite3.Connection, old: HeldFile, change: Chan
         with contextlib.closing(sqlite3.connect(copy)) as target:
             db.backup(target)
         mark.touch()  # if this process is killed now, the next one reads the copy
+        if old.has_its_log:  # SQLite would apply it to another file
+            _remove_log(path)
         if old.is_at_path and change.foreign:
             move_aside(path, FOUND)
         elif old.is_at_path or not path.exists():
-            for suffix in _SUFFIXES:  # SQLite would apply an old log to the new file
-                Path(f"{path}{suffix}").unlink(missing_ok=True)
+            _remove_log(path)
         else:
             with contextlib.closing(HeldFile(path)):
                 move_aside(path, FOUND)
@@ -138,6 +139,11 @@ def copy_to_path(path: Path, db: sqlite3.Connection, old: HeldFile, change: Chan
         mark.unlink()
         sync_folder(path.parent)
     return held
+
+
+def _remove_log(path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
 def _name_aside(path: Path, kind: str) -> Path:

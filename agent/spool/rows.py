@@ -5,8 +5,9 @@ import logging
 import math
 import os
 import sqlite3
+import sys
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 APPLICATION_ID = 0x7A736164  # "zsad", in the file's header
 FORMAT_VERSION = 2
 PAGE_BYTES = 4096
+SHRINK_PAGES = 256  # pages returned to the disk at a time
 MAX_BYTES = 10**13  # a header that states more is damaged
 NEWER_VERSIONS = range(FORMAT_VERSION + 1, 100)  # a higher number is damage, not a version
 
@@ -132,7 +134,7 @@ def read_state(db: sqlite3.Connection) -> tuple[State, Stamp]:
     """Raises sqlite3.DatabaseError with one of `DAMAGE_CODES` when the row is missing."""
     row = state_row(db)
     top = db.execute("SELECT max(id) FROM results").fetchone()[0] or 0
-    return State(max(row[0], top), row[1], row[2], oldest_accepted_s(db)), Stamp(*row[3:])
+    return State(max(row[0], top), row[1], row[2], oldest(db)[1]), Stamp(*row[3:])
 
 
 def state_row(db: sqlite3.Connection) -> StateRow:
@@ -210,10 +212,18 @@ def last_of_oldest(db: sqlite3.Connection, table: str, number: int, before_s: fl
     return int(db.execute(query, (number, before_s)).fetchone()[0] or 0)
 
 
-def oldest_accepted_s(db: sqlite3.Connection) -> float | None:
-    """When the oldest result was accepted; None: there is none."""
-    row = db.execute("SELECT accepted_s FROM results ORDER BY id LIMIT 1").fetchone()
-    return None if row is None else float(row[0])
+def oldest(db: sqlite3.Connection) -> tuple[int, float | None]:
+    """The id of the oldest result and when it was accepted. If there is none: an id above all others, and None."""
+    row = db.execute("SELECT id, accepted_s FROM results ORDER BY id LIMIT 1").fetchone()
+    return (sys.maxsize, None) if row is None else (row[0], float(row[1]))
+
+
+def missing(db: sqlite3.Connection, entries: Iterable[Entry]) -> list[Entry]:
+    """Those whose message is not stored, whatever the id."""
+    left = {entry.body: entry for entry in entries}
+    for (body,) in db.execute("SELECT body FROM results") if left else ():
+        left.pop(body, None)
+    return list(left.values())
 
 
 def read_what_is_left(path: Path) -> Iterator[Entry]:
@@ -248,6 +258,18 @@ def _at_full_length(path: Path) -> Iterator[None]:
         yield
     finally:
         os.truncate(path, length)
+
+
+def release_pages(db: sqlite3.Connection, state: State) -> None:
+    """Returns `SHRINK_PAGES` free pages to the disk."""
+    for _ in range(SHRINK_PAGES):  # one by one: the sqlite3 module runs only the first step of a pragma without rows
+        db.execute("PRAGMA incremental_vacuum(1)")
+
+
+def page_counts(db: sqlite3.Connection) -> tuple[int, int]:
+    """Number of pages of the file, and of free pages."""
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    return pages, db.execute("PRAGMA freelist_count").fetchone()[0]
 
 
 def damage(found: str) -> sqlite3.DatabaseError:

@@ -13,9 +13,9 @@ from typing import Literal, Self, TypeVar
 
 from zsad_agent.spool import rows
 from zsad_agent.spool.clock import SpoolClock
-from zsad_agent.spool.database import MAX_WAIT_S, WAL_PAGES, SpoolFile, page_counts, release_pages
+from zsad_agent.spool.database import MAX_WAIT_S, WAL_PAGES, SpoolFile
 from zsad_agent.spool.given_up import Cause, GivenUp
-from zsad_agent.spool.rows import PAGE_BYTES, AttachedImage, Entry, State
+from zsad_agent.spool.rows import PAGE_BYTES, AttachedImage, Entry, State, page_counts, release_pages
 from zsad_core.errors import SpoolError
 
 THIS_RUN = 1 << 40  # ids of this run of the agent are above it, ids of earlier runs below
@@ -195,10 +195,8 @@ class Spool:
             if excess > 0:
                 dropped.append((Cause.COUNT, *_drop_results(db, state, excess)))
             dropped += self._make_room(db, state, new, kept)
-            now_s = self._clock.now_s()
-            state.results += rows.insert(db, new, now_s)
-            state.pictures += rows.insert_attached_images(db, kept, now_s)
-            state.last_id = max([state.last_id, *(entry.id for entry in new)])
+            self._file.insert(new, db, state)
+            state.pictures += rows.insert_attached_images(db, kept, self._clock.now_s())
             return dropped
 
         self._note(self._file.run(work, durable=True))
@@ -230,6 +228,7 @@ class Spool:
                 for runs in (results, pictures)
             )
             state.results -= rows.delete(db, "results", result_rows)
+            self._file.forget(result_rows)
             state.pictures -= rows.delete(db, "pictures", picture_rows)
 
         self._file.run(work)
