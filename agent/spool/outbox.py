@@ -110,14 +110,19 @@ class Outbox:
         return self._published.unsent + sum(list(self._arriving.values()))
 
     def store_or_count_lost(self) -> int:
-        """Tries the disk once more, unless it hangs. Returns how many results are not stored and will be lost."""
+        """Tries the disk once more, unless it hangs. Returns how many results are not stored and will be lost.
+
+        Those that were stored may be among them: see `Spool.adrift`.
+        """
         lost = self._spool.wait_for(self._keep)
         return lost if lost is not None else self._published.in_memory + sum(list(self._arriving.values()))
 
     def _keep(self) -> int:
         with self._changing():
             self._move_to_disk(now=True)
-            return len(self._memory)
+            if self._spool.is_kept() or not self._spool.adrift:
+                return len(self._memory)
+        return self._published.unsent
 
     @property
     def unsent_pictures(self) -> int:

@@ -177,9 +177,12 @@ class Spool:
             self.last_id += 1
             return self.last_id
 
-    def check(self) -> None:
-        """Raises SpoolError unless the file at the path is, or becomes, the one with all results."""
-        self._file.check()
+    def is_kept(self) -> bool:
+        """Whether the file at the path is, or becomes, the one with all results."""
+        with contextlib.suppress(SpoolError):
+            self._file.check()
+            return True
+        return False
 
     def append(self, entries: Sequence[Entry], pictures: Sequence[AttachedImage] = ()) -> None:
         """Stores all or nothing, committed when this returns. Entries above a limit are deleted in the same commit.

@@ -1,18 +1,17 @@
 """The spool's files are removed, renamed, replaced or hidden while the agent has them open: no result is lost."""
 
 import contextlib
-import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool
-from zsad_core.errors import SpoolError
 
 BEFORE = [f"before {number}" for number in range(30)]
 AFTER = [f"after {number}" for number in range(30)]
@@ -217,3 +216,152 @@ def test_results_arrive_over_the_present_connection_when_the_files_are_changed(
     bodies = [body for body, _ in found]
     assert {entry.body.decode() for entry in in_flight} | set(bodies) == {*BEFORE, *AFTER, *more}
     assert all(replayed for body, replayed in found if body in {*BEFORE, *FOREIGN})
+
+
+def test_a_fault_is_stated_while_no_new_file_can_be_written_and_the_results_are_still_sent(path: Path) -> None:
+    with Spool(path, max_results=1000) as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+        add(outbox, BEFORE)
+        shutil.rmtree(path.parent)
+        path.parent.touch()  # in the way of a new folder
+        add(outbox, AFTER[:10])
+        assert "30 results cannot be rescued into a new file (File exists)" in (outbox.fault or "")
+        assert spool.is_kept() is False
+        assert outbox.store_or_count_lost() == 40
+        outbox.rewind()
+        assert [entry.body.decode() for entry in outbox.take(35)] == BEFORE + AFTER[:5]
+        path.parent.unlink()
+        add(outbox, AFTER[10:])
+        assert spool.is_kept() and outbox.store_or_count_lost() == 0
+        outbox.rewind()
+        assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
+
+
+def test_a_spool_on_which_a_file_system_is_mounted_goes_on_there_and_comes_back(tiny_disk: Path) -> None:
+    path = tiny_disk / "spool.sqlite3"
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tiny_disk)]
+    with Spool(path, max_results=1000) as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+        add(outbox, BEFORE)
+        subprocess.run(mount, check=True)
+        add(outbox, AFTER[:10])
+        assert path.exists()
+        outbox.rewind()
+        assert [body for body, _ in drain(outbox)] == BEFORE + AFTER[:10]
+        subprocess.run(["umount", "--lazy", str(tiny_disk)], check=True)
+        add(outbox, AFTER[10:])
+        assert [body for body, _ in drain(outbox) if body not in BEFORE] == AFTER[10:]
+
+
+SECOND_AGENT = """
+import sys
+import zlib
+from pathlib import Path
+from zsad_agent.spool import Accepted, Outbox, Spool
+from zsad_core.errors import SpoolError
+try:
+    with Spool(Path(sys.argv[1]), max_results=1000) as spool:
+        Outbox(spool).add_all([Accepted("cam0", b"second")])
+        print("let in", flush=True)
+        sys.stdin.readline()
+except SpoolError as error:
+    print(error)
+"""
+
+
+@contextlib.contextmanager
+def second_agent(path: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", SECOND_AGENT, str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.communicate("\n", timeout=20)
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", ".lock", "-journal"])
+def test_removing_a_file_beside_the_spool_lets_no_second_agent_in(path: Path, suffix: str) -> None:
+    with Spool(path, max_results=1000) as spool:
+        outbox = Outbox(spool)
+        add(outbox, BEFORE)
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+        with second_agent(path) as second:
+            assert second.stdout is not None
+            assert "another agent uses this spool" in second.stdout.readline()
+        add(outbox, AFTER)
+        with second_agent(path) as second:
+            assert second.stdout is not None
+            assert "another agent uses this spool" in second.stdout.readline()
+        assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
+    with second_agent(path) as second:
+        assert second.stdout is not None
+        assert second.stdout.readline() == "let in\n"
+
+
+def test_a_second_agent_that_took_the_place_of_a_removed_spool_is_a_fault_that_costs_no_result(path: Path) -> None:
+    with Spool(path, max_results=1000) as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+        add(outbox, BEFORE)
+        shutil.rmtree(path.parent)
+        with second_agent(path) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "let in\n"
+            add(outbox, AFTER)
+            assert "another agent uses this spool" in (outbox.fault or "")
+            assert outbox.store_or_count_lost() == len(BEFORE + AFTER)
+        add(outbox, ["last"])
+        assert outbox.store_or_count_lost() == 0
+        assert {body for body, _ in drain(outbox)} == {*BEFORE, *AFTER, "last", "second"}
+
+
+def test_an_id_that_another_program_has_used_costs_neither_result(path: Path) -> None:
+    with Spool(path, max_results=1000) as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+        add(outbox, BEFORE)
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute("INSERT INTO results VALUES (31, 'cam0', ?, ?, 0)", (b"other", zlib.crc32(b"other")))
+            db.commit()
+            add(outbox, AFTER)
+        found = [body for body, _ in drain(outbox)]
+    assert set(found) == {*BEFORE, *AFTER, "other"}
+    assert len(found) == len(BEFORE) + len(AFTER) + 1
+
+
+def test_a_new_result_with_an_id_in_use_is_an_error_and_the_same_result_again_is_not(path: Path) -> None:
+    with Spool(path, max_results=1000) as spool:
+        entry = Entry(spool.new_id(), "cam0", b"a")
+        spool.append([entry])
+        spool.append([entry])
+        assert spool.count == 1
+        spool.append([Entry(entry.id, "cam0", b"b")])  # a stale counter: the file is read into a new one
+        assert {entry.body for entry in spool.read(0, spool.last_id, 10)} == {b"a", b"b"}
+        assert spool.count == 2
+
+
+def test_what_cannot_be_read_any_more_is_counted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The file disappears while the disk fails and nothing is open: only the newest results are in memory."""
+    bodies = [b"%d" % number for number in range(1500)]
+    with Spool(path, max_results=10_000) as spool:
+        spool.append([Entry(spool.new_id(), "cam0", body) for body in bodies])
+        spool._file._close_connections()
+        shutil.rmtree(path.parent)
+        outbox = Outbox(spool, clock_s=Hurry())
+        add(outbox, AFTER)
+        assert outbox.losses.results == {"damage": 500}
+        assert outbox.unsent == 1000 + len(AFTER)
+        found = [body for body, _ in drain(outbox)]
+    assert set(found) == {*AFTER, *(body.decode() for body in bodies[500:])}
+    assert "500 results cannot be read any more and are LOST" in caplog.text
+
+
+def test_checkpoints_of_the_agent_itself_are_no_change(path: Path) -> None:
+    with Spool(path, max_results=100_000, max_bytes=2_000_000, fsync="periodic") as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+        for _ in range(40):
+            outbox.add_all([Accepted("cam0", b"x" * 2000)] * 50)
+            spool.sync()
+            outbox.delete_acknowledged()
+            for entry in outbox.take(40):
+                outbox.acknowledge(entry.id)
+        assert outbox.fault is None
+    assert [file.name for file in path.parent.iterdir()] == ["spool.sqlite3"]
