@@ -215,8 +215,8 @@ class SpoolFile:
             if self._held is not None:
                 self._held.note_log()
         self.state, self._written = state, self._trying
-        for entry_id in itertools.takewhile(lambda entry_id: entry_id < oldest_id, list(self._newest)):
-            del self._newest[entry_id]
+        while self._newest and (first := next(iter(self._newest))) < oldest_id:
+            del self._newest[first]
         self._unsynced = True
         self._shorten_log(db)
         return outcome
@@ -423,8 +423,8 @@ class SpoolFile:
         state.results += rows.insert(db, entries, self._clock.now_s())
         state.last_id = max([state.last_id, *(entry.id for entry in entries)])
         self._newest.update((entry.id, entry) for entry in entries)
-        for entry_id in list(itertools.islice(self._newest, max(0, len(self._newest) - NEWEST))):
-            del self._newest[entry_id]
+        while len(self._newest) > NEWEST:
+            del self._newest[next(iter(self._newest))]
         return len(entries)
 
     def forget(self, runs: Collection[tuple[int, int]]) -> None:

@@ -39,6 +39,9 @@ class _Stamp(NamedTuple):
         return self[:2]
 
 
+_NONE = _Stamp(0, 0, 0, 0)
+
+
 class HeldFile:
     """The spool's file, created if it is missing, and locked against other agents.
 
@@ -53,7 +56,8 @@ class HeldFile:
             OSError: the file cannot be opened.
         """
         self.path = path
-        self._log = self._index = _Stamp(0, 0, 0, 0)
+        self._log_path, self._index_path = Path(f"{path}-wal"), Path(f"{path}-shm")
+        self._log = self._index = _NONE
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _LOCK_BYTE, 1, 0))
@@ -72,8 +76,10 @@ class HeldFile:
         os.close(self._fd)
 
     def rename(self, path: Path) -> None:
+        """The file is not open in SQLite."""
         self.path.rename(path)
         self.path = path
+        self._log_path, self._index_path = Path(f"{path}-wal"), Path(f"{path}-shm")
 
     @property
     def is_at_path(self) -> bool:
@@ -83,7 +89,7 @@ class HeldFile:
     @property
     def has_its_log(self) -> bool:
         """Whether the log at its path is the one that this agent wrote last."""
-        return _stamp(f"{self.path}-wal") == self._log
+        return _stamp(self._log_path) == self._log
 
     @property
     def log_bytes(self) -> int:
@@ -97,7 +103,7 @@ class HeldFile:
     def note_opened(self) -> None:
         """Call it when SQLite has opened all its files."""
         self.note_main()
-        self._log, self._index = (_stamp(f"{self.path}{end}") or _Stamp(0, 0, 0, 0) for end in ("-wal", "-shm"))
+        self._log, self._index = (_stamp(path) or _NONE for path in (self._log_path, self._index_path))
 
     def note_main(self) -> None:
         """Call it after a checkpoint: only checkpoints write to the main file."""
@@ -105,7 +111,7 @@ class HeldFile:
 
     def note_log(self) -> None:
         """Call it after a transaction: only transactions write to the log."""
-        log = _stamp(f"{self.path}-wal")
+        log = _stamp(self._log_path)
         if log is not None and log.identity == self._log.identity:
             self._log = log
 
@@ -124,7 +130,7 @@ class HeldFile:
         """As `main_change`, for the log and its index as well. Not for use during a transaction."""
         if (change := self.main_change(during_checkpoint=during_checkpoint)) is not None:
             return change
-        log, index = _stamp(f"{self.path}-wal"), _stamp(f"{self.path}-shm")
+        log, index = _stamp(self._log_path), _stamp(self._index_path)
         if log is None or log.identity != self._log.identity:
             return Change("its write-ahead log was removed or replaced", foreign=False)
         if log != self._log:
@@ -134,10 +140,10 @@ class HeldFile:
         return None
 
 
-def _stamp(path: Path | str) -> _Stamp | None:
+def _stamp(path: Path) -> _Stamp | None:
     """None: the file does not exist, or cannot be reached."""
     try:
-        return _stamp_of(Path(path).stat())
+        return _stamp_of(path.stat())
     except OSError:
         return None
 

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from zsad_agent.spool.clock import Stamp
@@ -32,7 +32,9 @@ _CREATE_PICTURES = """CREATE TABLE pictures (
 _CREATE_STATE = """CREATE TABLE state (
     one INTEGER PRIMARY KEY, last_id INTEGER NOT NULL, results INTEGER NOT NULL, pictures INTEGER NOT NULL,
     age_s REAL NOT NULL, wall_s REAL NOT NULL, boot_s REAL NOT NULL, boot_id TEXT NOT NULL)"""
-_STATE_COLUMNS = ("last_id", "results", "pictures", "age_s", "wall_s", "boot_s", "boot_id")
+_SELECT_STATE = "SELECT last_id, results, pictures, age_s, wall_s, boot_s, boot_id FROM state"
+_UPDATE_STATE = """UPDATE state SET last_id = ?, results = ?, pictures = ?, age_s = ?, wall_s = ?, boot_s = ?,
+    boot_id = ?"""
 StateRow = tuple[int, int, int, float, float, float, str]  # no two commits of one process write the same
 _RESULT = "id, CAST(camera AS BLOB), body, crc32"  # as bytes: text that is not UTF-8 would raise another error
 UPGRADE_BYTES = 32_000_000  # a larger file of format 1 reuses its pages and does not shrink
@@ -139,7 +141,7 @@ def read_state(db: sqlite3.Connection) -> tuple[State, Stamp]:
 
 def state_row(db: sqlite3.Connection) -> StateRow:
     """Raises as `read_state` does."""
-    row: StateRow | None = db.execute(f"SELECT {', '.join(_STATE_COLUMNS)} FROM state").fetchone()
+    row: StateRow | None = db.execute(_SELECT_STATE).fetchone()
     if row is None:
         raise damage("the state row is missing")
     return row
@@ -147,8 +149,9 @@ def state_row(db: sqlite3.Connection) -> StateRow:
 
 def write_state(db: sqlite3.Connection, state: State, stamp: Stamp) -> StateRow:
     """Writes the state row and returns it. Call it in every transaction that changes rows."""
-    row = (state.last_id, state.results, state.pictures, *astuple(stamp))
-    db.execute(f"UPDATE state SET {', '.join(f'{name} = ?' for name in _STATE_COLUMNS)}", row)
+    times = (stamp.age_s, stamp.wall_s, stamp.boot_s, stamp.boot_id)
+    row = (state.last_id, state.results, state.pictures, *times)
+    db.execute(_UPDATE_STATE, row)
     return row
 
 
