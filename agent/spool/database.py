@@ -12,18 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from zsad_agent.spool import rows
+from zsad_agent.spool import repair, rows
 from zsad_agent.spool.clock import SpoolClock
 from zsad_agent.spool.held_file import Change, HeldFile, SpoolHeldError
-from zsad_agent.spool.repair import (
-    CORRUPT,
-    FOUND,
-    committed_frames,
-    copy_to_path,
-    keep_damaged_log,
-    move_aside,
-    rescues,
-)
 from zsad_agent.spool.rows import Entry, State
 from zsad_core.errors import SpoolError
 
@@ -40,7 +31,7 @@ INCIDENT_S = 60.0  # a file that was removed or replaced is stated for so long a
 NEWEST = 1000  # results that are also kept in memory until they are deleted, about 1 MB
 _PASSING_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)  # the connection stays usable
 
-_SET_ASIDE = {**dict.fromkeys(rows.DAMAGE_CODES, CORRUPT), sqlite3.SQLITE_CONSTRAINT: FOUND}
+_SET_ASIDE = {**dict.fromkeys(rows.DAMAGE_CODES, repair.CORRUPT), sqlite3.SQLITE_CONSTRAINT: repair.FOUND}
 _UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, *rows.DAMAGE_CODES)
 
 ResultT = TypeVar("ResultT")
@@ -196,9 +187,13 @@ class SpoolFile:
     def _attempt(self, work: Callable[[sqlite3.Connection, State], ResultT], writes: bool, durable: bool) -> ResultT:
         db = self._db or self._open()
         if not self._rescue_begun:
-            self._rescue_begun = True
-            self._rescue()
-            self._count_lost(db)
+            self._rescue_begun = True  # also for the transactions of the rescue itself
+            try:
+                self._rescue()
+                self._count_lost(db)
+            except BaseException:
+                self._rescue_begun = False
+                raise
         if not writes:
             return work(db, self.state)
         if self._fsync_each:
@@ -252,9 +247,9 @@ class SpoolFile:
 
     def _open(self) -> sqlite3.Connection:
         held = self._hold()
-        in_log = committed_frames(self._wal)
+        in_log = repair.committed_frames(self._wal)
         if in_log is None:
-            keep_damaged_log(self.path)
+            repair.keep_damaged_log(self.path)
         db = self._connect()
         try:
             if not self.path.stat().st_size:
@@ -263,7 +258,7 @@ class SpoolFile:
             db.execute("PRAGMA synchronous=NORMAL")
             _, sound, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if in_log and 0 <= sound < in_log:
-                keep_damaged_log(self.path)
+                repair.keep_damaged_log(self.path)
             rows.check_format(db, self.path)
             if self.path.stat().st_size <= QUICK_CHECK_BYTES:
                 found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -344,7 +339,7 @@ class SpoolFile:
         what = f"{self.path} was changed while it was open: {change.text}"
         held, rescued = None, "It cannot be read any more"
         try:
-            held = copy_to_path(self.path, self._db, self._held, change)
+            held = repair.copy_to_path(self.path, self._db, self._held, change)
             rescued = f"Its {self.state.results} results were rescued into a new file"
         except (sqlite3.Error, OSError, SpoolHeldError) as error:
             if getattr(error, "sqlite_errorcode", None) not in _UNREADABLE:
@@ -368,13 +363,13 @@ class SpoolFile:
             self._release()
             return
         try:
-            aside = move_aside(self.path, kind)
+            aside = repair.move_aside(self.path, kind)
         except OSError as error:
             raise SpoolError(f"{self.path}: {kind} ({why}) and cannot be set aside: {error.strerror}") from error
         self._release()
-        what = f"is damaged ({why})" if kind == CORRUPT else f"was changed while it was open: {why}"
+        what = f"is damaged ({why})" if kind == repair.CORRUPT else f"was changed while it was open: {why}"
         text = f"{self.path} {what}. It is set aside as {aside.name}, and a new one is started"
-        if kind == FOUND:
+        if kind == repair.FOUND:
             self._incident = (text, time.monotonic())
         logger.error("spool %s", text)
 
@@ -388,17 +383,18 @@ class SpoolFile:
         """After the rescue: adds what is missing and still in memory, and counts the rest."""
         if self._expected is None:
             return
-        (expected, newest), self._expected = self._expected, None
+        expected, newest = self._expected
         if left := rows.missing(db, newest):
             self._attempt(partial(self._add, left), True, True)
             self.imports += 1
         if (lost := expected - self.state.results) > 0:
             logger.error("spool %s: %d results cannot be read any more and are LOST", self.path, lost)
             self._on_lost(lost)
+        self._expected = None
 
     def _rescue(self) -> None:
         """Copies the results of files set aside that can be read. Continues what an earlier process has begun."""
-        for mark, aside, found in rescues(self.path):
+        for mark, aside, found in repair.rescues(self.path):
             tries = mark.stat().st_size
             if tries >= MOST_RESCUES:
                 logger.error("spool %s: %s is not read again after %d attempts", self.path, aside.name, tries)

@@ -119,7 +119,7 @@ class HeldFile:
         """What another program did to the main file. `during_checkpoint`: we may be writing to it."""
         main = _stamp(self.path)
         if main is None:
-            return Change("it was removed or renamed", foreign=False)
+            return Change("it is not at its path any more", foreign=False)
         if main.identity != self._main.identity:
             return Change("another file is at its path", foreign=True)
         if main != self._main and not during_checkpoint:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess, write_line_video
+from bundle_attacks import change_manifest, copy_bundle
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener, wait_until
+from plant_operator import PlantOperator
 
 from zsad_agent.spool import Spool
 
@@ -84,3 +86,30 @@ def test_results_that_cannot_be_rescued_are_said_to_be_lost_at_the_end(
     assert code == 1
     assert "results are LOST" in agent.output
     assert "stay in the spool" not in agent.output and "Traceback" not in agent.output
+
+
+def test_commanded_settings_are_written_again_and_a_removed_bundle_is_a_stated_fault(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    copy_bundle(tiny_bundle, tmp_path / "offered" / "new")
+    change_manifest(tmp_path / "offered" / "new", version="0.0.2")
+    video = write_line_video(tmp_path / "line.avi", frames=20)
+    settings = f"control:\n  enabled: true\n  bundle_dir: {tmp_path / 'offered'}\n"
+    flags = ("--source", str(video), *FLAGS, "--broker", broker.url)
+    with (
+        PlantOperator(broker.port) as operator,
+        AgentProcess(tmp_path, tiny_bundle, *flags, settings=settings) as agent,
+    ):
+        operator.wait_until_heard(starts=1)
+        assert operator.command("cam0/threshold", 0.25)["error"] is None
+        assert operator.command("bundle", "new")["error"] is None
+        agent.wait_for_output("has passed its probation", 60)
+        shutil.rmtree(agent.spool.parent)
+        agent.wait_for_output("manifest.json, so the next start cannot run this bundle")
+        state = agent.spool.parent
+        wait_until((state / "settings.json").exists)
+        wait_until((state / "bundles" / "selected.json").exists)
+        code, _ = agent.terminate()
+    assert code == 0 and "Traceback" not in agent.output, agent.output
+    assert '"threshold":0.25' in (state / "settings.json").read_text()

@@ -237,18 +237,25 @@ def test_a_fault_is_stated_while_no_new_file_can_be_written_and_the_results_are_
         assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
 
 
+@contextlib.contextmanager
+def mounted_over(folder: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 def test_a_spool_on_which_a_file_system_is_mounted_goes_on_there_and_comes_back(tiny_disk: Path) -> None:
     path = tiny_disk / "spool.sqlite3"
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tiny_disk)]
     with Spool(path, max_results=1000) as spool:
         outbox = Outbox(spool, clock_s=Hurry())
         add(outbox, BEFORE)
-        subprocess.run(mount, check=True)
-        add(outbox, AFTER[:10])
-        assert path.exists()
-        outbox.rewind()
-        assert [body for body, _ in drain(outbox)] == BEFORE + AFTER[:10]
-        subprocess.run(["umount", "--lazy", str(tiny_disk)], check=True)
+        with mounted_over(tiny_disk):
+            add(outbox, AFTER[:10])
+            assert path.exists()
+            outbox.rewind()
+            assert [body for body, _ in drain(outbox)] == BEFORE + AFTER[:10]
         add(outbox, AFTER[10:])
         assert [body for body, _ in drain(outbox) if body not in BEFORE] == AFTER[10:]
 
