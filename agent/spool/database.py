@@ -304,7 +304,9 @@ class SpoolFile:
             self._held = None
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        """Keeps the log's index in memory: as a mapped file that is truncated it would end the process (SIGBUS)."""
+        uri = f"{self.path.absolute().as_uri()}?vfs=unix-excl"
+        return sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
 
     def _change(self) -> Change | None:
         """What another program did to the open file; None: nothing."""

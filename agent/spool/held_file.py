@@ -56,8 +56,8 @@ class HeldFile:
             OSError: the file cannot be opened.
         """
         self.path = path
-        self._log_path, self._index_path = Path(f"{path}-wal"), Path(f"{path}-shm")
-        self._log = self._index = _NONE
+        self._log_path = Path(f"{path}-wal")
+        self._log = _NONE
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _LOCK_BYTE, 1, 0))
@@ -79,7 +79,7 @@ class HeldFile:
         """The file is not open in SQLite."""
         self.path.rename(path)
         self.path = path
-        self._log_path, self._index_path = Path(f"{path}-wal"), Path(f"{path}-shm")
+        self._log_path = Path(f"{path}-wal")
 
     @property
     def is_at_path(self) -> bool:
@@ -103,7 +103,7 @@ class HeldFile:
     def note_opened(self) -> None:
         """Call it when SQLite has opened all its files."""
         self.note_main()
-        self._log, self._index = (_stamp(path) or _NONE for path in (self._log_path, self._index_path))
+        self._log = _stamp(self._log_path) or _NONE
 
     def note_main(self) -> None:
         """Call it after a checkpoint: only checkpoints write to the main file."""
@@ -127,16 +127,14 @@ class HeldFile:
         return None
 
     def change(self, *, during_checkpoint: bool) -> Change | None:
-        """As `main_change`, for the log and its index as well. Not for use during a transaction."""
+        """As `main_change`, for the log as well. Not for use during a transaction."""
         if (change := self.main_change(during_checkpoint=during_checkpoint)) is not None:
             return change
-        log, index = _stamp(self._log_path), _stamp(self._index_path)
+        log = _stamp(self._log_path)
         if log is None or log.identity != self._log.identity:
             return Change("its write-ahead log was removed or replaced", foreign=False)
         if log != self._log:
             return Change("another program has written to its write-ahead log", foreign=True)
-        if index is None or index.identity != self._index.identity:
-            return Change("the index of its write-ahead log was removed or replaced", foreign=False)
         return None
 
 

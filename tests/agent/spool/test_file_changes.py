@@ -74,15 +74,6 @@ def remove_log(state: Path) -> None:
     (state / "spool.sqlite3-wal").unlink()
 
 
-def remove_index(state: Path) -> None:
-    (state / "spool.sqlite3-shm").unlink()
-
-
-def remove_log_and_index(state: Path) -> None:
-    remove_log(state)
-    remove_index(state)
-
-
 def empty_file(state: Path) -> None:
     (state / "spool.sqlite3").write_bytes(b"")
 
@@ -146,8 +137,6 @@ CHANGES: list[tuple[Callable[[Path], None], list[str]]] = [
     (rename_folder, []),
     (remove_file, []),
     (remove_log, []),
-    (remove_index, []),
-    (remove_log_and_index, []),
     (empty_file, []),
     (truncate_log, []),
     (restore_by_rename, []),
