@@ -291,7 +291,9 @@ class SpoolFile:
         if not self._in_use:
             raise SpoolError(f"{self.path}: the spool is closed")
         if self._held is not None and not self._held.is_at_path:
+            copy = repair.copy_to_path(self._held, foreign=False) if self._written is not None else None
             self._release()
+            self._held = copy
         if self._held is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._held = HeldFile(self.path)
@@ -341,7 +343,7 @@ class SpoolFile:
         what = f"{self.path} was changed while it was open: {change.text}"
         held, rescued = None, "It cannot be read any more"
         try:
-            held = repair.copy_to_path(self.path, self._db, self._held, change)
+            held = repair.copy_to_path(self._held, foreign=change.foreign, db=self._db)
             rescued = f"Its {self.state.results} results were rescued into a new file"
         except (sqlite3.Error, OSError, SpoolHeldError) as error:
             if getattr(error, "sqlite_errorcode", None) not in _UNREADABLE:
@@ -361,9 +363,8 @@ class SpoolFile:
         """Renames the file and its log. The next attempt starts a new file and reads the results of this one."""
         self._close_connections()
         self._expect_results()
-        if self._held is not None and not self._held.is_at_path:  # what is there is opened and checked first
-            self._release()
-            return
+        if self._held is not None and not self._held.is_at_path:
+            return  # `_hold` continues
         try:
             aside = repair.move_aside(self.path, kind)
         except OSError as error:

@@ -5,6 +5,7 @@ SQLite keeps its files open. It does not notice when they are removed, renamed, 
 
 import fcntl
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -74,6 +75,12 @@ class HeldFile:
     def close(self) -> None:
         """Ends the lock."""
         os.close(self._fd)
+
+    def copy(self, target: Path) -> None:
+        """Writes what the file contains without its log, even if the file has no name any more."""
+        with open(self._fd, "rb", closefd=False) as source, target.open("wb") as file:
+            source.seek(0)
+            shutil.copyfileobj(source, file)
 
     def rename(self, path: Path) -> None:
         """The file is not open in SQLite."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from zsad_agent.spool.held_file import Change, HeldFile
+from zsad_agent.spool.held_file import HeldFile
 from zsad_agent.system import sync_folder
 
 logger = logging.getLogger(__name__)
@@ -100,28 +100,33 @@ def rescues(path: Path) -> Iterator[tuple[Path, Path, bool]]:
         yield mark, Path(str(mark).removesuffix(_RESCUE)), mark.name.startswith(f"{path.name}.{FOUND}-")
 
 
-def copy_to_path(path: Path, db: sqlite3.Connection, old: HeldFile, change: Change) -> HeldFile:
-    """Writes the content of `db` into a new file at `path`. Another file that is found there is set aside.
+def copy_to_path(old: HeldFile, *, foreign: bool, db: sqlite3.Connection | None = None) -> HeldFile:
+    """Writes the content of a file that is not at its path any more into a new one there. Sets another one aside.
 
     Args:
-        old: the file that `db` has opened.
-        change: what happened to it.
+        old: that file.
+        foreign: it is at its path, but another program has written to it.
+        db: has opened it; None: SQLite has closed it.
 
     Raises:
         SpoolHeldError: another agent uses the file at the path.
         OSError, sqlite3.Error: the file cannot be written. Nothing has changed.
     """
+    path = old.path
     path.parent.mkdir(parents=True, exist_ok=True)
     copy = _name_aside(path, _NEW)
     mark = Path(f"{copy}{_RESCUE}")
     held = HeldFile(copy)
     try:
-        with contextlib.closing(sqlite3.connect(copy)) as target:
-            db.backup(target)
+        if db is None:
+            old.copy(copy)
+        else:
+            with contextlib.closing(sqlite3.connect(copy)) as target:
+                db.backup(target)
         mark.touch()  # if this process is killed now, the next one reads the copy
         if old.has_its_log:  # SQLite would apply it to another file
             _remove_log(path)
-        if old.is_at_path and change.foreign:
+        if old.is_at_path and foreign:
             move_aside(path, FOUND)
         elif old.is_at_path or not path.exists():
             _remove_log(path)

@@ -334,13 +334,25 @@ def test_a_new_result_with_an_id_in_use_is_an_error_and_the_same_result_again_is
         assert spool.count == 2
 
 
-def test_what_cannot_be_read_any_more_is_counted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The file disappears while the disk fails and nothing is open: only the newest results are in memory."""
+def test_a_file_that_disappears_while_the_disk_fails_and_sqlite_has_closed_it_is_read(path: Path) -> None:
     bodies = [b"%d" % number for number in range(1500)]
     with Spool(path, max_results=10_000) as spool:
         spool.append([Entry(spool.new_id(), "cam0", body) for body in bodies])
         spool._file._close_connections()
         shutil.rmtree(path.parent)
+        outbox = Outbox(spool, clock_s=Hurry())
+        add(outbox, AFTER)
+        assert outbox.losses.results == {}
+        assert {body for body, _ in drain(outbox)} == {*AFTER, *(body.decode() for body in bodies)}
+
+
+def test_what_cannot_be_read_any_more_is_counted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Only the newest results are in memory when the content is overwritten."""
+    bodies = [b"%d" % number for number in range(1500)]
+    with Spool(path, max_results=10_000) as spool:
+        spool.append([Entry(spool.new_id(), "cam0", body) for body in bodies])
+        spool._file._close_connections()
+        path.write_bytes(b"")
         outbox = Outbox(spool, clock_s=Hurry())
         add(outbox, AFTER)
         assert outbox.losses.results == {"damage": 500}
