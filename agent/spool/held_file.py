@@ -81,6 +81,8 @@ class HeldFile:
         with open(self._fd, "rb", closefd=False) as source, target.open("wb") as file:
             source.seek(0)
             shutil.copyfileobj(source, file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def rename(self, path: Path) -> None:
         """The file is not open in SQLite."""

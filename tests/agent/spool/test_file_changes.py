@@ -1,6 +1,7 @@
 """The spool's files are removed, renamed, replaced or hidden while the agent has them open: no result is lost."""
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -82,6 +83,12 @@ def truncate_log(state: Path) -> None:
     (state / "spool.sqlite3-wal").write_bytes(b"")
 
 
+def truncate_every_file(state: Path) -> None:
+    """A mapped file that is truncated would end the process (SIGBUS)."""
+    for file in state.iterdir():
+        os.truncate(file, 0)
+
+
 def restore_by_rename(state: Path) -> None:
     """As rsync and most backup programs."""
     for file in (state.parent / "backup").iterdir():
@@ -139,6 +146,7 @@ CHANGES: list[tuple[Callable[[Path], None], list[str]]] = [
     (remove_log, []),
     (empty_file, []),
     (truncate_log, []),
+    (truncate_every_file, []),
     (restore_by_rename, []),
     (restore_in_place, []),
     (restore_live_backup_in_place, []),
