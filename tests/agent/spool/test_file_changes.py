@@ -381,3 +381,47 @@ def test_checkpoints_of_the_agent_itself_are_no_change(path: Path) -> None:
                 outbox.acknowledge(entry.id)
         assert outbox.fault is None
     assert [file.name for file in path.parent.iterdir()] == ["spool.sqlite3"]
+
+
+def test_an_idle_agent_rescues_its_results_too(path: Path) -> None:
+    with Spool(path, max_results=1000) as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+        add(outbox, BEFORE)
+        shutil.rmtree(path.parent)
+        outbox.delete_acknowledged()
+        assert path.exists()
+        shutil.rmtree(path.parent)
+    with Spool(path, max_results=1000) as spool:  # closing it has rescued them again
+        assert [body for body, _ in drain(Outbox(spool))] == BEFORE
+
+
+def test_a_disk_that_is_too_full_for_the_rescue_is_a_fault_that_costs_no_result(tiny_disk: Path) -> None:
+    path, ballast = tiny_disk / "spool.sqlite3", tiny_disk / "ballast"
+    with Spool(path, max_results=1000) as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+        add(outbox, BEFORE)
+        path.rename(tiny_disk / "moved")
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        add(outbox, AFTER[:5])
+        assert "cannot be rescued into a new file (database or disk is full)" in (outbox.fault or "")
+        assert not path.exists()
+        assert sorted(file.name for file in tiny_disk.iterdir() if "new-" in file.name) == []
+        ballast.unlink()
+        add(outbox, AFTER[5:])
+        outbox.rewind()
+        assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
+
+
+def test_a_folder_in_the_place_of_the_spool_is_a_fault_that_costs_no_result(path: Path) -> None:
+    with Spool(path, max_results=1000) as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+        add(outbox, BEFORE)
+        path.unlink()
+        path.mkdir()
+        add(outbox, AFTER[:5])
+        assert "cannot be rescued into a new file (Is a directory)" in (outbox.fault or "")
+        path.rmdir()
+        add(outbox, AFTER[5:])
+        assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
