@@ -163,7 +163,8 @@ class SpoolFile:
             except sqlite3.Error as error:
                 self._unsynced = True
                 raise SpoolError(f"{self.path}: the spool cannot be synced to disk: {error}") from error
-            self._held.note_main()
+            finally:
+                self._held.note_main()
             self.bytes = self._held.bytes
 
     def _with_repairs(self, attempt: Callable[[], ResultT], checks: bool, repairs: int = 2) -> ResultT:
@@ -291,7 +292,7 @@ class SpoolFile:
         if not self._in_use:
             raise SpoolError(f"{self.path}: the spool is closed")
         if self._held is not None and not self._held.is_at_path:
-            copy = repair.copy_to_path(self._held, foreign=False) if self._written is not None else None
+            copy = repair.copy_to_path(self._held, foreign=False) if self._clock_runs else None
             self._release()
             self._held = copy
         if self._held is None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool
+from zsad_core.errors import SpoolError
 
 BEFORE = [f"before {number}" for number in range(30)]
 AFTER = [f"after {number}" for number in range(30)]
@@ -425,3 +426,31 @@ def test_a_folder_in_the_place_of_the_spool_is_a_fault_that_costs_no_result(path
         path.rmdir()
         add(outbox, AFTER[5:])
         assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
+
+
+def test_a_file_that_is_changed_and_removed_is_read_as_far_as_possible(path: Path) -> None:
+    bodies = [b"%d" % number for number in range(1500)]  # more than are in memory
+    with Spool(path, max_results=10_000) as spool:
+        spool.append([Entry(spool.new_id(), "cam0", body) for body in bodies])
+        spool.sync()
+        with contextlib.closing(spool._file._connect()) as db:
+            db.execute("UPDATE state SET results = 7")
+        path.unlink()
+        outbox = Outbox(spool, clock_s=Hurry())
+        add(outbox, AFTER)
+        assert outbox.losses.results == {}
+        assert {body for body, _ in drain(outbox)} == {*AFTER, *(body.decode() for body in bodies)}
+
+
+def test_a_checkpoint_that_fails_on_a_full_disk_is_no_change_by_another_program(tiny_disk: Path) -> None:
+    path, ballast = tiny_disk / "spool.sqlite3", tiny_disk / "ballast"
+    with Spool(path, max_results=1000, fsync="periodic") as spool:
+        spool.append([Entry(spool.new_id(), "cam0", bytes(4000)) for _ in range(60)])
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        os.truncate(ballast, ballast.stat().st_size - 40_000)  # a part of the checkpoint fits
+        with pytest.raises(SpoolError, match="cannot be synced to disk: database or disk is full"):
+            spool.sync()
+        assert spool.is_kept() and spool.incident is None
+        assert not spool.adrift
