@@ -30,7 +30,8 @@ class Frame:
     captured_at: datetime  # UTC
     captured_monotonic_s: float
     trigger_id: str | None = None  # from the trigger of this frame, if the trigger has an id
-    done: Callable[[], None] | None = None  # called when the frame's result is stored or delivered
+    source_name: str | None = None  # file name of a picture from a file or folder
+    done: Callable[[Verdict], None] | None = None  # called when the frame's result is stored or delivered
 
     @property
     def frame_wh(self) -> tuple[int, int]:

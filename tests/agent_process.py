@@ -133,6 +133,7 @@ def write_line_video(path: Path, frames: int, defect_every: int = 5) -> Path:
     assert writer.isOpened()
     for index in range(frames):
         image = np.full((240, 320, 3), 250, np.uint8)
+        cv2.circle(image, (160, 120), 100, (200, 200, 200), 5)  # a picture without structure is unknown
         if index % defect_every == 0:
             image[60:120, 80:160] = 0
         writer.write(image)

@@ -96,7 +96,9 @@ class MjpegServer:
             pass
 
     def _encode(self, index: int) -> bytes:
-        image = np.full((self.wh[1], self.wh[0], 3), index % 251 if self.grey is None else self.grey, np.uint8)
+        grey = index % 251 if self.grey is None else self.grey
+        image = np.full((self.wh[1], self.wh[0], 3), grey, np.uint8)
+        image[self.wh[1] // 3 : self.wh[1] // 2] = min(255, grey + 60)  # a picture without structure is unknown
         if self.left_grey is not None:
             image[:, : self.wh[0] // 2] = self.left_grey
         return cv2.imencode(".jpg", image)[1].tobytes()

@@ -75,8 +75,11 @@ class PlantOperator(MqttListener):
 
 
 def write_part(path: Path, *, grey: int = 250, blot: int | None = None) -> Path:
-    """Writes a uniform image of 64x48, with a blot at the left if `blot` is given. The file appears complete."""
+    """Writes an image of 64x48 of one grey, with a spot that makes it no plain picture, and with a blot at the left if
+    `blot` is given. The file appears complete.
+    """
     image = np.full((48, 64, 3), grey, np.uint8)
+    image[36:40, 48:56] = grey + 40 if grey < 200 else grey - 40
     if blot is not None:
         image[12:36, 4:28] = blot
     partial = path.with_name(f".{path.name}")

@@ -4,10 +4,12 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import BinaryIO, Self
 
-CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, PINGRESP = 1, 2, 3, 4, 8, 9, 12, 13
+CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK = 1, 2, 3, 4, 8, 9, 10, 11
+PINGREQ, PINGRESP, DISCONNECT = 12, 13, 14
 
 
 class ScriptedBroker:
@@ -15,10 +17,12 @@ class ScriptedBroker:
 
     Args:
         versions: levels of MQTT that it supports (4: 3.1.1, 5: 5). It refuses others, or with `hangs_up` disconnects.
+        connack: reason code for the flags byte of CONNECT; 0 accepts the connection.
         connack_properties: of MQTT 5, encoded.
         puback: reason code for topic and payload; 0 accepts the message, None sends no answer.
         suback: likewise, for a topic.
         cut_above: payload bytes above which it ends the connection.
+        cut_after: whether it ends the connection after its answer to topic.
         tls: TLS context of the server.
     """
 
@@ -27,20 +31,27 @@ class ScriptedBroker:
         *,
         versions: tuple[int, ...] = (4, 5),
         hangs_up: bool = False,
+        connack: Callable[[int], int] = lambda flags: 0,
         connack_properties: bytes = b"",
         puback: Callable[[str, bytes], int | None] = lambda topic, payload: 0,
         suback: Callable[[str], int] = lambda topic: 1,
         cut_above: int | None = None,
+        cut_after: Callable[[str], bool] = lambda topic: False,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.versions = versions
         self.hangs_up = hangs_up
+        self.connack = connack
         self.connack_properties = connack_properties
         self.puback = puback
         self.suback = suback
         self.cut_above = cut_above
+        self.cut_after = cut_after
         self._tls = tls
         self.connects: list[int] = []  # MQTT level of each CONNECT
+        self.connected_s: list[float] = []  # their times
+        self.pings_s: list[float] = []
+        self.heads: list[int] = []  # first byte of each PUBLISH: QoS and retain
         self.subscribed: list[tuple[str, int]] = []  # topic and options byte
         self.asked: list[tuple[str, bytes]] = []  # topic and payload of every PUBLISH, accepted or not
         self.messages: list[tuple[str, bytes]] = []
@@ -73,6 +84,18 @@ class ScriptedBroker:
         head = struct.pack("!H", len(topic)) + topic.encode()
         self._clients[-1].sendall(b"".join(_packet(PUBLISH, head + each, flags=int(retained)) for each in payloads))
 
+    def send_large(self, topic: str, payload_bytes: int) -> None:
+        """Sends one QoS 0 message of zeros to the newest client, which uses MQTT 3.1.1, without building it."""
+        head = struct.pack("!H", len(topic)) + topic.encode()
+        self._clients[-1].sendall(bytes([PUBLISH << 4]) + _encoded(len(head) + payload_bytes) + head)
+        for at in range(0, payload_bytes, 2**20):
+            self._clients[-1].sendall(bytes(min(2**20, payload_bytes - at)))
+
+    def disconnect(self, code: int, properties: bytes = b"") -> None:
+        """Sends DISCONNECT to the newest client, which uses MQTT 5, and ends its connection."""
+        self._clients[-1].sendall(_packet(DISCONNECT, bytes([code, len(properties)]) + properties))
+        _end(self._clients[-1])
+
     def _start(self, target: Callable[..., None], *args: object) -> None:
         self._threads.append(threading.Thread(target=target, args=args))
         self._threads[-1].start()
@@ -97,11 +120,15 @@ class ScriptedBroker:
                     if head[0] >> 4 == CONNECT:
                         level = body[6]
                         self.connects.append(level)
+                        self.connected_s.append(time.monotonic())
                     answer = self._answer(head[0], body, level)
                     if answer is None:
                         _end(client)
                         return
                     client.sendall(answer)
+                    if head[0] >> 4 == PUBLISH and self.cut_after(self.asked[-1][0]):
+                        _end(client)
+                        return
         except OSError:
             return
 
@@ -112,7 +139,7 @@ class ScriptedBroker:
             if level not in self.versions:
                 return None if self.hangs_up else _packet(CONNACK, b"\0\1")
             properties = bytes([len(self.connack_properties)]) + self.connack_properties if is_mqtt5 else b""
-            return _packet(CONNACK, b"\0\0" + properties)
+            return _packet(CONNACK, bytes([0, self.connack(body[7])]) + properties)
         if kind == PUBLISH:
             return self._take(head, body, is_mqtt5)
         if kind == SUBSCRIBE:
@@ -121,7 +148,10 @@ class ScriptedBroker:
             topic = body[at + 2 : at + 2 + length].decode()
             self.subscribed.append((topic, body[at + 2 + length]))
             return _packet(SUBACK, body[:2] + b"\0" * is_mqtt5 + bytes([self.suback(topic)]))
+        if kind == UNSUBSCRIBE:
+            return _packet(UNSUBACK, body[:2] + b"\0" * (4 if is_mqtt5 else 0))
         if kind == PINGREQ:
+            self.pings_s.append(time.monotonic())
             return _packet(PINGRESP, b"")
         return b"" if kind == PUBACK else None
 
@@ -131,6 +161,7 @@ class ScriptedBroker:
         qos = head >> 1 & 3
         mid, rest = (rest[:2], rest[2:]) if qos else (b"", rest)
         payload = rest[1:] if is_mqtt5 else rest
+        self.heads.append(head)
         self.asked.append((topic, payload))
         if self.cut_above is not None and len(payload) > self.cut_above:
             return None
@@ -150,12 +181,16 @@ def _end(client: socket.socket) -> None:
 
 
 def _packet(kind: int, body: bytes, *, flags: int = 0) -> bytes:
-    length, encoded = len(body), b""
+    return bytes([kind << 4 | flags]) + _encoded(len(body)) + body
+
+
+def _encoded(length: int) -> bytes:
+    encoded = b""
     while True:
         length, digit = divmod(length, 128)
         encoded += bytes([digit | (128 if length else 0)])
         if not length:
-            return bytes([kind << 4 | flags]) + encoded + body
+            return encoded
 
 
 def _remaining_length(stream: BinaryIO) -> int:

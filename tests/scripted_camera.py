@@ -27,7 +27,8 @@ class ScriptedCamera:
     - `frozen:N`: the last frame N more times. `noise:N`: N frames of noise. `bad:N`: N times ImageError.
     - `wait:S`: no frame for S seconds.
     - `hang`: hangs in C code that only SIGKILL ends and that blocks all other threads of the process.
-    - `crash`: SIGSEGV. `fail`: SourceError. `raise`: an unexpected error with SECRET in its text.
+    - `fill`: needs 3 GB of memory. `crash`: SIGSEGV. `fail`: SourceError.
+    - `raise`: an unexpected error with SECRET in its text.
     """
 
     description = "scripted camera"
@@ -98,6 +99,8 @@ def _fail(word: str) -> None:
             ctypes.PyDLL(None).sleep(3600)  # PyDLL keeps the interpreter's lock
     if word == "crash":
         ctypes.string_at(0)
+    if word == "fill":
+        np.empty(3 << 30, np.uint8)
     if word == "fail":
         raise SourceError("scripted camera: the script says so")
     if word == "raise":

@@ -1,7 +1,7 @@
 /* A V4L2 camera without a kernel: preloaded, it answers the ioctls of a plain file that is opened as the device.
 
 It delivers the files 0.jpg, 1.jpg, … of the folder FAKE_V4L2_PICTURES as FAKE_V4L2_WIDTH x FAKE_V4L2_HEIGHT motion JPEG,
-then is gone (ENODEV). Its buffers lie in that file, and keep what a longer picture left behind, as a driver's do. */
+or as Y16 if FAKE_V4L2_Y16 is set, then is gone (ENODEV). Its buffers lie in that file, and keep what a longer picture left behind, as a driver's do. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -57,7 +57,7 @@ int ioctl(int fd, unsigned long request, ...) {
     case VIDIOC_S_FMT:
         format->fmt.pix.width = atoi(getenv("FAKE_V4L2_WIDTH"));
         format->fmt.pix.height = atoi(getenv("FAKE_V4L2_HEIGHT"));
-        format->fmt.pix.pixelformat = V4L2_PIX_FMT_MJPEG;
+        format->fmt.pix.pixelformat = getenv("FAKE_V4L2_Y16") ? V4L2_PIX_FMT_Y16 : V4L2_PIX_FMT_MJPEG;
         format->fmt.pix.field = V4L2_FIELD_NONE;
         format->fmt.pix.sizeimage = BUFFER_BYTES;
         return 0;

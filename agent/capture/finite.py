@@ -10,8 +10,10 @@ from functools import partial
 from zsad_agent.capture.camera_status import CAMERA, FOLDER
 from zsad_agent.capture.parts import Parts
 from zsad_agent.capture.triggers import UNASKED, Trigger
+from zsad_agent.picture_health import unfit
 from zsad_agent.sources import LOOK_EVERY_S, DamagedPicture, Picture, Receipt, ReceiptError
 from zsad_core.errors import ImageError, SourceError
+from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +31,17 @@ class Receipts:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._outstanding = 0  # results that are not known to be safe
-        self._safe: deque[Receipt] = deque()
-        self._refused: deque[Receipt] = deque()  # retried at `_retry_s`
+        self._safe: deque[Callable[[], None]] = deque()
+        self._refused: deque[Callable[[], None]] = deque()  # retried at `_retry_s`
         self._retry_s = -float("inf")
         self._no_more = threading.Event()
 
-    def of(self, receipt: Receipt | None) -> Callable[[], None] | None:
+    def of(self, receipt: Receipt | None) -> Callable[[Verdict], None] | None:
         """The function to call once the result is safe."""
         if receipt is None:
             return None
         self._outstanding += 1
-        return partial(self._safe.append, receipt)
+        return lambda verdict: self._safe.append(partial(receipt, verdict))
 
     def settle(self) -> None:
         """Moves the pictures whose results are safe. A picture that cannot be moved is a stated fault and is retried.
@@ -68,7 +70,7 @@ class Receipts:
                 self.settle()
             self.settle()
 
-    def _try_first(self, receipts: deque[Receipt]) -> None:
+    def _try_first(self, receipts: deque[Callable[[], None]]) -> None:
         receipt = receipts[0]
         try:
             receipt()
@@ -139,14 +141,21 @@ class FiniteCapture:
             if picture is None:
                 self._parts.triggers.give_back(turn)
                 return False
-            self._parts.out.remember(picture.image)
-            item, receipt = picture, picture.receipt
+            item, name, receipt = picture, picture.source_name, picture.receipt
+            if finding := unfit(picture.image, self._parts.config.health):
+                item = finding.reason
+                logger.warning("%s: %s", self._parts.source.description, item)
+            else:
+                self._parts.out.remember(picture.image)
         except ImageError as error:
             logger.warning("%s", error)
-            item, receipt = str(error), error.receipt if isinstance(error, DamagedPicture) else None
+            item, name, receipt = str(error), None, None
+            if isinstance(error, DamagedPicture):
+                name, receipt = error.source_name, error.receipt
         except SourceError:
             self._parts.triggers.give_back(turn)
             raise
-        self._parts.out.put(item, keep=True, trigger_id=turn.trigger_id, done=self.receipts.of(receipt))
+        done = self.receipts.of(receipt)
+        self._parts.out.put(item, keep=True, trigger_id=turn.trigger_id, source_name=name, done=done)
         self._parts.pace.count_taken()
         return True

@@ -11,7 +11,7 @@ import numpy as np
 
 from zsad_agent.sources import Picture
 from zsad_agent.system import FrameQueue
-from zsad_core.types import Frame
+from zsad_core.types import Frame, Verdict
 
 PUT_WAIT_S = 0.2
 NEWEST_IMAGES = 4
@@ -29,7 +29,8 @@ class Fault:
     reason: str
     is_part: bool  # True: a part was there but its picture is bad; False: the camera was lost
     trigger_id: str | None = None  # id of the trigger that it answers, if that has one
-    done: Callable[[], None] | None = None  # called once its result is safe
+    source_name: str | None = None  # file name of the picture, if it has one
+    done: Callable[[Verdict], None] | None = None  # called once its result is safe
 
 
 Captured: TypeAlias = Frame | Fault
@@ -69,7 +70,8 @@ class FrameOutput:
         is_part: bool = True,
         keep: bool = False,
         trigger_id: str | None = None,
-        done: Callable[[], None] | None = None,
+        source_name: str | None = None,
+        done: Callable[[Verdict], None] | None = None,
     ) -> None:
         """Puts a picture to be inspected, or a fault, which becomes the verdict `unknown`.
 
@@ -78,6 +80,7 @@ class FrameOutput:
             is_part: as in `Fault`.
             keep: a newer item must not replace this one.
             trigger_id: as in `Fault`.
+            source_name: as in `Fault`.
             done: as in `Fault`.
         """
         with self._order:
@@ -92,6 +95,7 @@ class FrameOutput:
                     captured_at=datetime.now(UTC) - timedelta(seconds=now_s - captured_s),
                     captured_monotonic_s=captured_s,
                     trigger_id=trigger_id,
+                    source_name=source_name,
                     done=done,
                 )
             else:
@@ -103,6 +107,7 @@ class FrameOutput:
                     reason=item,
                     is_part=is_part,
                     trigger_id=trigger_id,
+                    source_name=source_name,
                     done=done,
                 )
             while not self._slot.put(captured, keep=keep, timeout_s=PUT_WAIT_S):

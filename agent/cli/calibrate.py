@@ -3,18 +3,37 @@
 The threshold is a high order statistic of the scores, because users only have good parts.
 """
 
-import argparse
-import math
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from __future__ import annotations
 
-from zsad_agent.cli.flags import add_model_flags, model_config
+import argparse
+import contextlib
+import json
+import math
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zsad_agent.cli.flags import add_bit_depth_flag, add_model_flags, add_unchecked_flag, model_config, used_bits
 from zsad_agent.cli.score import find_pictures, score_picture
 from zsad_agent.system import configure_logging, printable
 from zsad_core.errors import ZsadError
 
+if TYPE_CHECKING:  # numpy takes longer than parsing
+    import numpy as np
+
+    from zsad_agent.model import Detector
+    from zsad_core.types import Prediction
+
 MIN_PICTURES = 5
+LOOKS_SIDE = 32  # pictures are compared at this size, pixels
+SAME_LOOKS = 3  # grey levels: greatest difference of one picture saved twice; of two parts it is 20 and more
+OUTLIER_MADS, OUTLIER_MARGIN = 6.0, 0.15  # an outlier's score is above the median by both
+HEAD_BYTES = 1024
+UNSCORED = "without a score"
 DECIMALS = 4  # of the threshold, rounded up
 MIN_FALSE_REJECT_RATE = 1e-6  # needs a million good parts
 
@@ -28,6 +47,8 @@ def main(arguments: list[str]) -> int:
         "paths", nargs="+", type=Path, metavar="PATH", help="pictures of good parts, or folders of them"
     )
     add_model_flags(parser)
+    add_bit_depth_flag(parser)
+    add_unchecked_flag(parser)
     parser.add_argument(
         "--false-reject-rate",
         type=float,
@@ -45,16 +66,100 @@ def main(arguments: list[str]) -> int:
     from zsad_core.bundle import load_bundle
 
     inference = model_config(args).inference
-    detector = Detector(load_bundle(inference.bundle), inference)
-    scored = []
+    goods = Goods(detector=Detector(load_bundle(inference.bundle), inference))
     for path, _ in find_pictures(args.paths):
-        found = score_picture(path, detector, threshold=1.0)
+        if (reason := why_not_good(path, unchecked=args.unchecked)) is not None:
+            goods.leave_out(f"{path}: {reason}", "written by the agent")
+            continue
+        found = score_picture(path, goods.predict, threshold=1.0, bit_depth=used_bits(args), unchecked=args.unchecked)
         if found.anomaly_score is None:
-            print(f"zsad-agent: left out: {printable(found.text)}", file=sys.stderr)
+            goods.leave_out(found.text, UNSCORED)
         else:
-            scored.append(found.anomaly_score)
-    print(as_yaml(scored, rate))
-    return 0
+            goods.add(path, found.anomaly_score, unchecked=args.unchecked)
+    notes = goods.notes()
+    print(as_yaml(list(goods.scores.values()), rate, notes))
+    return 1 if goods.left_out[UNSCORED] else 0
+
+
+@dataclass(kw_only=True)
+class Goods:
+    """The pictures of good parts, each once, with what they look like."""
+
+    detector: Detector
+    scores: dict[Path, float] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    _looks: dict[Path, np.ndarray] = field(default_factory=dict)  # int16 [32, 32, 3]
+
+    def predict(self, image_bgr: np.ndarray) -> Prediction:
+        """As of the detector."""
+        import cv2
+        import numpy as np
+
+        small = cv2.resize(image_bgr, (LOOKS_SIDE, LOOKS_SIDE), interpolation=cv2.INTER_AREA)
+        self._last = small.astype(np.int16)
+        return self.detector.predict(image_bgr)
+
+    def add(self, path: Path, score: float, *, unchecked: bool) -> None:
+        """Adds the picture that was scored last, unless another one looks the same. `unchecked`: also then."""
+        same = (known for known, looks in self._looks.items() if abs(looks - self._last).max() <= SAME_LOOKS)
+        if not unchecked and (twin := next(same, None)) is not None:
+            self.leave_out(f"{path}: the same picture as {twin}", "the same as another")
+            return
+        self._looks[path] = self._last
+        self.scores[path] = score
+
+    def leave_out(self, text: str, kind: str) -> None:
+        """Names a picture on stderr."""
+        print(f"zsad-agent: left out: {printable(text)}", file=sys.stderr)
+        self.left_out[kind] += 1
+
+    def notes(self) -> list[str]:
+        """What a person should check, for the YAML. Names the outliers on stderr."""
+        notes = []
+        if self.left_out:
+            notes.append(f"Left out: {', '.join(f'{count} {kind}' for kind, count in self.left_out.items())}.")
+        for path in (outliers := find_outliers(self.scores)):
+            print(
+                f"zsad-agent: outlier: {printable(str(path))}: scores {self.scores[path]:.3f}, far above the others. "
+                "Check this part. If it is not good, remove the picture and calibrate again",
+                file=sys.stderr,
+            )
+        if outliers:
+            notes.append(
+                f"{len(outliers)} score far above the others: if they show a defect, the threshold is too high."
+            )
+        return notes
+
+
+def find_outliers(scores: Mapping[Path, float]) -> list[Path]:
+    """The pictures whose scores are far above the others, so that they may show a defect."""
+    if len(scores) < MIN_PICTURES:
+        return []
+    median = statistics.median(scores.values())
+    mad = 1.4826 * statistics.median(abs(score - median) for score in scores.values())
+    return [path for path, score in scores.items() if score > median + max(OUTLIER_MADS * mad, OUTLIER_MARGIN)]
+
+
+def why_not_good(path: Path, *, unchecked: bool) -> str | None:
+    """Why a file that the agent wrote is no picture of a good part; None if it may be one.
+
+    `unchecked`: what the agent rejected may be good.
+    """
+    from zsad_core.picture import comment_of
+
+    comment = verdict = None
+    with contextlib.suppress(OSError, ValueError):
+        if path.is_file():
+            with path.open("rb") as file:
+                comment = verdict = comment_of(file.read(HEAD_BYTES))
+            beside = json.loads(path.with_suffix(".json").read_bytes())
+            if isinstance(beside, dict) and beside.get("schema") == "zsad.result/1":
+                verdict = beside.get("verdict")
+    if comment == "overlay" or path.name.lower().endswith(".overlay.jpg"):
+        return "an overlay of the agent, not a picture of a part"
+    if verdict in ("anomalous", "unknown") and not unchecked:
+        return f"evidence of the agent, which was {verdict}. If the part is good, add --unchecked"
+    return None
 
 
 def calibrate(scores: Sequence[float], false_reject_rate: float) -> tuple[float, float]:
@@ -74,7 +179,9 @@ def calibrate(scores: Sequence[float], false_reject_rate: float) -> tuple[float,
         ZsadError: fewer than 5 scores, or a good part scored 1, so no threshold is above it.
     """
     if len(scores) < MIN_PICTURES:
-        raise ZsadError(f"{len(scores)} pictures can be scored, at least {MIN_PICTURES} are needed, better 100")
+        raise ZsadError(
+            f"{len(scores)} different pictures can be scored, at least {MIN_PICTURES} are needed, better 100"
+        )
     rank = max(1, math.floor(false_reject_rate * (len(scores) + 1)))  # rank of the score just below the threshold
     passing = sorted(scores, reverse=True)[rank - 1]
     threshold = round(passing, DECIMALS)
@@ -85,8 +192,8 @@ def calibrate(scores: Sequence[float], false_reject_rate: float) -> tuple[float,
     return threshold, rank / (len(scores) + 1)
 
 
-def as_yaml(scores: Sequence[float], false_reject_rate: float) -> str:
-    """The snippet for the config file, with its data as comments. Arguments and errors as of `calibrate`."""
+def as_yaml(scores: Sequence[float], false_reject_rate: float, notes: Sequence[str] = ()) -> str:
+    """The snippet for the config file, its data and `notes` as comments. Arguments and errors as of `calibrate`."""
     threshold, expected_rate = calibrate(scores, false_reject_rate)
     rejected = sum(score >= threshold for score in scores)
     lines = [
@@ -96,4 +203,5 @@ def as_yaml(scores: Sequence[float], false_reject_rate: float) -> str:
     if expected_rate > false_reject_rate:
         wanted, needed = f"{false_reject_rate:.2%}", math.ceil(1 / false_reject_rate) - 1
         lines.append(f"# {len(scores)} pictures cannot support the {wanted} requested: take at least {needed}.")
+    lines += [f"# {note}" for note in notes]
     return "\n".join([*lines, "decision:", f"  threshold: {threshold:.{DECIMALS}f}"])

@@ -40,6 +40,30 @@ def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold", type=float, metavar="T", help="score in [0, 1]; default: the bundle's")
 
 
+def add_bit_depth_flag(parser: argparse.ArgumentParser) -> None:
+    """`--bit-depth`."""
+    parser.add_argument(
+        "--bit-depth",
+        choices=("auto", "8", "10", "12", "14", "16"),
+        default="auto",
+        help="low bits of a 16-bit file that hold the picture; default: %(default)s, what the file states, else 16",
+    )
+
+
+def used_bits(args: argparse.Namespace) -> int | None:
+    """`--bit-depth` for `read_image`."""
+    return None if args.bit_depth == "auto" else int(args.bit_depth)
+
+
+def add_unchecked_flag(parser: argparse.ArgumentParser) -> None:
+    """`--unchecked`."""
+    parser.add_argument(
+        "--unchecked",
+        action="store_true",
+        help="score dark, overexposed and plain pictures too; the daemon has limits for them in source.health",
+    )
+
+
 def count(text: str) -> int:
     """A whole number from 1, as the type of an argument."""
     if not (text.isascii() and text.isdigit() and int(text) >= 1):

@@ -90,8 +90,8 @@ def take_reference(
             if not source.lossless and time.monotonic() < due_s:
                 continue  # it was read so that the next frame is not an old one from a buffer
             due_s, number = time.monotonic() + every_s, number + 1
-            if unfit := picture_health.exposure(picture.image, health):
-                raise SourceError(f"{source.description}: frame {number}: {unfit.reason}")
+            if finding := picture_health.unfit(picture.image, health):
+                raise SourceError(f"{source.description}: frame {number}: {finding.reason}")
             if sys.stderr.isatty():
                 print(f"\r{number} of {frames} frames", end="\n" if number == frames else "", file=sys.stderr)
             yield picture.image

@@ -3,18 +3,23 @@
 import argparse
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from zsad_agent.cli.flags import add_model_flags, add_source_flags, add_threshold_flag, count, given
-from zsad_agent.system import configure_logging, keep_memory_small
+from zsad_agent.system import configure_logging, keep_memory_small, note_hangups
 
 
 def main(arguments: list[str]) -> int:
     """Runs until every source ends, `--max-frames` are done, or a signal."""
     args = _parser().parse_args(arguments)
+    with note_hangups() as hangup:
+        return _run(args, hangup)
 
-    from zsad_agent.config import default_state_dir, load_settings
+
+def _run(args: argparse.Namespace, hangup: Callable[[], bool]) -> int:
+    from zsad_agent.config import default_state_dir, keep_device_id, load_settings
 
     flags: dict[str, dict[str, Any]] = {
         "source": given(camera=args.camera, source=args.source, loop=args.loop, fps=args.fps),
@@ -33,6 +38,7 @@ def main(arguments: list[str]) -> int:
     from zsad_agent.system import CrashReports
 
     state_dir = default_state_dir()
+    keep_device_id(state_dir)
     crash_reports = CrashReports(state_dir, config.model_dump(mode="json"))
     crash_reports.install()
     if crash_reports.last_crash is not None:
@@ -44,6 +50,7 @@ def main(arguments: list[str]) -> int:
         options = RunOptions(
             stop=stop,
             state_dir=state_dir,
+            hangup=hangup,
             reread=lambda: checked_settings(args.config, flags).config,
             sinks=sinks,
             max_frames=args.max_frames,

@@ -5,20 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsad_agent.cli.flags import add_model_flags, add_threshold_flag, model_config
+from zsad_agent.cli.flags import (
+    add_bit_depth_flag,
+    add_model_flags,
+    add_threshold_flag,
+    add_unchecked_flag,
+    model_config,
+    used_bits,
+)
 from zsad_agent.system import configure_logging, one_line, printable
 from zsad_core.errors import DeviceError, ImageError
 
 if TYPE_CHECKING:  # numpy takes longer than parsing
-    from zsad_agent.model import Predictor
-    from zsad_core.types import Verdict
+    import numpy as np
+
+    from zsad_core.types import Prediction, Verdict
 
 MAX_REASON = 1000  # characters
 
@@ -34,6 +43,8 @@ def main(arguments: list[str]) -> int:
     )
     add_model_flags(parser)
     add_threshold_flag(parser)
+    add_bit_depth_flag(parser)
+    add_unchecked_flag(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per line, latency_ms in milliseconds")
     parser.add_argument(
         "--maps",
@@ -52,11 +63,16 @@ def main(arguments: list[str]) -> int:
     bundle = load_bundle(config.inference.bundle)
     threshold = bundle.manifest.threshold.value if config.decision.threshold is None else config.decision.threshold
     pictures = find_pictures(args.paths)
-    if not pictures:
-        raise ImageError(f"no pictures below {', '.join(map(str, args.paths))}")
     detector = Detector(bundle, config.inference)
     scores = (
-        score_picture(path, detector, threshold=threshold, map_file=args.maps and args.maps / map_path)
+        score_picture(
+            path,
+            detector.predict,
+            threshold=threshold,
+            bit_depth=used_bits(args),
+            unchecked=args.unchecked,
+            map_file=args.maps and args.maps / map_path,
+        )
         for path, map_path in pictures
     )
     return print_scores(scores, as_json=args.json, with_map=args.maps is not None)
@@ -93,18 +109,27 @@ def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     The pictures of a folder are sorted by name. A map is named `<stem>.npy`, in the same subfolder as the picture.
     Pictures whose maps would have the same name (`a.png` and `a.jpg`) all get `<file name>.npy`. If that is the same
     too (two folders with the same names), the later ones get a number: `a.png.2.npy`. No map replaces another.
+    What a folder holds besides pictures is reported on stderr.
+
+    Raises:
+        ImageError: there is no picture.
     """
-    from zsad_core.picture import find_images
+    from zsad_core.picture import find_files
 
     found: list[tuple[Path, Path]] = []  # the picture, and its path below its folder
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long or a folder closed
+            files = find_files(path)
             found += [
                 (picture, picture.relative_to(path) if picture != path else Path(path.name or "folder"))
-                for picture in find_images(path)
+                for picture in files.pictures
             ]
+            if files.skipped:
+                print(f"zsad-agent: {printable(files.note)}", file=sys.stderr)
         else:
             found.append((path, Path(path.name)))
+    if not found:
+        raise ImageError(f"no pictures below {', '.join(map(str, paths))}")
     short = Counter(inside.with_suffix("") for _, inside in found)
     taken: set[Path] = set()
     pictures = []
@@ -119,22 +144,36 @@ def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     return pictures
 
 
-def score_picture(path: Path, predictor: Predictor, *, threshold: float, map_file: Path | None = None) -> Score:
+def score_picture(
+    path: Path,
+    predict: Callable[[np.ndarray], Prediction],
+    *,
+    threshold: float,
+    bit_depth: int | None = None,
+    unchecked: bool = False,
+    map_file: Path | None = None,
+) -> Score:
     """The score of one picture; without one the verdict is `unknown`, with the reason.
+
+    `unchecked`: a dark, overexposed or plain picture has a score too.
 
     Raises:
         OSError: the map cannot be written.
     """
     import numpy as np
 
+    from zsad_agent.config import HealthConfig
+    from zsad_agent.picture_health import unfit
     from zsad_core.judging import instant_verdict
     from zsad_core.picture import read_image
     from zsad_core.types import Verdict
 
     try:
-        image = read_image(path)
+        image = read_image(path, bit_depth)
+        if not unchecked and (finding := unfit(image, HealthConfig())):
+            raise ImageError(finding.reason)
         started_s = time.perf_counter()
-        prediction = predictor.predict(image)
+        prediction = predict(image)
         latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
     except (ImageError, DeviceError) as error:
         reason = one_line(str(error), MAX_REASON)

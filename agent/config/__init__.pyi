@@ -1,3 +1,7 @@
+from .address import STREAM_SCHEMES as STREAM_SCHEMES
+from .address import Address as Address
+from .address import is_url as is_url
+from .address import parse_address as parse_address
 from .agent import AgentConfig as AgentConfig
 from .agent import EvidenceConfig as EvidenceConfig
 from .agent import HeatmapConfig as HeatmapConfig
@@ -8,6 +12,8 @@ from .camera import DecisionConfig as DecisionConfig
 from .camera import HealthConfig as HealthConfig
 from .camera import SourceConfig as SourceConfig
 from .camera import TopicLevel as TopicLevel
+from .device_id import default_device_id as default_device_id
+from .device_id import keep_device_id as keep_device_id
 from .load import Settings as Settings
 from .load import load_settings as load_settings
 from .mqtt import EMBEDDED_BROKER as EMBEDDED_BROKER

@@ -2,13 +2,13 @@
 
 import os
 import re
-import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from zsad_agent.config.camera import CameraConfig, DecisionConfig, SourceConfig, TopicLevel
+from zsad_agent.config.device_id import default_device_id
 from zsad_agent.config.mqtt import ControlConfig, MqttConfig
 from zsad_agent.config.paths import SHIPPED_BUNDLE, SHIPPED_BUNDLES, default_cache_dir
 from zsad_core.bundle import GENERIC_PRODUCT
@@ -16,10 +16,6 @@ from zsad_core.config import StrictModel
 
 RESERVED_NAMES = {"available", "bundle", "recipe", "reload", "stats"}  # topics of the device, not of a camera
 OffInYaml = BeforeValidator(lambda value: "off" if value is False else value)  # YAML reads a bare off as False
-
-
-def _default_device_id() -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:64] or "zsad"
 
 
 def _shipped(bundle: Path) -> Path:
@@ -88,7 +84,7 @@ class HttpConfig(StrictModel):
 
 
 class AgentConfig(StrictModel):
-    device_id: TopicLevel = Field(default_factory=_default_device_id)
+    device_id: TopicLevel = Field(default_factory=default_device_id)  # stays the same once the daemon ran
     source: SourceConfig = SourceConfig()
     cameras: tuple[CameraConfig, ...] = ()  # several cameras, in place of `source`
     inference: InferenceConfig = Field(default_factory=InferenceConfig)

@@ -1,12 +1,15 @@
 """The settings of one camera: its source, when a picture is taken, and which part of it is inspected."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from zsad_agent.config.address import STREAM_SCHEMES, is_url, parse_address
 from zsad_core.config import StrictModel
 
+_STREAM_LIKE = re.compile(r"(https?|rtsps?):", re.IGNORECASE)
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 TopicLevel = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 GreyLevel = Annotated[float, Field(ge=0, le=255)]
@@ -17,12 +20,28 @@ Share = Annotated[float, Field(ge=0, le=1)]
 IndexAsText = BeforeValidator(lambda camera: str(camera) if type(camera) is int and camera >= 0 else camera)
 
 
+def _source(source: str) -> str:
+    """A stream's address is checked, with its scheme in lower case. A path stays as it is."""
+    if is_url(source):
+        return parse_address(source, STREAM_SCHEMES).url
+    if _STREAM_LIKE.match(source):
+        raise ValueError("expected :// after the scheme of a stream")
+    return source
+
+
 class HealthConfig(StrictModel):
-    """Limits for the pictures of a live camera. Beyond one the camera is degraded and its verdicts are `unknown`."""
+    """Limits for pictures. Beyond one the verdict is `unknown`, and a live camera is degraded.
+
+    `dark_below`, `bright_above` and `plain_below` apply to every source, the others to live cameras.
+    """
 
     frozen_after_s: Seconds = 10.0  # pictures that are equal, bit for bit, for this long are frozen; 0: no check
-    dark_below: GreyLevel = 6.0  # a picture whose 99th percentile of grey is lower is black; 0: no check
+    # a picture whose 99th percentile of grey is lower is black, as 10 or 12 bits in a 16-bit file are; 0: no check
+    dark_below: GreyLevel = 16.0
     bright_above: GreyLevel = 250.0  # a picture whose 5th percentile of grey is higher is overexposed; 255: no check
+    # a picture with less structure, in grey levels, shows a covered lens or nothing; 0: no check. The plainest of 2,571
+    # pictures of products has 1.8, lenses covered by a hand or paper have up to 1.1 (docs/measurements.md)
+    plain_below: GreyLevel = 1.2
     reference: Path | None = None  # made by `zsad-agent reference`; None: focus and position are not checked
     focus_share: Share = 0.4  # a picture with less than this share of the reference's sharpness is out of focus
     moved_share: Share = 0.03  # a background that is shifted by this share of the picture's width has moved
@@ -47,7 +66,8 @@ class SourceConfig(StrictModel):
     """One of `camera` and `source`."""
 
     camera: Annotated[str, IndexAsText] | None = None  # V4L2 index or /dev/v4l/by-id/… path
-    source: Annotated[str, Field(min_length=1)] | None = None  # RTSP or HTTP URL, video file, image, folder or glob
+    # RTSP or HTTP URL, video file, image, folder or glob
+    source: Annotated[str, Field(min_length=1), AfterValidator(_source)] | None = None
     name: TopicLevel = "cam0"  # the topic level and `camera` of every result
     width: FrameSide | None = None  # requested from a V4L2 camera, pixels; None: 640 x 480
     height: FrameSide | None = None
@@ -56,12 +76,20 @@ class SourceConfig(StrictModel):
     # free: every frame; mqtt: one frame per message on <camera>/trigger; folder: every picture in the folder `source`;
     # a picture is moved when its result is stored
     trigger: Literal["free", "mqtt", "folder"] = "free"
+    sort_by_verdict: bool = False  # trigger: folder moves to inspected/ok, inspected/anomalous and inspected/unknown
+    # low bits of a 16-bit file or camera that hold the picture; auto: what the file states, else 16
+    bit_depth: Literal["auto", 8, 10, 12, 14, 16] = "auto"
     stale_after_s: Annotated[float, Field(gt=0, le=3600)] = 5.0  # a camera without a frame for this long is lost
     reopen_max_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # longest pause between attempts to open
     # x, y, width, height in pixels of the frame: the part that is inspected; None: all of it
     region_xywh: tuple[Offset, Offset, Side, Side] | None = None
     ignore_mask: Path | None = None  # a picture of the frame's shape; defects in its white areas are ignored
     health: HealthConfig = HealthConfig()
+
+    @property
+    def used_bits(self) -> int | None:
+        """`bit_depth` for `read_image`."""
+        return None if self.bit_depth == "auto" else self.bit_depth
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -71,6 +99,8 @@ class SourceConfig(StrictModel):
             raise ValueError("width and height go together: set both or neither")
         if self.trigger == "folder" and (self.source is None or self.loop):
             raise ValueError("trigger: folder needs source, the folder that is watched, and no loop")
+        if self.sort_by_verdict and self.trigger != "folder":
+            raise ValueError("sort_by_verdict needs trigger: folder: only a watched folder's pictures are moved")
         return self
 
 

@@ -1,11 +1,12 @@
 """The settings of the connection to the broker, and of incoming commands."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from zsad_agent.config.address import is_url, parse_address
 from zsad_core.config import StrictModel
 
 EMBEDDED_BROKER = "embedded"
@@ -14,16 +15,20 @@ EMBEDDED_BROKER = "embedded"
 def _broker_url(url: str) -> str:
     if url == EMBEDDED_BROKER:
         return url
-    parts = urlsplit(url)
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+    if not is_url(url):
         raise ValueError("expected mqtt://host[:port], mqtts://host[:port] or 'embedded'")
-    if parts.username or parts.password:
+    address = parse_address(url, ("mqtt", "mqtts"))
+    if address.user:
         raise ValueError("credentials do not belong in the URL: set username and password_file")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
+    if address.rest not in ("", "/"):
         raise ValueError("expected mqtt://host[:port] with nothing after it; the topic prefix is mqtt.topic_prefix")
-    if parts.port == 0 or any(character.isspace() for character in url):  # `port` raises ValueError out of range
-        raise ValueError("expected mqtt://host[:port] with a port from 1 and no blanks")
-    return url
+    return address.url
+
+
+def _client_id(client_id: str) -> str:
+    if not re.fullmatch("[!-~]{1,128}", client_id):
+        raise ValueError("expected 1 to 128 printable ASCII characters and no blanks")
+    return client_id
 
 
 class TlsConfig(StrictModel):
@@ -43,6 +48,8 @@ class TlsConfig(StrictModel):
 class MqttConfig(StrictModel):
     broker: Annotated[str, AfterValidator(_broker_url)] = "mqtt://localhost:1883"
     protocol: Literal["auto", "5", "3.1.1"] = "auto"  # auto: 5, and 3.1.1 with a broker that does not know it
+    # None: zsad-agent-<device_id>. No two clients of a broker may have the same
+    client_id: Annotated[str, AfterValidator(_client_id)] | None = None
     username: str | None = None
     password_file: Path | None = None
     # the name that systemd's LoadCredential= gives the password file

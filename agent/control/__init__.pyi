@@ -1,9 +1,11 @@
 from .command import CAMERA_KEYS as CAMERA_KEYS
+from .command import DEVICE_KEYS as DEVICE_KEYS
 from .command import Command as Command
 from .command import CommandError as CommandError
 from .command import Key as Key
-from .command import SeenIds as SeenIds
 from .controller import Controller as Controller
+from .freshness import Nonces as Nonces
+from .freshness import ReplayGuard as ReplayGuard
 from .running_agent import ReloadRequest as ReloadRequest
 from .running_agent import RunningAgent as RunningAgent
 from .stored_settings import FILE_NAME as FILE_NAME

@@ -45,13 +45,13 @@ class Actions:
         config: AgentConfig,
         stored: StoredSettings,
         *,
-        clock: Callable[[], float] = time.time,
+        wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._agent = agent
         self._publisher = publisher
         self._config = config
         self._stored = stored
-        self._clock = clock
+        self._wall_s = wall_s
         self._commanded: set[Target] = set()  # targets whose stored value is in use
         self._done_at: dict[Target, str] = {Target(None, Key.RELOAD): self._now()}
         self._read: dict[Key, Callable[[str], Value]] = {
@@ -151,4 +151,4 @@ class Actions:
         self._done_at[target] = self._now()
 
     def _now(self) -> str:
-        return utc_text(datetime.fromtimestamp(self._clock(), UTC))
+        return utc_text(datetime.fromtimestamp(self._wall_s(), UTC))

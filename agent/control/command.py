@@ -1,15 +1,15 @@
-"""One command from MQTT: parsing, and checks of its time and id. No clock, no thread, no file.
+"""One command from MQTT: parsing. No clock, no thread, no file.
 
     {"value": 0.4, "id": "5f2c…", "sent_at": "2026-11-22T10:28:03Z"}
 
-`sent_at` may also be seconds since 1970. Only `snapshot` and `reload` need no value. With `control.plain` a bare value
-is accepted too: `0.4`, `bottle`, `true`, `ON`, `OFF`, `PRESS`.
+`sent_at` may also be seconds since 1970. `nonce` may replace it: see `freshness`. `snapshot` and `reload` need no value
+and take any. With `control.plain` a bare value is accepted too: `0.4`, `bottle`, `true`, `ON`, `OFF`, and any payload
+for `snapshot` and `reload`.
 """
 
 import json
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError
 
@@ -21,7 +21,6 @@ MAX_PAYLOAD_BYTES = 4096
 MAX_ID_CHARACTERS = 64
 MAX_NAME_CHARACTERS = 200
 MAX_SHOWN_CHARACTERS = 200  # part of a payload that is shown in an answer or a log line
-MAX_SEEN_IDS = 2000
 
 Value = float | str | bool | None
 
@@ -64,7 +63,8 @@ class Command(StrictModel):
     sent_at: float | Annotated[AwareDatetime, Field(strict=False)] | None = Field(
         union_mode="left_to_right",
         description='a time with its zone such as "2026-11-22T10:28:03Z", or seconds since 1970',
-    )  # None only for a bare value, like `id`
+    )  # None only for a bare value, like `id`, and with a nonce
+    nonce: CommandId | None = Field(default=None, description="command_nonce of the last stats message")
 
     @property
     def sent_at_s(self) -> float | None:
@@ -89,9 +89,7 @@ class SwitchCommand(Command):
 
 
 class PressCommand(Command):
-    value: Annotated[Literal[True, "true", "ON", "on", "PRESS", "press"] | None, _NONE_IF_EMPTY] = Field(
-        default=None, description="no value, null or true"
-    )
+    value: Annotated[None, BeforeValidator(lambda value: None)] = None  # any value means the same
 
 
 CAMERA_COMMANDS: dict[Key, type[Command]] = {  # below a camera's topic
@@ -101,30 +99,7 @@ CAMERA_COMMANDS: dict[Key, type[Command]] = {  # below a camera's topic
     Key.SNAPSHOT: PressCommand,
 }
 DEVICE_COMMANDS: dict[Key, type[Command]] = {Key.BUNDLE: NameCommand, Key.RELOAD: PressCommand}
-CAMERA_KEYS = tuple(CAMERA_COMMANDS)
-
-
-class SeenIds:
-    """The ids of accepted commands, so that no command is carried out twice.
-
-    Old ids are deleted. Every command that is not younger than the youngest deleted id is then refused, so that a
-    replay is also refused after the clock was changed.
-    """
-
-    def __init__(self, sent_at_s: Mapping[str, float], *, forgotten_up_to_s: float) -> None:
-        self.sent_at_s = dict(sent_at_s)  # id -> when it was sent
-        self.forgotten_up_to_s = forgotten_up_to_s
-
-    def add(self, command_id: str, sent_at_s: float, *, now_s: float, keep_s: float) -> None:
-        """Stores one id. Deletes ids older than `keep_s`, and the oldest above `MAX_SEEN_IDS`."""
-        self.sent_at_s[command_id] = sent_at_s
-        by_age = sorted(self.sent_at_s.items(), key=lambda entry: entry[1])
-        excess = len(by_age) - MAX_SEEN_IDS
-        for index, (old_id, old_s) in enumerate(by_age):
-            if index >= excess and old_s >= now_s - keep_s:
-                break
-            del self.sent_at_s[old_id]
-            self.forgotten_up_to_s = max(self.forgotten_up_to_s, old_s)
+CAMERA_KEYS, DEVICE_KEYS = tuple(CAMERA_COMMANDS), tuple(DEVICE_COMMANDS)
 
 
 def parse_command(payload: bytes, key: Key, *, plain: bool) -> Command:
@@ -136,52 +111,25 @@ def parse_command(payload: bytes, key: Key, *, plain: bool) -> Command:
     model = CAMERA_COMMANDS.get(key) or DEVICE_COMMANDS[key]
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise CommandError(f"the message has {len(payload)} bytes, at most {MAX_PAYLOAD_BYTES} are allowed")
+    if plain and model is PressCommand and not payload.lstrip().startswith(b"{"):
+        return PressCommand(id=None, sent_at=None)
     try:
         text = payload.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise CommandError(f"not UTF-8: {shown(payload)}") from error
     if not text:  # also arrives when somebody clears a retained message
-        raise CommandError("the message is empty. To use the config's value again, send null as value")
+        raise CommandError('the message is empty: expected {"value": …, "id": …, "sent_at": …}')
     if plain and not text.startswith("{"):
         value = _json(text) if text == "null" or text.startswith('"') else text
         return _validated(model, {"value": value, "id": None, "sent_at": None}, convert=True)
     fields = _json(text)
     if not isinstance(fields, dict):
         raise CommandError(f'expected {{"value": …, "id": …, "sent_at": …}}, got {shown(text)}')
-    for name in ("id", "sent_at"):
+    fields.setdefault("sent_at", None)
+    for name in ("id", "sent_at" if fields.get("nonce") is None else "nonce"):
         if fields.get(name) is None:
             raise CommandError(f"{name} is missing: expected {_allowed(model, name)}")
     return _validated(model, fields)
-
-
-def check_fresh(command: Command, *, now_s: float, max_age_s: float, seen: SeenIds) -> None:
-    """Refuses old, future and repeated commands. A bare value has neither time nor id and is accepted.
-
-    Args:
-        command: parsed.
-        now_s: seconds since the epoch at its arrival, by this device's clock.
-        max_age_s: greatest difference between `now_s` and the time of sending, either way.
-        seen: ids of the earlier commands.
-
-    Raises:
-        CommandError: too old, from the future, or a replay.
-    """
-    if command.id is None or command.sent_at_s is None:
-        return
-    age_s = now_s - command.sent_at_s
-    if abs(age_s) > max_age_s:
-        when = f"{abs(age_s):.6g} s {'ago' if age_s > 0 else 'in the future'}"
-        raise CommandError(
-            f"sent {when} by this device's clock, at most {max_age_s:g} s are allowed. "
-            "The clocks of sender and device may differ: compare them"
-        )
-    if command.id in seen.sent_at_s:
-        raise CommandError("a command with this id was already received: this is a replay. Use a new id")
-    if command.sent_at_s <= seen.forgotten_up_to_s:
-        raise CommandError(
-            f"sent {seen.forgotten_up_to_s - command.sent_at_s:.6g} s before the oldest command that this device "
-            "remembers, so it may be a replay. Send it again with a new id and time"
-        )
 
 
 def shown(text: str | bytes) -> str:
@@ -215,7 +163,7 @@ def _validated(model: type[Command], fields: dict[str, Any], *, convert: bool = 
         command_id = None if any(fault["loc"][0] == "id" for fault in faults) else fields["id"]
         name = str(faults[0]["loc"][0])
         if faults[0]["type"] == "extra_forbidden":
-            reason = f"unknown key {shown(name)}. Known: id, sent_at, value"
+            reason = f"unknown key {shown(name)}. Known: id, nonce, sent_at, value"
         elif faults[0]["type"] == "missing":
             reason = f"{name} is missing: expected {_allowed(model, name)}"
         else:

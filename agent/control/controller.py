@@ -11,11 +11,13 @@ from functools import partial
 
 from zsad_agent.config import AgentConfig
 from zsad_agent.control.actions import CONFIG, Actions, Target
-from zsad_agent.control.command import CommandError, Key, Value, check_fresh, parse_command
-from zsad_agent.control.running_agent import RunningAgent
+from zsad_agent.control.command import Command, CommandError, Key, Value, parse_command
+from zsad_agent.control.freshness import Nonces
+from zsad_agent.control.running_agent import MAX_ERROR_CHARACTERS, RunningAgent
 from zsad_agent.control.stored_settings import StoredSettings
 from zsad_agent.messages import Topics, encode
 from zsad_agent.mqtt import Publisher
+from zsad_agent.spool import SpoolClock, Stamp
 from zsad_agent.system import Service, one_line, utc_text
 from zsad_core.errors import ZsadError
 
@@ -25,7 +27,6 @@ MAX_A_SECOND = 20  # more commands are refused without reading them
 MAX_WAITING = 64  # commands that wait for a slow one, such as a bundle switch
 CHECK_EVERY_S = 1.0  # interval between two checks of a bundle's probation
 REPORT_EVERY_S = 1.0  # interval between two answers to commands that were refused without reading
-MAX_ERROR_CHARACTERS = 4000  # a config file may have many faults
 
 
 @dataclass(slots=True)
@@ -36,6 +37,16 @@ class _State:
     source: str = CONFIG
     error: str | None = None
     id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """One message on a command topic."""
+
+    target: Target
+    payload: bytes | None  # None: a SIGHUP in place of a `reload` command
+    at: Stamp
+    nonces: tuple[str, ...]  # valid then
 
 
 class Controller(Service):
@@ -54,8 +65,9 @@ class Controller(Service):
         config: AgentConfig,
         stored: StoredSettings,
         *,
+        nonces: Nonces,
         reload_fault: str | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: SpoolClock | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Changes and publishes nothing yet.
@@ -65,8 +77,9 @@ class Controller(Service):
             publisher: receives commands, sends states and pictures.
             config: its device id, `mqtt.topic_prefix`, `control` and `heatmap`.
             stored: owned from now on.
+            nonces: the published ones, which commands may carry.
             reload_fault: why the config of the reload that caused this start is not used; None: it is used.
-            clock: seconds since the epoch.
+            clock: of this device.
             monotonic: seconds, for the rate limit.
         """
         self._agent = agent
@@ -75,12 +88,13 @@ class Controller(Service):
         self._topics = Topics(config.mqtt.topic_prefix, config.device_id)
         self._stored = stored
         self._reload_fault = reload_fault
-        self._clock, self._monotonic = clock, monotonic
-        self._actions = Actions(agent, publisher, config, stored, clock=clock)
+        self._nonces = nonces
+        self._clock, self._monotonic = clock or SpoolClock(), monotonic
+        self._actions = Actions(agent, publisher, config, stored, wall_s=self._wall_s)
         self._states = {target: _State() for target in self._actions.targets}
         self._answering = threading.Lock()  # guards the states
         self._changed = threading.Condition()  # guards what follows
-        self._waiting: deque[tuple[Target, bytes, float]] = deque()
+        self._waiting: deque[_Arrival] = deque()
         self._recent_s: deque[float] = deque(maxlen=MAX_A_SECOND)  # times of the latest accepted commands
         self._unread: Counter[Target] = Counter()  # refused without reading, not yet reported
         self._unread_reason = ""
@@ -124,7 +138,11 @@ class Controller(Service):
         with self._changed:
             return self._changed.wait_for(lambda: not self._obeying, timeout_s)
 
-    def _take(self, target: Target, payload: bytes) -> None:
+    def reload(self) -> None:
+        """Carries out `reload` as a command does. The answer on `reload/state` has no id."""
+        self._take(Target(None, Key.RELOAD), None)
+
+    def _take(self, target: Target, payload: bytes | None) -> None:
         """In the sending thread: only queues."""
         now_s = self._monotonic()
         with self._changed:
@@ -134,7 +152,7 @@ class Controller(Service):
             accepted = not flooded and len(self._waiting) < MAX_WAITING
             if accepted:
                 self._recent_s.append(now_s)
-                self._waiting.append((target, payload, self._clock()))
+                self._waiting.append(_Arrival(target, payload, self._clock.stamp(), self._nonces.valid))
             else:
                 self._unread[target] += 1
                 self._unread_reason = (
@@ -165,14 +183,14 @@ class Controller(Service):
                 self._report_unread()
                 self._settle_bundle()
                 if (taken := self._next()) is not None:
-                    self._obey(*taken)
+                    self._obey(taken)
                     with self._changed:
                         self._obeying = False
                         self._changed.notify_all()
         except Exception:  # a defect of this module: `_obey` raises nothing
             logger.exception("commands are no longer carried out")
 
-    def _next(self) -> tuple[Target, bytes, float] | None:
+    def _next(self) -> _Arrival | None:
         """The next command; None when the probation must be checked."""
         with self._changed:
             if not self._waiting and not self._stopping:
@@ -182,18 +200,15 @@ class Controller(Service):
             self._obeying = True
             return self._waiting.popleft()
 
-    def _obey(self, target: Target, payload: bytes, arrived_s: float) -> None:
+    def _obey(self, arrival: _Arrival) -> None:
         """One command, from its payload to its answer. Raises nothing."""
-        command_id = None
+        target, command_id, value = arrival.target, None, None
         try:
-            command = parse_command(payload, target.key, plain=self._control.plain)
-            command_id = command.id
-            max_age_s = self._control.max_age_s
-            check_fresh(command, now_s=arrived_s, max_age_s=max_age_s, seen=self._stored.seen)
-            if command.id is not None and command.sent_at_s is not None:  # on disk before it has an effect
-                self._stored.seen.add(command.id, command.sent_at_s, now_s=arrived_s, keep_s=2 * max_age_s)
-                self._stored.save()
-            to_save = self._actions.perform(target, command.value)
+            if arrival.payload is not None:
+                command = parse_command(arrival.payload, target.key, plain=self._control.plain)
+                command_id, value = command.id, command.value
+                self._check_new(command, arrival)
+            to_save = self._actions.perform(target, value)
             if self._left.is_set():
                 return
             saved = not to_save or self._stored.save()
@@ -210,6 +225,25 @@ class Controller(Service):
         except Exception as error:
             logger.exception("%s: a command failed", target.suffix)
             self._refuse(target, f"internal error {type(error).__name__}: {error}", command_id)
+
+    def _check_new(self, command: Command, arrival: _Arrival) -> None:
+        """Refuses a replay. What is stored is on disk before the command has an effect.
+
+        Raises:
+            CommandError: it is not new. A bare value has neither id, time nor nonce and is accepted.
+        """
+        guard, max_age_s, sent_s = self._stored.guard, self._control.max_age_s, command.sent_at_s
+        if command.id is None:
+            return
+        if command.nonce is not None:
+            guard.check_id(command.id)
+            self._nonces.use(command.nonce, command.id, arrival.nonces)
+            if sent_s is not None and guard.correct(sent_s, arrival.at, max_age_s):
+                self._stored.save()
+        elif sent_s is not None:
+            guard.check(command.id, sent_s, arrival.at, max_age_s)
+            guard.accept(command.id, sent_s, arrival.at, max_age_s)
+            self._stored.save()
 
     def _refuse(self, target: Target, reason: str, command_id: str | None, *, update: bool = True) -> None:
         reason = one_line(reason, MAX_ERROR_CHARACTERS)
@@ -263,9 +297,12 @@ class Controller(Service):
             if update:
                 state.value, state.source = value, source
             state.error, state.id = error, command_id
-            at = utc_text(datetime.fromtimestamp(self._clock(), UTC))
+            at = utc_text(datetime.fromtimestamp(self._wall_s(), UTC))
             message = {"value": state.value, "source": state.source, "error": error, "id": command_id, "at": at}
             try:
                 self._publisher.set_retained(f"{target.suffix}/state", encode(message))
             except Exception:  # the publisher is closing, or the value is not JSON
                 logger.exception("%s: the answer cannot be published", target.suffix)
+
+    def _wall_s(self) -> float:
+        return self._clock.stamp().wall_s

@@ -1,5 +1,6 @@
 """The running agent as commands read and change it."""
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,12 @@ import numpy as np
 from zsad_agent.config import AgentConfig
 from zsad_agent.inspection import Station
 from zsad_agent.model import BundleStore, BundleUpdater, ModelInUse, Outcome
-from zsad_core.errors import BundleError, ConfigError
+from zsad_agent.system import one_line
+from zsad_core.errors import BundleError, ConfigError, ZsadError
+
+logger = logging.getLogger(__name__)
+
+MAX_ERROR_CHARACTERS = 4000  # a config file may have many faults
 
 
 class RunningAgent:
@@ -139,3 +145,16 @@ class ReloadRequest:
             raise ConfigError("the agent was started without a config file, so there is no file to read again")
         self.config = self._reread()
         self.event.set()
+
+    def ask_in_background(self) -> None:
+        """As `ask`, in a thread, because a disk may hang. A fault is logged, and the agent continues."""
+
+        def ask() -> None:
+            try:
+                self.ask()
+            except ZsadError as error:
+                logger.error("the config is not reloaded: %s", one_line(str(error), MAX_ERROR_CHARACTERS))
+            except Exception:
+                logger.exception("the config is not reloaded")
+
+        threading.Thread(target=ask, name="zsad-reload", daemon=True).start()

@@ -2,15 +2,15 @@
 
 import logging
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from zsad_agent.config import TopicLevel
-from zsad_agent.control.command import MAX_SEEN_IDS, CommandId, Name, SeenIds
+from zsad_agent.control.command import CommandId, Name
+from zsad_agent.control.freshness import MAX_SEEN_IDS, ReplayGuard
+from zsad_agent.spool import SpoolClock, Stamp
 from zsad_agent.system import file_stamp, read_json, write_whole
 from zsad_core.config import StrictModel
 
@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "settings.json"  # in the state folder
 MAX_FILE_BYTES = 4_000_000
 CLOSE_S = 0.3  # for a write in progress at the end
-CLOCK_WAS_AHEAD_S = 3600.0  # stored times that are further in the future come from a wrong clock
 
 
 class CameraSettings(StrictModel):
@@ -34,7 +33,8 @@ class _Content(StrictModel):
     format: Literal[1] = 1
     cameras: dict[TopicLevel, CameraSettings] = Field(default_factory=dict)
     seen: dict[CommandId, float] = Field(default_factory=dict, max_length=MAX_SEEN_IDS)  # id -> sent at
-    forgotten_up_to_s: float
+    forgotten_up_to_s: float | None = None
+    anchor: Stamp | None = None
 
 
 class StoredSettings:
@@ -49,22 +49,28 @@ class StoredSettings:
     The settings of a camera that was removed from the config are kept. `BundleStore` stores the selected bundle.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path, *, clock: SpoolClock | None = None) -> None:
         """Reads the file. An error is in `damage` and `fault`.
 
         Args:
             path: the file; its folder is created at the first write.
-            clock: seconds since the epoch.
+            clock: of this device.
         """
+        self._clock = clock or SpoolClock()
         self.path = path
         self._lock = threading.Lock()
         self._closed = False
         self._stamp = file_stamp(path)  # of the file that this object has read or written
         self.fault: str | None = None  # why settings were lost, or will be lost at a restart
         self.damage: str | None = None  # why the file was not used, for as long as the process runs
-        content = self._read(clock())
+        content = self._read()
         self._cameras = dict(content.cameras)
-        self.seen = SeenIds(content.seen, forgotten_up_to_s=content.forgotten_up_to_s)
+        self.guard = ReplayGuard(
+            content.seen,
+            forgotten_up_to_s=content.forgotten_up_to_s,
+            anchor=content.anchor,
+            started=self._clock.stamp(),
+        )
 
     def camera(self, name: str) -> CameraSettings:
         return self._cameras.get(name, CameraSettings())
@@ -76,7 +82,10 @@ class StoredSettings:
     def save(self) -> bool:
         """Writes all settings; a kill or power cut cannot lose them afterwards. False if the disk failed."""
         content = _Content(
-            cameras=self._cameras, seen=self.seen.sent_at_s, forgotten_up_to_s=self.seen.forgotten_up_to_s
+            cameras=self._cameras,
+            seen=self.guard.seen,
+            forgotten_up_to_s=self.guard.forgotten_up_to_s(self._clock.stamp()),
+            anchor=self.guard.anchor,
         )
         with self._lock:
             if self._closed:
@@ -116,17 +125,13 @@ class StoredSettings:
             logger.warning("settings are stored in %s again", self.path)
         self.fault = fault
 
-    def _read(self, now_s: float) -> _Content:
+    def _read(self) -> _Content:
         try:
             content = read_json(self.path, _Content, MAX_FILE_BYTES)
         except ValueError as error:
             self._set_aside(str(error))
             content = None
-        if content is None:
-            return _Content(forgotten_up_to_s=now_s)
-        if content.forgotten_up_to_s > now_s + CLOCK_WAS_AHEAD_S:  # else every command would be refused until then
-            return content.model_copy(update={"forgotten_up_to_s": now_s})
-        return content
+        return content or _Content()
 
     def _set_aside(self, reason: str) -> None:
         aside = self.path.with_name(self.path.name + ".corrupt")

@@ -4,18 +4,22 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 
+from zsad_agent.capture import INFERENCE
 from zsad_agent.config import AgentConfig
 from zsad_agent.control import (
     CAMERA_KEYS,
+    DEVICE_KEYS,
     FILE_NAME,
     Controller,
+    Nonces,
     ReloadRequest,
     RunningAgent,
     StoredSettings,
@@ -23,23 +27,34 @@ from zsad_agent.control import (
 )
 from zsad_agent.daemon.observer import Observer
 from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_at_once
-from zsad_agent.daemon.startup import compile_bundle, load_in_thread, make_spool, start_publisher
+from zsad_agent.daemon.startup import PublishedFile, compile_bundle, load_in_thread, make_spool, start_publisher
 from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import Pipeline, Sink, View, make_stations
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
-from zsad_agent.model import BundleStore, BundleUpdater, CameraInUse, Detector, Model, ModelInUse, Started
+from zsad_agent.model import (
+    BundleStore,
+    BundleUpdater,
+    CameraInUse,
+    Detector,
+    Model,
+    ModelGuard,
+    ModelInUse,
+    Started,
+    compile_anew,
+    open_again,
+)
 from zsad_agent.monitoring import HealthServer, Metrics, StatsReporter
 from zsad_agent.mqtt import Publisher
 from zsad_agent.sources import Source, make_source
 from zsad_agent.system import CrashReports, Notifier, ServiceGroup, configure_logging, give_back_memory
+from zsad_core.bundle import Bundle
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
 
 CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
 CLOSE_CAPTURE_AT_LEAST_S = 0.2  # the same, if the services used all of `STOP_S`
-RETAINED_OF_CAMERA = ("status", *(f"{key}/state" for key in CAMERA_KEYS))
 ANSWER_S = 2.0  # for the answer to the command that asked for the restart
 TRIAL_FRAMES = 4  # frames of each camera for the trial of a new bundle
 
@@ -50,6 +65,7 @@ class RunOptions:
 
     stop: threading.Event  # set to end the run; accepted results are then published or stored within 2 s
     state_dir: Path
+    hangup: Callable[[], bool] = lambda: False  # whether a reload was requested by signal since its last call
     reread: Callable[[], AgentConfig] | None = None  # reads and checks the config again; None: there is no file
     sinks: Sequence[Sink] = ()  # get every result, in addition to the publisher
     max_frames: int | None = None  # the run ends after this number of pictures
@@ -70,13 +86,11 @@ def run_agent(config: AgentConfig, options: RunOptions) -> int:
     notifier = Notifier(os.environ)
     before: AgentConfig | None = None  # the config until the reload
     fault: str | None = None
-    known: set[str] = set()  # cameras of all starts
+    started = False
     while True:
-        restart = ReloadRequest(options.reread, again=bool(known), fault=fault)
-        names = {camera.name for camera in config.every_camera}
-        known |= names
+        restart, started = ReloadRequest(options.reread, again=started, fault=fault), True
         try:
-            code = _run_once(config, options, notifier, restart, gone=known - names)
+            code = _run_once(config, options, notifier, restart)
         except ZsadError as error:
             if before is None or restart.begun:
                 raise
@@ -91,10 +105,8 @@ def run_agent(config: AgentConfig, options: RunOptions) -> int:
         logger.info("restarting with the new config")
 
 
-def _run_once(
-    config: AgentConfig, options: RunOptions, notifier: Notifier, restart: ReloadRequest, *, gone: Iterable[str]
-) -> int:
-    """Runs until the end or a reload. `gone`: cameras of earlier configs."""
+def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, restart: ReloadRequest) -> int:
+    """Runs until the end or a reload."""
     sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
     views = [View(camera.region_xywh, camera.ignore_mask) for camera in config.every_camera]
     store = BundleStore(options.state_dir / "bundles", config.inference)
@@ -108,12 +120,13 @@ def _run_once(
         services = ServiceGroup()
         stack.callback(lambda: services.stop(time.monotonic() + STOP_S))
         publisher = start_publisher(config, spool, services, options.stop)
-        for suffix in (f"{name}/{topic}" for name in gone for topic in RETAINED_OF_CAMERA):
-            publisher.set_retained(suffix, b"")  # otherwise the broker keeps its old status
+        last = PublishedFile(options.state_dir / "published.json")
+        publisher.clear_all_but(_retained_topics(config), last.read())
         agent = _assemble(config, options, started, publisher, sources, views, services)
         controller = None
         if config.control.enabled:
             controller = services.start(_make_controller(config, options, agent.observer, store, restart))
+        reload = controller.reload if controller is not None else restart.ask_in_background
         health = HealthServer(
             config.http.listen,
             metrics=agent.metrics.render,
@@ -131,9 +144,12 @@ def _run_once(
             )
         statuses = [station.status for station in stations]
         ends = (options.stop, restart.event)
-        supervise(
-            agent.pipeline, services, notifier, statuses, ends=ends, notes=started.reasons, tend=agent.reporter.tend
+        tend = (
+            agent.reporter.tend,
+            partial(last.keep, publisher),
+            partial(_reload_on_hangup, options.hangup, reload),
         )
+        supervise(agent.pipeline, services, notifier, statuses, ends=ends, notes=started.reasons, tend=tend)
         stop_by_s = time.monotonic() + STOP_S
         if not restart.event.is_set():
             notifier.stopping()
@@ -144,7 +160,7 @@ def _run_once(
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)
     code = 0 if agent.pipeline.failure is None and not ending.lost else 1
-    trying = controller is not None and controller.busy  # a bundle is being compiled, as at the start
+    trying = agent.guard.busy or (controller is not None and controller.busy)  # a bundle is compiled, as at the start
     left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if options.stop.is_set() else CLOSE_CAPTURE_S
     close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))
     if trying or not ending.drained or not in_time(agent.pipeline.wait_capture, close_s, ends):
@@ -155,12 +171,27 @@ def _run_once(
     return code
 
 
+def _reload_on_hangup(hangup: Callable[[], bool], reload: Callable[[], None]) -> None:
+    if hangup():
+        logger.info("SIGHUP: the config file is read again")
+        reload()
+
+
+def _retained_topics(config: AgentConfig) -> set[str]:
+    """The statuses and states that the agent publishes, below the device's topic."""
+    cameras = [camera.name for camera in config.every_camera]
+    keys = [*(f"{camera}/{key}" for camera in cameras for key in CAMERA_KEYS), *DEVICE_KEYS]
+    states = {f"{key}/state" for key in keys if config.control.enabled}
+    return states | {f"{camera}/status" for camera in cameras}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Agent:
     pipeline: Pipeline
     observer: Observer
     metrics: Metrics
     reporter: StatsReporter
+    guard: ModelGuard
 
 
 def _assemble(
@@ -192,7 +223,14 @@ def _assemble(
         evidence = services.start(EvidenceStore(config.evidence, folder))
     recent = RecentResults()
     observer = Observer(
-        config=config, stations=stations, models=models, publisher=publisher, recent=recent, evidence=evidence
+        config=config,
+        stations=stations,
+        models=models,
+        publisher=publisher,
+        recent=recent,
+        evidence=evidence,
+        services=services,
+        nonces=Nonces(),
     )
     metrics = Metrics([station.name for station in stations], observer.snapshot)
     pipeline = Pipeline(
@@ -205,8 +243,20 @@ def _assemble(
         on_crash=options.crash_reports.record if options.crash_reports is not None else None,
         max_frames=options.max_frames,
     )
-    reporter = StatsReporter(observer.snapshot, publisher.set_retained)
-    return _Agent(pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter)
+    reporter = StatsReporter(observer.snapshot, lambda: services.faults, publisher.set_retained)
+
+    def state_fault(fault: str | None) -> None:
+        for status in (station.status for station in stations):
+            if fault is None:
+                status.clear(INFERENCE)
+            else:
+                status.fault(INFERENCE, fault, replace=True)
+
+    def load_again(bundle: Bundle) -> Detector:
+        return compile_anew(open_again(bundle, config.inference), config.inference)
+
+    guard = services.start(ModelGuard(models, load_again=load_again, on_fault=state_fault))
+    return _Agent(pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter, guard=guard)
 
 
 def _make_controller(
@@ -233,4 +283,4 @@ def _make_controller(
     )
     remote = RunningAgent(stations, models, updater, store, restart)
     stored = StoredSettings(options.state_dir / FILE_NAME)
-    return Controller(remote, running.publisher, config, stored, reload_fault=restart.fault)
+    return Controller(remote, running.publisher, config, stored, nonces=running.nonces, reload_fault=restart.fault)

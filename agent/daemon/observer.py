@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from zsad_agent.config import AgentConfig
+from zsad_agent.control import Nonces
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import Station
 from zsad_agent.messages import AgentSnapshot, BundleStats, CameraStats, RecentResults, Stats
 from zsad_agent.model import ModelInUse
 from zsad_agent.mqtt import Publisher
+from zsad_agent.system import ServiceGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,8 @@ class Observer:
     publisher: Publisher
     recent: RecentResults
     evidence: EvidenceStore | None
+    services: ServiceGroup
+    nonces: Nonces
     agent_version: str = field(default_factory=lambda: version("zsad-agent"))
     started_s: float = field(default_factory=time.monotonic)
 
@@ -31,6 +35,7 @@ class Observer:
         bundle = self.models.current.bundle
         stats = Stats(
             device_id=self.config.device_id,
+            instance=self.publisher.published.instance,
             at=datetime.now(UTC),
             uptime_s=round(time.monotonic() - self.started_s, 1),
             version=self.agent_version,
@@ -44,6 +49,8 @@ class Observer:
             spool=self.publisher.spool_stats,
             broker=self.publisher.stats,
             evidence=self.evidence.stats if self.evidence is not None else None,
+            faults=tuple(self.services.faults),
+            command_nonce=self.nonces.current() if self.config.control.enabled else None,
         )
         return AgentSnapshot(
             stats=stats,

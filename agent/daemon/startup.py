@@ -1,5 +1,6 @@
 """Opens the slow, shared parts before the cameras: the model, the spool, the connection to the broker."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -10,13 +11,15 @@ from pathlib import Path
 from zsad_agent.config import EMBEDDED_BROKER, AgentConfig
 from zsad_agent.daemon.supervision import SUPERVISE_S
 from zsad_agent.inspection import check_products
+from zsad_agent.messages import Published
 from zsad_agent.model import BundleStore, Detector, Started
 from zsad_agent.mqtt import EmbeddedBroker, Publisher
 from zsad_agent.spool import Spool
-from zsad_agent.system import ServiceGroup
+from zsad_agent.system import ServiceGroup, read_json, write_whole
 from zsad_core.bundle import Bundle
 
 SLOW_S = 10.0  # for one picture; the unit's WatchdogSec is 30
+MOST_BYTES = 10_000  # of the file below
 LOAD_S = 300.0  # longest time for a model to load, as the unit's TimeoutStartSec
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,31 @@ def start_publisher(config: AgentConfig, spool: Spool, services: ServiceGroup, s
     publisher = services.start(Publisher(mqtt, config.device_id, spool, pictures=config.spool.pictures))
     publisher.await_first_attempt(stop)
     return publisher
+
+
+class PublishedFile:
+    """Keeps, over restarts, where the agent has published last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kept = False
+
+    def read(self) -> Published | None:
+        try:
+            return read_json(self._path, Published, MOST_BYTES)
+        except ValueError:  # damaged: old topics stay at the broker
+            return None
+
+    def keep(self, publisher: Publisher) -> None:
+        """Writes it once the broker is connected, in a thread of its own: the disk may hang."""
+        if not self._kept and publisher.connected:
+            self._kept = True
+            content = publisher.published.model_dump_json().encode()
+            threading.Thread(target=self._write, args=(content,), name="published", daemon=True).start()
+
+    def _write(self, content: bytes) -> None:
+        with contextlib.suppress(OSError):  # the spool reports it
+            write_whole(self._path, content)
 
 
 def compile_bundle(bundle: Bundle, config: AgentConfig) -> Detector:

@@ -30,12 +30,13 @@ def supervise(
     *,
     ends: Sequence[threading.Event],
     notes: Sequence[str] = (),
-    tend: Callable[[], None] = lambda: None,
+    tend: Sequence[Callable[[], None]] = (),
 ) -> None:
     """Runs until the pipeline is done or one of `ends` is set. Feeds the watchdog while inference and publishing work.
 
     The watchdog is also fed while a camera or the broker is away, because a restart would not bring it back. A service
-    whose thread has died is logged once and stays in the status text, as `notes`. `tend` is called every `SUPERVISE_S`.
+    whose thread has died is logged once and stays in the status text, as `notes`. Each of `tend` is called every
+    `SUPERVISE_S`.
     """
     status_due_s, said = 0.0, ""
     logged: set[str] = set()
@@ -52,7 +53,8 @@ def supervise(
             if death not in logged:
                 logged.add(death)
                 logger.error("%s", death)
-        tend()
+        for each in tend:
+            each()
         state = "; ".join((condition(statuses), *services.faults, *notes))
         if state != said or time.monotonic() >= status_due_s:
             status_due_s, said = time.monotonic() + STATUS_EVERY_S, state

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import os
 import time
 from collections import Counter, deque
@@ -13,6 +14,7 @@ from typing import TypeVar
 from zsad_agent.config import EvidenceConfig
 from zsad_agent.evidence import files as evidence_files
 from zsad_agent.evidence.files import EvidenceSet
+from zsad_agent.system import Backoff
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -21,6 +23,9 @@ DAY_S = 86_400.0
 CLOCK_STEP_S = 600.0  # a larger step against the monotonic clock means that the clock was set
 CLOCK_SETTLE_S = 3600.0  # no deletion by age for so long after the clock was set or the process started
 DATE_EVERY_S = 3600.0  # shortest time between two deletions of a date by age
+STARVED_SHARE = 0.1  # of `min_free_bytes`, which evidence may use after other programs have taken the rest
+ROUNDING_BYTES = 16_384  # whole blocks of the files of a set
+NO_HELP_S = 10.0, 3600.0  # pause after a deletion that did not help, at first and at most
 WALK_AGAIN_S = 6 * 3600.0  # before a deletion an older count is made again, because people delete files too
 
 
@@ -144,8 +149,9 @@ class Pruner:
     needs a clock without a step for an hour, and deletes at most one whole date per hour: a wrong clock deletes only as
     many dates as hours pass until a person corrects it.
 
-    If other files fill the disk, evidence is deleted until none is left, unless `min_free_bytes` is more than the size
-    of the disk.
+    If other programs fill the disk, evidence gives way until only its newest sets are left: `STARVED_SHARE` of
+    `min_free_bytes`. From then on a new set replaces the oldest, and `starved` says so. If the other programs take the
+    space of a deleted set at once, deletions become rare, so that the sets on disk stay.
     """
 
     def __init__(
@@ -166,6 +172,8 @@ class Pruner:
         self._clock = SettledClock(wall_s, monotonic_s)
         self._walked_s: float | None = None
         self._aged_date, self._next_date_s = "", monotonic_s()
+        self._backoff, self._replace_again_s = Backoff(*NO_HELP_S), -math.inf
+        self.starved: str | None = None  # that other programs have taken the disk; any thread may read it
         self.pruned = 0  # sets deleted since the start
 
     def make_room(self, needed: int) -> None:
@@ -183,15 +191,55 @@ class Pruner:
         if self._walked_s is None or (is_full and now_s - self._walked_s > WALK_AGAIN_S):
             self.ledger.walk(datetime.fromtimestamp(self._wall_s(), UTC).date().isoformat(), self._stop)
             self._walked_s = now_s
-        free, size = self._disk()
+        _, size = self._disk()
         if config.min_free_bytes >= size:
             too_small = f"evidence.min_free_bytes = {config.min_free_bytes}, and the disk has {size}: lower it"
             raise OSError(errno.ENOSPC, too_small)
-        self.delete(max(self.ledger.bytes + needed - config.max_bytes, config.min_free_bytes + needed - free))
+        self.delete(self.ledger.bytes + needed - config.max_bytes)
+        share = int(STARVED_SHARE * config.min_free_bytes)
+        self.delete(min(self._lacking(0), self.ledger.bytes - share))
+        self._note_starved(self._lacking(0) > 0)
+        if needed:
+            excess = self._lacking(needed) if self.starved is None else self.ledger.bytes + needed - share
+            excess = max(min(excess, self.ledger.bytes), needed + ROUNDING_BYTES - self._disk()[0])
+            if excess > 0:
+                self.replace_oldest(excess)
+
+    def replace_oldest(self, size: int) -> None:
+        """Deletes the oldest sets until `size` bytes are free for a newer one. Call `replaced` when that is written.
+
+        Raises:
+            OSError: the last deletion did not help, or the disk gives errors.
+        """
+        now_s = self._monotonic_s()
+        if now_s < self._replace_again_s or not self.ledger.bytes:
+            raise OSError(errno.ENOSPC, "the disk is full, and other programs take what evidence gives up")
+        self._replace_again_s = now_s + self._backoff.next_s()
+        self.delete(size)
+
+    def replaced(self) -> None:
+        """A set was written: deletions help."""
+        self._backoff.reset()
+        self._replace_again_s = -math.inf
+
+    def _lacking(self, needed: int) -> int:
+        """Bytes to delete, so that `min_free_bytes` are free beside `needed` more bytes; negative: none."""
         free, _ = self._disk()
-        if free - needed < config.min_free_bytes and self.ledger.bytes == 0:
-            full = f"the disk has less than evidence.min_free_bytes = {config.min_free_bytes} free"
-            raise OSError(errno.ENOSPC, full)
+        return self._config.min_free_bytes + needed - free
+
+    def _note_starved(self, starved: bool) -> None:
+        if starved == (self.starved is not None):
+            return
+        limit = self._config.min_free_bytes
+        if starved:
+            self.starved = (
+                f"evidence in {self._folder}: other programs fill the disk: less than evidence.min_free_bytes = {limit}"
+                " is free. Only the newest results are kept. Free some space"
+            )
+            logger.error("%s", self.starved)
+        else:
+            self.starved = None
+            logger.warning("evidence in %s has space again", self._folder)
 
     def delete(self, size: int) -> None:
         """Deletes the oldest sets until `size` bytes are free.

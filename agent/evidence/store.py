@@ -20,6 +20,7 @@ from zsad_agent.evidence.files import OVERLAY, PICTURE, RESULT, Place
 from zsad_agent.evidence.pruning import Pruner
 from zsad_agent.messages import EvidenceStats, Result
 from zsad_agent.system import Service
+from zsad_core.picture import with_comment
 from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ class EvidenceStore(Service):
     def fault(self) -> str | None:
         """Why evidence cannot be kept; None when there is no fault."""
         with self._condition:
-            return "; ".join(dict.fromkeys(why for why, _ in self._faults.values())) or None
+            faults = [why for why, _ in self._faults.values()]
+            return "; ".join(dict.fromkeys(filter(None, (*faults, self._pruner.starved)))) or None
 
     @property
     def stats(self) -> EvidenceStats:
@@ -173,7 +175,8 @@ class EvidenceStore(Service):
     def _write(self, place: Place, item: _Item) -> None:
         files: dict[str, bytes] = {}
         if item.image_bgr is not None:
-            files[PICTURE] = _as_jpeg(item.image_bgr, self._config.jpeg_quality)
+            jpeg = _as_jpeg(item.image_bgr, self._config.jpeg_quality)
+            files[PICTURE] = with_comment(jpeg, item.result.verdict)
         if item.heatmap is not None:
             files[OVERLAY] = item.heatmap
         files[RESULT] = item.result.encode() + b"\n"
@@ -184,9 +187,10 @@ class EvidenceStore(Service):
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a quota or no inodes: free bytes do not show it
                 raise
-            self._pruner.delete(2 * size)
+            self._pruner.replace_oldest(2 * size)
             evidence_files.write_set(self._folder, place, files)
         self._pruner.ledger.add(place.date, size)
+        self._pruner.replaced()
 
     def _attempt(self, camera: str, action: Callable[[], object]) -> bool:
         """Runs the action. False if it failed, or failed less than `RETRY_S` ago and was not tried."""

@@ -153,6 +153,7 @@ class Inspector:
                 capture_to_result=(time.monotonic() - captured.captured_monotonic_s) * 1000,
                 inference=inspected.inference_ms,
             ),
+            source_name=captured.source_name,
             trigger_id=captured.trigger_id,
         )
         return result, heatmap

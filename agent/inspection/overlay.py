@@ -8,7 +8,7 @@ import numpy as np
 
 from zsad_agent.config import HeatmapConfig
 from zsad_agent.inspection.view import Rectangle
-from zsad_core.picture import blend
+from zsad_core.picture import blend, with_comment
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +16,7 @@ QUALITY_FLOOR = 30  # of JPEG; at a lower quality, blocks look like defects. The
 SHRINK = 0.7  # step of both quality and size
 MIN_WIDTH = 64  # pixels; a smaller overlay shows nothing
 EDGE_BGR = (255, 255, 255)  # of the part that is inspected
+OVERLAY = "overlay"  # the JPEG's comment, so that `calibrate` does not take it for a picture of a part
 MAX_WIDTH = 8192  # pixels; of a snapshot
 MAX_HEIGHT = 8192  # pixels; of a line-scan picture. The limit of JPEG is 65 535
 
@@ -35,7 +36,7 @@ def render_heatmap(
         rectangle: x, y, width, height of the part that the map covers, pixels of the picture; None: the whole picture.
     """
     overlay = _overlay(image_bgr, anomaly_map, config.max_width, rectangle or (0, 0, *image_bgr.shape[1::-1]))
-    jpeg = _shrink_to_jpeg(overlay, config)
+    jpeg = _shrink_to_jpeg(overlay, config, comment=OVERLAY)
     if jpeg is None:
         _log_too_large(config.max_bytes)
     return jpeg
@@ -51,13 +52,14 @@ def render_snapshot(image_bgr: np.ndarray, config: HeatmapConfig) -> bytes | Non
     return _shrink_to_jpeg(_fit(image_bgr, MAX_WIDTH), config)
 
 
-def _shrink_to_jpeg(image_bgr: np.ndarray, config: HeatmapConfig) -> bytes | None:
+def _shrink_to_jpeg(image_bgr: np.ndarray, config: HeatmapConfig, *, comment: str | None = None) -> bytes | None:
     """JPEG bytes. Lowers the quality first, then the size. None if the result is still above `config.max_bytes`."""
     quality = config.jpeg_quality
     while True:
         _, encoded = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if len(encoded) <= config.max_bytes:
-            return bytes(encoded)
+        jpeg = bytes(encoded) if comment is None else with_comment(bytes(encoded), comment)
+        if len(jpeg) <= config.max_bytes:
+            return jpeg
         if quality > QUALITY_FLOOR:
             quality = max(QUALITY_FLOOR, int(quality * SHRINK))
         elif image_bgr.shape[1] * SHRINK >= MIN_WIDTH:

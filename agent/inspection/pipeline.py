@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.inspection.inspector import Inspected, Inspector
+from zsad_agent.inspection.sinks import result_line
 from zsad_agent.messages import Result
 from zsad_agent.system import BoundedQueue, FrameQueue, QueueClosed, RoundRobin, Service
 from zsad_core.types import Frame
@@ -242,13 +244,18 @@ class Pipeline(Service):
 
     def _hand_over(self, captured: Sequence[Captured], results: Sequence[tuple[Result, bytes | None]]) -> None:
         """A file whose result is lost stays in its folder and is inspected again."""
+        on_durable = [
+            partial(item.done, result.verdict) if item.done is not None else None
+            for item, (result, _) in zip(captured, results, strict=True)
+        ]
         if self._store is not None:
-            self._store.accept_all(results, [item.done for item in captured])
-        for sink in self._sinks:
-            for result, heatmap in results:
+            self._store.accept_all(results, on_durable)
+        for result, heatmap in results:
+            logger.debug("%s", result_line(result))
+            for sink in self._sinks:
                 sink.accept(result, heatmap)
-        for item, (result, heatmap) in zip(captured, results, strict=True):
+        for item, (result, heatmap), done in zip(captured, results, on_durable, strict=True):
             if self._evidence is not None:
                 self._evidence.keep(result, item.image_bgr if isinstance(item, Frame) else None, heatmap)
-            if self._store is None and item.done is not None:
-                item.done()
+            if self._store is None and done is not None:
+                done()

@@ -51,7 +51,7 @@ class HeatmapFolderSink:
 
 
 def result_line(result: Result) -> str:
-    """E.g. `10:28:03.123Z cam0 #12  ANOMALOUS  0.731  (threshold 0.500)  41 ms  2 regions, worst at 120,44 61x30`."""
+    """E.g. `10:28:03.123Z cam0 #12  ANOMALOUS  0.731  (threshold 0.500)  41 ms  a.png  2 regions, worst at 1,4 6x3`."""
     time_of_day = utc_text(result.captured_at).partition("T")[2]
     words = [
         f"{time_of_day} {result.camera} #{result.seq}",
@@ -62,6 +62,8 @@ def result_line(result: Result) -> str:
     latency_ms = result.latency_ms.capture_to_result
     if latency_ms is not None:
         words.append(f"{latency_ms:.0f} ms")
+    if result.source_name:
+        words.append(printable(result.source_name))
     if result.reason:
         words.append(printable(result.reason))
     elif result.regions:

@@ -1,5 +1,6 @@
 """The part of a camera's frame that is inspected: a rectangle, without the pixels that a mask ignores."""
 
+import logging
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,8 @@ from zsad_core.facts import ScoreRule
 from zsad_core.judging import masked_score
 from zsad_core.picture import read_image
 from zsad_core.types import Prediction, Region
+
+logger = logging.getLogger(__name__)
 
 WHITE = 128  # grey level of the mask from which a pixel is ignored
 SHAPE_SLACK = 0.01  # by which the mask's aspect ratio may differ from the frame's
@@ -24,7 +27,7 @@ class View:
         """Reads the mask.
 
         Raises:
-            ConfigError: the mask cannot be read, or ignores everything.
+            ConfigError: the mask cannot be read, or ignores everything or nothing.
         """
         self._region = region_xywh
         self._mask_path = ignore_mask
@@ -36,6 +39,11 @@ class View:
                 raise ConfigError(f"ignore_mask: {error}") from error
             if self._mask.min() >= WHITE:
                 raise ConfigError(f"ignore_mask: {ignore_mask} is white everywhere, so nothing would be inspected")
+            if self._mask.max() < WHITE:
+                raise ConfigError(
+                    f"ignore_mask: {ignore_mask} has no white area, so it ignores nothing (transparency does not count)"
+                    ". Draw in white what is to be ignored, or remove ignore_mask"
+                )
         self._judged: tuple[object, np.ndarray] | None = None  # ((frame_wh, map_hw), bool [h, w])
 
     def rectangle(self, frame_wh: tuple[int, int]) -> Rectangle:
@@ -107,5 +115,7 @@ class View:
             judged = cv2.resize(ignored, (map_hw[1], map_hw[0]), interpolation=cv2.INTER_AREA) < 0.5
             if not judged.any():
                 raise ImageError(f"ignore_mask {self._mask_path} covers the whole region, so nothing is inspected")
+            if judged.all():
+                logger.warning("ignore_mask %s ignores nothing of the inspected part of the picture", self._mask_path)
             self._judged = (made_for, judged)
         return self._judged[1]

@@ -14,6 +14,9 @@ from .stats import CameraStats as CameraStats
 from .stats import EvidenceStats as EvidenceStats
 from .stats import SpoolStats as SpoolStats
 from .stats import Stats as Stats
+from .topics import AVAILABLE as AVAILABLE
 from .topics import OFFLINE as OFFLINE
 from .topics import ONLINE as ONLINE
+from .topics import STATS as STATS
+from .topics import Published as Published
 from .topics import Topics as Topics

@@ -12,6 +12,7 @@ from zsad_core.config import StrictModel
 from zsad_core.types import Verdict
 
 NO_TRIGGER = {"trigger_id"}
+OPTIONAL = NO_TRIGGER | {"source_name"}  # results in the spool of an older version lack it
 
 Text = Annotated[str, Field(min_length=1)]
 TopicLevel = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -55,7 +56,7 @@ def _complete_schema(schema: dict[str, Any]) -> None:
     """Adds to the generated schema what the types cannot say."""
     schema["title"] = "zsad.result/1"
     schema["$id"] = "urn:zsad:result:1"
-    schema["required"] = sorted({*schema["properties"]} - NO_TRIGGER)
+    schema["required"] = sorted({*schema["properties"]} - OPTIONAL)
     schema["properties"]["trigger_id"].pop("default", None)
     schema["if"] = {"properties": {"verdict": {"const": "unknown"}}}
     schema["then"] = {"properties": {"reason": {"type": "string"}}}
@@ -89,6 +90,9 @@ class Result(StrictModel, json_schema_extra=_complete_schema):
     replayed: bool = Field(
         default=False,
         description="True when the result was accepted before the present connection to the broker was made.",
+    )
+    source_name: Text | None = Field(
+        default=None, description="File name of a picture from a file or folder; null for a camera, stream or video."
     )
     trigger_id: Text | SkipJsonSchema[None] = Field(
         default=None, description="The id of the trigger that this result answers; absent where there was none."

@@ -73,6 +73,7 @@ class Stats(StrictModel, json_schema_extra=_complete_schema):
 
     schema_name: Literal["zsad.stats/1"] = Field(default="zsad.stats/1", alias="schema")
     device_id: TopicLevel
+    instance: Text = Field(description="Random, another one after each start or reload of the agent.")
     at: UtcTime = Field(description="UTC, with milliseconds.")
     uptime_s: NotNegative = Field(description="Seconds since the start of the agent.")
     version: Text = Field(description="The agent's.")
@@ -81,6 +82,8 @@ class Stats(StrictModel, json_schema_extra=_complete_schema):
     spool: SpoolStats
     broker: BrokerStats
     evidence: EvidenceStats | None = Field(description="Null when evidence is off.")
+    faults: tuple[Text, ...] = Field(description="Faults of the agent's parts at present, except of cameras.")
+    command_nonce: Text | None = Field(description="Proves a command to be new; null when commands are off.")
 
     def encode(self) -> bytes:
         """The message: UTF-8 JSON without spaces."""

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from zsad_core.config import RecordModel
+
 ONLINE, OFFLINE = "online", "offline"
+AVAILABLE, STATS = "available", "stats"  # topics of the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +16,12 @@ class Topics:
     device_id: str
 
     @property
+    def base(self) -> str:
+        return f"{self.prefix}/{self.device_id}"
+
+    @property
     def available(self) -> str:
-        return f"{self.prefix}/{self.device_id}/available"
+        return self.below(AVAILABLE)
 
     def below(self, suffix: str) -> str:
         """`suffix` below the device's own topic."""
@@ -28,3 +35,10 @@ class Topics:
 
     def evidence(self, camera: str, result_id: str) -> str:
         return f"{self.prefix}/{self.device_id}/{camera}/evidence/{result_id}"
+
+
+class Published(RecordModel):
+    """Where an agent has published last: the base of its topics, and its instance in the statistics there."""
+
+    base: str
+    instance: str

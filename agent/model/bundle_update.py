@@ -110,7 +110,7 @@ class BundleUpdater:
         with self._lock:
             self._before = old
             self._frames = self._failures = 0
-            self._models.current = new
+            self._models.replace(new)
         logger.info("bundle %s inspects, on probation for %d pictures", full_name(bundle), PROBATION_FRAMES)
 
     def note_frame(self, bundle_sha256: str, ok: bool, reason: str | None = None) -> None:
@@ -129,7 +129,8 @@ class BundleUpdater:
             self._failures += not ok
             if self._failures < MAX_FAILURES:
                 return
-            self._models.current, self._before = before, None
+            self._models.replace(before)
+            self._before = None
             text = f"bundle {failed.name} gave no answer to {self._failures} of its first {self._frames} pictures"
             self._unsettled = Outcome(passed=False, text=f"{text} ({reason}): bundle {before.name} inspects again")
 

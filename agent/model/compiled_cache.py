@@ -9,8 +9,10 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +20,7 @@ KEPT_FOLDERS = 3  # the one in use and two before it: a rollback, or a second ag
 LOCK_PATIENCE_S = 60.0  # longest wait for another process that compiles; a model takes seconds
 _LOOK_AGAIN_S = 0.05
 _SEAL = "seal.json"
+_KNOWN = "known-{}.npy"
 _LOCK = "lock"
 _OURS = re.compile(r"^model-[0-9a-f]{16}-[\w.-]+$")
 
@@ -26,7 +29,7 @@ _OURS = re.compile(r"^model-[0-9a-f]{16}-[\w.-]+$")
 def alone_in(root: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[bool]:
     """Locks the folder, waiting for other processes. Yields False if the lock was not available.
 
-    OpenVINO writes a compiled model in place. A process that has this file mapped at that moment is killed by SIGBUS.
+    OpenVINO writes a compiled model in place, and another process could read half of it.
 
     Args:
         root: folder of all compiled models; created if missing.
@@ -71,9 +74,8 @@ def open_cache(root: Path, bundle_sha256: str, openvino_version: str) -> Path | 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _prune(root.absolute(), keep=folder)
-        if _hashes(folder) != _read_seal(folder):
-            for file in folder.iterdir():
-                file.unlink(missing_ok=True)
+        if _hashes(folder) != _read_seal(folder) or not any(folder.glob(_KNOWN.format("*"))):
+            clear_cache(folder)
         os.utime(folder)
         probe = folder / f"probe-{os.getpid()}"
         probe.touch()
@@ -84,9 +86,35 @@ def open_cache(root: Path, bundle_sha256: str, openvino_version: str) -> Path | 
     return folder
 
 
-def is_empty(folder: Path) -> bool:
-    """Whether this folder holds no compiled model yet."""
-    return not any(file.name != _SEAL for file in folder.iterdir())
+def clear_cache(folder: Path) -> None:
+    """Deletes the compiled model, so that the next compilation does not read it."""
+    with suppress(OSError):  # `open_cache` finds what is left
+        for file in folder.iterdir():
+            file.unlink(missing_ok=True)
+
+
+def forget_compiled(root: Path, bundle_sha256: str) -> None:
+    """Deletes the compiled models of a bundle."""
+    with alone_in(root) as alone:
+        for folder in root.glob(f"model-{bundle_sha256[:16]}-*") if alone else ():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_known(folder: Path, variant: str) -> np.ndarray | None:
+    """The known answer of `write_known`; None if there is none, or it cannot be read."""
+    try:
+        known: np.ndarray = np.load(folder / _KNOWN.format(variant), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return known
+
+
+def write_known(folder: Path, variant: str, known: np.ndarray) -> None:
+    """Stores the answer of a freshly compiled model to the test picture, float32.
+
+    `variant`: which of the bundle's models, computed on which device and how; it becomes part of the file's name.
+    """
+    np.save(folder / _KNOWN.format(variant), known)
 
 
 def seal_cache(folder: Path) -> None:

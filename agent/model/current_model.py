@@ -19,7 +19,14 @@ class Predictor(Protocol):
 
         Raises:
             ImageError: the picture cannot be scored.
-            DeviceError: the device or model gives no valid answer.
+            DeviceError: the device or model gives no valid answer, or has failed a self-test.
+        """
+
+    def self_test(self) -> None:
+        """Compares the answer to a test picture with the known one. After a failure `predict` fails too.
+
+        Raises:
+            DeviceError: the answer is wrong, or there is none.
         """
 
 
@@ -40,9 +47,16 @@ class ModelInUse:
 
     def __init__(self, model: Model) -> None:
         self.current = model  # a change takes effect at the next picture
+        self._replacing = threading.Lock()
         self.model_lock = threading.Lock()  # held while a model runs, so that a trial times each model alone
         # called for every picture: the bundle's sha256, whether it answered, and if not, why
         self.on_answer: Callable[[str, bool, str | None], None] = lambda sha256, answered, reason: None
+
+    def replace(self, new: Model, *, instead_of: Model | None = None) -> None:
+        """Sets the current model. Does nothing if `instead_of` is given and is no longer the current one."""
+        with self._replacing:
+            if instead_of is None or self.current is instead_of:
+                self.current = new
 
 
 def full_name(bundle: Bundle) -> str:

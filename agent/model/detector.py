@@ -1,15 +1,26 @@
 """One compiled model on one OpenVINO device: from a picture to its anomaly map and score."""
 
 import logging
+import re
 import time
-from typing import Any
+import zlib
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.model.compiled_cache import alone_in, is_empty, open_cache, seal_cache
+from zsad_agent.model.compiled_cache import (
+    alone_in,
+    clear_cache,
+    forget_compiled,
+    open_cache,
+    read_known,
+    seal_cache,
+    write_known,
+)
 from zsad_agent.model.precision_choice import choose_model
-from zsad_agent.system import let_go_of_mapped
+from zsad_agent.model.self_test import MIXED_TOLERANCE, TOLERANCE, answer_fault, drawn_picture
 from zsad_core.bundle import Bundle
 from zsad_core.errors import BundleError, DeviceError, ImageError
 from zsad_core.openvino_offline import import_openvino, openvino_core
@@ -21,14 +32,18 @@ logger = logging.getLogger(__name__)
 IMAGE, PROMPT, MAP, SCORE = "image", "prompt", "anomaly_map", "anomaly_score"
 RANGE_SLACK = 1e-3  # rounding in a half-precision graph may exceed [0, 1] by this; the values are clipped
 MIN_SIDE_PX = 8
+Tried: TypeAlias = tuple[Any, np.ndarray]  # an inference request, and an answer to the test picture
+Try: TypeAlias = Callable[[Any], Tried]  # of a compiled model
 _VIRTUAL_DEVICES = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})
 
 
 class Detector:
     """Holds the compiled model and one inference request. For one thread at a time."""
 
+    trial_s: float  # time of the first picture, which also creates the kernels
+
     def __init__(self, bundle: Bundle, config: InferenceConfig) -> None:
-        """Compiles the model that `choose_model` picks. Runs it once, to detect a model that cannot answer.
+        """Compiles the model that `choose_model` picks, and tests it.
 
         Raises:
             BundleError: the model does not match the manifest, or cannot be read.
@@ -44,20 +59,15 @@ class Detector:
         prompt_shape = bundle.manifest.model.prompt_shape
         self._prompt = None if prompt_shape is None else np.zeros(prompt_shape, np.float32)
         self._select_product(config.product)
+        self._prompts_crc = self._sum_prompts()
+        self._failed_test: str | None = None
+        self._tolerance = _tolerance(config)
         ov = import_openvino()
         core = openvino_core()
         model = _read_model(core, bundle)
         _refuse_absent(core, config.device)
-        compiled = _compile(ov, core, model, bundle, config)
-        self._request = compiled.create_infer_request()
-        self._request.set_tensor(IMAGE, ov.Tensor(self._image, shared_memory=True))
-        if self._prompt is not None:
-            self._request.set_tensor(PROMPT, ov.Tensor(self._prompt, shared_memory=True))
         self._device = config.device
-        started_s = time.monotonic()
-        self.predict(np.full((*self._input_hw, 3), 127, np.uint8))
-        self.trial_s = time.monotonic() - started_s  # time of the first picture, which also creates the kernels
-        let_go_of_mapped(config.cache_dir)
+        self._request, self._known = _compile(ov, core, model, bundle, config, self._try)
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         """Map and score of one picture.
@@ -71,6 +81,8 @@ class Detector:
             ImageError: a side has fewer than `MIN_SIDE_PX` pixels, too few to show a defect.
             DeviceError: the device failed, or the answer is not in [0, 1].
         """
+        if self._failed_test is not None:
+            raise DeviceError(self._failed_test)
         height, width = image_bgr.shape[:2]
         if min(height, width) < MIN_SIDE_PX:
             raise ImageError(
@@ -79,18 +91,63 @@ class Detector:
         if product is not None:
             self._select_product(product)
         resize_to_input(image_bgr, self._input_hw, out=self._image[0])
-        try:
-            self._request.infer()
-            anomaly_map = self._request.get_tensor(MAP).data[0]
-            anomaly_score = float(self._request.get_tensor(SCORE).data[0])
-        except RuntimeError as error:
-            raise DeviceError(f"device {self._device}: inference failed: {_short(error)}") from error
-        _check_range(MAP, float(anomaly_map.min()), float(anomaly_map.max()))  # NaN anywhere makes both NaN
-        _check_range(SCORE, anomaly_score, anomaly_score)
+        anomaly_map, anomaly_score = self._infer(self._request)
         return Prediction(
             anomaly_map=np.clip(anomaly_map, 0.0, 1.0),  # a copy: the request's memory is reused
             anomaly_score=min(max(anomaly_score, 0.0), 1.0),
         )
+
+    def self_test(self) -> None:
+        """As `zsad_agent.model.Predictor.self_test`."""
+        if self._failed_test is None:
+            try:
+                self._failed_test = answer_fault(self._answer(self._request), self._known, self._tolerance)
+                if self._sum_prompts() != self._prompts_crc:
+                    self._failed_test = "the prompts of the bundle have changed in memory"
+            except DeviceError as error:
+                self._failed_test = f"the model has no answer to the test picture: {error}"
+        if self._failed_test is not None:
+            raise DeviceError(self._failed_test)
+
+    def _sum_prompts(self) -> int:
+        """A checksum of the prompts of all products."""
+        bank = self._bundle.prompt_bank
+        return 0 if bank is None else zlib.crc32(b"".join(bank[product].tobytes() for product in bank.products))
+
+    def _try(self, compiled: Any) -> Tried:
+        """An inference request of a compiled model, and its answer to the test picture."""
+        ov = import_openvino()
+        request = compiled.create_infer_request()
+        request.set_tensor(IMAGE, ov.Tensor(self._image, shared_memory=True))
+        if self._prompt is not None:
+            request.set_tensor(PROMPT, ov.Tensor(self._prompt, shared_memory=True))
+        started_s = time.monotonic()
+        answer = self._answer(request)
+        self.trial_s = time.monotonic() - started_s
+        return request, answer
+
+    def _answer(self, request: Any) -> np.ndarray:
+        """float32 [map values, score]: the answer to the test picture for the first product of the bundle."""
+        product = self._product
+        self._select_product(min(self._bundle.manifest.products, default=product))
+        np.copyto(self._image[0], drawn_picture(self._input_hw))
+        try:
+            anomaly_map, anomaly_score = self._infer(request)
+        finally:
+            self._select_product(product)
+        return np.append(anomaly_map, np.float32(anomaly_score))
+
+    def _infer(self, request: Any) -> tuple[np.ndarray, float]:
+        """Map, in the request's memory, and score of the picture in the input."""
+        try:
+            request.infer()
+            anomaly_map = request.get_tensor(MAP).data[0]
+            anomaly_score = float(request.get_tensor(SCORE).data[0])
+        except RuntimeError as error:
+            raise DeviceError(f"device {self._device}: inference failed: {_short(error)}") from error
+        _check_range(MAP, float(anomaly_map.min()), float(anomaly_map.max()))  # NaN anywhere makes both NaN
+        _check_range(SCORE, anomaly_score, anomaly_score)
+        return anomaly_map, anomaly_score
 
     def _select_product(self, product: str) -> None:
         """Copies the product's prompt into the model's input. A bundle without text scores every product alike."""
@@ -99,6 +156,18 @@ class Detector:
             if self._prompt is not None and prompt is not None:
                 np.copyto(self._prompt, prompt)
             self._product = product
+
+
+def compile_anew(bundle: Bundle, config: InferenceConfig) -> Detector:
+    """A detector of which nothing comes from the cache. Arguments and errors as of `Detector`."""
+    forget_compiled(config.cache_dir, bundle.sha256)
+    return Detector(bundle, config)
+
+
+def _tolerance(config: InferenceConfig) -> float:
+    """AUTO may compute the first answers on another device than the later ones."""
+    mixed = config.precision == "auto" and config.device.partition(":")[0] in _VIRTUAL_DEVICES
+    return MIXED_TOLERANCE if mixed else TOLERANCE
 
 
 def _check_range(name: str, low: float, high: float) -> None:
@@ -176,7 +245,8 @@ def _is_present(core: Any, name: str) -> bool:
     return any(number in ("", have) or have.startswith(f"{number}.") for have in numbers)
 
 
-def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig) -> Any:
+def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig, try_it: Try) -> Tried:
+    """The compiled model's request, and the known answer."""
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if config.precision == "f32":
         options["INFERENCE_PRECISION_HINT"] = "f32"
@@ -184,37 +254,56 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
     if config.device == "CPU":
         _expand_weights(model)
-    compiled = _compile_with_cache(ov, core, model, bundle, config, options)
-    if compiled is not None:
-        return compiled
+    tried = _compile_with_cache(ov, core, model, bundle, config, options, try_it)
+    if tried is not None:
+        return tried
     try:
-        return core.compile_model(model, config.device, options)
+        compiled = core.compile_model(model, config.device, options)
     except RuntimeError as error:
         raise DeviceError(
             f"inference device {config.device!r} cannot run the model with precision {config.precision}: "
             f"{_short(error)} Present here: {', '.join(core.available_devices)}."
         ) from error
+    return try_it(compiled)
 
 
 def _compile_with_cache(
-    ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig, options: dict[str, Any]
-) -> Any | None:
-    """None (logged) if the cache or the device fails."""
+    ov: Any,
+    core: Any,
+    model: Any,
+    bundle: Bundle,
+    config: InferenceConfig,
+    options: dict[str, Any],
+    try_it: Try,
+) -> Tried | None:
+    """As `_compile`. None (logged) if the cache or the device fails, or the cached model has another answer.
+
+    The model is compiled from the bundle first, then read back: compiling leaves tens of MB of memory. It is not mapped
+    into memory. A change of a mapped file would change the answers, and a cut would end the process by SIGBUS.
+    """
     root = config.cache_dir
     with alone_in(root) as alone:
         cache = open_cache(root, bundle.sha256, ov.get_version()) if alone else None
         if cache is None:
             return None
-        options = {**options, "CACHE_DIR": str(cache)}
+        options = {**options, "CACHE_DIR": str(cache), "ENABLE_MMAP": False}
+        device = re.sub(r"[^A-Za-z0-9.]", "_", config.device)
+        variant = f"{zlib.crc32(bundle.model_xml):08x}-{device}-{config.precision}"
         try:
-            if config.device == "CPU" and is_empty(cache):  # then read it back: compiling leaves tens of MB of memory
-                core.compile_model(model, config.device, options)
-            compiled = core.compile_model(model, config.device, options)
-        except (RuntimeError, OSError) as error:  # a full disk or the device: compiling without the cache shows which
-            logger.warning("compiling with the cache %s failed, compiling without it: %s", cache, _short(error))
-            return None
-        seal_cache(cache)
-        return compiled
+            known = read_known(cache, variant)
+            if known is None:
+                known = try_it(core.compile_model(model, config.device, options))[1]
+                write_known(cache, variant, known)
+            request, answer = try_it(core.compile_model(model, config.device, options))
+            fault = answer_fault(answer, known, _tolerance(config))
+            if fault is None:
+                seal_cache(cache)
+                return request, known
+        except (RuntimeError, OSError, DeviceError) as error:  # a full disk, the device: compiling anew shows which
+            fault = _short(error)
+        logger.warning("compiling with the cache %s failed, compiling without it: %s", cache, fault)
+        clear_cache(cache)
+        return None
 
 
 def _expand_weights(model: Any) -> None:

@@ -19,9 +19,10 @@ from zsad_agent.system import Service
 logger = logging.getLogger(__name__)
 
 OFF = "off"
-MAX_CONNECTIONS = 8
+MAX_CONNECTIONS = 32  # at once; one more closes the oldest whose request is not complete
 MAX_HEAD_BYTES = 8192  # request line and all headers
-CONNECTION_S = 5.0  # from the first byte to the last; a normal scrape is faster
+HEAD_S = 2.0  # from the connection to a complete request; a normal client needs milliseconds
+ANSWER_S = 5.0  # from a complete request to the end of its answer
 POLL_S = 0.25  # interval of checks for a stop and for expired connections
 
 # Only names that no other site can point to this machine (DNS rebinding). The port may be that of a tunnel.
@@ -44,7 +45,7 @@ class HealthServer(Service):
         metrics: Callable[[], bytes],
         stuck: Callable[[], str | None],
         missing: Callable[[], list[str]],
-        connection_s: float = CONNECTION_S,
+        head_s: float = HEAD_S,
     ) -> None:
         """Opens nothing yet.
 
@@ -53,10 +54,10 @@ class HealthServer(Service):
             metrics: the body of /metrics.
             stuck: why inference or publishing hangs, for /healthz; None if they work.
             missing: every reason why the agent does not work at present, for /readyz.
-            connection_s: a connection that is open for longer is closed.
+            head_s: a connection without a complete request after this time is closed.
         """
         self._listen = listen
-        self._connection_s = connection_s
+        self._head_s = head_s
         self._answers: dict[str, Callable[[], _Answer]] = {
             "/metrics": lambda: _Answer(HTTPStatus.OK, CONTENT_TYPE, metrics()),
             "/healthz": lambda: _verdict([reason] if (reason := stuck()) is not None else []),
@@ -70,7 +71,7 @@ class HealthServer(Service):
             return
         host, _, port = self._listen.rpartition(":")
         try:
-            self._server = _Server((host, int(port)), self._answers, self._connection_s)
+            self._server = _Server((host, int(port)), self._answers, self._head_s)
         except OSError as error:
             logger.warning("no metrics at %s: %s. The agent runs without them.", self._listen, error.strerror)
             return
@@ -109,39 +110,56 @@ class _Server(ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 16
+    request_queue_size = 128
 
-    def __init__(
-        self, address: tuple[str, int], answers: dict[str, Callable[[], _Answer]], connection_s: float
-    ) -> None:
+    def __init__(self, address: tuple[str, int], answers: dict[str, Callable[[], _Answer]], head_s: float) -> None:
         self.answers = answers
-        self._connection_s = connection_s
+        self._head_s = head_s
         self._lock = threading.Lock()
-        self._ends_s: dict[socket.socket, float] = {}  # connections, and when they expire
+        self._ends_s: dict[socket.socket, float] = {}  # connections, the oldest first, and when they expire
+        self._asking: dict[socket.socket, None] = {}  # those without a complete request, the oldest first
         super().__init__(address, _Handler)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether one more connection is allowed; if not, it is closed without an answer."""
+        """Whether one more connection is allowed; if not, it is closed without an answer.
+
+        All clients are on this machine, so slow ones cannot be told by their address. The one that has waited longest
+        for its own request makes room.
+        """
         with self._lock:
-            if len(self._ends_s) >= MAX_CONNECTIONS:
+            if len(self._ends_s) >= 2 * MAX_CONNECTIONS:  # the threads of closed ones have not ended yet
                 return False
-            self._ends_s[request] = time.monotonic() + self._connection_s
+            if len(self._ends_s) >= MAX_CONNECTIONS and self._asking:
+                self._close(next(iter(self._asking)))
+            self._ends_s[request] = time.monotonic() + self._head_s
+            self._asking[request] = None
             return True
+
+    def note_complete(self, request: socket.socket) -> None:
+        """The request is complete: from now on its connection is not closed for a newer one."""
+        with self._lock:
+            if self._asking.pop(request, request) is None:
+                self._ends_s[request] = time.monotonic() + ANSWER_S
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
             self._ends_s.pop(request, None)
+            self._asking.pop(request, None)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
         """Closes expired connections. A socket timeout is not enough, because it starts again with each byte."""
         with self._lock:
-            late = [request for request, end_s in self._ends_s.items() if time.monotonic() > end_s]
-        for request in late:
-            try:
-                request.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
-            except OSError:
-                logger.debug("an expired connection had ended already")
+            for request in [request for request, end_s in self._ends_s.items() if time.monotonic() > end_s]:
+                self._close(request)
+
+    def _close(self, request: socket.socket) -> None:
+        """Wakes its thread, which ends and closes it."""
+        self._asking.pop(request, None)
+        try:
+            request.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            logger.debug("a connection had ended already")
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Usually a client that disconnected. Not written to stderr."""
@@ -152,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
     """One request of one connection."""
 
     server: _Server
-    timeout = CONNECTION_S
+    timeout = ANSWER_S
     server_version, sys_version = "zsad-agent", ""
     default_request_version = request_version = "HTTP/1.0"  # an invalid request also gets a status line
     command = requestline = ""
@@ -168,6 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
             if not received:
                 return
             head += received
+        self.server.note_complete(self.connection)
         self.rfile = io.BytesIO(head)
         self.handle_one_request()
 

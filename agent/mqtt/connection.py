@@ -15,7 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -27,17 +27,25 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from zsad_agent.config import MqttConfig
-from zsad_agent.mqtt.broker_health import BrokerState
+from zsad_agent.mqtt.broker_health import BrokerState, explained
 from zsad_agent.mqtt.credentials import make_context, meaning, read_password
 
 logger = logging.getLogger(__name__)
 
+UNANSWERED = "the broker closed the connection instead of an answer. Its log may say why"
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 CONNECT_TIMEOUT_S = 5.0
 MISC_EVERY_S = 1.0  # interval of the keepalive check
 MAX_INCOMING_BYTES = 131_072  # per packet; an MQTT 5 broker sends no larger one
+CHUNK_BYTES = 65_536  # read at once
 OVERHEAD_BYTES = 16  # of a PUBLISH without topic and payload, at most
-UNKNOWN_VERSION = "Unsupported protocol version"
+UNKNOWN_VERSION = "Unsupported protocol version"  # names of MQTT's reason codes, as those below
+TAKEN_OVER, TOO_LARGE, NO_QOS_1, NO_RETAIN = (
+    "Session taken over",
+    "Packet too large",
+    "QoS not supported",
+    "Retain not supported",
+)
 
 
 class LinkDownError(Exception):
@@ -69,6 +77,28 @@ class LinkVersionError(LinkRefusedError):
     """The broker does not support this version of MQTT."""
 
 
+class LinkTakenOverError(LinkDownError):
+    """Another client with the same client id has connected, so the broker has ended this connection (MQTT 5)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Will:
+    """What the broker publishes when the connection ends without DISCONNECT."""
+
+    topic: str
+    payload: str
+    qos: int = 1
+    retain: bool = True
+
+
+class LinkWillError(LinkRefusedError):
+    """The broker refuses the will; it may accept the smaller one."""
+
+    def __init__(self, reason: str, smaller: Will) -> None:
+        super().__init__(reason)
+        self.smaller = smaller
+
+
 class LinkUntrustedError(LinkDownError):
     """TLS failed: this side does not trust the broker, or the broker does not trust this side."""
 
@@ -98,24 +128,44 @@ def broker_address(config: MqttConfig) -> tuple[str, int]:
     return parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
 
 
+class _Client(mqtt.Client):
+    """A client that keeps only the first `MAX_INCOMING_BYTES` of a packet and discards the rest as it arrives.
+
+    A packet may have 256 MB, and paho reads all of it into memory, several times. MQTT 3.1.1 has no way to forbid it,
+    and ending the connection would not help: a retained message comes again over each connection.
+    """
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        del self._in_packet["packet"][MAX_INCOMING_BYTES:]
+        return super()._sock_recv(min(bufsize, CHUNK_BYTES))
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        try:
+            return super()._sock_send(buf)
+        except (BrokenPipeError, ConnectionResetError) as error:  # reading finds the end, after the last answers
+            raise BlockingIOError from error
+
+
 class BrokerConnection:
     """A connection to the broker. Used by one thread.
 
     Attributes:
         accepted: whether the broker has accepted the connection (CONNACK).
+        max_qos: 0 if the broker accepts no QoS 1; `publish` then uses QoS 0.
+        retains: whether the broker retains messages; if not, `publish` does not ask for it.
+        has_wildcards: whether the broker accepts subscriptions with wildcards.
+        assigned_id: the client id, if the broker has chosen it.
         max_packet_bytes: the largest packet that the broker accepts, if it stated one (MQTT 5).
         receive_maximum: the most QoS 1 messages that may wait for the broker's answer; with one more it disconnects.
     """
 
-    def __init__(
-        self, config: MqttConfig, *, client_id: str, will: tuple[str, str], protocol: MQTTProtocolVersion
-    ) -> None:
+    def __init__(self, config: MqttConfig, *, client_id: str, will: Will, protocol: MQTTProtocolVersion) -> None:
         """Reads the files of the password and the certificates.
 
         Args:
             config: names a broker with a URL.
             client_id: of MQTT.
-            will: topic and payload that the broker publishes, retained, when the connection ends without DISCONNECT.
+            will: see `Will`.
             protocol: MQTT 5 or 3.1.1.
 
         Raises:
@@ -123,15 +173,18 @@ class BrokerConnection:
         """
         self._host, self._port = broker_address(config)
         self._keepalive_s = config.keepalive_s
+        self._will = will
         self._is_mqtt5 = protocol == MQTTProtocolVersion.MQTTv5
         tls = make_context(config.tls) if config.broker.startswith("mqtts:") else None
         self._tls = tls is not None
         self.accepted = False
         self.max_packet_bytes: int | None = None
         self.receive_maximum = 65_535  # default of MQTT 5
+        self.max_qos, self.retains, self.has_wildcards = 1, True, True
+        self.assigned_id: str | None = None
         self._end: LinkDownError | None = None
         self._events = Events()
-        client = mqtt.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             protocol=protocol,
@@ -141,7 +194,7 @@ class BrokerConnection:
         client.suppress_exceptions = True
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(0)  # the caller limits the window
-        client.will_set(*will, qos=1, retain=True)
+        client.will_set(will.topic, will.payload, qos=will.qos, retain=will.retain)
         if config.username is not None:
             client.username_pw_set(config.username, read_password(config))
         if tls is not None:
@@ -185,17 +238,28 @@ class BrokerConnection:
             raise LinkDownError(reason) from error
 
     def publish(self, topic: str, payload: str | bytes, *, qos: int, retain: bool = False) -> int:
-        """Queues a message and returns its message id; the answer to a QoS 1 message has the same id."""
-        return self._client.publish(topic, payload, qos=qos, retain=retain).mid
+        """Queues a message and returns its message id; the answer to a QoS 1 message has the same id.
 
-    def subscribe(self, topic: str) -> int:
-        """Subscribes to a topic, QoS 1, without its retained message. Returns the message id of the answer."""
+        Without QoS 1 at the broker a message counts as answered when the network has it.
+        """
+        retain = retain and self.retains
+        return self._client.publish(topic, payload, qos=min(qos, self.max_qos), retain=retain).mid
+
+    def subscribe(self, topic: str, *, retained: bool = False) -> int:
+        """Subscribes to a topic, QoS 1. Returns the message id of the answer.
+
+        `retained`: also asks for retained messages, which MQTT 3.1.1 always sends.
+        """
         if self._is_mqtt5:
-            options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+            handling = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE if retained else SubscribeOptions.RETAIN_DO_NOT_SEND
+            options = SubscribeOptions(qos=1, retainHandling=handling)
             _, mid = self._client.subscribe(topic, options=options)
         else:
             _, mid = self._client.subscribe(topic, qos=1)
         return mid or 0  # None: the connection has just ended
+
+    def unsubscribe(self, topics: list[str]) -> None:
+        self._client.unsubscribe(topics)
 
     def poll(self, wake: socket.socket, timeout_s: float) -> Events:
         """Sends and receives; returns at the first event, at a byte on `wake`, or after `timeout_s`."""
@@ -205,7 +269,8 @@ class BrokerConnection:
             poller = select.poll()
             poller.register(sock, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
             poller.register(wake, select.POLLIN)
-            events = dict(poller.poll(0 if decrypted else min(timeout_s, MISC_EVERY_S) * 1000))
+            at_once = decrypted or bool(self._events.answers)
+            events = dict(poller.poll(0 if at_once else min(timeout_s, MISC_EVERY_S, self._keepalive_s / 4) * 1000))
             if wake.fileno() in events:
                 with contextlib.suppress(BlockingIOError):
                     wake.recv(4096)
@@ -231,26 +296,45 @@ class BrokerConnection:
             sock.close()
 
     def _on_connect(self, _c: object, _u: object, _f: object, code: ReasonCode, properties: Properties | None) -> None:
+        reason = explained(code, properties)
+        smaller_wills = {NO_QOS_1: replace(self._will, qos=0), NO_RETAIN: replace(self._will, retain=False)}
+        smaller_will = smaller_wills.get(str(code), self._will)
         if code == 0:
             self.accepted = True
             self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
             self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
+            self.max_qos = min(1, getattr(properties, "MaximumQoS", 1))
+            self.retains = bool(getattr(properties, "RetainAvailable", True))
+            self.has_wildcards = bool(getattr(properties, "WildcardSubscriptionAvailable", True))
+            self.assigned_id = getattr(properties, "AssignedClientIdentifier", None)
+            self._keepalive_s = self._client.keepalive or self._keepalive_s  # paho has taken the broker's
         elif code == UNKNOWN_VERSION:
-            self._end = LinkVersionError(str(code))
+            self._end = LinkVersionError(reason)
+        elif smaller_will != self._will:
+            self._end = LinkWillError(reason, smaller_will)
         else:
-            self._end = LinkRefusedError(str(code))
+            self._end = LinkRefusedError(reason)
 
-    def _on_disconnect(self, _c: object, _u: object, flags: mqtt.DisconnectFlags, code: ReasonCode, _p: object) -> None:
-        self.accepted = False
+    def _on_disconnect(
+        self, _c: object, _u: object, flags: mqtt.DisconnectFlags, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        was_accepted, self.accepted = self.accepted, False
         if self._end is not None:
             return
         if flags.is_disconnect_packet_from_server:
-            too_large = code == "Packet too large"
-            self._end = LinkCutError(f"the broker ended the connection: {code}", too_large=too_large)
+            reason = f"the broker ended the connection: {explained(code, properties)}"
+            taken_over = code == TAKEN_OVER
+            too_large = code == TOO_LARGE
+            self._end = LinkTakenOverError(reason) if taken_over else LinkCutError(reason, too_large=too_large)
         elif code == "Keep alive timeout":
             self._end = LinkDownError(f"no answer for {self._keepalive_s} s")
+        elif code == "Protocol error":
+            version = "5" if self._is_mqtt5 else "3.1.1"
+            self._end = LinkCutError(
+                f"the answer is not MQTT {version}. Check the port in mqtt.broker, and mqtt.protocol"
+            )
         else:
-            self._end = LinkCutError("the connection was closed")
+            self._end = LinkCutError("the connection was closed" if was_accepted else UNANSWERED)
 
     def _on_publish(self, _c: object, _u: object, mid: int, code: ReasonCode, _p: object) -> None:
         self._events.answers[mid] = str(code) if code.is_failure else None

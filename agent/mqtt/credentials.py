@@ -1,5 +1,7 @@
 """The broker's password, from a file or a systemd credential (never logged), and the certificates of TLS."""
 
+import codecs
+import io
 import logging
 import os
 import ssl
@@ -12,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 OTHERS = 0o007  # permission bits of users that are neither the owner nor of the group
 MAX_BYTES = 65_535  # longest password in MQTT
+NOT_UTF_8 = "not UTF-8. Save it as UTF-8"
 
 
 def password_key(config: MqttConfig) -> str:
@@ -33,13 +36,15 @@ def read_password(config: MqttConfig) -> str | None:
     where = f"mqtt.{password_key(config)}: {path}"
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 2)
-        line = content.decode("utf-8").splitlines()[:1]
+            content = file.read(len(codecs.BOM_UTF8) + MAX_BYTES + 2)
+        # Windows editors write a byte order mark and end lines with CR LF
+        password = io.StringIO(content.decode("utf-8-sig"), newline=None).readline().rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else NOT_UTF_8
         # `from None`: a decoding error contains the password's bytes
         raise ConfigError(f"{where}: cannot be read: {reason}") from None
-    password = line[0] if line else ""
+    if "\0" in password:
+        raise ConfigError(f"{where}: cannot be read: {NOT_UTF_8}")
     if not 0 < len(password.encode()) <= MAX_BYTES:
         raise ConfigError(f"{where}: no password on the first line (1 to {MAX_BYTES} bytes)")
     return password

@@ -62,7 +62,10 @@ class LivePictures:
 
 
 class RetainedStatuses:
-    """The latest payload of each topic, to be sent when it changes and again on every connection."""
+    """The latest payload of each topic, to be sent when it changes and again on every connection.
+
+    An empty payload removes the topic at the broker and is sent once.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -74,10 +77,14 @@ class RetainedStatuses:
             self._latest[topic] = payload
             self._due[topic] = None
 
+    def has(self, topic: str) -> bool:
+        return topic in self._latest
+
     def again(self, topic: str) -> None:
         """Sends the topic's latest payload again, because the broker refused it."""
         with self._lock:
-            self._due[topic] = None
+            if topic in self._latest:
+                self._due[topic] = None
 
     def all_due(self) -> None:
         """Sends all payloads again, because a new broker may not have them."""
@@ -90,4 +97,8 @@ class RetainedStatuses:
             topics = list(self._due)[: max(0, limit)]
             for topic in topics:
                 del self._due[topic]
-            return [(topic, self._latest[topic]) for topic in topics]
+            taken = [(topic, self._latest[topic]) for topic in topics]
+            for topic, payload in taken:
+                if not payload:
+                    del self._latest[topic]
+            return taken

@@ -5,24 +5,28 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 from zsad_agent.config import EMBEDDED_BROKER, MqttConfig
-from zsad_agent.messages import OFFLINE, ONLINE, BrokerStats, Result, SpoolStats, Topics, encode
+from zsad_agent.messages import OFFLINE, ONLINE, BrokerStats, Published, Result, SpoolStats, Topics, encode
 from zsad_agent.mqtt.broker_health import BrokerHealth, BrokerState
 from zsad_agent.mqtt.connection import (
     BrokerConnection,
     LinkCutError,
     LinkDownError,
     LinkSilentError,
+    LinkTakenOverError,
     LinkVersionError,
+    LinkWillError,
     ProtocolChoice,
+    Will,
     broker_address,
 )
 from zsad_agent.mqtt.credentials import make_context, read_password, warn_of_open_file
-from zsad_agent.mqtt.session import GOODBYE_S, SendState, Session
-from zsad_agent.mqtt.subscriptions import Handler
+from zsad_agent.mqtt.live_messages import RetainedStatuses
+from zsad_agent.mqtt.session import GOODBYE_S, AckPatience, SendState, Session
+from zsad_agent.mqtt.subscriptions import Handler, OwnTopics
 from zsad_agent.spool import Accepted, Cause, Outbox, Spool
 from zsad_agent.system import Backoff, Service
 from zsad_core.errors import ConfigError
@@ -30,9 +34,8 @@ from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
 
-ACK_TIMEOUT_S = 30.0  # after so long without an acknowledgement the agent reconnects
-ANSWER_S = 10.0  # longest wait for CONNACK
-ANSWER_TO_NEWER_S = 5.0  # longest wait with MQTT 5 if 3.1.1 is tried next: amqtt never answers MQTT 5
+ACK_TIMEOUT_S = 30.0  # after so long without an acknowledgement the agent reconnects, and then waits longer
+ANSWER_S = 10.0  # wait for CONNACK, half of it with MQTT 5 if 3.1.1 is tried next: amqtt never answers MQTT 5
 FIRST_ATTEMPT_S = 2.0  # longest wait for the first connection, so that the first results find one
 WAIT_S = 0.1  # between two checks for a stop
 KEPT_VERDICTS: dict[str, frozenset[Verdict]] = {  # spool.pictures -> verdicts whose pictures are kept as evidence
@@ -40,7 +43,6 @@ KEPT_VERDICTS: dict[str, frozenset[Verdict]] = {  # spool.pictures -> verdicts w
     "rejects": frozenset({Verdict.ANOMALOUS, Verdict.UNKNOWN}),
     "all": frozenset(Verdict),
 }
-STEADY_AFTER_S = 10.0  # a useful connection that lasted so long resets the back-off
 
 
 class Publisher(Service):
@@ -59,7 +61,7 @@ class Publisher(Service):
     with one log line per change. The agent retries for ever, with back-off. Password and certificates are read again
     for each connection.
 
-    The client id depends only on the device id: a broker that still has the connection of a killed agent then publishes
+    The client id depends only on the config: a broker that still has the connection of a killed agent then publishes
     its will before it accepts the new connection, so `offline` does not come after `online`.
     """
 
@@ -77,6 +79,7 @@ class Publisher(Service):
         reconnect_min_s: float = 1.0,
         reconnect_max_s: float = 30.0,
         ack_timeout_s: float = ACK_TIMEOUT_S,
+        answer_timeout_s: float = ANSWER_S,
     ) -> None:
         """Reads the password and the certificates once, to report errors early.
 
@@ -93,9 +96,9 @@ class Publisher(Service):
             make_context(config.tls)
         self._protocols = ProtocolChoice(config.protocol)
         self._topics = Topics(config.topic_prefix, device_id)
-        self._client_id = f"zsad-agent-{device_id}"
+        self._client_id = config.client_id or f"zsad-agent-{device_id}"
         self._backoff = Backoff(reconnect_min_s, reconnect_max_s)
-        self._ack_timeout_s = ack_timeout_s
+        self._answer_patience = AckPatience(answer_timeout_s)
         self._spool = spool
         self._outbox = Outbox(spool)
         self._keeps_pictures_of = KEPT_VERDICTS[pictures]
@@ -105,8 +108,18 @@ class Publisher(Service):
         wake_read, self._wake_write = socket.socketpair()
         wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        self._state = SendState(outbox=self._outbox, health=self._health, wake=wake_read, on_settled=self._note_settled)
-        self._state.statuses.set(self._topics.available, ONLINE.encode())  # the first message of each connection
+        statuses = RetainedStatuses()
+        self._own = OwnTopics(self._topics, self._client_id, statuses, self._health)
+        self._state = SendState(
+            outbox=self._outbox,
+            health=self._health,
+            wake=wake_read,
+            on_settled=self._note_settled,
+            statuses=statuses,
+            own=self._own,
+            patience=AckPatience(ack_timeout_s),
+        )
+        statuses.set(self._topics.available, ONLINE.encode())  # the first message of each connection
         self._thread = threading.Thread(target=self._run, name="zsad-publisher", daemon=True)
 
     def stop(self, deadline_s: float) -> None:
@@ -130,6 +143,11 @@ class Publisher(Service):
     @property
     def connected(self) -> bool:
         return self.state is BrokerState.CONNECTED
+
+    @property
+    def published(self) -> Published:
+        """Where this agent publishes. Its instance is random and tells agents with the same device id apart."""
+        return Published(base=self._topics.base, instance=self._own.instance)
 
     @property
     def fault(self) -> str | None:
@@ -198,6 +216,15 @@ class Publisher(Service):
         self._state.statuses.set(self._topics.below(topic_suffix), payload)
         self._wake()
 
+    def clear_all_but(self, topic_suffixes: Collection[str], former: Published | None = None) -> None:
+        """Removes the retained statuses and states of this device at the broker that are not in `topic_suffixes`.
+
+        They are of cameras and commands of an earlier config. Other devices' topics are left alone, also at `former`,
+        where this agent published under another id or prefix.
+        """
+        self._own.clear_all_but(topic_suffixes, former)
+        self._wake()
+
     def send_picture(self, topic_suffix: str, jpeg: bytes) -> bool:
         """Publishes a picture without a result, QoS 0, over the present connection; False without a connection."""
         taken = self._state.snapshots.offer(0, self._topics.below(topic_suffix), jpeg)
@@ -243,10 +270,13 @@ class Publisher(Service):
     def _run(self) -> None:
         """The sending thread: one connection after the other until the stop."""
         while not self._state.stopping.is_set():
-            started_s, acknowledged = time.monotonic(), self._state.tally.acknowledged
+            useful, rival = self._state.tally.useful, False
             try:
                 self._serve_one_connection()
             except LinkDownError as error:
+                if isinstance(error, LinkTakenOverError):
+                    self._own.taken_over()
+                rival = self._own.rival and isinstance(error, LinkTakenOverError | LinkCutError)
                 self._health.note(error.state, str(error))
             except ConfigError as error:  # password or certificates were changed
                 self._health.note(BrokerState.UNREACHABLE, str(error))
@@ -258,34 +288,40 @@ class Publisher(Service):
             self._outbox.rewind()
             self._outbox.delete_acknowledged(everything=True)
             self._first_attempt_over.set()
-            if self._state.tally.acknowledged > acknowledged and time.monotonic() - started_s > STEADY_AFTER_S:
+            if self._state.tally.useful > useful:
                 self._backoff.reset()
-            self._pause(self._backoff.next_s())
+            self._pause(self._own.pause_s() if rival else self._backoff.next_s())
         self._health.note(BrokerState.STOPPED)
 
     def _serve_one_connection(self) -> None:
-        """Connects, a second time with MQTT 3.1.1 if the broker does not know 5, and sends until the end."""
-        protocols = self._protocols.to_try()
-        for protocol in protocols:
-            link = BrokerConnection(
-                self._config, client_id=self._client_id, will=(self._topics.available, OFFLINE), protocol=protocol
-            )
-            session = Session(
-                link, self._state, self._topics, window=self._config.in_flight, ack_timeout_s=self._ack_timeout_s
-            )
+        """Connects and sends until the end.
+
+        Connects once more with MQTT 3.1.1 if the broker does not know 5, or with a smaller will if it refuses the will.
+        """
+        protocols, will = list(self._protocols.to_try()), Will(topic=self._topics.available, payload=OFFLINE)
+        while True:
+            link = BrokerConnection(self._config, client_id=self._client_id, will=will, protocol=protocols[0])
+            session = Session(link, self._state, self._topics, window=self._config.in_flight)
+            started_s, limit_s = time.monotonic(), self._answer_patience.limit_s
             with contextlib.closing(link):
                 try:
-                    session.open(ANSWER_S if protocol is protocols[-1] else ANSWER_TO_NEWER_S)
-                except (LinkVersionError, LinkCutError, LinkSilentError):  # the reactions of brokers without MQTT 5
-                    if protocol is protocols[-1]:
+                    session.open(limit_s if len(protocols) == 1 else limit_s / 2)
+                except LinkWillError as error:
+                    will = error.smaller
+                except (LinkVersionError, LinkCutError, LinkSilentError) as error:  # as brokers without MQTT 5 react
+                    if isinstance(error, LinkSilentError):
+                        self._answer_patience.was_exceeded()
+                    if len(protocols) == 1:
                         self._protocols.failed()
                         raise
-                    continue
-                self._protocols.worked(protocol)
-                self._health.note(BrokerState.CONNECTED)
-                self._first_attempt_over.set()
-                session.serve()
-                return
+                    del protocols[0]
+                else:
+                    self._answer_patience.answered_after(time.monotonic() - started_s)
+                    self._protocols.worked(protocols[0])
+                    self._health.note(BrokerState.CONNECTED)
+                    self._first_attempt_over.set()
+                    session.serve()
+                    return
 
     def _pause(self, delay_s: float) -> None:
         end_s = time.monotonic() + delay_s

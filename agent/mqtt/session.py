@@ -19,10 +19,10 @@ from zsad_agent.mqtt.connection import (
     LinkSilentError,
 )
 from zsad_agent.mqtt.live_messages import LivePictures, RetainedStatuses
-from zsad_agent.mqtt.size_limits import SizeLimits
-from zsad_agent.mqtt.subscriptions import Subscriptions
+from zsad_agent.mqtt.size_limits import SUSPECT_BYTES, SizeLimits
+from zsad_agent.mqtt.subscriptions import OwnTopics, Subscriptions
 from zsad_agent.spool import Outbox
-from zsad_agent.system import Backoff
+from zsad_agent.system import Backoff, printable
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ IDLE_S = 1.0  # longest sleep without an event
 UNTIDY_S = 0.1  # longest sleep while acknowledged results are still in the spool
 HOLD_MIN_S, HOLD_MAX_S = 1.0, 30.0  # back-off before something that the broker refused is tried again
 RESULTS, EVIDENCE = "results", "evidence pictures"  # can be refused, as statuses and subscriptions
+STEADY_AFTER_S = 10.0  # an acknowledgement over a connection that lasted so long shows that the connection is useful
+MOST_PATIENCE = 8  # times the first limit
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,6 +42,26 @@ class SendCounts:
     acknowledged: int = 0  # results that the broker has
     replayed: int = 0  # results sent as `replayed`
     connections: int = 0
+    useful: int = 0  # acknowledgements that show progress
+
+
+class AckPatience:
+    """How long CONNECT, or the oldest message in flight, may wait for its answer.
+
+    The limit doubles after each connection that ended for that reason: a slow network or broker may need longer, and
+    without a longer limit no message would ever be acknowledged.
+    """
+
+    def __init__(self, first_s: float) -> None:
+        self._first_s = first_s
+        self.limit_s = first_s
+
+    def was_exceeded(self) -> None:
+        self.limit_s = min(2 * self.limit_s, MOST_PATIENCE * self._first_s)
+
+    def answered_after(self, delay_s: float) -> None:
+        if delay_s < self._first_s / 2:
+            self.limit_s = self._first_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,11 +72,13 @@ class SendState:
     health: BrokerHealth
     wake: socket.socket  # a byte arrives when there is something to send, or at a stop
     on_settled: Callable[[], None]  # called when a result is acknowledged or given up
+    statuses: RetainedStatuses
+    own: OwnTopics
+    patience: AckPatience
     pictures: LivePictures = field(default_factory=LivePictures)  # each belongs to a result
     snapshots: LivePictures = field(default_factory=LivePictures)  # pictures without a result
     incoming: Subscriptions = field(default_factory=Subscriptions)
     sizes: SizeLimits = field(default_factory=SizeLimits)
-    statuses: RetainedStatuses = field(default_factory=RetainedStatuses)
     tally: SendCounts = field(default_factory=SendCounts)
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -110,15 +134,15 @@ class Session:
     The number of QoS 1 messages in flight, of all kinds together, never exceeds the broker's Receive Maximum.
     """
 
-    def __init__(
-        self, link: BrokerConnection, state: SendState, topics: Topics, *, window: int, ack_timeout_s: float
-    ) -> None:
+    def __init__(self, link: BrokerConnection, state: SendState, topics: Topics, *, window: int) -> None:
         self._link = link
         self._state = state
         self._topics = topics
         self._window = window
-        self._ack_timeout_s = ack_timeout_s
-        self._in_flight: dict[int, _Sent] = {}  # by message id
+        self._opened_s = time.monotonic()
+        self._in_flight: dict[int, _Sent] = {}  # by message id, the oldest first
+        self._oldest: _Sent | None = None  # in flight
+        self._oldest_since_s = 0.0
         self._asked: dict[int, str] = {}  # message id of a subscription -> its topic
         self._answered = False  # the broker has accepted a message over this connection
         self._holds: dict[str, _Hold] = {}  # by what the broker refuses, until it accepts it
@@ -145,6 +169,9 @@ class Session:
                 raise LinkSilentError(f"no answer within {answer_timeout_s:.0f} s. Is an MQTT broker there?")
             self._poll(0.2)
         self._state.sizes.connected(self._link.max_packet_bytes)
+        self._say_what_is_missing()
+        self._state.own.connected(has_wildcards=self._link.has_wildcards)
+        self._subscribe_to_own()  # before our own statuses replace what is there
         self._state.statuses.all_due()
         self._send_statuses()
         self._state.incoming.all_due()
@@ -163,15 +190,29 @@ class Session:
         try:
             while not self._state.stopping.is_set():
                 self._try_again()
+                self._state.own.tend()
                 self._subscribe()
                 self._send()
                 self._poll(UNTIDY_S if outbox.untidy else IDLE_S)
                 self._leave_if_silent()
                 outbox.delete_acknowledged()
         except LinkCutError as error:
-            self._learn_from(error)
+            if not self._state.own.rival:  # else the other agent may be the reason
+                self._learn_from(error)
             raise
         self._say_goodbye()
+
+    def _say_what_is_missing(self) -> None:
+        health, link = self._state.health, self._link
+        lost = "refuses QoS 1: a result that is on its way when the connection ends is lost. Allow QoS 1 at the broker"
+        health.complain("QoS 1", None if link.max_qos else f"{lost} (mosquitto: max_qos)")
+        if not link.retains:
+            health.remark(
+                "retains no messages: who subscribes later does not see statuses, nor whether the agent is online, "
+                "before they change. Allow retained messages at the broker (mosquitto: retain_available)"
+            )
+        if link.assigned_id is not None:
+            health.remark(f"knows this agent by the client id {printable(link.assigned_id)}, which it has chosen")
 
     def _free(self) -> int:
         """How many more QoS 1 messages may be in flight; one place is reserved for the goodbye."""
@@ -236,7 +277,10 @@ class Session:
         """Returns the message id; None if the message exceeds the broker's stated limit."""
         size = packet_bytes(topic, payload)
         if self._state.sizes.too_large(size):
-            if entry_id is not None:
+            if entry_id is not None and size < SUSPECT_BYTES:  # else all results would be given up
+                limit = self._link.max_packet_bytes
+                self._hold_results(f"it accepts {limit} bytes in a packet, too few. Raise its limit (max_packet_size)")
+            elif entry_id is not None:
                 self._give_up(entry_id, topic, payload)
             else:
                 self._state.health.complain(topic, f"refuses {topic}: {size} bytes exceed its limit")
@@ -246,7 +290,14 @@ class Session:
         self._in_flight[mid] = _Sent(entry_id, time.monotonic(), number, topic, payload)
         return mid
 
+    def _subscribe_to_own(self) -> None:
+        for topic in self._state.own.take_due():
+            self._asked[self._link.subscribe(topic, retained=True)] = topic
+
     def _subscribe(self) -> None:
+        self._subscribe_to_own()
+        if over := self._state.own.take_over():
+            self._link.unsubscribe(over)
         for topic in self._state.incoming.take_due():
             self._asked[self._link.subscribe(topic)] = topic
 
@@ -255,10 +306,11 @@ class Session:
         for mid, refusal in events.answers.items():
             if (sent := self._in_flight.pop(mid, None)) is not None:
                 self._note_answer(mid, sent, refusal)
-            elif (topic := self._asked.pop(mid, None)) is not None:
+            elif (topic := self._asked.pop(mid, None)) is not None and not self._state.own.answered(topic, refusal):
                 again = partial(self._state.incoming.again, topic)
                 self._note_refusal(f"the subscription to {topic}", refusal, again)
         for arrival in events.arrived:
+            self._state.own.note(arrival)
             self._state.incoming.hand_over(arrival)
         if events.answers:
             self._state.on_settled()
@@ -266,15 +318,21 @@ class Session:
             raise events.end
 
     def _note_answer(self, mid: int, sent: _Sent, refusal: str | None) -> None:
-        outbox = self._state.outbox
+        outbox, now_s = self._state.outbox, time.monotonic()
         self._answered = True
-        self._state.sizes.passed(sent.number, sent.size, is_result=sent.entry_id is not None)
+        if sent.entry_id is not None:
+            self._state.patience.answered_after(now_s - sent.at_s)
         picture_id = self._evidence.pop(mid, None)
+        is_status = picture_id is None and sent.entry_id is None
+        self._state.tally.useful += refusal is None and (not is_status or now_s - self._opened_s > STEADY_AFTER_S)
+        self._state.sizes.passed(sent.number, sent.size, is_result=sent.entry_id is not None)
         if picture_id is not None:
             self._note_refusal(EVIDENCE, refusal)
             settle = outbox.acknowledge_picture if refusal is None else outbox.return_picture
             settle(picture_id)
         elif sent.entry_id is None:
+            if refusal is None:
+                self._state.own.stored(sent.topic)
             self._note_refusal(sent.topic, refusal, partial(self._state.statuses.again, sent.topic))
         elif refusal is None:
             outbox.acknowledge(sent.entry_id)
@@ -282,7 +340,11 @@ class Session:
             if not self._results_held:
                 self._probing = False
                 self._note_refusal(RESULTS, None)
-        elif not self._results_held:  # else it was in flight together with the first refused one
+        else:
+            self._hold_results(refusal)
+
+    def _hold_results(self, refusal: str) -> None:
+        if not self._results_held:  # else it was in flight together with the first refused one
             self._results_held = True
             self._note_refusal(RESULTS, refusal)
 
@@ -323,9 +385,18 @@ class Session:
         logger.error(said, json.loads(payload)["id"], packet_bytes(topic, payload))
 
     def _leave_if_silent(self) -> None:
-        oldest_s = next((sent.at_s for sent in self._in_flight.values()), None)
-        if oldest_s is not None and time.monotonic() - oldest_s > self._ack_timeout_s:
-            raise LinkDownError(f"connected, but nothing was acknowledged for {self._ack_timeout_s:g} s")
+        """Ends the connection if the oldest message waits too long; brokers acknowledge in the order of the messages.
+
+        Raises:
+            LinkDownError: it does.
+        """
+        oldest, now_s = next(iter(self._in_flight.values()), None), time.monotonic()
+        if oldest is not self._oldest:
+            self._oldest, self._oldest_since_s = oldest, now_s
+        limit_s = self._state.patience.limit_s
+        if oldest is not None and now_s - self._oldest_since_s > limit_s:
+            self._state.patience.was_exceeded()
+            raise LinkDownError(f"connected, but nothing was acknowledged for {limit_s:g} s")
 
     def _say_goodbye(self) -> None:
         """Waits for the acknowledgements, then publishes `offline`; if the broker is too slow, the will does it."""

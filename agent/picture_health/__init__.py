@@ -1,4 +1,4 @@
-"""Whether a live picture can be inspected: it must not be dark, bright, frozen, blurred, moved or of another scene.
+"""Whether a picture can be inspected: not dark, bright or plain, and if live not frozen, blurred, moved, another scene.
 
 The model finds defects of parts. May import `config`, `system`.
 """

@@ -1,4 +1,4 @@
-"""Whether a live camera's pictures can be inspected: exposure, frozen picture, focus, position."""
+"""Whether pictures can be inspected: exposure and structure; of a live camera also frozen picture, focus, position."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -14,6 +14,9 @@ CONFIRM_LOOKS = 3  # comparisons in a row with the same outcome that change the 
 REFERENCE_EVERY_S = 0.1  # interval of comparisons, which take 1 to 2 ms each
 SEEN_MATCH = 0.7  # a tile with at least this correlation shows the background: its sharpness is compared
 SAMPLE_SIDE = 64  # exposure is measured on about so many rows and columns
+SAMPLED_FROM = 1280  # pixels; of a larger picture every second or third pixel is enough to measure its structure
+BLOCKS, MAX_BLOCK, MIN_BLOCKS = 48, 16, 8  # blocks along the longer side, pixels of a block, blocks along any side
+PLAIN_TILE = 8  # blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class Finding:
 class PictureHealth:
     """Checks every frame of one camera. A frame with a fault gets the verdict `unknown` with this reason.
 
-    - Black, overexposed, frozen, or of another size than the reference or the region: the first such frame is a fault.
+    - Black, overexposed, without structure, frozen, or of another size than the reference or the region: the first
+      such frame is a fault.
     - Moved, another scene, out of focus: a fault when `CONFIRM_LOOKS` comparisons in a row find any of these.
     - Once stated, every frame is unknown until as many comparisons in a row find nothing.
 
@@ -62,7 +66,7 @@ class PictureHealth:
             now_s: monotonic seconds.
         """
         finding = self._frozen(image_bgr, now_s)
-        finding = exposure(image_bgr, self._config) or finding or self._other_size(image_bgr)
+        finding = unfit(image_bgr, self._config) or finding or self._other_size(image_bgr)
         if finding is None and self._reference is not None:
             if now_s < self._next_comparison_s:
                 return self.stated
@@ -108,8 +112,13 @@ class PictureHealth:
         return Finding("size", f"the picture is {size}, {setting} {wanted}: {remedy}", True)
 
 
-def exposure(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:
-    """Whether a picture, uint8 BGR [H, W, 3], is black or overexposed, from a sample of its pixels."""
+def unfit(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:
+    """Whether a picture, uint8 BGR [H, W, 3], is black, overexposed, or without structure."""
+    return _exposure(image_bgr, config) or _plain(image_bgr, config)
+
+
+def _exposure(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:
+    """Judges a sample of the pixels."""
     height, width = image_bgr.shape[:2]
     step = max(1, min(height, width) // SAMPLE_SIDE)
     grey = np.sort(cv2.cvtColor(np.ascontiguousarray(image_bgr[::step, ::step]), cv2.COLOR_BGR2GRAY), axis=None)
@@ -121,6 +130,33 @@ def exposure(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:
         limit = f"95 % of it is at {dark} of 255 or brighter, health.bright_above is {config.bright_above:g}"
         return Finding("overexposed", f"overexposed picture: {limit}", True)
     return None
+
+
+def _plain(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:
+    if min(image_bgr.shape[:2]) < MIN_BLOCKS or (found := structure(image_bgr)) >= config.plain_below:
+        return None  # the model refuses a smaller picture
+    text = f"its strongest structure has {found:.2f} grey levels, health.plain_below is {config.plain_below:g}"
+    remedy = "The lens is covered or nothing is in view. If good parts look like this, set it to 0"
+    return Finding("plain", f"picture without structure: {text}. {remedy}", True)
+
+
+def structure(image_bgr: np.ndarray) -> float:
+    """The structure of a picture, uint8 BGR [H, W, 3], in grey levels, where it is strongest.
+
+    It is the root mean square of the second derivatives of the block means, in the tile where that is greatest. Sensor
+    noise cancels out in a block. Shading and vignetting have no second derivative. The level of white noise with a
+    standard deviation of 1 block mean is 1.
+    """
+    step = max(1, max(image_bgr.shape) // SAMPLED_FROM)
+    grey = cv2.cvtColor(np.ascontiguousarray(image_bgr[::step, ::step]), cv2.COLOR_BGR2GRAY)
+    height, width = grey.shape
+    block = max(1, min(max(height, width) // BLOCKS, MAX_BLOCK, min(height, width) // MIN_BLOCKS))
+    rows, columns = height // block, width // block  # whole blocks are averaged several times faster
+    means = cv2.resize(grey[: rows * block, : columns * block], (columns, rows), interpolation=cv2.INTER_AREA)
+    across, down = (cv2.Sobel(means, cv2.CV_32F, *order, ksize=1)[1:-1, 1:-1] for order in ((2, 0), (0, 2)))
+    squares = across * across + down * down
+    tiles_wh = max(1, columns // PLAIN_TILE), max(1, rows // PLAIN_TILE)
+    return float(np.sqrt(cv2.resize(squares, tiles_wh, interpolation=cv2.INTER_AREA).max() / 12))
 
 
 def same_picture(one: np.ndarray, other: np.ndarray) -> bool:

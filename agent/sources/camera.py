@@ -1,31 +1,46 @@
 """Live sources: a V4L2 camera and a network stream. Both can hang for ever, so `GrabberSource` reads them."""
 
+import ctypes
 import glob
 import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 import cv2
 
-from zsad_agent.sources.opencv import OpenCvSource
+from zsad_agent.config import STREAM_SCHEMES, parse_address
+from zsad_agent.sources.opencv import OpenCvSource, ask_for_encoded
 from zsad_agent.sources.source import Picture
 from zsad_core.errors import ImageError, SourceError
-from zsad_core.picture import decode_image, to_bgr8
 from zsad_core.redaction import redacted
 
+MOST_LOG_BYTES = 65_536
+MOST_CONNECT_S = 5.0
+_PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
+_STATUSES = {
+    401: "wrong user name or password, or none given",
+    403: "this user may not see the stream",
+    404: "there is no such path",
+    454: "there is no such session",
+    461: "it does not offer RTSP over TCP",
+}
+Y16 = cv2.VideoWriter.fourcc(*"Y16 ")
 DAMAGED_IN_A_ROW = 25  # after so many damaged frames the camera is lost
-JPEG_FORMATS = frozenset(cv2.VideoWriter.fourcc(*name) for name in ("MJPG", "JPEG"))
 
 
 class _LiveSource(OpenCvSource):
     lossless, endless = False, True
     _damaged = 0  # frames in a row
-    _gives_jpegs = False  # True: the capture gives encoded JPEGs
 
     def _start(self, setting: int, value: int) -> Self:
-        """The last step of the opening: requests undecoded JPEGs as `ask_for_jpegs` does."""
+        """The last step of the opening: requests undecoded pictures as `ask_for_encoded` does."""
         self._damaged = 0
-        self._gives_jpegs = ask_for_jpegs(self._capture, setting, value)
+        self._gives_encoded = ask_for_encoded(self._capture, setting, value)
         return self
 
     def read(self) -> Picture:
@@ -44,7 +59,7 @@ class _LiveSource(OpenCvSource):
             if array is None:
                 continue
             try:
-                image = decode_image(array.reshape(-1), self.description) if self._gives_jpegs else to_bgr8(array)
+                image = self._image_of(array, self.description)
             except ImageError as error:
                 if self._damaged < DAMAGED_IN_A_ROW:
                     raise
@@ -60,15 +75,18 @@ class V4l2Source(_LiveSource):
     JPEGs are decoded here: OpenCV fills the missing part of a cut JPEG with the previous frame and reports no error.
     """
 
-    def __init__(self, path: Path, *, width: int | None, height: int | None) -> None:
+    def __init__(self, path: Path, *, width: int | None, height: int | None, bit_depth: int | None = None) -> None:
         """Opens nothing yet.
 
         Args:
             path: the device, or a link such as /dev/v4l/by-id/….
             width: requested width in pixels. The camera may give another size. None: OpenCV requests 640 x 480.
             height: requested height in pixels; None when `width` is None.
+            bit_depth: low bits of a 16-bit grey camera (Y16) that hold the picture. None: all 16. OpenCV scales the
+                formats Y10 and Y12 itself.
         """
         super().__init__(f"camera {path}")
+        self._bit_depth = bit_depth
         self._path = path
         self._size = {cv2.CAP_PROP_FRAME_WIDTH: width, cv2.CAP_PROP_FRAME_HEIGHT: height}
 
@@ -83,6 +101,9 @@ class V4l2Source(_LiveSource):
         for setting, value in self._size.items():
             if value is not None:
                 capture.set(setting, value)
+        if self._bit_depth is not None and int(capture.get(cv2.CAP_PROP_FOURCC)) == Y16:
+            capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # else OpenCV drops the low 8 bits
+            self._white = (1 << self._bit_depth) - 1
         return self._start(cv2.CAP_PROP_CONVERT_RGB, 0)
 
 
@@ -107,15 +128,50 @@ class StreamSource(_LiveSource):
 
     def __enter__(self) -> Self:
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, self._timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, self._timeout_ms]
-        failure = "cannot be opened: no answer, refused, wrong credentials, or no video at this URL"
-        self._open(self._url, cv2.CAP_FFMPEG, timeouts, failure=failure)
+        with _ffmpeg_log() as read_log:
+            try:
+                self._open(self._url, cv2.CAP_FFMPEG, timeouts, failure="cannot be opened")
+            except SourceError as error:
+                reason = _why_not_opened(self._url, read_log(), min(self._timeout_ms / 1000, MOST_CONNECT_S))
+                raise SourceError(f"{error}: {reason}") from error
         return self._start(cv2.CAP_PROP_FORMAT, -1)
 
 
-def ask_for_jpegs(capture: cv2.VideoCapture, setting: int, value: int) -> bool:
-    """Makes an opened capture give its JPEGs undecoded, uint8 [1, bytes]. False if it gives no JPEGs or cannot.
+def _why_not_opened(url: str, ffmpeg_log: str, timeout_s: float) -> str:
+    """The reason in words: from what FFmpeg logged, or else from a connection that is made for it."""
+    found = re.search(r"(?:HTTP error|failed:) ([45][0-9][0-9])\b", ffmpeg_log)
+    if found is not None:
+        status = int(found[1])
+        return f"the server answers {status}: {_STATUSES.get(status, 'it cannot give this stream now')}"
+    address = parse_address(url, STREAM_SCHEMES)
+    port = address.port or _PORTS[address.scheme]
+    try:
+        socket.create_connection((address.host, port), timeout_s).close()
+    except socket.gaierror:
+        return f"no address is known for the host {address.host!r}: check its spelling and the name server"
+    except ConnectionRefusedError:
+        return f"refused: nothing listens on port {port} of {address.host}"
+    except TimeoutError:
+        return f"no answer from {address.host}, port {port}, for {timeout_s:g} s"
+    except OSError as error:
+        return f"no route to {address.host}: {error.strerror or error}"
+    return "the server can be reached, but gave no video that can be read"
 
-    `setting` and `value` select this in the capture's backend.
-    """
-    comes_as_jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) in JPEG_FORMATS
-    return comes_as_jpeg and bool(capture.set(setting, value))
+
+@contextmanager
+def _ffmpeg_log() -> Iterator[Callable[[], str]]:
+    """Gives a function that returns what FFmpeg has logged meanwhile. OpenCV writes it to the process's stdout."""
+    flush = ctypes.CDLL(None).fflush
+    with ExitStack() as stack:
+        log, stdout = os.memfd_create("log"), os.dup(1)
+        for action in (partial(os.close, log), partial(os.close, stdout), partial(os.dup2, stdout, 1)):
+            stack.callback(action)
+        stack.callback(flush, None)
+        flush(None)
+        os.dup2(log, 1)
+
+        def read() -> str:
+            flush(None)
+            return os.pread(log, MOST_LOG_BYTES, 0).decode(errors="replace")
+
+        yield read

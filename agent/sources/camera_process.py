@@ -49,7 +49,12 @@ class CameraProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # decoders write to it, some of them the URL with its credentials
-                env={"OPENBLAS_NUM_THREADS": "1", **os.environ},  # else NumPy starts one thread per core
+                env={
+                    "OPENBLAS_NUM_THREADS": "1",  # else NumPy starts one thread per core
+                    "MALLOC_ARENA_MAX": "1",  # else every thread of FFmpeg reserves 128 MB
+                    **os.environ,
+                    "OPENCV_FFMPEG_LOGLEVEL": "24",  # FFmpeg also logs why a server refuses the stream
+                },
             )
             on_failure.pop_all()
 
@@ -117,6 +122,8 @@ class CameraProcess:
         code = self._popen.returncode
         if code >= 0:
             return f"ended with exit code {code}"
+        if code == -signal.SIGKILL:
+            return "was killed, for example by the kernel because the machine has too little memory"
         return "was killed by " + next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
 
 

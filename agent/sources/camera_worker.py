@@ -8,12 +8,15 @@ between the answer and the next request. So the parent never reads a half-writte
 import contextlib
 import ctypes
 import json
+import mmap
 import os
 import pickle
+import resource
 import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,7 @@ from zsad_core.errors import ImageError, SourceError
 MESSAGE_BYTES = 65_536  # longest message in both directions
 TEXT_LENGTH = 4_000  # characters of an error message that is sent to the parent
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+MEMORY_BYTES = 2 * 2**30  # for the decoder and its pictures; 3840 x 2160 HEVC of 10 bits in 16 threads takes 1 GB
 
 _Item = Picture | ImageError | SourceError
 
@@ -35,7 +39,7 @@ def main() -> int:
     The command line has file descriptors of the connection (a SOCK_SEQPACKET socket) and of the file in memory, and the
     parent's process id. The source comes over the connection, so that its credentials are in no process list.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group, but only the parent ends this one
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # sent to the whole group; only the parent ends this
         signal.signal(number, signal.SIG_IGN)
     connection_fd, memory_fd, parent_pid = map(int, sys.argv[1:])
     _die_with_parent(parent_pid)
@@ -65,7 +69,18 @@ def _receive_source(connection: socket.socket) -> Source:
 
     cv2.setNumThreads(1)
     source: Source = pickle.loads(pickled)
+    _limit_memory()
     return source
+
+
+def _limit_memory() -> None:
+    """Bounds what a camera can make this process use. If memory is short, the kernel ends it before the agent."""
+    with contextlib.suppress(OSError, ValueError):  # a container may forbid it
+        Path("/proc/self/oom_score_adj").write_text("1000")
+        used_pages = int(Path("/proc/self/statm").read_text().split()[0])  # of address space, as the limit counts
+        wanted = used_pages * mmap.PAGESIZE + MEMORY_BYTES
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def _serve(source: Source, connection: socket.socket, memory_fd: int) -> None:
@@ -80,6 +95,8 @@ def _serve(source: Source, connection: socket.socket, memory_fd: int) -> None:
                 slot.put(_next_item(source))
     except SourceError as error:
         failure = str(error)[:TEXT_LENGTH]
+    except MemoryError:
+        failure = f"{source.description}: its pictures need more than {MEMORY_BYTES >> 20} MB of memory"
     except Exception as error:  # its text may contain the URL with its credentials
         failure = f"{source.description}: {type(error).__name__} in the camera process"
     else:

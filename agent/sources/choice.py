@@ -1,23 +1,23 @@
 """Makes the source that the config names."""
 
 import glob
-import re
+import logging
 from pathlib import Path
 
-from zsad_agent.config import SourceConfig
+from zsad_agent.config import SourceConfig, is_url
 from zsad_agent.sources.camera import StreamSource, V4l2Source
 from zsad_agent.sources.camera_process import GrabberSource
 from zsad_agent.sources.files import PicturesSource, VideoFileSource
 from zsad_agent.sources.source import Source
 from zsad_agent.sources.watched_folder import FolderDropSource
 from zsad_core.errors import ConfigError, SourceError
-from zsad_core.picture import IMAGE_SUFFIXES, find_images, is_picture_file
+from zsad_core.picture import HEAD_BYTES, READ_FORMATS, FoundFiles, find_files, format_of, is_picture, sort_out
 from zsad_core.redaction import redacted
 
-STREAM_SCHEMES = frozenset({"http", "https", "rtsp", "rtsps"})
+logger = logging.getLogger(__name__)
+MOTION_JPEG = (".mjpeg", ".mjpg")  # such a file can hold many JPEGs
 MAX_INDEX_DIGITS = 6
 MAX_SHOWN_CHARACTERS = 300
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source:
@@ -32,52 +32,58 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
         SourceError: the file, folder or glob has nothing to read.
     """
     if config.camera is not None:
-        camera = V4l2Source(_camera_path(config.camera), width=config.width, height=config.height)
+        path = _camera_path(config.camera)
+        camera = V4l2Source(path, width=config.width, height=config.height, bit_depth=config.used_bits)
         return GrabberSource(camera, stale_after_s=config.stale_after_s)
     if config.source is None:
         raise ConfigError(
             "no camera and no source. Name one with --camera 0 or --source rtsp://…, a video, picture, folder or glob, "
             "or set source.camera or source.source in the config file"
         )
-    if scheme := _SCHEME.match(config.source):
+    if is_url(config.source):
         if config.trigger == "folder":
             raise ConfigError(f"source {redacted(config.source)!r}: trigger: folder needs the path of a folder")
-        if scheme[1].lower() not in STREAM_SCHEMES:
-            raise ConfigError(
-                f"source {redacted(config.source)!r}: scheme {scheme[1]!r} is not one of "
-                f"{', '.join(sorted(STREAM_SCHEMES))}; a file is named by its plain path"
-            )
         stream = StreamSource(config.source, timeout_s=config.stale_after_s)
         return GrabberSource(stream, stale_after_s=config.stale_after_s)
     try:
         if config.trigger != "folder":
-            return _source_of_path(config.source)
+            return _source_of_path(config.source, config.used_bits)
         path = Path(config.source).expanduser()
         if not path.is_dir() and (path.exists() or not may_come_later):
             raise SourceError(f"{redacted(config.source)}: no such folder to watch (trigger: folder). Create it first")
-        return FolderDropSource(path, stale_after_s=config.stale_after_s)
+        return FolderDropSource(
+            path,
+            stale_after_s=config.stale_after_s,
+            sort_by_verdict=config.sort_by_verdict,
+            bit_depth=config.used_bits,
+        )
     except (OSError, RuntimeError) as error:  # RuntimeError: `~name` of an unknown user
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceError(f"{redacted(config.source)[:MAX_SHOWN_CHARACTERS]}: {reason}") from error
 
 
-def _source_of_path(text: str) -> Source:
+def _source_of_path(text: str, bit_depth: int | None) -> Source:
     path = Path(text).expanduser()
     if path.is_dir():
-        pictures = find_images(path)
-        if pictures == [path]:
+        found = find_files(path)
+        if found.pictures == [path]:
             raise SourceError(f"{path}: this folder cannot be listed. Give this user read permission")
     elif path.is_file():
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        if not is_picture(path.name, head) or (format_of(head) == "JPEG" and path.suffix.lower() in MOTION_JPEG):
             return VideoFileSource(path)
-        pictures = [path]
+        found = FoundFiles([path], [])
     elif any(character in text for character in "*?["):
-        pictures = _glob_images(path)
+        found = sort_out(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
     else:
         raise SourceError(f"{redacted(text)}: no such video, picture or folder")
-    if not pictures:
-        raise SourceError(f"{redacted(text)}: no pictures found. Supported: {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return PicturesSource(pictures, str(path))
+    if not found.pictures:
+        note = f" ({found.note})" if found.skipped else ""
+        raise SourceError(f"{redacted(text)}: no pictures found{note}. Supported: {', '.join(READ_FORMATS)}")
+    if found.skipped:
+        logger.warning("%s: %s", path, found.note)
+    return PicturesSource(found.pictures, str(path), bit_depth)
 
 
 def _camera_path(camera: str) -> Path:
@@ -89,13 +95,4 @@ def _camera_path(camera: str) -> Path:
     raise ConfigError(
         f"camera {redacted(camera)[:MAX_SHOWN_CHARACTERS]!r}: expected an index such as 0 or a path such as "
         "/dev/v4l/by-id/…; a stream or file is named with --source"
-    )
-
-
-def _glob_images(pattern: Path) -> list[Path]:
-    """The picture files that match, sorted by name. `**` matches folders; hidden files need a pattern with a dot."""
-    return sorted(
-        path
-        for path in map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207
-        if path.suffix.lower() in IMAGE_SUFFIXES and is_picture_file(path)
     )

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Self
 
 import cv2
+import numpy as np
 
-from zsad_agent.sources.opencv import OpenCvSource
-from zsad_agent.sources.source import Picture
-from zsad_core.errors import SourceError
-from zsad_core.picture import read_image, to_bgr8
+from zsad_agent.sources.opencv import OpenCvSource, ask_for_encoded
+from zsad_agent.sources.source import DamagedPicture, Picture, name_of
+from zsad_core.errors import ImageError, SourceError
+from zsad_core.picture import read_image
 
 COUNT_SLACK = 0.05  # share of the header's frame count, which some containers only estimate
 
 
 class VideoFileSource(OpenCvSource):
-    """The frames of one video file, in order."""
+    """The frames of one video file, in order. JPEGs and PNGs in it are checked like image files."""
 
     lossless, endless = True, False
 
@@ -24,11 +25,13 @@ class VideoFileSource(OpenCvSource):
         self._path = path
         self._frames = 0
         self._stated_frames = 0.0
+        self._second: np.ndarray | None = None  # read ahead
 
     def __enter__(self) -> Self:
         failure = "not a readable video, or damaged"
         capture = self._open(str(self._path.absolute()), cv2.CAP_FFMPEG, failure=failure)
-        self._frames = 0
+        self._frames, self._second = 0, None
+        self._gives_encoded = ask_for_encoded(capture, cv2.CAP_PROP_FORMAT, -1)
         self._stated_frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # 0 or less where the header states none
         return self
 
@@ -36,12 +39,19 @@ class VideoFileSource(OpenCvSource):
         """The next frame, None at the end.
 
         Raises:
-            SourceError: the file has clearly fewer frames than its header states.
+            ImageError: this frame is damaged.
+            SourceError: the file has one frame, or clearly fewer than its header states.
         """
-        array = self._next_array()
+        array, self._second = self._second, None
+        if array is None:
+            array = self._next_array()
         if array is not None:
             self._frames += 1
-            return Picture(image=to_bgr8(array))
+            if self._frames == 1:
+                self._second = self._next_array()
+                if self._second is None:  # FFmpeg also decodes still images, and fills what is missing
+                    raise SourceError(f"{self.description}: one frame, so not a video, and not an image that is read")
+            return Picture(image=self._image_of(array, f"{self.description}, frame {self._frames}", strict=True))
         if self._frames == 0:
             raise SourceError(f"{self.description}: no frame can be decoded")
         if self._frames < self._stated_frames - max(1.0, COUNT_SLACK * self._stated_frames):
@@ -57,9 +67,10 @@ class PicturesSource:
 
     lossless, endless = True, False
 
-    def __init__(self, paths: Sequence[Path], name: str) -> None:
+    def __init__(self, paths: Sequence[Path], name: str, bit_depth: int | None = None) -> None:
         self.description = f"pictures {name}"
         self._paths = list(paths)
+        self._bit_depth = bit_depth
 
     def __enter__(self) -> Self:
         self._left = iter(self._paths)
@@ -72,7 +83,13 @@ class PicturesSource:
         """The next picture, None at the end.
 
         Raises:
-            ImageError: this file cannot be read as a picture; the next call reads the next one.
+            DamagedPicture: this file cannot be read as a picture; the next call reads the next one.
         """
         path = next(self._left, None)
-        return Picture(image=read_image(path)) if path is not None else None
+        if path is None:
+            return None
+        name = name_of(path)
+        try:
+            return Picture(image=read_image(path, self._bit_depth), source_name=name)
+        except ImageError as error:
+            raise DamagedPicture(str(error), source_name=name) from error

@@ -1,16 +1,19 @@
 """The interface of a source, and the pictures that it gives."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
 
 from zsad_core.errors import ImageError, SourceError
+from zsad_core.types import Verdict
 
-Receipt = Callable[[], None]  # raises ReceiptError, or SourceError as `Source.read` does
+Receipt = Callable[[Verdict], None]  # raises ReceiptError, or SourceError as `Source.read` does
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,15 +23,22 @@ class Picture:
     image: np.ndarray  # uint8 BGR [H, W, 3]
     captured_monotonic_s: float = field(default_factory=time.monotonic)  # the same clock in all processes
     skipped: int = 0  # pictures of a live source that newer ones replaced since the previous `read`
+    source_name: str | None = None  # file name of a picture from a file or folder
     receipt: Receipt | None = None  # call it in the thread that reads the source, once the result is safe
 
 
 class DamagedPicture(ImageError):
-    """A picture cannot be decoded. It has a receipt, as a good picture has."""
+    """A picture file cannot be decoded. It has a name and perhaps a receipt, as a good picture has."""
 
-    def __init__(self, text: str, receipt: Receipt) -> None:
+    def __init__(self, text: str, *, source_name: str, receipt: Receipt | None = None) -> None:
         super().__init__(text)
+        self.source_name = source_name
         self.receipt = receipt
+
+
+def name_of(path: Path) -> str:
+    """The file's name as UTF-8: a byte that is not UTF-8 becomes `\ufffd`."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
 
 
 class ReceiptError(SourceError):
@@ -64,6 +74,6 @@ class Source(Protocol):
         """The next picture; None at the end, and while a watched folder has none.
 
         Raises:
-            ImageError: only this picture is bad; the next call gives the next one. DamagedPicture if it has a receipt.
+            ImageError: only this picture is bad; the next call gives the next one. DamagedPicture if it is a file.
             SourceError: the source is lost and must be opened again.
         """

@@ -1,31 +1,48 @@
 """A watched folder: every picture in it is inspected once, then moved."""
 
 import errno
+import hashlib
 import itertools
+import logging
 import os
 import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from zsad_agent.sources.source import DamagedPicture, Picture, Receipt, ReceiptError
+import numpy as np
+
+from zsad_agent.sources.source import DamagedPicture, Picture, Receipt, ReceiptError, name_of
+from zsad_agent.sources.write_events import WriteEvents
 from zsad_core.errors import ImageError, SourceError
-from zsad_core.picture import IMAGE_SUFFIXES, read_image
+from zsad_core.picture import HEAD_BYTES, decode_image, format_of, is_picture_file, is_temporary, read_encoded
+from zsad_core.types import Verdict
+
+logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.2
 GRACE_S = 5.0  # a picture that cannot be decoded yet may still be written
+QUIET_S = 5.0  # a file whose end of writing is not known is whole when its content is the same for so long
+STALLED_S = 30.0  # the same for a file that ends in zeros, and longest wait for a program that has the file open
+ZEROS = 512  # bytes at the end of a file whose space was reserved, and that may not be written yet
+PROVEN = ("JPEG", "PNG")  # they mark their end: one that can be decoded is whole
+CHECK_MOVED_S = 5.0  # between two checks whether a moved picture has changed
+REMEMBER_MOVED_S, REMEMBER_MOVED = 300.0, 200  # moved pictures that are checked: how long, and how many
+MOST_REPORTED = 100  # kinds of files that are not pictures
 _MAKE_ROOM = "Free disk space, or give this user write permission"
 _WHAT_TO_DO = {
     errno.EROFS: "Let the service write there: systemctl edit zsad-agent, then [Service] and ReadWritePaths=THE FOLDER"
 }
 MAX_NAME_BYTES = 255  # longest file name on Linux
 INSPECTED, UNREADABLE = "inspected", "unreadable"  # subfolders that pictures are moved to
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class _Signature(NamedTuple):
@@ -39,16 +56,28 @@ class _Signature(NamedTuple):
 _Found = tuple[Path, _Signature]
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """A file in the folder that was not read yet."""
+
+    since_s: float  # it is unchanged since then (monotonic)
+    due_s: float = 0.0  # when to read it again
+    digest: bytes = b""  # of its content at `since_s`
+
+
 class FolderDropSource:
     """Gives pictures in order of arrival (modification time, then name), each when it is complete.
 
-    A file is complete when it is unchanged in two listings, `LOOK_EVERY_S` apart, and can be decoded. Names that start
-    with a dot or have no picture suffix (`.part`, `.tmp`) are ignored, so a writer can write such a name and rename it.
-    A picture that cannot be decoded for `GRACE_S` is an ImageError.
+    A file is complete when it is unchanged in two listings, `LOOK_EVERY_S` apart, can be decoded, and its writer has
+    closed it. Where the kernel does not report that (a network share, a file that was there before), its content must
+    be unchanged for `QUIET_S`, unless its format marks its end. A picture that cannot be decoded for `GRACE_S`, or
+    whose writer pauses for `STALLED_S`, is an ImageError. Temporary names (`.part`, hidden) are ignored, so a writer
+    can write such a name and rename it. Other files that are not pictures are reported once for each suffix.
 
     A picture stays in place until its receipt is called, when its result is safe; then it is moved to `inspected/` or
     `unreadable/`. If the process is killed before that, the next start inspects the picture again: every picture is
     inspected at least once. Within one process a picture that cannot be moved is not inspected again.
+    A picture that changes is inspected again; if it was moved, it is moved back first.
 
     The folder may be a network share, where a system call can hang without a limit. So each call to the file system is
     made in its own thread, one at a time, and the wait for it ends after `stale_after_s`.
@@ -61,6 +90,8 @@ class FolderDropSource:
         folder: Path,
         *,
         stale_after_s: float,
+        sort_by_verdict: bool = False,
+        bit_depth: int | None = None,
         grace_s: float = GRACE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -69,19 +100,27 @@ class FolderDropSource:
         Args:
             folder: the watched folder; its subfolders are not watched.
             stale_after_s: a folder that does not answer for so many seconds is lost.
+            sort_by_verdict: move inspected pictures to `inspected/<verdict>/`.
+            bit_depth: as of `read_image`.
             grace_s: seconds that a picture may be undecodable before it is reported.
             clock: monotonic seconds.
         """
         self.description = f"folder {folder}"
         self._folder = folder
         self._stale_after_s = stale_after_s
+        self._sort_by_verdict = sort_by_verdict
+        self._bit_depth = bit_depth
         self._grace_s = grace_s
         self._clock = clock
         self._looked_s = -float("inf")
         self._seen: dict[Path, _Signature] = {}  # the latest listing
         self._ready: deque[_Found] = deque()
-        self._undecoded: dict[_Found, float] = {}  # monotonic time of the first failure
-        self._taken: set[_Found] = set()  # read already, and still in the folder
+        self._events = WriteEvents()
+        self._waiting: dict[_Found, _Waiting] = {}
+        self._taken: set[_Found] = set()  # read already or not pictures, and still in the folder
+        self._reported: set[str] = set()  # suffixes of files that are not pictures
+        self._moved: deque[tuple[Path, _Signature, float]] = deque(maxlen=REMEMBER_MOVED)  # with the time of the move
+        self._checked_s = -float("inf")
         self._read: Picture | DamagedPicture | None = None  # read, and not returned yet
         self._call: Future[None] | None = None  # the latest call; no other call starts before it ends
 
@@ -102,7 +141,8 @@ class FolderDropSource:
         self._wait()
         if self._read is None and not self._ready and self._clock() - self._looked_s >= LOOK_EVERY_S:
             self._await_answer(self._look)
-        while self._read is None and self._ready:
+        give_up_s = self._clock() + LOOK_EVERY_S  # of many files that must all wait, the next call reads the rest
+        while self._read is None and self._ready and self._clock() < give_up_s:
             self._await_answer(self._read_next)
         read, self._read = self._read, None
         if isinstance(read, DamagedPicture):
@@ -127,35 +167,98 @@ class FolderDropSource:
     def _read_next(self) -> None:
         found = path, signature = self._ready.popleft()
         try:
-            image = read_image(path)
+            image = self._read_if_whole(found)
         except ImageError as error:
-            first_s = self._undecoded.setdefault(found, self._clock())
-            if _signature(path) == signature and self._clock() - first_s >= self._grace_s:
-                self._read = DamagedPicture(str(error), self._take(found, UNREADABLE))
+            if _signature(path) == signature and self._clock() - self._waiting[found].since_s >= self._grace_s:
+                receipt = self._take(found, lambda _: (UNREADABLE,))
+                self._read = DamagedPicture(str(error), source_name=name_of(path), receipt=receipt)
             return
-        if _signature(path) == signature:  # else the file changed during reading
-            self._read = Picture(image=image, receipt=self._take(found, INSPECTED))
+        if image is not None and _signature(path) == signature:  # else the file changed during reading
+            receipt = self._take(found, self._folder_of)
+            self._read = Picture(image=image, source_name=name_of(path), receipt=receipt)
 
-    def _take(self, found: _Found, into: str) -> Receipt:
-        """Marks the picture as read and returns its receipt."""
+    def _read_if_whole(self, found: _Found) -> np.ndarray | None:
+        """The image, uint8 BGR [H, W, 3]; None if the file must wait, or is not a picture.
+
+        Raises:
+            ImageError: it cannot be decoded, or its writer has stopped in the middle.
+        """
+        path, waiting, now_s = found[0], self._waiting[found], self._clock()
+        self._events.update(self._folder)
+        is_whole = self._events.is_whole(path.name)
+        if is_whole is False and now_s < waiting.since_s + STALLED_S:
+            return None
+        if not is_picture_file(path):
+            if now_s >= waiting.since_s + self._grace_s:
+                self._skip(found)
+            return None
+        encoded = read_encoded(path)
+        marks_its_end = format_of(encoded[:HEAD_BYTES].tobytes()) in PROVEN
+        if is_whole is False and not marks_its_end:
+            raise ImageError(f"{path}: the program that writes it has it open and wrote nothing for {STALLED_S:g} s")
+        quiet_s = 0.0 if marks_its_end else _quiet_s(encoded, is_whole=is_whole is True)
+        if quiet_s > 0 and (digest := hashlib.blake2b(encoded.data).digest()) != waiting.digest:
+            waiting.since_s, waiting.digest = now_s, digest
+        waiting.due_s = waiting.since_s + quiet_s
+        return decode_image(encoded, str(path), self._bit_depth, strict=True) if now_s >= waiting.due_s else None
+
+    def _skip(self, found: _Found) -> None:
+        """Leaves a file in the folder that is not a picture."""
         self._taken.add(found)
-        return partial(self._await_answer, partial(_put_away, *found, into))
+        suffix = found[0].suffix.lower()
+        if suffix not in self._reported and len(self._reported) < MOST_REPORTED:
+            self._reported.add(suffix)
+            logger.warning("%s is not a picture and stays there. Others of its kind are not reported", found[0])
+
+    def _take(self, found: _Found, into: Callable[[Verdict], Sequence[str]]) -> Receipt:
+        """Marks the picture as read and returns its receipt. `into` gives the subfolders, from the top."""
+        self._taken.add(found)
+        return lambda verdict: self._await_answer(partial(self._put_away, *found, into(verdict)))
+
+    def _folder_of(self, verdict: Verdict) -> tuple[str, ...]:
+        return (INSPECTED, verdict.value) if self._sort_by_verdict else (INSPECTED,)
 
     def _look(self) -> None:
         before, now_s = self._seen, self._clock()
+        self._events.update(self._folder)
+        if now_s >= self._checked_s + CHECK_MOVED_S:
+            self._checked_s = now_s
+            self._return_changed()
         with self._entries() as entries:
-            paths = [Path(entry.path) for entry in entries if not entry.name.startswith(".")]
-        pictures = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-        self._seen = {path: found for path in pictures if (found := _signature(path)) is not None}
+            paths = [Path(entry.path) for entry in entries if not is_temporary(entry.name)]
+        self._seen = {path: found for path in paths if (found := _signature(path)) is not None}
         self._looked_s = now_s
         present = self._seen.items()
         self._taken.intersection_update(present)
-        self._undecoded = {found: first_s for found, first_s in self._undecoded.items() if found in present}
-        unchanged = (before.items() & present) - self._taken
-        self._ready.extend(sorted(unchanged, key=lambda found: (found[1].mtime_ns, found[0].name)))
+        waiting = present - self._taken
+        self._waiting = {found: self._waiting.get(found) or _Waiting(now_s) for found in waiting}
+        due = (found for found in before.items() & waiting if now_s >= self._waiting[found].due_s)
+        self._ready.extend(sorted(due, key=lambda found: (found[1].mtime_ns, found[0].name)))
+
+    def _put_away(self, path: Path, signature: _Signature, into: Sequence[str]) -> None:
+        """Moves the file to the nested subfolders `into`. Does nothing if it is gone, changed or replaced."""
+        if _signature(path) == signature:
+            self._moved.append((_move(path, signature, into), signature, self._clock()))
+
+    def _return_changed(self) -> None:
+        """Moves pictures back that were changed after they were moved."""
+        for _ in range(len(self._moved)):
+            path, signature, moved_s = self._moved.popleft()
+            present = _signature(path)
+            if present == signature and self._clock() < moved_s + REMEMBER_MOVED_S:
+                self._moved.append((path, signature, moved_s))
+            if present is None or present == signature or present.inode != signature.inode:
+                continue
+            with suppress(OSError), _opened(self._folder) as fd:
+                name = _unused_name(path, present, fd)
+                os.rename(path, name, dst_dir_fd=fd)
+                self._events.update(self._folder)
+                self._events.forget(name)  # it was moved, but its writer may not have finished
+                logger.warning("%s was changed after it was inspected: it is inspected again", path)
 
     def _open(self) -> None:
         """Checks that the folder can be read. `_look` lists it, which can take long."""
+        self._events.update(self._folder)  # before the first listing: its files may be written meanwhile
         with self._entries():
             pass
 
@@ -184,21 +287,41 @@ def _in_thread(call: Callable[[], None]) -> Future[None]:
     return future
 
 
-def _put_away(path: Path, signature: _Signature, into: str) -> None:
-    """Moves the file to the subfolder `into` under an unused name. Does nothing if the file is gone or was replaced."""
-    if _signature(path) != signature:
-        return
+def _quiet_s(encoded: np.ndarray, *, is_whole: bool) -> float:
+    """Seconds for which the content of a file must be unchanged. `is_whole`: its writer has closed it."""
+    if encoded[-ZEROS:].any():
+        return 0.0 if is_whole else QUIET_S
+    return QUIET_S if is_whole else STALLED_S
+
+
+@contextmanager
+def _opened(folder: Path, *nested: str) -> Iterator[int]:
+    """The file descriptor of `folder`, or of a subfolder, which is made if it is missing."""
+    with ExitStack() as stack:
+        fd = os.open(folder, _FOLDER)
+        stack.callback(os.close, fd)
+        for name in nested:
+            with suppress(FileExistsError):
+                os.mkdir(name, dir_fd=fd)
+            fd = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)  # a link could lead outside
+            stack.callback(os.close, fd)
+        yield fd
+
+
+def _move(path: Path, signature: _Signature, into: Sequence[str]) -> Path:
+    """Moves the file to the nested subfolders `into` and returns its path there.
+
+    Raises:
+        ReceiptError: it cannot be moved.
+    """
     try:
-        folder = path.parent / into
-        folder.mkdir(exist_ok=True)
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a link could lead outside
-        try:
-            os.rename(path, _unused_name(path, signature, fd), dst_dir_fd=fd)
-        finally:
-            os.close(fd)
+        with _opened(path.parent, *into) as fd:
+            name = _unused_name(path, signature, fd)
+            os.rename(path, name, dst_dir_fd=fd)
+            return path.parent.joinpath(*into, name)
     except OSError as error:
         raise ReceiptError(
-            f"{path}: its result is safe, but it cannot be moved to {into}/: {error.strerror or error}. "
+            f"{path}: its result is safe, but it cannot be moved to {'/'.join(into)}/: {error.strerror or error}. "
             f"{_WHAT_TO_DO.get(error.errno or 0, _MAKE_ROOM)}"
         ) from error
 

@@ -9,7 +9,7 @@ from .logs import configure_logging as configure_logging
 from .process import EnergyMeter as EnergyMeter
 from .process import give_back_memory as give_back_memory
 from .process import keep_memory_small as keep_memory_small
-from .process import let_go_of_mapped as let_go_of_mapped
+from .process import note_hangups as note_hangups
 from .process import prepare_environment as prepare_environment
 from .process import process_age_s as process_age_s
 from .process import status_mb as status_mb

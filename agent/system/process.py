@@ -1,12 +1,35 @@
 """The process: the environment that OpenCV reads, memory, age, and the energy of the machine. Imports no OpenCV."""
 
+import contextlib
 import ctypes
 import gc
 import math
-import mmap
 import os
+import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def note_hangups() -> Iterator[Callable[[], bool]]:
+    """SIGHUP no longer ends the process. Yields a function: whether one came since its last call.
+
+    Afterwards SIGHUP is ignored, because the process is about to end. Enter it in the main thread.
+    """
+    came: list[int] = []
+
+    def taken() -> bool:
+        if not came:
+            return False
+        came.clear()  # one that comes now belongs to the same reload
+        return True
+
+    signal.signal(signal.SIGHUP, lambda number, _: came.append(number))
+    try:
+        yield taken
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the interpreter would restore the default, but keeps this
 
 
 def prepare_environment(stale_after_s: float | None = None) -> None:
@@ -46,26 +69,6 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def let_go_of_mapped(folder: Path) -> None:
-    """Returns the mapped pages of files below `folder` to the kernel, which reads them again if they are used.
-
-    OpenVINO maps a cached model and copies its weights into another order, so each would be in memory twice. No effect
-    without /proc or madvise.
-    """
-    advise, advice = getattr(ctypes.CDLL(None), "madvise", None), getattr(mmap, "MADV_DONTNEED", None)
-    if advise is None or advice is None:
-        return
-    try:
-        mappings = Path("/proc/self/maps").read_bytes().splitlines()
-    except OSError:
-        return
-    below = os.fsencode(folder.resolve()) + b"/"
-    for fields in (line.split(maxsplit=5) for line in mappings):
-        if len(fields) == 6 and fields[5].startswith(below) and b"w" not in fields[1]:
-            start, end = (int(address, 16) for address in fields[0].split(b"-"))
-            advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
 
 
 def process_age_s() -> float:

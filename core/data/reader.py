@@ -11,7 +11,7 @@ from zsad_core.data.layout import Listing, Pictures, Tree
 from zsad_core.data.sample import GOOD, Sample, Split
 from zsad_core.data.table import LAYOUTS, LayoutName
 from zsad_core.errors import DatasetError, ImageError
-from zsad_core.picture import IMAGE_SUFFIXES, find_images, read_mask
+from zsad_core.picture import find_images, is_picture, read_mask
 
 logger = logging.getLogger(__name__)
 
@@ -185,9 +185,7 @@ class _Reading:
         folder = path.parent
         if folder not in self._stems:
             files = sorted(folder.iterdir(), key=lambda file: file.suffix == ".png") if folder.is_dir() else []
-            self._stems[folder] = {
-                file.stem: file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-            }
+            self._stems[folder] = {file.stem: file for file in files if is_picture(file.name, b"") and file.is_file()}
         return self._stems[folder].get(path.name)
 
     def _is_blank(self, mask: Path) -> bool:

@@ -2,8 +2,29 @@
 
 import re
 
+import simplejpeg
+
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # not a stuffed byte, restart or fill
 _JPEG_START, _JPEG_END = 0xD8, 0xD9
+_EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+MAX_PADDING_BYTES = 16  # before the end marker; some hardware encoders align the length
+_MARK = b"zsad-agent: "
+
+
+def with_comment(jpeg: bytes, text: str) -> bytes:
+    """A JPEG with a comment of this program, a short text, after its first segment."""
+    end, comment = 4 + int.from_bytes(jpeg[4:6], "big"), _MARK + text.encode()
+    return jpeg[:end] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[end:]
+
+
+def comment_of(encoded: bytes) -> str | None:
+    """The comment of `with_comment`, from the first bytes of a file; None if there is none."""
+    end = 4 + int.from_bytes(encoded[4:6], "big")
+    if not encoded.startswith(b"\xff\xd8\xff") or encoded[end : end + 2] != b"\xff\xfe":
+        return None
+    length = int.from_bytes(encoded[end + 2 : end + 4], "big")
+    comment = encoded[end + 4 : end + 2 + length]
+    return comment.removeprefix(_MARK).decode(errors="replace") if comment.startswith(_MARK) else None
 
 
 def find_fault(encoded: bytes) -> str | None:
@@ -11,10 +32,15 @@ def find_fault(encoded: bytes) -> str | None:
 
     OpenCV fills the missing part of a truncated JPEG or PNG with grey and reports no error; it refuses other truncated
     formats itself. It reads only the first frame of an animated PNG, and does not count the other frames as images.
-    Bytes after the image's end (a second image, a phone's video) are not a fault.
+    Bytes after the image's end (the second view of a camera's multi-picture file, a phone's video) are not a fault,
+    but a JPEG that follows directly is.
     """
-    if encoded.startswith(b"\xff\xd8") and not _jpeg_ends(encoded):
-        return "the JPEG is truncated: it has no end-of-image marker"
+    if encoded.startswith(b"\xff\xd8"):
+        end = _jpeg_end(encoded)
+        if end is None:
+            return "the JPEG is truncated: it has no end-of-image marker"
+        if encoded.startswith(b"\xff\xd8\xff", end) and b"MPF\0" not in encoded[:end]:
+            return "holds several JPEGs, of which only the first would be read: split it, or name a motion JPEG .mjpeg"
     if encoded.startswith(b"\x89PNG"):
         chunks = _png_chunks(encoded)
         if b"IEND" not in chunks:
@@ -24,8 +50,23 @@ def find_fault(encoded: bytes) -> str | None:
     return None
 
 
-def _jpeg_ends(encoded: bytes) -> bool:
-    """Whether the JPEG has its own end marker (ITU-T T.81, annex B).
+def find_jpeg_damage(encoded: bytes) -> str | None:
+    """What libjpeg warns of, and OpenCV ignores; None if all of the JPEG's data is there and belongs to it.
+
+    If bytes are missing, or the header states another size, OpenCV fills the image or leaves a part of it out.
+    Decodes at an eighth of the size: 1 ms at 640x480 on one core.
+    """
+    try:
+        simplejpeg.decode_jpeg(encoded, "GRAY", fastdct=True, fastupsample=True, min_height=1, min_width=1, strict=True)
+    except ValueError as error:
+        padding = _EXTRANEOUS.search(str(error))
+        if padding is None or int(padding[1]) > MAX_PADDING_BYTES:
+            return f"the JPEG is damaged, or its header states a wrong size: {error}"
+    return None
+
+
+def _jpeg_end(encoded: bytes) -> int | None:
+    """The position after the JPEG's own end marker; None if it has none (ITU-T T.81, annex B).
 
     It skips whole segments, so the end marker of an embedded thumbnail does not count. If another image starts before
     this one has ended, because a connection lost bytes, that image's end marker does not count either.
@@ -34,12 +75,12 @@ def _jpeg_ends(encoded: bytes) -> bool:
     while found := _JPEG_MARKER.search(encoded, position):
         marker, position = found[0][-1], found.end()
         if marker == _JPEG_END:
-            return True
+            return position
         if marker == _JPEG_START:
-            return False
+            return None
         if marker != 0x01:  # TEM has no length field
             position += int.from_bytes(encoded[position : position + 2], "big")
-    return False
+    return None
 
 
 def _png_chunks(encoded: bytes) -> set[bytes]:

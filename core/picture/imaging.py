@@ -3,7 +3,6 @@
 Training, conversion and the device all use this module, so scores are comparable between them.
 """
 
-import os
 import stat
 from pathlib import Path
 from typing import Final
@@ -12,81 +11,117 @@ import cv2
 import numpy as np
 
 from zsad_core.errors import ImageError
-from zsad_core.picture.encoded import find_fault
+from zsad_core.picture.content import HEAD_BYTES, READ_FORMATS, format_of
+from zsad_core.picture.encoded import find_fault, find_jpeg_damage
+from zsad_core.picture.layouts import read_layout
 
 HALVE_FROM: Final = 4  # times the sides of the input; an image of at least this size is halved first
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+NOT_AN_IMAGE: Final = "not an image that OpenCV can decode, or damaged"
 MAX_PIXELS = 100_000_000  # of a file; a larger image could fill the memory of a small PC
 MAX_FILE_BYTES = 10 * MAX_PIXELS  # more than the largest image that is read: 4 channels of 16 bits, uncompressed
 
 
-def to_bgr8(image: np.ndarray) -> np.ndarray:
+def to_bgr8(image: np.ndarray, white: int | None = None) -> np.ndarray:
     """uint8 BGR [H, W, 3] of a grey, BGR or BGRA image of 8 or 16 bits.
 
-    16-bit values are divided by 257 (full range to full range). They are not scaled to the image's maximum: then the
-    score of a part would depend on its brightest pixel. Alpha is dropped.
+    Values are divided by `white`, by default the type's highest value (16 bits: by 257). They are not scaled to the
+    image's maximum: then the score of a part would depend on its brightest pixel. Alpha is dropped.
 
     Raises:
-        ImageError: the array is empty, or is not such an image.
+        ImageError: the array is empty, is not such an image, or has values above `white`.
     """
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
         raise ImageError(f"expected an image [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got shape {image.shape}")
-    if image.dtype == np.uint16:
-        image = (image // 257).astype(np.uint8)
-    elif image.dtype != np.uint8:
+    if image.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"expected 8 or 16 bits a channel, got {image.dtype}")
+    full = np.iinfo(image.dtype).max
+    if white not in (None, full):
+        if (brightest := int(image.max())) > white:
+            raise ImageError(f"has values up to {brightest}, above white, {white}: damaged, or bit_depth is too low")
+        image = (np.arange(white + 1) * 255 // white).astype(np.uint8)[image]
+    elif full > 255:
+        image = (image // 257).astype(np.uint8)
     if image.shape[2] == 1:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     return np.ascontiguousarray(image[..., :3])
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, bit_depth: int | None = None) -> np.ndarray:
     """uint8 BGR [H, W, 3] of an image file, rotated as its EXIF orientation says.
 
-    Raises:
-        ImageError: the file is missing, empty, not an image, truncated, holds several images (an animation, for
-            example), or is larger than `MAX_PIXELS`.
-    """
-    return decode_image(_read_file(path), str(path))
-
-
-def decode_image(encoded: np.ndarray, name: str) -> np.ndarray:
-    """uint8 BGR [H, W, 3] of an image file's content, uint8 [bytes], rotated as its EXIF orientation says.
+    Args:
+        path: the file. Its content decides how it is read, not its name.
+        bit_depth: bits of a 16-bit file that hold the image, the low ones, if the file does not state it. None: all.
 
     Raises:
-        ImageError: not an image, truncated, several images (an animation, for example), or larger than `MAX_PIXELS`.
-            Its text begins with `name`.
+        ImageError: the file is missing, empty, not an image, truncated, of a layout that OpenCV decodes wrongly, holds
+            several images (an animation, for example), or is larger than `MAX_PIXELS`.
     """
-    image = _decoded(encoded, name)
+    return decode_image(read_encoded(path), str(path), bit_depth, strict=True)
+
+
+def decode_image(encoded: np.ndarray, name: str, bit_depth: int | None = None, *, strict: bool = False) -> np.ndarray:
+    """uint8 BGR [H, W, 3] of an image file's content, uint8 [bytes], as `read_image`.
+
+    `strict`: all data of a JPEG must be there and belong to it. Not for live cameras: it takes as long as decoding.
+
+    Raises:
+        ImageError: as of `read_image`. Its text begins with `name`.
+    """
     try:
-        return to_bgr8(image)
+        image, white = _decoded(encoded, strict=strict)
+        if white is None and bit_depth is not None and image.dtype == np.uint16:
+            white = (1 << bit_depth) - 1
+        return to_bgr8(image, white)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
 
 
-def _decoded(encoded: np.ndarray, name: str) -> np.ndarray:
-    """As `decode_image`, but with the channels and bits of the file."""
-    if fault := find_fault(encoded.tobytes()):
-        raise ImageError(f"{name}: {fault}")
+def _decoded(encoded: np.ndarray, *, strict: bool) -> tuple[np.ndarray, int | None]:
+    """The image with the channels and bits of the file, and the value of white if the file states one."""
+    data = encoded.tobytes()
+    kind = format_of(data[:HEAD_BYTES])
+    if kind is None:
+        raise ImageError(NOT_AN_IMAGE)
+    if kind not in READ_FORMATS:
+        raise ImageError(f"{kind} is not read: save it as PNG, TIFF or JPEG")
+    if fault := find_fault(data) or (find_jpeg_damage(data) if strict and kind == "JPEG" else None):
+        raise ImageError(fault)
+    layout = read_layout(kind, data)
+    if layout.zero_at is not None:
+        encoded = encoded.copy()
+        encoded[layout.zero_at : layout.zero_at + 2] = 0
+    image = _decode(encoded, may_hold_more=kind != "GIF") if layout.image is None else layout.image
+    if image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise ImageError(f"{image.shape[1]}x{image.shape[0]} pixels, at most {MAX_PIXELS} are read")
+    return image, layout.white
+
+
+def _decode(encoded: np.ndarray, *, may_hold_more: bool) -> np.ndarray:
+    """OpenCV's image. `may_hold_more`: False: known to be the only one (OpenCV finds two in every GIF)."""
+    holds_more = False
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-        holds_more, _ = cv2.imdecodemulti(encoded, cv2.IMREAD_REDUCED_GRAYSCALE_8, range=(1, 2))
+        if may_hold_more:
+            holds_more, _ = cv2.imdecodemulti(encoded, cv2.IMREAD_REDUCED_GRAYSCALE_8, range=(1, 2))
     except cv2.error as error:  # usually more pixels than OpenCV's own limit
         reason = f"{error.err or error.code}; at most {MAX_PIXELS} pixels are read"
-        raise ImageError(f"{name}: cannot be decoded: {' '.join(reason.split())}") from error
+        raise ImageError(f"cannot be decoded: {' '.join(reason.split())}") from error
     if image is None:
-        raise ImageError(f"{name}: not an image that OpenCV can decode, or damaged")
+        raise ImageError(NOT_AN_IMAGE)
     if holds_more:
-        raise ImageError(f"{name}: holds more than one image, of which only the first would be read: split it")
-    if image.shape[0] * image.shape[1] > MAX_PIXELS:
-        raise ImageError(f"{name}: {image.shape[1]}x{image.shape[0]} pixels, at most {MAX_PIXELS} are read")
+        raise ImageError("holds more than one image, of which only the first would be read: split it")
     return image
 
 
-def _read_file(path: Path) -> np.ndarray:
-    """The file's content, uint8 [bytes]. Only a regular file is opened: a named pipe would hang."""
+def read_encoded(path: Path) -> np.ndarray:
+    """The file's content, uint8 [bytes]. Only a regular file is opened: a named pipe would hang.
+
+    Raises:
+        ImageError: the file is missing, empty, too large, or cannot be read.
+    """
     try:
         found = path.stat()
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
@@ -110,43 +145,14 @@ def read_mask(path: Path) -> np.ndarray:
         ImageError: the file cannot be read as an image.
     """
     threshold = 127 if path.suffix.lower() in (".jpg", ".jpeg") else 0
-    mask = _decoded(_read_file(path), str(path))  # not converted to 8 bits: a 16-bit value of 1 would become 0
+    try:
+        mask, _ = _decoded(
+            read_encoded(path), strict=True
+        )  # not converted to 8 bits: a 16-bit value of 1 would become 0
+    except ImageError as error:
+        raise ImageError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     brightest = np.maximum.reduce(cv2.split(mask))  # several times as fast as max(axis=2)
     return (brightest > threshold).astype(np.uint8)
-
-
-def find_images(folder: Path) -> list[Path]:
-    """All image files below `folder`, sorted. Hidden files are left out; links to folders are not followed.
-
-    The list also has broken links to images, and folders that cannot be listed. Reading them raises ImageError, so
-    files that could not be inspected are reported.
-    """
-    found: list[Path] = []
-
-    def note_unlisted(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            found.append(Path(error.filename))
-
-    for parent, folders, names in os.walk(folder, onerror=note_unlisted):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = [Path(parent, name) for name in names if not name.startswith(".")]
-        found += [
-            path
-            for path in paths
-            if path.suffix.lower() in IMAGE_SUFFIXES
-            and (is_picture_file(path) or (path.is_symlink() and not os.path.exists(path)))  # noqa: PTH110
-        ]
-    return sorted(found)
-
-
-def is_picture_file(path: Path) -> bool:
-    """Whether `path` is or may be a regular file. If its status cannot be read, a later read reports the error."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
 
 
 def resize_to_input(image_bgr: np.ndarray, input_hw: tuple[int, int], *, out: np.ndarray | None = None) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pytest
 from mqtt_listener import wait_until
+from plain_pictures import UNCHECKED
 
 from zsad_agent.capture import UNKNOWN_EVERY_S, CameraStatus, Capture, Captured, Fault
 from zsad_agent.config import HealthConfig, SourceConfig
@@ -17,6 +18,7 @@ from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
 
 PICTURE = np.full((9, 12, 3), 90, np.uint8)
+PICTURE[3:6] = 120
 Step = np.ndarray | Exception | None | Callable[[], np.ndarray]
 
 
@@ -231,7 +233,7 @@ def test_missing_camera_is_tried_again_until_it_comes() -> None:
 
 
 def test_live_picture_of_another_size_is_not_inspected_where_a_region_is_set_in_pixels() -> None:
-    steps = [PICTURE, np.full((18, 24, 3), 90, np.uint8), PICTURE]
+    steps = [PICTURE, np.tile(PICTURE, (2, 2, 1)), PICTURE]
     bench = Bench(FakeSource(steps, lossless=False), slot=BoundedQueue(100), region_xywh=(0, 0, 8, 8))
     bench.thread.start()
     items = [bench.get() for _ in range(3)]
@@ -294,8 +296,10 @@ def test_live_pictures_that_cannot_be_inspected_do_not_fill_the_spool(kind: str)
     def step() -> np.ndarray:
         now[0] += 1 / 30
         if kind == "size":
-            return np.full((18, 24, 3), 50 + next(shade) % 100, np.uint8)
-        return np.full((9, 12, 3), {"black": 0, "overexposed": 255, "frozen": 90}[kind], np.uint8)
+            image = np.full((18, 24, 3), 50 + next(shade) % 100, np.uint8)
+            image[6:12] += 30
+            return image
+        return PICTURE if kind == "frozen" else np.full((9, 12, 3), {"black": 0, "overexposed": 255}[kind], np.uint8)
 
     health = HealthConfig(frozen_after_s=0.05)
     bench = Bench(
@@ -313,7 +317,23 @@ def test_live_pictures_that_cannot_be_inspected_do_not_fill_the_spool(kind: str)
     assert bench.said[1]["state"] == "degraded"
 
 
-def test_black_pictures_of_a_file_are_all_inspected_and_damaged_ones_all_unknown() -> None:
-    black = np.zeros((9, 12, 3), np.uint8)
-    items = Bench(FakeSource([*[black] * 5, *[ImageError("cut")] * 5], lossless=True)).run()
-    assert [type(item) for item in items] == [Frame] * 5 + [Fault] * 5
+@pytest.mark.parametrize(
+    ("grey", "reason"), [(0, "black picture"), (255, "overexposed picture"), (90, "picture without structure")]
+)
+def test_every_picture_of_a_file_that_shows_nothing_is_unknown_and_no_state(grey: int, reason: str) -> None:
+    blank = np.full((9, 12, 3), grey, np.uint8)
+    bench = Bench(FakeSource([PICTURE, blank, blank, ImageError("cut"), PICTURE], lossless=True))
+    items = bench.run()
+    assert [type(item) for item in items] == [Frame, Fault, Fault, Fault, Frame]
+    assert [isinstance(item, Fault) and item.is_part and item.reason.startswith(reason) for item in items[1:3]] == [
+        True,
+        True,
+    ]
+    assert bench.states == ["ok"]
+    assert len(bench.capture.newest_images(4)) == 2
+
+
+def test_limits_of_zero_let_every_picture_of_a_file_pass() -> None:
+    blank = [np.full((9, 12, 3), grey, np.uint8) for grey in (0, 90, 255)]
+    items = Bench(FakeSource(blank, lossless=True), health=UNCHECKED).run()
+    assert [type(item) for item in items] == [Frame] * 3

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
+import cv2
 import numpy as np
 import pytest
 
@@ -141,6 +142,7 @@ _shade = iter(range(10**9))
 def picture(level: int = 90) -> np.ndarray:
     """No two alike, as a sensor's are."""
     image = np.full((48, 64, 3), level, np.uint8)
+    image[20:30] += 20
     image[0, :4] = np.frombuffer(next(_shade).to_bytes(12, "little"), np.uint8).reshape(4, 3)
     return image
 
@@ -408,11 +410,12 @@ def test_frozen_camera_gives_an_unknown(rig: Callable[..., Rig]) -> None:
     assert isinstance(item, Fault) and item.reason == "frozen picture: the same, bit for bit, for 10 s"
 
 
-def test_black_pictures_of_a_folder_are_inspected(rig: Callable[..., Rig]) -> None:
+def test_every_black_picture_of_a_folder_is_unknown(rig: Callable[..., Rig]) -> None:
     line = rig(lossless=True, trigger="free")
     for _ in range(5):
         line.source.hand(BLACK)
-        assert isinstance(line.get(), Frame)
+        item = line.get()
+        assert isinstance(item, Fault) and item.reason.startswith("black picture: ")
 
 
 def test_newest_images_are_the_last_good_ones_inspected_or_not(rig: Callable[..., Rig]) -> None:
@@ -430,7 +433,7 @@ def test_newest_images_of_a_huge_camera_are_fewer(rig: Callable[..., Rig]) -> No
     line = rig()
     side = int((NEWEST_BYTES / 3 / 2.5) ** 0.5)
     for level in (30, 40, 50):
-        line.source.hand(np.full((side, side, 3), level, np.uint8))
+        line.source.hand(cv2.resize(picture(level), (side, side)))
     assert len(line.capture.newest_images(4)) == 2
 
 

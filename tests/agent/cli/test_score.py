@@ -16,6 +16,7 @@ from zsad_core.errors import ZsadError
 
 def write_picture(path: Path, blot: bool) -> Path:
     image = np.full((96, 96, 3), 255, np.uint8)
+    image[70:90] = 230
     if blot:
         image[30:60, 30:60] = 0
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,30 @@ def test_unreadable_file_is_unknown_the_rest_is_scored_and_the_exit_code_is_one(
     assert all(row["anomaly_score"] is None and row["reason"] for row in found if row["verdict"] == "unknown")
 
 
+def test_files_that_are_not_pictures_are_counted_and_named_once_on_stderr(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = tmp_path / "parts"
+    write_picture(parts / "a.png", blot=True).rename(parts / "a")
+    for name in ("notes.txt", "z.npy"):
+        (parts / name).write_text("text")
+    assert main(["score", str(parts), "--bundle", str(tiny_bundle), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert [json.loads(line)["path"] for line in printed.out.splitlines()] == [str(parts / "a")]
+    assert printed.err == f"zsad-agent: 2 files are not pictures and are skipped, for example {parts}/notes.txt\n"
+    assert main(["score", str(parts / "notes.txt"), "--bundle", str(tiny_bundle), "--json"]) == 1  # named by the user
+
+
+def test_bit_depth_flag_counts(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bright = cv2.cvtColor(cv2.imread(str(write_picture(tmp_path / "a.png", blot=True))), cv2.COLOR_BGR2GRAY)
+    assert cv2.imwrite(str(tmp_path / "a.png"), bright.astype(np.uint16) * 1023 // 255)
+    flags = ["--bundle", str(tiny_bundle), "--json"]
+    assert main(["score", str(tmp_path / "a.png"), *flags]) == 1  # nearly black
+    assert main(["score", str(tmp_path / "a.png"), "--bit-depth", "10", *flags]) == 0
+    dark, right = rows(capsys)
+    assert "dark_below" in str(dark["reason"]) and right["anomaly_score"] == pytest.approx(1.0, abs=1e-6)
+
+
 def test_maps_mirror_the_folder_at_the_models_resolution(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,14 +146,30 @@ def test_faults_are_one_line_with_the_right_exit_code(
 
 
 def test_reader_that_goes_away_and_odd_file_names_leave_no_traceback(tiny_bundle: Path, tmp_path: Path) -> None:
-    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
-    Path(odd).write_bytes(write_picture(tmp_path / "a.png", blot=False).read_bytes())
-    score = f"{sys.executable} -m zsad_agent.cli score {tmp_path} --bundle {tiny_bundle}"
+    parts = tmp_path / "parts"
+    whole_png = write_picture(parts / "a.png", blot=False).read_bytes()
+    Path(os.fsdecode(os.fsencode(parts) + b"/\xff.png")).write_bytes(whole_png)
+    score = f"{sys.executable} -m zsad_agent.cli score {parts} --bundle {tiny_bundle}"
     whole = subprocess.run(score, shell=True, capture_output=True, timeout=60)
     assert whole.returncode == 0 and whole.stderr == b""
     assert rb"\udcff.png" in whole.stdout
     cut = subprocess.run(f"{score} | true", shell=True, capture_output=True, timeout=60)
     assert cut.stderr == b""
+
+
+def test_picture_that_shows_nothing_is_unknown_unless_it_is_to_be_scored_unchecked(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, grey in {"black": 0, "covered": 120, "overexposed": 255}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((96, 96, 3), grey, np.uint8))
+    score = ["score", str(tmp_path), "--bundle", str(tiny_bundle), "--json"]
+    assert main(score) == 1
+    checked = rows(capsys)
+    assert [(row["verdict"], row["anomaly_score"]) for row in checked] == [("unknown", None)] * 3
+    starts = ["black picture: ", "picture without structure: ", "overexposed picture: "]
+    assert all(str(row["reason"]).startswith(start) for row, start in zip(checked, starts, strict=True))
+    assert main([*score, "--unchecked"]) == 0
+    assert [row["verdict"] for row in rows(capsys)] == ["anomalous", "anomalous", "ok"]
 
 
 def test_calibrate_prints_a_threshold_that_passes_the_good_parts(
@@ -138,16 +179,17 @@ def test_calibrate_prints_a_threshold_that_passes_the_good_parts(
         image = np.full((64, 64, 3), 255 - 10 * index, np.uint8)
         cv2.imwrite(str(tmp_path / f"{index}.png"), image)
     (tmp_path / "broken.png").write_bytes(b"x")
-    assert main(["calibrate", str(tmp_path), "--bundle", str(tiny_bundle)]) == 0
+    assert main(["calibrate", str(tmp_path), "--bundle", str(tiny_bundle), "--unchecked"]) == 1
     printed = capsys.readouterr()
     assert "broken.png" in printed.err
+    assert "# Left out: 1 without a score." in printed.out
     assert "From 6 pictures" in printed.out and "cannot support the 1.00%" in printed.out
     assert printed.out.splitlines()[-2:] == ["decision:", "  threshold: 0.1961"]
 
 
 @pytest.mark.parametrize("count", [0, 4])
 def test_calibrate_refuses_too_few(count: int) -> None:
-    with pytest.raises(ZsadError, match=f"{count} pictures can be scored, at least 5"):
+    with pytest.raises(ZsadError, match=f"{count} different pictures can be scored, at least 5"):
         calibrate([0.1] * count, 0.01)
 
 
@@ -208,10 +250,12 @@ def test_calibrate_names_the_pictures_that_it_leaves_out_on_one_line(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(5):
-        write_picture(tmp_path / f"{number}.png", blot=False)
-    cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((1, 1, 3), np.uint8))
+        image = cv2.imread(str(write_picture(tmp_path / f"{number}.png", blot=False)))
+        image[70:90] -= np.uint8(5 * number)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
+    cv2.imwrite(str(tmp_path / "dot.png"), np.full((1, 1, 3), 90, np.uint8))
     (tmp_path / "dot.png").rename(tmp_path / "d\x1bot.png")
-    assert main(["calibrate", str(tmp_path), "--bundle", str(tiny_bundle)]) == 0
+    assert main(["calibrate", str(tmp_path), "--bundle", str(tiny_bundle)]) == 1
     assert f"left out: {tmp_path}/d\\x1bot.png: the picture has 1x1 pixels" in capsys.readouterr().err
 
 

@@ -1,3 +1,4 @@
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
 
 def test_faults_name_the_file_for_its_own_and_the_command_line_for_flags(tmp_path: Path) -> None:
     path = write(tmp_path, "source:\n  camera: 0\n  speed: 5\n")
-    with pytest.raises(ConfigError, match=r"agent\.yaml:3: source\.speed: unknown key\. Known here: camera, fps"):
+    with pytest.raises(ConfigError, match=r"agent\.yaml:3: source\.speed: unknown key\. Known here: bit_depth, camera"):
         load_settings(path)
     with pytest.raises(ConfigError, match=r"command line: decision\.threshold: got 7\.0"):
         load_settings(write(tmp_path, ""), {"decision": {"threshold": 7.0}})
@@ -40,13 +41,15 @@ def test_faults_name_the_file_for_its_own_and_the_command_line_for_flags(tmp_pat
         ("source:\n  camera: 0\n  width: 1280\n", r"agent\.yaml:1: source: .*set both or neither"),
         ("source:\n  camera: 0\n  height: 720\n", r"agent\.yaml:1: source: .*set both or neither"),
         ("decision:\n  debounce_k: 3\n  debounce_n: 2\n", r"agent\.yaml:1: decision: .*at most debounce_n, 2"),
+        ("source:\n  source: /d\n  sort_by_verdict: true\n", r"agent\.yaml:1: source: .*needs trigger: folder"),
         ("source:\n  camera: -1\n", r"agent\.yaml:2: source\.camera: got -1"),
         ("source:\n  name:\n", r"agent\.yaml:2: source\.name: has no value\. Give it one or leave the key out"),
         ("source:\n  source: ''\n", r"agent\.yaml:2: source\.source: got ''"),
         ("source:\n  camera: 0\n  source: http://h/x?token=secret\n", r"'source': 'http://h/x\?…'"),
         ("mqtt:\n  broker: mqtt://u:secr/et@secret@h\n", r"agent\.yaml:2: mqtt\.broker: got 'mqtt://\*\*\*@h'"),
         ("mqtt:\n  broker: mqtt://h:0\n", r"agent\.yaml:2: mqtt\.broker: got .*a port from 1"),
-        ("mqtt:\n  broker: mqtt://a b\n", r"agent\.yaml:2: mqtt\.broker: got .*no blanks"),
+        ("mqtt:\n  broker: mqtt://a b\n", r"agent\.yaml:2: mqtt\.broker: got .*a blank"),
+        ("mqtt:\n  client_id: a b\n", r"agent\.yaml:2: mqtt\.client_id: got 'a b'.*no blanks"),
         ("- a\n", r"agent\.yaml:1: expected keys and values"),
     ],
 )
@@ -54,6 +57,76 @@ def test_contradictions_are_named_by_line_without_credentials(tmp_path: Path, te
     with pytest.raises(ConfigError, match=fault) as caught:
         load_settings(write(tmp_path, text))
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("rtsp://admin:p#secret@10.0.0.7/x", "%23 for #"),
+        ("rtsp://admin:p/secret@10.0.0.7/x", "%2F for /"),
+        ("rtsp://admin:p?secret@10.0.0.7/x", "%3F for ?"),
+        ("rtsp://admin:p@secret@10.0.0.7/x", "%40 for @"),
+        ("rtsp://admin:se%cret@10.0.0.7/x", "%25 for %"),
+        ("rtsp://admin:[secret]@10.0.0.7/x", "needs an escape"),
+        ("rtsp://admin:12/secret@10.0.0.7/x", "%2F for /"),
+        ("http://secret:#%&wL1@*tU123zv@192.168.101.73:8090/x", "%23 for #"),
+        ("rtsp://u:p #secret@h/x", "a blank"),
+        ("rtsp://10.0.0.7:99999/x", "from 1 to 65535"),
+        ("rtsp://10.0.0.7:0/x", "from 1 to 65535"),
+        ("rtsp://10.0.0.7:/x", "a port number"),
+        ("rtsp://10.0.0.7:abc/x", "a port number"),
+        ("rtsp://u:secret", "YAML ends a value at a blank and #"),
+        ("rtsp:///x", "no host"),
+        ("http://", "no host"),
+        ("http://?x", "no host"),
+        ("rtsp://u:secret@/x", "no host"),
+        ("rtsp://::1:8554/x", r"[::1]"),
+        ("rtsp://[::1/x", "more than one colon"),
+        ("rtsp://[::g]/x", "not an IPv6 address"),
+        ("rtsp://10.0.0.300/x", "not an IPv4 address"),
+        ("rtsp://10.0.0 .7/x", "a blank"),
+        ("rtsp://10.0.0.7/x\t", "a blank"),
+        ("rtsp://ho,st/x", "no host name has"),
+        ("rtsp:/10.0.0.7/x", "expected ://"),
+        ("HTTP:10.0.0.7/x", "expected ://"),
+        ("ftp://u:secret@h/x", "scheme 'ftp' is not known"),
+    ],
+)
+def test_address_that_cannot_be_opened_is_refused_for_streams_and_brokers(tmp_path: Path, url: str, fault: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(write(tmp_path, f"source:\n  source: {json.dumps(url)}\n"))
+    assert "agent.yaml:2: source.source: got" in str(caught.value) and fault in str(caught.value)
+    assert "secret" not in str(caught.value)
+    if not url.startswith(("ftp:", "rtsp:/1", "HTTP:")):
+        broker = "mqtt" + url[url.index(":") :]
+        with pytest.raises(ConfigError) as caught:
+            load_settings(write(tmp_path, f"mqtt:\n  broker: {json.dumps(broker)}\n"))
+        assert fault in str(caught.value) or "credentials do not belong" in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("HTTP://Host:80/X", "http://Host:80/X"),
+        (
+            "Rtsp://u:p%23%40:!$&'()*+,;=~@cam-1.local/a%20b?c=d@e",
+            "rtsp://u:p%23%40:!$&'()*+,;=~@cam-1.local/a%20b?c=d@e",
+        ),
+        ("rtsp://[fe80::1%eth0]:8554/x", "rtsp://[fe80::1%eth0]:8554/x"),
+        ("https://h/@user/live", "https://h/@user/live"),
+        ("http://10.0.0.7:8080/cam@2", "http://10.0.0.7:8080/cam@2"),
+        ("/data/odd:name@1/#?.png", "/data/odd:name@1/#?.png"),
+    ],
+)
+def test_address_is_kept_but_for_the_case_of_its_scheme(tmp_path: Path, url: str, kept: str) -> None:
+    settings = load_settings(write(tmp_path, f"source:\n  source: {json.dumps(url)}\n"))
+    assert settings.config.source.source == kept
+
+
+def test_scheme_of_a_broker_may_be_in_upper_case(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, "mqtt:\n  broker: MQTTS://Broker:8883\n  tls: {ca_file: /x}\n"))
+    assert settings.config.mqtt.broker == "mqtts://Broker:8883"
 
 
 def test_check_names_every_fault_by_line_and_key(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -12,9 +12,10 @@ from fake_controls import FakeControls, FakePublisher
 from mqtt_listener import wait_until
 
 from zsad_agent.config import AgentConfig, ControlConfig, HeatmapConfig
-from zsad_agent.control import CameraSettings, Controller, StoredSettings
+from zsad_agent.control import CameraSettings, Controller, Nonces, StoredSettings
 from zsad_agent.control.controller import MAX_A_SECOND, MAX_WAITING
 from zsad_agent.model import Outcome
+from zsad_agent.spool import SpoolClock
 
 NOW_S = 1_800_000_000.0
 SETTINGS = [f"{camera}/{key}" for camera in ("cam0", "cam1") for key in ("threshold", "product", "paused", "snapshot")]
@@ -49,7 +50,9 @@ class Plant:
     def start(self, controls: FakeControls | None = None, *, real_rate: bool = False) -> Controller:
         self.controls = controls or FakeControls()
         self.publisher = FakePublisher()
-        self.stored = StoredSettings(self.folder / "settings.json", clock=lambda: self.clocks.now_s)
+        clock = SpoolClock(wall_s=lambda: self.clocks.now_s, boot_s=lambda: self.clocks.now_s, boot_id="boot")
+        self.stored = StoredSettings(self.folder / "settings.json", clock=clock)
+        self.nonces = Nonces()
         self.clocks.now_s += 1
         control = ControlConfig(enabled=True, max_age_s=30.0, plain=self.plain, bundle_dir=self.bundle_dir)
         return Controller(
@@ -57,7 +60,8 @@ class Plant:
             self.publisher,
             AgentConfig(device_id="line3", control=control, heatmap=self.heatmap),
             self.stored,
-            clock=lambda: self.clocks.now_s,
+            nonces=self.nonces,
+            clock=clock,
             monotonic=time.monotonic if real_rate else self.clocks.monotonic,
         )
 
@@ -179,6 +183,35 @@ def test_replayed_command_is_refused_also_after_a_restart(plant: Plant) -> None:
         assert (answer["value"], "replay" in answer["error"]) == (0.1, True)
 
 
+def test_command_with_a_nonce_is_carried_out_once_whatever_the_clocks_say(plant: Plant) -> None:
+    with plant.start():
+        nonce = plant.nonces.current()
+        plant.clocks.now_s -= 1e8
+        sent = json.dumps({"value": 0.9, "id": "mine", "nonce": nonce}).encode()
+        assert plant.publisher.ask("cam0/threshold", sent)["value"] == 0.9
+        assert plant.ask("cam0/threshold", 0.1, id="other", sent_at=0.0, nonce=nonce)["value"] == 0.1
+        assert "replay" in plant.publisher.ask("cam0/threshold", sent)["error"]
+        assert "replay" in plant.ask("cam0/threshold", 0.2, nonce="0" * 16)["error"]  # its time is not used instead
+    with plant.start():
+        plant.nonces.current()
+        assert "replay" in plant.publisher.ask("cam0/threshold", sent)["error"]
+        assert plant.controls.thresholds["cam0"] == 0.1
+
+
+def test_nonce_corrects_a_stored_time_that_blocks_commands(plant: Plant) -> None:
+    plant.clocks.now_s += 1e8
+    with plant.start():
+        assert plant.ask("cam0/threshold", 0.1)["error"] is None
+    plant.clocks.now_s -= 1e8
+    with plant.start():
+        assert "command_nonce" in plant.ask("cam0/threshold", 0.2)["error"]
+        assert plant.ask("cam0/threshold", 0.3, nonce=plant.nonces.current())["error"] is None
+        plant.clocks.now_s += 1
+        assert plant.ask("cam0/threshold", 0.4)["error"] is None
+    with plant.start():
+        assert plant.ask("cam0/threshold", 0.5)["error"] is None
+
+
 def test_refused_command_is_not_carried_out_later_as_a_replay(plant: Plant) -> None:
     with plant.start():
         old = plant.payload("screw")
@@ -193,9 +226,9 @@ def test_replay_is_refused_after_a_kill_in_the_middle_of_the_command(plant: Plan
     with plant.start():
         plant.publisher.arrive("bundle", plant.payload("slow"))
         assert plant.controls.switching.wait(15)
-        stored = StoredSettings(plant.folder / "settings.json", clock=lambda: 0.0)  # what a new process would read
+        stored = StoredSettings(plant.folder / "settings.json")  # what a new process would read
         plant.controls.let_go.set()
-    assert "c1" in stored.seen.sent_at_s
+    assert "c1" in stored.guard.seen
 
 
 def test_after_a_damaged_file_commands_sent_before_the_start_are_refused(plant: Plant) -> None:
@@ -235,8 +268,9 @@ def test_stored_product_that_the_bundle_lacks_is_reported_and_the_config_s_is_us
     earlier = StoredSettings(plant.folder / "settings.json")
     earlier.set_camera("cam0", CameraSettings(product="screw", threshold=0.2))
     earlier.set_camera("gone", CameraSettings(threshold=0.9))
-    earlier.seen.forgotten_up_to_s = 0.0  # written by another clock than the plant's
     earlier.save()
+    content = json.loads(earlier.path.read_text())
+    earlier.path.write_text(json.dumps(content | {"forgotten_up_to_s": 0.0}))  # the plant has another clock
     with plant.start():
         state = plant.publisher.state("cam0/product")
         assert (state["value"], state["source"]) == ("object", "config")
@@ -308,6 +342,17 @@ def test_reload_is_requested_or_refused_with_every_fault(plant: Plant) -> None:
         plant.controls.config_fault = None
         answer = plant.ask("reload", None, id="mine")
         assert (answer["error"], answer["id"], plant.controls.reloads) == (None, "mine", 1)
+
+
+def test_reload_by_a_signal_is_answered_as_a_command(plant: Plant) -> None:
+    with plant.start() as controller:
+        for fault in ("agent.yaml:2: source.fps: got -1", None):
+            plant.controls.config_fault = fault
+            said = len(plant.publisher.answers)
+            controller.reload()
+            answer = plant.publisher.wait_for("reload", after=said)
+            assert (answer["error"], answer["id"]) == (fault, None)
+        assert plant.controls.reloads == 1
 
 
 def test_internal_error_is_reported_and_the_controller_continues(

@@ -12,7 +12,7 @@ from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener, wait_until
 
 from zsad_agent.config import AgentConfig, ControlConfig, MqttConfig
-from zsad_agent.control import Controller, StoredSettings
+from zsad_agent.control import Controller, Nonces, StoredSettings
 from zsad_agent.mqtt import Publisher
 from zsad_agent.spool import Spool
 
@@ -50,7 +50,7 @@ def test_commands_act_once_are_answered_retained_and_survive_a_restart(
             MqttListener(broker.port) as listener,
             Spool(tmp_path / "spool.sqlite3", max_results=100) as spool,
             Publisher(config.mqtt, "line3", spool) as publisher,
-            Controller(controls, publisher, config, StoredSettings(tmp_path / "settings.json")),
+            Controller(controls, publisher, config, StoredSettings(tmp_path / "settings.json"), nonces=Nonces()),
         ):
             answer(listener, "reload", None)
             wait_until(lambda: publisher.connected)

@@ -10,37 +10,44 @@ from pathlib import Path
 import pytest
 
 from zsad_agent.control import CameraSettings, StoredSettings
+from zsad_agent.spool import SpoolClock, Stamp
 
 NOW_S = 1_800_000_000.0
 
 
-def settings(folder: Path) -> StoredSettings:
-    return StoredSettings(folder / "settings.json", clock=lambda: NOW_S)
+def settings(folder: Path, now_s: float = NOW_S) -> StoredSettings:
+    clock = SpoolClock(wall_s=lambda: now_s, boot_s=lambda: now_s - NOW_S, boot_id="boot")
+    return StoredSettings(folder / "settings.json", clock=clock)
+
+
+def now(now_s: float = NOW_S) -> Stamp:
+    return Stamp(wall_s=now_s, boot_s=now_s - NOW_S, boot_id="boot")
 
 
 def test_without_a_file_there_are_no_settings_and_no_fault(tmp_path: Path) -> None:
     stored = settings(tmp_path / "not-there")
     assert (stored.camera("cam0"), stored.fault, stored.damage) == (CameraSettings(), None, None)
-    assert stored.seen.forgotten_up_to_s == NOW_S  # what was sent before this start may be a replay
+    assert stored.guard.forgotten_up_to_s(now(NOW_S + 5)) == NOW_S  # what was sent before this start may be a replay
 
 
 def test_settings_and_ids_come_back_after_a_restart(tmp_path: Path) -> None:
     stored = settings(tmp_path / "made")
     stored.set_camera("cam0", CameraSettings(threshold=0.4, product="bottle"))
     stored.set_camera("gone", CameraSettings(paused=False))
-    stored.seen.add("a", NOW_S, now_s=NOW_S, keep_s=60)
+    stored.guard.accept("a", NOW_S + 2, now(NOW_S + 2), 30)
     assert stored.save()
-    again = StoredSettings(stored.path, clock=lambda: NOW_S + 1)
+    again = settings(tmp_path / "made", NOW_S + 9)
     assert again.camera("cam0") == CameraSettings(threshold=0.4, product="bottle")
     assert again.camera("gone") == CameraSettings(paused=False)
-    assert (again.seen.sent_at_s, again.seen.forgotten_up_to_s) == ({"a": NOW_S}, NOW_S)
+    assert (again.guard.seen, again.guard.anchor) == ({"a": NOW_S + 2}, now(NOW_S + 2))
+    assert again.guard.forgotten_up_to_s(now(NOW_S + 10)) == NOW_S
     assert [path.name for path in stored.path.parent.iterdir()] == ["settings.json"]
 
 
-def test_clock_that_was_years_ahead_does_not_block_later_commands(tmp_path: Path) -> None:
-    ahead = StoredSettings(tmp_path / "settings.json", clock=lambda: NOW_S + 2e8)
-    assert ahead.save()
-    assert StoredSettings(ahead.path, clock=lambda: NOW_S).seen.forgotten_up_to_s == NOW_S
+def test_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps(VALID | {"seen": {"a": NOW_S}, "forgotten_up_to_s": NOW_S - 60}))
+    guard = settings(tmp_path).guard
+    assert (guard.seen, guard.anchor, guard.forgotten_up_to_s(now())) == ({"a": NOW_S}, None, NOW_S - 60)
 
 
 VALID = {"format": 1, "cameras": {}, "seen": {}, "forgotten_up_to_s": 0.0}
@@ -62,6 +69,9 @@ VALID = {"format": 1, "cameras": {}, "seen": {}, "forgotten_up_to_s": 0.0}
         json.dumps(VALID | {"cameras": {"cam0": {"threshold": "0.5"}}}).encode(),
         json.dumps(VALID | {"cameras": {"cam0": {"paused": 1}}}).encode(),
         json.dumps(VALID | {"seen": {"a": float("nan")}}).encode(),
+        json.dumps(VALID | {"anchor": {"wall_s": float("nan"), "boot_s": 0.0, "boot_id": "b"}}).encode(),
+        json.dumps(VALID | {"anchor": {"wall_s": "1"}}).encode(),
+        json.dumps(VALID | {"anchor": {"hue": 1.0}}).encode(),
         b" " * 4_000_001,
     ],
 )

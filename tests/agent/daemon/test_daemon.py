@@ -17,6 +17,7 @@ import pytest
 from agent_process import AgentProcess, write_line_video
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import wait_until
+from plant_operator import write_part
 from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_agent.config import AgentConfig, InferenceConfig, SourceConfig
@@ -103,6 +104,7 @@ def test_pictures_of_every_kind_have_a_result_and_bad_ones_are_unknown(tiny_bund
     folder = tmp_path / "pictures"
     folder.mkdir()
     white = np.full((50, 60), 255, np.uint8)
+    white[20:30] = 220
     cv2.imwrite(str(folder / "1-grey.png"), white)
     cv2.imwrite(str(folder / "2-sixteen.png"), white.astype(np.uint16) * 257)
     cv2.imwrite(str(folder / "3-alpha.png"), np.dstack([white] * 4))
@@ -232,7 +234,7 @@ def test_what_the_agent_writes_is_not_open_to_every_user_of_the_machine(tiny_bun
 
 def test_results_that_nothing_takes_are_said_to_be_lost_at_the_end(tiny_bundle: Path, tmp_path: Path) -> None:
     for number in range(3):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((64, 64, 3), 200, np.uint8))
+        write_part(tmp_path / f"{number}.png")
     (tmp_path / "full").touch()
     flags = ("--source", str(tmp_path), "--broker", NO_BROKER)
     state = {"STATE_DIRECTORY": str(tmp_path / "full" / "state")}
@@ -299,7 +301,7 @@ def test_agent_whose_spool_hangs_in_its_opening_says_so_and_sends_results(
         agent.wait_for_output("inspecting folder", 60)
         port = re.findall(r"metrics and health at http://127.0.0.1:(\d+)", agent.output)[0]
         assert "the disk has not answered for more than 5 s" in get(port, "readyz")
-        cv2.imwrite(str(parts / "a.png"), np.full((240, 320, 3), 250, np.uint8))
+        write_part(parts / "a.png")
         wait_until(lambda: (parts / "inspected" / "a.png").exists(), 20)  # the broker has its result
         code, spent_s = agent.terminate()
     assert spent_s < 2.0, agent.output
@@ -318,10 +320,10 @@ def test_signal_ends_an_agent_whose_spool_hangs_and_it_is_observable_meanwhile(
     settings = f"http:\n  listen: 127.0.0.1:0\nsource:\n  source: {parts}\n  trigger: folder\n"
     with AgentProcess(tmp_path, tiny_bundle, "--broker", url, environment=environment, settings=settings) as agent:
         agent.wait_for_output("inspecting folder")
-        cv2.imwrite(str(parts / "a.png"), np.full((240, 320, 3), 250, np.uint8))
+        write_part(parts / "a.png")
         wait_until(lambda: (parts / "inspected" / "a.png").exists(), 20)
         hangs.touch()
-        cv2.imwrite(str(parts / "b.png"), np.full((240, 320, 3), 250, np.uint8))
+        write_part(parts / "b.png")
         port = re.findall(r"metrics and health at http://127.0.0.1:(\d+)", agent.output)[0]
         wait_until(lambda: "the disk has not answered" in get(port, "readyz"), 20)
         started_s = time.monotonic()
@@ -350,7 +352,7 @@ def test_watched_folder_that_is_missing_at_the_start_takes_down_no_other_camera(
     parts, later = tmp_path / "parts", tmp_path / "later"
     for folder in (parts, later):
         folder.mkdir()
-        cv2.imwrite(str(folder / "part.png"), np.full((64, 64, 3), 200, np.uint8))
+        write_part(folder / "part.png")
     later.rename(tmp_path / "away")
     cameras = (
         f"cameras:\n- {{name: a, source: {parts}, loop: true, fps: 5}}\n"

@@ -13,6 +13,7 @@ import pytest
 from agent_process import DEVICE, AgentProcess, write_line_video
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener
+from plant_operator import write_parts
 
 from zsad_agent.messages import Result, schema_text
 from zsad_agent.spool import Spool
@@ -147,3 +148,27 @@ def test_video_cut_short_ends_with_an_unknown_result_and_exit_one(
     assert "of 60 frames: it is cut short" in last["reason"]
     assert "of 60 frames: it is cut short" in agent.output
     assert "Traceback" not in agent.output
+
+
+def test_evidence_without_space_is_said_over_mqtt_and_when_it_is_over(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, tiny_disk: Path
+) -> None:
+    broker = mosquitto()
+    parts = write_parts(tmp_path / "parts", blot=0)
+    settings = (
+        f"mqtt:\n  broker: {broker.url}\nsource:\n  source: {parts}\n  loop: true\n  fps: 20\nevidence:\n"
+        f"  enabled: true\n  path: {tiny_disk}/evidence\n  min_free_bytes: 500000\n"
+    )
+
+    def faults() -> list[str]:
+        said: list[list[str]] = [json.loads(stats)["faults"] for stats in listener.payloads(f"zsad/{DEVICE}/stats")]
+        return said[-1] if said else ["nothing said yet"]
+
+    with MqttListener(broker.port) as listener, AgentProcess(tmp_path, tiny_bundle, settings=settings):
+        listener.wait_for(lambda: faults() == [])
+        listener.wait_for(lambda: list(tiny_disk.glob("evidence/*/*/*.json")))
+        (tiny_disk / "other").write_bytes(bytes(700_000))
+        listener.wait_for(lambda: any("other programs fill the disk" in fault for fault in faults()), 10)
+        assert list(tiny_disk.glob("evidence/*/*/*.json"))
+        (tiny_disk / "other").unlink()
+        listener.wait_for(lambda: faults() == [], 10)

@@ -11,6 +11,7 @@ from pathlib import Path
 from agent_process import AgentProcess
 from certificate_maker import Authority
 from mosquitto_broker import MosquittoBroker, free_port
+from mqtt_listener import wait_until
 from plant_operator import BASE, PATIENCE_S, PlantOperator, without_gap, write_parts
 from tiny_bundle_maker import make_tiny_bundle
 
@@ -63,6 +64,11 @@ def test_settings_obey_only_fresh_commands_and_hold_over_a_kill_behind_tls_passw
             operator.publish(f"{BASE}/cam0/threshold/set", b'{"value": 0.9, "id": "old", "sent_at": 1000}')
             assert "the clocks" in operator.state_where("cam0/threshold", lambda s: s["id"] == "old")["error"].lower()
 
+            nonce = json.loads(operator.payloads(f"{BASE}/stats")[-1])["command_nonce"]
+            without_clock = json.dumps({"value": 0.25, "id": "no clock", "nonce": nonce}).encode()
+            operator.publish(f"{BASE}/cam0/threshold/set", without_clock)
+            assert operator.state_where("cam0/threshold", lambda s: s["id"] == "no clock")["error"] is None
+
             assert operator.command("cam0/snapshot")["error"] is None
             operator.wait_for(lambda: operator.payloads(f"{BASE}/cam0/image"))
             assert operator.payloads(f"{BASE}/cam0/image")[0].startswith(b"\xff\xd8")
@@ -78,6 +84,8 @@ def test_settings_obey_only_fresh_commands_and_hold_over_a_kill_behind_tls_passw
         states = len(operator.payloads(f"{BASE}/cam0/paused/state"))
         with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
             operator.wait_for(lambda: len(operator.payloads(f"{BASE}/cam0/paused/state")) > states, PATIENCE_S)
+            operator.publish(f"{BASE}/cam0/threshold/set", without_clock)
+            operator.state_where("cam0/threshold", lambda s: s["id"] == "no clock" and s["error"])
             operator.publish(f"{BASE}/cam0/threshold/set", replayed)
             operator.state_where("cam0/threshold", lambda state: "a replay" in (state["error"] or ""))
             assert json.loads(operator.payloads(f"{BASE}/cam0/paused/state")[-1])["value"] is True
@@ -106,6 +114,36 @@ def test_agent_without_control_takes_no_command(mosquitto: Brokers, tiny_bundle:
         agent.terminate()
     subscribed = [line for line in broker.log.splitlines() if "/set (QoS" in line]
     assert subscribed == []
+
+
+def test_retained_topics_of_an_earlier_config_are_removed_at_the_start(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    parts = write_parts(tmp_path / "parts")
+    with PlantOperator(broker.port) as operator:
+        for name, enabled in (("cam0", "true"), ("cam1", "false")):
+            settings = f"mqtt:\n  broker: {broker.url}\ncontrol:\n  enabled: {enabled}\ncameras:\n" + camera(
+                name, parts
+            )
+            with AgentProcess(tmp_path, tiny_bundle, settings=settings):  # ended by SIGKILL
+                operator.next_results(1, name)
+                if name == "cam0":
+                    operator.state_where("cam0/threshold", lambda state: True)
+                    operator.state_where("bundle", lambda state: True)
+                else:
+                    operator.wait_for(lambda: operator.payloads(f"{BASE}/cam0/status")[-1] == b"")
+                    operator.wait_for(lambda: operator.payloads(f"{BASE}/bundle/state")[-1] == b"")
+                    operator.wait_for(lambda: f"{BASE}/stats" in operator.topics)
+                    wait_until(lambda: (tmp_path / "state/published.json").exists())
+        latest = dict(operator.messages)
+        kept = {topic for topic, payload in latest.items() if payload and topic.endswith(("/status", "/state"))}
+        assert kept == {f"{BASE}/cam1/status"}
+        settings = settings.replace("mqtt:\n", "mqtt:\n  topic_prefix: hall2\n")
+        with AgentProcess(tmp_path, tiny_bundle, settings=settings):
+            operator.wait_for(lambda: "hall2/line3/cam1/status" in operator.topics)
+            for suffix in ("cam1/status", "stats", "available"):
+                operator.wait_for(lambda suffix=suffix: operator.payloads(f"{BASE}/{suffix}")[-1] == b"")
 
 
 def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_broken_one(

@@ -413,40 +413,62 @@ def test_disk_never_falls_below_its_free_bytes(tiny_disk: Path) -> None:
     assert names[-1].endswith("line3-b1-99.overlay.jpg") and 20 < len(names) < 200
 
 
-def test_evidence_is_deleted_when_other_files_fill_the_disk_and_kept_again_later(
+def seqs_on(folder: Path) -> list[int]:
+    """The numbers of the complete sets."""
+    return sorted(int(name.removesuffix(".json").rsplit("-", 1)[1]) for name in files(folder) if name.endswith(".json"))
+
+
+def test_newest_evidence_is_kept_when_other_files_fill_the_disk(
     tiny_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, other = tiny_disk / "evidence", tiny_disk / "other"
-    with caplog.at_level(logging.WARNING), EvidenceStore(config(min_free_bytes=100_000), folder) as store:
-        for seq in range(10):
-            store.keep(result(seq), None, b"o" * 40_000)
-        wait_for(lambda: store.stats.kept == 10)
-        free = os.statvfs(tiny_disk).f_bavail * 4096
-        other.write_bytes(b"x" * (free - 4096))
-        for seq in range(10, 60):
-            store.keep(result(seq), None, b"o" * 40_000)
+    with caplog.at_level(logging.WARNING), EvidenceStore(config(min_free_bytes=500_000), folder) as store:
+        for seq in range(20):
+            store.keep(result(seq), None, b"o" * 8_000)
+        wait_for(lambda: store.stats.kept == 20)
+        assert (seqs_on(folder), store.fault) == (list(range(20)), None)
+        with contextlib.suppress(OSError), other.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        for seq in range(20, 60):
+            store.keep(result(seq), None, b"o" * 8_000)
         wait_for(lambda: store.stats.kept == 60)  # each in the place of an older one
-
-        def everything_gave_way() -> bool:
-            with contextlib.suppress(OSError), other.open("ab", buffering=0) as file:
-                file.write(b"x" * 100_000)
-            store.keep(result(99), None, b"o" * 40_000)
-            return store.fault is not None
-
-        wait_for(everything_gave_way)
-        assert "disk" in str(store.fault) or "space" in str(store.fault)
+        kept = seqs_on(folder)
+        assert kept == list(range(60 - len(kept), 60)) and 3 <= len(kept) <= 6  # a tenth of min_free_bytes
+        assert store.fault is not None and "other programs fill the disk" in store.fault
         other.unlink()
+        for seq in range(60, 70):
+            store.keep(result(seq), None, b"o" * 8_000)
+        wait_for(lambda: store.stats.kept == 70)
+        assert (seqs_on(folder), store.fault, store.stats.dropped) == ([*kept, *range(60, 70)], None, 0)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
-        def kept_again() -> bool:
-            before = store.stats.kept
-            store.keep(result(100), None, b"o")
-            time.sleep(0.05)
-            return store.stats.kept > before and store.fault is None
 
-        wait_for(kept_again)
-    lost = [record for record in caplog.records if "lost" in record.message]
-    back = [record for record in caplog.records if "back" in record.message]
-    assert 1 <= len(lost) <= 2 and len(back) == len(lost)  # of the limits and of the camera
+def test_evidence_stays_when_another_program_takes_what_it_gives_up(tmp_path: Path) -> None:
+    clock = Clock()
+    for number in range(100):
+        put_set(tmp_path, "2026-11-23", f"1200{number:02}.000")
+    pruner = pruner_at(clock, tmp_path)
+    pruner.make_room(0)
+
+    def replace_for(seconds: int) -> None:
+        for _ in range(seconds):
+            with contextlib.suppress(OSError):
+                pruner.replace_oldest(100)
+            clock.go(1)
+
+    replace_for(24 * 3600)  # no set can be written in the place of the deleted ones
+    assert 20 < pruner.pruned < 50
+    names = files(tmp_path)
+    assert len(names) == 100 - pruner.pruned and "/120099" in names[-1]
+    with pytest.raises(OSError, match="other programs"):
+        pruner.replace_oldest(100)
+    pruner.replaced()
+    before = pruner.pruned
+    for _ in range(10):
+        pruner.replace_oldest(100)
+        pruner.replaced()
+    assert pruner.pruned == before + 10
 
 
 def test_evidence_makes_room_on_a_disk_without_inodes(tiny_disk: Path) -> None:

@@ -15,6 +15,7 @@ import jsonschema
 import numpy as np
 import pytest
 from mqtt_listener import wait_until
+from plain_pictures import UNCHECKED
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault, UnknownPace
 from zsad_agent.config import CameraConfig, DecisionConfig, HeatmapConfig, SourceConfig
@@ -29,7 +30,7 @@ from zsad_core.facts import ScoreRule
 from zsad_core.types import Frame, Prediction, Verdict
 
 DARK, BRIGHT = np.zeros((40, 60, 3), np.uint8), np.full((40, 60, 3), 255, np.uint8)
-GREY = np.full((40, 60, 3), 200, np.uint8)  # of a live camera, black and white are taken for faults
+GREY = np.full((40, 60, 3), 200, np.uint8)
 RESULT_SCHEMA = json.loads(schema_text(Result))
 
 
@@ -129,7 +130,7 @@ class FakeLine:
             slot: FrameQueue[Captured] = (
                 BoundedQueue(condition=slots_changed) if source.lossless else LatestQueue(slots_changed)
             )
-            config = SourceConfig(reopen_max_s=0.01, name=f"cam{number}")
+            config = SourceConfig(reopen_max_s=0.01, name=f"cam{number}", health=UNCHECKED)
             status = CameraStatus(config.name, lambda camera, state: self.states.append(state))
             capture = Capture(source=source, config=config, slot=slot, status=status, stop=self.stop, seq=seq)
             inspector = make_inspector(predictor or FakePredictor(), status)
@@ -226,6 +227,40 @@ def test_file_is_moved_when_its_result_is_durable_and_stays_when_it_is_lost(tmp_
     time.sleep(0.6)
     assert (tmp_path / "b.png").exists()
     line.pipeline.stop()
+
+
+def test_result_names_its_file_and_the_file_is_moved_by_its_verdict(tmp_path: Path) -> None:
+    def refuse_grey(image: np.ndarray) -> None:
+        if image[0, 0, 0] == 200:
+            raise ImageError("not this one")
+
+    pictures = {b"SN-1.png": BRIGHT, b"SN-2.png": DARK, b"SN-3.png": GREY, b"SN-\xff\n.png": BRIGHT}
+    for name, image in pictures.items():
+        Path(os.fsdecode(bytes(tmp_path) + b"/" + name)).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    (tmp_path / "SN-4.png").write_bytes(b"\x89PNG no more")
+    source = FolderDropSource(tmp_path, stale_after_s=5.0, sort_by_verdict=True, grace_s=0.1)
+    line = FakeLine(source, predictor=FakePredictor(refuse_grey))  # type: ignore[arg-type]
+    line.pipeline.start()
+    wait_until(lambda: not list(tmp_path.glob("*.png")))
+    line.pipeline.stop()
+    assert isinstance(line.sink, ListSink)
+    for result in line.sink.results:
+        jsonschema.validate(result, RESULT_SCHEMA)
+    assert {result["source_name"]: result["verdict"] for result in line.sink.results} == {
+        "SN-1.png": "ok",
+        "SN-2.png": "anomalous",
+        "SN-3.png": "unknown",
+        "SN-4.png": "unknown",
+        "SN-\ufffd\n.png": "ok",
+    }
+    moved = {os.fsencode(path.relative_to(tmp_path)) for path in tmp_path.glob("*/**/*.png")}
+    assert moved == {
+        b"inspected/ok/SN-1.png",
+        b"inspected/ok/SN-\xff\n.png",
+        b"inspected/anomalous/SN-2.png",
+        b"inspected/unknown/SN-3.png",
+        b"unreadable/SN-4.png",
+    }
 
 
 def test_file_is_moved_at_once_without_a_store(tmp_path: Path) -> None:

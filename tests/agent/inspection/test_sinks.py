@@ -31,6 +31,8 @@ def test_printed_line_has_verdict_score_and_region() -> None:
     assert result_line(RESULT) == (
         "10:28:03.123Z cam0 #12  ANOMALOUS  0.731  (threshold 0.500)  41 ms  2 regions, worst at 120,44 61x30"
     )
+    named = RESULT.model_copy(update={"source_name": "SN\n1.png", "regions": ()})
+    assert result_line(named).endswith("(threshold 0.500)  41 ms  SN\\n1.png")
     assert result_line(UNKNOWN) == "10:28:03.123Z cam0 #12  UNKNOWN      -    (threshold 0.500)  41 ms  camera lost"
 
 

@@ -7,6 +7,7 @@ import pytest
 from zsad_agent.config import HeatmapConfig
 from zsad_agent.inspection import View
 from zsad_agent.inspection.overlay import render_heatmap
+from zsad_agent.inspection.view import Rectangle
 from zsad_core.errors import ConfigError, ImageError
 from zsad_core.facts import ScoreRule
 from zsad_core.types import Prediction, Region
@@ -70,9 +71,27 @@ def test_mask_over_the_whole_region_is_an_image_error(tmp_path: Path) -> None:
         view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (60, 40), RULE)
 
 
+@pytest.mark.parametrize(("region", "ignored"), [((30, 0, 20, 20), np.s_[:30, :20]), (None, np.s_[:1, :1])])
+def test_mask_that_ignores_nothing_of_the_region_is_logged_once(
+    tmp_path: Path, region: Rectangle | None, ignored: tuple[slice, slice], caplog: pytest.LogCaptureFixture
+) -> None:
+    view = View(region, mask_file(tmp_path / "m.png", ignored))
+    for _ in range(3):
+        view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (60, 40), RULE)
+    (line,) = caplog.messages
+    assert "m.png ignores nothing" in line
+
+
 def test_useless_or_missing_mask_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="white everywhere"):
         View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:, :]))
+    with pytest.raises(ConfigError, match=r"m\.png has no white area, so it ignores nothing"):
+        View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:0, :0]))
+    drawn = np.zeros((40, 60, 4), np.uint8)
+    drawn[:20, :, 3] = 255  # by transparency
+    cv2.imwrite(str(tmp_path / "alpha.png"), drawn)
+    with pytest.raises(ConfigError, match="transparency does not count"):
+        View(ignore_mask=tmp_path / "alpha.png")
     with pytest.raises(ConfigError, match=r"ignore_mask: .*none\.png"):
         View(ignore_mask=tmp_path / "none.png")
 

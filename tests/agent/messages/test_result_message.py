@@ -53,7 +53,8 @@ def test_the_bytes_on_the_wire_are_those_of_the_contract() -> None:
         b'"captured_at":"2026-11-22T10:28:03.123Z","product":"bottle","anomaly_score":0.731,"threshold":0.5,'
         b'"verdict":"anomalous","reason":null,"regions":[{"bbox_xywh":[120,44,61,30],"peak":0.93}],'
         b'"frame_wh":[1280,720],"bundle":{"name":"zsad-tiny","version":"1.0.0","sha256":"' + b"9c" * 32 + b'"},'
-        b'"latency_ms":{"capture_to_result":41.235,"inference":28.9},"replayed":false,"trigger_id":"gate \xc3\xa9"}'
+        b'"latency_ms":{"capture_to_result":41.235,"inference":28.9},"replayed":false,'
+        b'"source_name":null,"trigger_id":"gate \xc3\xa9"}'
     )
 
 
@@ -77,6 +78,7 @@ def test_result_holds_exactly_what_the_contract_says() -> None:
         "bundle": {"name": "zsad-tiny", "version": "1.0.0", "sha256": "9c" * 32},
         "latency_ms": {"capture_to_result": 41.235, "inference": 28.9},
         "replayed": False,
+        "source_name": None,
     }
 
 
@@ -93,6 +95,13 @@ def test_answer_to_a_trigger_names_it_and_no_other_message_does() -> None:
     assert message == build() | {"trigger_id": "part-4711"}
     with pytest.raises(ValidationError):
         SCHEMA.validate(build() | {"trigger_id": None})
+
+
+def test_result_of_a_file_names_it_and_one_of_an_older_version_is_valid_without() -> None:
+    SCHEMA.validate(build(source_name="SN-4711.png"))
+    old = build()
+    del old["source_name"]
+    SCHEMA.validate(old)
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, -0.01, 1.01])
@@ -157,7 +166,7 @@ def test_schema_refuses_what_the_contract_does_not_allow(changes: dict[str, Any]
         SCHEMA.validate(build() | changes)
 
 
-@pytest.mark.parametrize("key", sorted(build()))
+@pytest.mark.parametrize("key", sorted(build().keys() - {"source_name"}))
 def test_schema_refuses_a_message_with_a_key_missing(key: str) -> None:
     message = build()
     del message[key]

@@ -52,6 +52,7 @@ def make_stats(
     }
     fields: dict[str, Any] = {
         "device_id": "line3",
+        "instance": "5a01c2ee",
         "at": AT,
         "uptime_s": 61.5,
         "version": "0.1.0",
@@ -60,6 +61,8 @@ def make_stats(
         "spool": SpoolStats(entries=4, bytes=8192, oldest_age_s=12.5),
         "broker": BROKER,
         "evidence": EvidenceStats(kept=9, dropped=1, pruned=2, bytes=1000),
+        "faults": ("the disk is full",),
+        "command_nonce": "5f2c",
     }
     return Stats(**(fields | changes))
 

@@ -5,7 +5,8 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 from test_metrics_scrape import make_stats, result
 
-from zsad_agent.messages import RecentResults, SpoolStats, Stats, schema_text
+from zsad_agent.messages import AgentSnapshot, RecentResults, SpoolStats, Stats, schema_text
+from zsad_agent.monitoring import StatsReporter, stats_reporter
 from zsad_core.types import Verdict
 
 SCHEMA = Draft202012Validator(json.loads(schema_text(Stats)), format_checker=FormatChecker())
@@ -34,6 +35,7 @@ def test_message_has_the_fields_of_the_schema() -> None:
     assert stats(recent) == {
         "schema": "zsad.stats/1",
         "device_id": "line3",
+        "instance": "5a01c2ee",
         "at": "2026-11-25T10:28:03.123Z",
         "uptime_s": 61.5,
         "version": "0.1.0",
@@ -66,6 +68,8 @@ def test_message_has_the_fields_of_the_schema() -> None:
             "attached_images_given_up": {"disk": 6},
         },
         "evidence": {"kept": 9, "dropped": 1, "pruned": 2, "bytes": 1000},
+        "faults": ["the disk is full"],
+        "command_nonce": "5f2c",
     }
 
 
@@ -75,7 +79,7 @@ def test_the_bytes_on_the_wire_are_those_of_the_contract() -> None:
     reasons = {"cam0": None, "cam1": "caf\udce9 \u00e9"}
     spool = SpoolStats(entries=4, bytes=8192, oldest_age_s=3.2e-05)
     assert make_stats(recent, reasons, spool=spool).encode() == (
-        b'{"schema":"zsad.stats/1","device_id":"line3","at":"2026-11-25T10:28:03.123Z","uptime_s":61.5,'
+        b'{"schema":"zsad.stats/1","device_id":"line3","instance":"5a01c2ee","at":"2026-11-25T10:28:03.123Z","uptime_s":61.5,'
         b'"version":"0.1.0","bundle":{"name":"zsad-tiny","version":"1.0.0","sha256":"' + b"9c" * 32 + b'",'
         b'"device":"CPU"},"cameras":{"cam0":{"up":true,"reason":null,"results":{"ok":1,"anomalous":0,"unknown":0},'
         b'"dropped":3,"latency_ms":{"capture_to_result":{"p50":10.123,"p95":10.123},'
@@ -84,13 +88,28 @@ def test_the_bytes_on_the_wire_are_those_of_the_contract() -> None:
         b'"latency_ms":{"capture_to_result":null,"inference":null}}},'
         b'"spool":{"entries":4,"bytes":8192,"oldest_age_s":3.2e-05},'
         b'"broker":{"connections":2,"acknowledged":100,"replayed":5,"given_up":{"age":0,"count":7},'
-        b'"attached_images_given_up":{"disk":6}},"evidence":{"kept":9,"dropped":1,"pruned":2,"bytes":1000}}'
+        b'"attached_images_given_up":{"disk":6}},"evidence":{"kept":9,"dropped":1,"pruned":2,"bytes":1000},'
+        b'"faults":["the disk is full"],"command_nonce":"5f2c"}'
     )
 
 
 def test_agent_that_has_nothing_yet_is_valid() -> None:
-    message = stats(evidence=None, cameras={}, spool=SpoolStats(entries=0, bytes=0, oldest_age_s=None))
-    assert (message["cameras"], message["evidence"]) == ({}, None)
+    none = {"evidence": None, "cameras": {}, "faults": (), "command_nonce": None}
+    message = stats(**none, spool=SpoolStats(entries=0, bytes=0, oldest_age_s=None))
+    assert (message["cameras"], message["evidence"], message["faults"]) == ({}, None, [])
+
+
+def test_statistics_are_published_at_once_when_a_fault_begins_or_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats_reporter, "FAULTS_EVERY_S", 0.0)
+    faults: list[str] = []
+    published: list[str] = []
+    snapshot = AgentSnapshot(stats=make_stats(), connected=True, broker_fault=None, live_images_dropped={})
+    reporter = StatsReporter(lambda: snapshot, lambda: list(faults), lambda topic, payload: published.append(topic))
+    for said, change in ((1, None), (1, None), (2, faults.append), (2, None), (3, faults.remove), (3, None)):
+        if change is not None:
+            change("the disk is full")
+        reporter.tend()
+        assert published == ["stats"] * said
 
 
 def test_percentiles_forget_what_is_older_than_five_minutes_and_counts_do_not() -> None:

@@ -23,7 +23,7 @@ from result_maker import make_result as result
 
 from zsad_agent.config import MqttConfig
 from zsad_agent.messages import Result, schema_text
-from zsad_agent.mqtt import BrokerState, Publisher
+from zsad_agent.mqtt import BrokerState, Publisher, read_password
 from zsad_agent.spool import Spool, SpoolClock, Stamp
 from zsad_core.errors import ConfigError
 from zsad_core.types import Verdict
@@ -389,7 +389,16 @@ def test_embedded_is_not_an_address(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "No such file"), (b"", "no password"), (b"\n", "no password"), (b"\xff\xfe", "UTF-8")]
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"", "no password"),
+        (b"\n", "no password"),
+        (b"\xef\xbb\xbf\r\n", "no password"),
+        (b"\xff\xfe", "not UTF-8. Save it as UTF-8"),
+        ("secret".encode("utf-16"), "not UTF-8. Save it as UTF-8"),
+        ("secret".encode("utf-16-le"), "not UTF-8. Save it as UTF-8"),
+    ],
 )
 def test_password_file_without_a_password_is_a_config_error(
     spool: Spool, tmp_path: Path, content: bytes | None, said: str
@@ -399,6 +408,19 @@ def test_password_file_without_a_password_is_a_config_error(
         file.write_bytes(content)
     with pytest.raises(ConfigError, match=f"mqtt.password_file: {file}: .*{said}"):
         Publisher(MqttConfig(username="line3", password_file=file), "line3", spool)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\r", b"\r\n\r\n", b"\nnotes\n"])
+def test_password_is_the_first_line_without_the_marks_of_an_editor(tmp_path: Path, mark: bytes, end: bytes) -> None:
+    file = tmp_path / "password"
+    config = MqttConfig(username="line3", password_file=file)
+    for password in ("secret", " a\u2028b\u0085\u00e4\t ", "x" * 65_535):
+        file.write_bytes(mark + password.encode() + end)
+        assert read_password(config) == password
+    file.write_bytes(mark + b"x" * 65_536 + end)
+    with pytest.raises(ConfigError, match="1 to 65535 bytes"):
+        read_password(config)
 
 
 def test_password_credential_without_systemd_is_a_config_error(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

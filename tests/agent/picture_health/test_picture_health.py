@@ -9,12 +9,14 @@ import pytest
 
 from zsad_agent.cli.reference import describe, take_reference
 from zsad_agent.config import HealthConfig
-from zsad_agent.picture_health import PictureHealth, Reference, load_reference, make_reference, save_reference
-from zsad_agent.picture_health.health import CONFIRM_LOOKS, REFERENCE_EVERY_S
+from zsad_agent.picture_health import PictureHealth, Reference, load_reference, make_reference, save_reference, unfit
+from zsad_agent.picture_health.health import CONFIRM_LOOKS, REFERENCE_EVERY_S, structure
 from zsad_agent.picture_health.scene import small_height, views
 from zsad_agent.sources import Picture
 from zsad_core.errors import ConfigError, ImageError, SourceError
+from zsad_core.picture import read_image
 
+STREAM = Path(__file__).parents[3] / "demo" / "stream"
 W, H = 640, 360
 MARGIN = 160
 
@@ -69,7 +71,7 @@ def judge(health: PictureHealth, images: Iterator[np.ndarray] | list[np.ndarray]
     return [health.judge(image, index * REFERENCE_EVERY_S) for index, image in enumerate(images)]
 
 
-def noise_at(level: int, spread: int = 2) -> np.ndarray:
+def noise_at(level: int, spread: int = 4) -> np.ndarray:
     random = np.random.default_rng()
     return random.integers(max(0, level - spread), min(255, level + spread) + 1, (48, 64, 3)).astype(np.uint8)
 
@@ -115,8 +117,61 @@ def test_dark_field_with_one_bright_scratch_is_no_black_picture() -> None:
     assert PictureHealth(HealthConfig(), None).judge(dark, 0.0) is None
 
 
-def test_limits_at_the_ends_switch_exposure_and_frozen_off() -> None:
-    health = PictureHealth(HealthConfig(dark_below=0, bright_above=255, frozen_after_s=0), None)
+def covered_lens(kind: str, wh: tuple[int, int], colour_bgr: tuple[int, int, int], noise: float) -> np.ndarray:
+    """A hand, paper or paint over the lens: one colour, shading, or soft blots of paper, with the noise of a sensor."""
+    random = np.random.default_rng(7)
+    across, down = np.meshgrid(np.linspace(-1, 1, wh[0]), np.linspace(-1, 1, wh[1]))
+    light = {"flat": 0 * down, "gradient": 0.4 * across + 0.2 * down, "vignette": -0.35 * (across**2 + down**2)}
+    image = np.array(colour_bgr) * (1 + light.get(kind, light["vignette"]))[..., None]
+    if kind == "paper":
+        blots = cv2.GaussianBlur(cv2.resize(random.normal(0, 1, (60, 80)), wh), (0, 0), wh[0] / 30)
+        image += (3 * blots / blots.std())[..., None]
+    return np.clip(image + random.normal(0, noise, (*wh[::-1], 1)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("quality", [None, 70, 95])
+@pytest.mark.parametrize("noise", [1, 8])
+@pytest.mark.parametrize("colour_bgr", [(110, 140, 190), (230, 235, 235)])
+@pytest.mark.parametrize("wh", [(640, 480), (1280, 720)])
+@pytest.mark.parametrize("kind", ["flat", "gradient", "vignette", "paper"])
+def test_covered_lens_shows_no_structure(
+    kind: str, wh: tuple[int, int], colour_bgr: tuple[int, int, int], noise: float, quality: int | None
+) -> None:
+    image = covered_lens(kind, wh, colour_bgr, noise)
+    if quality is not None:
+        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    finding = unfit(image, HealthConfig())
+    assert finding is not None and finding.kind == "plain" and "health.plain_below is 1.2" in finding.reason
+
+
+@pytest.mark.parametrize("wh", [(200, 200), (640, 480), (1920, 1080), (4096, 300), (90, 4000)])
+def test_plain_sheet_with_grain_and_one_with_a_scratch_have_structure(wh: tuple[int, int]) -> None:
+    random = np.random.default_rng(3)
+    block = max(1, min(max(wh) // 48, 16, min(wh) // 8))
+    grain = cv2.resize(random.normal(0, 3, (wh[1] // block, wh[0] // block)), wh, interpolation=cv2.INTER_NEAREST)
+    sheet = np.full((*wh[::-1], 3), 128, np.uint8)
+    assert unfit(sheet, HealthConfig()) is not None
+    assert unfit((sheet + grain[..., None]).astype(np.uint8), HealthConfig()) is None
+    cv2.line(sheet, (wh[0] // 4, wh[1] // 3), (wh[0] // 2, wh[1] // 2), (90, 90, 90), max(2, wh[0] // 200))
+    assert unfit(sheet, HealthConfig()) is None
+
+
+def test_pictures_of_parts_have_far_more_structure_than_the_limit() -> None:
+    pictures = [cv2.imread(str(path)) for path in sorted(STREAM.glob("*.jpg"))]
+    assert len(pictures) >= 12
+    assert min(structure(picture) for picture in pictures) > 10 * HealthConfig().plain_below
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_ten_and_twelve_bits_in_a_16_bit_file_are_dark(bits: int, tmp_path: Path) -> None:
+    grey = cv2.imread(str(next(STREAM.glob("*.jpg"))), cv2.IMREAD_GRAYSCALE).astype(np.uint32)
+    cv2.imwrite(str(tmp_path / "part.png"), (grey * (2**bits - 1) // 255).astype(np.uint16))
+    finding = unfit(read_image(tmp_path / "part.png"), HealthConfig())
+    assert finding is not None and finding.kind == "black"
+
+
+def test_limits_at_the_ends_switch_exposure_structure_and_frozen_off() -> None:
+    health = PictureHealth(HealthConfig(dark_below=0, bright_above=255, plain_below=0, frozen_after_s=0), None)
     assert health.judge(np.zeros((48, 64, 3), np.uint8), 0.0) is None
     assert health.judge(np.full((48, 64, 3), 255, np.uint8), 1.0) is None
     assert [health.judge(np.full((48, 64, 3), 90, np.uint8), 100.0 * index) for index in range(5)] == [None] * 5
@@ -206,10 +261,10 @@ def test_picture_of_another_size_than_the_reference_is_refused(reference: Refere
 
 def test_picture_of_another_size_than_the_first_is_refused_where_a_region_is_set_in_pixels() -> None:
     with_region, without = PictureHealth(HealthConfig(), None, has_region=True), PictureHealth(HealthConfig(), None)
-    images = [noise_at(90), np.full((300, 400, 3), 90, np.uint8), noise_at(90)]
+    images = [noise_at(90), np.tile(noise_at(90, 20), (2, 2, 1)), noise_at(90)]
     said = judge(with_region, images)
     assert said[0] is None and said[2] is None
-    assert said[1] is not None and "the picture is 400x300, region_xywh is in pixels of" in said[1]
+    assert said[1] is not None and "the picture is 128x96, region_xywh is in pixels of" in said[1]
     assert judge(without, images) == [None, None, None]
 
 

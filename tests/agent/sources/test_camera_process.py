@@ -1,14 +1,20 @@
 """Live sources in a process of their own: real processes, real streams, and every fault that a camera has."""
 
 import contextlib
+import errno
 import itertools
 import os
+import re
+import resource
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+import urllib.parse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +23,12 @@ import pytest
 from agent_process import AgentProcess
 from mjpeg_server import MjpegServer
 from mqtt_listener import wait_until
+from plain_pictures import UNCHECKED
 from scripted_camera import SECRET, ScriptedCamera
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
-from zsad_agent.config import HealthConfig, SourceConfig
-from zsad_agent.sources import GrabberSource, StreamSource, camera_process
+from zsad_agent.config import SourceConfig
+from zsad_agent.sources import GrabberSource, StreamSource, camera, camera_process, make_source
 from zsad_agent.system import LatestQueue
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
@@ -167,7 +174,7 @@ def test_camera_that_hangs_is_stated_lost_and_back_by_the_thread_that_reads_it(s
     stop = threading.Event()
     capture = Capture(
         source=scripted("1 hang", "every:0.01 100000", stale_after_s=1.0),
-        config=SourceConfig(trigger="mqtt", reopen_max_s=0.01, health=HealthConfig(dark_below=0)),
+        config=SourceConfig(trigger="mqtt", reopen_max_s=0.01, health=UNCHECKED),
         slot=slot,
         status=CameraStatus("cam0", lambda camera, status: states.append(status["state"])),
         stop=stop,
@@ -255,7 +262,7 @@ def test_camera_is_closed_in_good_order_when_it_gives_frames(
 def test_terminal_and_service_manager_leave_the_process_to_the_agent(scripted: Scripted) -> None:
     with scripted("every:0.01 100000") as source:
         source.read()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             children()[0].send_signal(number)
         time.sleep(0.1)
         for _ in range(10):
@@ -306,6 +313,91 @@ def test_credentials_reach_the_camera_and_no_list_of_processes() -> None:
             assert SECRET not in " ".join(child.cmdline()) + str(child.environ())
         with pytest.raises(SourceError, match="cannot be opened"), stream(server):
             pass
+
+
+def test_escaped_password_reaches_the_camera_as_it_is() -> None:
+    with MjpegServer() as server:
+        server.password = "p#/?@%:[ä]"
+        url = f"http://user:{urllib.parse.quote(server.password, safe='')}@{server.address}"
+        with make_source(SourceConfig(source=url, stale_after_s=PATIENT_S)) as source:
+            assert source.read() is not None
+
+
+class Refusal(socketserver.BaseRequestHandler):
+    """Answers every HTTP or RTSP request with the status in its path; `silent` gets no answer."""
+
+    def handle(self) -> None:
+        while request := self.request.recv(4096).decode():
+            url, protocol = request.split()[1:3]
+            sequence = re.search(r"CSeq: \d+\r\n", request)
+            status = "200 OK" if request.startswith("OPTIONS") else f"{url.rpartition('/')[2]} No"
+            if url.endswith("silent"):
+                self.request.recv(1)
+            ask = 'WWW-Authenticate: Digest realm="x", nonce="y"\r\n' if "401" in status else ""
+            self.request.sendall(f"{protocol} {status}\r\n{sequence[0] if sequence else ''}{ask}\r\n".encode())
+            if protocol.startswith("HTTP"):
+                return
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refusal) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+@pytest.mark.parametrize("scheme", ["http", "rtsp"])
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("127.0.0.1:{port}/401", "the server answers 401: wrong user name or password"),
+        ("127.0.0.1:{port}/403", "the server answers 403: this user may not see the stream"),
+        ("127.0.0.1:{port}/404", "the server answers 404: there is no such path"),
+        ("127.0.0.1:{port}/503", "the server answers 503: it cannot give this stream now"),
+        ("127.0.0.1:{port}/200", "the server can be reached, but gave no video"),
+        ("127.0.0.1:{port}/silent", "the server can be reached, but gave no video"),
+        ("127.0.0.1:9/x", r"refused: nothing listens on port 9 of 127\.0\.0\.1"),
+        ("camera.invalid/x", r"no address is known for the host 'camera\.invalid'"),
+    ],
+)
+def test_stream_that_cannot_be_opened_says_why(refusing_port: int, scheme: str, place: str, reason: str) -> None:
+    url = f"{scheme}://user:{SECRET}@{place.format(port=refusing_port)}"
+    source = GrabberSource(StreamSource(url, timeout_s=2.0), stale_after_s=2.0)
+    with pytest.raises(SourceError, match=f"cannot be opened: {reason}") as caught, source:
+        pass
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TimeoutError(), "no answer from cam, port 554, for 2 s"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "no route to cam: No route to host"),
+    ],
+)
+def test_host_that_cannot_be_reached_is_told_from_one_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, reason: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert camera._why_not_opened("rtsp://cam/x", "", 2.0) == reason
+
+
+def test_camera_cannot_fill_the_machine_s_memory(scripted: Scripted) -> None:
+    with scripted("1 wait:1 fill", "1 wait:60") as source:
+        source.read()
+        (child,) = children()
+        assert Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "1000\n"
+        assert child.rlimit(resource.RLIMIT_AS)[0] < 4 * 2**30
+        with pytest.raises(SourceError, match="scripted camera: its pictures need more than 2048 MB"):
+            source.read()
+    assert Path("/proc/self/oom_score_adj").read_text() != "1000\n"
+    with source:
+        source.read()
 
 
 def test_process_loads_neither_openvino_nor_pydantic(scripted: Scripted) -> None:

@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from zsad_agent.sources.camera import V4l2Source
 from zsad_core.errors import ImageError, SourceError
-with V4l2Source(Path(sys.argv[1]), width=64, height=48) as source:
+bit_depth = int(sys.argv[2]) if len(sys.argv) > 2 else None
+with V4l2Source(Path(sys.argv[1]), width=64, height=48, bit_depth=bit_depth) as source:
     while True:
         try:
             image = source.read().image
@@ -29,25 +30,43 @@ with V4l2Source(Path(sys.argv[1]), width=64, height=48) as source:
 """
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="the driver is compiled with gcc")
-def test_cut_picture_of_a_motion_jpeg_camera_is_refused_and_not_filled_from_the_one_before(tmp_path: Path) -> None:
-    driver, device = tmp_path / "driver.so", tmp_path / "video0"
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="the driver is compiled with gcc")
+
+
+def read_all(folder: Path, *arguments: str, **driver_env: str) -> list[str]:
+    """What READ_ALL prints for the camera that delivers the files of the folder."""
+    driver, device = folder / "driver.so", folder / "video0"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(driver), str(DRIVER), "-ldl"], check=True)
     device.write_bytes(bytes(1 << 20))
-    levels = [0, 200, 20, 100, 100, 200, 20]  # OpenCV takes the first at the opening and shows it to nobody
-    for index, level in enumerate(levels):
-        grain = np.random.default_rng(index).integers(0, 20, (48, 64, 3), np.uint8)
-        jpeg = cv2.imencode(".jpg", grain + np.uint8(level))[1].tobytes()
-        (tmp_path / f"{index}.jpg").write_bytes(jpeg[: len(jpeg) // 2] if index in (2, 4) else jpeg)
-    preload = {"LD_PRELOAD": str(driver), "FAKE_V4L2_PICTURES": str(tmp_path)}
+    preload = {"LD_PRELOAD": str(driver), "FAKE_V4L2_PICTURES": str(folder)}
     size = {"FAKE_V4L2_WIDTH": "64", "FAKE_V4L2_HEIGHT": "48"}
-    told = subprocess.run(
-        [sys.executable, "-c", READ_ALL, str(device)],
-        env={**os.environ, **preload, **size},
+    return subprocess.run(
+        [sys.executable, "-c", READ_ALL, str(device), *arguments],
+        env={**os.environ, **preload, **size, **driver_env},
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     ).stdout.splitlines()
-    cut = f"bad camera {device}: the JPEG is truncated: it has no end-of-image marker"
+
+
+@needs_gcc
+def test_cut_picture_of_a_motion_jpeg_camera_is_refused_and_not_filled_from_the_one_before(tmp_path: Path) -> None:
+    levels = [0, 200, 20, 100, 100, 200, 20]  # OpenCV takes the first at the opening and shows it to nobody
+    for index, level in enumerate(levels):
+        grain = np.random.default_rng(index).integers(0, 20, (48, 64, 3), np.uint8)
+        jpeg = cv2.imencode(".jpg", grain + np.uint8(level))[1].tobytes()
+        (tmp_path / f"{index}.jpg").write_bytes(jpeg[: len(jpeg) // 2] if index in (2, 4) else jpeg)
+    told = read_all(tmp_path)
+    cut = f"bad camera {tmp_path / 'video0'}: the JPEG is truncated: it has no end-of-image marker"
     assert told[-6:] == ["48 64 3 210.0", cut, "48 64 3 110.0", cut, "48 64 3 210.0", "48 64 3 30.0"]
+
+
+@needs_gcc
+@pytest.mark.parametrize(("bit_depth", "level"), [(["10"], 120.0), (["12"], 30.0), ([], 0.0)])
+def test_low_bits_of_a_16_bit_camera_are_the_picture_with_their_depth(
+    tmp_path: Path, bit_depth: list[str], level: float
+) -> None:
+    for index in range(4):
+        (tmp_path / f"{index}.jpg").write_bytes(np.full((48, 64), 480 + index, np.uint16).tobytes())
+    assert read_all(tmp_path, *bit_depth, FAKE_V4L2_Y16="1")[-1] == f"48 64 3 {level}"

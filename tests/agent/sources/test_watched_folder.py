@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from mqtt_listener import wait_until
+from plain_pictures import UNCHECKED
 
 from zsad_agent.capture import CameraStatus, Capture, Captured, Fault
 from zsad_agent.config import SourceConfig
@@ -18,8 +20,8 @@ from zsad_agent.sources import LOOK_EVERY_S, DamagedPicture, FolderDropSource, R
 from zsad_agent.sources import watched_folder as folder_drop
 from zsad_agent.system import BoundedQueue
 from zsad_core.errors import ConfigError, ImageError, SourceError
-from zsad_core.picture import read_image
-from zsad_core.types import Frame
+from zsad_core.picture import read_encoded
+from zsad_core.types import Frame, Verdict
 
 
 class Clock:
@@ -37,7 +39,7 @@ class Drop:
         self.folder = folder
         self.clock = Clock()
         self.source = FolderDropSource(folder, stale_after_s=30.0, grace_s=grace_s, clock=self.clock)
-        self.receipt: Callable[[], None] = lambda: None  # of the latest picture
+        self.receipt: Callable[[], None] = lambda: None  # of the latest picture, which passed
         self.source.__enter__()
 
     def look(self) -> np.ndarray | None:
@@ -45,12 +47,13 @@ class Drop:
         try:
             picture = self.source.read()
         except DamagedPicture as error:
-            self.receipt = error.receipt
+            assert error.receipt is not None
+            self.receipt = partial(error.receipt, Verdict.UNKNOWN)
             raise
         if picture is None:
             return None
         assert picture.receipt is not None
-        self.receipt = picture.receipt
+        self.receipt = partial(picture.receipt, Verdict.OK)
         return picture.image
 
     def put(self, name: str, level: int = 90, mtime: float | None = None) -> Path:
@@ -157,13 +160,178 @@ def test_bad_picture_does_not_delay_good_ones(drop: Drop) -> None:
     assert level(drop.look()) == 30
 
 
-@pytest.mark.parametrize("name", [".hidden.png", "a.png.part", "a.png.tmp", "notes.txt"])
+@pytest.mark.parametrize("name", [".hidden.png", "a.png.part", "a.png.tmp", "a.png~"])
 def test_what_is_no_finished_picture_is_left_alone(drop: Drop, name: str) -> None:
     written = drop.put("picture.png").rename(drop.folder / name)
     assert [drop.look() for _ in range(3)] == [None] * 3
     written.rename(drop.folder / "done.png")
     drop.look()
     assert drop.look() is not None
+
+
+def test_picture_is_known_by_its_content_and_other_files_are_reported_once(
+    drop: Drop, caplog: pytest.LogCaptureFixture
+) -> None:
+    drop.put("a.png", 30).rename(drop.folder / "a")
+    for name in ("notes.txt", "more.txt", "empty"):
+        (drop.folder / name).write_text("two\n" if name != "empty" else "")
+    drop.look()
+    assert level(drop.look()) == 30
+    assert [drop.look() for _ in range(60)] == [None] * 60
+    said = [record.getMessage().split(" is not")[0] for record in caplog.records]
+    assert sorted(Path(path).suffix for path in said) == ["", ".txt"]
+
+
+class SlowWriter:
+    """A program that reserves the space of a picture, then writes it in parts."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        uncompressed = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if name.endswith("tif") else []
+        assert cv2.imwrite(str(folder / f".{name}"), NOISE, uncompressed)
+        self.whole = (folder / f".{name}").read_bytes()
+        (folder / f".{name}").unlink()
+        self.path = folder / name
+        self.file = self.path.open("wb", buffering=0)
+        self.file.truncate(len(self.whole))
+        self.to(0.4)
+
+    def to(self, share: float) -> None:
+        self.file.write(self.whole[self.file.tell() : int(share * len(self.whole))])
+
+
+NOISE = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
+
+
+@pytest.fixture
+def share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is on another machine: the kernel reports nothing."""
+    monkeypatch.setattr(folder_drop.WriteEvents, "update", lambda self, folder: None)
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.tif", "a.ppm"])
+def test_picture_of_reserved_size_waits_for_its_writer_to_close_it(drop: Drop, name: str) -> None:
+    writer = SlowWriter(drop.folder, name)
+    for part in (0.5, 0.7, 1.0):
+        assert [drop.look() for _ in range(100)] == [None] * 100  # 20 s
+        writer.to(part)
+    assert [drop.look() for _ in range(20)] == [None] * 20
+    writer.file.close()
+    np.testing.assert_array_equal(drop.look(), NOISE)
+
+
+def test_picture_whose_writer_stops_in_the_middle_is_unknown_and_inspected_once_it_is_whole(drop: Drop) -> None:
+    writer, looks = SlowWriter(drop.folder, "a.bmp"), 0
+    with pytest.raises(DamagedPicture, match=r"a\.bmp: the program that writes it has it open"):
+        while looks < 1000:
+            assert drop.look() is None
+            looks += 1
+    assert 29.0 <= looks * LOOK_EVERY_S < 31.0
+    drop.receipt()
+    assert names(drop.folder / "unreadable") == ["a.bmp"]
+    writer.to(1.0)
+    writer.file.close()
+    images = [drop.look() for _ in range(60)]
+    assert [image is not None for image in images].count(True) == 1
+    np.testing.assert_array_equal(next(image for image in images if image is not None), NOISE)
+    drop.receipt()
+    assert names(drop.folder / "inspected") == ["a.bmp"]
+
+
+def test_whole_jpeg_that_its_writer_never_closes_is_inspected(drop: Drop) -> None:
+    writer = SlowWriter(drop.folder, "a.jpg")
+    writer.to(1.0)
+    assert any(drop.look() is not None for _ in range(160))
+
+
+@pytest.mark.usefixtures("share")
+def test_picture_on_a_share_is_inspected_when_its_content_is_quiet(drop: Drop) -> None:
+    writer = SlowWriter(drop.folder, "a.bmp")
+    found = writer.path.stat()
+    for part in (0.5, 0.7):
+        assert [drop.look() for _ in range(100)] == [None] * 100
+        writer.to(part)
+        os.utime(writer.path, ns=(found.st_mtime_ns, found.st_mtime_ns))  # the server shows the old time
+    assert [drop.look() for _ in range(50)] == [None] * 50
+    writer.to(1.0)
+    looks = [drop.look() is not None for _ in range(60)]
+    assert looks.count(True) == 1 and 5.0 <= looks.index(True) * LOOK_EVERY_S < 6.0
+
+
+@pytest.mark.usefixtures("share")
+def test_half_picture_that_was_inspected_is_inspected_again_when_it_is_whole(drop: Drop) -> None:
+    writer = SlowWriter(drop.folder, "a.bmp")
+    assert any(drop.look() is not None for _ in range(200))  # nothing shows that it is not black at its end
+    drop.receipt()
+    writer.to(0.9)
+    while names(drop.folder / "inspected"):
+        assert drop.look() is None
+    writer.to(1.0)
+    writer.file.close()
+    images = [image for _ in range(100) if (image := drop.look()) is not None]
+    assert len(images) == 1
+    np.testing.assert_array_equal(images[0], NOISE)
+
+
+@pytest.mark.usefixtures("share")
+def test_format_that_marks_its_end_is_inspected_at_once_on_a_share_too(drop: Drop) -> None:
+    drop.put("a.png", 30)
+    drop.look()
+    assert level(drop.look()) == 30
+
+
+def test_picture_that_changes_is_inspected_again_before_and_after_its_move(drop: Drop) -> None:
+    path = drop.put("a.png", 10)
+    drop.look()
+    assert level(drop.look()) == 10
+    drop.put("a.png", 20)
+    drop.receipt()  # of the first
+    drop.look()
+    assert level(drop.look()) == 20
+    drop.receipt()
+    assert names(drop.folder / "inspected") == ["a.png"]
+    drop.put("a.png", 30)
+    (drop.folder / "inspected" / "a.png").write_bytes(path.read_bytes())
+    shades = [level(image) for _ in range(60) if (image := drop.look()) is not None]
+    assert shades == [30, 30]
+    assert len(names(drop.folder)) == 2 + len(["inspected"])
+
+
+def test_picture_that_is_overwritten_while_it_waits_its_turn_is_read_whole(drop: Drop) -> None:
+    for name in ("a.bmp", "b.bmp"):
+        drop.put(name, 10, mtime=100)
+    drop.look()
+    assert level(drop.look()) == 10
+    with (drop.folder / "b.bmp").open("r+b", buffering=0) as file:
+        file.write((drop.folder / "a.bmp").read_bytes()[:60])
+        os.utime(file.fileno(), (100, 100))
+        assert [drop.look() for _ in range(20)] == [None] * 20
+    assert level(drop.look()) == 10
+
+
+def test_files_that_must_wait_do_not_hold_up_the_reader(tmp_path: Path) -> None:
+    class SlowDisk(Clock):
+        def __call__(self) -> float:
+            self.now_s += 0.03
+            return self.now_s
+
+    for number in range(20):
+        write_picture(tmp_path / f"{number}.bmp", 10)
+    source = FolderDropSource(tmp_path, stale_after_s=30.0, clock=SlowDisk())
+    with source:
+        while not source._ready:
+            assert source.read() is None
+        left = len(source._ready)
+        assert 10 < left < 20
+        assert source.read() is None and len(source._ready) < left
+
+
+def test_lost_events_are_made_up_for_by_quiet(drop: Drop) -> None:
+    drop.put("a.bmp", 10)
+    for number in range(20_000):  # more than the kernel keeps
+        (drop.folder / f".{number % 10}").touch()
+        (drop.folder / f".{number % 10}").unlink()
+    looks = [drop.look() is not None for _ in range(60)]
+    assert looks.count(True) == 1 and 4.9 <= looks.index(True) * LOOK_EVERY_S < 6.0
 
 
 def test_folders_and_pipes_named_like_pictures_are_left_alone(drop: Drop) -> None:
@@ -284,7 +452,7 @@ class Watched:
         self.said: list[dict[str, Any]] = []
         self.slot: BoundedQueue[Captured] = BoundedQueue(4)
         self.stop = threading.Event()
-        settings = SourceConfig(source=str(folder), trigger="folder", reopen_max_s=0.05, **config)
+        settings = SourceConfig(source=str(folder), trigger="folder", reopen_max_s=0.05, health=UNCHECKED, **config)
         self.capture = Capture(
             source=make_source(settings),
             config=settings,
@@ -332,7 +500,7 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
 
 def settle(item: Captured) -> None:
     assert item.done is not None
-    item.done()
+    item.done(Verdict.OK)
 
 
 def test_every_picture_dropped_comes_once_and_ends_up_moved(tmp_path: Path, watch: Callable[..., Watched]) -> None:
@@ -553,9 +721,9 @@ def test_picture_that_is_read_too_slowly_is_inspected_when_it_has_come(
 
     def slow(path: Path) -> np.ndarray:
         goes_on.wait(60)
-        return read_image(path)
+        return read_encoded(path)
 
-    monkeypatch.setattr(folder_drop, "read_image", slow)
+    monkeypatch.setattr(folder_drop, "read_encoded", slow)
     watched = watch(stale_after_s=0.3)
     write_picture(tmp_path / "a.png", 30)
     assert isinstance(watched.get(), Fault)

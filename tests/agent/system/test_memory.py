@@ -1,13 +1,8 @@
-import mmap
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
-import psutil
 import pytest
-
-from zsad_agent.system import let_go_of_mapped
 
 # Threads that each hold some memory; then how many heaps glibc says it has.
 HEAPS = """
@@ -71,22 +66,3 @@ def test_threads_share_one_heap() -> None:
 
     assert heaps("usual") > 1
     assert heaps("small") == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_pages_of_files_mapped_below_the_folder_are_let_go_and_read_again(tmp_path: Path) -> None:
-    def resident_of(file: Path) -> int:
-        return sum(region.rss for region in psutil.Process().memory_maps(grouped=False) if region.path == str(file))
-
-    size = 2**20
-    inside, outside = tmp_path / "cache of models" / "model" / "a.blob", tmp_path / "other.blob"
-    inside.parent.mkdir(parents=True)
-    for file in (inside, outside):
-        file.write_bytes(b"7" * size)
-    with inside.open("rb") as first, outside.open("rb") as second:
-        mapped = [mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) for file in (first, second)]
-    assert [bytes(view) == b"7" * size for view in mapped] == [True, True]
-    assert (resident_of(inside), resident_of(outside)) == (size, size)
-    let_go_of_mapped(tmp_path / "cache of models")
-    assert (resident_of(inside), resident_of(outside)) == (0, size)
-    assert mapped[0][:] == b"7" * size

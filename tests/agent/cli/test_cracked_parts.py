@@ -1,0 +1,28 @@
+"""No file of a cracked part may pass, however damaged or unusual it is."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from cracked_parts import SAVE_OPTIONS, cracked_parts
+
+from zsad_agent.cli.main import main
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.chaos) for seed in range(1, 6))])
+def test_damaged_misdeclared_and_unusual_pictures_of_a_cracked_part_are_never_ok(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for name, data in cracked_parts(seed):
+        (parts / name).write_bytes(data)
+    assert main(["score", str(parts), "--bundle", "zsad-tiny", "--json"]) == 1
+    verdicts = {Path(row["path"]).name: row["verdict"] for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert set(verdicts) == {path.name for path in parts.iterdir()}  # none is skipped
+    assert len(verdicts) > 300
+    assert [name for name, verdict in verdicts.items() if verdict == "ok"] == []
+    assert all(verdicts[f"whole-{name}"] == "anomalous" for name in SAVE_OPTIONS)
+    assert Counter(verdicts.values())["anomalous"] > 2 * len(SAVE_OPTIONS)
