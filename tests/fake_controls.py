@@ -27,6 +27,7 @@ class FakeControls:
         self.config_fault: str | None = None
         self.reloads = 0
         self.outcome: Outcome | None = None
+        self.bundle_fault: str | None = None
         self.defect: Exception | None = None
         self.let_go = threading.Event()
         self.switching = threading.Event()
@@ -82,6 +83,9 @@ class FakeControls:
     @property
     def bundle_commanded(self) -> bool:
         return self.bundle != "v1"
+
+    def stored_bundle_fault(self) -> str | None:
+        return self.bundle_fault
 
     def settle_bundle(self) -> Outcome | None:
         """The outcome of a bundle update. After a roll-back, `v1` is used again."""

@@ -100,6 +100,7 @@ class Controller(Service):
         self._unread_reason = ""
         self._reported_s = float("-inf")
         self._stopping = False
+        self._bundle_fault: str | None = None  # of the stored copy of the bundle
         self._obeying = False  # a command is being carried out
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="zsad-control", daemon=True)
@@ -122,6 +123,10 @@ class Controller(Service):
         self._wait(deadline_s)
         self._left.set()
         self._stored.close()
+
+    @property
+    def fault(self) -> str | None:
+        return "; ".join(filter(None, (self._stored.fault, self._bundle_fault))) or None
 
     @property
     def busy(self) -> bool:
@@ -174,6 +179,7 @@ class Controller(Service):
     def _run(self) -> None:
         try:
             while not self._stopping:
+                self._check_state_folder()
                 self._report_unread()
                 self._settle_bundle()
                 if (taken := self._next()) is not None:
@@ -243,6 +249,14 @@ class Controller(Service):
         reason = one_line(reason, MAX_ERROR_CHARACTERS)
         logger.warning("%s: command refused: %s", target.suffix, reason)
         self._answer(target, command_id, reason, update=update)
+
+    def _check_state_folder(self) -> None:
+        """Another program may have removed or replaced its files."""
+        self._stored.check()
+        fault = self._agent.stored_bundle_fault()
+        if fault is not None and fault != self._bundle_fault:
+            logger.error("%s", fault)
+        self._bundle_fault = fault
 
     def _settle_bundle(self) -> None:
         """Reports the end of a new bundle's probation."""

@@ -98,6 +98,10 @@ class RunningAgent:
         """The outcome of a new bundle's probation, once. Call it regularly, in the thread of `switch_bundle`."""
         return self._updater.settle()
 
+    def stored_bundle_fault(self) -> str | None:
+        """Why the next start cannot run the current bundle, if a command chose it."""
+        return self._store.check(self._models.current.bundle)
+
     def reload(self) -> None:
         """Reads the config file again and requests a restart with it. Returns before the restart.
 

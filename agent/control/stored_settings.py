@@ -11,7 +11,7 @@ from zsad_agent.config import TopicLevel
 from zsad_agent.control.command import CommandId, Name
 from zsad_agent.control.freshness import MAX_SEEN_IDS, ReplayGuard
 from zsad_agent.spool import SpoolClock, Stamp
-from zsad_agent.system import read_json, write_whole
+from zsad_agent.system import file_stamp, read_json, write_whole
 from zsad_core.config import StrictModel
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class StoredSettings:
         self.path = path
         self._lock = threading.Lock()
         self._closed = False
+        self._stamp = file_stamp(path)  # of the file that this object has read or written
         self.fault: str | None = None  # why settings were lost, or will be lost at a restart
         self.damage: str | None = None  # why the file was not used, for as long as the process runs
         content = self._read()
@@ -92,11 +93,22 @@ class StoredSettings:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(self.path, content.model_dump_json(exclude_none=True).encode())
+                self._stamp = file_stamp(self.path)
             except OSError as error:
                 self._note(f"settings cannot be stored in {self.path}: {error.strerror or error}")
                 return False
             self._note(None)
             return True
+
+    def check(self) -> None:
+        """Writes the settings again if another program has removed or replaced the file. Call it regularly."""
+        if file_stamp(self.path) == self._stamp:
+            return
+        if self.fault is None:
+            logger.error(
+                "settings %s: another program has removed or replaced the file: it is written again", self.path
+            )
+        self.save()
 
     def close(self) -> None:
         """Ends all writing, because the next run opens the file. Waits `CLOSE_S` for a write in progress."""
@@ -125,6 +137,7 @@ class StoredSettings:
         aside = self.path.with_name(self.path.name + ".corrupt")
         try:
             self.path.replace(aside)
+            self._stamp = None
             outcome = f"the file is renamed to {aside.name}"
         except OSError as error:
             outcome = f"the file cannot be renamed: {error.strerror or error}"

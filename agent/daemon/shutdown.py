@@ -47,7 +47,7 @@ def leave_at_once(code: int, exit_now: Callable[[int], None]) -> None:
 
 class ShutdownOutcome(NamedTuple):
     drained: bool  # False: a thread hangs
-    lost: int  # results that neither the broker nor the disk has stored
+    lost: int  # results that neither the broker nor the disk has stored, as far as is known
 
 
 def drain_and_flush(
@@ -67,9 +67,12 @@ def drain_and_flush(
     lost = publisher.store_or_count_lost() if unsent else 0
     if lost:
         logger.error("%d results are LOST: neither a broker nor the spool %s accepted them", lost, spool.path)
-    if unsent > lost:
+    unknown = unsent - lost if unsent > lost and not spool.wait_for(spool.is_kept) else 0
+    if unknown:
+        logger.error("%d results were stored in the spool %s, which cannot be checked now", unknown, spool.path)
+    elif unsent > lost:
         logger.warning("%d results stay in the spool %s and are sent at the next start", unsent - lost, spool.path)
-    return ShutdownOutcome(drained, lost)
+    return ShutdownOutcome(drained, lost + unknown)
 
 
 def in_time(done: Callable[[float], bool], limit_s: float, ends: Sequence[threading.Event]) -> bool:

@@ -113,6 +113,7 @@ class BundleStore:
         """
         self._folder = folder
         self._config = config
+        self._selection: Selection | None = None  # as read at the start or written since
 
     def start(self, compile_bundle: Callable[[Bundle], DetectorT]) -> Started[DetectorT]:
         """The selected bundle, compiled; if it cannot be used, the previous one; if that cannot, the config's.
@@ -185,6 +186,7 @@ class BundleStore:
             self._write(_SELECTED, selection)
         except OSError as error:
             raise BundleError(f"{self._folder / _SELECTED}: cannot be written: {error.strerror}") from error
+        self._selection = selection
         self._note_attempts(new.sha256, None)
         self.prune()
 
@@ -202,6 +204,31 @@ class BundleStore:
             (self._folder / _SELECTED).unlink(missing_ok=True)
         except OSError as error:
             raise BundleError(f"{self._folder / _SELECTED}: cannot be removed: {error.strerror}") from error
+        self._selection = None
+
+    def check(self, running: Bundle) -> str | None:
+        """Writes the selection again if another program has removed or changed it. Call it regularly.
+
+        Returns:
+            Why the next start cannot run the bundle `running`; None: it can, or it is not stored here.
+        """
+        if self._selection is None or not self.holds(running):
+            return None
+        path = self._folder / _SELECTED
+        if self._read(_SELECTED, Selection) != self._selection:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._write(_SELECTED, self._selection)
+            except OSError as error:
+                return f"{path}: another program has removed or changed it, and it cannot be written: {error.strerror}"
+            logger.error("%s: another program has removed or changed it: it is written again", path)
+        missing = [name for name in (MANIFEST, *running.manifest.files) if not (running.path / name).is_file()]
+        if not missing:
+            return None
+        return (
+            f"{running.path}: another program has removed {missing[0]}, so the next start cannot run this bundle. "
+            "Select it again (bundle/set)"
+        )
 
     def prune(self) -> None:
         """Removes the copies that `selected.json` does not name."""
@@ -228,6 +255,7 @@ class BundleStore:
         if selection.instead_of != self._config_bundle(selection.instead_of):
             _skip(reasons, f"inference.bundle was changed since the bundle {selection.current[:12]} was selected")
             return
+        self._selection = selection
         counts = (self._read(_ATTEMPTS, Attempts) or Attempts()).counts
         for sha256 in filter(None, (selection.current, selection.previous)):
             if counts.get(sha256, 0) < MAX_ATTEMPTS:

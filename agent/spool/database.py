@@ -1,23 +1,20 @@
-"""The SQLite file of the spool: its lock, its checks for damage, and its transactions."""
+"""The SQLite file of the spool: its checks for damage and for other programs, and its transactions."""
 
 import contextlib
-import fcntl
 import itertools
 import logging
-import os
-import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from zsad_agent.spool import rows
+from zsad_agent.spool import repair, rows
 from zsad_agent.spool.clock import SpoolClock
-from zsad_agent.spool.repair import committed_frames
+from zsad_agent.spool.held_file import Change, HeldFile, SpoolHeldError
 from zsad_agent.spool.rows import Entry, State
 from zsad_core.errors import SpoolError
 
@@ -30,17 +27,14 @@ WAL_PAGES = 4_000  # a commit does a checkpoint only in a burst that is too fast
 WAL_KEPT_BYTES = 4_000_000  # size of the log after such a burst
 RESCUE_BATCH = 1000  # entries in memory at a time while a damaged file is read
 MOST_RESCUES = 4  # attempts to read one damaged file: the watchdog may end the process during each of them
-_RESCUE = "-rescue"  # suffix of a marker file beside a damaged file that is not completely read yet
-_SUFFIXES = ("-wal", "-shm", "", _RESCUE)  # of the files that belong to one damaged file
-KEPT_ASIDE = 5  # damaged files kept: a bad disk that damages every new file must not fill up with them
-SHRINK_PAGES = 256  # pages returned to the disk at a time
+INCIDENT_S = 60.0  # a file that was removed or replaced is stated for so long after its results were rescued
+NEWEST = 1000  # results that are also kept in memory until they are deleted, about 1 MB
 _PASSING_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)  # the connection stays usable
 
+_SET_ASIDE = {**dict.fromkeys(rows.DAMAGE_CODES, repair.CORRUPT), sqlite3.SQLITE_CONSTRAINT: repair.FOUND}
+_UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, *rows.DAMAGE_CODES)
+
 ResultT = TypeVar("ResultT")
-
-
-class SpoolHeldError(SpoolError):
-    """Another agent uses this spool."""
 
 
 class SpoolFile:
@@ -48,12 +42,27 @@ class SpoolFile:
 
     A call that waits for one that hangs fails when the disk has not answered for `MAX_WAIT_S`.
 
+    Before every transaction the file at the path is compared with the open one. If it was removed, renamed or replaced,
+    the content of the open file is copied to a new file at the path. Results of a file that was found there are added
+    with new ids. In the transaction the state row must be the one that this object wrote last. `incident` tells it.
+
     Raises (every method):
         SpoolError: the file cannot be used. It is unchanged. Its cause is the SQLite error, if there is one.
     """
 
-    def __init__(self, path: Path, clock: SpoolClock, *, fsync_each: bool, wal_pages: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: SpoolClock,
+        *,
+        fsync_each: bool,
+        wal_pages: int,
+        reserve: Callable[[int, State], int],
+        on_lost: Callable[[int], None],
+    ) -> None:
         self.path = path
+        self.imports = 0  # files found whose results were added
+        self.adrift = False  # the open file is not at the path, and its content could not be copied there
         self.state = State()  # as committed; replaced as a whole, so it can be read without the lock
         self.bytes = 0  # size of the file and its write-ahead log; read without the lock
         self._wal = Path(f"{path}-wal")
@@ -63,7 +72,14 @@ class SpoolFile:
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()  # taken after `_lock`, never before it
         self._since_s: dict[threading.Lock, float] = {}  # locks that are held for a disk call -> since when, monotonic
-        self._lock_fd: int | None = None
+        self._reserve = reserve  # gives the first of so many row ids that no result has or will have
+        self._on_lost = on_lost  # is told how many results a file had that cannot be read any more
+        self._held: HeldFile | None = None
+        self._written: rows.StateRow | None = None  # by the latest commit; None: a new file, or not opened yet
+        self._trying: rows.StateRow | None = None  # by the latest transaction, which may have failed after its commit
+        self._newest: dict[int, Entry] = {}  # the newest results, in case the file is overwritten
+        self._expected: tuple[int, list[Entry]] | None = None  # results of a file that is gone: number, the newest ones
+        self._incident: tuple[str, float] | None = None  # what was found, and when
         self._in_use = False
         self._db: sqlite3.Connection | None = None
         self._sync_db: sqlite3.Connection | None = None
@@ -81,6 +97,12 @@ class SpoolFile:
         """The fault of a disk that hangs; None when there is none."""
         return self._hang_text() if self.waiting_s > MAX_WAIT_S else None
 
+    @property
+    def incident(self) -> str | None:
+        """What another program did to the file, for `INCIDENT_S`."""
+        text, at_s = self._incident or ("", -INCIDENT_S)
+        return text if text and time.monotonic() - at_s < INCIDENT_S else None
+
     def start(self) -> None:
         """Opens the file. If that fails, every use tries again. Raises only `SpoolHeldError`."""
         self._in_use = True
@@ -95,31 +117,34 @@ class SpoolFile:
         with self._disk_call(self._lock):
             self._close_connections()
             self._in_use = False
-            if self._lock_fd is not None:
-                os.close(self._lock_fd)
-                self._lock_fd = None
+            self._release()
+
+    def check(self) -> None:
+        """Raises SpoolError unless the file at the path is, or becomes, the one with all results."""
+        self.run(lambda db, state: None, writes=False, checks=True)
 
     def run(
-        self, work: Callable[[sqlite3.Connection, State], ResultT], *, writes: bool = True, durable: bool = False
+        self,
+        work: Callable[[sqlite3.Connection, State], ResultT],
+        *,
+        writes: bool = True,
+        durable: bool = False,
+        checks: bool = False,
     ) -> ResultT:
         """Runs `work`, in one transaction if it writes. A damaged file is set aside and `work` runs on a new one.
 
         Args:
             work: gets the connection and the state, and updates the state together with the rows.
             durable: fsynced when this returns, if the fsync policy says so.
+            checks: the open file must be the one at the path, as for `writes`.
         """
         with self._disk_call(self._lock):
             done = "opened" if self._db is None else "written" if writes else "read"
             try:
-                try:
-                    return self._attempt(work, writes, durable)
-                except sqlite3.DatabaseError as error:
-                    if rows.error_code(error) not in rows.DAMAGE_CODES:
-                        raise
-                    self._set_aside(" ".join(str(error).split()))
-                    return self._attempt(work, writes, durable)
+                return self._with_repairs(partial(self._attempt, work, writes, durable), checks or writes)
             except (sqlite3.Error, OSError) as error:
-                if rows.error_code(error) not in _PASSING_CODES:
+                passing = isinstance(error, OSError) or rows.error_code(error) in _PASSING_CODES
+                if not passing and self._change() is None:  # a file that is not at the path cannot be opened again
                     self._close_connections()  # a connection to a read-only file stays read-only
                 why = error.strerror if isinstance(error, OSError) else error
                 raise SpoolError(f"{self.path}: the spool cannot be {done}: {why}") from error
@@ -130,7 +155,7 @@ class SpoolFile:
         Does a passive checkpoint over a separate connection: commits continue meanwhile, even on a slow disk.
         """
         with self._disk_call(self._sync_lock):
-            if self._sync_db is None or not self._unsynced:
+            if self._sync_db is None or self._held is None or not self._unsynced or self._held.main_change():
                 return
             self._unsynced = False
             try:
@@ -138,33 +163,72 @@ class SpoolFile:
             except sqlite3.Error as error:
                 self._unsynced = True
                 raise SpoolError(f"{self.path}: the spool cannot be synced to disk: {error}") from error
-            self._measure()
+            finally:
+                self._held.note_main()
+            self.bytes = self._held.bytes
+
+    def _with_repairs(self, attempt: Callable[[], ResultT], checks: bool, repairs: int = 2) -> ResultT:
+        try:
+            if checks:
+                self.adrift = False
+                if (change := self._change()) is not None:
+                    self._return_to_path(change)
+            return attempt()
+        except sqlite3.DatabaseError as error:
+            kind = _SET_ASIDE.get(rows.error_code(error))
+            if kind is None or not repairs:
+                raise
+            change = self._change()
+            if change is not None and self._shows_latest_commit():
+                self._return_to_path(change)
+            else:
+                self._set_aside(kind, " ".join(str(error).split()))
+        return self._with_repairs(attempt, checks, repairs - 1)
 
     def _attempt(self, work: Callable[[sqlite3.Connection, State], ResultT], writes: bool, durable: bool) -> ResultT:
         db = self._db or self._open()
         if not self._rescue_begun:
-            self._rescue_begun = True
-            self._rescue()
+            self._rescue_begun = True  # also for the transactions of the rescue itself
+            try:
+                self._rescue()
+                self._count_lost(db)
+            except BaseException:
+                self._rescue_begun = False
+                raise
         if not writes:
             return work(db, self.state)
         if self._fsync_each:
             db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         state = replace(self.state)
-        with rows.transaction(db):
-            outcome = work(db, state)
-            state.oldest_accepted_s = rows.oldest_accepted_s(db)
-            rows.write_state(db, state, self._clock.stamp())
-        self.state = state
+        try:
+            with rows.transaction(db):
+                if self._written is not None and rows.state_row(db) != self._written:
+                    raise rows.conflict("another program has changed its content")
+                outcome = work(db, state)
+                oldest_id, state.oldest_accepted_s = rows.oldest(db)
+                self._trying = rows.write_state(db, state, self._clock.stamp())
+        finally:
+            if self._held is not None:
+                self._held.note_log()
+        self.state, self._written = state, self._trying
+        while self._newest and (first := next(iter(self._newest))) < oldest_id:
+            del self._newest[first]
         self._unsynced = True
-        self._measure()
+        self._shorten_log(db)
         return outcome
 
-    def _measure(self) -> None:
-        sizes = 0
-        for path in (self.path, self._wal):
-            with contextlib.suppress(OSError):
-                sizes += path.stat().st_size
-        self.bytes = sizes
+    def _shorten_log(self, db: sqlite3.Connection) -> None:
+        """Does a checkpoint in a burst that is too fast for `sync`. SQLite must not do it: see `HeldFile.note_main`."""
+        if self._held is None:
+            return
+        if self._held.log_bytes > self._wal_pages * rows.PAGE_BYTES and self._sync_lock.acquire(blocking=False):
+            try:
+                with contextlib.suppress(sqlite3.Error):  # `sync` reports it
+                    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                self._held.note_main()
+            finally:
+                self._sync_lock.release()
+        self.bytes = self._held.bytes
 
     @contextlib.contextmanager
     def _disk_call(self, lock: threading.Lock) -> Iterator[None]:
@@ -183,10 +247,10 @@ class SpoolFile:
         return f"{self.path}: the disk has not answered for more than {MAX_WAIT_S:g} s"
 
     def _open(self) -> sqlite3.Connection:
-        self._take_lock()
-        in_log = committed_frames(self._wal)
+        held = self._hold()
+        in_log = repair.committed_frames(self._wal)
         if in_log is None:
-            self._keep_damaged_log()
+            repair.keep_damaged_log(self.path)
         db = self._connect()
         try:
             if not self.path.stat().st_size:
@@ -195,98 +259,146 @@ class SpoolFile:
             db.execute("PRAGMA synchronous=NORMAL")
             _, sound, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             if in_log and 0 <= sound < in_log:
-                self._keep_damaged_log()
-            self._check_format(db)
+                repair.keep_damaged_log(self.path)
+            rows.check_format(db, self.path)
             if self.path.stat().st_size <= QUICK_CHECK_BYTES:
                 found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if found != "ok":
                     raise rows.damage(found)
             state, stamp = rows.read_state(db)
+            row = rows.state_row(db)
+            if self._clock_runs and row not in (self._written, self._trying):
+                if state.last_id:
+                    raise rows.conflict("it is not the file that this agent wrote")
+                self._expect_results()
             state.last_id = max(state.last_id, self.state.last_id)  # continues after the ids of a damaged file
-            db.execute(f"PRAGMA wal_autocheckpoint={self._wal_pages}").fetchone()
+            db.execute("PRAGMA wal_autocheckpoint=0").fetchone()
             log_bytes = min(self._wal_pages * rows.PAGE_BYTES, WAL_KEPT_BYTES)
             db.execute(f"PRAGMA journal_size_limit={log_bytes}").fetchone()
-            self._sync_db = self._connect()
+            sync_db = self._connect()
+            rows.state_row(sync_db)  # opens the log now: another one may lie at its path later
         except BaseException:
             db.close()
             raise
+        held.note_opened()
         if not self._clock_runs:
             self._clock.go_on_from(stamp)
             self._clock_runs = True
-        self._db, self.state = db, state
-        self._measure()
+        self._db, self._sync_db, self.state, self._written = db, sync_db, state, row
+        self.bytes = held.bytes
         return db
 
-    def _take_lock(self) -> None:
+    def _hold(self) -> HeldFile:
         if not self._in_use:
             raise SpoolError(f"{self.path}: the spool is closed")
-        if self._lock_fd is None:
+        if self._held is not None and not self._held.is_at_path:
+            copy = repair.copy_to_path(self._held, foreign=False) if self._clock_runs else None
+            self._release()
+            self._held = copy
+        if self._held is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o640)
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SpoolHeldError(
-                f"{self.path}: another agent uses this spool. Stop it, or give this agent its own state folder with "
-                "STATE_DIRECTORY: commanded settings and bundles are there too."
-            ) from error
+            self._held = HeldFile(self.path)
+        return self._held
+
+    def _release(self) -> None:
+        """Ends the lock. Call it when the connections are closed."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        """Keeps the log's index in memory: as a mapped file that is truncated it would end the process (SIGBUS)."""
+        uri = f"{self.path.absolute().as_uri()}?vfs=unix-excl"
+        return sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
 
-    def _check_format(self, db: sqlite3.Connection) -> None:
-        application_id = db.execute("PRAGMA application_id").fetchone()[0]
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        ours = application_id == rows.APPLICATION_ID
-        if ours and version == rows.FORMAT_VERSION:
+    def _change(self) -> Change | None:
+        """What another program did to the open file; None: nothing."""
+        if self._db is None or self._held is None:
+            return None
+        quiet = self._sync_lock.acquire(blocking=False)
+        try:
+            return self._held.change(during_checkpoint=not quiet)
+        finally:
+            if quiet:
+                self._sync_lock.release()
+
+    def _shows_latest_commit(self) -> bool:
+        """False: even the open connection reads something else."""
+        with contextlib.suppress(sqlite3.Error):
+            return self._db is not None and rows.state_row(self._db) == self._written
+        return False
+
+    def _return_to_path(self, change: Change) -> None:
+        """Copies the content of the open file to a new file at its path.
+
+        Raises:
+            SpoolError: this is not possible now. The open file can be read as before.
+            sqlite3.IntegrityError: the open file does not have its content any more.
+        """
+        if self._db is None or self._held is None:
             return
-        if ours and version in rows.NEWER_VERSIONS:
-            raise SpoolError(
-                f"{self.path}: spool format {version}, this agent reads {rows.FORMAT_VERSION}. Use the agent "
-                "that wrote it, or move the file away."
-            )
-        empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if not empty and not (ours and version == 1):
-            if {"id", "camera", "body", "crc32"} <= set(rows.columns(db, "results")):  # whatever its header says
-                raise rows.damage(f"its header says application {application_id:#x}, format {version}")
-            raise SpoolError(f"{self.path}: a SQLite file, but not a spool of this agent. Set another spool.path.")
-        rows.prepare(db)
-        if not empty:
-            if self.path.stat().st_size <= QUICK_CHECK_BYTES:  # a larger file reuses its pages and does not shrink
-                with contextlib.suppress(sqlite3.Error):
-                    db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-                    db.execute("VACUUM")  # makes the line above effective
-            logger.info("spool %s: upgraded from format 1 to %d", self.path, rows.FORMAT_VERSION)
-
-    def _keep_damaged_log(self) -> None:
-        """Copies the log: SQLite continues with its intact beginning and overwrites the rest."""
-        aside = Path(f"{self._aside()}-wal")
+        if not self._shows_latest_commit():
+            raise rows.conflict(change.text)
+        with self._sync_lock:
+            change = self._held.change(during_checkpoint=False) or change
+        what = f"{self.path} was changed while it was open: {change.text}"
+        held, rescued = None, "It cannot be read any more"
         try:
-            shutil.copyfile(self._wal, aside)
-        except OSError:
-            aside.unlink(missing_ok=True)
-            raise
-        said = "spool %s: its write-ahead log is damaged: the latest results may be lost. It is kept as %s"
-        logger.error(said, self.path, aside.name)
-
-    def _set_aside(self, damage: str) -> None:
-        """Renames the damaged file and its log. The next attempt starts a new file and rescues the results."""
+            held = repair.copy_to_path(self._held, foreign=change.foreign, db=self._db)
+            rescued = f"Its {self.state.results} results were rescued into a new file"
+        except (sqlite3.Error, OSError, SpoolHeldError) as error:
+            if getattr(error, "sqlite_errorcode", None) not in _UNREADABLE:
+                self.adrift = True
+                why = error.strerror if isinstance(error, OSError) else error
+                raise SpoolError(
+                    f"{what}. Its {self.state.results} results cannot be rescued into a new file ({why}), so what this "
+                    "agent cannot send before it ends is lost"
+                ) from error
         self._close_connections()
-        aside = self._aside()
+        self._release()
+        self._held, self._rescue_begun = held, False
+        self._incident = (f"{what}. {rescued}", time.monotonic())
+        logger.error("spool %s", self._incident[0])
+
+    def _set_aside(self, kind: str, why: str) -> None:
+        """Renames the file and its log. The next attempt starts a new file and reads the results of this one."""
+        self._close_connections()
+        self._expect_results()
+        if self._held is not None and not self._held.is_at_path:
+            return  # `_hold` continues
         try:
-            Path(f"{aside}{_RESCUE}").touch()
-            for suffix in _SUFFIXES[:-1]:
-                with contextlib.suppress(FileNotFoundError):
-                    Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+            aside = repair.move_aside(self.path, kind)
         except OSError as error:
-            raise SpoolError(f"{self.path}: damaged ({damage}) and cannot be set aside: {error.strerror}") from error
-        logger.error("spool %s is damaged (%s): set aside as %s, a new one is started", self.path, damage, aside.name)
+            raise SpoolError(f"{self.path}: {kind} ({why}) and cannot be set aside: {error.strerror}") from error
+        self._release()
+        what = f"is damaged ({why})" if kind == repair.CORRUPT else f"was changed while it was open: {why}"
+        text = f"{self.path} {what}. It is set aside as {aside.name}, and a new one is started"
+        if kind == repair.FOUND:
+            self._incident = (text, time.monotonic())
+        logger.error("spool %s", text)
+
+    def _expect_results(self) -> None:
+        """The next file lacks the results of the present one until they are rescued."""
+        if self._written is not None:
+            self._expected, self._written = (self.state.results, list(self._newest.values())), None
         self._rescue_begun = False
 
+    def _count_lost(self, db: sqlite3.Connection) -> None:
+        """After the rescue: adds what is missing and still in memory, and counts the rest."""
+        if self._expected is None:
+            return
+        expected, newest = self._expected
+        if left := rows.missing(db, newest):
+            self._attempt(partial(self._add, left), True, True)
+            self.imports += 1
+        if (lost := expected - self.state.results) > 0:
+            logger.error("spool %s: %d results cannot be read any more and are LOST", self.path, lost)
+            self._on_lost(lost)
+        self._expected = None
+
     def _rescue(self) -> None:
-        """Copies the results of damaged files that can still be read. Continues what an earlier process has begun."""
-        for mark in sorted(self.path.parent.glob(f"{self.path.name}.corrupt-*{_RESCUE}")):
-            aside = Path(str(mark).removesuffix(_RESCUE))
+        """Copies the results of files set aside that can be read. Continues what an earlier process has begun."""
+        for mark, aside, found in repair.rescues(self.path):
             tries = mark.stat().st_size
             if tries >= MOST_RESCUES:
                 logger.error("spool %s: %s is not read again after %d attempts", self.path, aside.name, tries)
@@ -298,26 +410,35 @@ class SpoolFile:
             entries = rows.read_what_is_left(aside)
             try:
                 while batch := list(itertools.islice(entries, RESCUE_BATCH)):
-                    self._attempt(partial(self._insert, batch), True, True)
-                    rescued += len(batch)
+                    rescued += self._attempt(partial(self._add if found else self.insert, batch), True, True)
             except sqlite3.Error as error:
                 hindered = f"; the others stay there ({error})"
-            said = "spool %s: %d results were read from the damaged file %s%s; its evidence pictures are not sent"
-            logger.warning(said, self.path, rescued, aside.name, hindered)
+            self.imports += found
+            said = "spool %s: %d results were read from the %s file %s%s; its evidence pictures are not sent"
+            logger.warning(said, self.path, rescued, "other" if found else "damaged", aside.name, hindered)
             mark.unlink()
 
-    def _insert(self, entries: list[Entry], db: sqlite3.Connection, state: State) -> None:
+    def insert(self, entries: Sequence[Entry], db: sqlite3.Connection, state: State) -> int:
+        """Adds results with their ids."""
         state.results += rows.insert(db, entries, self._clock.now_s())
-        state.last_id = max(state.last_id, *(entry.id for entry in entries))
+        state.last_id = max([state.last_id, *(entry.id for entry in entries)])
+        self._newest.update((entry.id, entry) for entry in entries)
+        while len(self._newest) > NEWEST:
+            del self._newest[next(iter(self._newest))]
+        return len(entries)
 
-    def _aside(self) -> Path:
-        """A new name for a damaged file. Deletes the oldest damaged files if there are too many."""
-        name = f"{self.path.name}.corrupt-"
-        endings = (file.name.removeprefix(name).split("-") for file in self.path.parent.glob(f"{name}*-*"))
-        for stamp in sorted({(day, number) for day, number, *_ in endings})[: -KEPT_ASIDE + 1]:
-            for suffix in _SUFFIXES:
-                self.path.with_name(f"{name}{'-'.join(stamp)}{suffix}").unlink(missing_ok=True)
-        return self.path.with_name(f"{name}{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 1_000_000:06}")
+    def forget(self, runs: Collection[tuple[int, int]]) -> None:
+        """Call it for results that were deleted."""
+        for first, last in runs:
+            for entry_id in range(first, last + 1):
+                self._newest.pop(entry_id, None)
+
+    def _add(self, entries: list[Entry], db: sqlite3.Connection, state: State) -> int:
+        """Adds results of a file of unknown origin, with new ids, unless they are in this file too."""
+        others = [entry for entry in entries if not rows.holds(db, entry)]
+        first = self._reserve(len(others), state)
+        new = [replace(entry, id=first + number) for number, entry in enumerate(others)]
+        return self.insert(new, db, state)
 
     def _close_connections(self) -> None:
         with self._sync_lock:
@@ -326,15 +447,3 @@ class SpoolFile:
                     with contextlib.suppress(sqlite3.Error):
                         db.close()
             self._db = self._sync_db = None
-
-
-def release_pages(db: sqlite3.Connection, state: State) -> None:
-    """Returns `SHRINK_PAGES` free pages to the disk."""
-    for _ in range(SHRINK_PAGES):  # one by one: the sqlite3 module runs only the first step of a pragma without rows
-        db.execute("PRAGMA incremental_vacuum(1)")
-
-
-def page_counts(db: sqlite3.Connection) -> tuple[int, int]:
-    """Number of pages of the file, and of free pages."""
-    pages = db.execute("PRAGMA page_count").fetchone()[0]
-    return pages, db.execute("PRAGMA freelist_count").fetchone()[0]

@@ -15,6 +15,7 @@ class Cause(StrEnum):
     BYTES = "bytes"  # more than spool.max_bytes
     AGE = "age"  # older than spool.max_age_h
     DISK = "disk"  # the disk cannot be written
+    DAMAGE = "damage"  # in a file that was damaged, removed or overwritten while the agent ran
     REFUSED = "refused"  # larger than the broker accepts
     BROKER = "broker"  # a picture at which the broker repeatedly ends the connection
 

@@ -102,7 +102,7 @@ class Outbox:
         """The present faults of the spool; None when it works."""
         with self._fault_lock:
             whys = [why for why, _ in self._faults.values()]
-        return "; ".join(dict.fromkeys([*whys, *filter(None, [self._spool.hang_fault])])) or None
+        return "; ".join(dict.fromkeys([*whys, *filter(None, [self._spool.hang_fault, self._spool.incident])])) or None
 
     @property
     def unsent(self) -> int:
@@ -110,14 +110,19 @@ class Outbox:
         return self._published.unsent + sum(list(self._arriving.values()))
 
     def store_or_count_lost(self) -> int:
-        """Tries the disk once more, unless it hangs. Returns how many results are not stored and will be lost."""
+        """Tries the disk once more, unless it hangs. Returns how many results are not stored and will be lost.
+
+        Those that were stored may be among them: see `Spool.adrift`.
+        """
         lost = self._spool.wait_for(self._keep)
         return lost if lost is not None else self._published.in_memory + sum(list(self._arriving.values()))
 
     def _keep(self) -> int:
         with self._changing():
             self._move_to_disk(now=True)
-            return len(self._memory)
+            if self._spool.is_kept() or not self._spool.adrift:
+                return len(self._memory)
+        return self._published.unsent
 
     @property
     def unsent_pictures(self) -> int:
@@ -166,6 +171,8 @@ class Outbox:
         with self._changing():
             if limit <= 0:
                 return []
+            if self._spool.imports != self._imports:
+                self._begin_lanes()
             live, backlog = (self._next_of(lane, limit) for lane in (self._live, self._backlog))
             taken: list[Entry] = []
             while len(taken) < limit and (live or backlog):
@@ -230,9 +237,7 @@ class Outbox:
         """A connection was made or lost: all unacknowledged results become backlog, new results are live."""
         with self._changing():
             self._taken.clear()
-            self.live_after = self._spool.last_id  # results with ids up to this are backlog, those above are live
-            self._backlog = _Lane(cursor=0, picture_cursor=0, end=self.live_after)
-            self._live = _Lane(cursor=self.live_after, picture_cursor=self.live_after)
+            self._begin_lanes()
             if self._picture_on_its_way is not None:
                 self._note_break_at(self._picture_on_its_way)
                 self._picture_on_its_way = None
@@ -255,6 +260,13 @@ class Outbox:
                 if self._attempt("delete", lambda: self._spool.delete(runs, picture_runs)):
                     self._acknowledged, self._acknowledged_pictures = IdRanges(), IdRanges()
             self._move_to_disk()
+
+    def _begin_lanes(self) -> None:
+        """All results up to now become backlog. Those of a file that was found at the spool's path are among them."""
+        self._imports = self._spool.imports
+        self.live_after = self._spool.last_id  # results with ids up to this are backlog, those above are live
+        self._backlog = _Lane(cursor=0, picture_cursor=0, end=self.live_after)
+        self._live = _Lane(cursor=self.live_after, picture_cursor=self.live_after)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:

@@ -1,10 +1,28 @@
-"""Reads SQLite's write-ahead log, because SQLite skips its damaged parts without an error.
+"""Files that are set aside because they are damaged or not as this agent wrote them, and SQLite's write-ahead log.
 
-Layout: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
+The log is read here because SQLite skips its damaged parts without an error. Its layout:
+https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
 
+import contextlib
+import logging
+import shutil
+import sqlite3
 import struct
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from zsad_agent.spool.held_file import HeldFile
+from zsad_agent.system import sync_folder
+
+logger = logging.getLogger(__name__)
+
+CORRUPT, FOUND = "corrupt", "found"  # in the names of files set aside: damaged, or not as this agent wrote it
+_NEW = "new"  # a copy that is not at the path yet
+KEPT_ASIDE = 5  # of each: a bad disk that damages every new file must not fill up with them
+_RESCUE = "-rescue"  # suffix of a marker file beside a file set aside that is not completely read yet
+_SUFFIXES = ("-wal", "-shm", "")  # of the files that belong to a SQLite file
 
 _HEADER = struct.Struct(">IIIIIIII")  # magic, version, page size, checkpoint number, two salts, two checksums
 _FRAME = struct.Struct(">IIII")  # page, pages of the file after a commit (0: no commit), two salts
@@ -52,3 +70,92 @@ def _checksum(content: bytes, magic: int) -> tuple[int, int]:
         sum_1 = (sum_1 + even + sum_2) & 0xFFFFFFFF
         sum_2 = (sum_2 + odd + sum_1) & 0xFFFFFFFF
     return sum_1, sum_2
+
+
+def keep_damaged_log(path: Path) -> None:
+    """Copies the log of the file at `path`: SQLite continues with its intact beginning and overwrites the rest."""
+    aside = Path(f"{_name_aside(path, CORRUPT)}-wal")
+    try:
+        shutil.copyfile(f"{path}-wal", aside)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    said = "spool %s: its write-ahead log is damaged: the latest results may be lost. It is kept as %s"
+    logger.error(said, path, aside.name)
+
+
+def move_aside(path: Path, kind: str) -> Path:
+    """Renames the file at `path` and what belongs to it, and marks it for a rescue. Returns the new name."""
+    aside = _name_aside(path, kind)
+    Path(f"{aside}{_RESCUE}").touch()
+    for suffix in _SUFFIXES:
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    return aside
+
+
+def rescues(path: Path) -> Iterator[tuple[Path, Path, bool]]:
+    """Files set aside that are not completely read: the marker, the file, and whether its results may not be ours."""
+    for mark in sorted(path.parent.glob(f"{path.name}.*-*{_RESCUE}")):
+        yield mark, Path(str(mark).removesuffix(_RESCUE)), mark.name.startswith(f"{path.name}.{FOUND}-")
+
+
+def copy_to_path(old: HeldFile, *, foreign: bool, db: sqlite3.Connection | None = None) -> HeldFile:
+    """Writes the content of a file that is not at its path any more into a new one there. Sets another one aside.
+
+    Args:
+        old: that file.
+        foreign: it is at its path, but another program has written to it.
+        db: has opened it; None: SQLite has closed it.
+
+    Raises:
+        SpoolHeldError: another agent uses the file at the path.
+        OSError, sqlite3.Error: the file cannot be written. Nothing has changed.
+    """
+    path = old.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    copy = _name_aside(path, _NEW)
+    mark = Path(f"{copy}{_RESCUE}")
+    held = HeldFile(copy)
+    try:
+        if db is None:
+            old.copy(copy)
+        else:
+            with contextlib.closing(sqlite3.connect(copy)) as target:
+                db.backup(target)
+        mark.touch()  # if this process is killed now, the next one reads the copy
+        if old.has_its_log:  # SQLite would apply it to another file
+            _remove_log(path)
+        if old.is_at_path and foreign:
+            move_aside(path, FOUND)
+        elif old.is_at_path or not path.exists():
+            _remove_log(path)
+        else:
+            with contextlib.closing(HeldFile(path)):
+                move_aside(path, FOUND)
+        held.rename(path)
+    except BaseException:
+        held.close()
+        for leftover in (copy, mark):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+        raise
+    with contextlib.suppress(OSError):
+        mark.unlink()
+        sync_folder(path.parent)
+    return held
+
+
+def _remove_log(path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _name_aside(path: Path, kind: str) -> Path:
+    """A new name for a file set aside. Deletes the oldest files of its kind if there are too many."""
+    name = f"{path.name}.{kind}-"
+    endings = (file.name.removeprefix(name).split("-") for file in path.parent.glob(f"{name}*-*"))
+    for stamp in sorted({(day, number) for day, number, *_ in endings})[: -KEPT_ASIDE + 1]:
+        for suffix in (*_SUFFIXES, _RESCUE):
+            path.with_name(f"{name}{'-'.join(stamp)}{suffix}").unlink(missing_ok=True)
+    return path.with_name(f"{name}{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns() % 1_000_000:06}")

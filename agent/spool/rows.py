@@ -1,19 +1,25 @@
 """The tables of the spool's SQLite file, with checksums, and how to read a damaged file."""
 
 import contextlib
+import logging
 import math
 import os
 import sqlite3
+import sys
 import zlib
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from zsad_agent.spool.clock import Stamp
+from zsad_core.errors import SpoolError
+
+logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x7A736164  # "zsad", in the file's header
 FORMAT_VERSION = 2
 PAGE_BYTES = 4096
+SHRINK_PAGES = 256  # pages returned to the disk at a time
 MAX_BYTES = 10**13  # a header that states more is damaged
 NEWER_VERSIONS = range(FORMAT_VERSION + 1, 100)  # a higher number is damage, not a version
 
@@ -26,7 +32,12 @@ _CREATE_PICTURES = """CREATE TABLE pictures (
 _CREATE_STATE = """CREATE TABLE state (
     one INTEGER PRIMARY KEY, last_id INTEGER NOT NULL, results INTEGER NOT NULL, pictures INTEGER NOT NULL,
     age_s REAL NOT NULL, wall_s REAL NOT NULL, boot_s REAL NOT NULL, boot_id TEXT NOT NULL)"""
+_SELECT_STATE = "SELECT last_id, results, pictures, age_s, wall_s, boot_s, boot_id FROM state"
+_UPDATE_STATE = """UPDATE state SET last_id = ?, results = ?, pictures = ?, age_s = ?, wall_s = ?, boot_s = ?,
+    boot_id = ?"""
+StateRow = tuple[int, int, int, float, float, float, str]  # no two commits of one process write the same
 _RESULT = "id, CAST(camera AS BLOB), body, crc32"  # as bytes: text that is not UTF-8 would raise another error
+UPGRADE_BYTES = 32_000_000  # a larger file of format 1 reuses its pages and does not shrink
 DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -90,36 +101,88 @@ def prepare(db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA user_version={FORMAT_VERSION}")
 
 
+def check_format(db: sqlite3.Connection, path: Path) -> None:
+    """Creates the tables of an empty file and upgrades those of format 1.
+
+    Raises:
+        SpoolError: the file is not a spool, or a newer agent wrote it.
+        sqlite3.DatabaseError: with one of `DAMAGE_CODES`.
+    """
+    application_id = db.execute("PRAGMA application_id").fetchone()[0]
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    ours = application_id == APPLICATION_ID
+    if ours and version == FORMAT_VERSION:
+        return
+    if ours and version in NEWER_VERSIONS:
+        raise SpoolError(
+            f"{path}: spool format {version}, this agent reads {FORMAT_VERSION}. Use the agent "
+            "that wrote it, or move the file away."
+        )
+    empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if not empty and not (ours and version == 1):
+        if {"id", "camera", "body", "crc32"} <= set(columns(db, "results")):  # whatever its header says
+            raise damage(f"its header says application {application_id:#x}, format {version}")
+        raise SpoolError(f"{path}: a SQLite file, but not a spool of this agent. Set another spool.path.")
+    prepare(db)
+    if not empty:
+        if path.stat().st_size <= UPGRADE_BYTES:
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                db.execute("VACUUM")  # makes the line above effective
+        logger.info("spool %s: upgraded from format 1 to %d", path, FORMAT_VERSION)
+
+
 def read_state(db: sqlite3.Connection) -> tuple[State, Stamp]:
     """Raises sqlite3.DatabaseError with one of `DAMAGE_CODES` when the row is missing."""
-    row = db.execute("SELECT last_id, results, pictures, age_s, wall_s, boot_s, boot_id FROM state").fetchone()
+    row = state_row(db)
+    top = db.execute("SELECT max(id) FROM results").fetchone()[0] or 0
+    return State(max(row[0], top), row[1], row[2], oldest(db)[1]), Stamp(*row[3:])
+
+
+def state_row(db: sqlite3.Connection) -> StateRow:
+    """Raises as `read_state` does."""
+    row: StateRow | None = db.execute(_SELECT_STATE).fetchone()
     if row is None:
         raise damage("the state row is missing")
-    top = db.execute("SELECT max(id) FROM results").fetchone()[0] or 0
-    return State(max(row[0], top), row[1], row[2], oldest_accepted_s(db)), Stamp(*row[3:])
+    return row
 
 
-def write_state(db: sqlite3.Connection, state: State, stamp: Stamp) -> None:
-    """Writes the state row. Call it in every transaction that changes rows."""
-    db.execute(
-        "UPDATE state SET last_id = ?, results = ?, pictures = ?, age_s = ?, wall_s = ?, boot_s = ?, boot_id = ?",
-        (state.last_id, state.results, state.pictures, *astuple(stamp)),
-    )
+def write_state(db: sqlite3.Connection, state: State, stamp: Stamp) -> StateRow:
+    """Writes the state row and returns it. Call it in every transaction that changes rows."""
+    times = (stamp.age_s, stamp.wall_s, stamp.boot_s, stamp.boot_id)
+    row = (state.last_id, state.results, state.pictures, *times)
+    db.execute(_UPDATE_STATE, row)
+    return row
 
 
 def insert(db: sqlite3.Connection, entries: Sequence[Entry], accepted_s: float) -> int:
     """Adds `entries` and returns how many rows are new.
 
-    An id can exist already: a commit can report an error at its end although the write-ahead log is complete.
+    The same row can exist already: a commit can report an error at its end although the write-ahead log is complete.
+
+    Raises:
+        sqlite3.IntegrityError: another row has the id.
     """
     rows = [(each.id, each.camera, each.body, zlib.crc32(each.body), accepted_s) for each in entries]
-    return db.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?)", rows).rowcount if rows else 0
+    new = db.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?)", rows).rowcount if rows else 0
+    if new < len(rows) and not all(holds(db, entry) for entry in entries):
+        raise conflict("another result has the id of a new one")
+    return new
+
+
+def holds(db: sqlite3.Connection, entry: Entry) -> bool:
+    """Whether the result is stored with this id."""
+    return db.execute("SELECT 1 FROM results WHERE id = ? AND body = ?", (entry.id, entry.body)).fetchone() is not None
 
 
 def insert_attached_images(db: sqlite3.Connection, pictures: Sequence[AttachedImage], accepted_s: float) -> int:
     """As `insert`."""
     rows = [(each.id, each.camera, each.result_id, accepted_s, zlib.crc32(each.jpeg), each.jpeg) for each in pictures]
-    return db.executemany("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows).rowcount if rows else 0
+    new = db.executemany("INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?, ?)", rows).rowcount if rows else 0
+    same = "SELECT 1 FROM pictures WHERE id = ? AND jpeg = ?"
+    if new < len(rows) and not all(db.execute(same, (each.id, each.jpeg)).fetchone() for each in pictures):
+        raise conflict("another picture has the id of a new one")
+    return new
 
 
 def select(db: sqlite3.Connection, after_id: int, up_to_id: int, limit: int) -> list[Entry]:
@@ -152,10 +215,18 @@ def last_of_oldest(db: sqlite3.Connection, table: str, number: int, before_s: fl
     return int(db.execute(query, (number, before_s)).fetchone()[0] or 0)
 
 
-def oldest_accepted_s(db: sqlite3.Connection) -> float | None:
-    """When the oldest result was accepted; None: there is none."""
-    row = db.execute("SELECT accepted_s FROM results ORDER BY id LIMIT 1").fetchone()
-    return None if row is None else float(row[0])
+def oldest(db: sqlite3.Connection) -> tuple[int, float | None]:
+    """The id of the oldest result and when it was accepted. If there is none: an id above all others, and None."""
+    row = db.execute("SELECT id, accepted_s FROM results ORDER BY id LIMIT 1").fetchone()
+    return (sys.maxsize, None) if row is None else (row[0], float(row[1]))
+
+
+def missing(db: sqlite3.Connection, entries: Iterable[Entry]) -> list[Entry]:
+    """Those whose message is not stored, whatever the id."""
+    left = {entry.body: entry for entry in entries}
+    for (body,) in db.execute("SELECT body FROM results") if left else ():
+        left.pop(body, None)
+    return list(left.values())
 
 
 def read_what_is_left(path: Path) -> Iterator[Entry]:
@@ -192,10 +263,29 @@ def _at_full_length(path: Path) -> Iterator[None]:
         os.truncate(path, length)
 
 
+def release_pages(db: sqlite3.Connection, state: State) -> None:
+    """Returns `SHRINK_PAGES` free pages to the disk."""
+    for _ in range(SHRINK_PAGES):  # one by one: the sqlite3 module runs only the first step of a pragma without rows
+        db.execute("PRAGMA incremental_vacuum(1)")
+
+
+def page_counts(db: sqlite3.Connection) -> tuple[int, int]:
+    """Number of pages of the file, and of free pages."""
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    return pages, db.execute("PRAGMA freelist_count").fetchone()[0]
+
+
 def damage(found: str) -> sqlite3.DatabaseError:
     """The error that SQLite would raise for damage that it does not detect itself."""
     error = sqlite3.DatabaseError(found)
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def conflict(found: str) -> sqlite3.IntegrityError:
+    """The error for content that does not come from this agent's latest commit."""
+    error = sqlite3.IntegrityError(found)
+    error.sqlite_errorcode = sqlite3.SQLITE_CONSTRAINT
     return error
 
 

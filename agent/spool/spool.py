@@ -13,9 +13,9 @@ from typing import Literal, Self, TypeVar
 
 from zsad_agent.spool import rows
 from zsad_agent.spool.clock import SpoolClock
-from zsad_agent.spool.database import MAX_WAIT_S, WAL_PAGES, SpoolFile, page_counts, release_pages
+from zsad_agent.spool.database import MAX_WAIT_S, WAL_PAGES, SpoolFile
 from zsad_agent.spool.given_up import Cause, GivenUp
-from zsad_agent.spool.rows import PAGE_BYTES, AttachedImage, Entry, State
+from zsad_agent.spool.rows import PAGE_BYTES, AttachedImage, Entry, State, page_counts, release_pages
 from zsad_core.errors import SpoolError
 
 THIS_RUN = 1 << 40  # ids of this run of the agent are above it, ids of earlier runs below
@@ -33,7 +33,7 @@ _Dropped = list[tuple[Cause, int, int]]  # cause, results, pictures
 
 
 class Spool:
-    """A queue in a SQLite file, for one agent at a time. Any thread may call any method but `new_id`.
+    """A queue in a SQLite file, for one agent at a time. Any thread may call any method.
 
     A property never waits for the disk or for another thread: it gives the state of the latest commit. The file is
     opened in a thread of its own; after `MAX_WAIT_S` the agent starts without it, as with a disk that fails.
@@ -79,9 +79,17 @@ class Spool:
         self._disk_free = disk_free
         wal_pages = max(LEAST_WAL_PAGES, min(WAL_PAGES, max_bytes // PAGE_BYTES // 8))
         self._max_pages = max_bytes // PAGE_BYTES - 2 * wal_pages  # the log may briefly be twice as long
-        self._file = SpoolFile(path, self._clock, fsync_each=fsync == "each", wal_pages=wal_pages)
+        self._file = SpoolFile(
+            path,
+            self._clock,
+            fsync_each=fsync == "each",
+            wal_pages=wal_pages,
+            reserve=self._reserve,
+            on_lost=lambda lost: self.losses.note(Cause.DAMAGE, "its file was damaged or replaced", results=lost),
+        )
         self._stop = stop or threading.Event()
         self.last_id = THIS_RUN  # the latest id that was assigned
+        self._id_lock = threading.Lock()
         self._before: int | None = None  # the last row id of earlier runs, set when the file is first opened
 
     def __enter__(self) -> Self:
@@ -93,10 +101,9 @@ class Spool:
         self.wait_for(self._close)
 
     def _close(self) -> None:
-        with contextlib.suppress(SpoolError):
-            self._file.sync()
-        with contextlib.suppress(SpoolError):
-            self._file.stop()
+        for step in (self._file.check, self._file.sync, self._file.stop):
+            with contextlib.suppress(SpoolError):
+                step()
 
     def wait_for(self, action: Callable[[], OutcomeT], patience_s: float = HUNG_S) -> OutcomeT | None:
         """Runs `action`, which may wait for the disk, in its own thread.
@@ -129,6 +136,21 @@ class Spool:
         return self._file.hang_fault
 
     @property
+    def incident(self) -> str | None:
+        """That another program removed or replaced the file, for `INCIDENT_S`."""
+        return self._file.incident
+
+    @property
+    def adrift(self) -> bool:
+        """Whether the results in the spool are lost when the process ends: its open file is not at its path."""
+        return self._file.adrift
+
+    @property
+    def imports(self) -> int:
+        """How many files of other programs were found at the path, whose results were added with new ids."""
+        return self._file.imports
+
+    @property
     def count(self) -> int:
         """Results in the spool."""
         return self._file.state.results
@@ -150,9 +172,17 @@ class Spool:
         return None if accepted_s is None else max(0.0, self._clock.now_s() - accepted_s)
 
     def new_id(self) -> int:
-        """The next id. For one thread at a time; never waits for the disk."""
-        self.last_id += 1
-        return self.last_id
+        """The next id. Never waits for the disk."""
+        with self._id_lock:
+            self.last_id += 1
+            return self.last_id
+
+    def is_kept(self) -> bool:
+        """Whether the file at the path is, or becomes, the one with all results."""
+        with contextlib.suppress(SpoolError):
+            self._file.check()
+            return True
+        return False
 
     def append(self, entries: Sequence[Entry], pictures: Sequence[AttachedImage] = ()) -> None:
         """Stores all or nothing, committed when this returns. Entries above a limit are deleted in the same commit.
@@ -168,10 +198,8 @@ class Spool:
             if excess > 0:
                 dropped.append((Cause.COUNT, *_drop_results(db, state, excess)))
             dropped += self._make_room(db, state, new, kept)
-            now_s = self._clock.now_s()
-            state.results += rows.insert(db, new, now_s)
-            state.pictures += rows.insert_attached_images(db, kept, now_s)
-            state.last_id = max([state.last_id, *(entry.id for entry in new)])
+            self._file.insert(new, db, state)
+            state.pictures += rows.insert_attached_images(db, kept, self._clock.now_s())
             return dropped
 
         self._note(self._file.run(work, durable=True))
@@ -203,6 +231,7 @@ class Spool:
                 for runs in (results, pictures)
             )
             state.results -= rows.delete(db, "results", result_rows)
+            self._file.forget(result_rows)
             state.pictures -= rows.delete(db, "pictures", picture_rows)
 
         self._file.run(work)
@@ -212,7 +241,8 @@ class Spool:
         self._file.sync()
 
     def upkeep(self) -> None:
-        """Gives up entries that are too old, returns unused space to the disk, and logs when there is room again."""
+        """Checks the file, gives up entries that are too old, returns unused space, logs when there is room again."""
+        self._file.check()
         for _ in range(EXPIRY_BATCHES):
             too_old = self._file.run(partial(self._older_than, self._max_age_s), writes=False)
             if not any(too_old):
@@ -293,6 +323,15 @@ class Spool:
         if self._before is None:
             self._before = state.last_id
         return entry_id if entry_id < THIS_RUN else entry_id - THIS_RUN + self._before
+
+    def _reserve(self, number: int, state: State) -> int:
+        """The first of `number` row ids above all that are in use or belong to ids that `new_id` returned."""
+        if self._before is None:
+            return state.last_id + 1
+        with self._id_lock:
+            first = self.last_id + 1
+            self.last_id += number
+        return self._row(first, state)
 
     def _id(self, row_id: int, state: State) -> int:
         before = self._row(THIS_RUN, state)

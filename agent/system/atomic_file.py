@@ -35,6 +35,15 @@ def read_json(path: Path, model: type[ModelT], max_bytes: int) -> ModelT | None:
         raise ValueError(f"damaged: {place}: {fault['msg']}".replace(": : ", ": ")) from error
 
 
+def file_stamp(path: Path) -> tuple[int, int, int] | None:
+    """Differs after the file was replaced or written to; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Replaces the content of `path`, whose folder must exist. After an error the earlier content is unchanged."""
     partial = path.with_name(f".{path.name}.part")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from chaos_record import record
 
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool, SpoolClock
+from zsad_core.errors import SpoolError
 
 PAGE_BYTES = 4096
 
@@ -327,3 +329,94 @@ def test_system_clock_jumps_cost_no_result(tmp_path: Path) -> None:
 @pytest.mark.chaos
 def test_many_system_clock_jumps_cost_no_result(tmp_path: Path) -> None:
     check_clock(tmp_path / "spool.sqlite3", 150, seed=4)
+
+
+def remove_folder(state: Path) -> None:
+    shutil.rmtree(state)
+
+
+def rename_folder(state: Path) -> None:
+    state.rename(state.with_name(f"state.{time.monotonic_ns()}"))
+
+
+def remove_file(state: Path) -> None:
+    (state / "spool.sqlite3").unlink()
+
+
+def remove_log(state: Path) -> None:
+    (state / "spool.sqlite3-wal").unlink()
+
+
+def restore_anew(state: Path) -> None:
+    shutil.rmtree(state)
+    shutil.copytree(state.with_name("backup"), state)
+
+
+def restore_in_place(state: Path) -> None:
+    shutil.copytree(state.with_name("backup"), state, dirs_exist_ok=True, copy_function=shutil.copy)
+
+
+CHANGES = [remove_folder, rename_folder, remove_file, remove_log, restore_anew, restore_in_place]
+
+
+def check_file_changes(path: Path, changes: int, seed: int) -> None:
+    """One thread adds results, one sends them every other second, a third changes the files: every result is sent.
+
+    The backlog is smaller than `NEWEST`, which `restore_in_place` relies on.
+    """
+    choice = random.Random(seed)
+    stop = threading.Event()
+    added: list[str] = []
+    sent: list[str] = []
+    with Spool(path, max_results=100_000, fsync="periodic") as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+
+        def add() -> None:
+            while not stop.wait(0.005):
+                outbox.add_all([Accepted("cam0", b"%d" % len(added))])
+                added.append(str(len(added)))
+
+        def send() -> None:
+            while not stop.wait(0.01):
+                for entry in outbox.take(5) if time.monotonic() % 2 < 1 else ():
+                    sent.append(entry.body.decode())
+                    outbox.acknowledge(entry.id)
+                outbox.delete_acknowledged()
+                with contextlib.suppress(SpoolError):
+                    spool.sync()
+
+        threads = [threading.Thread(target=run) for run in (add, send)]
+        for thread in threads:
+            thread.start()
+        for _ in range(changes):
+            time.sleep(choice.uniform(0, 0.2))
+            if choice.random() < 0.3:
+                shutil.rmtree(path.parent.with_name("backup"), ignore_errors=True)
+            with contextlib.suppress(OSError):  # the files are being changed by the agent itself
+                if not path.parent.with_name("backup").exists():
+                    shutil.copytree(path.parent, path.parent.with_name("backup"))
+                choice.choice(CHANGES)(path.parent)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sent += drain(outbox)
+        assert (outbox.unsent, spool.count) == (0, 0)
+    missing = len(set(added) - set(sent))
+    record(
+        "spool's files removed, renamed, or restored from a backup, while they are open",
+        tried=changes,
+        lost=missing,
+        doubled=len(sent) - len(set(sent)),
+        recover_s=None,
+        note=f"{len(added)} results",
+    )
+    assert missing == 0
+
+
+def test_results_are_sent_though_the_files_of_the_spool_are_changed(tmp_path: Path) -> None:
+    check_file_changes(tmp_path / "state" / "spool.sqlite3", 20, seed=5)
+
+
+@pytest.mark.chaos
+def test_results_are_sent_though_the_files_of_the_spool_are_changed_many_times(tmp_path: Path) -> None:
+    check_file_changes(tmp_path / "state" / "spool.sqlite3", 500, seed=6)

@@ -1,8 +1,10 @@
 import json
 import logging
 import os
+import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,61 @@ def test_closing_does_not_wait_for_a_write_that_hangs(tmp_path: Path) -> None:
     writer.join(5)
     os.close(reader)
     assert not writer.is_alive()
+
+
+def remove_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def replace_by_older_file(path: Path) -> None:
+    (path.parent / "older").write_text(json.dumps(VALID))
+    (path.parent / "older").rename(path)
+
+
+def damage_in_place(path: Path) -> None:
+    path.write_bytes(b"\0" * path.stat().st_size)
+
+
+@pytest.mark.parametrize("change", [remove_folder, replace_by_older_file, damage_in_place])
+def test_file_that_another_program_changed_is_written_again_and_this_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[Path], None]
+) -> None:
+    stored = settings(tmp_path / "state")
+    stored.check()
+    assert not stored.path.exists()
+    stored.set_camera("cam0", CameraSettings(threshold=0.25))
+    assert stored.save()
+    for path in (stored.path, stored.path):
+        stored.check()
+        assert not caplog.records
+        change(path)
+        stored.check()
+        assert settings(path.parent).camera("cam0").threshold == 0.25
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert stored.fault is None
+        caplog.clear()
+
+
+def test_file_that_cannot_be_written_again_is_a_fault_until_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = settings(tmp_path / "state")
+    stored.set_camera("cam0", CameraSettings(threshold=0.25))
+    assert stored.save()
+    shutil.rmtree(stored.path.parent)
+    stored.path.parent.touch()
+    for _ in range(3):
+        stored.check()
+        assert stored.fault is not None and "File exists" in stored.fault
+    stored.path.parent.unlink()
+    stored.check()
+    assert stored.fault is None and settings(stored.path.parent).camera("cam0").threshold == 0.25
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR", "WARNING"]
+
+
+def test_damaged_file_that_was_set_aside_is_no_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "settings.json").write_text("{")
+    stored = settings(tmp_path)
+    caplog.clear()
+    stored.check()
+    assert not caplog.records and not stored.path.exists()

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -351,3 +352,52 @@ def test_update_stopped_at_any_step_leaves_the_old_or_the_new_bundle(
     assert set(versions) == {"1", "2"}
     if how == "kill":
         assert versions == sorted(versions)  # the old one up to a step, the new one from it on
+
+
+def test_selection_that_another_program_changed_is_written_again(
+    device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    device.switch_to(1)
+    new = device.switch_to(2)
+    store = device.store
+    running = store.start(lambda bundle: bundle).bundle
+    selected = device.folder / "selected.json"
+    content = selected.read_bytes()
+    assert store.check(running) is None and not caplog.records
+    for change in (b"", b"{}", content.replace(b"shipped", b"other").replace(b"v0", b"v1")[:-1]):
+        selected.write_bytes(change)
+        assert store.check(running) is None
+        assert selected.read_bytes() == content
+    selected.unlink()
+    assert store.check(running) is None
+    assert device.start() == ("2", ())
+    assert caplog.text.count("it is written again") == 4
+    assert new.sha256 in device.stored()
+
+
+def test_stored_bundle_that_another_program_removed_is_a_fault_and_the_next_start_says_so(device: Device) -> None:
+    device.switch_to(1)
+    store = device.store
+    running = store.start(lambda bundle: bundle).bundle
+    (running.path / MODEL_BIN).unlink()
+    assert f"another program has removed {MODEL_BIN}" in (store.check(running) or "")
+    shutil.rmtree(device.folder.parent)
+    fault = store.check(running)
+    assert fault is not None and "manifest.json" in fault and "Select it again" in fault
+    version, reasons = device.start()
+    assert version == "0" and "cannot be used" in reasons[0]
+    shutil.rmtree(device.folder)
+    device.folder.touch()
+    assert "it cannot be written: File exists" in (store.check(running) or "")
+
+
+def test_bundle_of_the_config_needs_no_stored_copy(device: Device) -> None:
+    store = device.store
+    running = store.start(lambda bundle: bundle).bundle
+    assert store.check(running) is None
+    device.switch_to(1)
+    store.start(lambda bundle: bundle)
+    store.forget()
+    shutil.rmtree(device.folder)
+    assert store.check(running) is None
+    assert not device.folder.exists()

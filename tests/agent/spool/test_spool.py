@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -209,17 +209,17 @@ def test_damaged_file_is_set_aside_and_what_can_be_read_is_kept(
 def open_and_die(path: Path, results: int) -> None:
     """Opens the spool in another process, which ends after it has rescued that many results."""
 
-    def killed(self: SpoolFile, entries: list[Entry], db: sqlite3.Connection, state: State) -> None:
+    def killed(self: SpoolFile, entries: Sequence[Entry], db: sqlite3.Connection, state: State) -> int:
         if state.results >= results:
             os._exit(9)
-        insert(self, entries, db, state)
+        return insert(self, entries, db, state)
 
     def run() -> None:
-        SpoolFile._insert = killed  # type: ignore[method-assign]
+        SpoolFile.insert = killed  # type: ignore[method-assign]
         with Spool(path, max_results=10_000) as spool:
             bodies(spool)
 
-    insert = SpoolFile._insert
+    insert = SpoolFile.insert
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     process.join(60)
