@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,8 @@ from zsad_agent.system import configure_logging, keep_memory_small, note_hangups
 def main(arguments: list[str]) -> int:
     """Runs until every source ends, `--max-frames` are done, or a signal."""
     args = _parser().parse_args(arguments)
-    with note_hangups() as hangup:
-        return _run(args, hangup)
+    hangup = note_hangups()
 
-
-def _run(args: argparse.Namespace, hangup: Callable[[], bool]) -> int:
     from zsad_agent.config import default_state_dir, keep_device_id, load_settings
 
     flags: dict[str, dict[str, Any]] = {

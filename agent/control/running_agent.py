@@ -10,8 +10,8 @@ import numpy as np
 from zsad_agent.config import AgentConfig
 from zsad_agent.inspection import Station
 from zsad_agent.model import BundleStore, BundleUpdater, ModelInUse, Outcome
-from zsad_agent.system import one_line
-from zsad_core.errors import BundleError, ConfigError, ZsadError
+from zsad_agent.system import in_thread, one_line
+from zsad_core.errors import BundleError, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -152,9 +152,7 @@ class ReloadRequest:
         def ask() -> None:
             try:
                 self.ask()
-            except ZsadError as error:
+            except Exception as error:
                 logger.error("the config is not reloaded: %s", one_line(str(error), MAX_ERROR_CHARACTERS))
-            except Exception:
-                logger.exception("the config is not reloaded")
 
-        threading.Thread(target=ask, name="zsad-reload", daemon=True).start()
+        in_thread("zsad-reload", ask)

@@ -1,11 +1,11 @@
 """Opens the slow, shared parts before the cameras: the model, the spool, the connection to the broker."""
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 
 from zsad_agent.config import EMBEDDED_BROKER, AgentConfig
@@ -15,7 +15,7 @@ from zsad_agent.messages import Published
 from zsad_agent.model import BundleStore, Detector, Started
 from zsad_agent.mqtt import EmbeddedBroker, Publisher
 from zsad_agent.spool import Spool
-from zsad_agent.system import ServiceGroup, read_json, write_whole
+from zsad_agent.system import ServiceGroup, in_thread, read_json, write_whole
 from zsad_core.bundle import Bundle
 
 SLOW_S = 10.0  # for one picture; the unit's WatchdogSec is 30
@@ -62,15 +62,11 @@ class PublishedFile:
             return None
 
     def keep(self, publisher: Publisher) -> None:
-        """Writes it once the broker is connected, in a thread of its own: the disk may hang."""
+        """Writes it once the broker is connected. The disk may hang, and the spool reports a disk that fails."""
         if not self._kept and publisher.connected:
             self._kept = True
             content = publisher.published.model_dump_json().encode()
-            threading.Thread(target=self._write, args=(content,), name="published", daemon=True).start()
-
-    def _write(self, content: bytes) -> None:
-        with contextlib.suppress(OSError):  # the spool reports it
-            write_whole(self._path, content)
+            in_thread("published", partial(write_whole, self._path, content))
 
 
 def compile_bundle(bundle: Bundle, config: AgentConfig) -> Detector:
@@ -94,18 +90,9 @@ def load_in_thread(
     `alive` feeds a watchdog that already runs, for at most `LOAD_S`; None: none runs yet.
     """
     started_s = time.monotonic()
-    outcome: Future[Started[Detector]] = Future()
-
-    def load() -> None:
-        try:
-            outcome.set_result(store.start(lambda bundle: compile_bundle(bundle, config)))
-        except Exception as error:  # the main thread raises it
-            outcome.set_exception(error)
-
-    thread = threading.Thread(target=load, name="load", daemon=True)
-    thread.start()
-    while thread.is_alive() and not stop.is_set():
+    outcome = in_thread("load", lambda: store.start(lambda bundle: compile_bundle(bundle, config)))
+    while not outcome.done() and not stop.is_set():
         if alive is not None and time.monotonic() - started_s < LOAD_S:
             alive()
-        thread.join(SUPERVISE_S)
+        wait({outcome}, SUPERVISE_S)
     return outcome.result() if outcome.done() else None

@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 import stat
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 
 from zsad_agent.sources.source import DamagedPicture, Picture, Receipt, ReceiptError, name_of
 from zsad_agent.sources.write_events import WriteEvents
+from zsad_agent.system import in_thread
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.picture import HEAD_BYTES, decode_image, format_of, is_picture_file, is_temporary, read_encoded
 from zsad_core.types import Verdict
@@ -156,7 +156,7 @@ class FolderDropSource:
             SourceError: no answer in time. The call continues in its thread.
         """
         self._wait()
-        latest = self._call = _in_thread(call)
+        latest = self._call = in_thread("folder", call)
         self._wait()
         latest.result()
 
@@ -269,22 +269,6 @@ class FolderDropSource:
                 yield entries
         except OSError as error:
             raise SourceError(f"{self.description}: cannot be listed: {error.strerror or error}") from error
-
-
-def _in_thread(call: Callable[[], None]) -> Future[None]:
-    """Makes the call in a daemon thread, which does not delay the end of the process."""
-    future: Future[None] = Future()
-
-    def body() -> None:
-        try:
-            call()
-        except Exception as error:  # `Future.result` raises it again
-            future.set_exception(error)
-        else:
-            future.set_result(None)
-
-    threading.Thread(target=body, name="folder", daemon=True).start()
-    return future
 
 
 def _quiet_s(encoded: np.ndarray, *, is_whole: bool) -> float:

@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future
+from concurrent.futures import wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from zsad_agent.spool.clock import SpoolClock
 from zsad_agent.spool.database import MAX_WAIT_S, WAL_PAGES, SpoolFile
 from zsad_agent.spool.given_up import Cause, GivenUp
 from zsad_agent.spool.rows import PAGE_BYTES, AttachedImage, Entry, State, page_counts, release_pages
+from zsad_agent.system import in_thread
 from zsad_core.errors import SpoolError
 
 THIS_RUN = 1 << 40  # ids of this run of the agent are above it, ids of earlier runs below
@@ -110,19 +111,10 @@ class Spool:
 
         None: the disk hangs for longer than `patience_s` (`HUNG_S` after a stop request); the action still runs.
         """
-        outcome: Future[OutcomeT] = Future()
-
-        def run() -> None:
-            try:
-                outcome.set_result(action())
-            except BaseException as error:  # raised below, unless the disk has hung
-                outcome.set_exception(error)
-
-        thread = threading.Thread(target=run, name="zsad-spool", daemon=True)
-        thread.start()
-        thread.join(CHECK_S)  # a call that fails at once has an outcome
-        while thread.is_alive() and self._file.waiting_s <= (HUNG_S if self._stop.is_set() else patience_s):
-            thread.join(CHECK_S)
+        outcome = in_thread("zsad-spool", action)
+        wait({outcome}, CHECK_S)  # a call that fails at once has an outcome
+        while not outcome.done() and self._file.waiting_s <= (HUNG_S if self._stop.is_set() else patience_s):
+            wait({outcome}, CHECK_S)
         return outcome.result() if outcome.done() else None
 
     @property

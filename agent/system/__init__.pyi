@@ -20,6 +20,7 @@ from .queues import QueueClosed as QueueClosed
 from .queues import RoundRobin as RoundRobin
 from .service import Service as Service
 from .service import ServiceGroup as ServiceGroup
+from .service import in_thread as in_thread
 from .systemd import Notifier as Notifier
 from .text import one_line as one_line
 from .text import printable as printable

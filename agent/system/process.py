@@ -1,22 +1,18 @@
 """The process: the environment that OpenCV reads, memory, age, and the energy of the machine. Imports no OpenCV."""
 
-import contextlib
+import atexit
 import ctypes
 import gc
 import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 
-@contextlib.contextmanager
-def note_hangups() -> Iterator[Callable[[], bool]]:
-    """SIGHUP no longer ends the process. Yields a function: whether one came since its last call.
-
-    Afterwards SIGHUP is ignored, because the process is about to end. Enter it in the main thread.
-    """
+def note_hangups() -> Callable[[], bool]:
+    """SIGHUP no longer ends the process. Returns a function: whether one came since its last call."""
     came: list[int] = []
 
     def taken() -> bool:
@@ -26,10 +22,8 @@ def note_hangups() -> Iterator[Callable[[], bool]]:
         return True
 
     signal.signal(signal.SIGHUP, lambda number, _: came.append(number))
-    try:
-        yield taken
-    finally:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the interpreter would restore the default, but keeps this
+    atexit.register(signal.signal, signal.SIGHUP, signal.SIG_IGN)  # the interpreter would restore the default
+    return taken
 
 
 def prepare_environment(stale_after_s: float | None = None) -> None:

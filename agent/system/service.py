@@ -1,12 +1,15 @@
-"""One interface for everything that owns a thread: start, stop, alive, fault."""
+"""One interface for everything that owns a thread: start, stop, alive, fault. And a thread for one call."""
 
 import logging
 import threading
 import time
 from abc import abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import ClassVar, Protocol, Self, TypeVar
 
 logger = logging.getLogger(__name__)
+ResultT = TypeVar("ResultT")
 
 
 class Service(Protocol):
@@ -88,3 +91,17 @@ class ServiceGroup:
     def faults(self) -> list[str]:
         """The faults of the services, then the dead services."""
         return [*(service.fault for service in list(self._running) if service.fault), *self.dead()]
+
+
+def in_thread(name: str, call: Callable[[], ResultT]) -> Future[ResultT]:
+    """Runs `call` in a daemon thread, which does not delay the end of the process."""
+    future: Future[ResultT] = Future()
+
+    def body() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # `Future.result` raises it again
+            future.set_exception(error)
+
+    threading.Thread(target=body, name=name, daemon=True).start()
+    return future
