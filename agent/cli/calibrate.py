@@ -17,16 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsad_agent.cli.flags import add_bit_depth_flag, add_model_flags, add_unchecked_flag, model_config, used_bits
-from zsad_agent.cli.score import find_pictures, score_picture
-from zsad_agent.system import configure_logging, printable
-from zsad_core.errors import ZsadError
+from zsad_agent.cli.flags import add_model_flags, add_picture_flags, model_config, read_part
+from zsad_agent.cli.score import MAX_REASON, find_pictures
+from zsad_agent.system import configure_logging, one_line, printable
+from zsad_core.errors import DeviceError, ImageError, ZsadError
 
 if TYPE_CHECKING:  # numpy takes longer than parsing
     import numpy as np
-
-    from zsad_agent.model import Detector
-    from zsad_core.types import Prediction
 
 MIN_PICTURES = 5
 LOOKS_SIDE = 32  # pictures are compared at this size, pixels
@@ -47,8 +44,7 @@ def main(arguments: list[str]) -> int:
         "paths", nargs="+", type=Path, metavar="PATH", help="pictures of good parts, or folders of them"
     )
     add_model_flags(parser)
-    add_bit_depth_flag(parser)
-    add_unchecked_flag(parser)
+    add_picture_flags(parser)
     parser.add_argument(
         "--false-reject-rate",
         type=float,
@@ -66,16 +62,16 @@ def main(arguments: list[str]) -> int:
     from zsad_core.bundle import load_bundle
 
     inference = model_config(args).inference
-    goods = Goods(detector=Detector(load_bundle(inference.bundle), inference))
+    detector, goods = Detector(load_bundle(inference.bundle), inference), Goods(unchecked=args.unchecked)
     for path, _ in find_pictures(args.paths):
         if (reason := why_not_good(path, unchecked=args.unchecked)) is not None:
-            goods.leave_out(f"{path}: {reason}", "written by the agent")
+            goods.leave_out(path, reason, "written by the agent")
             continue
-        found = score_picture(path, goods.predict, threshold=1.0, bit_depth=used_bits(args), unchecked=args.unchecked)
-        if found.anomaly_score is None:
-            goods.leave_out(found.text, UNSCORED)
-        else:
-            goods.add(path, found.anomaly_score, unchecked=args.unchecked)
+        try:
+            image = read_part(path, args)
+            goods.add(path, image, detector.predict(image).anomaly_score)
+        except (ImageError, DeviceError) as error:
+            goods.leave_out(path, str(error), UNSCORED)
     notes = goods.notes()
     print(as_yaml(list(goods.scores.values()), rate, notes))
     return 1 if goods.left_out[UNSCORED] else 0
@@ -85,31 +81,25 @@ def main(arguments: list[str]) -> int:
 class Goods:
     """The pictures of good parts, each once, with what they look like."""
 
-    detector: Detector
+    unchecked: bool  # also those that look the same
     scores: dict[Path, float] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     _looks: dict[Path, np.ndarray] = field(default_factory=dict)  # int16 [32, 32, 3]
 
-    def predict(self, image_bgr: np.ndarray) -> Prediction:
-        """As of the detector."""
+    def add(self, path: Path, image_bgr: np.ndarray, score: float) -> None:
+        """Adds a picture, uint8 BGR [H, W, 3], unless another one looks the same."""
         import cv2
-        import numpy as np
 
-        small = cv2.resize(image_bgr, (LOOKS_SIDE, LOOKS_SIDE), interpolation=cv2.INTER_AREA)
-        self._last = small.astype(np.int16)
-        return self.detector.predict(image_bgr)
+        looks = cv2.resize(image_bgr, (LOOKS_SIDE, LOOKS_SIDE), interpolation=cv2.INTER_AREA).astype("int16")
+        same = (known for known, others in self._looks.items() if abs(looks - others).max() <= SAME_LOOKS)
+        if not self.unchecked and (twin := next(same, None)) is not None:
+            self.leave_out(path, f"the same picture as {twin}", "the same as another")
+        else:
+            self._looks[path], self.scores[path] = looks, score
 
-    def add(self, path: Path, score: float, *, unchecked: bool) -> None:
-        """Adds the picture that was scored last, unless another one looks the same. `unchecked`: also then."""
-        same = (known for known, looks in self._looks.items() if abs(looks - self._last).max() <= SAME_LOOKS)
-        if not unchecked and (twin := next(same, None)) is not None:
-            self.leave_out(f"{path}: the same picture as {twin}", "the same as another")
-            return
-        self._looks[path] = self._last
-        self.scores[path] = score
-
-    def leave_out(self, text: str, kind: str) -> None:
+    def leave_out(self, path: Path, reason: str, kind: str) -> None:
         """Names a picture on stderr."""
+        text = one_line(f"{path}: {reason.removeprefix(f'{path}: ')}", MAX_REASON)
         print(f"zsad-agent: left out: {printable(text)}", file=sys.stderr)
         self.left_out[kind] += 1
 

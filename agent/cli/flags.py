@@ -6,7 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # pydantic takes longer than parsing
+from zsad_core.errors import ImageError
+
+if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
+    import numpy as np
+
     from zsad_agent.config import AgentConfig
 
 
@@ -40,8 +44,8 @@ def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold", type=float, metavar="T", help="score in [0, 1]; default: the bundle's")
 
 
-def add_bit_depth_flag(parser: argparse.ArgumentParser) -> None:
-    """`--bit-depth`."""
+def add_picture_flags(parser: argparse.ArgumentParser) -> None:
+    """`--bit-depth` and `--unchecked`."""
     parser.add_argument(
         "--bit-depth",
         choices=("auto", "8", "10", "12", "14", "16"),
@@ -49,19 +53,27 @@ def add_bit_depth_flag(parser: argparse.ArgumentParser) -> None:
         help="low bits of a 16-bit file that hold the picture; default: %(default)s, what the file states, else 16",
     )
 
-
-def used_bits(args: argparse.Namespace) -> int | None:
-    """`--bit-depth` for `read_image`."""
-    return None if args.bit_depth == "auto" else int(args.bit_depth)
-
-
-def add_unchecked_flag(parser: argparse.ArgumentParser) -> None:
-    """`--unchecked`."""
     parser.add_argument(
         "--unchecked",
         action="store_true",
         help="score dark, overexposed and plain pictures too; the daemon has limits for them in source.health",
     )
+
+
+def read_part(path: Path, args: argparse.Namespace) -> np.ndarray:
+    """The picture as the daemon would inspect it, uint8 BGR [H, W, 3]. `args`: of `add_picture_flags`.
+
+    Raises:
+        ImageError: it cannot be read, or is dark, overexposed or plain.
+    """
+    from zsad_agent.config import HealthConfig
+    from zsad_agent.picture_health import unfit
+    from zsad_core.picture import read_image
+
+    image = read_image(path, None if args.bit_depth == "auto" else int(args.bit_depth))
+    if not args.unchecked and (finding := unfit(image, HealthConfig())):
+        raise ImageError(finding.reason)
+    return image
 
 
 def count(text: str) -> int:

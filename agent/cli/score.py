@@ -8,26 +8,18 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsad_agent.cli.flags import (
-    add_bit_depth_flag,
-    add_model_flags,
-    add_threshold_flag,
-    add_unchecked_flag,
-    model_config,
-    used_bits,
-)
+from zsad_agent.cli.flags import add_model_flags, add_picture_flags, add_threshold_flag, model_config, read_part
 from zsad_agent.system import configure_logging, one_line, printable
 from zsad_core.errors import DeviceError, ImageError
 
 if TYPE_CHECKING:  # numpy takes longer than parsing
-    import numpy as np
-
-    from zsad_core.types import Prediction, Verdict
+    from zsad_agent.model import Predictor
+    from zsad_core.types import Verdict
 
 MAX_REASON = 1000  # characters
 
@@ -43,8 +35,7 @@ def main(arguments: list[str]) -> int:
     )
     add_model_flags(parser)
     add_threshold_flag(parser)
-    add_bit_depth_flag(parser)
-    add_unchecked_flag(parser)
+    add_picture_flags(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per line, latency_ms in milliseconds")
     parser.add_argument(
         "--maps",
@@ -65,14 +56,7 @@ def main(arguments: list[str]) -> int:
     pictures = find_pictures(args.paths)
     detector = Detector(bundle, config.inference)
     scores = (
-        score_picture(
-            path,
-            detector.predict,
-            threshold=threshold,
-            bit_depth=used_bits(args),
-            unchecked=args.unchecked,
-            map_file=args.maps and args.maps / map_path,
-        )
+        score_picture(path, args, detector, threshold=threshold, map_file=args.maps and args.maps / map_path)
         for path, map_path in pictures
     )
     return print_scores(scores, as_json=args.json, with_map=args.maps is not None)
@@ -145,35 +129,22 @@ def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
 
 
 def score_picture(
-    path: Path,
-    predict: Callable[[np.ndarray], Prediction],
-    *,
-    threshold: float,
-    bit_depth: int | None = None,
-    unchecked: bool = False,
-    map_file: Path | None = None,
+    path: Path, args: argparse.Namespace, predictor: Predictor, *, threshold: float, map_file: Path | None
 ) -> Score:
-    """The score of one picture; without one the verdict is `unknown`, with the reason.
-
-    `unchecked`: a dark, overexposed or plain picture has a score too.
+    """The score of one picture; without one the verdict is `unknown`, with the reason. `args`: as of `read_part`.
 
     Raises:
         OSError: the map cannot be written.
     """
     import numpy as np
 
-    from zsad_agent.config import HealthConfig
-    from zsad_agent.picture_health import unfit
     from zsad_core.judging import instant_verdict
-    from zsad_core.picture import read_image
     from zsad_core.types import Verdict
 
     try:
-        image = read_image(path, bit_depth)
-        if not unchecked and (finding := unfit(image, HealthConfig())):
-            raise ImageError(finding.reason)
+        image = read_part(path, args)
         started_s = time.perf_counter()
-        prediction = predict(image)
+        prediction = predictor.predict(image)
         latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
     except (ImageError, DeviceError) as error:
         reason = one_line(str(error), MAX_REASON)

@@ -1,6 +1,5 @@
 """The settings of the connection to the broker, and of incoming commands."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -25,12 +24,6 @@ def _broker_url(url: str) -> str:
     return address.url
 
 
-def _client_id(client_id: str) -> str:
-    if not re.fullmatch("[!-~]{1,128}", client_id):
-        raise ValueError("expected 1 to 128 printable ASCII characters and no blanks")
-    return client_id
-
-
 class TlsConfig(StrictModel):
     """Settings of mqtts://. The broker's certificate and its host name are always checked."""
 
@@ -49,7 +42,7 @@ class MqttConfig(StrictModel):
     broker: Annotated[str, AfterValidator(_broker_url)] = "mqtt://localhost:1883"
     protocol: Literal["auto", "5", "3.1.1"] = "auto"  # auto: 5, and 3.1.1 with a broker that does not know it
     # None: zsad-agent-<device_id>. No two clients of a broker may have the same
-    client_id: Annotated[str, AfterValidator(_client_id)] | None = None
+    client_id: Annotated[str, Field(pattern="^[!-~]{1,128}$")] | None = None
     username: str | None = None
     password_file: Path | None = None
     # the name that systemd's LoadCredential= gives the password file

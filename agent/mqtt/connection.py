@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
-from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTProtocolVersion
@@ -26,7 +25,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from zsad_agent.config import MqttConfig
+from zsad_agent.config import MqttConfig, parse_address
 from zsad_agent.mqtt.broker_health import BrokerState, explained
 from zsad_agent.mqtt.credentials import make_context, meaning, read_password
 
@@ -124,8 +123,8 @@ class Events:
 
 def broker_address(config: MqttConfig) -> tuple[str, int]:
     """Host and port of a broker with a URL."""
-    parts = urlsplit(config.broker)
-    return parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
+    address = parse_address(config.broker, DEFAULT_PORTS)
+    return address.host, address.port or DEFAULT_PORTS[address.scheme]
 
 
 class _Client(mqtt.Client):
