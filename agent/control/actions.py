@@ -1,7 +1,6 @@
 """What each command does to the running agent and to the stored settings."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,16 +43,13 @@ class Actions:
         publisher: Publisher,
         config: AgentConfig,
         stored: StoredSettings,
-        *,
-        wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._agent = agent
         self._publisher = publisher
         self._config = config
         self._stored = stored
-        self._wall_s = wall_s
         self._commanded: set[Target] = set()  # targets whose stored value is in use
-        self._done_at: dict[Target, str] = {Target(None, Key.RELOAD): self._now()}
+        self._done_at: dict[Target, str] = {Target(None, Key.RELOAD): utc_text(datetime.now(UTC))}
         self._read: dict[Key, Callable[[str], Value]] = {
             Key.THRESHOLD: agent.threshold,
             Key.PRODUCT: agent.product,
@@ -130,7 +126,7 @@ class Actions:
 
     def _reload(self, target: Target, value: None) -> None:
         self._agent.reload()
-        self._done_at[target] = self._now()
+        self._done_at[target] = utc_text(datetime.now(UTC))
 
     def _switch_bundle(self, target: Target, name: str | None) -> None:
         self._agent.switch_bundle(None if name is None else find_bundle(self._config.control.bundle_dir, name))
@@ -148,7 +144,4 @@ class Actions:
             )
         if not self._publisher.send_picture(f"{camera}/image", jpeg):
             raise CommandError("the picture cannot be sent: no connection to the broker")
-        self._done_at[target] = self._now()
-
-    def _now(self) -> str:
-        return utc_text(datetime.fromtimestamp(self._wall_s(), UTC))
+        self._done_at[target] = utc_text(datetime.now(UTC))

@@ -90,7 +90,7 @@ class Controller(Service):
         self._reload_fault = reload_fault
         self._nonces = nonces
         self._clock, self._monotonic = clock or SpoolClock(), monotonic
-        self._actions = Actions(agent, publisher, config, stored, wall_s=self._wall_s)
+        self._actions = Actions(agent, publisher, config, stored)
         self._states = {target: _State() for target in self._actions.targets}
         self._answering = threading.Lock()  # guards the states
         self._changed = threading.Condition()  # guards what follows
@@ -297,12 +297,9 @@ class Controller(Service):
             if update:
                 state.value, state.source = value, source
             state.error, state.id = error, command_id
-            at = utc_text(datetime.fromtimestamp(self._wall_s(), UTC))
+            at = utc_text(datetime.now(UTC))
             message = {"value": state.value, "source": state.source, "error": error, "id": command_id, "at": at}
             try:
                 self._publisher.set_retained(f"{target.suffix}/state", encode(message))
             except Exception:  # the publisher is closing, or the value is not JSON
                 logger.exception("%s: the answer cannot be published", target.suffix)
-
-    def _wall_s(self) -> float:
-        return self._clock.stamp().wall_s

@@ -7,13 +7,13 @@ that match this are counted or deleted, and no symbolic link below `folder` is f
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 from zsad_agent.messages import Result
+from zsad_agent.system import opened
 
 PICTURE, OVERLAY, RESULT = "jpg", "overlay.jpg", "json"
 
@@ -22,7 +22,6 @@ _FILE = re.compile(
     r"(?P<dot>\.)?(?P<stem>(?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]\.[0-9]{3}-[A-Za-z0-9_.-]{1,200}?)"
     r"\.(?:json|overlay\.jpg|jpg)(?(dot)\.tmp)"  # a file whose writing was interrupted belongs to its set
 )
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +66,7 @@ def write_set(folder: Path, place: Place, files: Mapping[str, bytes]) -> None:
     Raises:
         OSError: no file of the set is left.
     """
+    folder.mkdir(0o750, parents=True, exist_ok=True)
     with opened(folder, place.camera, place.date, make=True) as fd:
         written: list[str] = []
         try:
@@ -128,23 +128,6 @@ def sets_of(folder: Path, camera: str, day: str) -> list[EvidenceSet]:
                 names.setdefault(match["stem"], []).append(entry.name)
                 sizes[match["stem"]] = sizes.get(match["stem"], 0) + size
     return [EvidenceSet(Place(camera, day, stem), tuple(names[stem]), sizes[stem]) for stem in sorted(names)]
-
-
-@contextlib.contextmanager
-def opened(folder: Path, *parts: str, make: bool = False) -> Iterator[int]:
-    """The file descriptor of the folder `folder/parts…`. Only `folder` itself may be a symbolic link."""
-    if make:
-        folder.mkdir(0o750, parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        fd = os.open(folder, _FOLDER)
-        stack.callback(os.close, fd)
-        for part in parts:
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(part, 0o750, dir_fd=fd)
-            fd = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
-            stack.callback(os.close, fd)
-        yield fd
 
 
 def _folders(fd: int, is_ours: Callable[[str], object]) -> list[str]:

@@ -62,12 +62,10 @@ class Detector:
         self._prompts_crc = self._sum_prompts()
         self._failed_test: str | None = None
         self._tolerance = _tolerance(config)
-        ov = import_openvino()
-        core = openvino_core()
-        model = _read_model(core, bundle)
-        _refuse_absent(core, config.device)
+        model = _read_model(bundle)
+        check_device(config.device)
         self._device = config.device
-        self._request, self._known = _compile(ov, core, model, bundle, config, self._try)
+        self._request, self._known = _compile(model, bundle, config, self._try)
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         """Map and score of one picture.
@@ -175,9 +173,9 @@ def _check_range(name: str, low: float, high: float) -> None:
         raise DeviceError(f"the model gave no valid {name}: values from {low} to {high}, expected [0, 1]")
 
 
-def _read_model(core: Any, bundle: Bundle) -> Any:
+def _read_model(bundle: Bundle) -> Any:
     try:
-        model = core.read_model(model=bundle.model_xml, weights=bundle.model_bin)
+        model = openvino_core().read_model(model=bundle.model_xml, weights=bundle.model_bin)
     except RuntimeError as error:
         raise BundleError(f"{bundle.path}/model.xml: OpenVINO cannot read it: {_short(error)}") from error
     facts = bundle.manifest.model
@@ -217,10 +215,7 @@ def check_device(device: str) -> None:
     Raises:
         DeviceError: the device is absent; the text lists the present ones.
     """
-    _refuse_absent(openvino_core(), device)
-
-
-def _refuse_absent(core: Any, device: str) -> None:
+    core = openvino_core()
     kind, _, inner = device.partition(":")
     if kind in _VIRTUAL_DEVICES:
         named = [name.strip().lstrip("-").partition("(")[0] for name in inner.split(",") if name.strip()]
@@ -245,8 +240,9 @@ def _is_present(core: Any, name: str) -> bool:
     return any(number in ("", have) or have.startswith(f"{number}.") for have in numbers)
 
 
-def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceConfig, try_it: Try) -> Tried:
+def _compile(model: Any, bundle: Bundle, config: InferenceConfig, try_it: Try) -> Tried:
     """The compiled model's request, and the known answer."""
+    core = openvino_core()
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if config.precision == "f32":
         options["INFERENCE_PRECISION_HINT"] = "f32"
@@ -254,7 +250,7 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
     if config.device == "CPU":
         _expand_weights(model)
-    tried = _compile_with_cache(ov, core, model, bundle, config, options, try_it)
+    tried = _compile_with_cache(model, bundle, config, options, try_it)
     if tried is not None:
         return tried
     try:
@@ -268,22 +264,16 @@ def _compile(ov: Any, core: Any, model: Any, bundle: Bundle, config: InferenceCo
 
 
 def _compile_with_cache(
-    ov: Any,
-    core: Any,
-    model: Any,
-    bundle: Bundle,
-    config: InferenceConfig,
-    options: dict[str, Any],
-    try_it: Try,
+    model: Any, bundle: Bundle, config: InferenceConfig, options: dict[str, Any], try_it: Try
 ) -> Tried | None:
     """As `_compile`. None (logged) if the cache or the device fails, or the cached model has another answer.
 
     The model is compiled from the bundle first, then read back: compiling leaves tens of MB of memory. It is not mapped
     into memory. A change of a mapped file would change the answers, and a cut would end the process by SIGBUS.
     """
-    root = config.cache_dir
+    root, core = config.cache_dir, openvino_core()
     with alone_in(root) as alone:
-        cache = open_cache(root, bundle.sha256, ov.get_version()) if alone else None
+        cache = open_cache(root, bundle.sha256, import_openvino().get_version()) if alone else None
         if cache is None:
             return None
         options = {**options, "CACHE_DIR": str(cache), "ENABLE_MMAP": False}

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 
 from zsad_agent.sources.source import DamagedPicture, Picture, Receipt, ReceiptError, name_of
 from zsad_agent.sources.write_events import WriteEvents
-from zsad_agent.system import in_thread
+from zsad_agent.system import in_thread, opened
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.picture import HEAD_BYTES, decode_image, format_of, is_picture_file, is_temporary, read_encoded
 from zsad_core.types import Verdict
@@ -42,7 +42,6 @@ _WHAT_TO_DO = {
 }
 MAX_NAME_BYTES = 255  # longest file name on Linux
 INSPECTED, UNREADABLE = "inspected", "unreadable"  # subfolders that pictures are moved to
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class _Signature(NamedTuple):
@@ -249,7 +248,7 @@ class FolderDropSource:
                 self._moved.append((path, signature, moved_s))
             if present is None or present == signature or present.inode != signature.inode:
                 continue
-            with suppress(OSError), _opened(self._folder) as fd:
+            with suppress(OSError), opened(self._folder) as fd:
                 name = _unused_name(path, present, fd)
                 os.rename(path, name, dst_dir_fd=fd)
                 self._events.update(self._folder)
@@ -278,20 +277,6 @@ def _quiet_s(encoded: np.ndarray, *, is_whole: bool) -> float:
     return QUIET_S if is_whole else STALLED_S
 
 
-@contextmanager
-def _opened(folder: Path, *nested: str) -> Iterator[int]:
-    """The file descriptor of `folder`, or of a subfolder, which is made if it is missing."""
-    with ExitStack() as stack:
-        fd = os.open(folder, _FOLDER)
-        stack.callback(os.close, fd)
-        for name in nested:
-            with suppress(FileExistsError):
-                os.mkdir(name, dir_fd=fd)
-            fd = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)  # a link could lead outside
-            stack.callback(os.close, fd)
-        yield fd
-
-
 def _move(path: Path, signature: _Signature, into: Sequence[str]) -> Path:
     """Moves the file to the nested subfolders `into` and returns its path there.
 
@@ -299,7 +284,7 @@ def _move(path: Path, signature: _Signature, into: Sequence[str]) -> Path:
         ReceiptError: it cannot be moved.
     """
     try:
-        with _opened(path.parent, *into) as fd:
+        with opened(path.parent, *into, make=True) as fd:
             name = _unused_name(path, signature, fd)
             os.rename(path, name, dst_dir_fd=fd)
             return path.parent.joinpath(*into, name)

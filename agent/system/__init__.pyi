@@ -1,4 +1,5 @@
 from .atomic_file import file_stamp as file_stamp
+from .atomic_file import opened as opened
 from .atomic_file import read_json as read_json
 from .atomic_file import sync_folder as sync_folder
 from .atomic_file import write_synced as write_synced

@@ -1,16 +1,18 @@
-"""A file that is written whole or not at all, and stays after a power cut.
+"""Files that are written whole or not at all, and folders in which no link leads outside.
 
 Every function raises OSError if the disk does not store the content.
 """
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def read_json(path: Path, model: type[ModelT], max_bytes: int) -> ModelT | None:
@@ -72,3 +74,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def opened(folder: Path, *nested: str, make: bool = False) -> Iterator[int]:
+    """The file descriptor of `folder/nested…`. Only `folder` may be a symbolic link. `make`: makes missing `nested`."""
+    with contextlib.ExitStack() as stack:
+        fd = os.open(folder, _FOLDER)
+        stack.callback(os.close, fd)
+        for name in nested:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o750, dir_fd=fd)
+            fd = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=fd)
+            stack.callback(os.close, fd)
+        yield fd
