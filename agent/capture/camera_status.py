@@ -16,12 +16,7 @@ class CameraStatus:
     """Collects the faults of the parts that serve a camera. Used from any thread."""
 
     def __init__(self, camera: str, publish: Callable[[str, dict[str, Any]], None]) -> None:
-        """Publishes nothing until the first change.
-
-        Args:
-            camera: its name.
-            publish: called with the camera's name and `{"state", "reason", "since"}` at each change.
-        """
+        """At each change calls `publish` with the camera's name and `{"state", "reason", "since"}`."""
         self.camera = camera
         self._publish = publish
         self._lock = threading.Lock()

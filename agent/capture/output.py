@@ -73,15 +73,9 @@ class FrameOutput:
         source_name: str | None = None,
         done: Callable[[Verdict], None] | None = None,
     ) -> None:
-        """Puts a picture to be inspected, or a fault, which becomes the verdict `unknown`.
+        """Puts a picture to be inspected, or the reason of a fault, which becomes the verdict `unknown`.
 
-        Args:
-            item: the picture, or the reason of the fault.
-            is_part: as in `Fault`.
-            keep: a newer item must not replace this one.
-            trigger_id: as in `Fault`.
-            source_name: as in `Fault`.
-            done: as in `Fault`.
+        `keep`: a newer item must not replace this one. The other arguments are as in `Fault`.
         """
         with self._order:
             seq, now_s = next(self._seq), self._clock()

@@ -34,15 +34,7 @@ class Triggers:
     def __init__(
         self, *, mode: str, lossless: bool, out: FrameOutput, status: CameraStatus, clock: Callable[[], float]
     ) -> None:
-        """No trigger waits yet.
-
-        Args:
-            mode: the camera's `trigger`; with `mqtt` a picture is taken only for a trigger.
-            lossless: whether its source is finite or a folder.
-            out: takes the answers.
-            status: gets the pauses, and the losses of the camera.
-            clock: monotonic seconds.
-        """
+        """`mode`: the camera's `trigger`. `lossless`: whether its source is finite or a folder."""
         self.triggered = mode == "mqtt"
         self._mode = mode
         self._lossless = lossless

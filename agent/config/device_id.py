@@ -7,17 +7,16 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from zsad_agent.config.camera import TopicLevel
 from zsad_agent.config.paths import default_state_dir
+from zsad_agent.system import read_json, write_whole
 from zsad_core.config import RecordModel
 from zsad_core.errors import ConfigError
-from zsad_core.whole_file import whole_file
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "device.json"
+MOST_BYTES = 10_000  # of the file
 MOST_OF_HOST = 55  # characters; with the mark 64
 MARK_DIGITS = 8
 PERMANENT = "0"  # NET_ADDR_PERM of the kernel: the address is the card's, neither random nor set
@@ -33,24 +32,16 @@ class DeviceRecord(RecordModel):
 def default_device_id(state_dir: Path | None = None, root: Path = Path("/")) -> str:
     """The recorded id if there is one for this hardware, else one with a mark of the hardware.
 
-    An agent of an earlier version, which left no record, has the host name as id and keeps it.
-
-    Args:
-        state_dir: folder with the record; None: the default.
-        root: where `sys`, `proc` and `etc` are.
+    An agent of an earlier version, which left no record, has the host name as id and keeps it. `root` has `sys` and
+    `etc`.
     """
-    if state_dir is None:
-        try:
-            state_dir = default_state_dir()
-        except ConfigError:  # the daemon states it; other commands need no folder
-            return _marked(root)
-    record = _recorded(state_dir)
-    if record is not None:
-        present = _hardware(root)
-        same = not record.hardware or not present or not present.isdisjoint(record.hardware)
-        return record.device_id if same else _marked(root)
-    with suppress(OSError):
-        if any(entry.name != "lost+found" for entry in state_dir.iterdir()):
+    with suppress(ConfigError, OSError):  # no folder: the daemon states it; other commands need none
+        state_dir = state_dir or default_state_dir()
+        if (record := _recorded(state_dir)) is not None:
+            present = _hardware(root)
+            if not record.hardware or not present or present & set(record.hardware):
+                return record.device_id
+        elif any(entry.name != "lost+found" for entry in state_dir.iterdir()):
             return _host()
     return _marked(root)
 
@@ -74,15 +65,13 @@ def keep_device_id(state_dir: Path, root: Path = Path("/")) -> None:
         )
     with suppress(OSError):  # the spool reports a disk that cannot be written
         state_dir.mkdir(parents=True, exist_ok=True)
-        with whole_file(state_dir / FILE_NAME) as unfinished:
-            unfinished.write_text(record.model_dump_json())
+        write_whole(state_dir / FILE_NAME, record.model_dump_json().encode())
 
 
 def _recorded(state_dir: Path) -> DeviceRecord | None:
-    try:
-        return DeviceRecord.model_validate_json((state_dir / FILE_NAME).read_bytes())
-    except (OSError, ValidationError):
-        return None
+    with suppress(ValueError):  # damaged
+        return read_json(state_dir / FILE_NAME, DeviceRecord, MOST_BYTES)
+    return None
 
 
 def _host() -> str:

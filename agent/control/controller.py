@@ -70,17 +70,9 @@ class Controller(Service):
         clock: SpoolClock | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Changes and publishes nothing yet.
+        """Changes and publishes nothing yet. Owns `stored` from now on.
 
-        Args:
-            agent: what the commands change.
-            publisher: receives commands, sends states and pictures.
-            config: its device id, `mqtt.topic_prefix`, `control` and `heatmap`.
-            stored: owned from now on.
-            nonces: the published ones, which commands may carry.
-            reload_fault: why the config of the reload that caused this start is not used; None: it is used.
-            clock: of this device.
-            monotonic: seconds, for the rate limit.
+        `reload_fault`: why the config of the reload that caused this start is not used; None: it is used.
         """
         self._agent = agent
         self._publisher = publisher

@@ -29,12 +29,9 @@ class ReplayGuard:
     def __init__(
         self, seen: Mapping[str, float], *, forgotten_up_to_s: float | None, anchor: Stamp | None, started: Stamp
     ) -> None:
-        """
-        Args:
-            seen: ids of accepted commands, and when each was sent.
-            forgotten_up_to_s: Unix time; commands up to then are refused. None: all from before `started`.
-            anchor: stored by an earlier run; None: there is none.
-            started: the present moment.
+        """Takes what an earlier run has stored: accepted ids with their times of sending, and the anchor.
+
+        `forgotten_up_to_s`: Unix time; commands up to then are refused. None: all from before `started`.
         """
         self.seen = dict(seen)
         self.anchor = anchor
@@ -48,13 +45,7 @@ class ReplayGuard:
         return min(self._started.wall_s, now.wall_s - (now.boot_s - self._started.boot_s))
 
     def check(self, command_id: str, sent_s: float, now: Stamp, max_age_s: float) -> None:
-        """Refuses an old, future or repeated command.
-
-        Args:
-            command_id: the sender's.
-            sent_s: Unix time by the sender's clock.
-            now: its arrival.
-            max_age_s: greatest age, and greatest difference of the clocks.
+        """Refuses an old, future or repeated command. `sent_s`: Unix time by the sender's clock.
 
         Raises:
             CommandError: it is refused.
@@ -74,10 +65,7 @@ class ReplayGuard:
             )
 
     def check_id(self, command_id: str) -> None:
-        """
-        Raises:
-            CommandError: the id is known.
-        """
+        """Raises CommandError if the id is known."""
         if command_id in self.seen:
             raise CommandError("a command with this id was already received: this is a replay. Use a new id")
 
@@ -162,14 +150,10 @@ class Nonces:
             return self.valid[-1]
 
     def use(self, nonce: str, command_id: str, valid: tuple[str, ...]) -> None:
-        """
-        Args:
-            nonce: of the command.
-            command_id: of the command.
-            valid: `valid` at the command's arrival.
+        """Accepts a nonce once with each id. `valid`: as it was at the command's arrival.
 
         Raises:
-            CommandError: it is not valid, or was used with this id.
+            CommandError: the nonce is not valid, or was used with this id.
         """
         if nonce not in valid:
             raise CommandError(

@@ -121,16 +121,10 @@ class ReloadRequest:
     """A restart of the agent with the current config file."""
 
     def __init__(self, reread: Callable[[], AgentConfig] | None, *, again: bool, fault: str | None) -> None:
-        """Requests nothing yet.
-
-        Args:
-            reread: reads and checks the file; None: there is none.
-            again: this start follows a reload.
-            fault: why the config of the last reload is not used; None: it is used.
-        """
+        """Requests nothing yet. `reread` reads and checks the file; None: there is none."""
         self._reread = reread
-        self.again = again
-        self.fault = fault
+        self.again = again  # this start follows a reload
+        self.fault = fault  # why the config of the last reload is not used; None: it is used
         self.begun = False  # the cameras of this run are being read
         self.event = threading.Event()
         self.config: AgentConfig | None = None  # the config of the restart, once it was requested

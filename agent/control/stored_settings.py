@@ -50,12 +50,7 @@ class StoredSettings:
     """
 
     def __init__(self, path: Path, *, clock: SpoolClock | None = None) -> None:
-        """Reads the file. An error is in `damage` and `fault`.
-
-        Args:
-            path: the file; its folder is created at the first write.
-            clock: of this device.
-        """
+        """Reads the file, whose folder is created at the first write. An error is in `damage` and `fault`."""
         self._clock = clock or SpoolClock()
         self.path = path
         self._lock = threading.Lock()

@@ -105,21 +105,13 @@ class BundleStore:
     """Owns the folder. For one thread at a time."""
 
     def __init__(self, folder: Path, config: InferenceConfig) -> None:
-        """Does not access the folder.
-
-        Args:
-            folder: need not exist.
-            config: its bundle and its trusted keys.
-        """
+        """Does not access the folder, which need not exist."""
         self._folder = folder
         self._config = config
         self._selection: Selection | None = None  # as read at the start or written since
 
     def start(self, compile_bundle: Callable[[Bundle], DetectorT]) -> Started[DetectorT]:
         """The selected bundle, compiled; if it cannot be used, the previous one; if that cannot, the config's.
-
-        Args:
-            compile_bundle: raises a ZsadError for a bundle that cannot be used here, or lacks a product.
 
         Raises:
             ConfigError: a key cannot be used.
@@ -168,11 +160,7 @@ class BundleStore:
         return self._open(sha256, keys)
 
     def select(self, new: Bundle, before: Bundle) -> None:
-        """Selects a stored bundle for the next starts. Removes all others except the one before.
-
-        Args:
-            new: returned by `add`.
-            before: the bundle that ran until now.
+        """Selects a bundle that `add` returned for the next starts. Removes all others except the one before.
 
         Raises:
             BundleError: the selection cannot be written; the previous one still counts.

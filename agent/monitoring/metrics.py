@@ -29,9 +29,7 @@ class Metrics:
     def __init__(self, cameras: Sequence[str], read: Callable[[], AgentSnapshot]) -> None:
         """Starts every count of results at 0, so that Prometheus sees the first result as an increase.
 
-        Args:
-            cameras: names; other cameras appear with their first result.
-            read: called at each scrape, in the thread of the server.
+        `read` is called at each scrape, in the thread of the server.
         """
         prometheus_client.disable_created_metrics()  # they double the number of series, and nothing here uses them
         self._registry = CollectorRegistry(auto_describe=False)

@@ -16,12 +16,7 @@ class StatsReporter:
         faults: Callable[[], Sequence[str]],
         publish: Callable[[str, bytes], None],
     ) -> None:
-        """
-        Args:
-            snapshot: makes the statistics.
-            faults: those of the statistics, at present.
-            publish: sends a retained message on a topic of the device.
-        """
+        """`faults` gives those of a new snapshot. `publish` sends a retained message on a topic of the device."""
         self._snapshot, self._faults, self._publish = snapshot, faults, publish
         self._due_s = time.monotonic()
         self._said: Sequence[str] = ()

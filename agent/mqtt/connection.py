@@ -159,13 +159,7 @@ class BrokerConnection:
     """
 
     def __init__(self, config: MqttConfig, *, client_id: str, will: Will, protocol: MQTTProtocolVersion) -> None:
-        """Reads the files of the password and the certificates.
-
-        Args:
-            config: names a broker with a URL.
-            client_id: of MQTT.
-            will: see `Will`.
-            protocol: MQTT 5 or 3.1.1.
+        """Reads the files of the password and the certificates. `config` names a broker with a URL.
 
         Raises:
             ConfigError: a file cannot be used, or there is a password without a username.
