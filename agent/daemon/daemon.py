@@ -41,14 +41,12 @@ from zsad_agent.model import (
     ModelGuard,
     ModelInUse,
     Started,
-    compile_anew,
-    open_again,
+    load_again,
 )
 from zsad_agent.monitoring import HealthServer, Metrics, StatsReporter
 from zsad_agent.mqtt import Publisher
 from zsad_agent.sources import Source, make_source
 from zsad_agent.system import CrashReports, Notifier, ServiceGroup, configure_logging, give_back_memory
-from zsad_core.bundle import Bundle
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
@@ -252,10 +250,8 @@ def _assemble(
             else:
                 status.fault(INFERENCE, fault, replace=True)
 
-    def load_again(bundle: Bundle) -> Detector:
-        return compile_anew(open_again(bundle, config.inference), config.inference)
-
-    guard = services.start(ModelGuard(models, load_again=load_again, on_fault=state_fault))
+    load = partial(load_again, config=config.inference)
+    guard = services.start(ModelGuard(models, load_again=load, on_fault=state_fault))
     return _Agent(pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter, guard=guard)
 
 

@@ -1,6 +1,5 @@
 from .bundle_store import BundleStore as BundleStore
 from .bundle_store import Started as Started
-from .bundle_store import open_again as open_again
 from .bundle_store import open_bundle as open_bundle
 from .bundle_update import BundleUpdater as BundleUpdater
 from .bundle_update import CameraInUse as CameraInUse
@@ -11,6 +10,6 @@ from .current_model import ModelInUse as ModelInUse
 from .current_model import Predictor as Predictor
 from .detector import Detector as Detector
 from .detector import check_device as check_device
-from .detector import compile_anew as compile_anew
+from .detector import load_again as load_again
 from .precision_choice import keep_faster as keep_faster
 from .self_test import ModelGuard as ModelGuard

@@ -62,20 +62,6 @@ def open_bundle(config: InferenceConfig) -> Bundle:
     return load_bundle(config.bundle, () if _is_shipped(config.bundle) else read_trusted_keys(config.trusted_keys))
 
 
-def open_again(bundle: Bundle, config: InferenceConfig) -> Bundle:
-    """Reads a bundle in use from its file again, with the model that `Bundle.without_model` left out.
-
-    Raises:
-        ConfigError: a key cannot be used.
-        BundleError: it cannot be read, is another one now, or no trusted key signed it.
-    """
-    keys = () if _is_shipped(bundle.path) else read_trusted_keys(config.trusted_keys)
-    found = load_bundle(bundle.path, keys)
-    if found.sha256 != bundle.sha256:
-        raise BundleError(f"{bundle.path}: holds another bundle now, {found.sha256[:12]}. Restart the agent to use it")
-    return found
-
-
 class Selection(StrictModel):
     """The content of `selected.json`."""
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from zsad_agent.config import InferenceConfig
+from zsad_agent.model.bundle_store import open_bundle
 from zsad_agent.model.compiled_cache import (
     alone_in,
     clear_cache,
@@ -156,10 +157,18 @@ class Detector:
             self._product = product
 
 
-def compile_anew(bundle: Bundle, config: InferenceConfig) -> Detector:
-    """A detector of which nothing comes from the cache. Arguments and errors as of `Detector`."""
+def load_again(bundle: Bundle, config: InferenceConfig) -> Detector:
+    """A bundle in use, read from its file again and compiled without the cache.
+
+    Raises:
+        BundleError: it cannot be read, is another one now, or no trusted key signed it.
+        ZsadError: as of `Detector`.
+    """
+    found = open_bundle(config.model_copy(update={"bundle": bundle.path}))
+    if found.sha256 != bundle.sha256:
+        raise BundleError(f"{bundle.path}: holds another bundle now, {found.sha256[:12]}. Restart the agent to use it")
     forget_compiled(config.cache_dir, bundle.sha256)
-    return Detector(bundle, config)
+    return Detector(found, config)
 
 
 def _tolerance(config: InferenceConfig) -> float:

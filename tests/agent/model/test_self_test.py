@@ -17,7 +17,7 @@ from mqtt_listener import wait_until
 from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.model import Detector, Model, ModelGuard, ModelInUse, compile_anew, open_again
+from zsad_agent.model import Detector, Model, ModelGuard, ModelInUse, load_again
 from zsad_agent.model.compiled_cache import seal_cache
 from zsad_agent.model.self_test import TOLERANCE, answer_fault, drawn_picture
 from zsad_core.bundle import Bundle, load_bundle
@@ -182,11 +182,11 @@ def test_prompts_that_change_in_memory_fail_the_self_test(tiny_bundle: Path, con
 
 def test_bundle_is_opened_again_only_if_it_is_the_same(tmp_path: Path, config: InferenceConfig) -> None:
     bundle = load_bundle(make_tiny_bundle(tmp_path / "bundle"))
-    detector = compile_anew(open_again(bundle.without_model(), config), config)
+    detector = load_again(bundle.without_model(), config)
     assert detector.predict(np.zeros((64, 64, 3), np.uint8)).anomaly_score == pytest.approx(1.0, abs=1e-6)
     make_tiny_bundle(tmp_path / "bundle", output_scale=0.5)
     with pytest.raises(BundleError, match=r"holds another bundle now, .*Restart the agent"):
-        open_again(bundle, config)
+        load_again(bundle, config)
 
 
 @pytest.mark.parametrize("found", [[0.1, 0.2, 0.3 + 2 * TOLERANCE], [0.1, np.nan, 0.3], [0.1, 0.2]])
