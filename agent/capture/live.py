@@ -66,9 +66,8 @@ class LiveCapture:
     def _pass_on(self, item: Picture | str, began_s: float) -> None:
         """Puts a picture, or the reason why it cannot be inspected, for every trigger that came before its exposure.
 
-        Args:
-            item: a reason is put for each trigger; for a free-running camera `UnknownPace` limits the rate.
-            began_s: when the previous picture arrived, or when reading began.
+        `UnknownPace` limits the reasons of a free-running camera. `began_s`: when the previous picture arrived, or when
+        reading began.
         """
         triggers = self._parts.triggers
         if isinstance(item, Picture):

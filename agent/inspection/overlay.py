@@ -43,12 +43,7 @@ def render_heatmap(
 
 
 def render_snapshot(image_bgr: np.ndarray, config: HeatmapConfig) -> bytes | None:
-    """JPEG bytes of the picture alone, as large as `config.max_bytes` allows; None if even a small one is larger.
-
-    Args:
-        image_bgr: uint8 [H, W, 3].
-        config: greatest size in bytes, JPEG quality.
-    """
+    """JPEG bytes of uint8 BGR [H, W, 3], as large as `config.max_bytes` allows; None if even a small one is larger."""
     return _shrink_to_jpeg(_fit(image_bgr, MAX_WIDTH), config)
 
 

@@ -137,11 +137,7 @@ class Pipeline(Service):
             thread.start()
 
     def stop(self, deadline_s: float = 0.0) -> None:
-        """Accepts no more pictures. The inspected ones and the one in the model still reach the sinks.
-
-        Args:
-            deadline_s: end of the wait for these (monotonic); 0: no wait.
-        """
+        """Accepts no more pictures. Waits until the deadline for the inspected ones and the one in the model."""
         self._halt.set()
         self._stop.set()
         for station in self._stations:

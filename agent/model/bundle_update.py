@@ -61,15 +61,7 @@ class BundleUpdater:
         cameras: Callable[[], Sequence[CameraInUse]],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Changes nothing yet.
-
-        Args:
-            store: keeps the copies.
-            models: the model that inspects now.
-            compile_bundle: raises a ZsadError for a bundle that cannot be used here.
-            cameras: returns all cameras in use, in their present state.
-            clock: seconds, for latencies.
-        """
+        """Changes nothing yet. `compile_bundle` raises a ZsadError for a bundle that cannot be used here."""
         self._store = store
         self._models = models
         self._compile = compile_bundle
@@ -117,10 +109,7 @@ class BundleUpdater:
     def note_frame(self, bundle_sha256: str, ok: bool, reason: str | None = None) -> None:
         """Counts a frame of the bundle on probation; frames of other bundles are ignored.
 
-        Args:
-            bundle_sha256: of the bundle that got the frame.
-            ok: False if model or device gave no answer. True for a bad picture, which is not the bundle's fault.
-            reason: why there was no answer.
+        `ok`: False if model or device gave no answer, with the reason. A bad picture is not the bundle's fault.
         """
         with self._lock:
             before, failed = self._before, self._models.current

@@ -61,13 +61,7 @@ def choose_model(bundle: Bundle, config: InferenceConfig) -> Arithmetic:
 
 
 def keep_faster(bundle: Bundle, config: InferenceConfig, median_ms: Mapping[Arithmetic, float]) -> Arithmetic:
-    """Stores and returns the model for the next starts. A folder that cannot be written is a warning.
-
-    Args:
-        bundle: has both models.
-        config: as at the start.
-        median_ms: of both models, measured in turns.
-    """
+    """Stores and returns the faster model for the next starts. A folder that cannot be written is a warning."""
     model: Arithmetic = "int8" if median_ms["int8"] < FASTER * median_ms["fp"] else "fp"
     new = Kept(bundle=bundle.sha256, device=_device(config), model=model, median_ms=dict(median_ms))
     others = [kept for kept in _read(config).kept if (kept.bundle, kept.device) != (new.bundle, new.device)]

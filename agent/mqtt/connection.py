@@ -38,13 +38,6 @@ MISC_EVERY_S = 1.0  # interval of the keepalive check
 MAX_INCOMING_BYTES = 131_072  # per packet; an MQTT 5 broker sends no larger one
 CHUNK_BYTES = 65_536  # read at once
 OVERHEAD_BYTES = 16  # of a PUBLISH without topic and payload, at most
-UNKNOWN_VERSION = "Unsupported protocol version"  # names of MQTT's reason codes, as those below
-TAKEN_OVER, TOO_LARGE, NO_QOS_1, NO_RETAIN = (
-    "Session taken over",
-    "Packet too large",
-    "QoS not supported",
-    "Retain not supported",
-)
 
 
 class LinkDownError(Exception):
@@ -290,7 +283,10 @@ class BrokerConnection:
 
     def _on_connect(self, _c: object, _u: object, _f: object, code: ReasonCode, properties: Properties | None) -> None:
         reason = explained(code, properties)
-        smaller_wills = {NO_QOS_1: replace(self._will, qos=0), NO_RETAIN: replace(self._will, retain=False)}
+        smaller_wills = {
+            "QoS not supported": replace(self._will, qos=0),
+            "Retain not supported": replace(self._will, retain=False),
+        }
         smaller_will = smaller_wills.get(str(code), self._will)
         if code == 0:
             self.accepted = True
@@ -301,7 +297,7 @@ class BrokerConnection:
             self.has_wildcards = bool(getattr(properties, "WildcardSubscriptionAvailable", True))
             self.assigned_id = getattr(properties, "AssignedClientIdentifier", None)
             self._keepalive_s = self._client.keepalive or self._keepalive_s  # paho has taken the broker's
-        elif code == UNKNOWN_VERSION:
+        elif code == "Unsupported protocol version":
             self._end = LinkVersionError(reason)
         elif smaller_will != self._will:
             self._end = LinkWillError(reason, smaller_will)
@@ -316,9 +312,10 @@ class BrokerConnection:
             return
         if flags.is_disconnect_packet_from_server:
             reason = f"the broker ended the connection: {explained(code, properties)}"
-            taken_over = code == TAKEN_OVER
-            too_large = code == TOO_LARGE
-            self._end = LinkTakenOverError(reason) if taken_over else LinkCutError(reason, too_large=too_large)
+            if code == "Session taken over":
+                self._end = LinkTakenOverError(reason)
+            else:
+                self._end = LinkCutError(reason, too_large=code == "Packet too large")
         elif code == "Keep alive timeout":
             self._end = LinkDownError(f"no answer for {self._keepalive_s} s")
         elif code == "Protocol error":

@@ -136,12 +136,7 @@ class GrabberSource:
     lossless, endless = False, True
 
     def __init__(self, source: Source, *, stale_after_s: float) -> None:
-        """Starts nothing yet.
-
-        Args:
-            source: not opened. It is pickled and opened in the process.
-            stale_after_s: longest wait for one frame.
-        """
+        """`source` is pickled and opened in the process. `stale_after_s`: longest wait for one frame."""
         self.description = source.description
         self._source = source
         self._stale_after_s = stale_after_s

@@ -102,7 +102,7 @@ class Outbox:
         """The present faults of the spool; None when it works."""
         with self._fault_lock:
             whys = [why for why, _ in self._faults.values()]
-        return "; ".join(dict.fromkeys([*whys, *filter(None, [self._spool.hang_fault, self._spool.incident])])) or None
+        return "; ".join(dict.fromkeys([*whys, *self._spool.faults])) or None
 
     @property
     def unsent(self) -> int:
@@ -132,11 +132,6 @@ class Outbox:
     def untidy(self) -> bool:
         """Whether `delete_acknowledged` has something to delete."""
         return bool(self._acknowledged or self._acknowledged_pictures)
-
-    @property
-    def given_up(self) -> int:
-        """Results lost since the start: at a limit of the spool, by a failed disk, or refused by the broker."""
-        return sum(self.losses.results.values())
 
     def add_all(self, results: Sequence[Accepted]) -> list[int]:
         """Stores results in this order with one commit and returns their ids. Durable on return unless `fault` is set.
@@ -388,5 +383,5 @@ class Outbox:
             with self._fault_lock:
                 self._faults.pop(what, None)
             if not self._faults:
-                logger.warning("spool back (%s); results given up so far: %d", what, self.given_up)
+                logger.warning("spool back (%s); results given up so far: %d", what, sum(self.losses.results.values()))
         return True

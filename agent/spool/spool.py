@@ -123,14 +123,9 @@ class Spool:
         return self._file.waiting_s > HUNG_S
 
     @property
-    def hang_fault(self) -> str | None:
-        """The fault of a disk that hangs; None when there is none."""
-        return self._file.hang_fault
-
-    @property
-    def incident(self) -> str | None:
-        """That another program removed or replaced the file, for `INCIDENT_S`."""
-        return self._file.incident
+    def faults(self) -> list[str]:
+        """That the disk hangs, and for `INCIDENT_S` that another program removed or replaced the file."""
+        return [fault for fault in (self._file.hang_fault, self._file.incident) if fault is not None]
 
     @property
     def adrift(self) -> bool:
