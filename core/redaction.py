@@ -6,9 +6,7 @@ from typing import Any
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,3}")  # one slash is a common typing mistake
 _USER_WITHOUT_SCHEME = re.compile(r"[^/]+:.*@", re.DOTALL)  # "user:password@host/x"; an @ alone is common in paths
 # "user:password" of an address that was cut at a special character
-_CUT_PASSWORD = re.compile(
-    r"[^@:/?#\[\]]+:(?![0-9]*(?:[/?#]|[^A-Za-z0-9]{0,3}$))[^@]*$"
-)  # "user:pass" of an address that was cut
+_CUT_PASSWORD = re.compile(r"[^@:/?#\[\]]+:(?![0-9]*(?:[/?#]|[^A-Za-z0-9]{0,3}$))[^@]*$")
 _LIKE_A_QUERY = re.compile(r"/.*[?#]|[?#].*=", re.DOTALL)
 # In a longer text an address ends at a space. The lengths are bounded, because a long log line may have no space.
 _ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]{0,20}:/{1,3}\S+|[^\s/:@"'(=]{1,64}:[^\s@]{1,256}@\S*""")

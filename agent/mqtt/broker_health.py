@@ -12,10 +12,9 @@ from zsad_agent.system import printable, shortened
 logger = logging.getLogger(__name__)
 
 MOST_OF_BROKER = 200  # characters of a text from the broker
-_SEE_ITS_LOG = "The broker's log says more"
-_WAIT = "The agent tries again by itself; if this does not end, ask the broker's operator"
+_WAIT = "The agent tries again by itself; if this does not end, see the broker's log or ask its operator"
 _MOVED = "Set mqtt.broker to the other server"
-# Name of a reason code of CONNACK or DISCONNECT (MQTT 5 and 3.1.1) -> what to do
+# Name of a reason code of CONNACK or DISCONNECT (MQTT 5 and 3.1.1) -> what to do; others: `_WAIT`
 _ADVICE = {
     "Bad user name or password": "Check mqtt.username and the password",
     "Not authorized": "Check mqtt.username and the password, and that the broker allows this user and client id",
@@ -35,16 +34,6 @@ _ADVICE = {
     "Administrative action": "Ask the broker's operator why",
     **dict.fromkeys(("Retain not supported", "QoS not supported"), "Allow QoS 1 and retained messages at the broker"),
     **dict.fromkeys(("Use another server", "Server moved"), _MOVED),
-    **dict.fromkeys(
-        (
-            "Server unavailable",
-            "Server busy",
-            "Server shutting down",
-            "Connection rate exceeded",
-            "Maximum connect time",
-        ),
-        _WAIT,
-    ),
 }
 
 
@@ -54,7 +43,7 @@ def explained(code: ReasonCode, properties: Properties | None) -> str:
         printable(shortened(getattr(properties, name, ""), MOST_OF_BROKER))
         for name in ("ReasonString", "ServerReference")
     )
-    advice = _ADVICE.get(str(code), _SEE_ITS_LOG)
+    advice = _ADVICE.get(str(code), _WAIT)
     return f"{code}{f' ({said})' if said else ''}. {advice}{f' {server}' if server else ''}"
 
 

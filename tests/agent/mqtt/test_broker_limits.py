@@ -228,7 +228,7 @@ def test_client_id_is_the_configured_one_and_an_assigned_one_is_named(
 
 
 ADVICE_5 = {
-    0x80: "The broker's log says more",
+    0x80: "see the broker's log",
     0x85: "Set mqtt.client_id",
     0x86: "Check mqtt.username and the password",
     0x87: "that the broker allows this user and client id",
