@@ -16,7 +16,7 @@ class StatsReporter:
         faults: Callable[[], Sequence[str]],
         publish: Callable[[str, bytes], None],
     ) -> None:
-        """`faults` gives those of a new snapshot. `publish` sends a retained message on a topic of the device."""
+        """`faults` gives the present faults. `publish` sends a retained message on a topic of the device."""
         self._snapshot, self._faults, self._publish = snapshot, faults, publish
         self._due_s = time.monotonic()
         self._said: Sequence[str] = ()

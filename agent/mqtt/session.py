@@ -208,8 +208,8 @@ class Session:
         health.complain("QoS 1", None if link.max_qos else f"{lost} (mosquitto: max_qos)")
         if not link.retains:
             health.remark(
-                "retains no messages: who subscribes later does not see statuses, nor whether the agent is online, "
-                "before they change. Allow retained messages at the broker (mosquitto: retain_available)"
+                "retains no messages: a later subscriber sees statuses, and whether the agent is online, only after "
+                "they change. Allow retained messages at the broker (mosquitto: retain_available)"
             )
         if link.assigned_id is not None:
             health.remark(f"knows this agent by the client id {printable(link.assigned_id)}, which it has chosen")
@@ -296,8 +296,8 @@ class Session:
 
     def _subscribe(self) -> None:
         self._subscribe_to_own()
-        if over := self._state.own.take_over():
-            self._link.unsubscribe(over)
+        if ended := self._state.own.take_ended():
+            self._link.unsubscribe(ended)
         for topic in self._state.incoming.take_due():
             self._asked[self._link.subscribe(topic)] = topic
 

@@ -153,7 +153,7 @@ class OwnTopics:
             self._tries[topic] += 1
         return due
 
-    def take_over(self) -> list[str]:
+    def take_ended(self) -> list[str]:
         """Topics to unsubscribe from now."""
         if self._sweep_ends_s is None or time.monotonic() < self._sweep_ends_s:
             return []

@@ -44,7 +44,8 @@ class SpoolFile:
 
     Before every transaction the file at the path is compared with the open one. If it was removed, renamed or replaced,
     the content of the open file is copied to a new file at the path. Results of a file that was found there are added
-    with new ids. In the transaction the state row must be the one that this object wrote last. `incident` tells it.
+    with new ids. In the transaction the state row must be the one that this object wrote last.
+    `incident` says what happened.
 
     Raises (every method):
         SpoolError: the file cannot be used. It is unchanged. Its cause is the SQLite error, if there is one.
@@ -72,8 +73,8 @@ class SpoolFile:
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()  # taken after `_lock`, never before it
         self._since_s: dict[threading.Lock, float] = {}  # locks that are held for a disk call -> since when, monotonic
-        self._reserve = reserve  # gives the first of so many row ids that no result has or will have
-        self._on_lost = on_lost  # is told how many results a file had that cannot be read any more
+        self._reserve = reserve  # returns the first of so many unused row ids
+        self._on_lost = on_lost  # called with the number of results that can no longer be read
         self._held: HeldFile | None = None
         self._written: rows.StateRow | None = None  # by the latest commit; None: a new file, or not opened yet
         self._trying: rows.StateRow | None = None  # by the latest transaction, which may have failed after its commit
