@@ -1,6 +1,6 @@
 """Reads the headers of picture files: refuses the layouts that OpenCV decodes wrongly, and reads the value of white.
 
-Each layout that is let through is compared with independent decoders by `tests/core/picture/test_layouts.py`.
+Each layout that is let through is compared with independent decoders by `tests/core/picture/test_file_layouts.py`.
 """
 
 import re

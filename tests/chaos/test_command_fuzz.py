@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zsad_agent.config import AgentConfig, ControlConfig
-from zsad_agent.control import Controller, StoredSettings
+from zsad_agent.control import Controller, Nonces, StoredSettings
 from zsad_agent.control.command import MAX_PAYLOAD_BYTES
 from zsad_agent.control.controller import MAX_ERROR_CHARACTERS
+from zsad_agent.spool import SpoolClock
 
 NOW_S = 1_800_000_000.0
 TARGETS = ["cam0/threshold", "cam0/product", "cam0/paused", "cam0/snapshot", "bundle", "reload"]
@@ -99,12 +100,15 @@ def fuzz(folder: Path, examples: int, *, derandomize: bool, caplog: pytest.LogCa
     (folder / "v2").mkdir()
     controls, publisher, counts = FakeControls(), FakePublisher(), Counter[str]()
     steps = iter(range(10**9))
+    wall_s = iter([NOW_S - 1000])  # the start
+    clock = SpoolClock(wall_s=lambda: next(wall_s, NOW_S), boot_s=lambda: 0.0, boot_id="boot")
     controller = Controller(
         controls,
         publisher,
         AgentConfig(device_id="line3", control=ControlConfig(enabled=True, bundle_dir=folder)),
-        StoredSettings(folder / "settings.json", clock=lambda: NOW_S - 1000),
-        clock=lambda: NOW_S,
+        StoredSettings(folder / "settings.json", clock=clock),
+        nonces=Nonces(),
+        clock=clock,
         monotonic=lambda: float(next(steps)),
     )
 

@@ -216,6 +216,7 @@ def test_an_agent_that_starts_again_or_a_broker_that_restores_old_messages_is_no
             wait_until(lambda: publisher.connected)
             accept(publisher, make_result(0), None)
             assert publisher.flush(5) == 0
+            wait_until(lambda: publisher.published.instance.encode() in retained_at(broker.port)[f"{BASE}/stats"])
             broker.save()
         for foreign in (b"", b"{}", b"[]", b"\xff", b'{"instance": 5}', b"[" * 60_000):
             with MqttListener(broker.port) as listener:
