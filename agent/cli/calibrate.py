@@ -103,7 +103,9 @@ class Goods:
         """Adds the picture that was scored last, unless another one looks the same. `unchecked`: also then."""
         same = (known for known, looks in self._looks.items() if abs(looks - self._last).max() <= SAME_LOOKS)
         if not unchecked and (twin := next(same, None)) is not None:
-            self.leave_out(f"{path}: the same picture as {twin}", "the same as another")
+            self.leave_out(
+                f"{path}: the same picture as {twin}. If it shows another part, add --unchecked", "the same as another"
+            )
             return
         self._looks[path] = self._last
         self.scores[path] = score

@@ -171,7 +171,7 @@ def score_picture(
     try:
         image = read_image(path, bit_depth)
         if not unchecked and (finding := unfit(image, HealthConfig())):
-            raise ImageError(finding.reason)
+            raise ImageError(f"{finding.reason}. --unchecked scores it")
         started_s = time.perf_counter()
         prediction = predict(image)
         latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
