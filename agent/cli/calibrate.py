@@ -93,7 +93,8 @@ class Goods:
         looks = cv2.resize(image_bgr, (LOOKS_SIDE, LOOKS_SIDE), interpolation=cv2.INTER_AREA).astype("int16")
         same = (known for known, others in self._looks.items() if abs(looks - others).max() <= SAME_LOOKS)
         if not self.unchecked and (twin := next(same, None)) is not None:
-            self.leave_out(path, f"the same picture as {twin}", "the same as another")
+            reason = f"the same picture as {twin}. If it shows another part, add --unchecked"
+            self.leave_out(path, reason, "the same as another")
         else:
             self._looks[path], self.scores[path] = looks, score
 

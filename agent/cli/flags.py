@@ -72,7 +72,7 @@ def read_part(path: Path, args: argparse.Namespace) -> np.ndarray:
 
     image = read_image(path, None if args.bit_depth == "auto" else int(args.bit_depth))
     if not args.unchecked and (finding := unfit(image, HealthConfig())):
-        raise ImageError(finding.reason)
+        raise ImageError(f"{finding.reason}. --unchecked scores it")
     return image
 
 

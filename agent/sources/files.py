@@ -40,7 +40,7 @@ class VideoFileSource(OpenCvSource):
 
         Raises:
             ImageError: this frame is damaged.
-            SourceError: the file has one frame, or clearly fewer than its header states.
+            SourceError: the file has one frame that FFmpeg decoded, or clearly fewer than its header states.
         """
         array, self._second = self._second, None
         if array is None:
@@ -49,7 +49,7 @@ class VideoFileSource(OpenCvSource):
             self._frames += 1
             if self._frames == 1:
                 self._second = self._next_array()
-                if self._second is None:  # FFmpeg also decodes still images, and fills what is missing
+                if self._second is None and not self._gives_encoded:  # FFmpeg fills what is missing in a still image
                     raise SourceError(f"{self.description}: one frame, so not a video, and not an image that is read")
             return Picture(image=self._image_of(array, f"{self.description}, frame {self._frames}", strict=True))
         if self._frames == 0:

@@ -168,6 +168,7 @@ def test_picture_that_shows_nothing_is_unknown_unless_it_is_to_be_scored_uncheck
     assert [(row["verdict"], row["anomaly_score"]) for row in checked] == [("unknown", None)] * 3
     starts = ["black picture: ", "picture without structure: ", "overexposed picture: "]
     assert all(str(row["reason"]).startswith(start) for row, start in zip(checked, starts, strict=True))
+    assert all(str(row["reason"]).endswith(". --unchecked scores it") for row in checked)
     assert main([*score, "--unchecked"]) == 0
     assert [row["verdict"] for row in rows(capsys)] == ["anomalous", "anomalous", "ok"]
 

@@ -111,6 +111,16 @@ def test_cut_picture_in_a_video_of_pngs_is_refused(tmp_path: Path) -> None:
             source.read()
 
 
+def test_motion_jpeg_of_one_picture_is_inspected_if_it_is_whole(tmp_path: Path) -> None:
+    jpeg = jpeg_of().tobytes()
+    (tmp_path / "v.mjpeg").write_bytes(jpeg)
+    assert len(read_all(make_source(SourceConfig(source=str(tmp_path / "v.mjpeg"))))) == 1
+    assert len(read_all(make_source(SourceConfig(source=str(write_video(tmp_path / "v.avi", 1)))))) == 1
+    (tmp_path / "v.mjpeg").write_bytes(jpeg[: len(jpeg) // 2] + jpeg[-2:])
+    with pytest.raises(ImageError, match="the JPEG is damaged"):
+        read_all(make_source(SourceConfig(source=str(tmp_path / "v.mjpeg"))))
+
+
 def test_cut_picture_in_a_file_of_bare_jpegs_is_refused(tmp_path: Path) -> None:
     jpeg = jpeg_of().tobytes()
     (tmp_path / "v.mjpeg").write_bytes(jpeg + jpeg[: len(jpeg) // 3] + jpeg)
