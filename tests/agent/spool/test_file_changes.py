@@ -1,6 +1,7 @@
 """The spool's files are removed, renamed, replaced or hidden while the agent has them open: no result is lost."""
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
@@ -498,3 +499,21 @@ def test_results_that_were_set_aside_are_read_although_another_spool_has_their_i
     with Spool(path, max_results=1000) as spool:
         found = [body for body, _ in drain(Outbox(spool, clock_s=Hurry()))]
     assert sorted(found) == sorted(BEFORE + FOREIGN)
+
+
+def test_a_kernel_without_locks_of_open_files_has_a_spool_for_one_agent(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("zsad_agent.spool.held_file.fcntl.fcntl", refuse)
+    path.parent.mkdir()
+    with Spool(path, max_results=1000) as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+        add(outbox, BEFORE)
+        path.rename(path.with_name("moved"))
+        add(outbox, AFTER)
+        with pytest.raises(SpoolError, match="another agent uses this spool"), Spool(path, max_results=1):
+            pass
+        assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
