@@ -149,6 +149,8 @@ class SpoolFile:
                 if not passing and self._change() is None:  # a file that is not at the path cannot be opened again
                     self._close_connections()  # a connection to a read-only file stays read-only
                 why = error.strerror if isinstance(error, OSError) else error
+                if rows.error_code(error) == sqlite3.SQLITE_BUSY:
+                    why = f"{error}: another program has opened it. Close that program"
                 raise SpoolError(f"{self.path}: the spool cannot be {done}: {why}") from error
 
     def sync(self) -> None:
