@@ -521,10 +521,8 @@ def test_a_kernel_without_locks_of_open_files_has_a_spool_for_one_agent(
 
 def test_another_program_that_has_the_spool_open_at_the_start_is_named(path: Path) -> None:
     write_spool(path, BEFORE)
-    reader = (
-        f"import sqlite3; db = sqlite3.connect({str(path)!r}); print(*db.execute('SELECT 1 FROM state'), flush=True)"
-    )
-    reader += "; input()"
+    reader = f"import sqlite3; db = sqlite3.connect({str(path)!r}); "
+    reader += "print(*db.execute('SELECT 1 FROM state'), flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", reader], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
         assert program.stdout is not None and program.stdout.readline()
         with Spool(path, max_results=1000) as spool:
@@ -533,4 +531,4 @@ def test_another_program_that_has_the_spool_open_at_the_start_is_named(path: Pat
             assert "cannot be opened: database is locked: another program has opened it" in (outbox.fault or "")
             program.communicate(b"\n")
             add(outbox, AFTER[1:])
-            assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
+            assert {body for body, _ in drain(outbox)} == {*BEFORE, *AFTER}
