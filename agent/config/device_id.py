@@ -41,7 +41,8 @@ def default_device_id(state_dir: Path | None = None, root: Path = Path("/")) -> 
             present = _hardware(root)
             if not record.hardware or not present or present & set(record.hardware):
                 return record.device_id
-        elif any(entry.name != "lost+found" for entry in state_dir.iterdir()):
+        names = {entry.name for entry in state_dir.iterdir()} - {"lost+found"}
+        if names and FILE_NAME not in names:  # a damaged record is not of an earlier version
             return _host()
     return _marked(root)
 
@@ -52,8 +53,10 @@ def keep_device_id(state_dir: Path, root: Path = Path("/")) -> None:
     Logs a warning if the record is that of another machine, whose disk was copied.
     """
     before, device_id = _recorded(state_dir), default_device_id(state_dir, root)
-    hardware = tuple(sorted(_hardware(root))) or (before.hardware if before is not None else ())
-    record = DeviceRecord(device_id=device_id, hardware=hardware)
+    hardware = _hardware(root)
+    if before is not None and before.device_id == device_id:
+        hardware |= set(before.hardware)  # a card may be found late at one start
+    record = DeviceRecord(device_id=device_id, hardware=tuple(sorted(hardware)))
     if record == before:
         return
     if before is not None and before.device_id != device_id:

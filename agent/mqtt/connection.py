@@ -160,6 +160,7 @@ class BrokerConnection:
         self._host, self._port = broker_address(config)
         self._keepalive_s = config.keepalive_s
         self._will = will
+        self._client_id = client_id
         self._is_mqtt5 = protocol == MQTTProtocolVersion.MQTTv5
         tls = make_context(config.tls) if config.broker.startswith("mqtts:") else None
         self._tls = tls is not None
@@ -295,7 +296,8 @@ class BrokerConnection:
             self.max_qos = min(1, getattr(properties, "MaximumQoS", 1))
             self.retains = bool(getattr(properties, "RetainAvailable", True))
             self.has_wildcards = bool(getattr(properties, "WildcardSubscriptionAvailable", True))
-            self.assigned_id = getattr(properties, "AssignedClientIdentifier", None)
+            assigned = getattr(properties, "AssignedClientIdentifier", "")
+            self.assigned_id = assigned if assigned not in ("", self._client_id) else None
             self._keepalive_s = self._client.keepalive or self._keepalive_s  # paho has taken the broker's
         elif code == "Unsupported protocol version":
             self._end = LinkVersionError(reason)

@@ -1,7 +1,6 @@
 """The SQLite file of the spool: its checks for damage and for other programs, and its transactions."""
 
 import contextlib
-import itertools
 import logging
 import sqlite3
 import threading
@@ -25,11 +24,8 @@ BUSY_S = 0.25  # longest wait for another program's lock on the file: `accept` w
 MAX_WAIT_S = 5.0  # a disk call that takes longer is a stated fault, and the calls that wait for it fail
 WAL_PAGES = 4_000  # a commit does a checkpoint only in a burst that is too fast for `sync`
 WAL_KEPT_BYTES = 4_000_000  # size of the log after such a burst
-RESCUE_BATCH = 1000  # entries in memory at a time while a damaged file is read
-MOST_RESCUES = 4  # attempts to read one damaged file: the watchdog may end the process during each of them
 INCIDENT_S = 60.0  # a file that was removed or replaced is stated for so long after its results were rescued
 NEWEST = 1000  # results that are also kept in memory until they are deleted, about 1 MB
-_PASSING_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)  # the connection stays usable
 
 _SET_ASIDE = {**dict.fromkeys(rows.DAMAGE_CODES, repair.CORRUPT), sqlite3.SQLITE_CONSTRAINT: repair.FOUND}
 _UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, *rows.DAMAGE_CODES)
@@ -87,6 +83,8 @@ class SpoolFile:
         self._unsynced = False
         self._clock_runs = False
         self._rescue_begun = False
+        self._rescue_waits = False  # a full disk hinders it
+        self._read_aside: dict[Path, int] = {}  # results that were read from files of which the others wait
 
     @property
     def waiting_s(self) -> float:
@@ -122,7 +120,11 @@ class SpoolFile:
 
     def check(self) -> None:
         """Raises SpoolError unless the file at the path is, or becomes, the one with all results."""
-        self.run(lambda db, state: None, writes=False, checks=True)
+
+        def rescue_next_time(db: sqlite3.Connection, state: State) -> None:
+            self._rescue_begun = not self._rescue_waits
+
+        self.run(rescue_next_time, writes=False, checks=True)
 
     def run(
         self,
@@ -144,10 +146,12 @@ class SpoolFile:
             try:
                 return self._with_repairs(partial(self._attempt, work, writes, durable), checks or writes)
             except (sqlite3.Error, OSError) as error:
-                passing = isinstance(error, OSError) or rows.error_code(error) in _PASSING_CODES
+                passing = isinstance(error, OSError) or rows.error_code(error) in rows.PASSING_CODES
                 if not passing and self._change() is None:  # a file that is not at the path cannot be opened again
                     self._close_connections()  # a connection to a read-only file stays read-only
                 why = error.strerror if isinstance(error, OSError) else error
+                if rows.error_code(error) == sqlite3.SQLITE_BUSY:
+                    why = f"{error}: another program has opened it. Close that program"
                 raise SpoolError(f"{self.path}: the spool cannot be {done}: {why}") from error
 
     def sync(self) -> None:
@@ -389,9 +393,11 @@ class SpoolFile:
         if self._expected is None:
             return
         expected, newest = self._expected
+        if self._rescue_waits:
+            self._expected = (0, newest)
+            return
         if left := rows.missing(db, newest):
             self._attempt(partial(self._add, left), True, True)
-            self.imports += 1
         if (lost := expected - self.state.results) > 0:
             logger.error("spool %s: %d results cannot be read any more and are LOST", self.path, lost)
             self._on_lost(lost)
@@ -399,25 +405,13 @@ class SpoolFile:
 
     def _rescue(self) -> None:
         """Copies the results of files set aside that can be read. Continues what an earlier process has begun."""
-        for mark, aside, found in repair.rescues(self.path):
-            tries = mark.stat().st_size
-            if tries >= MOST_RESCUES:
-                logger.error("spool %s: %s is not read again after %d attempts", self.path, aside.name, tries)
-                mark.unlink()
-                continue
-            with mark.open("a") as file:
-                file.write("x")  # one byte per attempt, written first: reading the file may end the process
-            rescued, hindered = 0, ""
-            entries = rows.read_what_is_left(aside)
-            try:
-                while batch := list(itertools.islice(entries, RESCUE_BATCH)):
-                    rescued += self._attempt(partial(self._add if found else self.insert, batch), True, True)
-            except sqlite3.Error as error:
-                hindered = f"; the others stay there ({error})"
-            self.imports += found
-            said = "spool %s: %d results were read from the %s file %s%s; its evidence pictures are not sent"
-            logger.warning(said, self.path, rescued, "other" if found else "damaged", aside.name, hindered)
-            mark.unlink()
+        self._rescue_waits = repair.rescue(self.path, self._bring_back, self._read_aside)
+
+    def _bring_back(self, batch: list[Entry], found: bool) -> int:
+        with contextlib.suppress(sqlite3.IntegrityError):  # other results have these ids
+            if not found:
+                return self._attempt(partial(self.insert, batch), True, True)
+        return self._attempt(partial(self._add, batch), True, True)
 
     def insert(self, entries: Sequence[Entry], db: sqlite3.Connection, state: State) -> int:
         """Adds results with their ids."""
@@ -439,6 +433,7 @@ class SpoolFile:
         others = [entry for entry in entries if not rows.holds(db, entry)]
         first = self._reserve(len(others), state)
         new = [replace(entry, id=first + number) for number, entry in enumerate(others)]
+        self.imports += bool(new)
         return self.insert(new, db, state)
 
     def _close_connections(self) -> None:

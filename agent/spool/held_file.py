@@ -3,6 +3,7 @@
 SQLite keeps its files open. It does not notice when they are removed, renamed, overwritten or hidden by a mount.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -61,7 +62,7 @@ class HeldFile:
         self._log = _NONE
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
         try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _LOCK_BYTE, 1, 0))
+            _lock(self._fd)
         except OSError as error:
             os.close(self._fd)
             if not isinstance(error, BlockingIOError | PermissionError):
@@ -145,6 +146,15 @@ class HeldFile:
         if log != self._log:
             return Change("another program has written to its write-ahead log", foreign=True)
         return None
+
+
+def _lock(fd: int) -> None:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _LOCK_BYTE, 1, 0))
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a kernel without locks of open files, such as gVisor's
 
 
 def _stamp(path: Path) -> _Stamp | None:

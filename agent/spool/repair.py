@@ -5,21 +5,27 @@ https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
 
 import contextlib
+import itertools
 import logging
+import os
 import shutil
 import sqlite3
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from zsad_agent.spool import rows
 from zsad_agent.spool.held_file import HeldFile
+from zsad_agent.spool.rows import Entry
 from zsad_agent.system import sync_folder
 
 logger = logging.getLogger(__name__)
 
 CORRUPT, FOUND = "corrupt", "found"  # in the names of files set aside: damaged, or not as this agent wrote it
 _NEW = "new"  # a copy that is not at the path yet
+RESCUE_BATCH = 1000  # results in memory at a time while such a file is read
+MOST_RESCUES = 4  # attempts to read one file set aside: the watchdog may end the process during each of them
 KEPT_ASIDE = 5  # of each: a bad disk that damages every new file must not fill up with them
 _RESCUE = "-rescue"  # suffix of a marker file beside a file set aside that is not completely read yet
 _SUFFIXES = ("-wal", "-shm", "")  # of the files that belong to a SQLite file
@@ -94,10 +100,49 @@ def move_aside(path: Path, kind: str) -> Path:
     return aside
 
 
-def rescues(path: Path) -> Iterator[tuple[Path, Path, bool]]:
-    """Files set aside that are not completely read: the marker, the file, and whether its results may not be ours."""
+def rescue(path: Path, bring_back: Callable[[list[Entry], bool], int], done: dict[Path, int]) -> bool:
+    """Reads the files set aside that are not completely read.
+
+    Args:
+        path: the spool's file.
+        bring_back: stores results. Gets whether they may not be ours. Returns how many it has stored.
+        done: how many results of each file were read by earlier calls that a full disk hindered.
+
+    Returns:
+        Whether a full disk hinders it now.
+
+    Raises:
+        sqlite3.Error: from `bring_back`.
+    """
+    waits = False
     for mark in sorted(path.parent.glob(f"{path.name}.*-*{_RESCUE}")):
-        yield mark, Path(str(mark).removesuffix(_RESCUE)), mark.name.startswith(f"{path.name}.{FOUND}-")
+        aside, found = Path(str(mark).removesuffix(_RESCUE)), mark.name.startswith(f"{path.name}.{FOUND}-")
+        if (tries := mark.stat().st_size) >= MOST_RESCUES:
+            logger.error("spool %s: %s is not read again after %d attempts", path, aside.name, tries)
+            mark.unlink()
+            continue
+        rescued, hindered, again = 0, "", aside in done
+        entries = itertools.islice(rows.read_what_is_left(aside), done.setdefault(aside, 0), None)  # ends at an error
+        try:
+            with mark.open("a") as file:
+                file.write("x")  # one byte per attempt, written first: reading the file may end the process
+            while batch := list(itertools.islice(entries, RESCUE_BATCH)):
+                rescued += bring_back(batch, found)
+                done[aside] += len(batch)
+        except (sqlite3.Error, OSError) as error:
+            with contextlib.suppress(OSError):
+                os.truncate(mark, tries)
+            if isinstance(error, sqlite3.Error) and rows.error_code(error) not in rows.PASSING_CODES:
+                raise
+            waits, hindered = True, f"; the others are read when the disk can be written ({error})"
+        if rescued or not (hindered and again):
+            kind = "other" if found else "damaged"
+            said = "spool %s: %d results were read from the %s file %s%s; its evidence pictures are not sent"
+            logger.warning(said, path, rescued, kind, aside.name, hindered)
+        if not hindered:
+            mark.unlink()
+            del done[aside]
+    return waits
 
 
 def copy_to_path(old: HeldFile, *, foreign: bool, db: sqlite3.Connection | None = None) -> HeldFile:
@@ -118,12 +163,12 @@ def copy_to_path(old: HeldFile, *, foreign: bool, db: sqlite3.Connection | None 
     mark = Path(f"{copy}{_RESCUE}")
     held = HeldFile(copy)
     try:
+        mark.touch()  # if this process is killed, the next one reads the copy
         if db is None:
             old.copy(copy)
         else:
             with contextlib.closing(sqlite3.connect(copy)) as target:
                 db.backup(target)
-        mark.touch()  # if this process is killed now, the next one reads the copy
         if old.has_its_log:  # SQLite would apply it to another file
             _remove_log(path)
         if old.is_at_path and foreign:

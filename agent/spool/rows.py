@@ -1,6 +1,7 @@
 """The tables of the spool's SQLite file, with checksums, and how to read a damaged file."""
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -38,7 +39,14 @@ _UPDATE_STATE = """UPDATE state SET last_id = ?, results = ?, pictures = ?, age_
 StateRow = tuple[int, int, int, float, float, float, str]  # no two commits of one process write the same
 _RESULT = "id, CAST(camera AS BLOB), body, crc32"  # as bytes: text that is not UTF-8 would raise another error
 UPGRADE_BYTES = 32_000_000  # a larger file of format 1 reuses its pages and does not shrink
+_NO_SPACE = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+    sqlite3.SQLITE_IOERR_SHMOPEN,
+)
 DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+PASSING_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)  # the connection stays usable
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,21 +238,38 @@ def missing(db: sqlite3.Connection, entries: Iterable[Entry]) -> list[Entry]:
 
 
 def read_what_is_left(path: Path) -> Iterator[Entry]:
-    """Results of a damaged file with correct checksums: from the front up to the damage, then from the back."""
+    """Results of a damaged file with correct checksums: from the front up to the damage, then from the back.
+
+    Raises:
+        OSError: a full disk hinders it.
+    """
     seen: set[int] = set()
     with (
-        contextlib.suppress(sqlite3.Error, OSError),
+        _no_damage_raised(),
         _at_full_length(path),
         contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db,
     ):
         for direction in ("ASC", "DESC"):
-            with contextlib.suppress(sqlite3.Error):
+            with _no_damage_raised():
                 for row in db.execute(f"SELECT {_RESULT} FROM results WHERE id > 0 ORDER BY id {direction}"):
                     if row[0] in seen:
                         break
                     seen.add(row[0])
                     with contextlib.suppress(sqlite3.DatabaseError):
                         yield _checked(row)
+
+
+@contextlib.contextmanager
+def _no_damage_raised() -> Iterator[None]:
+    """SQLite writes an index of the log beside it, even to read. If that fails, the results can be read later."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) in _NO_SPACE:
+            raise OSError(errno.ENOSPC, str(error)) from error
 
 
 @contextlib.contextmanager

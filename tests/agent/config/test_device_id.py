@@ -86,6 +86,23 @@ def test_the_id_stays_when_the_host_name_or_one_network_card_changes(
     assert machine.start() == device_id
 
 
+def test_the_id_stays_when_each_start_finds_another_of_the_cards(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, addresses=("02:01", "02:02"))
+    device_id = machine.start()
+    for hidden in ("eth0", "eth1"):
+        card = machine.root / "sys/class/net" / hidden
+        card.rename(tmp_path / hidden)
+        assert machine.start() == device_id
+        (tmp_path / hidden).rename(card)
+
+
+def test_a_damaged_record_is_made_again_for_the_same_id(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, addresses=("02:01",))
+    device_id = machine.start()
+    (machine.state / "device.json").write_text("{")
+    assert machine.start() == device_id
+
+
 def test_an_agent_of_an_earlier_version_keeps_the_host_name_as_its_id(tmp_path: Path) -> None:
     machine = Machine(tmp_path, serial="10000000a1b2c3d4")
     machine.state.mkdir()

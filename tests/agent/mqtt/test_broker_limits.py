@@ -225,6 +225,13 @@ def test_client_id_is_the_configured_one_and_an_assigned_one_is_named(
     ):
         wait_until(lambda: publisher.connected)
         assert "knows this agent by the client id abc" in caplog.text
+    caplog.clear()
+    with (
+        ScriptedBroker(connack_properties=b"\x12\x00\x10zsad-agent-line3") as echo,
+        publishing(echo.url, tmp_path) as publisher,
+    ):
+        wait_until(lambda: publisher.connected)
+        assert "client id" not in caplog.text
 
 
 ADVICE_5 = {

@@ -1,6 +1,7 @@
 """The spool's files are removed, renamed, replaced or hidden while the agent has them open: no result is lost."""
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
@@ -454,3 +455,80 @@ def test_a_checkpoint_that_fails_on_a_full_disk_is_no_change_by_another_program(
             spool.sync()
         assert spool.is_kept() and not spool.faults
         assert not spool.adrift
+
+
+@contextlib.contextmanager
+def nearly_full(disk: Path, free: int) -> Iterator[None]:
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    os.truncate(ballast, ballast.stat().st_size - free)
+    yield
+    ballast.unlink()
+
+
+@pytest.mark.parametrize("free", [0, 16_384, 65_536])
+def test_a_disk_that_fills_up_during_a_rescue_costs_no_result(
+    tiny_disk: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    monkeypatch.setattr("zsad_agent.spool.repair.RESCUE_BATCH", 5)
+    path, foreign = tiny_disk / "spool.sqlite3", [f"{number} {'x' * 2000}" for number in range(60)]
+    write_spool(path, foreign)
+    aside = path.rename(f"{path}.found-20261129T112801-714898")
+    Path(f"{aside}-rescue").touch()
+    write_spool(tiny_disk.parent / "spool.sqlite3", BEFORE)
+    shutil.copy(tiny_disk.parent / "spool.sqlite3", path)
+    with nearly_full(tiny_disk, free), Spool(path, max_results=1000) as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+        found = [body for body, _ in drain(outbox)]
+        assert set(BEFORE) <= set(found) and len(set(found)) == len(found)
+    with Spool(path, max_results=1000) as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+        found += [body for body, _ in drain(outbox)]
+    assert set(found) == {*BEFORE, *foreign}
+
+
+@pytest.mark.parametrize("kind", ["new", "corrupt"])
+def test_results_that_were_set_aside_are_read_although_another_spool_has_their_ids(path: Path, kind: str) -> None:
+    """The process was killed during the rescue of a spool that another program had replaced."""
+    write_spool(path, BEFORE)
+    aside = path.rename(f"{path}.{kind}-20261129T112801-714898")
+    Path(f"{aside}-rescue").touch()
+    write_spool(path, FOREIGN)
+    with Spool(path, max_results=1000) as spool:
+        found = [body for body, _ in drain(Outbox(spool, clock_s=Hurry()))]
+    assert sorted(found) == sorted(BEFORE + FOREIGN)
+
+
+def test_a_kernel_without_locks_of_open_files_has_a_spool_for_one_agent(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("zsad_agent.spool.held_file.fcntl.fcntl", refuse)
+    path.parent.mkdir()
+    with Spool(path, max_results=1000) as spool:
+        outbox = Outbox(spool, clock_s=Hurry())
+        add(outbox, BEFORE)
+        path.rename(path.with_name("moved"))
+        add(outbox, AFTER)
+        with pytest.raises(SpoolError, match="another agent uses this spool"), Spool(path, max_results=1):
+            pass
+        assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
+
+
+def test_another_program_that_has_the_spool_open_at_the_start_is_named(path: Path) -> None:
+    write_spool(path, BEFORE)
+    reader = f"import sqlite3; db = sqlite3.connect({str(path)!r}); "
+    reader += "print(*db.execute('SELECT 1 FROM state'), flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", reader], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None and program.stdout.readline()
+        with Spool(path, max_results=1000) as spool:
+            outbox = Outbox(spool, clock_s=Hurry())
+            add(outbox, AFTER[:1])
+            assert "cannot be opened: database is locked: another program has opened it" in (outbox.fault or "")
+            program.communicate(b"\n")
+            add(outbox, AFTER[1:])
+            assert {body for body, _ in drain(outbox)} == {*BEFORE, *AFTER}
