@@ -48,7 +48,7 @@ class Capture:
         """Starts nothing.
 
         Args:
-            source: not yet opened. Picture health is checked for live sources only.
+            source: not yet opened.
             config: name, fps, loop, trigger, stale_after_s, reopen_max_s, region_xywh and health are used.
             slot: takes frames and faults; closed when `run` ends. For a live source its `put` must never wait.
             status: gets the faults of the camera and its pictures, their end, and pauses.

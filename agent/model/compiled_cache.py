@@ -12,15 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
-
 logger = logging.getLogger(__name__)
 
 KEPT_FOLDERS = 3  # the one in use and two before it: a rollback, or a second agent with another bundle
 LOCK_PATIENCE_S = 60.0  # longest wait for another process that compiles; a model takes seconds
 _LOOK_AGAIN_S = 0.05
 _SEAL = "seal.json"
-_KNOWN = "known-{}.npy"
 _LOCK = "lock"
 _OURS = re.compile(r"^model-[0-9a-f]{16}-[\w.-]+$")
 
@@ -74,7 +71,7 @@ def open_cache(root: Path, bundle_sha256: str, openvino_version: str) -> Path | 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _prune(root.absolute(), keep=folder)
-        if _hashes(folder) != _read_seal(folder) or not any(folder.glob(_KNOWN.format("*"))):
+        if _hashes(folder) != _read_seal(folder) or not any(folder.glob("known-*.npy")):
             clear_cache(folder)
         os.utime(folder)
         probe = folder / f"probe-{os.getpid()}"
@@ -100,21 +97,12 @@ def forget_compiled(root: Path, bundle_sha256: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_known(folder: Path, variant: str) -> np.ndarray | None:
-    """The known answer of `write_known`; None if there is none, or it cannot be read."""
-    try:
-        known: np.ndarray = np.load(folder / _KNOWN.format(variant), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return known
+def known_file(folder: Path, variant: str) -> Path:
+    """Where the answer of a freshly compiled model to the test picture is stored, `.npy`.
 
-
-def write_known(folder: Path, variant: str, known: np.ndarray) -> None:
-    """Stores the answer of a freshly compiled model to the test picture, float32.
-
-    `variant`: which of the bundle's models, computed on which device and how; it becomes part of the file's name.
+    `variant`: which of the bundle's models, computed on which device and how.
     """
-    np.save(folder / _KNOWN.format(variant), known)
+    return folder / f"known-{variant}.npy"
 
 
 def seal_cache(folder: Path) -> None:

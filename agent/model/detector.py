@@ -15,10 +15,9 @@ from zsad_agent.model.compiled_cache import (
     alone_in,
     clear_cache,
     forget_compiled,
+    known_file,
     open_cache,
-    read_known,
     seal_cache,
-    write_known,
 )
 from zsad_agent.model.precision_choice import choose_model
 from zsad_agent.model.self_test import MIXED_TOLERANCE, TOLERANCE, answer_fault, drawn_picture
@@ -289,16 +288,16 @@ def _compile_with_cache(
         device = re.sub(r"[^A-Za-z0-9.]", "_", config.device)
         variant = f"{zlib.crc32(bundle.model_xml):08x}-{device}-{config.precision}"
         try:
-            known = read_known(cache, variant)
-            if known is None:
-                known = try_it(core.compile_model(model, config.device, options))[1]
-                write_known(cache, variant, known)
+            known_path = known_file(cache, variant)
+            if not known_path.exists():
+                np.save(known_path, try_it(core.compile_model(model, config.device, options))[1])
+            known = np.load(known_path, allow_pickle=False)
             request, answer = try_it(core.compile_model(model, config.device, options))
             fault = answer_fault(answer, known, _tolerance(config))
             if fault is None:
                 seal_cache(cache)
                 return request, known
-        except (RuntimeError, OSError, DeviceError) as error:  # a full disk, the device: compiling anew shows which
+        except (RuntimeError, OSError, ValueError, DeviceError) as error:  # the disk or the device
             fault = _short(error)
         logger.warning("compiling with the cache %s failed, compiling without it: %s", cache, fault)
         clear_cache(cache)

@@ -94,15 +94,10 @@ class FolderDropSource:
         grace_s: float = GRACE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Does not access the folder yet.
+        """Does not access the folder yet. Its subfolders are not watched.
 
-        Args:
-            folder: the watched folder; its subfolders are not watched.
-            stale_after_s: a folder that does not answer for so many seconds is lost.
-            sort_by_verdict: move inspected pictures to `inspected/<verdict>/`.
-            bit_depth: as of `read_image`.
-            grace_s: seconds that a picture may be undecodable before it is reported.
-            clock: monotonic seconds.
+        `stale_after_s`: a folder that does not answer for so long is lost. `sort_by_verdict`: inspected pictures are
+        moved to `inspected/<verdict>/`. `grace_s`: a picture may be undecodable for so long before it is reported.
         """
         self.description = f"folder {folder}"
         self._folder = folder
