@@ -189,9 +189,10 @@ def _fault_text(model: type[BaseModel], fault: Any, source: str, lines: dict[Loc
         return f"{where}: unknown key. Known here: {', '.join(_keys_at(model, location[:-1]))}"
     if fault["type"] == "missing":
         return f"{where}: missing, and it has no default"
+    why = fault["msg"].removeprefix("Value error, ")
     if fault["input"] is None:
-        return f"{where}: has no value. Give it one or leave the key out. {fault['msg']}"
-    return f"{where}: got {_shown(redacted_values(fault['input']))}. {fault['msg']}"
+        return f"{where}: has no value. Give it one or leave the key out. {why}"
+    return f"{where}: got {_shown(redacted_values(fault['input']))}. {why}"
 
 
 def _shown(value: Any) -> str:

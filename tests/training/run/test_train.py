@@ -237,7 +237,7 @@ def test_map_weights_without_a_decoder_are_refused(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "flags", "said"),
     [
-        ("model:\n", (), "datasets: got (). Value error, there is none. Name one"),
+        ("model:\n", (), "datasets: got (). there is none. Name one"),
         ("model: 5\n", (), "model: got 5"),
         ("", ("--input-size", "0"), "model.input_hw.0: got 0"),
     ],
