@@ -136,6 +136,11 @@ class Capture:
         return self._finite.failure
 
     @property
+    def unreadable(self) -> int:
+        """Pictures of a file or folder that could not be decoded."""
+        return self._finite.unreadable
+
+    @property
     def triggered(self) -> bool:
         """Whether a picture is taken only for a trigger."""
         return self._parts.triggers.triggered

@@ -92,6 +92,7 @@ class FiniteCapture:
         self._parts = parts
         self.receipts = Receipts(parts)
         self.failure: str | None = None  # why the source could not be read to its end
+        self.unreadable = 0  # pictures that could not be decoded
 
     def run(self) -> None:
         """Reads until the end, or until stopped."""
@@ -149,6 +150,7 @@ class FiniteCapture:
                 self._parts.out.remember(picture.image)
         except ImageError as error:
             logger.warning("%s", error)
+            self.unreadable += 1
             item, name, receipt = str(error), None, None
             if isinstance(error, DamagedPicture):
                 name, receipt = error.source_name, error.receipt

@@ -158,6 +158,9 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
     if agent.pipeline.failure is not None:
         logger.error("%s", agent.pipeline.failure)
     code = 0 if agent.pipeline.failure is None and not ending.lost else 1
+    if agent.pipeline.unreadable and not any(end.is_set() for end in ends):
+        logger.error("pictures that could not be decoded, so their verdict is unknown: %d", agent.pipeline.unreadable)
+        code = 1
     trying = agent.guard.busy or (controller is not None and controller.busy)  # a bundle is compiled, as at the start
     left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if options.stop.is_set() else CLOSE_CAPTURE_S
     close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))

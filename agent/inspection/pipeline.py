@@ -125,6 +125,11 @@ class Pipeline(Service):
         return sum(station.dropped for station in self._stations)
 
     @property
+    def unreadable(self) -> int:
+        """Pictures of files and folders that could not be decoded."""
+        return sum(station.capture.unreadable for station in self._stations)
+
+    @property
     def failure(self) -> str | None:
         """The reason why the run failed; None if it did not."""
         return self.crash or next(

@@ -120,6 +120,19 @@ def test_pictures_of_every_kind_have_a_result_and_bad_ones_are_unknown(tiny_bund
     assert sorted(path.name for path in (tmp_path / "heat").iterdir()) == ["cam0-1.jpg", "cam0-2.jpg", "cam0-3.jpg"]
 
 
+def test_folder_with_a_picture_that_cannot_be_decoded_ends_with_exit_code_1(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    white = np.full((50, 60), 255, np.uint8)
+    white[20:30] = 220
+    cv2.imwrite(str(folder / "1-grey.png"), white)
+    (folder / "2-cut.png").write_bytes((folder / "1-grey.png").read_bytes()[:60])
+    with AgentProcess(tmp_path, tiny_bundle, "--source", str(folder), "--broker", NO_BROKER) as agent:
+        agent.wait_for_output("pictures that could not be decoded, so their verdict is unknown: 1")
+        assert agent.wait() == 1
+    assert "2 inspected, 0 dropped" in agent.output
+
+
 def test_process_imports_no_torch_and_no_telemetry(tiny_bundle: Path, tmp_path: Path) -> None:
     video = write_line_video(tmp_path / "line.avi", frames=3)
     script = (
