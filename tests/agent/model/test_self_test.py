@@ -19,7 +19,7 @@ from tiny_bundle_maker import make_tiny_bundle
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, Model, ModelGuard, ModelInUse, load_again
 from zsad_agent.model.compiled_cache import seal_cache
-from zsad_agent.model.self_test import TOLERANCE, answer_fault, drawn_picture
+from zsad_agent.model.self_test import MIXED_TOLERANCE, TOLERANCE, answer_fault, drawn_picture
 from zsad_core.bundle import Bundle, load_bundle
 from zsad_core.errors import BundleError, DeviceError
 from zsad_core.types import Prediction
@@ -120,6 +120,17 @@ def test_known_answer_is_exact_whether_compiled_read_back_or_on_more_threads(tmp
     for detector in detectors:
         detector.self_test()
         assert answer_fault(detector._known, detectors[0]._known, 1e-6) is None
+
+
+@pytest.mark.parametrize("name", ["zsad-tiny", "zsad-small"])
+def test_another_precision_is_far_from_a_false_alarm(tmp_path: Path, name: str) -> None:
+    """On a CPU without half precision both are the same."""
+    bundle = load_bundle(SHIPPED / name)
+    single, half = (
+        Detector(bundle, InferenceConfig(cache_dir=tmp_path / precision, precision=precision, threads=1))
+        for precision in ("f32", "auto")
+    )
+    assert answer_fault(half._known, single._known, MIXED_TOLERANCE / 3) is None
 
 
 def test_self_test_leaves_the_product_as_it_was(tmp_path: Path, tiny_bundle: Path) -> None:
