@@ -155,12 +155,7 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
             controller.wait_idle(ANSWER_S)  # the reload command is answered before the restart
         ending = drain_and_flush(agent.pipeline, publisher, spool, ends)
         services.stop(stop_by_s if options.stop.is_set() else time.monotonic() + STOP_S)
-    if agent.pipeline.failure is not None:
-        logger.error("%s", agent.pipeline.failure)
-    code = 0 if agent.pipeline.failure is None and not ending.lost else 1
-    if agent.pipeline.unreadable and not any(end.is_set() for end in ends):
-        logger.error("pictures that could not be decoded, so their verdict is unknown: %d", agent.pipeline.unreadable)
-        code = 1
+    code = _exit_code(agent.pipeline, ending.lost, by_itself=not any(end.is_set() for end in ends))
     trying = agent.guard.busy or (controller is not None and controller.busy)  # a bundle is compiled, as at the start
     left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if options.stop.is_set() else CLOSE_CAPTURE_S
     close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))
@@ -170,6 +165,15 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
             code = 1
         leave_at_once(code, options.exit_now)
     return code
+
+
+def _exit_code(pipeline: Pipeline, lost: int, *, by_itself: bool) -> int:
+    """1 if the run failed or lost results, or ended by itself after pictures that could not be decoded."""
+    if pipeline.failure is not None:
+        logger.error("%s", pipeline.failure)
+    if unreadable := pipeline.unreadable if by_itself else 0:
+        logger.error("pictures that could not be decoded, so their verdict is unknown: %d", unreadable)
+    return 1 if pipeline.failure is not None or lost or unreadable else 0
 
 
 def _reload_on_hangup(hangup: Callable[[], bool], reload: Callable[[], None]) -> None:
