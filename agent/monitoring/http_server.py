@@ -138,7 +138,8 @@ class _Server(ThreadingTCPServer):
     def note_complete(self, request: socket.socket) -> None:
         """The request is complete: from now on its connection is not closed for a newer one."""
         with self._lock:
-            if self._asking.pop(request, request) is None:
+            if request in self._asking:  # else it was closed
+                del self._asking[request]
                 self._ends_s[request] = time.monotonic() + ANSWER_S
 
     def shutdown_request(self, request: Any) -> None:
