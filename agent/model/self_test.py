@@ -20,8 +20,8 @@ from zsad_core.errors import DeviceError
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3  # of the score and of each map value. On a CPU the same model gives the same bits
-# If the answers may come from different devices that compute in half precision. bf16 alone changes values of the shipped
-# models by up to 0.046. A false alarm stops the line.
+# If the answers may come from different devices that compute in half precision: bf16 changes values of the shipped
+# models by up to 0.046, and a false alarm stops the line.
 MIXED_TOLERANCE = 0.2
 BLOB_SIDES = (4, 12, 36, 108)  # number of blobs along a side; the last ones have the size of small defects
 TEST_EVERY_S = 60.0
