@@ -8,6 +8,13 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # not a stuf
 _JPEG_START, _JPEG_END = 0xD8, 0xD9
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # headers with the size
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_HARMLESS_WARNINGS = {  # of libjpeg, about header bytes that no decoder needs -> where they are, what they should be
+    "Invalid SOS parameters for sequential": (
+        re.compile(rb"(\xff\xda\0(?:\x08\x01..|\x0a\x02.{4}|\x0c\x03.{6}|\x0e\x04.{8})).{3}", re.DOTALL),
+        b"\\1\0\x3f\0",
+    ),
+    "unknown JFIF revision": (re.compile(rb"(\xff\xe0..JFIF\0).", re.DOTALL), b"\\1\x01"),
+}
 MAX_PIXELS = 100_000_000  # of a file; a larger image could fill the memory of a small PC
 MAX_PADDING_BYTES = 16  # before the end marker; some hardware encoders align the length
 _MARK = b"zsad-agent: "
@@ -63,6 +70,9 @@ def find_jpeg_damage(encoded: bytes) -> str | None:
     try:
         simplejpeg.decode_jpeg(encoded, "GRAY", fastdct=True, fastupsample=True, min_height=1, min_width=1, strict=True)
     except ValueError as error:
+        for warning, (pattern, usual) in _HARMLESS_WARNINGS.items():  # libjpeg stops at the first warning
+            if warning in str(error) and (corrected := pattern.sub(usual, encoded)) != encoded:
+                return find_jpeg_damage(corrected)
         padding = _EXTRANEOUS.search(str(error))
         if padding is None or int(padding[1]) > MAX_PADDING_BYTES:
             return f"the JPEG is damaged, or its header states a wrong size: {error}"

@@ -204,7 +204,9 @@ def _bmp(data: bytes) -> Layout:
     left = len(data) - start - row_bytes * abs(height)
     if left < 0:
         raise ImageError("the BMP is truncated")
-    if left > MAX_PADDING_BYTES and not (header == 124 and struct.unpack_from("<I", data, 130)[0]):  # a colour profile
+    beyond = struct.unpack_from("<I", data, 2)[0] - (len(data) - left)  # of the stated file size; then comes metadata
+    has_profile = header == 124 and struct.unpack_from("<I", data, 130)[0] > 0
+    if left > MAX_PADDING_BYTES and not has_profile and not 0 <= beyond <= MAX_PADDING_BYTES:
         raise ImageError(f"the BMP {_OTHER_SIZE}")
     masks = struct.unpack_from("<III", data, 54) if compression == 3 else _BGRX
     if masks == _BGRX:

@@ -245,6 +245,26 @@ def test_truncated_picture_is_never_decoded_in_part(case: Case, share: float) ->
     assert np.array_equal(decoded, decode_image(np.frombuffer(case.data, np.uint8), "whole"))  # nothing was missing
 
 
+def test_metadata_after_a_bmp_is_ignored_if_the_header_states_the_size_without_it() -> None:
+    bmp = saved(PICTURE, "BMP")
+    decoded = decode_image(np.frombuffer(bmp + bytes(4096), np.uint8), "a", strict=True)
+    assert np.array_equal(decoded[..., ::-1], RGB)
+    longer = np.frombuffer(with_size(bmp, "height", HEIGHT // 2) + bytes(4096), np.uint8)
+    with pytest.raises(ImageError, match="the BMP holds more or less data"):
+        decode_image(longer, "a", strict=True)
+
+
+def test_unusual_header_of_a_camera_neither_refuses_a_jpeg_nor_hides_its_damage() -> None:
+    jpeg = saved(PICTURE, "JPEG")
+    scan = jpeg.index(b"\xff\xda") + 11  # of three components: then first and last coefficient, and precision
+    unusual = jpeg[:11] + b"\2" + jpeg[12:scan] + bytes(3) + jpeg[scan + 3 :]  # JFIF 2, and no last coefficient
+    decoded = decode_image(np.frombuffer(unusual, np.uint8), "a", strict=True)
+    assert np.array_equal(decoded, decode_image(np.frombuffer(jpeg, np.uint8), "a"))
+    cut = unusual[: (scan + len(unusual)) // 2] + b"\xff\xd9"
+    with pytest.raises(ImageError, match="premature end of data"):
+        decode_image(np.frombuffer(cut, np.uint8), "a", strict=True)
+
+
 @pytest.mark.parametrize("side", ["width", "height"])
 @pytest.mark.parametrize("stated", [17, 64, 95, 97, 119, 121, 500])
 @pytest.mark.parametrize(
