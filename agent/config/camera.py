@@ -38,7 +38,7 @@ class HealthConfig(StrictModel):
     frozen_after_s: Seconds = 10.0  # pictures that are equal, bit for bit, for this long are frozen; 0: no check
     # a picture whose 99th percentile of grey is lower is black, as 10 or 12 bits in a 16-bit file are; 0: no check
     dark_below: GreyLevel = 16.0
-    bright_above: GreyLevel = 250.0  # a picture whose 5th percentile of grey is higher is overexposed; 255: no check
+    bright_above: GreyLevel = 250.0  # a picture whose 1st percentile of grey is higher is overexposed; 255: no check
     # a picture with less structure, in grey levels, shows a covered lens or nothing; 0: no check. The plainest of 2,571
     # pictures of products has 1.8, lenses covered by a hand or paper have up to 1.1 (docs/measurements.md)
     plain_below: GreyLevel = 1.2

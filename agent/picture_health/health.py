@@ -122,12 +122,12 @@ def _exposure(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:
     height, width = image_bgr.shape[:2]
     step = max(1, min(height, width) // SAMPLE_SIDE)
     grey = np.sort(cv2.cvtColor(np.ascontiguousarray(image_bgr[::step, ::step]), cv2.COLOR_BGR2GRAY), axis=None)
-    bright, dark = int(grey[int(0.99 * (grey.size - 1))]), int(grey[int(0.05 * (grey.size - 1))])
+    bright, dark = int(grey[int(0.99 * (grey.size - 1))]), int(grey[int(0.01 * (grey.size - 1))])
     if bright < config.dark_below:
         limit = f"99 % of it is at {bright} of 255 or darker, health.dark_below is {config.dark_below:g}"
         return Finding("black", f"black picture: {limit}", True)
     if dark > config.bright_above:
-        limit = f"95 % of it is at {dark} of 255 or brighter, health.bright_above is {config.bright_above:g}"
+        limit = f"99 % of it is at {dark} of 255 or brighter, health.bright_above is {config.bright_above:g}"
         return Finding("overexposed", f"overexposed picture: {limit}", True)
     return None
 

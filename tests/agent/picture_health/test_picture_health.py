@@ -107,7 +107,7 @@ def test_overexposed_picture_is_refused_and_one_with_a_dark_part_is_not() -> Non
     white = np.full((120, 160, 3), 255, np.uint8)
     health = PictureHealth(HealthConfig(), None)
     assert "overexposed" in str(health.judge(white, 0.0))
-    white[20:60, 20:60] = 30  # 8 % of it
+    white[50:70, 50:70] = 30  # 2 %: a small part on a back-light
     assert health.judge(white, 0.1) is None
 
 
