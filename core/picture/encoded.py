@@ -104,6 +104,9 @@ def _png_chunks(encoded: bytes) -> set[bytes]:
     types: set[bytes] = set()
     position = 8
     while position + 12 <= len(encoded) and b"IEND" not in types:
+        end = position + 12 + int.from_bytes(encoded[position : position + 4], "big")
+        if end > len(encoded):  # OpenCV would take memory for the stated length
+            break
         types.add(encoded[position + 4 : position + 8])
-        position += 12 + int.from_bytes(encoded[position : position + 4], "big")
+        position = end
     return types

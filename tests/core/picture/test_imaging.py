@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zsad_core.errors import ImageError
-from zsad_core.picture import find_images, read_image, read_mask, resize_map, resize_to_input, to_bgr8
+from zsad_core.picture import decode_image, find_images, read_image, read_mask, resize_map, resize_to_input, to_bgr8
 
 ENCODINGS = [
     pytest.param(".jpg", [], id="jpeg"),
@@ -94,6 +94,13 @@ def test_png_that_claims_a_huge_size_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(png)
     with pytest.raises(ImageError, match=r"bomb\.png"):
         read_image(tmp_path / "bomb.png")
+
+
+def test_png_whose_last_chunk_states_gigabytes_is_truncated() -> None:
+    png = cv2.imencode(".png", np.full((8, 8, 3), 90, np.uint8))[1]
+    png[-12:-8] = (0x7F, 0xFF, 0xFF, 0xFF)  # OpenCV takes this much memory
+    with pytest.raises(ImageError, match="the PNG is truncated"):
+        decode_image(png, "part")
 
 
 def test_sixteen_bits_keep_their_brightness(tmp_path: Path) -> None:
