@@ -28,7 +28,7 @@ def test_status_is_published_at_changes_only() -> None:
     assert all(camera == "cam0" and state["since"].endswith("Z") for camera, state in said)
 
 
-def test_pause_is_said_as_such_and_hides_no_fault() -> None:
+def test_pause_is_reported_and_hides_no_fault() -> None:
     said: list[dict[str, Any]] = []
     status = CameraStatus("cam0", lambda camera, state: said.append(state))
     status.clear(CAMERA)

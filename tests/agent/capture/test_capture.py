@@ -116,14 +116,14 @@ def test_finite_source_gives_every_picture_numbered_in_order() -> None:
     assert bench.states == ["ok"]
 
 
-def test_bad_picture_stands_in_its_place_and_the_rest_goes_on() -> None:
+def test_bad_picture_gives_a_fault_in_order_and_the_others_are_read() -> None:
     _, bad, last = Bench(FakeSource([PICTURE, ImageError("b.jpg: damaged"), PICTURE], lossless=True)).run()
     assert isinstance(bad, Fault)
     assert (bad.seq, bad.reason, bad.is_part) == (2, "b.jpg: damaged", True)
     assert isinstance(last, Frame)
 
 
-def test_finite_source_that_breaks_off_says_so_in_a_result_and_as_failure() -> None:
+def test_finite_source_that_fails_gives_a_fault_and_a_failure() -> None:
     bench = Bench(FakeSource([PICTURE, SourceError("v.avi: cut short")], lossless=True))
     _, fault = bench.run()
     assert isinstance(fault, Fault) and fault.reason == "v.avi: cut short"
@@ -161,7 +161,7 @@ def test_loop_over_nothing_ends_with_an_error() -> None:
     assert bench.capture.failure is not None and "nothing to read" in bench.capture.failure
 
 
-def test_stop_frees_a_capture_that_waits_for_a_place() -> None:
+def test_stop_ends_a_capture_that_waits_for_a_full_queue() -> None:
     bench = Bench(FakeSource([PICTURE] * 1000, lossless=True))
     bench.thread.start()
     assert bench.get().seq == 1
@@ -193,7 +193,7 @@ def test_fps_thins_a_live_source() -> None:
     assert len(bench.rest()) == 20
 
 
-def test_lost_camera_is_said_once_and_back_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_camera_is_logged_once_and_its_return_once(caplog: pytest.LogCaptureFixture) -> None:
     gate = threading.Event()
 
     def wait() -> np.ndarray:
@@ -242,7 +242,7 @@ def test_live_picture_of_another_size_is_not_inspected_where_a_region_is_set_in_
     bench.end()
 
 
-def test_one_damaged_picture_of_a_live_source_is_a_part_that_is_unknown_and_no_state() -> None:
+def test_one_damaged_live_picture_is_unknown_and_not_a_camera_fault() -> None:
     bench = Bench(FakeSource([PICTURE, ImageError("cut"), *[PICTURE] * 30], lossless=False), slot=BoundedQueue(100))
     bench.thread.start()
     items = [bench.get() for _ in range(32)]
@@ -320,7 +320,7 @@ def test_live_pictures_that_cannot_be_inspected_do_not_fill_the_spool(kind: str)
 @pytest.mark.parametrize(
     ("grey", "reason"), [(0, "black picture"), (255, "overexposed picture"), (90, "picture without structure")]
 )
-def test_every_picture_of_a_file_that_shows_nothing_is_unknown_and_no_state(grey: int, reason: str) -> None:
+def test_file_picture_without_structure_is_unknown_and_not_a_camera_fault(grey: int, reason: str) -> None:
     blank = np.full((9, 12, 3), grey, np.uint8)
     bench = Bench(FakeSource([PICTURE, blank, blank, ImageError("cut"), PICTURE], lossless=True))
     items = bench.run()

@@ -172,7 +172,7 @@ def test_trigger_gets_the_first_frame_whose_reading_began_after_it_and_no_other(
     assert line.answers(0) == []
 
 
-def test_trigger_without_an_id_is_answered_all_the_same(rig: Callable[..., Rig]) -> None:
+def test_trigger_without_an_id_is_answered(rig: Callable[..., Rig]) -> None:
     line = rig()
     line.source.hand(picture())
     line.capture.trigger(None)
@@ -196,7 +196,7 @@ def test_waiting_triggers_are_all_answered_in_order(rig: Callable[..., Rig]) -> 
     assert line.slot.dropped == 0
 
 
-def test_triggers_beyond_the_bound_are_refused_at_once(rig: Callable[..., Rig]) -> None:
+def test_triggers_above_the_limit_are_refused_at_once(rig: Callable[..., Rig]) -> None:
     line = rig()
     line.source.hand(picture())
     for number in range(MAX_WAITING + 2):
@@ -308,9 +308,7 @@ def test_each_trigger_takes_the_next_picture_of_a_folder_and_the_end_answers_the
     ]
 
 
-def test_trigger_after_the_end_of_a_file_is_said_in_the_log(
-    rig: Callable[..., Rig], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_trigger_after_the_end_of_a_file_is_logged(rig: Callable[..., Rig], caplog: pytest.LogCaptureFixture) -> None:
     line = rig(lossless=True)
     line.capture.trigger("a")
     line.source.hand(None)
@@ -321,12 +319,12 @@ def test_trigger_after_the_end_of_a_file_is_said_in_the_log(
 
 
 @pytest.mark.parametrize("trigger_id", ["", "x" * 129])
-def test_trigger_with_an_id_of_no_use_is_the_caller_s_mistake(rig: Callable[..., Rig], trigger_id: str) -> None:
+def test_trigger_with_an_invalid_id_raises_value_error(rig: Callable[..., Rig], trigger_id: str) -> None:
     with pytest.raises(ValueError, match="1 to 128 characters"):
         rig().capture.trigger(trigger_id)
 
 
-def test_trigger_of_a_free_running_camera_is_the_caller_s_mistake(rig: Callable[..., Rig]) -> None:
+def test_trigger_of_a_free_running_camera_raises_value_error(rig: Callable[..., Rig]) -> None:
     with pytest.raises(ValueError, match=r"not triggered by messages \(trigger: free\)"):
         rig(trigger="free").capture.trigger("a")
 
@@ -351,7 +349,7 @@ def test_every_one_of_many_triggers_from_many_threads_is_answered_once(rig: Call
     assert sorted(map(str, answered)) == sorted(asked)
 
 
-def test_paused_camera_stays_open_and_watched_and_gives_no_results(rig: Callable[..., Rig]) -> None:
+def test_paused_camera_stays_open_is_checked_and_gives_no_results(rig: Callable[..., Rig]) -> None:
     line = rig(trigger="free")
     line.source.hand(picture())
     assert isinstance(line.get(), Frame)
@@ -369,7 +367,7 @@ def test_paused_camera_stays_open_and_watched_and_gives_no_results(rig: Callable
     assert line.said[-1]["state"] == "ok"
 
 
-def test_black_camera_gives_one_unknown_and_is_said_once_and_back_once(
+def test_black_camera_gives_one_unknown_and_one_log_line_for_start_and_end(
     rig: Callable[..., Rig], caplog: pytest.LogCaptureFixture
 ) -> None:
     line = rig(trigger="free")
@@ -388,7 +386,7 @@ def test_black_camera_gives_one_unknown_and_is_said_once_and_back_once(
     assert caplog.text.count("back: the pictures of handed") == 1
 
 
-def test_lost_camera_and_black_pictures_stand_beside_each_other(rig: Callable[..., Rig]) -> None:
+def test_lost_camera_and_black_pictures_are_separate_faults(rig: Callable[..., Rig]) -> None:
     line = rig(trigger="free")
     for _ in range(3):
         line.source.hand(BLACK)
@@ -443,7 +441,7 @@ def test_reference_that_is_missing_is_refused_at_the_start(tmp_path: Any) -> Non
 
 
 @pytest.mark.parametrize("lossless", [False, True])
-def test_flood_of_triggers_that_cannot_be_answered_takes_bounded_memory(
+def test_flood_of_triggers_takes_limited_memory(
     rig: Callable[..., Rig], lossless: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     line = rig(lossless=lossless)

@@ -85,7 +85,7 @@ def test_black_picture_is_refused_at_once_and_stated_when_it_lasts(level: int) -
         assert (health.stated is not None) == (index >= CONFIRM_LOOKS)
 
 
-def test_one_odd_frame_changes_no_stated_health() -> None:
+def test_one_unusual_frame_does_not_change_the_stated_health() -> None:
     health = PictureHealth(HealthConfig(), None)
     good, black = noise_at(90), noise_at(0, 0)
     assert health.judge(good, 0.0) is None
@@ -170,7 +170,7 @@ def test_ten_and_twelve_bits_in_a_16_bit_file_are_dark(bits: int, tmp_path: Path
     assert finding is not None and finding.kind == "black"
 
 
-def test_limits_at_the_ends_switch_exposure_structure_and_frozen_off() -> None:
+def test_extreme_limits_switch_the_checks_off() -> None:
     health = PictureHealth(HealthConfig(dark_below=0, bright_above=255, plain_below=0, frozen_after_s=0), None)
     assert health.judge(np.zeros((48, 64, 3), np.uint8), 0.0) is None
     assert health.judge(np.full((48, 64, 3), 255, np.uint8), 1.0) is None
@@ -194,7 +194,7 @@ def test_picture_that_differs_in_one_bit_is_not_frozen() -> None:
         assert health.judge(picture, float(second)) is None
 
 
-def test_long_gap_between_two_equal_pictures_is_no_proof_yet() -> None:
+def test_long_gap_between_two_equal_pictures_does_not_prove_a_frozen_camera() -> None:
     health = PictureHealth(HealthConfig(frozen_after_s=10), None)
     picture = noise_at(90)
     assert health.judge(picture, 0.0) is None
@@ -206,7 +206,7 @@ def test_long_gap_between_two_equal_pictures_is_no_proof_yet() -> None:
     [{}, {"gain": 0.6}, {"gain": 1.2}, {"noise": 8}, {"radius": 110}, {"shift_xy": (4, 2)}, {"blur": 0.5}],
     ids=str,
 )
-def test_good_line_is_left_in_peace(reference: Reference, changes: dict[str, object]) -> None:
+def test_normal_line_has_no_health_fault(reference: Reference, changes: dict[str, object]) -> None:
     line = Line()
     health = PictureHealth(HealthConfig(), reference)
     assert judge(health, [line.frame(**changes) for _ in range(10)]) == [None] * 10  # type: ignore[arg-type]
@@ -223,7 +223,7 @@ def test_good_line_is_left_in_peace(reference: Reference, changes: dict[str, obj
     ],
     ids=["blurred", "blurred, brighter, noisy", "moved", "moved far", "another place"],
 )
-def test_camera_that_sees_something_else_is_stated_after_three_looks(
+def test_another_scene_is_stated_after_three_comparisons(
     reference: Reference, changes: dict[str, object], said: str
 ) -> None:
     line = Line()
@@ -233,7 +233,7 @@ def test_camera_that_sees_something_else_is_stated_after_three_looks(
     assert all(said in str(reason) for reason in reasons[CONFIRM_LOOKS - 1 :]), reasons
 
 
-def test_camera_that_swings_is_stated_though_each_look_finds_something_else(reference: Reference) -> None:
+def test_swinging_camera_is_stated_though_each_comparison_finds_another_fault(reference: Reference) -> None:
     line = Line()
     health = PictureHealth(HealthConfig(), reference)
     found = [line.frame(shift_xy=(32, 0)), line.frame(machine=draw_machine(2)), line.frame(blur=3.0)] * 4
@@ -244,7 +244,7 @@ def test_camera_that_swings_is_stated_though_each_look_finds_something_else(refe
 
 
 @pytest.mark.parametrize("wh", [(60, 40), (160, 90), (640, 360), (641, 361), (1280, 720), (1920, 1081), (4096, 33)])
-def test_height_of_the_small_view_is_known_beforehand(wh: tuple[int, int]) -> None:
+def test_height_of_the_small_view_is_predicted(wh: tuple[int, int]) -> None:
     assert views(np.zeros((wh[1], wh[0], 3), np.uint8)).small.shape == (small_height(wh[1], wh[0]), 160)
 
 
@@ -268,7 +268,7 @@ def test_picture_of_another_size_than_the_first_is_refused_where_a_region_is_set
     assert judge(without, images) == [None, None, None]
 
 
-def test_reference_comes_back_as_it_was_saved(reference: Reference, tmp_path: Path) -> None:
+def test_saved_reference_loads_unchanged(reference: Reference, tmp_path: Path) -> None:
     save_reference(reference, tmp_path / "cam.npz")
     loaded = load_reference(tmp_path / "cam.npz")
     assert (loaded.frame_wh, loaded.whole_energy) == (reference.frame_wh, reference.whole_energy)
@@ -290,7 +290,7 @@ def test_reference_tells_whether_a_small_move_would_show(reference: Reference) -
     assert any("what is fixed is too smooth" in line for line in describe(smooth))
 
 
-def test_parts_are_not_what_is_fixed() -> None:
+def test_moving_parts_are_not_fixed_background() -> None:
     machine = MACHINE.copy()
     frames = [machine[MARGIN : MARGIN + H, MARGIN : MARGIN + W].copy() for _ in range(20)]
     for index, frame in enumerate(frames):
@@ -335,7 +335,7 @@ def test_reference_of_too_few_or_unlike_frames_is_refused() -> None:
         make_reference([noise_at(90), noise_at(90)[:40]])
 
 
-def test_blank_view_judges_nothing_and_raises_no_alarm() -> None:
+def test_view_without_texture_gives_no_fault() -> None:
     made = make_reference([noise_at(90) for _ in range(10)])
     assert not made.judges_position and not made.judges_focus
     health = PictureHealth(HealthConfig(), made)
@@ -343,7 +343,7 @@ def test_blank_view_judges_nothing_and_raises_no_alarm() -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 no archive", b"\x93NUMPY"], ids=str)
-def test_missing_or_foreign_reference_is_a_config_error(tmp_path: Path, content: bytes | None) -> None:
+def test_missing_reference_or_another_file_is_a_config_error(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "cam.npz"
     if content is not None:
         path.write_bytes(content)

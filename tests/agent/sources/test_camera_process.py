@@ -110,7 +110,7 @@ def test_slow_reader_gets_the_newest_frame_and_the_time_it_came(scripted: Script
     assert int(picture.image[0, 0, 0]) == first.skipped + picture.skipped + 1
 
 
-def test_frame_that_waited_too_long_for_its_reader_is_not_taken_for_a_new_one(scripted: Scripted) -> None:
+def test_frame_that_waited_too_long_is_not_given(scripted: Scripted) -> None:
     with scripted("every:0.2 2 wait:60", stale_after_s=0.5) as source:
         source.read()
         time.sleep(1.0)
@@ -124,7 +124,7 @@ def test_size_changes_from_frame_to_frame(scripted: Scripted) -> None:
         assert [source.read().image.shape[:2] for _ in range(3)] == [(48, 64), (720, 1280), (9, 16)]
 
 
-def test_bad_picture_costs_only_itself(scripted: Scripted) -> None:
+def test_bad_picture_does_not_stop_the_source(scripted: Scripted) -> None:
     with scripted("every:0.2 1 bad:1 1") as source:
         assert source.read().image.max() == 0
         with pytest.raises(ImageError, match="no picture"):
@@ -168,7 +168,7 @@ def test_hang_in_read_is_killed_and_the_next_opening_works(scripted: Scripted, s
         source.read()
 
 
-def test_camera_that_hangs_is_stated_lost_and_back_by_the_thread_that_reads_it(scripted: Scripted) -> None:
+def test_camera_that_hangs_is_reported_as_lost_and_back(scripted: Scripted) -> None:
     slot: LatestQueue[Captured] = LatestQueue()
     states: list[str] = []
     stop = threading.Event()
@@ -217,7 +217,7 @@ def test_stopped_process_is_killed(scripted: Scripted) -> None:
     assert children() == []
 
 
-def test_process_that_a_driver_holds_is_said_and_no_second_one_started(
+def test_process_held_by_a_driver_is_reported_and_no_second_one_is_started(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess.Popen, "kill", lambda process: None)
@@ -248,9 +248,7 @@ def test_leaving_takes_less_than_a_second(scripted: Scripted, script: str) -> No
     assert children() == []
 
 
-def test_camera_is_closed_in_good_order_when_it_gives_frames(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_camera_that_gives_frames_is_closed_normally(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[object] = []
     monkeypatch.setattr(subprocess.Popen, "kill", killed.append)
     source = scripted("every:0.01 100000")
@@ -259,7 +257,7 @@ def test_camera_is_closed_in_good_order_when_it_gives_frames(
     assert killed == []
 
 
-def test_terminal_and_service_manager_leave_the_process_to_the_agent(scripted: Scripted) -> None:
+def test_signals_of_terminal_and_service_manager_do_not_end_the_camera_process(scripted: Scripted) -> None:
     with scripted("every:0.01 100000") as source:
         source.read()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -284,7 +282,7 @@ def test_many_openings_leave_no_process_and_no_file_open(scripted: Scripted, rou
     assert this.num_threads() == threads
 
 
-def test_process_dies_with_a_killed_agent_though_it_hangs(tmp_path: Path) -> None:
+def test_hanging_camera_process_ends_when_the_agent_is_killed(tmp_path: Path) -> None:
     program = f"""
 import psutil
 from pathlib import Path
@@ -377,7 +375,7 @@ def test_stream_that_cannot_be_opened_says_why(refusing_port: int, scheme: str, 
         (OSError(errno.EHOSTUNREACH, "No route to host"), "no route to cam: No route to host"),
     ],
 )
-def test_host_that_cannot_be_reached_is_told_from_one_that_is_silent(
+def test_unreachable_host_and_silent_host_have_different_messages(
     monkeypatch: pytest.MonkeyPatch, error: OSError, reason: str
 ) -> None:
     def refuse(*_: object) -> None:
@@ -451,7 +449,7 @@ def test_stream_whose_connection_ends_is_lost_and_back() -> None:
             source.read()
 
 
-def test_damaged_pictures_of_a_stream_are_said_and_those_behind_them_read() -> None:
+def test_damaged_pictures_of_a_stream_are_reported_and_later_ones_are_read() -> None:
     with MjpegServer() as server:
         server.grey = 10
         with stream(server) as source:
@@ -469,7 +467,7 @@ def test_damaged_pictures_of_a_stream_are_said_and_those_behind_them_read() -> N
             assert server.clients == 1
 
 
-def test_stream_of_garbage_alone_is_lost() -> None:
+def test_stream_without_any_valid_picture_is_lost() -> None:
     with MjpegServer() as server, stream(server) as source:
         source.read()
         server.garbage_frames(100_000)

@@ -58,9 +58,7 @@ def test_video_gives_every_frame_in_order_and_again_after_reopening(tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "codec"), [("v.avi", "MJPG"), ("v.mov", "jpeg"), ("v.mkv", "MJPG"), ("v.mp4", "MJPG")]
 )
-def test_cut_picture_in_a_video_of_pictures_is_refused_and_costs_only_itself(
-    tmp_path: Path, name: str, codec: str
-) -> None:
+def test_cut_picture_in_a_video_is_refused_and_the_others_are_read(tmp_path: Path, name: str, codec: str) -> None:
     path = write_video(tmp_path / name, 4, codec=codec)
     content = path.read_bytes()
     start = content.find(b"\xff\xd8\xff", content.find(b"\xff\xd8\xff") + 1)
@@ -134,13 +132,13 @@ def test_cut_picture_in_a_file_of_bare_jpegs_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all", bytes(100_000)])
-def test_garbage_video_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
+def test_damaged_video_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "v.mp4").write_bytes(content)
     with pytest.raises(SourceError, match=r"v\.mp4: (not a readable video|no frame)"):
         read_all(VideoFileSource(tmp_path / "v.mp4"))
 
 
-def test_video_cut_short_ends_with_an_error_not_quietly(tmp_path: Path) -> None:
+def test_truncated_video_ends_with_an_error(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "v.avi", 20, (240, 320)).read_bytes()
     (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
     source = VideoFileSource(tmp_path / "cut.avi")
@@ -152,7 +150,7 @@ def test_video_cut_short_ends_with_an_error_not_quietly(tmp_path: Path) -> None:
     assert 3 < len(frames) < 18
 
 
-def test_folder_is_walked_by_name_and_a_bad_picture_costs_only_itself(tmp_path: Path) -> None:
+def test_folder_is_read_by_name_and_a_bad_picture_does_not_stop_it(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     cv2.imwrite(str(tmp_path / "a.png"), np.full((9, 9), 257 * 30, np.uint16))
     (tmp_path / "b.jpg").write_bytes(b"\xff\xd8 not really")
@@ -170,7 +168,7 @@ def test_folder_is_walked_by_name_and_a_bad_picture_costs_only_itself(tmp_path: 
         assert source.read() is None
 
 
-def test_single_picture_and_glob(tmp_path: Path) -> None:
+def test_a_picture_and_a_glob_are_sources(tmp_path: Path) -> None:
     for name in ("a1.png", "a2.png", "b1.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((9, 9, 3), np.uint8))
     assert len(read_all(make_source(SourceConfig(source=str(tmp_path / "b1.png"))))) == 1
@@ -186,7 +184,7 @@ def test_half_a_jpeg_is_refused_whatever_its_name(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("source", ["", "/*"])
-def test_folder_and_glob_give_pictures_of_any_name_and_tell_the_rest_once(
+def test_folder_and_glob_give_pictures_of_any_name_and_report_other_files_once(
     tmp_path: Path, source: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("a", "b.jfif", "c.dat"):

@@ -81,7 +81,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def test_picture_is_taken_at_the_second_look_and_moved_when_its_result_is_safe(drop: Drop) -> None:
+def test_picture_is_read_at_the_second_listing_and_moved_when_its_result_is_safe(drop: Drop) -> None:
     drop.put("a.png", 30)
     assert drop.look() is None
     assert level(drop.look()) == 30
@@ -92,7 +92,7 @@ def test_picture_is_taken_at_the_second_look_and_moved_when_its_result_is_safe(d
     assert drop.look() is None
 
 
-def test_two_reads_between_two_looks_are_one_look(drop: Drop) -> None:
+def test_two_reads_between_two_listings_list_the_folder_once(drop: Drop) -> None:
     drop.put("a.png")
     assert drop.look() is None
     assert drop.source.read() is None
@@ -161,7 +161,7 @@ def test_bad_picture_does_not_delay_good_ones(drop: Drop) -> None:
 
 
 @pytest.mark.parametrize("name", [".hidden.png", "a.png.part", "a.png.tmp", "a.png~"])
-def test_what_is_no_finished_picture_is_left_alone(drop: Drop, name: str) -> None:
+def test_unfinished_pictures_are_not_touched(drop: Drop, name: str) -> None:
     written = drop.put("picture.png").rename(drop.folder / name)
     assert [drop.look() for _ in range(3)] == [None] * 3
     written.rename(drop.folder / "done.png")
@@ -325,7 +325,7 @@ def test_files_that_must_wait_do_not_hold_up_the_reader(tmp_path: Path) -> None:
         assert source.read() is None and len(source._ready) < left
 
 
-def test_lost_events_are_made_up_for_by_quiet(drop: Drop) -> None:
+def test_without_events_a_quiet_time_decides(drop: Drop) -> None:
     drop.put("a.bmp", 10)
     for number in range(20_000):  # more than the kernel keeps
         (drop.folder / f".{number % 10}").touch()
@@ -334,13 +334,13 @@ def test_lost_events_are_made_up_for_by_quiet(drop: Drop) -> None:
     assert looks.count(True) == 1 and 4.9 <= looks.index(True) * LOOK_EVERY_S < 6.0
 
 
-def test_folders_and_pipes_named_like_pictures_are_left_alone(drop: Drop) -> None:
+def test_folders_and_pipes_with_picture_names_are_ignored(drop: Drop) -> None:
     (drop.folder / "folder.png").mkdir()
     os.mkfifo(drop.folder / "pipe.png")
     assert [drop.look() for _ in range(3)] == [None] * 3
 
 
-def test_picture_of_a_name_that_came_before_is_moved_beside_it(drop: Drop) -> None:
+def test_second_picture_with_the_same_name_is_moved_under_another_name(drop: Drop) -> None:
     for count, shade in enumerate((10, 20, 30)):
         drop.put("a.png", shade, mtime=100)  # the same second too
         drop.look()
@@ -351,7 +351,7 @@ def test_picture_of_a_name_that_came_before_is_moved_beside_it(drop: Drop) -> No
     assert kept == [10, 20, 30]
 
 
-def test_long_name_that_came_before_is_cut_to_fit(drop: Drop) -> None:
+def test_long_name_is_shortened_when_it_is_moved(drop: Drop) -> None:
     name = "ä" * 125 + ".png"  # 254 bytes
     for _ in range(2):
         drop.put(name)
@@ -362,7 +362,7 @@ def test_long_name_that_came_before_is_cut_to_fit(drop: Drop) -> None:
     assert len(moved) == 2 and all(len(os.fsencode(one)) <= 255 for one in moved)
 
 
-def test_picture_that_took_the_name_of_one_in_work_is_inspected_itself(drop: Drop) -> None:
+def test_picture_that_replaces_one_being_inspected_is_inspected_too(drop: Drop) -> None:
     drop.put("a.png", 10)
     drop.look()
     assert level(drop.look()) == 10
@@ -374,7 +374,7 @@ def test_picture_that_took_the_name_of_one_in_work_is_inspected_itself(drop: Dro
     assert level(drop.look()) == 20
 
 
-def test_picture_that_vanishes_is_none(drop: Drop) -> None:
+def test_picture_that_was_deleted_gives_no_result(drop: Drop) -> None:
     path = drop.put("a.png")
     drop.look()
     path.unlink()
@@ -560,7 +560,7 @@ def test_pause_leaves_pictures_where_they_are(tmp_path: Path, watch: Callable[..
     assert isinstance(watched.get(), Frame)
 
 
-def test_folder_that_goes_away_is_stated_lost_and_back(tmp_path: Path, watch: Callable[..., Watched]) -> None:
+def test_folder_that_is_removed_is_reported_as_lost_and_back(tmp_path: Path, watch: Callable[..., Watched]) -> None:
     watched = watch()
     watched.wait_for_state("ok")
     away = tmp_path.with_name(tmp_path.name + "-away")
@@ -618,7 +618,7 @@ def test_receipts_are_settled_while_paused_and_while_the_next_picture_is_not_due
     assert watched.slot.get(0.5) is None
 
 
-def test_receipt_is_only_noted_by_the_thread_that_gives_it_and_settled_by_the_source_s(
+def test_receipts_are_settled_on_the_thread_of_the_source(
     tmp_path: Path, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = hang(monkeypatch, "rename")
@@ -652,7 +652,7 @@ def test_receipts_that_come_after_the_stop_are_settled_before_the_capture_ends(
     assert names(tmp_path / "inspected") == ["10.png", "20.png"]
 
 
-def test_slow_pace_is_no_fault(tmp_path: Path, watch: Callable[..., Watched]) -> None:
+def test_low_fps_is_no_fault(tmp_path: Path, watch: Callable[..., Watched]) -> None:
     watched = watch(fps=1.0, stale_after_s=0.3)
     for shade in (10, 20, 30):
         write_picture(tmp_path / f"{shade}.png", shade)
@@ -661,7 +661,7 @@ def test_slow_pace_is_no_fault(tmp_path: Path, watch: Callable[..., Watched]) ->
     assert [state["state"] for state in watched.said] == ["ok"]
 
 
-def test_full_hand_over_is_no_fault_of_the_folder(tmp_path: Path, watch: Callable[..., Watched]) -> None:
+def test_full_queue_is_no_fault_of_the_folder(tmp_path: Path, watch: Callable[..., Watched]) -> None:
     watched = watch(stale_after_s=0.3)
     for shade in range(10, 80, 10):
         write_picture(tmp_path / f"{shade}.png", shade)
@@ -671,7 +671,7 @@ def test_full_hand_over_is_no_fault_of_the_folder(tmp_path: Path, watch: Callabl
     assert [state["state"] for state in watched.said] == ["ok"]
 
 
-def test_folder_for_finished_pictures_that_leads_elsewhere_is_not_followed(drop: Drop, tmp_path: Path) -> None:
+def test_link_instead_of_the_folder_inspected_is_not_followed(drop: Drop, tmp_path: Path) -> None:
     """Who drops pictures may be somebody else, who must not move files about with this user's rights."""
     elsewhere = tmp_path.with_name(tmp_path.name + "-elsewhere")
     elsewhere.mkdir()
@@ -696,7 +696,7 @@ def hang(monkeypatch: pytest.MonkeyPatch, call: str) -> threading.Event:
     return goes_on
 
 
-def test_folder_that_hangs_is_lost_until_it_answers_and_no_picture_is(
+def test_folder_that_hangs_is_lost_until_it_answers_and_loses_no_picture(
     tmp_path: Path, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = watch(stale_after_s=0.3)
@@ -714,7 +714,7 @@ def test_folder_that_hangs_is_lost_until_it_answers_and_no_picture_is(
     assert isinstance(watched.get(), Frame)
 
 
-def test_picture_that_is_read_too_slowly_is_inspected_when_it_has_come(
+def test_picture_that_is_read_slowly_is_inspected_later(
     tmp_path: Path, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = threading.Event()
