@@ -71,7 +71,7 @@ def open_cache(root: Path, bundle_sha256: str, openvino_version: str) -> Path | 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _prune(root.absolute(), keep=folder)
-        if _hashes(folder) != _read_seal(folder) or not any(folder.glob("known-*.npy")):
+        if _hashes(folder) != _read_seal(folder) or not any(folder.glob("answer-*.npy")):
             clear_cache(folder)
         os.utime(folder)
         probe = folder / f"probe-{os.getpid()}"
@@ -102,7 +102,7 @@ def known_file(folder: Path, variant: str) -> Path:
 
     `variant`: which of the bundle's models, computed on which device and how.
     """
-    return folder / f"known-{variant}.npy"
+    return folder / f"answer-{variant}.npy"
 
 
 def seal_cache(folder: Path) -> None:
