@@ -7,7 +7,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -52,6 +53,20 @@ def keep_memory_small() -> None:
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)  # an explicit value also stops their automatic growth
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+@contextmanager
+def quick_imports() -> Iterator[None]:
+    """Python's garbage collector does not run during the imports in this block, and later skips what they made.
+
+    Modules live until the process ends. The collector would visit all their objects many times, for 70 ms in total.
+    """
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def give_back_memory() -> None:
