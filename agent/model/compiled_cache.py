@@ -106,7 +106,7 @@ def known_file(folder: Path, variant: str) -> Path:
 
 
 def seal_cache(folder: Path) -> None:
-    """Writes the hash of every file for the check at the next start, if OpenVINO has written one since the last seal."""
+    """Writes the hash of every file for the check at the next start, if one is newer than the hashes."""
     seal = folder / _SEAL
     try:
         if not seal.exists() or any(file.stat().st_mtime_ns > seal.stat().st_mtime_ns for file in folder.iterdir()):

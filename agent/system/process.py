@@ -1,4 +1,4 @@
-"""The process: the environment that OpenCV reads, memory, age, and the energy of the machine. Imports no OpenCV."""
+"""The process: the environment of OpenCV and pydantic, memory, age, and the energy of the machine. Imports neither."""
 
 import atexit
 import ctypes
@@ -28,7 +28,7 @@ def note_hangups() -> Callable[[], bool]:
 
 
 def prepare_environment(stale_after_s: float | None = None) -> None:
-    """Call it before `cv2` is imported. Variables that the user has set stay.
+    """Call it before `cv2` and `pydantic` are imported. Variables that the user has set stay.
 
     `stale_after_s`: longest wait for a frame of a V4L2 camera, rounded up to whole seconds; None: OpenCV's 10 s.
     """
@@ -37,6 +37,8 @@ def prepare_environment(stale_after_s: float | None = None) -> None:
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # as `MAX_PIXELS` of zsad_core.picture
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # its warnings repeat on every attempt; ours are logged once
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's messages hold the URL with its credentials
+    # pydantic would search every installed package for plugins
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
