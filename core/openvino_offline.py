@@ -1,4 +1,4 @@
-"""Imports OpenVINO without its telemetry and its model converter. All code here imports OpenVINO through this module."""
+"""Imports OpenVINO without telemetry and model converter. All code here imports OpenVINO through this module."""
 
 import functools
 import sys

@@ -139,7 +139,7 @@ UNWANTED = {
 }
 
 
-def test_process_imports_no_telemetry_and_no_slow_module_that_it_does_not_need(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_process_imports_no_telemetry_and_no_slow_module_without_need(tiny_bundle: Path, tmp_path: Path) -> None:
     video = write_line_video(tmp_path / "line.avi", frames=3)
     script = (
         "import sys; from zsad_agent.cli.main import main\n"
