@@ -133,14 +133,20 @@ def test_folder_with_a_picture_that_cannot_be_decoded_ends_with_exit_code_1(tiny
     assert "2 inspected, 0 dropped" in agent.output
 
 
-def test_process_imports_no_torch_and_no_telemetry(tiny_bundle: Path, tmp_path: Path) -> None:
+UNWANTED = {
+    *("torch", "timm", "torchvision", "openvino_telemetry"),
+    *("numpy.random", "openvino.tools.ovc", "zsad_agent.cli.score", "zsad_agent.cli.bench"),
+}
+
+
+def test_process_imports_no_telemetry_and_no_slow_module_without_need(tiny_bundle: Path, tmp_path: Path) -> None:
     video = write_line_video(tmp_path / "line.avi", frames=3)
     script = (
         "import sys; from zsad_agent.cli.main import main\n"
         f"code = main(['--config', '/dev/null', '--source', {str(video)!r}, '--bundle', {str(tiny_bundle)!r},"
         f" '--broker', {NO_BROKER!r}])\n"
         "loaded = {name for name, module in sys.modules.items() if module is not None}\n"
-        "print(code, sorted(loaded & {'torch', 'timm', 'torchvision', 'openvino_telemetry'}))"
+        f"print(code, sorted(loaded & {UNWANTED}))"
     )
     environment = {**os.environ, "STATE_DIRECTORY": str(tmp_path), "CACHE_DIRECTORY": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)

@@ -1,8 +1,11 @@
+import gc
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from zsad_agent.system import quick_imports
 
 # Threads that each hold some memory; then how many heaps glibc says it has.
 HEAPS = """
@@ -66,3 +69,16 @@ def test_threads_share_one_heap() -> None:
 
     assert heaps("usual") > 1
     assert heaps("small") == 1
+
+
+def test_garbage_collection_stops_only_during_the_imports_even_if_one_fails() -> None:
+    try:
+        with quick_imports():
+            assert not gc.isenabled()
+        assert gc.isenabled() and gc.get_freeze_count() > 10_000
+        gc.unfreeze()
+        with pytest.raises(ImportError), quick_imports():
+            raise ImportError
+        assert gc.isenabled() and not gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
