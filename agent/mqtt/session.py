@@ -221,6 +221,7 @@ class Session:
     def _send_statuses(self) -> None:
         for topic, payload in self._state.statuses.take_due(self._free()):
             self._publish(topic, payload, retain=True)
+            self._state.own.sent(topic)
 
     def _send(self) -> None:
         self._send_statuses()
