@@ -21,13 +21,12 @@ from zsad_agent.mqtt.connection import (
 from zsad_agent.mqtt.live_messages import LivePictures, RetainedStatuses
 from zsad_agent.mqtt.size_limits import SUSPECT_BYTES, SizeLimits
 from zsad_agent.mqtt.subscriptions import OwnTopics, Subscriptions
-from zsad_agent.spool import Outbox
+from zsad_agent.spool import CHECK_PLACE_S, Outbox
 from zsad_agent.system import Backoff, printable
 
 logger = logging.getLogger(__name__)
 
 GOODBYE_S = 0.5  # longest wait for outstanding acknowledgements: a stop has 2 s in all
-IDLE_S = 1.0  # longest sleep without an event
 UNTIDY_S = 0.1  # longest sleep while acknowledged results are still in the spool
 HOLD_MIN_S, HOLD_MAX_S = 1.0, 30.0  # back-off before something that the broker refused is tried again
 RESULTS, EVIDENCE = "results", "evidence pictures"  # can be refused, as statuses and subscriptions
@@ -193,7 +192,7 @@ class Session:
                 self._state.own.tend()
                 self._subscribe()
                 self._send()
-                self._poll(UNTIDY_S if outbox.untidy else IDLE_S)
+                self._poll(UNTIDY_S if outbox.untidy else CHECK_PLACE_S)
                 self._leave_if_silent()
                 outbox.delete_acknowledged()
         except LinkCutError as error:

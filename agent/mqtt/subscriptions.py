@@ -226,7 +226,9 @@ class OwnTopics:
             LinkDownError: messages no longer arrive over this connection.
         """
         if self._echoes and self._deaf_since_s is not None and time.monotonic() - self._deaf_since_s > DEAF_S:
-            raise LinkDownError(f"connected, but for {DEAF_S:g} s no message arrived, not even the agent's own statistics")
+            raise LinkDownError(
+                f"connected, but for {DEAF_S:g} s no message arrived, not even the agent's own statistics"
+            )
         if self.rival and time.monotonic() - self._rival_at_s > CALM_S:
             self.rival, self._signs = False, 0
             self._pauses.reset()
