@@ -419,8 +419,6 @@ class SpoolFile:
         with contextlib.suppress(sqlite3.IntegrityError):  # other results have these ids
             if not found:
                 return self._attempt(partial(self.insert, batch), True, True)
-        if found and self._expected is not None:
-            self._expected.note_found(batch)
         return self._attempt(partial(self._add, batch), True, True)
 
     def insert(self, entries: Sequence[Entry], db: sqlite3.Connection, state: State) -> int:
@@ -436,6 +434,8 @@ class SpoolFile:
         first = self._reserve(len(others), state)
         new = [replace(entry, id=first + number) for number, entry in enumerate(others)]
         self.imports += bool(new)
+        if self._expected is not None:
+            self._expected.note_found(others)
         return self.insert(new, db, state)
 
     def _close_connections(self) -> None:
