@@ -166,7 +166,8 @@ class Session:
                 raise LinkDownError("stopped")
             if time.monotonic() > end_s:
                 raise LinkSilentError(f"no answer within {answer_timeout_s:.0f} s. Is an MQTT broker there?")
-            self._poll(0.2)
+            self._poll(CHECK_PLACE_S)
+            self._state.outbox.delete_acknowledged()
         self._state.sizes.connected(self._link.max_packet_bytes)
         self._say_what_is_missing()
         self._state.own.connected(has_wildcards=self._link.has_wildcards)
