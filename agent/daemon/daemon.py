@@ -46,6 +46,7 @@ from zsad_agent.model import (
 from zsad_agent.monitoring import HealthServer, Metrics, StatsReporter
 from zsad_agent.mqtt import Publisher
 from zsad_agent.sources import Source, make_source
+from zsad_agent.spool import Cause
 from zsad_agent.system import CrashReports, Notifier, ServiceGroup, configure_logging, give_back_memory
 from zsad_core.errors import ZsadError
 
@@ -155,7 +156,8 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
             controller.wait_idle(ANSWER_S)  # the reload command is answered before the restart
         ending = drain_and_flush(agent.pipeline, publisher, spool, ends)
         services.stop(stop_by_s if options.stop.is_set() else time.monotonic() + STOP_S)
-    code = _exit_code(agent.pipeline, ending.lost, by_itself=not any(end.is_set() for end in ends))
+    lost = ending.lost + publisher.stats.given_up.get(Cause.DAMAGE, 0)
+    code = _exit_code(agent.pipeline, lost, by_itself=not any(end.is_set() for end in ends))
     trying = agent.guard.busy or (controller is not None and controller.busy)  # a bundle is compiled, as at the start
     left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if options.stop.is_set() else CLOSE_CAPTURE_S
     close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))

@@ -1,11 +1,14 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from tiny_bundle_maker import make_tiny_bundle
 
+from zsad_agent.cli import bench
 from zsad_agent.cli.main import main
 
 
@@ -27,6 +30,28 @@ def test_bench_reports_every_figure_of_the_contract(
     )
     assert report["energy_j"] is None or report["energy_j"] > 0  # many machines do not tell
     assert report["start_up_s"] > 0 and 10 < report["rss_mb"] <= report["peak_rss_mb"]
+
+
+def test_raw_inference_and_pipeline_take_turns_so_that_load_affects_both(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(bench, "ROUND_S", 0.1)
+    turns: list[str] = []
+
+    def noted(name: str, turn: Callable[..., Any]) -> Callable[..., Any]:
+        def take(*arguments: Any) -> Any:
+            turns.append(name)
+            return turn(*arguments)
+
+        return take
+
+    monkeypatch.setattr(bench, "_turn", noted("raw", bench._turn))
+    monkeypatch.setattr(bench, "_pipeline_turn", noted("pipeline", bench._pipeline_turn))
+    assert main(["bench", "--bundle", str(tiny_bundle), "--seconds", "1", "--threads", "1", "--json"]) == 0
+    assert turns == ["raw", "pipeline"] * 4 + ["raw"]  # the last one measures idle gaps
+    report = json.loads(capsys.readouterr().out)
+    assert report["raw"]["pictures"] >= 4 and report["pipeline"]["pictures"] >= 4
 
 
 def test_bench_table_is_for_people(
