@@ -88,7 +88,7 @@ class MqttListener:
             self._changed.notify_all()
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
+def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
     """Waits until `condition` is true; checks it every 10 ms."""
     end_s = time.monotonic() + timeout_s
     while not condition():

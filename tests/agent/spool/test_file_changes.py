@@ -1,64 +1,21 @@
 """The spool's files are removed, renamed, replaced or hidden while the agent has them open: no result is lost."""
 
 import contextlib
-import errno
 import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from file_change_tools import AFTER, BEFORE, FOREIGN, Hurry, add, drain, write_spool
 
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool
 from zsad_core.errors import SpoolError
 
-BEFORE = [f"before {number}" for number in range(30)]
-AFTER = [f"after {number}" for number in range(30)]
 BACKUP = BEFORE[:10]  # what the backup has
-FOREIGN = [f"foreign {number}" for number in range(40)]  # more than this agent has written
-
-
-class Hurry:
-    """A clock that advances at each call, so that retries are due at once."""
-
-    def __init__(self) -> None:
-        self._now_s = 0.0
-
-    def __call__(self) -> float:
-        self._now_s += 5.0
-        return self._now_s
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "spool.sqlite3"
-
-
-def add(outbox: Outbox, bodies: list[str]) -> None:
-    for body in bodies:
-        outbox.add_all([Accepted("cam0", body.encode())])
-
-
-def drain(outbox: Outbox) -> list[tuple[str, bool]]:
-    """Takes and acknowledges all results, as over the present connection: (body, replayed)."""
-    found = []
-    while entries := outbox.take(7):
-        for entry in entries:
-            found.append((entry.body.decode(), entry.id <= outbox.live_after))
-            outbox.acknowledge(entry.id)
-        outbox.delete_acknowledged()
-    outbox.delete_acknowledged(everything=True)
-    return found
-
-
-def write_spool(path: Path, bodies: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with Spool(path, max_results=1000) as spool:
-        spool.append([Entry(spool.new_id(), "cam0", body.encode()) for body in bodies])
 
 
 def remove_folder(state: Path) -> None:
@@ -259,67 +216,6 @@ def test_a_spool_on_which_a_file_system_is_mounted_goes_on_there_and_comes_back(
         assert [body for body, _ in drain(outbox) if body not in BEFORE] == AFTER[10:]
 
 
-SECOND_AGENT = """
-import sys
-import zlib
-from pathlib import Path
-from zsad_agent.spool import Accepted, Outbox, Spool
-from zsad_core.errors import SpoolError
-try:
-    with Spool(Path(sys.argv[1]), max_results=1000) as spool:
-        Outbox(spool).add_all([Accepted("cam0", b"second")])
-        print("let in", flush=True)
-        sys.stdin.readline()
-except SpoolError as error:
-    print(error)
-"""
-
-
-@contextlib.contextmanager
-def second_agent(path: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", SECOND_AGENT, str(path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.communicate("\n", timeout=20)
-
-
-@pytest.mark.parametrize("suffix", ["-wal", "-shm", ".lock", "-journal"])
-def test_removing_a_file_beside_the_spool_lets_no_second_agent_in(path: Path, suffix: str) -> None:
-    with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool)
-        add(outbox, BEFORE)
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
-        with second_agent(path) as second:
-            assert second.stdout is not None
-            assert "another agent uses this spool" in second.stdout.readline()
-        add(outbox, AFTER)
-        with second_agent(path) as second:
-            assert second.stdout is not None
-            assert "another agent uses this spool" in second.stdout.readline()
-        assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
-    with second_agent(path) as second:
-        assert second.stdout is not None
-        assert second.stdout.readline() == "let in\n"
-
-
-def test_a_second_agent_that_took_the_place_of_a_removed_spool_is_a_fault_that_costs_no_result(path: Path) -> None:
-    with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
-        add(outbox, BEFORE)
-        shutil.rmtree(path.parent)
-        with second_agent(path) as second:
-            assert second.stdout is not None
-            assert second.stdout.readline() == "let in\n"
-            add(outbox, AFTER)
-            assert "another agent uses this spool" in (outbox.fault or "")
-            assert outbox.store_or_count_lost() == len(BEFORE + AFTER)
-        add(outbox, ["last"])
-        assert outbox.store_or_count_lost() == 0
-        assert {body for body, _ in drain(outbox)} == {*BEFORE, *AFTER, "last", "second"}
-
-
 def test_an_id_that_another_program_has_used_costs_neither_result(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
         outbox = Outbox(spool, clock_s=Hurry())
@@ -499,36 +395,3 @@ def test_results_that_were_set_aside_are_read_although_another_spool_has_their_i
     with Spool(path, max_results=1000) as spool:
         found = [body for body, _ in drain(Outbox(spool, clock_s=Hurry()))]
     assert sorted(found) == sorted(BEFORE + FOREIGN)
-
-
-def test_a_kernel_without_locks_of_open_files_has_a_spool_for_one_agent(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EINVAL, "Invalid argument")
-
-    monkeypatch.setattr("zsad_agent.spool.held_file.fcntl.fcntl", refuse)
-    path.parent.mkdir()
-    with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
-        add(outbox, BEFORE)
-        path.rename(path.with_name("moved"))
-        add(outbox, AFTER)
-        with pytest.raises(SpoolError, match="another agent uses this spool"), Spool(path, max_results=1):
-            pass
-        assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
-
-
-def test_another_program_that_has_the_spool_open_at_the_start_is_named(path: Path) -> None:
-    write_spool(path, BEFORE)
-    reader = f"import sqlite3; db = sqlite3.connect({str(path)!r}); "
-    reader += "print(*db.execute('SELECT 1 FROM state'), flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", reader], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
-        assert program.stdout is not None and program.stdout.readline()
-        with Spool(path, max_results=1000) as spool:
-            outbox = Outbox(spool, clock_s=Hurry())
-            add(outbox, AFTER[:1])
-            assert "cannot be opened: database is locked: another program has opened it" in (outbox.fault or "")
-            program.communicate(b"\n")
-            add(outbox, AFTER[1:])
-            assert {body for body, _ in drain(outbox)} == {*BEFORE, *AFTER}
