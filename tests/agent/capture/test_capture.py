@@ -194,10 +194,11 @@ def test_fps_thins_a_live_source() -> None:
 
 
 def test_lost_camera_is_logged_once_and_its_return_once(caplog: pytest.LogCaptureFixture) -> None:
-    gate = threading.Event()
+    opened_again, gate = threading.Event(), threading.Event()
 
     def wait() -> np.ndarray:
-        gate.wait(5)
+        opened_again.set()
+        gate.wait(60)
         return PICTURE
 
     source = FakeSource(
@@ -206,7 +207,7 @@ def test_lost_camera_is_logged_once_and_its_return_once(caplog: pytest.LogCaptur
     bench = Bench(source)
     with caplog.at_level(logging.INFO):
         bench.thread.start()
-        time.sleep(0.2)  # long enough for the attempt that fails again
+        assert opened_again.wait(30)  # after the attempt that fails again
         gate.set()
         items = [bench.get()]
         while not (isinstance(items[-1], Frame) and any(isinstance(item, Fault) for item in items)):

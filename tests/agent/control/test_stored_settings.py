@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mqtt_listener import wait_until
 
 from zsad_agent.control import CameraSettings, StoredSettings
 from zsad_agent.spool import SpoolClock, Stamp
@@ -146,7 +147,7 @@ def test_closing_does_not_wait_for_a_write_that_hangs(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".settings.json.part")  # opening it to write hangs until somebody reads
     writer = threading.Thread(target=stored.save, daemon=True)
     writer.start()
-    time.sleep(0.1)
+    wait_until(stored._lock.locked)
     started_s = time.monotonic()
     stored.close()
     assert time.monotonic() - started_s < 1.0

@@ -187,7 +187,7 @@ def test_stuck_model_ends_the_signs_of_life(tmp_path: Path) -> None:
         while manager.recv(1000) != b"WATCHDOG=1":
             pass
         pipeline.stuck_now = True
-        time.sleep(0.1)
+        wait_until(lambda: bool(states) and states[-1]["state"] == "degraded")
         manager.setblocking(False)
         with pytest.raises(BlockingIOError):
             while True:

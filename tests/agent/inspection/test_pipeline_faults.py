@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mqtt_listener import wait_until
 from pipeline_tools import BRIGHT, DARK, FakeLine, FakePredictor, FakeSource, ListSink, SlowDisk
 
 from zsad_agent.inspection import Inspected, Inspector
@@ -82,12 +83,11 @@ def test_capture_thread_that_dies_ends_the_run_with_its_reason() -> None:
 
 def test_stuck_model_is_detected() -> None:
     hang = threading.Event()
-    line = FakeLine(FakeSource(BRIGHT), predictor=FakePredictor(lambda image: hang.wait(20) and None))
+    line = FakeLine(FakeSource(BRIGHT), predictor=FakePredictor(lambda image: hang.wait(60) and None))
     line.pipeline.start()
-    time.sleep(0.1)
-    assert line.pipeline.stuck(10) is None
-    stuck = line.pipeline.stuck(0.05)
-    assert stuck is not None and "inference has hung" in stuck
+    wait_until(lambda: line.pipeline.stuck(0.05) is not None)
+    assert "inference has hung" in (line.pipeline.stuck(0.05) or "")
+    assert line.pipeline.stuck(1000.0) is None
     hang.set()
     assert line.pipeline.wait(5)
 
@@ -107,11 +107,10 @@ def test_missing_camera_is_not_taken_for_a_stuck_model() -> None:
 
 def test_slow_disk_is_not_taken_for_a_stuck_model() -> None:
     release = threading.Event()
-    line = FakeLine(FakeSource(*[BRIGHT] * 30), sink=ListSink(lambda: release.wait(0.7) and None))
+    line = FakeLine(FakeSource(*[BRIGHT] * 30), sink=ListSink(lambda: release.wait(60) and None))
     line.pipeline.start()
-    time.sleep(0.6)  # the model waits for a free place meanwhile
-    stuck = line.pipeline.stuck(0.5)
-    assert stuck is not None and "publishing" in stuck
+    wait_until(lambda: line.pipeline.stuck(0.5) is not None)  # the model waits for a free place meanwhile
+    assert "publishing" in (line.pipeline.stuck(0.5) or "")
     release.set()
     assert line.pipeline.wait(10)
 

@@ -173,7 +173,9 @@ def test_label_values_of_any_text_are_read_at_each_scrape() -> None:
 
 
 def test_names_follow_the_conventions_of_prometheus() -> None:
-    for family in text_string_to_metric_families(Metrics(["cam0"], lambda: AGENT).render().decode()):
+    families = list(text_string_to_metric_families(Metrics(["cam0"], lambda: AGENT).render().decode()))
+    assert len(families) > 10
+    for family in families:
         assert family.documentation, family.name
         assert family.name.startswith(("zsad_", "process_"))
         if family.type == "counter":

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mqtt_listener import wait_until
 from outbox_tools import Clock, add, take
 
 from zsad_agent.spool import Outbox, Spool, SpoolClock, Stamp
@@ -75,8 +76,7 @@ def test_disk_that_does_not_answer_is_a_fault_until_it_answers(tmp_path: Path, m
         writer = threading.Thread(target=add, args=(outbox, "a"))
         writer.start()
         assert hanging.reached.wait(5)
-        time.sleep(0.3)
-        assert "the disk has not answered for more than 0.2 s" in (outbox.fault or "")
+        wait_until(lambda: "the disk has not answered for more than 0.2 s" in (outbox.fault or ""))
         hanging.hangs = False
         writer.join(5)
         assert outbox.fault is None
