@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from capture_rig import Rig
+from controlled_capture import Rig
 
 
 @pytest.fixture

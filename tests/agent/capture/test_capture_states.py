@@ -6,7 +6,7 @@ from typing import Any
 
 import cv2
 import pytest
-from capture_rig import BLACK, Rig, picture
+from controlled_capture import BLACK, Rig, picture
 from mqtt_listener import wait_until
 
 from zsad_agent.capture import Fault
@@ -83,7 +83,7 @@ def test_every_black_picture_of_a_folder_is_unknown(rig: Callable[..., Rig]) -> 
         assert isinstance(item, Fault) and item.reason.startswith("black picture: ")
 
 
-def test_newest_images_are_the_last_good_ones_inspected_or_not(rig: Callable[..., Rig]) -> None:
+def test_newest_images_are_the_last_valid_ones_whether_inspected_or_not(rig: Callable[..., Rig]) -> None:
     line = rig()
     assert line.capture.newest_images(4) == []
     for level in (30, 40, 50, 60, 70, 0):
@@ -94,7 +94,7 @@ def test_newest_images_are_the_last_good_ones_inspected_or_not(rig: Callable[...
     assert line.capture.newest_images(0) == []
 
 
-def test_newest_images_of_a_huge_camera_are_fewer(rig: Callable[..., Rig]) -> None:
+def test_fewer_newest_images_are_kept_of_a_huge_camera(rig: Callable[..., Rig]) -> None:
     line = rig()
     side = int((NEWEST_BYTES / 3 / 2.5) ** 0.5)
     for level in (30, 40, 50):

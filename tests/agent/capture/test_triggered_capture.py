@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from capture_rig import BLACK, Rig, picture
+from controlled_capture import BLACK, Rig, picture
 from mqtt_listener import wait_until
 
 from zsad_agent.capture import Fault
@@ -74,7 +74,7 @@ def test_triggers_above_the_limit_are_refused_at_once(rig: Callable[..., Rig]) -
     assert [item for item, _ in line.answers(MAX_WAITING + 1)] == [str(n) for n in range(MAX_WAITING)] + ["more"]
 
 
-def test_trigger_of_a_lost_camera_is_answered_at_once_and_one_that_waited_when_it_is_lost(
+def test_triggers_are_answered_at_once_when_the_camera_is_lost(
     rig: Callable[..., Rig],
 ) -> None:
     line = rig()
@@ -95,7 +95,7 @@ def test_trigger_of_a_lost_camera_is_answered_at_once_and_one_that_waited_when_i
     assert line.answers(1) == [("again", "frame")]
 
 
-def test_trigger_that_gets_no_picture_in_time_is_answered_when_the_next_one_comes(rig: Callable[..., Rig]) -> None:
+def test_trigger_without_a_picture_in_time_is_answered_when_the_next_picture_comes(rig: Callable[..., Rig]) -> None:
     line = rig(stale_after_s=5.0)
     line.source.hand(picture())
     line.capture.trigger("late")
@@ -120,7 +120,7 @@ def test_every_trigger_of_a_black_camera_is_answered(rig: Callable[..., Rig]) ->
     assert all(reason.startswith("black picture: ") for _, reason in answers)
 
 
-def test_trigger_of_a_black_or_damaged_picture_is_answered_by_the_reason(rig: Callable[..., Rig]) -> None:
+def test_trigger_that_gets_a_black_or_damaged_picture_is_answered_with_the_reason(rig: Callable[..., Rig]) -> None:
     line = rig()
     line.source.hand(picture())
     line.capture.trigger("black")
@@ -143,7 +143,7 @@ def test_trigger_while_paused_is_refused(rig: Callable[..., Rig], lossless: bool
     assert isinstance(item, Fault) and (item.trigger_id, item.reason) == ("a", "paused")
 
 
-def test_pause_answers_the_triggers_that_wait(rig: Callable[..., Rig]) -> None:
+def test_waiting_triggers_are_answered_at_a_pause(rig: Callable[..., Rig]) -> None:
     line = rig()
     line.source.hand(picture())
     line.capture.trigger("a")
@@ -153,7 +153,9 @@ def test_pause_answers_the_triggers_that_wait(rig: Callable[..., Rig]) -> None:
     assert line.answers(1) == [("a", "paused")]
 
 
-def test_each_trigger_takes_the_next_picture_of_a_folder_and_the_end_answers_the_rest(rig: Callable[..., Rig]) -> None:
+def test_each_trigger_gets_the_next_picture_of_a_folder_and_the_others_are_answered_at_its_end(
+    rig: Callable[..., Rig],
+) -> None:
     line = rig(lossless=True)
     assert line.source.reads == 0
     for name in "abcd":
@@ -192,7 +194,7 @@ def test_trigger_of_a_free_running_camera_raises_value_error(rig: Callable[..., 
         rig(trigger="free").capture.trigger("a")
 
 
-def test_every_one_of_many_triggers_from_many_threads_is_answered_once(rig: Callable[..., Rig]) -> None:
+def test_every_trigger_from_many_threads_is_answered_once(rig: Callable[..., Rig]) -> None:
     line = rig()
     line.source.hand(picture())
     answered: list[str | None] = []
@@ -213,7 +215,7 @@ def test_every_one_of_many_triggers_from_many_threads_is_answered_once(rig: Call
 
 
 @pytest.mark.parametrize("lossless", [False, True])
-def test_flood_of_triggers_takes_limited_memory(
+def test_flood_of_triggers_uses_limited_memory(
     rig: Callable[..., Rig], lossless: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     line = rig(lossless=lossless)

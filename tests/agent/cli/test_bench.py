@@ -29,7 +29,7 @@ def test_bench_reports_every_figure_of_the_contract(
     assert report["start_up_s"] > 0 and 10 < report["rss_mb"] <= report["peak_rss_mb"]
 
 
-def test_bench_table_is_for_people(
+def test_bench_prints_a_readable_table(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
@@ -47,7 +47,7 @@ def test_bench_table_is_for_people(
         assert text in table
 
 
-def test_of_two_models_the_faster_is_kept_and_runs_from_then_on(
+def test_bench_stores_the_faster_of_two_models_and_later_runs_use_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_tiny_bundle(tmp_path / "bundle", slow=True, int8_scale=0.5)
@@ -71,6 +71,6 @@ def test_of_two_models_the_faster_is_kept_and_runs_from_then_on(
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "much"])
-def test_bench_refuses_a_time_that_is_none(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_refuses_an_invalid_time(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--seconds", seconds]) == 2
     assert "--seconds" in capsys.readouterr().err

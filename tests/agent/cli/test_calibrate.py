@@ -83,9 +83,7 @@ def test_black_and_plain_pictures_are_refused_by_name(calibration: Calibration, 
     assert err.count("left out") == 6 and "black picture" in err and "without structure" in err
 
 
-def test_overlays_and_rejects_of_the_agent_are_not_taken_for_good_parts(
-    calibration: Calibration, tmp_path: Path
-) -> None:
+def test_overlays_and_rejects_of_the_agent_are_not_used_as_good_parts(calibration: Calibration, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     paths = goods(parts)
     overlay = render_heatmap(cv2.imread(str(paths[0])), np.ones((8, 8), np.float32), HeatmapConfig())
@@ -109,7 +107,7 @@ def test_overlays_and_rejects_of_the_agent_are_not_taken_for_good_parts(
     assert "evidence of the agent" not in err and "# Left out: 4 written by the agent." in out
 
 
-def test_evidence_of_an_earlier_version_is_known_by_its_json(calibration: Calibration, tmp_path: Path) -> None:
+def test_evidence_of_an_earlier_version_is_recognised_by_its_json(calibration: Calibration, tmp_path: Path) -> None:
     path = goods(tmp_path / "parts")[3]
     path.with_suffix(".json").write_text('{"schema": "zsad.result/1", "verdict": "anomalous"}')
     assert f"{path}: evidence of the agent, which was anomalous" in calibration()[2]

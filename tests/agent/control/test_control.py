@@ -251,7 +251,7 @@ def test_damaged_file_is_reported_on_every_state(plant: Plant) -> None:
         assert plant.stored.fault is not None
 
 
-def test_with_a_full_disk_the_command_is_active_and_its_loss_is_announced(plant: Plant) -> None:
+def test_on_a_full_disk_the_command_is_active_and_its_state_says_that_it_is_not_stored(plant: Plant) -> None:
     controller = plant.start()
     plant.stored.path = plant.bundles / "v2" / "file" / "settings.json"
     (plant.bundles / "v2" / "file").touch()
@@ -383,7 +383,7 @@ def test_publisher_that_fails_does_not_end_the_controller(plant: Plant) -> None:
         assert plant.ask("cam0/threshold", 0.3)["value"] == 0.3
 
 
-def test_flood_is_refused_without_reading_and_answered_once_a_second(
+def test_flood_of_commands_is_refused_without_reading_and_answered_once_a_second(
     plant: Plant, caplog: pytest.LogCaptureFixture
 ) -> None:
     with plant.start(real_rate=True):
@@ -404,7 +404,7 @@ def test_flood_is_refused_without_reading_and_answered_once_a_second(
         assert plant.ask("cam1/product", "bottle")["error"] is None
 
 
-def test_commands_behind_a_long_switch_wait_and_above_the_limit_are_refused_at_once(plant: Plant) -> None:
+def test_commands_wait_during_a_long_switch_and_are_refused_above_the_limit(plant: Plant) -> None:
     with plant.start():
         plant.publisher.arrive("bundle", plant.payload("slow"))
         assert plant.controls.switching.wait(15)

@@ -34,7 +34,7 @@ def answer(listener: MqttListener, setting: str, command_id: str | None) -> dict
     return found[-1]
 
 
-def test_commands_act_once_are_answered_retained_and_survive_a_restart(
+def test_commands_are_carried_out_once_and_their_retained_states_survive_a_restart(
     mosquitto: Callable[..., MosquittoBroker], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = mosquitto()

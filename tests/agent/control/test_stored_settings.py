@@ -208,7 +208,7 @@ def test_file_that_cannot_be_written_again_is_a_fault_until_it_is(
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR", "WARNING"]
 
 
-def test_damaged_file_that_was_set_aside_is_no_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_renaming_a_damaged_file_is_not_reported_as_a_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "settings.json").write_text("{")
     stored = settings(tmp_path)
     caplog.clear()

@@ -13,7 +13,7 @@ from mqtt_listener import wait_until
 from plant_operator import BASE, PlantOperator, write_parts
 
 
-def test_reload_beside_a_slow_camera_goes_on_in_the_same_process(
+def test_reload_with_a_slow_camera_continues_in_the_same_process(
     mosquitto: Callable[..., MosquittoBroker], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     broker = mosquitto()

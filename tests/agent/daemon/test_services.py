@@ -59,7 +59,7 @@ class FakeService(Service):
         return True
 
 
-def test_services_stop_newest_first_though_one_fails() -> None:
+def test_services_stop_newest_first_even_if_one_fails() -> None:
     log: list[str] = []
     group = ServiceGroup()
     for label, broken in (("a", False), ("b", True)):
@@ -68,7 +68,7 @@ def test_services_stop_newest_first_though_one_fails() -> None:
     assert log == ["start a", "start b", "stop b", "stop a"]
 
 
-def test_service_that_hangs_leaves_the_others_their_share_of_the_time() -> None:
+def test_hanging_service_does_not_use_up_the_time_of_the_others() -> None:
     log: list[str] = []
     group = ServiceGroup()
     first, *hanging = [group.start(FakeService(log, label, hangs=label != "a")) for label in "abc"]
@@ -166,7 +166,7 @@ def test_thread_that_dies_is_a_fault_of_the_agent(
         if name != "health server":
             assert death in agent.ask("readyz")
             assert (death in agent.ask("healthz")) == (name == "publisher")
-        hear_no_watchdog(manager) if name == "publisher" else hear(manager, lambda text: text == "WATCHDOG=1")
+        assert_no_watchdog(manager) if name == "publisher" else hear(manager, lambda text: text == "WATCHDOG=1")
         assert [record.message for record in caplog.records].count(death) == 1
     finally:
         started_s = time.monotonic()
@@ -181,7 +181,7 @@ def hear(manager: socket.socket, wanted: Callable[[str], bool]) -> None:
         pass
 
 
-def hear_no_watchdog(manager: socket.socket) -> None:
+def assert_no_watchdog(manager: socket.socket) -> None:
     """Drains what was said before, and listens for longer than between two looks at the services."""
     manager.setblocking(False)
     with contextlib.suppress(BlockingIOError):

@@ -36,7 +36,7 @@ def restore_in_place(state: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [remove, rename, restore, restore_in_place])
-def test_every_result_arrives_though_the_state_folder_is_changed_while_the_broker_is_away(
+def test_every_result_arrives_when_the_state_folder_is_changed_while_the_broker_is_off(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     broker = mosquitto(persistent=True)
@@ -72,7 +72,7 @@ def kept_seqs(agent: AgentProcess) -> list[int]:
         return [json.loads(entry.body)["seq"] for entry in spool.read(0, spool.last_id, 1000)]
 
 
-def test_results_that_cannot_be_rescued_are_said_to_be_lost_at_the_end(
+def test_results_that_cannot_be_rescued_are_reported_as_lost_at_the_end(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     video = write_line_video(tmp_path / "line.avi", frames=20)
@@ -88,7 +88,7 @@ def test_results_that_cannot_be_rescued_are_said_to_be_lost_at_the_end(
     assert "stay in the spool" not in agent.output and "Traceback" not in agent.output
 
 
-def test_commanded_settings_are_written_again_and_a_removed_bundle_is_a_stated_fault(
+def test_commanded_settings_are_written_again_and_a_removed_bundle_is_a_fault(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     broker = mosquitto()

@@ -24,7 +24,7 @@ def camera(name: str, folder: Path, *more: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_settings_obey_only_fresh_commands_and_hold_over_a_kill_behind_tls_password_and_acl(
+def test_only_fresh_commands_change_settings_and_settings_survive_a_kill(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path)
@@ -102,7 +102,7 @@ def test_settings_obey_only_fresh_commands_and_hold_over_a_kill_behind_tls_passw
         assert late.state_where("cam0/product", lambda state: True)["source"] == "command"
 
 
-def test_agent_without_control_takes_no_command(mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_agent_without_control_accepts_no_command(mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path) -> None:
     broker = mosquitto()
     settings = f"mqtt:\n  broker: {broker.url}\ncameras:\n" + camera("cam0", write_parts(tmp_path / "parts"))
     with PlantOperator(broker.port) as operator, AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
@@ -146,7 +146,7 @@ def test_retained_topics_of_an_earlier_config_are_removed_at_the_start(
                 operator.wait_for(lambda suffix=suffix: operator.payloads(f"{BASE}/{suffix}")[-1] == b"")
 
 
-def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_broken_one(
+def test_reload_uses_the_new_file_in_the_same_process_and_refuses_an_invalid_one(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     broker = mosquitto()

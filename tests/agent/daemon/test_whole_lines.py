@@ -36,7 +36,7 @@ def trigger_ids(results: list[dict[str, Any]]) -> list[str | None]:
     return [result.get("trigger_id") for result in results]
 
 
-def test_every_trigger_has_its_result_whatever_the_camera_does(
+def test_every_trigger_has_a_result_also_during_camera_faults(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     broker = mosquitto()
@@ -85,7 +85,7 @@ def test_every_trigger_has_its_result_whatever_the_camera_does(
 
 
 @pytest.mark.parametrize(("kills", "files"), [(1, 25), pytest.param(3, 40, marks=pytest.mark.chaos)])
-def test_every_dropped_file_has_a_result_though_the_agent_is_killed(
+def test_every_file_of_a_watched_folder_has_a_result_after_kills_of_the_agent(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, kills: int, files: int
 ) -> None:
     broker = mosquitto()
@@ -199,7 +199,7 @@ def five_cameras(folder: Path, server: MjpegServer, broker: MosquittoBroker) -> 
     )
 
 
-def test_cameras_of_one_agent_each_keep_their_settings_and_what_is_said_of_them_is_true(
+def test_each_camera_of_an_agent_has_its_own_settings_and_correct_reports(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     broker = mosquitto()

@@ -143,7 +143,7 @@ def test_more_free_bytes_than_the_disk_has_delete_nothing_and_are_a_fault(tmp_pa
     assert len(files(tmp_path)) == 1
 
 
-def test_disk_never_falls_below_its_free_bytes(tiny_disk: Path) -> None:
+def test_free_disk_space_never_falls_below_min_free_bytes(tiny_disk: Path) -> None:
     with EvidenceStore(config(min_free_bytes=300_000), tiny_disk / "evidence") as store:
         for seq in range(100):
             store.keep(result(seq), None, b"o" * 40_000)

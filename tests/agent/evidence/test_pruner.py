@@ -111,7 +111,7 @@ def test_only_our_files_are_counted_and_deleted_and_no_link_is_followed(tmp_path
     assert len(files(outside)) == 1
 
 
-def test_half_a_set_of_a_killed_process_is_deleted_with_its_date(tmp_path: Path) -> None:
+def test_incomplete_set_of_a_killed_process_is_deleted_with_its_date(tmp_path: Path) -> None:
     half = put_set(tmp_path, "2026-11-02").parent / ".130000.000-line3-b0-2.jpg.tmp"
     half.write_bytes(b"x" * 50)
     pruner = pruner_at(Clock(), tmp_path)
@@ -121,7 +121,7 @@ def test_half_a_set_of_a_killed_process_is_deleted_with_its_date(tmp_path: Path)
     assert files(tmp_path) == []
 
 
-def test_files_deleted_by_people_are_not_an_error_and_not_counted_for_ever(tmp_path: Path) -> None:
+def test_files_deleted_by_a_user_are_no_error_and_are_no_longer_counted(tmp_path: Path) -> None:
     clock = Clock()
     old, new = put_set(tmp_path, "2026-11-02", size=600_000), put_set(tmp_path, "2026-11-03", size=300_000)
     pruner = pruner_at(clock, tmp_path, max_bytes=1_000_000)
@@ -194,7 +194,7 @@ def test_wrong_clock_deletes_one_date_an_hour(tmp_path: Path) -> None:
     assert not (tmp_path / "cam0/2026-11-04").exists() and (tmp_path / "cam0/2026-11-05").exists()
 
 
-def test_sets_written_with_a_late_clock_are_not_deleted_first(tmp_path: Path) -> None:
+def test_sets_written_with_a_clock_that_is_behind_are_not_deleted_first(tmp_path: Path) -> None:
     clock = Clock()
     for day in ("2026-11-23", "2026-11-24"):
         put_set(tmp_path, day, size=400_000)
@@ -252,7 +252,7 @@ def test_result_larger_than_the_limit_deletes_nothing(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 1
 
 
-def test_evidence_stays_when_another_program_takes_what_it_gives_up(tmp_path: Path) -> None:
+def test_evidence_is_not_deleted_without_end_when_another_program_uses_the_freed_space(tmp_path: Path) -> None:
     clock = Clock()
     for number in range(100):
         put_set(tmp_path, "2026-11-23", f"1200{number:02}.000")

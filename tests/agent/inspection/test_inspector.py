@@ -28,7 +28,7 @@ def test_score_that_is_nan_is_unknown() -> None:
     jsonschema.validate(json.loads(result.encode()), RESULT_SCHEMA)
 
 
-def test_verdict_is_debounced_over_frames_and_lost_camera_passes_nothing() -> None:
+def test_verdict_is_debounced_over_frames_and_a_lost_camera_is_unknown() -> None:
     camera = CameraConfig(decision=DecisionConfig(debounce_k=2, debounce_n=3))
     inspector = make_inspector(FakePredictor(), camera=camera)
     captured: list[Captured] = [frame(1, DARK), fault(2), frame(3, DARK), frame(4), frame(5)]

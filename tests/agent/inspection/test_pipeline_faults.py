@@ -92,7 +92,7 @@ def test_stuck_model_is_detected() -> None:
     assert line.pipeline.wait(5)
 
 
-def test_missing_camera_is_not_taken_for_a_stuck_model() -> None:
+def test_missing_camera_is_not_reported_as_a_stuck_model() -> None:
     line = FakeLine(FakeSource(*[SourceError("gone")] * 100_000, lossless=False))
     line.pipeline.start()
     deadline_s = time.monotonic() + 1.2
@@ -105,7 +105,7 @@ def test_missing_camera_is_not_taken_for_a_stuck_model() -> None:
     assert [result["reason"] for result in line.sink.results] == ["camera lost: gone"]
 
 
-def test_slow_disk_is_not_taken_for_a_stuck_model() -> None:
+def test_slow_disk_is_not_reported_as_a_stuck_model() -> None:
     release = threading.Event()
     line = FakeLine(FakeSource(*[BRIGHT] * 30), sink=ListSink(lambda: release.wait(60) and None))
     line.pipeline.start()

@@ -96,7 +96,9 @@ def test_file_is_moved_at_once_without_a_store(tmp_path: Path) -> None:
     line.pipeline.stop()
 
 
-def test_hanging_rename_delays_no_other_camera_and_no_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_rename_delays_neither_other_cameras_nor_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     share_answers, rename = threading.Event(), os.rename
 
     def hanging(*names: Any, **folders: Any) -> None:

@@ -302,7 +302,7 @@ def test_old_model_is_in_memory_only_during_the_probation(line: Line) -> None:
         "file:///etc",
     ],
 )
-def test_name_out_of_the_folder_or_without_a_bundle_is_refused(line: Line, name: str) -> None:
+def test_name_outside_the_folder_or_without_a_bundle_is_refused(line: Line, name: str) -> None:
     (line.bundle_dir / "link-out").symlink_to(line.bundle_dir.parent)
     (line.bundle_dir / "circle").symlink_to("circle")
     assert "control.bundle_dir" in refused(line, name)

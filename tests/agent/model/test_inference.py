@@ -87,7 +87,7 @@ def test_answers_do_not_share_memory(detector: Detector) -> None:
 
 
 @pytest.mark.parametrize("hw", [(8, 8), (8, 4000), (2000, 9)])
-def test_odd_sizes_are_answered(detector: Detector, hw: tuple[int, int]) -> None:
+def test_images_of_unusual_sizes_are_scored(detector: Detector, hw: tuple[int, int]) -> None:
     assert detector.predict(white(*hw)).anomaly_map.shape == (64, 64)
 
 

@@ -94,7 +94,7 @@ def test_damaged_choice_is_ignored_with_a_warning_and_written_again(
     assert keep_faster(bundle, config, FASTER_INT8) == choose_model(bundle, config) == "int8"
 
 
-def test_the_config_overrules_the_choice(bundle: Bundle, config: InferenceConfig) -> None:
+def test_the_config_overrides_the_choice(bundle: Bundle, config: InferenceConfig) -> None:
     assert score(bundle, config.model_copy(update={"model": "int8"})) == pytest.approx(0.5, abs=1e-6)
     keep_faster(bundle, config, FASTER_INT8)
     assert score(bundle, config.model_copy(update={"model": "fp"})) == pytest.approx(1.0, abs=1e-6)

@@ -123,7 +123,7 @@ def test_known_answer_is_exact_whether_compiled_read_back_or_on_more_threads(tmp
 
 
 @pytest.mark.parametrize("name", ["zsad-tiny", "zsad-small"])
-def test_another_precision_is_far_from_a_false_alarm(tmp_path: Path, name: str) -> None:
+def test_answers_of_another_precision_stay_far_below_the_tolerance(tmp_path: Path, name: str) -> None:
     """On a CPU without half precision both are the same."""
     bundle = load_bundle(SHIPPED / name)
     single, half = (
@@ -264,14 +264,14 @@ def line(tiny_bundle: Path) -> Line:
     return Line(load_bundle(tiny_bundle))
 
 
-def test_guard_tests_again_and_again_and_says_nothing_about_a_good_model(line: Line) -> None:
+def test_guard_repeats_the_self_test_and_reports_no_fault_of_a_good_model(line: Line) -> None:
     with line.guarded() as guard:
         wait_until(lambda: line.model.tests >= 5)
         assert guard.alive and not guard.busy
     assert line.said == [] and line.asked == 0
 
 
-def test_model_with_a_wrong_answer_is_stated_and_loaded_again_until_that_succeeds(line: Line) -> None:
+def test_model_with_a_wrong_answer_is_a_fault_and_is_loaded_again_until_that_succeeds(line: Line) -> None:
     new = FakePredictor()
     line.loads = [BundleError("the disk is gone"), MemoryError(), RuntimeError("the compiler failed"), new]
     with line.guarded():

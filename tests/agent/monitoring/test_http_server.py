@@ -174,7 +174,7 @@ def test_slow_connection_is_closed(agent: Agent) -> None:
                     assert time.monotonic() - started_s < 20
 
 
-def test_slow_connections_keep_no_client_out(agent: Agent) -> None:
+def test_slow_connections_do_not_block_other_clients(agent: Agent) -> None:
     """200 connections send a byte now and then, and connect again when they are closed."""
     over = threading.Event()
     slow: list[socket.socket] = []
@@ -230,7 +230,7 @@ def test_off_opens_no_port(agent: Agent) -> None:
         assert server.port is None
 
 
-def test_only_loopback_listens(port: int) -> None:
+def test_server_listens_only_on_loopback(port: int) -> None:
     listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if f":{port:04X} " in line]
     assert f"0100007F:{port:04X}" in listening and not any(address.startswith("00000000") for address in listening)
 

@@ -183,7 +183,7 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
         assert not family.name.endswith(("_ms", "_created", "_kb"))
 
 
-def test_counting_costs_microseconds_and_scrapes_meanwhile_are_whole() -> None:
+def test_counting_takes_microseconds_and_concurrent_scrapes_are_complete() -> None:
     metrics = Metrics(["cam0"], lambda: AGENT)
     done = threading.Event()
     scrapes: list[dict[str, float]] = []

@@ -59,7 +59,7 @@ def test_device_is_online_while_it_runs_and_offline_after_a_clean_stop(
         late.wait_for(lambda: late.payloads("zsad/line3/available") == [b"offline"])
 
 
-def test_nothing_is_sent_twice_when_a_stop_follows_at_once(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+def test_no_result_is_sent_twice_after_an_immediate_stop(mosquitto: BrokerFactory, tmp_path: Path) -> None:
     broker = mosquitto()
     with MqttListener(broker.port) as listener:
         for run in range(4):
@@ -86,7 +86,7 @@ with Spool(Path(sys.argv[2]), max_results=1000) as spool:
 """
 
 
-def test_broker_says_offline_for_an_agent_that_was_killed(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+def test_broker_publishes_offline_for_an_agent_that_was_killed(mosquitto: BrokerFactory, tmp_path: Path) -> None:
     broker = mosquitto()
     with MqttListener(broker.port) as listener:
         command = [sys.executable, "-c", AGENT, broker.url, str(tmp_path / "spool.sqlite3")]

@@ -78,7 +78,9 @@ def test_password_file_without_a_password_is_a_config_error(
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\r", b"\r\n\r\n", b"\nnotes\n"])
-def test_password_is_the_first_line_without_the_marks_of_an_editor(tmp_path: Path, mark: bytes, end: bytes) -> None:
+def test_password_is_the_first_line_without_byte_order_mark_and_line_end(
+    tmp_path: Path, mark: bytes, end: bytes
+) -> None:
     file = tmp_path / "password"
     config = MqttConfig(username="line3", password_file=file)
     for password in ("secret", " a\u2028b\u0085\u00e4\t ", "x" * 65_535):

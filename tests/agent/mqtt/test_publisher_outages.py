@@ -64,7 +64,7 @@ def test_results_of_an_earlier_run_are_replayed(mosquitto: BrokerFactory, tmp_pa
         assert len(listener.results()) == 2
 
 
-def test_broker_restarts_in_mid_stream_lose_nothing_and_keep_the_order(
+def test_broker_restarts_lose_no_result_and_keep_the_order(
     mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = mosquitto(persistent=True)
@@ -189,7 +189,7 @@ class HangingCommit(SpoolClock):
         return super().stamp()
 
 
-def test_neither_state_nor_counts_nor_the_stop_wait_for_a_commit_that_hangs(tmp_path: Path) -> None:
+def test_state_counts_and_stop_do_not_wait_for_a_commit_that_hangs(tmp_path: Path) -> None:
     hanging = HangingCommit()
     with publishing("mqtt://127.0.0.1:1", tmp_path, spool_settings={"clock": hanging}) as publisher:
         accept(publisher, result(0), None)

@@ -98,7 +98,7 @@ def test_acknowledged_result_is_no_longer_suspected() -> None:
         assert not limits.careful
 
 
-def test_nothing_is_learnt_about_sizes_from_a_broker_that_answers_nothing() -> None:
+def test_no_size_limit_is_learnt_from_a_broker_that_never_answers() -> None:
     limits = SizeLimits()
     for _ in range(20):
         limits.connected(None)

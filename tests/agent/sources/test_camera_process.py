@@ -48,7 +48,7 @@ def scripted(tmp_path: Path) -> Scripted:
     return make
 
 
-def grandchild() -> psutil.Process:
+def camera_process_of_the_agent() -> psutil.Process:
     """The one camera process of an agent that this process started."""
     deadline_s = time.monotonic() + PATIENT_S
     while not (found := children(recursive=True)) and time.monotonic() < deadline_s:
@@ -108,7 +108,7 @@ def test_frame_that_waited_too_long_is_not_given(scripted: Scripted) -> None:
             source.read()
 
 
-def test_size_changes_from_frame_to_frame(scripted: Scripted) -> None:
+def test_frame_size_may_change_from_frame_to_frame(scripted: Scripted) -> None:
     source = scripted("every:0.2 1 size:1280x720 1 size:16x9 1")
     with source:
         assert [source.read().image.shape[:2] for _ in range(3)] == [(48, 64), (720, 1280), (9, 16)]
@@ -230,7 +230,7 @@ def test_process_held_by_a_driver_is_reported_and_no_second_one_is_started(
 
 
 @pytest.mark.parametrize("script", ["every:0.01 100000", "1 hang", "1 wait:60"])
-def test_leaving_takes_less_than_a_second(scripted: Scripted, script: str) -> None:
+def test_closing_takes_less_than_a_second(scripted: Scripted, script: str) -> None:
     with scripted(script) as source:
         source.read()
         started_s = time.monotonic()
@@ -291,7 +291,7 @@ with GrabberSource(ScriptedCamera("1 hang", log=Path({str(tmp_path / "log")!r}))
         assert ended_within(pid, 2.0)
 
 
-def test_camera_cannot_fill_the_machine_s_memory(scripted: Scripted) -> None:
+def test_camera_cannot_fill_the_memory_of_the_machine(scripted: Scripted) -> None:
     with scripted("1 wait:1 fill", "1 wait:60") as source:
         source.read()
         (child,) = children()
@@ -315,14 +315,14 @@ def test_process_loads_neither_openvino_nor_pydantic(scripted: Scripted) -> None
 
 @pytest.mark.parametrize("stalled", [False, True])
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_agent_leaves_no_camera_process_however_it_ends(
+def test_no_camera_process_is_left_after_any_end_of_the_agent(
     tiny_bundle: Path, tmp_path: Path, how: signal.Signals, stalled: bool
 ) -> None:
     with MjpegServer() as server:
         arguments = ("--source", server.url, "--broker", "mqtt://127.0.0.1:1")
         with AgentProcess(tmp_path, tiny_bundle, *arguments) as agent:
             agent.wait_for_output("inspecting stream")
-            child = grandchild()
+            child = camera_process_of_the_agent()
             server.stalled = stalled
             time.sleep(0.3)
             code, spent_s = agent.terminate(how)

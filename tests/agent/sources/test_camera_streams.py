@@ -21,7 +21,7 @@ from zsad_agent.sources import GrabberSource, StreamSource, camera, make_source
 from zsad_core.errors import ImageError, SourceError
 
 
-def test_credentials_reach_the_camera_and_no_list_of_processes() -> None:
+def test_credentials_reach_the_camera_but_not_the_list_of_processes() -> None:
     with MjpegServer() as server:
         server.password = SECRET
         url = f"http://user:{SECRET}@{server.address}"
@@ -80,7 +80,9 @@ def refusing_port() -> Iterator[int]:
         ("camera.invalid/x", r"no address is known for the host 'camera\.invalid'"),
     ],
 )
-def test_stream_that_cannot_be_opened_says_why(refusing_port: int, scheme: str, place: str, reason: str) -> None:
+def test_error_of_a_stream_that_cannot_be_opened_has_the_reason(
+    refusing_port: int, scheme: str, place: str, reason: str
+) -> None:
     url = f"{scheme}://user:{SECRET}@{place.format(port=refusing_port)}"
     source = GrabberSource(StreamSource(url, timeout_s=2.0), stale_after_s=2.0)
     with pytest.raises(SourceError, match=f"cannot be opened: {reason}") as caught, source:

@@ -51,7 +51,7 @@ def read_all(folder: Path, *arguments: str, **driver_env: str) -> list[str]:
 
 
 @needs_gcc
-def test_cut_picture_of_a_motion_jpeg_camera_is_refused_and_not_filled_from_the_one_before(tmp_path: Path) -> None:
+def test_cut_picture_of_a_motion_jpeg_camera_is_refused_and_not_filled_from_the_previous_one(tmp_path: Path) -> None:
     levels = [0, 200, 20, 100, 100, 200, 20]  # OpenCV takes the first at the opening and shows it to nobody
     for index, level in enumerate(levels):
         grain = np.random.default_rng(index).integers(0, 20, (48, 64, 3), np.uint8)

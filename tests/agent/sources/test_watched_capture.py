@@ -81,7 +81,7 @@ def settle(item: Captured) -> None:
     item.done(Verdict.OK)
 
 
-def test_every_picture_dropped_comes_once_and_ends_up_moved(tmp_path: Path, watch: Callable[..., Watched]) -> None:
+def test_every_picture_is_read_once_and_moved(tmp_path: Path, watch: Callable[..., Watched]) -> None:
     watched = watch()
     shades = list(range(10, 210, 10))
 

@@ -62,7 +62,7 @@ def drop(tmp_path: Path) -> Drop:
     return Drop(tmp_path)
 
 
-def test_picture_is_read_at_the_second_listing_and_moved_when_its_result_is_safe(drop: Drop) -> None:
+def test_picture_is_read_at_the_second_listing_and_moved_when_its_result_is_stored(drop: Drop) -> None:
     drop.put("a.png", 30)
     assert drop.look() is None
     assert level(drop.look()) == 30
@@ -87,7 +87,7 @@ def test_pictures_come_in_order_of_arrival_then_name(drop: Drop) -> None:
     assert [level(drop.look()) for _ in range(4)] == [10, 20, 30, None]
 
 
-def test_picture_without_a_safe_result_is_not_read_twice_by_one_process_but_by_the_next(drop: Drop) -> None:
+def test_picture_without_a_stored_result_is_read_again_only_by_the_next_process(drop: Drop) -> None:
     drop.put("a.png", 30)
     drop.look()
     assert level(drop.look()) == 30
@@ -97,7 +97,7 @@ def test_picture_without_a_safe_result_is_not_read_twice_by_one_process_but_by_t
     assert level(restarted.look()) == 30
 
 
-def test_file_that_still_grows_waits(drop: Drop) -> None:
+def test_growing_file_is_not_read_yet(drop: Drop) -> None:
     whole = write_picture(drop.folder / "whole.bmp", 30).read_bytes()
     (drop.folder / "whole.bmp").unlink()
     path = drop.folder / "a.bmp"
@@ -110,7 +110,7 @@ def test_file_that_still_grows_waits(drop: Drop) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
-def test_picture_whose_writer_pauses_is_not_read_half(drop: Drop, suffix: str) -> None:
+def test_incomplete_picture_is_not_read_while_its_writer_pauses(drop: Drop, suffix: str) -> None:
     image = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
     cv2.imwrite(str(drop.folder / f"a{suffix}"), image)
     whole = (drop.folder / f"a{suffix}").read_bytes()
@@ -150,7 +150,7 @@ def test_unfinished_pictures_are_not_touched(drop: Drop, name: str) -> None:
     assert drop.look() is not None
 
 
-def test_picture_is_known_by_its_content_and_other_files_are_reported_once(
+def test_picture_is_recognised_by_its_content_and_other_files_are_reported_once(
     drop: Drop, caplog: pytest.LogCaptureFixture
 ) -> None:
     drop.put("a.png", 30).rename(drop.folder / "a")
@@ -200,7 +200,7 @@ def test_picture_of_reserved_size_waits_for_its_writer_to_close_it(drop: Drop, n
     np.testing.assert_array_equal(drop.look(), NOISE)
 
 
-def test_picture_whose_writer_stops_in_the_middle_is_unknown_and_inspected_once_it_is_whole(drop: Drop) -> None:
+def test_picture_whose_writer_stops_in_the_middle_is_unknown_and_inspected_when_it_is_complete(drop: Drop) -> None:
     writer, looks = SlowWriter(drop.folder, "a.bmp"), 0
     with pytest.raises(DamagedPicture, match=r"a\.bmp: the program that writes it has it open"):
         while looks < 1000:
@@ -225,7 +225,7 @@ def test_whole_jpeg_that_its_writer_never_closes_is_inspected(drop: Drop) -> Non
 
 
 @pytest.mark.usefixtures("share")
-def test_picture_on_a_share_is_inspected_when_its_content_is_quiet(drop: Drop) -> None:
+def test_picture_on_a_share_is_inspected_when_its_content_no_longer_changes(drop: Drop) -> None:
     writer = SlowWriter(drop.folder, "a.bmp")
     found = writer.path.stat()
     for part in (0.5, 0.7):
@@ -239,7 +239,7 @@ def test_picture_on_a_share_is_inspected_when_its_content_is_quiet(drop: Drop) -
 
 
 @pytest.mark.usefixtures("share")
-def test_half_picture_that_was_inspected_is_inspected_again_when_it_is_whole(drop: Drop) -> None:
+def test_incomplete_picture_that_was_inspected_is_inspected_again_when_it_is_complete(drop: Drop) -> None:
     writer = SlowWriter(drop.folder, "a.bmp")
     assert any(drop.look() is not None for _ in range(200))  # nothing shows that it is not black at its end
     drop.receipt()
@@ -254,7 +254,7 @@ def test_half_picture_that_was_inspected_is_inspected_again_when_it_is_whole(dro
 
 
 @pytest.mark.usefixtures("share")
-def test_format_that_marks_its_end_is_inspected_at_once_on_a_share_too(drop: Drop) -> None:
+def test_format_with_an_end_marker_is_inspected_at_once_on_a_share(drop: Drop) -> None:
     drop.put("a.png", 30)
     drop.look()
     assert level(drop.look()) == 30
@@ -277,7 +277,7 @@ def test_picture_that_changes_is_inspected_again_before_and_after_its_move(drop:
     assert len(names(drop.folder)) == 2 + len(["inspected"])
 
 
-def test_picture_that_is_overwritten_while_it_waits_its_turn_is_read_whole(drop: Drop) -> None:
+def test_picture_that_is_overwritten_before_it_is_read_is_read_completely(drop: Drop) -> None:
     for name in ("a.bmp", "b.bmp"):
         drop.put(name, 10, mtime=100)
     drop.look()
@@ -289,7 +289,7 @@ def test_picture_that_is_overwritten_while_it_waits_its_turn_is_read_whole(drop:
     assert level(drop.look()) == 10
 
 
-def test_files_that_must_wait_do_not_hold_up_the_reader(tmp_path: Path) -> None:
+def test_files_that_are_not_ready_do_not_block_the_reader(tmp_path: Path) -> None:
     class SlowDisk(Clock):
         def __call__(self) -> float:
             self.now_s += 0.03
@@ -306,7 +306,7 @@ def test_files_that_must_wait_do_not_hold_up_the_reader(tmp_path: Path) -> None:
         assert source.read() is None and len(source._ready) < left
 
 
-def test_without_events_a_quiet_time_decides(drop: Drop) -> None:
+def test_without_events_a_file_is_read_after_a_time_without_changes(drop: Drop) -> None:
     drop.put("a.bmp", 10)
     for number in range(20_000):  # more than the kernel keeps
         (drop.folder / f".{number % 10}").touch()
@@ -384,7 +384,7 @@ def test_picture_that_cannot_be_moved_is_an_error_and_moved_at_a_later_call(drop
     assert drop.look() is None
 
 
-def test_folder_that_may_only_be_read_names_the_unit_s_setting(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_a_read_only_folder_names_the_setting_of_the_unit(drop: Drop, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
@@ -404,7 +404,7 @@ def test_broken_link_does_not_delay_pictures(drop: Drop) -> None:
     assert level(drop.look()) == 20
 
 
-def test_folder_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+def test_folder_may_be_created_after_the_start(tmp_path: Path) -> None:
     config = SourceConfig(source=str(tmp_path / "later"), trigger="folder")
     source = make_source(config, may_come_later=True)
     with pytest.raises(SourceError, match="cannot be listed"), source:

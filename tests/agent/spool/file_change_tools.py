@@ -13,7 +13,7 @@ AFTER = [f"after {number}" for number in range(30)]
 FOREIGN = [f"foreign {number}" for number in range(40)]  # more than this agent has written
 
 
-class Hurry:
+class FastClock:
     """A clock that advances at each call, so that retries are due at once."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from file_change_tools import AFTER, BEFORE, FOREIGN, Hurry, add, drain, write_spool
+from file_change_tools import AFTER, BEFORE, FOREIGN, FastClock, add, drain, write_spool
 
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool
 from zsad_core.errors import SpoolError
@@ -126,7 +126,7 @@ def test_no_result_is_lost_when_the_files_are_changed(
     write_spool(path, BACKUP)
     shutil.copytree(path.parent, path.parent.with_name("backup"))
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE[10:20])
         shutil.copytree(path.parent, path.parent.with_name("live backup"))
         add(outbox, BEFORE[20:])
@@ -155,7 +155,7 @@ def test_results_arrive_over_the_present_connection_when_the_files_are_changed(
     write_spool(path, BACKUP)
     shutil.copytree(path.parent, path.parent.with_name("backup"))
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE[10:20])
         shutil.copytree(path.parent, path.parent.with_name("live backup"))
         add(outbox, BEFORE[20:])
@@ -174,9 +174,9 @@ def test_results_arrive_over_the_present_connection_when_the_files_are_changed(
     assert all(replayed for body, replayed in found if body in {*BEFORE, *FOREIGN})
 
 
-def test_a_fault_is_stated_while_no_new_file_can_be_written_and_the_results_are_still_sent(path: Path) -> None:
+def test_results_are_sent_and_a_fault_is_reported_while_no_new_file_can_be_written(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         shutil.rmtree(path.parent)
         path.parent.touch()  # in the way of a new folder
@@ -202,10 +202,10 @@ def mounted_over(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_spool_on_which_a_file_system_is_mounted_goes_on_there_and_comes_back(tiny_disk: Path) -> None:
+def test_a_spool_continues_when_a_file_system_is_mounted_over_it_and_unmounted(tiny_disk: Path) -> None:
     path = tiny_disk / "spool.sqlite3"
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         with mounted_over(tiny_disk):
             add(outbox, AFTER[:10])
@@ -216,9 +216,9 @@ def test_a_spool_on_which_a_file_system_is_mounted_goes_on_there_and_comes_back(
         assert [body for body, _ in drain(outbox) if body not in BEFORE] == AFTER[10:]
 
 
-def test_an_id_that_another_program_has_used_costs_neither_result(path: Path) -> None:
+def test_no_result_is_lost_when_another_program_has_used_its_id(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         with contextlib.closing(sqlite3.connect(path)) as db:
             db.execute("INSERT INTO results VALUES (31, 'cam0', ?, ?, 0)", (b"other", zlib.crc32(b"other")))
@@ -246,20 +246,20 @@ def test_a_file_that_disappears_while_the_disk_fails_and_sqlite_has_closed_it_is
         spool.append([Entry(spool.new_id(), "cam0", body) for body in bodies])
         spool._file._close_connections()
         shutil.rmtree(path.parent)
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, AFTER)
         assert outbox.losses.results == {}
         assert {body for body, _ in drain(outbox)} == {*AFTER, *(body.decode() for body in bodies)}
 
 
-def test_what_cannot_be_read_any_more_is_counted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_results_that_cannot_be_read_any_more_are_counted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Only the newest results are in memory when the content is overwritten."""
     bodies = [b"%d" % number for number in range(1500)]
     with Spool(path, max_results=10_000) as spool:
         spool.append([Entry(spool.new_id(), "cam0", body) for body in bodies])
         spool._file._close_connections()
         path.write_bytes(b"")
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, AFTER)
         assert outbox.losses.results == {"damage": 500}
         assert outbox.unsent == 1000 + len(AFTER)
@@ -268,9 +268,9 @@ def test_what_cannot_be_read_any_more_is_counted(path: Path, caplog: pytest.LogC
     assert "500 results cannot be read any more and are LOST" in caplog.text
 
 
-def test_checkpoints_of_the_agent_itself_are_no_change(path: Path) -> None:
+def test_checkpoints_of_the_agent_are_not_reported_as_changes(path: Path) -> None:
     with Spool(path, max_results=100_000, max_bytes=2_000_000, fsync="periodic") as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         for _ in range(40):
             outbox.add_all([Accepted("cam0", b"x" * 2000)] * 50)
             spool.sync()
@@ -283,7 +283,7 @@ def test_checkpoints_of_the_agent_itself_are_no_change(path: Path) -> None:
 
 def test_an_idle_agent_rescues_its_results_too(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         shutil.rmtree(path.parent)
         outbox.delete_acknowledged()
@@ -293,10 +293,10 @@ def test_an_idle_agent_rescues_its_results_too(path: Path) -> None:
         assert [body for body, _ in drain(Outbox(spool))] == BEFORE
 
 
-def test_a_disk_that_is_too_full_for_the_rescue_is_a_fault_that_costs_no_result(tiny_disk: Path) -> None:
+def test_a_disk_that_is_too_full_for_the_rescue_is_a_fault_and_no_result_is_lost(tiny_disk: Path) -> None:
     path, ballast = tiny_disk / "spool.sqlite3", tiny_disk / "ballast"
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         path.rename(tiny_disk / "moved")
         with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -312,9 +312,9 @@ def test_a_disk_that_is_too_full_for_the_rescue_is_a_fault_that_costs_no_result(
         assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
 
 
-def test_a_folder_in_the_place_of_the_spool_is_a_fault_that_costs_no_result(path: Path) -> None:
+def test_a_folder_in_place_of_the_spool_is_a_fault_and_no_result_is_lost(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         path.unlink()
         path.mkdir()
@@ -333,13 +333,13 @@ def test_a_file_that_is_changed_and_removed_is_read_as_far_as_possible(path: Pat
         with contextlib.closing(spool._file._connect()) as db:
             db.execute("UPDATE state SET results = 7")
         path.unlink()
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, AFTER)
         assert outbox.losses.results == {}
         assert {body for body, _ in drain(outbox)} == {*AFTER, *(body.decode() for body in bodies)}
 
 
-def test_a_checkpoint_that_fails_on_a_full_disk_is_no_change_by_another_program(tiny_disk: Path) -> None:
+def test_a_checkpoint_that_fails_on_a_full_disk_is_not_reported_as_a_change(tiny_disk: Path) -> None:
     path, ballast = tiny_disk / "spool.sqlite3", tiny_disk / "ballast"
     with Spool(path, max_results=1000, fsync="periodic") as spool:
         spool.append([Entry(spool.new_id(), "cam0", bytes(4000)) for _ in range(60)])
@@ -365,7 +365,7 @@ def nearly_full(disk: Path, free: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("free", [0, 16_384, 65_536])
-def test_a_disk_that_fills_up_during_a_rescue_costs_no_result(
+def test_no_result_is_lost_when_the_disk_fills_up_during_a_rescue(
     tiny_disk: Path, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
     monkeypatch.setattr("zsad_agent.spool.repair.RESCUE_BATCH", 5)
@@ -376,11 +376,11 @@ def test_a_disk_that_fills_up_during_a_rescue_costs_no_result(
     write_spool(tiny_disk.parent / "spool.sqlite3", BEFORE)
     shutil.copy(tiny_disk.parent / "spool.sqlite3", path)
     with nearly_full(tiny_disk, free), Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         found = [body for body, _ in drain(outbox)]
         assert set(BEFORE) <= set(found) and len(set(found)) == len(found)
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         found += [body for body, _ in drain(outbox)]
     assert set(found) == {*BEFORE, *foreign}
 
@@ -393,5 +393,5 @@ def test_results_that_were_set_aside_are_read_although_another_spool_has_their_i
     Path(f"{aside}-rescue").touch()
     write_spool(path, FOREIGN)
     with Spool(path, max_results=1000) as spool:
-        found = [body for body, _ in drain(Outbox(spool, clock_s=Hurry()))]
+        found = [body for body, _ in drain(Outbox(spool, clock_s=FastClock()))]
     assert sorted(found) == sorted(BEFORE + FOREIGN)

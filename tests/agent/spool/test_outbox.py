@@ -70,7 +70,7 @@ def test_deletes_are_batched_by_number_and_by_time(outbox: Outbox, disk: Failing
     assert (disk.commits, disk.count, outbox.untidy) == (2, 0, False)
 
 
-def test_window_reaches_over_acknowledged_entries_that_are_not_deleted(outbox: Outbox) -> None:
+def test_window_skips_acknowledged_entries_that_are_not_deleted_yet(outbox: Outbox) -> None:
     ids = add(outbox, "a", "b", "c", "d", "e")
     for entry_id in ids[:3]:
         outbox.acknowledge(entry_id)
@@ -101,7 +101,7 @@ def test_live_results_go_first_and_the_backlog_keeps_its_share(outbox: Outbox) -
 
 
 @pytest.mark.parametrize("window", [1, 3, 20])
-def test_backlog_drains_under_a_live_rate_that_fills_the_window(outbox: Outbox, window: int) -> None:
+def test_backlog_is_sent_while_live_results_fill_the_window(outbox: Outbox, window: int) -> None:
     backlog = [f"old{number}" for number in range(30)]
     add(outbox, *backlog)
     outbox.rewind()

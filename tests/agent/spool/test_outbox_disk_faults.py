@@ -71,7 +71,7 @@ def test_last_attempt_to_store_is_made_at_once_and_counts_the_results_that_are_l
     assert (outbox.store_or_count_lost(), disk.count) == (0, 2)  # the broker has the first
 
 
-def test_oldest_is_given_up_and_counted_when_memory_is_full_too(
+def test_oldest_result_is_given_up_and_counted_when_memory_is_also_full(
     outbox: Outbox, disk: FailingDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.failing = {"append"}
@@ -85,7 +85,7 @@ def test_oldest_is_given_up_and_counted_when_memory_is_full_too(
     assert take(outbox) == list("cdefg")
 
 
-def test_unreadable_spool_neither_delays_results_in_memory_nor_loses_one(
+def test_unreadable_spool_does_not_delay_or_lose_results_in_memory(
     outbox: Outbox, disk: FailingDisk, clock: Clock
 ) -> None:
     add(outbox, "a")
@@ -125,7 +125,7 @@ def test_disk_that_fails_only_to_sync_is_logged_once(
     assert len(caplog.records) == 1
 
 
-def test_acknowledgements_that_cannot_be_deleted_take_no_memory_each(
+def test_memory_does_not_grow_with_acknowledgements_that_cannot_be_deleted(
     outbox: Outbox, disk: FailingDisk, clock: Clock
 ) -> None:
     add(outbox, *(str(number) for number in range(500)))

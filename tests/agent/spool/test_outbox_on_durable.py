@@ -40,7 +40,7 @@ def test_on_durable_is_not_called_for_a_result_given_up_from_memory(
     assert disk.count == 5
 
 
-def test_on_durable_of_a_result_in_memory_is_called_when_the_broker_has_it_not_when_it_refuses_it(
+def test_on_durable_of_a_result_in_memory_is_called_when_the_broker_accepts_it_but_not_when_it_refuses_it(
     outbox: Outbox, disk: FailingDisk, clock: Clock
 ) -> None:
     told: list[str] = []

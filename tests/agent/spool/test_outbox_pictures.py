@@ -7,7 +7,9 @@ from zsad_agent.spool import Outbox
 from zsad_agent.spool.outbox import PICTURE_TRIES
 
 
-def test_picture_goes_after_its_result_one_at_a_time_and_again_until_acknowledged(outbox: Outbox, clock: Clock) -> None:
+def test_pictures_are_sent_one_at_a_time_after_their_results_until_they_are_acknowledged(
+    outbox: Outbox, clock: Clock
+) -> None:
     ids = [with_picture(outbox, name) for name in "ab"]
     assert outbox.take_picture() is None  # its result was not sent
     assert take(outbox, 1) == ["a"]
@@ -45,7 +47,7 @@ def test_pictures_of_live_results_do_not_wait_for_those_of_the_backlog(outbox: O
     assert sent == ["c", "d", "a", "b"]
 
 
-def test_picture_at_which_the_connection_always_ends_is_given_up(
+def test_picture_that_always_breaks_the_connection_is_given_up(
     outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     with_picture(outbox, "a")

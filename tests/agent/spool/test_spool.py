@@ -41,7 +41,7 @@ def test_entries_come_back_in_order_after_reopening(path: Path) -> None:
         assert bodies(spool) == ["a", "b", "c", "d", "e"]
 
 
-def test_deleted_entries_are_gone_and_reading_goes_on_behind_an_id(path: Path) -> None:
+def test_deleted_entries_are_not_read_and_reading_starts_after_an_id(path: Path) -> None:
     with Spool(path, max_results=10) as spool:
         ids = put(spool, "a", "b", "c", "d")
         spool.delete([(ids[0], ids[0]), (ids[2], ids[2])])
@@ -170,7 +170,7 @@ def test_sync_empties_the_log_into_the_file(path: Path) -> None:
         assert path.stat().st_size > 200_000
 
 
-def test_pictures_come_back_with_their_results_after_reopening_and_are_deleted_apart(path: Path) -> None:
+def test_pictures_are_read_after_reopening_and_deleted_separately_from_results(path: Path) -> None:
     with Spool(path, max_results=10) as spool:
         put_with_pictures(spool, ("a", b"A"), ("b", b"B"))
     with Spool(path, max_results=10) as spool:
@@ -238,7 +238,7 @@ def test_locked_database_is_an_error_within_seconds_and_works_afterwards(path: P
         assert bodies(spool) == ["a", "c"]
 
 
-def test_file_that_is_a_folder_is_an_error_with_every_use_and_no_crash_at_the_start(path: Path) -> None:
+def test_folder_in_place_of_the_file_is_an_error_at_each_use_but_not_at_the_start(path: Path) -> None:
     path.mkdir(parents=True)
     with Spool(path, max_results=10) as spool:
         for _ in range(2):

@@ -68,7 +68,7 @@ def test_damaged_file_is_set_aside_and_what_can_be_read_is_kept(
     assert f"{len(rescued)} results were read from the damaged file {aside[0].name}" in caplog.text
 
 
-def open_and_die(path: Path, results: int) -> None:
+def kill_during_rescue(path: Path, results: int) -> None:
     """Opens the spool in another process, which ends after it has rescued that many results."""
 
     def killed(self: SpoolFile, entries: Sequence[Entry], db: sqlite3.Connection, state: State) -> int:
@@ -92,7 +92,7 @@ def test_interrupted_rescue_continues_at_the_next_start(path: Path, caplog: pyte
     fill(path, 5000)
     overwrite_middle(path)
     for results in (2000, 3000):
-        open_and_die(path, results)
+        kill_during_rescue(path, results)
     for _ in range(2):
         with Spool(path, max_results=10_000) as spool:
             assert 4900 < len(bodies(spool)) == spool.count < 5000
@@ -104,7 +104,7 @@ def test_rescue_that_ends_the_process_four_times_is_given_up(path: Path, caplog:
     fill(path, 5000)
     overwrite_middle(path)
     for _ in range(4):
-        open_and_die(path, 0)
+        kill_during_rescue(path, 0)
     with Spool(path, max_results=10_000) as spool:
         assert bodies(spool) == []
         assert put(spool, "after")

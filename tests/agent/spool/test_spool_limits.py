@@ -41,7 +41,7 @@ def test_results_above_the_age_limit_are_given_up_oldest_first_and_this_is_logge
     assert "spool.max_age_h = 24" in said[0]
 
 
-def test_old_pictures_go_even_when_their_results_have_arrived(path: Path) -> None:
+def test_old_pictures_are_deleted_even_if_their_results_have_arrived(path: Path) -> None:
     clocks = Clocks()
     with Spool(path, max_results=10, max_age_h=24, clock=clocks.spool_clock()) as spool:
         (entry_id,) = put_with_pictures(spool, ("a", b"jpeg"))
@@ -89,7 +89,7 @@ def on_disk(path: Path) -> int:
 
 
 @pytest.mark.parametrize(("max_bytes", "least_kept"), [(65_536, 1), (300_000, 100)])
-def test_file_and_log_stay_below_the_limit_in_bytes_and_pictures_go_before_results(
+def test_file_and_log_stay_below_the_limit_in_bytes_and_pictures_are_deleted_before_results(
     path: Path, max_bytes: int, least_kept: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Spool(path, max_results=1_000_000, max_bytes=max_bytes, fsync="periodic") as spool:
@@ -113,7 +113,7 @@ def test_file_and_log_stay_below_the_limit_in_bytes_and_pictures_go_before_resul
     assert caplog.text.count(f"spool.max_bytes = {max_bytes}") == 2  # once for pictures, once for results
 
 
-def test_picture_is_stored_at_the_cost_of_older_pictures_and_of_no_result(path: Path) -> None:
+def test_older_pictures_but_no_results_are_deleted_for_a_new_picture(path: Path) -> None:
     with Spool(path, max_results=10_000, max_bytes=400_000, fsync="periodic") as spool:
         results = [f"{number:0700}" for number in range(150)]
         put(spool, *results)

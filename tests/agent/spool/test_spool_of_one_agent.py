@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from file_change_tools import AFTER, BEFORE, Hurry, add, drain, write_spool
+from file_change_tools import AFTER, BEFORE, FastClock, add, drain, write_spool
 
 from zsad_agent.spool import Outbox, Spool
 from zsad_core.errors import SpoolError
@@ -41,7 +41,7 @@ def second_agent(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", ".lock", "-journal"])
-def test_removing_a_file_beside_the_spool_lets_no_second_agent_in(path: Path, suffix: str) -> None:
+def test_a_second_agent_is_refused_after_a_file_beside_the_spool_was_removed(path: Path, suffix: str) -> None:
     with Spool(path, max_results=1000) as spool:
         outbox = Outbox(spool)
         add(outbox, BEFORE)
@@ -59,9 +59,9 @@ def test_removing_a_file_beside_the_spool_lets_no_second_agent_in(path: Path, su
         assert second.stdout.readline() == "let in\n"
 
 
-def test_a_second_agent_that_took_the_place_of_a_removed_spool_is_a_fault_that_costs_no_result(path: Path) -> None:
+def test_a_second_agent_in_place_of_a_removed_spool_is_a_fault_and_no_result_is_lost(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         shutil.rmtree(path.parent)
         with second_agent(path) as second:
@@ -75,7 +75,7 @@ def test_a_second_agent_that_took_the_place_of_a_removed_spool_is_a_fault_that_c
         assert {body for body, _ in drain(outbox)} == {*BEFORE, *AFTER, "last", "second"}
 
 
-def test_a_kernel_without_locks_of_open_files_has_a_spool_for_one_agent(
+def test_only_one_agent_opens_a_spool_on_a_kernel_without_locks_of_open_files(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -84,7 +84,7 @@ def test_a_kernel_without_locks_of_open_files_has_a_spool_for_one_agent(
     monkeypatch.setattr("zsad_agent.spool.held_file.fcntl.fcntl", refuse)
     path.parent.mkdir()
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         path.rename(path.with_name("moved"))
         add(outbox, AFTER)
@@ -100,7 +100,7 @@ def test_another_program_that_has_the_spool_open_at_the_start_is_named(path: Pat
     with subprocess.Popen([sys.executable, "-c", reader], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
         assert program.stdout is not None and program.stdout.readline()
         with Spool(path, max_results=1000) as spool:
-            outbox = Outbox(spool, clock_s=Hurry())
+            outbox = Outbox(spool, clock_s=FastClock())
             add(outbox, AFTER[:1])
             assert "cannot be opened: database is locked: another program has opened it" in (outbox.fault or "")
             program.communicate(b"\n")

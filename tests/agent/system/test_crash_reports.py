@@ -155,7 +155,7 @@ def test_damaged_files_are_no_error(tmp_path: Path, content: bytes) -> None:
     assert "ValueError" in run(tmp_path)[0]
 
 
-def test_second_agent_in_the_same_folder_leaves_the_first_one_its_file(tmp_path: Path) -> None:
+def test_second_agent_in_the_same_folder_does_not_delete_the_file_of_the_first(tmp_path: Path) -> None:
     run(tmp_path)
     fatal = tmp_path / "crash" / "fatal.log"
     before = fatal.read_bytes()
@@ -166,7 +166,7 @@ def test_second_agent_in_the_same_folder_leaves_the_first_one_its_file(tmp_path:
     assert fatal.read_bytes() == before
 
 
-def test_folder_that_cannot_be_made_is_passed_over(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said, stderr = run(tmp_path / "file", "raise ValueError('told')", code=1)
     assert said == "None" and "told" in stderr
@@ -174,7 +174,7 @@ def test_folder_that_cannot_be_made_is_passed_over(tmp_path: Path) -> None:
     assert "Segmentation fault" in stderr
 
 
-def test_full_disk_is_passed_over(tiny_disk: Path) -> None:
+def test_full_disk_is_ignored(tiny_disk: Path) -> None:
     with (tiny_disk / "other").open("wb", buffering=0) as other:
         while True:
             try:

@@ -53,7 +53,7 @@ print(take(50) / 50)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of GNU's allocator")
-def test_memory_of_one_frame_is_there_for_the_next() -> None:
+def test_memory_of_one_frame_is_reused_for_the_next() -> None:
     pages = subprocess.run([sys.executable, "-c", FRAMES], check=True, capture_output=True, text=True).stdout
     assert float(pages) < 100  # of 1,519
 

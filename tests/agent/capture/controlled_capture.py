@@ -18,7 +18,7 @@ from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue, QueueClosed
 from zsad_core.errors import ImageError
 
 
-class HandedSource:
+class ControlledSource:
     """Gives what the test hands it; `read` waits for that, as a camera does for its next frame."""
 
     description = "handed"
@@ -68,7 +68,7 @@ class Clock:
 class Rig:
     def __init__(self, *, lossless: bool = False, trigger: str = "mqtt", **config: Any) -> None:
         self.clock = Clock()
-        self.source = HandedSource(self.clock, lossless=lossless)
+        self.source = ControlledSource(self.clock, lossless=lossless)
         self.said: list[dict[str, Any]] = []
         self.slot: FrameQueue[Captured] = BoundedQueue(100) if lossless else LatestQueue()
         self.stop = threading.Event()
