@@ -19,16 +19,16 @@ from zsad_core.errors import ImageError
 
 
 class ControlledSource:
-    """Gives what the test hands it; `read` waits for that, as a camera does for its next frame."""
+    """A source that gives what the test passes to `give`; `read` waits for that, like a camera for its next frame."""
 
-    description = "handed"
+    description = "fake"
 
     def __init__(self, clock: Callable[[], float], *, lossless: bool) -> None:
         self._clock = clock
         self.lossless, self.endless = lossless, not lossless
-        self.reads = 0  # begun
+        self.reads = 0  # number of calls of `read`
         self.openings = 0
-        self._handed: queue.Queue[np.ndarray | Exception | None] = queue.Queue()
+        self._items: queue.Queue[np.ndarray | Exception | None] = queue.Queue()
 
     def __enter__(self) -> Self:
         self.openings += 1
@@ -38,25 +38,25 @@ class ControlledSource:
 
     def read(self) -> Picture | None:
         self.reads += 1
-        handed = self._handed.get()
-        if isinstance(handed, Exception):
-            raise handed
-        return Picture(image=handed, captured_monotonic_s=self._clock()) if handed is not None else None
+        item = self._items.get()
+        if isinstance(item, Exception):
+            raise item
+        return Picture(image=item, captured_monotonic_s=self._clock()) if item is not None else None
 
-    def hand(self, item: np.ndarray | Exception | None) -> None:
-        """Gives it to the read that waits, and returns when the next one waits, or the source is done with."""
+    def give(self, item: np.ndarray | Exception | None) -> None:
+        """Passes `item` to the waiting `read`; after an image, returns when the next `read` waits."""
         wait_until(lambda: self.reads > 0)
         reads = self.reads
-        self._handed.put(item)
+        self._items.put(item)
         if isinstance(item, np.ndarray | ImageError):
             wait_until(lambda: self.reads > reads)
 
     def release(self) -> None:
-        self._handed.put(None)
+        self._items.put(None)
 
 
 class Clock:
-    """Never the same twice, so that what came first is told; the test moves it on."""
+    """The monotonic clock plus `ahead_s`, which the test sets."""
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
@@ -66,6 +66,8 @@ class Clock:
 
 
 class Rig:
+    """A capture in its own thread, with its source, clock, slot and statuses."""
+
     def __init__(self, *, lossless: bool = False, trigger: str = "mqtt", **config: Any) -> None:
         self.clock = Clock()
         self.source = ControlledSource(self.clock, lossless=lossless)
@@ -90,14 +92,14 @@ class Rig:
         return item
 
     def answers(self, count: int) -> list[tuple[str | None, str]]:
-        """Trigger id, and `frame` or the fault's reason, of so many results; then nothing more waits."""
+        """(trigger id, `frame` or the fault's reason) of `count` results; fails if there are more."""
         items = [self.get() for _ in range(count)]
         assert self.slot.get(0) is None
         assert [item.seq for item in items] == sorted({item.seq for item in items})
         return [(item.trigger_id, item.reason if isinstance(item, Fault) else "frame") for item in items]
 
     def rest(self, timeout_s: float = 0.0) -> list[Captured]:
-        """All that comes until nothing more does for `timeout_s`, or ever."""
+        """All results until none arrives for `timeout_s` or the slot is closed."""
         items = []
         with contextlib.suppress(QueueClosed):
             while (item := self.slot.get(timeout_s)) is not None:
@@ -115,7 +117,7 @@ _shade = iter(range(10**9))
 
 
 def picture(level: int = 90) -> np.ndarray:
-    """No two alike, as a sensor's are."""
+    """An image that differs from all others, like those of a sensor."""
     image = np.full((48, 64, 3), level, np.uint8)
     image[20:30] += 20
     image[0, :4] = np.frombuffer(next(_shade).to_bytes(12, "little"), np.uint8).reshape(4, 3)

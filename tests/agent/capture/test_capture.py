@@ -51,7 +51,7 @@ class FakeSource:
 
 
 class Bench:
-    """A capture with everything around it, its thread, and what it said."""
+    """A capture in its own thread, with its slot and statuses."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Bench:
         self.thread = threading.Thread(target=self.capture.run, daemon=True)
 
     def run(self) -> list[Captured]:
-        """All that a finite source gave."""
+        """All results of a finite source."""
         self.capture.run()
         return self.rest()
 

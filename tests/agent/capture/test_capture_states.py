@@ -18,17 +18,17 @@ from zsad_core.types import Frame
 
 def test_paused_camera_stays_open_is_checked_and_gives_no_results(rig: Callable[..., Rig]) -> None:
     line = rig(trigger="free")
-    line.source.hand(picture())
+    line.source.give(picture())
     assert isinstance(line.get(), Frame)
     line.capture.pause(True)
     assert line.capture.paused
-    line.source.hand(picture())
-    line.source.hand(BLACK)
+    line.source.give(picture())
+    line.source.give(BLACK)
     assert line.answers(0) == []
     assert [status["state"] for status in line.said] == ["ok", "paused"]
     line.capture.pause(False)
     assert not line.capture.paused
-    line.source.hand(picture())
+    line.source.give(picture())
     assert isinstance(line.get(), Frame)
     assert line.source.openings == 1
     assert line.said[-1]["state"] == "ok"
@@ -41,7 +41,7 @@ def test_black_camera_gives_one_unknown_and_one_log_line_for_start_and_end(
     items = []
     with caplog.at_level(logging.INFO):
         for image in [picture(), *[BLACK] * 6, *[picture() for _ in range(4)]]:
-            line.source.hand(image)
+            line.source.give(image)
             while (item := line.slot.get(0)) is not None:
                 items.append(item)
     kinds = ["frame" if isinstance(item, Frame) else item.reason.split(":")[0] for item in items]
@@ -49,17 +49,17 @@ def test_black_camera_gives_one_unknown_and_one_log_line_for_start_and_end(
     assert all(item.is_part for item in items if isinstance(item, Fault))
     assert [status["state"] for status in line.said] == ["ok", "degraded", "ok"]
     assert line.said[1]["reason"].startswith("black picture: ")
-    assert caplog.text.count("handed: black picture") == 1
-    assert caplog.text.count("back: the pictures of handed") == 1
+    assert caplog.text.count("fake: black picture") == 1
+    assert caplog.text.count("back: the pictures of fake") == 1
 
 
 def test_lost_camera_and_black_pictures_are_separate_faults(rig: Callable[..., Rig]) -> None:
     line = rig(trigger="free")
     for _ in range(3):
-        line.source.hand(BLACK)
-    line.source.hand(SourceError("handed: gone"))
+        line.source.give(BLACK)
+    line.source.give(SourceError("fake: gone"))
     wait_until(lambda: "gone" in str(line.said[-1]["reason"]))
-    assert line.said[-1]["reason"].startswith("handed: gone; black picture: ")
+    assert line.said[-1]["reason"].startswith("fake: gone; black picture: ")
 
 
 def test_frozen_camera_gives_an_unknown(rig: Callable[..., Rig]) -> None:
@@ -67,10 +67,10 @@ def test_frozen_camera_gives_an_unknown(rig: Callable[..., Rig]) -> None:
     frozen = picture()
     for ahead_s in (0.0, 5.0, 9.0):
         line.clock.ahead_s = ahead_s
-        line.source.hand(frozen.copy())
+        line.source.give(frozen.copy())
         assert isinstance(line.get(), Frame)
     line.clock.ahead_s = 10.5
-    line.source.hand(frozen.copy())
+    line.source.give(frozen.copy())
     item = line.get()
     assert isinstance(item, Fault) and item.reason == "frozen picture: the same, bit for bit, for 10 s"
 
@@ -78,7 +78,7 @@ def test_frozen_camera_gives_an_unknown(rig: Callable[..., Rig]) -> None:
 def test_every_black_picture_of_a_folder_is_unknown(rig: Callable[..., Rig]) -> None:
     line = rig(lossless=True, trigger="free")
     for _ in range(5):
-        line.source.hand(BLACK)
+        line.source.give(BLACK)
         item = line.get()
         assert isinstance(item, Fault) and item.reason.startswith("black picture: ")
 
@@ -87,7 +87,7 @@ def test_newest_images_are_the_last_valid_ones_whether_inspected_or_not(rig: Cal
     line = rig()
     assert line.capture.newest_images(4) == []
     for level in (30, 40, 50, 60, 70, 0):
-        line.source.hand(picture(level) if level else BLACK)
+        line.source.give(picture(level) if level else BLACK)
     newest = line.capture.newest_images(9)
     assert [int(image[5, 5, 0]) for image in newest] == [40, 50, 60, 70]
     assert [int(image[5, 5, 0]) for image in line.capture.newest_images(1)] == [70]
@@ -98,7 +98,7 @@ def test_fewer_newest_images_are_kept_of_a_huge_camera(rig: Callable[..., Rig]) 
     line = rig()
     side = int((NEWEST_BYTES / 3 / 2.5) ** 0.5)
     for level in (30, 40, 50):
-        line.source.hand(cv2.resize(picture(level), (side, side)))
+        line.source.give(cv2.resize(picture(level), (side, side)))
     assert len(line.capture.newest_images(4)) == 2
 
 

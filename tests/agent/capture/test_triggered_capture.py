@@ -16,19 +16,19 @@ from zsad_core.types import Frame
 def test_nothing_is_inspected_without_a_trigger(rig: Callable[..., Rig]) -> None:
     line = rig()
     for _ in range(3):
-        line.source.hand(picture())
+        line.source.give(picture())
     assert line.answers(0) == []
     assert line.said[-1]["state"] == "ok"
 
 
 def test_trigger_gets_the_first_frame_whose_reading_began_after_it_and_no_other(rig: Callable[..., Rig]) -> None:
     line = rig()
-    line.source.hand(picture(40))
-    line.capture.trigger("a")  # while the read of the next frame waits: that may have been exposed before
-    line.source.hand(picture(50))
+    line.source.give(picture(40))
+    line.capture.trigger("a")  # the next frame may have been exposed before the trigger
+    line.source.give(picture(50))
     assert line.answers(0) == []
-    line.source.hand(picture(60))
-    line.source.hand(picture(70))
+    line.source.give(picture(60))
+    line.source.give(picture(70))
     frame = line.get()
     assert isinstance(frame, Frame) and frame.trigger_id == "a"
     assert int(frame.image_bgr[5, 5, 0]) == 60
@@ -37,31 +37,31 @@ def test_trigger_gets_the_first_frame_whose_reading_began_after_it_and_no_other(
 
 def test_trigger_without_an_id_is_answered(rig: Callable[..., Rig]) -> None:
     line = rig()
-    line.source.hand(picture())
+    line.source.give(picture())
     line.capture.trigger(None)
     for _ in range(3):
-        line.source.hand(picture())
+        line.source.give(picture())
     assert line.answers(1) == [(None, "frame")]
 
 
 def test_waiting_triggers_are_all_answered_in_order(rig: Callable[..., Rig]) -> None:
     line = rig()
-    line.source.hand(picture())
+    line.source.give(picture())
     for number in range(4):
         line.capture.trigger(str(number))
     for _ in range(3):
-        line.source.hand(picture())
+        line.source.give(picture())
     for number in range(4, 8):
         line.capture.trigger(str(number))
     for _ in range(3):
-        line.source.hand(picture())
+        line.source.give(picture())
     assert line.answers(8) == [(str(number), "frame") for number in range(8)]
     assert line.slot.dropped == 0
 
 
 def test_triggers_above_the_limit_are_refused_at_once(rig: Callable[..., Rig]) -> None:
     line = rig()
-    line.source.hand(picture())
+    line.source.give(picture())
     for number in range(MAX_WAITING + 2):
         line.capture.trigger(str(number))
     refused = [line.get(), line.get()]
@@ -69,8 +69,8 @@ def test_triggers_above_the_limit_are_refused_at_once(rig: Callable[..., Rig]) -
         (str(number), f"too many triggers waiting, {MAX_WAITING}") for number in (MAX_WAITING, MAX_WAITING + 1)
     ]
     for _ in range(2):
-        line.source.hand(picture())
-    line.capture.trigger("more")  # those that have a frame, which nobody took yet, count too
+        line.source.give(picture())
+    line.capture.trigger("more")  # triggers whose frame was not taken yet count too
     assert [item for item, _ in line.answers(MAX_WAITING + 1)] == [str(n) for n in range(MAX_WAITING)] + ["more"]
 
 
@@ -78,43 +78,43 @@ def test_triggers_are_answered_at_once_when_the_camera_is_lost(
     rig: Callable[..., Rig],
 ) -> None:
     line = rig()
-    line.source.hand(picture())
+    line.source.give(picture())
     line.capture.trigger("waited")
-    line.source.hand(SourceError("handed: gone"))
+    line.source.give(SourceError("fake: gone"))
     lost, waited = line.get(), line.get()
     assert isinstance(lost, Fault) and not lost.is_part and lost.trigger_id is None
     assert isinstance(waited, Fault)
-    assert (waited.trigger_id, waited.reason, waited.is_part) == ("waited", "camera lost: handed: gone", True)
+    assert (waited.trigger_id, waited.reason, waited.is_part) == ("waited", "camera lost: fake: gone", True)
     line.capture.trigger("late")
-    assert line.answers(1) == [("late", "camera lost: handed: gone")]
+    assert line.answers(1) == [("late", "camera lost: fake: gone")]
     wait_until(lambda: line.source.openings > 1)
-    line.source.hand(picture())
+    line.source.give(picture())
     line.capture.trigger("again")
-    line.source.hand(picture())
-    line.source.hand(picture())
+    line.source.give(picture())
+    line.source.give(picture())
     assert line.answers(1) == [("again", "frame")]
 
 
 def test_trigger_without_a_picture_in_time_is_answered_when_the_next_picture_comes(rig: Callable[..., Rig]) -> None:
     line = rig(stale_after_s=5.0)
-    line.source.hand(picture())
+    line.source.give(picture())
     line.capture.trigger("late")
     line.clock.ahead_s = 4.0
-    line.source.hand(picture())  # its reading began before the trigger
+    line.source.give(picture())  # its reading began before the trigger
     line.capture.trigger("in time")
     line.clock.ahead_s = 5.5
-    line.source.hand(picture())
-    line.source.hand(picture())
+    line.source.give(picture())
+    line.source.give(picture())
     assert line.answers(2) == [("late", "no picture within 5 s of the trigger"), ("in time", "frame")]
 
 
 def test_every_trigger_of_a_black_camera_is_answered(rig: Callable[..., Rig]) -> None:
     line = rig()
-    line.source.hand(picture())
+    line.source.give(picture())
     for number in range(5):
         line.capture.trigger(str(number))
-        line.source.hand(BLACK)
-        line.source.hand(BLACK)
+        line.source.give(BLACK)
+        line.source.give(BLACK)
     answers = line.answers(5)
     assert [trigger_id for trigger_id, _ in answers] == list("01234")
     assert all(reason.startswith("black picture: ") for _, reason in answers)
@@ -122,16 +122,16 @@ def test_every_trigger_of_a_black_camera_is_answered(rig: Callable[..., Rig]) ->
 
 def test_trigger_that_gets_a_black_or_damaged_picture_is_answered_with_the_reason(rig: Callable[..., Rig]) -> None:
     line = rig()
-    line.source.hand(picture())
+    line.source.give(picture())
     line.capture.trigger("black")
-    line.source.hand(picture())
-    line.source.hand(BLACK)
+    line.source.give(picture())
+    line.source.give(BLACK)
     line.capture.trigger("damaged")
-    line.source.hand(picture())
-    line.source.hand(ImageError("handed: half a picture"))
+    line.source.give(picture())
+    line.source.give(ImageError("fake: half a picture"))
     (first, reason), damaged = line.answers(2)
     assert first == "black" and reason.startswith("black picture: ")
-    assert damaged == ("damaged", "handed: half a picture")
+    assert damaged == ("damaged", "fake: half a picture")
 
 
 @pytest.mark.parametrize("lossless", [True, False])
@@ -145,11 +145,11 @@ def test_trigger_while_paused_is_refused(rig: Callable[..., Rig], lossless: bool
 
 def test_waiting_triggers_are_answered_at_a_pause(rig: Callable[..., Rig]) -> None:
     line = rig()
-    line.source.hand(picture())
+    line.source.give(picture())
     line.capture.trigger("a")
     line.capture.pause(True)
-    line.source.hand(picture())
-    line.source.hand(picture())
+    line.source.give(picture())
+    line.source.give(picture())
     assert line.answers(1) == [("a", "paused")]
 
 
@@ -160,9 +160,9 @@ def test_each_trigger_gets_the_next_picture_of_a_folder_and_the_others_are_answe
     assert line.source.reads == 0
     for name in "abcd":
         line.capture.trigger(name)
-    line.source.hand(picture())
-    line.source.hand(ImageError("b.jpg: damaged"))
-    line.source.hand(None)
+    line.source.give(picture())
+    line.source.give(ImageError("b.jpg: damaged"))
+    line.source.give(None)
     line.thread.join(30)
     items = [line.get() for _ in range(4)]
     assert [(item.trigger_id, getattr(item, "reason", "frame")) for item in items] == [
@@ -176,7 +176,7 @@ def test_each_trigger_gets_the_next_picture_of_a_folder_and_the_others_are_answe
 def test_trigger_after_the_end_of_a_file_is_logged(rig: Callable[..., Rig], caplog: pytest.LogCaptureFixture) -> None:
     line = rig(lossless=True)
     line.capture.trigger("a")
-    line.source.hand(None)
+    line.source.give(None)
     line.thread.join(30)
     line.capture.trigger("b")
     assert [item.trigger_id for item in line.rest()] == ["a"]
@@ -196,7 +196,7 @@ def test_trigger_of_a_free_running_camera_raises_value_error(rig: Callable[..., 
 
 def test_every_trigger_from_many_threads_is_answered_once(rig: Callable[..., Rig]) -> None:
     line = rig()
-    line.source.hand(picture())
+    line.source.give(picture())
     answered: list[str | None] = []
     asked = [f"{thread}-{number}" for thread in range(4) for number in range(50)]
     askers = [
@@ -206,7 +206,7 @@ def test_every_trigger_from_many_threads_is_answered_once(rig: Callable[..., Rig
     for asker in askers:
         asker.start()
     while len(answered) < len(asked):
-        line.source.hand(picture())
+        line.source.give(picture())
         while (item := line.slot.get(0)) is not None:
             answered.append(item.trigger_id)
     for asker in askers:
@@ -221,7 +221,7 @@ def test_flood_of_triggers_uses_limited_memory(
     line = rig(lossless=lossless)
     for number in range(MAX_REFUSED + 2 * MAX_WAITING + 500):
         line.capture.trigger(str(number))
-    line.source.hand(None)  # the end of a file, and of a live source its loss: whoever waits is answered
+    line.source.give(None)  # end of a file, or loss of a live source: waiting triggers are answered
     answered = line.rest(timeout_s=1.0)
     assert MAX_REFUSED <= len(answered) <= MAX_REFUSED + MAX_WAITING + 1
     assert caplog.text.count("triggers are dropped") == 1

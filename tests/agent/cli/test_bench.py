@@ -25,7 +25,7 @@ def test_bench_reports_every_figure_of_the_contract(
     assert report["pipeline_to_raw"] == pytest.approx(
         report["pipeline"]["per_second"] / report["raw"]["per_second"], rel=0.01
     )
-    assert report["energy_j"] is None or report["energy_j"] > 0  # many machines do not tell
+    assert report["energy_j"] is None or report["energy_j"] > 0  # many machines have no energy counter
     assert report["start_up_s"] > 0 and 10 < report["rss_mb"] <= report["peak_rss_mb"]
 
 
@@ -59,7 +59,7 @@ def test_bench_stores_the_faster_of_two_models_and_later_runs_use_it(
         assert main(["score", str(picture), "--bundle", str(bundle), "--json", "--unchecked"]) == 0
         return float(json.loads(capsys.readouterr().out)["anomaly_score"])
 
-    assert score() == pytest.approx(1.0, abs=1e-6)  # the main one
+    assert score() == pytest.approx(1.0, abs=1e-6)  # the main model
     assert main(["bench", "--bundle", str(bundle), "--seconds", "2", "--threads", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     medians = {name: figures["latency_ms"]["p50"] for name, figures in report["models"].items()}

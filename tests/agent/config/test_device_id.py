@@ -7,7 +7,7 @@ from zsad_agent.config import AgentConfig, default_device_id, keep_device_id
 
 
 class Machine:
-    """The files of a machine that tell it from others, and its state folder."""
+    """The files that identify a machine, and its state folder."""
 
     def __init__(self, folder: Path, *, serial: str = "", addresses: tuple[str, ...] = ()) -> None:
         self.root, self.state = folder / "root", folder / "state"

@@ -195,7 +195,7 @@ def test_error_for_a_user_without_a_home_names_the_variable_to_set(
         monkeypatch.delenv(name, raising=False)
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "not/absolute")
-    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # of no account
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # not used
     with pytest.raises(ConfigError, match=r"no home folder\. Set XDG_(STATE|CACHE)_HOME to an absolute path"):
         folder()
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):

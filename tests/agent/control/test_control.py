@@ -29,13 +29,13 @@ class Clocks:
         self.monotonic_s = 0.0
 
     def monotonic(self) -> float:
-        """A second later at each look, so that no test meets the limit of the rate by accident."""
+        """Clocks that advance by a second at each call, so that no test exceeds the limit of commands a second."""
         self.monotonic_s += 1
         return self.monotonic_s
 
 
 class Plant:
-    """One agent's controller and everything around it; `start` again is a restart with the same files."""
+    """A controller with fake parts around it; a second `start` is a restart with the same files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -192,7 +192,9 @@ def test_command_with_a_nonce_is_carried_out_once_whatever_the_clocks_say(plant:
         assert plant.publisher.ask("cam0/threshold", sent)["value"] == 0.9
         assert plant.ask("cam0/threshold", 0.1, id="other", sent_at=0.0, nonce=nonce)["value"] == 0.1
         assert "replay" in plant.publisher.ask("cam0/threshold", sent)["error"]
-        assert "replay" in plant.ask("cam0/threshold", 0.2, nonce="0" * 16)["error"]  # its time is not used instead
+        assert (
+            "replay" in plant.ask("cam0/threshold", 0.2, nonce="0" * 16)["error"]
+        )  # the time in the command is not used
     with plant.start():
         plant.nonces.current()
         assert "replay" in plant.publisher.ask("cam0/threshold", sent)["error"]
@@ -271,7 +273,7 @@ def test_stored_product_that_the_bundle_lacks_is_reported_and_the_config_s_is_us
     earlier.set_camera("gone", CameraSettings(threshold=0.9))
     earlier.save()
     content = json.loads(earlier.path.read_text())
-    earlier.path.write_text(json.dumps(content | {"forgotten_up_to_s": 0.0}))  # the plant has another clock
+    earlier.path.write_text(json.dumps(content | {"forgotten_up_to_s": 0.0}))  # the clock of the plant differs
     with plant.start():
         state = plant.publisher.state("cam0/product")
         assert (state["value"], state["source"]) == ("object", "config")
@@ -280,7 +282,7 @@ def test_stored_product_that_the_bundle_lacks_is_reported_and_the_config_s_is_us
         )
         assert plant.controls.thresholds == {"cam0": 0.2, "cam1": 0.5}
         said = len(plant.publisher.answers)
-        plant.ask("bundle", "v2")  # which has it
+        plant.ask("bundle", "v2")  # bundle v2 has this product
         state = plant.publisher.wait_for("cam0/product", after=said)
         assert (state["value"], state["source"], state["error"]) == ("screw", "command", None)
     assert StoredSettings(earlier.path).camera("gone") == CameraSettings(threshold=0.9)

@@ -17,12 +17,12 @@ class Device:
         self.boot_s, self.boot_id = 1000.0, "boot-1"
         self.wall_ahead_s = 0.0
         self.guard = ReplayGuard({}, forgotten_up_to_s=None, anchor=None, started=self.stamp())
-        self.go(1)
+        self.advance(1)
 
     def stamp(self) -> Stamp:
         return Stamp(wall_s=self.now_s + self.wall_ahead_s, boot_s=self.boot_s, boot_id=self.boot_id)
 
-    def go(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.now_s += seconds
         self.boot_s += seconds
 
@@ -58,7 +58,7 @@ def device() -> Device:
 @pytest.mark.parametrize("ahead_s", [-AGE_S, 0.0, AGE_S])
 def test_fresh_command_is_accepted(device: Device, ahead_s: float) -> None:
     device.send("first")
-    device.go(100)
+    device.advance(100)
     device.send("a", device.now_s + ahead_s)
 
 
@@ -87,10 +87,10 @@ def test_without_stored_ids_commands_sent_before_the_start_are_refused(device: D
 def test_recorded_commands_are_refused_after_the_clock_is_set_back(
     device: Device, back_s: float, begin_again: object
 ) -> None:
-    """Neither one that was accepted nor one that the device never got."""
+    """Neither a command that was accepted nor one that the device never received."""
     device.send("accepted")
     recorded_s = device.now_s
-    device.go(back_s)
+    device.advance(back_s)
     device.send("later")
     device.wall_ahead_s = -back_s
     begin_again(device)  # type: ignore[operator]
@@ -102,9 +102,9 @@ def test_recorded_commands_are_refused_after_the_clock_is_set_back(
 def test_old_commands_are_refused_after_the_clock_was_set_back_and_then_forward(device: Device) -> None:
     device.send("a")
     recorded_s = device.now_s
-    device.go(100)
+    device.advance(100)
     device.send("b")
-    device.go(1000)
+    device.advance(1000)
     device.wall_ahead_s = -2 * HOUR_S - 1100
     device.restart()
     device.wall_ahead_s = recorded_s - device.now_s
@@ -120,12 +120,12 @@ def test_valid_commands_are_accepted_after_the_clock_jumps_while_the_agent_runs(
         device.send("before")
     device.wall_ahead_s = jump_s
     for number in range(5):
-        device.go(70)
+        device.advance(70)
         device.send(f"during {number}")
     recorded_s = device.now_s
     device.wall_ahead_s = 0.0
     for number in range(5):
-        device.go(70)
+        device.advance(70)
         device.send(f"after {number}")
         device.refuses("during 4", recorded_s)
 
@@ -136,14 +136,14 @@ def test_senders_with_wrong_clocks_do_not_block_senders_with_correct_clocks(devi
         device.send("before")
     device.wall_ahead_s = 2 * HOUR_S
     for number in range(3):
-        device.go(70)
+        device.advance(70)
         device.send(f"ahead {number}", device.now_s + 2 * HOUR_S)
     device.wall_ahead_s = 0.0
     device.send("honest")
     device.restart()
-    device.go(1)
+    device.advance(1)
     device.send("honest again")
-    device.go(2 * HOUR_S)
+    device.advance(2 * HOUR_S)
     for number in range(3):
         assert "already received" in device.refuses(f"ahead {number}")
 
@@ -151,13 +151,13 @@ def test_senders_with_wrong_clocks_do_not_block_senders_with_correct_clocks(devi
 def test_commands_are_accepted_when_the_clock_is_corrected_after_the_boot(device: Device) -> None:
     """A device without a clock battery starts in the past."""
     device.send("before")
-    device.go(7 * DAY_S)
+    device.advance(7 * DAY_S)
     device.wall_ahead_s = -7 * DAY_S
     device.reboot()
-    device.go(20)
+    device.advance(20)
     device.wall_ahead_s = 0.0
     device.send("after")
-    device.go(100)
+    device.advance(100)
     device.send("and on")
 
 
@@ -171,19 +171,19 @@ def test_valid_commands_are_accepted_with_a_slow_oscillator_and_a_corrected_cloc
 def test_wrong_stored_time_is_corrected_by_a_command_with_a_nonce(device: Device) -> None:
     device.wall_ahead_s = 3650 * DAY_S
     device.guard = ReplayGuard({}, forgotten_up_to_s=None, anchor=None, started=device.stamp())
-    device.go(1)
+    device.advance(1)
     device.send("wrong", device.now_s + 3650 * DAY_S)  # the sender's clock was wrong too
     device.wall_ahead_s = 0.0
     device.restart()
     assert "command_nonce" in device.refuses("honest")
-    device.go(1)
+    device.advance(1)
     sent_s = device.now_s
     assert device.guard.correct(sent_s, device.stamp(), AGE_S)
     assert "may be a replay" in device.refuses("earlier", sent_s - 1)
-    device.go(1)
+    device.advance(1)
     device.send("honest")
     device.restart()
-    device.go(1)
+    device.advance(1)
     device.send("honest too")
     assert "already received" in device.refuses("wrong")
 
@@ -199,11 +199,11 @@ def test_wrong_time_in_a_command_with_a_nonce_is_not_used(device: Device) -> Non
 def test_ids_are_bounded_and_deleted_ones_stay_refused(device: Device) -> None:
     start_s = device.now_s
     for number in range(MAX_SEEN_IDS + 1):
-        device.go(0.001)
+        device.advance(0.001)
         device.send(str(number))
     assert len(device.guard.seen) == MAX_SEEN_IDS
     assert "may be a replay" in device.refuses("0", start_s + 0.001)
-    device.go(200)
+    device.advance(200)
     device.send("later")
     assert list(device.guard.seen) == ["later"]
     device.wall_ahead_s = -200
@@ -213,7 +213,7 @@ def test_ids_are_bounded_and_deleted_ones_stay_refused(device: Device) -> None:
 def test_boot_clock_that_runs_backwards_is_treated_as_another_boot(device: Device) -> None:
     device.send("a")
     device.boot_s = 0.0
-    device.go(1)
+    device.advance(1)
     device.send("b")
     device.wall_ahead_s = -100
     assert "replay" in device.refuses("c", device.now_s - 100)
@@ -241,7 +241,7 @@ def test_nonce_is_accepted_once_with_an_id_until_there_are_two_newer_ones() -> N
     valid = nonces.valid
     clock.now_s = 2 * NONCE_S
     nonces.current()
-    nonces.use(first, "d", valid)  # it arrived in time and waited
+    nonces.use(first, "d", valid)  # it arrived in time and waited in the queue
     for old in (first, "", "0" * 16):
         with pytest.raises(CommandError, match="may be a replay"):
             nonces.use(old, "e", nonces.valid)

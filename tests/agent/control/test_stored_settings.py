@@ -28,7 +28,7 @@ def now(now_s: float = NOW_S) -> Stamp:
 def test_without_a_file_there_are_no_settings_and_no_fault(tmp_path: Path) -> None:
     stored = settings(tmp_path / "not-there")
     assert (stored.camera("cam0"), stored.fault, stored.damage) == (CameraSettings(), None, None)
-    assert stored.guard.forgotten_up_to_s(now(NOW_S + 5)) == NOW_S  # what was sent before this start may be a replay
+    assert stored.guard.forgotten_up_to_s(now(NOW_S + 5)) == NOW_S  # a command sent before this start may be a replay
 
 
 def test_settings_and_ids_come_back_after_a_restart(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_full_disk_is_a_fault_that_is_logged_once_and_ends(tiny_disk: Path, capl
     with caplog.at_level(logging.WARNING):
         assert not stored.save() and not stored.save()
         assert stored.fault is not None and "No space left" in stored.fault
-        assert settings(tiny_disk).camera("cam0").threshold == 0.25  # the old file is whole
+        assert settings(tiny_disk).camera("cam0").threshold == 0.25  # the old file is complete
         filler.unlink()
         assert stored.save() and stored.fault is None
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
@@ -144,7 +144,7 @@ def test_nothing_is_written_after_closing(tmp_path: Path) -> None:
 
 def test_closing_does_not_wait_for_a_write_that_hangs(tmp_path: Path) -> None:
     stored = settings(tmp_path)
-    os.mkfifo(tmp_path / ".settings.json.part")  # opening it to write hangs until somebody reads
+    os.mkfifo(tmp_path / ".settings.json.part")  # opening it for writing hangs until it is opened for reading
     writer = threading.Thread(target=stored.save, daemon=True)
     writer.start()
     wait_until(stored._lock.locked)

@@ -32,7 +32,7 @@ def test_service_manager_gets_ready_watchdog_and_stopping(tiny_bundle: Path, tmp
         manager.settimeout(20)
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"}
         absent = "STATUS=degraded: camera /dev/video250: does not exist"
-        arguments = ("--camera", "250", "--broker", NO_BROKER)  # a missing camera must not end the signs of life
+        arguments = ("--camera", "250", "--broker", NO_BROKER)  # a missing camera must not end the watchdog messages
         with AgentProcess(tmp_path, tiny_bundle, *arguments, environment=environment) as agent:
             said = [manager.recv(4096).decode()]
             while said.count("WATCHDOG=1") < 3 or not any(text.startswith(absent) for text in said):
@@ -53,7 +53,7 @@ def test_signal_ends_the_agent_at_once_while_the_model_is_loaded(tiny_bundle: Pa
 
 
 def test_signal_ends_a_capture_that_hangs(tiny_bundle: Path, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts connections and sends nothing
         url = f"http://user:secret@127.0.0.1:{mute.getsockname()[1]}/stream"
         with AgentProcess(tmp_path, tiny_bundle, "--source", url, "--broker", NO_BROKER) as agent:
             agent.wait_for_output("inspecting stream")
@@ -217,7 +217,7 @@ def test_stop_while_the_model_is_compiled_exits_without_waiting_for_its_threads(
 
 def test_signal_ends_the_agent_while_it_waits_for_a_silent_broker(tiny_bundle: Path, tmp_path: Path) -> None:
     video = write_line_video(tmp_path / "line.avi", frames=5)
-    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts connections and sends nothing
         broker = f"mqtt://127.0.0.1:{mute.getsockname()[1]}"
         with AgentProcess(tmp_path, tiny_bundle, "--source", str(video), "--loop", "--broker", broker) as agent:
             mute.settimeout(20)
@@ -225,7 +225,7 @@ def test_signal_ends_the_agent_while_it_waits_for_a_silent_broker(tiny_bundle: P
             code, spent_s = agent.terminate()
             connection.close()
     assert code == 0, agent.output
-    assert spent_s < 1.5  # the wait for the first connection alone is 2 s long
+    assert spent_s < 1.5  # the wait for the first connection takes up to 2 s
 
 
 def test_source_that_is_not_utf_8_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_agent_reports_a_hanging_opening_of_the_spool_and_sends_results(
         port = re.findall(r"metrics and health at http://127.0.0.1:(\d+)", agent.output)[0]
         assert "the disk has not answered for more than 5 s" in get(port, "readyz")
         write_part(parts / "a.png")
-        wait_until(lambda: (parts / "inspected" / "a.png").exists(), 20)  # the broker has its result
+        wait_until(lambda: (parts / "inspected" / "a.png").exists(), 20)  # the broker has received its result
         code, spent_s = agent.terminate()
     assert spent_s < 2.0, agent.output
     assert code == 0 and "LOST" not in agent.output, agent.output
@@ -347,9 +347,9 @@ def test_agent_with_a_hanging_spool_answers_health_requests_and_ends_at_a_signal
         assert time.monotonic() - started_s < 1.0
         code, spent_s = agent.terminate()
     assert spent_s < 2.0, agent.output
-    assert code == 1  # nobody knows whether the disk has the result
+    assert code == 1  # it is unknown whether the disk has the result
     assert "1 results are LOST" in agent.output and "Traceback" not in agent.output
-    assert (parts / "b.png").exists()  # and is inspected again at the next start
+    assert (parts / "b.png").exists()  # so it is inspected again at the next start
 
 
 def get(port: str, path: str) -> str:

@@ -41,7 +41,7 @@ def test_every_result_arrives_when_the_state_folder_is_changed_while_the_broker_
 ) -> None:
     broker = mosquitto(persistent=True)
     with MqttListener(broker.port, session="dashboard"):
-        pass  # the broker keeps its messages from now on
+        pass  # the broker keeps messages for this session from now on
     broker.stop()
     video = write_line_video(tmp_path / "line.avi", frames=20)
     with AgentProcess(tmp_path, tiny_bundle, "--source", str(video), *FLAGS, "--broker", broker.url) as agent:
@@ -64,7 +64,7 @@ def test_every_result_arrives_when_the_state_folder_is_changed_while_the_broker_
     arrived = {result["seq"] for result in results}
     assert {seq for _, _, seq in agent.printed} - arrived <= set(kept_seqs(agent)), agent.output
     bodies = {result["id"]: {**result, "replayed": None} for result in results}
-    assert all({**result, "replayed": None} == bodies[result["id"]] for result in results)  # doubles are the same
+    assert all({**result, "replayed": None} == bodies[result["id"]] for result in results)  # repeated results are equal
 
 
 def kept_seqs(agent: AgentProcess) -> list[int]:
@@ -80,7 +80,7 @@ def test_results_that_cannot_be_rescued_are_reported_as_lost_at_the_end(
     with AgentProcess(tmp_path, tiny_bundle, *flags) as agent:
         wait_until(lambda: len(agent.printed) > 20)
         shutil.rmtree(agent.spool.parent)
-        agent.spool.parent.touch()  # in the way of a new folder
+        agent.spool.parent.touch()  # a file, so that no folder can be created
         agent.wait_for_output("results cannot be rescued into a new file")
         code, _ = agent.terminate()
     assert code == 1

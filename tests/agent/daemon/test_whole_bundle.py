@@ -1,4 +1,4 @@
-"""The agent as a process, told over a real broker to run another bundle."""
+"""The agent as a process that switches to another bundle by commands over a real broker."""
 
 import json
 import time
@@ -24,7 +24,7 @@ Brokers = Callable[..., MosquittoBroker]
 
 @pytest.fixture
 def offered(tmp_path: Path) -> Path:
-    """The folder that the agent takes bundles from."""
+    """The folder with bundles to switch to."""
     folder = tmp_path / "offered"
     folder.mkdir()
     return folder
@@ -47,7 +47,7 @@ def sha256_of(result: dict[str, Any]) -> str:
 
 
 def successive_shas(results: list[dict[str, Any]]) -> list[str]:
-    """Without the repetitions."""
+    """The bundle of each result, without repetitions."""
     shas = [sha256_of(result) for result in results]
     return [sha for number, sha in enumerate(shas) if number == 0 or shas[number - 1] != sha]
 
@@ -141,7 +141,7 @@ def test_unusable_bundles_are_refused_while_the_inspection_continues(
 
 
 def with_products(bundle: Path, *names: str) -> Path:
-    """Takes the others out of the bundle's prompts and manifest."""
+    """Removes all other products from the bundle's prompts and manifest."""
     with np.load(bundle / "prompts.npz") as prompts:
         kept = {name: prompts[name] for name in names}
     np.savez(bundle / "prompts.npz", **kept)
@@ -216,7 +216,7 @@ def test_kill_during_probation_leaves_the_old_bundle(
             operator.wait_for(lambda: any(not r["replayed"] for r in operator.results_of()[killed + 1 :]), PATIENCE_S)
             operator.wait_until_heard(starts=2)
             assert operator.results_of()[-1]["bundle"]["version"] == "0.0.1"
-            assert operator.command("bundle", "new")["error"] is None  # and it can be had again
+            assert operator.command("bundle", "new")["error"] is None  # and it can be selected again
             agent.terminate()
 
 

@@ -1,4 +1,4 @@
-"""The agent as a process with several cameras: triggers, folders, what it says of itself, evidence, crashes."""
+"""The agent as a process with several cameras: triggers, folders, statuses, evidence, crashes."""
 
 import json
 import os
@@ -249,7 +249,7 @@ def test_each_camera_of_an_agent_has_its_own_settings_and_correct_reports(
             assert readers
             agent.signal(signal.SIGSEGV)
             assert agent.wait() == -signal.SIGSEGV
-            assert psutil.wait_procs(readers, 10)[1] == []  # nobody holds a camera on
+            assert psutil.wait_procs(readers, 10)[1] == []  # no command pauses a camera
         check_messages(operator, names)
         with AgentProcess(tmp_path, bundle, settings=settings) as agent:
             agent.wait_for_output("the last run ended with Fatal Python error: Segmentation fault", PATIENCE_S)
@@ -276,7 +276,7 @@ def check_messages(operator: PlantOperator, names: tuple[str, ...]) -> None:
 def check_evidence(folder: Path, names: tuple[str, ...]) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     for path in folder.glob("*/*/*.json"):  # the last file of a set
-        if json.loads(path.read_text())["verdict"] != "unknown":  # of a lost camera there is no picture
+        if json.loads(path.read_text())["verdict"] != "unknown":  # a lost camera gives no picture
             assert path.with_suffix(".jpg").is_file() and path.with_suffix(".overlay.jpg").is_file()
     assert any(folder.glob("whole/*/*.json"))
     assert any(json.loads(path.read_text())["verdict"] == "ok" for path in folder.glob("masked/*/*.json"))

@@ -1,4 +1,4 @@
-"""Evidence sets and clocks for several test files."""
+"""Evidence sets for several test files."""
 
 from pathlib import Path
 from typing import Any

@@ -83,7 +83,7 @@ def test_queue_overflow_is_counted_and_logged_once(tmp_path: Path, caplog: pytes
     store = EvidenceStore(config(), tmp_path, queue_bytes=20_000)  # one picture and its result are 13 kB
     with caplog.at_level(logging.WARNING):
         started_s = time.monotonic()
-        for seq in range(100):  # nobody takes from the queue before it is entered
+        for seq in range(100):  # the queue is not read before the store is entered
             store.keep(result(seq), PICTURE, None)
         assert time.monotonic() - started_s < 1
         with store:
@@ -150,7 +150,7 @@ def test_free_disk_space_never_falls_below_min_free_bytes(tiny_disk: Path) -> No
         wait_until(lambda: store.stats.kept + store.stats.dropped == 100)
         assert (store.stats.dropped, store.fault) == (0, None)
         disk = os.statvfs(tiny_disk)
-        assert disk.f_bavail * disk.f_frsize >= 300_000 - 3 * 4096  # whole blocks, and a folder's own
+        assert disk.f_bavail * disk.f_frsize >= 300_000 - 3 * 4096  # files take whole blocks, and a folder takes one
     names = files(tiny_disk / "evidence")
     assert names[-1].endswith("line3-b1-99.overlay.jpg") and 20 < len(names) < 200
 
@@ -174,7 +174,7 @@ def test_newest_evidence_is_kept_when_other_files_fill_the_disk(
                 file.write(bytes(4096))
         for seq in range(20, 60):
             store.keep(result(seq), None, b"o" * 8_000)
-        wait_until(lambda: store.stats.kept == 60)  # each in the place of an older one
+        wait_until(lambda: store.stats.kept == 60)  # each replaces an older one
         kept = seqs_on(folder)
         assert kept == list(range(60 - len(kept), 60)) and 3 <= len(kept) <= 6  # a tenth of min_free_bytes
         assert store.fault is not None and "other programs fill the disk" in store.fault
@@ -214,7 +214,7 @@ def test_folder_that_cannot_be_created_is_a_fault_logged_once(tmp_path: Path, ca
     with caplog.at_level(logging.WARNING), EvidenceStore(config(), tmp_path / "file" / "folder") as store:
         for seq in range(4):
             store.keep(result(seq), PICTURE, None)
-            time.sleep(RETRY_S / 2)  # so that it is tried more than once
+            time.sleep(RETRY_S / 2)  # so that the folder is created more than once
         wait_until(lambda: store.stats.dropped == 4)
         assert store.fault is not None and "Not a directory" in store.fault
     assert len([record for record in caplog.records if "of cam0 lost" in record.message]) == 1
@@ -231,4 +231,4 @@ def test_stop_does_not_wait_for_the_queue(tmp_path: Path) -> None:
     assert time.monotonic() - started_s < 5
     wait_until(lambda: not any(thread.name == "zsad-evidence" for thread in threading.enumerate()))
     assert store.stats.kept + store.stats.dropped >= 20
-    store.keep(result(99), None, None)  # too late, and no error
+    store.keep(result(99), None, None)  # after the end: no error

@@ -22,12 +22,12 @@ NOON_S = 1_795_608_000.0  # 2026-11-25T12:00:00Z
 
 
 class Clock:
-    """Wall and monotonic seconds, moved by the test."""
+    """Wall clock and monotonic clock; the test sets them."""
 
     def __init__(self) -> None:
         self.wall_s, self.monotonic_s = NOON_S, 1000.0
 
-    def go(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.wall_s += seconds
         self.monotonic_s += seconds
 
@@ -130,8 +130,8 @@ def test_files_deleted_by_a_user_are_no_error_and_are_no_longer_counted(tmp_path
     pruner.make_room(200_000)  # the counted sum is too high; counting again shows that nothing must be deleted
     assert new.exists() and pruner.pruned == 0
     put_set(tmp_path, "2026-11-04", size=100_000)
-    clock.go(7 * HOUR_S)
-    pruner.ledger.add("2026-11-25", 900_000)  # this too was taken away
+    clock.advance(7 * HOUR_S)
+    pruner.ledger.add("2026-11-25", 900_000)  # another program has deleted these too
     pruner.make_room(500_000)
     assert (tmp_path / "cam0/2026-11-04").exists()
     assert pruner.ledger.bytes <= 400_000
@@ -147,12 +147,12 @@ def test_age_limit_applies_when_the_clock_had_no_step_for_an_hour(tmp_path: Path
     pruner.make_room(0)
     pruner.delete_aged()
     assert pruner.pruned == 0
-    clock.go(0.99 * HOUR_S)
+    clock.advance(0.99 * HOUR_S)
     pruner.delete_aged()
     assert pruner.pruned == 0
     deleted = []
     for _ in range(4):
-        clock.go(1.01 * HOUR_S)
+        clock.advance(1.01 * HOUR_S)
         pruner.delete_aged()
         deleted.append(pruner.pruned)
     assert deleted == [1, 2, 3, 3]
@@ -168,12 +168,12 @@ def test_clock_step_deletes_nothing_and_is_logged(
         put_set(tmp_path, f"2026-11-{day:02}")
     pruner = pruner_at(clock, tmp_path, max_days=30)
     pruner.make_room(0)
-    clock.go(2 * HOUR_S)
+    clock.advance(2 * HOUR_S)
     pruner.delete_aged()
     clock.wall_s += step_s
     with caplog.at_level(logging.WARNING):
         for _ in range(50):
-            clock.go(60)
+            clock.advance(60)
             pruner.delete_aged()
             pruner.make_room(1000)
     assert (pruner.pruned, len(files(tmp_path))) == (0, 25)
@@ -188,7 +188,7 @@ def test_wrong_clock_deletes_one_date_an_hour(tmp_path: Path) -> None:
     pruner = pruner_at(clock, tmp_path, max_days=30)
     pruner.make_room(0)
     for _ in range(4 * 60):
-        clock.go(60)
+        clock.advance(60)
         pruner.delete_aged()
     assert pruner.pruned == 4
     assert not (tmp_path / "cam0/2026-11-04").exists() and (tmp_path / "cam0/2026-11-05").exists()
@@ -263,9 +263,9 @@ def test_evidence_is_not_deleted_without_end_when_another_program_uses_the_freed
         for _ in range(seconds):
             with contextlib.suppress(OSError):
                 pruner.replace_oldest(100)
-            clock.go(1)
+            clock.advance(1)
 
-    replace_for(24 * 3600)  # no set can be written in the place of the deleted ones
+    replace_for(24 * 3600)  # no set can be written in place of the deleted ones
     assert 20 < pruner.pruned < 50
     names = files(tmp_path)
     assert len(names) == 100 - pruner.pruned and "/120099" in names[-1]
@@ -282,7 +282,7 @@ def test_evidence_is_not_deleted_without_end_when_another_program_uses_the_freed
 def test_json_of_a_set_is_deleted_first(tmp_path: Path) -> None:
     path = put_set(tmp_path, "2026-11-25")
     stem = path.name.removesuffix(".json")
-    (path.parent / f"{stem}.jpg").mkdir()  # where the deletion breaks off
+    (path.parent / f"{stem}.jpg").mkdir()  # a folder: its deletion fails
     found = EvidenceSet(Place("cam0", "2026-11-25", stem), (f"{stem}.jpg", path.name), 100)
     with pytest.raises(OSError):
         delete_set(tmp_path, found)

@@ -32,7 +32,7 @@ RESULT_SCHEMA = json.loads(schema_text(Result))
 
 
 class FakeSource:
-    """Pictures, errors to raise, or functions that give a picture."""
+    """A source of pictures, errors that it raises, and functions that give a picture."""
 
     description = "fake"
 
@@ -55,7 +55,7 @@ class FakeSource:
 
 
 class FakePredictor:
-    """Darkness of the whole picture, after `before` was called."""
+    """The score is the darkness of the whole picture; `before` is called first."""
 
     def __init__(self, before: Callable[[np.ndarray], None] = lambda image: None) -> None:
         self._before = before
@@ -138,7 +138,7 @@ class FakeLine:
         self.pipeline = self.make_pipeline()
 
     def make_pipeline(self, inspector: Inspector | None = None) -> Pipeline:
-        """With another inspector of the first camera, if one is given."""
+        """Makes the pipeline; `inspector` replaces that of the first camera."""
         if inspector is not None:
             self.lines[0] = dataclasses.replace(self.lines[0], inspector=inspector)
         stores = hasattr(self.sink, "accept_all")
@@ -159,7 +159,7 @@ class FakeLine:
 
 
 class SlowDisk(ListSink):
-    """A sink that is at its first result until five more wait."""
+    """A sink that waits in its first call until `five_wait` is set."""
 
     def __init__(self) -> None:
         super().__init__()

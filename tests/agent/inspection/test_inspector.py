@@ -64,7 +64,7 @@ def fault(seq: int, reason: str = "camera lost") -> Fault:
 
 
 def reported(inspector: Inspector, images: list[np.ndarray]) -> list[int]:
-    """Which of the pictures, counted from 1, are results."""
+    """The numbers, from 1, of the pictures that give a result."""
     decided = [inspector.decide(inspector.predict(frame(seq, image))) for seq, image in enumerate(images, start=1)]
     return [result[0].seq for result in decided if result is not None]
 

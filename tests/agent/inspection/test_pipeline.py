@@ -47,7 +47,7 @@ def test_results_waiting_for_a_slow_disk_are_stored_together_in_order() -> None:
     sink = SlowDisk()
 
     def note(image: np.ndarray) -> None:
-        if line.pipeline.inspected_frames >= 5:  # one is with the sink, four wait, and this is the next
+        if line.pipeline.inspected_frames >= 5:  # the sink has one result, four wait, and this is the next
             sink.five_wait.set()
 
     line = FakeLine(FakeSource(*[BRIGHT] * 20), predictor=FakePredictor(note), sink=sink)

@@ -15,7 +15,7 @@ from zsad_core.errors import DeviceError, SourceError, SpoolError
 
 
 class FailingAt:
-    """An inspector that breaks when it comes to conclude one result."""
+    """An inspector that raises an error at the result `seq`."""
 
     def __init__(self, inspector: Inspector, seq: int) -> None:
         self.predict = inspector.predict

@@ -20,7 +20,7 @@ from zsad_core.errors import ImageError
 
 
 class MemorySink(ListSink):
-    """Takes results as a publisher does whose disk takes none."""
+    """Accepts results like a publisher with a full disk: none is durable until the test calls `on_durable`."""
 
     def __init__(self) -> None:
         super().__init__()

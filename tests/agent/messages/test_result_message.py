@@ -43,7 +43,7 @@ def build(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", SCHEMA_FILES)
 def test_the_committed_schema_is_that_of_the_code(name: str) -> None:
     committed = Path(zsad_agent.messages.__file__).with_name(name).read_text()
-    assert committed == schema_text(SCHEMA_FILES[name]), "python -m zsad_agent.messages.json_schema writes it anew"
+    assert committed == schema_text(SCHEMA_FILES[name]), "run python -m zsad_agent.messages.json_schema to update it"
     Draft202012Validator.check_schema(json.loads(committed))
 
 
@@ -207,5 +207,5 @@ def test_topics_start_with_prefix_and_device() -> None:
 
 
 def test_text_that_is_not_utf_8_is_sent_with_question_marks() -> None:
-    """A file's name, or half a surrogate pair in somebody's JSON, must not end the agent."""
+    """A file name, or half a surrogate pair in received JSON, must not end the agent."""
     assert json.loads(encode({"reason": "caf\udce9 \ud800"})) == {"reason": "caf? ?"}

@@ -51,7 +51,10 @@ def test_detector_works_after_the_bundle_is_freed(tiny_bundle: Path, config: Inf
     bundle = load_bundle(tiny_bundle)
     held = sys.getrefcount(bundle), sys.getrefcount(bundle.model_bin)
     detector = Detector(bundle, config)
-    still_held = sys.getrefcount(bundle), sys.getrefcount(bundle.model_bin)  # not in the assert, which would hold them
+    still_held = (
+        sys.getrefcount(bundle),
+        sys.getrefcount(bundle.model_bin),
+    )  # not inside the assert, which would keep the arrays
     assert still_held == held
     before = detector.predict(blotted(), "bottle")
     del bundle

@@ -19,7 +19,7 @@ FASTER_INT8 = {"fp": 10.0, "int8": 5.0}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose int8 variant scores half of what its main model does, to tell them apart."""
+    """A bundle whose int8 variant gives half the score of its main model, so that a test can distinguish them."""
     return make_tiny_bundle(tmp_path_factory.mktemp("two") / "bundle", int8_scale=0.5)
 
 
@@ -68,7 +68,7 @@ def test_int8_is_kept_only_where_it_is_clearly_faster(
 ) -> None:
     keep_faster(bundle, config, FASTER_INT8)
     assert keep_faster(bundle, config, median_ms) == kept
-    assert choose_model(bundle, config) == kept  # instead of the choice before
+    assert choose_model(bundle, config) == kept  # instead of the earlier choice
 
 
 def test_choice_belongs_to_one_bundle_on_one_machine(bundle: Bundle, config: InferenceConfig, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def config(tmp_path: Path) -> InferenceConfig:
 
 
 def run_apart(script: str, *arguments: Path) -> str:
-    """In its own process, which the fault may end."""
+    """Runs in its own process, because the fault may end it."""
     environment = {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -216,7 +216,7 @@ def test_test_picture_is_the_same_every_time_and_has_the_size_of_the_input() -> 
 
 
 class FakePredictor:
-    """`broken`: as after a failed test."""
+    """`broken`: the state after a failed self-test."""
 
     def __init__(self) -> None:
         self.broken = False
@@ -232,13 +232,13 @@ class FakePredictor:
 
 
 class Line:
-    """A guard over fakes, and what it said."""
+    """A guard with fake models, and its log."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.model = FakePredictor()
         self.models = ModelInUse(Model(bundle=bundle, predictor=self.model))
         self.said: list[str | None] = []
-        self.loads: list[FakePredictor | Exception] = []  # outcomes; without one a load waits for it
+        self.loads: list[FakePredictor | Exception] = []  # results of loads; a load waits until there is one
         self.asked = 0
 
     def load(self, bundle: Bundle) -> FakePredictor:

@@ -38,7 +38,7 @@ BROKER = BrokerStats(
 def make_stats(
     recent: RecentResults | None = None, reasons: Mapping[str, str | None] | None = None, **changes: Any
 ) -> Stats:
-    """`reasons`: by camera, why it is not up."""
+    """`reasons`: camera -> reason of its fault."""
     recent = recent or RecentResults()
     cameras = {
         name: CameraStats(

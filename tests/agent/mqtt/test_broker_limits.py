@@ -304,7 +304,7 @@ def test_a_packet_larger_than_any_command_is_read_and_not_kept(
 
 
 def peak_mb(*, anew: bool = False) -> float:
-    """Largest memory of this process; `anew`: measured from now on."""
+    """Peak memory of this process in MB; with `anew` it is reset first."""
     if anew:
         Path("/proc/self/clear_refs").write_text("5")
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))

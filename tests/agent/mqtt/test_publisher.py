@@ -40,7 +40,7 @@ def test_every_result_arrives_once_in_order_and_valid_with_its_heatmap(
         assert seqs(listener.results()) == list(range(500))
         for message in listener.results():
             schema.validate(message)
-            assert message == json.loads(result(message["seq"]).encode())  # replayed false among them
+            assert message == json.loads(result(message["seq"]).encode())  # also `replayed`, which is false
         assert listener.payloads("zsad/line3/cam0/heatmap") == [b"jpeg %d" % number for number in range(500)]
     assert (stats.acknowledged, stats.replayed, stats.connections) == (500, 0, 1)
 
@@ -69,7 +69,9 @@ def test_no_result_is_sent_twice_after_an_immediate_stop(mosquitto: BrokerFactor
         with publishing(broker.url, tmp_path) as publisher:
             assert publisher.flush(10) == 0
         listener.wait_for(lambda: len(listener.results()) >= 120)
-        assert sorted(seqs(listener.results())) == list(range(120))  # what an earlier run left goes between live ones
+        assert sorted(seqs(listener.results())) == list(
+            range(120)
+        )  # results of an earlier run are sent between live ones
 
 
 AGENT = """
@@ -104,7 +106,9 @@ def test_agent_that_reconnects_before_its_old_connection_ends_is_online(
 ) -> None:
     broker = mosquitto()
     with MqttListener(broker.port) as listener:
-        half_open = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="zsad-agent-line3")  # left by a power cut
+        half_open = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id="zsad-agent-line3"
+        )  # a connection left by a power cut
         half_open.will_set("zsad/line3/available", b"offline", qos=1, retain=True)
         half_open.connect("127.0.0.1", broker.port)
         while not half_open.is_connected():

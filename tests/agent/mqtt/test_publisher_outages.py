@@ -31,7 +31,7 @@ def test_results_accepted_without_a_broker_are_replayed_in_order_when_it_appears
         start_s = time.monotonic()
         for number in range(100):
             accept(publisher, result(number), b"jpeg")
-        assert time.monotonic() - start_s < 2  # waits for no network
+        assert time.monotonic() - start_s < 2  # it does not wait for the network
         time.sleep(0.5)  # several attempts
         assert publisher.flush(0) == 100
         broker.start()
@@ -45,7 +45,7 @@ def test_results_accepted_without_a_broker_are_replayed_in_order_when_it_appears
         assert seqs(messages) == list(range(101))
         assert [message["replayed"] for message in messages] == [True] * 100 + [False]
         assert messages[7] == json.loads(result(7).encode()) | {"replayed": True}  # the same id and capture time
-        assert listener.payloads("zsad/line3/cam0/heatmap") == []  # QoS 0, and nobody was there
+        assert listener.payloads("zsad/line3/cam0/heatmap") == []  # sent with QoS 0 while no subscriber was connected
     assert publisher.live_images_dropped == {"heatmap": 100, "image": 0}
     said = [record.message.split(": ")[0] for record in caplog.records]
     assert said == [f"broker 127.0.0.1:{broker.port} unreachable", f"broker 127.0.0.1:{broker.port} back"]
@@ -81,7 +81,7 @@ def test_broker_restarts_lose_no_result_and_keep_the_order(
         assert publisher.flush(20) == 0
         listener.wait_for(lambda: len(set(seqs(listener.results()))) >= 600)
         stats = publisher.stats
-    for replayed in (False, True):  # two lanes, each in order
+    for replayed in (False, True):  # two streams, each in order
         lane = first_arrivals([message for message in listener.results() if message["replayed"] is replayed])
         assert lane == sorted(lane)
     assert set(seqs(listener.results())) == set(range(600))
@@ -168,7 +168,7 @@ def test_live_results_arrive_while_a_long_backlog_is_replayed(mosquitto: BrokerF
 
 def test_spool_that_cannot_be_used_is_a_fault_and_the_results_arrive(mosquitto: BrokerFactory, tmp_path: Path) -> None:
     broker = mosquitto()
-    (tmp_path / "spool.sqlite3").mkdir()  # a folder where the file belongs
+    (tmp_path / "spool.sqlite3").mkdir()  # a folder in place of the file
     with MqttListener(broker.port) as listener, publishing(broker.url, tmp_path) as publisher:
         assert "spool.sqlite3: the spool cannot be opened" in (publisher.fault or "")
         for number in range(50):
@@ -179,7 +179,7 @@ def test_spool_that_cannot_be_used_is_a_fault_and_the_results_arrive(mosquitto: 
 
 
 class HangingCommit(SpoolClock):
-    """A commit hangs while `hangs` is set: the clock is read last before it."""
+    """A commit hangs while `hangs` is set: the spool reads this clock directly before it."""
 
     hangs = False
 

@@ -75,8 +75,8 @@ def test_refused_results_stay_in_the_spool_are_a_fault_and_are_retried_slowly(
                 accept(publisher, result(seq), None)
             wait_until(lambda: f"broker refuses results: {said}" in (publisher.fault or ""))
             publisher.set_retained("stats", b"{}")
-            wait_until(lambda: (f"{BASE}/stats", b"{}") in broker.messages)  # all else goes on meanwhile
-            wait_until(lambda: len(seqs(broker.asked)) >= 2)  # it tries again
+            wait_until(lambda: (f"{BASE}/stats", b"{}") in broker.messages)  # other messages are still sent
+            wait_until(lambda: len(seqs(broker.asked)) >= 2)  # a retry
             assert len(seqs(broker.asked)) < 10  # the window at most, then one by one
             assert publisher.spool_stats.entries == 30
             assert publisher.stats.acknowledged == 0
@@ -87,7 +87,7 @@ def test_refused_results_stay_in_the_spool_are_a_fault_and_are_retried_slowly(
             assert publisher.stats.connections == 1
             assert publisher.stats.given_up == {}
         assert seqs(broker.messages) == list(range(30))
-    assert caplog.text.count("refuses results") == 2  # once that it does, once that it does no longer
+    assert caplog.text.count("refuses results") == 2  # once when it begins, once when it ends
 
 
 def test_only_the_refused_result_is_sent_again(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_commands_reach_their_handler_over_every_connection_and_retained_ones_do
         broker.start()
         wait_until(lambda: publisher.connected and broker.log.count(f"{topic} (QoS 1)") == 2)
         with MqttListener(broker.port) as operator:
-            operator.publish(topic, b"two", retain=True)  # retained from now on, but sent now
+            operator.publish(topic, b"two", retain=True)  # the broker also delivers it at once, as not retained
             wait_until(lambda: got == [b"one", b"two"])
 
 
@@ -155,7 +155,7 @@ def test_retained_oversize_and_foreign_messages_are_ignored(tmp_path: Path, capl
         broker.send("a/set", b"retained", retained=True)
         broker.send("a/set", b"x" * (MAX_PAYLOAD_BYTES + 1))
         broker.send("a/set", b"y" * (MAX_PAYLOAD_BYTES + 1))
-        broker.send("b/set", b"nobody asked")
+        broker.send("b/set", b"not subscribed")
         broker.send("a/set", b"x" * MAX_PAYLOAD_BYTES)
         wait_until(lambda: got == [b"x" * MAX_PAYLOAD_BYTES])
         assert publisher.connected
@@ -224,7 +224,7 @@ def test_messages_in_flight_never_exceed_the_receive_maximum(tmp_path: Path) -> 
         wait_until(lambda: len(broker.asked) == 1 + 10)
         for seq in range(10):
             accept(publisher, result(seq), None)
-        wait_until(lambda: len(broker.asked) == 1 + 10 + 2)  # one place is kept for the goodbye
+        wait_until(lambda: len(broker.asked) == 1 + 10 + 2)  # one place is kept for the offline message
         time.sleep(0.3)
         assert len(seqs(broker.asked)) == 2
     assert (f"{BASE}/available", b"offline") in broker.messages

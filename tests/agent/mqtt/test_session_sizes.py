@@ -24,7 +24,7 @@ def test_pictures_above_the_limit_that_the_broker_states_are_left_out_and_logged
             accept(publisher, result(seq), b"x" * 30_000)
         accept(publisher, result(3), b"y" * 10_000)
         assert publisher.send_picture("cam0/image", b"x" * 20_001)
-        accept(publisher, result(4, ballast=30_000), None)  # a result may not block those behind it
+        accept(publisher, result(4, ballast=30_000), None)  # it must not block later results
         accept(publisher, result(5), None)
         assert publisher.flush(10) == 0
         wait_until(lambda: seqs(broker.messages) == [0, 1, 2, 3, 5])
@@ -75,7 +75,7 @@ def test_result_at_which_the_broker_disconnects_is_given_up_and_later_results_ar
         assert publisher.flush(20) == 0
         assert sorted(set(seqs(broker.messages))) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
         assert (publisher.stats.given_up, publisher.spool_stats.entries) == ({"refused": 1}, 0)
-        assert seqs(broker.asked).count(4) in (5, 6)  # perhaps with others, then alone
+        assert seqs(broker.asked).count(4) in (5, 6)  # once perhaps with others, then alone
     assert caplog.text.count("is given up") == 1
     assert "result line3-b1-4 is given up" in caplog.text
 

@@ -152,7 +152,7 @@ def test_hang_in_read_is_killed_and_the_next_opening_works(scripted: Scripted, s
         started_s = time.monotonic()
         with pytest.raises(SourceError, match=r"scripted camera: no frame for 1 s$"):
             source.read()
-        assert children() == []  # the device is free before the error is told
+        assert children() == []  # the device is closed before the error is raised
         assert time.monotonic() - started_s < 5
     with source:
         source.read()

@@ -125,13 +125,13 @@ def test_unreadable_picture_becomes_a_fault_of_a_part_with_a_receipt(tmp_path: P
 def test_stop_ends_the_wait_for_pictures_at_once(watch: Callable[..., Watched]) -> None:
     watched = watch()
     watched.wait_for_state("ok")
-    assert watched.end() < 0.2 + 0.3  # the second of them for a machine under load
+    assert watched.end() < 0.2 + 0.3  # 0.3 s more for a busy machine
 
 
 def test_pause_leaves_pictures_where_they_are(tmp_path: Path, watch: Callable[..., Watched]) -> None:
     watched = watch()
     watched.capture.pause(True)
-    time.sleep(2 * LOOK_EVERY_S)  # for a look that had begun
+    time.sleep(2 * LOOK_EVERY_S)  # a listing may have begun
     write_picture(tmp_path / "a.png", 30)
     assert watched.slot.get(1.0) is None
     watched.capture.pause(False)
@@ -243,14 +243,14 @@ def test_full_queue_is_no_fault_of_the_folder(tmp_path: Path, watch: Callable[..
     watched = watch(stale_after_s=0.3)
     for shade in range(10, 80, 10):
         write_picture(tmp_path / f"{shade}.png", shade)
-    time.sleep(1.5)  # the model takes none of them
+    time.sleep(1.5)  # the queue is not read
     for _ in range(7):
         assert isinstance(watched.get(), Frame)
     assert [state["state"] for state in watched.said] == ["ok"]
 
 
 def hang(monkeypatch: pytest.MonkeyPatch, call: str) -> threading.Event:
-    """A call of `os` waits, as for another machine's folder that is gone, until the event is set."""
+    """Makes a call of `os` wait until the event is set, as for a folder of another machine that does not answer."""
     goes_on, real = threading.Event(), getattr(os, call)
 
     def hanging(*args: Any, **settings: Any) -> Any:
@@ -273,7 +273,7 @@ def test_folder_that_hangs_is_lost_until_it_answers_and_loses_no_picture(
     assert isinstance(fault, Fault) and fault.reason == f"camera lost: folder {tmp_path}: no answer for 0.3 s"
     threads = threading.active_count()
     time.sleep(1.0)
-    assert threading.active_count() <= threads  # a folder that hangs holds one thread, however often it is asked
+    assert threading.active_count() <= threads  # a hanging folder uses one thread, not one for each retry
     goes_on.set()
     watched.wait_for_state("ok")
     assert isinstance(watched.get(), Frame)

@@ -27,13 +27,13 @@ class Clock:
 
 
 class Drop:
-    """A watched folder and the looks at it, each as long after the other as the source waits."""
+    """A watched folder; each `look` lists it again after the source's pause."""
 
     def __init__(self, folder: Path, grace_s: float = 5.0) -> None:
         self.folder = folder
         self.clock = Clock()
         self.source = FolderDropSource(folder, stale_after_s=30.0, grace_s=grace_s, clock=self.clock)
-        self.receipt: Callable[[], None] = lambda: None  # of the latest picture, which passed
+        self.receipt: Callable[[], None] = lambda: None  # of the latest picture, with the verdict ok
         self.source.__enter__()
 
     def look(self) -> np.ndarray | None:
@@ -241,7 +241,9 @@ def test_picture_on_a_share_is_inspected_when_its_content_no_longer_changes(drop
 @pytest.mark.usefixtures("share")
 def test_incomplete_picture_that_was_inspected_is_inspected_again_when_it_is_complete(drop: Drop) -> None:
     writer = SlowWriter(drop.folder, "a.bmp")
-    assert any(drop.look() is not None for _ in range(200))  # nothing shows that it is not black at its end
+    assert any(
+        drop.look() is not None for _ in range(200)
+    )  # it cannot be distinguished from a picture with a black end
     drop.receipt()
     writer.to(0.9)
     while names(drop.folder / "inspected"):
@@ -364,7 +366,7 @@ def test_picture_that_was_deleted_gives_no_result(drop: Drop) -> None:
     drop.look()
     assert level(drop.look()) == 20
     (drop.folder / "b.png").unlink()
-    drop.receipt()  # somebody was quicker
+    drop.receipt()  # another program has deleted it
 
 
 def test_picture_that_cannot_be_moved_is_an_error_and_moved_at_a_later_call(drop: Drop) -> None:
@@ -427,7 +429,7 @@ def test_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_link_instead_of_the_folder_inspected_is_not_followed(drop: Drop, tmp_path: Path) -> None:
-    """Who drops pictures may be somebody else, who must not move files about with this user's rights."""
+    """Another user may write into the folder; that user must not be able to move files with the agent's rights."""
     elsewhere = tmp_path.with_name(tmp_path.name + "-elsewhere")
     elsewhere.mkdir()
     (drop.folder / "inspected").symlink_to(elsewhere)

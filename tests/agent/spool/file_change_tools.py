@@ -30,7 +30,7 @@ def add(outbox: Outbox, bodies: list[str]) -> None:
 
 
 def drain(outbox: Outbox) -> list[tuple[str, bool]]:
-    """Takes and acknowledges all results, as over the present connection: (body, replayed)."""
+    """Takes and acknowledges all results of one connection; gives (body, replayed) of each."""
     found = []
     while entries := outbox.take(7):
         for entry in entries:

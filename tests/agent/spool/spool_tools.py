@@ -28,12 +28,12 @@ def fill(path: Path, results: int) -> list[str]:
 
 
 class Clocks:
-    """The system's clock, which can jump, and the one since boot, which cannot."""
+    """The system clock, which can jump, and the clock since boot, which cannot."""
 
     def __init__(self) -> None:
         self.wall_s, self.boot_s = 1.8e9, 50.0
 
-    def pass_(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.wall_s += seconds
         self.boot_s += seconds
 

@@ -15,7 +15,7 @@ from file_change_tools import AFTER, BEFORE, FOREIGN, FastClock, add, drain, wri
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool
 from zsad_core.errors import SpoolError
 
-BACKUP = BEFORE[:10]  # what the backup has
+BACKUP = BEFORE[:10]  # the content of the backup
 
 
 def remove_folder(state: Path) -> None:
@@ -49,14 +49,14 @@ def truncate_every_file(state: Path) -> None:
 
 
 def restore_by_rename(state: Path) -> None:
-    """As rsync and most backup programs."""
+    """Like rsync and most backup programs."""
     for file in (state.parent / "backup").iterdir():
         shutil.copy2(file, state / "restoring")
         (state / "restoring").rename(state / file.name)
 
 
 def restore_in_place(state: Path) -> None:
-    """As cp."""
+    """Like cp."""
     shutil.copytree(state.parent / "backup", state, dirs_exist_ok=True, copy_function=shutil.copy)
 
 
@@ -179,7 +179,7 @@ def test_results_are_sent_and_a_fault_is_reported_while_no_new_file_can_be_writt
         outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         shutil.rmtree(path.parent)
-        path.parent.touch()  # in the way of a new folder
+        path.parent.touch()  # a file, so that no folder can be created
         add(outbox, AFTER[:10])
         assert "30 results cannot be rescued into a new file (File exists)" in (outbox.fault or "")
         assert spool.is_kept() is False

@@ -112,7 +112,7 @@ def test_backlog_is_sent_while_live_results_fill_the_window(outbox: Outbox, wind
             add(outbox, f"new{number}")
             number += 1
         sent += taken_and_acknowledged(outbox, window)
-        assert number < 200 + window, "the backlog starves"
+        assert number < 200 + window, "the backlog is not sent"
     assert [body for body in sent if body in backlog] == backlog
     live = [body for body in sent if body not in backlog]
     assert live == [f"new{number}" for number in range(len(live))]

@@ -17,7 +17,7 @@ def test_results_added_together_wait_in_memory_while_the_disk_fails(
     disk.failing = {"append"}
     picture = ("id", b"jpeg")
     outbox.add_all([Accepted("cam0", str(number).encode(), picture) for number in range(7)])
-    assert outbox.losses.results == {"disk": 2}  # five have room
+    assert outbox.losses.results == {"disk": 2}  # memory has room for five
     assert outbox.losses.pictures == {"disk": 7}
     assert take(outbox) == ["2", "3", "4", "5", "6"]
     disk.failing.clear()
@@ -54,7 +54,7 @@ def test_results_in_memory_move_to_disk_when_it_works_again(
     clock.now_s += RETRY_S
     outbox.delete_acknowledged()
     assert (disk.count, outbox.fault, outbox.unsent) == (3, None, 3)
-    assert take(outbox) == ["b", "c"]  # what was taken from memory is not taken from disk again
+    assert take(outbox) == ["b", "c"]  # a result that was taken from memory is not taken from disk again
     assert [record.message.split(" (")[0] for record in caplog.records] == ["spool lost", "spool back"]
 
 

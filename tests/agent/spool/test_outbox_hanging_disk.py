@@ -15,7 +15,7 @@ from zsad_agent.spool.spool import HUNG_S
 
 
 class HangingDisk(SpoolClock):
-    """A commit hangs while `hangs` is set: the clock is read last before it."""
+    """A commit hangs while `hangs` is set: the spool reads this clock directly before it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def test_disk_that_does_not_answer_is_a_fault_until_it_answers(tmp_path: Path, m
 
 
 class HangingOpening(SpoolClock):
-    """The opening of the file hangs until `answers` is set: the clock is set at its end."""
+    """The opening of the file hangs until `answers` is set: the spool sets this clock at its end."""
 
     def __init__(self) -> None:
         super().__init__()

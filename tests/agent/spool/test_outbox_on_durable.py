@@ -9,7 +9,7 @@ from zsad_agent.spool.outbox import RETRY_S
 
 
 def add_noted(outbox: Outbox, told: list[str], *bodies: str) -> list[int]:
-    """All at once; each is in `told` as soon as it is durable."""
+    """Adds all results together; each body is added to `told` when it is durable."""
     return outbox.add_all(
         [Accepted("cam0", body.encode(), on_durable=lambda body=body: told.append(body)) for body in bodies]  # type: ignore[misc]
     )

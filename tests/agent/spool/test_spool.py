@@ -207,7 +207,7 @@ def test_spool_of_format_1_is_upgraded_in_place_with_all_its_results(path: Path)
         assert db.execute("SELECT id FROM results").fetchall() == [(3,), (4,), (9,), (10,)]
     assert corrupt_files(path) == []
     with Spool(path, max_results=10, max_age_h=1, clock=clocks.spool_clock()) as spool:
-        clocks.pass_(2 * HOUR_S)
+        clocks.advance(2 * HOUR_S)
         spool.upkeep()
         assert (bodies(spool), spool.count) == ([], 0)  # their age counts from the upgrade
 

@@ -58,7 +58,7 @@ def test_damaged_file_is_set_aside_and_what_can_be_read_is_kept(
     with Spool(path, max_results=1000) as spool:
         rescued = bodies(spool)
         assert least_rescued <= len(rescued) < 100
-        assert rescued == [body for body in written if body in rescued]  # in order, none of them altered
+        assert rescued == [body for body in written if body in rescued]  # in order and unchanged
         put(spool, "after")
         assert bodies(spool) == [*rescued, "after"]
         assert spool.count == len(rescued) + 1

@@ -29,10 +29,10 @@ def test_results_above_the_age_limit_are_given_up_oldest_first_and_this_is_logge
     with Spool(path, max_results=10, max_age_h=24, clock=clocks.spool_clock()) as spool:
         for body in "abc":
             put_with_pictures(spool, (body, b"jpeg"))
-            clocks.pass_(10 * HOUR_S)
+            clocks.advance(10 * HOUR_S)
         spool.upkeep()
         assert (bodies(spool), spool.losses.results, spool.losses.pictures) == (["b", "c"], {"age": 1}, {"age": 1})
-        clocks.pass_(10 * HOUR_S)
+        clocks.advance(10 * HOUR_S)
         spool.upkeep()
         spool.upkeep()
         assert (bodies(spool), spool.picture_count, spool.losses.results) == (["c"], 1, {"age": 2})
@@ -46,7 +46,7 @@ def test_old_pictures_are_deleted_even_if_their_results_have_arrived(path: Path)
     with Spool(path, max_results=10, max_age_h=24, clock=clocks.spool_clock()) as spool:
         (entry_id,) = put_with_pictures(spool, ("a", b"jpeg"))
         spool.delete([(entry_id, entry_id)])
-        clocks.pass_(25 * HOUR_S)
+        clocks.advance(25 * HOUR_S)
         spool.upkeep()
         assert (spool.picture_count, spool.losses.results, spool.losses.pictures) == (0, {}, {"age": 1})
 
@@ -69,10 +69,10 @@ def test_jump_of_the_system_clock_expires_no_result_and_the_age_limit_still_appl
             spool = stack.enter_context(Spool(path, max_results=10, max_age_h=72, clock=clocks.spool_clock(boot_id)))
         spool.upkeep()
         put(spool, "b")
-        clocks.pass_(40 * HOUR_S)
+        clocks.advance(40 * HOUR_S)
         spool.upkeep()
         assert bodies(spool) == ["a", "b"]
-        clocks.pass_(33 * HOUR_S)
+        clocks.advance(33 * HOUR_S)
         spool.upkeep()
         assert bodies(spool) == []  # the age limit still applies
 

@@ -1,4 +1,4 @@
-"""Real processes that die, and what they leave behind."""
+"""Crash reports of real processes."""
 
 import fcntl
 import signal
@@ -70,7 +70,7 @@ inner()
     said, _ = run(tmp_path)
     (path,) = reports_in(tmp_path)
     assert said == f"the last run ended with ValueError: no; such mqtt://***@host (in the main thread), see {path}"
-    assert run(tmp_path)[0] == "None"  # of the last run alone
+    assert run(tmp_path)[0] == "None"  # only of the last run
 
 
 def test_exception_in_a_thread_is_reported_under_its_name(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_second_agent_in_the_same_folder_does_not_delete_the_file_of_the_first(t
     with fatal.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         _, stderr = run(tmp_path, "ctypes.string_at(0)", code=-signal.SIGSEGV)
-    assert "Segmentation fault" in stderr  # then the journal has the stacks
+    assert "Segmentation fault" in stderr  # the stacks are then in the journal
     assert fatal.read_bytes() == before
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-# Threads that each hold some memory; then how many heaps glibc says it has.
+# Threads that each hold some memory; then the number of heaps that glibc reports.
 HEAPS = """
 import ctypes, sys, threading
 from zsad_agent.system import keep_memory_small
@@ -29,7 +29,7 @@ libc.malloc_info(0, ctypes.c_void_p(out))
 libc.fflush(ctypes.c_void_p(out))
 """
 
-# Buffers of a frame of 1920 x 1080, one after the other; then how many pages had to be given for each.
+# Allocates buffers of a frame of 1920 x 1080 one after the other, and prints the new pages for each.
 FRAMES = """
 import ctypes, resource
 from zsad_agent.system import keep_memory_small

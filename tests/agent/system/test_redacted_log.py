@@ -1,4 +1,4 @@
-"""What `configure_logging` puts on stderr, in a process of its own."""
+"""The stderr of a process that calls `configure_logging`."""
 
 import json
 import os
