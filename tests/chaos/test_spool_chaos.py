@@ -413,10 +413,10 @@ def check_file_changes(path: Path, changes: int, seed: int) -> None:
     assert missing == 0
 
 
-def test_results_are_sent_though_the_files_of_the_spool_are_changed(tmp_path: Path) -> None:
+def test_results_are_sent_when_the_files_of_the_spool_are_changed(tmp_path: Path) -> None:
     check_file_changes(tmp_path / "state" / "spool.sqlite3", 20, seed=5)
 
 
 @pytest.mark.chaos
-def test_results_are_sent_though_the_files_of_the_spool_are_changed_many_times(tmp_path: Path) -> None:
+def test_results_are_sent_when_the_files_of_the_spool_are_changed_many_times(tmp_path: Path) -> None:
     check_file_changes(tmp_path / "state" / "spool.sqlite3", 500, seed=6)

@@ -223,7 +223,7 @@ def test_lost_camera_is_logged_once_and_its_return_once(caplog: pytest.LogCaptur
     assert "still gone" not in caplog.text
 
 
-def test_missing_camera_is_tried_again_until_it_comes() -> None:
+def test_missing_camera_is_tried_again_until_it_appears() -> None:
     source = FakeSource(*[[SourceError("fake: not yet")]] * 5, [PICTURE] * 10_000, lossless=False)
     bench = Bench(source)
     bench.thread.start()

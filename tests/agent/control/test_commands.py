@@ -149,7 +149,7 @@ def test_bare_value_of_the_wrong_type_is_refused(given: bytes, key: Key) -> None
         parse_command(given, key, plain=True)
 
 
-def test_object_is_checked_fully_with_plain_too() -> None:
+def test_object_is_checked_fully_also_with_plain() -> None:
     with pytest.raises(CommandError, match="id is missing: expected"):
         parse_command(b'{"value": 0.4}', Key.THRESHOLD, plain=True)
 

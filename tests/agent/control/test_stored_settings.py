@@ -31,7 +31,7 @@ def test_without_a_file_there_are_no_settings_and_no_fault(tmp_path: Path) -> No
     assert stored.guard.forgotten_up_to_s(now(NOW_S + 5)) == NOW_S  # a command sent before this start may be a replay
 
 
-def test_settings_and_ids_come_back_after_a_restart(tmp_path: Path) -> None:
+def test_settings_and_ids_are_read_after_a_restart(tmp_path: Path) -> None:
     stored = settings(tmp_path / "made")
     stored.set_camera("cam0", CameraSettings(threshold=0.4, product="bottle"))
     stored.set_camera("gone", CameraSettings(paused=False))

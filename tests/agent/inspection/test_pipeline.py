@@ -70,7 +70,7 @@ def test_bad_picture_is_unknown_in_its_place_and_never_a_pass() -> None:
     assert [state["state"] for state in line.states] == ["ok"]
 
 
-def test_picture_too_small_is_unknown_without_blaming_the_device() -> None:
+def test_too_small_picture_is_unknown_and_no_fault_of_the_device() -> None:
     def refuse(image: np.ndarray) -> None:
         raise ImageError("the picture has 1x1 pixels")
 
@@ -133,7 +133,7 @@ def test_stop_delivers_every_inspected_picture() -> None:
     assert [result["seq"] for result in sink.results] == list(range(1, len(sink.results) + 1))
 
 
-def test_stop_gives_a_slow_model_no_more_pictures() -> None:
+def test_no_more_pictures_are_inspected_after_a_stop() -> None:
     in_model = threading.Event()
 
     def slow(image: np.ndarray) -> None:

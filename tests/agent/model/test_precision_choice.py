@@ -100,7 +100,7 @@ def test_the_config_overrides_the_choice(bundle: Bundle, config: InferenceConfig
     assert score(bundle, config.model_copy(update={"model": "fp"})) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_a_model_that_the_bundle_does_not_hold_is_refused(tiny_bundle: Path, config: InferenceConfig) -> None:
+def test_a_model_that_is_not_in_the_bundle_is_refused(tiny_bundle: Path, config: InferenceConfig) -> None:
     with pytest.raises(BundleError, match=r"inference\.model is int8, but the bundle has only fp\. Set it to auto"):
         Detector(load_bundle(tiny_bundle), config.model_copy(update={"model": "int8"}))
 

@@ -111,7 +111,7 @@ def test_a_zeroed_block_of_weights_anywhere_changes_the_answer_to_the_test_pictu
         assert answer_fault(detector._known, good._known, TOLERANCE) is not None
 
 
-def test_known_answer_is_exact_whether_compiled_read_back_or_on_more_threads(tmp_path: Path) -> None:
+def test_known_answer_is_exact_when_compiled_cached_or_with_more_threads(tmp_path: Path) -> None:
     bundle = load_bundle(SHIPPED / "zsad-tiny")
     detectors = [
         Detector(bundle, InferenceConfig(cache_dir=tmp_path / folder, threads=threads))

@@ -68,7 +68,7 @@ def ended_within(pid: int, seconds: float) -> bool:
     return False
 
 
-def test_frames_are_whole_in_order_and_those_replaced_are_counted(scripted: Scripted) -> None:
+def test_frames_are_complete_and_in_order_and_replaced_ones_are_counted(scripted: Scripted) -> None:
     source = scripted("size:640x480 every:0.001 200")
     values, skipped = [], 0
     with source, pytest.raises(SourceError, match="scripted camera: ended"):
@@ -100,7 +100,7 @@ def test_slow_reader_gets_the_newest_frame_and_the_time_it_came(scripted: Script
     raise AssertionError(f"no new frame after at least 10 skipped ones in {PATIENT_S} s")
 
 
-def test_frame_that_waited_too_long_is_not_given(scripted: Scripted) -> None:
+def test_frame_that_is_too_old_is_not_returned(scripted: Scripted) -> None:
     with scripted("every:0.2 2 wait:60", stale_after_s=0.5) as source:
         source.read()
         time.sleep(2.0)

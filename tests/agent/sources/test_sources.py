@@ -109,7 +109,7 @@ def test_cut_picture_in_a_video_of_pngs_is_refused(tmp_path: Path) -> None:
             source.read()
 
 
-def test_motion_jpeg_of_one_picture_is_inspected_if_it_is_whole(tmp_path: Path) -> None:
+def test_motion_jpeg_of_one_picture_is_inspected_if_it_is_complete(tmp_path: Path) -> None:
     jpeg = jpeg_of().tobytes()
     (tmp_path / "v.mjpeg").write_bytes(jpeg)
     assert len(read_all(make_source(SourceConfig(source=str(tmp_path / "v.mjpeg"))))) == 1
@@ -230,7 +230,7 @@ def test_file_with_brackets_in_its_name_is_no_glob(tmp_path: Path) -> None:
         ("*.png", "no pictures found"),
     ],
 )
-def test_nothing_to_read_is_an_error(tmp_path: Path, source: str, message: str) -> None:
+def test_source_with_nothing_to_read_is_an_error(tmp_path: Path, source: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         make_source(SourceConfig(source=f"{tmp_path}/{source}"))
 
@@ -345,7 +345,7 @@ def test_live_jpeg_with_a_missing_part_is_refused(left: int) -> None:
         decode_image(jpeg_of()[:left], "cam")
 
 
-def test_half_a_live_jpeg_with_the_next_one_behind_it_is_refused() -> None:
+def test_incomplete_live_jpeg_before_the_next_one_is_refused() -> None:
     jpeg = jpeg_of()
     with pytest.raises(ImageError, match="truncated"):
         decode_image(np.concatenate([jpeg[: jpeg.size // 2], jpeg]), "cam")

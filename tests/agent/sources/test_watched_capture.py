@@ -152,7 +152,7 @@ def test_folder_that_is_removed_is_reported_as_lost_and_back(tmp_path: Path, wat
     assert isinstance(watched.get(), Frame)
 
 
-def test_move_that_fails_is_a_stated_fault_until_it_works_again(
+def test_failed_move_is_a_fault_until_it_works_again(
     tmp_path: Path, watch: Callable[..., Watched], caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "inspected").write_text("in the way")

@@ -79,7 +79,7 @@ def test_two_reads_between_two_listings_list_the_folder_once(drop: Drop) -> None
     assert drop.source.read() is None
 
 
-def test_pictures_come_in_order_of_arrival_then_name(drop: Drop) -> None:
+def test_pictures_are_read_in_order_of_arrival_then_name(drop: Drop) -> None:
     drop.put("c.png", 10, mtime=100)
     drop.put("b.png", 30, mtime=200)
     drop.put("a.png", 20, mtime=200)
@@ -218,7 +218,7 @@ def test_picture_whose_writer_stops_in_the_middle_is_unknown_and_inspected_when_
     assert names(drop.folder / "inspected") == ["a.bmp"]
 
 
-def test_whole_jpeg_that_its_writer_never_closes_is_inspected(drop: Drop) -> None:
+def test_complete_jpeg_that_its_writer_never_closes_is_inspected(drop: Drop) -> None:
     writer = SlowWriter(drop.folder, "a.jpg")
     writer.to(1.0)
     assert any(drop.look() is not None for _ in range(160))
@@ -345,7 +345,7 @@ def test_long_name_is_shortened_when_it_is_moved(drop: Drop) -> None:
     assert len(moved) == 2 and all(len(os.fsencode(one)) <= 255 for one in moved)
 
 
-def test_picture_that_replaces_one_being_inspected_is_inspected_too(drop: Drop) -> None:
+def test_picture_that_replaces_one_during_its_inspection_is_also_inspected(drop: Drop) -> None:
     drop.put("a.png", 10)
     drop.look()
     assert level(drop.look()) == 10

@@ -281,7 +281,7 @@ def test_checkpoints_of_the_agent_are_not_reported_as_changes(path: Path) -> Non
     assert [file.name for file in path.parent.iterdir()] == ["spool.sqlite3"]
 
 
-def test_an_idle_agent_rescues_its_results_too(path: Path) -> None:
+def test_an_idle_agent_also_rescues_its_results(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
         outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)

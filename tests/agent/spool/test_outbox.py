@@ -35,7 +35,7 @@ def test_entries_are_taken_once_in_order_until_a_rewind(outbox: Outbox) -> None:
     assert take(outbox) == ["a", "b", "c", "d"]
 
 
-def test_acknowledged_entry_is_not_taken_again_though_not_yet_deleted(outbox: Outbox) -> None:
+def test_acknowledged_entry_is_not_taken_again_even_if_it_is_not_deleted_yet(outbox: Outbox) -> None:
     ids = add(outbox, "a", "b", "c")
     take(outbox)
     outbox.acknowledge(ids[1])
@@ -44,7 +44,7 @@ def test_acknowledged_entry_is_not_taken_again_though_not_yet_deleted(outbox: Ou
     assert take(outbox) == ["a", "c"]
 
 
-def test_results_that_come_together_are_committed_at_once_and_go_out_in_order(
+def test_results_that_are_added_together_are_committed_together_and_sent_in_order(
     outbox: Outbox, disk: FailingDisk
 ) -> None:
     together = [Accepted("cam0", body) for body in (b"b", b"c", b"d")]
@@ -89,7 +89,7 @@ def test_live_results_go_before_the_backlog_of_an_earlier_run(tmp_path: Path) ->
         assert [(entry.body, entry.id <= boundary) for entry in entries] == [(b"c", False), (b"a", True), (b"b", True)]
 
 
-def test_live_results_go_first_and_the_backlog_keeps_its_share(outbox: Outbox) -> None:
+def test_live_results_are_sent_first_and_the_backlog_keeps_its_share(outbox: Outbox) -> None:
     add(outbox, *(f"old{number}" for number in range(6)))
     outbox.rewind()
     add(outbox, *(f"new{number}" for number in range(9)))

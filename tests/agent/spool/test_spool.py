@@ -26,7 +26,7 @@ def test_empty_spool_reads_nothing_and_deletes_nothing(path: Path) -> None:
         assert (spool.count, spool.picture_count, spool.last_id) == (0, 0, THIS_RUN)
 
 
-def test_entries_come_back_in_order_after_reopening(path: Path) -> None:
+def test_entries_are_read_in_order_after_reopening(path: Path) -> None:
     with Spool(path, max_results=10) as spool:
         put(spool, "a", "b")
         put(spool, "c")
@@ -145,7 +145,7 @@ def test_nothing_appended_is_lost_when_the_process_is_killed(path: Path) -> None
     assert kept == sorted(set(kept))
 
 
-def test_full_disk_is_an_error_that_loses_nothing_and_ends_when_there_is_room(tiny_disk: Path) -> None:
+def test_full_disk_is_an_error_without_loss_until_there_is_room(tiny_disk: Path) -> None:
     ballast = tiny_disk / "ballast"
     ballast.write_bytes(b"\0" * 500_000)
     with Spool(tiny_disk / "spool.sqlite3", max_results=1_000_000) as spool:

@@ -93,7 +93,7 @@ def test_only_one_agent_opens_a_spool_on_a_kernel_without_locks_of_open_files(
         assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
 
 
-def test_another_program_that_has_the_spool_open_at_the_start_is_named(path: Path) -> None:
+def test_another_program_that_has_the_spool_open_at_the_start_is_reported(path: Path) -> None:
     write_spool(path, BEFORE)
     reader = f"import sqlite3; db = sqlite3.connect({str(path)!r}); "
     reader += "print(*db.execute('SELECT 1 FROM state'), flush=True); input()"

@@ -6,7 +6,9 @@ import pytest
 from zsad_agent.system import write_whole
 
 
-def test_file_is_replaced_whole_and_synced_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_replaced_atomically_and_synced_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "settings.json"
     path.write_bytes(b"before")
     at_sync: list[tuple[str, bytes]] = []

@@ -31,7 +31,7 @@ def stderr_of(level: str, log_format: str, **environment: str) -> str:
     return done.stderr.decode()
 
 
-def test_json_is_one_object_a_line_whatever_the_text_holds() -> None:
+def test_json_log_has_one_object_a_line_for_any_text() -> None:
     lines = stderr_of("INFO", "json").splitlines()
     entries = [json.loads(line) for line in lines]
     assert [sorted(entry) for entry in entries] == [["level", "logger", "message", "time"]] * 2 + [
