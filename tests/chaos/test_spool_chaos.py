@@ -14,22 +14,12 @@ from pathlib import Path
 
 import pytest
 from chaos_record import record
+from fast_clock import FastClock
 
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool, SpoolClock
 from zsad_core.errors import SpoolError
 
 PAGE_BYTES = 4096
-
-
-class FastClock:
-    """A clock that advances at each call, so that retries are due at once."""
-
-    def __init__(self) -> None:
-        self._now_s = 0.0
-
-    def __call__(self) -> float:
-        self._now_s += 5.0
-        return self._now_s
 
 
 def drain(outbox: Outbox) -> list[str]:

@@ -74,7 +74,7 @@ def test_hanging_service_does_not_use_up_the_time_of_the_others() -> None:
     first, *hanging = [group.start(FakeService(log, label, hangs=label != "a")) for label in "abc"]
     started_s = time.monotonic()
     group.stop(started_s + 0.6)
-    assert time.monotonic() - started_s < 0.75
+    assert time.monotonic() - started_s < 1.0
     assert 0.1 < first.waited_s < 0.3
     assert all(0.1 < service.waited_s < 0.3 for service in hanging)
     group.stop(started_s + 9)  # no service is running

@@ -62,7 +62,7 @@ def test_every_trigger_has_a_result_also_during_camera_faults(
                 assert {result["verdict"] for result in operator.results_of(camera)} == {verdict}
 
             server.stalled = True
-            time.sleep(0.1)
+            time.sleep(0.5)  # the last frames arrive
             operator.publish(f"{BASE}/live/trigger", b"amid")
             operator.wait_for(lambda: "amid" in trigger_ids(operator.results_of("live")), PATIENCE_S)
             operator.publish(f"{BASE}/live/trigger", b"after")

@@ -16,8 +16,6 @@ from zsad_agent.evidence import files as evidence_files
 from zsad_agent.evidence.files import delete_set
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
-
-
 NOON_S = 1_795_608_000.0  # 2026-11-25T12:00:00Z
 
 

@@ -23,11 +23,7 @@ from zsad_core.facts import ScoreRule
 from zsad_core.types import Prediction
 
 DARK, BRIGHT = np.zeros((40, 60, 3), np.uint8), np.full((40, 60, 3), 255, np.uint8)
-
-
 GREY = np.full((40, 60, 3), 200, np.uint8)
-
-
 RESULT_SCHEMA = json.loads(schema_text(Result))
 
 

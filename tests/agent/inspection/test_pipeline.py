@@ -111,14 +111,17 @@ def test_slow_model_drops_no_picture_of_a_file() -> None:
 
 
 def test_model_and_sink_work_at_the_same_time() -> None:
-    line = FakeLine(
-        FakeSource(*[BRIGHT] * 20),
-        predictor=FakePredictor(lambda image: time.sleep(0.02)),
-        sink=ListSink(lambda: time.sleep(0.018)),
-    )
-    started_s = time.monotonic()
-    line.run()
-    assert time.monotonic() - started_s < 20 * 0.03  # one after the other would take 0.76 s
+    spent_s = []
+    for _ in range(3):  # the fastest of three, because the machine may be busy
+        line = FakeLine(
+            FakeSource(*[BRIGHT] * 20),
+            predictor=FakePredictor(lambda image: time.sleep(0.02)),
+            sink=ListSink(lambda: time.sleep(0.018)),
+        )
+        started_s = time.monotonic()
+        line.run()
+        spent_s.append(time.monotonic() - started_s)
+    assert min(spent_s) < 20 * 0.03  # one after the other would take 0.76 s
 
 
 def test_stop_delivers_every_inspected_picture() -> None:

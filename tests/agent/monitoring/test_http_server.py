@@ -263,7 +263,7 @@ def test_config_accepts_every_port(listen: str) -> None:
 def test_process_ends_with_a_connection_open() -> None:
     script = (
         "import socket\n"
-        "from zsad_agent.monitoring.http_server import HealthServer\n"
+        "from zsad_agent.monitoring import HealthServer\n"
         "with HealthServer('127.0.0.1:0', metrics=lambda: b'', stuck=lambda: None, missing=list) as server:\n"
         "    connection = socket.create_connection(('127.0.0.1', server.port))\n"
         "    connection.sendall(b'GET')\n"

@@ -14,11 +14,7 @@ from zsad_agent.mqtt import Publisher
 from zsad_agent.spool import Spool
 
 NOT_AUTHORISED, QUOTA = 0x87, 0x97
-
-
 BASE = "zsad/line3"
-
-
 RESULT_TOPIC = f"{BASE}/cam0/result"
 
 

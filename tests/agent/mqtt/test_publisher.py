@@ -1,10 +1,7 @@
 """Results, statuses and availability over a real broker."""
 
 import json
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -72,33 +69,6 @@ def test_no_result_is_sent_twice_after_an_immediate_stop(mosquitto: BrokerFactor
         assert sorted(seqs(listener.results())) == list(
             range(120)
         )  # results of an earlier run are sent between live ones
-
-
-AGENT = """
-import sys, threading, time
-from pathlib import Path
-from zsad_agent.config import MqttConfig
-from zsad_agent.mqtt import Publisher
-from zsad_agent.spool import Spool
-with Spool(Path(sys.argv[2]), max_results=1000) as spool:
-    with Publisher(MqttConfig(broker=sys.argv[1]), "line3", spool) as publisher:
-        publisher.await_first_attempt(threading.Event())
-        print(publisher.connected, flush=True)
-        time.sleep(60)
-"""
-
-
-def test_broker_publishes_offline_for_an_agent_that_was_killed(mosquitto: BrokerFactory, tmp_path: Path) -> None:
-    broker = mosquitto()
-    with MqttListener(broker.port) as listener:
-        command = [sys.executable, "-c", AGENT, broker.url, str(tmp_path / "spool.sqlite3")]
-        agent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert agent.stdout is not None
-        assert agent.stdout.readline() == "True\n"
-        agent.send_signal(signal.SIGKILL)
-        agent.wait()
-        agent.stdout.close()
-        listener.wait_for(lambda: listener.payloads("zsad/line3/available") == [b"online", b"offline"])
 
 
 def test_agent_that_reconnects_before_its_old_connection_ends_is_online(

@@ -30,8 +30,6 @@ from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
 
 TESTS = Path(__file__).parents[2]
-
-
 Scripted = Callable[..., GrabberSource]
 
 

@@ -5,23 +5,8 @@ from pathlib import Path
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool
 
 BEFORE = [f"before {number}" for number in range(30)]
-
-
 AFTER = [f"after {number}" for number in range(30)]
-
-
 FOREIGN = [f"foreign {number}" for number in range(40)]  # more than this agent has written
-
-
-class FastClock:
-    """A clock that advances at each call, so that retries are due at once."""
-
-    def __init__(self) -> None:
-        self._now_s = 0.0
-
-    def __call__(self) -> float:
-        self._now_s += 5.0
-        return self._now_s
 
 
 def add(outbox: Outbox, bodies: list[str]) -> None:

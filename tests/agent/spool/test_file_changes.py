@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from file_change_tools import AFTER, BEFORE, FOREIGN, FastClock, add, drain, write_spool
+from fast_clock import FastClock
+from file_change_tools import AFTER, BEFORE, FOREIGN, add, drain, write_spool
 
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool
 from zsad_core.errors import SpoolError
@@ -294,19 +295,16 @@ def test_an_idle_agent_also_rescues_its_results(path: Path) -> None:
 
 
 def test_a_disk_that_is_too_full_for_the_rescue_is_a_fault_and_no_result_is_lost(tiny_disk: Path) -> None:
-    path, ballast = tiny_disk / "spool.sqlite3", tiny_disk / "ballast"
+    path = tiny_disk / "spool.sqlite3"
     with Spool(path, max_results=1000) as spool:
         outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         path.rename(tiny_disk / "moved")
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        add(outbox, AFTER[:5])
-        assert "cannot be rescued into a new file (database or disk is full)" in (outbox.fault or "")
-        assert not path.exists()
-        assert sorted(file.name for file in tiny_disk.iterdir() if "new-" in file.name) == []
-        ballast.unlink()
+        with nearly_full(tiny_disk, 0):
+            add(outbox, AFTER[:5])
+            assert "cannot be rescued into a new file (database or disk is full)" in (outbox.fault or "")
+            assert not path.exists()
+            assert sorted(file.name for file in tiny_disk.iterdir() if "new-" in file.name) == []
         add(outbox, AFTER[5:])
         outbox.rewind()
         assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
@@ -340,21 +338,18 @@ def test_a_file_that_is_changed_and_removed_is_read_as_far_as_possible(path: Pat
 
 
 def test_a_checkpoint_that_fails_on_a_full_disk_is_not_reported_as_a_change(tiny_disk: Path) -> None:
-    path, ballast = tiny_disk / "spool.sqlite3", tiny_disk / "ballast"
-    with Spool(path, max_results=1000, fsync="periodic") as spool:
+    with Spool(tiny_disk / "spool.sqlite3", max_results=1000, fsync="periodic") as spool:
         spool.append([Entry(spool.new_id(), "cam0", bytes(4000)) for _ in range(60)])
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        os.truncate(ballast, ballast.stat().st_size - 40_000)  # a part of the checkpoint fits
-        with pytest.raises(SpoolError, match="cannot be synced to disk: database or disk is full"):
-            spool.sync()
-        assert spool.is_kept() and not spool.faults
-        assert not spool.adrift
+        with nearly_full(tiny_disk, 40_000):  # a part of the checkpoint fits
+            with pytest.raises(SpoolError, match="cannot be synced to disk: database or disk is full"):
+                spool.sync()
+            assert spool.is_kept() and not spool.faults
+            assert not spool.adrift
 
 
 @contextlib.contextmanager
 def nearly_full(disk: Path, free: int) -> Iterator[None]:
+    """Fills the disk except for `free` bytes."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:

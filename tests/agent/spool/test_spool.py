@@ -115,8 +115,7 @@ def test_spool_of_a_newer_agent_is_refused(path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from zsad_agent.spool.spool import THIS_RUN, Spool
-from zsad_agent.spool.rows import Entry
+from zsad_agent.spool import Entry, Spool
 number = int(sys.argv[2])
 with Spool(Path(sys.argv[1]), max_results=1_000_000) as spool:
     while True:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from file_change_tools import AFTER, BEFORE, FastClock, add, drain, write_spool
+from fast_clock import FastClock
+from file_change_tools import AFTER, BEFORE, add, drain, write_spool
 
 from zsad_agent.spool import Outbox, Spool
 from zsad_core.errors import SpoolError
