@@ -28,7 +28,7 @@ def test_bench_reports_every_figure_of_the_contract(
     assert report["pipeline_to_raw"] == pytest.approx(
         report["pipeline"]["per_second"] / report["raw"]["per_second"], rel=0.01
     )
-    assert report["energy_j"] is None or report["energy_j"] > 0  # many machines do not tell
+    assert report["energy_j"] is None or report["energy_j"] > 0  # many machines have no energy counter
     assert report["start_up_s"] > 0 and 10 < report["rss_mb"] <= report["peak_rss_mb"]
 
 
@@ -54,7 +54,7 @@ def test_raw_inference_and_pipeline_take_turns_so_that_load_affects_both(
     assert report["raw"]["pictures"] >= 4 and report["pipeline"]["pictures"] >= 4
 
 
-def test_bench_table_is_for_people(
+def test_bench_prints_a_readable_table(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
@@ -72,7 +72,7 @@ def test_bench_table_is_for_people(
         assert text in table
 
 
-def test_of_two_models_the_faster_is_kept_and_runs_from_then_on(
+def test_bench_stores_the_faster_of_two_models_and_later_runs_use_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_tiny_bundle(tmp_path / "bundle", slow=True, int8_scale=0.5)
@@ -84,7 +84,7 @@ def test_of_two_models_the_faster_is_kept_and_runs_from_then_on(
         assert main(["score", str(picture), "--bundle", str(bundle), "--json", "--unchecked"]) == 0
         return float(json.loads(capsys.readouterr().out)["anomaly_score"])
 
-    assert score() == pytest.approx(1.0, abs=1e-6)  # the main one
+    assert score() == pytest.approx(1.0, abs=1e-6)  # the main model
     assert main(["bench", "--bundle", str(bundle), "--seconds", "2", "--threads", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     medians = {name: figures["latency_ms"]["p50"] for name, figures in report["models"].items()}
@@ -96,6 +96,6 @@ def test_of_two_models_the_faster_is_kept_and_runs_from_then_on(
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "much"])
-def test_bench_refuses_a_time_that_is_none(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_refuses_an_invalid_time(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--seconds", seconds]) == 2
     assert "--seconds" in capsys.readouterr().err

@@ -39,12 +39,12 @@ def restore_in_place(state: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [remove, rename, restore, restore_in_place])
-def test_every_result_arrives_though_the_state_folder_is_changed_while_the_broker_is_away(
+def test_every_result_arrives_when_the_state_folder_is_changed_while_the_broker_is_off(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     broker = mosquitto(persistent=True)
     with MqttListener(broker.port, session="dashboard"):
-        pass  # the broker keeps its messages from now on
+        pass  # the broker keeps messages for this session from now on
     broker.stop()
     video = write_line_video(tmp_path / "line.avi", frames=20)
     with AgentProcess(tmp_path, tiny_bundle, "--source", str(video), *FLAGS, "--broker", broker.url) as agent:
@@ -67,7 +67,7 @@ def test_every_result_arrives_though_the_state_folder_is_changed_while_the_broke
     arrived = {result["seq"] for result in results}
     assert {seq for _, _, seq in agent.printed} - arrived <= set(kept_seqs(agent)), agent.output
     bodies = {result["id"]: {**result, "replayed": None} for result in results}
-    assert all({**result, "replayed": None} == bodies[result["id"]] for result in results)  # doubles are the same
+    assert all({**result, "replayed": None} == bodies[result["id"]] for result in results)  # repeated results are equal
 
 
 def kept_seqs(agent: AgentProcess) -> list[int]:
@@ -75,7 +75,7 @@ def kept_seqs(agent: AgentProcess) -> list[int]:
         return [json.loads(entry.body)["seq"] for entry in spool.read(0, spool.last_id, 1000)]
 
 
-def test_results_that_cannot_be_rescued_are_said_to_be_lost_at_the_end(
+def test_results_that_cannot_be_rescued_are_reported_as_lost_at_the_end(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     video = write_line_video(tmp_path / "line.avi", frames=20)
@@ -83,7 +83,7 @@ def test_results_that_cannot_be_rescued_are_said_to_be_lost_at_the_end(
     with AgentProcess(tmp_path, tiny_bundle, *flags) as agent:
         wait_until(lambda: len(agent.printed) > 20)
         remove(agent.spool.parent)
-        agent.spool.parent.touch()  # in the way of a new folder
+        agent.spool.parent.touch()  # a file, so that no folder can be created
         agent.wait_for_output("results cannot be rescued into a new file")
         code, _ = agent.terminate()
     assert code == 1
@@ -132,7 +132,7 @@ def test_an_agent_that_is_killed_soon_after_its_state_folder_was_removed_loses_n
     assert {seq for _, _, seq in agent.printed} <= set(kept_seqs(agent))
 
 
-def test_commanded_settings_are_written_again_and_a_removed_bundle_is_a_stated_fault(
+def test_commanded_settings_are_written_again_and_a_removed_bundle_is_a_fault(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     broker = mosquitto()

@@ -51,7 +51,10 @@ def test_detector_works_after_the_bundle_is_freed(tiny_bundle: Path, config: Inf
     bundle = load_bundle(tiny_bundle)
     held = sys.getrefcount(bundle), sys.getrefcount(bundle.model_bin)
     detector = Detector(bundle, config)
-    still_held = sys.getrefcount(bundle), sys.getrefcount(bundle.model_bin)  # not in the assert, which would hold them
+    still_held = (
+        sys.getrefcount(bundle),
+        sys.getrefcount(bundle.model_bin),
+    )  # not inside the assert, which would keep the arrays
     assert still_held == held
     before = detector.predict(blotted(), "bottle")
     del bundle
@@ -87,7 +90,7 @@ def test_answers_do_not_share_memory(detector: Detector) -> None:
 
 
 @pytest.mark.parametrize("hw", [(8, 8), (8, 4000), (2000, 9)])
-def test_odd_sizes_are_answered(detector: Detector, hw: tuple[int, int]) -> None:
+def test_images_of_unusual_sizes_are_scored(detector: Detector, hw: tuple[int, int]) -> None:
     assert detector.predict(white(*hw)).anomaly_map.shape == (64, 64)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from zsad_agent.system import quick_imports
 
-# Threads that each hold some memory; then how many heaps glibc says it has.
+# Threads that each hold some memory; then the number of heaps that glibc reports.
 HEAPS = """
 import ctypes, sys, threading
 from zsad_agent.system import keep_memory_small
@@ -32,7 +32,7 @@ libc.malloc_info(0, ctypes.c_void_p(out))
 libc.fflush(ctypes.c_void_p(out))
 """
 
-# Buffers of a frame of 1920 x 1080, one after the other; then how many pages had to be given for each.
+# Allocates buffers of a frame of 1920 x 1080 one after the other, and prints the new pages for each.
 FRAMES = """
 import ctypes, resource
 from zsad_agent.system import keep_memory_small
@@ -56,7 +56,7 @@ print(take(50) / 50)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of GNU's allocator")
-def test_memory_of_one_frame_is_there_for_the_next() -> None:
+def test_memory_of_one_frame_is_reused_for_the_next() -> None:
     pages = subprocess.run([sys.executable, "-c", FRAMES], check=True, capture_output=True, text=True).stdout
     assert float(pages) < 100  # of 1,519
 
