@@ -27,20 +27,6 @@ def inflated_length(packed: bytes, limit: int) -> int:
     return length if inflater.eof else -1
 
 
-def packbits_length(packed: bytes, limit: int) -> int:
-    """Bytes that PackBits data holds, at most about `limit`."""
-    length, position = 0, 0
-    while position < len(packed) and length <= limit:
-        head = packed[position]
-        if head < 128:
-            length += min(head + 1, len(packed) - position - 1)
-            position += head + 2
-        else:
-            length += 257 - head if head > 128 else 0
-            position += 2 if head > 128 else 1
-    return length
-
-
 def lzw_length(packed: bytes, limit: int) -> int:
     """Bytes that TIFF's LZW data holds, at most about `limit`; -1 if it is damaged or has no end code.
 
@@ -73,6 +59,5 @@ def lzw_length(packed: bytes, limit: int) -> int:
 DECODED_LENGTH: Final[dict[int, Callable[[bytes, int], int]]] = {  # number of the compression in a TIFF
     5: lzw_length,
     8: inflated_length,
-    32773: packbits_length,
     32946: inflated_length,
 }
