@@ -56,7 +56,10 @@ def find_fault(encoded: bytes) -> str | None:
         if end is None:
             return "the JPEG is truncated: it has no end-of-image marker"
         if format_of(encoded[end : end + HEAD_BYTES]) and b"MPF\0" not in encoded[:end]:
-            return "holds several images, of which only the first would be read: split it, or name a motion JPEG .mjpeg"
+            return (
+                "holds several images, of which only the first would be read: split it, or name a motion JPEG .mjpeg. "
+                "An interlaced video must be deinterlaced: ffmpeg -i VIDEO -vf yadif -c:v mjpeg -q:v 2 NEW.avi"
+            )
         if imprecise > 0:
             return "the progressive JPEG is truncated: its last scans are missing"
     if encoded.startswith(b"\x89PNG"):
