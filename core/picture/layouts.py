@@ -20,6 +20,7 @@ from zsad_core.picture.strips import DECODED_LENGTH, inflated_length
 FULL_16_BIT: Final = 65_535
 MAX_PADDING_BYTES: Final = 16  # after uncompressed data; some writers align the length
 _TIFF_TYPES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}  # the integer types; no other is needed here
+_MOST_METADATA: Final = 65_536  # bytes, and an eighth of the pixels, in an uncompressed TIFF
 _MOST_VALUES: Final = 1_000_000  # strips or tiles of the largest image
 _PHOTOMETRIC: Final = {4: "mask", 6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "CFA", 34892: "raw"}
 _UNCOMPRESSED: Final = 1
@@ -186,7 +187,12 @@ def _tiff_strips(data: bytes, tags: _Tags, *, pixel_bits: int) -> RawPixels | No
             fits = DECODED_LENGTH[compression](data[offset:end], row_bytes * rows) in (row_bytes * rows, needed)
         if not fits:
             raise ImageError(f"the TIFF {_OTHER_SIZE}")
-    return RawPixels(b"".join(pixels), height, max(1, pixel_bits // 8)) if pixels else None
+    if not pixels:
+        return None
+    raw = RawPixels(b"".join(pixels), height, max(1, pixel_bits // 8))
+    if len(data) - len(raw.data) > len(raw.data) // 8 + _MOST_METADATA:  # it would be more strips
+        raise ImageError(f"the TIFF {_OTHER_SIZE}")
+    return raw
 
 
 def _png(data: bytes) -> Layout:
@@ -203,7 +209,7 @@ def _png(data: bytes) -> Layout:
         position += 12 + length
         if kind == b"IEND" and format_of(data[position : position + HEAD_BYTES]):
             raise ImageError(_SEVERAL)
-    if inflated_length(b"".join(packed), expected) > expected:
+    if inflated_length(b"".join(packed), expected) != expected:
         raise ImageError(f"the PNG {_OTHER_SIZE}")
     return Layout()
 
@@ -224,13 +230,11 @@ def _bmp(data: bytes) -> Layout:
     if left < 0:
         raise ImageError("the BMP is truncated")
     beyond = struct.unpack_from("<I", data, 2)[0] - (len(data) - left)  # of the stated file size; then comes metadata
-    has_profile = header == 124 and struct.unpack_from("<I", data, 130)[0] > 0
-    if left > MAX_PADDING_BYTES and not has_profile and not 0 <= beyond <= MAX_PADDING_BYTES:
-        raise ImageError(f"the BMP {_OTHER_SIZE}")
-    end = len(data) - left
-    if format_of(data[end : end + HEAD_BYTES]):
-        raise ImageError(_SEVERAL)
-    raw = RawPixels(data[start:end], abs(height), max(1, bits // 8))
+    metadata = left - (struct.unpack_from("<I", data, 130)[0] if header == 124 else 0)  # without a colour profile
+    most = row_bytes * abs(height) // 8 if 0 <= beyond <= MAX_PADDING_BYTES else MAX_PADDING_BYTES  # more would be rows
+    if metadata > most:
+        raise ImageError(f"the BMP {_OTHER_SIZE}, or it holds several images")
+    raw = RawPixels(data[start : len(data) - left], abs(height), max(1, bits // 8))
     masks = struct.unpack_from("<III", data, 54) if compression == 3 else _BGRX
     image = None if masks == _BGRX else _unmasked(data, (start, width, height, bits), masks)
     return Layout(image=image, raw=raw)

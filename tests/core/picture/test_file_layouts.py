@@ -249,6 +249,22 @@ def test_metadata_after_a_bmp_is_ignored_if_the_header_states_the_size_without_i
         decode_image(longer, "a", strict=True)
 
 
+@pytest.mark.parametrize("height", [100, 240, 320])
+def test_height_that_all_fields_of_an_uncompressed_file_state_alike_and_wrongly_is_refused(height: int) -> None:
+    picture = PICTURE.resize((480, 640))
+    bmp = with_size(saved(picture, "BMP"), "height", height)
+    bmp = bmp[:2] + struct.pack("<I", 54 + 1440 * height) + bmp[6:34] + struct.pack("<I", 1440 * height) + bmp[38:]
+    plain = saved(picture, "TIFF")
+    with tifffile.TiffFile(io.BytesIO(plain)) as file:
+        tags = [file.pages[0].tags[number] for number in (257, 278, 279)]  # type: ignore[union-attr]
+    for tag, value in zip(tags, (height, height, 1440 * height), strict=True):
+        packed = value.to_bytes(tag.valuebytecount, "little")
+        plain = plain[: tag.valueoffset] + packed + plain[tag.valueoffset + len(packed) :]
+    for data in (bmp, plain):
+        with pytest.raises(ImageError, match="more or less data"):
+            decode_image(np.frombuffer(data, np.uint8), "a")
+
+
 def test_unusual_header_of_a_camera_neither_refuses_a_jpeg_nor_hides_its_damage() -> None:
     jpeg = saved(PICTURE, "JPEG")
     scan = jpeg.index(b"\xff\xda") + 11  # of three components: then first and last coefficient, and precision
