@@ -258,12 +258,16 @@ def test_picture_on_a_share_is_inspected_when_its_content_is_quiet(drop: Drop) -
 
 
 @pytest.mark.usefixtures("share")
-def test_half_picture_that_was_inspected_is_inspected_again_when_it_is_whole(drop: Drop) -> None:
-    writer = SlowWriter(drop.folder, "a.bmp")
-    assert any(drop.look() is not None for _ in range(200))  # nothing shows that it is not black at its end
+def test_half_picture_is_unknown_where_nothing_is_reported_and_inspected_once_it_is_whole(drop: Drop) -> None:
+    writer, looks = SlowWriter(drop.folder, "a.bmp"), 0
+    with pytest.raises(DamagedPicture, match=r"a\.bmp: the BMP is damaged: its last rows are empty"):
+        while looks < 1000:
+            assert drop.look() is None
+            looks += 1
+    assert looks * LOOK_EVERY_S > 29.0
     drop.receipt()
     writer.to(0.9)
-    while names(drop.folder / "inspected"):
+    while names(drop.folder / "unreadable"):
         assert drop.look() is None
     writer.to(1.0)
     writer.file.close()
