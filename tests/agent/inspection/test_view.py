@@ -53,6 +53,11 @@ def test_defect_under_the_mask_is_ignored_and_one_beside_it_is_not(tmp_path: Pat
     assert seen.anomaly_score == pytest.approx(0.7)
 
 
+def test_mask_without_a_checksum_may_end_in_black_at_once(tmp_path: Path) -> None:
+    view = View(ignore_mask=mask_file(tmp_path / "m.bmp", np.s_[30:, :]))  # a BMP begins with the lowest row
+    assert view.rectangle((60, 40)) == (0, 0, 60, 40)
+
+
 def test_mask_is_cut_to_the_region_and_scales_with_the_frame(tmp_path: Path) -> None:
     view = View((60, 0, 60, 80), mask_file(tmp_path / "m.png", np.s_[:, 45:]))  # drawn at 60x40, frames are 120x80
     corrected = view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (120, 80), RULE)

@@ -200,7 +200,7 @@ def test_motion_jpeg_is_recognised_as_a_video_by_its_name(tmp_path: Path) -> Non
     (tmp_path / "v.mjpeg").write_bytes(b"".join(jpeg_of().tobytes() for _ in range(3)))
     (tmp_path / "v.jpg").write_bytes((tmp_path / "v.mjpeg").read_bytes())
     assert isinstance(make_source(SourceConfig(source=str(tmp_path / "v.mjpeg"))), VideoFileSource)
-    with pytest.raises(ImageError, match="several JPEGs"):
+    with pytest.raises(ImageError, match="several images"):
         read_all(make_source(SourceConfig(source=str(tmp_path / "v.jpg"))))
 
 
