@@ -1,0 +1,88 @@
+"""The pictures of `teach.py`: seeded draws of good parts for the teach-in, and the pictures that test it.
+
+A draw takes K pictures of `train/good`; the others of that folder are held out, for the found rate of false rejects.
+The draw of a larger K holds that of a smaller one. Products without `train/good` (most of mvtec_ad_mini) give at most
+half of `test/good` to the draw, and the rest of it is tested.
+"""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zsad_core.data import Sample, raise_faults, scan_dataset
+from zsad_core.errors import DatasetError
+
+MASK_FOLDERS = {"deeppcb": "ground_truth_xor"}  # pixel masks; the layout's own are boxes
+PER_FOLDER_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """A product of a data set."""
+
+    name: str  # data set and product
+    goods: tuple[Sample, ...]  # a draw chooses among them
+    tests: tuple[Sample, ...]
+    from_tests: bool  # `goods` are also in `tests`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """The pictures of one teach-in and its test."""
+
+    goods: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]  # good pictures of `train/good` that were not drawn
+    tests: tuple[Sample, ...]
+
+
+def read_products(dataset: Path, per_folder: int) -> list[Product]:
+    """The products of a data set; of each folder of test pictures at most `per_folder`, chosen by a fixed seed.
+
+    Raises:
+        DatasetError: it cannot be read, or a product has no good pictures.
+    """
+    found, faults = scan_dataset(dataset, mask_folder=MASK_FOLDERS.get(dataset.name))
+    raise_faults(faults)
+    products = []
+    for name in sorted({sample.product for sample in found}):
+        own = [sample for sample in found if sample.product == name]
+        train = [sample for sample in own if sample.split == "train" and not sample.is_anomalous]
+        tests = [sample for sample in own if sample.split == "test"]
+        goods = train or [sample for sample in tests if not sample.is_anomalous]
+        if not goods:
+            raise DatasetError(f"{dataset}: {name} has no pictures of good parts")
+        chosen = [one for defect in sorted({s.defect for s in tests}) for one in _some(tests, defect, per_folder)]
+        products.append(
+            Product(
+                name=f"{dataset.name}/{name}", goods=tuple(goods), tests=tuple(sorted(chosen)), from_tests=not train
+            )
+        )
+    return products
+
+
+def possible_counts(product: Product, asked: Iterable[int]) -> list[int]:
+    """The numbers of goods to draw: those asked, each at most what the product has, none twice."""
+    most = len(product.goods) // 2 if product.from_tests else len(product.goods)
+    return sorted({min(count, most) for count in asked})
+
+
+def draw_goods(product: Product, count: int, number: int) -> Draw:
+    """Draw `number` of `count` good pictures."""
+    rng = np.random.default_rng([number, zlib.crc32(product.name.encode())])
+    order = [product.goods[index] for index in rng.permutation(len(product.goods))]
+    drawn, others = order[:count], order[count:]
+    taken = {sample.key for sample in drawn}
+    return Draw(
+        goods=tuple(drawn),
+        held_out=() if product.from_tests else tuple(others),
+        tests=tuple(sample for sample in product.tests if sample.key not in taken),
+    )
+
+
+def _some(tests: Sequence[Sample], defect: str, count: int) -> list[Sample]:
+    own = [sample for sample in tests if sample.defect == defect]
+    rng = np.random.default_rng([PER_FOLDER_SEED, zlib.crc32(f"{own[0].dataset}/{own[0].product}/{defect}".encode())])
+    return [own[index] for index in rng.permutation(len(own))[:count]]
