@@ -62,7 +62,7 @@ class Inspector:
         heatmap: HeatmapConfig,
         lossless: bool,
     ) -> None:
-        """Takes the parts of one camera. Without a threshold or region level in the config that of teach-in is used, else the bundle's.
+        """Takes the parts of one camera. Without a threshold or region level in the config, teach-in's or the bundle's.
 
         `lossless`: the pictures come from files, and each one gives a result.
         """

@@ -20,29 +20,17 @@ class LeftOut:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recall:
-    """How many of the bad parts reach the threshold."""
-
-    found: int
-    total: int  # above 0
-    low: float  # 90 % interval of the share
-    high: float
-    missed: tuple[str, ...]  # names, the lowest score first
-
-    @property
-    def share(self) -> float:
-        return self.found / self.total
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Taught:
-    """The outcome of `teach`. Scores are those of the highest level, in [0, 1) with the threshold at 0.5."""
+    """The outcome of `teach`. Scores are those of the highest level, in [0, 1) with the threshold at 0.5.
+
+    The recall of the bad parts is in each level of the profile.
+    """
 
     profile: Profile
     left_out: tuple[LeftOut, ...]  # unreadable, doubled, black, overlays, outliers
     good_scores: Mapping[str, float]  # those that set the threshold
     bad_scores: Mapping[str, float] = field(default_factory=dict)
-    recall: Recall | None = None  # None: no bad parts were given
+    missed: tuple[str, ...] = ()  # the bad parts below the threshold, lowest score first
     likeness: Mapping[str, float] = field(default_factory=dict)  # part mode -> mean distance between goods
     notes: tuple[str, ...] = ()  # for people: too few goods, what the bad parts changed
 

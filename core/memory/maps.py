@@ -52,11 +52,11 @@ def fuse(maps: Sequence[np.ndarray], zero_shot: np.ndarray, weight: float) -> np
     return np.maximum(fused + np.float32(weight) * zero_shot, np.float32(FLOOR + _INSIDE))
 
 
-def to_unit(z: np.ndarray, scale: float) -> np.ndarray:
+def to_unit(z: np.ndarray | float, scale: float) -> np.ndarray:
     """float32 in [0, 1): softplus(z) as a share of itself and softplus(scale). 0.5 at `scale`; 0 at FLOOR and below.
 
     Args:
-        z: float [...].
+        z: float, of any shape.
         scale: the threshold in z.
     """
     with np.errstate(invalid="ignore"):  # of NaN, which stays NaN
@@ -72,7 +72,9 @@ def from_unit(values: np.ndarray, scale: float) -> np.ndarray:
 
 
 def top_mean(z: np.ndarray, ignored: np.ndarray | None = None) -> float:
-    """The score in z of a map in z: the mean of the highest hundredth of the pixels on the part; FLOOR if there is none.
+    """The score in z of a map in z: the mean of the highest hundredth of the pixels on the part.
+
+    FLOOR if no pixel counts.
 
     Args:
         z: float [h, w], FLOOR beside the part.
@@ -102,4 +104,4 @@ def taught_score(anomaly_map: np.ndarray, scale: float, ignored: np.ndarray | No
     Raises:
         ValueError: a value is NaN.
     """
-    return float(to_unit(np.float64(top_mean(from_unit(anomaly_map, scale), ignored)), scale))
+    return float(to_unit(top_mean(from_unit(anomaly_map, scale), ignored), scale))

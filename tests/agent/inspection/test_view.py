@@ -116,7 +116,7 @@ def test_mask_counts_for_the_score_of_a_taught_product(tmp_path: Path) -> None:
         scale=4.0,
     )
     corrected = view.correct(taught, (60, 40), None)
-    assert corrected.anomaly_score == pytest.approx(float(to_unit(np.float64(5.0), 4.0)), abs=1e-5)
+    assert corrected.anomaly_score == pytest.approx(float(to_unit(5.0, 4.0)), abs=1e-5)
     assert not corrected.anomaly_map[:, 15:].any()
     assert (corrected.threshold, corrected.profile, corrected.scale) == (0.5, taught.profile, 4.0)
 
