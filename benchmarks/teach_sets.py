@@ -28,6 +28,11 @@ class Product:
     tests: tuple[Sample, ...]
     from_tests: bool  # `goods` are also in `tests`
 
+    @property
+    def most(self) -> int:
+        """The largest number of goods that a draw may take."""
+        return len(self.goods) // 2 if self.from_tests else len(self.goods)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
@@ -65,8 +70,7 @@ def read_products(dataset: Path, per_folder: int) -> list[Product]:
 
 def possible_counts(product: Product, asked: Iterable[int]) -> list[int]:
     """The numbers of goods to draw: those asked, each at most what the product has, none twice."""
-    most = len(product.goods) // 2 if product.from_tests else len(product.goods)
-    return sorted({min(count, most) for count in asked})
+    return sorted({min(count, product.most) for count in asked})
 
 
 def draw_goods(product: Product, count: int, number: int) -> Draw:
