@@ -45,7 +45,7 @@ def summarise(
         "unknown": facts["tests"]["unknown"],
         "promises": [_kept(one, facts, bad) for one in _promises(facts, rates)],
         "teach_s": facts["teach_s"],
-        "teach_rss_mb": facts["teach_rss_mb"],
+        "teach_rss_mb": facts["teach_s"] and facts["teach_rss_mb"],
     }
     if turns:
         medians = [float(np.median(turn["loop_ms"])) for turn in turns]
