@@ -8,3 +8,5 @@ from .profile import decode_profile as decode_profile
 from .profile import encode_profile as encode_profile
 from .profile import read_profile as read_profile
 from .profile import write_profile as write_profile
+from .store import Entry as Entry
+from .store import ProfileStore as ProfileStore

@@ -9,7 +9,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -99,7 +99,7 @@ class KeptPicture:
         Raises:
             ImageError: it cannot be decoded.
         """
-        return decode_image(self.jpeg)
+        return decode_image(np.frombuffer(self.jpeg, np.uint8), self.name)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -325,7 +325,8 @@ def _array(npy: bytes, shape: tuple[int, int], dtype: str) -> np.ndarray:
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("a .npy of an unknown version")
     found = np.lib.format.read_array_header_1_0(stream)
-    if found != (shape, False, np.dtype(dtype)) or len(npy) != stream.tell() + np.dtype(dtype).itemsize * shape[0] * shape[1]:
+    size = np.dtype(dtype).itemsize * shape[0] * shape[1]
+    if found != (shape, False, np.dtype(dtype)) or len(npy) != stream.tell() + size:
         raise ValueError(f"an array {found[0]} of {found[2]}, expected {shape} of {dtype}")
     values = np.frombuffer(npy, dtype, offset=stream.tell()).reshape(shape)
     if not np.isfinite(values).all():
