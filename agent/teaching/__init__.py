@@ -1,6 +1,7 @@
-"""What was taught about products: learning from good parts, the profile file, its store, and predicting with it.
+"""What the agent learns from good parts: teach-in, profiles, their store, and predictions with a profile.
 
-Capturing the pictures belongs in `capture` and `tools`. May import `config`, `messages`, `model`, `system`.
+The arithmetic is in `zsad_core.memory`, the place of the part in `zsad_core.part`. May import `config`, `messages`,
+`model`, `picture_health`, `system`.
 """
 
 import lazy_loader

@@ -1,3 +1,5 @@
+from .outcome import LeftOut as LeftOut
+from .outcome import Taught as Taught
 from .profile import MAX_GOODS as MAX_GOODS
 from .profile import KeptPicture as KeptPicture
 from .profile import Level as Level
