@@ -35,7 +35,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--bundle", type=Path, metavar="PATH", help="folder, .zip or name of a shipped bundle; default: zsad-small"
     )
     parser.add_argument(
-        "--product", metavar="NAME", help="one that was taught, or one of the bundle's; default: object, the generic one"
+        "--product",
+        metavar="NAME",
+        help="one that was taught, or one of the bundle's; default: object, the generic one",
     )
 
 
@@ -57,7 +59,9 @@ def add_profiles_flag(parser: argparse._ActionsContainer) -> None:
 
 def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
     """`--threshold`."""
-    parser.add_argument("--threshold", type=float, metavar="T", help="score in [0, 1]; default: as taught, else the bundle's")
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="score in [0, 1]; default: as taught, else the bundle's"
+    )
 
 
 def add_picture_flags(parser: argparse.ArgumentParser) -> None:

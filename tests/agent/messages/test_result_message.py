@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 import zsad_agent.messages
-from zsad_agent.messages import BundleName, FoundRegion, Latency, Result, Topics, encode, schema_text
+from zsad_agent.messages import BundleName, FoundRegion, Latency, Result, UsedProfile, Topics, encode, schema_text
 from zsad_agent.messages.json_schema import SCHEMA_FILES
 from zsad_core.types import Verdict
 
@@ -54,7 +54,7 @@ def test_the_bytes_on_the_wire_are_those_of_the_contract() -> None:
         b'"verdict":"anomalous","reason":null,"regions":[{"bbox_xywh":[120,44,61,30],"peak":0.93}],'
         b'"frame_wh":[1280,720],"bundle":{"name":"zsad-tiny","version":"1.0.0","sha256":"' + b"9c" * 32 + b'"},'
         b'"latency_ms":{"capture_to_result":41.235,"inference":28.9},"replayed":false,'
-        b'"source_name":null,"trigger_id":"gate \xc3\xa9"}'
+        b'"source_name":null,"provisional":false,"profile":null,"trigger_id":"gate \xc3\xa9"}'
     )
 
 
@@ -79,6 +79,8 @@ def test_result_holds_exactly_what_the_contract_says() -> None:
         "latency_ms": {"capture_to_result": 41.235, "inference": 28.9},
         "replayed": False,
         "source_name": None,
+        "provisional": False,
+        "profile": None,
     }
 
 
