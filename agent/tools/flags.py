@@ -37,7 +37,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--product",
         metavar="NAME",
-        help="one that was taught, or one of the bundle's; default: object, the generic one",
+        help="a taught one or one of the bundle's; default: the generic one, object",
     )
 
 

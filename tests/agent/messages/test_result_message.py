@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 import zsad_agent.messages
-from zsad_agent.messages import BundleName, FoundRegion, Latency, Result, UsedProfile, Topics, encode, schema_text
+from zsad_agent.messages import BundleName, FoundRegion, Latency, Result, Topics, UsedProfile, encode, schema_text
 from zsad_agent.messages.json_schema import SCHEMA_FILES
 from zsad_core.types import Verdict
 
@@ -102,8 +102,15 @@ def test_answer_to_a_trigger_names_it_and_no_other_message_does() -> None:
 def test_result_of_a_file_names_it_and_one_of_an_older_version_is_valid_without() -> None:
     SCHEMA.validate(build(source_name="SN-4711.png"))
     old = build()
-    del old["source_name"]
+    for key in ("source_name", "provisional", "profile"):
+        del old[key]
     SCHEMA.validate(old)
+
+
+def test_result_names_the_profile_that_it_used() -> None:
+    message = build(profile=UsedProfile(product="bottle", sha256="ab" * 32))
+    SCHEMA.validate(message)
+    assert message["profile"] == {"product": "bottle", "sha256": "ab" * 32}
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, -0.01, 1.01])
@@ -168,7 +175,7 @@ def test_schema_refuses_what_the_contract_does_not_allow(changes: dict[str, Any]
         SCHEMA.validate(build() | changes)
 
 
-@pytest.mark.parametrize("key", sorted(build().keys() - {"source_name"}))
+@pytest.mark.parametrize("key", sorted(build().keys() - {"source_name", "provisional", "profile"}))
 def test_schema_refuses_a_message_with_a_key_missing(key: str) -> None:
     message = build()
     del message[key]
