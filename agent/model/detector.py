@@ -3,7 +3,8 @@
 import math
 import time
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from zsad_core.types import Prediction
 IMAGE, PROMPT, MAP, SCORE, TOKENS = "image", "prompt", "anomaly_map", "anomaly_score", "tokens"
 RANGE_SLACK = 1e-3  # rounding in a half-precision graph may exceed [0, 1] by this; the values are clipped
 MIN_SIDE_PX = 8
+PredictorT = TypeVar("PredictorT")
 
 
 class Detector:
@@ -101,6 +103,14 @@ class Detector:
             return None
         return np.asarray(self._request.get_tensor(TOKENS).data[0])
 
+    def prepare(self, product: str) -> None:
+        """As `zsad_agent.model.Predictor.prepare`."""
+        self._bundle.prompt(product)
+
+    def is_taught(self, product: str) -> bool:
+        """As `zsad_agent.model.Predictor.is_taught`: it uses the bundle alone."""
+        return False
+
     def self_test(self) -> None:
         """As `zsad_agent.model.Predictor.self_test`."""
         if self._failed_test is None:
@@ -165,18 +175,18 @@ class Detector:
             self._product = product
 
 
-def load_again(bundle: Bundle, config: InferenceConfig) -> Detector:
-    """A bundle in use, read from its file again and compiled without the cache.
+def load_again(bundle: Bundle, config: InferenceConfig, make: Callable[[Bundle], PredictorT]) -> PredictorT:
+    """A bundle in use, read from its file again and compiled by `make` without the cache.
 
     Raises:
         BundleError: it cannot be read, is another one now, or no trusted key signed it.
-        ZsadError: as of `Detector`.
+        ZsadError: as of `make`.
     """
     found = open_bundle(config.model_copy(update={"bundle": bundle.path}))
     if found.sha256 != bundle.sha256:
         raise BundleError(f"{bundle.path}: holds another bundle now, {found.sha256[:12]}. Restart the agent to use it")
     forget_compiled(config.cache_dir, bundle.sha256)
-    return Detector(found, config)
+    return make(found)
 
 
 def _check_range(name: str, low: float, high: float) -> None:

@@ -1,5 +1,5 @@
-from .files import UNREADABLE_ZIP as UNREADABLE_ZIP
 from .features import FeatureScale as FeatureScale
+from .files import UNREADABLE_ZIP as UNREADABLE_ZIP
 from .files import MissingFileError as MissingFileError
 from .files import bundle_folder as bundle_folder
 from .files import bundle_reader as bundle_reader
