@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from zsad_agent.cli import bench, calibrate, check, reference, run, score
+from zsad_agent.cli import check, run
 from zsad_agent.system import prepare_environment
+from zsad_agent.tools import bench, calibrate, reference, score
 from zsad_core.errors import ConfigError, ProductError, ZsadError
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
