@@ -28,8 +28,8 @@ from typing import Any
 
 from speed import environment, machine, say
 from speed_runner import NotRunError, Process
-from teach_methods import ANOMALIB, Method
-from teach_report import Row, as_markdown, summarise
+from teach_methods import ANOMALIB, Method, bundle_methods
+from teach_report import COUNTS, Row, as_markdown, summarise
 from teach_sets import Draw, Product, draw_goods, possible_counts, read_products
 
 from zsad_agent.config import SHIPPED_BUNDLES
@@ -54,13 +54,14 @@ class Contest:
 
     def prepare(self, method: Method, running: contextlib.ExitStack) -> None:
         """Teaches the method, and starts its process; a failure is noted in its facts."""
-        own = self.folder / str(len(self.facts))
-        own.mkdir()
+        own = self.folder / f"{method.kind}-{Path(method.what).name}"
+        own.mkdir(exist_ok=True)
         facts = self.facts[method.name] = {}
         try:
             with self._process(method, own, "teach") as process:
-                asked = {"goods": [str(one.image) for one in self.draw.goods], "seed": self.number}
-                facts |= process.ask(asked | {"weights": self.args.weights and str(self.args.weights.absolute())})
+                asked = {"goods": [str(one.image) for one in self.draw.goods], "rates": self.args.rates}
+                asked |= {"seed": self.number, "weights": self.args.weights and str(self.args.weights.absolute())}
+                facts |= process.ask(asked)
             if "refused" not in facts:
                 self._serving[method.name] = running.enter_context(self._process(method, own, "serve"))
         except NotRunError as error:
@@ -94,7 +95,7 @@ class Contest:
         return Process(
             [str(WORKER), method.as_json(), str(own), action, threads],
             folder=own,
-            log=own / f"{action}.log",
+            log=own / f"{action}-{method.level}.log",
             environment=environment(None) | {"OMP_NUM_THREADS": threads},
             python=str(python.absolute()),
         )
@@ -146,6 +147,7 @@ def missing(products: Sequence[Product], args: argparse.Namespace, rows: Sequenc
                 if number > 0 and count == len(product.goods):
                     continue
                 left = [one for one in args.methods if (product.name, count, number, one.name) not in known]
+                left = [one for one in left if args.only is None or one.name in args.only]
                 if left:
                     yield product, count, number, left
 
@@ -168,9 +170,7 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def methods_of(args: argparse.Namespace) -> list[Method]:
     """Each bundle's methods, then Anomalib's if its environment is given."""
-    found = [
-        Method(name=f"{path.name} zero-shot", kind="zero-shot", what=str(path.absolute())) for path in args.bundles
-    ]
+    found = [method for path in args.bundles for method in bundle_methods(path)]
     if args.anomalib_python is None:
         say("Anomalib is left out: --anomalib-python names the Python of an environment that has it")
         return found
@@ -183,7 +183,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="lines of JSON, read and extended")
     parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="folder of the data sets")
     parser.add_argument("--sets", nargs="+", default=SETS, help=f"default: {' '.join(SETS)}")
-    parser.add_argument("--counts", nargs="+", type=int, default=[1, 4, 16, 60], help="good parts; default 1 4 16 60")
+    parser.add_argument("--counts", nargs="+", type=int, default=COUNTS, help="good parts; default 1 4 16 60")
     parser.add_argument("--draws", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="seeds; default 0 1 2 3 4")
     parser.add_argument(
         "--rates", nargs="+", type=float, default=[0.01, 0.05], help="of false rejects; default .01 .05"
@@ -194,6 +194,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--bundles", nargs="+", type=Path, default=sorted(SHIPPED_BUNDLES.iterdir()), help="default: the shipped ones"
     )
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="names as in the table; default: all methods")
     parser.add_argument("--anomalib-python", type=Path, metavar="PYTHON", help="of an environment with Anomalib")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="of EfficientNet-Lite0, for Anomalib")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; default 2")
@@ -202,7 +203,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     for flag in ("counts", "rates", "per_folder", "threads", "rounds", "turn"):
         values = getattr(args, flag)
-        if min(values if isinstance(values, list) else [values]) <= 0:
+        if min(values if isinstance(values, Sequence) else [values]) <= 0:
             parser.error(f"--{flag.replace('_', '-')}: {values} is not above 0")
     if min(args.draws) < 0 or max(args.rates) >= 1:
         parser.error("--draws must be at least 0, --rates below 1")
@@ -215,8 +216,8 @@ def main() -> int:
     """Runs what is missing, prints the table, and returns the exit code."""
     args = parse()
     if args.data_root is not None:
-        args.methods, args.machine = methods_of(args), machine(None)
         try:
+            args.methods, args.machine = methods_of(args), machine(None)
             products = [one for name in args.sets for one in read_products(args.data_root / name, args.per_folder)]
         except ZsadError as error:
             print(error, file=sys.stderr)

@@ -2,6 +2,8 @@
 
 All of this runs in child processes (`teach_worker.py`), so a missing library or too little memory affects one row.
 
+A bundle is taught once for all its levels. Level n uses the first n scales of the profile.
+
 Anomalib's PatchCore and PaDiM run on EfficientNet-Lite0, the backbone of zsad-tiny, with the same weights, at 256 px
 and with the mean and deviation that these weights expect. PatchCore takes strides 8 and 16 (its layers 2 and 3 of a
 ResNet) and a coreset of 0.1; PaDiM strides 4, 8 and 16 (its layers 1 to 3) and 100 features, as for a ResNet-18. All
@@ -9,10 +11,11 @@ else is as Anomalib sets it. They are fitted by its `Engine`, exported in FP32 b
 `OpenVINOInferencer`. Scores and maps are the raw ones: its normalisation needs defective parts.
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +23,14 @@ import cv2
 import numpy as np
 from speed_contenders import ANOMALIB_SIDE, Contender, Predict, load, prepare_for_anomalib
 
+from zsad_agent.system import status_mb
+from zsad_core.bundle import load_bundle, parse_manifest, read_manifest
+from zsad_core.errors import ZsadError
+from zsad_core.memory import promise, to_unit
+from zsad_core.picture import read_image, resize_to_input
+
+PROFILE = "taught.profile"
+THRESHOLD = 0.5  # of the score of every taught product, at the rate of its profile
 BACKBONE = "tf_efficientnet_lite0"
 LAYERS = {"Patchcore": ("blocks.2", "blocks.4"), "Padim": ("blocks.1", "blocks.2", "blocks.4")}
 OPTIONS: dict[str, dict[str, Any]] = {"Patchcore": {"coreset_sampling_ratio": 0.1}, "Padim": {"n_features": 100}}
@@ -28,8 +39,9 @@ OPTIONS: dict[str, dict[str, Any]] = {"Patchcore": {"coreset_sampling_ratio": 0.
 @dataclass(frozen=True, kw_only=True)
 class Method:
     name: str
-    kind: Literal["zero-shot", "anomalib"]
+    kind: Literal["zero-shot", "taught", "anomalib"]
     what: str  # the bundle's path, or Anomalib's class
+    level: int = 0  # of a taught bundle
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -41,17 +53,48 @@ ANOMALIB = (
 )
 
 
-def teach(method: Method, goods: Sequence[Path], folder: Path, *, seed: int, weights: Path | None) -> dict[str, Any]:
-    """Learns the goods, and writes what `load_taught` needs to `folder`. Returns the seconds from files to a model.
+def bundle_methods(path: Path) -> list[Method]:
+    """The bundle without teaching, and at each level.
 
-    Libraries are imported and the network is built before the time starts; the export is not part of it.
+    Raises:
+        BundleError: it cannot be read.
+    """
+    manifest = parse_manifest(read_manifest(path), str(path))
+    what, levels = str(path.absolute()), range(1, len(manifest.features or ()) + 1)
+    taught = [Method(name=f"{manifest.name} level {level}", kind="taught", what=what, level=level) for level in levels]
+    return [Method(name=f"{manifest.name} zero-shot", kind="zero-shot", what=what), *taught]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a method is taught, and how."""
+
+    goods: Sequence[Path]
+    rates: Sequence[float]  # asked rates of false rejects
+    seed: int
+    threads: int
+    weights: Path | None  # of EfficientNet-Lite0
+
+
+def teach(method: Method, lesson: Lesson, folder: Path) -> dict[str, Any]:
+    """Learns the goods, and writes what `load_taught` needs to `folder`, unless another level did.
+
+    Networks are loaded before the time starts, and Anomalib's export is not part of it.
+
+    Returns:
+        teach_s: seconds from files to a model in memory.
+        promises: of each asked rate; `promises_by_scores` instead if the scores of the goods give them.
+
+    Raises:
+        ZsadError: the product refuses these goods, or has no such level.
     """
     if method.kind == "zero-shot":
         return {"teach_s": None, "promises_by_scores": True}
-    assert weights is not None
-    fit = _anomalib_fit(method.what, weights, folder, seed)
+    if method.kind == "taught":
+        return _teach_bundle(method, lesson, folder)
+    fit = _anomalib_fit(method.what, lesson, folder)
     started_s = time.perf_counter()
-    model = fit(goods)
+    model = fit()
     teach_s = time.perf_counter() - started_s
     # Batch size 1, as in `speed_contenders`.
     model.to_openvino(folder, input_size=(ANOMALIB_SIDE, ANOMALIB_SIDE), onnx_kwargs={"dynamic_axes": {}})
@@ -62,6 +105,8 @@ def load_taught(method: Method, folder: Path, threads: int) -> Predict:
     """Loads what `teach` made, for `threads` CPU threads, in float32."""
     if method.kind == "zero-shot":
         return load(Contender(name=method.name, kind="bundle", what=method.what), folder, threads)
+    if method.kind == "taught":
+        return _load_bundle(method, folder, threads)
     predict = load(Contender(name=method.name, kind="anomalib", what=method.what), folder, threads)
 
     def predict_flat(picture: np.ndarray) -> tuple[float, np.ndarray]:
@@ -71,9 +116,74 @@ def load_taught(method: Method, folder: Path, threads: int) -> Predict:
     return predict_flat
 
 
-def _anomalib_fit(class_name: str, weights: Path, folder: Path, seed: int) -> Callable[[Sequence[Path]], Any]:
-    """A function that fits Anomalib's model to pictures, and returns it."""
+def _networks(path: str, threads: int) -> tuple[Any, Any, Any]:
+    """(detector, feature networks, config) of a bundle, as the agent loads them."""
+    from zsad_agent.config import InferenceConfig
+    from zsad_agent.model import Detector, FeatureNetworks
+
+    cv2.setNumThreads(1)
+    bundle = load_bundle(Path(path))
+    config = InferenceConfig(bundle=Path(path), threads=threads, cache_dir=Path("compiled"))
+    detector = Detector(bundle, config)
+    return detector, FeatureNetworks(bundle, config, detector), config
+
+
+def _teach_bundle(method: Method, lesson: Lesson, folder: Path) -> dict[str, Any]:
+    from zsad_agent.teaching import read_profile, teach, write_profile
+
+    facts = folder / "facts.json"
+    if not facts.exists():
+        detector, networks, config = _networks(method.what, lesson.threads)
+        started_s = time.perf_counter()
+        pictures = [(str(path), functools.partial(read_image, path)) for path in lesson.goods]
+        product, rate = config.product, min(lesson.rates)
+        taught = teach(pictures, product=product, networks=networks, detector=detector, rate=rate, seed=lesson.seed)
+        teach_s = time.perf_counter() - started_s
+        write_profile(taught.profile, folder / PROFILE)
+        left_out = [f"{Path(one.name).name}: {one.reason}" for one in taught.left_out]
+        noted = {"part": taught.profile.part.mode, "left_out": left_out}
+        facts.write_text(json.dumps({"teach_s": round(teach_s, 3), "teach_rss_mb": status_mb("VmHWM")} | noted))
+    profile = read_profile(folder / PROFILE)
+    if method.level > len(profile.levels):
+        raise ZsadError(f"the profile uses {len(profile.levels)} scales; the part is taken as {profile.part.mode}")
+    return json.loads(facts.read_text()) | {"promises": _promises(profile, method.level, lesson.rates)}
+
+
+def _promises(profile: Any, level: int, rates: Sequence[float]) -> list[dict[str, float]]:
+    """The promise of the rate that was asked; at the highest level, whose scores the profile keeps, of every rate."""
+    own = profile.levels[level - 1]
+    own_rates = {"promised": own.false_reject_rate, "promised_90": own.false_reject_rate_90}
+    made = [{"asked": profile.asked_rate, "threshold": THRESHOLD} | own_rates]
+    if level == len(profile.levels):
+        for rate in sorted(set(rates) - {profile.asked_rate}):
+            one = promise(profile.goods_scores, rate)
+            threshold = float(to_unit(one.threshold, own.scale))
+            made.append({"asked": rate, "threshold": threshold, "promised": one.rate, "promised_90": one.rate_90})
+    return made
+
+
+def _load_bundle(method: Method, folder: Path, threads: int) -> Predict:
+    from zsad_agent.system import give_back_memory
+    from zsad_agent.teaching import TaughtPredictor, read_profile
+
+    detector, networks, config = _networks(method.what, threads)
+    profile = read_profile(folder / PROFILE)
+    profile = replace(profile, levels=profile.levels[: method.level])
+    predictor = TaughtPredictor(detector, networks, lambda product: profile, config)
+    predictor.prepare(config.product)
+    give_back_memory()
+
+    def predict(picture: np.ndarray) -> tuple[float, np.ndarray]:
+        prediction = predictor.predict(picture)
+        return prediction.anomaly_score, prediction.anomaly_map
+
+    return predict
+
+
+def _anomalib_fit(class_name: str, lesson: Lesson, folder: Path) -> Callable[[], Any]:
+    """A function that fits Anomalib's model to the goods, and returns it."""
     prepare_for_anomalib()
+    import torch
     from anomalib import models
     from anomalib.data import Folder
     from anomalib.engine import Engine
@@ -81,10 +191,9 @@ def _anomalib_fit(class_name: str, weights: Path, folder: Path, seed: int) -> Ca
     from lightning.pytorch import seed_everything
     from torchvision.transforms.v2 import Normalize
 
-    from zsad_core.picture import read_image, resize_to_input
-
-    seed_everything(seed, verbose=False)
-    backbone = _backbone(weights)
+    torch.set_num_threads(lesson.threads)
+    seed_everything(lesson.seed, verbose=False)
+    backbone = _backbone(lesson.weights)
     normalise = Normalize(backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
     model = getattr(models, class_name)(
         backbone=BACKBONE,
@@ -97,9 +206,9 @@ def _anomalib_fit(class_name: str, weights: Path, folder: Path, seed: int) -> Ca
     extractor, state = model.model.feature_extractor.feature_extractor, backbone.state_dict()
     extractor.load_state_dict({key: state[key] for key in extractor.state_dict()})
 
-    def fit(goods: Sequence[Path]) -> Any:
+    def fit() -> Any:
         (folder / "good").mkdir(parents=True)
-        for index, path in enumerate(goods):  # resized as for inference, so that both see the same pixels
+        for index, path in enumerate(lesson.goods):  # resized as for inference, so that both see the same pixels
             small = resize_to_input(read_image(path), (ANOMALIB_SIDE, ANOMALIB_SIDE))
             cv2.imwrite(str(folder / "good" / f"{index}.png"), small)
         none = {"test_split_mode": "none", "val_split_mode": "none"}
@@ -113,7 +222,7 @@ def _anomalib_fit(class_name: str, weights: Path, folder: Path, seed: int) -> Ca
     return fit
 
 
-def _backbone(weights: Path) -> Any:
+def _backbone(weights: Path | None) -> Any:
     import timm
 
     from zsad_core.weights import load_weights

@@ -12,6 +12,7 @@ from zsad_core.memory import promise
 Row = dict[str, Any]
 
 COMPARED = ("ksdd", "crackforest", "magnetic_tile", "aws_cookie", "deeppcb")  # the others are shown, but not in a mean
+COUNTS = (1, 4, 16, 60)  # goods of a draw; a product with fewer gives all that it has
 AT_RATE = 0.05  # of the test's good parts, for the recall that is comparable between all methods
 DOUBT = 0.05  # a promise is broken if so many rejects have a lower probability than this
 
@@ -44,6 +45,8 @@ def summarise(
         "recall_at_rate": float(curve.recall[curve.false_positive_rate <= AT_RATE].max(initial=0)) if curve else None,
         "unknown": facts["tests"]["unknown"],
         "promises": [_kept(one, facts, bad) for one in _promises(facts, rates)],
+        "part": facts.get("part"),
+        "left_out": facts.get("left_out", []),
         "teach_s": facts["teach_s"],
         "teach_rss_mb": facts["teach_s"] and facts["teach_rss_mb"],
     }
@@ -104,17 +107,24 @@ def as_markdown(rows: Sequence[Row]) -> str:
     done = [row for row in rows if "auroc" in row]
     lines = []
     if done:
-        counts = sorted({row["goods"] for row in done if row["goods"] < row["most"]} or {row["goods"] for row in done})
+        drawn = {row["goods"] for row in done}
+        counts = sorted(drawn & {*COUNTS, *(row["goods"] for row in done if row["goods"] < row["most"])} or drawn)
         lines += [_protocol(done)]
         for count in counts:
             lines += ["", *_accuracy(done, count)]
-        lines += ["", *_promised(done, counts), "", *_cost(done, counts)]
+        lines += ["", *_promised(done, counts), "", *_cost(done, counts), ""]
+    return "\n".join([*lines, *_not_run(rows)]).strip() or "no results"
+
+
+def _not_run(rows: Sequence[Row]) -> list[str]:
+    """A line for each reason why a method has no result."""
+    where: dict[tuple[str, int, str], list[str]] = {}
     for row in rows:
         for word, text in (("refused", "not offered"), ("error", "did not run")):
             if word in row:
-                where = f"{row['product']}, {row['goods']} goods, draw {row['draw']}"
-                lines.append(f"- {where}: {row['method']}: {text}: {row[word]}")
-    return "\n".join(lines) or "no results"
+                places = where.setdefault((row["method"], row["goods"], f"{text}: {row[word]}"), [])
+                places.append(f"{row['product']} draw {row['draw']}")
+    return [f"- {method}, {goods} goods: {text} ({', '.join(on)})" for (method, goods, text), on in where.items()]
 
 
 def _protocol(rows: Sequence[Row]) -> str:

@@ -1,6 +1,6 @@
 """Teaches or runs one method in its own process, so the process's memory is that of the method. `teach.py` starts it.
 
-teach_worker.py METHOD FOLDER teach            reads one line of JSON, teaches, and prints one line of JSON
+teach_worker.py METHOD FOLDER teach THREADS    reads one line of JSON, teaches, and prints one line of JSON
 teach_worker.py METHOD FOLDER serve THREADS    reads lines of JSON, and prints the answer to each as a line of JSON
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from speed_contenders import Predict
 from speed_worker import turn
-from teach_methods import Method, load_taught, teach
+from teach_methods import Lesson, Method, load_taught, teach
 
 from zsad_agent.system import status_mb
 from zsad_core.data import Sample
-from zsad_core.errors import ImageError
+from zsad_core.errors import ImageError, ZsadError
 from zsad_core.judging import PixelMetrics
 from zsad_core.picture import resize_map
 
@@ -56,6 +56,7 @@ def judge(predict: Predict, samples: Sequence[Sample], *, pixels: bool) -> dict[
 def main() -> None:
     """See the module's docstring."""
     method, folder, action = Method(**json.loads(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
+    threads = int(sys.argv[4])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # output of libraries goes to stderr, away from the answers
 
@@ -64,12 +65,14 @@ def main() -> None:
 
     if action == "teach":
         asked = json.loads(sys.stdin.readline())
-        weights = None if asked["weights"] is None else Path(asked["weights"])
-        goods = [Path(path) for path in asked["goods"]]
-        facts = teach(method, goods, folder, seed=asked["seed"], weights=weights)
-        answer(facts | {"teach_rss_mb": status_mb("VmHWM")})
+        goods, weights = [Path(path) for path in asked.pop("goods")], asked.pop("weights")
+        lesson = Lesson(goods=goods, weights=weights and Path(weights), threads=threads, **asked)
+        try:
+            answer({"teach_rss_mb": status_mb("VmHWM")} | teach(method, lesson, folder))
+        except ZsadError as error:
+            answer({"refused": str(error)})
         return
-    predict = load_taught(method, folder, int(sys.argv[4]))
+    predict = load_taught(method, folder, threads)
     for line in sys.stdin:
         asked = json.loads(line)
         samples = [as_sample(fields) for fields in asked["samples"]]
