@@ -13,6 +13,7 @@ Row = dict[str, Any]
 
 COMPARED = ("ksdd", "crackforest", "magnetic_tile", "aws_cookie", "deeppcb")  # the others are shown, but not in a mean
 COUNTS = (1, 4, 16, 60)  # goods of a draw; a product with fewer gives all that it has
+NO_RESULT = {"refused": "not offered", "error": "did not run"}
 AT_RATE = 0.05  # of the test's good parts, for the recall that is comparable between all methods
 DOUBT = 0.05  # a promise is broken if so many rejects have a lower probability than this
 
@@ -47,7 +48,9 @@ def summarise(
         "promises": [_kept(one, facts, bad) for one in _promises(facts, rates)],
         "part": facts.get("part"),
         "left_out": facts.get("left_out", []),
+        "level": facts.get("level"),
         "teach_s": facts["teach_s"],
+        "teach_cpu_s": facts["teach_cpu_s"],
         "teach_rss_mb": facts["teach_s"] and facts["teach_rss_mb"],
     }
     if turns:
@@ -113,18 +116,21 @@ def as_markdown(rows: Sequence[Row]) -> str:
         for count in counts:
             lines += ["", *_accuracy(done, count)]
         lines += ["", *_promised(done, counts), "", *_cost(done, counts), ""]
-    return "\n".join([*lines, *_not_run(rows)]).strip() or "no results"
+    return "\n".join([*lines, *_notes(rows)]).strip() or "no results"
 
 
-def _not_run(rows: Sequence[Row]) -> list[str]:
-    """A line for each reason why a method has no result."""
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """A line for each reason why a method has no result, or why pictures have none."""
     where: dict[tuple[str, int, str], list[str]] = {}
     for row in rows:
-        for word, text in (("refused", "not offered"), ("error", "did not run")):
-            if word in row:
-                places = where.setdefault((row["method"], row["goods"], f"{text}: {row[word]}"), [])
-                places.append(f"{row['product']} draw {row['draw']}")
-    return [f"- {method}, {goods} goods: {text} ({', '.join(on)})" for (method, goods, text), on in where.items()]
+        notes = [f"{text}: {row[word]}" for word, text in NO_RESULT.items() if word in row]
+        if row.get("left_out"):
+            notes.append(f"{len(row['left_out'])} of the goods were not learned")
+        if row.get("unknown"):
+            notes.append(f"{row['unknown']} test pictures have no verdict and count as rejects")
+        for note in notes:
+            where.setdefault((row["method"], row["goods"], note), []).append(f"{row['product']} draw {row['draw']}")
+    return [f"- {method}, {goods} goods: {note} ({', '.join(on)})" for (method, goods, note), on in where.items()]
 
 
 def _protocol(rows: Sequence[Row]) -> str:
@@ -202,9 +208,9 @@ def _promise_cell(rows: Sequence[Row], asked: float) -> str:
 
 def _cost(rows: Sequence[Row], counts: Sequence[int]) -> list[str]:
     """Medians over products and draws; a time is from a picture in memory to score and map."""
-    keys = ("teach_s", "ms", "cpu_ms", "times_zero_shot", "rss_mb", "teach_rss_mb")
+    keys = ("teach_s", "teach_cpu_s", "ms", "cpu_ms", "times_zero_shot", "rss_mb", "teach_rss_mb")
     lines = [
-        "|cost|teach-in, s|a picture, ms|its CPU, ms|times the first bundle's zero-shot|RSS, MB|peak RSS of teach-in|",
+        "|cost|teach-in, s|CPU, s|a picture, ms|CPU, ms|times the first bundle's zero-shot|RSS, MB|RSS of teach-in|",
         "|---" + "|---:" * len(keys) + "|",
     ]
     for method in _methods(rows):

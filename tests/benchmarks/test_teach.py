@@ -39,7 +39,7 @@ def row(method: str, **others: Any) -> dict[str, Any]:
 
 def facts(tests: list[float], **others: Any) -> dict[str, Any]:
     answers = {"scores": tests, "unknown": 0, "pixel_ap": 0.25}
-    return {"tests": answers, "teach_s": 2.0, "teach_rss_mb": 100.0} | others
+    return {"tests": answers, "teach_s": 2.0, "teach_cpu_s": 3.0, "teach_rss_mb": 100.0} | others
 
 
 def promised(threshold: float, rate: float) -> dict[str, float]:
@@ -114,12 +114,20 @@ def test_a_refusal_is_a_row_and_a_line_of_the_table() -> None:
     assert table.splitlines()[-1] == "- zsad-small level 1, 16 goods: not offered: too few (ksdd/part draw 0)"
 
 
+def test_pictures_without_a_result_are_a_line_of_the_table() -> None:
+    rows = [row("a", unknown=3, left_out=["1.png: dark"]), row("a", draw=1, unknown=3), row("b", unknown=0)]
+    assert as_markdown(rows).splitlines()[-2:] == [
+        "- a, 16 goods: 1 of the goods were not learned (ksdd/part draw 0)",
+        "- a, 16 goods: 3 test pictures have no verdict and count as rejects (ksdd/part draw 0, ksdd/part draw 1)",
+    ]
+
+
 def test_the_table_has_the_mean_of_the_draws_and_of_products_with_fewer_goods() -> None:
     kept = {"held_out": 10, "rejected": 1, "probability": 0.01, "probability_90": 0.2, "recall": 0.5}
     promises = [promised(0.5, 0.02) | kept]
     rows = [
-        row("a", auroc=0.8, promises=promises, teach_s=3.0, ms=5.0),
-        row("a", auroc=1.0, draw=1, promises=promises, teach_s=5.0, ms=7.0),
+        row("a", auroc=0.8, promises=promises, teach_s=3.0, teach_cpu_s=1.0, ms=5.0),
+        row("a", auroc=1.0, draw=1, promises=promises, teach_s=5.0, teach_cpu_s=1.0, ms=7.0),
         row("a", product="aws_cookie/cookie", goods=15, most=15, auroc=0.5),
         row("b", auroc=0.7),
     ]
@@ -128,7 +136,7 @@ def test_the_table_has_the_mean_of_the_draws_and_of_products_with_fewer_goods() 
     assert accuracy == ["|a|90.0 / - / 50.0|50.0 / - / 50.0|70.0 / - / 50.0|"]
     assert "|b|70.0 / - / 50.0|-|-|" in lines
     assert "|a, 16 goods, asked 1%|2.0 % (4.0 %); 2/20 = 10.0%; 2 (0) of 2; 50.0|-|" in lines
-    assert any(line.startswith("|a, 16 goods|4.0|6.0|") for line in lines)
+    assert any(line.startswith("|a, 16 goods|4.0|1.0|6.0|") for line in lines)
 
 
 def test_what_the_file_has_is_not_repeated(product: Product, tmp_path: Path) -> None:
