@@ -189,7 +189,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--rates", nargs="+", type=float, default=[0.01, 0.05], help="of false rejects; default .01 .05"
     )
     parser.add_argument(
-        "--per-folder", type=int, default=80, help="most test pictures of a folder, by a fixed seed; default 80"
+        "--per-folder", type=int, default=80, help="most pictures of a folder that are tested or held out; default 80"
     )
     parser.add_argument(
         "--bundles", nargs="+", type=Path, default=sorted(SHIPPED_BUNDLES.iterdir()), help="default: the shipped ones"

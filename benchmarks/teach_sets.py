@@ -1,6 +1,6 @@
 """The pictures of `teach.py`: seeded draws of good parts for the teach-in, and the pictures that test it.
 
-A draw takes K pictures of `train/good`; the others of that folder are held out, for the found rate of false rejects.
+A draw takes K pictures of `train/good`; others of that folder are held out, for the found rate of false rejects.
 The draw of a larger K holds that of a smaller one. Products without `train/good` (most of mvtec_ad_mini) give at most
 half of `test/good` to the draw, and the rest of it is tested.
 """
@@ -27,6 +27,7 @@ class Product:
     goods: tuple[Sample, ...]  # a draw chooses among them
     tests: tuple[Sample, ...]
     from_tests: bool  # `goods` are also in `tests`
+    per_folder: int  # most pictures of a folder, in `tests` and held out
 
     @property
     def most(self) -> int:
@@ -44,7 +45,7 @@ class Draw:
 
 
 def read_products(dataset: Path, per_folder: int) -> list[Product]:
-    """The products of a data set; of each folder of test pictures at most `per_folder`, chosen by a fixed seed.
+    """The products of a data set; at most `per_folder` pictures of each folder are tested, chosen by a fixed seed.
 
     Raises:
         DatasetError: it cannot be read, or a product has no good pictures.
@@ -62,7 +63,11 @@ def read_products(dataset: Path, per_folder: int) -> list[Product]:
         chosen = [one for defect in sorted({s.defect for s in tests}) for one in _some(tests, defect, per_folder)]
         products.append(
             Product(
-                name=f"{dataset.name}/{name}", goods=tuple(goods), tests=tuple(sorted(chosen)), from_tests=not train
+                name=f"{dataset.name}/{name}",
+                goods=tuple(goods),
+                tests=tuple(sorted(chosen)),
+                from_tests=not train,
+                per_folder=per_folder,
             )
         )
     return products
@@ -81,7 +86,7 @@ def draw_goods(product: Product, count: int, number: int) -> Draw:
     taken = {sample.key for sample in drawn}
     return Draw(
         goods=tuple(drawn),
-        held_out=() if product.from_tests else tuple(others),
+        held_out=() if product.from_tests else tuple(others[: product.per_folder]),
         tests=tuple(sample for sample in product.tests if sample.key not in taken),
     )
 
