@@ -73,7 +73,10 @@ class PlainDetector:
 
 
 def good_part(seed: int, **changes: Any) -> np.ndarray:
-    """uint8 [96, 96, 3]: a striped surface, each time a little different. `changes`: hue; size, place and colour of a stain."""
+    """uint8 [96, 96, 3]: a striped surface, each time a little different.
+
+    `changes`: hue; size, place and colour of a stain.
+    """
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:96, :96]
     stripes = 110 + 30 * np.sin(columns / 5 + random.uniform(0, 6)) + 10 * np.sin(rows / 9 + random.uniform(0, 6))
