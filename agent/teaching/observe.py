@@ -3,7 +3,7 @@
 Teach-in and inspection both use this module, so scores are comparable between them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import cv2
@@ -13,7 +13,6 @@ from zsad_agent.model import FeatureNetworks, Predictor
 from zsad_agent.teaching.search import Memory, Search
 from zsad_core.bundle import GENERIC_PRODUCT, FeatureScale
 from zsad_core.errors import ProductError
-from zsad_core.memory import FLOOR, fuse
 from zsad_core.part import Located, PartModel
 
 GRID_HW = (56, 56)  # of all maps of a view
@@ -39,16 +38,6 @@ class Observed:
         if ignored is None:
             return np.ones(hw, bool)
         return self.located.map_to_view(ignored.astype(np.float32), hw) < 0.5
-
-    def in_frame(self, maps: Sequence[np.ndarray], zero_shot: np.ndarray, weight: float) -> np.ndarray:
-        """float32 [map_hw] in z, FLOOR beside the view: the fused map at its place in the frame.
-
-        Args:
-            maps: each float32 [grid] in z, at least one.
-            zero_shot: the same.
-            weight: of the zero-shot map.
-        """
-        return self.located.map_to_frame(fuse(maps, zero_shot, weight), self.map_hw, FLOOR)
 
 
 class Observer:
@@ -125,6 +114,6 @@ class Observer:
         return self._searches[name]
 
 
-def scales_for(scales: Iterable[FeatureScale], *, strip: bool) -> list[str]:
+def scales_for(scales: Iterable[FeatureScale], *, strip: bool) -> list[FeatureScale]:
     """The scales that look at a view: of a strip only those of whole views, which then have three tiles."""
-    return [scale.name for scale in scales if scale.tiles == 1 or not strip]
+    return [scale for scale in scales if scale.tiles == 1 or not strip]

@@ -128,12 +128,12 @@ class TaughtPredictor:
                         f"{profile.bundle.version}, which has other feature networks. Teach the product again"
                     )
             level = self._choose_level(profile)
-            names = tuple(name for name in known if name in profile.scales)[: level.scales]
+            scales = tuple(scale for scale in known.values() if scale.name in profile.scales)
             ready = _Ready(
                 profile=profile,
                 level=level,
-                fusion=Fusion(names=names, weight=profile.zero_shot_weight),
-                memories={name: self._observer.memory(name, profile.scales[name].vectors) for name in names},
+                fusion=(fusion := Fusion(scales=scales, weight=profile.zero_shot_weight).first(level.scales)),
+                memories={name: self._observer.memory(name, profile.scales[name].vectors) for name in fusion.names},
             )
             self._ready[profile.sha256] = ready
             while len(self._ready) > LOADED:
