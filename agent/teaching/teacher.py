@@ -370,7 +370,9 @@ class _Reader:
         return {
             name: ZMaps(
                 seen=replace(one, tokens={}),
-                scales={scale: self.spreads[scale].z(found[place]) for scale, found in self._memories.distances.items()},
+                scales={
+                    scale: self.spreads[scale].z(found[place]) for scale, found in self._memories.distances.items()
+                },
                 zero_shot=self.zero_shot.z(one.zero_shot),
             )
             for place, (name, one) in enumerate(self._memories.seen.items())
