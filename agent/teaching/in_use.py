@@ -19,7 +19,7 @@ from zsad_agent.teaching.profile import Profile, decode_profile, encode_profile
 from zsad_agent.teaching.store import ProfileStore
 from zsad_agent.teaching.taught import TaughtPredictor
 from zsad_agent.teaching.teacher import teach
-from zsad_core.bundle import Bundle
+from zsad_core.bundle import GENERIC_PRODUCT, Bundle
 from zsad_core.errors import ProfileError, ZsadError
 from zsad_core.types import Prediction
 
@@ -41,8 +41,10 @@ def make_predictor(bundle: Bundle, config: InferenceConfig, store: ProfileStore 
         ProfileError: the store's folder cannot be read.
         ZsadError: as of `Detector`.
     """
-    detector = Detector(bundle, config)
     products = [] if store is None else store.products()
+    if config.product in products and config.product not in bundle.manifest.products:
+        config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
+    detector = Detector(bundle, config)
     networks = None
     if products and bundle.manifest.features is not None:
         networks = FeatureNetworks(bundle, config, detector)
