@@ -11,9 +11,8 @@ import numpy as np
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks
 from zsad_agent.teaching.fusion import Fusion, ZMaps
-from zsad_agent.teaching.observe import Observer
+from zsad_agent.teaching.observe import Memory, Observer
 from zsad_agent.teaching.profile import Level, Profile
-from zsad_agent.teaching.search import Memory
 from zsad_core.errors import DeviceError, ProfileError
 from zsad_core.memory import taught_score, to_unit
 from zsad_core.part import PartError
