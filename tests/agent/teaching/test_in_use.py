@@ -171,6 +171,15 @@ def test_a_product_that_was_removed_is_the_bundles_again_when_it_is_chosen(line:
     assert predictor.predict(good_part(0), "object").profile is None
 
 
+def test_a_store_that_cannot_be_read_gives_no_prediction(line: Line) -> None:
+    fault = ProfileError("profiles: cannot be read: Input/output error")
+    predictor = ProductPredictor(line.detector, None, line.store, CONFIG, taught=[], unreadable=fault)
+    assert predictor.is_taught("object")
+    for attempt in (predictor.prepare, lambda product: predictor.predict(good_part(0), product)):
+        with pytest.raises(ProfileError, match="Input/output error"):
+            attempt("object")
+
+
 def test_the_self_test_covers_the_feature_networks(line: Line) -> None:
     line.teach("nut")
     line.start().self_test()
