@@ -40,7 +40,6 @@ def predictor(
         networks or ColourNetworks(*NAMES),  # type: ignore[arg-type]
         known.get,
         InferenceConfig(**config),
-        loaded=2,
         loaded,
     )
 
