@@ -172,6 +172,7 @@ def test_too_few_goods_teach_nothing_and_the_earlier_profile_stays(
         (["--product", "nut", "x", "--camera", "0"], "name either pictures or a camera or source"),
         (["--product", "nut", "x", "--false-reject-rate", "0"], "--false-reject-rate: 0.0 is not between"),
         (["--product", "nut", "x", "--mode", "round"], "invalid choice: 'round'"),
+        (["--product", "nut", "x", "--sheet", "/nowhere/sheet.jpg"], "--sheet: /nowhere: no such folder"),
         (["--product", "nut"], "no camera and no source"),
     ],
 )
@@ -208,6 +209,17 @@ def test_the_region_and_mask_of_the_config_apply(
     capsys.readouterr()
     teach(bundle, parts / "good", "--config", config, product="bolt", code=2)
     assert "--name: name one of the cameras: top, side" in capsys.readouterr().err
+
+
+def test_a_taught_product_that_the_bundle_lacks_is_no_fault_of_the_config(
+    bundle: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"source: {{source: {parts}/good}}\ninference: {{bundle: {bundle}, product: nut}}\n")
+    assert main(["check", "--config", str(config)]) == 2
+    assert "product 'nut' is not in the bundle" in capsys.readouterr().err
+    teach(bundle, parts / "good")
+    assert main(["check", "--config", str(config)]) == 0
 
 
 def test_pictures_are_taken_from_a_source(
