@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 from zsad_agent.cli import check, run
 from zsad_agent.system import prepare_environment
-from zsad_agent.tools import bench, calibrate, reference, score
+from zsad_agent.tools import bench, calibrate, profiles, reference, score, teach
 from zsad_core.errors import ConfigError, ProductError, ZsadError
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "score": score.main,
+    "teach": teach.main,
+    "profiles": profiles.main,
     "check": check.main,
     "calibrate": calibrate.main,
     "reference": reference.main,

@@ -21,7 +21,8 @@ LEAST_GOODS = 3
 HEAD_BYTES = 1024
 LOOKS_SIDE = 128  # pictures are compared at this size, in grey, pixels
 SAME_LOOKS = 8  # grey levels: largest difference of one part taken or saved twice; of two parts it is 29 and more
-FAR_MADS, FAR_TIMES = 5.0, 2.0  # an outlier's score is above the median by both
+FAR_MADS, FAR_TIMES = 5.0, 2.0  # a stranger's distance is above the median by both
+APART_TIMES = 1.5  # an outlier's score is that far above the highest one that is none; below, it is the goods' own tail
 FEW = 5  # of fewer goods none is an outlier
 MOST_OUTLIERS = 0.2  # share of the goods
 ROUNDS = 3
@@ -141,10 +142,32 @@ def far_ones(scores: np.ndarray) -> dict[int, float]:
     return {int(place): float(np.exp(logs[place] - median)) for place in np.flatnonzero(logs > limit)}
 
 
-def find_strangers(distances: np.ndarray) -> dict[int, float]:
-    """Place -> times the median, of the goods that look different from the others, also where several look alike.
+def stand_apart(scores: np.ndarray, most: int) -> dict[int, float]:
+    """Place -> times the median, of at most `most` scores that are far above the median and stand apart from the rest.
 
-    A good is judged by its most different tokens, and by its mean distance to the median one of the other goods.
+    A long tail without a gap is that of the goods: without it the threshold would promise too much.
+
+    Args:
+        scores: float [K], in z.
+        most: may be 0.
+    """
+    if len(scores) < FEW:
+        return {}
+    order = np.argsort(-scores)
+    ordered = np.maximum(scores[order], 0.5)  # in deviations; the scores of goods are above
+    median = float(np.median(ordered))
+    counts = [
+        count
+        for count in range(1, most + 1)
+        if ordered[count - 1] >= max(FAR_TIMES * median, APART_TIMES * ordered[count])
+    ]
+    return {int(place): float(scores[place] / median) for place in order[: max(counts, default=0)]}
+
+
+def find_strangers(distances: np.ndarray) -> dict[int, float]:
+    """Place -> times the median, of the pictures that look different as a whole: another product, or another view.
+
+    A picture is judged by its mean distance to the median one of the others, so several alike strangers are found.
 
     Args:
         distances: float [K, K, N]: of each token of a good (first) to the nearest token of another good (second).
@@ -156,9 +179,7 @@ def find_strangers(distances: np.ndarray) -> dict[int, float]:
         among[np.arange(len(kept)), np.arange(len(kept))] = np.nan
         if len(kept) < FEW:
             break
-        nearest = np.sort(np.nanmin(among, axis=1), axis=1)[:, -max(1, among.shape[2] // 50) :].mean(axis=1)
-        typical = np.nanmedian(among.mean(axis=2), axis=1)
-        far = {**far_ones(nearest), **far_ones(typical)}
+        far = far_ones(np.nanmedian(among.mean(axis=2), axis=1))
         if not far:
             break
         found |= {int(kept[place]): times for place, times in far.items()}

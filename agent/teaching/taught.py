@@ -11,18 +11,14 @@ import numpy as np
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks
 from zsad_agent.teaching.fusion import Fusion, ZMaps
-from zsad_agent.teaching.observe import Observer
+from zsad_agent.teaching.observe import Memory, Observer
 from zsad_agent.teaching.profile import Level, Profile
-from zsad_agent.teaching.search import Memory
 from zsad_core.errors import DeviceError, ProfileError
 from zsad_core.memory import taught_score, to_unit
 from zsad_core.part import PartError
-from zsad_core.types import Prediction, ProfileName
+from zsad_core.types import TAUGHT_THRESHOLD, Prediction, ProfileName
 
 logger = logging.getLogger(__name__)
-
-THRESHOLD = 0.5  # of every taught product: see `zsad_core.memory.to_unit`
-LOADED = 2  # products whose memories are ready; 25 MB each at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +40,7 @@ class TaughtPredictor:
         networks: FeatureNetworks,
         profile_of: Callable[[str], Profile | None],
         config: InferenceConfig,
+        loaded: int = 1,
     ) -> None:
         """Takes the compiled networks of one bundle.
 
@@ -52,6 +49,7 @@ class TaughtPredictor:
             networks: of the same bundle.
             profile_of: the profile of a product, if it has one; called for every picture.
             config: `budget_ms` limits the level, `product` is that of a picture without one.
+            loaded: most products whose memories are ready; each takes up to 25 MB.
         """
         self._detector = detector
         self._networks = networks
@@ -59,6 +57,7 @@ class TaughtPredictor:
         self._profile_of = profile_of
         self._budget_ms = config.budget_ms
         self._product = config.product
+        self._loaded = loaded
         self._ready: OrderedDict[str, _Ready] = OrderedDict()
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
@@ -93,7 +92,7 @@ class TaughtPredictor:
         return Prediction(
             anomaly_map=anomaly_map,
             anomaly_score=score,
-            threshold=THRESHOLD,
+            threshold=TAUGHT_THRESHOLD,
             profile=ProfileName(product=profile.product, sha256=profile.sha256),
             scale=scale,
         )
@@ -116,7 +115,7 @@ class TaughtPredictor:
         self._networks.self_test()
 
     def _make_ready(self, profile: Profile) -> _Ready:
-        """The profile with its memories in float32. Those of the last `LOADED` products are kept."""
+        """The profile with its memories in float32. Those of the last products are kept."""
         ready = self._ready.get(profile.sha256)
         if ready is None:
             known = self._observer.scales
@@ -128,15 +127,15 @@ class TaughtPredictor:
                         f"{profile.bundle.version}, which has other feature networks. Teach the product again"
                     )
             level = self._choose_level(profile)
-            names = tuple(name for name in known if name in profile.scales)[: level.scales]
+            scales = tuple(scale for scale in known.values() if scale.name in profile.scales)
             ready = _Ready(
                 profile=profile,
                 level=level,
-                fusion=Fusion(names=names, weight=profile.zero_shot_weight),
-                memories={name: self._observer.memory(name, profile.scales[name].vectors) for name in names},
+                fusion=(fusion := Fusion(scales=scales, weight=profile.zero_shot_weight).first(level.scales)),
+                memories={name: self._observer.memory(name, profile.scales[name].vectors) for name in fusion.names},
             )
             self._ready[profile.sha256] = ready
-            while len(self._ready) > LOADED:
+            while len(self._ready) > self._loaded:
                 self._ready.popitem(last=False)
         self._ready.move_to_end(profile.sha256)
         return ready

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -11,19 +12,29 @@ from zsad_agent.config import HealthConfig
 from zsad_agent.messages import BundleName
 from zsad_agent.model import Detector, FeatureNetworks
 from zsad_agent.teaching.fusion import Fusion, ZMaps, best_fusion
-from zsad_agent.teaching.goods import LeftOut, Picture, check_number, far_ones, find_strangers, read, screen
+from zsad_agent.teaching.goods import (
+    LEAST_GOODS,
+    MOST_OUTLIERS,
+    LeftOut,
+    Picture,
+    check_number,
+    find_strangers,
+    read,
+    screen,
+    stand_apart,
+)
 from zsad_agent.teaching.observe import Observed, Observer, scales_for
 from zsad_agent.teaching.profile import MAX_GOODS, KeptPicture, Level, Profile, Recall, ScaleMemory
 from zsad_core.errors import ImageError, ZsadError
-from zsad_core.memory import TOP_FRACTION, Promise, Spread, coreset, promise, to_unit
+from zsad_core.memory import Promise, Spread, coreset, promise, to_unit
 from zsad_core.part import PartModel, part_models
 
 SMALL_SIDE = 640  # of the pictures from which the part is learnt, pixels
 COMPARED = 12  # goods whose views are compared to choose the part's mode
 LEAVE_FRAME = 0.9  # another mode must make the distances of the whole frame smaller by this factor
 FOREIGN_MARGIN = 3.0  # in z, over the goods' highest quartile; see docs/measurements.md
-ROUNDS = 3  # of the search for outliers
 
+Kept = TypeVar("Kept")
 Named = tuple[str, Picture]
 Progress = Callable[[str, int, int], None]  # what is done, and for how many pictures of how many
 
@@ -59,6 +70,7 @@ class _Task:
     seed: int
     say: Progress
     left_out: list[LeftOut]
+    notes: list[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +123,7 @@ def teach(
         seed=seed,
         say=progress or (lambda what, done, total: None),
         left_out=[],
+        notes=[],
     )
     goods = screen(
         images,
@@ -215,36 +228,41 @@ def _observe(
 
 def _learn(task: _Task, part: PartModel, goods: Sequence[Named]) -> _Memories:
     """The memories of the goods, without the outliers."""
-    names = scales_for(task.observer.scales.values(), strip=part.mode == "strip")
+    names = [scale.name for scale in scales_for(task.observer.scales.values(), strip=part.mode == "strip")]
     seen = {
         name: replace(one, tokens={scale: tokens.astype(np.float16) for scale, tokens in one.tokens.items()})
         for name, one in _observe(task, part, names, goods, "learning good parts")
     }
-    check_number(len(goods), len(goods) - len(seen), task.left_out)
     strangers = find_strangers(_between([one.tokens[names[0]] for one in seen.values()]))
-    seen = _without(task, seen, strangers, len(goods))
-    for _ in range(ROUNDS):
-        learned = {name: _learn_scale(task, name, seen) for name in names}
-        memories = _Memories(
-            seen=seen,
-            vectors={name: vectors for name, (vectors, _) in learned.items()},
-            distances={name: distances for name, (_, distances) in learned.items()},
-        )
-        outliers = far_ones(_raw_scores(list(memories.distances.values())))
-        if not outliers:
+    check_number(len(seen), len(strangers), task.left_out)
+    left = int(MOST_OUTLIERS * len(seen)) - len(strangers)
+    seen = _without(task, seen, strangers)
+    memories = _memorise(task, names, seen)
+    fusion = Fusion(scales=tuple(task.observer.scales[name] for name in names))
+    while left > 0:
+        scores = [maps.score(fusion, task.ignored) for maps in _Reader(task, part, memories).learned().values()]
+        if not (outliers := stand_apart(np.array(scores), left)):
             break
-        seen = _without(task, seen, outliers, len(goods))
+        left -= len(outliers)
+        seen = _without(task, seen, outliers)
+        memories = _memorise(task, names, seen)
     return memories
 
 
-def _without(
-    task: _Task, seen: Mapping[str, Observed], outliers: Mapping[int, float], total: int
-) -> dict[str, Observed]:
-    """The goods without the outliers, which are named."""
+def _memorise(task: _Task, names: Sequence[str], seen: Mapping[str, Observed]) -> _Memories:
+    learned = {name: _learn_scale(task, name, seen) for name in names}
+    return _Memories(
+        seen=seen,
+        vectors={name: vectors for name, (vectors, _) in learned.items()},
+        distances={name: distances for name, (_, distances) in learned.items()},
+    )
+
+
+def _without(task: _Task, seen: Mapping[str, Kept], outliers: Mapping[int, float]) -> dict[str, Kept]:
+    """The goods without the outliers, which are named. `outliers`: place -> times the median."""
     names = list(seen)
-    check_number(total, total - len(names) + len(outliers), task.left_out)
     for place, times in sorted(outliers.items(), key=lambda entry: -entry[1]):
-        reason = f"looks different from the other good parts: {times:.1f} times their distance"
+        reason = f"looks different from the other good parts: {times:.1f} times their median"
         task.left_out.append(LeftOut(name=names[place], reason=reason, score=times))
     return {name: seen[name] for place, name in enumerate(names) if place not in outliers}
 
@@ -256,6 +274,8 @@ def _learn_scale(task: _Task, name: str, seen: Mapping[str, Observed]) -> tuple[
         tokens = one.tokens[name]
         vectors.append(tokens[one.judged(task.ignored, tokens.shape[:2])])
         owners.append(np.full(len(vectors[-1]), number))
+    if sum(len(found) > 0 for found in vectors) < LEAST_GOODS:
+        raise ZsadError("the mask ignores the whole part, so nothing can be learned")
     together = np.concatenate(vectors)
     places = coreset(together, task.observer.scales[name].memory, seed=task.seed)
     owner = np.concatenate(owners)[places]
@@ -264,16 +284,6 @@ def _learn_scale(task: _Task, name: str, seen: Mapping[str, Observed]) -> tuple[
         task.observer.distances(one, name, memory.without(owner == number)) for number, one in enumerate(seen.values())
     ]
     return together[places], np.stack(distances)
-
-
-def _raw_scores(maps: Sequence[np.ndarray]) -> np.ndarray:
-    """float [K]: the mean over the scales of each good's highest distances, as times the median of the goods."""
-    scores = []
-    for distances in maps:
-        flat = np.sort(distances.reshape(len(distances), -1), axis=1)
-        highest = flat[:, -max(1, round(TOP_FRACTION * flat.shape[1])) :].mean(axis=1)
-        scores.append(highest / max(float(np.median(highest)), 1e-6))
-    return np.mean(scores, axis=0)
 
 
 def _finish(
@@ -293,15 +303,22 @@ def _finish(
     goods = reader.learned()
     bads = dict(reader.read(bad, "checking bad parts"))
     fusion, note = best_fusion(
-        list(goods.values()), list(bads.values()), list(memories.vectors), task.ignored, task.seed
+        list(goods.values()),
+        list(bads.values()),
+        [task.observer.scales[name] for name in memories.vectors],
+        task.ignored,
+        task.seed,
     )
-    levels = [Fusion(names=fusion.names[: count + 1], weight=fusion.weight) for count in range(len(fusion.names))]
+    levels = [fusion.first(count) for count in range(1, len(fusion.names) + 1)]
     scores = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in goods.items()}
     quartiles = [maps.quartile(fusion.names[0]) for maps in goods.values()]
-    others = {}
+    others, their_quartiles = {}, {}
     for name, maps in reader.read(held_out, "checking further good parts"):
         others[name] = [maps.score(level, task.ignored) for level in levels]
-        quartiles.append(maps.quartile(fusion.names[0]))
+        their_quartiles[name] = maps.quartile(fusion.names[0])
+    outliers = stand_apart(np.array([of[-1] for of in others.values()]), int(MOST_OUTLIERS * len(others)))
+    others = _without(task, others, outliers)
+    quartiles += [their_quartiles[name] for name in others]
     needed = promise([0.0], rate).needed
     scores = others if len(others) >= needed else scores | others
     found = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in bads.items()}
@@ -326,6 +343,8 @@ def _finish(
         goods=tuple(kept),
         ignored=task.ignored,
     )
+    if note is not None:
+        task.notes.append(note)
     missed = sorted((of[-1], name) for name, of in found.items() if of[-1] < scale)
     return Taught(
         profile=profile,
@@ -334,7 +353,7 @@ def _finish(
         bad_scores={name: float(to_unit(of[-1], scale)) for name, of in found.items()},
         missed=tuple(name for _, name in missed),
         likeness=likeness,
-        notes=() if note is None else (note,),
+        notes=tuple(task.notes),
     )
 
 
@@ -359,8 +378,6 @@ class _Reader:
         self._memories = memories
         seen = list(memories.seen.values())
         judged = np.stack([one.judged(task.ignored, one.grid_hw) for one in seen])
-        if not judged.any():
-            raise ZsadError("the mask ignores the whole part in every picture, so nothing can be learned")
         self.spreads = {name: Spread.of(found[judged]) for name, found in memories.distances.items()}
         self.zero_shot = Spread.of(np.stack([one.zero_shot for one in seen])[judged])
         self._loaded = {name: task.observer.memory(name, vectors) for name, vectors in memories.vectors.items()}

@@ -25,9 +25,9 @@ from zsad_agent.messages import Result, schema_text
 from zsad_agent.model import Model, ModelInUse
 from zsad_agent.sources import FolderDropSource, Picture
 from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue
-from zsad_core.errors import DeviceError, ImageError, SourceError, SpoolError
+from zsad_core.errors import DeviceError, ImageError, ProfileError, SourceError, SpoolError
 from zsad_core.facts import ScoreRule
-from zsad_core.types import Frame, Prediction, Verdict
+from zsad_core.types import Frame, Prediction, ProfileName, Verdict
 
 DARK, BRIGHT = np.zeros((40, 60, 3), np.uint8), np.full((40, 60, 3), 255, np.uint8)
 GREY = np.full((40, 60, 3), 200, np.uint8)
@@ -424,6 +424,47 @@ def test_threshold_is_that_of_the_config_else_of_teach_in_else_of_the_bundle(
     decided = inspector.decide(inspector.predict(frame(1, np.full_like(GREY, 170))))  # a map of 0.33
     assert decided is not None
     assert (decided[0].threshold, len(decided[0].regions)) == (threshold, regions)
+
+
+class NamedFake(TaughtFake):
+    """As taught, with the name of its profile."""
+
+    def is_taught(self, product: str) -> bool:
+        return True
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        name = ProfileName(product="object", sha256="ab" * 32)
+        return dataclasses.replace(super().predict(image_bgr), profile=name)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "has_frame", "provisional", "profile"),
+    [
+        (FakePredictor(), True, True, None),
+        (FakePredictor(), False, True, None),
+        (NamedFake(), True, False, {"product": "object", "sha256": "ab" * 32}),
+        (NamedFake(), False, False, None),
+    ],
+)
+def test_a_result_says_what_was_taught(
+    predictor: FakePredictor, has_frame: bool, provisional: bool, profile: dict[str, str] | None
+) -> None:
+    inspector = make_inspector(predictor)
+    decided = inspector.decide(inspector.predict(frame(1) if has_frame else fault(1)))
+    assert decided is not None
+    message = json.loads(decided[0].encode())
+    assert (message["provisional"], message["profile"]) == (provisional, profile)
+    jsonschema.validate(message, RESULT_SCHEMA)
+
+
+def test_a_profile_that_cannot_be_used_gives_unknown_and_a_degraded_status() -> None:
+    def refuse(image: np.ndarray) -> None:
+        raise ProfileError("1.profile: the profile was cut")
+
+    line = FakeLine(FakeSource(DARK), predictor=FakePredictor(refuse))
+    (result,) = line.run()
+    assert (result["verdict"], result["reason"]) == ("unknown", "1.profile: the profile was cut")
+    assert [state["state"] for state in line.states] == ["ok", "degraded"]
 
 
 def test_verdict_is_debounced_over_frames_and_lost_camera_passes_nothing() -> None:

@@ -54,6 +54,13 @@ def test_defect_under_the_mask_is_ignored_and_one_beside_it_is_not(tmp_path: Pat
     assert seen.anomaly_score == pytest.approx(0.7)
 
 
+def test_ignored_map_pixels_are_those_of_the_region(tmp_path: Path) -> None:
+    view = View((0, 20, 60, 20), mask_file(tmp_path / "m.png", np.s_[:30]))
+    ignored = view.ignored((60, 40), (4, 6))
+    assert ignored is not None and np.array_equal(ignored, np.repeat([[True], [True], [False], [False]], 6, axis=1))
+    assert View((0, 20, 60, 20)).ignored((60, 40), (4, 6)) is None
+
+
 def test_mask_is_cut_to_the_region_and_scales_with_the_frame(tmp_path: Path) -> None:
     view = View((60, 0, 60, 80), mask_file(tmp_path / "m.png", np.s_[:, 45:]))  # drawn at 60x40, frames are 120x80
     corrected = view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (120, 80), RULE)
