@@ -151,7 +151,7 @@ def _accuracy(rows: Sequence[Row], count: int) -> list[str]:
     lines = [
         f"|{count} goods: image AUROC / pixel AP / recall at {AT_RATE:.0%} of the test's goods rejected|"
         + "|".join(f"{name} ({len(_draws(rows, name, count))})" for name in products)
-        + "|mean of the compared|",
+        + f"|mean of {len(compared)} compared|",
         "|---" * (len(products) + 2) + "|",
     ]
     for method in _methods(rows):
