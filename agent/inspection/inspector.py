@@ -62,7 +62,7 @@ class Inspector:
         heatmap: HeatmapConfig,
         lossless: bool,
     ) -> None:
-        """Takes the parts of one camera. Without a threshold or region level in the config the bundle's is used.
+        """Takes the parts of one camera. Without a threshold or region level in the config, teach-in's or the bundle's.
 
         `lossless`: the pictures come from files, and each one gives a result.
         """
@@ -86,6 +86,8 @@ class Inspector:
             prediction, reason = self._predict(captured, model, product)
         else:
             prediction, reason = None, captured.reason
+        if threshold is None and prediction is not None:
+            threshold = prediction.threshold
         return Inspected(
             captured=captured,
             model=model,
@@ -125,7 +127,9 @@ class Inspector:
         instant = Verdict.UNKNOWN
         if prediction is not None and isinstance(captured, Frame):
             instant = instant_verdict(prediction.anomaly_score, inspected.threshold)
-            level = self._region_level if self._region_level is not None else bundle.manifest.region_level
+            level = self._region_level
+            if level is None:
+                level = bundle.manifest.region_level if prediction.threshold is None else prediction.threshold
             rectangle = self._view.rectangle(captured.frame_wh)
             regions = self._view.in_frame(
                 find_regions(prediction.anomaly_map, level=level, frame_wh=rectangle[2:]), captured.frame_wh

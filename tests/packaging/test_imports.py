@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "zsad_training": {"zsad_training", "zsad_core"},
     "zsad_convert": {"zsad_convert", "zsad_core"},
 }
-ROOMS_WITHOUT_TORCH = ("bundle", "picture", "judging", "data")  # of core; its top has none either
+ROOMS_WITHOUT_TORCH = ("bundle", "picture", "judging", "memory", "data")  # of core; its top has none either
 MOST_FILES = 10  # of a room, with its __init__.py
 MOST_FLOORS = 8
 TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors", "sentence_transformers", "sklearn", "matplotlib"}

@@ -1,0 +1,2 @@
+from .outcome import LeftOut as LeftOut
+from .outcome import Taught as Taught
