@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsad_agent import inspection, model, mqtt, picture_health, sources
-from zsad_agent.cli.flags import add_config_flag
 from zsad_agent.system import configure_logging
+from zsad_agent.tools.flags import add_config_flag
 from zsad_core.errors import BundleError, ConfigError, ZsadError
 
 if TYPE_CHECKING:  # pydantic takes longer than parsing

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from zsad_agent.cli.flags import add_model_flags, add_source_flags, add_threshold_flag, count, given
 from zsad_agent.system import configure_logging, keep_memory_small, note_hangups, quick_imports
+from zsad_agent.tools.flags import add_model_flags, add_source_flags, add_threshold_flag, count, given
 
 
 def main(arguments: list[str]) -> int:

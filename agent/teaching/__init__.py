@@ -1,7 +1,7 @@
-"""What the agent learns from good parts: teach-in, profiles, and predictions with a profile.
+"""What the agent learns from good parts: teach-in, profiles, their store, and predictions with a profile.
 
-The arithmetic is in `zsad_core.memory`, the place of the part in `zsad_core.part`. May import `config`, `model`,
-`picture_health`, `system`.
+The arithmetic is in `zsad_core.memory`, the place of the part in `zsad_core.part`. May import `config`, `messages`,
+`model`, `picture_health`, `system`.
 """
 
 import lazy_loader

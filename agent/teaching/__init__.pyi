@@ -1,2 +1,14 @@
 from .outcome import LeftOut as LeftOut
 from .outcome import Taught as Taught
+from .profile import MAX_GOODS as MAX_GOODS
+from .profile import KeptPicture as KeptPicture
+from .profile import Level as Level
+from .profile import Profile as Profile
+from .profile import Recall as Recall
+from .profile import ScaleMemory as ScaleMemory
+from .profile import decode_profile as decode_profile
+from .profile import encode_profile as encode_profile
+from .profile import read_profile as read_profile
+from .profile import write_profile as write_profile
+from .store import Entry as Entry
+from .store import ProfileStore as ProfileStore

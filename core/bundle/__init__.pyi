@@ -1,6 +1,10 @@
+from .files import UNREADABLE_ZIP as UNREADABLE_ZIP
 from .files import MissingFileError as MissingFileError
 from .files import bundle_folder as bundle_folder
 from .files import bundle_reader as bundle_reader
+from .files import open_zip as open_zip
+from .files import read_member as read_member
+from .files import zip_members as zip_members
 from .format import FORMAT_VERSION as FORMAT_VERSION
 from .format import INT8_BIN as INT8_BIN
 from .format import INT8_XML as INT8_XML

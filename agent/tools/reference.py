@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zsad_agent import picture_health, sources
-from zsad_agent.cli.flags import add_source_flags, count, given
 from zsad_agent.system import configure_logging
+from zsad_agent.tools.flags import add_source_flags, count, given
 from zsad_core.errors import ConfigError, ImageError, SourceError, some
 
 if TYPE_CHECKING:  # numpy and pydantic take longer than parsing

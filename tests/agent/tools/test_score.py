@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from zsad_agent.cli.calibrate import as_yaml, calibrate
 from zsad_agent.cli.main import main
-from zsad_agent.cli.score import find_pictures
+from zsad_agent.tools.calibrate import as_yaml, calibrate
+from zsad_agent.tools.score import find_pictures
 from zsad_core.errors import ZsadError
 
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsad_agent.cli.flags import add_model_flags, add_picture_flags, model_config, read_part
-from zsad_agent.cli.score import MAX_REASON, find_pictures
 from zsad_agent.system import configure_logging, one_line, printable
+from zsad_agent.tools.flags import add_model_flags, add_picture_flags, model_config, read_part
+from zsad_agent.tools.score import MAX_REASON, find_pictures
 from zsad_core.errors import DeviceError, ImageError, ZsadError
 
 if TYPE_CHECKING:  # numpy takes longer than parsing

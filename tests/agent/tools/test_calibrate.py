@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from result_maker import make_result
 
-from zsad_agent.cli.calibrate import find_outliers
 from zsad_agent.cli.main import main
 from zsad_agent.config import EvidenceConfig, HeatmapConfig
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection.overlay import render_heatmap
+from zsad_agent.tools.calibrate import find_outliers
 from zsad_core.types import Verdict
 
 STREAM = Path(__file__).parents[3] / "demo" / "stream"

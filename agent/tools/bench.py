@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zsad_agent import daemon, inspection, model, mqtt, sources
-from zsad_agent.cli.flags import add_model_flags, count, model_config
 from zsad_agent.system import (
     EnergyMeter,
     configure_logging,
@@ -26,6 +25,7 @@ from zsad_agent.system import (
     process_age_s,
     status_mb,
 )
+from zsad_agent.tools.flags import add_model_flags, count, model_config
 
 if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
     import numpy as np

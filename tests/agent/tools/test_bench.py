@@ -17,7 +17,7 @@ def test_bench_reports_every_figure_of_the_contract(
 ) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
     asked: list[str] = []
-    monkeypatch.setattr("zsad_agent.cli.bench.keep_memory_small", lambda: asked.append("memory as in the daemon"))
+    monkeypatch.setattr("zsad_agent.tools.bench.keep_memory_small", lambda: asked.append("memory as in the daemon"))
     assert main(["bench", "--bundle", str(tiny_bundle), "--seconds", "1", "--threads", "1", "--json"]) == 0
     assert asked == ["memory as in the daemon"]
     report = json.loads(capsys.readouterr().out)

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsad_agent.cli.flags import add_model_flags, add_picture_flags, add_threshold_flag, model_config, read_part
 from zsad_agent.system import configure_logging, one_line, printable
+from zsad_agent.tools.flags import add_model_flags, add_picture_flags, add_threshold_flag, model_config, read_part
 from zsad_core.errors import DeviceError, ImageError
 
 if TYPE_CHECKING:  # numpy takes longer than parsing
