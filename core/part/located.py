@@ -95,15 +95,21 @@ def cut(image: np.ndarray, pose: Pose, view_wh: tuple[int, int]) -> np.ndarray:
         near_wh = max(1, round(near.shape[1] * scale)), max(1, round(near.shape[0] * scale))
         to_near = np.diag([near_wh[0] / near.shape[1], near_wh[1] / near.shape[0]]) @ to_near
         near = cv2.resize(near, near_wh, interpolation=cv2.INTER_AREA)
-    return _sampled(near, to_near, view_wh, cv2.BORDER_REPLICATE, 0.0)
+    return sampled(near, to_near, view_wh)
 
 
-def _sampled(source: np.ndarray, to_source: np.ndarray, wh: tuple[int, int], border: int, fill: float) -> np.ndarray:
-    """`wh` bilinear samples of `source`; `to_source` [2, 3] maps corner-based target points to source points."""
-    matrix = to_source.copy()
-    matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV's origin is the centre of the first pixel
+def sampled(source: np.ndarray, to_source: np.ndarray, wh: tuple[int, int]) -> np.ndarray:
+    """`wh` bilinear samples of an image; `to_source` [2, 3] maps target points to source points, as `Pose.to_frame`.
+
+    Beyond the source its edge is repeated.
+    """
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(source, matrix, wh, flags=flags, borderMode=border, borderValue=fill)
+    return cv2.warpAffine(source, _of_centres(to_source), wh, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _of_centres(to_source: np.ndarray) -> np.ndarray:
+    """The same for OpenCV, whose origin is the centre of the first pixel."""
+    return np.column_stack([to_source[:, :2], to_source[:, 2] + to_source[:, :2] @ (0.5, 0.5) - 0.5])
 
 
 def _warped(source: np.ndarray, to_source: np.ndarray, hw: tuple[int, int], fill: float | None) -> np.ndarray:
@@ -111,16 +117,11 @@ def _warped(source: np.ndarray, to_source: np.ndarray, hw: tuple[int, int], fill
     step = max(hypot(*to_source[:, 0]), hypot(*to_source[:, 1]))  # source pixels per target pixel
     finer = min(_MAX_FINER, max(1, ceil(step - 1e-6)))
     to_source = np.column_stack([to_source[:, :2] / finer, to_source[:, 2]])
-    border = cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT
     wh = hw[1] * finer, hw[0] * finer
-    source = source.astype(np.float32)
-    samples = _sampled(source, to_source, wh, cv2.BORDER_REPLICATE, 0.0)
+    samples = sampled(source.astype(np.float32), to_source, wh)
     if fill is not None:  # a pixel's centre decides whether it is inside, so that `fill` does not weaken the map's rim
-        inside = np.ones(source.shape, np.uint8)
-        matrix = to_source.copy()
-        matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
         flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-        samples[cv2.warpAffine(inside, matrix, wh, flags=flags, borderMode=border) == 0] = fill
+        samples[cv2.warpAffine(np.ones(source.shape, np.uint8), _of_centres(to_source), wh, flags=flags) == 0] = fill
     if finer == 1:
         return samples
     return cv2.resize(samples, (hw[1], hw[0]), interpolation=cv2.INTER_AREA)

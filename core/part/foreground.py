@@ -1,0 +1,210 @@
+"""The parts that stand out from the background, whose colour is that of the frame's border."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import atan2, cos, degrees, radians, sin, sqrt
+from typing import Final, Self
+
+import cv2
+import numpy as np
+
+WORK_SIDE: Final = 288  # longest side of the picture that is searched, pixels
+_BORDER: Final = 0.03  # width of the border, share of the shorter side
+_LAB_SCALE: Final = np.array(
+    [0.3, 1.0, 1.0], np.float32
+)  # of OpenCV's 8-bit Lab: light and shadow count less than colour
+LEAST_CONTRAST: Final = 10.0  # colour distance between a part and the background, in that scale
+_CLEAR_CONTRAST: Final = 45.0  # a larger distance counts as this one, so that a part of two colours stays whole
+_MOST_BORDER: Final = 0.45  # share of the border's pixels that parts may cover
+_LEAST_AREA: Final = 0.002  # share of the frame; a smaller blob is dirt
+_MOST_ON_BORDER: Final = 0.55  # of a blob's bounding box; a blob with more is the rim of a tray
+_PIECE_GAP: Final = 0.12  # of the longer side of a part: a nearer blob is a piece of the same part
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundPart:
+    """One part, in pixels of the searched picture."""
+
+    area: float  # pixels, holes included
+    centre_xy: tuple[float, float]  # centroid
+    spread: tuple[float, float, float]  # second central moments xx, xy, yy; pixels squared
+    outline: np.ndarray  # float64 [N, 2], points of the outer contour
+    on_border: bool  # it touches the frame's border
+
+    @classmethod
+    def from_contour(cls, contour: np.ndarray, frame_wh: tuple[int, int]) -> Self:
+        """The part inside an outer contour."""
+        moments = cv2.moments(contour)
+        area = max(moments["m00"], 1.0)
+        left, top, width, height = cv2.boundingRect(contour)
+        return cls(
+            area=area,
+            centre_xy=(moments["m10"] / area + 0.5, moments["m01"] / area + 0.5),
+            spread=(moments["mu20"] / area, moments["mu11"] / area, moments["mu02"] / area),
+            outline=contour[:, 0] + 0.5,
+            on_border=left <= 1 or top <= 1 or left + width >= frame_wh[0] - 1 or top + height >= frame_wh[1] - 1,
+        )
+
+    def joined(self, other: "FoundPart") -> "FoundPart":
+        """Both as one part."""
+        area = self.area + other.area
+        mine, its = self.area / area, other.area / area
+        centre = [mine * a + its * b for a, b in zip(self.centre_xy, other.centre_xy, strict=True)]
+        dx, dy = (b - a for a, b in zip(self.centre_xy, other.centre_xy, strict=True))
+        between = (dx * dx, dx * dy, dy * dy)
+        both = zip(self.spread, other.spread, between, strict=True)
+        return FoundPart(
+            area=area,
+            centre_xy=(centre[0], centre[1]),
+            spread=tuple(mine * a + its * b + mine * its * c for a, b, c in both),  # type: ignore[arg-type]
+            outline=np.concatenate([self.outline, other.outline]),
+            on_border=self.on_border or other.on_border,
+        )
+
+    @property
+    def elongation(self) -> float:
+        """Ratio of the principal axes, 1 or more."""
+        xx, xy, yy = self.spread
+        half, root = (xx + yy) / 2, sqrt(((xx - yy) / 2) ** 2 + xy * xy)
+        return sqrt((half + root) / max(half - root, 1e-3 * half, 1e-9))
+
+    @property
+    def angle(self) -> float:
+        """Of the longer axis, degrees clockwise from the x axis, [-90, 90]."""
+        xx, xy, yy = self.spread
+        return degrees(atan2(2 * xy, xx - yy)) / 2
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of the upright rectangle around it."""
+        (x, y), (width, height) = self.rectangle(0.0)
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+    def rectangle(self, angle: float) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Centre, and length along and across `angle`, degrees, of the smallest rectangle around it."""
+        turn = radians(angle)
+        axes = np.array([[cos(turn), -sin(turn)], [sin(turn), cos(turn)]])
+        places = self.outline @ axes
+        low, high = places.min(axis=0) - 0.5, places.max(axis=0) + 0.5
+        x, y = axes @ ((low + high) / 2)
+        length, width = high - low
+        return (float(x), float(y)), (float(length), float(width))
+
+    def is_near(self, other: "FoundPart") -> bool:
+        """Whether `other` is so near that it can be a piece of this part."""
+        left, top, right, bottom = self.box
+        reach = _PIECE_GAP * max(right - left, bottom - top)
+        return bool(
+            other.box[0] <= right + reach
+            and other.box[2] >= left - reach
+            and other.box[1] <= bottom + reach
+            and other.box[3] >= top - reach
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreground:
+    """What stands out from the background."""
+
+    wh: tuple[int, int]  # of the searched picture
+    scale: float  # its pixels per pixel of the frame
+    parts: tuple[FoundPart, ...]  # largest first; none: the surface fills the frame, or nothing is there
+    contrast: float  # mean colour distance between parts and background; 0: no parts
+
+    @property
+    def area(self) -> int:
+        """Pixels of the searched picture."""
+        return self.wh[0] * self.wh[1]
+
+
+def find_foreground(image_bgr: np.ndarray, least_contrast: float = LEAST_CONTRAST) -> Foreground:
+    """The parts in a frame, uint8 BGR [H, W, 3]. What differs less than `least_contrast` is background."""
+    small = _shrunk(image_bgr)
+    height, width = small.shape[:2]
+    distance = _distance_to_background(small)
+    border = _border(distance)
+    level, _ = cv2.threshold(_as_bytes(distance), 0, 255, cv2.THRESH_OTSU)
+    level = max(level * _CLEAR_CONTRAST / 255, _noise(border), least_contrast)
+    mask: np.ndarray = (distance > level).astype(np.uint8)
+    parts: list[FoundPart] = []
+    if (border > level).mean() <= _MOST_BORDER:
+        mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+        mask = cv2.morphologyEx(cv2.copyMakeBorder(mask, 3, 3, 3, 3, cv2.BORDER_REPLICATE), cv2.MORPH_CLOSE, disc)
+        mask = np.ascontiguousarray(mask[3:-3, 3:-3])
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        blobs = [FoundPart.from_contour(contour, (width, height)) for contour in contours]
+        parts = [
+            blob
+            for blob in blobs
+            if blob.area >= _LEAST_AREA * width * height and _share_on_border(blob, (width, height)) <= _MOST_ON_BORDER
+        ]
+        parts.sort(key=lambda part: -part.area)
+    inside = distance[mask > 0] if parts else np.zeros(1, np.float32)
+    return Foreground(
+        wh=(width, height), scale=width / image_bgr.shape[1], parts=tuple(parts), contrast=float(inside.mean())
+    )
+
+
+def gather(parts: Iterable[FoundPart], seed: FoundPart, most_area: float) -> FoundPart:
+    """`seed` with the pieces near it, largest first, as long as all together have at most `most_area` pixels."""
+    whole = seed
+    for piece in parts:
+        if piece is not seed and whole.is_near(piece) and whole.area + piece.area <= most_area:
+            whole = whole.joined(piece)
+    return whole
+
+
+def _shrunk(image_bgr: np.ndarray) -> np.ndarray:
+    height, width = image_bgr.shape[:2]
+    scale = min(1.0, WORK_SIDE / max(height, width))
+    wh = max(1, round(width * scale)), max(1, round(height * scale))
+    while image_bgr.shape[0] >= 4 * wh[1] and image_bgr.shape[1] >= 4 * wh[0]:
+        image_bgr = image_bgr[::2, ::2]  # outlines move by less than a pixel of the searched picture
+    if scale < 1:
+        image_bgr = cv2.resize(image_bgr, wh, interpolation=cv2.INTER_AREA)
+    return cv2.GaussianBlur(image_bgr, (3, 3), 0)
+
+
+def _border(image: np.ndarray) -> np.ndarray:
+    """[N] or [N, C]: the pixels of the frame's border."""
+    wide = max(2, round(_BORDER * min(image.shape[:2])))
+    sides = image[:wide], image[-wide:], image[wide:-wide, :wide], image[wide:-wide, -wide:]
+    return np.concatenate([side.reshape(-1, *image.shape[2:]) for side in sides])
+
+
+def _distance_to_background(image_bgr: np.ndarray) -> np.ndarray:
+    """float32 [h, w]: colour distance to the background, a plane in each channel that fits most of the border."""
+    lab = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2LAB).astype(np.float32) * _LAB_SCALE
+    height, width = lab.shape[:2]
+    grid = np.ones((height, width, 3), np.float32)
+    grid[..., 1] = np.linspace(-1, 1, width, dtype=np.float32)
+    grid[..., 2] = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    pixels, places = _border(lab), _border(grid)
+    plane = np.zeros((3, 3), np.float32)
+    plane[0] = np.median(pixels, axis=0)
+    for _ in range(3):
+        off = np.linalg.norm(pixels - places @ plane, axis=1)
+        near = off <= max(8.0, 2.5 * float(np.median(off)))
+        at, seen = places[near], pixels[near]
+        normal = at.T @ at + np.diag([0, 0.05, 0.05]).astype(np.float32) * len(at)  # keeps slopes small
+        plane = np.linalg.solve(normal, at.T @ seen)
+    off_background = lab - cv2.transform(grid, np.ascontiguousarray(plane.T))
+    return np.sqrt(np.einsum("hwc,hwc->hw", off_background, off_background))
+
+
+def _as_bytes(distance: np.ndarray) -> np.ndarray:
+    return (np.minimum(distance, _CLEAR_CONTRAST) * (255 / _CLEAR_CONTRAST)).astype(np.uint8)
+
+
+def _noise(border: np.ndarray) -> float:
+    """A distance that few pixels of the background exceed. Parts may cover a part of the border."""
+    return 3.0 * float(np.median(border))
+
+
+def _share_on_border(part: FoundPart, wh: tuple[int, int]) -> float:
+    """Share of the part's bounding box that lies on the frame's border."""
+    left, top, right, bottom = part.box
+    width, height = right - left, bottom - top
+    on_border = width * ((top <= 1) + (bottom >= wh[1] - 1)) + height * ((left <= 1) + (right >= wh[0] - 1))
+    return on_border / (2 * (width + height))
