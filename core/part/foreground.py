@@ -8,7 +8,7 @@ from typing import Final, Self
 import cv2
 import numpy as np
 
-WORK_SIDE: Final = 288  # longest side of the picture that is searched, pixels
+WORK_SIDE: Final = 256  # longest side of the picture that is searched, pixels
 _BORDER: Final = 0.03  # width of the border, share of the shorter side
 _LAB_SCALE: Final = np.array(
     [0.3, 1.0, 1.0], np.float32
@@ -175,22 +175,25 @@ def _border(image: np.ndarray) -> np.ndarray:
 
 def _distance_to_background(image_bgr: np.ndarray) -> np.ndarray:
     """float32 [h, w]: colour distance to the background, a plane in each channel that fits most of the border."""
-    lab = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2LAB).astype(np.float32) * _LAB_SCALE
+    lab = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2LAB)
     height, width = lab.shape[:2]
-    grid = np.ones((height, width, 3), np.float32)
-    grid[..., 1] = np.linspace(-1, 1, width, dtype=np.float32)
-    grid[..., 2] = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    pixels, places = _border(lab), _border(grid)
+    x, y = np.meshgrid(np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32))
+    pixels = _border(lab).astype(np.float32)
+    places = np.column_stack([np.ones(len(pixels), np.float32), _border(x), _border(y)])
     plane = np.zeros((3, 3), np.float32)
     plane[0] = np.median(pixels, axis=0)
     for _ in range(3):
-        off = np.linalg.norm(pixels - places @ plane, axis=1)
+        off = np.linalg.norm((pixels - places @ plane) * _LAB_SCALE, axis=1)
         near = off <= max(8.0, 2.5 * float(np.median(off)))
         at, seen = places[near], pixels[near]
         normal = at.T @ at + np.diag([0, 0.05, 0.05]).astype(np.float32) * len(at)  # keeps slopes small
         plane = np.linalg.solve(normal, at.T @ seen)
-    off_background = lab - cv2.transform(grid, np.ascontiguousarray(plane.T))
-    return np.sqrt(np.einsum("hwc,hwc->hw", off_background, off_background))
+    total = np.zeros((height, width), np.float32)
+    for channel, (level, across, down), scale in zip(cv2.split(lab), plane.T, _LAB_SCALE, strict=True):
+        background = level + across * x[:1] + down * y[:, :1]
+        difference = cv2.subtract(channel, background, dtype=cv2.CV_32F)
+        cv2.accumulateSquare(difference * scale, total)
+    return cv2.sqrt(total)
 
 
 def _as_bytes(distance: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Finds the pose in which a part is most like the taught template."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, hypot
 from typing import Final
@@ -13,8 +13,9 @@ from zsad_core.part.located import Pose, cut, sampled
 MOST_TURN: Final = 25.0  # degrees by which a part that is not elongated may be rotated
 LEAST_GAIN: Final = 0.02  # of correlation; a smaller one does not justify a rotation
 _REACH: Final = 0.22  # how far the part may lie off its centroid's place, share of the view's side
-_COARSE: Final = tuple(np.arange(-24.0, 25.0, 8.0))
-_FINE: Final = (4.0, 2.0, 1.0)
+_NEAR: Final = 0.06  # the same, once the place is known coarsely
+_TURNS: Final = tuple(range(-24, 25, 8))  # degrees
+_STEPS: Final = (4.0, 2.0, 1.0)  # degrees, one after the other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,57 +27,70 @@ class Match:
 
 
 class Matcher:
-    """Compares the surroundings of one part with a template."""
+    """Compares the surroundings of one part with a template: coarsely at half size, then finely."""
 
     def __init__(
         self, image_bgr: np.ndarray, centre_xy: tuple[float, float], size_wh: tuple[float, float], template: np.ndarray
     ) -> None:
-        self._template, self._size_wh = template, size_wh
-        th, tw = template.shape[:2]
+        self._size_wh = size_wh
+        height, width = template.shape[:2]
         side = (1 + 2 * _REACH) * hypot(*size_wh)
-        pixels = ceil(side / min(size_wh[0] / tw, size_wh[1] / th))
+        pixels = 2 * ceil(side / min(size_wh[0] / width, size_wh[1] / height) / 2)
         self._around = Pose(centre_xy=centre_xy, size_wh=(side, side))
-        self._patch = cut(image_bgr, self._around, (pixels, pixels))
-        self._zoom = pixels / side  # pixels of the patch per pixel of the frame
+        patch = cut(image_bgr, self._around, (pixels, pixels))
+        self._fine = patch, template
+        self._coarse = _halved(patch), _halved(template)
 
-    def match(self, angle: float, centre_xy: tuple[float, float] | None = None, reach: float = _REACH) -> Match:
-        """The best place at `angle`, degrees, up to `reach` of the view's sides off `centre_xy`."""
-        th, tw = self._template.shape[:2]
-        more_x, more_y = max(1, round(reach * tw)), max(1, round(reach * th))
-        centre_xy = centre_xy or self._around.centre_xy
-        pose = Pose(centre_xy=centre_xy, size_wh=self._size_wh, angle=angle)
-        wide = tw + 2 * more_x, th + 2 * more_y
-        searched = replace(pose, size_wh=(self._size_wh[0] * wide[0] / tw, self._size_wh[1] * wide[1] / th))
+    def _match(self, pose: Pose, reach: float, level: tuple[np.ndarray, np.ndarray]) -> Match:
+        """The best place up to `reach` of the view's sides off the one in `pose`."""
+        patch, template = level
+        height, width = template.shape[:2]
+        wide = width + 2 * max(1, round(reach * width)), height + 2 * max(1, round(reach * height))
+        searched = replace(pose, size_wh=(pose.size_wh[0] * wide[0] / width, pose.size_wh[1] * wide[1] / height))
         to_frame = searched.to_frame(wide)
         corner = self._around.to_frame((1, 1))[:, 2]
-        to_patch = np.column_stack([to_frame[:, :2], to_frame[:, 2] - corner]) * self._zoom
-        view = sampled(self._patch, to_patch, wide)
-        scores = cv2.matchTemplate(view, self._template, cv2.TM_CCOEFF_NORMED)
+        zoom = len(patch) / self._around.size_wh[0]
+        to_patch = np.column_stack([to_frame[:, :2], to_frame[:, 2] - corner]) * zoom
+        scores = cv2.matchTemplate(sampled(patch, to_patch, wide), template, cv2.TM_CCOEFF_NORMED)
         _, best, _, (x, y) = cv2.minMaxLoc(scores)
-        found = to_frame @ (x + tw / 2, y + th / 2, 1.0)
+        found = to_frame @ (x + width / 2, y + height / 2, 1.0)
         similarity = float(np.clip(best, -1, 1)) if np.isfinite(best) else 0.0
         return Match(pose=replace(pose, centre_xy=(float(found[0]), float(found[1]))), similarity=similarity)
 
-    def best(self, angles: Iterable[float]) -> Match:
+    def at(self, *angles: float) -> Match:
+        """The best match at one of these angles, degrees."""
+        start = [replace(self._around, size_wh=self._size_wh, angle=angle) for angle in angles]
+        coarse = max((self._match(pose, _REACH, self._coarse) for pose in start), key=_similarity)
+        return self._match(coarse.pose, _NEAR, self._fine)
+
+    def near(self, *angles: float) -> Match:
         """The best match near one of these angles."""
-        best = max((self.match(angle) for angle in angles), key=lambda match: match.similarity)
-        for step in _FINE:
-            tries = [self.match(best.pose.angle + turn, best.pose.centre_xy, reach=0.06) for turn in (-step, step)]
-            best = max([best, *tries], key=lambda match: match.similarity)
+        best = self.at(*angles)
+        for step in _STEPS:
+            poses = [replace(best.pose, angle=best.pose.angle + turn) for turn in (-step, step)]
+            best = max([best, *(self._match(pose, _NEAR, self._fine) for pose in poses)], key=_similarity)
         return best
 
     def upright(self, *, turns: bool) -> Match:
         """The best match without rotation, or with one up to `MOST_TURN` that makes the part clearly more alike."""
-        straight = self.match(0.0)
+        straight = self.at(0.0)
         if not turns:
             return straight
-        turned = self.best(_COARSE)
+        turned = self.near(*_TURNS)
         gains = turned.similarity >= straight.similarity + LEAST_GAIN and abs(turned.pose.angle) <= MOST_TURN
         return turned if gains else straight
 
     def along(self, angle: float) -> Match:
         """The best match of an elongated part: along `angle` or the other way round."""
-        return self.best((angle, angle + 180.0))
+        return self.near(angle, angle + 180.0)
+
+
+def _similarity(match: Match) -> float:
+    return match.similarity
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
 
 
 def self_similarity(template: np.ndarray, turn: float) -> float:

@@ -95,7 +95,7 @@ def test_a_damaged_profile_is_a_fault_until_rolled_back(
 def test_a_profile_that_was_copied_to_another_product_is_a_fault(store: ProfileStore) -> None:
     store.add(make_profile("nut"))
     (store.folder / "nut").rename(store.folder / "bolt")
-    with pytest.raises(ProfileError, match="is the profile of 'nut'. Import it"):
+    with pytest.raises(ProfileError, match=r"is the profile of 'nut'. Import it"):
         store.current("bolt")
 
 
@@ -119,7 +119,7 @@ def test_export_and_import_give_the_same_profile(store: ProfileStore, tmp_path: 
 def test_a_damaged_file_is_not_imported(store: ProfileStore, tmp_path: Path) -> None:
     added = store.add(make_profile())
     (tmp_path / "cut.profile").write_bytes(encode_profile(make_profile(seed=2))[:-1])
-    with pytest.raises(ProfileError, match="cut.profile: the profile was cut"):
+    with pytest.raises(ProfileError, match=r"cut\.profile: the profile was cut"):
         store.import_from(tmp_path / "cut.profile")
     current = store.current("nut")
     assert current is not None and current.sha256 == added.sha256
@@ -129,7 +129,7 @@ def test_a_damaged_file_is_not_imported(store: ProfileStore, tmp_path: Path) -> 
 @pytest.mark.parametrize("product", ["../nut", ".nut", "-nut", "n/t", "nu\0t", "x" * 81, "é" * 80 + "\n"])
 def test_a_name_that_is_no_product_is_refused(product: str, store: ProfileStore) -> None:
     with pytest.raises(ProfileError, match="product "):
-        store.add(make_profile("nut")) and store.remove(product)
+        store.remove(product)
 
 
 def test_a_full_disk_leaves_the_earlier_profile_in_use(tiny_disk: Path) -> None:
@@ -137,12 +137,10 @@ def test_a_full_disk_leaves_the_earlier_profile_in_use(tiny_disk: Path) -> None:
     added = store.add(make_profile(goods=1, side=300))
     with pytest.raises(ProfileError, match="No space left on device"):
         for seed in itertools.count(1):
-            store.add(make_profile(seed=seed % 60, goods=3, side=400))
+            added = store.add(make_profile(seed=seed % 60, goods=3, side=400))
     assert not list(store.folder.rglob("*.part"))
     current = store.current("nut")
-    assert (current is not None and current.sha256 == store.roll_back("nut").sha256) or current is not None
-    (tiny_disk / "filler").write_bytes(b"")
-    assert added.sha256
+    assert current is not None and current.sha256 == added.sha256
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.01, 0.03, 0.05, 0.1])
@@ -154,7 +152,6 @@ def test_a_killed_writer_leaves_a_whole_profile_in_use(after_s: float, store: Pr
     process.wait()
     current = store.current("nut")
     assert current is not None
-    assert all(store.entry("nut").profile for _ in range(2))
     last = store.add(make_profile(seed=58))
     now = store.current("nut")
     assert now is not None and now.sha256 == last.sha256 != first.sha256

@@ -1,0 +1,180 @@
+"""Which pictures of good parts are learned: each part once, readable, and of one product."""
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+
+from zsad_agent.config import HealthConfig
+from zsad_agent.picture_health import unfit
+from zsad_agent.teaching.outcome import LeftOut
+from zsad_core.errors import ImageError, ZsadError
+from zsad_core.picture import comment_of
+
+Picture: TypeAlias = np.ndarray | Callable[[], np.ndarray]  # uint8 BGR [H, W, 3], or what reads it
+
+LEAST_GOODS = 3
+HEAD_BYTES = 1024
+LOOKS_SIDE = 128  # pictures are compared at this size, in grey, pixels
+SAME_LOOKS = 8  # grey levels: largest difference of one part taken or saved twice; of two parts it is 29 and more
+FAR_MADS, FAR_TIMES = 5.0, 2.0  # an outlier's score is above the median by both
+FEW = 5  # of fewer goods none is an outlier
+MOST_OUTLIERS = 0.2  # share of the goods
+ROUNDS = 3
+
+
+def read(picture: Picture) -> np.ndarray:
+    """The picture, uint8 BGR [H, W, 3].
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return picture() if callable(picture) else picture
+
+
+def why_not_good(path: Path, *, unchecked: bool) -> str | None:
+    """Why a file that the agent wrote is no picture of a good part; None if it may be one.
+
+    `unchecked`: what the agent rejected may be good.
+    """
+    comment = verdict = None
+    with contextlib.suppress(OSError, ValueError):
+        if path.is_file():
+            with path.open("rb") as file:
+                comment = verdict = comment_of(file.read(HEAD_BYTES))
+            beside = json.loads(path.with_suffix(".json").read_bytes())
+            if isinstance(beside, dict) and beside.get("schema") == "zsad.result/1":
+                verdict = beside.get("verdict")
+    if comment == "overlay" or path.name.lower().endswith(".overlay.jpg"):
+        return "an overlay of the agent, not a picture of a part"
+    if verdict in ("anomalous", "unknown") and not unchecked:
+        return f"evidence of the agent, which was {verdict}. If the part is good, add --unchecked"
+    return None
+
+
+def screen(
+    pictures: Sequence[tuple[str, Picture]],
+    health: HealthConfig,
+    progress: Callable[[int], None],
+    *,
+    unchecked: bool,
+) -> tuple[list[int], list[LeftOut]]:
+    """The places of the pictures that may be learned, and the others with the reason.
+
+    Args:
+        pictures: each with its name. A name that is the path of a file is checked for what the agent wrote.
+        health: limits of exposure and structure.
+        progress: called with the number of pictures seen.
+        unchecked: pictures that look the same, or that the agent rejected, are learned too.
+    """
+    looks = _Looks()
+    kept: list[int] = []
+    left_out: list[LeftOut] = []
+    for place, (name, picture) in enumerate(pictures):
+        reason = why_not_good(Path(name), unchecked=unchecked)
+        if reason is None:
+            try:
+                image = read(picture)
+                finding = unfit(image, health)
+                reason = finding.reason if finding is not None else None
+                if reason is None and not unchecked and (twin := looks.twin(image)) is not None:
+                    reason = f"the same part as {pictures[kept[twin]][0]}. If it is another part, add --unchecked"
+            except ImageError as error:
+                reason = str(error).removeprefix(f"{name}: ")
+        if reason is None:
+            looks.add(image)
+            kept.append(place)
+        else:
+            left_out.append(LeftOut(name=name, reason=reason))
+        progress(place + 1)
+    return kept, left_out
+
+
+class _Looks:
+    """What the pictures look like, at a small size."""
+
+    def __init__(self) -> None:
+        self._looks: list[np.ndarray] = []
+        self._means: list[float] = []
+
+    def add(self, image_bgr: np.ndarray) -> None:
+        self._looks.append(looks := _looks(image_bgr))
+        self._means.append(float(looks.mean()))
+
+    def twin(self, image_bgr: np.ndarray) -> int | None:
+        """The number of the first picture added that looks the same."""
+        looks = _looks(image_bgr)
+        near = np.flatnonzero(np.abs(np.array(self._means) - looks.mean()) <= SAME_LOOKS)
+        return next((int(other) for other in near if cv2.absdiff(self._looks[other], looks).max() <= SAME_LOOKS), None)
+
+
+def _looks(image_bgr: np.ndarray) -> np.ndarray:
+    small = cv2.resize(image_bgr, (LOOKS_SIDE, LOOKS_SIDE), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+
+
+def far_ones(scores: np.ndarray) -> dict[int, float]:
+    """Place -> times the median, of the scores that are far above the others.
+
+    Args:
+        scores: float [K], positive; higher is more different.
+    """
+    if len(scores) < FEW:
+        return {}
+    logs = np.log(np.maximum(scores, 1e-9))
+    median = np.median(logs)
+    limit = median + max(FAR_MADS * 1.4826 * float(np.median(np.abs(logs - median))), np.log(FAR_TIMES))
+    return {int(place): float(np.exp(logs[place] - median)) for place in np.flatnonzero(logs > limit)}
+
+
+def find_strangers(distances: np.ndarray) -> dict[int, float]:
+    """Place -> times the median, of the goods that look different from the others, also where several look alike.
+
+    A good is judged by its most different tokens, and by its mean distance to the median one of the other goods.
+
+    Args:
+        distances: float [K, K, N]: of each token of a good (first) to the nearest token of another good (second).
+    """
+    kept = np.arange(len(distances))
+    found: dict[int, float] = {}
+    for _ in range(ROUNDS):
+        among = distances[np.ix_(kept, kept)].astype(np.float32)
+        among[np.arange(len(kept)), np.arange(len(kept))] = np.nan
+        if len(kept) < FEW:
+            break
+        nearest = np.sort(np.nanmin(among, axis=1), axis=1)[:, -max(1, among.shape[2] // 50) :].mean(axis=1)
+        typical = np.nanmedian(among.mean(axis=2), axis=1)
+        far = {**far_ones(nearest), **far_ones(typical)}
+        if not far:
+            break
+        found |= {int(kept[place]): times for place, times in far.items()}
+        kept = np.delete(kept, list(far))
+    return found
+
+
+def check_number(goods: int, outliers: int, left_out: Sequence[LeftOut]) -> None:
+    """Checks that enough goods of one product are left.
+
+    Args:
+        goods: the pictures that are left.
+        outliers: those among them that look different.
+        left_out: the pictures that are no longer among them.
+
+    Raises:
+        ZsadError: too few are left, or too many look different.
+    """
+    if outliers > MOST_OUTLIERS * goods:
+        raise ZsadError(
+            f"these pictures show more than one product: {outliers} of {goods} look different from the others. "
+            "Teach each product from its own pictures"
+        )
+    if goods - outliers < LEAST_GOODS:
+        why = f" ({left_out[0].name}: {left_out[0].reason})" if left_out else ""
+        raise ZsadError(
+            f"{goods - outliers} pictures of different good parts can be learned, at least {LEAST_GOODS} are needed, "
+            f"better 20; {len(left_out) + outliers} were left out{why}"
+        )
