@@ -1,3 +1,5 @@
+from .goods import Looks as Looks
+from .goods import Picture as Picture
 from .outcome import LeftOut as LeftOut
 from .outcome import Taught as Taught
 from .profile import MAX_GOODS as MAX_GOODS

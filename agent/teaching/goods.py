@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -71,7 +72,7 @@ def screen(
         progress: called with the number of pictures seen.
         unchecked: pictures that look the same, or that the agent rejected, are learned too.
     """
-    looks = _Looks()
+    looks = Looks()
     kept: list[int] = []
     left_out: list[LeftOut] = []
     for place, (name, picture) in enumerate(pictures):
@@ -94,12 +95,13 @@ def screen(
     return kept, left_out
 
 
-class _Looks:
+class Looks:
     """What the pictures look like, at a small size."""
 
-    def __init__(self) -> None:
-        self._looks: list[np.ndarray] = []
-        self._means: list[float] = []
+    def __init__(self, newest: int | None = None) -> None:
+        """`newest`: how many pictures are remembered; None: all."""
+        self._looks: deque[np.ndarray] = deque(maxlen=newest)
+        self._means: deque[float] = deque(maxlen=newest)
 
     def add(self, image_bgr: np.ndarray) -> None:
         self._looks.append(looks := _looks(image_bgr))
