@@ -179,8 +179,8 @@ def _options(threads: int) -> dict[str, Any]:
 def _build_vit(backbone_name: str, out: Path) -> None:
     import torch
 
-    from zsad_convert.bundle import write_bundle
-    from zsad_convert.export import prompt_arrays, serialise, to_openvino
+    from zsad_convert.bundle import serialise, write_bundle
+    from zsad_convert.export import prompt_arrays, to_openvino
     from zsad_convert.gate import measure_parity
     from zsad_core.backbones import BackboneConfig, build_backbone
     from zsad_core.bundle import GENERIC_PRODUCT, ModelFacts, Threshold, Variant

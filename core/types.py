@@ -47,6 +47,9 @@ class ProfileName:
     sha256: str
 
 
+TAUGHT_THRESHOLD = 0.5  # of every taught product
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
     """The model's output for one image. Higher is more anomalous in both values."""

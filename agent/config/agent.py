@@ -38,6 +38,9 @@ class InferenceConfig(StrictModel):
     # PEM files of Ed25519 public keys: only bundles signed by one of them are accepted. None: unsigned bundles are
     # accepted too. The bundle that ships inside the program is always accepted.
     trusted_keys: tuple[Path, ...] = ()
+    # most milliseconds for a picture of a taught product: the highest level of the bundle whose measured time fits is
+    # used, at least zero-shot. None: the highest level
+    budget_ms: Annotated[float, Field(gt=0, le=600_000)] | None = None
 
 
 class HeatmapConfig(StrictModel):
@@ -98,6 +101,9 @@ class AgentConfig(StrictModel):
     cameras: tuple[CameraConfig, ...] = ()  # several cameras, in place of `source`
     inference: InferenceConfig = Field(default_factory=InferenceConfig)
     decision: DecisionConfig = DecisionConfig()
+    # folder of what was taught (zsad-agent teach); None: profiles in the service's state folder; off: nothing taught is
+    # used
+    profiles: Annotated[Literal["off"] | Path | None, Field(union_mode="left_to_right"), OffInYaml] = None
     mqtt: MqttConfig = MqttConfig()
     control: ControlConfig = ControlConfig()
     heatmap: HeatmapConfig = HeatmapConfig()
@@ -127,6 +133,12 @@ class AgentConfig(StrictModel):
         if self.spool.pictures != "off" and not self.heatmap.enabled:
             raise ValueError(f"spool.pictures is {self.spool.pictures}, but heatmap.enabled is false: set it to true")
         return self
+
+    def profiles_folder(self, state_dir: Path) -> Path | None:
+        """The folder of `profiles`; None: nothing taught is used."""
+        if self.profiles == "off":
+            return None
+        return state_dir / "profiles" if self.profiles is None else self.profiles
 
     @property
     def every_camera(self) -> tuple[CameraConfig, ...]:

@@ -12,6 +12,7 @@ from zsad_agent.inspection import Station
 from zsad_agent.model import BundleStore, BundleUpdater, ModelInUse, Outcome
 from zsad_agent.system import in_thread, one_line
 from zsad_core.errors import BundleError, ConfigError
+from zsad_core.types import TAUGHT_THRESHOLD
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +57,13 @@ class RunningAgent:
         return self._store.holds(self._models.current.bundle)
 
     def threshold(self, camera: str) -> float:
-        threshold = self._stations[camera].inspector.threshold
-        return self._models.current.bundle.manifest.threshold.value if threshold is None else threshold
+        inspector = self._stations[camera].inspector
+        if inspector.threshold is not None:
+            return inspector.threshold
+        model = self._models.current
+        return (
+            TAUGHT_THRESHOLD if model.predictor.is_taught(inspector.product) else model.bundle.manifest.threshold.value
+        )
 
     def product(self, camera: str) -> str:
         return self._stations[camera].inspector.product
@@ -70,7 +76,7 @@ class RunningAgent:
 
     def set_product(self, camera: str, name: str | None) -> None:
         product = self._configured[camera][1] if name is None else name
-        self._models.current.bundle.prompt(product)  # ProductError if there is none
+        self._models.current.predictor.prepare(product)  # ProductError if there is none
         self._stations[camera].inspector.product = product
 
     def set_paused(self, camera: str, paused: bool | None) -> None:

@@ -99,6 +99,14 @@ class View:
             anomaly_score=score,
         )
 
+    def ignored(self, frame_wh: tuple[int, int], map_hw: tuple[int, int]) -> np.ndarray | None:
+        """bool [h, w]: the map pixels of the region that the mask ignores; None without a mask.
+
+        Raises:
+            ImageError: as of `correct`.
+        """
+        return None if self._mask is None else ~self._judged_for(frame_wh, map_hw)
+
     def in_frame(self, regions: list[Region], frame_wh: tuple[int, int]) -> list[Region]:
         """The regions of the cut picture, in pixels of the frame."""
         left, top, _, _ = self.rectangle(frame_wh)

@@ -6,6 +6,7 @@ from .result import BundleName as BundleName
 from .result import FoundRegion as FoundRegion
 from .result import Latency as Latency
 from .result import Result as Result
+from .result import UsedProfile as UsedProfile
 from .result import encode as encode
 from .result import mark_replayed as mark_replayed
 from .stats import BrokerStats as BrokerStats

@@ -5,7 +5,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ IMAGE, PROMPT, MAP, SCORE = "image", "prompt", "anomaly_map", "anomaly_score"
 RANGE_SLACK = 1e-3  # rounding in a half-precision graph may exceed [0, 1] by this; the values are clipped
 MIN_SIDE_PX = 8
 Tried: TypeAlias = tuple[Any, np.ndarray]  # an inference request, and an answer to the test picture
+PredictorT = TypeVar("PredictorT")
 Try: TypeAlias = Callable[[Any], Tried]  # of a compiled model
 _VIRTUAL_DEVICES = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})
 
@@ -95,6 +96,14 @@ class Detector:
             anomaly_score=min(max(anomaly_score, 0.0), 1.0),
         )
 
+    def prepare(self, product: str) -> None:
+        """As `zsad_agent.model.Predictor.prepare`."""
+        self._bundle.prompt(product)
+
+    def is_taught(self, product: str) -> bool:
+        """As `zsad_agent.model.Predictor.is_taught`: it uses the bundle alone."""
+        return False
+
     def self_test(self) -> None:
         """As `zsad_agent.model.Predictor.self_test`."""
         if self._failed_test is None:
@@ -156,18 +165,18 @@ class Detector:
             self._product = product
 
 
-def load_again(bundle: Bundle, config: InferenceConfig) -> Detector:
-    """A bundle in use, read from its file again and compiled without the cache.
+def load_again(bundle: Bundle, config: InferenceConfig, make: Callable[[Bundle], PredictorT]) -> PredictorT:
+    """A bundle in use, read from its file again and compiled by `make` without the cache.
 
     Raises:
         BundleError: it cannot be read, is another one now, or no trusted key signed it.
-        ZsadError: as of `Detector`.
+        ZsadError: as of `make`.
     """
     found = open_bundle(config.model_copy(update={"bundle": bundle.path}))
     if found.sha256 != bundle.sha256:
         raise BundleError(f"{bundle.path}: holds another bundle now, {found.sha256[:12]}. Restart the agent to use it")
     forget_compiled(config.cache_dir, bundle.sha256)
-    return Detector(found, config)
+    return make(found)
 
 
 def _tolerance(config: InferenceConfig) -> float:

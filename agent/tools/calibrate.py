@@ -1,6 +1,7 @@
-"""`zsad-agent calibrate`: a threshold for this station, from the scores of good parts only.
+"""`zsad-agent calibrate`: a threshold for this station, from the zero-shot scores of good parts only.
 
-The threshold is a high order statistic of the scores, because users only have good parts.
+The threshold is a high order statistic of the scores, because users only have good parts. `zsad-agent teach` sets one
+too, and finds more defects.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ MIN_FALSE_REJECT_RATE = 1e-6  # needs a million good parts
 def main(arguments: list[str]) -> int:
     """Prints a threshold as YAML."""
     parser = argparse.ArgumentParser(
-        prog="zsad-agent calibrate", description="Prints a threshold for the config, from pictures of good parts."
+        prog="zsad-agent calibrate",
+        description="Prints a threshold for the config, from pictures of good parts. It learns nothing else from them: "
+        "zsad-agent teach finds more defects with the same pictures.",
     )
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="pictures of good parts, or folders of them"
@@ -88,10 +91,8 @@ class Goods:
 
     def add(self, path: Path, image_bgr: np.ndarray, score: float) -> None:
         """Adds a picture, uint8 BGR [H, W, 3], unless another one looks the same."""
-        import cv2
-
-        looks = cv2.resize(image_bgr, (LOOKS_SIDE, LOOKS_SIDE), interpolation=cv2.INTER_AREA).astype("int16")
-        same = (known for known, others in self._looks.items() if abs(looks - others).max() <= SAME_LOOKS)
+        looks = looks_of(image_bgr)
+        same = (known for known, others in self._looks.items() if look_same(looks, others))
         if not self.unchecked and (twin := next(same, None)) is not None:
             reason = f"the same picture as {twin}. If it shows another part, add --unchecked"
             self.leave_out(path, reason, "the same as another")
@@ -120,6 +121,18 @@ class Goods:
                 f"{len(outliers)} score far above the others: if they show a defect, the threshold is too high."
             )
         return notes
+
+
+def looks_of(image_bgr: np.ndarray) -> np.ndarray:
+    """int16 [32, 32, 3]: what a picture, uint8 BGR [H, W, 3], looks like, for `look_same`."""
+    import cv2
+
+    return cv2.resize(image_bgr, (LOOKS_SIDE, LOOKS_SIDE), interpolation=cv2.INTER_AREA).astype("int16")
+
+
+def look_same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two pictures, as `looks_of` gives them, show the same part at the same moment."""
+    return bool(abs(one - other).max() <= SAME_LOOKS)
 
 
 def find_outliers(scores: Mapping[Path, float]) -> list[Path]:
@@ -195,4 +208,5 @@ def as_yaml(scores: Sequence[float], false_reject_rate: float, notes: Sequence[s
         wanted, needed = f"{false_reject_rate:.2%}", math.ceil(1 / false_reject_rate) - 1
         lines.append(f"# {len(scores)} pictures cannot support the {wanted} requested: take at least {needed}.")
     lines += [f"# {note}" for note in notes]
+    lines.append("# zsad-agent teach finds more defects with the same pictures; it sets its own threshold.")
     return "\n".join([*lines, "decision:", f"  threshold: {threshold:.{DECIMALS}f}"])

@@ -35,13 +35,33 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--bundle", type=Path, metavar="PATH", help="folder, .zip or name of a shipped bundle; default: zsad-small"
     )
     parser.add_argument(
-        "--product", metavar="NAME", help="a product of the bundle; default: the generic product, object"
+        "--product",
+        metavar="NAME",
+        help="a taught one or one of the bundle's; default: the generic one, object",
+    )
+
+
+def add_profile_flags(parser: argparse.ArgumentParser) -> None:
+    """`--profiles` or `--no-profile`."""
+    what = parser.add_mutually_exclusive_group()
+    add_profiles_flag(what)
+    what.add_argument(
+        "--no-profile", dest="profiles", action="store_const", const=Path("off"), help="use nothing that was taught"
+    )
+
+
+def add_profiles_flag(parser: argparse._ActionsContainer) -> None:
+    """`--profiles`."""
+    parser.add_argument(
+        "--profiles", type=Path, metavar="DIR", help="folder of what was taught; default: profiles in the state folder"
     )
 
 
 def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
     """`--threshold`."""
-    parser.add_argument("--threshold", type=float, metavar="T", help="score in [0, 1]; default: the bundle's")
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="score in [0, 1]; default: as taught, else the bundle's"
+    )
 
 
 def add_picture_flags(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +109,7 @@ def given(**flags: Any) -> dict[str, Any]:
 
 
 def model_config(args: argparse.Namespace, *, threshold: float | None = None, **inference: Any) -> AgentConfig:
-    """The config of a command that reads no config file: `args.bundle`, `args.product` and further inference keys.
+    """The config of a command that reads no config file: `args.bundle`, `.product`, `.profiles` and inference keys.
 
     Raises:
         ConfigError: one line per fault.
@@ -100,5 +120,6 @@ def model_config(args: argparse.Namespace, *, threshold: float | None = None, **
     values = {
         "inference": given(bundle=args.bundle, product=args.product, **inference),
         "decision": given(threshold=threshold),
+        **given(profiles=getattr(args, "profiles", None)),
     }
     return validate(AgentConfig, values, "command line")

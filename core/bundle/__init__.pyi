@@ -1,3 +1,4 @@
+from .features import FeatureScale as FeatureScale
 from .files import UNREADABLE_ZIP as UNREADABLE_ZIP
 from .files import MissingFileError as MissingFileError
 from .files import bundle_folder as bundle_folder
@@ -43,6 +44,7 @@ from .proof import Gate as Gate
 from .proof import GateRow as GateRow
 from .proof import Parity as Parity
 from .proof import Precision as Precision
+from .proof import TokenParity as TokenParity
 from .proof import Variant as Variant
 from .resize_rule import RESIZE_RULE as RESIZE_RULE
 from .resize_rule import ResizeRule as ResizeRule
