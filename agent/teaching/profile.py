@@ -112,6 +112,8 @@ class Profile:
     part: PartModel
     scales: Mapping[str, ScaleMemory]  # by the name of the bundle's scale
     zero_shot: Spread  # of the goods' zero-shot logit maps
+    zero_shot_weight: float  # of the zero-shot map in z, beside the mean of the scales
+    foreign_above: float | None  # lower quartile of the first scale's map in z; above it: another product
     levels: tuple[Level, ...]  # by rising number of scales
     goods_scores: tuple[float, ...]  # in z at the highest level; of goods that the memory does not hold
     asked_rate: float  # of false rejects
@@ -144,6 +146,8 @@ class _Facts(RecordModel):
     part: PartModel
     scales: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")], _ScaleFacts], Field(min_length=1)]
     zero_shot: _SpreadFacts
+    zero_shot_weight: Annotated[float, Field(ge=0, le=10)]
+    foreign_above: Finite | None
     levels: Annotated[tuple[Level, ...], Field(min_length=1)]
     goods_scores: tuple[Finite, ...]
     asked_rate: Annotated[float, Field(gt=0, lt=1)]
@@ -220,6 +224,8 @@ def _zipped(profile: Profile, goods: tuple[KeptPicture, ...]) -> bytes:
             for name, memory in profile.scales.items()
         },
         zero_shot=_SpreadFacts(mean=profile.zero_shot.mean, deviation=profile.zero_shot.deviation),
+        zero_shot_weight=profile.zero_shot_weight,
+        foreign_above=profile.foreign_above,
         levels=profile.levels,
         goods_scores=profile.goods_scores,
         asked_rate=profile.asked_rate,
@@ -289,6 +295,8 @@ def _unpacked(content: bytes, source: str, sha256: str) -> Profile:
             for name, scale in facts.scales.items()
         },
         zero_shot=Spread(mean=facts.zero_shot.mean, deviation=facts.zero_shot.deviation),
+        zero_shot_weight=facts.zero_shot_weight,
+        foreign_above=facts.foreign_above,
         levels=facts.levels,
         goods_scores=facts.goods_scores,
         asked_rate=facts.asked_rate,
