@@ -87,14 +87,6 @@ class Detector:
             anomaly_score=min(max(anomaly_score, 0.0), 1.0),
         )
 
-    def prepare(self, product: str) -> None:
-        """As `zsad_agent.model.Predictor.prepare`."""
-        self._bundle.prompt(product)
-
-    def is_taught(self, product: str) -> bool:
-        """As `zsad_agent.model.Predictor.is_taught`: it uses the bundle alone."""
-        return False
-
     def tokens(self, image_bgr: np.ndarray) -> np.ndarray | None:
         """Tokens of the picture that `predict` had last, so that the backbone runs once.
 
@@ -110,6 +102,14 @@ class Detector:
         if not np.array_equal(resize_to_input(image_bgr, self._input_hw), self._image[0]):
             return None
         return np.asarray(self._request.get_tensor(TOKENS).data[0])
+
+    def prepare(self, product: str) -> None:
+        """As `zsad_agent.model.Predictor.prepare`."""
+        self._bundle.prompt(product)
+
+    def is_taught(self, product: str) -> bool:
+        """As `zsad_agent.model.Predictor.is_taught`: it uses the bundle alone."""
+        return False
 
     def self_test(self) -> None:
         """As `zsad_agent.model.Predictor.self_test`."""

@@ -1,7 +1,9 @@
+from .goods import LeftOut as LeftOut
 from .goods import Looks as Looks
 from .goods import Picture as Picture
-from .outcome import LeftOut as LeftOut
-from .outcome import Taught as Taught
+from .goods import find_strangers as find_strangers
+from .goods import read as read
+from .goods import why_not_good as why_not_good
 from .profile import MAX_GOODS as MAX_GOODS
 from .profile import KeptPicture as KeptPicture
 from .profile import Level as Level
@@ -14,3 +16,6 @@ from .profile import read_profile as read_profile
 from .profile import write_profile as write_profile
 from .store import Entry as Entry
 from .store import ProfileStore as ProfileStore
+from .taught import TaughtPredictor as TaughtPredictor
+from .teacher import Taught as Taught
+from .teacher import teach as teach

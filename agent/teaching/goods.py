@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,7 +13,6 @@ import numpy as np
 
 from zsad_agent.config import HealthConfig
 from zsad_agent.picture_health import unfit
-from zsad_agent.teaching.outcome import LeftOut
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.picture import comment_of
 
@@ -26,6 +26,15 @@ FAR_MADS, FAR_TIMES = 5.0, 2.0  # an outlier's score is above the median by both
 FEW = 5  # of fewer goods none is an outlier
 MOST_OUTLIERS = 0.2  # share of the goods
 ROUNDS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A picture among the goods that was not learned."""
+
+    name: str
+    reason: str  # for people
+    score: float | None = None  # of an outlier: times the median of the goods
 
 
 def read(picture: Picture) -> np.ndarray:
@@ -60,22 +69,23 @@ def why_not_good(path: Path, *, unchecked: bool) -> str | None:
 def screen(
     pictures: Sequence[tuple[str, Picture]],
     health: HealthConfig,
+    left_out: list[LeftOut],
     progress: Callable[[int], None],
     *,
     unchecked: bool,
-) -> tuple[list[int], list[LeftOut]]:
-    """The places of the pictures that may be learned, and the others with the reason.
+) -> list[tuple[str, Picture]]:
+    """The pictures that may be learned.
 
     Args:
         pictures: each with its name. A name that is the path of a file is checked for what the agent wrote.
         health: limits of exposure and structure.
+        left_out: receives the others with the reason.
         progress: called with the number of pictures seen.
         unchecked: pictures that look the same, or that the agent rejected, are learned too.
     """
     looks = Looks()
-    kept: list[int] = []
-    left_out: list[LeftOut] = []
-    for place, (name, picture) in enumerate(pictures):
+    kept: list[tuple[str, Picture]] = []
+    for done, (name, picture) in enumerate(pictures, start=1):
         reason = why_not_good(Path(name), unchecked=unchecked)
         if reason is None:
             try:
@@ -83,16 +93,16 @@ def screen(
                 finding = unfit(image, health)
                 reason = finding.reason if finding is not None else None
                 if reason is None and not unchecked and (twin := looks.twin(image)) is not None:
-                    reason = f"the same part as {pictures[kept[twin]][0]}. If it is another part, add --unchecked"
+                    reason = f"the same part as {kept[twin][0]}. If it is another part, add --unchecked"
             except ImageError as error:
                 reason = str(error).removeprefix(f"{name}: ")
         if reason is None:
             looks.add(image)
-            kept.append(place)
+            kept.append((name, picture))
         else:
             left_out.append(LeftOut(name=name, reason=reason))
-        progress(place + 1)
-    return kept, left_out
+        progress(done)
+    return kept
 
 
 class Looks:

@@ -22,25 +22,21 @@ class Memory:
         self.vectors[len(vectors) :] = vectors[0]
         self.tensor = import_openvino().Tensor(self.vectors, shared_memory=True)
 
-    def without(self, left_out: np.ndarray) -> "Memory | None":
-        """A copy without the vectors where bool [M] is True; None if none is left."""
-        kept = self.vectors[: len(left_out)][~left_out]
-        return Memory(kept, len(self.vectors)) if len(kept) else None
+    def without(self, left_out: np.ndarray) -> "Memory":
+        """A copy without the vectors where bool [M] is True, which must leave one."""
+        return Memory(self.vectors[: len(left_out)][~left_out], len(self.vectors))
 
 
 class Search:
     """The compiled search of one scale. For one thread at a time."""
 
-    time_ms: float  # of one picture, measured
-
-    def __init__(self, *, rows: int, width: int, queries: int, tiles: int) -> None:
-        """Compiles and times the search.
+    def __init__(self, *, rows: int, width: int, queries: int) -> None:
+        """Compiles the search.
 
         Args:
             rows: most vectors of a memory.
             width: of a vector.
             queries: tokens of one tile, searched at a time: their similarities stay in the processor's cache.
-            tiles: of a picture, for its time.
 
         Raises:
             DeviceError: OpenVINO cannot compile it.
@@ -52,15 +48,16 @@ class Search:
             self._request.set_input_tensor(0, import_openvino().Tensor(self._queries, shared_memory=True))
         except RuntimeError as error:
             raise DeviceError(f"the search in the memory cannot be compiled: {error}") from error
-        unit = np.zeros((1, width), np.float32)
-        unit[0, 0] = 1
-        memory, tokens = Memory(unit, rows), np.repeat(unit, queries * tiles, axis=0)
+
+    def time_ms(self) -> float:
+        """Measures the time for the tokens of one tile."""
+        memory = Memory(np.ones((1, self._queries.shape[1]), np.float32), self.rows)
         times_s = []
         for _ in range(4):  # the first one also creates the kernels
             started_s = time.perf_counter()
-            self.distances(tokens, memory)
+            self.distances(np.ones_like(self._queries), memory)
             times_s.append(time.perf_counter() - started_s)
-        self.time_ms = 1000 * min(times_s)
+        return 1000 * min(times_s)
 
     def distances(self, tokens: np.ndarray, memory: Memory) -> np.ndarray:
         """float32 [...]: 1 - cosine of each token's nearest vector, in [0, 2].

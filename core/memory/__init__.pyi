@@ -1,5 +1,6 @@
 from .coreset import coreset as coreset
 from .maps import FLOOR as FLOOR
+from .maps import TOP_FRACTION as TOP_FRACTION
 from .maps import Spread as Spread
 from .maps import from_unit as from_unit
 from .maps import fuse as fuse
