@@ -12,7 +12,7 @@ import sys
 from zsad_agent.system import prepare_environment
 from zsad_core.errors import ConfigError, ProductError, ZsadError
 
-TOOLS = ("score", "calibrate", "reference", "bench")  # each is a module of the room tools
+TOOLS = ("score", "teach", "profiles", "calibrate", "reference", "bench")  # each is a module of the room tools
 COMMANDS = ("check", *TOOLS)
 FAILED, USAGE = 1, 2
 

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zsad-agent",
         description="Inspects the frames of a camera or other source and publishes a verdict for each over MQTT.",
-        epilog="Other commands: zsad-agent score | check | bench | calibrate | reference, each with --help. "
+        epilog="Other commands: zsad-agent score | teach | profiles | check | bench | calibrate | reference, each with --help. "
         "Exit codes: 0 done, 1 failed, 2 bad usage or config.",
     )
     add_source_flags(parser)

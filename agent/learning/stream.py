@@ -31,7 +31,7 @@ def token_distances(tokens: Sequence[np.ndarray]) -> np.ndarray:
     Args:
         tokens: K arrays [N, C], unit length.
     """
-    count, width = tokens[0].shape
+    count = len(tokens[0])
     flat = np.concatenate(tokens).astype(np.float32)
     distances = np.empty((len(tokens), len(tokens), count), np.float16)
     for place in range(len(tokens)):

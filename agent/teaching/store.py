@@ -129,11 +129,10 @@ class ProfileStore:
             ProfileError: nothing was taught, it is damaged, or the file cannot be written.
         """
         profile = self.current(product)
-        number = self._number(product)
-        if profile is None or number is None:
+        if profile is None:
             raise self._nothing(product)
         try:
-            content = self._path(product, number).read_bytes()
+            content = self.path_of(product).read_bytes()
             if decode_profile(content, str(path)).sha256 != profile.sha256:
                 raise ProfileError(f"{product}: another profile came into use meanwhile. Export it again")
             write_whole(path, content)
@@ -203,9 +202,10 @@ class ProfileStore:
         raise ProfileError(f"{product}: no earlier profile can be taken into use: {fault}")
 
     def _prune(self, product: str, current: int) -> None:
-        """Deletes all but the newest profiles, and what killed writers have left."""
+        """Deletes all but the newest profiles, with their sheets, and what killed writers have left."""
         old = [number for number in self._numbers(product)[:-KEPT] if number != current]
-        for path in (*(self._path(product, number) for number in old), *(self.folder / product).glob(".*.part")):
+        gone = [path for number in old for path in (self._path(product, number), self._path(product, number).with_suffix(".jpg"))]
+        for path in (*gone, *(self.folder / product).glob(".*.part")):
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -249,6 +249,17 @@ class ProfileStore:
         except OSError:
             return []
         return sorted(int(found[1]) for name in names if (found := _FILE.fullmatch(name)))
+
+    def path_of(self, product: str) -> Path:
+        """The file of the profile in use.
+
+        Raises:
+            ProfileError: nothing was taught, or the choice is damaged.
+        """
+        number = self._number(product)
+        if number is None:
+            raise self._nothing(product)
+        return self._path(product, number)
 
     def _path(self, product: str, number: int) -> Path:
         return self.folder / product / f"{number}.profile"
