@@ -25,6 +25,7 @@ class FeatureNetworks:
     """Holds the compiled networks of all scales. For one thread at a time, the one that uses the detector."""
 
     scales: tuple[FeatureScale, ...]
+    bundle: Bundle  # without its model
 
     def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector) -> None:
         """Reads, compiles and tests every network. Scales of the same network share it.
@@ -44,6 +45,7 @@ class FeatureNetworks:
                 "teach-in needs. Add them with zsad-convert features, or use a newer bundle."
             )
         self.scales = bundle.manifest.features
+        self.bundle = bundle.without_model()
         self._detector = detector
         weights = bundle.feature_weights()
         self._networks: dict[str, _Network] = {}

@@ -54,6 +54,7 @@ class TaughtPredictor:
             config: `budget_ms` limits the level, `product` is that of a picture without one.
         """
         self._detector = detector
+        self._networks = networks
         self._observer = Observer(detector, networks)
         self._profile_of = profile_of
         self._budget_ms = config.budget_ms
@@ -97,9 +98,22 @@ class TaughtPredictor:
             scale=scale,
         )
 
+    def prepare(self, product: str) -> None:
+        """As `zsad_agent.model.Predictor.prepare`."""
+        profile = self._profile_of(product)
+        if profile is None:
+            self._detector.prepare(product)
+        else:
+            self._make_ready(profile)
+
+    def is_taught(self, product: str) -> bool:
+        """As `zsad_agent.model.Predictor.is_taught`."""
+        return self._profile_of(product) is not None
+
     def self_test(self) -> None:
-        """As `zsad_agent.model.Predictor.self_test`."""
+        """As `zsad_agent.model.Predictor.self_test`, also of the feature networks."""
         self._detector.self_test()
+        self._networks.self_test()
 
     def _make_ready(self, profile: Profile) -> _Ready:
         """The profile with its memories in float32. Those of the last `LOADED` products are kept."""

@@ -21,7 +21,7 @@ from zsad_core.part import PartModel, part_models
 SMALL_SIDE = 640  # of the pictures from which the part is learnt, pixels
 COMPARED = 12  # goods whose views are compared to choose the part's mode
 LEAVE_FRAME = 0.9  # another mode must make the distances of the whole frame smaller by this factor
-FOREIGN_MARGIN = 2.0  # in z, over the goods' highest quartile; see docs/measurements.md
+FOREIGN_MARGIN = 3.0  # in z, over the goods' highest quartile; see docs/measurements.md
 ROUNDS = 3  # of the search for outliers
 
 Named = tuple[str, Picture]
@@ -166,7 +166,7 @@ def choose_part(
     Raises:
         ZsadError: the mode does not fit these goods.
     """
-    models = {model.mode: model for model in part_models(images)}
+    models: dict[str, PartModel] = {model.mode: model for model in part_models(images)}
     likeness: dict[str, float] = {}
     for name, model in models.items():
         if (distance := _mean_distance(observer, images, model)) is not None:
@@ -367,20 +367,29 @@ class _Reader:
 
     def learned(self) -> dict[str, ZMaps]:
         """The leave-one-out maps of the learned goods."""
+        distances = self._memories.distances
         return {
-            name: ZMaps(
-                seen=replace(one, tokens={}),
-                scales={scale: self.spreads[scale].z(found[place]) for scale, found in self._memories.distances.items()},
-                zero_shot=self.zero_shot.z(one.zero_shot),
-            )
+            name: self._in_z(one, {scale: distances[scale][place] for scale in distances})
             for place, (name, one) in enumerate(self._memories.seen.items())
         }
 
     def read(self, pictures: Sequence[Named], what: str) -> Iterator[tuple[str, ZMaps]]:
         """The maps of other pictures."""
         for name, one in _observe(self._task, self._part, list(self._loaded), pictures, what):
-            maps = {
-                scale: spread.z(self._task.observer.distances(one, scale, self._loaded[scale]))
-                for scale, spread in self.spreads.items()
-            }
-            yield name, ZMaps(seen=replace(one, tokens={}), scales=maps, zero_shot=self.zero_shot.z(one.zero_shot))
+            yield (
+                name,
+                self._in_z(
+                    one,
+                    {
+                        scale: self._task.observer.distances(one, scale, memory)
+                        for scale, memory in self._loaded.items()
+                    },
+                ),
+            )
+
+    def _in_z(self, seen: Observed, distances: Mapping[str, np.ndarray]) -> ZMaps:
+        return ZMaps(
+            seen=replace(seen, tokens={}),
+            scales={scale: self.spreads[scale].z(found) for scale, found in distances.items()},
+            zero_shot=self.zero_shot.z(seen.zero_shot),
+        )
