@@ -8,16 +8,19 @@ from typing import Final, Self
 import cv2
 import numpy as np
 
+from zsad_core.part.background import Background, border_of
+
 WORK_SIDE: Final = 256  # longest side of the picture that is searched, pixels
 _BORDER: Final = 0.03  # width of the border, share of the shorter side
 _LAB_SCALE: Final = np.array(
     [0.3, 1.0, 1.0], np.float32
 )  # of OpenCV's 8-bit Lab: light and shadow count less than colour
-LEAST_CONTRAST: Final = 10.0  # colour distance between a part and the background, in that scale
+_LEAST_CONTRAST: Final = 10.0  # colour distance between a part and the background, in that scale
 _CLEAR_CONTRAST: Final = 45.0  # a larger distance counts as this one, so that a part of two colours stays whole
 _MOST_BORDER: Final = 0.45  # share of the border's pixels that parts may cover
 _LEAST_AREA: Final = 0.002  # share of the frame; a smaller blob is dirt
 _MOST_ON_BORDER: Final = 0.55  # of a blob's bounding box; a blob with more is the rim of a tray
+_OUTER_CONTOURS: Final = (cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
 _PIECE_GAP: Final = 0.12  # of the longer side of a part: a nearer blob is a piece of the same part
 
 
@@ -102,48 +105,53 @@ class FoundPart:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Foreground:
-    """What stands out from the background."""
+    """A frame, uint8 BGR [H, W, 3], whose parts are searched."""
 
-    wh: tuple[int, int]  # of the searched picture
-    scale: float  # its pixels per pixel of the frame
-    parts: tuple[FoundPart, ...]  # largest first; none: the surface fills the frame, or nothing is there
-    contrast: float  # mean colour distance between parts and background; 0: no parts
+    def __init__(self, image_bgr: np.ndarray) -> None:
+        small = _shrunk(image_bgr)
+        height, width = small.shape[:2]
+        self.wh = width, height  # of the searched picture
+        self.area = width * height
+        self.scale = width / image_bgr.shape[1]  # pixels of the searched picture per pixel of the frame
+        self.background = Background.of(small)
+        total = np.zeros((height, width), np.float32)
+        for channel in self.background.difference(small):
+            cv2.accumulateSquare(channel, total)
+        self._distance = cv2.sqrt(total)  # to the background's colour
+        self._border = border_of(self._distance)
+        # Few pixels of the background exceed this distance. Parts may cover less than half of the border.
+        self.least_level = max(_LEAST_CONTRAST, 3 * float(np.median(self._border)))
+        clear = (np.minimum(self._distance, _CLEAR_CONTRAST) * (255 / _CLEAR_CONTRAST)).astype(np.uint8)
+        otsu, _ = cv2.threshold(clear, 0, 255, cv2.THRESH_OTSU)
+        self.level = max(otsu * _CLEAR_CONTRAST / 255, self.least_level)  # the distance that parts the two best
 
-    @property
-    def area(self) -> int:
-        """Pixels of the searched picture."""
-        return self.wh[0] * self.wh[1]
+    def parts(self, level: float | None = None) -> list[FoundPart]:
+        """The parts that differ from the background by more than `level` (None: the best level), largest first.
 
-
-def find_foreground(image_bgr: np.ndarray, least_contrast: float = LEAST_CONTRAST) -> Foreground:
-    """The parts in a frame, uint8 BGR [H, W, 3]. What differs less than `least_contrast` is background."""
-    small = _shrunk(image_bgr)
-    height, width = small.shape[:2]
-    distance = _distance_to_background(small)
-    border = _border(distance)
-    level, _ = cv2.threshold(_as_bytes(distance), 0, 255, cv2.THRESH_OTSU)
-    level = max(level * _CLEAR_CONTRAST / 255, _noise(border), least_contrast)
-    mask: np.ndarray = (distance > level).astype(np.uint8)
-    parts: list[FoundPart] = []
-    if (border > level).mean() <= _MOST_BORDER:
+        None: the surface fills the frame, or nothing is there.
+        """
+        level = max(level or self.level, self.least_level)
+        if (self._border > level).mean() > _MOST_BORDER:
+            return []
+        mask: np.ndarray = (self._distance > level).astype(np.uint8)
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
         mask = cv2.morphologyEx(cv2.copyMakeBorder(mask, 3, 3, 3, 3, cv2.BORDER_REPLICATE), cv2.MORPH_CLOSE, disc)
-        mask = np.ascontiguousarray(mask[3:-3, 3:-3])
-        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        blobs = [FoundPart.from_contour(contour, (width, height)) for contour in contours]
+        contours, _ = cv2.findContours(np.ascontiguousarray(mask[3:-3, 3:-3]), *_OUTER_CONTOURS)
+        blobs = [FoundPart.from_contour(contour, self.wh) for contour in contours]
         parts = [
             blob
             for blob in blobs
-            if blob.area >= _LEAST_AREA * width * height and _share_on_border(blob, (width, height)) <= _MOST_ON_BORDER
+            if blob.area >= _LEAST_AREA * self.area and _share_on_border(blob, self.wh) <= _MOST_ON_BORDER
         ]
-        parts.sort(key=lambda part: -part.area)
-    inside = distance[mask > 0] if parts else np.zeros(1, np.float32)
-    return Foreground(
-        wh=(width, height), scale=width / image_bgr.shape[1], parts=tuple(parts), contrast=float(inside.mean())
-    )
+        return sorted(parts, key=lambda part: -part.area)
+
+    def contrast(self, part: FoundPart) -> float:
+        """Mean colour distance between the part, holes included, and the background."""
+        mask = np.zeros(self._distance.shape, np.uint8)
+        cv2.fillPoly(mask, [part.outline.astype(np.int32)], 1)
+        return float(cv2.mean(self._distance, mask)[0])
 
 
 def gather(parts: Iterable[FoundPart], seed: FoundPart, most_area: float) -> FoundPart:
@@ -164,45 +172,6 @@ def _shrunk(image_bgr: np.ndarray) -> np.ndarray:
     if scale < 1:
         image_bgr = cv2.resize(image_bgr, wh, interpolation=cv2.INTER_AREA)
     return cv2.GaussianBlur(image_bgr, (3, 3), 0)
-
-
-def _border(image: np.ndarray) -> np.ndarray:
-    """[N] or [N, C]: the pixels of the frame's border."""
-    wide = max(2, round(_BORDER * min(image.shape[:2])))
-    sides = image[:wide], image[-wide:], image[wide:-wide, :wide], image[wide:-wide, -wide:]
-    return np.concatenate([side.reshape(-1, *image.shape[2:]) for side in sides])
-
-
-def _distance_to_background(image_bgr: np.ndarray) -> np.ndarray:
-    """float32 [h, w]: colour distance to the background, a plane in each channel that fits most of the border."""
-    lab = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2LAB)
-    height, width = lab.shape[:2]
-    x, y = np.meshgrid(np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32))
-    pixels = _border(lab).astype(np.float32)
-    places = np.column_stack([np.ones(len(pixels), np.float32), _border(x), _border(y)])
-    plane = np.zeros((3, 3), np.float32)
-    plane[0] = np.median(pixels, axis=0)
-    for _ in range(3):
-        off = np.linalg.norm((pixels - places @ plane) * _LAB_SCALE, axis=1)
-        near = off <= max(8.0, 2.5 * float(np.median(off)))
-        at, seen = places[near], pixels[near]
-        normal = at.T @ at + np.diag([0, 0.05, 0.05]).astype(np.float32) * len(at)  # keeps slopes small
-        plane = np.linalg.solve(normal, at.T @ seen)
-    total = np.zeros((height, width), np.float32)
-    for channel, (level, across, down), scale in zip(cv2.split(lab), plane.T, _LAB_SCALE, strict=True):
-        background = level + across * x[:1] + down * y[:, :1]
-        difference = cv2.subtract(channel, background, dtype=cv2.CV_32F)
-        cv2.accumulateSquare(difference * scale, total)
-    return cv2.sqrt(total)
-
-
-def _as_bytes(distance: np.ndarray) -> np.ndarray:
-    return (np.minimum(distance, _CLEAR_CONTRAST) * (255 / _CLEAR_CONTRAST)).astype(np.uint8)
-
-
-def _noise(border: np.ndarray) -> float:
-    """A distance that few pixels of the background exceed. Parts may cover a part of the border."""
-    return 3.0 * float(np.median(border))
 
 
 def _share_on_border(part: FoundPart, wh: tuple[int, int]) -> float:

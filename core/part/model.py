@@ -2,21 +2,23 @@
 
 import base64
 import binascii
-from math import sqrt
+from collections.abc import Iterator
 from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from zsad_core.config import StrictModel
-from zsad_core.part.foreground import LEAST_CONTRAST, Foreground, FoundPart, find_foreground, gather
+from zsad_core.part.foreground import Foreground, FoundPart, gather
 from zsad_core.part.located import Located, PartError
-from zsad_core.part.matching import Match, Matcher
+from zsad_core.part.matching import Match, Surroundings
 
 BOX_HW: Final = (48, 48)  # of the template
 STRIP_HW: Final = (32, 96)
 _NO_PART: Final = 0.25  # of the smallest taught area: less is no part
-_OTHER_AREA: Final = 2.5  # times larger or smaller than every good: another part
+_OTHER_AREA: Final = 2.5  # times larger than every good: another part
+_SAME_AREA: Final = 1.1  # times larger or smaller than the goods: certainly the whole part
+_ALIKE_AREA: Final = 1.25  # the same: not broken, so its shape can be compared
 _OTHER_ELONGATION: Final = 2.0
 _OTHER_SIMILARITY: Final = 0.5  # below the goods' lowest
 _SECOND_PART: Final = 0.6  # of the smallest taught area: a further blob of this size is a second part
@@ -53,7 +55,7 @@ class TaughtView(StrictModel):
     strip: bool  # rotated so that the part lies along a strip of 3:1
     size_wh: tuple[Side, Side]  # of the cut rectangle; 1 is the square root of the frame's area
     turns: bool  # small rotations of a part that is not elongated are compensated
-    template: Annotated[str, Field(max_length=20_000)]  # the goods' median view; base64 of uint8 BGR [h, w, 3]
+    template: Annotated[str, Field(max_length=20_000)]  # the goods' median view; base64 of int8 [h, w, 3], see `pixels`
     similarity: Annotated[float, Field(ge=-1, le=1)]  # lowest correlation of a good's view with the template
 
     @model_validator(mode="after")
@@ -71,27 +73,16 @@ class TaughtView(StrictModel):
     def template_hw(self) -> tuple[int, int]:
         return STRIP_HW if self.strip else BOX_HW
 
-    def match(self, image_bgr: np.ndarray, part: FoundPart, scale: float) -> Match:
-        """The pose in which the part is most like the template. `scale`: of `part`, as of `Foreground`."""
-        template = np.frombuffer(base64.b64decode(self.template), np.uint8).reshape(*self.template_hw, 3)
-        return match_view(image_bgr, part, scale, self.size_wh, template, strip=self.strip, turns=self.turns)
+    def pixels(self) -> np.ndarray:
+        """float32 [h, w, 3]: the template, as a difference to the background's colour."""
+        values = np.frombuffer(base64.b64decode(self.template), np.int8)
+        return values.reshape(*self.template_hw, 3).astype(np.float32)
 
-
-def match_view(
-    image_bgr: np.ndarray,
-    part: FoundPart,
-    scale: float,
-    size_wh: tuple[float, float],
-    template: np.ndarray,
-    *,
-    strip: bool,
-    turns: bool,
-) -> Match:
-    """As `TaughtView.match`, for a view that is still being learnt."""
-    unit = sqrt(image_bgr.shape[0] * image_bgr.shape[1])
-    centre = part.centre_xy[0] / scale, part.centre_xy[1] / scale
-    matcher = Matcher(image_bgr, centre, (size_wh[0] * unit, size_wh[1] * unit), template)
-    return matcher.along(part.angle) if strip else matcher.upright(turns=turns)
+    def match(self, image_bgr: np.ndarray, found: Foreground, part: FoundPart) -> Match:
+        """The pose in which the part is most like the template."""
+        around = Surroundings(image_bgr, found, part.centre_xy, self.size_wh, self.template_hw)
+        template = self.pixels()
+        return around.along(template, part.angle) if self.strip else around.upright(template, turns=self.turns)
 
 
 class PartModel(StrictModel):
@@ -118,14 +109,14 @@ class PartModel(StrictModel):
         """
         if self.part is None:
             return Located.whole(image_bgr)
-        found = find_foreground(image_bgr, max(LEAST_CONTRAST, _LEAST_CONTRAST_KEPT * self.part.contrast))
+        found = Foreground(image_bgr)
         if self.part.count > 1:
             _check_parts(found, self.part)
             return Located.whole(image_bgr)
         part = _one_part(found, self.part)
         if self.view is None:
             return Located.whole(image_bgr)
-        match = self.view.match(image_bgr, part, found.scale)
+        match = self.view.match(image_bgr, found, part)
         if match.similarity < self.view.similarity - _OTHER_SIMILARITY:
             raise PartError(
                 f"another part: its likeness to the taught parts is {match.similarity:.2f}, "
@@ -138,34 +129,57 @@ class PartModel(StrictModel):
 
 def _check_parts(found: Foreground, taught: TaughtPart) -> None:
     """Several equal parts: that one of them is missing is a defect; that all are missing is no part."""
-    area = sum(part.area for part in found.parts) / found.area
+    area = max(sum(part.area for part in found.parts(level)) for level in _levels(found, taught)) / found.area
     if area < _NO_PART * taught.area.low:
         raise PartError(_no_part(area, taught))
 
 
+def _levels(found: Foreground, taught: TaughtPart) -> Iterator[float]:
+    """Levels to try: the best one by the frame alone can take a shadow for a part, or lose a pale part."""
+    least = _LEAST_CONTRAST_KEPT * taught.contrast
+    for factor in (1.0, 0.6, 1.5):
+        yield max(factor * found.level, least)
+
+
 def _one_part(found: Foreground, taught: TaughtPart) -> FoundPart:
-    """The part that is most likely the taught one, with its pieces if it is broken."""
+    """The part that is most likely the taught one, with its pieces if it is broken.
+
+    A smaller part is a broken one, so that it gets a score; how alike it is decides elsewhere.
+    """
     low, high = taught.area.low * found.area, taught.area.high * found.area
-    if not found.parts:
-        raise PartError(_no_part(0.0, taught))
-    middle = sqrt(low * high)
-    seed = min(found.parts, key=lambda part: max(part.area / middle, middle / part.area))
-    part = gather(found.parts, seed, high) if seed.area < low else seed
-    share = part.area / found.area
-    if part.area < _NO_PART * low:
+    best: FoundPart | None = None
+    seconds = 0
+    for level in _levels(found, taught):
+        parts = found.parts(level)
+        if not parts:
+            continue
+        seed = min(parts, key=lambda part: _factor(part.area, low, high))
+        part = gather(parts, seed, high) if seed.area < low else seed
+        if best is None or _factor(part.area, low, high) < _factor(best.area, low, high):
+            best = part
+            whole = [other for other in parts if other is not seed and other.area >= _SECOND_PART * low]
+            seconds = len(whole) if part is seed else 0
+        if _factor(best.area, low, high) <= _SAME_AREA:
+            break
+    share = best.area / found.area if best is not None else 0.0
+    if best is None or best.area < _NO_PART * low:
         raise PartError(_no_part(share, taught))
-    if not low / _OTHER_AREA <= part.area <= high * _OTHER_AREA and not (part.area < low and part.on_border):
+    if best.area > high * _OTHER_AREA:
         raise PartError(f"another part: it covers {share:.1%} of the frame, {_taught_area(taught)}")
     least, most = taught.elongation.low / _OTHER_ELONGATION, taught.elongation.high * _OTHER_ELONGATION
-    if low <= part.area <= high and not least <= part.elongation <= most:
+    if _factor(best.area, low, high) <= _ALIKE_AREA and not least <= best.elongation <= most:
         raise PartError(
-            f"another part: it is {part.elongation:.1f} times as long as wide, "
+            f"another part: it is {best.elongation:.1f} times as long as wide, "
             f"good parts {taught.elongation.low:.1f} to {taught.elongation.high:.1f}"
         )
-    seconds = [other for other in found.parts if other.area >= _SECOND_PART * low and other is not seed]
-    if seconds and part is seed:
-        raise PartError(f"another part: {1 + len(seconds)} parts in the frame, 1 was taught")
-    return part
+    if seconds:
+        raise PartError(f"another part: {1 + seconds} parts in the frame, 1 was taught")
+    return best
+
+
+def _factor(value: float, low: float, high: float) -> float:
+    """How many times the value is below `low` or above `high`; 1 between them."""
+    return max(low / value, value / high, 1.0)
 
 
 def _no_part(share: float, taught: TaughtPart) -> str:

@@ -1,17 +1,16 @@
 """Learns from pictures of good parts where the part is."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Final
 
 import numpy as np
 
-from zsad_core.part.foreground import Foreground, FoundPart, find_foreground
-from zsad_core.part.located import Pose, cut
-from zsad_core.part.matching import Match, median_view, self_similarity
-from zsad_core.part.model import BOX_HW, STRIP_HW, PartModel, Span, TaughtPart, TaughtView, match_view
+from zsad_core.part.foreground import Foreground, FoundPart
+from zsad_core.part.matching import Match, Surroundings, self_similarity
+from zsad_core.part.model import BOX_HW, STRIP_HW, PartModel, Span, TaughtPart, TaughtView
 
 LEAST_GOODS: Final = 3  # with fewer, a blob of a surface looks like a part
 _MOST_VIEWS: Final = 24  # that the template is the median of
@@ -30,12 +29,13 @@ _ROUND: Final = 0.97  # similarity of a round template with itself, rotated by 1
 
 @dataclass(frozen=True, kw_only=True)
 class _Good:
-    image: np.ndarray
+    image: np.ndarray  # uint8 BGR [H, W, 3]
     found: Foreground
+    parts: list[FoundPart]  # largest first
 
     @property
     def part(self) -> FoundPart:
-        return self.found.parts[0]
+        return self.parts[0]
 
     @property
     def area(self) -> float:
@@ -45,12 +45,12 @@ class _Good:
     @property
     def beside(self) -> float:
         """Area of the other blobs that the frame's border does not cut, share of the largest one's."""
-        return sum(part.area for part in self.found.parts[1:] if not part.on_border) / self.part.area
+        return sum(part.area for part in self.parts[1:] if not part.on_border) / self.part.area
 
     @property
     def count(self) -> int:
         """Parts about as large as the largest."""
-        return sum(part.area >= _EQUAL_PART * self.part.area for part in self.found.parts)
+        return sum(part.area >= _EQUAL_PART * self.part.area for part in self.parts)
 
 
 def part_models(images: Sequence[np.ndarray]) -> list[PartModel]:
@@ -61,15 +61,16 @@ def part_models(images: Sequence[np.ndarray]) -> list[PartModel]:
     """
     if not images:
         raise ValueError("expected at least one picture of a good part")
-    goods = [_Good(image=image, found=find_foreground(image)) for image in images]
-    alike = _alike([good for good in goods if good.found.parts])
+    frames = [(image, Foreground(image)) for image in images]
+    goods = [_Good(image=image, found=found, parts=found.parts()) for image, found in frames]
+    alike = _alike([good for good in goods if good.parts])
     if len(goods) < LEAST_GOODS or len(alike) < _ALIKE_SHARE * len(goods):
         return [PartModel(mode="frame", goods=len(goods))]
     part = TaughtPart(
         count=min(64, int(np.median([good.count for good in alike]))),
         area=_span([good.area for good in alike]),
         elongation=_span([good.part.elongation for good in alike]),
-        contrast=min(good.found.contrast for good in alike),
+        contrast=min(good.found.contrast(good.part) for good in alike),
     )
     if part.count > 1 or np.median([good.beside for good in alike]) > _MOST_BESIDE:
         return [PartModel(mode="frame", goods=len(goods), part=part)]
@@ -104,48 +105,36 @@ def _span(values: Sequence[float]) -> Span:
 
 def _learn_view(goods: Sequence[_Good], *, strip: bool) -> TaughtView:
     """The size and the template of the view, from goods in a common pose."""
-    size_wh = _view_size(goods, strip=strip)
-    some = [goods[i] for i in np.linspace(0, len(goods) - 1, min(len(goods), _MOST_VIEWS)).astype(int)]
-    template, turns = _learn_template(some, size_wh, strip=strip, turns=False), False
-    if not strip:
-        turned = _learn_template(some, size_wh, strip=False, turns=True)
-        still, moved = (
-            np.mean([_match(good, size_wh, view, strip=False, turns=turn).similarity for good in some])
-            for view, turn in ((template, False), (turned, True))
-        )
-        round_part = min(self_similarity(template, -10), self_similarity(template, 10)) >= _ROUND
-        turns = bool(moved >= still + _TURN_GAIN or (moved >= still and not round_part))
-        template = turned if turns else template
-    likeness = [_match(good, size_wh, template, strip=strip, turns=turns).similarity for good in goods]
-    encoded = base64.b64encode(template.tobytes()).decode()
-    return TaughtView(strip=strip, size_wh=size_wh, turns=turns, template=encoded, similarity=min(likeness))
+    size_wh, hw = _view_size(goods, strip=strip), STRIP_HW if strip else BOX_HW
+    around = [Surroundings(good.image, good.found, good.part.centre_xy, size_wh, hw) for good in goods]
+    some = np.linspace(0, len(goods) - 1, min(len(goods), _MOST_VIEWS)).astype(int)
+    usual = min(some, key=lambda i: abs(goods[i].area - np.median([good.area for good in goods])))
+    centre_xy, _ = _rectangle(goods[usual], strip=strip)
+    first = around[usual].pose(centre_xy, goods[usual].part.angle if strip else 0.0)
+
+    def learn(match: Callable[[int, np.ndarray], Match]) -> tuple[np.ndarray, list[float]]:
+        """The template, and how alike each good is to it."""
+        template = around[usual].view(first, (hw[1], hw[0]))
+        for _ in range(2):
+            views = [around[i].view(match(i, template).pose, (hw[1], hw[0])) for i in some]
+            template = np.median(np.rint(views), axis=0).clip(-128, 127).astype(np.int8).astype(np.float32)
+        return template, [match(i, template).similarity for i in range(len(goods))]
+
+    turns = False
+    if strip:
+        template, alike = learn(lambda i, template: around[i].along(template, goods[i].part.angle))
+    else:
+        template, alike = learn(lambda i, template: around[i].upright(template, turns=False))
+        turned, turned_alike = learn(lambda i, template: around[i].upright(template, turns=True))
+        gain = np.mean(turned_alike) - np.mean(alike)
+        turns = bool(gain >= _TURN_GAIN or (gain >= 0 and not _is_round(template)))
+        template, alike = (turned, turned_alike) if turns else (template, alike)
+    encoded = base64.b64encode(template.astype(np.int8).tobytes()).decode()
+    return TaughtView(strip=strip, size_wh=size_wh, turns=turns, template=encoded, similarity=min(alike))
 
 
-def _learn_template(goods: Sequence[_Good], size_wh: tuple[float, float], *, strip: bool, turns: bool) -> np.ndarray:
-    """uint8 [h, w, 3]: the median of the goods' views, first in the pose of the most usual one."""
-    areas = [good.area for good in goods]
-    usual = goods[int(np.argsort(areas)[len(areas) // 2])]
-    height, width = STRIP_HW if strip else BOX_HW
-    pose = Pose(
-        centre_xy=tuple(np.divide(_rectangle(usual, strip=strip)[0], usual.found.scale).tolist()),
-        size_wh=_in_pixels(usual, size_wh),
-        angle=usual.part.angle if strip else 0.0,
-    )
-    template = cut(usual.image, pose, (width, height))
-    for _ in range(2):
-        matches = [_match(good, size_wh, template, strip=strip, turns=turns) for good in goods]
-        views = [cut(good.image, match.pose, (width, height)) for good, match in zip(goods, matches, strict=True)]
-        template = median_view(views)
-    return template
-
-
-def _match(good: _Good, size_wh: tuple[float, float], template: np.ndarray, *, strip: bool, turns: bool) -> Match:
-    return match_view(good.image, good.part, good.found.scale, size_wh, template, strip=strip, turns=turns)
-
-
-def _in_pixels(good: _Good, size_wh: tuple[float, float]) -> tuple[float, float]:
-    unit = sqrt(good.image.shape[0] * good.image.shape[1])
-    return size_wh[0] * unit, size_wh[1] * unit
+def _is_round(template: np.ndarray) -> bool:
+    return min(self_similarity(template, -10), self_similarity(template, 10)) >= _ROUND
 
 
 def _view_size(goods: Sequence[_Good], *, strip: bool) -> tuple[float, float]:
