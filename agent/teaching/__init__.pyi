@@ -4,6 +4,8 @@ from .goods import Picture as Picture
 from .goods import find_strangers as find_strangers
 from .goods import read as read
 from .goods import why_not_good as why_not_good
+from .in_use import ProductPredictor as ProductPredictor
+from .in_use import make_predictor as make_predictor
 from .profile import MAX_GOODS as MAX_GOODS
 from .profile import KeptPicture as KeptPicture
 from .profile import Level as Level
@@ -14,6 +16,7 @@ from .profile import decode_profile as decode_profile
 from .profile import encode_profile as encode_profile
 from .profile import read_profile as read_profile
 from .profile import write_profile as write_profile
+from .sheet import write_sheet as write_sheet
 from .store import Entry as Entry
 from .store import ProfileStore as ProfileStore
 from .taught import TaughtPredictor as TaughtPredictor

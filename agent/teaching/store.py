@@ -204,7 +204,11 @@ class ProfileStore:
     def _prune(self, product: str, current: int) -> None:
         """Deletes all but the newest profiles, with their sheets, and what killed writers have left."""
         old = [number for number in self._numbers(product)[:-KEPT] if number != current]
-        gone = [path for number in old for path in (self._path(product, number), self._path(product, number).with_suffix(".jpg"))]
+        gone = [
+            path
+            for number in old
+            for path in (self._path(product, number), self._path(product, number).with_suffix(".jpg"))
+        ]
         for path in (*gone, *(self.folder / product).glob(".*.part")):
             with contextlib.suppress(OSError):
                 path.unlink()

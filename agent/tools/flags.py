@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsad_core.errors import ImageError
+from zsad_core.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
     import numpy as np
 
     from zsad_agent.config import AgentConfig
+    from zsad_agent.teaching import ProfileStore
 
 
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +95,29 @@ def read_part(path: Path, args: argparse.Namespace) -> np.ndarray:
     if not args.unchecked and (finding := unfit(image, HealthConfig())):
         raise ImageError(f"{finding.reason}. --unchecked scores it")
     return image
+
+
+def profile_store(config: AgentConfig) -> ProfileStore | None:
+    """What was taught; None with `--no-profile`."""
+    from zsad_agent.config import default_state_dir
+    from zsad_agent.teaching import ProfileStore
+
+    folder = config.profiles_folder(default_state_dir())
+    return None if folder is None else ProfileStore(folder)
+
+
+def named_store(folder: Path | None, config: AgentConfig) -> ProfileStore:
+    """The store in `folder`, by default that of the config.
+
+    Raises:
+        ConfigError: neither names a folder.
+    """
+    from zsad_agent.teaching import ProfileStore
+
+    store = profile_store(config) if folder is None else ProfileStore(folder)
+    if store is None:
+        raise ConfigError("profiles is off in the config: name a folder with --profiles")
+    return store
 
 
 def count(text: str) -> int:

@@ -7,11 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsad_agent import teaching
 from zsad_agent.system import configure_logging, printable, utc_text
-from zsad_agent.tools.flags import add_config_flag, add_profiles_flag
+from zsad_agent.tools.flags import add_config_flag, add_profiles_flag, named_store
 from zsad_agent.tools.teach import promise_lines
-from zsad_core.errors import ConfigError
 
 if TYPE_CHECKING:  # pydantic takes longer than parsing
     from zsad_agent.teaching import Entry, Profile
@@ -22,12 +20,9 @@ def main(arguments: list[str]) -> int:
     args = _parse(arguments)
     configure_logging("WARNING")
 
-    from zsad_agent.config import default_state_dir, load_settings
+    from zsad_agent.config import load_settings
 
-    folder = args.profiles or load_settings(args.config, {}).config.profiles_folder(default_state_dir())
-    if folder is None:
-        raise ConfigError("profiles is off in the config: name a folder with --profiles")
-    store = teaching.ProfileStore(folder)
+    store = named_store(args.profiles, load_settings(args.config).config)
     if args.action == "list":
         return _print_all(store.entries(), args)
     if args.action == "show":
@@ -128,7 +123,9 @@ def _details(entry: Entry) -> list[str]:
         *(f"memory {name}: {len(memory.vectors)} vectors" for name, memory in profile.scales.items()),
     ]
     if (old := profile.rebuilt_from) is not None:
-        lines.append(f"made again from the kept pictures of {old.name} {old.version}: bad parts were not measured again")
+        lines.append(
+            f"made again from the kept pictures of {old.name} {old.version}: bad parts were not measured again"
+        )
     return lines
 
 

@@ -14,12 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zsad_agent.system import configure_logging, one_line, printable
-from zsad_agent.tools.flags import add_model_flags, add_picture_flags, add_threshold_flag, model_config, read_part
+from zsad_agent.tools.flags import (
+    add_model_flags,
+    add_picture_flags,
+    add_profile_flags,
+    add_threshold_flag,
+    model_config,
+    profile_store,
+    read_part,
+)
 from zsad_core.errors import DeviceError, ImageError
 
 if TYPE_CHECKING:  # numpy takes longer than parsing
     from zsad_agent.model import Predictor
-    from zsad_core.types import Verdict
+    from zsad_core.types import Prediction, Verdict
 
 MAX_REASON = 1000  # characters
 
@@ -34,6 +42,7 @@ def main(arguments: list[str]) -> int:
         "paths", nargs="+", type=Path, metavar="PATH", help="a picture, or a folder with its subfolders"
     )
     add_model_flags(parser)
+    add_profile_flags(parser)
     add_threshold_flag(parser)
     add_picture_flags(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per line, latency_ms in milliseconds")
@@ -47,17 +56,22 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     configure_logging("WARNING")
 
-    from zsad_agent.model import Detector
+    from zsad_agent.teaching import make_predictor
     from zsad_core.bundle import load_bundle
 
     config = model_config(args, threshold=args.threshold)
     bundle = load_bundle(config.inference.bundle)
-    threshold = bundle.manifest.threshold.value if config.decision.threshold is None else config.decision.threshold
     pictures = find_pictures(args.paths)
-    detector = Detector(bundle, config.inference)
+    predictor = make_predictor(bundle, config.inference, profile_store(config))
+    predictor.prepare(config.inference.product)
+    scorer = Scorer(
+        predictor=predictor,
+        product=config.inference.product,
+        threshold=config.decision.threshold,
+        untaught_threshold=bundle.manifest.threshold.value,
+    )
     scores = (
-        score_picture(path, args, detector, threshold=threshold, map_file=args.maps and args.maps / map_path)
-        for path, map_path in pictures
+        score_picture(path, args, scorer, map_file=args.maps and args.maps / map_path) for path, map_path in pictures
     )
     return print_scores(scores, as_json=args.json, with_map=args.maps is not None)
 
@@ -72,6 +86,8 @@ class Score:
     verdict: Verdict
     latency_ms: float | None = None  # of resizing and inference
     reason: str | None = None
+    provisional: bool  # nothing was taught for the product
+    profile: dict[str, str] | None = None  # product and sha256 of what was taught, if it was used
     map: str | None = None  # file of the anomaly map, if requested
 
     def as_json(self, *, with_map: bool) -> str:
@@ -85,6 +101,26 @@ class Score:
         if self.reason is None:
             return self.path
         return f"{self.path}: {self.reason.removeprefix(f'{self.path}: ')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """What scores the pictures, and the threshold."""
+
+    predictor: Predictor
+    product: str
+    threshold: float | None  # None: the taught one, else the bundle's
+    untaught_threshold: float
+
+    def threshold_of(self, prediction: Prediction | None) -> float:
+        """The threshold for a prediction, or for a picture without one."""
+        if self.threshold is not None:
+            return self.threshold
+        from zsad_core.types import TAUGHT_THRESHOLD
+
+        if prediction is not None and prediction.threshold is not None:
+            return prediction.threshold
+        return TAUGHT_THRESHOLD if self.predictor.is_taught(self.product) else self.untaught_threshold
 
 
 def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
@@ -128,9 +164,7 @@ def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     return pictures
 
 
-def score_picture(
-    path: Path, args: argparse.Namespace, predictor: Predictor, *, threshold: float, map_file: Path | None
-) -> Score:
+def score_picture(path: Path, args: argparse.Namespace, scorer: Scorer, *, map_file: Path | None) -> Score:
     """The score of one picture; without one the verdict is `unknown`, with the reason. `args`: as of `read_part`.
 
     Raises:
@@ -144,20 +178,28 @@ def score_picture(
     try:
         image = read_part(path, args)
         started_s = time.perf_counter()
-        prediction = predictor.predict(image)
+        prediction = scorer.predictor.predict(image, scorer.product)
         latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
     except (ImageError, DeviceError) as error:
-        reason = one_line(str(error), MAX_REASON)
-        return Score(path=str(path), threshold=threshold, verdict=Verdict.UNKNOWN, reason=reason)
+        return Score(
+            path=str(path),
+            threshold=scorer.threshold_of(None),
+            verdict=Verdict.UNKNOWN,
+            reason=one_line(str(error), MAX_REASON),
+            provisional=not scorer.predictor.is_taught(scorer.product),
+        )
     if map_file is not None:
         map_file.parent.mkdir(parents=True, exist_ok=True)
         np.save(map_file, prediction.anomaly_map.astype(np.float32))
+    threshold = scorer.threshold_of(prediction)
     return Score(
         path=str(path),
         threshold=threshold,
         verdict=instant_verdict(prediction.anomaly_score, threshold),
         anomaly_score=prediction.anomaly_score,
         latency_ms=latency_ms,
+        provisional=prediction.profile is None,
+        profile=None if prediction.profile is None else asdict(prediction.profile),
         map=None if map_file is None else str(map_file),
     )
 

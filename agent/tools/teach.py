@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zsad_agent import inspection, sources, teaching
-from zsad_agent.system import configure_logging, give_back_memory, keep_memory_small, one_line, printable
+from zsad_agent.system import configure_logging, keep_memory_small, one_line, printable
 from zsad_agent.tools.calibrate import MIN_FALSE_REJECT_RATE
 from zsad_agent.tools.capture_goods import capture_goods
-from zsad_agent.tools.flags import add_config_flag, add_profiles_flag, count, given
+from zsad_agent.tools.flags import add_config_flag, add_profiles_flag, count, given, named_store
 from zsad_agent.tools.reference import choose_camera
 from zsad_agent.tools.score import MAX_REASON, find_pictures
-from zsad_core.errors import ConfigError, ImageError
-from zsad_core.types import TAUGHT_THRESHOLD
+from zsad_core.errors import ImageError
 
 if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
     import numpy as np
@@ -36,15 +35,12 @@ def main(arguments: list[str]) -> int:
     configure_logging("WARNING")
     keep_memory_small()
 
-    from zsad_agent.config import default_state_dir, load_settings
+    from zsad_agent.config import load_settings
     from zsad_agent.model import Detector, FeatureNetworks, open_bundle
 
     flags = {"source": given(camera=args.camera, source=args.source), "inference": given(bundle=args.bundle)}
     config = load_settings(args.config, flags).config
-    folder = args.profiles or config.profiles_folder(default_state_dir())
-    if folder is None:
-        raise ConfigError("profiles is off in the config: name a folder with --profiles")
-    store = teaching.ProfileStore(folder)
+    store = named_store(args.profiles, config)
     camera = _camera_of(config, args)
     view = inspection.View(camera.region_xywh, camera.ignore_mask)
     bundle = open_bundle(config.inference)
@@ -52,8 +48,9 @@ def main(arguments: list[str]) -> int:
     bad = _cut(_frames(args.bad, camera), view) if args.bad else []
     detector = Detector(bundle, config.inference)
     networks = FeatureNetworks(bundle, config.inference, detector)
+    goods = _cut(frames, view)
     taught = teaching.teach(
-        _cut(frames, view),
+        goods,
         product=args.product,
         networks=networks,
         detector=detector,
@@ -68,8 +65,8 @@ def main(arguments: list[str]) -> int:
     stored = store.add(taught.profile)
     path = store.path_of(args.product)
     sheet = args.sheet or path.with_suffix(".jpg")
-    teaching.write_sheet(taught, sheet, bad=bad, predictor=teaching.TaughtPredictor(detector, networks, store))
-    give_back_memory()
+    predictor = teaching.TaughtPredictor(detector, networks, lambda product: stored, config.inference)
+    teaching.write_sheet(taught, stored, sheet, goods=goods, bad=bad, predict=predictor.predict)
     name_left_out(taught)
     if args.json:
         print(json.dumps(as_json(taught, stored, path, sheet)))
@@ -111,8 +108,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add_profiles_flag(parser)
     add_config_flag(parser)
     parser.add_argument("--name", metavar="NAME", help="the camera of the config whose region and mask apply")
-    parser.add_argument("--unchecked", action="store_true", help="learn pictures too that look the same or were rejected")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="picture of what was learnt; default: by the profile")
+    parser.add_argument(
+        "--unchecked", action="store_true", help="learn pictures too that look the same or were rejected"
+    )
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="picture of what was learnt; default: by the profile"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     args = parser.parse_args(arguments)
     rate = args.false_reject_rate
@@ -203,6 +204,8 @@ def name_left_out(taught: Taught) -> None:
 
 def as_json(taught: Taught, stored: Profile, path: Path, sheet: Path) -> dict[str, object]:
     """The output of `--json`."""
+    from zsad_core.types import TAUGHT_THRESHOLD
+
     level = stored.levels[-1]
     return {
         "product": stored.product,
@@ -247,7 +250,9 @@ def promise_lines(profile: Profile, goods: int) -> list[str]:
         f"{level.false_reject_rate_90:.1%}"
     ]
     if goods < level.needed:
-        lines.append(f"{goods} pictures cannot support the {profile.asked_rate:.1%} asked: take at least {level.needed}")
+        lines.append(
+            f"{goods} pictures cannot support the {profile.asked_rate:.1%} asked: take at least {level.needed}"
+        )
     recall = "unknown: name pictures of bad parts with --bad"
     if level.recall is not None:
         low, high = recall_interval(level.recall.found, level.recall.total)

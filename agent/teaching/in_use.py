@@ -1,0 +1,205 @@
+"""The predictor of the agent: the bundle, and the profiles that were taught when it was made.
+
+One factory makes it for the start, for another bundle and after a failed self-test, so all of them predict alike.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from zsad_agent.config import InferenceConfig
+from zsad_agent.model import Detector, FeatureNetworks
+from zsad_agent.teaching.profile import Profile, decode_profile, encode_profile
+from zsad_agent.teaching.store import ProfileStore
+from zsad_agent.teaching.taught import TaughtPredictor
+from zsad_agent.teaching.teacher import teach
+from zsad_core.bundle import GENERIC_PRODUCT, Bundle
+from zsad_core.errors import ProfileError, ZsadError
+from zsad_core.types import Prediction
+
+logger = logging.getLogger(__name__)
+
+HELD = 2  # profiles in memory, without their pictures
+TURN_S = 0.001  # between two pictures of a profile that is made again: for the inspection
+
+
+def make_predictor(bundle: Bundle, config: InferenceConfig, store: ProfileStore | None) -> "ProductPredictor":
+    """A compiled predictor. The feature networks are compiled only if something was taught.
+
+    Args:
+        bundle: with its model.
+        config: device, threads, budget.
+        store: what was taught; None: nothing taught is used.
+
+    Raises:
+        ProfileError: the store's folder cannot be read.
+        ZsadError: as of `Detector`.
+    """
+    products = [] if store is None else store.products()
+    if config.product in products and config.product not in bundle.manifest.products:
+        config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
+    detector = Detector(bundle, config)
+    networks = None
+    if products and bundle.manifest.features is not None:
+        networks = FeatureNetworks(bundle, config, detector)
+    return ProductPredictor(detector, networks, store, config, taught=products)
+
+
+class ProductPredictor:
+    """Predicts with the product's profile if it has one, else with the bundle alone: `zsad_agent.model.Predictor`.
+
+    A product that was taught never falls back to the bundle alone: without a usable profile its pictures fail.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        networks: FeatureNetworks | None,
+        store: ProfileStore | None,
+        config: InferenceConfig,
+        *,
+        taught: list[str],
+    ) -> None:
+        """Reads no profile yet. `networks`: None if nothing was taught, or if the bundle has none."""
+        self.detector = detector
+        self.trial_s = detector.trial_s
+        self._networks = networks
+        self._store = store
+        self._taught = set(taught)
+        self._held: OrderedDict[str, Profile | ProfileError] = OrderedDict()
+        self._turn = threading.Lock()  # held while a network runs
+        self._predict: Callable[[np.ndarray, str | None], Prediction] = detector.predict
+        if networks is not None:
+            self._predict = TaughtPredictor(detector, networks, self._profile_of, config).predict
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        """As `zsad_agent.model.Predictor.predict`.
+
+        Raises:
+            ProfileError: what was taught about the product cannot be used.
+        """
+        if self._networks is None and product in self._taught:
+            raise self._without_networks(product)
+        with self._turn:
+            return self._predict(image_bgr, product)
+
+    def is_taught(self, product: str) -> bool:
+        """As `zsad_agent.model.Predictor.is_taught`."""
+        return product in self._taught
+
+    def prepare(self, product: str) -> None:
+        """As `zsad_agent.model.Predictor.prepare`. Reads the profile, and makes it again for another bundle.
+
+        For any thread: the inspection continues meanwhile.
+        """
+        if self._store is None or not self._store.has(product):
+            self._taught.discard(product)
+            self.detector.prepare(product)
+            return
+        if self._networks is None:
+            raise self._without_networks(product)
+        try:
+            profile = self._read(product)
+            if profile is not None and profile.bundle.sha256 != self._networks.bundle.sha256:
+                profile = self._made_again(profile, self._networks)
+        except ProfileError as error:
+            self._taught.add(product)
+            self._hold(product, error)
+            raise
+        if profile is not None:
+            self._hold(product, profile)
+            self._taught.add(product)
+
+    def self_test(self) -> None:
+        """As `zsad_agent.model.Predictor.self_test`."""
+        with self._turn:
+            self.detector.self_test()
+            if self._networks is not None:
+                self._networks.self_test()
+
+    def _profile_of(self, product: str) -> Profile | None:
+        """For the inspection, at every picture."""
+        if product not in self._taught:
+            return None
+        held = self._held.get(product)
+        if held is None:
+            try:
+                held = self._read(product)
+                if held is None:
+                    raise ProfileError(f"the profile of {product} was removed. Reload the agent")
+                if self._networks is not None and held.bundle.sha256 != self._networks.bundle.sha256:
+                    raise ProfileError(
+                        f"the profile of {product} was made with the bundle {held.bundle.name} {held.bundle.version}. "
+                        "It is made again when the product is chosen or the agent is reloaded"
+                    )
+            except ProfileError as error:
+                held = error
+            self._hold(product, held)
+        if isinstance(held, ProfileError):
+            raise held
+        return held
+
+    def _read(self, product: str) -> Profile | None:
+        return self._store.current(product) if self._store is not None else None
+
+    def _hold(self, product: str, found: Profile | ProfileError) -> None:
+        self._held[product] = found if isinstance(found, ProfileError) else replace(found, goods=())
+        self._held.move_to_end(product)
+        while len(self._held) > HELD:
+            self._held.popitem(last=False)
+
+    def _without_networks(self, product: str) -> ProfileError:
+        if product in self._taught:
+            return ProfileError(
+                f"{product} was taught, but this bundle has no feature networks. Use a newer bundle, or remove what "
+                "was taught (zsad-agent profiles remove)"
+            )
+        return ProfileError(f"{product} was taught after the agent started. Reload the agent to use it")
+
+    def _made_again(self, old: Profile, networks: FeatureNetworks) -> Profile:
+        """The profile from its kept pictures, with these networks. It becomes the product's newest one.
+
+        Raises:
+            ProfileError: it cannot be made.
+        """
+        text = f"the profile of {old.product} was made with the bundle {old.bundle.name} {old.bundle.version}"
+        logger.warning("%s: it is made again from %d kept pictures", text, len(old.goods))
+        map_hw = networks.bundle.manifest.model.map_hw
+        ignored = old.ignored
+        if ignored is not None:
+            ignored = cv2.resize(ignored.astype(np.uint8), map_hw[::-1], interpolation=cv2.INTER_NEAREST) > 0
+        try:
+            with self._turn:
+                taught = teach(
+                    [(good.name, good.image) for good in old.goods],
+                    product=old.product,
+                    networks=networks,
+                    detector=self.detector,
+                    rate=old.asked_rate,
+                    ignored=ignored,
+                    mode=old.part.mode,
+                    unchecked=True,
+                    progress=self._give_turn,
+                )
+        except ZsadError as error:
+            raise ProfileError(f"{text}, and cannot be made again: {error}. Teach the product again") from error
+        made = replace(taught.profile, goods=old.goods, rebuilt_from=old.bundle)
+        assert self._store is not None
+        try:
+            return self._store.add(made)
+        except ProfileError as error:
+            logger.warning(
+                "the new profile of %s is not stored, so the next start makes it again: %s", old.product, error
+            )
+            return decode_profile(encode_profile(made), old.product)
+
+    def _give_turn(self, what: str, done: int, total: int) -> None:
+        self._turn.release()
+        time.sleep(TURN_S)
+        self._turn.acquire()
