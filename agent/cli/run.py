@@ -21,14 +21,7 @@ def main(arguments: list[str]) -> int:
     """Runs until every source ends, `--max-frames` are done, or a signal."""
     args = _parser().parse_args(arguments)
     hangup = note_hangups()
-<<<<<<< HEAD
-    flags: dict[str, dict[str, Any]] = {
-=======
-
-    from zsad_agent.config import default_state_dir, keep_device_id, load_settings
-
     flags: dict[str, Any] = {
->>>>>>> yd
         "source": given(camera=args.camera, source=args.source, loop=args.loop, fps=args.fps),
         "inference": given(bundle=args.bundle, product=args.product),
         "decision": given(threshold=args.threshold),
