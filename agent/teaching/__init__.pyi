@@ -1,7 +1,6 @@
 from .goods import LeftOut as LeftOut
 from .goods import Looks as Looks
 from .goods import Picture as Picture
-from .goods import find_strangers as find_strangers
 from .goods import read as read
 from .goods import why_not_good as why_not_good
 from .in_use import ProductPredictor as ProductPredictor
@@ -22,3 +21,4 @@ from .store import ProfileStore as ProfileStore
 from .taught import TaughtPredictor as TaughtPredictor
 from .teacher import Taught as Taught
 from .teacher import teach as teach
+from .teacher import token_distances as token_distances
