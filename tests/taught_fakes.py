@@ -57,12 +57,14 @@ class ColourNetworks:
 class PlainDetector:
     """A map of 0.2 everywhere; knows the generic product alone."""
 
+    trial_s = 0.01
+
     def __init__(self) -> None:
         self.tests = 0
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         if product not in (None, "object"):
-            raise ProductError(f"no product {product}")
+            raise ProductError(f"product {product!r} is not in the bundle")
         return Prediction(anomaly_map=np.full(MAP_HW, 0.2, np.float32), anomaly_score=0.2)
 
     def prepare(self, product: str) -> None:

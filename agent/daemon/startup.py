@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zsad_agent.config import EMBEDDED_BROKER, AgentConfig
 from zsad_agent.daemon.supervision import SUPERVISE_S
-from zsad_agent.inspection import prepare_products
+from zsad_agent.inspection import prepare_products, product_of
 from zsad_agent.messages import Published
 from zsad_agent.model import BundleStore, Started
 from zsad_agent.mqtt import EmbeddedBroker, Publisher
@@ -76,7 +76,8 @@ def compile_bundle(bundle: Bundle, config: AgentConfig, profiles: ProfileStore |
     Raises:
         ZsadError: the bundle cannot serve every camera, or the device cannot run it.
     """
-    predictor = make_predictor(bundle, config.inference, profiles)
+    products = {product_of(camera) for camera in config.every_camera}
+    predictor = make_predictor(bundle, config.inference, profiles, at_once=len(products))
     prepare_products(config, bundle, predictor)
     if predictor.trial_s > SLOW_S:
         logger.warning(

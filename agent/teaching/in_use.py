@@ -7,14 +7,13 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.model import Detector, FeatureNetworks
+from zsad_agent.model import Detector, FeatureNetworks, Predictor
 from zsad_agent.teaching.profile import Profile, decode_profile, encode_profile
 from zsad_agent.teaching.store import ProfileStore
 from zsad_agent.teaching.taught import TaughtPredictor
@@ -25,17 +24,19 @@ from zsad_core.types import Prediction
 
 logger = logging.getLogger(__name__)
 
-HELD = 2  # profiles in memory, without their pictures
 TURN_S = 0.001  # between two pictures of a profile that is made again: for the inspection
 
 
-def make_predictor(bundle: Bundle, config: InferenceConfig, store: ProfileStore | None) -> "ProductPredictor":
+def make_predictor(
+    bundle: Bundle, config: InferenceConfig, store: ProfileStore | None, *, at_once: int = 1
+) -> "ProductPredictor":
     """A compiled predictor. The feature networks are compiled only if something was taught.
 
     Args:
         bundle: with its model.
         config: device, threads, budget.
         store: what was taught; None: nothing taught is used.
+        at_once: products in use at the same time, each of which takes up to 35 MB.
 
     Raises:
         ProfileError: the store's folder cannot be read.
@@ -48,7 +49,7 @@ def make_predictor(bundle: Bundle, config: InferenceConfig, store: ProfileStore 
     networks = None
     if products and bundle.manifest.features is not None:
         networks = FeatureNetworks(bundle, config, detector)
-    return ProductPredictor(detector, networks, store, config, taught=products)
+    return ProductPredictor(detector, networks, store, config, taught=products, at_once=at_once)
 
 
 class ProductPredictor:
@@ -65,8 +66,10 @@ class ProductPredictor:
         config: InferenceConfig,
         *,
         taught: list[str],
+        at_once: int = 1,
     ) -> None:
         """Reads no profile yet. `networks`: None if nothing was taught, or if the bundle has none."""
+        self._most_held = at_once + 1  # the next product is prepared while the present one is inspected
         self.detector = detector
         self.trial_s = detector.trial_s
         self._networks = networks
@@ -74,9 +77,9 @@ class ProductPredictor:
         self._taught = set(taught)
         self._held: OrderedDict[str, Profile | ProfileError] = OrderedDict()
         self._turn = threading.Lock()  # held while a network runs
-        self._predict: Callable[[np.ndarray, str | None], Prediction] = detector.predict
+        self._predictor: Predictor = detector
         if networks is not None:
-            self._predict = TaughtPredictor(detector, networks, self._profile_of, config).predict
+            self._predictor = TaughtPredictor(detector, networks, self._profile_of, config, at_once + 1)
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         """As `zsad_agent.model.Predictor.predict`.
@@ -87,7 +90,7 @@ class ProductPredictor:
         if self._networks is None and product in self._taught:
             raise self._without_networks(product)
         with self._turn:
-            return self._predict(image_bgr, product)
+            return self._predictor.predict(image_bgr, product)
 
     def is_taught(self, product: str) -> bool:
         """As `zsad_agent.model.Predictor.is_taught`."""
@@ -104,24 +107,22 @@ class ProductPredictor:
             return
         if self._networks is None:
             raise self._without_networks(product)
+        self._taught.add(product)
         try:
             profile = self._read(product)
-            if profile is not None and profile.bundle.sha256 != self._networks.bundle.sha256:
+            if profile.bundle.sha256 != self._networks.bundle.sha256:
                 profile = self._made_again(profile, self._networks)
+            self._hold(product, profile)
+            with self._turn:
+                self._predictor.prepare(product)
         except ProfileError as error:
-            self._taught.add(product)
             self._hold(product, error)
             raise
-        if profile is not None:
-            self._hold(product, profile)
-            self._taught.add(product)
 
     def self_test(self) -> None:
         """As `zsad_agent.model.Predictor.self_test`."""
         with self._turn:
-            self.detector.self_test()
-            if self._networks is not None:
-                self._networks.self_test()
+            self._predictor.self_test()
 
     def _profile_of(self, product: str) -> Profile | None:
         """For the inspection, at every picture."""
@@ -131,8 +132,6 @@ class ProductPredictor:
         if held is None:
             try:
                 held = self._read(product)
-                if held is None:
-                    raise ProfileError(f"the profile of {product} was removed. Reload the agent")
                 if self._networks is not None and held.bundle.sha256 != self._networks.bundle.sha256:
                     raise ProfileError(
                         f"the profile of {product} was made with the bundle {held.bundle.name} {held.bundle.version}. "
@@ -145,13 +144,16 @@ class ProductPredictor:
             raise held
         return held
 
-    def _read(self, product: str) -> Profile | None:
-        return self._store.current(product) if self._store is not None else None
+    def _read(self, product: str) -> Profile:
+        profile = self._store.current(product) if self._store is not None else None
+        if profile is None:
+            raise ProfileError(f"what was taught about {product} was removed. Reload the agent")
+        return profile
 
     def _hold(self, product: str, found: Profile | ProfileError) -> None:
         self._held[product] = found if isinstance(found, ProfileError) else replace(found, goods=())
         self._held.move_to_end(product)
-        while len(self._held) > HELD:
+        while len(self._held) > self._most_held:
             self._held.popitem(last=False)
 
     def _without_networks(self, product: str) -> ProfileError:

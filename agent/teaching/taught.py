@@ -22,7 +22,6 @@ from zsad_core.types import Prediction, ProfileName
 logger = logging.getLogger(__name__)
 
 THRESHOLD = 0.5  # of every taught product: see `zsad_core.memory.to_unit`
-LOADED = 2  # products whose memories are ready; 25 MB each at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +43,7 @@ class TaughtPredictor:
         networks: FeatureNetworks,
         profile_of: Callable[[str], Profile | None],
         config: InferenceConfig,
+        loaded: int = 1,
     ) -> None:
         """Takes the compiled networks of one bundle.
 
@@ -52,6 +52,7 @@ class TaughtPredictor:
             networks: of the same bundle.
             profile_of: the profile of a product, if it has one; called for every picture.
             config: `budget_ms` limits the level, `product` is that of a picture without one.
+            loaded: most products whose memories are ready; each takes up to 25 MB.
         """
         self._detector = detector
         self._networks = networks
@@ -59,6 +60,7 @@ class TaughtPredictor:
         self._profile_of = profile_of
         self._budget_ms = config.budget_ms
         self._product = config.product
+        self._loaded = loaded
         self._ready: OrderedDict[str, _Ready] = OrderedDict()
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
@@ -116,7 +118,7 @@ class TaughtPredictor:
         self._networks.self_test()
 
     def _make_ready(self, profile: Profile) -> _Ready:
-        """The profile with its memories in float32. Those of the last `LOADED` products are kept."""
+        """The profile with its memories in float32. Those of the last products are kept."""
         ready = self._ready.get(profile.sha256)
         if ready is None:
             known = self._observer.scales
@@ -136,7 +138,7 @@ class TaughtPredictor:
                 memories={name: self._observer.memory(name, profile.scales[name].vectors) for name in names},
             )
             self._ready[profile.sha256] = ready
-            while len(self._ready) > LOADED:
+            while len(self._ready) > self._loaded:
                 self._ready.popitem(last=False)
         self._ready.move_to_end(profile.sha256)
         return ready
