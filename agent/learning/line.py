@@ -92,6 +92,7 @@ class LineLearner(Service):
         folder: Path,
         store: ProfileStore,
         teach: Teach,
+        prepare: Callable[[str], None],
         *,
         free_running: Collection[str] = (),
     ) -> None:
@@ -102,13 +103,15 @@ class LineLearner(Service):
             folder: of this service.
             store: gets the profiles that are taken into use.
             teach: makes a profile.
+            prepare: called with a product whose profile in the store has changed: it is used from the next picture on.
             free_running: the cameras whose pictures are not one for each part.
         """
         self._config, self._folder, self._store, self._teach = config, folder, store, teach
+        self._prepare = prepare
         self._free_running = frozenset(free_running)
         self._queue_changed = threading.Condition()
         self._waiting: deque[tuple[Result, np.ndarray]] = deque()
-        self._closing = False
+        self._closing, self._busy = False, True
         self._lock = threading.RLock()  # guards what follows, and the files of the lessons
         self._lessons: dict[str, _Lesson] = {}  # by camera
         self._said: dict[str, str] = {}  # camera -> what became of its last lesson
@@ -126,12 +129,13 @@ class LineLearner(Service):
     def fault(self) -> str | None:
         return self._fault
 
-    def take(self, result: Result, view_bgr: np.ndarray) -> None:
-        """Queues an inspected part that has a score, if it may be learned from. Never waits.
+    def take(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
+        """Queues an inspected part that has a score. Never waits.
 
         Args:
             result: of the part.
             view_bgr: uint8 [H, W, 3], the inspected part of the frame; not changed afterwards.
+            anomaly_map: float32 [h, w] in [0, 1].
         """
         with self._queue_changed:
             if len(self._waiting) >= MAX_WAITING:
@@ -166,6 +170,7 @@ class LineLearner(Service):
             if lesson is None or lesson.offer is None:
                 raise ZsadError("there is no offer at this camera. Its state says what is missing")
             profile = self._store.import_from(lesson.folder / "offer.profile")
+            self._prepare(lesson.product)
             self._said[camera] = f"{self._forget(camera)}: profile {profile.sha256[:12]} is in use"
             return profile
 
@@ -177,8 +182,9 @@ class LineLearner(Service):
 
     def roll_back(self, camera: str, product: str) -> Profile:
         """Takes the profile before the one in use into use."""
-        profile = self._store.roll_back(product)
-        with self._lock:
+        with self._lock, self._storing():
+            profile = self._store.roll_back(product)
+            self._prepare(product)
             self._said[camera] = f"{product}: profile {profile.sha256[:12]} is in use again"
         return profile
 
@@ -210,6 +216,7 @@ class LineLearner(Service):
                 self._resume()
         except ZsadError as error:
             self._note_fault(str(error))
+        self._rest()
         while (taken := self._next()) is not None:
             try:
                 with self._storing():
@@ -222,12 +229,27 @@ class LineLearner(Service):
             except Exception as error:  # the inspection continues, and so does learning with the next picture
                 logger.exception("learning failed")
                 self._note_fault(f"internal error {type(error).__name__}: {error}")
+            finally:
+                self._rest()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Waits until every queued picture is learned or not."""
+        with self._queue_changed:
+            return self._queue_changed.wait_for(lambda: not (self._busy or self._waiting), timeout_s)
+
+    def _rest(self) -> None:
+        with self._queue_changed:
+            self._busy = False
+            self._queue_changed.notify_all()
 
     def _next(self) -> tuple[Result, np.ndarray] | None:
         """The next picture; None at the end."""
         with self._queue_changed:
             self._queue_changed.wait_for(lambda: self._closing or self._waiting)
-            return None if self._closing else self._waiting.popleft()
+            if self._closing:
+                return None
+            self._busy = True
+            return self._waiting.popleft()
 
     def _learn(self, result: Result, view_bgr: np.ndarray) -> None:
         with self._lock:

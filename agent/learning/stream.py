@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from zsad_agent.model import Detector, FeatureNetworks
+from zsad_agent.model import FeatureNetworks, Predictor
 from zsad_agent.teaching import LeftOut, Picture, Taught, read, teach, token_distances
 from zsad_core.errors import ImageError, ZsadError
 
 TRIMMED = 0.2  # share of the pictures that are not learned
 MOST_OTHERS = 0.2  # share of the pictures that may show another product or no part
-TWO_GROUPS = 0.17  # silhouette from which the pictures are two groups
+TWO_GROUPS = 0.2  # silhouette of two groups; goods of one product have up to 0.13, of two products 0.23 and more
 LEAST_GROUPED = 8  # fewer pictures are one group
 ROUNDS = 10  # of the search for the middle of a group
 TOP_FRACTION = 0.02  # of a picture's tokens: the most different ones
@@ -30,7 +30,7 @@ def learn_from_stream(
     *,
     product: str,
     networks: FeatureNetworks,
-    detector: Detector,
+    detector: Predictor,
     seed: int = 0,
     rate: float = 0.01,
     ignored: np.ndarray | None = None,
@@ -43,7 +43,8 @@ def learn_from_stream(
     Raises:
         ZsadError: nothing can be learned, or more than a fifth of the pictures show another product or no part.
     """
-    names, tokens, zero_shot = [], {scale.name: [] for scale in networks.scales if scale.tiles == 1}, []
+    tokens: dict[str, list[np.ndarray]] = {scale.name: [] for scale in networks.scales if scale.tiles == 1}
+    names, zero_shot = [], []
     for done, (name, picture) in enumerate(images, start=1):
         progress("comparing pictures", done, len(images))
         try:
@@ -103,18 +104,21 @@ def find_others(distances: np.ndarray, names: Sequence[str]) -> dict[str, float]
     between = distances.mean(axis=2, dtype=np.float32)
     groups = np.zeros(len(names), int)
     kept = np.arange(len(names))
-    while len(kept) > LEAST_GROUPED:
+    while len(kept) >= LEAST_GROUPED:
         of_kept, separation = two_groups(between[np.ix_(kept, kept)])
         if separation < TWO_GROUPS:
             break
         groups[kept[of_kept]] = groups.max() + 1
         kept = kept[~of_kept]
-    found = {names[place]: 2.0 for place in np.flatnonzero(groups)}
+    found = {
+        names[place]: float(between[place].mean() / np.median(between)) for place in np.flatnonzero(groups).tolist()
+    }
     if len(found) > MOST_OTHERS * len(names):
         texts = []
         for group in np.unique(groups):
             places = np.flatnonzero(groups == group)
-            texts.append(f"{len(places)} pictures such as {', '.join(names[place] for place in places[:NAMED])}")
+            some = ", ".join(names[place] for place in places[:NAMED].tolist())
+            texts.append(f"{len(places)} pictures such as {some}")
         raise ZsadError(
             f"the pictures show more than one product, or often no part: {'; '.join(texts)}. Give each product its own "
             "name, or let only parts pass"

@@ -143,19 +143,19 @@ def far_ones(scores: np.ndarray) -> dict[int, float]:
     return {int(place): float(np.exp(logs[place] - median)) for place in np.flatnonzero(logs > limit)}
 
 
-def tail_limit(scores: np.ndarray) -> float:
-    """The highest score that is plausible for a good part, where up to a fifth of the parts may be bad.
+def tail_limit(scores: np.ndarray, count: int) -> float:
+    """The highest score that is plausible for one of so many good parts.
 
-    Above the median the scores of good parts fall off exponentially: at a rate that the median and the 80 % quantile
-    give, so that the highest fifth has no say. The limit is above the highest of this many good parts in two of three
-    draws.
+    Above the median the scores of good parts fall off about exponentially; the median and the 80 % quantile give the
+    rate.
 
     Args:
-        scores: float [K], at least one.
+        scores: float [K] of good parts, at least one.
+        count: number of parts, at least K.
     """
     middle, high = np.quantile(scores, (0.5, 0.8))
     step = (high - middle) / np.log(0.5 / 0.2)
-    return float(middle + step * (np.log(max(1.0, 0.5 * len(scores))) + 1))
+    return float(middle + step * np.log(max(1.0, 0.5 * count)))
 
 
 def find_strangers(distances: np.ndarray) -> dict[int, float]:

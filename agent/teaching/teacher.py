@@ -9,7 +9,7 @@ import numpy as np
 
 from zsad_agent.config import HealthConfig
 from zsad_agent.messages import BundleName
-from zsad_agent.model import Detector, FeatureNetworks
+from zsad_agent.model import FeatureNetworks, Predictor
 from zsad_agent.teaching.fusion import Fusion, ZMaps, best_fusion
 from zsad_agent.teaching.goods import LeftOut, Picture, check_number, far_ones, find_strangers, read, screen, tail_limit
 from zsad_agent.teaching.observe import Observed, Observer, scales_for
@@ -75,7 +75,7 @@ def teach(
     *,
     product: str,
     networks: FeatureNetworks,
-    detector: Detector,
+    detector: Predictor,
     bad: Sequence[Named] = (),
     doubtful: Sequence[Named] = (),
     rate: float = 0.01,
@@ -349,8 +349,7 @@ def _likely_good(
 ) -> dict[str, list[float]]:
     """The scores, by level, of the doubtful parts that the goods explain. The others are left out."""
     found = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in doubtful.items()}
-    highest = [of[-1] for of in (*goods.values(), *found.values())]
-    limit = tail_limit(np.array(highest))
+    limit = tail_limit(np.array([of[-1] for of in goods.values()]), len(goods) + len(found))
     for name, of in sorted(found.items(), key=lambda entry: -entry[1][-1]):
         if of[-1] > limit:
             reason = f"may be defective: its score of {of[-1]:.1f} is above {limit:.1f}, which good parts explain"
