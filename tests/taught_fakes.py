@@ -75,14 +75,18 @@ class PlainDetector:
 
 
 def good_part(seed: int, **changes: Any) -> np.ndarray:
-    """uint8 [96, 96, 3]: a striped surface, each time a little different. `changes`: hue and stain of another one."""
+    """uint8 [96, 96, 3]: a striped surface, each time a little different.
+
+    `changes`: hue; size, place and colour of a stain.
+    """
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:96, :96]
     stripes = 110 + 30 * np.sin(columns / 5 + random.uniform(0, 6)) + 10 * np.sin(rows / 9 + random.uniform(0, 6))
-    image = np.stack([stripes, stripes + 20, stripes + 40], axis=2) + random.normal(0, 6, (96, 96, 3))
+    blotches = np.kron(random.normal(0, 12, (8, 8, 3)), np.ones((12, 12, 1)))
+    image = np.stack([stripes, stripes + 20, stripes + 40], axis=2) + blotches + random.normal(0, 6, (96, 96, 3))
     if "hue" in changes:
         image = np.roll(image, 1, axis=2) * (0.4, 1.0, changes["hue"])
     if "stain" in changes:
-        size = changes["stain"]
-        image[30 : 30 + size, 50 : 50 + size] = (200, 30, 30)
+        size, (x, y) = changes["stain"], changes.get("at", (50, 30))
+        image[y : y + size, x : x + size] = changes.get("colour", (200, 30, 30))
     return np.clip(image, 0, 255).astype(np.uint8)

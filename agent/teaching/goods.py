@@ -159,9 +159,9 @@ def tail_limit(scores: np.ndarray, count: int) -> float:
 
 
 def find_strangers(distances: np.ndarray) -> dict[int, float]:
-    """Place -> times the median, of the goods that look different from the others, also where several look alike.
+    """Place -> times the median, of the pictures that look different as a whole: another product, or another view.
 
-    A good is judged by its most different tokens, and by its mean distance to the median one of the other goods.
+    A picture is judged by its mean distance to the median one of the others, so several alike strangers are found.
 
     Args:
         distances: float [K, K, N]: of each token of a good (first) to the nearest token of another good (second).
@@ -173,9 +173,7 @@ def find_strangers(distances: np.ndarray) -> dict[int, float]:
         among[np.arange(len(kept)), np.arange(len(kept))] = np.nan
         if len(kept) < FEW:
             break
-        nearest = np.sort(np.nanmin(among, axis=1), axis=1)[:, -max(1, among.shape[2] // 50) :].mean(axis=1)
-        typical = np.nanmedian(among.mean(axis=2), axis=1)
-        far = {**far_ones(nearest), **far_ones(typical)}
+        far = far_ones(np.nanmedian(among.mean(axis=2), axis=1))
         if not far:
             break
         found |= {int(kept[place]): times for place, times in far.items()}

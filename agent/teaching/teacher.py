@@ -11,10 +11,21 @@ from zsad_agent.config import HealthConfig
 from zsad_agent.messages import BundleName
 from zsad_agent.model import FeatureNetworks, Predictor
 from zsad_agent.teaching.fusion import Fusion, ZMaps, best_fusion
-from zsad_agent.teaching.goods import LeftOut, Picture, check_number, far_ones, find_strangers, read, screen, tail_limit
+from zsad_agent.teaching.goods import (
+    LEAST_GOODS,
+    MOST_OUTLIERS,
+    LeftOut,
+    Picture,
+    check_number,
+    far_ones,
+    find_strangers,
+    read,
+    screen,
+    tail_limit,
+)
 from zsad_agent.teaching.observe import Observed, Observer, scales_for
 from zsad_agent.teaching.profile import MAX_GOODS, KeptPicture, Level, Profile, Recall, ScaleMemory
-from zsad_core.errors import ImageError, ZsadError
+from zsad_core.errors import ImageError, ZsadError, some
 from zsad_core.memory import TOP_FRACTION, Promise, Spread, coreset, promise, to_unit
 from zsad_core.part import PartModel, part_models
 
@@ -22,7 +33,6 @@ SMALL_SIDE = 640  # of the pictures from which the part is learnt, pixels
 COMPARED = 12  # goods whose views are compared to choose the part's mode
 LEAVE_FRAME = 0.9  # another mode must make the distances of the whole frame smaller by this factor
 FOREIGN_MARGIN = 3.0  # in z, over the goods' highest quartile; see docs/measurements.md
-ROUNDS = 3  # of the search for outliers
 
 Named = tuple[str, Picture]
 Progress = Callable[[str, int, int], None]  # what is done, and for how many pictures of how many
@@ -59,6 +69,7 @@ class _Task:
     seed: int
     say: Progress
     left_out: list[LeftOut]
+    notes: list[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +125,7 @@ def teach(
         seed=seed,
         say=progress or (lambda what, done, total: None),
         left_out=[],
+        notes=[],
     )
     goods = screen(
         images,
@@ -224,29 +236,33 @@ def _learn(task: _Task, part: PartModel, goods: Sequence[Named]) -> _Memories:
         name: replace(one, tokens={scale: tokens.astype(np.float16) for scale, tokens in one.tokens.items()})
         for name, one in _observe(task, part, names, goods, "learning good parts")
     }
-    check_number(len(goods), len(goods) - len(seen), task.left_out)
     strangers = find_strangers(token_distances([one.tokens[names[0]] for one in seen.values()]))
-    seen = _without(task, seen, strangers, len(goods))
-    for _ in range(ROUNDS):
-        learned = {name: _learn_scale(task, name, seen) for name in names}
-        memories = _Memories(
-            seen=seen,
-            vectors={name: vectors for name, (vectors, _) in learned.items()},
-            distances={name: distances for name, (_, distances) in learned.items()},
+    check_number(len(seen), len(strangers), task.left_out)
+    seen = _without(task, seen, strangers)
+    memories = _memorise(task, names, seen)
+    outliers = far_ones(_raw_scores(list(memories.distances.values())))
+    if len(outliers) + len(strangers) > MOST_OUTLIERS * len(goods):
+        differing = some([list(seen)[place] for place in outliers])
+        task.notes.append(
+            f"{len(outliers)} of {len(seen)} good parts differ much from the others, too many for outliers: check that "
+            f"none has a defect: {differing}"
         )
-        outliers = far_ones(_raw_scores(list(memories.distances.values())))
-        if not outliers:
-            break
-        seen = _without(task, seen, outliers, len(goods))
-    return memories
+        return memories
+    return _memorise(task, names, _without(task, seen, outliers)) if outliers else memories
 
 
-def _without(
-    task: _Task, seen: Mapping[str, Observed], outliers: Mapping[int, float], total: int
-) -> dict[str, Observed]:
+def _memorise(task: _Task, names: Sequence[str], seen: Mapping[str, Observed]) -> _Memories:
+    learned = {name: _learn_scale(task, name, seen) for name in names}
+    return _Memories(
+        seen=seen,
+        vectors={name: vectors for name, (vectors, _) in learned.items()},
+        distances={name: distances for name, (_, distances) in learned.items()},
+    )
+
+
+def _without(task: _Task, seen: Mapping[str, Observed], outliers: Mapping[int, float]) -> dict[str, Observed]:
     """The goods without the outliers, which are named."""
     names = list(seen)
-    check_number(total, total - len(names) + len(outliers), task.left_out)
     for place, times in sorted(outliers.items(), key=lambda entry: -entry[1]):
         reason = f"looks different from the other good parts: {times:.1f} times their distance"
         task.left_out.append(LeftOut(name=names[place], reason=reason, score=times))
@@ -260,6 +276,8 @@ def _learn_scale(task: _Task, name: str, seen: Mapping[str, Observed]) -> tuple[
         tokens = one.tokens[name]
         vectors.append(tokens[one.judged(task.ignored, tokens.shape[:2])])
         owners.append(np.full(len(vectors[-1]), number))
+    if sum(len(found) > 0 for found in vectors) < LEAST_GOODS:
+        raise ZsadError("the mask ignores the whole part, so nothing can be learned")
     together = np.concatenate(vectors)
     places = coreset(together, task.observer.scales[name].memory, seed=task.seed)
     owner = np.concatenate(owners)[places]
@@ -332,6 +350,8 @@ def _finish(
         goods=tuple(kept),
         ignored=task.ignored,
     )
+    if note is not None:
+        task.notes.append(note)
     missed = sorted((of[-1], name) for name, of in found.items() if of[-1] < scale)
     return Taught(
         profile=profile,
@@ -340,7 +360,7 @@ def _finish(
         bad_scores={name: float(to_unit(of[-1], scale)) for name, of in found.items()},
         missed=tuple(name for _, name in missed),
         likeness=likeness,
-        notes=() if note is None else (note,),
+        notes=tuple(task.notes),
     )
 
 
@@ -378,8 +398,6 @@ class _Reader:
         self._memories = memories
         seen = list(memories.seen.values())
         judged = np.stack([one.judged(task.ignored, one.grid_hw) for one in seen])
-        if not judged.any():
-            raise ZsadError("the mask ignores the whole part in every picture, so nothing can be learned")
         self.spreads = {name: Spread.of(found[judged]) for name, found in memories.distances.items()}
         self.zero_shot = Spread.of(np.stack([one.zero_shot for one in seen])[judged])
         self._loaded = {name: task.observer.memory(name, vectors) for name, vectors in memories.vectors.items()}

@@ -1,4 +1,7 @@
-from .coreset import coreset as coreset
+from .conformal import Promise as Promise
+from .conformal import promise as promise
+from .conformal import recall_interval as recall_interval
+from .k_centre import coreset as coreset
 from .maps import FLOOR as FLOOR
 from .maps import TOP_FRACTION as TOP_FRACTION
 from .maps import Spread as Spread
@@ -7,6 +10,3 @@ from .maps import fuse as fuse
 from .maps import taught_score as taught_score
 from .maps import to_unit as to_unit
 from .maps import top_mean as top_mean
-from .promise import Promise as Promise
-from .promise import promise as promise
-from .promise import recall_interval as recall_interval
