@@ -25,13 +25,14 @@ from zsad_agent.system import (
     process_age_s,
     status_mb,
 )
-from zsad_agent.tools.flags import add_model_flags, count, model_config
+from zsad_agent.tools.flags import add_model_flags, add_profile_flags, count, model_config, profile_store
 
 if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
     import numpy as np
 
     from zsad_agent.config import AgentConfig, InferenceConfig
     from zsad_agent.messages import Result
+    from zsad_agent.teaching import ProfileStore
     from zsad_core.bundle import Bundle
 
 FRAME_WH = (1280, 720)
@@ -39,6 +40,7 @@ FRAMES = 8
 IDLE_S = 1.0  # between two pictures of a slow triggered line
 IDLE_SHARE = 0.2  # share of the time for that pattern
 THREADS = (1, 2)  # each measured separately, unless a number was requested
+LEVEL_SHARE = 0.2  # share of the time for the levels of a taught product
 COMPARE_SHARE = 0.3  # share of the time to compare a bundle's two models
 COMPARE_TURN_S = 0.5
 ROUND_S = 2.0  # raw and pipeline alternate in rounds of about this length, so that load affects both
@@ -54,6 +56,7 @@ def main(arguments: list[str]) -> int:
         "second, seconds from process start to the first verdict, memory in MB.",
     )
     add_model_flags(parser)
+    add_profile_flags(parser)
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="total time; default 20")
     parser.add_argument("--threads", type=count, metavar="N", help="CPU threads; default: OpenVINO's choice")
     parser.add_argument("--device", default="CPU", help="OpenVINO device; default CPU")
@@ -111,11 +114,15 @@ def run_bench(config: AgentConfig, state_dir: Path, *, seconds: float) -> dict[s
     """
     import cv2
 
-    from zsad_core.bundle import load_bundle
+    from zsad_core.bundle import GENERIC_PRODUCT, load_bundle
 
     cv2.setNumThreads(1)  # as in the daemon
-    inference = config.inference
+    inference, product = config.inference, config.inference.product
     bundle = load_bundle(inference.bundle)
+    store = profile_store(config, state_dir)
+    if store is not None and store.has(inference.product) and inference.product not in bundle.manifest.products:
+        inference = inference.model_copy(update={"product": GENERIC_PRODUCT})
+        config = config.model_copy(update={"inference": inference})
     detector = model.Detector(bundle, inference)
     detector.predict(_frames()[0])
     start_up_s = process_age_s()
@@ -128,7 +135,7 @@ def run_bench(config: AgentConfig, state_dir: Path, *, seconds: float) -> dict[s
     raw_ms, spent_j, recorders = _alternate(config, model.Model(bundle=bundle, predictor=detector), state_dir, seconds)
     raw_rate, pipeline_rate = _raw_rate(raw_ms), _rate(recorders)
     idle_ms = _turn(detector, IDLE_SHARE * seconds, IDLE_S)
-    report = {
+    report: dict[str, Any] = {
         "bundle": {"name": bundle.manifest.name, "version": bundle.manifest.version, "sha256": bundle.sha256},
         "device": inference.device,
         "threads": inference.threads,
@@ -152,7 +159,25 @@ def run_bench(config: AgentConfig, state_dir: Path, *, seconds: float) -> dict[s
     if inference.threads is None and inference.device == "CPU":  # last, because it needs more memory
         measured = inference.model_copy(update={"model": detector.arithmetic})
         report["by_threads"] = _by_threads(measured, IDLE_SHARE * seconds)
+    asked = inference.model_copy(update={"product": product})
+    report["levels"] = _by_levels(bundle, detector, asked, store, LEVEL_SHARE * seconds)
     return report
+
+
+def _by_levels(
+    bundle: Bundle, detector: model.Detector, config: InferenceConfig, store: ProfileStore | None, seconds: float
+) -> list[dict[str, Any]]:
+    """What a picture of a taught product takes with each number of scales, beside zero-shot alone."""
+    from zsad_agent.tools.bench_levels import levels_of
+
+    levels = levels_of(bundle, detector, config, store, _frames())
+    each_s = seconds / max(1, len(levels))
+    found = []
+    for level in levels:
+        level.predictor.predict(level.pictures[0])  # creates the kernels
+        measured_ms = _turn(level.predictor, each_s, frames=level.pictures)
+        found.append({"scales": list(level.scales), **_figures(measured_ms)})
+    return found
 
 
 def _alternate(
@@ -237,11 +262,13 @@ def _in_turns(
     return measured_ms
 
 
-def _turn(predictor: model.Predictor, seconds: float, pause_s: float = 0.0) -> list[float]:
+def _turn(
+    predictor: model.Predictor, seconds: float, pause_s: float = 0.0, frames: Sequence[np.ndarray] = ()
+) -> list[float]:
     """Milliseconds of each inference, including resizing, for about `seconds`, at least one. Pauses before each."""
     end_s = time.perf_counter() + seconds
     latencies_ms: list[float] = []
-    for frame in itertools.cycle(_frames()):
+    for frame in itertools.cycle(frames or _frames()):
         time.sleep(pause_s)
         started_s = time.perf_counter()
         predictor.predict(frame)
@@ -326,6 +353,8 @@ def as_table(report: dict[str, Any]) -> str:
     for threads, figures in report.get("by_threads", {}).items():
         idle = f"after 1 s idle {figures['after_1_s_idle']['latency_ms']['p50']:.2f}"
         lines.append(_row(f"on {threads} thread{'' if threads == '1' else 's'}", figures, idle))
+    for level in report["levels"]:
+        lines.append(_row("taught", level, f"scales: {', '.join(level['scales'])}"))
     energy_j = report["energy_j"]
     lines += [
         f"energy           {'not available here' if energy_j is None else f'{energy_j:8.3f} J per picture'}",

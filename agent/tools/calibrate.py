@@ -7,8 +7,6 @@ too, and finds more defects.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import math
 import statistics
 import sys
@@ -18,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zsad_agent import teaching
 from zsad_agent.system import configure_logging, one_line, printable
 from zsad_agent.tools.flags import add_model_flags, add_picture_flags, model_config, read_part
 from zsad_agent.tools.score import MAX_REASON, find_pictures
@@ -30,7 +29,6 @@ MIN_PICTURES = 5
 LOOKS_SIDE = 32  # pictures are compared at this size, pixels
 SAME_LOOKS = 3  # grey levels: greatest difference of one picture saved twice; of two parts it is 20 and more
 OUTLIER_MADS, OUTLIER_MARGIN = 6.0, 0.15  # an outlier's score is above the median by both
-HEAD_BYTES = 1024
 UNSCORED = "without a score"
 DECIMALS = 4  # of the threshold, rounded up
 MIN_FALSE_REJECT_RATE = 1e-6  # needs a million good parts
@@ -67,7 +65,7 @@ def main(arguments: list[str]) -> int:
     inference = model_config(args).inference
     detector, goods = Detector(load_bundle(inference.bundle), inference), Goods(unchecked=args.unchecked)
     for path, _ in find_pictures(args.paths):
-        if (reason := why_not_good(path, unchecked=args.unchecked)) is not None:
+        if (reason := teaching.why_not_good(path, unchecked=args.unchecked)) is not None:
             goods.leave_out(path, reason, "written by the agent")
             continue
         try:
@@ -142,28 +140,6 @@ def find_outliers(scores: Mapping[Path, float]) -> list[Path]:
     median = statistics.median(scores.values())
     mad = 1.4826 * statistics.median(abs(score - median) for score in scores.values())
     return [path for path, score in scores.items() if score > median + max(OUTLIER_MADS * mad, OUTLIER_MARGIN)]
-
-
-def why_not_good(path: Path, *, unchecked: bool) -> str | None:
-    """Why a file that the agent wrote is no picture of a good part; None if it may be one.
-
-    `unchecked`: what the agent rejected may be good.
-    """
-    from zsad_core.picture import comment_of
-
-    comment = verdict = None
-    with contextlib.suppress(OSError, ValueError):
-        if path.is_file():
-            with path.open("rb") as file:
-                comment = verdict = comment_of(file.read(HEAD_BYTES))
-            beside = json.loads(path.with_suffix(".json").read_bytes())
-            if isinstance(beside, dict) and beside.get("schema") == "zsad.result/1":
-                verdict = beside.get("verdict")
-    if comment == "overlay" or path.name.lower().endswith(".overlay.jpg"):
-        return "an overlay of the agent, not a picture of a part"
-    if verdict in ("anomalous", "unknown") and not unchecked:
-        return f"evidence of the agent, which was {verdict}. If the part is good, add --unchecked"
-    return None
 
 
 def calibrate(scores: Sequence[float], false_reject_rate: float) -> tuple[float, float]:

@@ -97,12 +97,12 @@ def read_part(path: Path, args: argparse.Namespace) -> np.ndarray:
     return image
 
 
-def profile_store(config: AgentConfig) -> ProfileStore | None:
-    """What was taught; None with `--no-profile`."""
+def profile_store(config: AgentConfig, state_dir: Path | None = None) -> ProfileStore | None:
+    """What was taught, by default in `state_dir` or the user's state folder; None with `--no-profile`."""
     from zsad_agent.config import default_state_dir
     from zsad_agent.teaching import ProfileStore
 
-    folder = config.profiles_folder(default_state_dir())
+    folder = config.profiles_folder(state_dir or default_state_dir())
     return None if folder is None else ProfileStore(folder)
 
 

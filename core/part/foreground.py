@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from zsad_core.part.background import Background, border_of
+from zsad_core.picture import resize_to_input
 
 WORK_SIDE: Final = 256  # longest side of the picture that is searched, pixels
 _BORDER: Final = 0.03  # width of the border, share of the shorter side
@@ -166,11 +167,7 @@ def gather(parts: Iterable[FoundPart], seed: FoundPart, most_area: float) -> Fou
 def _shrunk(image_bgr: np.ndarray) -> np.ndarray:
     height, width = image_bgr.shape[:2]
     scale = min(1.0, WORK_SIDE / max(height, width))
-    wh = max(1, round(width * scale)), max(1, round(height * scale))
-    while image_bgr.shape[0] >= 4 * wh[1] and image_bgr.shape[1] >= 4 * wh[0]:
-        image_bgr = image_bgr[::2, ::2]  # outlines move by less than a pixel of the searched picture
-    if scale < 1:
-        image_bgr = cv2.resize(image_bgr, wh, interpolation=cv2.INTER_AREA)
+    image_bgr = resize_to_input(image_bgr, (max(1, round(height * scale)), max(1, round(width * scale))))
     return cv2.GaussianBlur(image_bgr, (3, 3), 0)
 
 

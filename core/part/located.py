@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from zsad_core.errors import ImageError
+from zsad_core.picture import resize_to_input
 
 MAX_VIEW_SIDE: Final = 1024  # pixels; a larger view is shrunk: no network of a bundle sees more
 _MAX_FINER: Final = 16  # samples per pixel and axis when a map is shrunk
@@ -79,7 +80,7 @@ class Located:
 
 
 def cut(image: np.ndarray, pose: Pose, view_wh: tuple[int, int]) -> np.ndarray:
-    """The image [H, W] or [H, W, C] that `pose` shows, resized to `view_wh`. Shrinking averages areas.
+    """The image [H, W, 3] that `pose` shows, resized to `view_wh`. Shrinking averages areas.
 
     Beyond the frame its edge is repeated.
     """
@@ -94,7 +95,7 @@ def cut(image: np.ndarray, pose: Pose, view_wh: tuple[int, int]) -> np.ndarray:
     if scale < 1:
         near_wh = max(1, round(near.shape[1] * scale)), max(1, round(near.shape[0] * scale))
         to_near = np.diag([near_wh[0] / near.shape[1], near_wh[1] / near.shape[0]]) @ to_near
-        near = cv2.resize(near, near_wh, interpolation=cv2.INTER_AREA)
+        near = resize_to_input(near, near_wh[::-1])
     return sampled(near, to_near, view_wh)
 
 

@@ -20,7 +20,8 @@ _OTHER_AREA: Final = 2.5  # times larger than every good: another part
 _SAME_AREA: Final = 1.1  # times larger or smaller than the goods: certainly the whole part
 _ALIKE_AREA: Final = 1.25  # the same: not broken, so its shape can be compared
 _OTHER_ELONGATION: Final = 2.0
-_OTHER_SIMILARITY: Final = 0.5  # below the goods' lowest
+_OTHER_SIMILARITY: Final = 0.4  # below the goods' lowest
+_BROKEN_SIMILARITY: Final = 0.5  # the same, for a part of another area: it can be a broken one
 _SECOND_PART: Final = 0.6  # of the smallest taught area: a further blob of this size is a second part
 _LEAST_CONTRAST_KEPT: Final = 0.25  # of the taught contrast: less is background
 
@@ -101,6 +102,18 @@ class PartModel(StrictModel):
             raise ValueError("a view needs one taught part")
         return self
 
+    @property
+    def summary(self) -> str:
+        """One sentence for the user: what was taught, and what the view shows."""
+        if self.part is None:
+            return "The goods show no part that stands out from its background: the whole frame is inspected."
+        area = _taught_area(self.part)
+        if self.part.count > 1:
+            return f"The goods show {self.part.count} equal parts, {area} each: the whole frame is inspected."
+        how = {"frame": "the whole frame is inspected", "box": "it is cut out", "strip": "it is rotated and cut out"}
+        turns = ", small rotations are compensated" if self.mode == "box" and self.view and self.view.turns else ""
+        return f"The goods show one part, {area}: {how[self.mode]}{turns}."
+
     def locate(self, image_bgr: np.ndarray) -> Located:
         """The view of the part in a frame, uint8 BGR [H, W, 3].
 
@@ -117,7 +130,9 @@ class PartModel(StrictModel):
         if self.view is None:
             return Located.whole(image_bgr)
         match = self.view.match(image_bgr, found, part)
-        if match.similarity < self.view.similarity - _OTHER_SIMILARITY:
+        low, high = self.part.area.low * found.area, self.part.area.high * found.area
+        is_whole = _factor(part.area, low, high) <= _ALIKE_AREA and not part.on_border
+        if match.similarity < self.view.similarity - (_OTHER_SIMILARITY if is_whole else _BROKEN_SIMILARITY):
             raise PartError(
                 f"another part: its likeness to the taught parts is {match.similarity:.2f}, "
                 f"that of the good parts is at least {self.view.similarity:.2f}"
@@ -165,7 +180,7 @@ def _one_part(found: Foreground, taught: TaughtPart) -> FoundPart:
     if best is None or best.area < _NO_PART * low:
         raise PartError(_no_part(share, taught))
     if best.area > high * _OTHER_AREA:
-        raise PartError(f"another part: it covers {share:.1%} of the frame, {_taught_area(taught)}")
+        raise PartError(f"another part: it covers {share:.1%} of the frame, good parts {_taught_area(taught)}")
     least, most = taught.elongation.low / _OTHER_ELONGATION, taught.elongation.high * _OTHER_ELONGATION
     if _factor(best.area, low, high) <= _ALIKE_AREA and not least <= best.elongation <= most:
         raise PartError(
@@ -184,8 +199,8 @@ def _factor(value: float, low: float, high: float) -> float:
 
 def _no_part(share: float, taught: TaughtPart) -> str:
     found = f"what stands out covers {share:.1%} of the frame" if share else "nothing stands out from the background"
-    return f"no part: {found}, {_taught_area(taught)}"
+    return f"no part: {found}, good parts cover {_taught_area(taught)}"
 
 
 def _taught_area(taught: TaughtPart) -> str:
-    return f"good parts cover {taught.area.low:.1%} to {taught.area.high:.1%}"
+    return f"{taught.area.low:.1%} to {taught.area.high:.1%} of the frame"

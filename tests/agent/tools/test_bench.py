@@ -7,15 +7,17 @@ import cv2
 import numpy as np
 import pytest
 from tiny_bundle_maker import make_tiny_bundle
+from tiny_features import add_tiny_features
 
-from zsad_agent.cli import bench
 from zsad_agent.cli.main import main
+from zsad_agent.tools import bench
 
 
 def test_bench_reports_every_figure_of_the_contract(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     asked: list[str] = []
     monkeypatch.setattr("zsad_agent.tools.bench.keep_memory_small", lambda: asked.append("memory as in the daemon"))
     assert main(["bench", "--bundle", str(tiny_bundle), "--seconds", "1", "--threads", "1", "--json"]) == 0
@@ -28,6 +30,7 @@ def test_bench_reports_every_figure_of_the_contract(
     assert report["pipeline_to_raw"] == pytest.approx(
         report["pipeline"]["per_second"] / report["raw"]["per_second"], rel=0.01
     )
+    assert report["levels"] == []  # the bundle has no feature networks
     assert report["energy_j"] is None or report["energy_j"] > 0  # many machines have no energy counter
     assert report["start_up_s"] > 0 and 10 < report["rss_mb"] <= report["peak_rss_mb"]
 
@@ -99,3 +102,15 @@ def test_bench_stores_the_faster_of_two_models_and_later_runs_use_it(
 def test_bench_refuses_an_invalid_time(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--seconds", seconds]) == 2
     assert "--seconds" in capsys.readouterr().err
+
+
+def test_bench_shows_the_time_of_each_level_of_a_taught_product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    bundle = add_tiny_features(make_tiny_bundle(tmp_path / "bundle"))
+    assert main(["bench", "--bundle", str(bundle), "--seconds", "1", "--threads", "1", "--json"]) == 0
+    levels = json.loads(capsys.readouterr().out)["levels"]
+    assert [level["scales"] for level in levels] == [["colour-whole"], ["colour-whole", "colour-tiles"]]
+    assert all(level["pictures"] > 0 and level["latency_ms"]["p50"] > 0 for level in levels)

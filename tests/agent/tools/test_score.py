@@ -27,6 +27,7 @@ def write_picture(path: Path, blot: bool) -> Path:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
 
 
 def rows(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
@@ -43,7 +44,8 @@ def test_json_has_the_fields_of_the_contract_in_order_of_names(
     assert good["path"] == str(tmp_path / "parts" / "a.png")
     assert (good["verdict"], bad["verdict"], bad["threshold"]) == ("ok", "anomalous", 0.5)
     assert bad["anomaly_score"] == pytest.approx(1.0, abs=1e-6)
-    assert set(good) == {"path", "anomaly_score", "threshold", "verdict", "latency_ms"}
+    assert set(good) == {"path", "anomaly_score", "threshold", "verdict", "latency_ms", "provisional", "profile"}
+    assert (good["provisional"], good["profile"]) == (True, None)
     assert isinstance(good["latency_ms"], float)
 
 
