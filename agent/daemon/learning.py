@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from zsad_agent.capture import DRIFT
 from zsad_agent.config import AgentConfig
 from zsad_agent.inspection import Station, View
-from zsad_agent.learning import LineLearner, learn_from_stream
+from zsad_agent.learning import Feedback, LineLearner, Networks, learn_from_stream
 from zsad_agent.model import ModelInUse
 from zsad_agent.teaching import Picture, ProductPredictor, ProfileStore, Taught, teach
 
@@ -30,6 +31,20 @@ def make_learner(
         found = models.current.predictor
         assert isinstance(found, ProductPredictor)
         return found
+
+    def prepare(product: str) -> None:
+        predictor().prepare(product)
+
+    def networks_in_use() -> Networks:
+        detector, features = predictor().for_learning()
+        return Networks(detector=detector, features=features, config=config.inference)
+
+    def note_drift(camera: str, fault: str | None) -> None:
+        status = cameras[camera][0].status
+        if fault is None:
+            status.clear(DRIFT)
+        else:
+            status.fault(DRIFT, fault)
 
     def teach_one(
         camera: str,
@@ -57,7 +72,9 @@ def make_learner(
         state_dir / "learning",
         store,
         teach_one,
-        prepare=lambda product: predictor().prepare(product),
+        prepare=prepare,
+        feedback=Feedback(store, networks_in_use, prepare),
+        on_drift=note_drift,
         free_running=[camera.name for camera in config.every_camera if camera.trigger == "free"],
     )
 

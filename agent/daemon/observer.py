@@ -69,4 +69,5 @@ class Observer:
             results=self.recent.counts(station.name),
             dropped=station.dropped,
             latency_ms=self.recent.latency_ms(station.name),
+            drift=self.learner.drift(station.name) if self.learner is not None else None,
         )

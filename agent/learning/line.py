@@ -7,36 +7,38 @@ written whole, so a kill at any moment loses at most the picture in progress.
 
 import contextlib
 import logging
-import math
 import os
 import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from zsad_agent.config import LearningConfig
-from zsad_agent.learning.offer import RATE, Asked, Offer, make_offer
-from zsad_agent.learning.pictures import GatheredPictures
-from zsad_agent.messages import Result
-from zsad_agent.system import Service, one_line, read_json, write_whole
-from zsad_agent.teaching import KeptPicture, Picture, Profile, ProfileStore, Taught, read, write_profile
+from zsad_agent.learning.drift import DriftWatch
+from zsad_agent.learning.feedback import Feedback
+from zsad_agent.learning.lesson import MAX_JSON_BYTES, Lesson, open_lesson
+from zsad_agent.learning.offer import RATE, Asked
+from zsad_agent.learning.recent import RecentParts
+from zsad_agent.messages import DriftStats, Result
+from zsad_agent.system import Service, one_line, read_json
+from zsad_agent.teaching import Picture, Profile, ProfileStore, Taught
 from zsad_core.bundle import product_name
-from zsad_core.errors import ImageError, ProfileError, ZsadError
+from zsad_core.errors import ProfileError, ZsadError
+from zsad_core.memory import to_unit
+from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 4  # pictures that wait for the thread; further ones are not learned
 EVERY_S = 1.0  # between two pictures of a camera that runs free
-MAX_JSON_BYTES = 1_000_000
+MAX_SCORED = 10_000  # results that wait for the comparison with the goods
 MAX_TEXT = 1000
 NICE = 10  # the inspection goes first
-THUMBNAIL_SIDE = 160  # of a picture that was left out, pixels
 LINE, ASKED = "line", "asked"
 
 
@@ -64,22 +66,6 @@ class _Stopped(Exception):
     """The teach-in in progress is no longer wanted."""
 
 
-@dataclass(slots=True)
-class _Lesson:
-    """What is learned at one camera about one product."""
-
-    product: str
-    folder: Path
-    pictures: GatheredPictures
-    asked: Asked | None  # None: learned from the line, without being asked
-    needed: int  # pictures for the first attempt
-    due: int  # new pictures until the next attempt
-    pause: int  # the same after this attempt; doubles with each one
-    offer: Offer | None
-    text: str = ""  # what happened last, for people
-    last_s: float = -math.inf  # time of the last picture
-
-
 class LineLearner(Service):
     """One thread for all cameras. `take` never waits; the commands may come from another thread."""
 
@@ -93,8 +79,10 @@ class LineLearner(Service):
         store: ProfileStore,
         teach: Teach,
         prepare: Callable[[str], None],
+        feedback: Feedback,
         *,
         free_running: Collection[str] = (),
+        on_drift: Callable[[str, str | None], None] = lambda camera, fault: None,
     ) -> None:
         """Does not access the disk yet.
 
@@ -104,17 +92,24 @@ class LineLearner(Service):
             store: gets the profiles that are taken into use.
             teach: makes a profile.
             prepare: called with a product whose profile in the store has changed: it is used from the next picture on.
+            feedback: takes what people say about parts.
             free_running: the cameras whose pictures are not one for each part.
+            on_drift: called with a camera, and with what has changed there; None: nothing has.
         """
         self._config, self._folder, self._store, self._teach = config, folder, store, teach
         self._prepare = prepare
+        self._feedback, self._on_drift = feedback, on_drift
         self._free_running = frozenset(free_running)
         self._queue_changed = threading.Condition()
-        self._waiting: deque[tuple[Result, np.ndarray]] = deque()
+        self._waiting: deque[tuple[Result, np.ndarray, np.ndarray]] = deque()
+        self._scored: deque[Result] = deque(maxlen=MAX_SCORED)
         self._closing, self._busy = False, True
         self._lock = threading.RLock()  # guards what follows, and the files of the lessons
-        self._lessons: dict[str, _Lesson] = {}  # by camera
+        self._lessons: dict[str, Lesson] = {}  # by camera
         self._said: dict[str, str] = {}  # camera -> what became of its last lesson
+        self._marked: dict[str, str] = {}  # camera -> what became of the last mark
+        self._recent: dict[str, RecentParts] = {}  # by camera
+        self._watches: dict[str, tuple[str, DriftWatch]] = {}  # camera -> profile, scores since it came into use
         self._fault: str | None = None
         self.dropped = 0  # pictures that came while the thread was busy
         self._thread = threading.Thread(target=self._run, name="zsad-learning", daemon=True)
@@ -138,10 +133,11 @@ class LineLearner(Service):
             anomaly_map: float32 [h, w] in [0, 1].
         """
         with self._queue_changed:
+            self._scored.append(result)
             if len(self._waiting) >= MAX_WAITING:
                 self.dropped += 1
             elif not self._closing:
-                self._waiting.append((result, view_bgr))
+                self._waiting.append((result, view_bgr, anomaly_map))
                 self._queue_changed.notify_all()
 
     # Commands. Each raises a ZsadError when it is refused.
@@ -153,7 +149,7 @@ class LineLearner(Service):
                 raise ZsadError(f"product {product!r}: write it in Unicode's composed form")
             folder = self._folder / camera / product / ASKED
             shutil.rmtree(folder, ignore_errors=True)
-            lesson = self._open(folder, product, Asked(count=count, rate=RATE if rate is None else rate))
+            lesson = self._open_lesson(folder, product, Asked(count=count, rate=RATE if rate is None else rate))
             self._lessons[camera] = lesson
 
     def cancel(self, camera: str) -> None:
@@ -174,6 +170,23 @@ class LineLearner(Service):
             self._said[camera] = f"{self._forget(camera)}: profile {profile.sha256[:12]} is in use"
             return profile
 
+    def mark(self, camera: str, part_id: str, *, good: bool) -> None:
+        """A person says what the part of a result was."""
+        with self._lock, self._storing():
+            part = self._recent_of(camera).find(part_id)
+            if good and part.facts.verdict is not Verdict.OK and camera in self._watches:
+                self._watches[camera][1].override()
+            lesson = self._lessons.get(camera)
+            if lesson is not None and not good:
+                lesson.pictures.remove(part_id)
+            self._marked[camera] = self._feedback.give(part, good=good)
+            logger.info("%s: %s", camera, self._marked[camera])
+
+    def drift(self, camera: str) -> DriftStats | None:
+        """The scores of the parts beside those of the goods. Never waits."""
+        known = self._watches.get(camera)
+        return None if known is None else known[1].stats
+
     def _forget(self, camera: str) -> str:
         """Deletes the lesson of the camera, and returns its product."""
         lesson = self._lessons.pop(camera)
@@ -191,9 +204,10 @@ class LineLearner(Service):
     def state(self, camera: str) -> dict[str, Any]:
         """For the command's topic: progress, offer and what can be done next."""
         with self._lock:
-            lesson = self._lessons.get(camera)
+            lesson, marked = self._lessons.get(camera), self._marked.get(camera)
             if lesson is None:
-                return {"phase": "idle", "text": self._said.get(camera, ""), "next": ["start", "roll_back"]}
+                text = self._said.get(camera, "")
+                return {"phase": "idle", "text": text, "mark": marked, "next": ["start", "roll_back"]}
             offer = lesson.offer
             return {
                 "phase": "gathering" if offer is None else "offered",
@@ -202,6 +216,7 @@ class LineLearner(Service):
                 "pictures": len(lesson.pictures),
                 "needed": lesson.needed,
                 "text": lesson.text,
+                "mark": marked,
                 "offer": None if offer is None else offer.model_dump(mode="json"),
                 "next": ["cancel"] if offer is None else ["commit", "cancel"],
             }
@@ -219,8 +234,10 @@ class LineLearner(Service):
         self._rest()
         while (taken := self._next()) is not None:
             try:
+                self._follow_scores()
                 with self._storing():
-                    self._learn(*taken)
+                    self._keep(*taken)
+                    self._learn(*taken[:2])
                     self._note_fault(None)
             except _Stopped:
                 continue
@@ -242,7 +259,7 @@ class LineLearner(Service):
             self._busy = False
             self._queue_changed.notify_all()
 
-    def _next(self) -> tuple[Result, np.ndarray] | None:
+    def _next(self) -> tuple[Result, np.ndarray, np.ndarray] | None:
         """The next picture; None at the end."""
         with self._queue_changed:
             self._queue_changed.wait_for(lambda: self._closing or self._waiting)
@@ -250,6 +267,46 @@ class LineLearner(Service):
                 return None
             self._busy = True
             return self._waiting.popleft()
+
+    def _keep(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
+        """For later feedback."""
+        if self._config.mode != "off":
+            with self._lock:
+                self._recent_of(result.camera).keep(result, view_bgr, anomaly_map)
+
+    def _recent_of(self, camera: str) -> RecentParts:
+        if camera not in self._recent:
+            self._recent[camera] = RecentParts(self._folder / camera / "recent")
+        return self._recent[camera]
+
+    def _follow_scores(self) -> None:
+        """Compares the scores since the last call with those of the goods."""
+        with self._lock:
+            changed = set()
+            while self._scored:
+                result = self._scored.popleft()
+                watch = self._watch_of(result)
+                if watch is not None and result.anomaly_score is not None:
+                    watch.add(result.anomaly_score, accepted=result.verdict is Verdict.OK)
+                    changed.add(result.camera)
+            for camera in changed:
+                self._on_drift(camera, self._watches[camera][1].fault)
+
+    def _watch_of(self, result: Result) -> DriftWatch | None:
+        """Of the profile that gave the result; None if it is not known."""
+        if result.profile is None:
+            return None
+        known = self._watches.get(result.camera)
+        if known is None or known[0] != result.profile.sha256:
+            try:
+                profile = self._store.current(result.product)
+            except ProfileError:
+                return None
+            if profile is None or profile.sha256 != result.profile.sha256:
+                return None
+            goods = to_unit(np.array(profile.goods_scores), profile.levels[-1].scale).tolist()
+            known = self._watches[result.camera] = profile.sha256, DriftWatch(goods)
+        return known[1]
 
     def _learn(self, result: Result, view_bgr: np.ndarray) -> None:
         with self._lock:
@@ -264,7 +321,7 @@ class LineLearner(Service):
                 return
         self._attempt(result.camera, lesson)
 
-    def _lesson_of(self, result: Result) -> _Lesson | None:
+    def _lesson_of(self, result: Result) -> Lesson | None:
         """The lesson that may learn from this part."""
         lesson = self._lessons.get(result.camera)
         if lesson is not None and lesson.asked is not None:
@@ -277,13 +334,13 @@ class LineLearner(Service):
             return None
         if lesson is None or lesson.product != result.product:
             folder = self._folder / result.camera / result.product / LINE
-            lesson = self._lessons[result.camera] = self._open(folder, result.product, None)
+            lesson = self._lessons[result.camera] = self._open_lesson(folder, result.product, None)
         return lesson
 
-    def _is_in_time(self, lesson: _Lesson, camera: str) -> bool:
+    def _is_in_time(self, lesson: Lesson, camera: str) -> bool:
         return camera not in self._free_running or time.monotonic() - lesson.last_s >= EVERY_S
 
-    def _attempt(self, camera: str, lesson: _Lesson) -> None:
+    def _attempt(self, camera: str, lesson: Lesson) -> None:
         """Teaches. The lock is free meanwhile, so that commands are answered."""
 
         def progress(what: str, done: int, total: int) -> None:
@@ -305,46 +362,13 @@ class LineLearner(Service):
         with self._lock:
             if self._lessons.get(camera) is not lesson:
                 return
-            self._offer(lesson, taught, dict(pictures))
+            lesson.store_offer(taught, dict(pictures))
             logger.info("%s, %s: %s", camera, lesson.product, lesson.text)
             if asked is None and self._config.mode == "use":
                 self.commit(camera)
 
-    def _offer(self, lesson: _Lesson, taught: Taught, pictures: dict[str, Picture]) -> None:
-        written = write_profile(taught.profile, lesson.folder / "offer.profile")
-        offer = make_offer(taught, written.sha256, len(pictures), trusted=lesson.asked is not None)
-        write_whole(lesson.folder / "offer.json", offer.model_dump_json().encode())
-        thumbnails = lesson.folder / "left_out"
-        shutil.rmtree(thumbnails, ignore_errors=True)
-        thumbnails.mkdir()
-        for entry in offer.named:
-            with contextlib.suppress(ImageError):
-                picture = KeptPicture.of(entry.id, read(pictures[entry.id]), max_side=THUMBNAIL_SIDE)
-                (thumbnails / f"{entry.id}.jpg").write_bytes(picture.jpeg)
-        lesson.offer = offer
-        lesson.text = (
-            f"learned {offer.goods} of {offer.pictures} pictures, false rejects about {offer.false_reject_rate:.1%}, "
-            f"with 90 % confidence at most {offer.false_reject_rate_90:.1%}"
-        )
-
-    def _open(self, folder: Path, product: str, asked: Asked | None) -> _Lesson:
-        """The lesson in a folder, which is made if there is none."""
-        needed = self._config.parts if asked is None else asked.count
-        pictures = GatheredPictures(folder, 2 * needed)
-        if asked is not None:
-            write_whole(folder / "asked.json", asked.model_dump_json().encode())
-        offer = _read_offer(folder)
-        due = max(1, needed - len(pictures)) if offer is None else needed
-        return _Lesson(
-            product=product,
-            folder=folder,
-            pictures=pictures,
-            asked=asked,
-            needed=needed,
-            due=due,
-            pause=needed,
-            offer=offer,
-        )
+    def _open_lesson(self, folder: Path, product: str, asked: Asked | None) -> Lesson:
+        return open_lesson(folder, product, asked, self._config.parts if asked is None else asked.count)
 
     def _resume(self) -> None:
         """What a person started continues after a restart, and offers are still there."""
@@ -358,7 +382,7 @@ class LineLearner(Service):
                 continue
             with self._lock:
                 if camera not in self._lessons:
-                    self._lessons[camera] = self._open(path.parent, product, asked)
+                    self._lessons[camera] = self._open_lesson(path.parent, product, asked)
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:
@@ -377,16 +401,6 @@ class LineLearner(Service):
             else:
                 logger.warning("learning works again")
             self._fault = fault
-
-
-def _read_offer(folder: Path) -> Offer | None:
-    """The offer of an earlier run; None if there is none, or a part of it is missing."""
-    try:
-        offer = read_json(folder / "offer.json", Offer, MAX_JSON_BYTES)
-    except ValueError as error:
-        logger.warning("%s: the offer is not used: %s", folder, error)
-        return None
-    return offer if (folder / "offer.profile").is_file() else None
 
 
 def _can_be_taught(product: str) -> bool:

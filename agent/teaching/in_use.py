@@ -131,7 +131,10 @@ class ProductPredictor:
             self.detector.prepare(product)
             return
         if self._networks is None:
-            raise self._without_networks(product)
+            if self._bundle.manifest.features is None:
+                raise self._without_networks(product)
+            self.for_learning()
+        assert self._networks is not None
         self._taught.add(product)
         try:
             profile = self._read(product)

@@ -11,7 +11,7 @@ from profile_maker import make_profile
 from result_maker import make_result
 
 from zsad_agent.config import LearningConfig
-from zsad_agent.learning import LineLearner
+from zsad_agent.learning import LineLearner, RecentPart
 from zsad_agent.messages import Result
 from zsad_agent.teaching import LeftOut, Picture, ProfileStore, Taught
 from zsad_core.errors import ZsadError
@@ -52,6 +52,11 @@ class FakeTeach:
         )
 
 
+class FakeFeedback:
+    def give(self, part: RecentPart, *, good: bool) -> str:
+        return f"{part.id} is {'good' if good else 'bad'}"
+
+
 class LearnerLine:
     """A learner in a folder. `pass_by` shows it parts and waits until it has looked at them."""
 
@@ -66,6 +71,7 @@ class LearnerLine:
             self.store,
             self.teach,
             self.prepared.append,
+            FakeFeedback(),  # type: ignore[arg-type]
             free_running=free_running,
         )
         self._seq = 0
