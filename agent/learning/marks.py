@@ -14,6 +14,7 @@ from zsad_core.data import GOOD
 from zsad_core.errors import ProfileError
 
 BAD = "bad"
+EVERY = 5  # every fifth taught picture is for tests
 MAX_MARKED = 500  # of each kind and product; the oldest is deleted
 
 
@@ -43,7 +44,8 @@ def marked(store: ProfileStore, product: str, *, good: bool) -> list[KeptPicture
 def export_dataset(store: ProfileStore, folder: Path) -> int:
     """Writes what was taught and marked as a data set, as `zsad_core.data.scan_dataset` reads it.
 
-    `<product>/train/good` has the pictures that were taught, `test/good` and `test/bad` those that people marked.
+    `<product>/train/good` has four of five pictures that were taught, `test/good` the fifth ones and those that people
+    marked as good, `test/bad` those that people marked as bad.
 
     Returns:
         The number of pictures.
@@ -56,9 +58,10 @@ def export_dataset(store: ProfileStore, folder: Path) -> int:
         folder.mkdir(parents=True)
         for product in store.products():
             profile = store.current(product)
+            goods = () if profile is None else profile.goods
             splits = {
-                f"train/{GOOD}": () if profile is None else profile.goods,
-                f"test/{GOOD}": marked(store, product, good=True),
+                f"train/{GOOD}": [good for number, good in enumerate(goods) if number % EVERY],
+                f"test/{GOOD}": [*goods[::EVERY], *marked(store, product, good=True)],
                 f"test/{BAD}": marked(store, product, good=False),
             }
             for split, pictures in splits.items():

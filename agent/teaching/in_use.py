@@ -67,11 +67,14 @@ class ProductPredictor:
         store: ProfileStore | None,
         config: InferenceConfig,
         *,
-        bundle: Bundle,
+        bundle: Bundle | None = None,
         taught: list[str],
         at_once: int = 1,
     ) -> None:
-        """Reads no profile yet. `networks`: None if nothing was taught, or if the bundle has none."""
+        """Reads no profile yet. `networks`: None if nothing was taught, or if the bundle has none.
+
+        `bundle`: without its model; for networks that are needed later.
+        """
         self._bundle = bundle
         self._config = config
         self._most_held = at_once + 1  # the next product is prepared while the present one is inspected
@@ -100,6 +103,8 @@ class ProductPredictor:
             DeviceError: the device cannot run them.
         """
         if self._networks is None:
+            if self._bundle is None:
+                raise ProfileError("this predictor was made without a bundle, so it cannot learn")
             networks = FeatureNetworks(self._bundle, self._config, self.detector)
             with self._turn:
                 self._use(networks)
@@ -131,7 +136,7 @@ class ProductPredictor:
             self.detector.prepare(product)
             return
         if self._networks is None:
-            if self._bundle.manifest.features is None:
+            if self._bundle is None or self._bundle.manifest.features is None:
                 raise self._without_networks(product)
             self.for_learning()
         assert self._networks is not None

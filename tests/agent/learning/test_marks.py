@@ -32,15 +32,16 @@ def test_a_mark_moves_when_a_person_changes_it(tmp_path: Path) -> None:
 
 def test_the_exported_data_set_is_read_like_any_other(tmp_path: Path) -> None:
     store = ProfileStore(tmp_path / "profiles")
-    store.add(make_profile("nut", goods=3))
+    store.add(make_profile("nut", goods=10))
     store.add(make_profile("screw", goods=2))
     for name, good in (("a", True), ("b", False), ("c", False)):
         mark(store, part(name), good=good)
-    assert export_dataset(store, tmp_path / "set") == 3 + 2 + 3
-    samples, _ = scan_dataset(tmp_path / "set")
+    assert export_dataset(store, tmp_path / "set") == 10 + 2 + 3
+    samples, faults = scan_dataset(tmp_path / "set")
+    assert faults == []
     found = [(sample.product, sample.split, sample.defect) for sample in samples]
-    assert found.count(("nut", "train", "good")) == 3 and found.count(("screw", "train", "good")) == 2
-    assert found.count(("nut", "test", "good")) == 1 and found.count(("nut", "test", "bad")) == 2
+    assert found.count(("nut", "train", "good")) == 8 and found.count(("screw", "train", "good")) == 1
+    assert found.count(("nut", "test", "good")) == 2 + 1 and found.count(("nut", "test", "bad")) == 2
     assert all(sample.load()[0].ndim == 3 for sample in samples)
 
 

@@ -51,7 +51,7 @@ def test_the_ring_goes_on_after_a_restart_and_deletes_what_a_kill_left(tmp_path:
 
 @pytest.mark.parametrize("part_id", ["line3-b1-99", "../../etc/passwd", "", "a" * 300])
 def test_an_unknown_part_is_refused(tmp_path: Path, part_id: str) -> None:
-    with pytest.raises(ZsadError, match="no longer there|not the id"):
+    with pytest.raises(ZsadError, match=r"no longer there|not the id"):
         RecentParts(tmp_path).find(part_id)
 
 
