@@ -11,9 +11,8 @@ import numpy as np
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import FeatureNetworks, Predictor
 from zsad_agent.teaching.fusion import Fusion, ZMaps
-from zsad_agent.teaching.observe import Observer
+from zsad_agent.teaching.observe import Memory, Observer
 from zsad_agent.teaching.profile import Level, Profile
-from zsad_agent.teaching.search import Memory
 from zsad_core.errors import DeviceError, ProfileError
 from zsad_core.memory import taught_score, to_unit
 from zsad_core.part import PartError
@@ -130,12 +129,12 @@ class TaughtPredictor:
                         f"{profile.bundle.version}, which has other feature networks. Teach the product again"
                     )
             level = self._choose_level(profile)
-            names = tuple(name for name in known if name in profile.scales)[: level.scales]
+            scales = tuple(scale for scale in known.values() if scale.name in profile.scales)
             ready = _Ready(
                 profile=profile,
                 level=level,
-                fusion=Fusion(names=names, weight=profile.zero_shot_weight),
-                memories={name: self._observer.memory(name, profile.scales[name].vectors) for name in names},
+                fusion=(fusion := Fusion(scales=scales, weight=profile.zero_shot_weight).first(level.scales)),
+                memories={name: self._observer.memory(name, profile.scales[name].vectors) for name in fusion.names},
             )
             self._ready[profile.sha256] = ready
             while len(self._ready) > self._loaded:

@@ -10,7 +10,7 @@ import numpy as np
 from zsad_agent.config import HealthConfig
 from zsad_agent.messages import BundleName
 from zsad_agent.model import FeatureNetworks, Predictor
-from zsad_agent.teaching.fusion import Fusion, ZMaps, best_fusion
+from zsad_agent.teaching.fusion import ZMaps, best_fusion
 from zsad_agent.teaching.goods import (
     LEAST_GOODS,
     MOST_OUTLIERS,
@@ -231,7 +231,7 @@ def _observe(
 
 def _learn(task: _Task, part: PartModel, goods: Sequence[Named]) -> _Memories:
     """The memories of the goods, without the outliers."""
-    names = scales_for(task.observer.scales.values(), strip=part.mode == "strip")
+    names = [scale.name for scale in scales_for(task.observer.scales.values(), strip=part.mode == "strip")]
     seen = {
         name: replace(one, tokens={scale: tokens.astype(np.float16) for scale, tokens in one.tokens.items()})
         for name, one in _observe(task, part, names, goods, "learning good parts")
@@ -316,9 +316,13 @@ def _finish(
     goods = reader.learned()
     bads = dict(reader.read(bad, "checking bad parts"))
     fusion, note = best_fusion(
-        list(goods.values()), list(bads.values()), list(memories.vectors), task.ignored, task.seed
+        list(goods.values()),
+        list(bads.values()),
+        [task.observer.scales[name] for name in memories.vectors],
+        task.ignored,
+        task.seed,
     )
-    levels = [Fusion(names=fusion.names[: count + 1], weight=fusion.weight) for count in range(len(fusion.names))]
+    levels = [fusion.first(count) for count in range(1, len(fusion.names) + 1)]
     scores = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in goods.items()}
     quartiles = [maps.quartile(fusion.names[0]) for maps in goods.values()]
     others = {}

@@ -40,16 +40,22 @@ class Spread:
         return ((values - self.mean) / self.deviation).astype(np.float32)
 
 
-def fuse(maps: Sequence[np.ndarray], zero_shot: np.ndarray, weight: float) -> np.ndarray:
-    """The mean of the scales' maps, and the zero-shot map times `weight`; above FLOOR everywhere.
+def fuse(groups: Sequence[Sequence[np.ndarray]], zero_shot: np.ndarray, weight: float) -> np.ndarray:
+    """The maximum over groups of scales of the mean of their maps, and the zero-shot map times `weight`.
+
+    Means of networks at one size agree on a defect; the maximum keeps one that is seen at one size only.
 
     Args:
-        maps: each float32 [..., h, w] in z, at least one.
+        groups: of maps, each float32 [..., h, w] in z; at least one group, none empty.
         zero_shot: the same shape, in z.
         weight: of the zero-shot map, at least 0.
+
+    Returns:
+        float32 [..., h, w] in z, above FLOOR everywhere.
     """
-    fused = maps[0] if len(maps) == 1 else sum(maps[1:], start=maps[0]) / np.float32(len(maps))
-    return np.maximum(fused + np.float32(weight) * zero_shot, np.float32(FLOOR + _INSIDE))
+    means = [np.mean(group, axis=0, dtype=np.float32) for group in groups]
+    fused = np.maximum.reduce(means) + np.float32(weight) * zero_shot
+    return np.maximum(fused, np.float32(FLOOR + _INSIDE))
 
 
 def to_unit(z: np.ndarray | float, scale: float) -> np.ndarray:

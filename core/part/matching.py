@@ -15,6 +15,7 @@ LEAST_GAIN: Final = 0.02  # of correlation; a smaller one does not justify a rot
 _REACH: Final = 0.22  # how far the part may lie off its centroid's place, share of the view's side
 _NEAR: Final = 0.06  # the same, once the place is known coarsely
 _TURNS: Final = tuple(range(-24, 25, 8))  # degrees
+_ALL_ROUND: Final = tuple(range(0, 360, 12))
 _STEPS: Final = (4.0, 2.0, 1.0)  # degrees, one after the other
 
 
@@ -110,6 +111,10 @@ class Surroundings:
     def along(self, template: np.ndarray, angle: float) -> Match:
         """The best match of an elongated part: along `angle` or the other way round."""
         return self.near(template, angle, angle + 180.0)
+
+    def anyhow(self, template: np.ndarray) -> Match:
+        """The best match at any rotation."""
+        return self.near(template, *_ALL_ROUND)
 
 
 def _similarity(match: Match) -> float:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Final, Literal, Self
 
 import numpy as np
@@ -79,11 +80,19 @@ class TaughtView(StrictModel):
         values = np.frombuffer(base64.b64decode(self.template), np.int8)
         return values.reshape(*self.template_hw, 3).astype(np.float32)
 
-    def match(self, image_bgr: np.ndarray, found: Foreground, part: FoundPart) -> Match:
-        """The pose in which the part is most like the template."""
+    def match(self, image_bgr: np.ndarray, found: Foreground, part: FoundPart, least: float) -> Match:
+        """The pose in which the part is most like the template.
+
+        If the similarity would be below `least`, any rotation is tried: a part that lies otherwise is no other part.
+        The pose is rotated so only for a strip, whose part may be too broken to have a direction.
+        """
         around = Surroundings(image_bgr, found, part.centre_xy, self.size_wh, self.template_hw)
         template = self.pixels()
-        return around.along(template, part.angle) if self.strip else around.upright(template, turns=self.turns)
+        match = around.along(template, part.angle) if self.strip else around.upright(template, turns=self.turns)
+        if match.similarity >= least:
+            return match
+        anyhow = around.anyhow(template)
+        return anyhow if self.strip else replace(match, similarity=max(match.similarity, anyhow.similarity))
 
 
 class PartModel(StrictModel):
@@ -129,10 +138,9 @@ class PartModel(StrictModel):
         part = _one_part(found, self.part)
         if self.view is None:
             return Located.whole(image_bgr)
-        match = self.view.match(image_bgr, found, part)
-        low, high = self.part.area.low * found.area, self.part.area.high * found.area
-        is_whole = _factor(part.area, low, high) <= _ALIKE_AREA and not part.on_border
-        if match.similarity < self.view.similarity - (_OTHER_SIMILARITY if is_whole else _BROKEN_SIMILARITY):
+        least = self.view.similarity - (_OTHER_SIMILARITY if _is_whole(part, found, self.part) else _BROKEN_SIMILARITY)
+        match = self.view.match(image_bgr, found, part, least)
+        if match.similarity < least:
             raise PartError(
                 f"another part: its likeness to the taught parts is {match.similarity:.2f}, "
                 f"that of the good parts is at least {self.view.similarity:.2f}"
@@ -140,6 +148,12 @@ class PartModel(StrictModel):
         if self.mode == "frame":
             return Located.whole(image_bgr)
         return Located.cut(image_bgr, match.pose, strip=self.view.strip)
+
+
+def _is_whole(part: FoundPart, found: Foreground, taught: TaughtPart) -> bool:
+    """Whether the part's area shows that it is neither broken nor cut by the frame's border."""
+    low, high = taught.area.low * found.area, taught.area.high * found.area
+    return _factor(part.area, low, high) <= _ALIKE_AREA and not part.on_border
 
 
 def _check_parts(found: Foreground, taught: TaughtPart) -> None:

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Final
 
@@ -116,7 +116,10 @@ def _learn_view(goods: Sequence[_Good], *, strip: bool) -> TaughtView:
         """The template, and how alike each good is to it."""
         template = around[usual].view(first, (hw[1], hw[0]))
         for _ in range(2):
-            views = [around[i].view(match(i, template).pose, (hw[1], hw[0])) for i in some]
+            poses = [match(i, template).pose for i in some]
+            middle = 0.0 if strip else float(np.median([pose.angle for pose in poses]))
+            poses = [replace(pose, angle=pose.angle - middle) for pose in poses]  # not the usual good's own rotation
+            views = [around[i].view(pose, (hw[1], hw[0])) for i, pose in zip(some, poses, strict=True)]
             template = np.median(np.rint(views), axis=0).clip(-128, 127).astype(np.int8).astype(np.float32)
         return template, [match(i, template).similarity for i in range(len(goods))]
 

@@ -9,7 +9,6 @@ from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.teaching import Profile, ScaleMemory, TaughtPredictor, teach
-from zsad_agent.teaching.taught import LOADED
 from zsad_core.errors import DeviceError, ProductError, ProfileError
 from zsad_core.memory import Spread, taught_score
 from zsad_core.part import PartError
@@ -29,7 +28,11 @@ def profile() -> Iterator[Profile]:
 
 
 def predictor(
-    *profiles: Profile, networks: ColourNetworks | None = None, detector: PlainDetector | None = None, **config: Any
+    *profiles: Profile,
+    networks: ColourNetworks | None = None,
+    detector: PlainDetector | None = None,
+    loaded: int = 1,
+    **config: Any,
 ) -> TaughtPredictor:
     known = {profile.product: profile for profile in profiles}
     return TaughtPredictor(
@@ -37,6 +40,7 @@ def predictor(
         networks or ColourNetworks(*NAMES),  # type: ignore[arg-type]
         known.get,
         InferenceConfig(**config),
+        loaded,
     )
 
 
@@ -90,10 +94,10 @@ def test_budget_chooses_the_level(
 
 def test_memories_of_the_last_products_are_kept(profile: Profile) -> None:
     several = [replace(profile, product=name, sha256=name * 64) for name in "abc"]
-    one = predictor(*several)
+    one = predictor(*several, loaded=2)
     for name in "abca":
         one.prepare(name)
-    assert list(one._ready) == ["c" * 64, "a" * 64] and len(one._ready) == LOADED
+    assert list(one._ready) == ["c" * 64, "a" * 64]
     before = one._ready["a" * 64]
     one.predict(good_part(0), "a")
     assert one._ready["a" * 64] is before

@@ -17,10 +17,12 @@ def test_spread_of_no_number_is_an_error(values: np.ndarray) -> None:
         Spread.of(values)
 
 
-def test_fused_map_is_the_mean_of_the_scales_and_a_share_of_the_zero_shot_map() -> None:
-    one, two = np.full((2, 2), 1, np.float32), np.full((2, 2), 3, np.float32)
-    assert fuse([one, two], np.full((2, 2), 4, np.float32), 0.25).tolist() == [[3.0, 3.0], [3.0, 3.0]]
-    assert fuse([-9 * one], one, 0.0).min() > FLOOR
+def test_fused_map_is_the_highest_mean_of_a_group_and_a_share_of_the_zero_shot_map() -> None:
+    one, two, six = (np.array([value], np.float32) for value in ([1, 5], [3, 1], [0, 6]))
+    zero_shot = np.array([[4, -4]], np.float32)
+    assert fuse([[one, two], [six]], zero_shot, 0.25).tolist() == [[3.0, 5.0]]
+    assert fuse([[two, two]], zero_shot, 0.0).tolist() == two.tolist()
+    assert fuse([[-9 * one]], one, 0.0).min() > FLOOR
 
 
 @pytest.mark.parametrize("scale", [-2.0, 0.0, 3.0, 40.0])

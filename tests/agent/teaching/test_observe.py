@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from zsad_agent.teaching.search import Memory, Search
+from zsad_agent.teaching.observe import Memory, Search
 from zsad_core.errors import DeviceError
 
 
