@@ -47,7 +47,7 @@ class ProfileName:
     sha256: str
 
 
-TAUGHT_THRESHOLD = 0.5  # of every taught product
+TAUGHT_THRESHOLD = 0.5  # of every taught product: see `zsad_core.memory.to_unit`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,10 +39,16 @@ def make_predictor(
         at_once: products in use at the same time, each of which takes up to 35 MB.
 
     Raises:
-        ProfileError: the store's folder cannot be read.
         ZsadError: as of `Detector`.
     """
-    products = [] if store is None else store.products()
+    products: list[str] = []
+    unreadable = None
+    try:
+        if store is not None:
+            products = store.products()
+    except ProfileError as error:
+        logger.error("every verdict is unknown: %s", error)
+        unreadable = error
     if config.product in products and config.product not in bundle.manifest.products:
         config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
     detector = Detector(bundle, config)
@@ -50,7 +56,14 @@ def make_predictor(
     if products and bundle.manifest.features is not None:
         networks = FeatureNetworks(bundle, config, detector)
     return ProductPredictor(
-        detector, networks, store, config, bundle=bundle.without_model(), taught=products, at_once=at_once
+        detector,
+        networks,
+        store,
+        config,
+        bundle=bundle.without_model(),
+        taught=products,
+        unreadable=unreadable,
+        at_once=at_once,
     )
 
 
@@ -69,12 +82,22 @@ class ProductPredictor:
         *,
         bundle: Bundle | None = None,
         taught: list[str],
+        unreadable: ProfileError | None = None,
         at_once: int = 1,
     ) -> None:
-        """Reads no profile yet. `networks`: None if nothing was taught, or if the bundle has none.
+        """Reads no profile yet.
 
-        `bundle`: without its model; for networks that are needed later.
+        Args:
+            detector: the zero-shot model.
+            networks: of the same bundle; None if nothing was taught, or if the bundle has none.
+            store: of the profiles; None: nothing taught is used.
+            config: see `TaughtPredictor`.
+            taught: the products in the store.
+            unreadable: why these are unknown; every picture then fails with this reason.
+            bundle: without its model, for networks that are needed later.
+            at_once: products in use at the same time.
         """
+        self._unreadable = unreadable
         self._bundle = bundle
         self._config = config
         self._most_held = at_once + 1  # the next product is prepared while the present one is inspected
@@ -117,6 +140,8 @@ class ProductPredictor:
         Raises:
             ProfileError: what was taught about the product cannot be used.
         """
+        if self._unreadable is not None:
+            raise self._unreadable
         if self._networks is None and product in self._taught:
             raise self._without_networks(product)
         with self._turn:
@@ -124,13 +149,15 @@ class ProductPredictor:
 
     def is_taught(self, product: str) -> bool:
         """As `zsad_agent.model.Predictor.is_taught`."""
-        return product in self._taught
+        return self._unreadable is not None or product in self._taught
 
     def prepare(self, product: str) -> None:
         """As `zsad_agent.model.Predictor.prepare`. Reads the profile, and makes it again for another bundle.
 
         For any thread: the inspection continues meanwhile.
         """
+        if self._unreadable is not None:
+            raise self._unreadable
         if self._store is None or not self._store.has(product):
             self._taught.discard(product)
             self.detector.prepare(product)

@@ -16,11 +16,9 @@ from zsad_agent.teaching.profile import Level, Profile
 from zsad_core.errors import DeviceError, ProfileError
 from zsad_core.memory import taught_score, to_unit
 from zsad_core.part import PartError
-from zsad_core.types import Prediction, ProfileName
+from zsad_core.types import TAUGHT_THRESHOLD, Prediction, ProfileName
 
 logger = logging.getLogger(__name__)
-
-THRESHOLD = 0.5  # of every taught product: see `zsad_core.memory.to_unit`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +92,7 @@ class TaughtPredictor:
         return Prediction(
             anomaly_map=anomaly_map,
             anomaly_score=score,
-            threshold=THRESHOLD,
+            threshold=TAUGHT_THRESHOLD,
             profile=ProfileName(product=profile.product, sha256=profile.sha256),
             scale=scale,
         )

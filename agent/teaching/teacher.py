@@ -10,7 +10,7 @@ import numpy as np
 from zsad_agent.config import HealthConfig
 from zsad_agent.messages import BundleName
 from zsad_agent.model import FeatureNetworks, Predictor
-from zsad_agent.teaching.fusion import ZMaps, best_fusion
+from zsad_agent.teaching.fusion import Fusion, ZMaps, best_fusion
 from zsad_agent.teaching.goods import (
     LEAST_GOODS,
     MOST_OUTLIERS,

@@ -18,7 +18,7 @@ from zsad_agent.tools.capture_goods import capture_goods
 from zsad_agent.tools.flags import add_config_flag, add_profiles_flag, count, given, named_store
 from zsad_agent.tools.reference import choose_camera
 from zsad_agent.tools.score import MAX_REASON, find_pictures
-from zsad_core.errors import ImageError
+from zsad_core.errors import ImageError, ProfileError
 
 if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
     import numpy as np
@@ -66,7 +66,10 @@ def main(arguments: list[str]) -> int:
     path = store.path_of(args.product)
     sheet = args.sheet or path.with_suffix(".jpg")
     predictor = teaching.TaughtPredictor(detector, networks, lambda product: stored, config.inference)
-    teaching.write_sheet(taught, stored, sheet, goods=goods, bad=bad, predict=predictor.predict)
+    try:
+        teaching.write_sheet(taught, stored, sheet, goods=goods, bad=bad, predict=predictor.predict)
+    except ProfileError as error:  # the profile is in use all the same
+        print(f"zsad-agent: {error}", file=sys.stderr)
     name_left_out(taught)
     if args.json:
         print(json.dumps(as_json(taught, stored, path, sheet)))
@@ -119,6 +122,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     rate = args.false_reject_rate
     if not MIN_FALSE_REJECT_RATE <= rate < 1:
         parser.error(f"--false-reject-rate: {rate} is not between {MIN_FALSE_REJECT_RATE:g} and 1")
+    if args.sheet is not None and not args.sheet.absolute().parent.is_dir():
+        parser.error(f"--sheet: {args.sheet.parent}: no such folder")
     if args.paths and (args.camera is not None or args.source is not None):
         parser.error("name either pictures or a camera or source")
     try:

@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
+from tiny_bundle_maker import make_tiny_bundle
+from tiny_features import add_tiny_features
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.messages import BundleName
-from zsad_agent.teaching import ProductPredictor, Profile, ProfileStore, teach
+from zsad_agent.model import Detector, FeatureNetworks
+from zsad_agent.teaching import ProductPredictor, Profile, ProfileStore, make_predictor, teach
+from zsad_agent.teaching import in_use as in_use_module
+from zsad_core.bundle import Bundle, load_bundle
 from zsad_core.errors import ProductError, ProfileError
 
 CONFIG = InferenceConfig()
@@ -169,6 +174,38 @@ def test_a_product_that_was_removed_is_the_bundles_again_when_it_is_chosen(line:
     assert predictor.predict(good_part(0), "object").profile is not None
     predictor.prepare("object")
     assert predictor.predict(good_part(0), "object").profile is None
+
+
+def test_a_store_that_cannot_be_read_gives_no_prediction(line: Line) -> None:
+    fault = ProfileError("profiles: cannot be read: Input/output error")
+    predictor = ProductPredictor(line.detector, None, line.store, CONFIG, taught=[], unreadable=fault)
+    assert predictor.is_taught("object")
+    for attempt in (predictor.prepare, lambda product: predictor.predict(good_part(0), product)):
+        with pytest.raises(ProfileError, match="Input/output error"):
+            attempt("object")
+
+
+def test_feature_networks_are_compiled_only_if_something_was_taught(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(add_tiny_features(make_tiny_bundle(tmp_path / "bundle")))
+    config = InferenceConfig(cache_dir=tmp_path / "cache")
+    compiled: list[str] = []
+
+    class Counted(FeatureNetworks):
+        def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector) -> None:
+            compiled.append(bundle.manifest.name)
+            super().__init__(bundle, config, detector)
+
+    monkeypatch.setattr(in_use_module, "FeatureNetworks", Counted)
+    make_predictor(bundle, config, line.store)
+    make_predictor(bundle, config, None)
+    assert compiled == []
+    line.teach("nut")
+    make_predictor(bundle, config, None)
+    assert compiled == []
+    assert make_predictor(bundle, config, line.store).is_taught("nut")
+    assert compiled == ["darkness"]
 
 
 def test_the_self_test_covers_the_feature_networks(line: Line) -> None:

@@ -172,6 +172,7 @@ def test_too_few_goods_teach_nothing_and_the_earlier_profile_stays(
         (["--product", "nut", "x", "--camera", "0"], "name either pictures or a camera or source"),
         (["--product", "nut", "x", "--false-reject-rate", "0"], "--false-reject-rate: 0.0 is not between"),
         (["--product", "nut", "x", "--mode", "round"], "invalid choice: 'round'"),
+        (["--product", "nut", "x", "--sheet", "/nowhere/sheet.jpg"], "--sheet: /nowhere: no such folder"),
         (["--product", "nut"], "no camera and no source"),
     ],
 )
