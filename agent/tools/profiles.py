@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zsad_agent import learning
 from zsad_agent.system import configure_logging, printable, utc_text
 from zsad_agent.tools.flags import add_config_flag, add_profiles_flag, named_store
 from zsad_agent.tools.teach import promise_lines
