@@ -18,6 +18,7 @@ from zsad_agent.teaching import (
     Recall,
     ScaleMemory,
     TaughtPredictor,
+    tail_limit,
     teach,
 )
 from zsad_core.errors import ImageError
@@ -84,9 +85,11 @@ class Feedback:
 
 
 def _take_in(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Profile, str]:
-    """The memory learns a good part, and its earlier score helps to set the threshold."""
+    """The memory learns a good part. Its earlier score helps to set the threshold, as far as other goods explain it."""
     image = part.picture.image()
     score, z = networks.score(profile, image)
+    if any(good.name == part.id for good in profile.goods):
+        return profile, f"was already learned as good: its score is {score:.3f}"
     observer = Observer(networks.detector, networks.features)
     seen = observer.observe(image, profile.product, profile.part, list(profile.scales))
     scales = {}
@@ -97,7 +100,8 @@ def _take_in(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Pr
         added = novel[coreset(novel, max(1, int(ADDED_SHARE * rows)), seed=0)] if len(novel) else novel
         vectors = np.concatenate([added.astype(np.float16), memory.vectors])[:rows]  # the last ones matter least
         scales[name] = ScaleMemory(vectors=vectors, spread=memory.spread)
-    scores = (*profile.goods_scores, z)
+    likely = tail_limit(np.array(profile.goods_scores), len(profile.goods_scores) + 1)
+    scores = (*profile.goods_scores, min(z, likely))  # one odd part must not let defects pass
     found = promise(scores, profile.asked_rate)
     top = profile.levels[-1].model_copy(
         update={

@@ -11,7 +11,8 @@ import numpy as np
 
 from zsad_agent.model import FeatureNetworks, Predictor
 from zsad_agent.teaching import LeftOut, Picture, Taught, read, teach, token_distances
-from zsad_core.errors import ImageError, ZsadError
+from zsad_core.bundle import GENERIC_PRODUCT
+from zsad_core.errors import ImageError, ProductError, ZsadError
 
 TRIMMED = 0.2  # share of the pictures that are not learned
 MOST_OTHERS = 0.2  # share of the pictures that may show another product or no part
@@ -49,7 +50,7 @@ def learn_from_stream(
         progress("comparing pictures", done, len(images))
         try:
             image = read(picture)
-            zero_shot.append(detector.predict(image, product).anomaly_score)
+            zero_shot.append(_zero_shot(detector, image, product))
         except ImageError:
             continue
         for scale in networks.scales:
@@ -76,6 +77,14 @@ def learn_from_stream(
         LeftOut(name=name, reason="shows another product or no part", score=times) for name, times in others.items()
     )
     return replace(taught, left_out=(*left_out, *taught.left_out))
+
+
+def _zero_shot(detector: Predictor, image: np.ndarray, product: str) -> float:
+    """The score of the bundle alone, with the prompts of the generic product if it has none for this one."""
+    try:
+        return detector.predict(image, product).anomaly_score
+    except ProductError:
+        return detector.predict(image, GENERIC_PRODUCT).anomaly_score
 
 
 def suspicions(distances: np.ndarray, zero_shot: np.ndarray) -> np.ndarray:
