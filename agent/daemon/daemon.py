@@ -235,7 +235,7 @@ def _assemble(
     if config.evidence.enabled:
         folder = config.evidence.path or options.state_dir / "evidence"
         evidence = services.start(EvidenceStore(config.evidence, folder))
-    learner = make_learner(config, options.state_dir, stations, views, models, profiles)
+    learner = make_learner(config, options.state_dir, stations, sources, views, models, profiles)
     if learner is not None:
         services.start(learner)
     recent = RecentResults()

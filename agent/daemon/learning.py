@@ -10,6 +10,7 @@ from zsad_agent.config import AgentConfig
 from zsad_agent.inspection import Station, View
 from zsad_agent.learning import Feedback, LineLearner, Networks, learn_from_stream
 from zsad_agent.model import ModelInUse
+from zsad_agent.sources import Source
 from zsad_agent.teaching import Picture, ProductPredictor, ProfileStore, Taught, teach
 
 
@@ -17,6 +18,7 @@ def make_learner(
     config: AgentConfig,
     state_dir: Path,
     stations: Sequence[Station],
+    sources: Sequence[Source],
     views: Sequence[View],
     models: ModelInUse,
     store: ProfileStore | None,
@@ -75,7 +77,11 @@ def make_learner(
         prepare=prepare,
         feedback=Feedback(store, networks_in_use, prepare),
         on_drift=note_drift,
-        free_running=[camera.name for camera in config.every_camera if camera.trigger == "free"],
+        free_running=[
+            camera.name
+            for camera, source in zip(config.every_camera, sources, strict=True)
+            if camera.trigger == "free" and not source.lossless
+        ],
     )
 
 
