@@ -211,6 +211,17 @@ def test_the_region_and_mask_of_the_config_apply(
     assert "--name: name one of the cameras: top, side" in capsys.readouterr().err
 
 
+def test_a_taught_product_that_the_bundle_lacks_is_no_fault_of_the_config(
+    bundle: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"source: {{source: {parts}/good}}\ninference: {{bundle: {bundle}, product: nut}}\n")
+    assert main(["check", "--config", str(config)]) == 2
+    assert "product 'nut' is not in the bundle" in capsys.readouterr().err
+    teach(bundle, parts / "good")
+    assert main(["check", "--config", str(config)]) == 0
+
+
 def test_pictures_are_taken_from_a_source(
     bundle: Path, parts: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
