@@ -23,6 +23,8 @@ def to_openvino(detector: Detector) -> Any:
     Outputs: `anomaly_map` [1, H, W] and `anomaly_score` [1].
     """
     ov = import_openvino()
+    from openvino.tools.ovc import convert_model
+
     static = _of_fixed_sizes(detector)
     height, width = detector.config.backbone.input_hw
     image = torch.zeros((1, height, width, 3), dtype=torch.uint8)
@@ -33,7 +35,7 @@ def to_openvino(detector: Detector) -> Any:
             prompt = static.head.prompt_vectors(torch.zeros((1, static.config.text_dim, 2)))[0]
             example["prompt"] = prompt
             ports.append(("prompt", prompt.shape, ov.Type.f32))
-        model = ov.convert_model(DeviceGraph(static).eval(), example_input=example, input=ports)
+        model = convert_model(DeviceGraph(static).eval(), example_input=example, input=ports)
     for output, name in zip(model.outputs, ("anomaly_map", "anomaly_score"), strict=True):
         output.get_tensor().set_names({name})
     return model

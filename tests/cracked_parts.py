@@ -12,7 +12,9 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-CRACKED = Path(__file__).parents[1] / "demo" / "stream" / "08-cracked.jpg"
+STREAM = Path(__file__).parents[1] / "demo" / "stream"
+CRACKED, WHOLE = STREAM / "08-cracked.jpg", STREAM / "07-whole.jpg"
+BLOCK = 4096  # bytes that file systems and copies write at a time
 SAVE_OPTIONS: dict[str, tuple[str, str, dict[str, object]]] = {  # name -> mode, format, options of Pillow
     "baseline.jpg": ("RGB", "JPEG", {"quality": 90}),
     "progressive.jpg": ("RGB", "JPEG", {"quality": 90, "progressive": True}),
@@ -22,6 +24,12 @@ SAVE_OPTIONS: dict[str, tuple[str, str, dict[str, object]]] = {  # name -> mode,
     "rgba.png": ("RGBA", "PNG", {}),
     "grey.bmp": ("L", "BMP", {}),
     "rgb.bmp": ("RGB", "BMP", {}),
+    "palette.bmp": ("P", "BMP", {}),
+    "palette.png": ("P", "PNG", {}),
+    "16.png": ("I;16", "PNG", {}),
+    "16.tif": ("I;16", "TIFF", {}),
+    "16.pgm": ("I;16", "PPM", {}),
+    "strips.tif": ("RGB", "TIFF", {"strip_size": 8192}),
     "plain.tif": ("RGB", "TIFF", {}),
     "lzw.tif": ("RGB", "TIFF", {"compression": "tiff_lzw"}),
     "deflate.tif": ("RGB", "TIFF", {"compression": "tiff_adobe_deflate"}),
@@ -38,22 +46,73 @@ SAVE_OPTIONS: dict[str, tuple[str, str, dict[str, object]]] = {  # name -> mode,
 }
 
 
+NOT_READ = ("jpeg.tif", "packbits.tif", "lossy.webp", "lossless.webp", "a.jp2", "a.j2k", "a.avif")  # of them
+
+
 def cracked_parts(seed: int = 0) -> Iterator[tuple[str, bytes]]:
     """(file name, content) of each."""
     chance = random.Random(seed)
-    picture = Image.open(CRACKED).convert("RGB")
-    whole = {name: saved(picture.convert(mode), kind, **more) for name, (mode, kind, more) in SAVE_OPTIONS.items()}
+    whole, good = encodings(Image.open(CRACKED)), encodings(Image.open(WHOLE))
     for name, data in whole.items():
         yield f"whole-{name}", data
         yield f"renamed-{name}{chance.choice(['.jpg', '.png', '.tif', '.bmp', '', '.dat', '.mp4'])}", data
         for number in range(4):
             yield f"cut{number}-{name}", data[: chance.randrange(10, len(data))]
-        at = chance.randrange(len(data) // 2, len(data))
-        yield f"zeros-{name}", data[:at] + bytes(len(data) - at)
         at, length = chance.randrange(1000, len(data) - 1000), chance.randrange(200, 20_000)
         yield f"gap-{name}", data[:at] + data[at + length :]
+        yield from ((f"{kind}-{name}", damaged) for kind, damaged in _fillings(data, chance))
+        yield from ((f"{kind}-{name}", damaged) for kind, damaged in _foreign_data(name, data, good[name], chance))
+    for number, scan in enumerate(re.finditer(rb"\xff\xda", whole["progressive.jpg"])):
+        yield f"scans{number}-progressive.jpg", whole["progressive.jpg"][: scan.start()] + b"\xff\xd9"
     yield from _wrong_sizes(whole, chance)
-    yield from _unusual(np.asarray(picture))
+    yield from _wrong_headers(whole, chance)
+    yield from _unusual(np.asarray(Image.open(CRACKED).convert("RGB")))
+
+
+def encodings(picture: Image.Image) -> dict[str, bytes]:
+    """The picture in each format of `SAVE_OPTIONS`."""
+    picture = picture.convert("RGB")
+    wide = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    return {
+        name: saved(wide if mode == "I;16" else picture.convert(mode), kind, **more)
+        for name, (mode, kind, more) in SAVE_OPTIONS.items()
+    }
+
+
+def _fillings(data: bytes, chance: random.Random) -> Iterator[tuple[str, bytes]]:
+    """The space of the file was reserved, or a copy left parts out: zeros, or the 0xFF of erased flash memory."""
+    size = len(data)
+    ends = [chance.randrange(size // 20, size - 1000) for _ in range(3)]
+    for number, at in enumerate(ends):
+        yield f"zeros{number}", data[:at] + bytes(size - at)
+        block = at // BLOCK * BLOCK
+        yield f"zeroblocks{number}", data[:block] + bytes(size - block)
+        yield f"erased{number}", data[:at] + b"\xff" * (size - at)
+        row = size - at // 1440 * 1440  # a whole number of rows of the uncompressed formats
+        yield f"zerorows{number}", data[:row] + bytes(size - row)
+    for length in (512, BLOCK, 4 * BLOCK, 40 * BLOCK):
+        at = chance.randrange(512, max(513, size - length)) // 512 * 512
+        yield f"hole{length}", data[:at] + bytes(min(length, size - at)) + data[at + length :]
+
+
+def _foreign_data(name: str, data: bytes, good: bytes, chance: random.Random) -> Iterator[tuple[str, bytes]]:
+    """Blocks of another file, or files joined. Uncompressed pixels have nothing by which old data could be found."""
+    size = len(data)
+    at = chance.randrange(0, size - BLOCK) // BLOCK * BLOCK
+    yield "lost", data[:at] + data[at + BLOCK :]
+    other = chance.randrange(0, size - BLOCK) // BLOCK * BLOCK
+    yield "copied", data[:at] + data[other : other + BLOCK] + data[at + BLOCK :]
+    yield "twice", data + data
+    yield "second", good + data
+    yield "tail", data + chance.randbytes(5000)
+    if not name.endswith((".bmp", ".ppm", ".pgm", "plain.tif", "16.tif", "strips.tif")):
+        for share in (0.2, 0.5, 0.8):
+            at = int(size * share) // BLOCK * BLOCK
+            yield f"old{share}", data[:at] + good[at:]
+            yield f"oldblock{share}", data[:at] + good[at : at + BLOCK] + data[at + BLOCK :]
+    for number in range(3):
+        at = chance.randrange(size // 10, size)
+        yield f"ended{number}", data[:at] + data[-12 if name.endswith(".png") else -2 :]
 
 
 def saved(picture: Image.Image, kind: str, **more: object) -> bytes:
@@ -98,9 +157,64 @@ def with_size(data: bytes, side: str, stated: int) -> bytes:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             tag = file.pages[0].tags[256 if is_width else 257]  # type: ignore[union-attr]
         return _replaced(data, tag.valueoffset, stated.to_bytes(tag.valuebytecount, "little"))
-    width, height = (stated, 640) if is_width else (480, stated)
-    assert b"480 640" in data[:20]
-    return data.replace(b"480 640", b"%d %d" % (width, height), 1)
+    sides = data.split(maxsplit=3)[1:3]
+    return data.replace(
+        b" ".join(sides), b"%d %s" % (stated, sides[1]) if is_width else b"%s %d" % (sides[0], stated), 1
+    )
+
+
+def _wrong_headers(whole: dict[str, bytes], chance: random.Random) -> Iterator[tuple[str, bytes]]:
+    """Other fields that say how the data is to be read; all sizes of a header changed alike."""
+    for name in ("rgb.bmp", "grey.bmp", "rgb.png", "plain.tif", "strips.tif", "deflate.tif", "lzw.tif", "a.ppm"):
+        for width, height in ((640, 480), (240, 1280), (960, 320), (1440, 640)):
+            data = with_size(with_size(whole[name], "height", height), "width", width)
+            yield f"sides{width}x{height}-{name}", data
+    for name in ("plain.tif", "strips.tif", "deflate.tif", "lzw.tif", "jpeg.tif", "16.tif"):
+        for tag in (258, 259, 262, 273, 277, 278, 279):
+            with tifffile.TiffFile(io.BytesIO(whole[name])) as file:
+                found = file.pages[0].tags.get(tag)  # type: ignore[union-attr]
+            if found is None:
+                continue
+            size = found.valuebytecount // found.count
+            values = list(found.value) if isinstance(found.value, tuple) else [int(found.value)]
+            many = {"same": values[:1] * len(values), "reversed": values[::-1], "half": [v // 2 for v in values]}
+            many["other"] = [max(0, value + chance.randrange(-3000, 3000)) for value in values]
+            many["one"] = [1] * len(values)
+            for kind, changed in many.items():
+                if changed != values and max(changed) < 1 << 8 * size:
+                    packed = b"".join(value.to_bytes(size, "little") for value in changed)
+                    yield f"tag{tag}{kind}-{name}", _replaced(whole[name], found.valueoffset, packed)
+    for bits, colour in ((8, 0), (16, 0), (8, 6), (8, 3), (4, 0), (16, 2)):
+        data = _replaced(whole["rgb.png"], 24, bytes([bits, colour]))
+        yield f"pixel{bits}-{colour}-rgb.png", _replaced(data, 29, struct.pack(">I", zlib.crc32(data[12:29])))
+    for bits in (1, 4, 8, 16, 32):
+        yield f"bits{bits}-rgb.bmp", _replaced(whole["rgb.bmp"], 28, struct.pack("<H", bits))
+    for start in (0, 20, 1000, 9999):
+        yield f"start{start}-rgb.bmp", _replaced(whole["rgb.bmp"], 10, struct.pack("<I", start))
+    for stated in (64, 240, 320, 400, 479, 500, 640, 960):
+        for side in (0, 1):
+            packed = struct.pack("<H", stated)
+            gif = _replaced(whole["a.gif"], 6 + 2 * side, packed)
+            image = whole["a.gif"].index(b",\0\0\0\0") + 5
+            yield f"screen{stated}-{side}-a.gif", gif
+            yield f"image{stated}-{side}-a.gif", _replaced(whole["a.gif"], image + 2 * side, packed)
+            yield f"both{stated}-{side}-a.gif", _replaced(gif, image + 2 * side, packed)
+            for name in ("lossy.webp", "lossless.webp"):
+                yield f"stated{stated}-{side}-{name}", _webp_with_size(whole[name], side, stated)
+            for name in ("a.jp2", "a.j2k"):
+                old, new = struct.pack(">I", (480, 640)[side]), struct.pack(">I", stated)
+                head = whole[name][:200].replace(old, new)
+                yield f"alike{stated}-{side}-{name}", head + whole[name][200:]
+            old, new = struct.pack(">I", (480, 640)[side]), struct.pack(">I", stated)
+            yield f"alike{stated}-{side}-a.avif", whole["a.avif"].replace(old, new)
+
+
+def _webp_with_size(data: bytes, side: int, stated: int) -> bytes:
+    if data[12:16] == b"VP8 ":
+        return _replaced(data, 26 + 2 * side, struct.pack("<H", stated))
+    sides = int.from_bytes(data[21:25], "little")
+    sides = sides & ~(0x3FFF << 14 * side) | stated - 1 << 14 * side
+    return _replaced(data, 21, sides.to_bytes(4, "little"))
 
 
 def _replaced(data: bytes, at: int, new: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """Small trees of data sets in the form that their authors publish."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -24,10 +24,15 @@ Expected = tuple[str, str, str, str, int | None]  # split, product, defect, imag
 @dataclass(frozen=True, kw_only=True)
 class Case:
     layout: LayoutName
-    files: dict[str, np.ndarray | str]
     samples: list[Expected]
-    by_content: bool = True  # auto finds it
+    files: dict[str, np.ndarray | str] = field(default_factory=dict)  # all but the images of the samples
+    by_content: bool = True  # the layout `auto` finds it
     form: str = ""
+
+    @property
+    def tree(self) -> dict[str, np.ndarray | str]:
+        """All files of the data set, with an image for each sample."""
+        return {image: PICTURE for _, _, _, image, _ in self.samples} | self.files
 
 
 def make(root: Path, files: dict[str, np.ndarray | str]) -> Path:

@@ -51,6 +51,7 @@ class ScriptedBroker:
         self.connects: list[int] = []  # MQTT level of each CONNECT
         self.connected_s: list[float] = []  # their times
         self.pings_s: list[float] = []
+        self.disconnects: list[bytes] = []  # the body of each DISCONNECT
         self.heads: list[int] = []  # first byte of each PUBLISH: QoS and retain
         self.subscribed: list[tuple[str, int]] = []  # topic and options byte
         self.asked: list[tuple[str, bytes]] = []  # topic and payload of every PUBLISH, accepted or not
@@ -84,10 +85,14 @@ class ScriptedBroker:
         head = struct.pack("!H", len(topic)) + topic.encode()
         self._clients[-1].sendall(b"".join(_packet(PUBLISH, head + each, flags=int(retained)) for each in payloads))
 
-    def send_large(self, topic: str, payload_bytes: int) -> None:
-        """Sends one QoS 0 message of zeros to the newest client, which uses MQTT 3.1.1, without building it."""
+    def send_header(self, topic: str, payload_bytes: int) -> None:
+        """Sends the beginning of a QoS 0 message to the newest client, up to the topic."""
         head = struct.pack("!H", len(topic)) + topic.encode()
         self._clients[-1].sendall(bytes([PUBLISH << 4]) + _encoded(len(head) + payload_bytes) + head)
+
+    def send_large(self, topic: str, payload_bytes: int) -> None:
+        """Sends one QoS 0 message of zeros to the newest client, without building it (MQTT 5: no properties)."""
+        self.send_header(topic, payload_bytes)
         for at in range(0, payload_bytes, 2**20):
             self._clients[-1].sendall(bytes(min(2**20, payload_bytes - at)))
 
@@ -153,6 +158,8 @@ class ScriptedBroker:
         if kind == PINGREQ:
             self.pings_s.append(time.monotonic())
             return _packet(PINGRESP, b"")
+        if kind == DISCONNECT:
+            self.disconnects.append(body)
         return b"" if kind == PUBACK else None
 
     def _take(self, head: int, body: bytes, is_mqtt5: bool) -> bytes | None:

@@ -1,39 +1,31 @@
 """The command `zsad-agent`: the table of the subcommands, and the errors of all. Without one it runs the daemon.
 
-A command imports heavy modules after its arguments are parsed, so that `--help` and usage errors are fast.
+Only the module of the given command is imported. It imports heavy modules after its arguments are parsed, so that
+`--help` and usage errors are fast.
 """
 
+import importlib
 import io
 import os
 import sys
-from collections.abc import Callable
 
-from zsad_agent.cli import check, run
 from zsad_agent.system import prepare_environment
-from zsad_agent.tools import bench, calibrate, profiles, reference, score, teach
 from zsad_core.errors import ConfigError, ProductError, ZsadError
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "score": score.main,
-    "teach": teach.main,
-    "profiles": profiles.main,
-    "check": check.main,
-    "calibrate": calibrate.main,
-    "reference": reference.main,
-    "bench": bench.main,
-}
+TOOLS = ("score", "teach", "profiles", "calibrate", "reference", "bench")  # each is a module of the room tools
+COMMANDS = ("check", *TOOLS)
 FAILED, USAGE = 1, 2
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns the exit code. Errors that a user can cause are one line per fault on stderr."""
     arguments = sys.argv[1:] if argv is None else argv
-    command = COMMANDS.get(arguments[0]) if arguments else None
+    name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in COMMANDS else ("run", arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file name may have characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     prepare_environment()
     try:
-        return command(arguments[1:]) if command is not None else run.main(arguments)
+        return importlib.import_module(f"zsad_agent.{'tools' if name in TOOLS else 'cli'}.{name}").main(rest)
     except SystemExit as exit_request:  # argparse, after --help or a usage error
         return exit_request.code if isinstance(exit_request.code, int) else USAGE
     except BrokenPipeError:  # the reader of stdout has ended: `zsad-agent score … | head`

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from zsad_agent.system import configure_logging, keep_memory_small, note_hangups
+from zsad_agent.system import configure_logging, keep_memory_small, note_hangups, quick_imports
 from zsad_agent.tools.flags import (
     add_model_flags,
     add_profile_flags,
@@ -21,9 +21,6 @@ def main(arguments: list[str]) -> int:
     """Runs until every source ends, `--max-frames` are done, or a signal."""
     args = _parser().parse_args(arguments)
     hangup = note_hangups()
-
-    from zsad_agent.config import default_state_dir, keep_device_id, load_settings
-
     flags: dict[str, Any] = {
         "source": given(camera=args.camera, source=args.source, loop=args.loop, fps=args.fps),
         "inference": given(bundle=args.bundle, product=args.product),
@@ -31,15 +28,18 @@ def main(arguments: list[str]) -> int:
         "mqtt": given(broker=args.broker),
         **given(profiles=args.profiles),
     }
-    config = load_settings(args.config, flags).config
-    configure_logging(config.log_level, config.log_format)
-    keep_memory_small()
-    os.umask(os.umask(0o077) | 0o027)  # other users must not read results and pictures
+    with quick_imports():
+        from zsad_agent.config import default_state_dir, keep_device_id, load_settings
 
-    from zsad_agent.cli.check import checked_settings
-    from zsad_agent.daemon import RunOptions, run_agent, stop_on_signal
-    from zsad_agent.inspection import HeatmapFolderSink, PrintSink, Sink
-    from zsad_agent.system import CrashReports
+        config = load_settings(args.config, flags).config
+        configure_logging(config.log_level, config.log_format)
+        keep_memory_small()
+        os.umask(os.umask(0o077) | 0o027)  # other users must not read results and pictures
+
+        from zsad_agent.cli.check import checked_settings
+        from zsad_agent.daemon import RunOptions, run_agent, stop_on_signal
+        from zsad_agent.inspection import HeatmapFolderSink, PrintSink, Sink
+        from zsad_agent.system import CrashReports
 
     state_dir = default_state_dir()
     keep_device_id(state_dir)

@@ -73,6 +73,15 @@ class EvidenceConfig(StrictModel):
     jpeg_quality: Annotated[int, Field(ge=10, le=100)] = 90
 
 
+class LearningConfig(StrictModel):
+    """Learning a product from the parts that pass by, while nothing was taught about it."""
+
+    # offer: a person takes what was learned into use (command teach); use: the agent does it by itself
+    mode: Annotated[Literal["off", "offer", "use"], OffInYaml] = "offer"
+    parts: Annotated[int, Field(ge=20, le=1000)] = 60  # different pictures that are needed
+    follow: bool = False  # adapt, within a bound, to slow changes of parts and light after that
+
+
 def _listen_address(listen: str) -> str:
     address = re.fullmatch(r"127\.0\.0\.1:([0-9]{1,5})", listen)
     if listen != "off" and (address is None or int(address[1]) > 65_535):
@@ -100,6 +109,7 @@ class AgentConfig(StrictModel):
     heatmap: HeatmapConfig = HeatmapConfig()
     spool: SpoolConfig = SpoolConfig()
     evidence: EvidenceConfig = EvidenceConfig()
+    learning: LearningConfig = LearningConfig()
     http: HttpConfig = HttpConfig()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"  # json: one object per line

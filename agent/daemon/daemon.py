@@ -25,6 +25,7 @@ from zsad_agent.control import (
     StoredSettings,
     listen_for_triggers,
 )
+from zsad_agent.daemon.learning import make_learner
 from zsad_agent.daemon.observer import Observer
 from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_at_once
 from zsad_agent.daemon.startup import PublishedFile, compile_bundle, load_in_thread, make_spool, start_publisher
@@ -45,6 +46,7 @@ from zsad_agent.model import (
 from zsad_agent.monitoring import HealthServer, Metrics, StatsReporter
 from zsad_agent.mqtt import Publisher
 from zsad_agent.sources import Source, make_source
+from zsad_agent.spool import Cause
 from zsad_agent.system import CrashReports, Notifier, ServiceGroup, configure_logging, give_back_memory
 from zsad_agent.teaching import ProductPredictor, ProfileStore
 from zsad_core.bundle import Bundle
@@ -124,7 +126,7 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         publisher = start_publisher(config, spool, services, options.stop)
         last = PublishedFile(options.state_dir / "published.json")
         publisher.clear_all_but(_retained_topics(config), last.read())
-        agent = _assemble(config, options, started, compile_one, publisher, sources, views, services)
+        agent = _assemble(config, options, started, compile_one, profiles, publisher, sources, views, services)
         controller = None
         if config.control.enabled:
             controller = services.start(_make_controller(config, options, agent.observer, store, compile_one, restart))
@@ -159,7 +161,8 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
             controller.wait_idle(ANSWER_S)  # the reload command is answered before the restart
         ending = drain_and_flush(agent.pipeline, publisher, spool, ends)
         services.stop(stop_by_s if options.stop.is_set() else time.monotonic() + STOP_S)
-    code = _exit_code(agent.pipeline, ending.lost, by_itself=not any(end.is_set() for end in ends))
+    lost = ending.lost + publisher.stats.given_up.get(Cause.DAMAGE, 0)
+    code = _exit_code(agent.pipeline, lost, by_itself=not any(end.is_set() for end in ends))
     trying = agent.guard.busy or (controller is not None and controller.busy)  # a bundle is compiled, as at the start
     left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if options.stop.is_set() else CLOSE_CAPTURE_S
     close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))
@@ -208,6 +211,7 @@ def _assemble(
     options: RunOptions,
     started: Started[ProductPredictor],
     compile_one: Callable[[Bundle], ProductPredictor],
+    profiles: ProfileStore | None,
     publisher: Publisher,
     sources: Sequence[Source],
     views: Sequence[View],
@@ -231,6 +235,9 @@ def _assemble(
     if config.evidence.enabled:
         folder = config.evidence.path or options.state_dir / "evidence"
         evidence = services.start(EvidenceStore(config.evidence, folder))
+    learner = make_learner(config, options.state_dir, stations, sources, views, models, profiles)
+    if learner is not None:
+        services.start(learner)
     recent = RecentResults()
     observer = Observer(
         config=config,
@@ -239,6 +246,7 @@ def _assemble(
         publisher=publisher,
         recent=recent,
         evidence=evidence,
+        learner=learner,
         services=services,
         nonces=Nonces(),
     )
@@ -250,6 +258,7 @@ def _assemble(
         sinks=[metrics, recent, *options.sinks],
         stop=capture_stop,
         evidence=evidence,
+        learner=learner,
         on_crash=options.crash_reports.record if options.crash_reports is not None else None,
         max_frames=options.max_frames,
     )
@@ -290,6 +299,6 @@ def _make_controller(
             for station in stations
         ],
     )
-    remote = RunningAgent(stations, models, updater, store, restart)
+    remote = RunningAgent(stations, models, updater, store, restart, running.learner)
     stored = StoredSettings(options.state_dir / FILE_NAME)
     return Controller(remote, running.publisher, config, stored, nonces=running.nonces, reload_fault=restart.fault)

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 import cv2
+import numpy as np
 
 from zsad_agent.capture import INFERENCE, CameraStatus, Captured, UnknownPace
 from zsad_agent.config import CameraConfig, DecisionConfig, HeatmapConfig
@@ -41,6 +42,7 @@ class Inspected:
     product: str
     threshold: float
     prediction: Prediction | None
+    view_bgr: np.ndarray | None  # uint8 [H, W, 3]: the inspected part of the frame
     provisional: bool  # nothing was taught for the product
     reason: str | None
     inference_ms: float | None
@@ -83,8 +85,11 @@ class Inspector:
         """Runs the model. An error of the picture, model or device becomes the `reason`."""
         model, product, threshold = self._models.current, self.product, self.threshold
         started_s = time.monotonic()
+        view_bgr = None
         if isinstance(captured, Frame):
             prediction, reason = self._predict(captured, model, product)
+            if prediction is not None:
+                view_bgr = self._view.cut(captured.image_bgr)
         else:
             prediction, reason = None, captured.reason
         taught = model.predictor.is_taught(product)
@@ -98,6 +103,7 @@ class Inspector:
             product=product,
             threshold=threshold,
             prediction=prediction,
+            view_bgr=view_bgr,
             provisional=not taught,
             reason=reason,
             inference_ms=(time.monotonic() - started_s) * 1000 if prediction is not None else None,

@@ -11,7 +11,7 @@ from zsad_core.errors import ConfigError, ImageError
 from zsad_core.facts import ScoreRule
 from zsad_core.judging import masked_score
 from zsad_core.memory import taught_score
-from zsad_core.picture import read_image
+from zsad_core.picture import decode_image, read_encoded
 from zsad_core.types import Prediction, Region
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,9 @@ class View:
         self._mask: np.ndarray | None = None  # uint8 [H, W]
         if ignore_mask is not None:
             try:
-                self._mask = cv2.cvtColor(read_image(ignore_mask), cv2.COLOR_BGR2GRAY)
+                # Not strict: that would refuse a BMP whose drawing ends above the last row.
+                mask = decode_image(read_encoded(ignore_mask), str(ignore_mask))
+                self._mask = cv2.cvtColor(mask, cv2.COLOR_BGR2GRAY)
             except ImageError as error:
                 raise ConfigError(f"ignore_mask: {error}") from error
             if self._mask.min() >= WHITE:

@@ -12,6 +12,7 @@ from .result import mark_replayed as mark_replayed
 from .stats import BrokerStats as BrokerStats
 from .stats import BundleStats as BundleStats
 from .stats import CameraStats as CameraStats
+from .stats import DriftStats as DriftStats
 from .stats import EvidenceStats as EvidenceStats
 from .stats import SpoolStats as SpoolStats
 from .stats import Stats as Stats

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import math
 import re
-import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -183,7 +182,7 @@ class BundleUpdater:
                         raise BundleError(f"no answer to a stored picture of {camera.name}: {error}") from error
                     ended_s = self._clock()
                 new_ms.append((ended_s - switched_s) * 1000)
-        old_median_ms, new_median_ms = statistics.median(old_ms or [math.inf]), statistics.median(new_ms)
+        old_median_ms, new_median_ms = float(np.median(old_ms or [math.inf])), float(np.median(new_ms))
         if new_median_ms > max(old_median_ms * LATENCY_FACTOR, old_median_ms + LATENCY_SLACK_MS):
             raise BundleError(
                 f"bundle {full_name(bundle)} takes {new_median_ms:.1f} ms for a picture, bundle {old.name} takes "

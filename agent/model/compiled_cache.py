@@ -79,7 +79,7 @@ def open_cache(root: Path, bundle_sha256: str, openvino_version: str, network: s
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _prune(root.absolute(), keep=folder)
-        if _hashes(folder) != _read_seal(folder) or not any(folder.glob("known-*.npy")):
+        if _hashes(folder) != _read_seal(folder) or not any(folder.glob("answer-*.npy")):
             clear_cache(folder)
         os.utime(folder)
         probe = folder / f"probe-{os.getpid()}"
@@ -110,20 +110,25 @@ def known_file(folder: Path, variant: str) -> Path:
 
     `variant`: which of the bundle's models, computed on which device and how.
     """
-    return folder / f"known-{variant}.npy"
+    return folder / f"answer-{variant}.npy"
 
 
 def seal_cache(folder: Path) -> None:
-    """Writes the hash of every file that OpenVINO wrote, for the check at the next start."""
+    """Writes the hash of every file for the check at the next start, if one is newer than the hashes."""
+    seal = folder / _SEAL
     try:
-        (folder / _SEAL).write_text(json.dumps(_hashes(folder)))
+        if not seal.exists() or any(file.stat().st_mtime_ns > seal.stat().st_mtime_ns for file in folder.iterdir()):
+            seal.write_text(json.dumps(_hashes(folder)))
     except OSError as error:
         logger.warning("model cache %s: %s; the next start compiles again", folder, error.strerror)
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    files = sorted(file for file in folder.iterdir() if file.name != _SEAL)
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    hashes: dict[str, str] = {}
+    for path in sorted(path for path in folder.iterdir() if path.name != _SEAL):
+        with path.open("rb") as file:
+            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
 
 
 def _read_seal(folder: Path) -> object:

@@ -121,14 +121,24 @@ def broker_address(config: MqttConfig) -> tuple[str, int]:
 
 
 class _Client(mqtt.Client):
-    """A client that keeps only the first `MAX_INCOMING_BYTES` of a packet and discards the rest as it arrives.
+    """A client that holds at most `MAX_INCOMING_BYTES` of a packet: paho would read all of it, several times.
 
-    A packet may have 256 MB, and paho reads all of it into memory, several times. MQTT 3.1.1 has no way to forbid it,
-    and ending the connection would not help: a retained message comes again over each connection.
+    MQTT 3.1.1 has no way to forbid a packet of 256 MB, and ending the connection would not help, because a retained
+    message comes again over each connection: the rest of the packet is discarded as it arrives. With MQTT 5 the broker
+    knows the limit: a larger packet ends the connection when its header has arrived.
     """
 
+    too_large: int | None = None  # bytes of the packet that ended the connection
+
     def _sock_recv(self, bufsize: int) -> bytes:
-        del self._in_packet["packet"][MAX_INCOMING_BYTES:]
+        packet = self._in_packet
+        size = packet["remaining_length"] + len(packet["remaining_count"]) + 1
+        is_refused = self.is_connected() and self._protocol == MQTTProtocolVersion.MQTTv5
+        if is_refused and packet["have_remaining"] and size > MAX_INCOMING_BYTES:
+            self.too_large = size
+            self.disconnect(ReasonCode(PacketTypes.DISCONNECT, "Packet too large"))
+            raise ConnectionAbortedError(f"a packet of {size} bytes")
+        del packet["packet"][MAX_INCOMING_BYTES:]
         return super()._sock_recv(min(bufsize, CHUNK_BYTES))
 
     def _sock_send(self, buf: bytes | bytearray) -> int:
@@ -312,7 +322,13 @@ class BrokerConnection:
         was_accepted, self.accepted = self.accepted, False
         if self._end is not None:
             return
-        if flags.is_disconnect_packet_from_server:
+        if self._client.too_large is not None:
+            self._end = LinkDownError(
+                f"the broker sent a packet of {self._client.too_large} bytes, although the agent accepts at most "
+                f"{MAX_INCOMING_BYTES} (Maximum Packet Size). Update the broker, or set mqtt.protocol to 3.1.1: the "
+                "agent then discards such a packet"
+            )
+        elif flags.is_disconnect_packet_from_server:
             reason = f"the broker ended the connection: {explained(code, properties)}"
             if code == "Session taken over":
                 self._end = LinkTakenOverError(reason)

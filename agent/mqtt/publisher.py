@@ -27,7 +27,7 @@ from zsad_agent.mqtt.credentials import make_context, read_password, warn_of_ope
 from zsad_agent.mqtt.live_messages import RetainedStatuses
 from zsad_agent.mqtt.session import GOODBYE_S, AckPatience, SendState, Session
 from zsad_agent.mqtt.subscriptions import Handler, OwnTopics
-from zsad_agent.spool import Accepted, Cause, Outbox, Spool
+from zsad_agent.spool import CHECK_PLACE_S, Accepted, Cause, Outbox, Spool
 from zsad_agent.system import Backoff, Service
 from zsad_core.errors import ConfigError
 from zsad_core.types import Verdict
@@ -325,5 +325,5 @@ class Publisher(Service):
 
     def _pause(self, delay_s: float) -> None:
         end_s = time.monotonic() + delay_s
-        while (left_s := end_s - time.monotonic()) > 0 and not self._state.stopping.wait(min(left_s, 1.0)):
+        while (left_s := end_s - time.monotonic()) > 0 and not self._state.stopping.wait(min(left_s, CHECK_PLACE_S)):
             self._outbox.delete_acknowledged()

@@ -21,13 +21,12 @@ from zsad_agent.mqtt.connection import (
 from zsad_agent.mqtt.live_messages import LivePictures, RetainedStatuses
 from zsad_agent.mqtt.size_limits import SUSPECT_BYTES, SizeLimits
 from zsad_agent.mqtt.subscriptions import OwnTopics, Subscriptions
-from zsad_agent.spool import Outbox
+from zsad_agent.spool import CHECK_PLACE_S, Outbox
 from zsad_agent.system import Backoff, printable
 
 logger = logging.getLogger(__name__)
 
 GOODBYE_S = 0.5  # longest wait for outstanding acknowledgements: a stop has 2 s in all
-IDLE_S = 1.0  # longest sleep without an event
 UNTIDY_S = 0.1  # longest sleep while acknowledged results are still in the spool
 HOLD_MIN_S, HOLD_MAX_S = 1.0, 30.0  # back-off before something that the broker refused is tried again
 RESULTS, EVIDENCE = "results", "evidence pictures"  # can be refused, as statuses and subscriptions
@@ -167,7 +166,8 @@ class Session:
                 raise LinkDownError("stopped")
             if time.monotonic() > end_s:
                 raise LinkSilentError(f"no answer within {answer_timeout_s:.0f} s. Is an MQTT broker there?")
-            self._poll(0.2)
+            self._poll(CHECK_PLACE_S)
+            self._state.outbox.delete_acknowledged()
         self._state.sizes.connected(self._link.max_packet_bytes)
         self._say_what_is_missing()
         self._state.own.connected(has_wildcards=self._link.has_wildcards)
@@ -193,7 +193,7 @@ class Session:
                 self._state.own.tend()
                 self._subscribe()
                 self._send()
-                self._poll(UNTIDY_S if outbox.untidy else IDLE_S)
+                self._poll(UNTIDY_S if outbox.untidy else CHECK_PLACE_S)
                 self._leave_if_silent()
                 outbox.delete_acknowledged()
         except LinkCutError as error:
@@ -221,6 +221,7 @@ class Session:
     def _send_statuses(self) -> None:
         for topic, payload in self._state.statuses.take_due(self._free()):
             self._publish(topic, payload, retain=True)
+            self._state.own.sent(topic)
 
     def _send(self) -> None:
         self._send_statuses()

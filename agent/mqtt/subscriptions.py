@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 
 from zsad_agent.messages import AVAILABLE, STATS, Published, Topics
 from zsad_agent.mqtt.broker_health import BrokerHealth
-from zsad_agent.mqtt.connection import Arrival
+from zsad_agent.mqtt.connection import Arrival, LinkDownError
 from zsad_agent.mqtt.live_messages import RetainedStatuses
 from zsad_agent.system import Backoff
 
@@ -23,6 +23,7 @@ SWEEP_S = 5.0  # a broker sends retained messages right after the subscription
 MOST_TRIES = 2  # of subscriptions that the broker does not answer: some brokers end the connection at a forbidden one
 TWICE = 2  # one retained message of another agent may be an old one, which a broker restored
 CALM_S = 600.0  # without a sign of another agent
+DEAF_S = 30.0  # longest time from our statistics at the broker to their arrival here
 RIVAL_MIN_S, RIVAL_MAX_S = 15.0, 120.0  # pause of an agent whose client id another one has taken
 
 Handler = Callable[[bytes], None]
@@ -92,6 +93,9 @@ class OwnTopics:
     the broker ends the connection of one when the other connects. Each then waits before it connects again, so that
     both deliver in turns.
 
+    Our own statistics come back over the subscription. If they no longer do, commands do not arrive either: mosquitto
+    2.0 sends nothing more with QoS 1 after it has dropped 20 messages above our Maximum Packet Size.
+
     For the sending thread, except `clear_all_but`.
     """
 
@@ -108,6 +112,9 @@ class OwnTopics:
         self._rival_at_s = 0.0
         self._pauses = Backoff(RIVAL_MIN_S, RIVAL_MAX_S)
         self._stored = False  # the broker has our statistics since the last sign
+        self._echoes = False  # our statistics have come back over this connection
+        self._echo_awaited = False
+        self._deaf_since_s: float | None = None  # since then the broker has statistics that have not come back
         self._signs = 0
         self._keep: Collection[str] | None = None  # None: nothing to remove
         self._former: Published | None = None
@@ -130,7 +137,8 @@ class OwnTopics:
     def connected(self, *, has_wildcards: bool) -> None:
         """Notes a new connection, over which nothing is subscribed."""
         self._has_wildcards, self._watching, self._sweep_ends_s = has_wildcards, False, None
-        self._former_due = False
+        self._former_due = self._echoes = self._echo_awaited = False
+        self._deaf_since_s = None
 
     def take_due(self) -> list[str]:
         """Topics to subscribe to now, with their retained messages."""
@@ -191,9 +199,16 @@ class OwnTopics:
         ):
             self._remove(topic)
 
+    def sent(self, topic: str) -> None:
+        """A message of ours is on its way to the broker."""
+        self._echo_awaited |= topic == self._topics.below(STATS)
+
     def stored(self, topic: str) -> None:
         """The broker has accepted a message of ours."""
-        self._stored |= topic == self._topics.below(STATS)
+        if topic == self._topics.below(STATS):
+            self._stored = True
+            if self._echo_awaited and self._deaf_since_s is None:
+                self._deaf_since_s = time.monotonic()
 
     def taken_over(self) -> None:
         """Another client with our client id is there."""
@@ -205,7 +220,15 @@ class OwnTopics:
         return self._pauses.next_s()
 
     def tend(self) -> None:
-        """Call it regularly over a connection: without a sign for a while, the other agent has gone."""
+        """Call it regularly over a connection: without a sign for a while, the other agent has gone.
+
+        Raises:
+            LinkDownError: messages no longer arrive over this connection.
+        """
+        if self._echoes and self._deaf_since_s is not None and time.monotonic() - self._deaf_since_s > DEAF_S:
+            raise LinkDownError(
+                f"connected, but for {DEAF_S:g} s no message arrived, not even the agent's own statistics"
+            )
         if self.rival and time.monotonic() - self._rival_at_s > CALM_S:
             self.rival, self._signs = False, 0
             self._pauses.reset()
@@ -216,6 +239,8 @@ class OwnTopics:
         self._statuses.set(topic, b"")
 
     def _note_stats(self, arrival: Arrival) -> None:
+        if _instance(arrival) == self.instance:
+            self._echoes, self._echo_awaited, self._deaf_since_s = True, False, None
         if _instance(arrival) in (None, self.instance) or not self._stored:
             return
         self._stored = False

@@ -55,6 +55,13 @@ class _Signature(NamedTuple):
 _Found = tuple[Path, _Signature]
 
 
+class _Judged(NamedTuple):
+    """A picture that was read."""
+
+    signature: _Signature
+    digest: bytes  # of its content
+
+
 @dataclass(slots=True)
 class _Waiting:
     """A file in the folder that was not read yet."""
@@ -62,6 +69,7 @@ class _Waiting:
     since_s: float  # it is unchanged since then (monotonic)
     due_s: float = 0.0  # when to read it again
     digest: bytes = b""  # of its content at `since_s`
+    latest_digest: bytes = b""  # of its content when it was last read
 
 
 class FolderDropSource:
@@ -76,7 +84,8 @@ class FolderDropSource:
     A picture stays in place until its receipt is called, when its result is safe; then it is moved to `inspected/` or
     `unreadable/`. If the process is killed before that, the next start inspects the picture again: every picture is
     inspected at least once. Within one process a picture that cannot be moved is not inspected again.
-    A picture that changes is inspected again; if it was moved, it is moved back first.
+    A picture whose content changes is inspected again; if it was moved, it is moved back first. A new modification time
+    alone (FTP's MFMT, touch) changes nothing.
 
     The folder may be a network share, where a system call can hang without a limit. So each call to the file system is
     made in its own thread, one at a time, and the wait for it ends after `stale_after_s`.
@@ -112,8 +121,9 @@ class FolderDropSource:
         self._events = WriteEvents()
         self._waiting: dict[_Found, _Waiting] = {}
         self._taken: set[_Found] = set()  # read already or not pictures, and still in the folder
+        self._judged: dict[Path, _Judged] = {}  # pictures of `_taken`
         self._reported: set[str] = set()  # suffixes of files that are not pictures
-        self._moved: deque[tuple[Path, _Signature, float]] = deque(maxlen=REMEMBER_MOVED)  # with the time of the move
+        self._moved: deque[tuple[Path, _Judged, float]] = deque(maxlen=REMEMBER_MOVED)  # with the time of the move
         self._checked_s = -float("inf")
         self._read: Picture | DamagedPicture | None = None  # read, and not returned yet
         self._call: Future[None] | None = None  # the latest call; no other call starts before it ends
@@ -172,7 +182,7 @@ class FolderDropSource:
             self._read = Picture(image=image, source_name=name_of(path), receipt=receipt)
 
     def _read_if_whole(self, found: _Found) -> np.ndarray | None:
-        """The image, uint8 BGR [H, W, 3]; None if the file must wait, or is not a picture.
+        """The image, uint8 BGR [H, W, 3]; None if the file must wait, is not a picture, or was read before.
 
         Raises:
             ImageError: it cannot be decoded, or its writer has stopped in the middle.
@@ -187,11 +197,16 @@ class FolderDropSource:
                 self._skip(found)
             return None
         encoded = read_encoded(path)
+        waiting.latest_digest = digest = _digest(encoded)
+        before = self._judged.get(path)
+        if before is not None and (before.signature.inode, before.digest) == (found[1].inode, digest):
+            self._taken.add(found)
+            return None
         marks_its_end = format_of(encoded[:HEAD_BYTES].tobytes()) in PROVEN
         if is_whole is False and not marks_its_end:
             raise ImageError(f"{path}: the program that writes it has it open and wrote nothing for {STALLED_S:g} s")
         quiet_s = 0.0 if marks_its_end else _quiet_s(encoded, is_whole=is_whole is True)
-        if quiet_s > 0 and (digest := hashlib.blake2b(encoded.data).digest()) != waiting.digest:
+        if quiet_s > 0 and digest != waiting.digest:
             waiting.since_s, waiting.digest = now_s, digest
         waiting.due_s = waiting.since_s + quiet_s
         return decode_image(encoded, str(path), self._bit_depth, strict=True) if now_s >= waiting.due_s else None
@@ -206,8 +221,11 @@ class FolderDropSource:
 
     def _take(self, found: _Found, into: Callable[[Verdict], Sequence[str]]) -> Receipt:
         """Marks the picture as read and returns its receipt. `into` gives the subfolders, from the top."""
+        path, signature = found
+        judged = _Judged(signature, self._waiting[found].latest_digest)
         self._taken.add(found)
-        return lambda verdict: self._await_answer(partial(self._put_away, *found, into(verdict)))
+        self._judged[path] = judged
+        return lambda verdict: self._await_answer(partial(self._put_away, path, judged, into(verdict)))
 
     def _folder_of(self, verdict: Verdict) -> tuple[str, ...]:
         return (INSPECTED, verdict.value) if self._sort_by_verdict else (INSPECTED,)
@@ -224,24 +242,25 @@ class FolderDropSource:
         self._looked_s = now_s
         present = self._seen.items()
         self._taken.intersection_update(present)
+        self._judged = {path: judged for path, judged in self._judged.items() if path in self._seen}
         waiting = present - self._taken
         self._waiting = {found: self._waiting.get(found) or _Waiting(now_s) for found in waiting}
         due = (found for found in before.items() & waiting if now_s >= self._waiting[found].due_s)
         self._ready.extend(sorted(due, key=lambda found: (found[1].mtime_ns, found[0].name)))
 
-    def _put_away(self, path: Path, signature: _Signature, into: Sequence[str]) -> None:
+    def _put_away(self, path: Path, judged: _Judged, into: Sequence[str]) -> None:
         """Moves the file to the nested subfolders `into`. Does nothing if it is gone, changed or replaced."""
-        if _signature(path) == signature:
-            self._moved.append((_move(path, signature, into), signature, self._clock()))
+        if (same := _if_same(path, judged)) is not None:
+            self._moved.append((_move(path, same.signature, into), same, self._clock()))
 
     def _return_changed(self) -> None:
         """Moves pictures back that were changed after they were moved."""
         for _ in range(len(self._moved)):
-            path, signature, moved_s = self._moved.popleft()
-            present = _signature(path)
-            if present == signature and self._clock() < moved_s + REMEMBER_MOVED_S:
-                self._moved.append((path, signature, moved_s))
-            if present is None or present == signature or present.inode != signature.inode:
+            path, judged, moved_s = self._moved.popleft()
+            present, same = _signature(path), _if_same(path, judged)
+            if same is not None and self._clock() < moved_s + REMEMBER_MOVED_S:
+                self._moved.append((path, same, moved_s))
+            if present is None or same is not None or present.inode != judged.signature.inode:
                 continue
             with suppress(OSError), opened(self._folder) as fd:
                 name = _unused_name(path, present, fd)
@@ -301,6 +320,22 @@ def _unused_name(path: Path, signature: _Signature, folder_fd: int) -> str:
         ending = f"-{signature.mtime_ns}{f'-{number}' if number else ''}{path.suffix}"
         name = os.fsencode(path.stem)[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
     return name
+
+
+def _digest(encoded: np.ndarray) -> bytes:
+    return hashlib.blake2b(encoded.data, digest_size=16).digest()
+
+
+def _if_same(path: Path, judged: _Judged) -> _Judged | None:
+    """`judged` with the present modification time; None if the file is gone, replaced, or has other content."""
+    present = _signature(path)
+    if present is None or present == judged.signature:
+        return judged if present is not None else None
+    if (present.inode, present.size) != (judged.signature.inode, judged.signature.size):
+        return None
+    with suppress(ImageError):
+        return judged._replace(signature=present) if _digest(read_encoded(path)) == judged.digest else None
+    return None
 
 
 def _signature(path: Path) -> _Signature | None:

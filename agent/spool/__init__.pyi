@@ -2,6 +2,7 @@ from .clock import SpoolClock as SpoolClock
 from .clock import Stamp as Stamp
 from .database import SpoolFile as SpoolFile
 from .given_up import Cause as Cause
+from .outbox import CHECK_PLACE_S as CHECK_PLACE_S
 from .outbox import Accepted as Accepted
 from .outbox import Outbox as Outbox
 from .rows import AttachedImage as AttachedImage

@@ -5,7 +5,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from zsad_agent.spool import repair, rows
 from zsad_agent.spool.clock import SpoolClock
+from zsad_agent.spool.given_up import Expected, Newest
 from zsad_agent.spool.held_file import Change, HeldFile, SpoolHeldError
 from zsad_agent.spool.rows import Entry, State
 from zsad_core.errors import SpoolError
@@ -25,7 +26,6 @@ MAX_WAIT_S = 5.0  # a disk call that takes longer is a stated fault, and the cal
 WAL_PAGES = 4_000  # a commit does a checkpoint only in a burst that is too fast for `sync`
 WAL_KEPT_BYTES = 4_000_000  # size of the log after such a burst
 INCIDENT_S = 60.0  # a file that was removed or replaced is stated for so long after its results were rescued
-NEWEST = 1000  # results that are also kept in memory until they are deleted, about 1 MB
 
 _SET_ASIDE = {**dict.fromkeys(rows.DAMAGE_CODES, repair.CORRUPT), sqlite3.SQLITE_CONSTRAINT: repair.FOUND}
 _UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, *rows.DAMAGE_CODES)
@@ -38,9 +38,9 @@ class SpoolFile:
 
     A call that waits for one that hangs fails when the disk has not answered for `MAX_WAIT_S`.
 
-    Before every transaction the file at the path is compared with the open one. If it was removed, renamed or replaced,
-    the content of the open file is copied to a new file at the path. Results of a file that was found there are added
-    with new ids. In the transaction the state row must be the one that this object wrote last.
+    Before and after every transaction the file at the path is compared with the open one. If it was removed, renamed or
+    replaced, the content of the open file is copied to a new file at the path. Results of a file that was found there
+    are added with new ids. In the transaction the state row must be the one that this object wrote last.
     `incident` says what happened.
 
     Raises (every method):
@@ -61,6 +61,7 @@ class SpoolFile:
         self.imports = 0  # files found whose results were added
         self.adrift = False  # the open file is not at the path, and its content could not be copied there
         self.state = State()  # as committed; replaced as a whole, so it can be read without the lock
+        self.newest = Newest()
         self.bytes = 0  # size of the file and its write-ahead log; read without the lock
         self._wal = Path(f"{path}-wal")
         self._clock = clock
@@ -74,8 +75,7 @@ class SpoolFile:
         self._held: HeldFile | None = None
         self._written: rows.StateRow | None = None  # by the latest commit; None: a new file, or not opened yet
         self._trying: rows.StateRow | None = None  # by the latest transaction, which may have failed after its commit
-        self._newest: dict[int, Entry] = {}  # the newest results, in case the file is overwritten
-        self._expected: tuple[int, list[Entry]] | None = None  # results of a file that is gone: number, the newest ones
+        self._expected: Expected | None = None
         self._incident: tuple[str, float] | None = None  # what was found, and when
         self._in_use = False
         self._db: sqlite3.Connection | None = None
@@ -118,8 +118,12 @@ class SpoolFile:
             self._in_use = False
             self._release()
 
-    def check(self) -> None:
+    def check_place(self) -> None:
         """Raises SpoolError unless the file at the path is, or becomes, the one with all results."""
+        self.run(lambda db, state: None, writes=False, checks=True)
+
+    def check(self) -> None:
+        """As `check_place`, and reads files set aside that a full disk hindered."""
 
         def rescue_next_time(db: sqlite3.Connection, state: State) -> None:
             self._rescue_begun = not self._rescue_waits
@@ -178,7 +182,11 @@ class SpoolFile:
                 self.adrift = False
                 if (change := self._change()) is not None:
                     self._return_to_path(change)
-            return attempt()
+            outcome = attempt()
+            if checks and (change := self._change()) is not None and self._shows_latest_commit():
+                with contextlib.suppress(SpoolError):  # the next call states it
+                    self._return_to_path(change)
+            return outcome
         except sqlite3.DatabaseError as error:
             kind = _SET_ASIDE.get(rows.error_code(error))
             if kind is None or not repairs:
@@ -216,8 +224,7 @@ class SpoolFile:
             if self._held is not None:
                 self._held.note_log()
         self.state, self._written = state, self._trying
-        while self._newest and (first := next(iter(self._newest))) < oldest_id:
-            del self._newest[first]
+        self.newest.forget_before(oldest_id)
         self._unsynced = True
         self._shorten_log(db)
         return outcome
@@ -385,23 +392,24 @@ class SpoolFile:
     def _expect_results(self) -> None:
         """The next file lacks the results of the present one until they are rescued."""
         if self._written is not None:
-            self._expected, self._written = (self.state.results, list(self._newest.values())), None
+            self._expected, self._written = self.newest.expect(self.state.results), None
         self._rescue_begun = False
 
     def _count_lost(self, db: sqlite3.Connection) -> None:
         """After the rescue: adds what is missing and still in memory, and counts the rest."""
-        if self._expected is None:
+        expected = self._expected
+        if expected is None:
             return
-        expected, newest = self._expected
         if self._rescue_waits:
-            self._expected = (0, newest)
+            expected.results = 0
             return
-        if left := rows.missing(db, newest):
+        if left := rows.missing(db, expected.newest):
             self._attempt(partial(self._add, left), True, True)
-        if (lost := expected - self.state.results) > 0:
-            logger.error("spool %s: %d results cannot be read any more and are LOST", self.path, lost)
+        self._expected, (lost, text) = None, expected.lost(self.state.results)
+        if text:
+            self._incident = (f"{self.incident or self.path}: {text}", time.monotonic())
+            logger.error("spool %s: %s", self.path, text)
             self._on_lost(lost)
-        self._expected = None
 
     def _rescue(self) -> None:
         """Copies the results of files set aside that can be read. Continues what an earlier process has begun."""
@@ -417,16 +425,8 @@ class SpoolFile:
         """Adds results with their ids."""
         state.results += rows.insert(db, entries, self._clock.now_s())
         state.last_id = max([state.last_id, *(entry.id for entry in entries)])
-        self._newest.update((entry.id, entry) for entry in entries)
-        while len(self._newest) > NEWEST:
-            del self._newest[next(iter(self._newest))]
+        self.newest.add(entries)
         return len(entries)
-
-    def forget(self, runs: Collection[tuple[int, int]]) -> None:
-        """Call it for results that were deleted."""
-        for first, last in runs:
-            for entry_id in range(first, last + 1):
-                self._newest.pop(entry_id, None)
 
     def _add(self, entries: list[Entry], db: sqlite3.Connection, state: State) -> int:
         """Adds results of a file of unknown origin, with new ids, unless they are in this file too."""
@@ -434,6 +434,8 @@ class SpoolFile:
         first = self._reserve(len(others), state)
         new = [replace(entry, id=first + number) for number, entry in enumerate(others)]
         self.imports += bool(new)
+        if self._expected is not None:
+            self._expected.note_found(others)
         return self.insert(new, db, state)
 
     def _close_connections(self) -> None:

@@ -1,12 +1,20 @@
-"""Results and pictures that the queue had to give up: counted by cause, logged at the begin and the end."""
+"""Results and pictures that the queue had to give up: counted by cause, logged at the begin and the end.
+
+Also what is left of a file whose content is gone.
+"""
 
 import logging
 import threading
 from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
+
+from zsad_agent.spool.rows import Entry
 
 logger = logging.getLogger(__name__)
 
+NEWEST = 1000  # results that are also kept in memory until they are deleted, about 1 MB
 _RESULTS, _PICTURES = "results", "evidence pictures"
 
 
@@ -18,6 +26,66 @@ class Cause(StrEnum):
     DAMAGE = "damage"  # in a file that was damaged, removed or overwritten while the agent ran
     REFUSED = "refused"  # larger than the broker accepts
     BROKER = "broker"  # a picture at which the broker repeatedly ends the connection
+
+
+@dataclass(slots=True)
+class Expected:
+    """Results of a file whose content is gone, until those that can still be read are in a new file."""
+
+    results: int
+    newest: list[Entry]  # known from memory
+    first_id: int  # of the oldest result
+    strangers: int = 0  # read from the file found in its place, and not of this file
+    unclear: int = 0  # read there; of this file if the file found is an earlier state of it
+    is_foreign: bool = False  # the file found is no earlier state of it
+
+    def note_found(self, entries: Iterable[Entry]) -> None:
+        """Counts results that were read from the file found."""
+        bodies = {entry.id: entry.body for entry in self.newest}
+        known, end = set(bodies.values()), min(bodies, default=0)
+        for entry in entries:
+            if entry.body not in known:
+                self.is_foreign |= entry.id in bodies
+                may_be_ours = self.first_id <= entry.id < end and not self.is_foreign
+                self.unclear += may_be_ours
+                self.strangers += not may_be_ours
+
+    def lost(self, results: int) -> tuple[int, str]:
+        """How many are surely missing among the `results` in the new file, and this in words; empty: none is."""
+        if self.is_foreign:
+            self.strangers, self.unclear = self.strangers + self.unclear, 0
+        lost = max(0, self.results - (results - self.strangers))
+        number = f"{lost} to {lost + self.unclear}" if self.unclear else str(lost)
+        return lost, f"{number} results cannot be read any more and are LOST" if lost or self.unclear else ""
+
+
+class Newest:
+    """The newest results, in memory in case their file is overwritten."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, Entry] = {}
+        self._oldest_id = 0  # of all results in the file
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        self._entries.update((entry.id, entry) for entry in entries)
+        while len(self._entries) > NEWEST:
+            del self._entries[next(iter(self._entries))]
+
+    def forget(self, runs: Collection[tuple[int, int]]) -> None:
+        """Call it for results that were deleted: first and last id of each run."""
+        for first, last in runs:
+            for entry_id in range(first, last + 1):
+                self._entries.pop(entry_id, None)
+
+    def forget_before(self, oldest_id: int) -> None:
+        """`oldest_id` is the oldest result in the file now."""
+        self._oldest_id = oldest_id
+        while self._entries and (first := next(iter(self._entries))) < oldest_id:
+            del self._entries[first]
+
+    def expect(self, results: int) -> Expected:
+        """The file has lost its content, `results` in all."""
+        return Expected(results, list(self._entries.values()), self._oldest_id)
 
 
 class GivenUp:

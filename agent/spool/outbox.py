@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 MAX_IN_MEMORY = 1000  # results while the disk cannot be written: about 1 MB
 RETRY_S = 1.0  # between two attempts to write to a failed disk
+CHECK_PLACE_S = 0.2  # longest time without a check that the file is at its path
 UPKEEP_S = 2.0  # the most that a power cut can lose with spool.fsync = periodic
 DELETE_BATCH = 100  # acknowledged results per commit
 DELETE_AFTER_S = 0.2  # longest time that an acknowledged result stays in the spool
@@ -238,8 +239,13 @@ class Outbox:
                 self._picture_on_its_way = None
 
     def delete_acknowledged(self, *, everything: bool = False) -> None:
-        """Deletes acknowledged entries (in batches, or all now), maintains the file, and retries a failed disk."""
+        """Deletes acknowledged entries (in batches, or all now), maintains the file, and retries a failed disk.
+
+        Call it every `CHECK_PLACE_S` at least: if the file was removed, its results are lost when the process is killed
+        before the next check.
+        """
         now_s = self._clock_s()
+        self._attempt("check", self._spool.check_place)
         if now_s - self._kept_up_at_s >= UPKEEP_S:
             self._kept_up_at_s = now_s
             self._attempt("upkeep", self._spool.upkeep)

@@ -171,6 +171,10 @@ class Spool:
             return True
         return False
 
+    def check_place(self) -> None:
+        """Copies all results to a new file if another program removed or replaced the one at the path. Fast."""
+        self._file.check_place()
+
     def append(self, entries: Sequence[Entry], pictures: Sequence[AttachedImage] = ()) -> None:
         """Stores all or nothing, committed when this returns. Entries above a limit are deleted in the same commit.
 
@@ -218,7 +222,7 @@ class Spool:
                 for runs in (results, pictures)
             )
             state.results -= rows.delete(db, "results", result_rows)
-            self._file.forget(result_rows)
+            self._file.newest.forget(result_rows)
             state.pictures -= rows.delete(db, "pictures", picture_rows)
 
         self._file.run(work)

@@ -13,6 +13,7 @@ from .process import keep_memory_small as keep_memory_small
 from .process import note_hangups as note_hangups
 from .process import prepare_environment as prepare_environment
 from .process import process_age_s as process_age_s
+from .process import quick_imports as quick_imports
 from .process import status_mb as status_mb
 from .queues import BoundedQueue as BoundedQueue
 from .queues import FrameQueue as FrameQueue

@@ -1,7 +1,12 @@
 from .goods import LeftOut as LeftOut
+from .goods import Looks as Looks
+from .goods import Picture as Picture
+from .goods import read as read
+from .goods import tail_limit as tail_limit
 from .goods import why_not_good as why_not_good
 from .in_use import ProductPredictor as ProductPredictor
 from .in_use import make_predictor as make_predictor
+from .observe import Observer as Observer
 from .profile import MAX_GOODS as MAX_GOODS
 from .profile import KeptPicture as KeptPicture
 from .profile import Level as Level
@@ -18,3 +23,4 @@ from .store import ProfileStore as ProfileStore
 from .taught import TaughtPredictor as TaughtPredictor
 from .teacher import Taught as Taught
 from .teacher import teach as teach
+from .teacher import token_distances as token_distances

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def screen(
         progress: called with the number of pictures seen.
         unchecked: pictures that look the same, or that the agent rejected, are learned too.
     """
-    looks = _Looks()
+    looks = Looks()
     kept: list[tuple[str, Picture]] = []
     for done, (name, picture) in enumerate(pictures, start=1):
         reason = why_not_good(Path(name), unchecked=unchecked)
@@ -105,12 +106,13 @@ def screen(
     return kept
 
 
-class _Looks:
+class Looks:
     """What the pictures look like, at a small size."""
 
-    def __init__(self) -> None:
-        self._looks: list[np.ndarray] = []
-        self._means: list[float] = []
+    def __init__(self, newest: int | None = None) -> None:
+        """`newest`: how many pictures are remembered; None: all."""
+        self._looks: deque[np.ndarray] = deque(maxlen=newest)
+        self._means: deque[float] = deque(maxlen=newest)
 
     def add(self, image_bgr: np.ndarray) -> None:
         self._looks.append(looks := _looks(image_bgr))
@@ -140,6 +142,21 @@ def far_ones(scores: np.ndarray) -> dict[int, float]:
     median = np.median(logs)
     limit = median + max(FAR_MADS * 1.4826 * float(np.median(np.abs(logs - median))), np.log(FAR_TIMES))
     return {int(place): float(np.exp(logs[place] - median)) for place in np.flatnonzero(logs > limit)}
+
+
+def tail_limit(scores: np.ndarray, count: int) -> float:
+    """The highest score that is plausible for one of so many good parts.
+
+    Above the median the scores of good parts fall off about exponentially; the median and the 80 % quantile give the
+    rate.
+
+    Args:
+        scores: float [K] of good parts, at least one.
+        count: number of parts, at least K.
+    """
+    middle, high = np.quantile(scores, (0.5, 0.8))
+    step = (high - middle) / np.log(0.5 / 0.2)
+    return float(middle + step * np.log(max(1.0, 0.5 * count)))
 
 
 def stand_apart(scores: np.ndarray, most: int) -> dict[int, float]:

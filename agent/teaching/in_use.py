@@ -18,7 +18,7 @@ from zsad_agent.teaching.profile import Profile, decode_profile, encode_profile
 from zsad_agent.teaching.store import ProfileStore
 from zsad_agent.teaching.taught import TaughtPredictor
 from zsad_agent.teaching.teacher import teach
-from zsad_core.bundle import GENERIC_PRODUCT, Bundle
+from zsad_core.bundle import GENERIC_PRODUCT, Bundle, FeatureScale
 from zsad_core.errors import ProfileError, ZsadError
 from zsad_core.types import Prediction
 
@@ -49,13 +49,23 @@ def make_predictor(
     except ProfileError as error:
         logger.error("every verdict is unknown: %s", error)
         unreadable = error
-    if config.product in products and config.product not in bundle.manifest.products:
+    known = bundle.manifest.products
+    if config.product not in known and (config.product in products or unreadable is not None):
         config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
     detector = Detector(bundle, config)
     networks = None
     if products and bundle.manifest.features is not None:
         networks = FeatureNetworks(bundle, config, detector)
-    return ProductPredictor(detector, networks, store, config, taught=products, unreadable=unreadable, at_once=at_once)
+    return ProductPredictor(
+        detector,
+        networks,
+        store,
+        config,
+        bundle=bundle.without_model(),
+        taught=products,
+        unreadable=unreadable,
+        at_once=at_once,
+    )
 
 
 class ProductPredictor:
@@ -71,6 +81,7 @@ class ProductPredictor:
         store: ProfileStore | None,
         config: InferenceConfig,
         *,
+        bundle: Bundle | None = None,
         taught: list[str],
         unreadable: ProfileError | None = None,
         at_once: int = 1,
@@ -84,9 +95,12 @@ class ProductPredictor:
             config: see `TaughtPredictor`.
             taught: the products in the store.
             unreadable: why these are unknown; every picture then fails with this reason.
+            bundle: without its model, for networks that are needed later.
             at_once: products in use at the same time.
         """
         self._unreadable = unreadable
+        self._bundle = bundle
+        self._config = config
         self._most_held = at_once + 1  # the next product is prepared while the present one is inspected
         self.detector = detector
         self.trial_s = detector.trial_s
@@ -97,7 +111,29 @@ class ProductPredictor:
         self._turn = threading.Lock()  # held while a network runs
         self._predictor: Predictor = detector
         if networks is not None:
-            self._predictor = TaughtPredictor(detector, networks, self._profile_of, config, at_once + 1)
+            self._use(networks)
+
+    def _use(self, networks: FeatureNetworks) -> None:
+        self._predictor = TaughtPredictor(self.detector, networks, self._profile_of, self._config, self._most_held)
+        self._networks = networks
+
+    def for_learning(self) -> tuple[Predictor, FeatureNetworks]:
+        """The detector and networks for a teach-in in another thread: pictures of the inspection come in between.
+
+        Compiles the networks if nothing was taught before.
+
+        Raises:
+            BundleError: the bundle has no feature networks.
+            DeviceError: the device cannot run them.
+        """
+        if self._networks is None:
+            if self._bundle is None:
+                raise ProfileError("this predictor was made without a bundle, so it cannot learn")
+            networks = FeatureNetworks(self._bundle, self._config, self.detector)
+            with self._turn:
+                self._use(networks)
+        assert self._networks is not None
+        return _SharedDetector(self.detector, self._turn), _SharedNetworks(self._networks, self._turn)
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         """As `zsad_agent.model.Predictor.predict`.
@@ -128,7 +164,10 @@ class ProductPredictor:
             self.detector.prepare(product)
             return
         if self._networks is None:
-            raise self._without_networks(product)
+            if self._bundle is None or self._bundle.manifest.features is None:
+                raise self._without_networks(product)
+            self.for_learning()
+        assert self._networks is not None
         self._taught.add(product)
         try:
             profile = self._read(product)
@@ -199,18 +238,17 @@ class ProductPredictor:
         if ignored is not None:
             ignored = cv2.resize(ignored.astype(np.uint8), map_hw[::-1], interpolation=cv2.INTER_NEAREST) > 0
         try:
-            with self._turn:
-                taught = teach(
-                    [(good.name, good.image) for good in old.goods],
-                    product=old.product,
-                    networks=networks,
-                    detector=self.detector,
-                    rate=old.asked_rate,
-                    ignored=ignored,
-                    mode=old.part.mode,
-                    unchecked=True,
-                    progress=self._give_turn,
-                )
+            detector, shared = self.for_learning()
+            taught = teach(
+                [(good.name, good.image) for good in old.goods],
+                product=old.product,
+                networks=shared,
+                detector=detector,
+                rate=old.asked_rate,
+                ignored=ignored,
+                mode=old.part.mode,
+                unchecked=True,
+            )
         except ZsadError as error:
             raise ProfileError(f"{text}, and cannot be made again: {error}. Teach the product again") from error
         made = replace(taught.profile, goods=old.goods, rebuilt_from=old.bundle)
@@ -223,7 +261,30 @@ class ProductPredictor:
             )
             return decode_profile(encode_profile(made), old.product)
 
-    def _give_turn(self, what: str, done: int, total: int) -> None:
-        self._turn.release()
+
+class _SharedDetector:
+    """The detector, for one picture at a time."""
+
+    def __init__(self, detector: Detector, turn: threading.Lock) -> None:
+        self._detector, self._turn = detector, turn
+        self.prepare, self.is_taught, self.self_test = detector.prepare, detector.is_taught, detector.self_test
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        with self._turn:
+            found = self._detector.predict(image_bgr, product)
         time.sleep(TURN_S)
-        self._turn.acquire()
+        return found
+
+
+class _SharedNetworks(FeatureNetworks):
+    """The networks, for one picture at a time."""
+
+    def __init__(self, networks: FeatureNetworks, turn: threading.Lock) -> None:
+        self.scales, self.bundle = networks.scales, networks.bundle
+        self._shared, self._turn = networks, turn
+
+    def tokens(self, view_bgr: np.ndarray, scale: FeatureScale, *, strip: bool = False) -> np.ndarray:
+        with self._turn:
+            found = self._shared.tokens(view_bgr, scale, strip=strip)
+        time.sleep(TURN_S)
+        return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.model import Detector, FeatureNetworks
+from zsad_agent.model import FeatureNetworks, Predictor
 from zsad_agent.teaching.fusion import Fusion, ZMaps
 from zsad_agent.teaching.observe import Memory, Observer
 from zsad_agent.teaching.profile import Level, Profile
@@ -36,7 +36,7 @@ class TaughtPredictor:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: Predictor,
         networks: FeatureNetworks,
         profile_of: Callable[[str], Profile | None],
         config: InferenceConfig,

@@ -10,7 +10,7 @@ import numpy as np
 
 from zsad_agent.config import HealthConfig
 from zsad_agent.messages import BundleName
-from zsad_agent.model import Detector, FeatureNetworks
+from zsad_agent.model import FeatureNetworks, Predictor
 from zsad_agent.teaching.fusion import Fusion, ZMaps, best_fusion
 from zsad_agent.teaching.goods import (
     LEAST_GOODS,
@@ -22,6 +22,7 @@ from zsad_agent.teaching.goods import (
     read,
     screen,
     stand_apart,
+    tail_limit,
 )
 from zsad_agent.teaching.observe import Observed, Observer, scales_for
 from zsad_agent.teaching.profile import MAX_GOODS, KeptPicture, Level, Profile, Recall, ScaleMemory
@@ -87,8 +88,9 @@ def teach(
     *,
     product: str,
     networks: FeatureNetworks,
-    detector: Detector,
+    detector: Predictor,
     bad: Sequence[Named] = (),
+    doubtful: Sequence[Named] = (),
     rate: float = 0.01,
     seed: int = 0,
     ignored: np.ndarray | None = None,
@@ -105,6 +107,8 @@ def teach(
         networks: of the bundle.
         detector: of the same bundle.
         bad: as `images`, of bad parts. They set the recall, and may change which scales are used.
+        doubtful: as `images`, of parts that may be bad. They are not learned. Those that the distribution of the goods
+            explains set the threshold too.
         rate: share of good parts that may be rejected, in (0, 1).
         seed: of every choice.
         ignored: bool [h, w] of the model's map, True where the camera's mask ignores it.
@@ -145,6 +149,7 @@ def teach(
         memories,
         held_out,
         bad,
+        doubtful,
         rate,
         likeness=likeness,
         kept=[kept[name] for name in memories.seen],
@@ -201,12 +206,12 @@ def _mean_distance(observer: Observer, images: Sequence[np.ndarray], model: Part
         tokens = [observer.tokens(model.locate(images[place]), first) for place in some]
     except ImageError:
         return None
-    between = _between(tokens)
+    between = token_distances(tokens)
     between[np.arange(len(tokens)), np.arange(len(tokens))] = np.inf
     return float(between.min(axis=1).mean())
 
 
-def _between(tokens: Sequence[np.ndarray]) -> np.ndarray:
+def token_distances(tokens: Sequence[np.ndarray]) -> np.ndarray:
     """float32 [K, K, N]: from each token of a picture (first), [h, w, C], to the nearest one of another (second)."""
     width = tokens[0].shape[-1]
     together = np.concatenate([one.reshape(-1, width) for one in tokens]).astype(np.float32)
@@ -233,7 +238,7 @@ def _learn(task: _Task, part: PartModel, goods: Sequence[Named]) -> _Memories:
         name: replace(one, tokens={scale: tokens.astype(np.float16) for scale, tokens in one.tokens.items()})
         for name, one in _observe(task, part, names, goods, "learning good parts")
     }
-    strangers = find_strangers(_between([one.tokens[names[0]] for one in seen.values()]))
+    strangers = find_strangers(token_distances([one.tokens[names[0]] for one in seen.values()]))
     check_number(len(seen), len(strangers), task.left_out)
     left = int(MOST_OUTLIERS * len(seen)) - len(strangers)
     seen = _without(task, seen, strangers)
@@ -292,6 +297,7 @@ def _finish(
     memories: _Memories,
     held_out: Sequence[Named],
     bad: Sequence[Named],
+    doubtful: Sequence[Named],
     rate: float,
     *,
     likeness: Mapping[str, float],
@@ -321,6 +327,7 @@ def _finish(
     quartiles += [their_quartiles[name] for name in others]
     needed = promise([0.0], rate).needed
     scores = others if len(others) >= needed else scores | others
+    scores |= _likely_good(task, scores, dict(reader.read(doubtful, "checking doubtful parts")), levels)
     found = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in bads.items()}
     promises = [promise([of[place] for of in scores.values()], rate) for place in range(len(levels))]
     scale = promises[-1].threshold
@@ -355,6 +362,19 @@ def _finish(
         likeness=likeness,
         notes=tuple(task.notes),
     )
+
+
+def _likely_good(
+    task: _Task, goods: Mapping[str, Sequence[float]], doubtful: Mapping[str, ZMaps], levels: Sequence[Fusion]
+) -> dict[str, list[float]]:
+    """The scores, by level, of the doubtful parts that the goods explain. The others are left out."""
+    found = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in doubtful.items()}
+    limit = tail_limit(np.array([of[-1] for of in goods.values()]), len(goods) + len(found))
+    for name, of in sorted(found.items(), key=lambda entry: -entry[1][-1]):
+        if of[-1] > limit:
+            reason = f"may be defective: its score of {of[-1]:.1f} is above {limit:.1f}, which good parts explain"
+            task.left_out.append(LeftOut(name=name, reason=reason, score=of[-1]))
+    return {name: of for name, of in found.items() if of[-1] <= limit}
 
 
 def _level(found: Promise, scales: int, bads: Sequence[float]) -> Level:

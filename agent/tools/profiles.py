@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zsad_agent import learning
 from zsad_agent.system import configure_logging, printable, utc_text
 from zsad_agent.tools.flags import add_config_flag, add_profiles_flag, named_store
 from zsad_agent.tools.teach import promise_lines
@@ -31,6 +32,9 @@ def main(arguments: list[str]) -> int:
         store.remove(args.product)
         print(f"{printable(args.product)}: removed")
         return 0
+    if args.action == "export" and args.dataset is not None:
+        print(f"{args.dataset}: {learning.export_dataset(store, args.dataset)} pictures")
+        return 0
     if args.action == "export":
         stored = store.export_to(args.product, args.file)
         print(f"{args.file}: {_name(stored)}")
@@ -54,15 +58,24 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "import": "check such a file and take it into use",
     }.items():
         sub = actions.add_parser(action, help=text, description=text[0].upper() + text[1:] + ".")
-        if action in ("show", "remove", "rollback", "export"):
+        if action in ("show", "remove", "rollback"):
             sub.add_argument("product", metavar="PRODUCT")
-        if action in ("export", "import"):
+        if action == "export":
+            sub.add_argument("product", nargs="?", metavar="PRODUCT")
+            sub.add_argument("file", nargs="?", type=Path, metavar="FILE")
+            sub.add_argument(
+                "--dataset", type=Path, metavar="DIR", help="instead: the pictures of all products, taught and marked"
+            )
+        if action == "import":
             sub.add_argument("file", type=Path, metavar="FILE")
         if action in ("list", "show"):
             sub.add_argument("--json", action="store_true", help="one JSON object per product")
         add_profiles_flag(sub)
         add_config_flag(sub)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.action == "export" and (args.file is None) == (args.dataset is None):
+        parser.error("export: name PRODUCT and FILE, or --dataset DIR")
+    return args
 
 
 def _print_all(entries: list[Entry], args: argparse.Namespace) -> int:

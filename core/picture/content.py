@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 HEAD_BYTES: Final = 256  # enough for every pattern below
-READ_FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG 2000", "PNG", "PNM", "TIFF", "WebP")
+READ_FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "PNM", "TIFF")
 _FORMATS: Final = {
     name: re.compile(pattern, re.DOTALL)
     for name, pattern in {
@@ -16,12 +16,13 @@ _FORMATS: Final = {
         "PNG": rb"\x89PNG",
         "BMP": rb"BM.{12}[\x0c-\xff]\0\0\0",  # the last four bytes: the size of the second header
         "TIFF": rb"II[*+]\0|MM\0[*+]",
-        "WebP": rb"RIFF.{4}WEBP",
         "GIF": rb"GIF8[79]a",
+        "PNM": rb"P[1-6]\s+[#\d]",
+        # Pictures that are not read. They are named, so that no part is passed over in silence. The first three have
+        # no checksum, and their decoders replace damaged data without an error: parts of a crack would disappear.
+        "WebP": rb"RIFF.{4}WEBP",
         "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
         "AVIF": rb".{4}ftyp(?:.{4}){0,9}avi[fs]",
-        "PNM": rb"P[1-6]\s+[#\d]",
-        # Pictures that are not read. They are named, so that no part is passed over in silence.
         "HEIC": rb".{4}ftyp(?:he[iv]|m[is]f1)",
         "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
         "JPEG XR": rb"II\xbc",

@@ -1,12 +1,17 @@
 """Checks the bytes of an image file before it is decoded."""
 
 import re
+from typing import NamedTuple
 
 import simplejpeg
+
+from zsad_core.picture.content import HEAD_BYTES, format_of
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # not a stuffed byte, restart or fill
 _JPEG_START, _JPEG_END = 0xD8, 0xD9
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # headers with the size
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_SCAN = 0xDA
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _HARMLESS_WARNINGS = {  # of libjpeg, about header bytes that no decoder needs -> where they are, what they should be
     "Invalid SOS parameters for sequential": (
@@ -45,13 +50,18 @@ def find_fault(encoded: bytes) -> str | None:
     but a JPEG that follows directly is.
     """
     if encoded.startswith(b"\xff\xd8"):
-        end, width, height = _jpeg_end_and_size(encoded)
+        end, width, height, imprecise = _walk_jpeg(encoded)
         if width * height > MAX_PIXELS:  # decoding a progressive JPEG takes memory for all of it
             return f"{width}x{height} pixels, at most {MAX_PIXELS} are read"
         if end is None:
             return "the JPEG is truncated: it has no end-of-image marker"
-        if encoded.startswith(b"\xff\xd8\xff", end) and b"MPF\0" not in encoded[:end]:
-            return "holds several JPEGs, of which only the first would be read: split it, or name a motion JPEG .mjpeg"
+        if format_of(encoded[end : end + HEAD_BYTES]) and b"MPF\0" not in encoded[:end]:
+            return (
+                "holds several images, of which only the first would be read: split it, or name a motion JPEG .mjpeg. "
+                "An interlaced video must be deinterlaced: ffmpeg -i VIDEO -vf yadif -c:v mjpeg -q:v 2 NEW.avi"
+            )
+        if imprecise > 0:
+            return "the progressive JPEG is truncated: its last scans are missing"
     if encoded.startswith(b"\x89PNG"):
         chunks = _png_chunks(encoded)
         if b"IEND" not in chunks:
@@ -79,24 +89,39 @@ def find_jpeg_damage(encoded: bytes) -> str | None:
     return None
 
 
-def _jpeg_end_and_size(encoded: bytes) -> tuple[int | None, int, int]:
-    """(position after the JPEG's own end marker, None if it has none; width; height), as of ITU-T T.81, annex B.
+class _Jpeg(NamedTuple):
+    end: int | None  # position after the end marker; None if it has none
+    width: int
+    height: int
+    imprecise: int  # coefficients, of 64 for each component, that no scan of a progressive JPEG gives completely
+
+
+def _walk_jpeg(encoded: bytes) -> _Jpeg:
+    """What the segments of a JPEG state, as of ITU-T T.81, annex B.
 
     It skips whole segments, so the end marker of an embedded thumbnail does not count. If another image starts before
     this one has ended, because a connection lost bytes, that image's end marker does not count either.
     """
     position, width, height = 2, 0, 0
+    imprecise: set[tuple[int, int]] = set()  # component, number of the coefficient
     while found := _JPEG_MARKER.search(encoded, position):
         marker, position = found[0][-1], found.end()
         if marker == _JPEG_END:
-            return position, width, height
+            return _Jpeg(position, width, height, len(imprecise))
         if marker == _JPEG_START:
             break
+        if marker == 0x01:  # TEM has no length field
+            continue
+        segment = encoded[position + 2 : position + int.from_bytes(encoded[position : position + 2], "big")]
+        position += 2 + len(segment)
         if marker in _JPEG_FRAMES:
-            height, width = (int.from_bytes(encoded[at : at + 2], "big") for at in (position + 3, position + 5))
-        if marker != 0x01:  # TEM has no length field
-            position += int.from_bytes(encoded[position : position + 2], "big")
-    return None, width, height
+            height, width = (int.from_bytes(segment[at : at + 2], "big") for at in (1, 3))
+        if marker in _PROGRESSIVE:
+            imprecise = {(component, index) for component in segment[6::3] for index in range(64)}
+        if marker == _SCAN and len(segment) > 2 and segment[-1] & 15 == 0:  # no bit is left for a later scan
+            first, last = segment[-3], segment[-2]
+            imprecise -= {(component, index) for component in segment[1:-3:2] for index in range(first, last + 1)}
+    return _Jpeg(None, width, height, len(imprecise))
 
 
 def _png_chunks(encoded: bytes) -> set[bytes]:

@@ -14,6 +14,7 @@ from zsad_core.errors import ImageError
 from zsad_core.picture.content import HEAD_BYTES, READ_FORMATS, format_of
 from zsad_core.picture.encoded import MAX_PIXELS, find_fault, find_jpeg_damage
 from zsad_core.picture.layouts import read_layout
+from zsad_core.picture.raw_pixels import find_missing
 
 HALVE_FROM: Final = 4  # times the sides of the input; an image of at least this size is halved first
 NOT_AN_IMAGE: Final = "not an image that OpenCV can decode, or damaged"
@@ -78,7 +79,7 @@ def decode_image(encoded: np.ndarray, name: str, bit_depth: int | None = None, *
         raise ImageError(f"{name}: {error}") from error
 
 
-def _decoded(encoded: np.ndarray, *, strict: bool) -> tuple[np.ndarray, int | None]:
+def _decoded(encoded: np.ndarray, *, strict: bool, is_mask: bool = False) -> tuple[np.ndarray, int | None]:
     """The image with the channels and bits of the file, and the value of white if the file states one."""
     data = encoded.tobytes()
     kind = format_of(data[:HEAD_BYTES])
@@ -89,6 +90,10 @@ def _decoded(encoded: np.ndarray, *, strict: bool) -> tuple[np.ndarray, int | No
     if fault := find_fault(data) or (find_jpeg_damage(data) if strict and kind == "JPEG" else None):
         raise ImageError(fault)
     layout = read_layout(kind, data)
+    if strict and not is_mask and layout.raw is not None and (fault := find_missing(layout.raw, data)):
+        raise ImageError(
+            f"the {kind} is damaged: {fault}. If the picture is whole, save it as PNG, which has a checksum"
+        )
     if layout.zero_at is not None:
         encoded = encoded.copy()
         encoded[layout.zero_at : layout.zero_at + 2] = 0
@@ -145,9 +150,8 @@ def read_mask(path: Path) -> np.ndarray:
     """
     threshold = 127 if path.suffix.lower() in (".jpg", ".jpeg") else 0
     try:
-        mask, _ = _decoded(
-            read_encoded(path), strict=True
-        )  # not converted to 8 bits: a 16-bit value of 1 would become 0
+        # Not converted to 8 bits: a 16-bit value of 1 would become 0.
+        mask, _ = _decoded(read_encoded(path), strict=True, is_mask=True)
     except ImageError as error:
         raise ImageError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     brightest = np.maximum.reduce(cv2.split(mask))  # several times as fast as max(axis=2)

@@ -13,20 +13,21 @@ from typing import Final
 import numpy as np
 
 from zsad_core.errors import ImageError
+from zsad_core.picture.content import HEAD_BYTES, format_of
+from zsad_core.picture.raw_pixels import RawPixels
 from zsad_core.picture.strips import DECODED_LENGTH, inflated_length
 
 FULL_16_BIT: Final = 65_535
 MAX_PADDING_BYTES: Final = 16  # after uncompressed data; some writers align the length
 _TIFF_TYPES: Final = {1: "B", 3: "H", 4: "I", 16: "Q"}  # the integer types; no other is needed here
+_MOST_METADATA: Final = 65_536  # bytes, and an eighth of the pixels, in an uncompressed TIFF
 _MOST_VALUES: Final = 1_000_000  # strips or tiles of the largest image
-_PHOTOMETRIC: Final = {4: "mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "CFA", 34892: "raw"}
-_JPEG_FRAME: Final = re.compile(rb"\xff[\xc0-\xc2]..\x08(....)", re.DOTALL)
-_YCBCR: Final = 6
-_TILE: Final = b"\xff\x90\0\x0a"  # start of a tile-part of JPEG 2000
-_UNCOMPRESSED, _JPEG_COMPRESSED = 1, 7
+_PHOTOMETRIC: Final = {4: "mask", 6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "CFA", 34892: "raw"}
+_UNCOMPRESSED: Final = 1
 _UNASSOCIATED_ALPHA: Final = 2
 _BGRX: Final = (0xFF0000, 0xFF00, 0xFF)
 _ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_SEVERAL: Final = "holds several images, of which only the first would be read: split it"
 _OTHER_SIZE: Final = "holds more or less data than an image of the size in its header: the header is wrong, or damaged"
 
 
@@ -45,10 +46,6 @@ class _Tag(IntEnum):
     STRIP_BYTES = 279
     MAX_VALUE = 281
     PLANES = 284
-    TILE_WIDTH = 322
-    TILE_HEIGHT = 323
-    TILE_OFFSETS = 324
-    TILE_BYTES = 325
     EXTRA_SAMPLES = 338
     SAMPLE_FORMAT = 339
     DNG_VERSION = 50706
@@ -65,6 +62,7 @@ class Layout:
     white: int | None = None  # the decoded value of white; None: not stated
     zero_at: int | None = None  # position of two bytes to set to 0 before OpenCV decodes the file
     image: np.ndarray | None = None  # uint8 BGR [H, W, 3], decoded here; None: OpenCV decodes it
+    raw: RawPixels | None = None  # None: compressed
 
 
 def read_layout(kind: str, data: bytes) -> Layout:
@@ -74,7 +72,7 @@ def read_layout(kind: str, data: bytes) -> Layout:
         ImageError: OpenCV would decode it wrongly. The text says what to do.
     """
     reader = {
-        "AVIF": _avif, "BMP": _bmp, "GIF": _gif, "JPEG 2000": _jpeg_2000, "PNG": _png, "PNM": _pnm, "TIFF": _tiff
+        "BMP": _bmp, "GIF": _gif, "PNG": _png, "PNM": _pnm, "TIFF": _tiff
     }.get(kind)  # fmt: skip
     try:
         return reader(data) if reader is not None else Layout()
@@ -83,7 +81,7 @@ def read_layout(kind: str, data: bytes) -> Layout:
 
 
 def _tiff_tags(data: bytes) -> _Tags:
-    """The tags first image of a TIFF or BigTIFF."""
+    """The tags of the first image of a TIFF or BigTIFF."""
     order = "<" if data.startswith(b"II") else ">"
     if struct.unpack_from(f"{order}H", data, 2)[0] == 43:
         start = struct.unpack_from(f"{order}Q", data, 8)[0]
@@ -121,55 +119,80 @@ def _tiff(data: bytes) -> Layout:
     fault = None
     if _value(tags, _Tag.SUBFILE, 0) & 5 or _Tag.DNG_VERSION in tags:  # a reduced image or a mask; DNG
         fault = "a TIFF whose first image is a preview (DNG, camera raw)"
-    elif photometric not in (0, 1, 2, 3, 5, 6):
+    elif photometric not in (0, 1, 2, 3, 5):
         fault = f"a TIFF with {_PHOTOMETRIC.get(photometric, f'unknown colour ({photometric})')} pixels"
     elif photometric == 0 and bits[0] > 8:
         fault = f"a TIFF with {bits[0]} bits and white as 0"
     elif len(set(bits)) > 1 or any(kind != 1 for kind in tags.get(_Tag.SAMPLE_FORMAT, ((1,), 0))[0]):
         fault = "a TIFF with signed, floating-point or mixed values"
-    elif samples not in {0: (1, 2), 1: (1, 2), 2: (3, 4), 3: (1,), 5: (4,), 6: (3,)}[photometric]:
+    elif samples not in {0: (1, 2), 1: (1, 2), 2: (3, 4), 3: (1,), 5: (4,)}[photometric]:
         fault = f"a TIFF with {samples} channels"
     elif samples > 1 and _value(tags, _Tag.PLANES, 1) != 1:
         fault = "a TIFF with a plane for each colour"
-    elif compression not in (_UNCOMPRESSED, _JPEG_COMPRESSED, *DECODED_LENGTH):
+    elif compression not in (_UNCOMPRESSED, *DECODED_LENGTH):
         fault = f"a TIFF with compression {compression}"
+    elif _Tag.STRIP_OFFSETS not in tags:
+        fault = "a TIFF in tiles"
     if fault:
-        raise ImageError(f"{fault} is not read: save it as grey or RGB of 8 or 16 bits, interleaved")
-    _check_tiff_pieces(data, tags, pixel_bits=samples * bits[0])
+        raise ImageError(
+            f"{fault} is not read: save it as grey or RGB of 8 or 16 bits, interleaved, in strips, "
+            "uncompressed or with LZW or Deflate"
+        )
+    if _another_tiff(data):
+        raise ImageError(_SEVERAL)
+    raw = _tiff_strips(data, tags, pixel_bits=samples * bits[0])
     white = FULL_16_BIT if 8 < bits[0] < 16 else None  # OpenCV scales these to 16 bits
     if bits[0] == 16 and highest in (1023, 4095, 16_383):  # other values are the brightest of this image
         white = highest
-    return Layout(white=white, zero_at=alpha[1] if alpha[0][:1] == (_UNASSOCIATED_ALPHA,) else None)
+    return Layout(white=white, zero_at=alpha[1] if alpha[0][:1] == (_UNASSOCIATED_ALPHA,) else None, raw=raw)
 
 
-def _check_tiff_pieces(data: bytes, tags: _Tags, *, pixel_bits: int) -> None:
-    """Raises ImageError if a strip or tile is missing, or has more or less data than the size in the header needs."""
+def _another_tiff(data: bytes) -> bool:
+    """Whether a second TIFF follows. Where the first one ends cannot be known: its parts are in any order."""
+    position = 0
+    while (position := data.find(data[:4], position + 1)) > 0:
+        try:
+            if _Tag.WIDTH in _tiff_tags(data[position:]):
+                return True
+        except (ImageError, struct.error, OverflowError):
+            continue  # the same four bytes by chance
+    return False
+
+
+def _tiff_strips(data: bytes, tags: _Tags, *, pixel_bits: int) -> RawPixels | None:
+    """The pixels if they are uncompressed.
+
+    Raises:
+        ImageError: a strip is missing, or has more or less data than the size in the header needs.
+    """
     height, width = _value(tags, _Tag.HEIGHT), _value(tags, _Tag.WIDTH)
-    if tiled := _Tag.TILE_OFFSETS in tags:
-        offsets, counts = tags[_Tag.TILE_OFFSETS][0], tags[_Tag.TILE_BYTES][0]
-        rows, columns = _value(tags, _Tag.TILE_HEIGHT), _value(tags, _Tag.TILE_WIDTH)
-    else:
-        offsets, counts = tags[_Tag.STRIP_OFFSETS][0], tags[_Tag.STRIP_BYTES][0]
-        rows, columns = min(height, _value(tags, _Tag.ROWS_PER_STRIP, height)), width
-    if min(rows, columns, width) < 1:
-        raise ImageError(f"the TIFF is damaged: {width}x{height} pixels in pieces of {columns}x{rows}")
-    if len(offsets) != ceil(height / rows) * ceil(width / columns) or len(counts) != len(offsets):
+    offsets, counts = tags[_Tag.STRIP_OFFSETS][0], tags[_Tag.STRIP_BYTES][0]
+    rows = min(height, _value(tags, _Tag.ROWS_PER_STRIP, height))
+    if min(rows, width) < 1:
+        raise ImageError(f"the TIFF is damaged: {width}x{height} pixels in strips of {rows} rows")
+    if len(offsets) != ceil(height / rows) or len(counts) != len(offsets):
         raise ImageError(f"the TIFF {_OTHER_SIZE}")
-    if any(offset + count > len(data) for offset, count in zip(offsets, counts, strict=True)):
-        raise ImageError("the TIFF is truncated")
-    compression, row_bytes = _value(tags, _Tag.COMPRESSION, _UNCOMPRESSED), ceil(columns * pixel_bits / 8)
+    compression, row_bytes = _value(tags, _Tag.COMPRESSION, _UNCOMPRESSED), ceil(width * pixel_bits / 8)
+    end, pixels = 8, []
     for number, (offset, count) in enumerate(zip(offsets, counts, strict=True)):
-        left = rows if tiled else min(rows, height - number * rows)
-        whole, needed = row_bytes * rows, row_bytes * left
-        if compression == _JPEG_COMPRESSED:
-            frame = _JPEG_FRAME.search(data, offset, offset + count)
-            fits = frame is not None and struct.unpack(">HH", frame[1]) in ((rows, columns), (left, columns))
-        elif compression != _UNCOMPRESSED:
-            fits = DECODED_LENGTH[compression](data[offset : offset + count], whole) in (whole, needed)
-        else:  # subsampled YCbCr has fewer bytes
-            fits = count <= needed + MAX_PADDING_BYTES and (count >= needed or _value(tags, _Tag.PHOTOMETRIC) == _YCBCR)
+        if offset < end:
+            raise ImageError("the TIFF is damaged: its strips overlap, or are not in order")
+        if (end := offset + count) > len(data):
+            raise ImageError("the TIFF is truncated")
+        needed = row_bytes * min(rows, height - number * rows)
+        if compression == _UNCOMPRESSED:
+            fits = needed <= count <= needed + MAX_PADDING_BYTES
+            pixels.append(data[offset : offset + needed])
+        else:
+            fits = DECODED_LENGTH[compression](data[offset:end], row_bytes * rows) in (row_bytes * rows, needed)
         if not fits:
             raise ImageError(f"the TIFF {_OTHER_SIZE}")
+    if not pixels:
+        return None
+    raw = RawPixels(b"".join(pixels), height, max(1, pixel_bits // 8))
+    if len(data) - len(raw.data) > len(raw.data) // 8 + _MOST_METADATA:  # it would be more strips
+        raise ImageError(f"the TIFF {_OTHER_SIZE}")
+    return raw
 
 
 def _png(data: bytes) -> Layout:
@@ -184,7 +207,9 @@ def _png(data: bytes) -> Layout:
         if kind == b"IDAT":
             packed.append(data[position + 8 : position + 8 + length])
         position += 12 + length
-    if inflated_length(b"".join(packed), expected) > expected:
+        if kind == b"IEND" and format_of(data[position : position + HEAD_BYTES]):
+            raise ImageError(_SEVERAL)
+    if inflated_length(b"".join(packed), expected) != expected:
         raise ImageError(f"the PNG {_OTHER_SIZE}")
     return Layout()
 
@@ -205,13 +230,14 @@ def _bmp(data: bytes) -> Layout:
     if left < 0:
         raise ImageError("the BMP is truncated")
     beyond = struct.unpack_from("<I", data, 2)[0] - (len(data) - left)  # of the stated file size; then comes metadata
-    has_profile = header == 124 and struct.unpack_from("<I", data, 130)[0] > 0
-    if left > MAX_PADDING_BYTES and not has_profile and not 0 <= beyond <= MAX_PADDING_BYTES:
-        raise ImageError(f"the BMP {_OTHER_SIZE}")
+    metadata = left - (struct.unpack_from("<I", data, 130)[0] if header == 124 else 0)  # without a colour profile
+    most = row_bytes * abs(height) // 8 if 0 <= beyond <= MAX_PADDING_BYTES else MAX_PADDING_BYTES  # more would be rows
+    if metadata > most:
+        raise ImageError(f"the BMP {_OTHER_SIZE}, or it holds several images")
+    raw = RawPixels(data[start : len(data) - left], abs(height), max(1, bits // 8))
     masks = struct.unpack_from("<III", data, 54) if compression == 3 else _BGRX
-    if masks == _BGRX:
-        return Layout()
-    return Layout(image=_unmasked(data, (start, width, height, bits), masks))
+    image = None if masks == _BGRX else _unmasked(data, (start, width, height, bits), masks)
+    return Layout(image=image, raw=raw)
 
 
 def _unmasked(data: bytes, layout: tuple[int, int, int, int], masks: tuple[int, ...]) -> np.ndarray:
@@ -230,51 +256,20 @@ def _unmasked(data: bytes, layout: tuple[int, int, int, int], masks: tuple[int, 
 
 
 def _pnm(data: bytes) -> Layout:
-    kind = data[1] - ord("0")
-    numbers = re.match(rb"P." + (3 - (kind == 4)) * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s", data)
-    if kind < 4 or numbers is None:
-        raise ImageError("a PNM file of this form is not read: save it as binary PBM, PGM or PPM")
-    width, height, *maximum = map(int, numbers.groups())
-    white = maximum[0] if maximum else 255
+    numbers = re.match(rb"P[56]" + 3 * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s", data)
+    if numbers is None:
+        raise ImageError("a PNM file of this form is not read: save it as binary PGM or PPM")
+    width, height, white = map(int, numbers.groups())
     if not 0 < white <= FULL_16_BIT:
         raise ImageError(f"the PNM is damaged: its highest value is {white}")
-    row_bytes = ceil(width / 8) if kind == 4 else width * (3 if kind == 6 else 1) * (1 if white < 256 else 2)
-    if len(data) - numbers.end() > row_bytes * height + MAX_PADDING_BYTES:
+    pixel_bytes = (3 if data[1] == ord("6") else 1) * (1 if white < 256 else 2)
+    left = len(data) - numbers.end() - width * height * pixel_bytes
+    if left < 0:
+        raise ImageError("the PNM is truncated")
+    if left > MAX_PADDING_BYTES or 0 in (width, height):
         raise ImageError(f"the PNM {_OTHER_SIZE}, or it holds several images")
-    return Layout(white=None if white in (255, FULL_16_BIT) else white)
-
-
-def _jpeg_2000(data: bytes) -> Layout:
-    if (box := data.find(b"colr\x01")) > 0 and struct.unpack_from(">I", data, box + 7)[0] not in (16, 17):
-        raise ImageError("a JPEG 2000 that is neither sRGB nor grey is not read: save it as sRGB")
-    start = max(0, data.find(b"\xff\x4f\xff\x51"))  # the code stream, with the size first
-    right, bottom, left, top, tile_w, tile_h, tiles_x, tiles_y = struct.unpack_from(">8I", data, start + 8)
-    depth = data[start + 42]
-    if depth > 15:  # the highest bit: signed
-        raise ImageError("a JPEG 2000 with signed values or more than 16 bits is not read: save it with 8 or 16 bits")
-    tiles = ceil((right - tiles_x) / max(1, tile_w)) * ceil((bottom - tiles_y) / max(1, tile_h))
-    position, found = data.find(_TILE, start), set()
-    while data.startswith(_TILE, position):
-        tile, length = struct.unpack_from(">HI", data, position + 4)
-        found.add(tile)
-        position = position + length if length else len(data) - 2
-    if not data.startswith(b"\xff\xd9", position):
-        raise ImageError("the JPEG 2000 is truncated or damaged")
-    size = (bottom - top, right - left)
-    stated = struct.unpack_from(">II", data, box + 4) if (box := data.find(b"ihdr")) > 0 else size
-    is_tile = tiles > 1 or (tile_w, tile_h) == (right - tiles_x, bottom - tiles_y)  # encoders make the only tile so
-    if len(found) != tiles or stated != size or not is_tile:
-        raise ImageError(f"the JPEG 2000 {_OTHER_SIZE}")
-    return Layout(white=None if depth in (7, 15) else (2 << depth) - 1)
-
-
-def _avif(data: bytes) -> Layout:
-    properties = data[: max(0, data.find(b"mdat"))] or data
-    if (box := properties.find(b"av1C")) > 0 and properties[box + 6] & 0x40:
-        raise ImageError("an AVIF with more than 8 bits is not read: save it as PNG")
-    if any(box in properties for box in (b"irot\x01", b"irot\x02", b"irot\x03", b"imir", b"clap")):
-        raise ImageError("an AVIF that is stored rotated, mirrored or cropped is not read: save it upright")
-    return Layout()
+    raw = RawPixels(data[numbers.end() : len(data) - left], height, pixel_bytes)
+    return Layout(white=None if white in (255, FULL_16_BIT) else white, raw=raw)
 
 
 def _gif(data: bytes) -> Layout:
@@ -295,4 +290,6 @@ def _gif(data: bytes) -> Layout:
         position += 1
     if images != 1:
         raise ImageError(f"holds {images} images, of which only the first would be read: split it")
+    if format_of(data[position + 1 : position + 1 + HEAD_BYTES]):
+        raise ImageError(_SEVERAL)
     return Layout()

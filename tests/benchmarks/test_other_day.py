@@ -38,14 +38,16 @@ def test_masks_are_transformed_like_their_images(dataset: Path, tmp_path: Path) 
     assert copied(dataset, tmp_path / "day").returncode == 0
     samples, faults = scan_dataset(tmp_path / "day/parts")
     assert len(samples) == 24 and not faults
-    shapes, levels = set(), set()
+    shapes, levels, defects = set(), set(), 0
     for image, mask in (sample.load() for sample in samples):
         shapes.add(mask.shape)
         levels.add(round(float(image[mask == 0].mean())))
         if mask.any():
             assert image[mask > 0].mean() > image[mask == 0].mean() + 20  # the mask marks the defect
+            defects += 1
     assert shapes == {(30, 50), (50, 30)}
     assert len(levels) > 12
+    assert defects == sum(sample.is_anomalous for sample in samples) > 0
 
 
 def test_a_name_always_gives_the_same_changes(dataset: Path, tmp_path: Path) -> None:

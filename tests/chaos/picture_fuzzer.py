@@ -24,7 +24,7 @@ import numpy as np
 from zsad_agent.sources import PicturesSource
 from zsad_core.errors import ImageError
 
-SUFFIXES = (".png", ".jpg", ".bmp", ".tiff", ".webp", ".pgm", ".gif", ".jp2", ".avif")
+SUFFIXES = (".png", ".jpg", ".bmp", ".tiff", ".pgm", ".gif")
 SIDES = (0, 1, 7, 0xFFFF, 0x7FFF, 10_000, 100_000, 0x7FFFFFFF, 0xFFFFFFFF)
 
 

@@ -41,7 +41,7 @@ def check(found: Judgement, total: int) -> None:
     assert found.received >= total
 
 
-def tell(fault: str, line: Line, found: Judgement, tried: int, *, anew: bool = True) -> None:
+def record_fault(fault: str, line: Line, found: Judgement, tried: int, *, anew: bool = True) -> None:
     record(
         fault,
         tried=tried,
@@ -127,7 +127,7 @@ def test_10000_results_arrive_despite_faulty_brokers(
             bad = replace_broker(line, fault, wait_s=wait_s)
             line.await_recovery()
         found = line.finish()
-    tell(f"broker {fault}", line, found, len(waits_s))
+    record_fault(f"broker {fault}", line, found, len(waits_s))
     check(found, LONG_RESULTS)
     if fault == "acknowledges nothing":
         assert bad.publishes > 0 and "nothing was acknowledged" in line.log
@@ -146,7 +146,7 @@ def test_10000_results_arrive_despite_a_broker_that_hangs(tmp_path: Path, tiny_b
             line.broker.thaw()
             line.await_recovery(anew=False)
         found = line.finish()
-    tell("broker hangs (SIGSTOP) for 0.5, 3, 20 s", line, found, len(times_s), anew=False)
+    record_fault("broker hangs (SIGSTOP) for 0.5, 3, 20 s", line, found, len(times_s), anew=False)
     check(found, LONG_RESULTS)
 
 
@@ -158,7 +158,7 @@ def test_10000_results_arrive_despite_a_packet_size_limit(tmp_path: Path, tiny_b
         line.start_agent()
         found = line.finish()
         connections = max(result.connection for result in line.results)
-    tell(f"packet limit of 8000 bytes, below the size of overlays; {connections} connections", line, found, 1)
+    record_fault(f"packet limit of 8000 bytes, below the size of overlays; {connections} connections", line, found, 1)
     check(found, LONG_RESULTS)
     assert connections <= 3, line.log
 
@@ -179,5 +179,5 @@ def test_10000_results_arrive_despite_a_network_that_drops_all_packets(
             network.heal()
             line.await_recovery(anew=False)
         found = line.finish()
-    tell("network drops all packets for 0.3, 1, 3, 8, 20 s", line, found, len(times_s), anew=False)
+    record_fault("network drops all packets for 0.3, 1, 3, 8, 20 s", line, found, len(times_s), anew=False)
     check(found, LONG_RESULTS)

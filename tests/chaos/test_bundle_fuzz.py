@@ -122,7 +122,7 @@ ATTACKS = [
 
 
 @contextmanager
-def no_hang() -> Iterator[None]:
+def fail_on_hang() -> Iterator[None]:
     def tell(number: int, frame: object) -> None:
         raise AssertionError(f"still loading after {HANGS_AFTER_S} s")
 
@@ -137,7 +137,7 @@ def no_hang() -> Iterator[None]:
 
 def attempt(path: Path, keys: Any) -> Bundle | None:
     """The bundle; None if it is refused with a BundleError."""
-    with no_hang():
+    with fail_on_hang():
         try:
             return load_bundle(path, keys)
         except BundleError as error:

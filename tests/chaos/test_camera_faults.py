@@ -73,7 +73,7 @@ class Scene:
         assert came, f"no {'unknown' if unknown else 'known'} verdict in {timeout_s} s:\n{self.agent.output[-1500:]}"
         return times()[0] - since_s
 
-    def suffer(self, fault: Mode, time_s: float) -> Seen:
+    def run_fault(self, fault: Mode, time_s: float) -> Seen:
         began_s = time.time()
         self.camera.mode = fault
         until_unknown_s = self.await_verdict(began_s, True, FAULTS[fault] + MARGIN_S + BACK_WITHIN_S)
@@ -106,7 +106,7 @@ def check(fault: Mode, seen: Seen) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_verdict_is_unknown_during_a_camera_fault(fault: Mode, scene: Scene) -> None:
-    check(fault, scene.suffer(fault, 0.5))
+    check(fault, scene.run_fault(fault, 0.5))
 
 
 def test_slow_pictures_and_another_size_are_inspected(scene: Scene) -> None:
@@ -125,7 +125,7 @@ def test_10_camera_faults(fault: Mode, scene: Scene) -> None:
     chance = random.Random(5)
     seen: list[Seen] = []
     for _ in range(10):
-        seen.append(scene.suffer(fault, chance.uniform(0, 2)))
+        seen.append(scene.run_fault(fault, chance.uniform(0, 2)))
         time.sleep(0.5)
     told = summary(seen)
     found = judge([], read_results(scene.witness.arrivals), gapless=False)

@@ -135,7 +135,7 @@ def test_many_random_config_files_are_accepted_or_refused(tmp_path: Path) -> Non
     record("fuzzed config files", tried=counts.total(), lost=0, doubled=0, recover_s=None, note=note)
 
 
-def laughs(levels: int, link: str) -> bytes:
+def yaml_bomb(levels: int, link: str) -> bytes:
     """A few lines with aliases that expand to 10 ** `levels` values."""
     lines = ["a0: &a0 {x: 1}"]
     for level in range(1, levels + 1):
@@ -147,8 +147,8 @@ def laughs(levels: int, link: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        pytest.param(laughs(9, "[{}]"), "with aliases expanded", id="billion laughs"),
-        pytest.param(laughs(9, "{{<<: [{}]}}"), "with aliases expanded", id="merges"),
+        pytest.param(yaml_bomb(9, "[{}]"), "with aliases expanded", id="billion laughs"),
+        pytest.param(yaml_bomb(9, "{{<<: [{}]}}"), "with aliases expanded", id="merges"),
         pytest.param(b"a: &a [*a]", "alias to a section that contains it", id="endless"),
         pytest.param(b"a: &a {b: *a}", "alias to a section that contains it", id="endless mapping"),
         pytest.param(b"[" * 200_000, "not valid YAML", id="deep"),

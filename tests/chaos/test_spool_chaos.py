@@ -14,22 +14,12 @@ from pathlib import Path
 
 import pytest
 from chaos_record import record
+from fast_clock import FastClock
 
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool, SpoolClock
 from zsad_core.errors import SpoolError
 
 PAGE_BYTES = 4096
-
-
-class Hurry:
-    """A clock that advances at each call, so that retries are due at once."""
-
-    def __init__(self) -> None:
-        self._now_s = 0.0
-
-    def __call__(self) -> float:
-        self._now_s += 5.0
-        return self._now_s
 
 
 def drain(outbox: Outbox) -> list[str]:
@@ -66,7 +56,7 @@ def check_truncations(tmp_path: Path, step: int) -> None:
         path.write_bytes(content[:cut])
         started_s = time.monotonic()
         with Spool(path, max_results=10_000, fsync="periodic") as spool:
-            outbox = Outbox(spool, clock_s=Hurry())
+            outbox = Outbox(spool, clock_s=FastClock())
             outbox.add_all([Accepted("cam0", b"after")])
             recover_s.append(time.monotonic() - started_s)
             assert outbox.fault is None
@@ -183,7 +173,7 @@ def check_full_disk(disk: Path, rounds: int) -> None:
     recover_s = []
     number = 0
     with Spool(disk / "spool.sqlite3", max_results=10_000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         for _ in range(rounds):
             ballast = fill_up(disk)
             faults = 0
@@ -221,7 +211,7 @@ def test_a_disk_that_is_full_and_freed_many_times_costs_no_result(tiny_disk: Pat
 def test_a_start_on_a_full_disk_is_a_fault_and_the_results_are_sent(tiny_disk: Path) -> None:
     ballast = fill_up(tiny_disk)
     with Spool(tiny_disk / "spool.sqlite3", max_results=10_000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         assert outbox.fault is not None
         for number in range(100):
             outbox.add_all([Accepted("cam0", b"%d" % number)])
@@ -250,7 +240,7 @@ def test_a_read_only_spool_is_a_fault_and_works_when_it_can_be_written(read_only
     path = read_only / "spool.sqlite3"
     started_s = time.monotonic()
     with Spool(path, max_results=10_000) as spool:
-        outbox = Outbox(spool, max_in_memory=50, clock_s=Hurry())
+        outbox = Outbox(spool, max_in_memory=50, clock_s=FastClock())
         assert str(path) in (outbox.fault or "")
         for number in range(60):
             outbox.add_all([Accepted("cam0", b"new %d" % number)])
@@ -369,7 +359,7 @@ def check_file_changes(path: Path, changes: int, seed: int) -> None:
     added: list[str] = []
     sent: list[str] = []
     with Spool(path, max_results=100_000, fsync="periodic") as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
 
         def add() -> None:
             while not stop.wait(0.005):
@@ -413,10 +403,10 @@ def check_file_changes(path: Path, changes: int, seed: int) -> None:
     assert missing == 0
 
 
-def test_results_are_sent_though_the_files_of_the_spool_are_changed(tmp_path: Path) -> None:
+def test_results_are_sent_when_the_files_of_the_spool_are_changed(tmp_path: Path) -> None:
     check_file_changes(tmp_path / "state" / "spool.sqlite3", 20, seed=5)
 
 
 @pytest.mark.chaos
-def test_results_are_sent_though_the_files_of_the_spool_are_changed_many_times(tmp_path: Path) -> None:
+def test_results_are_sent_when_the_files_of_the_spool_are_changed_many_times(tmp_path: Path) -> None:
     check_file_changes(tmp_path / "state" / "spool.sqlite3", 500, seed=6)

@@ -88,7 +88,7 @@ def states(scene: Scene) -> list[tuple[str, str | None]]:
     return [(body["state"], body["reason"]) for body in bodies]
 
 
-def suffer(scene: Scene, name: str) -> None:
+def run_fault(scene: Scene, name: str) -> None:
     """Checks one unknown and `degraded` for this reason, no other verdict during the fault, and inspection after it."""
     began_s = time.time()
     scene.camera.alter, scene.camera.mode = FAULTS.get(name), "good" if name in FAULTS else "frozen"
@@ -122,7 +122,7 @@ def test_a_camera_without_parts_in_view_is_reported_and_recovers(tmp_path: Path,
             scene.await_verdict(0.0, False, 30.0)
             assert not any(verdict == "unknown" for _, verdict, _ in scene.results)
             for name in [*FAULTS, "frozen picture"]:
-                suffer(scene, name)
+                run_fault(scene, name)
         assert "Traceback" not in agent.output
 
 

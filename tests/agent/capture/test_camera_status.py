@@ -4,7 +4,7 @@ from zsad_agent.capture import INFERENCE, CameraStatus
 from zsad_agent.capture.camera_status import CAMERA
 
 
-def test_status_is_published_at_changes_only() -> None:
+def test_status_is_published_only_when_it_changes() -> None:
     said: list[tuple[str, dict[str, Any]]] = []
     status = CameraStatus("cam0", lambda camera, state: said.append((camera, state)))
     status.clear(INFERENCE)
@@ -28,7 +28,7 @@ def test_status_is_published_at_changes_only() -> None:
     assert all(camera == "cam0" and state["since"].endswith("Z") for camera, state in said)
 
 
-def test_pause_is_reported_and_hides_no_fault() -> None:
+def test_pause_is_reported_and_does_not_hide_a_fault() -> None:
     said: list[dict[str, Any]] = []
     status = CameraStatus("cam0", lambda camera, state: said.append(state))
     status.clear(CAMERA)
@@ -47,7 +47,7 @@ def test_pause_is_reported_and_hides_no_fault() -> None:
     ]
 
 
-def test_reason_is_replaced_only_when_asked() -> None:
+def test_reason_is_replaced_only_on_request() -> None:
     status = CameraStatus("cam0", lambda camera, state: None)
     assert status.fault(CAMERA, "first")
     assert not status.fault(CAMERA, "second")

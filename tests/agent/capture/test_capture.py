@@ -51,7 +51,7 @@ class FakeSource:
 
 
 class Bench:
-    """A capture with everything around it, its thread, and what it said."""
+    """A capture in its own thread, with its slot and statuses."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Bench:
         self.thread = threading.Thread(target=self.capture.run, daemon=True)
 
     def run(self) -> list[Captured]:
-        """All that a finite source gave."""
+        """All results of a finite source."""
         self.capture.run()
         return self.rest()
 
@@ -155,7 +155,7 @@ def test_loop_that_is_stopped_before_its_first_picture_is_no_failure() -> None:
     assert bench.capture.failure is None
 
 
-def test_loop_over_nothing_ends_with_an_error() -> None:
+def test_loop_without_pictures_ends_with_an_error() -> None:
     bench = Bench(FakeSource([], [], lossless=True), loop=True)
     bench.run()
     assert bench.capture.failure is not None and "nothing to read" in bench.capture.failure
@@ -168,14 +168,14 @@ def test_stop_ends_a_capture_that_waits_for_a_full_queue() -> None:
     bench.end()
 
 
-def test_fps_paces_a_finite_source() -> None:
+def test_fps_sets_the_pace_of_a_finite_source() -> None:
     bench = Bench(FakeSource([PICTURE] * 6, lossless=True), fps=50.0)
     frames = bench.run()
     spent_s = frames[-1].captured_monotonic_s - frames[0].captured_monotonic_s
     assert spent_s == pytest.approx(5 / 50, abs=0.05)
 
 
-def test_fps_thins_a_live_source() -> None:
+def test_fps_limits_the_frames_of_a_live_source() -> None:
     times = iter(np.arange(0, 100, 0.1).tolist())
     now = [0.0]
 
@@ -194,10 +194,11 @@ def test_fps_thins_a_live_source() -> None:
 
 
 def test_lost_camera_is_logged_once_and_its_return_once(caplog: pytest.LogCaptureFixture) -> None:
-    gate = threading.Event()
+    opened_again, gate = threading.Event(), threading.Event()
 
     def wait() -> np.ndarray:
-        gate.wait(5)
+        opened_again.set()
+        gate.wait(60)
         return PICTURE
 
     source = FakeSource(
@@ -206,7 +207,7 @@ def test_lost_camera_is_logged_once_and_its_return_once(caplog: pytest.LogCaptur
     bench = Bench(source)
     with caplog.at_level(logging.INFO):
         bench.thread.start()
-        time.sleep(0.2)  # long enough for the attempt that fails again
+        assert opened_again.wait(30)  # after the attempt that fails again
         gate.set()
         items = [bench.get()]
         while not (isinstance(items[-1], Frame) and any(isinstance(item, Fault) for item in items)):
@@ -222,7 +223,7 @@ def test_lost_camera_is_logged_once_and_its_return_once(caplog: pytest.LogCaptur
     assert "still gone" not in caplog.text
 
 
-def test_missing_camera_is_tried_again_until_it_comes() -> None:
+def test_missing_camera_is_tried_again_until_it_appears() -> None:
     source = FakeSource(*[[SourceError("fake: not yet")]] * 5, [PICTURE] * 10_000, lossless=False)
     bench = Bench(source)
     bench.thread.start()
@@ -252,7 +253,7 @@ def test_one_damaged_live_picture_is_unknown_and_not_a_camera_fault() -> None:
     bench.end()
 
 
-def test_many_damaged_pictures_are_stated_until_the_latest_are_all_whole(caplog: pytest.LogCaptureFixture) -> None:
+def test_many_damaged_pictures_are_reported_until_the_latest_are_all_valid(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     steps = [*[PICTURE, ImageError("cut")] * 5, *[PICTURE] * 40]
     bench = Bench(FakeSource(steps, lossless=False), slot=BoundedQueue(100))
@@ -269,7 +270,7 @@ def test_many_damaged_pictures_are_stated_until_the_latest_are_all_whole(caplog:
     bench.end()
 
 
-def test_damaged_pictures_in_a_row_are_one_unknown_and_then_one_in_a_fixed_time() -> None:
+def test_consecutive_damaged_pictures_give_one_unknown_per_interval() -> None:
     now = [0.0]
 
     def cut() -> np.ndarray:
@@ -333,7 +334,7 @@ def test_file_picture_without_structure_is_unknown_and_not_a_camera_fault(grey: 
     assert len(bench.capture.newest_images(4)) == 2
 
 
-def test_limits_of_zero_let_every_picture_of_a_file_pass() -> None:
+def test_limits_of_zero_accept_every_picture_of_a_file() -> None:
     blank = [np.full((9, 12, 3), grey, np.uint8) for grey in (0, 90, 255)]
     items = Bench(FakeSource(blank, lossless=True), health=UNCHECKED).run()
     assert [type(item) for item in items] == [Frame] * 3

@@ -49,7 +49,7 @@ def run(script: str, arguments: list[str], **environment: str) -> subprocess.Com
     ],
     ids=str,
 )
-def test_help_version_and_usage_errors_load_nothing_heavy(arguments: list[str], code: int, text: str) -> None:
+def test_help_version_and_usage_errors_import_no_heavy_modules(arguments: list[str], code: int, text: str) -> None:
     done = run(LOADED, arguments)
     assert done.stdout.splitlines()[-1] == f"{code} []", done.stderr
     assert text in done.stdout + done.stderr

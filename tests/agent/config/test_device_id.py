@@ -7,7 +7,7 @@ from zsad_agent.config import AgentConfig, default_device_id, keep_device_id
 
 
 class Machine:
-    """The files of a machine that tell it from others, and its state folder."""
+    """The files that identify a machine, and its state folder."""
 
     def __init__(self, folder: Path, *, serial: str = "", addresses: tuple[str, ...] = ()) -> None:
         self.root, self.state = folder / "root", folder / "state"
@@ -52,7 +52,7 @@ def host_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["serial", "addresses"])
-def test_copies_of_a_disk_have_their_own_ids_with_or_without_a_first_start_before(
+def test_copies_of_a_disk_have_different_ids_whether_or_not_it_was_started_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     first, second, third = (
@@ -71,7 +71,7 @@ def test_copies_of_a_disk_have_their_own_ids_with_or_without_a_first_start_befor
     assert caplog.text.count("is a copy of another machine") == 1
 
 
-def test_the_id_stays_when_the_host_name_or_one_network_card_changes(
+def test_the_id_does_not_change_when_the_host_name_or_one_network_card_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(tmp_path, addresses=("02:00:00:00:00:01", "02:00:00:00:00:02"))
@@ -86,7 +86,7 @@ def test_the_id_stays_when_the_host_name_or_one_network_card_changes(
     assert machine.start() == device_id
 
 
-def test_the_id_stays_when_each_start_finds_another_of_the_cards(tmp_path: Path) -> None:
+def test_the_id_does_not_change_when_each_start_finds_another_network_card(tmp_path: Path) -> None:
     machine = Machine(tmp_path, addresses=("02:01", "02:02"))
     device_id = machine.start()
     for hidden in ("eth0", "eth1"):
@@ -96,7 +96,7 @@ def test_the_id_stays_when_each_start_finds_another_of_the_cards(tmp_path: Path)
         (tmp_path / hidden).rename(card)
 
 
-def test_a_damaged_record_is_made_again_for_the_same_id(tmp_path: Path) -> None:
+def test_a_damaged_record_is_written_again_with_the_same_id(tmp_path: Path) -> None:
     machine = Machine(tmp_path, addresses=("02:01",))
     device_id = machine.start()
     (machine.state / "device.json").write_text("{")
@@ -113,7 +113,7 @@ def test_an_agent_of_an_earlier_version_keeps_the_host_name_as_its_id(tmp_path: 
     assert machine.start() == "raspberrypi"
 
 
-def test_addresses_that_are_not_the_hardware_s_make_no_mark(tmp_path: Path) -> None:
+def test_addresses_that_are_not_of_the_hardware_are_not_recorded(tmp_path: Path) -> None:
     plain, other = Machine(tmp_path / "a"), Machine(tmp_path / "b", serial="0000000000000000")
     other.add_card("wlan0", "06:12:34:56:78:9a", assigned=3)
     other.add_card("docker0", "06:12:34:56:78:9b", real=False)
@@ -141,7 +141,7 @@ def test_a_disk_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     assert machine.device_id.startswith("raspberrypi-")
 
 
-def test_the_config_uses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_config_uses_the_device_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     (tmp_path / "device.json").write_text('{"device_id": "line9", "hardware": []}')
     assert AgentConfig().device_id == "line9"

@@ -26,7 +26,7 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     assert (config.inference.product, config.decision.threshold) == ("bottle", 0.7)
 
 
-def test_faults_name_the_file_for_its_own_and_the_command_line_for_flags(tmp_path: Path) -> None:
+def test_faults_name_the_file_or_the_command_line(tmp_path: Path) -> None:
     path = write(tmp_path, "source:\n  camera: 0\n  speed: 5\n")
     with pytest.raises(ConfigError, match=r"agent\.yaml:3: source\.speed: unknown key\. Known here: bit_depth, camera"):
         load_settings(path)
@@ -119,7 +119,7 @@ def test_address_that_cannot_be_opened_is_refused_for_streams_and_brokers(tmp_pa
         ("/data/odd:name@1/#?.png", "/data/odd:name@1/#?.png"),
     ],
 )
-def test_address_is_kept_but_for_the_case_of_its_scheme(tmp_path: Path, url: str, kept: str) -> None:
+def test_only_the_case_of_the_scheme_of_an_address_is_changed(tmp_path: Path, url: str, kept: str) -> None:
     settings = load_settings(write(tmp_path, f"source:\n  source: {json.dumps(url)}\n"))
     assert settings.config.source.source == kept
 
@@ -144,15 +144,13 @@ def test_check_names_every_fault_by_line_and_key(tmp_path: Path, tiny_bundle: Pa
     assert faults[3].startswith(f"{path}:9: mqtt.password_file: ")
 
 
-def test_check_says_where_a_default_is_at_fault(tmp_path: Path) -> None:
+def test_check_names_a_default_that_is_a_fault(tmp_path: Path) -> None:
     path = write(tmp_path, f"inference:\n  bundle: {tmp_path}/no-bundle\n")
     (fault,) = find_faults(load_settings(path))
     assert fault.startswith(f"{path}:2: inference.bundle: {tmp_path}/no-bundle: no such bundle")
 
 
-def test_check_names_every_key_that_cannot_be_used_and_a_bundle_that_none_of_them_signed(
-    tmp_path: Path, tiny_bundle: Path
-) -> None:
+def test_check_names_unusable_keys_and_a_bundle_without_a_trusted_signature(tmp_path: Path, tiny_bundle: Path) -> None:
     (tmp_path / "text.pub").write_text("no key")
     write_public_key(tmp_path / "line.pub", make_key(1))
     keys = f"{tmp_path}/line.pub, {tmp_path}/text.pub, {tmp_path}/none.pub"
@@ -167,7 +165,7 @@ def test_check_names_every_key_that_cannot_be_used_and_a_bundle_that_none_of_the
     assert fault.startswith(f"{path}:2: inference.bundle: {tiny_bundle}: not signed")
 
 
-def test_check_does_not_mind_a_camera_that_may_come_later(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_check_accepts_a_camera_that_is_missing(tmp_path: Path, tiny_bundle: Path) -> None:
     path = write(tmp_path, f"source:\n  camera: 250\ninference:\n  bundle: {tiny_bundle}\n")
     assert list(find_faults(load_settings(path))) == []
 
@@ -185,7 +183,7 @@ def test_check_command_exits_two_with_a_line_for_each_fault(
     assert "nix.yaml: cannot be read" in capsys.readouterr().err
 
 
-def test_section_with_nothing_below_it_is_one_left_out(tmp_path: Path) -> None:
+def test_empty_section_is_like_an_omitted_one(tmp_path: Path) -> None:
     assert load_settings(write(tmp_path, "mqtt:\ninference:\n")).config == load_settings(write(tmp_path, "")).config
 
 
@@ -197,7 +195,7 @@ def test_error_for_a_user_without_a_home_names_the_variable_to_set(
         monkeypatch.delenv(name, raising=False)
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "not/absolute")
-    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # of no account
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # not used
     with pytest.raises(ConfigError, match=r"no home folder\. Set XDG_(STATE|CACHE)_HOME to an absolute path"):
         folder()
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
@@ -248,7 +246,7 @@ def test_sections_that_contradict_themselves_are_faults(tmp_path: Path, text: st
     assert fault in str(caught.value)
 
 
-def test_each_camera_takes_product_and_decision_from_the_sections_that_it_leaves_out(tmp_path: Path) -> None:
+def test_a_camera_without_product_and_decision_uses_the_common_sections(tmp_path: Path) -> None:
     path = tmp_path / "agent.yaml"
     path.write_text(
         "inference: {product: bottle}\ndecision: {threshold: 0.3}\ncameras:\n- {name: a, source: x}\n"
@@ -259,13 +257,13 @@ def test_each_camera_takes_product_and_decision_from_the_sections_that_it_leaves
     assert (second.product, second.decision and second.decision.threshold) == ("can", None)
 
 
-def test_a_camera_on_the_command_line_stands_for_all_of_the_file(tmp_path: Path) -> None:
+def test_a_camera_on_the_command_line_replaces_all_cameras_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "cameras:\n- {name: a, source: x}\n- {name: b, source: y}\n")
     cameras = load_settings(path, {"source": {"camera": "3"}}).config.every_camera
     assert [(camera.name, camera.camera) for camera in cameras] == [("cam0", "3")]
 
 
-def test_other_flags_count_for_every_camera_of_the_file_whatever_it_says_itself(tmp_path: Path) -> None:
+def test_other_flags_override_every_camera_of_the_file(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         "cameras:\n- {name: a, source: x, product: can, fps: 2, decision: {threshold: 0.9, hold_s: 2.0}}\n"
@@ -279,6 +277,6 @@ def test_other_flags_count_for_every_camera_of_the_file_whatever_it_says_itself(
     assert first.decision is not None and first.decision.hold_s == 2.0
 
 
-def test_a_bundle_name_longer_than_a_file_s_is_a_fault_of_its_key(tmp_path: Path) -> None:
+def test_a_bundle_name_that_is_too_long_for_a_file_is_a_fault_of_its_key(tmp_path: Path) -> None:
     (fault,) = find_faults(load_settings(write(tmp_path, f"inference:\n  bundle: {'a' * 300}\n")))
     assert "inference.bundle" in fault and "File name too long" in fault

@@ -97,7 +97,7 @@ ANYTHING = [None, True, False, "", "off", 0, -7.5, 10**400, [], [1, "x"], {"a": 
 
 
 @pytest.mark.parametrize("key", [Key.SNAPSHOT, Key.RELOAD])
-def test_snapshot_and_reload_take_any_value_and_none(key: Key) -> None:
+def test_snapshot_and_reload_accept_any_value(key: Key) -> None:
     for fields in ({}, *({"value": value} for value in ANYTHING)):
         taken = parse_command(payload(**fields), key, plain=False)
         assert (taken.value, taken.id, taken.sent_at_s) == (None, "a", NOW_S)
@@ -105,7 +105,7 @@ def test_snapshot_and_reload_take_any_value_and_none(key: Key) -> None:
 
 @pytest.mark.parametrize("key", [Key.SNAPSHOT, Key.RELOAD])
 @pytest.mark.parametrize("given", [b"", b" \n", b"\x00", b"\xff\xfe", b"PRESS", b"[1]", b"null", b"0" * 4096])
-def test_with_plain_snapshot_and_reload_take_any_payload(key: Key, given: bytes) -> None:
+def test_snapshot_and_reload_accept_any_payload_with_plain(key: Key, given: bytes) -> None:
     taken = parse_command(given, key, plain=True)
     assert (taken.value, taken.id) == (None, None)
     with pytest.raises(CommandError):
@@ -149,7 +149,7 @@ def test_bare_value_of_the_wrong_type_is_refused(given: bytes, key: Key) -> None
         parse_command(given, key, plain=True)
 
 
-def test_object_is_checked_fully_with_plain_too() -> None:
+def test_object_is_checked_fully_also_with_plain() -> None:
     with pytest.raises(CommandError, match="id is missing: expected"):
         parse_command(b'{"value": 0.4}', Key.THRESHOLD, plain=True)
 

@@ -19,7 +19,9 @@ from zsad_agent.model import Outcome
 from zsad_agent.spool import SpoolClock
 
 NOW_S = 1_800_000_000.0
-SETTINGS = [f"{camera}/{key}" for camera in ("cam0", "cam1") for key in ("threshold", "product", "paused", "snapshot")]
+SETTINGS = [
+    f"{camera}/{key}" for camera in ("cam0", "cam1") for key in ("threshold", "product", "paused", "snapshot", "teach")
+]
 SETTINGS += ["bundle", "reload"]
 
 
@@ -29,13 +31,13 @@ class Clocks:
         self.monotonic_s = 0.0
 
     def monotonic(self) -> float:
-        """A second later at each look, so that no test meets the limit of the rate by accident."""
+        """Clocks that advance by a second at each call, so that no test exceeds the limit of commands a second."""
         self.monotonic_s += 1
         return self.monotonic_s
 
 
 class Plant:
-    """One agent's controller and everything around it; `start` again is a restart with the same files."""
+    """A controller with fake parts around it; a second `start` is a restart with the same files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -184,7 +186,7 @@ def test_replayed_command_is_refused_also_after_a_restart(plant: Plant) -> None:
         assert (answer["value"], "replay" in answer["error"]) == (0.1, True)
 
 
-def test_command_with_a_nonce_is_carried_out_once_whatever_the_clocks_say(plant: Plant) -> None:
+def test_command_with_a_nonce_is_carried_out_once_with_any_clock(plant: Plant) -> None:
     with plant.start():
         nonce = plant.nonces.current()
         plant.clocks.now_s -= 1e8
@@ -192,7 +194,9 @@ def test_command_with_a_nonce_is_carried_out_once_whatever_the_clocks_say(plant:
         assert plant.publisher.ask("cam0/threshold", sent)["value"] == 0.9
         assert plant.ask("cam0/threshold", 0.1, id="other", sent_at=0.0, nonce=nonce)["value"] == 0.1
         assert "replay" in plant.publisher.ask("cam0/threshold", sent)["error"]
-        assert "replay" in plant.ask("cam0/threshold", 0.2, nonce="0" * 16)["error"]  # its time is not used instead
+        assert (
+            "replay" in plant.ask("cam0/threshold", 0.2, nonce="0" * 16)["error"]
+        )  # the time in the command is not used
     with plant.start():
         plant.nonces.current()
         assert "replay" in plant.publisher.ask("cam0/threshold", sent)["error"]
@@ -251,7 +255,7 @@ def test_damaged_file_is_reported_on_every_state(plant: Plant) -> None:
         assert plant.stored.fault is not None
 
 
-def test_with_a_full_disk_the_command_is_active_and_its_loss_is_announced(plant: Plant) -> None:
+def test_on_a_full_disk_the_command_is_active_and_its_state_says_that_it_is_not_stored(plant: Plant) -> None:
     controller = plant.start()
     plant.stored.path = plant.bundles / "v2" / "file" / "settings.json"
     (plant.bundles / "v2" / "file").touch()
@@ -271,7 +275,7 @@ def test_stored_product_that_the_bundle_lacks_is_reported_and_the_config_s_is_us
     earlier.set_camera("gone", CameraSettings(threshold=0.9))
     earlier.save()
     content = json.loads(earlier.path.read_text())
-    earlier.path.write_text(json.dumps(content | {"forgotten_up_to_s": 0.0}))  # the plant has another clock
+    earlier.path.write_text(json.dumps(content | {"forgotten_up_to_s": 0.0}))  # the clock of the plant differs
     with plant.start():
         state = plant.publisher.state("cam0/product")
         assert (state["value"], state["source"]) == ("object", "config")
@@ -280,7 +284,7 @@ def test_stored_product_that_the_bundle_lacks_is_reported_and_the_config_s_is_us
         )
         assert plant.controls.thresholds == {"cam0": 0.2, "cam1": 0.5}
         said = len(plant.publisher.answers)
-        plant.ask("bundle", "v2")  # which has it
+        plant.ask("bundle", "v2")  # bundle v2 has this product
         state = plant.publisher.wait_for("cam0/product", after=said)
         assert (state["value"], state["source"], state["error"]) == ("screw", "command", None)
     assert StoredSettings(earlier.path).camera("gone") == CameraSettings(threshold=0.9)
@@ -383,7 +387,7 @@ def test_publisher_that_fails_does_not_end_the_controller(plant: Plant) -> None:
         assert plant.ask("cam0/threshold", 0.3)["value"] == 0.3
 
 
-def test_flood_is_refused_without_reading_and_answered_once_a_second(
+def test_flood_of_commands_is_refused_without_reading_and_answered_once_a_second(
     plant: Plant, caplog: pytest.LogCaptureFixture
 ) -> None:
     with plant.start(real_rate=True):
@@ -393,18 +397,15 @@ def test_flood_is_refused_without_reading_and_answered_once_a_second(
         plant.publisher.wait_for("cam1/product", after=said)
         wait_until(lambda: sum("without reading" in message for message in caplog.messages) >= 2)
         answers = [state["error"] for _, state in plant.publisher.answers[said:]]
-        unread = [
-            error
-            for error in answers
-            if "commands refused without reading them: more than 20 commands a second" in error
-        ]
+        reason = "commands refused without reading them: more than 20 commands a second"
+        unread = [error for error in answers if reason in error]
         assert len(answers) <= MAX_A_SECOND + 5
         assert sum(int(error.split()[0]) for error in unread) == 1000 - MAX_A_SECOND
         time.sleep(1.0)
         assert plant.ask("cam1/product", "bottle")["error"] is None
 
 
-def test_commands_behind_a_long_switch_wait_and_above_the_limit_are_refused_at_once(plant: Plant) -> None:
+def test_commands_wait_during_a_long_switch_and_are_refused_above_the_limit(plant: Plant) -> None:
     with plant.start():
         plant.publisher.arrive("bundle", plant.payload("slow"))
         assert plant.controls.switching.wait(15)

@@ -1,4 +1,4 @@
-"""Commands as a plant sends them: a real broker, the real publisher, files on a disk."""
+"""Commands over a real broker and the real publisher, with files on a disk."""
 
 import json
 import time
@@ -34,7 +34,7 @@ def answer(listener: MqttListener, setting: str, command_id: str | None) -> dict
     return found[-1]
 
 
-def test_commands_act_once_are_answered_retained_and_survive_a_restart(
+def test_commands_are_carried_out_once_and_their_retained_states_survive_a_restart(
     mosquitto: Callable[..., MosquittoBroker], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = mosquitto()
@@ -64,7 +64,7 @@ def test_commands_act_once_are_answered_retained_and_survive_a_restart(
                 listener.wait_for(lambda: listener.payloads("zsad/line3/cam1/image"))
                 listener.publish("zsad/line3/cam9/threshold/set", command(0.9, "unknown camera"))
                 listener.publish("zsad/line3/cam1/paused/set", command(True, "stale"), retain=True)
-                answer(listener, "cam1/paused", "stale")  # live: it was sent while the agent listened
+                answer(listener, "cam1/paused", "stale")  # not a retained message, because the agent was connected
                 listener.publish("zsad/line3/cam1/paused/set", command(False, "back"))
                 answer(listener, "cam1/paused", "back")
             else:
@@ -72,7 +72,7 @@ def test_commands_act_once_are_answered_retained_and_survive_a_restart(
                 listener.publish("zsad/line3/cam0/threshold/set", replayed)
                 listener.wait_for(lambda: b"a replay" in listener.payloads("zsad/line3/cam0/threshold/state")[-1])
                 assert controls.thresholds == {"cam0": 0.25, "cam1": 0.5}
-                assert controls.pauses == {"cam0": False, "cam1": False}  # the retained `true` is passed over
+                assert controls.pauses == {"cam0": False, "cam1": False}  # the retained `true` is ignored
     with MqttListener(broker.port) as late:
         late.wait_for(lambda: late.payloads("zsad/line3/cam0/threshold/state"))
         (retained,) = late.payloads("zsad/line3/cam0/threshold/state")

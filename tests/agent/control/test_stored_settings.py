@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mqtt_listener import wait_until
 
 from zsad_agent.control import CameraSettings, StoredSettings
 from zsad_agent.spool import SpoolClock, Stamp
@@ -27,10 +28,10 @@ def now(now_s: float = NOW_S) -> Stamp:
 def test_without_a_file_there_are_no_settings_and_no_fault(tmp_path: Path) -> None:
     stored = settings(tmp_path / "not-there")
     assert (stored.camera("cam0"), stored.fault, stored.damage) == (CameraSettings(), None, None)
-    assert stored.guard.forgotten_up_to_s(now(NOW_S + 5)) == NOW_S  # what was sent before this start may be a replay
+    assert stored.guard.forgotten_up_to_s(now(NOW_S + 5)) == NOW_S  # a command sent before this start may be a replay
 
 
-def test_settings_and_ids_come_back_after_a_restart(tmp_path: Path) -> None:
+def test_settings_and_ids_are_read_after_a_restart(tmp_path: Path) -> None:
     stored = settings(tmp_path / "made")
     stored.set_camera("cam0", CameraSettings(threshold=0.4, product="bottle"))
     stored.set_camera("gone", CameraSettings(paused=False))
@@ -116,7 +117,7 @@ def test_full_disk_is_a_fault_that_is_logged_once_and_ends(tiny_disk: Path, capl
     with caplog.at_level(logging.WARNING):
         assert not stored.save() and not stored.save()
         assert stored.fault is not None and "No space left" in stored.fault
-        assert settings(tiny_disk).camera("cam0").threshold == 0.25  # the old file is whole
+        assert settings(tiny_disk).camera("cam0").threshold == 0.25  # the old file is complete
         filler.unlink()
         assert stored.save() and stored.fault is None
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
@@ -143,10 +144,10 @@ def test_nothing_is_written_after_closing(tmp_path: Path) -> None:
 
 def test_closing_does_not_wait_for_a_write_that_hangs(tmp_path: Path) -> None:
     stored = settings(tmp_path)
-    os.mkfifo(tmp_path / ".settings.json.part")  # opening it to write hangs until somebody reads
+    os.mkfifo(tmp_path / ".settings.json.part")  # opening it for writing hangs until it is opened for reading
     writer = threading.Thread(target=stored.save, daemon=True)
     writer.start()
-    time.sleep(0.1)
+    wait_until(stored._lock.locked)
     started_s = time.monotonic()
     stored.close()
     assert time.monotonic() - started_s < 1.0
@@ -207,7 +208,7 @@ def test_file_that_cannot_be_written_again_is_a_fault_until_it_is(
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR", "WARNING"]
 
 
-def test_damaged_file_that_was_set_aside_is_no_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_renaming_a_damaged_file_is_not_reported_as_a_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "settings.json").write_text("{")
     stored = settings(tmp_path)
     caplog.clear()

@@ -34,7 +34,7 @@ def test_trigger_with_an_invalid_id_inspects_without_an_id(payload: bytes, caplo
         for _ in range(5):
             take(payload)
     assert camera.asked == [None] * 5
-    assert caplog.text.count("will have no trigger_id") == 1  # a sender that errs sends often
+    assert caplog.text.count("will have no trigger_id") == 1  # a faulty sender sends often
 
 
 def test_ids_are_returned_unchanged() -> None:

@@ -82,14 +82,16 @@ def test_signal_stops_within_two_seconds_with_everything_published(
     assert "Traceback" not in agent.output
 
 
-def test_broker_says_offline_after_the_agent_was_killed(mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_broker_publishes_offline_after_the_agent_was_killed(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
+) -> None:
     broker = mosquitto()
     video = write_line_video(tmp_path / "line.avi", frames=20)
     arguments = ("--source", str(video), "--loop", "--fps", "20", "--broker", broker.url)
     with MqttListener(broker.port) as listener, AgentProcess(tmp_path, tiny_bundle, *arguments) as agent:
         listener.wait_for(lambda: len(listener.results()) > 3)
         agent.terminate(signal.SIGKILL)
-        listener.wait_for(lambda: listener.payloads(AVAILABLE)[-1] == b"offline")
+        listener.wait_for(lambda: listener.payloads(AVAILABLE) == [b"online", b"offline"])
 
 
 def test_results_without_a_broker_are_kept_and_sent_by_the_next_start(
@@ -115,7 +117,7 @@ def test_results_without_a_broker_are_kept_and_sent_by_the_next_start(
         jsonschema.validate(result, json.loads(schema_text(Result)))
 
 
-def test_missing_camera_is_a_stated_degraded_state_not_an_end(
+def test_missing_camera_is_a_degraded_state_and_does_not_end_the_agent(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     broker = mosquitto()
@@ -150,7 +152,7 @@ def test_video_cut_short_ends_with_an_unknown_result_and_exit_one(
     assert "Traceback" not in agent.output
 
 
-def test_evidence_without_space_is_said_over_mqtt_and_when_it_is_over(
+def test_evidence_without_disk_space_is_a_fault_over_mqtt_until_there_is_space(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, tiny_disk: Path
 ) -> None:
     broker = mosquitto()

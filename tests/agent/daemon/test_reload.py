@@ -1,4 +1,4 @@
-"""A reload as a plant asks for it: a real process, broker and camera."""
+"""Reloads with a real process, broker and camera."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ from mqtt_listener import wait_until
 from plant_operator import BASE, PlantOperator, write_parts
 
 
-def test_reload_beside_a_slow_camera_goes_on_in_the_same_process(
+def test_reload_with_a_slow_camera_continues_in_the_same_process(
     mosquitto: Callable[..., MosquittoBroker], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     broker = mosquitto()
@@ -27,14 +27,14 @@ def test_reload_beside_a_slow_camera_goes_on_in_the_same_process(
     ):
         camera.grey = 90
         agent.wait_for_output("inspecting")
-        camera.every_s = 2.5  # longer than a stop on a signal may wait for it
+        camera.every_s = 2.5  # longer than the stop after a signal may take
         for number in (1, 2):
             reload(agent, operator, number)
         assert "hangs" not in agent.output and "Traceback" not in agent.output
 
 
 def reload(agent: AgentProcess, operator: PlantOperator, number: int) -> None:
-    """Asks for the reload of that number and waits for what follows."""
+    """Sends reload `number` and waits for its end."""
     operator.wait_until_heard(number)
     assert operator.command("reload")["error"] is None
     wait_until(

@@ -1,7 +1,9 @@
 """The state folder of a running agent is removed, renamed or restored."""
 
 import json
+import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +14,15 @@ from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener, wait_until
 from plant_operator import PlantOperator
 
-from zsad_agent.spool import Spool
+from zsad_agent.spool import Entry, Spool
 
 Brokers = Callable[..., MosquittoBroker]
 FLAGS = ("--loop", "--fps", "25", "--print-results")
 
 
 def remove(state: Path) -> None:
-    shutil.rmtree(state)
+    """At once: the agent would write a new spool into a folder that is being emptied."""
+    shutil.rmtree(state.rename(state.with_name("removed")))
 
 
 def rename(state: Path) -> None:
@@ -27,8 +30,8 @@ def rename(state: Path) -> None:
 
 
 def restore(state: Path) -> None:
-    shutil.rmtree(state)
-    shutil.copytree(state.with_name("backup"), state)
+    remove(state)
+    shutil.copytree(state.with_name("backup"), state, dirs_exist_ok=True)
 
 
 def restore_in_place(state: Path) -> None:
@@ -36,12 +39,12 @@ def restore_in_place(state: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [remove, rename, restore, restore_in_place])
-def test_every_result_arrives_though_the_state_folder_is_changed_while_the_broker_is_away(
+def test_every_result_arrives_when_the_state_folder_is_changed_while_the_broker_is_off(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     broker = mosquitto(persistent=True)
     with MqttListener(broker.port, session="dashboard"):
-        pass  # the broker keeps its messages from now on
+        pass  # the broker keeps messages for this session from now on
     broker.stop()
     video = write_line_video(tmp_path / "line.avi", frames=20)
     with AgentProcess(tmp_path, tiny_bundle, "--source", str(video), *FLAGS, "--broker", broker.url) as agent:
@@ -64,7 +67,7 @@ def test_every_result_arrives_though_the_state_folder_is_changed_while_the_broke
     arrived = {result["seq"] for result in results}
     assert {seq for _, _, seq in agent.printed} - arrived <= set(kept_seqs(agent)), agent.output
     bodies = {result["id"]: {**result, "replayed": None} for result in results}
-    assert all({**result, "replayed": None} == bodies[result["id"]] for result in results)  # doubles are the same
+    assert all({**result, "replayed": None} == bodies[result["id"]] for result in results)  # repeated results are equal
 
 
 def kept_seqs(agent: AgentProcess) -> list[int]:
@@ -72,15 +75,15 @@ def kept_seqs(agent: AgentProcess) -> list[int]:
         return [json.loads(entry.body)["seq"] for entry in spool.read(0, spool.last_id, 1000)]
 
 
-def test_results_that_cannot_be_rescued_are_said_to_be_lost_at_the_end(
+def test_results_that_cannot_be_rescued_are_reported_as_lost_at_the_end(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     video = write_line_video(tmp_path / "line.avi", frames=20)
     flags = ("--source", str(video), *FLAGS, "--broker", "mqtt://127.0.0.1:1")
     with AgentProcess(tmp_path, tiny_bundle, *flags) as agent:
         wait_until(lambda: len(agent.printed) > 20)
-        shutil.rmtree(agent.spool.parent)
-        agent.spool.parent.touch()  # in the way of a new folder
+        remove(agent.spool.parent)
+        agent.spool.parent.touch()  # a file, so that no folder can be created
         agent.wait_for_output("results cannot be rescued into a new file")
         code, _ = agent.terminate()
     assert code == 1
@@ -88,7 +91,48 @@ def test_results_that_cannot_be_rescued_are_said_to_be_lost_at_the_end(
     assert "stay in the spool" not in agent.output and "Traceback" not in agent.output
 
 
-def test_commanded_settings_are_written_again_and_a_removed_bundle_is_a_stated_fault(
+def test_results_whose_file_was_overwritten_are_said_to_be_lost_in_log_and_exit_code(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    spool_path = tmp_path / "state" / "spool.sqlite3"
+    spool_path.parent.mkdir()
+    with Spool(spool_path, max_results=10_000) as spool:
+        bodies = [b'{"seq": %d, "more": "%s"}' % (number, b"x" * 3000) for number in range(3000)]  # more than a cache
+        spool.append([Entry(spool.new_id(), "cam0", body) for body in bodies])
+    video = write_line_video(tmp_path / "line.avi", frames=20)
+    flags = ("--source", str(video), *FLAGS, "--broker", "mqtt://127.0.0.1:1")
+    with AgentProcess(tmp_path, tiny_bundle, *flags) as agent:
+        wait_until(lambda: len(agent.printed) > 20)
+        for file in spool_path.parent.iterdir():
+            if file.name.startswith(spool_path.name):
+                file.write_bytes(b"no database" * 100_000)
+        agent.wait_for_output(" results cannot be read any more and are LOST")
+        code, _ = agent.terminate()
+    assert code == 1
+    lost = int(re.findall(r"(\d+) results cannot be read any more", agent.output)[0])
+    assert 2000 < lost <= 3000 and "Traceback" not in agent.output
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.5])
+def test_an_agent_that_is_killed_soon_after_its_state_folder_was_removed_loses_no_result(
+    tiny_bundle: Path, tmp_path: Path, pause_s: float
+) -> None:
+    """With the next commit, or without one after 0.2 s, the results are in a new file."""
+    video = write_line_video(tmp_path / "line.avi", frames=20)
+    flags = ("--source", str(video), "--loop", "--print-results", "--broker", "mqtt://127.0.0.1:1")
+    with AgentProcess(tmp_path, tiny_bundle, *flags, "--fps", "2" if pause_s else "25") as agent:
+        wait_until(lambda: len(agent.printed) >= 6)
+        remove(agent.spool.parent)
+        removed_at = len(agent.printed)
+        if pause_s:
+            time.sleep(pause_s)
+        else:
+            wait_until(lambda: len(agent.printed) >= removed_at + 2)
+        agent.kill()
+    assert {seq for _, _, seq in agent.printed} <= set(kept_seqs(agent))
+
+
+def test_commanded_settings_are_written_again_and_a_removed_bundle_is_a_fault(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     broker = mosquitto()
@@ -105,7 +149,7 @@ def test_commanded_settings_are_written_again_and_a_removed_bundle_is_a_stated_f
         assert operator.command("cam0/threshold", 0.25)["error"] is None
         assert operator.command("bundle", "new")["error"] is None
         agent.wait_for_output("has passed its probation", 60)
-        shutil.rmtree(agent.spool.parent)
+        remove(agent.spool.parent)
         agent.wait_for_output("manifest.json, so the next start cannot run this bundle")
         state = agent.spool.parent
         wait_until((state / "settings.json").exists)

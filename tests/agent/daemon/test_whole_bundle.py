@@ -1,4 +1,4 @@
-"""The agent as a process, told over a real broker to run another bundle."""
+"""The agent as a process that switches to another bundle by commands over a real broker."""
 
 import json
 import time
@@ -24,7 +24,7 @@ Brokers = Callable[..., MosquittoBroker]
 
 @pytest.fixture
 def offered(tmp_path: Path) -> Path:
-    """The folder that the agent takes bundles from."""
+    """The folder with bundles to switch to."""
     folder = tmp_path / "offered"
     folder.mkdir()
     return folder
@@ -46,13 +46,13 @@ def sha256_of(result: dict[str, Any]) -> str:
     return str(result["bundle"]["sha256"])
 
 
-def shas_in_turn(results: list[dict[str, Any]]) -> list[str]:
-    """Without the repetitions."""
+def successive_shas(results: list[dict[str, Any]]) -> list[str]:
+    """The bundle of each result, without repetitions."""
     shas = [sha256_of(result) for result in results]
     return [sha for number, sha in enumerate(shas) if number == 0 or shas[number - 1] != sha]
 
 
-def test_good_bundle_takes_over_between_two_frames_and_stays_until_it_is_taken_back(
+def test_good_bundle_is_used_from_the_next_frame_until_it_is_switched_back(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, offered: Path
 ) -> None:
     broker = mosquitto()
@@ -67,7 +67,7 @@ def test_good_bundle_takes_over_between_two_frames_and_stays_until_it_is_taken_b
             assert (state["error"], "0.0.2" in state["value"]) == (None, True)
             operator.next_results(PROBATION_FRAMES + 1)
             agent.wait_for_output("has passed its probation", PATIENCE_S)
-            assert shas_in_turn(operator.results_of()) == [old, new]
+            assert successive_shas(operator.results_of()) == [old, new]
             assert without_gap(operator.results_of())
             assert all(result["verdict"] == "anomalous" for result in operator.results_of())
             agent.kill()
@@ -80,7 +80,7 @@ def test_good_bundle_takes_over_between_two_frames_and_stays_until_it_is_taken_b
             state = json.loads(operator.payloads(f"{BASE}/bundle/state")[-1])
             assert (state["source"], "0.0.1" in state["value"]) == ("config", True)
             agent.terminate()
-        assert shas_in_turn(operator.results_of()) == [old, new, old]
+        assert successive_shas(operator.results_of()) == [old, new, old]
         assert "Traceback" not in agent.output
 
 
@@ -101,7 +101,7 @@ def test_reload_waits_for_the_end_of_a_probation(
         assert "0.0.2" in json.loads(operator.payloads(f"{BASE}/bundle/state")[-1])["value"]
 
 
-def test_bundles_that_cannot_serve_are_refused_while_the_line_goes_on(
+def test_unusable_bundles_are_refused_while_the_inspection_continues(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, offered: Path
 ) -> None:
     broker = mosquitto()
@@ -132,7 +132,7 @@ def test_bundles_that_cannot_serve_are_refused_while_the_line_goes_on(
             assert words in state["error"], name
             assert "0.0.1" in state["value"] and state["source"] == "config"
         operator.next_results(5)
-        assert len(shas_in_turn(operator.results_of())) == 1
+        assert len(successive_shas(operator.results_of())) == 1
         assert not any(result["verdict"] == "unknown" for result in operator.results_of())
         assert without_gap(operator.results_of())
         agent.terminate()
@@ -141,14 +141,14 @@ def test_bundles_that_cannot_serve_are_refused_while_the_line_goes_on(
 
 
 def with_products(bundle: Path, *names: str) -> Path:
-    """Takes the others out of the bundle's prompts and manifest."""
+    """Removes all other products from the bundle's prompts and manifest."""
     with np.load(bundle / "prompts.npz") as prompts:
         kept = {name: prompts[name] for name in names}
     np.savez(bundle / "prompts.npz", **kept)
     return rehash(change_manifest(bundle, products=list(names)))
 
 
-def test_with_a_trusted_key_only_bundles_that_it_signed_are_taken(
+def test_with_a_trusted_key_only_bundles_that_it_signed_are_accepted(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, offered: Path
 ) -> None:
     broker = mosquitto()
@@ -174,7 +174,7 @@ def test_with_a_trusted_key_only_bundles_that_it_signed_are_taken(
     assert without_gap(operator.results_of())
 
 
-def test_bundle_that_fails_on_later_frames_is_taken_back_by_itself(
+def test_bundle_that_fails_on_later_frames_is_rolled_back_automatically(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, offered: Path
 ) -> None:
     broker = mosquitto()
@@ -191,7 +191,7 @@ def test_bundle_that_fails_on_later_frames_is_taken_back_by_itself(
         assert result["verdict"] == "anomalous"
         unknown = [result for result in operator.results_of() if result["verdict"] == "unknown"]
         assert {sha256_of(result) for result in unknown} == {shy} and len(unknown) == 3
-        assert shas_in_turn(operator.results_of()) == [old, shy, old]
+        assert successive_shas(operator.results_of()) == [old, shy, old]
         assert without_gap(operator.results_of())
         operator.wait_for(lambda: b'"ok"' in operator.payloads(f"{BASE}/cam0/status")[-1], PATIENCE_S)
         agent.terminate()
@@ -216,11 +216,11 @@ def test_kill_during_probation_leaves_the_old_bundle(
             operator.wait_for(lambda: any(not r["replayed"] for r in operator.results_of()[killed + 1 :]), PATIENCE_S)
             operator.wait_until_heard(starts=2)
             assert operator.results_of()[-1]["bundle"]["version"] == "0.0.1"
-            assert operator.command("bundle", "new")["error"] is None  # and it can be had again
+            assert operator.command("bundle", "new")["error"] is None  # and it can be selected again
             agent.terminate()
 
 
-def test_stop_amid_a_trial_is_in_good_order(
+def test_stop_during_a_trial_exits_normally(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path, offered: Path
 ) -> None:
     broker = mosquitto()

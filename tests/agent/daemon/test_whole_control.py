@@ -16,77 +16,104 @@ from plant_operator import BASE, PATIENCE_S, PlantOperator, without_gap, write_p
 from tiny_bundle_maker import make_tiny_bundle
 
 ACL = Path(__file__).parents[3] / "systemd" / "mosquitto-acl.example"
+SET_THRESHOLD = f"{BASE}/cam0/threshold/set"
 Brokers = Callable[..., MosquittoBroker]
 
 
 def camera(name: str, folder: Path, *more: str) -> str:
-    lines = [f"  - name: {name}", f"    source: {folder}", "    loop: true", "    fps: 40", *(f"    {m}" for m in more)]
+    lines = [
+        f"  - name: {name}",
+        f"    source: {folder}",
+        "    loop: true",
+        "    fps: 40",
+        *(f"    {line}" for line in more),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def test_settings_obey_only_fresh_commands_and_hold_over_a_kill_behind_tls_password_and_acl(
-    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
-) -> None:
-    authority = Authority(tmp_path)
+def broker_with_tls_and_acl(mosquitto: Brokers, folder: Path) -> tuple[MosquittoBroker, ssl.SSLContext, str]:
+    """A broker with the example ACL, the operator's TLS settings for it, and the config of an agent for it."""
+    authority = Authority(folder)
     pair = authority.sign("server")
-    acl = tmp_path / "zsad.acl"
+    acl = folder / "zsad.acl"
     shutil.copy(ACL, acl)
     acl.chmod(0o600)
     broker = mosquitto(
         users={"line3": "secret-3", "operator": "secret-o"},
         extra=f"cafile {authority.cert}\ncertfile {pair.cert}\nkeyfile {pair.key}\nacl_file {acl}\n",
     )
-    password = tmp_path / "password"
+    password = folder / "password"
     password.touch(0o600)
     password.write_text("secret-3")
     settings = (
         f"mqtt:\n  broker: mqtts://localhost:{broker.port}\n  username: line3\n  password_file: {password}\n"
         f"  tls:\n    ca_file: {authority.cert}\ncontrol:\n  enabled: true\ncameras:\n"
-        + camera("cam0", write_parts(tmp_path / "parts", grey=170))  # a score of 1/3
+        + camera("cam0", write_parts(folder / "parts", grey=170))  # a score of 1/3
     )
-    tls = ssl.create_default_context(cafile=str(authority.cert))
+    return broker, ssl.create_default_context(cafile=str(authority.cert)), settings
+
+
+def check_settings_and_refusals(operator: PlantOperator) -> bytes:
+    """Changes threshold and product, and sends invalid commands; gives the payload of the first command."""
+    payload = operator.send("cam0/threshold", 0.25)
+    state = operator.state_where("cam0/threshold", lambda state: state["id"] == "command-1")
+    assert (state["value"], state["source"], state["error"]) == (0.25, "command", None)
+    assert operator.result_where(lambda result: result["threshold"] == 0.25)["verdict"] == "anomalous"
+
+    assert operator.command("cam0/product", "bottle")["value"] == "bottle"
+    result = operator.result_where(lambda result: result["product"] == "bottle")
+    assert 0.2 < result["anomaly_score"] < 0.3  # a gain of 0.8
+    refused = operator.command("cam0/product", "screw")
+    assert refused["value"] == "bottle" and "'screw' is not in the bundle" in refused["error"]
+    assert "from 0 to 1" in operator.command("cam0/threshold", 1.5)["error"]
+    operator.publish(SET_THRESHOLD, b'{"value": 0.9, "id": "old", "sent_at": 1000}')
+    assert "the clocks" in operator.state_where("cam0/threshold", lambda s: s["id"] == "old")["error"].lower()
+    return payload
+
+
+def send_with_nonce(operator: PlantOperator) -> bytes:
+    """Sends a command that has the agent's nonce instead of a time; gives its payload."""
+    nonce = json.loads(operator.payloads(f"{BASE}/stats")[-1])["command_nonce"]
+    payload = json.dumps({"value": 0.25, "id": "no clock", "nonce": nonce}).encode()
+    operator.publish(SET_THRESHOLD, payload)
+    assert operator.state_where("cam0/threshold", lambda s: s["id"] == "no clock")["error"] is None
+    return payload
+
+
+def pause(operator: PlantOperator) -> int:
+    """Pauses the camera; gives the number of results after the last one has arrived."""
+    assert operator.command("cam0/paused", True)["value"] is True
+    operator.wait_for(lambda: b'"paused"' in operator.payloads(f"{BASE}/cam0/status")[-1])
+    for _ in range(20):
+        inspected = len(operator.results_of())
+        time.sleep(0.5)  # 20 frames
+        if len(operator.results_of()) == inspected:
+            return inspected
+    raise AssertionError("results still arrive 10 s after the pause")
+
+
+def test_only_fresh_commands_change_settings_and_settings_survive_a_kill(
+    mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    broker, tls, settings = broker_with_tls_and_acl(mosquitto, tmp_path)
     with PlantOperator(broker.port, tls=tls, credentials=("operator", "secret-o")) as operator:
         with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
             operator.state_where("reload", lambda state: state["error"] is None)
             assert operator.result_where(lambda result: True)["verdict"] == "ok"
-
-            replayed = operator.send("cam0/threshold", 0.25)
-            state = operator.state_where("cam0/threshold", lambda state: state["id"] == "command-1")
-            assert (state["value"], state["source"], state["error"]) == (0.25, "command", None)
-            assert operator.result_where(lambda result: result["threshold"] == 0.25)["verdict"] == "anomalous"
-
-            assert operator.command("cam0/product", "bottle")["value"] == "bottle"
-            result = operator.result_where(lambda result: result["product"] == "bottle")
-            assert 0.2 < result["anomaly_score"] < 0.3  # a gain of 0.8
-            refused = operator.command("cam0/product", "screw")
-            assert refused["value"] == "bottle" and "'screw' is not in the bundle" in refused["error"]
-            assert "from 0 to 1" in operator.command("cam0/threshold", 1.5)["error"]
-            operator.publish(f"{BASE}/cam0/threshold/set", b'{"value": 0.9, "id": "old", "sent_at": 1000}')
-            assert "the clocks" in operator.state_where("cam0/threshold", lambda s: s["id"] == "old")["error"].lower()
-
-            nonce = json.loads(operator.payloads(f"{BASE}/stats")[-1])["command_nonce"]
-            without_clock = json.dumps({"value": 0.25, "id": "no clock", "nonce": nonce}).encode()
-            operator.publish(f"{BASE}/cam0/threshold/set", without_clock)
-            assert operator.state_where("cam0/threshold", lambda s: s["id"] == "no clock")["error"] is None
-
+            first = check_settings_and_refusals(operator)
+            with_nonce = send_with_nonce(operator)
             assert operator.command("cam0/snapshot")["error"] is None
             operator.wait_for(lambda: operator.payloads(f"{BASE}/cam0/image"))
             assert operator.payloads(f"{BASE}/cam0/image")[0].startswith(b"\xff\xd8")
-
-            assert operator.command("cam0/paused", True)["value"] is True
-            operator.wait_for(lambda: b'"paused"' in operator.payloads(f"{BASE}/cam0/status")[-1])
-            time.sleep(0.2)  # for what was on its way
-            inspected = len(operator.results_of())
-            time.sleep(0.4)
-            assert len(operator.results_of()) == inspected
+            inspected = pause(operator)
             agent.kill()
-        operator.send("cam0/paused", False, retain=True)  # a stale command that the broker keeps
+        operator.send("cam0/paused", False, retain=True)  # the broker keeps this command; the agent must ignore it
         states = len(operator.payloads(f"{BASE}/cam0/paused/state"))
         with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
             operator.wait_for(lambda: len(operator.payloads(f"{BASE}/cam0/paused/state")) > states, PATIENCE_S)
-            operator.publish(f"{BASE}/cam0/threshold/set", without_clock)
+            operator.publish(SET_THRESHOLD, with_nonce)
             operator.state_where("cam0/threshold", lambda s: s["id"] == "no clock" and s["error"])
-            operator.publish(f"{BASE}/cam0/threshold/set", replayed)
+            operator.publish(SET_THRESHOLD, first)
             operator.state_where("cam0/threshold", lambda state: "a replay" in (state["error"] or ""))
             assert json.loads(operator.payloads(f"{BASE}/cam0/paused/state")[-1])["value"] is True
             assert len(operator.results_of()) == inspected
@@ -102,7 +129,7 @@ def test_settings_obey_only_fresh_commands_and_hold_over_a_kill_behind_tls_passw
         assert late.state_where("cam0/product", lambda state: True)["source"] == "command"
 
 
-def test_agent_without_control_takes_no_command(mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_agent_without_control_accepts_no_command(mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path) -> None:
     broker = mosquitto()
     settings = f"mqtt:\n  broker: {broker.url}\ncameras:\n" + camera("cam0", write_parts(tmp_path / "parts"))
     with PlantOperator(broker.port) as operator, AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
@@ -146,7 +173,7 @@ def test_retained_topics_of_an_earlier_config_are_removed_at_the_start(
                 operator.wait_for(lambda suffix=suffix: operator.payloads(f"{BASE}/{suffix}")[-1] == b"")
 
 
-def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_broken_one(
+def test_reload_uses_the_new_file_in_the_same_process_and_refuses_an_invalid_one(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     broker = mosquitto()
@@ -173,7 +200,7 @@ def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_brok
         assert "/nowhere/bundle: no such bundle" in operator.command("reload")["error"]
         assert {result["threshold"] for result in operator.next_results(10)} == {0.2}
 
-        mad = make_tiny_bundle(tmp_path / "mad", output_scale=float("nan"))  # whole, and no use
+        mad = make_tiny_bundle(tmp_path / "mad", output_scale=float("nan"))  # a valid file whose model gives NaN
         config.write_text(good.replace(str(tiny_bundle), str(mad)))
         operator.reload()
         state = json.loads(operator.payloads(f"{BASE}/reload/state")[-1])
@@ -185,7 +212,7 @@ def test_reload_restarts_in_the_process_with_the_new_file_and_passes_over_a_brok
         operator.reload()
         operator.result_where(lambda result: result["threshold"] == 0.5)
         for topic in ("status", "threshold/state"):
-            assert operator.payloads(f"{BASE}/cam1/{topic}")[-1] == b""  # the broker no longer says that it is well
+            assert operator.payloads(f"{BASE}/cam1/{topic}")[-1] == b""  # the retained topics of cam1 are removed
         ended = len(operator.results_of("cam1"))
         operator.next_results(10)
         assert len(operator.results_of("cam1")) == ended

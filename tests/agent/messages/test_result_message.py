@@ -43,11 +43,11 @@ def build(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", SCHEMA_FILES)
 def test_the_committed_schema_is_that_of_the_code(name: str) -> None:
     committed = Path(zsad_agent.messages.__file__).with_name(name).read_text()
-    assert committed == schema_text(SCHEMA_FILES[name]), "python -m zsad_agent.messages.json_schema writes it anew"
+    assert committed == schema_text(SCHEMA_FILES[name]), "run python -m zsad_agent.messages.json_schema to update it"
     Draft202012Validator.check_schema(json.loads(committed))
 
 
-def test_the_bytes_on_the_wire_are_those_of_the_contract() -> None:
+def test_the_published_bytes_are_those_of_the_contract() -> None:
     assert Result(**FIELDS, trigger_id="gate \u00e9").encode() == (
         b'{"schema":"zsad.result/1","id":"line3-b1-7","device_id":"line3","camera":"cam0","seq":7,'
         b'"captured_at":"2026-11-22T10:28:03.123Z","product":"bottle","anomaly_score":0.731,"threshold":0.5,'
@@ -91,7 +91,7 @@ def test_unknown_with_everything_null_is_valid() -> None:
     assert message["reason"] == "no frame for 5 s"
 
 
-def test_answer_to_a_trigger_names_it_and_no_other_message_does() -> None:
+def test_only_the_result_of_a_trigger_has_a_trigger_id() -> None:
     message = build(trigger_id="part-4711")
     SCHEMA.validate(message)
     assert message == build() | {"trigger_id": "part-4711"}
@@ -148,7 +148,7 @@ def test_time_in_another_zone_is_sent_as_utc() -> None:
         ({"regions": ({"bbox_xywh": (0, 0, 5, 5), "peak": math.nan},)}, "regions.0.peak"),
     ],
 )
-def test_mistake_of_the_caller_is_refused(changes: dict[str, Any], said: str) -> None:
+def test_invalid_argument_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         build(**changes)
 
@@ -216,5 +216,5 @@ def test_topics_start_with_prefix_and_device() -> None:
 
 
 def test_text_that_is_not_utf_8_is_sent_with_question_marks() -> None:
-    """A file's name, or half a surrogate pair in somebody's JSON, must not end the agent."""
+    """A file name, or half a surrogate pair in received JSON, must not end the agent."""
     assert json.loads(encode({"reason": "caf\udce9 \ud800"})) == {"reason": "caf? ?"}

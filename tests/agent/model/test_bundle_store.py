@@ -28,7 +28,7 @@ class Device:
 
     @property
     def store(self) -> BundleStore:
-        """Another one each time, as after a restart."""
+        """A new store at each call, as after a restart."""
         return BundleStore(self.folder, self.config)
 
     def switch_to(self, number: int) -> Bundle:
@@ -67,7 +67,7 @@ def test_without_a_selection_the_config_s_bundle_runs_and_no_file_is_written(dev
 
 
 def test_started_bundle_keeps_no_second_copy_of_the_model(device: Device) -> None:
-    for _ in range(2):  # of the config, and stored
+    for _ in range(2):  # the config's bundle, then the stored copy
         started = device.store.start(lambda bundle: bundle)
         assert started.detector.model_bin and started.detector.model_xml
         assert (started.bundle.model_bin, started.bundle.model_xml) == (b"", b"")
@@ -181,7 +181,7 @@ def test_bundle_is_skipped_after_three_starts_that_crash(device: Device) -> None
 
     def crash(bundle: Bundle) -> Bundle:
         if bundle.sha256 == second.sha256:
-            raise SystemExit  # as good as a kill: nothing of ours runs after it
+            raise SystemExit  # like a kill: none of the agent's code runs after it
         return bundle
 
     for _ in range(MAX_ATTEMPTS):
@@ -192,7 +192,7 @@ def test_bundle_is_skipped_after_three_starts_that_crash(device: Device) -> None
         assert started.bundle.sha256 == first.sha256
         assert "ended before it was ready" in started.reasons[0]
     device.store.select(device.store.add(device.sources[2]), started.bundle)
-    assert device.start() == ("2", ())  # selected anew, it has new attempts
+    assert device.start() == ("2", ())  # a new selection resets the number of attempts
 
 
 def test_successful_starts_are_not_counted(device: Device) -> None:
@@ -218,7 +218,7 @@ def test_with_keys_only_signed_bundles_are_stored_and_started(device: Device, tm
     (stored.path / SIGNATURE).unlink()
     with pytest.raises(BundleError, match="not signed"):
         device.store.add(device.sources[3])
-    assert device.store.add(archive).signed_by is not None  # the damaged copy is made again
+    assert device.store.add(archive).signed_by is not None  # the damaged copy is replaced
 
 
 def test_unreadable_key_is_a_config_error(device: Device, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_shipped_bundle_is_found_by_its_name_and_needs_no_signature(
     config = InferenceConfig(bundle=Path("zsad-small"), trusted_keys=keys)
     assert open_bundle(config).manifest.name == "zsad-small"
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "zsad-small").mkdir()  # what is here goes before what ships
+    (tmp_path / "zsad-small").mkdir()  # a local bundle is used before a shipped one
     with pytest.raises(BundleError, match="manifest"):
         open_bundle(InferenceConfig(bundle=Path("zsad-small")))
     assert InferenceConfig(bundle=Path("no-such-bundle")).bundle == Path("no-such-bundle")
@@ -351,7 +351,7 @@ def test_update_stopped_at_any_step_leaves_the_old_or_the_new_bundle(
     assert set(codes[:-1]) <= ends
     assert set(versions) == {"1", "2"}
     if how == "kill":
-        assert versions == sorted(versions)  # the old one up to a step, the new one from it on
+        assert versions == sorted(versions)  # the old bundle up to some step, the new one after it
 
 
 def test_selection_that_another_program_changed_is_written_again(

@@ -28,7 +28,7 @@ BLACK = np.zeros((64, 64, 3), np.uint8)
 
 
 class FakeDetector:
-    """Answers a fixed score, or raises; each answer takes as long on the clock as it is told."""
+    """Gives a fixed score or raises an error; each answer advances the clock by a fixed time."""
 
     def __init__(self, line: "Line", *, score: float = 0.1, seconds: float = 0.01, error: Exception | None = None):
         self.line, self.score, self.seconds, self.error = line, score, seconds, error
@@ -50,7 +50,7 @@ class FakeDetector:
 
 
 class Line:
-    """A device with the bundle v0 at work, and v1, v2 in its bundle_dir."""
+    """A device that runs the bundle v0, with v1 and v2 in its bundle_dir."""
 
     def __init__(self, tiny_bundle: Path, folder: Path) -> None:
         self.bundle_dir = folder / "incoming"
@@ -59,7 +59,7 @@ class Line:
             change_manifest(copy_bundle(tiny_bundle, self.bundle_dir / f"v{number}"), version=f"{number}")
         self.now_s = 0.0
         self.cameras = [CameraInUse(name="cam0", product="object", images_bgr=[WHITE, BLACK])]
-        self.new: dict[str, object] = {}  # settings of the new FakeDetector, or what compiling raises
+        self.new: dict[str, object] = {}  # settings of the new FakeDetector, or the error of compiling
         self.old = FakeDetector(self)
         self.folder = folder / "bundles"
         self.renew()
@@ -69,7 +69,7 @@ class Line:
         return BundleStore(self.folder, self.config)
 
     def renew(self) -> None:
-        """A new updater, with the config's bundle."""
+        """Makes a new updater with the config's bundle."""
         self.models = ModelInUse(Model(bundle=load_bundle(self.config.bundle), predictor=self.old))
         self.updater = BundleUpdater(
             store=self.store,
@@ -104,7 +104,7 @@ def line(tiny_bundle: Path, tmp_path: Path) -> Line:
 
 
 def refused(line: Line, name: str) -> str:
-    """The reason of an update that leaves everything as it was."""
+    """The reason of a refused update, which must change nothing."""
     before = line.models.current, line.after_restart()
     with pytest.raises(ZsadError) as caught:
         line.update(name)
@@ -118,7 +118,7 @@ def test_good_bundle_passes_its_probation_and_is_kept(line: Line) -> None:
     line.update("v1")
     assert (line.inspects(), line.updater.on_probation) == ("1", True)
     assert line.models.current.bundle.path.parent == line.folder
-    assert line.after_restart() == "0"  # a crash on probation comes back with the old one
+    assert line.after_restart() == "0"  # after a crash on probation the old bundle runs
     line.frames(19)
     assert line.updater.settle() is None
     line.frames(1)
@@ -308,7 +308,7 @@ def test_old_model_is_in_memory_only_during_the_probation(line: Line) -> None:
         "file:///etc",
     ],
 )
-def test_name_out_of_the_folder_or_without_a_bundle_is_refused(line: Line, name: str) -> None:
+def test_name_outside_the_folder_or_without_a_bundle_is_refused(line: Line, name: str) -> None:
     (line.bundle_dir / "link-out").symlink_to(line.bundle_dir.parent)
     (line.bundle_dir / "circle").symlink_to("circle")
     assert "control.bundle_dir" in refused(line, name)

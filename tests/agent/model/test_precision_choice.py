@@ -19,7 +19,7 @@ FASTER_INT8 = {"fp": 10.0, "int8": 5.0}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose int8 variant scores half of what its main model does, to tell them apart."""
+    """A bundle whose int8 variant gives half the score of its main model, so that a test can distinguish them."""
     return make_tiny_bundle(tmp_path_factory.mktemp("two") / "bundle", int8_scale=0.5)
 
 
@@ -68,7 +68,7 @@ def test_int8_is_kept_only_where_it_is_clearly_faster(
 ) -> None:
     keep_faster(bundle, config, FASTER_INT8)
     assert keep_faster(bundle, config, median_ms) == kept
-    assert choose_model(bundle, config) == kept  # instead of the choice before
+    assert choose_model(bundle, config) == kept  # instead of the earlier choice
 
 
 def test_choice_belongs_to_one_bundle_on_one_machine(bundle: Bundle, config: InferenceConfig, tmp_path: Path) -> None:
@@ -94,13 +94,13 @@ def test_damaged_choice_is_ignored_with_a_warning_and_written_again(
     assert keep_faster(bundle, config, FASTER_INT8) == choose_model(bundle, config) == "int8"
 
 
-def test_the_config_overrules_the_choice(bundle: Bundle, config: InferenceConfig) -> None:
+def test_the_config_overrides_the_choice(bundle: Bundle, config: InferenceConfig) -> None:
     assert score(bundle, config.model_copy(update={"model": "int8"})) == pytest.approx(0.5, abs=1e-6)
     keep_faster(bundle, config, FASTER_INT8)
     assert score(bundle, config.model_copy(update={"model": "fp"})) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_a_model_that_the_bundle_does_not_hold_is_refused(tiny_bundle: Path, config: InferenceConfig) -> None:
+def test_a_model_that_is_not_in_the_bundle_is_refused(tiny_bundle: Path, config: InferenceConfig) -> None:
     with pytest.raises(BundleError, match=r"inference\.model is int8, but the bundle has only fp\. Set it to auto"):
         Detector(load_bundle(tiny_bundle), config.model_copy(update={"model": "int8"}))
 

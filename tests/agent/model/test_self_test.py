@@ -79,7 +79,7 @@ def config(tmp_path: Path) -> InferenceConfig:
 
 
 def run_apart(script: str, *arguments: Path) -> str:
-    """In its own process, which the fault may end."""
+    """Runs in its own process, because the fault may end it."""
     environment = {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -113,7 +113,7 @@ def test_a_zeroed_block_of_weights_anywhere_changes_the_answer_to_the_test_pictu
         assert answer_fault(detector._known, good._known, TOLERANCE) is not None
 
 
-def test_known_answer_is_exact_whether_compiled_read_back_or_on_more_threads(tmp_path: Path) -> None:
+def test_known_answer_is_exact_when_compiled_cached_or_with_more_threads(tmp_path: Path) -> None:
     bundle = load_bundle(SHIPPED / "zsad-tiny")
     detectors = [
         Detector(bundle, InferenceConfig(cache_dir=tmp_path / folder, threads=threads))
@@ -125,7 +125,7 @@ def test_known_answer_is_exact_whether_compiled_read_back_or_on_more_threads(tmp
 
 
 @pytest.mark.parametrize("name", ["zsad-tiny", "zsad-small"])
-def test_another_precision_is_far_from_a_false_alarm(tmp_path: Path, name: str) -> None:
+def test_answers_of_another_precision_stay_far_below_the_tolerance(tmp_path: Path, name: str) -> None:
     """On a CPU without half precision both are the same."""
     bundle = load_bundle(SHIPPED / name)
     single, half = (
@@ -164,11 +164,11 @@ def test_cache_without_a_known_answer_is_compiled_again(tiny_bundle: Path, confi
     Detector(load_bundle(tiny_bundle), config)
     (blob,) = config.cache_dir.rglob("*.blob")
     written = blob.stat().st_mtime_ns
-    for file in blob.parent.glob("*.npy"):
+    for file in (*blob.parent.glob("*.npy"), blob.with_name("seal.json")):
         file.unlink()
     seal_cache(blob.parent)
     Detector(load_bundle(tiny_bundle), config)
-    assert blob.stat().st_mtime_ns > written and list(blob.parent.glob("known-*.npy"))
+    assert blob.stat().st_mtime_ns > written and list(blob.parent.glob("answer-*.npy"))
 
 
 def test_each_model_of_a_bundle_has_its_own_known_answer(
@@ -179,7 +179,7 @@ def test_each_model_of_a_bundle_has_its_own_known_answer(
         detector = Detector(bundle, config.model_copy(update={"model": model}))
         assert detector.predict(np.zeros((64, 64, 3), np.uint8)).anomaly_score == pytest.approx(score, abs=1e-6)
         detector.self_test()
-    assert len(list(config.cache_dir.rglob("*.blob"))) == len(list(config.cache_dir.rglob("known-*.npy"))) == 2
+    assert len(list(config.cache_dir.rglob("*.blob"))) == len(list(config.cache_dir.rglob("answer-*.npy"))) == 2
     assert "failed" not in caplog.text
 
 
@@ -218,7 +218,7 @@ def test_test_picture_is_the_same_every_time_and_has_the_size_of_the_input() -> 
 
 
 class FakePredictor:
-    """`broken`: as after a failed test."""
+    """`broken`: the state after a failed self-test."""
 
     def __init__(self) -> None:
         self.broken = False
@@ -234,13 +234,13 @@ class FakePredictor:
 
 
 class Line:
-    """A guard over fakes, and what it said."""
+    """A guard with fake models, and its log."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.model = FakePredictor()
         self.models = ModelInUse(Model(bundle=bundle, predictor=self.model))
         self.said: list[str | None] = []
-        self.loads: list[FakePredictor | Exception] = []  # outcomes; without one a load waits for it
+        self.loads: list[FakePredictor | Exception] = []  # results of loads; a load waits until there is one
         self.asked = 0
 
     def load(self, bundle: Bundle) -> FakePredictor:
@@ -266,14 +266,14 @@ def line(tiny_bundle: Path) -> Line:
     return Line(load_bundle(tiny_bundle))
 
 
-def test_guard_tests_again_and_again_and_says_nothing_about_a_good_model(line: Line) -> None:
+def test_guard_repeats_the_self_test_and_reports_no_fault_of_a_good_model(line: Line) -> None:
     with line.guarded() as guard:
         wait_until(lambda: line.model.tests >= 5)
         assert guard.alive and not guard.busy
     assert line.said == [] and line.asked == 0
 
 
-def test_model_with_a_wrong_answer_is_stated_and_loaded_again_until_that_succeeds(line: Line) -> None:
+def test_model_with_a_wrong_answer_is_a_fault_and_is_loaded_again_until_that_succeeds(line: Line) -> None:
     new = FakePredictor()
     line.loads = [BundleError("the disk is gone"), MemoryError(), RuntimeError("the compiler failed"), new]
     with line.guarded():

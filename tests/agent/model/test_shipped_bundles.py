@@ -1,4 +1,4 @@
-"""The bundles that ship, on the pictures of the demo."""
+"""The shipped bundles on the pictures of the demo."""
 
 import json
 from pathlib import Path

@@ -38,7 +38,7 @@ BROKER = BrokerStats(
 def make_stats(
     recent: RecentResults | None = None, reasons: Mapping[str, str | None] | None = None, **changes: Any
 ) -> Stats:
-    """`reasons`: by camera, why it is not up."""
+    """`reasons`: camera -> reason of its fault."""
     recent = recent or RecentResults()
     cameras = {
         name: CameraStats(
@@ -173,7 +173,9 @@ def test_label_values_of_any_text_are_read_at_each_scrape() -> None:
 
 
 def test_names_follow_the_conventions_of_prometheus() -> None:
-    for family in text_string_to_metric_families(Metrics(["cam0"], lambda: AGENT).render().decode()):
+    families = list(text_string_to_metric_families(Metrics(["cam0"], lambda: AGENT).render().decode()))
+    assert len(families) > 10
+    for family in families:
         assert family.documentation, family.name
         assert family.name.startswith(("zsad_", "process_"))
         if family.type == "counter":
@@ -181,7 +183,7 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
         assert not family.name.endswith(("_ms", "_created", "_kb"))
 
 
-def test_counting_costs_microseconds_and_scrapes_meanwhile_are_whole() -> None:
+def test_counting_takes_microseconds_and_concurrent_scrapes_are_complete() -> None:
     metrics = Metrics(["cam0"], lambda: AGENT)
     done = threading.Event()
     scrapes: list[dict[str, float]] = []

@@ -73,7 +73,7 @@ def test_message_has_the_fields_of_the_schema() -> None:
     }
 
 
-def test_the_bytes_on_the_wire_are_those_of_the_contract() -> None:
+def test_the_published_bytes_are_those_of_the_contract() -> None:
     recent = RecentResults()
     recent.accept(result("cam0", Verdict.OK, 10.1234), None)
     reasons = {"cam0": None, "cam1": "caf\udce9 \u00e9"}
@@ -93,7 +93,7 @@ def test_the_bytes_on_the_wire_are_those_of_the_contract() -> None:
     )
 
 
-def test_agent_that_has_nothing_yet_is_valid() -> None:
+def test_message_of_an_agent_without_results_is_valid() -> None:
     none = {"evidence": None, "cameras": {}, "faults": (), "command_nonce": None}
     message = stats(**none, spool=SpoolStats(entries=0, bytes=0, oldest_age_s=None))
     assert (message["cameras"], message["evidence"], message["faults"]) == ({}, None, [])
@@ -112,7 +112,7 @@ def test_statistics_are_published_at_once_when_a_fault_begins_or_ends(monkeypatc
         assert published == ["stats"] * said
 
 
-def test_percentiles_forget_what_is_older_than_five_minutes_and_counts_do_not() -> None:
+def test_percentiles_use_the_last_five_minutes_and_counts_use_all_results() -> None:
     clock = Clock()
     recent = RecentResults(lambda: clock.now_s)
     recent.accept(result(latency=1000.0), None)

@@ -110,7 +110,7 @@ def test_a_status_that_is_published_while_the_earlier_ones_are_removed_stays(tmp
         assert listener.payloads(f"{BASE}/cam0/status") == [b"old", b'{"state":"ok"}']
 
 
-def test_nothing_is_subscribed_with_a_wildcard_at_a_broker_that_accepts_none(tmp_path: Path) -> None:
+def test_no_wildcard_is_subscribed_at_a_broker_that_does_not_support_it(tmp_path: Path) -> None:
     with (
         ScriptedBroker(connack_properties=b"\x28\x00") as broker,
         publishing(broker.url, tmp_path / "spool") as publisher,
@@ -122,7 +122,7 @@ def test_nothing_is_subscribed_with_a_wildcard_at_a_broker_that_accepts_none(tmp
         assert [topic for topic, _ in broker.subscribed] == ["a/set"]
 
 
-def test_a_broker_that_forbids_to_read_own_topics_is_named_once_and_gets_the_results(
+def test_a_broker_that_does_not_allow_to_read_own_topics_is_reported_once_and_gets_the_results(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
@@ -140,7 +140,7 @@ def test_a_broker_that_forbids_to_read_own_topics_is_named_once_and_gets_the_res
     assert "Allow the agent to read it" in caplog.text
 
 
-def test_a_broker_that_ends_the_connection_at_a_forbidden_subscription_is_not_asked_for_ever(tmp_path: Path) -> None:
+def test_a_subscription_at_which_the_broker_disconnects_is_not_repeated_for_ever(tmp_path: Path) -> None:
     class Cutting(ScriptedBroker):
         def _answer(self, head: int, body: bytes, level: int) -> bytes | None:
             return None if head >> 4 == SUBSCRIBE else super()._answer(head, body, level)
@@ -157,7 +157,7 @@ def test_a_broker_that_ends_the_connection_at_a_forbidden_subscription_is_not_as
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_two_agents_with_one_device_id_are_named_and_do_not_fight(
+def test_two_agents_with_one_device_id_are_reported_and_do_not_reconnect_without_pause(
     mosquitto: BrokerFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture, protocol: str
 ) -> None:
     broker = mosquitto()  # this version closes the connection of the first client without a reason
@@ -177,7 +177,9 @@ def test_two_agents_with_one_device_id_are_named_and_do_not_fight(
     assert "client id zsad-agent-line3): give each agent its own device_id" in caplog.text
 
 
-def test_two_agents_with_one_device_id_and_two_client_ids_are_named(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+def test_two_agents_with_one_device_id_and_two_client_ids_are_reported(
+    mosquitto: BrokerFactory, tmp_path: Path
+) -> None:
     broker = mosquitto()
     with (
         publishing(broker.url, tmp_path / "a") as one,
@@ -190,7 +192,7 @@ def test_two_agents_with_one_device_id_and_two_client_ids_are_named(mosquitto: B
         assert one.stats.connections == two.stats.connections == 1
 
 
-def test_session_taken_over_is_named_and_followed_by_a_long_pause(tmp_path: Path) -> None:
+def test_session_that_was_taken_over_is_reported_and_followed_by_a_long_pause(tmp_path: Path) -> None:
     with ScriptedBroker() as broker, publishing(broker.url, tmp_path / "spool") as publisher:
         broker.disconnect(TAKEN_OVER)
         wait_until(lambda: RIVAL in (publisher.fault or "") and "Session taken over" in (publisher.fault or ""))
@@ -198,7 +200,7 @@ def test_session_taken_over_is_named_and_followed_by_a_long_pause(tmp_path: Path
         assert len(broker.connects) == 1
 
 
-def test_an_agent_that_starts_again_or_a_broker_that_restores_old_messages_is_no_second_agent(
+def test_a_restarted_agent_or_broker_is_not_reported_as_a_second_agent(
     mosquitto: BrokerFactory, tmp_path: Path
 ) -> None:
     broker = mosquitto(persistent=True)

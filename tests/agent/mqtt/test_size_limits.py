@@ -78,7 +78,7 @@ def test_large_result_is_given_up_only_after_enough_cuts_with_it_alone_in_flight
         limits.connected(None)
         assert limits.cut({1: LARGE, 2: 700}, answered=True, said_too_large=False) is None
     assert limits.careful
-    assert not limits.picture_fits(10)  # that it is the result, and no picture, is to be seen
+    assert not limits.picture_fits(10)  # to see that the result is the reason, not a picture
     answers = []
     for _ in range(RESULT_CUTS):
         limits.connected(None)
@@ -98,7 +98,7 @@ def test_acknowledged_result_is_no_longer_suspected() -> None:
         assert not limits.careful
 
 
-def test_nothing_is_learnt_about_sizes_from_a_broker_that_answers_nothing() -> None:
+def test_no_size_limit_is_learnt_from_a_broker_that_never_answers() -> None:
     limits = SizeLimits()
     for _ in range(20):
         limits.connected(None)
@@ -115,7 +115,7 @@ def test_result_that_the_broker_calls_too_large_is_given_up_at_once_if_it_was_al
 
 
 def test_careful_mode_for_a_result_that_never_comes_again_ends_after_an_hour(clock: Clock) -> None:
-    """It may have gone for a limit of the spool; those after it are small and prove nothing."""
+    """The spool may have dropped the result at its limit; later results are small and prove nothing."""
     limits = SizeLimits(clock_s=clock)
     limits.connected(None)
     limits.cut({7: LARGE}, answered=True, said_too_large=False)
@@ -151,7 +151,7 @@ def test_log_says_that_smaller_pictures_fit_when_none_was_left_out_for_a_while(
     caplog.set_level("INFO")
     limits = SizeLimits(clock_s=clock)
     limits.connected(1000)
-    for _ in range(10):  # of both sizes in turn: no line each
+    for _ in range(10):  # alternating sizes: not a line for each
         limits.picture_fits(2000)
         limits.picture_fits(500)
         clock.now_s += BACK_AFTER_S / 2

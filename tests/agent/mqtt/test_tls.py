@@ -81,7 +81,7 @@ def test_unusable_file_is_a_config_error_at_start_and_in_check(
     assert fault.startswith(f"{agent_yaml}:{6 + list(files).index(key)}: mqtt.tls.{key}: {expected}")
 
 
-def test_failure_without_tls_has_no_tls_meaning() -> None:
+def test_failure_without_tls_gets_no_explanation_about_tls() -> None:
     assert meaning(ConnectionRefusedError(111, "Connection refused"), "h") is None
     assert meaning(TimeoutError("timed out"), "h") is None
     assert meaning("failed to receive on socket: [Errno 104] Connection reset by peer", "h") is None

@@ -77,7 +77,7 @@ def noise_at(level: int, spread: int = 4) -> np.ndarray:
 
 
 @pytest.mark.parametrize("level", [0, 3])
-def test_black_picture_is_refused_at_once_and_stated_when_it_lasts(level: int) -> None:
+def test_black_picture_is_refused_at_once_and_reported_when_it_lasts(level: int) -> None:
     health = PictureHealth(HealthConfig(), None)
     for index in range(1, CONFIRM_LOOKS + 1):
         reason = health.judge(noise_at(level, 1), 0.0)
@@ -85,7 +85,7 @@ def test_black_picture_is_refused_at_once_and_stated_when_it_lasts(level: int) -
         assert (health.stated is not None) == (index >= CONFIRM_LOOKS)
 
 
-def test_one_unusual_frame_does_not_change_the_stated_health() -> None:
+def test_one_unusual_frame_does_not_change_the_reported_health() -> None:
     health = PictureHealth(HealthConfig(), None)
     good, black = noise_at(90), noise_at(0, 0)
     assert health.judge(good, 0.0) is None
@@ -223,7 +223,7 @@ def test_normal_line_has_no_health_fault(reference: Reference, changes: dict[str
     ],
     ids=["blurred", "blurred, brighter, noisy", "moved", "moved far", "another place"],
 )
-def test_another_scene_is_stated_after_three_comparisons(
+def test_another_scene_is_reported_after_three_comparisons(
     reference: Reference, changes: dict[str, object], said: str
 ) -> None:
     line = Line()
@@ -233,7 +233,7 @@ def test_another_scene_is_stated_after_three_comparisons(
     assert all(said in str(reason) for reason in reasons[CONFIRM_LOOKS - 1 :]), reasons
 
 
-def test_swinging_camera_is_stated_though_each_comparison_finds_another_fault(reference: Reference) -> None:
+def test_swinging_camera_is_reported_even_if_each_comparison_finds_another_fault(reference: Reference) -> None:
     line = Line()
     health = PictureHealth(HealthConfig(), reference)
     found = [line.frame(shift_xy=(32, 0)), line.frame(machine=draw_machine(2)), line.frame(blur=3.0)] * 4
@@ -277,7 +277,7 @@ def test_saved_reference_loads_unchanged(reference: Reference, tmp_path: Path) -
     assert [file.name for file in tmp_path.iterdir()] == ["cam.npz"]
 
 
-def test_reference_tells_whether_a_small_move_would_show(reference: Reference) -> None:
+def test_reference_says_whether_a_small_move_can_be_detected(reference: Reference) -> None:
     assert reference.notices_moves
     assert "moved camera, changed scene: checked" in describe(reference)
     slope = np.linspace(40, 200, W, dtype=np.float32)

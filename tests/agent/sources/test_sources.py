@@ -109,7 +109,7 @@ def test_cut_picture_in_a_video_of_pngs_is_refused(tmp_path: Path) -> None:
             source.read()
 
 
-def test_motion_jpeg_of_one_picture_is_inspected_if_it_is_whole(tmp_path: Path) -> None:
+def test_motion_jpeg_of_one_picture_is_inspected_if_it_is_complete(tmp_path: Path) -> None:
     jpeg = jpeg_of().tobytes()
     (tmp_path / "v.mjpeg").write_bytes(jpeg)
     assert len(read_all(make_source(SourceConfig(source=str(tmp_path / "v.mjpeg"))))) == 1
@@ -176,7 +176,7 @@ def test_a_picture_and_a_glob_are_sources(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a", "a.mp4", "a.jpg.part"])
-def test_half_a_jpeg_is_refused_whatever_its_name(tmp_path: Path, name: str) -> None:
+def test_truncated_jpeg_is_refused_with_any_file_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(jpeg_of()[:1500].tobytes())
     source = make_source(SourceConfig(source=str(tmp_path / name)))
     with source, pytest.raises(ImageError, match="the JPEG is truncated"):
@@ -196,11 +196,11 @@ def test_folder_and_glob_give_pictures_of_any_name_and_report_other_files_once(
     assert f"2 files are not pictures and are skipped, for example {tmp_path}/map.npy" in message
 
 
-def test_motion_jpeg_is_a_video_by_its_name_because_a_picture_begins_as_it_does(tmp_path: Path) -> None:
+def test_motion_jpeg_is_recognised_as_a_video_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "v.mjpeg").write_bytes(b"".join(jpeg_of().tobytes() for _ in range(3)))
     (tmp_path / "v.jpg").write_bytes((tmp_path / "v.mjpeg").read_bytes())
     assert isinstance(make_source(SourceConfig(source=str(tmp_path / "v.mjpeg"))), VideoFileSource)
-    with pytest.raises(ImageError, match="several JPEGs"):
+    with pytest.raises(ImageError, match="several images"):
         read_all(make_source(SourceConfig(source=str(tmp_path / "v.jpg"))))
 
 
@@ -230,7 +230,7 @@ def test_file_with_brackets_in_its_name_is_no_glob(tmp_path: Path) -> None:
         ("*.png", "no pictures found"),
     ],
 )
-def test_nothing_to_read_is_an_error(tmp_path: Path, source: str, message: str) -> None:
+def test_source_with_nothing_to_read_is_an_error(tmp_path: Path, source: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         make_source(SourceConfig(source=f"{tmp_path}/{source}"))
 
@@ -283,7 +283,7 @@ def test_device_that_is_no_camera_is_refused() -> None:
         ("rtsp://::1:8554/x", "rtsp://::1:8554/x"),
     ],
 )
-def test_credentials_never_show(url: str, shown: str | None) -> None:
+def test_credentials_are_never_shown(url: str, shown: str | None) -> None:
     assert "secret" not in redacted(url)
     assert shown is None or redacted(url) == shown
 
@@ -333,19 +333,19 @@ def jpeg_of(*options: int) -> np.ndarray:
 
 @pytest.mark.parametrize("options", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4]])
 @pytest.mark.parametrize("behind", [b"", b"\r\n", bytes(500), b"\xff\xd9"])
-def test_live_jpeg_is_read_whole_whatever_follows_it(options: list[int], behind: bytes) -> None:
+def test_live_jpeg_is_read_with_any_bytes_after_it(options: list[int], behind: bytes) -> None:
     jpeg = jpeg_of(*options)
     came = np.concatenate([jpeg, np.frombuffer(behind, np.uint8)])
     assert np.array_equal(decode_image(came, "cam"), cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
 
 
 @pytest.mark.parametrize("left", [0, 1, 2, 20, 700, -3, -2, -1])
-def test_live_jpeg_of_which_a_part_is_missing_is_refused(left: int) -> None:
+def test_live_jpeg_with_a_missing_part_is_refused(left: int) -> None:
     with pytest.raises(ImageError, match="cam: "):
         decode_image(jpeg_of()[:left], "cam")
 
 
-def test_half_a_live_jpeg_with_the_next_one_behind_it_is_refused() -> None:
+def test_incomplete_live_jpeg_before_the_next_one_is_refused() -> None:
     jpeg = jpeg_of()
     with pytest.raises(ImageError, match="truncated"):
         decode_image(np.concatenate([jpeg[: jpeg.size // 2], jpeg]), "cam")
@@ -374,7 +374,7 @@ class FakeCapture:
 @pytest.mark.parametrize(
     ("fourcc", "lets", "gives"), [("MJPG", True, True), ("MJPG", False, False), ("h264", True, False)]
 )
-def test_only_motion_jpeg_is_taken_undecoded_and_only_if_it_can_be(fourcc: str, lets: bool, gives: bool) -> None:
+def test_only_motion_jpeg_is_read_undecoded_if_the_driver_allows_it(fourcc: str, lets: bool, gives: bool) -> None:
     capture = FakeCapture(fourcc, lets_itself_be_asked=lets)
     assert ask_for_encoded(capture, cv2.CAP_PROP_FORMAT, -1) is gives  # type: ignore[arg-type]
     assert capture.asked == ([(cv2.CAP_PROP_FORMAT, -1)] if fourcc == "MJPG" else [])

@@ -34,7 +34,7 @@ needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="the driver i
 
 
 def read_all(folder: Path, *arguments: str, **driver_env: str) -> list[str]:
-    """What READ_ALL prints for the camera that delivers the files of the folder."""
+    """The output of READ_ALL for a camera that delivers the files of the folder."""
     driver, device = folder / "driver.so", folder / "video0"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(driver), str(DRIVER), "-ldl"], check=True)
     device.write_bytes(bytes(1 << 20))
@@ -51,8 +51,8 @@ def read_all(folder: Path, *arguments: str, **driver_env: str) -> list[str]:
 
 
 @needs_gcc
-def test_cut_picture_of_a_motion_jpeg_camera_is_refused_and_not_filled_from_the_one_before(tmp_path: Path) -> None:
-    levels = [0, 200, 20, 100, 100, 200, 20]  # OpenCV takes the first at the opening and shows it to nobody
+def test_cut_picture_of_a_motion_jpeg_camera_is_refused_and_not_filled_from_the_previous_one(tmp_path: Path) -> None:
+    levels = [0, 200, 20, 100, 100, 200, 20]  # OpenCV reads the first frame at the opening and drops it
     for index, level in enumerate(levels):
         grain = np.random.default_rng(index).integers(0, 20, (48, 64, 3), np.uint8)
         jpeg = cv2.imencode(".jpg", grain + np.uint8(level))[1].tobytes()

@@ -1,64 +1,22 @@
 """The spool's files are removed, renamed, replaced or hidden while the agent has them open: no result is lost."""
 
 import contextlib
-import errno
 import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fast_clock import FastClock
+from file_change_tools import AFTER, BEFORE, FOREIGN, add, drain, write_spool
 
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool
 from zsad_core.errors import SpoolError
 
-BEFORE = [f"before {number}" for number in range(30)]
-AFTER = [f"after {number}" for number in range(30)]
-BACKUP = BEFORE[:10]  # what the backup has
-FOREIGN = [f"foreign {number}" for number in range(40)]  # more than this agent has written
-
-
-class Hurry:
-    """A clock that advances at each call, so that retries are due at once."""
-
-    def __init__(self) -> None:
-        self._now_s = 0.0
-
-    def __call__(self) -> float:
-        self._now_s += 5.0
-        return self._now_s
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "spool.sqlite3"
-
-
-def add(outbox: Outbox, bodies: list[str]) -> None:
-    for body in bodies:
-        outbox.add_all([Accepted("cam0", body.encode())])
-
-
-def drain(outbox: Outbox) -> list[tuple[str, bool]]:
-    """Takes and acknowledges all results, as over the present connection: (body, replayed)."""
-    found = []
-    while entries := outbox.take(7):
-        for entry in entries:
-            found.append((entry.body.decode(), entry.id <= outbox.live_after))
-            outbox.acknowledge(entry.id)
-        outbox.delete_acknowledged()
-    outbox.delete_acknowledged(everything=True)
-    return found
-
-
-def write_spool(path: Path, bodies: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with Spool(path, max_results=1000) as spool:
-        spool.append([Entry(spool.new_id(), "cam0", body.encode()) for body in bodies])
+BACKUP = BEFORE[:10]  # the content of the backup
 
 
 def remove_folder(state: Path) -> None:
@@ -92,14 +50,14 @@ def truncate_every_file(state: Path) -> None:
 
 
 def restore_by_rename(state: Path) -> None:
-    """As rsync and most backup programs."""
+    """Like rsync and most backup programs."""
     for file in (state.parent / "backup").iterdir():
         shutil.copy2(file, state / "restoring")
         (state / "restoring").rename(state / file.name)
 
 
 def restore_in_place(state: Path) -> None:
-    """As cp."""
+    """Like cp."""
     shutil.copytree(state.parent / "backup", state, dirs_exist_ok=True, copy_function=shutil.copy)
 
 
@@ -169,7 +127,7 @@ def test_no_result_is_lost_when_the_files_are_changed(
     write_spool(path, BACKUP)
     shutil.copytree(path.parent, path.parent.with_name("backup"))
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE[10:20])
         shutil.copytree(path.parent, path.parent.with_name("live backup"))
         add(outbox, BEFORE[20:])
@@ -198,7 +156,7 @@ def test_results_arrive_over_the_present_connection_when_the_files_are_changed(
     write_spool(path, BACKUP)
     shutil.copytree(path.parent, path.parent.with_name("backup"))
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE[10:20])
         shutil.copytree(path.parent, path.parent.with_name("live backup"))
         add(outbox, BEFORE[20:])
@@ -217,12 +175,12 @@ def test_results_arrive_over_the_present_connection_when_the_files_are_changed(
     assert all(replayed for body, replayed in found if body in {*BEFORE, *FOREIGN})
 
 
-def test_a_fault_is_stated_while_no_new_file_can_be_written_and_the_results_are_still_sent(path: Path) -> None:
+def test_results_are_sent_and_a_fault_is_reported_while_no_new_file_can_be_written(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         shutil.rmtree(path.parent)
-        path.parent.touch()  # in the way of a new folder
+        path.parent.touch()  # a file, so that no folder can be created
         add(outbox, AFTER[:10])
         assert "30 results cannot be rescued into a new file (File exists)" in (outbox.fault or "")
         assert spool.is_kept() is False
@@ -245,10 +203,10 @@ def mounted_over(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_spool_on_which_a_file_system_is_mounted_goes_on_there_and_comes_back(tiny_disk: Path) -> None:
+def test_a_spool_continues_when_a_file_system_is_mounted_over_it_and_unmounted(tiny_disk: Path) -> None:
     path = tiny_disk / "spool.sqlite3"
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         with mounted_over(tiny_disk):
             add(outbox, AFTER[:10])
@@ -259,70 +217,9 @@ def test_a_spool_on_which_a_file_system_is_mounted_goes_on_there_and_comes_back(
         assert [body for body, _ in drain(outbox) if body not in BEFORE] == AFTER[10:]
 
 
-SECOND_AGENT = """
-import sys
-import zlib
-from pathlib import Path
-from zsad_agent.spool import Accepted, Outbox, Spool
-from zsad_core.errors import SpoolError
-try:
-    with Spool(Path(sys.argv[1]), max_results=1000) as spool:
-        Outbox(spool).add_all([Accepted("cam0", b"second")])
-        print("let in", flush=True)
-        sys.stdin.readline()
-except SpoolError as error:
-    print(error)
-"""
-
-
-@contextlib.contextmanager
-def second_agent(path: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", SECOND_AGENT, str(path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.communicate("\n", timeout=20)
-
-
-@pytest.mark.parametrize("suffix", ["-wal", "-shm", ".lock", "-journal"])
-def test_removing_a_file_beside_the_spool_lets_no_second_agent_in(path: Path, suffix: str) -> None:
+def test_no_result_is_lost_when_another_program_has_used_its_id(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool)
-        add(outbox, BEFORE)
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
-        with second_agent(path) as second:
-            assert second.stdout is not None
-            assert "another agent uses this spool" in second.stdout.readline()
-        add(outbox, AFTER)
-        with second_agent(path) as second:
-            assert second.stdout is not None
-            assert "another agent uses this spool" in second.stdout.readline()
-        assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
-    with second_agent(path) as second:
-        assert second.stdout is not None
-        assert second.stdout.readline() == "let in\n"
-
-
-def test_a_second_agent_that_took_the_place_of_a_removed_spool_is_a_fault_that_costs_no_result(path: Path) -> None:
-    with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
-        add(outbox, BEFORE)
-        shutil.rmtree(path.parent)
-        with second_agent(path) as second:
-            assert second.stdout is not None
-            assert second.stdout.readline() == "let in\n"
-            add(outbox, AFTER)
-            assert "another agent uses this spool" in (outbox.fault or "")
-            assert outbox.store_or_count_lost() == len(BEFORE + AFTER)
-        add(outbox, ["last"])
-        assert outbox.store_or_count_lost() == 0
-        assert {body for body, _ in drain(outbox)} == {*BEFORE, *AFTER, "last", "second"}
-
-
-def test_an_id_that_another_program_has_used_costs_neither_result(path: Path) -> None:
-    with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         with contextlib.closing(sqlite3.connect(path)) as db:
             db.execute("INSERT INTO results VALUES (31, 'cam0', ?, ?, 0)", (b"other", zlib.crc32(b"other")))
@@ -350,20 +247,20 @@ def test_a_file_that_disappears_while_the_disk_fails_and_sqlite_has_closed_it_is
         spool.append([Entry(spool.new_id(), "cam0", body) for body in bodies])
         spool._file._close_connections()
         shutil.rmtree(path.parent)
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, AFTER)
         assert outbox.losses.results == {}
         assert {body for body, _ in drain(outbox)} == {*AFTER, *(body.decode() for body in bodies)}
 
 
-def test_what_cannot_be_read_any_more_is_counted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_results_that_cannot_be_read_any_more_are_counted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Only the newest results are in memory when the content is overwritten."""
     bodies = [b"%d" % number for number in range(1500)]
     with Spool(path, max_results=10_000) as spool:
         spool.append([Entry(spool.new_id(), "cam0", body) for body in bodies])
         spool._file._close_connections()
         path.write_bytes(b"")
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, AFTER)
         assert outbox.losses.results == {"damage": 500}
         assert outbox.unsent == 1000 + len(AFTER)
@@ -372,9 +269,9 @@ def test_what_cannot_be_read_any_more_is_counted(path: Path, caplog: pytest.LogC
     assert "500 results cannot be read any more and are LOST" in caplog.text
 
 
-def test_checkpoints_of_the_agent_itself_are_no_change(path: Path) -> None:
+def test_checkpoints_of_the_agent_are_not_reported_as_changes(path: Path) -> None:
     with Spool(path, max_results=100_000, max_bytes=2_000_000, fsync="periodic") as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         for _ in range(40):
             outbox.add_all([Accepted("cam0", b"x" * 2000)] * 50)
             spool.sync()
@@ -385,9 +282,9 @@ def test_checkpoints_of_the_agent_itself_are_no_change(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["spool.sqlite3"]
 
 
-def test_an_idle_agent_rescues_its_results_too(path: Path) -> None:
+def test_an_idle_agent_also_rescues_its_results(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         shutil.rmtree(path.parent)
         outbox.delete_acknowledged()
@@ -397,28 +294,25 @@ def test_an_idle_agent_rescues_its_results_too(path: Path) -> None:
         assert [body for body, _ in drain(Outbox(spool))] == BEFORE
 
 
-def test_a_disk_that_is_too_full_for_the_rescue_is_a_fault_that_costs_no_result(tiny_disk: Path) -> None:
-    path, ballast = tiny_disk / "spool.sqlite3", tiny_disk / "ballast"
+def test_a_disk_that_is_too_full_for_the_rescue_is_a_fault_and_no_result_is_lost(tiny_disk: Path) -> None:
+    path = tiny_disk / "spool.sqlite3"
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         path.rename(tiny_disk / "moved")
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        add(outbox, AFTER[:5])
-        assert "cannot be rescued into a new file (database or disk is full)" in (outbox.fault or "")
-        assert not path.exists()
-        assert sorted(file.name for file in tiny_disk.iterdir() if "new-" in file.name) == []
-        ballast.unlink()
+        with nearly_full(tiny_disk, 0):
+            add(outbox, AFTER[:5])
+            assert "cannot be rescued into a new file (database or disk is full)" in (outbox.fault or "")
+            assert not path.exists()
+            assert sorted(file.name for file in tiny_disk.iterdir() if "new-" in file.name) == []
         add(outbox, AFTER[5:])
         outbox.rewind()
         assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
 
 
-def test_a_folder_in_the_place_of_the_spool_is_a_fault_that_costs_no_result(path: Path) -> None:
+def test_a_folder_in_place_of_the_spool_is_a_fault_and_no_result_is_lost(path: Path) -> None:
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, BEFORE)
         path.unlink()
         path.mkdir()
@@ -437,28 +331,25 @@ def test_a_file_that_is_changed_and_removed_is_read_as_far_as_possible(path: Pat
         with contextlib.closing(spool._file._connect()) as db:
             db.execute("UPDATE state SET results = 7")
         path.unlink()
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         add(outbox, AFTER)
         assert outbox.losses.results == {}
         assert {body for body, _ in drain(outbox)} == {*AFTER, *(body.decode() for body in bodies)}
 
 
-def test_a_checkpoint_that_fails_on_a_full_disk_is_no_change_by_another_program(tiny_disk: Path) -> None:
-    path, ballast = tiny_disk / "spool.sqlite3", tiny_disk / "ballast"
-    with Spool(path, max_results=1000, fsync="periodic") as spool:
+def test_a_checkpoint_that_fails_on_a_full_disk_is_not_reported_as_a_change(tiny_disk: Path) -> None:
+    with Spool(tiny_disk / "spool.sqlite3", max_results=1000, fsync="periodic") as spool:
         spool.append([Entry(spool.new_id(), "cam0", bytes(4000)) for _ in range(60)])
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        os.truncate(ballast, ballast.stat().st_size - 40_000)  # a part of the checkpoint fits
-        with pytest.raises(SpoolError, match="cannot be synced to disk: database or disk is full"):
-            spool.sync()
-        assert spool.is_kept() and not spool.faults
-        assert not spool.adrift
+        with nearly_full(tiny_disk, 40_000):  # a part of the checkpoint fits
+            with pytest.raises(SpoolError, match="cannot be synced to disk: database or disk is full"):
+                spool.sync()
+            assert spool.is_kept() and not spool.faults
+            assert not spool.adrift
 
 
 @contextlib.contextmanager
 def nearly_full(disk: Path, free: int) -> Iterator[None]:
+    """Fills the disk except for `free` bytes."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -469,7 +360,7 @@ def nearly_full(disk: Path, free: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("free", [0, 16_384, 65_536])
-def test_a_disk_that_fills_up_during_a_rescue_costs_no_result(
+def test_no_result_is_lost_when_the_disk_fills_up_during_a_rescue(
     tiny_disk: Path, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
     monkeypatch.setattr("zsad_agent.spool.repair.RESCUE_BATCH", 5)
@@ -480,11 +371,11 @@ def test_a_disk_that_fills_up_during_a_rescue_costs_no_result(
     write_spool(tiny_disk.parent / "spool.sqlite3", BEFORE)
     shutil.copy(tiny_disk.parent / "spool.sqlite3", path)
     with nearly_full(tiny_disk, free), Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         found = [body for body, _ in drain(outbox)]
         assert set(BEFORE) <= set(found) and len(set(found)) == len(found)
     with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
+        outbox = Outbox(spool, clock_s=FastClock())
         found += [body for body, _ in drain(outbox)]
     assert set(found) == {*BEFORE, *foreign}
 
@@ -497,38 +388,5 @@ def test_results_that_were_set_aside_are_read_although_another_spool_has_their_i
     Path(f"{aside}-rescue").touch()
     write_spool(path, FOREIGN)
     with Spool(path, max_results=1000) as spool:
-        found = [body for body, _ in drain(Outbox(spool, clock_s=Hurry()))]
+        found = [body for body, _ in drain(Outbox(spool, clock_s=FastClock()))]
     assert sorted(found) == sorted(BEFORE + FOREIGN)
-
-
-def test_a_kernel_without_locks_of_open_files_has_a_spool_for_one_agent(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EINVAL, "Invalid argument")
-
-    monkeypatch.setattr("zsad_agent.spool.held_file.fcntl.fcntl", refuse)
-    path.parent.mkdir()
-    with Spool(path, max_results=1000) as spool:
-        outbox = Outbox(spool, clock_s=Hurry())
-        add(outbox, BEFORE)
-        path.rename(path.with_name("moved"))
-        add(outbox, AFTER)
-        with pytest.raises(SpoolError, match="another agent uses this spool"), Spool(path, max_results=1):
-            pass
-        assert [body for body, _ in drain(outbox)] == BEFORE + AFTER
-
-
-def test_another_program_that_has_the_spool_open_at_the_start_is_named(path: Path) -> None:
-    write_spool(path, BEFORE)
-    reader = f"import sqlite3; db = sqlite3.connect({str(path)!r}); "
-    reader += "print(*db.execute('SELECT 1 FROM state'), flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", reader], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
-        assert program.stdout is not None and program.stdout.readline()
-        with Spool(path, max_results=1000) as spool:
-            outbox = Outbox(spool, clock_s=Hurry())
-            add(outbox, AFTER[:1])
-            assert "cannot be opened: database is locked: another program has opened it" in (outbox.fault or "")
-            program.communicate(b"\n")
-            add(outbox, AFTER[1:])
-            assert {body for body, _ in drain(outbox)} == {*BEFORE, *AFTER}

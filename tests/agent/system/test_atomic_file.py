@@ -6,7 +6,9 @@ import pytest
 from zsad_agent.system import write_whole
 
 
-def test_file_is_replaced_whole_and_synced_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_replaced_atomically_and_synced_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "settings.json"
     path.write_bytes(b"before")
     at_sync: list[tuple[str, bytes]] = []
@@ -22,7 +24,7 @@ def test_file_is_replaced_whole_and_synced_with_its_folder(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_write_that_fails_leaves_the_file_before_and_nothing_beside_it(
+def test_failed_write_keeps_the_old_file_and_leaves_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "settings.json"

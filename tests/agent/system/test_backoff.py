@@ -1,7 +1,7 @@
 from zsad_agent.system import Backoff
 
 
-def test_pauses_double_up_to_the_longest_and_start_anew_after_a_success() -> None:
+def test_pauses_double_up_to_the_longest_and_restart_after_a_success() -> None:
     backoff = Backoff(1.0, 5.0)
     for wanted_s in (1.0, 2.0, 4.0, 5.0, 5.0):
         assert 0.75 * wanted_s <= backoff.next_s() <= 1.25 * wanted_s

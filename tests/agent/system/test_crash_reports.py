@@ -1,4 +1,4 @@
-"""Real processes that die, and what they leave behind."""
+"""Crash reports of real processes."""
 
 import fcntl
 import signal
@@ -70,7 +70,7 @@ inner()
     said, _ = run(tmp_path)
     (path,) = reports_in(tmp_path)
     assert said == f"the last run ended with ValueError: no; such mqtt://***@host (in the main thread), see {path}"
-    assert run(tmp_path)[0] == "None"  # of the last run alone
+    assert run(tmp_path)[0] == "None"  # only of the last run
 
 
 def test_exception_in_a_thread_is_reported_under_its_name(tmp_path: Path) -> None:
@@ -155,18 +155,18 @@ def test_damaged_files_are_no_error(tmp_path: Path, content: bytes) -> None:
     assert "ValueError" in run(tmp_path)[0]
 
 
-def test_second_agent_in_the_same_folder_leaves_the_first_one_its_file(tmp_path: Path) -> None:
+def test_second_agent_in_the_same_folder_does_not_delete_the_file_of_the_first(tmp_path: Path) -> None:
     run(tmp_path)
     fatal = tmp_path / "crash" / "fatal.log"
     before = fatal.read_bytes()
     with fatal.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         _, stderr = run(tmp_path, "ctypes.string_at(0)", code=-signal.SIGSEGV)
-    assert "Segmentation fault" in stderr  # then the journal has the stacks
+    assert "Segmentation fault" in stderr  # the stacks are then in the journal
     assert fatal.read_bytes() == before
 
 
-def test_folder_that_cannot_be_made_is_passed_over(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said, stderr = run(tmp_path / "file", "raise ValueError('told')", code=1)
     assert said == "None" and "told" in stderr
@@ -174,7 +174,7 @@ def test_folder_that_cannot_be_made_is_passed_over(tmp_path: Path) -> None:
     assert "Segmentation fault" in stderr
 
 
-def test_full_disk_is_passed_over(tiny_disk: Path) -> None:
+def test_full_disk_is_ignored(tiny_disk: Path) -> None:
     with (tiny_disk / "other").open("wb", buffering=0) as other:
         while True:
             try:

@@ -14,11 +14,11 @@ def zone(powercap: Path, name: str, energy_uj: int) -> Path:
     return folder
 
 
-def test_a_machine_without_meters_tells_nothing(tmp_path: Path) -> None:
+def test_a_machine_without_energy_counters_reports_no_energy(tmp_path: Path) -> None:
     assert EnergyMeter(tmp_path).since_last_j() is None
 
 
-def test_packages_are_added_up_and_their_parts_are_not(tmp_path: Path) -> None:
+def test_energy_of_packages_is_added_without_their_parts(tmp_path: Path) -> None:
     for name in ("intel-rapl:0", "intel-rapl:0:0", "intel-rapl:1"):
         zone(tmp_path, name, 1_000_000)
     meter = EnergyMeter(tmp_path)
@@ -28,14 +28,14 @@ def test_packages_are_added_up_and_their_parts_are_not(tmp_path: Path) -> None:
     assert meter.since_last_j() == 0
 
 
-def test_a_counter_that_began_again_counts_on(tmp_path: Path) -> None:
+def test_energy_continues_after_a_counter_restarts_at_zero(tmp_path: Path) -> None:
     zone(tmp_path, "intel-rapl:0", 9_000_000)
     meter = EnergyMeter(tmp_path)
     zone(tmp_path, "intel-rapl:0", 1_000_000)
     assert meter.since_last_j() == pytest.approx(2.0)
 
 
-def test_a_meter_that_goes_away_tells_nothing(tmp_path: Path) -> None:
+def test_an_energy_counter_that_disappears_reports_no_energy(tmp_path: Path) -> None:
     folder = zone(tmp_path, "intel-rapl:0", 1)
     meter = EnergyMeter(tmp_path)
     (folder / "energy_uj").unlink()

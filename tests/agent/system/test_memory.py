@@ -1,10 +1,13 @@
+import gc
 import platform
 import subprocess
 import sys
 
 import pytest
 
-# Threads that each hold some memory; then how many heaps glibc says it has.
+from zsad_agent.system import quick_imports
+
+# Threads that each hold some memory; then the number of heaps that glibc reports.
 HEAPS = """
 import ctypes, sys, threading
 from zsad_agent.system import keep_memory_small
@@ -29,7 +32,7 @@ libc.malloc_info(0, ctypes.c_void_p(out))
 libc.fflush(ctypes.c_void_p(out))
 """
 
-# Buffers of a frame of 1920 x 1080, one after the other; then how many pages had to be given for each.
+# Allocates buffers of a frame of 1920 x 1080 one after the other, and prints the new pages for each.
 FRAMES = """
 import ctypes, resource
 from zsad_agent.system import keep_memory_small
@@ -53,7 +56,7 @@ print(take(50) / 50)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of GNU's allocator")
-def test_memory_of_one_frame_is_there_for_the_next() -> None:
+def test_memory_of_one_frame_is_reused_for_the_next() -> None:
     pages = subprocess.run([sys.executable, "-c", FRAMES], check=True, capture_output=True, text=True).stdout
     assert float(pages) < 100  # of 1,519
 
@@ -66,3 +69,16 @@ def test_threads_share_one_heap() -> None:
 
     assert heaps("usual") > 1
     assert heaps("small") == 1
+
+
+def test_garbage_collection_stops_only_during_the_imports_even_if_one_fails() -> None:
+    try:
+        with quick_imports():
+            assert not gc.isenabled()
+        assert gc.isenabled() and gc.get_freeze_count() > 10_000
+        gc.unfreeze()
+        with pytest.raises(ImportError), quick_imports():
+            raise ImportError
+        assert gc.isenabled() and not gc.get_freeze_count()
+    finally:
+        gc.unfreeze()

@@ -10,7 +10,7 @@ from zsad_agent.system import Notifier
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
-    """A service manager's socket, and what it puts into NOTIFY_SOCKET."""
+    """The socket of a service manager, and its address in NOTIFY_SOCKET."""
     address = str(tmp_path / "notify") if request.param == "path" else f"@zsad-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind("\0" + address[1:] if address.startswith("@") else address)

@@ -6,7 +6,7 @@ import pytest
 from zsad_agent.system import BoundedQueue, LatestQueue, QueueClosed, RoundRobin
 
 
-def test_newest_frame_replaces_the_one_nobody_took() -> None:
+def test_newest_frame_replaces_one_that_was_not_taken() -> None:
     slot: LatestQueue[int] = LatestQueue()
     for item in (1, 2, 3):
         assert slot.put(item)
@@ -15,7 +15,7 @@ def test_newest_frame_replaces_the_one_nobody_took() -> None:
     assert slot.get(0) is None
 
 
-def test_kept_fault_survives_newer_frames_and_costs_no_frame() -> None:
+def test_kept_fault_is_not_replaced_by_newer_frames_and_replaces_no_frame() -> None:
     slot: LatestQueue[str] = LatestQueue()
     slot.put("frame 1")
     slot.put("lost", keep=True)
@@ -26,7 +26,7 @@ def test_kept_fault_survives_newer_frames_and_costs_no_frame() -> None:
 
 
 @pytest.mark.parametrize("slot", [LatestQueue(), BoundedQueue(2)])
-def test_closed_slot_gives_what_is_inside_and_then_says_so(slot: LatestQueue[int] | BoundedQueue[int]) -> None:
+def test_closed_slot_gives_its_items_and_then_an_error(slot: LatestQueue[int] | BoundedQueue[int]) -> None:
     slot.put(1, timeout_s=0)
     slot.close()
     slot.close()
@@ -37,13 +37,13 @@ def test_closed_slot_gives_what_is_inside_and_then_says_so(slot: LatestQueue[int
 
 
 @pytest.mark.parametrize("slot", [LatestQueue(), BoundedQueue(1)])
-def test_close_wakes_a_waiting_taker(slot: LatestQueue[int] | BoundedQueue[int]) -> None:
+def test_close_wakes_a_thread_that_waits_for_an_item(slot: LatestQueue[int] | BoundedQueue[int]) -> None:
     threading.Timer(0.05, slot.close).start()
     with pytest.raises(QueueClosed):
         slot.get(10)
 
 
-def test_handover_refuses_while_full_and_drops_nothing() -> None:
+def test_full_queue_refuses_an_item_and_drops_none() -> None:
     slot: BoundedQueue[int] = BoundedQueue(2)
     assert slot.put(1, timeout_s=0)
     assert slot.put(2, timeout_s=0)
@@ -54,21 +54,21 @@ def test_handover_refuses_while_full_and_drops_nothing() -> None:
     assert slot.dropped == 0
 
 
-def test_handover_wakes_a_giver_when_a_place_comes_free() -> None:
+def test_full_queue_wakes_a_waiting_thread_when_a_place_becomes_free() -> None:
     slot: BoundedQueue[int] = BoundedQueue(1)
     slot.put(1, timeout_s=0)
     threading.Timer(0.05, slot.get, args=(0,)).start()
     assert slot.put(2, timeout_s=10)
 
 
-def test_close_wakes_a_waiting_giver() -> None:
+def test_close_wakes_a_thread_that_waits_for_a_free_place() -> None:
     slot: BoundedQueue[int] = BoundedQueue(1)
     slot.put(1, timeout_s=0)
     threading.Timer(0.05, slot.close).start()
     assert not slot.put(2, timeout_s=10)
 
 
-def test_turns_serve_each_slot_in_turn_and_end_with_the_last() -> None:
+def test_slots_are_read_in_turn_until_the_last_is_closed() -> None:
     slots_changed = threading.Condition()
     slots: list[BoundedQueue[str]] = [BoundedQueue(8, slots_changed) for _ in range(3)]
     turns = RoundRobin(slots, slots_changed)
@@ -85,7 +85,7 @@ def test_turns_serve_each_slot_in_turn_and_end_with_the_last() -> None:
         turns.get(0.0)
 
 
-def test_turns_wake_for_an_item_in_any_slot() -> None:
+def test_an_item_in_any_slot_wakes_the_reader() -> None:
     slots_changed = threading.Condition()
     slots: list[LatestQueue[int]] = [LatestQueue(slots_changed) for _ in range(8)]
     threading.Timer(0.05, lambda: slots[6].put(1)).start()

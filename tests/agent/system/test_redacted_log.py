@@ -1,4 +1,4 @@
-"""What `configure_logging` puts on stderr, in a process of its own."""
+"""The stderr of a process that calls `configure_logging`."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def stderr_of(level: str, log_format: str, **environment: str) -> str:
     return done.stderr.decode()
 
 
-def test_json_is_one_object_a_line_whatever_the_text_holds() -> None:
+def test_json_log_has_one_object_a_line_for_any_text() -> None:
     lines = stderr_of("INFO", "json").splitlines()
     entries = [json.loads(line) for line in lines]
     assert [sorted(entry) for entry in entries] == [["level", "logger", "message", "time"]] * 2 + [
@@ -44,7 +44,7 @@ def test_json_is_one_object_a_line_whatever_the_text_holds() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_no_credentials_get_out(log_format: str) -> None:
+def test_no_credentials_are_logged(log_format: str) -> None:
     assert "secret" not in stderr_of("DEBUG", log_format)
 
 
@@ -56,7 +56,7 @@ def test_text_line_cannot_be_forged_and_a_traceback_stays_readable() -> None:
     assert lines[-1] == "ValueError: mqtt://***@host"
 
 
-def test_journal_gets_no_time_of_ours() -> None:
+def test_lines_for_the_journal_have_no_time() -> None:
     assert stderr_of("WARNING", "text", JOURNAL_STREAM="8:1").startswith("WARNING line")
 
 
@@ -76,5 +76,5 @@ def test_addresses_in_a_text_are_redacted(text: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a" * 200_000, "a:" * 100_000, "://" * 70_000, "a:b@" * 50_000])
-def test_long_text_without_blanks_is_no_hang(text: str) -> None:
+def test_long_text_without_blanks_is_redacted_in_time(text: str) -> None:
     redacted_text(text)

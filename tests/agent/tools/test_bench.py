@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,6 +10,7 @@ from tiny_bundle_maker import make_tiny_bundle
 from tiny_features import add_tiny_features
 
 from zsad_agent.cli.main import main
+from zsad_agent.tools import bench
 
 
 def test_bench_reports_every_figure_of_the_contract(
@@ -28,11 +31,33 @@ def test_bench_reports_every_figure_of_the_contract(
         report["pipeline"]["per_second"] / report["raw"]["per_second"], rel=0.01
     )
     assert report["levels"] == []  # the bundle has no feature networks
-    assert report["energy_j"] is None or report["energy_j"] > 0  # many machines do not tell
+    assert report["energy_j"] is None or report["energy_j"] > 0  # many machines have no energy counter
     assert report["start_up_s"] > 0 and 10 < report["rss_mb"] <= report["peak_rss_mb"]
 
 
-def test_bench_table_is_for_people(
+def test_raw_inference_and_pipeline_take_turns_so_that_load_affects_both(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(bench, "ROUND_S", 0.1)
+    turns: list[str] = []
+
+    def noted(name: str, turn: Callable[..., Any]) -> Callable[..., Any]:
+        def take(*arguments: Any) -> Any:
+            turns.append(name)
+            return turn(*arguments)
+
+        return take
+
+    monkeypatch.setattr(bench, "_turn", noted("raw", bench._turn))
+    monkeypatch.setattr(bench, "_pipeline_turn", noted("pipeline", bench._pipeline_turn))
+    assert main(["bench", "--bundle", str(tiny_bundle), "--seconds", "1", "--threads", "1", "--json"]) == 0
+    assert turns == ["raw", "pipeline"] * 4 + ["raw"]  # the last one measures idle gaps
+    report = json.loads(capsys.readouterr().out)
+    assert report["raw"]["pictures"] >= 4 and report["pipeline"]["pictures"] >= 4
+
+
+def test_bench_prints_a_readable_table(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
@@ -50,7 +75,7 @@ def test_bench_table_is_for_people(
         assert text in table
 
 
-def test_of_two_models_the_faster_is_kept_and_runs_from_then_on(
+def test_bench_stores_the_faster_of_two_models_and_later_runs_use_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make_tiny_bundle(tmp_path / "bundle", slow=True, int8_scale=0.5)
@@ -62,7 +87,7 @@ def test_of_two_models_the_faster_is_kept_and_runs_from_then_on(
         assert main(["score", str(picture), "--bundle", str(bundle), "--json", "--unchecked"]) == 0
         return float(json.loads(capsys.readouterr().out)["anomaly_score"])
 
-    assert score() == pytest.approx(1.0, abs=1e-6)  # the main one
+    assert score() == pytest.approx(1.0, abs=1e-6)  # the main model
     assert main(["bench", "--bundle", str(bundle), "--seconds", "2", "--threads", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     medians = {name: figures["latency_ms"]["p50"] for name, figures in report["models"].items()}
@@ -74,7 +99,7 @@ def test_of_two_models_the_faster_is_kept_and_runs_from_then_on(
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "much"])
-def test_bench_refuses_a_time_that_is_none(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_refuses_an_invalid_time(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--seconds", seconds]) == 2
     assert "--seconds" in capsys.readouterr().err
 

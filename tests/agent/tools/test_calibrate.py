@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Calibration:
-    """Runs the command over `parts`."""
+    """Runs the command on `parts`."""
 
     def __init__(self, bundle: Path, parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self._bundle, self._parts, self._capsys = bundle, parts, capsys
@@ -57,13 +57,13 @@ def test_the_same_picture_ten_times_is_refused(calibration: Calibration, tmp_pat
     parts = tmp_path / "parts"
     cv2.imwrite(str(parts / "7.bmp"), image)
     cv2.imwrite(str(parts / "8.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 60])
-    cv2.imwrite(str(parts / "9.webp"), cv2.resize(image, (256, 192), interpolation=cv2.INTER_AREA))
+    cv2.imwrite(str(parts / "9.tif"), cv2.resize(image, (256, 192), interpolation=cv2.INTER_AREA))
     noise = np.random.default_rng(0).normal(0, 3, image.shape)
     cv2.imwrite(str(parts / "a.png"), np.clip(image + noise, 0, 255).astype(np.uint8))
     code, out, err = calibration()
     assert (code, out) == (1, "")
     assert "1 different pictures can be scored, at least 5 are needed" in err
-    for name in ("1.png", "7.bmp", "8.jpg", "9.webp", "a.png"):
+    for name in ("1.png", "7.bmp", "8.jpg", "9.tif", "a.png"):
         assert f"left out: {parts}/{name}: the same picture as {parts}/0.png. If it shows another part, add" in err
 
 
@@ -83,14 +83,12 @@ def test_black_and_plain_pictures_are_refused_by_name(calibration: Calibration, 
     assert err.count("left out") == 6 and "black picture" in err and "without structure" in err
 
 
-def test_overlays_and_rejects_of_the_agent_are_not_taken_for_good_parts(
-    calibration: Calibration, tmp_path: Path
-) -> None:
+def test_overlays_and_rejects_of_the_agent_are_not_used_as_good_parts(calibration: Calibration, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     paths = goods(parts)
     overlay = render_heatmap(cv2.imread(str(paths[0])), np.ones((8, 8), np.float32), HeatmapConfig())
     assert overlay is not None
-    (parts / "cam0-17.jpg").write_bytes(overlay)  # as --save-heatmaps names it
+    (parts / "cam0-17.jpg").write_bytes(overlay)  # the name that --save-heatmaps gives
     with EvidenceStore(EvidenceConfig(enabled=True, passes_every=1, min_free_bytes=0), parts / "evidence") as store:
         for seq, (verdict, grey) in enumerate(((Verdict.ANOMALOUS, 30), (Verdict.UNKNOWN, 60), (Verdict.OK, 190))):
             image = cv2.imread(str(paths[0]))
@@ -99,7 +97,9 @@ def test_overlays_and_rejects_of_the_agent_are_not_taken_for_good_parts(
         store.stop(1e9)
     code, out, err = calibration()
     assert code == 0
-    assert "From 7 pictures" in out and "# Left out: 6 written by the agent." in out  # the pass is a good part
+    assert (
+        "From 7 pictures" in out and "# Left out: 6 written by the agent." in out
+    )  # the image with the verdict ok is a good part
     assert err.count("an overlay of the agent") == 4
     assert err.count("which was anomalous") == err.count("which was unknown") == 1
 
@@ -109,7 +109,7 @@ def test_overlays_and_rejects_of_the_agent_are_not_taken_for_good_parts(
     assert "evidence of the agent" not in err and "# Left out: 4 written by the agent." in out
 
 
-def test_evidence_of_an_earlier_version_is_known_by_its_json(calibration: Calibration, tmp_path: Path) -> None:
+def test_evidence_of_an_earlier_version_is_recognised_by_its_json(calibration: Calibration, tmp_path: Path) -> None:
     path = goods(tmp_path / "parts")[3]
     path.with_suffix(".json").write_text('{"schema": "zsad.result/1", "verdict": "anomalous"}')
     assert f"{path}: evidence of the agent, which was anomalous" in calibration()[2]
@@ -133,7 +133,7 @@ def test_cracked_part_among_good_ones_is_named(tmp_path: Path, capsys: pytest.Ca
     ("scores", "outliers"),
     [
         ([], []),
-        ([0.1, 0.1, 0.1, 0.9], []),  # too few
+        ([0.1, 0.1, 0.1, 0.9], []),  # fewer than are needed
         ([0.1] * 5, []),
         ([0.1] * 9 + [0.24], []),
         ([0.1] * 9 + [0.26], [9]),

@@ -49,7 +49,7 @@ def test_json_has_the_fields_of_the_contract_in_order_of_names(
     assert isinstance(good["latency_ms"], float)
 
 
-def test_product_and_threshold_flags_count(
+def test_product_and_threshold_flags_are_used(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = str(write_picture(tmp_path / "a.png", blot=True))
@@ -87,7 +87,7 @@ def test_files_that_are_not_pictures_are_counted_and_named_once_on_stderr(
     assert main(["score", str(parts / "notes.txt"), "--bundle", str(tiny_bundle), "--json"]) == 1  # named by the user
 
 
-def test_bit_depth_flag_counts(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bit_depth_flag_is_used(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bright = cv2.cvtColor(cv2.imread(str(write_picture(tmp_path / "a.png", blot=True))), cv2.COLOR_BGR2GRAY)
     assert cv2.imwrite(str(tmp_path / "a.png"), bright.astype(np.uint16) * 1023 // 255)
     flags = ["--bundle", str(tiny_bundle), "--json"]
@@ -97,7 +97,7 @@ def test_bit_depth_flag_counts(tiny_bundle: Path, tmp_path: Path, capsys: pytest
     assert "dark_below" in str(dark["reason"]) and right["anomaly_score"] == pytest.approx(1.0, abs=1e-6)
 
 
-def test_maps_mirror_the_folder_at_the_models_resolution(
+def test_maps_have_the_folders_of_the_pictures_and_the_models_resolution(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_picture(tmp_path / "parts" / "a.png", blot=True)
@@ -110,7 +110,7 @@ def test_maps_mirror_the_folder_at_the_models_resolution(
     assert [row["map"] for row in rows(capsys)] == [str(maps / "a.npy"), str(maps / "sub" / "a.npy")]
 
 
-def test_no_map_replaces_another(tmp_path: Path) -> None:
+def test_no_map_file_overwrites_another(tmp_path: Path) -> None:
     for name in ("one/a.png", "one/a.jpg", "one/b.png", "two/a.png", "two/b.png"):
         write_picture(tmp_path / name, blot=False)
     names = [map_path.as_posix() for _, map_path in find_pictures([tmp_path / "one", tmp_path / "two"])]
@@ -119,7 +119,7 @@ def test_no_map_replaces_another(tmp_path: Path) -> None:
     assert alone == ["a.npy", "b.npy"]
 
 
-def test_table_is_for_people(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score_prints_a_readable_table(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_picture(tmp_path / "a.png", blot=True)
     (tmp_path / "b.png").write_bytes(b"x")
     assert main(["score", str(tmp_path), "--bundle", str(tiny_bundle)]) == 1
@@ -147,7 +147,7 @@ def test_faults_are_one_line_with_the_right_exit_code(
     assert main(["score"]) == 2
 
 
-def test_reader_that_goes_away_and_odd_file_names_leave_no_traceback(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_closed_output_and_unusual_file_names_give_no_traceback(tiny_bundle: Path, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     whole_png = write_picture(parts / "a.png", blot=False).read_bytes()
     Path(os.fsdecode(os.fsencode(parts) + b"/\xff.png")).write_bytes(whole_png)
@@ -159,7 +159,7 @@ def test_reader_that_goes_away_and_odd_file_names_leave_no_traceback(tiny_bundle
     assert cut.stderr == b""
 
 
-def test_picture_that_shows_nothing_is_unknown_unless_it_is_to_be_scored_unchecked(
+def test_picture_without_content_is_unknown_unless_the_checks_are_off(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, grey in {"black": 0, "covered": 120, "overexposed": 255}.items():
@@ -191,7 +191,7 @@ def test_calibrate_prints_a_threshold_that_passes_the_good_parts(
 
 
 @pytest.mark.parametrize("count", [0, 4])
-def test_calibrate_refuses_too_few(count: int) -> None:
+def test_calibrate_refuses_too_few_pictures(count: int) -> None:
     with pytest.raises(ZsadError, match=f"{count} different pictures can be scored, at least 5"):
         calibrate([0.1] * count, 0.01)
 
@@ -217,7 +217,7 @@ def test_calibrate_refuses_a_bundle_with_the_highest_score_for_a_good_part() -> 
         calibrate([0.1, 0.2, 0.3, 0.2, 1.0], 0.01)
 
 
-def test_table_keeps_one_line_a_picture_whatever_its_name(
+def test_table_has_one_line_for_each_picture_with_any_name(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_picture(tmp_path / "a\nok 0.1 b\x1b[2J.png", blot=True)

@@ -61,12 +61,12 @@ def test_rotary_positions_stay_with_their_patches(name):
     images = torch.randn(1, 3, 64, 96)
     alone = tapped_tokens(vit, images, (3,), torch.zeros(0, DIM))[0]
     for block in vit.blocks:  # the inserted token gets attention scores of -1000 or less from every query
-        block.attn.forward = _deaf_to_first(block.attn)
+        block.attn.forward = _without_first_token(block.attn)
     beside = tapped_tokens(vit, images, (3,), torch.randn(1, DIM))[0]
     torch.testing.assert_close(beside[:, 1:], alone, atol=1e-5, rtol=1e-4)
 
 
-def _deaf_to_first(attention):
+def _without_first_token(attention):
     original = type(attention).forward
 
     def forward(tokens, **options):

@@ -9,7 +9,7 @@ from zsad_core.data import LayoutName
 def polyp_case(layout: LayoutName, suffix: str) -> Case:
     return Case(
         layout=layout,
-        files={f"images/1.{suffix}": PICTURE, f"masks/1.{suffix}": SPOT},
+        files={f"masks/1.{suffix}": SPOT},
         samples=[("test", "colon", "polyp", f"images/1.{suffix}", AREA)],
         by_content=False,
     )
@@ -17,23 +17,15 @@ def polyp_case(layout: LayoutName, suffix: str) -> Case:
 
 def bmad_case(layout: LayoutName, category: str, *, valid: str, ungood: str, masks: str | None) -> Case:
     files: dict[str, np.ndarray | str] = {
-        f"{category}/train/good/0.png": PICTURE,
-        f"{category}/{valid}/good/img/1.png": PICTURE,
-        f"{category}/{valid}/{ungood}/img/2.png": PICTURE,
-        f"{category}/test/good/img/3.png": PICTURE,
-        f"{category}/test/{ungood}/img/4.png": PICTURE,
+        f"{category}/{valid}/{ungood}/{masks}/2.png": SPOT,
+        f"{category}/test/{ungood}/{masks}/4.png": SPOT,
+        f"{category}/test/good/{masks}/3.png": BLANK,
     }
-    if masks:
-        files |= {
-            f"{category}/{valid}/{ungood}/{masks}/2.png": SPOT,
-            f"{category}/test/{ungood}/{masks}/4.png": SPOT,
-            f"{category}/test/good/{masks}/3.png": BLANK,
-        }
     area = AREA if masks else IMAGE_LEVEL
     return Case(
         layout=layout,
         form=masks or "no_masks",
-        files=files,
+        files=files if masks else {},
         samples=[
             ("train", category, "good", f"{category}/train/good/0.png", 0),
             ("train", category, "good", f"{category}/{valid}/good/img/1.png", 0),
@@ -48,7 +40,7 @@ def clinic_case(folder: str, suffix: str) -> Case:
     return Case(
         layout="cvc_clinicdb",
         form=folder.strip("/") or "root",
-        files={f"{folder}Original/1.{suffix}": PICTURE, f"{folder}Ground Truth/1.{suffix}": SPOT},
+        files={f"{folder}Ground Truth/1.{suffix}": SPOT},
         samples=[("test", "colon", "polyp", f"{folder}Original/1.{suffix}", AREA)],
     )
 
@@ -71,7 +63,6 @@ MEDICAL = [
     Case(
         layout="headct",
         form="adaclip",
-        files={"headct/test/good/000.png": PICTURE, "headct/test/defect/001.png": PICTURE},
         samples=[
             ("test", "headct", "good", "headct/test/good/000.png", 0),
             ("test", "headct", "defect", "headct/test/defect/001.png", IMAGE_LEVEL),
@@ -87,9 +78,7 @@ MEDICAL = [
         layout="isic",
         form="2016",
         files={
-            "ISBI2016_ISIC_Part1_Training_Data/ISIC_0000000.jpg": PICTURE,
             "ISBI2016_ISIC_Part1_Training_GroundTruth/ISIC_0000000_Segmentation.png": SPOT,
-            "ISBI2016_ISIC_Part1_Test_Data/ISIC_0000003.jpg": PICTURE,
             "ISBI2016_ISIC_Part1_Test_GroundTruth/ISIC_0000003_Segmentation.png": SPOT,
         },
         samples=[
@@ -101,11 +90,8 @@ MEDICAL = [
         layout="isic",
         form="2018",
         files={
-            "ISIC2018_Task1-2_Training_Input/ISIC_0000000.jpg": PICTURE,
             "ISIC2018_Task1_Training_GroundTruth/ISIC_0000000_segmentation.png": SPOT,
-            "ISIC2018_Task1-2_Validation_Input/ISIC_0012255.jpg": PICTURE,
             "ISIC2018_Task1_Validation_GroundTruth/ISIC_0012255_segmentation.png": SPOT,
-            "ISIC2018_Task1-2_Test_Input/ISIC_0012169.jpg": PICTURE,
             "ISIC2018_Task1_Test_GroundTruth/ISIC_0012169_segmentation.png": SPOT,
             "ISIC2018_Task1-2_Test_Input/ATTRIBUTION.txt": "CC",
         },
@@ -119,7 +105,6 @@ MEDICAL = [
         layout="isic",
         form="anomalyclip",
         files={
-            "skin/test/melanoma/ISIC_0000003.jpg": PICTURE,
             "skin/ISBI2016_ISIC_Part1_Test_GroundTruth/ISIC_0000003_Segmentation.png": SPOT,
         },
         samples=[("test", "skin", "melanoma", "skin/test/melanoma/ISIC_0000003.jpg", AREA)],
@@ -127,9 +112,7 @@ MEDICAL = [
     Case(
         layout="tn3k",
         files={
-            "trainval-image/0000.jpg": PICTURE,
             "trainval-mask/0000.jpg": SPOT,
-            "test-image/0000.jpg": PICTURE,
             "test-mask/0000.jpg": SPOT,
             "tn3k-trainval-fold0.json": "{}",
         },
@@ -142,8 +125,6 @@ MEDICAL = [
         layout="headct",
         files={
             "labels.csv": "id, hemorrhage\n0,1\n1,0\n",
-            "head_ct/head_ct/000.png": PICTURE,
-            "head_ct/head_ct/001.png": PICTURE,
         },
         samples=[
             ("test", "brain", "hemorrhage", "head_ct/head_ct/000.png", IMAGE_LEVEL),
@@ -159,12 +140,6 @@ MEDICAL = [
     Case(
         layout="brainmri",
         form="kinds",
-        files={
-            "Training/notumor/Tr-no_0010.jpg": PICTURE,
-            "Training/glioma/Tr-gl_0010.jpg": PICTURE,
-            "Testing/notumor/Te-no_0010.jpg": PICTURE,
-            "Testing/pituitary/Te-pi_0010.jpg": PICTURE,
-        },
         samples=[
             ("train", "brain", "good", "Training/notumor/Tr-no_0010.jpg", 0),
             ("train", "brain", "glioma", "Training/glioma/Tr-gl_0010.jpg", IMAGE_LEVEL),
@@ -175,13 +150,6 @@ MEDICAL = [
     yes_no_case("br35h", ["yes/y1.jpg", "no/n1.jpg", "pred/pred0.jpg", "Br35H-Mask-RCNN/TRAIN/y1.jpg"]),
     Case(
         layout="oct17",
-        files={
-            "train/NORMAL/NORMAL-1-1.jpeg": PICTURE,
-            "train/CNV/CNV-1-1.jpeg": PICTURE,
-            "val/DME/DME-1-1.jpeg": PICTURE,
-            "test/NORMAL/NORMAL-2-1.jpeg": PICTURE,
-            "test/DRUSEN/DRUSEN-2-1.jpeg": PICTURE,
-        },
         samples=[
             ("train", "retina", "good", "train/NORMAL/NORMAL-1-1.jpeg", 0),
             ("train", "retina", "CNV", "train/CNV/CNV-1-1.jpeg", IMAGE_LEVEL),

@@ -35,7 +35,7 @@ def read(root: Path, layout: LayoutName) -> list[Expected]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.layout}-{case.form}".rstrip("-"))
 def test_a_published_tree_is_read_by_layout_name_and_if_unique_by_content(case, tmp_path):
-    root = make(tmp_path / "set", case.files)
+    root = make(tmp_path / "set", case.tree)
     expected = sorted(case.samples, key=lambda one: one[3])
     assert sorted(read(root, case.layout), key=lambda one: one[3]) == expected
     if case.by_content:
@@ -51,7 +51,7 @@ def test_every_layout_of_the_table_has_a_name_and_a_case():
 @pytest.mark.parametrize("layout", ["mvtec_ad", "btad", "mvtec_ad_2", "mvtec_loco", "dagm", "bmad"])
 def test_one_category_is_read_as_the_set_with_only_that_category(layout, tmp_path):
     case = next(case for case in CASES if case.layout == layout)
-    root = make(tmp_path / "set", case.files)
+    root = make(tmp_path / "set", case.tree)
     category = root / case.samples[0][1]
     assert read_dataset(category, layout=layout) == read_dataset(root, layout=layout)
 
@@ -93,5 +93,5 @@ def test_hidden_folders_are_ignored(tmp_path):
 
 def test_a_set_of_defective_images_only_has_pixel_truth(tmp_path):
     root = make(tmp_path / "set", {"images/1.jpg": PICTURE, "masks/1.jpg": SPOT})
-    samples = read_dataset(root, layout="kvasir_seg")
-    assert all(sample.is_anomalous and sample.has_pixel_truth for sample in samples)
+    (sample,) = read_dataset(root, layout="kvasir_seg")
+    assert sample.is_anomalous and sample.has_pixel_truth

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cracked_parts import SAVE_OPTIONS, saved
+from cracked_parts import NOT_READ, encodings, saved
 from PIL import Image
 
 from zsad_core.errors import ImageError
@@ -14,17 +14,23 @@ PICTURE = Image.new("RGB", (40, 30), (200, 30, 90))
 
 @pytest.mark.parametrize("name", ["a", "a.dat", "a.jfif", "a.mp4", "a.txt"])
 def test_picture_is_known_by_its_content_whatever_its_name(tmp_path: Path, name: str) -> None:
-    for kind, (mode, writer, more) in SAVE_OPTIONS.items():
-        data = saved(PICTURE.convert(mode), writer, **more)
-        assert format_of(data[:HEAD_BYTES]) in READ_FORMATS, kind
+    for kind, data in encodings(PICTURE).items():
         (tmp_path / name).write_bytes(data)
         assert find_files(tmp_path) == ([tmp_path / name], [])
-        assert read_image(tmp_path / name).shape == (30, 40, 3)
+        if kind in NOT_READ:
+            with pytest.raises(ImageError, match=f"{name}: .* is not read: save it as"):
+                read_image(tmp_path / name)
+        else:
+            assert format_of(data[:HEAD_BYTES]) in READ_FORMATS, kind
+            assert read_image(tmp_path / name).shape == (30, 40, 3)
 
 
 @pytest.mark.parametrize(
     ("name", "head"),
     [
+        ("AVIF", b"\0\0\0\x1cftypavif\0\0\0\0avifmif1"),
+        ("JPEG 2000", b"\xff\x4f\xff\x51\0\x2f"),
+        ("WebP", b"RIFF\x24\0\0\0WEBPVP8L"),
         ("HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
         ("HEIC", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic"),
         ("JPEG XL", b"\xff\x0a\xfa\x1f"),

@@ -3,6 +3,7 @@
 import io
 import itertools
 import random
+import re
 import resource
 import struct
 import zlib
@@ -25,7 +26,9 @@ RGB = np.stack([X * 2, Y * 2, 255 - X - Y], axis=-1).astype(np.uint8)  # no symm
 RGB[10:30, 20:50] = (250, 10, 30)
 GREY = RGB[..., 0]
 PICTURE = Image.fromarray(RGB)
-LOSSY_LEVELS = 3  # between two decoders of the same JPEG, WebP or AVIF
+LOSSY_LEVELS = 3  # between two decoders of the same JPEG
+
+JPEG_QUALITY: dict[str, dict[str, object]] = {"JPEG": {"quality": 95}}
 
 
 class Case(NamedTuple):
@@ -46,7 +49,6 @@ def by_pillow(data: bytes) -> np.ndarray:
 
 def pillow_cases() -> Iterator[Case]:
     """Formats x channels x compression x orientation."""
-    lossy = {"JPEG": 95, "WEBP": 95, "AVIF": 95}
     modes = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16")
     formats = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
     for kind, mode in itertools.product(formats, modes):
@@ -54,31 +56,33 @@ def pillow_cases() -> Iterator[Case]:
         if mode == "LA":
             picture.putalpha(Image.fromarray(GREY))
         try:
-            data = saved(picture, kind, **({"quality": lossy[kind]} if kind in lossy else {}))
+            data = saved(picture, kind, **JPEG_QUALITY.get(kind, {}))
         except (OSError, ValueError):  # Pillow does not write this mode in this format
             continue
-        refused = "transparent" if (kind, mode) == ("GIF", "RGBA") else None
-        refused = "sRGB nor grey" if kind == "JPEG2000" and mode in ("CMYK", "YCbCr") else refused
-        if mode == "I;16" and kind in ("AVIF", "GIF", "JPEG", "WEBP"):  # Pillow clips it to 8 bits
+        if mode == "I;16" and kind in ("GIF", "JPEG"):  # Pillow clips it to 8 bits
             continue
+        refused = {("GIF", "RGBA"): "transparent", ("PPM", "1"): "binary PGM or PPM", ("TIFF", "YCbCr"): "YCbCr"}.get(
+            (kind, mode)
+        )
+        refused = "is not read: save it as PNG" if kind in ("AVIF", "JPEG2000", "WEBP") else refused
         expected = grey(GREY) if mode == "I;16" else by_pillow(data)
-        yield Case(f"{kind}-{mode}", data, expected, LOSSY_LEVELS if kind in lossy else 2, refused)
+        yield Case(f"{kind}-{mode}", data, expected, LOSSY_LEVELS if kind == "JPEG" else 2, refused)
     for compression, mode in itertools.product(
         ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4"),
         ("1", "L", "RGB", "CMYK", "RGBA", "LAB"),
     ):
         if (compression == "group4") != (mode == "1") or (compression == "jpeg" and mode in ("LAB", "CMYK")):
             continue
-        refused = "CIELab" if mode == "LAB" else "compression 4" if compression == "group4" else None
+        number = {"packbits": 32773, "jpeg": 7, "group4": 4}.get(compression)
+        refused = "CIELab" if mode == "LAB" else f"compression {number}" if number else None
         picture = Image.fromarray(RGB, "LAB") if mode == "LAB" else PICTURE.convert(mode)
         data = saved(picture, "TIFF", compression=compression)
         yield Case(f"TIFF-{mode}-{compression}", data, by_pillow(data), LOSSY_LEVELS, refused)
-    for kind, orientation in itertools.product(("JPEG", "PNG", "TIFF", "WEBP", "AVIF"), range(1, 9)):
+    for kind, orientation in itertools.product(("JPEG", "PNG", "TIFF"), range(1, 9)):
         exif = Image.Exif()
         exif[0x112] = orientation
-        data = saved(PICTURE, kind, exif=exif, **({"quality": 95} if kind in lossy else {}))
-        refused = "rotated" if kind == "AVIF" and orientation > 1 else None
-        yield Case(f"{kind}-orientation{orientation}", data, by_pillow(data), LOSSY_LEVELS, refused)
+        data = saved(PICTURE, kind, exif=exif, **JPEG_QUALITY.get(kind, {}))
+        yield Case(f"{kind}-orientation{orientation}", data, by_pillow(data), LOSSY_LEVELS)
     for more in ({"progressive": True}, {"subsampling": 0}, {"keep_rgb": True}, {"restart_marker_rows": 1}):
         data = saved(PICTURE, "JPEG", quality=95, **more)
         yield Case(f"JPEG-{next(iter(more))}", data, by_pillow(data), LOSSY_LEVELS)
@@ -103,7 +107,8 @@ def tifffile_cases() -> Iterator[Case]:
             piece
         ]
         expected = RGB if photometric in ("rgb", "planes") else grey(255 - GREY if "white" in photometric else GREY)
-        refused = "a plane for each colour" if photometric == "planes" else None
+        refused = "in tiles" if piece == "tiles" else None
+        refused = "a plane for each colour" if photometric == "planes" else refused
         refused = "white as 0" if photometric == "miniswhite" and bits == 16 else refused
         yield Case(
             f"tiff-{bits}-{photometric}-{compression}-{order}-{piece}", tiff(values, **more), expected, 1, refused
@@ -151,7 +156,6 @@ def depth_cases() -> Iterator[Case]:
         yield Case(f"tiff-packed{bits}", packed_tiff(values, bits), grey(GREY))
         tagged = tiff(values.astype(np.uint16), extratags=[(281, 3, 1, (1 << bits) - 1, True)])
         yield Case(f"tiff-maximum{bits}", tagged, grey(GREY))
-        yield Case(f"jp2-{bits}", jpeg_2000_of(values, bits), grey(GREY))
     for maximum, (kind, values) in itertools.product((1, 100, 255, 256, 1023, 4095, 65_535), ((5, GREY), (6, RGB))):
         scaled = values.astype(np.uint32) * maximum // 255
         data = b"P%d # a comment 9\n%d %d\n%d\n" % (kind, WIDTH, HEIGHT, maximum)
@@ -167,15 +171,6 @@ def depth_cases() -> Iterator[Case]:
     wide = b"".join(b"\0" + row.tobytes() for row in RGB.astype(">u2") * 257)
     for name, body in ((b"gAMA", struct.pack(">I", 22_000)), (b"sBIT", bytes([10] * 3)), (b"tRNS", bytes(6))):
         yield Case(f"png16-{name.decode()}", png(wide, 16, 2, chunk(name, body)), RGB)
-
-
-def jpeg_2000_of(values: np.ndarray, bits: int) -> bytes:
-    """A lossless JPEG 2000 of fewer than 16 bits: one of 16 bits, with another depth and zero level in its header."""
-    data = saved(Image.fromarray((values + (1 << 15) - (1 << bits - 1)).astype(np.uint16)), "JPEG2000")
-    for at in (data.index(b"ihdr") + 14, data.index(b"\xff\x4f\xff\x51") + 42):
-        assert data[at] == 15
-        data = data[:at] + bytes([bits - 1]) + data[at + 1 :]
-    return data
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
@@ -254,6 +249,22 @@ def test_metadata_after_a_bmp_is_ignored_if_the_header_states_the_size_without_i
         decode_image(longer, "a", strict=True)
 
 
+@pytest.mark.parametrize("height", [100, 240, 320])
+def test_height_that_all_fields_of_an_uncompressed_file_state_alike_and_wrongly_is_refused(height: int) -> None:
+    picture = PICTURE.resize((480, 640))
+    bmp = with_size(saved(picture, "BMP"), "height", height)
+    bmp = bmp[:2] + struct.pack("<I", 54 + 1440 * height) + bmp[6:34] + struct.pack("<I", 1440 * height) + bmp[38:]
+    plain = saved(picture, "TIFF")
+    with tifffile.TiffFile(io.BytesIO(plain)) as file:
+        tags = [file.pages[0].tags[number] for number in (257, 278, 279)]  # type: ignore[union-attr]
+    for tag, value in zip(tags, (height, height, 1440 * height), strict=True):
+        packed = value.to_bytes(tag.valuebytecount, "little")
+        plain = plain[: tag.valueoffset] + packed + plain[tag.valueoffset + len(packed) :]
+    for data in (bmp, plain):
+        with pytest.raises(ImageError, match="more or less data"):
+            decode_image(np.frombuffer(data, np.uint8), "a")
+
+
 def test_unusual_header_of_a_camera_neither_refuses_a_jpeg_nor_hides_its_damage() -> None:
     jpeg = saved(PICTURE, "JPEG")
     scan = jpeg.index(b"\xff\xda") + 11  # of three components: then first and last coefficient, and precision
@@ -277,8 +288,6 @@ def test_unusual_header_of_a_camera_neither_refuses_a_jpeg_nor_hides_its_damage(
         pytest.param(tiff(RGB, photometric="rgb"), id="tiff"),
         pytest.param(tiff(RGB, photometric="rgb", compression="zlib"), id="tiff-deflate"),
         pytest.param(saved(PICTURE, "TIFF", compression="tiff_lzw"), id="tiff-lzw"),
-        pytest.param(saved(PICTURE, "TIFF", compression="packbits"), id="tiff-packbits"),
-        pytest.param(saved(PICTURE, "TIFF", compression="jpeg"), id="tiff-jpeg"),
     ],
 )
 def test_header_with_another_size_is_refused(data: bytes, side: str, stated: int) -> None:
@@ -291,15 +300,37 @@ def test_header_with_another_size_is_refused(data: bytes, side: str, stated: int
         decode_image(np.frombuffer(with_size(data, side, stated), np.uint8), "misdeclared", strict=True)
 
 
-def test_size_of_a_jpeg_2000_is_compared_with_its_tiles() -> None:
-    data = saved(PICTURE, "JPEG2000", no_jp2=True)
-    for at, size in ((8, (64, HEIGHT)), (8, (WIDTH, 64)), (8, (WIDTH, 200)), (24, (64, HEIGHT))):
-        with pytest.raises(ImageError, match="more or less data"):
-            decode_image(np.frombuffer(data[:at] + struct.pack(">II", *size) + data[at + 8 :], np.uint8), "a")
+def test_strips_of_a_tiff_that_overlap_or_are_out_of_order_are_refused() -> None:
+    for compression in (None, "zlib"):
+        data = tiff(GREY, compression=compression, rowsperstrip=24)
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            tag = file.pages[0].tags[273]  # type: ignore[union-attr]
+        for offsets in ([tag.value[0]] * 4, tag.value[::-1], [0, *tag.value[1:]]):
+            packed = b"".join(offset.to_bytes(tag.valuebytecount // 4, "little") for offset in offsets)
+            wrong = data[: tag.valueoffset] + packed + data[tag.valueoffset + len(packed) :]
+            with pytest.raises(ImageError, match=r"strips overlap, or are not in order|truncated"):
+                decode_image(np.frombuffer(wrong, np.uint8), "a")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "PPM", "GIF", "TIFF"])
+def test_picture_that_follows_another_one_in_the_file_is_not_passed_over(kind: str) -> None:
+    data = saved(PICTURE, kind)
+    with pytest.raises(ImageError, match="several images"):
+        decode_image(np.frombuffer(data + saved(PICTURE.rotate(180), kind), np.uint8), "a")
+
+
+def test_progressive_jpeg_whose_last_scans_are_missing_is_refused() -> None:
+    jpeg = saved(PICTURE, "JPEG", progressive=True)
+    scans = [found.start() for found in re.finditer(rb"\xff\xda", jpeg)]
+    assert len(scans) > 5
+    for scan in scans[1:]:
+        with pytest.raises(ImageError, match="its last scans are missing"):
+            decode_image(np.frombuffer(jpeg[:scan] + b"\xff\xd9", np.uint8), "a")
+    decode_image(np.frombuffer(jpeg, np.uint8), "a")
 
 
 def test_damaged_strip_of_a_tiff_is_refused_although_opencv_reports_nothing() -> None:
-    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):
+    for compression in ("tiff_lzw", "tiff_adobe_deflate"):
         data = bytearray(saved(PICTURE.resize((480, 384)).convert("L"), "TIFF", compression=compression))
         with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
             start = file.pages[0].dataoffsets[0]  # type: ignore[union-attr]
@@ -329,7 +360,7 @@ def test_progressive_jpeg_that_claims_a_huge_size_is_refused_before_memory_is_ta
 
 def test_several_jpegs_in_one_file_are_refused_but_not_a_second_view() -> None:
     jpeg = saved(PICTURE, "JPEG")
-    with pytest.raises(ImageError, match=r"several JPEGs.*\.mjpeg"):
+    with pytest.raises(ImageError, match=r"several images.*\.mjpeg.*interlaced video must be deinterlaced"):
         decode_image(np.frombuffer(jpeg + jpeg, np.uint8), "a")
     views = saved(PICTURE, "MPO", save_all=True, append_images=[PICTURE.rotate(180)])
     assert np.array_equal(decode_image(np.frombuffer(views, np.uint8), "a")[..., ::-1], by_pillow(views))
@@ -338,7 +369,7 @@ def test_several_jpegs_in_one_file_are_refused_but_not_a_second_view() -> None:
 @pytest.mark.parametrize("bits", [8, 10, 12, 14])
 def test_low_bits_of_a_16_bit_file_are_the_picture_with_their_depth(tmp_path: Path, bits: int) -> None:
     values = GREY.astype(np.uint32) * ((1 << bits) - 1) // 255
-    for name, kind in (("a.png", "PNG"), ("a.tif", "TIFF"), ("a.pgm", "PPM"), ("a.jp2", "JPEG2000")):
+    for name, kind in (("a.png", "PNG"), ("a.tif", "TIFF"), ("a.pgm", "PPM")):
         (tmp_path / name).write_bytes(saved(Image.fromarray(values.astype(np.uint16)), kind))
         found = read_image(tmp_path / name, bits)[..., 0].astype(int)
         assert np.abs(found - GREY).max() <= 1

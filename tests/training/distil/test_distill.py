@@ -174,12 +174,12 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(data, tmp_path):
     small_distiller(whole)[0].run()
     with pytest.raises(KeyboardInterrupt):
         small_distiller(cut, TeacherThatInterrupts(small_teacher(cut)))[0].run()
-    go_on_without_some_answers(tmp_path / "cut-cache")
+    continue_without_some_answers(tmp_path / "cut-cache")
     small_distiller(cut)[0].run()
     assert_ended_alike(tmp_path / "cut", tmp_path / "whole")
 
 
-def go_on_without_some_answers(cache: Path) -> None:
+def continue_without_some_answers(cache: Path) -> None:
     """Deletes some answers, as if the run had ended before it wrote them."""
     answers = sorted(cache.rglob("*.bin"))
     assert answers
@@ -211,7 +211,7 @@ def test_a_run_killed_in_a_step_ends_like_an_uninterrupted_one(data, tmp_path):
     killed.kill()
     killed.join()
     assert killed.exitcode == -9
-    go_on_without_some_answers(tmp_path / "cut-cache")
+    continue_without_some_answers(tmp_path / "cut-cache")
     again = start("cut")
     for process in (again, whole):
         process.join()

@@ -1,0 +1,152 @@
+"""The inspector of one camera: verdicts, reasons and unknown results."""
+
+import dataclasses
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from pipeline_tools import BRIGHT, DARK, GREY, RESULT_SCHEMA, FakePredictor, fail_on_dark, make_inspector, make_model
+
+from zsad_agent.capture import Captured, Fault, UnknownPace
+from zsad_agent.config import CameraConfig, DecisionConfig
+from zsad_agent.inspection import Inspector
+from zsad_core.errors import DeviceError, ImageError
+from zsad_core.types import Frame, Prediction, Verdict
+
+
+def test_score_that_is_nan_is_unknown() -> None:
+    inspector = make_inspector(FakePredictor())
+    inspected = inspector.predict(frame(1))
+    nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))
+    result, _ = inspector.decide(dataclasses.replace(inspected, prediction=nan))
+    assert result.verdict is Verdict.UNKNOWN
+    assert result.anomaly_score is None
+    jsonschema.validate(json.loads(result.encode()), RESULT_SCHEMA)
+
+
+class TaughtFake(FakePredictor):
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        return dataclasses.replace(super().predict(image_bgr), threshold=0.2, scale=4.0)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "configured", "threshold", "regions"),
+    [(FakePredictor(), None, 0.5, 0), (TaughtFake(), None, 0.2, 1), (TaughtFake(), 0.9, 0.9, 1)],
+)
+def test_threshold_is_that_of_the_config_else_of_teach_in_else_of_the_bundle(
+    predictor: FakePredictor, configured: float | None, threshold: float, regions: int
+) -> None:
+    camera = CameraConfig(decision=DecisionConfig(threshold=configured))
+    inspector = make_inspector(predictor, camera=camera)
+    decided = inspector.decide(inspector.predict(frame(1, np.full_like(GREY, 170))))  # a map of 0.33
+    assert decided is not None
+    assert (decided[0].threshold, len(decided[0].regions)) == (threshold, regions)
+
+
+def test_verdict_is_debounced_over_frames_and_a_lost_camera_is_unknown() -> None:
+    camera = CameraConfig(decision=DecisionConfig(debounce_k=2, debounce_n=3))
+    inspector = make_inspector(FakePredictor(), camera=camera)
+    captured: list[Captured] = [frame(1, DARK), fault(2), frame(3, DARK), frame(4), frame(5)]
+    verdicts = [inspector.decide(inspector.predict(item))[0].verdict for item in captured]
+    assert verdicts == ["ok", "unknown", "anomalous", "anomalous", "ok"]
+
+
+def test_reason_of_any_length_is_kept_short() -> None:
+    inspector = make_inspector(FakePredictor())
+    result, _ = inspector.decide(inspector.predict(fault(1, "x" * 100_000)))
+    assert result.reason is not None and len(result.reason) == 500
+
+
+def frame(seq: int, image: np.ndarray = BRIGHT) -> Frame:
+    return Frame(
+        image_bgr=image,
+        camera="cam0",
+        seq=seq,
+        captured_at=datetime.now(UTC),
+        captured_monotonic_s=time.monotonic(),
+    )
+
+
+def fault(seq: int, reason: str = "camera lost") -> Fault:
+    return Fault(
+        camera="cam0",
+        seq=seq,
+        captured_at=datetime.now(UTC),
+        captured_monotonic_s=time.monotonic(),
+        reason=reason,
+        is_part=False,
+    )
+
+
+def reported(inspector: Inspector, images: list[np.ndarray]) -> list[int]:
+    """The numbers, from 1, of the pictures that give a result."""
+    decided = [inspector.decide(inspector.predict(frame(seq, image))) for seq, image in enumerate(images, start=1)]
+    return [result[0].seq for result in decided if result is not None]
+
+
+def test_pictures_without_a_score_are_reported_once_a_minute_until_one_has_a_score() -> None:
+    now_s = 0.0
+    inspector = make_inspector(FakePredictor(fail_on_dark), lossless=False)
+    inspector._unknown_pace = UnknownPace(lambda: now_s)
+    assert reported(inspector, [DARK, DARK, DARK]) == [1]
+    now_s = 59.9
+    assert reported(inspector, [DARK]) == []
+    now_s = 60.0
+    assert reported(inspector, [DARK, DARK]) == [1]
+    assert reported(inspector, [DARK, BRIGHT, DARK, DARK]) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "lossless", "expected"),
+    [("free", False, [1]), ("free", True, [1, 2, 3]), ("mqtt", False, [1, 2, 3]), ("mqtt", True, [1, 2, 3])],
+)
+def test_only_a_free_running_camera_omits_unknown_results(trigger: Any, lossless: bool, expected: list[int]) -> None:
+    camera = CameraConfig(trigger=trigger, source="rtsp://camera")
+    inspector = make_inspector(FakePredictor(fail_on_dark), camera=camera, lossless=lossless)
+    assert reported(inspector, [DARK, DARK, DARK]) == expected
+
+
+def test_a_score_that_is_nan_is_reported_once_and_every_fault_of_the_camera_is_a_result() -> None:
+    inspector = make_inspector(FakePredictor(), lossless=False)
+    nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))
+    inspected = dataclasses.replace(inspector.predict(frame(1)), prediction=nan)
+    assert inspector.decide(inspected) is not None
+    assert inspector.decide(inspected) is None
+    for seq in (2, 3):
+        assert inspector.decide(inspector.predict(fault(seq))) is not None
+
+
+def test_picture_is_scored_and_described_by_one_model_while_it_is_replaced() -> None:
+    inspector = make_inspector(FakePredictor())
+    models = inspector._models
+    frame = Frame(
+        image_bgr=DARK, camera="cam0", seq=1, captured_at=datetime.now(UTC), captured_monotonic_s=time.monotonic()
+    )
+    inspected = inspector.predict(frame)
+    models.current = make_model(FakePredictor(), "next", 1.0)
+    before, _ = inspector.decide(inspected)
+    assert (before.bundle.name, before.threshold, before.verdict) == ("darkness", 0.5, "anomalous")
+    after, _ = inspector.decide(inspector.predict(frame))
+    assert (after.bundle.name, after.threshold) == ("next", 1.0)
+
+
+def test_device_failures_are_counted_and_bad_pictures_are_not() -> None:
+    def fail(image: np.ndarray) -> None:
+        if not image.any():
+            raise DeviceError("no answer")
+        if image.shape[0] == 1:
+            raise ImageError("too small")
+
+    inspector = make_inspector(FakePredictor(fail))
+    noted: list[tuple[bool, str | None]] = []
+    inspector._models.on_answer = lambda sha256, answered, reason: noted.append((answered, reason))
+    for image in (BRIGHT, DARK, BRIGHT[:1]):
+        frame = Frame(
+            image_bgr=image, camera="cam0", seq=1, captured_at=datetime.now(UTC), captured_monotonic_s=time.monotonic()
+        )
+        inspector.predict(frame)
+    assert noted == [(True, None), (False, "no answer")]

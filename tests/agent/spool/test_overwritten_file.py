@@ -1,0 +1,101 @@
+"""The spool's open file is overwritten while more results wait than are in memory: every loss is counted and stated."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zsad_agent.spool import Accepted, Entry, Outbox, Spool
+
+RESULTS = 2600
+NEWEST = 1000  # in memory
+BODIES = [f"{number} {'x' * 700}" for number in range(RESULTS)]
+ROWS_BEFORE_BACKUP, ACKNOWLEDGED = 900, 500
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "spool.sqlite3"
+
+
+def write_spool(path: Path, bodies: list[str]) -> None:
+    path.parent.mkdir(parents=True)
+    with Spool(path, max_results=10_000) as spool:
+        spool.append([Entry(spool.new_id(), "cam0", body.encode()) for body in bodies])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def fill_with_zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def restore(path: Path) -> None:
+    shutil.copy(path.parent.with_name("backup") / path.name, path)
+
+
+def put_foreign_spool(path: Path, results: int = 3000) -> None:
+    """With more results than were ever in ours."""
+    write_spool(path.parent.with_name("foreign") / path.name, [f"foreign {number}" for number in range(results)])
+    shutil.copy(path.parent.with_name("foreign") / path.name, path)
+
+
+def put_small_foreign_spool(path: Path) -> None:
+    put_foreign_spool(path, ACKNOWLEDGED + 40)
+
+
+def zero_the_second_half(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(bytes(size - size // 2))
+
+
+def cut_the_second_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("overwrite", "unclear"),
+    [
+        (empty, 0),
+        (fill_with_zeros, 0),
+        (restore, ROWS_BEFORE_BACKUP - ACKNOWLEDGED),
+        (put_foreign_spool, 0),
+        (put_small_foreign_spool, 40),
+        (zero_the_second_half, 0),
+        (cut_the_second_half, 0),
+    ],
+)
+def test_what_an_overwritten_file_has_lost_is_counted_and_stated(
+    path: Path, caplog: pytest.LogCaptureFixture, overwrite: Callable[[Path], None], unclear: int
+) -> None:
+    with Spool(path, max_results=10_000) as spool:
+        outbox = Outbox(spool)
+        for start in range(0, RESULTS, 100):
+            outbox.add_all([Accepted("cam0", body.encode()) for body in BODIES[start : start + 100]])
+            if start + 100 == ROWS_BEFORE_BACKUP:
+                spool.sync()
+                shutil.copytree(path.parent, path.parent.with_name("backup"))
+        for entry in outbox.take(ACKNOWLEDGED):
+            outbox.acknowledge(entry.id)
+        outbox.delete_acknowledged(everything=True)
+        spool.sync()
+        spool._file._close_connections()  # nothing is left in SQLite's cache
+        overwrite(path)
+        outbox.add_all([Accepted("cam0", b"after")])
+        fault = outbox.fault or ""
+        outbox.rewind()
+        found = {entry.body.decode() for entry in outbox.take(10_000)}
+        counted = outbox.losses.results.get("damage", 0)
+    lost = len(set(BODIES[ACKNOWLEDGED:]) - found)
+    assert {*BODIES[-NEWEST:], "after"} <= found
+    assert lost > 0
+    assert counted <= lost <= counted + unclear
+    number = f"{counted} to {counted + unclear}" if unclear else str(counted)
+    assert f"{number} results cannot be read any more and are LOST" in fault
+    assert f"{number} results cannot be read any more and are LOST" in caplog.text
