@@ -30,7 +30,7 @@ from speed import environment, machine, say
 from speed_runner import NotRunError, Process
 from teach_methods import ANOMALIB, Method, bundle_methods
 from teach_report import COUNTS, Row, as_markdown, summarise
-from teach_sets import Draw, Product, draw_goods, possible_counts, read_products
+from teach_sets import Draw, Product, draw_goods, draw_stream, possible_counts, read_products, stream_length
 
 from zsad_agent.config import SHIPPED_BUNDLES
 from zsad_core.data import Sample
@@ -38,6 +38,20 @@ from zsad_core.errors import ZsadError
 
 WORKER = Path(__file__).with_name("teach_worker.py")
 SETS = ("ksdd", "crackforest", "magnetic_tile", "aws_cookie", "deeppcb", "aws_aliens", "mvtec_ad_mini")
+STREAMS = (0.05, 0.1, 0.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One teach-in of a product."""
+
+    goods: int  # pictures
+    stream: float  # share of them that is defective; 0: none
+    draw: int  # seed of the choice of pictures and of the methods
+
+    def __str__(self) -> str:
+        defective = f", {self.stream:.0%} of them defective" if self.stream else ""
+        return f"{self.goods} pictures{defective}, draw {self.draw}"
 
 
 @dataclass(kw_only=True)
@@ -46,7 +60,7 @@ class Contest:
 
     args: argparse.Namespace
     draw: Draw
-    number: int  # seed of the methods
+    setting: Setting
     folder: Path
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     turns: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -60,7 +74,8 @@ class Contest:
         try:
             with self._process(method, own, "teach") as process:
                 asked = {"goods": [str(one.image) for one in self.draw.goods], "rates": self.args.rates}
-                asked |= {"seed": self.number, "weights": self.args.weights and str(self.args.weights.absolute())}
+                asked |= {"stream": self.setting.stream > 0, "seed": self.setting.draw}
+                asked |= {"weights": self.args.weights and str(self.args.weights.absolute())}
                 facts |= process.ask(asked)
             if "refused" not in facts:
                 self._serving[method.name] = running.enter_context(self._process(method, own, "serve"))
@@ -106,24 +121,26 @@ def as_json(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     return [json.loads(json.dumps(asdict(sample), default=str)) for sample in samples]
 
 
-def measure(
-    product: Product, count: int, number: int, methods: Sequence[Method], args: argparse.Namespace
-) -> list[Row]:
-    """The rows of `methods` on one draw of `count` goods; the first of `args.methods` is the yardstick of the times."""
+def measure(product: Product, setting: Setting, methods: Sequence[Method], args: argparse.Namespace) -> list[Row]:
+    """The rows of `methods` on one draw; the first of `args.methods` is the yardstick of the times."""
     yardstick = args.methods[0]
     taking_part = [yardstick, *(method for method in methods if method is not yardstick)]
+    if setting.stream:
+        draw = draw_stream(product, setting.stream, setting.draw)
+    else:
+        draw = draw_goods(product, setting.goods, setting.draw)
     with tempfile.TemporaryDirectory(prefix="teach-") as folder, contextlib.ExitStack() as running:
-        contest = Contest(args=args, draw=draw_goods(product, count, number), number=number, folder=Path(folder))
+        contest = Contest(args=args, draw=draw, setting=setting, folder=Path(folder))
         for method in taking_part:
-            say(f"{product.name}, {count} goods, draw {number}: {method.name}")
+            say(f"{product.name}, {setting}: {method.name}")
             contest.prepare(method, running)
             if method in methods:
                 contest.judge(method)
         for _ in range(args.rounds):
             contest.time(args.turn)
-    made = {"product": product.name, "goods": count, "most": product.most, "draw": number}
+    made = {"product": product.name, "most": product.most, **asdict(setting)}
     made |= {"per_folder": args.per_folder, "threads": args.threads, "machine": args.machine}
-    defective = [sample.is_anomalous for sample in contest.draw.tests]
+    defective = [sample.is_anomalous for sample in draw.tests]
     return [
         made
         | {"method": method.name}
@@ -138,18 +155,30 @@ def measure(
     ]
 
 
-def missing(products: Sequence[Product], args: argparse.Namespace, rows: Sequence[Row]) -> Iterator[tuple[Any, ...]]:
-    """(product, number of goods, draw, its methods without a row), first draws first. All goods are drawn once only."""
-    known = {(row["product"], row["goods"], row["draw"], row["method"]) for row in rows}
+def settings_of(product: Product, args: argparse.Namespace) -> Iterator[Setting]:
+    """The draws and streams of a product, first draws first. All goods are drawn only once."""
     for number in args.draws:
-        for product in products:
-            for count in possible_counts(product, args.counts):
-                if number > 0 and count == len(product.goods):
-                    continue
-                left = [one for one in args.methods if (product.name, count, number, one.name) not in known]
-                left = [one for one in left if args.only is None or one.name in args.only]
-                if left:
-                    yield product, count, number, left
+        for count in possible_counts(product, args.counts):
+            if number == 0 or count < len(product.goods):
+                yield Setting(goods=count, stream=0.0, draw=number)
+        for share in args.streams:
+            if length := stream_length(product, share):
+                yield Setting(goods=length, stream=share, draw=number)
+
+
+def missing(
+    products: Sequence[Product], args: argparse.Namespace, rows: Sequence[Row]
+) -> list[tuple[Product, Setting, list[Method]]]:
+    """The methods of each draw without a row; the first draws of all products come first."""
+    known = {(row["product"], row["goods"], row["stream"], row["draw"], row["method"]) for row in rows}
+    wanted = [one for one in args.methods if args.only is None or one.name in args.only]
+    found = []
+    for product in products:
+        for setting in settings_of(product, args):
+            place = (product.name, setting.goods, setting.stream, setting.draw)
+            if left := [one for one in wanted if (*place, one.name) not in known]:
+                found.append((product, setting, left))
+    return sorted(found, key=lambda entry: entry[1].draw)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -184,6 +213,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="folder of the data sets")
     parser.add_argument("--sets", nargs="+", default=SETS, help=f"default: {' '.join(SETS)}")
     parser.add_argument("--counts", nargs="+", type=int, default=COUNTS, help="good parts; default 1 4 16 60")
+    parser.add_argument(
+        "--streams", nargs="*", type=float, default=STREAMS, help="shares of defective pictures; default .05 .1 .2"
+    )
     parser.add_argument("--draws", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="seeds; default 0 1 2 3 4")
     parser.add_argument(
         "--rates", nargs="+", type=float, default=[0.01, 0.05], help="of false rejects; default .01 .05"
@@ -205,8 +237,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         values = getattr(args, flag)
         if min(values if isinstance(values, Sequence) else [values]) <= 0:
             parser.error(f"--{flag.replace('_', '-')}: {values} is not above 0")
-    if min(args.draws) < 0 or max(args.rates) >= 1:
-        parser.error("--draws must be at least 0, --rates below 1")
+    if min(args.draws) < 0 or max(args.rates) >= 1 or not all(0 < share < 1 for share in args.streams):
+        parser.error("--draws must be at least 0, --rates below 1, --streams between 0 and 1")
     if (args.anomalib_python is None) != (args.weights is None):
         parser.error("--anomalib-python and --weights need each other")
     return args
@@ -222,8 +254,8 @@ def main() -> int:
         except ZsadError as error:
             print(error, file=sys.stderr)
             return 1
-        for product, count, number, methods in missing(products, args, read_rows(args.results)):
-            append_rows(args.results, measure(product, count, number, methods, args))
+        for product, setting, methods in missing(products, args, read_rows(args.results)):
+            append_rows(args.results, measure(product, setting, methods, args))
     rows = read_rows(args.results)
     print(as_markdown(rows))
     return 1 if any("error" in row for row in rows) or not rows else 0

@@ -2,6 +2,9 @@
 
 All of this runs in child processes (`teach_worker.py`), so a missing library or too little memory affects one row.
 
+A stream has defective pictures among the good ones. zsad learns it by `learn_from_stream`, the others take all pictures
+as good.
+
 A bundle is taught once for all its levels. Level n uses the first n scales of its profile, or all
 if there are fewer.
 
@@ -70,6 +73,7 @@ class Lesson:
     """What a method is taught, and how."""
 
     goods: Sequence[Path]
+    stream: bool  # some of the goods are defective
     rates: Sequence[float]  # asked rates of false rejects
     seed: int
     threads: int
@@ -140,6 +144,7 @@ def _networks(path: str, threads: int) -> tuple[Any, Any, Any]:
 
 
 def _teach_bundle(method: Method, lesson: Lesson, folder: Path) -> dict[str, Any]:
+    from zsad_agent.learning import learn_from_stream
     from zsad_agent.teaching import read_profile, teach, write_profile
 
     facts = folder / "facts.json"
@@ -147,8 +152,9 @@ def _teach_bundle(method: Method, lesson: Lesson, folder: Path) -> dict[str, Any
         detector, networks, config = _networks(method.what, lesson.threads)
         clock = _Clock()
         pictures = [(str(path), functools.partial(read_image, path)) for path in lesson.goods]
-        product, rate = config.product, min(lesson.rates)
-        taught = teach(pictures, product=product, networks=networks, detector=detector, rate=rate, seed=lesson.seed)
+        learn: Callable[..., Any] = learn_from_stream if lesson.stream else teach
+        asked = {"product": config.product, "rate": min(lesson.rates), "seed": lesson.seed}
+        taught = learn(pictures, networks=networks, detector=detector, **asked)
         times = clock.read()
         write_profile(taught.profile, folder / PROFILE)
         left_out = [f"{Path(one.name).name}: {one.reason}" for one in taught.left_out]

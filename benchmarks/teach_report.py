@@ -10,6 +10,7 @@ from zsad_core.judging import curve_of_scores
 from zsad_core.memory import promise
 
 Row = dict[str, Any]
+Setting = tuple[int, float]  # number of goods, 0.0; of streams 0, share of defective pictures
 
 COMPARED = ("ksdd", "crackforest", "magnetic_tile", "aws_cookie", "deeppcb")  # the others are shown, but not in a mean
 COUNTS = (1, 4, 16, 60)  # goods of a draw; a product with fewer gives all that it has
@@ -110,27 +111,41 @@ def as_markdown(rows: Sequence[Row]) -> str:
     done = [row for row in rows if "auroc" in row]
     lines = []
     if done:
-        drawn = {row["goods"] for row in done}
-        counts = sorted(drawn & {*COUNTS, *(row["goods"] for row in done if row["goods"] < row["most"])} or drawn)
+        taught = _settings(done)
         lines += [_protocol(done)]
-        for count in counts:
-            lines += ["", *_accuracy(done, count)]
-        lines += ["", *_promised(done, counts), "", *_cost(done, counts), ""]
+        for setting in taught:
+            lines += ["", *_accuracy(done, setting)]
+        lines += ["", *_promised(done, taught), "", *_cost(done, taught), ""]
     return "\n".join([*lines, *_notes(rows)]).strip() or "no results"
+
+
+def _settings(rows: Sequence[Row]) -> list[Setting]:
+    """Numbers of goods, without those that are all goods of a product with few, then streams."""
+    clean = [row for row in rows if not row["stream"]]
+    drawn = {row["goods"] for row in clean}
+    counts = drawn & {*COUNTS, *(row["goods"] for row in clean if row["goods"] < row["most"])} or drawn
+    streams = {row["stream"] for row in rows if row["stream"]}
+    return [(count, 0.0) for count in sorted(counts)] + [(0, share) for share in sorted(streams)]
+
+
+def _title(setting: Setting) -> str:
+    count, share = setting
+    return f"stream with {share:.0%} defects" if share else f"{count} goods"
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
     """A line for each reason why a method has no result, or why pictures have none."""
-    where: dict[tuple[str, int, str], list[str]] = {}
+    where: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         notes = [f"{text}: {row[word]}" for word, text in NO_RESULT.items() if word in row]
         if row.get("left_out"):
-            notes.append(f"{len(row['left_out'])} of the goods were not learned")
+            notes.append(f"{len(row['left_out'])} of the pictures were not learned")
         if row.get("unknown"):
             notes.append(f"{row['unknown']} test pictures have no verdict and count as rejects")
         for note in notes:
-            where.setdefault((row["method"], row["goods"], note), []).append(f"{row['product']} draw {row['draw']}")
-    return [f"- {method}, {goods} goods: {note} ({', '.join(on)})" for (method, goods, note), on in where.items()]
+            title = _title((0 if row["stream"] else row["goods"], row["stream"]))
+            where.setdefault((row["method"], title, note), []).append(f"{row['product']} draw {row['draw']}")
+    return [f"- {method}, {title}: {note} ({', '.join(on)})" for (method, title, note), on in where.items()]
 
 
 def _protocol(rows: Sequence[Row]) -> str:
@@ -144,19 +159,19 @@ def _protocol(rows: Sequence[Row]) -> str:
     )
 
 
-def _accuracy(rows: Sequence[Row], count: int) -> list[str]:
+def _accuracy(rows: Sequence[Row], setting: Setting) -> list[str]:
     """Image AUROC / pixel AP / recall at 5 % false rejects in percent, means over the draws."""
     products = _products(rows)
     compared = [name for name in products if name.split("/")[0] in COMPARED]
     lines = [
-        f"|{count} goods: image AUROC / pixel AP / recall at {AT_RATE:.0%} of the test's goods rejected|"
-        + "|".join(f"{name} ({len(_draws(rows, name, count))})" for name in products)
+        f"|{_title(setting)}: image AUROC / pixel AP / recall at {AT_RATE:.0%} of the test's goods rejected|"
+        + "|".join(f"{name} ({len(_draws(rows, name, setting))})" for name in products)
         + f"|mean of {len(compared)} compared|",
         "|---" * (len(products) + 2) + "|",
     ]
     for method in _methods(rows):
-        cells = [_cell(_chosen(rows, method, [name], count)) for name in products]
-        lines.append(f"|{method}|{'|'.join(cells)}|{_mean_cell(rows, method, compared, count)}|")
+        cells = [_cell(_chosen(rows, method, [name], setting)) for name in products]
+        lines.append(f"|{method}|{'|'.join(cells)}|{_mean_cell(rows, method, compared, setting)}|")
     return lines
 
 
@@ -166,16 +181,16 @@ def _cell(rows: Sequence[Row]) -> str:
     return " / ".join(_percent(_mean(row[key] for row in rows)) for key in ("auroc", "pixel_ap", "recall_at_rate"))
 
 
-def _mean_cell(rows: Sequence[Row], method: str, products: Sequence[str], count: int) -> str:
+def _mean_cell(rows: Sequence[Row], method: str, products: Sequence[str], setting: Setting) -> str:
     """The mean of the products' means; only if every product has a result."""
-    own = [_chosen(rows, method, [name], count) for name in products]
+    own = [_chosen(rows, method, [name], setting) for name in products]
     if not own or not all(own):
         return "-"
     means = (_mean(_mean(row[key] for row in one) for one in own) for key in ("auroc", "pixel_ap", "recall_at_rate"))
     return " / ".join(map(_percent, means))
 
 
-def _promised(rows: Sequence[Row], counts: Sequence[int]) -> list[str]:
+def _promised(rows: Sequence[Row], settings: Sequence[Setting]) -> list[str]:
     """What was promised, and what was found on good parts that were held out; summed over the draws."""
     products = _products(rows)
     lines = [
@@ -185,10 +200,10 @@ def _promised(rows: Sequence[Row], counts: Sequence[int]) -> list[str]:
         "|---" * (len(products) + 1) + "|",
     ]
     for method in _methods(rows):
-        for count in counts:
+        for setting in settings:
             for asked in sorted({one["asked"] for row in rows if row["method"] == method for one in row["promises"]}):
-                cells = [_promise_cell(_chosen(rows, method, [name], count), asked) for name in products]
-                lines.append(f"|{method}, {count} goods, asked {asked:.0%}|{'|'.join(cells)}|")
+                cells = [_promise_cell(_chosen(rows, method, [name], setting), asked) for name in products]
+                lines.append(f"|{method}, {_title(setting)}, asked {asked:.0%}|{'|'.join(cells)}|")
     return lines
 
 
@@ -206,7 +221,7 @@ def _promise_cell(rows: Sequence[Row], asked: float) -> str:
     return f"{rates}; {seen}/{held} = {seen / held:.1%}; {broken[0]} ({broken[1]}) of {len(made)}; {recall}"
 
 
-def _cost(rows: Sequence[Row], counts: Sequence[int]) -> list[str]:
+def _cost(rows: Sequence[Row], settings: Sequence[Setting]) -> list[str]:
     """Medians over products and draws; a time is from a picture in memory to score and map."""
     keys = ("teach_s", "teach_cpu_s", "ms", "cpu_ms", "times_zero_shot", "rss_mb", "teach_rss_mb")
     lines = [
@@ -214,11 +229,11 @@ def _cost(rows: Sequence[Row], counts: Sequence[int]) -> list[str]:
         "|---" + "|---:" * len(keys) + "|",
     ]
     for method in _methods(rows):
-        for count in counts:
-            own = _chosen(rows, method, _products(rows), count)
+        for setting in settings:
+            own = _chosen(rows, method, _products(rows), setting)
             cells = [_number([row.get(key) for row in own], "{:.2f}" if "times" in key else "{:.1f}") for key in keys]
             if own:
-                lines.append(f"|{method}, {count} goods|{'|'.join(cells)}|")
+                lines.append(f"|{method}, {_title(setting)}|{'|'.join(cells)}|")
     return lines
 
 
@@ -227,17 +242,15 @@ def _number(values: Sequence[float | None], form: str) -> str:
     return form.format(float(np.median(known))) if known else "-"
 
 
-def _chosen(rows: Sequence[Row], method: str, products: Sequence[str], count: int) -> list[Row]:
-    """The rows of a method with `count` goods, or with all goods of a product that has fewer."""
-    return [
-        row
-        for row in rows
-        if row["method"] == method and row["product"] in products and row["goods"] == min(count, row["most"])
-    ]
+def _chosen(rows: Sequence[Row], method: str, products: Sequence[str], setting: Setting) -> list[Row]:
+    """The rows of a method with so many goods, or with all goods of a product that has fewer; or of the streams."""
+    count, share = setting
+    own = [row for row in rows if row["method"] == method and row["product"] in products and row["stream"] == share]
+    return [row for row in own if share or row["goods"] == min(count, row["most"])]
 
 
-def _draws(rows: Sequence[Row], product: str, count: int) -> set[int]:
-    return {row["draw"] for method in _methods(rows) for row in _chosen(rows, method, [product], count)}
+def _draws(rows: Sequence[Row], product: str, setting: Setting) -> set[int]:
+    return {row["draw"] for method in _methods(rows) for row in _chosen(rows, method, [product], setting)}
 
 
 def _methods(rows: Sequence[Row]) -> list[str]:

@@ -3,6 +3,8 @@
 A draw takes K pictures of `train/good`; others of that folder are held out, for the found rate of false rejects.
 The draw of a larger K holds that of a smaller one. Products without `train/good` (most of mvtec_ad_mini) give at most
 half of `test/good` to the draw, and the rest of it is tested.
+
+A stream is a draw with defective pictures among the good ones, taken from the tests: at most half of these.
 """
 
 import zlib
@@ -17,6 +19,7 @@ from zsad_core.errors import DatasetError
 
 MASK_FOLDERS = {"deeppcb": "ground_truth_xor"}  # pixel masks; the layout's own are boxes
 PER_FOLDER_SEED = 0
+STREAM = 200  # pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Product:
 class Draw:
     """The pictures of one teach-in and its test."""
 
-    goods: tuple[Sample, ...]
+    goods: tuple[Sample, ...]  # of a stream: all pictures, in its order
     held_out: tuple[Sample, ...]  # good pictures of `train/good` that were not drawn
     tests: tuple[Sample, ...]
 
@@ -88,6 +91,27 @@ def draw_goods(product: Product, count: int, number: int) -> Draw:
         goods=tuple(drawn),
         held_out=() if product.from_tests else tuple(others[: product.per_folder]),
         tests=tuple(sample for sample in product.tests if sample.key not in taken),
+    )
+
+
+def stream_length(product: Product, share: float) -> int:
+    """The most pictures, up to `STREAM`, of a stream with this share of defective ones; 0: no stream is possible."""
+    defective = sum(sample.is_anomalous for sample in product.tests) // 2
+    return 0 if product.from_tests else int(min(STREAM, len(product.goods) / (1 - share), defective / share))
+
+
+def draw_stream(product: Product, share: float, number: int) -> Draw:
+    """Stream `number` with a share of defective pictures, in (0, 1)."""
+    length = stream_length(product, share)
+    bad = [sample for sample in product.tests if sample.is_anomalous]
+    rng = np.random.default_rng([number, round(1000 * share), zlib.crc32(product.name.encode())])
+    taken = [bad[index] for index in rng.permutation(len(bad))[: round(length * share)]]
+    clean = draw_goods(product, length - len(taken), number)
+    stream = [*clean.goods, *taken]
+    return Draw(
+        goods=tuple(stream[index] for index in rng.permutation(len(stream))),
+        held_out=clean.held_out,
+        tests=tuple(sample for sample in product.tests if sample not in taken),
     )
 
 

@@ -10,7 +10,7 @@ from mvtec_tree import make_mvtec_tree
 from teach import append_rows, missing, parse, read_rows
 from teach_methods import Method
 from teach_report import as_markdown, at_least, summarise
-from teach_sets import Product, draw_goods, possible_counts, read_products
+from teach_sets import Product, draw_goods, draw_stream, possible_counts, read_products, stream_length
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/teach.py"
 MACHINE = {"cpu": "CPU 9", "cpu_count": 2, "openvino": "1"}
@@ -32,7 +32,15 @@ def product_without_train(tmp_path: Path) -> Product:
 
 
 def row(method: str, **others: Any) -> dict[str, Any]:
-    made = {"product": "ksdd/part", "goods": 16, "most": 100, "draw": 0, "method": method, "per_folder": 80}
+    made = {
+        "product": "ksdd/part",
+        "goods": 16,
+        "stream": 0.0,
+        "most": 100,
+        "draw": 0,
+        "method": method,
+        "per_folder": 80,
+    }
     made |= {"threads": 2, "machine": MACHINE, "auroc": 0.9, "pixel_ap": None, "recall_at_rate": 0.5, "promises": []}
     return made | others
 
@@ -68,6 +76,29 @@ def test_goods_of_the_test_split_are_not_tested_too(product_without_train: Produ
     assert not draw.held_out
     assert len(draw.tests) == 8 + 4 - 4
     assert not {*draw.goods} & {*draw.tests}
+
+
+def test_a_stream_has_defects_that_are_not_tested(product: Product) -> None:
+    stream = draw_stream(product, 0.2, 3)
+    assert stream == draw_stream(product, 0.2, 3)
+    assert len(stream.goods) == stream_length(product, 0.2) == 10  # two defects: half of the tests' five
+    bad = [sample for sample in stream.goods if sample.is_anomalous]
+    assert len(bad) == 2 and not {*bad} & {*stream.tests}
+    assert [sample.is_anomalous for sample in stream.goods] != sorted(sample.is_anomalous for sample in stream.goods)
+    assert not {*stream.goods} & {*stream.held_out}
+
+
+def test_products_without_train_pictures_have_no_stream(product_without_train: Product) -> None:
+    assert stream_length(product_without_train, 0.1) == 0
+
+
+def test_a_stream_has_a_table_of_its_own() -> None:
+    lines = as_markdown([row("a", auroc=0.8), row("a", goods=105, stream=0.1, auroc=0.7)]).splitlines()
+    assert [line.split(":")[0] for line in lines if "image AUROC" in line] == ["|16 goods", "|stream with 10% defects"]
+    assert [line for line in lines if line.startswith("|a|")] == [
+        "|a|80.0 / - / 50.0|80.0 / - / 50.0|",
+        "|a|70.0 / - / 50.0|70.0 / - / 50.0|",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +149,7 @@ def test_a_refusal_is_a_row_and_a_line_of_the_table() -> None:
 def test_pictures_without_a_result_are_a_line_of_the_table() -> None:
     rows = [row("a", unknown=3, left_out=["1.png: dark"]), row("a", draw=1, unknown=3), row("b", unknown=0)]
     assert as_markdown(rows).splitlines()[-2:] == [
-        "- a, 16 goods: 1 of the goods were not learned (ksdd/part draw 0)",
+        "- a, 16 goods: 1 of the pictures were not learned (ksdd/part draw 0)",
         "- a, 16 goods: 3 test pictures have no verdict and count as rejects (ksdd/part draw 0, ksdd/part draw 1)",
     ]
 
@@ -142,27 +173,30 @@ def test_the_table_has_the_mean_of_the_draws_and_of_products_with_fewer_goods() 
 
 def test_what_the_file_has_is_not_repeated(product: Product, tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
-    args = parse(["--results", str(results), "--counts", "4", "60", "--draws", "0", "1"])
+    args = parse(["--results", str(results), "--counts", "4", "60", "--draws", "0", "1", "--streams"])
     args.methods = [Method(name=name, kind="anomalib", what=name) for name in ("a", "b")]
-    todo = [(count, number, [one.name for one in left]) for _, count, number, left in missing([product], args, [])]
-    assert todo == [(4, 0, ["a", "b"]), (12, 0, ["a", "b"]), (4, 1, ["a", "b"])]  # all 12 goods are drawn once
+
+    def todo(rows: list[dict[str, Any]]) -> list[tuple[int, int, list[str]]]:
+        found = missing([product], args, rows)
+        return [(setting.goods, setting.draw, [one.name for one in left]) for _, setting, left in found]
+
+    assert todo([]) == [(4, 0, ["a", "b"]), (12, 0, ["a", "b"]), (4, 1, ["a", "b"])]  # all 12 goods are drawn once
     append_rows(results, [row("a", product=product.name, goods=4), row("b", product=product.name, goods=4, draw=1)])
     with results.open("a") as file:
         file.write('{"product": "cut sho')
     append_rows(results, [row("b", product=product.name, goods=12)])
     rows = read_rows(results)
     assert len(rows) == 3
-    todo = [(count, number, [one.name for one in left]) for _, count, number, left in missing([product], args, rows)]
-    assert todo == [(4, 0, ["b"]), (12, 0, ["a"]), (4, 1, ["a"])]
+    assert todo(rows) == [(4, 0, ["b"]), (12, 0, ["a"]), (4, 1, ["a"])]
     args.only = ["a"]
-    assert [(count, number) for _, count, number, _ in missing([product], args, rows)] == [(12, 0), (4, 1)]
+    assert todo(rows) == [(12, 0, ["a"]), (4, 1, ["a"])]
 
 
 def test_a_bundle_is_judged_and_a_second_run_only_prints_the_table(tiny_bundle: Path, tmp_path: Path) -> None:
     make_mvtec_tree(tmp_path / "data/parts", good=12, bad=4)
     results = tmp_path / "results.jsonl"
     command = [sys.executable, str(SCRIPT), "--results", str(results), "--data-root", str(tmp_path / "data")]
-    command += ["--sets", "parts", "--bundles", str(tiny_bundle), "--counts", "4", "--draws", "0"]
+    command += ["--sets", "parts", "--bundles", str(tiny_bundle), "--counts", "4", "--draws", "0", "--streams"]
     command += ["--threads", "1", "--rounds", "2", "--turn", "0.05"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -177,7 +211,8 @@ def test_a_bundle_is_judged_and_a_second_run_only_prints_the_table(tiny_bundle: 
 
 
 @pytest.mark.parametrize(
-    "flags", [["--counts", "0"], ["--rates", "1"], ["--draws", "-1"], ["--anomalib-python", "python"]]
+    "flags",
+    [["--counts", "0"], ["--rates", "1"], ["--draws", "-1"], ["--streams", "1"], ["--anomalib-python", "python"]],
 )
 def test_wrong_flags_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
