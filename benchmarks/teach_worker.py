@@ -68,7 +68,8 @@ def main() -> None:
         goods, weights = [Path(path) for path in asked.pop("goods")], asked.pop("weights")
         lesson = Lesson(goods=goods, weights=weights and Path(weights), threads=threads, **asked)
         try:
-            answer({"teach_rss_mb": status_mb("VmHWM")} | teach(method, lesson, folder))
+            facts = teach(method, lesson, folder)
+            answer({"teach_rss_mb": status_mb("VmHWM")} | facts)
         except ZsadError as error:
             answer({"refused": str(error)})
         return
