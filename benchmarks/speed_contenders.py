@@ -179,8 +179,8 @@ def _options(threads: int) -> dict[str, Any]:
 def _build_vit(backbone_name: str, out: Path) -> None:
     import torch
 
-    from zsad_convert.bundle import write_bundle
-    from zsad_convert.export import prompt_arrays, serialise, to_openvino
+    from zsad_convert.bundle import serialise, write_bundle
+    from zsad_convert.export import prompt_arrays, to_openvino
     from zsad_convert.gate import measure_parity
     from zsad_core.backbones import BackboneConfig, build_backbone
     from zsad_core.bundle import GENERIC_PRODUCT, ModelFacts, Threshold, Variant
@@ -224,7 +224,7 @@ def _anomalib_ir(folder: Path) -> Path:
     return folder / "weights" / "openvino" / "model.xml"
 
 
-def _prepare_for_anomalib() -> None:
+def prepare_for_anomalib() -> None:
     """Prepares the import of Anomalib: without OpenVINO's telemetry, and with any build of torchvision."""
     import_openvino()
     from zsad_core.backbones import ensure_torchvision_imports
@@ -233,7 +233,7 @@ def _prepare_for_anomalib() -> None:
 
 
 def _build_anomalib(class_name: str, folder: Path) -> None:
-    _prepare_for_anomalib()
+    prepare_for_anomalib()
     import timm
     import torch
     from anomalib import models
@@ -265,7 +265,7 @@ def _load_anomalib(xml: Path, threads: int) -> Predict:
 
     The frame is resized to 256 px first; a graph that resizes the whole frame itself would be slower.
     """
-    _prepare_for_anomalib()
+    prepare_for_anomalib()
     from anomalib.deploy import OpenVINOInferencer
 
     from zsad_core.picture import resize_to_input

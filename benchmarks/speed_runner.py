@@ -29,11 +29,19 @@ class NotRunError(Exception):
 class Process:
     """A child process that writes its answers as lines. It is killed at the end."""
 
-    def __init__(self, command: list[str], *, folder: Path, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        folder: Path,
+        log: Path,
+        environment: Mapping[str, str],
+        python: str = sys.executable,
+    ) -> None:
         self._log = log
         with log.open("w") as stderr:
             self._child = subprocess.Popen(
-                [sys.executable, *command],
+                [python, *command],
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.PIPE,

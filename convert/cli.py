@@ -5,7 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
-from zsad_convert import card, make_bundle, prompt_bank, sign
+from zsad_convert import card, features, make_bundle, prompt_bank, sign
 from zsad_convert.gate import add_parity_flags, measure, parity_pictures, refuse
 from zsad_core.bundle import Precision
 from zsad_core.command import guarded
@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     add_parity_flags(verify)
     verify.add_argument("--seed", type=int, default=0, help="has no effect: nothing here is random (default 0)")
     prompt_bank.add_command(commands)
+    features.add_command(commands)
     card.add_command(commands)
     sign.add_commands(commands)
     return result
@@ -76,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         return guarded("zsad-convert", lambda: make_bundle.run(args, command_line))
     if args.command == "prompts":
         return guarded("zsad-convert", lambda: prompt_bank.run(args, command_line))
+    if args.command == "features":
+        return guarded("zsad-convert", lambda: features.run(args, command_line))
     if args.command == "card":
         return guarded("zsad-convert", lambda: card.print_card(args))
     if args.command == "keygen":

@@ -2,10 +2,8 @@
 
 import copy
 import logging
-import tempfile
 import warnings
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +14,6 @@ from zsad_core.model import Detector, DeviceGraph
 from zsad_core.openvino_offline import import_openvino
 
 logger = logging.getLogger(__name__)
-
-Precision = Literal["fp32", "fp16"]
 
 
 def to_openvino(detector: Detector) -> Any:
@@ -76,15 +72,6 @@ class _OfSizes(nn.Module):
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         of_size = self._sizes.index((int(images.shape[2]), int(images.shape[3])))
         return self.backbones[of_size](images)
-
-
-def serialise(model: Any, precision: Precision) -> tuple[bytes, bytes]:
-    """(model.xml, model.bin). `fp16` stores weights in half precision; the device chooses its own arithmetic."""
-    ov = import_openvino()
-    with tempfile.TemporaryDirectory() as folder:
-        xml = Path(folder) / "model.xml"
-        ov.save_model(model, xml, compress_to_fp16=precision == "fp16")
-        return xml.read_bytes(), xml.with_suffix(".bin").read_bytes()
 
 
 def prompt_arrays(head: Any, text: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -87,8 +87,8 @@ def run(args: argparse.Namespace, command_line: str) -> None:
     Raises:
         ZsadError: a flag, a file or the weights are wrong, or a graph gives other results than torch.
     """
-    from zsad_convert.bundle import check_out, write_bundle
-    from zsad_convert.export import prompt_arrays, serialise, to_openvino
+    from zsad_convert.bundle import check_out, serialise, write_bundle
+    from zsad_convert.export import prompt_arrays, to_openvino
     from zsad_core.bundle import Evaluation, ModelFacts, Threshold
     from zsad_core.facts import ScoreRule
     from zsad_core.text import text_side_bytes

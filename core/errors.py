@@ -24,6 +24,10 @@ class ProductError(BundleError):
     """A bundle has no prompt embeddings for the named product."""
 
 
+class ProfileError(ZsadError):
+    """What was taught about a product is damaged, does not fit, or cannot be stored."""
+
+
 class DeviceError(ZsadError):
     """The inference device is missing, cannot run the model, or gives an invalid output."""
 

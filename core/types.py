@@ -40,11 +40,25 @@ class Frame:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProfileName:
+    """What was taught: the product, and the hash of its profile."""
+
+    product: str
+    sha256: str
+
+
+TAUGHT_THRESHOLD = 0.5  # of every taught product: see `zsad_core.memory.to_unit`
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
     """The model's output for one image. Higher is more anomalous in both values."""
 
     anomaly_map: np.ndarray  # float32 [h, w] in [0, 1], covers the whole image
     anomaly_score: float  # [0, 1]
+    threshold: float | None = None  # set at teach-in, 0.5; None: nothing was taught for the product
+    profile: ProfileName | None = None  # what the prediction used
+    scale: float | None = None  # for `zsad_core.memory.taught_score`, by which the score follows from the map
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

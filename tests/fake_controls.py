@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from zsad_agent.control import CommandError, TeachRequest
 from zsad_agent.model import Outcome
 from zsad_core.errors import BundleError, ConfigError, ProductError
 
@@ -29,6 +30,10 @@ class FakeControls:
         self.outcome: Outcome | None = None
         self.bundle_fault: str | None = None
         self.defect: Exception | None = None
+        self.lessons: dict[str, dict[str, Any]] = {
+            camera: {"phase": "idle", "next": ["start"]} for camera in self.cameras
+        }
+        self.taught: list[tuple[str, TeachRequest]] = []
         self.let_go = threading.Event()
         self.switching = threading.Event()
 
@@ -64,6 +69,15 @@ class FakeControls:
 
     def set_paused(self, camera: str, paused: bool | None) -> None:
         self.pauses[camera] = bool(paused)
+
+    def teaching(self, camera: str) -> dict[str, Any]:
+        return self.lessons[camera]
+
+    def teach(self, camera: str, request: TeachRequest) -> None:
+        if request.action == "commit" and self.lessons[camera]["phase"] != "offered":
+            raise CommandError("there is no offer at this camera")
+        self.taught.append((camera, request))
+        self.lessons[camera] = {"phase": "gathering", "pictures": 0, "next": ["cancel"]}
 
     def snapshot(self, camera: str) -> np.ndarray | None:
         return self.frame

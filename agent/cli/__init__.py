@@ -1,5 +1,4 @@
-"""The command line: one file per command.
+"""The command line: the table of the commands, the daemon's start, and what concerns the config alone.
 
-A command parses its flags, calls other rooms and prints. It contains no rules of the inspection. May import every room
-of the agent.
+Commands that work with pictures are in `tools`. May import every room of the agent.
 """

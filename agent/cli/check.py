@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsad_agent import inspection, model, mqtt, picture_health, sources
-from zsad_agent.cli.flags import add_config_flag
+from zsad_agent import inspection, model, mqtt, picture_health, sources, teaching
 from zsad_agent.system import configure_logging
+from zsad_agent.tools.flags import add_config_flag
 from zsad_core.errors import BundleError, ConfigError, ZsadError
 
 if TYPE_CHECKING:  # pydantic takes longer than parsing
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def checked_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]]) -> Settings:
+def checked_settings(path: Path | None, flags: Mapping[str, Any]) -> Settings:
     """Loads the config file and the flags, with all checks.
 
     Raises:
@@ -51,7 +51,7 @@ def find_faults(settings: Settings) -> Iterator[str]:
 
     A missing camera is not a fault: it may be connected later, and the agent reports it as lost until then.
     """
-    from zsad_agent.config import EMBEDDED_BROKER
+    from zsad_agent.config import EMBEDDED_BROKER, default_state_dir
     from zsad_core.bundle import read_trusted_keys
 
     config = settings.config
@@ -61,6 +61,8 @@ def find_faults(settings: Settings) -> Iterator[str]:
     ]
     for where, camera in cameras:
         yield from _source_faults(settings, where, camera)
+    folder = config.profiles_folder(default_state_dir())
+    store = None if folder is None else teaching.ProfileStore(folder)
     try:
         bundle = model.open_bundle(config.inference)
     except BundleError as error:
@@ -71,7 +73,9 @@ def find_faults(settings: Settings) -> Iterator[str]:
         for where, camera in cameras:
             of_all = camera.product == config.inference.product
             at = settings.where(*("inference",) if of_all else where, "product")
-            yield from _fault(at, bundle.prompt, inspection.product_of(camera))
+            product = inspection.product_of(camera)
+            if store is None or not store.has(product):
+                yield from _fault(at, bundle.prompt, product)
             at = settings.where(*where, "ignore_mask")
             yield from _fault(at, inspection.check_mask, camera, bundle)
     for path in config.inference.trusted_keys:

@@ -12,7 +12,8 @@ import sys
 from zsad_agent.system import prepare_environment
 from zsad_core.errors import ConfigError, ProductError, ZsadError
 
-COMMANDS = ("score", "check", "calibrate", "reference", "bench")  # each is a module of this package
+TOOLS = ("score", "teach", "profiles", "calibrate", "reference", "bench")  # each is a module of the room tools
+COMMANDS = ("check", *TOOLS)
 FAILED, USAGE = 1, 2
 
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     prepare_environment()
     try:
-        return importlib.import_module(f"zsad_agent.cli.{name}").main(rest)
+        return importlib.import_module(f"zsad_agent.{'tools' if name in TOOLS else 'cli'}.{name}").main(rest)
     except SystemExit as exit_request:  # argparse, after --help or a usage error
         return exit_request.code if isinstance(exit_request.code, int) else USAGE
     except BrokenPipeError:  # the reader of stdout has ended: `zsad-agent score … | head`

@@ -6,19 +6,27 @@ import os
 from pathlib import Path
 from typing import Any
 
-from zsad_agent.cli.flags import add_model_flags, add_source_flags, add_threshold_flag, count, given
 from zsad_agent.system import configure_logging, keep_memory_small, note_hangups, quick_imports
+from zsad_agent.tools.flags import (
+    add_model_flags,
+    add_profile_flags,
+    add_source_flags,
+    add_threshold_flag,
+    count,
+    given,
+)
 
 
 def main(arguments: list[str]) -> int:
     """Runs until every source ends, `--max-frames` are done, or a signal."""
     args = _parser().parse_args(arguments)
     hangup = note_hangups()
-    flags: dict[str, dict[str, Any]] = {
+    flags: dict[str, Any] = {
         "source": given(camera=args.camera, source=args.source, loop=args.loop, fps=args.fps),
         "inference": given(bundle=args.bundle, product=args.product),
         "decision": given(threshold=args.threshold),
         "mqtt": given(broker=args.broker),
+        **given(profiles=args.profiles),
     }
     with quick_imports():
         from zsad_agent.config import default_state_dir, keep_device_id, load_settings
@@ -59,11 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zsad-agent",
         description="Inspects the frames of a camera or other source and publishes a verdict for each over MQTT.",
-        epilog="Other commands: zsad-agent score | check | bench | calibrate | reference, each with --help. "
-        "Exit codes: 0 done, 1 failed, 2 bad usage or config.",
+        epilog="Other commands: zsad-agent score | teach | profiles | check | bench | calibrate | reference, each with "
+        "--help. Exit codes: 0 done, 1 failed, 2 bad usage or config.",
     )
     add_source_flags(parser)
     add_model_flags(parser)
+    add_profile_flags(parser)
     parser.add_argument("--broker", metavar="URL", help="mqtt[s]://host[:port], or embedded; default: localhost")
     parser.add_argument("--max-frames", type=count, metavar="N", help="end after N pictures; default: no limit")
     parser.add_argument("--loop", action="store_true", default=None, help="start a file or folder again at its end")

@@ -7,6 +7,7 @@ from .agent import EvidenceConfig as EvidenceConfig
 from .agent import HeatmapConfig as HeatmapConfig
 from .agent import HttpConfig as HttpConfig
 from .agent import InferenceConfig as InferenceConfig
+from .agent import LearningConfig as LearningConfig
 from .camera import CameraConfig as CameraConfig
 from .camera import DecisionConfig as DecisionConfig
 from .camera import HealthConfig as HealthConfig

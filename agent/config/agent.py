@@ -38,6 +38,9 @@ class InferenceConfig(StrictModel):
     # PEM files of Ed25519 public keys: only bundles signed by one of them are accepted. None: unsigned bundles are
     # accepted too. The bundle that ships inside the program is always accepted.
     trusted_keys: tuple[Path, ...] = ()
+    # most milliseconds for a picture of a taught product: the highest level of the bundle whose measured time fits is
+    # used, at least zero-shot. None: the highest level
+    budget_ms: Annotated[float, Field(gt=0, le=600_000)] | None = None
 
 
 class HeatmapConfig(StrictModel):
@@ -70,6 +73,15 @@ class EvidenceConfig(StrictModel):
     jpeg_quality: Annotated[int, Field(ge=10, le=100)] = 90
 
 
+class LearningConfig(StrictModel):
+    """Learning a product from the parts that pass by, while nothing was taught about it."""
+
+    # offer: a person takes what was learned into use (command teach); use: the agent does it by itself
+    mode: Annotated[Literal["off", "offer", "use"], OffInYaml] = "offer"
+    parts: Annotated[int, Field(ge=20, le=1000)] = 60  # different pictures that are needed
+    follow: bool = False  # adapt, within a bound, to slow changes of parts and light after that
+
+
 def _listen_address(listen: str) -> str:
     address = re.fullmatch(r"127\.0\.0\.1:([0-9]{1,5})", listen)
     if listen != "off" and (address is None or int(address[1]) > 65_535):
@@ -89,11 +101,15 @@ class AgentConfig(StrictModel):
     cameras: tuple[CameraConfig, ...] = ()  # several cameras, in place of `source`
     inference: InferenceConfig = Field(default_factory=InferenceConfig)
     decision: DecisionConfig = DecisionConfig()
+    # folder of what was taught (zsad-agent teach); None: profiles in the service's state folder; off: nothing taught is
+    # used
+    profiles: Annotated[Literal["off"] | Path | None, Field(union_mode="left_to_right"), OffInYaml] = None
     mqtt: MqttConfig = MqttConfig()
     control: ControlConfig = ControlConfig()
     heatmap: HeatmapConfig = HeatmapConfig()
     spool: SpoolConfig = SpoolConfig()
     evidence: EvidenceConfig = EvidenceConfig()
+    learning: LearningConfig = LearningConfig()
     http: HttpConfig = HttpConfig()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"  # json: one object per line
@@ -117,6 +133,12 @@ class AgentConfig(StrictModel):
         if self.spool.pictures != "off" and not self.heatmap.enabled:
             raise ValueError(f"spool.pictures is {self.spool.pictures}, but heatmap.enabled is false: set it to true")
         return self
+
+    def profiles_folder(self, state_dir: Path) -> Path | None:
+        """The folder of `profiles`; None: nothing taught is used."""
+        if self.profiles == "off":
+            return None
+        return state_dir / "profiles" if self.profiles is None else self.profiles
 
     @property
     def every_camera(self) -> tuple[CameraConfig, ...]:

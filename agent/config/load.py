@@ -27,12 +27,12 @@ class Settings:
         return f"{self.path}:{line}: {key}" if line is not None else f"{self.path}: {key} (not set, the default)"
 
 
-def load_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> Settings:
     """Reads the file, then applies the flags.
 
     Args:
         path: the config file; None: `/etc/zsad-agent/agent.yaml` if there is one, else the defaults.
-        flags: section -> key -> value, only flags that were given.
+        flags: section -> key -> value, or a key without a section -> value; only flags that were given.
 
     Raises:
         ConfigError: one line per fault, naming the file or the command line.
@@ -45,6 +45,9 @@ def load_settings(path: Path | None, flags: Mapping[str, Mapping[str, Any]] | No
         values, lines = read_yaml(path)
         validate(AgentConfig, values, str(path), lines)  # before the flags, so that a fault names its line
     for section, given in (flags or {}).items():
+        if not isinstance(given, Mapping):
+            values[section] = given
+            continue
         merged = {**(values.get(section) or {}), **given}
         if section == "source" and given.keys() & {"camera", "source"}:
             values.pop("cameras", None)

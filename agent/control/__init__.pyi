@@ -3,6 +3,7 @@ from .command import DEVICE_KEYS as DEVICE_KEYS
 from .command import Command as Command
 from .command import CommandError as CommandError
 from .command import Key as Key
+from .command import TeachRequest as TeachRequest
 from .controller import Controller as Controller
 from .freshness import Nonces as Nonces
 from .freshness import ReplayGuard as ReplayGuard

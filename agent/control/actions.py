@@ -7,7 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from zsad_agent.config import AgentConfig
-from zsad_agent.control.command import CAMERA_COMMANDS, CAMERA_KEYS, DEVICE_COMMANDS, CommandError, Key, Value, shown
+from zsad_agent.control.command import (
+    CAMERA_COMMANDS,
+    CAMERA_KEYS,
+    DEVICE_COMMANDS,
+    CommandError,
+    Key,
+    TeachRequest,
+    Value,
+    shown,
+)
 from zsad_agent.control.running_agent import RunningAgent
 from zsad_agent.control.stored_settings import StoredSettings
 from zsad_agent.inspection import render_snapshot
@@ -19,6 +28,7 @@ from zsad_core.errors import ZsadError
 logger = logging.getLogger(__name__)
 
 CONFIG, COMMAND = "config", "command"  # origin of the current value
+Shown = float | str | bool | dict[str, Any] | None  # the value in a state
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,7 @@ class Actions:
         self._stored = stored
         self._commanded: set[Target] = set()  # targets whose stored value is in use
         self._done_at: dict[Target, str] = {Target(None, Key.RELOAD): utc_text(datetime.now(UTC))}
-        self._read: dict[Key, Callable[[str], Value]] = {
+        self._read: dict[Key, Callable[[str], Shown]] = {
             Key.THRESHOLD: agent.threshold,
             Key.PRODUCT: agent.product,
             Key.PAUSED: agent.paused,
@@ -64,6 +74,7 @@ class Actions:
             Key.SNAPSHOT: self._send_snapshot,
             Key.BUNDLE: self._switch_bundle,
             Key.RELOAD: self._reload,
+            Key.TEACH: self._teach,
         }
 
     @property
@@ -71,8 +82,10 @@ class Actions:
         of_cameras = [Target(camera, key) for camera in self._agent.cameras for key in CAMERA_COMMANDS]
         return of_cameras + [Target(None, key) for key in DEVICE_COMMANDS]
 
-    def present(self, target: Target) -> tuple[Value, str]:
+    def present(self, target: Target) -> tuple[Shown, str]:
         """The current value and its origin. For a key without a value: UTC of the last time it was done."""
+        if target.key is Key.TEACH:
+            return self._agent.teaching(str(target.camera)), COMMAND
         if target.key is Key.BUNDLE:
             return self._agent.bundle, COMMAND if self._agent.bundle_commanded else CONFIG
         read = self._read.get(target.key)
@@ -130,6 +143,9 @@ class Actions:
 
     def _switch_bundle(self, target: Target, name: str | None) -> None:
         self._agent.switch_bundle(None if name is None else find_bundle(self._config.control.bundle_dir, name))
+
+    def _teach(self, target: Target, request: TeachRequest) -> None:
+        self._agent.teach(str(target.camera), request)
 
     def _send_snapshot(self, target: Target, value: None) -> None:
         camera = str(target.camera)

@@ -9,9 +9,9 @@ for `snapshot` and `reload`.
 
 import json
 from enum import StrEnum
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Self
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError, model_validator
 
 from zsad_agent.system import printable, shortened
 from zsad_core.config import StrictModel
@@ -21,8 +21,6 @@ MAX_PAYLOAD_BYTES = 4096
 MAX_ID_CHARACTERS = 64
 MAX_NAME_CHARACTERS = 200
 MAX_SHOWN_CHARACTERS = 200  # part of a payload that is shown in an answer or a log line
-
-Value = float | str | bool | None
 
 
 class Key(StrEnum):
@@ -34,6 +32,7 @@ class Key(StrEnum):
     SNAPSHOT = "snapshot"
     BUNDLE = "bundle"
     RELOAD = "reload"
+    TEACH = "teach"
 
 
 class CommandError(ZsadError):
@@ -53,6 +52,40 @@ def _printable(text: str) -> str:
 _NONE_IF_EMPTY = BeforeValidator(lambda value: None if value == "" else value)
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS), AfterValidator(_printable)]
 CommandId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS), AfterValidator(_printable)]
+
+
+class TeachAction(StrEnum):
+    START = "start"  # the next parts are good: learn them
+    CANCEL = "cancel"
+    COMMIT = "commit"  # take the offer into use
+    ROLL_BACK = "roll_back"  # take the profile before the one in use into use
+    GOOD = "good"  # the part of this result was good
+    BAD = "bad"
+
+
+_KEYS_OF = {TeachAction.START: {"product", "count", "rate"}, TeachAction.GOOD: {"id"}, TeachAction.BAD: {"id"}}
+
+
+class TeachRequest(StrictModel):
+    """What to teach. `product`, `count` and `rate` belong to start, `id` to good and bad."""
+
+    action: Annotated[TeachAction, Field(strict=False)]
+    product: Name | None = None  # None: that of the camera
+    count: Annotated[int, Field(ge=3, le=1000)] | None = None  # None: 30
+    rate: Annotated[float, Field(ge=0.0001, lt=1)] | None = None  # of false rejects; None: 0.01
+    id: Name | None = None  # of a result
+
+    @model_validator(mode="after")
+    def _fits_the_action(self) -> Self:
+        allowed = _KEYS_OF.get(self.action, set())
+        if odd := self.model_fields_set - allowed - {"action"}:
+            raise ValueError(f"{min(odd)} does not belong to {self.action}")
+        if allowed == {"id"} and self.id is None:
+            raise ValueError(f"{self.action} needs the id of a result")
+        return self
+
+
+Value = float | str | bool | TeachRequest | None
 
 
 class Command(StrictModel):
@@ -92,11 +125,18 @@ class PressCommand(Command):
     value: Annotated[None, BeforeValidator(lambda value: None)] = None  # any value means the same
 
 
+class TeachCommand(Command):
+    value: TeachRequest = Field(
+        description='an object with "action": start, cancel, commit, roll_back, good or bad, and what belongs to it'
+    )
+
+
 CAMERA_COMMANDS: dict[Key, type[Command]] = {  # below a camera's topic
     Key.THRESHOLD: NumberCommand,
     Key.PRODUCT: NameCommand,
     Key.PAUSED: SwitchCommand,
     Key.SNAPSHOT: PressCommand,
+    Key.TEACH: TeachCommand,
 }
 DEVICE_COMMANDS: dict[Key, type[Command]] = {Key.BUNDLE: NameCommand, Key.RELOAD: PressCommand}
 CAMERA_KEYS, DEVICE_KEYS = tuple(CAMERA_COMMANDS), tuple(DEVICE_COMMANDS)
@@ -162,7 +202,10 @@ def _validated(model: type[Command], fields: dict[str, Any], *, convert: bool = 
         faults = error.errors()
         command_id = None if any(fault["loc"][0] == "id" for fault in faults) else fields["id"]
         name = str(faults[0]["loc"][0])
-        if faults[0]["type"] == "extra_forbidden":
+        if isinstance(fields.get(name), dict):  # the fault is inside
+            inside = ".".join(str(part) for part in faults[0]["loc"])
+            reason = f"{shortened(printable(inside), MAX_SHOWN_CHARACTERS)}: {faults[0]['msg']}"
+        elif faults[0]["type"] == "extra_forbidden":
             reason = f"unknown key {shown(name)}. Known: id, nonce, sent_at, value"
         elif faults[0]["type"] == "missing":
             reason = f"{name} is missing: expected {_allowed(model, name)}"

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from functools import partial
 
 from zsad_agent.config import AgentConfig
-from zsad_agent.control.actions import CONFIG, Actions, Target
-from zsad_agent.control.command import Command, CommandError, Key, Value, parse_command
+from zsad_agent.control.actions import CONFIG, Actions, Shown, Target
+from zsad_agent.control.command import Command, CommandError, Key, parse_command
 from zsad_agent.control.freshness import Nonces
 from zsad_agent.control.running_agent import MAX_ERROR_CHARACTERS, RunningAgent
 from zsad_agent.control.stored_settings import StoredSettings
@@ -33,7 +33,7 @@ REPORT_EVERY_S = 1.0  # interval between two answers to commands that were refus
 class _State:
     """The content of `…/state`."""
 
-    value: Value = None
+    value: Shown = None
     source: str = CONFIG
     error: str | None = None
     id: str | None = None
@@ -174,6 +174,7 @@ class Controller(Service):
                 self._check_state_folder()
                 self._report_unread()
                 self._settle_bundle()
+                self._report_teaching()
                 if (taken := self._next()) is not None:
                     self._obey(taken)
                     with self._changed:
@@ -208,7 +209,8 @@ class Controller(Service):
             self._answer(
                 target, command_id, None if saved else f"active until the next restart only: {self._stored.fault}"
             )
-            logger.info("%s: a command changed %r to %r", target.suffix, before, self._states[target].value)
+            if target.key is not Key.TEACH:  # it logs what it does
+                logger.info("%s: a command changed %r to %r", target.suffix, before, self._states[target].value)
             if target.key is Key.BUNDLE:
                 self._after_switch()
         except ZsadError as error:
@@ -261,6 +263,12 @@ class Controller(Service):
             bundle = Target(None, Key.BUNDLE)
             self._answer(bundle, self._states[bundle].id, None if outcome.passed else outcome.text)
             self._after_switch()
+
+    def _report_teaching(self) -> None:
+        """Publishes what is being taught, where it has changed."""
+        for target, state in self._states.items():
+            if target.key is Key.TEACH and self._actions.present(target)[0] != state.value:
+                self._answer(target, state.id, state.error)
 
     def _after_switch(self) -> None:
         """Applies the stored products again, which the earlier bundle may have lacked, and publishes the states."""

@@ -4,18 +4,24 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from zsad_agent.config import AgentConfig
+from zsad_agent.control.command import CommandError, TeachAction, TeachRequest
 from zsad_agent.inspection import Station
+from zsad_agent.learning import LineLearner
 from zsad_agent.model import BundleStore, BundleUpdater, ModelInUse, Outcome
 from zsad_agent.system import in_thread, one_line
 from zsad_core.errors import BundleError, ConfigError
+from zsad_core.types import TAUGHT_THRESHOLD
 
 logger = logging.getLogger(__name__)
 
 MAX_ERROR_CHARACTERS = 4000  # a config file may have many faults
+START_COUNT = 30  # pictures of a teach-in that names no number
+NO_LEARNER = "teaching needs profiles in the config (not off), and a bundle with feature networks"
 
 
 class RunningAgent:
@@ -31,7 +37,9 @@ class RunningAgent:
         updater: BundleUpdater,
         store: BundleStore,
         restart: "ReloadRequest",
+        learner: LineLearner | None = None,
     ) -> None:
+        self._learner = learner
         self._stations = {station.name: station for station in stations}
         self._configured = {
             name: (station.inspector.threshold, station.inspector.product) for name, station in self._stations.items()
@@ -56,8 +64,13 @@ class RunningAgent:
         return self._store.holds(self._models.current.bundle)
 
     def threshold(self, camera: str) -> float:
-        threshold = self._stations[camera].inspector.threshold
-        return self._models.current.bundle.manifest.threshold.value if threshold is None else threshold
+        inspector = self._stations[camera].inspector
+        if inspector.threshold is not None:
+            return inspector.threshold
+        model = self._models.current
+        return (
+            TAUGHT_THRESHOLD if model.predictor.is_taught(inspector.product) else model.bundle.manifest.threshold.value
+        )
 
     def product(self, camera: str) -> str:
         return self._stations[camera].inspector.product
@@ -70,7 +83,7 @@ class RunningAgent:
 
     def set_product(self, camera: str, name: str | None) -> None:
         product = self._configured[camera][1] if name is None else name
-        self._models.current.bundle.prompt(product)  # ProductError if there is none
+        self._models.current.predictor.prepare(product)  # ProductError if there is none
         self._stations[camera].inspector.product = product
 
     def set_paused(self, camera: str, paused: bool | None) -> None:
@@ -81,6 +94,34 @@ class RunningAgent:
         """The newest picture, uint8 BGR [H, W, 3]; None before the first."""
         newest = self._stations[camera].capture.newest_images(1)
         return newest[-1] if newest else None
+
+    def teaching(self, camera: str) -> dict[str, Any]:
+        """What is being taught at the camera, and what can be done next."""
+        if self._learner is None:
+            return {"phase": "off", "text": NO_LEARNER, "next": []}
+        return self._learner.state(camera)
+
+    def teach(self, camera: str, request: TeachRequest) -> None:
+        """Carries out a command of teach-in.
+
+        Raises:
+            ZsadError: it is refused.
+        """
+        learner = self._learner
+        if learner is None:
+            raise CommandError(NO_LEARNER)
+        product = request.product or self.product(camera)
+        match request.action:
+            case TeachAction.START:
+                learner.begin(camera, product, request.count or START_COUNT, request.rate)
+            case TeachAction.CANCEL:
+                learner.cancel(camera)
+            case TeachAction.COMMIT:
+                learner.commit(camera)
+            case TeachAction.ROLL_BACK:
+                learner.roll_back(camera, product)
+            case TeachAction.GOOD | TeachAction.BAD:
+                learner.mark(camera, str(request.id), good=request.action is TeachAction.GOOD)
 
     def switch_bundle(self, path: Path | None) -> None:
         """Returns when the bundle inspects on probation. Waits for the disk and the compiler.

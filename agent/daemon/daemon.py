@@ -25,6 +25,7 @@ from zsad_agent.control import (
     StoredSettings,
     listen_for_triggers,
 )
+from zsad_agent.daemon.learning import make_learner
 from zsad_agent.daemon.observer import Observer
 from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_at_once
 from zsad_agent.daemon.startup import PublishedFile, compile_bundle, load_in_thread, make_spool, start_publisher
@@ -36,7 +37,6 @@ from zsad_agent.model import (
     BundleStore,
     BundleUpdater,
     CameraInUse,
-    Detector,
     Model,
     ModelGuard,
     ModelInUse,
@@ -48,6 +48,8 @@ from zsad_agent.mqtt import Publisher
 from zsad_agent.sources import Source, make_source
 from zsad_agent.spool import Cause
 from zsad_agent.system import CrashReports, Notifier, ServiceGroup, configure_logging, give_back_memory
+from zsad_agent.teaching import ProductPredictor, ProfileStore
+from zsad_core.bundle import Bundle
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
@@ -109,8 +111,11 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
     sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
     views = [View(camera.region_xywh, camera.ignore_mask) for camera in config.every_camera]
     store = BundleStore(options.state_dir / "bundles", config.inference)
+    folder = config.profiles_folder(options.state_dir)
+    profiles = None if folder is None else ProfileStore(folder)
+    compile_one = partial(compile_bundle, config=config, profiles=profiles)
     with ExitStack() as stack:
-        started = load_in_thread(store, config, options.stop, notifier.watchdog if restart.again else None)
+        started = load_in_thread(store, compile_one, options.stop, notifier.watchdog if restart.again else None)
         if started is None:
             leave_at_once(0, options.exit_now)  # the compiler's threads would crash during interpreter shutdown
             return 0
@@ -121,10 +126,10 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         publisher = start_publisher(config, spool, services, options.stop)
         last = PublishedFile(options.state_dir / "published.json")
         publisher.clear_all_but(_retained_topics(config), last.read())
-        agent = _assemble(config, options, started, publisher, sources, views, services)
+        agent = _assemble(config, options, started, compile_one, profiles, publisher, sources, views, services)
         controller = None
         if config.control.enabled:
-            controller = services.start(_make_controller(config, options, agent.observer, store, restart))
+            controller = services.start(_make_controller(config, options, agent.observer, store, compile_one, restart))
         reload = controller.reload if controller is not None else restart.ask_in_background
         health = HealthServer(
             config.http.listen,
@@ -204,7 +209,9 @@ class _Agent:
 def _assemble(
     config: AgentConfig,
     options: RunOptions,
-    started: Started[Detector],
+    started: Started[ProductPredictor],
+    compile_one: Callable[[Bundle], ProductPredictor],
+    profiles: ProfileStore | None,
     publisher: Publisher,
     sources: Sequence[Source],
     views: Sequence[View],
@@ -228,6 +235,9 @@ def _assemble(
     if config.evidence.enabled:
         folder = config.evidence.path or options.state_dir / "evidence"
         evidence = services.start(EvidenceStore(config.evidence, folder))
+    learner = make_learner(config, options.state_dir, stations, sources, views, models, profiles)
+    if learner is not None:
+        services.start(learner)
     recent = RecentResults()
     observer = Observer(
         config=config,
@@ -236,6 +246,7 @@ def _assemble(
         publisher=publisher,
         recent=recent,
         evidence=evidence,
+        learner=learner,
         services=services,
         nonces=Nonces(),
     )
@@ -247,6 +258,7 @@ def _assemble(
         sinks=[metrics, recent, *options.sinks],
         stop=capture_stop,
         evidence=evidence,
+        learner=learner,
         on_crash=options.crash_reports.record if options.crash_reports is not None else None,
         max_frames=options.max_frames,
     )
@@ -259,7 +271,7 @@ def _assemble(
             else:
                 status.fault(INFERENCE, fault, replace=True)
 
-    load = partial(load_again, config=config.inference)
+    load = partial(load_again, config=config.inference, make=compile_one)
     guard = services.start(ModelGuard(models, load_again=load, on_fault=state_fault))
     return _Agent(pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter, guard=guard)
 
@@ -269,6 +281,7 @@ def _make_controller(
     options: RunOptions,
     running: Observer,
     store: BundleStore,
+    compile_one: Callable[[Bundle], ProductPredictor],
     restart: ReloadRequest,
 ) -> Controller:
     """The controller of commands. After its start the stored settings of earlier runs apply."""
@@ -276,7 +289,7 @@ def _make_controller(
     updater = BundleUpdater(
         store=store,
         models=models,
-        compile_bundle=lambda bundle: compile_bundle(bundle, config),
+        compile_bundle=compile_one,
         cameras=lambda: [
             CameraInUse(
                 name=station.name,
@@ -286,6 +299,6 @@ def _make_controller(
             for station in stations
         ],
     )
-    remote = RunningAgent(stations, models, updater, store, restart)
+    remote = RunningAgent(stations, models, updater, store, restart, running.learner)
     stored = StoredSettings(options.state_dir / FILE_NAME)
     return Controller(remote, running.publisher, config, stored, nonces=running.nonces, reload_fault=restart.fault)

@@ -10,6 +10,7 @@ from zsad_agent.config import AgentConfig
 from zsad_agent.control import Nonces
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import Station
+from zsad_agent.learning import LineLearner
 from zsad_agent.messages import AgentSnapshot, BundleStats, CameraStats, RecentResults, Stats
 from zsad_agent.model import ModelInUse
 from zsad_agent.mqtt import Publisher
@@ -26,6 +27,7 @@ class Observer:
     publisher: Publisher
     recent: RecentResults
     evidence: EvidenceStore | None
+    learner: LineLearner | None
     services: ServiceGroup
     nonces: Nonces
     agent_version: str = field(default_factory=lambda: version("zsad-agent"))
@@ -67,4 +69,5 @@ class Observer:
             results=self.recent.counts(station.name),
             dropped=station.dropped,
             latency_ms=self.recent.latency_ms(station.name),
+            drift=self.learner.drift(station.name) if self.learner is not None else None,
         )

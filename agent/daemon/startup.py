@@ -10,12 +10,13 @@ from pathlib import Path
 
 from zsad_agent.config import EMBEDDED_BROKER, AgentConfig
 from zsad_agent.daemon.supervision import SUPERVISE_S
-from zsad_agent.inspection import check_products
+from zsad_agent.inspection import prepare_products, product_of
 from zsad_agent.messages import Published
-from zsad_agent.model import BundleStore, Detector, Started
+from zsad_agent.model import BundleStore, Started
 from zsad_agent.mqtt import EmbeddedBroker, Publisher
 from zsad_agent.spool import Spool
 from zsad_agent.system import ServiceGroup, in_thread, read_json, write_whole
+from zsad_agent.teaching import ProductPredictor, ProfileStore, make_predictor
 from zsad_core.bundle import Bundle
 
 SLOW_S = 10.0  # for one picture; the unit's WatchdogSec is 30
@@ -69,28 +70,36 @@ class PublishedFile:
             in_thread("published", partial(write_whole, self._path, content))
 
 
-def compile_bundle(bundle: Bundle, config: AgentConfig) -> Detector:
-    """The bundle, compiled for the config's device, after checking that it can serve every camera."""
-    check_products(config, bundle)
-    detector = Detector(bundle, config.inference)
-    if detector.trial_s > SLOW_S:
+def compile_bundle(bundle: Bundle, config: AgentConfig, profiles: ProfileStore | None) -> ProductPredictor:
+    """The bundle, compiled for the config's device, with what was taught about the products of the cameras.
+
+    Raises:
+        ZsadError: the bundle cannot serve every camera, or the device cannot run it.
+    """
+    products = {product_of(camera) for camera in config.every_camera}
+    predictor = make_predictor(bundle, config.inference, profiles, at_once=len(products))
+    prepare_products(config, bundle, predictor)
+    if predictor.trial_s > SLOW_S:
         logger.warning(
             "the model needed %.0f s for one picture, so systemd's watchdog may restart the agent. Use a smaller "
             "bundle, set inference.threads to the free cores, or raise WatchdogSec (systemctl edit zsad-agent)",
-            detector.trial_s,
+            predictor.trial_s,
         )
-    return detector
+    return predictor
 
 
 def load_in_thread(
-    store: BundleStore, config: AgentConfig, stop: threading.Event, alive: Callable[[], None] | None
-) -> Started[Detector] | None:
+    store: BundleStore,
+    compile_one: Callable[[Bundle], ProductPredictor],
+    stop: threading.Event,
+    alive: Callable[[], None] | None,
+) -> Started[ProductPredictor] | None:
     """Compiles in a thread, because a signal cannot interrupt the compiler. Returns None if stopped.
 
     `alive` feeds a watchdog that already runs, for at most `LOAD_S`; None: none runs yet.
     """
     started_s = time.monotonic()
-    outcome = in_thread("load", lambda: store.start(lambda bundle: compile_bundle(bundle, config)))
+    outcome = in_thread("load", lambda: store.start(compile_one))
     while not outcome.done() and not stop.is_set():
         if alive is not None and time.monotonic() - started_s < LOAD_S:
             alive()

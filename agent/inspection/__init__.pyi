@@ -9,6 +9,6 @@ from .pipeline import Station as Station
 from .sinks import HeatmapFolderSink as HeatmapFolderSink
 from .sinks import PrintSink as PrintSink
 from .stations import check_mask as check_mask
-from .stations import check_products as check_products
 from .stations import make_stations as make_stations
+from .stations import prepare_products as prepare_products
 from .view import View as View

@@ -5,19 +5,20 @@ import time
 from dataclasses import dataclass
 
 import cv2
+import numpy as np
 
 from zsad_agent.capture import INFERENCE, CameraStatus, Captured, UnknownPace
 from zsad_agent.config import CameraConfig, DecisionConfig, HeatmapConfig
 from zsad_agent.inspection.overlay import render_heatmap
 from zsad_agent.inspection.view import Rectangle, View
-from zsad_agent.messages import BundleName, FoundRegion, Latency, Result
+from zsad_agent.messages import BundleName, FoundRegion, Latency, Result, UsedProfile
 from zsad_agent.model import Model, ModelInUse
 from zsad_agent.system import one_line
 from zsad_core.bundle import GENERIC_PRODUCT
-from zsad_core.errors import ImageError, ZsadError
+from zsad_core.errors import ImageError, ProfileError, ZsadError
 from zsad_core.judging import Decider, instant_verdict
 from zsad_core.picture import find_regions
-from zsad_core.types import Frame, Prediction, Region, Verdict
+from zsad_core.types import TAUGHT_THRESHOLD, Frame, Prediction, Region, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class Inspected:
     product: str
     threshold: float
     prediction: Prediction | None
+    view_bgr: np.ndarray | None  # uint8 [H, W, 3]: the inspected part of the frame
+    provisional: bool  # nothing was taught for the product
     reason: str | None
     inference_ms: float | None
 
@@ -62,7 +65,7 @@ class Inspector:
         heatmap: HeatmapConfig,
         lossless: bool,
     ) -> None:
-        """Takes the parts of one camera. Without a threshold or region level in the config the bundle's is used.
+        """Takes the parts of one camera. Without a threshold or region level in the config, teach-in's or the bundle's.
 
         `lossless`: the pictures come from files, and each one gives a result.
         """
@@ -82,16 +85,26 @@ class Inspector:
         """Runs the model. An error of the picture, model or device becomes the `reason`."""
         model, product, threshold = self._models.current, self.product, self.threshold
         started_s = time.monotonic()
+        view_bgr = None
         if isinstance(captured, Frame):
             prediction, reason = self._predict(captured, model, product)
+            if prediction is not None:
+                view_bgr = self._view.cut(captured.image_bgr)
         else:
             prediction, reason = None, captured.reason
+        taught = model.predictor.is_taught(product)
+        if threshold is None and prediction is not None:
+            threshold = prediction.threshold
+        if threshold is None:
+            threshold = TAUGHT_THRESHOLD if taught else model.bundle.manifest.threshold.value
         return Inspected(
             captured=captured,
             model=model,
             product=product,
-            threshold=model.bundle.manifest.threshold.value if threshold is None else threshold,
+            threshold=threshold,
             prediction=prediction,
+            view_bgr=view_bgr,
+            provisional=not taught,
             reason=reason,
             inference_ms=(time.monotonic() - started_s) * 1000 if prediction is not None else None,
         )
@@ -104,6 +117,9 @@ class Inspector:
                 prediction = model.predictor.predict(picture, product)
             prediction = self._view.correct(prediction, frame.frame_wh, model.bundle.manifest.model.score)
         except ImageError as error:  # the bundle is not at fault
+            return None, str(error)
+        except ProfileError as error:  # nor here
+            self._status.fault(INFERENCE, str(error))
             return None, str(error)
         except ZsadError as error:
             self._status.fault(INFERENCE, str(error))
@@ -125,7 +141,9 @@ class Inspector:
         instant = Verdict.UNKNOWN
         if prediction is not None and isinstance(captured, Frame):
             instant = instant_verdict(prediction.anomaly_score, inspected.threshold)
-            level = self._region_level if self._region_level is not None else bundle.manifest.region_level
+            level = self._region_level
+            if level is None:
+                level = bundle.manifest.region_level if prediction.threshold is None else prediction.threshold
             rectangle = self._view.rectangle(captured.frame_wh)
             regions = self._view.in_frame(
                 find_regions(prediction.anomaly_map, level=level, frame_wh=rectangle[2:]), captured.frame_wh
@@ -134,6 +152,7 @@ class Inspector:
         verdict = self._decider.decide(instant, captured.captured_monotonic_s)
         if isinstance(captured, Frame) and not self._is_reported(verdict):  # `capture` limits the rate of faults
             return None
+        profile = prediction.profile if prediction is not None else None
         reason = inspected.reason or ("the model's score is not a number" if verdict is Verdict.UNKNOWN else None)
         result = Result(
             id=f"{self._identity.device_id}-{self._identity.boot}-{captured.seq}",
@@ -154,6 +173,8 @@ class Inspector:
                 inference=inspected.inference_ms,
             ),
             source_name=captured.source_name,
+            provisional=inspected.provisional,
+            profile=UsedProfile(product=profile.product, sha256=profile.sha256) if profile is not None else None,
             trigger_id=captured.trigger_id,
         )
         return result, heatmap

@@ -68,6 +68,12 @@ class Evidence(Protocol):
     def keep(self, result: Result, image_bgr: np.ndarray | None, heatmap: bytes | None) -> None: ...
 
 
+class Learner(Protocol):
+    """Learns from inspected parts, for example `LineLearner`. Never waits."""
+
+    def take(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None: ...
+
+
 class Pipeline(Service):
     """Owns one capture thread per station and the two shared threads. Started once, stopped once."""
 
@@ -84,6 +90,7 @@ class Pipeline(Service):
         store: ResultStore | None = None,
         sinks: Sequence[Sink] = (),
         evidence: Evidence | None = None,
+        learner: Learner | None = None,
         on_crash: Callable[[BaseException, str], None] | None = None,
         max_frames: int | None = None,
     ) -> None:
@@ -97,6 +104,7 @@ class Pipeline(Service):
                 sinks have accepted it.
             sinks: each gets every result, in the same order.
             evidence: gets every result with its picture, after the sinks.
+            learner: gets every result that has a score, with the inspected part of its picture.
             on_crash: called with an error that ends a thread, and with the thread's name.
             max_frames: number of pictures after which the run ends; None: when all sources have ended.
         """
@@ -106,6 +114,7 @@ class Pipeline(Service):
         self._store = store
         self._sinks = sinks
         self._evidence = evidence
+        self._learner = learner
         self._on_crash = on_crash
         self._max_frames = max_frames
         self._halt = threading.Event()  # no further picture goes to the model, even if one waits
@@ -231,20 +240,21 @@ class Pipeline(Service):
         Raises:
             QueueClosed: these were the last pictures.
         """
-        captured: list[Captured] = []
+        decided: list[Inspected] = []
         results: list[tuple[Result, bytes | None]] = []
         try:
             for station, inspected in islice(chain([first], iter(self._inspected.poll, None)), MOST_AT_ONCE):
                 result = station.inspector.decide(inspected)
                 if result is not None:
                     results.append(result)
-                    captured.append(inspected.captured)
+                    decided.append(inspected)
         finally:
             if results:
-                self._hand_over(captured, results)
+                self._hand_over(decided, results)
 
-    def _hand_over(self, captured: Sequence[Captured], results: Sequence[tuple[Result, bytes | None]]) -> None:
+    def _hand_over(self, decided: Sequence[Inspected], results: Sequence[tuple[Result, bytes | None]]) -> None:
         """A file whose result is lost stays in its folder and is inspected again."""
+        captured = [inspected.captured for inspected in decided]
         on_durable = [
             partial(item.done, result.verdict) if item.done is not None else None
             for item, (result, _) in zip(captured, results, strict=True)
@@ -260,3 +270,7 @@ class Pipeline(Service):
                 self._evidence.keep(result, item.image_bgr if isinstance(item, Frame) else None, heatmap)
             if self._store is None and done is not None:
                 done()
+        if self._learner is not None:
+            for inspected, (result, _) in zip(decided, results, strict=True):
+                if inspected.prediction is not None and inspected.view_bgr is not None:
+                    self._learner.take(result, inspected.view_bgr, inspected.prediction.anomaly_map)

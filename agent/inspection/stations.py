@@ -1,6 +1,7 @@
 """From the config to the stations of a pipeline: one for each camera."""
 
 import itertools
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -11,23 +12,42 @@ from zsad_agent.config import AgentConfig, CameraConfig
 from zsad_agent.inspection.inspector import Identity, Inspector, product_of
 from zsad_agent.inspection.pipeline import Station
 from zsad_agent.inspection.view import View
-from zsad_agent.model import ModelInUse
+from zsad_agent.model import ModelInUse, Predictor
 from zsad_agent.sources import Source
 from zsad_agent.system import BoundedQueue, FrameQueue, LatestQueue
 from zsad_core.bundle import Bundle
-from zsad_core.errors import ConfigError
+from zsad_core.errors import ConfigError, ProfileError
+from zsad_core.types import TAUGHT_THRESHOLD
+
+logger = logging.getLogger(__name__)
 
 
-def check_products(config: AgentConfig, bundle: Bundle) -> None:
-    """Checks that the bundle can serve every camera.
+def prepare_products(config: AgentConfig, bundle: Bundle, predictor: Predictor) -> None:
+    """Checks that the bundle can serve every camera, and makes what was taught ready.
+
+    A profile that cannot be used is logged: the verdicts of its product are unknown.
 
     Raises:
-        ProductError: the bundle lacks a product.
+        ProductError: a product was not taught, and the bundle lacks it.
         ConfigError: as of `check_mask`.
     """
     for camera in config.every_camera:
-        bundle.prompt(product_of(camera))
+        product = product_of(camera)
+        try:
+            predictor.prepare(product)
+        except ProfileError as error:
+            logger.error("camera %s: every verdict is unknown: %s", camera.name, error)
         check_mask(camera, bundle)
+        threshold = camera.decision.threshold if camera.decision is not None else None
+        if threshold is not None and predictor.is_taught(product):
+            logger.warning(
+                "camera %s: decision.threshold %g of the config replaces the taught threshold of %r, %g, so the false "
+                "reject rate that teach-in promised does not hold. Remove decision.threshold to use it",
+                camera.name,
+                threshold,
+                product,
+                TAUGHT_THRESHOLD,
+            )
 
 
 def check_mask(camera: CameraConfig, bundle: Bundle) -> None:

@@ -1,6 +1,7 @@
 """The part of a camera's frame that is inspected: a rectangle, without the pixels that a mask ignores."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 from zsad_core.errors import ConfigError, ImageError
 from zsad_core.facts import ScoreRule
 from zsad_core.judging import masked_score
+from zsad_core.memory import taught_score
 from zsad_core.picture import decode_image, read_encoded
 from zsad_core.types import Prediction, Region
 
@@ -82,15 +84,28 @@ class View:
         """
         if self._mask is None:
             return prediction
-        if rule is None:
+        judged = self._judged_for(frame_wh, prediction.anomaly_map.shape)
+        if prediction.scale is not None:
+            score = taught_score(prediction.anomaly_map, prediction.scale, ~judged)
+        elif rule is not None:
+            score = masked_score(prediction.anomaly_map, judged, rule)
+        else:
             raise ConfigError(
                 "ignore_mask: the score of this bundle is not computed from its anomaly map. Remove the mask"
             )
-        judged = self._judged_for(frame_wh, prediction.anomaly_map.shape)
-        return Prediction(
+        return replace(
+            prediction,
             anomaly_map=np.where(judged, prediction.anomaly_map, np.float32(0)),
-            anomaly_score=masked_score(prediction.anomaly_map, judged, rule),
+            anomaly_score=score,
         )
+
+    def ignored(self, frame_wh: tuple[int, int], map_hw: tuple[int, int]) -> np.ndarray | None:
+        """bool [h, w]: the map pixels of the region that the mask ignores; None without a mask.
+
+        Raises:
+            ImageError: as of `correct`.
+        """
+        return None if self._mask is None else ~self._judged_for(frame_wh, map_hw)
 
     def in_frame(self, regions: list[Region], frame_wh: tuple[int, int]) -> list[Region]:
         """The regions of the cut picture, in pixels of the frame."""

@@ -6,11 +6,13 @@ from .result import BundleName as BundleName
 from .result import FoundRegion as FoundRegion
 from .result import Latency as Latency
 from .result import Result as Result
+from .result import UsedProfile as UsedProfile
 from .result import encode as encode
 from .result import mark_replayed as mark_replayed
 from .stats import BrokerStats as BrokerStats
 from .stats import BundleStats as BundleStats
 from .stats import CameraStats as CameraStats
+from .stats import DriftStats as DriftStats
 from .stats import EvidenceStats as EvidenceStats
 from .stats import SpoolStats as SpoolStats
 from .stats import Stats as Stats

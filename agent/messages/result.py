@@ -12,7 +12,7 @@ from zsad_core.config import StrictModel
 from zsad_core.types import Verdict
 
 NO_TRIGGER = {"trigger_id"}
-OPTIONAL = NO_TRIGGER | {"source_name"}  # results in the spool of an older version lack it
+OPTIONAL = NO_TRIGGER | {"source_name", "provisional", "profile"}  # results in the spool of an older version lack them
 
 Text = Annotated[str, Field(min_length=1)]
 TopicLevel = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -42,6 +42,13 @@ class FoundRegion(StrictModel):
 class BundleName(StrictModel):
     name: Text
     version: Text
+    sha256: Sha256
+
+
+class UsedProfile(StrictModel):
+    """What was taught about the product."""
+
+    product: Text
     sha256: Sha256
 
 
@@ -93,6 +100,13 @@ class Result(StrictModel, json_schema_extra=_complete_schema):
     )
     source_name: Text | None = Field(
         default=None, description="File name of a picture from a file or folder; null for a camera, stream or video."
+    )
+    provisional: bool = Field(
+        default=False,
+        description="True while nothing was taught for the product: the threshold comes from other products.",
+    )
+    profile: UsedProfile | None = Field(
+        default=None, description="What was taught, if the result used it; null for a fault and while nothing was."
     )
     trigger_id: Text | SkipJsonSchema[None] = Field(
         default=None, description="The id of the trigger that this result answers; absent where there was none."

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from zsad_agent.messages.result import BundleName, Text, TopicLevel, UtcTime, encode
+from zsad_agent.messages.result import BundleName, Text, TopicLevel, Unit, UtcTime, encode
 from zsad_core.config import StrictModel
 
 Count = Annotated[int, Field(ge=0)]
@@ -29,12 +29,24 @@ class RecentLatency(StrictModel):
     inference: Percentiles | None
 
 
+class DriftStats(StrictModel):
+    """Scores of the parts beside those of the taught goods, since the profile came into use."""
+
+    accepted_p50: Unit | None = Field(description="Median of the last 500 accepted parts; null: none yet.")
+    accepted_p90: Unit | None = Field(description="Their 90 % quantile.")
+    goods_p50: Unit
+    goods_p90: Unit
+    rejects: Count
+    overridden: Count = Field(description="Rejected parts that a person marked as good.")
+
+
 class CameraStats(StrictModel):
     up: bool = Field(description="It delivers pictures that can be judged.")
     reason: str | None = Field(description="Why it is not up.")
     results: VerdictCounts
     dropped: Count = Field(description="Frames that a newer one replaced.")
     latency_ms: RecentLatency
+    drift: DriftStats | None = Field(default=None, description="Null while nothing was taught for the product.")
 
 
 class BundleStats(BundleName):

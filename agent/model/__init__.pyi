@@ -5,11 +5,12 @@ from .bundle_update import BundleUpdater as BundleUpdater
 from .bundle_update import CameraInUse as CameraInUse
 from .bundle_update import Outcome as Outcome
 from .bundle_update import find_bundle as find_bundle
+from .compiling import check_device as check_device
 from .current_model import Model as Model
 from .current_model import ModelInUse as ModelInUse
 from .current_model import Predictor as Predictor
 from .detector import Detector as Detector
-from .detector import check_device as check_device
 from .detector import load_again as load_again
+from .feature_networks import FeatureNetworks as FeatureNetworks
 from .precision_choice import keep_faster as keep_faster
 from .self_test import ModelGuard as ModelGuard

@@ -155,7 +155,8 @@ class BundleUpdater:
         cameras = self._cameras()
         for camera in cameras:
             try:
-                bundle.prompt(camera.product)
+                if not old.predictor.is_taught(camera.product):
+                    bundle.prompt(camera.product)
             except ProductError as error:
                 raise ProductError(f"bundle {full_name(bundle)}: camera {camera.name}: {error}") from error
         if not any(len(camera.images_bgr) for camera in cameras):
@@ -163,6 +164,8 @@ class BundleUpdater:
                 f"bundle {full_name(bundle)} cannot be tried: no camera has had a good picture yet. Try again later"
             )
         predictor = self._compile(bundle)
+        for camera in cameras:
+            predictor.prepare(camera.product)
         old_ms: list[float] = []
         new_ms: list[float] = []
         for camera in cameras:

@@ -1,9 +1,13 @@
-"""The cache of compiled models: one subfolder per bundle and OpenVINO version, checked by hashes, pruned here."""
+"""The cache of compiled models, checked by hashes and pruned here.
+
+The model of a bundle and each of its feature networks have a folder of their own for each version of OpenVINO.
+"""
 
 import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -14,11 +18,12 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-KEPT_FOLDERS = 3  # the one in use and two before it: a rollback, or a second agent with another bundle
+KEPT_BUNDLES = 3  # the one in use and two before it: a rollback, or a second agent with another bundle
 LOCK_PATIENCE_S = 60.0  # longest wait for another process that compiles; a model takes seconds
 _LOOK_AGAIN_S = 0.05
 _SEAL = "seal.json"
 _LOCK = "lock"
+_NETWORK = "--"  # before the name of a feature network
 _OURS = re.compile(r"^model-[0-9a-f]{16}-[\w.-]+$")
 
 
@@ -61,13 +66,16 @@ def _taken(lock: int, root: Path, patience_s: float) -> bool:
             return False
 
 
-def open_cache(root: Path, bundle_sha256: str, openvino_version: str) -> Path | None:
-    """The absolute folder for this bundle and version, created and checked; None (logged) if it cannot be written.
+def open_cache(root: Path, bundle_sha256: str, openvino_version: str, network: str = "") -> Path | None:
+    """The absolute folder for these, created and checked; None (logged) if it cannot be written.
 
     A compiled model with a wrong hash (a cut file, a flipped bit) is deleted, so OpenVINO compiles it again from the
     verified bundle. Call this and `seal_cache` inside `alone_in` of the root.
+
+    `network`: name of a feature network; empty for the bundle's model.
     """
-    folder = root.absolute() / f"model-{bundle_sha256[:16]}-{re.sub(r'[^A-Za-z0-9_.-]', '_', openvino_version)}"
+    name = f"model-{bundle_sha256[:16]}-{re.sub(r'[^A-Za-z0-9_.-]', '_', openvino_version)}"
+    folder = root.absolute() / (f"{name}{_NETWORK}{network}" if network else name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _prune(root.absolute(), keep=folder)
@@ -131,8 +139,15 @@ def _read_seal(folder: Path) -> object:
 
 
 def _prune(root: Path, keep: Path) -> None:
-    others = [path for path in root.iterdir() if _OURS.match(path.name) and path.is_dir() and path != keep]
-    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in others[KEPT_FOLDERS - 1 :]:
-        shutil.rmtree(path, ignore_errors=True)
-        logger.info("old model cache removed: %s", path)
+    """Deletes the folders of all but the `KEPT_BUNDLES` bundles used last."""
+    used_s: dict[str, float] = {}  # by the name without the network
+    folders = [path for path in root.iterdir() if _OURS.match(path.name) and path.is_dir()]
+    for path in folders:
+        bundle = path.name.partition(_NETWORK)[0]
+        used_s[bundle] = max(used_s.get(bundle, 0.0), path.stat().st_mtime)
+    used_s[keep.name.partition(_NETWORK)[0]] = math.inf
+    kept = sorted(used_s, key=used_s.__getitem__, reverse=True)[:KEPT_BUNDLES]
+    for path in folders:
+        if path.name.partition(_NETWORK)[0] not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+            logger.info("old model cache removed: %s", path)

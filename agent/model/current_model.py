@@ -22,6 +22,17 @@ class Predictor(Protocol):
             DeviceError: the device or model gives no valid answer, or has failed a self-test.
         """
 
+    def prepare(self, product: str) -> None:
+        """Makes sure that pictures of the product can be predicted, which may take as long as teach-in.
+
+        Raises:
+            ProductError: neither the bundle nor what was taught has this product.
+            ProfileError: what was taught about it cannot be used; `predict` fails with the same reason.
+        """
+
+    def is_taught(self, product: str) -> bool:
+        """Whether `predict` uses what was taught about the product."""
+
     def self_test(self) -> None:
         """Compares the answer to a test picture with the known one. After a failure `predict` fails too.
 

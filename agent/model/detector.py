@@ -1,40 +1,29 @@
 """One compiled model on one OpenVINO device: from a picture to its anomaly map and score."""
 
-import logging
-import re
+import math
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 import numpy as np
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model.bundle_store import open_bundle
-from zsad_agent.model.compiled_cache import (
-    alone_in,
-    clear_cache,
-    forget_compiled,
-    known_file,
-    open_cache,
-    seal_cache,
-)
+from zsad_agent.model.compiled_cache import forget_compiled
+from zsad_agent.model.compiling import Graph, Tried, check_device, compile_tested, read_graph, short, tolerance
 from zsad_agent.model.precision_choice import choose_model
-from zsad_agent.model.self_test import MIXED_TOLERANCE, TOLERANCE, answer_fault, drawn_picture
-from zsad_core.bundle import Bundle
+from zsad_agent.model.self_test import answer_fault, drawn_picture
+from zsad_core.bundle import Bundle, FeatureScale
 from zsad_core.errors import BundleError, DeviceError, ImageError
-from zsad_core.openvino_offline import import_openvino, openvino_core
+from zsad_core.openvino_offline import import_openvino
 from zsad_core.picture import resize_to_input
 from zsad_core.types import Prediction
 
-logger = logging.getLogger(__name__)
-
-IMAGE, PROMPT, MAP, SCORE = "image", "prompt", "anomaly_map", "anomaly_score"
+IMAGE, PROMPT, MAP, SCORE, TOKENS = "image", "prompt", "anomaly_map", "anomaly_score", "tokens"
 RANGE_SLACK = 1e-3  # rounding in a half-precision graph may exceed [0, 1] by this; the values are clipped
 MIN_SIDE_PX = 8
-Tried: TypeAlias = tuple[Any, np.ndarray]  # an inference request, and an answer to the test picture
-Try: TypeAlias = Callable[[Any], Tried]  # of a compiled model
-_VIRTUAL_DEVICES = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})
+PredictorT = TypeVar("PredictorT")
 
 
 class Detector:
@@ -51,6 +40,8 @@ class Detector:
             DeviceError: the device is absent, cannot run the model, or gives no valid answer.
         """
         self.arithmetic = choose_model(bundle, config)
+        self._own_tokens = _own_tokens(bundle) if self.arithmetic == bundle.arithmetics[0] else None
+        self._answered = False  # whether the request holds the answer to `_image`
         bundle = bundle.computing_in(self.arithmetic)
         self._bundle = bundle.without_model()
         self._input_hw = bundle.manifest.model.input_hw
@@ -61,11 +52,12 @@ class Detector:
         self._select_product(config.product)
         self._prompts_crc = self._sum_prompts()
         self._failed_test: str | None = None
-        self._tolerance = _tolerance(config)
-        model = _read_model(bundle)
+        self._tolerance = tolerance(config)
+        graph = _graph(bundle)
+        model = read_graph(graph, _ports(bundle, self._own_tokens), 1 if self._prompt is None else 2)
         check_device(config.device)
         self._device = config.device
-        self._request, self._known = _compile(model, bundle, config, self._try)
+        self._request, self._known = compile_tested(model, graph, config, self._try)
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         """Map and score of one picture.
@@ -94,6 +86,30 @@ class Detector:
             anomaly_map=np.clip(anomaly_map, 0.0, 1.0),  # a copy: the request's memory is reused
             anomaly_score=min(max(anomaly_score, 0.0), 1.0),
         )
+
+    def tokens(self, image_bgr: np.ndarray) -> np.ndarray | None:
+        """Tokens of the picture that `predict` had last, so that the backbone runs once.
+
+        Args:
+            image_bgr: uint8 [H, W, 3].
+
+        Returns:
+            float32 [h * w, width], unit vectors in the request's memory: the next picture overwrites them. None: the
+            model has no such output, or the last picture was another one.
+        """
+        if self._own_tokens is None or not self._answered:
+            return None
+        if not np.array_equal(resize_to_input(image_bgr, self._input_hw), self._image[0]):
+            return None
+        return np.asarray(self._request.get_tensor(TOKENS).data[0])
+
+    def prepare(self, product: str) -> None:
+        """As `zsad_agent.model.Predictor.prepare`."""
+        self._bundle.prompt(product)
+
+    def is_taught(self, product: str) -> bool:
+        """As `zsad_agent.model.Predictor.is_taught`: it uses the bundle alone."""
+        return False
 
     def self_test(self) -> None:
         """As `zsad_agent.model.Predictor.self_test`."""
@@ -125,7 +141,7 @@ class Detector:
         return request, answer
 
     def _answer(self, request: Any) -> np.ndarray:
-        """float32 [map values, score]: the answer to the test picture for the first product of the bundle."""
+        """float32 [map values, score, tokens]: the answer to the test picture for the bundle's first product."""
         product = self._product
         self._select_product(min(self._bundle.manifest.products, default=product))
         np.copyto(self._image[0], drawn_picture(self._input_hw))
@@ -133,18 +149,21 @@ class Detector:
             anomaly_map, anomaly_score = self._infer(request)
         finally:
             self._select_product(product)
-        return np.append(anomaly_map, np.float32(anomaly_score))
+        answer = np.append(anomaly_map, np.float32(anomaly_score))
+        return answer if self._own_tokens is None else np.append(answer, request.get_tensor(TOKENS).data)
 
     def _infer(self, request: Any) -> tuple[np.ndarray, float]:
         """Map, in the request's memory, and score of the picture in the input."""
+        self._answered = False
         try:
             request.infer()
             anomaly_map = request.get_tensor(MAP).data[0]
             anomaly_score = float(request.get_tensor(SCORE).data[0])
         except RuntimeError as error:
-            raise DeviceError(f"device {self._device}: inference failed: {_short(error)}") from error
+            raise DeviceError(f"device {self._device}: inference failed: {short(error)}") from error
         _check_range(MAP, float(anomaly_map.min()), float(anomaly_map.max()))  # NaN anywhere makes both NaN
         _check_range(SCORE, anomaly_score, anomaly_score)
+        self._answered = True
         return anomaly_map, anomaly_score
 
     def _select_product(self, product: str) -> None:
@@ -156,24 +175,18 @@ class Detector:
             self._product = product
 
 
-def load_again(bundle: Bundle, config: InferenceConfig) -> Detector:
-    """A bundle in use, read from its file again and compiled without the cache.
+def load_again(bundle: Bundle, config: InferenceConfig, make: Callable[[Bundle], PredictorT]) -> PredictorT:
+    """A bundle in use, read from its file again and compiled by `make` without the cache.
 
     Raises:
         BundleError: it cannot be read, is another one now, or no trusted key signed it.
-        ZsadError: as of `Detector`.
+        ZsadError: as of `make`.
     """
     found = open_bundle(config.model_copy(update={"bundle": bundle.path}))
     if found.sha256 != bundle.sha256:
         raise BundleError(f"{bundle.path}: holds another bundle now, {found.sha256[:12]}. Restart the agent to use it")
     forget_compiled(config.cache_dir, bundle.sha256)
-    return Detector(found, config)
-
-
-def _tolerance(config: InferenceConfig) -> float:
-    """AUTO may compute the first answers on another device than the later ones."""
-    mixed = config.precision == "auto" and config.device.partition(":")[0] in _VIRTUAL_DEVICES
-    return MIXED_TOLERANCE if mixed else TOLERANCE
+    return make(found)
 
 
 def _check_range(name: str, low: float, high: float) -> None:
@@ -181,144 +194,22 @@ def _check_range(name: str, low: float, high: float) -> None:
         raise DeviceError(f"the model gave no valid {name}: values from {low} to {high}, expected [0, 1]")
 
 
-def _read_model(bundle: Bundle) -> Any:
-    try:
-        model = openvino_core().read_model(model=bundle.model_xml, weights=bundle.model_bin)
-    except RuntimeError as error:
-        raise BundleError(f"{bundle.path}/model.xml: OpenVINO cannot read it: {_short(error)}") from error
+def _own_tokens(bundle: Bundle) -> FeatureScale | None:
+    return next((scale for scale in bundle.manifest.features or () if scale.file is None), None)
+
+
+def _ports(bundle: Bundle, own_tokens: FeatureScale | None) -> dict[str, tuple[str, list[int]]]:
+    """Name -> (element type, shape); the inputs first."""
     facts = bundle.manifest.model
-    expected = {
-        IMAGE: ("u8", [1, *facts.input_hw, 3]),
-        MAP: ("f32", [1, *facts.map_hw]),
-        SCORE: ("f32", [1]),
-    }
-    inputs = 1
+    ports = {IMAGE: ("u8", [1, *facts.input_hw, 3])}
     if facts.prompt_shape is not None:
-        expected[PROMPT] = ("f32", list(facts.prompt_shape))
-        inputs = 2
-    found = {
-        name: (port.get_element_type().get_type_name(), _shape(port))
-        for port in (*model.inputs, *model.outputs)
-        for name in port.get_names() & expected.keys()
-    }
-    faults = [
-        f"{name}: expected {kind} {shape}, found {' '.join(map(str, found[name])) if name in found else 'none'}"
-        for name, (kind, shape) in expected.items()
-        if found.get(name) != (kind, shape)
-    ]
-    if faults or len(model.inputs) != inputs:
-        faults = faults or [f"{len(model.inputs)} inputs, expected {IMAGE}{f' and {PROMPT}' if inputs == 2 else ''}"]
-        raise BundleError(f"{bundle.path}/model.xml: does not match the manifest: {'; '.join(faults)}")
-    return model
+        ports[PROMPT] = ("f32", list(facts.prompt_shape))
+    ports |= {MAP: ("f32", [1, *facts.map_hw]), SCORE: ("f32", [1])}
+    if own_tokens is not None:
+        ports[TOKENS] = ("f32", [1, math.prod(own_tokens.grid_hw), own_tokens.width])
+    return ports
 
 
-def _shape(port: Any) -> list[int] | str:
-    shape = port.get_partial_shape()
-    return list(shape.to_shape()) if shape.is_static else str(shape)
-
-
-def check_device(device: str) -> None:
-    """Checks that OpenVINO finds the device.
-
-    Raises:
-        DeviceError: the device is absent; the text lists the present ones.
-    """
-    core = openvino_core()
-    kind, _, inner = device.partition(":")
-    if kind in _VIRTUAL_DEVICES:
-        named = [name.strip().lstrip("-").partition("(")[0] for name in inner.split(",") if name.strip()]
-    else:
-        named = [device]
-    absent = [name for name in named if not _is_present(core, name)]
-    if absent:
-        present = list(core.available_devices)
-        raise DeviceError(
-            f"inference device {device!r}: {', '.join(absent)} not present. "
-            f"Present here: {', '.join(present) or 'none'}. Set inference.device to one of these or to AUTO."
-        )
-
-
-def _is_present(core: Any, name: str) -> bool:
-    """Loads only the plugin of this device: a list of all devices would load every plugin, 15 MB."""
-    kind, _, number = name.partition(".")
-    try:
-        numbers = core.get_property(kind, "AVAILABLE_DEVICES")
-    except RuntimeError:  # no such plugin, or it cannot be loaded
-        return False
-    return any(number in ("", have) or have.startswith(f"{number}.") for have in numbers)
-
-
-def _compile(model: Any, bundle: Bundle, config: InferenceConfig, try_it: Try) -> Tried:
-    """The compiled model's request, and the known answer."""
-    core = openvino_core()
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-    if config.precision == "f32":
-        options["INFERENCE_PRECISION_HINT"] = "f32"
-    # Also for AUTO, which may choose the CPU. 0, the default, resets it: all models of the process share the core.
-    core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
-    if config.device == "CPU":
-        _expand_weights(model)
-    tried = _compile_with_cache(model, bundle, config, options, try_it)
-    if tried is not None:
-        return tried
-    try:
-        compiled = core.compile_model(model, config.device, options)
-    except RuntimeError as error:
-        raise DeviceError(
-            f"inference device {config.device!r} cannot run the model with precision {config.precision}: "
-            f"{_short(error)} Present here: {', '.join(core.available_devices)}."
-        ) from error
-    return try_it(compiled)
-
-
-def _compile_with_cache(
-    model: Any, bundle: Bundle, config: InferenceConfig, options: dict[str, Any], try_it: Try
-) -> Tried | None:
-    """As `_compile`. None (logged) if the cache or the device fails, or the cached model has another answer.
-
-    The model is compiled from the bundle first, then read back: compiling leaves tens of MB of memory. It is not mapped
-    into memory. A change of a mapped file would change the answers, and a cut would end the process by SIGBUS.
-    """
-    root, core = config.cache_dir, openvino_core()
-    with alone_in(root) as alone:
-        cache = open_cache(root, bundle.sha256, import_openvino().get_version()) if alone else None
-        if cache is None:
-            return None
-        options = {**options, "CACHE_DIR": str(cache), "ENABLE_MMAP": False}
-        device = re.sub(r"[^A-Za-z0-9.]", "_", config.device)
-        variant = f"{zlib.crc32(bundle.model_xml):08x}-{device}-{config.precision}"
-        try:
-            known_path = known_file(cache, variant)
-            if not known_path.exists():
-                np.save(known_path, try_it(core.compile_model(model, config.device, options))[1])
-            known = np.load(known_path, allow_pickle=False)
-            request, answer = try_it(core.compile_model(model, config.device, options))
-            fault = answer_fault(answer, known, _tolerance(config))
-            if fault is None:
-                seal_cache(cache)
-                return request, known
-        except (RuntimeError, OSError, ValueError, DeviceError) as error:  # the disk or the device
-            fault = _short(error)
-        logger.warning("compiling with the cache %s failed, compiling without it: %s", cache, fault)
-        clear_cache(cache)
-        return None
-
-
-def _expand_weights(model: Any) -> None:
-    """Converts half-precision weights to float once, at compile time.
-
-    Otherwise the CPU plugin converts those of fully connected layers for every picture. On a CPU without half-precision
-    arithmetic this takes 15 to 18 % of the time of a ViT-Ti (AVX2, OpenVINO 2026.4).
-    """
-    for node in model.get_ops():
-        if node.get_type_name() == "Convert":
-            marks = node.get_rt_info()
-            for mark in [mark for mark in marks if mark.startswith("decompression")]:
-                del marks[mark]
-
-
-def _short(error: Exception) -> str:
-    """OpenVINO's text without its file names, on one line."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    useful = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
-    return " ".join(useful or [line for line in lines if line])[:300]
+def _graph(bundle: Bundle) -> Graph:
+    source = f"{bundle.path}/model.xml"
+    return Graph(xml=bundle.model_xml, weights=bundle.model_bin, source=source, bundle_sha256=bundle.sha256)

@@ -65,12 +65,21 @@ def _details(manifest: Manifest) -> str:
         ("map", f"{_size(model.map_hw)} values"),
         ("score", f"mean of the highest {100 * score.top_fraction:g} % of the map" if score else "the method's own"),
         ("weights", model.precision + (" and int8; each machine runs the faster one" if manifest.variant else "")),
+        ("teach-in", _scales(manifest)),
         ("products", products),
         ("made by", f"`{manifest.made_by}`"),
         ("exported", _exported_with(manifest)),
         ("bundle format", f"{manifest.format_version}, read by zsad-agent {manifest.needs_agent} and newer"),
     ]
     return _table(("", ""), rows)
+
+
+def _scales(manifest: Manifest) -> str:
+    rows = [
+        f"{one.name} ({_size(one.input_hw)} px{', 2 x 2 tiles' if one.tiles == 2 else ''})"
+        for one in manifest.features or ()
+    ]
+    return ", ".join(rows) or "the bundle has no feature networks"
 
 
 def _exported_with(manifest: Manifest) -> str:
@@ -112,7 +121,13 @@ def _exported(manifest: Manifest) -> list[str]:
         calibration=manifest.calibration,
         accepted_loss=manifest.accepted_loss,
     )
-    return [_proof(one) for one in (main, manifest.variant) if one is not None]
+    tokens = [
+        f"- {scale.name}: over {scale.parity.images} images of {scale.parity.source}, a value of a token differs from "
+        f"torch's by at most {scale.parity.max_difference:.1e} (allowed {scale.parity.tolerance:g})."
+        for scale in manifest.features or ()
+        if scale.parity is not None
+    ]
+    return [*(_proof(one) for one in (main, manifest.variant) if one is not None), *tokens]
 
 
 def _proof(one: Variant) -> str:

@@ -1,6 +1,8 @@
 from .checks import add_gate_flags as add_gate_flags
+from .checks import add_image_flags as add_image_flags
 from .checks import add_parity_flags as add_parity_flags
 from .checks import check_pictures as check_pictures
+from .checks import chosen_pictures as chosen_pictures
 from .checks import count as count
 from .checks import measure as measure
 from .checks import parity_pictures as parity_pictures
@@ -9,6 +11,7 @@ from .checks import refuse as refuse
 from .checks import unit as unit
 from .gate import Metrics as Metrics
 from .gate import given_to_graph as given_to_graph
+from .parity import compiled_in_float32 as compiled_in_float32
 from .parity import measure_parity as measure_parity
 from .parity import parity_faults as parity_faults
 from .pictures import is_mask as is_mask

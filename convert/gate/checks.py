@@ -35,12 +35,17 @@ def count(text: str) -> int:
     return int(text)
 
 
-def add_parity_flags(command: argparse.ArgumentParser) -> None:
-    """Adds the flags of `measure`."""
+def add_image_flags(command: argparse.ArgumentParser) -> None:
+    """Adds the flags of `chosen_pictures`."""
     command.add_argument(
         "--images", type=Path, required=True, help="folder of real pictures to compare torch and IR on"
     )
     command.add_argument("--max-images", type=count, default=64, help="evenly spaced over the folder (default 64)")
+
+
+def add_parity_flags(command: argparse.ArgumentParser) -> None:
+    """Adds the flags of `measure`."""
+    add_image_flags(command)
     told = ", ".join(f"{precision} {pair}" for precision, pair in TOLERANCES.items())
     command.add_argument(
         "--map-tolerance",
@@ -104,6 +109,13 @@ def parity_pictures(args: argparse.Namespace) -> list[Path]:
     return found
 
 
+def chosen_pictures(args: argparse.Namespace) -> list[Path]:
+    """At most `--max-images` images of `--images`, evenly spaced; errors as of `parity_pictures`."""
+    from zsad_convert.gate.pictures import evenly_spaced
+
+    return evenly_spaced(parity_pictures(args), args.max_images)
+
+
 def check_pictures(args: argparse.Namespace) -> None:
     """Checks the folders of images, before the slow steps begin.
 
@@ -131,7 +143,6 @@ def measure(
 ) -> Parity:
     """Measures the differences between torch and IR on the images of `--images`, without judging them."""
     from zsad_convert.gate.parity import measure_parity
-    from zsad_convert.gate.pictures import evenly_spaced
 
     map_tolerance, score_tolerance = TOLERANCES[precision]
     return measure_parity(
@@ -139,7 +150,7 @@ def measure(
         text,
         ir,
         prompts,
-        evenly_spaced(parity_pictures(args), args.max_images),
+        chosen_pictures(args),
         source=args.images.name,
         map_tolerance=map_tolerance if args.map_tolerance is None else args.map_tolerance,
         score_tolerance=score_tolerance if args.score_tolerance is None else args.score_tolerance,

@@ -59,13 +59,21 @@ class PyramidBackbone(nn.Module):
         Args:
             images: [B, 3, H, W], normalised; H, W multiples of 16.
         """
-        height, width = int(images.shape[2]), int(images.shape[3])
-        levels = self.cnn.forward_intermediates(images, indices=self._levels, intermediates_only=True)
-        patch_tokens = []
-        for projection, features in zip(self.projections, levels, strict=True):
-            on_grid = _to_grid(features, self.grid_hw((height, width)))
-            patch_tokens.append(projection(on_grid).flatten(2).transpose(1, 2))  # [B, N, D]
+        patch_tokens = [
+            projection(features).flatten(2).transpose(1, 2)  # [B, N, D]
+            for projection, features in zip(self.projections, self.levels_on_grid(images), strict=True)
+        ]
         return [patches.mean(dim=1) for patches in patch_tokens], patch_tokens
+
+    def levels_on_grid(self, images: Tensor) -> list[Tensor]:
+        """The tapped levels before the projections, each [B, C, h, w] with a width of its own.
+
+        Args:
+            images: as of `forward`.
+        """
+        grid_hw = self.grid_hw((int(images.shape[2]), int(images.shape[3])))
+        levels = self.cnn.forward_intermediates(images, indices=self._levels, intermediates_only=True)
+        return [_to_grid(features, grid_hw) for features in levels]
 
     def trainable_blocks(self, count: int) -> list[nn.Parameter]:
         """Freezes all parameters (count 0) or none (count = number of taps); returns the trainable ones."""

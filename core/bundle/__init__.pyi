@@ -1,6 +1,11 @@
+from .features import FeatureScale as FeatureScale
+from .files import UNREADABLE_ZIP as UNREADABLE_ZIP
 from .files import MissingFileError as MissingFileError
 from .files import bundle_folder as bundle_folder
 from .files import bundle_reader as bundle_reader
+from .files import open_zip as open_zip
+from .files import read_member as read_member
+from .files import zip_members as zip_members
 from .format import FORMAT_VERSION as FORMAT_VERSION
 from .format import INT8_BIN as INT8_BIN
 from .format import INT8_XML as INT8_XML
@@ -39,6 +44,7 @@ from .proof import Gate as Gate
 from .proof import GateRow as GateRow
 from .proof import Parity as Parity
 from .proof import Precision as Precision
+from .proof import TokenParity as TokenParity
 from .proof import Variant as Variant
 from .resize_rule import RESIZE_RULE as RESIZE_RULE
 from .resize_rule import ResizeRule as ResizeRule

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal, Self
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
+from zsad_core.bundle.features import FeatureScale, FileName, Side, scales_fault
 from zsad_core.bundle.files import BundleReader, MissingFileError, bundle_reader
 from zsad_core.bundle.model_xml import check_model_xml
 from zsad_core.bundle.prompt_bank import PromptBank, Wording
@@ -36,6 +37,7 @@ PAYLOAD_FILES = (MODEL_XML, MODEL_BIN, PROMPTS)  # a method without text has no 
 TEXT_SIDE = "text_side.safetensors"  # the host uses it to add products; see `zsad_core.text.side`
 INT8_XML, INT8_BIN = "model_int8.xml", "model_int8.bin"  # the same model in int8, see `Manifest.variant`
 VARIANT_FILES = (INT8_XML, INT8_BIN)
+_KEPT_FILES = frozenset({*PAYLOAD_FILES, *VARIANT_FILES})  # in memory after the check; others are read when needed
 MAX_FILE_BYTES = 2_000_000_000  # the IR of a ViT-L in FP32 is 1.3 GB
 MAX_BUNDLE_BYTES = 2_500_000_000  # of all files together; they are all in memory during the check
 MAX_MANIFEST_BYTES = 4_000_000
@@ -43,10 +45,8 @@ MAX_XML_BYTES = 64_000_000  # a ViT-L has 2 MB; the parser needs ten times as mu
 MAX_PROMPT_VALUES = 1_000_000  # of one product
 
 _AGENT_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")  # of NEEDS_AGENT
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # without a path
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Arithmetic = Literal["fp", "int8"]  # of a bundle's models
-Side = Annotated[int, Field(gt=0, le=8192)]  # pixels; the largest input then has 200 MB
 
 
 class Threshold(RecordModel):
@@ -123,6 +123,14 @@ class Manifest(RecordModel):
     # The same model in int8 beside a float model: each machine runs the faster one. All other keys, including the
     # threshold, apply to both. The variant's parity and gate show that both give the same results.
     variant: Variant | None = None
+    # Level n of teach-in uses the first n scales. None: the bundle cannot be taught.
+    features: Annotated[tuple[FeatureScale, ...], Field(min_length=1, max_length=16)] | None = None
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> Self:
+        if fault := scales_fault(self.features or (), self.model.input_hw):
+            raise ValueError(f"features: {fault}")
+        return self
 
     @model_validator(mode="after")
     def _variant_is_another(self) -> Self:
@@ -168,6 +176,31 @@ class Bundle:
         if arithmetic != self.arithmetics[0]:
             xml, weights = self.variant_xml, self.variant_bin
         return replace(self, model_xml=xml, model_bin=weights, variant_xml=b"", variant_bin=b"")
+
+    def feature_xml(self, scale: FeatureScale) -> bytes:
+        """The graph of a scale with a file, read and checked again: `load_bundle` does not keep it.
+
+        Raises:
+            BundleError: it cannot be read, or was changed since the bundle was loaded.
+        """
+        if scale.file is None:
+            raise ValueError(f"{scale.name}: is an output of the main model and has no file")
+        text = self._read_again(scale.file, MAX_XML_BYTES)
+        check_model_xml(text, f"{self.path}/{scale.file}")
+        return text
+
+    def feature_weights(self) -> bytes:
+        """The constants of all feature networks, read and checked again.
+
+        Raises:
+            BundleError: as of `feature_xml`.
+        """
+        return self._read_again(MODEL_BIN, MAX_FILE_BYTES)
+
+    def _read_again(self, name: str, max_bytes: int) -> bytes:
+        content = bundle_reader(self.path, MANIFEST)(name, max_bytes)
+        _check_hash(content, self.manifest.files[name], f"{self.path}/{name}")
+        return content
 
     def without_model(self) -> Self:
         """The bundle without graphs and weights: a compiled model has its own copy."""
@@ -243,10 +276,12 @@ def _read_signature(read: BundleReader, path: Path) -> bytes:
 
 
 def _read_files(read: BundleReader, path: Path, manifest: Manifest) -> dict[str, bytes]:
-    """Name -> content of every file of the manifest, after a check of its hash."""
+    """Checks the hash of every file of the manifest; gives name -> content of `_KEPT_FILES`."""
     needs_text = manifest.model.prompt_shape is not None
-    payload = [name for name in PAYLOAD_FILES if needs_text or name != PROMPTS]
-    missing = [name for name in (*payload, *(VARIANT_FILES if manifest.variant else ())) if name not in manifest.files]
+    needed = [name for name in PAYLOAD_FILES if needs_text or name != PROMPTS]
+    needed += VARIANT_FILES if manifest.variant else ()
+    needed += dict.fromkeys(scale.file for scale in manifest.features or () if scale.file)
+    missing = [name for name in needed if name not in manifest.files]
     if missing:
         raise BundleError(f"{path}/{MANIFEST}: files: no hash for {', '.join(missing)}. Export the bundle again.")
     if manifest.variant is None and (stray := [name for name in VARIANT_FILES if name in manifest.files]):
@@ -256,14 +291,19 @@ def _read_files(read: BundleReader, path: Path, manifest: Manifest) -> dict[str,
     for name, expected in manifest.files.items():
         content = read(name, min(left, MAX_XML_BYTES if name in (MODEL_XML, INT8_XML) else MAX_FILE_BYTES))
         left -= len(content)
-        found = hashlib.sha256(content).hexdigest()
-        if found != expected:
-            raise BundleError(
-                f"{path}/{name}: sha256 is {found[:12]}…, the manifest says {expected[:12]}…: the file is truncated or "
-                "was changed. Copy the bundle again."
-            )
-        contents[name] = content
+        _check_hash(content, expected, f"{path}/{name}")
+        if name in _KEPT_FILES:
+            contents[name] = content
     return contents
+
+
+def _check_hash(content: bytes, expected: str, source: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise BundleError(
+            f"{source}: sha256 is {found[:12]}…, the manifest says {expected[:12]}…: the file is truncated or was "
+            "changed. Copy the bundle again."
+        )
 
 
 def _prompt_bank(path: Path, manifest: Manifest, contents: dict[str, bytes]) -> PromptBank | None:

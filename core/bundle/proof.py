@@ -24,6 +24,15 @@ class Parity(RecordModel):
     score_tolerance: Tolerance
 
 
+class TokenParity(RecordModel):
+    """Largest difference between the unit vectors of the torch network and of the IR over `images` images."""
+
+    images: Count
+    source: str
+    max_difference: Difference  # of one value
+    tolerance: Tolerance
+
+
 class GateRow(RecordModel):
     """Metrics of the torch model in float32 and of the IR on one labelled data set; means over its categories."""
 

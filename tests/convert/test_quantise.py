@@ -17,8 +17,9 @@ from small_model import TEXT_DIM, record, text_embeddings
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector as DeviceDetector
+from zsad_convert.bundle import serialise
 from zsad_convert.cli import main
-from zsad_convert.export import prompt_arrays, serialise, to_openvino
+from zsad_convert.export import prompt_arrays, to_openvino
 from zsad_convert.gate import Metrics, labelled_pictures
 from zsad_convert.gate.checks import TOLERANCES
 from zsad_convert.gate.gate import gate_faults, measure_gate

@@ -27,8 +27,8 @@ MAX_README_WORDS = 900
 LANGUAGES = {"bash", "json", "text", "yaml"}
 # Written as `# needs: camera, broker` after a command that a test cannot run.
 NEEDS = {"broker", "camera", "data sets", "GPU", "hours", "idle machine", "network", "root", "weights", "wheels"}
-# The test runs these commands, which take a second or less. Others without a `needs` are only parsed.
-CHEAP = {"score", "calibrate", "check", "keygen", "sign", "card"}
+# The test runs these commands, which take seconds at most. Others without a `needs` are only parsed.
+CHEAP = {"score", "teach", "profiles", "calibrate", "check", "keygen", "sign", "card"}
 SCRIPTS: dict[str, str] = PROJECT["project"]["scripts"]  # command -> module:function
 CODE_PATH = re.compile(r"(?:agent|core|training|convert|systemd|tests|benchmarks|demo|docs)/[\w./-]+")
 

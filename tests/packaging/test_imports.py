@@ -16,9 +16,9 @@ MAY_IMPORT = {
     "zsad_training": {"zsad_training", "zsad_core"},
     "zsad_convert": {"zsad_convert", "zsad_core"},
 }
-ROOMS_WITHOUT_TORCH = ("bundle", "picture", "judging", "data")  # of core; its top has none either
+ROOMS_WITHOUT_TORCH = ("bundle", "picture", "part", "judging", "memory", "data")  # of core; its top has none either
 MOST_FILES = 10  # of a room, with its __init__.py
-MOST_FLOORS = 8
+MOST_FLOORS = 9
 TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors", "sentence_transformers", "sklearn", "matplotlib"}
 
 

@@ -19,7 +19,9 @@ from zsad_agent.model import Outcome
 from zsad_agent.spool import SpoolClock
 
 NOW_S = 1_800_000_000.0
-SETTINGS = [f"{camera}/{key}" for camera in ("cam0", "cam1") for key in ("threshold", "product", "paused", "snapshot")]
+SETTINGS = [
+    f"{camera}/{key}" for camera in ("cam0", "cam1") for key in ("threshold", "product", "paused", "snapshot", "teach")
+]
 SETTINGS += ["bundle", "reload"]
 
 

@@ -56,6 +56,9 @@ class FakePredictor:
     def __init__(self, before: Callable[[np.ndarray], None] = lambda image: None) -> None:
         self._before = before
 
+    def is_taught(self, product: str) -> bool:
+        return False
+
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         self._before(image_bgr)
         darkness = 1.0 - float(image_bgr.mean()) / 255

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from pipeline_tools import BRIGHT, DARK, RESULT_SCHEMA, FakePredictor, fail_on_dark, make_inspector, make_model
+from pipeline_tools import BRIGHT, DARK, GREY, RESULT_SCHEMA, FakePredictor, fail_on_dark, make_inspector, make_model
 
 from zsad_agent.capture import Captured, Fault, UnknownPace
 from zsad_agent.config import CameraConfig, DecisionConfig
@@ -26,6 +26,25 @@ def test_score_that_is_nan_is_unknown() -> None:
     assert result.verdict is Verdict.UNKNOWN
     assert result.anomaly_score is None
     jsonschema.validate(json.loads(result.encode()), RESULT_SCHEMA)
+
+
+class TaughtFake(FakePredictor):
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        return dataclasses.replace(super().predict(image_bgr), threshold=0.2, scale=4.0)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "configured", "threshold", "regions"),
+    [(FakePredictor(), None, 0.5, 0), (TaughtFake(), None, 0.2, 1), (TaughtFake(), 0.9, 0.9, 1)],
+)
+def test_threshold_is_that_of_the_config_else_of_teach_in_else_of_the_bundle(
+    predictor: FakePredictor, configured: float | None, threshold: float, regions: int
+) -> None:
+    camera = CameraConfig(decision=DecisionConfig(threshold=configured))
+    inspector = make_inspector(predictor, camera=camera)
+    decided = inspector.decide(inspector.predict(frame(1, np.full_like(GREY, 170))))  # a map of 0.33
+    assert decided is not None
+    assert (decided[0].threshold, len(decided[0].regions)) == (threshold, regions)
 
 
 def test_verdict_is_debounced_over_frames_and_a_lost_camera_is_unknown() -> None:

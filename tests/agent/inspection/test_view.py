@@ -10,7 +10,8 @@ from zsad_agent.inspection.overlay import render_heatmap
 from zsad_agent.inspection.view import Rectangle
 from zsad_core.errors import ConfigError, ImageError
 from zsad_core.facts import ScoreRule
-from zsad_core.types import Prediction, Region
+from zsad_core.memory import to_unit
+from zsad_core.types import Prediction, ProfileName, Region
 
 RULE = ScoreRule(top_fraction=0.0, pool=1)
 FRAME = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
@@ -105,6 +106,24 @@ def test_mask_is_refused_for_a_bundle_whose_score_is_not_computed_from_its_map(t
     view = View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:5, :5]))
     with pytest.raises(ConfigError, match="is not computed from its anomaly map"):
         view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (60, 40), None)
+
+
+def test_mask_counts_for_the_score_of_a_taught_product(tmp_path: Path) -> None:
+    view = View(ignore_mask=mask_file(tmp_path / "m.png", np.s_[:, 30:]))
+    z = np.zeros((20, 30), np.float32)
+    z[5, 20:26] = 9.0
+    z[5, 3:6] = 5.0
+    taught = Prediction(
+        anomaly_map=to_unit(z, 4.0),
+        anomaly_score=0.9,
+        threshold=0.5,
+        profile=ProfileName(product="lid", sha256="0" * 64),
+        scale=4.0,
+    )
+    corrected = view.correct(taught, (60, 40), None)
+    assert corrected.anomaly_score == pytest.approx(float(to_unit(5.0, 4.0)), abs=1e-5)
+    assert not corrected.anomaly_map[:, 15:].any()
+    assert (corrected.threshold, corrected.profile, corrected.scale) == (0.5, taught.profile, 4.0)
 
 
 def test_overlay_colours_only_the_inspected_part() -> None:

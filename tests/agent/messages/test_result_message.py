@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 import zsad_agent.messages
-from zsad_agent.messages import BundleName, FoundRegion, Latency, Result, Topics, encode, schema_text
+from zsad_agent.messages import BundleName, FoundRegion, Latency, Result, Topics, UsedProfile, encode, schema_text
 from zsad_agent.messages.json_schema import SCHEMA_FILES
 from zsad_core.types import Verdict
 
@@ -54,7 +54,7 @@ def test_the_published_bytes_are_those_of_the_contract() -> None:
         b'"verdict":"anomalous","reason":null,"regions":[{"bbox_xywh":[120,44,61,30],"peak":0.93}],'
         b'"frame_wh":[1280,720],"bundle":{"name":"zsad-tiny","version":"1.0.0","sha256":"' + b"9c" * 32 + b'"},'
         b'"latency_ms":{"capture_to_result":41.235,"inference":28.9},"replayed":false,'
-        b'"source_name":null,"trigger_id":"gate \xc3\xa9"}'
+        b'"source_name":null,"provisional":false,"profile":null,"trigger_id":"gate \xc3\xa9"}'
     )
 
 
@@ -79,6 +79,8 @@ def test_result_holds_exactly_what_the_contract_says() -> None:
         "latency_ms": {"capture_to_result": 41.235, "inference": 28.9},
         "replayed": False,
         "source_name": None,
+        "provisional": False,
+        "profile": None,
     }
 
 
@@ -100,8 +102,15 @@ def test_only_the_result_of_a_trigger_has_a_trigger_id() -> None:
 def test_result_of_a_file_names_it_and_one_of_an_older_version_is_valid_without() -> None:
     SCHEMA.validate(build(source_name="SN-4711.png"))
     old = build()
-    del old["source_name"]
+    for key in ("source_name", "provisional", "profile"):
+        del old[key]
     SCHEMA.validate(old)
+
+
+def test_result_names_the_profile_that_it_used() -> None:
+    message = build(profile=UsedProfile(product="bottle", sha256="ab" * 32))
+    SCHEMA.validate(message)
+    assert message["profile"] == {"product": "bottle", "sha256": "ab" * 32}
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, -0.01, 1.01])
@@ -166,7 +175,7 @@ def test_schema_refuses_what_the_contract_does_not_allow(changes: dict[str, Any]
         SCHEMA.validate(build() | changes)
 
 
-@pytest.mark.parametrize("key", sorted(build().keys() - {"source_name"}))
+@pytest.mark.parametrize("key", sorted(build().keys() - {"source_name", "provisional", "profile"}))
 def test_schema_refuses_a_message_with_a_key_missing(key: str) -> None:
     message = build()
     del message[key]

@@ -34,6 +34,12 @@ class FakeDetector:
         self.line, self.score, self.seconds, self.error = line, score, seconds, error
         self.asked: list[tuple[int, str | None]] = []  # (first value of the picture, product)
 
+    def prepare(self, product: str) -> None:
+        pass
+
+    def is_taught(self, product: str) -> bool:
+        return False
+
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         assert self.line.models.model_lock.locked()
         self.asked.append((int(image_bgr.flat[0]), product))

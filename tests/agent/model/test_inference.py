@@ -9,7 +9,7 @@ from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, check_device
-from zsad_agent.model.compiled_cache import KEPT_FOLDERS, alone_in
+from zsad_agent.model.compiled_cache import KEPT_BUNDLES, alone_in
 from zsad_agent.system import give_back_memory
 from zsad_core.bundle import load_bundle
 from zsad_core.errors import BundleError, DeviceError, ImageError, ProductError
@@ -185,7 +185,7 @@ def test_old_caches_are_deleted_and_other_folders_are_kept(tmp_path: Path, confi
     for size in (16, 24, 32, 40, 48):
         bundle = load_bundle(make_tiny_bundle(tmp_path / f"b{size}", input_hw=(size, size)))
         Detector(bundle, config)
-    assert len(list(config.cache_dir.glob("model-*"))) == KEPT_FOLDERS
+    assert len(list(config.cache_dir.glob("model-*"))) == KEPT_BUNDLES
     assert (config.cache_dir / "photos").is_dir()
 
 

@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from zsad_agent.cli.reference import describe, take_reference
 from zsad_agent.config import HealthConfig
 from zsad_agent.picture_health import PictureHealth, Reference, load_reference, make_reference, save_reference, unfit
 from zsad_agent.picture_health.health import CONFIRM_LOOKS, REFERENCE_EVERY_S, structure
 from zsad_agent.picture_health.scene import small_height, views
 from zsad_agent.sources import Picture
+from zsad_agent.tools.reference import describe, take_reference
 from zsad_core.errors import ConfigError, ImageError, SourceError
 from zsad_core.picture import read_image
 

@@ -1,0 +1,91 @@
+"""Joins learning to the model in use and to the cameras."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from zsad_agent.capture import DRIFT
+from zsad_agent.config import AgentConfig
+from zsad_agent.inspection import Station, View
+from zsad_agent.learning import Feedback, LineLearner, Networks, learn_from_stream
+from zsad_agent.model import ModelInUse
+from zsad_agent.sources import Source
+from zsad_agent.teaching import Picture, ProductPredictor, ProfileStore, Taught, teach
+
+
+def make_learner(
+    config: AgentConfig,
+    state_dir: Path,
+    stations: Sequence[Station],
+    sources: Sequence[Source],
+    views: Sequence[View],
+    models: ModelInUse,
+    store: ProfileStore | None,
+) -> LineLearner | None:
+    """Learns at every camera. None if nothing taught is used, or if the bundle has no feature networks."""
+    bundle = models.current.bundle
+    if store is None or bundle.manifest.features is None:
+        return None
+    cameras = {station.name: (station, view) for station, view in zip(stations, views, strict=True)}
+
+    def predictor() -> ProductPredictor:
+        found = models.current.predictor
+        assert isinstance(found, ProductPredictor)
+        return found
+
+    def prepare(product: str) -> None:
+        predictor().prepare(product)
+
+    def networks_in_use() -> Networks:
+        detector, features = predictor().for_learning()
+        return Networks(detector=detector, features=features, config=config.inference)
+
+    def note_drift(camera: str, fault: str | None) -> None:
+        status = cameras[camera][0].status
+        if fault is None:
+            status.clear(DRIFT)
+        else:
+            status.fault(DRIFT, fault)
+
+    def teach_one(
+        camera: str,
+        pictures: Sequence[tuple[str, Picture]],
+        *,
+        product: str,
+        rate: float,
+        trusted: bool,
+        progress: Callable[[str, int, int], None],
+    ) -> Taught:
+        detector, networks = predictor().for_learning()
+        make = teach if trusted else learn_from_stream
+        return make(
+            pictures,
+            product=product,
+            networks=networks,
+            detector=detector,
+            rate=rate,
+            ignored=_ignored(*cameras[camera], networks.bundle.manifest.model.map_hw),
+            progress=progress,
+        )
+
+    return LineLearner(
+        config.learning,
+        state_dir / "learning",
+        store,
+        teach_one,
+        prepare=prepare,
+        feedback=Feedback(store, networks_in_use, prepare),
+        on_drift=note_drift,
+        free_running=[
+            camera.name
+            for camera, source in zip(config.every_camera, sources, strict=True)
+            if camera.trigger == "free" and not source.lossless
+        ],
+    )
+
+
+def _ignored(station: Station, view: View, map_hw: tuple[int, int]) -> np.ndarray | None:
+    """bool [map_hw]: what the mask ignores in frames of the size that the camera has now."""
+    newest = station.capture.newest_images(1)
+    return view.ignored(newest[-1].shape[1::-1], map_hw) if newest else None

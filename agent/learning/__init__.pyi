@@ -1,0 +1,13 @@
+from .drift import DriftWatch as DriftWatch
+from .feedback import Feedback as Feedback
+from .feedback import Networks as Networks
+from .line import LineLearner as LineLearner
+from .line import Teach as Teach
+from .marks import export_dataset as export_dataset
+from .marks import mark as mark
+from .marks import marked as marked
+from .offer import Offer as Offer
+from .pictures import GatheredPictures as GatheredPictures
+from .recent import RecentPart as RecentPart
+from .recent import RecentParts as RecentParts
+from .stream import learn_from_stream as learn_from_stream

@@ -1,0 +1,84 @@
+"""Whether the parts of a camera still look like the goods that were taught: slow drift, and sudden change."""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from statistics import NormalDist, median
+
+import numpy as np
+
+from zsad_agent.messages import DriftStats
+
+SLACK = 0.5  # deviations above the goods' middle that are no drift
+LIMIT = 12.0  # of the sum: a line without drift reaches it once in a million parts
+RECENT = 20  # parts, for a sudden change
+WINDOW = 500  # accepted parts, for the quantiles
+LEAST_GOODS = 10
+
+
+class DriftWatch:
+    """Follows the scores of one camera and profile. Slow rise: the sum (CUSUM) of the accepted parts' scores."""
+
+    def __init__(self, goods: Sequence[float]) -> None:
+        """Takes the goods' scores in [0, 1), in any order, at least one."""
+        self._goods = np.sort(np.asarray(goods, np.float64))
+        self._sum = 0.0
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._accepted: deque[float] = deque(maxlen=WINDOW)
+        self._rejects = self._overridden = 0
+
+    def add(self, score: float, *, accepted: bool) -> None:
+        """Counts a part."""
+        self._recent.append(score)
+        self._rejects += not accepted
+        if accepted:
+            self._accepted.append(score)
+            self._sum = min(2 * LIMIT, max(0.0, self._sum + self._deviations(score) - SLACK))
+
+    def override(self) -> None:
+        """A person said that a rejected part was good."""
+        self._overridden += 1
+
+    @property
+    def fault(self) -> str | None:
+        """What has changed, with figures and what to do; None if nothing has."""
+        if len(self._goods) < LEAST_GOODS:
+            return None
+        high = float(np.quantile(self._goods, 0.95))
+        if len(self._recent) == RECENT and (now := median(self._recent)) > high:
+            return (
+                f"sudden change: the last {RECENT} parts have a median score of {now:.3f}, 95 % of the taught goods "
+                f"are below {high:.3f}. Check light, camera and product"
+            )
+        if self._sum > LIMIT:
+            return (
+                f"drift: accepted parts score {median(self._accepted):.3f} in the median of the last "
+                f"{len(self._accepted)}, the taught goods {float(np.median(self._goods)):.3f}. If the parts are good, "
+                "teach the product again"
+            )
+        return None
+
+    @property
+    def stats(self) -> DriftStats:
+        accepted = np.quantile(self._accepted, (0.5, 0.9)) if self._accepted else (None, None)
+        goods = np.quantile(self._goods, (0.5, 0.9))
+        return DriftStats(
+            accepted_p50=_rounded(accepted[0]),
+            accepted_p90=_rounded(accepted[1]),
+            goods_p50=round(float(goods[0]), 4),
+            goods_p90=round(float(goods[1]), 4),
+            rejects=self._rejects,
+            overridden=self._overridden,
+        )
+
+    def _deviations(self, score: float) -> float:
+        """The score's rank among the goods, as deviations of a normal distribution; so odd scores count little."""
+        below = int(np.searchsorted(self._goods, score, side="left")) + int(
+            np.searchsorted(self._goods, score, side="right")
+        )
+        rank = (below / 2 + 0.5) / (len(self._goods) + 1)
+        return NormalDist().inv_cdf(min(max(rank, 1e-3), 1 - 1e-3))
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else round(float(value), 4)

@@ -1,0 +1,191 @@
+"""What a person says about a part changes the product's profile at once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from zsad_agent.config import InferenceConfig
+from zsad_agent.learning.marks import mark, marked
+from zsad_agent.learning.recent import RecentPart
+from zsad_agent.model import FeatureNetworks, Predictor
+from zsad_agent.teaching import (
+    MAX_GOODS,
+    KeptPicture,
+    Observer,
+    Profile,
+    ProfileStore,
+    Recall,
+    ScaleMemory,
+    TaughtPredictor,
+    tail_limit,
+    teach,
+)
+from zsad_core.errors import ImageError
+from zsad_core.memory import coreset, from_unit, promise, recall_interval
+from zsad_core.types import TAUGHT_THRESHOLD
+
+MOST_SCORED = 50  # marked bad parts whose recall is measured, the newest
+ADDED_SHARE = 0.1  # of a memory, that one part may take
+NEAREST = 3  # accepted parts that are named
+HOT = 0.02  # share of a part's tokens: the most different ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """The networks of the bundle in use."""
+
+    detector: Predictor
+    features: FeatureNetworks
+    config: InferenceConfig
+
+    def score(self, profile: Profile, image_bgr: np.ndarray) -> tuple[float, float]:
+        """The score in [0, 1), and in z. A picture that shows no part or another one has the highest.
+
+        Raises:
+            DeviceError: the device failed.
+        """
+        config = self.config.model_copy(update={"budget_ms": None})  # at the level that `goods_scores` belong to
+        try:
+            found = TaughtPredictor(self.detector, self.features, lambda product: profile, config).predict(
+                image_bgr, profile.product
+            )
+        except ImageError:
+            return 1.0, float(from_unit(np.array(1.0), profile.levels[-1].scale))
+        assert found.scale is not None
+        return found.anomaly_score, float(from_unit(np.array(found.anomaly_score), found.scale))
+
+
+class Feedback:
+    """Takes marks. For one thread at a time."""
+
+    def __init__(self, store: ProfileStore, networks: Callable[[], Networks], prepare: Callable[[str], None]) -> None:
+        """As `LineLearner`; `networks` gives those of the bundle in use."""
+        self._store, self._networks, self._prepare = store, networks, prepare
+
+    def give(self, part: RecentPart, *, good: bool) -> str:
+        """Keeps the mark and changes the profile. Returns what came of it, for people.
+
+        Raises:
+            ZsadError: the profile cannot be used or stored; nothing has changed but the mark.
+            OSError: the disk cannot store the mark.
+        """
+        mark(self._store, part, good=good)
+        product = part.facts.product
+        profile = self._store.current(product) if self._store.has(product) else None
+        if profile is None:
+            return f"{part.id}: kept as {'good' if good else 'bad'}. Nothing was taught about {product} yet"
+        networks = self._networks()
+        change = _take_in if good else _take_out
+        changed, text = change(profile, part, networks)
+        changed, recall = _with_recall(changed, marked(self._store, product, good=False), networks)
+        stored = self._store.add(changed)
+        self._prepare(product)
+        return f"{part.id}: {text}. {recall}. Profile {stored.sha256[:12]} is in use"
+
+
+def _take_in(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Profile, str]:
+    """The memory learns a good part. Its earlier score helps to set the threshold, as far as other goods explain it."""
+    image = part.picture.image()
+    score, z = networks.score(profile, image)
+    if any(good.name == part.id for good in profile.goods):
+        return profile, f"was already learned as good: its score is {score:.3f}"
+    observer = Observer(networks.detector, networks.features)
+    seen = observer.observe(image, profile.product, profile.part, list(profile.scales))
+    scales = {}
+    for name, memory in profile.scales.items():
+        rows = observer.scales[name].memory
+        tokens = seen.tokens[name].reshape(-1, memory.vectors.shape[1])
+        novel = tokens[_distances(tokens, memory.vectors) > memory.spread.mean]
+        added = novel[coreset(novel, max(1, int(ADDED_SHARE * rows)), seed=0)] if len(novel) else novel
+        vectors = np.concatenate([added.astype(np.float16), memory.vectors])[:rows]  # the last ones matter least
+        scales[name] = ScaleMemory(vectors=vectors, spread=memory.spread)
+    likely = tail_limit(np.array(profile.goods_scores), len(profile.goods_scores) + 1)
+    scores = (*profile.goods_scores, min(z, likely))  # one odd part must not let defects pass
+    found = promise(scores, profile.asked_rate)
+    top = profile.levels[-1].model_copy(
+        update={
+            "scale": found.threshold,
+            "false_reject_rate": found.rate,
+            "false_reject_rate_90": found.rate_90,
+            "needed": found.needed,
+        }
+    )
+    changed = replace(
+        profile,
+        scales=scales,
+        levels=(*profile.levels[:-1], top),
+        goods_scores=scores,
+        goods=(*profile.goods, part.picture)[-MAX_GOODS:],
+    )
+    now, now_z = networks.score(changed, image)
+    text = f"learned as good: its score was {score:.3f}, now it is {now:.3f}"
+    if now >= TAUGHT_THRESHOLD:
+        alone = networks.score(replace(changed, zero_shot_weight=0.0), image)[1]
+        why = (
+            "the bundle's own map sees a defect" if alone < found.threshold else "the memory has no room for all of it"
+        )
+        text += f", and it would still be rejected ({now_z:.1f}, the threshold is {found.threshold:.1f}): {why}"
+    return changed, text
+
+
+def _take_out(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Profile, str]:
+    """The profile without a bad part, and which accepted parts it looks like."""
+    image = part.picture.image()
+    score, _ = networks.score(profile, image)
+    others = [good for good in profile.goods if good.name != part.id]
+    near = ", ".join(_nearest(profile, image, others, networks))
+    text = (
+        f"bad: its score is {score:.3f}, so it {'is rejected' if score >= TAUGHT_THRESHOLD else 'passes'}; the most "
+        f"similar good parts are {near}"
+    )
+    if len(others) < len(profile.goods):
+        taught = teach(
+            [(good.name, good.image) for good in others],
+            product=profile.product,
+            networks=networks.features,
+            detector=networks.detector,
+            rate=profile.asked_rate,
+            ignored=profile.ignored,
+            mode=profile.part.mode,
+            unchecked=True,
+        )
+        now, _ = networks.score(taught.profile, image)
+        return taught.profile, f"{text}. It was among the learned parts and has left them: its score is now {now:.3f}"
+    return profile, text
+
+
+def _nearest(profile: Profile, image: np.ndarray, goods: Sequence[KeptPicture], networks: Networks) -> list[str]:
+    """The names of the good parts to which the part's most different tokens are nearest."""
+    observer = Observer(networks.detector, networks.features)
+    first, memory = next(iter(profile.scales.items()))
+    tokens = observer.tokens(profile.part.locate(image), first).reshape(-1, memory.vectors.shape[1])
+    away = _distances(tokens, memory.vectors)
+    hot = tokens[np.argsort(-away)[: max(1, round(HOT * len(tokens)))]]
+    found = []
+    for good in goods:
+        try:
+            theirs = observer.tokens(profile.part.locate(good.image()), first).reshape(-1, tokens.shape[1])
+        except ImageError:
+            continue
+        found.append((float(_distances(hot, theirs).mean()), good.name))
+    return [name for _, name in sorted(found)[:NEAREST]]
+
+
+def _with_recall(profile: Profile, bad: Sequence[KeptPicture], networks: Networks) -> tuple[Profile, str]:
+    """The profile with the recall of the marked bad parts, if they are at least as many as those of teach-in."""
+    some = bad[-MOST_SCORED:]
+    if not some:
+        return profile, "No part was marked as bad, so the recall is unknown"
+    found = sum(networks.score(profile, picture.image())[0] >= TAUGHT_THRESHOLD for picture in some)
+    low, high = recall_interval(found, len(some))
+    old = profile.levels[-1].recall
+    if old is None or old.total <= len(some):
+        top = profile.levels[-1].model_copy(update={"recall": Recall(found=found, total=len(some))})
+        profile = replace(profile, levels=(*profile.levels[:-1], top))
+    return profile, f"Of {len(some)} parts marked as bad {found} are found (90 % confidence: {low:.0%} to {high:.0%})"
+
+
+def _distances(tokens: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """float32 [N]: of each unit vector [N, C] to the nearest of [M, C]."""
+    return 1 - (tokens.astype(np.float32) @ vectors.astype(np.float32).T).max(axis=1)

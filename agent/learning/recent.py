@@ -1,0 +1,132 @@
+"""The last inspected parts on disk, so that a person can say later what a part was.
+
+`<folder>/<camera>/recent` holds `<id>.jpg`, `<id>.npy` with the map, and `<id>.json`, which is written last. These
+files are not synced: a power cut can lose those of the last seconds.
+"""
+
+import contextlib
+import math
+import re
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zsad_agent.messages import Result
+from zsad_agent.teaching import KeptPicture
+from zsad_core.config import RecordModel
+from zsad_core.errors import ZsadError
+from zsad_core.types import Verdict
+
+MAX_REJECTS, MAX_PASSES = 200, 100  # of each camera
+PASS_EVERY_S = 2.0  # between two passes that are kept, so that a fast line does not wear out the disk
+MAX_JSON_BYTES = 10_000
+SUFFIXES = (".json", ".jpg", ".npy")
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+
+
+class PartFacts(RecordModel):
+    """What was found."""
+
+    camera: str
+    product: str
+    verdict: Verdict
+    score: float
+    taught: str | None  # sha256 of the profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecentPart:
+    """A part that was inspected lately."""
+
+    id: str
+    facts: PartFacts
+    picture: KeptPicture
+    anomaly_map: np.ndarray  # float16 [h, w]
+
+
+class RecentParts:
+    """The parts of one camera. For one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the folder and reads which parts an earlier run has left.
+
+        Raises:
+            OSError: it cannot be made or read.
+        """
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._last_pass_s = -math.inf
+        self._ids: dict[bool, deque[str]] = {True: deque(), False: deque()}  # rejects or passes, oldest first
+        whole = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        for path in whole:
+            with contextlib.suppress(ZsadError):
+                self._ids[self.find(path.stem).facts.verdict is not Verdict.OK].append(path.stem)
+        known = {*self._ids[True], *self._ids[False]}
+        for path in folder.iterdir():
+            if path.stem not in known:  # of a killed or failed write
+                path.unlink(missing_ok=True)
+
+    def keep(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
+        """Keeps a part that has a score. Of passes only some, see `PASS_EVERY_S`.
+
+        Raises:
+            OSError: the disk cannot store it.
+        """
+        is_reject = result.verdict is not Verdict.OK
+        if result.anomaly_score is None or not _ID.fullmatch(result.id):
+            return
+        if not is_reject:
+            if time.monotonic() - self._last_pass_s < PASS_EVERY_S:
+                return
+            self._last_pass_s = time.monotonic()
+        ids = self._ids[is_reject]
+        while len(ids) >= (MAX_REJECTS if is_reject else MAX_PASSES):
+            self._delete(ids.popleft())
+        profile = result.profile
+        facts = PartFacts(
+            camera=result.camera,
+            product=result.product,
+            verdict=result.verdict,
+            score=result.anomaly_score,
+            taught=None if profile is None else profile.sha256,
+        )
+        ids.append(result.id)
+        self._path(result.id, ".jpg").write_bytes(KeptPicture.of(result.id, view_bgr).jpeg)
+        np.save(self._path(result.id, ".npy"), anomaly_map.astype(np.float16))
+        self._path(result.id, ".json").write_bytes(facts.model_dump_json().encode())
+
+    def find(self, part_id: str) -> RecentPart:
+        """A part that is still there.
+
+        Raises:
+            ZsadError: it is not, or its files are damaged.
+        """
+        if not _ID.fullmatch(part_id):
+            raise ZsadError(f"{part_id[:40]!r} is not the id of a result")
+        try:
+            facts = PartFacts.model_validate_json(self._path(part_id, ".json").read_bytes()[:MAX_JSON_BYTES])
+            jpeg = self._path(part_id, ".jpg").read_bytes()
+            with self._path(part_id, ".npy").open("rb") as file:
+                anomaly_map = np.load(file, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ZsadError(
+                f"the picture of result {part_id} is no longer there: the last {MAX_REJECTS} rejects and "
+                f"{MAX_PASSES} passes of each camera are kept, one pass in {PASS_EVERY_S:g} s"
+            ) from error
+        return RecentPart(
+            id=part_id, facts=facts, picture=KeptPicture(name=part_id, jpeg=jpeg), anomaly_map=anomaly_map
+        )
+
+    def passes(self) -> list[str]:
+        """The ids of the kept passes, oldest first."""
+        return list(self._ids[False])
+
+    def _delete(self, part_id: str) -> None:
+        for suffix in SUFFIXES:
+            self._path(part_id, suffix).unlink(missing_ok=True)
+
+    def _path(self, part_id: str, suffix: str) -> Path:
+        return self._folder / f"{part_id}{suffix}"

@@ -1,0 +1,118 @@
+"""How the scales and the zero-shot map become one score, and what bad parts say about that."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zsad_agent.teaching.observe import Observed
+from zsad_core.bundle import FeatureScale
+from zsad_core.judging import curve_of_scores
+from zsad_core.memory import FLOOR, fuse, top_mean
+
+WEIGHT = 0.25  # of the zero-shot map, without bad parts
+WEIGHTS = (0.25, 0.0, 0.5)
+LEAST_BAD = 5  # fewer bad parts change nothing
+RESAMPLINGS = 500
+SURE = 0.01  # share of the resamplings in which another fusion may be no better
+LEAST_GAIN = 0.01  # of the AUROC
+
+QUARTILE = 0.25  # of the map, for `foreign`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fusion:
+    """Which scales are used, and the weight of the zero-shot map.
+
+    The maps of the whole view are averaged, and those of the tiles; the maximum of both and of the first scale counts.
+    On the shared sets this is .4 points better in the mean than the average of all maps, and on none worse.
+    """
+
+    scales: tuple[FeatureScale, ...]  # in the bundle's order, at least one
+    weight: float = WEIGHT
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(scale.name for scale in self.scales)
+
+    def first(self, count: int) -> "Fusion":
+        """The same with the first `count` scales alone."""
+        return Fusion(scales=self.scales[:count], weight=self.weight)
+
+    def fused(self, maps: Mapping[str, np.ndarray], zero_shot: np.ndarray) -> np.ndarray:
+        """float32 [grid] in z, from the maps of all scales and the zero-shot map, each float32 [grid] in z."""
+        whole, tiles = ([maps[scale.name] for scale in self.scales if (scale.tiles > 1) == tiled] for tiled in (0, 1))
+        groups = [[maps[self.scales[0].name]], whole, tiles]
+        return fuse([group for group in groups if group], zero_shot, self.weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZMaps:
+    """The maps of one picture in z, each float32 [grid]; those of the scales by their names."""
+
+    seen: Observed
+    scales: Mapping[str, np.ndarray]
+    zero_shot: np.ndarray
+
+    def in_frame(self, fusion: Fusion) -> np.ndarray:
+        """float32 [map_hw]: the fused map at its place in the frame."""
+        fused = fusion.fused(self.scales, self.zero_shot)
+        return self.seen.located.map_to_frame(fused, self.seen.map_hw, FLOOR)
+
+    def score(self, fusion: Fusion, ignored: np.ndarray | None) -> float:
+        """The score in z. `ignored`: bool [map_hw], True where the map does not count.
+
+        Raises:
+            ValueError: a value is NaN.
+        """
+        return top_mean(self.in_frame(fusion), ignored)
+
+    def quartile(self, name: str) -> float:
+        """The lower quartile of a scale's map: high where nothing of the picture is as taught."""
+        return float(np.quantile(self.scales[name], QUARTILE))
+
+
+def best_fusion(
+    goods: Sequence[ZMaps], bads: Sequence[ZMaps], scales: Sequence[FeatureScale], ignored: np.ndarray | None, seed: int
+) -> tuple[Fusion, str | None]:
+    """All scales and the usual weight, unless another fusion finds the bad parts clearly better; and what was changed.
+
+    Clearly: its AUROC is higher in 99 % of the paired resamplings of goods and bad parts, and by `LEAST_GAIN` in the
+    mean. Few fusions are tried (one network's scales or all, three weights), because the best of many is luck.
+
+    Args:
+        goods: leave-one-out maps.
+        bads: maps of bad parts.
+        scales: of the maps, in the bundle's order.
+        ignored: bool [map_hw], True where the map does not count.
+        seed: of the resamplings.
+    """
+    usual = Fusion(scales=tuple(scales))
+    if len(bads) < LEAST_BAD:
+        return usual, None
+    networks = sorted({scale.name.partition("-")[0] for scale in scales})
+    subsets = [usual.scales, *(tuple(s for s in scales if s.name.startswith(f"{network}-")) for network in networks)]
+    fusions = [Fusion(scales=subset, weight=weight) for subset in dict.fromkeys(subsets) for weight in WEIGHTS]
+    scores = [np.array([maps.score(fusion, ignored) for maps in (*goods, *bads)]) for fusion in fusions]
+    random = np.random.default_rng(seed)
+    draws = [
+        (random.integers(len(goods), size=len(goods)), len(goods) + random.integers(len(bads), size=len(bads)))
+        for _ in range(RESAMPLINGS)
+    ]
+    aurocs = np.array([[_auroc(found[bad], found[good]) for good, bad in draws] for found in scores])  # [F, R]
+    gains = aurocs - aurocs[0]
+    clear = (np.quantile(gains, SURE, axis=1) > 0) & (gains.mean(axis=1) >= LEAST_GAIN)
+    if not clear.any():
+        return usual, None
+    best = int(np.where(clear, gains.mean(axis=1), -1).argmax())
+    chosen = fusions[best]
+    note = (
+        f"The bad parts are found better with {', '.join(chosen.names)} and a zero-shot weight of {chosen.weight:g}: "
+        f"AUROC {aurocs[best].mean():.3f} instead of {aurocs[0].mean():.3f}"
+    )
+    return chosen, note
+
+
+def _auroc(positives: np.ndarray, negatives: np.ndarray) -> float:
+    curve = curve_of_scores(positives, negatives)
+    return 0.5 if curve is None else curve.metrics().auroc

@@ -1,0 +1,228 @@
+"""Which pictures of good parts are learned: each part once, readable, and of one product."""
+
+import contextlib
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+
+from zsad_agent.config import HealthConfig
+from zsad_agent.picture_health import unfit
+from zsad_core.errors import ImageError, ZsadError
+from zsad_core.picture import comment_of
+
+Picture: TypeAlias = np.ndarray | Callable[[], np.ndarray]  # uint8 BGR [H, W, 3], or what reads it
+
+LEAST_GOODS = 3
+HEAD_BYTES = 1024
+LOOKS_SIDE = 128  # pictures are compared at this size, in grey, pixels
+SAME_LOOKS = 8  # grey levels: largest difference of one part taken or saved twice; of two parts it is 29 and more
+FAR_MADS, FAR_TIMES = 5.0, 2.0  # a stranger's distance is above the median by both
+APART_TIMES = 1.5  # an outlier's score is that far above the highest one that is none; below, it is the goods' own tail
+FEW = 5  # of fewer goods none is an outlier
+MOST_OUTLIERS = 0.2  # share of the goods
+ROUNDS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A picture among the goods that was not learned."""
+
+    name: str
+    reason: str  # for people
+    score: float | None = None  # of an outlier: times the median of the goods
+
+
+def read(picture: Picture) -> np.ndarray:
+    """The picture, uint8 BGR [H, W, 3].
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return picture() if callable(picture) else picture
+
+
+def why_not_good(path: Path, *, unchecked: bool) -> str | None:
+    """Why a file that the agent wrote is no picture of a good part; None if it may be one.
+
+    `unchecked`: what the agent rejected may be good.
+    """
+    comment = verdict = None
+    with contextlib.suppress(OSError, ValueError):
+        if path.is_file():
+            with path.open("rb") as file:
+                comment = verdict = comment_of(file.read(HEAD_BYTES))
+            beside = json.loads(path.with_suffix(".json").read_bytes())
+            if isinstance(beside, dict) and beside.get("schema") == "zsad.result/1":
+                verdict = beside.get("verdict")
+    if comment == "overlay" or path.name.lower().endswith(".overlay.jpg"):
+        return "an overlay of the agent, not a picture of a part"
+    if verdict in ("anomalous", "unknown") and not unchecked:
+        return f"evidence of the agent, which was {verdict}. If the part is good, add --unchecked"
+    return None
+
+
+def screen(
+    pictures: Sequence[tuple[str, Picture]],
+    health: HealthConfig,
+    left_out: list[LeftOut],
+    progress: Callable[[int], None],
+    *,
+    unchecked: bool,
+) -> list[tuple[str, Picture]]:
+    """The pictures that may be learned.
+
+    Args:
+        pictures: each with its name. A name that is the path of a file is checked for what the agent wrote.
+        health: limits of exposure and structure.
+        left_out: receives the others with the reason.
+        progress: called with the number of pictures seen.
+        unchecked: pictures that look the same, or that the agent rejected, are learned too.
+    """
+    looks = Looks()
+    kept: list[tuple[str, Picture]] = []
+    for done, (name, picture) in enumerate(pictures, start=1):
+        reason = why_not_good(Path(name), unchecked=unchecked)
+        if reason is None:
+            try:
+                image = read(picture)
+                finding = unfit(image, health)
+                reason = finding.reason if finding is not None else None
+                if reason is None and not unchecked and (twin := looks.twin(image)) is not None:
+                    reason = f"the same part as {kept[twin][0]}. If it is another part, add --unchecked"
+            except ImageError as error:
+                reason = str(error).removeprefix(f"{name}: ")
+        if reason is None:
+            looks.add(image)
+            kept.append((name, picture))
+        else:
+            left_out.append(LeftOut(name=name, reason=reason))
+        progress(done)
+    return kept
+
+
+class Looks:
+    """What the pictures look like, at a small size."""
+
+    def __init__(self, newest: int | None = None) -> None:
+        """`newest`: how many pictures are remembered; None: all."""
+        self._looks: deque[np.ndarray] = deque(maxlen=newest)
+        self._means: deque[float] = deque(maxlen=newest)
+
+    def add(self, image_bgr: np.ndarray) -> None:
+        self._looks.append(looks := _looks(image_bgr))
+        self._means.append(float(looks.mean()))
+
+    def twin(self, image_bgr: np.ndarray) -> int | None:
+        """The number of the first picture added that looks the same."""
+        looks = _looks(image_bgr)
+        near = np.flatnonzero(np.abs(np.array(self._means) - looks.mean()) <= SAME_LOOKS)
+        return next((int(other) for other in near if cv2.absdiff(self._looks[other], looks).max() <= SAME_LOOKS), None)
+
+
+def _looks(image_bgr: np.ndarray) -> np.ndarray:
+    small = cv2.resize(image_bgr, (LOOKS_SIDE, LOOKS_SIDE), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+
+
+def far_ones(scores: np.ndarray) -> dict[int, float]:
+    """Place -> times the median, of the scores that are far above the others.
+
+    Args:
+        scores: float [K], positive; higher is more different.
+    """
+    if len(scores) < FEW:
+        return {}
+    logs = np.log(np.maximum(scores, 1e-9))
+    median = np.median(logs)
+    limit = median + max(FAR_MADS * 1.4826 * float(np.median(np.abs(logs - median))), np.log(FAR_TIMES))
+    return {int(place): float(np.exp(logs[place] - median)) for place in np.flatnonzero(logs > limit)}
+
+
+def tail_limit(scores: np.ndarray, count: int) -> float:
+    """The highest score that is plausible for one of so many good parts.
+
+    Above the median the scores of good parts fall off about exponentially; the median and the 80 % quantile give the
+    rate.
+
+    Args:
+        scores: float [K] of good parts, at least one.
+        count: number of parts, at least K.
+    """
+    middle, high = np.quantile(scores, (0.5, 0.8))
+    step = (high - middle) / np.log(0.5 / 0.2)
+    return float(middle + step * np.log(max(1.0, 0.5 * count)))
+
+
+def stand_apart(scores: np.ndarray, most: int) -> dict[int, float]:
+    """Place -> times the median, of at most `most` scores that are far above the median and stand apart from the rest.
+
+    A long tail without a gap is that of the goods: without it the threshold would promise too much.
+
+    Args:
+        scores: float [K], in z.
+        most: may be 0.
+    """
+    if len(scores) < FEW:
+        return {}
+    order = np.argsort(-scores)
+    ordered = np.maximum(scores[order], 0.5)  # in deviations; the scores of goods are above
+    median = float(np.median(ordered))
+    counts = [
+        count
+        for count in range(1, most + 1)
+        if ordered[count - 1] >= max(FAR_TIMES * median, APART_TIMES * ordered[count])
+    ]
+    return {int(place): float(scores[place] / median) for place in order[: max(counts, default=0)]}
+
+
+def find_strangers(distances: np.ndarray) -> dict[int, float]:
+    """Place -> times the median, of the pictures that look different as a whole: another product, or another view.
+
+    A picture is judged by its mean distance to the median one of the others, so several alike strangers are found.
+
+    Args:
+        distances: float [K, K, N]: of each token of a good (first) to the nearest token of another good (second).
+    """
+    kept = np.arange(len(distances))
+    found: dict[int, float] = {}
+    for _ in range(ROUNDS):
+        among = distances[np.ix_(kept, kept)].astype(np.float32)
+        among[np.arange(len(kept)), np.arange(len(kept))] = np.nan
+        if len(kept) < FEW:
+            break
+        far = far_ones(np.nanmedian(among.mean(axis=2), axis=1))
+        if not far:
+            break
+        found |= {int(kept[place]): times for place, times in far.items()}
+        kept = np.delete(kept, list(far))
+    return found
+
+
+def check_number(goods: int, outliers: int, left_out: Sequence[LeftOut]) -> None:
+    """Checks that enough goods of one product are left.
+
+    Args:
+        goods: the pictures that are left.
+        outliers: those among them that look different.
+        left_out: the pictures that are no longer among them.
+
+    Raises:
+        ZsadError: too few are left, or too many look different.
+    """
+    if outliers > MOST_OUTLIERS * goods:
+        raise ZsadError(
+            f"these pictures show more than one product: {outliers} of {goods} look different from the others. "
+            "Teach each product from its own pictures"
+        )
+    if goods - outliers < LEAST_GOODS:
+        why = f" ({left_out[0].name}: {left_out[0].reason})" if left_out else ""
+        raise ZsadError(
+            f"{goods - outliers} pictures of different good parts can be learned, at least {LEAST_GOODS} are needed, "
+            f"better 20; {len(left_out) + outliers} were left out{why}"
+        )

@@ -1,0 +1,290 @@
+"""The predictor of the agent: the bundle, and the profiles that were taught when it was made.
+
+One factory makes it for the start, for another bundle and after a failed self-test, so all of them predict alike.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from zsad_agent.config import InferenceConfig
+from zsad_agent.model import Detector, FeatureNetworks, Predictor
+from zsad_agent.teaching.profile import Profile, decode_profile, encode_profile
+from zsad_agent.teaching.store import ProfileStore
+from zsad_agent.teaching.taught import TaughtPredictor
+from zsad_agent.teaching.teacher import teach
+from zsad_core.bundle import GENERIC_PRODUCT, Bundle, FeatureScale
+from zsad_core.errors import ProfileError, ZsadError
+from zsad_core.types import Prediction
+
+logger = logging.getLogger(__name__)
+
+TURN_S = 0.001  # between two pictures of a profile that is made again: for the inspection
+
+
+def make_predictor(
+    bundle: Bundle, config: InferenceConfig, store: ProfileStore | None, *, at_once: int = 1
+) -> "ProductPredictor":
+    """A compiled predictor. The feature networks are compiled only if something was taught.
+
+    Args:
+        bundle: with its model.
+        config: device, threads, budget.
+        store: what was taught; None: nothing taught is used.
+        at_once: products in use at the same time, each of which takes up to 35 MB.
+
+    Raises:
+        ZsadError: as of `Detector`.
+    """
+    products: list[str] = []
+    unreadable = None
+    try:
+        if store is not None:
+            products = store.products()
+    except ProfileError as error:
+        logger.error("every verdict is unknown: %s", error)
+        unreadable = error
+    known = bundle.manifest.products
+    if config.product not in known and (config.product in products or unreadable is not None):
+        config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
+    detector = Detector(bundle, config)
+    networks = None
+    if products and bundle.manifest.features is not None:
+        networks = FeatureNetworks(bundle, config, detector)
+    return ProductPredictor(
+        detector,
+        networks,
+        store,
+        config,
+        bundle=bundle.without_model(),
+        taught=products,
+        unreadable=unreadable,
+        at_once=at_once,
+    )
+
+
+class ProductPredictor:
+    """Predicts with the product's profile if it has one, else with the bundle alone: `zsad_agent.model.Predictor`.
+
+    A product that was taught never falls back to the bundle alone: without a usable profile its pictures fail.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        networks: FeatureNetworks | None,
+        store: ProfileStore | None,
+        config: InferenceConfig,
+        *,
+        bundle: Bundle | None = None,
+        taught: list[str],
+        unreadable: ProfileError | None = None,
+        at_once: int = 1,
+    ) -> None:
+        """Reads no profile yet.
+
+        Args:
+            detector: the zero-shot model.
+            networks: of the same bundle; None if nothing was taught, or if the bundle has none.
+            store: of the profiles; None: nothing taught is used.
+            config: see `TaughtPredictor`.
+            taught: the products in the store.
+            unreadable: why these are unknown; every picture then fails with this reason.
+            bundle: without its model, for networks that are needed later.
+            at_once: products in use at the same time.
+        """
+        self._unreadable = unreadable
+        self._bundle = bundle
+        self._config = config
+        self._most_held = at_once + 1  # the next product is prepared while the present one is inspected
+        self.detector = detector
+        self.trial_s = detector.trial_s
+        self._networks = networks
+        self._store = store
+        self._taught = set(taught)
+        self._held: OrderedDict[str, Profile | ProfileError] = OrderedDict()
+        self._turn = threading.Lock()  # held while a network runs
+        self._predictor: Predictor = detector
+        if networks is not None:
+            self._use(networks)
+
+    def _use(self, networks: FeatureNetworks) -> None:
+        self._predictor = TaughtPredictor(self.detector, networks, self._profile_of, self._config, self._most_held)
+        self._networks = networks
+
+    def for_learning(self) -> tuple[Predictor, FeatureNetworks]:
+        """The detector and networks for a teach-in in another thread: pictures of the inspection come in between.
+
+        Compiles the networks if nothing was taught before.
+
+        Raises:
+            BundleError: the bundle has no feature networks.
+            DeviceError: the device cannot run them.
+        """
+        if self._networks is None:
+            if self._bundle is None:
+                raise ProfileError("this predictor was made without a bundle, so it cannot learn")
+            networks = FeatureNetworks(self._bundle, self._config, self.detector)
+            with self._turn:
+                self._use(networks)
+        assert self._networks is not None
+        return _SharedDetector(self.detector, self._turn), _SharedNetworks(self._networks, self._turn)
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        """As `zsad_agent.model.Predictor.predict`.
+
+        Raises:
+            ProfileError: what was taught about the product cannot be used.
+        """
+        if self._unreadable is not None:
+            raise self._unreadable
+        if self._networks is None and product in self._taught:
+            raise self._without_networks(product)
+        with self._turn:
+            return self._predictor.predict(image_bgr, product)
+
+    def is_taught(self, product: str) -> bool:
+        """As `zsad_agent.model.Predictor.is_taught`."""
+        return self._unreadable is not None or product in self._taught
+
+    def prepare(self, product: str) -> None:
+        """As `zsad_agent.model.Predictor.prepare`. Reads the profile, and makes it again for another bundle.
+
+        For any thread: the inspection continues meanwhile.
+        """
+        if self._unreadable is not None:
+            raise self._unreadable
+        if self._store is None or not self._store.has(product):
+            self._taught.discard(product)
+            self.detector.prepare(product)
+            return
+        if self._networks is None:
+            if self._bundle is None or self._bundle.manifest.features is None:
+                raise self._without_networks(product)
+            self.for_learning()
+        assert self._networks is not None
+        self._taught.add(product)
+        try:
+            profile = self._read(product)
+            if profile.bundle.sha256 != self._networks.bundle.sha256:
+                profile = self._made_again(profile, self._networks)
+            self._hold(product, profile)
+            with self._turn:
+                self._predictor.prepare(product)
+        except ProfileError as error:
+            self._hold(product, error)
+            raise
+
+    def self_test(self) -> None:
+        """As `zsad_agent.model.Predictor.self_test`."""
+        with self._turn:
+            self._predictor.self_test()
+
+    def _profile_of(self, product: str) -> Profile | None:
+        """For the inspection, at every picture."""
+        if product not in self._taught:
+            return None
+        held = self._held.get(product)
+        if held is None:
+            try:
+                held = self._read(product)
+                if self._networks is not None and held.bundle.sha256 != self._networks.bundle.sha256:
+                    raise ProfileError(
+                        f"the profile of {product} was made with the bundle {held.bundle.name} {held.bundle.version}. "
+                        "It is made again when the product is chosen or the agent is reloaded"
+                    )
+            except ProfileError as error:
+                held = error
+            self._hold(product, held)
+        if isinstance(held, ProfileError):
+            raise held
+        return held
+
+    def _read(self, product: str) -> Profile:
+        profile = self._store.current(product) if self._store is not None else None
+        if profile is None:
+            raise ProfileError(f"what was taught about {product} was removed. Reload the agent")
+        return profile
+
+    def _hold(self, product: str, found: Profile | ProfileError) -> None:
+        self._held[product] = found if isinstance(found, ProfileError) else replace(found, goods=())
+        self._held.move_to_end(product)
+        while len(self._held) > self._most_held:
+            self._held.popitem(last=False)
+
+    def _without_networks(self, product: str) -> ProfileError:
+        if product in self._taught:
+            return ProfileError(
+                f"{product} was taught, but this bundle has no feature networks. Use a newer bundle, or remove what "
+                "was taught (zsad-agent profiles remove)"
+            )
+        return ProfileError(f"{product} was taught after the agent started. Reload the agent to use it")
+
+    def _made_again(self, old: Profile, networks: FeatureNetworks) -> Profile:
+        """The profile from its kept pictures, with these networks. It becomes the product's newest one.
+
+        Raises:
+            ProfileError: it cannot be made.
+        """
+        text = f"the profile of {old.product} was made with the bundle {old.bundle.name} {old.bundle.version}"
+        logger.warning("%s: it is made again from %d kept pictures", text, len(old.goods))
+        map_hw = networks.bundle.manifest.model.map_hw
+        ignored = old.ignored
+        if ignored is not None:
+            ignored = cv2.resize(ignored.astype(np.uint8), map_hw[::-1], interpolation=cv2.INTER_NEAREST) > 0
+        try:
+            detector, shared = self.for_learning()
+            taught = teach(
+                [(good.name, good.image) for good in old.goods],
+                product=old.product,
+                networks=shared,
+                detector=detector,
+                rate=old.asked_rate,
+                ignored=ignored,
+                mode=old.part.mode,
+                unchecked=True,
+            )
+        except ZsadError as error:
+            raise ProfileError(f"{text}, and cannot be made again: {error}. Teach the product again") from error
+        made = replace(taught.profile, goods=old.goods, rebuilt_from=old.bundle)
+        assert self._store is not None
+        try:
+            return self._store.add(made)
+        except ProfileError as error:
+            logger.warning(
+                "the new profile of %s is not stored, so the next start makes it again: %s", old.product, error
+            )
+            return decode_profile(encode_profile(made), old.product)
+
+
+class _SharedDetector:
+    """The detector, for one picture at a time."""
+
+    def __init__(self, detector: Detector, turn: threading.Lock) -> None:
+        self._detector, self._turn = detector, turn
+        self.prepare, self.is_taught, self.self_test = detector.prepare, detector.is_taught, detector.self_test
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        with self._turn:
+            found = self._detector.predict(image_bgr, product)
+        time.sleep(TURN_S)
+        return found
+
+
+class _SharedNetworks(FeatureNetworks):
+    """The networks, for one picture at a time."""
+
+    def __init__(self, networks: FeatureNetworks, turn: threading.Lock) -> None:
+        self.scales, self.bundle = networks.scales, networks.bundle
+        self._shared, self._turn = networks, turn
+
+    def tokens(self, view_bgr: np.ndarray, scale: FeatureScale, *, strip: bool = False) -> np.ndarray:
+        with self._turn:
+            found = self._shared.tokens(view_bgr, scale, strip=strip)
+        time.sleep(TURN_S)
+        return found

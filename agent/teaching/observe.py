@@ -1,0 +1,208 @@
+"""From a picture to its maps: where the part is, the distances to a memory on each scale, and the zero-shot map.
+
+Teach-in and inspection both use this module, so scores are comparable between them. The memory is an input of the graph
+that finds the nearest vectors: switching the product compiles nothing.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from zsad_agent.model import FeatureNetworks, Predictor
+from zsad_core.bundle import GENERIC_PRODUCT, FeatureScale
+from zsad_core.errors import DeviceError, ProductError
+from zsad_core.openvino_offline import import_openvino, openvino_core
+from zsad_core.part import Located, PartModel
+
+GRID_HW = (56, 56)  # of all maps of a view
+STRIP_GRID_HW = (28, 84)
+LEAST_SHARE = 1e-4  # of zero-shot map values, and of 1 minus them, before the logit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What the networks see in one picture."""
+
+    located: Located  # without its pixels
+    tokens: Mapping[str, np.ndarray]  # scale -> float [h, w, C], unit length
+    zero_shot: np.ndarray  # float32 [grid]: logits
+    map_hw: tuple[int, int]  # of the final map
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        return STRIP_GRID_HW if self.located.strip else GRID_HW
+
+    def judged(self, ignored: np.ndarray | None, hw: tuple[int, int]) -> np.ndarray:
+        """bool `hw` of the view: False where `ignored`, bool [map_hw] of the frame, covers most of a cell."""
+        if ignored is None:
+            return np.ones(hw, bool)
+        return self.located.map_to_view(ignored.astype(np.float32), hw) < 0.5
+
+
+class Memory:
+    """The vectors of one scale, ready for the search."""
+
+    def __init__(self, vectors: np.ndarray, rows: int) -> None:
+        """Takes float [M, C] vectors of unit length, M from 1 to `rows`. The first one fills the rows that are left."""
+        self.vectors = np.empty((rows, vectors.shape[1]), np.float32)
+        self.vectors[: len(vectors)] = vectors
+        self.vectors[len(vectors) :] = vectors[0]
+        self.tensor = import_openvino().Tensor(self.vectors, shared_memory=True)
+
+    def without(self, left_out: np.ndarray) -> "Memory":
+        """A copy without the vectors where bool [M] is True, which must leave one."""
+        return Memory(self.vectors[: len(left_out)][~left_out], len(self.vectors))
+
+
+class Search:
+    """The compiled search of one scale. For one thread at a time."""
+
+    def __init__(self, *, rows: int, width: int, queries: int) -> None:
+        """Compiles the search.
+
+        Args:
+            rows: most vectors of a memory.
+            width: of a vector.
+            queries: tokens of one tile, searched at a time: their similarities stay in the processor's cache.
+
+        Raises:
+            DeviceError: OpenVINO cannot compile it.
+        """
+        self._queries = np.zeros((queries, width), np.float32)
+        self.rows = rows
+        try:
+            self._request = _compile(rows, width, queries).create_infer_request()
+            self._request.set_input_tensor(0, import_openvino().Tensor(self._queries, shared_memory=True))
+        except RuntimeError as error:
+            raise DeviceError(f"the search in the memory cannot be compiled: {error}") from error
+
+    def time_ms(self) -> float:
+        """Measures the time for the tokens of one tile."""
+        memory = Memory(np.ones((1, self._queries.shape[1]), np.float32), self.rows)
+        times_s = []
+        for _ in range(4):  # the first one also creates the kernels
+            started_s = time.perf_counter()
+            self.distances(np.ones_like(self._queries), memory)
+            times_s.append(time.perf_counter() - started_s)
+        return 1000 * min(times_s)
+
+    def distances(self, tokens: np.ndarray, memory: Memory) -> np.ndarray:
+        """float32 [...]: 1 - cosine of each token's nearest vector, in [0, 2].
+
+        Args:
+            tokens: float [..., C], unit length.
+            memory: of this scale.
+
+        Raises:
+            DeviceError: the search fails, or a token is not a number.
+        """
+        flat = tokens.reshape(-1, tokens.shape[-1])
+        found = np.empty(len(flat), np.float32)
+        count = len(self._queries)
+        try:
+            self._request.set_input_tensor(1, memory.tensor)
+            for start in range(0, len(flat), count):
+                part = flat[start : start + count]
+                self._queries[: len(part)] = part
+                self._request.infer()
+                found[start : start + count] = self._request.get_output_tensor().data[: len(part)]
+        except RuntimeError as error:
+            raise DeviceError(f"the search in the memory failed: {error}") from error
+        if not np.isfinite(found).all():
+            raise DeviceError(f"the search in the memory gave {int((~np.isfinite(found)).sum())} values that are NaN")
+        return np.clip(1 - found, 0, 2).reshape(tokens.shape[:-1])
+
+
+def _compile(rows: int, width: int, queries: int) -> Any:
+    """The compiled graph: queries [Q, C], vectors [M, C] -> [Q], the highest product of each query."""
+    ov = import_openvino()
+    import openvino.opset13 as ops
+
+    tokens, vectors = ops.parameter([queries, width], np.float32), ops.parameter([rows, width], np.float32)
+    products = ops.matmul(tokens, vectors, transpose_a=False, transpose_b=True)
+    highest = ops.reduce_max(products, np.array([1]), keep_dims=False)
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}  # bf16 is as coarse as the distances
+    return openvino_core().compile_model(ov.Model([highest], [tokens, vectors]), "CPU", options)
+
+
+class Observer:
+    """The bundle's networks and the searches of its scales. For one thread at a time."""
+
+    def __init__(self, detector: Predictor, networks: FeatureNetworks) -> None:
+        self.detector = detector
+        self._networks = networks
+        self.scales: dict[str, FeatureScale] = {scale.name: scale for scale in networks.scales}
+        self._searches: dict[str, Search] = {}
+
+    def observe(self, image_bgr: np.ndarray, product: str, part: PartModel, names: Iterable[str]) -> Observed:
+        """What is seen of the part on these scales.
+
+        Args:
+            image_bgr: uint8 [H, W, 3].
+            product: chooses the prompts. One without prompts in the bundle has those of the generic product.
+            part: where the part is.
+            names: of the scales.
+
+        Raises:
+            PartError: the picture shows no part, or another one.
+            ImageError: the picture is too small.
+            DeviceError: the device failed, or an answer is not valid.
+        """
+        try:
+            frame_map = self.detector.predict(image_bgr, product).anomaly_map
+        except ProductError:
+            frame_map = self.detector.predict(image_bgr, GENERIC_PRODUCT).anomaly_map
+        shares = np.clip(frame_map, LEAST_SHARE, 1 - LEAST_SHARE)
+        located = part.locate(image_bgr)
+        return Observed(
+            located=replace(located, view_bgr=np.zeros((1, 1, 3), np.uint8)),
+            tokens={name: self.tokens(located, name) for name in names},
+            zero_shot=located.map_to_view(
+                np.log(shares / (1 - shares)), STRIP_GRID_HW if located.strip else GRID_HW
+            ).astype(np.float32),
+            map_hw=frame_map.shape,
+        )
+
+    def tokens(self, located: Located, name: str) -> np.ndarray:
+        """float32 [h, w, C], unit length, of a scale.
+
+        Raises:
+            DeviceError: the device failed, or an answer is not valid.
+        """
+        return self._networks.tokens(located.view_bgr, self.scales[name], strip=located.strip)
+
+    def distances(self, seen: Observed, name: str, memory: Memory) -> np.ndarray:
+        """float32 [grid]: the distances of a scale's tokens to the nearest vector of the memory.
+
+        Raises:
+            DeviceError: the search failed.
+        """
+        found = self._search(name).distances(seen.tokens[name], memory)
+        return cv2.resize(found, seen.grid_hw[::-1], interpolation=cv2.INTER_LINEAR)
+
+    def memory(self, name: str, vectors: np.ndarray) -> Memory:
+        """The vectors of a scale, float [M, C], for the search."""
+        return Memory(vectors, self.scales[name].memory)
+
+    def time_ms(self, name: str, *, strip: bool) -> float:
+        """Time of a scale for one picture: its network and the search."""
+        scale = self.scales[name]
+        tiles = 3 if strip else scale.tiles**2
+        network_ms = self._networks.time_ms(scale) * tiles / scale.tiles**2
+        return network_ms + tiles * self._search(name).time_ms()
+
+    def _search(self, name: str) -> Search:
+        if name not in self._searches:
+            scale = self.scales[name]
+            cells = scale.grid_hw[0] * scale.grid_hw[1]
+            self._searches[name] = Search(rows=scale.memory, width=scale.width, queries=cells)
+        return self._searches[name]
+
+
+def scales_for(scales: Iterable[FeatureScale], *, strip: bool) -> list[FeatureScale]:
+    """The scales that look at a view: of a strip only those of whole views, which then have three tiles."""
+    return [scale for scale in scales if scale.tiles == 1 or not strip]

@@ -1,0 +1,290 @@
+"""The profiles of a device, in `<folder>/<product>/<number>.profile`.
+
+`<product>/current` holds the number of the profile in use. A profile is written under another name, synced and
+renamed; then `current` is replaced in the same way. So a kill or power cut at any moment leaves the earlier profile in
+use. Files are never changed after they were written. Readers need no lock; changes hold the lock of the folder.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from zsad_agent.system import file_stamp, sync_folder, write_whole
+from zsad_agent.teaching.profile import Profile, decode_profile, encode_profile, read_profile
+from zsad_core.bundle import product_name
+from zsad_core.errors import ProfileError
+
+KEPT = 3  # newest profiles of a product
+CURRENT = "current"
+_LOCK = ".lock"
+_REMOVED = ".removed"
+_FILE = re.compile(r"([1-9][0-9]{0,8})\.profile")
+_NUMBER = re.compile(rb"([1-9][0-9]{0,8})\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What the store has for a product."""
+
+    product: str
+    number: int | None  # of the profile in use; None: none is chosen
+    numbers: tuple[int, ...]  # of the kept profiles, rising
+    profile: Profile | None  # the one in use
+    fault: str | None  # why it cannot be used
+
+
+class ProfileStore:
+    """Reads and changes the folder, which need not exist. Any thread and process may use it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def products(self) -> list[str]:
+        """The products for which something was taught, sorted.
+
+        Raises:
+            ProfileError: the folder cannot be read.
+        """
+        try:
+            return sorted(name for name in os.listdir(self.folder) if self.has(name))  # noqa: PTH208 - names alone
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise self._fault("cannot be read", error) from error
+
+    def has(self, product: str) -> bool:
+        """Whether something was taught for the product, even if its profile is damaged."""
+        try:
+            return self._number(product) is not None
+        except ProfileError:
+            return True
+
+    def stamp(self, product: str) -> tuple[int, int, int] | None:
+        """Differs after another profile of the product came into use. For any thread, at once."""
+        return file_stamp(self.folder / product / CURRENT)
+
+    def current(self, product: str) -> Profile | None:
+        """The profile in use; None if nothing was taught for the product.
+
+        Raises:
+            ProfileError: it is damaged or belongs to another product.
+        """
+        while (number := self._number(product)) is not None:
+            path = self._path(product, number)
+            try:
+                profile = read_profile(path)
+            except ProfileError:
+                if self._number(product) == number:
+                    raise
+                continue  # another process has replaced it meanwhile
+            if profile.product != product:
+                raise ProfileError(f"{path}: is the profile of {profile.product!r}. Import it, do not copy it here")
+            return profile
+        return None
+
+    def entry(self, product: str) -> Entry:
+        """What there is for the product; a damaged profile is a fault."""
+        number, profile, fault = None, None, None
+        try:
+            number = self._number(product)
+            profile = self.current(product)
+        except ProfileError as error:
+            fault = str(error)
+        numbers = tuple(self._numbers(product))
+        return Entry(product=product, number=number, numbers=numbers, profile=profile, fault=fault)
+
+    def entries(self) -> list[Entry]:
+        """What there is for every product."""
+        return [self.entry(product) for product in self.products()]
+
+    def add(self, profile: Profile) -> Profile:
+        """Stores a profile and takes it into use. Returns it as stored.
+
+        Raises:
+            ProfileError: it cannot be stored, for example because the disk is full; the earlier one stays in use.
+        """
+        return self._put(profile.product, encode_profile(profile))
+
+    def import_from(self, path: Path) -> Profile:
+        """Stores the profile in a file and takes it into use, after every check.
+
+        Raises:
+            ProfileError: the file is damaged, or cannot be stored; nothing has then changed.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ProfileError(f"{path}: cannot be read: {error.strerror or error}") from error
+        return self._put(decode_profile(content, str(path)).product, content)
+
+    def export_to(self, product: str, path: Path) -> Profile:
+        """Writes the profile in use to a file, and returns it.
+
+        Raises:
+            ProfileError: nothing was taught, it is damaged, or the file cannot be written.
+        """
+        profile = self.current(product)
+        if profile is None:
+            raise self._nothing(product)
+        try:
+            content = self.path_of(product).read_bytes()
+            if decode_profile(content, str(path)).sha256 != profile.sha256:
+                raise ProfileError(f"{product}: another profile came into use meanwhile. Export it again")
+            write_whole(path, content)
+        except OSError as error:
+            raise ProfileError(f"{path}: cannot be written: {error.strerror or error}") from error
+        return profile
+
+    def roll_back(self, product: str) -> Profile:
+        """Takes the profile before the one in use into use. A damaged one is passed over.
+
+        Raises:
+            ProfileError: there is no earlier one, or it cannot be chosen.
+        """
+        with self._changing():
+            numbers, now = self._numbers(product), None
+            if not numbers:
+                raise self._nothing(product)
+            with contextlib.suppress(ProfileError):  # `current` is damaged: the newest usable profile
+                now = self._number(product)
+            return self._choose_first(product, [number for number in numbers if now is None or number < now])
+
+    def remove(self, product: str) -> None:
+        """Removes everything that was taught about the product.
+
+        Raises:
+            ProfileError: there is nothing, or it cannot be removed.
+        """
+        with self._changing():
+            folder = self._product_folder(product)
+            if not folder.is_dir():
+                raise self._nothing(product)
+            gone = self.folder / _REMOVED
+            folder.rename(gone)  # a kill while files are deleted leaves no half of a product
+            sync_folder(self.folder)
+            shutil.rmtree(gone, ignore_errors=True)
+
+    def _put(self, product: str, content: bytes) -> Profile:
+        with self._changing():
+            folder = self._product_folder(product)
+            folder.mkdir(exist_ok=True)
+            number = max(self._numbers(product), default=0) + 1
+            path = self._path(product, number)
+            try:
+                write_whole(path, content)
+                stored = read_profile(path)  # as the disk has it
+                write_whole(folder / CURRENT, b"%d\n" % number)
+            except BaseException:
+                with contextlib.suppress(OSError, ProfileError):
+                    if self._chosen(product) != number:
+                        path.unlink()
+                raise
+            sync_folder(self.folder)
+            self._prune(product, number)
+            return stored
+
+    def _choose_first(self, product: str, numbers: list[int]) -> Profile:
+        """Takes the newest usable one of these into use."""
+        fault = "there is no earlier one"
+        for number in sorted(numbers, reverse=True):
+            try:
+                profile = read_profile(self._path(product, number))
+            except ProfileError as error:
+                fault = str(error)
+                continue
+            write_whole(self.folder / product / CURRENT, b"%d\n" % number)
+            return profile
+        raise ProfileError(f"{product}: no earlier profile can be taken into use: {fault}")
+
+    def _prune(self, product: str, current: int) -> None:
+        """Deletes all but the newest profiles, with their sheets, and what killed writers have left."""
+        old = [number for number in self._numbers(product)[:-KEPT] if number != current]
+        gone = [
+            path
+            for number in old
+            for path in (self._path(product, number), self._path(product, number).with_suffix(".jpg"))
+        ]
+        for path in (*gone, *(self.folder / product).glob(".*.part")):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """The only change of the folder at this time, by any process. OSError becomes ProfileError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / _LOCK).open("wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # the system releases it when the process ends
+                shutil.rmtree(self.folder / _REMOVED, ignore_errors=True)  # of a killed `remove`
+                yield
+        except OSError as error:
+            raise self._fault("cannot be changed, so what was in use stays in use", error) from error
+
+    def _number(self, product: str) -> int | None:
+        """The number in `current`; without this file that of the newest profile; None: nothing was taught."""
+        if not _can_be_taught(product):
+            return None
+        chosen = self._chosen(product)
+        return max(self._numbers(product), default=None) if chosen is None else chosen
+
+    def _chosen(self, product: str) -> int | None:
+        """The number in `current`; None if there is no such file."""
+        path = self.folder / product / CURRENT
+        try:
+            with path.open("rb") as file:
+                found = _NUMBER.fullmatch(file.read(16))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._fault("cannot be read", error) from error
+        if found is None:
+            raise ProfileError(f"{path}: is damaged. Choose the newest profile with zsad-agent profiles rollback")
+        return int(found[1])
+
+    def _numbers(self, product: str) -> list[int]:
+        """The numbers of the stored profiles, rising."""
+        try:
+            names = os.listdir(self.folder / product)  # noqa: PTH208 - names alone
+        except OSError:
+            return []
+        return sorted(int(found[1]) for name in names if (found := _FILE.fullmatch(name)))
+
+    def path_of(self, product: str) -> Path:
+        """The file of the profile in use.
+
+        Raises:
+            ProfileError: nothing was taught, or the choice is damaged.
+        """
+        number = self._number(product)
+        if number is None:
+            raise self._nothing(product)
+        return self._path(product, number)
+
+    def _path(self, product: str, number: int) -> Path:
+        return self.folder / product / f"{number}.profile"
+
+    def _product_folder(self, product: str) -> Path:
+        try:
+            if product_name(product) == product:
+                return self.folder / product
+        except ValueError as error:
+            raise ProfileError(f"product {error}") from error
+        raise ProfileError(f"product {product!r}: write it in Unicode's composed form, {product_name(product)!r}")
+
+    def _nothing(self, product: str) -> ProfileError:
+        return ProfileError(f"{self.folder}: nothing was taught for {product!r}. Teach it with zsad-agent teach")
+
+    def _fault(self, what: str, error: OSError) -> ProfileError:
+        return ProfileError(f"{error.filename or self.folder}: {what}: {error.strerror or error}")
+
+
+def _can_be_taught(product: str) -> bool:
+    try:
+        return product_name(product) == product
+    except ValueError:
+        return False

@@ -1,0 +1,432 @@
+"""Teach-in: from pictures of good parts to a profile with thresholds that keep a promise."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from zsad_agent.config import HealthConfig
+from zsad_agent.messages import BundleName
+from zsad_agent.model import FeatureNetworks, Predictor
+from zsad_agent.teaching.fusion import Fusion, ZMaps, best_fusion
+from zsad_agent.teaching.goods import (
+    LEAST_GOODS,
+    MOST_OUTLIERS,
+    LeftOut,
+    Picture,
+    check_number,
+    find_strangers,
+    read,
+    screen,
+    stand_apart,
+    tail_limit,
+)
+from zsad_agent.teaching.observe import Observed, Observer, scales_for
+from zsad_agent.teaching.profile import MAX_GOODS, KeptPicture, Level, Profile, Recall, ScaleMemory
+from zsad_core.errors import ImageError, ZsadError
+from zsad_core.memory import Promise, Spread, coreset, promise, to_unit
+from zsad_core.part import PartModel, part_models
+
+SMALL_SIDE = 640  # of the pictures from which the part is learnt, pixels
+COMPARED = 12  # goods whose views are compared to choose the part's mode
+LEAVE_FRAME = 0.9  # another mode must make the distances of the whole frame smaller by this factor
+FOREIGN_MARGIN = 3.0  # in z, over the goods' highest quartile; see docs/measurements.md
+
+Kept = TypeVar("Kept")
+Named = tuple[str, Picture]
+Progress = Callable[[str, int, int], None]  # what is done, and for how many pictures of how many
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taught:
+    """The outcome of a teach-in. Scores are those of the highest level, in [0, 1) with the threshold at 0.5.
+
+    The recall of the bad parts is in each level of the profile.
+    """
+
+    profile: Profile
+    left_out: tuple[LeftOut, ...]  # unreadable, doubled, black, overlays, outliers; also of the bad parts
+    good_scores: Mapping[str, float]  # those that set the threshold
+    bad_scores: Mapping[str, float] = field(default_factory=dict)
+    missed: tuple[str, ...] = ()  # the bad parts below the threshold, lowest score first
+    likeness: Mapping[str, float] = field(default_factory=dict)  # part mode -> mean distance between goods
+    notes: tuple[str, ...] = ()  # for people
+
+    @property
+    def outliers(self) -> tuple[LeftOut, ...]:
+        """The pictures that look different from the other goods."""
+        return tuple(entry for entry in self.left_out if entry.score is not None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    """What stays the same during a teach-in."""
+
+    observer: Observer
+    product: str
+    ignored: np.ndarray | None  # bool [map_hw]
+    seed: int
+    say: Progress
+    left_out: list[LeftOut]
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Memories:
+    """The goods that are learned, and what is kept of them."""
+
+    seen: Mapping[str, Observed]  # by the picture's name
+    vectors: Mapping[str, np.ndarray]  # scale -> float16 [M, C]
+    distances: Mapping[str, np.ndarray]  # scale -> float32 [K, grid]: of each good to what the others have shown
+
+
+def teach(
+    images: Sequence[Named],
+    *,
+    product: str,
+    networks: FeatureNetworks,
+    detector: Predictor,
+    bad: Sequence[Named] = (),
+    doubtful: Sequence[Named] = (),
+    rate: float = 0.01,
+    seed: int = 0,
+    ignored: np.ndarray | None = None,
+    mode: str | None = None,
+    health: HealthConfig | None = None,
+    unchecked: bool = False,
+    progress: Progress | None = None,
+) -> Taught:
+    """Learns a product. Pictures are read one at a time, up to three times.
+
+    Args:
+        images: good parts, each with its name: uint8 BGR [H, W, 3], or what reads it and may raise ImageError.
+        product: its name.
+        networks: of the bundle.
+        detector: of the same bundle.
+        bad: as `images`, of bad parts. They set the recall, and may change which scales are used.
+        doubtful: as `images`, of parts that may be bad. They are not learned. Those that the distribution of the goods
+            explains set the threshold too.
+        rate: share of good parts that may be rejected, in (0, 1).
+        seed: of every choice.
+        ignored: bool [h, w] of the model's map, True where the camera's mask ignores it.
+        mode: of the part: frame, box or strip; None: chosen.
+        health: limits of exposure and structure.
+        unchecked: pictures that look the same, or that the agent rejected, are learned too.
+        progress: called after each picture.
+
+    Raises:
+        ZsadError: nothing can be learned: too few goods, more than one product, no such mode, or the device failed.
+    """
+    task = _Task(
+        observer=Observer(detector, networks),
+        product=product,
+        ignored=ignored,
+        seed=seed,
+        say=progress or (lambda what, done, total: None),
+        left_out=[],
+        notes=[],
+    )
+    goods = screen(
+        images,
+        health or HealthConfig(),
+        task.left_out,
+        lambda done: task.say("checking pictures", done, len(images)),
+        unchecked=unchecked,
+    )
+    check_number(len(goods), 0, task.left_out)
+    order = np.random.default_rng(seed).permutation(len(goods))
+    chosen, held_out = ([goods[place] for place in sorted(part)] for part in (order[:MAX_GOODS], order[MAX_GOODS:]))
+    kept, small = _look_through(task, chosen)
+    part, likeness = choose_part(task.observer, small, mode)
+    memories = _learn(task, part, chosen)
+    bundle = networks.bundle
+    return _finish(
+        task,
+        part,
+        memories,
+        held_out,
+        bad,
+        doubtful,
+        rate,
+        likeness=likeness,
+        kept=[kept[name] for name in memories.seen],
+        bundle=BundleName(name=bundle.manifest.name, version=bundle.manifest.version, sha256=bundle.sha256),
+    )
+
+
+def _look_through(task: _Task, goods: Sequence[Named]) -> tuple[dict[str, KeptPicture], list[np.ndarray]]:
+    """The kept pictures by name, and all pictures with at most `SMALL_SIDE` pixels a side."""
+    kept, small = {}, []
+    for done, (name, picture) in enumerate(goods, start=1):
+        image = read(picture)
+        kept[name] = KeptPicture.of(name, image)
+        if (scale := SMALL_SIDE / max(image.shape[:2])) < 1:
+            wh = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+            image = cv2.resize(image, wh, interpolation=cv2.INTER_AREA)
+        small.append(image)
+        task.say("finding the part", done, len(goods))
+    return kept, small
+
+
+def choose_part(
+    observer: Observer, images: Sequence[np.ndarray], mode: str | None
+) -> tuple[PartModel, dict[str, float]]:
+    """Where the part is, chosen by how alike the goods become; and the mean distance between goods of each mode.
+
+    Args:
+        observer: its first scale compares the goods.
+        images: good parts, uint8 BGR [H, W, 3], at least two.
+        mode: frame, box or strip; None: chosen.
+
+    Raises:
+        ZsadError: the mode does not fit these goods.
+    """
+    models: dict[str, PartModel] = {model.mode: model for model in part_models(images)}
+    likeness: dict[str, float] = {}
+    for name, model in models.items():
+        if (distance := _mean_distance(observer, images, model)) is not None:
+            likeness[name] = distance
+    if mode is None:
+        mode = min(likeness, key=lambda name: likeness[name])
+        if mode != "frame" and likeness[mode] > LEAVE_FRAME * likeness.get("frame", np.inf):
+            mode = "frame"
+    elif mode not in likeness:
+        raise ZsadError(f"mode {mode} does not fit these good parts. Modes that do: {', '.join(likeness)}")
+    return models[mode], likeness
+
+
+def _mean_distance(observer: Observer, images: Sequence[np.ndarray], model: PartModel) -> float | None:
+    """From the tokens of some goods to those of the others; None if the part is not found in all of them."""
+    first = next(iter(observer.scales))
+    some = np.linspace(0, len(images) - 1, min(len(images), COMPARED)).astype(int)
+    try:
+        tokens = [observer.tokens(model.locate(images[place]), first) for place in some]
+    except ImageError:
+        return None
+    between = token_distances(tokens)
+    between[np.arange(len(tokens)), np.arange(len(tokens))] = np.inf
+    return float(between.min(axis=1).mean())
+
+
+def token_distances(tokens: Sequence[np.ndarray]) -> np.ndarray:
+    """float32 [K, K, N]: from each token of a picture (first), [h, w, C], to the nearest one of another (second)."""
+    width = tokens[0].shape[-1]
+    together = np.concatenate([one.reshape(-1, width) for one in tokens]).astype(np.float32)
+    nearest = [(together @ one.reshape(-1, width).T.astype(np.float32)).max(axis=1) for one in tokens]
+    return 1 - np.stack(nearest).reshape(len(tokens), len(tokens), -1).swapaxes(0, 1)
+
+
+def _observe(
+    task: _Task, part: PartModel, names: Sequence[str], pictures: Sequence[Named], what: str
+) -> Iterator[tuple[str, Observed]]:
+    """What is seen in each picture that can be used; the others are left out."""
+    for done, (name, picture) in enumerate(pictures, start=1):
+        try:
+            yield name, task.observer.observe(read(picture), task.product, part, names)
+        except ImageError as error:
+            task.left_out.append(LeftOut(name=name, reason=str(error).removeprefix(f"{name}: ")))
+        task.say(what, done, len(pictures))
+
+
+def _learn(task: _Task, part: PartModel, goods: Sequence[Named]) -> _Memories:
+    """The memories of the goods, without the outliers."""
+    names = [scale.name for scale in scales_for(task.observer.scales.values(), strip=part.mode == "strip")]
+    seen = {
+        name: replace(one, tokens={scale: tokens.astype(np.float16) for scale, tokens in one.tokens.items()})
+        for name, one in _observe(task, part, names, goods, "learning good parts")
+    }
+    strangers = find_strangers(token_distances([one.tokens[names[0]] for one in seen.values()]))
+    check_number(len(seen), len(strangers), task.left_out)
+    left = int(MOST_OUTLIERS * len(seen)) - len(strangers)
+    seen = _without(task, seen, strangers)
+    memories = _memorise(task, names, seen)
+    fusion = Fusion(scales=tuple(task.observer.scales[name] for name in names))
+    while left > 0:
+        scores = [maps.score(fusion, task.ignored) for maps in _Reader(task, part, memories).learned().values()]
+        if not (outliers := stand_apart(np.array(scores), left)):
+            break
+        left -= len(outliers)
+        seen = _without(task, seen, outliers)
+        memories = _memorise(task, names, seen)
+    return memories
+
+
+def _memorise(task: _Task, names: Sequence[str], seen: Mapping[str, Observed]) -> _Memories:
+    learned = {name: _learn_scale(task, name, seen) for name in names}
+    return _Memories(
+        seen=seen,
+        vectors={name: vectors for name, (vectors, _) in learned.items()},
+        distances={name: distances for name, (_, distances) in learned.items()},
+    )
+
+
+def _without(task: _Task, seen: Mapping[str, Kept], outliers: Mapping[int, float]) -> dict[str, Kept]:
+    """The goods without the outliers, which are named. `outliers`: place -> times the median."""
+    names = list(seen)
+    for place, times in sorted(outliers.items(), key=lambda entry: -entry[1]):
+        reason = f"looks different from the other good parts: {times:.1f} times their median"
+        task.left_out.append(LeftOut(name=names[place], reason=reason, score=times))
+    return {name: seen[name] for place, name in enumerate(names) if place not in outliers}
+
+
+def _learn_scale(task: _Task, name: str, seen: Mapping[str, Observed]) -> tuple[np.ndarray, np.ndarray]:
+    """The memory of a scale, float16 [M, C]; float32 [K, grid]: each good's distances to what the others have shown."""
+    vectors, owners = [], []
+    for number, one in enumerate(seen.values()):
+        tokens = one.tokens[name]
+        vectors.append(tokens[one.judged(task.ignored, tokens.shape[:2])])
+        owners.append(np.full(len(vectors[-1]), number))
+    if sum(len(found) > 0 for found in vectors) < LEAST_GOODS:
+        raise ZsadError("the mask ignores the whole part, so nothing can be learned")
+    together = np.concatenate(vectors)
+    places = coreset(together, task.observer.scales[name].memory, seed=task.seed)
+    owner = np.concatenate(owners)[places]
+    memory = task.observer.memory(name, together[places])
+    distances = [
+        task.observer.distances(one, name, memory.without(owner == number)) for number, one in enumerate(seen.values())
+    ]
+    return together[places], np.stack(distances)
+
+
+def _finish(
+    task: _Task,
+    part: PartModel,
+    memories: _Memories,
+    held_out: Sequence[Named],
+    bad: Sequence[Named],
+    doubtful: Sequence[Named],
+    rate: float,
+    *,
+    likeness: Mapping[str, float],
+    kept: Sequence[KeptPicture],
+    bundle: BundleName,
+) -> Taught:
+    """Sets the thresholds, with the goods and the bad parts that the memory does not hold."""
+    reader = _Reader(task, part, memories)
+    goods = reader.learned()
+    bads = dict(reader.read(bad, "checking bad parts"))
+    fusion, note = best_fusion(
+        list(goods.values()),
+        list(bads.values()),
+        [task.observer.scales[name] for name in memories.vectors],
+        task.ignored,
+        task.seed,
+    )
+    levels = [fusion.first(count) for count in range(1, len(fusion.names) + 1)]
+    scores = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in goods.items()}
+    quartiles = [maps.quartile(fusion.names[0]) for maps in goods.values()]
+    others, their_quartiles = {}, {}
+    for name, maps in reader.read(held_out, "checking further good parts"):
+        others[name] = [maps.score(level, task.ignored) for level in levels]
+        their_quartiles[name] = maps.quartile(fusion.names[0])
+    outliers = stand_apart(np.array([of[-1] for of in others.values()]), int(MOST_OUTLIERS * len(others)))
+    others = _without(task, others, outliers)
+    quartiles += [their_quartiles[name] for name in others]
+    needed = promise([0.0], rate).needed
+    scores = others if len(others) >= needed else scores | others
+    scores |= _likely_good(task, scores, dict(reader.read(doubtful, "checking doubtful parts")), levels)
+    found = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in bads.items()}
+    promises = [promise([of[place] for of in scores.values()], rate) for place in range(len(levels))]
+    scale = promises[-1].threshold
+    profile = Profile(
+        product=task.product,
+        made_at=datetime.now(UTC),
+        bundle=bundle,
+        part=part,
+        scales={
+            name: ScaleMemory(vectors=memories.vectors[name], spread=reader.spreads[name]) for name in fusion.names
+        },
+        zero_shot=reader.zero_shot,
+        zero_shot_weight=fusion.weight,
+        foreign_above=max(0.0, *quartiles) + FOREIGN_MARGIN if part.mode == "frame" else None,
+        levels=tuple(
+            _level(one, count, [of[count - 1] for of in found.values()]) for count, one in enumerate(promises, start=1)
+        ),
+        goods_scores=tuple(of[-1] for of in scores.values()),
+        asked_rate=rate,
+        goods=tuple(kept),
+        ignored=task.ignored,
+    )
+    if note is not None:
+        task.notes.append(note)
+    missed = sorted((of[-1], name) for name, of in found.items() if of[-1] < scale)
+    return Taught(
+        profile=profile,
+        left_out=tuple(task.left_out),
+        good_scores={name: float(to_unit(of[-1], scale)) for name, of in scores.items()},
+        bad_scores={name: float(to_unit(of[-1], scale)) for name, of in found.items()},
+        missed=tuple(name for _, name in missed),
+        likeness=likeness,
+        notes=tuple(task.notes),
+    )
+
+
+def _likely_good(
+    task: _Task, goods: Mapping[str, Sequence[float]], doubtful: Mapping[str, ZMaps], levels: Sequence[Fusion]
+) -> dict[str, list[float]]:
+    """The scores, by level, of the doubtful parts that the goods explain. The others are left out."""
+    found = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in doubtful.items()}
+    limit = tail_limit(np.array([of[-1] for of in goods.values()]), len(goods) + len(found))
+    for name, of in sorted(found.items(), key=lambda entry: -entry[1][-1]):
+        if of[-1] > limit:
+            reason = f"may be defective: its score of {of[-1]:.1f} is above {limit:.1f}, which good parts explain"
+            task.left_out.append(LeftOut(name=name, reason=reason, score=of[-1]))
+    return {name: of for name, of in found.items() if of[-1] <= limit}
+
+
+def _level(found: Promise, scales: int, bads: Sequence[float]) -> Level:
+    reached = sum(score >= found.threshold for score in bads)
+    return Level(
+        scales=scales,
+        scale=found.threshold,
+        false_reject_rate=found.rate,
+        false_reject_rate_90=found.rate_90,
+        needed=found.needed,
+        recall=Recall(found=reached, total=len(bads)) if bads else None,
+    )
+
+
+class _Reader:
+    """Maps in z of the learned goods and of other pictures."""
+
+    def __init__(self, task: _Task, part: PartModel, memories: _Memories) -> None:
+        self._task = task
+        self._part = part
+        self._memories = memories
+        seen = list(memories.seen.values())
+        judged = np.stack([one.judged(task.ignored, one.grid_hw) for one in seen])
+        self.spreads = {name: Spread.of(found[judged]) for name, found in memories.distances.items()}
+        self.zero_shot = Spread.of(np.stack([one.zero_shot for one in seen])[judged])
+        self._loaded = {name: task.observer.memory(name, vectors) for name, vectors in memories.vectors.items()}
+
+    def learned(self) -> dict[str, ZMaps]:
+        """The leave-one-out maps of the learned goods."""
+        distances = self._memories.distances
+        return {
+            name: self._in_z(one, {scale: distances[scale][place] for scale in distances})
+            for place, (name, one) in enumerate(self._memories.seen.items())
+        }
+
+    def read(self, pictures: Sequence[Named], what: str) -> Iterator[tuple[str, ZMaps]]:
+        """The maps of other pictures."""
+        for name, one in _observe(self._task, self._part, list(self._loaded), pictures, what):
+            yield (
+                name,
+                self._in_z(
+                    one,
+                    {
+                        scale: self._task.observer.distances(one, scale, memory)
+                        for scale, memory in self._loaded.items()
+                    },
+                ),
+            )
+
+    def _in_z(self, seen: Observed, distances: Mapping[str, np.ndarray]) -> ZMaps:
+        return ZMaps(
+            seen=replace(seen, tokens={}),
+            scales={scale: self.spreads[scale].z(found) for scale, found in distances.items()},
+            zero_shot=self.zero_shot.z(seen.zero_shot),
+        )

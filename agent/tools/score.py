@@ -1,0 +1,228 @@
+"""`zsad-agent score`: scores pictures without a broker."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zsad_agent.system import configure_logging, one_line, printable
+from zsad_agent.tools.flags import (
+    add_model_flags,
+    add_picture_flags,
+    add_profile_flags,
+    add_threshold_flag,
+    model_config,
+    profile_store,
+    read_part,
+)
+from zsad_core.errors import DeviceError, ImageError
+
+if TYPE_CHECKING:  # numpy takes longer than parsing
+    from zsad_agent.model import Predictor
+    from zsad_core.types import Prediction, Verdict
+
+MAX_REASON = 1000  # characters
+
+
+def main(arguments: list[str]) -> int:
+    """Prints a score for each picture."""
+    parser = argparse.ArgumentParser(
+        prog="zsad-agent score",
+        description="Scores pictures. Exit code 1 if a picture has no score: its verdict is `unknown`.",
+    )
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="a picture, or a folder with its subfolders"
+    )
+    add_model_flags(parser)
+    add_profile_flags(parser)
+    add_threshold_flag(parser)
+    add_picture_flags(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object per line, latency_ms in milliseconds")
+    parser.add_argument(
+        "--maps",
+        type=Path,
+        metavar="DIR",
+        help="write each anomaly map as DIR/<stem>.npy, float32 [h, w] in [0, 1], with the same subfolders; pictures "
+        "of one folder with the same stem (a.png, a.jpg) get <file name>.npy, further duplicates get a number",
+    )
+    args = parser.parse_args(arguments)
+    configure_logging("WARNING")
+
+    from zsad_agent.teaching import make_predictor
+    from zsad_core.bundle import load_bundle
+
+    config = model_config(args, threshold=args.threshold)
+    bundle = load_bundle(config.inference.bundle)
+    pictures = find_pictures(args.paths)
+    predictor = make_predictor(bundle, config.inference, profile_store(config))
+    predictor.prepare(config.inference.product)
+    scorer = Scorer(
+        predictor=predictor,
+        product=config.inference.product,
+        threshold=config.decision.threshold,
+        untaught_threshold=bundle.manifest.threshold.value,
+    )
+    scores = (
+        score_picture(path, args, scorer, map_file=args.maps and args.maps / map_path) for path, map_path in pictures
+    )
+    return print_scores(scores, as_json=args.json, with_map=args.maps is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The output of `score` for one picture."""
+
+    path: str
+    anomaly_score: float | None = None  # [0, 1]; None when unknown
+    threshold: float
+    verdict: Verdict
+    latency_ms: float | None = None  # of resizing and inference
+    reason: str | None = None
+    provisional: bool  # nothing was taught for the product
+    profile: dict[str, str] | None = None  # product and sha256 of what was taught, if it was used
+    map: str | None = None  # file of the anomaly map, if requested
+
+    def as_json(self, *, with_map: bool) -> str:
+        """One line. `reason` is present only with `unknown`, `map` only with `--maps`."""
+        left_out = ("reason",) * (self.reason is None) + ("map",) * (not with_map)
+        return json.dumps({name: value for name, value in asdict(self).items() if name not in left_out})
+
+    @property
+    def text(self) -> str:
+        """The path, and the reason if there is one."""
+        if self.reason is None:
+            return self.path
+        return f"{self.path}: {self.reason.removeprefix(f'{self.path}: ')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """What scores the pictures, and the threshold."""
+
+    predictor: Predictor
+    product: str
+    threshold: float | None  # None: the taught one, else the bundle's
+    untaught_threshold: float
+
+    def threshold_of(self, prediction: Prediction | None) -> float:
+        """The threshold for a prediction, or for a picture without one."""
+        if self.threshold is not None:
+            return self.threshold
+        from zsad_core.types import TAUGHT_THRESHOLD
+
+        if prediction is not None and prediction.threshold is not None:
+            return prediction.threshold
+        return TAUGHT_THRESHOLD if self.predictor.is_taught(self.product) else self.untaught_threshold
+
+
+def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """The pictures of files and folders in the given order, each with the path of its map below the maps' folder.
+
+    The pictures of a folder are sorted by name. A map is named `<stem>.npy`, in the same subfolder as the picture.
+    Pictures whose maps would have the same name (`a.png` and `a.jpg`) all get `<file name>.npy`. If that is the same
+    too (two folders with the same names), the later ones get a number: `a.png.2.npy`. No map replaces another.
+    What a folder holds besides pictures is reported on stderr.
+
+    Raises:
+        ImageError: there is no picture.
+    """
+    from zsad_core.picture import find_files
+
+    found: list[tuple[Path, Path]] = []  # the picture, and its path below its folder
+    for path in paths:
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long or a folder closed
+            files = find_files(path)
+            found += [
+                (picture, picture.relative_to(path) if picture != path else Path(path.name or "folder"))
+                for picture in files.pictures
+            ]
+            if files.skipped:
+                print(f"zsad-agent: {printable(files.note)}", file=sys.stderr)
+        else:
+            found.append((path, Path(path.name)))
+    if not found:
+        raise ImageError(f"no pictures below {', '.join(map(str, paths))}")
+    short = Counter(inside.with_suffix("") for _, inside in found)
+    taken: set[Path] = set()
+    pictures = []
+    for path, inside in found:
+        stem = inside.name if short[inside.with_suffix("")] > 1 else inside.stem
+        map_path, number = inside.with_name(f"{stem}.npy"), 1
+        while map_path in taken:
+            number += 1
+            map_path = inside.with_name(f"{stem}.{number}.npy")
+        taken.add(map_path)
+        pictures.append((path, map_path))
+    return pictures
+
+
+def score_picture(path: Path, args: argparse.Namespace, scorer: Scorer, *, map_file: Path | None) -> Score:
+    """The score of one picture; without one the verdict is `unknown`, with the reason. `args`: as of `read_part`.
+
+    Raises:
+        OSError: the map cannot be written.
+    """
+    import numpy as np
+
+    from zsad_core.judging import instant_verdict
+    from zsad_core.types import Verdict
+
+    try:
+        image = read_part(path, args)
+        started_s = time.perf_counter()
+        prediction = scorer.predictor.predict(image, scorer.product)
+        latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
+    except (ImageError, DeviceError) as error:
+        return Score(
+            path=str(path),
+            threshold=scorer.threshold_of(None),
+            verdict=Verdict.UNKNOWN,
+            reason=one_line(str(error), MAX_REASON),
+            provisional=not scorer.predictor.is_taught(scorer.product),
+        )
+    if map_file is not None:
+        map_file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(map_file, prediction.anomaly_map.astype(np.float32))
+    threshold = scorer.threshold_of(prediction)
+    return Score(
+        path=str(path),
+        threshold=threshold,
+        verdict=instant_verdict(prediction.anomaly_score, threshold),
+        anomaly_score=prediction.anomaly_score,
+        latency_ms=latency_ms,
+        provisional=prediction.profile is None,
+        profile=None if prediction.profile is None else asdict(prediction.profile),
+        map=None if map_file is None else str(map_file),
+    )
+
+
+def print_scores(scores: Iterable[Score], *, as_json: bool, with_map: bool) -> int:
+    """Prints each score at once. Returns exit code 1 if any is unknown."""
+    from zsad_core.types import Verdict
+
+    counts: Counter[Verdict] = Counter()
+    if not as_json:
+        print("verdict    score      ms  path", flush=True)
+    for score in scores:
+        counts[score.verdict] += 1
+        print(score.as_json(with_map=with_map) if as_json else _row(score), flush=True)
+    if not as_json:
+        print(
+            f"{counts.total()} pictures: {', '.join(f'{counts[verdict]} {verdict}' for verdict in Verdict)}", flush=True
+        )
+    return 1 if counts[Verdict.UNKNOWN] else 0
+
+
+def _row(score: Score) -> str:
+    figures = f"{'-':>5}  {'-':>6}"
+    if score.anomaly_score is not None:
+        figures = f"{score.anomaly_score:5.3f}  {score.latency_ms:6.1f}"
+    return f"{score.verdict:<10} {figures}  {printable(score.text)}"

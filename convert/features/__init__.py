@@ -1,0 +1,5 @@
+"""Adds the networks of teach-in to a bundle. May import `bundle`, `gate`."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,118 @@
+"""Makes the scales of a bundle: graphs that share the constants of model.bin, compared with torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from zsad_convert.bundle import serialise
+from zsad_convert.features.networks import TokenNetwork, token_graph
+from zsad_convert.features.own_tokens import with_tokens
+from zsad_convert.features.shared_constants import SharedConstants
+from zsad_convert.gate import compiled_in_float32
+from zsad_core.bundle import GENERIC_PRODUCT, MODEL_BIN, MODEL_XML, Bundle, FeatureScale, TokenParity
+from zsad_core.errors import ParityError
+from zsad_core.picture import read_image, resize_to_input
+
+VIT, CNN = "vit_tiny_patch16_224", "tf_efficientnet_lite0"
+# Largest difference of one value of a unit vector, over all cells of all images. Half-precision weights of the shipped
+# backbones cause up to 0.007 (EfficientNet-Lite0) and 0.001 (ViT-Ti).
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A scale that can be added. `docs/measurements.md` says how sizes and taps were chosen."""
+
+    name: str
+    backbone: str
+    input_hw: tuple[int, int]
+    taps: tuple[int, ...]
+    tiles: Literal[1, 2]
+    memory: int
+
+
+KINDS = (
+    Kind(name="vit-whole", backbone=VIT, input_hw=(224, 224), taps=(3, 6, 9), tiles=1, memory=3000),
+    Kind(name="cnn-whole", backbone=CNN, input_hw=(256, 256), taps=(2, 3, 4), tiles=1, memory=2000),
+    Kind(name="vit-tiles", backbone=VIT, input_hw=(224, 224), taps=(3, 6), tiles=2, memory=2000),
+    Kind(name="cnn-tiles", backbone=CNN, input_hw=(256, 256), taps=(2, 3, 4), tiles=2, memory=2000),
+)
+
+
+def make_scales(
+    bundle: Bundle, weights: Mapping[str, Path], pictures: Sequence[Path], source: str
+) -> tuple[tuple[FeatureScale, ...], dict[str, bytes]]:
+    """The scales of these backbones, and name -> content of the files that are new or changed.
+
+    A bundle whose own model is one of the networks gets the output `tokens`, so that this backbone runs once.
+
+    Args:
+        bundle: its constants keep their places; others are added at the end of its model.bin.
+        weights: backbone -> file, for one or more of `KINDS`.
+        pictures: to compare the graphs with torch.
+        source: name of the pictures, for the manifest.
+
+    Raises:
+        WeightsError: the weights do not fit their backbone.
+        ParityError: a graph gives other tokens than torch.
+    """
+    main = bundle.model_xml, bundle.model_bin
+    shared = SharedConstants(main)
+    files: dict[str, bytes] = {}
+    scales: list[FeatureScale] = []
+    for kind in (kind for kind in KINDS if kind.backbone in weights):
+        network = TokenNetwork(kind.backbone, input_hw=kind.input_hw, taps=kind.taps, weights=weights[kind.backbone])
+        with torch.no_grad():
+            width = network(torch.zeros((1, *kind.input_hw, 3), dtype=torch.uint8)).shape[2]
+        made = FeatureScale(
+            name=kind.name,
+            file=None if _is_own(bundle, kind) else f"features-{kind.name}.xml",
+            input_hw=kind.input_hw,
+            grid_hw=network.backbone.grid_hw(kind.input_hw),
+            width=width,
+            tiles=kind.tiles,
+            memory=kind.memory,
+        )
+        same = next((one for one in scales if one.file and one.as_network_of(made)), None)
+        if made.file and same is not None:
+            scales.append(made.model_copy(update={"file": same.file, "parity": same.parity}))
+            continue
+        ir = with_tokens(main, made.grid_hw) if made.file is None else serialise(token_graph(network), "fp16")
+        xml = files[made.file or MODEL_XML] = shared.add(ir)
+        parity = _parity(network, (xml, bytes(shared.content)), bundle, pictures, source)
+        scales.append(made.model_copy(update={"parity": parity}))
+    return tuple(scales), files | {MODEL_BIN: bytes(shared.content)}
+
+
+def _is_own(bundle: Bundle, kind: Kind) -> bool:
+    facts = bundle.manifest.model
+    own = facts.backbone.split(" ")[0], facts.input_hw, facts.taps, facts.precision == "int8"
+    return kind.tiles == 1 and kind.backbone == CNN and own == (CNN, kind.input_hw, kind.taps, False)
+
+
+def _parity(
+    network: TokenNetwork, ir: tuple[bytes, bytes], bundle: Bundle, pictures: Sequence[Path], source: str
+) -> TokenParity:
+    """Compares the IR with torch, both in float32, on whole pictures.
+
+    Raises:
+        ParityError: a value differs by more than `TOLERANCE`, or is not finite.
+    """
+    compiled = compiled_in_float32(ir)
+    prompt = bundle.prompt(GENERIC_PRODUCT)
+    given = {} if prompt is None or len(compiled.inputs) == 1 else {"prompt": prompt}
+    worst = 0.0
+    with torch.no_grad():
+        for path in tqdm(pictures, desc="comparing", leave=False, disable=None):
+            image = resize_to_input(read_image(path), network.backbone.config.input_hw)[None]
+            found = compiled({"image": image, **given})["tokens"]
+            off = float(np.abs(found - network(torch.from_numpy(image)).numpy()).max())
+            if not off <= TOLERANCE:  # also for NaN
+                raise ParityError(f"{path}: tokens of torch and IR differ by {off:.2g} (allowed {TOLERANCE:g})")
+            worst = max(worst, off)
+    return TokenParity(images=len(pictures), source=source, max_difference=worst, tolerance=TOLERANCE)

@@ -1,0 +1,11 @@
+from .conformal import Promise as Promise
+from .conformal import promise as promise
+from .conformal import recall_interval as recall_interval
+from .k_centre import coreset as coreset
+from .maps import FLOOR as FLOOR
+from .maps import Spread as Spread
+from .maps import from_unit as from_unit
+from .maps import fuse as fuse
+from .maps import taught_score as taught_score
+from .maps import to_unit as to_unit
+from .maps import top_mean as top_mean

@@ -1,0 +1,82 @@
+"""The daemon learns from its line and from people: real processes and a real broker."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from agent_process import AgentProcess
+from mosquitto_broker import MosquittoBroker
+from plant_operator import PlantOperator
+from taught_parts import write_parts
+from tiny_bundle_maker import make_tiny_bundle
+from tiny_features import add_tiny_features
+
+from zsad_agent.teaching import ProfileStore
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return add_tiny_features(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "taught"))
+
+
+@pytest.fixture
+def broker(mosquitto: Callable[..., MosquittoBroker]) -> MosquittoBroker:
+    return mosquitto()
+
+
+def settings(broker: MosquittoBroker, folder: Path, learning: str) -> str:
+    write_parts(folder / "goods", range(40))
+    return (
+        f"mqtt:\n  broker: {broker.url}\ncontrol:\n  enabled: true\nlearning: {learning}\n"
+        f"source: {{source: {folder / 'goods'}, loop: true, fps: 10, name: top}}\n"
+    )
+
+
+def test_an_offer_is_committed_rolled_back_and_marked_without_a_restart(
+    bundle: Path, tmp_path: Path, broker: MosquittoBroker
+) -> None:
+    config = settings(broker, tmp_path, "{parts: 20}")
+    with PlantOperator(broker.port) as operator, AgentProcess(tmp_path, bundle, settings=config) as agent:
+        assert operator.result_where(lambda result: True, "top")["provisional"]
+        assert "no offer" in operator.command("top/teach", {"action": "commit"})["error"]
+        offered = operator.state_where("top/teach", lambda state: state["value"]["phase"] == "offered")["value"]
+        assert offered["next"] == ["commit", "cancel"] and offered["offer"]["goods"] >= 15
+        answer = operator.command("top/teach", {"action": "commit"})
+        assert answer["error"] is None and answer["value"]["phase"] == "idle"
+        taught = operator.result_where(lambda result: result["profile"] is not None, "top")
+        assert not taught["provisional"] and taught["threshold"] == 0.5
+
+        answer = operator.command("top/teach", {"action": "start", "count": 5})
+        assert answer["error"] is None and answer["value"]["asked"]
+        operator.state_where("top/teach", lambda state: state["value"].get("asked") and state["value"]["offer"])
+        assert operator.command("top/teach", {"action": "commit"})["error"] is None
+        second = operator.result_where(lambda result: result["profile"] not in (None, taught["profile"]), "top")
+        assert operator.command("top/teach", {"action": "roll_back"})["error"] is None
+        assert operator.next_results(5, "top")[-1]["profile"] == taught["profile"]
+
+        answer = operator.command("top/teach", {"action": "bad", "id": second["id"]})
+        if answer["error"] is None:  # one pass in two seconds is kept
+            assert second["id"] in answer["value"]["mark"]
+        else:
+            assert "no longer there" in answer["error"]
+        assert "Traceback" not in agent.output
+    assert ProfileStore(tmp_path / "state/profiles").products() == ["object"]
+
+
+def test_mode_use_needs_no_person(bundle: Path, tmp_path: Path, broker: MosquittoBroker) -> None:
+    config = settings(broker, tmp_path, "{parts: 20, mode: use}")
+    with PlantOperator(broker.port) as operator, AgentProcess(tmp_path, bundle, settings=config) as agent:
+        operator.result_where(lambda result: result["profile"] is not None, "top")
+        assert "Traceback" not in agent.output
+
+
+def test_without_feature_networks_the_command_says_what_is_missing(
+    tiny_bundle: Path, tmp_path: Path, broker: MosquittoBroker
+) -> None:
+    with (
+        PlantOperator(broker.port) as operator,
+        AgentProcess(tmp_path, tiny_bundle, settings=settings(broker, tmp_path, "{}")),
+    ):
+        operator.result_where(lambda result: True, "top")
+        answer = operator.command("top/teach", {"action": "start"})
+        assert "feature networks" in answer["error"] and answer["value"]["phase"] == "off"

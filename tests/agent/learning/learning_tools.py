@@ -1,0 +1,107 @@
+"""A fake teacher, and parts that pass by."""
+
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from profile_maker import make_profile
+from result_maker import make_result
+
+from zsad_agent.config import LearningConfig
+from zsad_agent.learning import LineLearner, RecentPart
+from zsad_agent.messages import Result
+from zsad_agent.teaching import LeftOut, Picture, ProfileStore, Taught
+from zsad_core.errors import ZsadError
+from zsad_core.types import Verdict
+
+MAP = np.zeros((4, 6), np.float32)
+
+
+class FakeTeach:
+    """Learns all pictures but the first. `fault`: why it refuses. `hold`: it waits for `let_go` before it ends."""
+
+    def __init__(self) -> None:
+        self.fault: str | None = None
+        self.calls: list[dict[str, Any]] = []
+        self.let_go = threading.Event()
+        self.let_go.set()
+
+    def __call__(
+        self,
+        camera: str,
+        pictures: Sequence[tuple[str, Picture]],
+        *,
+        product: str,
+        rate: float,
+        trusted: bool,
+        progress: Callable[[str, int, int], None],
+    ) -> Taught:
+        names = [name for name, _ in pictures]
+        self.calls.append({"camera": camera, "product": product, "rate": rate, "trusted": trusted, "names": names})
+        while not self.let_go.wait(0.01):
+            progress("learning", 1, len(names))
+        if self.fault is not None:
+            raise ZsadError(self.fault)
+        return Taught(
+            profile=make_profile(product, seed=len(self.calls)),
+            left_out=(LeftOut(name=names[0], reason="may be defective", score=3.0),),
+            good_scores=dict.fromkeys(names[1:], 0.1),
+        )
+
+
+class FakeFeedback:
+    def give(self, part: RecentPart, *, good: bool) -> str:
+        return f"{part.id} is {'good' if good else 'bad'}"
+
+
+class LearnerLine:
+    """A learner in a folder. `pass_by` shows it parts and waits until it has looked at them."""
+
+    def __init__(self, folder: Path, *, free_running: Sequence[str] = (), **config: Any) -> None:
+        self.folder = folder
+        self.store = ProfileStore(folder / "profiles")
+        self.teach = FakeTeach()
+        self.prepared: list[str] = []
+        self.learner = LineLearner(
+            LearningConfig(**{"parts": 20, **config}),
+            folder / "learning",
+            self.store,
+            self.teach,
+            self.prepared.append,
+            FakeFeedback(),  # type: ignore[arg-type]
+            free_running=free_running,
+        )
+        self._seq = 0
+        self._boot = secrets.token_hex(4)
+
+    def __enter__(self) -> "LearnerLine":
+        self.learner.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.learner.__exit__()
+
+    def part(self, seed: int | None = None, **changes: Any) -> tuple[Result, np.ndarray]:
+        """The next part's result and picture."""
+        self._seq += 1
+        random = np.random.default_rng(None if seed is None else seed)
+        fields = {"provisional": True, "product": "nut", "verdict": Verdict.OK, **changes}
+        fields["id"] = f"line3-{self._boot}-{self._seq}"
+        return make_result(self._seq, **fields), random.integers(0, 255, (48, 64, 3), np.uint8)
+
+    def pass_by(self, count: int, **changes: Any) -> None:
+        for _ in range(count):
+            self.learner.take(*self.part(**changes), MAP)
+            self.learner.wait_idle(10)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.learner.state("cam0")
+
+    @property
+    def stored(self) -> list[str]:
+        """Names of all files of the learner."""
+        return sorted(path.name for path in (self.folder / "learning").rglob("*") if path.is_file())

@@ -1,0 +1,126 @@
+"""What a person says about a part: the memory learns it, or loses it, at once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
+
+from zsad_agent.config import InferenceConfig
+from zsad_agent.learning import Feedback, Networks, RecentPart, marked
+from zsad_agent.learning.recent import PartFacts
+from zsad_agent.teaching import KeptPicture, Profile, ProfileStore, teach
+from zsad_core.types import Verdict
+
+
+class Device:
+    """A device with a product that was taught from 20 parts."""
+
+    def __init__(self, folder: Path, goods: dict[str, np.ndarray] | None = None) -> None:
+        detector: Any = PlainDetector()
+        networks: Any = ColourNetworks()
+        self.networks = Networks(detector=detector, features=networks, config=InferenceConfig())
+        self.store = ProfileStore(folder / "profiles")
+        self.prepared: list[str] = []
+        self.feedback = Feedback(self.store, lambda: self.networks, self.prepared.append)
+        goods = goods or {f"{seed}": good_part(seed) for seed in range(20)}
+        taught = teach(list(goods.items()), product="nut", networks=networks, detector=detector, unchecked=True)
+        self.store.add(taught.profile)
+
+    @property
+    def profile(self) -> Profile:
+        return self.store.current("nut")
+
+    def score(self, image: np.ndarray) -> float:
+        return self.networks.score(self.profile, image)[0]
+
+    def part(self, part_id: str, image: np.ndarray) -> RecentPart:
+        score = self.score(image)
+        verdict = Verdict.ANOMALOUS if score >= 0.5 else Verdict.OK
+        facts = PartFacts(camera="cam0", product="nut", verdict=verdict, score=score, taught=self.profile.sha256)
+        picture = KeptPicture.of(part_id, image)
+        return RecentPart(id=part_id, facts=facts, picture=picture, anomaly_map=np.zeros(MAP_HW, np.float16))
+
+
+STAINED = good_part(30, stain=24)
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    return Device(tmp_path)
+
+
+def test_a_good_part_that_was_rejected_is_never_rejected_again(device: Device) -> None:
+    before = device.profile
+    assert device.score(STAINED) >= 0.5
+    text = device.feedback.give(device.part("a", STAINED), good=True)
+    assert "learned as good" in text and "still be rejected" not in text
+    assert device.score(STAINED) < 0.5
+    after = device.profile
+    assert after.sha256 != before.sha256 and device.prepared == ["nut"]
+    assert len(after.goods_scores) == len(before.goods_scores) + 1
+    assert [good.name for good in after.goods][-1] == "a"
+    assert device.store.roll_back("nut").sha256 == before.sha256
+
+
+def test_other_defects_are_still_rejected_after_a_good_mark(device: Device) -> None:
+    device.feedback.give(device.part("a", STAINED), good=True)
+    assert device.score(good_part(31, stain=24, colour=(20, 200, 220))) >= 0.5
+    assert max(device.score(good_part(seed)) for seed in range(40, 60)) < 0.5
+
+
+def test_a_mark_given_twice_counts_once(device: Device) -> None:
+    device.feedback.give(device.part("a", STAINED), good=True)
+    scores = device.profile.goods_scores
+    assert "already" in device.feedback.give(device.part("a", STAINED), good=True)
+    assert device.profile.goods_scores == scores
+
+
+def test_a_bad_part_gives_the_recall_and_the_most_similar_goods(device: Device) -> None:
+    text = device.feedback.give(device.part("b", STAINED), good=False)
+    assert "is rejected" in text and "Of 1 parts marked as bad 1 are found" in text
+    weak = good_part(3)  # looks like a good part
+    text = device.feedback.give(device.part("c", weak), good=False)
+    assert "passes" in text and "most similar good parts are 3," in text
+    assert "Of 2 parts marked as bad 1 are found (90 % confidence: 3% to 97%)" in text
+    recall = device.profile.levels[-1].recall
+    assert recall is not None and (recall.found, recall.total) == (1, 2)
+    assert [picture.name for picture in marked(device.store, "nut", good=False)] == ["b", "c"]
+
+
+def test_a_bad_part_that_was_learned_leaves_the_memory(tmp_path: Path) -> None:
+    goods = {f"{seed}": good_part(seed) for seed in range(20)}
+    device = Device(tmp_path, goods)
+    device.feedback.give(device.part("a", STAINED), good=True)
+    assert device.score(STAINED) < 0.5
+    text = device.feedback.give(device.part("a", STAINED), good=False)
+    assert "has left them" in text
+    assert device.score(STAINED) >= 0.5
+    assert "a" not in [good.name for good in device.profile.goods]
+    assert marked(device.store, "nut", good=True) == []
+
+
+def test_a_part_that_the_bundle_itself_rejects_is_said_to_be_rejected_still(device: Device) -> None:
+    class SeesDefect(PlainDetector):
+        def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Any:
+            found = super().predict(image_bgr)
+            if float(image_bgr[..., 0].max()) > 195:
+                found.anomaly_map[10:20, 10:20] = 0.999
+            return found
+
+    object.__setattr__(device.networks, "detector", SeesDefect())
+    text = device.feedback.give(device.part("a", STAINED), good=True)
+    assert "still be rejected" in text and "the bundle's own map sees a defect" in text
+
+
+def test_a_mark_of_a_product_that_was_not_taught_is_kept(device: Device) -> None:
+    part = device.part("a", STAINED)
+    other = RecentPart(
+        id="a",
+        facts=part.facts.model_copy(update={"product": "screw"}),
+        picture=part.picture,
+        anomaly_map=part.anomaly_map,
+    )
+    assert "Nothing was taught about screw yet" in device.feedback.give(other, good=True)
+    assert [picture.name for picture in marked(device.store, "screw", good=True)] == ["a"]

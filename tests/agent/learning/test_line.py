@@ -1,0 +1,220 @@
+"""Learning from the line: what is gathered, when an offer is made, and what a person can do with it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from learning_tools import MAP, LearnerLine
+
+from zsad_core.errors import ZsadError
+from zsad_core.types import Verdict
+
+
+def test_an_offer_is_made_after_enough_parts_and_used_after_commit(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path) as line:
+        line.pass_by(19)
+        assert (line.state["phase"], line.state["pictures"], line.state["next"]) == ("gathering", 19, ["cancel"])
+        line.pass_by(1)
+        state = json.loads(json.dumps(line.state))
+        assert (state["phase"], state["next"]) == ("offered", ["commit", "cancel"])
+        assert (state["offer"]["goods"], state["offer"]["pictures"]) == (19, 20)
+        assert "nobody has checked" in " ".join(state["offer"]["notes"])
+        left_out = state["offer"]["named"][0]["id"]
+        assert (tmp_path / "learning/cam0/nut/line/left_out" / f"{left_out}.jpg").is_file()
+        assert line.store.current("nut") is None and line.prepared == []
+        profile = line.learner.commit("cam0")
+        assert line.store.current("nut").sha256 == profile.sha256 == state["offer"]["sha256"]
+        assert line.prepared == ["nut"] and line.stored == []
+        line.pass_by(30, provisional=False)
+        assert line.state["phase"] == "idle" and profile.sha256[:12] in line.state["text"]
+    assert [call["trusted"] for call in line.teach.calls] == [False]
+
+
+def test_mode_use_takes_the_offer_into_use_and_mode_off_learns_nothing(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path / "use", mode="use") as line:
+        line.pass_by(20)
+        assert line.store.current("nut") is not None and line.prepared == ["nut"]
+    with LearnerLine(tmp_path / "off", mode="off") as line:
+        line.pass_by(25)
+        assert line.stored == [] and line.state["phase"] == "idle"
+
+
+def test_without_an_offer_the_reason_is_said_and_further_parts_are_gathered(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path) as line:
+        line.teach.fault = "the pictures show more than one product"
+        line.pass_by(39)
+        assert line.state["phase"] == "gathering" and "more than one product" in line.state["text"]
+        assert len(line.teach.calls) == 1
+        line.teach.fault = None
+        line.pass_by(1)
+        assert line.state["phase"] == "offered"
+        with pytest.raises(ZsadError, match="no offer"):
+            line.learner.commit("cam1")
+
+
+def test_a_person_starts_with_the_next_parts_which_are_trusted(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path, mode="off") as line:
+        line.learner.begin("cam0", "screw", 5, 0.05)
+        line.pass_by(5, product="object", verdict=Verdict.ANOMALOUS)  # by the zero-shot threshold
+        assert line.state["phase"] == "offered" and line.state["asked"]
+        assert line.state["offer"]["notes"] == []
+        line.pass_by(30)
+        assert line.learner.commit("cam0").product == "screw"
+    call = line.teach.calls[0]
+    assert (call["product"], call["rate"], call["trusted"], len(call["names"])) == ("screw", 0.05, True, 5)
+
+
+def test_cancel_ends_a_teach_in_in_progress_and_deletes_its_pictures(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path) as line:
+        line.teach.let_go.clear()
+        line.pass_by(19)
+        line.learner.take(*line.part(), MAP)
+        while not line.teach.calls:
+            time.sleep(0.01)
+        line.learner.cancel("cam0")
+        line.learner.wait_idle(10)
+        assert line.stored == [] and line.state["text"] == "nut: cancelled"
+        with pytest.raises(ZsadError, match="nothing is being taught"):
+            line.learner.cancel("cam0")
+
+
+def test_a_stop_during_a_teach_in_is_quick_and_the_next_run_continues(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path) as line:
+        line.teach.let_go.clear()
+        line.pass_by(19)
+        line.learner.take(*line.part(), MAP)
+        while not line.teach.calls:
+            time.sleep(0.01)
+        started_s = time.monotonic()
+        line.learner.stop(started_s + 5)
+        assert not line.learner.alive and time.monotonic() - started_s < 2
+    with LearnerLine(tmp_path) as line:
+        line.pass_by(1, seed=1000)
+        assert line.state["phase"] == "offered" and len(line.teach.calls[0]["names"]) == 21
+
+
+def test_offers_and_started_lessons_survive_a_restart(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path) as line:
+        line.pass_by(20)
+        line.pass_by(1, camera="cam1")
+        line.learner.begin("cam1", "screw", 4, None)
+        line.pass_by(2, camera="cam1")
+    with LearnerLine(tmp_path) as line:
+        line.learner.wait_idle(10)
+        assert line.state["phase"] == "offered"
+        assert (line.learner.state("cam1")["product"], line.learner.state("cam1")["pictures"]) == ("screw", 2)
+        line.learner.commit("cam0")
+        line.pass_by(2, camera="cam1", seed=None)
+        assert line.store.products() == ["nut"]
+
+
+def test_a_camera_that_runs_free_gives_one_picture_a_second_and_no_picture_twice(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path, free_running=["cam0"]) as line:
+        line.pass_by(10)
+        assert line.state["pictures"] == 1
+        line.pass_by(10, camera="cam1", seed=7)
+        assert line.learner.state("cam1")["pictures"] == 1
+
+
+def test_pictures_that_come_while_the_thread_is_busy_are_dropped_at_once(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path) as line:
+        line.teach.let_go.clear()
+        line.pass_by(19)
+        started_s = time.monotonic()
+        for _ in range(200):
+            line.learner.take(*line.part(), MAP)
+        assert time.monotonic() - started_s < 1 and line.learner.dropped >= 190
+        line.teach.let_go.set()
+
+
+def test_a_full_disk_is_a_fault_and_learning_continues_when_there_is_space(tmp_path: Path) -> None:
+    learning = tmp_path / "learning"
+    learning.write_text("a file where the folder must be")
+    with LearnerLine(tmp_path) as line:
+        line.pass_by(2)
+        assert "cannot be stored" in (line.learner.fault or "")
+        learning.unlink()
+        line.pass_by(20)
+        assert line.learner.fault is None and line.state["phase"] == "offered"
+
+
+def test_what_was_taught_in_another_way_ends_the_lesson(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path) as line:
+        line.pass_by(5)
+        line.pass_by(1, provisional=False)
+        assert line.stored == [] and line.state["phase"] == "idle"
+
+
+def test_roll_back_takes_the_earlier_profile_into_use(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path) as line:
+        line.learner.begin("cam0", "nut", 3, None)
+        line.pass_by(3)
+        first = line.learner.commit("cam0")
+        line.learner.begin("cam0", "nut", 3, None)
+        line.pass_by(3)
+        assert line.learner.commit("cam0").sha256 != first.sha256
+        assert line.learner.roll_back("cam0", "nut").sha256 == first.sha256
+        assert line.store.current("nut").sha256 == first.sha256 and line.prepared == ["nut"] * 3
+        with pytest.raises(ZsadError):
+            line.learner.roll_back("cam0", "screw")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from learning_tools import LearnerLine
+with LearnerLine(Path(sys.argv[1]), mode="use") as line:
+    print("ready", flush=True)
+    while True:
+        line.pass_by(1)
+        if line.store.current("nut") is not None:
+            line.learner.begin("cam0", "nut", 5, None)
+"""
+
+
+@pytest.mark.parametrize("after_s", [0.05, 0.2, 0.5])
+def test_kill_at_any_moment_leaves_what_the_next_run_can_use(tmp_path: Path, after_s: float) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env=env, stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline()
+    time.sleep(after_s)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    with LearnerLine(tmp_path, mode="use") as line:
+        for entry in line.store.entries():
+            assert entry.fault is None
+        line.learner.wait_idle(10)
+        line.pass_by(45)
+        assert line.learner.fault is None
+        if line.state["phase"] == "offered":
+            line.learner.commit("cam0")
+        assert line.store.current("nut") is not None
+
+
+def test_commands_from_another_thread_meet_a_learner_at_work(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path) as line:
+        stop, faults = threading.Event(), []
+
+        def ask() -> None:
+            while not stop.is_set():
+                try:
+                    json.dumps(line.state)
+                    line.learner.begin("cam0", "nut", 3, None)
+                    line.learner.cancel("cam0")
+                except ZsadError:
+                    pass
+                except Exception as error:
+                    faults.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        line.pass_by(40)
+        stop.set()
+        asking.join()
+        assert not faults and line.learner.alive and line.learner.fault is None

@@ -1,0 +1,61 @@
+"""The last parts of a camera: bounded, rejects kept longer, and readable after a kill."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from result_maker import make_result
+
+from zsad_agent.learning import RecentParts, recent
+from zsad_core.errors import ZsadError
+from zsad_core.types import Verdict
+
+VIEW = np.full((40, 60, 3), 90, np.uint8)
+MAP = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+
+
+@pytest.fixture(autouse=True)
+def small_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "MAX_REJECTS", 6)
+    monkeypatch.setattr(recent, "MAX_PASSES", 3)
+    monkeypatch.setattr(recent, "PASS_EVERY_S", 0.0)
+
+
+def fill(parts: RecentParts, count: int) -> None:
+    for seq in range(1, count + 1):
+        parts.keep(make_result(seq, verdict=Verdict.OK if seq % 2 else Verdict.ANOMALOUS), VIEW, MAP)
+
+
+def test_rejects_are_kept_longer_than_passes(tmp_path: Path) -> None:
+    fill(RecentParts(tmp_path), 40)
+    kept = sorted(int(path.stem.rsplit("-", 1)[1]) for path in tmp_path.glob("*.json"))
+    assert kept == [30, 32, 34, 35, 36, 37, 38, 39, 40]
+    assert len(list(tmp_path.iterdir())) == 3 * len(kept)
+
+
+def test_a_part_is_found_with_its_score_picture_and_map_also_after_a_restart(tmp_path: Path) -> None:
+    fill(RecentParts(tmp_path), 4)
+    found = RecentParts(tmp_path).find("line3-b1-4")
+    assert (found.facts.verdict, found.facts.score, found.facts.product) == ("anomalous", 0.9, "object")
+    assert found.picture.image().shape == VIEW.shape
+    np.testing.assert_allclose(found.anomaly_map, MAP, atol=1e-3)
+
+
+def test_the_ring_goes_on_after_a_restart_and_deletes_what_a_kill_left(tmp_path: Path) -> None:
+    fill(RecentParts(tmp_path), 6)
+    (tmp_path / "line3-b1-2.json").unlink()
+    (tmp_path / "line3-b1-3.npy").write_bytes(b"half")
+    RecentParts(tmp_path)
+    assert sorted(path.stem for path in tmp_path.glob("*.jpg")) == [f"line3-b1-{seq}" for seq in (1, 4, 5, 6)]
+
+
+@pytest.mark.parametrize("part_id", ["line3-b1-99", "../../etc/passwd", "", "a" * 300])
+def test_an_unknown_part_is_refused(tmp_path: Path, part_id: str) -> None:
+    with pytest.raises(ZsadError, match=r"no longer there|not the id"):
+        RecentParts(tmp_path).find(part_id)
+
+
+def test_one_pass_in_two_seconds_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "PASS_EVERY_S", 60.0)
+    fill(RecentParts(tmp_path), 6)
+    assert sorted(path.stem for path in tmp_path.glob("*.jpg")) == [f"line3-b1-{seq}" for seq in (1, 2, 4, 6)]

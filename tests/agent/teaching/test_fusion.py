@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from taught_fakes import scale
+
+from zsad_agent.teaching.fusion import Fusion, ZMaps, best_fusion
+from zsad_agent.teaching.observe import GRID_HW, Observed
+from zsad_core.part import Located
+
+NAMES = ("vit-whole", "cnn-whole", "vit-tiles")
+SCALES = tuple(scale(name, tiles=2 if name.endswith("tiles") else 1) for name in NAMES)
+
+
+def maps(seed: int, **defects: float) -> ZMaps:
+    """Noise, and a defect of some strength on some scales."""
+    random = np.random.default_rng(seed)
+    scales = {}
+    for name in NAMES:
+        scales[name] = random.normal(0, 1, GRID_HW).astype(np.float32)
+        scales[name][:8, :8] += defects.get(name.partition("-")[0], 0)
+    zero_shot = random.normal(0, 1, GRID_HW).astype(np.float32)
+    zero_shot[:8, :8] += defects.get("zero_shot", 0)
+    located = Located.whole(np.zeros((1, 1, 3), np.uint8))
+    seen = Observed(located=located, tokens={}, zero_shot=zero_shot, map_hw=(40, 40))
+    return ZMaps(seen=seen, scales=scales, zero_shot=zero_shot)
+
+
+def test_maximum_of_the_first_scale_the_whole_views_and_the_tiles_counts() -> None:
+    scales = (*SCALES, scale("cnn-tiles", tiles=2))
+    found = {"vit-whole": 1, "cnn-whole": 5, "vit-tiles": 2, "cnn-tiles": 6}
+    values = {name: np.array([[value, 9 - value]], np.float32) for name, value in found.items()}
+    nothing = np.zeros((1, 2), np.float32)
+    fusion = Fusion(scales=scales, weight=0.0)
+    assert fusion.fused(values, nothing).tolist() == [[4.0, 8.0]]  # the tiles' mean; the first scale
+    assert fusion.first(2).fused(values, nothing).tolist() == [[3.0, 8.0]]
+    assert Fusion(scales=scales[3:], weight=0.0).fused(values, nothing).tolist() == [[6.0, 3.0]]
+
+
+def test_without_clear_evidence_the_usual_fusion_is_kept() -> None:
+    goods = [maps(seed) for seed in range(20)]
+    usual = Fusion(scales=SCALES, weight=0.25)
+    assert best_fusion(goods, [], SCALES, None, 0) == (usual, None)
+    assert best_fusion(goods, [maps(seed, vit=9) for seed in range(50, 54)], SCALES, None, 0) == (usual, None)
+    assert best_fusion(goods, [maps(seed, vit=9, cnn=9) for seed in range(50, 70)], SCALES, None, 0) == (usual, None)
+    assert best_fusion(goods, [maps(seed) for seed in range(50, 70)], SCALES, None, 0) == (usual, None)
+
+
+@pytest.mark.parametrize("network", ["vit", "cnn"])
+def test_network_that_finds_the_bad_parts_clearly_better_is_used_alone(network: str) -> None:
+    other = {"vit": "cnn", "cnn": "vit"}[network]
+    goods = [maps(seed, **{other: 4 * (seed % 3)}) for seed in range(30)]  # the other one sees harmless differences
+    bads = [maps(seed, **{network: 2.5}) for seed in range(50, 80)]
+    fusion, note = best_fusion(goods, bads, SCALES, None, 0)
+    assert fusion.names == tuple(name for name in NAMES if name.startswith(network))
+    assert note is not None and ", ".join(fusion.names) in note
+
+
+def test_zero_shot_map_that_only_disturbs_has_no_weight() -> None:
+    goods = [maps(seed, zero_shot=12 * (seed % 3)) for seed in range(30)]
+    bads = [maps(seed, vit=2, cnn=2) for seed in range(50, 80)]
+    assert best_fusion(goods, bads, SCALES, None, 0)[0] == Fusion(scales=SCALES, weight=0.0)
+
+
+def test_defect_under_the_mask_says_nothing() -> None:
+    goods = [maps(seed, cnn=4 * (seed % 3)) for seed in range(30)]
+    ignored = np.zeros((40, 40), bool)
+    ignored[:8, :8] = True
+    bads = [maps(seed, vit=2.5) for seed in range(50, 80)]
+    assert best_fusion(goods, bads, SCALES, ignored, 0) == (Fusion(scales=SCALES), None)

@@ -1,0 +1,214 @@
+"""The predictor of the agent: a taught product never falls back to the bundle alone."""
+
+import logging
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
+from tiny_bundle_maker import make_tiny_bundle
+from tiny_features import add_tiny_features
+
+from zsad_agent.config import InferenceConfig
+from zsad_agent.messages import BundleName
+from zsad_agent.model import Detector, FeatureNetworks
+from zsad_agent.teaching import ProductPredictor, Profile, ProfileStore, make_predictor, teach
+from zsad_agent.teaching import in_use as in_use_module
+from zsad_core.bundle import Bundle, load_bundle
+from zsad_core.errors import ProductError, ProfileError
+
+CONFIG = InferenceConfig()
+GOODS = [(f"{seed}.png", good_part(seed)) for seed in range(20)]
+
+
+class Line:
+    """A device with a store of profiles."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = ProfileStore(folder / "profiles")
+        self.detector: Any = PlainDetector()
+        self.networks: Any = ColourNetworks()
+        self.networks.bundle.manifest.model = type("Facts", (), {"map_hw": MAP_HW})
+
+    def teach(self, product: str = "nut", **changes: Any) -> Profile:
+        taught = teach(GOODS, product=product, networks=self.networks, detector=self.detector)
+        return self.store.add(replace(taught.profile, **changes))
+
+    def start(self, *, networks: bool = True) -> ProductPredictor:
+        return ProductPredictor(
+            self.detector,
+            self.networks if networks else None,
+            self.store,
+            CONFIG,
+            taught=self.store.products(),
+        )
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Line:
+    return Line(tmp_path)
+
+
+def test_a_product_without_a_profile_is_predicted_by_the_bundle_alone(line: Line) -> None:
+    line.teach("nut")
+    predictor = line.start()
+    prediction = predictor.predict(good_part(0), "object")
+    assert (prediction.profile, prediction.threshold, prediction.anomaly_score) == (None, None, 0.2)
+    assert not predictor.is_taught("object")
+    with pytest.raises(ProductError, match="'bolt' is not in the bundle"):
+        predictor.prepare("bolt")
+
+
+def test_a_taught_product_is_predicted_with_its_profile(line: Line) -> None:
+    profile = line.teach("nut")
+    predictor = line.start()
+    predictor.prepare("nut")
+    good, bad = predictor.predict(good_part(50), "nut"), predictor.predict(good_part(51, stain=30), "nut")
+    assert good.profile is not None and good.profile.sha256 == profile.sha256
+    assert good.threshold == 0.5
+    assert good.anomaly_score < 0.5 < bad.anomaly_score
+    assert predictor.is_taught("nut")
+
+
+def test_a_damaged_profile_gives_no_prediction_and_says_why(line: Line) -> None:
+    line.teach("nut")
+    (line.store.folder / "nut/1.profile").write_bytes(b"PK")
+    predictor = line.start()
+    with pytest.raises(ProfileError, match=r"1\.profile: the profile was cut"):
+        predictor.prepare("nut")
+    assert predictor.is_taught("nut")
+    for _ in range(2):
+        with pytest.raises(ProfileError, match=r"1\.profile: the profile was cut"):
+            predictor.predict(good_part(0), "nut")
+    assert predictor.predict(good_part(0), "object").anomaly_score == 0.2
+
+
+def test_products_that_are_not_prepared_are_read_when_they_come(line: Line) -> None:
+    profiles = {product: line.teach(product) for product in ("nut", "bolt", "pin")}
+    predictor = line.start()
+    for _ in range(2):
+        for product, profile in profiles.items():
+            found = predictor.predict(good_part(0), product).profile
+            assert found is not None and found.sha256 == profile.sha256
+
+
+def test_a_profile_of_another_bundle_is_made_again_from_its_pictures(line: Line) -> None:
+    other = BundleName(name="before", version="0.9", sha256="cd" * 32)
+    old = line.teach("nut", bundle=other, ignored=np.arange(100).reshape(10, 10) < 20)
+    predictor = line.start()
+    with pytest.raises(ProfileError, match=r"made with the bundle before 0.9. It is made again when"):
+        predictor.predict(good_part(0), "nut")
+    predictor.prepare("nut")
+    now = line.store.current("nut")
+    assert now is not None
+    assert (now.rebuilt_from, now.bundle.sha256) == (other, line.networks.bundle.sha256)
+    assert now.ignored is not None and now.ignored.shape == MAP_HW
+    assert now.goods == old.goods and now.asked_rate == old.asked_rate
+    assert now.levels[-1].recall is None
+    assert line.store.entry("nut").numbers == (1, 2)
+    found = predictor.predict(good_part(60), "nut").profile
+    assert found is not None and found.sha256 == now.sha256
+
+
+def test_the_inspection_continues_while_a_profile_is_made_again(line: Line) -> None:
+    line.teach("nut", bundle=BundleName(name="before", version="0.9", sha256="cd" * 32))
+    predictor = line.start()
+    teaching = threading.Thread(target=predictor.prepare, args=["nut"])
+    teaching.start()
+    inspected = 0
+    while teaching.is_alive():
+        predictor.predict(good_part(0), "object")
+        inspected += 1
+    teaching.join()
+    assert inspected > 3
+    assert predictor.predict(good_part(0), "nut").profile is not None
+
+
+def test_a_profile_that_cannot_be_stored_is_used_all_the_same(
+    line: Line, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    line.teach("nut", bundle=BundleName(name="before", version="0.9", sha256="cd" * 32))
+    predictor = line.start()
+
+    def full(profile: Profile) -> Profile:
+        raise ProfileError("No space left on device")
+
+    monkeypatch.setattr(line.store, "add", full)
+    with caplog.at_level(logging.WARNING):
+        predictor.prepare("nut")
+    assert "the next start makes it again: No space left" in caplog.text
+    found = predictor.predict(good_part(0), "nut").profile
+    assert found is not None and len(found.sha256) == 64
+
+
+def test_a_profile_whose_pictures_teach_nothing_is_a_fault(line: Line) -> None:
+    line.teach("nut", bundle=BundleName(name="before", version="0.9", sha256="cd" * 32), goods=())
+    with pytest.raises(ProfileError, match=r"and cannot be made again: 0 pictures.*Teach the product again"):
+        line.start().prepare("nut")
+
+
+def test_a_bundle_without_feature_networks_predicts_no_taught_product(line: Line) -> None:
+    line.teach("nut")
+    predictor = line.start(networks=False)
+    for attempt in (predictor.prepare, lambda product: predictor.predict(good_part(0), product)):
+        with pytest.raises(ProfileError, match="nut was taught, but this bundle has no feature networks"):
+            attempt("nut")
+    assert predictor.predict(good_part(0), "object").anomaly_score == 0.2
+
+
+def test_what_is_taught_after_the_start_needs_a_reload_if_no_network_is_compiled(line: Line) -> None:
+    predictor = line.start(networks=False)
+    line.teach("nut")
+    with pytest.raises(ProfileError, match=r"was taught after the agent started. Reload the agent"):
+        predictor.prepare("nut")
+
+
+def test_a_product_that_was_removed_is_the_bundles_again_when_it_is_chosen(line: Line) -> None:
+    line.teach("object")
+    predictor = line.start()
+    predictor.prepare("object")
+    line.store.remove("object")
+    assert predictor.predict(good_part(0), "object").profile is not None
+    predictor.prepare("object")
+    assert predictor.predict(good_part(0), "object").profile is None
+
+
+def test_a_store_that_cannot_be_read_gives_no_prediction(line: Line) -> None:
+    fault = ProfileError("profiles: cannot be read: Input/output error")
+    predictor = ProductPredictor(line.detector, None, line.store, CONFIG, taught=[], unreadable=fault)
+    assert predictor.is_taught("object")
+    for attempt in (predictor.prepare, lambda product: predictor.predict(good_part(0), product)):
+        with pytest.raises(ProfileError, match="Input/output error"):
+            attempt("object")
+
+
+def test_feature_networks_are_compiled_only_if_something_was_taught(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(add_tiny_features(make_tiny_bundle(tmp_path / "bundle")))
+    config = InferenceConfig(cache_dir=tmp_path / "cache")
+    compiled: list[str] = []
+
+    class Counted(FeatureNetworks):
+        def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector) -> None:
+            compiled.append(bundle.manifest.name)
+            super().__init__(bundle, config, detector)
+
+    monkeypatch.setattr(in_use_module, "FeatureNetworks", Counted)
+    make_predictor(bundle, config, line.store)
+    make_predictor(bundle, config, None)
+    assert compiled == []
+    line.teach("nut")
+    make_predictor(bundle, config, None)
+    assert compiled == []
+    assert make_predictor(bundle, config, line.store).is_taught("nut")
+    assert compiled == ["darkness"]
+
+
+def test_the_self_test_covers_the_feature_networks(line: Line) -> None:
+    line.teach("nut")
+    line.start().self_test()
+    assert line.detector.tests == 1

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from zsad_agent.teaching.observe import Memory, Search
+from zsad_core.errors import DeviceError
+
+
+def unit(*shape: int, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def test_distances_are_those_of_numpy_for_any_number_of_tokens() -> None:
+    search = Search(rows=50, width=24, queries=16)
+    vectors = unit(50, 24)
+    for shape in ((16,), (8, 8), (5, 7), (1,)):
+        tokens = unit(*shape, 24, seed=1)
+        found = search.distances(tokens, Memory(vectors, 50))
+        assert found.shape == shape
+        assert np.allclose(found, 1 - (tokens @ vectors.T).max(axis=-1), atol=1e-6)
+    assert search.time_ms() > 0
+
+
+def test_smaller_memory_and_another_product_need_no_other_graph() -> None:
+    search = Search(rows=50, width=24, queries=16)
+    tokens = unit(16, 24, seed=1)
+    for vectors in (unit(50, 24), unit(3, 24, seed=2), unit(50, 24).astype(np.float16)):
+        expected = 1 - (tokens @ vectors.astype(np.float32).T).max(axis=-1)
+        assert np.allclose(search.distances(tokens, Memory(vectors, 50)), expected, atol=1e-6)
+
+
+def test_vectors_that_are_left_out_are_not_found() -> None:
+    search = Search(rows=10, width=24, queries=16)
+    vectors = unit(6, 24)
+    memory = Memory(vectors, 10)
+    left_out = np.array([True, False, False, True, False, False])  # the first vector also fills the rows that are left
+    without = memory.without(left_out)
+    assert np.allclose(search.distances(vectors, memory), 0, atol=1e-6)
+    expected = 1 - (vectors @ vectors[~left_out].T).max(axis=1)
+    assert np.allclose(search.distances(vectors, without), expected, atol=1e-6)
+
+
+def test_nan_is_an_error_and_not_a_good_part() -> None:
+    search = Search(rows=4, width=8, queries=4)
+    tokens = unit(4, 8)
+    tokens[2] = np.nan
+    with pytest.raises(DeviceError, match="NaN"):
+        search.distances(tokens, Memory(unit(4, 8, seed=1), 4))

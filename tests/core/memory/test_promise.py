@@ -1,0 +1,77 @@
+from math import comb
+
+import numpy as np
+import pytest
+
+from zsad_core.memory import promise, recall_interval
+
+
+def at_most(seen: int, count: int, rate: float) -> float:
+    """Exact: P(X <= seen), X binomial."""
+    return sum(comb(count, hits) * rate**hits * (1 - rate) ** (count - hits) for hits in range(seen + 1))
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "rank"),
+    [(1, 0.01, 1), (20, 0.05, 20), (19, 0.05, 19), (99, 0.01, 99), (100, 0.01, 100), (199, 0.01, 198), (39, 0.1, 36)],
+)
+def test_threshold_is_the_score_of_the_right_rank(count: int, rate: float, rank: int) -> None:
+    scores = np.random.default_rng(0).permutation(count) + 1.0
+    found = promise(scores.tolist(), rate)
+    assert rank < found.threshold < rank + 0.01
+    assert found.rate == pytest.approx(1 - rank / (count + 1))
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.01, 99), (0.05, 19), (0.5, 1), (0.001, 999), (0.03, 33)])
+def test_needed_number_supports_the_rate_and_one_less_does_not(rate: float, needed: int) -> None:
+    assert promise([1.0], rate).needed == needed
+    assert promise([1.0] * needed, rate).rate <= rate + 1e-12
+    if needed > 1:
+        assert promise([1.0] * (needed - 1), rate).rate > rate
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 60, 300])
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
+def test_bound_is_the_smallest_rate_that_the_goods_make_unlikely(count: int, rate: float) -> None:
+    found = promise(list(range(count)), rate)
+    above = sum(score >= found.threshold for score in range(count))
+    assert at_most(above, count, found.rate_90) <= 0.1 + 1e-9
+    if found.rate_90 < 1:
+        assert at_most(above, count, found.rate_90 - 1e-6) > 0.1
+
+
+def test_other_goods_keep_the_promise_in_the_mean_and_the_bound_in_nine_of_ten_lines() -> None:
+    random = np.random.default_rng(1)
+    rates, bounds = [], []
+    for _ in range(3000):
+        found = promise(random.uniform(0, 1, 40).tolist(), 0.05)
+        rates.append(1 - found.threshold)
+        bounds.append(found.rate_90)
+    assert np.mean(rates) <= 0.05 < 0.06
+    assert np.mean(np.array(rates) <= np.array(bounds)) >= 0.88
+
+
+@pytest.mark.parametrize(("found", "total"), [(0, 5), (5, 5), (3, 10), (59, 60), (150, 300)])
+def test_recall_interval_is_that_of_clopper_and_pearson(found: int, total: int) -> None:
+    low, high = recall_interval(found, total)
+    assert 0 <= low <= found / total <= high <= 1
+    if found < total:
+        assert at_most(found, total, high) == pytest.approx(0.05, abs=1e-6)
+    else:
+        assert high == 1
+    if found > 0:
+        assert 1 - at_most(found - 1, total, low) == pytest.approx(0.05, abs=1e-6)
+    else:
+        assert low == 0
+
+
+@pytest.mark.parametrize(
+    ("scores", "rate"), [([], 0.01), ([1.0, float("nan")], 0.01), ([float("inf")], 0.1), ([1.0], 0.0), ([1.0], 1.0)]
+)
+def test_no_promise_without_numbers(scores: list[float], rate: float) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        promise(scores, rate)
+
+
+def test_many_goods_are_no_problem() -> None:
+    assert promise(list(range(100_000)), 0.01).rate_90 == pytest.approx(0.0104, abs=2e-4)
