@@ -21,7 +21,8 @@ LEAST_GOODS = 3
 HEAD_BYTES = 1024
 LOOKS_SIDE = 128  # pictures are compared at this size, in grey, pixels
 SAME_LOOKS = 8  # grey levels: largest difference of one part taken or saved twice; of two parts it is 29 and more
-FAR_MADS, FAR_TIMES = 5.0, 2.0  # an outlier's score is above the median by both
+FAR_MADS, FAR_TIMES = 5.0, 2.0  # a stranger's distance is above the median by both
+APART_TIMES = 1.5  # an outlier's score is that far above the highest one that is none; below, it is the goods' own tail
 FEW = 5  # of fewer goods none is an outlier
 MOST_OUTLIERS = 0.2  # share of the goods
 ROUNDS = 3
@@ -139,6 +140,28 @@ def far_ones(scores: np.ndarray) -> dict[int, float]:
     median = np.median(logs)
     limit = median + max(FAR_MADS * 1.4826 * float(np.median(np.abs(logs - median))), np.log(FAR_TIMES))
     return {int(place): float(np.exp(logs[place] - median)) for place in np.flatnonzero(logs > limit)}
+
+
+def stand_apart(scores: np.ndarray, most: int) -> dict[int, float]:
+    """Place -> times the median, of at most `most` scores that are far above the median and stand apart from the rest.
+
+    A long tail without a gap is that of the goods: without it the threshold would promise too much.
+
+    Args:
+        scores: float [K], in z.
+        most: may be 0.
+    """
+    if len(scores) < FEW:
+        return {}
+    order = np.argsort(-scores)
+    ordered = np.maximum(scores[order], 0.5)  # in deviations; the scores of goods are above
+    median = float(np.median(ordered))
+    counts = [
+        count
+        for count in range(1, most + 1)
+        if ordered[count - 1] >= max(FAR_TIMES * median, APART_TIMES * ordered[count])
+    ]
+    return {int(place): float(scores[place] / median) for place in order[: max(counts, default=0)]}
 
 
 def find_strangers(distances: np.ndarray) -> dict[int, float]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -10,22 +11,22 @@ import numpy as np
 from zsad_agent.config import HealthConfig
 from zsad_agent.messages import BundleName
 from zsad_agent.model import Detector, FeatureNetworks
-from zsad_agent.teaching.fusion import ZMaps, best_fusion
+from zsad_agent.teaching.fusion import Fusion, ZMaps, best_fusion
 from zsad_agent.teaching.goods import (
     LEAST_GOODS,
     MOST_OUTLIERS,
     LeftOut,
     Picture,
     check_number,
-    far_ones,
     find_strangers,
     read,
     screen,
+    stand_apart,
 )
 from zsad_agent.teaching.observe import Observed, Observer, scales_for
 from zsad_agent.teaching.profile import MAX_GOODS, KeptPicture, Level, Profile, Recall, ScaleMemory
-from zsad_core.errors import ImageError, ZsadError, some
-from zsad_core.memory import TOP_FRACTION, Promise, Spread, coreset, promise, to_unit
+from zsad_core.errors import ImageError, ZsadError
+from zsad_core.memory import Promise, Spread, coreset, promise, to_unit
 from zsad_core.part import PartModel, part_models
 
 SMALL_SIDE = 640  # of the pictures from which the part is learnt, pixels
@@ -33,6 +34,7 @@ COMPARED = 12  # goods whose views are compared to choose the part's mode
 LEAVE_FRAME = 0.9  # another mode must make the distances of the whole frame smaller by this factor
 FOREIGN_MARGIN = 3.0  # in z, over the goods' highest quartile; see docs/measurements.md
 
+Kept = TypeVar("Kept")
 Named = tuple[str, Picture]
 Progress = Callable[[str, int, int], None]  # what is done, and for how many pictures of how many
 
@@ -233,17 +235,18 @@ def _learn(task: _Task, part: PartModel, goods: Sequence[Named]) -> _Memories:
     }
     strangers = find_strangers(_between([one.tokens[names[0]] for one in seen.values()]))
     check_number(len(seen), len(strangers), task.left_out)
+    left = int(MOST_OUTLIERS * len(seen)) - len(strangers)
     seen = _without(task, seen, strangers)
     memories = _memorise(task, names, seen)
-    outliers = far_ones(_raw_scores(list(memories.distances.values())))
-    if len(outliers) + len(strangers) > MOST_OUTLIERS * len(goods):
-        differing = some([list(seen)[place] for place in outliers])
-        task.notes.append(
-            f"{len(outliers)} of {len(seen)} good parts differ much from the others, too many for outliers: check that "
-            f"none has a defect: {differing}"
-        )
-        return memories
-    return _memorise(task, names, _without(task, seen, outliers)) if outliers else memories
+    fusion = Fusion(scales=tuple(task.observer.scales[name] for name in names))
+    while left > 0:
+        scores = [maps.score(fusion, task.ignored) for maps in _Reader(task, part, memories).learned().values()]
+        if not (outliers := stand_apart(np.array(scores), left)):
+            break
+        left -= len(outliers)
+        seen = _without(task, seen, outliers)
+        memories = _memorise(task, names, seen)
+    return memories
 
 
 def _memorise(task: _Task, names: Sequence[str], seen: Mapping[str, Observed]) -> _Memories:
@@ -255,11 +258,11 @@ def _memorise(task: _Task, names: Sequence[str], seen: Mapping[str, Observed]) -
     )
 
 
-def _without(task: _Task, seen: Mapping[str, Observed], outliers: Mapping[int, float]) -> dict[str, Observed]:
-    """The goods without the outliers, which are named."""
+def _without(task: _Task, seen: Mapping[str, Kept], outliers: Mapping[int, float]) -> dict[str, Kept]:
+    """The goods without the outliers, which are named. `outliers`: place -> times the median."""
     names = list(seen)
     for place, times in sorted(outliers.items(), key=lambda entry: -entry[1]):
-        reason = f"looks different from the other good parts: {times:.1f} times their distance"
+        reason = f"looks different from the other good parts: {times:.1f} times their median"
         task.left_out.append(LeftOut(name=names[place], reason=reason, score=times))
     return {name: seen[name] for place, name in enumerate(names) if place not in outliers}
 
@@ -281,16 +284,6 @@ def _learn_scale(task: _Task, name: str, seen: Mapping[str, Observed]) -> tuple[
         task.observer.distances(one, name, memory.without(owner == number)) for number, one in enumerate(seen.values())
     ]
     return together[places], np.stack(distances)
-
-
-def _raw_scores(maps: Sequence[np.ndarray]) -> np.ndarray:
-    """float [K]: the mean over the scales of each good's highest distances, as times the median of the goods."""
-    scores = []
-    for distances in maps:
-        flat = np.sort(distances.reshape(len(distances), -1), axis=1)
-        highest = flat[:, -max(1, round(TOP_FRACTION * flat.shape[1])) :].mean(axis=1)
-        scores.append(highest / max(float(np.median(highest)), 1e-6))
-    return np.mean(scores, axis=0)
 
 
 def _finish(
@@ -319,10 +312,13 @@ def _finish(
     levels = [fusion.first(count) for count in range(1, len(fusion.names) + 1)]
     scores = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in goods.items()}
     quartiles = [maps.quartile(fusion.names[0]) for maps in goods.values()]
-    others = {}
+    others, their_quartiles = {}, {}
     for name, maps in reader.read(held_out, "checking further good parts"):
         others[name] = [maps.score(level, task.ignored) for level in levels]
-        quartiles.append(maps.quartile(fusion.names[0]))
+        their_quartiles[name] = maps.quartile(fusion.names[0])
+    outliers = stand_apart(np.array([of[-1] for of in others.values()]), int(MOST_OUTLIERS * len(others)))
+    others = _without(task, others, outliers)
+    quartiles += [their_quartiles[name] for name in others]
     needed = promise([0.0], rate).needed
     scores = others if len(others) >= needed else scores | others
     found = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in bads.items()}

@@ -3,7 +3,6 @@ from .conformal import promise as promise
 from .conformal import recall_interval as recall_interval
 from .k_centre import coreset as coreset
 from .maps import FLOOR as FLOOR
-from .maps import TOP_FRACTION as TOP_FRACTION
 from .maps import Spread as Spread
 from .maps import from_unit as from_unit
 from .maps import fuse as fuse

@@ -7,7 +7,7 @@ from taught_fakes import good_part
 
 from zsad_agent.config import HealthConfig
 from zsad_agent.teaching import LeftOut, why_not_good
-from zsad_agent.teaching.goods import Picture, check_number, far_ones, find_strangers, screen
+from zsad_agent.teaching.goods import Picture, check_number, far_ones, find_strangers, screen, stand_apart
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.picture import with_comment
 
@@ -66,12 +66,23 @@ def test_overlays_and_rejects_of_the_agent_are_no_goods(tmp_path: Path) -> None:
     assert why_not_good(reject, unchecked=True) is None
 
 
-def test_score_far_above_the_others_is_an_outlier() -> None:
+def test_distance_far_above_the_others_is_that_of_a_stranger() -> None:
     scores = np.array([1.0, 1.2, 0.9, 1.1, 1.0, 5.0])
     assert far_ones(scores) == {5: pytest.approx(5 / 1.05, rel=0.01)}
     assert far_ones(np.array([1.0, 1.0, 1.0, 1.0, 1.9])) == {}  # less than twice the median
     assert far_ones(np.array([1.0, 4.0, 0.3, 9.0, 2.0, 0.1, 20.0])) == {}  # scores that differ this much anyway
     assert far_ones(np.array([1.0, 1.0, 1.0, 9.0])) == {}  # too few
+
+
+def test_outliers_stand_apart_from_the_tail_of_the_goods() -> None:
+    goods = [2.5, 3.0, 2.8, 3.5, 4.0, 4.7, 2.6, 3.1, 2.9, 3.3]
+    assert stand_apart(np.array([*goods, 10.3]), 2) == {10: pytest.approx(10.3 / 3.1)}
+    assert sorted(stand_apart(np.array([*goods, 10.3, 7.5]), 2)) == [10, 11]
+    assert stand_apart(np.array([*goods, 10.3, 9.8]), 1) == {}  # more of them than may be left out
+    assert stand_apart(np.array([*goods, 6.9]), 2) == {}  # a tail
+    assert stand_apart(np.array([1.0, 1.2, 1.0, 0.9, 1.1, 1.9]), 1) == {}  # less than twice the median
+    assert stand_apart(np.array([3.0, 3.0, 3.0, 30.0]), 1) == {}  # too few
+    assert stand_apart(np.array([-1.0, -1.0, -2.0, -1.0, -1.0, 0.6]), 1) == {}
 
 
 def test_strangers_are_found_also_where_two_look_alike() -> None:
