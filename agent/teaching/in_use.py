@@ -49,7 +49,8 @@ def make_predictor(
     except ProfileError as error:
         logger.error("every verdict is unknown: %s", error)
         unreadable = error
-    if config.product in products and config.product not in bundle.manifest.products:
+    known = bundle.manifest.products
+    if config.product not in known and (config.product in products or unreadable is not None):
         config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
     detector = Detector(bundle, config)
     networks = None
