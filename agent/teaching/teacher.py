@@ -240,14 +240,11 @@ def _learn(task: _Task, part: PartModel, goods: Sequence[Named]) -> _Memories:
     seen = _without(task, seen, strangers)
     memories = _memorise(task, names, seen)
     fusion = Fusion(scales=tuple(task.observer.scales[name] for name in names))
-    while left > 0:
-        scores = [maps.score(fusion, task.ignored) for maps in _Reader(task, part, memories).learned().values()]
-        if not (outliers := stand_apart(np.array(scores), left)):
-            break
-        left -= len(outliers)
-        seen = _without(task, seen, outliers)
-        memories = _memorise(task, names, seen)
-    return memories
+    scores = [maps.score(fusion, task.ignored) for maps in _Reader(task, part, memories).learned().values()]
+    outliers = stand_apart(
+        np.array(scores), left
+    )  # once: without the first ones, the goods' own tail would stand apart
+    return _memorise(task, names, _without(task, seen, outliers)) if outliers else memories
 
 
 def _memorise(task: _Task, names: Sequence[str], seen: Mapping[str, Observed]) -> _Memories:
