@@ -130,6 +130,11 @@ class LineLearner(Service):
     def fault(self) -> str | None:
         return self._fault
 
+    @property
+    def busy(self) -> bool:
+        """Whether a teach-in was still running at the stop: a step of it cannot be interrupted."""
+        return self._closing and self.alive
+
     def take(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
         """Queues an inspected part that has a score. Never waits.
 
