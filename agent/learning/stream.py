@@ -18,7 +18,6 @@ TRIMMED = 0.2  # share of the pictures that are not learned
 MOST_OTHERS = 0.2  # share of the pictures that may show another product or no part
 TWO_GROUPS = 0.2  # silhouette of two groups; goods of one product have up to 0.13, of two products 0.23 and more
 LEAST_GROUPED = 8  # fewer pictures are one group
-ROUNDS = 2  # of learning; the second one leaves out what the first one found most different
 MOVES = 10  # of the middle of a group
 TOP_FRACTION = 0.02  # of a picture's tokens: the most different ones
 LEAST_SHARE = 1e-4  # of zero-shot scores, and of 1 minus them, before the logit
@@ -61,29 +60,19 @@ def learn_from_stream(
     distances = [token_distances(of_scale) for of_scale in tokens.values()]
     others = find_others(distances[0], names)
     suspicion = np.sum([suspicions(found, np.array(zero_shot)) for found in distances], axis=0)
-    known = [name for name in names if name not in others]
-    most = max(0, round(TRIMMED * len(names)) - len(others))
-    ranks = {name: float(rank) for name, rank in zip(names, suspicion, strict=True)}
-    doubtful: set[str] | None = None
-    for _ in range(ROUNDS):
-        chosen = set(sorted(known, key=lambda name: -ranks[name])[:most])
-        if chosen == doubtful:
-            break
-        doubtful = chosen
-        taught = teach(
-            [(name, picture) for name, picture in images if name in known and name not in doubtful],
-            product=product,
-            networks=networks,
-            detector=detector,
-            doubtful=[(name, picture) for name, picture in images if name in doubtful],
-            rate=rate,
-            seed=seed,
-            ignored=ignored,
-            progress=progress,
-        )
-        # what was learned sees small defects better; a defect in the memory is far from the other pictures
-        outliers = {entry.name: 1 + (entry.score or 0.0) for entry in taught.outliers}
-        ranks = {**dict.fromkeys(known, 0.0), **taught.good_scores, **outliers}
+    ranked = [names[place] for place in np.argsort(-suspicion) if names[place] not in others]
+    doubtful = set(ranked[: max(0, round(TRIMMED * len(names)) - len(others))])
+    taught = teach(
+        [(name, picture) for name, picture in images if name not in doubtful and name not in others],
+        product=product,
+        networks=networks,
+        detector=detector,
+        doubtful=[(name, picture) for name, picture in images if name in doubtful],
+        rate=rate,
+        seed=seed,
+        ignored=ignored,
+        progress=progress,
+    )
     left_out = tuple(
         LeftOut(name=name, reason="shows another product or no part", score=times) for name, times in others.items()
     )
