@@ -279,13 +279,22 @@ class _SharedDetector:
 
     def __init__(self, detector: Detector, turn: threading.Lock) -> None:
         self._detector, self._turn = detector, turn
-        self.prepare, self.is_taught, self.self_test = detector.prepare, detector.is_taught, detector.self_test
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         with self._turn:
             found = self._detector.predict(image_bgr, product)
         time.sleep(TURN_S)
         return found
+
+    def prepare(self, product: str) -> None:
+        self._detector.prepare(product)
+
+    def is_taught(self, product: str) -> bool:
+        return False
+
+    def self_test(self) -> None:
+        with self._turn:
+            self._detector.self_test()
 
 
 class _SharedNetworks(FeatureNetworks):
@@ -300,3 +309,10 @@ class _SharedNetworks(FeatureNetworks):
             found = self._shared.tokens(view_bgr, scale, strip=strip)
         time.sleep(TURN_S)
         return found
+
+    def time_ms(self, scale: FeatureScale) -> float:
+        return self._shared.time_ms(scale)
+
+    def self_test(self) -> None:
+        with self._turn:
+            self._shared.self_test()
