@@ -163,7 +163,10 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         services.stop(stop_by_s if options.stop.is_set() else time.monotonic() + STOP_S)
     lost = ending.lost + publisher.stats.given_up.get(Cause.DAMAGE, 0)
     code = _exit_code(agent.pipeline, lost, by_itself=not any(end.is_set() for end in ends))
-    trying = agent.guard.busy or (controller is not None and controller.busy)  # a bundle is compiled, as at the start
+    learner = agent.observer.learner
+    trying = (  # a bundle is compiled, as at the start, or a product is learned
+        agent.guard.busy or (controller is not None and controller.busy) or (learner is not None and learner.busy)
+    )
     left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if options.stop.is_set() else CLOSE_CAPTURE_S
     close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))
     if trying or not ending.drained or not in_time(agent.pipeline.wait_capture, close_s, ends):

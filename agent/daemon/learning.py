@@ -8,10 +8,10 @@ import numpy as np
 from zsad_agent.capture import DRIFT
 from zsad_agent.config import AgentConfig
 from zsad_agent.inspection import Station, View
-from zsad_agent.learning import Feedback, LineLearner, Networks, learn_from_stream
+from zsad_agent.learning import Feedback, Follower, LineLearner, Networks, learn_from_stream
 from zsad_agent.model import ModelInUse
 from zsad_agent.sources import Source
-from zsad_agent.teaching import Picture, ProductPredictor, ProfileStore, Taught, teach
+from zsad_agent.teaching import Followed, Picture, ProductPredictor, ProfileStore, Taught, teach
 
 
 def make_learner(
@@ -37,9 +37,17 @@ def make_learner(
     def prepare(product: str) -> None:
         predictor().prepare(product)
 
+    made: list[tuple[ProductPredictor, Networks]] = []  # the last one: its compiled searches are used again
+
     def networks_in_use() -> Networks:
-        detector, features = predictor().for_learning()
-        return Networks(detector=detector, features=features, config=config.inference)
+        current = predictor()
+        if not made or made[0][0] is not current:
+            detector, features = current.for_learning()
+            made[:] = [(current, Networks(detector=detector, features=features, config=config.inference))]
+        return made[0][1]
+
+    def use_followed(sha256: str, followed: Followed) -> None:
+        predictor().follow(sha256, followed)
 
     def note_drift(camera: str, fault: str | None) -> None:
         status = cameras[camera][0].status
@@ -76,6 +84,7 @@ def make_learner(
         teach_one,
         prepare=prepare,
         feedback=Feedback(store, networks_in_use, prepare),
+        follower=Follower(networks_in_use, use_followed) if config.learning.follow else None,
         on_drift=note_drift,
         free_running=[
             camera.name

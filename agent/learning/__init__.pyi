@@ -1,4 +1,5 @@
 from .drift import DriftWatch as DriftWatch
+from .drift import Follower as Follower
 from .feedback import Feedback as Feedback
 from .feedback import Networks as Networks
 from .line import LineLearner as LineLearner

@@ -1,19 +1,26 @@
-"""Whether the parts of a camera still look like the goods that were taught: slow drift, and sudden change."""
+"""Whether the parts of a camera still look like the goods that were taught: slow drift, and sudden change.
+
+With `learning.follow` slow drift is followed: see `Follower`.
+"""
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist, median
 
 import numpy as np
 
+from zsad_agent.learning.feedback import Networks, novel_tokens
 from zsad_agent.messages import DriftStats
+from zsad_agent.teaching import FOLLOWED_SHARE, Followed, Profile
 
 SLACK = 0.5  # deviations above the goods' middle that are no drift
 LIMIT = 12.0  # of the sum: a line without drift reaches it once in a million parts
 RECENT = 20  # parts, for a sudden change
 WINDOW = 500  # accepted parts, for the quantiles
 LEAST_GOODS = 10
+ENTER_BELOW = 0.9  # quantile of the goods' scores, below which a part is followed
+PARTS = 10  # least number of parts among the followed tokens
 
 
 class DriftWatch:
@@ -78,6 +85,42 @@ class DriftWatch:
         )
         rank = (below / 2 + 0.5) / (len(self._goods) + 1)
         return NormalDist().inv_cdf(min(max(rank, 1e-3), 1 - 1e-3))
+
+
+class Follower:
+    """Remembers tokens of accepted parts beside the taught memory of one profile: the newest, at most a tenth of it.
+
+    Only parts that the taught memory alone finds better than the worst tenth of the goods enter. The memory, the
+    threshold and the profile never change. `zsad_agent.teaching.TaughtPredictor` limits how much a score falls by it.
+    A restart forgets what was followed.
+    """
+
+    def __init__(self, networks: Callable[[], Networks], use: Callable[[str, Followed], None]) -> None:
+        """Takes what gives the networks in use, and what uses the tokens for the profile of a hash."""
+        self._networks, self._use = networks, use
+        self._sha256 = ""
+        self._vectors: dict[str, np.ndarray] = {}
+
+    def add(self, profile: Profile, image_bgr: np.ndarray) -> bool:
+        """Whether an accepted part, uint8 [H, W, 3], was remembered.
+
+        Raises:
+            ZsadError: the networks failed.
+        """
+        if profile.sha256 != self._sha256:
+            self._sha256, self._vectors = profile.sha256, {}
+        networks = self._networks()
+        if networks.score(profile, image_bgr)[1] >= np.quantile(profile.goods_scores, ENTER_BELOW):
+            return False
+        for name, tokens in novel_tokens(profile, image_bgr, networks, share=FOLLOWED_SHARE / PARTS).items():
+            rows = Followed.rows(next(scale.memory for scale in networks.features.scales if scale.name == name))
+            known = self._vectors.get(name, tokens[:0])
+            if len(tokens):
+                self._vectors[name] = np.concatenate([known, tokens])[-rows:]
+        if not self._vectors:
+            return False
+        self._use(profile.sha256, Followed(vectors=dict(self._vectors)))
+        return True
 
 
 def _rounded(value: float | None) -> float | None:

@@ -31,13 +31,14 @@ NEAREST = 3  # accepted parts that are named
 HOT = 0.02  # share of a part's tokens: the most different ones
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Networks:
-    """The networks of the bundle in use."""
+    """The networks of the bundle in use. For one thread at a time."""
 
     detector: Predictor
     features: FeatureNetworks
     config: InferenceConfig
+    _last: tuple[Profile, TaughtPredictor] | None = None
 
     def score(self, profile: Profile, image_bgr: np.ndarray) -> tuple[float, float]:
         """The score in [0, 1), and in z. A picture that shows no part or another one has the highest.
@@ -45,11 +46,12 @@ class Networks:
         Raises:
             DeviceError: the device failed.
         """
-        config = self.config.model_copy(update={"budget_ms": None})  # at the level that `goods_scores` belong to
+        if self._last is None or self._last[0] is not profile:
+            config = self.config.model_copy(update={"budget_ms": None})  # at the level that `goods_scores` belong to
+            made = TaughtPredictor(self.detector, self.features, lambda product: profile, config)
+            self._last = profile, made
         try:
-            found = TaughtPredictor(self.detector, self.features, lambda product: profile, config).predict(
-                image_bgr, profile.product
-            )
+            found = self._last[1].predict(image_bgr, profile.product)
         except ImageError:
             return 1.0, float(from_unit(np.array(1.0), profile.levels[-1].scale))
         assert found.scale is not None
@@ -90,15 +92,11 @@ def _take_in(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Pr
     score, z = networks.score(profile, image)
     if any(good.name == part.id for good in profile.goods):
         return profile, f"was already learned as good: its score is {score:.3f}"
-    observer = Observer(networks.detector, networks.features)
-    seen = observer.observe(image, profile.product, profile.part, list(profile.scales))
+    rows = {scale.name: scale.memory for scale in networks.features.scales}
     scales = {}
-    for name, memory in profile.scales.items():
-        rows = observer.scales[name].memory
-        tokens = seen.tokens[name].reshape(-1, memory.vectors.shape[1])
-        novel = tokens[_distances(tokens, memory.vectors) > memory.spread.mean]
-        added = novel[coreset(novel, max(1, int(ADDED_SHARE * rows)), seed=0)] if len(novel) else novel
-        vectors = np.concatenate([added.astype(np.float16), memory.vectors])[:rows]  # the last ones matter least
+    for name, added in novel_tokens(profile, image, networks, share=ADDED_SHARE).items():
+        memory = profile.scales[name]
+        vectors = np.concatenate([added, memory.vectors])[: rows[name]]  # the last ones matter least
         scales[name] = ScaleMemory(vectors=vectors, spread=memory.spread)
     likely = tail_limit(np.array(profile.goods_scores), len(profile.goods_scores) + 1)
     scores = (*profile.goods_scores, min(z, likely))  # one odd part must not let defects pass
@@ -127,6 +125,30 @@ def _take_in(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Pr
         )
         text += f", and it would still be rejected ({now_z:.1f}, the threshold is {found.threshold:.1f}): {why}"
     return changed, text
+
+
+def novel_tokens(profile: Profile, image_bgr: np.ndarray, networks: Networks, *, share: float) -> dict[str, np.ndarray]:
+    """Scale -> float16 [M, C]: the part's tokens that are farther from the memory than those of goods are in the mean.
+
+    Args:
+        profile: of the product.
+        image_bgr: uint8 [H, W, 3].
+        networks: of the profile's bundle.
+        share: of a whole memory, that they take at most.
+
+    Raises:
+        ImageError: the picture shows no part, or another one.
+        DeviceError: the device failed.
+    """
+    observer = Observer(networks.detector, networks.features)
+    seen = observer.observe(image_bgr, profile.product, profile.part, list(profile.scales))
+    found = {}
+    for name, memory in profile.scales.items():
+        tokens = seen.tokens[name].reshape(-1, memory.vectors.shape[1])
+        novel = tokens[_distances(tokens, memory.vectors) > memory.spread.mean]
+        most = max(1, int(share * observer.scales[name].memory))
+        found[name] = (novel[coreset(novel, most, seed=0)] if len(novel) else novel).astype(np.float16)
+    return found
 
 
 def _take_out(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Profile, str]:

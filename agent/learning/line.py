@@ -7,6 +7,7 @@ written whole, so a kill at any moment loses at most the picture in progress.
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import threading
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from zsad_agent.config import LearningConfig
-from zsad_agent.learning.drift import DriftWatch
+from zsad_agent.learning.drift import DriftWatch, Follower
 from zsad_agent.learning.feedback import Feedback
 from zsad_agent.learning.lesson import MAX_JSON_BYTES, Lesson, open_lesson
 from zsad_agent.learning.offer import RATE, Asked
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 4  # pictures that wait for the thread; further ones are not learned
 EVERY_S = 1.0  # between two pictures of a camera that runs free
+FOLLOW_EVERY_S = 5.0  # between two parts of a camera that are followed
 MAX_SCORED = 10_000  # results that wait for the comparison with the goods
 MAX_TEXT = 1000
 NICE = 10  # the inspection goes first
@@ -81,6 +83,7 @@ class LineLearner(Service):
         prepare: Callable[[str], None],
         feedback: Feedback,
         *,
+        follower: Follower | None = None,
         free_running: Collection[str] = (),
         on_drift: Callable[[str, str | None], None] = lambda camera, fault: None,
     ) -> None:
@@ -93,12 +96,14 @@ class LineLearner(Service):
             teach: makes a profile.
             prepare: called with a product whose profile in the store has changed: it is used from the next picture on.
             feedback: takes what people say about parts.
+            follower: follows slow drift; None: nothing is followed.
             free_running: the cameras whose pictures are not one for each part.
             on_drift: called with a camera, and with what has changed there; None: nothing has.
         """
         self._config, self._folder, self._store, self._teach = config, folder, store, teach
         self._prepare = prepare
-        self._feedback, self._on_drift = feedback, on_drift
+        self._feedback, self._follower, self._on_drift = feedback, follower, on_drift
+        self._followed_s: dict[str, float] = {}  # camera -> time of the last part that was to be followed
         self._free_running = frozenset(free_running)
         self._queue_changed = threading.Condition()
         self._waiting: deque[tuple[Result, np.ndarray, np.ndarray]] = deque()
@@ -109,6 +114,7 @@ class LineLearner(Service):
         self._said: dict[str, str] = {}  # camera -> what became of its last lesson
         self._marked: dict[str, str] = {}  # camera -> what became of the last mark
         self._recent: dict[str, RecentParts] = {}  # by camera
+        self._profile: Profile | None = None  # that was followed last
         self._watches: dict[str, tuple[str, DriftWatch]] = {}  # camera -> profile, scores since it came into use
         self._fault: str | None = None
         self.dropped = 0  # pictures that came while the thread was busy
@@ -123,6 +129,11 @@ class LineLearner(Service):
     @property
     def fault(self) -> str | None:
         return self._fault
+
+    @property
+    def busy(self) -> bool:
+        """Whether a teach-in was still running at the stop: a step of it cannot be interrupted."""
+        return self._closing and self.alive
 
     def take(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
         """Queues an inspected part that has a score. Never waits.
@@ -238,6 +249,7 @@ class LineLearner(Service):
                 with self._storing():
                     self._keep(*taken)
                     self._learn(*taken[:2])
+                    self._follow(*taken[:2])
                     self._note_fault(None)
             except _Stopped:
                 continue
@@ -320,6 +332,20 @@ class LineLearner(Service):
             if lesson.due > 0:
                 return
         self._attempt(result.camera, lesson)
+
+    def _follow(self, result: Result, view_bgr: np.ndarray) -> None:
+        """Remembers an accepted part of a taught product, one in `FOLLOW_EVERY_S`."""
+        now_s, camera = time.monotonic(), result.camera
+        if self._follower is None or result.profile is None or result.verdict is not Verdict.OK:
+            return
+        if now_s - self._followed_s.get(camera, -math.inf) < FOLLOW_EVERY_S:
+            return
+        self._followed_s[camera] = now_s
+        with self._lock:
+            if self._profile is None or self._profile.sha256 != result.profile.sha256:
+                self._profile = self._store.current(result.product)
+            if self._profile is not None and self._profile.sha256 == result.profile.sha256:
+                self._follower.add(self._profile, view_bgr)
 
     def _lesson_of(self, result: Result) -> Lesson | None:
         """The lesson that may learn from this part."""

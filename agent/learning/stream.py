@@ -18,7 +18,7 @@ TRIMMED = 0.2  # share of the pictures that are not learned
 MOST_OTHERS = 0.2  # share of the pictures that may show another product or no part
 TWO_GROUPS = 0.2  # silhouette of two groups; goods of one product have up to 0.13, of two products 0.23 and more
 LEAST_GROUPED = 8  # fewer pictures are one group
-ROUNDS = 10  # of the search for the middle of a group
+MOVES = 10  # of the middle of a group
 TOP_FRACTION = 0.02  # of a picture's tokens: the most different ones
 LEAST_SHARE = 1e-4  # of zero-shot scores, and of 1 minus them, before the logit
 NAMED = 3  # pictures that a message names
@@ -144,7 +144,7 @@ def two_groups(between: np.ndarray) -> tuple[np.ndarray, float]:
     distances = (between + between.T) / 2
     np.fill_diagonal(distances, 0)
     centres = np.array(np.unravel_index(distances.argmax(), distances.shape))
-    for _ in range(ROUNDS):
+    for _ in range(MOVES):
         second = distances[:, centres[0]] > distances[:, centres[1]]
         members = [np.flatnonzero(second == part) for part in (False, True)]
         if not all(len(part) for part in members):

@@ -20,6 +20,9 @@ from .profile import write_profile as write_profile
 from .sheet import write_sheet as write_sheet
 from .store import Entry as Entry
 from .store import ProfileStore as ProfileStore
+from .taught import FOLLOWED_BOUND as FOLLOWED_BOUND
+from .taught import FOLLOWED_SHARE as FOLLOWED_SHARE
+from .taught import Followed as Followed
 from .taught import TaughtPredictor as TaughtPredictor
 from .teacher import Taught as Taught
 from .teacher import teach as teach

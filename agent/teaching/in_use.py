@@ -16,7 +16,7 @@ from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks, Predictor
 from zsad_agent.teaching.profile import Profile, decode_profile, encode_profile
 from zsad_agent.teaching.store import ProfileStore
-from zsad_agent.teaching.taught import TaughtPredictor
+from zsad_agent.teaching.taught import Followed, TaughtPredictor
 from zsad_agent.teaching.teacher import teach
 from zsad_core.bundle import GENERIC_PRODUCT, Bundle, FeatureScale
 from zsad_core.errors import ProfileError, ZsadError
@@ -109,13 +109,25 @@ class ProductPredictor:
         self._taught = set(taught)
         self._held: OrderedDict[str, Profile | ProfileError] = OrderedDict()
         self._turn = threading.Lock()  # held while a network runs
+        self._followed: dict[str, Followed] = {}  # by the hash of the profile
         self._predictor: Predictor = detector
         if networks is not None:
             self._use(networks)
 
     def _use(self, networks: FeatureNetworks) -> None:
-        self._predictor = TaughtPredictor(self.detector, networks, self._profile_of, self._config, self._most_held)
+        self._predictor = TaughtPredictor(
+            self.detector, networks, self._profile_of, self._config, self._most_held, self._followed_of
+        )
         self._networks = networks
+
+    def follow(self, sha256: str, followed: Followed) -> None:
+        """Uses what was followed since this profile came into use, from the next picture on."""
+        self._followed[sha256] = followed
+        for old in set(self._followed) - {sha256, *(p.sha256 for p in self._held.values() if isinstance(p, Profile))}:
+            del self._followed[old]
+
+    def _followed_of(self, profile: Profile) -> Followed | None:
+        return self._followed.get(profile.sha256)
 
     def for_learning(self) -> tuple[Predictor, FeatureNetworks]:
         """The detector and networks for a teach-in in another thread: pictures of the inspection come in between.
@@ -267,13 +279,22 @@ class _SharedDetector:
 
     def __init__(self, detector: Detector, turn: threading.Lock) -> None:
         self._detector, self._turn = detector, turn
-        self.prepare, self.is_taught, self.self_test = detector.prepare, detector.is_taught, detector.self_test
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         with self._turn:
             found = self._detector.predict(image_bgr, product)
         time.sleep(TURN_S)
         return found
+
+    def prepare(self, product: str) -> None:
+        self._detector.prepare(product)
+
+    def is_taught(self, product: str) -> bool:
+        return False
+
+    def self_test(self) -> None:
+        with self._turn:
+            self._detector.self_test()
 
 
 class _SharedNetworks(FeatureNetworks):
@@ -288,3 +309,10 @@ class _SharedNetworks(FeatureNetworks):
             found = self._shared.tokens(view_bgr, scale, strip=strip)
         time.sleep(TURN_S)
         return found
+
+    def time_ms(self, scale: FeatureScale) -> float:
+        return self._shared.time_ms(scale)
+
+    def self_test(self) -> None:
+        with self._turn:
+            self._shared.self_test()

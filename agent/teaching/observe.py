@@ -136,7 +136,7 @@ class Observer:
         self.detector = detector
         self._networks = networks
         self.scales: dict[str, FeatureScale] = {scale.name: scale for scale in networks.scales}
-        self._searches: dict[str, Search] = {}
+        self._searches: dict[tuple[str, int], Search] = {}  # by scale and rows
 
     def observe(self, image_bgr: np.ndarray, product: str, part: PartModel, names: Iterable[str]) -> Observed:
         """What is seen of the part on these scales.
@@ -181,26 +181,26 @@ class Observer:
         Raises:
             DeviceError: the search failed.
         """
-        found = self._search(name).distances(seen.tokens[name], memory)
+        found = self._search(name, len(memory.vectors)).distances(seen.tokens[name], memory)
         return cv2.resize(found, seen.grid_hw[::-1], interpolation=cv2.INTER_LINEAR)
 
-    def memory(self, name: str, vectors: np.ndarray) -> Memory:
-        """The vectors of a scale, float [M, C], for the search."""
-        return Memory(vectors, self.scales[name].memory)
+    def memory(self, name: str, vectors: np.ndarray, rows: int | None = None) -> Memory:
+        """The vectors of a scale, float [M, C], for the search. `rows`: most vectors; None: of a whole memory."""
+        return Memory(vectors, self.scales[name].memory if rows is None else rows)
 
     def time_ms(self, name: str, *, strip: bool) -> float:
         """Time of a scale for one picture: its network and the search."""
         scale = self.scales[name]
         tiles = 3 if strip else scale.tiles**2
         network_ms = self._networks.time_ms(scale) * tiles / scale.tiles**2
-        return network_ms + tiles * self._search(name).time_ms()
+        return network_ms + tiles * self._search(name, scale.memory).time_ms()
 
-    def _search(self, name: str) -> Search:
-        if name not in self._searches:
+    def _search(self, name: str, rows: int) -> Search:
+        if (name, rows) not in self._searches:
             scale = self.scales[name]
             cells = scale.grid_hw[0] * scale.grid_hw[1]
-            self._searches[name] = Search(rows=scale.memory, width=scale.width, queries=cells)
-        return self._searches[name]
+            self._searches[name, rows] = Search(rows=rows, width=scale.width, queries=cells)
+        return self._searches[name, rows]
 
 
 def scales_for(scales: Iterable[FeatureScale], *, strip: bool) -> list[FeatureScale]:

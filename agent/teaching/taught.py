@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import FeatureNetworks, Predictor
 from zsad_agent.teaching.fusion import Fusion, ZMaps
-from zsad_agent.teaching.observe import Memory, Observer
+from zsad_agent.teaching.observe import Memory, Observed, Observer
 from zsad_agent.teaching.profile import Level, Profile
 from zsad_core.errors import DeviceError, ProfileError
 from zsad_core.memory import to_unit
@@ -19,6 +19,21 @@ from zsad_core.part import PartError
 from zsad_core.types import TAUGHT_THRESHOLD, Prediction, ProfileName
 
 logger = logging.getLogger(__name__)
+
+FOLLOWED_SHARE = 0.1  # of the taught memory, for what is followed
+FOLLOWED_BOUND = 1.0  # in z
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Followed:
+    """Tokens of accepted parts beside the taught memory."""
+
+    vectors: Mapping[str, np.ndarray]  # scale -> float16 [M, C], unit length, at least one
+
+    @staticmethod
+    def rows(memory: int) -> int:
+        """Most vectors beside a taught memory of at most so many."""
+        return max(1, int(FOLLOWED_SHARE * memory))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +56,7 @@ class TaughtPredictor:
         profile_of: Callable[[str], Profile | None],
         config: InferenceConfig,
         loaded: int = 1,
+        followed: Callable[[Profile], Followed | None] = lambda profile: None,
     ) -> None:
         """Takes the compiled networks of one bundle.
 
@@ -50,6 +66,7 @@ class TaughtPredictor:
             profile_of: the profile of a product, if it has one; called for every picture.
             config: `budget_ms` limits the level, `product` is that of a picture without one.
             loaded: most products whose memories are ready; each takes up to 25 MB.
+            followed: what was followed since the profile came into use; called for every picture.
         """
         self._detector = detector
         self._networks = networks
@@ -58,6 +75,8 @@ class TaughtPredictor:
         self._budget_ms = config.budget_ms
         self._product = config.product
         self._loaded = loaded
+        self._followed = followed
+        self._near: tuple[Followed, dict[str, Memory]] | None = None  # what was followed last, ready for the search
         self._ready: OrderedDict[str, _Ready] = OrderedDict()
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
@@ -77,8 +96,8 @@ class TaughtPredictor:
         maps = ZMaps(
             seen=seen,
             scales={
-                name: profile.scales[name].spread.z(self._observer.distances(seen, name, memory))
-                for name, memory in ready.memories.items()
+                name: profile.scales[name].spread.z(distances)
+                for name, distances in self._distances(seen, ready).items()
             },
             zero_shot=profile.zero_shot.z(seen.zero_shot),
         )
@@ -96,6 +115,29 @@ class TaughtPredictor:
             profile=ProfileName(product=profile.product, sha256=profile.sha256),
             scale=scale,
         )
+
+    def _distances(self, seen: Observed, ready: _Ready) -> dict[str, np.ndarray]:
+        """Scale -> float32 [grid]. What was followed makes a distance smaller by at most `FOLLOWED_BOUND` deviations.
+
+        So a part whose score in z without it is above the threshold by more than this is rejected, whatever was
+        followed.
+        """
+        found = {name: self._observer.distances(seen, name, memory) for name, memory in ready.memories.items()}
+        followed = self._followed(ready.profile)
+        if followed is None:
+            return found
+        if self._near is None or self._near[0] is not followed:
+            memories = {
+                name: self._observer.memory(name, vectors, followed.rows(self._observer.scales[name].memory))
+                for name, vectors in followed.vectors.items()
+            }
+            self._near = followed, memories
+        for name, memory in self._near[1].items():
+            if name in found:
+                lowest = found[name] - np.float32(FOLLOWED_BOUND * ready.profile.scales[name].spread.deviation)
+                near = self._observer.distances(seen, name, memory)
+                found[name] = np.maximum(np.minimum(found[name], near), lowest)
+        return found
 
     def prepare(self, product: str) -> None:
         """As `zsad_agent.model.Predictor.prepare`."""

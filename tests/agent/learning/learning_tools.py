@@ -65,6 +65,7 @@ class LearnerLine:
         self.store = ProfileStore(folder / "profiles")
         self.teach = FakeTeach()
         self.prepared: list[str] = []
+        self.drifts: dict[str, str | None] = {}
         self.learner = LineLearner(
             LearningConfig(**{"parts": 20, **config}),
             folder / "learning",
@@ -73,9 +74,13 @@ class LearnerLine:
             self.prepared.append,
             FakeFeedback(),  # type: ignore[arg-type]
             free_running=free_running,
+            on_drift=self._note_drift,
         )
         self._seq = 0
         self._boot = secrets.token_hex(4)
+
+    def _note_drift(self, camera: str, fault: str | None) -> None:
+        self.drifts[camera] = fault
 
     def __enter__(self) -> "LearnerLine":
         self.learner.start()
@@ -103,5 +108,6 @@ class LearnerLine:
 
     @property
     def stored(self) -> list[str]:
-        """Names of all files of the learner."""
-        return sorted(path.name for path in (self.folder / "learning").rglob("*") if path.is_file())
+        """Names of the files of all lessons."""
+        files = (path for path in (self.folder / "learning").rglob("*") if path.is_file())
+        return sorted(path.name for path in files if path.parent.name != "recent")

@@ -9,9 +9,12 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from learning_tools import MAP, LearnerLine
+from profile_maker import make_profile
 
+from zsad_agent.messages import UsedProfile
 from zsad_core.errors import ZsadError
 from zsad_core.types import Verdict
 
@@ -93,7 +96,7 @@ def test_a_stop_during_a_teach_in_is_quick_and_the_next_run_continues(tmp_path: 
             time.sleep(0.01)
         started_s = time.monotonic()
         line.learner.stop(started_s + 5)
-        assert not line.learner.alive and time.monotonic() - started_s < 2
+        assert not line.learner.busy and time.monotonic() - started_s < 2
     with LearnerLine(tmp_path) as line:
         line.pass_by(1, seed=1000)
         assert line.state["phase"] == "offered" and len(line.teach.calls[0]["names"]) == 21
@@ -163,6 +166,32 @@ def test_roll_back_takes_the_earlier_profile_into_use(tmp_path: Path) -> None:
         assert line.store.current("nut").sha256 == first.sha256 and line.prepared == ["nut"] * 3
         with pytest.raises(ZsadError):
             line.learner.roll_back("cam0", "screw")
+
+
+def test_a_person_s_mark_is_taken_for_a_part_that_was_kept_and_counts_as_override(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path) as line:
+        stored = line.store.add(make_profile("nut"))
+        profile = UsedProfile(product="nut", sha256=stored.sha256)
+        result, view = line.part(provisional=False, profile=profile, verdict=Verdict.ANOMALOUS)
+        line.learner.take(result, view, MAP)
+        assert line.learner.wait_idle(10)
+        assert line.learner.drift("cam0").overridden == 0
+        line.learner.mark("cam0", result.id, good=True)
+        assert line.state["mark"] == f"{result.id} is good"
+        stats = line.learner.drift("cam0")
+        assert (stats.rejects, stats.overridden) == (1, 1)
+        with pytest.raises(ZsadError, match="no longer there"):
+            line.learner.mark("cam0", "line3-b1-99", good=True)
+
+
+def test_sudden_change_is_reported_and_cleared(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path) as line:
+        stored = line.store.add(make_profile("nut", goods_scores=tuple(np.linspace(0.5, 2.0, 30).tolist())))
+        fields = {"provisional": False, "profile": UsedProfile(product="nut", sha256=stored.sha256)}
+        line.pass_by(25, **fields, anomaly_score=0.9, verdict=Verdict.ANOMALOUS)
+        assert "sudden change" in (line.drifts["cam0"] or "")
+        line.pass_by(25, **fields, anomaly_score=0.3)
+        assert line.drifts["cam0"] is None
 
 
 KILLED = """
