@@ -9,13 +9,24 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from pipeline_tools import BRIGHT, DARK, GREY, RESULT_SCHEMA, FakePredictor, fail_on_dark, make_inspector, make_model
+from pipeline_tools import (
+    BRIGHT,
+    DARK,
+    GREY,
+    RESULT_SCHEMA,
+    FakeLine,
+    FakePredictor,
+    FakeSource,
+    fail_on_dark,
+    make_inspector,
+    make_model,
+)
 
 from zsad_agent.capture import Captured, Fault, UnknownPace
 from zsad_agent.config import CameraConfig, DecisionConfig
 from zsad_agent.inspection import Inspector
-from zsad_core.errors import DeviceError, ImageError
-from zsad_core.types import Frame, Prediction, Verdict
+from zsad_core.errors import DeviceError, ImageError, ProfileError
+from zsad_core.types import Frame, Prediction, ProfileName, Verdict
 
 
 def test_score_that_is_nan_is_unknown() -> None:
@@ -45,6 +56,47 @@ def test_threshold_is_that_of_the_config_else_of_teach_in_else_of_the_bundle(
     decided = inspector.decide(inspector.predict(frame(1, np.full_like(GREY, 170))))  # a map of 0.33
     assert decided is not None
     assert (decided[0].threshold, len(decided[0].regions)) == (threshold, regions)
+
+
+class NamedFake(TaughtFake):
+    """As taught, with the name of its profile."""
+
+    def is_taught(self, product: str) -> bool:
+        return True
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        name = ProfileName(product="object", sha256="ab" * 32)
+        return dataclasses.replace(super().predict(image_bgr), profile=name)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "has_frame", "provisional", "profile"),
+    [
+        (FakePredictor(), True, True, None),
+        (FakePredictor(), False, True, None),
+        (NamedFake(), True, False, {"product": "object", "sha256": "ab" * 32}),
+        (NamedFake(), False, False, None),
+    ],
+)
+def test_result_names_what_was_taught(
+    predictor: FakePredictor, has_frame: bool, provisional: bool, profile: dict[str, str] | None
+) -> None:
+    inspector = make_inspector(predictor)
+    decided = inspector.decide(inspector.predict(frame(1) if has_frame else fault(1)))
+    assert decided is not None
+    message = json.loads(decided[0].encode())
+    assert (message["provisional"], message["profile"]) == (provisional, profile)
+    jsonschema.validate(message, RESULT_SCHEMA)
+
+
+def test_profile_that_cannot_be_used_gives_unknown_and_a_degraded_status() -> None:
+    def refuse(image: np.ndarray) -> None:
+        raise ProfileError("1.profile: the profile was cut")
+
+    line = FakeLine(FakeSource(DARK), predictor=FakePredictor(refuse))
+    (result,) = line.run()
+    assert (result["verdict"], result["reason"]) == ("unknown", "1.profile: the profile was cut")
+    assert [state["state"] for state in line.states] == ["ok", "degraded"]
 
 
 def test_verdict_is_debounced_over_frames_and_a_lost_camera_is_unknown() -> None:

@@ -59,6 +59,13 @@ def test_mask_without_a_checksum_may_end_in_black_at_once(tmp_path: Path) -> Non
     assert view.rectangle((60, 40)) == (0, 0, 60, 40)
 
 
+def test_ignored_map_pixels_are_those_of_the_region(tmp_path: Path) -> None:
+    view = View((0, 20, 60, 20), mask_file(tmp_path / "m.png", np.s_[:30]))
+    ignored = view.ignored((60, 40), (4, 6))
+    assert ignored is not None and np.array_equal(ignored, np.repeat([[True], [True], [False], [False]], 6, axis=1))
+    assert View((0, 20, 60, 20)).ignored((60, 40), (4, 6)) is None
+
+
 def test_mask_is_cut_to_the_region_and_scales_with_the_frame(tmp_path: Path) -> None:
     view = View((60, 0, 60, 80), mask_file(tmp_path / "m.png", np.s_[:, 45:]))  # drawn at 60x40, frames are 120x80
     corrected = view.correct(Prediction(anomaly_map=np.ones((8, 8), np.float32), anomaly_score=1.0), (120, 80), RULE)
