@@ -14,7 +14,7 @@ from zsad_agent.teaching.fusion import Fusion, ZMaps
 from zsad_agent.teaching.observe import Memory, Observed, Observer
 from zsad_agent.teaching.profile import Level, Profile
 from zsad_core.errors import DeviceError, ProfileError
-from zsad_core.memory import taught_score, to_unit
+from zsad_core.memory import to_unit
 from zsad_core.part import PartError
 from zsad_core.types import TAUGHT_THRESHOLD, Prediction, ProfileName
 
@@ -105,7 +105,7 @@ class TaughtPredictor:
         scale = ready.level.scale
         anomaly_map = to_unit(maps.in_frame(ready.fusion), scale)
         try:
-            score = taught_score(anomaly_map, scale)
+            score = float(to_unit(maps.score(ready.fusion, None), scale))
         except ValueError as error:
             raise DeviceError(str(error)) from error
         return Prediction(
