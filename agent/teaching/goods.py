@@ -223,6 +223,6 @@ def check_number(goods: int, outliers: int, left_out: Sequence[LeftOut]) -> None
     if goods - outliers < LEAST_GOODS:
         why = f" ({left_out[0].name}: {left_out[0].reason})" if left_out else ""
         raise ZsadError(
-            f"{goods - outliers} pictures of different good parts can be learned, at least {LEAST_GOODS} are needed, "
-            f"better 20; {len(left_out) + outliers} were left out{why}"
+            f"too few pictures of different good parts can be learned: {goods - outliers}. At least {LEAST_GOODS} are "
+            f"needed, better 20. Left out: {len(left_out) + outliers}{why}"
         )

@@ -105,6 +105,15 @@ class ProfileStore:
         """What there is for every product."""
         return [self.entry(product) for product in self.products()]
 
+    def check_writable(self) -> None:
+        """Makes the folder, if there is none.
+
+        Raises:
+            ProfileError: it cannot be changed.
+        """
+        with self._changing():
+            pass
+
     def add(self, profile: Profile) -> Profile:
         """Stores a profile and takes it into use. Returns it as stored.
 

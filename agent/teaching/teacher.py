@@ -306,6 +306,8 @@ def _finish(
     reader = _Reader(task, part, memories)
     goods = reader.learned()
     bads = dict(reader.read(bad, "checking bad parts"))
+    if bad and not bads:
+        task.notes.append("none of the pictures of bad parts can be used: how many bad parts are found is unknown")
     fusion, note = best_fusion(
         list(goods.values()),
         list(bads.values()),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,11 +42,12 @@ def main(arguments: list[str]) -> int:
     flags = {"source": given(camera=args.camera, source=args.source), "inference": given(bundle=args.bundle)}
     config = load_settings(args.config, flags).config
     store = named_store(args.profiles, config)
+    store.check_writable()  # not only after the pictures were taken
     camera = _camera_of(config, args)
     view = inspection.View(camera.region_xywh, camera.ignore_mask)
     bundle = open_bundle(config.inference)
     frames = _good_frames(args, camera)
-    bad = _cut(_frames(args.bad, camera), view) if args.bad else []
+    bad = _cut(_bad_frames(args, camera, frames), view)
     detector = Detector(bundle, config.inference)
     networks = FeatureNetworks(bundle, config.inference, detector)
     goods = _cut(frames, view)
@@ -74,7 +76,7 @@ def main(arguments: list[str]) -> int:
     if args.json:
         print(json.dumps(as_json(taught, stored, path, sheet)))
     else:
-        print(as_text(taught, stored, path, sheet))
+        print(as_text(taught, stored, path, sheet, given(bundle=args.bundle, profiles=args.profiles)))
     return 0
 
 
@@ -156,9 +158,30 @@ def _good_frames(args: argparse.Namespace, camera: CameraConfig) -> list[Named]:
     return [(name, partial(_same, image)) for name, image in taken]
 
 
+def _bad_frames(args: argparse.Namespace, camera: CameraConfig, goods: Sequence[Named]) -> list[Named]:
+    """The bad parts.
+
+    Raises:
+        ImageError: one of them is among the good parts, so that it would be learnt.
+    """
+    frames = _frames(args.bad, camera) if args.bad else []
+    known = {os.path.realpath(name) for name, _ in goods} if args.paths else set()
+    if both := [name for name, _ in frames if os.path.realpath(name) in known]:
+        raise ImageError(f"{both[0]}: is among the good parts and among those of --bad ({len(both)} such pictures)")
+    return frames
+
+
 def _frames(paths: Sequence[Path], camera: CameraConfig) -> list[Named]:
+    """The pictures of files and folders.
+
+    Raises:
+        ImageError: there is no such file or folder, or it holds no picture.
+    """
     from zsad_core.picture import read_image
 
+    for path in paths:
+        if not os.path.lexists(path):
+            raise ImageError(f"{path}: no such file or folder")
     return [(str(path), partial(read_image, path, camera.used_bits)) for path, _ in find_pictures(paths)]
 
 
@@ -224,22 +247,25 @@ def as_json(taught: Taught, stored: Profile, path: Path, sheet: Path) -> dict[st
         "recall": None if level.recall is None else level.recall.share,
         "missed": list(taught.missed),
         "mode": stored.part.mode,
+        "notes": list(taught.notes),
         "profile": str(path),
         "sheet": str(sheet),
     }
 
 
-def as_text(taught: Taught, stored: Profile, path: Path, sheet: Path) -> str:
-    """The output for a person."""
+def as_text(taught: Taught, stored: Profile, path: Path, sheet: Path, flags: Mapping[str, Path]) -> str:
+    """The output for a person. `flags`: those with which the profile is found again."""
     goods = len(taught.good_scores)
+    again = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in flags.items())
     lines = [
-        f"{printable(stored.product)}: learnt from {goods} pictures of good parts, {len(taught.left_out)} left out",
+        f"{printable(stored.product)}: learnt from {len(stored.goods)} pictures of good parts, {len(taught.left_out)} "
+        f"pictures left out; the threshold is from {goods}",
         f"where the part is: {stored.part.mode}",
         *promise_lines(stored, goods),
         *taught.notes,
         f"profile: {path}",
         f"sheet:   {sheet}",
-        f"next:    zsad-agent score PICTURES --product {shlex.quote(stored.product)}",
+        f"next:    zsad-agent score PICTURES --product {shlex.quote(stored.product)}{again}",
         f"         then set product: {shlex.quote(stored.product)} for the camera and reload the agent",
     ]
     return "\n".join(lines)

@@ -99,6 +99,6 @@ def test_too_few_goods_and_a_mixture_are_refused() -> None:
     with pytest.raises(ZsadError, match="more than one product: 3 of 10 look different"):
         check_number(10, 3, [])
     with pytest.raises(
-        ZsadError, match=r"2 pictures of different good parts can be learned, at least 3 .*\(x: black\)"
+        ZsadError, match=r"good parts can be learned: 2. At least 3 .*\(x: black\)"
     ):
         check_number(2, 0, [LeftOut(name="x", reason="black")])

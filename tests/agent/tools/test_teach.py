@@ -160,7 +160,7 @@ def test_too_few_goods_teach_nothing_and_the_earlier_profile_stays(
     before = store.path_of("nut").read_bytes()
     folder = write_parts(tmp_path / "few", range(goods))
     teach(bundle, folder, code=1)
-    assert ("no pictures below" if goods == 0 else "at least 3 are needed") in capsys.readouterr().err
+    assert ("no pictures below" if goods == 0 else "At least 3 are needed") in capsys.readouterr().err
     assert store.path_of("nut").read_bytes() == before
 
 
@@ -179,6 +179,47 @@ def test_too_few_goods_teach_nothing_and_the_earlier_profile_stays(
 def test_bad_usage_is_refused(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["teach", *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_good_part_that_is_also_a_bad_one_is_refused(
+    bundle: Path, parts: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(bundle, parts, "--bad", parts / "bad", code=1)  # the folder of the good parts holds that of the bad ones
+    assert "is among the good parts and among those of --bad (4 such pictures)" in capsys.readouterr().err
+    assert store.products() == []
+
+
+@pytest.mark.parametrize("flags", [["nowhere"], ["--bad", "nowhere"]])
+def test_a_path_that_does_not_exist_is_refused(
+    flags: list[str], bundle: Path, parts: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(bundle, parts / "good", *flags, code=1)
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
+    assert store.products() == []
+
+
+def test_bad_parts_that_cannot_be_used_are_said(
+    bundle: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    teach(bundle, parts / "good", "--bad", tmp_path / "bad.png", "--json")
+    report = output(capsys)
+    assert report["recall"] is None and "none of the pictures of bad parts can be used" in report["notes"][0]
+
+
+def test_a_store_that_cannot_be_changed_is_refused_before_pictures_are_taken(
+    bundle: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(bundle, parts / "good", "--profiles", "/dev/null/profiles", code=1)
+    told = capsys.readouterr().err
+    assert "/dev/null/profiles: cannot be changed" in told and "checking pictures" not in told
+
+
+def test_the_next_command_names_the_folder_and_the_bundle(
+    bundle: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(bundle, parts / "good", "--profiles", tmp_path / "my profiles")
+    assert f"--product nut --bundle {bundle} --profiles '{tmp_path}/my profiles'" in capsys.readouterr().out
 
 
 def test_a_bundle_without_feature_networks_cannot_be_taught(
