@@ -82,11 +82,11 @@ def learn_from_stream(
             progress=progress,
         )
         # what was learned sees small defects better; a defect in the memory is far from the other pictures
-        ranks = (
-            dict.fromkeys(known, 0.0)
-            | taught.good_scores
-            | {entry.name: 1 + (entry.score or 0) for entry in taught.outliers}
-        )
+        ranks = {
+            **dict.fromkeys(known, 0.0),
+            **taught.good_scores,
+            **{entry.name: 1 + (entry.score or 0) for entry in taught.outliers},
+        }
     left_out = tuple(
         LeftOut(name=name, reason="shows another product or no part", score=times) for name, times in others.items()
     )

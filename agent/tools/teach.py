@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
 
     from zsad_agent.config import load_settings
     from zsad_agent.model import Detector, FeatureNetworks, open_bundle
+    from zsad_core.bundle import GENERIC_PRODUCT
 
     flags = {"source": given(camera=args.camera, source=args.source), "inference": given(bundle=args.bundle)}
     config = load_settings(args.config, flags).config
@@ -45,11 +46,12 @@ def main(arguments: list[str]) -> int:
     store.check_writable()  # not only after the pictures were taken
     camera = _camera_of(config, args)
     view = inspection.View(camera.region_xywh, camera.ignore_mask)
-    bundle = open_bundle(config.inference)
+    inference = config.inference.model_copy(update={"product": GENERIC_PRODUCT})  # the config's may yet be taught
+    bundle = open_bundle(inference)
     frames = _good_frames(args, camera)
     bad = _cut(_bad_frames(args, camera, frames), view)
-    detector = Detector(bundle, config.inference)
-    networks = FeatureNetworks(bundle, config.inference, detector)
+    detector = Detector(bundle, inference)
+    networks = FeatureNetworks(bundle, inference, detector)
     goods = _cut(frames, view)
     taught = teaching.teach(
         goods,
@@ -67,9 +69,10 @@ def main(arguments: list[str]) -> int:
     stored = store.add(taught.profile)
     path = store.path_of(args.product)
     sheet = args.sheet or path.with_suffix(".jpg")
-    predictor = teaching.TaughtPredictor(detector, networks, lambda product: stored, config.inference)
+    predictor = teaching.TaughtPredictor(detector, networks, lambda product: stored, inference)
+    predict = partial(predictor.predict, product=args.product)
     try:
-        teaching.write_sheet(taught, stored, sheet, goods=goods, bad=bad, predict=predictor.predict)
+        teaching.write_sheet(taught, stored, sheet, goods=goods, bad=bad, predict=predict)
     except ProfileError as error:  # the profile is in use all the same
         print(f"zsad-agent: {error}", file=sys.stderr)
     name_left_out(taught)

@@ -98,7 +98,5 @@ def test_too_few_goods_and_a_mixture_are_refused() -> None:
     check_number(10, 2, [])
     with pytest.raises(ZsadError, match="more than one product: 3 of 10 look different"):
         check_number(10, 3, [])
-    with pytest.raises(
-        ZsadError, match=r"good parts can be learned: 2. At least 3 .*\(x: black\)"
-    ):
+    with pytest.raises(ZsadError, match=r"good parts can be learned: 2. At least 3 .*\(x: black\)"):
         check_number(2, 0, [LeftOut(name="x", reason="black")])

@@ -107,7 +107,7 @@ def test_pictures_of_two_products_are_refused() -> None:
 
 
 def test_too_few_different_goods_are_refused() -> None:
-    with pytest.raises(ZsadError, match="good parts can be learned: 2. At least 3"):
+    with pytest.raises(ZsadError, match=r"good parts can be learned: 2\. At least 3"):
         taught([("1", good_part(1)), ("2", good_part(2)), ("again", good_part(2))])
 
 

@@ -222,6 +222,26 @@ def test_the_next_command_names_the_folder_and_the_bundle(
     assert f"--product nut --bundle {bundle} --profiles '{tmp_path}/my profiles'" in capsys.readouterr().out
 
 
+def test_score_with_another_bundle_changes_nothing_that_was_taught(
+    bundle: Path, parts: Path, tmp_path: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(bundle, parts / "good", "--bad", parts / "bad")
+    other = add_tiny_features(make_tiny_bundle(tmp_path / "other", output_scale=0.9))
+    capsys.readouterr()
+    assert main(["score", str(parts / "good"), "--bundle", str(other), "--product", "nut", "--json"]) == 0
+    assert not any(json.loads(line)["provisional"] for line in capsys.readouterr().out.splitlines())
+    assert store.entry("nut").numbers == (1,)
+
+
+def test_the_config_may_name_the_product_that_is_yet_to_be_taught(
+    bundle: Path, parts: Path, tmp_path: Path, store: ProfileStore
+) -> None:
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"source: {{source: {parts}/good}}\ninference: {{bundle: {bundle}, product: nut}}\n")
+    teach(bundle, "--count", 8, "--config", config)
+    assert store.has("nut")
+
+
 def test_a_bundle_without_feature_networks_cannot_be_taught(
     tiny_bundle: Path, parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,7 +267,12 @@ def test_the_region_and_mask_of_the_config_apply(
     assert profile.ignored is not None
     rows = profile.ignored.mean(axis=1)
     assert rows[: len(rows) // 2 - 1].min() == 1 and rows[len(rows) // 2 + 1 :].max() == 0
+    cv2.imwrite(str(tmp_path / "cut.png"), part(1)[16:80, :80])
     capsys.readouterr()
+    score = ["score", str(tmp_path / "cut.png"), "--bundle", str(bundle), "--product", "nut", "--json"]
+    assert main([*score, "--maps", str(tmp_path / "maps")]) == 0
+    assert output(capsys)["verdict"] == "ok"
+    assert np.load(tmp_path / "maps/cut.npy")[profile.ignored].max() == 0
     teach(bundle, parts / "good", "--config", config, product="bolt", code=2)
     assert "--name: name one of the cameras: top, side" in capsys.readouterr().err
 
