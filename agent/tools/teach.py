@@ -265,7 +265,7 @@ def as_text(taught: Taught, stored: Profile, path: Path, sheet: Path, flags: Map
         f"pictures left out; the threshold is from {goods}",
         f"where the part is: {stored.part.mode}",
         *promise_lines(stored, goods),
-        *taught.notes,
+        *map(printable, taught.notes),
         f"profile: {path}",
         f"sheet:   {sheet}",
         f"next:    zsad-agent score PICTURES --product {shlex.quote(stored.product)}{again}",
