@@ -123,7 +123,7 @@ class ProfileStore:
         return self._put(profile.product, encode_profile(profile))
 
     def import_from(self, path: Path) -> Profile:
-        """Stores the profile in a file and takes it into use, after every check.
+        """Stores the profile in a file and takes it into use, after every check. The one in use is not stored again.
 
         Raises:
             ProfileError: the file is damaged, or cannot be stored; nothing has then changed.
@@ -133,7 +133,12 @@ class ProfileStore:
                 content = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise ProfileError(f"{path}: cannot be read: {error.strerror or error}") from error
-        return self._put(decode_profile(content, str(path)).product, content)
+        profile = decode_profile(content, str(path))
+        with contextlib.suppress(ProfileError):  # what is in use is damaged
+            now = self.current(profile.product)
+            if now is not None and now.sha256 == profile.sha256:
+                return now
+        return self._put(profile.product, content)
 
     def export_to(self, product: str, path: Path) -> Profile:
         """Writes the profile in use to a file, and returns it.

@@ -197,3 +197,11 @@ def test_a_store_that_is_a_file_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "profiles").write_text("x")
     with pytest.raises(ProfileError, match="profiles: cannot be read: Not a directory"):
         ProfileStore(tmp_path / "profiles").products()
+
+
+def test_importing_the_profile_in_use_again_ousts_no_earlier_one(store: ProfileStore, tmp_path: Path) -> None:
+    for seed in range(3):
+        added = store.add(make_profile(seed=seed))
+    store.export_to("nut", tmp_path / "nut.profile")
+    assert store.import_from(tmp_path / "nut.profile").sha256 == added.sha256
+    assert store.entry("nut").numbers == (1, 2, 3)
