@@ -261,8 +261,8 @@ def as_text(taught: Taught, stored: Profile, path: Path, sheet: Path, flags: Map
     goods = len(taught.good_scores)
     again = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in flags.items())
     lines = [
-        f"{printable(stored.product)}: learnt from {len(stored.goods)} pictures of good parts, {len(taught.left_out)} "
-        f"pictures left out; the threshold is from {goods}",
+        f"{printable(stored.product)}: learnt from {len(stored.goods)} pictures of good parts; left out: "
+        f"{len(taught.left_out)}; pictures that set the threshold: {goods}",
         f"where the part is: {stored.part.mode}",
         *promise_lines(stored, goods),
         *map(printable, taught.notes),

@@ -128,7 +128,7 @@ def test_teach_says_what_it_learnt_and_what_to_run_next(
     teach(bundle, parts / "good", product="hex nut")
     told = capsys.readouterr()
     for text in (
-        "hex nut: learnt from 20 pictures of good parts",
+        "hex nut: learnt from 20 pictures of good parts; left out: 0; pictures that set the threshold: 20",
         "with 90 % confidence at most",
         "20 pictures cannot support the 1.0% asked: take at least 99",
         "bad parts found: unknown: name pictures of bad parts with --bad",
