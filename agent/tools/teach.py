@@ -240,7 +240,7 @@ def as_json(taught: Taught, stored: Profile, path: Path, sheet: Path) -> dict[st
     level = stored.levels[-1]
     return {
         "product": stored.product,
-        "goods": len(taught.good_scores),
+        "goods": len(taught.good_scores.keys() | {good.name for good in stored.goods}),
         "outliers": [outlier.name for outlier in taught.outliers],
         "left_out": [{"path": left_out.name, "reason": left_out.reason} for left_out in taught.left_out],
         "threshold": TAUGHT_THRESHOLD,

@@ -222,6 +222,16 @@ def test_the_next_command_names_the_folder_and_the_bundle(
     assert f"--product nut --bundle {bundle} --profiles '{tmp_path}/my profiles'" in capsys.readouterr().out
 
 
+def test_goods_that_set_the_threshold_and_goods_that_are_learned_are_counted(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goods = write_parts(tmp_path / "goods", range(72))
+    teach(bundle, goods, "--false-reject-rate", 0.1, "--json")
+    report = output(capsys)
+    assert report["goods"] + len(report["left_out"]) == 72
+    assert report["false_reject_rate"] <= 0.1
+
+
 def test_score_with_another_bundle_changes_nothing_that_was_taught(
     bundle: Path, parts: Path, tmp_path: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
