@@ -59,6 +59,7 @@ class Prediction:
     threshold: float | None = None  # set at teach-in, 0.5; None: nothing was taught for the product
     profile: ProfileName | None = None  # what the prediction used
     scale: float | None = None  # for `zsad_core.memory.taught_score`, by which the score follows from the map
+    ignored: np.ndarray | None = None  # bool [h, w], True where the mask of the teach-in ignores the map
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,7 +28,7 @@ TURN_S = 0.001  # between two pictures of a profile that is made again: for the 
 
 
 def make_predictor(
-    bundle: Bundle, config: InferenceConfig, store: ProfileStore | None, *, at_once: int = 1
+    bundle: Bundle, config: InferenceConfig, store: ProfileStore | None, *, at_once: int = 1, read_only: bool = False
 ) -> "ProductPredictor":
     """A compiled predictor. The feature networks are compiled only if something was taught.
 
@@ -37,6 +37,7 @@ def make_predictor(
         config: device, threads, budget.
         store: what was taught; None: nothing taught is used.
         at_once: products in use at the same time, each of which takes up to 35 MB.
+        read_only: a profile that is made again for this bundle is not stored.
 
     Raises:
         ZsadError: as of `Detector`.
@@ -65,6 +66,7 @@ def make_predictor(
         taught=products,
         unreadable=unreadable,
         at_once=at_once,
+        read_only=read_only,
     )
 
 
@@ -85,6 +87,7 @@ class ProductPredictor:
         taught: list[str],
         unreadable: ProfileError | None = None,
         at_once: int = 1,
+        read_only: bool = False,
     ) -> None:
         """Reads no profile yet.
 
@@ -97,7 +100,9 @@ class ProductPredictor:
             unreadable: why these are unknown; every picture then fails with this reason.
             bundle: without its model, for networks that are needed later.
             at_once: products in use at the same time.
+            read_only: a profile that is made again is not stored.
         """
+        self._read_only = read_only
         self._unreadable = unreadable
         self._bundle = bundle
         self._config = config
@@ -238,7 +243,7 @@ class ProductPredictor:
         return ProfileError(f"{product} was taught after the agent started. Reload the agent to use it")
 
     def _made_again(self, old: Profile, networks: FeatureNetworks) -> Profile:
-        """The profile from its kept pictures, with these networks. It becomes the product's newest one.
+        """The profile from its kept pictures, with these networks. It becomes the product's newest one if it is stored.
 
         Raises:
             ProfileError: it cannot be made.
@@ -264,6 +269,8 @@ class ProductPredictor:
         except ZsadError as error:
             raise ProfileError(f"{text}, and cannot be made again: {error}. Teach the product again") from error
         made = replace(taught.profile, goods=old.goods, rebuilt_from=old.bundle)
+        if self._read_only:
+            return decode_profile(encode_profile(made), old.product)
         assert self._store is not None
         try:
             return self._store.add(made)

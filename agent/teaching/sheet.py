@@ -48,7 +48,7 @@ def write_sheet(
         ProfileError: the file cannot be written.
         ZsadError: the device failed.
     """
-    rows = [_text(f"{profile.product}: {len(taught.good_scores)} good parts, mode {profile.part.mode}", INK)]
+    rows = [_text(f"{profile.product}: learned from {len(profile.goods)} good parts, mode {profile.part.mode}", INK)]
     rows += _tiles([(Path(good.name).name, _tile(good.image), INK) for good in profile.goods[:MOST_GOODS]])
     if outliers := [outlier.name for outlier in taught.outliers]:
         rows.append(_text(f"left out because they look different: {len(outliers)}", RED))

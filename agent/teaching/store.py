@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zsad_agent.system import file_stamp, sync_folder, write_whole
-from zsad_agent.teaching.profile import Profile, decode_profile, encode_profile, read_profile
+from zsad_agent.teaching.profile import MAX_BYTES, Profile, decode_profile, encode_profile, read_profile
 from zsad_core.bundle import product_name
 from zsad_core.errors import ProfileError
 
@@ -52,7 +52,7 @@ class ProfileStore:
         """
         try:
             return sorted(name for name in os.listdir(self.folder) if self.has(name))  # noqa: PTH208 - names alone
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return []
         except OSError as error:
             raise self._fault("cannot be read", error) from error
@@ -75,17 +75,20 @@ class ProfileStore:
             ProfileError: it is damaged or belongs to another product.
         """
         while (number := self._number(product)) is not None:
-            path = self._path(product, number)
             try:
-                profile = read_profile(path)
+                return self._read(product, number)
             except ProfileError:
                 if self._number(product) == number:
                     raise
                 continue  # another process has replaced it meanwhile
-            if profile.product != product:
-                raise ProfileError(f"{path}: is the profile of {profile.product!r}. Import it, do not copy it here")
-            return profile
         return None
+
+    def _read(self, product: str, number: int) -> Profile:
+        path = self._path(product, number)
+        profile = read_profile(path)
+        if profile.product != product:
+            raise ProfileError(f"{path}: is the profile of {profile.product!r}. Import it, do not copy it here")
+        return profile
 
     def entry(self, product: str) -> Entry:
         """What there is for the product; a damaged profile is a fault."""
@@ -102,6 +105,15 @@ class ProfileStore:
         """What there is for every product."""
         return [self.entry(product) for product in self.products()]
 
+    def check_writable(self) -> None:
+        """Makes the folder, if there is none.
+
+        Raises:
+            ProfileError: it cannot be changed.
+        """
+        with self._changing():
+            pass
+
     def add(self, profile: Profile) -> Profile:
         """Stores a profile and takes it into use. Returns it as stored.
 
@@ -111,16 +123,22 @@ class ProfileStore:
         return self._put(profile.product, encode_profile(profile))
 
     def import_from(self, path: Path) -> Profile:
-        """Stores the profile in a file and takes it into use, after every check.
+        """Stores the profile in a file and takes it into use, after every check. The one in use is not stored again.
 
         Raises:
             ProfileError: the file is damaged, or cannot be stored; nothing has then changed.
         """
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise ProfileError(f"{path}: cannot be read: {error.strerror or error}") from error
-        return self._put(decode_profile(content, str(path)).product, content)
+        profile = decode_profile(content, str(path))
+        with contextlib.suppress(ProfileError):  # what is in use is damaged
+            now = self.current(profile.product)
+            if now is not None and now.sha256 == profile.sha256:
+                return now
+        return self._put(profile.product, content)
 
     def export_to(self, product: str, path: Path) -> Profile:
         """Writes the profile in use to a file, and returns it.
@@ -174,6 +192,9 @@ class ProfileStore:
             folder = self._product_folder(product)
             folder.mkdir(exist_ok=True)
             number = max(self._numbers(product), default=0) + 1
+            before = None
+            with contextlib.suppress(ProfileError):  # `current` is damaged
+                before = self._number(product)
             path = self._path(product, number)
             try:
                 write_whole(path, content)
@@ -185,7 +206,7 @@ class ProfileStore:
                         path.unlink()
                 raise
             sync_folder(self.folder)
-            self._prune(product, number)
+            self._prune(product, {number, before})
             return stored
 
     def _choose_first(self, product: str, numbers: list[int]) -> Profile:
@@ -193,7 +214,7 @@ class ProfileStore:
         fault = "there is no earlier one"
         for number in sorted(numbers, reverse=True):
             try:
-                profile = read_profile(self._path(product, number))
+                profile = self._read(product, number)
             except ProfileError as error:
                 fault = str(error)
                 continue
@@ -201,9 +222,12 @@ class ProfileStore:
             return profile
         raise ProfileError(f"{product}: no earlier profile can be taken into use: {fault}")
 
-    def _prune(self, product: str, current: int) -> None:
-        """Deletes all but the newest profiles, with their sheets, and what killed writers have left."""
-        old = [number for number in self._numbers(product)[:-KEPT] if number != current]
+    def _prune(self, product: str, spared: set[int | None]) -> None:
+        """Deletes all but the newest profiles, with their sheets, and what killed writers have left.
+
+        `spared`: the profile in use, and the one in use before it: after a rollback it is not among the newest.
+        """
+        old = [number for number in self._numbers(product)[:-KEPT] if number not in spared]
         gone = [
             path
             for number in old

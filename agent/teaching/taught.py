@@ -114,6 +114,7 @@ class TaughtPredictor:
             threshold=TAUGHT_THRESHOLD,
             profile=ProfileName(product=profile.product, sha256=profile.sha256),
             scale=scale,
+            ignored=profile.ignored,
         )
 
     def _distances(self, seen: Observed, ready: _Ready) -> dict[str, np.ndarray]:

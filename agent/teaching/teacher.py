@@ -21,6 +21,7 @@ from zsad_agent.teaching.goods import (
     find_strangers,
     read,
     screen,
+    smaller_group,
     stand_apart,
     tail_limit,
 )
@@ -239,7 +240,14 @@ def _learn(task: _Task, part: PartModel, goods: Sequence[Named]) -> _Memories:
         for name, one in _observe(task, part, names, goods, "learning good parts")
     }
     some = [one.tokens[names[0]][::2, ::2] for one in seen.values()]  # a quarter is enough, in a sixteenth of the time
-    strangers = find_strangers(token_distances(some))
+    between = token_distances(some)
+    strangers = find_strangers(between)
+    known = np.delete(np.arange(len(seen)), list(strangers))
+    if group := smaller_group(between[np.ix_(known, known)]):
+        task.notes.append(
+            f"the pictures may show two products: {len(group)} of {len(known)} differ from the others, for example "
+            f"{list(seen)[known[group[0]]]}. Teach each product from its own pictures"
+        )
     check_number(len(seen), len(strangers), task.left_out)
     left = int(MOST_OUTLIERS * len(seen)) - len(strangers)
     seen = _without(task, seen, strangers)
@@ -306,6 +314,8 @@ def _finish(
     reader = _Reader(task, part, memories)
     goods = reader.learned()
     bads = dict(reader.read(bad, "checking bad parts"))
+    if bad and not bads:
+        task.notes.append("none of the pictures of bad parts can be used: how many bad parts are found is unknown")
     fusion, note = best_fusion(
         list(goods.values()),
         list(bads.values()),

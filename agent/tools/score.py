@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     config = model_config(args, threshold=args.threshold)
     bundle = load_bundle(config.inference.bundle)
     pictures = find_pictures(args.paths)
-    predictor = make_predictor(bundle, config.inference, profile_store(config))
+    predictor = make_predictor(bundle, config.inference, profile_store(config), read_only=True)
     predictor.prepare(config.inference.product)
     scorer = Scorer(
         predictor=predictor,
@@ -178,7 +178,7 @@ def score_picture(path: Path, args: argparse.Namespace, scorer: Scorer, *, map_f
     try:
         image = read_part(path, args)
         started_s = time.perf_counter()
-        prediction = scorer.predictor.predict(image, scorer.product)
+        prediction = _as_taught(scorer.predictor.predict(image, scorer.product))
         latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
     except (ImageError, DeviceError) as error:
         return Score(
@@ -202,6 +202,19 @@ def score_picture(path: Path, args: argparse.Namespace, scorer: Scorer, *, map_f
         profile=None if prediction.profile is None else asdict(prediction.profile),
         map=None if map_file is None else str(map_file),
     )
+
+
+def _as_taught(prediction: Prediction) -> Prediction:
+    """The prediction without what the mask of the teach-in ignores."""
+    import numpy as np
+
+    from zsad_core.memory import taught_score
+
+    if prediction.ignored is None or prediction.scale is None:
+        return prediction
+    score = taught_score(prediction.anomaly_map, prediction.scale, prediction.ignored)
+    shown = np.where(prediction.ignored, np.float32(0), prediction.anomaly_map)
+    return replace(prediction, anomaly_map=shown, anomaly_score=score)
 
 
 def print_scores(scores: Iterable[Score], *, as_json: bool, with_map: bool) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,17 +38,20 @@ def main(arguments: list[str]) -> int:
 
     from zsad_agent.config import load_settings
     from zsad_agent.model import Detector, FeatureNetworks, open_bundle
+    from zsad_core.bundle import GENERIC_PRODUCT
 
     flags = {"source": given(camera=args.camera, source=args.source), "inference": given(bundle=args.bundle)}
     config = load_settings(args.config, flags).config
     store = named_store(args.profiles, config)
+    store.check_writable()  # not only after the pictures were taken
     camera = _camera_of(config, args)
     view = inspection.View(camera.region_xywh, camera.ignore_mask)
-    bundle = open_bundle(config.inference)
+    inference = config.inference.model_copy(update={"product": GENERIC_PRODUCT})  # the config's may yet be taught
+    bundle = open_bundle(inference)
     frames = _good_frames(args, camera)
-    bad = _cut(_frames(args.bad, camera), view) if args.bad else []
-    detector = Detector(bundle, config.inference)
-    networks = FeatureNetworks(bundle, config.inference, detector)
+    bad = _cut(_bad_frames(args, camera, frames), view)
+    detector = Detector(bundle, inference)
+    networks = FeatureNetworks(bundle, inference, detector)
     goods = _cut(frames, view)
     taught = teaching.teach(
         goods,
@@ -65,16 +69,17 @@ def main(arguments: list[str]) -> int:
     stored = store.add(taught.profile)
     path = store.path_of(args.product)
     sheet = args.sheet or path.with_suffix(".jpg")
-    predictor = teaching.TaughtPredictor(detector, networks, lambda product: stored, config.inference)
+    predictor = teaching.TaughtPredictor(detector, networks, lambda product: stored, inference)
+    predict = partial(predictor.predict, product=args.product)
     try:
-        teaching.write_sheet(taught, stored, sheet, goods=goods, bad=bad, predict=predictor.predict)
+        teaching.write_sheet(taught, stored, sheet, goods=goods, bad=bad, predict=predict)
     except ProfileError as error:  # the profile is in use all the same
         print(f"zsad-agent: {error}", file=sys.stderr)
     name_left_out(taught)
     if args.json:
         print(json.dumps(as_json(taught, stored, path, sheet)))
     else:
-        print(as_text(taught, stored, path, sheet))
+        print(as_text(taught, stored, path, sheet, given(bundle=args.bundle, profiles=args.profiles)))
     return 0
 
 
@@ -156,9 +161,30 @@ def _good_frames(args: argparse.Namespace, camera: CameraConfig) -> list[Named]:
     return [(name, partial(_same, image)) for name, image in taken]
 
 
+def _bad_frames(args: argparse.Namespace, camera: CameraConfig, goods: Sequence[Named]) -> list[Named]:
+    """The bad parts.
+
+    Raises:
+        ImageError: one of them is among the good parts, so that it would be learnt.
+    """
+    frames = _frames(args.bad, camera) if args.bad else []
+    known = {os.path.realpath(name) for name, _ in goods} if args.paths else set()
+    if both := [name for name, _ in frames if os.path.realpath(name) in known]:
+        raise ImageError(f"{both[0]}: is among the good parts and among those of --bad ({len(both)} such pictures)")
+    return frames
+
+
 def _frames(paths: Sequence[Path], camera: CameraConfig) -> list[Named]:
+    """The pictures of files and folders.
+
+    Raises:
+        ImageError: there is no such file or folder, or it holds no picture.
+    """
     from zsad_core.picture import read_image
 
+    for path in paths:
+        if not os.path.lexists(path):
+            raise ImageError(f"{path}: no such file or folder")
     return [(str(path), partial(read_image, path, camera.used_bits)) for path, _ in find_pictures(paths)]
 
 
@@ -214,7 +240,7 @@ def as_json(taught: Taught, stored: Profile, path: Path, sheet: Path) -> dict[st
     level = stored.levels[-1]
     return {
         "product": stored.product,
-        "goods": len(taught.good_scores),
+        "goods": len(taught.good_scores.keys() | {good.name for good in stored.goods}),
         "outliers": [outlier.name for outlier in taught.outliers],
         "left_out": [{"path": left_out.name, "reason": left_out.reason} for left_out in taught.left_out],
         "threshold": TAUGHT_THRESHOLD,
@@ -224,22 +250,25 @@ def as_json(taught: Taught, stored: Profile, path: Path, sheet: Path) -> dict[st
         "recall": None if level.recall is None else level.recall.share,
         "missed": list(taught.missed),
         "mode": stored.part.mode,
+        "notes": list(taught.notes),
         "profile": str(path),
         "sheet": str(sheet),
     }
 
 
-def as_text(taught: Taught, stored: Profile, path: Path, sheet: Path) -> str:
-    """The output for a person."""
+def as_text(taught: Taught, stored: Profile, path: Path, sheet: Path, flags: Mapping[str, Path]) -> str:
+    """The output for a person. `flags`: those with which the profile is found again."""
     goods = len(taught.good_scores)
+    again = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in flags.items())
     lines = [
-        f"{printable(stored.product)}: learnt from {goods} pictures of good parts, {len(taught.left_out)} left out",
+        f"{printable(stored.product)}: learnt from {len(stored.goods)} pictures of good parts; left out: "
+        f"{len(taught.left_out)}; pictures that set the threshold: {goods}",
         f"where the part is: {stored.part.mode}",
         *promise_lines(stored, goods),
-        *taught.notes,
+        *map(printable, taught.notes),
         f"profile: {path}",
         f"sheet:   {sheet}",
-        f"next:    zsad-agent score PICTURES --product {shlex.quote(stored.product)}",
+        f"next:    zsad-agent score PICTURES --product {shlex.quote(stored.product)}{again}",
         f"         then set product: {shlex.quote(stored.product)} for the camera and reload the agent",
     ]
     return "\n".join(lines)

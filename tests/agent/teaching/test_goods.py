@@ -7,7 +7,15 @@ from taught_fakes import good_part
 
 from zsad_agent.config import HealthConfig
 from zsad_agent.teaching import LeftOut, why_not_good
-from zsad_agent.teaching.goods import Picture, check_number, far_ones, find_strangers, screen, stand_apart
+from zsad_agent.teaching.goods import (
+    Picture,
+    check_number,
+    far_ones,
+    find_strangers,
+    screen,
+    smaller_group,
+    stand_apart,
+)
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.picture import with_comment
 
@@ -94,11 +102,21 @@ def test_strangers_are_found_also_where_two_look_alike() -> None:
     assert find_strangers(distances[:10, :10]) == {}
 
 
+def test_two_groups_are_found_and_a_tail_is_none() -> None:
+    random = np.random.default_rng(0)
+    distances = random.uniform(0.09, 0.11, (12, 12, 49))
+    assert smaller_group(distances) == []
+    distances[:5, 5:] = distances[5:, :5] = 0.25
+    assert smaller_group(distances) == [0, 1, 2, 3, 4]
+    distances[:5, 5:] = distances[5:, :5] = 0.15
+    assert smaller_group(distances) == []
+    chain = np.abs(np.subtract.outer(np.arange(12.0), np.arange(12.0)))[:, :, None] * np.ones(49)
+    assert smaller_group(chain) == []
+
+
 def test_too_few_goods_and_a_mixture_are_refused() -> None:
     check_number(10, 2, [])
     with pytest.raises(ZsadError, match="more than one product: 3 of 10 look different"):
         check_number(10, 3, [])
-    with pytest.raises(
-        ZsadError, match=r"2 pictures of different good parts can be learned, at least 3 .*\(x: black\)"
-    ):
+    with pytest.raises(ZsadError, match=r"good parts can be learned: 2. At least 3 .*\(x: black\)"):
         check_number(2, 0, [LeftOut(name="x", reason="black")])

@@ -146,7 +146,7 @@ def test_a_profile_that_cannot_be_stored_is_used_all_the_same(
 
 def test_a_profile_whose_pictures_teach_nothing_is_a_fault(line: Line) -> None:
     line.teach("nut", bundle=BundleName(name="before", version="0.9", sha256="cd" * 32), goods=())
-    with pytest.raises(ProfileError, match=r"and cannot be made again: 0 pictures.*Teach the product again"):
+    with pytest.raises(ProfileError, match=r"and cannot be made again: too few pictures.*Teach the product again"):
         line.start().prepare("nut")
 
 

@@ -172,3 +172,36 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ProfileError, match=r"file.*cannot be changed, so what was in use stays in use"):
         ProfileStore(tmp_path / "file").add(make_profile())
+
+
+def test_roll_back_passes_over_the_profile_of_another_product(store: ProfileStore) -> None:
+    added = [store.add(make_profile(seed=seed)) for seed in range(3)]
+    (store.folder / "nut/2.profile").write_bytes(encode_profile(make_profile("bolt")))
+    assert store.roll_back("nut").sha256 == added[0].sha256
+
+
+def test_the_profile_to_which_was_rolled_back_outlives_the_next_one(store: ProfileStore) -> None:
+    added = [store.add(make_profile(seed=seed)) for seed in range(3)]
+    store.roll_back("nut")
+    assert store.roll_back("nut").sha256 == added[0].sha256
+    store.add(make_profile(seed=9))
+    assert store.entry("nut").numbers == (1, 2, 3, 4)
+
+
+def test_a_file_without_end_is_not_imported(store: ProfileStore) -> None:
+    with pytest.raises(ProfileError, match="/dev/zero: more than 20000000 bytes, so it is no profile"):
+        store.import_from(Path("/dev/zero"))
+
+
+def test_a_store_that_is_a_file_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "profiles").write_text("x")
+    with pytest.raises(ProfileError, match="profiles: cannot be read: Not a directory"):
+        ProfileStore(tmp_path / "profiles").products()
+
+
+def test_importing_the_profile_in_use_again_ousts_no_earlier_one(store: ProfileStore, tmp_path: Path) -> None:
+    for seed in range(3):
+        added = store.add(make_profile(seed=seed))
+    store.export_to("nut", tmp_path / "nut.profile")
+    assert store.import_from(tmp_path / "nut.profile").sha256 == added.sha256
+    assert store.entry("nut").numbers == (1, 2, 3)

@@ -106,8 +106,13 @@ def test_pictures_of_two_products_are_refused() -> None:
         taught([*goods(10), *others])
 
 
+def test_two_products_in_equal_numbers_are_noted() -> None:
+    (note,) = taught([*goods(10), *((f"other-{seed}", good_part(seed, hue=0.2)) for seed in range(9))]).notes
+    assert note.startswith("the pictures may show two products: 9 of 19 differ from the others, for example other-0.")
+
+
 def test_too_few_different_goods_are_refused() -> None:
-    with pytest.raises(ZsadError, match="2 pictures of different good parts can be learned, at least 3"):
+    with pytest.raises(ZsadError, match=r"good parts can be learned: 2\. At least 3"):
         taught([("1", good_part(1)), ("2", good_part(2)), ("again", good_part(2))])
 
 

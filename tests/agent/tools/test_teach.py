@@ -128,7 +128,7 @@ def test_teach_says_what_it_learnt_and_what_to_run_next(
     teach(bundle, parts / "good", product="hex nut")
     told = capsys.readouterr()
     for text in (
-        "hex nut: learnt from 20 pictures of good parts",
+        "hex nut: learnt from 20 pictures of good parts; left out: 0; pictures that set the threshold: 20",
         "with 90 % confidence at most",
         "20 pictures cannot support the 1.0% asked: take at least 99",
         "bad parts found: unknown: name pictures of bad parts with --bad",
@@ -160,7 +160,7 @@ def test_too_few_goods_teach_nothing_and_the_earlier_profile_stays(
     before = store.path_of("nut").read_bytes()
     folder = write_parts(tmp_path / "few", range(goods))
     teach(bundle, folder, code=1)
-    assert ("no pictures below" if goods == 0 else "at least 3 are needed") in capsys.readouterr().err
+    assert ("no pictures below" if goods == 0 else "At least 3 are needed") in capsys.readouterr().err
     assert store.path_of("nut").read_bytes() == before
 
 
@@ -179,6 +179,77 @@ def test_too_few_goods_teach_nothing_and_the_earlier_profile_stays(
 def test_bad_usage_is_refused(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["teach", *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_good_part_that_is_also_a_bad_one_is_refused(
+    bundle: Path, parts: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(bundle, parts, "--bad", parts / "bad", code=1)  # the folder of the good parts holds that of the bad ones
+    assert "is among the good parts and among those of --bad (4 such pictures)" in capsys.readouterr().err
+    assert store.products() == []
+
+
+@pytest.mark.parametrize("flags", [["nowhere"], ["--bad", "nowhere"]])
+def test_a_path_that_does_not_exist_is_refused(
+    flags: list[str], bundle: Path, parts: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(bundle, parts / "good", *flags, code=1)
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
+    assert store.products() == []
+
+
+def test_bad_parts_that_cannot_be_used_are_said(
+    bundle: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    teach(bundle, parts / "good", "--bad", tmp_path / "bad.png", "--json")
+    report = output(capsys)
+    assert report["recall"] is None and "none of the pictures of bad parts can be used" in report["notes"][0]
+
+
+def test_a_store_that_cannot_be_changed_is_refused_before_pictures_are_taken(
+    bundle: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(bundle, parts / "good", "--profiles", "/dev/null/profiles", code=1)
+    told = capsys.readouterr().err
+    assert "/dev/null/profiles: cannot be changed" in told and "checking pictures" not in told
+
+
+def test_the_next_command_names_the_folder_and_the_bundle(
+    bundle: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(bundle, parts / "good", "--profiles", tmp_path / "my profiles")
+    assert f"--product nut --bundle {bundle} --profiles '{tmp_path}/my profiles'" in capsys.readouterr().out
+
+
+def test_goods_that_set_the_threshold_and_goods_that_are_learned_are_counted(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goods = write_parts(tmp_path / "goods", range(72))
+    teach(bundle, goods, "--false-reject-rate", 0.1, "--json")
+    report = output(capsys)
+    assert report["goods"] + len(report["left_out"]) == 72
+    assert report["false_reject_rate"] <= 0.1
+
+
+def test_score_with_another_bundle_changes_nothing_that_was_taught(
+    bundle: Path, parts: Path, tmp_path: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(bundle, parts / "good", "--bad", parts / "bad")
+    other = add_tiny_features(make_tiny_bundle(tmp_path / "other", output_scale=0.9))
+    capsys.readouterr()
+    assert main(["score", str(parts / "good"), "--bundle", str(other), "--product", "nut", "--json"]) == 0
+    assert not any(json.loads(line)["provisional"] for line in capsys.readouterr().out.splitlines())
+    assert store.entry("nut").numbers == (1,)
+
+
+def test_the_config_may_name_the_product_that_is_yet_to_be_taught(
+    bundle: Path, parts: Path, tmp_path: Path, store: ProfileStore
+) -> None:
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"source: {{source: {parts}/good}}\ninference: {{bundle: {bundle}, product: nut}}\n")
+    teach(bundle, "--count", 8, "--config", config)
+    assert store.has("nut")
 
 
 def test_a_bundle_without_feature_networks_cannot_be_taught(
@@ -206,7 +277,12 @@ def test_the_region_and_mask_of_the_config_apply(
     assert profile.ignored is not None
     rows = profile.ignored.mean(axis=1)
     assert rows[: len(rows) // 2 - 1].min() == 1 and rows[len(rows) // 2 + 1 :].max() == 0
+    cv2.imwrite(str(tmp_path / "cut.png"), part(1)[16:80, :80])
     capsys.readouterr()
+    score = ["score", str(tmp_path / "cut.png"), "--bundle", str(bundle), "--product", "nut", "--json"]
+    assert main([*score, "--maps", str(tmp_path / "maps")]) == 0
+    assert output(capsys)["verdict"] == "ok"
+    assert np.load(tmp_path / "maps/cut.npy")[profile.ignored].max() == 0
     teach(bundle, parts / "good", "--config", config, product="bolt", code=2)
     assert "--name: name one of the cameras: top, side" in capsys.readouterr().err
 
