@@ -70,6 +70,9 @@ class PlainDetector:
     def prepare(self, product: str) -> None:
         self.predict(np.zeros((8, 8, 3), np.uint8), product)
 
+    def is_taught(self, product: str) -> bool:
+        return False
+
     def self_test(self) -> None:
         self.tests += 1
 

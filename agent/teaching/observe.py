@@ -185,8 +185,16 @@ class Observer:
         return cv2.resize(found, seen.grid_hw[::-1], interpolation=cv2.INTER_LINEAR)
 
     def memory(self, name: str, vectors: np.ndarray, rows: int | None = None) -> Memory:
-        """The vectors of a scale, float [M, C], for the search. `rows`: most vectors; None: of a whole memory."""
-        return Memory(vectors, self.scales[name].memory if rows is None else rows)
+        """The vectors of a scale, float [M, C], for the search, which is compiled unless one of this size was before.
+
+        `rows`: most vectors; None: of a whole memory.
+
+        Raises:
+            DeviceError: OpenVINO cannot compile the search.
+        """
+        rows = self.scales[name].memory if rows is None else rows
+        self._search(name, rows)
+        return Memory(vectors, rows)
 
     def time_ms(self, name: str, *, strip: bool) -> float:
         """Time of a scale for one picture: its network and the search."""

@@ -1,6 +1,7 @@
 """The predictor of the agent: a taught product never falls back to the bundle alone."""
 
 import logging
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,20 @@ def test_products_that_are_not_prepared_are_read_when_they_come(line: Line) -> N
         for product, profile in profiles.items():
             found = predictor.predict(good_part(0), product).profile
             assert found is not None and found.sha256 == profile.sha256
+
+
+def test_the_profile_of_a_camera_stays_while_other_products_are_chosen(line: Line) -> None:
+    profile = line.teach("nut")
+    for other in ("bolt", "pin", "cap"):
+        line.store.add(replace(profile, product=other))
+    predictor = line.start()
+    predictor.prepare("nut")
+    shutil.rmtree(line.store.folder / "nut")
+    for other in ("bolt", "pin", "cap"):
+        predictor.predict(good_part(0), "nut")
+        predictor.prepare(other)
+    found = predictor.predict(good_part(0), "nut").profile
+    assert found is not None and found.sha256 == profile.sha256
 
 
 def test_a_profile_of_another_bundle_is_made_again_from_its_pictures(line: Line) -> None:

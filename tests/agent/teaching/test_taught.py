@@ -9,6 +9,7 @@ from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.teaching import Profile, ScaleMemory, TaughtPredictor, teach
+from zsad_agent.teaching import observe as observe_module
 from zsad_core.errors import DeviceError, ProductError, ProfileError
 from zsad_core.memory import Spread, taught_score
 from zsad_core.part import PartError
@@ -101,6 +102,21 @@ def test_memories_of_the_last_products_are_kept(profile: Profile) -> None:
     before = one._ready["a" * 64]
     one.predict(good_part(0), "a")
     assert one._ready["a" * 64] is before
+
+
+def test_a_prepared_product_compiles_nothing_at_its_first_picture(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = predictor(profile, replace(profile, product="other", sha256="ef" * 32), loaded=2)
+    one.prepare("lid")
+
+    def refuse(rows: int, width: int, queries: int) -> None:
+        raise AssertionError("a search is compiled")
+
+    monkeypatch.setattr(observe_module, "_compile", refuse)
+    one.predict(good_part(0), "lid")
+    one.prepare("other")
+    assert one.predict(good_part(0), "other").profile is not None
 
 
 def test_profile_of_another_bundle_is_refused_and_never_ignored(profile: Profile) -> None:
