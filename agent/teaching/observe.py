@@ -5,6 +5,7 @@ that finds the nearest vectors: switching the product compiles nothing.
 """
 
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,6 +53,10 @@ class Memory:
         self.vectors[: len(vectors)] = vectors
         self.vectors[len(vectors) :] = vectors[0]
         self.tensor = import_openvino().Tensor(self.vectors, shared_memory=True)
+
+    def checksum(self) -> int:
+        """Of the vectors, to find a change in memory."""
+        return zlib.crc32(self.vectors)
 
     def without(self, left_out: np.ndarray) -> "Memory":
         """A copy without the vectors where bool [M] is True, which must leave one."""

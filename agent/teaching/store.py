@@ -52,7 +52,7 @@ class ProfileStore:
         """
         try:
             return sorted(name for name in os.listdir(self.folder) if self.has(name))  # noqa: PTH208 - names alone
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return []
         except OSError as error:
             raise self._fault("cannot be read", error) from error

@@ -133,6 +133,18 @@ def test_tokens_that_are_nan_are_an_error(profile: Profile) -> None:
         predictor(profile, networks=networks).predict(good_part(0), "lid")
 
 
+def test_self_test_finds_a_memory_that_has_changed(profile: Profile) -> None:
+    one = predictor(profile)
+    one.predict(good_part(0), "lid")
+    one.self_test()
+    one._ready[profile.sha256].memories["vit-whole"].vectors[3, 2] += 1e-3
+    for _ in range(2):
+        with pytest.raises(DeviceError, match="taught about lid has changed in memory"):
+            one.self_test()
+        with pytest.raises(DeviceError, match="taught about lid has changed in memory"):
+            one.predict(good_part(0), "lid")
+
+
 def test_self_test_is_that_of_all_networks(profile: Profile) -> None:
     detector = PlainDetector()
     networks = ColourNetworks(*NAMES)
