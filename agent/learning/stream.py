@@ -84,7 +84,7 @@ def learn_from_stream(
         # what was learned sees small defects better; a defect in the memory is far from the other pictures
         ranks = (
             dict.fromkeys(known, 0.0)
-            | taught.good_scores
+            | dict(taught.good_scores)
             | {entry.name: 1 + (entry.score or 0) for entry in taught.outliers}
         )
     left_out = tuple(

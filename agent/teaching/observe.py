@@ -56,7 +56,7 @@ class Memory:
 
     def checksum(self) -> int:
         """Of the vectors, to find a change in memory."""
-        return zlib.crc32(self.vectors)
+        return zlib.crc32(self.vectors.data)
 
     def without(self, left_out: np.ndarray) -> "Memory":
         """A copy without the vectors where bool [M] is True, which must leave one."""
