@@ -195,6 +195,12 @@ class ProductPredictor:
                 self._hold(product, error)
             raise
 
+    def taught_with_mask(self, product: str) -> bool | None:
+        """Whether a mask of the camera applied in teach-in; None: no usable profile of the product is prepared."""
+        with self._turn:
+            held = self._held.get(product)
+        return held.ignored is not None if isinstance(held, Profile) else None
+
     def self_test(self) -> None:
         """As `zsad_agent.model.Predictor.self_test`."""
         with self._turn:

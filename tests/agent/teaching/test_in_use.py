@@ -74,6 +74,22 @@ def test_a_taught_product_is_predicted_with_its_profile(line: Line) -> None:
     assert predictor.is_taught("nut")
 
 
+def test_it_is_known_whether_a_mask_applied_in_teach_in(line: Line) -> None:
+    line.teach("nut")
+    line.teach("bolt", ignored=np.eye(*MAP_HW) > 0)
+    line.teach("pin")
+    (line.store.folder / "pin/1.profile").write_bytes(b"PK")
+    predictor = line.start()
+    for product in ("nut", "bolt"):
+        predictor.prepare(product)
+    with pytest.raises(ProfileError):
+        predictor.prepare("pin")
+    assert predictor.taught_with_mask("bolt")
+    assert predictor.taught_with_mask("pin") is predictor.taught_with_mask("object") is None
+    predictor.prepare("nut")
+    assert predictor.taught_with_mask("nut") is False
+
+
 def test_a_damaged_profile_gives_no_prediction_and_says_why(line: Line) -> None:
     line.teach("nut")
     (line.store.folder / "nut/1.profile").write_bytes(b"PK")
