@@ -67,7 +67,8 @@ def test_a_good_part_that_was_rejected_is_never_rejected_again(device: Device) -
 def test_other_defects_are_still_rejected_after_a_good_mark(device: Device) -> None:
     device.feedback.give(device.part("a", STAINED), good=True)
     assert device.score(good_part(31, stain=24, colour=(20, 200, 220))) >= 0.5
-    assert max(device.score(good_part(seed)) for seed in range(40, 60)) < 0.5
+    rejected = sum(device.score(good_part(seed)) >= 0.5 for seed in range(40, 60))
+    assert rejected <= 20 * device.profile.levels[-1].false_reject_rate + 1
 
 
 def test_a_mark_given_twice_counts_once(device: Device) -> None:
