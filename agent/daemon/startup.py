@@ -79,6 +79,15 @@ def compile_bundle(bundle: Bundle, config: AgentConfig, profiles: ProfileStore |
     products = {product_of(camera) for camera in config.every_camera}
     predictor = make_predictor(bundle, config.inference, profiles, at_once=len(products))
     prepare_products(config, bundle, predictor)
+    for camera in config.every_camera:
+        masked = predictor.taught_with_mask(product_of(camera))
+        if masked is not None and masked != (camera.ignore_mask is not None):
+            logger.warning(
+                "camera %s: %r was taught %s ignore_mask, so its threshold does not fit. Teach the product again",
+                camera.name,
+                product_of(camera),
+                "with an" if masked else "without",
+            )
     if predictor.trial_s > SLOW_S:
         logger.warning(
             "the model needed %.0f s for one picture, so systemd's watchdog may restart the agent. Use a smaller "

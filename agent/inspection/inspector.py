@@ -92,7 +92,8 @@ class Inspector:
                 view_bgr = self._view.cut(captured.image_bgr)
         else:
             prediction, reason = None, captured.reason
-        taught = model.predictor.is_taught(product)
+        # The prediction says what it used: another thread may teach the product meanwhile.
+        taught = model.predictor.is_taught(product) if prediction is None else prediction.threshold is not None
         if threshold is None and prediction is not None:
             threshold = prediction.threshold
         if threshold is None:

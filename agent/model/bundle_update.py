@@ -4,7 +4,6 @@ One worker thread, which may wait for the disk and the compiler, calls `BundleUp
 inference thread, which may not wait, calls `note_frame`, which counts and rolls a failing bundle back at once.
 """
 
-import contextlib
 import logging
 import math
 import re
@@ -19,7 +18,7 @@ import numpy as np
 from zsad_agent.model.bundle_store import BundleStore
 from zsad_agent.model.current_model import Model, ModelInUse, Predictor, full_name
 from zsad_core.bundle import Bundle
-from zsad_core.errors import BundleError, ProductError, ZsadError
+from zsad_core.errors import BundleError, ImageError, ProductError, ZsadError
 
 logger = logging.getLogger(__name__)
 
@@ -172,16 +171,25 @@ class BundleUpdater:
             for image_bgr in camera.images_bgr:
                 with self._models.model_lock:  # between two frames, so that each model is timed alone
                     started_s = self._clock()
-                    with contextlib.suppress(ZsadError):  # the time of a failure says nothing
+                    old_error: ZsadError | None = None
+                    try:
                         old.predictor.predict(image_bgr, camera.product)
                         old_ms.append((self._clock() - started_s) * 1000)
+                    except ZsadError as error:  # the time of a failure says nothing
+                        old_error = error
                     switched_s = self._clock()
                     try:
                         predictor.predict(image_bgr, camera.product)
                     except ZsadError as error:
+                        if isinstance(error, ImageError) and isinstance(old_error, ImageError):
+                            continue  # the picture is at fault: for example, it shows no part
                         raise BundleError(f"no answer to a stored picture of {camera.name}: {error}") from error
                     ended_s = self._clock()
                 new_ms.append((ended_s - switched_s) * 1000)
+        if not new_ms:
+            raise BundleError(
+                f"bundle {full_name(bundle)} cannot be tried: no camera's last pictures show a part. Try again later"
+            )
         old_median_ms, new_median_ms = float(np.median(old_ms or [math.inf])), float(np.median(new_ms))
         if new_median_ms > max(old_median_ms * LATENCY_FACTOR, old_median_ms + LATENCY_SLACK_MS):
             raise BundleError(

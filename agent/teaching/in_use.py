@@ -113,7 +113,7 @@ class ProductPredictor:
         self._store = store
         self._taught = set(taught)
         self._held: OrderedDict[str, Profile | ProfileError] = OrderedDict()
-        self._turn = threading.Lock()  # held while a network runs
+        self._turn = threading.Lock()  # held while a network runs and while what is below or `_held` changes
         self._followed: dict[str, Followed] = {}  # by the hash of the profile
         self._predictor: Predictor = detector
         if networks is not None:
@@ -127,9 +127,11 @@ class ProductPredictor:
 
     def follow(self, sha256: str, followed: Followed) -> None:
         """Uses what was followed since this profile came into use, from the next picture on."""
-        self._followed[sha256] = followed
-        for old in set(self._followed) - {sha256, *(p.sha256 for p in self._held.values() if isinstance(p, Profile))}:
-            del self._followed[old]
+        with self._turn:
+            self._followed[sha256] = followed
+            held = {profile.sha256 for profile in self._held.values() if isinstance(profile, Profile)}
+            for old in self._followed.keys() - held - {sha256}:
+                del self._followed[old]
 
     def _followed_of(self, profile: Profile) -> Followed | None:
         return self._followed.get(profile.sha256)
@@ -190,12 +192,19 @@ class ProductPredictor:
             profile = self._read(product)
             if profile.bundle.sha256 != self._networks.bundle.sha256:
                 profile = self._made_again(profile, self._networks)
-            self._hold(product, profile)
             with self._turn:
+                self._hold(product, profile)
                 self._predictor.prepare(product)
         except ProfileError as error:
-            self._hold(product, error)
+            with self._turn:
+                self._hold(product, error)
             raise
+
+    def taught_with_mask(self, product: str) -> bool | None:
+        """Whether a mask of the camera applied in teach-in; None: no usable profile of the product is prepared."""
+        with self._turn:
+            held = self._held.get(product)
+        return held.ignored is not None if isinstance(held, Profile) else None
 
     def self_test(self) -> None:
         """As `zsad_agent.model.Predictor.self_test`."""
@@ -218,6 +227,7 @@ class ProductPredictor:
             except ProfileError as error:
                 held = error
             self._hold(product, held)
+        self._held.move_to_end(product)
         if isinstance(held, ProfileError):
             raise held
         return held
@@ -229,8 +239,9 @@ class ProductPredictor:
         return profile
 
     def _hold(self, product: str, found: Profile | ProfileError) -> None:
+        """Keeps what the next pictures need. The caller holds the lock."""
         self._held[product] = found if isinstance(found, ProfileError) else replace(found, goods=())
-        self._held.move_to_end(product)
+        self._held.move_to_end(product)  # what was used last is kept longest
         while len(self._held) > self._most_held:
             self._held.popitem(last=False)
 

@@ -5,6 +5,7 @@ that finds the nearest vectors: switching the product compiles nothing.
 """
 
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,6 +53,10 @@ class Memory:
         self.vectors[: len(vectors)] = vectors
         self.vectors[len(vectors) :] = vectors[0]
         self.tensor = import_openvino().Tensor(self.vectors, shared_memory=True)
+
+    def checksum(self) -> int:
+        """Of the vectors, to find a change in memory."""
+        return zlib.crc32(self.vectors.data)
 
     def without(self, left_out: np.ndarray) -> "Memory":
         """A copy without the vectors where bool [M] is True, which must leave one."""
@@ -185,8 +190,16 @@ class Observer:
         return cv2.resize(found, seen.grid_hw[::-1], interpolation=cv2.INTER_LINEAR)
 
     def memory(self, name: str, vectors: np.ndarray, rows: int | None = None) -> Memory:
-        """The vectors of a scale, float [M, C], for the search. `rows`: most vectors; None: of a whole memory."""
-        return Memory(vectors, self.scales[name].memory if rows is None else rows)
+        """The vectors of a scale, float [M, C], for the search, which is compiled unless one of this size was before.
+
+        `rows`: most vectors; None: of a whole memory.
+
+        Raises:
+            DeviceError: OpenVINO cannot compile the search.
+        """
+        rows = self.scales[name].memory if rows is None else rows
+        self._search(name, rows)
+        return Memory(vectors, rows)
 
     def time_ms(self, name: str, *, strip: bool) -> float:
         """Time of a scale for one picture: its network and the search."""

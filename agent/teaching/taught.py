@@ -44,6 +44,7 @@ class _Ready:
     level: Level
     fusion: Fusion
     memories: dict[str, Memory]
+    checksums: dict[str, int]  # of the memories
 
 
 class TaughtPredictor:
@@ -78,6 +79,7 @@ class TaughtPredictor:
         self._followed = followed
         self._near: tuple[Followed, dict[str, Memory]] | None = None  # what was followed last, ready for the search
         self._ready: OrderedDict[str, _Ready] = OrderedDict()
+        self._failed_test: str | None = None
 
     def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
         """As `zsad_agent.model.Predictor.predict`.
@@ -91,6 +93,8 @@ class TaughtPredictor:
         profile = self._profile_of(self._product)
         if profile is None:
             return self._detector.predict(image_bgr, self._product)
+        if self._failed_test is not None:
+            raise DeviceError(self._failed_test)
         ready = self._make_ready(profile)
         seen = self._observer.observe(image_bgr, self._product, profile.part, ready.fusion.names)
         maps = ZMaps(
@@ -153,9 +157,14 @@ class TaughtPredictor:
         return self._profile_of(product) is not None
 
     def self_test(self) -> None:
-        """As `zsad_agent.model.Predictor.self_test`, also of the feature networks."""
+        """As `zsad_agent.model.Predictor.self_test`, also of the feature networks and of the memories in use."""
         self._detector.self_test()
         self._networks.self_test()
+        for ready in self._ready.values():
+            if ready.checksums != _checksums(ready.memories):
+                self._failed_test = f"what was taught about {ready.profile.product} has changed in memory"
+        if self._failed_test is not None:
+            raise DeviceError(self._failed_test)
 
     def _make_ready(self, profile: Profile) -> _Ready:
         """The profile with its memories in float32. Those of the last products are kept."""
@@ -171,11 +180,10 @@ class TaughtPredictor:
                     )
             level = self._choose_level(profile)
             scales = tuple(scale for scale in known.values() if scale.name in profile.scales)
+            fusion = Fusion(scales=scales, weight=profile.zero_shot_weight).first(level.scales)
+            memories = {name: self._observer.memory(name, profile.scales[name].vectors) for name in fusion.names}
             ready = _Ready(
-                profile=profile,
-                level=level,
-                fusion=(fusion := Fusion(scales=scales, weight=profile.zero_shot_weight).first(level.scales)),
-                memories={name: self._observer.memory(name, profile.scales[name].vectors) for name in fusion.names},
+                profile=profile, level=level, fusion=fusion, memories=memories, checksums=_checksums(memories)
             )
             self._ready[profile.sha256] = ready
             while len(self._ready) > self._loaded:
@@ -212,6 +220,10 @@ class TaughtPredictor:
             self._detector.self_test()
             times_s.append(time.perf_counter() - started_s)
         return 1000 * min(times_s)
+
+
+def _checksums(memories: Mapping[str, Memory]) -> dict[str, int]:
+    return {name: memory.checksum() for name, memory in memories.items()}
 
 
 def _check_product(maps: ZMaps, profile: Profile, first: str) -> None:

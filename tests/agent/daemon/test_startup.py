@@ -1,8 +1,9 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from zsad_agent.config import AgentConfig, InferenceConfig
+from zsad_agent.config import AgentConfig, InferenceConfig, SourceConfig
 from zsad_agent.daemon import startup
 from zsad_agent.daemon.startup import compile_bundle
 from zsad_core.bundle import load_bundle
@@ -18,3 +19,28 @@ def test_a_model_too_slow_for_the_watchdog_is_logged(
     monkeypatch.setattr(startup, "SLOW_S", 0.0)
     compile_bundle(load_bundle(tiny_bundle), config, None)
     assert "for one picture" in caplog.text and "WatchdogSec" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("masked", "mask", "said"),
+    [
+        (False, Path("mask.png"), "was taught without ignore_mask"),
+        (True, None, "was taught with an ignore_mask"),
+        (True, Path("mask.png"), None),
+        (False, None, None),
+        (None, Path("mask.png"), None),
+    ],
+)
+def test_a_mask_that_teach_in_did_not_have_is_logged(
+    masked: bool | None,
+    mask: Path | None,
+    said: str | None,
+    tiny_bundle: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predictor = SimpleNamespace(trial_s=0.01, taught_with_mask=lambda product: masked)
+    monkeypatch.setattr(startup, "make_predictor", lambda *_, **__: predictor)
+    monkeypatch.setattr(startup, "prepare_products", lambda *_: None)
+    compile_bundle(load_bundle(tiny_bundle), AgentConfig(source=SourceConfig(ignore_mask=mask)), None)
+    assert (said in caplog.text) if said is not None else not caplog.text

@@ -99,6 +99,21 @@ def test_profile_that_cannot_be_used_gives_unknown_and_a_degraded_status() -> No
     assert [state["state"] for state in line.states] == ["ok", "degraded"]
 
 
+def test_picture_that_was_predicted_before_its_product_was_taught_has_the_bundles_threshold() -> None:
+    class TaughtMeanwhile(FakePredictor):
+        def is_taught(self, product: str) -> bool:
+            return True
+
+    inspector = make_inspector(TaughtMeanwhile())
+    inspector._models.current = make_model(TaughtMeanwhile(), threshold=0.9)
+    decided = inspector.decide(inspector.predict(frame(1)))
+    assert decided is not None
+    assert (decided[0].threshold, decided[0].provisional, decided[0].profile) == (0.9, True, None)
+    unknown = inspector.decide(inspector.predict(fault(2)))
+    assert unknown is not None
+    assert (unknown[0].threshold, unknown[0].provisional) == (0.5, False)
+
+
 def test_verdict_is_debounced_over_frames_and_a_lost_camera_is_unknown() -> None:
     camera = CameraConfig(decision=DecisionConfig(debounce_k=2, debounce_n=3))
     inspector = make_inspector(FakePredictor(), camera=camera)

@@ -21,6 +21,7 @@ from zsad_agent.model import (
 )
 from zsad_core.bundle import MODEL_XML, Bundle, load_bundle
 from zsad_core.errors import BundleError, DeviceError, ZsadError
+from zsad_core.part import PartError
 from zsad_core.types import Prediction
 
 WHITE = np.full((64, 64, 3), 255, np.uint8)
@@ -171,6 +172,28 @@ def test_bundle_may_replace_one_that_gives_no_answer(line: Line) -> None:
     line.old.seconds = 0.0
     line.update("v1")
     assert line.inspects() == "1"
+
+
+def test_picture_that_shows_no_part_does_not_count_in_the_trial(line: Line) -> None:
+    class NeedsPart(FakeDetector):
+        def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+            if not image_bgr.any():
+                raise PartError("no part")
+            return super().predict(image_bgr, product)
+
+    line.old = NeedsPart(line)
+    line.compile = lambda bundle: NeedsPart(line)  # type: ignore[method-assign]
+    line.renew()
+    line.cameras = [CameraInUse(name="cam0", product="object", images_bgr=[BLACK])]
+    assert "no camera's last pictures show a part" in refused(line, "v1")
+    line.cameras = [CameraInUse(name="cam0", product="object", images_bgr=[BLACK, WHITE])]
+    line.update("v1")
+    assert line.inspects() == "1"
+
+
+def test_picture_that_the_new_bundle_alone_cannot_score_refuses_it(line: Line) -> None:
+    line.new = {"error": PartError("another part")}
+    assert "no answer to a stored picture of cam0: another part" in refused(line, "v1")
 
 
 def test_fast_model_may_be_a_few_milliseconds_slower(line: Line) -> None:

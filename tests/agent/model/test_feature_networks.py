@@ -11,6 +11,7 @@ from tiny_features import CELLS, SCALES, SIDE, add_tiny_features
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks
 from zsad_agent.model.compiled_cache import KEPT_BUNDLES
+from zsad_agent.model.feature_networks import _Network
 from zsad_core.bundle import FeatureScale, load_bundle
 from zsad_core.errors import BundleError, DeviceError
 from zsad_core.picture import find_images, read_image
@@ -80,6 +81,20 @@ def test_answers_do_not_share_memory(networks: FeatureNetworks) -> None:
 
 def test_a_scale_of_tiles_takes_the_time_of_its_tiles(networks: FeatureNetworks) -> None:
     assert 0 < networks.time_ms(WHOLE) == networks.time_ms(TILES) / 4
+
+
+def test_time_is_measured_only_if_it_is_asked_for(
+    tmp_path: Path, config: InferenceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = add_tiny_features(make_tiny_bundle(tmp_path / "bundle"))
+    loaded(folder, config)  # compiles
+    ran: list[object] = []
+    infer = _Network._infer
+    monkeypatch.setattr(_Network, "_infer", lambda network, request: ran.append(request) or infer(network, request))
+    networks = loaded(folder, config)[1]
+    assert len(ran) == 1  # the self-test
+    networks.time_ms(WHOLE)
+    assert len(ran) > 1
 
 
 def test_a_bundle_without_feature_networks_says_so(tiny_bundle: Path, config: InferenceConfig) -> None:

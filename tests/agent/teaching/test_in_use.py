@@ -1,6 +1,7 @@
 """The predictor of the agent: a taught product never falls back to the bundle alone."""
 
 import logging
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,22 @@ def test_a_taught_product_is_predicted_with_its_profile(line: Line) -> None:
     assert predictor.is_taught("nut")
 
 
+def test_it_is_known_whether_a_mask_applied_in_teach_in(line: Line) -> None:
+    line.teach("nut")
+    line.teach("bolt", ignored=np.eye(*MAP_HW) > 0)
+    line.teach("pin")
+    (line.store.folder / "pin/1.profile").write_bytes(b"PK")
+    predictor = line.start()
+    for product in ("nut", "bolt"):
+        predictor.prepare(product)
+    with pytest.raises(ProfileError):
+        predictor.prepare("pin")
+    assert predictor.taught_with_mask("bolt")
+    assert predictor.taught_with_mask("pin") is predictor.taught_with_mask("object") is None
+    predictor.prepare("nut")
+    assert predictor.taught_with_mask("nut") is False
+
+
 def test_a_damaged_profile_gives_no_prediction_and_says_why(line: Line) -> None:
     line.teach("nut")
     (line.store.folder / "nut/1.profile").write_bytes(b"PK")
@@ -93,6 +110,20 @@ def test_products_that_are_not_prepared_are_read_when_they_come(line: Line) -> N
         for product, profile in profiles.items():
             found = predictor.predict(good_part(0), product).profile
             assert found is not None and found.sha256 == profile.sha256
+
+
+def test_the_profile_of_a_camera_stays_while_other_products_are_chosen(line: Line) -> None:
+    profile = line.teach("nut")
+    for other in ("bolt", "pin", "cap"):
+        line.store.add(replace(profile, product=other))
+    predictor = line.start()
+    predictor.prepare("nut")
+    shutil.rmtree(line.store.folder / "nut")
+    for other in ("bolt", "pin", "cap"):
+        predictor.predict(good_part(0), "nut")
+        predictor.prepare(other)
+    found = predictor.predict(good_part(0), "nut").profile
+    assert found is not None and found.sha256 == profile.sha256
 
 
 def test_a_profile_of_another_bundle_is_made_again_from_its_pictures(line: Line) -> None:

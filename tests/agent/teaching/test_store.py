@@ -99,6 +99,12 @@ def test_a_profile_that_was_copied_to_another_product_is_a_fault(store: ProfileS
         store.current("bolt")
 
 
+def test_a_file_in_place_of_the_folder_is_a_fault_and_not_an_empty_store(tmp_path: Path) -> None:
+    (tmp_path / "profiles").touch()
+    with pytest.raises(ProfileError, match="profiles: cannot be read: Not a directory"):
+        ProfileStore(tmp_path / "profiles").products()
+
+
 def test_a_product_is_removed_with_all_its_profiles(store: ProfileStore) -> None:
     store.add(make_profile())
     store.remove("nut")

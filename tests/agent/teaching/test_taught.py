@@ -9,6 +9,7 @@ from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.teaching import Profile, ScaleMemory, TaughtPredictor, teach
+from zsad_agent.teaching import observe as observe_module
 from zsad_core.errors import DeviceError, ProductError, ProfileError
 from zsad_core.memory import Spread, taught_score
 from zsad_core.part import PartError
@@ -103,6 +104,21 @@ def test_memories_of_the_last_products_are_kept(profile: Profile) -> None:
     assert one._ready["a" * 64] is before
 
 
+def test_a_prepared_product_compiles_nothing_at_its_first_picture(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = predictor(profile, replace(profile, product="other", sha256="ef" * 32), loaded=2)
+    one.prepare("lid")
+
+    def refuse(rows: int, width: int, queries: int) -> None:
+        raise AssertionError("a search is compiled")
+
+    monkeypatch.setattr(observe_module, "_compile", refuse)
+    one.predict(good_part(0), "lid")
+    one.prepare("other")
+    assert one.predict(good_part(0), "other").profile is not None
+
+
 def test_profile_of_another_bundle_is_refused_and_never_ignored(profile: Profile) -> None:
     wider = ScaleMemory(vectors=np.ones((3, 9), np.float16), spread=Spread(mean=0.0, deviation=1.0))
     for scales in ({"vit-whole": wider}, {"dino-whole": profile.scales["vit-whole"]}):
@@ -115,6 +131,18 @@ def test_tokens_that_are_nan_are_an_error(profile: Profile) -> None:
     networks.broken = True
     with pytest.raises(DeviceError, match="NaN"):
         predictor(profile, networks=networks).predict(good_part(0), "lid")
+
+
+def test_self_test_finds_a_memory_that_has_changed(profile: Profile) -> None:
+    one = predictor(profile)
+    one.predict(good_part(0), "lid")
+    one.self_test()
+    one._ready[profile.sha256].memories["vit-whole"].vectors[3, 2] += 1e-3
+    for _ in range(2):
+        with pytest.raises(DeviceError, match="taught about lid has changed in memory"):
+            one.self_test()
+        with pytest.raises(DeviceError, match="taught about lid has changed in memory"):
+            one.predict(good_part(0), "lid")
 
 
 def test_self_test_is_that_of_all_networks(profile: Profile) -> None:
