@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zsad_agent import daemon, inspection, model, mqtt, sources
+from zsad_agent import inspection, model, mqtt, sources
+from zsad_agent.spool import Spool
 from zsad_agent.system import (
     EnergyMeter,
     configure_logging,
@@ -200,7 +201,8 @@ def _alternate(
     on_disk = state_dir if os.access(state_dir, os.W_OK) else None  # temporary files may be in memory
     with tempfile.TemporaryDirectory(prefix="bench-", dir=on_disk) as folder:
         away = config.mqtt.model_copy(update={"broker": NO_BROKER})
-        spool = daemon.make_spool(config, Path(folder), threading.Event())
+        limits = config.spool
+        spool = Spool(Path(folder) / "spool.sqlite3", max_results=limits.max_results, fsync=limits.fsync)
         with spool, mqtt.Publisher(away, config.device_id, spool) as publisher:
             for _ in range(rounds):
                 meter.since_last_j()

@@ -18,7 +18,7 @@ MAY_IMPORT = {
 }
 ROOMS_WITHOUT_TORCH = ("bundle", "picture", "part", "judging", "memory", "data")  # of core; its top has none either
 MOST_FILES = 10  # of a room, with its __init__.py
-MOST_FLOORS = 9
+MOST_FLOORS = 8
 TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors", "sentence_transformers", "sklearn", "matplotlib"}
 
 
