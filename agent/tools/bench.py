@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zsad_agent import inspection, model, mqtt, sources
-from zsad_agent.spool import Spool
+from zsad_agent import inspection, model, mqtt, sources, spool
 from zsad_agent.system import (
     EnergyMeter,
     configure_logging,
@@ -202,8 +201,8 @@ def _alternate(
     with tempfile.TemporaryDirectory(prefix="bench-", dir=on_disk) as folder:
         away = config.mqtt.model_copy(update={"broker": NO_BROKER})
         limits = config.spool
-        spool = Spool(Path(folder) / "spool.sqlite3", max_results=limits.max_results, fsync=limits.fsync)
-        with spool, mqtt.Publisher(away, config.device_id, spool) as publisher:
+        kept = spool.Spool(Path(folder) / "spool.sqlite3", max_results=limits.max_results, fsync=limits.fsync)
+        with kept, mqtt.Publisher(away, config.device_id, kept) as publisher:
             for _ in range(rounds):
                 meter.since_last_j()
                 raw_ms += _turn(loaded.predictor, turn_s)

@@ -41,10 +41,12 @@ class TokenNetwork(nn.Module):
 def token_graph(network: TokenNetwork) -> Any:
     """The network as a static OpenVINO model: input `image`, output `tokens`."""
     ov = import_openvino()
+    from openvino.tools.ovc import convert_model
+
     height, width = network.backbone.config.input_hw
     image = torch.zeros((1, height, width, 3), dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes are meant to be constants here
-        model = ov.convert_model(network, example_input=(image,), input=[("image", image.shape, ov.Type.u8)])
+        model = convert_model(network, example_input=(image,), input=[("image", image.shape, ov.Type.u8)])
     model.output(0).get_tensor().set_names({"tokens"})
     return model
