@@ -62,7 +62,9 @@ def find_faults(settings: Settings) -> Iterator[str]:
     for where, camera in cameras:
         yield from _source_faults(settings, where, camera)
     folder = config.profiles_folder(default_state_dir())
-    store = None if folder is None else teaching.ProfileStore(folder)
+    store = None if folder is None else teaching.ProfileStore(folder, must_exist=config.profiles is not None)
+    if store is not None:
+        yield from _fault(settings.where("profiles"), store.products)
     try:
         bundle = model.open_bundle(config.inference)
     except BundleError as error:

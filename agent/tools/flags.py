@@ -103,18 +103,18 @@ def profile_store(config: AgentConfig, state_dir: Path | None = None) -> Profile
     from zsad_agent.teaching import ProfileStore
 
     folder = config.profiles_folder(state_dir or default_state_dir())
-    return None if folder is None else ProfileStore(folder)
+    return None if folder is None else ProfileStore(folder, must_exist=config.profiles is not None)
 
 
-def named_store(folder: Path | None, config: AgentConfig) -> ProfileStore:
-    """The store in `folder`, by default that of the config.
+def named_store(folder: Path | None, config: AgentConfig, *, may_be_new: bool) -> ProfileStore:
+    """The store in `folder`, which is made if it `may_be_new`; by default that of the config.
 
     Raises:
         ConfigError: neither names a folder.
     """
     from zsad_agent.teaching import ProfileStore
 
-    store = profile_store(config) if folder is None else ProfileStore(folder)
+    store = profile_store(config) if folder is None else ProfileStore(folder, must_exist=not may_be_new)
     if store is None:
         raise ConfigError("profiles is off in the config: name a folder with --profiles")
     return store

@@ -23,11 +23,14 @@ def main(arguments: list[str]) -> int:
 
     from zsad_agent.config import load_settings
 
-    store = named_store(args.profiles, load_settings(args.config).config)
+    store = named_store(args.profiles, load_settings(args.config).config, may_be_new=args.action == "import")
     if args.action == "list":
         return _print_all(store.entries(), args)
     if args.action == "show":
-        return _print_all([store.entry(args.product)], args)
+        entry = store.entry(args.product)
+        if entry.number is None and entry.fault is None:
+            raise store.nothing(args.product)
+        return _print_all([entry], args)
     if args.action == "remove":
         store.remove(args.product)
         print(f"{printable(args.product)}: removed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ from zsad_agent.tools.flags import (
     profile_store,
     read_part,
 )
-from zsad_core.errors import DeviceError, ImageError
+from zsad_core.errors import DeviceError, ImageError, ProfileError
 
 if TYPE_CHECKING:  # numpy takes longer than parsing
     from zsad_agent.model import Predictor
@@ -63,7 +64,8 @@ def main(arguments: list[str]) -> int:
     bundle = load_bundle(config.inference.bundle)
     pictures = find_pictures(args.paths)
     predictor = make_predictor(bundle, config.inference, profile_store(config), read_only=True)
-    predictor.prepare(config.inference.product)
+    with contextlib.suppress(ProfileError):  # every picture then fails with this reason
+        predictor.prepare(config.inference.product)
     scorer = Scorer(
         predictor=predictor,
         product=config.inference.product,
@@ -180,7 +182,7 @@ def score_picture(path: Path, args: argparse.Namespace, scorer: Scorer, *, map_f
         started_s = time.perf_counter()
         prediction = _as_taught(scorer.predictor.predict(image, scorer.product))
         latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
-    except (ImageError, DeviceError) as error:
+    except (ImageError, DeviceError, ProfileError) as error:
         return Score(
             path=str(path),
             threshold=scorer.threshold_of(None),

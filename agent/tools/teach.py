@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
     flags = {"source": given(camera=args.camera, source=args.source), "inference": given(bundle=args.bundle)}
     config = load_settings(args.config, flags).config
-    store = named_store(args.profiles, config)
+    store = named_store(args.profiles, config, may_be_new=True)
     store.check_writable()  # not only after the pictures were taken
     camera = _camera_of(config, args)
     view = inspection.View(camera.region_xywh, camera.ignore_mask)
@@ -67,7 +67,8 @@ def main(arguments: list[str]) -> int:
         progress=say_progress,
     )
     stored = store.add(taught.profile)
-    path = store.path_of(args.product)
+    path = stored.path
+    assert path is not None
     sheet = args.sheet or path.with_suffix(".jpg")
     predictor = teaching.TaughtPredictor(detector, networks, lambda product: stored, inference)
     predict = partial(predictor.predict, product=args.product)
@@ -252,6 +253,7 @@ def as_json(taught: Taught, stored: Profile, path: Path, sheet: Path) -> dict[st
         "mode": stored.part.mode,
         "notes": list(taught.notes),
         "profile": str(path),
+        "sha256": stored.sha256,
         "sheet": str(sheet),
     }
 
@@ -266,7 +268,7 @@ def as_text(taught: Taught, stored: Profile, path: Path, sheet: Path, flags: Map
         f"where the part is: {stored.part.mode}",
         *promise_lines(stored, goods),
         *map(printable, taught.notes),
-        f"profile: {path}",
+        f"profile: {path} ({stored.sha256[:12]})",
         f"sheet:   {sheet}",
         f"next:    zsad-agent score PICTURES --product {shlex.quote(stored.product)}{again}",
         f"         then set product: {shlex.quote(stored.product)} for the camera and reload the agent",
