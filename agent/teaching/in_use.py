@@ -3,6 +3,7 @@
 One factory makes it for the start, for another bundle and after a failed self-test, so all of them predict alike.
 """
 
+import itertools
 import logging
 import threading
 import time
@@ -307,9 +308,10 @@ class ProductPredictor:
             ProfileError: it cannot be made, or it is made later.
         """
         assert self._store is not None
+        unsaved = [profile for profile, _ in self._unsaved.values()]
         kept = (
             profile
-            for profile in self._store.kept(old.product)
+            for profile in itertools.chain(unsaved, self._store.kept(old.product))
             if profile.bundle.sha256 == networks.bundle.sha256
             and {profile.sha256, profile.made_of} & ({old.sha256, old.made_of} - {None})
         )

@@ -179,6 +179,7 @@ def test_a_profile_that_is_made_for_a_bundle_on_trial_is_stored_after_its_probat
     predictor.prepare("nut")
     found = predictor.predict(good_part(60), "nut").profile
     assert found is not None and found.sha256 != old.sha256
+    predictor.prepare("nut")
     assert line.number() == 1
     predictor.keep_made()
     now = line.store.current("nut")
