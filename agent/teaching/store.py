@@ -11,13 +11,13 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zsad_agent.system import file_stamp, sync_folder, write_whole
 from zsad_agent.teaching.profile import MAX_BYTES, Profile, decode_profile, encode_profile, read_profile
-from zsad_core.bundle import product_name
+from zsad_core.bundle import TrustedKey, check_profile_signature, product_name
 from zsad_core.errors import ProfileError
 
 KEPT = 3  # newest profiles of a product
@@ -134,10 +134,13 @@ class ProfileStore:
             with contextlib.suppress(ProfileError):
                 yield self._read(product, number)
 
-    def import_from(self, path: Path) -> Profile:
+    def import_from(self, path: Path, keys: Sequence[TrustedKey] = ()) -> Profile:
         """Stores the profile in a file, if it is not kept yet, and takes it into use, after every check.
 
+        `keys`: if there are any, one of them must have signed it.
+
         Raises:
+            BundleError: none did.
             ProfileError: the file is damaged, or cannot be stored; nothing has then changed.
         """
         try:
@@ -145,6 +148,8 @@ class ProfileStore:
                 content = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise ProfileError(f"{path}: cannot be read: {error.strerror or error}") from error
+        if keys:
+            check_profile_signature(content, path, keys)
         return self._put(decode_profile(content, str(path)).product, content)
 
     def export_to(self, product: str, path: Path) -> Profile:

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from bundle_attacks import make_key, write_public_key
 from taught_parts import write_parts
 from teach_tools import output, profiles, teach
 
 from zsad_agent.teaching import ProfileStore
+from zsad_core.bundle import sign_manifest, sign_profile
 
 pytestmark = pytest.mark.usefixtures("folders")
 
@@ -74,6 +76,36 @@ def test_a_product_that_is_not_taught_is_said_with_those_that_are(
         assert "product 'bolt' is not taught; taught are: nut" in told.err and not told.out
     assert profiles("list", "--profiles", "nowhere") == 1
     assert "nowhere: no such folder" in capsys.readouterr().err
+
+
+def test_a_device_with_trusted_keys_imports_signed_profiles_alone(
+    bundle: Path, parts: Path, tmp_path: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teach(bundle, parts / "good")
+    file, config = tmp_path / "nut.profile", tmp_path / "agent.yaml"
+    assert profiles("export", "nut", file) == profiles("remove", "nut") == 0
+    key, stranger = make_key(1), make_key(2)
+    write_public_key(tmp_path / "line.pub", key)
+    config.write_text(f"inference: {{trusted_keys: [{tmp_path}/line.pub]}}\n")
+    load = ["import", file, "--config", config]
+    capsys.readouterr()
+    assert profiles(*load) == 1
+    assert "nut.profile.sig: No such file or directory. inference.trusted_keys is set" in capsys.readouterr().err
+    sign_profile(file, stranger)
+    assert profiles(*load) == 1
+    assert "nut.profile: signed with key" in capsys.readouterr().err
+    signature = sign_profile(file, key)
+    content = file.read_bytes()
+    file.write_bytes(content + b" ")
+    assert profiles(*load) == 1
+    assert "the signature does not fit" in capsys.readouterr().err
+    signature.write_bytes(sign_manifest(content, key))  # what signs a bundle signs no profile
+    file.write_bytes(content)
+    assert profiles(*load) == 1
+    assert store.products() == []
+    sign_profile(file, key)
+    assert profiles(*load) == 0
+    assert store.products() == ["nut"]
 
 
 def test_goods_of_several_folders_with_the_same_names_are_all_learned(
