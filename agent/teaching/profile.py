@@ -130,6 +130,7 @@ class _ScaleFacts(RecordModel):
     width: Annotated[int, Field(ge=1, le=8192)]
     mean: Finite
     deviation: Annotated[float, Field(gt=0, le=1e6)]
+    median: Finite | None = None
 
 
 class _SpreadFacts(RecordModel):
@@ -223,6 +224,7 @@ def _zipped(profile: Profile, goods: tuple[KeptPicture, ...]) -> bytes:
                 width=memory.vectors.shape[1],
                 mean=memory.spread.mean,
                 deviation=memory.spread.deviation,
+                median=memory.spread.median,
             )
             for name, memory in profile.scales.items()
         },
@@ -294,7 +296,7 @@ def _unpacked(content: bytes, source: str, sha256: str) -> Profile:
         scales={
             name: ScaleMemory(
                 vectors=_array(members[f"{name}.npy"], (scale.vectors, scale.width), "<f2"),
-                spread=Spread(mean=scale.mean, deviation=scale.deviation),
+                spread=Spread(mean=scale.mean, deviation=scale.deviation, median=scale.median),
             )
             for name, scale in facts.scales.items()
         },
