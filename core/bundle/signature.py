@@ -132,7 +132,7 @@ def check_signature(manifest: bytes, signature: bytes, keys: Sequence[TrustedKey
     Raises:
         BundleError: `signature` is malformed, made with an untrusted key, or not for this manifest.
     """
-    return _check(_DOMAIN + manifest, signature, keys, source)
+    return _check(_DOMAIN + manifest, signature, keys, source, f"{source}/{SIGNATURE}")
 
 
 def check_profile_signature(content: bytes, profile: Path, keys: Sequence[TrustedKey]) -> None:
@@ -150,16 +150,16 @@ def check_profile_signature(content: bytes, profile: Path, keys: Sequence[Truste
             f"{path}: {error.strerror}. inference.trusted_keys is set, so an imported profile must be signed: "
             "zsad-convert sign"
         ) from error
-    _check(_PROFILE_DOMAIN + content, signature, keys, str(profile))
+    _check(_PROFILE_DOMAIN + content, signature, keys, str(profile), str(path))
 
 
-def _check(message: bytes, signature: bytes, keys: Sequence[TrustedKey], source: str) -> str:
+def _check(message: bytes, signature: bytes, keys: Sequence[TrustedKey], source: str, file: str) -> str:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     line = _LINE.fullmatch(signature)
     if line is None:
-        raise BundleError(f"{source}: its signature is not a valid one. Sign it again with zsad-convert sign.")
+        raise BundleError(f"{file}: not a valid signature. Sign again with zsad-convert sign.")
     found = line[1].decode()
     named = [key for key in keys if key.key_id == found]
     if not named:
