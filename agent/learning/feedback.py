@@ -21,7 +21,7 @@ from zsad_agent.teaching import (
     tail_limit,
     teach,
 )
-from zsad_core.errors import ImageError
+from zsad_core.errors import ImageError, ProfileError
 from zsad_core.memory import coreset, from_unit, promise, recall_interval
 from zsad_core.types import TAUGHT_THRESHOLD
 
@@ -78,10 +78,14 @@ class Feedback:
         if profile is None:
             return f"{part.id}: kept as {'good' if good else 'bad'}. Nothing was taught about {product} yet"
         networks = self._networks()
+        if profile.bundle.sha256 != networks.features.bundle.sha256:
+            raise ProfileError(
+                f"the profile of {product} is being made again for this bundle. Mark the part again later"
+            )
         change = _take_in if good else _take_out
         changed, text = change(profile, part, networks)
         changed, recall = _with_recall(changed, marked(self._store, product, good=False), networks)
-        stored = self._store.add(changed)
+        stored = self._store.add(replace(changed, made_of=None))
         self._prepare(product)
         return f"{part.id}: {text}. {recall}. Profile {stored.sha256[:12]} is in use"
 
