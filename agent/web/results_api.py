@@ -1,0 +1,5 @@
+"""Stored results, their pictures, marks, reports and scores."""
+
+from fastapi import APIRouter
+
+router = APIRouter()
