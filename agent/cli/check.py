@@ -46,6 +46,15 @@ def checked_settings(path: Path | None, flags: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def faults_in(path: Path, flags: Mapping[str, Any]) -> list[str]:
+    """One line per fault of a config file."""
+    try:
+        checked_settings(path, flags)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
+
+
 def find_faults(settings: Settings) -> Iterator[str]:
     """One line per fault: place in the config, value, fault, allowed values.
 

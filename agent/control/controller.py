@@ -104,7 +104,8 @@ class Controller(Service):
             notes[Target(None, Key.RELOAD)] = self._reload_fault
         for target in self._states:
             # first, so that a command after the first state is received
-            self._publisher.subscribe(self._topics.below(f"{target.suffix}/set"), partial(self._take, target))
+            if self._control.enabled:  # else they come from the page alone
+                self._publisher.subscribe(self._topics.below(f"{target.suffix}/set"), partial(self._take, target))
             self._answer(target, None, notes.get(target) or self._stored.damage)
         super().start()
 
@@ -297,6 +298,8 @@ class Controller(Service):
             if update:
                 state.value, state.source = value, source
             state.error, state.id = error, command_id
+            if not self._control.enabled:
+                return
             at = utc_text(datetime.now(UTC))
             message = {"value": state.value, "source": state.source, "error": error, "id": command_id, "at": at}
             try:

@@ -5,6 +5,8 @@ from .query import find as find
 from .query import find_one as find_one
 from .query import scores as scores
 from .reports import By as By
+from .reports import Report as Report
+from .reports import ReportRow as ReportRow
 from .reports import Shifts as Shifts
 from .reports import report as report
 from .store import MOST_WAITING as MOST_WAITING

@@ -13,7 +13,6 @@ import numpy as np
 
 from zsad_agent.history.query import EVER
 from zsad_agent.history.rows import GRID, SCORE_BINS, SLOT_S, slot_of, unpacked
-from zsad_core.errors import HistoryError
 
 MOST_ROWS = 10_000
 MOST_REGIONS = 10
@@ -92,7 +91,7 @@ def report(
     Results that were deleted because of the file's limit of bytes are counted too.
 
     Raises:
-        HistoryError: there are more than `MOST_ROWS` rows.
+        ValueError: there are more than `MOST_ROWS` rows.
     """
     low, high = -EVER, EVER
     if from_ms is not None:
@@ -110,7 +109,7 @@ def report(
     for slot, name, ok, anomalous, unknown, overrides, width, height, scores, packed_cells in slots:
         row = rows.setdefault((period_of(slot), name), Counts())
         if len(rows) > MOST_ROWS:
-            raise HistoryError(f"the report has more than {MOST_ROWS} rows. Ask for a shorter time, or by day")
+            raise ValueError(f"the report has more than {MOST_ROWS} rows. Ask for a shorter time, or by day")
         for counts in (row, total):
             counts.ok += ok
             counts.anomalous += anomalous

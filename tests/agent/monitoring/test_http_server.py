@@ -13,8 +13,8 @@ import pytest
 from mqtt_listener import wait_until
 
 from zsad_agent.config import HttpConfig
-from zsad_agent.monitoring import HealthServer
-from zsad_agent.monitoring.http_server import MAX_CONNECTIONS
+from zsad_agent.monitoring import HealthApp, HealthServer
+from zsad_agent.monitoring.health_server import MAX_CONNECTIONS
 
 
 class Agent:
@@ -39,13 +39,8 @@ class Agent:
 
 
 def server_of(agent: Agent, listen: str = "127.0.0.1:0", head_s: float = 30.0) -> HealthServer:
-    return HealthServer(
-        listen,
-        metrics=agent.metrics,
-        stuck=agent.say_stuck,
-        missing=lambda: agent.missing,
-        head_s=head_s,
-    )
+    app = HealthApp(metrics=agent.metrics, stuck=agent.say_stuck, missing=lambda: agent.missing)
+    return HealthServer(listen, app, head_s=head_s)
 
 
 @pytest.fixture

@@ -1,0 +1,17 @@
+from .asgi import App as App
+from .asgi import Guard as Guard
+from .asgi import Message as Message
+from .asgi import Receive as Receive
+from .asgi import Scope as Scope
+from .asgi import Send as Send
+from .asgi import address_of as address_of
+from .asgi import header as header
+from .asgi import is_on_loopback as is_on_loopback
+from .asgi import send_error as send_error
+from .asgi import send_whole as send_whole
+from .certificate import certificate_names as certificate_names
+from .certificate import make_context as make_context
+from .certificate import own_certificate as own_certificate
+from .files import Files as Files
+from .server import HttpServer as HttpServer
+from .server import Limits as Limits

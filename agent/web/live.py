@@ -1,0 +1,5 @@
+"""The newest pictures and the event stream."""
+
+from fastapi import APIRouter
+
+router = APIRouter()
