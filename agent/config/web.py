@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -27,6 +27,14 @@ def _webhook_url(url: str) -> str:
     if address.user:
         raise ValueError("credentials do not belong in the URL: it is shown on the page and in logs")
     return address.url
+
+
+def _time_of_day(value: Any) -> Any:
+    """YAML reads 14:00 as the number 840, minutes."""
+    return f"{value // 60:02}:{value % 60:02}" if isinstance(value, int) and 0 <= value < 24 * 60 else value
+
+
+ShiftStart = Annotated[str, BeforeValidator(_time_of_day), Field(pattern=r"^([01][0-9]|2[0-3]):(00|15|30|45)$")]
 
 
 class WebhookConfig(StrictModel):
@@ -67,6 +75,8 @@ class HistoryConfig(StrictModel):
     max_days: Annotated[float, Field(gt=0, le=3650)] = 365.0
     max_bytes: Annotated[int, Field(ge=1_000_000, le=10**13)] = 2_000_000_000  # of the file
     path: Path | None = None  # None: history.sqlite3 in the service's state folder
+    # local times at which the shifts of reports begin, in whole quarters of an hour
+    shifts: Annotated[tuple[ShiftStart, ...], Field(min_length=1, max_length=24)] = ("06:00", "14:00", "22:00")
 
 
 def is_loopback(host: str) -> bool:

@@ -29,9 +29,18 @@ from zsad_agent.control import (
 from zsad_agent.daemon.learning import make_learner
 from zsad_agent.daemon.observer import Observer
 from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_at_once
-from zsad_agent.daemon.startup import PublishedFile, compile_bundle, load_in_thread, make_spool, start_publisher
+from zsad_agent.daemon.startup import (
+    PublishedFile,
+    RecordedFirst,
+    compile_bundle,
+    load_in_thread,
+    make_spool,
+    start_history,
+    start_publisher,
+)
 from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
+from zsad_agent.history import HistoryStore
 from zsad_agent.inspection import Pipeline, Sink, View, make_stations
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
 from zsad_agent.model import (
@@ -129,10 +138,11 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         spool = stack.enter_context(make_spool(config, options.state_dir, options.stop))
         services = ServiceGroup()
         stack.callback(lambda: services.stop(time.monotonic() + STOP_S))
-        publisher = start_publisher(config, spool, services, options.stop)
+        history = start_history(config, options.state_dir, spool, services)
+        publisher = start_publisher(config, spool, history, services, options.stop)
         last = PublishedFile(options.state_dir / "published.json")
         publisher.clear_all_but(_retained_topics(config), last.read())
-        agent = _assemble(config, options, started, compile_one, profiles, publisher, sources, views, services)
+        agent = _assemble(config, options, started, compile_one, profiles, publisher, history, sources, views, services)
         controller = None
         if config.control.enabled or config.web.on:
             controller = services.start(_make_controller(config, options, agent.observer, store, compile_one, restart))
@@ -250,6 +260,7 @@ def _assemble(
     compile_one: Callable[[Bundle], ProductPredictor],
     profiles: ProfileStore | None,
     publisher: Publisher,
+    history: HistoryStore | None,
     sources: Sequence[Source],
     views: Sequence[View],
     services: ServiceGroup,
@@ -291,12 +302,12 @@ def _assemble(
     if config.web.on:
         from zsad_agent.daemon.web import Web  # what is off costs nothing
 
-        web = Web(config, options.state_dir)
+        web = Web(config, options.state_dir, history)
     metrics = Metrics([station.name for station in stations], observer.snapshot)
     pipeline = Pipeline(
         stations=stations,
         slots_changed=slots_changed,
-        store=publisher,
+        store=publisher if history is None else RecordedFirst(history, publisher),
         sinks=[metrics, recent, *(web.sinks if web is not None else ()), *options.sinks],
         stop=capture_stop,
         evidence=evidence,

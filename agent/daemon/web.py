@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from zsad_agent.config import AgentConfig, is_loopback, split_listen
 from zsad_agent.daemon.observer import Observer
+from zsad_agent.history import HistoryStore
 from zsad_agent.inspection import Sink
 from zsad_agent.monitoring import HealthApp
 from zsad_agent.serving import App, Guard, HttpServer, Limits, certificate_names, make_context, own_certificate
@@ -81,9 +82,9 @@ class WebServer(HttpServer):
 class Web:
     """What the page shows, gathered from the pipeline, and its server."""
 
-    def __init__(self, config: AgentConfig, state_dir: Path) -> None:
+    def __init__(self, config: AgentConfig, state_dir: Path, history: HistoryStore | None) -> None:
         """Starts nothing."""
-        self._config, self._state_dir = config, state_dir
+        self._config, self._state_dir, self._history = config, state_dir, history
         self.sinks: Sequence[Sink] = ()  # live pictures and events
 
     def make_server(
@@ -121,7 +122,7 @@ class Web:
                 learner=observer.learner,
                 profiles=profiles,
                 evidence_folder=evidence if config.keeps_evidence else None,
-                history=None,
+                history=self._history,
             )
             return Guard(make_app(parts), names=lambda: server.names, body_limit=body_limit)
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import Depends, HTTPException, Request
 
 from zsad_agent.config import AgentConfig
+from zsad_agent.history import HistoryStore
 from zsad_agent.inspection import Station
 from zsad_agent.learning import LineLearner
 from zsad_agent.messages import AgentSnapshot
@@ -53,10 +54,6 @@ class Live(Protocol):
     """The newest picture of each camera."""
 
 
-class History(Protocol):
-    """The stored results."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class WebParts:
     """The parts of the running agent that the routes use. In a route: `parts: Parts`."""
@@ -76,7 +73,7 @@ class WebParts:
     learner: LineLearner | None
     profiles: ProfileStore | None  # None: nothing taught is used
     evidence_folder: Path | None  # None: no pictures are kept
-    history: History | None
+    history: HistoryStore | None  # None: it is off
     live: Live | None = None
     events: Events | None = None
 
