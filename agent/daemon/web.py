@@ -35,8 +35,9 @@ class WebServer(HttpServer):
         self._listen_at = split_listen(config.web.listen)
         self._web, self._state_dir, self._access = config.web, state_dir, access
         self._names = _names(self._listen_at[0], config.web.certificate)
-        access.on_first_password = self.listen_again
         super().__init__(make_app, self._reachable_at, LIMITS, make_context=self._make_context, begin_s=BEGIN_S)
+        if not is_loopback(self._listen_at[0]):
+            access.on_first_password = self.listen_again
 
     def start(self) -> None:
         super().start()

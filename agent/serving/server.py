@@ -152,6 +152,7 @@ class HttpServer(Service):
 
     def _listen(self) -> socket.socket:
         host, port = self._address()
+        port = port or self.port or 0
         try:
             family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             both = host == "::" and socket.has_dualstack_ipv6()
