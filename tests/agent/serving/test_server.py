@@ -71,7 +71,7 @@ def test_crash_of_the_loop_is_a_fault_and_the_server_works_again(
             assert server.alive and "it crashed and is started again" in str(server.fault)
         wait_until(lambda: server.fault is None, 20)
         assert ask(server.port) == b"hello"
-    assert [record.levelname for record in caplog.records if "listening on" in record.message] == ["WARNING"]
+    assert [record.levelname for record in caplog.records if " at http://" in record.message] == ["WARNING"]
 
 
 def test_connections_stay_when_the_server_listens_elsewhere() -> None:
