@@ -1,4 +1,4 @@
-"""Measures the history with a million results: writing, filtered pages, reports, and the time that the inspection waits.
+"""Measures the history with a million results: writing, filtered pages, reports and plots.
 
 `python benchmarks/history.py` makes the file in a temporary folder and prints a table in Markdown. `--keep FOLDER`
 keeps the file, and uses the one that is there.
@@ -123,7 +123,7 @@ def questions(count: int) -> dict[str, Callable[[HistoryStore], object]]:
 def page(store: HistoryStore, wanted: Wanted) -> int:
     """Number of results on the first page."""
     with store.reading() as db:
-        return len([stored.result for stored in find(db, wanted, limit=50).results])
+        return len([stored.message for stored in find(db, wanted, limit=50).results])
 
 
 def reported(store: HistoryStore, by: By, from_ms: int | None) -> int:

@@ -1,13 +1,16 @@
 """Finds results of the past, for the page, the API and the CSV file."""
 
 import heapq
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
 
 from zsad_agent.history import rows
-from zsad_agent.messages import Result
 from zsad_core.types import Verdict
 
 BUDGET_S = 0.05  # for one page; a search that needs longer continues with the next page
@@ -40,15 +43,28 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A result of the past."""
+    """A result of the past. The agent that published it may have had another version."""
 
     n: int
     body: bytes  # the message as published, UTF-8 JSON
     good: bool | None  # what a person said
 
+    @cached_property
+    def message(self) -> dict[str, Any]:
+        """`zsad.result/1`."""
+        return dict(json.loads(self.body))
+
     @property
-    def result(self) -> Result:
-        return Result.decode(self.body)
+    def id(self) -> str:
+        return str(self.message["id"])
+
+    @property
+    def camera(self) -> str:
+        return str(self.message["camera"])
+
+    @property
+    def captured_at(self) -> datetime:
+        return datetime.fromisoformat(self.message["captured_at"])
 
 
 @dataclass(frozen=True, kw_only=True)
