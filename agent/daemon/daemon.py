@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 
 from zsad_agent.capture import INFERENCE
-from zsad_agent.config import AgentConfig
+from zsad_agent.config import OFF, AgentConfig
 from zsad_agent.control import (
     CAMERA_KEYS,
     DEVICE_KEYS,
@@ -203,7 +203,8 @@ def _start_servers(
         stuck=lambda: find_stuck(agent.pipeline, services, notifier.watchdog_s),
         missing=lambda: [*what_is_missing(agent.observer.snapshot()), *services.dead()],
     )
-    services.start(HealthServer(config.http.listen, health))
+    if config.http.listen != OFF:
+        services.start(HealthServer(config.http.listen, health))
     if agent.web is not None:
         assert controller is not None
         services.start(

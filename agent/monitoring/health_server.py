@@ -5,9 +5,21 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from zsad_agent.config import OFF, split_listen
+from zsad_agent.config import split_listen
 from zsad_agent.monitoring.metrics import CONTENT_TYPE
-from zsad_agent.serving import App, Guard, HttpServer, Limits, Receive, Scope, Send, send_error, send_whole
+from zsad_agent.serving import (
+    CLOSE,
+    MAX_HEAD_BYTES,
+    App,
+    Guard,
+    HttpServer,
+    Limits,
+    Receive,
+    Scope,
+    Send,
+    send_error,
+    send_whole,
+)
 from zsad_agent.system import in_thread
 
 logger = logging.getLogger(__name__)
@@ -15,7 +27,6 @@ logger = logging.getLogger(__name__)
 HEAD_S = 2.0  # from the connection to a complete request; a normal client needs milliseconds
 ANSWER_S = 5.0  # from a complete request to the end of its answer
 MAX_CONNECTIONS = 32  # at once
-CLOSE = ((b"connection", b"close"),)
 
 
 class _Answer(NamedTuple):
@@ -72,24 +83,13 @@ class HealthServer(HttpServer):
     name = "health server"
 
     def __init__(self, listen: str, app: HealthApp, *, head_s: float = HEAD_S) -> None:
-        """`listen`: `127.0.0.1:port`, 0 for any free one, or `off`. `head_s`: limit for a complete request."""
-        self._on = listen != OFF
+        """`listen`: `127.0.0.1:port`, 0 for any free one. `head_s`: limit for a complete request."""
         limits = Limits(connections=MAX_CONNECTIONS, head_s=head_s, body_s=head_s, answer_s=ANSWER_S)
 
         def make_app() -> App:
-            return Guard(app, names=frozenset)
+            return Guard(app, names=frozenset, body_limit=lambda scope: MAX_HEAD_BYTES)
 
         super().__init__(make_app, lambda: split_listen(listen), limits)
-
-    def start(self) -> None:
-        if self._on:
-            super().start()
-            logger.info("metrics and health at http://127.0.0.1:%s", self.port)
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs, unless it is off."""
-        return not self._on or super().alive
 
 
 def _verdict(reasons: list[str]) -> _Answer:

@@ -31,6 +31,7 @@ SAFE_HEADERS = (
         b"frame-ancestors 'none'",
     ),
 )
+CLOSE = ((b"connection", b"close"),)
 NO_STORE = (b"cache-control", b"no-store")
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
@@ -70,7 +71,7 @@ class Guard:
         if scope["type"] != "http":
             return
         if (refusal := self._refusal(scope)) is not None:
-            await send_error(send_safely, *refusal)
+            await send_error(send_safely, *refusal, CLOSE)
             return
         length = header(scope, b"content-length")
         body.too_large = length is not None and int(length) > body.limit
@@ -86,7 +87,8 @@ class Guard:
             if header(scope, b"expect") is None:  # else the client has not begun to send it
                 await body.drain()
             body.too_large = False
-            await send_error(send_safely, 413, f"the body is too large: at most {body.limit} bytes are allowed here")
+            text = f"the body is too large: at most {body.limit} bytes are allowed here"
+            await send_error(send_safely, 413, text, CLOSE)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = scope["headers"]

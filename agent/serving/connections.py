@@ -6,7 +6,9 @@ import logging
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -20,6 +22,7 @@ from zsad_agent.serving.server import Limits
 logger = logging.getLogger(__name__)
 
 RETRY_ACCEPT_S = 0.5  # after the process has run out of file descriptors
+LEAST_S = 0.1  # for which a connection may wait for its request, however many others there are
 END_S = 0.2  # for tasks that are cancelled at the stop
 
 
@@ -31,6 +34,7 @@ class LimitedProtocol(H11Protocol):
         self._of, self._limits = connections, connections.limits
         self._timer: asyncio.TimerHandle | None = None
         self._phase = ""
+        self.since_s = time.monotonic()  # that it has waited for a request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -65,7 +69,12 @@ class LimitedProtocol(H11Protocol):
         text = "the head is too large" if status == 431 else "this is no HTTP/1.1 request"
         body = json.dumps({"error": text}).encode() + b"\n"
         headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
-        for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+        reason = HTTPStatus(status).phrase.encode()
+        for event in (
+            h11.Response(status_code=status, headers=headers, reason=reason),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
@@ -139,7 +148,12 @@ class Connections:
                 logger.debug("a connection cannot be accepted: %s", error)
                 await asyncio.sleep(RETRY_ACCEPT_S)
                 continue
-            if len(self._open) >= self.limits.connections and not self._close_oldest():
+            try:
+                has_room = len(self._open) < self.limits.connections or await self._close_oldest()
+            except asyncio.CancelledError:
+                client.close()
+                raise
+            if not has_room:
                 client.close()
                 continue
             protocol = LimitedProtocol(self)
@@ -159,13 +173,17 @@ class Connections:
             client.close()
             self.forget(protocol)
 
-    def _close_oldest(self) -> bool:
-        """Closes the connection that has waited longest for its own request. All clients may have one address."""
-        oldest = next(iter(self._asking), None)
-        if oldest is None:
-            return False
-        self._end(oldest)
-        return True
+    async def _close_oldest(self) -> bool:
+        """Closes the connection that has waited longest for its own request. All clients may have one address.
+
+        It has had `LEAST_S`: a request that was sent at once is then complete, however many others connect.
+        """
+        while (oldest := next(iter(self._asking), None)) is not None:
+            if (left_s := oldest.since_s + LEAST_S - time.monotonic()) <= 0:
+                self._end(oldest)
+                return True
+            await asyncio.sleep(left_s)
+        return len(self._open) < self.limits.connections
 
     def note_complete(self, protocol: LimitedProtocol) -> None:
         """Its request is complete: from now on it is not closed for a newer one."""
@@ -174,6 +192,7 @@ class Connections:
     def note_asking(self, protocol: LimitedProtocol) -> None:
         """Its answer is complete."""
         if protocol in self._open:
+            protocol.since_s = time.monotonic()
             self._asking[protocol] = None
 
     def forget(self, protocol: LimitedProtocol) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import select
 import socket
 import threading
@@ -158,11 +159,12 @@ class HttpServer(Service):
                 (str(address[0]), port), family=family, backlog=BACKLOG, dualstack_ipv6=both
             )
         except OSError as error:
-            raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+            why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+            raise OSError(error.errno, f"cannot listen on {host}:{port}: {why}") from error
         listener.setblocking(False)
         self._listener, self.port = listener, int(listener.getsockname()[1])
-        if self._fault is not None:
-            logger.warning("%s: works again, at %s:%d", self.name, host, self.port)
+        level = logging.INFO if self._fault is None else logging.WARNING  # as its fault was stated
+        logger.log(level, "%s: listening on %s:%d", self.name, host, self.port)
         self._fault = None
         return listener
 
