@@ -20,7 +20,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from zsad_agent.evidence import OVERLAY, PICTURE, is_kept, read_kept
-from zsad_agent.history import By, HistoryStore, Report, Stored, Wanted, find, find_one, report, scores
+from zsad_agent.history import By, HistoryStore, Report, Stored, Wanted, find, find_one, milliseconds, report, scores
 from zsad_agent.history import ReportRow as HistoryRow
 from zsad_agent.messages import Result
 from zsad_agent.system import utc_text
@@ -384,8 +384,8 @@ def _report_body(found: Report, shifts: Sequence[str]) -> ReportBody:
         return {**sums, "yield": row.rate, "score_p50": p50, "score_p95": p95}
 
     def whole(row: HistoryRow) -> ReportRow:
-        times = {"start": utc_text(row.start), "end": utc_text(row.end)}
-        return ReportRow(**times, camera=row.camera, **counts(row.counts))
+        start, end = utc_text(row.start), utc_text(row.end)
+        return ReportRow(start=start, end=end, camera=row.camera, **counts(row.counts))
 
     return ReportBody(
         rows=[whole(row) for row in found.rows],
@@ -398,4 +398,4 @@ def _report_body(found: Report, shifts: Sequence[str]) -> ReportBody:
 
 
 def _to_ms(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp() * 1000)
+    return None if moment is None else milliseconds(moment)
