@@ -9,5 +9,6 @@ from .reports import Report as Report
 from .reports import ReportRow as ReportRow
 from .reports import Shifts as Shifts
 from .reports import report as report
+from .rows import milliseconds as milliseconds
 from .store import MOST_WAITING as MOST_WAITING
 from .store import HistoryStore as HistoryStore

@@ -1,19 +1,23 @@
 """Finds results of the past, for the page, the API and the CSV file."""
 
 import heapq
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
 
 from zsad_agent.history import rows
-from zsad_agent.messages import Result
 from zsad_core.types import Verdict
 
 BUDGET_S = 0.05  # for one page; a search that needs longer continues with the next page
 CHECK_EVERY = 64  # candidates between two looks at the clock
 JOINED_BLOCKS = 4  # blocks between two matching ones that are read as well
-MOST_PARTS = 10  # three-letter parts of a name that are looked up
+MOST_PARTS = 4  # three-letter parts of a name that are looked up
+SAMPLED_NAMES = 300  # that tell which parts are rare
 MOST_SCORES = 20_000  # results that a plot reads
 EVER = 1 << 62  # milliseconds
 _COLUMNS = "r.n, r.kind, r.captured_ms, r.name"
@@ -40,15 +44,28 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A result of the past."""
+    """A result of the past. The agent that published it may have had another version."""
 
     n: int
     body: bytes  # the message as published, UTF-8 JSON
     good: bool | None  # what a person said
 
+    @cached_property
+    def message(self) -> dict[str, Any]:
+        """`zsad.result/1`."""
+        return dict(json.loads(self.body))
+
     @property
-    def result(self) -> Result:
-        return Result.decode(self.body)
+    def id(self) -> str:
+        return str(self.message["id"])
+
+    @property
+    def camera(self) -> str:
+        return str(self.message["camera"])
+
+    @property
+    def captured_at(self) -> datetime:
+        return datetime.fromisoformat(self.message["captured_at"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +161,7 @@ def _candidates(
     db: sqlite3.Connection, wanted: Wanted, kinds: frozenset[int] | None, low: int, high: int
 ) -> Iterator[_Candidate]:
     """Results in a range of numbers, newest first: all that match, and others."""
-    parts = _parts(wanted.name)
+    parts = _parts(db, wanted.name)
     within, newest = (low, high), "ORDER BY r.n DESC"
     if wanted.good is not None:
         marked = f"SELECT {_COLUMNS} FROM marks m CROSS JOIN results r ON r.n = m.n WHERE m.good = ?"
@@ -191,10 +208,15 @@ def _ranges(db: sqlite3.Connection, wanted: Wanted, high: int) -> list[tuple[int
     return ranges
 
 
-def _parts(name: str) -> list[str]:
-    """The three-letter parts to look up; none for a shorter name."""
-    text = rows.plain(name)
-    return list(dict.fromkeys(text[i : i + 3] for i in range(len(text) - 2)))[:MOST_PARTS]
+def _parts(db: sqlite3.Connection, name: str) -> list[str]:
+    """The three-letter parts to look up: those that few of the newest names have. None for a shorter name."""
+    text = rows.plain(name).encode().lower().decode()
+    parts = list(dict.fromkeys(text[i : i + 3] for i in range(len(text) - 2)))
+    if len(parts) <= MOST_PARTS:
+        return parts
+    newest = f"SELECT name FROM results ORDER BY n DESC LIMIT {SAMPLED_NAMES}"
+    names = "\n".join(found.encode().lower().decode() for (found,) in db.execute(newest))
+    return sorted(parts, key=names.count)[:MOST_PARTS]
 
 
 def _stored(db: sqlite3.Connection, numbers: list[int]) -> list[Stored]:

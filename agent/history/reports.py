@@ -16,6 +16,7 @@ from zsad_agent.history.rows import GRID, SCORE_BINS, SLOT_S, slot_of, unpacked
 
 MOST_ROWS = 10_000
 MOST_REGIONS = 10
+EARLIEST_MS, LATEST_MS = -60_000_000_000_000, 250_000_000_000_000  # in the years 68 and 9892: Python's dates end soon
 DAY = timedelta(days=1)
 Shifts = Sequence[time_of_day]  # when each begins, in whole quarters of an hour
 
@@ -95,9 +96,9 @@ def report(
     """
     low, high = -EVER, EVER
     if from_ms is not None:
-        low = _periods(by, shifts, [slot_of(from_ms)])(slot_of(from_ms))[0] // SLOT_S
+        low = _period_with(from_ms, by, shifts)[0] // SLOT_S
     if to_ms is not None:
-        high = -(-_periods(by, shifts, [slot_of(to_ms - 1)])(slot_of(to_ms - 1))[1] // SLOT_S)
+        high = -(-_period_with(to_ms - 1, by, shifts)[1] // SLOT_S)
     query = """SELECT slot, camera, ok, anomalous, unknown, overrides, width, height, scores, cells FROM slots
         WHERE slot >= ?1 AND slot < ?2 AND (?3 IS NULL OR camera = ?3) ORDER BY slot"""
     slots = db.execute(query, (low, high, camera)).fetchall()
@@ -138,6 +139,11 @@ def _top_regions(cells: dict[str, list[bytes]], frames: dict[str, tuple[int, int
                 bbox = (left, top, right - left, bottom - top)
                 found.append(RegionCell(camera=camera, bbox_xywh=bbox, count=int(count)))
     return sorted(found, key=lambda cell: -cell.count)[:MOST_REGIONS]
+
+
+def _period_with(moment_ms: int, by: By, shifts: Shifts) -> tuple[int, int]:
+    slot = slot_of(min(max(moment_ms, EARLIEST_MS), LATEST_MS))
+    return _periods(by, shifts, [slot])(slot)
 
 
 def _periods(by: By, shifts: Shifts, slots: Iterable[int]) -> Callable[[int], tuple[int, int]]:

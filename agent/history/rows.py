@@ -37,7 +37,7 @@ def insert(db: sqlite3.Connection, results: Sequence[Result]) -> int:
     slots: dict[tuple[int, str], Slot] = {}
     new = 0
     for result in results:
-        captured_ms = to_ms(result)
+        captured_ms = milliseconds(result.captured_at)
         name = plain("\n".join(filter(None, (result.source_name, result.trigger_id))))
         row = (result.id, _kind(db, result), captured_ms, result.anomaly_score, result.threshold, name)
         added = db.execute(
@@ -99,9 +99,9 @@ def is_override(verdict: str, *, good: bool) -> bool:
     return (verdict == Verdict.OK) != good
 
 
-def to_ms(result: Result) -> int:
-    """The capture in milliseconds since 1970, as in the result's text."""
-    return (result.captured_at - _EPOCH) // timedelta(milliseconds=1)
+def milliseconds(moment: datetime) -> int:
+    """Since 1970, rounded down as in a result's text."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 def slot_of(captured_ms: int) -> int:

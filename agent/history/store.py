@@ -109,6 +109,11 @@ class HistoryStore(Service):
         text = "; ".join(filter(None, found))
         return f"{text}. {self.left_out} results were left out since the start" if text else None
 
+    @property
+    def waiting(self) -> int:
+        """Results that are not stored yet."""
+        return self._given - self._done
+
     def accept(self, result: Result, heatmap: bytes | None = None) -> None:
         """Queues a result. Never waits for the disk. Call it before the spool has the result."""
         with self._condition:

@@ -20,7 +20,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from zsad_agent.evidence import OVERLAY, PICTURE, is_kept, read_kept
-from zsad_agent.history import By, HistoryStore, Report, Stored, Wanted, find, find_one, report, scores
+from zsad_agent.history import By, HistoryStore, Report, Stored, Wanted, find, find_one, milliseconds, report, scores
 from zsad_agent.history import ReportRow as HistoryRow
 from zsad_agent.messages import Result
 from zsad_agent.system import utc_text
@@ -206,7 +206,7 @@ def mark_result(result_id: ResultId, given: GivenMark, parts: Parts, visitor: Fo
     visitor.note(f"mark of {result_id}", before, mark)
     value = {"action": mark, "id": result_id}
     try:
-        answer = parts.commands.perform(stored.result.camera, "teach", value, by=visitor.role)
+        answer = parts.commands.perform(stored.camera, "teach", value, by=visitor.role)
     except ZsadError as error:
         text = f"{result_id} is marked as {mark}, but nothing was learned from it: {error}"
     else:
@@ -290,7 +290,7 @@ def _unknown(result_id: str) -> HTTPException:
 def _shown(stored: Stored, parts: WebParts) -> bytes:
     """The published JSON with two more keys."""
     folder = parts.evidence_folder
-    has_picture = folder is not None and is_kept(folder, stored.result)
+    has_picture = folder is not None and is_kept(folder, stored)
     more = json.dumps({"mark": _mark_of(stored.good), "has_picture": has_picture})
     return stored.body.rstrip()[:-1] + b"," + more[1:].encode()
 
@@ -301,10 +301,10 @@ def _mark_of(good: bool | None) -> Mark | None:
 
 def _picture(parts: WebParts, result_id: str, suffix: str, width: int | None) -> Response:
     folder, evidence = parts.evidence_folder, parts.config.evidence
-    result = _find(parts, result_id).result
+    stored = _find(parts, result_id)
     if folder is None:
         raise HTTPException(404, "no pictures are kept: set evidence.enabled to true in the config")
-    jpeg = read_kept(folder, result, suffix)
+    jpeg = read_kept(folder, stored, suffix)
     if jpeg is None:
         passes = f"every {evidence.passes_every}th pass" if evidence.passes_every else "no pass (evidence.passes_every)"
         raise HTTPException(
@@ -358,7 +358,7 @@ def _csv(parts: WebParts, asked: CsvFilter) -> Iterator[str]:
 
 
 def _cells(stored: Stored) -> list[Any]:
-    result = json.loads(stored.body)
+    result = stored.message
     more = (
         " ".join("x".join(map(str, region["bbox_xywh"])) for region in result["regions"]),
         result["latency_ms"]["capture_to_result"],
@@ -384,8 +384,8 @@ def _report_body(found: Report, shifts: Sequence[str]) -> ReportBody:
         return {**sums, "yield": row.rate, "score_p50": p50, "score_p95": p95}
 
     def whole(row: HistoryRow) -> ReportRow:
-        times = {"start": utc_text(row.start), "end": utc_text(row.end)}
-        return ReportRow(**times, camera=row.camera, **counts(row.counts))
+        start, end = utc_text(row.start), utc_text(row.end)
+        return ReportRow(start=start, end=end, camera=row.camera, **counts(row.counts))
 
     return ReportBody(
         rows=[whole(row) for row in found.rows],
@@ -398,4 +398,4 @@ def _report_body(found: Report, shifts: Sequence[str]) -> ReportBody:
 
 
 def _to_ms(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp() * 1000)
+    return None if moment is None else milliseconds(moment)

@@ -22,8 +22,9 @@ def filled(path: Path, results: Sequence[Result], **options: int) -> Iterator[Hi
 def put(store: HistoryStore, results: Sequence[Result]) -> None:
     """Adds results and waits until they are stored."""
     for result in results:
+        wait_until(lambda: store.waiting < 1000)  # else results are left out
         store.accept(result)
-    wait_until(store.is_copied)
+    wait_until(lambda: not store.waiting)
 
 
 def pages(
@@ -41,7 +42,7 @@ def pages(
 
 def ids(store: HistoryStore, wanted: Wanted | None = None, *, limit: int = 50) -> list[str]:
     """The ids of all matching results, newest first."""
-    return [stored.result.id for page in pages(store, wanted, limit=limit) for stored in page]
+    return [stored.id for page in pages(store, wanted, limit=limit) for stored in page]
 
 
 def rows_in(path: Path) -> int:

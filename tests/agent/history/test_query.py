@@ -116,10 +116,10 @@ def test_search_that_exceeds_its_time_continues_with_the_next_page(tmp_path: Pat
 def test_page_of_another_cursor_does_not_repeat_results_that_came_meanwhile(tmp_path: Path) -> None:
     with filled(tmp_path / "h", [make_result(seq) for seq in range(10)]) as history:
         walk = pages(history, limit=4)
-        first = [stored.result.seq for stored in next(walk)]
+        first = [stored.message["seq"] for stored in next(walk)]
         history.accept(make_result(100))
         assert first == [9, 8, 7, 6]
-        assert [stored.result.seq for page in walk for stored in page] == [5, 4, 3, 2, 1, 0]
+        assert [stored.message["seq"] for page in walk for stored in page] == [5, 4, 3, 2, 1, 0]
 
 
 @pytest.mark.parametrize("count", [1, 50, 500])

@@ -20,7 +20,11 @@ def test_result_is_given_back_as_it_was_published(tmp_path: Path) -> None:
     result = make_result(7, source_name="übung 1.png", trigger_id="t-1")
     with filled(tmp_path / "new" / "history.sqlite3", [result]) as history, history.reading() as db:
         found = find_one(db, result.id)
-        assert found is not None and (found.body, found.result, found.good) == (result.encode(), result, None)
+        assert found is not None and (found.body, found.captured_at, found.good) == (
+            result.encode(),
+            result.captured_at,
+            None,
+        )
         assert find_one(db, "line3-b1-8") is None
 
 
