@@ -29,21 +29,23 @@ BEGIN_S = 2.0  # the libraries are imported then, after the first verdicts, unle
 class WebServer(HttpServer):
     """The page and its API. Off the loopback it listens only when a password is set."""
 
-    name = "page"
+    name = title = "page"
 
     def __init__(self, config: AgentConfig, state_dir: Path, access: Access, make_app: Callable[[], App]) -> None:
         self._listen_at = split_listen(config.web.listen)
         self._web, self._state_dir, self._access = config.web, state_dir, access
+        if self._web.certificate is not None or self._web.generate_certificate:
+            self.scheme = "https"
         self._names = _names(self._listen_at[0], config.web.certificate)
-        access.on_first_password = self.listen_again
         super().__init__(make_app, self._reachable_at, LIMITS, make_context=self._make_context, begin_s=BEGIN_S)
+        if not is_loopback(self._listen_at[0]):
+            access.on_first_password = self.listen_again
 
     def start(self) -> None:
         super().start()
-        host, _ = self._reachable_at()
-        scheme = "https" if self._web.certificate or self._web.generate_certificate else "http"
-        logger.info("the page is at %s://%s:%s", scheme, host, self.port)
-        if scheme == "http" and not is_loopback(self._listen_at[0]):
+        if (closed_off := self._closed_off()) is not None:
+            logger.warning("%s", closed_off)
+        if self.scheme == "http" and not is_loopback(self._listen_at[0]):
             logger.warning(
                 "web.listen is %s without TLS: passwords cross the network unencrypted. Set web.generate_certificate: "
                 "true, or web.certificate and web.key",
@@ -67,7 +69,7 @@ class WebServer(HttpServer):
             return None
         return (
             f"page: web.listen is {self._web.listen}, but no password is set, so it answers on this machine only. Set "
-            f"one at http://{LOOPBACK}:{self.port}, from another machine after: ssh -L {self.port}:{LOOPBACK}:"
+            f"one at {self.scheme}://{LOOPBACK}:{self.port}, from another machine after: ssh -L {self.port}:{LOOPBACK}:"
             f"{self.port} THIS-MACHINE"
         )
 

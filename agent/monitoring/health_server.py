@@ -80,7 +80,7 @@ class HealthApp:
 class HealthServer(HttpServer):
     """Serves `HealthApp` to programs on this machine, one request a connection."""
 
-    name = "health server"
+    name, title = "health server", "metrics and health"
 
     def __init__(self, listen: str, app: HealthApp, *, head_s: float = HEAD_S) -> None:
         """`listen`: `127.0.0.1:port`, 0 for any free one. `head_s`: limit for a complete request."""

@@ -1,4 +1,5 @@
 from .asgi import CLOSE as CLOSE
+from .asgi import INTERNAL as INTERNAL
 from .asgi import MAX_HEAD_BYTES as MAX_HEAD_BYTES
 from .asgi import App as App
 from .asgi import Guard as Guard

@@ -18,6 +18,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_HEAD_BYTES = 8192
 MAX_HEADERS = 100
+WHOLE_BYTES = 65_536  # a body with at most this limit is received before the application is asked
+INTERNAL = "internal error: the log of zsad-agent says more"
 MAX_DRAINED_BYTES = 64_000_000  # of a body that is too large
 SAFE_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -75,6 +77,8 @@ class Guard:
             return
         length = header(scope, b"content-length")
         body.too_large = length is not None and int(length) > body.limit
+        if not body.too_large and body.limit <= WHOLE_BYTES and not await body.read():
+            return
         if not body.too_large:
             try:
                 await self._app(scope, body.receive, send_safely)
@@ -82,7 +86,7 @@ class Guard:
                 if not body.too_large:
                     logger.exception("a request to %s failed: %s", scope["path"], type(error).__name__)
                     if not started:
-                        await send_error(send_safely, 500, "internal error: the log of zsad-agent says more")
+                        await send_error(send_safely, 500, INTERNAL)
         if body.too_large and not started:
             if header(scope, b"expect") is None:  # else the client has not begun to send it
                 await body.drain()
@@ -170,11 +174,27 @@ class _Body:
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
         self._received = 0
+        self._whole: Message | None = None  # that the application has not received yet
         self.limit = limit
         self.too_large = False
 
+    async def read(self) -> bool:
+        """Receives all of it before the application has any work. False if the client has left."""
+        parts, more = [], True
+        while more and not self.too_large:
+            message = await self.receive()
+            if message["type"] != "http.request":
+                return self.too_large
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        self._whole = {"type": "http.request", "body": b"".join(parts), "more_body": False}
+        return True
+
     async def receive(self) -> Message:
-        message: Message = await self._receive()
+        if self._whole is not None:
+            message, self._whole = self._whole, None
+            return message
+        message = await self._receive()
         self._received += len(message.get("body", b""))
         if self._received > self.limit:
             self.too_large = True

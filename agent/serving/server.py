@@ -45,6 +45,8 @@ class HttpServer(Service):
     """
 
     name: ClassVar[str] = "http server"
+    title: ClassVar[str] = "http server"  # what is at its address, for the log
+    scheme = "http"
     stop_s = 1.0
 
     def __init__(
@@ -152,6 +154,7 @@ class HttpServer(Service):
 
     def _listen(self) -> socket.socket:
         host, port = self._address()
+        port = port or self.port or 0
         try:
             family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             both = host == "::" and socket.has_dualstack_ipv6()
@@ -164,7 +167,8 @@ class HttpServer(Service):
         listener.setblocking(False)
         self._listener, self.port = listener, int(listener.getsockname()[1])
         level = logging.INFO if self._fault is None else logging.WARNING  # as its fault was stated
-        logger.log(level, "%s: listening on %s:%d", self.name, host, self.port)
+        shown = f"[{host}]" if ":" in host else host
+        logger.log(level, "%s at %s://%s:%d", self.title, self.scheme, shown, self.port)
         self._fault = None
         return listener
 

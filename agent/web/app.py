@@ -12,7 +12,19 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from zsad_agent.monitoring import HealthApp
-from zsad_agent.serving import App, Files, Message, Receive, Scope, Send, address_of, header, is_on_loopback, send_error
+from zsad_agent.serving import (
+    INTERNAL,
+    App,
+    Files,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    address_of,
+    header,
+    is_on_loopback,
+    send_error,
+)
 from zsad_agent.system import printable, shortened
 from zsad_agent.web import cameras, config_api, live, results_api, teach_api
 from zsad_agent.web.access import COOKIE, MAX_PASSWORD, Access, AccessError, Role, Visitor
@@ -131,6 +143,7 @@ def make_app(parts: WebParts) -> App:
     api.add_exception_handler(RequestValidationError, _say_invalid)
     api.add_exception_handler(AccessError, _say_access)
     api.add_exception_handler(ZsadError, _say_refused)
+    api.add_exception_handler(Exception, _say_internal)
     return Gate(api, parts.health, Files(STATIC), parts.access)
 
 
@@ -228,6 +241,11 @@ async def _say_access(request: Request, error: Exception) -> Response:
 
 async def _say_refused(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 422)
+
+
+async def _say_internal(request: Request, error: Exception) -> Response:
+    """`Guard` logs it."""
+    return JSONResponse({"error": INTERNAL}, 500)
 
 
 def _words(fault: Any) -> str:

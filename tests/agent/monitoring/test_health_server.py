@@ -189,7 +189,7 @@ def test_slow_connections_do_not_block_other_clients(agent: Agent, said: bytes) 
             for connection in list(slow):
                 try:
                     connection.sendall(said)
-                    is_open = bool(said) or bool(connection.recv(1, socket.MSG_DONTWAIT))
+                    is_open = bool(said) or bool(connection.recv(1))
                 except BlockingIOError:
                     is_open = True
                 except OSError:
@@ -199,6 +199,7 @@ def test_slow_connections_do_not_block_other_clients(agent: Agent, said: bytes) 
                     connection.close()
             while len(slow) < 200 and not over.is_set():
                 slow.append(socket.create_connection(("127.0.0.1", port), timeout=30))
+                slow[-1].setblocking(False)
 
     before = threading.active_count()
     with server_of(agent) as server:
