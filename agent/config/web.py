@@ -31,7 +31,7 @@ def _webhook_url(url: str) -> str:
 
 def _time_of_day(value: Any) -> Any:
     """YAML reads 14:00 as the number 840, minutes."""
-    return f"{value // 60:02}:{value % 60:02}" if isinstance(value, int) and 0 <= value < 24 * 60 else value
+    return f"{value // 60:02}:{value % 60:02}" if type(value) is int and 0 <= value < 24 * 60 else value
 
 
 ShiftStart = Annotated[str, BeforeValidator(_time_of_day), Field(pattern=r"^([01][0-9]|2[0-3]):(00|15|30|45)$")]

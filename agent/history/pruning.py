@@ -65,7 +65,7 @@ class Pruner:
             most = min(most, pages - SLACK_PAGES // 8)
         if pages - free > most:
             oldest = db.execute("SELECT n FROM results ORDER BY n LIMIT ?", (max(STEP_ROWS, 2 * added),)).fetchall()
-            return self._delete(db, [n for (n,) in oldest])
+            return bool(oldest) and self._delete(db, [n for (n,) in oldest])
         if free > SLACK_PAGES and (pages > most or free > pages // 2):
             for _ in range(SHRINK_PAGES):  # one by one: the module runs only the first step of a pragma without rows
                 db.execute("PRAGMA incremental_vacuum(1)")

@@ -14,11 +14,10 @@ from mqtt_listener import MqttListener
 
 from zsad_agent.history import HistoryStore
 
-KILLS = 6
-SECONDS = 0.8  # of one run, about, after its first result
+KILLS = 5
 
-# The agent's spool, publisher and history, as the daemon joins them, with a result every millisecond. The history
-# writes slowly, so that acknowledged results wait for it.
+# The agent's spool, publisher and history, as the daemon joins them, with 200 results per second. The history
+# writes slowly, so that acknowledged results wait for it. The last run only takes over what the spool still has.
 AGENT = """
 import sys, threading, time
 from pathlib import Path
@@ -35,23 +34,32 @@ config = AgentConfig.model_validate(
 )
 insert = rows.insert
 def slow_insert(db, results):
-    time.sleep(0.03)
-    return insert(db, results[:20])
-def insert_all(db, results):
-    return sum(slow_insert(db, results[i:i + 20]) for i in range(0, len(results), 20))
-rows.insert = insert_all
+    time.sleep(0.4)
+    return insert(db, results)
+rows.insert = slow_insert
 services = ServiceGroup()
 with make_spool(config, state_dir, threading.Event()) as spool:
     history = start_history(config, state_dir, spool, services)
     publisher = start_publisher(config, spool, history, services, threading.Event())
     store = RecordedFirst(history, publisher)
+    while run < 0 and history.waiting:
+        time.sleep(0.01)
     for seq in range(1_000_000):
         result = make_result(seq, id=f"line3-{run}-{seq}")
         store.accept_all([(result, None)], [None])
         if seq == 0:
             print("begun", flush=True)
-        time.sleep(0.001)
+        time.sleep(0.005)
 """
+
+
+def run_agent(state_dir: Path, port: int, run: int, seconds: float) -> None:
+    """Runs the agent and kills it so long after its first result."""
+    arguments = [sys.executable, "-c", AGENT, str(state_dir), str(port), str(run), str(Path(__file__).parents[2])]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as agent:
+        assert agent.stdout is not None and agent.stdout.readline() == "begun\n"
+        time.sleep(seconds)
+        agent.send_signal(signal.SIGKILL)
 
 
 def test_kill_loses_nothing_that_the_broker_has_accepted(
@@ -59,24 +67,12 @@ def test_kill_loses_nothing_that_the_broker_has_accepted(
 ) -> None:
     rng = random.Random(20)
     broker = mosquitto()
-    helpers = str(Path(__file__).parents[2])
     with MqttListener(broker.port) as listener:
         for run in range(KILLS):
-            arguments = [sys.executable, "-c", AGENT, str(tmp_path), str(broker.port), str(run), helpers]
-            with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as agent:
-                assert agent.stdout is not None and agent.stdout.readline() == "begun\n"
-                time.sleep(rng.uniform(0.2, 1) * SECONDS)
-                agent.send_signal(signal.SIGKILL)
+            run_agent(tmp_path, broker.port, run, rng.uniform(0.5, 2))
         time.sleep(0.5)  # the broker delivers what it has
         accepted = {result["id"] for result in listener.results()}
-    with subprocess.Popen(
-        [sys.executable, "-c", AGENT, str(tmp_path), str(broker.port), str(KILLS), helpers],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as agent:  # the next start takes over what the spool still has
-        assert agent.stdout is not None and agent.stdout.readline() == "begun\n"
-        time.sleep(1.5)
-        agent.send_signal(signal.SIGKILL)
+    run_agent(tmp_path, broker.port, -1, 0.0)
     with HistoryStore(tmp_path / "history.sqlite3") as history:
         stored = ids(history, limit=500)
     assert len(accepted) > 100
