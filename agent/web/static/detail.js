@@ -59,7 +59,7 @@ export function resultCard(result) {
   );
   return h(
     "li",
-    { class: "result", "data-id": result.id },
+    { class: "result" },
     open,
     h("p", { class: "name" }, name),
     h("p", { class: "facts" }, verdictChip(result.verdict), " ", scoreText(result.anomaly_score), " · ", clock(result.captured_at)),

@@ -131,6 +131,24 @@ export function confirmed(question, yes) {
   });
 }
 
+/** Makes the children of `list` those of `entries`. A child whose key is still there stays, with its focus. */
+export function sync(list, entries, keyOf, make) {
+  const known = new Map([...list.children].map((child) => [child.dataset.key, child]));
+  const wanted = entries.map((entry) => {
+    const key = keyOf(entry);
+    if (!known.has(key)) {
+      known.set(key, make(entry));
+      known.get(key).dataset.key = key;
+    }
+    return known.get(key);
+  });
+  const kept = new Set(wanted);
+  for (const child of [...list.children]) if (!kept.has(child)) child.remove();
+  wanted.forEach((child, place) => {
+    if (list.children[place] !== child) list.insertBefore(child, list.children[place] ?? null);
+  });
+}
+
 /** A titled part of a page. */
 export function card(title, ...children) {
   const id = newId();

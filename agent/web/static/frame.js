@@ -68,6 +68,7 @@ export class LivePicture {
 
   async #run() {
     const { signal } = this.#stopped;
+    await new Promise(requestAnimationFrame); // the canvas has its place now
     while (!signal.aborted) {
       const startedMs = performance.now();
       const wanted = document.hidden ? null : this.#wanted();

@@ -1,18 +1,17 @@
 // Inspect: verdict, picture, scores, last rejects, counts, and the lights.
 
 import * as api from "./api.js";
-import { answerPlace, attempt, button, card, choice, choiceOf, field, h, icon, setText } from "./dom.js";
+import { answerPlace, attempt, button, card, choice, choiceOf, field, h, icon, setText, sync } from "./dom.js";
 import { resultCard } from "./detail.js";
 import { VERDICTS, ago, clock, partName, percent, scoreText, startOf } from "./format.js";
 import { LivePicture, drawRegions } from "./frame.js";
 import { ScorePlot } from "./plot.js";
-import { MOST_REJECTS, cameraOf, liveOf, shownVerdict } from "./state.js";
+import { MOST_REJECTS, PLOT_S, addToPlot, cameraOf, liveOf, shownVerdict } from "./state.js";
 import { t } from "./texts.js";
 
 const REPORT_MS = 30000;
 const GALLERY_MS = 800; // between two changes of the gallery
 const A_PICTURE_MS = 200; // and so much more for each new picture
-const PLOT_MIN = 10;
 const SIGNS = { ok: "tick", warn: "warning", fail: "cross", off: "off" };
 const LIGHT_STATES = { ok: "light.is_ok", warn: "light.is_warn", fail: "light.is_fail", off: "light.is_off" };
 
@@ -221,19 +220,18 @@ function plotPart(app) {
   const plot = new ScorePlot(box);
   const { camera } = app.state;
   if (camera !== null && liveOf(app.state, camera).plot.length < 60) {
-    api.scores(camera, PLOT_MIN).then(
+    api.scores(camera, PLOT_S / 60).then(
       ({ at, score, verdict, threshold }) => {
         const old = at.map((time, place) => ({ at: Math.floor(time / 1000), score: score[place], verdict: verdict[place], threshold: threshold[place] }));
-        const present = liveOf(app.state, camera).plot;
-        const first = present[0]?.at ?? Infinity;
-        app.dispatch({ type: "history", camera, changes: { plot: [...old.filter((point) => point.at < first), ...present] } });
+        const plot = [...old, ...liveOf(app.state, camera).plot].sort((one, other) => one.at - other.at).reduce(addToPlot, []);
+        app.dispatch({ type: "history", camera, changes: { plot } });
       },
       () => {}, // history is off: the plot begins now
     );
   }
   const key = h("p", { class: "plot-key" }, h("span", { class: "key-score" }, t("plot.score")), h("span", { class: "key-threshold" }, t("threshold")), h("span", { class: "key-reject" }, t("verdict.anomalous")));
   return {
-    section: card(t("inspect.plot", { n: PLOT_MIN }), box, key),
+    section: card(t("inspect.plot", { n: PLOT_S / 60 }), box, key),
     update: (state, nowMs) => plot.update(liveOf(state, state.camera).plot, nowMs),
     leave: () => plot.leave(),
   };
@@ -261,16 +259,14 @@ function galleryPart(app) {
   }
   const update = (state, nowMs) => {
     const { rejects } = liveOf(state, state.camera);
-    const present = [...list.children].map((item) => item.dataset.id).join();
-    const added = rejects.filter((result) => !present.includes(result.id)).length;
-    const isNew = rejects.map((result) => result.id).join() !== present;
-    const isHeld = list.matches(":hover, :focus-within") && present !== "";
-    held.hidden = !(isNew && isHeld);
-    if (!isNew || isHeld || nowMs - changedMs < GALLERY_MS + added * A_PICTURE_MS) return;
+    const present = new Set([...list.children].map((item) => item.dataset.key));
+    const added = rejects.filter((result) => !present.has(result.id)).length;
+    const isHeld = list.matches(":hover, :focus-within") && present.size > 0;
+    held.hidden = !(added > 0 && isHeld);
+    if (added === 0 || isHeld || nowMs - changedMs < GALLERY_MS + added * A_PICTURE_MS) return;
     changedMs = nowMs;
-    none.hidden = rejects.length > 0;
-    const known = new Map([...list.children].map((item) => [item.dataset.id, item]));
-    list.replaceChildren(...rejects.map((result) => known.get(result.id) ?? resultCard(result)));
+    none.hidden = true;
+    sync(list, rejects, ({ id }) => id, resultCard);
   };
   return { section, update };
 }

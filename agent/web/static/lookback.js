@@ -64,7 +64,7 @@ function resultRow(result) {
   const opener = h("button", { type: "button", class: "open", onclick: () => showDetail(result, onMark), "aria-label": t("detail.open", { name, time: dayAndClock(result.captured_at) }) }, result.has_picture ? thumbnail(result, 160) : h("span", { class: "thumbnail none" }, t("picture.open")));
   return h(
     "tr",
-    { role: "row", "data-id": result.id },
+    { role: "row" },
     cell("table.picture", opener),
     cell("table.time", dayAndClock(result.captured_at)),
     cell("filter.verdict", verdictChip(result.verdict), result.reason ? h("p", { class: "hint", lang: "en" }, result.reason) : null),

@@ -1,10 +1,11 @@
 // The score over time, with uPlot.
 
 import { clock, scoreText } from "./format.js";
+import { PLOT_S } from "./state.js";
 import { t } from "./texts.js";
 
 const EVERY_MS = 500; // between two drawings
-const HEIGHT = 190; // CSS pixels
+const HEIGHT = 230; // CSS pixels
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -39,10 +40,10 @@ function options(width) {
     legend: { show: false },
     cursor: { show: false },
     padding: [8, 8, 0, 0],
-    scales: { x: { time: true }, y: { range: [0, 1] } },
+    scales: { x: { time: true, range: (plot, first, last) => [last - PLOT_S, last] }, y: { range: [0, 1] } },
     axes: [
       { ...axis, space: 90, values: (plot, times) => times.map((time) => clock(time * 1000).slice(0, 5)) },
-      { ...axis, size: 44, values: (plot, values) => values.map((value) => scoreText(value).slice(0, 3)) },
+      { ...axis, size: 50, splits: () => [0, 0.25, 0.5, 0.75, 1], values: (plot, values) => values.map((value) => scoreText(value).slice(0, 4)) },
     ],
     series: [
       {},

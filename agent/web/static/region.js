@@ -110,5 +110,5 @@ export function regionEditor({ bitmap, frame, region }) {
     show();
   });
   show();
-  return { element: h("div", {}, canvas, fields.element, h("div", { class: "row" }, whole)), value: () => present };
+  return { element: h("div", {}, canvas, h("div", { class: "row" }, whole), fields.element), value: () => present };
 }

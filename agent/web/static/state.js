@@ -3,8 +3,7 @@
 export const MOST_REJECTS = 12; // in the gallery
 export const LEAST_SHOWN_MS = 200; // of a verdict: a screen that changes faster flashes, which can hurt people
 const MOST_RECENT = 60; // results that are kept to find the one of a picture
-const BUCKET_MS = 1000; // of the plot: it keeps the highest score of each second
-const PLOT_S = 600;
+export const PLOT_S = 600;
 const WORST_FIRST = { anomalous: 2, unknown: 1, ok: 0 };
 
 export const INITIAL = {
@@ -49,11 +48,10 @@ function withCamera(state, name, changes) {
   return { ...state, cameras: cameras ?? null };
 }
 
-/** The plot with one more result. A second has one point: that of its highest score. */
-export function addToPlot(plot, result) {
-  const at = Math.floor(Date.parse(result.captured_at) / BUCKET_MS);
+/** The plot with one more point `{at, score, threshold, verdict}`. A second has one: that of the highest score. */
+export function addToPlot(plot, point) {
+  const { at } = point;
   const last = plot.at(-1);
-  const point = { at, score: result.anomaly_score, threshold: result.threshold, verdict: result.verdict };
   if (last && at <= last.at) {
     if ((point.score ?? -1) <= (last.score ?? -1)) return plot;
     return [...plot.slice(0, -1), { ...point, at: last.at }];
@@ -72,12 +70,14 @@ export function worst(pending) {
 function addResult(state, result, nowMs) {
   const live = liveOf(state, result.camera);
   const isReject = result.verdict === "anomalous";
+  const at = Math.floor(Date.parse(result.captured_at) / 1000);
+  const point = { at, score: result.anomaly_score, threshold: result.threshold, verdict: result.verdict };
   return withLive(state, result.camera, {
     heardMs: nowMs,
     pending: [...live.pending.slice(1 - MOST_RECENT), result],
     recent: [...live.recent.slice(1 - MOST_RECENT), result],
     rejects: isReject ? [result, ...live.rejects].slice(0, MOST_REJECTS) : live.rejects,
-    plot: addToPlot(live.plot, result),
+    plot: addToPlot(live.plot, point),
     counted: live.counted + 1,
     rejected: live.rejected + (isReject ? 1 : 0),
     tally: live.tally && { ...live.tally, [result.verdict]: live.tally[result.verdict] + 1 },

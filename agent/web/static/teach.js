@@ -1,19 +1,19 @@
 // Teach: show good parts, check outliers, set the threshold, take it into use.
 
 import * as api from "./api.js";
-import { answer, answerPlace, attempt, button, card, confirmed, field, h, setText } from "./dom.js";
+import { answer, answerPlace, attempt, button, card, confirmed, field, h, setText, sync } from "./dom.js";
 import { percent, promiseText, recallText, scoreText } from "./format.js";
 import { thresholdSlider } from "./histogram.js";
 import { cameraOf } from "./state.js";
 import { t } from "./texts.js";
-import { picturesOf, uploader } from "./uploads.js";
+import { badPictures, pictureItem, pictureKey, uploader } from "./uploads.js";
 
 const COUNT = { normal: 30, least: 3, most: 1000 };
 const PICTURES_MS = 1500; // between two readings of the list of pictures
 const PROMISE_MS = 120; // after the line has moved
 
 /** Step 1: the start, the progress, and files. */
-function showPart(app, camera) {
+function showPart(app, camera, onChange) {
   const place = answerPlace();
   const names = h("datalist", { id: "products" });
   const product = h("input", { list: "products", value: cameraOf(app.state).product, maxlength: 200, autocomplete: "off", required: true });
@@ -32,7 +32,7 @@ function showPart(app, camera) {
     if (await confirmed(t("teach.cancel_ask"), t("teach.cancel"))) act({ action: "cancel" });
   });
   const progress = h("div", { hidden: true }, h("p", {}, t("teach.gathering_text")), bar, text, h("div", { class: "row" }, finish, cancel));
-  const files = uploader({ camera, kind: "good", text: t("teach.upload_good") });
+  const files = uploader({ camera, kind: "good", text: t("teach.upload_good"), onDone: onChange });
   api.products().then(
     (found) => names.append(...found.map(({ name }) => h("option", { value: name }))),
     () => {},
@@ -56,7 +56,7 @@ function showPart(app, camera) {
 }
 
 /** Step 2: the pictures, those that were left out first, with the reason. */
-function checkPart(app, camera) {
+function checkPart(app, camera, onChange) {
   const place = answerPlace();
   const outliers = h("ul", { class: "gallery" });
   const others = h("ul", { class: "gallery small" });
@@ -64,49 +64,38 @@ function checkPart(app, camera) {
   const outlierText = h("p", { hidden: true }, t("teach.outliers_text"));
   const summary = h("summary", {});
   const all = h("details", { hidden: true }, summary, others);
-  let shown = "";
   const remove = (picture) =>
     attempt(place, async () => {
       await api.removeTeachPicture(camera, picture.id);
-      await read();
+      onChange();
     }, t("teach.removed"));
   const keep = (picture) =>
     attempt(place, async () => {
       app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, { action: "good", id: picture.id }) });
-      await read();
+      onChange();
     }, t("teach.kept"));
-  const item = (picture, buttons) =>
-    h(
-      "li",
-      { class: "result" },
-      h("img", { src: api.teachPictureUrl(camera, picture.id), alt: picture.id, loading: "lazy", class: "thumbnail" }),
-      picture.reason ? h("p", { class: "reason", lang: "en" }, picture.reason) : null,
-      picture.score === null ? null : h("p", { class: "facts" }, t("detail.score"), " ", scoreText(picture.score)),
-      app.isAdmin() ? h("div", { class: "marks" }, buttons) : null,
-    );
-  const read = async () => {
-    const pictures = await api.teachPictures(camera);
-    const key = JSON.stringify(pictures);
-    if (key === shown) return pictures;
-    shown = key;
-    const left = pictures.filter((picture) => picture.kind === "good" && picture.state === "left_out");
-    const goods = pictures.filter((picture) => picture.kind === "good" && picture.state !== "left_out");
-    none.hidden = pictures.length > 0;
+  const make = (picture) => {
+    const buttons = [{ text: t("teach.remove"), act: () => remove(picture) }];
+    if (picture.state === "left_out") buttons.push({ text: t("teach.keep"), act: () => keep(picture) });
+    return pictureItem(camera, picture, app.isAdmin() ? buttons : []);
+  };
+  const update = (pictures) => {
+    const goods = pictures.filter(({ kind }) => kind === "good");
+    const left = goods.filter(({ state }) => state === "left_out");
+    const learned = goods.filter(({ state }) => state !== "left_out");
+    none.hidden = goods.length > 0;
     outlierText.hidden = left.length === 0;
-    outliers.replaceChildren(
-      ...left.map((picture) => item(picture, [button(t("teach.remove"), () => remove(picture)), button(t("teach.keep"), () => keep(picture))])),
-    );
-    all.hidden = goods.length === 0;
-    setText(summary, t("teach.all_pictures", { n: goods.length }));
-    others.replaceChildren(...goods.map((picture) => item(picture, [button(t("teach.remove"), () => remove(picture))])));
-    return pictures;
+    all.hidden = learned.length === 0;
+    setText(summary, t("teach.all_pictures", { n: learned.length }));
+    sync(outliers, left, pictureKey, make);
+    sync(others, learned, pictureKey, make);
   };
   all.open = true;
-  return { section: card(t("teach.step2"), none, outlierText, outliers, all, place), read };
+  return { section: card(t("teach.step2"), none, outlierText, outliers, all, place), update };
 }
 
 /** Step 3: the scores, the threshold, its promise, and bad parts. */
-function thresholdPart(app, camera) {
+function thresholdPart(app, camera, onChange) {
   const place = answerPlace();
   const promise = h("p", { class: "promise", role: "status" });
   const recall = h("p", { class: "promise" });
@@ -139,7 +128,7 @@ function thresholdPart(app, camera) {
       t("threshold.is_set"),
     );
   const buttons = h("div", { class: "row" }, button(t("threshold.set"), () => set(slider.value), { class: "strong" }), button(t("threshold.reset"), () => set(null)));
-  const bad = picturesOf({ camera, kind: "bad", canChange: app.isAdmin(), onChange: () => read(false) });
+  const bad = badPictures({ camera, canChange: app.isAdmin(), onChange });
   const body = h("div", { hidden: true }, h("p", {}, t("threshold.text")), slider.element, promise, recall, app.isAdmin() ? buttons : null, source, place);
   const read = async (moves) => {
     const found = await ask(moves ? null : slider.value);
@@ -201,16 +190,21 @@ export function teachPage(main, app) {
     return null;
   }
   if (!app.isAdmin()) main.append(h("p", { class: "note" }, t("teach.admin_only")));
-  const show = showPart(app, camera);
-  const check = checkPart(app, camera);
-  const limit = thresholdPart(app, camera);
+  const changed = () => Promise.all([readPictures(), limit.read(false)]).catch(fail);
+  const show = showPart(app, camera, changed);
+  const check = checkPart(app, camera, changed);
+  const limit = thresholdPart(app, camera, changed);
   const use = usePart(app, camera);
   if (!app.isAdmin()) show.section.querySelectorAll("button, input").forEach((control) => (control.disabled = true));
   main.append(h("div", { class: "steps" }, show.section, check.section, limit.section, use.section));
   const place = answerPlace();
   main.append(place);
   const fail = (error) => answer(place, "bad", error.message, error.status > 0);
-  const readPictures = () => check.read().then(limit.showBads, fail);
+  const readPictures = async () => {
+    const pictures = await api.teachPictures(camera);
+    check.update(pictures);
+    limit.showBads(pictures);
+  };
   let known = null;
   let readMs = -Infinity;
   let due = true;
@@ -229,7 +223,7 @@ export function teachPage(main, app) {
       if (due && nowMs - readMs > PICTURES_MS) {
         due = false;
         readMs = nowMs;
-        readPictures();
+        readPictures().catch(fail);
       }
     },
     leave: () => limit.leave(),

@@ -1,7 +1,7 @@
 // Pictures that a person gives: by a file picker, or dropped on the page.
 
 import * as api from "./api.js";
-import { answer, answerPlace, attempt, button, h, newId } from "./dom.js";
+import { answer, answerPlace, attempt, button, h, newId, sync } from "./dom.js";
 import { scoreText } from "./format.js";
 import { t } from "./texts.js";
 
@@ -44,8 +44,23 @@ export function uploader({ camera, kind, text, onDone = () => {} }) {
   return box;
 }
 
+/** One picture of a teach-in, with the buttons `{text, act}` that change it. */
+export function pictureItem(camera, picture, buttons) {
+  return h(
+    "li",
+    { class: "result" },
+    h("img", { src: api.teachPictureUrl(camera, picture.id), alt: picture.id, loading: "lazy", class: "thumbnail" }),
+    picture.reason ? h("p", { class: "reason", lang: "en" }, picture.reason) : null,
+    picture.score === null ? null : h("p", { class: "facts" }, t("detail.score"), " ", scoreText(picture.score)),
+    buttons.length === 0 ? null : h("div", { class: "marks" }, buttons.map(({ text, act }) => button(text, act, { "aria-label": `${text}: ${picture.id}` }))),
+  );
+}
+
+/** A picture is drawn again when this changes. */
+export const pictureKey = ({ id, state, score, reason }) => JSON.stringify([id, state, score, reason]);
+
 /** The bad parts of a teach-in, with a place for more. `update` gets the pictures of both kinds. */
-export function picturesOf({ camera, kind, canChange, onChange }) {
+export function badPictures({ camera, canChange, onChange }) {
   const list = h("ul", { class: "gallery small" });
   const place = answerPlace();
   const remove = (picture) =>
@@ -53,21 +68,10 @@ export function picturesOf({ camera, kind, canChange, onChange }) {
       await api.removeTeachPicture(camera, picture.id);
       onChange();
     });
-  const update = (pictures) => {
-    list.replaceChildren(
-      ...pictures
-        .filter((picture) => picture.kind === kind)
-        .map((picture) =>
-          h(
-            "li",
-            { class: "result" },
-            h("img", { src: api.teachPictureUrl(camera, picture.id), alt: picture.id, loading: "lazy", class: "thumbnail" }),
-            h("p", { class: "facts" }, scoreText(picture.score)),
-            canChange ? button(t("teach.remove"), () => remove(picture)) : null,
-          ),
-        ),
-    );
+  const make = (picture) => pictureItem(camera, picture, canChange ? [{ text: t("teach.remove"), act: () => remove(picture) }] : []);
+  const files = canChange ? uploader({ camera, kind: "bad", text: t("teach.upload_bad"), onDone: onChange }) : null;
+  return {
+    element: h("div", {}, h("h3", {}, t("teach.bad")), h("p", {}, t("teach.bad_text")), files, list, place),
+    update: (pictures) => sync(list, pictures.filter(({ kind }) => kind === "bad"), pictureKey, make),
   };
-  const files = canChange ? uploader({ camera, kind, text: t("teach.upload_bad"), onDone: onChange }) : null;
-  return { element: h("div", {}, h("h3", {}, t("teach.bad")), h("p", {}, t("teach.bad_text")), files, list, place), update };
 }
