@@ -10,6 +10,11 @@ function passwordInput(autocomplete) {
   return h("input", { type: "password", autocomplete, required: true, maxlength: 200 });
 }
 
+/** Tells a password manager whose password it is. */
+function nameForManagers() {
+  return h("input", { type: "text", autocomplete: "username", value: "zsad-agent", hidden: true });
+}
+
 function shower(...inputs) {
   return choice(t("password.show"), {
     type: "checkbox",
@@ -40,6 +45,7 @@ export function logInPage(main, app) {
   const form = h(
     "form",
     { class: "card narrow", "aria-label": t("place.login") },
+    nameForManagers(),
     roles("role", "operator"),
     field(t("password"), password),
     shower(password),
@@ -69,6 +75,7 @@ export function passwordsPage(main, app) {
     { class: "card narrow", "aria-label": t("place.passwords") },
     h("p", {}, t(app.state.session.passwords_set ? "passwords.text" : "passwords.first_text")),
     roles("role", app.state.session.passwords_set ? "operator" : "admin"),
+    nameForManagers(),
     field(t("password.new"), password, t("password.rule", { n: LEAST_CHARACTERS })),
     field(t("password.again"), again),
     shower(password, again),

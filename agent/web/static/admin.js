@@ -82,7 +82,7 @@ export function auditPage(main) {
     place,
     h(
       "div",
-      { class: "card scroll", role: "region", "aria-label": t("place.audit"), tabindex: 0 },
+      { class: "card scroll", role: "group", "aria-label": t("place.audit"), tabindex: 0 },
       h(
         "table",
         {},

@@ -99,14 +99,13 @@ export function showDetail(result, onMark) {
   const dialog = h(
     "dialog",
     { class: "detail", "aria-labelledby": id },
-    h("h2", { id }, verdictChip(result.verdict), " ", partName(result)),
+    h("div", { class: "top" }, h("h2", { id }, verdictChip(result.verdict), " ", partName(result)), h("form", { method: "dialog" }, h("button", {}, t("close")))),
     picture,
     none,
     choice(t("inspect.heatmap"), { type: "checkbox", checked: true, onchange: (event) => show(event.target.checked) }),
     markButtons(result, place, onMark),
     place,
     facts(result),
-    h("form", { method: "dialog" }, h("button", { class: "strong" }, t("close"))),
   );
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);

@@ -35,25 +35,26 @@ function verdictPart() {
     note,
   );
   let drawn = null;
+  const draw = ({ verdict, key, text: reason, result }) => {
+    section.className = `verdict ${verdict}`;
+    sign.replaceChildren(icon(VERDICTS[verdict].sign));
+    setText(word, t(VERDICTS[verdict].text));
+    setText(text, key ? t(key) : (reason ?? ""));
+    text.lang = key ? document.documentElement.lang : "en";
+    section.dataset.resultId = result?.id ?? "";
+    setText(score, result ? t("inspect.score", { score: scoreText(result.anomaly_score), threshold: scoreText(result.threshold) }) : "");
+    bar.parentElement.hidden = !result;
+    bar.style.width = `${100 * (result?.anomaly_score ?? 0)}%`;
+    line.style.left = `${100 * (result?.threshold ?? 0)}%`;
+    note.hidden = !result?.provisional;
+  };
   const update = (state) => {
     const shown = shownVerdict(state);
     const { result } = shown;
-    if (shown.verdict !== drawn) {
-      drawn = shown.verdict;
-      section.className = `verdict ${shown.verdict}`;
-      sign.replaceChildren(icon(VERDICTS[shown.verdict].sign));
-    }
-    setText(word, t(VERDICTS[shown.verdict].text));
-    setText(text, shown.key ? t(shown.key) : (shown.text ?? ""));
-    text.lang = shown.key ? document.documentElement.lang : "en";
-    section.dataset.resultId = result?.id ?? "";
-    setText(score, result ? t("inspect.score", { score: scoreText(result.anomaly_score), threshold: scoreText(result.threshold) }) : "");
-    bar.style.width = `${100 * (result?.anomaly_score ?? 0)}%`;
-    line.style.left = `${100 * (result?.threshold ?? 0)}%`;
-    line.hidden = !result;
-    const age = result ? ago((Date.now() - Date.parse(result.captured_at)) / 1000) : "";
-    setText(about, result ? `${result.product} · ${partName(result)} · ${age}` : "");
-    note.hidden = !result?.provisional;
+    const facts = JSON.stringify([shown.verdict, shown.key, shown.text, result?.id]);
+    if (facts !== drawn) draw(shown);
+    drawn = facts;
+    setText(about, result ? `${result.product} · ${partName(result)} · ${ago((Date.now() - Date.parse(result.captured_at)) / 1000)}` : "");
   };
   return { section, update };
 }
@@ -98,7 +99,14 @@ function picturePart(app) {
     legend,
   );
   canvas.setAttribute("aria-label", t("inspect.waiting"));
-  return { section, leave: () => live.stop() };
+  const update = (state) => {
+    const isStale = shownVerdict(state).result === undefined;
+    if (section.classList.toggle("stale", isStale) && failure.hidden) {
+      failure.hidden = false;
+      setText(failure, t("inspect.stale"));
+    } else if (!isStale && failure.textContent === t("inspect.stale")) failure.hidden = true;
+  };
+  return { section, update, leave: () => live.stop() };
 }
 
 function countRow(name, counts) {

@@ -100,7 +100,7 @@ async function readCameras() {
 /** The agent loads new settings: it is silent for a moment, and its cameras have changed. */
 function awaitReload() {
   app.dispatch({ type: "reload", untilMs: performance.now() + RELOAD_MS });
-  setTimeout(() => readCameras().catch(() => {}), RELOAD_MS / 4);
+  for (const share of [0.25, 0.5, 1]) setTimeout(() => readCameras().catch(() => {}), share * RELOAD_MS);
 }
 
 /** Goes to a place. */

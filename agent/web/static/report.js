@@ -65,7 +65,7 @@ export function reportPart(app, filters) {
     t("lookback.report"),
     h("div", { class: "row" }, field(t("report.by"), by), button(t("report.print"), () => window.print())),
     place,
-    h("div", { class: "scroll", role: "region", "aria-label": t("lookback.report"), tabindex: 0 }, table),
+    h("div", { class: "scroll", role: "group", "aria-label": t("lookback.report"), tabindex: 0 }, table),
     regions,
   );
   section.classList.add("report");

@@ -1,7 +1,7 @@
 // Set up: camera, region, ignore mask, trigger, product, broker.
 
 import * as api from "./api.js";
-import { answer, answerPlace, attempt, button, card, choice, choiceOf, field, h } from "./dom.js";
+import { answer, answerPlace, attempt, button, card, choice, choiceOf, field, h, sync } from "./dom.js";
 import { VERDICTS, scoreText } from "./format.js";
 import { paint } from "./frame.js";
 import { maskPainter } from "./mask.js";
@@ -67,9 +67,18 @@ function sourcePart(app, camera) {
   const find = () =>
     attempt(place, async () => {
       const found = await api.devices();
-      list.replaceChildren(...found.map((device) => deviceItem(app, device)));
+      const hadFocus = list.contains(document.activeElement);
+      sync(list, found, JSON.stringify, (device) => deviceItem(app, device));
+      if (hadFocus && !list.contains(document.activeElement)) again.focus();
       return t("source.found", { n: found.length });
     });
+  const again = button(t("source.find"), find);
+  const present = h("code", {}, camera.source);
+  const update = ({ source }) => {
+    if (present.textContent === source) return;
+    present.textContent = source;
+    find();
+  };
   const address = h("input", { type: "text", inputmode: "url", autocomplete: "off", spellcheck: "false", value: /^\d+$|^\/dev\//.test(camera.source) ? "" : camera.source });
   const shown = preview();
   const addressPlace = answerPlace();
@@ -86,7 +95,8 @@ function sourcePart(app, camera) {
     change(app, addressPlace, { source: address.value.trim() });
   });
   find();
-  return card(t("setup.source"), h("p", {}, t("source.present"), " ", h("code", {}, camera.source)), h("h3", {}, t("source.cameras")), list, place, h("div", { class: "row" }, button(t("source.find"), find)), h("h3", {}, t("source.other")), form);
+  const section = card(t("setup.source"), h("p", {}, t("source.present"), " ", present), h("h3", {}, t("source.cameras")), list, place, h("div", { class: "row" }, again), h("h3", {}, t("source.other")), form);
+  return { section, update };
 }
 
 /** Region or mask: a frame is fetched, then the editor stands over it. */
@@ -98,14 +108,21 @@ function drawingPart(app, camera, { title, text, make, read }) {
   const load = () =>
     attempt(place, async () => {
       const { bitmap } = await api.frame(camera.name, FRAME_WIDTH);
-      const frame = camera.frame_wh ?? [bitmap.width, bitmap.height];
+      const frame = cameraOf(app.state)?.frame_wh ?? [bitmap.width, bitmap.height];
       editor = make({ bitmap, frame });
       box.replaceChildren(editor.element);
       save.hidden = false;
       return "";
     });
   load();
-  return { place, section: card(title, h("p", {}, text), box, h("div", { class: "row" }, save, button(t("frame.again"), load)), place) };
+  let shown = JSON.stringify([camera.source, camera.frame_wh]);
+  const update = ({ source, frame_wh: frame }) => {
+    const key = JSON.stringify([source, frame]);
+    if (key === shown) return;
+    shown = key;
+    load();
+  };
+  return { place, update, section: card(title, h("p", {}, text), box, h("div", { class: "row" }, save, button(t("frame.again"), load)), place) };
 }
 
 function regionPart(app, camera) {
@@ -114,18 +131,18 @@ function regionPart(app, camera) {
     text: t("region.text"),
     make: ({ bitmap, frame }) => regionEditor({ bitmap, frame, region: camera.region_xywh }),
     read: (editor) => ({ region_xywh: editor.value() }),
-  }).section;
+  });
 }
 
 function maskPart(app, camera) {
-  const { section, place } = drawingPart(app, camera, {
+  const part = drawingPart(app, camera, {
     title: t("setup.mask"),
     text: t(camera.ignore_mask ? "mask.text_present" : "mask.text"),
     make: maskPainter,
     read: (editor) => ({ ignore_mask_png: editor.png() }),
   });
-  if (camera.ignore_mask) section.append(h("div", { class: "row" }, button(t("mask.remove"), () => change(app, place, { ignore_mask_png: null }))));
-  return section;
+  if (camera.ignore_mask) part.section.append(h("div", { class: "row" }, button(t("mask.remove"), () => change(app, part.place, { ignore_mask_png: null }))));
+  return part;
 }
 
 function triggerPart(app, camera) {
@@ -198,15 +215,24 @@ export function setUpPage(main, app) {
   const camera = cameraOf(app.state);
   if (camera === null) {
     main.append(h("p", { class: "note" }, t("setup.no_camera"), " ", h("a", { href: "#config" }, t("place.config"))));
-    return;
+    return null;
   }
+  const live = [sourcePart, regionPart, maskPart].map((make) => make(app, camera));
   main.append(
     h(
       "div",
       { class: "steps" },
-      [sourcePart, regionPart, maskPart, triggerPart, productPart].map((make) => make(app, camera)),
+      live.map(({ section }) => section),
+      triggerPart(app, camera),
+      productPart(app, camera),
       brokerPart(),
       card(t("setup.next"), h("p", {}, t("setup.next_text")), h("a", { href: "#teach", class: "as-button" }, t("place.teach"))),
     ),
   );
+  return {
+    update(state) {
+      const present = cameraOf(state);
+      if (present) live.forEach((part) => part.update(present));
+    },
+  };
 }
