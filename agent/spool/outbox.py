@@ -73,12 +73,19 @@ class Outbox:
     """
 
     def __init__(
-        self, spool: Spool, *, max_in_memory: int = MAX_IN_MEMORY, clock_s: Callable[[], float] = time.monotonic
+        self,
+        spool: Spool,
+        *,
+        max_in_memory: int = MAX_IN_MEMORY,
+        clock_s: Callable[[], float] = time.monotonic,
+        may_delete: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_delete`: whether no other part needs the results that were acknowledged up to now."""
         self.losses = spool.losses
         self._spool = spool
         self._max_in_memory = max_in_memory
         self._clock_s = clock_s
+        self._may_delete = may_delete
         self._lock = threading.RLock()
         self._published = _Published()
         self._arriving: dict[int, int] = {}  # threads that wait for the lock with results -> how many
@@ -252,10 +259,11 @@ class Outbox:
             self._attempt("sync", self._spool.sync)
             if "read" in self._faults:  # without results to send, no other read would show that the disk works again
                 self._attempt("read", lambda: self._spool.read(0, 0, 1))
+        waiting = len(self._acknowledged) + len(self._acknowledged_pictures)
+        due = everything or waiting >= DELETE_BATCH or now_s - self._deleted_at_s >= DELETE_AFTER_S
+        deletes = waiting and due and self._may_delete()
         with self._changing():
-            waiting = len(self._acknowledged) + len(self._acknowledged_pictures)
-            due = waiting >= DELETE_BATCH or now_s - self._deleted_at_s >= DELETE_AFTER_S
-            if waiting and (due or everything):
+            if deletes:
                 self._deleted_at_s = now_s
                 runs, picture_runs = self._acknowledged.runs, self._acknowledged_pictures.runs
                 if self._attempt("delete", lambda: self._spool.delete(runs, picture_runs)):
