@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsad_agent import inspection, model, mqtt, picture_health, sources, teaching
+from zsad_agent import inspection, model, mqtt, picture_health, serving, sources, teaching
 from zsad_agent.system import configure_logging
 from zsad_agent.tools.flags import add_config_flag
 from zsad_core.errors import BundleError, ConfigError, ZsadError
@@ -97,6 +97,9 @@ def find_faults(settings: Settings) -> Iterator[str]:
             mqtt.make_context(config.mqtt.tls)
         except ConfigError as error:
             yield f"{settings.where('mqtt', 'tls', mqtt.faulty_key(error))}: {error}"
+    if config.web.certificate is not None and config.web.key is not None:
+        at = settings.where("web", "certificate")
+        yield from _fault(at, serving.make_context, config.web.certificate, config.web.key)
     if config.mqtt.broker == EMBEDDED_BROKER and find_spec("amqtt") is None:
         yield (
             f"{settings.where('mqtt', 'broker')}: {EMBEDDED_BROKER} needs amqtt: pip install "

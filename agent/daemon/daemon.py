@@ -310,7 +310,7 @@ def _assemble(
         store=publisher if history is None else RecordedFirst(history, publisher),
         sinks=[metrics, recent, *(web.sinks if web is not None else ()), *options.sinks],
         stop=capture_stop,
-        evidence=evidence,
+        evidence=evidence if web is None else web.before(evidence),
         learner=learner,
         on_crash=options.crash_reports.record if options.crash_reports is not None else None,
         max_frames=options.max_frames,

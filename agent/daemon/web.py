@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from zsad_agent.config import AgentConfig, is_loopback, split_listen
 from zsad_agent.daemon.observer import Observer
 from zsad_agent.history import HistoryStore
-from zsad_agent.inspection import Sink
+from zsad_agent.inspection import Evidence, Sink
 from zsad_agent.monitoring import HealthApp
 from zsad_agent.serving import App, Guard, HttpServer, Limits, certificate_names, make_context, own_certificate
 from zsad_agent.teaching import ProfileStore
-from zsad_agent.web import Access
+from zsad_agent.web import Access, EventHub, LivePictures
 
 if TYPE_CHECKING:
     from zsad_agent.web import Commands
@@ -87,7 +87,14 @@ class Web:
     def __init__(self, config: AgentConfig, state_dir: Path, history: HistoryStore | None) -> None:
         """Starts nothing."""
         self._config, self._state_dir, self._history = config, state_dir, history
-        self.sinks: Sequence[Sink] = ()  # live pictures and events
+        self._events = EventHub()
+        self.sinks: Sequence[Sink] = (self._events,)
+        self._live = LivePictures(None)
+
+    def before(self, evidence: Evidence | None) -> LivePictures:
+        """The live pictures, which pass everything on to the evidence."""
+        self._live = LivePictures(evidence)
+        return self._live
 
     def make_server(
         self,
@@ -125,6 +132,8 @@ class Web:
                 profiles=profiles,
                 evidence_folder=evidence if config.keeps_evidence else None,
                 history=self._history,
+                live=self._live,
+                events=self._events,
             )
             return Guard(make_app(parts), names=lambda: server.names, body_limit=body_limit)
 

@@ -118,7 +118,7 @@ class Connections:
     def __init__(self, app: App, limits: Limits, context: ssl.SSLContext | None) -> None:
         self.limits = limits
         self.config = uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            app,
             loop="none",
             http=H11Protocol,
             ws="none",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from zsad_agent.system import Backoff, Service
+from zsad_core.errors import ZsadError
 
 if TYPE_CHECKING:
     import ssl
@@ -178,12 +179,13 @@ class HttpServer(Service):
             listener.close()
 
     def _note(self, error: BaseException) -> None:
-        if isinstance(error, OSError):
-            fault = f"{self.name}: {error.strerror or error}. It is tried again"
+        expected = isinstance(error, OSError | ZsadError)
+        if expected:
+            fault = f"{self.name}: {getattr(error, 'strerror', None) or error}. It is tried again"
         else:
             fault = f"{self.name}: it crashed and is started again: {type(error).__name__}: {error}"
         if fault != self._fault:
-            logger.error("%s", fault, exc_info=None if isinstance(error, OSError) else error)
+            logger.error("%s", fault, exc_info=None if expected else error)
         self._fault = fault
 
     def _wake(self) -> None:

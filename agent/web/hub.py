@@ -8,12 +8,13 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 import simplejpeg
 
+from zsad_agent.inspection import Evidence
 from zsad_agent.messages import Result
 
 MAX_STREAMS = 40  # pages that get events at the same time
@@ -22,12 +23,6 @@ PING_S = 10.0  # between two signs of life of a stream without events
 MAX_ENCODED = 32  # JPEGs in memory, of all cameras and sizes
 JPEG_QUALITY = 80
 RESULT = "result"
-
-
-class Evidence(Protocol):
-    """Stores pictures for people, for example `EvidenceStore`."""
-
-    def keep(self, result: Result, image_bgr: np.ndarray | None, heatmap: bytes | None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@
 What the page may not import comes as a protocol.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -24,6 +24,7 @@ from zsad_agent.model import ModelInUse
 from zsad_agent.monitoring import HealthApp
 from zsad_agent.teaching import ProfileStore
 from zsad_agent.web.access import ADMIN, OPERATOR, Access, Role, Visitor
+from zsad_agent.web.hub import EventHub, LivePictures
 
 
 class Commands(Protocol):
@@ -41,17 +42,6 @@ class Commands(Protocol):
         Raises:
             ZsadError: refused; nothing has changed.
         """
-
-
-class Events(Protocol):
-    """Sends events to every open page."""
-
-    def publish(self, event: str, data: Mapping[str, Any]) -> None:
-        """Any thread; never waits. `event`: result, health, settings or teach."""
-
-
-class Live(Protocol):
-    """The newest picture of each camera."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +64,8 @@ class WebParts:
     profiles: ProfileStore | None  # None: nothing taught is used
     evidence_folder: Path | None  # None: no pictures are kept
     history: HistoryStore | None  # None: it is off
-    live: Live | None = None
-    events: Events | None = None
+    live: LivePictures
+    events: EventHub
 
 
 def visitor_of(request: Request) -> Visitor | None:
