@@ -1,5 +1,6 @@
 """Joins the page to the running agent. Imported only when `web.listen` is set."""
 
+import contextlib
 import logging
 import socket
 import ssl
@@ -76,7 +77,7 @@ class WebServer(HttpServer):
     def _make_context(self) -> ssl.SSLContext | None:
         certificate, key = self._web.certificate, self._web.key
         if self._web.generate_certificate:
-            names = {*self._names, "localhost", LOOPBACK, "::1"}
+            names = {*self._names, *_outward_addresses(), "localhost", LOOPBACK, "::1"}
             certificate, key = own_certificate(self._state_dir, names)
         return None if certificate is None or key is None else make_context(certificate, key)
 
@@ -144,5 +145,15 @@ class Web:
 def _names(host: str, certificate: Path | None) -> frozenset[str]:
     """By which a browser may call this machine, in lower case: no other site can point these names to it."""
     own = socket.gethostname().lower()
-    names = {own, f"{own}.local", host.lower()}
+    names = {own, f"{own}.local"} | ({host.lower()} - {"0.0.0.0", "::"})
     return frozenset(names | (certificate_names(certificate) if certificate is not None else set()))
+
+
+def _outward_addresses() -> set[str]:
+    """The addresses of this machine in its networks. Sends nothing: it asks for the route to addresses of examples."""
+    found = set()
+    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((elsewhere, 9))
+            found.add(str(probe.getsockname()[0]))
+    return found

@@ -12,7 +12,7 @@ from zsad_agent.daemon.web import WebServer
 from zsad_agent.messages import AgentSnapshot
 from zsad_agent.monitoring import HealthApp
 from zsad_agent.serving import App, Guard
-from zsad_agent.web import Access, WebParts, body_limit, make_app
+from zsad_agent.web import Access, EventHub, LivePictures, WebParts, body_limit, make_app
 
 API = "/api/v1"
 PASSWORD = "correct horse"
@@ -42,6 +42,8 @@ def make_parts(config: AgentConfig, access: Access, state_dir: Path, **changes: 
         "profiles": None,
         "evidence_folder": None,
         "history": None,
+        "live": LivePictures(None),
+        "events": EventHub(),
     }
     return WebParts(**(fields | changes))
 

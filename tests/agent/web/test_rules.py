@@ -434,7 +434,8 @@ def test_server_stays_on_the_loopback_until_a_password_is_set(tmp_path: Path) ->
         assert not listens_everywhere(port) and server.port == port
         assert server.fault is not None and "no password is set" in server.fault
         assert f"http://127.0.0.1:{port}" in server.fault and f"ssh -L {port}:127.0.0.1:{port}" in server.fault
-        with_passwords(port)
+        body = {"role": "admin", "password": PASSWORD}
+        assert Client(port).open().ask("PUT", "/passwords", body).status == 204
         wait_until(lambda: listens_everywhere(port), 20)
         assert server.fault is None
         assert Client(port).log_in().status == 200
