@@ -13,7 +13,10 @@ export function drawRegions(canvas, result) {
   const unit = Math.max(1, canvas.width / 640);
   result.regions.forEach(({ bbox_xywh: [x, y, width, height] }, place) => {
     const box = [x * scale, y * scale, width * scale, height * scale];
-    for (const [colour, line] of [["#000", 5], ["#fff", 2.5]]) {
+    for (const [colour, line] of [
+      ["#000", 5],
+      ["#fff", 2.5],
+    ]) {
       context.strokeStyle = colour;
       context.lineWidth = line * unit;
       context.strokeRect(...box);

@@ -54,8 +54,16 @@ function deviceItem(app, device) {
     h(
       "div",
       { class: "row" },
-      device.used_by === null ? button(t("source.look"), () => attempt(place, () => shown.show(source)), { "aria-label": `${t("source.look")}: ${device.name}` }) : null,
-      isHere ? null : button(t("source.use"), () => change(app, place, source), { "aria-label": `${t("source.use")}: ${device.name}` }),
+      device.used_by === null
+        ? button(t("source.look"), () => attempt(place, () => shown.show(source)), {
+            "aria-label": `${t("source.look")}: ${device.name}`,
+          })
+        : null,
+      isHere
+        ? null
+        : button(t("source.use"), () => change(app, place, source), {
+            "aria-label": `${t("source.use")}: ${device.name}`,
+          }),
     ),
     place,
   );
@@ -79,7 +87,13 @@ function sourcePart(app, camera) {
     present.textContent = source;
     find();
   };
-  const address = h("input", { type: "text", inputmode: "url", autocomplete: "off", spellcheck: "false", value: /^\d+$|^\/dev\//.test(camera.source) ? "" : camera.source });
+  const address = h("input", {
+    type: "text",
+    inputmode: "url",
+    autocomplete: "off",
+    spellcheck: "false",
+    value: /^\d+$|^\/dev\//.test(camera.source) ? "" : camera.source,
+  });
   const shown = preview();
   const addressPlace = answerPlace();
   const form = h(
@@ -87,7 +101,12 @@ function sourcePart(app, camera) {
     {},
     field(t("source.address"), address, t("source.address_hint")),
     shown.canvas,
-    h("div", { class: "row" }, button(t("source.test"), () => attempt(addressPlace, () => shown.show({ source: address.value.trim() }))), h("button", {}, t("source.use_address"))),
+    h(
+      "div",
+      { class: "row" },
+      button(t("source.test"), () => attempt(addressPlace, () => shown.show({ source: address.value.trim() }))),
+      h("button", {}, t("source.use_address")),
+    ),
     addressPlace,
   );
   form.addEventListener("submit", (event) => {
@@ -95,7 +114,16 @@ function sourcePart(app, camera) {
     change(app, addressPlace, { source: address.value.trim() });
   });
   find();
-  const section = card(t("setup.source"), h("p", {}, t("source.present"), " ", present), h("h3", {}, t("source.cameras")), list, place, h("div", { class: "row" }, again), h("h3", {}, t("source.other")), form);
+  const section = card(
+    t("setup.source"),
+    h("p", {}, t("source.present"), " ", present),
+    h("h3", {}, t("source.cameras")),
+    list,
+    place,
+    h("div", { class: "row" }, again),
+    h("h3", {}, t("source.other")),
+    form,
+  );
   return { section, update };
 }
 
@@ -122,7 +150,17 @@ function drawingPart(app, camera, { title, text, make, read }) {
     shown = key;
     load();
   };
-  return { place, update, section: card(title, h("p", {}, text), box, h("div", { class: "row" }, save, button(t("frame.again"), load)), place) };
+  return {
+    place,
+    update,
+    section: card(
+      title,
+      h("p", {}, text),
+      box,
+      h("div", { class: "row" }, save, button(t("frame.again"), load)),
+      place,
+    ),
+  };
 }
 
 function regionPart(app, camera) {
@@ -141,7 +179,14 @@ function maskPart(app, camera) {
     make: maskPainter,
     read: (editor) => ({ ignore_mask_png: editor.png() }),
   });
-  if (camera.ignore_mask) part.section.append(h("div", { class: "row" }, button(t("mask.remove"), () => change(app, part.place, { ignore_mask_png: null }))));
+  if (camera.ignore_mask)
+    part.section.append(
+      h(
+        "div",
+        { class: "row" },
+        button(t("mask.remove"), () => change(app, part.place, { ignore_mask_png: null })),
+      ),
+    );
   return part;
 }
 
@@ -151,7 +196,13 @@ function triggerPart(app, camera) {
     h(
       "div",
       {},
-      choice(t(TRIGGERS[kind]), { type: "radio", name: "trigger", value: kind, checked: camera.trigger === kind, onchange: () => change(app, place, { trigger: kind }) }),
+      choice(t(TRIGGERS[kind]), {
+        type: "radio",
+        name: "trigger",
+        value: kind,
+        checked: camera.trigger === kind,
+        onchange: () => change(app, place, { trigger: kind }),
+      }),
       h("p", { class: "hint" }, t(TRIGGER_HINTS[kind])),
     ),
   );
@@ -161,7 +212,12 @@ function triggerPart(app, camera) {
       return `${t(VERDICTS[result.verdict].text)} (${scoreText(result.anomaly_score)})`;
     }),
   );
-  return card(t("setup.trigger"), h("fieldset", {}, h("legend", {}, t("trigger.text")), options), h("div", { class: "row" }, now), place);
+  return card(
+    t("setup.trigger"),
+    h("fieldset", {}, h("legend", {}, t("trigger.text")), options),
+    h("div", { class: "row" }, now),
+    place,
+  );
 }
 
 function productPart(app, camera) {
@@ -170,13 +226,22 @@ function productPart(app, camera) {
   const own = h("input", { maxlength: 200, autocomplete: "off" });
   api.products().then(
     (products) => {
-      const entries = products.map(({ name, taught }) => [name, taught ? t("product.taught", { name, goods: taught.goods }) : t("product.not_taught", { name })]);
+      const entries = products.map(({ name, taught }) => [
+        name,
+        taught ? t("product.taught", { name, goods: taught.goods }) : t("product.not_taught", { name }),
+      ]);
       if (!entries.some(([name]) => name === camera.product)) entries.unshift([camera.product, camera.product]);
       select.replaceChildren(...choiceOf(entries, camera.product).options);
     },
     (error) => answer(place, "bad", error.message, error.status > 0),
   );
-  const form = h("form", {}, field(t("product"), select), field(t("product.own"), own, t("product.own_hint")), h("button", { class: "strong" }, t("save")));
+  const form = h(
+    "form",
+    {},
+    field(t("product"), select),
+    field(t("product.own"), own, t("product.own_hint")),
+    h("button", { class: "strong" }, t("save")),
+  );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     change(app, place, { product: own.value.trim() || select.value });
@@ -189,7 +254,17 @@ function brokerPart() {
   const form = h(
     "form",
     { autocomplete: "off" },
-    field(t("broker.address"), h("input", { name: "broker", required: true, value: "mqtt://localhost:1883", inputmode: "url", spellcheck: "false" }), t("broker.address_hint")),
+    field(
+      t("broker.address"),
+      h("input", {
+        name: "broker",
+        required: true,
+        value: "mqtt://localhost:1883",
+        inputmode: "url",
+        spellcheck: "false",
+      }),
+      t("broker.address_hint"),
+    ),
     field(t("broker.username"), h("input", { name: "username", autocomplete: "off" })),
     field(t("password"), h("input", { name: "password", type: "password", autocomplete: "new-password" })),
     field(t("broker.client_id"), h("input", { name: "client_id", autocomplete: "off" })),
@@ -207,11 +282,18 @@ function brokerPart() {
       answer(place, "bad", error.message, error.status > 0);
     }
   });
-  return card(t("setup.broker"), h("p", {}, t("broker.text"), " ", h("a", { href: "#config" }, t("place.config"))), form);
+  return card(
+    t("setup.broker"),
+    h("p", {}, t("broker.text"), " ", h("a", { href: "#config" }, t("place.config"))),
+    form,
+  );
 }
 
 export function setUpPage(main, app) {
-  main.append(h("div", { class: "top" }, h("h1", {}, t("place.setup")), app.cameraChoice()), h("p", {}, t("setup.text")));
+  main.append(
+    h("div", { class: "top" }, h("h1", {}, t("place.setup")), app.cameraChoice()),
+    h("p", {}, t("setup.text")),
+  );
   const camera = cameraOf(app.state);
   if (camera === null) {
     main.append(h("p", { class: "note" }, t("setup.no_camera"), " ", h("a", { href: "#config" }, t("place.config"))));
@@ -226,7 +308,11 @@ export function setUpPage(main, app) {
       triggerPart(app, camera),
       productPart(app, camera),
       brokerPart(),
-      card(t("setup.next"), h("p", {}, t("setup.next_text")), h("a", { href: "#teach", class: "as-button" }, t("place.teach"))),
+      card(
+        t("setup.next"),
+        h("p", {}, t("setup.next_text")),
+        h("a", { href: "#teach", class: "as-button" }, t("place.teach")),
+      ),
     ),
   );
   return {
