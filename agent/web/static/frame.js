@@ -4,6 +4,7 @@ import * as api from "./api.js";
 
 const EVERY_MS = 170; // between two live pictures: about six a second
 const RETRY_MS = 1500; // after a failure
+const TRIES = 4; // until the picture of the newest result must be there; some results have none
 
 /** Draws the regions of a result, numbered. Black beside white is seen on every background. */
 export function drawRegions(canvas, result) {
@@ -47,10 +48,12 @@ export class LivePicture {
   #onPicture;
   #stopped = new AbortController();
   #shown = null; // what was asked for last
+  #tries = 0; // to get the picture of the newest result
   #redraw = null; // draws the present picture again
 
   /**
-   * `wanted()`: `{camera, overlay, width, version}`, or null for none; a picture is fetched when it changes.
+   * `wanted()`: `{camera, overlay, width, newest}` with the newest result's id or null, or null for none. A picture is
+   * fetched when it changes.
    * `onPicture(id, error)`: a picture with this result's id was drawn, or why not.
    */
   constructor(canvas, wanted, onPicture) {
@@ -79,8 +82,12 @@ export class LivePicture {
       let pauseMs = EVERY_MS;
       if (key && key !== this.#shown) {
         try {
-          await this.#fetch(wanted, signal);
-          this.#shown = key;
+          const id = await this.#fetch(wanted, signal);
+          this.#tries += 1;
+          if (wanted.newest === null || id === wanted.newest || this.#tries >= TRIES) {
+            this.#shown = key;
+            this.#tries = 0;
+          }
         } catch (error) {
           if (!signal.aborted) this.#onPicture(null, error);
           pauseMs = RETRY_MS;
@@ -92,12 +99,13 @@ export class LivePicture {
 
   async #fetch({ camera, overlay, width }, signal) {
     const { bitmap, id } = await api.livePicture(camera, { overlay, width, signal });
-    if (signal.aborted) return;
+    if (signal.aborted) return null;
     await new Promise(requestAnimationFrame);
     this.#redraw = () => {
       paint(this.#canvas, bitmap);
       this.#onPicture(id, null);
     };
     this.#redraw();
+    return id;
   }
 }

@@ -104,7 +104,12 @@ function picturePart(app) {
       const { state } = app;
       if (state.camera === null || state.connection === "lost") return null;
       const width = Math.min(1280, Math.ceil((canvas.parentElement.clientWidth * devicePixelRatio) / 160) * 160 || 640);
-      return { camera: state.camera, overlay: isOn(heatmap), width, version: liveOf(state, state.camera).counted };
+      return {
+        camera: state.camera,
+        overlay: isOn(heatmap),
+        width,
+        newest: liveOf(state, state.camera).recent.at(-1)?.id ?? null,
+      };
     },
     (id, error) => {
       failure.hidden = error === null;
@@ -344,7 +349,18 @@ function galleryPart(app) {
   return { section, update };
 }
 
+/** Shows the last part of a quiet line, if it passed lately. */
+async function readLast(app) {
+  const { camera } = app.state;
+  if (camera === null || liveOf(app.state, camera).shown !== null) return;
+  const { results } = await api.results({ camera, limit: 1 });
+  if (results.length === 0 || liveOf(app.state, camera).shown !== null) return;
+  const isNew = Date.now() - Date.parse(results[0].captured_at) < 1000 * PLOT_S;
+  if (isNew) app.dispatch({ type: "history", camera, changes: { shown: results[0], recent: results } });
+}
+
 export function inspectPage(main, app) {
+  readLast(app).catch(() => {}); // history is off: the next part is the first
   const parts = [
     verdictPart(),
     picturePart(app),

@@ -135,8 +135,7 @@ function drawingPart(app, camera, { title, text, make, read }) {
   const save = button(t("save"), () => change(app, place, read(editor)), { class: "strong", hidden: true });
   const load = () =>
     attempt(place, async () => {
-      const { bitmap } = await api.frame(camera.name, FRAME_WIDTH);
-      const frame = cameraOf(app.state)?.frame_wh ?? [bitmap.width, bitmap.height];
+      const { bitmap, frame = [bitmap.width, bitmap.height] } = await api.frame(camera.name, FRAME_WIDTH);
       editor = make({ bitmap, frame });
       box.replaceChildren(editor.element);
       save.hidden = false;
