@@ -4,6 +4,8 @@ import * as api from "./api.js";
 
 const EVERY_MS = 170; // between two live pictures: about six a second
 const RETRY_MS = 1500; // after a failure
+const PREVIEW_MS = 500; // between two frames of the preview
+const PREVIEW_WIDTH = 480; // pixels
 const TRIES = 4; // until the picture of the newest result must be there; some results have none
 
 /** Draws the regions of a result, numbered. Black beside white is seen on every background. */
@@ -39,6 +41,27 @@ export function paint(canvas, bitmap) {
     canvas.height = bitmap.height;
   }
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
+}
+
+/** Shows what the camera sees, inspected or not. Returns a function that ends it. `onError(error)`: null if all is well. */
+export function watchFrames(canvas, camera, onError) {
+  let isStopped = false;
+  const run = async () => {
+    while (!isStopped) {
+      if (!document.hidden) {
+        try {
+          const { bitmap } = await api.frame(camera, PREVIEW_WIDTH);
+          paint(canvas, bitmap);
+          onError(null);
+        } catch (error) {
+          onError(error);
+        }
+      }
+      await new Promise((resolve) => setTimeout(resolve, PREVIEW_MS));
+    }
+  };
+  run();
+  return () => (isStopped = true);
 }
 
 /** Fetches the live picture of a camera again and again: one request at a time, and only if there is something new. */

@@ -292,6 +292,11 @@ async function readAll() {
   app.dispatch({ type: "health", health });
 }
 
+/** Reads the cameras as soon as the agent can tell them, for example after a reload in the wrong moment. */
+function readMissing() {
+  if (state.connection === "ok" && state.session?.role && state.cameras === null) readAll().then(show, () => {});
+}
+
 const LISTENERS = {
   result: (result) => app.dispatch({ type: "result", result, nowMs: performance.now() }),
   health: (health) => app.dispatch({ type: "health", health }),
@@ -310,7 +315,7 @@ function onConnection(next) {
 }
 
 async function start() {
-  await loadTexts();
+  await textsAtLast();
   api.whenSessionEnds(() => connection.ask());
   connection = connect(LISTENERS, { onState: onConnection, onSession });
   window.addEventListener("hashchange", onHash);
@@ -324,6 +329,18 @@ async function start() {
   });
   setInterval(schedule, 1000); // ages of things
   setInterval(speak, 1000);
+  setInterval(readMissing, 2000);
+}
+
+/** The texts, from an agent that may be just starting. */
+async function textsAtLast() {
+  for (;;) {
+    try {
+      return await loadTexts();
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
+  }
 }
 
 start();

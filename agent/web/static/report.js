@@ -1,7 +1,7 @@
 // The report of an hour, day or shift: yield, rejects, what people said, and where defects were.
 
 import * as api from "./api.js";
-import { answerPlace, attempt, button, card, choiceOf, field, h, s } from "./dom.js";
+import { answerPlace, attempt, button, card, choiceOf, field, h, s, setText } from "./dom.js";
 import { dayAndMinute, percent, scoreText } from "./format.js";
 import { t } from "./texts.js";
 
@@ -70,6 +70,7 @@ function regionsPart(app, regions) {
 export function reportPart(app, filters) {
   const place = answerPlace();
   const rows = h("tbody");
+  const period = h("p");
   const regions = h("div", { class: "maps" });
   const by = choiceOf(
     [
@@ -83,6 +84,11 @@ export function reportPart(app, filters) {
     attempt(place, async () => {
       const { from, to, camera } = filters();
       const found = await api.reports({ from, to, camera, by: by.value });
+      const start = from ?? found.rows[0]?.start;
+      setText(
+        period,
+        start ? t("report.period", { from: dayAndMinute(start), to: dayAndMinute(to ?? Date.now()) }) : "",
+      );
       rows.replaceChildren(
         ...found.rows.map((entry) => row(entry, dayAndMinute(entry.start))),
         row(found.total, t("report.total")),
@@ -115,6 +121,7 @@ export function reportPart(app, filters) {
       button(t("report.print"), () => window.print()),
     ),
     place,
+    period,
     h("div", { class: "scroll", role: "group", "aria-label": t("lookback.report"), tabindex: 0 }, table),
     regions,
   );

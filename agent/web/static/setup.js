@@ -1,9 +1,9 @@
 // Set up: camera, region, ignore mask, trigger, product, broker.
 
 import * as api from "./api.js";
-import { answer, answerPlace, attempt, button, card, choice, choiceOf, field, h, sync } from "./dom.js";
+import { answer, answerPlace, attempt, button, card, choice, choiceOf, field, h, setText, sync } from "./dom.js";
 import { VERDICTS, scoreText } from "./format.js";
-import { paint } from "./frame.js";
+import { paint, watchFrames } from "./frame.js";
 import { maskPainter } from "./mask.js";
 import { regionEditor } from "./region.js";
 import { cameraOf } from "./state.js";
@@ -82,6 +82,18 @@ function sourcePart(app, camera) {
     });
   const again = button(t("source.find"), find);
   const present = h("code", {}, camera.source);
+  const canvas = h("canvas", {
+    class: "preview",
+    role: "img",
+    "aria-label": t("source.live"),
+    width: 480,
+    height: 360,
+  });
+  const failure = h("p", { class: "hint", lang: "en" });
+  const leave = watchFrames(canvas, camera.name, (error) => {
+    canvas.classList.toggle("stale", error !== null);
+    setText(failure, error?.message ?? "");
+  });
   const update = ({ source }) => {
     if (present.textContent === source) return;
     present.textContent = source;
@@ -117,6 +129,8 @@ function sourcePart(app, camera) {
   const section = card(
     t("setup.source"),
     h("p", {}, t("source.present"), " ", present),
+    canvas,
+    failure,
     h("h3", {}, t("source.cameras")),
     list,
     place,
@@ -124,7 +138,7 @@ function sourcePart(app, camera) {
     h("h3", {}, t("source.other")),
     form,
   );
-  return { section, update };
+  return { section, update, leave };
 }
 
 /** Region or mask: a frame is fetched, then the editor stands over it. */
@@ -319,5 +333,6 @@ export function setUpPage(main, app) {
       const present = cameraOf(state);
       if (present) live.forEach((part) => part.update(present));
     },
+    leave: () => live.forEach((part) => part.leave?.()),
   };
 }
