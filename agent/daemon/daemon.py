@@ -40,7 +40,6 @@ from zsad_agent.daemon.startup import (
 )
 from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
-from zsad_agent.history import HistoryStore
 from zsad_agent.inspection import Pipeline, Sink, View, make_stations
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
 from zsad_agent.model import (
@@ -64,6 +63,7 @@ from zsad_core.errors import ZsadError
 
 if TYPE_CHECKING:
     from zsad_agent.daemon.web import Web
+    from zsad_agent.history import HistoryStore
 
 logger = logging.getLogger(__name__)
 
@@ -260,7 +260,7 @@ def _assemble(
     compile_one: Callable[[Bundle], ProductPredictor],
     profiles: ProfileStore | None,
     publisher: Publisher,
-    history: HistoryStore | None,
+    history: "HistoryStore | None",
     sources: Sequence[Source],
     views: Sequence[View],
     services: ServiceGroup,

@@ -5,7 +5,7 @@ import contextlib
 import json
 import threading
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -89,7 +89,7 @@ class EventHub:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._streams: list[_Stream] = []
+        self._streams: list[Stream] = []
         self._last: dict[tuple[str, str], bytes] = {}  # the newest event of each kind and camera, for new pages
         self._wanted: list[_Wanted] = []
 
@@ -129,23 +129,20 @@ class EventHub:
         finally:
             self._wanted.remove(wanted)
 
-    def open(self) -> "_Stream | None":
-        """A stream of this page's events; None if there are too many. Call it in the loop that reads it."""
+    @contextlib.contextmanager
+    def open(self) -> "Iterator[Stream | None]":
+        """A stream of events, first the newest of each kind; None if there are too many. In the loop that reads it."""
+        stream: Stream | None = None
         with self._lock:
-            if len(self._streams) >= MAX_STREAMS:
-                return None
-            stream = _Stream(dict(self._last), asyncio.get_running_loop())
-            self._streams.append(stream)
-            return stream
-
-    async def read(self, stream: "_Stream") -> AsyncIterator[bytes]:
-        """Its events, for ever. Closes the stream at the end."""
+            if len(self._streams) < MAX_STREAMS:
+                stream = Stream(dict(self._last), asyncio.get_running_loop())
+                self._streams.append(stream)
         try:
-            while True:
-                yield await stream.next()
+            yield stream
         finally:
-            with self._lock:
-                self._streams.remove(stream)
+            if stream is not None:
+                with self._lock:
+                    self._streams.remove(stream)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,7 +169,7 @@ class _Wanted:
             self.found.set_result(result)
 
 
-class _Stream:
+class Stream:
     """The events that wait for one page."""
 
     def __init__(self, events: dict[tuple[str, str], bytes], loop: asyncio.AbstractEventLoop) -> None:
@@ -208,11 +205,13 @@ class _Stream:
 
     async def next(self) -> bytes:
         """All events since the last call, or a comment after `PING_S` without any."""
-        if not (self._events or self._results):
+        while not (self._events or self._results):
             try:
                 await asyncio.wait_for(self._ready.wait(), PING_S)
             except TimeoutError:
                 return b": no events\n\n"
+            self._ready.clear()  # it may be set for what the last call gave already
+            self._woken = False
         self._ready.clear()
         self._woken = False
         with self._lock:

@@ -3,16 +3,20 @@
 import asyncio
 import secrets
 import threading
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from zsad_agent.inspection import Station
 from zsad_agent.messages import Result
-from zsad_agent.web.hub import as_jpeg
+from zsad_agent.serving import is_on_loopback
+from zsad_agent.web.access import COOKIE
+from zsad_agent.web.hub import MAX_STREAMS, EventHub, Stream, as_jpeg
 from zsad_agent.web.ports import ForOperator, Parts, WebParts
 
 MAX_WAIT_S = 30.0
@@ -48,14 +52,34 @@ def station_of(parts: WebParts, camera: str) -> Station:
     raise HTTPException(404, f"there is no camera {camera!r}. There are: {names}")
 
 
-@router.get("/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
-async def read_events(parts: Parts, visitor: ForOperator) -> StreamingResponse:
+class _EventStream(StreamingResponse):
+    """The events of one page, until it is closed or its session ends."""
+
+    def __init__(self, hub: EventHub, is_allowed: Callable[[], bool]) -> None:
+        self._hub, self._is_allowed = hub, is_allowed
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__((), media_type="text/event-stream", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._hub.open() as stream:
+            if stream is None:
+                raise HTTPException(503, f"{MAX_STREAMS} pages are open: close one and try again")
+            self.body_iterator = self._read(stream)
+            await super().__call__(scope, receive, send)
+
+    async def _read(self, stream: Stream) -> AsyncIterator[bytes]:
+        yield b": open\n\n"
+        events = await stream.next()
+        while self._is_allowed():
+            yield events
+            events = await stream.next()
+
+
+@router.get("/events", response_class=_EventStream, responses={200: {"content": {"text/event-stream": {}}}})
+async def read_events(parts: Parts, visitor: ForOperator, request: Request) -> Response:
     """Sends results, health, settings and teach-in as server-sent events, one stream for each page."""
-    stream = parts.events.open()
-    if stream is None:
-        raise HTTPException(503, "too many open pages: close one and try again")
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(parts.events.read(stream), media_type="text/event-stream", headers=headers)
+    token, address, on_loopback = request.cookies.get(COOKIE), visitor.address, is_on_loopback(request.scope)
+    return _EventStream(parts.events, lambda: parts.access.visitor(token, address, on_loopback=on_loopback) is not None)
 
 
 @router.get("/cameras/{camera}/live.jpg", response_class=Response, responses=JPEG)
@@ -91,13 +115,17 @@ def read_frame(camera: Camera, parts: Parts, visitor: ForOperator, width: Width 
     return Response(as_jpeg(newest[-1], width), media_type="image/jpeg", headers=headers)
 
 
-@router.post("/cameras/{camera}/inspect", responses={504: {"description": "No result in time."}})
-async def inspect(camera: Camera, body: Inspection, parts: Parts, visitor: ForOperator) -> Result:
+@router.post("/cameras/{camera}/inspect", response_model=Result)
+async def inspect(camera: Camera, body: Inspection, parts: Parts, visitor: ForOperator) -> Response:
     """Inspects one part now, and answers with its result.
 
     A camera with `trigger: mqtt` is triggered. One that runs free gives the result of the next picture.
     """
     station = station_of(parts, camera)
+    if body.trigger_id is not None and not station.capture.triggered:
+        raise HTTPException(
+            422, f"{camera} takes pictures without triggers: leave out trigger_id, or set trigger: mqtt"
+        )
     if not _waiting.acquire(blocking=False):
         raise HTTPException(503, f"{MAX_INSPECTIONS} inspections are waiting already: try again")
     try:
@@ -106,7 +134,8 @@ async def inspect(camera: Camera, body: Inspection, parts: Parts, visitor: ForOp
         with parts.events.next_result(camera, trigger_id if station.capture.triggered else None, found):
             if station.capture.triggered:
                 await run_in_threadpool(station.capture.trigger, trigger_id)
-            return await asyncio.wait_for(found, body.timeout_s)
+            result = await asyncio.wait_for(found, body.timeout_s)
+            return Response(result.encode(), media_type="application/json")
     except TimeoutError as error:
         reason = station.status.reason or "no part came"
         raise HTTPException(504, f"no result of {camera} within {body.timeout_s:g} s: {reason}") from error

@@ -90,7 +90,16 @@ function cameraChoice() {
     show();
   };
   const id = "camera-choice";
-  return h("div", { class: "field inline" }, h("label", { for: id }, t("camera")), choiceOf(names.map((name) => [name, name]), state.camera, { id, onchange: change }));
+  return h(
+    "div",
+    { class: "field inline" },
+    h("label", { for: id }, t("camera")),
+    choiceOf(
+      names.map((name) => [name, name]),
+      state.camera,
+      { id, onchange: change },
+    ),
+  );
 }
 
 async function readCameras() {
@@ -145,10 +154,20 @@ function showHeader() {
   const role = state.session?.role ?? null;
   const tabs = Object.entries(PLACES).filter(([, entry]) => entry.tab && (!entry.admin || role === "admin"));
   const links = tabs.map(([name, entry]) =>
-    h("a", { href: `#${name}`, "aria-current": name === place ? "page" : null }, icon(name), h("span", {}, t(entry.title))),
+    h(
+      "a",
+      { href: `#${name}`, "aria-current": name === place ? "page" : null },
+      icon(name),
+      h("span", {}, t(entry.title)),
+    ),
   );
   header.replaceChildren(
-    h("div", { class: "brand" }, h("img", { src: new URL("icon.svg", import.meta.url).href, alt: "", width: 28, height: 28 }), h("span", {}, state.session?.device_id ?? "zsad-agent")),
+    h(
+      "div",
+      { class: "brand" },
+      h("img", { src: new URL("icon.svg", import.meta.url).href, alt: "", width: 28, height: 28 }),
+      h("span", {}, state.session?.device_id ?? "zsad-agent"),
+    ),
     role === null ? "" : h("nav", { "aria-label": t("nav") }, ...links),
     menu(role),
   );
@@ -168,7 +187,12 @@ function menu(role) {
     "details",
     { class: "menu" },
     h("summary", {}, icon("menu"), h("span", { class: "hidden" }, t("menu"))),
-    h("div", { class: "menu-items" }, role === null ? null : h("p", { class: "hint" }, t(role === "admin" ? "role.admin" : "role.operator")), ...items),
+    h(
+      "div",
+      { class: "menu-items" },
+      role === null ? null : h("p", { class: "hint" }, t(role === "admin" ? "role.admin" : "role.operator")),
+      ...items,
+    ),
   );
   box.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && box.open) {
@@ -206,8 +230,10 @@ async function logOut() {
 /** The problems, on every page. The texts are read aloud once, because nothing changes while they stay the same. */
 function showBanners(nowMs) {
   const found = problems(state, nowMs);
-  if (ended && state.session?.role === null && state.connection !== "lost") found.push({ kind: "warn", key: "banner.ended" });
-  if (state.session?.role === "admin" && !state.session.passwords_set) found.push({ kind: "note", key: "banner.no_password", place: "passwords" });
+  if (ended && state.session?.role === null && state.connection !== "lost")
+    found.push({ kind: "warn", key: "banner.ended" });
+  if (state.session?.role === "admin" && !state.session.passwords_set)
+    found.push({ kind: "note", key: "banner.no_password", place: "passwords" });
   const shown = currentLanguage() + JSON.stringify(found);
   if (shown === bannersShown) return;
   bannersShown = shown;
@@ -217,7 +243,9 @@ function showBanners(nowMs) {
         "div",
         { class: `banner ${kind}` },
         icon(kind === "fail" ? "cross" : "warning"),
-        key ? h("p", {}, t(key), target ? [" ", link(target)] : null) : h("p", {}, h("strong", {}, `${lightName(name)}: `), h("span", { lang: "en" }, `${text}. ${advice}`)),
+        key
+          ? h("p", {}, t(key), target ? [" ", link(target)] : null)
+          : h("p", {}, h("strong", {}, `${lightName(name)}: `), h("span", { lang: "en" }, `${text}. ${advice}`)),
       ),
     ),
   );
@@ -234,9 +262,17 @@ function speak() {
   const rejected = live.rejected - (said.camera === state.camera ? said.rejected : 0);
   setText(
     spoken,
-    count <= 1 ? t("spoken.one", { verdict, score: scoreText(live.shown.anomaly_score) }) : t("spoken.many", { n: count, rejected, verdict }),
+    count <= 1
+      ? t("spoken.one", { verdict, score: scoreText(live.shown.anomaly_score) })
+      : t("spoken.many", { n: count, rejected, verdict }),
   );
-  Object.assign(said, { atMs: nowMs, id: live.shown.id, counted: live.counted, rejected: live.rejected, camera: state.camera });
+  Object.assign(said, {
+    atMs: nowMs,
+    id: live.shown.id,
+    counted: live.counted,
+    rejected: live.rejected,
+    camera: state.camera,
+  });
 }
 
 function onSession(session) {
@@ -254,6 +290,11 @@ function onSession(session) {
 async function readAll() {
   const [, health] = await Promise.all([readCameras(), api.health()]);
   app.dispatch({ type: "health", health });
+}
+
+/** Reads the cameras as soon as the agent can tell them, for example after a reload in the wrong moment. */
+function readMissing() {
+  if (state.connection === "ok" && state.session?.role && state.cameras === null) readAll().then(show, () => {});
 }
 
 const LISTENERS = {
@@ -274,7 +315,7 @@ function onConnection(next) {
 }
 
 async function start() {
-  await loadTexts();
+  await textsAtLast();
   api.whenSessionEnds(() => connection.ask());
   connection = connect(LISTENERS, { onState: onConnection, onSession });
   window.addEventListener("hashchange", onHash);
@@ -288,6 +329,18 @@ async function start() {
   });
   setInterval(schedule, 1000); // ages of things
   setInterval(speak, 1000);
+  setInterval(readMissing, 2000);
+}
+
+/** The texts, from an agent that may be just starting. */
+async function textsAtLast() {
+  for (;;) {
+    try {
+      return await loadTexts();
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
+  }
 }
 
 start();
