@@ -41,7 +41,6 @@ from zsad_agent.daemon.startup import (
 )
 from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
-from zsad_agent.history import HistoryStore
 from zsad_agent.inspection import Pipeline, Sink, View, make_stations
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
 from zsad_agent.model import (
@@ -65,6 +64,7 @@ from zsad_core.errors import ZsadError
 
 if TYPE_CHECKING:
     from zsad_agent.daemon.web import Web
+    from zsad_agent.history import HistoryStore
 
 logger = logging.getLogger(__name__)
 
@@ -211,6 +211,8 @@ def _start_servers(
         services.start(HealthServer(config.http.listen, health))
     if agent.web is not None:
         assert controller is not None
+        for watch in agent.web.watches(agent.observer, health, controller):
+            services.start(watch)
         services.start(
             agent.web.make_server(
                 agent.observer,
@@ -265,7 +267,7 @@ def _assemble(
     compile_one: Callable[[Bundle], ProductPredictor],
     profiles: ProfileStore | None,
     publisher: Publisher,
-    history: HistoryStore | None,
+    history: "HistoryStore | None",
     sources: Sequence[Source],
     views: Sequence[View],
     services: ServiceGroup,

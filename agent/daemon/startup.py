@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zsad_agent.config import EMBEDDED_BROKER, AgentConfig
 from zsad_agent.daemon.supervision import SUPERVISE_S
-from zsad_agent.history import MOST_WAITING, HistoryStore
 from zsad_agent.inspection import ResultStore, prepare_products, product_of
 from zsad_agent.messages import Published, Result
 from zsad_agent.model import BundleStore, Started
@@ -21,6 +21,9 @@ from zsad_agent.system import ServiceGroup, in_thread, read_json, write_whole
 from zsad_agent.teaching import ProductPredictor, ProfileStore, make_predictor
 from zsad_core.bundle import Bundle
 from zsad_core.errors import SpoolError
+
+if TYPE_CHECKING:
+    from zsad_agent.history import HistoryStore
 
 SLOW_S = 10.0  # for one picture; the unit's WatchdogSec is 30
 MOST_BYTES = 10_000  # of the file below
@@ -45,7 +48,7 @@ def make_spool(config: AgentConfig, state_dir: Path, stop: threading.Event) -> S
 class RecordedFirst:
     """Gives each result to the history before the spool: the broker acknowledges none that the history did not get."""
 
-    def __init__(self, history: HistoryStore, store: ResultStore) -> None:
+    def __init__(self, history: "HistoryStore", store: ResultStore) -> None:
         self._history, self._store = history, store
 
     def accept_all(
@@ -59,13 +62,15 @@ class RecordedFirst:
         self._store.accept_all(results, on_durable)
 
 
-def start_history(config: AgentConfig, state_dir: Path, spool: Spool, services: ServiceGroup) -> HistoryStore | None:
+def start_history(config: AgentConfig, state_dir: Path, spool: Spool, services: ServiceGroup) -> "HistoryStore | None":
     """A history that has started, and gets the newest results of the spool: a kill may have come before its commit.
 
     None: it is off. Start it before the publisher, which deletes results from the spool.
     """
     if not config.keeps_history:
         return None
+    from zsad_agent.history import MOST_WAITING, HistoryStore  # what is off costs nothing
+
     limits = config.history
     path = limits.path or state_dir / "history.sqlite3"
     history = HistoryStore(path, max_days=limits.max_days, max_bytes=limits.max_bytes)
@@ -75,7 +80,7 @@ def start_history(config: AgentConfig, state_dir: Path, spool: Spool, services: 
 
 
 def start_publisher(
-    config: AgentConfig, spool: Spool, history: HistoryStore | None, services: ServiceGroup, stop: threading.Event
+    config: AgentConfig, spool: Spool, history: "HistoryStore | None", services: ServiceGroup, stop: threading.Event
 ) -> Publisher:
     """A publisher that has started. Waits for the first attempt to connect, or for `stop`."""
     mqtt = config.mqtt

@@ -28,6 +28,7 @@ OutcomeT = TypeVar("OutcomeT")
 
 MOST_WAITING = 2000  # results in memory that wait for the disk: about 10 MB
 MOST_AT_ONCE = 200  # results with one commit
+GROUP_S = 0.2  # a result waits so long for others, so that a fast line does not wear out the disk
 RETRY_S = 1.0  # between two attempts after a fault
 TIDY_S = 1.0  # longest time without a look at the file's place and limits
 SYNC_S = 5.0  # the most that a power cut can lose
@@ -74,7 +75,7 @@ class HistoryStore(Service):
         self._behind_since_s: float | None = None  # since when `is_copied` has found results that are not stored
         self._closing = False
         self._give_up_s = float("inf")
-        self._overflowing = False
+        self._overflowing = self._urged = False
         self._fault: str | None = None
         self._incident: tuple[str, float] | None = None
         self._busy_since_s: float | None = None
@@ -125,7 +126,8 @@ class HistoryStore(Service):
                 return
             self._queue.append(result)
             self._given += 1
-            self._condition.notify_all()
+            if len(self._queue) in (1, MOST_AT_ONCE):
+                self._condition.notify_all()
 
     def refill(self, bodies: Iterable[bytes]) -> None:
         """Queues results of earlier runs, oldest first. Call it before the first new result. Known ones are ignored."""
@@ -141,6 +143,8 @@ class HistoryStore(Service):
         """
         with self._condition:
             given, since_s = self._given, self._behind_since_s
+            self._urged = self._done < given
+            self._condition.notify_all()
             too_long = since_s is not None and time.monotonic() - since_s > HOLD_S
             if self._condition.wait_for(lambda: self._done >= given, 0.0 if too_long else COPY_S):
                 self._behind_since_s = None
@@ -228,9 +232,7 @@ class HistoryStore(Service):
     def _run(self) -> None:
         more = True
         while not (self._closing and (not self._queue or time.monotonic() > self._give_up_s)):
-            with self._condition:
-                pause_s = 0.0 if more else TIDY_S
-                self._condition.wait_for(lambda: self._queue or self._jobs or self._closing or self._damage, pause_s)
+            self._wait_for_work(0.0 if more else TIDY_S)
             self._busy_since_s = time.monotonic()
             more = self._attempt()
             self._busy_since_s = None
@@ -240,6 +242,16 @@ class HistoryStore(Service):
                     if self._closing:
                         break
         self._close()
+
+    def _wait_for_work(self, pause_s: float) -> None:
+        def is_urgent() -> bool:
+            return bool(self._jobs or self._urged or self._closing or self._damage)
+
+        with self._condition:
+            self._condition.wait_for(lambda: self._queue or is_urgent(), pause_s)
+            if self._queue:
+                self._condition.wait_for(lambda: is_urgent() or len(self._queue) >= MOST_AT_ONCE, GROUP_S)
+            self._urged = False
 
     def _attempt(self) -> bool:
         """Writes what waits, then tidies a little. Returns whether there may be more to delete."""

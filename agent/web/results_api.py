@@ -276,6 +276,8 @@ def _reading(parts: WebParts) -> Iterator[sqlite3.Connection]:
 
 
 def _find(parts: WebParts, result_id: str) -> Stored:
+    if _history(parts).waiting:
+        _history(parts).is_copied()  # the result may be so new that it is not stored yet
     with _reading(parts) as db:
         stored = find_one(db, result_id)
     if stored is None:

@@ -6,7 +6,11 @@ import { dayAndClock } from "./format.js";
 import { t } from "./texts.js";
 
 function faultList(faults) {
-  return h("ul", { class: "faults", lang: "en" }, faults.map((fault) => h("li", {}, fault)));
+  return h(
+    "ul",
+    { class: "faults", lang: "en" },
+    faults.map((fault) => h("li", {}, fault)),
+  );
 }
 
 /** The config file: read, check, write. */
@@ -30,17 +34,21 @@ export function configPage(main, app) {
     faults.replaceChildren(faultList(found));
     return found.length === 0;
   };
-  const save = button(t("config.save"), async () => {
-    const saved = await attempt(
-      place,
-      async () => {
-        sha256 = (await api.writeConfig(text.value, sha256)).sha256;
-        faults.replaceChildren();
-      },
-      t("saved.reloads"),
-    );
-    if (saved) app.awaitReload();
-  }, { class: "strong" });
+  const save = button(
+    t("config.save"),
+    async () => {
+      const saved = await attempt(
+        place,
+        async () => {
+          sha256 = (await api.writeConfig(text.value, sha256)).sha256;
+          faults.replaceChildren();
+        },
+        t("saved.reloads"),
+      );
+      if (saved) app.awaitReload();
+    },
+    { class: "strong" },
+  );
   const where = h("code");
   main.append(
     h("h1", {}, t("place.config")),
@@ -86,7 +94,17 @@ export function auditPage(main) {
       h(
         "table",
         {},
-        h("thead", {}, h("tr", {}, ["audit.at", "audit.who", "audit.address", "audit.what", "audit.before", "audit.after"].map((key) => h("th", { scope: "col" }, t(key))))),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            ["audit.at", "audit.who", "audit.address", "audit.what", "audit.before", "audit.after"].map((key) =>
+              h("th", { scope: "col" }, t(key)),
+            ),
+          ),
+        ),
         rows,
       ),
     ),

@@ -8,7 +8,7 @@ const TIMEOUT_MS = 20000; // some actions wait for the camera or the broker
 let csrf = null;
 let onEnded = () => {};
 
-export class ApiError extends Error {
+class ApiError extends Error {
   /** `status`: of HTTP; 0 when the agent did not answer. */
   constructor(status, message) {
     super(message);
@@ -65,8 +65,14 @@ async function post(path, json, options = {}) {
   return response.status === 204 ? null : response.json();
 }
 
+/** The picture, the id of its result, and the size of the whole frame, each where the agent says it. */
 async function picture(response) {
-  return { bitmap: await createImageBitmap(await response.blob()), id: response.headers.get("X-Result-Id") };
+  const { headers } = response;
+  return {
+    bitmap: await createImageBitmap(await response.blob()),
+    id: headers.get("X-Result-Id"),
+    frame: headers.get("X-Frame-Size")?.split("x").map(Number),
+  };
 }
 
 function query(values) {
@@ -98,11 +104,15 @@ export const audit = () => get(`audit${query({ limit: 200 })}`);
 export const health = () => get("health");
 export const cameras = () => get("cameras");
 export const products = () => get("products");
-export const removeProduct = (name) => send("DELETE", `products/${encodeURIComponent(name)}`);
 
 // Inspection
 export const livePicture = async (name, { overlay, width, signal }) =>
-  picture(await send("GET", `${camera(name)}/live.jpg${query({ overlay: overlay ? 1 : 0, width })}`, { signal, timeoutMs: 4000 }));
+  picture(
+    await send("GET", `${camera(name)}/live.jpg${query({ overlay: overlay ? 1 : 0, width })}`, {
+      signal,
+      timeoutMs: 4000,
+    }),
+  );
 export const frame = async (name, width) => picture(await send("GET", `${camera(name)}/frame.jpg${query({ width })}`));
 export const inspectNow = (name) => post(`${camera(name)}/inspect`, { trigger_id: null, timeout_s: 5 });
 export const setProduct = (name, value) => put(`${camera(name)}/product`, { value });
@@ -115,10 +125,16 @@ export const scores = (name, minutes) => get(`scores${query({ camera: name, minu
 export const teach = (name) => get(`${camera(name)}/teach`);
 export const teachAction = (name, values) => post(`${camera(name)}/teach`, values, { timeoutMs: 60000 });
 export const teachPictures = (name) => get(`${camera(name)}/teach/pictures`);
-export const removeTeachPicture = (name, id) => send("DELETE", `${camera(name)}/teach/pictures/${encodeURIComponent(id)}`);
+export const removeTeachPicture = (name, id) =>
+  send("DELETE", `${camera(name)}/teach/pictures/${encodeURIComponent(id)}`);
 export const uploadTeachPicture = (name, kind, file) =>
-  send("POST", `${camera(name)}/teach/pictures${query({ kind, name: file.name })}`, { body: file, type: file.type || "application/octet-stream", timeoutMs: 60000 });
-export const teachPictureUrl = (name, id) => `${ROOT}${camera(name)}/teach/pictures/${encodeURIComponent(id)}.jpg?width=160`;
+  send("POST", `${camera(name)}/teach/pictures${query({ kind, name: file.name })}`, {
+    body: file,
+    type: file.type || "application/octet-stream",
+    timeoutMs: 60000,
+  });
+export const teachPictureUrl = (name, id) =>
+  `${ROOT}${camera(name)}/teach/pictures/${encodeURIComponent(id)}.jpg?width=160`;
 
 // History
 export const results = (filters) => get(`results${query(filters)}`);
@@ -132,7 +148,8 @@ export const resultPictureUrl = (id, { overlay, width }) =>
 export const config = () => get("config");
 export const checkConfig = (yaml) => post("config/check", { yaml });
 export const writeConfig = (yaml, sha256) => put("config", { yaml, sha256 });
-export const patchSettings = async (name, changes) => (await send("PATCH", `${camera(name)}/settings`, { json: changes })).json();
+export const patchSettings = async (name, changes) =>
+  (await send("PATCH", `${camera(name)}/settings`, { json: changes })).json();
 export const devices = () => get("devices");
 export const probeSource = async (source) => picture(await send("POST", "probe/source", { json: source }));
 export const probeBroker = (values) => post("probe/broker", values);

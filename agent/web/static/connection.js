@@ -1,18 +1,23 @@
 // Keeps one event stream open, and notices within two seconds when the agent does not answer.
 
 import * as api from "./api.js";
+import { judge } from "./state.js";
 
 const LOOK_MS = 250;
 const SILENT_MS = 650; // without an event for so long, the agent is asked
 const ANSWER_MS = 1000; // it has so long to answer
 const RETRY_MS = 1000; // between two attempts to open the stream
-const REFUSED = 3; // attempts after which a stream counts as refused
 
-/** What is known about the connection: "ok", "lost", "ended" (no session), or "refused" (the agent answers, without events). */
-export function judge({ answers, role, streamOpen, attempts }) {
-  if (!answers) return "lost";
-  if (role === null) return "ended";
-  return streamOpen || attempts < REFUSED ? "ok" : "refused";
+/** Opens the stream; `heard` is called before each listener. */
+function openStream(listeners, heard, outcome) {
+  const heardBy = {};
+  for (const [name, listener] of Object.entries(listeners)) {
+    heardBy[name] = (data) => {
+      heard();
+      listener(data);
+    };
+  }
+  return api.openEvents(heardBy, outcome);
 }
 
 /** Starts. `listeners`: of events; `onState` gets the state on each change, `onSession` each answer to the ping. */
@@ -43,14 +48,7 @@ export function connect(listeners, { onState, onSession }) {
   const open = () => {
     triedMs = performance.now();
     attempts += 1;
-    const heardBy = {};
-    for (const [name, listener] of Object.entries(listeners)) {
-      heardBy[name] = (data) => {
-        heard();
-        listener(data);
-      };
-    }
-    stream = api.openEvents(heardBy, {
+    stream = openStream(listeners, heard, {
       opened() {
         heard();
         streamOpen = true;

@@ -54,7 +54,12 @@ export function resultCard(result) {
   const place = answerPlace();
   const open = h(
     "button",
-    { type: "button", class: "open", "aria-label": t("detail.open", { name, time: clock(result.captured_at) }), onclick: () => showDetail(result) },
+    {
+      type: "button",
+      class: "open",
+      "aria-label": t("detail.open", { name, time: clock(result.captured_at) }),
+      onclick: () => showDetail(result),
+    },
     thumbnail(result),
   );
   return h(
@@ -62,7 +67,15 @@ export function resultCard(result) {
     { class: "result" },
     open,
     h("p", { class: "name" }, name),
-    h("p", { class: "facts" }, verdictChip(result.verdict), " ", scoreText(result.anomaly_score), " · ", clock(result.captured_at)),
+    h(
+      "p",
+      { class: "facts" },
+      verdictChip(result.verdict),
+      " ",
+      scoreText(result.anomaly_score),
+      " · ",
+      clock(result.captured_at),
+    ),
     markButtons(result, place),
     place,
   );
@@ -79,7 +92,11 @@ function facts(result) {
     ["detail.id", result.id],
   ];
   if (result.reason) rows.unshift(["detail.reason", result.reason]);
-  return h("dl", { class: "facts" }, rows.flatMap(([key, value]) => [h("dt", {}, t(key)), h("dd", {}, value)]));
+  return h(
+    "dl",
+    { class: "facts" },
+    rows.flatMap(([key, value]) => [h("dt", {}, t(key)), h("dd", {}, value)]),
+  );
 }
 
 /** Opens a dialog with everything about a result. */
@@ -99,7 +116,12 @@ export function showDetail(result, onMark) {
   const dialog = h(
     "dialog",
     { class: "detail", "aria-labelledby": id },
-    h("div", { class: "top" }, h("h2", { id }, verdictChip(result.verdict), " ", partName(result)), h("form", { method: "dialog" }, h("button", {}, t("close")))),
+    h(
+      "div",
+      { class: "top" },
+      h("h2", { id }, verdictChip(result.verdict), " ", partName(result)),
+      h("form", { method: "dialog" }, h("button", {}, t("close"))),
+    ),
     picture,
     none,
     choice(t("inspect.heatmap"), { type: "checkbox", checked: true, onchange: (event) => show(event.target.checked) }),

@@ -41,7 +41,11 @@ export function s(tag, attributes = {}, ...children) {
 
 /** A sign that says nothing to a screen reader: a text beside it does. */
 export function icon(name) {
-  return s("svg", { viewBox: "0 0 24 24", class: `icon icon-${name}`, "aria-hidden": "true" }, s("path", { d: PATHS[name] }));
+  return s(
+    "svg",
+    { viewBox: "0 0 24 24", class: `icon icon-${name}`, "aria-hidden": "true" },
+    s("path", { d: PATHS[name] }),
+  );
 }
 
 /** Sets a text only if it has changed, so that a screen reader and the layout are left alone. */
@@ -120,7 +124,12 @@ export function confirmed(question, yes) {
       "dialog",
       { class: "ask", "aria-labelledby": id },
       h("p", { id }, question),
-      h("form", { method: "dialog", class: "row" }, h("button", { value: "yes", class: "strong" }, yes), h("button", { value: "no" }, t("cancel"))),
+      h(
+        "form",
+        { method: "dialog", class: "row" },
+        h("button", { value: "yes", class: "strong" }, yes),
+        h("button", { value: "no" }, t("cancel")),
+      ),
     );
     dialog.addEventListener("close", () => {
       dialog.remove();

@@ -22,7 +22,11 @@ export function percent(share) {
   const exact = share === 0 || share === 1;
   const digits = exact || (share >= 0.1 && share < 0.995) ? 0 : 1;
   const shown = exact ? share : Math.min(0.999, Math.max(0.001, share));
-  const format = new Intl.NumberFormat(currentLanguage(), { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits });
+  const format = new Intl.NumberFormat(currentLanguage(), {
+    style: "percent",
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+  });
   return format.format(shown);
 }
 
@@ -32,14 +36,25 @@ function inZone(time, options) {
 
 export const clock = (time) => inZone(time, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 export const dayAndClock = (time) =>
-  inZone(time, { year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit" });
-export const dayAndMinute = (time) => inZone(time, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+  inZone(time, {
+    year: "numeric",
+    month: "2-digit",
+    day: "2-digit",
+    hour: "2-digit",
+    minute: "2-digit",
+    second: "2-digit",
+  });
+export const dayAndMinute = (time) =>
+  inZone(time, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
 
 /** How long ago, in the largest fitting unit. */
 export function ago(seconds) {
   if (seconds < 2) return t("ago.now");
   const [unit, size] = seconds < 90 ? ["second", 1] : seconds < 5400 ? ["minute", 60] : ["hour", 3600];
-  return new Intl.RelativeTimeFormat(currentLanguage(), { numeric: "always" }).format(-Math.round(seconds / size), unit);
+  return new Intl.RelativeTimeFormat(currentLanguage(), { numeric: "always" }).format(
+    -Math.round(seconds / size),
+    unit,
+  );
 }
 
 /** What a threshold promises about good parts. `promise`: `{rate, rate_90, goods, rejected}` or null. */
@@ -56,7 +71,12 @@ export function promiseText(promise) {
 /** How many bad parts are found. `recall`: `{found, total, low, high}` or null. */
 export function recallText(recall) {
   if (recall === null) return t("recall.none");
-  return t("recall.text", { found: recall.found, total: recall.total, low: percent(recall.low), high: percent(recall.high) });
+  return t("recall.text", {
+    found: recall.found,
+    total: recall.total,
+    low: percent(recall.low),
+    high: percent(recall.high),
+  });
 }
 
 /** What names a part for a person: its file, its trigger, or the end of its id. */
@@ -73,7 +93,14 @@ export function histogram(scores, bins) {
 
 /** The value of a slider after a key; null for a key that does not belong to it. */
 export function sliderStep(key, value) {
-  const steps = { ArrowRight: 0.005, ArrowUp: 0.005, ArrowLeft: -0.005, ArrowDown: -0.005, PageUp: 0.05, PageDown: -0.05 };
+  const steps = {
+    ArrowRight: 0.005,
+    ArrowUp: 0.005,
+    ArrowLeft: -0.005,
+    ArrowDown: -0.005,
+    PageUp: 0.05,
+    PageDown: -0.05,
+  };
   const ends = { Home: 0, End: 1 };
   if (!(key in steps) && !(key in ends)) return null;
   const next = key in ends ? ends[key] : value + steps[key];

@@ -2,7 +2,7 @@
 
 import { h, s, setText } from "./dom.js";
 import { histogram, scoreText, sliderStep } from "./format.js";
-import { t } from "./texts.js";
+import { currentLanguage, t } from "./texts.js";
 
 const BINS = 50;
 const WIDTH = 1000; // of the drawing's own coordinates, as the next ones
@@ -16,15 +16,39 @@ function bars(scores, threshold) {
   return counts.map((count, place) => {
     const height = (count / most) * (HEIGHT - 20);
     const isRejected = (place + 0.5) / BINS >= threshold;
-    return s("rect", { x: place * width + 1, y: HEIGHT - height, width: width - 2, height, class: isRejected ? "good-rejected" : "good" });
+    return s("rect", {
+      x: place * width + 1,
+      y: HEIGHT - height,
+      width: width - 2,
+      height,
+      class: isRejected ? "good-rejected" : "good",
+    });
   });
 }
 
 function crosses(scores) {
   return scores.map((score) => {
     const x = score * WIDTH;
-    return s("path", { d: `M${x - CROSS} ${HEIGHT - 3 - 2 * CROSS}l${2 * CROSS} ${2 * CROSS}m0 ${-2 * CROSS}l${-2 * CROSS} ${2 * CROSS}`, class: "bad" });
+    return s("path", {
+      d: `M${x - CROSS} ${HEIGHT - 3 - 2 * CROSS}l${2 * CROSS} ${2 * CROSS}m0 ${-2 * CROSS}l${-2 * CROSS} ${2 * CROSS}`,
+      class: "bad",
+    });
   });
+}
+
+/** The numbers below the drawing, and what its marks mean. */
+function legend() {
+  const marks = [0, 0.25, 0.5, 0.75, 1].map((mark) => h("span", {}, mark.toLocaleString(currentLanguage())));
+  return [
+    h("div", { class: "axis", "aria-hidden": "true" }, marks),
+    h(
+      "p",
+      { class: "histogram-key" },
+      h("span", { class: "key-good" }, t("histogram.good")),
+      h("span", { class: "key-good-rejected" }, t("histogram.good_rejected")),
+      h("span", { class: "key-bad" }, t("histogram.bad")),
+    ),
+  ];
 }
 
 /**
@@ -85,15 +109,7 @@ export function thresholdSlider({ onMove, readOnly }) {
     event.preventDefault();
     move(next);
   });
-  const marks = h("div", { class: "axis", "aria-hidden": "true" }, [0, 0.25, 0.5, 0.75, 1].map((mark) => h("span", {}, String(mark))));
-  const key = h(
-    "p",
-    { class: "histogram-key" },
-    h("span", { class: "key-good" }, t("histogram.good")),
-    h("span", { class: "key-good-rejected" }, t("histogram.good_rejected")),
-    h("span", { class: "key-bad" }, t("histogram.bad")),
-  );
-  const element = h("div", { class: "histogram" }, area, marks, key);
+  const element = h("div", { class: "histogram" }, area, legend());
   return {
     element,
     get value() {

@@ -23,7 +23,13 @@ function verdictPart() {
   const bar = h("span", { class: "bar-value" });
   const line = h("span", { class: "bar-line" });
   const about = h("p", { class: "about" });
-  const note = h("p", { class: "note", hidden: true }, t("inspect.provisional"), " ", h("a", { href: "#teach" }, t("place.teach")));
+  const note = h(
+    "p",
+    { class: "note", hidden: true },
+    t("inspect.provisional"),
+    " ",
+    h("a", { href: "#teach" }, t("place.teach")),
+  );
   const section = h(
     "section",
     { class: "verdict", "aria-labelledby": "verdict-word" },
@@ -42,7 +48,12 @@ function verdictPart() {
     setText(text, key ? t(key) : (reason ?? ""));
     text.lang = key ? document.documentElement.lang : "en";
     section.dataset.resultId = result?.id ?? "";
-    setText(score, result ? t("inspect.score", { score: scoreText(result.anomaly_score), threshold: scoreText(result.threshold) }) : "");
+    setText(
+      score,
+      result
+        ? t("inspect.score", { score: scoreText(result.anomaly_score), threshold: scoreText(result.threshold) })
+        : "",
+    );
     bar.parentElement.hidden = !result;
     bar.style.width = `${100 * (result?.anomaly_score ?? 0)}%`;
     line.style.left = `${100 * (result?.threshold ?? 0)}%`;
@@ -54,7 +65,12 @@ function verdictPart() {
     const facts = JSON.stringify([shown.verdict, shown.key, shown.text, result?.id]);
     if (facts !== drawn) draw(shown);
     drawn = facts;
-    setText(about, result ? `${result.product} · ${partName(result)} · ${ago((Date.now() - Date.parse(result.captured_at)) / 1000)}` : "");
+    setText(
+      about,
+      result
+        ? `${result.product} · ${partName(result)} · ${ago((Date.now() - Date.parse(result.captured_at)) / 1000)}`
+        : "",
+    );
   };
   return { section, update };
 }
@@ -62,8 +78,18 @@ function verdictPart() {
 function picturePart(app) {
   const canvas = h("canvas", { role: "img", width: 640, height: 480 });
   const failure = h("p", { class: "hint over", hidden: true });
-  const heatmap = choice(t("inspect.heatmap"), { type: "checkbox", role: "switch", checked: true, onchange: () => (legend.hidden = !isOn(heatmap)) });
-  const regions = choice(t("inspect.regions"), { type: "checkbox", role: "switch", checked: true, onchange: () => live.redraw() });
+  const heatmap = choice(t("inspect.heatmap"), {
+    type: "checkbox",
+    role: "switch",
+    checked: true,
+    onchange: () => (legend.hidden = !isOn(heatmap)),
+  });
+  const regions = choice(t("inspect.regions"), {
+    type: "checkbox",
+    role: "switch",
+    checked: true,
+    onchange: () => live.redraw(),
+  });
   const isOn = (label) => label.querySelector("input").checked;
   const legend = h(
     "div",
@@ -78,7 +104,12 @@ function picturePart(app) {
       const { state } = app;
       if (state.camera === null || state.connection === "lost") return null;
       const width = Math.min(1280, Math.ceil((canvas.parentElement.clientWidth * devicePixelRatio) / 160) * 160 || 640);
-      return { camera: state.camera, overlay: isOn(heatmap), width, version: liveOf(state, state.camera).counted };
+      return {
+        camera: state.camera,
+        overlay: isOn(heatmap),
+        width,
+        newest: liveOf(state, state.camera).recent.at(-1)?.id ?? null,
+      };
     },
     (id, error) => {
       failure.hidden = error === null;
@@ -87,8 +118,12 @@ function picturePart(app) {
         return;
       }
       const result = liveOf(app.state, app.state.camera).recent.find((one) => one.id === id);
-      if (isOn(regions)) drawRegions(canvas, result);
-      canvas.setAttribute("aria-label", t("inspect.picture", { camera: app.state.camera, n: result?.regions.length ?? 0 }));
+      const isShown = isOn(regions) && result && result.verdict !== "ok"; // a box on a good part would mislead
+      if (isShown) drawRegions(canvas, result);
+      canvas.setAttribute(
+        "aria-label",
+        t("inspect.picture", { camera: app.state.camera, n: isShown ? result.regions.length : 0 }),
+      );
     },
   );
   const section = h(
@@ -140,7 +175,8 @@ function countsPart(app) {
         api.reports({ camera, by: "hour", from: startOf("hour", now) }),
         api.reports({ camera, by: "shift", from: new Date(now - 86400000).toISOString() }),
       ]);
-      const present = (report) => report.rows.findLast((row) => Date.parse(row.end) > now) ?? { ok: 0, anomalous: 0, unknown: 0 };
+      const present = (report) =>
+        report.rows.findLast((row) => Date.parse(row.end) > now) ?? { ok: 0, anomalous: 0, unknown: 0 };
       base = { hour: present(hours), shift: present(shifts), shifts: shifts.shifts };
       app.dispatch({ type: "history", camera, changes: { tally: { ok: 0, anomalous: 0, unknown: 0 } } });
     } catch (error) {
@@ -155,8 +191,11 @@ function countsPart(app) {
     const key = JSON.stringify([base, tally]);
     if (key === shown) return;
     shown = key;
-    const sum = (row) => Object.fromEntries(["ok", "anomalous", "unknown"].map((kind) => [kind, row[kind] + (tally?.[kind] ?? 0)]));
-    const since = base.shift.start ? t("counts.shift_since", { time: clock(base.shift.start).slice(0, 5) }) : t("counts.shift");
+    const sum = (row) =>
+      Object.fromEntries(["ok", "anomalous", "unknown"].map((kind) => [kind, row[kind] + (tally?.[kind] ?? 0)]));
+    const since = base.shift.start
+      ? t("counts.shift_since", { time: clock(base.shift.start).slice(0, 5) })
+      : t("counts.shift");
     rows.replaceChildren(countRow(t("counts.hour"), sum(base.hour)), countRow(since, sum(base.shift)));
   };
   return { section, update, leave: () => clearInterval(timer) };
@@ -171,12 +210,18 @@ function linePart(app) {
     const names = (await api.products()).map((entry) => entry.name);
     const present = cameraOf(app.state)?.product;
     if (present && !names.includes(present)) names.unshift(present);
-    product.replaceChildren(...choiceOf(names.map((name) => [name, name]), present).options);
+    product.replaceChildren(
+      ...choiceOf(
+        names.map((name) => [name, name]),
+        present,
+      ).options,
+    );
     product.value = present;
   };
   fill().catch(() => {});
   product.addEventListener("change", async () => {
-    if (!(await attempt(place, () => api.setProduct(camera.name, product.value)))) product.value = cameraOf(app.state).product;
+    if (!(await attempt(place, () => api.setProduct(camera.name, product.value))))
+      product.value = cameraOf(app.state).product;
   });
   const pause = button("", () => {
     const { paused } = cameraOf(app.state);
@@ -196,9 +241,13 @@ function linePart(app) {
     const present = cameraOf(state);
     if (!present) return;
     setText(pause, t(present.paused ? "inspect.resume" : "inspect.pause"));
-    if (document.activeElement !== product && product.options.length && product.value !== present.product) product.value = present.product;
+    if (document.activeElement !== product && product.options.length && product.value !== present.product)
+      product.value = present.product;
   };
-  return { section: card(t("inspect.line"), field(t("product"), product), h("div", { class: "row" }, pause, now), place), update };
+  return {
+    section: card(t("inspect.line"), field(t("product"), product), h("div", { class: "row" }, pause, now), place),
+    update,
+  };
 }
 
 function lightsPart(app) {
@@ -215,7 +264,16 @@ function lightsPart(app) {
           "li",
           { class: `light ${light.state}` },
           icon(SIGNS[light.state]),
-          h("div", {}, h("strong", {}, app.lightName(light.name)), " ", t(LIGHT_STATES[light.state]), light.text ? h("p", { lang: "en" }, light.text, light.state === "ok" || !light.advice ? "" : `. ${light.advice}`) : null),
+          h(
+            "div",
+            {},
+            h("strong", {}, app.lightName(light.name)),
+            " ",
+            t(LIGHT_STATES[light.state]),
+            light.text
+              ? h("p", { lang: "en" }, light.text, light.state === "ok" || !light.advice ? "" : `. ${light.advice}`)
+              : null,
+          ),
         ),
       ),
     );
@@ -230,14 +288,27 @@ function plotPart(app) {
   if (camera !== null && liveOf(app.state, camera).plot.length < 60) {
     api.scores(camera, PLOT_S / 60).then(
       ({ at, score, verdict, threshold }) => {
-        const old = at.map((time, place) => ({ at: Math.floor(time / 1000), score: score[place], verdict: verdict[place], threshold: threshold[place] }));
-        const plot = [...old, ...liveOf(app.state, camera).plot].sort((one, other) => one.at - other.at).reduce(addToPlot, []);
+        const old = at.map((time, place) => ({
+          at: Math.floor(time / 1000),
+          score: score[place],
+          verdict: verdict[place],
+          threshold: threshold[place],
+        }));
+        const plot = [...old, ...liveOf(app.state, camera).plot]
+          .sort((one, other) => one.at - other.at)
+          .reduce(addToPlot, []);
         app.dispatch({ type: "history", camera, changes: { plot } });
       },
       () => {}, // history is off: the plot begins now
     );
   }
-  const key = h("p", { class: "plot-key" }, h("span", { class: "key-score" }, t("plot.score")), h("span", { class: "key-threshold" }, t("threshold")), h("span", { class: "key-reject" }, t("verdict.anomalous")));
+  const key = h(
+    "p",
+    { class: "plot-key" },
+    h("span", { class: "key-score" }, t("plot.score")),
+    h("span", { class: "key-threshold" }, t("threshold")),
+    h("span", { class: "key-reject" }, t("verdict.anomalous")),
+  );
   return {
     section: card(t("inspect.plot", { n: PLOT_S / 60 }), box, key),
     update: (state, nowMs) => plot.update(liveOf(state, state.camera).plot, nowMs),
@@ -279,12 +350,38 @@ function galleryPart(app) {
   return { section, update };
 }
 
+/** Shows the last part of a quiet line, if it passed lately. */
+async function readLast(app) {
+  const { camera } = app.state;
+  if (camera === null || liveOf(app.state, camera).shown !== null) return;
+  const { results } = await api.results({ camera, limit: 1 });
+  if (results.length === 0 || liveOf(app.state, camera).shown !== null) return;
+  const isNew = Date.now() - Date.parse(results[0].captured_at) < 1000 * PLOT_S;
+  if (isNew) app.dispatch({ type: "history", camera, changes: { shown: results[0], recent: results } });
+}
+
 export function inspectPage(main, app) {
-  const parts = [verdictPart(), picturePart(app), countsPart(app), linePart(app), plotPart(app), lightsPart(app), galleryPart(app)];
+  readLast(app).catch(() => {}); // history is off: the next part is the first
+  const parts = [
+    verdictPart(),
+    picturePart(app),
+    countsPart(app),
+    linePart(app),
+    plotPart(app),
+    lightsPart(app),
+    galleryPart(app),
+  ];
   const names = ["verdict", "picture", "counts", "line", "plot", "lights", "rejects"];
   parts.forEach((part, place) => part.section.classList.add(`area-${names[place]}`));
   const choiceOfCamera = app.cameraChoice();
-  main.append(h("div", { class: choiceOfCamera ? "top" : "hidden" }, h("h1", {}, t("place.inspect")), choiceOfCamera), h("div", { class: "inspect" }, parts.map((part) => part.section)));
+  main.append(
+    h("div", { class: choiceOfCamera ? "top" : "hidden" }, h("h1", {}, t("place.inspect")), choiceOfCamera),
+    h(
+      "div",
+      { class: "inspect" },
+      parts.map((part) => part.section),
+    ),
+  );
   return {
     update: (state, nowMs) => parts.forEach((part) => part.update?.(state, nowMs)),
     leave: () => parts.forEach((part) => part.leave?.()),

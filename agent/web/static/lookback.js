@@ -11,13 +11,13 @@ const A_PAGE = 50;
 const MARKS = { good: "mark.is_good", bad: "mark.is_bad" };
 
 /** The value of a `datetime-local` input for a time. */
-export function localInput(time) {
+function localInput(time) {
   const date = new Date(time);
   return new Date(date.getTime() - date.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
 }
 
 /** What the form asks for, as the API wants it. */
-export function filtersOf(data) {
+function filtersOf(data) {
   const time = (name) => (data.get(name) ? new Date(data.get(name)).toISOString() : null);
   const text = (name) => data.get(name)?.trim() || null;
   return {
@@ -43,12 +43,29 @@ function filterForm(app) {
     field(t("camera"), choiceOf([["", t("filter.all")], ...cameras], "", { name: "camera" })),
     field(t("product"), h("input", { name: "product", autocomplete: "off" })),
     field(t("filter.name"), h("input", { name: "name", autocomplete: "off" })),
-    field(t("filter.mark"), choiceOf([["", t("filter.all")], ["good", t("mark.is_good")], ["bad", t("mark.is_bad")]], "", { name: "mark" })),
+    field(
+      t("filter.mark"),
+      choiceOf(
+        [
+          ["", t("filter.all")],
+          ["good", t("mark.is_good")],
+          ["bad", t("mark.is_bad")],
+        ],
+        "",
+        { name: "mark" },
+      ),
+    ),
     h(
       "fieldset",
       { class: "row" },
       h("legend", {}, t("filter.verdict")),
-      [["ok", "verdict.ok"], ["anomalous", "verdict.anomalous"], ["unknown", "verdict.unknown"]].map(([value, text]) => choice(t(text), { type: "checkbox", name: "verdict", value, checked: isChecked(value) })),
+      [
+        ["ok", "verdict.ok"],
+        ["anomalous", "verdict.anomalous"],
+        ["unknown", "verdict.unknown"],
+      ].map(([value, text]) =>
+        choice(t(text), { type: "checkbox", name: "verdict", value, checked: isChecked(value) }),
+      ),
     ),
     h("button", { class: "strong" }, t("filter.show")),
   );
@@ -61,13 +78,26 @@ function resultRow(result) {
   const name = partName(result);
   const onMark = () => (mark.textContent = markText());
   const cell = (label, ...content) => h("td", { role: "cell", "data-label": t(label) }, ...content);
-  const opener = h("button", { type: "button", class: "open", onclick: () => showDetail(result, onMark), "aria-label": t("detail.open", { name, time: dayAndClock(result.captured_at) }) }, result.has_picture ? thumbnail(result, 160) : h("span", { class: "thumbnail none" }, t("picture.open")));
+  const opener = h(
+    "button",
+    {
+      type: "button",
+      class: "open",
+      onclick: () => showDetail(result, onMark),
+      "aria-label": t("detail.open", { name, time: dayAndClock(result.captured_at) }),
+    },
+    result.has_picture ? thumbnail(result, 160) : h("span", { class: "thumbnail none" }, t("picture.open")),
+  );
   return h(
     "tr",
     { role: "row" },
     cell("table.picture", opener),
     cell("table.time", dayAndClock(result.captured_at)),
-    cell("filter.verdict", verdictChip(result.verdict), result.reason ? h("p", { class: "hint", lang: "en" }, result.reason) : null),
+    cell(
+      "filter.verdict",
+      verdictChip(result.verdict),
+      result.reason ? h("p", { class: "hint", lang: "en" }, result.reason) : null,
+    ),
     cell("detail.score", scoreText(result.anomaly_score)),
     cell("camera", result.camera),
     cell("product", result.product),
@@ -76,14 +106,31 @@ function resultRow(result) {
   );
 }
 
-const COLUMNS = ["table.picture", "table.time", "filter.verdict", "detail.score", "camera", "product", "detail.part", "filter.mark"];
+const COLUMNS = [
+  "table.picture",
+  "table.time",
+  "filter.verdict",
+  "detail.score",
+  "camera",
+  "product",
+  "detail.part",
+  "filter.mark",
+];
 
 function resultTable() {
   const rows = h("tbody", { role: "rowgroup" });
   const element = h(
     "table",
     { role: "table", class: "results", "aria-label": t("lookback.results") },
-    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map((key) => h("th", { scope: "col", role: "columnheader" }, t(key))))),
+    h(
+      "thead",
+      { role: "rowgroup" },
+      h(
+        "tr",
+        { role: "row" },
+        COLUMNS.map((key) => h("th", { scope: "col", role: "columnheader" }, t(key))),
+      ),
+    ),
     rows,
   );
   return { element, rows };
@@ -108,12 +155,35 @@ export function lookBackPage(main, app) {
       return t("lookback.count", { n: rows.children.length });
     });
   const report = reportPart(app, () => filtersOf(new FormData(form)));
+  const results = card(
+    t("lookback.results"),
+    h("div", { class: "row" }, csv),
+    place,
+    element,
+    h("div", { class: "row" }, more),
+  );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     read(true);
     report.read();
   });
-  main.append(h("h1", {}, t("place.lookback")), form, report.section, card(t("lookback.results"), h("div", { class: "row" }, csv), place, element, h("div", { class: "row" }, more)));
+  const views = { results, report: report.section };
+  const switches = [
+    ["results", t("lookback.results")],
+    ["report", t("lookback.report")],
+  ].map(([name, text]) => button(text, () => show(name), { "data-view": name }));
+  const show = (name) => {
+    for (const [view, section] of Object.entries(views)) section.hidden = view !== name;
+    for (const element of switches) element.setAttribute("aria-pressed", String(element.dataset.view === name));
+  };
+  show("results");
+  main.append(
+    h("h1", {}, t("place.lookback")),
+    form,
+    h("div", { class: "row views" }, switches),
+    results,
+    report.section,
+  );
   read(true);
   report.read();
 }

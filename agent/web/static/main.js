@@ -39,6 +39,7 @@ let dirty = false;
 let connection = null;
 let bannersShown = "";
 let ended = false; // the session ended while the page was open
+let leaves = false; // the person has ended it
 const said = { atMs: 0, id: null, camera: null, counted: 0, rejected: 0 };
 
 const app = {
@@ -52,6 +53,7 @@ const app = {
   go,
   readCameras,
   askAgain: () => connection.ask(),
+  logInAgain,
   awaitReload,
   cameraChoice,
   isAdmin: () => state.session?.role === "admin",
@@ -90,7 +92,16 @@ function cameraChoice() {
     show();
   };
   const id = "camera-choice";
-  return h("div", { class: "field inline" }, h("label", { for: id }, t("camera")), choiceOf(names.map((name) => [name, name]), state.camera, { id, onchange: change }));
+  return h(
+    "div",
+    { class: "field inline" },
+    h("label", { for: id }, t("camera")),
+    choiceOf(
+      names.map((name) => [name, name]),
+      state.camera,
+      { id, onchange: change },
+    ),
+  );
 }
 
 async function readCameras() {
@@ -145,10 +156,20 @@ function showHeader() {
   const role = state.session?.role ?? null;
   const tabs = Object.entries(PLACES).filter(([, entry]) => entry.tab && (!entry.admin || role === "admin"));
   const links = tabs.map(([name, entry]) =>
-    h("a", { href: `#${name}`, "aria-current": name === place ? "page" : null }, icon(name), h("span", {}, t(entry.title))),
+    h(
+      "a",
+      { href: `#${name}`, "aria-current": name === place ? "page" : null },
+      icon(name),
+      h("span", {}, t(entry.title)),
+    ),
   );
   header.replaceChildren(
-    h("div", { class: "brand" }, h("img", { src: new URL("icon.svg", import.meta.url).href, alt: "", width: 28, height: 28 }), h("span", {}, state.session?.device_id ?? "zsad-agent")),
+    h(
+      "div",
+      { class: "brand" },
+      h("img", { src: new URL("icon.svg", import.meta.url).href, alt: "", width: 28, height: 28 }),
+      h("span", {}, state.session?.device_id ?? "zsad-agent"),
+    ),
     role === null ? "" : h("nav", { "aria-label": t("nav") }, ...links),
     menu(role),
   );
@@ -168,7 +189,12 @@ function menu(role) {
     "details",
     { class: "menu" },
     h("summary", {}, icon("menu"), h("span", { class: "hidden" }, t("menu"))),
-    h("div", { class: "menu-items" }, role === null ? null : h("p", { class: "hint" }, t(role === "admin" ? "role.admin" : "role.operator")), ...items),
+    h(
+      "div",
+      { class: "menu-items" },
+      role === null ? null : h("p", { class: "hint" }, t(role === "admin" ? "role.admin" : "role.operator")),
+      ...items,
+    ),
   );
   box.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && box.open) {
@@ -199,15 +225,22 @@ async function changeLanguage() {
 
 async function logOut() {
   await api.logOut().catch(() => {}); // without an answer the banner says so
-  ended = false;
+  logInAgain();
+}
+
+/** The session has ended, as the person wanted. */
+function logInAgain() {
+  leaves = true;
   connection.ask();
 }
 
 /** The problems, on every page. The texts are read aloud once, because nothing changes while they stay the same. */
 function showBanners(nowMs) {
   const found = problems(state, nowMs);
-  if (ended && state.session?.role === null && state.connection !== "lost") found.push({ kind: "warn", key: "banner.ended" });
-  if (state.session?.role === "admin" && !state.session.passwords_set) found.push({ kind: "note", key: "banner.no_password", place: "passwords" });
+  if (ended && state.session?.role === null && state.connection !== "lost")
+    found.push({ kind: "warn", key: "banner.ended" });
+  if (state.session?.role === "admin" && !state.session.passwords_set)
+    found.push({ kind: "note", key: "banner.no_password", place: "passwords" });
   const shown = currentLanguage() + JSON.stringify(found);
   if (shown === bannersShown) return;
   bannersShown = shown;
@@ -217,7 +250,9 @@ function showBanners(nowMs) {
         "div",
         { class: `banner ${kind}` },
         icon(kind === "fail" ? "cross" : "warning"),
-        key ? h("p", {}, t(key), target ? [" ", link(target)] : null) : h("p", {}, h("strong", {}, `${lightName(name)}: `), h("span", { lang: "en" }, `${text}. ${advice}`)),
+        key
+          ? h("p", {}, t(key), target ? [" ", link(target)] : null)
+          : h("p", {}, h("strong", {}, `${lightName(name)}: `), h("span", { lang: "en" }, `${text}. ${advice}`)),
       ),
     ),
   );
@@ -234,17 +269,25 @@ function speak() {
   const rejected = live.rejected - (said.camera === state.camera ? said.rejected : 0);
   setText(
     spoken,
-    count <= 1 ? t("spoken.one", { verdict, score: scoreText(live.shown.anomaly_score) }) : t("spoken.many", { n: count, rejected, verdict }),
+    count <= 1
+      ? t("spoken.one", { verdict, score: scoreText(live.shown.anomaly_score) })
+      : t("spoken.many", { n: count, rejected, verdict }),
   );
-  Object.assign(said, { atMs: nowMs, id: live.shown.id, counted: live.counted, rejected: live.rejected, camera: state.camera });
+  Object.assign(said, {
+    atMs: nowMs,
+    id: live.shown.id,
+    counted: live.counted,
+    rejected: live.rejected,
+    camera: state.camera,
+  });
 }
 
 function onSession(session) {
   const before = state.session;
   const same = before && ["role", "passwords_set", "device_id"].every((name) => before[name] === session[name]);
   if (same) return;
-  if (before?.role && session.role === null) ended = ended || state.connection !== "connecting";
-  if (session.role !== null) ended = false;
+  if (before?.role && session.role === null) ended = !leaves;
+  if (session.role !== null) ended = leaves = false;
   if (before?.role !== session.role) state = reduce(state, { type: "forget", session });
   else state = reduce(state, { type: "session", session });
   if (session.role !== null) readAll().then(show, show);
@@ -254,6 +297,11 @@ function onSession(session) {
 async function readAll() {
   const [, health] = await Promise.all([readCameras(), api.health()]);
   app.dispatch({ type: "health", health });
+}
+
+/** Reads the cameras as soon as the agent can tell them, for example after a reload in the wrong moment. */
+function readMissing() {
+  if (state.connection === "ok" && state.session?.role && state.cameras === null) readAll().then(show, () => {});
 }
 
 const LISTENERS = {
@@ -274,7 +322,7 @@ function onConnection(next) {
 }
 
 async function start() {
-  await loadTexts();
+  await textsAtLast();
   api.whenSessionEnds(() => connection.ask());
   connection = connect(LISTENERS, { onState: onConnection, onSession });
   window.addEventListener("hashchange", onHash);
@@ -288,6 +336,18 @@ async function start() {
   });
   setInterval(schedule, 1000); // ages of things
   setInterval(speak, 1000);
+  setInterval(readMissing, 2000);
+}
+
+/** The texts, from an agent that may be just starting. */
+async function textsAtLast() {
+  for (;;) {
+    try {
+      return await loadTexts();
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
+  }
 }
 
 start();

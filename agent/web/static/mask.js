@@ -48,7 +48,7 @@ function newCanvas(width, height) {
 }
 
 /** The strokes as a PNG of the frame's size, base64: white areas are ignored, the rest is black. Null without strokes. */
-export function maskPng(strokes, [width, height]) {
+function maskPng(strokes, [width, height]) {
   if (strokes.length === 0) return null;
   const layer = newCanvas(width, height);
   strokes.forEach((stroke) => apply(layer.getContext("2d"), stroke));
@@ -113,7 +113,15 @@ export function maskPainter({ bitmap, frame }) {
   });
   show();
   return {
-    element: h("div", {}, canvas, h("div", { class: "row" }, field(t("mask.brush"), size), erase, undo, clear), h("p", {}, t("mask.numbers")), fields.element, h("div", { class: "row" }, add)),
+    element: h(
+      "div",
+      {},
+      canvas,
+      h("div", { class: "row" }, field(t("mask.brush"), size), erase, undo, clear),
+      h("p", {}, t("mask.numbers")),
+      fields.element,
+      h("div", { class: "row" }, add),
+    ),
     png: () => maskPng(strokes, frame),
   };
 }

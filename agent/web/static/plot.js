@@ -33,7 +33,12 @@ function drawCrosses(plot, series) {
 }
 
 function options(width) {
-  const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") }, font: "13px system-ui, sans-serif" };
+  const axis = {
+    stroke: colour("--muted"),
+    grid: { stroke: colour("--line"), width: 1 },
+    ticks: { stroke: colour("--line") },
+    font: "13px system-ui, sans-serif",
+  };
   return {
     width,
     height: HEIGHT,
@@ -43,7 +48,12 @@ function options(width) {
     scales: { x: { time: true, range: (plot, first, last) => [last - PLOT_S, last] }, y: { range: [0, 1] } },
     axes: [
       { ...axis, space: 90, values: (plot, times) => times.map((time) => clock(time * 1000).slice(0, 5)) },
-      { ...axis, size: 50, splits: () => [0, 0.25, 0.5, 0.75, 1], values: (plot, values) => values.map((value) => scoreText(value).slice(0, 4)) },
+      {
+        ...axis,
+        size: 50,
+        splits: () => [0, 0.25, 0.5, 0.75, 1],
+        values: (plot, values) => values.map((value) => scoreText(value).slice(0, 4)),
+      },
     ],
     series: [
       {},
@@ -56,7 +66,7 @@ function options(width) {
 }
 
 /** Columns of uPlot: times in seconds, scores, thresholds, scores of rejects. */
-export function columns(points) {
+function columns(points) {
   return [
     points.map((point) => point.at),
     points.map((point) => point.score),
@@ -78,7 +88,9 @@ export class ScorePlot {
   constructor(box) {
     this.#box = box;
     box.setAttribute("role", "img");
-    this.#resized = new ResizeObserver(() => this.#plot?.setSize({ width: Math.max(120, box.clientWidth), height: HEIGHT }));
+    this.#resized = new ResizeObserver(() =>
+      this.#plot?.setSize({ width: Math.max(120, box.clientWidth), height: HEIGHT }),
+    );
     this.#resized.observe(box);
     this.#dark.addEventListener("change", this.#remake);
   }
@@ -93,7 +105,13 @@ export class ScorePlot {
     const newest = points.at(-1);
     this.#box.setAttribute(
       "aria-label",
-      newest === undefined ? t("plot.empty") : t("plot.summary", { newest: scoreText(newest.score), highest: scoreText(scores.length ? Math.max(...scores) : null), threshold: scoreText(newest.threshold) }),
+      newest === undefined
+        ? t("plot.empty")
+        : t("plot.summary", {
+            newest: scoreText(newest.score),
+            highest: scoreText(scores.length ? Math.max(...scores) : null),
+            threshold: scoreText(newest.threshold),
+          }),
     );
   }
 

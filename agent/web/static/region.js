@@ -32,7 +32,11 @@ export function rectangleFields([width, height], onInput) {
     return rectangle([x, y], [x + wide, y + high], [width, height]);
   };
   return {
-    element: h("div", { class: "numbers" }, inputs.map((input, place) => field(t(NAMES[place]), input))),
+    element: h(
+      "div",
+      { class: "numbers" },
+      inputs.map((input, place) => field(t(NAMES[place]), input)),
+    ),
     read,
     write(region) {
       inputs.forEach((input, place) => (input.value = region === null ? "" : String(region[place])));
@@ -44,7 +48,12 @@ export function rectangleFields([width, height], onInput) {
 function grip(point, region, reach) {
   if (region === null) return { kind: "new", from: point };
   const [x, y, width, height] = region;
-  for (const [cx, cy, ox, oy] of [[x, y, x + width, y + height], [x + width, y, x, y + height], [x, y + height, x + width, y], [x + width, y + height, x, y]]) {
+  for (const [cx, cy, ox, oy] of [
+    [x, y, x + width, y + height],
+    [x + width, y, x, y + height],
+    [x, y + height, x + width, y],
+    [x + width, y + height, x, y],
+  ]) {
     if (Math.hypot(point[0] - cx, point[1] - cy) <= reach) return { kind: "new", from: [ox, oy] };
   }
   const isInside = point[0] > x && point[0] < x + width && point[1] > y && point[1] < y + height;
@@ -68,7 +77,10 @@ function draw(canvas, bitmap, region, frame) {
   context.rect(0, 0, canvas.width, canvas.height);
   context.rect(x, y, width, height);
   context.fill("evenodd");
-  for (const [colour, line] of [["#000", 5], ["#fff", 2.5]]) {
+  for (const [colour, line] of [
+    ["#000", 5],
+    ["#fff", 2.5],
+  ]) {
     context.strokeStyle = colour;
     context.lineWidth = line;
     context.strokeRect(x, y, width, height);

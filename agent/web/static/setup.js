@@ -1,9 +1,9 @@
 // Set up: camera, region, ignore mask, trigger, product, broker.
 
 import * as api from "./api.js";
-import { answer, answerPlace, attempt, button, card, choice, choiceOf, field, h, sync } from "./dom.js";
+import { answer, answerPlace, attempt, button, card, choice, choiceOf, field, h, setText, sync } from "./dom.js";
 import { VERDICTS, scoreText } from "./format.js";
-import { paint } from "./frame.js";
+import { paint, watchFrames } from "./frame.js";
 import { maskPainter } from "./mask.js";
 import { regionEditor } from "./region.js";
 import { cameraOf } from "./state.js";
@@ -54,8 +54,16 @@ function deviceItem(app, device) {
     h(
       "div",
       { class: "row" },
-      device.used_by === null ? button(t("source.look"), () => attempt(place, () => shown.show(source)), { "aria-label": `${t("source.look")}: ${device.name}` }) : null,
-      isHere ? null : button(t("source.use"), () => change(app, place, source), { "aria-label": `${t("source.use")}: ${device.name}` }),
+      device.used_by === null
+        ? button(t("source.look"), () => attempt(place, () => shown.show(source)), {
+            "aria-label": `${t("source.look")}: ${device.name}`,
+          })
+        : null,
+      isHere
+        ? null
+        : button(t("source.use"), () => change(app, place, source), {
+            "aria-label": `${t("source.use")}: ${device.name}`,
+          }),
     ),
     place,
   );
@@ -74,12 +82,30 @@ function sourcePart(app, camera) {
     });
   const again = button(t("source.find"), find);
   const present = h("code", {}, camera.source);
+  const canvas = h("canvas", {
+    class: "preview",
+    role: "img",
+    "aria-label": t("source.live"),
+    width: 480,
+    height: 360,
+  });
+  const failure = h("p", { class: "hint", lang: "en" });
+  const leave = watchFrames(canvas, camera.name, (error) => {
+    canvas.classList.toggle("stale", error !== null);
+    setText(failure, error?.message ?? "");
+  });
   const update = ({ source }) => {
     if (present.textContent === source) return;
     present.textContent = source;
     find();
   };
-  const address = h("input", { type: "text", inputmode: "url", autocomplete: "off", spellcheck: "false", value: /^\d+$|^\/dev\//.test(camera.source) ? "" : camera.source });
+  const address = h("input", {
+    type: "text",
+    inputmode: "url",
+    autocomplete: "off",
+    spellcheck: "false",
+    value: /^\d+$|^\/dev\//.test(camera.source) ? "" : camera.source,
+  });
   const shown = preview();
   const addressPlace = answerPlace();
   const form = h(
@@ -87,7 +113,12 @@ function sourcePart(app, camera) {
     {},
     field(t("source.address"), address, t("source.address_hint")),
     shown.canvas,
-    h("div", { class: "row" }, button(t("source.test"), () => attempt(addressPlace, () => shown.show({ source: address.value.trim() }))), h("button", {}, t("source.use_address"))),
+    h(
+      "div",
+      { class: "row" },
+      button(t("source.test"), () => attempt(addressPlace, () => shown.show({ source: address.value.trim() }))),
+      h("button", {}, t("source.use_address")),
+    ),
     addressPlace,
   );
   form.addEventListener("submit", (event) => {
@@ -95,8 +126,19 @@ function sourcePart(app, camera) {
     change(app, addressPlace, { source: address.value.trim() });
   });
   find();
-  const section = card(t("setup.source"), h("p", {}, t("source.present"), " ", present), h("h3", {}, t("source.cameras")), list, place, h("div", { class: "row" }, again), h("h3", {}, t("source.other")), form);
-  return { section, update };
+  const section = card(
+    t("setup.source"),
+    h("p", {}, t("source.present"), " ", present),
+    canvas,
+    failure,
+    h("h3", {}, t("source.cameras")),
+    list,
+    place,
+    h("div", { class: "row" }, again),
+    h("h3", {}, t("source.other")),
+    form,
+  );
+  return { section, update, leave };
 }
 
 /** Region or mask: a frame is fetched, then the editor stands over it. */
@@ -107,8 +149,7 @@ function drawingPart(app, camera, { title, text, make, read }) {
   const save = button(t("save"), () => change(app, place, read(editor)), { class: "strong", hidden: true });
   const load = () =>
     attempt(place, async () => {
-      const { bitmap } = await api.frame(camera.name, FRAME_WIDTH);
-      const frame = cameraOf(app.state)?.frame_wh ?? [bitmap.width, bitmap.height];
+      const { bitmap, frame = [bitmap.width, bitmap.height] } = await api.frame(camera.name, FRAME_WIDTH);
       editor = make({ bitmap, frame });
       box.replaceChildren(editor.element);
       save.hidden = false;
@@ -122,7 +163,17 @@ function drawingPart(app, camera, { title, text, make, read }) {
     shown = key;
     load();
   };
-  return { place, update, section: card(title, h("p", {}, text), box, h("div", { class: "row" }, save, button(t("frame.again"), load)), place) };
+  return {
+    place,
+    update,
+    section: card(
+      title,
+      h("p", {}, text),
+      box,
+      h("div", { class: "row" }, save, button(t("frame.again"), load)),
+      place,
+    ),
+  };
 }
 
 function regionPart(app, camera) {
@@ -141,7 +192,14 @@ function maskPart(app, camera) {
     make: maskPainter,
     read: (editor) => ({ ignore_mask_png: editor.png() }),
   });
-  if (camera.ignore_mask) part.section.append(h("div", { class: "row" }, button(t("mask.remove"), () => change(app, part.place, { ignore_mask_png: null }))));
+  if (camera.ignore_mask)
+    part.section.append(
+      h(
+        "div",
+        { class: "row" },
+        button(t("mask.remove"), () => change(app, part.place, { ignore_mask_png: null })),
+      ),
+    );
   return part;
 }
 
@@ -151,7 +209,13 @@ function triggerPart(app, camera) {
     h(
       "div",
       {},
-      choice(t(TRIGGERS[kind]), { type: "radio", name: "trigger", value: kind, checked: camera.trigger === kind, onchange: () => change(app, place, { trigger: kind }) }),
+      choice(t(TRIGGERS[kind]), {
+        type: "radio",
+        name: "trigger",
+        value: kind,
+        checked: camera.trigger === kind,
+        onchange: () => change(app, place, { trigger: kind }),
+      }),
       h("p", { class: "hint" }, t(TRIGGER_HINTS[kind])),
     ),
   );
@@ -161,7 +225,12 @@ function triggerPart(app, camera) {
       return `${t(VERDICTS[result.verdict].text)} (${scoreText(result.anomaly_score)})`;
     }),
   );
-  return card(t("setup.trigger"), h("fieldset", {}, h("legend", {}, t("trigger.text")), options), h("div", { class: "row" }, now), place);
+  return card(
+    t("setup.trigger"),
+    h("fieldset", {}, h("legend", {}, t("trigger.text")), options),
+    h("div", { class: "row" }, now),
+    place,
+  );
 }
 
 function productPart(app, camera) {
@@ -170,13 +239,22 @@ function productPart(app, camera) {
   const own = h("input", { maxlength: 200, autocomplete: "off" });
   api.products().then(
     (products) => {
-      const entries = products.map(({ name, taught }) => [name, taught ? t("product.taught", { name, goods: taught.goods }) : t("product.not_taught", { name })]);
+      const entries = products.map(({ name, taught }) => [
+        name,
+        taught ? t("product.taught", { name, goods: taught.goods }) : t("product.not_taught", { name }),
+      ]);
       if (!entries.some(([name]) => name === camera.product)) entries.unshift([camera.product, camera.product]);
       select.replaceChildren(...choiceOf(entries, camera.product).options);
     },
     (error) => answer(place, "bad", error.message, error.status > 0),
   );
-  const form = h("form", {}, field(t("product"), select), field(t("product.own"), own, t("product.own_hint")), h("button", { class: "strong" }, t("save")));
+  const form = h(
+    "form",
+    {},
+    field(t("product"), select),
+    field(t("product.own"), own, t("product.own_hint")),
+    h("button", { class: "strong" }, t("save")),
+  );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     change(app, place, { product: own.value.trim() || select.value });
@@ -189,7 +267,17 @@ function brokerPart() {
   const form = h(
     "form",
     { autocomplete: "off" },
-    field(t("broker.address"), h("input", { name: "broker", required: true, value: "mqtt://localhost:1883", inputmode: "url", spellcheck: "false" }), t("broker.address_hint")),
+    field(
+      t("broker.address"),
+      h("input", {
+        name: "broker",
+        required: true,
+        value: "mqtt://localhost:1883",
+        inputmode: "url",
+        spellcheck: "false",
+      }),
+      t("broker.address_hint"),
+    ),
     field(t("broker.username"), h("input", { name: "username", autocomplete: "off" })),
     field(t("password"), h("input", { name: "password", type: "password", autocomplete: "new-password" })),
     field(t("broker.client_id"), h("input", { name: "client_id", autocomplete: "off" })),
@@ -207,11 +295,18 @@ function brokerPart() {
       answer(place, "bad", error.message, error.status > 0);
     }
   });
-  return card(t("setup.broker"), h("p", {}, t("broker.text"), " ", h("a", { href: "#config" }, t("place.config"))), form);
+  return card(
+    t("setup.broker"),
+    h("p", {}, t("broker.text"), " ", h("a", { href: "#config" }, t("place.config"))),
+    form,
+  );
 }
 
 export function setUpPage(main, app) {
-  main.append(h("div", { class: "top" }, h("h1", {}, t("place.setup")), app.cameraChoice()), h("p", {}, t("setup.text")));
+  main.append(
+    h("div", { class: "top" }, h("h1", {}, t("place.setup")), app.cameraChoice()),
+    h("p", {}, t("setup.text")),
+  );
   const camera = cameraOf(app.state);
   if (camera === null) {
     main.append(h("p", { class: "note" }, t("setup.no_camera"), " ", h("a", { href: "#config" }, t("place.config"))));
@@ -226,7 +321,11 @@ export function setUpPage(main, app) {
       triggerPart(app, camera),
       productPart(app, camera),
       brokerPart(),
-      card(t("setup.next"), h("p", {}, t("setup.next_text")), h("a", { href: "#teach", class: "as-button" }, t("place.teach"))),
+      card(
+        t("setup.next"),
+        h("p", {}, t("setup.next_text")),
+        h("a", { href: "#teach", class: "as-button" }, t("place.teach")),
+      ),
     ),
   );
   return {
@@ -234,5 +333,6 @@ export function setUpPage(main, app) {
       const present = cameraOf(state);
       if (present) live.forEach((part) => part.update(present));
     },
+    leave: () => live.forEach((part) => part.leave?.()),
   };
 }

@@ -4,6 +4,7 @@ export const MOST_REJECTS = 12; // in the gallery
 export const LEAST_SHOWN_MS = 200; // of a verdict: a screen that changes faster flashes, which can hurt people
 const MOST_RECENT = 60; // results that are kept to find the one of a picture
 export const PLOT_S = 600;
+const REFUSED = 3; // attempts after which the stream of events counts as refused
 const WORST_FIRST = { anomalous: 2, unknown: 1, ok: 0 };
 
 export const INITIAL = {
@@ -61,7 +62,7 @@ export function addToPlot(plot, point) {
 }
 
 /** The result that the large verdict shows next: the worst of those that wait, and of equal ones the newest. */
-export function worst(pending) {
+function worst(pending) {
   return pending.reduce((found, result) =>
     WORST_FIRST[result.verdict] >= WORST_FIRST[found.verdict] ? result : found,
   );
@@ -137,8 +138,16 @@ export function reduce(state, action) {
   }
 }
 
+/** What is known about the connection: "ok", "lost", "ended" (no session), or "refused" (the agent answers, without
+ * events). `attempts`: failed ones to open the stream. */
+export function judge({ answers, role, streamOpen, attempts }) {
+  if (!answers) return "lost";
+  if (role === null) return "ended";
+  return streamOpen || attempts < REFUSED ? "ok" : "refused";
+}
+
 /** The light of a camera, or null. */
-export function lightOf(state, name) {
+function lightOf(state, name) {
   return state.health?.lights?.find((light) => light.name === name) ?? null;
 }
 
@@ -159,7 +168,8 @@ export function shownVerdict(state) {
 export function problems(state, nowMs) {
   const found = [];
   const isExpected = nowMs < state.reloadsUntilMs;
-  if (state.connection === "lost") found.push(isExpected ? { kind: "note", key: "banner.reloads" } : { kind: "fail", key: "banner.lost" });
+  if (state.connection === "lost")
+    found.push(isExpected ? { kind: "note", key: "banner.reloads" } : { kind: "fail", key: "banner.lost" });
   if (state.connection === "refused") found.push({ kind: "warn", key: "banner.refused" });
   if (state.connection === "lost" || !state.session?.role) return found; // the lights are old
   for (const kind of ["fail", "warn"]) {

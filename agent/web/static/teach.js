@@ -12,18 +12,49 @@ const COUNT = { normal: 30, least: 3, most: 1000 };
 const PICTURES_MS = 1500; // between two readings of the list of pictures
 const PROMISE_MS = 120; // after the line has moved
 
+/** What to teach, and from how many parts. `onStart` gets both. */
+function startForm(camera, onStart) {
+  const names = h("datalist", { id: "products" });
+  const product = h("input", {
+    list: "products",
+    value: camera.product,
+    maxlength: 200,
+    autocomplete: "off",
+    required: true,
+  });
+  const count = h("input", {
+    type: "number",
+    min: COUNT.least,
+    max: COUNT.most,
+    value: COUNT.normal,
+    inputmode: "numeric",
+    required: true,
+  });
+  const form = h(
+    "form",
+    {},
+    field(t("product"), product, t("teach.product_hint")),
+    names,
+    field(t("teach.count"), count, t("teach.count_hint")),
+    h("button", { class: "strong" }, t("teach.start")),
+  );
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    onStart({ product: product.value.trim(), count: Number(count.value) });
+  });
+  api.products().then(
+    (found) => names.append(...found.map(({ name }) => h("option", { value: name }))),
+    () => {}, // a name can still be written
+  );
+  return form;
+}
+
 /** Step 1: the start, the progress, and files. */
 function showPart(app, camera, onChange) {
   const place = answerPlace();
-  const names = h("datalist", { id: "products" });
-  const product = h("input", { list: "products", value: cameraOf(app.state).product, maxlength: 200, autocomplete: "off", required: true });
-  const count = h("input", { type: "number", min: COUNT.least, max: COUNT.most, value: COUNT.normal, inputmode: "numeric", required: true });
-  const act = (values) => attempt(place, async () => app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, values) }));
-  const start = h("form", { class: "teach-start" }, field(t("product"), product, t("teach.product_hint")), names, field(t("teach.count"), count, t("teach.count_hint")), h("button", { class: "strong" }, t("teach.start")));
-  start.addEventListener("submit", (event) => {
-    event.preventDefault();
-    act({ action: "start", product: product.value.trim(), count: Number(count.value) });
-  });
+  const act = (values) =>
+    attempt(place, async () => app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, values) }));
+  const start = startForm(cameraOf(app.state), (values) => act({ action: "start", ...values }));
   const bar = h("progress", { max: 1, value: 0 });
   const text = h("p", { class: "progress-text" });
   const said = h("p", { class: "hint", lang: "en" });
@@ -31,12 +62,15 @@ function showPart(app, camera, onChange) {
   const cancel = button(t("teach.cancel"), async () => {
     if (await confirmed(t("teach.cancel_ask"), t("teach.cancel"))) act({ action: "cancel" });
   });
-  const progress = h("div", { hidden: true }, h("p", {}, t("teach.gathering_text")), bar, text, h("div", { class: "row" }, finish, cancel));
-  const files = uploader({ camera, kind: "good", text: t("teach.upload_good"), onDone: onChange });
-  api.products().then(
-    (found) => names.append(...found.map(({ name }) => h("option", { value: name }))),
-    () => {},
+  const progress = h(
+    "div",
+    { hidden: true },
+    h("p", {}, t("teach.gathering_text")),
+    bar,
+    text,
+    h("div", { class: "row" }, finish, cancel),
   );
+  const files = uploader({ camera, kind: "good", text: t("teach.upload_good"), onDone: onChange });
   const update = (state) => {
     const isOn = state.phase !== "idle";
     start.hidden = isOn;
@@ -52,7 +86,10 @@ function showPart(app, camera, onChange) {
     finish.disabled = state.pictures < COUNT.least;
     setText(finish, t("teach.finish", { n: state.pictures }));
   };
-  return { section: card(t("teach.step1"), h("p", {}, t("teach.step1_text")), start, progress, files, said, place), update };
+  return {
+    section: card(t("teach.step1"), h("p", {}, t("teach.step1_text")), start, progress, files, said, place),
+    update,
+  };
 }
 
 /** Step 2: the pictures, those that were left out first, with the reason. */
@@ -65,15 +102,27 @@ function checkPart(app, camera, onChange) {
   const summary = h("summary", {});
   const all = h("details", { hidden: true }, summary, others);
   const remove = (picture) =>
-    attempt(place, async () => {
-      await api.removeTeachPicture(camera, picture.id);
-      onChange();
-    }, t("teach.removed"));
+    attempt(
+      place,
+      async () => {
+        await api.removeTeachPicture(camera, picture.id);
+        onChange();
+      },
+      t("teach.removed"),
+    );
   const keep = (picture) =>
-    attempt(place, async () => {
-      app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, { action: "good", id: picture.id }) });
-      onChange();
-    }, t("teach.kept"));
+    attempt(
+      place,
+      async () => {
+        app.dispatch({
+          type: "teach",
+          camera,
+          state: await api.teachAction(camera, { action: "good", id: picture.id }),
+        });
+        onChange();
+      },
+      t("teach.kept"),
+    );
   const make = (picture) => {
     const buttons = [{ text: t("teach.remove"), act: () => remove(picture) }];
     if (picture.state === "left_out") buttons.push({ text: t("teach.keep"), act: () => keep(picture) });
@@ -115,21 +164,35 @@ function thresholdPart(app, camera, onChange) {
     readOnly: !app.isAdmin(),
     onMove(value) {
       clearTimeout(timer);
-      timer = setTimeout(() => ask(value).catch((error) => answer(place, "bad", error.message, error.status > 0)), PROMISE_MS);
+      timer = setTimeout(
+        () => ask(value).catch((error) => answer(place, "bad", error.message, error.status > 0)),
+        PROMISE_MS,
+      );
     },
   });
-  const set = (value) =>
-    attempt(
-      place,
-      async () => {
-        await api.setThreshold(camera, value);
-        await Promise.all([app.readCameras(), read(true)]);
-      },
-      t("threshold.is_set"),
-    );
-  const buttons = h("div", { class: "row" }, button(t("threshold.set"), () => set(slider.value), { class: "strong" }), button(t("threshold.reset"), () => set(null)));
+  const set = async (value) => {
+    await api.setThreshold(camera, value);
+    await Promise.all([app.readCameras(), read(true)]);
+    return t("threshold.is_set");
+  };
+  const buttons = h(
+    "div",
+    { class: "row" },
+    button(t("threshold.set"), () => attempt(place, () => set(slider.value)), { class: "strong" }),
+    button(t("threshold.reset"), () => attempt(place, () => set(null))),
+  );
   const bad = badPictures({ camera, canChange: app.isAdmin(), onChange });
-  const body = h("div", { hidden: true }, h("p", {}, t("threshold.text")), slider.element, promise, recall, app.isAdmin() ? buttons : null, source, place);
+  const body = h(
+    "div",
+    { hidden: true },
+    h("p", {}, t("threshold.text")),
+    slider.element,
+    promise,
+    recall,
+    app.isAdmin() ? buttons : null,
+    source,
+    place,
+  );
   const read = async (moves) => {
     const found = await ask(moves ? null : slider.value);
     if (!found) return;
@@ -137,13 +200,20 @@ function thresholdPart(app, camera, onChange) {
     body.hidden = isEmpty;
     empty.hidden = !isEmpty;
     slider.set({ goods: found.goods_scores, value: moves ? found.value : slider.value });
-    setText(source, t(found.source === "taught" || found.taught === found.value ? "threshold.is_taught" : "threshold.is_own", { value: scoreText(found.value) }));
+    setText(source, t("threshold.in_use", { value: scoreText(cameraOf(app.state).threshold) }));
   };
   const showBads = (pictures) => {
-    slider.set({ bads: pictures.filter(({ kind, score }) => kind === "bad" && score !== null).map(({ score }) => score) });
+    slider.set({
+      bads: pictures.filter(({ kind, score }) => kind === "bad" && score !== null).map(({ score }) => score),
+    });
     bad.update(pictures);
   };
-  return { section: card(t("teach.step3"), empty, body, bad.element), read, showBads, leave: () => clearTimeout(timer) };
+  return {
+    section: card(t("teach.step3"), empty, body, bad.element),
+    read,
+    showBads,
+    leave: () => clearTimeout(timer),
+  };
 }
 
 /** Step 4: into use, or back. */
@@ -171,7 +241,14 @@ function usePart(app, camera) {
       ...(found
         ? [
             h("p", {}, t("teach.offer", { product: found.product, goods: found.goods, left: found.left_out })),
-            h("p", {}, t("promise.offer", { rate: percent(found.false_reject_rate), bound: percent(found.false_reject_rate_90) })),
+            h(
+              "p",
+              {},
+              t("promise.offer", {
+                rate: percent(found.false_reject_rate),
+                bound: percent(found.false_reject_rate_90),
+              }),
+            ),
             ...(found.needed > found.goods ? [h("p", { class: "hint" }, t("teach.more", { n: found.needed }))] : []),
             ...found.notes.map((note) => h("p", { class: "hint", lang: "en" }, note)),
           ]
@@ -214,7 +291,8 @@ export function teachPage(main, app) {
     update(state, nowMs) {
       const teach = state.teach[camera];
       if (teach && teach !== known) {
-        if (known && (teach.phase !== known.phase || teach.offer?.sha256 !== known.offer?.sha256)) limit.read(true).catch(fail);
+        if (known && (teach.phase !== known.phase || teach.offer?.sha256 !== known.offer?.sha256))
+          limit.read(true).catch(fail);
         known = teach;
         due = true;
         show.update(teach);

@@ -45,6 +45,12 @@ export function keepLanguage(chosen) {
   }
 }
 
+/** From now on texts are those of `chosen`, a language of ours. */
+export function useTexts(chosen, itsMessages) {
+  language = chosen;
+  messages = itsMessages;
+}
+
 /** Reads the messages. */
 export async function loadTexts() {
   let kept = null;
@@ -53,8 +59,8 @@ export async function loadTexts() {
   } catch {
     // as above
   }
-  language = LANGUAGES.includes(kept) ? kept : bestLanguage(navigator.languages);
-  const address = new URL(`messages.${language}.json`, import.meta.url);
-  messages = await (await fetch(address)).json();
-  document.documentElement.lang = language;
+  const chosen = LANGUAGES.includes(kept) ? kept : bestLanguage(navigator.languages);
+  const address = new URL(`messages.${chosen}.json`, import.meta.url);
+  useTexts(chosen, await (await fetch(address)).json());
+  document.documentElement.lang = chosen;
 }

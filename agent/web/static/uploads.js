@@ -52,7 +52,13 @@ export function pictureItem(camera, picture, buttons) {
     h("img", { src: api.teachPictureUrl(camera, picture.id), alt: picture.id, loading: "lazy", class: "thumbnail" }),
     picture.reason ? h("p", { class: "reason", lang: "en" }, picture.reason) : null,
     picture.score === null ? null : h("p", { class: "facts" }, t("detail.score"), " ", scoreText(picture.score)),
-    buttons.length === 0 ? null : h("div", { class: "marks" }, buttons.map(({ text, act }) => button(text, act, { "aria-label": `${text}: ${picture.id}` }))),
+    buttons.length === 0
+      ? null
+      : h(
+          "div",
+          { class: "marks" },
+          buttons.map(({ text, act }) => button(text, act, { "aria-label": `${text}: ${picture.id}` })),
+        ),
   );
 }
 
@@ -68,10 +74,17 @@ export function badPictures({ camera, canChange, onChange }) {
       await api.removeTeachPicture(camera, picture.id);
       onChange();
     });
-  const make = (picture) => pictureItem(camera, picture, canChange ? [{ text: t("teach.remove"), act: () => remove(picture) }] : []);
+  const make = (picture) =>
+    pictureItem(camera, picture, canChange ? [{ text: t("teach.remove"), act: () => remove(picture) }] : []);
   const files = canChange ? uploader({ camera, kind: "bad", text: t("teach.upload_bad"), onDone: onChange }) : null;
   return {
     element: h("div", {}, h("h3", {}, t("teach.bad")), h("p", {}, t("teach.bad_text")), files, list, place),
-    update: (pictures) => sync(list, pictures.filter(({ kind }) => kind === "bad"), pictureKey, make),
+    update: (pictures) =>
+      sync(
+        list,
+        pictures.filter(({ kind }) => kind === "bad"),
+        pictureKey,
+        make,
+      ),
   };
 }

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import cv2
+import jsonschema
 import numpy as np
 import pytest
 from mqtt_listener import wait_until
@@ -288,3 +289,26 @@ def test_history_that_is_off_or_broken_is_said(page: Page, tmp_path: Path) -> No
         for path in ("/results", "/results.csv"):
             answer = Client(server.port).ask("GET", path)
             assert answer.status == 503 and str(foreign) in answer.error
+
+
+def test_document_of_the_routes_describes_their_answers(page: Page) -> None:
+    document = page.client.ask("GET", "/openapi.json").json
+    below = {path.removeprefix("/api/v1"): routes for path, routes in document["paths"].items()}
+    answers = {
+        path: list(below[path]["get"]["responses"]["200"]["content"])
+        for path in ("/results", "/results.csv", "/results/{result_id}", "/results/{result_id}/picture.jpg", "/reports")
+    }
+    assert answers == {
+        "/results": ["application/json"],
+        "/results.csv": ["text/csv"],
+        "/results/{result_id}": ["application/json"],
+        "/results/{result_id}/picture.jpg": ["image/jpeg"],
+        "/reports": ["application/json"],
+    }
+    shown = document["components"]["schemas"]["ShownResult"]
+    assert "$id" not in shown  # it would change what the references inside mean
+    assert {"schema", "id", "anomaly_score", "mark", "has_picture"} <= set(shown["properties"])
+    assert "yield" in document["components"]["schemas"]["ReportRow"]["properties"]
+    page.put(make_result(1), make_result(2, verdict=Verdict.UNKNOWN), make_result(3, trigger_id="t", source_name="s"))
+    for result in page.client.ask("GET", "/results").json["results"]:
+        jsonschema.validate(result, {**shown, "components": document["components"]})

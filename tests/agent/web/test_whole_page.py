@@ -18,7 +18,16 @@ from mqtt_listener import MqttListener, wait_until
 from page_server import PASSWORD, Client
 
 BROKER = "mqtt://127.0.0.1:1"  # nobody answers there
-PAGE_ONLY = {"fastapi", "starlette", "uvicorn", "asyncio", "ruamel", "zsad_agent.web.app", "zsad_agent.daemon.web"}
+PAGE_ONLY = {
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "asyncio",
+    "ruamel",
+    "zsad_agent.web",
+    "zsad_agent.daemon.web",
+    "zsad_agent.history",
+}
 
 
 def arguments(folder: Path) -> list[str]:
