@@ -378,7 +378,7 @@ def test_slow_clients_do_not_keep_others_out(said: bytes, server: WebServer, por
 
 
 @pytest.mark.parametrize(
-    "said", [HEAD, b"POST /api/v1/session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n"]
+    "said", [HEAD, b"POST /api/v1/session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n"]
 )
 def test_slow_request_is_ended_although_a_byte_comes_now_and_then(
     said: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
