@@ -229,9 +229,10 @@ async function logOut() {
 }
 
 /** The session has ended, as the person wanted. */
-function logInAgain() {
+async function logInAgain() {
   leaves = true;
-  connection.ask();
+  await connection.ask();
+  leaves &&= state.session?.role === null;
 }
 
 /** The problems, on every page. The texts are read aloud once, because nothing changes while they stay the same. */
