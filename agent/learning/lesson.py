@@ -17,7 +17,6 @@ from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
 
-NO_LEARNER = "teaching needs profiles in the config (not off), and a bundle with feature networks"
 LEAST_PICTURES = 3  # that are learned
 MAX_JSON_BYTES = 4_000_000
 LINE, ASKED = "line", "asked"
