@@ -61,9 +61,9 @@ class FakeTeach:
             raise ZsadError(self.fault)
         count = max(1, round(self.share * len(names)))
         profile = make_profile(product, seed=len(self.calls))
-        if bad:
-            top = profile.levels[-1].model_copy(update={"recall": Recall(found=len(bad), total=len(bad))})
-            profile = replace(profile, levels=(*profile.levels[:-1], top))
+        recall = Recall(found=len(bad), total=len(bad)) if bad else None
+        top = profile.levels[-1].model_copy(update={"recall": recall})
+        profile = replace(profile, levels=(*profile.levels[:-1], top))
         return Taught(
             profile=profile,
             left_out=tuple(replace(self.left_out, name=name) for name in names[:count]),
