@@ -114,7 +114,7 @@ def make_offer(taught: Taught, sha256: str, goods: list[str], *, trusted: bool) 
 
 def _rounded_down(scores: np.ndarray) -> tuple[float, ...]:
     """Four digits; none crosses the threshold."""
-    return tuple((np.floor(scores * 10_000) / 10_000).tolist())
+    return tuple((np.floor(scores.astype(np.float64) * 10_000) / 10_000).tolist())
 
 
 def _recall(found: Recall | None) -> OfferedRecall | None:
