@@ -422,10 +422,11 @@ class LineLearner(Service):
     def _resume(self) -> None:
         """What a person started continues after a restart, and offers are still there."""
         for camera, product, asked in find_lessons(self._folder):
-            with self._lock:
-                if camera not in self._lessons:
-                    parts = self._config.parts if asked is None else asked.count
-                    self._lessons[camera] = open_lesson(self._folder / camera, product, asked, parts)
+            if camera not in self._lessons:
+                parts = self._config.parts if asked is None else asked.count
+                lesson = open_lesson(self._folder / camera, product, asked, parts)  # may read a thousand pictures
+                with self._lock:
+                    self._lessons.setdefault(camera, lesson)
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:
