@@ -225,8 +225,14 @@ def _anomalib_ir(folder: Path) -> Path:
 
 
 def prepare_for_anomalib() -> None:
-    """Prepares the import of Anomalib: without OpenVINO's telemetry, and with any build of torchvision."""
-    import_openvino()
+    """Prepares the import of Anomalib: without OpenVINO's telemetry, and with any build of torchvision.
+
+    Anomalib calls `openvino.convert_model`, which the import without the converter lacks.
+    """
+    openvino = import_openvino()
+    from openvino.tools.ovc import convert_model
+
+    vars(openvino)["convert_model"] = convert_model
     from zsad_core.backbones import ensure_torchvision_imports
 
     ensure_torchvision_imports()

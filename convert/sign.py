@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zsad_convert.bundle import rewrite_bundle
-from zsad_core.bundle import SIGNATURE, key_id, load_bundle, read_key_file, read_manifest, sign_manifest
+from zsad_core.bundle import SIGNATURE, key_id, load_bundle, read_key_file, read_manifest, sign_manifest, sign_profile
 from zsad_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def add_commands(commands: Any) -> None:
     """Adds `keygen` and `sign` to the subcommands."""
     keygen = commands.add_parser("keygen", help="make a key pair to sign bundles with")
     keygen.add_argument("--out", type=Path, required=True, metavar="NAME", help="writes NAME.key and NAME.pub")
-    sign = commands.add_parser("sign", help="sign a bundle")
-    sign.add_argument("bundle", type=Path, help="bundle folder or .zip; a signature in it is replaced")
+    sign = commands.add_parser("sign", help="sign a bundle or an exported profile")
+    sign.add_argument("bundle", type=Path, help="bundle folder or .zip, or .profile; its signature is replaced")
     sign.add_argument("--key", type=Path, required=True, metavar="FILE", help="the .key of zsad-convert keygen")
     for command, use in ((keygen, "to encrypt the key"), (sign, "of the key")):
         command.add_argument(
@@ -62,13 +62,16 @@ def keygen(args: argparse.Namespace) -> None:
 
 
 def sign(args: argparse.Namespace) -> None:
-    """Signs a bundle, after a check of all its files.
+    """Signs a bundle, after a check of all its files; or a .profile, with a signature beside it.
 
     Raises:
         ConfigError: the key cannot be used.
         BundleError: the bundle does not load, or cannot be written.
     """
     key = read_private_key(args.key, args.passphrase_file)
+    if args.bundle.suffix == ".profile":
+        print(f"{sign_profile(args.bundle, key)}: keep it beside the profile")
+        return
     manifest = read_manifest(args.bundle)
     load_bundle(args.bundle)  # the signature covers every file
     signature = sign_manifest(manifest, key)

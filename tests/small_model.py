@@ -7,10 +7,17 @@ import numpy as np
 
 PRODUCTS = ("object", "bottle")
 TEXT_DIM = 24
+SHALLOW = {"name": "test_vit", "taps": (1, 2, 4)}  # of 6 blocks: exported in a third of the time
 
 
-def small_detector(input_hw: tuple[int, int] = (64, 96), method: str = "ava_dino", text_dim: int = TEXT_DIM):
-    """A ViT-Ti/16 with random weights, 12 blocks and a narrow head; its input is not square."""
+def small_detector(
+    input_hw: tuple[int, int] = (64, 96),
+    method: str = "ava_dino",
+    text_dim: int = TEXT_DIM,
+    name: str = "vit_tiny_patch16_224",
+    taps: tuple[int, ...] = (2, 4, 6, 8),
+):
+    """A ViT with random weights, by default a ViT-Ti/16 of 12 blocks, and a narrow head; its input is not square."""
     import torch
 
     from zsad_core.backbones import Backbone, BackboneConfig
@@ -18,7 +25,7 @@ def small_detector(input_hw: tuple[int, int] = (64, 96), method: str = "ava_dino
     from zsad_core.model import Detector, DetectorConfig
 
     torch.manual_seed(5)
-    backbone = BackboneConfig(name="vit_tiny_patch16_224", input_hw=input_hw, taps=(2, 4, 6, 8))
+    backbone = BackboneConfig(name=name, input_hw=input_hw, taps=taps)
     config = DetectorConfig(
         method=method,
         backbone=backbone,

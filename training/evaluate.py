@@ -80,10 +80,10 @@ def run(args: argparse.Namespace) -> None:
     specs = [DatasetSpec(path=root, layout=args.layout, mask_folder=args.mask_folder) for root in args.data]
     samples = read_datasets(specs, check=not args.skip_data_check, split="test")
     products = {args.product} if args.product else {sample.product for sample in samples}
-    text = {}
-    if checkpoint.detector.needs_text:
+    text = {name: checkpoint.text_embeddings[name] for name in products & checkpoint.text_embeddings.keys()}
+    if checkpoint.detector.needs_text and (more := sorted(products - text.keys())):
         name = checkpoint.detector.config.text_encoder
-        text = embed_products(load_text_encoder(name, device=str(device)), sorted(products))
+        text |= embed_products(load_text_encoder(name, device=str(device)), more)
     pictures = [(sample, sample.load) for sample in samples]
     scored = score_pictures(
         checkpoint.detector.to(device), pictures, text, device=device, total=len(pictures), product=args.product

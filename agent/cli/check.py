@@ -71,7 +71,9 @@ def find_faults(settings: Settings) -> Iterator[str]:
     for where, camera in cameras:
         yield from _source_faults(settings, where, camera)
     folder = config.profiles_folder(default_state_dir())
-    store = None if folder is None else teaching.ProfileStore(folder)
+    store = None if folder is None else teaching.ProfileStore(folder, must_exist=config.profiles is not None)
+    if store is not None:
+        yield from _fault(settings.where("profiles"), store.products)
     try:
         bundle = model.open_bundle(config.inference)
     except BundleError as error:
@@ -85,8 +87,8 @@ def find_faults(settings: Settings) -> Iterator[str]:
             product = inspection.product_of(camera)
             if store is None or not store.has(product):
                 yield from _fault(at, bundle.prompt, product)
-            at = settings.where(*where, "ignore_mask")
-            yield from _fault(at, inspection.check_mask, camera, bundle)
+                at = settings.where(*where, "ignore_mask")
+                yield from _fault(at, inspection.check_mask, camera, bundle)
     for path in config.inference.trusted_keys:
         yield from _fault(settings.where("inference", "trusted_keys"), read_trusted_keys, [path])
     yield from _fault(settings.where("inference", "device"), model.check_device, config.inference.device)

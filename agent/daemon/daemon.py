@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import cv2
 
@@ -28,6 +28,7 @@ from zsad_agent.control import (
 )
 from zsad_agent.daemon.learning import make_learner
 from zsad_agent.daemon.observer import Observer
+from zsad_agent.daemon.profile_maker import ProfileMaker
 from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_at_once
 from zsad_agent.daemon.startup import (
     PublishedFile,
@@ -127,7 +128,7 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
     views = [View(camera.region_xywh, camera.ignore_mask) for camera in config.every_camera]
     store = BundleStore(options.state_dir / "bundles", config.inference)
     folder = config.profiles_folder(options.state_dir)
-    profiles = None if folder is None else ProfileStore(folder)
+    profiles = None if folder is None else ProfileStore(folder, must_exist=config.profiles is not None)
     compile_one = partial(compile_bundle, config=config, profiles=profiles)
     with ExitStack() as stack:
         started = load_in_thread(store, compile_one, options.stop, notifier.watchdog if restart.again else None)
@@ -175,7 +176,10 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
     code = _exit_code(agent.pipeline, lost, by_itself=not any(end.is_set() for end in ends))
     learner = agent.observer.learner
     trying = (  # a bundle is compiled, as at the start, or a product is learned
-        agent.guard.busy or (controller is not None and controller.busy) or (learner is not None and learner.busy)
+        agent.guard.busy
+        or agent.maker.busy
+        or (controller is not None and controller.busy)
+        or (learner is not None and learner.busy)
     )
     left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if options.stop.is_set() else CLOSE_CAPTURE_S
     close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))
@@ -252,6 +256,7 @@ class _Agent:
     metrics: Metrics
     reporter: StatsReporter
     guard: ModelGuard
+    maker: ProfileMaker
     web: "Web | None"  # None: it is off
 
 
@@ -328,7 +333,10 @@ def _assemble(
 
     load = partial(load_again, config=config.inference, make=compile_one)
     guard = services.start(ModelGuard(models, load_again=load, on_fault=state_fault))
-    return _Agent(pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter, guard=guard, web=web)
+    maker = services.start(ProfileMaker(models))
+    return _Agent(
+        pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter, guard=guard, maker=maker, web=web
+    )
 
 
 def _make_controller(
@@ -336,7 +344,7 @@ def _make_controller(
     options: RunOptions,
     running: Observer,
     store: BundleStore,
-    compile_one: Callable[[Bundle], ProductPredictor],
+    compile_one: Callable[..., ProductPredictor],
     restart: ReloadRequest,
 ) -> Controller:
     """The controller of commands. After its start the stored settings of earlier runs apply."""
@@ -344,7 +352,8 @@ def _make_controller(
     updater = BundleUpdater(
         store=store,
         models=models,
-        compile_bundle=compile_one,
+        compile_bundle=partial(compile_one, on_trial=True),
+        on_passed=lambda predictor: cast("ProductPredictor", predictor).keep_made(),
         cameras=lambda: [
             CameraInUse(
                 name=station.name,

@@ -115,14 +115,20 @@ class PublishedFile:
             in_thread("published", partial(write_whole, self._path, content))
 
 
-def compile_bundle(bundle: Bundle, config: AgentConfig, profiles: ProfileStore | None) -> ProductPredictor:
+def compile_bundle(
+    bundle: Bundle, config: AgentConfig, profiles: ProfileStore | None, *, on_trial: bool = False
+) -> ProductPredictor:
     """The bundle, compiled for the config's device, with what was taught about the products of the cameras.
+
+    A profile of another bundle is made again: here if the bundle is `on_trial`, else by `ProfileMaker`.
 
     Raises:
         ZsadError: the bundle cannot serve every camera, or the device cannot run it.
     """
     products = {product_of(camera) for camera in config.every_camera}
-    predictor = make_predictor(bundle, config.inference, profiles, at_once=len(products))
+    predictor = make_predictor(
+        bundle, config.inference, profiles, at_once=len(products), read_only=on_trial, later=not on_trial
+    )
     prepare_products(config, bundle, predictor)
     for camera in config.every_camera:
         masked = predictor.taught_with_mask(product_of(camera))

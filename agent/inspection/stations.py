@@ -37,7 +37,8 @@ def prepare_products(config: AgentConfig, bundle: Bundle, predictor: Predictor) 
             predictor.prepare(product)
         except ProfileError as error:
             logger.error("camera %s: every verdict is unknown: %s", camera.name, error)
-        check_mask(camera, bundle)
+        if not predictor.is_taught(product):
+            check_mask(camera, bundle)
         threshold = camera.decision.threshold if camera.decision is not None else None
         if threshold is not None and predictor.is_taught(product):
             logger.warning(

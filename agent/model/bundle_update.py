@@ -57,9 +57,14 @@ class BundleUpdater:
         models: ModelInUse,
         compile_bundle: Callable[[Bundle], Predictor],
         cameras: Callable[[], Sequence[CameraInUse]],
+        on_passed: Callable[[Predictor], None] = lambda predictor: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Changes nothing yet. `compile_bundle` raises a ZsadError for a bundle that cannot be used here."""
+        """Changes nothing yet. `compile_bundle` raises a ZsadError for a bundle that cannot be used here.
+
+        `on_passed` is called with the bundle's predictor after its probation.
+        """
+        self._on_passed = on_passed
         self._store = store
         self._models = models
         self._compile = compile_bundle
@@ -142,6 +147,7 @@ class BundleUpdater:
             text += f"; but the next start will run bundle {before.name}: {error}"
         with self._lock:
             self._before = None
+        self._on_passed(model.predictor)
         logger.info("%s", text)
         return Outcome(passed=True, text=text)
 

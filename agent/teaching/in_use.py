@@ -3,10 +3,12 @@
 One factory makes it for the start, for another bundle and after a failed self-test, so all of them predict alike.
 """
 
+import itertools
 import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 
 import cv2
@@ -28,7 +30,13 @@ TURN_S = 0.001  # between two pictures of a profile that is made again: for the 
 
 
 def make_predictor(
-    bundle: Bundle, config: InferenceConfig, store: ProfileStore | None, *, at_once: int = 1, read_only: bool = False
+    bundle: Bundle,
+    config: InferenceConfig,
+    store: ProfileStore | None,
+    *,
+    at_once: int = 1,
+    read_only: bool = False,
+    later: bool = False,
 ) -> "ProductPredictor":
     """A compiled predictor. The feature networks are compiled only if something was taught.
 
@@ -37,7 +45,8 @@ def make_predictor(
         config: device, threads, budget.
         store: what was taught; None: nothing taught is used.
         at_once: products in use at the same time, each of which takes up to 35 MB.
-        read_only: a profile that is made again for this bundle is not stored.
+        read_only: a profile that is made again for this bundle is not stored before `keep_made`.
+        later: such a profile is not made before `make_waiting`; until then the product's pictures fail.
 
     Raises:
         ZsadError: as of `Detector`.
@@ -67,7 +76,12 @@ def make_predictor(
         unreadable=unreadable,
         at_once=at_once,
         read_only=read_only,
+        later=later,
     )
+
+
+class _Stopped(Exception):
+    """`make_waiting` was asked to end."""
 
 
 class ProductPredictor:
@@ -88,6 +102,7 @@ class ProductPredictor:
         unreadable: ProfileError | None = None,
         at_once: int = 1,
         read_only: bool = False,
+        later: bool = False,
     ) -> None:
         """Reads no profile yet.
 
@@ -100,9 +115,14 @@ class ProductPredictor:
             unreadable: why these are unknown; every picture then fails with this reason.
             bundle: without its model, for networks that are needed later.
             at_once: products in use at the same time.
-            read_only: a profile that is made again is not stored.
+            read_only: as of `make_predictor`.
+            later: the same.
         """
         self._read_only = read_only
+        self._later = later
+        self._waiting: list[str] = []  # products whose profiles are made by `make_waiting`
+        self._unsaved: dict[str, tuple[Profile, str]] = {}  # product -> made again, and the hash of what it was made of
+        self._stopped: Callable[[], bool] = lambda: False
         self._unreadable = unreadable
         self._bundle = bundle
         self._config = config
@@ -179,8 +199,8 @@ class ProductPredictor:
         if self._unreadable is not None:
             raise self._unreadable
         if self._store is None or not self._store.has(product):
-            self._taught.discard(product)
             self.detector.prepare(product)
+            self._taught.discard(product)
             return
         if self._networks is None:
             if self._bundle is None or self._bundle.manifest.features is None:
@@ -188,17 +208,45 @@ class ProductPredictor:
             self.for_learning()
         assert self._networks is not None
         self._taught.add(product)
+        with self._turn:
+            before = self._held.get(product)
         try:
             profile = self._read(product)
             if profile.bundle.sha256 != self._networks.bundle.sha256:
-                profile = self._made_again(profile, self._networks)
+                profile = self._for_this_bundle(profile, self._networks)
             with self._turn:
                 self._hold(product, profile)
                 self._predictor.prepare(product)
         except ProfileError as error:
-            with self._turn:
-                self._hold(product, error)
+            with self._turn:  # what another camera uses stays in use
+                self._hold(product, before if isinstance(before, Profile) else error)
             raise
+
+    def make_waiting(self, stopped: Callable[[], bool]) -> None:
+        """Makes the profiles that `prepare` has put off. The inspection continues meanwhile.
+
+        `stopped`: asked after each picture; if it is true, this ends.
+        """
+        self._later, self._stopped = False, stopped
+        waiting, self._waiting = self._waiting, []
+        with self._turn:
+            for number, product in enumerate(waiting, start=1):
+                self._hold(product, ProfileError(f"{_again(product)} ({number} of {len(waiting)})"))
+        for product in waiting:
+            try:
+                self.prepare(product)
+                logger.warning("the profile of %s was made again for this bundle and is in use", product)
+            except _Stopped:
+                return
+            except ZsadError as error:
+                logger.error("every verdict of %s is unknown: %s", product, error)
+
+    def keep_made(self) -> None:
+        """Stores what was made again so far: the bundle stays in use."""
+        self._read_only = False
+        unsaved, self._unsaved = self._unsaved, {}
+        for profile, instead_of in unsaved.values():
+            self._save(profile, instead_of)
 
     def taught_with_mask(self, product: str) -> bool | None:
         """Whether a mask of the camera applied in teach-in; None: no usable profile of the product is prepared."""
@@ -253,12 +301,53 @@ class ProductPredictor:
             )
         return ProfileError(f"{product} was taught after the agent started. Reload the agent to use it")
 
+    def _for_this_bundle(self, old: Profile, networks: FeatureNetworks) -> Profile:
+        """What was made of the same pictures with these networks: a kept profile, else a new one. It comes into use.
+
+        Raises:
+            ProfileError: it cannot be made, or it is made later.
+        """
+        assert self._store is not None
+        unsaved = [profile for profile, _ in self._unsaved.values()]
+        kept = (
+            profile
+            for profile in itertools.chain(unsaved, self._store.kept(old.product))
+            if profile.bundle.sha256 == networks.bundle.sha256
+            and {profile.sha256, profile.made_of} & ({old.sha256, old.made_of} - {None})
+        )
+        found = next(kept, None)
+        if found is None and self._later:
+            if old.product not in self._waiting:
+                self._waiting.append(old.product)
+            raise ProfileError(_again(old.product))
+        if found is None:
+            made = self._made_again(old, networks)
+            found = decode_profile(encode_profile(made), old.product)
+        if self._read_only:
+            self._unsaved[old.product] = found, old.sha256
+        else:
+            self._save(found, old.sha256)
+        return found
+
+    def _save(self, profile: Profile, instead_of: str) -> None:
+        assert self._store is not None
+        try:
+            self._store.add(profile, instead_of=instead_of)
+        except ProfileError as error:
+            text = "the profile of %s for this bundle is not stored, so the next start makes it again: %s"
+            logger.warning(text, profile.product, error)
+
     def _made_again(self, old: Profile, networks: FeatureNetworks) -> Profile:
-        """The profile from its kept pictures, with these networks. It becomes the product's newest one if it is stored.
+        """The profile from its kept pictures, with these networks.
 
         Raises:
             ProfileError: it cannot be made.
         """
+
+        def check_stop(what: str, done: int, total: int) -> None:
+            if self._stopped():
+                raise _Stopped
+
         text = f"the profile of {old.product} was made with the bundle {old.bundle.name} {old.bundle.version}"
         logger.warning("%s: it is made again from %d kept pictures", text, len(old.goods))
         map_hw = networks.bundle.manifest.model.map_hw
@@ -276,20 +365,15 @@ class ProductPredictor:
                 ignored=ignored,
                 mode=old.part.mode,
                 unchecked=True,
+                progress=check_stop,
             )
         except ZsadError as error:
             raise ProfileError(f"{text}, and cannot be made again: {error}. Teach the product again") from error
-        made = replace(taught.profile, goods=old.goods, rebuilt_from=old.bundle)
-        if self._read_only:
-            return decode_profile(encode_profile(made), old.product)
-        assert self._store is not None
-        try:
-            return self._store.add(made)
-        except ProfileError as error:
-            logger.warning(
-                "the new profile of %s is not stored, so the next start makes it again: %s", old.product, error
-            )
-            return decode_profile(encode_profile(made), old.product)
+        return replace(taught.profile, goods=old.goods, rebuilt_from=old.bundle, made_of=old.sha256)
+
+
+def _again(product: str) -> str:
+    return f"the profile of {product} is being made again for this bundle"
 
 
 class _SharedDetector:

@@ -120,7 +120,9 @@ class Profile:
     goods: tuple[KeptPicture, ...]  # at most MAX_GOODS
     ignored: np.ndarray | None = None  # bool [h, w], True where the camera's mask ignores the map
     rebuilt_from: BundleName | None = None  # made from the kept pictures of a profile of this bundle
+    made_of: str | None = None  # hash of that profile
     sha256: str = ""  # of the file; empty before it is written
+    path: Path | None = None  # where it was stored last; None: it was not
 
 
 class _ScaleFacts(RecordModel):
@@ -128,6 +130,7 @@ class _ScaleFacts(RecordModel):
     width: Annotated[int, Field(ge=1, le=8192)]
     mean: Finite
     deviation: Annotated[float, Field(gt=0, le=1e6)]
+    median: Finite | None = None
 
 
 class _SpreadFacts(RecordModel):
@@ -154,6 +157,7 @@ class _Facts(RecordModel):
     goods: Annotated[tuple[str, ...], Field(max_length=MAX_GOODS)]
     ignored_hw: tuple[Annotated[int, Field(ge=1, le=MAP_SIDE)], Annotated[int, Field(ge=1, le=MAP_SIDE)]] | None
     rebuilt_from: BundleName | None
+    made_of: Sha256 | None = None
     members: dict[str, Sha256]
 
 
@@ -220,6 +224,7 @@ def _zipped(profile: Profile, goods: tuple[KeptPicture, ...]) -> bytes:
                 width=memory.vectors.shape[1],
                 mean=memory.spread.mean,
                 deviation=memory.spread.deviation,
+                median=memory.spread.median,
             )
             for name, memory in profile.scales.items()
         },
@@ -232,6 +237,7 @@ def _zipped(profile: Profile, goods: tuple[KeptPicture, ...]) -> bytes:
         goods=tuple(good.name for good in goods),
         ignored_hw=None if profile.ignored is None else (profile.ignored.shape[0], profile.ignored.shape[1]),
         rebuilt_from=profile.rebuilt_from,
+        made_of=profile.made_of,
         members={name: hashlib.sha256(content).hexdigest() for name, content in members.items()},
     )
     buffer = io.BytesIO()
@@ -290,7 +296,7 @@ def _unpacked(content: bytes, source: str, sha256: str) -> Profile:
         scales={
             name: ScaleMemory(
                 vectors=_array(members[f"{name}.npy"], (scale.vectors, scale.width), "<f2"),
-                spread=Spread(mean=scale.mean, deviation=scale.deviation),
+                spread=Spread(mean=scale.mean, deviation=scale.deviation, median=scale.median),
             )
             for name, scale in facts.scales.items()
         },
@@ -305,6 +311,7 @@ def _unpacked(content: bytes, source: str, sha256: str) -> Profile:
         ),
         ignored=None if hw is None else _array(members["ignored.npy"], hw, "|b1"),
         rebuilt_from=facts.rebuilt_from,
+        made_of=facts.made_of,
         sha256=sha256,
     )
 

@@ -7,16 +7,17 @@ use. Files are never changed after they were written. Readers need no lock; chan
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zsad_agent.system import file_stamp, sync_folder, write_whole
 from zsad_agent.teaching.profile import MAX_BYTES, Profile, decode_profile, encode_profile, read_profile
-from zsad_core.bundle import product_name
+from zsad_core.bundle import TrustedKey, check_profile_signature, product_name
 from zsad_core.errors import ProfileError
 
 KEPT = 3  # newest profiles of a product
@@ -39,10 +40,12 @@ class Entry:
 
 
 class ProfileStore:
-    """Reads and changes the folder, which need not exist. Any thread and process may use it."""
+    """Reads and changes the folder. Any thread and process may use it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, must_exist: bool = False) -> None:
+        """`must_exist`: a missing folder is a fault (its disk may be missing), not the same as nothing taught."""
         self.folder = folder
+        self._must_exist = must_exist
 
     def products(self) -> list[str]:
         """The products for which something was taught, sorted.
@@ -53,6 +56,7 @@ class ProfileStore:
         try:
             return sorted(name for name in os.listdir(self.folder) if self.has(name))  # noqa: PTH208 - names alone
         except FileNotFoundError:
+            self._check_exists()
             return []
         except OSError as error:
             raise self._fault("cannot be read", error) from error
@@ -106,7 +110,7 @@ class ProfileStore:
         return [self.entry(product) for product in self.products()]
 
     def check_writable(self) -> None:
-        """Makes the folder, if there is none.
+        """Makes the folder, if there is none and it need not exist.
 
         Raises:
             ProfileError: it cannot be changed.
@@ -114,18 +118,29 @@ class ProfileStore:
         with self._changing():
             pass
 
-    def add(self, profile: Profile) -> Profile:
-        """Stores a profile and takes it into use. Returns it as stored.
+    def add(self, profile: Profile, *, instead_of: str | None = None) -> Profile:
+        """Stores a profile, if it is not kept yet, and takes it into use. Returns it as stored.
+
+        `instead_of`: the hash of the profile that must be in use before.
 
         Raises:
             ProfileError: it cannot be stored, for example because the disk is full; the earlier one stays in use.
         """
-        return self._put(profile.product, encode_profile(profile))
+        return self._put(profile.product, encode_profile(profile), instead_of)
 
-    def import_from(self, path: Path) -> Profile:
-        """Stores the profile in a file and takes it into use, after every check. The one in use is not stored again.
+    def kept(self, product: str) -> Iterator[Profile]:
+        """The kept profiles that can be read, the newest first."""
+        for number in reversed(self._numbers(product)):
+            with contextlib.suppress(ProfileError):
+                yield self._read(product, number)
+
+    def import_from(self, path: Path, keys: Sequence[TrustedKey] = ()) -> Profile:
+        """Stores the profile in a file, if it is not kept yet, and takes it into use, after every check.
+
+        `keys`: if there are any, one of them must have signed it.
 
         Raises:
+            BundleError: none did.
             ProfileError: the file is damaged, or cannot be stored; nothing has then changed.
         """
         try:
@@ -133,12 +148,9 @@ class ProfileStore:
                 content = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise ProfileError(f"{path}: cannot be read: {error.strerror or error}") from error
-        profile = decode_profile(content, str(path))
-        with contextlib.suppress(ProfileError):  # what is in use is damaged
-            now = self.current(profile.product)
-            if now is not None and now.sha256 == profile.sha256:
-                return now
-        return self._put(profile.product, content)
+        if keys:
+            check_profile_signature(content, path, keys)
+        return self._put(decode_profile(content, str(path)).product, content)
 
     def export_to(self, product: str, path: Path) -> Profile:
         """Writes the profile in use to a file, and returns it.
@@ -148,7 +160,7 @@ class ProfileStore:
         """
         profile = self.current(product)
         if profile is None:
-            raise self._nothing(product)
+            raise self.nothing(product)
         try:
             content = self.path_of(product).read_bytes()
             if decode_profile(content, str(path)).sha256 != profile.sha256:
@@ -167,7 +179,7 @@ class ProfileStore:
         with self._changing():
             numbers, now = self._numbers(product), None
             if not numbers:
-                raise self._nothing(product)
+                raise self.nothing(product)
             with contextlib.suppress(ProfileError):  # `current` is damaged: the newest usable profile
                 now = self._number(product)
             return self._choose_first(product, [number for number in numbers if now is None or number < now])
@@ -181,28 +193,33 @@ class ProfileStore:
         with self._changing():
             folder = self._product_folder(product)
             if not folder.is_dir():
-                raise self._nothing(product)
+                raise self.nothing(product)
             gone = self.folder / _REMOVED
             folder.rename(gone)  # a kill while files are deleted leaves no half of a product
             sync_folder(self.folder)
             shutil.rmtree(gone, ignore_errors=True)
 
-    def _put(self, product: str, content: bytes) -> Profile:
+    def _put(self, product: str, content: bytes, instead_of: str | None = None) -> Profile:
         with self._changing():
             folder = self._product_folder(product)
             folder.mkdir(exist_ok=True)
-            number = max(self._numbers(product), default=0) + 1
+            sha256 = hashlib.sha256(content).hexdigest()
+            kept = self._hashes(product)
+            number = kept.get(sha256) or max(self._numbers(product), default=0) + 1
             before = None
             with contextlib.suppress(ProfileError):  # `current` is damaged
                 before = self._number(product)
+            if instead_of is not None and kept.get(instead_of) != before:
+                raise ProfileError(f"{product}: another profile came into use meanwhile")
             path = self._path(product, number)
             try:
-                write_whole(path, content)
-                stored = read_profile(path)  # as the disk has it
+                if sha256 not in kept:
+                    write_whole(path, content)
+                stored = replace(read_profile(path), path=path)  # as the disk has it
                 write_whole(folder / CURRENT, b"%d\n" % number)
             except BaseException:
                 with contextlib.suppress(OSError, ProfileError):
-                    if self._chosen(product) != number:
+                    if sha256 not in kept and self._chosen(product) != number:
                         path.unlink()
                 raise
             sync_folder(self.folder)
@@ -240,6 +257,7 @@ class ProfileStore:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """The only change of the folder at this time, by any process. OSError becomes ProfileError."""
+        self._check_exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / _LOCK).open("wb") as lock:
@@ -263,6 +281,7 @@ class ProfileStore:
             with path.open("rb") as file:
                 found = _NUMBER.fullmatch(file.read(16))
         except (FileNotFoundError, NotADirectoryError):
+            self._check_exists()
             return None
         except OSError as error:
             raise self._fault("cannot be read", error) from error
@@ -278,6 +297,14 @@ class ProfileStore:
             return []
         return sorted(int(found[1]) for name in names if (found := _FILE.fullmatch(name)))
 
+    def _hashes(self, product: str) -> dict[str, int]:
+        """Hash -> number of the stored profiles that the disk can read."""
+        found = {}
+        for number in self._numbers(product):
+            with contextlib.suppress(OSError):
+                found[hashlib.sha256(self._path(product, number).read_bytes()).hexdigest()] = number
+        return found
+
     def path_of(self, product: str) -> Path:
         """The file of the profile in use.
 
@@ -286,7 +313,7 @@ class ProfileStore:
         """
         number = self._number(product)
         if number is None:
-            raise self._nothing(product)
+            raise self.nothing(product)
         return self._path(product, number)
 
     def _path(self, product: str, number: int) -> Path:
@@ -300,8 +327,17 @@ class ProfileStore:
             raise ProfileError(f"product {error}") from error
         raise ProfileError(f"product {product!r}: write it in Unicode's composed form, {product_name(product)!r}")
 
-    def _nothing(self, product: str) -> ProfileError:
-        return ProfileError(f"{self.folder}: nothing was taught for {product!r}. Teach it with zsad-agent teach")
+    def _check_exists(self) -> None:
+        if self._must_exist and not self.folder.is_dir():
+            raise ProfileError(
+                f"{self.folder}: no such folder, so what was taught is unknown. Mount its disk, or make the folder if "
+                "nothing was taught yet; then reload the agent"
+            )
+
+    def nothing(self, product: str) -> ProfileError:
+        """The error of a product that was not taught."""
+        taught = ", ".join(self.products()) or "nothing"
+        return ProfileError(f"{self.folder}: product {product!r} is not taught; taught are: {taught}")
 
     def _fault(self, what: str, error: OSError) -> ProfileError:
         return ProfileError(f"{error.filename or self.folder}: {what}: {error.strerror or error}")

@@ -122,10 +122,11 @@ class TaughtPredictor:
         )
 
     def _distances(self, seen: Observed, ready: _Ready) -> dict[str, np.ndarray]:
-        """Scale -> float32 [grid]. What was followed makes a distance smaller by at most `FOLLOWED_BOUND` deviations.
+        """Scale -> float32 [grid]. What was followed makes distances smaller, as far as the whole picture has moved.
 
-        So a part whose score in z without it is above the threshold by more than this is rejected, whatever was
-        followed.
+        That is its median distance above that of the goods. So light is followed, but no defect in a small part of the
+        picture. `FOLLOWED_BOUND` deviations are the most: a part whose score in z without it is above the threshold by
+        more than this is rejected, whatever was followed.
         """
         found = {name: self._observer.distances(seen, name, memory) for name, memory in ready.memories.items()}
         followed = self._followed(ready.profile)
@@ -139,7 +140,10 @@ class TaughtPredictor:
             self._near = followed, memories
         for name, memory in self._near[1].items():
             if name in found:
-                lowest = found[name] - np.float32(FOLLOWED_BOUND * ready.profile.scales[name].spread.deviation)
+                spread = ready.profile.scales[name].spread
+                usual = spread.mean if spread.median is None else spread.median
+                moved = max(0.0, float(np.median(found[name])) - usual)
+                lowest = found[name] - np.float32(min(moved, FOLLOWED_BOUND * spread.deviation))
                 near = self._observer.distances(seen, name, memory)
                 found[name] = np.maximum(np.minimum(found[name], near), lowest)
         return found

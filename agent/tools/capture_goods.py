@@ -55,6 +55,7 @@ def capture_goods(
     taken: list[tuple[str, np.ndarray]] = []
     looks: list[np.ndarray] = []
     passed: Counter[str] = Counter()
+    names: Counter[str] = Counter()
     with source:
         due_s, newest_s = clock(), clock()
         while len(taken) < count and (source.lossless or clock() - newest_s < PATIENCE_S):
@@ -80,7 +81,9 @@ def capture_goods(
                 passed[reason] += 1
                 continue
             looks.append(seen)
-            taken.append((picture.source_name or f"{camera.name}-{len(taken) + 1}", picture.image))
+            name = picture.source_name or f"{camera.name}-{len(taken) + 1}"
+            known = names[name] = names[name] + 1  # files of several folders may have the same name
+            taken.append((name if known == 1 else f"{name} ({known})", picture.image))
             due_s, newest_s = now_s + every_s, now_s
             progress("taking pictures", len(taken), count)
     for reason, times in passed.most_common(8):

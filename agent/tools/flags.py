@@ -11,7 +11,7 @@ from zsad_core.errors import ConfigError, ImageError
 if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
     import numpy as np
 
-    from zsad_agent.config import AgentConfig
+    from zsad_agent.config import AgentConfig, CameraConfig
     from zsad_agent.teaching import ProfileStore
 
 
@@ -71,7 +71,7 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
         "--bit-depth",
         choices=("auto", "8", "10", "12", "14", "16"),
         default="auto",
-        help="low bits of a 16-bit file that hold the picture; default: %(default)s, what the file states, else 16",
+        help="low bits of a 16-bit file that hold the picture; default: %(default)s, as the file states, else 16",
     )
 
     parser.add_argument(
@@ -81,18 +81,19 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_part(path: Path, args: argparse.Namespace) -> np.ndarray:
-    """The picture as the daemon would inspect it, uint8 BGR [H, W, 3]. `args`: of `add_picture_flags`.
+def read_part(path: Path, args: argparse.Namespace, camera: CameraConfig | None = None) -> np.ndarray:
+    """The picture as the daemon reads it, uint8 BGR [H, W, 3]. `args`: of `add_picture_flags`.
 
     Raises:
         ImageError: it cannot be read, or is dark, overexposed or plain.
     """
-    from zsad_agent.config import HealthConfig
+    from zsad_agent.config import CameraConfig
     from zsad_agent.picture_health import unfit
     from zsad_core.picture import read_image
 
-    image = read_image(path, None if args.bit_depth == "auto" else int(args.bit_depth))
-    if not args.unchecked and (finding := unfit(image, HealthConfig())):
+    camera = camera or CameraConfig()
+    image = read_image(path, camera.used_bits if args.bit_depth == "auto" else int(args.bit_depth))
+    if not args.unchecked and (finding := unfit(image, camera.health)):
         raise ImageError(f"{finding.reason}. --unchecked scores it")
     return image
 
@@ -103,18 +104,18 @@ def profile_store(config: AgentConfig, state_dir: Path | None = None) -> Profile
     from zsad_agent.teaching import ProfileStore
 
     folder = config.profiles_folder(state_dir or default_state_dir())
-    return None if folder is None else ProfileStore(folder)
+    return None if folder is None else ProfileStore(folder, must_exist=config.profiles is not None)
 
 
-def named_store(folder: Path | None, config: AgentConfig) -> ProfileStore:
-    """The store in `folder`, by default that of the config.
+def named_store(folder: Path | None, config: AgentConfig, *, may_be_new: bool) -> ProfileStore:
+    """The store in `folder`, which is made if it `may_be_new`; by default that of the config.
 
     Raises:
         ConfigError: neither names a folder.
     """
     from zsad_agent.teaching import ProfileStore
 
-    store = profile_store(config) if folder is None else ProfileStore(folder)
+    store = profile_store(config) if folder is None else ProfileStore(folder, must_exist=not may_be_new)
     if store is None:
         raise ConfigError("profiles is off in the config: name a folder with --profiles")
     return store

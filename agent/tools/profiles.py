@@ -22,12 +22,17 @@ def main(arguments: list[str]) -> int:
     configure_logging("WARNING")
 
     from zsad_agent.config import load_settings
+    from zsad_core.bundle import read_trusted_keys
 
-    store = named_store(args.profiles, load_settings(args.config).config)
+    config = load_settings(args.config).config
+    store = named_store(args.profiles, config, may_be_new=args.action == "import")
     if args.action == "list":
         return _print_all(store.entries(), args)
     if args.action == "show":
-        return _print_all([store.entry(args.product)], args)
+        entry = store.entry(args.product)
+        if entry.number is None and entry.fault is None:
+            raise store.nothing(args.product)
+        return _print_all([entry], args)
     if args.action == "remove":
         store.remove(args.product)
         print(f"{printable(args.product)}: removed")
@@ -39,7 +44,10 @@ def main(arguments: list[str]) -> int:
         stored = store.export_to(args.product, args.file)
         print(f"{args.file}: {_name(stored)}")
         return 0
-    stored = store.import_from(args.file) if args.action == "import" else store.roll_back(args.product)
+    if args.action == "import":
+        stored = store.import_from(args.file, read_trusted_keys(config.inference.trusted_keys))
+    else:
+        stored = store.roll_back(args.product)
     print(f"in use after the agent's next reload: {_name(stored)}")
     return 0
 

@@ -17,7 +17,7 @@ from zsad_core.errors import ConfigError, ImageError, SourceError, some
 if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
     import numpy as np
 
-    from zsad_agent.config import CameraConfig, HealthConfig
+    from zsad_agent.config import AgentConfig, CameraConfig, HealthConfig
 
 STANDING_SHARE = 0.995  # with a larger fixed share nothing moved while the frames were taken
 
@@ -64,6 +64,15 @@ def choose_camera(cameras: Sequence[CameraConfig], name: str | None) -> CameraCo
     names = some([camera.name for camera in cameras])
     fault = "name one of the cameras" if name is None else f"no camera is called {name!r}. The cameras are"
     raise ConfigError(f"--name: {fault}: {names}")
+
+
+def camera_of(config: AgentConfig, name: str | None, product: str | None) -> CameraConfig:
+    """The camera whose region, mask and limits apply: the only one of the product, else as of `choose_camera`."""
+    cameras = config.every_camera
+    if name is None:
+        of_product = tuple(camera for camera in cameras if camera.product == product)
+        cameras = of_product if len(of_product) == 1 else cameras
+    return choose_camera(cameras, name)
 
 
 def take_reference(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -13,20 +14,28 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zsad_agent import inspection
 from zsad_agent.system import configure_logging, one_line, printable
 from zsad_agent.tools.flags import (
     add_model_flags,
     add_picture_flags,
     add_profile_flags,
     add_threshold_flag,
+    given,
     model_config,
     profile_store,
     read_part,
 )
-from zsad_core.errors import DeviceError, ImageError
+from zsad_agent.tools.reference import camera_of
+from zsad_core.errors import DeviceError, ImageError, ProfileError
 
 if TYPE_CHECKING:  # numpy takes longer than parsing
+    import numpy as np
+
+    from zsad_agent.config import AgentConfig, CameraConfig
+    from zsad_agent.inspection import View
     from zsad_agent.model import Predictor
+    from zsad_core.bundle import Bundle
     from zsad_core.types import Prediction, Verdict
 
 MAX_REASON = 1000  # characters
@@ -45,6 +54,10 @@ def main(arguments: list[str]) -> int:
     add_profile_flags(parser)
     add_threshold_flag(parser)
     add_picture_flags(parser)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML config whose bundle, profiles and camera apply; default: none"
+    )
+    parser.add_argument("--name", metavar="NAME", help="the camera of the config whose region, mask and limits apply")
     parser.add_argument("--json", action="store_true", help="one JSON object per line, latency_ms in milliseconds")
     parser.add_argument(
         "--maps",
@@ -56,24 +69,49 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     configure_logging("WARNING")
 
+    from zsad_agent.model import open_bundle
     from zsad_agent.teaching import make_predictor
-    from zsad_core.bundle import load_bundle
 
-    config = model_config(args, threshold=args.threshold)
-    bundle = load_bundle(config.inference.bundle)
+    config = _config_of(args)
+    camera = camera_of(config, args.name, args.product)
+    view = inspection.View(camera.region_xywh, camera.ignore_mask) if args.config is not None else None
+    product = args.product or camera.product or config.inference.product
+    bundle = open_bundle(config.inference)
     pictures = find_pictures(args.paths)
-    predictor = make_predictor(bundle, config.inference, profile_store(config), read_only=True)
-    predictor.prepare(config.inference.product)
+    inference = config.inference.model_copy(update={"product": product})
+    predictor = make_predictor(bundle, inference, profile_store(config), read_only=True)
+    with contextlib.suppress(ProfileError):  # every picture then fails with this reason
+        predictor.prepare(product)
     scorer = Scorer(
         predictor=predictor,
-        product=config.inference.product,
-        threshold=config.decision.threshold,
-        untaught_threshold=bundle.manifest.threshold.value,
+        product=product,
+        threshold=(camera.decision or config.decision).threshold,
+        bundle=bundle.without_model(),
+        camera=camera,
+        view=view,
     )
     scores = (
         score_picture(path, args, scorer, map_file=args.maps and args.maps / map_path) for path, map_path in pictures
     )
     return print_scores(scores, as_json=args.json, with_map=args.maps is not None)
+
+
+def _config_of(args: argparse.Namespace) -> AgentConfig:
+    """Of `--config` with the flags, or of the flags alone.
+
+    Raises:
+        ConfigError: one line per fault.
+    """
+    if args.config is None:
+        return model_config(args, threshold=args.threshold)
+    from zsad_agent.config import load_settings
+
+    flags = {
+        "inference": given(bundle=args.bundle),
+        "decision": given(threshold=args.threshold),
+        **given(profiles=args.profiles),
+    }
+    return load_settings(args.config, flags).config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +148,9 @@ class Scorer:
     predictor: Predictor
     product: str
     threshold: float | None  # None: the taught one, else the bundle's
-    untaught_threshold: float
+    bundle: Bundle
+    camera: CameraConfig
+    view: View | None  # of the camera; None: what was masked in teach-in is ignored
 
     def threshold_of(self, prediction: Prediction | None) -> float:
         """The threshold for a prediction, or for a picture without one."""
@@ -120,7 +160,19 @@ class Scorer:
 
         if prediction is not None and prediction.threshold is not None:
             return prediction.threshold
-        return TAUGHT_THRESHOLD if self.predictor.is_taught(self.product) else self.untaught_threshold
+        return TAUGHT_THRESHOLD if self.predictor.is_taught(self.product) else self.bundle.manifest.threshold.value
+
+    def predict(self, frame_bgr: np.ndarray) -> Prediction:
+        """As the agent inspects a frame of the camera, uint8 [H, W, 3].
+
+        Raises:
+            ZsadError: as of `zsad_agent.model.Predictor.predict` and `zsad_agent.inspection.View`.
+        """
+        if self.view is None:
+            return _as_taught(self.predictor.predict(frame_bgr, self.product))
+        prediction = self.predictor.predict(self.view.cut(frame_bgr), self.product)
+        frame_wh = frame_bgr.shape[1], frame_bgr.shape[0]
+        return self.view.correct(prediction, frame_wh, self.bundle.manifest.model.score)
 
 
 def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
@@ -176,11 +228,11 @@ def score_picture(path: Path, args: argparse.Namespace, scorer: Scorer, *, map_f
     from zsad_core.types import Verdict
 
     try:
-        image = read_part(path, args)
+        image = read_part(path, args, scorer.camera)
         started_s = time.perf_counter()
-        prediction = _as_taught(scorer.predictor.predict(image, scorer.product))
+        prediction = scorer.predict(image)
         latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
-    except (ImageError, DeviceError) as error:
+    except (ImageError, DeviceError, ProfileError) as error:
         return Score(
             path=str(path),
             threshold=scorer.threshold_of(None),

@@ -17,14 +17,14 @@ from zsad_agent.system import configure_logging, keep_memory_small, one_line, pr
 from zsad_agent.tools.calibrate import MIN_FALSE_REJECT_RATE
 from zsad_agent.tools.capture_goods import capture_goods
 from zsad_agent.tools.flags import add_config_flag, add_profiles_flag, count, given, named_store
-from zsad_agent.tools.reference import choose_camera
+from zsad_agent.tools.reference import camera_of
 from zsad_agent.tools.score import MAX_REASON, find_pictures
 from zsad_core.errors import ImageError, ProfileError
 
 if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
     import numpy as np
 
-    from zsad_agent.config import AgentConfig, CameraConfig
+    from zsad_agent.config import CameraConfig
     from zsad_agent.teaching import Profile, Taught
 
 Named = tuple[str, "Callable[[], np.ndarray]"]  # the name of a picture, and what reads it
@@ -41,10 +41,11 @@ def main(arguments: list[str]) -> int:
     from zsad_core.bundle import GENERIC_PRODUCT
 
     flags = {"source": given(camera=args.camera, source=args.source), "inference": given(bundle=args.bundle)}
-    config = load_settings(args.config, flags).config
-    store = named_store(args.profiles, config)
+    settings = load_settings(args.config, flags)
+    config = settings.config
+    store = named_store(args.profiles, config, may_be_new=True)
     store.check_writable()  # not only after the pictures were taken
-    camera = _camera_of(config, args)
+    camera = camera_of(config, args.name, args.product)
     view = inspection.View(camera.region_xywh, camera.ignore_mask)
     inference = config.inference.model_copy(update={"product": GENERIC_PRODUCT})  # the config's may yet be taught
     bundle = open_bundle(inference)
@@ -67,7 +68,8 @@ def main(arguments: list[str]) -> int:
         progress=say_progress,
     )
     stored = store.add(taught.profile)
-    path = store.path_of(args.product)
+    path = stored.path
+    assert path is not None
     sheet = args.sheet or path.with_suffix(".jpg")
     predictor = teaching.TaughtPredictor(detector, networks, lambda product: stored, inference)
     predict = partial(predictor.predict, product=args.product)
@@ -79,7 +81,8 @@ def main(arguments: list[str]) -> int:
     if args.json:
         print(json.dumps(as_json(taught, stored, path, sheet)))
     else:
-        print(as_text(taught, stored, path, sheet, given(bundle=args.bundle, profiles=args.profiles)))
+        again = given(bundle=args.bundle, profiles=args.profiles, config=settings.path, name=args.name)
+        print(as_text(taught, stored, path, sheet, again))
     return 0
 
 
@@ -138,19 +141,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     except ValueError as error:
         parser.error(f"--product: {error}")
     return args
-
-
-def _camera_of(config: AgentConfig, args: argparse.Namespace) -> CameraConfig:
-    """The camera whose region, mask and limits apply.
-
-    Raises:
-        ConfigError: the config has several, and neither `--name` nor the product says which.
-    """
-    cameras = config.every_camera
-    if args.name is None:
-        of_product = [camera for camera in cameras if camera.product == args.product]
-        cameras = tuple(of_product) if len(of_product) == 1 else cameras
-    return choose_camera(cameras, args.name)
 
 
 def _good_frames(args: argparse.Namespace, camera: CameraConfig) -> list[Named]:
@@ -252,11 +242,12 @@ def as_json(taught: Taught, stored: Profile, path: Path, sheet: Path) -> dict[st
         "mode": stored.part.mode,
         "notes": list(taught.notes),
         "profile": str(path),
+        "sha256": stored.sha256,
         "sheet": str(sheet),
     }
 
 
-def as_text(taught: Taught, stored: Profile, path: Path, sheet: Path, flags: Mapping[str, Path]) -> str:
+def as_text(taught: Taught, stored: Profile, path: Path, sheet: Path, flags: Mapping[str, object]) -> str:
     """The output for a person. `flags`: those with which the profile is found again."""
     goods = len(taught.good_scores)
     again = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in flags.items())
@@ -266,7 +257,7 @@ def as_text(taught: Taught, stored: Profile, path: Path, sheet: Path, flags: Map
         f"where the part is: {stored.part.mode}",
         *promise_lines(stored, goods),
         *map(printable, taught.notes),
-        f"profile: {path}",
+        f"profile: {path} ({stored.sha256[:12]})",
         f"sheet:   {sheet}",
         f"next:    zsad-agent score PICTURES --product {shlex.quote(stored.product)}{again}",
         f"         then set product: {shlex.quote(stored.product)} for the camera and reload the agent",

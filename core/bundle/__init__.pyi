@@ -51,7 +51,9 @@ from .resize_rule import ResizeRule as ResizeRule
 from .signature import MAX_SIGNATURE_BYTES as MAX_SIGNATURE_BYTES
 from .signature import SIGNATURE as SIGNATURE
 from .signature import TrustedKey as TrustedKey
+from .signature import check_profile_signature as check_profile_signature
 from .signature import key_id as key_id
 from .signature import read_key_file as read_key_file
 from .signature import read_trusted_keys as read_trusted_keys
 from .signature import sign_manifest as sign_manifest
+from .signature import sign_profile as sign_profile

@@ -5,6 +5,8 @@ followed by the exact bytes of manifest.json, which holds the hash of every othe
 signature that the same key made for something else. The key id is the start of the SHA-256 of the 32 bytes of the
 public key; it only says which key to try.
 
+The signature of an exported profile lies beside it, in `<file>.sig`. Its message has another start.
+
 `cryptography` is imported only when a key is used.
 """
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 SIGNATURE = "manifest.sig"
 MAX_SIGNATURE_BYTES = 512
 MAX_KEY_BYTES = 16_384
-_DOMAIN = b"zsad-bundle-1\0"
+_DOMAIN, _PROFILE_DOMAIN = b"zsad-bundle-1\0", b"zsad-profile-1\0"
 _LINE = re.compile(rb"ed25519 ([0-9a-f]{16}) ([0-9a-f]{128})\r?\n?")
 
 
@@ -96,8 +98,26 @@ def read_key_file(path: Path) -> bytes:
 
 def sign_manifest(manifest: bytes, key: "Ed25519PrivateKey") -> bytes:
     """The content of `manifest.sig`."""
+    return _sign(_DOMAIN + manifest, key)
+
+
+def sign_profile(profile: Path, key: "Ed25519PrivateKey") -> Path:
+    """Signs the file of an exported profile. Returns the file with the signature.
+
+    Raises:
+        ConfigError: a file cannot be read or written.
+    """
+    path = profile.with_name(f"{profile.name}.sig")
+    try:
+        path.write_bytes(_sign(_PROFILE_DOMAIN + profile.read_bytes(), key))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from error
+    return path
+
+
+def _sign(message: bytes, key: "Ed25519PrivateKey") -> bytes:
     identifier = key_id(key.public_key().public_bytes_raw())
-    return f"ed25519 {identifier} {key.sign(_DOMAIN + manifest).hex()}\n".encode()
+    return f"ed25519 {identifier} {key.sign(message).hex()}\n".encode()
 
 
 def check_signature(manifest: bytes, signature: bytes, keys: Sequence[TrustedKey], source: str) -> str:
@@ -112,12 +132,34 @@ def check_signature(manifest: bytes, signature: bytes, keys: Sequence[TrustedKey
     Raises:
         BundleError: `signature` is malformed, made with an untrusted key, or not for this manifest.
     """
+    return _check(_DOMAIN + manifest, signature, keys, source, f"{source}/{SIGNATURE}")
+
+
+def check_profile_signature(content: bytes, profile: Path, keys: Sequence[TrustedKey]) -> None:
+    """Checks that one of the keys signed the content of a profile's file.
+
+    Raises:
+        BundleError: there is no signature beside the file, or as of `check_signature`.
+    """
+    path = profile.with_name(f"{profile.name}.sig")
+    try:
+        with path.open("rb") as file:
+            signature = file.read(MAX_SIGNATURE_BYTES)
+    except OSError as error:
+        raise BundleError(
+            f"{path}: {error.strerror}. inference.trusted_keys is set, so an imported profile must be signed: "
+            "zsad-convert sign"
+        ) from error
+    _check(_PROFILE_DOMAIN + content, signature, keys, str(profile), str(path))
+
+
+def _check(message: bytes, signature: bytes, keys: Sequence[TrustedKey], source: str, file: str) -> str:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     line = _LINE.fullmatch(signature)
     if line is None:
-        raise BundleError(f"{source}/{SIGNATURE}: not a valid signature. Sign the bundle again with zsad-convert sign.")
+        raise BundleError(f"{file}: not a valid signature. Sign again with zsad-convert sign.")
     found = line[1].decode()
     named = [key for key in keys if key.key_id == found]
     if not named:
@@ -128,13 +170,11 @@ def check_signature(manifest: bytes, signature: bytes, keys: Sequence[TrustedKey
         )
     for key in named:
         try:
-            Ed25519PublicKey.from_public_bytes(key.public_bytes).verify(
-                bytes.fromhex(line[2].decode()), _DOMAIN + manifest
-            )
+            Ed25519PublicKey.from_public_bytes(key.public_bytes).verify(bytes.fromhex(line[2].decode()), message)
         except InvalidSignature:
             continue
         return key.key_id
     raise BundleError(
-        f"{source}: the signature does not fit its manifest.json: the bundle was changed after it was signed, or its "
-        "files come from two bundles. Do not use it; get it again from its source."
+        f"{source}: the signature does not fit: it was changed after it was signed, or its files come from two places. "
+        "Do not use it; get it again from its source."
     )

@@ -18,10 +18,11 @@ _INSIDE = 1e-3  # by which a pixel on the part is above FLOOR
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
-    """Mean and deviation of the values of good parts."""
+    """Mean, deviation and median of the values of good parts."""
 
     mean: float
     deviation: float  # above 0
+    median: float | None = None  # None: not known
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Spread":
@@ -33,7 +34,8 @@ class Spread:
         if not values.size or not np.isfinite(values).all():
             raise ValueError(f"expected finite values, got {values.size} of which some may be NaN or infinite")
         deviation = float(values.std(dtype=np.float64))
-        return cls(mean=float(values.mean(dtype=np.float64)), deviation=max(deviation, LEAST_DEVIATION))
+        mean, median = float(values.mean(dtype=np.float64)), float(np.median(values))
+        return cls(mean=mean, deviation=max(deviation, LEAST_DEVIATION), median=median)
 
     def z(self, values: np.ndarray) -> np.ndarray:
         """float32: how many deviations each value is above the mean."""

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from small_model import PRODUCTS, record, small_detector, text_embeddings, write_pictures
+from small_model import PRODUCTS, SHALLOW, record, small_detector, text_embeddings, write_pictures
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector as DeviceDetector
@@ -26,7 +26,7 @@ from zsad_core.picture import find_images, read_image, resize_to_input
 def made(tmp_path_factory):
     """(checkpoint file, folder of images, detector)."""
     folder = tmp_path_factory.mktemp("convert")
-    detector = small_detector()
+    detector = small_detector(**SHALLOW)
     save_checkpoint(folder / "best.safetensors", detector, text_embeddings(), record())
     return folder / "best.safetensors", write_pictures(folder / "pictures"), detector
 
@@ -64,7 +64,7 @@ def test_the_manifest_describes_the_bundle(exported):
     manifest = load_bundle(out).manifest
     assert manifest.model.precision == precision
     assert manifest.model.input_hw == (64, 96)
-    assert manifest.model.taps == (2, 4, 6, 8)
+    assert manifest.model.taps == SHALLOW["taps"]
     assert manifest.products == tuple(sorted(PRODUCTS))
     assert 0 < manifest.parity.max_map_difference <= manifest.parity.map_tolerance
     assert any(licence.licence == "CC0" for licence in manifest.licences)
@@ -88,7 +88,7 @@ def test_verify_accepts_the_bundles_checkpoint_and_refuses_another(exported, mad
     checkpoint, pictures, _ = made
     flags = ["--images", str(pictures)]
     assert main(["verify", str(out), "--checkpoint", str(checkpoint), *flags]) == 0
-    other = small_detector()
+    other = small_detector(**SHALLOW)
     with torch.no_grad():
         other.head.text_projection.weight.mul_(-1)
     save_checkpoint(tmp_path / "other.safetensors", other, text_embeddings(), record())
@@ -97,7 +97,7 @@ def test_verify_accepts_the_bundles_checkpoint_and_refuses_another(exported, mad
 
 
 def test_verify_names_a_checkpoint_of_another_input_size(exported, made, tmp_path, capsys):
-    save_checkpoint(tmp_path / "other.safetensors", small_detector((96, 96)), text_embeddings(), record())
+    save_checkpoint(tmp_path / "other.safetensors", small_detector((96, 96), **SHALLOW), text_embeddings(), record())
     flags = ["--checkpoint", str(tmp_path / "other.safetensors"), "--images", str(made[1])]
     assert main(["verify", str(exported[0]), *flags]) == 1
     assert "input (64, 96), the checkpoint has (96, 96): it was not made from it" in capsys.readouterr().err
@@ -176,7 +176,7 @@ def test_the_graph_has_the_inputs_and_outputs_of_the_contract(exported):
     ports = {port.any_name: (list(port.shape), port.element_type.to_string()) for port in model.inputs + model.outputs}
     assert ports == {
         "image": ([1, 64, 96, 3], "u8"),
-        "prompt": ([2, 2, 192], "f32"),
+        "prompt": ([2, 2, 64], "f32"),
         "anomaly_map": ([1, 64, 96], "f32"),
         "anomaly_score": ([1], "f32"),
     }

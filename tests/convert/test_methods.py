@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from small_model import PRODUCTS, record, small_detector, text_embeddings, write_pictures
+from small_model import PRODUCTS, SHALLOW, record, small_detector, text_embeddings, write_pictures
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector as DeviceDetector
@@ -21,7 +21,7 @@ def exported(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     checkpoint, pictures = folder / "best.safetensors", write_pictures(folder / "pictures")
     text = text_embeddings() if request.param == "ad_dinov3" else {}
-    save_checkpoint(checkpoint, small_detector(method=request.param), text, record())
+    save_checkpoint(checkpoint, small_detector(method=request.param, **SHALLOW), text, record())
     flags = ["--name", "small", "--precision", "fp32", "--images", str(pictures)]
     assert main(["export", str(checkpoint), "--out", str(folder / "bundle"), *flags]) == 0
     return request.param, checkpoint, pictures, folder / "bundle"
@@ -56,7 +56,7 @@ def test_verify_accepts_the_bundles_checkpoint(exported, capsys):
 
 def test_verify_names_a_checkpoint_of_another_method(exported, tmp_path, capsys):
     method, _, pictures, out = exported
-    save_checkpoint(tmp_path / "other.safetensors", small_detector(), text_embeddings(), record())
+    save_checkpoint(tmp_path / "other.safetensors", small_detector(**SHALLOW), text_embeddings(), record())
     flags = ["--checkpoint", str(tmp_path / "other.safetensors"), "--images", str(pictures)]
     assert main(["verify", str(out), *flags]) == 1
     assert f"{out}: method {method}, the checkpoint has ava_dino" in capsys.readouterr().err
@@ -71,7 +71,7 @@ def test_flags_of_published_files_are_refused_with_a_checkpoint(exported, tmp_pa
 
 def test_products_are_refused_for_a_method_without_text(tmp_path, capsys):
     checkpoint = tmp_path / "best.safetensors"
-    save_checkpoint(checkpoint, small_detector(method="visualad"), {}, record())
+    save_checkpoint(checkpoint, small_detector(method="visualad", **SHALLOW), {}, record())
     flags = [
         "--out",
         str(tmp_path / "b"),

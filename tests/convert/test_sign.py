@@ -8,7 +8,15 @@ from bundle_attacks import copy_bundle, zip_folder
 
 from zsad_convert.bundle import rewrite_bundle
 from zsad_convert.cli import main
-from zsad_core.bundle import MANIFEST, MODEL_BIN, SIGNATURE, is_signed, load_bundle, read_trusted_keys
+from zsad_core.bundle import (
+    MANIFEST,
+    MODEL_BIN,
+    SIGNATURE,
+    check_profile_signature,
+    is_signed,
+    load_bundle,
+    read_trusted_keys,
+)
 
 
 @pytest.fixture(params=["folder", "zip", "zip of the folder"])
@@ -38,6 +46,15 @@ def test_signed_bundle_loads_with_the_public_key_and_keeps_its_files(bundle, tmp
     assert (after.sha256, after.model_bin) == (before.sha256, before.model_bin)
     names = [path.name for path in bundle.iterdir()] if bundle.is_dir() else zipfile.ZipFile(bundle).namelist()
     assert sum(name.endswith("NOTES.txt") for name in names) == 1
+
+
+def test_a_profile_is_signed_beside_its_file(tmp_path, capsys):
+    profile = tmp_path / "nut.profile"
+    profile.write_bytes(b"what was taught")
+    assert sign(profile, keygen(tmp_path, "line")) == 0
+    check_profile_signature(profile.read_bytes(), profile, read_trusted_keys([tmp_path / "line.pub"]))
+    assert sign(tmp_path / "none.profile", tmp_path / "line.key") != 0
+    assert "none.profile: No such file" in capsys.readouterr().err
 
 
 def test_signing_again_replaces_the_signature(bundle, tmp_path):

@@ -224,14 +224,20 @@ def test_a_wrong_command_is_found(line: str, part_of_fault: str, parse_fault: An
     assert part_of_fault in fault
 
 
+@pytest.fixture(scope="module")
+def compiled_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all documents: they use the same bundles."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(tmp_path: Path, compiled_models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reader's current folder: the checkout's images and example config, and a bundle called `mine`."""
     for name in ("demo", "systemd"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "agent/bundles/zsad-tiny", tmp_path / "mine")
-    for variable in ("CACHE_DIRECTORY", "STATE_DIRECTORY"):
-        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setenv("CACHE_DIRECTORY", str(compiled_models))
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -136,7 +136,37 @@ def test_another_bundle_makes_the_profile_again_and_a_command_chooses_a_taught_p
         assert operator.command("top/product", "screw")["error"] is not None
         assert operator.command("bundle", "newer")["error"] is None, agent.output
         newer = operator.result_where(lambda result: result["bundle"]["version"] == "2.0", "top")
+        assert newer["profile"]["sha256"] != before
+        kept = line.store.stamp("nut")
+        operator.result_where(lambda result: line.store.stamp("nut") != kept, "top")  # after the probation
         current = line.store.current("nut")
-        assert current is not None and current.sha256 == newer["profile"]["sha256"] != before
+        assert current is not None and current.sha256 == newer["profile"]["sha256"]
         assert current.rebuilt_from is not None and current.rebuilt_from.version == "0.0.1"
         assert newer["verdict"] == "ok"
+
+
+def test_another_bundle_at_the_start_makes_the_profile_again_while_other_cameras_inspect(
+    line: Line, broker: MosquittoBroker
+) -> None:
+    before = line.teach("nut")
+    shutil.copytree(line.bundle, line.folder / "newer")
+    line.bundle = line.folder / "newer"
+    change_manifest(line.bundle, version="2.0")
+    cameras = line.camera("top", "nut", folder=line.goods) + line.camera("side", "object")
+    with PlantOperator(broker.port) as operator, line.start("cameras:\n" + cameras) as agent:
+        assert operator.result_where(lambda result: result["verdict"] != "unknown", "side")["provisional"]
+        found = operator.result_where(lambda result: result["profile"], "top")
+        assert found["verdict"] == "ok" and found["profile"]["sha256"] != before, agent.output
+        (first, *_) = operator.results_of("top")
+        assert (first["verdict"], first["provisional"]) == ("unknown", False)
+        assert "is being made again for this bundle" in first["reason"]
+        current = line.store.current("nut")
+        assert current is not None and current.made_of == before
+
+
+def test_a_missing_folder_of_profiles_makes_every_verdict_unknown(line: Line, broker: MosquittoBroker) -> None:
+    settings = f"profiles: {line.folder}/unmounted\ncameras:\n" + line.camera("top", "object")
+    with PlantOperator(broker.port) as operator, line.start(settings):
+        (result,) = operator.next_results(1, "top")
+        assert (result["verdict"], result["provisional"]) == ("unknown", False)
+        assert "unmounted: no such folder, so what was taught is unknown" in result["reason"]

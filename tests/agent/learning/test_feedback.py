@@ -11,6 +11,7 @@ from zsad_agent.config import InferenceConfig
 from zsad_agent.learning import Feedback, Networks, RecentPart, marked
 from zsad_agent.learning.recent import PartFacts
 from zsad_agent.teaching import KeptPicture, Profile, ProfileStore, teach
+from zsad_core.errors import ProfileError
 from zsad_core.types import Verdict
 
 
@@ -68,6 +69,15 @@ def test_other_defects_are_still_rejected_after_a_good_mark(device: Device) -> N
     device.feedback.give(device.part("a", STAINED), good=True)
     assert device.score(good_part(31, stain=24, colour=(20, 200, 220))) >= 0.5
     assert sum(device.score(good_part(seed)) >= 0.5 for seed in range(40, 60)) <= 2  # of 20, taught from 20
+
+
+def test_a_mark_changes_no_profile_of_another_bundle(device: Device) -> None:
+    part = device.part("a", STAINED)
+    before = device.profile
+    device.networks.features.bundle.sha256 = "cd" * 32
+    with pytest.raises(ProfileError, match="is being made again for this bundle"):
+        device.feedback.give(part, good=True)
+    assert device.profile.sha256 == before.sha256
 
 
 def test_a_mark_given_twice_counts_once(device: Device) -> None:

@@ -2,33 +2,41 @@
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from taught_fakes import ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.learning import Follower, Networks
+from zsad_agent.model import Detector, FeatureNetworks, open_bundle
 from zsad_agent.teaching import FOLLOWED_BOUND, Followed, Profile, TaughtPredictor, teach
 from zsad_core.memory import from_unit
+from zsad_core.picture import find_images, read_image
 
 NETWORKS: Any = ColourNetworks()
 DETECTOR: Any = PlainDetector()
 CONFIG = InferenceConfig()
+CRACKS = Path(__file__).parents[4] / "shared/datasets/ksdd/commutator"
+Goods = list[tuple[str, Any]]
 
 
 class FollowedLine:
     """A taught product whose accepted parts are followed, as on a line."""
 
-    def __init__(self, count: int = 20) -> None:
-        goods = [(f"{seed}", good_part(seed)) for seed in range(count)]
-        self.profile: Profile = teach(goods, product="nut", networks=NETWORKS, detector=DETECTOR).profile
+    def __init__(
+        self, count: int = 20, *, goods: Goods | None = None, networks: Any = NETWORKS, detector: Any = DETECTOR
+    ) -> None:
+        goods = goods or [(f"{seed}", good_part(seed)) for seed in range(count)]
+        self.profile: Profile = teach(goods, product="nut", networks=networks, detector=detector).profile
         self.followed: Followed | None = None
-        self.follower = Follower(lambda: Networks(detector=DETECTOR, features=NETWORKS, config=CONFIG), self._use)
-        self._core = TaughtPredictor(DETECTOR, NETWORKS, lambda product: self.profile, CONFIG)
+        self.follower = Follower(lambda: Networks(detector=detector, features=networks, config=CONFIG), self._use)
+        self._core = TaughtPredictor(detector, networks, lambda product: self.profile, CONFIG)
         self._now = TaughtPredictor(
-            DETECTOR, NETWORKS, lambda product: self.profile, CONFIG, followed=lambda profile: self.followed
+            detector, networks, lambda product: self.profile, CONFIG, followed=lambda profile: self.followed
         )
         self.entered = 0
 
@@ -64,7 +72,7 @@ def scratched(seed: int, strength: float) -> np.ndarray:
 def test_light_that_changes_slowly_is_followed() -> None:
     line = FollowedLine()
     line.pass_by(warmer(good_part(1000 + number), number / 6) for number in range(60))
-    after = [warmer(good_part(seed), 10) for seed in range(5000, 5020)]
+    after = [warmer(good_part(seed), 20) for seed in range(5000, 5020)]
     core = np.array([line.z(image, core=True) for image in after])
     now = np.array([line.z(image) for image in after])
     assert line.entered > 5
@@ -95,6 +103,54 @@ def test_defects_fed_for_a_day_with_growing_strength_are_still_rejected(parts: i
     assert (core - now <= FOLLOWED_BOUND + 0.01).all()
     assert (core >= line.threshold + FOLLOWED_BOUND).all() and (now >= line.threshold).all()
     assert (line.profile.sha256, line.threshold) == taught
+
+
+class OneProduct:
+    """The detector, which has no nut in its bundle."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Any:
+        return self._detector.predict(image_bgr)
+
+
+def cracked(path: Path, strength: float) -> np.ndarray:
+    """A part of the data set whose real crack has this strength in [0, 1]."""
+    image = read_image(path)
+    mask = cv2.imread(str(CRACKS / f"ground_truth/crack/{path.stem}_mask.png"), cv2.IMREAD_GRAYSCALE)
+    assert mask is not None
+    whole = cv2.inpaint(image, cv2.dilate(mask, np.ones((9, 9), np.uint8)), 5, cv2.INPAINT_TELEA)
+    return cv2.addWeighted(image, strength, whole, 1 - strength, 0)
+
+
+@pytest.mark.skipif(not CRACKS.is_dir(), reason="needs the data sets beside the checkout")
+@pytest.mark.parametrize("steps", [5, pytest.param(300, marks=pytest.mark.chaos)])
+def test_real_cracks_fed_in_a_long_stream_are_still_rejected(
+    steps: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same attack with cracks of castings: parts come again and again while their cracks grow."""
+    config = InferenceConfig(bundle=Path("zsad-tiny"), cache_dir=tmp_path)
+    bundle = open_bundle(config)
+    detector = Detector(bundle, config)
+    goods: Goods = [(path.name, read_image(path)) for path in find_images(CRACKS / "train/good")[:40]]
+    networks = FeatureNetworks(bundle, config, detector)
+    line = FollowedLine(goods=goods, networks=networks, detector=OneProduct(detector))
+    parts = find_images(CRACKS / "test/crack")[5 : 24 if steps < 100 else None]
+    line.pass_by(cracked(path, step / steps) for step in range(steps + 1) for path in parts[:6])
+    core = np.array([line.z(cracked(path, 1.0), core=True) for path in parts])
+    now = np.array([line.z(cracked(path, 1.0)) for path in parts])
+    rejected, evident = core >= line.threshold, core >= line.threshold + FOLLOWED_BOUND
+    with capsys.disabled():
+        print(
+            f"\n{line.entered} entered; of {len(parts)} cracks the taught memory rejects {rejected.sum()}, "
+            f"{evident.sum()} evident ones; after the stream {(now >= line.threshold)[rejected].sum()} are rejected"
+        )
+    assert line.entered > 3
+    assert (core - now <= FOLLOWED_BOUND + 0.01).all()
+    assert evident.sum() > 3 and (now >= line.threshold)[evident].all()
+    assert (now >= line.threshold)[rejected].mean() > 0.95  # a crack is a small part of the picture
+    assert (core - now).mean() < 0.25
 
 
 def test_a_rejected_or_doubtful_part_never_enters() -> None:

@@ -60,6 +60,7 @@ class Line:
             change_manifest(copy_bundle(tiny_bundle, self.bundle_dir / f"v{number}"), version=f"{number}")
         self.now_s = 0.0
         self.cameras = [CameraInUse(name="cam0", product="object", images_bgr=[WHITE, BLACK])]
+        self.passed: list[object] = []  # predictors
         self.new: dict[str, object] = {}  # settings of the new FakeDetector, or the error of compiling
         self.old = FakeDetector(self)
         self.folder = folder / "bundles"
@@ -77,6 +78,7 @@ class Line:
             models=self.models,
             compile_bundle=self.compile,
             cameras=lambda: self.cameras,
+            on_passed=self.passed.append,
             clock=lambda: self.now_s,
         )
 
@@ -125,6 +127,7 @@ def test_good_bundle_passes_its_probation_and_is_kept(line: Line) -> None:
     line.frames(1)
     confirmed = line.updater.settle()
     assert confirmed is not None and confirmed.passed
+    assert line.passed == [line.models.current.predictor]
     assert line.updater.settle() is None
     assert line.after_restart() == "1"
 
@@ -218,7 +221,7 @@ def test_three_failures_on_probation_roll_back(line: Line) -> None:
     assert line.inspects() == "0"
     assert line.models.current.predictor is line.old
     outcome = line.updater.settle()
-    assert outcome is not None and not outcome.passed
+    assert outcome is not None and not outcome.passed and line.passed == []
     assert "gave no answer to 3 of its first 8 pictures (inference failed)" in outcome.text
     assert line.updater.settle() is None
     assert line.after_restart() == "0"

@@ -38,14 +38,19 @@ class Line:
         taught = teach(GOODS, product=product, networks=self.networks, detector=self.detector)
         return self.store.add(replace(taught.profile, **changes))
 
-    def start(self, *, networks: bool = True) -> ProductPredictor:
+    def start(self, *, networks: bool = True, **options: Any) -> ProductPredictor:
         return ProductPredictor(
             self.detector,
             self.networks if networks else None,
             self.store,
             CONFIG,
             taught=self.store.products(),
+            **options,
         )
+
+    def number(self) -> int | None:
+        """Of the profile in use."""
+        return self.store.entry("nut").number
 
 
 @pytest.fixture
@@ -144,6 +149,105 @@ def test_a_profile_of_another_bundle_is_made_again_from_its_pictures(line: Line)
     assert found is not None and found.sha256 == now.sha256
 
 
+OTHER = BundleName(name="before", version="0.9", sha256="cd" * 32)
+
+
+def test_the_bundle_before_uses_its_kept_profile_again(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    make = in_use_module.teach
+    monkeypatch.setattr(in_use_module, "teach", lambda *args, **more: made.append("again") or make(*args, **more))  # type: ignore[func-returns-value]
+    old = line.teach(bundle=OTHER)
+    line.start().prepare("nut")
+    assert (made, line.number()) == (["again"], 2)
+    here = line.networks.bundle.sha256
+    for sha256, number in ((OTHER.sha256, 1), (here, 2), (OTHER.sha256, 1)):
+        line.networks.bundle.sha256 = sha256
+        line.start().prepare("nut")
+        assert line.number() == number
+    assert made == ["again"]
+    now = line.store.current("nut")
+    assert now is not None and now.sha256 == old.sha256
+    line.teach(bundle=OTHER)  # what a person taught since then is made again
+    line.networks.bundle.sha256 = here
+    line.start().prepare("nut")
+    assert (made, line.number()) == (["again"] * 2, 4)
+
+
+def test_a_profile_that_is_made_for_a_bundle_on_trial_is_stored_after_its_probation(line: Line) -> None:
+    old = line.teach(bundle=OTHER)
+    predictor = line.start(read_only=True)
+    predictor.prepare("nut")
+    found = predictor.predict(good_part(60), "nut").profile
+    assert found is not None and found.sha256 != old.sha256
+    predictor.prepare("nut")
+    assert line.number() == 1
+    predictor.keep_made()
+    now = line.store.current("nut")
+    assert now is not None and now.sha256 == found.sha256
+
+
+def test_a_profile_that_is_made_again_does_not_replace_what_was_taught_meanwhile(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    line.teach(bundle=OTHER)
+    predictor = line.start(read_only=True)
+    predictor.prepare("nut")
+    taught = line.teach(asked_rate=0.2)
+    predictor.keep_made()
+    now = line.store.current("nut")
+    assert now is not None and now.sha256 == taught.sha256
+    assert "another profile came into use meanwhile" in caplog.text
+
+
+def test_profiles_are_made_again_after_the_start_while_their_verdicts_are_unknown(line: Line) -> None:
+    for product in ("nut", "bolt"):
+        line.teach(product, bundle=OTHER)
+    predictor = line.start(later=True, at_once=2)
+    for product in ("nut", "bolt", "nut"):
+        with pytest.raises(ProfileError, match=f"{product} is being made again for this bundle"):
+            predictor.prepare(product)
+    assert predictor.predict(good_part(0), "object").profile is None
+    stops = iter([False, True])
+    predictor.make_waiting(lambda: next(stops))
+    for number, product in enumerate(("nut", "bolt"), start=1):
+        with pytest.raises(ProfileError, match=rf"{product} is being made again for this bundle \({number} of 2\)"):
+            predictor.predict(good_part(0), product)
+    predictor = line.start(later=True, at_once=2)
+    for product in ("nut", "bolt"):
+        with pytest.raises(ProfileError):
+            predictor.prepare(product)
+    predictor.make_waiting(lambda: False)
+    assert all(predictor.predict(good_part(0), product).profile is not None for product in ("nut", "bolt"))
+
+
+@pytest.mark.parametrize("fault", ["damaged", "removed"])
+def test_a_refused_choice_of_a_product_leaves_the_camera_that_inspects_it_alone(line: Line, fault: str) -> None:
+    profile = line.teach("nut")
+    predictor = line.start()
+    predictor.prepare("nut")
+    if fault == "damaged":
+        (line.store.folder / "nut/1.profile").write_bytes(b"PK")
+    else:
+        line.store.remove("nut")
+    with pytest.raises((ProfileError, ProductError)):
+        predictor.prepare("nut")
+    found = predictor.predict(good_part(0), "nut").profile
+    assert found is not None and found.sha256 == profile.sha256
+
+
+def test_a_missing_folder_that_the_config_names_is_not_an_empty_store(line: Line) -> None:
+    line.teach("object")
+    line.store = ProfileStore(line.store.folder, must_exist=True)
+    predictor = line.start()
+    predictor.prepare("object")
+    line.store.folder.rename(line.store.folder.with_name("away"))
+    for attempt in (line.start, lambda: predictor.prepare("object"), line.store.check_writable):
+        with pytest.raises(ProfileError, match="profiles: no such folder, so what was taught is unknown"):
+            attempt()
+    assert line.store.has("object")
+    assert ProfileStore(line.store.folder).products() == []
+
+
 def test_the_inspection_continues_while_a_profile_is_made_again(line: Line) -> None:
     line.teach("nut", bundle=BundleName(name="before", version="0.9", sha256="cd" * 32))
     predictor = line.start()
@@ -164,7 +268,7 @@ def test_a_profile_that_cannot_be_stored_is_used_all_the_same(
     line.teach("nut", bundle=BundleName(name="before", version="0.9", sha256="cd" * 32))
     predictor = line.start()
 
-    def full(profile: Profile) -> Profile:
+    def full(profile: Profile, **_: object) -> Profile:
         raise ProfileError("No space left on device")
 
     monkeypatch.setattr(line.store, "add", full)

@@ -109,7 +109,7 @@ def test_a_product_is_removed_with_all_its_profiles(store: ProfileStore) -> None
     store.add(make_profile())
     store.remove("nut")
     assert store.products() == []
-    with pytest.raises(ProfileError, match="nothing was taught for 'nut'"):
+    with pytest.raises(ProfileError, match="product 'nut' is not taught; taught are: nothing"):
         store.remove("nut")
 
 

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from taught_parts import part, write_parts
+from teach_tools import output, teach
 from tiny_bundle_maker import make_tiny_bundle
 from tiny_features import add_tiny_features
 
@@ -20,38 +20,7 @@ from zsad_agent.tools import capture_goods as capture_module
 from zsad_agent.tools.capture_goods import capture_goods
 from zsad_core.errors import ImageError
 
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return add_tiny_features(make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "taught"))
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parts")
-    write_parts(folder / "good", range(20))
-    write_parts(folder / "bad", range(100, 104), blot=True)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path_factory.getbasetemp() / "teach-cache"))
-    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ProfileStore:
-    return ProfileStore(tmp_path / "state" / "profiles")
-
-
-def teach(bundle: Path, *arguments: object, product: str = "nut", code: int = 0) -> None:
-    words = ["teach", *map(str, arguments), "--bundle", str(bundle), "--product", product]
-    assert main(words) == code
-
-
-def output(capsys: pytest.CaptureFixture[str]) -> Any:
-    return json.loads(capsys.readouterr().out)
+pytestmark = pytest.mark.usefixtures("folders")
 
 
 def test_teach_prints_the_fields_of_the_contract(
@@ -95,6 +64,10 @@ def test_score_uses_the_profile_of_the_product(
     assert main([*score, "--no-profile"]) == 2  # the bundle has no nut
     assert "product 'nut' is not in the bundle" in capsys.readouterr().err
     other = ["--profiles", str(store.folder.parent / "other"), "--product", "object"]
+    assert main(["score", str(parts / "bad"), "--bundle", str(bundle), "--json", *other]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["verdict"] for row in rows} == {"unknown"} and "other: no such folder" in rows[0]["reason"]
+    (store.folder.parent / "other").mkdir()
     assert main(["score", str(parts / "bad"), "--bundle", str(bundle), "--json", *other]) == 0
     assert all(json.loads(line)["provisional"] for line in capsys.readouterr().out.splitlines())
 
@@ -110,16 +83,21 @@ def test_a_threshold_flag_wins_over_the_taught_one(
     assert {(row["verdict"], row["threshold"]) for row in rows} == {("anomalous", 0.01)}
 
 
-def test_a_damaged_profile_is_named_and_nothing_is_scored(
-    bundle: Path, parts: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("shape", [[], ["--json"]])
+def test_a_damaged_profile_makes_every_picture_unknown(
+    shape: list[str], bundle: Path, parts: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     teach(bundle, parts / "good")
     store.path_of("nut").write_bytes(b"PK")
     capsys.readouterr()
-    assert main(["score", str(parts / "bad"), "--bundle", str(bundle), "--product", "nut"]) == 1
-    told = capsys.readouterr()
-    assert "1.profile: the profile was cut or changed" in told.err
-    assert "ok " not in told.out
+    assert main(["score", str(parts / "bad"), "--bundle", str(bundle), "--product", "nut", *shape]) == 1
+    told = capsys.readouterr().out
+    assert told.count("1.profile: the profile was cut or changed") == told.count("unknown") - (not shape) == 4
+    if shape:
+        rows = [json.loads(line) for line in told.splitlines()]
+        assert {(row["verdict"], row["anomaly_score"], row["provisional"]) for row in rows} == {
+            ("unknown", None, False)
+        }
 
 
 def test_teach_says_what_it_learnt_and_what_to_run_next(
@@ -277,12 +255,18 @@ def test_the_region_and_mask_of_the_config_apply(
     assert profile.ignored is not None
     rows = profile.ignored.mean(axis=1)
     assert rows[: len(rows) // 2 - 1].min() == 1 and rows[len(rows) // 2 + 1 :].max() == 0
+    assert f"--product nut --bundle {bundle} --config {config}\n" in capsys.readouterr().out
     cv2.imwrite(str(tmp_path / "cut.png"), part(1)[16:80, :80])
-    capsys.readouterr()
-    score = ["score", str(tmp_path / "cut.png"), "--bundle", str(bundle), "--product", "nut", "--json"]
-    assert main([*score, "--maps", str(tmp_path / "maps")]) == 0
-    assert output(capsys)["verdict"] == "ok"
-    assert np.load(tmp_path / "maps/cut.npy")[profile.ignored].max() == 0
+    cv2.imwrite(str(tmp_path / "whole.png"), part(1))
+    maps = tmp_path / "maps"
+    for name, flags in (("cut", ["--bundle", str(bundle)]), ("whole", ["--config", str(config)])):
+        score = ["score", str(tmp_path / f"{name}.png"), "--product", "nut", "--json", "--maps", str(maps), *flags]
+        assert main(score) == 0
+        assert output(capsys)["verdict"] == "ok"
+        assert np.load(maps / f"{name}.npy")[profile.ignored].max() == 0
+    assert np.abs(np.load(maps / "cut.npy") - np.load(maps / "whole.npy")).max() < 0.01
+    assert main(["score", str(tmp_path / "whole.png"), "--config", str(config)]) == 2
+    assert "--name: name one of the cameras: top, side" in capsys.readouterr().err
     teach(bundle, parts / "good", "--config", config, product="bolt", code=2)
     assert "--name: name one of the cameras: top, side" in capsys.readouterr().err
 
@@ -369,58 +353,3 @@ def test_a_camera_that_shows_nothing_new_ends_the_capture(capsys: pytest.Capture
     assert len(taken) == 1
     assert source.now_s == pytest.approx(capture_module.PATIENCE_S, abs=1)
     assert "1 of 5 pictures were taken: nothing new in view for 60 s" in capsys.readouterr().err
-
-
-def profiles(*words: object) -> int:
-    return main(["profiles", *map(str, words)])
-
-
-def test_profiles_are_listed_shown_rolled_back_exported_imported_and_removed(
-    bundle: Path, parts: Path, tmp_path: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert profiles("list") == 0
-    assert "nothing was taught yet" in capsys.readouterr().out
-    teach(bundle, parts / "good")
-    teach(bundle, parts / "good", "--bad", parts / "bad")
-    capsys.readouterr()
-
-    assert profiles("list") == 0
-    assert "version 2" in (told := capsys.readouterr().out) and "20 goods" in told and "recall 100%" in told
-    assert profiles("list", "--json") == 0
-    shown = output(capsys)
-    assert (shown["product"], shown["version"], shown["versions"], shown["fault"]) == ("nut", 2, [1, 2], None)
-    assert profiles("show", "nut") == 0
-    assert "bad parts found: 4 of 4" in capsys.readouterr().out
-
-    assert profiles("rollback", "nut") == 0
-    assert profiles("rollback", "nut") == 1
-    assert "there is no earlier one" in capsys.readouterr().err
-    assert store.entry("nut").number == 1
-
-    file = tmp_path / "nut.profile"
-    assert profiles("export", "nut", file) == 0
-    assert profiles("remove", "nut") == 0
-    assert profiles("show", "nut") == 1
-    assert profiles("remove", "nut") == 1
-    assert profiles("import", file) == 0
-    assert store.entry("nut").fault is None and store.has("nut")
-
-    file.write_bytes(file.read_bytes()[:-1])
-    capsys.readouterr()
-    assert profiles("import", file) == 1
-    assert "nut.profile: the profile was cut" in capsys.readouterr().err
-
-
-def test_a_damaged_profile_is_listed_as_a_fault(
-    bundle: Path, parts: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
-) -> None:
-    teach(bundle, parts / "good")
-    store.path_of("nut").write_bytes(b"PK")
-    capsys.readouterr()
-    assert profiles("list") == 1
-    assert "nut" in (told := capsys.readouterr().out) and "FAULT" in told and "was cut" in told
-
-
-def test_profiles_needs_an_action(capsys: pytest.CaptureFixture[str]) -> None:
-    assert profiles() == 2
-    assert "ACTION" in capsys.readouterr().err

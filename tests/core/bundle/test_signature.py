@@ -70,7 +70,7 @@ def test_an_untrusted_key_is_named_with_the_trusted_ones(signed):
 def test_another_keys_id_does_not_help(signed):
     forged = sign_manifest((signed / MANIFEST).read_bytes(), THEIRS)
     (signed / SIGNATURE).write_bytes(forged.replace(trusted(THEIRS).key_id.encode(), KEYS[0].key_id.encode()))
-    with pytest.raises(BundleError, match=r"does not fit its manifest\.json"):
+    with pytest.raises(BundleError, match="does not fit"):
         load_bundle(signed, KEYS)
 
 
@@ -114,7 +114,7 @@ def test_the_signature_is_checked_before_the_manifest_is_parsed(signed):
 def test_a_signature_of_the_same_bytes_for_another_purpose_is_refused():
     manifest = b"{}"
     elsewhere = f"ed25519 {KEYS[0].key_id} {OURS.sign(manifest).hex()}\n".encode()
-    with pytest.raises(BundleError, match="does not fit its manifest"):
+    with pytest.raises(BundleError, match="does not fit"):
         check_signature(manifest, elsewhere, KEYS, "b")
     assert check_signature(manifest, sign_manifest(manifest, OURS), KEYS, "b") == KEYS[0].key_id
 

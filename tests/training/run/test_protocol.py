@@ -172,6 +172,7 @@ def test_leave_one_out_with_real_training(tmp_path, capsys):
     flags = ["--protocol", "leave-one-out", "--data", *sets, "--out", str(out), "--seeds", "7"]
     settings = ["optimisation.steps_per_epoch=1", "model.hidden_dim=8", "validation.fraction=0.4"]
     small = ["--input-size", "64", "--epochs", "1", "--batch-size", "4", "--workers", "0", "--device", "cpu"]
+    small += ["--backbone", "test_vit"]
     cache = tmp_path / "cache"
     assert main([*flags, *small, "--feature-cache", str(cache), "--set", *settings]) == 0
     assert capsys.readouterr().out.strip() == str(out / "table.md")

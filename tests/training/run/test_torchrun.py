@@ -26,7 +26,8 @@ def flags(tmp_path) -> list[str]:
     settings = ["optimisation.steps_per_epoch=2", "optimisation.ema_decay=0.5", "validation.max_per_class=3"]
     return [
         *["--data", str(data), "--input-size", "64", "--workers", "0", "--device", "cpu", "--mixed-precision", "off"],
-        *["--epochs", "2", "--batch-size", "8", "--trainable-blocks", "2", "--set", *settings],
+        *["--backbone", "test_vit", "--epochs", "2", "--batch-size", "8", "--trainable-blocks", "2"],
+        *["--set", *settings],
     ]
 
 

@@ -13,11 +13,13 @@ torch = pytest.importorskip("torch")
 from mvtec_tree import make_mvtec_tree
 from one_dataset import read_dataset
 from safetensors.torch import load_file
-from small_model import small_detector, text_embeddings
+from small_model import TEXT_DIM, record, small_detector, text_embeddings
 from small_run import HW, assert_same_but_for_rounding, make_data, small_config, small_trainer
 
+from zsad_core.backbones import BackboneConfig, build_backbone
 from zsad_core.errors import DatasetError, WeightsError
-from zsad_core.model import load_checkpoint, save_checkpoint
+from zsad_core.heads import DecoderConfig
+from zsad_core.model import Detector, DetectorConfig, load_checkpoint, save_checkpoint
 from zsad_training.config import DatasetSpec, ValidationSpec
 from zsad_training.measure import ValidationPictures
 from zsad_training.pictures import find_textures
@@ -202,13 +204,18 @@ def test_a_run_may_start_from_one_on_synthetic_images_only(data, tmp_path, capsy
 
 
 def test_a_checkpoint_is_evaluated_with_other_map_weights_and_sizes(data, tmp_path, capsys):
+    """The text embeddings are the checkpoint's: no text encoder gives vectors of `TEXT_DIM`."""
     from zsad_training.evaluate import main as evaluate
 
-    recipe = tmp_path / "decoder.yaml"
-    recipe.write_text("model: {input_hw: [64, 64], decoder: {width: 8, detail: 8}}\n")
-    flags = ["--config", str(recipe), "--data", str(data / "drawn"), "--epochs", "1", "--batch-size", "4"]
-    assert main([*flags, "--workers", "0", "--out", str(tmp_path)]) == 0
-    test = [capsys.readouterr().out.strip(), "--data", str(data / "drawn"), "--skip-data-check"]
+    torch.manual_seed(0)
+    config = DetectorConfig(
+        backbone=BackboneConfig(name="test_vit", input_hw=(64, 64), taps=(1, 2)),
+        text_dim=TEXT_DIM,
+        decoder=DecoderConfig(width=8, detail=8),
+    )
+    text = {"plate": text_embeddings()["object"]}
+    save_checkpoint(tmp_path / "c.safetensors", Detector(config, build_backbone(config.backbone)), text, record())
+    test = [str(tmp_path / "c.safetensors"), "--data", str(data / "drawn"), "--skip-data-check"]
     tables = {}
     for changed in ((), ("--distance-weight", "9"), ("--text-weight", "1"), ("--smaller-size", "32")):
         assert evaluate([*test, *changed]) == 0
@@ -227,10 +234,9 @@ def test_a_checkpoint_is_evaluated_with_other_map_weights_and_sizes(data, tmp_pa
 def test_map_weights_without_a_decoder_are_refused(data, tmp_path, capsys):
     from zsad_training.evaluate import main as evaluate
 
-    flags = ["--data", str(data / "drawn"), "--out", str(tmp_path), "--input-size", "64", "--epochs", "1"]
-    assert main([*flags, "--batch-size", "8", "--workers", "0"]) == 0
-    best = capsys.readouterr().out.strip()
-    assert evaluate([best, "--data", str(data / "drawn"), "--skip-data-check", "--text-weight", "1"]) == 1
+    best = tmp_path / "best.safetensors"
+    save_checkpoint(best, small_detector(HW), text_embeddings(), record())
+    assert evaluate([str(best), "--data", str(data / "drawn"), "--skip-data-check", "--text-weight", "1"]) == 1
     assert "text_weight: this checkpoint has no decoder" in capsys.readouterr().err
 
 
