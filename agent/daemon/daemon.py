@@ -211,8 +211,8 @@ def _start_servers(
         services.start(HealthServer(config.http.listen, health))
     if agent.web is not None:
         assert controller is not None
-        for watch in agent.web.watches(agent.observer, health, controller):
-            services.start(watch)
+        for service in agent.web.services(agent.observer, health, controller):
+            services.start(service)
         services.start(
             agent.web.make_server(
                 agent.observer,
