@@ -1,7 +1,6 @@
 """Reads, checks and writes the config file, with its comments kept."""
 
 import base64
-import binascii
 import hashlib
 import io
 import os
@@ -285,7 +284,7 @@ def _mask(parts: WebParts, station: Station, encoded: str) -> tuple[Path, bytes]
     """File and content of a mask."""
     try:
         content = base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise HTTPException(422, f"ignore_mask_png: not base64: {error}") from error
     if not content.startswith(PNG):
         raise HTTPException(422, "ignore_mask_png: not a PNG")

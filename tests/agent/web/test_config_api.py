@@ -305,6 +305,7 @@ def test_mask_is_removed_by_null(pages: Pages, tmp_path: Path) -> None:
     ("encoded", "words"),
     [
         ("?", "not base64"),
+        ("é", "not base64"),
         (base64.b64encode(b"GIF89a").decode(), "not a PNG"),
         (base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 99).decode(), "ignore_mask_png"),
         (mask(64, 48), "48x64 pixels, but the picture has 64x48"),
