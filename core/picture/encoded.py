@@ -57,7 +57,7 @@ def find_fault(encoded: bytes) -> str | None:
     but a JPEG that follows directly is.
     """
     if encoded.startswith(b"\xff\xd8"):
-        end, width, height, imprecise = _walk_jpeg(encoded)
+        end, width, height, imprecise, _ = _walk_jpeg(encoded)
         if width * height > MAX_PIXELS:  # decoding a progressive JPEG takes memory for all of it
             return f"{width}x{height} pixels, at most {MAX_PIXELS} are read"
         if end is None:

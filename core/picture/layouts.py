@@ -150,7 +150,9 @@ def _tiff(data: bytes) -> Layout:
         white = highest
     zero_at = alpha[1] if alpha[0][:1] == (_UNASSOCIATED_ALPHA,) else None
     predictor = _value(tags, _Tag.PREDICTOR, 1) if raw is None else 0
-    return Layout(white=white, zero_at=zero_at, raw=raw, predictor=predictor, alpha=samples in (2, 4) and photometric != 5)
+    return Layout(
+        white=white, zero_at=zero_at, raw=raw, predictor=predictor, alpha=samples in (2, 4) and photometric != 5
+    )
 
 
 def _another_tiff(data: bytes) -> bool:

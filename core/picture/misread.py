@@ -20,6 +20,7 @@ _LIVELY: Final = 32  # different bytes of a row that a camera does not give twic
 _APART: Final = 8  # rows; an enlarged picture has the same row several times at once
 _FITTER: Final = 1.3  # times as alike
 _SMOOTHER: Final = 0.4  # correlation by which another reading of the data is better
+_SMOOTH: Final = 0.8  # of every second column, if the others are the low bytes
 
 
 def find_misreading(image: np.ndarray, *, predictor: int = 0, interlaced: bool | None = None) -> str | None:
@@ -41,12 +42,14 @@ def find_misreading(image: np.ndarray, *, predictor: int = 0, interlaced: bool |
     grey = _grey(image)
     if predictor and _smoothness(_grey(_other_predictor(image, predictor))) > _smoothness(grey) + _SMOOTHER:
         return "the header states a wrong predictor"
-    if max(_smoothness(grey[:, side::2]) for side in (0, 1)) > _smoothness(grey) + _SMOOTHER:
-        return "columns that are next to each other differ, as of 16 bits that are read as 8"
     if _is_torn(grey):
         return "the header states a wrong width: rows that are next to each other differ"
-    is_large = min(grey.shape) >= _NOISE_SIDE and grey.std() >= _NOISE_STD
-    if is_large and max(_correlations(grey)) < _NOISE:
+    if min(grey.shape) < _NOISE_SIDE or grey.std() < _NOISE_STD:
+        return None
+    every_second = max(_smoothness(grey[:, side::2]) for side in (0, 1))
+    if every_second > max(_SMOOTH, _smoothness(grey) + _SMOOTHER):
+        return "columns that are next to each other differ, as of 16 bits that are read as 8"
+    if max(_correlations(grey)) < _NOISE:
         return "it is noise, as of data that is read with another depth, byte order or palette"
     return None
 
@@ -59,12 +62,15 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _repeats(image: np.ndarray) -> bool:
-    """Whether many rows, which are not uniform, equal an earlier one."""
+    """Whether many rows equal earlier ones, in the same order. Rows that do not change along a drawing do not count."""
     first: dict[bytes, int] = {}
-    repeated = 0
+    repeated, before, before_first = 0, b"", -1
     for number, row in enumerate(image):
         content = row.tobytes()
-        repeated += number - first.setdefault(content, number) >= _APART and len(set(content)) >= _LIVELY
+        found = first.setdefault(content, number)
+        follows = found == before_first + 1 and content != before
+        repeated += number - found >= _APART and follows and len(set(content)) >= _LIVELY
+        before, before_first = content, found
     return repeated > _REPEATED * len(image)
 
 
@@ -111,9 +117,9 @@ def _is_torn(grey: np.ndarray) -> bool:
         # Only pixels of different rows: a pattern can repeat itself along the row.
         return float(steps.mean() if distance >= width else steps[column[:-distance] + distance >= width].mean())
 
-    if height < 2:
+    if height < 3:
         return False
     shortest, longest = (round(side) for side in ((size / _MOST_STRETCHED) ** 0.5, (size * _MOST_STRETCHED) ** 0.5))
-    others = (other for other in range(max(1, shortest), min(longest, size - 1) + 1) if size % other == 0)
+    others = (other for other in range(max(1, shortest), min(longest, size // 2) + 1) if size % other == 0)
     here = difference(width)
     return here >= 1 and any(here > _CLEARLY * difference(other) for other in others if other != width)
