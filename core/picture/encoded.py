@@ -18,7 +18,8 @@ _ZIGZAG = sorted(np.ndindex(8, 8), key=lambda at: (sum(at), at[sum(at) % 2 == 0]
 _LOWEST = 10  # coefficients of a block
 _COARSEST = 100  # their mean quantisation step in the luminance; at quality 10, libjpeg has 66, MozJPEG at most 96
 _COARSEST_FLAT = 40  # of a table of equal steps, which only MozJPEG has: quality 20
-_STANDS_OUT = 3  # times as coarse as all steps next to it; libjpeg, MozJPEG, Photoshop and MPEG-2 reach 1.9
+_STANDS_OUT = 2.2  # times as coarse as all steps next to it; libjpeg, MozJPEG, Photoshop and MPEG-2 reach 1.96
+_FALLS = 4  # times as coarse as the step of the next higher frequency; they reach 2.9
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _HARMLESS_WARNINGS = {  # of libjpeg, about header bytes that no decoder needs -> where they are, what they should be
     "Invalid SOS parameters for sequential": (
@@ -110,7 +111,8 @@ def _find_odd_table(tables: list[np.ndarray]) -> str | None:
         around = np.ones((3, 3), np.uint8)
         around[1, 1] = 0
         largest = cv2.dilate(steps.astype(np.float32), around, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-        if steps.min() < 1 or (steps > _STANDS_OUT * largest + 2).any():
+        falls = (steps[:, :-1] > _FALLS * steps[:, 1:]).any() or (steps[:-1] > _FALLS * steps[1:]).any()
+        if steps.min() < 1 or falls or (steps > _STANDS_OUT * largest + 2).any():
             return damaged
     luminance = tables[0]
     if np.mean([luminance[place] for place in _ZIGZAG[:_LOWEST]]) > _COARSEST:

@@ -197,7 +197,7 @@ def _tiff_strips(data: bytes, tags: _Tags, *, pixel_bits: int) -> RawPixels | No
             raise ImageError(f"the TIFF {_OTHER_SIZE}")
     if not pixels:
         return None
-    raw = RawPixels(b"".join(pixels), height, max(1, pixel_bits // 8))
+    raw = RawPixels(b"".join(pixels), height)
     if len(data) - len(raw.data) > len(raw.data) // 8 + _MOST_METADATA:  # it would be more strips
         raise ImageError(f"the TIFF {_OTHER_SIZE}")
     return raw
@@ -243,7 +243,7 @@ def _bmp(data: bytes) -> Layout:
     most = row_bytes * abs(height) // 8 if 0 <= beyond <= MAX_PADDING_BYTES else MAX_PADDING_BYTES  # more would be rows
     if metadata > most:
         raise ImageError(f"the BMP {_OTHER_SIZE}, or it holds several images")
-    raw = RawPixels(data[start : len(data) - left], abs(height), max(1, bits // 8))
+    raw = RawPixels(data[start : len(data) - left], abs(height))
     masks = struct.unpack_from("<III", data, 54) if compression == 3 else _BGRX
     image = None if masks == _BGRX else _unmasked(data, (start, width, height, bits), masks)
     return Layout(image=image, raw=raw)
@@ -277,7 +277,7 @@ def _pnm(data: bytes) -> Layout:
         raise ImageError("the PNM is truncated")
     if left > MAX_PADDING_BYTES or 0 in (width, height):
         raise ImageError(f"the PNM {_OTHER_SIZE}, or it holds several images")
-    raw = RawPixels(data[numbers.end() : len(data) - left], height, pixel_bytes)
+    raw = RawPixels(data[numbers.end() : len(data) - left], height)
     return Layout(white=None if white in (255, FULL_16_BIT) else white, raw=raw)
 
 
