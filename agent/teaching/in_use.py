@@ -3,24 +3,29 @@
 One factory makes it for the start, for another bundle and after a failed self-test, so all of them predict alike.
 """
 
+from __future__ import annotations
+
 import logging
 import threading
 import time
 from collections import OrderedDict
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from zsad_agent import teaching
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks, Predictor
-from zsad_agent.teaching.profile import Profile, decode_profile, encode_profile
 from zsad_agent.teaching.store import ProfileStore
-from zsad_agent.teaching.taught import Followed, TaughtPredictor
-from zsad_agent.teaching.teacher import teach
 from zsad_core.bundle import GENERIC_PRODUCT, Bundle, FeatureScale
 from zsad_core.errors import ProfileError, ZsadError
 from zsad_core.types import Prediction
+
+if TYPE_CHECKING:  # without a profile none is imported, so that the first verdict comes earlier
+    from zsad_agent.teaching.profile import Profile
+    from zsad_agent.teaching.taught import Followed
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +34,7 @@ TURN_S = 0.001  # between two pictures of a profile that is made again: for the 
 
 def make_predictor(
     bundle: Bundle, config: InferenceConfig, store: ProfileStore | None, *, at_once: int = 1, read_only: bool = False
-) -> "ProductPredictor":
+) -> ProductPredictor:
     """A compiled predictor. The feature networks are compiled only if something was taught.
 
     Args:
@@ -120,7 +125,7 @@ class ProductPredictor:
             self._use(networks)
 
     def _use(self, networks: FeatureNetworks) -> None:
-        self._predictor = TaughtPredictor(
+        self._predictor = teaching.TaughtPredictor(
             self.detector, networks, self._profile_of, self._config, self._most_held, self._followed_of
         )
         self._networks = networks
@@ -129,7 +134,7 @@ class ProductPredictor:
         """Uses what was followed since this profile came into use, from the next picture on."""
         with self._turn:
             self._followed[sha256] = followed
-            held = {profile.sha256 for profile in self._held.values() if isinstance(profile, Profile)}
+            held = {found.sha256 for found in self._held.values() if not isinstance(found, ProfileError)}
             for old in self._followed.keys() - held - {sha256}:
                 del self._followed[old]
 
@@ -204,7 +209,7 @@ class ProductPredictor:
         """Whether a mask of the camera applied in teach-in; None: no usable profile of the product is prepared."""
         with self._turn:
             held = self._held.get(product)
-        return held.ignored is not None if isinstance(held, Profile) else None
+        return None if held is None or isinstance(held, ProfileError) else held.ignored is not None
 
     def self_test(self) -> None:
         """As `zsad_agent.model.Predictor.self_test`."""
@@ -267,7 +272,7 @@ class ProductPredictor:
             ignored = cv2.resize(ignored.astype(np.uint8), map_hw[::-1], interpolation=cv2.INTER_NEAREST) > 0
         try:
             detector, shared = self.for_learning()
-            taught = teach(
+            taught = teaching.teach(
                 [(good.name, good.image) for good in old.goods],
                 product=old.product,
                 networks=shared,
@@ -281,7 +286,7 @@ class ProductPredictor:
             raise ProfileError(f"{text}, and cannot be made again: {error}. Teach the product again") from error
         made = replace(taught.profile, goods=old.goods, rebuilt_from=old.bundle)
         if self._read_only:
-            return decode_profile(encode_profile(made), old.product)
+            return teaching.decode_profile(teaching.encode_profile(made), old.product)
         assert self._store is not None
         try:
             return self._store.add(made)
@@ -289,7 +294,7 @@ class ProductPredictor:
             logger.warning(
                 "the new profile of %s is not stored, so the next start makes it again: %s", old.product, error
             )
-            return decode_profile(encode_profile(made), old.product)
+            return teaching.decode_profile(teaching.encode_profile(made), old.product)
 
 
 class _SharedDetector:

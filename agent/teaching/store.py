@@ -5,6 +5,8 @@ renamed; then `current` is replaced in the same way. So a kill or power cut at a
 use. Files are never changed after they were written. Readers need no lock; changes hold the lock of the folder.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import os
@@ -13,11 +15,15 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from zsad_agent import teaching
 from zsad_agent.system import file_stamp, sync_folder, write_whole
-from zsad_agent.teaching.profile import MAX_BYTES, Profile, decode_profile, encode_profile, read_profile
 from zsad_core.bundle import product_name
 from zsad_core.errors import ProfileError
+
+if TYPE_CHECKING:  # without a profile none is imported, so that the first verdict comes earlier
+    from zsad_agent.teaching.profile import Profile
 
 KEPT = 3  # newest profiles of a product
 CURRENT = "current"
@@ -85,7 +91,7 @@ class ProfileStore:
 
     def _read(self, product: str, number: int) -> Profile:
         path = self._path(product, number)
-        profile = read_profile(path)
+        profile = teaching.read_profile(path)
         if profile.product != product:
             raise ProfileError(f"{path}: is the profile of {profile.product!r}. Import it, do not copy it here")
         return profile
@@ -120,7 +126,7 @@ class ProfileStore:
         Raises:
             ProfileError: it cannot be stored, for example because the disk is full; the earlier one stays in use.
         """
-        return self._put(profile.product, encode_profile(profile))
+        return self._put(profile.product, teaching.encode_profile(profile))
 
     def import_from(self, path: Path) -> Profile:
         """Stores the profile in a file and takes it into use, after every check. The one in use is not stored again.
@@ -130,10 +136,10 @@ class ProfileStore:
         """
         try:
             with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
+                content = file.read(teaching.MAX_BYTES + 1)
         except OSError as error:
             raise ProfileError(f"{path}: cannot be read: {error.strerror or error}") from error
-        profile = decode_profile(content, str(path))
+        profile = teaching.decode_profile(content, str(path))
         with contextlib.suppress(ProfileError):  # what is in use is damaged
             now = self.current(profile.product)
             if now is not None and now.sha256 == profile.sha256:
@@ -151,7 +157,7 @@ class ProfileStore:
             raise self._nothing(product)
         try:
             content = self.path_of(product).read_bytes()
-            if decode_profile(content, str(path)).sha256 != profile.sha256:
+            if teaching.decode_profile(content, str(path)).sha256 != profile.sha256:
                 raise ProfileError(f"{product}: another profile came into use meanwhile. Export it again")
             write_whole(path, content)
         except OSError as error:
@@ -198,7 +204,7 @@ class ProfileStore:
             path = self._path(product, number)
             try:
                 write_whole(path, content)
-                stored = read_profile(path)  # as the disk has it
+                stored = teaching.read_profile(path)  # as the disk has it
                 write_whole(folder / CURRENT, b"%d\n" % number)
             except BaseException:
                 with contextlib.suppress(OSError, ProfileError):
