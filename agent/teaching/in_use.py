@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import wait
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ import numpy as np
 from zsad_agent import teaching
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks, Predictor
+from zsad_agent.system import in_thread
 from zsad_agent.teaching.store import ProfileStore
 from zsad_core.bundle import GENERIC_PRODUCT, Bundle, FeatureScale
 from zsad_core.errors import ProfileError, ZsadError
@@ -58,10 +60,17 @@ def make_predictor(
     known = bundle.manifest.products
     if config.product not in known and (config.product in products or unreadable is not None):
         config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
-    detector = Detector(bundle, config)
-    networks = None
+    compiling = None
     if products and bundle.manifest.features is not None:
-        networks = FeatureNetworks(bundle, config, detector)
+        compiling = in_thread("networks", lambda: FeatureNetworks(bundle, config))  # beside the detector
+    try:
+        detector = Detector(bundle, config)
+    finally:
+        if compiling is not None:
+            wait({compiling})  # a compiler must not run when the process ends
+    networks = None if compiling is None else compiling.result()
+    if networks is not None:
+        networks.detector = detector
     return ProductPredictor(
         detector,
         networks,
