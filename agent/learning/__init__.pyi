@@ -2,11 +2,16 @@ from .drift import DriftWatch as DriftWatch
 from .drift import Follower as Follower
 from .feedback import Feedback as Feedback
 from .feedback import Networks as Networks
+from .lesson import MAX_JSON_BYTES as MAX_JSON_BYTES
+from .lesson import open_lesson as open_lesson
 from .line import LineLearner as LineLearner
 from .line import Teach as Teach
+from .line import TeachIn as TeachIn
 from .marks import export_dataset as export_dataset
 from .marks import mark as mark
 from .marks import marked as marked
+from .offer import RATE as RATE
+from .offer import Asked as Asked
 from .offer import Offer as Offer
 from .pictures import GatheredPictures as GatheredPictures
 from .recent import RecentPart as RecentPart

@@ -3,7 +3,11 @@
 The files lie in `<folder>/<camera>/<product>/line`, or `asked` for a teach-in that a person started: `train/good` with
 the pictures, `asked.json`, `offer.profile`, `offer.json`, and `left_out` with what was not learned. Each file is
 written whole, so a kill at any moment loses at most the picture in progress.
+
+What learns is imported when the first picture or command needs it, so that the first verdict comes earlier.
 """
+
+from __future__ import annotations
 
 import contextlib
 import logging
@@ -14,24 +18,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from zsad_agent import learning
 from zsad_agent.config import LearningConfig
-from zsad_agent.learning.drift import DriftWatch, Follower
-from zsad_agent.learning.feedback import Feedback
-from zsad_agent.learning.lesson import MAX_JSON_BYTES, Lesson, open_lesson
-from zsad_agent.learning.offer import RATE, Asked
-from zsad_agent.learning.recent import RecentParts
 from zsad_agent.messages import DriftStats, Result
 from zsad_agent.system import Service, one_line, read_json
-from zsad_agent.teaching import Picture, Profile, ProfileStore, Taught
 from zsad_core.bundle import product_name
 from zsad_core.errors import ProfileError, ZsadError
 from zsad_core.memory import to_unit
 from zsad_core.types import Verdict
+
+if TYPE_CHECKING:
+    from zsad_agent.learning.drift import DriftWatch, Follower
+    from zsad_agent.learning.feedback import Feedback
+    from zsad_agent.learning.lesson import Lesson
+    from zsad_agent.learning.offer import Asked
+    from zsad_agent.learning.recent import RecentParts
+    from zsad_agent.teaching import Picture, Profile, ProfileStore, Taught
 
 logger = logging.getLogger(__name__)
 
@@ -44,24 +52,19 @@ NICE = 10  # the inspection goes first
 LINE, ASKED = "line", "asked"
 
 
-class Teach(Protocol):
-    """Teaches a product from pictures of a camera."""
+@dataclass(frozen=True, kw_only=True)
+class TeachIn:
+    """A product that is to be taught from pictures of a camera."""
 
-    def __call__(
-        self,
-        camera: str,
-        pictures: Sequence[tuple[str, Picture]],
-        *,
-        product: str,
-        rate: float,
-        trusted: bool,
-        progress: Callable[[str, int, int], None],
-    ) -> Taught:
-        """`trusted`: a person says that the parts are good. `progress` gets what is done, and may raise.
+    camera: str
+    product: str
+    pictures: Sequence[tuple[str, Picture]]
+    rate: float  # of false rejects
+    trusted: bool  # a person says that the parts are good
+    progress: Callable[[str, int, int], None]  # gets what is done; may raise
 
-        Raises:
-            ZsadError: nothing can be learned from these pictures.
-        """
+
+Teach: TypeAlias = "Callable[[TeachIn], Taught]"  # raises a ZsadError if nothing can be learned from the pictures
 
 
 class _Stopped(Exception):
@@ -81,7 +84,7 @@ class LineLearner(Service):
         store: ProfileStore,
         teach: Teach,
         prepare: Callable[[str], None],
-        feedback: Feedback,
+        feedback: Callable[[], Feedback],
         *,
         follower: Follower | None = None,
         free_running: Collection[str] = (),
@@ -95,7 +98,7 @@ class LineLearner(Service):
             store: gets the profiles that are taken into use.
             teach: makes a profile.
             prepare: called with a product whose profile in the store has changed: it is used from the next picture on.
-            feedback: takes what people say about parts.
+            feedback: gives what takes what people say about parts.
             follower: follows slow drift; None: nothing is followed.
             free_running: the cameras whose pictures are not one for each part.
             on_drift: called with a camera, and with what has changed there; None: nothing has.
@@ -160,7 +163,8 @@ class LineLearner(Service):
                 raise ZsadError(f"product {product!r}: write it in Unicode's composed form")
             folder = self._folder / camera / product / ASKED
             shutil.rmtree(folder, ignore_errors=True)
-            lesson = self._open_lesson(folder, product, Asked(count=count, rate=RATE if rate is None else rate))
+            asked = learning.Asked(count=count, rate=learning.RATE if rate is None else rate)
+            lesson = self._open_lesson(folder, product, asked)
             self._lessons[camera] = lesson
 
     def cancel(self, camera: str) -> None:
@@ -190,7 +194,7 @@ class LineLearner(Service):
             lesson = self._lessons.get(camera)
             if lesson is not None and not good:
                 lesson.pictures.remove(part_id)
-            self._marked[camera] = self._feedback.give(part, good=good)
+            self._marked[camera] = self._feedback().give(part, good=good)
             logger.info("%s: %s", camera, self._marked[camera])
 
     def drift(self, camera: str) -> DriftStats | None:
@@ -288,7 +292,7 @@ class LineLearner(Service):
 
     def _recent_of(self, camera: str) -> RecentParts:
         if camera not in self._recent:
-            self._recent[camera] = RecentParts(self._folder / camera / "recent")
+            self._recent[camera] = learning.RecentParts(self._folder / camera / "recent")
         return self._recent[camera]
 
     def _follow_scores(self) -> None:
@@ -317,7 +321,7 @@ class LineLearner(Service):
             if profile is None or profile.sha256 != result.profile.sha256:
                 return None
             goods = to_unit(np.array(profile.goods_scores), profile.levels[-1].scale).tolist()
-            known = self._watches[result.camera] = profile.sha256, DriftWatch(goods)
+            known = self._watches[result.camera] = profile.sha256, learning.DriftWatch(goods)
         return known[1]
 
     def _learn(self, result: Result, view_bgr: np.ndarray) -> None:
@@ -375,11 +379,18 @@ class LineLearner(Service):
                 raise _Stopped
 
         asked, pictures = lesson.asked, lesson.pictures.pictures()
-        rate = RATE if asked is None else asked.rate
+        rate = learning.RATE if asked is None else asked.rate
         lesson.due, lesson.pause = lesson.pause, 2 * lesson.pause
         try:
             taught = self._teach(
-                camera, pictures, product=lesson.product, rate=rate, trusted=asked is not None, progress=progress
+                TeachIn(
+                    camera=camera,
+                    product=lesson.product,
+                    pictures=pictures,
+                    rate=rate,
+                    trusted=asked is not None,
+                    progress=progress,
+                )
             )
         except ZsadError as error:
             lesson.text = f"no offer yet: {one_line(str(error), MAX_TEXT)}"
@@ -394,7 +405,7 @@ class LineLearner(Service):
                 self.commit(camera)
 
     def _open_lesson(self, folder: Path, product: str, asked: Asked | None) -> Lesson:
-        return open_lesson(folder, product, asked, self._config.parts if asked is None else asked.count)
+        return learning.open_lesson(folder, product, asked, self._config.parts if asked is None else asked.count)
 
     def _resume(self) -> None:
         """What a person started continues after a restart, and offers are still there."""
@@ -402,7 +413,7 @@ class LineLearner(Service):
         for path in (*started, *sorted(self._folder.glob(f"*/*/{LINE}/offer.json"))):
             camera, product, kind = path.parts[-4:-1]
             try:
-                asked = read_json(path, Asked, MAX_JSON_BYTES) if kind == ASKED else None
+                asked = read_json(path, learning.Asked, learning.MAX_JSON_BYTES) if kind == ASKED else None
             except ValueError as error:
                 logger.warning("%s: the teach-in does not continue: %s", path, error)
                 continue

@@ -328,7 +328,7 @@ def test_feature_networks_are_compiled_only_if_something_was_taught(
     compiled: list[str] = []
 
     class Counted(FeatureNetworks):
-        def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector) -> None:
+        def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector | None = None) -> None:
             compiled.append(bundle.manifest.name)
             super().__init__(bundle, config, detector)
 
@@ -341,6 +341,29 @@ def test_feature_networks_are_compiled_only_if_something_was_taught(
     assert compiled == []
     assert make_predictor(bundle, config, line.store).is_taught("nut")
     assert compiled == ["darkness"]
+
+
+def test_feature_networks_are_compiled_beside_the_detector(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(add_tiny_features(make_tiny_bundle(tmp_path / "bundle")))
+    line.teach("nut")
+    both = threading.Barrier(2, timeout=20)
+
+    class Networks(FeatureNetworks):
+        def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector | None = None) -> None:
+            both.wait()
+            super().__init__(bundle, config, detector)
+
+    class Waiting(Detector):
+        def __init__(self, bundle: Bundle, config: InferenceConfig) -> None:
+            both.wait()
+            super().__init__(bundle, config)
+
+    monkeypatch.setattr(in_use_module, "FeatureNetworks", Networks)
+    monkeypatch.setattr(in_use_module, "Detector", Waiting)
+    predictor = make_predictor(bundle, InferenceConfig(cache_dir=tmp_path / "cache"), line.store)
+    assert predictor.is_taught("nut")
 
 
 def test_the_self_test_covers_the_feature_networks(line: Line) -> None:
