@@ -68,7 +68,13 @@ def make_stats(
 
 
 AGENT = AgentSnapshot(
-    stats=make_stats(), connected=True, broker_fault=None, live_images_dropped={"heatmap": 8, "image": 1}
+    stats=make_stats(),
+    connected=True,
+    broker_fault=None,
+    spool_fault=None,
+    model_fault=None,
+    service_faults={},
+    live_images_dropped={"heatmap": 8, "image": 1},
 )
 
 
@@ -211,5 +217,6 @@ def test_ready_names_every_reason() -> None:
     assert what_is_missing(AGENT) == [cam1]
     assert what_is_missing(whole) == []
     assert what_is_missing(replace(whole, broker_fault="refused")) == ["broker: refused"]
+    assert what_is_missing(replace(whole, spool_fault="the disk is full")) == ["disk: the disk is full"]
     assert what_is_missing(replace(whole, connected=False)) == ["broker: not connected"]
     assert what_is_missing(replace(AGENT, connected=False, broker_fault="no answer")) == [cam1, "broker: no answer"]
