@@ -13,6 +13,7 @@ from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 from tiny_bundle_maker import make_tiny_bundle
 from tiny_features import add_tiny_features
 
+from zsad_agent import teaching
 from zsad_agent.config import InferenceConfig
 from zsad_agent.messages import BundleName
 from zsad_agent.model import Detector, FeatureNetworks
@@ -154,8 +155,8 @@ OTHER = BundleName(name="before", version="0.9", sha256="cd" * 32)
 
 def test_the_bundle_before_uses_its_kept_profile_again(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    make = in_use_module.teach
-    monkeypatch.setattr(in_use_module, "teach", lambda *args, **more: made.append("again") or make(*args, **more))  # type: ignore[func-returns-value]
+    make = teaching.teach
+    monkeypatch.setattr(teaching, "teach", lambda *args, **more: made.append("again") or make(*args, **more))  # type: ignore[func-returns-value]
     old = line.teach(bundle=OTHER)
     line.start().prepare("nut")
     assert (made, line.number()) == (["again"], 2)
