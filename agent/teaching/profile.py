@@ -113,6 +113,7 @@ class Profile:
     scales: Mapping[str, ScaleMemory]  # by the name of the bundle's scale
     zero_shot: Spread  # of the goods' zero-shot logit maps
     zero_shot_weight: float  # of the zero-shot map in z, beside the mean of the scales
+    background: float  # share of the fused map's median that is subtracted, in [0, 1]
     foreign_above: float | None  # lower quartile of the first scale's map in z; above it: another product
     levels: tuple[Level, ...]  # by rising number of scales
     goods_scores: tuple[float, ...]  # in z at the highest level; of goods that the memory does not hold
@@ -147,6 +148,7 @@ class _Facts(RecordModel):
     scales: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")], _ScaleFacts], Field(min_length=1)]
     zero_shot: _SpreadFacts
     zero_shot_weight: Annotated[float, Field(ge=0, le=10)]
+    background: Unit = 0.0  # of the profiles before this key
     foreign_above: Finite | None
     levels: Annotated[tuple[Level, ...], Field(min_length=1)]
     goods_scores: tuple[Finite, ...]
@@ -225,6 +227,7 @@ def _zipped(profile: Profile, goods: tuple[KeptPicture, ...]) -> bytes:
         },
         zero_shot=_SpreadFacts(mean=profile.zero_shot.mean, deviation=profile.zero_shot.deviation),
         zero_shot_weight=profile.zero_shot_weight,
+        background=profile.background,
         foreign_above=profile.foreign_above,
         levels=profile.levels,
         goods_scores=profile.goods_scores,
@@ -296,6 +299,7 @@ def _unpacked(content: bytes, source: str, sha256: str) -> Profile:
         },
         zero_shot=Spread(mean=facts.zero_shot.mean, deviation=facts.zero_shot.deviation),
         zero_shot_weight=facts.zero_shot_weight,
+        background=facts.background,
         foreign_above=facts.foreign_above,
         levels=facts.levels,
         goods_scores=facts.goods_scores,

@@ -349,6 +349,7 @@ def _finish(
         },
         zero_shot=reader.zero_shot,
         zero_shot_weight=fusion.weight,
+        background=fusion.background,
         foreign_above=max(0.0, *quartiles) + FOREIGN_MARGIN if part.mode == "frame" else None,
         levels=tuple(
             _level(one, count, [of[count - 1] for of in found.values()]) for count, one in enumerate(promises, start=1)

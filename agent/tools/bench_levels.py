@@ -81,6 +81,7 @@ def _drawn_profile(networks: FeatureNetworks, product: str) -> Profile:
         scales=scales,
         zero_shot=EMPTY,
         zero_shot_weight=0.25,
+        background=0.5,
         foreign_above=None,
         levels=tuple(
             Level(scales=count, scale=1.0, false_reject_rate=0, false_reject_rate_90=1, needed=0)

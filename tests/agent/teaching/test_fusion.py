@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from taught_fakes import scale
 
-from zsad_agent.teaching.fusion import Fusion, ZMaps, best_fusion
+from zsad_agent.teaching.fusion import MOST_TAKEN, Fusion, ZMaps, best_fusion, with_background
 from zsad_agent.teaching.observe import GRID_HW, Observed
 from zsad_core.part import Located
 
@@ -66,3 +66,26 @@ def test_defect_under_the_mask_says_nothing() -> None:
     ignored[:8, :8] = True
     bads = [maps(seed, vit=2.5) for seed in range(50, 80)]
     assert best_fusion(goods, bads, SCALES, ignored, 0) == (Fusion(scales=SCALES), None)
+
+
+def brighter(found: ZMaps, by: float, at_the_defect: float) -> ZMaps:
+    """The same part, that differs everywhere, and more at one place."""
+    scales = {name: values + np.float32(by) for name, values in found.scales.items()}
+    for values in scales.values():
+        values[:8, :8] += at_the_defect - by
+    return ZMaps(seen=found.seen, scales=scales, zero_shot=found.zero_shot)
+
+
+@pytest.mark.parametrize(("rise", "taken"), [(1.5, MOST_TAKEN), (1.0, 0.3), (0.4, 0.0), (0.0, 0.0)])
+def test_what_good_parts_show_everywhere_is_taken_off(rise: float, taken: float) -> None:
+    goods = [brighter(maps(seed, vit=9, cnn=9), by := seed % 5 / 2, rise * by) for seed in range(20)]
+    found = with_background(Fusion(scales=SCALES), goods, None)
+    assert found.background == pytest.approx(taken, abs=0.05)
+    spread, before = (np.std([one.score(fusion, None) for one in goods]) for fusion in (found, Fusion(scales=SCALES)))
+    assert spread < 0.75 * before if taken else spread == before
+
+
+def test_too_few_or_equal_goods_take_nothing_off() -> None:
+    usual = Fusion(scales=SCALES)
+    assert with_background(usual, [brighter(maps(seed), seed, 2 * seed) for seed in range(3)], None) == usual
+    assert with_background(usual, [maps(seed) for seed in range(20)], None) == usual
