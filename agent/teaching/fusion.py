@@ -83,20 +83,29 @@ class ZMaps:
         return float(np.quantile(self.scales[name], QUARTILE))
 
 
-def with_background(fusion: Fusion, goods: Sequence[ZMaps], ignored: np.ndarray | None) -> Fusion:
-    """The fusion, with the share of the median that makes the scores of these goods most alike, within bounds.
+def backgrounds(fusion: Fusion, goods: Sequence[ZMaps], ignored: np.ndarray | None) -> list[float]:
+    """The share of the median that makes the scores of the goods most alike, within bounds: first that of all goods.
+
+    Then for each good that of the others. With it, its score says what the threshold does to a new part: a share that
+    it has chosen itself would make its score too low.
 
     Args:
-        fusion: subtracts nothing.
+        fusion: its own share does not count.
         goods: leave-one-out maps.
         ignored: bool [map_hw], True where the map does not count.
     """
-    if len(goods) < LEAST_FOR_SLOPE:
-        return fusion
-    medians = np.array([np.median(fusion.fused(maps.scales, maps.zero_shot)) for maps in goods])
-    scores = np.array([maps.score(fusion, ignored) for maps in goods])
+    plain = replace(fusion, background=0.0)
+    medians = np.array([np.median(plain.fused(maps.scales, maps.zero_shot)) for maps in goods])
+    scores = np.array([maps.score(plain, ignored) for maps in goods])
+    others = [np.arange(len(goods)) != place for place in range(len(goods))]
+    return [_share(medians, scores), *(_share(medians[one], scores[one]) for one in others)]
+
+
+def _share(medians: np.ndarray, scores: np.ndarray) -> float:
+    if len(medians) < LEAST_FOR_SLOPE:
+        return 0.0
     slope = float(np.mean((medians - medians.mean()) * scores) / (medians.var() + MEDIAN_NOISE**2))
-    return replace(fusion, background=min(max(slope - LEAST_SLOPE, 0.0), MOST_TAKEN))
+    return min(max(slope - LEAST_SLOPE, 0.0), MOST_TAKEN)
 
 
 def best_fusion(
@@ -114,13 +123,13 @@ def best_fusion(
         ignored: bool [map_hw], True where the map does not count.
         seed: of the resamplings.
     """
-    usual = with_background(Fusion(scales=tuple(scales)), goods, ignored)
+    usual = _with_background(Fusion(scales=tuple(scales)), goods, ignored)
     if len(bads) < LEAST_BAD:
         return usual, None
     networks = sorted({scale.name.partition("-")[0] for scale in scales})
     subsets = [usual.scales, *(tuple(s for s in scales if s.name.startswith(f"{network}-")) for network in networks)]
     fusions = [
-        with_background(Fusion(scales=subset, weight=weight), goods, ignored)
+        _with_background(Fusion(scales=subset, weight=weight), goods, ignored)
         for subset in dict.fromkeys(subsets)
         for weight in WEIGHTS
     ]
@@ -142,6 +151,10 @@ def best_fusion(
         f"AUROC {aurocs[best].mean():.3f} instead of {aurocs[0].mean():.3f}"
     )
     return chosen, note
+
+
+def _with_background(fusion: Fusion, goods: Sequence[ZMaps], ignored: np.ndarray | None) -> Fusion:
+    return replace(fusion, background=backgrounds(fusion, goods, ignored)[0])
 
 
 def _auroc(positives: np.ndarray, negatives: np.ndarray) -> float:

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from taught_fakes import scale
 
-from zsad_agent.teaching.fusion import MOST_TAKEN, Fusion, ZMaps, best_fusion, with_background
+from zsad_agent.teaching.fusion import MOST_TAKEN, Fusion, ZMaps, backgrounds, best_fusion
 from zsad_agent.teaching.observe import GRID_HW, Observed
 from zsad_core.part import Located
 
@@ -79,13 +81,23 @@ def brighter(found: ZMaps, by: float, at_the_defect: float) -> ZMaps:
 @pytest.mark.parametrize(("rise", "taken"), [(1.5, MOST_TAKEN), (1.0, 0.3), (0.4, 0.0), (0.0, 0.0)])
 def test_what_good_parts_show_everywhere_is_taken_off(rise: float, taken: float) -> None:
     goods = [brighter(maps(seed, vit=9, cnn=9), by := seed % 5 / 2, rise * by) for seed in range(20)]
-    found = with_background(Fusion(scales=SCALES), goods, None)
-    assert found.background == pytest.approx(taken, abs=0.05)
-    spread, before = (np.std([one.score(fusion, None) for one in goods]) for fusion in (found, Fusion(scales=SCALES)))
-    assert spread < 0.75 * before if taken else spread == before
+    plain = Fusion(scales=SCALES)
+    shares = backgrounds(plain, goods, None)
+    assert shares == pytest.approx([taken] * 21, abs=0.06)
+    assert best_fusion(goods, [], SCALES, None, 0)[0].background == shares[0]
+    before, after = (
+        np.std([one.score(replace(plain, background=share), None) for one in goods]) for share in (0, taken)
+    )
+    assert after < 0.75 * before if taken else after == before
+
+
+def test_a_good_part_has_no_say_in_its_own_share() -> None:
+    odd = brighter(maps(9, vit=9, cnn=9), 3, 12)
+    shares = backgrounds(Fusion(scales=SCALES), [*(maps(seed, vit=9, cnn=9) for seed in range(8)), odd], None)
+    assert shares[0] == MOST_TAKEN and shares[-1] == 0
 
 
 def test_too_few_or_equal_goods_take_nothing_off() -> None:
-    usual = Fusion(scales=SCALES)
-    assert with_background(usual, [brighter(maps(seed), seed, 2 * seed) for seed in range(3)], None) == usual
-    assert with_background(usual, [maps(seed) for seed in range(20)], None) == usual
+    few = [brighter(maps(seed), seed, 2 * seed) for seed in range(3)]
+    assert backgrounds(Fusion(scales=SCALES), few, None) == [0] * 4
+    assert backgrounds(Fusion(scales=SCALES), [maps(seed) for seed in range(20)], None) == [0] * 21
