@@ -172,7 +172,7 @@ class ProductPredictor:
         return self._unreadable is not None or product in self._taught
 
     def prepare(self, product: str) -> None:
-        """As `zsad_agent.model.Predictor.prepare`. Reads the profile, and makes it again for another bundle.
+        """As `zsad_agent.model.Predictor.prepare`. Reads the profile, and makes it again if it does not fit.
 
         For any thread: the inspection continues meanwhile.
         """
@@ -190,7 +190,7 @@ class ProductPredictor:
         self._taught.add(product)
         try:
             profile = self._read(product)
-            if profile.bundle.sha256 != self._networks.bundle.sha256:
+            if not profile.fits(self._networks.bundle.sha256):
                 profile = self._made_again(profile, self._networks)
             with self._turn:
                 self._hold(product, profile)
@@ -219,7 +219,7 @@ class ProductPredictor:
         if held is None:
             try:
                 held = self._read(product)
-                if self._networks is not None and held.bundle.sha256 != self._networks.bundle.sha256:
+                if self._networks is not None and not held.fits(self._networks.bundle.sha256):
                     raise ProfileError(
                         f"the profile of {product} was made with the bundle {held.bundle.name} {held.bundle.version}. "
                         "It is made again when the product is chosen or the agent is reloaded"

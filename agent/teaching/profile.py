@@ -113,7 +113,7 @@ class Profile:
     scales: Mapping[str, ScaleMemory]  # by the name of the bundle's scale
     zero_shot: Spread  # of the goods' zero-shot logit maps
     zero_shot_weight: float  # of the zero-shot map in z, beside the mean of the scales
-    background: float  # share of the fused map's median that is subtracted, in [0, 1]
+    background: float | None  # share of the median that is subtracted, in [0, 1]; None: an earlier agent made it
     foreign_above: float | None  # lower quartile of the first scale's map in z; above it: another product
     levels: tuple[Level, ...]  # by rising number of scales
     goods_scores: tuple[float, ...]  # in z at the highest level; of goods that the memory does not hold
@@ -122,6 +122,10 @@ class Profile:
     ignored: np.ndarray | None = None  # bool [h, w], True where the camera's mask ignores the map
     rebuilt_from: BundleName | None = None  # made from the kept pictures of a profile of this bundle
     sha256: str = ""  # of the file; empty before it is written
+
+    def fits(self, bundle_sha256: str) -> bool:
+        """Whether this agent can use it with this bundle. If not, its kept pictures can make it again."""
+        return self.bundle.sha256 == bundle_sha256 and self.background is not None
 
 
 class _ScaleFacts(RecordModel):
@@ -148,7 +152,7 @@ class _Facts(RecordModel):
     scales: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")], _ScaleFacts], Field(min_length=1)]
     zero_shot: _SpreadFacts
     zero_shot_weight: Annotated[float, Field(ge=0, le=10)]
-    background: Unit = 0.0  # of the profiles before this key
+    background: Unit | None = None
     foreign_above: Finite | None
     levels: Annotated[tuple[Level, ...], Field(min_length=1)]
     goods_scores: tuple[Finite, ...]

@@ -180,7 +180,7 @@ class TaughtPredictor:
                     )
             level = self._choose_level(profile)
             scales = tuple(scale for scale in known.values() if scale.name in profile.scales)
-            usual = Fusion(scales=scales, weight=profile.zero_shot_weight, background=profile.background)
+            usual = Fusion(scales=scales, weight=profile.zero_shot_weight, background=profile.background or 0.0)
             fusion = usual.first(level.scales)
             memories = {name: self._observer.memory(name, profile.scales[name].vectors) for name in fusion.names}
             ready = _Ready(

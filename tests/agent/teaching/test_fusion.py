@@ -26,15 +26,27 @@ def maps(seed: int, **defects: float) -> ZMaps:
     return ZMaps(seen=seen, scales=scales, zero_shot=zero_shot)
 
 
-def test_maximum_of_the_first_scale_the_whole_views_and_the_tiles_counts() -> None:
+@pytest.mark.parametrize(
+    ("count", "values", "expected"),
+    [
+        (4, (1, 5, 2, 6), 5.5),  # the CNN; the tiles have 4, the whole views 3
+        (4, (5, 1, 4, 2), 4.5),  # the ViT and nine tenths of the first scale
+        (4, (1, 2, 6, 7), 6.5),  # the tiles
+        (4, (5, 6, 1, 1), 5.5),  # the whole views
+        (4, (9, 0, 0, 0), 8.1),  # the first scale
+        (4, (0, 9, 0, 0), 4.5),  # another one counts together with its neighbours alone
+        (3, (1, 5, 2, 6), 3.0),
+        (2, (1, 5, 2, 6), 3.0),
+        (1, (1, 5, 2, 6), 1.0),
+    ],
+)
+def test_highest_mean_of_scales_of_one_size_or_network_counts(
+    count: int, values: tuple[float, ...], expected: float
+) -> None:
     scales = (*SCALES, scale("cnn-tiles", tiles=2))
-    found = {"vit-whole": 1, "cnn-whole": 5, "vit-tiles": 2, "cnn-tiles": 6}
-    values = {name: np.array([[value, 9 - value]], np.float32) for name, value in found.items()}
-    nothing = np.zeros((1, 2), np.float32)
-    fusion = Fusion(scales=scales, weight=0.0)
-    assert fusion.fused(values, nothing).tolist() == [[4.0, 8.0]]  # the tiles' mean; the first scale
-    assert fusion.first(2).fused(values, nothing).tolist() == [[3.0, 8.0]]
-    assert Fusion(scales=scales[3:], weight=0.0).fused(values, nothing).tolist() == [[6.0, 3.0]]
+    maps = {one.name: np.full((1, 2), value, np.float32) for one, value in zip(scales, values, strict=True)}
+    found = Fusion(scales=scales, weight=0.0).first(count).fused(maps, np.zeros((1, 2), np.float32))
+    assert found.tolist() == [[pytest.approx(expected)] * 2]
 
 
 def test_without_clear_evidence_the_usual_fusion_is_kept() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from profile_maker import make_profile
+from profile_maker import BUNDLE, make_profile
 
 from zsad_agent.teaching import KeptPicture, decode_profile, encode_profile, read_profile, write_profile
 from zsad_agent.teaching import profile as profile_module
@@ -136,13 +136,16 @@ def test_a_foreign_profile_is_refused(change: Callable[[dict[str, bytes]], None]
         decode_profile(rewritten(encode_profile(make_profile()), change), "mine.profile")
 
 
-def test_a_profile_without_a_background_subtracts_none() -> None:
+def test_a_profile_of_an_earlier_agent_fits_no_bundle() -> None:
     def drop(members: dict[str, bytes]) -> None:
         facts = json.loads(members["profile.json"])
         del facts["background"]
         members["profile.json"] = json.dumps(facts).encode()
 
-    assert decode_profile(rewritten(encode_profile(make_profile()), drop), "mine.profile").background == 0.0
+    content = encode_profile(make_profile())
+    assert decode_profile(content, "mine.profile").fits(BUNDLE.sha256)
+    assert not decode_profile(content, "mine.profile").fits("cd" * 32)
+    assert not decode_profile(rewritten(content, drop), "mine.profile").fits(BUNDLE.sha256)
 
 
 def test_unknown_keys_of_a_newer_agent_are_ignored() -> None:
