@@ -21,9 +21,9 @@ ALONE = 0.9  # of the first scale's map, beside the means of several scales
 
 # A good part's score rises with its map's median by some slope. What is above `LEAST_SLOPE` is taken off, at most
 # `MOST_TAKEN` of the median. On boards (slope 0.4 to 0.6) defects raise the median, too, so nothing is taken off.
-LEAST_SLOPE, MOST_TAKEN = 0.7, 0.6
+LEAST_SLOPE, MOST_TAKEN = 1.0, 0.6
 MEDIAN_NOISE = 0.1  # in z: medians that differ by less say nothing
-LEAST_FOR_SLOPE = 4  # goods
+LEAST_FOR_SLOPE = 8  # goods
 
 QUARTILE = 0.25  # of the map, for `foreign`
 

@@ -90,7 +90,7 @@ def brighter(found: ZMaps, by: float, at_the_defect: float) -> ZMaps:
     return ZMaps(seen=found.seen, scales=scales, zero_shot=found.zero_shot)
 
 
-@pytest.mark.parametrize(("rise", "taken"), [(1.5, MOST_TAKEN), (1.0, 0.3), (0.4, 0.0), (0.0, 0.0)])
+@pytest.mark.parametrize(("rise", "taken"), [(2.0, MOST_TAKEN), (1.3, 0.3), (0.8, 0.0), (0.0, 0.0)])
 def test_what_good_parts_show_everywhere_is_taken_off(rise: float, taken: float) -> None:
     goods = [brighter(maps(seed, vit=9, cnn=9), by := seed % 5 / 2, rise * by) for seed in range(20)]
     plain = Fusion(scales=SCALES)
@@ -100,7 +100,7 @@ def test_what_good_parts_show_everywhere_is_taken_off(rise: float, taken: float)
     before, after = (
         np.std([one.score(replace(plain, background=share), None) for one in goods]) for share in (0, taken)
     )
-    assert after < 0.75 * before if taken else after == before
+    assert after < 0.8 * before if taken else after == before
 
 
 def test_a_good_part_has_no_say_in_its_own_share() -> None:
