@@ -206,7 +206,7 @@ class ProductPredictor:
         return self._unreadable is not None or product in self._taught
 
     def prepare(self, product: str) -> None:
-        """As `zsad_agent.model.Predictor.prepare`. Reads the profile, and makes it again for another bundle.
+        """As `zsad_agent.model.Predictor.prepare`. Reads the profile, and makes it again if it does not fit.
 
         For any thread: the inspection continues meanwhile.
         """
@@ -226,7 +226,7 @@ class ProductPredictor:
             before = self._held.get(product)
         try:
             profile = self._read(product)
-            if profile.bundle.sha256 != self._networks.bundle.sha256:
+            if not profile.fits(self._networks.bundle.sha256):
                 profile = self._for_this_bundle(profile, self._networks)
             with self._turn:
                 self._hold(product, profile)
@@ -281,7 +281,7 @@ class ProductPredictor:
         if held is None:
             try:
                 held = self._read(product)
-                if self._networks is not None and held.bundle.sha256 != self._networks.bundle.sha256:
+                if self._networks is not None and not held.fits(self._networks.bundle.sha256):
                     raise ProfileError(
                         f"the profile of {product} was made with the bundle {held.bundle.name} {held.bundle.version}. "
                         "It is made again when the product is chosen or the agent is reloaded"
@@ -326,7 +326,7 @@ class ProductPredictor:
         kept = (
             profile
             for profile in itertools.chain(unsaved, self._store.kept(old.product))
-            if profile.bundle.sha256 == networks.bundle.sha256
+            if profile.fits(networks.bundle.sha256)
             and {profile.sha256, profile.made_of} & ({old.sha256, old.made_of} - {None})
         )
         found = next(kept, None)

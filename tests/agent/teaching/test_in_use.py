@@ -249,6 +249,17 @@ def test_a_missing_folder_that_the_config_names_is_not_an_empty_store(line: Line
     assert ProfileStore(line.store.folder).products() == []
 
 
+def test_a_profile_of_an_earlier_agent_is_made_again_from_its_pictures(line: Line) -> None:
+    line.teach("nut", background=None)
+    predictor = line.start()
+    with pytest.raises(ProfileError, match="It is made again when"):
+        predictor.predict(good_part(0), "nut")
+    predictor.prepare("nut")
+    now = line.store.current("nut")
+    assert now is not None and now.background is not None
+    assert predictor.predict(good_part(60), "nut").anomaly_score < 0.5
+
+
 def test_the_inspection_continues_while_a_profile_is_made_again(line: Line) -> None:
     line.teach("nut", bundle=BundleName(name="before", version="0.9", sha256="cd" * 32))
     predictor = line.start()
