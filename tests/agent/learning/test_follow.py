@@ -76,7 +76,7 @@ def test_light_that_changes_slowly_is_followed() -> None:
     core = np.array([line.z(image, core=True) for image in after])
     now = np.array([line.z(image) for image in after])
     assert line.entered > 5
-    assert now.mean() < core.mean() - 0.05 and (now <= core + 0.01).all()
+    assert now.mean() < core.mean() - 0.05 and (now <= core + 0.05).all()  # the share of the median changes too
     assert (core - now <= FOLLOWED_BOUND + 0.01).all()
 
 
