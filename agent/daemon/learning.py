@@ -1,25 +1,18 @@
 """Joins learning to the model in use and to the cameras."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zsad_agent import learning, teaching
 from zsad_agent.capture import DRIFT
-from zsad_agent.config import AgentConfig, InferenceConfig
+from zsad_agent.config import AgentConfig
 from zsad_agent.inspection import Station, View
+from zsad_agent.learning import Feedback, Follower, LineLearner, Networks, learn_from_stream, learn_kept
 from zsad_agent.model import ModelInUse
 from zsad_agent.sources import Source
-from zsad_agent.teaching import ProductPredictor, ProfileStore
-
-if TYPE_CHECKING:  # these are imported after the first verdict
-    from zsad_agent.learning import LineLearner, Networks, TeachIn
-    from zsad_agent.teaching import Followed, Taught
+from zsad_agent.teaching import Followed, Picture, ProductPredictor, ProfileStore, Taught, teach
+from zsad_core.errors import ZsadError
 
 
 def make_learner(
@@ -32,77 +25,83 @@ def make_learner(
     store: ProfileStore | None,
 ) -> LineLearner | None:
     """Learns at every camera. None if nothing taught is used, or if the bundle has no feature networks."""
-    if store is None or models.current.bundle.manifest.features is None:
+    bundle = models.current.bundle
+    if store is None or bundle.manifest.features is None:
         return None
     cameras = {station.name: (station, view) for station, view in zip(stations, views, strict=True)}
-    line = _Line(config=config.inference, models=models, cameras=cameras)
-    return learning.LineLearner(
+
+    def predictor() -> ProductPredictor:
+        found = models.current.predictor
+        assert isinstance(found, ProductPredictor)
+        return found
+
+    def prepare(product: str) -> None:
+        predictor().prepare(product)
+
+    made: list[tuple[ProductPredictor, Networks]] = []  # the last one: its compiled searches are used again
+
+    def networks_in_use() -> Networks:
+        current = predictor()
+        if not made or made[0][0] is not current:
+            detector, features = current.for_learning()
+            made[:] = [(current, Networks(detector=detector, features=features, config=config.inference))]
+        return made[0][1]
+
+    def use_followed(sha256: str, followed: Followed) -> None:
+        predictor().follow(sha256, followed)
+
+    def note_drift(camera: str, fault: str | None) -> None:
+        status = cameras[camera][0].status
+        if fault is None:
+            status.clear(DRIFT)
+        else:
+            status.fault(DRIFT, fault)
+
+    def teach_one(
+        camera: str,
+        pictures: Sequence[tuple[str, Picture]],
+        *,
+        product: str,
+        rate: float,
+        trusted: bool,
+        kept: Sequence[tuple[str, Picture]],
+        bad: Sequence[tuple[str, Picture]],
+        progress: Callable[[str, int, int], None],
+    ) -> Taught:
+        if camera not in cameras:
+            raise ZsadError(f"there is no camera {camera} any more")
+        detector, networks = predictor().for_learning()
+        make = teach if trusted else learn_from_stream
+        taught = make(
+            pictures,
+            product=product,
+            networks=networks,
+            detector=detector,
+            bad=bad,
+            rate=rate,
+            ignored=_ignored(*cameras[camera], networks.bundle.manifest.model.map_hw),
+            progress=progress,
+        )
+        if not kept:
+            return taught
+        return learn_kept(taught, kept, bad, Networks(detector=detector, features=networks, config=config.inference))
+
+    return LineLearner(
         config.learning,
         state_dir / "learning",
         store,
-        line.teach,
-        prepare=line.prepare,
-        feedback=lambda: learning.Feedback(store, line.networks, line.prepare),
-        follower=learning.Follower(line.networks, line.use_followed) if config.learning.follow else None,
-        on_drift=line.note_drift,
+        teach_one,
+        prepare=prepare,
+        feedback=Feedback(store, networks_in_use, prepare),
+        follower=Follower(networks_in_use, use_followed) if config.learning.follow else None,
+        on_drift=note_drift,
+        cut=lambda camera, frame_bgr: cameras[camera][1].cut(frame_bgr),
         free_running=[
             camera.name
             for camera, source in zip(config.every_camera, sources, strict=True)
             if camera.trigger == "free" and not source.lossless
         ],
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Line:
-    """What the learner uses of the model in use and of the cameras."""
-
-    config: InferenceConfig
-    models: ModelInUse
-    cameras: dict[str, tuple[Station, View]]
-    _made: list[tuple[ProductPredictor, Networks]] = field(default_factory=list)  # the last one
-
-    def prepare(self, product: str) -> None:
-        self._predictor.prepare(product)
-
-    def networks(self) -> Networks:
-        """Those in use. Their compiled searches are used again until there are others."""
-        current = self._predictor
-        if not self._made or self._made[0][0] is not current:
-            detector, features = current.for_learning()
-            networks = learning.Networks(detector=detector, features=features, config=self.config)
-            self._made[:] = [(current, networks)]
-        return self._made[0][1]
-
-    def use_followed(self, sha256: str, followed: Followed) -> None:
-        self._predictor.follow(sha256, followed)
-
-    def note_drift(self, camera: str, fault: str | None) -> None:
-        status = self.cameras[camera][0].status
-        if fault is None:
-            status.clear(DRIFT)
-        else:
-            status.fault(DRIFT, fault)
-
-    def teach(self, asked: TeachIn) -> Taught:
-        """As `zsad_agent.learning.Teach`."""
-        detector, networks = self._predictor.for_learning()
-        make = teaching.teach if asked.trusted else learning.learn_from_stream
-        return make(
-            asked.pictures,
-            product=asked.product,
-            networks=networks,
-            detector=detector,
-            rate=asked.rate,
-            ignored=_ignored(*self.cameras[asked.camera], networks.bundle.manifest.model.map_hw),
-            progress=asked.progress,
-        )
-
-    @property
-    def _predictor(self) -> ProductPredictor:
-        found = self.models.current.predictor
-        assert isinstance(found, ProductPredictor)
-        return found
 
 
 def _ignored(station: Station, view: View, map_hw: tuple[int, int]) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from profile_maker import make_profile
 from result_maker import make_result
 
 from zsad_agent.config import LearningConfig
-from zsad_agent.learning import LineLearner, RecentPart, TeachIn
+from zsad_agent.learning import LineLearner, RecentPart
 from zsad_agent.messages import Result
-from zsad_agent.teaching import LeftOut, ProfileStore, Taught
+from zsad_agent.teaching import LeftOut, Picture, ProfileStore, Taught
 from zsad_core.errors import ZsadError
 from zsad_core.types import Verdict
 
@@ -29,18 +29,32 @@ class FakeTeach:
         self.let_go = threading.Event()
         self.let_go.set()
 
-    def __call__(self, asked: TeachIn) -> Taught:
-        names = [name for name, _ in asked.pictures]
-        facts = {"camera": asked.camera, "product": asked.product, "rate": asked.rate, "trusted": asked.trusted}
-        self.calls.append({**facts, "names": names})
+    def __call__(
+        self,
+        camera: str,
+        pictures: Sequence[tuple[str, Picture]],
+        *,
+        product: str,
+        rate: float,
+        trusted: bool,
+        kept: Sequence[tuple[str, Picture]],
+        bad: Sequence[tuple[str, Picture]],
+        progress: Callable[[str, int, int], None],
+    ) -> Taught:
+        names = [name for name, _ in pictures]
+        more = {"kept": [name for name, _ in kept], "bad": [name for name, _ in bad]}
+        self.calls.append(
+            {"camera": camera, "product": product, "rate": rate, "trusted": trusted, "names": names, **more}
+        )
         while not self.let_go.wait(0.01):
-            asked.progress("learning", 1, len(names))
+            progress("learning", 1, len(names))
         if self.fault is not None:
             raise ZsadError(self.fault)
         return Taught(
-            profile=make_profile(asked.product, seed=len(self.calls)),
+            profile=make_profile(product, seed=len(self.calls)),
             left_out=(LeftOut(name=names[0], reason="may be defective", score=3.0),),
-            good_scores=dict.fromkeys(names[1:], 0.1),
+            good_scores=dict.fromkeys([*names[1:], *more["kept"]], 0.1),
+            bad_scores=dict.fromkeys(more["bad"], 0.8),
         )
 
 
@@ -64,7 +78,7 @@ class LearnerLine:
             self.store,
             self.teach,
             self.prepared.append,
-            FakeFeedback,  # type: ignore[arg-type]
+            FakeFeedback(),  # type: ignore[arg-type]
             free_running=free_running,
             on_drift=self._note_drift,
         )

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from test_metrics_scrape import AGENT, make_stats
+from stats_maker import AGENT, make_stats
 
 from zsad_agent.capture import INFERENCE, CameraStatus
 from zsad_agent.messages import AgentSnapshot

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
-from test_metrics_scrape import make_stats, result
+from stats_maker import make_stats
+from test_metrics_scrape import result
 
 from zsad_agent.messages import AgentSnapshot, RecentResults, SpoolStats, Stats, schema_text
 from zsad_agent.monitoring import StatsReporter, stats_reporter
