@@ -84,7 +84,7 @@ class Feedback:
         if profile is None:
             return f"{part.id}: kept as {'good' if good else 'bad'}. Nothing was taught about {product} yet"
         networks = self._networks()
-        if profile.bundle.sha256 != networks.features.bundle.sha256:
+        if not profile.fits(networks.features.bundle.sha256):
             raise ProfileError(
                 f"the profile of {product} is being made again for this bundle. Mark the part again later"
             )
