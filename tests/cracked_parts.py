@@ -311,7 +311,6 @@ def _other_readings(rgb: np.ndarray, chance: random.Random) -> Iterator[tuple[st
         for other in (120, 160, 240, 320, 400, 512, 600, 960, 1280, 1920, height):
             torn = values.reshape(-1, other, *values.shape[2:])
             if other != width:
-                yield f"wide{other}-{name}.png", saved(Image.fromarray(torn), "PNG")
                 yield f"wide{other}-{name}.tif", tiff(torn)
                 yield f"wide{other}-{name}-packed.tif", tiff(torn, compression="adobe_deflate")
         for compression, stated in itertools.product((5, 32946), (1, 2)):
@@ -327,8 +326,6 @@ def _other_readings(rgb: np.ndarray, chance: random.Random) -> Iterator[tuple[st
         yield f"white{white}-16.pgm", header + b"%d\n" % white + deep.astype(">u2").tobytes()
     yield "bytes.png", saved(Image.fromarray(deep.view(np.uint8)), "PNG")
     yield "bytes.tif", tiff((deep >> 4).view(np.uint8))
-    shuffled = np.array(chance.sample(range(256), 256), np.uint8)
-    yield "palette.png", saved(Image.fromarray(shuffled[grey]), "PNG")
     for interlace in (0, 1):
         gif = saved(Image.fromarray(grey), "GIF", interlace=interlace)
         flags = gif.index(b",\0\0\0\0") + 9
