@@ -41,9 +41,8 @@ def find_misreading(image: np.ndarray, *, predictor: int = 0) -> str | None:
     rows = max(1, min(height, _SAMPLED // width))
     image = image[(height - rows) // 2 :][:rows]
     grey = _grey(image)
-    if predictor and max(_correlations(grey)) < _STRIPES:
-        if _smoothness(_grey(_other_predictor(image, predictor))) > _smoothness(grey) + _SMOOTHER:
-            return "the header states a wrong predictor"
+    if predictor and _has_wrong_predictor(image, predictor):
+        return "the header states a wrong predictor"
     if _is_torn(grey, height):
         return "the header states a wrong width: rows that are next to each other differ"
     if min(grey.shape) < _NOISE_SIDE or grey.std() < _NOISE_STD:
@@ -94,11 +93,14 @@ def _repeats(image: np.ndarray) -> bool:
     return repeated > _REPEATED * len(image)
 
 
-def _other_predictor(image: np.ndarray, predictor: int) -> np.ndarray:
-    """The picture as another predictor would give it; values wrap around."""
+def _has_wrong_predictor(image: np.ndarray, predictor: int) -> bool:
+    """Whether the picture is much smoother with the other predictor. Values wrap around."""
     if predictor == 1:
-        return np.cumsum(image, axis=1, dtype=image.dtype)
-    return np.diff(image, axis=1, prepend=np.zeros_like(image[:, :1]))
+        other = np.cumsum(image, axis=1, dtype=image.dtype)
+    else:
+        other = np.diff(image, axis=1, prepend=np.zeros_like(image[:, :1]))
+    here = _correlations(_grey(image))
+    return max(here) < _STRIPES and _smoothness(_grey(other)) > min(here) + _SMOOTHER
 
 
 def _correlations(grey: np.ndarray) -> tuple[float, float]:
