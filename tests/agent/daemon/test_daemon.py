@@ -107,7 +107,7 @@ def test_pictures_of_every_kind_have_a_result_and_bad_ones_are_unknown(tiny_bund
     white[20:30] = 220
     cv2.imwrite(str(folder / "1-grey.png"), white)
     cv2.imwrite(str(folder / "2-sixteen.png"), white.astype(np.uint16) * 257)
-    cv2.imwrite(str(folder / "3-alpha.png"), np.dstack([white] * 4))
+    cv2.imwrite(str(folder / "3-alpha.png"), np.dstack([white, white, white, np.full_like(white, 255)]))
     cv2.imwrite(str(folder / "4-pixel.png"), white[:1, :1])
     (folder / "5-empty.png").touch()
     (folder / "6-cut.png").write_bytes((folder / "1-grey.png").read_bytes()[:60])
