@@ -36,6 +36,7 @@ from zsad_agent.daemon.startup import (
     compile_bundle,
     load_in_thread,
     make_spool,
+    mark_in_history,
     start_history,
     start_publisher,
 )
@@ -155,7 +156,9 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         agent = _assemble(config, options, started, compile_one, profiles, publisher, history, sources, views, services)
         controller = None
         if config.control.enabled or config.web.on:
-            controller = services.start(_make_controller(config, options, agent.observer, store, compile_one, restart))
+            on_mark = partial(mark_in_history, history)
+            controller = _make_controller(config, options, agent.observer, store, compile_one, restart, on_mark)
+            services.start(controller)
         reload = controller.reload if controller is not None else restart.ask_in_background
         _start_servers(config, options, agent, controller, profiles, services, notifier, reload)
         services.start(agent.pipeline)
@@ -362,6 +365,7 @@ def _make_controller(
     store: BundleStore,
     compile_one: Callable[..., ProductPredictor],
     restart: ReloadRequest,
+    on_mark: Callable[[str, bool], None],
 ) -> Controller:
     """The controller of commands. After its start the stored settings of earlier runs apply."""
     stations, models = running.stations, running.models
@@ -381,4 +385,12 @@ def _make_controller(
     )
     remote = RunningAgent(stations, models, updater, store, restart, running.learner)
     stored = StoredSettings(options.state_dir / FILE_NAME)
-    return Controller(remote, running.publisher, config, stored, nonces=running.nonces, reload_fault=restart.fault)
+    return Controller(
+        remote,
+        running.publisher,
+        config,
+        stored,
+        nonces=running.nonces,
+        reload_fault=restart.fault,
+        on_mark=on_mark,
+    )

@@ -20,7 +20,7 @@ from zsad_agent.spool import Spool
 from zsad_agent.system import ServiceGroup, in_thread, read_json, write_whole
 from zsad_agent.teaching import ProductPredictor, ProfileStore, make_predictor
 from zsad_core.bundle import Bundle
-from zsad_core.errors import SpoolError
+from zsad_core.errors import HistoryError, SpoolError
 
 if TYPE_CHECKING:
     from zsad_agent.history import HistoryStore
@@ -92,6 +92,16 @@ def start_publisher(
     )
     publisher.await_first_attempt(stop)
     return publisher
+
+
+def mark_in_history(history: "HistoryStore | None", result_id: str, good: bool) -> None:
+    """Stores what a person said over MQTT about a result. A history that fails is logged: the command was done."""
+    if history is None:
+        return
+    try:
+        history.mark(result_id, good=good, who="mqtt")
+    except HistoryError as error:
+        logger.warning("the mark of %s is not in the history: %s", result_id, error)
 
 
 class PublishedFile:
