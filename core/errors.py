@@ -44,6 +44,10 @@ class SpoolError(ZsadError):
     """The on-disk store of unsent results cannot be used."""
 
 
+class HistoryError(ZsadError):
+    """The history of results cannot be read or written."""
+
+
 class DatasetError(ZsadError):
     """A data set's folder tree is incomplete or wrong; the text has one line per file."""
 

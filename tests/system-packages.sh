@@ -3,17 +3,18 @@
 # Otherwise it names the missing packages and the tests that are skipped. With CI=true a missing package is a failure.
 set -euo pipefail
 
-declare -A package_of=([mosquitto]=mosquitto [systemd-analyze]=systemd [shellcheck]=shellcheck [gcc]=build-essential)
+declare -A package_of=([mosquitto]=mosquitto [systemd-analyze]=systemd [shellcheck]=shellcheck [gcc]=build-essential [node]=nodejs)
 declare -A tests_of=(
     [mosquitto]="all tests with a real broker"
     [systemd-analyze]="the unit's syntax and hardening"
     [shellcheck]="the shell scripts"
     [gcc]="OpenCV's V4L2 code with a preloaded driver"
+    [node]="the logic of the page"
 )
 
 missing() {
     local command
-    for command in mosquitto systemd-analyze shellcheck gcc; do
+    for command in mosquitto systemd-analyze shellcheck gcc node; do
         command -v "$command" >/dev/null || echo "$command"
     done
 }

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsad_agent import inspection, model, mqtt, picture_health, sources, teaching
+from zsad_agent import inspection, model, mqtt, picture_health, serving, sources, teaching
 from zsad_agent.system import configure_logging
 from zsad_agent.tools.flags import add_config_flag
 from zsad_core.errors import BundleError, ConfigError, ZsadError
@@ -44,6 +44,15 @@ def checked_settings(path: Path | None, flags: Mapping[str, Any]) -> Settings:
     if faults:
         raise ConfigError("\n".join(faults))
     return settings
+
+
+def faults_in(path: Path, flags: Mapping[str, Any]) -> list[str]:
+    """One line per fault of a config file."""
+    try:
+        checked_settings(path, flags)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
 
 
 def find_faults(settings: Settings) -> Iterator[str]:
@@ -90,6 +99,9 @@ def find_faults(settings: Settings) -> Iterator[str]:
             mqtt.make_context(config.mqtt.tls)
         except ConfigError as error:
             yield f"{settings.where('mqtt', 'tls', mqtt.faulty_key(error))}: {error}"
+    if config.web.certificate is not None and config.web.key is not None:
+        at = settings.where("web", "certificate")
+        yield from _fault(at, serving.make_context, config.web.certificate, config.web.key)
     if config.mqtt.broker == EMBEDDED_BROKER and find_spec("amqtt") is None:
         yield (
             f"{settings.where('mqtt', 'broker')}: {EMBEDDED_BROKER} needs amqtt: pip install "

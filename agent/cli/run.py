@@ -31,12 +31,13 @@ def main(arguments: list[str]) -> int:
     with quick_imports():
         from zsad_agent.config import default_state_dir, keep_device_id, load_settings
 
-        config = load_settings(args.config, flags).config
+        settings = load_settings(args.config, flags)
+        config = settings.config
         configure_logging(config.log_level, config.log_format)
         keep_memory_small()
         os.umask(os.umask(0o077) | 0o027)  # other users must not read results and pictures
 
-        from zsad_agent.cli.check import checked_settings
+        from zsad_agent.cli.check import checked_settings, faults_in
         from zsad_agent.daemon import RunOptions, run_agent, stop_on_signal
         from zsad_agent.inspection import HeatmapFolderSink, PrintSink, Sink
         from zsad_agent.system import CrashReports
@@ -56,6 +57,8 @@ def main(arguments: list[str]) -> int:
             state_dir=state_dir,
             hangup=hangup,
             reread=lambda: checked_settings(args.config, flags).config,
+            config_path=settings.path,
+            check_config=lambda path: faults_in(path, flags),
             sinks=sinks,
             max_frames=args.max_frames,
             crash_reports=crash_reports,

@@ -5,17 +5,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from zsad_agent.config.camera import CameraConfig, DecisionConfig, SourceConfig, TopicLevel
 from zsad_agent.config.device_id import default_device_id
 from zsad_agent.config.mqtt import ControlConfig, MqttConfig
 from zsad_agent.config.paths import SHIPPED_BUNDLE, SHIPPED_BUNDLES, default_cache_dir
+from zsad_agent.config.web import HistoryConfig, OffInYaml, WebConfig
 from zsad_core.bundle import GENERIC_PRODUCT
 from zsad_core.config import StrictModel
 
 RESERVED_NAMES = {"available", "bundle", "recipe", "reload", "stats"}  # topics of the device, not of a camera
-OffInYaml = BeforeValidator(lambda value: "off" if value is False else value)  # YAML reads a bare off as False
 
 
 def _shipped(bundle: Path) -> Path:
@@ -64,7 +64,7 @@ class SpoolConfig(StrictModel):
 class EvidenceConfig(StrictModel):
     """Pictures, overlays and results on disk, for people who examine rejects."""
 
-    enabled: bool = False
+    enabled: bool | None = None  # None: on when web is on. See `AgentConfig.keeps_evidence`
     path: Path | None = None  # None: evidence in the service's state folder
     passes_every: Annotated[int, Field(ge=0, le=10**9)] = 0  # also every n-th pass; 0: only rejects and unknowns
     max_days: Annotated[float, Field(gt=0, le=3650)] = 30.0
@@ -111,6 +111,8 @@ class AgentConfig(StrictModel):
     evidence: EvidenceConfig = EvidenceConfig()
     learning: LearningConfig = LearningConfig()
     http: HttpConfig = HttpConfig()
+    web: WebConfig = WebConfig()
+    history: HistoryConfig = HistoryConfig()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"  # json: one object per line
 
@@ -139,6 +141,16 @@ class AgentConfig(StrictModel):
         if self.profiles == "off":
             return None
         return state_dir / "profiles" if self.profiles is None else self.profiles
+
+    @property
+    def keeps_evidence(self) -> bool:
+        """Whether `evidence` is on."""
+        return self.web.on if self.evidence.enabled is None else self.evidence.enabled
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether `history` is on."""
+        return self.web.on if self.history.enabled is None else self.history.enabled
 
     @property
     def every_camera(self) -> tuple[CameraConfig, ...]:

@@ -172,6 +172,16 @@ def parse_command(payload: bytes, key: Key, *, plain: bool) -> Command:
     return _validated(model, fields)
 
 
+def check_value(key: Key, value: Any) -> Value:
+    """The value of a command without a message.
+
+    Raises:
+        CommandError: it is not allowed.
+    """
+    model = CAMERA_COMMANDS.get(key) or DEVICE_COMMANDS[key]
+    return _validated(model, {"value": value, "id": None, "sent_at": None}).value
+
+
 def shown(text: str | bytes) -> str:
     """In quotes, one line of printable characters, at most `MAX_SHOWN_CHARACTERS` of them."""
     if isinstance(text, bytes):

@@ -5,13 +5,15 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from zsad_agent.config import AgentConfig
 from zsad_agent.control.actions import CONFIG, Actions, Shown, Target
-from zsad_agent.control.command import Command, CommandError, Key, parse_command
+from zsad_agent.control.command import Command, CommandError, Key, Value, check_value, parse_command, shown
 from zsad_agent.control.freshness import Nonces
 from zsad_agent.control.running_agent import MAX_ERROR_CHARACTERS, RunningAgent
 from zsad_agent.control.stored_settings import StoredSettings
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 MAX_A_SECOND = 20  # more commands are refused without reading them
 MAX_WAITING = 64  # commands that wait for a slow one, such as a bundle switch
 CHECK_EVERY_S = 1.0  # interval between two checks of a bundle's probation
+ANSWER_S = 5.0  # a page waits so long for a command
 REPORT_EVERY_S = 1.0  # interval between two answers to commands that were refused without reading
 
 
@@ -40,13 +43,23 @@ class _State:
 
 
 @dataclass(frozen=True, slots=True)
+class _Asked:
+    """A command of the page."""
+
+    value: Value
+    by: str
+    answer: "Future[dict[str, Any]]" = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
 class _Arrival:
-    """One message on a command topic."""
+    """One message on a command topic, or a command of the page."""
 
     target: Target
-    payload: bytes | None  # None: a SIGHUP in place of a `reload` command
+    payload: bytes | None  # None: a SIGHUP in place of a `reload` command, or `asked`
     at: Stamp
     nonces: tuple[str, ...]  # valid then
+    asked: _Asked | None = None
 
 
 class Controller(Service):
@@ -104,7 +117,8 @@ class Controller(Service):
             notes[Target(None, Key.RELOAD)] = self._reload_fault
         for target in self._states:
             # first, so that a command after the first state is received
-            self._publisher.subscribe(self._topics.below(f"{target.suffix}/set"), partial(self._take, target))
+            if self._control.enabled:  # else they come from the page alone
+                self._publisher.subscribe(self._topics.below(f"{target.suffix}/set"), partial(self._take, target))
             self._answer(target, None, notes.get(target) or self._stored.damage)
         super().start()
 
@@ -133,6 +147,37 @@ class Controller(Service):
     def reload(self) -> None:
         """Carries out `reload` as a command does. The answer on `reload/state` has no id."""
         self._take(Target(None, Key.RELOAD), None)
+
+    def perform(self, camera: str | None, key: str, value: Any, *, by: str) -> dict[str, Any]:
+        """Carries out a command as one over MQTT, and waits for its end.
+
+        Args:
+            camera: None for a command to the device.
+            key: of `Key`.
+            value: as in a message.
+            by: who asks, for the log.
+
+        Returns:
+            `value`, `source` and `error`: None, or why the new value is not stored.
+
+        Raises:
+            ZsadError: it is refused, so nothing has changed; or it takes longer than `ANSWER_S` and goes on.
+        """
+        target = next((one for one in self._states if (one.camera, one.key) == (camera, key)), None)
+        if target is None:
+            raise CommandError(f"there is no camera {shown(str(camera))} with a setting {shown(key)}")
+        asked = _Asked(check_value(target.key, value), by)
+        with self._changed:
+            if self._stopping or len(self._waiting) >= MAX_WAITING:
+                raise CommandError("the agent is stopping" if self._stopping else "too many commands wait: try again")
+            self._waiting.append(_Arrival(target, None, self._clock.stamp(), (), asked))
+            self._changed.notify_all()
+        try:
+            return asked.answer.result(ANSWER_S)
+        except TimeoutError as error:
+            raise CommandError(
+                f"no answer within {ANSWER_S:g} s: the command goes on, and its outcome is shown when it ends"
+            ) from error
 
     def _take(self, target: Target, payload: bytes | None) -> None:
         """In the sending thread: only queues."""
@@ -196,29 +241,38 @@ class Controller(Service):
     def _obey(self, arrival: _Arrival) -> None:
         """One command, from its payload to its answer. Raises nothing."""
         target, command_id, value = arrival.target, None, None
+        asked = arrival.asked or _Asked(None, "a command")
         try:
-            if arrival.payload is not None:
+            if arrival.asked is not None:
+                value = asked.value
+            elif arrival.payload is not None:
                 command = parse_command(arrival.payload, target.key, plain=self._control.plain)
                 command_id, value = command.id, command.value
                 self._check_new(command, arrival)
             to_save = self._actions.perform(target, value)
             if self._left.is_set():
+                asked.answer.set_exception(CommandError("the agent is stopping"))
                 return
             saved = not to_save or self._stored.save()
-            before = self._states[target].value
-            self._answer(
-                target, command_id, None if saved else f"active until the next restart only: {self._stored.fault}"
-            )
+            before, error_text = self._states[target].value, None
+            if not saved:
+                error_text = f"active until the next restart only: {self._stored.fault}"
+            self._answer(target, command_id, error_text)
+            state = self._states[target]
             if target.key is not Key.TEACH:  # it logs what it does
-                logger.info("%s: a command changed %r to %r", target.suffix, before, self._states[target].value)
+                logger.info("%s: %s changed %r to %r", target.suffix, asked.by, before, state.value)
             if target.key is Key.BUNDLE:
                 self._after_switch()
+            asked.answer.set_result({"value": state.value, "source": state.source, "error": error_text})
         except ZsadError as error:
             parsed_id = error.command_id if isinstance(error, CommandError) else None
             self._refuse(target, str(error), parsed_id or command_id)
+            asked.answer.set_exception(error)
         except Exception as error:
             logger.exception("%s: a command failed", target.suffix)
-            self._refuse(target, f"internal error {type(error).__name__}: {error}", command_id)
+            text = f"internal error {type(error).__name__}: {error}"
+            self._refuse(target, text, command_id)
+            asked.answer.set_exception(CommandError(text))
 
     def _check_new(self, command: Command, arrival: _Arrival) -> None:
         """Refuses a replay. What is stored is on disk before the command has an effect.
@@ -297,6 +351,8 @@ class Controller(Service):
             if update:
                 state.value, state.source = value, source
             state.error, state.id = error, command_id
+            if not self._control.enabled:
+                return
             at = utc_text(datetime.now(UTC))
             message = {"value": state.value, "source": state.source, "error": error, "id": command_id, "at": at}
             try:

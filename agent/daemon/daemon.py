@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import cv2
 
 from zsad_agent.capture import INFERENCE
-from zsad_agent.config import AgentConfig
+from zsad_agent.config import OFF, AgentConfig
 from zsad_agent.control import (
     CAMERA_KEYS,
     DEVICE_KEYS,
@@ -30,7 +30,15 @@ from zsad_agent.daemon.learning import make_learner
 from zsad_agent.daemon.observer import Observer
 from zsad_agent.daemon.profile_maker import ProfileMaker
 from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_at_once
-from zsad_agent.daemon.startup import PublishedFile, compile_bundle, load_in_thread, make_spool, start_publisher
+from zsad_agent.daemon.startup import (
+    PublishedFile,
+    RecordedFirst,
+    compile_bundle,
+    load_in_thread,
+    make_spool,
+    start_history,
+    start_publisher,
+)
 from zsad_agent.daemon.supervision import find_stuck, supervise
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import Pipeline, Sink, View, make_stations
@@ -45,7 +53,7 @@ from zsad_agent.model import (
     Started,
     load_again,
 )
-from zsad_agent.monitoring import HealthServer, Metrics, StatsReporter
+from zsad_agent.monitoring import HealthApp, HealthServer, Metrics, StatsReporter
 from zsad_agent.mqtt import Publisher
 from zsad_agent.sources import Source, make_source
 from zsad_agent.spool import Cause
@@ -53,6 +61,10 @@ from zsad_agent.system import CrashReports, Notifier, ServiceGroup, configure_lo
 from zsad_agent.teaching import ProductPredictor, ProfileStore
 from zsad_core.bundle import Bundle
 from zsad_core.errors import ZsadError
+
+if TYPE_CHECKING:
+    from zsad_agent.daemon.web import Web
+    from zsad_agent.history import HistoryStore
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +82,8 @@ class RunOptions:
     state_dir: Path
     hangup: Callable[[], bool] = lambda: False  # whether a reload was requested by signal since its last call
     reread: Callable[[], AgentConfig] | None = None  # reads and checks the config again; None: there is no file
+    config_path: Path | None = None  # None: there is no file
+    check_config: Callable[[Path], Sequence[str]] = lambda path: ()  # the faults of another file in its place
     sinks: Sequence[Sink] = ()  # get every result, in addition to the publisher
     max_frames: int | None = None  # the run ends after this number of pictures
     crash_reports: CrashReports | None = None
@@ -125,21 +139,16 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         spool = stack.enter_context(make_spool(config, options.state_dir, options.stop))
         services = ServiceGroup()
         stack.callback(lambda: services.stop(time.monotonic() + STOP_S))
-        publisher = start_publisher(config, spool, services, options.stop)
+        history = start_history(config, options.state_dir, spool, services)
+        publisher = start_publisher(config, spool, history, services, options.stop)
         last = PublishedFile(options.state_dir / "published.json")
         publisher.clear_all_but(_retained_topics(config), last.read())
-        agent = _assemble(config, options, started, compile_one, profiles, publisher, sources, views, services)
+        agent = _assemble(config, options, started, compile_one, profiles, publisher, history, sources, views, services)
         controller = None
-        if config.control.enabled:
+        if config.control.enabled or config.web.on:
             controller = services.start(_make_controller(config, options, agent.observer, store, compile_one, restart))
         reload = controller.reload if controller is not None else restart.ask_in_background
-        health = HealthServer(
-            config.http.listen,
-            metrics=agent.metrics.render,
-            stuck=lambda: find_stuck(agent.pipeline, services, notifier.watchdog_s),
-            missing=lambda: [*what_is_missing(agent.observer.snapshot()), *services.dead()],
-        )
-        services.start(health)
+        _start_servers(config, options, agent, controller, profiles, services, notifier, reload)
         services.start(agent.pipeline)
         restart.begun = True
         notifier.ready()
@@ -182,6 +191,39 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
     return code
 
 
+def _start_servers(
+    config: AgentConfig,
+    options: RunOptions,
+    agent: "_Agent",
+    controller: Controller | None,
+    profiles: ProfileStore | None,
+    services: ServiceGroup,
+    notifier: Notifier,
+    reload: Callable[[], None],
+) -> None:
+    """The health server, and the page if it is on."""
+    health = HealthApp(
+        metrics=agent.metrics.render,
+        stuck=lambda: find_stuck(agent.pipeline, services, notifier.watchdog_s),
+        missing=lambda: [*what_is_missing(agent.observer.snapshot()), *services.dead()],
+    )
+    if config.http.listen != OFF:
+        services.start(HealthServer(config.http.listen, health))
+    if agent.web is not None:
+        assert controller is not None
+        services.start(
+            agent.web.make_server(
+                agent.observer,
+                health=health,
+                commands=controller,
+                profiles=profiles,
+                config_path=options.config_path,
+                check_config=options.check_config,
+                reload=reload,
+            )
+        )
+
+
 def _exit_code(pipeline: Pipeline, lost: int, *, by_itself: bool) -> int:
     """1 if the run failed or lost results, or ended by itself after pictures that could not be decoded."""
     if pipeline.failure is not None:
@@ -213,6 +255,7 @@ class _Agent:
     reporter: StatsReporter
     guard: ModelGuard
     maker: ProfileMaker
+    web: "Web | None"  # None: it is off
 
 
 def _assemble(
@@ -222,6 +265,7 @@ def _assemble(
     compile_one: Callable[[Bundle], ProductPredictor],
     profiles: ProfileStore | None,
     publisher: Publisher,
+    history: "HistoryStore | None",
     sources: Sequence[Source],
     views: Sequence[View],
     services: ServiceGroup,
@@ -241,7 +285,7 @@ def _assemble(
     triggered = {station.name: station.capture for station in stations if station.capture.triggered}
     listen_for_triggers(publisher, Topics(config.mqtt.topic_prefix, config.device_id), triggered)
     evidence = None
-    if config.evidence.enabled:
+    if config.keeps_evidence:
         folder = config.evidence.path or options.state_dir / "evidence"
         evidence = services.start(EvidenceStore(config.evidence, folder))
     learner = make_learner(config, options.state_dir, stations, sources, views, models, profiles)
@@ -259,14 +303,19 @@ def _assemble(
         services=services,
         nonces=Nonces(),
     )
+    web = None
+    if config.web.on:
+        from zsad_agent.daemon.web import Web  # what is off costs nothing
+
+        web = Web(config, options.state_dir, history)
     metrics = Metrics([station.name for station in stations], observer.snapshot)
     pipeline = Pipeline(
         stations=stations,
         slots_changed=slots_changed,
-        store=publisher,
-        sinks=[metrics, recent, *options.sinks],
+        store=publisher if history is None else RecordedFirst(history, publisher),
+        sinks=[metrics, recent, *(web.sinks if web is not None else ()), *options.sinks],
         stop=capture_stop,
-        evidence=evidence,
+        evidence=evidence if web is None else web.before(evidence),
         learner=learner,
         on_crash=options.crash_reports.record if options.crash_reports is not None else None,
         max_frames=options.max_frames,
@@ -283,7 +332,9 @@ def _assemble(
     load = partial(load_again, config=config.inference, make=compile_one)
     guard = services.start(ModelGuard(models, load_again=load, on_fault=state_fault))
     maker = services.start(ProfileMaker(models))
-    return _Agent(pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter, guard=guard, maker=maker)
+    return _Agent(
+        pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter, guard=guard, maker=maker, web=web
+    )
 
 
 def _make_controller(

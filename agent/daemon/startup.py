@@ -1,23 +1,29 @@
 """Opens the slow, shared parts before the cameras: the model, the spool, the connection to the broker."""
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zsad_agent.config import EMBEDDED_BROKER, AgentConfig
 from zsad_agent.daemon.supervision import SUPERVISE_S
-from zsad_agent.inspection import prepare_products, product_of
-from zsad_agent.messages import Published
+from zsad_agent.inspection import ResultStore, prepare_products, product_of
+from zsad_agent.messages import Published, Result
 from zsad_agent.model import BundleStore, Started
 from zsad_agent.mqtt import EmbeddedBroker, Publisher
 from zsad_agent.spool import Spool
 from zsad_agent.system import ServiceGroup, in_thread, read_json, write_whole
 from zsad_agent.teaching import ProductPredictor, ProfileStore, make_predictor
 from zsad_core.bundle import Bundle
+from zsad_core.errors import SpoolError
+
+if TYPE_CHECKING:
+    from zsad_agent.history import HistoryStore
 
 SLOW_S = 10.0  # for one picture; the unit's WatchdogSec is 30
 MOST_BYTES = 10_000  # of the file below
@@ -39,12 +45,51 @@ def make_spool(config: AgentConfig, state_dir: Path, stop: threading.Event) -> S
     )
 
 
-def start_publisher(config: AgentConfig, spool: Spool, services: ServiceGroup, stop: threading.Event) -> Publisher:
+class RecordedFirst:
+    """Gives each result to the history before the spool: the broker acknowledges none that the history did not get."""
+
+    def __init__(self, history: "HistoryStore", store: ResultStore) -> None:
+        self._history, self._store = history, store
+
+    def accept_all(
+        self,
+        results: Sequence[tuple[Result, bytes | None]],
+        on_durable: Sequence[Callable[[], None] | None],
+    ) -> None:
+        """As `ResultStore`."""
+        for result, _ in results:
+            self._history.accept(result)
+        self._store.accept_all(results, on_durable)
+
+
+def start_history(config: AgentConfig, state_dir: Path, spool: Spool, services: ServiceGroup) -> "HistoryStore | None":
+    """A history that has started, and gets the newest results of the spool: a kill may have come before its commit.
+
+    None: it is off. Start it before the publisher, which deletes results from the spool.
+    """
+    if not config.keeps_history:
+        return None
+    from zsad_agent.history import MOST_WAITING, HistoryStore  # what is off costs nothing
+
+    limits = config.history
+    path = limits.path or state_dir / "history.sqlite3"
+    history = HistoryStore(path, max_days=limits.max_days, max_bytes=limits.max_bytes)
+    with contextlib.suppress(SpoolError):  # the outbox states it
+        history.refill(entry.body for entry in spool.wait_for(lambda: spool.newest(MOST_WAITING)) or ())
+    return services.start(history)
+
+
+def start_publisher(
+    config: AgentConfig, spool: Spool, history: "HistoryStore | None", services: ServiceGroup, stop: threading.Event
+) -> Publisher:
     """A publisher that has started. Waits for the first attempt to connect, or for `stop`."""
     mqtt = config.mqtt
     if mqtt.broker == EMBEDDED_BROKER:
         mqtt = services.start(EmbeddedBroker()).reached_by(mqtt)
-    publisher = services.start(Publisher(mqtt, config.device_id, spool, pictures=config.spool.pictures))
+    may_delete = history.is_copied if history is not None else lambda: True
+    publisher = services.start(
+        Publisher(mqtt, config.device_id, spool, pictures=config.spool.pictures, may_delete=may_delete)
+    )
     publisher.await_first_attempt(stop)
     return publisher
 

@@ -1,5 +1,10 @@
+from .files import OVERLAY as OVERLAY
+from .files import PICTURE as PICTURE
 from .files import EvidenceSet as EvidenceSet
 from .files import Place as Place
+from .files import is_kept as is_kept
+from .files import read_kept as read_kept
 from .pruning import Ledger as Ledger
 from .pruning import Pruner as Pruner
+from .pruning import SettledClock as SettledClock
 from .store import EvidenceStore as EvidenceStore

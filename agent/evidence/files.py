@@ -7,21 +7,34 @@ that match this are counted or deleted, and no symbolic link below `folder` is f
 import contextlib
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Protocol
 
-from zsad_agent.messages import Result
 from zsad_agent.system import opened
 
 PICTURE, OVERLAY, RESULT = "jpg", "overlay.jpg", "json"
+MOST_BYTES = 200_000_000  # that are read of one file
 
 _CAMERA = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _FILE = re.compile(
     r"(?P<dot>\.)?(?P<stem>(?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]\.[0-9]{3}-[A-Za-z0-9_.-]{1,200}?)"
     r"\.(?:json|overlay\.jpg|jpg)(?(dot)\.tmp)"  # a file whose writing was interrupted belongs to its set
 )
+
+
+class Captured(Protocol):
+    """What names a result's files; a `Result` has it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def camera(self) -> str: ...
+    @property
+    def captured_at(self) -> datetime: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +61,7 @@ class EvidenceSet:
     size: int  # bytes
 
 
-def place_of(result: Result) -> Place:
+def place_of(result: Captured) -> Place:
     """Where a result's evidence is written. The names are always plain and inside the folder."""
     captured = result.captured_at.astimezone(UTC)
     camera = re.sub(r"^\.", "_", result.camera)
@@ -84,6 +97,25 @@ def write_set(folder: Path, place: Place, files: Mapping[str, bytes]) -> None:
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=fd)
             raise
+
+
+def read_kept(folder: Path, result: Captured, suffix: str) -> bytes | None:
+    """One file of a result's set; None if it is not there. The names come from `place_of`; no link is followed."""
+    place = place_of(result)
+    with contextlib.suppress(OSError), opened(folder, place.camera, place.date) as fd:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(f"{place.stem}.{suffix}", flags, dir_fd=fd), "rb") as file:
+            return file.read(MOST_BYTES)
+    return None
+
+
+def is_kept(folder: Path, result: Captured) -> bool:
+    """Whether `read_kept` finds the picture of a result."""
+    place = place_of(result)
+    with contextlib.suppress(OSError), opened(folder, place.camera, place.date) as fd:
+        found = os.stat(f"{place.stem}.{PICTURE}", dir_fd=fd, follow_symlinks=False)
+        return stat.S_ISREG(found.st_mode)
+    return False
 
 
 def delete_set(folder: Path, found: EvidenceSet) -> None:

@@ -138,7 +138,7 @@ class SettledClock:
         self._ahead_s += step_s
         if abs(step_s) > CLOCK_STEP_S:
             self._since_s = monotonic_s
-            logger.warning("the clock was set by %+.0f s: no evidence is deleted by age for an hour", step_s)
+            logger.warning("the clock was set by %+.0f s: nothing is deleted by age for an hour", step_s)
         return wall_s if monotonic_s - self._since_s >= CLOCK_SETTLE_S else None
 
 

@@ -3,7 +3,9 @@ from .inspector import Inspected as Inspected
 from .inspector import Inspector as Inspector
 from .inspector import product_of as product_of
 from .overlay import render_snapshot as render_snapshot
+from .pipeline import Evidence as Evidence
 from .pipeline import Pipeline as Pipeline
+from .pipeline import ResultStore as ResultStore
 from .pipeline import Sink as Sink
 from .pipeline import Station as Station
 from .sinks import HeatmapFolderSink as HeatmapFolderSink

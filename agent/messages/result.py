@@ -138,6 +138,15 @@ class Result(StrictModel, json_schema_extra=_complete_schema):
         left_out = NO_TRIGGER if self.trigger_id is None else None
         return self.model_dump_json(by_alias=True, exclude=left_out).encode()
 
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """The result of a message.
+
+        Raises:
+            ValidationError: the message is damaged or of another version.
+        """
+        return cls.model_validate_json(body, strict=False)  # strict, JSON's arrays and times would be refused
+
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """UTF-8 JSON without spaces. A character that UTF-8 cannot encode becomes `?`.

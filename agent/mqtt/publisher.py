@@ -76,12 +76,15 @@ class Publisher(Service):
         spool: Spool,
         *,
         pictures: Literal["off", "rejects", "all"] = "off",
+        may_delete: Callable[[], bool] = lambda: True,
         reconnect_min_s: float = 1.0,
         reconnect_max_s: float = 30.0,
         ack_timeout_s: float = ACK_TIMEOUT_S,
         answer_timeout_s: float = ANSWER_S,
     ) -> None:
         """Reads the password and the certificates once, to report errors early.
+
+        `may_delete` as for `Outbox`.
 
         Raises:
             ConfigError: a file cannot be used, or there is a password without a username.
@@ -100,7 +103,7 @@ class Publisher(Service):
         self._backoff = Backoff(reconnect_min_s, reconnect_max_s)
         self._answer_patience = AckPatience(answer_timeout_s)
         self._spool = spool
-        self._outbox = Outbox(spool)
+        self._outbox = Outbox(spool, may_delete=may_delete)
         self._keeps_pictures_of = KEPT_VERDICTS[pictures]
         self._health = BrokerHealth("{}:{}".format(*broker_address(config)))
         self._settled = threading.Condition()

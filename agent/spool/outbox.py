@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -23,6 +24,7 @@ CHECK_PLACE_S = 0.2  # longest time without a check that the file is at its path
 UPKEEP_S = 2.0  # the most that a power cut can lose with spool.fsync = periodic
 DELETE_BATCH = 100  # acknowledged results per commit
 DELETE_AFTER_S = 0.2  # longest time that an acknowledged result stays in the spool
+LAST_ASKS = 10  # whether acknowledged results may be deleted, when a connection ends
 BACKLOG_EVERY = 4  # while both lanes have messages, every 4th message is from the backlog
 PICTURE_TRIES = 5  # a picture is given up after so many connections ended at it
 
@@ -73,12 +75,19 @@ class Outbox:
     """
 
     def __init__(
-        self, spool: Spool, *, max_in_memory: int = MAX_IN_MEMORY, clock_s: Callable[[], float] = time.monotonic
+        self,
+        spool: Spool,
+        *,
+        max_in_memory: int = MAX_IN_MEMORY,
+        clock_s: Callable[[], float] = time.monotonic,
+        may_delete: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_delete`: whether no other part needs the results that were acknowledged up to now."""
         self.losses = spool.losses
         self._spool = spool
         self._max_in_memory = max_in_memory
         self._clock_s = clock_s
+        self._may_delete = may_delete
         self._lock = threading.RLock()
         self._published = _Published()
         self._arriving: dict[int, int] = {}  # threads that wait for the lock with results -> how many
@@ -89,6 +98,7 @@ class Outbox:
         self._acknowledged = IdRanges()  # results not yet deleted
         self._acknowledged_pictures = IdRanges()
         self._deleted_at_s = clock_s()
+        self._refused_at_s = -math.inf  # when `may_delete` said no last
         self._picture_on_its_way: int | None = None
         self._picture_tries = (0, 0)  # id of the picture at which the last connection ended, and how many ended there
         self._sent_results = self._sent_pictures = 0  # messages sent while both lanes had some; selects the lane
@@ -252,15 +262,28 @@ class Outbox:
             self._attempt("sync", self._spool.sync)
             if "read" in self._faults:  # without results to send, no other read would show that the disk works again
                 self._attempt("read", lambda: self._spool.read(0, 0, 1))
+        waiting = len(self._acknowledged) + len(self._acknowledged_pictures)
+        due = everything or waiting >= DELETE_BATCH or now_s - self._deleted_at_s >= DELETE_AFTER_S
+        deletes = waiting and due and self._is_delete_allowed(now_s, everything=everything)
         with self._changing():
-            waiting = len(self._acknowledged) + len(self._acknowledged_pictures)
-            due = waiting >= DELETE_BATCH or now_s - self._deleted_at_s >= DELETE_AFTER_S
-            if waiting and (due or everything):
+            if deletes:
                 self._deleted_at_s = now_s
                 runs, picture_runs = self._acknowledged.runs, self._acknowledged_pictures.runs
                 if self._attempt("delete", lambda: self._spool.delete(runs, picture_runs)):
                     self._acknowledged, self._acknowledged_pictures = IdRanges(), IdRanges()
             self._move_to_disk()
+
+    def _is_delete_allowed(self, now_s: float, *, everything: bool) -> bool:
+        """Asks again after a refusal only when `DELETE_AFTER_S` have passed, because an answer takes milliseconds.
+
+        `everything`: asks several times, since what is not deleted before the end of the process is sent again.
+        """
+        if not everything and now_s < self._refused_at_s + DELETE_AFTER_S:
+            return False
+        if any(self._may_delete() for _ in range(LAST_ASKS if everything else 1)):
+            return True
+        self._refused_at_s = now_s
+        return False
 
     def _begin_lanes(self) -> None:
         """All results up to now become backlog. Those of a file that was found at the spool's path are among them."""

@@ -199,6 +199,12 @@ def select(db: sqlite3.Connection, after_id: int, up_to_id: int, limit: int) -> 
     return [_checked(row) for row in db.execute(query, (after_id, up_to_id, limit))]
 
 
+def newest(db: sqlite3.Connection, limit: int) -> list[Entry]:
+    """The latest `limit` results, oldest first. Raises as `select` does."""
+    query = f"SELECT {_RESULT} FROM results ORDER BY id DESC LIMIT ?"
+    return [_checked(row) for row in db.execute(query, (limit,))][::-1]
+
+
 def select_attached_image(db: sqlite3.Connection, after_id: int, up_to_id: int) -> AttachedImage | None:
     """The oldest one in the range. Raises as `select` does."""
     query = """SELECT id, CAST(camera AS BLOB), CAST(result_id AS BLOB), jpeg, crc32 FROM pictures

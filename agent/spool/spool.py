@@ -204,6 +204,10 @@ class Spool:
 
         return self._file.run(work, writes=False)
 
+    def newest(self, limit: int) -> list[Entry]:
+        """The `limit` entries that were added last, oldest first. Their ids are those of rows."""
+        return self._file.run(lambda db, state: rows.newest(db, limit), writes=False)
+
     def read_picture(self, after_id: int, up_to_id: int) -> AttachedImage | None:
         """The oldest picture with an id above `after_id` and up to `up_to_id`."""
 

@@ -46,11 +46,14 @@ def file_stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replaces the content of `path`, whose folder must exist. After an error the earlier content is unchanged."""
+def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Replaces the content of `path`, whose folder must exist. After an error the earlier content is unchanged.
+
+    `mode`: permissions of the file, less what the umask takes away.
+    """
     partial = path.with_name(f".{path.name}.part")
     try:
-        write_synced(partial, content)
+        write_synced(partial, content, mode=mode)
         partial.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -59,9 +62,9 @@ def write_whole(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Writes a file that nothing reads yet, such as in a folder that is renamed when it is complete."""
-    with path.open("wb") as file:
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -29,7 +29,6 @@ from zsad_agent.config import (
 from zsad_agent.control import Controller
 from zsad_agent.daemon import RunOptions, run_agent
 from zsad_agent.evidence import EvidenceStore
-from zsad_agent.monitoring.http_server import _Server
 from zsad_agent.mqtt import EmbeddedBroker
 from zsad_agent.spool import Outbox
 from zsad_agent.system import Service, ServiceGroup
@@ -135,7 +134,7 @@ def kill_broker(broker: EmbeddedBroker) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("name", ["evidence", "commands", "publisher", "health server", "embedded broker"])
+@pytest.mark.parametrize("name", ["evidence", "commands", "publisher", "embedded broker"])
 def test_thread_that_dies_is_a_fault_of_the_agent(
     name: str,
     tiny_bundle: Path,
@@ -151,7 +150,6 @@ def test_thread_that_dies_is_a_fault_of_the_agent(
         "evidence": lambda: monkeypatch.setattr(EvidenceStore, "_next", end_the_thread),
         "commands": lambda: monkeypatch.setattr(Controller, "_settle_bundle", end_the_thread),
         "publisher": lambda: monkeypatch.setattr(Outbox, "delete_acknowledged", end_the_thread),
-        "health server": lambda: monkeypatch.setattr(_Server, "service_actions", end_the_thread),
         "embedded broker": lambda: kill_broker(brokers[0]),
     }
     death = f"{name}: its thread has died"
@@ -163,9 +161,8 @@ def test_thread_that_dies_is_a_fault_of_the_agent(
         wait_until(lambda: agent.ask("readyz") == [], 20)
         kill[name]()
         wait_for_message(manager, lambda text: text.startswith("STATUS=") and death in text)
-        if name != "health server":
-            assert death in agent.ask("readyz")
-            assert (death in agent.ask("healthz")) == (name == "publisher")
+        assert death in agent.ask("readyz")
+        assert (death in agent.ask("healthz")) == (name == "publisher")
         assert_no_watchdog(manager) if name == "publisher" else wait_for_message(
             manager, lambda text: text == "WATCHDOG=1"
         )

@@ -70,6 +70,24 @@ def test_deletes_are_batched_by_number_and_by_time(outbox: Outbox, disk: Failing
     assert (disk.commits, disk.count, outbox.untidy) == (2, 0, False)
 
 
+def test_acknowledged_results_stay_until_they_may_be_deleted(tmp_path: Path, clock: Clock) -> None:
+    may_delete = False
+    with Spool(tmp_path / "spool", max_results=10) as spool:
+        outbox = Outbox(spool, may_delete=lambda: may_delete, clock_s=clock)
+        for entry_id in add(outbox, "a", "b"):
+            outbox.acknowledge(entry_id)
+        outbox.delete_acknowledged(everything=True)
+        assert (outbox.unsent, spool.count, outbox.untidy) == (0, 2, True)
+        assert [entry.body for entry in spool.newest(1)] == [b"b"]
+        may_delete = True
+        clock.now_s += DELETE_AFTER_S / 2
+        outbox.delete_acknowledged()
+        assert spool.count == 2  # it does not ask so soon again
+        clock.now_s += DELETE_AFTER_S
+        outbox.delete_acknowledged()
+        assert (outbox.unsent, spool.count, outbox.untidy) == (0, 0, False)
+
+
 def test_window_skips_acknowledged_entries_that_are_not_deleted_yet(outbox: Outbox) -> None:
     ids = add(outbox, "a", "b", "c", "d", "e")
     for entry_id in ids[:3]:

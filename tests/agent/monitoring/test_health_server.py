@@ -1,6 +1,6 @@
+import contextlib
 import http.client
 import json
-import logging
 import socket
 import subprocess
 import sys
@@ -13,8 +13,8 @@ import pytest
 from mqtt_listener import wait_until
 
 from zsad_agent.config import HttpConfig
-from zsad_agent.monitoring import HealthServer
-from zsad_agent.monitoring.http_server import MAX_CONNECTIONS
+from zsad_agent.monitoring import HealthApp, HealthServer
+from zsad_agent.monitoring.health_server import MAX_CONNECTIONS
 
 
 class Agent:
@@ -39,13 +39,8 @@ class Agent:
 
 
 def server_of(agent: Agent, listen: str = "127.0.0.1:0", head_s: float = 30.0) -> HealthServer:
-    return HealthServer(
-        listen,
-        metrics=agent.metrics,
-        stuck=agent.say_stuck,
-        missing=lambda: agent.missing,
-        head_s=head_s,
-    )
+    app = HealthApp(metrics=agent.metrics, stuck=agent.say_stuck, missing=lambda: agent.missing)
+    return HealthServer(listen, app, head_s=head_s)
 
 
 @pytest.fixture
@@ -107,12 +102,13 @@ def test_readyz_names_every_reason(agent: Agent, port: int) -> None:
 def test_failing_check_answers_503_without_details(agent: Agent, port: int) -> None:
     agent.broken = True
     status, _, body = ask(port, "/healthz")
-    assert (status, body) == (503, b"Service Unavailable\n")
+    assert status == 503 and b"private" not in body
+    assert json.loads(body)["error"].startswith("the check failed")
 
 
 def test_head_is_the_same_without_a_body(port: int) -> None:
     answer = send_raw(port, b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.0 200 OK\r\n") and b"Content-Length: 9\r\n" in answer
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n") and b"content-length: 9\r\n" in answer
     assert answer.endswith(b"\r\n\r\n")
 
 
@@ -122,23 +118,25 @@ def test_names_of_this_machine_are_accepted(port: int, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:9464", "127.0.0.1.evil.example", "localhost.", "", "127.0.0.1:x", "[::1]"]
+    "host", ["evil.example", "evil.example:9464", "127.0.0.1.evil.example", "localhost.", "", "127.0.0.1:x", "10.0.0.1"]
 )
 def test_foreign_host_is_refused(port: int, host: str) -> None:
-    assert ask(port, "/metrics", host=host)[::2] == (403, b"Forbidden\n")
+    status, content_type, body = ask(port, "/metrics", host=host)
+    assert (status, content_type) == (403, "application/json") and "IP address" in json.loads(body)["error"]
 
 
 @pytest.mark.parametrize(
     ("request_head", "status"),
     [
-        (b"GET /metrics HTTP/1.1\r\n\r\n", 403),  # no host
-        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n", 403),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", 400),  # no host
+        (b"GET /metrics HTTP/1.0\r\n\r\n", 403),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n", 400),
         (b"GET /marker HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
         (b"GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
         (b"GET http://evil/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
-        (b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc", 501),
-        (b"MARKER /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 501),
+        (b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc", 405),
+        (b"MARKER /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
         (b"GET /metrics MARKER/9\r\nHost: localhost\r\n\r\n", 400),
         (b"GET /metrics HTTP/1.1 marker\r\nHost: localhost\r\n\r\n", 400),
         (b"\x16\x03\x01\x00\xff\x01marker\r\n\r\n", 400),
@@ -154,7 +152,8 @@ def test_invalid_request_is_refused_and_its_text_is_not_repeated(
     answer = send_raw(port, request_head)
     assert time.monotonic() - started_s < 15  # because it is invalid, not after the 30 s of a connection
     if answer:  # a reset may cut the answer to a request that is too long
-        assert answer.startswith(f"HTTP/1.0 {status} ".encode()), answer
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
     else:
         assert len(request_head) > 8192
     assert b"marker" not in answer.lower()
@@ -190,7 +189,7 @@ def test_slow_connections_do_not_block_other_clients(agent: Agent, said: bytes) 
             for connection in list(slow):
                 try:
                     connection.sendall(said)
-                    is_open = bool(said) or bool(connection.recv(1, socket.MSG_DONTWAIT))
+                    is_open = bool(said) or bool(connection.recv(1))
                 except BlockingIOError:
                     is_open = True
                 except OSError:
@@ -200,6 +199,7 @@ def test_slow_connections_do_not_block_other_clients(agent: Agent, said: bytes) 
                     connection.close()
             while len(slow) < 200 and not over.is_set():
                 slow.append(socket.create_connection(("127.0.0.1", port), timeout=30))
+                slow[-1].setblocking(False)
 
     before = threading.active_count()
     with server_of(agent) as server:
@@ -227,20 +227,23 @@ def test_client_that_is_being_answered_is_not_closed_for_newer_ones(agent: Agent
         slow = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(100)]
         assert slow[0].recv(1) == b""  # it was closed for a newer one
         go_on.set()
-        assert early.recv(100).startswith(b"HTTP/1.0 200 ")
+        assert early.recv(100).startswith(b"HTTP/1.1 200 ")
         for connection in slow:
             connection.close()
 
 
-def test_used_port_gives_one_warning(agent: Agent, port: int, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING), server_of(agent, f"127.0.0.1:{port}") as second:
-        assert second.port is None
-    assert len(caplog.records) == 1 and "runs without them" in caplog.records[0].message
-
-
-def test_off_opens_no_port(agent: Agent) -> None:
-    with server_of(agent, "off") as server:
-        assert server.port is None
+def test_used_port_is_a_fault_and_is_opened_once_it_is_free(caplog: pytest.LogCaptureFixture, agent: Agent) -> None:
+    with contextlib.ExitStack() as stack:
+        with server_of(agent) as first:
+            assert first.port is not None
+            second = stack.enter_context(server_of(agent, f"127.0.0.1:{first.port}"))
+            assert second.alive and second.port is None
+            assert second.fault == (
+                f"health server: cannot listen on 127.0.0.1:{first.port}: Address already in use. It is tried again"
+            )
+            assert [record.message for record in caplog.records] == [second.fault]
+        wait_until(lambda: second.fault is None, 20)
+        assert second.port == first.port and ask(first.port, "/healthz")[0] == 200
 
 
 def test_server_listens_only_on_loopback(port: int) -> None:
@@ -273,12 +276,18 @@ def test_config_accepts_every_port(listen: str) -> None:
     assert HttpConfig(listen=listen).listen == listen
 
 
-def test_process_ends_with_a_connection_open() -> None:
+def test_process_ends_with_a_connection_open_and_imports_the_server_for_the_first_client() -> None:
     script = (
-        "import socket\n"
-        "from zsad_agent.monitoring import HealthServer\n"
-        "with HealthServer('127.0.0.1:0', metrics=lambda: b'', stuck=lambda: None, missing=list) as server:\n"
+        "import socket, sys\n"
+        "from zsad_agent.monitoring import HealthApp, HealthServer\n"
+        "app = HealthApp(metrics=lambda: b'', stuck=lambda: None, missing=list)\n"
+        "with HealthServer('127.0.0.1:0', app) as server:\n"
+        "    assert server.port and not {'asyncio', 'uvicorn'} & sys.modules.keys()\n"
+        "    connection = socket.create_connection(('127.0.0.1', server.port))\n"
+        "    connection.sendall(b'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n')\n"
+        "    assert connection.recv(12) == b'HTTP/1.1 200'\n"
         "    connection = socket.create_connection(('127.0.0.1', server.port))\n"
         "    connection.sendall(b'GET')\n"
+        "assert 'uvicorn' in sys.modules and 'fastapi' not in sys.modules\n"
     )
     assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0

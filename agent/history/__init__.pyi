@@ -1,0 +1,14 @@
+from .query import Found as Found
+from .query import Stored as Stored
+from .query import Wanted as Wanted
+from .query import find as find
+from .query import find_one as find_one
+from .query import scores as scores
+from .reports import By as By
+from .reports import Report as Report
+from .reports import ReportRow as ReportRow
+from .reports import Shifts as Shifts
+from .reports import report as report
+from .rows import milliseconds as milliseconds
+from .store import MOST_WAITING as MOST_WAITING
+from .store import HistoryStore as HistoryStore

@@ -1,0 +1,143 @@
+"""The newest pictures, the event stream, and the inspection of one part."""
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from zsad_agent.inspection import Station
+from zsad_agent.messages import Result
+from zsad_agent.serving import is_on_loopback
+from zsad_agent.web.access import COOKIE
+from zsad_agent.web.hub import MAX_STREAMS, EventHub, Stream, as_jpeg
+from zsad_agent.web.ports import ForOperator, Parts, WebParts
+
+MAX_WAIT_S = 30.0
+MAX_INSPECTIONS = 8  # requests that wait for their part at the same time; each takes a thread
+
+Camera = Annotated[str, Path(max_length=64, description="Name of a camera.")]
+Width = Annotated[int, Query(ge=16, le=4096, description="Pixels; a smaller picture is not enlarged.")]
+JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}, "description": "A JPEG."}}
+_waiting = threading.BoundedSemaphore(MAX_INSPECTIONS)
+
+router = APIRouter(tags=["live"])
+
+
+class Inspection(BaseModel):
+    """What to inspect."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    trigger_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=MAX_WAIT_S)] = 5.0
+
+
+def station_of(parts: WebParts, camera: str) -> Station:
+    """The camera's.
+
+    Raises:
+        HTTPException: 404, there is none.
+    """
+    for station in parts.stations:
+        if station.name == camera:
+            return station
+    names = ", ".join(station.name for station in parts.stations)
+    raise HTTPException(404, f"there is no camera {camera!r}. There are: {names}")
+
+
+class _EventStream(StreamingResponse):
+    """The events of one page, until it is closed or its session ends."""
+
+    def __init__(self, hub: EventHub, is_allowed: Callable[[], bool]) -> None:
+        self._hub, self._is_allowed = hub, is_allowed
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__((), media_type="text/event-stream", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._hub.open() as stream:
+            if stream is None:
+                raise HTTPException(503, f"{MAX_STREAMS} pages are open: close one and try again")
+            self.body_iterator = self._read(stream)
+            await super().__call__(scope, receive, send)
+
+    async def _read(self, stream: Stream) -> AsyncIterator[bytes]:
+        yield b": open\n\n"
+        events = await stream.next()
+        while self._is_allowed():
+            yield events
+            events = await stream.next()
+
+
+@router.get("/events", response_class=_EventStream, responses={200: {"content": {"text/event-stream": {}}}})
+async def read_events(parts: Parts, visitor: ForOperator, request: Request) -> Response:
+    """Sends results, health, settings and teach-in as server-sent events, one stream for each page."""
+    token, address, on_loopback = request.cookies.get(COOKIE), visitor.address, is_on_loopback(request.scope)
+    return _EventStream(parts.events, lambda: parts.access.visitor(token, address, on_loopback=on_loopback) is not None)
+
+
+@router.get("/cameras/{camera}/live.jpg", response_class=Response, responses=JPEG)
+def read_live(
+    camera: Camera,
+    parts: Parts,
+    visitor: ForOperator,
+    request: Request,
+    overlay: bool = False,
+    width: Width = 640,
+) -> Response:
+    """Gives the newest inspected picture; `overlay`: with its heatmap."""
+    station_of(parts, camera)
+    newest_id = parts.live.newest_id(camera)
+    headers = {"ETag": f'"{newest_id}-{overlay:d}-{width}"', "X-Result-Id": str(newest_id), "Cache-Control": "no-cache"}
+    if newest_id is not None and request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    found = parts.live.jpeg(camera, overlay=overlay, width=width)
+    if found is None:
+        raise HTTPException(404, f"{camera} has not given a picture yet")
+    headers |= {"ETag": f'"{found[0]}-{overlay:d}-{width}"', "X-Result-Id": found[0]}
+    return Response(found[1], media_type="image/jpeg", headers=headers)
+
+
+@router.get("/cameras/{camera}/frame.jpg", response_class=Response, responses=JPEG)
+def read_frame(camera: Camera, parts: Parts, visitor: ForOperator, width: Width = 1280) -> Response:
+    """Gives the newest whole frame, inspected or not. Header `X-Frame-Size`: its `WIDTHxHEIGHT` in pixels."""
+    newest = station_of(parts, camera).capture.newest_images(1)
+    if not newest:
+        raise HTTPException(404, f"{camera} has not given a picture yet")
+    h, w = newest[-1].shape[:2]
+    headers = {"X-Frame-Size": f"{w}x{h}", "Cache-Control": "no-store"}
+    return Response(as_jpeg(newest[-1], width), media_type="image/jpeg", headers=headers)
+
+
+@router.post("/cameras/{camera}/inspect", response_model=Result)
+async def inspect(camera: Camera, body: Inspection, parts: Parts, visitor: ForOperator) -> Response:
+    """Inspects one part now, and answers with its result.
+
+    A camera with `trigger: mqtt` is triggered. One that runs free gives the result of the next picture.
+    """
+    station = station_of(parts, camera)
+    if body.trigger_id is not None and not station.capture.triggered:
+        raise HTTPException(
+            422, f"{camera} takes pictures without triggers: leave out trigger_id, or set trigger: mqtt"
+        )
+    if not _waiting.acquire(blocking=False):
+        raise HTTPException(503, f"{MAX_INSPECTIONS} inspections are waiting already: try again")
+    try:
+        found: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        trigger_id = body.trigger_id or f"page-{secrets.token_hex(6)}"
+        with parts.events.next_result(camera, trigger_id if station.capture.triggered else None, found):
+            if station.capture.triggered:
+                await run_in_threadpool(station.capture.trigger, trigger_id)
+            result = await asyncio.wait_for(found, body.timeout_s)
+            return Response(result.encode(), media_type="application/json")
+    except TimeoutError as error:
+        reason = station.status.reason or "no part came"
+        raise HTTPException(504, f"no result of {camera} within {body.timeout_s:g} s: {reason}") from error
+    finally:
+        _waiting.release()

@@ -1,0 +1,5 @@
+"""Teach-in: state, actions and pictures."""
+
+from fastapi import APIRouter
+
+router = APIRouter()

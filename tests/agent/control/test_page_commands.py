@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+from controller_plant import Plant
+
+from zsad_core.errors import ZsadError
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    return Plant(tmp_path)
+
+
+def test_a_command_of_the_page_is_carried_out_stored_and_published_like_one_over_mqtt(plant: Plant) -> None:
+    with plant.start() as controller:
+        assert controller.perform("cam0", "threshold", 0.7, by="admin") == {
+            "value": 0.7,
+            "source": "command",
+            "error": None,
+        }
+        topic, answer = plant.publisher.answers[-1]
+        assert (topic, answer["value"], answer["id"]) == ("cam0/threshold/state", 0.7, None)
+    with plant.start() as controller:
+        assert plant.controls.thresholds["cam0"] == 0.7
+
+
+def test_a_refused_command_of_the_page_says_why_and_changes_nothing(plant: Plant) -> None:
+    with plant.start() as controller:
+        for camera, key, value, reason in [
+            ("cam0", "threshold", 1.5, "a number from 0 to 1, or null, got '1.5'"),
+            ("cam0", "threshold", True, "a number from 0 to 1"),
+            ("cam9", "threshold", 0.5, "no camera 'cam9'"),
+            ("cam0", "colour", 0.5, "'colour'"),
+            ("cam0", "product", "spoon", "not in the bundle"),
+        ]:
+            before = plant.controls.settings
+            with pytest.raises(ZsadError, match=reason):
+                controller.perform(camera, key, value, by="admin")
+            assert plant.controls.settings == before
+
+
+def test_the_page_does_not_wait_for_a_slow_command_for_ever(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.control.controller.ANSWER_S", 0.2)
+    with plant.start() as controller:
+        with pytest.raises(ZsadError, match="no answer within"):
+            controller.perform(None, "bundle", "slow", by="admin")
+        plant.controls.let_go.set()
+        assert controller.perform("cam0", "paused", True, by="operator")["value"] is True

@@ -1,0 +1,149 @@
+"""A server whose port, application or event loop fails, and one that listens elsewhere later."""
+
+import http.client
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from mqtt_listener import wait_until
+
+from zsad_agent.serving import App, HttpServer, Limits, Receive, Scope, Send, send_whole
+from zsad_agent.serving import server as server_module
+from zsad_agent.serving.connections import Connections
+
+LIMITS = Limits(connections=8, head_s=5, body_s=5)
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    await send_whole(send, 200, "text/plain", b"hello")
+
+
+def make_server(make_app: Callable[[], App] = lambda: hello, host: str = "127.0.0.1", **options: float) -> HttpServer:
+    return HttpServer(make_app, lambda: (host, 0), LIMITS, **options)  # type: ignore[arg-type]
+
+
+def ask(port: int | None, host: str = "127.0.0.1") -> bytes:
+    connection = http.client.HTTPConnection(host, port, timeout=30)
+    connection.request("GET", "/")
+    return connection.getresponse().read()
+
+
+@pytest.fixture(autouse=True)
+def quick_retry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(server_module, "RETRY_S", 0.3)
+    yield
+
+
+def end_the_thread(*_: object, **__: object) -> None:
+    raise SystemExit("the end")
+
+
+def test_application_that_cannot_be_made_is_a_fault_and_is_made_again(caplog: pytest.LogCaptureFixture) -> None:
+    attempts: list[int] = []
+
+    def make() -> App:
+        attempts.append(1)
+        if len(attempts) == 1:
+            end_the_thread()
+        return hello
+
+    with make_server(make) as server:
+        port = server.port
+        socket.create_connection(("127.0.0.1", port or 0), timeout=30).close()
+        wait_until(lambda: server.fault is not None, 20)
+        assert server.fault == "http server: it crashed and is started again: SystemExit: the end" and server.alive
+        wait_until(lambda: server.fault is None, 20)
+        assert ask(port) == b"hello" and server.port == port and len(attempts) == 2
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_crash_of_the_loop_is_a_fault_and_the_server_works_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with make_server() as server:
+        assert ask(server.port) == b"hello"
+        with monkeypatch.context() as patched:
+            patched.setattr(Connections, "accept_from", end_the_thread)
+            server.listen_again()
+            wait_until(lambda: server.fault is not None, 20)
+            assert server.alive and "it crashed and is started again" in str(server.fault)
+        wait_until(lambda: server.fault is None, 20)
+        assert ask(server.port) == b"hello"
+    assert [record.levelname for record in caplog.records if " at http://" in record.message] == ["WARNING"]
+
+
+def test_connections_stay_when_the_server_listens_elsewhere() -> None:
+    hosts = ["127.0.0.1", "127.0.0.2"]
+    server = HttpServer(lambda: hello, lambda: (hosts[0], 0), LIMITS)
+    with server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"hello"
+        used = connection.sock
+        del hosts[0]
+        server.listen_again()
+        wait_until(lambda: refuses(server.port), 20)
+        assert ask(server.port, "127.0.0.2") == b"hello"
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"hello" and connection.sock is used
+
+
+def refuses(port: int | None) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port or 0), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_application_is_made_after_a_while_even_without_a_client() -> None:
+    made: list[int] = []
+
+    def make() -> App:
+        made.append(1)
+        return hello
+
+    with make_server(make):
+        time.sleep(0.5)
+        assert not made
+    with make_server(make, begin_s=0.1):
+        wait_until(lambda: bool(made), 20)
+
+
+@pytest.mark.parametrize("host", ["::1", "localhost", "::"])
+def test_ipv6_and_names_are_listened_on(host: str) -> None:
+    if host != "localhost" and not socket.has_ipv6:
+        pytest.skip("needs IPv6")
+    try:
+        with make_server(host=host) as server:
+            if server.port is None:
+                pytest.skip("needs IPv6 on the loopback")
+            assert ask(server.port, "::1" if host == "::1" else "127.0.0.1") == b"hello"
+    except OSError as error:
+        pytest.fail(str(error))
+
+
+def test_name_that_nobody_knows_is_a_fault(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR), make_server(host="no-such-host.invalid") as server:
+        assert server.fault is not None and "cannot listen on no-such-host.invalid:0" in server.fault and server.alive
+
+
+def test_stop_ends_open_connections_and_answers_in_progress() -> None:
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        time.sleep(0.01)
+
+    with make_server(lambda: endless) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        assert answer.read(1) == b"x"
+        started_s = time.monotonic()
+    assert time.monotonic() - started_s < 0.8 and not server.alive
+    with pytest.raises(http.client.IncompleteRead):
+        answer.read()

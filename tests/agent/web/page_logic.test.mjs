@@ -1,0 +1,167 @@
+// The page's logic that needs no browser. Run by test_page_files.py, which copies the page's modules beside this file.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+
+import { ago, histogram, percent, promiseText, recallText, rectangle, scoreText, sliderStep } from "./format.js";
+import { INITIAL, addToPlot, judge, liveOf, problems, reduce, shownVerdict } from "./state.js";
+import { bestLanguage, fill, useTexts } from "./texts.js";
+
+const MESSAGES = Object.fromEntries(
+  ["en", "de"].map((language) => [
+    language,
+    JSON.parse(readFileSync(new URL(`messages.${language}.json`, import.meta.url))),
+  ]),
+);
+const CAMERA = { name: "cam0", paused: false };
+
+function result(verdict, changes = {}) {
+  return {
+    id: `r-${verdict}`,
+    camera: "cam0",
+    verdict,
+    anomaly_score: 0.3,
+    threshold: 0.5,
+    captured_at: "2026-11-22T10:28:03.123Z",
+    reason: null,
+    ...changes,
+  };
+}
+
+function stateAfter(...actions) {
+  const first = [
+    { type: "session", session: { role: "operator" } },
+    { type: "connection", connection: "ok" },
+    { type: "cameras", cameras: [CAMERA] },
+  ];
+  return [...first, ...actions].reduce(reduce, INITIAL);
+}
+
+test.beforeEach(() => useTexts("en", MESSAGES.en));
+
+test("the browser's first language that there is wins", () => {
+  assert.equal(bestLanguage(["fr-FR", "de-AT", "en"]), "de");
+  assert.equal(bestLanguage([]), "en");
+});
+
+test("a message takes its values and its plural", () => {
+  assert.equal(fill({ one: "{n} part", other: "{n} parts" }, { n: 1 }, "en"), "1 part");
+  assert.equal(fill({ one: "{n} part", other: "{n} parts" }, { n: 1200 }, "de"), "1.200 parts");
+  assert.equal(fill("{left}", {}, "en"), "{left}");
+});
+
+test("a share is never rounded to none or all", () => {
+  assert.deepEqual([0, 0.0001, 0.0123, 0.2, 0.9999, 1].map(percent), ["0%", "0.1%", "1.2%", "20%", "99.9%", "100%"]);
+  assert.equal(percent(null), "–");
+});
+
+test("a score below the threshold does not look like it", () => {
+  assert.notEqual(scoreText(0.4996), scoreText(0.4985));
+  assert.equal(scoreText(null), "–");
+});
+
+test("a time ago has the largest fitting unit", () => {
+  assert.deepEqual([0, 30, 300, 7200].map(ago), ["now", "30 seconds ago", "5 minutes ago", "2 hours ago"]);
+});
+
+test("the promise says rate, bound and counts, in both languages", () => {
+  const promise = { rate: 0.016, rate_90: 0.081, goods: 60, rejected: 0 };
+  assert.match(promiseText(promise), /About 1\.6% .* not more than 8\.1%\. Measured on 60 good parts, 0/);
+  useTexts("de", MESSAGES.de);
+  assert.match(promiseText(promise), /Etwa 1,6\s% .* nicht mehr als 8,1\s%/);
+  assert.match(promiseText(null), /keine Zusage/);
+});
+
+test("the recall says its interval, or that it is unknown", () => {
+  assert.equal(
+    recallText({ found: 17, total: 20, low: 0.68, high: 0.95 }),
+    "Finds 17 of 20 bad parts (90% interval: 68% to 95%).",
+  );
+  assert.match(recallText(null), /unknown/);
+});
+
+test("scores at the ends fall into the first and last bin", () => {
+  assert.deepEqual(histogram([0, 0.49, 0.5, 1], 2), [2, 2]);
+});
+
+test("the slider moves by keys and stays in its range", () => {
+  assert.equal(sliderStep("ArrowRight", 0.5), 0.505);
+  assert.equal(sliderStep("PageDown", 0.02), 0);
+  assert.equal(sliderStep("End", 0.2), 1);
+  assert.equal(sliderStep("Tab", 0.2), null);
+});
+
+test("a rectangle lies inside the frame whatever the direction of drawing", () => {
+  assert.deepEqual(rectangle([700, 300], [-20, 10], [640, 480]), [0, 10, 640, 290]);
+  assert.equal(rectangle([10, 10], [14, 200], [640, 480]), null);
+});
+
+test("the large verdict is held, and of the results meanwhile the worst is shown", () => {
+  let state = stateAfter({ type: "result", result: result("ok"), nowMs: 1000 }, { type: "advance", nowMs: 1000 });
+  assert.equal(shownVerdict(state).verdict, "ok");
+  for (const verdict of ["anomalous", "unknown", "ok"])
+    state = reduce(state, { type: "result", result: result(verdict), nowMs: 1050 });
+  assert.equal(shownVerdict(reduce(state, { type: "advance", nowMs: 1100 })).verdict, "ok");
+  state = reduce(state, { type: "advance", nowMs: 1200 });
+  assert.equal(shownVerdict(state).verdict, "anomalous");
+  assert.equal(liveOf(state, "cam0").rejects.length, 1);
+  assert.equal(liveOf(state, "cam0").counted, 4);
+});
+
+test("no doubt is ever shown as OK", () => {
+  const ok = [
+    { type: "result", result: result("ok"), nowMs: 0 },
+    { type: "advance", nowMs: 0 },
+  ];
+  const dead = { lights: [{ name: "camera cam0", state: "fail", text: "no picture", advice: "check the cable" }] };
+  assert.equal(shownVerdict(stateAfter()).verdict, "unknown");
+  assert.equal(shownVerdict(stateAfter(...ok, { type: "connection", connection: "lost" })).verdict, "unknown");
+  assert.equal(shownVerdict(stateAfter(...ok, { type: "health", health: dead })).verdict, "unknown");
+  assert.equal(
+    shownVerdict(stateAfter(...ok, { type: "settings", setting: { camera: "cam0", key: "paused", value: true } }))
+      .verdict,
+    "paused",
+  );
+  assert.equal(shownVerdict(stateAfter(...ok)).verdict, "ok");
+});
+
+test("problems come worst first, and old ones are not told when the agent is silent", () => {
+  const lights = [
+    { name: "disk", state: "warn", text: "", advice: "" },
+    { name: "broker", state: "fail", text: "", advice: "" },
+    { name: "model", state: "ok", text: "", advice: "" },
+  ];
+  const state = stateAfter({ type: "health", health: { lights } });
+  assert.deepEqual(
+    problems(state, 0).map(({ name }) => name),
+    ["broker", "disk"],
+  );
+  const lost = reduce(state, { type: "connection", connection: "lost" });
+  assert.deepEqual(problems(lost, 0), [{ kind: "fail", key: "banner.lost" }]);
+  assert.equal(problems(reduce(lost, { type: "reload", untilMs: 10 }), 0)[0].kind, "note");
+});
+
+test("the plot keeps the highest score of a second, and ten minutes", () => {
+  const point = (at, score) => ({ at, score, threshold: 0.5, verdict: "ok" });
+  const early = [point(10, 0.2), point(10, 0.9), point(10, 0.1), point(11, null)].reduce(addToPlot, []);
+  assert.deepEqual(early, [point(10, 0.9), point(11, null)]);
+  assert.deepEqual(addToPlot(early, point(611, 0.4)), [point(11, null), point(611, 0.4)]);
+});
+
+test("another session forgets what the one before saw", () => {
+  const state = reduce(stateAfter({ type: "result", result: result("ok"), nowMs: 0 }), {
+    type: "forget",
+    session: { role: null },
+  });
+  assert.deepEqual([state.live, state.cameras, state.health], [{}, null, null]);
+});
+
+test("the connection is lost, ended or refused", () => {
+  const fine = { answers: true, role: "operator", streamOpen: true, attempts: 0 };
+  assert.equal(judge(fine), "ok");
+  assert.equal(judge({ ...fine, answers: false }), "lost");
+  assert.equal(judge({ ...fine, role: null }), "ended");
+  assert.equal(judge({ ...fine, streamOpen: false, attempts: 1 }), "ok");
+  assert.equal(judge({ ...fine, streamOpen: false, attempts: 3 }), "refused");
+});
