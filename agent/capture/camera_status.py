@@ -36,6 +36,11 @@ class CameraStatus:
         with self._lock:
             return self._reason() or ("paused" if self._paused else None)
 
+    def fault_of(self, part: str) -> str | None:
+        """The reason for the fault of `part`; None: it works."""
+        with self._lock:
+            return self._faults.get(part)
+
     @property
     def text(self) -> str:
         """One line: the state, and the reasons if there are any."""

@@ -148,6 +148,11 @@ class Controller(Service):
         """Carries out `reload` as a command does. The answer on `reload/state` has no id."""
         self._take(Target(None, Key.RELOAD), None)
 
+    def state(self, camera: str, key: str) -> dict[str, Any]:
+        """`value` and `source` of a setting now, also if a command is in progress. That of `teach` may wait."""
+        value, source = self._actions.present(Target(camera, Key(key)))
+        return {"value": value, "source": source}
+
     def perform(self, camera: str | None, key: str, value: Any, *, by: str) -> dict[str, Any]:
         """Carries out a command as one over MQTT, and waits for its end.
 

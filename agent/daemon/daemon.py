@@ -211,6 +211,8 @@ def _start_servers(
         services.start(HealthServer(config.http.listen, health))
     if agent.web is not None:
         assert controller is not None
+        for watch in agent.web.watches(agent.observer, health, controller):
+            services.start(watch)
         services.start(
             agent.web.make_server(
                 agent.observer,

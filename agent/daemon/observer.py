@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from zsad_agent.capture import INFERENCE
 from zsad_agent.config import AgentConfig
 from zsad_agent.control import Nonces
 from zsad_agent.evidence import EvidenceStore
@@ -57,7 +58,10 @@ class Observer:
         return AgentSnapshot(
             stats=stats,
             connected=self.publisher.connected,
-            broker_fault=self.publisher.fault,
+            broker_fault=self.publisher.broker_fault,
+            spool_fault=self.publisher.spool_fault,
+            model_fault=next(filter(None, (station.status.fault_of(INFERENCE) for station in self.stations)), None),
+            service_faults=self.services.by_name,
             live_images_dropped=self.publisher.live_images_dropped,
         )
 

@@ -1,21 +1,22 @@
 """Joins the page to the running agent. Imported only when `web.listen` is set."""
 
 import contextlib
+import itertools
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zsad_agent.config import AgentConfig, is_loopback, split_listen
 from zsad_agent.daemon.observer import Observer
 from zsad_agent.history import HistoryStore
 from zsad_agent.inspection import Evidence, Sink
-from zsad_agent.monitoring import HealthApp
+from zsad_agent.monitoring import HealthApp, health_state
 from zsad_agent.serving import App, Guard, HttpServer, Limits, certificate_names, make_context, own_certificate
 from zsad_agent.teaching import ProfileStore
-from zsad_agent.web import Access, EventHub, LivePictures
+from zsad_agent.web import HEALTH, SETTINGS, TEACH, Access, EventHub, EventWatch, LivePictures
 
 if TYPE_CHECKING:
     from zsad_agent.web import Commands
@@ -96,6 +97,21 @@ class Web:
         """The live pictures, which pass everything on to the evidence."""
         self._live = LivePictures(evidence)
         return self._live
+
+    def watches(self, observer: Observer, health: HealthApp, commands: "Commands") -> list[EventWatch]:
+        """What tells the page of changes, not started yet. Of teach-in apart, because its state may wait."""
+        cameras = [station.name for station in observer.stations]
+
+        def present() -> Iterator[tuple[str, dict[str, Any]]]:
+            yield HEALTH, health_state(observer.snapshot(), health.missing()).model_dump(mode="json")
+            for camera, key in itertools.product(cameras, ("threshold", "product", "paused")):
+                yield SETTINGS, {"camera": camera, "key": key, **commands.state(camera, key)}
+
+        def taught() -> Iterator[tuple[str, dict[str, Any]]]:
+            for camera in cameras:
+                yield TEACH, {"camera": camera, "state": commands.state(camera, "teach")["value"]}
+
+        return [EventWatch(self._events, present), EventWatch(self._events, taught)]
 
     def make_server(
         self,

@@ -16,6 +16,7 @@ from .stats import DriftStats as DriftStats
 from .stats import EvidenceStats as EvidenceStats
 from .stats import SpoolStats as SpoolStats
 from .stats import Stats as Stats
+from .stats import VerdictCounts as VerdictCounts
 from .topics import AVAILABLE as AVAILABLE
 from .topics import OFFLINE as OFFLINE
 from .topics import ONLINE as ONLINE

@@ -21,6 +21,9 @@ class AgentSnapshot:
     stats: Stats
     connected: bool  # to the broker
     broker_fault: str | None
+    spool_fault: str | None  # why results are not durable
+    model_fault: str | None  # why pictures have no score
+    service_faults: Mapping[str, str]  # by the service's name
     live_images_dropped: Mapping[str, int]  # by kind: `heatmap`, `image`
 
 
@@ -64,6 +67,8 @@ def what_is_missing(agent: AgentSnapshot) -> list[str]:
     ]
     if agent.broker_fault or not agent.connected:
         missing.append(f"broker: {agent.broker_fault or 'not connected'}")
+    if agent.spool_fault:
+        missing.append(f"disk: {agent.spool_fault}")
     return missing
 
 

@@ -1,4 +1,9 @@
 from .broker_health import BrokerState as BrokerState
+from .connection import BrokerConnection as BrokerConnection
+from .connection import LinkCutError as LinkCutError
+from .connection import LinkDownError as LinkDownError
+from .connection import LinkSilentError as LinkSilentError
+from .connection import LinkVersionError as LinkVersionError
 from .connection import ProtocolChoice as ProtocolChoice
 from .credentials import faulty_key as faulty_key
 from .credentials import make_context as make_context

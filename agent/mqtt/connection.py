@@ -161,8 +161,18 @@ class BrokerConnection:
         receive_maximum: the most QoS 1 messages that may wait for the broker's answer; with one more it disconnects.
     """
 
-    def __init__(self, config: MqttConfig, *, client_id: str, will: Will, protocol: MQTTProtocolVersion) -> None:
+    def __init__(
+        self,
+        config: MqttConfig,
+        *,
+        client_id: str,
+        will: Will | None,
+        protocol: MQTTProtocolVersion,
+        password: str | None = None,
+    ) -> None:
         """Reads the files of the password and the certificates. `config` names a broker with a URL.
+
+        `password`: in place of that of `config`.
 
         Raises:
             ConfigError: a file cannot be used, or there is a password without a username.
@@ -191,9 +201,10 @@ class BrokerConnection:
         client.suppress_exceptions = True
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(0)  # the caller limits the window
-        client.will_set(will.topic, will.payload, qos=will.qos, retain=will.retain)
+        if will is not None:
+            client.will_set(will.topic, will.payload, qos=will.qos, retain=will.retain)
         if config.username is not None:
-            client.username_pw_set(config.username, read_password(config))
+            client.username_pw_set(config.username, read_password(config) if password is None else password)
         if tls is not None:
             client.tls_set_context(tls)
         client.on_connect = self._on_connect
@@ -294,11 +305,16 @@ class BrokerConnection:
 
     def _on_connect(self, _c: object, _u: object, _f: object, code: ReasonCode, properties: Properties | None) -> None:
         reason = explained(code, properties)
-        smaller_wills = {
-            "QoS not supported": replace(self._will, qos=0),
-            "Retain not supported": replace(self._will, retain=False),
-        }
-        smaller_will = smaller_wills.get(str(code), self._will)
+        will = self._will
+        smaller_wills = (
+            {}
+            if will is None
+            else {
+                "QoS not supported": replace(will, qos=0),
+                "Retain not supported": replace(will, retain=False),
+            }
+        )
+        smaller_will = smaller_wills.get(str(code), will)
         if code == 0:
             self.accepted = True
             self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
@@ -311,7 +327,7 @@ class BrokerConnection:
             self._keepalive_s = self._client.keepalive or self._keepalive_s  # paho has taken the broker's
         elif code == "Unsupported protocol version":
             self._end = LinkVersionError(reason)
-        elif smaller_will != self._will:
+        elif smaller_will is not None and smaller_will != will:
             self._end = LinkWillError(reason, smaller_will)
         else:
             self._end = LinkRefusedError(reason)

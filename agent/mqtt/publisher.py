@@ -155,7 +155,17 @@ class Publisher(Service):
     @property
     def fault(self) -> str | None:
         """Why results are not published or not durable; None when there is no fault."""
-        return "; ".join(fault for fault in (self._health.fault, self._outbox.fault) if fault) or None
+        return "; ".join(fault for fault in (self.broker_fault, self.spool_fault) if fault) or None
+
+    @property
+    def broker_fault(self) -> str | None:
+        """Why results are not published."""
+        return self._health.fault
+
+    @property
+    def spool_fault(self) -> str | None:
+        """Why results are not durable."""
+        return self._outbox.fault
 
     @property
     def stats(self) -> BrokerStats:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-import select
+import selectors
 import socket
 import threading
 import time
@@ -139,12 +139,20 @@ class HttpServer(Service):
         while not self._stopping:
             listener = self._listening()
             left_s = None if until_s is None else max(0.0, until_s - time.monotonic())
-            ready, _, _ = select.select([listener, self._woken], [], [], left_s)
-            if self._woken in ready:
-                self._woken.recv(64)
-            elif ready or left_s == 0:
+            if not self._wait_or_wake(left_s, listener):
                 return True
         return False
+
+    def _wait_or_wake(self, timeout_s: float | None, listener: socket.socket | None = None) -> bool:
+        """Waits for the timeout, a client or `_wake`. Whether it was `_wake`."""
+        with selectors.DefaultSelector() as selector:  # not `select`: it fails for a file descriptor above 1023
+            for each in (self._woken, listener):
+                if each is not None:
+                    selector.register(each, selectors.EVENT_READ)
+            woken = any(key.fileobj is self._woken for key, _ in selector.select(timeout_s))
+        if woken:
+            self._woken.recv(64)
+        return woken
 
     def _listening(self) -> socket.socket:
         """The open port. In the thread of the server: nothing waits for the earlier one there."""
@@ -196,4 +204,4 @@ class HttpServer(Service):
         """Until then or the stop."""
         until_s = time.monotonic() + pause_s
         while not self._stopping and (left_s := until_s - time.monotonic()) > 0:
-            select.select([self._woken], [], [], min(left_s, 0.25))
+            self._wait_or_wake(left_s)

@@ -1,5 +1,6 @@
 from .camera import StreamSource as StreamSource
 from .camera_process import GrabberSource as GrabberSource
+from .camera_worker import limit_memory as limit_memory
 from .choice import make_source as make_source
 from .files import PicturesSource as PicturesSource
 from .files import VideoFileSource as VideoFileSource

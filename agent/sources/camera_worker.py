@@ -69,12 +69,12 @@ def _receive_source(connection: socket.socket) -> Source:
 
     cv2.setNumThreads(1)
     source: Source = pickle.loads(pickled)
-    _limit_memory()
+    limit_memory()
     return source
 
 
-def _limit_memory() -> None:
-    """Bounds what a camera can make this process use. If memory is short, the kernel ends it before the agent."""
+def limit_memory() -> None:
+    """Bounds what a source can make this process use. If memory is short, the kernel ends it before the agent."""
     with contextlib.suppress(OSError, ValueError):  # a container may forbid it
         Path("/proc/self/oom_score_adj").write_text("1000")
         used_pages = int(Path("/proc/self/statm").read_text().split()[0])  # of address space, as the limit counts

@@ -88,6 +88,13 @@ class ServiceGroup:
         ]
 
     @property
+    def by_name(self) -> dict[str, str]:
+        """The faults of the services that have one, by name."""
+        running = list(self._running)
+        dead = {one.name: "its thread has died" for one in running if not one.alive}
+        return {one.name: fault for one in running if (fault := one.fault)} | dead
+
+    @property
     def faults(self) -> list[str]:
         """The faults of the services, then the dead services."""
         return [*(service.fault for service in list(self._running) if service.fault), *self.dead()]

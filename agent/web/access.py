@@ -219,6 +219,8 @@ class Access:
         Raises:
             AccessError: 401, wrong; 429, too many tries.
         """
+        if not self.passwords_set:
+            raise AccessError(401, "no password is set yet: set that of admin on the device itself, at 127.0.0.1")
         with self._lock:
             self._tries.begin(address)
             stored = self._passwords.get(role)

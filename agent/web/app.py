@@ -37,7 +37,8 @@ API = "/api/v1"
 SESSION = f"{API}/session"
 STATIC = Path(__file__).with_name("static")
 READS = ("GET", "HEAD")
-JSON_BYTES, PICTURE_BYTES = 64_000, 20_000_000  # most bytes of a body; a picture is uploaded for teach-in
+# Most bytes of a body: JSON, the settings of a camera with a mask, a picture for teach-in
+JSON_BYTES, SETTINGS_BYTES, PICTURE_BYTES = 64_000, 1_000_000, 20_000_000
 MAX_SHOWN_CHARACTERS = 100  # of a wrong value in an error
 
 
@@ -149,8 +150,12 @@ def make_app(parts: WebParts) -> App:
 
 def body_limit(scope: Scope) -> int:
     """Most bytes of the body of a request."""
-    is_picture = scope["method"] == "POST" and scope["path"].endswith("/teach/pictures")
-    return PICTURE_BYTES if is_picture else JSON_BYTES
+    match scope["method"], scope["path"].rpartition("/")[2]:
+        case "POST", "pictures":
+            return PICTURE_BYTES
+        case "PATCH", "settings":
+            return SETTINGS_BYTES
+    return JSON_BYTES
 
 
 class Gate:

@@ -3,9 +3,12 @@
 import asyncio
 import contextlib
 import json
+import logging
+import math
 import threading
+import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,13 +19,18 @@ import simplejpeg
 
 from zsad_agent.inspection import Evidence
 from zsad_agent.messages import Result
+from zsad_agent.system import Service
+
+logger = logging.getLogger(__name__)
 
 MAX_STREAMS = 40  # pages that get events at the same time
 MAX_RESULTS = 100  # results that wait for a slow page; older ones are left out
 PING_S = 10.0  # between two signs of life of a stream without events
 MAX_ENCODED = 32  # JPEGs in memory, of all cameras and sizes
 JPEG_QUALITY = 80
-RESULT = "result"
+WATCH_EVERY_S = 0.5
+HEALTH_EVERY_S = 5.0  # an unchanged one
+RESULT, HEALTH, SETTINGS, TEACH = "result", "health", "settings", "teach"  # kinds of events
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,55 @@ class EventHub:
             if stream is not None:
                 with self._lock:
                     self._streams.remove(stream)
+
+    def forget(self) -> None:
+        """The last events are old: new pages do not get them."""
+        with self._lock:
+            self._last.clear()
+
+
+class EventWatch(Service):
+    """Publishes what has changed, while a page is open. In its own thread, because what it reads may wait."""
+
+    name = "page events"
+    stop_s = 0.2
+
+    def __init__(self, hub: EventHub, read: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]]) -> None:
+        """`read`: the kind and content of each event, as it is now. One that does not change comes as well."""
+        self._hub, self._read = hub, read
+        self._said: dict[int, Mapping[str, Any]] = {}  # by the place among the events
+        self._failed = False
+        self._health_s = -math.inf  # time of the last `health`
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="zsad-page-events", daemon=True)
+
+    def stop(self, deadline_s: float) -> None:
+        self._stop.set()
+        self._wait(deadline_s)
+
+    def _run(self) -> None:
+        while not self._stop.wait(WATCH_EVERY_S):
+            if not self._hub.streams:
+                self._said.clear()
+                self._hub.forget()
+                continue
+            try:
+                self._look()
+            except Exception:  # the next look may succeed
+                if not self._failed:
+                    logger.exception("the state of the agent cannot be sent to the page")
+                self._failed = True
+            else:
+                self._failed = False
+
+    def _look(self) -> None:
+        for place, (event, data) in enumerate(self._read()):
+            is_due = event == HEALTH and time.monotonic() - self._health_s >= HEALTH_EVERY_S
+            if is_due or self._said.get(place) != data:
+                self._said[place] = data
+                self._hub.publish(event, data)
+                if event == HEALTH:
+                    self._health_s = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -75,7 +75,9 @@ class _EventStream(StreamingResponse):
             events = await stream.next()
 
 
-@router.get("/events", response_class=_EventStream, responses={200: {"content": {"text/event-stream": {}}}})
+@router.get(
+    "/events", status_code=200, response_class=_EventStream, responses={200: {"content": {"text/event-stream": {}}}}
+)
 async def read_events(parts: Parts, visitor: ForOperator, request: Request) -> Response:
     """Sends results, health, settings and teach-in as server-sent events, one stream for each page."""
     token, address, on_loopback = request.cookies.get(COOKIE), visitor.address, is_on_loopback(request.scope)

@@ -30,6 +30,9 @@ from zsad_agent.web.hub import EventHub, LivePictures
 class Commands(Protocol):
     """Carries out commands as those over MQTT, for example `Controller`."""
 
+    def state(self, camera: str, key: str) -> dict[str, Any]:
+        """`value` and `source` of a setting now. That of `teach` may wait for a picture that is being learned."""
+
     def perform(self, camera: str | None, key: str, value: Any, *, by: str) -> dict[str, Any]:
         """Waits for the answer: `value`, `source`, and `error` if a part of it failed.
 

@@ -1,5 +1,7 @@
+from .conformal import Kept as Kept
 from .conformal import Promise as Promise
 from .conformal import promise as promise
+from .conformal import promise_at as promise_at
 from .conformal import recall_interval as recall_interval
 from .k_centre import coreset as coreset
 from .maps import FLOOR as FLOOR

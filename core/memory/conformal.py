@@ -50,6 +50,38 @@ def promise(scores: Sequence[float], rate: float) -> Promise:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """What a given threshold promises."""
+
+    rate: float  # of good parts that reach it, in the mean over all draws of this many, in (0, 1]
+    rate_90: float  # with 90 % confidence this line's rate is at most this, in (0, 1]
+    goods: int
+    rejected: int  # of these goods
+
+
+def promise_at(scores: Sequence[float], threshold: float) -> Kept:
+    """What `threshold` promises, as `promise` would say of its own.
+
+    Args:
+        scores: of good parts that the memory does not hold.
+        threshold: on the same scale.
+
+    Raises:
+        ValueError: there is no score, or one is NaN.
+    """
+    found = np.asarray(scores, np.float64)
+    if not found.size or np.isnan(found).any():
+        raise ValueError("expected scores of good parts")
+    rejected = int((found >= threshold).sum())
+    return Kept(
+        rate=(rejected + 1) / (found.size + 1),
+        rate_90=_highest_rate(rejected, found.size),
+        goods=found.size,
+        rejected=rejected,
+    )
+
+
 def recall_interval(found: int, total: int) -> tuple[float, float]:
     """The 90 % interval of a share of which `found` of `total` were seen (Clopper and Pearson), in [0, 1]."""
     tail = _TAIL / 2

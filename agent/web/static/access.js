@@ -94,7 +94,7 @@ export function passwordsPage(main, app) {
     if (done) {
       form.reset();
       password.type = again.type = "password";
-      app.askAgain();
+      app.logInAgain();
     }
   });
   main.append(h("h1", {}, t("place.passwords")), form);

@@ -118,10 +118,11 @@ function picturePart(app) {
         return;
       }
       const result = liveOf(app.state, app.state.camera).recent.find((one) => one.id === id);
-      if (isOn(regions)) drawRegions(canvas, result);
+      const isShown = isOn(regions) && result && result.verdict !== "ok"; // a box on a good part would mislead
+      if (isShown) drawRegions(canvas, result);
       canvas.setAttribute(
         "aria-label",
-        t("inspect.picture", { camera: app.state.camera, n: result?.regions.length ?? 0 }),
+        t("inspect.picture", { camera: app.state.camera, n: isShown ? result.regions.length : 0 }),
       );
     },
   );

@@ -39,6 +39,7 @@ let dirty = false;
 let connection = null;
 let bannersShown = "";
 let ended = false; // the session ended while the page was open
+let leaves = false; // the person has ended it
 const said = { atMs: 0, id: null, camera: null, counted: 0, rejected: 0 };
 
 const app = {
@@ -52,6 +53,7 @@ const app = {
   go,
   readCameras,
   askAgain: () => connection.ask(),
+  logInAgain,
   awaitReload,
   cameraChoice,
   isAdmin: () => state.session?.role === "admin",
@@ -223,7 +225,12 @@ async function changeLanguage() {
 
 async function logOut() {
   await api.logOut().catch(() => {}); // without an answer the banner says so
-  ended = false;
+  logInAgain();
+}
+
+/** The session has ended, as the person wanted. */
+function logInAgain() {
+  leaves = true;
   connection.ask();
 }
 
@@ -279,8 +286,8 @@ function onSession(session) {
   const before = state.session;
   const same = before && ["role", "passwords_set", "device_id"].every((name) => before[name] === session[name]);
   if (same) return;
-  if (before?.role && session.role === null) ended = ended || state.connection !== "connecting";
-  if (session.role !== null) ended = false;
+  if (before?.role && session.role === null) ended = !leaves;
+  if (session.role !== null) ended = leaves = false;
   if (before?.role !== session.role) state = reduce(state, { type: "forget", session });
   else state = reduce(state, { type: "session", session });
   if (session.role !== null) readAll().then(show, show);

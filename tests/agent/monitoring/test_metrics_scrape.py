@@ -1,75 +1,15 @@
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from result_maker import make_result
+from stats_maker import AGENT, BROKER, make_stats
 
-from zsad_agent.messages import (
-    AgentSnapshot,
-    BrokerStats,
-    BundleStats,
-    CameraStats,
-    EvidenceStats,
-    Latency,
-    RecentResults,
-    Result,
-    SpoolStats,
-    Stats,
-    what_is_missing,
-)
+from zsad_agent.messages import AgentSnapshot, BrokerStats, Latency, Result, what_is_missing
 from zsad_agent.monitoring import Metrics
 from zsad_core.types import Verdict
-
-AT = datetime(2026, 11, 25, 10, 28, 3, 123_456, tzinfo=UTC)
-BROKER = BrokerStats(
-    connections=2,
-    acknowledged=100,
-    replayed=5,
-    given_up={"age": 0, "count": 7},
-    attached_images_given_up={"disk": 6},
-)
-
-
-def make_stats(
-    recent: RecentResults | None = None, reasons: Mapping[str, str | None] | None = None, **changes: Any
-) -> Stats:
-    """`reasons`: camera -> reason of its fault."""
-    recent = recent or RecentResults()
-    cameras = {
-        name: CameraStats(
-            up=reason is None,
-            reason=reason,
-            results=recent.counts(name),
-            dropped=3 if name == "cam0" else 0,
-            latency_ms=recent.latency_ms(name),
-        )
-        for name, reason in (reasons or {"cam0": None, "cam1": "no frame for 5 s"}).items()
-    }
-    fields: dict[str, Any] = {
-        "device_id": "line3",
-        "instance": "5a01c2ee",
-        "at": AT,
-        "uptime_s": 61.5,
-        "version": "0.1.0",
-        "bundle": BundleStats(name="zsad-tiny", version="1.0.0", sha256="9c" * 32, device="CPU"),
-        "cameras": cameras,
-        "spool": SpoolStats(entries=4, bytes=8192, oldest_age_s=12.5),
-        "broker": BROKER,
-        "evidence": EvidenceStats(kept=9, dropped=1, pruned=2, bytes=1000),
-        "faults": ("the disk is full",),
-        "command_nonce": "5f2c",
-    }
-    return Stats(**(fields | changes))
-
-
-AGENT = AgentSnapshot(
-    stats=make_stats(), connected=True, broker_fault=None, live_images_dropped={"heatmap": 8, "image": 1}
-)
 
 
 def result(camera: str = "cam0", verdict: Verdict = Verdict.OK, latency: float | None = 41.2) -> Result:
@@ -211,5 +151,6 @@ def test_ready_names_every_reason() -> None:
     assert what_is_missing(AGENT) == [cam1]
     assert what_is_missing(whole) == []
     assert what_is_missing(replace(whole, broker_fault="refused")) == ["broker: refused"]
+    assert what_is_missing(replace(whole, spool_fault="the disk is full")) == ["disk: the disk is full"]
     assert what_is_missing(replace(whole, connected=False)) == ["broker: not connected"]
     assert what_is_missing(replace(AGENT, connected=False, broker_fault="no answer")) == [cam1, "broker: no answer"]

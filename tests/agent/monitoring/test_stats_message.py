@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
-from test_metrics_scrape import make_stats, result
+from stats_maker import make_stats
+from test_metrics_scrape import result
 
 from zsad_agent.messages import AgentSnapshot, RecentResults, SpoolStats, Stats, schema_text
 from zsad_agent.monitoring import StatsReporter, stats_reporter
@@ -105,7 +106,15 @@ def test_statistics_are_published_at_once_when_a_fault_begins_or_ends(monkeypatc
     monkeypatch.setattr(stats_reporter, "FAULTS_EVERY_S", 0.0)
     faults: list[str] = []
     published: list[str] = []
-    snapshot = AgentSnapshot(stats=make_stats(), connected=True, broker_fault=None, live_images_dropped={})
+    snapshot = AgentSnapshot(
+        stats=make_stats(),
+        connected=True,
+        broker_fault=None,
+        spool_fault=None,
+        model_fault=None,
+        service_faults={},
+        live_images_dropped={},
+    )
     reporter = StatsReporter(lambda: snapshot, lambda: list(faults), lambda topic, payload: published.append(topic))
     for said, change in ((1, None), (1, None), (2, faults.append), (2, None), (3, faults.remove), (3, None)):
         if change is not None:

@@ -48,10 +48,17 @@ def make_parts(config: AgentConfig, access: Access, state_dir: Path, **changes: 
     return WebParts(**(fields | changes))
 
 
-def make_server(state_dir: Path, web: dict[str, Any] | None = None, wrap: Any = None, **changes: Any) -> WebServer:
-    """`wrap`: puts something around the application, inside `Guard`. `changes`: of `make_parts`."""
+def make_server(
+    state_dir: Path,
+    web: dict[str, Any] | None = None,
+    wrap: Any = None,
+    settings: dict[str, Any] | None = None,
+    **changes: Any,
+) -> WebServer:
+    """`wrap`: puts something around the application, inside `Guard`. `settings`: others than `web`. `changes`: of
+    `make_parts`."""
     config = AgentConfig.model_validate(
-        {"device_id": "line3", "web": {"listen": "127.0.0.1:0", **(web or {})}}, strict=False
+        {"device_id": "line3", **(settings or {}), "web": {"listen": "127.0.0.1:0", **(web or {})}}, strict=False
     )
     access = Access(state_dir, config.web.session_h)
 

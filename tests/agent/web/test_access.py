@@ -1,14 +1,18 @@
+import hashlib
 import json
 import logging
 import re
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from zsad_agent.web import Access
+from zsad_agent.web import access as access_module
 from zsad_agent.web.access import MAX_AUDIT_BYTES, MAX_SESSIONS, MOST_TRIES, MOST_TRIES_IN_ALL, AccessError, AuditList
 
+REAL_HASH = access_module._scrypt
 PASSWORD = "correct horse"
 HERE = "127.0.0.1"
 
@@ -19,6 +23,13 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+@pytest.fixture(autouse=True)
+def cheap_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        access_module, "_scrypt", lambda password, salt: salt * 2 + hash(password).to_bytes(9, signed=True)
+    )
 
 
 @pytest.fixture
@@ -50,6 +61,8 @@ def test_until_a_password_is_set_everyone_on_the_loopback_is_admin_and_nobody_el
     assert not access.passwords_set
     assert role_of(access, None) == "admin"
     assert access.visitor(None, "10.0.0.9", on_loopback=False) is None
+    with pytest.raises(AccessError, match="no password is set yet"):
+        access.log_in("admin", "", HERE)
     access.set_password("admin", PASSWORD, keep=None, on_loopback=True)
     assert access.passwords_set and role_of(access, None) is None
 
@@ -145,9 +158,7 @@ def test_right_passwords_do_not_count_as_tries(access: Access) -> None:
         access.log_in("admin", PASSWORD, HERE)
 
 
-def test_sessions_are_bounded(access: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zsad_agent.web.access._scrypt", lambda password, salt: salt * 2)
-    access.set_password("admin", PASSWORD, keep=None, on_loopback=False)
+def test_sessions_are_bounded(access: Access, tmp_path: Path) -> None:
     tokens = [access.log_in("admin", PASSWORD, HERE) for _ in range(MAX_SESSIONS + 1)]
     assert role_of(access, tokens[0]) is None and role_of(access, tokens[1]) == "admin"
     assert len(json.loads((tmp_path / "sessions.json").read_text())["sessions"]) == MAX_SESSIONS
@@ -159,12 +170,12 @@ def test_damaged_passwords_let_nobody_in_and_say_what_to_do(
     token = access.log_in("admin", PASSWORD, HERE)
     (tmp_path / "passwords.json").write_text('{"passwords": {"admin": {}}}')
     again = open_access(tmp_path, clock)
+    assert role_of(again, token) == "admin"  # who has logged in stays so
     assert again.passwords_set and role_of(again, None) is None
     assert again.fault is not None and "Delete this file and set the passwords again" in again.fault
     assert again.fault in caplog.text
     with pytest.raises(AccessError):
         again.log_in("admin", PASSWORD, HERE)
-    del token
 
 
 def test_damaged_sessions_mean_a_new_log_in(access: Access, tmp_path: Path, clock: Clock) -> None:
@@ -197,3 +208,23 @@ def test_audit_list_is_bounded_and_newest_first(tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.ERROR):
         AuditList(tmp_path / "gone" / "audit.jsonl").note("admin", HERE, "cam0 paused")
     assert "a change by admin is not in" in caplog.text
+
+
+def test_password_is_stored_as_a_salted_and_slow_hash(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_module, "_scrypt", REAL_HASH)
+    access = open_access(tmp_path, clock)
+    hashes = []
+    for _ in range(2):
+        access.set_password("admin", PASSWORD, keep=None, on_loopback=True)
+        stored = json.loads((tmp_path / "passwords.json").read_text())["passwords"]["admin"]
+        salt = bytes.fromhex(stored["salt"])
+        started_s = time.thread_time()
+        expected = hashlib.scrypt(PASSWORD.encode(), salt=salt, n=16384, r=8, p=5, dklen=32)
+        assert stored["hash"] == expected.hex() and len(salt) == 16 and time.thread_time() - started_s > 0.02
+        hashes.append(stored["hash"])
+    assert hashes[0] != hashes[1]
+    assert role_of(access, access.log_in("admin", PASSWORD, HERE)) == "admin"
+    with pytest.raises(AccessError):
+        access.log_in("admin", f"{PASSWORD} ", HERE)

@@ -23,7 +23,7 @@ from result_maker import make_result
 from zsad_agent.capture import INFERENCE, CameraStatus
 from zsad_agent.daemon.web import WebServer
 from zsad_agent.messages import Result
-from zsad_agent.web import EventHub, LivePictures
+from zsad_agent.web import EventHub, EventWatch, LivePictures
 from zsad_core.types import Verdict
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
@@ -263,3 +263,67 @@ def test_only_so_many_inspections_wait_at_once(page: Page) -> None:
     assert refused.status == 503 and "8 inspections are waiting" in refused.error
     for thread in waiting:
         thread.join(30)
+
+
+def events_in(body: bytes) -> list[tuple[str, Any]]:
+    """Kind and content."""
+    return [(kind.decode(), json.loads(data)) for kind, data in re.findall(rb"event: (\w+)\ndata: ([^\n]*)\n\n", body)]
+
+
+def test_watch_tells_open_pages_of_changes_only_and_repeats_health(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.web.hub.WATCH_EVERY_S", 0.02)
+    monkeypatch.setattr("zsad_agent.web.hub.HEALTH_EVERY_S", 0.4)
+    threshold, fails, asked = 0.5, False, 0
+
+    def read() -> Iterator[tuple[str, dict[str, Any]]]:
+        nonlocal asked
+        asked += 1
+        if fails:
+            raise RuntimeError("no answer")
+        yield "health", {"ready": True}
+        for camera in ("cam0", "free"):
+            yield "settings", {"camera": camera, "key": "threshold", "value": threshold, "source": "config"}
+
+    with EventWatch(page.hub, read) as watch:
+        time.sleep(0.2)
+        assert asked == 0  # nobody looks
+        with page.listen() as stream:
+            read_until(stream, b'"camera":"free"')
+            fails = True
+            time.sleep(0.1)
+            threshold, fails = 0.7, False
+            found = events_in(read_until(stream, b'"camera":"cam0","key":"threshold","value":0.7', b'"ready":true'))
+            assert ("health", {"ready": True}) in found
+            with page.listen() as second:  # gets what is known at once
+                assert b'"value":0.7' in read_until(second, b'"camera":"free"')
+            repeated = events_in(read_until(stream, b"event: health"))
+            assert [kind for kind, _ in repeated].count("settings") <= 1  # of the camera `free`, changed above
+        wait_until(lambda: page.hub.streams == 0)
+        threshold = 0.9
+        with page.listen() as later:
+            read_until(later, b'"camera":"cam0","key":"threshold","value":0.9')
+        assert watch.alive
+
+
+def test_watch_that_waits_for_a_lock_delays_neither_results_nor_the_other_watch(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zsad_agent.web.hub.WATCH_EVERY_S", 0.02)
+    let_go = threading.Event()
+
+    def read_teach() -> Iterator[tuple[str, dict[str, Any]]]:
+        let_go.wait(30)
+        yield "teach", {"camera": "cam0", "state": {"phase": "idle"}}
+
+    with (
+        EventWatch(page.hub, read_teach) as stuck,
+        EventWatch(page.hub, lambda: [("health", {"ready": True})]),
+        page.listen() as stream,
+    ):
+        read_until(stream, b"event: health")
+        page.hub.accept(make_result(1), None)
+        read_until(stream, b"event: result")
+        began_s = time.monotonic()
+        stuck.stop(began_s + 0.2)
+        assert time.monotonic() - began_s < 1
+        let_go.set()

@@ -218,6 +218,7 @@ def test_who_changed_what_is_listed(admin: Client, operator: Client) -> None:
         ("PUT", "/passwords", b"{", 422, "body"),
         ("PUT", "/passwords", b"x" * 10_000_000, 413, "at most 64000 bytes"),
         ("PUT", "/cameras/cam0/teach/pictures", b"x" * 1_000_000, 413, "at most 64000 bytes"),
+        ("PATCH", "/cameras/cam0/settings", b"x" * 1_000_001, 413, "at most 1000000 bytes"),
     ],
 )
 def test_errors_are_json_and_say_what_is_wrong(
@@ -372,6 +373,18 @@ def test_slow_request_is_ended_although_a_byte_comes_now_and_then(
             while time.monotonic() - started_s < 20:
                 connection.sendall(b" ")
                 time.sleep(0.05)
+
+
+def test_tls_handshake_that_does_not_come_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "LIMITS", web.Limits(connections=9, head_s=0.5, body_s=0.5))
+    with make_server(tmp_path, {"generate_certificate": True}) as server:
+        slow = [connect(server) for _ in range(20)]
+        context = ssl._create_unverified_context()
+        assert Client(server.port or 0, context=context).ask("GET", "/session").status == 200
+        for connection in slow:
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+            connection.close()
 
 
 def test_client_that_reads_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

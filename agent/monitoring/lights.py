@@ -1,0 +1,95 @@
+"""One light for each part that a person on the line can do something about."""
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from zsad_agent.messages import AgentSnapshot, CameraStats
+from zsad_core.config import StrictModel
+
+OK: Final = "ok"
+WARN: Final = "warn"
+FAIL: Final = "fail"
+DARK: Final = "off"
+PAUSED = "paused"  # the reason of a camera without a fault
+ON_DISK = ("evidence", "history")  # services that write
+PAGE = "page"  # the service
+
+
+class Light(StrictModel):
+    """The state of one part."""
+
+    name: str  # camera NAME, broker, disk, model or page
+    state: Literal["ok", "warn", "fail", "off"]
+    text: str
+    advice: str  # what to do; empty if there is nothing to do
+
+
+class HealthState(StrictModel):
+    """Whether the agent works, in words for people."""
+
+    ready: bool
+    reasons: tuple[str, ...]  # why it is not ready
+    lights: tuple[Light, ...]
+
+
+def health_state(agent: AgentSnapshot, reasons: Sequence[str]) -> HealthState:
+    """A light for each camera, then broker, disk, model and page."""
+    return HealthState(ready=not reasons, reasons=tuple(reasons), lights=tuple(_lights(agent)))
+
+
+def _lights(agent: AgentSnapshot) -> list[Light]:
+    return [
+        *(_camera(name, camera) for name, camera in agent.stats.cameras.items()),
+        _broker(agent),
+        _disk(agent),
+        _model(agent),
+        _page(agent),
+    ]
+
+
+def _camera(name: str, camera: CameraStats) -> Light:
+    name = f"camera {name}"
+    if camera.up:
+        return Light(name=name, state=OK, text="pictures come", advice="")
+    if camera.reason is None:
+        return Light(name=name, state=WARN, text="no picture yet", advice="Wait, or trigger it if it takes triggers")
+    if camera.reason == PAUSED:
+        return Light(name=name, state=DARK, text=PAUSED, advice="End the pause to inspect again")
+    advice = "Check its cable, power, lens and light. On the device, zsad-agent doctor tests it"
+    return Light(name=name, state=FAIL, text=camera.reason, advice=advice)
+
+
+def _broker(agent: AgentSnapshot) -> Light:
+    if agent.broker_fault is None and agent.connected:
+        return Light(name="broker", state=OK, text="connected", advice="")
+    waiting = agent.stats.spool.entries
+    text = agent.broker_fault or "not connected"
+    advice = f"Inspection goes on, and {waiting} results wait for the broker. Test the broker under Set up"
+    return Light(name="broker", state=FAIL, text=text, advice=advice)
+
+
+def _disk(agent: AgentSnapshot) -> Light:
+    others = "; ".join(agent.service_faults[name] for name in ON_DISK if name in agent.service_faults)
+    if agent.spool_fault is not None:
+        advice = "Inspection goes on, and results wait in memory. Free space on the disk, or replace it"
+        return Light(name="disk", state=FAIL, text="; ".join(filter(None, (agent.spool_fault, others))), advice=advice)
+    if others:
+        advice = "Results are safe, but not all pictures or the history. Free space on the disk, or replace it"
+        return Light(name="disk", state=WARN, text=others, advice=advice)
+    return Light(name="disk", state=OK, text="results are stored", advice="")
+
+
+def _model(agent: AgentSnapshot) -> Light:
+    fault = agent.model_fault or agent.service_faults.get("model self-test")
+    if fault is None:
+        bundle = agent.stats.bundle
+        return Light(name="model", state=OK, text=f"{bundle.name} {bundle.version} on {bundle.device}", advice="")
+    advice = "Choose another product, or teach this one again. Otherwise another bundle or inference.device"
+    return Light(name="model", state=FAIL, text=fault, advice=advice)
+
+
+def _page(agent: AgentSnapshot) -> Light:
+    fault = agent.service_faults.get(PAGE)
+    if fault is None:
+        return Light(name="page", state=OK, text="works", advice="")
+    return Light(name="page", state=WARN, text=fault, advice="Set the passwords, or check web in the config")

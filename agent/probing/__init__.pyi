@@ -1,0 +1,4 @@
+from .broker import probe_broker as probe_broker
+from .devices import Device as Device
+from .devices import list_devices as list_devices
+from .source import probe_source as probe_source
