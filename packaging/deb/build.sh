@@ -107,4 +107,4 @@ Description: $(sed -n 's/^description = "\(.*\)"$/\1/p' "$checkout/pyproject.tom
 CONTROL
 
 install -d "$out"
-dpkg-deb --root-owner-group -Zxz --build "$package" "$out/zsad-agent_${version}_$arch.deb"
+dpkg-deb --root-owner-group -Zzstd -z12 --build "$package" "$out/zsad-agent_${version}_$arch.deb"
