@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zsad_agent import probing, teaching
-from zsad_agent.system import configure_logging, write_whole
+from zsad_agent.system import configure_logging
 from zsad_agent.tools.flags import command_parser, given
 from zsad_core.errors import ConfigError, ProductError
 
@@ -67,6 +67,9 @@ def main(arguments: list[str]) -> int:
     """Asks, writes the file and says the next command."""
     args = _parse(arguments)
     configure_logging("ERROR")
+
+    from zsad_agent.system import write_whole  # pydantic takes longer than parsing
+
     path = args.out or _default_path()
     if path.exists() and not args.force:
         raise ConfigError(f"{path}: is there already. Name another file with --out, or replace it with --force")

@@ -38,6 +38,7 @@ def _section(title: str, *arguments: str) -> list[str]:
 def _as_text(line: str) -> str:
     r"""Escapes what man(7) reads as its own: `\&` before a dot or quote that begins a line."""
     line = line.replace("\\", r"\e").replace("-", r"\-").replace("'", r"\(aq")
+    line = "".join(letter if letter.isascii() else rf"\[u{ord(letter):04X}]" for letter in line)
     return rf"\&{line}" if line.startswith(".") else line
 
 

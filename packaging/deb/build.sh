@@ -64,7 +64,7 @@ platforms=(--platform "manylinux2014_$machine")
 for minor in {17..36}; do platforms+=(--platform "manylinux_2_${minor}_$machine"); done
 "$python" -m pip install --disable-pip-version-check -q --no-compile --target "$site" "${platforms[@]}" \
     --python-version 3.11 --implementation cp --only-binary=:all: -c "$checkout/constraints.txt" "$scratch"/zsad_agent-*.whl
-rm -rf "$site/bin" "$site/openvino/include" "$site/openvino/cmake"
+rm -rf "${site:?}/bin" "$site/openvino/include" "$site/openvino/cmake"
 [[ ! -e $site/torch ]] || fail "a dependency brought torch"
 
 ln -s /usr/bin/python3.11 "$venv/bin/python"

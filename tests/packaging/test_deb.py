@@ -105,7 +105,7 @@ def test_install_use_upgrade_remove_and_purge(device: Device, package: Path, new
     device.as_service("sh", "-c", f"echo 'device_id: mine' >/{CONFIG}.new && mv /{CONFIG}.new /{CONFIG}")
 
     device.run("dpkg", "-i", "/two.deb")
-    assert "99." in device.run("zsad-agent", "--version")
+    assert "99." in device.run("dpkg-query", "-W", "zsad-agent")
     assert (root / CONFIG).read_text() == "device_id: mine\n"
     assert (root / "var/lib/zsad-agent/spool.sqlite3").is_file()
     (root / CONFIG).write_text("no_such_key: 1\n")

@@ -37,7 +37,7 @@ def run(script: str, arguments: list[str], **environment: str) -> subprocess.Com
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["--help"], 0, "score | teach | profiles | check | bench"),
+        (["--help"], 0, "  doctor     checks this machine"),
         (["--version"], 0, "zsad-agent "),
         (["--max-frames", "0"], 2, "'0': expected a whole number from 1"),
         (["--camera", "0", "--source", "x"], 2, "not allowed with argument --camera"),
