@@ -87,7 +87,7 @@ def test_install_use_upgrade_remove_and_purge(device: Device, package: Path, new
     shutil.copytree(ROOT / "demo/stream", root / "parts")
 
     assert "zsad-agent init" in device.run("dpkg", "-i", "/one.deb")
-    assert (root / CONFIG).read_text() == (ROOT / "systemd/agent.yaml").read_text()
+    assert (root / CONFIG).read_text() == (root / "usr/share/zsad-agent/agent.yaml").read_text()
     assert (root / "usr/lib/systemd/system/zsad-agent.service").is_file()
     told = device.run("zsad-agent", "score", "/parts", "--json")
     verdicts = {
