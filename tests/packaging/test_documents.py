@@ -19,6 +19,8 @@ import jsonschema
 import pytest
 from checkout import FOLDER_OF, PROJECT, ROOT
 
+from zsad_agent.cli.main import COMMANDS
+from zsad_agent.cli.main import main as agent_command
 from zsad_core.errors import ConfigError
 from zsad_training.config import read_configs
 
@@ -28,9 +30,9 @@ LANGUAGES = {"bash", "json", "text", "yaml"}
 # Written as `# needs: camera, broker` after a command that a test cannot run.
 NEEDS = {"broker", "camera", "data sets", "GPU", "hours", "idle machine", "network", "root", "weights", "wheels"}
 # The test runs these commands, which take seconds at most. Others without a `needs` are only parsed.
-CHEAP = {"score", "teach", "profiles", "calibrate", "check", "keygen", "sign", "card"}
+CHEAP = {"init", "score", "teach", "profiles", "calibrate", "check", "keygen", "sign", "card"}
 SCRIPTS: dict[str, str] = PROJECT["project"]["scripts"]  # command -> module:function
-CODE_PATH = re.compile(r"(?:agent|core|training|convert|systemd|tests|benchmarks|demo|docs)/[\w./-]+")
+CODE_PATH = re.compile(r"(?:agent|core|training|convert|packaging|systemd|tests|benchmarks|demo|docs)/[\w./-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +224,15 @@ def test_a_wrong_command_is_found(line: str, part_of_fault: str, parse_fault: An
     (fault,) = faults_of(document, parse_fault)
     assert fault.startswith("wrong.md:5: ")
     assert part_of_fault in fault
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_examples_in_the_help_are_parsed(name: str, parse_fault: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit, ParsedError):
+        agent_command([*name.split(), "--help"])
+    (listed,) = re.findall(r"^examples:\n((?:  .+\n)+)", capsys.readouterr().out, flags=re.MULTILINE)
+    for line in listed.splitlines():
+        assert parse_fault(Command(where=line, words=shlex.split(line), needs=frozenset())) is None, line
 
 
 @pytest.fixture(scope="module")
