@@ -39,8 +39,6 @@ def check_inference(config: AgentConfig) -> Iterator[Finding]:
     wanted = sum(camera.fps or 0.0 for camera in config.every_camera)
     if wanted * took_ms > 1000:
         advice = "inference.bundle: zsad-tiny is faster; or lower fps. Measure with zsad-agent bench"
-        yield Finding(
-            check="model", state="warn", text=f"{text}; fps asks for {wanted:g} a second", advice=advice
-        )
+        yield Finding(check="model", state="warn", text=f"{text}; fps asks for {wanted:g} a second", advice=advice)
     else:
         yield Finding(check="model", state="ok", text=text)

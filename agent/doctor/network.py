@@ -35,8 +35,8 @@ def check_certificates(settings: Settings) -> Iterator[Finding]:
     own = state / CERTIFICATE if config.web.generate_certificate else None
     files = {
         "web.certificate": config.web.certificate or (own if own is not None and own.exists() else None),
-        "mqtt.tls.cert_file": tls and tls.cert_file,
-        "mqtt.tls.ca_file": tls and tls.ca_file,
+        "mqtt.tls.cert_file": None if tls is None else tls.cert_file,
+        "mqtt.tls.ca_file": None if tls is None else tls.ca_file,
     }
     for name, file in files.items():
         if file is not None:
