@@ -56,6 +56,7 @@ CommandId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS), Af
 
 class TeachAction(StrEnum):
     START = "start"  # the next parts are good: learn them
+    FINISH = "finish"  # learn what was gathered so far
     CANCEL = "cancel"
     COMMIT = "commit"  # take the offer into use
     ROLL_BACK = "roll_back"  # take the profile before the one in use into use
@@ -127,7 +128,7 @@ class PressCommand(Command):
 
 class TeachCommand(Command):
     value: TeachRequest = Field(
-        description='an object with "action": start, cancel, commit, roll_back, good or bad, and what belongs to it'
+        description=f'an object with "action": {", ".join(TeachAction)}, and what belongs to it'
     )
 
 

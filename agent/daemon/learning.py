@@ -8,10 +8,11 @@ import numpy as np
 from zsad_agent.capture import DRIFT
 from zsad_agent.config import AgentConfig
 from zsad_agent.inspection import Station, View
-from zsad_agent.learning import Feedback, Follower, LineLearner, Networks, learn_from_stream
+from zsad_agent.learning import Feedback, Follower, LineLearner, Networks, learn_from_stream, learn_kept
 from zsad_agent.model import ModelInUse
 from zsad_agent.sources import Source
 from zsad_agent.teaching import Followed, Picture, ProductPredictor, ProfileStore, Taught, teach
+from zsad_core.errors import ZsadError
 
 
 def make_learner(
@@ -63,19 +64,27 @@ def make_learner(
         product: str,
         rate: float,
         trusted: bool,
+        kept: Sequence[tuple[str, Picture]],
+        bad: Sequence[tuple[str, Picture]],
         progress: Callable[[str, int, int], None],
     ) -> Taught:
+        if camera not in cameras:
+            raise ZsadError(f"there is no camera {camera} any more")
         detector, networks = predictor().for_learning()
         make = teach if trusted else learn_from_stream
-        return make(
+        taught = make(
             pictures,
             product=product,
             networks=networks,
             detector=detector,
+            bad=bad,
             rate=rate,
             ignored=_ignored(*cameras[camera], networks.bundle.manifest.model.map_hw),
             progress=progress,
         )
+        if not kept:
+            return taught
+        return learn_kept(taught, kept, bad, Networks(detector=detector, features=networks, config=config.inference))
 
     return LineLearner(
         config.learning,
@@ -86,6 +95,7 @@ def make_learner(
         feedback=Feedback(store, networks_in_use, prepare),
         follower=Follower(networks_in_use, use_followed) if config.learning.follow else None,
         on_drift=note_drift,
+        cut=lambda camera, frame_bgr: cameras[camera][1].cut(frame_bgr),
         free_running=[
             camera.name
             for camera, source in zip(config.every_camera, sources, strict=True)

@@ -14,7 +14,17 @@ from zsad_agent.daemon.observer import Observer
 from zsad_agent.history import HistoryStore
 from zsad_agent.inspection import Evidence, Sink
 from zsad_agent.monitoring import HealthApp, health_state
-from zsad_agent.serving import App, Guard, HttpServer, Limits, certificate_names, make_context, own_certificate
+from zsad_agent.serving import (
+    App,
+    Guard,
+    HttpServer,
+    Limits,
+    Webhooks,
+    certificate_names,
+    make_context,
+    own_certificate,
+)
+from zsad_agent.system import Service
 from zsad_agent.teaching import ProfileStore
 from zsad_agent.web import HEALTH, SETTINGS, TEACH, Access, EventHub, EventWatch, LivePictures
 
@@ -90,7 +100,8 @@ class Web:
         """Starts nothing."""
         self._config, self._state_dir, self._history = config, state_dir, history
         self._events = EventHub()
-        self.sinks: Sequence[Sink] = (self._events,)
+        self._webhooks = Webhooks(config.web.webhooks) if config.web.webhooks else None
+        self.sinks: Sequence[Sink] = (self._events,) if self._webhooks is None else (self._events, self._webhooks)
         self._live = LivePictures(None)
 
     def before(self, evidence: Evidence | None) -> LivePictures:
@@ -98,8 +109,8 @@ class Web:
         self._live = LivePictures(evidence)
         return self._live
 
-    def watches(self, observer: Observer, health: HealthApp, commands: "Commands") -> list[EventWatch]:
-        """What tells the page of changes, not started yet. Of teach-in apart, because its state may wait."""
+    def services(self, observer: Observer, health: HealthApp, commands: "Commands") -> list[Service]:
+        """What tells others of changes, not started yet. Of teach-in apart, because its state may wait."""
         cameras = [station.name for station in observer.stations]
 
         def present() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -111,7 +122,8 @@ class Web:
             for camera in cameras:
                 yield TEACH, {"camera": camera, "state": commands.state(camera, "teach")["value"]}
 
-        return [EventWatch(self._events, present), EventWatch(self._events, taught)]
+        webhooks = [] if self._webhooks is None else [self._webhooks]
+        return [*webhooks, EventWatch(self._events, present), EventWatch(self._events, taught)]
 
     def make_server(
         self,

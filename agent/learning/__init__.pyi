@@ -2,8 +2,11 @@ from .drift import DriftWatch as DriftWatch
 from .drift import Follower as Follower
 from .feedback import Feedback as Feedback
 from .feedback import Networks as Networks
+from .feedback import learn_kept as learn_kept
+from .lesson import NO_LEARNER as NO_LEARNER
+from .lesson import LessonPicture as LessonPicture
+from .lesson import Teach as Teach
 from .line import LineLearner as LineLearner
-from .line import Teach as Teach
 from .marks import export_dataset as export_dataset
 from .marks import mark as mark
 from .marks import marked as marked

@@ -11,12 +11,16 @@ from statistics import NormalDist, median
 import numpy as np
 
 from zsad_agent.learning.feedback import Networks, novel_tokens
-from zsad_agent.messages import DriftStats
-from zsad_agent.teaching import FOLLOWED_SHARE, Followed, Profile
+from zsad_agent.messages import DriftStats, Result
+from zsad_agent.teaching import FOLLOWED_SHARE, Followed, Profile, ProfileStore
+from zsad_core.errors import ProfileError
+from zsad_core.memory import to_unit
+from zsad_core.types import Verdict
 
 SLACK = 0.5  # deviations above the goods' middle that are no drift
 LIMIT = 12.0  # of the sum: a line without drift reaches it once in a million parts
 RECENT = 20  # parts, for a sudden change
+MAX_SCORED = 10_000  # results that wait for the comparison with the goods
 WINDOW = 500  # accepted parts, for the quantiles
 LEAST_GOODS = 10
 ENTER_BELOW = 0.9  # quantile of the goods' scores, below which a part is followed
@@ -85,6 +89,61 @@ class DriftWatch:
         )
         rank = (below / 2 + 0.5) / (len(self._goods) + 1)
         return NormalDist().inv_cdf(min(max(rank, 1e-3), 1 - 1e-3))
+
+
+class LineWatch:
+    """Compares the results of all cameras with the goods of the profiles that gave them.
+
+    `add` may be called from another thread than the rest.
+    """
+
+    def __init__(self, store: ProfileStore, on_drift: Callable[[str, str | None], None]) -> None:
+        """`on_drift`: called with a camera, and with what has changed there; None: nothing has."""
+        self._store, self._on_drift = store, on_drift
+        self._scored: deque[Result] = deque(maxlen=MAX_SCORED)
+        self._watches: dict[str, tuple[str, DriftWatch]] = {}  # camera -> profile, scores since it came into use
+
+    def add(self, result: Result) -> None:
+        """Never waits."""
+        self._scored.append(result)
+
+    def compare(self) -> None:
+        """Compares the scores since the last call with those of the goods."""
+        changed = set()
+        while self._scored:
+            result = self._scored.popleft()
+            watch = self._watch_of(result)
+            if watch is not None and result.anomaly_score is not None:
+                watch.add(result.anomaly_score, accepted=result.verdict is Verdict.OK)
+                changed.add(result.camera)
+        for camera in changed:
+            self._on_drift(camera, self._watches[camera][1].fault)
+
+    def override(self, camera: str) -> None:
+        """A person said that a rejected part was good."""
+        if camera in self._watches:
+            self._watches[camera][1].override()
+
+    def stats(self, camera: str) -> DriftStats | None:
+        """Never waits."""
+        known = self._watches.get(camera)
+        return None if known is None else known[1].stats
+
+    def _watch_of(self, result: Result) -> DriftWatch | None:
+        """Of the profile that gave the result; None if it is not known."""
+        if result.profile is None:
+            return None
+        known = self._watches.get(result.camera)
+        if known is None or known[0] != result.profile.sha256:
+            try:
+                profile = self._store.current(result.product)
+            except ProfileError:
+                return None
+            if profile is None or profile.sha256 != result.profile.sha256:
+                return None
+            goods = to_unit(np.array(profile.goods_scores), profile.levels[-1].scale).tolist()
+            known = self._watches[result.camera] = profile.sha256, DriftWatch(goods)
+        return known[1]
 
 
 class Follower:

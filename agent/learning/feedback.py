@@ -12,23 +12,29 @@ from zsad_agent.model import FeatureNetworks, Predictor
 from zsad_agent.teaching import (
     MAX_GOODS,
     KeptPicture,
+    LeftOut,
     Observer,
+    Picture,
     Profile,
     ProfileStore,
     Recall,
     ScaleMemory,
+    Taught,
     TaughtPredictor,
+    read,
     tail_limit,
     teach,
 )
 from zsad_core.errors import ImageError, ProfileError
-from zsad_core.memory import coreset, from_unit, promise, recall_interval
+from zsad_core.memory import coreset, from_unit, promise, recall_interval, to_unit
 from zsad_core.types import TAUGHT_THRESHOLD
 
 MOST_SCORED = 50  # marked bad parts whose recall is measured, the newest
 ADDED_SHARE = 0.1  # of a memory, that one part may take
 NEAREST = 3  # accepted parts that are named
 HOT = 0.02  # share of a part's tokens: the most different ones
+
+Named = tuple[str, Picture]
 
 
 @dataclass(kw_only=True)
@@ -78,7 +84,7 @@ class Feedback:
         if profile is None:
             return f"{part.id}: kept as {'good' if good else 'bad'}. Nothing was taught about {product} yet"
         networks = self._networks()
-        if profile.bundle.sha256 != networks.features.bundle.sha256:
+        if not profile.fits(networks.features.bundle.sha256):
             raise ProfileError(
                 f"the profile of {product} is being made again for this bundle. Mark the part again later"
             )
@@ -91,11 +97,71 @@ class Feedback:
 
 
 def _take_in(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Profile, str]:
-    """The memory learns a good part. Its earlier score helps to set the threshold, as far as other goods explain it."""
-    image = part.picture.image()
-    score, z = networks.score(profile, image)
+    """The memory learns a good part."""
+    score, _ = networks.score(profile, part.picture.image())
     if any(good.name == part.id for good in profile.goods):
         return profile, f"was already learned as good: its score is {score:.3f}"
+    changed = _learn_good(profile, part.picture, networks)
+    now, now_z = networks.score(changed, part.picture.image())
+    text = f"learned as good: its score was {score:.3f}, now it is {now:.3f}"
+    if now >= TAUGHT_THRESHOLD:
+        alone = networks.score(replace(changed, zero_shot_weight=0.0), part.picture.image())[1]
+        limit = changed.levels[-1].scale
+        why = "the bundle's own map sees a defect" if alone < limit else "the memory has no room for all of it"
+        text += f", and it would still be rejected ({now_z:.1f}, the threshold is {limit:.1f}): {why}"
+    return changed, text
+
+
+def learn_kept(taught: Taught, kept: Sequence[Named], bad: Sequence[Named], networks: Networks) -> Taught:
+    """The teach-in with further parts that look different from its goods, and that a person says are good.
+
+    Args:
+        taught: from the other parts.
+        kept: the further parts.
+        bad: the bad parts of the teach-in; their scores are measured again.
+        networks: of the profile's bundle.
+
+    Raises:
+        DeviceError: the device failed.
+    """
+    profile, left_out, learned = taught.profile, list(taught.left_out), []
+    for name, picture in kept:
+        try:
+            profile = _learn_good(profile, KeptPicture.of(name, read(picture)), networks)
+            learned.append(name)
+        except ImageError as error:
+            left_out.append(LeftOut(name=name, reason=str(error).removeprefix(f"{name}: ")))
+    scale = profile.levels[-1].scale
+    names = [*taught.good_scores, *learned]
+    bad_scores = {}
+    for name, picture in bad:
+        if name in taught.bad_scores:
+            bad_scores[name] = networks.score(profile, read(picture))[0]
+    if bad_scores:
+        missed = sorted((score, name) for name, score in bad_scores.items() if score < TAUGHT_THRESHOLD)
+        recall = Recall(found=len(bad_scores) - len(missed), total=len(bad_scores))
+        top = profile.levels[-1].model_copy(update={"recall": recall})
+        profile = replace(profile, levels=(*profile.levels[:-1], top))
+        taught = replace(taught, missed=tuple(name for _, name in missed))
+    units = to_unit(np.array(profile.goods_scores), scale).tolist()
+    return replace(
+        taught,
+        profile=profile,
+        left_out=tuple(left_out),
+        good_scores=dict(zip(names, units, strict=True)),
+        bad_scores=bad_scores,
+    )
+
+
+def _learn_good(profile: Profile, picture: KeptPicture, networks: Networks) -> Profile:
+    """The memory learns a good part. Its earlier score helps to set the threshold, as far as other goods explain it.
+
+    Raises:
+        ImageError: the picture shows no part, or another one.
+        DeviceError: the device failed.
+    """
+    image = picture.image()
+    _, z = networks.score(profile, image)
     rows = {scale.name: scale.memory for scale in networks.features.scales}
     scales = {}
     for name, added in novel_tokens(profile, image, networks, share=ADDED_SHARE).items():
@@ -113,22 +179,13 @@ def _take_in(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Pr
             "needed": found.needed,
         }
     )
-    changed = replace(
+    return replace(
         profile,
         scales=scales,
         levels=(*profile.levels[:-1], top),
         goods_scores=scores,
-        goods=(*profile.goods, part.picture)[-MAX_GOODS:],
+        goods=(*profile.goods, picture)[-MAX_GOODS:],
     )
-    now, now_z = networks.score(changed, image)
-    text = f"learned as good: its score was {score:.3f}, now it is {now:.3f}"
-    if now >= TAUGHT_THRESHOLD:
-        alone = networks.score(replace(changed, zero_shot_weight=0.0), image)[1]
-        why = (
-            "the bundle's own map sees a defect" if alone < found.threshold else "the memory has no room for all of it"
-        )
-        text += f", and it would still be rejected ({now_z:.1f}, the threshold is {found.threshold:.1f}): {why}"
-    return changed, text
 
 
 def novel_tokens(profile: Profile, image_bgr: np.ndarray, networks: Networks, *, share: float) -> dict[str, np.ndarray]:

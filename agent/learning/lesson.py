@@ -1,42 +1,224 @@
 """One lesson: the pictures that were gathered for a product at a camera, and the offer made of them. See `line`."""
 
-import contextlib
 import logging
 import math
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
-from zsad_agent.learning.offer import Asked, Offer, make_offer
-from zsad_agent.learning.pictures import GatheredPictures
+from zsad_agent.learning.offer import Asked, Judged, Offer, make_offer
+from zsad_agent.learning.pictures import BADS, GOODS, MAX_GIVEN, GatheredPictures, given_id
 from zsad_agent.system import read_json, write_whole
-from zsad_agent.teaching import KeptPicture, Picture, Taught, read, write_profile
-from zsad_core.errors import ImageError
+from zsad_agent.teaching import KeptPicture, Picture, Taught, write_profile
+from zsad_core.bundle import product_name
+from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
 
-MAX_JSON_BYTES = 1_000_000
-THUMBNAIL_SIDE = 160  # of a picture that was left out, pixels
+NO_LEARNER = "teaching needs profiles in the config (not off), and a bundle with feature networks"
+LEAST_PICTURES = 3  # that are learned
+MAX_JSON_BYTES = 4_000_000
+LINE, ASKED = "line", "asked"
+GOOD, BAD = "good", "bad"
+Named = tuple[str, Picture]
+
+
+class Teach(Protocol):
+    """Teaches a product from pictures of a camera."""
+
+    def __call__(
+        self,
+        camera: str,
+        pictures: Sequence[Named],
+        *,
+        product: str,
+        rate: float,
+        trusted: bool,
+        kept: Sequence[Named],
+        bad: Sequence[Named],
+        progress: Callable[[str, int, int], None],
+    ) -> Taught:
+        """`trusted`: a person says that the parts are good. `progress` gets what is done, and may raise.
+
+        `kept`: further pictures that are learned although they look different. `bad`: of bad parts.
+
+        Raises:
+            ZsadError: nothing can be learned from these pictures.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LessonPicture:
+    """A picture of a lesson, for people."""
+
+    id: str
+    kind: Literal["good", "bad"]
+    state: Literal["gathered", "learned", "left_out"]
+    reason: str | None  # why it was left out
+    score: float | None  # in [0, 1), the threshold is at 0.5; of a picture that was left out: how different it is
 
 
 @dataclass(slots=True)
 class Lesson:
-    """What is learned at one camera about one product."""
+    """What is learned at one camera about one product. For one thread at a time.
+
+    What people change is on the disk when the method returns, and the earlier offer is gone before it.
+    """
 
     product: str
     folder: Path
     pictures: GatheredPictures
+    bads: GatheredPictures
     asked: Asked | None  # None: learned from the line, without being asked
     needed: int  # pictures for the first attempt
     due: int  # new pictures until the next attempt
     pause: int  # the same after this attempt; doubles with each one
     offer: Offer | None
+    wanted: bool = False  # the pictures are to be learned now, or are being learned
+    changes: int = 0  # by people; what was learned before one of them is out of date
     text: str = ""  # what happened last, for people
     last_s: float = -math.inf  # time of the last picture
 
-    def store_offer(self, taught: Taught, pictures: Mapping[str, Picture]) -> None:
-        """Writes the profile, its figures, and thumbnails of what was left out.
+    @property
+    def takes_parts(self) -> bool:
+        """Whether the parts of the line are gathered."""
+        return self.asked is None or not (self.asked.finished or self.offer is not None)
+
+    def state(self, *, short: bool) -> dict[str, Any]:
+        """For the command's topic if `short`; otherwise with all scores."""
+        is_learning = self.wanted and self.offer is None
+        actions = ["commit", "cancel"] if self.offer is not None else ["finish", "cancel"]
+        return {
+            "phase": "learning" if is_learning else "gathering" if self.offer is None else "offered",
+            "product": self.product,
+            "asked": self.asked is not None,
+            "pictures": len(self.pictures),
+            "bad": len(self.bads),
+            "needed": self.needed,
+            "text": self.text,
+            "offer": None if self.offer is None else self.offer.shown(short=short),
+            "next": ["cancel"] if is_learning else actions,
+        }
+
+    def listed(self) -> Iterator[LessonPicture]:
+        """All pictures."""
+        judged = {} if self.offer is None else self.offer.judged
+        kinds: tuple[tuple[Literal["good", "bad"], GatheredPictures], ...] = (
+            ("good", self.pictures),
+            ("bad", self.bads),
+        )
+        for kind, pictures in kinds:
+            for picture_id, _ in pictures.pictures():
+                found = judged.get(picture_id)
+                state: Literal["gathered", "learned", "left_out"] = "gathered"
+                if found is not None:
+                    state = "learned" if found.reason is None else "left_out"
+                found = found or Judged()
+                yield LessonPicture(id=picture_id, kind=kind, state=state, reason=found.reason, score=found.score)
+
+    def path(self, picture_id: str) -> Path | None:
+        """Where a picture lies; None if it is not of this lesson."""
+        kinds = (self.pictures, self.bads)
+        return next((pictures.path(picture_id) for pictures in kinds if picture_id in pictures), None)
+
+    def named(self) -> tuple[list[Named], list[Named]]:
+        """The pictures of good parts without those that a person keeps, and the latter."""
+        kept = self.asked.kept if self.asked is not None else ()
+        found = self.pictures.pictures()
+        return [one for one in found if one[0] not in kept], [one for one in found if one[0] in kept]
+
+    def count_part(self) -> None:
+        """One more picture was gathered."""
+        self.due -= 1
+        if self.due <= 0:
+            self._want()
+            self.due, self.pause = self.pause, 2 * self.pause
+
+    def finish(self) -> None:
+        """Learns what was gathered so far.
+
+        Raises:
+            ZsadError: it is learned already, or is too little.
+        """
+        if self.wanted:
+            raise ZsadError("the pictures are being learned already")
+        if self.offer is not None:
+            raise ZsadError("there is an offer already: commit it or cancel it")
+        if len(self.pictures) < LEAST_PICTURES:
+            raise ZsadError(f"{len(self.pictures)} pictures are too few to learn: at least {LEAST_PICTURES} are needed")
+        self._want()
+
+    def remove(self, picture_id: str) -> bool:
+        """Deletes a picture. False if it is not among those of the lesson."""
+        if self.path(picture_id) is None:
+            return False
+        self._change()
+        self.pictures.remove(picture_id)
+        self.bads.remove(picture_id)
+        return True
+
+    def is_left_out(self, picture_id: str) -> bool:
+        """Whether a good part was left out of the offer."""
+        judged = None if self.offer is None else self.offer.judged.get(picture_id)
+        return judged is not None and judged.reason is not None and picture_id in self.pictures
+
+    def keep(self, picture_id: str) -> None:
+        """Learns a picture that was left out of the offer because it looks different: a person says that it is good.
+
+        Raises:
+            ZsadError: it was left out for another reason, or nobody started this lesson.
+        """
+        assert self.offer is not None
+        judged = self.offer.judged[picture_id]
+        if self.asked is None:
+            raise ZsadError("these pictures are of the line and nobody started the teach-in: start one with good parts")
+        if judged.score is None:
+            raise ZsadError(f"{picture_id} cannot be learned: {judged.reason}")
+        kept = (*self.asked.kept, picture_id)
+        self._change()
+        self._note(self.asked.model_copy(update={"kept": kept}))
+
+    def give(self, picture: KeptPicture, *, good: bool) -> str:
+        """Takes a picture of a person, with its file's name. Returns its id.
+
+        Raises:
+            ZsadError: it is there already, there are too many, or nobody started this lesson.
+            ImageError: it cannot be decoded.
+        """
+        if good and self.asked is None:
+            raise ZsadError("good parts are given to a teach-in that a person started: start one first")
+        pictures, name = self.pictures if good else self.bads, picture.name
+        if len(pictures) >= MAX_GIVEN:
+            raise ZsadError(f"there are {len(pictures)} pictures already, at most {MAX_GIVEN} are taken")
+        image = picture.image()
+        for known, kind in ((self.pictures, GOOD), (self.bads, BAD)):
+            if (twin := known.twin(image)) is not None:
+                raise ZsadError(f"{name}: the same part as {twin}, which is among the {kind} parts")
+        picture = KeptPicture(name=given_id(picture), jpeg=picture.jpeg)
+        self._change()
+        pictures.put(picture)
+        if good and self.takes_parts:
+            self.count_part()
+        return picture.name
+
+    def take_bad(self, picture: KeptPicture) -> None:
+        """A part of the line, by its id, is bad: it is not learned, and counts for the recall."""
+        self._change()
+        if len(self.bads) < MAX_GIVEN:
+            self.bads.put(picture)
+        self.pictures.remove(picture.name)
+
+    def refuse(self, reason: str) -> None:
+        """Nothing was learned, so further parts are gathered."""
+        self.wanted = False
+        self.text = f"no offer yet: {reason}"
+        if self.asked is not None and self.asked.finished:
+            self.asked = self.asked.model_copy(update={"finished": False})  # also if the disk is full
+            self._note(self.asked)
+
+    def store_offer(self, taught: Taught, goods: Sequence[str]) -> None:
+        """Writes the profile and its figures.
 
         Raises:
             OSError: the disk cannot store it.
@@ -44,43 +226,79 @@ class Lesson:
         """
         (self.folder / "offer.json").unlink(missing_ok=True)  # no figures of another profile after a kill
         written = write_profile(taught.profile, self.folder / "offer.profile")
-        offer = make_offer(taught, written.sha256, len(pictures), trusted=self.asked is not None)
+        offer = make_offer(taught, written.sha256, list(goods), trusted=self.asked is not None)
         write_whole(self.folder / "offer.json", offer.model_dump_json().encode())
-        thumbnails = self.folder / "left_out"
-        shutil.rmtree(thumbnails, ignore_errors=True)
-        thumbnails.mkdir()
-        for entry in offer.named:
-            with contextlib.suppress(ImageError):
-                picture = KeptPicture.of(entry.id, read(pictures[entry.id]), max_side=THUMBNAIL_SIDE)
-                (thumbnails / f"{entry.id}.jpg").write_bytes(picture.jpeg)
-        self.offer = offer
+        self.offer, self.wanted = offer, False
         self.text = (
             f"learned {offer.goods} of {offer.pictures} pictures, false rejects about {offer.false_reject_rate:.1%}, "
             f"with 90 % confidence at most {offer.false_reject_rate_90:.1%}"
         )
 
+    def _change(self) -> None:
+        """Before a change by people: what was learned from the earlier pictures is not offered, but learned again."""
+        self.changes += 1
+        if self.offer is not None or self.wanted:
+            self._want()
+            (self.folder / "offer.json").unlink(missing_ok=True)
+            self.offer = None
 
-def open_lesson(folder: Path, product: str, asked: Asked | None, needed: int) -> Lesson:
+    def _want(self) -> None:
+        if self.asked is not None and not self.asked.finished:
+            self._note(self.asked.model_copy(update={"finished": True}))
+        if not self.wanted:
+            self.wanted, self.text = True, "waits to be learned"
+
+    def _note(self, asked: Asked) -> None:
+        write_whole(self.folder / "asked.json", asked.model_dump_json().encode())
+        self.asked = asked
+
+
+def open_lesson(folder: Path, product: str, asked: Asked | None, parts: int) -> Lesson:
     """The lesson in a folder, which is made if there is none.
+
+    `parts`: that are gathered when nobody has asked for a number.
 
     Raises:
         OSError: it cannot be made or read.
     """
-    pictures = GatheredPictures(folder, 2 * needed)
+    needed = parts if asked is None else asked.count
+    pictures = GatheredPictures(folder, 2 * needed, GOODS)
+    offer = _read_offer(folder)
+    wanted = asked is not None and asked.finished and offer is None
     if asked is not None:
         write_whole(folder / "asked.json", asked.model_dump_json().encode())
-    offer = _read_offer(folder)
-    due = max(1, needed - len(pictures)) if offer is None else needed
     return Lesson(
         product=product,
         folder=folder,
         pictures=pictures,
+        bads=GatheredPictures(folder, MAX_GIVEN, BADS),
         asked=asked,
         needed=needed,
-        due=due,
+        due=max(1, needed - len(pictures)) if offer is None else needed,
         pause=needed,
         offer=offer,
+        wanted=wanted,
     )
+
+
+def find_lessons(folder: Path) -> Iterator[tuple[str, str, Path, Asked | None]]:
+    """Camera, product and folder of what a person started, and then of the lessons with an offer."""
+    for path in sorted(folder.glob(f"*/*/{ASKED}/asked.json")):
+        camera, product = path.parts[-4:-2]
+        try:
+            yield camera, product, path.parent, read_json(path, Asked, MAX_JSON_BYTES)
+        except ValueError as error:
+            logger.warning("%s: the teach-in does not continue: %s", path, error)
+    for path in sorted(folder.glob(f"*/*/{LINE}/offer.json")):
+        yield path.parts[-4], path.parts[-3], path.parent, None
+
+
+def is_taught_name(product: str) -> bool:
+    """Whether a product of this name can be taught."""
+    try:
+        return product_name(product) == product
+    except ValueError:
+        return False
 
 
 def _read_offer(folder: Path) -> Offer | None:

@@ -1,8 +1,8 @@
 """Learns products from the parts that pass by: gathers pictures in the background, and offers a profile.
 
-The files lie in `<folder>/<camera>/<product>/line`, or `asked` for a teach-in that a person started: `train/good` with
-the pictures, `asked.json`, `offer.profile`, `offer.json`, and `left_out` with what was not learned. Each file is
-written whole, so a kill at any moment loses at most the picture in progress.
+The files lie in `<folder>/<camera>/<product>/line`, or `asked` for a teach-in that a person started: `train/good` and
+`test/bad` with the pictures, `asked.json`, `offer.profile` and `offer.json`. Each file is written whole, so a kill at
+any moment loses at most the picture in progress.
 """
 
 import contextlib
@@ -13,24 +13,33 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from zsad_agent.config import LearningConfig
-from zsad_agent.learning.drift import DriftWatch, Follower
+from zsad_agent.learning.drift import Follower, LineWatch
 from zsad_agent.learning.feedback import Feedback
-from zsad_agent.learning.lesson import MAX_JSON_BYTES, Lesson, open_lesson
-from zsad_agent.learning.offer import RATE, Asked
+from zsad_agent.learning.lesson import (
+    ASKED,
+    LINE,
+    Lesson,
+    LessonPicture,
+    Teach,
+    find_lessons,
+    is_taught_name,
+    open_lesson,
+)
+from zsad_agent.learning.marks import keep_bad
+from zsad_agent.learning.offer import RATE, Asked, shorten
 from zsad_agent.learning.recent import RecentParts
 from zsad_agent.messages import DriftStats, Result
-from zsad_agent.system import Service, one_line, read_json
-from zsad_agent.teaching import Picture, Profile, ProfileStore, Taught
-from zsad_core.bundle import product_name
+from zsad_agent.system import Service, one_line
+from zsad_agent.teaching import KeptPicture, Profile, ProfileStore
 from zsad_core.errors import ProfileError, ZsadError
-from zsad_core.memory import to_unit
 from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
@@ -38,30 +47,8 @@ logger = logging.getLogger(__name__)
 MAX_WAITING = 4  # pictures that wait for the thread; further ones are not learned
 EVERY_S = 1.0  # between two pictures of a camera that runs free
 FOLLOW_EVERY_S = 5.0  # between two parts of a camera that are followed
-MAX_SCORED = 10_000  # results that wait for the comparison with the goods
 MAX_TEXT = 1000
 NICE = 10  # the inspection goes first
-LINE, ASKED = "line", "asked"
-
-
-class Teach(Protocol):
-    """Teaches a product from pictures of a camera."""
-
-    def __call__(
-        self,
-        camera: str,
-        pictures: Sequence[tuple[str, Picture]],
-        *,
-        product: str,
-        rate: float,
-        trusted: bool,
-        progress: Callable[[str, int, int], None],
-    ) -> Taught:
-        """`trusted`: a person says that the parts are good. `progress` gets what is done, and may raise.
-
-        Raises:
-            ZsadError: nothing can be learned from these pictures.
-        """
 
 
 class _Stopped(Exception):
@@ -86,6 +73,7 @@ class LineLearner(Service):
         follower: Follower | None = None,
         free_running: Collection[str] = (),
         on_drift: Callable[[str, str | None], None] = lambda camera, fault: None,
+        cut: Callable[[str, np.ndarray], np.ndarray] = lambda camera, frame_bgr: frame_bgr,
     ) -> None:
         """Does not access the disk yet.
 
@@ -99,15 +87,17 @@ class LineLearner(Service):
             follower: follows slow drift; None: nothing is followed.
             free_running: the cameras whose pictures are not one for each part.
             on_drift: called with a camera, and with what has changed there; None: nothing has.
+            cut: gives the part of a camera's frame that is inspected.
         """
         self._config, self._folder, self._store, self._teach = config, folder, store, teach
-        self._prepare = prepare
-        self._feedback, self._follower, self._on_drift = feedback, follower, on_drift
+        self._prepare, self._cut = prepare, cut
+        self._feedback, self._follower = feedback, follower
+        self._networks_lock = threading.Lock()  # guards the networks of the feedback and the follower
         self._followed_s: dict[str, float] = {}  # camera -> time of the last part that was to be followed
         self._free_running = frozenset(free_running)
         self._queue_changed = threading.Condition()
         self._waiting: deque[tuple[Result, np.ndarray, np.ndarray]] = deque()
-        self._scored: deque[Result] = deque(maxlen=MAX_SCORED)
+        self._watch = LineWatch(store, on_drift)
         self._closing, self._busy = False, True
         self._lock = threading.RLock()  # guards what follows, and the files of the lessons
         self._lessons: dict[str, Lesson] = {}  # by camera
@@ -115,7 +105,6 @@ class LineLearner(Service):
         self._marked: dict[str, str] = {}  # camera -> what became of the last mark
         self._recent: dict[str, RecentParts] = {}  # by camera
         self._profile: Profile | None = None  # that was followed last
-        self._watches: dict[str, tuple[str, DriftWatch]] = {}  # camera -> profile, scores since it came into use
         self._fault: str | None = None
         self.dropped = 0  # pictures that came while the thread was busy
         self._thread = threading.Thread(target=self._run, name="zsad-learning", daemon=True)
@@ -144,65 +133,71 @@ class LineLearner(Service):
             anomaly_map: float32 [h, w] in [0, 1].
         """
         with self._queue_changed:
-            self._scored.append(result)
+            self._watch.add(result)
             if len(self._waiting) >= MAX_WAITING:
                 self.dropped += 1
             elif not self._closing:
                 self._waiting.append((result, view_bgr, anomaly_map))
                 self._queue_changed.notify_all()
 
-    # Commands. Each raises a ZsadError when it is refused.
+    # Commands. Each raises a ZsadError when it is refused. None waits for a teach-in.
 
     def begin(self, camera: str, product: str, count: int, rate: float | None) -> None:
         """Teaches the product from the next `count` different pictures, which a person says are good."""
         with self._lock, self._storing():
-            if product_name(product) != product:
-                raise ZsadError(f"product {product!r}: write it in Unicode's composed form")
+            if not is_taught_name(product):
+                raise ZsadError(
+                    f"{product!r} cannot be the name of a product: no slash or '..', in Unicode's composed form"
+                )
+            earlier = self._lessons.get(camera)
+            if earlier is not None and earlier.asked is not None:
+                self._forget(camera)
             folder = self._folder / camera / product / ASKED
             shutil.rmtree(folder, ignore_errors=True)
-            lesson = self._open_lesson(folder, product, Asked(count=count, rate=RATE if rate is None else rate))
-            self._lessons[camera] = lesson
+            asked = Asked(count=count, rate=RATE if rate is None else rate)
+            self._lessons[camera] = open_lesson(folder, product, asked, self._config.parts)
+
+    def finish(self, camera: str) -> None:
+        """Learns the pictures that were gathered so far."""
+        with self._changing(camera) as lesson:
+            lesson.finish()
 
     def cancel(self, camera: str) -> None:
         """Forgets the pictures and the offer of this camera's lesson."""
-        with self._lock:
-            if camera not in self._lessons:
-                raise ZsadError("nothing is being taught at this camera")
+        with self._changing(camera):
             self._said[camera] = f"{self._forget(camera)}: cancelled"
 
     def commit(self, camera: str) -> Profile:
-        """Takes the offer into use, from the next picture on."""
+        """Takes the offer into use, from the next picture on. Its bad parts stay, as if they were marked."""
         with self._lock, self._storing():
             lesson = self._lessons.get(camera)
             if lesson is None or lesson.offer is None:
                 raise ZsadError("there is no offer at this camera. Its state says what is missing")
             profile = self._store.import_from(lesson.folder / "offer.profile")
             self._prepare(lesson.product)
+            keep_bad(self._store, lesson.product, lesson.bads.kept())
             self._said[camera] = f"{self._forget(camera)}: profile {profile.sha256[:12]} is in use"
             return profile
 
     def mark(self, camera: str, part_id: str, *, good: bool) -> None:
-        """A person says what the part of a result was."""
+        """A person says what the part of a result was, or that a picture of the lesson that was left out is good."""
         with self._lock, self._storing():
-            part = self._recent_of(camera).find(part_id)
-            if good and part.facts.verdict is not Verdict.OK and camera in self._watches:
-                self._watches[camera][1].override()
             lesson = self._lessons.get(camera)
-            if lesson is not None and not good:
-                lesson.pictures.remove(part_id)
+            if good and lesson is not None and lesson.asked is not None and lesson.is_left_out(part_id):
+                lesson.keep(part_id)
+                self._marked[camera] = f"{part_id}: is learned as good"
+                self._wake()
+                return
+            part = self._recent_of(camera).find(part_id)
+            if good and part.facts.verdict is not Verdict.OK:
+                self._watch.override(camera)
+            own = lesson is not None and (part.facts.product == lesson.product or part.facts.taught is None)
+            if lesson is not None and own and not good:
+                lesson.take_bad(part.picture)
+                self._wake()
+        with self._networks_lock, self._storing():
             self._marked[camera] = self._feedback.give(part, good=good)
-            logger.info("%s: %s", camera, self._marked[camera])
-
-    def drift(self, camera: str) -> DriftStats | None:
-        """The scores of the parts beside those of the goods. Never waits."""
-        known = self._watches.get(camera)
-        return None if known is None else known[1].stats
-
-    def _forget(self, camera: str) -> str:
-        """Deletes the lesson of the camera, and returns its product."""
-        lesson = self._lessons.pop(camera)
-        shutil.rmtree(lesson.folder, ignore_errors=True)
-        return lesson.product
+        logger.info("%s: %s", camera, self._marked[camera])
 
     def roll_back(self, camera: str, product: str) -> Profile:
         """Takes the profile before the one in use into use."""
@@ -212,25 +207,75 @@ class LineLearner(Service):
             self._said[camera] = f"{product}: profile {profile.sha256[:12]} is in use again"
         return profile
 
+    def give_picture(self, camera: str, name: str, frame_bgr: np.ndarray, *, good: bool) -> str:
+        """Takes a picture of a person into the lesson.
+
+        Args:
+            camera: whose region applies.
+            name: of its file.
+            frame_bgr: uint8 [H, W, 3].
+            good: False: it shows a bad part.
+
+        Returns:
+            Its id.
+        """
+        picture = KeptPicture.of(name, self._cut(camera, frame_bgr))
+        with self._changing(camera) as lesson:
+            return lesson.give(picture, good=good)
+
+    def remove_picture(self, camera: str, picture_id: str) -> bool:
+        """Removes a picture from the lesson, whose offer is made again. False: it has no such picture."""
+        with self._changing(camera) as lesson:
+            return lesson.remove(picture_id)
+
+    def drift(self, camera: str) -> DriftStats | None:
+        """The scores of the parts beside those of the goods. Never waits."""
+        return self._watch.stats(camera)
+
+    def pictures(self, camera: str) -> list[LessonPicture]:
+        """Those of the lesson, good ones first."""
+        with self._lock:
+            lesson = self._lessons.get(camera)
+            return [] if lesson is None else list(lesson.listed())
+
+    def picture(self, camera: str, picture_id: str) -> bytes | None:
+        """The JPEG of a picture of the lesson; None: it has no such picture."""
+        with self._lock, self._storing():
+            lesson = self._lessons.get(camera)
+            path = None if lesson is None else lesson.path(picture_id)
+            return None if path is None else path.read_bytes()
+
     def state(self, camera: str) -> dict[str, Any]:
-        """For the command's topic: progress, offer and what can be done next."""
+        """For the command's topic: progress, offer and what can be done next. It is small."""
+        return shorten(self.lesson(camera, short=True))
+
+    def lesson(self, camera: str, *, short: bool = False) -> dict[str, Any]:
+        """The state with all that is known; without the lists of scores if `short`."""
         with self._lock:
             lesson, marked = self._lessons.get(camera), self._marked.get(camera)
             if lesson is None:
                 text = self._said.get(camera, "")
                 return {"phase": "idle", "text": text, "mark": marked, "next": ["start", "roll_back"]}
-            offer = lesson.offer
-            return {
-                "phase": "gathering" if offer is None else "offered",
-                "product": lesson.product,
-                "asked": lesson.asked is not None,
-                "pictures": len(lesson.pictures),
-                "needed": lesson.needed,
-                "text": lesson.text,
-                "mark": marked,
-                "offer": None if offer is None else offer.model_dump(mode="json"),
-                "next": ["cancel"] if offer is None else ["commit", "cancel"],
-            }
+            return {**lesson.state(short=short), "mark": marked}
+
+    def _forget(self, camera: str) -> str:
+        """Deletes the lesson of the camera, and returns its product."""
+        lesson = self._lessons.pop(camera)
+        shutil.rmtree(lesson.folder, ignore_errors=True)
+        return lesson.product
+
+    @contextlib.contextmanager
+    def _changing(self, camera: str) -> Iterator[Lesson]:
+        """The lesson of the camera, while a person changes it."""
+        with self._lock, self._storing():
+            if camera not in self._lessons:
+                raise ZsadError("nothing is being taught at this camera")
+            yield self._lessons[camera]
+            self._wake()
+
+    def _wake(self) -> None:
+        with self._queue_changed:
+            self._queue_changed.notify_all()
 
     # The thread
 
@@ -243,14 +288,11 @@ class LineLearner(Service):
         except ZsadError as error:
             self._note_fault(str(error))
         self._rest()
-        while (taken := self._next()) is not None:
+        while (work := self._next()) is not None:
             try:
-                self._follow_scores()
                 with self._storing():
-                    self._keep(*taken)
-                    self._learn(*taken[:2])
-                    self._follow(*taken[:2])
-                    self._note_fault(None)
+                    work()
+                self._note_fault(None)
             except _Stopped:
                 continue
             except ZsadError as error:
@@ -264,21 +306,34 @@ class LineLearner(Service):
     def wait_idle(self, timeout_s: float) -> bool:
         """Waits until every queued picture is learned or not."""
         with self._queue_changed:
-            return self._queue_changed.wait_for(lambda: not (self._busy or self._waiting), timeout_s)
+            return self._queue_changed.wait_for(lambda: not (self._busy or self._waiting or self._wanted()), timeout_s)
 
     def _rest(self) -> None:
         with self._queue_changed:
             self._busy = False
             self._queue_changed.notify_all()
 
-    def _next(self) -> tuple[Result, np.ndarray, np.ndarray] | None:
-        """The next picture; None at the end."""
+    def _wanted(self) -> tuple[str, Lesson] | None:
+        """A camera whose lesson is to be learned now."""
+        return next(((camera, lesson) for camera, lesson in list(self._lessons.items()) if lesson.wanted), None)
+
+    def _next(self) -> Callable[[], None] | None:
+        """What to do next; None at the end."""
         with self._queue_changed:
-            self._queue_changed.wait_for(lambda: self._closing or self._waiting)
+            self._queue_changed.wait_for(lambda: self._closing or self._waiting or self._wanted())
             if self._closing:
                 return None
             self._busy = True
-            return self._waiting.popleft()
+            if (wanted := self._wanted()) is not None:  # first: a fast line always has pictures
+                return partial(self._attempt, *wanted)
+            return partial(self._look_at, *self._waiting.popleft())
+
+    def _look_at(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
+        with self._lock:
+            self._watch.compare()
+        self._keep(result, view_bgr, anomaly_map)
+        self._learn(result, view_bgr)
+        self._follow(result, view_bgr)
 
     def _keep(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
         """For later feedback."""
@@ -291,47 +346,15 @@ class LineLearner(Service):
             self._recent[camera] = RecentParts(self._folder / camera / "recent")
         return self._recent[camera]
 
-    def _follow_scores(self) -> None:
-        """Compares the scores since the last call with those of the goods."""
-        with self._lock:
-            changed = set()
-            while self._scored:
-                result = self._scored.popleft()
-                watch = self._watch_of(result)
-                if watch is not None and result.anomaly_score is not None:
-                    watch.add(result.anomaly_score, accepted=result.verdict is Verdict.OK)
-                    changed.add(result.camera)
-            for camera in changed:
-                self._on_drift(camera, self._watches[camera][1].fault)
-
-    def _watch_of(self, result: Result) -> DriftWatch | None:
-        """Of the profile that gave the result; None if it is not known."""
-        if result.profile is None:
-            return None
-        known = self._watches.get(result.camera)
-        if known is None or known[0] != result.profile.sha256:
-            try:
-                profile = self._store.current(result.product)
-            except ProfileError:
-                return None
-            if profile is None or profile.sha256 != result.profile.sha256:
-                return None
-            goods = to_unit(np.array(profile.goods_scores), profile.levels[-1].scale).tolist()
-            known = self._watches[result.camera] = profile.sha256, DriftWatch(goods)
-        return known[1]
-
     def _learn(self, result: Result, view_bgr: np.ndarray) -> None:
         with self._lock:
             lesson = self._lesson_of(result)
-            if lesson is None or not self._is_in_time(lesson, result.camera):
+            if lesson is None:
                 return
-            if not lesson.pictures.show(result.id, view_bgr):
-                return
-            lesson.last_s = time.monotonic()
-            lesson.due -= 1
-            if lesson.due > 0:
-                return
-        self._attempt(result.camera, lesson)
+            is_early = result.camera in self._free_running and time.monotonic() - lesson.last_s < EVERY_S
+            if not is_early and lesson.pictures.show(result.id, view_bgr):
+                lesson.last_s = time.monotonic()
+                lesson.count_part()
 
     def _follow(self, result: Result, view_bgr: np.ndarray) -> None:
         """Remembers an accepted part of a taught product, one in `FOLLOW_EVERY_S`."""
@@ -341,74 +364,78 @@ class LineLearner(Service):
         if now_s - self._followed_s.get(camera, -math.inf) < FOLLOW_EVERY_S:
             return
         self._followed_s[camera] = now_s
-        with self._lock:
-            if self._profile is None or self._profile.sha256 != result.profile.sha256:
-                self._profile = self._store.current(result.product)
-            if self._profile is not None and self._profile.sha256 == result.profile.sha256:
+        if self._profile is None or self._profile.sha256 != result.profile.sha256:
+            self._profile = self._store.current(result.product)
+        if self._profile is not None and self._profile.sha256 == result.profile.sha256:
+            with self._networks_lock:
                 self._follower.add(self._profile, view_bgr)
 
     def _lesson_of(self, result: Result) -> Lesson | None:
         """The lesson that may learn from this part."""
         lesson = self._lessons.get(result.camera)
         if lesson is not None and lesson.asked is not None:
-            return lesson if lesson.offer is None else None
+            return lesson if lesson.takes_parts else None
         if not result.provisional:
             if lesson is not None and lesson.product == result.product:  # it was taught in another way
                 self._forget(result.camera)
             return None
-        if self._config.mode == "off" or not _can_be_taught(result.product):
+        if self._config.mode == "off" or not is_taught_name(result.product):
             return None
         if lesson is None or lesson.product != result.product:
             folder = self._folder / result.camera / result.product / LINE
-            lesson = self._lessons[result.camera] = self._open_lesson(folder, result.product, None)
+            lesson = self._lessons[result.camera] = open_lesson(folder, result.product, None, self._config.parts)
         return lesson
-
-    def _is_in_time(self, lesson: Lesson, camera: str) -> bool:
-        return camera not in self._free_running or time.monotonic() - lesson.last_s >= EVERY_S
 
     def _attempt(self, camera: str, lesson: Lesson) -> None:
         """Teaches. The lock is free meanwhile, so that commands are answered."""
+        with self._lock:
+            changes, asked = lesson.changes, lesson.asked
+            goods, kept = lesson.named()
+            bads = lesson.bads.pictures()
+
+        def is_stale() -> bool:
+            return self._closing or self._lessons.get(camera) is not lesson or lesson.changes != changes
 
         def progress(what: str, done: int, total: int) -> None:
-            lesson.text = f"{what}: {done} of {total}"
-            if self._closing or self._lessons.get(camera) is not lesson:
+            if is_stale():
                 raise _Stopped
+            lesson.text = f"{what}: {done} of {total}"
 
-        asked, pictures = lesson.asked, lesson.pictures.pictures()
-        rate = RATE if asked is None else asked.rate
-        lesson.due, lesson.pause = lesson.pause, 2 * lesson.pause
         try:
             taught = self._teach(
-                camera, pictures, product=lesson.product, rate=rate, trusted=asked is not None, progress=progress
+                camera,
+                goods,
+                product=lesson.product,
+                rate=RATE if asked is None else asked.rate,
+                trusted=asked is not None,
+                kept=kept,
+                bad=bads,
+                progress=progress,
             )
-        except ZsadError as error:
-            lesson.text = f"no offer yet: {one_line(str(error), MAX_TEXT)}"
-            logger.warning("%s, %s: %s", camera, lesson.product, lesson.text)
-            return
-        with self._lock:
-            if self._lessons.get(camera) is not lesson:
-                return
-            lesson.store_offer(taught, dict(pictures))
-            logger.info("%s, %s: %s", camera, lesson.product, lesson.text)
-            if asked is None and self._config.mode == "use":
-                self.commit(camera)
-
-    def _open_lesson(self, folder: Path, product: str, asked: Asked | None) -> Lesson:
-        return open_lesson(folder, product, asked, self._config.parts if asked is None else asked.count)
+            with self._lock:
+                if is_stale():
+                    return
+                lesson.store_offer(taught, [name for name, _ in (*goods, *kept)])
+                logger.info("%s, %s: %s", camera, lesson.product, lesson.text)
+                if asked is None and self._config.mode == "use":
+                    self.commit(camera)
+        except _Stopped:
+            raise
+        except Exception as error:
+            with self._lock:
+                if is_stale():
+                    return
+                lesson.refuse(one_line(str(error), MAX_TEXT))
+                logger.warning("%s, %s: %s", camera, lesson.product, lesson.text)
+            if not isinstance(error, ZsadError) or isinstance(error, ProfileError):
+                raise
 
     def _resume(self) -> None:
         """What a person started continues after a restart, and offers are still there."""
-        started = sorted(self._folder.glob(f"*/*/{ASKED}/asked.json"))
-        for path in (*started, *sorted(self._folder.glob(f"*/*/{LINE}/offer.json"))):
-            camera, product, kind = path.parts[-4:-1]
-            try:
-                asked = read_json(path, Asked, MAX_JSON_BYTES) if kind == ASKED else None
-            except ValueError as error:
-                logger.warning("%s: the teach-in does not continue: %s", path, error)
-                continue
+        for camera, product, folder, asked in find_lessons(self._folder):
             with self._lock:
                 if camera not in self._lessons:
-                    self._lessons[camera] = self._open_lesson(path.parent, product, asked)
+                    self._lessons[camera] = open_lesson(folder, product, asked, self._config.parts)
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:
@@ -427,10 +454,3 @@ class LineLearner(Service):
             else:
                 logger.warning("learning works again")
             self._fault = fault
-
-
-def _can_be_taught(product: str) -> bool:
-    try:
-        return product_name(product) == product
-    except ValueError:
-        return False

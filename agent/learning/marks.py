@@ -3,6 +3,7 @@
 `<profiles>/<product>/feedback/{good,bad}` hold `<id>.jpg` and `<id>.npy`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,19 @@ def mark(store: ProfileStore, part: RecentPart, *, good: bool) -> None:
     oldest = sorted(folder.glob("*.jpg"), key=lambda path: path.stat().st_mtime_ns)[:-MAX_MARKED]
     for path in oldest:
         _delete(folder, path.stem)
+
+
+def keep_bad(store: ProfileStore, product: str, pictures: Sequence[KeptPicture]) -> None:
+    """Keeps pictures of bad parts, by their ids, as if they were marked.
+
+    Raises:
+        OSError: the disk cannot store them.
+    """
+    folder = _folder(store, product, BAD)
+    if pictures:
+        folder.mkdir(parents=True, exist_ok=True)
+    for picture in pictures[-MAX_MARKED:]:
+        write_whole(folder / f"{picture.name}.jpg", picture.jpeg)
 
 
 def marked(store: ProfileStore, product: str, *, good: bool) -> list[KeptPicture]:

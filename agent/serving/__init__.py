@@ -1,6 +1,7 @@
-"""HTTP: a server in its own thread, its limits, TLS, and files. Knows no route.
+"""HTTP: a server in its own thread, its limits, TLS, and files, which knows no route; and webhooks.
 
-uvicorn is imported when the first client connects, or when the server is told to. May import `system` and `config`.
+uvicorn is imported when the first client connects, or when the server is told to. May import `system`, `config`
+and `messages`.
 """
 
 import lazy_loader

@@ -19,3 +19,4 @@ from .certificate import own_certificate as own_certificate
 from .files import Files as Files
 from .server import HttpServer as HttpServer
 from .server import Limits as Limits
+from .webhooks import Webhooks as Webhooks

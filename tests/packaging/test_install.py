@@ -21,6 +21,7 @@ def test_the_wheel_has_every_module_schema_and_bundle(wheel: Path) -> None:
         assert wanted <= packed
         assert wanted
     assert {"zsad_agent/messages/result.schema.json", "zsad_core/bundle/manifest.schema.json"} <= packed
+    assert {"zsad_agent/web/static/index.html", "zsad_agent/web/static/messages.de.json"} <= packed
     for bundle in ("zsad-small", "zsad-tiny"):
         assert f"zsad_agent/bundles/{bundle}/manifest.json" in packed
     assert not {name for name in packed if not name.startswith((*FOLDER_OF, "zsad_agent-"))}

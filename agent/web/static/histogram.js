@@ -26,13 +26,13 @@ function bars(scores, threshold) {
   });
 }
 
-function crosses(scores) {
+/** A cross for each bad part. `stretch`: how much wider than high the drawing is shown. */
+function crosses(scores, stretch) {
+  const half = CROSS / stretch;
   return scores.map((score) => {
     const x = score * WIDTH;
-    return s("path", {
-      d: `M${x - CROSS} ${HEIGHT - 3 - 2 * CROSS}l${2 * CROSS} ${2 * CROSS}m0 ${-2 * CROSS}l${-2 * CROSS} ${2 * CROSS}`,
-      class: "bad",
-    });
+    const d = `M${x - half} ${HEIGHT - 3 - 2 * CROSS}l${2 * half} ${2 * CROSS}m0 ${-2 * CROSS}l${-2 * half} ${2 * CROSS}`;
+    return s("path", { d, class: "bad" });
   });
 }
 
@@ -76,7 +76,7 @@ export function thresholdSlider({ onMove, readOnly }) {
   );
   const area = h("div", { class: "area" }, drawing, handle);
   const show = () => {
-    drawing.replaceChildren(...bars(goods, value), ...crosses(bads));
+    drawing.replaceChildren(...bars(goods, value), ...crosses(bads, (area.clientWidth || WIDTH) / WIDTH));
     handle.style.left = `${100 * value}%`;
     handle.classList.toggle("right", value > 0.7);
     handle.setAttribute("aria-valuenow", String(value));

@@ -5,6 +5,7 @@ import { answerPlace, attempt, button, card, choice, choiceOf, field, h, icon, s
 import { resultCard } from "./detail.js";
 import { VERDICTS, ago, clock, partName, percent, scoreText, startOf } from "./format.js";
 import { LivePicture, drawRegions } from "./frame.js";
+import { lightName, lightText } from "./lights.js";
 import { ScorePlot } from "./plot.js";
 import { MOST_REJECTS, PLOT_S, addToPlot, cameraOf, liveOf, shownVerdict } from "./state.js";
 import { t } from "./texts.js";
@@ -250,7 +251,7 @@ function linePart(app) {
   };
 }
 
-function lightsPart(app) {
+function lightsPart() {
   const list = h("ul", { class: "lights" });
   let shown = null;
   const update = ({ health, connection }) => {
@@ -267,12 +268,10 @@ function lightsPart(app) {
           h(
             "div",
             {},
-            h("strong", {}, app.lightName(light.name)),
+            h("strong", {}, lightName(light.name)),
             " ",
             t(LIGHT_STATES[light.state]),
-            light.text
-              ? h("p", { lang: "en" }, light.text, light.state === "ok" || !light.advice ? "" : `. ${light.advice}`)
-              : null,
+            light.text ? h("p", {}, lightText(light)) : null,
           ),
         ),
       ),
@@ -368,7 +367,7 @@ export function inspectPage(main, app) {
     countsPart(app),
     linePart(app),
     plotPart(app),
-    lightsPart(app),
+    lightsPart(),
     galleryPart(app),
   ];
   const names = ["verdict", "picture", "counts", "line", "plot", "lights", "rejects"];

@@ -7,6 +7,7 @@ import { connect } from "./connection.js";
 import { button, choiceOf, h, icon, setText } from "./dom.js";
 import { VERDICTS, scoreText } from "./format.js";
 import { inspectPage } from "./inspect.js";
+import { lightName, lightText } from "./lights.js";
 import { lookBackPage } from "./lookback.js";
 import { setUpPage } from "./setup.js";
 import { INITIAL, LEAST_SHOWN_MS, liveOf, problems, reduce } from "./state.js";
@@ -23,7 +24,6 @@ const PLACES = {
   config: { make: configPage, title: "place.config", admin: true },
   audit: { make: auditPage, title: "place.audit", admin: true },
 };
-const LIGHTS = { broker: "light.broker", disk: "light.disk", model: "light.model", page: "light.page" };
 const RELOAD_MS = 12000; // the longest time that a reload may take
 const SPEAK_MS = 5000; // between two sentences to a screen reader
 
@@ -57,14 +57,7 @@ const app = {
   awaitReload,
   cameraChoice,
   isAdmin: () => state.session?.role === "admin",
-  lightName,
 };
-
-/** The name of a light for people. */
-function lightName(name) {
-  if (name.startsWith("camera ")) return t("light.camera", { name: name.slice(7) });
-  return name in LIGHTS ? t(LIGHTS[name]) : name;
-}
 
 function schedule() {
   if (!dirty) {
@@ -229,9 +222,10 @@ async function logOut() {
 }
 
 /** The session has ended, as the person wanted. */
-function logInAgain() {
+async function logInAgain() {
   leaves = true;
-  connection.ask();
+  await connection.ask();
+  leaves &&= state.session?.role === null;
 }
 
 /** The problems, on every page. The texts are read aloud once, because nothing changes while they stay the same. */
@@ -245,14 +239,14 @@ function showBanners(nowMs) {
   if (shown === bannersShown) return;
   bannersShown = shown;
   banners.replaceChildren(
-    ...found.map(({ kind, key, name, text, advice, place: target }) =>
+    ...found.map(({ kind, key, light, place: target }) =>
       h(
         "div",
         { class: `banner ${kind}` },
         icon(kind === "fail" ? "cross" : "warning"),
         key
           ? h("p", {}, t(key), target ? [" ", link(target)] : null)
-          : h("p", {}, h("strong", {}, `${lightName(name)}: `), h("span", { lang: "en" }, `${text}. ${advice}`)),
+          : h("p", {}, h("strong", {}, `${lightName(light.name)}: `), lightText(light)),
       ),
     ),
   );

@@ -164,7 +164,7 @@ export function shownVerdict(state) {
   return { verdict: shown.verdict, text: shown.reason, result: shown };
 }
 
-/** The problems to show on every page: `{kind: fail|warn|note, key?, name?, text?, advice?}`, the worst first. */
+/** The problems to show on every page: `{kind: fail|warn|note, key?, light?}`, the worst first. */
 export function problems(state, nowMs) {
   const found = [];
   const isExpected = nowMs < state.reloadsUntilMs;
@@ -174,7 +174,7 @@ export function problems(state, nowMs) {
   if (state.connection === "lost" || !state.session?.role) return found; // the lights are old
   for (const kind of ["fail", "warn"]) {
     for (const light of state.health?.lights ?? []) {
-      if (light.state === kind) found.push({ kind, name: light.name, text: light.text, advice: light.advice });
+      if (light.state === kind) found.push({ kind, light });
     }
   }
   return found;

@@ -23,6 +23,7 @@ def payload(value: object, command_id: str = "a", **fields: object) -> bytes:
     [
         ({"action": "start"}, {"action": "start"}),
         ({"action": "start", "product": "nut", "count": 30, "rate": 0.01}, None),
+        ({"action": "finish"}, None),
         ({"action": "cancel"}, None),
         ({"action": "commit"}, None),
         ({"action": "roll_back"}, None),
@@ -43,7 +44,7 @@ def test_each_action_is_read_with_what_belongs_to_it(value: dict[str, Any], expe
         ("commit", 'expected an object with "action"'),
         ([], 'expected an object with "action"'),
         ({}, "value.action: Field required"),
-        ({"action": "explode"}, "value.action: Input should be 'start', 'cancel'"),
+        ({"action": "explode"}, "value.action: Input should be 'start', 'finish', 'cancel'"),
         ({"action": "commit", "id": "x"}, "id does not belong to commit"),
         ({"action": "good"}, "good needs the id of a result"),
         ({"action": "good", "id": ""}, "value.id"),

@@ -37,10 +37,15 @@ class FakeTeach:
         product: str,
         rate: float,
         trusted: bool,
+        kept: Sequence[tuple[str, Picture]],
+        bad: Sequence[tuple[str, Picture]],
         progress: Callable[[str, int, int], None],
     ) -> Taught:
         names = [name for name, _ in pictures]
-        self.calls.append({"camera": camera, "product": product, "rate": rate, "trusted": trusted, "names": names})
+        more = {"kept": [name for name, _ in kept], "bad": [name for name, _ in bad]}
+        self.calls.append(
+            {"camera": camera, "product": product, "rate": rate, "trusted": trusted, "names": names, **more}
+        )
         while not self.let_go.wait(0.01):
             progress("learning", 1, len(names))
         if self.fault is not None:
@@ -48,7 +53,8 @@ class FakeTeach:
         return Taught(
             profile=make_profile(product, seed=len(self.calls)),
             left_out=(LeftOut(name=names[0], reason="may be defective", score=3.0),),
-            good_scores=dict.fromkeys(names[1:], 0.1),
+            good_scores=dict.fromkeys([*names[1:], *more["kept"]], 0.1),
+            bad_scores=dict.fromkeys(more["bad"], 0.8),
         )
 
 

@@ -22,14 +22,18 @@ from zsad_core.types import Verdict
 def test_an_offer_is_made_after_enough_parts_and_used_after_commit(tmp_path: Path) -> None:
     with LearnerLine(tmp_path) as line:
         line.pass_by(19)
-        assert (line.state["phase"], line.state["pictures"], line.state["next"]) == ("gathering", 19, ["cancel"])
+        assert (line.state["phase"], line.state["pictures"]) == ("gathering", 19)
+        assert line.state["next"] == ["finish", "cancel"]
         line.pass_by(1)
         state = json.loads(json.dumps(line.state))
         assert (state["phase"], state["next"]) == ("offered", ["commit", "cancel"])
         assert (state["offer"]["goods"], state["offer"]["pictures"]) == (19, 20)
         assert "nobody has checked" in " ".join(state["offer"]["notes"])
-        left_out = state["offer"]["named"][0]["id"]
-        assert (tmp_path / "learning/cam0/nut/line/left_out" / f"{left_out}.jpg").is_file()
+        assert "goods_scores" not in state["offer"] and len(line.learner.lesson("cam0")["offer"]["goods_scores"]) == 5
+        left_out = [picture for picture in line.learner.pictures("cam0") if picture.state == "left_out"]
+        assert [(picture.id, picture.reason) for picture in left_out] == [
+            (entry["id"], entry["reason"]) for entry in state["offer"]["named"]
+        ]
         assert line.store.current("nut") is None and line.prepared == []
         profile = line.learner.commit("cam0")
         assert line.store.current("nut").sha256 == profile.sha256 == state["offer"]["sha256"]

@@ -134,7 +134,7 @@ test("problems come worst first, and old ones are not told when the agent is sil
   ];
   const state = stateAfter({ type: "health", health: { lights } });
   assert.deepEqual(
-    problems(state, 0).map(({ name }) => name),
+    problems(state, 0).map(({ light }) => light.name),
     ["broker", "disk"],
   );
   const lost = reduce(state, { type: "connection", connection: "lost" });
