@@ -269,7 +269,8 @@ def next_steps(answers: Answers, path: Path, *, is_known: bool) -> str:
     is_service = path == DEFAULT_CONFIG_PATH
     config = "" if is_service else f" --config {shlex.quote(str(path))}"
     lines = [f"Wrote {path}. Next:", f"  zsad-agent doctor{config}"]
-    lines.append("  sudo systemctl enable --now zsad-agent" if is_service else f"  zsad-agent{config}")
+    service = "  sudo systemctl enable --now zsad-agent    # if it runs already: sudo systemctl restart zsad-agent"
+    lines.append(service if is_service else f"  zsad-agent{config}")
     if answers.page != OFF:
         lines.append(f"  then open http://{answers.page}")
     if not is_known:

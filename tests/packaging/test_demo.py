@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,15 @@ def test_demo_teaches_a_product_and_finds_every_damaged_one(tmp_path: Path) -> N
     assert "3 of 3 damaged ones found, 0 of 3 whole ones rejected" in told
 
 
-def test_ctrl_c_ends_the_demo_with_its_summary(tmp_path: Path) -> None:
+def test_the_demo_has_a_page_and_ctrl_c_ends_it_with_its_summary(tmp_path: Path) -> None:
     demo = subprocess.Popen([*DEMO, tmp_path], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert demo.stdout is not None
+    address = ""
     for line in demo.stdout:
+        address = address or line.partition("The page: ")[2].strip()
         if " (threshold " in line:
+            with urllib.request.urlopen(address, timeout=20) as page:
+                assert "<html" in page.read().decode()
             os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
             break
     told, _ = demo.communicate(timeout=60)
