@@ -153,13 +153,17 @@ def load_in_thread(
     compile_one: Callable[[Bundle], ProductPredictor],
     stop: threading.Event,
     alive: Callable[[], None] | None,
+    *,
+    meanwhile: Callable[[], object],
 ) -> Started[ProductPredictor] | None:
     """Compiles in a thread, because a signal cannot interrupt the compiler. Returns None if stopped.
 
-    `alive` feeds a watchdog that already runs, for at most `LOAD_S`; None: none runs yet.
+    `alive` feeds a watchdog that already runs, for at most `LOAD_S`; None: none runs yet. `meanwhile` is called once,
+    while the compiler works.
     """
     started_s = time.monotonic()
     outcome = in_thread("load", lambda: store.start(compile_one))
+    meanwhile()
     while not outcome.done() and not stop.is_set():
         if alive is not None and time.monotonic() - started_s < LOAD_S:
             alive()

@@ -1,7 +1,9 @@
 """One lesson: the pictures that were gathered for a product at a camera, and the offer made of them. See `line`."""
 
+import contextlib
 import logging
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +11,15 @@ from typing import Any, Literal, Protocol
 
 from zsad_agent.learning.offer import Asked, Judged, Offer, make_offer
 from zsad_agent.learning.pictures import BADS, GOODS, MAX_GIVEN, GatheredPictures, given_id
+from zsad_agent.learning.recent import RecentPart
 from zsad_agent.system import read_json, write_whole
 from zsad_agent.teaching import KeptPicture, Picture, Taught, write_profile
 from zsad_core.bundle import product_name
-from zsad_core.errors import ZsadError
+from zsad_core.errors import ImageError, ZsadError
 
 logger = logging.getLogger(__name__)
 
-NO_LEARNER = "teaching needs profiles in the config (not off), and a bundle with feature networks"
+MOST_MARKED = 50  # parts marked as bad earlier, that are copied into a lesson
 LEAST_PICTURES = 3  # that are learned
 MAX_JSON_BYTES = 4_000_000
 LINE, ASKED = "line", "asked"
@@ -202,12 +205,22 @@ class Lesson:
             self.count_part()
         return picture.name
 
-    def take_bad(self, picture: KeptPicture) -> None:
-        """A part of the line, by its id, is bad: it is not learned, and counts for the recall."""
-        self._change()
-        if len(self.bads) < MAX_GIVEN:
-            self.bads.put(picture)
-        self.pictures.remove(picture.name)
+    def take_marked(self, pictures: Sequence[KeptPicture]) -> None:
+        """Parts of the product that were marked as bad earlier count too. Before anything else is gathered."""
+        for picture in pictures[-MOST_MARKED:]:
+            with contextlib.suppress(ImageError):
+                self.bads.put(picture)
+
+    def take_mark(self, part: RecentPart, *, good: bool) -> None:
+        """A person says what a part of the line was. A bad one is not learned, and counts for the recall."""
+        if good:
+            if part.id in self.bads:
+                self.remove(part.id)
+        elif part.facts.product == self.product or part.facts.taught is None:  # not a part of another taught product
+            self._change()
+            if len(self.bads) < MAX_GIVEN:
+                self.bads.put(part.picture)
+            self.pictures.remove(part.id)
 
     def refuse(self, reason: str) -> None:
         """Nothing was learned, so further parts are gathered."""
@@ -253,15 +266,22 @@ class Lesson:
         self.asked = asked
 
 
-def open_lesson(folder: Path, product: str, asked: Asked | None, parts: int) -> Lesson:
-    """The lesson in a folder, which is made if there is none.
+def open_lesson(of_camera: Path, product: str, asked: Asked | None, needed: int, *, afresh: bool = False) -> Lesson:
+    """The lesson in the folder of a camera, which is made if there is none.
 
-    `parts`: that are gathered when nobody has asked for a number.
+    Args:
+        of_camera: the folder.
+        product: its name.
+        asked: what a person asked for; None: it is learned from the line.
+        needed: pictures for the first attempt.
+        afresh: what an earlier lesson has left is deleted.
 
     Raises:
         OSError: it cannot be made or read.
     """
-    needed = parts if asked is None else asked.count
+    folder = of_camera / product / (LINE if asked is None else ASKED)
+    if afresh:
+        shutil.rmtree(folder, ignore_errors=True)
     pictures = GatheredPictures(folder, 2 * needed, GOODS)
     offer = _read_offer(folder)
     wanted = asked is not None and asked.finished and offer is None
@@ -281,16 +301,15 @@ def open_lesson(folder: Path, product: str, asked: Asked | None, parts: int) -> 
     )
 
 
-def find_lessons(folder: Path) -> Iterator[tuple[str, str, Path, Asked | None]]:
-    """Camera, product and folder of what a person started, and then of the lessons with an offer."""
+def find_lessons(folder: Path) -> Iterator[tuple[str, str, Asked | None]]:
+    """Camera, product and what a person asked for; first what people started, then the lessons with an offer."""
     for path in sorted(folder.glob(f"*/*/{ASKED}/asked.json")):
-        camera, product = path.parts[-4:-2]
         try:
-            yield camera, product, path.parent, read_json(path, Asked, MAX_JSON_BYTES)
+            yield path.parts[-4], path.parts[-3], read_json(path, Asked, MAX_JSON_BYTES)
         except ValueError as error:
             logger.warning("%s: the teach-in does not continue: %s", path, error)
     for path in sorted(folder.glob(f"*/*/{LINE}/offer.json")):
-        yield path.parts[-4], path.parts[-3], path.parent, None
+        yield path.parts[-4], path.parts[-3], None
 
 
 def is_taught_name(product: str) -> bool:

@@ -23,17 +23,8 @@ import numpy as np
 from zsad_agent.config import LearningConfig
 from zsad_agent.learning.drift import Follower, LineWatch
 from zsad_agent.learning.feedback import Feedback
-from zsad_agent.learning.lesson import (
-    ASKED,
-    LINE,
-    Lesson,
-    LessonPicture,
-    Teach,
-    find_lessons,
-    is_taught_name,
-    open_lesson,
-)
-from zsad_agent.learning.marks import keep_bad
+from zsad_agent.learning.lesson import Lesson, LessonPicture, Teach, find_lessons, is_taught_name, open_lesson
+from zsad_agent.learning.marks import keep_bad, marked
 from zsad_agent.learning.offer import RATE, Asked, shorten
 from zsad_agent.learning.recent import RecentParts
 from zsad_agent.messages import DriftStats, Result
@@ -152,10 +143,10 @@ class LineLearner(Service):
             earlier = self._lessons.get(camera)
             if earlier is not None and earlier.asked is not None:
                 self._forget(camera)
-            folder = self._folder / camera / product / ASKED
-            shutil.rmtree(folder, ignore_errors=True)
             asked = Asked(count=count, rate=RATE if rate is None else rate)
-            self._lessons[camera] = open_lesson(folder, product, asked, self._config.parts)
+            lesson = open_lesson(self._folder / camera, product, asked, count, afresh=True)
+            lesson.take_marked(marked(self._store, product, good=False))
+            self._lessons[camera] = lesson
 
     def finish(self, camera: str) -> None:
         """Learns the pictures that were gathered so far."""
@@ -173,9 +164,9 @@ class LineLearner(Service):
             lesson = self._lessons.get(camera)
             if lesson is None or lesson.offer is None:
                 raise ZsadError("there is no offer at this camera. Its state says what is missing")
+            keep_bad(self._store, lesson.product, lesson.bads.kept())
             profile = self._store.import_from(lesson.folder / "offer.profile")
             self._prepare(lesson.product)
-            keep_bad(self._store, lesson.product, lesson.bads.kept())
             self._said[camera] = f"{self._forget(camera)}: profile {profile.sha256[:12]} is in use"
             return profile
 
@@ -191,9 +182,8 @@ class LineLearner(Service):
             part = self._recent_of(camera).find(part_id)
             if good and part.facts.verdict is not Verdict.OK:
                 self._watch.override(camera)
-            own = lesson is not None and (part.facts.product == lesson.product or part.facts.taught is None)
-            if lesson is not None and own and not good:
-                lesson.take_bad(part.picture)
+            if lesson is not None:
+                lesson.take_mark(part, good=good)
                 self._wake()
         with self._networks_lock, self._storing():
             self._marked[camera] = self._feedback.give(part, good=good)
@@ -382,7 +372,7 @@ class LineLearner(Service):
         if self._config.mode == "off" or not is_taught_name(result.product):
             return None
         if lesson is None or lesson.product != result.product:
-            folder = self._folder / result.camera / result.product / LINE
+            folder = self._folder / result.camera
             lesson = self._lessons[result.camera] = open_lesson(folder, result.product, None, self._config.parts)
         return lesson
 
@@ -432,10 +422,12 @@ class LineLearner(Service):
 
     def _resume(self) -> None:
         """What a person started continues after a restart, and offers are still there."""
-        for camera, product, folder, asked in find_lessons(self._folder):
-            with self._lock:
-                if camera not in self._lessons:
-                    self._lessons[camera] = open_lesson(folder, product, asked, self._config.parts)
+        for camera, product, asked in find_lessons(self._folder):
+            if camera not in self._lessons:
+                parts = self._config.parts if asked is None else asked.count
+                lesson = open_lesson(self._folder / camera, product, asked, parts)  # may read a thousand pictures
+                with self._lock:
+                    self._lessons.setdefault(camera, lesson)
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:
