@@ -19,7 +19,7 @@ def test_every_cracked_part_of_the_demo_scores_above_every_good_one(
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     cracked = [row for row in rows if "cracked" in row["path"]]
     whole = [row for row in rows if "whole" in row["path"]]
-    assert (len(cracked), len(whole)) == (3, 3)
+    assert (len(cracked), len(whole)) == (6, 6)
     assert min(row["anomaly_score"] for row in cracked) > max(row["anomaly_score"] for row in whole)
     assert {row["verdict"] for row in cracked} == {"anomalous"}
     assert {row["verdict"] for row in whole} == {"ok"}
