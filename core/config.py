@@ -72,7 +72,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
             encoded = file.read(MAX_FILE_BYTES + 1)
         text = encoded.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(encoded) > MAX_FILE_BYTES:
         raise ConfigError(f"{path}: more than {MAX_FILE_BYTES} bytes, too large for a config file")
     try:

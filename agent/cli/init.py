@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
 
     path = args.out or _default_path()
     if path.exists() and not args.force:
-        raise ConfigError(f"{path}: is there already. Name another file with --out, or replace it with --force")
+        raise ConfigError(f"{path}: exists already. Name another file with --out, or replace it with --force")
     answers = ask_all(args, ask if sys.stdin.isatty() and not args.yes else None)
     is_known = _is_known(answers.product)
     text = as_yaml(answers, path, is_known=is_known)
@@ -105,10 +105,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--yes", action="store_true", help="ask nothing: take the defaults for flags that are not given"
     )
-    parser.add_argument("--force", action="store_true", help="replace the file if it is there")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     args = parser.parse_args(arguments)
     if not args.yes and not sys.stdin.isatty():
-        parser.error("no terminal to ask on: add --yes, and flags for what differs from the defaults")
+        parser.error("no terminal to ask questions on: add --yes, and flags for other answers than the defaults")
     return args
 
 

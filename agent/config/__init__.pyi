@@ -28,7 +28,6 @@ from .paths import default_cache_dir as default_cache_dir
 from .paths import default_state_dir as default_state_dir
 from .web import OFF as OFF
 from .web import HistoryConfig as HistoryConfig
-from .web import WebConfig as WebConfig
 from .web import WebhookConfig as WebhookConfig
 from .web import is_loopback as is_loopback
 from .web import split_listen as split_listen

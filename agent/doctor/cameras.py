@@ -112,7 +112,7 @@ def _opened(camera: CameraConfig, name: str) -> Finding:
     rate = frames / measured_s
     text = f"{what}: {w} x {h}, {rate:.1f} frames a second"
     if camera.fps is not None and rate < 0.8 * camera.fps:
-        advice = "more light (a long exposure lowers the rate), a smaller size, or an USB 3 port"
+        advice = "more light (a long exposure lowers the rate), a smaller size, or a USB 3 port"
         return Finding(check=name, state="warn", text=f"{text}, fewer than fps: {camera.fps:g}", advice=advice)
     return Finding(check=name, state="ok", text=text)
 

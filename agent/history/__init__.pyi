@@ -7,7 +7,6 @@ from .query import scores as scores
 from .reports import By as By
 from .reports import Report as Report
 from .reports import ReportRow as ReportRow
-from .reports import Shifts as Shifts
 from .reports import report as report
 from .rows import milliseconds as milliseconds
 from .store import MOST_WAITING as MOST_WAITING

@@ -76,8 +76,8 @@ class Pruner:
         low = self._disk_free(self._path.parent) < LOW_DISK_BYTES
         if low != (self.low_disk is not None):
             self.low_disk = (
-                f"history {self._path}: the disk has less than {LOW_DISK_BYTES:,} bytes left, so the oldest results "
-                "give way to new ones. Free some space"
+                f"history {self._path}: the disk has less than {LOW_DISK_BYTES:,} bytes left, so new results "
+                "replace the oldest. Free some space"
                 if low
                 else None
             )

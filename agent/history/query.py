@@ -14,7 +14,7 @@ from zsad_agent.history import rows
 from zsad_core.types import Verdict
 
 BUDGET_S = 0.05  # for one page; a search that needs longer continues with the next page
-CHECK_EVERY = 64  # candidates between two looks at the clock
+CHECK_EVERY = 64  # candidates between two checks of the time
 JOINED_BLOCKS = 4  # blocks between two matching ones that are read as well
 MOST_PARTS = 4  # three-letter parts of a name that are looked up
 SAMPLED_NAMES = 300  # that tell which parts are rare

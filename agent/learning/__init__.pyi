@@ -9,7 +9,6 @@ from .line import LineLearner as LineLearner
 from .marks import export_dataset as export_dataset
 from .marks import mark as mark
 from .marks import marked as marked
-from .offer import Offer as Offer
 from .pictures import GatheredPictures as GatheredPictures
 from .recent import RecentPart as RecentPart
 from .recent import RecentParts as RecentParts

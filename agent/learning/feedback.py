@@ -1,4 +1,4 @@
-"""What a person says about a part changes the product's profile at once."""
+"""A person marks a part as good or bad, which changes the product's profile at once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -72,7 +72,7 @@ class Feedback:
         self._store, self._networks, self._prepare = store, networks, prepare
 
     def give(self, part: RecentPart, *, good: bool) -> str:
-        """Keeps the mark and changes the profile. Returns what came of it, for people.
+        """Stores the mark and changes the profile. Returns the outcome as text.
 
         Raises:
             ZsadError: the profile cannot be used or stored; nothing has changed but the mark.
@@ -243,7 +243,7 @@ def _take_out(profile: Profile, part: RecentPart, networks: Networks) -> tuple[P
             unchecked=True,
         )
         now, _ = networks.score(taught.profile, image)
-        return taught.profile, f"{text}. It was among the learned parts and has left them: its score is now {now:.3f}"
+        return taught.profile, f"{text}. It was among the learned parts and was removed: its score is now {now:.3f}"
     return profile, text
 
 

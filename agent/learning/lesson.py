@@ -14,7 +14,6 @@ from zsad_agent.learning.pictures import BADS, GOODS, MAX_GIVEN, GatheredPicture
 from zsad_agent.learning.recent import RecentPart
 from zsad_agent.system import read_json, write_whole
 from zsad_agent.teaching import KeptPicture, Picture, Taught, write_profile
-from zsad_core.bundle import product_name
 from zsad_core.errors import ImageError, ZsadError
 
 logger = logging.getLogger(__name__)
@@ -206,13 +205,13 @@ class Lesson:
         return picture.name
 
     def take_marked(self, pictures: Sequence[KeptPicture]) -> None:
-        """Parts of the product that were marked as bad earlier count too. Before anything else is gathered."""
+        """Parts of the product that were marked as bad earlier count too. Call it before pictures are gathered."""
         for picture in pictures[-MOST_MARKED:]:
             with contextlib.suppress(ImageError):
                 self.bads.put(picture)
 
     def take_mark(self, part: RecentPart, *, good: bool) -> None:
-        """A person says what a part of the line was. A bad one is not learned, and counts for the recall."""
+        """A person marks a part of the line. A bad one is not learned, and counts for the recall."""
         if good:
             if part.id in self.bads:
                 self.remove(part.id)
@@ -310,14 +309,6 @@ def find_lessons(folder: Path) -> Iterator[tuple[str, str, Asked | None]]:
             logger.warning("%s: the teach-in does not continue: %s", path, error)
     for path in sorted(folder.glob(f"*/*/{LINE}/offer.json")):
         yield path.parts[-4], path.parts[-3], None
-
-
-def is_taught_name(product: str) -> bool:
-    """Whether a product of this name can be taught."""
-    try:
-        return product_name(product) == product
-    except ValueError:
-        return False
 
 
 def _read_offer(folder: Path) -> Offer | None:

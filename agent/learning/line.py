@@ -23,13 +23,13 @@ import numpy as np
 from zsad_agent.config import LearningConfig
 from zsad_agent.learning.drift import Follower, LineWatch
 from zsad_agent.learning.feedback import Feedback
-from zsad_agent.learning.lesson import Lesson, LessonPicture, Teach, find_lessons, is_taught_name, open_lesson
+from zsad_agent.learning.lesson import Lesson, LessonPicture, Teach, find_lessons, open_lesson
 from zsad_agent.learning.marks import keep_bad, marked
 from zsad_agent.learning.offer import RATE, Asked, shorten
 from zsad_agent.learning.recent import RecentParts
 from zsad_agent.messages import DriftStats, Result
 from zsad_agent.system import Service, one_line
-from zsad_agent.teaching import KeptPicture, Profile, ProfileStore
+from zsad_agent.teaching import KeptPicture, Profile, ProfileStore, can_be_taught
 from zsad_core.errors import ProfileError, ZsadError
 from zsad_core.types import Verdict
 
@@ -92,8 +92,8 @@ class LineLearner(Service):
         self._closing, self._busy = False, True
         self._lock = threading.RLock()  # guards what follows, and the files of the lessons
         self._lessons: dict[str, Lesson] = {}  # by camera
-        self._said: dict[str, str] = {}  # camera -> what became of its last lesson
-        self._marked: dict[str, str] = {}  # camera -> what became of the last mark
+        self._said: dict[str, str] = {}  # camera -> outcome of its last lesson
+        self._marked: dict[str, str] = {}  # camera -> outcome of the last mark
         self._recent: dict[str, RecentParts] = {}  # by camera
         self._profile: Profile | None = None  # that was followed last
         self._fault: str | None = None
@@ -136,7 +136,7 @@ class LineLearner(Service):
     def begin(self, camera: str, product: str, count: int, rate: float | None) -> None:
         """Teaches the product from the next `count` different pictures, which a person says are good."""
         with self._lock, self._storing():
-            if not is_taught_name(product):
+            if not can_be_taught(product):
                 raise ZsadError(
                     f"{product!r} cannot be the name of a product: no slash or '..', in Unicode's composed form"
                 )
@@ -171,7 +171,7 @@ class LineLearner(Service):
             return profile
 
     def mark(self, camera: str, part_id: str, *, good: bool) -> None:
-        """A person says what the part of a result was, or that a picture of the lesson that was left out is good."""
+        """A person marks the part of a result, or says that a picture that the lesson left out is good."""
         with self._lock, self._storing():
             lesson = self._lessons.get(camera)
             if good and lesson is not None and lesson.asked is not None and lesson.is_left_out(part_id):
@@ -294,7 +294,7 @@ class LineLearner(Service):
                 self._rest()
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Waits until every queued picture is learned or not."""
+        """Waits until no picture is queued and no lesson is to be learned."""
         with self._queue_changed:
             return self._queue_changed.wait_for(lambda: not (self._busy or self._waiting or self._wanted()), timeout_s)
 
@@ -369,7 +369,7 @@ class LineLearner(Service):
             if lesson is not None and lesson.product == result.product:  # it was taught in another way
                 self._forget(result.camera)
             return None
-        if self._config.mode == "off" or not is_taught_name(result.product):
+        if self._config.mode == "off" or not can_be_taught(result.product):
             return None
         if lesson is None or lesson.product != result.product:
             folder = self._folder / result.camera

@@ -20,7 +20,7 @@ MAX_MARKED = 500  # of each kind and product; the oldest is deleted
 
 
 def mark(store: ProfileStore, part: RecentPart, *, good: bool) -> None:
-    """Keeps a part's picture and map under what it is now said to be.
+    """Stores a part's picture and map as good or as bad.
 
     Raises:
         OSError: the disk cannot store it.

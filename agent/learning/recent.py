@@ -1,4 +1,4 @@
-"""The last inspected parts on disk, so that a person can say later what a part was.
+"""The last inspected parts on disk, so that a person can mark them later.
 
 `<folder>/<camera>/recent` holds `<id>.jpg`, `<id>.npy` with the map, and `<id>.json`, which is written last. These
 files are not synced: a power cut can lose those of the last seconds.
@@ -119,10 +119,6 @@ class RecentParts:
         return RecentPart(
             id=part_id, facts=facts, picture=KeptPicture(name=part_id, jpeg=jpeg), anomaly_map=anomaly_map
         )
-
-    def passes(self) -> list[str]:
-        """The ids of the kept passes, oldest first."""
-        return list(self._ids[False])
 
     def _delete(self, part_id: str) -> None:
         for suffix in SUFFIXES:

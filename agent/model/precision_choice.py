@@ -46,7 +46,7 @@ def choose_model(bundle: Bundle, config: InferenceConfig) -> Arithmetic:
     if config.model != "auto":
         model, why = config.model, f"inference.model is {config.model}"
     elif len(bundle.arithmetics) == 1:
-        model, why = bundle.arithmetics[0], "the bundle has no other"
+        model, why = bundle.arithmetics[0], "it is the only one"
     elif (kept := _kept(bundle, config)) is not None:
         times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in sorted(kept.median_ms.items()))
         model, why = kept.model, f"zsad-agent bench chose it for this machine: {times}"

@@ -1,4 +1,4 @@
-"""The largest message that the broker accepts: stated by it (MQTT 5), or learnt from ended connections (MQTT 3.1.1).
+"""The largest message that the broker accepts: stated by it (MQTT 5), or learned from ended connections (MQTT 3.1.1).
 
 A broker ends the connection when a message exceeds its limit; sending the message again would end it again, in a loop.
 So a live picture is left out. A result or evidence picture may delay the others for a while, but not for ever.
@@ -26,8 +26,8 @@ class SizeLimits:
     def __init__(self, *, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
         self._stated = math.inf  # bytes, by the broker
-        self._learnt = math.inf  # bytes, for pictures
-        self._learnt_at_s = 0.0
+        self._learned = math.inf  # bytes, for pictures
+        self._learned_at_s = 0.0
         self._smallest_left_out = math.inf  # bytes, since the log said that pictures are left out
         self._left_out_at_s = 0.0  # time of the latest one
         self._passed = 0  # size of the largest message that the broker accepted over this connection
@@ -64,9 +64,9 @@ class SizeLimits:
         if self.careful:
             return False
         now_s = self._clock_s()
-        if now_s - self._learnt_at_s > FORGET_S:
-            self._learnt = math.inf
-        limit = min(self._stated, self._learnt)
+        if now_s - self._learned_at_s > FORGET_S:
+            self._learned = math.inf
+        limit = min(self._stated, self._learned)
         none_left_out = self._smallest_left_out == math.inf
         if size > limit:
             if none_left_out:
@@ -142,11 +142,11 @@ class SizeLimits:
         if self._picture_cuts >= PICTURE_CUTS:
             self._picture_cuts = 0
             # the limit is rarely just below the suspect
-            self._learnt = max(self._passed, self._smallest_suspect * 3 // 4)
-            self._learnt_at_s = self._clock_s()
-            self._note_left_out(self._learnt + 1)
+            self._learned = max(self._passed, self._smallest_suspect * 3 // 4)
+            self._learned_at_s = self._clock_s()
+            self._note_left_out(self._learned + 1)
             logger.warning(
                 "the broker ended the connection right after a picture, twice in a row: pictures above %d bytes are "
                 "left out. Lower heatmap.max_bytes or max_width.",
-                self._learnt,
+                self._learned,
             )

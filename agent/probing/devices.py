@@ -24,7 +24,7 @@ class Device:
 
 
 def list_devices(sysfs: Path = Path("/sys/class/video4linux"), dev: Path = Path("/dev")) -> list[Device]:
-    """Every camera, by number. A node that says that it gives no pictures, as for metadata, is left out."""
+    """Every camera, by number. A node without pictures, for example one for metadata, is left out."""
     numbers = sorted(int(match[1]) for node in _list(sysfs) if (match := _NODE.fullmatch(node.name)))
     links = {os.path.realpath(link): str(link) for link in reversed(_list(dev / "v4l/by-id"))}
     found = []
@@ -52,7 +52,7 @@ def _name(node: Path) -> str:
 
 
 def _gives_pictures(path: str) -> bool:
-    """Also if that cannot be asked."""
+    """True also if the driver does not answer."""
     answer = bytearray(_CAPABILITY_BYTES)
     with contextlib.suppress(OSError):
         node = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,6 +1,6 @@
-"""HTTP: a server in its own thread, its limits, TLS, and files, which knows no route; and webhooks.
+"""An HTTP server in its own thread, with limits, TLS and static files, and webhooks. It has no routes of its own.
 
-uvicorn is imported when the first client connects, or when the server is told to. May import `system`, `config`
+uvicorn is imported when the first client connects, or after `begin_s`. May import `system`, `config`
 and `messages`.
 """
 

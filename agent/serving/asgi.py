@@ -1,4 +1,4 @@
-"""What every application is wrapped in: who may ask, how much a request may hold, and safe headers in every answer."""
+"""The wrapper of each application: its host names, the limits of a request, and safe headers in every answer."""
 
 import ipaddress
 import json
@@ -39,7 +39,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
 
 
 class Guard:
-    """Refuses what no application shall see, and answers for an application that fails.
+    """Refuses a bad request before the application gets it, and answers if the application fails.
 
     A name that another site can point to this machine is refused as Host (DNS rebinding). The port in it may be that
     of a tunnel.
@@ -52,7 +52,7 @@ class Guard:
         names: Callable[[], Collection[str]],
         body_limit: Callable[[Scope], int] = lambda scope: 0,
     ) -> None:
-        """`names`: in lower case, by which this machine is called beside its addresses. `body_limit`: bytes."""
+        """`names`: host names of this machine, in lower case. `body_limit`: bytes."""
         self._app = app
         self._names = names
         self._body_limit = body_limit
@@ -120,7 +120,7 @@ class Guard:
 
 
 def is_on_loopback(scope: Scope) -> bool:
-    """Whether the client is a program on this machine, and does not say that it asks for somebody else."""
+    """Whether the client is a program on this machine, and is not a proxy of another client."""
     forwarded = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"} & {name for name, _ in scope["headers"]}
     try:
         return not forwarded and ipaddress.ip_address(address_of(scope)).is_loopback
@@ -202,7 +202,7 @@ class _Body:
         return message
 
     async def drain(self) -> None:
-        """Reads the rest, as far as it is not absurdly long: a client reads the answer after its last byte."""
+        """Reads the rest, at most `MAX_DRAINED_BYTES`: a client reads the answer after its last byte."""
         while self._received <= MAX_DRAINED_BYTES:
             message = await self._receive()
             self._received += len(message.get("body", b""))

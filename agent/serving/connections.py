@@ -126,7 +126,7 @@ class Connections:
             interface="asgi3",
             log_config=None,
             access_log=False,
-            proxy_headers=False,  # who asks is who has connected
+            proxy_headers=False,  # the client is the program that has connected
             server_header=False,
             date_header=False,
             timeout_keep_alive=limits.idle_s,

@@ -1,4 +1,4 @@
-"""An HTTP server in a thread of its own. Whatever happens in it, inspection goes on."""
+"""An HTTP server in a thread of its own. A failure in it does not stop the inspection."""
 
 import contextlib
 import logging

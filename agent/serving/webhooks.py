@@ -26,7 +26,7 @@ TRY_AGAIN = (408, 425, 429)  # further statuses that may pass, as 5xx do
 class Webhooks(Service):
     """A sink of the pipeline, with a thread for each webhook, so that none delays another.
 
-    A result is sent again until it is answered with 2xx, or with a status that will stay. A restart forgets what waits.
+    A result is sent again until the answer is 2xx, or a status that a retry cannot change. A restart loses what waits.
     """
 
     name = "webhooks"
@@ -55,7 +55,7 @@ class Webhooks(Service):
         return "; ".join(post.fault for post in self._posts if post.fault) or None
 
     def accept(self, result: Result, heatmap: bytes | None) -> None:
-        """Queues the result for whoever wants its verdict. Never waits."""
+        """Queues the result for each webhook that wants its verdict. Never waits."""
         for post in self._posts:
             if result.verdict.value in post.verdicts:
                 post.put(result)
@@ -126,7 +126,7 @@ class _Post:
             logger.info("webhook %s works again; lost so far: %d", self._shown, self._lost)
 
     def _send(self, body: bytes) -> tuple[str | None, bool]:
-        """Why it has not arrived, None if it has; and whether it will never."""
+        """Why it has not arrived (None: it has), and whether a retry is useless."""
         try:
             status = self._post(body)
         except (OSError, http.client.HTTPException, ValueError) as error:

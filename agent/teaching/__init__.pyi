@@ -22,6 +22,7 @@ from .profile import write_profile as write_profile
 from .sheet import write_sheet as write_sheet
 from .store import Entry as Entry
 from .store import ProfileStore as ProfileStore
+from .store import can_be_taught as can_be_taught
 from .taught import FOLLOWED_BOUND as FOLLOWED_BOUND
 from .taught import FOLLOWED_SHARE as FOLLOWED_SHARE
 from .taught import Followed as Followed

@@ -243,7 +243,7 @@ class ProfileStore:
                 continue
             write_whole(self.folder / product / CURRENT, b"%d\n" % number)
             return profile
-        raise ProfileError(f"{product}: no earlier profile can be taken into use: {fault}")
+        raise ProfileError(f"{product}: cannot return to an earlier profile: {fault}")
 
     def _prune(self, product: str, spared: set[int | None]) -> None:
         """Deletes all but the newest profiles, with their sheets, and what killed writers have left.
@@ -275,7 +275,7 @@ class ProfileStore:
 
     def _number(self, product: str) -> int | None:
         """The number in `current`; without this file that of the newest profile; None: nothing was taught."""
-        if not _can_be_taught(product):
+        if not can_be_taught(product):
             return None
         chosen = self._chosen(product)
         return max(self._numbers(product), default=None) if chosen is None else chosen
@@ -349,7 +349,8 @@ class ProfileStore:
         return ProfileError(f"{error.filename or self.folder}: {what}: {error.strerror or error}")
 
 
-def _can_be_taught(product: str) -> bool:
+def can_be_taught(product: str) -> bool:
+    """Whether a product can have this name."""
     try:
         return product_name(product) == product
     except ValueError:

@@ -31,7 +31,7 @@ from zsad_core.errors import ImageError, ZsadError
 from zsad_core.memory import Promise, Spread, coreset, promise, to_unit
 from zsad_core.part import PartModel, part_models
 
-SMALL_SIDE = 640  # of the pictures from which the part is learnt, pixels
+SMALL_SIDE = 640  # of the pictures from which the part is learned, pixels
 COMPARED = 12  # goods whose views are compared to choose the part's mode
 LEAVE_FRAME = 0.9  # another mode must make the distances of the whole frame smaller by this factor
 FOREIGN_MARGIN = 3.0  # in z, over the goods' highest quartile; of the shared sets: own goods exceed it by up to 2.3

@@ -182,7 +182,9 @@ def as_yaml(scores: Sequence[float], false_reject_rate: float, notes: Sequence[s
     ]
     if expected_rate > false_reject_rate:
         wanted, needed = f"{false_reject_rate:.2%}", math.ceil(1 / false_reject_rate) - 1
-        lines.append(f"# {len(scores)} pictures cannot support the {wanted} requested: take at least {needed}.")
+        lines.append(
+            f"# {len(scores)} pictures are too few for the {wanted} that was asked for: take at least {needed}."
+        )
     lines += [f"# {note}" for note in notes]
     lines.append("# zsad-agent teach finds more defects with the same pictures; it sets its own threshold.")
     return "\n".join([*lines, "decision:", f"  threshold: {threshold:.{DECIMALS}f}"])

@@ -90,10 +90,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = command_parser(
         "teach",
         "Learns a product from pictures of good parts, or from a camera that sees good parts. The agent, "
-        "score and bench then use what was learnt. 20 pictures are a start, 100 allow a false reject rate of 1 %.",
+        "score and bench then use what was learned. 20 pictures are a start, 100 allow a false reject rate of 1 %.",
         examples="zsad-agent teach good-parts --product bottle --bad bad-parts\n"
         "zsad-agent teach --camera 0 --product bottle --count 100",
-        note="Exit code 1 if nothing could be learnt; the earlier profile then stays in use.",
+        note="Exit code 1 if nothing could be learned; the earlier profile then stays in use.",
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="pictures of good parts, or folders")
     parser.add_argument("--product", required=True, metavar="NAME", help="the product, as results name it")
@@ -125,7 +125,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--unchecked", action="store_true", help="learn pictures too that look the same or were rejected"
     )
     parser.add_argument(
-        "--sheet", type=Path, metavar="FILE", help="picture of what was learnt; default: by the profile"
+        "--sheet", type=Path, metavar="FILE", help="picture of what was learned; default: by the profile"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     args = parser.parse_args(arguments)
@@ -157,7 +157,7 @@ def _bad_frames(args: argparse.Namespace, camera: CameraConfig, goods: Sequence[
     """The bad parts.
 
     Raises:
-        ImageError: one of them is among the good parts, so that it would be learnt.
+        ImageError: one of them is among the good parts, so that it would be learned.
     """
     frames = _frames(args.bad, camera) if args.bad else []
     known = {os.path.realpath(name) for name, _ in goods} if args.paths else set()
@@ -217,7 +217,7 @@ def say_progress(what: str, done: int, total: int) -> None:
 
 
 def name_left_out(taught: Taught) -> None:
-    """Names on stderr what was not learnt, and the bad parts that are missed."""
+    """Names on stderr what was not learned, and the bad parts that are missed."""
     for left_out in taught.left_out:
         text = one_line(f"{left_out.name}: {left_out.reason}", MAX_REASON)
         print(f"zsad-agent: left out: {printable(text)}", file=sys.stderr)
@@ -254,7 +254,7 @@ def as_text(taught: Taught, stored: Profile, path: Path, sheet: Path, flags: Map
     goods = len(taught.good_scores)
     again = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in flags.items())
     lines = [
-        f"{printable(stored.product)}: learnt from {len(stored.goods)} pictures of good parts; left out: "
+        f"{printable(stored.product)}: learned from {len(stored.goods)} pictures of good parts; left out: "
         f"{len(taught.left_out)}; pictures that set the threshold: {goods}",
         f"where the part is: {stored.part.mode}",
         *promise_lines(stored, goods),
@@ -278,7 +278,8 @@ def promise_lines(profile: Profile, goods: int) -> list[str]:
     ]
     if goods < level.needed:
         lines.append(
-            f"{goods} pictures cannot support the {profile.asked_rate:.1%} asked: take at least {level.needed}"
+            f"{goods} pictures are too few for the {profile.asked_rate:.1%} that was asked for: "
+            f"take at least {level.needed}"
         )
     recall = "unknown: name pictures of bad parts with --bad"
     if level.recall is not None:

@@ -1,4 +1,4 @@
-"""Who may do what: passwords, sessions, roles, and the list of who changed what. Knows no HTTP."""
+"""Access: passwords, sessions, roles, and the audit list. Does not depend on HTTP."""
 
 import hashlib
 import hmac
@@ -113,7 +113,7 @@ class AuditList:
 
 @dataclass(slots=True)
 class Visitor:
-    """Who asks."""
+    """Who sent the request."""
 
     role: Role
     address: str
@@ -171,7 +171,7 @@ class Access:
         clock_s: Callable[[], float] = time.time,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Reads the files. Without a readable file of passwords nobody gets in; `fault` then says why."""
+        """Reads the files. If the passwords cannot be read, nobody can log in; `fault` says why."""
         self._state_dir = state_dir
         self._session_s = session_h * 3600
         self._clock_s = clock_s
@@ -202,7 +202,7 @@ class Access:
         return bool(self._passwords) or self.fault is not None
 
     def visitor(self, token: str | None, address: str, *, on_loopback: bool) -> Visitor | None:
-        """Who asks; None: nobody who has logged in. On the loopback everyone is admin until a password is set."""
+        """The visitor; None if nobody has logged in. On the loopback everyone is admin until a password is set."""
         if not self.passwords_set:
             return Visitor(ADMIN, address, _loopback_csrf(), self.audit) if on_loopback else None
         if not token:
@@ -224,7 +224,7 @@ class Access:
         with self._lock:
             self._tries.begin(address)
             stored = self._passwords.get(role)
-        with self._hashing:  # also without a password, so that the time does not tell which are set
+        with self._hashing:  # also if no password is set: the time must not show whether there is one
             found = _scrypt(password, bytes.fromhex(stored.salt) if stored is not None else b"none")
         if stored is None or not hmac.compare_digest(found.hex(), stored.hash):
             self.audit.note(role, address, "log-in refused")

@@ -1,4 +1,4 @@
-"""The application: every route below `/api/v1`, the page's files, who gets in, and how errors are told."""
+"""The application: the routes below `/api/v1`, the page's files, access, and the answers to errors."""
 
 import logging
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -28,7 +28,7 @@ from zsad_agent.serving import (
 from zsad_agent.system import printable, shortened
 from zsad_agent.web import cameras, config_api, live, results_api, teach_api
 from zsad_agent.web.access import COOKIE, MAX_PASSWORD, Access, AccessError, Role, Visitor
-from zsad_agent.web.ports import ForAdmin, ForOperator, Parts, WebParts, visitor_of
+from zsad_agent.web.ports import Body, ForAdmin, ForOperator, Parts, WebParts, visitor_of
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,7 @@ class SessionBody(BaseModel):
     device_id: str | None
 
 
-class Credentials(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Credentials(Body):
     role: Role
     password: Annotated[str, Field(max_length=MAX_PASSWORD)]
 
@@ -159,7 +157,7 @@ def body_limit(scope: Scope) -> int:
 
 
 class Gate:
-    """Lets in who has a session. Without one there are only the page's files and the log-in."""
+    """Checks the session. Without one, only the page's files and the log-in can be reached."""
 
     def __init__(self, api: App, health: HealthApp, files: App, access: Access) -> None:
         self._api, self._health, self._files, self._access = api, health, files, access
@@ -215,7 +213,7 @@ def _cookie(scope: Scope) -> str | None:
 
 
 def _is_same_origin(scope: Scope) -> bool:
-    """A browser names the site that asks; other programs need not."""
+    """A browser sends the site that the request comes from; other programs need not."""
     origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
     return origins in ([], [f"{scope['scheme']}://{header(scope, b'host')}"])
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, SecretStr, ValidationError
 
 from zsad_agent.config import CameraConfig, MqttConfig, SourceConfig
 from zsad_agent.inspection import Station
@@ -16,23 +16,17 @@ from zsad_agent.monitoring import HealthState, health_state
 from zsad_agent.probing import list_devices, probe_broker, probe_source
 from zsad_agent.teaching import ProfileStore
 from zsad_agent.web.hub import as_jpeg
-from zsad_agent.web.live import JPEG, PRINTABLE, Camera, station_of
-from zsad_agent.web.ports import ForAdmin, ForOperator, Parts, Visitor, WebParts
+from zsad_agent.web.live import JPEG, MAX_TEXT, Camera, Text, station_of
+from zsad_agent.web.ports import Body, ForAdmin, ForOperator, Parts, Visitor, WebParts
 from zsad_core.errors import ProfileError
 from zsad_core.memory import promise_at, recall_interval, to_unit
 from zsad_core.redaction import redacted
 from zsad_core.types import TAUGHT_THRESHOLD
 
 PROBE_WIDTH = 1280  # pixels
-MAX_TEXT = 4096
 
 router = APIRouter(tags=["cameras"])
 Unit = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=PRINTABLE)]
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
 
 
 class HealthBody(HealthState):
@@ -70,7 +64,7 @@ class SwitchValue(Body):
 class Setting(BaseModel):
     value: float | str | bool | None
     source: Literal["config", "command"]
-    error: str | None = Field(default=None, description="Why it is lost at the next restart.")
+    error: str | None = Field(default=None, description="Why it does not survive a restart.")
 
 
 class PromiseBody(BaseModel):

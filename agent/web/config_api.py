@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import cv2
 import numpy as np
 from fastapi import APIRouter, BackgroundTasks, HTTPException
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
@@ -23,8 +23,8 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from zsad_agent.config import load_settings
 from zsad_agent.inspection import Station
 from zsad_agent.system import in_thread, write_whole
-from zsad_agent.web.live import PRINTABLE, Camera, station_of
-from zsad_agent.web.ports import ForAdmin, Parts, WebParts
+from zsad_agent.web.live import Camera, Text, station_of
+from zsad_agent.web.ports import Body, ForAdmin, Parts, WebParts
 from zsad_core.errors import ConfigError, ImageError
 from zsad_core.picture import decode_image
 from zsad_core.redaction import redacted
@@ -42,12 +42,6 @@ _writing = threading.Lock()  # one change at a time
 router = APIRouter(tags=["config"])
 Offset = Annotated[int, Field(ge=0, le=65_535)]
 Side = Annotated[int, Field(ge=8, le=65_535)]
-Base64 = Annotated[str, Field(max_length=MAX_MASK)]
-Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=PRINTABLE)]
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
 
 
 class Draft(Body):
@@ -199,7 +193,7 @@ def _restored(text: str, before: str) -> str:
     """With the credentials of `before` where `text` hides them.
 
     Raises:
-        ConfigError: it cannot be told which are meant.
+        ConfigError: it is not clear which credentials are meant.
     """
     known: dict[str, set[str]] = {}
     for found in _URL.findall(before):
@@ -306,12 +300,12 @@ def _mask(parts: WebParts, station: Station, encoded: str) -> tuple[Path, bytes]
 
 
 def _check_used(parts: WebParts, path: Path, camera: str, changes: Mapping[str, Any]) -> None:
-    """Refuses a change that would have no effect: a command or a flag of the command line wins over the file."""
+    """Refuses a change that would have no effect: a command or a flag of the command line overrides the file."""
     if "product" in changes and parts.commands.state(camera, "product")["source"] == "command":
         raise HTTPException(
             409,
-            f"a command chose the product of {camera}, which wins over the file: choose it under Inspect, or set it to "
-            "null first",
+            f"a command chose the product of {camera}, which overrides the file: choose it under Inspect, or set it "
+            "to null first",
         )
     try:
         in_file = load_settings(path).config.every_camera
@@ -320,13 +314,15 @@ def _check_used(parts: WebParts, path: Path, camera: str, changes: Mapping[str, 
     running = next(one for one in parts.config.every_camera if one.name == camera)
     stored = next((one for one in in_file if one.name == camera), None)
     if stored is None:
-        raise HTTPException(409, f"{path} has no camera {camera}: a flag of the command line names it, and wins")
+        raise HTTPException(
+            409, f"{path} has no camera {camera}: a flag of the command line names it, which overrides the file"
+        )
     for key in changes:
         if key != "name" and getattr(running, key) != getattr(stored, key):
             raise HTTPException(
                 409,
-                f"{key} is {_shown({key: getattr(running, key)})[key]!r} by a flag of the command line, which wins: "
-                "start the agent without it. If the file was edited since the start, reload first",
+                f"{key} is {_shown({key: getattr(running, key)})[key]!r} by a flag of the command line, which "
+                "overrides the file: start the agent without it. If the file was edited since the start, reload first",
             )
 
 

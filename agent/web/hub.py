@@ -1,4 +1,4 @@
-"""What the page shows live: the newest picture of each camera, and the events. Knows no HTTP."""
+"""What the page shows live: the newest picture of each camera, and the events. Does not depend on HTTP."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 MAX_STREAMS = 40  # pages that get events at the same time
 MAX_RESULTS = 100  # results that wait for a slow page; older ones are left out
-PING_S = 10.0  # between two signs of life of a stream without events
+PING_S = 10.0  # between two comments in a stream without events
 MAX_ENCODED = 32  # JPEGs in memory, of all cameras and sizes
 JPEG_QUALITY = 80
 WATCH_EVERY_S = 0.5
@@ -41,7 +41,7 @@ class _Newest:
 
 
 class LivePictures:
-    """The newest inspected picture of each camera. Stands before the evidence. Encodes a picture only when asked."""
+    """The newest inspected picture of each camera, encoded when it is requested. Passes all on to the evidence."""
 
     def __init__(self, evidence: Evidence | None) -> None:
         """`evidence`: gets everything too."""
@@ -165,7 +165,7 @@ class EventWatch(Service):
     stop_s = 0.2
 
     def __init__(self, hub: EventHub, read: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]]) -> None:
-        """`read`: the kind and content of each event, as it is now. One that does not change comes as well."""
+        """`read`: the kind and content of each event, as it is now. Unchanged events are included."""
         self._hub, self._read = hub, read
         self._said: dict[int, Mapping[str, Any]] = {}  # by the place among the events
         self._failed = False
@@ -185,7 +185,7 @@ class EventWatch(Service):
                 continue
             try:
                 self._look()
-            except Exception:  # the next look may succeed
+            except Exception:  # the next attempt may succeed
                 if not self._failed:
                     logger.exception("the state of the agent cannot be sent to the page")
                 self._failed = True

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
@@ -17,12 +17,13 @@ from zsad_agent.messages import Result
 from zsad_agent.serving import is_on_loopback
 from zsad_agent.web.access import COOKIE
 from zsad_agent.web.hub import MAX_STREAMS, EventHub, Stream, as_jpeg
-from zsad_agent.web.ports import ForOperator, Parts, WebParts
+from zsad_agent.web.ports import Body, ForOperator, Parts, WebParts
 
 MAX_WAIT_S = 30.0
 MAX_INSPECTIONS = 8  # requests that wait for their part at the same time; each takes a thread
 
-PRINTABLE = r"^[^\x00-\x1f\x7f]*$"  # of texts that become paths and addresses
+MAX_TEXT = 4096
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=r"^[^\x00-\x1f\x7f]*$")]  # a path or an address
 Camera = Annotated[str, Path(max_length=64, description="Name of a camera.")]
 Width = Annotated[int, Query(ge=16, le=4096, description="Pixels; a smaller picture is not enlarged.")]
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}, "description": "A JPEG."}}
@@ -31,17 +32,15 @@ _waiting = threading.BoundedSemaphore(MAX_INSPECTIONS)
 router = APIRouter(tags=["live"])
 
 
-class Inspection(BaseModel):
+class Inspection(Body):
     """What to inspect."""
-
-    model_config = ConfigDict(extra="forbid")
 
     trigger_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=MAX_WAIT_S)] = 5.0
 
 
 def station_of(parts: WebParts, camera: str) -> Station:
-    """The camera's.
+    """The station of a camera.
 
     Raises:
         HTTPException: 404, there is none.

@@ -1,11 +1,11 @@
-"""What the routes are given: the running agent, and the visitor with his role.
+"""What a route gets: the running agent, and the visitor with a role.
 
     @router.put("/cameras/{camera}/paused")
     def set_paused(camera: str, body: Switch, parts: Parts, visitor: ForOperator) -> Setting:
         ...
         visitor.note(f"{camera} paused", False, True)  # a line in the audit list; without it, one with the route alone
 
-What the page may not import comes as a protocol.
+A part that `web` may not import is a protocol.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, HTTPException, Request
+from pydantic import BaseModel, ConfigDict
 
 from zsad_agent.config import AgentConfig
 from zsad_agent.history import HistoryStore
@@ -25,6 +26,12 @@ from zsad_agent.monitoring import HealthApp
 from zsad_agent.teaching import ProfileStore
 from zsad_agent.web.access import ADMIN, OPERATOR, Access, Role, Visitor
 from zsad_agent.web.hub import EventHub, LivePictures
+
+
+class Body(BaseModel):
+    """The body of a request. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Commands(Protocol):
@@ -40,7 +47,7 @@ class Commands(Protocol):
             camera: None for a command to the device.
             key: of `Key`.
             value: as in the message over MQTT.
-            by: who asks, for the log.
+            by: the role of the visitor, for the log.
 
         Raises:
             ZsadError: refused; nothing has changed.
@@ -72,7 +79,7 @@ class WebParts:
 
 
 def visitor_of(request: Request) -> Visitor | None:
-    """Who asks; None: nobody who has logged in."""
+    """The visitor; None if nobody has logged in."""
     return getattr(request.state, "visitor", None)
 
 

@@ -17,19 +17,20 @@ import numpy as np
 import simplejpeg
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from zsad_agent.evidence import OVERLAY, PICTURE, is_kept, read_kept
 from zsad_agent.history import By, HistoryStore, Report, Stored, Wanted, find, find_one, milliseconds, report, scores
 from zsad_agent.history import ReportRow as HistoryRow
 from zsad_agent.messages import Result
 from zsad_agent.system import utc_text
-from zsad_agent.web.ports import ForOperator, Parts, WebParts
+from zsad_agent.web.hub import as_jpeg
+from zsad_agent.web.live import Width
+from zsad_agent.web.ports import Body, ForOperator, Parts, WebParts
 from zsad_core.errors import HistoryError, ZsadError
 from zsad_core.types import Verdict
 
 CSV_PAGE = 500  # results that one query of the CSV file reads
-JPEG_QUALITY = 85
 KEPT_S = 3600  # in the browser; a picture of a result does not change
 DAY_MS = 86_400_000
 COLUMNS = (  # of the CSV file; the rest are parts of a result
@@ -50,17 +51,14 @@ MORE_COLUMNS = ("regions", "latency_ms", "bundle", "profile", "mark")
 _shrinking = threading.BoundedSemaphore(2)  # the other cores are for the inspection
 
 ResultId = Annotated[str, Path(max_length=300)]
-Width = Annotated[int | None, Query(ge=16, le=4096, description="Pixels; a smaller picture is not enlarged.")]
 Name = Annotated[str, Field(max_length=200)]
 Mark = Literal["good", "bad"]
 
 router = APIRouter(tags=["results"])
 
 
-class Filter(BaseModel):
+class Filter(Body):
     """Which results."""
-
-    model_config = ConfigDict(extra="forbid")
 
     from_: AwareDatetime | None = Field(default=None, alias="from", description="Captured at this time or later.")
     to: AwareDatetime | None = Field(default=None, description="Captured before this time.")
@@ -104,15 +102,13 @@ class ResultPage(BaseModel):
     next: str | None = Field(description="`before` of the next page; null: no more. A page before it may be short.")
 
 
-class GivenMark(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class GivenMark(Body):
     good: bool
 
 
 class MarkBody(BaseModel):
     mark: Mark
-    text: str = Field(description="What came of it, for people.")
+    text: str = Field(description="What was learned from it, as text.")
 
 
 class ReportCounts(BaseModel):
@@ -166,7 +162,7 @@ def list_results(asked: Annotated[PageFilter, Query()], parts: Parts, visitor: F
 @router.get("/results.csv", response_class=StreamingResponse, responses={200: {"content": {"text/csv": {}}}})
 def export_results(asked: Annotated[CsvFilter, Query()], parts: Parts, visitor: ForOperator) -> StreamingResponse:
     """All matching results as a table, the newest first."""
-    with _reading(parts):  # a fault is said before the first line
+    with _reading(parts):  # a fault must be answered before the first line
         pass
     disposition = {"Content-Disposition": 'attachment; filename="results.csv"'}
     return StreamingResponse(_csv(parts, asked), media_type="text/csv; charset=utf-8", headers=disposition)
@@ -181,7 +177,7 @@ def read_result(result_id: ResultId, parts: Parts, visitor: ForOperator) -> Resp
 @router.get(
     "/results/{result_id}/picture.jpg", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}}
 )
-def read_picture(result_id: ResultId, parts: Parts, visitor: ForOperator, width: Width = None) -> Response:
+def read_picture(result_id: ResultId, parts: Parts, visitor: ForOperator, width: Width | None = None) -> Response:
     """The picture of a result, as far as `evidence` keeps it."""
     return _picture(parts, result_id, PICTURE, width)
 
@@ -189,7 +185,7 @@ def read_picture(result_id: ResultId, parts: Parts, visitor: ForOperator, width:
 @router.get(
     "/results/{result_id}/overlay.jpg", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}}
 )
-def read_overlay(result_id: ResultId, parts: Parts, visitor: ForOperator, width: Width = None) -> Response:
+def read_overlay(result_id: ResultId, parts: Parts, visitor: ForOperator, width: Width | None = None) -> Response:
     """The picture with its heatmap."""
     return _picture(parts, result_id, OVERLAY, width)
 
@@ -340,9 +336,7 @@ def shrunk(jpeg: bytes, width: int) -> bytes:
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), reduced[0] if reduced else cv2.IMREAD_COLOR)
     if image is None:
         return jpeg
-    height = max(1, round(image.shape[0] * width / image.shape[1]))
-    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+    return as_jpeg(image, width)
 
 
 def _csv(parts: WebParts, asked: CsvFilter) -> Iterator[str]:

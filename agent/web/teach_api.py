@@ -7,15 +7,15 @@ from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from zsad_agent.learning import LessonPicture, LineLearner
 from zsad_agent.teaching import why_not_given
 from zsad_agent.web.access import ADMIN
 from zsad_agent.web.hub import as_jpeg
-from zsad_agent.web.live import JPEG, Camera, station_of
-from zsad_agent.web.ports import ForAdmin, ForOperator, Parts, WebParts, require
+from zsad_agent.web.live import JPEG, Camera, Width, station_of
+from zsad_agent.web.ports import Body, ForAdmin, ForOperator, Parts, WebParts, require
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.picture import decode_image
 
@@ -31,16 +31,13 @@ UPLOAD: dict[str, Any] = {
 _decoding = threading.Lock()  # one at a time: the memory and the other cores are for the inspection
 
 PictureId = Annotated[str, Path(max_length=200, description="`id` of the list.")]
-Width = Annotated[int, Query(ge=16, le=4096, description="Pixels; a smaller picture is not enlarged.")]
 FileName = Annotated[str, Query(max_length=300, description="Of the file.")]
 
 router = APIRouter(tags=["teach"])
 
 
-class TeachAction(BaseModel):
+class TeachAction(Body):
     """As the value of the MQTT command `teach`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     action: Literal["start", "finish", "cancel", "commit", "roll_back", "good", "bad"]
     product: str | None = Field(default=None, description="Of start; default: that of the camera.")
@@ -123,7 +120,7 @@ def read_teach(camera: Camera, parts: Parts, visitor: ForOperator) -> TeachState
 
 @router.post("/cameras/{camera}/teach", response_model_exclude_unset=True)
 def do_teach(camera: Camera, body: TeachAction, parts: Parts, visitor: ForOperator, request: Request) -> TeachState:
-    """Starts, finishes or cancels a teach-in, takes its offer into use, or says what a part was."""
+    """Starts, finishes or cancels a teach-in, takes its offer into use, or marks a part as good or bad."""
     station_of(parts, camera)
     if body.action not in OPERATORS:
         require(ADMIN)(request)
@@ -174,7 +171,7 @@ async def give_picture(
 ) -> GivenPicture:
     """Takes an image file into the teach-in: the body is the file. The region of the camera applies.
 
-    Good parts need a teach-in that was started. Bad parts are not learned: they say how many the threshold finds.
+    Good parts need a teach-in that was started. Bad parts are not learned: they measure how many the threshold finds.
     """
     station_of(parts, camera)
     learner = _learner(parts, camera)

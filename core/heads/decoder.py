@@ -149,7 +149,7 @@ class Decoder(nn.Module):
         return segmentation_loss(torch.cat([1 - probability, probability], dim=1), mask)
 
     def score_loss(self, logits: Tensor, target: Target) -> Tensor:
-        """Cross entropy of the score, with learnt scale and bias: a small defect may fill only a part of the share."""
+        """Cross entropy of the score, with learned scale and bias: a small defect may fill only a part of the share."""
         score = top_mean(torch.sigmoid(logits[:, 0].float()), SCORE_FRACTION).clamp(1e-4, 1 - 1e-4)
         told = self.score_scale * torch.logit(score) + self.score_bias
         return F.binary_cross_entropy_with_logits(told, target.is_anomalous.to(told.dtype))

@@ -1,4 +1,4 @@
-"""VisualAD (arXiv 2603.07952): a learnt anomaly token and a learnt normal token inside a frozen ViT; no text.
+"""VisualAD (arXiv 2603.07952): a learned anomaly token and a learned normal token inside a frozen ViT; no text.
 
 The two tokens pass through the backbone (`token_insertion`). At each tap, spatial-aware cross-attention (SCA) adds
 evidence from that tap's patches to the tokens, and the self-alignment function (SAF) recalibrates the patches. A patch

@@ -1,4 +1,4 @@
-"""Where the part is in a frame: learnt from pictures of good parts, found again in each frame. Runs without torch."""
+"""Where the part is in a frame: learned from pictures of good parts, found again in each frame. Runs without torch."""
 
 import lazy_loader
 

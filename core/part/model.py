@@ -99,7 +99,7 @@ class PartModel(StrictModel):
     """How the part is found. `frame`: the view is the whole frame; `box`: a crop; `strip`: a crop, rotated, 3:1."""
 
     mode: Literal["frame", "box", "strip"]
-    goods: Annotated[int, Field(ge=1)]  # pictures that it was learnt from
+    goods: Annotated[int, Field(ge=1)]  # pictures that it was learned from
     part: TaughtPart | None = None  # None: no part stands out, the surface fills the frame
     view: TaughtView | None = None  # None: parts are not compared with a template
 

@@ -98,7 +98,7 @@ def test_acknowledged_result_is_no_longer_suspected() -> None:
         assert not limits.careful
 
 
-def test_no_size_limit_is_learnt_from_a_broker_that_never_answers() -> None:
+def test_no_size_limit_is_learned_from_a_broker_that_never_answers() -> None:
     limits = SizeLimits()
     for _ in range(20):
         limits.connected(None)
@@ -162,7 +162,7 @@ def test_log_says_that_smaller_pictures_fit_when_none_was_left_out_for_a_while(
     assert said(caplog) == ["left out", "back"]
 
 
-def test_end_of_a_learnt_limit_is_logged(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_end_of_a_learned_limit_is_logged(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     limits = SizeLimits(clock_s=clock)
     cut_after_picture(limits, LARGE)

@@ -61,7 +61,7 @@ def test_roll_back_goes_one_version_back_each_time(store: ProfileStore) -> None:
     added = [store.add(make_profile(seed=seed)) for seed in range(3)]
     assert store.roll_back("nut").sha256 == added[1].sha256
     assert store.roll_back("nut").sha256 == added[0].sha256
-    with pytest.raises(ProfileError, match="nut: no earlier profile can be taken into use: there is no earlier one"):
+    with pytest.raises(ProfileError, match="nut: cannot return to an earlier profile: there is no earlier one"):
         store.roll_back("nut")
     assert store.entry("nut").number == 1
     assert store.add(make_profile(seed=9)).sha256 not in {profile.sha256 for profile in added}

@@ -186,7 +186,7 @@ def test_calibrate_prints_a_threshold_that_passes_the_good_parts(
     printed = capsys.readouterr()
     assert "broken.png" in printed.err
     assert "# Left out: 1 without a score." in printed.out
-    assert "From 6 pictures" in printed.out and "cannot support the 1.00%" in printed.out
+    assert "From 6 pictures" in printed.out and "are too few for the 1.00%" in printed.out
     assert printed.out.splitlines()[-2:] == ["decision:", "  threshold: 0.1961"]
 
 

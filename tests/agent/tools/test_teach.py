@@ -100,15 +100,15 @@ def test_a_damaged_profile_makes_every_picture_unknown(
         }
 
 
-def test_teach_says_what_it_learnt_and_what_to_run_next(
+def test_teach_says_what_it_learned_and_what_to_run_next(
     bundle: Path, parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     teach(bundle, parts / "good", product="hex nut")
     told = capsys.readouterr()
     for text in (
-        "hex nut: learnt from 20 pictures of good parts; left out: 0; pictures that set the threshold: 20",
+        "hex nut: learned from 20 pictures of good parts; left out: 0; pictures that set the threshold: 20",
         "with 90 % confidence at most",
-        "20 pictures cannot support the 1.0% asked: take at least 99",
+        "20 pictures are too few for the 1.0% that was asked for: take at least 99",
         "bad parts found: unknown: name pictures of bad parts with --bad",
         "zsad-agent score PICTURES --product 'hex nut'",
     ):
@@ -116,7 +116,7 @@ def test_teach_says_what_it_learnt_and_what_to_run_next(
     assert "zsad-agent: learning good parts: 20" in told.err
 
 
-def test_pictures_that_are_not_learnt_are_named(
+def test_pictures_that_are_not_learned_are_named(
     bundle: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     goods = write_parts(tmp_path / "goods", range(12))

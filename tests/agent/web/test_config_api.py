@@ -330,7 +330,7 @@ def test_flag_of_the_command_line_wins_and_that_is_said(pages: Pages) -> None:
     for page in pages.open(ONE, {"source": {"camera": "0"}}):
         before = page.text
         refused = page.patch(source="http://10.0.0.7/")
-        assert refused.status == 409 and "by a flag of the command line, which wins" in refused.error
+        assert refused.status == 409 and "by a flag of the command line, which overrides" in refused.error
         assert SECRET not in refused.error and page.text == before
         assert page.changed(trigger="mqtt")["source"]["trigger"] == "mqtt"
 

@@ -1,4 +1,4 @@
-"""What is learnt from goods, how it is stored, and that real pictures are not refused."""
+"""What is learned from goods, how it is stored, and that real pictures are not refused."""
 
 import json
 from pathlib import Path
