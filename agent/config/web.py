@@ -61,6 +61,8 @@ class WebConfig(StrictModel):
             raise ValueError("certificate and key go together: set both or neither")
         if self.generate_certificate and self.certificate is not None:
             raise ValueError("generate_certificate and certificate are both set: keep one of them")
+        if self.webhooks and not self.on:
+            raise ValueError("webhooks are sent only while the page is on: set listen, for example 127.0.0.1:8080")
         return self
 
     @property

@@ -53,7 +53,6 @@ class Taught:
     good_scores: Mapping[str, float]  # those that set the threshold
     bad_scores: Mapping[str, float] = field(default_factory=dict)
     missed: tuple[str, ...] = ()  # the bad parts below the threshold, lowest score first
-    likeness: Mapping[str, float] = field(default_factory=dict)  # part mode -> mean distance between goods
     notes: tuple[str, ...] = ()  # for people
 
     @property
@@ -141,7 +140,7 @@ def teach(
     order = np.random.default_rng(seed).permutation(len(goods))
     chosen, held_out = ([goods[place] for place in sorted(part)] for part in (order[:MAX_GOODS], order[MAX_GOODS:]))
     kept, small = _look_through(task, chosen)
-    part, likeness = choose_part(task.observer, small, mode)
+    part = _choose_part(task.observer, small, mode)
     memories = _learn(task, part, chosen)
     bundle = networks.bundle
     return _finish(
@@ -152,7 +151,6 @@ def teach(
         bad,
         doubtful,
         rate,
-        likeness=likeness,
         kept=[kept[name] for name in memories.seen],
         bundle=BundleName(name=bundle.manifest.name, version=bundle.manifest.version, sha256=bundle.sha256),
     )
@@ -172,10 +170,8 @@ def _look_through(task: _Task, goods: Sequence[Named]) -> tuple[dict[str, KeptPi
     return kept, small
 
 
-def choose_part(
-    observer: Observer, images: Sequence[np.ndarray], mode: str | None
-) -> tuple[PartModel, dict[str, float]]:
-    """Where the part is, chosen by how alike the goods become; and the mean distance between goods of each mode.
+def _choose_part(observer: Observer, images: Sequence[np.ndarray], mode: str | None) -> PartModel:
+    """Where the part is: the mode in which the goods look most alike, if `mode` is None.
 
     Args:
         observer: its first scale compares the goods.
@@ -186,17 +182,17 @@ def choose_part(
         ZsadError: the mode does not fit these goods.
     """
     models: dict[str, PartModel] = {model.mode: model for model in part_models(images)}
-    likeness: dict[str, float] = {}
+    distances: dict[str, float] = {}  # mode -> mean distance between goods
     for name, model in models.items():
         if (distance := _mean_distance(observer, images, model)) is not None:
-            likeness[name] = distance
+            distances[name] = distance
     if mode is None:
-        mode = min(likeness, key=lambda name: likeness[name])
-        if mode != "frame" and likeness[mode] > LEAVE_FRAME * likeness.get("frame", np.inf):
+        mode = min(distances, key=lambda name: distances[name])
+        if mode != "frame" and distances[mode] > LEAVE_FRAME * distances.get("frame", np.inf):
             mode = "frame"
-    elif mode not in likeness:
-        raise ZsadError(f"mode {mode} does not fit these good parts. Modes that do: {', '.join(likeness)}")
-    return models[mode], likeness
+    elif mode not in distances:
+        raise ZsadError(f"mode {mode} does not fit these good parts. Modes that do: {', '.join(distances)}")
+    return models[mode]
 
 
 def _mean_distance(observer: Observer, images: Sequence[np.ndarray], model: PartModel) -> float | None:
@@ -306,7 +302,6 @@ def _finish(
     doubtful: Sequence[Named],
     rate: float,
     *,
-    likeness: Mapping[str, float],
     kept: Sequence[KeptPicture],
     bundle: BundleName,
 ) -> Taught:
@@ -372,7 +367,6 @@ def _finish(
         good_scores={name: float(to_unit(of[-1], scale)) for name, of in scores.items()},
         bad_scores={name: float(to_unit(of[-1], scale)) for name, of in found.items()},
         missed=tuple(name for _, name in missed),
-        likeness=likeness,
         notes=tuple(task.notes),
     )
 

@@ -111,18 +111,6 @@ class PartModel(StrictModel):
             raise ValueError("a view needs one taught part")
         return self
 
-    @property
-    def summary(self) -> str:
-        """One sentence for the user: what was taught, and what the view shows."""
-        if self.part is None:
-            return "The goods show no part that stands out from its background: the whole frame is inspected."
-        area = _taught_area(self.part)
-        if self.part.count > 1:
-            return f"The goods show {self.part.count} equal parts, {area} each: the whole frame is inspected."
-        how = {"frame": "the whole frame is inspected", "box": "it is cut out", "strip": "it is rotated and cut out"}
-        turns = ", small rotations are compensated" if self.mode == "box" and self.view and self.view.turns else ""
-        return f"The goods show one part, {area}: {how[self.mode]}{turns}."
-
     def locate(self, image_bgr: np.ndarray) -> Located:
         """The view of the part in a frame, uint8 BGR [H, W, 3].
 

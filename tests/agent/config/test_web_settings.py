@@ -61,6 +61,7 @@ def test_listen_address_is_read(listen: str, host: str, port: int, loopback: boo
         ("certificate: /x, key: /y, generate_certificate: true", "generate_certificate and certificate are both set"),
         ("session_h: 0", "web.session_h: "),
         ("webhooks: [{url: 'ftp://x'}]", "web.webhooks.0.url: "),
+        ("webhooks: [{url: 'http://x/'}]", "webhooks are sent only while the page is on: set listen"),
         ("webhooks: [{url: 'http://u:geheim@x/'}]", "credentials do not belong in the URL"),
         ("webhooks: [{url: 'http://x/', verdicts: []}]", "web.webhooks.0.verdicts: "),
         ("webhooks: [{url: 'http://x/', verdicts: [bad]}]", "web.webhooks.0.verdicts.0: "),
