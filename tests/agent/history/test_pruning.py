@@ -142,7 +142,7 @@ def test_nearly_full_disk_keeps_the_newest_results_and_is_stated(
         free = 10_000_000
         for start in range(2000, 6000, 200):
             put(history, [make_result(seq) for seq in range(start, start + 200)])
-        assert history.fault is not None and "the oldest results give way" in history.fault
+        assert history.fault is not None and "new results replace the oldest" in history.fault
         assert history.left_out == 0
         size = path.stat().st_size
         put(history, [make_result(seq) for seq in range(6000, 7000)])
