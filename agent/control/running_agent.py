@@ -11,7 +11,7 @@ import numpy as np
 from zsad_agent.config import AgentConfig
 from zsad_agent.control.command import CommandError, TeachAction, TeachRequest
 from zsad_agent.inspection import Station
-from zsad_agent.learning import NO_LEARNER, LineLearner
+from zsad_agent.learning import LineLearner
 from zsad_agent.model import BundleStore, BundleUpdater, ModelInUse, Outcome
 from zsad_agent.system import in_thread, one_line
 from zsad_core.errors import BundleError, ConfigError
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 MAX_ERROR_CHARACTERS = 4000  # a config file may have many faults
 START_COUNT = 30  # pictures of a teach-in that names no number
+NO_LEARNER = "teaching needs profiles in the config (not off), and a bundle with feature networks"
 
 
 class RunningAgent:

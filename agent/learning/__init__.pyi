@@ -3,7 +3,6 @@ from .drift import Follower as Follower
 from .feedback import Feedback as Feedback
 from .feedback import Networks as Networks
 from .feedback import learn_kept as learn_kept
-from .lesson import NO_LEARNER as NO_LEARNER
 from .lesson import LessonPicture as LessonPicture
 from .lesson import Teach as Teach
 from .line import LineLearner as LineLearner

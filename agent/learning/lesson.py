@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
 
-NO_LEARNER = "teaching needs profiles in the config (not off), and a bundle with feature networks"
 LEAST_PICTURES = 3  # that are learned
 MAX_JSON_BYTES = 4_000_000
 LINE, ASKED = "line", "asked"
@@ -253,15 +253,22 @@ class Lesson:
         self.asked = asked
 
 
-def open_lesson(folder: Path, product: str, asked: Asked | None, parts: int) -> Lesson:
-    """The lesson in a folder, which is made if there is none.
+def open_lesson(of_camera: Path, product: str, asked: Asked | None, needed: int, *, afresh: bool = False) -> Lesson:
+    """The lesson in the folder of a camera, which is made if there is none.
 
-    `parts`: that are gathered when nobody has asked for a number.
+    Args:
+        of_camera: the folder.
+        product: its name.
+        asked: what a person asked for; None: it is learned from the line.
+        needed: pictures for the first attempt.
+        afresh: what an earlier lesson has left is deleted.
 
     Raises:
         OSError: it cannot be made or read.
     """
-    needed = parts if asked is None else asked.count
+    folder = of_camera / product / (LINE if asked is None else ASKED)
+    if afresh:
+        shutil.rmtree(folder, ignore_errors=True)
     pictures = GatheredPictures(folder, 2 * needed, GOODS)
     offer = _read_offer(folder)
     wanted = asked is not None and asked.finished and offer is None
@@ -281,16 +288,15 @@ def open_lesson(folder: Path, product: str, asked: Asked | None, parts: int) -> 
     )
 
 
-def find_lessons(folder: Path) -> Iterator[tuple[str, str, Path, Asked | None]]:
-    """Camera, product and folder of what a person started, and then of the lessons with an offer."""
+def find_lessons(folder: Path) -> Iterator[tuple[str, str, Asked | None]]:
+    """Camera, product and what a person asked for; first what people started, then the lessons with an offer."""
     for path in sorted(folder.glob(f"*/*/{ASKED}/asked.json")):
-        camera, product = path.parts[-4:-2]
         try:
-            yield camera, product, path.parent, read_json(path, Asked, MAX_JSON_BYTES)
+            yield path.parts[-4], path.parts[-3], read_json(path, Asked, MAX_JSON_BYTES)
         except ValueError as error:
             logger.warning("%s: the teach-in does not continue: %s", path, error)
     for path in sorted(folder.glob(f"*/*/{LINE}/offer.json")):
-        yield path.parts[-4], path.parts[-3], path.parent, None
+        yield path.parts[-4], path.parts[-3], None
 
 
 def is_taught_name(product: str) -> bool:

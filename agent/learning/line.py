@@ -23,16 +23,7 @@ import numpy as np
 from zsad_agent.config import LearningConfig
 from zsad_agent.learning.drift import Follower, LineWatch
 from zsad_agent.learning.feedback import Feedback
-from zsad_agent.learning.lesson import (
-    ASKED,
-    LINE,
-    Lesson,
-    LessonPicture,
-    Teach,
-    find_lessons,
-    is_taught_name,
-    open_lesson,
-)
+from zsad_agent.learning.lesson import Lesson, LessonPicture, Teach, find_lessons, is_taught_name, open_lesson
 from zsad_agent.learning.marks import keep_bad
 from zsad_agent.learning.offer import RATE, Asked, shorten
 from zsad_agent.learning.recent import RecentParts
@@ -152,10 +143,8 @@ class LineLearner(Service):
             earlier = self._lessons.get(camera)
             if earlier is not None and earlier.asked is not None:
                 self._forget(camera)
-            folder = self._folder / camera / product / ASKED
-            shutil.rmtree(folder, ignore_errors=True)
             asked = Asked(count=count, rate=RATE if rate is None else rate)
-            self._lessons[camera] = open_lesson(folder, product, asked, self._config.parts)
+            self._lessons[camera] = open_lesson(self._folder / camera, product, asked, count, afresh=True)
 
     def finish(self, camera: str) -> None:
         """Learns the pictures that were gathered so far."""
@@ -382,7 +371,7 @@ class LineLearner(Service):
         if self._config.mode == "off" or not is_taught_name(result.product):
             return None
         if lesson is None or lesson.product != result.product:
-            folder = self._folder / result.camera / result.product / LINE
+            folder = self._folder / result.camera
             lesson = self._lessons[result.camera] = open_lesson(folder, result.product, None, self._config.parts)
         return lesson
 
@@ -432,10 +421,11 @@ class LineLearner(Service):
 
     def _resume(self) -> None:
         """What a person started continues after a restart, and offers are still there."""
-        for camera, product, folder, asked in find_lessons(self._folder):
+        for camera, product, asked in find_lessons(self._folder):
             with self._lock:
                 if camera not in self._lessons:
-                    self._lessons[camera] = open_lesson(folder, product, asked, self._config.parts)
+                    parts = self._config.parts if asked is None else asked.count
+                    self._lessons[camera] = open_lesson(self._folder / camera, product, asked, parts)
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:

@@ -106,10 +106,15 @@ def make_offer(taught: Taught, sha256: str, goods: list[str], *, trusted: bool) 
         named=tuple(NotLearned(id=entry.name, reason=entry.reason) for entry in ordered[:MAX_NAMED]),
         notes=(*taught.notes, *(() if trusted else (UNLABELLED,))),
         recall=_recall(level.recall),
-        goods_scores=tuple(np.round(to_unit(np.array(profile.goods_scores), level.scale), 4).tolist()),
-        bad_scores=tuple(round(score, 4) for score in taught.bad_scores.values()),
+        goods_scores=_rounded_down(to_unit(np.array(profile.goods_scores), level.scale)),
+        bad_scores=_rounded_down(np.array(list(taught.bad_scores.values()))),
         judged=judged,
     )
+
+
+def _rounded_down(scores: np.ndarray) -> tuple[float, ...]:
+    """Four digits; none crosses the threshold."""
+    return tuple((np.floor(scores.astype(np.float64) * 10_000) / 10_000).tolist())
 
 
 def _recall(found: Recall | None) -> OfferedRecall | None:

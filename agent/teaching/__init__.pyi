@@ -3,6 +3,7 @@ from .goods import Looks as Looks
 from .goods import Picture as Picture
 from .goods import read as read
 from .goods import tail_limit as tail_limit
+from .goods import why_not_given as why_not_given
 from .goods import why_not_good as why_not_good
 from .in_use import ProductPredictor as ProductPredictor
 from .in_use import make_predictor as make_predictor

@@ -20,6 +20,8 @@ Picture: TypeAlias = np.ndarray | Callable[[], np.ndarray]  # uint8 BGR [H, W, 3
 
 LEAST_GOODS = 3
 HEAD_BYTES = 1024
+OVERLAY = "an overlay of the agent, not a picture of a part"
+REJECTED = ("anomalous", "unknown")  # verdicts
 LOOKS_SIDE = 128  # pictures are compared at this size, in grey, pixels
 SAME_LOOKS = 8  # grey levels: largest difference of one part taken or saved twice; of two parts it is 29 and more
 FAR_MADS, FAR_TIMES = 5.0, 2.0  # a stranger's distance is above the median by both
@@ -63,11 +65,26 @@ def why_not_good(path: Path, *, unchecked: bool) -> str | None:
             beside = json.loads(path.with_suffix(".json").read_bytes())
             if isinstance(beside, dict) and beside.get("schema") == "zsad.result/1":
                 verdict = beside.get("verdict")
-    if comment == "overlay" or path.name.lower().endswith(".overlay.jpg"):
-        return "an overlay of the agent, not a picture of a part"
-    if verdict in ("anomalous", "unknown") and not unchecked:
+    if is_overlay(path.name, comment):
+        return OVERLAY
+    if verdict in REJECTED and not unchecked:
         return f"evidence of the agent, which was {verdict}. If the part is good, add --unchecked"
     return None
+
+
+def why_not_given(name: str, encoded: bytes, *, good: bool) -> str | None:
+    """Why a file that a person gives is no picture of a good or bad part; None if it may be one."""
+    comment = comment_of(encoded[:HEAD_BYTES])
+    if is_overlay(name, comment):
+        return OVERLAY
+    if good and comment in REJECTED:
+        return f"evidence of the agent, which was {comment}. If the part is good, mark its result as good"
+    return None
+
+
+def is_overlay(name: str, comment: str | None) -> bool:
+    """Whether the agent has drawn over a picture. `comment`: of `zsad_core.picture.comment_of`."""
+    return comment == "overlay" or name.lower().endswith(".overlay.jpg")
 
 
 def screen(

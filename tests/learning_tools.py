@@ -3,6 +3,7 @@
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from result_maker import make_result
 from zsad_agent.config import LearningConfig
 from zsad_agent.learning import LineLearner, RecentPart
 from zsad_agent.messages import Result
-from zsad_agent.teaching import LeftOut, Picture, ProfileStore, Taught
+from zsad_agent.teaching import LeftOut, Picture, ProfileStore, Recall, Taught
 from zsad_core.errors import ZsadError
 from zsad_core.types import Verdict
 
@@ -21,10 +22,16 @@ MAP = np.zeros((4, 6), np.float32)
 
 
 class FakeTeach:
-    """Learns all pictures but the first. `fault`: why it refuses. `hold`: it waits for `let_go` before it ends."""
+    """Learns all pictures but the first ones. Waits for `let_go` before it ends.
+
+    `fault`: why it refuses. `defect`: what it raises. `left_out`, `share`: why and how much it leaves out.
+    """
 
     def __init__(self) -> None:
         self.fault: str | None = None
+        self.defect: Exception | None = None
+        self.left_out = LeftOut(name="", reason="may be defective", score=3.0)
+        self.share = 0.0  # of the pictures; at least one is left out
         self.calls: list[dict[str, Any]] = []
         self.let_go = threading.Event()
         self.let_go.set()
@@ -48,12 +55,19 @@ class FakeTeach:
         )
         while not self.let_go.wait(0.01):
             progress("learning", 1, len(names))
+        if self.defect is not None:
+            raise self.defect
         if self.fault is not None:
             raise ZsadError(self.fault)
+        count = max(1, round(self.share * len(names)))
+        profile = make_profile(product, seed=len(self.calls))
+        recall = Recall(found=len(bad), total=len(bad)) if bad else None
+        top = profile.levels[-1].model_copy(update={"recall": recall})
+        profile = replace(profile, levels=(*profile.levels[:-1], top))
         return Taught(
-            profile=make_profile(product, seed=len(self.calls)),
-            left_out=(LeftOut(name=names[0], reason="may be defective", score=3.0),),
-            good_scores=dict.fromkeys([*names[1:], *more["kept"]], 0.1),
+            profile=profile,
+            left_out=tuple(replace(self.left_out, name=name) for name in names[:count]),
+            good_scores=dict.fromkeys([*names[count:], *more["kept"]], 0.1),
             bad_scores=dict.fromkeys(more["bad"], 0.8),
         )
 
@@ -72,6 +86,7 @@ class LearnerLine:
         self.teach = FakeTeach()
         self.prepared: list[str] = []
         self.drifts: dict[str, str | None] = {}
+        self.cut_height: int | None = None  # of the cameras' regions, pixels
         self.learner = LineLearner(
             LearningConfig(**{"parts": 20, **config}),
             folder / "learning",
@@ -81,6 +96,7 @@ class LearnerLine:
             FakeFeedback(),  # type: ignore[arg-type]
             free_running=free_running,
             on_drift=self._note_drift,
+            cut=lambda camera, frame_bgr: frame_bgr[: self.cut_height],
         )
         self._seq = 0
         self._boot = secrets.token_hex(4)
@@ -111,6 +127,21 @@ class LearnerLine:
     @property
     def state(self) -> dict[str, Any]:
         return self.learner.state("cam0")
+
+    def give(self, seed: int, *, good: bool = True) -> str:
+        """A person gives a picture to the lesson."""
+        return self.learner.give_picture("cam0", f"p{seed}.png", self.part(seed)[1], good=good)
+
+    def learn_asked(self, count: int = 6) -> None:
+        """A lesson that a person started, up to its first offer."""
+        self.learner.begin("cam0", "nut", count, None)
+        self.pass_by(count)
+        assert self.state["phase"] == "offered"
+
+    def pictures(self, **wanted: str) -> list[str]:
+        """The ids of the lesson's pictures with these fields."""
+        found = self.learner.pictures("cam0")
+        return [one.id for one in found if all(getattr(one, name) == value for name, value in wanted.items())]
 
     @property
     def stored(self) -> list[str]:
