@@ -103,6 +103,7 @@ class ServiceGroup:
 def in_thread(name: str, call: Callable[[], ResultT]) -> Future[ResultT]:
     """Runs `call` in a daemon thread, which does not delay the end of the process."""
     future: Future[ResultT] = Future()
+    future.set_running_or_notify_cancel()  # nobody can cancel it, so that the thread can always set the result
 
     def body() -> None:
         try:

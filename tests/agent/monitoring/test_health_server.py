@@ -246,6 +246,17 @@ def test_used_port_is_a_fault_and_is_opened_once_it_is_free(caplog: pytest.LogCa
         assert second.port == first.port and ask(first.port, "/healthz")[0] == 200
 
 
+def test_answer_that_does_not_come_ends_the_connection(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.monitoring.health_server.ANSWER_S", 0.5)
+    go_on = threading.Event()
+    agent.wait = lambda: go_on.wait(20)
+    with server_of(agent) as server:
+        started_s = time.monotonic()
+        assert send_raw(server.port or 0, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
+        assert time.monotonic() - started_s < 10
+        go_on.set()
+
+
 def test_server_listens_only_on_loopback(port: int) -> None:
     listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if f":{port:04X} " in line]
     assert f"0100007F:{port:04X}" in listening and not any(address.startswith("00000000") for address in listening)
