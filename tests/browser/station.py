@@ -95,4 +95,3 @@ def until(met: Callable[[], Any], timeout_s: float = 30.0) -> Any:
         assert time.monotonic() < end_s, f"not met within {timeout_s} s"
         time.sleep(0.1)
     return found
-

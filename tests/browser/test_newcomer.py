@@ -68,6 +68,7 @@ class Newcomer:
         page.get_by_label("New password again").fill(PASSWORD)
         self.keep("password")
         page.get_by_role("button", name="Set the password").click()
+        expect(page.get_by_role("heading", name="Log in", level=1)).to_be_visible()
         page.get_by_label("Administrator").check()
         page.get_by_label("Password", exact=True).fill("wrong guess")
         page.get_by_role("button", name="Log in").click()
@@ -181,9 +182,7 @@ class Newcomer:
         page.keyboard.press("Escape")
 
 
-def test_newcomer_sets_up_teaches_and_finds_a_reject(
-    visit: Visit, station: Station, screenshots: Path | None
-) -> None:
+def test_newcomer_sets_up_teaches_and_finds_a_reject(visit: Visit, station: Station, screenshots: Path | None) -> None:
     person = Newcomer(visit, station, screenshots)
     person.sets_the_password()
     person.draws_the_region()
@@ -200,4 +199,3 @@ def test_newcomer_sets_up_teaches_and_finds_a_reject(
         assert person.get("cameras")[0]["threshold"] == pytest.approx(person.threshold)
         assert person.get("session")["role"] == "admin"
     assert PASSWORD not in station.agent.output and "Traceback" not in station.agent.output
-
