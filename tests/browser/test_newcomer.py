@@ -1,4 +1,4 @@
-"""A newcomer's whole way, in a real browser against a real agent: first visit, region, teach-in, threshold, a reject."""
+"""A newcomer's whole way in a real browser against a real agent: first visit, region, teach-in, threshold, reject."""
 
 import re
 from collections.abc import Callable, Iterator

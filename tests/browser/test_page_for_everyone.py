@@ -106,7 +106,7 @@ def test_every_control_is_reached_with_the_tab_key(place: str, visit: Visit, sta
     page.evaluate(
         """selector => {
             window.missing = new Set([...document.querySelectorAll(selector)].filter((element) =>
-                element.checkVisibility({visibilityProperty: true}) && !element.disabled && !element.closest("[inert]")));
+                element.checkVisibility({visibilityProperty: true}) && !element.disabled));
             window.hidden = [];
             document.addEventListener("focusin", ({target}) => {
                 window.missing.delete(target);
