@@ -1,6 +1,8 @@
-"""A line for the browser tests: a network camera, a broker, and an agent with the shipped bundle and its page."""
+"""A line for the browser tests: a network camera or a watched folder, and an agent with the shipped bundle and its page."""
 
 import http.client
+import itertools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ class Parts:
     product: str
     goods: Sequence[Path]  # to teach
     line: Sequence[Path]  # what passes afterwards: good and bad ones
+    as_files: bool = False  # they come into a watched folder, else from a network camera
 
 
 def framed(path: Path) -> bytes:
@@ -40,7 +43,7 @@ def framed(path: Path) -> bytes:
 
 
 class Station:
-    """Runs from `with` on. `camera.jpegs` can be changed at any time."""
+    """Runs from `with` on."""
 
     def __init__(self, folder: Path, parts: Parts, broker: MosquittoBroker) -> None:
         self._folder, self.parts = folder, parts
@@ -49,18 +52,29 @@ class Station:
         self.show(parts.goods)
         self.port = free_port()
         self.origin = f"http://127.0.0.1:{self.port}"
-        self._settings = (
-            f"mqtt:\n  broker: {broker.url}\n"
-            "source:\n"
-            f"  source: {self.camera.url}  # above the belt\n"
-            f"  fps: {FPS}\n"
-            f"web:\n  listen: 127.0.0.1:{self.port}\n"
-        )
-        self.agent = AgentProcess(folder, BUNDLE, settings=self._settings)
+        self._files, self._ended = folder / "parts", threading.Event()
+        if parts.as_files:
+            self._files.mkdir()
+            source = f"  source: {self._files}  # above the belt\n  trigger: folder\n"
+        else:
+            source = f"  source: {self.camera.url}  # above the belt\n  fps: {FPS}\n"
+        web = f"web:\n  listen: 127.0.0.1:{self.port}\n"
+        self.agent = AgentProcess(folder, BUNDLE, settings=f"mqtt:\n  broker: {broker.url}\nsource:\n{source}{web}")
 
     def show(self, pictures: Sequence[Path]) -> None:
-        """These parts pass the camera, again and again."""
+        """These parts pass, again and again."""
         self.camera.jpegs = [framed(path) for path in pictures]
+        self._names = [path.stem for path in pictures]
+
+    def _feed(self) -> None:
+        """Writes the parts into the folder, each file whole."""
+        for number in itertools.count(1):
+            if self._ended.wait(1 / FPS):
+                return
+            jpegs, names = self.camera.jpegs, self._names
+            file = self._files / f"{number:04}-{names[number % len(names)]}.jpg"
+            file.with_suffix(".part").write_bytes(jpegs[number % len(jpegs)])
+            file.with_suffix(".part").rename(file)
 
     @property
     def config(self) -> str:
@@ -69,12 +83,16 @@ class Station:
 
     def __enter__(self) -> "Station":
         self.camera.__enter__()
+        if self.parts.as_files:
+            self._feeder = threading.Thread(target=self._feed, daemon=True)
+            self._feeder.start()
         self.agent.__enter__()
         until(lambda: self.answers())
         return self
 
     def __exit__(self, *_: object) -> None:
         self.agent.__exit__()
+        self._ended.set()
         self.camera.__exit__()
 
     def answers(self) -> bool:
