@@ -1,4 +1,4 @@
-"""A line for the browser tests: a network camera or a watched folder, and an agent with the shipped bundle and its page."""
+"""A line with a network camera or a watched folder, and an agent with the shipped bundle and its page."""
 
 import http.client
 import itertools
