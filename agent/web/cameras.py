@@ -94,7 +94,7 @@ class ThresholdBody(BaseModel):
     taught: bool
     goods_scores: list[Unit]
     promise: PromiseBody | None = Field(description="At `value`; null: nothing was taught.")
-    recall: RecallBody | None = Field(description="Of the bad parts. Without an offer it is known at the taught threshold only.")
+    recall: RecallBody | None = Field(description="Of the bad parts. Without an offer: at the taught threshold only.")
 
 
 class TaughtBody(BaseModel):
