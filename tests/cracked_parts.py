@@ -1,6 +1,7 @@
 """Files of one cracked part: truncated, with a wrong header or name, and of unusual layouts. A seed makes each."""
 
 import io
+import itertools
 import random
 import re
 import struct
@@ -8,12 +9,14 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import tifffile
 from PIL import Image
 
 STREAM = Path(__file__).parents[1] / "demo" / "stream"
 CRACKED, WHOLE = STREAM / "08-cracked.jpg", STREAM / "07-whole.jpg"
+PARTS = (8, 2, 4, 6, 10, 12)  # numbers of the cracked parts of the stream, for each seed another one
 BLOCK = 4096  # bytes that file systems and copies write at a time
 SAVE_OPTIONS: dict[str, tuple[str, str, dict[str, object]]] = {  # name -> mode, format, options of Pillow
     "baseline.jpg": ("RGB", "JPEG", {"quality": 90}),
@@ -52,7 +55,9 @@ NOT_READ = ("jpeg.tif", "packbits.tif", "lossy.webp", "lossless.webp", "a.jp2", 
 def cracked_parts(seed: int = 0) -> Iterator[tuple[str, bytes]]:
     """(file name, content) of each."""
     chance = random.Random(seed)
-    whole, good = encodings(Image.open(CRACKED)), encodings(Image.open(WHOLE))
+    number = PARTS[seed % len(PARTS)]
+    picture = Image.open(STREAM / f"{number:02}-cracked.jpg").convert("RGB")
+    whole, good = encodings(picture), encodings(Image.open(STREAM / f"{number - 1:02}-whole.jpg"))
     for name, data in whole.items():
         yield f"whole-{name}", data
         yield f"renamed-{name}{chance.choice(['.jpg', '.png', '.tif', '.bmp', '', '.dat', '.mp4'])}", data
@@ -66,7 +71,11 @@ def cracked_parts(seed: int = 0) -> Iterator[tuple[str, bytes]]:
         yield f"scans{number}-progressive.jpg", whole["progressive.jpg"][: scan.start()] + b"\xff\xd9"
     yield from _wrong_sizes(whole, chance)
     yield from _wrong_headers(whole, chance)
-    yield from _unusual(np.asarray(Image.open(CRACKED).convert("RGB")))
+    yield from _unusual(np.asarray(picture))
+    yield from _jpeg_fields(whole, chance)
+    yield from _other_readings(np.asarray(picture), chance)
+    yield from _altered(whole, np.asarray(picture), chance)
+    yield from _narrow(np.asarray(picture), chance)
 
 
 def encodings(picture: Image.Image) -> dict[str, bytes]:
@@ -163,6 +172,16 @@ def with_size(data: bytes, side: str, stated: int) -> bytes:
     )
 
 
+def with_tables(data: bytes, table: bytes) -> bytes:
+    """The JPEG with this quantisation table, 64 steps of a byte in the file's order, instead of each of its own."""
+    end = data.index(b"\xff\xda")
+    for found in re.finditer(rb"\xff\xdb(..)", data[:end], re.DOTALL):
+        start, after = found.end(), found.start() + 2 + int.from_bytes(found[1], "big")
+        for at in range(start, after, 65):
+            data = _replaced(data, at + 1, table)
+    return data
+
+
 def _wrong_headers(whole: dict[str, bytes], chance: random.Random) -> Iterator[tuple[str, bytes]]:
     """Other fields that say how the data is to be read; all sizes of a header changed alike."""
     for name in ("rgb.bmp", "grey.bmp", "rgb.png", "plain.tif", "strips.tif", "deflate.tif", "lzw.tif", "a.ppm"):
@@ -253,6 +272,118 @@ def _unusual(rgb: np.ndarray) -> Iterator[tuple[str, bytes]]:
         saved(Image.fromarray(rgb), "WEBP", save_all=True, append_images=[Image.fromarray(rgb[::-1])]),
     )
     yield "mono12.pgm", b"P5\n480 640\n4095\n" + (grey.astype(np.uint16) * 16).astype(">u2").tobytes()
+
+
+def _jpeg_fields(whole: dict[str, bytes], chance: random.Random) -> Iterator[tuple[str, bytes]]:
+    """Quantisation tables, sampling, colours and orientation. Values of a table that any encoder may have are left."""
+    for name in ("baseline.jpg", "progressive.jpg", "restarts.jpg", "cmyk.jpg"):
+        data = whole[name]
+        for kind, table in (
+            *((f"all{step}", bytes([step]) * 64) for step in (0, 64, 128, 255)),
+            ("coarse", bytes([3]) + bytes([255]) * 63),
+            ("random", bytes(chance.randrange(1, 256) for _ in range(64))),
+            *((f"one{place}", bytes(255 if at == place else 3 for at in range(64))) for place in (0, 1, 2, 5, 30)),
+        ):
+            yield f"table-{kind}-{name}", with_tables(data, table)
+        start = data.index(b"\xff\xdb") + 5
+        for number in range(4):
+            at = start + chance.randrange(64)
+            yield f"table-bit{number}-{name}", _replaced(data, at, bytes([data[at] ^ 0x80]))
+        frame = re.search(rb"\xff[\xc0-\xc2]\0.\x08", data, re.DOTALL)
+        assert frame is not None
+        for sampling in (0x11, 0x12, 0x21, 0x22, 0x44):
+            yield f"sampling{sampling:x}-{name}", _replaced(data, frame.end() + 6, bytes([sampling]))
+        for transform in (0, 1, 2):
+            adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])
+            yield f"adobe{transform}-{name}", data[:2] + adobe + data[2:]
+        for turn in (0, 1, 3, 6, 8, 9, 255, 65535):
+            exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHHI", 0x112, 3, 1, turn, 0, 0)
+            yield f"turn{turn}-{name}", data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+
+
+def _other_readings(rgb: np.ndarray, chance: random.Random) -> Iterator[tuple[str, bytes]]:
+    """Width, depth, byte order, predictor, palette and interlacing are not as the header states them."""
+    grey = np.asarray(Image.fromarray(rgb).convert("L"))
+    height, width = grey.shape
+    noise = np.frombuffer(chance.randbytes(grey.size), np.uint8).reshape(grey.shape)
+    deep = grey.astype(np.uint16) * 256 + noise
+    for name, values in (("8", grey), ("16", deep), ("rgb", rgb)):
+        for other in (120, 160, 240, 320, 400, 512, 600, 960, 1280, 1920, height):
+            torn = values.reshape(-1, other, *values.shape[2:])
+            if other != width:
+                yield f"wide{other}-{name}.png", saved(Image.fromarray(torn), "PNG")
+                yield f"wide{other}-{name}.tif", tiff(torn)
+                yield f"wide{other}-{name}-packed.tif", tiff(torn, compression="adobe_deflate")
+        for compression, stated in itertools.product((5, 32946), (1, 2)):
+            options = [cv2.IMWRITE_TIFF_COMPRESSION, compression, cv2.IMWRITE_TIFF_PREDICTOR, stated]
+            data = cv2.imencode(".tif", values, options)[1].tobytes()
+            tag = struct.pack("<HHIH", 317, 3, 1, stated)
+            yield f"predictor{compression}-{stated}-{name}.tif", data.replace(tag, tag[:-2] + bytes([3 - stated, 0]))
+    header = b"P5\n%d %d\n" % (width, height)
+    for white, values in ((65535, deep), (4095, deep >> 4), (65535, deep >> 4)):
+        yield f"little{white}-{values.max()}.pgm", header + b"%d\n" % white + values.astype("<u2").tobytes()
+    for white in (1, 100, 127, 250, 256, 60000):
+        yield f"white{white}.pgm", header + b"%d\n" % white + grey.tobytes()
+        yield f"white{white}-16.pgm", header + b"%d\n" % white + deep.astype(">u2").tobytes()
+    yield "bytes.png", saved(Image.fromarray(deep.view(np.uint8)), "PNG")
+    yield "bytes.tif", tiff((deep >> 4).view(np.uint8))
+    shuffled = np.array(chance.sample(range(256), 256), np.uint8)
+    yield "palette.png", saved(Image.fromarray(shuffled[grey]), "PNG")
+    for interlace in (0, 1):
+        gif = saved(Image.fromarray(grey), "GIF", interlace=interlace)
+        flags = gif.index(b",\0\0\0\0") + 9
+        yield f"interlace{interlace}.gif", _replaced(gif, flags, bytes([gif[flags] ^ 0x40]))
+    for start in (51, 53, 55, 57, 58, 1494):
+        yield f"start{start}.bmp", _replaced(saved(Image.fromarray(rgb), "BMP"), 10, struct.pack("<I", start))
+    yield "top-down.bmp", _replaced(saved(Image.fromarray(rgb), "BMP"), 22, struct.pack("<i", -height))
+
+
+def _altered(whole: dict[str, bytes], rgb: np.ndarray, chance: random.Random) -> Iterator[tuple[str, bytes]]:
+    """Text transfers, single bits, chunks of a PNG, transparency, sizes and repeated strips."""
+    for name, data in whole.items():
+        yield f"crlf-{name}", data.replace(b"\n", b"\r\n")
+        yield f"lf-{name}", data.replace(b"\r\n", b"\n")
+        yield f"seven-bits-{name}", bytes(byte & 127 for byte in data)
+        for number in (1, 4, 30, 300):
+            damaged = bytearray(data)
+            for _ in range(number):
+                damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+            yield f"flips{number}-{name}", bytes(damaged)
+    png = whole["rgb.png"]
+    start = png.index(b"IDAT") - 4
+    after = start + 12 + int.from_bytes(png[start : start + 4], "big")
+    yield "crc.png", _replaced(png, after - 4, b"\0\0\0\1")
+    yield "no-data.png", png[:start] + png[-12:]
+    yield "one-chunk-less.png", png[:start] + png[after:]
+    frames = io.BytesIO()
+    Image.fromarray(rgb[::-1]).save(frames, "PNG", save_all=True, append_images=[Image.fromarray(rgb)])
+    yield "animated.png", frames.getvalue()
+    clear = np.full(rgb.shape[:2], 255, np.uint8)
+    clear[100:400, 100:400] = 0
+    yield "clear.png", saved(Image.fromarray(np.dstack([rgb, clear])), "PNG")
+    yield "clear.tif", tiff(np.dstack([rgb, clear]), photometric="rgb", extrasamples=["unassalpha"])
+    for side in (1, 8, 16, 24):
+        yield f"tiny{side}.png", saved(Image.fromarray(rgb).resize((side, side)), "PNG")
+    strip = np.concatenate([rgb[:200], *[rgb[200:240]] * 4, rgb[360:]])
+    yield "strip.png", saved(Image.fromarray(strip), "PNG")
+    for bits in (64, 128):
+        yield f"one-bit{bits}.png", saved(Image.fromarray(rgb[..., 1] > bits), "PNG")
+
+
+def narrow_part(rgb: np.ndarray) -> Image.Image:
+    """The part, 24 pixels wide, upright on a pure black ground; its edge is soft."""
+    ground, mask = np.zeros((480, 640, 3), np.uint8), np.zeros((480, 640), np.float32)
+    ground[40:440, 300:324] = cv2.resize(rgb[rgb.shape[0] // 5 : -rgb.shape[0] // 5], (24, 400), interpolation=3)
+    mask[40:440, 300:324] = 1
+    return Image.fromarray(np.rint(ground * cv2.GaussianBlur(mask, (0, 0), 0.8)[..., None]).astype(np.uint8))
+
+
+def _narrow(rgb: np.ndarray, chance: random.Random) -> Iterator[tuple[str, bytes]]:
+    for kind, mode in itertools.product(("BMP", "PPM", "TIFF"), ("RGB", "L")):
+        data = saved(narrow_part(rgb).convert(mode), kind)
+        for number in range(4):
+            end = len(data) - (chance.randrange(60, 420) * 640 - chance.choice((0, 310))) * len(mode)
+            yield f"narrow{number}-{mode}.{kind.lower()}", data[:end] + bytes(len(data) - end)
 
 
 def tiff(array: np.ndarray, **more: object) -> bytes:

@@ -27,6 +27,7 @@ def make_profile(product: str = "nut", *, seed: int = 0, goods: int = 2, side: i
         scales={"vit-whole": ScaleMemory(vectors=vectors, spread=Spread(mean=0.1, deviation=0.02))},
         zero_shot=Spread(mean=-3.0, deviation=0.5),
         zero_shot_weight=0.5,
+        background=0.25,
         foreign_above=3.25,
         levels=(
             Level(

@@ -57,7 +57,14 @@ from zsad_agent.monitoring import HealthApp, HealthServer, Metrics, StatsReporte
 from zsad_agent.mqtt import Publisher
 from zsad_agent.sources import Source, make_source
 from zsad_agent.spool import Cause
-from zsad_agent.system import CrashReports, Notifier, ServiceGroup, configure_logging, give_back_memory
+from zsad_agent.system import (
+    CrashReports,
+    Notifier,
+    ServiceGroup,
+    configure_logging,
+    give_back_memory,
+    quick_imports,
+)
 from zsad_agent.teaching import ProductPredictor, ProfileStore
 from zsad_core.bundle import Bundle
 from zsad_core.errors import ZsadError
@@ -131,7 +138,8 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
     profiles = None if folder is None else ProfileStore(folder, must_exist=config.profiles is not None)
     compile_one = partial(compile_bundle, config=config, profiles=profiles)
     with ExitStack() as stack:
-        started = load_in_thread(store, compile_one, options.stop, notifier.watchdog if restart.again else None)
+        with quick_imports(freeze=False):
+            started = load_in_thread(store, compile_one, options.stop, notifier.watchdog if restart.again else None)
         if started is None:
             leave_at_once(0, options.exit_now)  # the compiler's threads would crash during interpreter shutdown
             return 0

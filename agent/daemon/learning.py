@@ -84,7 +84,8 @@ def make_learner(
         )
         if not kept:
             return taught
-        return learn_kept(taught, kept, bad, Networks(detector=detector, features=networks, config=config.inference))
+        fresh = Networks(detector=detector, features=networks, config=config.inference)
+        return learn_kept(taught, kept, bad, fresh, progress)
 
     return LineLearner(
         config.learning,

@@ -84,7 +84,7 @@ class Feedback:
         if profile is None:
             return f"{part.id}: kept as {'good' if good else 'bad'}. Nothing was taught about {product} yet"
         networks = self._networks()
-        if profile.bundle.sha256 != networks.features.bundle.sha256:
+        if not profile.fits(networks.features.bundle.sha256):
             raise ProfileError(
                 f"the profile of {product} is being made again for this bundle. Mark the part again later"
             )
@@ -112,7 +112,13 @@ def _take_in(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Pr
     return changed, text
 
 
-def learn_kept(taught: Taught, kept: Sequence[Named], bad: Sequence[Named], networks: Networks) -> Taught:
+def learn_kept(
+    taught: Taught,
+    kept: Sequence[Named],
+    bad: Sequence[Named],
+    networks: Networks,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Taught:
     """The teach-in with further parts that look different from its goods, and that a person says are good.
 
     Args:
@@ -120,12 +126,14 @@ def learn_kept(taught: Taught, kept: Sequence[Named], bad: Sequence[Named], netw
         kept: the further parts.
         bad: the bad parts of the teach-in; their scores are measured again.
         networks: of the profile's bundle.
+        progress: gets what is done, and may raise.
 
     Raises:
         DeviceError: the device failed.
     """
     profile, left_out, learned = taught.profile, list(taught.left_out), []
-    for name, picture in kept:
+    for done, (name, picture) in enumerate(kept):
+        progress("learning pictures that are kept", done, len(kept))
         try:
             profile = _learn_good(profile, KeptPicture.of(name, read(picture)), networks)
             learned.append(name)
@@ -134,7 +142,8 @@ def learn_kept(taught: Taught, kept: Sequence[Named], bad: Sequence[Named], netw
     scale = profile.levels[-1].scale
     names = [*taught.good_scores, *learned]
     bad_scores = {}
-    for name, picture in bad:
+    for done, (name, picture) in enumerate(bad):
+        progress("checking bad parts again", done, len(bad))
         if name in taught.bad_scores:
             bad_scores[name] = networks.score(profile, read(picture))[0]
     if bad_scores:

@@ -1,5 +1,6 @@
 """One lesson: the pictures that were gathered for a product at a camera, and the offer made of them. See `line`."""
 
+import contextlib
 import logging
 import math
 import shutil
@@ -13,10 +14,11 @@ from zsad_agent.learning.pictures import BADS, GOODS, MAX_GIVEN, GatheredPicture
 from zsad_agent.system import read_json, write_whole
 from zsad_agent.teaching import KeptPicture, Picture, Taught, write_profile
 from zsad_core.bundle import product_name
-from zsad_core.errors import ZsadError
+from zsad_core.errors import ImageError, ZsadError
 
 logger = logging.getLogger(__name__)
 
+MOST_MARKED = 50  # parts marked as bad earlier, that are copied into a lesson
 LEAST_PICTURES = 3  # that are learned
 MAX_JSON_BYTES = 4_000_000
 LINE, ASKED = "line", "asked"
@@ -201,6 +203,12 @@ class Lesson:
         if good and self.takes_parts:
             self.count_part()
         return picture.name
+
+    def take_marked(self, pictures: Sequence[KeptPicture]) -> None:
+        """Parts of the product that were marked as bad earlier count too. Before anything else is gathered."""
+        for picture in pictures[-MOST_MARKED:]:
+            with contextlib.suppress(ImageError):
+                self.bads.put(picture)
 
     def take_bad(self, picture: KeptPicture) -> None:
         """A part of the line, by its id, is bad: it is not learned, and counts for the recall."""

@@ -24,7 +24,7 @@ from zsad_agent.config import LearningConfig
 from zsad_agent.learning.drift import Follower, LineWatch
 from zsad_agent.learning.feedback import Feedback
 from zsad_agent.learning.lesson import Lesson, LessonPicture, Teach, find_lessons, is_taught_name, open_lesson
-from zsad_agent.learning.marks import keep_bad
+from zsad_agent.learning.marks import keep_bad, marked
 from zsad_agent.learning.offer import RATE, Asked, shorten
 from zsad_agent.learning.recent import RecentParts
 from zsad_agent.messages import DriftStats, Result
@@ -144,7 +144,9 @@ class LineLearner(Service):
             if earlier is not None and earlier.asked is not None:
                 self._forget(camera)
             asked = Asked(count=count, rate=RATE if rate is None else rate)
-            self._lessons[camera] = open_lesson(self._folder / camera, product, asked, count, afresh=True)
+            lesson = open_lesson(self._folder / camera, product, asked, count, afresh=True)
+            lesson.take_marked(marked(self._store, product, good=False))
+            self._lessons[camera] = lesson
 
     def finish(self, camera: str) -> None:
         """Learns the pictures that were gathered so far."""
@@ -422,10 +424,11 @@ class LineLearner(Service):
     def _resume(self) -> None:
         """What a person started continues after a restart, and offers are still there."""
         for camera, product, asked in find_lessons(self._folder):
-            with self._lock:
-                if camera not in self._lessons:
-                    parts = self._config.parts if asked is None else asked.count
-                    self._lessons[camera] = open_lesson(self._folder / camera, product, asked, parts)
+            if camera not in self._lessons:
+                parts = self._config.parts if asked is None else asked.count
+                lesson = open_lesson(self._folder / camera, product, asked, parts)  # may read a thousand pictures
+                with self._lock:
+                    self._lessons.setdefault(camera, lesson)
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ from zsad_core.types import Prediction
 
 IMAGE, PROMPT, MAP, SCORE, TOKENS = "image", "prompt", "anomaly_map", "anomaly_score", "tokens"
 RANGE_SLACK = 1e-3  # rounding in a half-precision graph may exceed [0, 1] by this; the values are clipped
-MIN_SIDE_PX = 8
+MIN_SIDE_PX = 32
 PredictorT = TypeVar("PredictorT")
 
 

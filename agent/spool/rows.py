@@ -246,6 +246,9 @@ def missing(db: sqlite3.Connection, entries: Iterable[Entry]) -> list[Entry]:
 def read_what_is_left(path: Path) -> Iterator[Entry]:
     """Results of a damaged file with correct checksums: from the front up to the damage, then from the back.
 
+    The log's index is kept in memory, without locks on the file: as a mapped file, it would end the process (SIGBUS) if
+    another program truncated it.
+
     Raises:
         OSError: a full disk hinders it.
     """
@@ -253,8 +256,9 @@ def read_what_is_left(path: Path) -> Iterator[Entry]:
     with (
         _no_damage_raised(),
         _at_full_length(path),
-        contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db,
+        contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&vfs=unix-none", uri=True)) as db,
     ):
+        db.execute("PRAGMA locking_mode=EXCLUSIVE").fetchone()
         for direction in ("ASC", "DESC"):
             with _no_damage_raised():
                 for row in db.execute(f"SELECT {_RESULT} FROM results WHERE id > 0 ORDER BY id {direction}"):
@@ -267,7 +271,7 @@ def read_what_is_left(path: Path) -> Iterator[Entry]:
 
 @contextlib.contextmanager
 def _no_damage_raised() -> Iterator[None]:
-    """SQLite writes an index of the log beside it, even to read. If that fails, the results can be read later."""
+    """A full disk hinders the reading, for example when the file gets its full length. It can be read later."""
     try:
         yield
     except OSError as error:

@@ -8,6 +8,7 @@ from .goods import why_not_good as why_not_good
 from .in_use import ProductPredictor as ProductPredictor
 from .in_use import make_predictor as make_predictor
 from .observe import Observer as Observer
+from .profile import MAX_BYTES as MAX_BYTES
 from .profile import MAX_GOODS as MAX_GOODS
 from .profile import KeptPicture as KeptPicture
 from .profile import Level as Level

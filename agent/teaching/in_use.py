@@ -3,26 +3,33 @@
 One factory makes it for the start, for another bundle and after a failed self-test, so all of them predict alike.
 """
 
+from __future__ import annotations
+
 import itertools
 import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import wait
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from zsad_agent import teaching
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks, Predictor
-from zsad_agent.teaching.profile import Profile, decode_profile, encode_profile
+from zsad_agent.system import in_thread
 from zsad_agent.teaching.store import ProfileStore
-from zsad_agent.teaching.taught import Followed, TaughtPredictor
-from zsad_agent.teaching.teacher import teach
 from zsad_core.bundle import GENERIC_PRODUCT, Bundle, FeatureScale
 from zsad_core.errors import ProfileError, ZsadError
 from zsad_core.types import Prediction
+
+if TYPE_CHECKING:  # without a profile none is imported, so that the first verdict comes earlier
+    from zsad_agent.teaching.profile import Profile
+    from zsad_agent.teaching.taught import Followed
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +44,7 @@ def make_predictor(
     at_once: int = 1,
     read_only: bool = False,
     later: bool = False,
-) -> "ProductPredictor":
+) -> ProductPredictor:
     """A compiled predictor. The feature networks are compiled only if something was taught.
 
     Args:
@@ -62,10 +69,17 @@ def make_predictor(
     known = bundle.manifest.products
     if config.product not in known and (config.product in products or unreadable is not None):
         config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
-    detector = Detector(bundle, config)
-    networks = None
+    compiling = None
     if products and bundle.manifest.features is not None:
-        networks = FeatureNetworks(bundle, config, detector)
+        compiling = in_thread("networks", lambda: FeatureNetworks(bundle, config))  # beside the detector
+    try:
+        detector = Detector(bundle, config)
+    finally:
+        if compiling is not None:
+            wait({compiling})  # a compiler must not run when the process ends
+    networks = None if compiling is None else compiling.result()
+    if networks is not None:
+        networks.detector = detector
     return ProductPredictor(
         detector,
         networks,
@@ -140,7 +154,7 @@ class ProductPredictor:
             self._use(networks)
 
     def _use(self, networks: FeatureNetworks) -> None:
-        self._predictor = TaughtPredictor(
+        self._predictor = teaching.TaughtPredictor(
             self.detector, networks, self._profile_of, self._config, self._most_held, self._followed_of
         )
         self._networks = networks
@@ -149,7 +163,7 @@ class ProductPredictor:
         """Uses what was followed since this profile came into use, from the next picture on."""
         with self._turn:
             self._followed[sha256] = followed
-            held = {profile.sha256 for profile in self._held.values() if isinstance(profile, Profile)}
+            held = {found.sha256 for found in self._held.values() if not isinstance(found, ProfileError)}
             for old in self._followed.keys() - held - {sha256}:
                 del self._followed[old]
 
@@ -192,7 +206,7 @@ class ProductPredictor:
         return self._unreadable is not None or product in self._taught
 
     def prepare(self, product: str) -> None:
-        """As `zsad_agent.model.Predictor.prepare`. Reads the profile, and makes it again for another bundle.
+        """As `zsad_agent.model.Predictor.prepare`. Reads the profile, and makes it again if it does not fit.
 
         For any thread: the inspection continues meanwhile.
         """
@@ -212,14 +226,14 @@ class ProductPredictor:
             before = self._held.get(product)
         try:
             profile = self._read(product)
-            if profile.bundle.sha256 != self._networks.bundle.sha256:
+            if not profile.fits(self._networks.bundle.sha256):
                 profile = self._for_this_bundle(profile, self._networks)
             with self._turn:
                 self._hold(product, profile)
                 self._predictor.prepare(product)
         except ProfileError as error:
             with self._turn:  # what another camera uses stays in use
-                self._hold(product, before if isinstance(before, Profile) else error)
+                self._hold(product, error if before is None or isinstance(before, ProfileError) else before)
             raise
 
     def make_waiting(self, stopped: Callable[[], bool]) -> None:
@@ -252,7 +266,7 @@ class ProductPredictor:
         """Whether a mask of the camera applied in teach-in; None: no usable profile of the product is prepared."""
         with self._turn:
             held = self._held.get(product)
-        return held.ignored is not None if isinstance(held, Profile) else None
+        return None if held is None or isinstance(held, ProfileError) else held.ignored is not None
 
     def self_test(self) -> None:
         """As `zsad_agent.model.Predictor.self_test`."""
@@ -267,7 +281,7 @@ class ProductPredictor:
         if held is None:
             try:
                 held = self._read(product)
-                if self._networks is not None and held.bundle.sha256 != self._networks.bundle.sha256:
+                if self._networks is not None and not held.fits(self._networks.bundle.sha256):
                     raise ProfileError(
                         f"the profile of {product} was made with the bundle {held.bundle.name} {held.bundle.version}. "
                         "It is made again when the product is chosen or the agent is reloaded"
@@ -312,7 +326,7 @@ class ProductPredictor:
         kept = (
             profile
             for profile in itertools.chain(unsaved, self._store.kept(old.product))
-            if profile.bundle.sha256 == networks.bundle.sha256
+            if profile.fits(networks.bundle.sha256)
             and {profile.sha256, profile.made_of} & ({old.sha256, old.made_of} - {None})
         )
         found = next(kept, None)
@@ -322,7 +336,7 @@ class ProductPredictor:
             raise ProfileError(_again(old.product))
         if found is None:
             made = self._made_again(old, networks)
-            found = decode_profile(encode_profile(made), old.product)
+            found = teaching.decode_profile(teaching.encode_profile(made), old.product)
         if self._read_only:
             self._unsaved[old.product] = found, old.sha256
         else:
@@ -356,7 +370,7 @@ class ProductPredictor:
             ignored = cv2.resize(ignored.astype(np.uint8), map_hw[::-1], interpolation=cv2.INTER_NEAREST) > 0
         try:
             detector, shared = self.for_learning()
-            taught = teach(
+            taught = teaching.teach(
                 [(good.name, good.image) for good in old.goods],
                 product=old.product,
                 networks=shared,

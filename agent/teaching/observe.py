@@ -4,6 +4,7 @@ Teach-in and inspection both use this module, so scores are comparable between t
 that finds the nearest vectors: switching the product compiles nothing.
 """
 
+import math
 import time
 import zlib
 from collections.abc import Iterable, Mapping
@@ -141,7 +142,7 @@ class Observer:
         self.detector = detector
         self._networks = networks
         self.scales: dict[str, FeatureScale] = {scale.name: scale for scale in networks.scales}
-        self._searches: dict[tuple[str, int], Search] = {}  # by scale and rows
+        self._searches: dict[tuple[int, int, int], Search] = {}  # by rows, width and queries
 
     def observe(self, image_bgr: np.ndarray, product: str, part: PartModel, names: Iterable[str]) -> Observed:
         """What is seen of the part on these scales.
@@ -209,11 +210,11 @@ class Observer:
         return network_ms + tiles * self._search(name, scale.memory).time_ms()
 
     def _search(self, name: str, rows: int) -> Search:
-        if (name, rows) not in self._searches:
-            scale = self.scales[name]
-            cells = scale.grid_hw[0] * scale.grid_hw[1]
-            self._searches[name, rows] = Search(rows=rows, width=scale.width, queries=cells)
-        return self._searches[name, rows]
+        scale = self.scales[name]
+        key = rows, scale.width, math.prod(scale.grid_hw)
+        if key not in self._searches:
+            self._searches[key] = Search(rows=rows, width=scale.width, queries=key[2])
+        return self._searches[key]
 
 
 def scales_for(scales: Iterable[FeatureScale], *, strip: bool) -> list[FeatureScale]:

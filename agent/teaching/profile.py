@@ -113,6 +113,7 @@ class Profile:
     scales: Mapping[str, ScaleMemory]  # by the name of the bundle's scale
     zero_shot: Spread  # of the goods' zero-shot logit maps
     zero_shot_weight: float  # of the zero-shot map in z, beside the mean of the scales
+    background: float | None  # share of the median that is subtracted, in [0, 1]; None: an earlier agent made it
     foreign_above: float | None  # lower quartile of the first scale's map in z; above it: another product
     levels: tuple[Level, ...]  # by rising number of scales
     goods_scores: tuple[float, ...]  # in z at the highest level; of goods that the memory does not hold
@@ -123,6 +124,10 @@ class Profile:
     made_of: str | None = None  # hash of that profile
     sha256: str = ""  # of the file; empty before it is written
     path: Path | None = None  # where it was stored last; None: it was not
+
+    def fits(self, bundle_sha256: str) -> bool:
+        """Whether this agent can use it with this bundle. If not, its kept pictures can make it again."""
+        return self.bundle.sha256 == bundle_sha256 and self.background is not None
 
 
 class _ScaleFacts(RecordModel):
@@ -150,6 +155,7 @@ class _Facts(RecordModel):
     scales: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")], _ScaleFacts], Field(min_length=1)]
     zero_shot: _SpreadFacts
     zero_shot_weight: Annotated[float, Field(ge=0, le=10)]
+    background: Unit | None = None
     foreign_above: Finite | None
     levels: Annotated[tuple[Level, ...], Field(min_length=1)]
     goods_scores: tuple[Finite, ...]
@@ -230,6 +236,7 @@ def _zipped(profile: Profile, goods: tuple[KeptPicture, ...]) -> bytes:
         },
         zero_shot=_SpreadFacts(mean=profile.zero_shot.mean, deviation=profile.zero_shot.deviation),
         zero_shot_weight=profile.zero_shot_weight,
+        background=profile.background,
         foreign_above=profile.foreign_above,
         levels=profile.levels,
         goods_scores=profile.goods_scores,
@@ -302,6 +309,7 @@ def _unpacked(content: bytes, source: str, sha256: str) -> Profile:
         },
         zero_shot=Spread(mean=facts.zero_shot.mean, deviation=facts.zero_shot.deviation),
         zero_shot_weight=facts.zero_shot_weight,
+        background=facts.background,
         foreign_above=facts.foreign_above,
         levels=facts.levels,
         goods_scores=facts.goods_scores,

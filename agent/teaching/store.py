@@ -5,6 +5,8 @@ renamed; then `current` is replaced in the same way. So a kill or power cut at a
 use. Files are never changed after they were written. Readers need no lock; changes hold the lock of the folder.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import hashlib
@@ -14,11 +16,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from zsad_agent import teaching
 from zsad_agent.system import file_stamp, sync_folder, write_whole
-from zsad_agent.teaching.profile import MAX_BYTES, Profile, decode_profile, encode_profile, read_profile
 from zsad_core.bundle import TrustedKey, check_profile_signature, product_name
 from zsad_core.errors import ProfileError
+
+if TYPE_CHECKING:  # without a profile none is imported, so that the first verdict comes earlier
+    from zsad_agent.teaching.profile import Profile
 
 KEPT = 3  # newest profiles of a product
 CURRENT = "current"
@@ -89,7 +95,7 @@ class ProfileStore:
 
     def _read(self, product: str, number: int) -> Profile:
         path = self._path(product, number)
-        profile = read_profile(path)
+        profile = teaching.read_profile(path)
         if profile.product != product:
             raise ProfileError(f"{path}: is the profile of {profile.product!r}. Import it, do not copy it here")
         return profile
@@ -126,7 +132,7 @@ class ProfileStore:
         Raises:
             ProfileError: it cannot be stored, for example because the disk is full; the earlier one stays in use.
         """
-        return self._put(profile.product, encode_profile(profile), instead_of)
+        return self._put(profile.product, teaching.encode_profile(profile), instead_of)
 
     def kept(self, product: str) -> Iterator[Profile]:
         """The kept profiles that can be read, the newest first."""
@@ -145,12 +151,12 @@ class ProfileStore:
         """
         try:
             with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
+                content = file.read(teaching.MAX_BYTES + 1)
         except OSError as error:
             raise ProfileError(f"{path}: cannot be read: {error.strerror or error}") from error
         if keys:
             check_profile_signature(content, path, keys)
-        return self._put(decode_profile(content, str(path)).product, content)
+        return self._put(teaching.decode_profile(content, str(path)).product, content)
 
     def export_to(self, product: str, path: Path) -> Profile:
         """Writes the profile in use to a file, and returns it.
@@ -163,7 +169,7 @@ class ProfileStore:
             raise self.nothing(product)
         try:
             content = self.path_of(product).read_bytes()
-            if decode_profile(content, str(path)).sha256 != profile.sha256:
+            if teaching.decode_profile(content, str(path)).sha256 != profile.sha256:
                 raise ProfileError(f"{product}: another profile came into use meanwhile. Export it again")
             write_whole(path, content)
         except OSError as error:
@@ -215,7 +221,7 @@ class ProfileStore:
             try:
                 if sha256 not in kept:
                     write_whole(path, content)
-                stored = replace(read_profile(path), path=path)  # as the disk has it
+                stored = replace(teaching.read_profile(path), path=path)  # as the disk has it
                 write_whole(folder / CURRENT, b"%d\n" % number)
             except BaseException:
                 with contextlib.suppress(OSError, ProfileError):

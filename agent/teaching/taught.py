@@ -184,7 +184,8 @@ class TaughtPredictor:
                     )
             level = self._choose_level(profile)
             scales = tuple(scale for scale in known.values() if scale.name in profile.scales)
-            fusion = Fusion(scales=scales, weight=profile.zero_shot_weight).first(level.scales)
+            usual = Fusion(scales=scales, weight=profile.zero_shot_weight, background=profile.background or 0.0)
+            fusion = usual.first(level.scales)
             memories = {name: self._observer.memory(name, profile.scales[name].vectors) for name in fusion.names}
             ready = _Ready(
                 profile=profile, level=level, fusion=fusion, memories=memories, checksums=_checksums(memories)

@@ -11,7 +11,7 @@ import numpy as np
 from zsad_agent.config import HealthConfig
 from zsad_agent.messages import BundleName
 from zsad_agent.model import FeatureNetworks, Predictor
-from zsad_agent.teaching.fusion import Fusion, ZMaps, best_fusion
+from zsad_agent.teaching.fusion import Fusion, ZMaps, backgrounds, best_fusion
 from zsad_agent.teaching.goods import (
     LEAST_GOODS,
     MOST_OUTLIERS,
@@ -324,7 +324,11 @@ def _finish(
         task.seed,
     )
     levels = [fusion.first(count) for count in range(1, len(fusion.names) + 1)]
-    scores = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in goods.items()}
+    shares = backgrounds(fusion, list(goods.values()), task.ignored)[1:]
+    scores = {
+        name: [maps.score(replace(level, background=share), task.ignored) for level in levels]
+        for (name, maps), share in zip(goods.items(), shares, strict=True)
+    }
     quartiles = [maps.quartile(fusion.names[0]) for maps in goods.values()]
     others, their_quartiles = {}, {}
     for name, maps in reader.read(held_out, "checking further good parts"):
@@ -349,6 +353,7 @@ def _finish(
         },
         zero_shot=reader.zero_shot,
         zero_shot_weight=fusion.weight,
+        background=fusion.background,
         foreign_above=max(0.0, *quartiles) + FOREIGN_MARGIN if part.mode == "frame" else None,
         levels=tuple(
             _level(one, count, [of[count - 1] for of in found.values()]) for count, one in enumerate(promises, start=1)

@@ -50,7 +50,7 @@ def levels_of(
     networks = FeatureNetworks(bundle, config, detector)
     profile = store.current(config.product) if store is not None else None
     pictures = frames
-    if profile is None or profile.bundle.sha256 != bundle.sha256:
+    if profile is None or not profile.fits(bundle.sha256):
         profile = _drawn_profile(networks, config.product)
     elif profile.goods:
         pictures = [good.image() for good in profile.goods[:PICTURES]]
@@ -81,6 +81,7 @@ def _drawn_profile(networks: FeatureNetworks, product: str) -> Profile:
         scales=scales,
         zero_shot=EMPTY,
         zero_shot_weight=0.25,
+        background=0.5,
         foreign_above=None,
         levels=tuple(
             Level(scales=count, scale=1.0, false_reject_rate=0, false_reject_rate_90=1, needed=0)

@@ -17,7 +17,7 @@ from zsad_agent.monitoring import HealthState, health_state
 from zsad_agent.probing import list_devices, probe_broker, probe_source
 from zsad_agent.teaching import ProfileStore
 from zsad_agent.web.hub import as_jpeg
-from zsad_agent.web.live import JPEG, Camera, station_of
+from zsad_agent.web.live import JPEG, PRINTABLE, Camera, station_of
 from zsad_agent.web.ports import ForAdmin, ForOperator, Parts, Visitor, WebParts
 from zsad_core.errors import ProfileError
 from zsad_core.memory import promise_at, recall_interval, to_unit
@@ -29,7 +29,7 @@ MAX_TEXT = 4096
 
 router = APIRouter(tags=["cameras"])
 Unit = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=PRINTABLE)]
 
 
 class Body(BaseModel):

@@ -1,7 +1,6 @@
 """Reads, checks and writes the config file, with its comments kept."""
 
 import base64
-import binascii
 import hashlib
 import io
 import os
@@ -23,8 +22,8 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from zsad_agent.config import load_settings
 from zsad_agent.inspection import Station
-from zsad_agent.system import write_whole
-from zsad_agent.web.live import Camera, station_of
+from zsad_agent.system import in_thread, write_whole
+from zsad_agent.web.live import PRINTABLE, Camera, station_of
 from zsad_agent.web.ports import ForAdmin, Parts, WebParts
 from zsad_core.errors import ConfigError, ImageError
 from zsad_core.picture import decode_image
@@ -36,13 +35,15 @@ MASKS = "masks"  # folder in the state folder
 PNG = b"\x89PNG\r\n\x1a\n"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+")
 _HIDDEN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:\*\*\*|[^\s'\"]*\?…)[^\s'\"]*")  # as `redacted` writes it
+CHECK_S, MAX_CHECKS = 20.0, 3  # longest check, and most at a time
+_checks = threading.BoundedSemaphore(MAX_CHECKS)
 _writing = threading.Lock()  # one change at a time
 
 router = APIRouter(tags=["config"])
 Offset = Annotated[int, Field(ge=0, le=65_535)]
 Side = Annotated[int, Field(ge=8, le=65_535)]
 Base64 = Annotated[str, Field(max_length=MAX_MASK)]
-Text = Annotated[str, Field(min_length=1, max_length=4096)]
+Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=PRINTABLE)]
 
 
 class Body(BaseModel):
@@ -96,7 +97,7 @@ def read_config(parts: Parts, visitor: ForAdmin) -> ConfigBody:
     if parts.config_path is None:
         return ConfigBody(path=None, writable=False, yaml="", sha256="", faults=[_NO_FILE])
     text, sha256 = _read(parts.config_path)
-    faults = list(parts.check_config(parts.config_path))
+    faults = _faults(parts, text)
     writable = _is_writable(parts.config_path)
     return ConfigBody(path=str(parts.config_path), writable=writable, yaml=_hidden(text), sha256=sha256, faults=faults)
 
@@ -214,9 +215,16 @@ def _restored(text: str, before: str) -> str:
 
 
 def _faults(parts: WebParts, text: str) -> list[str]:
-    """Of a config with this text; they name the config file."""
+    """Of a config with this text; they name the config file. In a thread: a source may be a large or dead folder."""
+    if not _checks.acquire(blocking=False):
+        raise HTTPException(503, f"{MAX_CHECKS} configs are being checked: try again")
+    check = in_thread("check-config", lambda: _faults_in_trial(parts, text))
+    check.add_done_callback(lambda _: _checks.release())
     try:
-        return _faults_in_trial(parts, text)
+        return check.result(CHECK_S)
+    except TimeoutError as error:
+        text = f"the check takes longer than {CHECK_S:g} s: does a source name a very large folder, or a dead disk?"
+        raise HTTPException(422, text) from error
     except OSError as error:
         raise HTTPException(409, f"{parts.state_dir} cannot be written: {error.strerror or error}") from error
 
@@ -276,7 +284,7 @@ def _mask(parts: WebParts, station: Station, encoded: str) -> tuple[Path, bytes]
     """File and content of a mask."""
     try:
         content = base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise HTTPException(422, f"ignore_mask_png: not base64: {error}") from error
     if not content.startswith(PNG):
         raise HTTPException(422, "ignore_mask_png: not a PNG")

@@ -22,6 +22,7 @@ from zsad_agent.web.ports import ForOperator, Parts, WebParts
 MAX_WAIT_S = 30.0
 MAX_INSPECTIONS = 8  # requests that wait for their part at the same time; each takes a thread
 
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"  # of texts that become paths and addresses
 Camera = Annotated[str, Path(max_length=64, description="Name of a camera.")]
 Width = Annotated[int, Query(ge=16, le=4096, description="Pixels; a smaller picture is not enlarged.")]
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}, "description": "A JPEG."}}

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from zsad_agent.learning import LessonPicture, LineLearner
@@ -49,15 +49,51 @@ class TeachAction(BaseModel):
     id: str | None = Field(default=None, description="Of good and bad: of a result, or of a picture that was left out.")
 
 
-class TeachState(BaseModel):
-    """As the MQTT state, with the scores of the offer."""
+class LeftOut(BaseModel):
+    id: str
+    reason: str
 
-    model_config = ConfigDict(extra="allow")
+
+class OfferRecall(BaseModel):
+    found: int
+    total: int
+    low: float = Field(description="With `high`, the 90 % interval.")
+    high: float
+
+
+class TeachOffer(BaseModel):
+    """A profile that can be taken into use. Scores are in [0, 1], the threshold is at 0.5."""
+
+    product: str
+    sha256: str
+    at: AwareDatetime
+    pictures: int
+    goods: int = Field(description="Pictures that set the threshold.")
+    false_reject_rate: float = Field(description="Share of good parts that are rejected, in the mean.")
+    false_reject_rate_90: float = Field(description="With 90 % confidence it is at most this.")
+    needed: int = Field(description="Pictures for the rate that was asked for.")
+    left_out: int
+    named: list[LeftOut] = Field(description="The most different of those that were left out.")
+    notes: list[str]
+    recall: OfferRecall | None = Field(description="Bad parts that the threshold finds; null: none was given.")
+    goods_scores: list[float]
+    bad_scores: list[float]
+
+
+class TeachState(BaseModel):
+    """As the MQTT state, with the scores of the offer. What a phase does not have is left out."""
 
     phase: Literal["idle", "gathering", "learning", "offered", "off"]
     text: str
     next: list[str] = Field(description="The actions that are possible now.")
     pictures_url: str
+    mark: str | None = Field(default=None, description="What came of the last mark.")
+    product: str = ""
+    asked: bool = Field(default=False, description="A person started it; otherwise it learns from the line.")
+    pictures: int = 0
+    bad: int = Field(default=0, description="Pictures of bad parts.")
+    needed: int = Field(default=0, description="Pictures until it learns by itself.")
+    offer: TeachOffer | None = None
 
 
 class TeachPicture(BaseModel):
@@ -74,7 +110,7 @@ class GivenPicture(BaseModel):
     id: str
 
 
-@router.get("/cameras/{camera}/teach")
+@router.get("/cameras/{camera}/teach", response_model_exclude_unset=True)
 def read_teach(camera: Camera, parts: Parts, visitor: ForOperator) -> TeachState:
     """Says what is being taught at a camera, and what is offered."""
     station_of(parts, camera)
@@ -85,7 +121,7 @@ def read_teach(camera: Camera, parts: Parts, visitor: ForOperator) -> TeachState
     return TeachState(**state, pictures_url=f"/api/v1/cameras/{quote(camera)}/teach/pictures")
 
 
-@router.post("/cameras/{camera}/teach")
+@router.post("/cameras/{camera}/teach", response_model_exclude_unset=True)
 def do_teach(camera: Camera, body: TeachAction, parts: Parts, visitor: ForOperator, request: Request) -> TeachState:
     """Starts, finishes or cancels a teach-in, takes its offer into use, or says what a part was."""
     station_of(parts, camera)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 TOP_FRACTION = 0.01  # of the map's highest values, whose mean is the score
+MOST_BACKGROUND = 3.0  # in z: of a map's median; a picture that differs more than that everywhere is not excused
 FLOOR = -3.0  # lowest z of a pixel on the part; the pixels beside the part have exactly this value
 LEAST_DEVIATION = 1e-4  # of a cosine distance or logit; goods that are equal in every bit have 0
 _INSIDE = 1e-3  # by which a pixel on the part is above FLOOR
@@ -42,21 +43,26 @@ class Spread:
         return ((values - self.mean) / self.deviation).astype(np.float32)
 
 
-def fuse(groups: Sequence[Sequence[np.ndarray]], zero_shot: np.ndarray, weight: float) -> np.ndarray:
+def fuse(groups: Sequence[Sequence[np.ndarray]], zero_shot: np.ndarray, weight: float, background: float) -> np.ndarray:
     """The maximum over groups of scales of the mean of their maps, and the zero-shot map times `weight`.
 
-    Means of networks at one size agree on a defect; the maximum keeps one that is seen at one size only.
+    Means of networks at one size agree on a defect; the maximum keeps one that is seen at one size only. A share of the
+    median is subtracted: some good parts differ a little everywhere, a defect differs at one place.
 
     Args:
         groups: of maps, each float32 [..., h, w] in z; at least one group, none empty.
         zero_shot: the same shape, in z.
         weight: of the zero-shot map, at least 0.
+        background: share of the median of a map, in [0, 1].
 
     Returns:
         float32 [..., h, w] in z, above FLOOR everywhere.
     """
     means = [np.mean(group, axis=0, dtype=np.float32) for group in groups]
     fused = np.maximum.reduce(means) + np.float32(weight) * zero_shot
+    if background:
+        median = np.median(fused, axis=(-2, -1), keepdims=True)
+        fused -= np.float32(background) * np.minimum(median, np.float32(MOST_BACKGROUND))
     return np.maximum(fused, np.float32(FLOOR + _INSIDE))
 
 

@@ -1,4 +1,7 @@
-"""Draws an anomaly map over its image. The device's overlays and the evaluation's sheets use the same colours."""
+"""Draws an anomaly map over its image. The device's overlays and the evaluation's sheets use the same colours.
+
+Cividis: colour-blind people see the same order of the levels, and a high level is bright.
+"""
 
 import functools
 
@@ -26,7 +29,7 @@ def blend(image_bgr: np.ndarray, anomaly_map: np.ndarray) -> np.ndarray:
 @functools.cache
 def _lookup_tables() -> tuple[np.ndarray, np.ndarray]:
     """(colour * weight, uint8 [256, 1, 3]; 255 * (1 - weight), uint8 [256]) of each map level."""
-    colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_TURBO)  # [256, 1, 3]
+    colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_CIVIDIS)  # [256, 1, 3]
     weights = MAX_WEIGHT * (np.arange(256) / 255) ** WEIGHT_POWER
     weighted = np.rint(colours * weights[:, None, None]).astype(np.uint8)
     return weighted, np.rint(255 * (1 - weights)).astype(np.uint8)

@@ -14,6 +14,7 @@ from zsad_core.errors import ImageError
 from zsad_core.picture.content import HEAD_BYTES, READ_FORMATS, format_of
 from zsad_core.picture.encoded import MAX_PIXELS, find_fault, find_jpeg_damage
 from zsad_core.picture.layouts import read_layout
+from zsad_core.picture.misread import find_misreading
 from zsad_core.picture.raw_pixels import find_missing
 
 HALVE_FROM: Final = 4  # times the sides of the input; an image of at least this size is halved first
@@ -100,6 +101,12 @@ def _decoded(encoded: np.ndarray, *, strict: bool, is_mask: bool = False) -> tup
     image = _decode(encoded, may_hold_more=kind != "GIF") if layout.image is None else layout.image
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
         raise ImageError(f"{image.shape[1]}x{image.shape[0]} pixels, at most {MAX_PIXELS} are read")
+    if strict and not is_mask:
+        if layout.alpha and _is_cut_out(encoded):
+            raise ImageError("a picture with transparent pixels is not read: save it without transparency")
+        stored = image[::-1] if kind == "BMP" else image
+        if fault := find_misreading(stored, predictor=layout.predictor, interlaced=layout.interlaced):
+            raise ImageError(f"the {kind} is damaged: {fault}")
     return image, layout.white
 
 
@@ -118,6 +125,12 @@ def _decode(encoded: np.ndarray, *, may_hold_more: bool) -> np.ndarray:
     if holds_more:
         raise ImageError("holds more than one image, of which only the first would be read: split it")
     return image
+
+
+def _is_cut_out(encoded: np.ndarray) -> bool:
+    """Whether the transparency is not the same everywhere: what it hides would be inspected, or what it shows not."""
+    image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    return image is not None and image.ndim == 3 and image.shape[2] == 4 and bool(np.ptp(image[..., 3]))
 
 
 def read_encoded(path: Path) -> np.ndarray:

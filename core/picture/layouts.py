@@ -46,6 +46,7 @@ class _Tag(IntEnum):
     STRIP_BYTES = 279
     MAX_VALUE = 281
     PLANES = 284
+    PREDICTOR = 317
     EXTRA_SAMPLES = 338
     SAMPLE_FORMAT = 339
     DNG_VERSION = 50706
@@ -63,6 +64,9 @@ class Layout:
     zero_at: int | None = None  # position of two bytes to set to 0 before OpenCV decodes the file
     image: np.ndarray | None = None  # uint8 BGR [H, W, 3], decoded here; None: OpenCV decodes it
     raw: RawPixels | None = None  # None: compressed
+    alpha: bool = False  # it has a channel or a colour of transparency
+    predictor: int = 0  # as of `find_misreading`
+    interlaced: bool | None = None  # as of `find_misreading`
 
 
 def read_layout(kind: str, data: bytes) -> Layout:
@@ -144,7 +148,11 @@ def _tiff(data: bytes) -> Layout:
     white = FULL_16_BIT if 8 < bits[0] < 16 else None  # OpenCV scales these to 16 bits
     if bits[0] == 16 and highest in (1023, 4095, 16_383):  # other values are the brightest of this image
         white = highest
-    return Layout(white=white, zero_at=alpha[1] if alpha[0][:1] == (_UNASSOCIATED_ALPHA,) else None, raw=raw)
+    zero_at = alpha[1] if alpha[0][:1] == (_UNASSOCIATED_ALPHA,) else None
+    predictor = _value(tags, _Tag.PREDICTOR, 1) if raw is None else 0
+    return Layout(
+        white=white, zero_at=zero_at, raw=raw, predictor=predictor, alpha=samples in (2, 4) and photometric != 5
+    )
 
 
 def _another_tiff(data: bytes) -> bool:
@@ -189,7 +197,7 @@ def _tiff_strips(data: bytes, tags: _Tags, *, pixel_bits: int) -> RawPixels | No
             raise ImageError(f"the TIFF {_OTHER_SIZE}")
     if not pixels:
         return None
-    raw = RawPixels(b"".join(pixels), height, max(1, pixel_bits // 8))
+    raw = RawPixels(b"".join(pixels), height)
     if len(data) - len(raw.data) > len(raw.data) // 8 + _MOST_METADATA:  # it would be more strips
         raise ImageError(f"the TIFF {_OTHER_SIZE}")
     return raw
@@ -201,17 +209,18 @@ def _png(data: bytes) -> Layout:
     passes = _ADAM7 if data[28] else ((0, 0, 1, 1),)
     sizes = [(max(0, ceil((width - x) / dx)), max(0, ceil((height - y) / dy))) for x, y, dx, dy in passes]
     expected = sum(rows * (1 + ceil(columns * pixel_bits / 8)) for columns, rows in sizes if columns)
-    position, packed = 8, []
+    position, packed, alpha = 8, [], colour in (4, 6)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         if kind == b"IDAT":
             packed.append(data[position + 8 : position + 8 + length])
+        alpha |= kind == b"tRNS"
         position += 12 + length
         if kind == b"IEND" and format_of(data[position : position + HEAD_BYTES]):
             raise ImageError(_SEVERAL)
     if inflated_length(b"".join(packed), expected) != expected:
         raise ImageError(f"the PNG {_OTHER_SIZE}")
-    return Layout()
+    return Layout(alpha=alpha)
 
 
 def _bmp(data: bytes) -> Layout:
@@ -234,7 +243,7 @@ def _bmp(data: bytes) -> Layout:
     most = row_bytes * abs(height) // 8 if 0 <= beyond <= MAX_PADDING_BYTES else MAX_PADDING_BYTES  # more would be rows
     if metadata > most:
         raise ImageError(f"the BMP {_OTHER_SIZE}, or it holds several images")
-    raw = RawPixels(data[start : len(data) - left], abs(height), max(1, bits // 8))
+    raw = RawPixels(data[start : len(data) - left], abs(height))
     masks = struct.unpack_from("<III", data, 54) if compression == 3 else _BGRX
     image = None if masks == _BGRX else _unmasked(data, (start, width, height, bits), masks)
     return Layout(image=image, raw=raw)
@@ -268,7 +277,7 @@ def _pnm(data: bytes) -> Layout:
         raise ImageError("the PNM is truncated")
     if left > MAX_PADDING_BYTES or 0 in (width, height):
         raise ImageError(f"the PNM {_OTHER_SIZE}, or it holds several images")
-    raw = RawPixels(data[numbers.end() : len(data) - left], height, pixel_bytes)
+    raw = RawPixels(data[numbers.end() : len(data) - left], height)
     return Layout(white=None if white in (255, FULL_16_BIT) else white, raw=raw)
 
 
@@ -276,10 +285,10 @@ def _gif(data: bytes) -> Layout:
     def after_table(position: int, flags: int) -> int:
         return position + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
 
-    position, images = after_table(13, data[10]), 0
+    position, images, interlaced = after_table(13, data[10]), 0, False
     while data[position] != 0x3B:  # the trailer
         if data[position] == 0x2C:
-            images += 1
+            images, interlaced = images + 1, bool(data[position + 9] & 0x40)
             position = after_table(position + 10, data[position + 9]) + 1
         elif data[position : position + 2] == b"\x21\xf9" and data[position + 3] & 1:
             raise ImageError("a GIF with transparent pixels is not read: save it as PNG")
@@ -292,4 +301,4 @@ def _gif(data: bytes) -> Layout:
         raise ImageError(f"holds {images} images, of which only the first would be read: split it")
     if format_of(data[position + 1 : position + 1 + HEAD_BYTES]):
         raise ImageError(_SEVERAL)
-    return Layout()
+    return Layout(interlaced=interlaced)

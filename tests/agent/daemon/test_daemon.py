@@ -19,6 +19,7 @@ from mosquitto_broker import MosquittoBroker
 from mqtt_listener import wait_until
 from plant_operator import write_part
 from tiny_bundle_maker import make_tiny_bundle
+from tiny_features import add_tiny_features
 
 from zsad_agent.config import AgentConfig, InferenceConfig, SourceConfig
 from zsad_agent.daemon import RunOptions, run_agent, stop_on_signal
@@ -151,6 +152,40 @@ def test_process_imports_no_telemetry_and_no_slow_module_without_need(tiny_bundl
     environment = {**os.environ, "STATE_DIRECTORY": str(tmp_path), "CACHE_DIRECTORY": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
     assert done.stdout.split("\n")[-2] == "0 []", done.stderr
+
+
+FIRST_VERDICT = """
+import sys, threading
+from pathlib import Path
+from zsad_agent.config import AgentConfig, InferenceConfig, MqttConfig, SourceConfig
+from zsad_agent.daemon import RunOptions, run_agent
+
+class Loaded:
+    names = ()
+
+    def accept(self, result, heatmap):
+        self.names = self.names or tuple(sys.modules)
+
+bundle, video, state = map(Path, sys.argv[1:])
+config = AgentConfig(
+    inference=InferenceConfig(bundle=bundle, cache_dir=state),
+    source=SourceConfig(source=str(video)),
+    mqtt=MqttConfig(broker="mqtt://127.0.0.1:1"),
+)
+loaded = Loaded()
+run_agent(config, RunOptions(stop=threading.Event(), state_dir=state, sinks=[loaded], max_frames=1))
+taught = "zsad_agent.learning.", "zsad_agent.teaching.", "zsad_core.part"
+print(sorted(name for name in loaded.names if name.startswith(taught)))
+"""
+
+
+def test_what_learns_is_imported_after_the_first_verdict(tmp_path: Path) -> None:
+    bundle = add_tiny_features(make_tiny_bundle(tmp_path / "bundle"))
+    video = write_line_video(tmp_path / "line.avi", frames=3)
+    command = [sys.executable, "-c", FIRST_VERDICT, bundle, video, tmp_path / "state"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    loaded = ["zsad_agent.learning.line", "zsad_agent.teaching.in_use", "zsad_agent.teaching.store"]
+    assert done.stdout.split("\n")[-2] == str(loaded), done.stderr
 
 
 def test_stop_is_set_by_a_signal_and_restores_the_handlers() -> None:

@@ -46,8 +46,11 @@ def test_an_offer_is_committed_rolled_back_and_marked_without_a_restart(
         taught = operator.result_where(lambda result: result["profile"] is not None, "top")
         assert not taught["provisional"] and taught["threshold"] == 0.5
 
-        answer = operator.command("top/teach", {"action": "start", "count": 5})
+        answer = operator.command("top/teach", {"action": "start", "count": 500})
         assert answer["error"] is None and answer["value"]["asked"]
+        operator.state_where("top/teach", lambda state: state["value"].get("asked") and state["value"]["pictures"] >= 5)
+        answer = operator.command("top/teach", {"action": "finish"})
+        assert answer["error"] is None and answer["value"]["next"] == ["cancel"]
         operator.state_where("top/teach", lambda state: state["value"].get("asked") and state["value"]["offer"])
         assert operator.command("top/teach", {"action": "commit"})["error"] is None
         second = operator.result_where(lambda result: result["profile"] not in (None, taught["profile"]), "top")

@@ -167,6 +167,10 @@ def test_bad_parts_have_scores_and_recall_in_the_offer_and_stay_after_commit(tmp
         assert len(json.dumps(line.state)) < 4000 and "bad_scores" not in line.state["offer"]
         line.learner.commit("cam0")
         assert [picture.name for picture in marked(line.store, "nut", good=False)] == [given, result.id]
+        line.learner.begin("cam0", "screw", 6, None)
+        assert line.pictures() == []
+        line.learner.begin("cam0", "nut", 6, None)
+        assert line.pictures() == [given, result.id]  # so the next threshold is tested with them too
 
 
 def test_the_state_for_the_topic_is_small_and_the_lesson_has_all(tmp_path: Path) -> None:

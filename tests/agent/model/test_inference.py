@@ -89,14 +89,14 @@ def test_answers_do_not_share_memory(detector: Detector) -> None:
     assert np.array_equal(first, before)
 
 
-@pytest.mark.parametrize("hw", [(8, 8), (8, 4000), (2000, 9)])
+@pytest.mark.parametrize("hw", [(32, 32), (32, 4000), (2000, 33)])
 def test_images_of_unusual_sizes_are_scored(detector: Detector, hw: tuple[int, int]) -> None:
     assert detector.predict(white(*hw)).anomaly_map.shape == (64, 64)
 
 
-@pytest.mark.parametrize("hw", [(1, 1), (1, 500), (500, 7)])
+@pytest.mark.parametrize("hw", [(1, 1), (1, 500), (500, 31)])
 def test_picture_that_is_too_small_is_refused(detector: Detector, hw: tuple[int, int]) -> None:
-    with pytest.raises(ImageError, match="at least 8x8"):
+    with pytest.raises(ImageError, match="at least 32x32"):
         detector.predict(white(*hw))
 
 
@@ -209,6 +209,13 @@ def test_cache_that_stays_locked_is_not_used(tmp_path: Path, caplog: pytest.LogC
     assert "locked by another process" in caplog.text
     with alone_in(tmp_path, patience_s=0.0) as alone:
         assert alone
+
+
+def test_models_of_several_networks_are_compiled_at_the_same_time(tmp_path: Path) -> None:
+    with alone_in(tmp_path), alone_in(tmp_path, "vit", patience_s=0.1) as alone:
+        assert alone
+        with alone_in(tmp_path, "vit", patience_s=0.1) as again:
+            assert not again
 
 
 def test_unwritable_cache_is_logged_once_and_not_used(

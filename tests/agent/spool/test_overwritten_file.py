@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool
+from zsad_agent.spool.rows import read_what_is_left
 
 RESULTS = 2600
 NEWEST = 1000  # in memory
@@ -99,3 +100,17 @@ def test_what_an_overwritten_file_has_lost_is_counted_and_stated(
     number = f"{counted} to {counted + unclear}" if unclear else str(counted)
     assert f"{number} results cannot be read any more and are LOST" in fault
     assert f"{number} results cannot be read any more and are LOST" in caplog.text
+
+
+def test_neither_the_open_spool_nor_a_file_set_aside_is_mapped(path: Path) -> None:
+    """A program that truncates a mapped file ends the process with SIGBUS."""
+    path.parent.mkdir(parents=True)
+    with Spool(path, max_results=10_000) as spool:
+        spool.append([Entry(spool.new_id(), "cam0", body.encode()) for body in BODIES[:3]])
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", path.with_name(f"aside{suffix}"))
+        results = read_what_is_left(path.with_name("aside"))
+        assert next(results).body == BODIES[0].encode()
+        assert str(path.parent) not in Path("/proc/self/maps").read_text()
+        assert len(list(results)) == 2
+    assert not path.with_name("aside-shm").exists()

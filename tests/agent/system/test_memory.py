@@ -79,6 +79,8 @@ def test_garbage_collection_stops_only_during_the_imports_even_if_one_fails() ->
         gc.unfreeze()
         with pytest.raises(ImportError), quick_imports():
             raise ImportError
+        with quick_imports(freeze=False):  # a model that is replaced later must be freed
+            assert not gc.isenabled()
         assert gc.isenabled() and not gc.get_freeze_count()
     finally:
         gc.unfreeze()

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from taught_fakes import scale
 
-from zsad_agent.teaching.fusion import Fusion, ZMaps, best_fusion
+from zsad_agent.teaching.fusion import MOST_TAKEN, Fusion, ZMaps, backgrounds, best_fusion
 from zsad_agent.teaching.observe import GRID_HW, Observed
 from zsad_core.part import Located
 
@@ -24,15 +26,27 @@ def maps(seed: int, **defects: float) -> ZMaps:
     return ZMaps(seen=seen, scales=scales, zero_shot=zero_shot)
 
 
-def test_maximum_of_the_first_scale_the_whole_views_and_the_tiles_counts() -> None:
+@pytest.mark.parametrize(
+    ("count", "values", "expected"),
+    [
+        (4, (1, 5, 2, 6), 5.5),  # the CNN; the tiles have 4, the whole views 3
+        (4, (5, 1, 4, 2), 4.5),  # the ViT and nine tenths of the first scale
+        (4, (1, 2, 6, 7), 6.5),  # the tiles
+        (4, (5, 6, 1, 1), 5.5),  # the whole views
+        (4, (9, 0, 0, 0), 8.1),  # the first scale
+        (4, (0, 9, 0, 0), 4.5),  # another one counts together with its neighbours alone
+        (3, (1, 5, 2, 6), 3.0),
+        (2, (1, 5, 2, 6), 3.0),
+        (1, (1, 5, 2, 6), 1.0),
+    ],
+)
+def test_highest_mean_of_scales_of_one_size_or_network_counts(
+    count: int, values: tuple[float, ...], expected: float
+) -> None:
     scales = (*SCALES, scale("cnn-tiles", tiles=2))
-    found = {"vit-whole": 1, "cnn-whole": 5, "vit-tiles": 2, "cnn-tiles": 6}
-    values = {name: np.array([[value, 9 - value]], np.float32) for name, value in found.items()}
-    nothing = np.zeros((1, 2), np.float32)
-    fusion = Fusion(scales=scales, weight=0.0)
-    assert fusion.fused(values, nothing).tolist() == [[4.0, 8.0]]  # the tiles' mean; the first scale
-    assert fusion.first(2).fused(values, nothing).tolist() == [[3.0, 8.0]]
-    assert Fusion(scales=scales[3:], weight=0.0).fused(values, nothing).tolist() == [[6.0, 3.0]]
+    maps = {one.name: np.full((1, 2), value, np.float32) for one, value in zip(scales, values, strict=True)}
+    found = Fusion(scales=scales, weight=0.0).first(count).fused(maps, np.zeros((1, 2), np.float32))
+    assert found.tolist() == [[pytest.approx(expected)] * 2]
 
 
 def test_without_clear_evidence_the_usual_fusion_is_kept() -> None:
@@ -66,3 +80,36 @@ def test_defect_under_the_mask_says_nothing() -> None:
     ignored[:8, :8] = True
     bads = [maps(seed, vit=2.5) for seed in range(50, 80)]
     assert best_fusion(goods, bads, SCALES, ignored, 0) == (Fusion(scales=SCALES), None)
+
+
+def brighter(found: ZMaps, by: float, at_the_defect: float) -> ZMaps:
+    """The same part, that differs everywhere, and more at one place."""
+    scales = {name: values + np.float32(by) for name, values in found.scales.items()}
+    for values in scales.values():
+        values[:8, :8] += at_the_defect - by
+    return ZMaps(seen=found.seen, scales=scales, zero_shot=found.zero_shot)
+
+
+@pytest.mark.parametrize(("rise", "taken"), [(2.0, MOST_TAKEN), (1.3, 0.3), (0.8, 0.0), (0.0, 0.0)])
+def test_what_good_parts_show_everywhere_is_taken_off(rise: float, taken: float) -> None:
+    goods = [brighter(maps(seed, vit=9, cnn=9), by := seed % 5 / 2, rise * by) for seed in range(20)]
+    plain = Fusion(scales=SCALES)
+    shares = backgrounds(plain, goods, None)
+    assert shares == pytest.approx([taken] * 21, abs=0.06)
+    assert best_fusion(goods, [], SCALES, None, 0)[0].background == shares[0]
+    before, after = (
+        np.std([one.score(replace(plain, background=share), None) for one in goods]) for share in (0, taken)
+    )
+    assert after < 0.8 * before if taken else after == before
+
+
+def test_a_good_part_has_no_say_in_its_own_share() -> None:
+    odd = brighter(maps(9, vit=9, cnn=9), 3, 12)
+    shares = backgrounds(Fusion(scales=SCALES), [*(maps(seed, vit=9, cnn=9) for seed in range(8)), odd], None)
+    assert shares[0] == MOST_TAKEN and shares[-1] == 0
+
+
+def test_too_few_or_equal_goods_take_nothing_off() -> None:
+    few = [brighter(maps(seed), seed, 2 * seed) for seed in range(3)]
+    assert backgrounds(Fusion(scales=SCALES), few, None) == [0] * 4
+    assert backgrounds(Fusion(scales=SCALES), [maps(seed) for seed in range(20)], None) == [0] * 21

@@ -13,6 +13,7 @@ from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 from tiny_bundle_maker import make_tiny_bundle
 from tiny_features import add_tiny_features
 
+from zsad_agent import teaching
 from zsad_agent.config import InferenceConfig
 from zsad_agent.messages import BundleName
 from zsad_agent.model import Detector, FeatureNetworks
@@ -154,8 +155,8 @@ OTHER = BundleName(name="before", version="0.9", sha256="cd" * 32)
 
 def test_the_bundle_before_uses_its_kept_profile_again(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    make = in_use_module.teach
-    monkeypatch.setattr(in_use_module, "teach", lambda *args, **more: made.append("again") or make(*args, **more))  # type: ignore[func-returns-value]
+    make = teaching.teach
+    monkeypatch.setattr(teaching, "teach", lambda *args, **more: made.append("again") or make(*args, **more))  # type: ignore[func-returns-value]
     old = line.teach(bundle=OTHER)
     line.start().prepare("nut")
     assert (made, line.number()) == (["again"], 2)
@@ -248,6 +249,17 @@ def test_a_missing_folder_that_the_config_names_is_not_an_empty_store(line: Line
     assert ProfileStore(line.store.folder).products() == []
 
 
+def test_a_profile_of_an_earlier_agent_is_made_again_from_its_pictures(line: Line) -> None:
+    line.teach("nut", background=None)
+    predictor = line.start()
+    with pytest.raises(ProfileError, match="It is made again when"):
+        predictor.predict(good_part(0), "nut")
+    predictor.prepare("nut")
+    now = line.store.current("nut")
+    assert now is not None and now.background is not None
+    assert predictor.predict(good_part(60), "nut").anomaly_score < 0.5
+
+
 def test_the_inspection_continues_while_a_profile_is_made_again(line: Line) -> None:
     line.teach("nut", bundle=BundleName(name="before", version="0.9", sha256="cd" * 32))
     predictor = line.start()
@@ -328,7 +340,7 @@ def test_feature_networks_are_compiled_only_if_something_was_taught(
     compiled: list[str] = []
 
     class Counted(FeatureNetworks):
-        def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector) -> None:
+        def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector | None = None) -> None:
             compiled.append(bundle.manifest.name)
             super().__init__(bundle, config, detector)
 
@@ -341,6 +353,29 @@ def test_feature_networks_are_compiled_only_if_something_was_taught(
     assert compiled == []
     assert make_predictor(bundle, config, line.store).is_taught("nut")
     assert compiled == ["darkness"]
+
+
+def test_feature_networks_are_compiled_beside_the_detector(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(add_tiny_features(make_tiny_bundle(tmp_path / "bundle")))
+    line.teach("nut")
+    both = threading.Barrier(2, timeout=20)
+
+    class Networks(FeatureNetworks):
+        def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector | None = None) -> None:
+            both.wait()
+            super().__init__(bundle, config, detector)
+
+    class Waiting(Detector):
+        def __init__(self, bundle: Bundle, config: InferenceConfig) -> None:
+            both.wait()
+            super().__init__(bundle, config)
+
+    monkeypatch.setattr(in_use_module, "FeatureNetworks", Networks)
+    monkeypatch.setattr(in_use_module, "Detector", Waiting)
+    predictor = make_predictor(bundle, InferenceConfig(cache_dir=tmp_path / "cache"), line.store)
+    assert predictor.is_taught("nut")
 
 
 def test_the_self_test_covers_the_feature_networks(line: Line) -> None:

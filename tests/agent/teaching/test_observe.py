@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
+from taught_fakes import ColourNetworks, PlainDetector
 
+from zsad_agent.teaching import Observer
+from zsad_agent.teaching import observe as observe_module
 from zsad_agent.teaching.observe import Memory, Search
 from zsad_core.errors import DeviceError
 
@@ -38,6 +41,23 @@ def test_vectors_that_are_left_out_are_not_found() -> None:
     assert np.allclose(search.distances(vectors, memory), 0, atol=1e-6)
     expected = 1 - (vectors @ vectors[~left_out].T).max(axis=1)
     assert np.allclose(search.distances(vectors, without), expected, atol=1e-6)
+
+
+def test_scales_of_equal_size_share_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    class Counted(Search):
+        def __init__(self, *, rows: int, width: int, queries: int) -> None:
+            compiled.append(rows)
+            super().__init__(rows=rows, width=width, queries=queries)
+
+    monkeypatch.setattr(observe_module, "Search", Counted)
+    observer = Observer(PlainDetector(), ColourNetworks("a-whole", "a-tiles"))  # type: ignore[arg-type]
+    width, rows = (getattr(observer.scales["a-whole"], name) for name in ("width", "memory"))
+    for name in ("a-whole", "a-tiles"):
+        observer.memory(name, unit(3, width))
+    observer.memory("a-whole", unit(3, width), rows=7)
+    assert compiled == [rows, 7]
 
 
 def test_nan_is_an_error_and_not_a_good_part() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from profile_maker import make_profile
+from profile_maker import BUNDLE, make_profile
 
 from zsad_agent.teaching import KeptPicture, decode_profile, encode_profile, read_profile, write_profile
 from zsad_agent.teaching import profile as profile_module
@@ -78,6 +78,7 @@ def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
     )
     np.testing.assert_array_equal(read.scales["vit-whole"].vectors, made.scales["vit-whole"].vectors)
     assert read.scales["vit-whole"].spread == made.scales["vit-whole"].spread
+    assert (read.zero_shot_weight, read.background) == (made.zero_shot_weight, made.background)
     assert made.ignored is not None and read.ignored is not None
     np.testing.assert_array_equal(read.ignored, made.ignored)
     assert read.goods[1].image().shape == (24, 24, 3)
@@ -133,6 +134,18 @@ def test_every_flipped_byte_is_refused() -> None:
 def test_a_foreign_profile_is_refused(change: Callable[[dict[str, bytes]], None], told: str) -> None:
     with pytest.raises(ProfileError, match=rf"mine\.profile: .*{told}"):
         decode_profile(rewritten(encode_profile(make_profile()), change), "mine.profile")
+
+
+def test_a_profile_of_an_earlier_agent_fits_no_bundle() -> None:
+    def drop(members: dict[str, bytes]) -> None:
+        facts = json.loads(members["profile.json"])
+        del facts["background"]
+        members["profile.json"] = json.dumps(facts).encode()
+
+    content = encode_profile(make_profile())
+    assert decode_profile(content, "mine.profile").fits(BUNDLE.sha256)
+    assert not decode_profile(content, "mine.profile").fits("cd" * 32)
+    assert not decode_profile(rewritten(content, drop), "mine.profile").fits(BUNDLE.sha256)
 
 
 def test_unknown_keys_of_a_newer_agent_are_ignored() -> None:

@@ -11,7 +11,7 @@ from zsad_agent.config import InferenceConfig
 from zsad_agent.teaching import Profile, ScaleMemory, TaughtPredictor, teach
 from zsad_agent.teaching import observe as observe_module
 from zsad_core.errors import DeviceError, ProductError, ProfileError
-from zsad_core.memory import Spread, taught_score
+from zsad_core.memory import Spread, from_unit, taught_score
 from zsad_core.part import PartError
 
 NAMES = ("vit-whole", "cnn-whole", "vit-tiles")
@@ -63,6 +63,20 @@ def test_taught_product_names_its_profile_and_its_score_follows_from_its_map(pro
     assert prediction.anomaly_score == pytest.approx(taught_score(prediction.anomaly_map, prediction.scale), abs=0.01)
     y, x = np.unravel_index(prediction.anomaly_map.argmax(), MAP_HW)
     assert 30 <= y / MAP_HW[0] * 96 <= 50 and 50 <= x / MAP_HW[1] * 96 <= 70  # the stain
+
+
+def test_share_of_the_median_that_was_taught_is_subtracted(profile: Profile) -> None:
+    scales = {  # every picture differs by one more deviation everywhere
+        name: replace(one, spread=replace(one.spread, mean=one.spread.mean - one.spread.deviation))
+        for name, one in profile.scales.items()
+    }
+    without, half = (
+        predictor(replace(profile, scales=scales, background=share)).predict(good_part(0), "lid").anomaly_map
+        for share in (0.0, 0.5)
+    )
+    z, lower = (from_unit(values, profile.levels[-1].scale) for values in (without, half))
+    assert np.median(z) > 0.5
+    assert np.median(z - lower) == pytest.approx(0.5 * np.median(z), abs=0.1)
 
 
 def test_picture_without_a_product_is_of_the_product_before(profile: Profile) -> None:

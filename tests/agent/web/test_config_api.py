@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import stat
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,6 +211,18 @@ def test_product_of_a_single_camera_is_that_of_the_bundle_and_a_command_wins_ove
     assert refused.status == 409 and "a command chose the product of cam0" in refused.error
 
 
+def test_check_that_takes_too_long_is_given_up(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.web.config_api.CHECK_S", 0.2)
+    let_go = threading.Event()
+    monkeypatch.setattr("zsad_agent.web.config_api._faults_in_trial", lambda parts, text: let_go.wait(30) and [])
+    before = page.text
+    for _ in range(3):
+        assert "takes longer than 0.2 s" in page.patch(fps=1).error
+    assert page.patch(fps=1).status == 503 and page.text == before
+    let_go.set()
+    wait_until(lambda: page.patch(fps=1).status == 200)
+
+
 def test_right_one_of_several_cameras_is_changed(two: Page) -> None:
     found = two.changed("right", region_xywh=[0, 0, 16, 16], product="object")
     assert found["cameras"] == [
@@ -245,6 +258,8 @@ def test_config_without_a_camera_gets_one(pages: Pages, text: str) -> None:
         ({"product": "spoon"}, 422, "spoon"),
         ({"source": "/no/such"}, 422, "/no/such"),
         ({"fps": 0}, 422, "fps"),
+        ({"source": "a\0b"}, 422, "source"),
+        ({"camera": "0\n"}, 422, "camera"),
         ({"colour": 1}, 422, "colour"),
     ],
 )
@@ -290,6 +305,7 @@ def test_mask_is_removed_by_null(pages: Pages, tmp_path: Path) -> None:
     ("encoded", "words"),
     [
         ("?", "not base64"),
+        ("é", "not base64"),
         (base64.b64encode(b"GIF89a").decode(), "not a PNG"),
         (base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 99).decode(), "ignore_mask_png"),
         (mask(64, 48), "48x64 pixels, but the picture has 64x48"),

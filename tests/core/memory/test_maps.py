@@ -20,9 +20,16 @@ def test_spread_of_no_number_is_an_error(values: np.ndarray) -> None:
 def test_fused_map_is_the_highest_mean_of_a_group_and_a_share_of_the_zero_shot_map() -> None:
     one, two, six = (np.array([value], np.float32) for value in ([1, 5], [3, 1], [0, 6]))
     zero_shot = np.array([[4, -4]], np.float32)
-    assert fuse([[one, two], [six]], zero_shot, 0.25).tolist() == [[3.0, 5.0]]
-    assert fuse([[two, two]], zero_shot, 0.0).tolist() == two.tolist()
-    assert fuse([[-9 * one]], one, 0.0).min() > FLOOR
+    assert fuse([[one, two], [six]], zero_shot, 0.25, 0.0).tolist() == [[3.0, 5.0]]
+    assert fuse([[two, two]], zero_shot, 0.0, 0.0).tolist() == two.tolist()
+    assert fuse([[-9 * one]], one[None], 0.0, 0.0).min() > FLOOR
+
+
+def test_share_of_the_median_of_each_map_is_subtracted_within_a_bound() -> None:
+    maps = np.array([[[1, 2, 9]], [[20, 20, 30]], [[-2, -2, 4]]], np.float32)
+    found = fuse([[maps]], np.zeros_like(maps), 0.0, 0.5)
+    assert found.tolist() == [[[0.0, 1.0, 8.0]], [[18.5, 18.5, 28.5]], [[-1.0, -1.0, 5.0]]]  # half of 2, 3 and -2
+    assert fuse([[maps[0] - 6]], np.zeros((1, 3)), 0.0, 0.0).min() > FLOOR
 
 
 @pytest.mark.parametrize("scale", [-2.0, 0.0, 3.0, 40.0])

@@ -62,7 +62,7 @@ def pillow_cases() -> Iterator[Case]:
         if mode == "I;16" and kind in ("GIF", "JPEG"):  # Pillow clips it to 8 bits
             continue
         refused = {("GIF", "RGBA"): "transparent", ("PPM", "1"): "binary PGM or PPM", ("TIFF", "YCbCr"): "YCbCr"}.get(
-            (kind, mode)
+            (kind, mode), "transparent" if (kind, mode) == ("PNG", "LA") else None
         )
         refused = "is not read: save it as PNG" if kind in ("AVIF", "JPEG2000", "WEBP") else refused
         expected = grey(GREY) if mode == "I;16" else by_pillow(data)
@@ -121,7 +121,8 @@ def tifffile_cases() -> Iterator[Case]:
             extrasamples=[extra],
             planarconfig="contig",
         )
-        yield Case(f"tiff-{bits}-{channels}+{extra}", data, RGB if channels == 3 else grey(GREY))
+        expected, refused = (RGB, "transparent") if channels == 3 else (grey(GREY), None)
+        yield Case(f"tiff-{bits}-{channels}+{extra}", data, expected, refused=refused)
     palette = np.stack([np.arange(256)[::-1], np.arange(256), np.full(256, 7)]).astype(np.uint16) * 257
     painted = np.stack([255 - GREY, GREY, np.full_like(GREY, 7)], axis=-1)
     yield Case("tiff-palette", tiff(GREY, photometric="palette", colormap=palette), painted)
