@@ -206,14 +206,15 @@ def read_threshold(
     camera: Camera,
     parts: Parts,
     visitor: ForOperator,
-    value: Annotated[float | None, Query(ge=0, le=1, description="Default: the present threshold.")] = None,
+    value: Annotated[float | None, Query(ge=0, le=1, description="Default: the one in use, or of the offer.")] = None,
 ) -> ThresholdBody:
     """Says what a threshold promises, from the scores of the goods of the offer, or else of those that were taught."""
-    product = station_of(parts, camera).inspector.product
-    now = parts.commands.state(camera, "threshold")
-    value = now["value"] if value is None else value
+    inspector = station_of(parts, camera).inspector
+    product, now = inspector.product, parts.commands.state(camera, "threshold")
     is_taught = parts.models.current.predictor.is_taught(product)
     offer = parts.learner.lesson(camera).get("offer") if parts.learner is not None else None
+    if value is None:  # nobody has set one: the offer has its own
+        value = TAUGHT_THRESHOLD if offer is not None and inspector.threshold is None else now["value"]
     taught = _taught(parts.profiles, product) if is_taught else None
     goods: Sequence[float] = ()
     recall = None

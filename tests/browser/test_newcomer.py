@@ -122,19 +122,20 @@ class Newcomer:
         assert self.get("cameras/cam0/teach")["offer"]["goods"] >= count - 3
 
     def drags_the_threshold(self) -> None:
-        """To the middle between the present one and 1, and back by keyboard as far as the arrow keys go."""
+        """To the right with the mouse, and one step back with a key."""
         page = self._page
         handle = page.get_by_role("slider", name="Threshold")
         handle.scroll_into_view_if_needed()
         box = page.locator(".histogram .area").bounding_box()
         assert box is not None
-        x, y = box["x"] + float(handle.get_attribute("aria-valuenow") or 0) * box["width"], box["y"] + 60
+        assert handle.get_attribute("aria-valuenow") == "0.5"  # of the offer
+        x, y = box["x"] + 0.5 * box["width"], box["y"] + 60
         page.mouse.move(x, y)
         page.mouse.down()
         page.mouse.move(box["x"] + 0.62 * box["width"], y, steps=5)
         page.mouse.up()
         expect(handle).to_have_attribute("aria-valuenow", re.compile(r"0\.6[12]\d*"))
-        expect(page.get_by_text(re.compile("of the good parts are rejected"))).to_be_visible()
+        expect(page.get_by_text(re.compile(r"Measured on \d+ good parts, 0 of them rejected"))).to_be_visible()
         self.keep("teach")
         page.keyboard.press("ArrowLeft")
         wanted = float(handle.get_attribute("aria-valuenow") or 0)
@@ -150,8 +151,11 @@ class Newcomer:
 
     def finds_a_reject(self) -> str:
         """In the gallery, and marks it good. Gives its id."""
+        product, page = self._station.parts.product, self._page
+        until(lambda: self.get(f"results?product={product}&verdict=anomalous")["results"])
         self.go("Inspect")
-        page = self._page
+        expect(page.locator(".verdict .about")).to_contain_text(product)
+        expect(page.get_by_text("Nothing was taught about this product")).to_be_hidden()
         reject = page.locator(".gallery-card li.result").first
         expect(reject.locator("img.thumbnail")).to_be_visible(timeout=30_000)
         expect(page.locator(".verdict .word")).to_have_text(re.compile("OK|Reject"))

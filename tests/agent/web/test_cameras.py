@@ -75,7 +75,7 @@ def page_with(folder: Path, config: dict[str, Any], **further: Any) -> Iterator[
         SimpleNamespace(
             name=camera.name,
             status=CameraStatus(camera.name, lambda *_: None),
-            inspector=SimpleNamespace(product="nut"),
+            inspector=SimpleNamespace(product="nut", threshold=None),
             capture=SimpleNamespace(paused=False, newest_images=lambda count, number=number: [PICTURE][number:]),
         )
         for number, camera in enumerate(checked.every_camera)
@@ -197,7 +197,7 @@ def test_threshold_of_an_offer_is_told_before_it_is_taken_into_use(tmp_path: Pat
     learner = SimpleNamespace(lesson=lambda camera: {"phase": "offered", "offer": offer})
     for page in page_with(tmp_path, CONFIG, learner=learner):
         found = page.operator.ask("GET", "/cameras/cam0/threshold").json
-        assert not found["taught"] and found["goods_scores"] == offer["goods_scores"]
+        assert not found["taught"] and found["value"] == 0.5 and found["goods_scores"] == offer["goods_scores"]
         assert (found["promise"]["rejected"], found["recall"]["found"], found["recall"]["total"]) == (0, 2, 3)
         lower = page.operator.ask("GET", "/cameras/cam0/threshold?value=0.3").json
         assert (lower["promise"]["rejected"], lower["recall"]["found"]) == (2, 3)
