@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 WH = (1180, 860)  # CSS pixels of the window
+TIMEOUT_MS = 20_000  # of each step, on a machine that is busy
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 def chromium() -> str:
@@ -38,7 +40,7 @@ class Visit:
     """A tab, and what its page did wrong: errors in scripts, requests to other hosts, refused loads."""
 
     def __init__(self, context: BrowserContext) -> None:
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(TIMEOUT_MS)
         self.asked: list[str] = []  # address of every request
         self.errors: list[str] = []
         context.on("request", lambda request: self.asked.append(request.url))
