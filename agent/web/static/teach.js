@@ -72,7 +72,7 @@ function showPart(app, camera, onChange) {
   );
   const files = uploader({ camera, kind: "good", text: t("teach.upload_good"), onDone: onChange });
   const update = (state) => {
-    const isOn = state.phase !== "idle";
+    const isOn = state.phase !== "idle" && state.asked; // what the agent gathers by itself needs nobody
     start.hidden = isOn;
     progress.hidden = !isOn;
     files.hidden = !isOn;
