@@ -36,7 +36,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MosquittoBroker
 
 @pytest.fixture(scope="module")
 def station(tmp_path_factory: pytest.TempPathFactory, broker: MosquittoBroker) -> Iterator[Station]:
-    parts = Parts(product="cookie", goods=PICTURES, line=PICTURES)
+    parts = Parts(product="alien", goods=PICTURES, line=PICTURES)
     with Station(tmp_path_factory.mktemp("agent"), parts, broker) as station:
         yield station
 
@@ -157,7 +157,7 @@ def test_dead_camera_broker_and_agent_are_seen_at_once_with_what_to_do(
     visit: Visit, tmp_path: Path, mosquitto: Callable[..., MosquittoBroker]
 ) -> None:
     broker = mosquitto()
-    with Station(tmp_path, Parts(product="cookie", goods=PICTURES, line=PICTURES), broker) as station:
+    with Station(tmp_path, Parts(product="alien", goods=PICTURES, line=PICTURES), broker) as station:
         page = opened(visit, station, "inspect")
         expect(page.get_by_role("alert").locator(".banner.fail")).to_have_count(0)
         station.camera.refusing = True
