@@ -17,7 +17,7 @@ from mosquitto_broker import MosquittoBroker, free_port
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "agent/bundles/zsad-tiny"
-FPS = 6.0  # of the camera
+FPS = 4.0  # of the camera
 BORDER = 60  # pixels around a picture: what the camera sees beside the part
 
 
