@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-WH = (1180, 860)  # CSS pixels of the window
+WH = (1080, 760)  # CSS pixels of the window
 TIMEOUT_MS = 20_000  # of each step, on a machine that is busy
 expect.set_options(timeout=TIMEOUT_MS)
 
@@ -68,6 +68,9 @@ def visit(browser: Browser) -> Iterator[Visit]:
 
 @pytest.fixture(scope="session")
 def screenshots() -> Path | None:
-    """The folder for the screenshots of the documents; None: nobody asked for them (ZSAD_SCREENSHOTS)."""
+    """The folder for the screenshots of docs/operator.md. None: nobody asked for them with ZSAD_SCREENSHOTS=FOLDER."""
     folder = os.environ.get("ZSAD_SCREENSHOTS")
-    return Path(folder) if folder else None
+    if not folder:
+        return None
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder)

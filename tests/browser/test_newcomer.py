@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from conftest import Visit
 from mosquitto_broker import MosquittoBroker
@@ -52,8 +54,9 @@ class Newcomer:
     def keep(self, name: str) -> None:
         """A screenshot for the documents."""
         if self._screenshots is not None:
-            self._screenshots.mkdir(parents=True, exist_ok=True)
-            self._page.screenshot(path=self._screenshots / f"{name}.jpg", type="jpeg", quality=60)
+            picture = cv2.imdecode(np.frombuffer(self._page.screenshot(), np.uint8), cv2.IMREAD_COLOR)
+            assert picture is not None
+            cv2.imwrite(str(self._screenshots / f"{name}.webp"), picture, [cv2.IMWRITE_WEBP_QUALITY, 60])
 
     def card(self, heading: str) -> Locator:
         return self._page.locator(".card").filter(has=self._page.get_by_role("heading", name=heading, exact=True))
@@ -137,6 +140,7 @@ class Newcomer:
         page.mouse.up()
         expect(handle).to_have_attribute("aria-valuenow", re.compile(r"0\.4[34]\d*"))
         expect(page.get_by_text(re.compile(r"Measured on \d+ good parts, \d of them rejected"))).to_be_visible()
+        page.locator(".histogram").scroll_into_view_if_needed()
         self.keep("teach")
         page.keyboard.press("ArrowLeft")
         wanted = float(handle.get_attribute("aria-valuenow") or 0)
@@ -161,6 +165,7 @@ class Newcomer:
         expect(reject.locator("img.thumbnail")).to_be_visible(timeout=30_000)
         expect(page.locator(".verdict .word")).to_have_text(re.compile("OK|Reject"))
         until(lambda: reject.locator("img").evaluate("picture => picture.complete && picture.naturalWidth > 0"))
+        expect(page.locator(".verdict.anomalous")).to_be_visible()
         self.keep("inspect")
         reject.hover()
         good = reject.get_by_role("button", name="This was good")
