@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from zsad_agent.learning.offer import Asked, Judged, Offer, make_offer
 from zsad_agent.learning.pictures import BADS, GOODS, MAX_GIVEN, GatheredPictures, given_id
+from zsad_agent.learning.recent import RecentPart
 from zsad_agent.system import read_json, write_whole
 from zsad_agent.teaching import KeptPicture, Picture, Taught, write_profile
 from zsad_core.bundle import product_name
@@ -210,12 +211,16 @@ class Lesson:
             with contextlib.suppress(ImageError):
                 self.bads.put(picture)
 
-    def take_bad(self, picture: KeptPicture) -> None:
-        """A part of the line, by its id, is bad: it is not learned, and counts for the recall."""
-        self._change()
-        if len(self.bads) < MAX_GIVEN:
-            self.bads.put(picture)
-        self.pictures.remove(picture.name)
+    def take_mark(self, part: RecentPart, *, good: bool) -> None:
+        """A person says what a part of the line was. A bad one is not learned, and counts for the recall."""
+        if good:
+            if part.id in self.bads:
+                self.remove(part.id)
+        elif part.facts.product == self.product or part.facts.taught is None:  # not a part of another taught product
+            self._change()
+            if len(self.bads) < MAX_GIVEN:
+                self.bads.put(part.picture)
+            self.pictures.remove(part.id)
 
     def refuse(self, reason: str) -> None:
         """Nothing was learned, so further parts are gathered."""

@@ -164,9 +164,9 @@ class LineLearner(Service):
             lesson = self._lessons.get(camera)
             if lesson is None or lesson.offer is None:
                 raise ZsadError("there is no offer at this camera. Its state says what is missing")
+            keep_bad(self._store, lesson.product, lesson.bads.kept())
             profile = self._store.import_from(lesson.folder / "offer.profile")
             self._prepare(lesson.product)
-            keep_bad(self._store, lesson.product, lesson.bads.kept())
             self._said[camera] = f"{self._forget(camera)}: profile {profile.sha256[:12]} is in use"
             return profile
 
@@ -182,9 +182,8 @@ class LineLearner(Service):
             part = self._recent_of(camera).find(part_id)
             if good and part.facts.verdict is not Verdict.OK:
                 self._watch.override(camera)
-            own = lesson is not None and (part.facts.product == lesson.product or part.facts.taught is None)
-            if lesson is not None and own and not good:
-                lesson.take_bad(part.picture)
+            if lesson is not None:
+                lesson.take_mark(part, good=good)
                 self._wake()
         with self._networks_lock, self._storing():
             self._marked[camera] = self._feedback.give(part, good=good)

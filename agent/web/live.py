@@ -77,7 +77,10 @@ class _EventStream(StreamingResponse):
 
 
 @router.get(
-    "/events", status_code=200, response_class=_EventStream, responses={200: {"content": {"text/event-stream": {}}}}
+    "/events",
+    status_code=200,
+    response_class=_EventStream,
+    responses={200: {"content": {"text/event-stream": {}}}, 503: {"description": "Too many pages are open."}},
 )
 async def read_events(parts: Parts, visitor: ForOperator, request: Request) -> Response:
     """Sends results, health, settings and teach-in as server-sent events, one stream for each page."""
@@ -118,12 +121,17 @@ def read_frame(camera: Camera, parts: Parts, visitor: ForOperator, width: Width 
     return Response(as_jpeg(newest[-1], width), media_type="image/jpeg", headers=headers)
 
 
-@router.post("/cameras/{camera}/inspect", response_model=Result)
+@router.post(
+    "/cameras/{camera}/inspect",
+    response_model=Result,
+    responses={503: {"description": "Too many wait already."}, 504: {"description": "No result in time."}},
+)
 async def inspect(camera: Camera, body: Inspection, parts: Parts, visitor: ForOperator) -> Response:
     """Inspects one part now, and answers with its result.
 
     A camera with `trigger: mqtt` is triggered. One that runs free gives the result of the next picture.
     """
+    visitor.noted = True  # it changes nothing, and a machine may ask for every part
     station = station_of(parts, camera)
     if body.trigger_id is not None and not station.capture.triggered:
         raise HTTPException(

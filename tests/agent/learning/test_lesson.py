@@ -155,6 +155,9 @@ def test_bad_parts_have_scores_and_recall_in_the_offer_and_stay_after_commit(tmp
         line.learner.take(result, view, MAP)
         line.learner.wait_idle(10)
         line.learner.mark("cam0", result.id, good=False)
+        line.learner.mark("cam0", result.id, good=True)  # the person was wrong, twice
+        assert line.pictures() == []
+        line.learner.mark("cam0", result.id, good=False)
         given = line.give(77, good=False)
         assert line.pictures(kind="good") == [] and line.pictures(kind="bad") == [given, result.id]
         line.pass_by(6)

@@ -365,3 +365,31 @@ def test_link_stays_a_link(pages: Pages, tmp_path: Path) -> None:
         page.path.symlink_to(real)
         page.changed(fps=3)
         assert page.path.is_symlink() and "fps: 3" in real.read_text()
+
+
+SPOILT = (
+    "rtsp://u:hunter2 x@h/",
+    "rtsp://u:hunter2#@h/s",
+    "rtsp://u:hunter2@h:99999/",
+    "ftp://u:hunter2@h/",
+    "rtsp:/u:hunter2@h/",
+    "u:hunter2@h/s",
+    "http://h/s?token=hunter2#x",
+)
+
+
+@pytest.mark.parametrize("url", SPOILT)
+def test_password_of_an_address_that_is_refused_is_in_no_answer(page: Page, url: str) -> None:
+    def check(settings: object) -> bytes:
+        return page.client.ask("POST", "/config/check", {"yaml": json.dumps(settings)}).body
+
+    answers = [
+        page.patch(source=url).body,
+        check({"source": {"source": url}}),
+        check({"mqtt": {"broker": url}}),
+        check({"web": {"webhooks": [{"url": url}]}}),
+        *(page.client.ask("POST", "/probe/source", {key: url}).body for key in ("source", "camera")),
+        page.client.ask("POST", "/probe/broker", {"broker": url}).body,
+        page.client.ask("GET", "/audit").body,
+    ]
+    assert not [answer for answer in answers if b"hunter2" in answer]

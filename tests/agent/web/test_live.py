@@ -222,6 +222,7 @@ def test_triggered_camera_gives_the_result_of_its_own_trigger(page: Page) -> Non
         assert (answer.status, answer.json["seq"]) == (200, 3)
         assert answer.json["trigger_id"].startswith(body.get("trigger_id", "page-"))
     assert not page.hub._wanted
+    assert page.client.ask("GET", "/audit").json == []  # nothing was changed
 
 
 def test_no_result_in_time_says_why(page: Page) -> None:

@@ -3,7 +3,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from zsad_core.memory import promise, recall_interval
+from zsad_core.memory import promise, promise_at, recall_interval
 
 
 def at_most(seen: int, count: int, rate: float) -> float:
@@ -38,6 +38,23 @@ def test_bound_is_the_smallest_rate_that_the_goods_make_unlikely(count: int, rat
     assert at_most(above, count, found.rate_90) <= 0.1 + 1e-9
     if found.rate_90 < 1:
         assert at_most(above, count, found.rate_90 - 1e-6) > 0.1
+
+
+@pytest.mark.parametrize("count", [1, 5, 60, 300])
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
+def test_a_given_threshold_promises_what_the_found_one_does(count: int, rate: float) -> None:
+    scores = np.random.default_rng(count).permutation(count).tolist()
+    found = promise(scores, rate)
+    kept = promise_at(scores, found.threshold)
+    assert (kept.rate, kept.rate_90, kept.goods) == (pytest.approx(found.rate), found.rate_90, count)
+    assert promise_at(scores, -9.0).rate == promise_at(scores, -9.0).rate_90 == 1.0
+    assert promise_at(scores, 999.0).rejected == 0 and promise_at(scores, max(scores)).rejected == 1
+
+
+@pytest.mark.parametrize("scores", [[], [0.5, float("nan")]])
+def test_a_threshold_without_scores_promises_nothing(scores: list[float]) -> None:
+    with pytest.raises(ValueError, match="scores of good parts"):
+        promise_at(scores, 0.5)
 
 
 def test_other_goods_keep_the_promise_in_the_mean_and_the_bound_in_nine_of_ten_lines() -> None:
