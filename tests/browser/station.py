@@ -69,7 +69,7 @@ class Station:
     def _feed(self) -> None:
         """Writes the parts into the folder, each file whole."""
         for number in itertools.count(1):
-            if self._ended.wait(1 / FPS):
+            if self._ended.wait(self.camera.every_s):
                 return
             jpegs, names = self.camera.jpegs, self._names
             file = self._files / f"{number:04}-{names[number % len(names)]}.jpg"

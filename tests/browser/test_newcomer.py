@@ -12,12 +12,13 @@ import pytest
 from conftest import Visit
 from mosquitto_broker import MosquittoBroker
 from playwright.sync_api import Error, Locator, expect
-from station import BORDER, ROOT, Parts, Station, until
+from station import BORDER, FPS, ROOT, Parts, Station, until
 
 PASSWORD = "correct horse"
 LEARN_MS = 180_000  # a few seconds on a machine without other work: learning has a low priority
 COUNT = {"commutator": 20, "alien": 16}
 KSDD = ROOT.parent / "shared/datasets/ksdd/commutator"
+CRACKS = ("kos27_Part0_1", "kos29_Part0_2", "kos34_Part0_1", "kos47_Part2_1")  # large ones
 DEMO = ROOT / "demo/teach"
 
 
@@ -28,8 +29,8 @@ def parts_of(product: str) -> Parts:
     if not KSDD.is_dir():
         pytest.skip(f"needs the data set KolektorSDD in {KSDD}")
     goods = sorted((KSDD / "train/good").glob("*.jpg"))
-    bads = sorted((KSDD / "test/crack").glob("*.jpg"))
-    return Parts(product=product, goods=goods[:20], line=[*goods[20:26], *bads[:4]])
+    bads = [KSDD / f"test/crack/{name}.jpg" for name in CRACKS]
+    return Parts(product=product, goods=goods[:20], line=[*goods[20:26], *bads])
 
 
 @pytest.fixture(params=["alien", "commutator"])
@@ -119,6 +120,8 @@ class Newcomer:
         self._page.get_by_label("Number of parts").fill(str(count))
         self._page.get_by_role("button", name="Start", exact=True).click()
         expect(self._page.get_by_text(re.compile(rf"\d+ of {count} parts"))).to_be_visible()
+        expect(self._page.get_by_text(f"{count} of {count} parts")).to_be_visible(timeout=LEARN_MS)
+        self._station.camera.every_s = 1.0  # time to learn
         expect(self._page.get_by_text(re.compile(rf"Ready: {product}, learned from \d+ parts"))).to_be_visible(
             timeout=LEARN_MS
         )
@@ -152,6 +155,7 @@ class Newcomer:
     def takes_it_into_use(self) -> None:
         self._page.get_by_role("button", name="Take it into use").click()
         expect(self._page.get_by_text("In use from the next part on.")).to_be_visible()
+        self._station.camera.every_s = 1 / FPS
         self._station.show(self._station.parts.line)
 
     def finds_a_reject(self) -> str:
