@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import Visit
+from browser_visit import Visit
 from mosquitto_broker import MosquittoBroker
 from playwright.sync_api import Error, Locator, expect
 from station import BORDER, FPS, ROOT, Parts, Station, until

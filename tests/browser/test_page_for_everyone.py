@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import Visit
+from browser_visit import Visit
 from mosquitto_broker import MosquittoBroker
 from playwright.sync_api import Page, expect
 from station import ROOT, Parts, Station
