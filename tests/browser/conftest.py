@@ -24,7 +24,7 @@ def chromium() -> str:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, other tests in this process could not use asyncio
 def browser() -> Iterator[Browser]:
     """Knows no host but this one."""
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
