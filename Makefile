@@ -1,4 +1,4 @@
-# make demo    inspects the sample stream and prints verdicts; no camera, broker or torch. Ctrl-C or DEMO_FRAMES=N ends it
+# make demo    teaches a product, inspects it and opens the page; no camera, broker or torch. Ctrl-C or DEMO_FRAMES=N ends it
 # make test    lint, types and the whole test suite
 # make chaos   fault tests at full length (half an hour): kills, bad brokers and networks, load, soak; prints a table
 # make lint    only ruff and mypy
@@ -16,13 +16,8 @@ CHAOS_RESULTS := $(CURDIR)/build/chaos.jsonl
 
 .PHONY: demo test chaos lint clean
 
-# The empty config makes the demo independent of /etc/zsad-agent/agent.yaml.
 demo: .venv-demo/installed
-	@rm -rf "$(DEMO_OUT)/state" && mkdir -p "$(DEMO_OUT)/state" "$(DEMO_OUT)/cache"
-	@echo "Inspecting demo/stream. Heatmaps go to demo-output/heatmaps, results to the embedded MQTT broker. Ctrl-C ends it."
-	@STATE_DIRECTORY="$(DEMO_OUT)/state" CACHE_DIRECTORY="$(DEMO_OUT)/cache" \
-		.venv-demo/bin/zsad-agent --config /dev/null --source demo/stream --loop --fps 2 --broker embedded \
-		--print-results --save-heatmaps "$(DEMO_OUT)/heatmaps" $(if $(DEMO_FRAMES),--max-frames $(DEMO_FRAMES))
+	@.venv-demo/bin/python demo/demo.py "$(DEMO_OUT)" $(if $(DEMO_FRAMES),--max-frames $(DEMO_FRAMES))
 
 test: .venv/installed
 	tests/system-packages.sh

@@ -13,8 +13,8 @@ Usage: install.sh [--wheel FILE] [--python COMMAND] [--dry-run] [--root DIR]
   --dry-run         print the steps, change nothing
   --root DIR        put every file below DIR and do not touch users and services (to try the script without root)
 
-Makes the user zsad-agent, /opt/zsad-agent (the program), /etc/zsad-agent/agent.yaml (an example, if there is none)
-and the unit zsad-agent.service. It does not start a new service: it prints the next steps.
+Makes the user zsad-agent, /opt/zsad-agent (the program), the command /usr/local/bin/zsad-agent with manual page and
+completion, /etc/zsad-agent/agent.yaml (an example, if there is none) and the unit zsad-agent.service. It does not start a new service: it prints the next steps.
 TEXT
 }
 
@@ -48,11 +48,14 @@ run() {
 
 program=$root/opt/zsad-agent
 config_dir=$root/etc/zsad-agent
+share=$root/usr/local/share
 unit_dir=$root/etc/systemd/system
 
 # --- Checks before anything is changed -------------------------------------------------------------------------------
 
 [[ -n $dry_run || -n $root || $(id -u) -eq 0 ]] || fail "must be root: sudo $0 (or --dry-run to see the steps)"
+[[ ! -e $root/usr/lib/systemd/system/zsad-agent.service ]] ||
+    fail "the Debian package zsad-agent is installed. Update it, or remove it first: apt-get remove zsad-agent"
 
 if [[ -n $wheel ]]; then
     [[ -f $wheel ]] || fail "$wheel: no such wheel"
@@ -94,7 +97,7 @@ if [[ -z $root ]]; then
         run useradd --system --user-group --home-dir /var/lib/zsad-agent --no-create-home --shell /usr/sbin/nologin zsad-agent
 fi
 run install -d -m 755 "$program" "$unit_dir"
-run install -d -m 755 "$config_dir"
+run install -d -m 2775 "${config_owner[@]}" "$config_dir" # the page writes the config
 
 # --- Program: a new environment beside the running one, then an atomic switch ----------------------------------------
 
@@ -119,13 +122,23 @@ else
     run "$venv/bin/python" -m pip install --disable-pip-version-check -q -c "$here/../constraints.txt" "$scratch"
 fi
 
-[[ -e $config_dir/agent.yaml ]] || run install -m 640 "${config_owner[@]}" "$here/agent.yaml" "$config_dir/agent.yaml"
+[[ -e $config_dir/agent.yaml ]] || run install -m 660 "${config_owner[@]}" "$here/agent.yaml" "$config_dir/agent.yaml"
 run "$venv/bin/zsad-agent" check --config "$config_dir/agent.yaml" ||
     fail "the new version does not accept $config_dir/agent.yaml (see above), so nothing was replaced. Correct it and run this script again."
 
 run ln -sfn "${venv##*/}" "$program/venv.next"
 run mv -T "$program/venv.next" "$program/venv"
 incomplete=''
+
+# --- Command ---------------------------------------------------------------------------------------------------------
+
+run install -d -m 755 "$root/usr/local/bin" "$share/man/man1" "$share/bash-completion/completions"
+run ln -sfn "${program#"$root"}/venv/bin/zsad-agent" "$root/usr/local/bin/zsad-agent"
+if [[ -z $dry_run ]]; then
+    "$venv/bin/python" -m zsad_agent.cli.man_page >"$share/man/man1/zsad-agent.1"
+    "$venv/bin/python" -c 'from importlib.resources import files; print(files("zsad_agent.cli").joinpath("completion.bash").read_text(), end="")' \
+        >"$share/bash-completion/completions/zsad-agent"
+fi
 
 # --- Service ---------------------------------------------------------------------------------------------------------
 
@@ -145,8 +158,8 @@ done
 [[ -z $dry_run ]] || exit 0
 cat <<TEXT
 Installed. Next:
-  1. Set camera and broker in $config_dir/agent.yaml, then: $program/venv/bin/zsad-agent check --config $config_dir/agent.yaml
+  1. zsad-agent init --out $config_dir/agent.yaml --force
   2. systemctl enable --now zsad-agent
-  3. journalctl -u zsad-agent -f
+  3. zsad-agent doctor
 If you have no broker yet: apt-get install mosquitto
 TEXT

@@ -51,6 +51,8 @@ if [[ -n $on_systemd && -e $unit ]]; then
 fi
 run rm -f "$unit"
 run rm -rf "$root/opt/zsad-agent"
+run rm -f "$root/usr/local/bin/zsad-agent" "$root/usr/local/share/man/man1/zsad-agent.1" \
+    "$root/usr/local/share/bash-completion/completions/zsad-agent"
 [[ -z $on_systemd ]] || run systemctl daemon-reload
 
 removed=${dry_run:+Would have removed}

@@ -39,7 +39,7 @@ class Plant:
         self.bundle_dir: Path | None = self.bundles
         self.heatmap = HeatmapConfig()
 
-    def start(self, controls: FakeControls | None = None, *, real_rate: bool = False) -> Controller:
+    def start(self, controls: FakeControls | None = None, *, real_rate: bool = False, **more: Any) -> Controller:
         self.controls = controls or FakeControls()
         self.publisher = FakePublisher()
         clock = SpoolClock(wall_s=lambda: self.clocks.now_s, boot_s=lambda: self.clocks.now_s, boot_id="boot")
@@ -55,6 +55,7 @@ class Plant:
             nonces=self.nonces,
             clock=clock,
             monotonic=time.monotonic if real_rate else self.clocks.monotonic,
+            **more,
         )
 
     def payload(self, value: object, **fields: object) -> bytes:

@@ -302,7 +302,7 @@ def _jpeg_fields(whole: dict[str, bytes], chance: random.Random) -> Iterator[tup
 
 
 def _other_readings(rgb: np.ndarray, chance: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Width, depth, byte order, predictor, palette and interlacing are not as the header states them."""
+    """Width, depth, byte order, predictor and interlacing are not as the header states them, and no checksum tells."""
     grey = np.asarray(Image.fromarray(rgb).convert("L"))
     height, width = grey.shape
     noise = np.frombuffer(chance.randbytes(grey.size), np.uint8).reshape(grey.shape)
@@ -311,7 +311,6 @@ def _other_readings(rgb: np.ndarray, chance: random.Random) -> Iterator[tuple[st
         for other in (120, 160, 240, 320, 400, 512, 600, 960, 1280, 1920, height):
             torn = values.reshape(-1, other, *values.shape[2:])
             if other != width:
-                yield f"wide{other}-{name}.png", saved(Image.fromarray(torn), "PNG")
                 yield f"wide{other}-{name}.tif", tiff(torn)
                 yield f"wide{other}-{name}-packed.tif", tiff(torn, compression="adobe_deflate")
         for compression, stated in itertools.product((5, 32946), (1, 2)):
@@ -325,10 +324,8 @@ def _other_readings(rgb: np.ndarray, chance: random.Random) -> Iterator[tuple[st
     for white in (1, 100, 127, 250, 256, 60000):
         yield f"white{white}.pgm", header + b"%d\n" % white + grey.tobytes()
         yield f"white{white}-16.pgm", header + b"%d\n" % white + deep.astype(">u2").tobytes()
-    yield "bytes.png", saved(Image.fromarray(deep.view(np.uint8)), "PNG")
+    yield "bytes.bmp", saved(Image.fromarray(deep.view(np.uint8)), "BMP")
     yield "bytes.tif", tiff((deep >> 4).view(np.uint8))
-    shuffled = np.array(chance.sample(range(256), 256), np.uint8)
-    yield "palette.png", saved(Image.fromarray(shuffled[grey]), "PNG")
     for interlace in (0, 1):
         gif = saved(Image.fromarray(grey), "GIF", interlace=interlace)
         flags = gif.index(b",\0\0\0\0") + 9
@@ -365,7 +362,7 @@ def _altered(whole: dict[str, bytes], rgb: np.ndarray, chance: random.Random) ->
     for side in (1, 8, 16, 24):
         yield f"tiny{side}.png", saved(Image.fromarray(rgb).resize((side, side)), "PNG")
     strip = np.concatenate([rgb[:200], *[rgb[200:240]] * 4, rgb[360:]])
-    yield "strip.png", saved(Image.fromarray(strip), "PNG")
+    yield "strip.bmp", saved(Image.fromarray(strip), "BMP")
     for bits in (64, 128):
         yield f"one-bit{bits}.png", saved(Image.fromarray(rgb[..., 1] > bits), "PNG")
 

@@ -61,6 +61,22 @@ int ioctl(int fd, unsigned long request, ...) {
         format->fmt.pix.field = V4L2_FIELD_NONE;
         format->fmt.pix.sizeimage = BUFFER_BYTES;
         return 0;
+    case VIDIOC_ENUM_FMT: {
+        struct v4l2_fmtdesc *entry = argument;
+        if (entry->index)
+            break;
+        entry->pixelformat = V4L2_PIX_FMT_MJPEG;
+        return 0;
+    }
+    case VIDIOC_ENUM_FRAMESIZES: {
+        struct v4l2_frmsizeenum *entry = argument;
+        if (entry->index > 1 || entry->pixel_format != V4L2_PIX_FMT_MJPEG)
+            break;
+        entry->type = V4L2_FRMSIZE_TYPE_DISCRETE;
+        entry->discrete.width = atoi(getenv("FAKE_V4L2_WIDTH")) >> entry->index;
+        entry->discrete.height = atoi(getenv("FAKE_V4L2_HEIGHT")) >> entry->index;
+        return 0;
+    }
     case VIDIOC_REQBUFS:
         wanted->count = wanted->count > 4 ? 4 : wanted->count;
         queued = taken = 0;

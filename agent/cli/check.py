@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zsad_agent import inspection, model, mqtt, picture_health, serving, sources, teaching
 from zsad_agent.system import configure_logging
-from zsad_agent.tools.flags import add_config_flag
+from zsad_agent.tools.flags import add_config_flag, command_parser
 from zsad_core.errors import BundleError, ConfigError, ZsadError
 
 if TYPE_CHECKING:  # pydantic takes longer than parsing
@@ -19,9 +18,10 @@ if TYPE_CHECKING:  # pydantic takes longer than parsing
 
 def main(arguments: list[str]) -> int:
     """Prints the faults."""
-    parser = argparse.ArgumentParser(
-        prog="zsad-agent check",
-        description="Prints every fault of a config file. Exit code 0, or 2 if there is a fault.",
+    parser = command_parser(
+        "check",
+        "Prints every fault of a config file. Exit code 0, or 2 if there is a fault.",
+        examples="zsad-agent check --config agent.yaml",
     )
     add_config_flag(parser)
     args = parser.parse_args(arguments)

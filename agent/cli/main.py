@@ -12,8 +12,20 @@ import sys
 from zsad_agent.system import prepare_environment
 from zsad_core.errors import ConfigError, ProductError, ZsadError
 
-TOOLS = ("score", "teach", "profiles", "calibrate", "reference", "bench")  # each is a module of the room tools
-COMMANDS = ("check", *TOOLS)
+OWN = {  # each is a module of this room
+    "init": "asks five questions and writes a config",
+    "check": "names every fault of a config",
+    "doctor": "checks this machine: camera, model, broker, disk, clock, service",
+}
+TOOLS = {  # each is a module of the room tools
+    "score": "scores pictures, without a broker",
+    "teach": "learns a product from pictures of good parts",
+    "profiles": "lists, exports, imports and removes what was taught",
+    "calibrate": "prints a threshold from pictures of good parts",
+    "reference": "records the scene, so that a moved camera is noticed",
+    "bench": "measures speed and memory",
+}
+COMMANDS = OWN | TOOLS  # name: what it does
 FAILED, USAGE = 1, 2
 
 

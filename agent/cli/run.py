@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from zsad_agent.tools.flags import (
     add_profile_flags,
     add_source_flags,
     add_threshold_flag,
+    command_parser,
     count,
     given,
 )
@@ -48,7 +50,7 @@ def main(arguments: list[str]) -> int:
     crash_reports.install()
     if crash_reports.last_crash is not None:
         logging.getLogger(__name__).error("%s", crash_reports.last_crash)
-    sinks: list[Sink] = [PrintSink()] if args.print_results else []
+    sinks: list[Sink] = [PrintSink()] if args.print_results or sys.stdout.isatty() else []
     if args.save_heatmaps is not None:
         sinks.append(HeatmapFolderSink(args.save_heatmaps))
     with stop_on_signal() as stop:
@@ -67,11 +69,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="zsad-agent",
-        description="Inspects the frames of a camera or other source and publishes a verdict for each over MQTT.",
-        epilog="Other commands: zsad-agent score | teach | profiles | check | bench | calibrate | reference, each with "
-        "--help. Exit codes: 0 done, 1 failed, 2 bad usage or config.",
+    from zsad_agent.cli.main import COMMANDS
+
+    listed = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    parser = command_parser(
+        "",
+        "Inspects the frames of a camera or other source and publishes a verdict for each over MQTT.",
+        examples="zsad-agent --camera 0\n"
+        "zsad-agent --source rtsp://camera/stream --product bottle --broker mqtt://broker:1883\n"
+        "zsad-agent --config agent.yaml",
+        note=f"commands, each with --help:\n{listed}\n\nExit codes: 0 done, 1 failed, 2 bad usage or config.",
     )
     add_source_flags(parser)
     add_model_flags(parser)
@@ -81,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--loop", action="store_true", default=None, help="start a file or folder again at its end")
     parser.add_argument("--fps", type=float, metavar="F", help="most frames per second; default: no limit")
     add_threshold_flag(parser)
-    parser.add_argument("--print-results", action="store_true", help="print one line per result on stdout")
+    parser.add_argument(
+        "--print-results", action="store_true", help="print one line per result; on a terminal that is the default"
+    )
     parser.add_argument(
         "--save-heatmaps", type=Path, metavar="DIR", help="write each overlay as DIR/<camera>-<seq>.jpg; for setting up"
     )

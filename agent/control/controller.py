@@ -13,7 +13,17 @@ from typing import Any
 
 from zsad_agent.config import AgentConfig
 from zsad_agent.control.actions import CONFIG, Actions, Shown, Target
-from zsad_agent.control.command import Command, CommandError, Key, Value, check_value, parse_command, shown
+from zsad_agent.control.command import (
+    Command,
+    CommandError,
+    Key,
+    TeachAction,
+    TeachRequest,
+    Value,
+    check_value,
+    parse_command,
+    shown,
+)
 from zsad_agent.control.freshness import Nonces
 from zsad_agent.control.running_agent import MAX_ERROR_CHARACTERS, RunningAgent
 from zsad_agent.control.stored_settings import StoredSettings
@@ -80,12 +90,14 @@ class Controller(Service):
         *,
         nonces: Nonces,
         reload_fault: str | None = None,
+        on_mark: Callable[[str, bool], object] = lambda part_id, good: None,
         clock: SpoolClock | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Changes and publishes nothing yet. Owns `stored` from now on.
 
         `reload_fault`: why the config of the reload that caused this start is not used; None: it is used.
+        `on_mark`: called with the id of a result that a message over MQTT has marked, and whether it was good.
         """
         self._agent = agent
         self._publisher = publisher
@@ -93,7 +105,7 @@ class Controller(Service):
         self._topics = Topics(config.mqtt.topic_prefix, config.device_id)
         self._stored = stored
         self._reload_fault = reload_fault
-        self._nonces = nonces
+        self._nonces, self._on_mark = nonces, on_mark
         self._clock, self._monotonic = clock or SpoolClock(), monotonic
         self._actions = Actions(agent, publisher, config, stored)
         self._states = {target: _State() for target in self._actions.targets}
@@ -258,6 +270,8 @@ class Controller(Service):
             if self._left.is_set():
                 asked.answer.set_exception(CommandError("the agent is stopping"))
                 return
+            if arrival.asked is None and isinstance(value, TeachRequest) and value.id is not None:
+                self._on_mark(value.id, value.action is TeachAction.GOOD)
             saved = not to_save or self._stored.save()
             before, error_text = self._states[target].value, None
             if not saved:

@@ -4,18 +4,20 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zsad_agent.config import AgentConfig
 from zsad_agent.control.command import CommandError, TeachAction, TeachRequest
 from zsad_agent.inspection import Station
-from zsad_agent.learning import LineLearner
 from zsad_agent.model import BundleStore, BundleUpdater, ModelInUse, Outcome
 from zsad_agent.system import in_thread, one_line
 from zsad_core.errors import BundleError, ConfigError
 from zsad_core.types import TAUGHT_THRESHOLD
+
+if TYPE_CHECKING:  # imported while the model loads
+    from zsad_agent.learning import LineLearner
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class RunningAgent:
         updater: BundleUpdater,
         store: BundleStore,
         restart: "ReloadRequest",
-        learner: LineLearner | None = None,
+        learner: "LineLearner | None" = None,
     ) -> None:
         self._learner = learner
         self._stations = {station.name: station for station in stations}

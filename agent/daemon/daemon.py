@@ -1,5 +1,6 @@
 """The composition root: builds everything from the config, supervises it and stops it in order."""
 
+import importlib
 import logging
 import os
 import threading
@@ -26,7 +27,6 @@ from zsad_agent.control import (
     StoredSettings,
     listen_for_triggers,
 )
-from zsad_agent.daemon.learning import make_learner
 from zsad_agent.daemon.observer import Observer
 from zsad_agent.daemon.profile_maker import ProfileMaker
 from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_at_once
@@ -36,6 +36,7 @@ from zsad_agent.daemon.startup import (
     compile_bundle,
     load_in_thread,
     make_spool,
+    mark_in_history,
     start_history,
     start_publisher,
 )
@@ -139,7 +140,8 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
     compile_one = partial(compile_bundle, config=config, profiles=profiles)
     with ExitStack() as stack:
         with quick_imports(freeze=False):
-            started = load_in_thread(store, compile_one, options.stop, notifier.watchdog if restart.again else None)
+            alive = notifier.watchdog if restart.again else None
+            started = load_in_thread(store, compile_one, options.stop, alive, meanwhile=_import_learning)
         if started is None:
             leave_at_once(0, options.exit_now)  # the compiler's threads would crash during interpreter shutdown
             return 0
@@ -154,7 +156,9 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         agent = _assemble(config, options, started, compile_one, profiles, publisher, history, sources, views, services)
         controller = None
         if config.control.enabled or config.web.on:
-            controller = services.start(_make_controller(config, options, agent.observer, store, compile_one, restart))
+            on_mark = partial(mark_in_history, history)
+            controller = _make_controller(config, options, agent.observer, store, compile_one, restart, on_mark)
+            services.start(controller)
         reload = controller.reload if controller is not None else restart.ask_in_background
         _start_servers(config, options, agent, controller, profiles, services, notifier, reload)
         services.start(agent.pipeline)
@@ -197,6 +201,11 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
             code = 1
         leave_at_once(code, options.exit_now)
     return code
+
+
+def _import_learning() -> None:
+    """The rest of the modules: 0.1 s on the core that the compiler does not use at first."""
+    importlib.import_module("zsad_agent.daemon.learning")
 
 
 def _start_servers(
@@ -298,6 +307,8 @@ def _assemble(
     if config.keeps_evidence:
         folder = config.evidence.path or options.state_dir / "evidence"
         evidence = services.start(EvidenceStore(config.evidence, folder))
+    from zsad_agent.daemon.learning import make_learner
+
     learner = make_learner(config, options.state_dir, stations, sources, views, models, profiles)
     if learner is not None:
         services.start(learner)
@@ -354,6 +365,7 @@ def _make_controller(
     store: BundleStore,
     compile_one: Callable[..., ProductPredictor],
     restart: ReloadRequest,
+    on_mark: Callable[[str, bool], None],
 ) -> Controller:
     """The controller of commands. After its start the stored settings of earlier runs apply."""
     stations, models = running.stations, running.models
@@ -373,4 +385,12 @@ def _make_controller(
     )
     remote = RunningAgent(stations, models, updater, store, restart, running.learner)
     stored = StoredSettings(options.state_dir / FILE_NAME)
-    return Controller(remote, running.publisher, config, stored, nonces=running.nonces, reload_fault=restart.fault)
+    return Controller(
+        remote,
+        running.publisher,
+        config,
+        stored,
+        nonces=running.nonces,
+        reload_fault=restart.fault,
+        on_mark=on_mark,
+    )

@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from zsad_agent.capture import INFERENCE
 from zsad_agent.config import AgentConfig
 from zsad_agent.control import Nonces
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import Station
-from zsad_agent.learning import LineLearner
 from zsad_agent.messages import AgentSnapshot, BundleStats, CameraStats, RecentResults, Stats
 from zsad_agent.model import ModelInUse
 from zsad_agent.mqtt import Publisher
 from zsad_agent.system import ServiceGroup
+
+if TYPE_CHECKING:  # imported while the model loads
+    from zsad_agent.learning import LineLearner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class Observer:
     publisher: Publisher
     recent: RecentResults
     evidence: EvidenceStore | None
-    learner: LineLearner | None
+    learner: "LineLearner | None"
     services: ServiceGroup
     nonces: Nonces
     agent_version: str = field(default_factory=lambda: version("zsad-agent"))

@@ -20,7 +20,7 @@ from zsad_agent.spool import Spool
 from zsad_agent.system import ServiceGroup, in_thread, read_json, write_whole
 from zsad_agent.teaching import ProductPredictor, ProfileStore, make_predictor
 from zsad_core.bundle import Bundle
-from zsad_core.errors import SpoolError
+from zsad_core.errors import HistoryError, SpoolError
 
 if TYPE_CHECKING:
     from zsad_agent.history import HistoryStore
@@ -94,6 +94,16 @@ def start_publisher(
     return publisher
 
 
+def mark_in_history(history: "HistoryStore | None", result_id: str, good: bool) -> None:
+    """Stores what a person said over MQTT about a result. A history that fails is logged: the command was done."""
+    if history is None:
+        return
+    try:
+        history.mark(result_id, good=good, who="mqtt")
+    except HistoryError as error:
+        logger.warning("the mark of %s is not in the history: %s", result_id, error)
+
+
 class PublishedFile:
     """Keeps, over restarts, where the agent has published last."""
 
@@ -153,13 +163,17 @@ def load_in_thread(
     compile_one: Callable[[Bundle], ProductPredictor],
     stop: threading.Event,
     alive: Callable[[], None] | None,
+    *,
+    meanwhile: Callable[[], object],
 ) -> Started[ProductPredictor] | None:
     """Compiles in a thread, because a signal cannot interrupt the compiler. Returns None if stopped.
 
-    `alive` feeds a watchdog that already runs, for at most `LOAD_S`; None: none runs yet.
+    `alive` feeds a watchdog that already runs, for at most `LOAD_S`; None: none runs yet. `meanwhile` is called once,
+    while the compiler works.
     """
     started_s = time.monotonic()
     outcome = in_thread("load", lambda: store.start(compile_one))
+    meanwhile()
     while not outcome.done() and not stop.is_set():
         if alive is not None and time.monotonic() - started_s < LOAD_S:
             alive()

@@ -12,6 +12,7 @@ from .asgi import header as header
 from .asgi import is_on_loopback as is_on_loopback
 from .asgi import send_error as send_error
 from .asgi import send_whole as send_whole
+from .certificate import CERTIFICATE as CERTIFICATE
 from .certificate import certificate_names as certificate_names
 from .certificate import make_context as make_context
 from .certificate import own_certificate as own_certificate

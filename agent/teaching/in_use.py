@@ -6,6 +6,7 @@ One factory makes it for the start, for another bundle and after a failed self-t
 from __future__ import annotations
 
 import itertools
+import locale
 import logging
 import threading
 import time
@@ -69,7 +70,7 @@ def make_predictor(
     known = bundle.manifest.products
     if config.product not in known and (config.product in products or unreadable is not None):
         config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
-    compiling = None
+    compiling, own_locale = None, locale.setlocale(locale.LC_ALL)
     if products and bundle.manifest.features is not None:
         compiling = in_thread("networks", lambda: FeatureNetworks(bundle, config))  # beside the detector
     try:
@@ -77,6 +78,8 @@ def make_predictor(
     finally:
         if compiling is not None:
             wait({compiling})  # a compiler must not run when the process ends
+            # OpenVINO changes the locale while it reads a model. Two at once leave "C", which opens text as ASCII.
+            locale.setlocale(locale.LC_ALL, own_locale)
     networks = None if compiling is None else compiling.result()
     if networks is not None:
         networks.detector = detector

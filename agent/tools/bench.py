@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import itertools
@@ -25,7 +24,14 @@ from zsad_agent.system import (
     process_age_s,
     status_mb,
 )
-from zsad_agent.tools.flags import add_model_flags, add_profile_flags, count, model_config, profile_store
+from zsad_agent.tools.flags import (
+    add_model_flags,
+    add_profile_flags,
+    command_parser,
+    count,
+    model_config,
+    profile_store,
+)
 
 if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
     import numpy as np
@@ -50,10 +56,11 @@ NO_BROKER = "mqtt://127.0.0.1:1"  # nothing listens there: results stay in the s
 
 def main(arguments: list[str]) -> int:
     """Measures speed and prints the figures."""
-    parser = argparse.ArgumentParser(
-        prog="zsad-agent bench",
-        description="Measures raw inference and the whole pipeline in turns: latency in milliseconds, pictures per "
+    parser = command_parser(
+        "bench",
+        "Measures raw inference and the whole pipeline in turns: latency in milliseconds, pictures per "
         "second, seconds from process start to the first verdict, memory in MB.",
+        examples="zsad-agent bench\nzsad-agent bench --bundle zsad-tiny --threads 2 --seconds 60 --json",
     )
     add_model_flags(parser)
     add_profile_flags(parser)

@@ -6,7 +6,6 @@ too, and finds more defects.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import sys
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from zsad_agent import teaching
 from zsad_agent.system import configure_logging, one_line, printable
-from zsad_agent.tools.flags import add_model_flags, add_picture_flags, model_config, read_part
+from zsad_agent.tools.flags import add_model_flags, add_picture_flags, command_parser, model_config, read_part
 from zsad_agent.tools.score import MAX_REASON, find_pictures
 from zsad_core.errors import DeviceError, ImageError, ZsadError
 
@@ -36,10 +35,11 @@ MIN_FALSE_REJECT_RATE = 1e-6  # needs a million good parts
 
 def main(arguments: list[str]) -> int:
     """Prints a threshold as YAML."""
-    parser = argparse.ArgumentParser(
-        prog="zsad-agent calibrate",
-        description="Prints a threshold for the config, from pictures of good parts. It learns nothing else from them: "
+    parser = command_parser(
+        "calibrate",
+        "Prints a threshold for the config, from pictures of good parts. It learns nothing else from them: "
         "zsad-agent teach finds more defects with the same pictures.",
+        examples="zsad-agent calibrate good-parts --product bottle --false-reject-rate 0.02",
     )
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="pictures of good parts, or folders of them"

@@ -15,6 +15,31 @@ if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
     from zsad_agent.teaching import ProfileStore
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Wraps a text of one line; the lines of a longer one, as of examples, stay."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def command_parser(command: str, description: str, *, examples: str, note: str = "") -> argparse.ArgumentParser:
+    """The parser of `zsad-agent COMMAND`, or of the daemon for an empty command.
+
+    Args:
+        command: its name.
+        description: the text above the flags.
+        examples: whole commands, one a line, shown below the flags.
+        note: lines below the examples.
+    """
+    shown = "\n".join(f"  {line}" for line in examples.strip().splitlines())
+    return argparse.ArgumentParser(
+        prog=f"zsad-agent {command}".strip(),
+        description=description,
+        epilog=f"examples:\n{shown}" + (f"\n\n{note}" if note else ""),
+        formatter_class=_HelpFormatter,
+    )
+
+
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """`--camera` or `--source`, and `--config`."""
     where = parser.add_mutually_exclusive_group()

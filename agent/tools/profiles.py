@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zsad_agent import learning
 from zsad_agent.system import configure_logging, printable, utc_text
-from zsad_agent.tools.flags import add_config_flag, add_profiles_flag, named_store
+from zsad_agent.tools.flags import add_config_flag, add_profiles_flag, command_parser, named_store
 from zsad_agent.tools.teach import promise_lines
 
 if TYPE_CHECKING:  # pydantic takes longer than parsing
@@ -53,8 +53,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="zsad-agent profiles", description="What was taught: one profile for each product, and the two before it."
+    parser = command_parser(
+        "profiles",
+        "What was taught: one profile for each product, and the two before it.",
+        examples="zsad-agent profiles list\n"
+        "zsad-agent profiles rollback bottle\n"
+        "zsad-agent profiles export bottle bottle.profile",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, text in {

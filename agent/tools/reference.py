@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from zsad_agent import picture_health, sources
 from zsad_agent.system import configure_logging
-from zsad_agent.tools.flags import add_source_flags, count, given
+from zsad_agent.tools.flags import add_source_flags, command_parser, count, given
 from zsad_core.errors import ConfigError, ImageError, SourceError, some
 
 if TYPE_CHECKING:  # numpy and pydantic take longer than parsing
@@ -24,10 +23,11 @@ STANDING_SHARE = 0.995  # with a larger fixed share nothing moved while the fram
 
 def main(arguments: list[str]) -> int:
     """Writes the reference of a camera to a file."""
-    parser = argparse.ArgumentParser(
-        prog="zsad-agent reference",
-        description="Takes frames of the running line and writes their fixed background to a file for health.reference."
+    parser = command_parser(
+        "reference",
+        "Takes frames of the running line and writes their fixed background to a file for health.reference."
         " With it the agent detects a moved camera, a changed scene and lost focus. Parts must move meanwhile.",
+        examples="zsad-agent reference --camera 0 --out cam0.npz",
     )
     add_source_flags(parser)
     parser.add_argument("--name", metavar="NAME", help="a camera of the config; required if it has several")

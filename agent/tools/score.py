@@ -21,6 +21,7 @@ from zsad_agent.tools.flags import (
     add_picture_flags,
     add_profile_flags,
     add_threshold_flag,
+    command_parser,
     given,
     model_config,
     profile_store,
@@ -43,9 +44,10 @@ MAX_REASON = 1000  # characters
 
 def main(arguments: list[str]) -> int:
     """Prints a score for each picture."""
-    parser = argparse.ArgumentParser(
-        prog="zsad-agent score",
-        description="Scores pictures. Exit code 1 if a picture has no score: its verdict is `unknown`.",
+    parser = command_parser(
+        "score",
+        "Scores pictures. Exit code 1 if a picture has no score: its verdict is `unknown`.",
+        examples="zsad-agent score part.jpg\nzsad-agent score pictures --product bottle --json --maps maps",
     )
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="a picture, or a folder with its subfolders"

@@ -16,7 +16,7 @@ from zsad_agent import inspection, sources, teaching
 from zsad_agent.system import configure_logging, keep_memory_small, one_line, printable
 from zsad_agent.tools.calibrate import MIN_FALSE_REJECT_RATE
 from zsad_agent.tools.capture_goods import capture_goods
-from zsad_agent.tools.flags import add_config_flag, add_profiles_flag, count, given, named_store
+from zsad_agent.tools.flags import add_config_flag, add_profiles_flag, command_parser, count, given, named_store
 from zsad_agent.tools.reference import camera_of
 from zsad_agent.tools.score import MAX_REASON, find_pictures
 from zsad_core.errors import ImageError, ProfileError
@@ -87,11 +87,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="zsad-agent teach",
-        description="Learns a product from pictures of good parts, or from a camera that sees good parts. The agent, "
+    parser = command_parser(
+        "teach",
+        "Learns a product from pictures of good parts, or from a camera that sees good parts. The agent, "
         "score and bench then use what was learnt. 20 pictures are a start, 100 allow a false reject rate of 1 %.",
-        epilog="Exit code 1 if nothing could be learnt; the earlier profile then stays in use.",
+        examples="zsad-agent teach good-parts --product bottle --bad bad-parts\n"
+        "zsad-agent teach --camera 0 --product bottle --count 100",
+        note="Exit code 1 if nothing could be learnt; the earlier profile then stays in use.",
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="pictures of good parts, or folders")
     parser.add_argument("--product", required=True, metavar="NAME", help="the product, as results name it")

@@ -14,10 +14,11 @@ from zsad_core.errors import ImageError
 from zsad_core.picture.content import HEAD_BYTES, READ_FORMATS, format_of
 from zsad_core.picture.encoded import MAX_PIXELS, find_fault, find_jpeg_damage
 from zsad_core.picture.layouts import read_layout
-from zsad_core.picture.misread import find_misreading
+from zsad_core.picture.misread import find_misreading, has_wrong_interlacing
 from zsad_core.picture.raw_pixels import find_missing
 
 HALVE_FROM: Final = 4  # times the sides of the input; an image of at least this size is halved first
+_UNPROTECTED: Final = ("BMP", "PNM", "TIFF")  # a wrong header can fit the data
 NOT_AN_IMAGE: Final = "not an image that OpenCV can decode, or damaged"
 MAX_FILE_BYTES = 10 * MAX_PIXELS  # more than the largest image that is read: 4 channels of 16 bits, uncompressed
 
@@ -104,9 +105,14 @@ def _decoded(encoded: np.ndarray, *, strict: bool, is_mask: bool = False) -> tup
     if strict and not is_mask:
         if layout.alpha and _is_cut_out(encoded):
             raise ImageError("a picture with transparent pixels is not read: save it without transparency")
-        stored = image[::-1] if kind == "BMP" else image
-        if fault := find_misreading(stored, predictor=layout.predictor, interlaced=layout.interlaced):
-            raise ImageError(f"the {kind} is damaged: {fault}")
+        if layout.interlaced is not None and has_wrong_interlacing(image, is_interlaced=layout.interlaced):
+            raise ImageError("the GIF is damaged: the header is wrong about interlacing")
+        if kind in _UNPROTECTED and (
+            fault := find_misreading(image[::-1] if kind == "BMP" else image, predictor=layout.predictor)
+        ):
+            raise ImageError(
+                f"the {kind} is damaged: {fault}. If the picture is right, save it as PNG, which has a checksum"
+            )
     return image, layout.white
 
 

@@ -66,7 +66,7 @@ class Layout:
     raw: RawPixels | None = None  # None: compressed
     alpha: bool = False  # it has a channel or a colour of transparency
     predictor: int = 0  # as of `find_misreading`
-    interlaced: bool | None = None  # as of `find_misreading`
+    interlaced: bool | None = None  # of a GIF; None: no GIF
 
 
 def read_layout(kind: str, data: bytes) -> Layout:

@@ -6,6 +6,7 @@ import numpy as np
 
 _SECTOR: Final = 512  # bytes; disks and copies lose whole sectors
 _FILLS: Final = (0, 0xFF)  # bytes of reserved and of erased space
+_FADE: Final = 8  # rows; a gradient more than doubles over them
 _NARROW: Final = 64  # a row with fewer of its bytes lit, 1/64, is too narrow to show that the next row is missing
 
 
@@ -29,8 +30,8 @@ def find_missing(pixels: RawPixels, file: bytes) -> str | None:
 def _stops(rows: np.ndarray) -> bool:
     """Whether the rows, uint8 [H, bytes], end in a fill that begins at once.
 
-    The edge of a part fades into a black background, or narrows. Where writing stopped, the last written row, or the
-    part of it, is as bright as the row before.
+    The edge of a part fades into a black background, or narrows, and a drawn gradient fades. Where writing stopped,
+    the last written row, or the part of it, is as bright as the rows before.
     """
     fill = rows[-1, -1]
     if fill not in _FILLS:
@@ -44,9 +45,9 @@ def _stops(rows: np.ndarray) -> bool:
     until = np.flatnonzero(lit[last])[-1] + 1
     if until < rows.shape[1] / _NARROW:  # too few pixels to compare: take the last whole row
         last, until = last - 1, rows.shape[1]
-    here, before = (int(lit[row, :until].sum()) for row in (last, last - 1))
+    here, before, earlier = (int(lit[max(0, row), :until].sum()) for row in (last, last - 1, last - _FADE))
     wide = max(np.median(widths[written]) / 2, rows.shape[1] / _NARROW)
-    return bool(4 * here > 3 * before and widths[last - 1] > wide)
+    return bool(4 * here > 3 * before and 2 * here > earlier and widths[last - 1] > wide)
 
 
 def _has_hole(file: bytes) -> bool:

@@ -1,13 +1,25 @@
-"""`make demo` in a new checkout, as a new user runs it."""
+"""`make demo` in a new checkout, as a new user runs it, and its script with the packages of this environment."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
-from checkout import copy_checkout, run
+from checkout import ROOT, copy_checkout, run
 
 MAX_SECONDS_TO_VERDICTS = 180
+DEMO = [sys.executable, ROOT / "demo/demo.py"]
+
+
+def check_end(told: str, out: Path, frames: int) -> None:
+    assert len([line for line in told.splitlines() if " (threshold " in line]) == frames
+    assert "The page: http://127.0.0.1:" in told
+    assert f"3. Found: {frames} inspected; " in told and "zsad-agent init" in told
+    assert len(list((out / "heatmaps").iterdir())) == frames
 
 
 @pytest.mark.skipif(os.environ.get("CI") != "true", reason="fetches packages; runs with CI=true")
@@ -16,6 +28,27 @@ def test_demo_shows_verdicts_without_torch(tmp_path: Path) -> None:
     started = time.monotonic()
     told = run(["make", "demo", "DEMO_FRAMES=3"], cwd=tmp_path)
     assert time.monotonic() - started < MAX_SECONDS_TO_VERDICTS
-    assert len([line for line in told.splitlines() if " (threshold " in line]) == 3
-    assert len(list((tmp_path / "demo-output/heatmaps").iterdir())) == 3
+    check_end(told, tmp_path / "demo-output", 3)
     assert "torch" not in run([tmp_path / ".venv-demo/bin/python", "-m", "pip", "list"]).lower()
+
+
+def test_demo_teaches_a_product_and_finds_every_damaged_one(tmp_path: Path) -> None:
+    told = run([*DEMO, tmp_path, "--max-frames", "6"])
+    check_end(told, tmp_path, 6)
+    assert "3 of 3 damaged ones found, 0 of 3 whole ones rejected" in told
+
+
+def test_the_demo_has_a_page_and_ctrl_c_ends_it_with_its_summary(tmp_path: Path) -> None:
+    demo = subprocess.Popen([*DEMO, tmp_path], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert demo.stdout is not None
+    address = ""
+    for line in demo.stdout:
+        address = address or line.partition("The page: ")[2].strip()
+        if " (threshold " in line:
+            with urllib.request.urlopen(address, timeout=20) as page:
+                assert "<html" in page.read().decode()
+            os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
+            break
+    told, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 0
+    assert "3. Found: " in told and "zsad-agent init" in told

@@ -19,6 +19,8 @@ import jsonschema
 import pytest
 from checkout import FOLDER_OF, PROJECT, ROOT
 
+from zsad_agent.cli.main import COMMANDS
+from zsad_agent.cli.main import main as agent_command
 from zsad_core.errors import ConfigError
 from zsad_training.config import read_configs
 
@@ -28,9 +30,9 @@ LANGUAGES = {"bash", "json", "text", "yaml"}
 # Written as `# needs: camera, broker` after a command that a test cannot run.
 NEEDS = {"broker", "camera", "data sets", "GPU", "hours", "idle machine", "network", "root", "weights", "wheels"}
 # The test runs these commands, which take seconds at most. Others without a `needs` are only parsed.
-CHEAP = {"score", "teach", "profiles", "calibrate", "check", "keygen", "sign", "card"}
+CHEAP = {"init", "score", "teach", "profiles", "calibrate", "check", "keygen", "sign", "card"}
 SCRIPTS: dict[str, str] = PROJECT["project"]["scripts"]  # command -> module:function
-CODE_PATH = re.compile(r"(?:agent|core|training|convert|systemd|tests|benchmarks|demo|docs)/[\w./-]+")
+CODE_PATH = re.compile(r"(?:agent|core|training|convert|packaging|systemd|tests|benchmarks|demo|docs)/[\w./-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def prose_of(text: str) -> str:
 
 def commands_of(document: Path) -> Iterator[Command]:
     """The commands of the `bash` blocks: continued lines are joined, `&&` separates two commands."""
-    for block in blocks_of(document.read_text()):
+    for block in blocks_of(document.read_text(encoding="utf-8")):
         if block.language != "bash":
             continue
         line_number = block.first_line
@@ -165,7 +167,7 @@ def parse_fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[Command], str | No
 
 
 def make_targets() -> set[str]:
-    (listed,) = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    (listed,) = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     return set(listed.split())
 
 
@@ -226,6 +228,15 @@ def test_a_wrong_command_is_found(line: str, part_of_fault: str, parse_fault: An
     assert part_of_fault in fault
 
 
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_examples_in_the_help_are_parsed(name: str, parse_fault: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit, ParsedError):
+        agent_command([*name.split(), "--help"])
+    (listed,) = re.findall(r"^examples:\n((?:  .+\n)+)", capsys.readouterr().out, flags=re.MULTILINE)
+    for line in listed.splitlines():
+        assert parse_fault(Command(where=line, words=shlex.split(line), needs=frozenset())) is None, line
+
+
 @pytest.fixture(scope="module")
 def compiled_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for all documents: they use the same bundles."""
@@ -273,13 +284,13 @@ def test_fast_commands_run_in_the_order_of_the_document(
 @functools.cache
 def anchors_of(document: Path) -> set[str]:
     """The anchors that GitHub makes from headings."""
-    headings = re.findall(r"^#+ (.+)$", prose_of(document.read_text()), flags=re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose_of(document.read_text(encoding="utf-8")), flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_anchors_and_named_paths_exist(document: Path) -> None:
-    prose = prose_of(document.read_text())
+    prose = prose_of(document.read_text(encoding="utf-8"))
     missing = [
         code for code in re.findall(r"`([^`\n]+)`", prose)
         if (path := CODE_PATH.fullmatch(code.split()[0])) and not (ROOT / path[0]).exists()
@@ -294,23 +305,29 @@ def test_links_anchors_and_named_paths_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_code_is_fenced_and_names_its_language(document: Path) -> None:
-    text = document.read_text()
+    text = document.read_text(encoding="utf-8")
     assert {block.language for block in blocks_of(text)} <= LANGUAGES
     assert not re.findall(r"^    .+$|^\s*```.*$", prose_of(text), flags=re.MULTILINE)
 
 
 def test_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text().split()) <= MAX_README_WORDS  # with tables and commands
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= MAX_README_WORDS  # with tables and commands
 
 
 def test_example_result_is_valid_under_the_schema() -> None:
     (schema,) = (ROOT / "agent").rglob("result.schema.json")
-    (example,) = (block.text for block in blocks_of((ROOT / "README.md").read_text()) if block.language == "json")
-    jsonschema.Draft202012Validator(json.loads(schema.read_text())).validate(json.loads(example))
+    (example,) = (
+        block.text for block in blocks_of((ROOT / "README.md").read_text(encoding="utf-8")) if block.language == "json"
+    )
+    jsonschema.Draft202012Validator(json.loads(schema.read_text(encoding="utf-8"))).validate(json.loads(example))
 
 
 def test_example_configs_have_no_faults(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    examples = [block for block in blocks_of((ROOT / "docs/operation.md").read_text()) if block.language == "yaml"]
+    examples = [
+        block
+        for block in blocks_of((ROOT / "docs/operation.md").read_text(encoding="utf-8"))
+        if block.language == "yaml"
+    ]
     assert examples
     for example in examples:
         (workplace / "agent.yaml").write_text(example.text.replace("/srv/drop", str(workplace)))

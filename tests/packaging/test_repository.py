@@ -25,6 +25,8 @@ def test_no_tracked_file_names_a_home_folder() -> None:
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs the package shellcheck")
 def test_shell_scripts_pass_shellcheck() -> None:
-    scripts = [file for file in files_in_git(untracked=True) if file.suffix == ".sh"] + [".ci/run"]
+    files = files_in_git(untracked=True)
+    scripts = [file for file in files if file.suffix in (".sh", ".bash") or file.parent.name == "deb"] + [".ci/run"]
     assert len(scripts) > 1
-    run(["shellcheck", *scripts])
+    run(["shellcheck", "--shell=bash", *(file for file in scripts if str(file).endswith(".bash"))])
+    run(["shellcheck", *(file for file in scripts if not str(file).endswith(".bash"))])

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from checkout import ROOT, run
 
+from zsad_agent.cli.main import COMMANDS
 from zsad_agent.config import AgentConfig, CameraConfig
 from zsad_core.config import read_yaml, validate
 
@@ -120,8 +122,54 @@ def test_install_creates_program_config_and_unit(first_install: tuple[Path, str]
     root, told = first_install
     assert "systemctl enable --now zsad-agent" in told
     assert "--camera" in run([root / "opt/zsad-agent/venv/bin/zsad-agent", "--help"], PYTHONPATH=dependencies)
+    assert (root / "usr/local/bin/zsad-agent").readlink() == Path("/opt/zsad-agent/venv/bin/zsad-agent")
     assert (root / "etc/zsad-agent/agent.yaml").read_text() == (SYSTEMD / "agent.yaml").read_text()
     assert (root / "etc/systemd/system/zsad-agent.service").read_text() == UNIT.read_text()
+
+
+def test_install_adds_a_manual_page_of_every_command(first_install: tuple[Path, str]) -> None:
+    page = first_install[0] / "usr/local/share/man/man1/zsad-agent.1"
+    text = page.read_text()
+    for command in COMMANDS:
+        assert f".SH ZSAD-AGENT {command.upper()}\n" in text
+    assert r"\-\-max\-frames" in text
+    if shutil.which("groff") is not None:
+        assert "warning" not in run(["groff", "-man", "-Tutf8", "-ww", page])
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["zsad-agent", "d"], {"doctor"}),
+        (["zsad-agent", "--max"], {"--max-frames"}),
+        (["zsad-agent", "score", "--js"], {"--json"}),
+        (["zsad-agent", "score", "pict"], set()),  # bash completes a file name
+    ],
+    ids=" ".join,
+)
+def test_bash_completes_commands_and_flags(
+    words: list[str], offered: set[str], first_install: tuple[Path, str], dependencies: Path
+) -> None:
+    root = first_install[0]
+    file = root / "usr/local/share/bash-completion/completions/zsad-agent"
+    typed = f"COMP_WORDS=({shlex.join(words)}) COMP_CWORD={len(words) - 1}"
+    script = f'. {file}; {typed}; _zsad_agent; echo "${{COMPREPLY[@]}}"'
+    told = run(["bash", "-c", script], PYTHONPATH=dependencies, PATH=f"{root}/opt/zsad-agent/venv/bin:/usr/bin:/bin")
+    assert set(told.split()) == offered
+
+
+def test_install_refuses_beside_the_debian_package(root: Path, install: Install) -> None:
+    unit = root / "usr/lib/systemd/system/zsad-agent.service"
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    assert "apt-get remove zsad-agent" in install(exit_code=1)
+    assert [path for path in root.rglob("*") if path.is_file()] == [unit]
+
+
+def test_the_page_can_write_the_config() -> None:
+    unit = UNIT.read_text()
+    assert re.search(r"^ReadWritePaths=/etc/zsad-agent$", unit, flags=re.MULTILINE)
+    assert re.search(r"^ConfigurationDirectoryMode=2775$", unit, flags=re.MULTILINE)
 
 
 def test_second_install_keeps_the_config_and_one_program(installed: Path, install: Install) -> None:
@@ -160,6 +208,7 @@ def test_uninstall_keeps_config_and_data_unless_purged(installed: Path) -> None:
     spool.parent.mkdir(parents=True)
     spool.touch()
     run([UNINSTALL, "--root", root])
+    assert not [path for path in root.rglob("*") if path.is_symlink()]
     assert {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()} == {
         "etc/zsad-agent/agent.yaml",
         "var/lib/zsad-agent/spool.sqlite3",

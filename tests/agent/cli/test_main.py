@@ -1,6 +1,7 @@
 """Which modules the command loads, and when. Each case is a process of its own."""
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def run(script: str, arguments: list[str], **environment: str) -> subprocess.Com
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["--help"], 0, "score | teach | profiles | check | bench"),
+        (["--help"], 0, "  doctor     checks this machine"),
         (["--version"], 0, "zsad-agent "),
         (["--max-frames", "0"], 2, "'0': expected a whole number from 1"),
         (["--camera", "0", "--source", "x"], 2, "not allowed with argument --camera"),
@@ -64,3 +65,18 @@ def test_opencv_is_imported_after_its_environment_is_set(command: str, tiny_bund
     done = run(ENVIRONMENT_AT_IMPORT, [command, *arguments], CACHE_DIRECTORY=str(tmp_path / "cache"))
     told = [line for line in done.stdout.splitlines() if line.startswith("cv2 with")]
     assert set(told) == {"cv2 with log level OFF"}, done.stderr
+
+
+def test_verdicts_are_printed_on_a_terminal_and_elsewhere_only_if_asked(tiny_bundle: Path, tmp_path: Path) -> None:
+    config = tmp_path / "agent.yaml"
+    config.write_text("http: {listen: 'off'}\nmqtt: {broker: 'mqtt://127.0.0.1:1'}\n")
+    picture = Path(__file__).parents[3] / "demo/stream/01-whole.jpg"
+    command = [sys.executable, "-m", "zsad_agent.cli", "--config", str(config), "--source", str(picture)]
+    command += ["--bundle", str(tiny_bundle)]
+    environment = os.environ | {"STATE_DIRECTORY": str(tmp_path), "CACHE_DIRECTORY": str(tmp_path)}
+    ours, theirs = pty.openpty()
+    subprocess.run(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment, timeout=60, check=True)
+    os.close(theirs)
+    assert b"01-whole.jpg" in os.read(ours, 4096)
+    os.close(ours)
+    assert subprocess.run(command, capture_output=True, env=environment, timeout=60, check=True).stdout == b""

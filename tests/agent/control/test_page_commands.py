@@ -46,3 +46,12 @@ def test_the_page_does_not_wait_for_a_slow_command_for_ever(plant: Plant, monkey
             controller.perform(None, "bundle", "slow", by="admin")
         plant.controls.let_go.set()
         assert controller.perform("cam0", "paused", True, by="operator")["value"] is True
+
+
+def test_a_mark_over_mqtt_goes_to_the_history_and_one_of_the_page_does_not_go_twice(plant: Plant) -> None:
+    marks: list[tuple[str, bool]] = []
+    with plant.start(on_mark=lambda part_id, good: marks.append((part_id, good))) as controller:
+        plant.ask("cam0/teach", {"action": "bad", "id": "line3-b1-7"})
+        plant.ask("cam0/teach", {"action": "cancel"})
+        controller.perform("cam0", "teach", {"action": "good", "id": "line3-b1-8"}, by="operator")
+    assert marks == [("line3-b1-7", False)]

@@ -1,5 +1,6 @@
 """The predictor of the agent: a taught product never falls back to the bundle alone."""
 
+import locale
 import logging
 import shutil
 import threading
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from profile_maker import make_profile
 from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 from tiny_bundle_maker import make_tiny_bundle
 from tiny_features import add_tiny_features
@@ -382,3 +384,13 @@ def test_the_self_test_covers_the_feature_networks(line: Line) -> None:
     line.teach("nut")
     line.start().self_test()
     assert line.detector.tests == 1
+
+
+def test_networks_that_load_at_once_leave_the_locale_as_it_was(tmp_path: Path) -> None:
+    store = ProfileStore(tmp_path / "profiles")
+    store.add(make_profile("nut"))
+    bundle = load_bundle(add_tiny_features(make_tiny_bundle(tmp_path / "bundle")))
+    before = locale.setlocale(locale.LC_ALL)
+    for attempt in range(10):
+        make_predictor(bundle, InferenceConfig(cache_dir=tmp_path / f"{attempt}"), store)
+        assert locale.setlocale(locale.LC_ALL) == before

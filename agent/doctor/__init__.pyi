@@ -1,0 +1,13 @@
+from .cameras import check_devices as check_devices
+from .cameras import check_source as check_source
+from .finding import Check as Check
+from .finding import Finding as Finding
+from .finding import examine as examine
+from .inference import check_inference as check_inference
+from .machine import check_clock as check_clock
+from .machine import check_folders as check_folders
+from .machine import check_service as check_service
+from .machine import service_finding as service_finding
+from .network import check_broker as check_broker
+from .network import check_certificates as check_certificates
+from .network import check_ports as check_ports
