@@ -148,8 +148,7 @@ class Newcomer:
         page.keyboard.press("ArrowLeft")
         wanted = float(handle.get_attribute("aria-valuenow") or 0)
         assert 0.42 < wanted < 0.44
-        page.get_by_role("button", name="Use this threshold").click()
-        expect(page.get_by_text("The next part is judged by this threshold.")).to_be_visible()
+        expect(page.get_by_role("button", name="Use this threshold")).to_be_hidden()  # it is set with the offer
         self.threshold = wanted
 
     def takes_it_into_use(self) -> None:
