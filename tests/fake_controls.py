@@ -34,6 +34,7 @@ class FakeControls:
             camera: {"phase": "idle", "next": ["start"]} for camera in self.cameras
         }
         self.taught: list[tuple[str, TeachRequest]] = []
+        self.taught_products: set[str] = set()
         self.let_go = threading.Event()
         self.switching = threading.Event()
 
@@ -49,6 +50,9 @@ class FakeControls:
 
     def threshold(self, camera: str) -> float:
         return self.thresholds[camera]
+
+    def scale(self, camera: str) -> str:
+        return "taught" if self.products[camera] in self.taught_products else "not taught"
 
     def product(self, camera: str) -> str:
         return self.products[camera]

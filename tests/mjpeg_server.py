@@ -3,6 +3,7 @@
 import base64
 import http.server
 import threading
+from collections.abc import Sequence
 from typing import Self
 
 import cv2
@@ -21,6 +22,7 @@ class MjpegServer:
         self.refusing = False  # new connections get 503
         self.grey: int | None = None  # grey level of every frame; None: it counts up
         self.left_grey: int | None = None  # grey level of the left half; None: like the rest
+        self.jpegs: Sequence[bytes] = ()  # pictures that are sent in turn in place of the made ones
         self.clients = 0  # number of connections so far
         self.password: str | None = None  # password of any user; None: no password
         self._garbage = 0  # number of next frames that are not JPEG
@@ -96,6 +98,8 @@ class MjpegServer:
             pass
 
     def _encode(self, index: int) -> bytes:
+        if self.jpegs:
+            return self.jpegs[index % len(self.jpegs)]
         grey = index % 251 if self.grey is None else self.grey
         image = np.full((self.wh[1], self.wh[0], 3), grey, np.uint8)
         image[self.wh[1] // 3 : self.wh[1] // 2] = min(255, grey + 60)  # a picture without structure is unknown

@@ -3,18 +3,20 @@
 # Otherwise it names the missing packages and the tests that are skipped. With CI=true a missing package is a failure.
 set -euo pipefail
 
-declare -A package_of=([mosquitto]=mosquitto [systemd-analyze]=systemd [shellcheck]=shellcheck [gcc]=build-essential [node]=nodejs)
+declare -A package_of=([mosquitto]=mosquitto [systemd-analyze]=systemd [shellcheck]=shellcheck [gcc]=build-essential [node]=nodejs [chromium]=chromium [curl]=curl)
 declare -A tests_of=(
     [mosquitto]="all tests with a real broker"
     [systemd-analyze]="the unit's syntax and hardening"
     [shellcheck]="the shell scripts"
     [gcc]="OpenCV's V4L2 code with a preloaded driver"
     [node]="the logic of the page"
+    [chromium]="the page in a real browser"
+    [curl]="the commands of docs/integrator.md"
 )
 
 missing() {
     local command
-    for command in mosquitto systemd-analyze shellcheck gcc node; do
+    for command in mosquitto systemd-analyze shellcheck gcc node chromium curl; do
         command -v "$command" >/dev/null || echo "$command"
     done
 }

@@ -104,9 +104,36 @@ class Actions:
         camera = str(target.camera)
         self._set[target.key](camera, value)
         (self._commanded.discard if value is None else self._commanded.add)(target)
-        stored = self._stored.camera(camera)
-        self._stored.set_camera(camera, stored.model_copy(update={str(target.key): value}))
+        update = {str(target.key): value}
+        if target.key is Key.THRESHOLD:
+            update["threshold_scale"] = self._agent.scale(camera)
+        self._stored.set_camera(camera, self._stored.camera(camera).model_copy(update=update))
         return True
+
+    def drop_old_thresholds(self) -> list[Target]:
+        """Drops the commanded thresholds whose scores mean something else by now, and returns them.
+
+        The score of a taught product has another scale than that of one that is not taught. With a threshold of the
+        other scale every part could pass.
+        """
+        dropped = []
+        for target in [one for one in self._commanded if one.key is Key.THRESHOLD]:
+            camera = str(target.camera)
+            stored, scale = self._stored.camera(camera), self._agent.scale(camera)
+            if stored.threshold_scale in (None, scale):
+                continue
+            logger.warning(
+                "%s: %s was set while the product was %s. It is dropped, because the product is %s now",
+                target.suffix,
+                stored.threshold,
+                stored.threshold_scale,
+                scale,
+            )
+            self._agent.set_threshold(camera, None)
+            self._commanded.discard(target)
+            self._stored.set_camera(camera, stored.model_copy(update={"threshold": None, "threshold_scale": None}))
+            dropped.append(target)
+        return dropped
 
     def restore_cameras(self, keys: tuple[Key, ...] = CAMERA_KEYS) -> dict[Target, str]:
         """Applies the stored settings of the cameras. Returns the reason for each that is refused."""

@@ -267,12 +267,13 @@ class Controller(Service):
                 command_id, value = command.id, command.value
                 self._check_new(command, arrival)
             to_save = self._actions.perform(target, value)
+            dropped = self._actions.drop_old_thresholds()
             if self._left.is_set():
                 asked.answer.set_exception(CommandError("the agent is stopping"))
                 return
             if arrival.asked is None and isinstance(value, TeachRequest) and value.id is not None:
                 self._on_mark(value.id, value.action is TeachAction.GOOD)
-            saved = not to_save or self._stored.save()
+            saved = not (to_save or dropped) or self._stored.save()
             before, error_text = self._states[target].value, None
             if not saved:
                 error_text = f"active until the next restart only: {self._stored.fault}"
@@ -280,6 +281,8 @@ class Controller(Service):
             state = self._states[target]
             if target.key is not Key.TEACH:  # it logs what it does
                 logger.info("%s: %s changed %r to %r", target.suffix, asked.by, before, state.value)
+            for other in dropped:
+                self._answer(other, None, None)
             if target.key is Key.BUNDLE:
                 self._after_switch()
             asked.answer.set_result({"value": state.value, "source": state.source, "error": error_text})
@@ -338,7 +341,12 @@ class Controller(Service):
             self._after_switch()
 
     def _report_teaching(self) -> None:
-        """Publishes what is being taught, where it has changed."""
+        """Publishes what is being taught, where it has changed. A profile may have come into use by itself."""
+        dropped = self._actions.drop_old_thresholds()
+        if dropped:
+            self._stored.save()
+        for target in dropped:
+            self._answer(target, None, None)
         for target, state in self._states.items():
             if target.key is Key.TEACH and self._actions.present(target)[0] != state.value:
                 self._answer(target, state.id, state.error)

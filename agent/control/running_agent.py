@@ -74,6 +74,10 @@ class RunningAgent:
             TAUGHT_THRESHOLD if model.predictor.is_taught(inspector.product) else model.bundle.manifest.threshold.value
         )
 
+    def scale(self, camera: str) -> str:
+        """`taught` or `not taught`: the two kinds of scores. A threshold for one kind does not fit the other."""
+        return "taught" if self._models.current.predictor.is_taught(self.product(camera)) else "not taught"
+
     def product(self, camera: str) -> str:
         return self._stations[camera].inspector.product
 

@@ -25,6 +25,7 @@ class CameraSettings(StrictModel):
     """Commanded settings of one camera; None: the config's value."""
 
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    threshold_scale: Literal["taught", "not taught"] | None = None  # as of `RunningAgent.scale`; None: unknown
     product: Name | None = None
     paused: bool | None = None
 

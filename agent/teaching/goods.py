@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -26,6 +26,7 @@ LOOKS_SIDE = 128  # pictures are compared at this size, in grey, pixels
 SAME_LOOKS = 8  # grey levels: largest difference of one part taken or saved twice; of two parts it is 29 and more
 FAR_MADS, FAR_TIMES = 5.0, 2.0  # a stranger's distance is above the median by both
 APART_TIMES = 1.5  # an outlier's score is that far above the highest one that is none; below, it is the goods' own tail
+LEAST_SCORE = 0.5  # in deviations; the scores of goods are above
 FEW = 5  # of fewer goods none is an outlier
 MOST_OUTLIERS = 0.2  # share of the goods
 ROUNDS = 3
@@ -191,7 +192,7 @@ def stand_apart(scores: np.ndarray, most: int) -> dict[int, float]:
     if len(scores) < FEW:
         return {}
     order = np.argsort(-scores)
-    ordered = np.maximum(scores[order], 0.5)  # in deviations; the scores of goods are above
+    ordered = np.maximum(scores[order], LEAST_SCORE)
     median = float(np.median(ordered))
     counts = [
         count
@@ -199,6 +200,23 @@ def stand_apart(scores: np.ndarray, most: int) -> dict[int, float]:
         if ordered[count - 1] >= max(FAR_TIMES * median, APART_TIMES * ordered[count])
     ]
     return {int(place): float(scores[place] / median) for place in order[: max(counts, default=0)]}
+
+
+def set_by_one(scores: Mapping[str, float], threshold: float) -> list[str]:
+    """The note for people if one part alone sets the threshold, far above the others: a defective one hides defects.
+
+    Args:
+        scores: of good parts by their names, in z.
+        threshold: in z.
+    """
+    names = sorted(scores, key=lambda name: -scores[name])
+    if len(names) < FEW or not threshold > scores[names[0]] >= APART_TIMES * max(scores[names[1]], LEAST_SCORE):
+        return []
+    times = scores[names[0]] / max(scores[names[1]], LEAST_SCORE)
+    return [
+        f"{names[0]} alone sets the threshold: its score is {times:.1f} times the next one. If the part is not good, "
+        "teach again without it"
+    ]
 
 
 def find_strangers(distances: np.ndarray) -> dict[int, float]:

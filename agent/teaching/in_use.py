@@ -286,8 +286,8 @@ class ProductPredictor:
                 held = self._read(product)
                 if self._networks is not None and not held.fits(self._networks.bundle.sha256):
                     raise ProfileError(
-                        f"the profile of {product} was made with the bundle {held.bundle.name} {held.bundle.version}. "
-                        "It is made again when the product is chosen or the agent is reloaded"
+                        f"the profile of {product} was made {_made_with(held, self._networks.bundle)}. It "
+                        "is made again when the product is chosen or the agent is reloaded"
                     )
             except ProfileError as error:
                 held = error
@@ -365,7 +365,7 @@ class ProductPredictor:
             if self._stopped():
                 raise _Stopped
 
-        text = f"the profile of {old.product} was made with the bundle {old.bundle.name} {old.bundle.version}"
+        text = f"the profile of {old.product} was made {_made_with(old, networks.bundle)}"
         logger.warning("%s: it is made again from %d kept pictures", text, len(old.goods))
         map_hw = networks.bundle.manifest.model.map_hw
         ignored = old.ignored
@@ -387,6 +387,12 @@ class ProductPredictor:
         except ZsadError as error:
             raise ProfileError(f"{text}, and cannot be made again: {error}. Teach the product again") from error
         return replace(taught.profile, goods=old.goods, rebuilt_from=old.bundle, made_of=old.sha256)
+
+
+def _made_with(profile: Profile, bundle: Bundle) -> str:
+    """Why it does not fit."""
+    name = profile.bundle
+    return "by an earlier agent" if name.sha256 == bundle.sha256 else f"with the bundle {name.name} {name.version}"
 
 
 def _again(product: str) -> str:

@@ -21,6 +21,7 @@ from zsad_agent.teaching.goods import (
     find_strangers,
     read,
     screen,
+    set_by_one,
     smaller_group,
     stand_apart,
     tail_limit,
@@ -367,7 +368,7 @@ def _finish(
         good_scores={name: float(to_unit(of[-1], scale)) for name, of in scores.items()},
         bad_scores={name: float(to_unit(of[-1], scale)) for name, of in found.items()},
         missed=tuple(name for _, name in missed),
-        notes=tuple(task.notes),
+        notes=(*task.notes, *set_by_one({name: of[-1] for name, of in scores.items()}, scale)),
     )
 
 

@@ -147,6 +147,8 @@ def _details(entry: Entry) -> list[str]:
         *promise_lines(profile, len(profile.goods_scores)),
         *(f"memory {name}: {len(memory.vectors)} vectors" for name, memory in profile.scales.items()),
     ]
+    if profile.background is None:
+        lines.append("made by an earlier agent: it is made again from its kept pictures when it is used")
     if (old := profile.rebuilt_from) is not None:
         lines.append(
             f"made again from the kept pictures of {old.name} {old.version}: bad parts were not measured again"

@@ -1,6 +1,7 @@
 """Cameras, their settings, health, products, devices and probes."""
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -87,7 +88,7 @@ class ThresholdBody(BaseModel):
     taught: bool
     goods_scores: list[Unit]
     promise: PromiseBody | None = Field(description="At `value`; null: nothing was taught.")
-    recall: RecallBody | None = Field(description="Of the taught bad parts; known at the taught threshold only.")
+    recall: RecallBody | None = Field(description="Of the bad parts. Without an offer: at the taught threshold only.")
 
 
 class TaughtBody(BaseModel):
@@ -199,29 +200,41 @@ def read_threshold(
     camera: Camera,
     parts: Parts,
     visitor: ForOperator,
-    value: Annotated[float | None, Query(ge=0, le=1, description="Default: the present threshold.")] = None,
+    value: Annotated[float | None, Query(ge=0, le=1, description="Default: the one in use, or of the offer.")] = None,
 ) -> ThresholdBody:
-    """Says what a threshold promises, from the scores of the goods that were taught."""
-    product = station_of(parts, camera).inspector.product
-    now = parts.commands.state(camera, "threshold")
-    value = now["value"] if value is None else value
-    body = ThresholdBody(
+    """Says what a threshold promises, from the scores of the goods of the offer, or else of those that were taught."""
+    inspector = station_of(parts, camera).inspector
+    product, now = inspector.product, parts.commands.state(camera, "threshold")
+    is_taught = parts.models.current.predictor.is_taught(product)
+    offer = parts.learner.lesson(camera).get("offer") if parts.learner is not None else None
+    if value is None:  # nobody has set one: the offer has its own
+        value = TAUGHT_THRESHOLD if offer is not None and inspector.threshold is None else now["value"]
+    taught = _taught(parts.profiles, product) if is_taught else None
+    goods: Sequence[float] = ()
+    recall = None
+    if offer is not None:
+        goods, bads = offer["goods_scores"], offer["bad_scores"]
+        recall = (sum(score >= value for score in bads), len(bads)) if bads else None
+    elif taught is not None:
+        goods, recall = taught.scores, taught.recall if value == TAUGHT_THRESHOLD else None
+    return ThresholdBody(
         value=value,
         source=now["source"],
-        taught=parts.models.current.predictor.is_taught(product),
-        goods_scores=[],
-        promise=None,
-        recall=None,
+        taught=is_taught,
+        goods_scores=list(goods),
+        promise=_promise(goods, value) if goods else None,
+        recall=_recall(*recall) if recall is not None else None,
     )
-    found = _taught(parts.profiles, product) if body.taught else None
-    if found is not None and found.scores:
-        body.goods_scores = list(found.scores)
-        kept = promise_at(found.scores, value)
-        body.promise = PromiseBody(rate=kept.rate, rate_90=kept.rate_90, goods=kept.goods, rejected=kept.rejected)
-        if found.recall is not None and value == TAUGHT_THRESHOLD:
-            low, high = recall_interval(*found.recall)
-            body.recall = RecallBody(found=found.recall[0], total=found.recall[1], low=low, high=high)
-    return body
+
+
+def _promise(goods: Sequence[float], value: float) -> PromiseBody:
+    kept = promise_at(goods, value)
+    return PromiseBody(rate=kept.rate, rate_90=kept.rate_90, goods=kept.goods, rejected=kept.rejected)
+
+
+def _recall(found: int, total: int) -> RecallBody:
+    low, high = recall_interval(found, total)
+    return RecallBody(found=found, total=total, low=low, high=high)
 
 
 class _Taught(BaseModel):

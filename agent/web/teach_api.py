@@ -120,12 +120,18 @@ def read_teach(camera: Camera, parts: Parts, visitor: ForOperator) -> TeachState
 
 @router.post("/cameras/{camera}/teach", response_model_exclude_unset=True)
 def do_teach(camera: Camera, body: TeachAction, parts: Parts, visitor: ForOperator, request: Request) -> TeachState:
-    """Starts, finishes or cancels a teach-in, takes its offer into use, or marks a part as good or bad."""
-    station_of(parts, camera)
+    """Starts, finishes or cancels a teach-in, takes its offer into use, or marks a part as good or bad.
+
+    After `commit` the camera inspects the product of the offer.
+    """
+    station = station_of(parts, camera)
     if body.action not in OPERATORS:
         require(ADMIN)(request)
     value = body.model_dump(exclude_none=True)
+    offer = parts.learner.lesson(camera).get("offer") if parts.learner is not None else None
     parts.commands.perform(camera, "teach", value, by=visitor.role)
+    if body.action == "commit" and offer is not None and offer["product"] != station.inspector.product:
+        parts.commands.perform(camera, "product", offer["product"], by=visitor.role)  # it is inspected from now on
     visitor.note(f"{camera} teach", None, value)
     return read_teach(camera, parts, visitor)
 

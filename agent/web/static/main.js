@@ -20,9 +20,9 @@ const PLACES = {
   setup: { make: setUpPage, title: "place.setup", tab: true, admin: true },
   lookback: { make: lookBackPage, title: "place.lookback", tab: true },
   login: { make: logInPage, title: "place.login", open: true },
-  passwords: { make: passwordsPage, title: "place.passwords", admin: true },
-  config: { make: configPage, title: "place.config", admin: true },
-  audit: { make: auditPage, title: "place.audit", admin: true },
+  passwords: { make: passwordsPage, title: "place.passwords", admin: true, alone: true },
+  config: { make: configPage, title: "place.config", admin: true, alone: true },
+  audit: { make: auditPage, title: "place.audit", admin: true, alone: true },
 };
 const RELOAD_MS = 12000; // the longest time that a reload may take
 const SPEAK_MS = 5000; // between two sentences to a screen reader
@@ -40,6 +40,7 @@ let connection = null;
 let bannersShown = "";
 let ended = false; // the session ended while the page was open
 let leaves = false; // the person has ended it
+let reads = false; // cameras and health are on their way
 const said = { atMs: 0, id: null, camera: null, counted: 0, rejected: 0 };
 
 const app = {
@@ -284,18 +285,29 @@ function onSession(session) {
   if (session.role !== null) ended = leaves = false;
   if (before?.role !== session.role) state = reduce(state, { type: "forget", session });
   else state = reduce(state, { type: "session", session });
-  if (session.role !== null) readAll().then(show, show);
+  if (session.role !== null) readAll().then(showRead, showRead);
   else show();
 }
 
 async function readAll() {
-  const [, health] = await Promise.all([readCameras(), api.health()]);
-  app.dispatch({ type: "health", health });
+  reads = true;
+  try {
+    const [, health] = await Promise.all([readCameras(), api.health()]);
+    app.dispatch({ type: "health", health });
+  } finally {
+    reads = false;
+  }
 }
 
 /** Reads the cameras as soon as the agent can tell them, for example after a reload in the wrong moment. */
 function readMissing() {
-  if (state.connection === "ok" && state.session?.role && state.cameras === null) readAll().then(show, () => {});
+  if (reads || state.connection !== "ok" || !state.session?.role || state.cameras !== null) return;
+  readAll().then(showRead, () => {});
+}
+
+/** Shows what was read. A form that needs none of it stays as it is: somebody may be writing. */
+function showRead() {
+  if (place === null || !PLACES[place].alone || place !== wantedPlace()) show();
 }
 
 const LISTENERS = {

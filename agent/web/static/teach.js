@@ -10,6 +10,7 @@ import { badPictures, pictureItem, pictureKey, uploader } from "./uploads.js";
 
 const COUNT = { normal: 30, least: 3, most: 1000 };
 const PICTURES_MS = 1500; // between two readings of the list of pictures
+const TAUGHT = 0.5; // the threshold of an offer
 const PROMISE_MS = 120; // after the line has moved
 
 /** What to teach, and from how many parts. `onStart` gets both. */
@@ -72,7 +73,7 @@ function showPart(app, camera, onChange) {
   );
   const files = uploader({ camera, kind: "good", text: t("teach.upload_good"), onDone: onChange });
   const update = (state) => {
-    const isOn = state.phase !== "idle";
+    const isOn = state.phase !== "idle" && state.asked; // what the agent gathers by itself needs nobody
     start.hidden = isOn;
     progress.hidden = !isOn;
     files.hidden = !isOn;
@@ -175,6 +176,7 @@ function thresholdPart(app, camera, onChange) {
     await Promise.all([app.readCameras(), read(true)]);
     return t("threshold.is_set");
   };
+  // While an offer waits, the line is for its scores: it is set with the button that takes the offer into use.
   const buttons = h(
     "div",
     { class: "row" },
@@ -211,19 +213,26 @@ function thresholdPart(app, camera, onChange) {
   return {
     section: card(t("teach.step3"), empty, body, bad.element),
     read,
+    waits(isOffered) {
+      buttons.hidden = isOffered;
+      source.hidden = isOffered;
+    },
+    dragged: () => slider.value,
     showBads,
     leave: () => clearTimeout(timer),
   };
 }
 
-/** Step 4: into use, or back. */
-function usePart(app, camera) {
+/** Step 4: into use, with the threshold `dragged`, or back. */
+function usePart(app, camera, dragged) {
   const place = answerPlace();
   const act = (action, done) =>
     attempt(
       place,
       async () => {
+        const threshold = dragged();
         app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, { action }) });
+        if (action === "commit" && threshold !== TAUGHT) await api.setThreshold(camera, threshold);
         await app.readCameras();
       },
       done,
@@ -271,7 +280,7 @@ export function teachPage(main, app) {
   const show = showPart(app, camera, changed);
   const check = checkPart(app, camera, changed);
   const limit = thresholdPart(app, camera, changed);
-  const use = usePart(app, camera);
+  const use = usePart(app, camera, limit.dragged);
   if (!app.isAdmin()) show.section.querySelectorAll("button, input").forEach((control) => (control.disabled = true));
   main.append(h("div", { class: "steps" }, show.section, check.section, limit.section, use.section));
   const place = answerPlace();
@@ -296,6 +305,7 @@ export function teachPage(main, app) {
         known = teach;
         due = true;
         show.update(teach);
+        limit.waits(teach.phase === "offered");
         use.update(teach);
       }
       if (due && nowMs - readMs > PICTURES_MS) {

@@ -68,7 +68,7 @@ def test_commands_for_one_camera_do_not_undo_each_other(plant: Plant) -> None:
         plant.ask("cam0/product", "bottle")
         plant.ask("cam0/paused", False)
     stored = StoredSettings(plant.folder / "settings.json").camera("cam0")
-    assert stored == CameraSettings(threshold=0.1, product="bottle", paused=False)
+    assert stored == CameraSettings(threshold=0.1, threshold_scale="not taught", product="bottle", paused=False)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 from controller_plant import Plant
+from fake_controls import CONFIG_THRESHOLD, FakeControls
+from mqtt_listener import wait_until
 
 from zsad_core.errors import ZsadError
 
@@ -55,3 +57,22 @@ def test_a_mark_over_mqtt_goes_to_the_history_and_one_of_the_page_does_not_go_tw
         plant.ask("cam0/teach", {"action": "cancel"})
         controller.perform("cam0", "teach", {"action": "good", "id": "line3-b1-8"}, by="operator")
     assert marks == [("line3-b1-7", False)]
+
+
+def test_a_threshold_from_before_a_teach_in_is_dropped(plant: Plant) -> None:
+    with plant.start() as controller:
+        controller.perform("cam0", "threshold", 0.7, by="admin")
+        controller.perform("cam1", "threshold", 0.8, by="admin")
+        plant.controls.taught_products.add("bottle")
+        controller.perform("cam0", "product", "bottle", by="operator")
+        assert plant.controls.thresholds == {"cam0": CONFIG_THRESHOLD, "cam1": 0.8}
+        answers = [answer for topic, answer in plant.publisher.answers if topic == "cam0/threshold/state"]
+        assert (answers[-1]["value"], answers[-1]["source"]) == (CONFIG_THRESHOLD, "config")
+        plant.controls.taught_products.add("object")  # learned by itself
+        wait_until(lambda: plant.controls.thresholds["cam1"] == CONFIG_THRESHOLD)
+    with plant.start() as controller:
+        controller.perform("cam1", "threshold", 0.6, by="admin")
+    controls = FakeControls()
+    controls.taught_products.add("object")  # taught while the agent was stopped
+    with plant.start(controls):
+        wait_until(lambda: controls.thresholds["cam1"] == CONFIG_THRESHOLD)

@@ -13,6 +13,7 @@ from zsad_agent.teaching.goods import (
     far_ones,
     find_strangers,
     screen,
+    set_by_one,
     smaller_group,
     stand_apart,
 )
@@ -91,6 +92,15 @@ def test_outliers_stand_apart_from_the_tail_of_the_goods() -> None:
     assert stand_apart(np.array([1.0, 1.2, 1.0, 0.9, 1.1, 1.9]), 1) == {}  # less than twice the median
     assert stand_apart(np.array([3.0, 3.0, 3.0, 30.0]), 1) == {}  # too few
     assert stand_apart(np.array([-1.0, -1.0, -2.0, -1.0, -1.0, 0.6]), 1) == {}
+
+
+def test_a_part_that_sets_the_threshold_alone_is_named() -> None:
+    goods = {f"{place}.png": score for place, score in enumerate((3.1, 3.3, 2.9, 3.2, 3.0))}
+    (note,) = set_by_one({**goods, "odd.png": 6.1}, 6.101)
+    assert note.startswith("odd.png alone sets the threshold: its score is 1.8 times the next one")
+    assert set_by_one({**goods, "tail.png": 4.5}, 4.501) == []
+    assert set_by_one({**goods, "odd.png": 6.1}, 3.4) == []  # many parts: it is above the threshold
+    assert set_by_one({"1.png": 3.0, "2.png": 30.0}, 30.1) == []  # too few
 
 
 def test_strangers_are_found_also_where_two_look_alike() -> None:

@@ -254,7 +254,7 @@ def test_a_missing_folder_that_the_config_names_is_not_an_empty_store(line: Line
 def test_a_profile_of_an_earlier_agent_is_made_again_from_its_pictures(line: Line) -> None:
     line.teach("nut", background=None)
     predictor = line.start()
-    with pytest.raises(ProfileError, match="It is made again when"):
+    with pytest.raises(ProfileError, match=r"made by an earlier agent\. It is made again when"):
         predictor.predict(good_part(0), "nut")
     predictor.prepare("nut")
     now = line.store.current("nut")

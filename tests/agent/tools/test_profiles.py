@@ -1,6 +1,7 @@
 """The command profiles, and what teach-in keeps of goods with the same names and of commands that run at once."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,13 @@ def test_profiles_are_listed_shown_rolled_back_exported_imported_and_removed(
     shown = output(capsys)
     assert (shown["product"], shown["version"], shown["versions"], shown["fault"]) == ("nut", 2, [1, 2], None)
     assert profiles("show", "nut") == 0
-    assert "bad parts found: 4 of 4" in capsys.readouterr().out
+    assert "bad parts found: 4 of 4" in (told := capsys.readouterr().out) and "earlier agent" not in told
+    now = store.current("nut")
+    assert now is not None
+    store.add(replace(now, background=None))
+    assert profiles("show", "nut") == 0
+    assert "made by an earlier agent: it is made again" in capsys.readouterr().out
+    assert profiles("rollback", "nut") == 0
 
     assert profiles("rollback", "nut") == 0
     assert profiles("rollback", "nut") == 1

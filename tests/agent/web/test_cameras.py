@@ -68,14 +68,14 @@ CONFIG = {
 }
 
 
-def page_with(folder: Path, config: dict[str, Any]) -> Iterator[Page]:
+def page_with(folder: Path, config: dict[str, Any], **further: Any) -> Iterator[Page]:
     checked = AgentConfig.model_validate(config, strict=False)
     profiles = ProfileStore(folder / "profiles")
     stations = [
         SimpleNamespace(
             name=camera.name,
             status=CameraStatus(camera.name, lambda *_: None),
-            inspector=SimpleNamespace(product="nut"),
+            inspector=SimpleNamespace(product="nut", threshold=None),
             capture=SimpleNamespace(paused=False, newest_images=lambda count, number=number: [PICTURE][number:]),
         )
         for number, camera in enumerate(checked.every_camera)
@@ -91,6 +91,7 @@ def page_with(folder: Path, config: dict[str, Any]) -> Iterator[Page]:
         "stations": stations,
         "models": SimpleNamespace(current=model),
         "snapshot": lambda: AGENT,
+        **further,
     }
     with make_server(folder, settings=config, **changes) as server:
         assert server.port is not None
@@ -189,6 +190,17 @@ def test_threshold_says_what_it_promises(page: Page) -> None:
     page.profiles.add(make_profile(seed=1, goods_scores=(0.1,)))  # a newer profile
     assert len(page.operator.ask("GET", "/cameras/cam0/threshold").json["goods_scores"]) == 1
     assert "value" in page.operator.ask("GET", "/cameras/cam0/threshold?value=1.5").error
+
+
+def test_threshold_of_an_offer_is_told_before_it_is_taken_into_use(tmp_path: Path) -> None:
+    offer = {"goods_scores": [0.1, 0.2, 0.3, 0.4], "bad_scores": [0.35, 0.8, 0.9]}
+    learner = SimpleNamespace(lesson=lambda camera: {"phase": "offered", "offer": offer})
+    for page in page_with(tmp_path, CONFIG, learner=learner):
+        found = page.operator.ask("GET", "/cameras/cam0/threshold").json
+        assert not found["taught"] and found["value"] == 0.5 and found["goods_scores"] == offer["goods_scores"]
+        assert (found["promise"]["rejected"], found["recall"]["found"], found["recall"]["total"]) == (0, 2, 3)
+        lower = page.operator.ask("GET", "/cameras/cam0/threshold?value=0.3").json
+        assert (lower["promise"]["rejected"], lower["recall"]["found"]) == (2, 3)
 
 
 def test_products_of_bundle_and_teach_in_and_their_removal(page: Page) -> None:
