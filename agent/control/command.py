@@ -89,6 +89,11 @@ class TeachRequest(StrictModel):
 Value = float | str | bool | TeachRequest | None
 
 
+def is_commit(value: Value) -> bool:
+    """Whether a command takes an offer into use."""
+    return isinstance(value, TeachRequest) and value.action is TeachAction.COMMIT
+
+
 class Command(StrictModel):
     """The fields of every command. The description of a field says what is allowed."""
 
