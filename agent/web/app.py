@@ -144,6 +144,7 @@ def make_app(parts: WebParts) -> App:
     api.add_exception_handler(RequestValidationError, _say_invalid)
     api.add_exception_handler(AccessError, _say_access)
     api.add_exception_handler(ZsadError, _say_refused)
+    api.add_exception_handler(OSError, _say_disk)
     api.add_exception_handler(Exception, _say_internal)
     return Gate(api, parts.health, Files(STATIC), parts.access)
 
@@ -246,6 +247,13 @@ async def _say_access(request: Request, error: Exception) -> Response:
 
 async def _say_refused(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 422)
+
+
+async def _say_disk(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OSError)
+    what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
+    text = f"nothing was changed, because the device failed: {printable(str(what))}. See the light of the disk"
+    return JSONResponse({"error": text}, 503)
 
 
 async def _say_internal(request: Request, error: Exception) -> Response:
