@@ -220,7 +220,8 @@ def _validated(model: type[Command], fields: dict[str, Any], *, convert: bool = 
         name = str(faults[0]["loc"][0])
         if isinstance(fields.get(name), dict):  # the fault is inside
             inside = ".".join(str(part) for part in faults[0]["loc"])
-            reason = f"{shortened(printable(inside), MAX_SHOWN_CHARACTERS)}: {faults[0]['msg']}"
+            why = faults[0]["msg"].removeprefix("Value error, ")
+            reason = f"{shortened(printable(inside), MAX_SHOWN_CHARACTERS)}: {why}"
         elif faults[0]["type"] == "extra_forbidden":
             reason = f"unknown key {shown(name)}. Known: id, nonce, sent_at, value"
         elif faults[0]["type"] == "missing":

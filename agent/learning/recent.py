@@ -78,9 +78,8 @@ class RecentParts:
         is_reject = result.verdict is not Verdict.OK
         if result.anomaly_score is None or not _ID.fullmatch(result.id):
             return
-        if not is_reject:
-            if time.monotonic() - self._last_pass_s < PASS_EVERY_S:
-                return
+        if not is_reject and time.monotonic() - self._last_pass_s < PASS_EVERY_S:
+            return
         ids = self._ids[is_reject]
         while len(ids) >= (MAX_REJECTS if is_reject else MAX_PASSES):
             self._delete(ids.popleft())

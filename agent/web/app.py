@@ -261,10 +261,17 @@ async def _say_internal(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": INTERNAL}, 500)
 
 
+_WHY = {  # in place of pydantic's words
+    "missing": "is missing",
+    "extra_forbidden": "is not known here: leave it out",
+    "timezone_aware": "needs a time zone, such as 2026-11-22T10:28:03Z",
+}
+
+
 def _words(fault: Any) -> str:
     """One fault of a request; the value only if it is short and no password."""
     where = ".".join(str(part) for part in fault["loc"])
-    text = f"{where}: {fault['msg']}"
+    text = f"{where}: {_WHY.get(fault['type']) or fault['msg'].removeprefix('Value error, ')}"
     value = fault.get("input")
     if isinstance(value, str | int | float | bool) and "password" not in where:
         text += f", got {value!r}"

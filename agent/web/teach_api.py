@@ -128,9 +128,15 @@ def do_teach(camera: Camera, body: TeachAction, parts: Parts, visitor: ForOperat
     if body.action not in OPERATORS:
         require(ADMIN)(request)
     value = body.model_dump(exclude_none=True)
+    before = _in_use(parts, camera) if body.action == "commit" else None
     parts.commands.perform(camera, "teach", value, by=visitor.role)
-    visitor.note(f"{camera} teach", None, value)
+    visitor.note(f"{camera} teach", before, value if before is None else value | _in_use(parts, camera))
     return read_teach(camera, parts, visitor)
+
+
+def _in_use(parts: WebParts, camera: str) -> dict[str, Any]:
+    """What a commit may change."""
+    return {key: parts.commands.state(camera, key)["value"] for key in ("product", "threshold")}
 
 
 @router.get("/cameras/{camera}/teach/pictures")

@@ -46,7 +46,7 @@ def test_each_action_is_read_with_what_belongs_to_it(value: dict[str, Any], expe
         ({}, "value.action: Field required"),
         ({"action": "explode"}, "value.action: Input should be 'start', 'finish', 'cancel'"),
         ({"action": "commit", "id": "x"}, "id does not belong to commit"),
-        ({"action": "good"}, "good needs the id of a result"),
+        ({"action": "good"}, "value: good needs the id of a result"),
         ({"action": "good", "id": ""}, "value.id"),
         ({"action": "good", "id": "a\nb"}, "value.id"),
         ({"action": "start", "count": 2}, "value.count"),
