@@ -192,6 +192,8 @@ def _fault_text(model: type[BaseModel], fault: Any, source: str, lines: dict[Loc
     why = fault["msg"].removeprefix("Value error, ")
     if fault["input"] is None:
         return f"{where}: has no value. Give it one or leave the key out. {why}"
+    if not location:  # a rule between sections: the value would be the whole file
+        return f"{where}: {why}"
     return f"{where}: got {_shown(redacted_values(fault['input']))}. {why}"
 
 

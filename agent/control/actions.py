@@ -15,6 +15,7 @@ from zsad_agent.control.command import (
     Key,
     TeachRequest,
     Value,
+    is_commit,
     shown,
 )
 from zsad_agent.control.running_agent import RunningAgent
@@ -100,7 +101,7 @@ class Actions:
         """
         if (action := self._once.get(target.key)) is not None:
             action(target, value)
-            return False
+            return is_commit(value)
         camera = str(target.camera)
         self._set[target.key](camera, value)
         (self._commanded.discard if value is None else self._commanded.add)(target)
@@ -172,7 +173,14 @@ class Actions:
         self._agent.switch_bundle(None if name is None else find_bundle(self._config.control.bundle_dir, name))
 
     def _teach(self, target: Target, request: TeachRequest) -> None:
-        self._agent.teach(str(target.camera), request)
+        camera = str(target.camera)
+        offer = self._agent.teaching(camera).get("offer") if is_commit(request) else None
+        self._agent.teach(camera, request)
+        if offer is not None:  # the camera inspects what was taught, with the threshold of the offer's promise
+            if offer["product"] != self._agent.product(camera):
+                self.perform(Target(camera, Key.PRODUCT), offer["product"])
+            if Target(camera, Key.THRESHOLD) in self._commanded:
+                self.perform(Target(camera, Key.THRESHOLD), None)
 
     def _send_snapshot(self, target: Target, value: None) -> None:
         camera = str(target.camera)

@@ -89,6 +89,11 @@ class TeachRequest(StrictModel):
 Value = float | str | bool | TeachRequest | None
 
 
+def is_commit(value: Value) -> bool:
+    """Whether a command takes an offer into use."""
+    return isinstance(value, TeachRequest) and value.action is TeachAction.COMMIT
+
+
 class Command(StrictModel):
     """The fields of every command. The description of a field says what is allowed."""
 
@@ -215,7 +220,8 @@ def _validated(model: type[Command], fields: dict[str, Any], *, convert: bool = 
         name = str(faults[0]["loc"][0])
         if isinstance(fields.get(name), dict):  # the fault is inside
             inside = ".".join(str(part) for part in faults[0]["loc"])
-            reason = f"{shortened(printable(inside), MAX_SHOWN_CHARACTERS)}: {faults[0]['msg']}"
+            why = faults[0]["msg"].removeprefix("Value error, ")
+            reason = f"{shortened(printable(inside), MAX_SHOWN_CHARACTERS)}: {why}"
         elif faults[0]["type"] == "extra_forbidden":
             reason = f"unknown key {shown(name)}. Known: id, nonce, sent_at, value"
         elif faults[0]["type"] == "missing":

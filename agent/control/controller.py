@@ -21,6 +21,7 @@ from zsad_agent.control.command import (
     TeachRequest,
     Value,
     check_value,
+    is_commit,
     parse_command,
     shown,
 )
@@ -278,6 +279,9 @@ class Controller(Service):
             if not saved:
                 error_text = f"active until the next restart only: {self._stored.fault}"
             self._answer(target, command_id, error_text)
+            if is_commit(value):  # it may change these
+                for key in (Key.PRODUCT, Key.THRESHOLD):
+                    self._answer(Target(target.camera, key), None, error_text)
             state = self._states[target]
             if target.key is not Key.TEACH:  # it logs what it does
                 logger.info("%s: %s changed %r to %r", target.suffix, asked.by, before, state.value)

@@ -124,6 +124,7 @@ class GatheredPictures:
         return self._folder / f"{part_id}.jpg"
 
     def _write(self, picture: KeptPicture) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
         write_whole(self.path(picture.name), picture.jpeg)
         self._ranks[picture.name] = _rank(picture.name)
 

@@ -78,10 +78,8 @@ class RecentParts:
         is_reject = result.verdict is not Verdict.OK
         if result.anomaly_score is None or not _ID.fullmatch(result.id):
             return
-        if not is_reject:
-            if time.monotonic() - self._last_pass_s < PASS_EVERY_S:
-                return
-            self._last_pass_s = time.monotonic()
+        if not is_reject and time.monotonic() - self._last_pass_s < PASS_EVERY_S:
+            return
         ids = self._ids[is_reject]
         while len(ids) >= (MAX_REJECTS if is_reject else MAX_PASSES):
             self._delete(ids.popleft())
@@ -93,10 +91,17 @@ class RecentParts:
             score=result.anomaly_score,
             taught=None if profile is None else profile.sha256,
         )
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
+            self._path(result.id, ".jpg").write_bytes(KeptPicture.of(result.id, view_bgr).jpeg)
+            np.save(self._path(result.id, ".npy"), anomaly_map.astype(np.float16))
+            self._path(result.id, ".json").write_bytes(facts.model_dump_json().encode())
+        except OSError:
+            self._delete(result.id)
+            raise
         ids.append(result.id)
-        self._path(result.id, ".jpg").write_bytes(KeptPicture.of(result.id, view_bgr).jpeg)
-        np.save(self._path(result.id, ".npy"), anomaly_map.astype(np.float16))
-        self._path(result.id, ".json").write_bytes(facts.model_dump_json().encode())
+        if not is_reject:  # now: while the disk fails every pass tries, so that none seems to work
+            self._last_pass_s = time.monotonic()
 
     def find(self, part_id: str) -> RecentPart:
         """A part that is still there.

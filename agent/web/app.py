@@ -142,6 +142,7 @@ def make_app(parts: WebParts) -> App:
     api.add_exception_handler(RequestValidationError, _say_invalid)
     api.add_exception_handler(AccessError, _say_access)
     api.add_exception_handler(ZsadError, _say_refused)
+    api.add_exception_handler(OSError, _say_disk)
     api.add_exception_handler(Exception, _say_internal)
     return Gate(api, parts.health, Files(STATIC), parts.access)
 
@@ -246,15 +247,29 @@ async def _say_refused(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 422)
 
 
+async def _say_disk(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OSError)
+    what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
+    text = f"nothing was changed, because the device failed: {printable(str(what))}. See the light of the disk"
+    return JSONResponse({"error": text}, 503)
+
+
 async def _say_internal(request: Request, error: Exception) -> Response:
     """`Guard` logs it."""
     return JSONResponse({"error": INTERNAL}, 500)
 
 
+_WHY = {  # in place of pydantic's words
+    "missing": "is missing",
+    "extra_forbidden": "is not known here: leave it out",
+    "timezone_aware": "needs a time zone, such as 2026-11-22T10:28:03Z",
+}
+
+
 def _words(fault: Any) -> str:
     """One fault of a request; the value only if it is short and no password."""
     where = ".".join(str(part) for part in fault["loc"])
-    text = f"{where}: {fault['msg']}"
+    text = f"{where}: {_WHY.get(fault['type']) or fault['msg'].removeprefix('Value error, ')}"
     value = fault.get("input")
     if isinstance(value, str | int | float | bool) and "password" not in where:
         text += f", got {value!r}"

@@ -338,8 +338,7 @@ def try_source(body: SourceProbe, parts: Parts, visitor: ForAdmin) -> Response:
     try:
         wanted = SourceConfig(camera=body.camera, source=body.source)
     except ValidationError as error:
-        fault = error.errors(include_input=False)[0]
-        raise HTTPException(422, f"{fault['loc'][0]}: {fault['msg']}") from error
+        raise _refused(error) from error
     visitor.note("source tried", after=redacted(body.camera or body.source or ""))
     for station, config in zip(parts.stations, parts.config.every_camera, strict=True):
         is_same = _path(wanted) == _path(config) if wanted.camera else wanted.source == config.source
@@ -366,8 +365,7 @@ def try_broker(body: BrokerProbe, parts: Parts, visitor: ForAdmin) -> BrokerAnsw
     try:
         wanted = MqttConfig.model_validate(now.model_dump() | changes, strict=False)
     except ValidationError as error:
-        fault = error.errors(include_input=False)[0]
-        raise HTTPException(422, f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+        raise _refused(error) from error
     own_id = now.client_id or f"zsad-agent-{parts.config.device_id}"
     if body.client_id == own_id and wanted.broker == now.broker:
         wanted = wanted.model_copy(update={"client_id": None})  # it would end the agent's own connection
@@ -375,3 +373,9 @@ def try_broker(body: BrokerProbe, parts: Parts, visitor: ForAdmin) -> BrokerAnsw
     password = body.password.get_secret_value() if body.password is not None else None
     ok, text = probe_broker(wanted, password=password)
     return BrokerAnswer(ok=ok, text=text)
+
+
+def _refused(error: ValidationError) -> HTTPException:
+    """Without the value, which may hold credentials."""
+    fault = error.errors(include_input=False)[0]
+    return HTTPException(422, f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}")

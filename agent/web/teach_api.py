@@ -124,16 +124,19 @@ def do_teach(camera: Camera, body: TeachAction, parts: Parts, visitor: ForOperat
 
     After `commit` the camera inspects the product of the offer.
     """
-    station = station_of(parts, camera)
+    station_of(parts, camera)
     if body.action not in OPERATORS:
         require(ADMIN)(request)
     value = body.model_dump(exclude_none=True)
-    offer = parts.learner.lesson(camera).get("offer") if parts.learner is not None else None
+    before = _in_use(parts, camera) if body.action == "commit" else None
     parts.commands.perform(camera, "teach", value, by=visitor.role)
-    if body.action == "commit" and offer is not None and offer["product"] != station.inspector.product:
-        parts.commands.perform(camera, "product", offer["product"], by=visitor.role)  # it is inspected from now on
-    visitor.note(f"{camera} teach", None, value)
+    visitor.note(f"{camera} teach", before, value if before is None else value | _in_use(parts, camera))
     return read_teach(camera, parts, visitor)
+
+
+def _in_use(parts: WebParts, camera: str) -> dict[str, Any]:
+    """What a commit may change."""
+    return {key: parts.commands.state(camera, key)["value"] for key in ("product", "threshold")}
 
 
 @router.get("/cameras/{camera}/teach/pictures")

@@ -179,3 +179,9 @@ export function problems(state, nowMs) {
   }
   return found;
 }
+
+/** What step 1 of Teach offers. What the agent gathers from the line by itself may hold bad parts: a person starts anew. */
+export function teachInOf({ phase, asked }) {
+  const isOn = asked === true && phase !== "idle";
+  return { isOn, isOfLine: phase === "gathering" && !isOn, canStart: !isOn && phase !== "off" };
+}

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { answer, answerPlace, attempt, button, card, confirmed, field, h, setText, sync } from "./dom.js";
 import { percent, promiseText, recallText, scoreText } from "./format.js";
 import { thresholdSlider } from "./histogram.js";
-import { cameraOf } from "./state.js";
+import { cameraOf, teachInOf } from "./state.js";
 import { t } from "./texts.js";
 import { badPictures, pictureItem, pictureKey, uploader } from "./uploads.js";
 
@@ -59,6 +59,7 @@ function showPart(app, camera, onChange) {
   const bar = h("progress", { max: 1, value: 0 });
   const text = h("p", { class: "progress-text" });
   const said = h("p", { class: "hint", lang: "en" });
+  const ofLine = h("p", { class: "hint", hidden: true });
   const finish = button("", () => act({ action: "finish" }), { class: "strong" });
   const cancel = button(t("teach.cancel"), async () => {
     if (await confirmed(t("teach.cancel_ask"), t("teach.cancel"))) act({ action: "cancel" });
@@ -73,10 +74,12 @@ function showPart(app, camera, onChange) {
   );
   const files = uploader({ camera, kind: "good", text: t("teach.upload_good"), onDone: onChange });
   const update = (state) => {
-    const isOn = state.phase !== "idle" && state.asked; // what the agent gathers by itself needs nobody
-    start.hidden = isOn;
+    const { isOn, isOfLine, canStart } = teachInOf(state);
+    start.hidden = !canStart;
     progress.hidden = !isOn;
     files.hidden = !isOn;
+    ofLine.hidden = !isOfLine;
+    if (isOfLine) setText(ofLine, t("teach.of_line", { n: state.pictures, needed: state.needed }));
     setText(said, state.text ?? "");
     if (!isOn) return;
     bar.max = Math.max(1, state.needed);
@@ -88,7 +91,7 @@ function showPart(app, camera, onChange) {
     setText(finish, t("teach.finish", { n: state.pictures }));
   };
   return {
-    section: card(t("teach.step1"), h("p", {}, t("teach.step1_text")), start, progress, files, said, place),
+    section: card(t("teach.step1"), h("p", {}, t("teach.step1_text")), start, ofLine, progress, files, said, place),
     update,
   };
 }

@@ -244,6 +244,7 @@ def test_sections_that_contradict_themselves_are_faults(tmp_path: Path, text: st
     with pytest.raises(ConfigError) as caught:
         load_settings(path)
     assert fault in str(caught.value)
+    assert "(top level): got" not in str(caught.value)  # the whole file
 
 
 def test_a_camera_without_product_and_decision_uses_the_common_sections(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_each_action_is_read_with_what_belongs_to_it(value: dict[str, Any], expe
         ({}, "value.action: Field required"),
         ({"action": "explode"}, "value.action: Input should be 'start', 'finish', 'cancel'"),
         ({"action": "commit", "id": "x"}, "id does not belong to commit"),
-        ({"action": "good"}, "good needs the id of a result"),
+        ({"action": "good"}, "value: good needs the id of a result"),
         ({"action": "good", "id": ""}, "value.id"),
         ({"action": "good", "id": "a\nb"}, "value.id"),
         ({"action": "start", "count": 2}, "value.count"),
@@ -67,6 +67,7 @@ def test_what_does_not_fit_is_refused_with_the_reason(value: object, reason: str
 
 class Plant:
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.controls, self.publisher = FakeControls(), FakePublisher()
         control = ControlConfig(enabled=True, max_age_s=30.0)
         self.controller = Controller(
@@ -113,3 +114,17 @@ def test_progress_is_published_without_a_command_and_keeps_the_last_id(plant: Pl
         count = len(plant.publisher.answers)
         time.sleep(2.2)
         assert len(plant.publisher.answers) == count  # nothing changed, so nothing is said
+
+
+def test_a_commit_makes_the_camera_inspect_what_was_taught_with_its_own_threshold(plant: Plant) -> None:
+    with plant.controller:
+        plant.publisher.ask("cam0/threshold", payload(0.9, "t"))
+        plant.controls.lessons["cam0"] = {"phase": "offered", "next": ["commit"], "offer": {"product": "bottle"}}
+        plant.publisher.ask("cam0/teach", payload({"action": "commit"}, "c"))
+        product, threshold = plant.publisher.state("cam0/product"), plant.publisher.state("cam0/threshold")
+        assert (product["value"], product["source"]) == ("bottle", "command")
+        assert threshold["source"] == "config" and threshold["value"] != 0.9
+    again = Plant(plant.folder)
+    with again.controller:
+        assert again.publisher.state("cam0/product")["value"] == "bottle"
+        assert again.publisher.state("cam0/threshold")["source"] == "config"

@@ -1,5 +1,6 @@
 """Pictures of the line: bounded, drawn over the whole period, and still there after a restart."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,9 @@ def test_a_full_disk_loses_no_earlier_picture(tmp_path: Path, monkeypatch: pytes
     assert ids(gathered) == {"a"}
     monkeypatch.undo()
     assert gathered.show("b", part(2))
+
+
+def test_a_removed_folder_is_made_again(tmp_path: Path) -> None:
+    gathered = GatheredPictures(tmp_path / "object", 10)
+    shutil.rmtree(tmp_path / "object")
+    assert gathered.show("a-1", part(1)) and [path.stem for path in tmp_path.rglob("*.jpg")] == ["a-1"]

@@ -1,5 +1,7 @@
 """The last parts of a camera: bounded, rejects kept longer, and readable after a kill."""
 
+import errno
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +61,24 @@ def test_one_pass_in_two_seconds_is_kept(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(recent, "PASS_EVERY_S", 60.0)
     fill(RecentParts(tmp_path), 6)
     assert sorted(path.stem for path in tmp_path.glob("*.jpg")) == [f"line3-b1-{seq}" for seq in (1, 2, 4, 6)]
+
+
+def test_a_removed_folder_is_made_again_and_a_full_disk_fails_for_every_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = RecentParts(tmp_path / "recent")
+    fill(parts, 2)
+    shutil.rmtree(tmp_path / "recent")
+    parts.keep(make_result(3, verdict=Verdict.ANOMALOUS), VIEW, MAP)
+    assert parts.find("line3-b1-3").facts.verdict == "anomalous"
+    monkeypatch.setattr(recent, "PASS_EVERY_S", 60.0)
+    monkeypatch.setattr(np, "save", full)
+    parts = RecentParts(tmp_path / "recent")
+    for seq in (5, 7):
+        with pytest.raises(OSError, match="No space left"):
+            parts.keep(make_result(seq, verdict=Verdict.OK), VIEW, MAP)
+    assert sorted({path.stem for path in (tmp_path / "recent").iterdir()}) == ["line3-b1-3"]
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")

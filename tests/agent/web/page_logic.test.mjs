@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { ago, histogram, percent, promiseText, recallText, rectangle, scoreText, sliderStep } from "./format.js";
-import { INITIAL, addToPlot, judge, liveOf, problems, reduce, shownVerdict } from "./state.js";
+import { INITIAL, addToPlot, judge, liveOf, problems, reduce, shownVerdict, teachInOf } from "./state.js";
 import { bestLanguage, fill, useTexts } from "./texts.js";
 
 const MESSAGES = Object.fromEntries(
@@ -164,4 +164,12 @@ test("the connection is lost, ended or refused", () => {
   assert.equal(judge({ ...fine, role: null }), "ended");
   assert.equal(judge({ ...fine, streamOpen: false, attempts: 1 }), "ok");
   assert.equal(judge({ ...fine, streamOpen: false, attempts: 3 }), "refused");
+});
+
+test("a person can start a teach-in while the agent gathers from the line by itself", () => {
+  assert.deepEqual(teachInOf({ phase: "gathering", asked: false }), { isOn: false, isOfLine: true, canStart: true });
+  assert.deepEqual(teachInOf({ phase: "gathering", asked: true }), { isOn: true, isOfLine: false, canStart: false });
+  assert.deepEqual(teachInOf({ phase: "offered", asked: false }), { isOn: false, isOfLine: false, canStart: true });
+  assert.deepEqual(teachInOf({ phase: "idle" }), { isOn: false, isOfLine: false, canStart: true });
+  assert.equal(teachInOf({ phase: "off" }).canStart, false);
 });

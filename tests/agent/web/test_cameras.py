@@ -297,7 +297,7 @@ def test_source_is_tried_in_a_process_of_its_own(page: Page, tmp_path: Path) -> 
         ({"camera": "0", "source": "x"}, "name either camera or source"),
         ({"source": "/etc/passwd"}, ""),
         ({"source": "/no/such/folder"}, "no such video, picture or folder"),
-        ({"source": "file:///etc/passwd"}, "scheme 'file' is not known"),
+        ({"source": "file:///etc/passwd"}, "source: scheme 'file' is not known"),
         ({"camera": "7777"}, "does not exist"),
         ({"camera": "a\0b"}, "camera"),
         ({"source": "a\0b"}, "source"),

@@ -1,6 +1,7 @@
 """What the server of the page refuses, over real sockets."""
 
 import contextlib
+import errno
 import json
 import logging
 import re
@@ -260,7 +261,8 @@ def test_change_that_its_route_does_not_note_gets_a_line(tmp_path: Path) -> None
         ("GET", "/audit?limit=x", None, 422, "query.limit: "),
         ("GET", "/audit?limit=0", None, 422, "got '0'"),
         ("PUT", "/passwords", {"role": "boss", "password": PASSWORD}, 422, "got 'boss'"),
-        ("PUT", "/passwords", {"role": "admin"}, 422, "body.password: Field required"),
+        ("PUT", "/passwords", {"role": "admin"}, 422, "body.password: is missing"),
+        ("PUT", "/passwords", {"role": "admin", "password": PASSWORD, "x": 1}, 422, "body.x: is not known here"),
         ("PUT", "/passwords", {"role": "admin", "password": "short"}, 422, "8 to 200 characters, not 5"),
         ("PUT", "/passwords", b"{", 422, "body"),
         ("PUT", "/passwords", b"x" * 10_000_000, 413, "at most 64000 bytes"),
@@ -311,6 +313,17 @@ def test_fault_of_a_route_is_no_traceback(tmp_path: Path, caplog: pytest.LogCapt
         answer = Client(server.port or 0).ask("GET", "/audit")
     assert answer.status == 500 and "log of zsad-agent" in answer.error and b"private" not in answer.body
     assert "RuntimeError: private" in caplog.text
+
+
+def test_disk_that_fails_is_said_with_the_reason(tmp_path: Path) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "passwords.json"))
+
+    with make_server(tmp_path) as server:
+        server._access.set_password = full  # type: ignore[method-assign]
+        client = Client(server.port or 0).open()
+        answer = client.ask("PUT", "/passwords", {"role": "admin", "password": PASSWORD})
+    assert answer.status == 503 and "passwords.json: No space left on device" in answer.error
 
 
 def test_answers_have_safe_headers(port: int) -> None:

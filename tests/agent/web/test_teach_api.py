@@ -29,7 +29,8 @@ class TeachCommands:
         self._agent = RunningAgent(stations, unused, unused, unused, unused, learner)
 
     def state(self, camera: str, key: str) -> dict[str, Any]:
-        assert key == Key.TEACH
+        if key != Key.TEACH:
+            return {"value": 0.5 if key == Key.THRESHOLD else self._agent.product(camera), "source": "command"}
         return {"value": self._agent.teaching(camera), "source": "command"}
 
     def perform(self, camera: str | None, key: str, value: Any, *, by: str) -> dict[str, Any]:
@@ -116,6 +117,8 @@ def test_a_product_is_taught_from_the_start_to_the_roll_back(page: Page) -> None
     assert first[:12] in page.post(action="roll_back")["text"]
     audit = page.client.ask("GET", "/audit").json
     assert [line["after"]["action"] for line in audit if line["what"] == "cam0 teach"][-1] == "start"
+    commit = next(line for line in audit if "threshold" in str(line["before"]))
+    assert commit["after"]["action"] == "commit" and commit["after"]["product"] == "nut"
     assert any(line["what"] == "cam0 teach: picture removed" for line in audit)
 
 
