@@ -6,7 +6,6 @@ import threading
 from types import ModuleType
 from typing import Any
 
-
 _lock = threading.RLock()  # two networks may load at once
 
 
