@@ -33,7 +33,7 @@ def parts_of(product: str) -> Parts:
     return Parts(product=product, goods=goods[:20], line=[*goods[20:26], *bads])
 
 
-@pytest.fixture(params=["alien", "commutator"])
+@pytest.fixture(params=["alien", pytest.param("commutator", marks=pytest.mark.chaos)])
 def station(
     request: pytest.FixtureRequest, tmp_path: Path, mosquitto: Callable[..., MosquittoBroker]
 ) -> Iterator[Station]:

@@ -316,13 +316,14 @@ def test_source_that_hangs_is_given_up_and_only_one_is_tried_at_a_time(
 ) -> None:
     monkeypatch.setattr("zsad_agent.probing.source.LIMIT_S", 1)
     answers: list[Any] = []
-    body = {"source": "rtsp://10.255.255.1/never"}
-    thread = threading.Thread(target=lambda: answers.append(page.admin.ask("POST", "/probe/source", body)))
-    began_s = time.monotonic()
-    thread.start()
-    time.sleep(0.5)
-    second = page.admin.ask("POST", "/probe/source", body)
-    thread.join(30)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        body = {"source": f"rtsp://127.0.0.1:{silent.getsockname()[1]}/never"}
+        thread = threading.Thread(target=lambda: answers.append(page.admin.ask("POST", "/probe/source", body)))
+        began_s = time.monotonic()
+        thread.start()
+        time.sleep(0.5)
+        second = page.admin.ask("POST", "/probe/source", body)
+        thread.join(30)
     assert second.status == 422 and "another source is being tried" in second.error
     assert answers[0].status == 422 and time.monotonic() - began_s < 8
 
