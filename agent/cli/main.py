@@ -16,6 +16,7 @@ OWN = {  # each is a module of this room
     "init": "asks five questions and writes a config",
     "check": "names every fault of a config",
     "doctor": "checks this machine: camera, model, broker, disk, clock, service",
+    "plant": "prints the registers of the handshake with a PLC",
 }
 TOOLS = {  # each is a module of the room tools
     "score": "scores pictures, without a broker",

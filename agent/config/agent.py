@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from zsad_agent.config.camera import CameraConfig, DecisionConfig, SourceConfig, TopicLevel
 from zsad_agent.config.device_id import default_device_id
 from zsad_agent.config.mqtt import ControlConfig, MqttConfig
+from zsad_agent.config.plant import PlantConfig
 from zsad_agent.config.paths import SHIPPED_BUNDLE, SHIPPED_BUNDLES, default_cache_dir
 from zsad_agent.config.web import HistoryConfig, OffInYaml, WebConfig
 from zsad_core.bundle import GENERIC_PRODUCT
@@ -113,6 +114,7 @@ class AgentConfig(StrictModel):
     http: HttpConfig = HttpConfig()
     web: WebConfig = WebConfig()
     history: HistoryConfig = HistoryConfig()
+    plant: PlantConfig = PlantConfig()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"  # json: one object per line
 
@@ -132,6 +134,8 @@ class AgentConfig(StrictModel):
         watched = [os.path.realpath(camera.source or "") for camera in self.cameras if camera.trigger == "folder"]
         if shared := _repeated(watched):
             raise ValueError(f"cameras: {shared} is watched by more than one: each picture would be inspected twice")
+        if self.plant.on and not any(camera.trigger == "mqtt" for camera in (self.cameras or (self.source,))):
+            raise ValueError("plant: a PLC triggers cameras with trigger: mqtt, and there is none")
         if self.spool.pictures != "off" and not self.heatmap.enabled:
             raise ValueError(f"spool.pictures is {self.spool.pictures}, but heatmap.enabled is false: set it to true")
         return self

@@ -15,7 +15,8 @@ OffInYaml = BeforeValidator(lambda value: OFF if value is False else value)  # Y
 _LISTEN = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
 
-def _listen_address(listen: str) -> str:
+def listen_address(listen: str) -> str:
+    """A checked `listen`: `off`, or host:port."""
     match = _LISTEN.fullmatch(listen)
     if listen != OFF and (match is None or int(match["port"]) > 65_535):
         raise ValueError("expected off or host:port, such as 127.0.0.1:8080 or 0.0.0.0:8080 for every network")
@@ -48,7 +49,7 @@ class WebConfig(StrictModel):
     """The page and its API. Off unless `listen` is set."""
 
     # host:port, such as 127.0.0.1:8080, or 0.0.0.0:8080 for every network. Off the loopback a password is needed.
-    listen: Annotated[str, OffInYaml, AfterValidator(_listen_address)] = OFF
+    listen: Annotated[str, OffInYaml, AfterValidator(listen_address)] = OFF
     certificate: Path | None = None  # PEM of this device's certificate and those above it; None: no TLS
     key: Path | None = None  # PEM of the certificate's key, without a passphrase
     generate_certificate: bool = False  # TLS with a certificate that the agent makes itself

@@ -1,0 +1,35 @@
+"""The settings of the doors for machines and dashboards of the plant. All are off unless they are set."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from zsad_agent.config.web import OFF, OffInYaml, listen_address
+from zsad_core.config import StrictModel
+
+Listen = Annotated[str, OffInYaml, AfterValidator(listen_address)]
+Timeout = Annotated[float, Field(gt=0, le=3600)]
+
+
+class ModbusConfig(StrictModel):
+    """A Modbus TCP server for a PLC. Modbus has no passwords: use it only in the machine's own network."""
+
+    listen: Listen = OFF  # host:port, such as 127.0.0.1:502, or 0.0.0.0:502 for every network
+    word_order: Literal["high_first", "low_first"] = "high_first"  # of numbers in two registers
+
+    @property
+    def on(self) -> bool:
+        return self.listen != OFF
+
+
+class PlantConfig(StrictModel):
+    """The handshake with a PLC. It triggers the cameras with `trigger: mqtt`."""
+
+    modbus: ModbusConfig = ModbusConfig()
+    programs: tuple[str, ...] = ()  # products that the PLC may select; the first is program 1
+    result_timeout_s: Timeout = 5.0  # longest time from a trigger to its result; then the part is Unknown
+    ack_timeout_s: Timeout = 10.0  # longest time from a result to its acknowledgement; then this is an error
+
+    @property
+    def on(self) -> bool:
+        return self.modbus.on

@@ -1,0 +1,11 @@
+from .handshake import Handshake as Handshake
+from .modbus import ModbusServer as ModbusServer
+from .plant_map import plant_map as plant_map
+from .registers import WordOrder as WordOrder
+from .signals import INPUTS as INPUTS
+from .signals import OUTPUTS as OUTPUTS
+from .signals import ErrorCode as ErrorCode
+from .signals import Inputs as Inputs
+from .signals import Outputs as Outputs
+from .stations import Commands as Commands
+from .stations import PlantStations as PlantStations

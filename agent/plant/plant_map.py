@@ -1,0 +1,54 @@
+"""The register map and the wiring of the handshake as text, for whoever programs the PLC."""
+
+from collections.abc import Sequence
+
+from zsad_agent.plant.registers import BLOCK, INPUT_PLACES, OUTPUT_PLACES, Place, WordOrder
+from zsad_agent.plant.signals import ErrorCode
+
+_RULES = """\
+One part:
+  1. Wait for TriggerReady = 1. Set PartId if you number the parts, then Trigger = 1.
+  2. Wait for ResultsReady = 1. Read Ok, Ng, Unknown and PartIdOut in one request.
+  3. Set ResultsAck = 1, and wait for ResultsReady = 0. Set ResultsAck = 0 and Trigger = 0.
+Pass a part only if Ok = 1 and Heartbeat counts. Reject it if Ng or Unknown is 1, if Error is 1 without a result, if
+Heartbeat stands still for 3 s, or if Session has changed since its trigger. After a start of the PLC set Trigger and
+ResultsAck to 0 first; if a result of before still waits, acknowledge it or set Reset, and reject that part."""
+
+
+def plant_map(cameras: Sequence[str], programs: Sequence[str], word_order: WordOrder) -> str:
+    """The text that `zsad-agent plant map` prints.
+
+    Args:
+        cameras: names, in the order of their registers.
+        programs: products; the first is program 1.
+        word_order: of numbers in two registers.
+    """
+    lines = [
+        "Modbus TCP, any unit id. Addresses count from 0; in brackets the number of the data model, from 1.",
+        "PLC to agent: coils (functions 1, 5, 15) or holding registers (3, 6, 16, 23).",
+        "Agent to PLC: coils or discrete inputs (1, 2), holding or input registers (3, 4). A write to them is refused.",
+        f"u32 and f32 take two registers, the {'high' if word_order == 'high_first' else 'low'} word first.",
+    ]
+    for number, camera in enumerate(cameras):
+        lines += ["", f"Camera {camera}", *_block(number * BLOCK)]
+    lines += ["", "ErrorCode", *(f"  {int(code):>3}  {code.text}" for code in ErrorCode)]
+    lines += ["", "Programs", *(f"  {number:>3}  {name}" for number, name in enumerate(programs, 1))]
+    lines += [] if programs else ["    -  none: list products in plant.programs"]
+    return "\n".join([*lines, "", _RULES])
+
+
+def _block(base: int) -> list[str]:
+    lines = []
+    for title, places in (("PLC to agent", INPUT_PLACES), ("agent to PLC", OUTPUT_PLACES)):
+        lines.append(f"  {title:<16}{'type':<6}{'coil':<12}{'register':<16}meaning")
+        lines += [_row(place, base) for place in places]
+    return lines
+
+
+def _row(place: Place, base: int) -> str:
+    coil = "" if place.coil is None else f"{base + place.coil} [{base + place.coil + 1}]"
+    word = base + place.word
+    bit = "" if place.bit is None else f" bit {place.bit}"
+    return (
+        f"  {place.signal.name:<16}{place.signal.kind:<6}{coil:<12}{f'{word} [{word + 1}]{bit}':<16}{place.signal.text}"
+    )

@@ -1,0 +1,113 @@
+"""The handshakes of all cameras that a PLC triggers, joined to the pipeline and to the product of each camera."""
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from zsad_agent.capture import CAMERA, INFERENCE
+from zsad_agent.inspection import Station
+from zsad_agent.messages import Result
+from zsad_agent.plant.handshake import Handshake
+from zsad_agent.system import Service, in_thread
+from zsad_core.errors import ZsadError
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.05
+
+
+class Commands(Protocol):
+    """Carries out commands as those over MQTT, for example `Controller`."""
+
+    def perform(self, camera: str | None, key: str, value: Any, *, by: str) -> dict[str, Any]: ...
+
+
+class PlantStations(Service):
+    """Owns the thread that checks time limits and selects products. A sink of the pipeline."""
+
+    name = "plant"
+    vital = False
+    stop_s = 0.3
+
+    def __init__(
+        self,
+        stations: Sequence[Station],
+        commands: Callable[[], Commands],
+        *,
+        programs: Sequence[str],
+        result_timeout_s: float,
+        ack_timeout_s: float,
+    ) -> None:
+        """Starts nothing.
+
+        Args:
+            stations: those of a camera with `trigger: mqtt`, in the order of their registers.
+            commands: gives what carries out commands; called after the start.
+            programs: products; the first is program 1.
+            result_timeout_s: longest time from a trigger to its result.
+            ack_timeout_s: longest time from a result to its acknowledgement.
+        """
+        session = secrets.randbelow(65_535) + 1
+        self._commands = commands
+        self._programs = tuple(programs)
+        self._stations = {station.name: station for station in stations}
+        self._machines = {
+            station.name: Handshake(
+                station.capture.trigger,
+                session=session,
+                result_timeout_s=result_timeout_s,
+                ack_timeout_s=ack_timeout_s,
+            )
+            for station in stations
+        }
+        self._selecting: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="zsad-plant", daemon=True)
+
+    @property
+    def machines(self) -> dict[str, Handshake]:
+        """By the camera's name."""
+        return self._machines
+
+    def accept(self, result: Result, heatmap: bytes | None) -> None:
+        """Gives a stored result to the handshake of its camera."""
+        machine = self._machines.get(result.camera)
+        if machine is not None:
+            machine.accept(result)
+
+    def stop(self, deadline_s: float) -> None:
+        self._stop.set()
+        self._wait(deadline_s)
+
+    def _run(self) -> None:
+        while not self._stop.wait(TICK_S):
+            for name, station in self._stations.items():
+                machine, status = self._machines[name], station.status
+                lost = status.fault_of(CAMERA) or status.fault_of(INFERENCE)
+                machine.tick(available=not lost and not station.capture.paused, program=self._program(station))
+                wanted = machine.program_to_set
+                if wanted and name not in self._selecting:
+                    self._selecting.add(name)
+                    in_thread(f"zsad-program-{name}", lambda name=name, wanted=wanted: self._select(name, wanted))
+
+    def _program(self, station: Station) -> int:
+        product = station.inspector.product
+        return self._programs.index(product) + 1 if product in self._programs else 0
+
+    def _select(self, name: str, number: int) -> None:
+        """Sets the product. It may wait for the thread of commands."""
+        refused = True
+        try:
+            if number > len(self._programs):
+                raise ZsadError(f"ProgramSelect is {number}, but plant.programs has {len(self._programs)}")
+            product = self._programs[number - 1]
+            if product != self._stations[name].inspector.product:
+                self._commands().perform(name, "product", product, by="plc")
+            refused = False
+        except ZsadError as error:
+            logger.error("%s: program %d is not selected: %s", name, number, error)
+        finally:
+            self._machines[name].program_set(number, refused=refused)
+            self._selecting.discard(name)
