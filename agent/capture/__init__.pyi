@@ -1,5 +1,5 @@
-from .camera_status import DRIFT as DRIFT
 from .camera_status import CAMERA as CAMERA
+from .camera_status import DRIFT as DRIFT
 from .camera_status import INFERENCE as INFERENCE
 from .camera_status import PROCESS as PROCESS
 from .camera_status import CameraStatus as CameraStatus

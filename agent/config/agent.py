@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 from zsad_agent.config.camera import CameraConfig, DecisionConfig, SourceConfig, TopicLevel
 from zsad_agent.config.device_id import default_device_id
 from zsad_agent.config.mqtt import ControlConfig, MqttConfig
-from zsad_agent.config.plant import PlantConfig
 from zsad_agent.config.paths import SHIPPED_BUNDLE, SHIPPED_BUNDLES, default_cache_dir
+from zsad_agent.config.plant import PlantConfig
 from zsad_agent.config.web import HistoryConfig, OffInYaml, WebConfig
 from zsad_core.bundle import GENERIC_PRODUCT
 from zsad_core.config import StrictModel

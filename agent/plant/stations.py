@@ -4,6 +4,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from zsad_agent.capture import CAMERA, INFERENCE
@@ -90,7 +91,7 @@ class PlantStations(Service):
                 wanted = machine.program_to_set
                 if wanted and name not in self._selecting:
                     self._selecting.add(name)
-                    in_thread(f"zsad-program-{name}", lambda name=name, wanted=wanted: self._select(name, wanted))
+                    in_thread(f"zsad-program-{name}", partial(self._select, name, wanted))
 
     def _program(self, station: Station) -> int:
         product = station.inspector.product
