@@ -102,8 +102,12 @@ def find_faults(settings: Settings) -> Iterator[str]:
     if config.web.certificate is not None and config.web.key is not None:
         at = settings.where("web", "certificate")
         yield from _fault(at, serving.make_context, config.web.certificate, config.web.key)
-    if config.plant.modbus.on and find_spec("pymodbus") is None:
-        yield f"{settings.where('plant', 'modbus')}: needs pymodbus: pip install 'zsad-agent[plant]'"
+    for key, library, is_on in (
+        ("modbus", "pymodbus", config.plant.modbus.on),
+        ("opcua", "asyncua", config.plant.opcua.on),
+    ):
+        if is_on and find_spec(library) is None:
+            yield f"{settings.where('plant', key)}: needs {library}: pip install 'zsad-agent[plant]'"
     if config.mqtt.broker == EMBEDDED_BROKER and find_spec("amqtt") is None:
         yield (
             f"{settings.where('mqtt', 'broker')}: {EMBEDDED_BROKER} needs amqtt: pip install "

@@ -22,14 +22,28 @@ class ModbusConfig(StrictModel):
         return self.listen != OFF
 
 
+class OpcUaConfig(StrictModel):
+    """An OPC UA server, in a process of its own."""
+
+    listen: Listen = OFF  # host:port, such as 127.0.0.1:4840, or 0.0.0.0:4840 for every network
+    # only encrypted connections of clients whose certificate is in opcua/trusted of the state folder. false: anybody
+    # in the network controls the line
+    certificates: bool = True
+
+    @property
+    def on(self) -> bool:
+        return self.listen != OFF
+
+
 class PlantConfig(StrictModel):
     """The handshake with a PLC. It triggers the cameras with `trigger: mqtt`."""
 
     modbus: ModbusConfig = ModbusConfig()
+    opcua: OpcUaConfig = OpcUaConfig()
     programs: tuple[str, ...] = ()  # products that the PLC may select; the first is program 1
     result_timeout_s: Timeout = 5.0  # longest time from a trigger to its result; then the part is Unknown
     ack_timeout_s: Timeout = 10.0  # longest time from a result to its acknowledgement; then this is an error
 
     @property
     def on(self) -> bool:
-        return self.modbus.on
+        return self.modbus.on or self.opcua.on

@@ -1,6 +1,8 @@
 """Joins the handshake with a PLC to the running agent. Imported only when a door of `plant` is open."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zsad_agent.config import PlantConfig, split_listen
@@ -18,9 +20,9 @@ INSTALL = "pip install 'zsad-agent[plant]'"
 class Plant:
     """The handshakes, a sink of the pipeline, and their doors."""
 
-    def __init__(self, config: PlantConfig, stations: Sequence[Station]) -> None:
+    def __init__(self, config: PlantConfig, stations: Sequence[Station], state_dir: Path) -> None:
         """Starts nothing."""
-        self._config = config
+        self._config, self._state_dir = config, state_dir
         self._commands: Commands | None = None
         self.stations = PlantStations(
             [station for station in stations if station.capture.triggered],
@@ -37,20 +39,36 @@ class Plant:
             ConfigError: a library is missing.
         """
         self._commands = commands
-        return [self.stations, *(door() for door in self._doors())]
+        return [self.stations, *self._doors()]
 
-    def _doors(self) -> list[Callable[[], Service]]:
-        return [self._modbus] if self._config.modbus.on else []
-
-    def _modbus(self) -> Service:
-        try:
+    def _doors(self) -> Iterator[Service]:
+        modbus, opcua, machines = self._config.modbus, self._config.opcua, self.stations.machines
+        if modbus.on:
+            _require("pymodbus", "plant.modbus")
             from zsad_agent.plant import ModbusServer
-        except ImportError as error:
-            raise ConfigError(f"plant.modbus needs a library that is not installed: {INSTALL}") from error
-        host, port = split_listen(self._config.modbus.listen)
-        machines = list(self.stations.machines.values())
-        return ModbusServer(machines, host, port, word_order=self._config.modbus.word_order)
+
+            host, port = split_listen(modbus.listen)
+            yield ModbusServer(list(machines.values()), host, port, word_order=modbus.word_order)
+        if opcua.on:
+            _require("asyncua", "plant.opcua")
+            from zsad_agent.plant import OpcUaServer
+
+            host, port = split_listen(opcua.listen)
+            yield OpcUaServer(
+                list(machines.values()),
+                list(machines),
+                host,
+                port,
+                programs=self._config.programs,
+                folder=self._state_dir / "opcua",
+                certificates=opcua.certificates,
+            )
 
     def _get_commands(self) -> "Commands":
         assert self._commands is not None
         return self._commands
+
+
+def _require(library: str, key: str) -> None:
+    if find_spec(library) is None:
+        raise ConfigError(f"{key} needs {library}, which is not installed: {INSTALL}")

@@ -1,0 +1,166 @@
+"""The OPC UA server of `opcua_server` as a service: starts its process, joins it to the handshakes, restarts it."""
+
+import contextlib
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from zsad_agent.plant.handshake import Handshake
+from zsad_agent.plant.signals import Inputs, Outputs
+from zsad_agent.system import Backoff, Service, one_line
+
+logger = logging.getLogger(__name__)
+
+DOOR = "opcua"
+POLL_S = 0.01  # between two looks at the signals for the PLC
+RETRY_S, RETRY_MOST_S = 1.0, 30.0
+MOST_CHARACTERS = 300  # of a line of the log
+END_S = 1.0  # for the process to end by itself
+REMIND_S = 3600.0  # between two warnings that there are no certificates
+
+
+class OpcUaServer(Service):
+    """Owns a thread and a process. A process that ends is the `fault` until it listens again."""
+
+    name = "opcua"
+    stop_s = 1.0
+
+    def __init__(
+        self,
+        machines: Sequence[Handshake],
+        cameras: Sequence[str],
+        host: str,
+        port: int,
+        *,
+        programs: Sequence[str],
+        folder: Path,
+        certificates: bool,
+    ) -> None:
+        """Starts nothing.
+
+        Args:
+            machines: one for each of `cameras`.
+            cameras: their names.
+            host: an address of this machine, without brackets.
+            port: its port.
+            programs: products; the first is program 1.
+            folder: of the own certificate, and of the clients' `trusted` and `rejected` ones.
+            certificates: whether only encrypted connections with a trusted certificate are accepted.
+        """
+        self._machines = machines
+        self._options = {
+            "host": host,
+            "port": port,
+            "cameras": list(cameras),
+            "programs": list(programs),
+            "folder": str(folder),
+            "certificates": certificates,
+        }
+        self._certificates = certificates
+        self._fault: str | None = "opcua: its process is starting"
+        self._stop = threading.Event()
+        self._process: subprocess.Popen[str] | None = None
+        self._thread = threading.Thread(target=self._run, name="zsad-opcua", daemon=True)
+
+    def stop(self, deadline_s: float) -> None:
+        self._stop.set()
+        self._wait(deadline_s)
+        if self._process is not None:
+            self._process.kill()
+
+    @property
+    def fault(self) -> str | None:
+        return self._fault
+
+    def _run(self) -> None:
+        backoff = Backoff(RETRY_S, RETRY_MOST_S)
+        while not self._stop.is_set():
+            begun_s = time.monotonic()
+            try:
+                said = self._serve()
+            except OSError as error:
+                said = error.strerror or str(error)
+            for machine in self._machines:
+                machine.write(DOOR, Inputs())
+            if self._stop.is_set():
+                return
+            self._fault = f"opcua: its process has ended and is started again: {said}"
+            logger.error("%s", self._fault)
+            if time.monotonic() - begun_s > RETRY_MOST_S:
+                backoff.reset()
+            self._stop.wait(backoff.next_s())
+
+    def _serve(self) -> str:
+        """Runs one process until it or the service ends. Returns the last line of its errors."""
+        command = [sys.executable, "-P", "-m", "zsad_agent.plant.opcua_server"]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            self._process = process
+            assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+            errors: list[str] = []
+            readers = [
+                threading.Thread(target=self._read, args=(process.stdout,), name="zsad-opcua-in", daemon=True),
+                threading.Thread(target=_log, args=(process.stderr, errors), name="zsad-opcua-log", daemon=True),
+            ]
+            for reader in readers:
+                reader.start()
+            with contextlib.suppress(OSError):  # the process has ended
+                self._feed(process, process.stdin)
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_S if self._stop.is_set() else 0.1)
+            process.kill()
+            for reader in readers:
+                reader.join(END_S)
+        return errors[-1] if errors else f"exit code {process.returncode}"
+
+    def _feed(self, process: "subprocess.Popen[str]", stdin: IO[str]) -> None:
+        """Sends the options, then the signals of each camera whenever they change."""
+        stdin.write(json.dumps(self._options) + "\n")
+        stdin.flush()
+        sent: list[Outputs | None] = [None] * len(self._machines)
+        remind_s = time.monotonic()
+        while process.poll() is None and not self._stop.wait(POLL_S):
+            for number, machine in enumerate(self._machines):
+                outputs = machine.outputs
+                if outputs != sent[number]:
+                    stdin.write(json.dumps({"camera": number, "outputs": asdict(outputs)}) + "\n")
+                    sent[number] = outputs
+            stdin.flush()
+            if not self._certificates and time.monotonic() >= remind_s:
+                remind_s += REMIND_S
+                logger.warning("opcua: plant.opcua.certificates is false: anybody in its network controls the line")
+
+    def _read(self, stdout: IO[str]) -> None:
+        for line in stdout:
+            message: dict[str, Any] = json.loads(line)
+            if message.get("listening"):
+                host, port = self._options["host"], self._options["port"]
+                logger.log(
+                    logging.WARNING if self._fault and "ended" in self._fault else logging.INFO,
+                    "opcua at opc.tcp://%s:%s/zsad",
+                    host,
+                    port,
+                )
+                self._fault = None
+            else:
+                machine = self._machines[message["camera"]]
+                machine.touch()
+                machine.write(DOOR, Inputs(**message["inputs"]))
+
+
+def _log(stderr: IO[str], errors: list[str]) -> None:
+    """Logs what the process says, and keeps the last line."""
+    for line in stderr:
+        if line.strip():
+            errors[:] = [one_line(line, MOST_CHARACTERS)]
+            logger.warning("opcua: %s", errors[0])

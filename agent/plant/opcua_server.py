@@ -1,0 +1,283 @@
+"""The OPC UA server, a process of its own: `OpcUaServer` starts it. Lines of JSON connect the two.
+
+The nodes follow OPC 40100-1 (Machine Vision): a vision system for each camera, with a state machine, the methods of its
+jobs, the last result and the recipes. The signals of the handshake are beside them. May import only `signals`.
+
+stdin: first the options, then `{"camera": 0, "outputs": {...}}`. stdout: `{"listening": true}`, then
+`{"camera": 0, "inputs": {...}}`. The process ends when stdin ends.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from asyncua import Node, Server, ua, uamethod
+from asyncua.common.callback import CallbackType
+from asyncua.crypto.cert_gen import setup_self_signed_certificate
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from zsad_agent.plant.signals import INPUTS, OUTPUTS, Inputs, Kind, Outputs
+
+NAMESPACE = "urn:zsad:machine-vision"
+TYPES = {
+    Kind.BIT: ua.VariantType.Boolean,
+    Kind.U16: ua.VariantType.UInt16,
+    Kind.U32: ua.VariantType.UInt32,
+    Kind.F32: ua.VariantType.Float,
+}
+SECURE = [
+    ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt,
+    ua.SecurityPolicyType.Aes256Sha256RsaPss_SignAndEncrypt,
+]
+LOOK_FOR_CLIENTS_S = 0.2
+MOST_REJECTED = 20  # certificates that are kept, so that nobody fills the disk
+
+
+class VisionSystem:
+    """The nodes of one camera."""
+
+    def __init__(self, number: int, programs: list[str]) -> None:
+        self._number = number
+        self._programs = programs
+        self._by_client = Inputs()  # what clients wrote to the signals
+        self._by_method = Inputs()  # what a method has set until the cycle is over
+        self._outputs = Outputs()
+        self._input_fields: dict[ua.NodeId, str] = {}
+        self._output_nodes: dict[str, Node] = {}
+        self._state: Node
+        self._recipe: Node
+
+    async def build(self, server: Server, space: int, camera: str) -> None:
+        """Makes the nodes `ns=…;s=<camera>.…`."""
+        top = await server.nodes.objects.add_object(_id(space, camera), ua.QualifiedName(camera, space))
+
+        async def add(parent: Node, name: str) -> Node:
+            return await parent.add_object(_id(space, f"{camera}.{name}"), ua.QualifiedName(name, space))
+
+        machine = await add(top, "VisionStateMachine")
+        self._state = await machine.add_variable(
+            _id(space, f"{camera}.CurrentState"), ua.QualifiedName("CurrentState", space), "Preoperational"
+        )
+        signals = await add(top, "Signals")
+        for signal in (*INPUTS, *OUTPUTS):
+            name = ua.QualifiedName(signal.name, space)
+            node_id = _id(space, f"{camera}.Signals.{signal.name}")
+            value = getattr(Inputs() if signal in INPUTS else self._outputs, signal.field)
+            node = await signals.add_variable(node_id, name, value, TYPES[signal.kind])
+            await node.write_attribute(
+                ua.AttributeIds.Description, ua.DataValue(ua.Variant(ua.LocalizedText(signal.text)))
+            )
+            if signal in INPUTS:
+                await node.set_writable()
+                self._input_fields[node.nodeid] = signal.field
+            else:
+                self._output_nodes[signal.field] = node
+        recipes = await add(top, "RecipeManagement")
+        self._recipe = await recipes.add_variable(
+            _id(space, f"{camera}.ActiveRecipe"), ua.QualifiedName("ActiveRecipe", space), ""
+        )
+        await recipes.add_variable(
+            _id(space, f"{camera}.Recipes"), ua.QualifiedName("Recipes", space), self._programs, ua.VariantType.String
+        )
+        for name, call, inputs in (
+            ("StartSingleJob", self._start_job, [ua.VariantType.UInt32]),
+            ("Acknowledge", self._acknowledge, []),
+            ("SelectRecipe", self._select, [ua.VariantType.String]),
+            ("Reset", self._reset, []),
+        ):
+            await top.add_method(
+                _id(space, f"{camera}.{name}"), ua.QualifiedName(name, space), uamethod(call), inputs, []
+            )
+
+    def take_write(self, node: ua.NodeId, value: Any) -> bool:
+        """A client wrote a value. Returns whether it is a signal of this camera."""
+        field = self._input_fields.get(node)
+        if field is not None:
+            self._by_client = replace(self._by_client, **{field: value})
+            self._send()
+        return field is not None
+
+    def greet(self) -> None:
+        """A client has connected: the agent learns what is set."""
+        self._send()
+
+    def forget_clients(self) -> None:
+        """No client is left: what they set counts as 0."""
+        if self._by_client != Inputs() or self._by_method != Inputs():
+            self._by_client = self._by_method = Inputs()
+            self._send()
+
+    async def show(self, server: Server, values: Mapping[str, Any]) -> None:
+        """Writes the changed outputs: ResultsReady is 1 only while the whole result is there."""
+        before, self._outputs = self._outputs, Outputs(**values)
+        changed = [name for name, value in asdict(self._outputs).items() if value != getattr(before, name)]
+        first_or_last = 1 if self._outputs.results_ready else -1
+        for name in sorted(changed, key=lambda name: first_or_last if name == "results_ready" else 0):
+            await self._write(server, name, values[name])
+        await self._state.write_value(_state(self._outputs))
+        program = self._outputs.program
+        await self._recipe.write_value(self._programs[program - 1] if 0 < program <= len(self._programs) else "")
+        cycle = self._by_method
+        if cycle.results_ack and not self._outputs.results_ready:
+            self._by_method = Inputs()
+        elif cycle.program_select and self._outputs.program == cycle.program_select:
+            self._by_method = replace(cycle, program_select=0)
+        if cycle != self._by_method:
+            self._send()
+
+    async def _write(self, server: Server, name: str, value: Any) -> None:
+        kind = next(signal.kind for signal in OUTPUTS if signal.field == name)
+        await server.write_attribute_value(
+            self._output_nodes[name].nodeid, ua.DataValue(ua.Variant(value, TYPES[kind]))
+        )
+
+    def _send(self) -> None:
+        joined = {
+            field.name: getattr(self._by_method, field.name) or getattr(self._by_client, field.name)
+            for field in fields(Inputs)
+        }
+        _print({"camera": self._number, "inputs": joined})
+
+    async def _start_job(self, parent: Any, part_id: int) -> ua.StatusCode | None:
+        if not self._outputs.trigger_ready or self._by_method.trigger:
+            return ua.StatusCode(ua.StatusCodes.BadInvalidState)
+        self._by_method = Inputs(trigger=True, part_id=part_id)
+        self._send()
+        return None
+
+    async def _acknowledge(self, parent: Any) -> ua.StatusCode | None:
+        if not self._outputs.results_ready:
+            return ua.StatusCode(ua.StatusCodes.BadInvalidState)
+        self._by_method = replace(self._by_method, results_ack=True)
+        self._send()
+        return None
+
+    async def _select(self, parent: Any, recipe: str) -> ua.StatusCode | None:
+        if recipe not in self._programs:
+            return ua.StatusCode(ua.StatusCodes.BadNotFound)
+        self._by_method = replace(self._by_method, program_select=self._programs.index(recipe) + 1)
+        self._send()
+        return None
+
+    async def _reset(self, parent: Any) -> None:
+        self._by_method = Inputs(reset=True)
+        self._send()
+        self._by_method = Inputs()
+        self._send()
+
+
+def _state(outputs: Outputs) -> str:
+    """The state of OPC 40100-1 that fits."""
+    if outputs.busy:
+        return "SingleExecution"
+    return "Ready" if outputs.trigger_ready else "Initialized" if outputs.session else "Preoperational"
+
+
+def _id(space: int, text: str) -> ua.NodeId:
+    return ua.NodeId(text, space)
+
+
+def _print(message: Mapping[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+async def _secure(server: Server, folder: Path, uri: str) -> None:
+    """Own certificate, and only clients whose certificate is in `trusted`. Others are kept in `rejected`."""
+    trusted, rejected = folder / "trusted", folder / "rejected"
+    for each in (folder, trusted, rejected):
+        each.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own, key = folder / "own.der", folder / "own-key.pem"
+    use = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    await setup_self_signed_certificate(key, own, uri, socket.gethostname(), use, {"organizationName": "zsad-agent"})
+    key.chmod(0o600)
+    await server.load_certificate(own)
+    await server.load_private_key(key)
+    server.set_security_policy(SECURE)
+
+    async def check(certificate: x509.Certificate, description: ua.ApplicationDescription) -> None:
+        content = certificate.public_bytes(Encoding.DER)
+        if any(_der(path) == content for path in trusted.iterdir()):
+            return
+        name = f"{hashlib.sha256(content).hexdigest()[:16]}.der"
+        if len(list(rejected.iterdir())) < MOST_REJECTED:
+            (rejected / name).write_bytes(content)
+        print(f"a client is refused: move {rejected / name} to {trusted}", file=sys.stderr, flush=True)
+        raise ua.UaStatusCodeError(ua.StatusCodes.BadCertificateUntrusted)
+
+    server.set_certificate_validator(check)
+
+
+def _der(path: Path) -> bytes | None:
+    """The certificate in a DER or PEM file; None if it has none."""
+    content = path.read_bytes()
+    load = x509.load_pem_x509_certificate if content.startswith(b"-----") else x509.load_der_x509_certificate
+    with contextlib.suppress(ValueError):
+        return load(content).public_bytes(Encoding.DER)
+    return None
+
+
+async def _run(options: Mapping[str, Any], lines: asyncio.StreamReader) -> None:
+    server = Server()
+    await server.init()
+    uri = f"urn:{socket.gethostname()}:zsad-agent"
+    await server.set_application_uri(uri)
+    server.set_server_name("zsad-agent")
+    host, port = options["host"], options["port"]
+    server.set_endpoint(f"opc.tcp://{f'[{host}]' if ':' in host else host}:{port}/zsad")
+    if options["certificates"]:
+        await _secure(server, Path(options["folder"]), uri)
+    else:
+        server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+    space = await server.register_namespace(NAMESPACE)
+    systems = [VisionSystem(number, options["programs"]) for number in range(len(options["cameras"]))]
+    for system, camera in zip(systems, options["cameras"], strict=True):
+        await system.build(server, space, camera)
+
+    def written(event: Any, _: Any) -> None:
+        if not event.is_external:
+            return
+        for wanted, status in zip(event.request_params.NodesToWrite, event.response_params, strict=True):
+            if status.is_good() and wanted.AttributeId == ua.AttributeIds.Value:
+                any(system.take_write(wanted.NodeId, wanted.Value.Value.Value) for system in systems)
+
+    server.subscribe_server_callback(CallbackType.PostWrite, written)
+
+    async def look_for_clients() -> None:
+        were_there = False
+        while True:
+            await asyncio.sleep(LOOK_FOR_CLIENTS_S)
+            are_there = server.bserver is not None and bool(server.bserver.clients)
+            if are_there != were_there:
+                were_there = are_there
+                for system in systems:
+                    (system.greet if are_there else system.forget_clients)()
+
+    async with server:
+        _print({"listening": True})
+        looking = asyncio.create_task(look_for_clients())
+        while line := await lines.readline():
+            message = json.loads(line)
+            await systems[message["camera"]].show(server, message["outputs"])
+        looking.cancel()
+
+
+async def _main() -> None:
+    lines = asyncio.StreamReader(limit=2**20)
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    await _run(json.loads(await lines.readline()), lines)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)
+    asyncio.run(_main())

@@ -1,0 +1,216 @@
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from asyncua import Client, ua
+from asyncua.crypto.cert_gen import setup_self_signed_certificate
+from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from result_maker import make_result
+
+from zsad_agent.plant import INPUTS, OUTPUTS, Handshake, OpcUaServer
+from zsad_core.types import Verdict
+
+T = TypeVar("T")
+SIGNALS = {signal.name for signal in (*INPUTS, *OUTPUTS)}
+WAIT_S = 60.0
+
+
+class Station:
+    """The server, its machine, and its camera."""
+
+    def __init__(self, folder: Path, *, certificates: bool) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.asked: list[str] = []
+        self.machine = Handshake(self.asked.append, session=0xBEEF, result_timeout_s=600, ack_timeout_s=600)
+        self.server = OpcUaServer(
+            [self.machine],
+            ["cam0"],
+            "127.0.0.1",
+            self.port,
+            programs=["bottle", "capsule"],
+            folder=folder,
+            certificates=certificates,
+        )
+        self.url = f"opc.tcp://127.0.0.1:{self.port}/zsad"
+
+    def tick(self, program: int = 1) -> None:
+        self.machine.tick(available=True, program=program)
+
+    def __enter__(self) -> "Station":
+        self.server.start()
+        wait_for(lambda: self.server.fault is None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.stop(time.monotonic() + 5)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+class Plc:
+    """A client that sets and reads signals by name."""
+
+    def __init__(self, client: Client, station: Station) -> None:
+        self.client, self.station = client, station
+
+    async def node(self, name: str) -> Any:
+        space = await self.client.get_namespace_index("urn:zsad:machine-vision")
+        return self.client.get_node(ua.NodeId(f"cam0.Signals.{name}" if name in SIGNALS else f"cam0.{name}", space))
+
+    async def top(self) -> Any:
+        return await (await self.node("VisionStateMachine")).get_parent()
+
+    async def set(self, name: str, value: int | bool, kind: ua.VariantType = ua.VariantType.Boolean) -> None:
+        await (await self.node(name)).write_value(ua.Variant(value, kind))
+
+    async def until(self, name: str, value: object) -> None:
+        node = await self.node(name)
+        deadline_s = time.monotonic() + WAIT_S
+        while (found := await node.read_value()) != value:
+            assert time.monotonic() < deadline_s, f"{name} is {found}, not {value}"
+            self.station.tick()
+            await asyncio.sleep(0.02)
+
+    async def call(self, name: str, *inputs: ua.Variant) -> None:
+        space = await self.client.get_namespace_index("urn:zsad:machine-vision")
+        await (await self.top()).call_method(ua.NodeId(f"cam0.{name}", space), *inputs)
+
+
+def run(station: Station, play: Callable[[Plc], Awaitable[T]], prepare: Callable[[Client], Any] | None = None) -> T:
+    async def body() -> T:
+        client = Client(station.url, timeout=60)
+        if prepare is not None:
+            await prepare(client)
+        async with client:
+            return await play(Plc(client, station))
+
+    return asyncio.run(body())
+
+
+@pytest.fixture(scope="module")
+def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
+    with Station(tmp_path_factory.mktemp("opcua"), certificates=False) as station:
+        yield station
+
+
+def test_a_cycle_by_signals(station: Station) -> None:
+    async def play(plc: Plc) -> None:
+        await plc.until("TriggerReady", True)
+        await plc.set("PartId", 4711, ua.VariantType.UInt32)
+        await plc.set("Trigger", True)
+        await plc.until("CurrentState", "SingleExecution")
+        station.machine.accept(make_result(seq=9, trigger_id=station.asked[-1], verdict=Verdict.ANOMALOUS))
+        await plc.until("ResultsReady", True)
+        found = {name: await (await plc.node(name)).read_value() for name in ("Ok", "Ng", "Unknown", "PartIdOut")}
+        assert found == {"Ok": False, "Ng": True, "Unknown": False, "PartIdOut": 4711}
+        await plc.set("ResultsAck", True)
+        await plc.until("ResultsReady", False)
+        await plc.set("ResultsAck", False)
+        await plc.set("Trigger", False)
+        await plc.until("CurrentState", "Ready")
+
+    run(station, play)
+
+
+def test_a_cycle_by_methods(station: Station) -> None:
+    async def play(plc: Plc) -> None:
+        await plc.until("TriggerReady", True)
+        await plc.call("StartSingleJob", ua.Variant(12, ua.VariantType.UInt32))
+        await plc.until("Busy", True)
+        with pytest.raises(ua.UaStatusCodeError):
+            await plc.call("Acknowledge")
+        station.machine.accept(make_result(trigger_id=station.asked[-1], verdict=Verdict.OK))
+        await plc.until("ResultsReady", True)
+        assert await (await plc.node("Ok")).read_value()
+        with pytest.raises(ua.UaStatusCodeError):
+            await plc.call("StartSingleJob", ua.Variant(13, ua.VariantType.UInt32))
+        await plc.call("Acknowledge")
+        await plc.until("TriggerReady", True)
+
+    run(station, play)
+
+
+def test_recipes_are_the_programs(station: Station) -> None:
+    async def play(plc: Plc) -> None:
+        assert await (await plc.node("Recipes")).read_value() == ["bottle", "capsule"]
+        await plc.call("SelectRecipe", ua.Variant("capsule", ua.VariantType.String))
+        await asyncio.to_thread(wait_for, lambda: station.machine.program_to_set == 2)
+        station.machine.program_set(2, refused=False)
+        await plc.until("ActiveRecipe", "bottle")  # as the camera says
+        with pytest.raises(ua.UaStatusCodeError):
+            await plc.call("SelectRecipe", ua.Variant("screw", ua.VariantType.String))
+
+    run(station, play)
+
+
+def test_outputs_and_wrong_types_are_refused(station: Station) -> None:
+    async def play(plc: Plc) -> None:
+        for name, value, kind in (("Ok", True, ua.VariantType.Boolean), ("Trigger", 7, ua.VariantType.Int32)):
+            with pytest.raises(ua.UaStatusCodeError):
+                await plc.set(name, value, kind)
+
+    run(station, play)
+
+
+def test_what_a_client_left_counts_as_0_after_it_has_gone(station: Station) -> None:
+    async def leave_trigger(plc: Plc) -> None:
+        await plc.until("TriggerReady", True)
+        await plc.set("Trigger", True)
+        await plc.until("Busy", True)
+
+    run(station, leave_trigger)
+    station.machine.accept(make_result(trigger_id=station.asked[-1]))
+
+    async def acknowledge(plc: Plc) -> None:
+        await plc.until("ResultsReady", True)
+        await plc.call("Acknowledge")
+        await plc.until("TriggerReady", True)
+
+    wait_for(lambda: not station.machine._any("trigger"))
+    run(station, acknowledge)
+
+
+def test_a_process_that_is_killed_is_started_again(station: Station) -> None:
+    process = station.server._process
+    assert process is not None
+    process.kill()
+    wait_for(lambda: station.server.fault is not None)
+    wait_for(lambda: station.server.fault is None)
+
+    async def play(plc: Plc) -> None:
+        await plc.until("TriggerReady", True)
+
+    run(station, play)
+
+
+def test_only_trusted_certificates_are_accepted(tmp_path: Path) -> None:
+    folder = tmp_path / "server"
+
+    async def encrypted(client: Client) -> None:
+        key, own = tmp_path / "plc-key.pem", tmp_path / "plc.der"
+        client.application_uri = "urn:plc"
+        await setup_self_signed_certificate(key, own, "urn:plc", "plc", [ExtendedKeyUsageOID.CLIENT_AUTH], {})
+        await client.set_security(SecurityPolicyBasic256Sha256, certificate=own, private_key=key)
+
+    async def play(plc: Plc) -> None:
+        await plc.until("TriggerReady", True)
+
+    with Station(folder, certificates=True) as station:
+        with pytest.raises(Exception, match=r"(?i)security|endpoint|policy"):
+            run(station, play)
+        with pytest.raises(ua.UaError):
+            run(station, play, encrypted)
+        (refused,) = (folder / "rejected").iterdir()
+        refused.rename(folder / "trusted" / refused.name)
+        run(station, play, encrypted)
