@@ -1,4 +1,4 @@
-"""The settings of the doors for machines and dashboards of the plant. All are off unless they are set."""
+"""The settings for machines and dashboards of the plant. All are off unless they are set."""
 
 from typing import Annotated, Literal
 
@@ -47,3 +47,12 @@ class PlantConfig(StrictModel):
     @property
     def on(self) -> bool:
         return self.modbus.on or self.opcua.on
+
+
+class HomeAssistantConfig(StrictModel):
+    """The agent announces itself to Home Assistant, over the broker of `mqtt`."""
+
+    enabled: bool = False
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,128}$")] = "homeassistant"  # Home Assistant's own setting
+    # device: one message, for Home Assistant from 2024.11 on; components: one for each entity, also for older ones
+    format: Literal["device", "components"] = "device"

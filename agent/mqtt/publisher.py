@@ -226,7 +226,11 @@ class Publisher(Service):
         """Publishes on `<prefix>/<device_id>/<topic_suffix>`, retained, and again on every connection, because a broker
         may lose it. Without a connection only the latest payload of a topic is kept, in memory.
         """
-        self._state.statuses.set(self._topics.below(topic_suffix), payload)
+        self.set_retained_at(self._topics.below(topic_suffix), payload)
+
+    def set_retained_at(self, topic: str, payload: bytes) -> None:
+        """As `set_retained`, on a topic that is not below the device's own."""
+        self._state.statuses.set(topic, payload)
         self._wake()
 
     def clear_all_but(self, topic_suffixes: Collection[str], former: Published | None = None) -> None:

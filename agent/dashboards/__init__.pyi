@@ -1,0 +1,2 @@
+from .home_assistant import announce as announce
+from .home_assistant import discovery_messages as discovery_messages
