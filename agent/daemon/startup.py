@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from zsad_agent.history import HistoryStore
 
 SLOW_S = 10.0  # for one picture; the unit's WatchdogSec is 30
-MOST_BYTES = 10_000  # of the file below
+MOST_BYTES = 10_000  # of `published.json`
 LOAD_S = 300.0  # longest time for a model to load, as the unit's TimeoutStartSec
 
 logger = logging.getLogger(__name__)

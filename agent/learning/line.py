@@ -82,7 +82,7 @@ class LineLearner(Service):
         self._prepare, self._cut = prepare, cut
         self._feedback, self._follower = feedback, follower
         self._networks_lock = threading.Lock()  # guards the networks of the feedback and the follower
-        self._followed_s: dict[str, float] = {}  # camera -> time of the last part that was to be followed
+        self._followed_s: dict[str, float] = {}  # camera -> time of the last followed part
         self._free_running = frozenset(free_running)
         self._queue_changed = threading.Condition()
         self._waiting: deque[tuple[Result, np.ndarray, np.ndarray]] = deque()
@@ -93,9 +93,8 @@ class LineLearner(Service):
         self._said: dict[str, str] = {}  # camera -> outcome of its last lesson
         self._marked: dict[str, str] = {}  # camera -> outcome of the last mark
         self._recent: dict[str, RecentParts] = {}  # by camera
-        self._profile: Profile | None = None  # that was followed last
+        self._profile: Profile | None = None  # of the part that was followed last
         self._fault: str | None = None
-        self.dropped = 0  # pictures that came while the thread was busy
         self._thread = threading.Thread(target=self._run, name="zsad-learning", daemon=True)
 
     def stop(self, deadline_s: float) -> None:
@@ -123,9 +122,7 @@ class LineLearner(Service):
         """
         with self._queue_changed:
             self._watch.add(result)
-            if len(self._waiting) >= MAX_WAITING:
-                self.dropped += 1
-            elif not self._closing:
+            if len(self._waiting) < MAX_WAITING and not self._closing:
                 self._waiting.append((result, view_bgr, anomaly_map))
                 self._queue_changed.notify_all()
 
@@ -157,7 +154,7 @@ class LineLearner(Service):
             self._said[camera] = f"{self._forget(camera)}: cancelled"
 
     def commit(self, camera: str) -> Profile:
-        """Takes the offer into use, from the next picture on. Its bad parts stay, as if they were marked."""
+        """Takes the offer into use, from the next picture on. Its bad parts are stored as marked ones."""
         with self._lock, self._storing():
             lesson = self._lessons.get(camera)
             if lesson is None or lesson.offer is None:
@@ -169,7 +166,7 @@ class LineLearner(Service):
             return profile
 
     def mark(self, camera: str, part_id: str, *, good: bool) -> None:
-        """A person marks the part of a result, or says that a picture that the lesson left out is good."""
+        """A person marks the part of a result. Or a person says that a picture is good that the lesson left out."""
         with self._lock, self._storing():
             lesson = self._lessons.get(camera)
             if good and lesson is not None and lesson.asked is not None and lesson.is_left_out(part_id):
@@ -238,7 +235,7 @@ class LineLearner(Service):
         return shorten(self.lesson(camera, short=True))
 
     def lesson(self, camera: str, *, short: bool = False) -> dict[str, Any]:
-        """The state with all that is known; without the lists of scores if `short`."""
+        """The state with everything that is known. `short`: without the lists of scores."""
         with self._lock:
             lesson, marked = self._lessons.get(camera), self._marked.get(camera)
             if lesson is None:
@@ -418,7 +415,7 @@ class LineLearner(Service):
                 raise
 
     def _resume(self) -> None:
-        """What a person started continues after a restart, and offers are still there."""
+        """Loads the lessons that people started before a restart, and those with an offer."""
         for camera, product, asked in find_lessons(self._folder):
             if camera not in self._lessons:
                 parts = self._config.parts if asked is None else asked.count
