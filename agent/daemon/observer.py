@@ -1,4 +1,4 @@
-"""The counts of the agent's parts at one moment: for metrics, statistics and readiness."""
+"""The counts of the whole agent at one moment: for metrics, statistics and readiness."""
 
 import time
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # imported while the model loads
 
 @dataclass(frozen=True, kw_only=True)
 class Observer:
-    """Reads the counts of the parts. Thread-safe."""
+    """Reads the counts of the components. Thread-safe."""
 
     config: AgentConfig
     stations: Sequence[Station]

@@ -110,7 +110,7 @@ class Web:
         return self._live
 
     def services(self, observer: Observer, health: HealthApp, commands: "Commands") -> list[Service]:
-        """What tells others of changes, not started yet. Of teach-in apart, because its state may wait."""
+        """The services that report changes, not started yet. Teach-in has its own: reading its state may wait."""
         cameras = [station.name for station in observer.stations]
 
         def present() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -171,14 +171,14 @@ class Web:
 
 
 def _names(host: str, certificate: Path | None) -> frozenset[str]:
-    """By which a browser may call this machine, in lower case: no other site can point these names to it."""
+    """The names by which a browser may call this machine, in lower case. No other site can point them to it."""
     own = socket.gethostname().lower()
     names = {own, f"{own}.local"} | ({host.lower()} - {"0.0.0.0", "::"})
     return frozenset(names | (certificate_names(certificate) if certificate is not None else set()))
 
 
 def _outward_addresses() -> set[str]:
-    """The addresses of this machine in its networks. Sends nothing: it asks for the route to addresses of examples."""
+    """The addresses of this machine in its networks. Sends nothing: it only asks for the routes to two examples."""
     found = set()
     for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:

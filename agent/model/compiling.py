@@ -151,7 +151,7 @@ def _compile_with_cache(
     into memory. A change of a mapped file would change the answers, and a cut would end the process by SIGBUS.
     """
     root, core = config.cache_dir, openvino_core()
-    with alone_in(root, graph.network) as alone:
+    with alone_in(root) as alone:
         version = import_openvino().get_version()
         cache = open_cache(root, graph.bundle_sha256, version, graph.network) if alone else None
         if cache is None:

@@ -27,15 +27,14 @@ class FeatureNetworks:
 
     scales: tuple[FeatureScale, ...]
     bundle: Bundle  # without its model
-    detector: Detector | None  # of the same bundle; its tokens are used where its last picture is the view
 
-    def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector | None = None) -> None:
+    def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector) -> None:
         """Reads, compiles and tests every network. Scales of the same network share it.
 
         Args:
             bundle: its files are read again; it may be without its model.
             config: as of the detector.
-            detector: of the same bundle; it may be set later.
+            detector: of the same bundle; its tokens are used where its last picture is the view.
 
         Raises:
             BundleError: the bundle has no feature networks, or they do not match the manifest.
@@ -48,7 +47,7 @@ class FeatureNetworks:
             )
         self.scales = bundle.manifest.features
         self.bundle = bundle.without_model()
-        self.detector = detector
+        self._detector = detector
         weights = bundle.feature_weights()
         self._networks: dict[str, _Network] = {}
         for scale in self.scales:
@@ -71,8 +70,8 @@ class FeatureNetworks:
         rows, columns = (1, STRIP_TILES) if strip else (scale.tiles, scale.tiles)
         height, width = scale.input_hw
         h, w = scale.grid_hw
-        if scale.file is None and not strip and self.detector is not None:
-            found = self.detector.tokens(view_bgr)
+        if scale.file is None and not strip:
+            found = self._detector.tokens(view_bgr)
             if found is not None:
                 _check_lengths(scale.name, found)
                 return found.reshape(h, w, scale.width).copy()

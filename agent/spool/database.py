@@ -16,19 +16,19 @@ from zsad_agent.spool.clock import SpoolClock
 from zsad_agent.spool.given_up import Expected, Newest
 from zsad_agent.spool.held_file import Change, HeldFile, SpoolHeldError
 from zsad_agent.spool.rows import Entry, State
+from zsad_agent.system import DAMAGE_CODES, open_sqlite, transaction
 from zsad_core.errors import SpoolError
 
 logger = logging.getLogger(__name__)
 
 QUICK_CHECK_BYTES = 32_000_000  # a larger file is not checked at start; its damage is found when it is read
-BUSY_S = 0.25  # longest wait for another program's lock on the file: `accept` waits for it too
 MAX_WAIT_S = 5.0  # a disk call that takes longer is a stated fault, and the calls that wait for it fail
 WAL_PAGES = 4_000  # a commit does a checkpoint only in a burst that is too fast for `sync`
 WAL_KEPT_BYTES = 4_000_000  # size of the log after such a burst
 INCIDENT_S = 60.0  # a file that was removed or replaced is stated for so long after its results were rescued
 
-_SET_ASIDE = {**dict.fromkeys(rows.DAMAGE_CODES, repair.CORRUPT), sqlite3.SQLITE_CONSTRAINT: repair.FOUND}
-_UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, *rows.DAMAGE_CODES)
+_SET_ASIDE = {**dict.fromkeys(DAMAGE_CODES, repair.CORRUPT), sqlite3.SQLITE_CONSTRAINT: repair.FOUND}
+_UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, *DAMAGE_CODES)
 
 ResultT = TypeVar("ResultT")
 
@@ -214,7 +214,7 @@ class SpoolFile:
             db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         state = replace(self.state)
         try:
-            with rows.transaction(db):
+            with transaction(db):
                 if self._written is not None and rows.state_row(db) != self._written:
                     raise rows.conflict("another program has changed its content")
                 outcome = work(db, state)
@@ -263,7 +263,7 @@ class SpoolFile:
         in_log = repair.committed_frames(self._wal)
         if in_log is None:
             repair.keep_damaged_log(self.path)
-        db = self._connect()
+        db = open_sqlite(self.path)
         try:
             if not self.path.stat().st_size:
                 db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # effective only in a file without tables
@@ -287,7 +287,7 @@ class SpoolFile:
             db.execute("PRAGMA wal_autocheckpoint=0").fetchone()
             log_bytes = min(self._wal_pages * rows.PAGE_BYTES, WAL_KEPT_BYTES)
             db.execute(f"PRAGMA journal_size_limit={log_bytes}").fetchone()
-            sync_db = self._connect()
+            sync_db = open_sqlite(self.path)
             rows.state_row(sync_db)  # opens the log now: another one may lie at its path later
         except BaseException:
             db.close()
@@ -317,11 +317,6 @@ class SpoolFile:
         if self._held is not None:
             self._held.close()
             self._held = None
-
-    def _connect(self) -> sqlite3.Connection:
-        """Keeps the log's index in memory: as a mapped file that is truncated it would end the process (SIGBUS)."""
-        uri = f"{self.path.absolute().as_uri()}?vfs=unix-excl"
-        return sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
 
     def _change(self) -> Change | None:
         """What another program did to the open file; None: nothing."""

@@ -6,13 +6,11 @@ One factory makes it for the start, for another bundle and after a failed self-t
 from __future__ import annotations
 
 import itertools
-import locale
 import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import wait
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +20,6 @@ import numpy as np
 from zsad_agent import teaching
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks, Predictor
-from zsad_agent.system import in_thread
 from zsad_agent.teaching.store import ProfileStore
 from zsad_core.bundle import GENERIC_PRODUCT, Bundle, FeatureScale
 from zsad_core.errors import ProfileError, ZsadError
@@ -70,19 +67,8 @@ def make_predictor(
     known = bundle.manifest.products
     if config.product not in known and (config.product in products or unreadable is not None):
         config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
-    compiling, own_locale = None, locale.setlocale(locale.LC_ALL)
-    if products and bundle.manifest.features is not None:
-        compiling = in_thread("networks", lambda: FeatureNetworks(bundle, config))  # beside the detector
-    try:
-        detector = Detector(bundle, config)
-    finally:
-        if compiling is not None:
-            wait({compiling})  # a compiler must not run when the process ends
-            # OpenVINO changes the locale while it reads a model. Two at once leave "C", which opens text as ASCII.
-            locale.setlocale(locale.LC_ALL, own_locale)
-    networks = None if compiling is None else compiling.result()
-    if networks is not None:
-        networks.detector = detector
+    detector = Detector(bundle, config)
+    networks = FeatureNetworks(bundle, config, detector) if products and bundle.manifest.features is not None else None
     return ProductPredictor(
         detector,
         networks,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TypeVar
 
 import cv2
@@ -250,10 +251,9 @@ def _learn(task: _Task, part: PartModel, goods: Sequence[Named]) -> _Memories:
     seen = _without(task, seen, strangers)
     memories = _memorise(task, names, seen)
     fusion = Fusion(scales=tuple(task.observer.scales[name] for name in names))
-    scores = [maps.score(fusion, task.ignored) for maps in _Reader(task, part, memories).learned().values()]
-    outliers = stand_apart(
-        np.array(scores), left
-    )  # once: without the first ones, the goods' own tail would stand apart
+    scores = [maps.score(fusion, task.ignored) for maps in _Reader(task, part, memories).learned.values()]
+    # Once: without the first ones, the tail of the goods would stand apart.
+    outliers = stand_apart(np.array(scores), left)
     return _memorise(task, names, _without(task, seen, outliers)) if outliers else memories
 
 
@@ -308,35 +308,19 @@ def _finish(
 ) -> Taught:
     """Sets the thresholds, with the goods and the bad parts that the memory does not hold."""
     reader = _Reader(task, part, memories)
-    goods = reader.learned()
     bads = dict(reader.read(bad, "checking bad parts"))
     if bad and not bads:
         task.notes.append("none of the pictures of bad parts can be used: how many bad parts are found is unknown")
     fusion, note = best_fusion(
-        list(goods.values()),
+        list(reader.learned.values()),
         list(bads.values()),
         [task.observer.scales[name] for name in memories.vectors],
         task.ignored,
         task.seed,
     )
     levels = [fusion.first(count) for count in range(1, len(fusion.names) + 1)]
-    shares = backgrounds(fusion, list(goods.values()), task.ignored)[1:]
-    scores = {
-        name: [maps.score(replace(level, background=share), task.ignored) for level in levels]
-        for (name, maps), share in zip(goods.items(), shares, strict=True)
-    }
-    quartiles = [maps.quartile(fusion.names[0]) for maps in goods.values()]
-    others, their_quartiles = {}, {}
-    for name, maps in reader.read(held_out, "checking further good parts"):
-        others[name] = [maps.score(level, task.ignored) for level in levels]
-        their_quartiles[name] = maps.quartile(fusion.names[0])
-    outliers = stand_apart(np.array([of[-1] for of in others.values()]), int(MOST_OUTLIERS * len(others)))
-    others = _without(task, others, outliers)
-    quartiles += [their_quartiles[name] for name in others]
-    needed = promise([0.0], rate).needed
-    scores = others if len(others) >= needed else scores | others
-    scores |= _likely_good(task, scores, dict(reader.read(doubtful, "checking doubtful parts")), levels)
-    found = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in bads.items()}
+    scores, quartile = _score_goods(reader, levels, held_out, doubtful, rate)
+    found = reader.scores(bads, levels)
     promises = [promise([of[place] for of in scores.values()], rate) for place in range(len(levels))]
     scale = promises[-1].threshold
     profile = Profile(
@@ -350,7 +334,7 @@ def _finish(
         zero_shot=reader.zero_shot,
         zero_shot_weight=fusion.weight,
         background=fusion.background,
-        foreign_above=max(0.0, *quartiles) + FOREIGN_MARGIN if part.mode == "frame" else None,
+        foreign_above=quartile + FOREIGN_MARGIN if part.mode == "frame" else None,
         levels=tuple(
             _level(one, count, [of[count - 1] for of in found.values()]) for count, one in enumerate(promises, start=1)
         ),
@@ -372,11 +356,34 @@ def _finish(
     )
 
 
+def _score_goods(
+    reader: "_Reader", levels: Sequence[Fusion], held_out: Sequence[Named], doubtful: Sequence[Named], rate: float
+) -> tuple[dict[str, list[float]], float]:
+    """The scores that set the threshold, by level. And the highest quartile of the goods' maps, at least 0."""
+    task, learned, first = reader.task, reader.learned, levels[0].names[0]
+    shares = backgrounds(levels[-1], list(learned.values()), task.ignored)[1:]
+    scores = {
+        name: [maps.score(replace(level, background=share), task.ignored) for level in levels]
+        for (name, maps), share in zip(learned.items(), shares, strict=True)
+    }
+    quartiles = {name: maps.quartile(first) for name, maps in learned.items()}
+    others: dict[str, list[float]] = {}
+    for name, maps in reader.read(held_out, "checking further good parts"):
+        others |= reader.scores({name: maps}, levels)
+        quartiles[name] = maps.quartile(first)
+    outliers = stand_apart(np.array([of[-1] for of in others.values()]), int(MOST_OUTLIERS * len(others)))
+    others = _without(task, others, outliers)
+    quartile = max(0.0, *(quartiles[name] for name in (*learned, *others)))
+    needed = promise([0.0], rate).needed
+    scores = others if len(others) >= needed else scores | others
+    unsure = reader.scores(dict(reader.read(doubtful, "checking doubtful parts")), levels)
+    return scores | _likely_good(task, scores, unsure), quartile
+
+
 def _likely_good(
-    task: _Task, goods: Mapping[str, Sequence[float]], doubtful: Mapping[str, ZMaps], levels: Sequence[Fusion]
+    task: _Task, goods: Mapping[str, Sequence[float]], found: Mapping[str, list[float]]
 ) -> dict[str, list[float]]:
-    """The scores, by level, of the doubtful parts that the goods explain. The others are left out."""
-    found = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in doubtful.items()}
+    """Of the scores of doubtful parts those that the goods explain. The other parts are left out."""
     limit = tail_limit(np.array([of[-1] for of in goods.values()]), len(goods) + len(found))
     for name, of in sorted(found.items(), key=lambda entry: -entry[1][-1]):
         if of[-1] > limit:
@@ -401,7 +408,7 @@ class _Reader:
     """Maps in z of the learned goods and of other pictures."""
 
     def __init__(self, task: _Task, part: PartModel, memories: _Memories) -> None:
-        self._task = task
+        self.task = task
         self._part = part
         self._memories = memories
         seen = list(memories.seen.values())
@@ -410,6 +417,7 @@ class _Reader:
         self.zero_shot = Spread.of(np.stack([one.zero_shot for one in seen])[judged])
         self._loaded = {name: task.observer.memory(name, vectors) for name, vectors in memories.vectors.items()}
 
+    @cached_property
     def learned(self) -> dict[str, ZMaps]:
         """The leave-one-out maps of the learned goods."""
         distances = self._memories.distances
@@ -420,17 +428,13 @@ class _Reader:
 
     def read(self, pictures: Sequence[Named], what: str) -> Iterator[tuple[str, ZMaps]]:
         """The maps of other pictures."""
-        for name, one in _observe(self._task, self._part, list(self._loaded), pictures, what):
-            yield (
-                name,
-                self._in_z(
-                    one,
-                    {
-                        scale: self._task.observer.distances(one, scale, memory)
-                        for scale, memory in self._loaded.items()
-                    },
-                ),
-            )
+        for name, one in _observe(self.task, self._part, list(self._loaded), pictures, what):
+            found = {scale: self.task.observer.distances(one, scale, memory) for scale, memory in self._loaded.items()}
+            yield name, self._in_z(one, found)
+
+    def scores(self, found: Mapping[str, ZMaps], levels: Sequence[Fusion]) -> dict[str, list[float]]:
+        """The scores of pictures, by level."""
+        return {name: [maps.score(level, self.task.ignored) for level in levels] for name, maps in found.items()}
 
     def _in_z(self, seen: Observed, distances: Mapping[str, np.ndarray]) -> ZMaps:
         return ZMaps(

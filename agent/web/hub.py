@@ -19,7 +19,7 @@ import simplejpeg
 
 from zsad_agent.inspection import Evidence
 from zsad_agent.messages import Result
-from zsad_agent.system import Service
+from zsad_agent.system import ThreadService
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class EventHub:
             self._last.clear()
 
 
-class EventWatch(Service):
+class EventWatch(ThreadService):
     """Publishes what has changed, while a page is open. In its own thread, because what it reads may wait."""
 
     name = "page events"
@@ -166,16 +166,11 @@ class EventWatch(Service):
 
     def __init__(self, hub: EventHub, read: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]]) -> None:
         """`read`: the kind and content of each event, as it is now. Unchanged events are included."""
+        super().__init__("zsad-page-events")
         self._hub, self._read = hub, read
         self._said: dict[int, Mapping[str, Any]] = {}  # by the place among the events
         self._failed = False
         self._health_s = -math.inf  # time of the last `health`
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="zsad-page-events", daemon=True)
-
-    def stop(self, deadline_s: float) -> None:
-        self._stop.set()
-        self._wait(deadline_s)
 
     def _run(self) -> None:
         while not self._stop.wait(WATCH_EVERY_S):

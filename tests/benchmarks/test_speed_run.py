@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from speed_contenders import Contender, build, cost, frames, load
+from speed_parts.contenders import Contender, build, cost, frames, load
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -14,6 +14,7 @@ from fast_clock import FastClock
 from file_change_tools import AFTER, BEFORE, FOREIGN, add, drain, write_spool
 
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool
+from zsad_agent.system import open_sqlite
 from zsad_core.errors import SpoolError
 
 BACKUP = BEFORE[:10]  # the content of the backup
@@ -328,7 +329,7 @@ def test_a_file_that_is_changed_and_removed_is_read_as_far_as_possible(path: Pat
     with Spool(path, max_results=10_000) as spool:
         spool.append([Entry(spool.new_id(), "cam0", body) for body in bodies])
         spool.sync()
-        with contextlib.closing(spool._file._connect()) as db:
+        with contextlib.closing(open_sqlite(path)) as db:
             db.execute("UPDATE state SET results = 7")
         path.unlink()
         outbox = Outbox(spool, clock_s=FastClock())
