@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 Tried: TypeAlias = tuple[Any, np.ndarray]  # an inference request, and an answer to the test picture
 Try: TypeAlias = Callable[[Any], Tried]  # of a compiled model
+# OpenVINO changes the locale of the process while it reads or compiles a model. Two at once left it at "C", and Python
+# then reads text as ASCII.
+_one_at_a_time = threading.Lock()
 _VIRTUAL_DEVICES = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})
 
 
@@ -53,7 +57,8 @@ def read_graph(graph: Graph, expected: Mapping[str, tuple[str, list[int]]], inpu
         BundleError: OpenVINO cannot read it, or an input or output is not as expected.
     """
     try:
-        model = openvino_core().read_model(model=graph.xml, weights=graph.weights)
+        with _one_at_a_time:
+            model = openvino_core().read_model(model=graph.xml, weights=graph.weights)
     except RuntimeError as error:
         raise BundleError(f"{graph.source}: OpenVINO cannot read it: {short(error)}") from error
     found = {
@@ -121,6 +126,11 @@ def compile_tested(model: Any, graph: Graph, config: InferenceConfig, try_it: Tr
     Raises:
         DeviceError: the device cannot run the model, or `try_it` raises it.
     """
+    with _one_at_a_time:
+        return _compile_tested(model, graph, config, try_it)
+
+
+def _compile_tested(model: Any, graph: Graph, config: InferenceConfig, try_it: Try) -> Tried:
     core = openvino_core()
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if config.precision == "f32":
