@@ -83,9 +83,23 @@ class Newest:
         while self._entries and (first := next(iter(self._entries))) < oldest_id:
             del self._entries[first]
 
-    def expect(self, results: int) -> Expected:
-        """The file has lost its content, `results` in all."""
-        return Expected(results, list(self._entries.values()), self._oldest_id)
+    def expect(self, results: int, earlier: Expected | None) -> Expected:
+        """The file may have lost its content, `results` in all.
+
+        `earlier`: what was expected in it, if it was lost before all of that was in it.
+        """
+        known = list(self._entries.values())
+        if earlier is not None:
+            earlier.newest = _once([*earlier.newest, *known])
+            earlier.results = earlier.results or results
+            return earlier
+        newest = _once(known)
+        return Expected(results - (len(known) - len(newest)), newest, self._oldest_id)
+
+
+def _once(entries: Iterable[Entry]) -> list[Entry]:
+    """Each message once: it may have been added again with another id."""
+    return list({entry.body: entry for entry in entries}.values())
 
 
 class GivenUp:

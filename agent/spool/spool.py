@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar
 
 from zsad_agent.spool import rows
-from zsad_agent.spool.clock import SpoolClock
-from zsad_agent.spool.database import MAX_WAIT_S, WAL_PAGES, SpoolFile
+from zsad_agent.spool.clock import MAX_WAIT_S, SpoolClock
+from zsad_agent.spool.database import WAL_PAGES, SpoolFile
 from zsad_agent.spool.given_up import Cause, GivenUp
 from zsad_agent.spool.rows import PAGE_BYTES, AttachedImage, Entry, State, page_counts, release_pages
 from zsad_agent.system import in_thread
@@ -134,7 +134,7 @@ class Spool:
 
     @property
     def imports(self) -> int:
-        """How many files of other programs were found at the path, whose results were added with new ids."""
+        """How often results were added that are older than the latest one, or of another program's file."""
         return self._file.imports
 
     @property
@@ -226,7 +226,7 @@ class Spool:
                 for runs in (results, pictures)
             )
             state.results -= rows.delete(db, "results", result_rows)
-            self._file.newest.forget(result_rows)
+            self._file.when_committed(partial(self._file.newest.forget, result_rows))
             state.pictures -= rows.delete(db, "pictures", picture_rows)
 
         self._file.run(work)
