@@ -68,7 +68,7 @@ class SpoolFile:
         self._wal_pages = wal_pages
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()  # taken after `_lock`, never before it
-        self._calls = DiskCalls(path)
+        self.calls = DiskCalls(path)
         self._reserve = reserve  # returns the first of so many unused row ids
         self._on_lost = on_lost  # called with the number of results that can no longer be read
         self._held: HeldFile | None = None
@@ -87,16 +87,6 @@ class SpoolFile:
         self._read_aside: dict[Path, int] = {}  # results that were read from files of which the others wait
 
     @property
-    def waiting_s(self) -> float:
-        """Seconds that the slowest call in progress has waited for the disk; 0 when there is none."""
-        return self._calls.waiting_s
-
-    @property
-    def hang_fault(self) -> str | None:
-        """The fault of a disk that hangs; None when there is none."""
-        return self._calls.fault
-
-    @property
     def incident(self) -> str | None:
         """What another program did to the file, for `INCIDENT_S`."""
         text, at_s = self._incident or ("", -INCIDENT_S)
@@ -113,7 +103,7 @@ class SpoolFile:
             pass
 
     def stop(self) -> None:
-        with self._calls.holding(self._lock):
+        with self.calls.holding(self._lock):
             self._close_connections()
             self._in_use = False
             self._release()
@@ -145,7 +135,7 @@ class SpoolFile:
             durable: fsynced when this returns, if the fsync policy says so.
             checks: the open file must be the one at the path, as for `writes`.
         """
-        with self._calls.holding(self._lock):
+        with self.calls.holding(self._lock):
             done = "opened" if self._db is None else "written" if writes else "read"
             try:
                 return self._with_repairs(partial(self._attempt, work, writes, durable), checks or writes)
@@ -163,7 +153,7 @@ class SpoolFile:
 
         Does a passive checkpoint over a separate connection: commits continue meanwhile, even on a slow disk.
         """
-        with self._calls.holding(self._sync_lock):
+        with self.calls.holding(self._sync_lock):
             if self._sync_db is None or self._held is None or not self._unsynced or self._held.main_change():
                 return
             self._unsynced = False
@@ -364,7 +354,7 @@ class SpoolFile:
     def _set_aside(self, kind: str, why: str) -> None:
         """Renames the file and its log. The next attempt starts a new file and reads the results of this one."""
         self._close_connections()
-        self._expect_results()
+        self._expect_results(keeps_ids=kind == repair.CORRUPT)
         if self._held is not None and not self._held.is_at_path:
             return  # `_hold` continues
         try:
@@ -378,10 +368,11 @@ class SpoolFile:
             self._incident = (text, time.monotonic())
         logger.error("spool %s", text)
 
-    def _expect_results(self) -> None:
+    def _expect_results(self, *, keeps_ids: bool = True) -> None:
         """The next file may lack results of the present one until they are rescued."""
         if self._written is not None:
             self._expected, self._written = self.newest.expect(self.state.results, self._expected), None
+            self._expected.keeps_ids &= keeps_ids
         self._read_aside.clear()
         self._rescue_begun = False
 
@@ -393,7 +384,7 @@ class SpoolFile:
         if self._rescue_waits:
             expected.results = 0
             return
-        self._attempt(partial(self._complete, expected.newest), True, True)
+        self._attempt(partial(self._complete, expected), True, True)
         self._expected, (lost, text) = None, expected.lost(self.state.results)
         if text:
             self._incident = (f"{self.incident or self.path}: {text}", time.monotonic())
@@ -404,12 +395,13 @@ class SpoolFile:
         """Copies the results of files set aside that can be read. Continues what an earlier process has begun."""
         self._rescue_waits = repair.rescue(self.path, self._bring_back, self._read_aside)
 
-    def _complete(self, newest: list[Entry], db: sqlite3.Connection, state: State) -> None:
+    def _complete(self, expected: Expected, db: sqlite3.Connection, state: State) -> None:
         """Adds what is missing, with its ids where they are free: it may be in flight. Counts the rows."""
-        left = rows.missing(db, newest)
+        left = rows.missing(db, expected.newest)
         state.results, state.pictures = rows.counts(db)
-        self.insert([entry for entry in left if rows.is_free(db, entry.id)], db, state)
-        self._add(left, db, state)
+        if expected.keeps_ids:
+            self.insert([entry for entry in left if rows.is_free(db, entry.id)], db, state)
+        self._add_anew([entry for entry in left if not rows.holds(db, entry)], db, state)
         self.imports += bool(left)
 
     def _bring_back(self, batch: list[Entry], found: bool) -> int:
@@ -431,14 +423,18 @@ class SpoolFile:
         return len(entries)
 
     def _add(self, entries: list[Entry], db: sqlite3.Connection, state: State) -> int:
-        """Adds results of a file of unknown origin, with new ids, unless they are in this file too."""
-        others = [entry for entry in entries if not rows.holds(db, entry)]
-        first = self._reserve(len(others), state)
-        new = [replace(entry, id=first + number) for number, entry in enumerate(others)]
-        self.imports += bool(new)
+        """Adds results of a file of unknown origin, unless they are in this file too."""
+        known = self.newest.bodies
+        others = [entry for entry in entries if entry.body not in known and not rows.holds(db, entry)]
         if self._expected is not None:
             self._expected.note_found(others)
-        return self.insert(new, db, state)
+        return self._add_anew(others, db, state)
+
+    def _add_anew(self, entries: list[Entry], db: sqlite3.Connection, state: State) -> int:
+        """Adds results with new ids."""
+        first = self._reserve(len(entries), state)
+        self.imports += bool(entries)
+        return self.insert([replace(entry, id=first + number) for number, entry in enumerate(entries)], db, state)
 
     def _close_connections(self) -> None:
         with self._sync_lock:

@@ -38,6 +38,7 @@ class Expected:
     strangers: int = 0  # read from the file found in its place, and not of this file
     unclear: int = 0  # read there; of this file if the file found is an earlier state of it
     is_foreign: bool = False  # the file found is no earlier state of it
+    keeps_ids: bool = True  # False: two results have the same id
 
     def note_found(self, entries: Iterable[Entry]) -> None:
         """Counts results that were read from the file found."""
@@ -65,6 +66,10 @@ class Newest:
     def __init__(self) -> None:
         self._entries: dict[int, Entry] = {}
         self._oldest_id = 0  # of all results in the file
+
+    @property
+    def bodies(self) -> set[bytes]:
+        return {entry.body for entry in self._entries.values()}
 
     def add(self, entries: Iterable[Entry]) -> None:
         self._entries.update((entry.id, entry) for entry in entries)

@@ -113,19 +113,19 @@ class Spool:
         """
         outcome = in_thread("zsad-spool", action)
         wait({outcome}, CHECK_S)  # a call that fails at once has an outcome
-        while not outcome.done() and self._file.waiting_s <= (HUNG_S if self._stop.is_set() else patience_s):
+        while not outcome.done() and self._file.calls.waiting_s <= (HUNG_S if self._stop.is_set() else patience_s):
             wait({outcome}, CHECK_S)
         return outcome.result() if outcome.done() else None
 
     @property
     def hangs(self) -> bool:
         """Whether the disk has hung for so long that a stop should not wait for it."""
-        return self._file.waiting_s > HUNG_S
+        return self._file.calls.waiting_s > HUNG_S
 
     @property
     def faults(self) -> list[str]:
         """That the disk hangs, and for `INCIDENT_S` that another program removed or replaced the file."""
-        return [fault for fault in (self._file.hang_fault, self._file.incident) if fault is not None]
+        return [fault for fault in (self._file.calls.fault, self._file.incident) if fault is not None]
 
     @property
     def adrift(self) -> bool:
