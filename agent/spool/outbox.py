@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from zsad_agent.spool.database import MAX_WAIT_S
+from zsad_agent.spool.clock import MAX_WAIT_S
 from zsad_agent.spool.given_up import Cause
 from zsad_agent.spool.id_ranges import IdRanges
 from zsad_agent.spool.rows import AttachedImage, Entry

@@ -170,6 +170,19 @@ def holds(db: sqlite3.Connection, entry: Entry) -> bool:
     return db.execute("SELECT 1 FROM results WHERE id = ? AND body = ?", (entry.id, entry.body)).fetchone() is not None
 
 
+def is_free(db: sqlite3.Connection, entry_id: int) -> bool:
+    """Whether no result has this id."""
+    return db.execute("SELECT 1 FROM results WHERE id = ?", (entry_id,)).fetchone() is None
+
+
+def counts(db: sqlite3.Connection) -> tuple[int, int]:
+    """Number of results and pictures. Reads the whole file."""
+    row: tuple[int, int] = db.execute(
+        "SELECT (SELECT count(*) FROM results), (SELECT count(*) FROM pictures)"
+    ).fetchone()
+    return row
+
+
 def insert_attached_images(db: sqlite3.Connection, pictures: Sequence[AttachedImage], accepted_s: float) -> int:
     """As `insert`."""
     rows = [(each.id, each.camera, each.result_id, accepted_s, zlib.crc32(each.jpeg), each.jpeg) for each in pictures]
