@@ -48,7 +48,7 @@ class LivePictures:
         self._evidence = evidence
         self._newest: dict[str, _Newest] = {}
         self._encoding = threading.Lock()  # one at a time: the other cores are for the inspection
-        self._encoded: OrderedDict[tuple[str, bool, int], bytes] = OrderedDict()
+        self._encoded: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
     def keep(self, result: Result, image_bgr: np.ndarray | None, heatmap: bytes | None) -> None:
         """Never waits. `image_bgr`: uint8 [H, W, 3], not changed afterwards."""
@@ -62,23 +62,31 @@ class LivePictures:
         newest = self._newest.get(camera)
         return newest.result.id if newest is not None else None
 
-    def jpeg(self, camera: str, *, overlay: bool, width: int) -> tuple[str, bytes] | None:
-        """The newest picture: the id of its result, and a JPEG no wider than `width` pixels. None before the first.
-
-        `overlay`: with the heatmap, if the result has one, in the size of `heatmap.max_width`.
-        """
+    def ready(self, camera: str, *, overlay: bool, width: int) -> tuple[str, bytes] | None:
+        """As `jpeg`, but None if the picture must be encoded first. Never waits."""
         newest = self._newest.get(camera)
         if newest is None:
             return None
         if overlay and newest.heatmap is not None:
             return newest.result.id, newest.heatmap
-        key = (newest.result.id, overlay, width)
+        found = self._encoded.get((newest.result.id, width))
+        return None if found is None else (newest.result.id, found)
+
+    def jpeg(self, camera: str, *, overlay: bool, width: int) -> tuple[str, bytes] | None:
+        """The newest picture: the id of its result, and a JPEG no wider than `width` pixels. None before the first.
+
+        `overlay`: with the heatmap, if the result has one, in the size of `heatmap.max_width`.
+        """
         with self._encoding:
-            if key not in self._encoded:
-                self._encoded[key] = as_jpeg(newest.image_bgr, width)
-                while len(self._encoded) > MAX_ENCODED:
-                    self._encoded.popitem(last=False)
-            return newest.result.id, self._encoded[key]
+            found = self.ready(camera, overlay=overlay, width=width)
+            newest = self._newest.get(camera)
+            if found is not None or newest is None:
+                return found
+            found = newest.result.id, as_jpeg(newest.image_bgr, width)
+            self._encoded[newest.result.id, width] = found[1]
+            while len(self._encoded) > MAX_ENCODED:
+                self._encoded.popitem(last=False)
+            return found
 
 
 def as_jpeg(image_bgr: np.ndarray, width: int) -> bytes:
