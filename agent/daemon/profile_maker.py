@@ -1,11 +1,9 @@
 """Makes profiles that were taught with another bundle again, while other products are inspected."""
 
-import contextlib
-import os
 import threading
 
 from zsad_agent.model import ModelInUse
-from zsad_agent.system import Service
+from zsad_agent.system import Service, lower_priority
 from zsad_agent.teaching import ProductPredictor
 
 LOOK_EVERY_S = 0.5  # for another model
@@ -34,8 +32,7 @@ class ProfileMaker(Service):
         return self._stop.is_set() and self.alive
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):  # a unit may forbid it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        lower_priority(NICE)
         while not self._stop.wait(LOOK_EVERY_S):
             predictor = self._models.current.predictor
             if isinstance(predictor, ProductPredictor):

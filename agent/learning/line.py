@@ -8,7 +8,6 @@ any moment loses at most the picture in progress.
 import contextlib
 import logging
 import math
-import os
 import shutil
 import threading
 import time
@@ -28,7 +27,7 @@ from zsad_agent.learning.marks import keep_bad, marked
 from zsad_agent.learning.offer import RATE, Asked, shorten
 from zsad_agent.learning.recent import RecentParts
 from zsad_agent.messages import DriftStats, Result
-from zsad_agent.system import Service, one_line
+from zsad_agent.system import Service, lower_priority, one_line
 from zsad_agent.teaching import KeptPicture, Profile, ProfileStore, can_be_taught
 from zsad_core.errors import ProfileError, ZsadError
 from zsad_core.types import Verdict
@@ -270,8 +269,7 @@ class LineLearner(Service):
     # The thread
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):  # a unit may forbid it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        lower_priority(NICE)
         try:
             with self._storing():
                 self._resume()

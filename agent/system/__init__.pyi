@@ -10,6 +10,7 @@ from .logs import configure_logging as configure_logging
 from .process import EnergyMeter as EnergyMeter
 from .process import give_back_memory as give_back_memory
 from .process import keep_memory_small as keep_memory_small
+from .process import lower_priority as lower_priority
 from .process import note_hangups as note_hangups
 from .process import prepare_environment as prepare_environment
 from .process import process_age_s as process_age_s

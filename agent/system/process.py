@@ -6,9 +6,10 @@ import gc
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -73,6 +74,12 @@ def quick_imports(*, freeze: bool = True) -> Iterator[None]:
             gc.freeze()
     finally:
         gc.enable()
+
+
+def lower_priority(nice: int) -> None:
+    """Of this thread, and of those that it starts: the others go first. A unit may forbid it."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def give_back_memory() -> None:

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 MAX_STREAMS = 40  # pages that get events at the same time
 MAX_RESULTS = 100  # results that wait for a slow page; older ones are left out
+PAUSE_S = 0.005  # between two messages to a page, for each open page; all together get 200 a second at most
+PICTURE_PAUSE_S = 0.02  # the same between two live pictures
 PING_S = 10.0  # between two comments in a stream without events
 MAX_ENCODED = 32  # JPEGs in memory, of all cameras and sizes
 JPEG_QUALITY = 80
@@ -113,6 +115,11 @@ class EventHub:
     def streams(self) -> int:
         return len(self._streams)
 
+    @property
+    def picture_pause_ms(self) -> int:
+        """How long a page should wait between two live pictures: many pages together then cost the inspection little."""
+        return round(1000 * PICTURE_PAUSE_S * self.streams)
+
     def accept(self, result: Result, heatmap: bytes | None) -> None:
         """A sink of the pipeline."""
         for wanted in tuple(self._wanted):
@@ -151,7 +158,7 @@ class EventHub:
         stream: Stream | None = None
         with self._lock:
             if len(self._streams) < MAX_STREAMS:
-                stream = Stream(dict(self._last), asyncio.get_running_loop())
+                stream = Stream(dict(self._last), asyncio.get_running_loop(), lambda: PAUSE_S * self.streams)
                 self._streams.append(stream)
         try:
             yield stream
@@ -237,8 +244,13 @@ class _Wanted:
 class Stream:
     """The events that wait for one page."""
 
-    def __init__(self, events: dict[tuple[str, str], bytes], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, events: dict[tuple[str, str], bytes], loop: asyncio.AbstractEventLoop, pause_s: Callable[[], float]
+    ) -> None:
+        """`events`: the first ones. `pause_s`: the least time between two answers of `next`."""
         self._loop = loop
+        self._pause_s = pause_s
+        self._due_s = -math.inf  # when `next` may answer again
         self._lock = threading.Lock()
         self._events = events
         self._results: deque[bytes] = deque()
@@ -270,6 +282,8 @@ class Stream:
 
     async def next(self) -> bytes:
         """All events since the last call, or a comment after `PING_S` without any."""
+        if (early_s := self._due_s - time.monotonic()) > 0:
+            await asyncio.sleep(early_s)
         while not (self._events or self._results):
             try:
                 await asyncio.wait_for(self._ready.wait(), PING_S)
@@ -283,6 +297,7 @@ class Stream:
             events, results, skipped = list(self._events.values()), list(self._results), self._skipped
             self._events, self._skipped = {}, 0
             self._results.clear()
+        self._due_s = time.monotonic() + self._pause_s()
         if skipped:
             events.append(_encode("skipped", json.dumps({"results": skipped}).encode()))
         return b"".join((*events, *results))

@@ -96,10 +96,11 @@ async def read_live(
     overlay: bool = False,
     width: Width = 640,
 ) -> Response:
-    """Gives the newest inspected picture; `overlay`: with its heatmap."""
+    """Gives the newest inspected picture; `overlay`: with its heatmap. Header `X-Pause-Ms`: the wait for the next."""
     station_of(parts, camera)
     newest_id = parts.live.newest_id(camera)
     headers = {"ETag": f'"{newest_id}-{overlay:d}-{width}"', "X-Result-Id": str(newest_id), "Cache-Control": "no-cache"}
+    headers["X-Pause-Ms"] = str(parts.events.picture_pause_ms)
     if newest_id is not None and request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     live = parts.live

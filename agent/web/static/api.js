@@ -65,13 +65,14 @@ async function post(path, json, options = {}) {
   return response.status === 204 ? null : response.json();
 }
 
-/** The picture, the id of its result, and the size of the whole frame, each where the agent says it. */
+/** The picture, the id of its result, the size of the whole frame, and the pause, each where the agent says it. */
 async function picture(response) {
   const { headers } = response;
   return {
     bitmap: await createImageBitmap(await response.blob()),
     id: headers.get("X-Result-Id"),
     frame: headers.get("X-Frame-Size")?.split("x").map(Number),
+    pauseMs: Number(headers.get("X-Pause-Ms") ?? 0),
   };
 }
 

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 
-const EVERY_MS = 170; // between two live pictures: about six a second
+const EVERY_MS = 170; // between two live pictures: about six a second. Less if many pages are open
 const RETRY_MS = 1500; // after a failure
 const PREVIEW_MS = 500; // between two frames of the preview
 const PREVIEW_WIDTH = 480; // pixels
@@ -105,7 +105,8 @@ export class LivePicture {
       let pauseMs = EVERY_MS;
       if (key && key !== this.#shown) {
         try {
-          const id = await this.#fetch(wanted, signal);
+          const { id, pauseMs: least } = await this.#fetch(wanted, signal);
+          pauseMs = Math.max(EVERY_MS, least, 2 * (performance.now() - startedMs)); // gentle to a slow agent
           this.#tries += 1;
           if (wanted.newest === null || id === wanted.newest || this.#tries >= TRIES) {
             this.#shown = key;
@@ -121,14 +122,14 @@ export class LivePicture {
   }
 
   async #fetch({ camera, overlay, width }, signal) {
-    const { bitmap, id } = await api.livePicture(camera, { overlay, width, signal });
-    if (signal.aborted) return null;
+    const { bitmap, id, pauseMs } = await api.livePicture(camera, { overlay, width, signal });
+    if (signal.aborted) return { id: null, pauseMs };
     await new Promise(requestAnimationFrame);
     this.#redraw = () => {
       paint(this.#canvas, bitmap);
       this.#onPicture(id, null);
     };
     this.#redraw();
-    return id;
+    return { id, pauseMs };
   }
 }

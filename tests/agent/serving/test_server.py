@@ -1,9 +1,12 @@
 """A server whose port, application or event loop fails, and one that listens elsewhere later."""
 
+import asyncio
 import contextlib
 import http.client
 import logging
+import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -105,6 +108,20 @@ def test_application_is_made_after_a_while_even_without_a_client() -> None:
         assert not made
     with make_server(make, begin_s=0.1):
         wait_until(lambda: bool(made), 20)
+
+
+def test_server_gives_way_to_the_other_threads() -> None:
+    async def say_priority(scope: Scope, receive: Receive, send: Send) -> None:
+        mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        other = await asyncio.to_thread(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        await send_whole(send, 200, "text/plain", f"{mine} {other}".encode())
+
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    lower = min(19, here + 5)
+    with make_server(lambda: say_priority, nice=lower) as server:
+        assert ask(server.port) == f"{lower} {lower}".encode()
+    with make_server(lambda: say_priority) as server:
+        assert ask(server.port) == f"{here} {here}".encode()
 
 
 @pytest.mark.parametrize("host", ["::1", "localhost", "::"])
