@@ -72,6 +72,22 @@ def test_crash_of_the_loop_is_a_fault_and_the_server_works_again(
     assert [record.levelname for record in caplog.records if " at http://" in record.message] == ["WARNING"]
 
 
+def test_crash_of_the_loop_closes_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their clients would wait for an answer that never comes."""
+    with make_server() as server:
+        assert ask(server.port) == b"hello"
+        with socket.create_connection(("127.0.0.1", server.port or 0), timeout=10) as waiting:
+            waiting.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert waiting.recv(65_536)
+            with monkeypatch.context() as patched:
+                patched.setattr(Connections, "accept_from", end_the_thread)
+                server.listen_again()
+                wait_until(lambda: server.fault is not None, 20)
+                with contextlib.suppress(ConnectionResetError):
+                    while waiting.recv(65_536):
+                        pass
+
+
 def test_connections_stay_when_the_server_listens_elsewhere() -> None:
     hosts = ["127.0.0.1", "127.0.0.2"]
     server = HttpServer(lambda: hello, lambda: (hosts[0], 0), LIMITS)
