@@ -117,7 +117,7 @@ class EventHub:
 
     @property
     def picture_pause_ms(self) -> int:
-        """How long a page should wait between two live pictures: many pages together then cost the inspection little."""
+        """How long a page should wait between two live pictures, so that many pages cost the inspection little."""
         return round(1000 * PICTURE_PAUSE_S * self.streams)
 
     def accept(self, result: Result, heatmap: bytes | None) -> None:
