@@ -26,16 +26,26 @@ SPY = """
     Object.assign(spy, none());
     return found;
   };
-  const at = {};
+  const captured = {}; // by the result's id
+  const painted = {}; // the same; a picture may come before its result
   let fetched = null, shown = null;
   const now = () => performance.timeOrigin + performance.now();
+  const note = (id) => {
+    if (!(id in captured) || !(id in painted)) return;
+    const {ms, inspected} = captured[id];
+    spy.toScreen.push(painted[id] - ms);
+    spy.byPage.push(painted[id] - ms - inspected);
+    for (const old in captured) if (captured[old].ms <= ms) delete captured[old];
+    for (const old in painted) if (painted[old] <= painted[id]) delete painted[old];
+  };
   const listen = EventSource.prototype.addEventListener;
   EventSource.prototype.addEventListener = function (kind, listener, ...more) {
     if (kind !== "result") return listen.call(this, kind, listener, ...more);
     return listen.call(this, kind, (event) => {
       const {id, captured_at, latency_ms} = JSON.parse(event.data);
-      at[id] = {ms: Date.parse(captured_at), inspected: latency_ms.capture_to_result};
-      spy.toEvent.push(now() - at[id].ms);
+      captured[id] = {ms: Date.parse(captured_at), inspected: latency_ms.capture_to_result};
+      spy.toEvent.push(now() - captured[id].ms);
+      note(id);
       listener(event);
     }, ...more);
   };
@@ -53,11 +63,8 @@ SPY = """
     shown = id;
     requestAnimationFrame(() => {
       spy.seen ??= performance.now();
-      if (!at[id]) return;
-      const {ms, inspected} = at[id];
-      spy.toScreen.push(now() - ms);
-      spy.byPage.push(now() - ms - inspected);
-      for (const old in at) if (at[old].ms <= ms) delete at[old];
+      painted[id] = now();
+      note(id);
     });
   };
   new MutationObserver(() => {

@@ -39,6 +39,7 @@ class Page:
     def __init__(self, port: int, turn: Turn) -> None:
         self._port, self._turn = port, turn
         self._captured_at: dict[str, float] = {}  # seconds since 1970, by the result's id
+        self._shown_at: dict[str, float] = {}  # the same for its picture, which may come before the result
         self._new = asyncio.Event()
 
     async def run(self) -> None:
@@ -61,7 +62,13 @@ class Page:
             at_s = datetime.fromisoformat(found[2].decode()).timestamp()
             self._captured_at[found[1].decode()] = at_s
             self._turn.to_event_ms.append(1000 * (time.time() - at_s))
+            self._note(found[1].decode())
             self._new.set()
+
+    def _note(self, result_id: str) -> None:
+        if result_id in self._captured_at and result_id in self._shown_at:
+            spent_s = self._shown_at.pop(result_id) - self._captured_at.pop(result_id)
+            self._turn.to_picture_ms.append(1000 * spent_s)
 
     async def _look(self) -> None:
         reader, writer = await asyncio.open_connection(HOST, self._port)
@@ -73,10 +80,10 @@ class Page:
             writer.write(request(LIVE))
             headers = await read_headers(reader)
             await reader.readexactly(int(headers["content-length"]))
-            at_s = self._captured_at.get(headers.get("x-result-id", ""))
-            if at_s is not None and headers["x-result-id"] != shown:
+            if headers["x-result-id"] != shown:
                 shown = headers["x-result-id"]
-                self._turn.to_picture_ms.append(1000 * (time.time() - at_s))
+                self._shown_at[shown] = time.time()
+                self._note(shown)
             spent_s = time.monotonic() - started_s
             pause_s = max(EVERY_S, int(headers.get("x-pause-ms", "0")) / 1000, 2 * spent_s)
             await asyncio.sleep(pause_s - spent_s)

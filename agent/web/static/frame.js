@@ -105,8 +105,8 @@ export class LivePicture {
       let pauseMs = EVERY_MS;
       if (key && key !== this.#shown) {
         try {
-          const { id, pauseMs: least } = await this.#fetch(wanted, signal);
-          pauseMs = Math.max(EVERY_MS, least, 2 * (performance.now() - startedMs)); // gentle to a slow agent
+          const id = await this.#fetch(wanted, signal);
+          pauseMs = Math.max(EVERY_MS, api.pauseMs(), 2 * (performance.now() - startedMs)); // gentle to a slow agent
           this.#tries += 1;
           if (wanted.newest === null || id === wanted.newest || this.#tries >= TRIES) {
             this.#shown = key;
@@ -122,14 +122,14 @@ export class LivePicture {
   }
 
   async #fetch({ camera, overlay, width }, signal) {
-    const { bitmap, id, pauseMs } = await api.livePicture(camera, { overlay, width, signal });
-    if (signal.aborted) return { id: null, pauseMs };
+    const { bitmap, id } = await api.livePicture(camera, { overlay, width, signal });
+    if (signal.aborted) return null;
     await new Promise(requestAnimationFrame);
     this.#redraw = () => {
       paint(this.#canvas, bitmap);
       this.#onPicture(id, null);
     };
     this.#redraw();
-    return { id, pauseMs };
+    return id;
   }
 }
