@@ -3,9 +3,9 @@
     python benchmarks/page.py --json page.json
 
 A real agent inspects pictures as fast as it can. In turns nobody looks at it, and 20 pages with one client that reads
-nothing. A page here asks for what a browser would: one event stream, and the live picture with its heatmap. These pages
-run in one thread of this program at the lowest priority: in a plant they are other computers. Then Chromium loads the
-page with an empty cache, sees it at full speed, and keeps it open for a minute at 30 frames a second.
+nothing. A page here asks for what a browser would: one event stream, the live picture with its heatmap, and the last
+rejects. These pages run in one thread of this program at the lowest priority: in a plant they are other computers. Then
+Chromium loads the page with an empty cache, sees it at full speed, and keeps it open for a minute at 30 frames a second.
 
 Takes about 5 minutes. Progress is on stderr. An idle machine gives the best numbers; the load is printed.
 """
@@ -117,6 +117,11 @@ def rows_of_turns(turns: Sequence[Turn], pages: int, seconds: float) -> list[Row
         Row(measure=f"agent's CPU for a result, {many}", value=watched_cpu_ms, unit="ms"),
         Row(measure="events that a page got", value=len(events) / open_s, unit="1/s"),
         Row(measure="pictures that a page got", value=len(pictures) / open_s, unit="1/s"),
+        Row(
+            measure="thumbnails of rejects that a page got",
+            value=sum(turn.thumbnails for turn in watched) / open_s,
+            unit="1/s",
+        ),
         Row(measure=f"frame to event, {many}, p95", value=quantile(events, 0.95), unit="ms"),
         Row(measure=f"frame to picture, {many}, p95", value=quantile(pictures, 0.95), unit="ms"),
         Row(measure="results that a page was not sent", value=sum(turn.skipped for turn in watched), unit="", most=0.0),

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from zsad_agent.system import status_mb
 
 HOST = "127.0.0.1"
 EVERY_S = 0.17  # between two live pictures of a page, as in frame.js
+GALLERY_S, A_PICTURE_S, MOST_REJECTS = 0.8, 0.2, 12  # of the gallery of rejects, as in inspect.js and state.js
 LIVE = "/api/v1/cameras/cam0/live.jpg?overlay=1&width=640"
 EVENTS = "/api/v1/events"
 OPEN_S = 1.0  # until all pages are open
@@ -30,20 +32,23 @@ class Turn:
     rss_mb: float = 0.0
     to_event_ms: list[float] = field(default_factory=list)  # from the frame to its result on the page
     to_picture_ms: list[float] = field(default_factory=list)  # from the frame to its picture on the page
+    thumbnails: int = 0  # of rejects, all pages
     skipped: int = 0  # results that a page that reads was not sent
 
 
 class Page:
-    """One open page: its event stream, and its live picture."""
+    """One open page: its event stream, its live picture, and its gallery of rejects."""
 
     def __init__(self, port: int, turn: Turn) -> None:
         self._port, self._turn = port, turn
         self._captured_at: dict[str, float] = {}  # seconds since 1970, by the result's id
         self._shown_at: dict[str, float] = {}  # the same for its picture, which may come before the result
         self._new = asyncio.Event()
+        self._rejects: deque[str] = deque(maxlen=MOST_REJECTS)  # ids of those that the gallery does not show yet
+        self._pause_s = 0.0
 
     async def run(self) -> None:
-        await asyncio.gather(self._listen(), self._look())
+        await asyncio.gather(self._listen(), self._look(), self._collect())
 
     async def _listen(self) -> None:
         reader, writer = await asyncio.open_connection(HOST, self._port, limit=2**20)
@@ -64,6 +69,8 @@ class Page:
             self._turn.to_event_ms.append(1000 * (time.time() - at_s))
             self._note(found[1].decode())
             self._new.set()
+            if b'"verdict":"anomalous"' in event:
+                self._rejects.append(found[1].decode())
 
     def _note(self, result_id: str) -> None:
         if result_id in self._captured_at and result_id in self._shown_at:
@@ -85,8 +92,23 @@ class Page:
                 self._shown_at[shown] = time.time()
                 self._note(shown)
             spent_s = time.monotonic() - started_s
-            pause_s = max(EVERY_S, int(headers.get("x-pause-ms", "0")) / 1000, 2 * spent_s)
-            await asyncio.sleep(pause_s - spent_s)
+            self._pause_s = int(headers.get("x-pause-ms", "0")) / 1000
+            await asyncio.sleep(max(EVERY_S, self._pause_s, 2 * spent_s) - spent_s)
+
+    async def _collect(self) -> None:
+        while True:
+            changed_s = time.monotonic()
+            while time.monotonic() - changed_s < GALLERY_S + len(self._rejects) * (A_PICTURE_S + self._pause_s):
+                await asyncio.sleep(0.1)
+            wanted = list(self._rejects)
+            self._rejects.clear()
+            reader, writer = await asyncio.open_connection(HOST, self._port)
+            for result_id in wanted:
+                writer.write(request(f"/api/v1/results/{result_id}/overlay.jpg?width=240"))
+                headers = await read_headers(reader)
+                await reader.readexactly(int(headers["content-length"]))
+                self._turn.thumbnails += 1
+            writer.close()
 
 
 async def read_nothing(port: int) -> None:
@@ -151,6 +173,7 @@ async def take_turn(port: int, pid: int, pages: int, seconds: float) -> Turn:
     await asyncio.sleep(OPEN_S)
     turn.to_event_ms.clear()  # a new page gets the newest result, however old
     turn.to_picture_ms.clear()
+    turn.thumbnails = 0
     before, cpu_before_s, started_s = await count(port), cpu_s(pid), time.monotonic()
     await asyncio.sleep(seconds)
     results = await count(port) - before
