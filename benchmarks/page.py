@@ -5,7 +5,8 @@
 A real agent inspects pictures as fast as it can. In turns nobody looks at it, and 20 pages with one client that reads
 nothing. A page here asks for what a browser would: one event stream, the live picture with its heatmap, and the last
 rejects. These pages run in one thread of this program at the lowest priority: in a plant they are other computers. Then
-Chromium loads the page with an empty cache, sees it at full speed, and keeps it open for a minute at 30 frames a second.
+Chromium loads the page with an empty cache, sees it at full speed, and keeps it open for a minute at 30 frames a
+second.
 
 Takes about 5 minutes. Progress is on stderr. An idle machine gives the best numbers; the load is printed.
 """

@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 MAX_STREAMS = 40  # pages that get events at the same time
 MAX_RESULTS = 100  # results that wait for a slow page; older ones are left out
 PAUSE_S = 0.005  # between two messages to a page, for each open page; all together get 200 a second at most
-PICTURE_PAUSE_S = 0.02  # the same between two live pictures
+SHARE = 0.02  # of all cores, that live pictures may take
+FIRST_COST_S, MOST_COST_S = 0.001, 0.02  # CPU time for a live picture: before it is measured, and an outlier
 PING_S = 10.0  # between two comments in a stream without events
 MAX_ENCODED = 32  # JPEGs in memory, of all cameras and sizes
 JPEG_QUALITY = 80
@@ -110,15 +112,23 @@ class EventHub:
         self._streams: list[Stream] = []
         self._last: dict[tuple[str, str], bytes] = {}  # the newest event of each kind and camera, for new pages
         self._wanted: list[_Wanted] = []
+        self._spent_s: float | None = None  # CPU time of the loop's thread at the last picture
+        self._cost_s = FIRST_COST_S
 
     @property
     def streams(self) -> int:
         return len(self._streams)
 
-    @property
     def picture_pause_ms(self) -> int:
-        """How long a page should wait between two live pictures, so that many pages cost the inspection little."""
-        return round(1000 * PICTURE_PAUSE_S * self.streams)
+        """How long each page should wait between two live pictures, so that all together take `SHARE` of the cores.
+
+        Call it in the loop once for each picture: the CPU time of the loop's thread between two calls is the cost.
+        """
+        spent_s = time.thread_time()
+        if self._spent_s is not None:
+            self._cost_s += 0.05 * (min(spent_s - self._spent_s, MOST_COST_S) - self._cost_s)
+        self._spent_s = spent_s
+        return round(1000 * self.streams * self._cost_s / (SHARE * len(os.sched_getaffinity(0))))
 
     def accept(self, result: Result, heatmap: bytes | None) -> None:
         """A sink of the pipeline."""

@@ -100,7 +100,7 @@ async def read_live(
     station_of(parts, camera)
     newest_id = parts.live.newest_id(camera)
     headers = {"ETag": f'"{newest_id}-{overlay:d}-{width}"', "X-Result-Id": str(newest_id), "Cache-Control": "no-cache"}
-    headers["X-Pause-Ms"] = str(parts.events.picture_pause_ms)
+    headers["X-Pause-Ms"] = str(parts.events.picture_pause_ms())
     if newest_id is not None and request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     live = parts.live

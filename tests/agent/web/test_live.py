@@ -1,5 +1,6 @@
 """Live pictures, the event stream, and the inspection of one part, over real sockets."""
 
+import itertools
 import json
 import re
 import socket
@@ -135,7 +136,10 @@ def test_live_picture_is_the_newest_in_the_asked_width_with_or_without_its_heatm
         assert "width" in page.client.ask("GET", f"/cameras/cam0/live.jpg?width={width}").error
 
 
-def test_pages_are_asked_to_share_what_live_pictures_may_cost(page: Page) -> None:
+def test_pages_are_asked_to_share_what_live_pictures_may_cost(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.web.hub.os.sched_getaffinity", lambda pid: {0, 1})
+    spent_s, cost_s = itertools.count(), 0.0015
+    monkeypatch.setattr("zsad_agent.web.hub.time.thread_time", lambda: next(spent_s) * cost_s)
     page.live.keep(make_result(1), PICTURE, OVERLAY)
 
     def pause_ms() -> int:
@@ -145,7 +149,11 @@ def test_pages_are_asked_to_share_what_live_pictures_may_cost(page: Page) -> Non
     with ExitStack() as stack:
         for _ in range(20):
             read_until(stack.enter_context(page.listen()), b": open")
-        assert pause_ms() == 400
+        for _ in range(100):
+            page.hub.picture_pause_ms()
+        assert pause_ms() == pytest.approx(750, abs=5)  # 20 pages, 1.5 ms each, of 2 % of two cores
+        spent_s, cost_s = itertools.count(1), 1e6
+        assert pause_ms() < 2000  # something else was done meanwhile
 
 
 def test_ready_picture_is_answered_without_another_thread(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
