@@ -36,6 +36,28 @@ class Turn:
     skipped: int = 0  # results that a page that reads was not sent
 
 
+class Connection:
+    """Asks one thing after another. As a browser it connects again if the agent has closed the idle connection."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def get(self, path: str) -> dict[str, str]:
+        """The headers of the answer, whose body is read too."""
+        if self._streams is not None:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                return await self._ask(path, *self._streams)
+        self._streams = await asyncio.open_connection(HOST, self._port)
+        return await self._ask(path, *self._streams)
+
+    async def _ask(self, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, str]:
+        writer.write(request(path))
+        headers = await read_headers(reader)
+        await reader.readexactly(int(headers["content-length"]))
+        return headers
+
+
 class Page:
     """One open page: its event stream, its live picture, and its gallery of rejects."""
 
@@ -78,15 +100,12 @@ class Page:
             self._turn.to_picture_ms.append(1000 * spent_s)
 
     async def _look(self) -> None:
-        reader, writer = await asyncio.open_connection(HOST, self._port)
-        shown = None
+        connection, shown = Connection(self._port), None
         while True:
             await self._new.wait()
             self._new.clear()
             started_s = time.monotonic()
-            writer.write(request(LIVE))
-            headers = await read_headers(reader)
-            await reader.readexactly(int(headers["content-length"]))
+            headers = await connection.get(LIVE)
             if headers["x-result-id"] != shown:
                 shown = headers["x-result-id"]
                 self._shown_at[shown] = time.time()
@@ -96,19 +115,16 @@ class Page:
             await asyncio.sleep(max(EVERY_S, self._pause_s, 2 * spent_s) - spent_s)
 
     async def _collect(self) -> None:
+        connection = Connection(self._port)
         while True:
             changed_s = time.monotonic()
             while time.monotonic() - changed_s < GALLERY_S + len(self._rejects) * (A_PICTURE_S + self._pause_s):
                 await asyncio.sleep(0.1)
             wanted = list(self._rejects)
             self._rejects.clear()
-            reader, writer = await asyncio.open_connection(HOST, self._port)
             for result_id in wanted:
-                writer.write(request(f"/api/v1/results/{result_id}/overlay.jpg?width=240"))
-                headers = await read_headers(reader)
-                await reader.readexactly(int(headers["content-length"]))
+                await connection.get(f"/api/v1/results/{result_id}/overlay.jpg?width=240")
                 self._turn.thumbnails += 1
-            writer.close()
 
 
 async def read_nothing(port: int) -> None:

@@ -139,6 +139,7 @@ function picturePart(app) {
   );
   canvas.setAttribute("aria-label", t("inspect.waiting"));
   const update = (state) => {
+    live.look();
     if (early !== null && resultOf(early)) live.redraw();
     const isStale = shownVerdict(state).result === undefined;
     if (section.classList.toggle("stale", isStale) && failure.hidden) {
