@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 LIMITS = Limits(connections=256, head_s=5.0, body_s=60.0)
+NICE = 5  # it works in the pauses of the inspection, also on a machine whose cores are all busy
 BEGIN_S = 2.0  # the libraries are imported then, after the first verdicts, unless a browser comes earlier
 
 
@@ -49,7 +50,9 @@ class WebServer(HttpServer):
         if self._web.certificate is not None or self._web.generate_certificate:
             self.scheme = "https"
         self._names = _names(self._listen_at[0], config.web.certificate)
-        super().__init__(make_app, self._reachable_at, LIMITS, make_context=self._make_context, begin_s=BEGIN_S)
+        super().__init__(
+            make_app, self._reachable_at, LIMITS, make_context=self._make_context, begin_s=BEGIN_S, nice=NICE
+        )
         if not is_loopback(self._listen_at[0]):
             access.on_first_password = self.listen_again
 

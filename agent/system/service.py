@@ -142,10 +142,10 @@ def in_thread(name: str, call: Callable[[], ResultT]) -> Future[ResultT]:
     return future
 
 
-def lower_priority() -> None:
-    """Call it in a thread whose work may wait for the inspection."""
+def lower_priority(nice: int = NICE) -> None:
+    """Call it in a thread whose work may wait for the inspection. Threads that it starts later follow it."""
     with contextlib.suppress(OSError):  # a unit may forbid it
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 class Backoff:

@@ -7,6 +7,7 @@ import json
 import sqlite3
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from datetime import time as time_of_day
@@ -48,7 +49,9 @@ COLUMNS = (  # of the CSV file; the rest are parts of a result
     "provisional",
 )
 MORE_COLUMNS = ("regions", "latency_ms", "bundle", "profile", "mark")
-_shrinking = threading.BoundedSemaphore(2)  # the other cores are for the inspection
+MOST_SMALL, MOST_SMALL_BYTES = 64, 100_000  # small pictures in memory, and the size of one
+_shrinking = threading.Lock()  # one at a time: the other cores are for the inspection
+_small: OrderedDict[tuple[int, int], bytes] = OrderedDict()  # by the hash of the whole picture, and the width
 
 ResultId = Annotated[str, Path(max_length=300)]
 Name = Annotated[str, Field(max_length=200)]
@@ -272,10 +275,12 @@ def _reading(parts: WebParts) -> Iterator[sqlite3.Connection]:
 
 
 def _find(parts: WebParts, result_id: str) -> Stored:
-    if _history(parts).waiting:
-        _history(parts).is_copied()  # the result may be so new that it is not stored yet
     with _reading(parts) as db:
         stored = find_one(db, result_id)
+    if stored is None and _history(parts).waiting:
+        _history(parts).is_copied()  # the result may be so new that it is not stored yet
+        with _reading(parts) as db:
+            stored = find_one(db, result_id)
     if stored is None:
         raise _unknown(result_id)
     return stored
@@ -311,9 +316,20 @@ def _picture(parts: WebParts, result_id: str, suffix: str, width: int | None) ->
             f"{evidence.max_days:g} days at most. A result of a camera fault has no picture",
         )
     if width is not None:
-        with _shrinking:
-            jpeg = shrunk(jpeg, width)
+        jpeg = _made_small(jpeg, width)
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": f"private, max-age={KEPT_S}"})
+
+
+def _made_small(jpeg: bytes, width: int) -> bytes:
+    """As `shrunk`. Every open page asks for the same pictures: each is made once."""
+    key = (hash(jpeg), width)
+    with _shrinking:
+        small = _small.get(key) or shrunk(jpeg, width)
+        if len(small) <= MOST_SMALL_BYTES:
+            _small[key] = small
+        if len(_small) > MOST_SMALL:
+            _small.popitem(last=False)
+        return small
 
 
 def shrunk(jpeg: bytes, width: int) -> bytes:

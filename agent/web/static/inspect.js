@@ -12,7 +12,7 @@ import { t } from "./texts.js";
 
 const REPORT_MS = 30000;
 const GALLERY_MS = 800; // between two changes of the gallery
-const A_PICTURE_MS = 200; // and so much more for each new picture
+const A_PICTURE_MS = 200; // and so much more for each new picture, with the agent's own pause
 const SIGNS = { ok: "tick", warn: "warning", fail: "cross", off: "off" };
 const LIGHT_STATES = { ok: "light.is_ok", warn: "light.is_warn", fail: "light.is_fail", off: "light.is_off" };
 
@@ -92,6 +92,8 @@ function picturePart(app) {
     onchange: () => live.redraw(),
   });
   const isOn = (label) => label.querySelector("input").checked;
+  const resultOf = (id) => liveOf(app.state, app.state.camera).recent.find((one) => one.id === id);
+  let early = null; // the id of a picture that came before its result
   const legend = h(
     "div",
     { class: "legend" },
@@ -118,7 +120,8 @@ function picturePart(app) {
         setText(failure, error.message);
         return;
       }
-      const result = liveOf(app.state, app.state.camera).recent.find((one) => one.id === id);
+      const result = resultOf(id);
+      early = result ? null : id;
       const isShown = isOn(regions) && result && result.verdict !== "ok"; // a box on a good part would mislead
       if (isShown) drawRegions(canvas, result);
       canvas.setAttribute(
@@ -136,6 +139,8 @@ function picturePart(app) {
   );
   canvas.setAttribute("aria-label", t("inspect.waiting"));
   const update = (state) => {
+    live.look();
+    if (early !== null && resultOf(early)) live.redraw();
     const isStale = shownVerdict(state).result === undefined;
     if (section.classList.toggle("stale", isStale) && failure.hidden) {
       failure.hidden = false;
@@ -341,7 +346,8 @@ function galleryPart(app) {
     const added = rejects.filter((result) => !present.has(result.id)).length;
     const isHeld = list.matches(":hover, :focus-within") && present.size > 0;
     held.hidden = !(added > 0 && isHeld);
-    if (added === 0 || isHeld || nowMs - changedMs < GALLERY_MS + added * A_PICTURE_MS) return;
+    if (added === 0 || isHeld || nowMs - changedMs < GALLERY_MS + added * (A_PICTURE_MS + api.pauseMs()))
+      return;
     changedMs = nowMs;
     none.hidden = true;
     sync(list, rejects, ({ id }) => id, resultCard);
