@@ -23,7 +23,7 @@ from zsad_agent import teaching
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks, Predictor
 from zsad_agent.system import in_thread
-from zsad_agent.teaching.store import ProfileStore
+from zsad_agent.teaching.store import ProfileStore, naming_taught
 from zsad_core.bundle import GENERIC_PRODUCT, Bundle, FeatureScale
 from zsad_core.errors import ProfileError, ZsadError
 from zsad_core.types import Prediction
@@ -74,7 +74,8 @@ def make_predictor(
     if products and bundle.manifest.features is not None:
         compiling = in_thread("networks", lambda: FeatureNetworks(bundle, config))  # beside the detector
     try:
-        detector = Detector(bundle, config)
+        with naming_taught(config.product, known, store):
+            detector = Detector(bundle, config)
     finally:
         if compiling is not None:
             wait({compiling})  # a compiler must not run when the process ends
@@ -216,7 +217,8 @@ class ProductPredictor:
         if self._unreadable is not None:
             raise self._unreadable
         if self._store is None or not self._store.has(product):
-            self.detector.prepare(product)
+            with naming_taught(product, () if self._bundle is None else self._bundle.manifest.products, self._store):
+                self.detector.prepare(product)
             self._taught.discard(product)
             return
         if self._networks is None:
