@@ -258,7 +258,10 @@ def _learn(task: _Task, part: PartModel, goods: Sequence[Named]) -> _Memories:
 
 
 def _memorise(task: _Task, names: Sequence[str], seen: Mapping[str, Observed]) -> _Memories:
-    learned = {name: _learn_scale(task, name, seen) for name in names}
+    learned = {}
+    for done, name in enumerate(names, start=1):
+        learned[name] = _learn_scale(task, name, seen)
+        task.say("comparing good parts, scales", done, len(names))  # a stop waits for one scale at most
     return _Memories(
         seen=seen,
         vectors={name: vectors for name, (vectors, _) in learned.items()},

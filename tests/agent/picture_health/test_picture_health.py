@@ -85,10 +85,7 @@ def test_black_picture_is_refused_at_once_and_reported_when_it_lasts(level: int)
         assert (health.stated is not None) == (index >= CONFIRM_LOOKS)
 
 
-
-@pytest.mark.parametrize(
-    ("bits", "channels", "hinted"), [(10, 1, True), (12, 1, True), (12, 3, False), (0, 1, False)]
-)
+@pytest.mark.parametrize(("bits", "channels", "hinted"), [(10, 1, True), (12, 1, True), (12, 3, False), (0, 1, False)])
 def test_a_dark_grey_picture_names_the_setting_for_files_of_fewer_bits(
     tmp_path: Path, bits: int, channels: int, hinted: bool
 ) -> None:
