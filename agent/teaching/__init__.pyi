@@ -3,6 +3,7 @@ from .goods import Looks as Looks
 from .goods import Picture as Picture
 from .goods import read as read
 from .goods import tail_limit as tail_limit
+from .goods import token_distances as token_distances
 from .goods import why_not_given as why_not_given
 from .goods import why_not_good as why_not_good
 from .in_use import ProductPredictor as ProductPredictor
@@ -30,4 +31,3 @@ from .taught import Followed as Followed
 from .taught import TaughtPredictor as TaughtPredictor
 from .teacher import Taught as Taught
 from .teacher import teach as teach
-from .teacher import token_distances as token_distances
