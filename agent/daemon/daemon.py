@@ -29,7 +29,7 @@ from zsad_agent.control import (
 )
 from zsad_agent.daemon.observer import Observer
 from zsad_agent.daemon.profile_maker import ProfileMaker
-from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_at_once
+from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, is_calm, leave_at_once
 from zsad_agent.daemon.startup import (
     PublishedFile,
     RecordedFirst,
@@ -186,10 +186,12 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         services.stop(stop_by_s if options.stop.is_set() else time.monotonic() + STOP_S)
     lost = ending.lost + publisher.stats.given_up.get(Cause.DAMAGE, 0)
     code = _exit_code(agent.pipeline, lost, by_itself=not any(end.is_set() for end in ends))
-    is_busy = agent.busy or (controller is not None and controller.busy)
+    # a bundle is compiled, as at the start, or a product is learned
+    workers = (agent.guard, agent.maker, controller, agent.observer.learner)
+    calm = in_time(partial(is_calm, [one for one in workers if one is not None], notifier.watchdog), 0.0, ends)
     left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if options.stop.is_set() else CLOSE_CAPTURE_S
     close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))
-    if is_busy or not ending.drained or not in_time(agent.pipeline.wait_capture, close_s, ends):
+    if not calm or not ending.drained or not in_time(agent.pipeline.wait_capture, close_s, ends):
         if restart.event.is_set() and not options.stop.is_set():
             logger.error("a thread hangs, so a restart in this process is impossible: the process ends")
             code = 1
@@ -269,12 +271,6 @@ class _Agent:
     guard: ModelGuard
     maker: ProfileMaker
     web: "Web | None"  # None: it is off
-
-    @property
-    def busy(self) -> bool:
-        """Whether a thread still compiles a bundle or learns a product after the stop."""
-        learner = self.observer.learner
-        return self.guard.busy or self.maker.busy or (learner is not None and learner.busy)
 
 
 def _assemble(

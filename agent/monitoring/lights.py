@@ -55,7 +55,7 @@ def _camera(name: str, camera: CameraStats) -> Light:
         return Light(name=name, state=WARN, text="no picture yet", advice="Wait, or trigger it if it takes triggers")
     if camera.reason == PAUSED:
         return Light(name=name, state=DARK, text=PAUSED, advice="End the pause to inspect again")
-    advice = "Check its cable, power, lens and light. On the device, zsad-agent doctor tests it"
+    advice = "Check its cable, power, lens, light and product. On the device, zsad-agent doctor tests it"
     return Light(name=name, state=FAIL, text=camera.reason, advice=advice)
 
 

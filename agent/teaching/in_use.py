@@ -20,7 +20,7 @@ import numpy as np
 from zsad_agent import teaching
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks, Predictor
-from zsad_agent.teaching.store import ProfileStore
+from zsad_agent.teaching.store import ProfileStore, naming_taught
 from zsad_core.bundle import GENERIC_PRODUCT, Bundle, FeatureScale
 from zsad_core.errors import ProfileError, ZsadError
 from zsad_core.types import Prediction
@@ -67,7 +67,8 @@ def make_predictor(
     known = bundle.manifest.products
     if config.product not in known and (config.product in products or unreadable is not None):
         config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
-    detector = Detector(bundle, config)
+    with naming_taught(config.product, known, store):
+        detector = Detector(bundle, config)
     networks = FeatureNetworks(bundle, config, detector) if products and bundle.manifest.features is not None else None
     return ProductPredictor(
         detector,
@@ -202,7 +203,8 @@ class ProductPredictor:
         if self._unreadable is not None:
             raise self._unreadable
         if self._store is None or not self._store.has(product):
-            self.detector.prepare(product)
+            with naming_taught(product, () if self._bundle is None else self._bundle.manifest.products, self._store):
+                self.detector.prepare(product)
             self._taught.discard(product)
             return
         if self._networks is None:

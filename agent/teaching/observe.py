@@ -44,6 +44,11 @@ class Observed:
             return np.ones(hw, bool)
         return self.located.map_to_view(ignored.astype(np.float32), hw) < 0.5
 
+    def suspicion(self, ignored: np.ndarray | None) -> float:
+        """The mean of the highest hundredth of the zero-shot map, a logit; 0 if `ignored` covers the whole view."""
+        judged = self.zero_shot[self.judged(ignored, self.grid_hw)]
+        return float(np.sort(judged)[-max(1, len(judged) // 100) :].mean()) if len(judged) else 0.0
+
 
 class Memory:
     """The vectors of one scale, ready for the search."""

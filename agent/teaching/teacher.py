@@ -20,12 +20,14 @@ from zsad_agent.teaching.goods import (
     Picture,
     check_number,
     find_strangers,
+    find_suspects,
     read,
     screen,
     set_by_one,
     smaller_group,
     stand_apart,
     tail_limit,
+    token_distances,
 )
 from zsad_agent.teaching.observe import Observed, Observer, scales_for
 from zsad_agent.teaching.profile import MAX_GOODS, KeptPicture, Level, Profile, Recall, ScaleMemory
@@ -210,14 +212,6 @@ def _mean_distance(observer: Observer, images: Sequence[np.ndarray], model: Part
     return float(between.min(axis=1).mean())
 
 
-def token_distances(tokens: Sequence[np.ndarray]) -> np.ndarray:
-    """float32 [K, K, N]: from each token of a picture (first), [h, w, C], to the nearest one of another (second)."""
-    width = tokens[0].shape[-1]
-    together = np.concatenate([one.reshape(-1, width) for one in tokens]).astype(np.float32)
-    nearest = [(together @ one.reshape(-1, width).T.astype(np.float32)).max(axis=1) for one in tokens]
-    return 1 - np.stack(nearest).reshape(len(tokens), len(tokens), -1).swapaxes(0, 1)
-
-
 def _observe(
     task: _Task, part: PartModel, names: Sequence[str], pictures: Sequence[Named], what: str
 ) -> Iterator[tuple[str, Observed]]:
@@ -247,18 +241,29 @@ def _learn(task: _Task, part: PartModel, goods: Sequence[Named]) -> _Memories:
             f"{list(seen)[known[group[0]]]}. Teach each product from its own pictures"
         )
     check_number(len(seen), len(strangers), task.left_out)
+    zero_shot = np.array([one.suspicion(task.ignored) for one in seen.values()])
+    suspects = [list(seen)[known[place]] for place in find_suspects(between[np.ix_(known, known)], zero_shot[known])]
     left = int(MOST_OUTLIERS * len(seen)) - len(strangers)
     seen = _without(task, seen, strangers)
     memories = _memorise(task, names, seen)
     fusion = Fusion(scales=tuple(task.observer.scales[name] for name in names))
     scores = [maps.score(fusion, task.ignored) for maps in _Reader(task, part, memories).learned.values()]
-    # Once: without the first ones, the tail of the goods would stand apart.
     outliers = stand_apart(np.array(scores), left)
-    return _memorise(task, names, _without(task, seen, outliers)) if outliers else memories
+    if outliers:  # once: without the first ones, the tail of the goods would stand apart
+        memories = _memorise(task, names, _without(task, seen, outliers))
+    if suspects := [name for name in suspects if name in memories.seen]:
+        task.notes.append(
+            f"look at {', '.join(suspects)}: different from most others, and suspicious to the bundle alone. If the "
+            "parts are not good, teach again without them"
+        )
+    return memories
 
 
 def _memorise(task: _Task, names: Sequence[str], seen: Mapping[str, Observed]) -> _Memories:
-    learned = {name: _learn_scale(task, name, seen) for name in names}
+    learned = {}
+    for done, name in enumerate(names, start=1):
+        learned[name] = _learn_scale(task, name, seen)
+        task.say("comparing good parts, scales", done, len(names))  # a stop waits for one scale at most
     return _Memories(
         seen=seen,
         vectors={name: vectors for name, (vectors, _) in learned.items()},

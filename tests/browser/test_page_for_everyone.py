@@ -162,7 +162,7 @@ def test_dead_camera_broker_and_agent_are_seen_at_once_with_what_to_do(
         expect(page.get_by_role("alert").locator(".banner.fail")).to_have_count(0)
         station.camera.refusing = True
         station.camera.cut()
-        assert seconds_until_seen(page, "Check its cable, power, lens and light.") < LIMIT_S + SLACK_S
+        assert seconds_until_seen(page, "Check its cable, power, lens, light and product.") < LIMIT_S + SLACK_S
         station.camera.refusing = False
         broker.kill()
         assert seconds_until_seen(page, "results wait for the broker") < LIMIT_S + SLACK_S

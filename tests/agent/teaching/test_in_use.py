@@ -65,8 +65,11 @@ def test_a_product_without_a_profile_is_predicted_by_the_bundle_alone(line: Line
     prediction = predictor.predict(good_part(0), "object")
     assert (prediction.profile, prediction.threshold, prediction.anomaly_score) == (None, None, 0.2)
     assert not predictor.is_taught("object")
-    with pytest.raises(ProductError, match="'bolt' is not in the bundle"):
-        predictor.prepare("bolt")
+    with pytest.raises(ProductError) as refused:
+        predictor.prepare("nuts")
+    text = str(refused.value)
+    assert text.startswith("product 'nuts' is not in the bundle and was not taught. Near names: nut. Teach it first: ")
+    assert "zsad-agent teach GOOD_PICTURES --product nuts. " in text and "Taught: nut." in text
 
 
 def test_a_taught_product_is_predicted_with_its_profile(line: Line) -> None:
