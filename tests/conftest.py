@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,10 @@ from tiny_bundle_maker import make_tiny_bundle
 
 # Threads in busy-wait loops make small models a hundred times slower on a shared machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Some containers forbid compiled files. Each agent that a test starts would then compile its modules again: half of
+# the time of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_collection_finish() -> None:

@@ -17,7 +17,7 @@ MIRROR = "http://deb.debian.org/debian"
 CONFIG = "etc/zsad-agent/agent.yaml"
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.chaos,
     pytest.mark.skipif(shutil.which("debootstrap") is None or os.geteuid() != 0, reason="needs debootstrap and root"),
 ]
 
