@@ -20,6 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # of the time of its start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# No test sends usage data, also if one imports OpenVINO before `zsad_core.openvino_offline` does.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 # Freed memory stays with the test process. Else the kernel maps and zeroes every large array again. Agents keep less.
 if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
     mallopt(-1, 2**30)  # M_TRIM_THRESHOLD, bytes
