@@ -65,6 +65,11 @@ class Observer:
             spool_fault=self.publisher.spool_fault,
             model_fault=next(filter(None, (station.status.fault_of(INFERENCE) for station in self.stations)), None),
             service_faults=self.services.by_name,
+            silent_s={
+                station.name: silent_s
+                for station in self.stations
+                if (silent_s := station.capture.silent_s) is not None
+            },
             live_images_dropped=self.publisher.live_images_dropped,
         )
 

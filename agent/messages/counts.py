@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class AgentSnapshot:
     model_fault: str | None  # why pictures have no score
     service_faults: Mapping[str, str]  # by the service's name
     live_images_dropped: Mapping[str, int]  # by kind: `heatmap`, `image`
+    silent_s: Mapping[str, float] = field(default_factory=dict)  # camera -> seconds without a picture, if unusual
 
 
 class RecentResults:

@@ -13,6 +13,8 @@ DARK: Final = "off"
 PAUSED = "paused"  # the reason of a camera without a fault
 ON_DISK = ("evidence", "history")  # services that write
 PAGE = "page"  # the service
+CAMERA_ADVICE = "Check its cable, power, lens and light. On the device, zsad-agent doctor tests it"
+SILENT_STEPS_S = (0, 1, 2, 5, 10, 30, 60, 300, 1800)  # the text changes with these: the page reads each one aloud
 
 
 class Light(StrictModel):
@@ -39,7 +41,7 @@ def health_state(agent: AgentSnapshot, reasons: Sequence[str]) -> HealthState:
 
 def _lights(agent: AgentSnapshot) -> list[Light]:
     return [
-        *(_camera(name, camera) for name, camera in agent.stats.cameras.items()),
+        *(_camera(name, camera, agent.silent_s.get(name)) for name, camera in agent.stats.cameras.items()),
         _broker(agent),
         _disk(agent),
         _model(agent),
@@ -47,16 +49,19 @@ def _lights(agent: AgentSnapshot) -> list[Light]:
     ]
 
 
-def _camera(name: str, camera: CameraStats) -> Light:
+def _camera(name: str, camera: CameraStats, silent_s: float | None) -> Light:
     name = f"camera {name}"
+    if camera.up and silent_s is not None:
+        said_s = max(step for step in SILENT_STEPS_S if step <= silent_s)
+        text = f"no new picture for more than {said_s} s"
+        return Light(name=name, state=WARN, text=text, advice=CAMERA_ADVICE)
     if camera.up:
         return Light(name=name, state=OK, text="pictures come", advice="")
     if camera.reason is None:
         return Light(name=name, state=WARN, text="no picture yet", advice="Wait, or trigger it if it takes triggers")
     if camera.reason == PAUSED:
         return Light(name=name, state=DARK, text=PAUSED, advice="End the pause to inspect again")
-    advice = "Check its cable, power, lens and light. On the device, zsad-agent doctor tests it"
-    return Light(name=name, state=FAIL, text=camera.reason, advice=advice)
+    return Light(name=name, state=FAIL, text=camera.reason, advice=CAMERA_ADVICE)
 
 
 def _broker(agent: AgentSnapshot) -> Light:

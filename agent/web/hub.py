@@ -28,7 +28,7 @@ MAX_RESULTS = 100  # results that wait for a slow page; older ones are left out
 PING_S = 10.0  # between two comments in a stream without events
 MAX_ENCODED = 32  # JPEGs in memory, of all cameras and sizes
 JPEG_QUALITY = 80
-WATCH_EVERY_S = 0.5
+WATCH_EVERY_S = 0.2
 HEALTH_EVERY_S = 5.0  # an unchanged one
 RESULT, HEALTH, SETTINGS, TEACH = "result", "health", "settings", "teach"  # kinds of events
 

@@ -35,6 +35,8 @@ def test_each_fault_is_at_its_own_light_with_its_text() -> None:
     waiting = WELL.stats.cameras["cam0"].model_copy(update={"up": False})
     early = lit(replace(WELL, stats=WELL.stats.model_copy(update={"cameras": {"cam0": waiting}})))
     assert early["camera cam0"] == ("warn", "no picture yet")
+    silent = lit(replace(WELL, silent_s={"cam0": 4.9}))
+    assert silent["camera cam0"] == ("warn", "no new picture for more than 2 s")
     for fault, name, state in (
         ({"broker_fault": "why"}, "broker", "fail"),
         ({"spool_fault": "why"}, "disk", "fail"),

@@ -114,10 +114,12 @@ test("no doubt is ever shown as OK", () => {
     { type: "result", result: result("ok"), nowMs: 0 },
     { type: "advance", nowMs: 0 },
   ];
-  const dead = { lights: [{ name: "camera cam0", state: "fail", text: "no picture", advice: "check the cable" }] };
   assert.equal(shownVerdict(stateAfter()).verdict, "unknown");
   assert.equal(shownVerdict(stateAfter(...ok, { type: "connection", connection: "lost" })).verdict, "unknown");
-  assert.equal(shownVerdict(stateAfter(...ok, { type: "health", health: dead })).verdict, "unknown");
+  for (const state of ["fail", "warn"]) {
+    const health = { lights: [{ name: "camera cam0", state, text: "no picture", advice: "check the cable" }] };
+    assert.equal(shownVerdict(stateAfter(...ok, { type: "health", health })).verdict, "unknown");
+  }
   assert.equal(
     shownVerdict(stateAfter(...ok, { type: "settings", setting: { camera: "cam0", key: "paused", value: true } }))
       .verdict,
