@@ -63,6 +63,7 @@ class Observer:
             connected=self.publisher.connected,
             broker_fault=self.publisher.broker_fault,
             spool_fault=self.publisher.spool_fault,
+            spool_incident=self.publisher.spool_incident,
             model_fault=next(filter(None, (station.status.fault_of(INFERENCE) for station in self.stations)), None),
             service_faults=self.services.by_name,
             silent_s={

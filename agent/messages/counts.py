@@ -25,6 +25,7 @@ class AgentSnapshot:
     model_fault: str | None  # why pictures have no score
     service_faults: Mapping[str, str]  # by the service's name
     live_images_dropped: Mapping[str, int]  # by kind: `heatmap`, `image`
+    spool_incident: str | None = None  # what happened to the spool's file a moment ago
     silent_s: Mapping[str, float] = field(default_factory=dict)  # camera -> seconds without a picture, if unusual
 
 

@@ -75,6 +75,9 @@ def _broker(agent: AgentSnapshot) -> Light:
 
 def _disk(agent: AgentSnapshot) -> Light:
     others = "; ".join(agent.service_faults[name] for name in ON_DISK if name in agent.service_faults)
+    if agent.spool_fault is None and agent.spool_incident is not None and not others:
+        advice = "Results are stored again. Find out which program changes the files of the agent"
+        return Light(name="disk", state=WARN, text=agent.spool_incident, advice=advice)
     if agent.spool_fault is not None:
         advice = "Inspection goes on, and results wait in memory. Free space on the disk, or replace it"
         return Light(name="disk", state=FAIL, text="; ".join(filter(None, (agent.spool_fault, others))), advice=advice)

@@ -25,7 +25,8 @@ BUSY_S = 0.25  # longest wait for another program's lock on the file: `accept` w
 MAX_WAIT_S = 5.0  # a disk call that takes longer is a stated fault, and the calls that wait for it fail
 WAL_PAGES = 4_000  # a commit does a checkpoint only in a burst that is too fast for `sync`
 WAL_KEPT_BYTES = 4_000_000  # size of the log after such a burst
-INCIDENT_S = 60.0  # a file that was removed or replaced is stated for so long after its results were rescued
+INCIDENT_S = 10.0  # a file that was removed or replaced is stated for so long after its results were rescued,
+LOSS_S = 60.0  # and for so long if some are lost
 
 _SET_ASIDE = {**dict.fromkeys(rows.DAMAGE_CODES, repair.CORRUPT), sqlite3.SQLITE_CONSTRAINT: repair.FOUND}
 _UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, *rows.DAMAGE_CODES)
@@ -76,7 +77,7 @@ class SpoolFile:
         self._written: rows.StateRow | None = None  # by the latest commit; None: a new file, or not opened yet
         self._trying: rows.StateRow | None = None  # by the latest transaction, which may have failed after its commit
         self._expected: Expected | None = None
-        self._incident: tuple[str, float] | None = None  # what was found, and when
+        self._incident: tuple[str, float] | None = None  # what was found, and until when it is stated
         self._in_use = False
         self._db: sqlite3.Connection | None = None
         self._sync_db: sqlite3.Connection | None = None
@@ -98,9 +99,9 @@ class SpoolFile:
 
     @property
     def incident(self) -> str | None:
-        """What another program did to the file, for `INCIDENT_S`."""
-        text, at_s = self._incident or ("", -INCIDENT_S)
-        return text if text and time.monotonic() - at_s < INCIDENT_S else None
+        """What another program did to the file, for `INCIDENT_S` or `LOSS_S`."""
+        text, until_s = self._incident or ("", 0.0)
+        return text if text and time.monotonic() < until_s else None
 
     def start(self) -> None:
         """Opens the file. If that fails, every use tries again. Raises only `SpoolHeldError`."""
@@ -369,7 +370,7 @@ class SpoolFile:
         self._close_connections()
         self._release()
         self._held, self._rescue_begun = held, False
-        self._incident = (f"{what}. {rescued}", time.monotonic())
+        self._incident = (f"{what}. {rescued}", time.monotonic() + INCIDENT_S)
         logger.error("spool %s", self._incident[0])
 
     def _set_aside(self, kind: str, why: str) -> None:
@@ -386,7 +387,7 @@ class SpoolFile:
         what = f"is damaged ({why})" if kind == repair.CORRUPT else f"was changed while it was open: {why}"
         text = f"{self.path} {what}. It is set aside as {aside.name}, and a new one is started"
         if kind == repair.FOUND:
-            self._incident = (text, time.monotonic())
+            self._incident = (text, time.monotonic() + INCIDENT_S)
         logger.error("spool %s", text)
 
     def _expect_results(self) -> None:
@@ -407,7 +408,7 @@ class SpoolFile:
             self._attempt(partial(self._add, left), True, True)
         self._expected, (lost, text) = None, expected.lost(self.state.results)
         if text:
-            self._incident = (f"{self.incident or self.path}: {text}", time.monotonic())
+            self._incident = (f"{self.incident or self.path}: {text}", time.monotonic() + LOSS_S)
             logger.error("spool %s: %s", self.path, text)
             self._on_lost(lost)
 

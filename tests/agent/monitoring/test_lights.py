@@ -40,6 +40,7 @@ def test_each_fault_is_at_its_own_light_with_its_text() -> None:
     for fault, name, state in (
         ({"broker_fault": "why"}, "broker", "fail"),
         ({"spool_fault": "why"}, "disk", "fail"),
+        ({"spool_incident": "why"}, "disk", "warn"),
         ({"service_faults": {"evidence": "why"}}, "disk", "warn"),
         ({"service_faults": {"history": "why"}}, "disk", "warn"),
         ({"model_fault": "why"}, "model", "fail"),
