@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn, Self
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError, model_validator
 
+from zsad_agent.config import Threshold
 from zsad_agent.system import printable, shortened
 from zsad_core.config import StrictModel
 from zsad_core.errors import ZsadError
@@ -112,7 +113,7 @@ class Command(StrictModel):
 
 
 class NumberCommand(Command):
-    value: Annotated[Annotated[float, Field(ge=0, le=1)] | None, _NONE_IF_EMPTY] = Field(
+    value: Annotated[Threshold | None, _NONE_IF_EMPTY] = Field(
         description="a number from 0 to 1, or null"
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import AwareDatetime, BaseModel, Field, SecretStr, ValidationError
 
-from zsad_agent.config import CameraConfig, MqttConfig, SourceConfig
+from zsad_agent.config import CameraConfig, MqttConfig, SourceConfig, Threshold
 from zsad_agent.inspection import Station
 from zsad_agent.messages import VerdictCounts
 from zsad_agent.monitoring import HealthState, health_state
@@ -51,7 +51,7 @@ class CameraBody(BaseModel):
 
 
 class NumberValue(Body):
-    value: Annotated[float, Field(ge=0, le=1, strict=True)] | None = Field(description="Null: that of the config.")
+    value: Threshold | None = Field(description="Null: that of the config.")
 
 
 class NameValue(Body):
@@ -59,7 +59,7 @@ class NameValue(Body):
 
 
 class SwitchValue(Body):
-    value: Annotated[bool, Field(strict=True)]
+    value: bool
 
 
 class Setting(BaseModel):
@@ -200,7 +200,7 @@ def read_threshold(
     camera: Camera,
     parts: Parts,
     visitor: ForOperator,
-    value: Annotated[float | None, Query(ge=0, le=1, description="Default: the one in use, or of the offer.")] = None,
+    value: Annotated[Threshold | None, Query(description="Default: the one in use, or of the offer.")] = None,
 ) -> ThresholdBody:
     """Says what a threshold promises, from the scores of the goods of the offer, or else of those that were taught."""
     inspector = station_of(parts, camera).inspector

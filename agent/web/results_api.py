@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from zsad_agent.evidence import OVERLAY, PICTURE, is_kept, read_kept
 from zsad_agent.history import By, HistoryStore, Report, Stored, Wanted, find, find_one, milliseconds, report, scores
@@ -58,7 +58,9 @@ router = APIRouter(tags=["results"])
 
 
 class Filter(Body):
-    """Which results."""
+    """Which results. All values are texts in the address."""
+
+    model_config = ConfigDict(strict=False)
 
     from_: AwareDatetime | None = Field(default=None, alias="from", description="Captured at this time or later.")
     to: AwareDatetime | None = Field(default=None, description="Captured before this time.")

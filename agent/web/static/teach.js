@@ -53,9 +53,18 @@ function startForm(camera, onStart) {
 /** Step 1: the start, the progress, and files. */
 function showPart(app, camera, onChange) {
   const place = answerPlace();
-  const act = (values) =>
-    attempt(place, async () => app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, values) }));
-  const start = startForm(cameraOf(app.state), (values) => act({ action: "start", ...values }));
+  const act = (values, onRefusal = (error) => Promise.reject(error)) =>
+    attempt(place, async () => {
+      const state = await api.teachAction(camera, values).catch(onRefusal);
+      app.dispatch({ type: "teach", camera, state });
+    });
+  const start = startForm(cameraOf(app.state), (values) =>
+    act({ action: "start", ...values }, async (error) => {
+      if (error.status !== 409 || !(await confirmed(t("teach.restart_ask"), t("teach.cancel")))) throw error;
+      await api.teachAction(camera, { action: "cancel" }); // somebody has started it elsewhere
+      return api.teachAction(camera, { action: "start", ...values });
+    }),
+  );
   const bar = h("progress", { max: 1, value: 0 });
   const text = h("p", { class: "progress-text" });
   const said = h("p", { class: "hint", lang: "en" });

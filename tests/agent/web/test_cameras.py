@@ -148,6 +148,7 @@ def test_settings_are_changed_as_by_mqtt_and_are_in_the_audit_list(page: Page) -
     [
         ("cam0/threshold", 1.1, 422, "1.1"),
         ("cam0/threshold", "0.5", 422, "valid number"),
+        ("cam0/threshold", -0.0, 422, "write 0"),
         ("cam0/threshold", True, 422, "valid number"),
         ("cam0/paused", None, 422, "boolean"),
         ("cam0/paused", 1, 422, "boolean"),
