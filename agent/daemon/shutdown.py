@@ -22,7 +22,7 @@ DRAIN_HUNG_S = 0.1  # the same while the disk hangs and stores no result
 FLUSH_ON_SIGNAL_S = 0.4
 FLUSH_PATIENCE_S = 5.0  # at the end of a source: longest time in which no result is sent
 FLUSH_AT_END_S = 60.0  # longest time in total
-RELOAD_PATIENCE_S = 20.0  # for both before a reload: opening a camera may take 15 s
+RELOAD_PATIENCE_S = 20.0  # for both before a reload, which need not hurry
 
 
 @contextlib.contextmanager
