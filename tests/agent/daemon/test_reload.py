@@ -45,7 +45,7 @@ def test_reload_does_not_wait_for_a_silent_camera_and_leaves_no_process(
         settings = f"mqtt:\n  broker: {broker.url}\ncontrol:\n  enabled: true\n{source}"
         with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
             agent.wait_for_output("inspecting")
-            silent.accept()  # and says nothing
+            camera, _ = silent.accept()  # and says nothing
             operator.wait_until_heard(1)
             assert operator.command("reload")["error"] is None
             asked_s = time.monotonic()
@@ -54,6 +54,7 @@ def test_reload_does_not_wait_for_a_silent_camera_and_leaves_no_process(
             wait_until(lambda: agent.output.count("inspecting stream") == 2, timeout_s=40)
             wait_until(lambda: len(psutil.Process(agent.pid).children(recursive=True)) == 1)
             assert agent.terminate()[0] == 0
+        camera.close()
 
 
 def reload(agent: AgentProcess, operator: PlantOperator, number: int) -> None:
