@@ -7,7 +7,7 @@ import { VERDICTS, ago, clock, partName, percent, scoreText, startOf } from "./f
 import { LivePicture, drawRegions } from "./frame.js";
 import { lightName, lightText } from "./lights.js";
 import { ScorePlot } from "./plot.js";
-import { MOST_REJECTS, PLOT_S, addToPlot, cameraOf, liveOf, shownVerdict } from "./state.js";
+import { MOST_REJECTS, PLOT_S, addToPlot, cameraOf, liveOf, shownVerdict, withRejects } from "./state.js";
 import { t } from "./texts.js";
 
 const REPORT_MS = 30000;
@@ -327,9 +327,7 @@ function galleryPart(app) {
   if (camera !== null && liveOf(app.state, camera).rejects.length < MOST_REJECTS) {
     api.results({ camera, verdict: "anomalous", limit: MOST_REJECTS }).then(
       ({ results }) => {
-        const present = liveOf(app.state, camera).rejects;
-        const known = new Set(present.map((result) => result.id));
-        const rejects = [...present, ...results.filter((result) => !known.has(result.id))].slice(0, MOST_REJECTS);
+        const rejects = withRejects(liveOf(app.state, camera).rejects, results);
         app.dispatch({ type: "history", camera, changes: { rejects } });
       },
       () => {}, // history is off: the gallery begins now

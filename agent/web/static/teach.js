@@ -242,9 +242,8 @@ function usePart(app, camera, dragged) {
     attempt(
       place,
       async () => {
-        const threshold = dragged();
-        app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, { action }) });
-        if (action === "commit" && threshold !== TAUGHT) await api.setThreshold(camera, threshold);
+        const own = action === "commit" && dragged() !== TAUGHT ? { threshold: dragged() } : {};
+        app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, { action, ...own }) });
         await app.readCameras();
       },
       done,

@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { ago, histogram, percent, promiseText, recallText, rectangle, scoreText, sliderStep } from "./format.js";
-import { INITIAL, addToPlot, judge, liveOf, problems, reduce, shownVerdict, teachInOf } from "./state.js";
+import { INITIAL, addToPlot, judge, liveOf, problems, reduce, shownVerdict, teachInOf, withRejects } from "./state.js";
 import { bestLanguage, fill, useTexts } from "./texts.js";
 
 const MESSAGES = Object.fromEntries(
@@ -142,6 +142,16 @@ test("problems come worst first, and old ones are not told when the agent is sil
   const lost = reduce(state, { type: "connection", connection: "lost" });
   assert.deepEqual(problems(lost, 0), [{ kind: "fail", key: "banner.lost" }]);
   assert.equal(problems(reduce(lost, { type: "reload", untilMs: 10 }), 0)[0].kind, "note");
+});
+
+test("the gallery has each reject once, the newest first, whoever tells it first", () => {
+  const at = (second) => result("anomalous", { id: `r${second}`, captured_at: `2026-11-22T10:28:0${second}.000Z` });
+  const live = stateAfter(...[1, 3].map((second) => ({ type: "result", result: at(second), nowMs: 0 })));
+  const merged = withRejects(liveOf(live, "cam0").rejects, [at(4), at(3), at(2)]);
+  assert.deepEqual(merged.map(({ id }) => id), ["r4", "r3", "r2", "r1"]);
+  const state = reduce(live, { type: "history", camera: "cam0", changes: { rejects: merged } });
+  const later = reduce(state, { type: "result", result: at(4), nowMs: 0 });
+  assert.deepEqual(liveOf(later, "cam0").rejects, merged);
 });
 
 test("the plot keeps the highest score of a second, and ten minutes", () => {
