@@ -1,7 +1,7 @@
 // Set up: camera, region, ignore mask, trigger, product, broker.
 
 import * as api from "./api.js";
-import { answer, answerPlace, attempt, button, card, choice, choiceOf, field, h, setText, sync } from "./dom.js";
+import { answer, answerPlace, attempt, button, card, choice, choiceOf, field, h, setSaid, setText, sync } from "./dom.js";
 import { VERDICTS, scoreText } from "./format.js";
 import { paint, watchFrames } from "./frame.js";
 import { maskPainter } from "./mask.js";
@@ -89,10 +89,10 @@ function sourcePart(app, camera) {
     width: 480,
     height: 360,
   });
-  const failure = h("p", { class: "hint", lang: "en" });
+  const failure = h("p", { class: "hint" });
   const leave = watchFrames(canvas, camera.name, (error) => {
     canvas.classList.toggle("stale", error !== null);
-    setText(failure, error?.message ?? "");
+    (error?.status > 0 ? setSaid : setText)(failure, error?.message ?? "");
   });
   const update = ({ source }) => {
     if (present.textContent === source) return;

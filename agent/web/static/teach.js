@@ -1,7 +1,7 @@
 // Teach: show good parts, check outliers, set the threshold, take it into use.
 
 import * as api from "./api.js";
-import { answer, answerPlace, attempt, button, card, confirmed, field, h, setText, sync } from "./dom.js";
+import { answer, answerPlace, attempt, button, card, confirmed, field, h, said, setSaid, setText, sync } from "./dom.js";
 import { percent, promiseText, recallText, scoreText } from "./format.js";
 import { thresholdSlider } from "./histogram.js";
 import { cameraOf, teachInOf } from "./state.js";
@@ -67,7 +67,7 @@ function showPart(app, camera, onChange) {
   );
   const bar = h("progress", { max: 1, value: 0 });
   const text = h("p", { class: "progress-text" });
-  const said = h("p", { class: "hint", lang: "en" });
+  const told = h("p", { class: "hint" });
   const ofLine = h("p", { class: "hint", hidden: true });
   const finish = button("", () => act({ action: "finish" }), { class: "strong" });
   const cancel = button(t("teach.cancel"), async () => {
@@ -89,7 +89,7 @@ function showPart(app, camera, onChange) {
     files.hidden = !isOn;
     ofLine.hidden = !isOfLine;
     if (isOfLine) setText(ofLine, t("teach.of_line", { n: state.pictures, needed: state.needed }));
-    setText(said, state.text ?? "");
+    setSaid(told, state.text);
     if (!isOn) return;
     bar.max = Math.max(1, state.needed);
     bar.value = Math.min(state.pictures, state.needed);
@@ -100,7 +100,7 @@ function showPart(app, camera, onChange) {
     setText(finish, t("teach.finish", { n: state.pictures }));
   };
   return {
-    section: card(t("teach.step1"), h("p", {}, t("teach.step1_text")), start, ofLine, progress, files, said, place),
+    section: card(t("teach.step1"), h("p", {}, t("teach.step1_text")), start, ofLine, progress, files, told, place),
     update,
   };
 }
@@ -270,7 +270,7 @@ function usePart(app, camera, dragged) {
               }),
             ),
             ...(found.needed > found.goods ? [h("p", { class: "hint" }, t("teach.more", { n: found.needed }))] : []),
-            ...found.notes.map((note) => h("p", { class: "hint", lang: "en" }, note)),
+            ...found.notes.map((note) => said("p", note, { class: "hint" })),
           ]
         : [h("p", { class: "hint" }, t("teach.no_offer"))]),
     );

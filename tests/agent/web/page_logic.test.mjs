@@ -6,7 +6,7 @@ import { test } from "node:test";
 
 import { ago, histogram, percent, promiseText, recallText, rectangle, scoreText, sliderStep } from "./format.js";
 import { INITIAL, addToPlot, judge, liveOf, problems, reduce, shownVerdict, teachInOf, withRejects } from "./state.js";
-import { bestLanguage, fill, useTexts } from "./texts.js";
+import { bestLanguage, fill, reason, useTexts } from "./texts.js";
 
 const MESSAGES = Object.fromEntries(
   ["en", "de"].map((language) => [
@@ -49,6 +49,24 @@ test("a message takes its values and its plural", () => {
   assert.equal(fill({ one: "{n} part", other: "{n} parts" }, { n: 1 }, "en"), "1 part");
   assert.equal(fill({ one: "{n} part", other: "{n} parts" }, { n: 1200 }, "de"), "1.200 parts");
   assert.equal(fill("{left}", {}, "en"), "{left}");
+});
+
+test("what the agent says often is told in the language of the page, also in parts, and the rest stays English", () => {
+  const german = JSON.parse(readFileSync(new URL("reasons.de.json", import.meta.url)));
+  useTexts("de", MESSAGES.de, german);
+  assert.deepEqual(reason("camera lost: stream rtsp://10.0.0.8/a: no frame for 5 s"), {
+    text: "Kamera verloren: stream rtsp://10.0.0.8/a: seit 5 s kein Bild",
+    lang: "de",
+  });
+  assert.match(reason("paused; something new: 3").text, /^angehalten; something new: 3$/);
+  assert.match(
+    reason("no part: what stands out covers 0.3% of the frame, good parts cover 20.1% to 23.0% of the frame").text,
+    /^kein Teil: .* 0\.3% .* 20\.1% bis 23\.0%$/,
+  );
+  assert.deepEqual(reason("something (new) happened"), { text: "something (new) happened", lang: "en" });
+  assert.deepEqual(reason(null), { text: "", lang: "en" });
+  useTexts("en", MESSAGES.en);
+  assert.deepEqual(reason("paused"), { text: "paused", lang: "en" });
 });
 
 test("a share is never rounded to none or all", () => {
