@@ -119,9 +119,7 @@ class Command(StrictModel):
 
 
 class NumberCommand(Command):
-    value: Annotated[Threshold | None, _NONE_IF_EMPTY] = Field(
-        description="a number from 0 to 1, or null"
-    )
+    value: Annotated[Threshold | None, _NONE_IF_EMPTY] = Field(description="a number from 0 to 1, or null")
 
 
 class NameCommand(Command):

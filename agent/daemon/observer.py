@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from zsad_agent.capture import INFERENCE
+from zsad_agent.capture import DRIFT, INFERENCE
 from zsad_agent.config import AgentConfig
 from zsad_agent.control import Nonces
 from zsad_agent.evidence import EvidenceStore
@@ -66,6 +66,11 @@ class Observer:
             spool_incident=self.publisher.spool_incident,
             model_fault=next(filter(None, (station.status.fault_of(INFERENCE) for station in self.stations)), None),
             service_faults=self.services.by_name,
+            drifting=[
+                station.name
+                for station in self.stations
+                if (drift := station.status.fault_of(DRIFT)) is not None and station.status.reason == drift
+            ],
             silent_s={
                 station.name: silent_s
                 for station in self.stations

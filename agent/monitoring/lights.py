@@ -14,6 +14,7 @@ PAUSED = "paused"  # the reason of a camera without a fault
 ON_DISK = ("evidence", "history")  # services that write
 PAGE = "page"  # the service
 CAMERA_ADVICE = "Check its cable, power, lens and light. On the device, zsad-agent doctor tests it"
+DRIFT_ADVICE = "The inspection goes on. Compare the parts with the good ones under Look back"
 SILENT_STEPS_S = (0, 1, 2, 5, 10, 30, 60, 300, 1800)  # the text changes with these: the page reads each one aloud
 
 
@@ -24,6 +25,7 @@ class Light(StrictModel):
     state: Literal["ok", "warn", "fail", "off"]
     text: str
     advice: str  # what to do; empty if there is nothing to do
+    blind: bool = False  # of a camera: its last verdict says nothing about the part in front of it
 
 
 class HealthState(StrictModel):
@@ -41,7 +43,7 @@ def health_state(agent: AgentSnapshot, reasons: Sequence[str]) -> HealthState:
 
 def _lights(agent: AgentSnapshot) -> list[Light]:
     return [
-        *(_camera(name, camera, agent.silent_s.get(name)) for name, camera in agent.stats.cameras.items()),
+        *(_camera(agent, name, camera) for name, camera in agent.stats.cameras.items()),
         _broker(agent),
         _disk(agent),
         _model(agent),
@@ -49,19 +51,23 @@ def _lights(agent: AgentSnapshot) -> list[Light]:
     ]
 
 
-def _camera(name: str, camera: CameraStats, silent_s: float | None) -> Light:
+def _camera(agent: AgentSnapshot, name: str, camera: CameraStats) -> Light:
+    silent_s, is_drifting = agent.silent_s.get(name), name in agent.drifting
     name = f"camera {name}"
+    if is_drifting and camera.reason is not None:
+        return Light(name=name, state=WARN, text=camera.reason, advice=DRIFT_ADVICE)
     if camera.up and silent_s is not None:
         said_s = max(step for step in SILENT_STEPS_S if step <= silent_s)
         text = f"no new picture for more than {said_s} s"
-        return Light(name=name, state=WARN, text=text, advice=CAMERA_ADVICE)
+        return Light(name=name, state=WARN, text=text, advice=CAMERA_ADVICE, blind=True)
     if camera.up:
         return Light(name=name, state=OK, text="pictures come", advice="")
     if camera.reason is None:
-        return Light(name=name, state=WARN, text="no picture yet", advice="Wait, or trigger it if it takes triggers")
+        advice = "Wait, or trigger it if it takes triggers"
+        return Light(name=name, state=WARN, text="no picture yet", advice=advice, blind=True)
     if camera.reason == PAUSED:
         return Light(name=name, state=DARK, text=PAUSED, advice="End the pause to inspect again")
-    return Light(name=name, state=FAIL, text=camera.reason, advice=CAMERA_ADVICE)
+    return Light(name=name, state=FAIL, text=camera.reason, advice=CAMERA_ADVICE, blind=True)
 
 
 def _broker(agent: AgentSnapshot) -> Light:

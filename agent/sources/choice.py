@@ -21,9 +21,7 @@ MAX_INDEX_DIGITS = 6
 MAX_SHOWN_CHARACTERS = 300
 
 
-def make_source(
-    config: SourceConfig, *, may_come_later: bool = False, stop: threading.Event | None = None
-) -> Source:
+def make_source(config: SourceConfig, *, may_come_later: bool = False, stop: threading.Event | None = None) -> Source:
     """The source that the config names, not yet opened.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import AwareDatetime, BaseModel, Field, SecretStr, ValidationError
 
-from zsad_agent.config import CameraConfig, MqttConfig, SourceConfig, Threshold
+from zsad_agent.config import EMBEDDED_BROKER, CameraConfig, MqttConfig, SourceConfig, Threshold
 from zsad_agent.inspection import Station
 from zsad_agent.messages import VerdictCounts
 from zsad_agent.monitoring import HealthState, health_state
@@ -121,7 +121,7 @@ class SourceProbe(Body):
 
 
 class BrokerProbe(Body):
-    broker: Text
+    broker: Text | None = Field(default=None, description="Null: that of the config.")
     username: Text | None = None
     password: SecretStr | None = Field(default=None, max_length=MAX_TEXT)
     client_id: Text | None = None
@@ -357,10 +357,13 @@ def try_broker(body: BrokerProbe, parts: Parts, visitor: ForAdmin) -> BrokerAnsw
     if body.password is not None and body.username is None:
         raise HTTPException(422, "password: MQTT needs a username with it")
     now = parts.config.mqtt
-    changes: dict[str, Any] = {"broker": body.broker, "client_id": body.client_id}
-    if not body.broker.startswith("mqtts:"):
+    broker = body.broker or now.broker
+    if broker == now.broker == EMBEDDED_BROKER:
+        return BrokerAnswer(ok=True, text="the broker runs inside the agent")
+    changes: dict[str, Any] = {"broker": broker, "client_id": body.client_id}
+    if not broker.startswith("mqtts:"):
         changes["tls"] = {}
-    if body.username is not None or body.broker != now.broker:
+    if body.username is not None or broker != now.broker:
         changes |= {"username": body.username, "password_file": None, "password_credential": None}
     try:
         wanted = MqttConfig.model_validate(now.model_dump() | changes, strict=False)

@@ -206,7 +206,7 @@ def mark_result(result_id: ResultId, given: GivenMark, parts: Parts, visitor: Fo
     try:
         answer = parts.commands.perform(stored.camera, "teach", value, by=visitor.role)
     except ZsadError as error:
-        text = f"{result_id} is marked as {mark}, but nothing was learned from it: {error}"
+        text = f"{result_id} is marked as {mark}. Learning from it: {error}"
     else:
         text = str(answer.get("error") or f"{result_id} is marked as {mark}, and its product learns from it")
     return MarkBody(mark=mark, text=text)

@@ -166,7 +166,7 @@ export function shownVerdict(state) {
   if (camera === null) return { verdict: "unknown", key: "inspect.no_camera" };
   if (camera.paused) return { verdict: "paused", key: "inspect.paused" };
   const light = lightOf(state, `camera ${camera.name}`);
-  if (light?.state === "fail" || light?.state === "warn") return { verdict: "unknown", text: light.text };
+  if (light?.blind) return { verdict: "unknown", text: light.text };
   const { shown } = liveOf(state, camera.name);
   if (shown === null) return { verdict: "unknown", key: "inspect.waiting" };
   return { verdict: shown.verdict, text: shown.reason, result: shown };

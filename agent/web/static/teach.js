@@ -11,6 +11,7 @@ import { badPictures, pictureItem, pictureKey, uploader } from "./uploads.js";
 const COUNT = { normal: 30, least: 3, most: 1000 };
 const PICTURES_MS = 1500; // between two readings of the list of pictures
 const TAUGHT = 0.5; // the threshold of an offer
+const NOW = { gathering: "teach.gathering_text", learning: "teach.learning_text", offered: "teach.learned_text" };
 const PROMISE_MS = 120; // after the line has moved
 
 /** What to teach, and from how many parts. `onStart` gets both. */
@@ -73,10 +74,11 @@ function showPart(app, camera, onChange) {
   const cancel = button(t("teach.cancel"), async () => {
     if (await confirmed(t("teach.cancel_ask"), t("teach.cancel"))) act({ action: "cancel" });
   });
+  const now = h("p");
   const progress = h(
     "div",
     { hidden: true },
-    h("p", {}, t("teach.gathering_text")),
+    now,
     bar,
     text,
     h("div", { class: "row" }, finish, cancel),
@@ -89,8 +91,9 @@ function showPart(app, camera, onChange) {
     files.hidden = !isOn;
     ofLine.hidden = !isOfLine;
     if (isOfLine) setText(ofLine, t("teach.of_line", { n: state.pictures, needed: state.needed }));
-    setSaid(told, state.text);
+    setSaid(told, state.phase === "offered" ? null : state.text); // step 4 says it
     if (!isOn) return;
+    setText(now, t(NOW[state.phase]));
     bar.max = Math.max(1, state.needed);
     bar.value = Math.min(state.pictures, state.needed);
     bar.setAttribute("aria-label", t("teach.progress", { n: state.pictures, needed: state.needed }));
@@ -141,14 +144,14 @@ function checkPart(app, camera, onChange) {
     if (picture.state === "left_out") buttons.push({ text: t("teach.keep"), act: () => keep(picture) });
     return pictureItem(camera, picture, app.isAdmin() ? buttons : []);
   };
-  const update = (pictures) => {
+  const update = (pictures, isOfLine) => {
     const goods = pictures.filter(({ kind }) => kind === "good");
     const left = goods.filter(({ state }) => state === "left_out");
     const learned = goods.filter(({ state }) => state !== "left_out");
     none.hidden = goods.length > 0;
     outlierText.hidden = left.length === 0;
     all.hidden = learned.length === 0;
-    setText(summary, t("teach.all_pictures", { n: learned.length }));
+    setText(summary, t(isOfLine ? "teach.line_pictures" : "teach.all_pictures", { n: learned.length }));
     sync(outliers, left, pictureKey, make);
     sync(others, learned, pictureKey, make);
   };
@@ -299,7 +302,7 @@ export function teachPage(main, app) {
   const fail = (error) => answer(place, "bad", error.message, error.status > 0);
   const readPictures = async () => {
     const pictures = await api.teachPictures(camera);
-    check.update(pictures);
+    check.update(pictures, known !== null && teachInOf(known).isOfLine);
     limit.showBads(pictures);
   };
   let known = null;

@@ -134,9 +134,10 @@ test("no doubt is ever shown as OK", () => {
   ];
   assert.equal(shownVerdict(stateAfter()).verdict, "unknown");
   assert.equal(shownVerdict(stateAfter(...ok, { type: "connection", connection: "lost" })).verdict, "unknown");
-  for (const state of ["fail", "warn"]) {
-    const health = { lights: [{ name: "camera cam0", state, text: "no picture", advice: "check the cable" }] };
-    assert.equal(shownVerdict(stateAfter(...ok, { type: "health", health })).verdict, "unknown");
+  for (const blind of [true, false]) {
+    const light = { name: "camera cam0", state: "warn", text: "no new picture", advice: "check the cable", blind };
+    const state = stateAfter(...ok, { type: "health", health: { lights: [light] } });
+    assert.equal(shownVerdict(state).verdict, blind ? "unknown" : "ok"); // it may warn of drift only
   }
   assert.equal(
     shownVerdict(stateAfter(...ok, { type: "settings", setting: { camera: "cam0", key: "paused", value: true } }))
