@@ -132,7 +132,8 @@ def run_agent(config: AgentConfig, options: RunOptions) -> int:
 
 def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, restart: ReloadRequest) -> int:
     """Runs until the end or a reload."""
-    sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
+    capture_stop = threading.Event()
+    sources = [make_source(camera, may_come_later=True, stop=capture_stop) for camera in config.every_camera]
     views = [View(camera.region_xywh, camera.ignore_mask) for camera in config.every_camera]
     store = BundleStore(options.state_dir / "bundles", config.inference)
     folder = config.profiles_folder(options.state_dir)
@@ -153,7 +154,9 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         publisher = start_publisher(config, spool, history, services, options.stop)
         last = PublishedFile(options.state_dir / "published.json")
         publisher.clear_all_but(_retained_topics(config), last.read())
-        agent = _assemble(config, options, started, compile_one, profiles, publisher, history, sources, views, services)
+        agent = _assemble(
+            config, options, started, compile_one, profiles, publisher, history, sources, capture_stop, views, services
+        )
         controller = None
         if config.control.enabled or config.web.on:
             on_mark = partial(mark_in_history, history)
@@ -282,11 +285,12 @@ def _assemble(
     publisher: Publisher,
     history: "HistoryStore | None",
     sources: Sequence[Source],
+    capture_stop: threading.Event,
     views: Sequence[View],
     services: ServiceGroup,
 ) -> _Agent:
     """Builds the pipeline and its counters. Starts no thread of the pipeline."""
-    capture_stop, slots_changed = threading.Event(), threading.Condition()
+    slots_changed = threading.Condition()
     models = ModelInUse(Model(bundle=started.bundle, predictor=started.detector))
     stations = make_stations(
         config,

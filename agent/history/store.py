@@ -36,7 +36,7 @@ HUNG_S = 5.0  # a disk call that takes longer is a stated fault
 HOLD_S = 10.0  # acknowledged results stay in the spool for so long while the history cannot store them
 COPY_S = 0.02  # longest wait of `is_copied`
 ANSWER_S = 2.0  # longest wait for a mark, and for a query
-INCIDENT_S = 600.0  # a damaged file that was set aside is stated for so long
+INCIDENT_S = 60.0  # a damaged file that was set aside is stated for so long
 READERS = 4  # connections that are kept for the next queries
 
 

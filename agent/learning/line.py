@@ -29,7 +29,7 @@ from zsad_agent.learning.recent import RecentParts
 from zsad_agent.messages import DriftStats, Result
 from zsad_agent.system import Service, lower_priority, one_line
 from zsad_agent.teaching import KeptPicture, Profile, ProfileStore, can_be_taught
-from zsad_core.errors import ProfileError, ZsadError
+from zsad_core.errors import ConflictError, ProfileError, ZsadError
 from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,11 @@ class LineLearner(Service):
     # Commands. Each raises a ZsadError when it is refused. None waits for a teach-in.
 
     def begin(self, camera: str, product: str, count: int, rate: float | None) -> None:
-        """Teaches the product from the next `count` different pictures, which a person says are good."""
+        """Teaches the product from the next `count` different pictures, which a person says are good.
+
+        Raises:
+            ConflictError: a person has started another teach-in at this camera.
+        """
         with self._lock, self._storing():
             if not can_be_taught(product):
                 raise ZsadError(
@@ -137,7 +141,10 @@ class LineLearner(Service):
                 )
             earlier = self._lessons.get(camera)
             if earlier is not None and earlier.asked is not None:
-                self._forget(camera)
+                raise ConflictError(
+                    f"{earlier.product!r} is being taught at this camera, from {len(earlier.pictures)} pictures so "
+                    "far: cancel this teach-in, or take its offer into use, before you start another one"
+                )
             asked = Asked(count=count, rate=RATE if rate is None else rate)
             lesson = open_lesson(self._folder / camera, product, asked, count, afresh=True)
             lesson.take_marked(marked(self._store, product, good=False))

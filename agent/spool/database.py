@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 QUICK_CHECK_BYTES = 32_000_000  # a larger file is not checked at start; its damage is found when it is read
 WAL_PAGES = 4_000  # a commit does a checkpoint only in a burst that is too fast for `sync`
 WAL_KEPT_BYTES = 4_000_000  # size of the log after such a burst
-INCIDENT_S = 60.0  # a file that was removed or replaced is stated for so long after its results were rescued
+INCIDENT_S = 10.0  # a file that was removed or replaced is stated for so long after its results were rescued,
+LOSS_S = 60.0  # and for so long if some are lost
 
 _SET_ASIDE = {**dict.fromkeys(DAMAGE_CODES, repair.CORRUPT), sqlite3.SQLITE_CONSTRAINT: repair.FOUND}
 _UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, *DAMAGE_CODES)
@@ -76,7 +77,7 @@ class SpoolFile:
         self._trying: rows.StateRow | None = None  # by the latest transaction, which may have failed after its commit
         self._expected: Expected | None = None
         self._when_committed: list[Callable[[], None]] = []
-        self._incident: tuple[str, float] | None = None  # what was found, and when
+        self._incident: tuple[str, float] | None = None  # what was found, and until when it is stated
         self._in_use = False
         self._db: sqlite3.Connection | None = None
         self._sync_db: sqlite3.Connection | None = None
@@ -88,9 +89,9 @@ class SpoolFile:
 
     @property
     def incident(self) -> str | None:
-        """What another program did to the file, for `INCIDENT_S`."""
-        text, at_s = self._incident or ("", -INCIDENT_S)
-        return text if text and time.monotonic() - at_s < INCIDENT_S else None
+        """What another program did to the file, for `INCIDENT_S` or `LOSS_S`."""
+        text, until_s = self._incident or ("", 0.0)
+        return text if text and time.monotonic() < until_s else None
 
     def start(self) -> None:
         """Opens the file. If that fails, every use tries again. Raises only `SpoolHeldError`."""
@@ -342,8 +343,8 @@ class SpoolFile:
         self._written = written
         self._close_connections()
         self._release()
-        self._held = held
-        self._incident = (f"{what}. {rescued}", time.monotonic())
+        self._held, self._rescue_begun = held, False
+        self._incident = (f"{what}. {rescued}", time.monotonic() + INCIDENT_S)
         logger.error("spool %s", self._incident[0])
 
     def _set_aside(self, kind: str, why: str) -> None:
@@ -360,7 +361,7 @@ class SpoolFile:
         what = f"is damaged ({why})" if kind == repair.CORRUPT else f"was changed while it was open: {why}"
         text = f"{self.path} {what}. It is set aside as {aside.name}, and a new one is started"
         if kind == repair.FOUND:
-            self._incident = (text, time.monotonic())
+            self._incident = (text, time.monotonic() + INCIDENT_S)
         logger.error("spool %s", text)
 
     def _expect_results(self, *, keeps_ids: bool = True) -> None:
@@ -382,7 +383,7 @@ class SpoolFile:
         self._attempt(partial(self._complete, expected), True, True)
         self._expected, (lost, text) = None, expected.lost(self.state.results)
         if text:
-            self._incident = (f"{self.incident or self.path}: {text}", time.monotonic())
+            self._incident = (f"{self.incident or self.path}: {text}", time.monotonic() + LOSS_S)
             logger.error("spool %s: %s", self.path, text)
             self._on_lost(lost)
 

@@ -123,9 +123,14 @@ class Spool:
         return self._file.calls.waiting_s > HUNG_S
 
     @property
-    def faults(self) -> list[str]:
-        """That the disk hangs, and for `INCIDENT_S` that another program removed or replaced the file."""
-        return [fault for fault in (self._file.calls.fault, self._file.incident) if fault is not None]
+    def hang_fault(self) -> str | None:
+        """That the disk hangs."""
+        return self._file.calls.fault
+
+    @property
+    def incident(self) -> str | None:
+        """That another program removed or replaced the file a moment ago, and what became of its results."""
+        return self._file.incident
 
     @property
     def adrift(self) -> bool:

@@ -32,7 +32,7 @@ FIRST_COST_S, MOST_COST_S = 0.001, 0.02  # CPU time for a live picture: before i
 PING_S = 10.0  # between two comments in a stream without events
 MAX_ENCODED = 32  # JPEGs in memory, of all cameras and sizes
 JPEG_QUALITY = 80
-WATCH_EVERY_S = 0.5
+WATCH_EVERY_S = 0.2
 HEALTH_EVERY_S = 5.0  # an unchanged one
 RESULT, HEALTH, SETTINGS, TEACH = "result", "health", "settings", "teach"  # kinds of events
 

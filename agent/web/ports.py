@@ -29,9 +29,9 @@ from zsad_agent.web.hub import EventHub, LivePictures
 
 
 class Body(BaseModel):
-    """The body of a request. Unknown keys are refused."""
+    """The body of a request. Unknown keys and other types are refused: "yes" is no boolean, 3.0 is no whole number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Commands(Protocol):

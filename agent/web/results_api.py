@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from zsad_agent.evidence import OVERLAY, PICTURE, is_kept, read_kept
 from zsad_agent.history import By, HistoryStore, Report, Stored, Wanted, find, find_one, milliseconds, report, scores
@@ -61,7 +61,9 @@ router = APIRouter(tags=["results"])
 
 
 class Filter(Body):
-    """Which results."""
+    """Which results. All values are texts in the address."""
+
+    model_config = ConfigDict(strict=False)
 
     from_: AwareDatetime | None = Field(default=None, alias="from", description="Captured at this time or later.")
     to: AwareDatetime | None = Field(default=None, description="Captured before this time.")
@@ -207,7 +209,7 @@ def mark_result(result_id: ResultId, given: GivenMark, parts: Parts, visitor: Fo
     try:
         answer = parts.commands.perform(stored.camera, "teach", value, by=visitor.role)
     except ZsadError as error:
-        text = f"{result_id} is marked as {mark}, but nothing was learned from it: {error}"
+        text = f"{result_id} is marked as {mark}. Learning from it: {error}"
     else:
         text = str(answer.get("error") or f"{result_id} is marked as {mark}, and its product learns from it")
     return MarkBody(mark=mark, text=text)

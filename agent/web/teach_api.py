@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
+from zsad_agent.config import Threshold
 from zsad_agent.learning import LessonPicture, LineLearner
 from zsad_agent.teaching import why_not_given
 from zsad_agent.web.access import ADMIN
@@ -43,6 +44,7 @@ class TeachAction(Body):
     product: str | None = Field(default=None, description="Of start; default: that of the camera.")
     count: int | None = Field(default=None, description="Of start: pictures.")
     rate: float | None = Field(default=None, description="Of start: of false rejects.")
+    threshold: Threshold | None = Field(default=None, description="Of commit; default: that of the offer, 0.5.")
     id: str | None = Field(default=None, description="Of good and bad: of a result, or of a picture that was left out.")
 
 

@@ -1,13 +1,13 @@
 // Inspect: verdict, picture, scores, last rejects, counts, and the lights.
 
 import * as api from "./api.js";
-import { answerPlace, attempt, button, card, choice, choiceOf, field, h, icon, setText, sync } from "./dom.js";
+import { answerPlace, attempt, button, card, choice, choiceOf, field, h, icon, said, setSaid, setText, sync } from "./dom.js";
 import { resultCard } from "./detail.js";
 import { VERDICTS, ago, clock, partName, percent, scoreText, startOf } from "./format.js";
 import { LivePicture, drawRegions } from "./frame.js";
 import { lightName, lightText } from "./lights.js";
 import { ScorePlot } from "./plot.js";
-import { MOST_REJECTS, PLOT_S, addToPlot, cameraOf, liveOf, shownVerdict } from "./state.js";
+import { MOST_REJECTS, PLOT_S, addToPlot, cameraOf, liveOf, shownVerdict, withRejects } from "./state.js";
 import { t } from "./texts.js";
 
 const REPORT_MS = 30000;
@@ -46,8 +46,8 @@ function verdictPart() {
     section.className = `verdict ${verdict}`;
     sign.replaceChildren(icon(VERDICTS[verdict].sign));
     setText(word, t(VERDICTS[verdict].text));
-    setText(text, key ? t(key) : (reason ?? ""));
-    text.lang = key ? document.documentElement.lang : "en";
+    if (key) Object.assign(text, { textContent: t(key), lang: document.documentElement.lang });
+    else setSaid(text, reason);
     section.dataset.resultId = result?.id ?? "";
     setText(
       score,
@@ -117,7 +117,7 @@ function picturePart(app) {
     (id, error) => {
       failure.hidden = error === null;
       if (error !== null) {
-        setText(failure, error.message);
+        (error.status > 0 ? setSaid : setText)(failure, error.message);
         return;
       }
       const result = resultOf(id);
@@ -186,7 +186,7 @@ function countsPart(app) {
       base = { hour: present(hours), shift: present(shifts), shifts: shifts.shifts };
       app.dispatch({ type: "history", camera, changes: { tally: { ok: 0, anomalous: 0, unknown: 0 } } });
     } catch (error) {
-      if (error.status > 0 && base === null) rows.replaceChildren(h("p", { class: "hint", lang: "en" }, error.message));
+      if (error.status > 0 && base === null) rows.replaceChildren(said("p", error.message, { class: "hint" }));
     }
   };
   const timer = setInterval(read, REPORT_MS);
@@ -332,9 +332,7 @@ function galleryPart(app) {
   if (camera !== null && liveOf(app.state, camera).rejects.length < MOST_REJECTS) {
     api.results({ camera, verdict: "anomalous", limit: MOST_REJECTS }).then(
       ({ results }) => {
-        const present = liveOf(app.state, camera).rejects;
-        const known = new Set(present.map((result) => result.id));
-        const rejects = [...present, ...results.filter((result) => !known.has(result.id))].slice(0, MOST_REJECTS);
+        const rejects = withRejects(liveOf(app.state, camera).rejects, results);
         app.dispatch({ type: "history", camera, changes: { rejects } });
       },
       () => {}, // history is off: the gallery begins now

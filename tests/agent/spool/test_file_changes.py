@@ -136,7 +136,7 @@ def test_no_result_is_lost_when_the_files_are_changed(
             spool.sync()
         change(path.parent)
         add(outbox, AFTER)
-        assert "was changed while it was open" in (outbox.fault or "")
+        assert "was changed while it was open" in (outbox.incident or "")
         assert outbox.unsent >= len(BEFORE + AFTER)
         assert path.exists()
     assert "was changed while it was open" in caplog.text
@@ -344,7 +344,7 @@ def test_a_checkpoint_that_fails_on_a_full_disk_is_not_reported_as_a_change(tiny
         with nearly_full(tiny_disk, 40_000):  # a part of the checkpoint fits
             with pytest.raises(SpoolError, match="cannot be synced to disk: database or disk is full"):
                 spool.sync()
-            assert spool.is_kept() and not spool.faults
+            assert spool.is_kept() and spool.hang_fault is spool.incident is None
             assert not spool.adrift
 
 

@@ -116,7 +116,7 @@ def test_opening_that_hangs_is_a_fault_and_results_are_sent_from_memory_and_stor
         assert time.monotonic() - started_s < 1.0
         assert len(caplog.records) == 1
         hanging.answers.set()
-        while spool.faults:
+        while spool.hang_fault:
             time.sleep(0.01)
         clock.now_s += UPKEEP_S
         outbox.delete_acknowledged()

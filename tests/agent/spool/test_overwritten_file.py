@@ -92,7 +92,7 @@ def test_what_an_overwritten_file_has_lost_is_counted_and_stated(
         spool._file._close_connections()  # nothing is left in SQLite's cache
         overwrite(path)
         outbox.add_all([Accepted("cam0", b"after")])
-        fault = outbox.fault or ""
+        fault = outbox.incident or ""
         outbox.rewind()
         found = {entry.body.decode() for entry in outbox.take(10_000)}
         counted = outbox.losses.results.get("damage", 0)
