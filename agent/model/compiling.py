@@ -128,6 +128,8 @@ def compile_tested(model: Any, graph: Graph, config: InferenceConfig, try_it: Tr
     # Also for AUTO, which may choose the CPU. 0, the default, resets it: all models of the process share the core.
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
     if config.device == "CPU":
+        if graph.network:  # code for chains of small layers: 15 MB for a ViT-Ti, which is no faster; the detector is
+            options["SNIPPETS_MODE"] = "DISABLE"
         _expand_weights(model)
     tried = _compile_with_cache(model, graph, config, options, try_it)
     if tried is not None:
@@ -156,9 +158,10 @@ def _compile_with_cache(
         cache = open_cache(root, graph.bundle_sha256, version, graph.network) if alone else None
         if cache is None:
             return None
-        options = {**options, "CACHE_DIR": str(cache), "ENABLE_MMAP": False}
         device = re.sub(r"[^A-Za-z0-9.]", "_", config.device)
-        variant = f"{zlib.crc32(graph.xml):08x}-{device}-{config.precision}"
+        crc = zlib.crc32(repr(sorted(options.items())).encode(), zlib.crc32(graph.xml))
+        variant = f"{crc:08x}-{device}-{config.precision}"
+        options = {**options, "CACHE_DIR": str(cache), "ENABLE_MMAP": False}
         try:
             known_path = known_file(cache, variant)
             if not known_path.exists():
