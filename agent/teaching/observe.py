@@ -55,7 +55,7 @@ class Memory:
         Writable ones in float16 are not copied if they fill a block.
         """
         self.vectors = np.require(vectors, np.float16, ["C", "W"])
-        self._rows = rows
+        self.rows = rows
         block = min(rows, BLOCK)
         if len(self.vectors) < block:  # the first one fills the block
             repeated = np.repeat(self.vectors[:1], block - len(self.vectors), axis=0)
@@ -71,7 +71,7 @@ class Memory:
 
     def without(self, left_out: np.ndarray) -> "Memory":
         """A copy without the vectors where bool [M] is True, which must leave one."""
-        return Memory(self.vectors[: len(left_out)][~left_out], self._rows)
+        return Memory(self.vectors[: len(left_out)][~left_out], self.rows)
 
 
 class Search:
@@ -200,7 +200,7 @@ class Observer:
         Raises:
             DeviceError: the search failed.
         """
-        found = self._search(name, len(memory.vectors)).distances(seen.tokens[name], memory)
+        found = self._search(name, memory.rows).distances(seen.tokens[name], memory)
         return cv2.resize(found, seen.grid_hw[::-1], interpolation=cv2.INTER_LINEAR)
 
     def memory(self, name: str, vectors: np.ndarray, rows: int | None = None) -> Memory:

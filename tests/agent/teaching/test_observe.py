@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from taught_fakes import ColourNetworks, PlainDetector
+from taught_fakes import ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.teaching import Observer
 from zsad_agent.teaching import observe as observe_module
 from zsad_agent.teaching.observe import BLOCK, Memory, Search
 from zsad_core.errors import DeviceError
+from zsad_core.part import PartModel
 
 
 def unit(*shape: int, seed: int = 0) -> np.ndarray:
@@ -67,10 +68,13 @@ def test_scales_of_equal_size_share_a_search(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(observe_module, "Search", Counted)
     observer = Observer(PlainDetector(), ColourNetworks("a-whole", "a-tiles"))  # type: ignore[arg-type]
     width, rows = (getattr(observer.scales["a-whole"], name) for name in ("width", "memory"))
-    for name in ("a-whole", "a-tiles"):
-        observer.memory(name, unit(3, width))
+    memories = {name: observer.memory(name, unit(3, width)) for name in ("a-whole", "a-tiles")}
     observer.memory("a-whole", unit(3, width), rows=7)
     assert compiled == [rows, 7]
+    seen = observer.observe(good_part(0), "lid", PartModel(mode="frame", goods=3), memories)
+    for name, memory in memories.items():
+        observer.distances(seen, name, memory)
+    assert compiled == [rows, 7]  # the first picture compiles nothing
 
 
 def test_nan_is_an_error_and_not_a_good_part() -> None:
