@@ -159,7 +159,7 @@ def _values(model: Any) -> dict[bytes, Any]:
         kind, digest = node.get_type_name(), hashlib.sha256()
         if kind == "Constant":
             digest.update(f"{node.get_element_type()} {node.get_output_partial_shape(0)}".encode())
-            digest.update(np.ascontiguousarray(node.get_data()))
+            digest.update(node.get_data().tobytes())
         elif kind in _WITH_BODIES:
             digest.update(node.get_name().encode())  # equal to nothing
         else:
@@ -214,7 +214,7 @@ class _Network:
         self._name = read.graph.network
         self._first = first
         # the request's own input memory, or that of the first one
-        self._image = np.zeros((1, *read.scale.input_hw, 3), np.uint8) if first is None else first._image
+        self._image: np.ndarray = np.zeros((1, *read.scale.input_hw, 3), np.uint8) if first is None else first._image
         self._states = [] if first is None else [name for port in read.model.inputs for name in port.get_names()]
         self._failed_test: str | None = None
         self._tolerance = tolerance(config)
@@ -256,8 +256,9 @@ class _Network:
         if self._first is not None:
             self._first._infer(self._first._request)
         try:
-            for name in self._states:
-                request.set_tensor(name, self._first._request.get_tensor(name))
+            if self._first is not None:
+                for name in self._states:
+                    request.set_tensor(name, self._first._request.get_tensor(name))
             request.infer()
             tokens = np.asarray(request.get_tensor(TOKENS).data[0])
         except RuntimeError as error:
