@@ -5,13 +5,14 @@ import re
 import threading
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.model.compiled_cache import alone_in, clear_cache, known_file, open_cache, seal_cache
+from zsad_agent.model.compiled_cache import alone_in, clear_cache, known_file, open_cache, private_copy, seal_cache
 from zsad_agent.model.self_test import MIXED_TOLERANCE, TOLERANCE, answer_fault
 from zsad_core.errors import BundleError, DeviceError
 from zsad_core.openvino_offline import import_openvino, openvino_core
@@ -138,6 +139,8 @@ def _compile_tested(model: Any, graph: Graph, config: InferenceConfig, try_it: T
     # Also for AUTO, which may choose the CPU. 0, the default, resets it: all models of the process share the core.
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
     if config.device == "CPU":
+        if graph.network:  # code for chains of small layers: 15 MB for a ViT-Ti, which is no faster; the detector is
+            options["SNIPPETS_MODE"] = "DISABLE"
         _expand_weights(model)
     tried = _compile_with_cache(model, graph, config, options, try_it)
     if tried is not None:
@@ -157,8 +160,9 @@ def _compile_with_cache(
 ) -> Tried | None:
     """As `compile_tested`. None (logged) if the cache or the device fails, or the cached model has another answer.
 
-    The model is compiled from the bundle first, then read back: compiling leaves tens of MB of memory. It is not mapped
-    into memory. A change of a mapped file would change the answers, and a cut would end the process by SIGBUS.
+    The model is compiled from the bundle first, then read back: compiling leaves tens of MB of memory. A CPU's model is
+    mapped into memory from a private copy. A change of the cache's file would change the answers, and a cut would end
+    the process by SIGBUS.
     """
     root, core = config.cache_dir, openvino_core()
     with alone_in(root) as alone:
@@ -166,15 +170,19 @@ def _compile_with_cache(
         cache = open_cache(root, graph.bundle_sha256, version, graph.network) if alone else None
         if cache is None:
             return None
-        options = {**options, "CACHE_DIR": str(cache), "ENABLE_MMAP": False}
         device = re.sub(r"[^A-Za-z0-9.]", "_", config.device)
-        variant = f"{zlib.crc32(graph.xml):08x}-{device}-{config.precision}"
+        crc = zlib.crc32(repr(sorted(options.items())).encode(), zlib.crc32(graph.xml))
+        variant = f"{crc:08x}-{device}-{config.precision}"
+        options = {**options, "CACHE_DIR": str(cache), "ENABLE_MMAP": False}
         try:
             known_path = known_file(cache, variant)
             if not known_path.exists():
                 np.save(known_path, try_it(core.compile_model(model, config.device, options))[1])
             known = np.load(known_path, allow_pickle=False)
-            request, answer = try_it(core.compile_model(model, config.device, options))
+            with private_copy(cache) if config.device == "CPU" else nullcontext() as copy:
+                if copy is not None:
+                    options |= {"CACHE_DIR": str(copy), "ENABLE_MMAP": True}
+                request, answer = try_it(core.compile_model(model, config.device, options))
             fault = answer_fault(answer, known, tolerance(config))
             if fault is None:
                 seal_cache(cache)

@@ -20,6 +20,7 @@ import numpy as np
 from zsad_agent import teaching
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks, Predictor
+from zsad_agent.system import give_back_memory
 from zsad_agent.teaching.store import ProfileStore, naming_taught
 from zsad_core.bundle import GENERIC_PRODUCT, Bundle, FeatureScale
 from zsad_core.errors import ProfileError, ZsadError
@@ -222,6 +223,7 @@ class ProductPredictor:
             with self._turn:
                 self._hold(product, profile)
                 self._predictor.prepare(product)
+            give_back_memory()  # of the file, and of the compiler at a first product
         except ProfileError as error:
             with self._turn:  # what another camera uses stays in use
                 self._hold(product, error if before is None or isinstance(before, ProfileError) else before)
