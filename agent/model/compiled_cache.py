@@ -3,13 +3,11 @@
 The model of a bundle and each of its feature networks have a folder of their own for each version of OpenVINO.
 """
 
-import ctypes
 import fcntl
 import hashlib
 import json
 import logging
 import math
-import mmap
 import os
 import re
 import shutil
@@ -26,7 +24,6 @@ _LOOK_AGAIN_S = 0.05
 _SEAL = "seal.json"
 _LOCK = "lock"
 _NETWORK = "--"  # before the name of a feature network
-_PRIVATE = "private"
 _OURS = re.compile(r"^model-[0-9a-f]{16}-[\w.-]+$")
 
 
@@ -99,40 +96,6 @@ def clear_cache(folder: Path) -> None:
     with suppress(OSError):  # `open_cache` finds what is left
         for file in folder.iterdir():
             file.unlink(missing_ok=True)
-
-
-@contextmanager
-def private_copy(folder: Path) -> Iterator[Path | None]:
-    """A folder with a copy of the compiled model to map into memory; None (logged) if it cannot be written.
-
-    After the block the copy has no name, so no other process can change or cut it. Its pages leave this process's
-    memory: the device has the weights in a layout of its own. The kernel reads again what is still needed. Call this
-    inside `alone_in`.
-    """
-    copy = folder.with_name(f"{folder.name}{_NETWORK}{_PRIVATE}")
-    found: Path | None = copy
-    shutil.rmtree(copy, ignore_errors=True)  # of a process that was killed
-    try:
-        copy.mkdir()
-        for file in folder.glob("*.blob"):
-            shutil.copyfile(file, copy / file.name)
-    except OSError as error:
-        logger.info("model cache %s: %s; the model takes more memory", copy, error.strerror)
-        found = None
-    try:
-        yield found
-    finally:
-        shutil.rmtree(copy, ignore_errors=True)
-        _leave_memory(copy)
-
-
-def _leave_memory(folder: Path) -> None:
-    """Removes the pages of this folder's files, which are mapped read-only, from memory."""
-    libc = ctypes.CDLL(None)
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if f" {folder}/" in line:
-            start, end = (int(address, 16) for address in line.split()[0].split("-"))
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 def forget_compiled(root: Path, bundle_sha256: str) -> None:

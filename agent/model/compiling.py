@@ -5,14 +5,13 @@ import re
 import threading
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.model.compiled_cache import alone_in, clear_cache, known_file, open_cache, private_copy, seal_cache
+from zsad_agent.model.compiled_cache import alone_in, clear_cache, known_file, open_cache, seal_cache
 from zsad_agent.model.self_test import MIXED_TOLERANCE, TOLERANCE, answer_fault
 from zsad_core.errors import BundleError, DeviceError
 from zsad_core.openvino_offline import import_openvino, openvino_core
@@ -160,9 +159,8 @@ def _compile_with_cache(
 ) -> Tried | None:
     """As `compile_tested`. None (logged) if the cache or the device fails, or the cached model has another answer.
 
-    The model is compiled from the bundle first, then read back: compiling leaves tens of MB of memory. A CPU's model is
-    mapped into memory from a private copy. A change of the cache's file would change the answers, and a cut would end
-    the process by SIGBUS.
+    The model is compiled from the bundle first, then read back: compiling leaves tens of MB of memory. It is not mapped
+    into memory. A change of a mapped file would change the answers, and a cut would end the process by SIGBUS.
     """
     root, core = config.cache_dir, openvino_core()
     with alone_in(root) as alone:
@@ -179,10 +177,7 @@ def _compile_with_cache(
             if not known_path.exists():
                 np.save(known_path, try_it(core.compile_model(model, config.device, options))[1])
             known = np.load(known_path, allow_pickle=False)
-            with private_copy(cache) if config.device == "CPU" else nullcontext() as copy:
-                if copy is not None:
-                    options |= {"CACHE_DIR": str(copy), "ENABLE_MMAP": True}
-                request, answer = try_it(core.compile_model(model, config.device, options))
+            request, answer = try_it(core.compile_model(model, config.device, options))
             fault = answer_fault(answer, known, tolerance(config))
             if fault is None:
                 seal_cache(cache)

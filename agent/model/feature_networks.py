@@ -226,9 +226,8 @@ class _Network:
 
     def run(self, tile_bgr: np.ndarray) -> np.ndarray:
         """float32 [h * w, width], in the request's memory: unit vectors of a uint8 [H, W, 3] tile."""
-        failed_test = self._failed_test or (self._first and self._first._failed_test)
-        if failed_test is not None:
-            raise DeviceError(failed_test)
+        if self._failed_test is not None:
+            raise DeviceError(self._failed_test)
         np.copyto(self._image[0], tile_bgr)
         return self._infer(self._request)
 

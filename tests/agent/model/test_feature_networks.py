@@ -9,7 +9,7 @@ from tiny_bundle_maker import make_tiny_bundle
 from tiny_features import CELLS, SCALES, SIDE, add_tiny_features
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.model import Detector, FeatureNetworks, feature_networks
+from zsad_agent.model import Detector, FeatureNetworks
 from zsad_agent.model.compiled_cache import KEPT_BUNDLES
 from zsad_agent.model.feature_networks import _Network
 from zsad_core.bundle import FeatureScale, load_bundle
@@ -195,36 +195,3 @@ def test_zsad_small_lays_out_all_scales(config: InferenceConfig) -> None:
     strips = [networks.tokens(image, scale, strip=True).shape for scale in networks.scales if scale.tiles == 1]
     assert strips == [(14, 42, 576), (16, 48, 176)]
     networks.self_test()
-
-
-def test_layers_that_two_networks_have_in_common_are_held_once(
-    config: InferenceConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = ROOT / "agent" / "bundles" / "zsad-small"
-    image = read_image(min(find_images(ROOT / "demo" / "stream")))
-    networks = loaded(folder, config)[1]
-    whole, _, tiles, _ = networks.scales
-    assert networks._network_of(whole)._first is networks._network_of(tiles)
-    assert networks._network_of(tiles)._first is None
-    found = {scale.name: networks.tokens(image, scale) for scale in networks.scales}
-    blobs = {path: path.stat().st_mtime_ns for path in config.cache_dir.rglob("*.blob")}
-    loaded(folder, config)  # the same graphs again
-    assert {path: path.stat().st_mtime_ns for path in config.cache_dir.rglob("*.blob")} == blobs
-
-    monkeypatch.setattr(feature_networks, "_begins_as", lambda one, other: False)
-    apart = loaded(folder, config)[1]
-    assert apart._network_of(whole)._first is None
-    for scale in apart.scales:
-        np.testing.assert_allclose(apart.tokens(image, scale), found[scale.name], rtol=0, atol=1e-5)
-
-
-def test_a_wrong_answer_of_the_common_layers_fails_both_networks(config: InferenceConfig) -> None:
-    networks = loaded(ROOT / "agent" / "bundles" / "zsad-small", config)[1]
-    whole, _, tiles, _ = networks.scales
-    network = networks._network_of(tiles)
-    network._known = network._known[::-1].copy()
-    with pytest.raises(DeviceError, match="the test picture differs"):
-        networks.self_test()
-    for scale in (tiles, whole):
-        with pytest.raises(DeviceError, match="the test picture differs"):
-            networks.tokens(np.zeros((64, 64, 3), np.uint8), scale)

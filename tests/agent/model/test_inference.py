@@ -1,8 +1,4 @@
-import errno
 import logging
-import mmap
-import os
-import shutil
 import sys
 import threading
 from pathlib import Path
@@ -13,7 +9,7 @@ from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, check_device
-from zsad_agent.model.compiled_cache import KEPT_BUNDLES, alone_in, private_copy
+from zsad_agent.model.compiled_cache import KEPT_BUNDLES, alone_in
 from zsad_agent.system import give_back_memory
 from zsad_core.bundle import load_bundle
 from zsad_core.errors import BundleError, DeviceError, ImageError, ProductError
@@ -181,45 +177,6 @@ def test_altered_cache_is_compiled_again(tiny_bundle: Path, config: InferenceCon
     blob.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert Detector(load_bundle(tiny_bundle), config).predict(blotted()).anomaly_score == pytest.approx(1.0, abs=1e-6)
     assert len(blob.read_bytes()) == len(whole)
-
-
-def resident_kb(address: int) -> int:
-    """Of the mapping that begins at the address."""
-    _, _, found = Path("/proc/self/smaps").read_text().partition(f"{address:x}-")
-    return int(found.partition("\nRss:")[2].split()[0])
-
-
-def test_a_private_copy_leaves_memory_and_outlives_the_cache(tmp_path: Path) -> None:
-    folder = tmp_path / "model-1"
-    folder.mkdir()
-    content = bytes(range(256)) * 4096
-    (folder / "a.blob").write_bytes(content)
-    (tmp_path / "model-1--private").mkdir()  # of a process that was killed
-    (tmp_path / "model-1--private" / "old.blob").touch()
-    with private_copy(folder) as copy:
-        assert copy is not None and [path.name for path in copy.iterdir()] == ["a.blob"]
-        with (copy / "a.blob").open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        address = np.frombuffer(mapped, np.uint8).ctypes.data
-        assert mapped[:] == content and resident_kb(address) == 1024
-    assert resident_kb(address) == 0 and not copy.exists()
-    os.truncate(folder / "a.blob", 0)
-    assert mapped[:] == content
-
-
-def test_without_room_for_a_private_copy_the_cache_is_used(
-    tiny_bundle: Path, config: InferenceConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = Detector(load_bundle(tiny_bundle), config).predict(blotted())
-    (blob,) = config.cache_dir.rglob("*.blob")
-    written = blob.stat().st_mtime_ns
-
-    def full(source: Path, target: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(shutil, "copyfile", full)
-    assert np.array_equal(Detector(load_bundle(tiny_bundle), config).predict(blotted()).anomaly_map, first.anomaly_map)
-    assert blob.stat().st_mtime_ns == written and not list(config.cache_dir.glob("*--private"))
 
 
 def test_old_caches_are_deleted_and_other_folders_are_kept(tmp_path: Path, config: InferenceConfig) -> None:
