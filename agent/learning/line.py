@@ -373,6 +373,8 @@ class LineLearner(Service):
         if self._config.mode == "off" or not can_be_taught(result.product):
             return None
         if lesson is None or lesson.product != result.product:
+            if self._store.has(result.product):  # it was taught since this part was inspected
+                return None
             folder = self._folder / result.camera
             lesson = self._lessons[result.camera] = open_lesson(folder, result.product, None, self._config.parts)
         return lesson
