@@ -1,11 +1,14 @@
-"""Measures what open pages cost: throughput of the inspection, time from frame to screen, memory.
+"""Measures what open pages cost, and how quick the page is: clients without a browser, and a real headless Chromium.
 
-    python benchmarks/page.py
+    python benchmarks/page.py --json page.json
 
-A real agent inspects pictures as fast as it can. In turns nobody, one page, and 20 pages with one client that reads
-nothing look at it. A page here is what a browser does: one event stream, and the live picture with its heatmap, at most
-six times a second and only after a new result. The pages run in this process, at the lowest priority: in a plant they
-are other computers. `--seconds` is the length of a turn. An idle machine gives the best numbers; the load is printed.
+A real agent inspects pictures as fast as it can. In turns nobody looks at it, and 20 pages with one client that reads
+nothing. A page here asks for what a browser would: one event stream, the live picture with its heatmap, and the last
+rejects. These pages run in one thread of this program at the lowest priority: in a plant they are other computers. Then
+Chromium loads the page with an empty cache, sees it at full speed, and keeps it open for a minute at 30 frames a
+second.
+
+Takes about 5 minutes. Progress is on stderr. An idle machine gives the best numbers; the load is printed.
 """
 
 import argparse
@@ -17,225 +20,200 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from zsad_agent.system import status_mb
+from page_browser import Third, chromium, executable
+from page_clients import HOST, Turn, started, take_turn
+
+from zsad_agent.system import lower_priority
 
 ROOT = Path(__file__).parents[1]
-HOST = "127.0.0.1"
-EVERY_S = 0.17  # between two live pictures of a page
-LIVE = "/api/v1/cameras/cam0/live.jpg?overlay=1&width=640"
-EVENTS = "/api/v1/events"
-START_S = 60.0  # for the agent and the page
-TURNS = {"no page": (0, False), "1 page": (1, False), "{n} pages, 1 slow client": (-1, True)}
+START_S = 60.0  # longest wait for an agent
+COLD_LOADS = 7
 
 
-@dataclass
-class Turn:
-    """What was measured in one turn."""
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One number of the table."""
 
-    rate: float = 0.0  # results a second
-    cpu_ms: float = 0.0  # of the agent, for each result
-    rss_mb: float = 0.0
-    to_event_ms: list[float] = field(default_factory=list)  # from the frame to its result on the page
-    to_screen_ms: list[float] = field(default_factory=list)  # from the frame to its picture on the page
-    skipped: int = 0  # results that a page that reads was not sent
+    measure: str
+    value: float
+    unit: str
+    most: float | None = None  # the target
 
-
-class Page:
-    """One open page: its event stream, and its live picture."""
-
-    def __init__(self, port: int, turn: Turn) -> None:
-        self._port, self._turn = port, turn
-        self._captured_at: dict[str, float] = {}  # seconds since 1970, by the result's id
-        self._new = asyncio.Event()
-
-    async def run(self) -> None:
-        await asyncio.gather(self._listen(), self._look())
-
-    async def _listen(self) -> None:
-        reader, writer = await asyncio.open_connection(HOST, self._port, limit=2**20)
-        writer.write(request(EVENTS))
-        kind = ""
-        while line := await reader.readline():
-            if line.startswith(b"event: "):
-                kind = line[7:].strip().decode()
-            elif line.startswith(b"data: ") and kind == "skipped":
-                self._turn.skipped += json.loads(line[6:])["results"]
-            elif line.startswith(b"data: ") and kind == "result":
-                result = json.loads(line[6:])
-                at_s = datetime.fromisoformat(result["captured_at"]).timestamp()
-                self._captured_at[result["id"]] = at_s
-                self._turn.to_event_ms.append(1000 * (time.time() - at_s))
-                self._new.set()
-
-    async def _look(self) -> None:
-        reader, writer = await asyncio.open_connection(HOST, self._port)
-        shown = None
-        while True:
-            await self._new.wait()
-            self._new.clear()
-            started_s = time.monotonic()
-            writer.write(request(LIVE))
-            headers = await read_headers(reader)
-            await reader.readexactly(int(headers["content-length"]))
-            at_s = self._captured_at.get(headers.get("x-result-id", ""))
-            if at_s is not None and headers["x-result-id"] != shown:
-                shown = headers["x-result-id"]
-                self._turn.to_screen_ms.append(1000 * (time.time() - at_s))
-            await asyncio.sleep(max(0.0, EVERY_S - (time.monotonic() - started_s)))
+    @property
+    def met(self) -> bool | None:
+        """None without a target."""
+        return None if self.most is None else self.value <= self.most
 
 
-async def read_nothing(port: int) -> None:
-    """A client that asks for events and does not read them."""
-    _, writer = await asyncio.open_connection(HOST, port, limit=1)
-    writer.transport.pause_reading()  # type: ignore[attr-defined]
-    writer.write(request(EVENTS))
-    await asyncio.Event().wait()
+def say(text: str) -> None:
+    """Progress."""
+    print(f"{time.strftime('%H:%M:%S')} load {os.getloadavg()[0]:4.1f}  {text}", file=sys.stderr, flush=True)
 
 
-def request(path: str) -> bytes:
-    """The bytes of a GET request."""
-    return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
-
-
-async def read_headers(reader: asyncio.StreamReader) -> dict[str, str]:
-    """The headers of an answer, by their names in lower case."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode()
-    pairs = (line.partition(":") for line in head.splitlines()[1:] if line)
-    return {name.lower(): value.strip() for name, _, value in pairs}
-
-
-async def ask(port: int, path: str) -> Any:
-    """The JSON that the API answers."""
-    reader, writer = await asyncio.open_connection(HOST, port)
-    writer.write(request(path))
-    headers = await read_headers(reader)
-    body = await reader.readexactly(int(headers["content-length"]))
-    writer.close()
-    return json.loads(body)
-
-
-async def count(port: int) -> int:
-    """Results since the start."""
-    cameras = await ask(port, "/api/v1/cameras")
-    return sum(cameras[0]["results"].values())
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds of a process, all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def take_turn(port: int, pid: int, pages: int, slow: bool, seconds: float) -> Turn:
-    """Looks at the agent with so many pages; measures after a second, when all have opened."""
-    turn = Turn()
-    tasks = [asyncio.create_task(Page(port, turn).run()) for _ in range(pages)]
-    if slow:
-        tasks.append(asyncio.create_task(read_nothing(port)))
-    await asyncio.sleep(1.0)
-    turn.to_event_ms.clear()  # a new page gets the newest result, however old
-    turn.to_screen_ms.clear()
-    before, cpu_before_s, started_s = await count(port), cpu_s(pid), time.monotonic()
-    await asyncio.sleep(seconds)
-    results = await count(port) - before
-    turn.rate = results / (time.monotonic() - started_s)
-    turn.cpu_ms = 1000 * (cpu_s(pid) - cpu_before_s) / max(1, results)
-    turn.rss_mb = status_mb("VmRSS", pid)
-    for task in tasks:
-        if task.done():
-            task.result()  # its error
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    return turn
-
-
-async def started(port: int) -> None:
-    """Waits for the first results."""
-    end_s = time.monotonic() + START_S
-    while time.monotonic() < end_s:
-        try:
-            if await count(port) > 20:
-                return
-        except (OSError, asyncio.IncompleteReadError, LookupError, TypeError):
-            pass
-        await asyncio.sleep(0.2)
-    raise SystemExit(f"the page at port {port} did not answer within {START_S} s")
-
-
-def p95(values: Sequence[float]) -> float:
-    """NaN for fewer than two values."""
-    return statistics.quantiles(values, n=20)[-1] if len(values) > 1 else float("nan")
-
-
-def table(turns: dict[str, list[Turn]]) -> str:
-    """One row for each kind of turn. The change is the median over the rounds, each against its own turn without."""
-    lines = [
-        "|open|results/s|change|CPU per result|frame to result on the page, p95|to its picture, p95|memory|left out|",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    base = next(iter(turns.values()))
-    for name, found in turns.items():
-        changes = [100 * (turn.rate / nobody.rate - 1) for turn, nobody in zip(found, base, strict=True)]
-        events = [value for turn in found for value in turn.to_event_ms]
-        screens = [value for turn in found for value in turn.to_screen_ms]
-        lines.append(
-            f"|{name}|{statistics.median(turn.rate for turn in found):.1f}|{statistics.median(changes):+.1f} %"
-            f"|{statistics.median(turn.cpu_ms for turn in found):.1f} ms"
-            f"|{p95(events):.0f} ms|{p95(screens):.0f} ms"
-            f"|{max(turn.rss_mb for turn in found):.0f} MB|{sum(turn.skipped for turn in found)}|"
-        )
-    return "\n".join(lines)
-
-
-async def measure(arguments: argparse.Namespace, port: int, pid: int) -> dict[str, list[Turn]]:
-    """All turns, by what was open."""
-    await started(port)
-    turns: dict[str, list[Turn]] = {name.format(n=arguments.pages): [] for name in TURNS}
-    for number in range(arguments.rounds):
-        print(f"round {number + 1} of {arguments.rounds}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
-        for name, (pages, slow) in TURNS.items():
-            pages = arguments.pages if pages < 0 else pages
-            found = await take_turn(port, pid, pages, slow, arguments.seconds)
-            turns[name.format(n=arguments.pages)].append(found)
-    return turns
-
-
-def main() -> int:
-    """Runs the agent and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "agent/bundles/zsad-small")
-    parser.add_argument("--source", type=Path, default=ROOT / "demo/stream", help="folder of pictures, repeated")
-    parser.add_argument("--pages", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a turn (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="of the inference (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8089)
-    arguments = parser.parse_args()
+@contextmanager
+def agent(arguments: argparse.Namespace, bundle: Path, fps: int | None = None) -> Iterator[int]:
+    """An agent with its page, until the end of the block. Gives its process id."""
     with tempfile.TemporaryDirectory() as folder:
+        threads = "" if arguments.threads is None else f", threads: {arguments.threads}"
+        pace = "" if fps is None else f", fps: {fps}"
         config = Path(folder, "agent.yaml")
         config.write_text(
-            f"device_id: bench\ninference: {{bundle: {arguments.bundle.resolve()}, threads: {arguments.threads}}}\n"
-            f"source: {{source: {arguments.source.resolve()}, loop: true}}\nmqtt: {{broker: 'mqtt://127.0.0.1:1'}}\n"
+            f"device_id: bench\ninference: {{bundle: {bundle.resolve()}{threads}}}\n"
+            f"source: {{source: {arguments.source.resolve()}, loop: true{pace}}}\n"
+            f"mqtt: {{broker: 'mqtt://127.0.0.1:1'}}\nhttp: {{listen: 'off'}}\n"
             f"web: {{listen: '{HOST}:{arguments.port}'}}\n"
         )
         places = {"STATE_DIRECTORY": str(Path(folder, "state")), "CACHE_DIRECTORY": str(Path(folder, "cache"))}
         command = [sys.executable, "-m", "zsad_agent.cli", "--config", str(config)]
+        log = Path(folder, "log")
         with (
-            Path(folder, "log").open("w") as log,
-            subprocess.Popen(command, env={**os.environ, **places}, stdout=log, stderr=log) as agent,
+            log.open("w") as out,
+            subprocess.Popen(command, env={**os.environ, **places}, stdout=out, stderr=out) as process,
         ):
-            os.nice(19)
             try:
-                turns = asyncio.run(measure(arguments, arguments.port, agent.pid))
+                say(f"an agent with {bundle.name} starts")
+                asyncio.run(started(arguments.port, START_S))
+                yield process.pid
+            except SystemExit:
+                print(log.read_text(), file=sys.stderr)
+                raise
             finally:
-                agent.kill()
-    print(table(turns))
+                process.kill()
+
+
+def take_turns(arguments: argparse.Namespace, pid: int) -> list[Turn]:
+    """Without pages, with them, without, and so on: each turn with pages lies between two without."""
+    turns = []
+    with ThreadPoolExecutor(1, initializer=partial(lower_priority, 19)) as quiet:
+        for number in range(2 * arguments.rounds + 1):
+            pages = arguments.pages if number % 2 else 0
+            turn = quiet.submit(asyncio.run, take_turn(arguments.port, pid, pages, arguments.seconds)).result()
+            say(f"turn {number + 1} of {2 * arguments.rounds + 1}, {pages} pages: {turn.rate:.1f} results/s")
+            turns.append(turn)
+    return turns
+
+
+def rows_of_turns(turns: Sequence[Turn], pages: int, seconds: float) -> list[Row]:
+    """The change is the median over the turns with pages, each against the two beside it."""
+    alone, watched = turns[::2], turns[1::2]
+    besides = [(before.rate + after.rate) / 2 for before, after in pairwise(alone)]
+    falls = [100 * (1 - turn.rate / beside) for turn, beside in zip(watched, besides, strict=True)]
+    cpu_ms, watched_cpu_ms = (statistics.median(turn.cpu_ms for turn in found) for found in (alone, watched))
+    events = [value for turn in watched for value in turn.to_event_ms]
+    pictures = [value for turn in watched for value in turn.to_picture_ms]
+    open_s = pages * seconds * len(watched)
+    many = f"{pages} pages and a slow client"
+    return [
+        Row(measure="inspection without pages", value=statistics.median(turn.rate for turn in alone), unit="results/s"),
+        Row(measure=f"fall with {many}", value=statistics.median(falls), unit="%", most=5.0),
+        Row(measure="agent's CPU for a result, no page", value=cpu_ms, unit="ms"),
+        Row(measure=f"agent's CPU for a result, {many}", value=watched_cpu_ms, unit="ms"),
+        Row(measure="events that a page got", value=len(events) / open_s, unit="1/s"),
+        Row(measure="pictures that a page got", value=len(pictures) / open_s, unit="1/s"),
+        Row(
+            measure="thumbnails of rejects that a page got",
+            value=sum(turn.thumbnails for turn in watched) / open_s,
+            unit="1/s",
+        ),
+        Row(measure=f"frame to event, {many}, p95", value=quantile(events, 0.95), unit="ms"),
+        Row(measure=f"frame to picture, {many}, p95", value=quantile(pictures, 0.95), unit="ms"),
+        Row(measure="results that a page was not sent", value=sum(turn.skipped for turn in watched), unit="", most=0.0),
+        Row(measure="agent's memory before pages", value=turns[0].rss_mb, unit="MB"),
+        Row(measure=f"agent's memory with {many}", value=max(turn.rss_mb for turn in watched), unit="MB"),
+        Row(measure="agent's memory after pages", value=turns[-1].rss_mb, unit="MB"),
+    ]
+
+
+def rows_of_browser(arguments: argparse.Namespace, path: str) -> list[Row]:
+    """Cold loads, and from the frame to the screen."""
+    with chromium(path, arguments.port) as browser:
+        browser.cold_load_ms()  # Chromium itself starts
+        loads = [browser.cold_load_ms() for _ in range(COLD_LOADS)]
+        say("the page was loaded")
+        screens, by_page = browser.to_screen_ms(arguments.screen_seconds)
+        say("the page was seen at full speed")
+    usable, seen = zip(*loads, strict=True)
+    return [
+        Row(measure="cold load until usable, median", value=statistics.median(usable), unit="ms", most=1000.0),
+        Row(measure="cold load until usable, slowest", value=max(usable), unit="ms"),
+        Row(measure="cold load until the first picture, median", value=statistics.median(seen), unit="ms"),
+        Row(measure="frame to screen in Chromium, p50", value=quantile(screens, 0.5), unit="ms"),
+        Row(measure="frame to screen in Chromium, p95", value=quantile(screens, 0.95), unit="ms", most=300.0),
+        Row(measure="of it after the inspection, p50", value=quantile(by_page, 0.5), unit="ms"),
+        Row(measure="of it after the inspection, p95", value=quantile(by_page, 0.95), unit="ms"),
+    ]
+
+
+def rows_of_tab(thirds: Sequence[Third], seconds: float) -> list[Row]:
+    """A tab that stays open, the first third of the time against the last."""
+    first, *_, last = thirds
+    total = sum(third.frames for third in thirds)
+    return [
+        Row(measure="tab: results", value=sum(third.results for third in thirds) / seconds, unit="1/s"),
+        Row(measure="tab: frames", value=total / seconds, unit="1/s"),
+        Row(measure="tab: late frames, first third", value=100 * first.late_frames / max(1, first.frames), unit="%"),
+        Row(measure="tab: late frames, last third", value=100 * last.late_frames / max(1, last.frames), unit="%"),
+        Row(measure="tab: long tasks, first third", value=first.long_tasks, unit=""),
+        Row(measure="tab: long tasks, last third", value=last.long_tasks, unit=""),
+        Row(measure="tab: JavaScript's heap, first third", value=first.heap_mb, unit="MB"),
+        Row(measure="tab: JavaScript's heap, last third", value=last.heap_mb, unit="MB"),
+        Row(measure="tab: memory, first third", value=first.rss_mb, unit="MB"),
+        Row(measure="tab: memory, last third", value=last.rss_mb, unit="MB"),
+    ]
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """NaN for fewer than two values."""
+    return statistics.quantiles(values, n=100)[round(100 * share) - 1] if len(values) > 1 else float("nan")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """In Markdown."""
+    marks = {None: "", True: "met", False: "missed"}
+    lines = ["|measure|value|target|", "|---|---:|---|"]
+    for row in rows:
+        target = "" if row.most is None else f"at most {row.most:g} {row.unit}: {marks[row.met]}"
+        lines.append(f"|{row.measure}|{row.value:.1f} {row.unit}|{target}|")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Runs the agents and the browser, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=ROOT / "agent/bundles/zsad-small")
+    parser.add_argument("--quick-bundle", type=Path, default=ROOT / "agent/bundles/zsad-tiny", help="for 30 frames/s")
+    parser.add_argument("--source", type=Path, default=ROOT / "demo/stream", help="folder of pictures, repeated")
+    parser.add_argument("--pages", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=6, help="turns with pages (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=7.0, help="of a turn (default: %(default)s)")
+    parser.add_argument("--screen-seconds", type=float, default=20.0, help="at full speed (default: %(default)s)")
+    parser.add_argument("--tab-seconds", type=float, default=60.0, help="at --fps (default: %(default)s)")
+    parser.add_argument("--fps", type=int, default=30)
+    parser.add_argument("--threads", type=int, help="of the inference (default: as the agent chooses)")
+    parser.add_argument("--port", type=int, default=8089)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here too")
+    arguments = parser.parse_args()
+    path = executable()
+    with agent(arguments, arguments.bundle) as pid:
+        rows = rows_of_turns(take_turns(arguments, pid), arguments.pages, arguments.seconds)
+        if path is not None:
+            rows += rows_of_browser(arguments, path)
+    if path is None:
+        say("Chromium is not installed: its part is left out")
+    else:
+        with agent(arguments, arguments.quick_bundle, arguments.fps), chromium(path, arguments.port) as browser:
+            rows += rows_of_tab(browser.watch(arguments.tab_seconds), arguments.tab_seconds)
+    print(table(rows))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps([asdict(row) | {"met": row.met} for row in rows], indent=1) + "\n")
     return 0
 
 

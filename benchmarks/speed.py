@@ -6,7 +6,7 @@ Each contender has its own process, and only one of them works at a time. They t
 periods of a shared machine affect all of them. The measured time is from a frame of 1280 x 720 in memory to score and
 map on the host. The time to the first verdict starts with a new process, whose compiled model is in the cache. For a
 bundle, the agent itself is also measured: its first verdict, and its memory after 50 frames. Other load changes CPU
-time less than latency. `speed_contenders.py` describes the contenders.
+time less than latency. `speed_parts/contenders.py` describes the contenders.
 
 ViTs need torch. Anomalib's models need the extra `benchmark`, preferably in a separate environment:
 `./make-venv.sh .venv-benchmark benchmark`. Built models stay in --work. Building ViT-L needs 10 GB of memory, and the
@@ -22,9 +22,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from speed_contenders import OTHERS, SGEMM, Contender
-from speed_report import Row, as_markdown, check_targets, compare
-from speed_runner import Runner
+from speed_parts.contenders import OTHERS, SGEMM, Contender
+from speed_parts.report import Row, as_markdown, check_targets, compare
+from speed_parts.runner import Runner
 
 from zsad_agent.config import SHIPPED_BUNDLES
 from zsad_core.bundle import parse_manifest, read_manifest
@@ -87,7 +87,8 @@ def machine(isa: str | None) -> dict[str, Any]:
 
 def environment(isa: str | None) -> Mapping[str, str]:
     """The environment of the contenders' processes, with absolute paths, and limits that OpenVINO reads on loading."""
-    paths = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    places = [Path(__file__).parent, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [str(Path(path).absolute()) for path in places]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | ISA_LIMITS.get(isa or "", {})
 
 

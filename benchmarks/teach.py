@@ -5,8 +5,8 @@
 
 Each line of FILE is one method on one draw of good parts. A draw that FILE has is not repeated, so an interrupted run
 goes on; delete lines to repeat them. The table is printed from FILE, and without --data-root nothing else is done.
-`teach_sets.py` describes the draws and `teach_methods.py` the methods. Draws, subsets of test pictures and all methods
-are seeded.
+`teach_parts/sets.py` describes the draws, `teach_parts/methods.py` the methods. Draws, subsets of test pictures and all
+methods are seeded.
 
 The methods of a draw are taught one by one. Then each runs in its own process, and they take turns in every round of
 the timing, from a picture in memory to score and map. The first bundle's zero-shot always takes part: other load
@@ -27,16 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from speed import environment, machine, say
-from speed_runner import NotRunError, Process
-from teach_methods import ANOMALIB, Method, bundle_methods
-from teach_report import COUNTS, Row, as_markdown, summarise
-from teach_sets import Draw, Product, draw_goods, draw_stream, possible_counts, read_products, stream_length
+from speed_parts.runner import NotRunError, Process
+from teach_parts.methods import ANOMALIB, Method, bundle_methods
+from teach_parts.report import COUNTS, Row, as_markdown, summarise
+from teach_parts.sets import Draw, Product, draw_goods, draw_stream, possible_counts, read_products, stream_length
 
 from zsad_agent.config import SHIPPED_BUNDLES
 from zsad_core.data import Sample
 from zsad_core.errors import ZsadError
 
-WORKER = Path(__file__).with_name("teach_worker.py")
 SETS = ("ksdd", "crackforest", "magnetic_tile", "aws_cookie", "deeppcb", "aws_aliens", "mvtec_ad_mini")
 STREAMS = (0.05, 0.1, 0.2)
 
@@ -108,7 +107,7 @@ class Contest:
         python = self.args.anomalib_python if method.kind == "anomalib" else Path(sys.executable)
         threads = str(self.args.threads)
         return Process(
-            [str(WORKER), method.as_json(), str(own), action, threads],
+            ["-m", "teach_parts.worker", method.as_json(), str(own), action, threads],
             folder=own,
             log=own / f"{action}-{method.level}.log",
             environment=environment(None) | {"OMP_NUM_THREADS": threads},
@@ -117,7 +116,7 @@ class Contest:
 
 
 def as_json(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """The fields of the samples; `teach_worker.as_sample` reads them."""
+    """The fields of the samples; `teach_parts.worker.as_sample` reads them."""
     return [json.loads(json.dumps(asdict(sample), default=str)) for sample in samples]
 
 

@@ -8,6 +8,10 @@ class ZsadError(Exception):
     """Base of every error that a command prints as one line and ends with an exit code."""
 
 
+class ConflictError(ZsadError):
+    """The present state does not allow what was asked for; the text says what to do first."""
+
+
 class ConfigError(ZsadError):
     """A config file or flag is wrong; the text has one line per fault. Exit code 2."""
 

@@ -2,11 +2,8 @@
 
 import functools
 import sys
-import threading
 from types import ModuleType
 from typing import Any
-
-_lock = threading.RLock()  # two networks may load at once
 
 
 def import_openvino() -> ModuleType:
@@ -20,18 +17,18 @@ def import_openvino() -> ModuleType:
     The model converter, which only `zsad-convert` uses, takes 9 MB and half of the import's time. OpenVINO does without
     it if its import fails. A later `from openvino.tools.ovc import convert_model` succeeds.
     """
-    with _lock:
-        if "openvino" not in sys.modules:
-            sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # importing it now fails
-            sys.modules["openvino.tools"] = None  # type: ignore[assignment]
-            import openvino
-
-            del sys.modules["openvino.tools"]
+    if "openvino" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # importing it now fails
+        sys.modules["openvino.tools"] = None  # type: ignore[assignment]
         import openvino
 
-        return openvino
+        del sys.modules["openvino.tools"]
+    import openvino
+
+    return openvino
 
 
+@functools.cache
 def openvino_core() -> Any:
     """The only `openvino.Core` of the process. It is kept until the process ends.
 
@@ -39,10 +36,4 @@ def openvino_core() -> Any:
     the last Core is deleted, in any thread. After that, a signal to the first thread, such as SIGTERM, ends the process
     with SIGSEGV (seen with OpenVINO 2026.4).
     """
-    with _lock:
-        return _core()
-
-
-@functools.cache
-def _core() -> Any:
     return import_openvino().Core()

@@ -1,9 +1,11 @@
 """Fixtures for every test."""
 
+import ctypes
 import gc
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +16,16 @@ from tiny_bundle_maker import make_tiny_bundle
 
 # Threads in busy-wait loops make small models a hundred times slower on a shared machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Some containers forbid compiled files. Each agent that a test starts would then compile its modules again: a third
+# of the time of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# No test sends usage data, also if one imports OpenVINO before `zsad_core.openvino_offline` does.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+# Freed memory stays with the test process. Else the kernel maps and zeroes every large array again. Agents keep less.
+if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+    mallopt(-1, 2**30)  # M_TRIM_THRESHOLD, bytes
+    mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, bytes
 
 
 def pytest_collection_finish() -> None:

@@ -9,7 +9,7 @@ from zsad_agent.system import utc_text
 
 # parts that can have a fault
 CAMERA, PICTURE, DAMAGE, FOLDER = "camera", "picture", "damage", "folder"
-INFERENCE, PROCESS, DRIFT = "inference", "process", "drift"
+INFERENCE, PROCESS, DRIFT, PART = "inference", "process", "drift", "part"
 
 
 class CameraStatus:

@@ -151,6 +151,11 @@ class Capture:
         return self._live.skipped if self._live is not None else 0
 
     @property
+    def silent_s(self) -> float | None:
+        """Seconds without a picture, if that is unusual for this free-running camera; None for all other sources."""
+        return None if self._live is None or self.triggered else self._live.silence.unusual_s
+
+    @property
     def paused(self) -> bool:
         return self._parts.triggers.paused
 

@@ -8,6 +8,7 @@ import numpy as np
 from zsad_agent.capture.camera_status import DAMAGE, PICTURE
 from zsad_agent.capture.pace import UnknownPace
 from zsad_agent.capture.parts import Parts
+from zsad_agent.capture.silence import Silence
 from zsad_agent.picture_health import PictureHealth
 from zsad_agent.sources import Picture
 from zsad_core.errors import ImageError, SourceError
@@ -34,6 +35,7 @@ class LiveCapture:
         self._health = health
         self._unknowns = UnknownPace(parts.clock)
         self._were_damaged: deque[bool] = deque(maxlen=LATEST_PICTURES)
+        self.silence = Silence(parts.clock)
         self.skipped = 0  # pictures that a newer one replaced before they were read from the camera's process
 
     def read(self) -> None:
@@ -42,18 +44,26 @@ class LiveCapture:
         Raises:
             SourceError: the source is lost.
         """
+        try:
+            self._read()
+        finally:
+            self.silence.end()
+
+    def _read(self) -> None:
         source, clock = self._parts.source, self._parts.clock
         began_s = clock()
         while not self._parts.stop.is_set():
             try:
                 picture = source.read()
             except ImageError as error:
+                self.silence.note_picture()
                 self._count_damage(str(error))
                 self._pass_on(str(error), began_s)
                 began_s = clock()
                 continue
             if picture is None:
                 raise SourceError(f"{source.description}: ended")
+            self.silence.note_picture()
             self.skipped += picture.skipped
             self._parts.triggers.find(source.description)
             self._count_damage(None)

@@ -14,6 +14,7 @@ from zsad_core.errors import BundleError, ConfigError, ZsadError
 
 if TYPE_CHECKING:  # pydantic takes longer than parsing
     from zsad_agent.config import CameraConfig, Settings
+    from zsad_core.bundle import Bundle
 
 
 def main(arguments: list[str]) -> int:
@@ -86,7 +87,7 @@ def find_faults(settings: Settings) -> Iterator[str]:
             at = settings.where(*("inference",) if of_all else where, "product")
             product = inspection.product_of(camera)
             if store is None or not store.has(product):
-                yield from _fault(at, bundle.prompt, product)
+                yield from _fault(at, _prompt_of, bundle, product, store)
                 at = settings.where(*where, "ignore_mask")
                 yield from _fault(at, inspection.check_mask, camera, bundle)
     for path in config.inference.trusted_keys:
@@ -131,3 +132,13 @@ def _fault(where: str, attempt: Callable[..., object], *values: object) -> Itera
         attempt(*values)
     except ZsadError as error:
         yield f"{where}: {error}"
+
+
+def _prompt_of(bundle: Bundle, product: str, store: teaching.ProfileStore | None) -> None:
+    """Checks that the bundle has the product, which was not taught.
+
+    Raises:
+        ProductError: it has not.
+    """
+    with teaching.naming_taught(product, bundle.manifest.products, store):
+        bundle.prompt(product)

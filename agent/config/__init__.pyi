@@ -12,6 +12,7 @@ from .camera import CameraConfig as CameraConfig
 from .camera import DecisionConfig as DecisionConfig
 from .camera import HealthConfig as HealthConfig
 from .camera import SourceConfig as SourceConfig
+from .camera import Threshold as Threshold
 from .camera import TopicLevel as TopicLevel
 from .device_id import default_device_id as default_device_id
 from .device_id import keep_device_id as keep_device_id

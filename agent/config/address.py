@@ -74,6 +74,10 @@ def _host_and_port(text: str, *, at_follows: bool) -> tuple[str, int | None]:
         raise ValueError(f"an @ after the path began. {_ENCODED}")
     if bracketed is None and not all(character.isalnum() or character in "-._" for character in host):
         raise ValueError("the host has a character that no host name has")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError("the host has no name before or after a dot, or one of more than 63 characters") from None
     return host, int(port) if port is not None else None
 
 

@@ -1,5 +1,6 @@
 """The settings of one camera: its source, when a picture is taken, and which part of it is inspected."""
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -17,6 +18,15 @@ Offset = Annotated[int, Field(ge=0, le=65_535)]
 Side = Annotated[int, Field(ge=8, le=65_535)]
 FrameSide = Annotated[int, Field(ge=16, le=16_384)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _without_minus(value: float) -> float:
+    if math.copysign(1.0, value) < 0:
+        raise ValueError("-0 is not allowed: write 0")
+    return value
+
+
+Threshold = Annotated[float, Field(ge=0, le=1), AfterValidator(_without_minus)]
 IndexAsText = BeforeValidator(lambda camera: str(camera) if type(camera) is int and camera >= 0 else camera)
 
 
@@ -49,7 +59,7 @@ class HealthConfig(StrictModel):
 
 
 class DecisionConfig(StrictModel):
-    threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # None: the bundle's
+    threshold: Threshold | None = None  # None: the bundle's
     debounce_k: Annotated[int, Field(ge=1, le=1000)] = 1  # anomalous when k of the last n frames are
     debounce_n: Annotated[int, Field(ge=1, le=1000)] = 1
     hold_s: Seconds = 0.0

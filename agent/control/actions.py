@@ -176,11 +176,11 @@ class Actions:
         camera = str(target.camera)
         offer = self._agent.teaching(camera).get("offer") if is_commit(request) else None
         self._agent.teach(camera, request)
-        if offer is not None:  # the camera inspects what was taught, with the threshold of the offer's promise
+        if offer is not None:  # the camera inspects what was taught, by default with the threshold of the offer
             if offer["product"] != self._agent.product(camera):
                 self.perform(Target(camera, Key.PRODUCT), offer["product"])
-            if Target(camera, Key.THRESHOLD) in self._commanded:
-                self.perform(Target(camera, Key.THRESHOLD), None)
+            if request.threshold is not None or Target(camera, Key.THRESHOLD) in self._commanded:
+                self.perform(Target(camera, Key.THRESHOLD), request.threshold)
 
     def _send_snapshot(self, target: Target, value: None) -> None:
         camera = str(target.camera)

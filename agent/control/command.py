@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn, Self
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationError, model_validator
 
+from zsad_agent.config import Threshold
 from zsad_agent.system import printable, shortened
 from zsad_core.config import StrictModel
 from zsad_core.errors import ZsadError
@@ -64,16 +65,22 @@ class TeachAction(StrEnum):
     BAD = "bad"
 
 
-_KEYS_OF = {TeachAction.START: {"product", "count", "rate"}, TeachAction.GOOD: {"id"}, TeachAction.BAD: {"id"}}
+_KEYS_OF = {
+    TeachAction.START: {"product", "count", "rate"},
+    TeachAction.COMMIT: {"threshold"},
+    TeachAction.GOOD: {"id"},
+    TeachAction.BAD: {"id"},
+}
 
 
 class TeachRequest(StrictModel):
-    """What to teach. `product`, `count` and `rate` belong to start, `id` to good and bad."""
+    """What to teach. `product`, `count` and `rate` belong to start, `threshold` to commit, `id` to good and bad."""
 
     action: Annotated[TeachAction, Field(strict=False)]
     product: Name | None = None  # None: that of the camera
     count: Annotated[int, Field(ge=3, le=1000)] | None = None  # None: 30
     rate: Annotated[float, Field(ge=0.0001, lt=1)] | None = None  # of false rejects; None: 0.01
+    threshold: Threshold | None = None  # used from the first part on; None: that of the offer
     id: Name | None = None  # of a result
 
     @model_validator(mode="after")
@@ -112,9 +119,7 @@ class Command(StrictModel):
 
 
 class NumberCommand(Command):
-    value: Annotated[Annotated[float, Field(ge=0, le=1)] | None, _NONE_IF_EMPTY] = Field(
-        description="a number from 0 to 1, or null"
-    )
+    value: Annotated[Threshold | None, _NONE_IF_EMPTY] = Field(description="a number from 0 to 1, or null")
 
 
 class NameCommand(Command):

@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 MAX_A_SECOND = 20  # more commands are refused without reading them
 MAX_WAITING = 64  # commands that wait for a slow one, such as a bundle switch
 CHECK_EVERY_S = 1.0  # interval between two checks of a bundle's probation
-ANSWER_S = 5.0  # a page waits so long for a command
+ANSWER_S = 5.0  # a page waits so long for a command,
+TEACH_ANSWER_S = 30.0  # and for one of teach-in but a mark: a commit writes 20 MB and waits for the model
 REPORT_EVERY_S = 1.0  # interval between two answers to commands that were refused without reading
 
 
@@ -179,7 +180,8 @@ class Controller(Service):
             `value`, `source` and `error`: None, or why the new value is not stored.
 
         Raises:
-            ZsadError: it is refused, so nothing has changed; or it takes longer than `ANSWER_S` and goes on.
+            ZsadError: it is refused, so nothing has changed; or it takes longer than `ANSWER_S` or `TEACH_ANSWER_S`,
+                and goes on.
         """
         target = next((one for one in self._states if (one.camera, one.key) == (camera, key)), None)
         if target is None:
@@ -190,11 +192,13 @@ class Controller(Service):
                 raise CommandError("the agent is stopping" if self._stopping else "too many commands wait: try again")
             self._waiting.append(_Arrival(target, None, self._clock.stamp(), (), asked))
             self._changed.notify_all()
+        is_mark = isinstance(asked.value, TeachRequest) and asked.value.id is not None
+        answer_s = TEACH_ANSWER_S if target.key is Key.TEACH and not is_mark else ANSWER_S
         try:
-            return asked.answer.result(ANSWER_S)
+            return asked.answer.result(answer_s)
         except TimeoutError as error:
             raise CommandError(
-                f"no answer within {ANSWER_S:g} s: the command goes on, and its outcome is shown when it ends"
+                f"no answer within {answer_s:g} s: the command goes on, and its outcome is shown when it ends"
             ) from error
 
     def _take(self, target: Target, payload: bytes | None) -> None:

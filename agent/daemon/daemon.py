@@ -1,4 +1,4 @@
-"""The composition root: builds everything from the config, supervises it and stops it in order."""
+"""Builds everything from the config, supervises it and stops it in order."""
 
 import importlib
 import logging
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import cv2
 
-from zsad_agent.capture import INFERENCE
+from zsad_agent.capture import INFERENCE, CameraStatus
 from zsad_agent.config import OFF, AgentConfig
 from zsad_agent.control import (
     CAMERA_KEYS,
@@ -29,7 +29,7 @@ from zsad_agent.control import (
 )
 from zsad_agent.daemon.observer import Observer
 from zsad_agent.daemon.profile_maker import ProfileMaker
-from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, leave_at_once
+from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, is_calm, leave_at_once
 from zsad_agent.daemon.startup import (
     PublishedFile,
     RecordedFirst,
@@ -37,11 +37,11 @@ from zsad_agent.daemon.startup import (
     load_in_thread,
     make_spool,
     mark_in_history,
+    start_evidence,
     start_history,
     start_publisher,
 )
 from zsad_agent.daemon.supervision import find_stuck, supervise
-from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import Pipeline, Sink, View, make_stations
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
 from zsad_agent.model import (
@@ -132,7 +132,8 @@ def run_agent(config: AgentConfig, options: RunOptions) -> int:
 
 def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, restart: ReloadRequest) -> int:
     """Runs until the end or a reload."""
-    sources = [make_source(camera, may_come_later=True) for camera in config.every_camera]
+    capture_stop = threading.Event()
+    sources = [make_source(camera, may_come_later=True, stop=capture_stop) for camera in config.every_camera]
     views = [View(camera.region_xywh, camera.ignore_mask) for camera in config.every_camera]
     store = BundleStore(options.state_dir / "bundles", config.inference)
     folder = config.profiles_folder(options.state_dir)
@@ -153,7 +154,9 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         publisher = start_publisher(config, spool, history, services, options.stop)
         last = PublishedFile(options.state_dir / "published.json")
         publisher.clear_all_but(_retained_topics(config), last.read())
-        agent = _assemble(config, options, started, compile_one, profiles, publisher, history, sources, views, services)
+        agent = _assemble(
+            config, options, started, compile_one, profiles, publisher, history, sources, capture_stop, views, services
+        )
         controller = None
         if config.control.enabled or config.web.on:
             on_mark = partial(mark_in_history, history)
@@ -186,16 +189,12 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         services.stop(stop_by_s if options.stop.is_set() else time.monotonic() + STOP_S)
     lost = ending.lost + publisher.stats.given_up.get(Cause.DAMAGE, 0)
     code = _exit_code(agent.pipeline, lost, by_itself=not any(end.is_set() for end in ends))
-    learner = agent.observer.learner
-    trying = (  # a bundle is compiled, as at the start, or a product is learned
-        agent.guard.busy
-        or agent.maker.busy
-        or (controller is not None and controller.busy)
-        or (learner is not None and learner.busy)
-    )
+    # a bundle is compiled, as at the start, or a product is learned
+    workers = (agent.guard, agent.maker, controller, agent.observer.learner)
+    calm = in_time(partial(is_calm, [one for one in workers if one is not None], notifier.watchdog), 0.0, ends)
     left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if options.stop.is_set() else CLOSE_CAPTURE_S
     close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))
-    if trying or not ending.drained or not in_time(agent.pipeline.wait_capture, close_s, ends):
+    if not calm or not ending.drained or not in_time(agent.pipeline.wait_capture, close_s, ends):
         if restart.event.is_set() and not options.stop.is_set():
             logger.error("a thread hangs, so a restart in this process is impossible: the process ends")
             code = 1
@@ -204,7 +203,7 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
 
 
 def _import_learning() -> None:
-    """The rest of the modules: 0.1 s on the core that the compiler does not use at first."""
+    """Imports the other modules in 0.1 s, on the core that the compiler does not use at first."""
     importlib.import_module("zsad_agent.daemon.learning")
 
 
@@ -286,11 +285,12 @@ def _assemble(
     publisher: Publisher,
     history: "HistoryStore | None",
     sources: Sequence[Source],
+    capture_stop: threading.Event,
     views: Sequence[View],
     services: ServiceGroup,
 ) -> _Agent:
     """Builds the pipeline and its counters. Starts no thread of the pipeline."""
-    capture_stop, slots_changed = threading.Event(), threading.Condition()
+    slots_changed = threading.Condition()
     models = ModelInUse(Model(bundle=started.bundle, predictor=started.detector))
     stations = make_stations(
         config,
@@ -303,10 +303,7 @@ def _assemble(
     )
     triggered = {station.name: station.capture for station in stations if station.capture.triggered}
     listen_for_triggers(publisher, Topics(config.mqtt.topic_prefix, config.device_id), triggered)
-    evidence = None
-    if config.keeps_evidence:
-        folder = config.evidence.path or options.state_dir / "evidence"
-        evidence = services.start(EvidenceStore(config.evidence, folder))
+    evidence = start_evidence(config, options.state_dir, services)
     from zsad_agent.daemon.learning import make_learner
 
     learner = make_learner(config, options.state_dir, stations, sources, views, models, profiles)
@@ -324,11 +321,7 @@ def _assemble(
         services=services,
         nonces=Nonces(),
     )
-    web = None
-    if config.web.on:
-        from zsad_agent.daemon.web import Web  # what is off costs nothing
-
-        web = Web(config, options.state_dir, history)
+    web = _make_web(config, options.state_dir, history)
     metrics = Metrics([station.name for station in stations], observer.snapshot)
     pipeline = Pipeline(
         stations=stations,
@@ -341,21 +334,33 @@ def _assemble(
         on_crash=options.crash_reports.record if options.crash_reports is not None else None,
         max_frames=options.max_frames,
     )
-    reporter = StatsReporter(observer.snapshot, lambda: services.faults, publisher.set_retained)
-
-    def state_fault(fault: str | None) -> None:
-        for status in (station.status for station in stations):
-            if fault is None:
-                status.clear(INFERENCE)
-            else:
-                status.fault(INFERENCE, fault, replace=True)
-
     load = partial(load_again, config=config.inference, make=compile_one)
-    guard = services.start(ModelGuard(models, load_again=load, on_fault=state_fault))
-    maker = services.start(ProfileMaker(models))
+    on_fault = partial(_note_model_fault, [station.status for station in stations])
     return _Agent(
-        pipeline=pipeline, observer=observer, metrics=metrics, reporter=reporter, guard=guard, maker=maker, web=web
+        pipeline=pipeline,
+        observer=observer,
+        metrics=metrics,
+        reporter=StatsReporter(observer.snapshot, lambda: services.faults, publisher.set_retained),
+        guard=services.start(ModelGuard(models, load_again=load, on_fault=on_fault)),
+        maker=services.start(ProfileMaker(models)),
+        web=web,
     )
+
+
+def _make_web(config: AgentConfig, state_dir: Path, history: "HistoryStore | None") -> "Web | None":
+    if not config.web.on:
+        return None
+    from zsad_agent.daemon.web import Web  # what is off costs nothing
+
+    return Web(config, state_dir, history)
+
+
+def _note_model_fault(statuses: Sequence[CameraStatus], fault: str | None) -> None:
+    for status in statuses:
+        if fault is None:
+            status.clear(INFERENCE)
+        else:
+            status.fault(INFERENCE, fault, replace=True)
 
 
 def _make_controller(

@@ -25,39 +25,63 @@ def make_learner(
     store: ProfileStore | None,
 ) -> LineLearner | None:
     """Learns at every camera. None if nothing taught is used, or if the bundle has no feature networks."""
-    bundle = models.current.bundle
-    if store is None or bundle.manifest.features is None:
+    if store is None or models.current.bundle.manifest.features is None:
         return None
-    cameras = {station.name: (station, view) for station, view in zip(stations, views, strict=True)}
+    line = _Line(config, stations, views, models)
+    return LineLearner(
+        config.learning,
+        state_dir / "learning",
+        store,
+        line.teach,
+        prepare=line.prepare,
+        feedback=Feedback(store, line.networks, line.prepare),
+        follower=Follower(line.networks, line.follow) if config.learning.follow else None,
+        on_drift=line.note_drift,
+        cut=line.cut,
+        free_running=[
+            camera.name
+            for camera, source in zip(config.every_camera, sources, strict=True)
+            if camera.trigger == "free" and not source.lossless
+        ],
+    )
 
-    def predictor() -> ProductPredictor:
-        found = models.current.predictor
-        assert isinstance(found, ProductPredictor)
-        return found
 
-    def prepare(product: str) -> None:
-        predictor().prepare(product)
+class _Line:
+    """What learning needs of the cameras and of the model in use, which may change at any time."""
 
-    made: list[tuple[ProductPredictor, Networks]] = []  # the last one: its compiled searches are used again
+    def __init__(
+        self, config: AgentConfig, stations: Sequence[Station], views: Sequence[View], models: ModelInUse
+    ) -> None:
+        self._inference = config.inference
+        self._cameras = {station.name: (station, view) for station, view in zip(stations, views, strict=True)}
+        self._models = models
+        self._made: tuple[ProductPredictor, Networks] | None = None  # the last networks: their searches are compiled
 
-    def networks_in_use() -> Networks:
-        current = predictor()
-        if not made or made[0][0] is not current:
-            detector, features = current.for_learning()
-            made[:] = [(current, Networks(detector=detector, features=features, config=config.inference))]
-        return made[0][1]
+    def prepare(self, product: str) -> None:
+        self._predictor().prepare(product)
 
-    def use_followed(sha256: str, followed: Followed) -> None:
-        predictor().follow(sha256, followed)
+    def follow(self, sha256: str, followed: Followed) -> None:
+        self._predictor().follow(sha256, followed)
 
-    def note_drift(camera: str, fault: str | None) -> None:
-        status = cameras[camera][0].status
+    def networks(self) -> Networks:
+        """Those of the model in use."""
+        predictor = self._predictor()
+        if self._made is None or self._made[0] is not predictor:
+            self._made = predictor, self._networks_of(predictor)
+        return self._made[1]
+
+    def note_drift(self, camera: str, fault: str | None) -> None:
+        status = self._cameras[camera][0].status
         if fault is None:
             status.clear(DRIFT)
         else:
             status.fault(DRIFT, fault)
 
-    def teach_one(
+    def cut(self, camera: str, frame_bgr: np.ndarray) -> np.ndarray:
+        return self._cameras[camera][1].cut(frame_bgr)
+
+    def teach(
+        self,
         camera: str,
         pictures: Sequence[tuple[str, Picture]],
         *,
@@ -68,44 +92,34 @@ def make_learner(
         bad: Sequence[tuple[str, Picture]],
         progress: Callable[[str, int, int], None],
     ) -> Taught:
-        if camera not in cameras:
+        """As `zsad_agent.learning.Teach`."""
+        if camera not in self._cameras:
             raise ZsadError(f"there is no camera {camera} any more")
-        detector, networks = predictor().for_learning()
+        networks = self._networks_of(self._predictor())
         make = teach if trusted else learn_from_stream
         taught = make(
             pictures,
             product=product,
-            networks=networks,
-            detector=detector,
+            networks=networks.features,
+            detector=networks.detector,
             bad=bad,
             rate=rate,
-            ignored=_ignored(*cameras[camera], networks.bundle.manifest.model.map_hw),
+            ignored=self._ignored(camera, networks.features.bundle.manifest.model.map_hw),
             progress=progress,
         )
-        if not kept:
-            return taught
-        fresh = Networks(detector=detector, features=networks, config=config.inference)
-        return learn_kept(taught, kept, bad, fresh, progress)
+        return learn_kept(taught, kept, bad, networks, progress) if kept else taught
 
-    return LineLearner(
-        config.learning,
-        state_dir / "learning",
-        store,
-        teach_one,
-        prepare=prepare,
-        feedback=Feedback(store, networks_in_use, prepare),
-        follower=Follower(networks_in_use, use_followed) if config.learning.follow else None,
-        on_drift=note_drift,
-        cut=lambda camera, frame_bgr: cameras[camera][1].cut(frame_bgr),
-        free_running=[
-            camera.name
-            for camera, source in zip(config.every_camera, sources, strict=True)
-            if camera.trigger == "free" and not source.lossless
-        ],
-    )
+    def _predictor(self) -> ProductPredictor:
+        found = self._models.current.predictor
+        assert isinstance(found, ProductPredictor)
+        return found
 
+    def _networks_of(self, predictor: ProductPredictor) -> Networks:
+        detector, features = predictor.for_learning()
+        return Networks(detector=detector, features=features, config=self._inference)
 
-def _ignored(station: Station, view: View, map_hw: tuple[int, int]) -> np.ndarray | None:
-    """bool [map_hw]: what the mask ignores in frames of the size that the camera has now."""
-    newest = station.capture.newest_images(1)
-    return view.ignored(newest[-1].shape[1::-1], map_hw) if newest else None
+    def _ignored(self, camera: str, map_hw: tuple[int, int]) -> np.ndarray | None:
+        """bool [map_hw]: what the mask ignores in frames of the size that the camera has now."""
+        station, view = self._cameras[camera]
+        newest = station.capture.newest_images(1)
+        return view.ignored(newest[-1].shape[1::-1], map_hw) if newest else None

@@ -1,4 +1,4 @@
-"""The counts of the agent's parts at one moment: for metrics, statistics and readiness."""
+"""The counts of the whole agent at one moment: for metrics, statistics and readiness."""
 
 import time
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from zsad_agent.capture import INFERENCE
+from zsad_agent.capture import DRIFT, INFERENCE
 from zsad_agent.config import AgentConfig
 from zsad_agent.control import Nonces
 from zsad_agent.evidence import EvidenceStore
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # imported while the model loads
 
 @dataclass(frozen=True, kw_only=True)
 class Observer:
-    """Reads the counts of the parts. Thread-safe."""
+    """Reads the counts of the components. Thread-safe."""
 
     config: AgentConfig
     stations: Sequence[Station]
@@ -63,8 +63,19 @@ class Observer:
             connected=self.publisher.connected,
             broker_fault=self.publisher.broker_fault,
             spool_fault=self.publisher.spool_fault,
+            spool_incident=self.publisher.spool_incident,
             model_fault=next(filter(None, (station.status.fault_of(INFERENCE) for station in self.stations)), None),
             service_faults=self.services.by_name,
+            drifting=[
+                station.name
+                for station in self.stations
+                if (drift := station.status.fault_of(DRIFT)) is not None and station.status.reason == drift
+            ],
+            silent_s={
+                station.name: silent_s
+                for station in self.stations
+                if (silent_s := station.capture.silent_s) is not None
+            },
             live_images_dropped=self.publisher.live_images_dropped,
         )
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from zsad_agent.daemon.supervision import SUPERVISE_S
 from zsad_agent.inspection import Pipeline
@@ -22,7 +22,8 @@ DRAIN_HUNG_S = 0.1  # the same while the disk hangs and stores no result
 FLUSH_ON_SIGNAL_S = 0.4
 FLUSH_PATIENCE_S = 5.0  # at the end of a source: longest time in which no result is sent
 FLUSH_AT_END_S = 60.0  # longest time in total
-RELOAD_PATIENCE_S = 20.0  # for both before a reload: opening a camera may take 15 s
+CALM_POLL_S = 0.02
+RELOAD_PATIENCE_S = 20.0  # for each before a reload: opening a camera may take 15 s, a step of a teach-in some seconds
 
 
 @contextlib.contextmanager
@@ -83,6 +84,23 @@ def in_time(done: Callable[[float], bool], limit_s: float, ends: Sequence[thread
     while not over and reload.is_set() and not stop.is_set() and time.monotonic() < end_s:
         over = done(SUPERVISE_S)
     return over
+
+
+class Worker(Protocol):
+    """A service with steps that cannot be interrupted."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step still runs after the stop."""
+
+
+def is_calm(workers: Sequence[Worker], alive: Callable[[], None], limit_s: float) -> bool:
+    """Waits at most `limit_s` until no worker is busy. `alive` is called regularly meanwhile."""
+    end_s = time.monotonic() + limit_s
+    while (busy := any(worker.busy for worker in workers)) and time.monotonic() < end_s:
+        alive()
+        time.sleep(CALM_POLL_S)
+    return not busy
 
 
 def _flush_at_end(publisher: Publisher, stop: threading.Event) -> int:

@@ -1,4 +1,4 @@
-"""Opens the slow, shared parts before the cameras: the model, the spool, the connection to the broker."""
+"""Starts what all cameras share: the model, the spool, the history, the evidence, the connection to the broker."""
 
 import contextlib
 import logging
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from zsad_agent.config import EMBEDDED_BROKER, AgentConfig
 from zsad_agent.daemon.supervision import SUPERVISE_S
+from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import ResultStore, prepare_products, product_of
 from zsad_agent.messages import Published, Result
 from zsad_agent.model import BundleStore, Started
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from zsad_agent.history import HistoryStore
 
 SLOW_S = 10.0  # for one picture; the unit's WatchdogSec is 30
-MOST_BYTES = 10_000  # of the file below
+MOST_BYTES = 10_000  # of `published.json`
 LOAD_S = 300.0  # longest time for a model to load, as the unit's TimeoutStartSec
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,10 @@ def make_spool(config: AgentConfig, state_dir: Path, stop: threading.Event) -> S
 
 
 class RecordedFirst:
-    """Gives each result to the history before the spool: the broker acknowledges none that the history did not get."""
+    """Gives each result first to the history, then to the spool.
+
+    So the broker acknowledges no result that the history does not have.
+    """
 
     def __init__(self, history: "HistoryStore", store: ResultStore) -> None:
         self._history, self._store = history, store
@@ -63,9 +67,10 @@ class RecordedFirst:
 
 
 def start_history(config: AgentConfig, state_dir: Path, spool: Spool, services: ServiceGroup) -> "HistoryStore | None":
-    """A history that has started, and gets the newest results of the spool: a kill may have come before its commit.
+    """A history that has started. None: it is off.
 
-    None: it is off. Start it before the publisher, which deletes results from the spool.
+    It gets the newest results of the spool: an earlier run may have been killed before their commit. Start it before
+    the publisher, which deletes results from the spool.
     """
     if not config.keeps_history:
         return None
@@ -74,9 +79,16 @@ def start_history(config: AgentConfig, state_dir: Path, spool: Spool, services: 
     limits = config.history
     path = limits.path or state_dir / "history.sqlite3"
     history = HistoryStore(path, max_days=limits.max_days, max_bytes=limits.max_bytes)
-    with contextlib.suppress(SpoolError):  # the outbox states it
+    with contextlib.suppress(SpoolError):  # the outbox reports it
         history.refill(entry.body for entry in spool.wait_for(lambda: spool.newest(MOST_WAITING)) or ())
     return services.start(history)
+
+
+def start_evidence(config: AgentConfig, state_dir: Path, services: ServiceGroup) -> EvidenceStore | None:
+    """An evidence store that has started. None: it is off."""
+    if not config.keeps_evidence:
+        return None
+    return services.start(EvidenceStore(config.evidence, config.evidence.path or state_dir / "evidence"))
 
 
 def start_publisher(
@@ -95,7 +107,7 @@ def start_publisher(
 
 
 def mark_in_history(history: "HistoryStore | None", result_id: str, good: bool) -> None:
-    """Stores what a person said over MQTT about a result. A history that fails is logged: the command was done."""
+    """Stores a person's mark of a result, which came over MQTT. A fault is only logged: the command has succeeded."""
     if history is None:
         return
     try:
@@ -105,7 +117,7 @@ def mark_in_history(history: "HistoryStore | None", result_id: str, good: bool) 
 
 
 class PublishedFile:
-    """Keeps, over restarts, where the agent has published last."""
+    """Remembers, over restarts, where the agent published retained messages."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -114,11 +126,11 @@ class PublishedFile:
     def read(self) -> Published | None:
         try:
             return read_json(self._path, Published, MOST_BYTES)
-        except ValueError:  # damaged: old topics stay at the broker
+        except ValueError:  # it is damaged, so old topics stay at the broker
             return None
 
     def keep(self, publisher: Publisher) -> None:
-        """Writes it once the broker is connected. The disk may hang, and the spool reports a disk that fails."""
+        """Writes it once the broker is connected. The disk may hang; the spool reports a disk that fails."""
         if not self._kept and publisher.connected:
             self._kept = True
             content = publisher.published.model_dump_json().encode()
@@ -130,7 +142,7 @@ def compile_bundle(
 ) -> ProductPredictor:
     """The bundle, compiled for the config's device, with what was taught about the products of the cameras.
 
-    A profile of another bundle is made again: here if the bundle is `on_trial`, else by `ProfileMaker`.
+    A profile that was made with another bundle is made again: here if the bundle is `on_trial`, else by `ProfileMaker`.
 
     Raises:
         ZsadError: the bundle cannot serve every camera, or the device cannot run it.

@@ -17,7 +17,7 @@ STUCK_AFTER_S = 15.0  # without systemd's watchdog; with it, half of its interva
 
 
 def find_stuck(pipeline: Pipeline, services: ServiceGroup, watchdog_s: float | None) -> str | None:
-    """The part that hangs or has died, so that results may be lost; None if there is none."""
+    """The component that hangs or has died, so that results may be lost; None if there is none."""
     limit_s = watchdog_s / 2 if watchdog_s is not None else STUCK_AFTER_S
     return pipeline.stuck(limit_s) or next(iter(services.dead(vital=True)), None)
 
@@ -35,7 +35,7 @@ def supervise(
     """Runs until the pipeline is done or one of `ends` is set. Feeds the watchdog while inference and publishing work.
 
     The watchdog is also fed while a camera or the broker is away, because a restart would not bring it back. A service
-    whose thread has died is logged once and stays in the status text, as `notes`. Each of `tend` is called every
+    whose thread has died is logged once and stays in the status text, as `notes` do. Each of `tend` is called every
     `SUPERVISE_S`.
     """
     status_due_s, said = 0.0, ""

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 LIMITS = Limits(connections=256, head_s=5.0, body_s=60.0)
+NICE = 5  # it works in the pauses of the inspection, also on a machine whose cores are all busy
 BEGIN_S = 2.0  # the libraries are imported then, after the first verdicts, unless a browser comes earlier
 
 
@@ -49,7 +50,9 @@ class WebServer(HttpServer):
         if self._web.certificate is not None or self._web.generate_certificate:
             self.scheme = "https"
         self._names = _names(self._listen_at[0], config.web.certificate)
-        super().__init__(make_app, self._reachable_at, LIMITS, make_context=self._make_context, begin_s=BEGIN_S)
+        super().__init__(
+            make_app, self._reachable_at, LIMITS, make_context=self._make_context, begin_s=BEGIN_S, nice=NICE
+        )
         if not is_loopback(self._listen_at[0]):
             access.on_first_password = self.listen_again
 
@@ -110,7 +113,7 @@ class Web:
         return self._live
 
     def services(self, observer: Observer, health: HealthApp, commands: "Commands") -> list[Service]:
-        """What tells others of changes, not started yet. Of teach-in apart, because its state may wait."""
+        """The services that report changes, not started yet. Teach-in has its own: reading its state may wait."""
         cameras = [station.name for station in observer.stations]
 
         def present() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -171,14 +174,14 @@ class Web:
 
 
 def _names(host: str, certificate: Path | None) -> frozenset[str]:
-    """By which a browser may call this machine, in lower case: no other site can point these names to it."""
+    """The names by which a browser may call this machine, in lower case. No other site can point them to it."""
     own = socket.gethostname().lower()
     names = {own, f"{own}.local"} | ({host.lower()} - {"0.0.0.0", "::"})
     return frozenset(names | (certificate_names(certificate) if certificate is not None else set()))
 
 
 def _outward_addresses() -> set[str]:
-    """The addresses of this machine in its networks. Sends nothing: it asks for the route to addresses of examples."""
+    """The addresses of this machine in its networks. Sends nothing: it only asks for the routes to two examples."""
     found = set()
     for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Protocol
@@ -97,6 +97,17 @@ def write_set(folder: Path, place: Place, files: Mapping[str, bytes]) -> None:
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=fd)
             raise
+
+
+def try_writing(folder: Path, place: Place, size: int) -> None:
+    """Writes `size` bytes beside the set of `place`, and deletes them again.
+
+    Raises:
+        OSError: no set can be stored there.
+    """
+    trial = replace(place, stem=f"{place.stem.partition('-')[0]}-trial")
+    write_set(folder, trial, {PICTURE: bytes(size)})
+    delete_set(folder, EvidenceSet(trial, (f"{trial.stem}.{PICTURE}",), size))
 
 
 def read_kept(folder: Path, result: Captured, suffix: str) -> bytes | None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from zsad_agent.config import EvidenceConfig
 from zsad_agent.evidence import files as evidence_files
-from zsad_agent.evidence.files import OVERLAY, PICTURE, RESULT, Place
+from zsad_agent.evidence.files import OVERLAY, PICTURE, RESULT, Place, try_writing
 from zsad_agent.evidence.pruning import Pruner
 from zsad_agent.messages import EvidenceStats, Result
 from zsad_agent.system import Service
@@ -77,6 +77,7 @@ class EvidenceStore(Service):
         self._passes: Counter[str] = Counter()  # by camera
         self._kept = self._dropped = 0
         self._faults: dict[str, tuple[str, float]] = {}  # camera, "" for the limits -> reason, time of the next attempt
+        self._newest: dict[str, tuple[Place, int]] = {}  # camera -> the set that was tried last, and its bytes
         self._pruner = Pruner(config, folder, stop=self._must_end)
         self._thread = threading.Thread(target=self._run, name="zsad-evidence", daemon=True)
 
@@ -138,7 +139,8 @@ class EvidenceStore(Service):
         tidy_s = time.monotonic()
         while True:
             if time.monotonic() >= tidy_s and not self._closing:
-                self._attempt("", self._tidy)
+                if self._attempt("", self._tidy):
+                    self._try_again()
                 tidy_s = time.monotonic() + self._pause_s()
             item = self._next()
             if item is not None:
@@ -147,11 +149,18 @@ class EvidenceStore(Service):
                 with self._condition:
                     self._kept += kept
                     self._dropped += not kept
+                if not kept:
+                    tidy_s = min(tidy_s, time.monotonic() + RETRY_S)
             elif self._closing:
                 return
 
     def _pause_s(self) -> float:
-        return RETRY_S if "" in self._faults else TIDY_S
+        return RETRY_S if self._faults or self._pruner.starved else TIDY_S
+
+    def _try_again(self) -> None:
+        """A disk that works again is seen without a further reject."""
+        for camera in self._newest.keys() & self._faults.keys():
+            self._attempt(camera, partial(try_writing, self._folder, *self._newest[camera]))
 
     def _next(self) -> _Item | None:
         with self._condition:
@@ -173,6 +182,7 @@ class EvidenceStore(Service):
         self._pruner.delete_aged()
 
     def _write(self, place: Place, item: _Item) -> None:
+        self._newest[place.camera] = place, 0
         files: dict[str, bytes] = {}
         if item.image_bgr is not None:
             jpeg = _as_jpeg(item.image_bgr, self._config.jpeg_quality)
@@ -181,6 +191,7 @@ class EvidenceStore(Service):
             files[OVERLAY] = item.heatmap
         files[RESULT] = item.result.encode() + b"\n"
         size = sum(map(len, files.values()))
+        self._newest[place.camera] = place, size
         self._pruner.make_room(size)
         try:
             evidence_files.write_set(self._folder, place, files)

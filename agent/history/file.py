@@ -2,17 +2,15 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
+from zsad_agent.system import DAMAGE_CODES, open_sqlite, transaction
 from zsad_core.errors import HistoryError
 
 APPLICATION_ID = 0x7A736168  # "zsah", in the file's header
 FORMAT_VERSION = 1
-BUSY_S = 0.25  # longest wait for another connection's lock
 CACHE_KB = 4000  # of one connection
 LOG_BYTES = 8_000_000  # size of the write-ahead log after a burst
-DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 # `kinds`: every camera, product and verdict that occurred. A filter chooses some of them.
 # `results`: what can be searched, in the order of inspection (n). `bodies`: the results as published.
@@ -36,14 +34,9 @@ CREATE INDEX marks_good ON marks (good);
 """
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection in which no transaction begins by itself.
-
-    The log's index is kept in memory: as a mapped file that is truncated it would end the process (SIGBUS). Therefore
-    only one process at a time can open the file.
-    """
-    uri = f"{path.absolute().as_uri()}?vfs=unix-excl"
-    db = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+def open_again(path: Path) -> sqlite3.Connection:
+    """A connection to a file that exists."""
+    db = open_sqlite(path)
     db.execute(f"PRAGMA cache_size=-{CACHE_KB}")
     return db
 
@@ -57,7 +50,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         OSError: its folder cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    db = connect(path)
+    db = open_again(path)
     try:
         application_id = db.execute("PRAGMA application_id").fetchone()[0]
         version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -99,19 +92,6 @@ def set_aside(path: Path) -> Path:
         with contextlib.suppress(FileNotFoundError):
             Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
     return aside
-
-
-@contextlib.contextmanager
-def transaction(db: sqlite3.Connection, how: str = "IMMEDIATE") -> Iterator[None]:
-    """Commits at the end. An exception rolls back."""
-    db.execute(f"BEGIN {how}")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back itself
-            db.execute("ROLLBACK")
-        raise
 
 
 def is_damage(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zsad_agent.evidence import SettledClock
 from zsad_agent.history import rows
-from zsad_agent.history.file import transaction
+from zsad_agent.system import transaction
 
 logger = logging.getLogger(__name__)
 

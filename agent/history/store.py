@@ -17,10 +17,10 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from zsad_agent.history import rows
-from zsad_agent.history.file import connect, is_damage, open_for_writing, set_aside, transaction
+from zsad_agent.history.file import is_damage, open_again, open_for_writing, set_aside
 from zsad_agent.history.pruning import Pruner
 from zsad_agent.messages import Result
-from zsad_agent.system import Service, file_stamp
+from zsad_agent.system import Service, file_stamp, transaction
 from zsad_core.errors import HistoryError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ HUNG_S = 5.0  # a disk call that takes longer is a stated fault
 HOLD_S = 10.0  # acknowledged results stay in the spool for so long while the history cannot store them
 COPY_S = 0.02  # longest wait of `is_copied`
 ANSWER_S = 2.0  # longest wait for a mark, and for a query
-INCIDENT_S = 600.0  # a damaged file that was set aside is stated for so long
+INCIDENT_S = 60.0  # a damaged file that was set aside is stated for so long
 READERS = 4  # connections that are kept for the next queries
 
 
@@ -177,7 +177,7 @@ class HistoryStore(Service):
             db = self._readers.pop() if self._readers else None
         try:
             if db is None:
-                db = connect(self.path)
+                db = open_again(self.path)
                 db.execute("PRAGMA query_only=1")
             db.set_progress_handler(lambda: time.monotonic() > end_s, 50_000)
             with transaction(db, "DEFERRED"):

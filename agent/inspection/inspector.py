@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from zsad_agent.capture import INFERENCE, CameraStatus, Captured, UnknownPace
+from zsad_agent.capture import INFERENCE, PART, CameraStatus, Captured, UnknownPace
 from zsad_agent.config import CameraConfig, DecisionConfig, HeatmapConfig
 from zsad_agent.inspection.overlay import render_heatmap
 from zsad_agent.inspection.view import Rectangle, View
@@ -17,12 +17,14 @@ from zsad_agent.system import one_line
 from zsad_core.bundle import GENERIC_PRODUCT
 from zsad_core.errors import ImageError, ProfileError, ZsadError
 from zsad_core.judging import Decider, instant_verdict
+from zsad_core.part import NoPartError, PartError
 from zsad_core.picture import find_regions
 from zsad_core.types import TAUGHT_THRESHOLD, Frame, Prediction, Region, Verdict
 
 logger = logging.getLogger(__name__)
 
 MAX_REASON_CHARACTERS = 500
+MISSES = 20  # pictures in a row without the taught part: the camera is then degraded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +82,7 @@ class Inspector:
         self._view = view
         self._region_level = decision.region_level
         self._unknown_pace = UnknownPace() if camera.trigger == "free" and not lossless else None
+        self._missed: tuple[str, int] = ("", 0)  # product, and pictures in a row without its part
 
     def predict(self, captured: Captured) -> Inspected:
         """Runs the model. An error of the picture, model or device becomes the `reason`."""
@@ -118,6 +121,8 @@ class Inspector:
                 prediction = model.predictor.predict(picture, product)
             prediction = self._view.correct(prediction, frame.frame_wh, model.bundle.manifest.model.score)
         except ImageError as error:  # the bundle is not at fault
+            if isinstance(error, PartError):
+                self._count_miss(product, error)
             return None, str(error)
         except ProfileError as error:  # nor here
             self._status.fault(INFERENCE, str(error))
@@ -127,8 +132,28 @@ class Inspector:
             self._models.on_answer(model.bundle.sha256, False, str(error))
             return None, str(error)
         self._status.clear(INFERENCE)
+        self._status.clear(PART)
+        self._missed = product, 0
         self._models.on_answer(model.bundle.sha256, True, None)
         return prediction, None
+
+    def _count_miss(self, product: str, error: PartError) -> None:
+        """States after `MISSES` pictures in a row that the taught part does not come.
+
+        A free-running camera takes pictures between the parts, so that it sees no part is no fault.
+        """
+        if product != self._missed[0]:
+            self._status.clear(PART)
+            self._missed = product, 0
+        if self._unknown_pace is not None and isinstance(error, NoPartError):
+            return
+        self._missed = product, self._missed[1] + 1
+        if self._missed[1] == MISSES:
+            self._status.fault(
+                PART,
+                f"{MISSES} pictures in a row do not show {product} as taught ({error}). Choose the right product, or "
+                "check camera and light, or teach it again",
+            )
 
     def decide(self, inspected: Inspected) -> tuple[Result, bytes | None] | None:
         """The result, and the heatmap as a JPEG if there is one. Call it in the order of capture, because it debounces.

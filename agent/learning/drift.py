@@ -1,6 +1,6 @@
-"""Whether the parts of a camera still look like the goods that were taught: slow drift, and sudden change.
+"""Whether the parts of a camera still look like the taught goods: slow drift, and sudden change.
 
-With `learning.follow` slow drift is followed: see `Follower`.
+With `learning.follow` slow drift is followed, see `Follower`.
 """
 
 import math
@@ -28,7 +28,7 @@ PARTS = 10  # least number of parts among the followed tokens
 
 
 class DriftWatch:
-    """Follows the scores of one camera and profile. Slow rise: the sum (CUSUM) of the accepted parts' scores."""
+    """Watches the scores of one camera and profile. A sum (CUSUM) of the accepted parts' scores shows a slow rise."""
 
     def __init__(self, goods: Sequence[float]) -> None:
         """Takes the goods' scores in [0, 1), in any order, at least one."""
@@ -147,15 +147,15 @@ class LineWatch:
 
 
 class Follower:
-    """Remembers tokens of accepted parts beside the taught memory of one profile: the newest, at most a tenth of it.
+    """Remembers tokens of accepted parts, in addition to the taught memory of one profile.
 
-    Only parts that the taught memory alone finds better than the worst tenth of the goods enter. The memory, the
-    threshold and the profile never change. `zsad_agent.teaching.TaughtPredictor` limits how much a score falls by it.
-    A restart forgets what was followed.
+    It keeps the newest tokens, at most a tenth of the taught memory. A part enters only if its score by the taught
+    memory alone is lower than those of the worst tenth of the goods. The memory, the threshold and the profile never
+    change. `zsad_agent.teaching.TaughtPredictor` limits how much a score can fall. A restart forgets these tokens.
     """
 
     def __init__(self, networks: Callable[[], Networks], use: Callable[[str, Followed], None]) -> None:
-        """Takes what gives the networks in use, and what uses the tokens for the profile of a hash."""
+        """`networks` gives those in use. `use` is called with the hash of a profile and all its followed tokens."""
         self._networks, self._use = networks, use
         self._sha256 = ""
         self._vectors: dict[str, np.ndarray] = {}

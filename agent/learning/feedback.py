@@ -1,4 +1,4 @@
-"""A person marks a part as good or bad, which changes the product's profile at once."""
+"""Marks of people: a part is good or bad. A mark changes the profile of the product at once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ from zsad_core.types import TAUGHT_THRESHOLD
 
 MOST_SCORED = 50  # marked bad parts whose recall is measured, the newest
 ADDED_SHARE = 0.1  # of a memory, that one part may take
-NEAREST = 3  # accepted parts that are named
+NEAREST = 3  # good parts that are named
 HOT = 0.02  # share of a part's tokens: the most different ones
 
 Named = tuple[str, Picture]
@@ -68,7 +68,7 @@ class Feedback:
     """Takes marks. For one thread at a time."""
 
     def __init__(self, store: ProfileStore, networks: Callable[[], Networks], prepare: Callable[[str], None]) -> None:
-        """As `LineLearner`; `networks` gives those of the bundle in use."""
+        """`store` and `prepare` as of `LineLearner`. `networks` gives those of the bundle in use."""
         self._store, self._networks, self._prepare = store, networks, prepare
 
     def give(self, part: RecentPart, *, good: bool) -> str:
@@ -163,7 +163,7 @@ def learn_kept(
 
 
 def _learn_good(profile: Profile, picture: KeptPicture, networks: Networks) -> Profile:
-    """The memory learns a good part. Its earlier score helps to set the threshold, as far as other goods explain it.
+    """The memory learns a good part. Its earlier score also sets the threshold, as far as the other goods explain it.
 
     Raises:
         ImageError: the picture shows no part, or another one.
@@ -222,7 +222,7 @@ def novel_tokens(profile: Profile, image_bgr: np.ndarray, networks: Networks, *,
 
 
 def _take_out(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Profile, str]:
-    """The profile without a bad part, and which accepted parts it looks like."""
+    """The profile without a bad part, and which good parts it looks like."""
     image = part.picture.image()
     score, _ = networks.score(profile, image)
     others = [good for good in profile.goods if good.name != part.id]

@@ -18,8 +18,8 @@ from zsad_core.errors import ImageError, ZsadError
 
 logger = logging.getLogger(__name__)
 
-MOST_MARKED = 50  # parts marked as bad earlier, that are copied into a lesson
-LEAST_PICTURES = 3  # that are learned
+MOST_MARKED = 50  # parts marked as bad earlier that are copied into a lesson, the newest
+LEAST_PICTURES = 3  # fewer are not learned
 MAX_JSON_BYTES = 4_000_000
 LINE, ASKED = "line", "asked"
 GOOD, BAD = "good", "bad"
@@ -65,7 +65,7 @@ class LessonPicture:
 class Lesson:
     """What is learned at one camera about one product. For one thread at a time.
 
-    What people change is on the disk when the method returns, and the earlier offer is gone before it.
+    A change by people is on the disk when the method returns. The earlier offer is deleted before the change.
     """
 
     product: str
@@ -78,7 +78,7 @@ class Lesson:
     pause: int  # the same after this attempt; doubles with each one
     offer: Offer | None
     wanted: bool = False  # the pictures are to be learned now, or are being learned
-    changes: int = 0  # by people; what was learned before one of them is out of date
+    changes: int = 0  # by people; a teach-in that began before a change is out of date
     text: str = ""  # what happened last, for people
     last_s: float = -math.inf  # time of the last picture
 
@@ -125,7 +125,7 @@ class Lesson:
         return next((pictures.path(picture_id) for pictures in kinds if picture_id in pictures), None)
 
     def named(self) -> tuple[list[Named], list[Named]]:
-        """The pictures of good parts without those that a person keeps, and the latter."""
+        """The pictures of good parts in two lists: those that may be left out, and those that a person keeps."""
         kept = self.asked.kept if self.asked is not None else ()
         found = self.pictures.pictures()
         return [one for one in found if one[0] not in kept], [one for one in found if one[0] in kept]
@@ -205,13 +205,13 @@ class Lesson:
         return picture.name
 
     def take_marked(self, pictures: Sequence[KeptPicture]) -> None:
-        """Parts of the product that were marked as bad earlier count too. Call it before pictures are gathered."""
+        """Takes parts that were marked as bad earlier. Call it before pictures are gathered."""
         for picture in pictures[-MOST_MARKED:]:
             with contextlib.suppress(ImageError):
                 self.bads.put(picture)
 
     def take_mark(self, part: RecentPart, *, good: bool) -> None:
-        """A person marks a part of the line. A bad one is not learned, and counts for the recall."""
+        """Takes a person's mark of a part of the line. A bad part is not learned, and counts for the recall."""
         if good:
             if part.id in self.bads:
                 self.remove(part.id)
@@ -247,7 +247,7 @@ class Lesson:
         )
 
     def _change(self) -> None:
-        """Before a change by people: what was learned from the earlier pictures is not offered, but learned again."""
+        """Call it before a change by people: it deletes the offer, and the pictures are learned again."""
         self.changes += 1
         if self.offer is not None or self.wanted:
             self._want()

@@ -8,7 +8,6 @@ any moment loses at most the picture in progress.
 import contextlib
 import logging
 import math
-import os
 import shutil
 import threading
 import time
@@ -28,9 +27,9 @@ from zsad_agent.learning.marks import keep_bad, marked
 from zsad_agent.learning.offer import RATE, Asked, shorten
 from zsad_agent.learning.recent import RecentParts
 from zsad_agent.messages import DriftStats, Result
-from zsad_agent.system import Service, one_line
+from zsad_agent.system import Service, lower_priority, one_line
 from zsad_agent.teaching import KeptPicture, Profile, ProfileStore, can_be_taught
-from zsad_core.errors import ProfileError, ZsadError
+from zsad_core.errors import ConflictError, ProfileError, ZsadError
 from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
@@ -39,7 +38,6 @@ MAX_WAITING = 4  # pictures that wait for the thread; further ones are not learn
 EVERY_S = 1.0  # between two pictures of a camera that runs free
 FOLLOW_EVERY_S = 5.0  # between two parts of a camera that are followed
 MAX_TEXT = 1000
-NICE = 10  # the inspection goes first
 
 
 class _Stopped(Exception):
@@ -84,7 +82,7 @@ class LineLearner(Service):
         self._prepare, self._cut = prepare, cut
         self._feedback, self._follower = feedback, follower
         self._networks_lock = threading.Lock()  # guards the networks of the feedback and the follower
-        self._followed_s: dict[str, float] = {}  # camera -> time of the last part that was to be followed
+        self._followed_s: dict[str, float] = {}  # camera -> time of the last followed part
         self._free_running = frozenset(free_running)
         self._queue_changed = threading.Condition()
         self._waiting: deque[tuple[Result, np.ndarray, np.ndarray]] = deque()
@@ -95,9 +93,8 @@ class LineLearner(Service):
         self._said: dict[str, str] = {}  # camera -> outcome of its last lesson
         self._marked: dict[str, str] = {}  # camera -> outcome of the last mark
         self._recent: dict[str, RecentParts] = {}  # by camera
-        self._profile: Profile | None = None  # that was followed last
+        self._profile: Profile | None = None  # of the part that was followed last
         self._fault: str | None = None
-        self.dropped = 0  # pictures that came while the thread was busy
         self._thread = threading.Thread(target=self._run, name="zsad-learning", daemon=True)
 
     def stop(self, deadline_s: float) -> None:
@@ -125,16 +122,18 @@ class LineLearner(Service):
         """
         with self._queue_changed:
             self._watch.add(result)
-            if len(self._waiting) >= MAX_WAITING:
-                self.dropped += 1
-            elif not self._closing:
+            if len(self._waiting) < MAX_WAITING and not self._closing:
                 self._waiting.append((result, view_bgr, anomaly_map))
                 self._queue_changed.notify_all()
 
     # Commands. Each raises a ZsadError when it is refused. None waits for a teach-in.
 
     def begin(self, camera: str, product: str, count: int, rate: float | None) -> None:
-        """Teaches the product from the next `count` different pictures, which a person says are good."""
+        """Teaches the product from the next `count` different pictures, which a person says are good.
+
+        Raises:
+            ConflictError: a person has started another teach-in at this camera.
+        """
         with self._lock, self._storing():
             if not can_be_taught(product):
                 raise ZsadError(
@@ -142,7 +141,10 @@ class LineLearner(Service):
                 )
             earlier = self._lessons.get(camera)
             if earlier is not None and earlier.asked is not None:
-                self._forget(camera)
+                raise ConflictError(
+                    f"{earlier.product!r} is being taught at this camera, from {len(earlier.pictures)} pictures so "
+                    "far: cancel this teach-in, or take its offer into use, before you start another one"
+                )
             asked = Asked(count=count, rate=RATE if rate is None else rate)
             lesson = open_lesson(self._folder / camera, product, asked, count, afresh=True)
             lesson.take_marked(marked(self._store, product, good=False))
@@ -159,7 +161,7 @@ class LineLearner(Service):
             self._said[camera] = f"{self._forget(camera)}: cancelled"
 
     def commit(self, camera: str) -> Profile:
-        """Takes the offer into use, from the next picture on. Its bad parts stay, as if they were marked."""
+        """Takes the offer into use, from the next picture on. Its bad parts are stored as marked ones."""
         with self._lock, self._storing():
             lesson = self._lessons.get(camera)
             if lesson is None or lesson.offer is None:
@@ -171,7 +173,7 @@ class LineLearner(Service):
             return profile
 
     def mark(self, camera: str, part_id: str, *, good: bool) -> None:
-        """A person marks the part of a result, or says that a picture that the lesson left out is good."""
+        """A person marks the part of a result. Or a person says that a picture is good that the lesson left out."""
         with self._lock, self._storing():
             lesson = self._lessons.get(camera)
             if good and lesson is not None and lesson.asked is not None and lesson.is_left_out(part_id):
@@ -240,7 +242,7 @@ class LineLearner(Service):
         return shorten(self.lesson(camera, short=True))
 
     def lesson(self, camera: str, *, short: bool = False) -> dict[str, Any]:
-        """The state with all that is known; without the lists of scores if `short`."""
+        """The state with everything that is known. `short`: without the lists of scores."""
         with self._lock:
             lesson, marked = self._lessons.get(camera), self._marked.get(camera)
             if lesson is None:
@@ -270,8 +272,7 @@ class LineLearner(Service):
     # The thread
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):  # a unit may forbid it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        lower_priority()
         try:
             with self._storing():
                 self._resume()
@@ -372,6 +373,8 @@ class LineLearner(Service):
         if self._config.mode == "off" or not can_be_taught(result.product):
             return None
         if lesson is None or lesson.product != result.product:
+            if self._store.has(result.product):  # it was taught since this part was inspected
+                return None
             folder = self._folder / result.camera
             lesson = self._lessons[result.camera] = open_lesson(folder, result.product, None, self._config.parts)
         return lesson
@@ -421,7 +424,7 @@ class LineLearner(Service):
                 raise
 
     def _resume(self) -> None:
-        """What a person started continues after a restart, and offers are still there."""
+        """Loads the lessons that people started before a restart, and those with an offer."""
         for camera, product, asked in find_lessons(self._folder):
             if camera not in self._lessons:
                 parts = self._config.parts if asked is None else asked.count

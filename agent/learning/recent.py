@@ -100,7 +100,7 @@ class RecentParts:
             self._delete(result.id)
             raise
         ids.append(result.id)
-        if not is_reject:  # now: while the disk fails every pass tries, so that none seems to work
+        if not is_reject:  # not earlier: while the disk fails, each pass is tried and reports the fault
             self._last_pass_s = time.monotonic()
 
     def find(self, part_id: str) -> RecentPart:

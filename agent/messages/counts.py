@@ -3,8 +3,8 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,6 +25,9 @@ class AgentSnapshot:
     model_fault: str | None  # why pictures have no score
     service_faults: Mapping[str, str]  # by the service's name
     live_images_dropped: Mapping[str, int]  # by kind: `heatmap`, `image`
+    spool_incident: str | None = None  # what happened to the spool's file a moment ago
+    drifting: Collection[str] = ()  # cameras whose only fault is that the scores of their parts have changed
+    silent_s: Mapping[str, float] = field(default_factory=dict)  # camera -> seconds without a picture, if unusual
 
 
 class RecentResults:

@@ -28,20 +28,18 @@ _OURS = re.compile(r"^model-[0-9a-f]{16}-[\w.-]+$")
 
 
 @contextmanager
-def alone_in(root: Path, network: str = "", *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[bool]:
-    """Locks the compiled models of one network, waiting for others. Yields False if the lock was not available.
+def alone_in(root: Path, *, patience_s: float = LOCK_PATIENCE_S) -> Iterator[bool]:
+    """Locks the folder, and waits for other processes. Yields False if the lock was not available.
 
     OpenVINO writes a compiled model in place, and another process could read half of it.
 
     Args:
         root: folder of all compiled models; created if missing.
-        network: name of a feature network; empty for the main model. Several are compiled at the same time.
         patience_s: longest wait in seconds. Yields False after it, or if the folder cannot be written (logged).
     """
-    path = root / (f"{_LOCK}{_NETWORK}{network}" if network else _LOCK)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)  # readable by any user
+        lock = os.open(root / _LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)  # readable by any user
     except OSError as error:
         logger.warning("model cache %s: %s; the model is compiled at every start", root, error.strerror)
         yield False
@@ -72,7 +70,7 @@ def open_cache(root: Path, bundle_sha256: str, openvino_version: str, network: s
     """The absolute folder for these, created and checked; None (logged) if it cannot be written.
 
     A compiled model with a wrong hash (a cut file, a flipped bit) is deleted, so OpenVINO compiles it again from the
-    verified bundle. Call this and `seal_cache` inside `alone_in` of the root and network.
+    verified bundle. Call this and `seal_cache` inside `alone_in` of the root.
 
     `network`: name of a feature network; empty for the bundle's model.
     """
@@ -146,8 +144,7 @@ def _prune(root: Path, keep: Path) -> None:
     folders = [path for path in root.iterdir() if _OURS.match(path.name) and path.is_dir()]
     for path in folders:
         bundle = path.name.partition(_NETWORK)[0]
-        with suppress(FileNotFoundError):  # another thread or process prunes too
-            used_s[bundle] = max(used_s.get(bundle, 0.0), path.stat().st_mtime)
+        used_s[bundle] = max(used_s.get(bundle, 0.0), path.stat().st_mtime)
     used_s[keep.name.partition(_NETWORK)[0]] = math.inf
     kept = sorted(used_s, key=used_s.__getitem__, reverse=True)[:KEPT_BUNDLES]
     for path in folders:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 Tried: TypeAlias = tuple[Any, np.ndarray]  # an inference request, and an answer to the test picture
 Try: TypeAlias = Callable[[Any], Tried]  # of a compiled model
+# OpenVINO changes the locale of the process while it reads or compiles a model. Two at once left it at "C", and Python
+# then reads text as ASCII.
+_one_at_a_time = threading.Lock()
 _VIRTUAL_DEVICES = frozenset({"AUTO", "MULTI", "HETERO", "BATCH"})
 
 
@@ -53,7 +57,8 @@ def read_graph(graph: Graph, expected: Mapping[str, tuple[str, list[int]]], inpu
         BundleError: OpenVINO cannot read it, or an input or output is not as expected.
     """
     try:
-        model = openvino_core().read_model(model=graph.xml, weights=graph.weights)
+        with _one_at_a_time:
+            model = openvino_core().read_model(model=graph.xml, weights=graph.weights)
     except RuntimeError as error:
         raise BundleError(f"{graph.source}: OpenVINO cannot read it: {short(error)}") from error
     found = {
@@ -121,6 +126,11 @@ def compile_tested(model: Any, graph: Graph, config: InferenceConfig, try_it: Tr
     Raises:
         DeviceError: the device cannot run the model, or `try_it` raises it.
     """
+    with _one_at_a_time:
+        return _compile_tested(model, graph, config, try_it)
+
+
+def _compile_tested(model: Any, graph: Graph, config: InferenceConfig, try_it: Try) -> Tried:
     core = openvino_core()
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if config.precision == "f32":
@@ -128,6 +138,8 @@ def compile_tested(model: Any, graph: Graph, config: InferenceConfig, try_it: Tr
     # Also for AUTO, which may choose the CPU. 0, the default, resets it: all models of the process share the core.
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": config.threads or 0})
     if config.device == "CPU":
+        if graph.network:  # code for chains of small layers: 15 MB for a ViT-Ti, which is no faster; the detector is
+            options["SNIPPETS_MODE"] = "DISABLE"
         _expand_weights(model)
     tried = _compile_with_cache(model, graph, config, options, try_it)
     if tried is not None:
@@ -151,14 +163,15 @@ def _compile_with_cache(
     into memory. A change of a mapped file would change the answers, and a cut would end the process by SIGBUS.
     """
     root, core = config.cache_dir, openvino_core()
-    with alone_in(root, graph.network) as alone:
+    with alone_in(root) as alone:
         version = import_openvino().get_version()
         cache = open_cache(root, graph.bundle_sha256, version, graph.network) if alone else None
         if cache is None:
             return None
-        options = {**options, "CACHE_DIR": str(cache), "ENABLE_MMAP": False}
         device = re.sub(r"[^A-Za-z0-9.]", "_", config.device)
-        variant = f"{zlib.crc32(graph.xml):08x}-{device}-{config.precision}"
+        crc = zlib.crc32(repr(sorted(options.items())).encode(), zlib.crc32(graph.xml))
+        variant = f"{crc:08x}-{device}-{config.precision}"
+        options = {**options, "CACHE_DIR": str(cache), "ENABLE_MMAP": False}
         try:
             known_path = known_file(cache, variant)
             if not known_path.exists():

@@ -6,7 +6,6 @@ The known answer is that of the first compilation of the verified bundle. It is 
 import functools
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable
 
@@ -14,7 +13,7 @@ import cv2
 import numpy as np
 
 from zsad_agent.model.current_model import Model, ModelInUse, Predictor
-from zsad_agent.system import Backoff, Service, give_back_memory
+from zsad_agent.system import Backoff, ThreadService, give_back_memory
 from zsad_core.bundle import Bundle
 from zsad_core.errors import DeviceError
 
@@ -51,7 +50,7 @@ def answer_fault(found: np.ndarray, known: np.ndarray, tolerance: float) -> str 
     return f"the model's answer to the test picture {differs} (allowed {tolerance:g})"
 
 
-class ModelGuard(Service):
+class ModelGuard(ThreadService):
     """Tests the model every `TEST_EVERY_S` and after each change. Owns a thread.
 
     A model with a wrong answer gives no more predictions. The guard says so and loads it again, until that succeeds.
@@ -78,22 +77,12 @@ class ModelGuard(Service):
             every_s: between two tests.
             first_pause_s: between the first two attempts to load a model; then doubled up to `LONGEST_PAUSE_S`.
         """
+        super().__init__("zsad-self-test")
         self._models = models
         self._load_again = load_again
         self._on_fault = on_fault
         self._every_s = every_s
         self._first_pause_s = first_pause_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="zsad-self-test", daemon=True)
-
-    def stop(self, deadline_s: float) -> None:
-        self._stop.set()
-        self._wait(deadline_s)
-
-    @property
-    def busy(self) -> bool:
-        """Whether it still compiled at the stop: a compiler cannot be interrupted."""
-        return self._stop.is_set() and self.alive
 
     def _run(self) -> None:
         tested, passed_s = self._models.current, time.monotonic()

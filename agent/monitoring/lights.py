@@ -13,6 +13,9 @@ DARK: Final = "off"
 PAUSED = "paused"  # the reason of a camera without a fault
 ON_DISK = ("evidence", "history")  # services that write
 PAGE = "page"  # the service
+CAMERA_ADVICE = "Check its cable, power, lens, light and product. On the device, zsad-agent doctor tests it"
+DRIFT_ADVICE = "The inspection goes on. Compare the parts with the good ones under Look back"
+SILENT_STEPS_S = (0, 1, 2, 5, 10, 30, 60, 300, 1800)  # the text changes with these: the page reads each one aloud
 
 
 class Light(StrictModel):
@@ -22,6 +25,7 @@ class Light(StrictModel):
     state: Literal["ok", "warn", "fail", "off"]
     text: str
     advice: str  # what to do; empty if there is nothing to do
+    blind: bool = False  # of a camera: its last verdict says nothing about the part in front of it
 
 
 class HealthState(StrictModel):
@@ -39,7 +43,7 @@ def health_state(agent: AgentSnapshot, reasons: Sequence[str]) -> HealthState:
 
 def _lights(agent: AgentSnapshot) -> list[Light]:
     return [
-        *(_camera(name, camera) for name, camera in agent.stats.cameras.items()),
+        *(_camera(agent, name, camera) for name, camera in agent.stats.cameras.items()),
         _broker(agent),
         _disk(agent),
         _model(agent),
@@ -47,16 +51,23 @@ def _lights(agent: AgentSnapshot) -> list[Light]:
     ]
 
 
-def _camera(name: str, camera: CameraStats) -> Light:
+def _camera(agent: AgentSnapshot, name: str, camera: CameraStats) -> Light:
+    silent_s, is_drifting = agent.silent_s.get(name), name in agent.drifting
     name = f"camera {name}"
+    if is_drifting and camera.reason is not None:
+        return Light(name=name, state=WARN, text=camera.reason, advice=DRIFT_ADVICE)
+    if camera.up and silent_s is not None:
+        said_s = max(step for step in SILENT_STEPS_S if step <= silent_s)
+        text = f"no new picture for more than {said_s} s"
+        return Light(name=name, state=WARN, text=text, advice=CAMERA_ADVICE, blind=True)
     if camera.up:
         return Light(name=name, state=OK, text="pictures come", advice="")
     if camera.reason is None:
-        return Light(name=name, state=WARN, text="no picture yet", advice="Wait, or trigger it if it takes triggers")
+        advice = "Wait, or trigger it if it takes triggers"
+        return Light(name=name, state=WARN, text="no picture yet", advice=advice, blind=True)
     if camera.reason == PAUSED:
         return Light(name=name, state=DARK, text=PAUSED, advice="End the pause to inspect again")
-    advice = "Check its cable, power, lens and light. On the device, zsad-agent doctor tests it"
-    return Light(name=name, state=FAIL, text=camera.reason, advice=advice)
+    return Light(name=name, state=FAIL, text=camera.reason, advice=CAMERA_ADVICE, blind=True)
 
 
 def _broker(agent: AgentSnapshot) -> Light:
@@ -70,6 +81,9 @@ def _broker(agent: AgentSnapshot) -> Light:
 
 def _disk(agent: AgentSnapshot) -> Light:
     others = "; ".join(agent.service_faults[name] for name in ON_DISK if name in agent.service_faults)
+    if agent.spool_fault is None and agent.spool_incident is not None and not others:
+        advice = "Results are stored again. Find out which program changes the files of the agent"
+        return Light(name="disk", state=WARN, text=agent.spool_incident, advice=advice)
     if agent.spool_fault is not None:
         advice = "Inspection goes on, and results wait in memory. Free space on the disk, or replace it"
         return Light(name="disk", state=FAIL, text="; ".join(filter(None, (agent.spool_fault, others))), advice=advice)

@@ -1,10 +1,12 @@
 """The broker's password, from a file or a systemd credential (never logged), and the certificates of TLS."""
 
 import codecs
+import errno
 import io
 import logging
 import os
 import ssl
+import stat
 from pathlib import Path
 
 from zsad_agent.config import MqttConfig, TlsConfig
@@ -35,8 +37,7 @@ def read_password(config: MqttConfig) -> str | None:
         return None
     where = f"mqtt.{password_key(config)}: {path}"
     try:
-        with path.open("rb") as file:
-            content = file.read(len(codecs.BOM_UTF8) + MAX_BYTES + 2)
+        content = _read(path, len(codecs.BOM_UTF8) + MAX_BYTES + 2)
         # Windows editors write a byte order mark and end lines with CR LF
         password = io.StringIO(content.decode("utf-8-sig"), newline=None).readline().rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -165,9 +166,17 @@ def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None
         raise _fault("key_file", key_file, what) from error
 
 
+def _read(path: Path, most_bytes: int = -1) -> bytes:
+    """Raises OSError also for a pipe, which would hang, and a device."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return file.read(most_bytes)
+
+
 def _check_pem(key: str, path: Path, mark: str) -> None:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = _read(path).decode(errors="replace")
     except OSError as error:
         raise _fault(key, path, f"cannot be read: {error.strerror}") from error
     if mark not in text:

@@ -154,8 +154,8 @@ class Publisher(Service):
 
     @property
     def fault(self) -> str | None:
-        """Why results are not published or not durable; None when there is no fault."""
-        return "; ".join(fault for fault in (self.broker_fault, self.spool_fault) if fault) or None
+        """Why results are not published or not durable, or what happened to the spool; None: no fault."""
+        return "; ".join(filter(None, (self.broker_fault, self.spool_fault, self.spool_incident))) or None
 
     @property
     def broker_fault(self) -> str | None:
@@ -166,6 +166,11 @@ class Publisher(Service):
     def spool_fault(self) -> str | None:
         """Why results are not durable."""
         return self._outbox.fault
+
+    @property
+    def spool_incident(self) -> str | None:
+        """What happened to the spool's file a moment ago."""
+        return self._outbox.incident
 
     @property
     def stats(self) -> BrokerStats:

@@ -17,6 +17,7 @@ SAMPLE_SIDE = 64  # exposure is measured on about so many rows and columns
 SAMPLED_SIDE = 960  # pixels; of a picture of twice this size, every second pixel is enough to measure its structure
 BLOCKS, MAX_BLOCK, MIN_BLOCKS = 48, 16, 8  # blocks along the longer side, pixels of a block, blocks along any side
 PLAIN_TILE = 8  # blocks
+LOW_BITS = "If a 16-bit file or camera uses only 10 or 12 bits, set source.bit_depth"  # then white is at 3 or 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ def _exposure(image_bgr: np.ndarray, config: HealthConfig) -> Finding | None:
     bright, dark = int(grey[int(0.99 * (grey.size - 1))]), int(grey[int(0.01 * (grey.size - 1))])
     if bright < config.dark_below:
         limit = f"99 % of it is at {bright} of 255 or darker, health.dark_below is {config.dark_below:g}"
+        if bright and not np.ptp(image_bgr[::step, ::step], axis=2).any():
+            limit += f". {LOW_BITS}"
         return Finding("black", f"black picture: {limit}", True)
     if dark > config.bright_above:
         limit = f"99 % of it is at {dark} of 255 or brighter, health.bright_above is {config.bright_above:g}"

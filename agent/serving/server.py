@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from zsad_agent.system import Backoff, Service
+from zsad_agent.system import Backoff, Service, lower_priority
 from zsad_core.errors import ZsadError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class HttpServer(Service):
         *,
         make_context: "Callable[[], ssl.SSLContext | None]" = lambda: None,
         begin_s: float | None = None,
+        nice: int = 0,
     ) -> None:
         """Opens nothing yet.
 
@@ -67,10 +68,11 @@ class HttpServer(Service):
             limits: what clients may use up.
             make_context: of TLS; None: plain HTTP.
             begin_s: time after the start at which the application is made, even without a client; None: never.
+            nice: how far the thread's priority is below that of the others; 0 to 19.
         """
         self._make_app, self._address, self._limits = make_app, address, limits
         self._make_context = make_context
-        self._begin_s = begin_s
+        self._begin_s, self._nice = begin_s, nice
         self._listener: socket.socket | None = None
         self._wake_up, self._woken = socket.socketpair()
         for end in (self._wake_up, self._woken):
@@ -105,6 +107,8 @@ class HttpServer(Service):
 
     def _run(self) -> None:
         backoff = Backoff(RETRY_S, RETRY_MOST_S)
+        if self._nice:
+            lower_priority(self._nice)
         while not self._stopping:
             begun_s = time.monotonic()
             try:

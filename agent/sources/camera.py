@@ -112,8 +112,11 @@ class StreamSource(_LiveSource):
 
     JPEGs are decoded here, as files are: FFmpeg would fill the missing part of a cut picture and report no error.
     FFmpeg decodes all other formats. There it conceals lost network packets and reports no error. If the resolution
-    changes, OpenCV scales the picture to the size at opening.
+    changes, OpenCV scales the picture to the size at opening. Of a still picture it would fill what is missing, so the
+    first frame counts only if another one follows.
     """
+
+    _is_video = False  # two frames came, or FFmpeg does not decode them
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         """Opens nothing yet.
@@ -134,7 +137,21 @@ class StreamSource(_LiveSource):
             except SourceError as error:
                 reason = _why_not_opened(self._url, read_log(), min(self._timeout_ms / 1000, MOST_CONNECT_S))
                 raise SourceError(f"{error}: {reason}") from error
-        return self._start(cv2.CAP_PROP_FORMAT, -1)
+        self._start(cv2.CAP_PROP_FORMAT, -1)
+        self._is_video = self._gives_encoded
+        return self
+
+    def read(self) -> Picture:
+        picture = super().read()
+        if self._is_video:
+            return picture
+        try:
+            picture = super().read()
+        except SourceError as error:
+            reason = "one picture, so not a video, and not a JPEG or PNG, which are checked for damage"
+            raise SourceError(f"{self.description}: {reason}") from error
+        self._is_video = True
+        return picture
 
 
 def _why_not_opened(url: str, ffmpeg_log: str, timeout_s: float) -> str:

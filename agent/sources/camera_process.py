@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from zsad_core.errors import ImageError, SourceError
 
 START_S = 10.0  # for the process to start from a slow disk; added to `stale_after_s`, the wait for the camera
 LEAVE_S = 0.3  # longest wait for the process to close the camera
+LOOK_S = 0.1  # between two looks whether the agent stops, while a camera is silent
 DIE_S = 0.5  # longest wait for a killed process to end; a driver in uninterruptible sleep can hold it longer
 
 
@@ -135,9 +137,16 @@ class GrabberSource:
 
     lossless, endless = False, True
 
-    def __init__(self, source: Source, *, stale_after_s: float) -> None:
-        """`source` is pickled and opened in the process. `stale_after_s`: longest wait for one frame."""
+    def __init__(self, source: Source, *, stale_after_s: float, stop: threading.Event | None = None) -> None:
+        """Starts nothing.
+
+        Args:
+            source: is pickled and opened in the process.
+            stale_after_s: longest wait for one frame.
+            stop: when it is set, an opening or a read that waits for the camera fails soon.
+        """
         self.description = source.description
+        self._stop = stop or threading.Event()
         self._source = source
         self._stale_after_s = stale_after_s
         self._process: CameraProcess | None = None
@@ -187,13 +196,17 @@ class GrabberSource:
         return Picture(image=image, captured_monotonic_s=answer["at_s"], skipped=self._skipped - before)
 
     def _receive(self, process: CameraProcess, deadline_s: float, too_late: str) -> dict[str, Any]:
-        """As `CameraProcess.receive`; kills the process if it does not answer in time."""
-        try:
-            return process.receive(deadline_s)
-        except TimeoutError as error:
-            self._end(grace_s=0)
-            held = f"; {self._undead.hold}" if self._undead is not None else ""
-            raise SourceError(f"{self.description}: {too_late}{held}") from error
+        """As `CameraProcess.receive`; kills the process if it does not answer in time, or at a stop."""
+        while True:
+            try:
+                return process.receive(min(deadline_s, time.monotonic() + LOOK_S))
+            except TimeoutError as error:
+                if self._stop.is_set():
+                    raise SourceError(f"{self.description}: the agent stops") from error
+                if time.monotonic() >= deadline_s:
+                    self._end(grace_s=0)
+                    held = f"; {self._undead.hold}" if self._undead is not None else ""
+                    raise SourceError(f"{self.description}: {too_late}{held}") from error
 
     def _end(self, grace_s: float) -> None:
         process, self._process = self._process, None

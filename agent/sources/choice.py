@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import threading
 from pathlib import Path
 
 from zsad_agent.config import SourceConfig, is_url
@@ -20,12 +21,13 @@ MAX_INDEX_DIGITS = 6
 MAX_SHOWN_CHARACTERS = 300
 
 
-def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source:
+def make_source(config: SourceConfig, *, may_come_later: bool = False, stop: threading.Event | None = None) -> Source:
     """The source that the config names, not yet opened.
 
     Args:
         config: the camera's config.
         may_come_later: True: a missing watched folder is not an error. It counts as lost until it exists.
+        stop: when it is set, nothing waits for a camera any more.
 
     Raises:
         ConfigError: no source is named, or its form is unknown.
@@ -34,7 +36,7 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
     if config.camera is not None:
         path = _camera_path(config.camera)
         camera = V4l2Source(path, width=config.width, height=config.height, bit_depth=config.used_bits)
-        return GrabberSource(camera, stale_after_s=config.stale_after_s)
+        return GrabberSource(camera, stale_after_s=config.stale_after_s, stop=stop)
     if config.source is None:
         raise ConfigError(
             "no camera and no source. Name one with --camera 0 or --source rtsp://…, a video, picture, folder or glob, "
@@ -44,7 +46,7 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False) -> Source
         if config.trigger == "folder":
             raise ConfigError(f"source {redacted(config.source)!r}: trigger: folder needs the path of a folder")
         stream = StreamSource(config.source, timeout_s=config.stale_after_s)
-        return GrabberSource(stream, stale_after_s=config.stale_after_s)
+        return GrabberSource(stream, stale_after_s=config.stale_after_s, stop=stop)
     try:
         if config.trigger != "folder":
             return _source_of_path(config.source, config.used_bits)

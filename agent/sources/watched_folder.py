@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -122,7 +122,7 @@ class FolderDropSource:
         self._waiting: dict[_Found, _Waiting] = {}
         self._taken: set[_Found] = set()  # read already or not pictures, and still in the folder
         self._judged: dict[Path, _Judged] = {}  # pictures of `_taken`
-        self._reported: set[str] = set()  # suffixes of files that are not pictures
+        self._reported: set[str] = set()  # suffixes of files that are not pictures, names of links to nothing
         self._moved: deque[tuple[Path, _Judged, float]] = deque(maxlen=REMEMBER_MOVED)  # with the time of the move
         self._checked_s = -float("inf")
         self._read: Picture | DamagedPicture | None = None  # read, and not returned yet
@@ -239,6 +239,7 @@ class FolderDropSource:
         with self._entries() as entries:
             paths = [Path(entry.path) for entry in entries if not is_temporary(entry.name)]
         self._seen = {path: found for path in paths if (found := _signature(path)) is not None}
+        self._note_odd(path for path in paths if path not in self._seen)
         self._looked_s = now_s
         present = self._seen.items()
         self._taken.intersection_update(present)
@@ -247,6 +248,30 @@ class FolderDropSource:
         self._waiting = {found: self._waiting.get(found) or _Waiting(now_s) for found in waiting}
         due = (found for found in before.items() & waiting if now_s >= self._waiting[found].due_s)
         self._ready.extend(sorted(due, key=lambda found: (found[1].mtime_ns, found[0].name)))
+
+    def _note_odd(self, paths: Iterable[Path]) -> None:
+        """Reports once each link to nothing, pipe and device. Folders, and files that are gone, are no fault.
+
+        Raises:
+            SourceError: the folder can be listed, but not entered.
+        """
+        for path in paths:
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise SourceError(f"{path}: cannot be accessed: {error.strerror or error}") from error
+            if (
+                stat.S_ISREG(mode)
+                or path.is_dir()
+                or path.name in self._reported
+                or len(self._reported) > MOST_REPORTED
+            ):
+                continue
+            self._reported.add(path.name)
+            kind = "a link whose file is missing or cannot be accessed" if stat.S_ISLNK(mode) else "no regular file"
+            logger.warning("%s is %s: it stays there and is not inspected", path, kind)
 
     def _put_away(self, path: Path, judged: _Judged, into: Sequence[str]) -> None:
         """Moves the file to the nested subfolders `into`. Does nothing if it is gone, changed or replaced."""

@@ -1,10 +1,15 @@
-"""The age of results, on a clock that does not jump when the system clock does."""
+"""The age of results, on a clock that does not jump when the system clock does, and the duration of disk calls."""
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from zsad_core.errors import SpoolError
+
+MAX_WAIT_S = 5.0  # a disk call that takes longer is a stated fault, and the calls that wait for it fail
 MAX_GAP_S = 24 * 3600.0  # the most that a reboot adds
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -61,3 +66,42 @@ def _read_boot_id() -> str:
         return BOOT_ID.read_text().strip()
     except OSError:
         return f"unknown-{time.time_ns()}"
+
+
+class DiskCalls:
+    """The calls in progress that may wait for the disk. Used from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is the file's."""
+        self._path = path
+        self._since_s: dict[threading.Lock, float] = {}  # locks that are held for a call -> since when, monotonic
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds that the slowest call has waited; 0 when there is none."""
+        return max((time.monotonic() - since_s for since_s in list(self._since_s.values())), default=0.0)
+
+    @property
+    def fault(self) -> str | None:
+        """The fault of a disk that hangs; None when there is none."""
+        return self._text() if self.waiting_s > MAX_WAIT_S else None
+
+    @contextlib.contextmanager
+    def holding(self, lock: threading.Lock) -> Iterator[None]:
+        """Holds the lock during a call.
+
+        Raises:
+            SpoolError: the call that holds it has waited for `MAX_WAIT_S`.
+        """
+        now_s = time.monotonic()
+        if not lock.acquire(timeout=max(0.0, self._since_s.get(lock, now_s) + MAX_WAIT_S - now_s)):
+            raise SpoolError(self._text())
+        self._since_s[lock] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._since_s[lock]
+            lock.release()
+
+    def _text(self) -> str:
+        return f"{self._path}: the disk has not answered for more than {MAX_WAIT_S:g} s"

@@ -5,30 +5,30 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from zsad_agent.spool import repair, rows
-from zsad_agent.spool.clock import SpoolClock
+from zsad_agent.spool.clock import DiskCalls, SpoolClock
 from zsad_agent.spool.given_up import Expected, Newest
 from zsad_agent.spool.held_file import Change, HeldFile, SpoolHeldError
 from zsad_agent.spool.rows import Entry, State
+from zsad_agent.system import DAMAGE_CODES, open_sqlite, transaction
 from zsad_core.errors import SpoolError
 
 logger = logging.getLogger(__name__)
 
 QUICK_CHECK_BYTES = 32_000_000  # a larger file is not checked at start; its damage is found when it is read
-BUSY_S = 0.25  # longest wait for another program's lock on the file: `accept` waits for it too
-MAX_WAIT_S = 5.0  # a disk call that takes longer is a stated fault, and the calls that wait for it fail
 WAL_PAGES = 4_000  # a commit does a checkpoint only in a burst that is too fast for `sync`
 WAL_KEPT_BYTES = 4_000_000  # size of the log after such a burst
-INCIDENT_S = 60.0  # a file that was removed or replaced is stated for so long after its results were rescued
+INCIDENT_S = 10.0  # a file that was removed or replaced is stated for so long after its results were rescued,
+LOSS_S = 60.0  # and for so long if some are lost
 
-_SET_ASIDE = {**dict.fromkeys(rows.DAMAGE_CODES, repair.CORRUPT), sqlite3.SQLITE_CONSTRAINT: repair.FOUND}
-_UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, *rows.DAMAGE_CODES)
+_SET_ASIDE = {**dict.fromkeys(DAMAGE_CODES, repair.CORRUPT), sqlite3.SQLITE_CONSTRAINT: repair.FOUND}
+_UNREADABLE = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, *DAMAGE_CODES)
 
 ResultT = TypeVar("ResultT")
 
@@ -58,7 +58,7 @@ class SpoolFile:
         on_lost: Callable[[int], None],
     ) -> None:
         self.path = path
-        self.imports = 0  # files found whose results were added
+        self.imports = 0  # how often results were added that are older than the latest one, or of another file
         self.adrift = False  # the open file is not at the path, and its content could not be copied there
         self.state = State()  # as committed; replaced as a whole, so it can be read without the lock
         self.newest = Newest()
@@ -69,14 +69,15 @@ class SpoolFile:
         self._wal_pages = wal_pages
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()  # taken after `_lock`, never before it
-        self._since_s: dict[threading.Lock, float] = {}  # locks that are held for a disk call -> since when, monotonic
+        self.calls = DiskCalls(path)
         self._reserve = reserve  # returns the first of so many unused row ids
         self._on_lost = on_lost  # called with the number of results that can no longer be read
         self._held: HeldFile | None = None
         self._written: rows.StateRow | None = None  # by the latest commit; None: a new file, or not opened yet
         self._trying: rows.StateRow | None = None  # by the latest transaction, which may have failed after its commit
         self._expected: Expected | None = None
-        self._incident: tuple[str, float] | None = None  # what was found, and when
+        self._when_committed: list[Callable[[], None]] = []
+        self._incident: tuple[str, float] | None = None  # what was found, and until when it is stated
         self._in_use = False
         self._db: sqlite3.Connection | None = None
         self._sync_db: sqlite3.Connection | None = None
@@ -87,20 +88,10 @@ class SpoolFile:
         self._read_aside: dict[Path, int] = {}  # results that were read from files of which the others wait
 
     @property
-    def waiting_s(self) -> float:
-        """Seconds that the slowest call in progress has waited for the disk; 0 when there is none."""
-        return max((time.monotonic() - since_s for since_s in list(self._since_s.values())), default=0.0)
-
-    @property
-    def hang_fault(self) -> str | None:
-        """The fault of a disk that hangs; None when there is none."""
-        return self._hang_text() if self.waiting_s > MAX_WAIT_S else None
-
-    @property
     def incident(self) -> str | None:
-        """What another program did to the file, for `INCIDENT_S`."""
-        text, at_s = self._incident or ("", -INCIDENT_S)
-        return text if text and time.monotonic() - at_s < INCIDENT_S else None
+        """What another program did to the file, for `INCIDENT_S` or `LOSS_S`."""
+        text, until_s = self._incident or ("", 0.0)
+        return text if text and time.monotonic() < until_s else None
 
     def start(self) -> None:
         """Opens the file. If that fails, every use tries again. Raises only `SpoolHeldError`."""
@@ -113,7 +104,7 @@ class SpoolFile:
             pass
 
     def stop(self) -> None:
-        with self._disk_call(self._lock):
+        with self.calls.holding(self._lock):
             self._close_connections()
             self._in_use = False
             self._release()
@@ -145,7 +136,7 @@ class SpoolFile:
             durable: fsynced when this returns, if the fsync policy says so.
             checks: the open file must be the one at the path, as for `writes`.
         """
-        with self._disk_call(self._lock):
+        with self.calls.holding(self._lock):
             done = "opened" if self._db is None else "written" if writes else "read"
             try:
                 return self._with_repairs(partial(self._attempt, work, writes, durable), checks or writes)
@@ -163,7 +154,7 @@ class SpoolFile:
 
         Does a passive checkpoint over a separate connection: commits continue meanwhile, even on a slow disk.
         """
-        with self._disk_call(self._sync_lock):
+        with self.calls.holding(self._sync_lock):
             if self._sync_db is None or self._held is None or not self._unsynced or self._held.main_change():
                 return
             self._unsynced = False
@@ -213,8 +204,9 @@ class SpoolFile:
         if self._fsync_each:
             db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         state = replace(self.state)
+        self._when_committed = []
         try:
-            with rows.transaction(db):
+            with transaction(db):
                 if self._written is not None and rows.state_row(db) != self._written:
                     raise rows.conflict("another program has changed its content")
                 outcome = work(db, state)
@@ -224,6 +216,8 @@ class SpoolFile:
             if self._held is not None:
                 self._held.note_log()
         self.state, self._written = state, self._trying
+        for note in self._when_committed:
+            note()
         self.newest.forget_before(oldest_id)
         self._unsynced = True
         self._shorten_log(db)
@@ -242,28 +236,12 @@ class SpoolFile:
                 self._sync_lock.release()
         self.bytes = self._held.bytes
 
-    @contextlib.contextmanager
-    def _disk_call(self, lock: threading.Lock) -> Iterator[None]:
-        """Holds the lock and records since when."""
-        now_s = time.monotonic()
-        if not lock.acquire(timeout=max(0.0, self._since_s.get(lock, now_s) + MAX_WAIT_S - now_s)):
-            raise SpoolError(self._hang_text())
-        self._since_s[lock] = time.monotonic()
-        try:
-            yield
-        finally:
-            del self._since_s[lock]
-            lock.release()
-
-    def _hang_text(self) -> str:
-        return f"{self.path}: the disk has not answered for more than {MAX_WAIT_S:g} s"
-
     def _open(self) -> sqlite3.Connection:
         held = self._hold()
         in_log = repair.committed_frames(self._wal)
         if in_log is None:
             repair.keep_damaged_log(self.path)
-        db = self._connect()
+        db = open_sqlite(self.path)
         try:
             if not self.path.stat().st_size:
                 db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # effective only in a file without tables
@@ -287,7 +265,7 @@ class SpoolFile:
             db.execute("PRAGMA wal_autocheckpoint=0").fetchone()
             log_bytes = min(self._wal_pages * rows.PAGE_BYTES, WAL_KEPT_BYTES)
             db.execute(f"PRAGMA journal_size_limit={log_bytes}").fetchone()
-            sync_db = self._connect()
+            sync_db = open_sqlite(self.path)
             rows.state_row(sync_db)  # opens the log now: another one may lie at its path later
         except BaseException:
             db.close()
@@ -317,11 +295,6 @@ class SpoolFile:
         if self._held is not None:
             self._held.close()
             self._held = None
-
-    def _connect(self) -> sqlite3.Connection:
-        """Keeps the log's index in memory: as a mapped file that is truncated it would end the process (SIGBUS)."""
-        uri = f"{self.path.absolute().as_uri()}?vfs=unix-excl"
-        return sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
 
     def _change(self) -> Change | None:
         """What another program did to the open file; None: nothing."""
@@ -353,7 +326,7 @@ class SpoolFile:
             raise rows.conflict(change.text)
         with self._sync_lock:
             change = self._held.change(during_checkpoint=False) or change
-        what = f"{self.path} was changed while it was open: {change.text}"
+        written, what = self._written, f"{self.path} was changed while it was open: {change.text}"
         held, rescued = None, "It cannot be read any more"
         try:
             held = repair.copy_to_path(self._held, foreign=change.foreign, db=self._db)
@@ -366,16 +339,18 @@ class SpoolFile:
                     f"{what}. Its {self.state.results} results cannot be rescued into a new file ({why}), so what this "
                     "agent cannot send before it ends is lost"
                 ) from error
+        self._expect_results()
+        self._written = written
         self._close_connections()
         self._release()
         self._held, self._rescue_begun = held, False
-        self._incident = (f"{what}. {rescued}", time.monotonic())
+        self._incident = (f"{what}. {rescued}", time.monotonic() + INCIDENT_S)
         logger.error("spool %s", self._incident[0])
 
     def _set_aside(self, kind: str, why: str) -> None:
         """Renames the file and its log. The next attempt starts a new file and reads the results of this one."""
         self._close_connections()
-        self._expect_results()
+        self._expect_results(keeps_ids=kind == repair.CORRUPT)
         if self._held is not None and not self._held.is_at_path:
             return  # `_hold` continues
         try:
@@ -386,13 +361,15 @@ class SpoolFile:
         what = f"is damaged ({why})" if kind == repair.CORRUPT else f"was changed while it was open: {why}"
         text = f"{self.path} {what}. It is set aside as {aside.name}, and a new one is started"
         if kind == repair.FOUND:
-            self._incident = (text, time.monotonic())
+            self._incident = (text, time.monotonic() + INCIDENT_S)
         logger.error("spool %s", text)
 
-    def _expect_results(self) -> None:
-        """The next file lacks the results of the present one until they are rescued."""
+    def _expect_results(self, *, keeps_ids: bool = True) -> None:
+        """The next file may lack results of the present one until they are rescued."""
         if self._written is not None:
-            self._expected, self._written = self.newest.expect(self.state.results), None
+            self._expected, self._written = self.newest.expect(self.state.results, self._expected), None
+            self._expected.keeps_ids &= keeps_ids
+        self._read_aside.clear()
         self._rescue_begun = False
 
     def _count_lost(self, db: sqlite3.Connection) -> None:
@@ -403,11 +380,10 @@ class SpoolFile:
         if self._rescue_waits:
             expected.results = 0
             return
-        if left := rows.missing(db, expected.newest):
-            self._attempt(partial(self._add, left), True, True)
+        self._attempt(partial(self._complete, expected), True, True)
         self._expected, (lost, text) = None, expected.lost(self.state.results)
         if text:
-            self._incident = (f"{self.incident or self.path}: {text}", time.monotonic())
+            self._incident = (f"{self.incident or self.path}: {text}", time.monotonic() + LOSS_S)
             logger.error("spool %s: %s", self.path, text)
             self._on_lost(lost)
 
@@ -415,28 +391,46 @@ class SpoolFile:
         """Copies the results of files set aside that can be read. Continues what an earlier process has begun."""
         self._rescue_waits = repair.rescue(self.path, self._bring_back, self._read_aside)
 
+    def _complete(self, expected: Expected, db: sqlite3.Connection, state: State) -> None:
+        """Adds what is missing, with its ids where they are free: it may be in flight. Counts the rows."""
+        left = rows.missing(db, expected.newest)
+        state.results, state.pictures = rows.counts(db)
+        if expected.keeps_ids:
+            self.insert([entry for entry in left if rows.is_free(db, entry.id)], db, state)
+        self._add_anew([entry for entry in left if not rows.holds(db, entry)], db, state)
+        self.imports += bool(left)
+
     def _bring_back(self, batch: list[Entry], found: bool) -> int:
         with contextlib.suppress(sqlite3.IntegrityError):  # other results have these ids
             if not found:
+                self.imports += 1  # the reader may have passed their ids
                 return self._attempt(partial(self.insert, batch), True, True)
         return self._attempt(partial(self._add, batch), True, True)
+
+    def when_committed(self, note: Callable[[], None]) -> None:
+        """`note` is called after the commit of the present transaction. If that fails, it is not."""
+        self._when_committed.append(note)
 
     def insert(self, entries: Sequence[Entry], db: sqlite3.Connection, state: State) -> int:
         """Adds results with their ids."""
         state.results += rows.insert(db, entries, self._clock.now_s())
         state.last_id = max([state.last_id, *(entry.id for entry in entries)])
-        self.newest.add(entries)
+        self.when_committed(partial(self.newest.add, entries))
         return len(entries)
 
     def _add(self, entries: list[Entry], db: sqlite3.Connection, state: State) -> int:
-        """Adds results of a file of unknown origin, with new ids, unless they are in this file too."""
-        others = [entry for entry in entries if not rows.holds(db, entry)]
-        first = self._reserve(len(others), state)
-        new = [replace(entry, id=first + number) for number, entry in enumerate(others)]
-        self.imports += bool(new)
+        """Adds results of a file of unknown origin, unless they are in this file too."""
+        known = self.newest.bodies
+        others = [entry for entry in entries if entry.body not in known and not rows.holds(db, entry)]
         if self._expected is not None:
             self._expected.note_found(others)
-        return self.insert(new, db, state)
+        return self._add_anew(others, db, state)
+
+    def _add_anew(self, entries: list[Entry], db: sqlite3.Connection, state: State) -> int:
+        """Adds results with new ids."""
+        first = self._reserve(len(entries), state)
+        self.imports += bool(entries)
+        return self.insert([replace(entry, id=first + number) for number, entry in enumerate(entries)], db, state)
 
     def _close_connections(self) -> None:
         with self._sync_lock:

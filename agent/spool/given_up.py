@@ -38,6 +38,7 @@ class Expected:
     strangers: int = 0  # read from the file found in its place, and not of this file
     unclear: int = 0  # read there; of this file if the file found is an earlier state of it
     is_foreign: bool = False  # the file found is no earlier state of it
+    keeps_ids: bool = True  # False: two results have the same id
 
     def note_found(self, entries: Iterable[Entry]) -> None:
         """Counts results that were read from the file found."""
@@ -66,6 +67,10 @@ class Newest:
         self._entries: dict[int, Entry] = {}
         self._oldest_id = 0  # of all results in the file
 
+    @property
+    def bodies(self) -> set[bytes]:
+        return {entry.body for entry in self._entries.values()}
+
     def add(self, entries: Iterable[Entry]) -> None:
         self._entries.update((entry.id, entry) for entry in entries)
         while len(self._entries) > NEWEST:
@@ -83,9 +88,23 @@ class Newest:
         while self._entries and (first := next(iter(self._entries))) < oldest_id:
             del self._entries[first]
 
-    def expect(self, results: int) -> Expected:
-        """The file has lost its content, `results` in all."""
-        return Expected(results, list(self._entries.values()), self._oldest_id)
+    def expect(self, results: int, earlier: Expected | None) -> Expected:
+        """The file may have lost its content, `results` in all.
+
+        `earlier`: what was expected in it, if it was lost before all of that was in it.
+        """
+        known = list(self._entries.values())
+        if earlier is not None:
+            earlier.newest = _once([*earlier.newest, *known])
+            earlier.results = earlier.results or results
+            return earlier
+        newest = _once(known)
+        return Expected(results - (len(known) - len(newest)), newest, self._oldest_id)
+
+
+def _once(entries: Iterable[Entry]) -> list[Entry]:
+    """Each message once: it may have been added again with another id."""
+    return list({entry.body: entry for entry in entries}.values())
 
 
 class GivenUp:

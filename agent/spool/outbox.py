@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from zsad_agent.spool.database import MAX_WAIT_S
+from zsad_agent.spool.clock import MAX_WAIT_S
 from zsad_agent.spool.given_up import Cause
 from zsad_agent.spool.id_ranges import IdRanges
 from zsad_agent.spool.rows import AttachedImage, Entry
@@ -113,7 +113,12 @@ class Outbox:
         """The present faults of the spool; None when it works."""
         with self._fault_lock:
             whys = [why for why, _ in self._faults.values()]
-        return "; ".join(dict.fromkeys([*whys, *self._spool.faults])) or None
+        return "; ".join(dict.fromkeys(filter(None, [*whys, self._spool.hang_fault]))) or None
+
+    @property
+    def incident(self) -> str | None:
+        """As `Spool.incident`."""
+        return self._spool.incident
 
     @property
     def unsent(self) -> int:
@@ -371,7 +376,8 @@ class Outbox:
 
     def _move_to_disk(self, pictures: Sequence[AttachedImage] = (), *, now: bool = False) -> bool:
         entries = list(self._memory)
-        moved = not entries or self._attempt("append", lambda: self._spool.append(entries, pictures), now=now)
+        is_idle = not entries and "append" not in self._faults  # else a commit shows whether the disk works again
+        moved = is_idle or self._attempt("append", lambda: self._spool.append(entries, pictures), now=now)
         if moved:
             self._memory.clear()
             for entry in entries:

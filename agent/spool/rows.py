@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zsad_agent.spool.clock import Stamp
+from zsad_agent.system import transaction
 from zsad_core.errors import SpoolError
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,6 @@ _NO_SPACE = (
     sqlite3.SQLITE_IOERR_SHMSIZE,
     sqlite3.SQLITE_IOERR_SHMOPEN,
 )
-DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 PASSING_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)  # the connection stays usable
 
 
@@ -76,19 +76,6 @@ class State:
     results: int = 0
     pictures: int = 0
     oldest_accepted_s: float | None = None  # of the results; only in memory, read from the rows
-
-
-@contextlib.contextmanager
-def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Commits at the end. An exception rolls back."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back itself
-            db.execute("ROLLBACK")
-        raise
 
 
 def prepare(db: sqlite3.Connection) -> None:
@@ -181,6 +168,19 @@ def insert(db: sqlite3.Connection, entries: Sequence[Entry], accepted_s: float) 
 def holds(db: sqlite3.Connection, entry: Entry) -> bool:
     """Whether the result is stored with this id."""
     return db.execute("SELECT 1 FROM results WHERE id = ? AND body = ?", (entry.id, entry.body)).fetchone() is not None
+
+
+def is_free(db: sqlite3.Connection, entry_id: int) -> bool:
+    """Whether no result has this id."""
+    return db.execute("SELECT 1 FROM results WHERE id = ?", (entry_id,)).fetchone() is None
+
+
+def counts(db: sqlite3.Connection) -> tuple[int, int]:
+    """Number of results and pictures. Reads the whole file."""
+    row: tuple[int, int] = db.execute(
+        "SELECT (SELECT count(*) FROM results), (SELECT count(*) FROM pictures)"
+    ).fetchone()
+    return row
 
 
 def insert_attached_images(db: sqlite3.Connection, pictures: Sequence[AttachedImage], accepted_s: float) -> int:

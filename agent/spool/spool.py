@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar
 
 from zsad_agent.spool import rows
-from zsad_agent.spool.clock import SpoolClock
-from zsad_agent.spool.database import MAX_WAIT_S, WAL_PAGES, SpoolFile
+from zsad_agent.spool.clock import MAX_WAIT_S, SpoolClock
+from zsad_agent.spool.database import WAL_PAGES, SpoolFile
 from zsad_agent.spool.given_up import Cause, GivenUp
 from zsad_agent.spool.rows import PAGE_BYTES, AttachedImage, Entry, State, page_counts, release_pages
 from zsad_agent.system import in_thread
@@ -113,19 +113,24 @@ class Spool:
         """
         outcome = in_thread("zsad-spool", action)
         wait({outcome}, CHECK_S)  # a call that fails at once has an outcome
-        while not outcome.done() and self._file.waiting_s <= (HUNG_S if self._stop.is_set() else patience_s):
+        while not outcome.done() and self._file.calls.waiting_s <= (HUNG_S if self._stop.is_set() else patience_s):
             wait({outcome}, CHECK_S)
         return outcome.result() if outcome.done() else None
 
     @property
     def hangs(self) -> bool:
         """Whether the disk has hung for so long that a stop should not wait for it."""
-        return self._file.waiting_s > HUNG_S
+        return self._file.calls.waiting_s > HUNG_S
 
     @property
-    def faults(self) -> list[str]:
-        """That the disk hangs, and for `INCIDENT_S` that another program removed or replaced the file."""
-        return [fault for fault in (self._file.hang_fault, self._file.incident) if fault is not None]
+    def hang_fault(self) -> str | None:
+        """That the disk hangs."""
+        return self._file.calls.fault
+
+    @property
+    def incident(self) -> str | None:
+        """That another program removed or replaced the file a moment ago, and what became of its results."""
+        return self._file.incident
 
     @property
     def adrift(self) -> bool:
@@ -134,7 +139,7 @@ class Spool:
 
     @property
     def imports(self) -> int:
-        """How many files of other programs were found at the path, whose results were added with new ids."""
+        """How often results were added that are older than the latest one, or of another program's file."""
         return self._file.imports
 
     @property
@@ -226,7 +231,7 @@ class Spool:
                 for runs in (results, pictures)
             )
             state.results -= rows.delete(db, "results", result_rows)
-            self._file.newest.forget(result_rows)
+            self._file.when_committed(partial(self._file.newest.forget, result_rows))
             state.pictures -= rows.delete(db, "pictures", picture_rows)
 
         self._file.run(work)

@@ -1,4 +1,4 @@
-"""The process and the operating system: logs, crash reports, systemd, memory, environment, queues, one-line text.
+"""The process and the operating system: logs, crash reports, systemd, memory, threads, queues, files, text.
 
 Nothing of inspection belongs here. Imports no other room.
 """

@@ -4,7 +4,6 @@ from .atomic_file import read_json as read_json
 from .atomic_file import sync_folder as sync_folder
 from .atomic_file import write_synced as write_synced
 from .atomic_file import write_whole as write_whole
-from .backoff import Backoff as Backoff
 from .crash_reports import CrashReports as CrashReports
 from .logs import configure_logging as configure_logging
 from .process import EnergyMeter as EnergyMeter
@@ -20,9 +19,15 @@ from .queues import FrameQueue as FrameQueue
 from .queues import LatestQueue as LatestQueue
 from .queues import QueueClosed as QueueClosed
 from .queues import RoundRobin as RoundRobin
+from .service import Backoff as Backoff
 from .service import Service as Service
 from .service import ServiceGroup as ServiceGroup
+from .service import ThreadService as ThreadService
 from .service import in_thread as in_thread
+from .service import lower_priority as lower_priority
+from .sqlite import DAMAGE_CODES as DAMAGE_CODES
+from .sqlite import open_sqlite as open_sqlite
+from .sqlite import transaction as transaction
 from .systemd import Notifier as Notifier
 from .text import one_line as one_line
 from .text import printable as printable

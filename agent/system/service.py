@@ -1,6 +1,9 @@
-"""One interface for everything that owns a thread: start, stop, alive, fault. And a thread for one call."""
+"""What owns a thread: one interface (start, stop, alive, fault), a thread for one call, pauses between attempts."""
 
+import contextlib
 import logging
+import os
+import random
 import threading
 import time
 from abc import abstractmethod
@@ -10,6 +13,8 @@ from typing import ClassVar, Protocol, Self, TypeVar
 
 logger = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
+
+NICE = 10  # the inspection goes first
 
 
 class Service(Protocol):
@@ -51,6 +56,28 @@ class Service(Protocol):
 
     def __exit__(self, *_: object) -> None:
         self.stop(time.monotonic() + self.stop_s)
+
+
+class ThreadService(Service):
+    """A service with one thread, which ends soon after `_stop` is set."""
+
+    def __init__(self, thread_name: str) -> None:
+        """Starts nothing."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=thread_name, daemon=True)
+
+    def stop(self, deadline_s: float) -> None:
+        self._stop.set()
+        self._wait(deadline_s)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it still works after the stop: a compiler and a step of a teach-in cannot be interrupted."""
+        return self._stop.is_set() and self.alive
+
+    @abstractmethod
+    def _run(self) -> None:
+        """The body of the thread."""
 
 
 S = TypeVar("S", bound=Service)
@@ -113,3 +140,32 @@ def in_thread(name: str, call: Callable[[], ResultT]) -> Future[ResultT]:
 
     threading.Thread(target=body, name=name, daemon=True).start()
     return future
+
+
+def lower_priority(nice: int = NICE) -> None:
+    """Call it in a thread whose work may wait for the inspection. Threads that it starts later follow it."""
+    with contextlib.suppress(OSError):  # a unit may forbid it
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+
+class Backoff:
+    """The pauses between attempts. Each is twice the one before, with jitter: devices do not retry at the same moment.
+
+    For one thread.
+    """
+
+    def __init__(self, first_s: float, most_s: float) -> None:
+        """Takes the first and the longest pause in seconds, without the jitter of a quarter."""
+        self._first_s = min(first_s, most_s)
+        self._most_s = most_s
+        self._next_s = self._first_s
+
+    def next_s(self) -> float:
+        """Seconds to wait before the next attempt."""
+        pause_s = self._next_s
+        self._next_s = min(2 * pause_s, self._most_s)
+        return pause_s * random.uniform(0.75, 1.25)
+
+    def reset(self) -> None:
+        """Call it after a successful attempt: the next pause is the first one again."""
+        self._next_s = self._first_s

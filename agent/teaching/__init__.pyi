@@ -3,6 +3,7 @@ from .goods import Looks as Looks
 from .goods import Picture as Picture
 from .goods import read as read
 from .goods import tail_limit as tail_limit
+from .goods import token_distances as token_distances
 from .goods import why_not_given as why_not_given
 from .goods import why_not_good as why_not_good
 from .in_use import ProductPredictor as ProductPredictor
@@ -23,10 +24,10 @@ from .sheet import write_sheet as write_sheet
 from .store import Entry as Entry
 from .store import ProfileStore as ProfileStore
 from .store import can_be_taught as can_be_taught
+from .store import naming_taught as naming_taught
 from .taught import FOLLOWED_BOUND as FOLLOWED_BOUND
 from .taught import FOLLOWED_SHARE as FOLLOWED_SHARE
 from .taught import Followed as Followed
 from .taught import TaughtPredictor as TaughtPredictor
 from .teacher import Taught as Taught
 from .teacher import teach as teach
-from .teacher import token_distances as token_distances

@@ -6,13 +6,11 @@ One factory makes it for the start, for another bundle and after a failed self-t
 from __future__ import annotations
 
 import itertools
-import locale
 import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import wait
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,8 +20,8 @@ import numpy as np
 from zsad_agent import teaching
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks, Predictor
-from zsad_agent.system import in_thread
-from zsad_agent.teaching.store import ProfileStore
+from zsad_agent.system import give_back_memory
+from zsad_agent.teaching.store import ProfileStore, naming_taught
 from zsad_core.bundle import GENERIC_PRODUCT, Bundle, FeatureScale
 from zsad_core.errors import ProfileError, ZsadError
 from zsad_core.types import Prediction
@@ -70,19 +68,9 @@ def make_predictor(
     known = bundle.manifest.products
     if config.product not in known and (config.product in products or unreadable is not None):
         config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
-    compiling, own_locale = None, locale.setlocale(locale.LC_ALL)
-    if products and bundle.manifest.features is not None:
-        compiling = in_thread("networks", lambda: FeatureNetworks(bundle, config))  # beside the detector
-    try:
+    with naming_taught(config.product, known, store):
         detector = Detector(bundle, config)
-    finally:
-        if compiling is not None:
-            wait({compiling})  # a compiler must not run when the process ends
-            # OpenVINO changes the locale while it reads a model. Two at once leave "C", which opens text as ASCII.
-            locale.setlocale(locale.LC_ALL, own_locale)
-    networks = None if compiling is None else compiling.result()
-    if networks is not None:
-        networks.detector = detector
+    networks = FeatureNetworks(bundle, config, detector) if products and bundle.manifest.features is not None else None
     return ProductPredictor(
         detector,
         networks,
@@ -216,7 +204,8 @@ class ProductPredictor:
         if self._unreadable is not None:
             raise self._unreadable
         if self._store is None or not self._store.has(product):
-            self.detector.prepare(product)
+            with naming_taught(product, () if self._bundle is None else self._bundle.manifest.products, self._store):
+                self.detector.prepare(product)
             self._taught.discard(product)
             return
         if self._networks is None:
@@ -234,6 +223,7 @@ class ProductPredictor:
             with self._turn:
                 self._hold(product, profile)
                 self._predictor.prepare(product)
+            give_back_memory()  # of the file, and of the compiler at a first product
         except ProfileError as error:
             with self._turn:  # what another camera uses stays in use
                 self._hold(product, error if before is None or isinstance(before, ProfileError) else before)

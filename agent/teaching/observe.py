@@ -22,6 +22,7 @@ from zsad_core.part import Located, PartModel
 
 GRID_HW = (56, 56)  # of all maps of a view
 STRIP_GRID_HW = (28, 84)
+BLOCK = 1000  # vectors that are compared at a time: these are converted to float32, not the whole memory
 LEAST_SHARE = 1e-4  # of zero-shot map values, and of 1 minus them, before the logit
 
 
@@ -44,16 +45,30 @@ class Observed:
             return np.ones(hw, bool)
         return self.located.map_to_view(ignored.astype(np.float32), hw) < 0.5
 
+    def suspicion(self, ignored: np.ndarray | None) -> float:
+        """The mean of the highest hundredth of the zero-shot map, a logit; 0 if `ignored` covers the whole view."""
+        judged = self.zero_shot[self.judged(ignored, self.grid_hw)]
+        return float(np.sort(judged)[-max(1, len(judged) // 100) :].mean()) if len(judged) else 0.0
+
 
 class Memory:
     """The vectors of one scale, ready for the search."""
 
     def __init__(self, vectors: np.ndarray, rows: int) -> None:
-        """Takes float [M, C] vectors of unit length, M from 1 to `rows`. The first one fills the rows that are left."""
-        self.vectors = np.empty((rows, vectors.shape[1]), np.float32)
-        self.vectors[: len(vectors)] = vectors
-        self.vectors[len(vectors) :] = vectors[0]
-        self.tensor = import_openvino().Tensor(self.vectors, shared_memory=True)
+        """Takes float [M, C] vectors of unit length, M from 1 to `rows`.
+
+        Writable ones in float16 are not copied if they fill a block.
+        """
+        self.vectors = np.require(vectors, np.float16, ["C", "W"])
+        self.rows = rows
+        block = min(rows, BLOCK)
+        if len(self.vectors) < block:  # the first one fills the block
+            repeated = np.repeat(self.vectors[:1], block - len(self.vectors), axis=0)
+            self.vectors = np.concatenate([self.vectors, repeated])
+        last = len(self.vectors) - block  # this block may begin within the one before
+        starts = range(0, last + block, block)
+        tensor = import_openvino().Tensor
+        self.blocks = [tensor(self.vectors[min(at, last) :][:block], shared_memory=True) for at in starts]
 
     def checksum(self) -> int:
         """Of the vectors, to find a change in memory."""
@@ -61,7 +76,7 @@ class Memory:
 
     def without(self, left_out: np.ndarray) -> "Memory":
         """A copy without the vectors where bool [M] is True, which must leave one."""
-        return Memory(self.vectors[: len(left_out)][~left_out], len(self.vectors))
+        return Memory(self.vectors[: len(left_out)][~left_out], self.rows)
 
 
 class Search:
@@ -81,16 +96,18 @@ class Search:
         self._queries = np.zeros((queries, width), np.float32)
         self.rows = rows
         try:
-            self._request = _compile(rows, width, queries).create_infer_request()
+            self._request = _compile(min(rows, BLOCK), width, queries).create_infer_request()
             self._request.set_input_tensor(0, import_openvino().Tensor(self._queries, shared_memory=True))
         except RuntimeError as error:
             raise DeviceError(f"the search in the memory cannot be compiled: {error}") from error
+        # The first run creates the kernels, and frees the room for inputs that come from elsewhere.
+        self.distances(self._queries, Memory(np.ones((1, width), np.float16), rows))
 
     def time_ms(self) -> float:
         """Measures the time for the tokens of one tile."""
-        memory = Memory(np.ones((1, self._queries.shape[1]), np.float32), self.rows)
+        memory = Memory(np.ones((self.rows, self._queries.shape[1]), np.float16), self.rows)
         times_s = []
-        for _ in range(4):  # the first one also creates the kernels
+        for _ in range(3):
             started_s = time.perf_counter()
             self.distances(np.ones_like(self._queries), memory)
             times_s.append(time.perf_counter() - started_s)
@@ -107,15 +124,16 @@ class Search:
             DeviceError: the search fails, or a token is not a number.
         """
         flat = tokens.reshape(-1, tokens.shape[-1])
-        found = np.empty(len(flat), np.float32)
+        found = np.full(len(flat), -np.inf, np.float32)
         count = len(self._queries)
         try:
-            self._request.set_input_tensor(1, memory.tensor)
             for start in range(0, len(flat), count):
-                part = flat[start : start + count]
+                part, best = flat[start : start + count], found[start : start + count]
                 self._queries[: len(part)] = part
-                self._request.infer()
-                found[start : start + count] = self._request.get_output_tensor().data[: len(part)]
+                for block in memory.blocks:
+                    self._request.set_input_tensor(1, block)
+                    self._request.infer()
+                    np.maximum(best, self._request.get_output_tensor().data[: len(part)], out=best)
         except RuntimeError as error:
             raise DeviceError(f"the search in the memory failed: {error}") from error
         if not np.isfinite(found).all():
@@ -124,12 +142,12 @@ class Search:
 
 
 def _compile(rows: int, width: int, queries: int) -> Any:
-    """The compiled graph: queries [Q, C], vectors [M, C] -> [Q], the highest product of each query."""
+    """The compiled graph: queries [Q, C], vectors float16 [M, C] -> [Q], the highest product of each query."""
     ov = import_openvino()
     import openvino.opset13 as ops
 
-    tokens, vectors = ops.parameter([queries, width], np.float32), ops.parameter([rows, width], np.float32)
-    products = ops.matmul(tokens, vectors, transpose_a=False, transpose_b=True)
+    tokens, vectors = ops.parameter([queries, width], np.float32), ops.parameter([rows, width], np.float16)
+    products = ops.matmul(tokens, ops.convert(vectors, "f32"), transpose_a=False, transpose_b=True)
     highest = ops.reduce_max(products, np.array([1]), keep_dims=False)
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}  # bf16 is as coarse as the distances
     return openvino_core().compile_model(ov.Model([highest], [tokens, vectors]), "CPU", options)
@@ -187,7 +205,7 @@ class Observer:
         Raises:
             DeviceError: the search failed.
         """
-        found = self._search(name, len(memory.vectors)).distances(seen.tokens[name], memory)
+        found = self._search(name, memory.rows).distances(seen.tokens[name], memory)
         return cv2.resize(found, seen.grid_hw[::-1], interpolation=cv2.INTER_LINEAR)
 
     def memory(self, name: str, vectors: np.ndarray, rows: int | None = None) -> Memory:

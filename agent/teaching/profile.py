@@ -343,7 +343,7 @@ def _facts(text: bytes, source: str) -> _Facts:
 
 
 def _array(npy: bytes, shape: tuple[int, int], dtype: str) -> np.ndarray:
-    """The array of a .npy of this shape and type, without a copy. NaN and infinity are refused."""
+    """The array of a .npy of this shape and type, which can be written to. NaN and infinity are refused."""
     stream = io.BytesIO(npy)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("a .npy of an unknown version")
@@ -354,4 +354,4 @@ def _array(npy: bytes, shape: tuple[int, int], dtype: str) -> np.ndarray:
     values = np.frombuffer(npy, dtype, offset=stream.tell()).reshape(shape)
     if not np.isfinite(values).all():
         raise ValueError("an array with values that are not finite")
-    return values
+    return values.copy()

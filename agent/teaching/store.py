@@ -8,10 +8,12 @@ use. Files are never changed after they were written. Readers need no lock; chan
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fcntl
 import hashlib
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from zsad_agent import teaching
 from zsad_agent.system import file_stamp, sync_folder, write_whole
-from zsad_core.bundle import TrustedKey, check_profile_signature, product_name
-from zsad_core.errors import ProfileError
+from zsad_core.bundle import GENERIC_PRODUCT, TrustedKey, check_profile_signature, product_name
+from zsad_core.errors import ProductError, ProfileError
 
 if TYPE_CHECKING:  # without a profile none is imported, so that the first verdict comes earlier
     from zsad_agent.teaching.profile import Profile
@@ -355,3 +357,32 @@ def can_be_taught(product: str) -> bool:
         return product_name(product) == product
     except ValueError:
         return False
+
+
+@contextlib.contextmanager
+def naming_taught(product: str, known: Sequence[str], store: ProfileStore | None) -> Iterator[None]:
+    """Says of a product that is neither in the bundle nor taught how it becomes known, and names that are near.
+
+    Args:
+        product: its name.
+        known: the products of the bundle.
+        store: of the profiles; None: nothing taught is used, so the error stays as it is.
+
+    Raises:
+        ProductError: of the body.
+    """
+    try:
+        yield
+    except ProductError as error:
+        if store is None:
+            raise
+        taught = store.products()
+        names = {name.casefold(): name for name in (*known, *taught)}
+        near = [names[name] for name in difflib.get_close_matches(product.casefold(), names)]
+        raise ProductError(
+            f"product {product!r} is not in the bundle and was not taught. "
+            + (f"Near names: {', '.join(near)}. " if near else "")
+            + f"Teach it first: zsad-agent teach GOOD_PICTURES --product {shlex.quote(product)}. Until then leave the "
+            f"product out to inspect as {GENERIC_PRODUCT!r}, or use one that is known. Taught: "
+            f"{', '.join(taught) or 'nothing'}. In the bundle: {', '.join(sorted(known)) or 'none'}"
+        ) from error

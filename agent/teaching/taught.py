@@ -66,7 +66,7 @@ class TaughtPredictor:
             networks: of the same bundle.
             profile_of: the profile of a product, if it has one; called for every picture.
             config: `budget_ms` limits the level, `product` is that of a picture without one.
-            loaded: most products whose memories are ready; each takes up to 25 MB.
+            loaded: most products whose memories are ready; large ones share the vectors of their profile.
             followed: what was followed since the profile came into use; called for every picture.
         """
         self._detector = detector

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TypeVar
 
 import cv2
@@ -19,12 +20,14 @@ from zsad_agent.teaching.goods import (
     Picture,
     check_number,
     find_strangers,
+    find_suspects,
     read,
     screen,
     set_by_one,
     smaller_group,
     stand_apart,
     tail_limit,
+    token_distances,
 )
 from zsad_agent.teaching.observe import Observed, Observer, scales_for
 from zsad_agent.teaching.profile import MAX_GOODS, KeptPicture, Level, Profile, Recall, ScaleMemory
@@ -209,14 +212,6 @@ def _mean_distance(observer: Observer, images: Sequence[np.ndarray], model: Part
     return float(between.min(axis=1).mean())
 
 
-def token_distances(tokens: Sequence[np.ndarray]) -> np.ndarray:
-    """float32 [K, K, N]: from each token of a picture (first), [h, w, C], to the nearest one of another (second)."""
-    width = tokens[0].shape[-1]
-    together = np.concatenate([one.reshape(-1, width) for one in tokens]).astype(np.float32)
-    nearest = [(together @ one.reshape(-1, width).T.astype(np.float32)).max(axis=1) for one in tokens]
-    return 1 - np.stack(nearest).reshape(len(tokens), len(tokens), -1).swapaxes(0, 1)
-
-
 def _observe(
     task: _Task, part: PartModel, names: Sequence[str], pictures: Sequence[Named], what: str
 ) -> Iterator[tuple[str, Observed]]:
@@ -246,19 +241,29 @@ def _learn(task: _Task, part: PartModel, goods: Sequence[Named]) -> _Memories:
             f"{list(seen)[known[group[0]]]}. Teach each product from its own pictures"
         )
     check_number(len(seen), len(strangers), task.left_out)
+    zero_shot = np.array([one.suspicion(task.ignored) for one in seen.values()])
+    suspects = [list(seen)[known[place]] for place in find_suspects(between[np.ix_(known, known)], zero_shot[known])]
     left = int(MOST_OUTLIERS * len(seen)) - len(strangers)
     seen = _without(task, seen, strangers)
     memories = _memorise(task, names, seen)
     fusion = Fusion(scales=tuple(task.observer.scales[name] for name in names))
-    scores = [maps.score(fusion, task.ignored) for maps in _Reader(task, part, memories).learned().values()]
-    outliers = stand_apart(
-        np.array(scores), left
-    )  # once: without the first ones, the goods' own tail would stand apart
-    return _memorise(task, names, _without(task, seen, outliers)) if outliers else memories
+    scores = [maps.score(fusion, task.ignored) for maps in _Reader(task, part, memories).learned.values()]
+    outliers = stand_apart(np.array(scores), left)
+    if outliers:  # once: without the first ones, the tail of the goods would stand apart
+        memories = _memorise(task, names, _without(task, seen, outliers))
+    if suspects := [name for name in suspects if name in memories.seen]:
+        task.notes.append(
+            f"look at {', '.join(suspects)}: different from most others, and suspicious to the bundle alone. If the "
+            "parts are not good, teach again without them"
+        )
+    return memories
 
 
 def _memorise(task: _Task, names: Sequence[str], seen: Mapping[str, Observed]) -> _Memories:
-    learned = {name: _learn_scale(task, name, seen) for name in names}
+    learned = {}
+    for done, name in enumerate(names, start=1):
+        learned[name] = _learn_scale(task, name, seen)
+        task.say("comparing good parts, scales", done, len(names))  # a stop waits for one scale at most
     return _Memories(
         seen=seen,
         vectors={name: vectors for name, (vectors, _) in learned.items()},
@@ -308,35 +313,19 @@ def _finish(
 ) -> Taught:
     """Sets the thresholds, with the goods and the bad parts that the memory does not hold."""
     reader = _Reader(task, part, memories)
-    goods = reader.learned()
     bads = dict(reader.read(bad, "checking bad parts"))
     if bad and not bads:
         task.notes.append("none of the pictures of bad parts can be used: how many bad parts are found is unknown")
     fusion, note = best_fusion(
-        list(goods.values()),
+        list(reader.learned.values()),
         list(bads.values()),
         [task.observer.scales[name] for name in memories.vectors],
         task.ignored,
         task.seed,
     )
     levels = [fusion.first(count) for count in range(1, len(fusion.names) + 1)]
-    shares = backgrounds(fusion, list(goods.values()), task.ignored)[1:]
-    scores = {
-        name: [maps.score(replace(level, background=share), task.ignored) for level in levels]
-        for (name, maps), share in zip(goods.items(), shares, strict=True)
-    }
-    quartiles = [maps.quartile(fusion.names[0]) for maps in goods.values()]
-    others, their_quartiles = {}, {}
-    for name, maps in reader.read(held_out, "checking further good parts"):
-        others[name] = [maps.score(level, task.ignored) for level in levels]
-        their_quartiles[name] = maps.quartile(fusion.names[0])
-    outliers = stand_apart(np.array([of[-1] for of in others.values()]), int(MOST_OUTLIERS * len(others)))
-    others = _without(task, others, outliers)
-    quartiles += [their_quartiles[name] for name in others]
-    needed = promise([0.0], rate).needed
-    scores = others if len(others) >= needed else scores | others
-    scores |= _likely_good(task, scores, dict(reader.read(doubtful, "checking doubtful parts")), levels)
-    found = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in bads.items()}
+    scores, quartile = _score_goods(reader, levels, held_out, doubtful, rate)
+    found = reader.scores(bads, levels)
     promises = [promise([of[place] for of in scores.values()], rate) for place in range(len(levels))]
     scale = promises[-1].threshold
     profile = Profile(
@@ -350,7 +339,7 @@ def _finish(
         zero_shot=reader.zero_shot,
         zero_shot_weight=fusion.weight,
         background=fusion.background,
-        foreign_above=max(0.0, *quartiles) + FOREIGN_MARGIN if part.mode == "frame" else None,
+        foreign_above=quartile + FOREIGN_MARGIN if part.mode == "frame" else None,
         levels=tuple(
             _level(one, count, [of[count - 1] for of in found.values()]) for count, one in enumerate(promises, start=1)
         ),
@@ -372,11 +361,34 @@ def _finish(
     )
 
 
+def _score_goods(
+    reader: "_Reader", levels: Sequence[Fusion], held_out: Sequence[Named], doubtful: Sequence[Named], rate: float
+) -> tuple[dict[str, list[float]], float]:
+    """The scores that set the threshold, by level. And the highest quartile of the goods' maps, at least 0."""
+    task, learned, first = reader.task, reader.learned, levels[0].names[0]
+    shares = backgrounds(levels[-1], list(learned.values()), task.ignored)[1:]
+    scores = {
+        name: [maps.score(replace(level, background=share), task.ignored) for level in levels]
+        for (name, maps), share in zip(learned.items(), shares, strict=True)
+    }
+    quartiles = {name: maps.quartile(first) for name, maps in learned.items()}
+    others: dict[str, list[float]] = {}
+    for name, maps in reader.read(held_out, "checking further good parts"):
+        others |= reader.scores({name: maps}, levels)
+        quartiles[name] = maps.quartile(first)
+    outliers = stand_apart(np.array([of[-1] for of in others.values()]), int(MOST_OUTLIERS * len(others)))
+    others = _without(task, others, outliers)
+    quartile = max(0.0, *(quartiles[name] for name in (*learned, *others)))
+    needed = promise([0.0], rate).needed
+    scores = others if len(others) >= needed else scores | others
+    unsure = reader.scores(dict(reader.read(doubtful, "checking doubtful parts")), levels)
+    return scores | _likely_good(task, scores, unsure), quartile
+
+
 def _likely_good(
-    task: _Task, goods: Mapping[str, Sequence[float]], doubtful: Mapping[str, ZMaps], levels: Sequence[Fusion]
+    task: _Task, goods: Mapping[str, Sequence[float]], found: Mapping[str, list[float]]
 ) -> dict[str, list[float]]:
-    """The scores, by level, of the doubtful parts that the goods explain. The others are left out."""
-    found = {name: [maps.score(level, task.ignored) for level in levels] for name, maps in doubtful.items()}
+    """Of the scores of doubtful parts those that the goods explain. The other parts are left out."""
     limit = tail_limit(np.array([of[-1] for of in goods.values()]), len(goods) + len(found))
     for name, of in sorted(found.items(), key=lambda entry: -entry[1][-1]):
         if of[-1] > limit:
@@ -401,7 +413,7 @@ class _Reader:
     """Maps in z of the learned goods and of other pictures."""
 
     def __init__(self, task: _Task, part: PartModel, memories: _Memories) -> None:
-        self._task = task
+        self.task = task
         self._part = part
         self._memories = memories
         seen = list(memories.seen.values())
@@ -410,6 +422,7 @@ class _Reader:
         self.zero_shot = Spread.of(np.stack([one.zero_shot for one in seen])[judged])
         self._loaded = {name: task.observer.memory(name, vectors) for name, vectors in memories.vectors.items()}
 
+    @cached_property
     def learned(self) -> dict[str, ZMaps]:
         """The leave-one-out maps of the learned goods."""
         distances = self._memories.distances
@@ -420,17 +433,13 @@ class _Reader:
 
     def read(self, pictures: Sequence[Named], what: str) -> Iterator[tuple[str, ZMaps]]:
         """The maps of other pictures."""
-        for name, one in _observe(self._task, self._part, list(self._loaded), pictures, what):
-            yield (
-                name,
-                self._in_z(
-                    one,
-                    {
-                        scale: self._task.observer.distances(one, scale, memory)
-                        for scale, memory in self._loaded.items()
-                    },
-                ),
-            )
+        for name, one in _observe(self.task, self._part, list(self._loaded), pictures, what):
+            found = {scale: self.task.observer.distances(one, scale, memory) for scale, memory in self._loaded.items()}
+            yield name, self._in_z(one, found)
+
+    def scores(self, found: Mapping[str, ZMaps], levels: Sequence[Fusion]) -> dict[str, list[float]]:
+        """The scores of pictures, by level."""
+        return {name: [maps.score(level, self.task.ignored) for level in levels] for name, maps in found.items()}
 
     def _in_z(self, seen: Observed, distances: Mapping[str, np.ndarray]) -> ZMaps:
         return ZMaps(

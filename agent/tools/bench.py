@@ -121,6 +121,7 @@ def run_bench(config: AgentConfig, state_dir: Path, *, seconds: float) -> dict[s
     """
     import cv2
 
+    from zsad_agent.teaching import naming_taught
     from zsad_core.bundle import GENERIC_PRODUCT, load_bundle
 
     cv2.setNumThreads(1)  # as in the daemon
@@ -130,7 +131,8 @@ def run_bench(config: AgentConfig, state_dir: Path, *, seconds: float) -> dict[s
     if store is not None and store.has(inference.product) and inference.product not in bundle.manifest.products:
         inference = inference.model_copy(update={"product": GENERIC_PRODUCT})
         config = config.model_copy(update={"inference": inference})
-    detector = model.Detector(bundle, inference)
+    with naming_taught(inference.product, bundle.manifest.products, store):
+        detector = model.Detector(bundle, inference)
     detector.predict(_frames()[0])
     start_up_s = process_age_s()
     compared: dict[str, Any] = {}

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 
 from zsad_agent import teaching
 from zsad_agent.system import configure_logging, one_line, printable
-from zsad_agent.tools.flags import add_model_flags, add_picture_flags, command_parser, model_config, read_part
+from zsad_agent.tools.flags import (
+    add_model_flags,
+    add_picture_flags,
+    add_rate_flag,
+    command_parser,
+    model_config,
+    read_part,
+)
 from zsad_agent.tools.score import MAX_REASON, find_pictures
 from zsad_core.errors import DeviceError, ImageError, ZsadError
 
@@ -46,13 +53,7 @@ def main(arguments: list[str]) -> int:
     )
     add_model_flags(parser)
     add_picture_flags(parser)
-    parser.add_argument(
-        "--false-reject-rate",
-        type=float,
-        default=0.01,
-        metavar="R",
-        help="share of good parts that may be rejected, between 0 and 1; default %(default)s",
-    )
+    add_rate_flag(parser)
     args = parser.parse_args(arguments)
     rate = args.false_reject_rate
     if not MIN_FALSE_REJECT_RATE <= rate < 1:

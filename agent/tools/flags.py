@@ -90,6 +90,17 @@ def add_threshold_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_rate_flag(parser: argparse.ArgumentParser) -> None:
+    """`--false-reject-rate`."""
+    parser.add_argument(
+        "--false-reject-rate",
+        type=float,
+        default=0.01,
+        metavar="R",
+        help="share of good parts that may be rejected, between 0 and 1; default %(default)s",
+    )
+
+
 def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     """`--bit-depth` and `--unchecked`."""
     parser.add_argument(

@@ -16,7 +16,15 @@ from zsad_agent import inspection, sources, teaching
 from zsad_agent.system import configure_logging, keep_memory_small, one_line, printable
 from zsad_agent.tools.calibrate import MIN_FALSE_REJECT_RATE
 from zsad_agent.tools.capture_goods import capture_goods
-from zsad_agent.tools.flags import add_config_flag, add_profiles_flag, command_parser, count, given, named_store
+from zsad_agent.tools.flags import (
+    add_config_flag,
+    add_profiles_flag,
+    add_rate_flag,
+    command_parser,
+    count,
+    given,
+    named_store,
+)
 from zsad_agent.tools.reference import camera_of
 from zsad_agent.tools.score import MAX_REASON, find_pictures
 from zsad_core.errors import ImageError, ProfileError
@@ -105,13 +113,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--every-ms", type=count, default=500, metavar="MS", help="time between two pictures of a camera; default 500"
     )
     parser.add_argument("--bad", nargs="+", type=Path, metavar="PATH", help="pictures of bad parts: how many are found")
-    parser.add_argument(
-        "--false-reject-rate",
-        type=float,
-        default=0.01,
-        metavar="R",
-        help="share of good parts that may be rejected, between 0 and 1; default %(default)s",
-    )
+    add_rate_flag(parser)
     parser.add_argument(
         "--mode",
         choices=("frame", "box", "strip"),

@@ -29,7 +29,7 @@ from zsad_agent.system import printable, shortened
 from zsad_agent.web import cameras, config_api, live, results_api, teach_api
 from zsad_agent.web.access import COOKIE, MAX_PASSWORD, Access, AccessError, Role, Visitor
 from zsad_agent.web.ports import Body, ForAdmin, ForOperator, Parts, WebParts, visitor_of
-from zsad_core.errors import ZsadError
+from zsad_core.errors import ConflictError, ZsadError
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +244,7 @@ async def _say_access(request: Request, error: Exception) -> Response:
 
 
 async def _say_refused(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 422)
+    return JSONResponse({"error": str(error)}, 409 if isinstance(error, ConflictError) else 422)
 
 
 async def _say_disk(request: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import AwareDatetime, BaseModel, Field, SecretStr, ValidationError
 
-from zsad_agent.config import CameraConfig, MqttConfig, SourceConfig
+from zsad_agent.config import EMBEDDED_BROKER, CameraConfig, MqttConfig, SourceConfig, Threshold
 from zsad_agent.inspection import Station
 from zsad_agent.messages import VerdictCounts
 from zsad_agent.monitoring import HealthState, health_state
@@ -51,7 +51,7 @@ class CameraBody(BaseModel):
 
 
 class NumberValue(Body):
-    value: Annotated[float, Field(ge=0, le=1, strict=True)] | None = Field(description="Null: that of the config.")
+    value: Threshold | None = Field(description="Null: that of the config.")
 
 
 class NameValue(Body):
@@ -59,7 +59,7 @@ class NameValue(Body):
 
 
 class SwitchValue(Body):
-    value: Annotated[bool, Field(strict=True)]
+    value: bool
 
 
 class Setting(BaseModel):
@@ -121,7 +121,7 @@ class SourceProbe(Body):
 
 
 class BrokerProbe(Body):
-    broker: Text
+    broker: Text | None = Field(default=None, description="Null: that of the config.")
     username: Text | None = None
     password: SecretStr | None = Field(default=None, max_length=MAX_TEXT)
     client_id: Text | None = None
@@ -200,7 +200,7 @@ def read_threshold(
     camera: Camera,
     parts: Parts,
     visitor: ForOperator,
-    value: Annotated[float | None, Query(ge=0, le=1, description="Default: the one in use, or of the offer.")] = None,
+    value: Annotated[Threshold | None, Query(description="Default: the one in use, or of the offer.")] = None,
 ) -> ThresholdBody:
     """Says what a threshold promises, from the scores of the goods of the offer, or else of those that were taught."""
     inspector = station_of(parts, camera).inspector
@@ -357,10 +357,13 @@ def try_broker(body: BrokerProbe, parts: Parts, visitor: ForAdmin) -> BrokerAnsw
     if body.password is not None and body.username is None:
         raise HTTPException(422, "password: MQTT needs a username with it")
     now = parts.config.mqtt
-    changes: dict[str, Any] = {"broker": body.broker, "client_id": body.client_id}
-    if not body.broker.startswith("mqtts:"):
+    broker = body.broker or now.broker
+    if broker == now.broker == EMBEDDED_BROKER:
+        return BrokerAnswer(ok=True, text="the broker runs inside the agent")
+    changes: dict[str, Any] = {"broker": broker, "client_id": body.client_id}
+    if not broker.startswith("mqtts:"):
         changes["tls"] = {}
-    if body.username is not None or body.broker != now.broker:
+    if body.username is not None or broker != now.broker:
         changes |= {"username": body.username, "password_file": None, "password_credential": None}
     try:
         wanted = MqttConfig.model_validate(now.model_dump() | changes, strict=False)

@@ -40,8 +40,8 @@ _checks = threading.BoundedSemaphore(MAX_CHECKS)
 _writing = threading.Lock()  # one change at a time
 
 router = APIRouter(tags=["config"])
-Offset = Annotated[int, Field(ge=0, le=65_535)]
-Side = Annotated[int, Field(ge=8, le=65_535)]
+Offset = Annotated[int, Field(ge=0, le=65_535, strict=True)]
+Side = Annotated[int, Field(ge=8, le=65_535, strict=True)]
 
 
 class Draft(Body):
@@ -72,7 +72,7 @@ class Written(BaseModel):
 class CameraSettings(Body):
     """What is not given stays; null removes a key, so that its default applies."""
 
-    region_xywh: tuple[Offset, Offset, Side, Side] | None = None
+    region_xywh: Annotated[tuple[Offset, Offset, Side, Side], Field(strict=False)] | None = None
     ignore_mask_png: (
         Annotated[str, Field(max_length=MAX_MASK, description="PNG of the frame's size, base64.")] | None
     ) = None

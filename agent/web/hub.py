@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -19,16 +20,19 @@ import simplejpeg
 
 from zsad_agent.inspection import Evidence
 from zsad_agent.messages import Result
-from zsad_agent.system import Service
+from zsad_agent.system import ThreadService
 
 logger = logging.getLogger(__name__)
 
 MAX_STREAMS = 40  # pages that get events at the same time
 MAX_RESULTS = 100  # results that wait for a slow page; older ones are left out
+PAUSE_S = 0.005  # between two messages to a page, for each open page; all together get 200 a second at most
+SHARE = 0.02  # of all cores, that live pictures may take
+FIRST_COST_S, MOST_COST_S = 0.001, 0.02  # CPU time for a live picture: before it is measured, and an outlier
 PING_S = 10.0  # between two comments in a stream without events
 MAX_ENCODED = 32  # JPEGs in memory, of all cameras and sizes
 JPEG_QUALITY = 80
-WATCH_EVERY_S = 0.5
+WATCH_EVERY_S = 0.2
 HEALTH_EVERY_S = 5.0  # an unchanged one
 RESULT, HEALTH, SETTINGS, TEACH = "result", "health", "settings", "teach"  # kinds of events
 
@@ -48,7 +52,7 @@ class LivePictures:
         self._evidence = evidence
         self._newest: dict[str, _Newest] = {}
         self._encoding = threading.Lock()  # one at a time: the other cores are for the inspection
-        self._encoded: OrderedDict[tuple[str, bool, int], bytes] = OrderedDict()
+        self._encoded: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
     def keep(self, result: Result, image_bgr: np.ndarray | None, heatmap: bytes | None) -> None:
         """Never waits. `image_bgr`: uint8 [H, W, 3], not changed afterwards."""
@@ -62,23 +66,31 @@ class LivePictures:
         newest = self._newest.get(camera)
         return newest.result.id if newest is not None else None
 
-    def jpeg(self, camera: str, *, overlay: bool, width: int) -> tuple[str, bytes] | None:
-        """The newest picture: the id of its result, and a JPEG no wider than `width` pixels. None before the first.
-
-        `overlay`: with the heatmap, if the result has one, in the size of `heatmap.max_width`.
-        """
+    def ready(self, camera: str, *, overlay: bool, width: int) -> tuple[str, bytes] | None:
+        """As `jpeg`, but None if the picture must be encoded first. Never waits."""
         newest = self._newest.get(camera)
         if newest is None:
             return None
         if overlay and newest.heatmap is not None:
             return newest.result.id, newest.heatmap
-        key = (newest.result.id, overlay, width)
+        found = self._encoded.get((newest.result.id, width))
+        return None if found is None else (newest.result.id, found)
+
+    def jpeg(self, camera: str, *, overlay: bool, width: int) -> tuple[str, bytes] | None:
+        """The newest picture: the id of its result, and a JPEG no wider than `width` pixels. None before the first.
+
+        `overlay`: with the heatmap, if the result has one, in the size of `heatmap.max_width`.
+        """
         with self._encoding:
-            if key not in self._encoded:
-                self._encoded[key] = as_jpeg(newest.image_bgr, width)
-                while len(self._encoded) > MAX_ENCODED:
-                    self._encoded.popitem(last=False)
-            return newest.result.id, self._encoded[key]
+            found = self.ready(camera, overlay=overlay, width=width)
+            newest = self._newest.get(camera)
+            if found is not None or newest is None:
+                return found
+            found = newest.result.id, as_jpeg(newest.image_bgr, width)
+            self._encoded[newest.result.id, width] = found[1]
+            while len(self._encoded) > MAX_ENCODED:
+                self._encoded.popitem(last=False)
+            return found
 
 
 def as_jpeg(image_bgr: np.ndarray, width: int) -> bytes:
@@ -100,10 +112,23 @@ class EventHub:
         self._streams: list[Stream] = []
         self._last: dict[tuple[str, str], bytes] = {}  # the newest event of each kind and camera, for new pages
         self._wanted: list[_Wanted] = []
+        self._spent_s: float | None = None  # CPU time of the loop's thread at the last picture
+        self._cost_s = FIRST_COST_S
 
     @property
     def streams(self) -> int:
         return len(self._streams)
+
+    def picture_pause_ms(self) -> int:
+        """How long each page should wait between two live pictures, so that all together take `SHARE` of the cores.
+
+        Call it in the loop once for each picture: the CPU time of the loop's thread between two calls is the cost.
+        """
+        spent_s = time.thread_time()
+        if self._spent_s is not None:
+            self._cost_s += 0.05 * (min(spent_s - self._spent_s, MOST_COST_S) - self._cost_s)
+        self._spent_s = spent_s
+        return round(1000 * self.streams * self._cost_s / (SHARE * len(os.sched_getaffinity(0))))
 
     def accept(self, result: Result, heatmap: bytes | None) -> None:
         """A sink of the pipeline."""
@@ -143,7 +168,7 @@ class EventHub:
         stream: Stream | None = None
         with self._lock:
             if len(self._streams) < MAX_STREAMS:
-                stream = Stream(dict(self._last), asyncio.get_running_loop())
+                stream = Stream(dict(self._last), asyncio.get_running_loop(), lambda: PAUSE_S * self.streams)
                 self._streams.append(stream)
         try:
             yield stream
@@ -158,7 +183,7 @@ class EventHub:
             self._last.clear()
 
 
-class EventWatch(Service):
+class EventWatch(ThreadService):
     """Publishes what has changed, while a page is open. In its own thread, because what it reads may wait."""
 
     name = "page events"
@@ -166,16 +191,11 @@ class EventWatch(Service):
 
     def __init__(self, hub: EventHub, read: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]]) -> None:
         """`read`: the kind and content of each event, as it is now. Unchanged events are included."""
+        super().__init__("zsad-page-events")
         self._hub, self._read = hub, read
         self._said: dict[int, Mapping[str, Any]] = {}  # by the place among the events
         self._failed = False
         self._health_s = -math.inf  # time of the last `health`
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="zsad-page-events", daemon=True)
-
-    def stop(self, deadline_s: float) -> None:
-        self._stop.set()
-        self._wait(deadline_s)
 
     def _run(self) -> None:
         while not self._stop.wait(WATCH_EVERY_S):
@@ -229,8 +249,13 @@ class _Wanted:
 class Stream:
     """The events that wait for one page."""
 
-    def __init__(self, events: dict[tuple[str, str], bytes], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, events: dict[tuple[str, str], bytes], loop: asyncio.AbstractEventLoop, pause_s: Callable[[], float]
+    ) -> None:
+        """`events`: the first ones. `pause_s`: the least time between two answers of `next`."""
         self._loop = loop
+        self._pause_s = pause_s
+        self._due_s = -math.inf  # when `next` may answer again
         self._lock = threading.Lock()
         self._events = events
         self._results: deque[bytes] = deque()
@@ -262,6 +287,8 @@ class Stream:
 
     async def next(self) -> bytes:
         """All events since the last call, or a comment after `PING_S` without any."""
+        if (early_s := self._due_s - time.monotonic()) > 0:
+            await asyncio.sleep(early_s)
         while not (self._events or self._results):
             try:
                 await asyncio.wait_for(self._ready.wait(), PING_S)
@@ -275,6 +302,7 @@ class Stream:
             events, results, skipped = list(self._events.values()), list(self._results), self._skipped
             self._events, self._skipped = {}, 0
             self._results.clear()
+        self._due_s = time.monotonic() + self._pause_s()
         if skipped:
             events.append(_encode("skipped", json.dumps({"results": skipped}).encode()))
         return b"".join((*events, *results))

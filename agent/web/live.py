@@ -88,7 +88,7 @@ async def read_events(parts: Parts, visitor: ForOperator, request: Request) -> R
 
 
 @router.get("/cameras/{camera}/live.jpg", response_class=Response, responses=JPEG)
-def read_live(
+async def read_live(
     camera: Camera,
     parts: Parts,
     visitor: ForOperator,
@@ -96,13 +96,17 @@ def read_live(
     overlay: bool = False,
     width: Width = 640,
 ) -> Response:
-    """Gives the newest inspected picture; `overlay`: with its heatmap."""
+    """Gives the newest inspected picture; `overlay`: with its heatmap. Header `X-Pause-Ms`: the wait for the next."""
     station_of(parts, camera)
     newest_id = parts.live.newest_id(camera)
     headers = {"ETag": f'"{newest_id}-{overlay:d}-{width}"', "X-Result-Id": str(newest_id), "Cache-Control": "no-cache"}
+    headers["X-Pause-Ms"] = str(parts.events.picture_pause_ms())
     if newest_id is not None and request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    found = parts.live.jpeg(camera, overlay=overlay, width=width)
+    live = parts.live
+    found = live.ready(camera, overlay=overlay, width=width) or await run_in_threadpool(
+        live.jpeg, camera, overlay=overlay, width=width
+    )
     if found is None:
         raise HTTPException(404, f"{camera} has not given a picture yet")
     headers |= {"ETag": f'"{found[0]}-{overlay:d}-{width}"', "X-Result-Id": found[0]}

@@ -8,7 +8,7 @@
 A part that `web` may not import is a protocol.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -29,9 +29,9 @@ from zsad_agent.web.hub import EventHub, LivePictures
 
 
 class Body(BaseModel):
-    """The body of a request. Unknown keys are refused."""
+    """The body of a request. Unknown keys and other types are refused: "yes" is no boolean, 3.0 is no whole number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Commands(Protocol):
@@ -78,26 +78,38 @@ class WebParts:
     events: EventHub
 
 
-def visitor_of(request: Request) -> Visitor | None:
-    """The visitor; None if nobody has logged in."""
+def check_role(visitor: Visitor, role: Role) -> None:
+    """An admin may do all that an operator may.
+
+    Raises:
+        HTTPException: 403, the visitor does not have this role.
+    """
+    if role == ADMIN and visitor.role != ADMIN:
+        raise HTTPException(403, "only an admin may do this: log in as admin")
+
+
+# The dependencies are coroutines: FastAPI calls each plain function in another thread.
+
+
+async def visitor_of(request: Request) -> Visitor | None:
+    """A dependency: the visitor; None if nobody has logged in."""
     return getattr(request.state, "visitor", None)
 
 
-def require(role: Role) -> Callable[[Request], Visitor]:
-    """A dependency: the visitor, who has this role. An admin may do all that an operator may."""
+def require(role: Role) -> Callable[[Request], Awaitable[Visitor]]:
+    """A dependency: the visitor, who has this role."""
 
-    def check(request: Request) -> Visitor:
-        visitor = visitor_of(request)
+    async def check(request: Request) -> Visitor:
+        visitor = await visitor_of(request)
         if visitor is None:
             raise HTTPException(401, "log in first")
-        if role == ADMIN and visitor.role != ADMIN:
-            raise HTTPException(403, "only an admin may do this: log in as admin")
+        check_role(visitor, role)
         return visitor
 
     return check
 
 
-def parts_of(request: Request) -> WebParts:
+async def parts_of(request: Request) -> WebParts:
     """A dependency: the parts of the running agent."""
     parts = request.app.state.parts
     assert isinstance(parts, WebParts)

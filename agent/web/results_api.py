@@ -7,6 +7,7 @@ import json
 import sqlite3
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from datetime import time as time_of_day
@@ -17,7 +18,7 @@ import numpy as np
 import simplejpeg
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from zsad_agent.evidence import OVERLAY, PICTURE, is_kept, read_kept
 from zsad_agent.history import By, HistoryStore, Report, Stored, Wanted, find, find_one, milliseconds, report, scores
@@ -48,7 +49,9 @@ COLUMNS = (  # of the CSV file; the rest are parts of a result
     "provisional",
 )
 MORE_COLUMNS = ("regions", "latency_ms", "bundle", "profile", "mark")
-_shrinking = threading.BoundedSemaphore(2)  # the other cores are for the inspection
+MOST_SMALL, MOST_SMALL_BYTES = 64, 100_000  # small pictures in memory, and the size of one
+_shrinking = threading.Lock()  # one at a time: the other cores are for the inspection
+_small: OrderedDict[tuple[int, int], bytes] = OrderedDict()  # by the hash of the whole picture, and the width
 
 ResultId = Annotated[str, Path(max_length=300)]
 Name = Annotated[str, Field(max_length=200)]
@@ -58,7 +61,9 @@ router = APIRouter(tags=["results"])
 
 
 class Filter(Body):
-    """Which results."""
+    """Which results. All values are texts in the address."""
+
+    model_config = ConfigDict(strict=False)
 
     from_: AwareDatetime | None = Field(default=None, alias="from", description="Captured at this time or later.")
     to: AwareDatetime | None = Field(default=None, description="Captured before this time.")
@@ -204,7 +209,7 @@ def mark_result(result_id: ResultId, given: GivenMark, parts: Parts, visitor: Fo
     try:
         answer = parts.commands.perform(stored.camera, "teach", value, by=visitor.role)
     except ZsadError as error:
-        text = f"{result_id} is marked as {mark}, but nothing was learned from it: {error}"
+        text = f"{result_id} is marked as {mark}. Learning from it: {error}"
     else:
         text = str(answer.get("error") or f"{result_id} is marked as {mark}, and its product learns from it")
     return MarkBody(mark=mark, text=text)
@@ -272,10 +277,12 @@ def _reading(parts: WebParts) -> Iterator[sqlite3.Connection]:
 
 
 def _find(parts: WebParts, result_id: str) -> Stored:
-    if _history(parts).waiting:
-        _history(parts).is_copied()  # the result may be so new that it is not stored yet
     with _reading(parts) as db:
         stored = find_one(db, result_id)
+    if stored is None and _history(parts).waiting:
+        _history(parts).is_copied()  # the result may be so new that it is not stored yet
+        with _reading(parts) as db:
+            stored = find_one(db, result_id)
     if stored is None:
         raise _unknown(result_id)
     return stored
@@ -311,9 +318,20 @@ def _picture(parts: WebParts, result_id: str, suffix: str, width: int | None) ->
             f"{evidence.max_days:g} days at most. A result of a camera fault has no picture",
         )
     if width is not None:
-        with _shrinking:
-            jpeg = shrunk(jpeg, width)
+        jpeg = _made_small(jpeg, width)
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": f"private, max-age={KEPT_S}"})
+
+
+def _made_small(jpeg: bytes, width: int) -> bytes:
+    """As `shrunk`. Every open page asks for the same pictures: each is made once."""
+    key = (hash(jpeg), width)
+    with _shrinking:
+        small = _small.get(key) or shrunk(jpeg, width)
+        if len(small) <= MOST_SMALL_BYTES:
+            _small[key] = small
+        if len(_small) > MOST_SMALL:
+            _small.popitem(last=False)
+        return small
 
 
 def shrunk(jpeg: bytes, width: int) -> bytes:

@@ -10,12 +10,13 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
+from zsad_agent.config import Threshold
 from zsad_agent.learning import LessonPicture, LineLearner
 from zsad_agent.teaching import why_not_given
 from zsad_agent.web.access import ADMIN
 from zsad_agent.web.hub import as_jpeg
 from zsad_agent.web.live import JPEG, Camera, Width, station_of
-from zsad_agent.web.ports import Body, ForAdmin, ForOperator, Parts, WebParts, require
+from zsad_agent.web.ports import Body, ForAdmin, ForOperator, Parts, WebParts, check_role
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.picture import decode_image
 
@@ -43,6 +44,7 @@ class TeachAction(Body):
     product: str | None = Field(default=None, description="Of start; default: that of the camera.")
     count: int | None = Field(default=None, description="Of start: pictures.")
     rate: float | None = Field(default=None, description="Of start: of false rejects.")
+    threshold: Threshold | None = Field(default=None, description="Of commit; default: that of the offer, 0.5.")
     id: str | None = Field(default=None, description="Of good and bad: of a result, or of a picture that was left out.")
 
 
@@ -119,14 +121,14 @@ def read_teach(camera: Camera, parts: Parts, visitor: ForOperator) -> TeachState
 
 
 @router.post("/cameras/{camera}/teach", response_model_exclude_unset=True)
-def do_teach(camera: Camera, body: TeachAction, parts: Parts, visitor: ForOperator, request: Request) -> TeachState:
+def do_teach(camera: Camera, body: TeachAction, parts: Parts, visitor: ForOperator) -> TeachState:
     """Starts, finishes or cancels a teach-in, takes its offer into use, or marks a part as good or bad.
 
     After `commit` the camera inspects the product of the offer.
     """
     station_of(parts, camera)
     if body.action not in OPERATORS:
-        require(ADMIN)(request)
+        check_role(visitor, ADMIN)
     value = body.model_dump(exclude_none=True)
     before = _in_use(parts, camera) if body.action == "commit" else None
     parts.commands.perform(camera, "teach", value, by=visitor.role)

@@ -18,6 +18,10 @@ class PartError(ImageError):
     """The frame shows no part, or another part than taught. The text says what was found and what was taught."""
 
 
+class NoPartError(PartError):
+    """The frame shows no part."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pose:
     """A rectangle of the frame that may be rotated: what the view shows. Coordinates are pixels of the frame."""

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from zsad_core.config import StrictModel
 from zsad_core.part.foreground import Foreground, FoundPart, gather
-from zsad_core.part.located import Located, PartError
+from zsad_core.part.located import Located, NoPartError, PartError
 from zsad_core.part.matching import Match, Surroundings
 
 BOX_HW: Final = (48, 48)  # of the template
@@ -148,7 +148,7 @@ def _check_parts(found: Foreground, taught: TaughtPart) -> None:
     """Several equal parts: that one of them is missing is a defect; that all are missing is no part."""
     area = max(sum(part.area for part in found.parts(level)) for level in _levels(found, taught)) / found.area
     if area < _NO_PART * taught.area.low:
-        raise PartError(_no_part(area, taught))
+        raise NoPartError(_no_part(area, taught))
 
 
 def _levels(found: Foreground, taught: TaughtPart) -> Iterator[float]:
@@ -180,7 +180,7 @@ def _one_part(found: Foreground, taught: TaughtPart) -> FoundPart:
             break
     share = best.area / found.area if best is not None else 0.0
     if best is None or best.area < _NO_PART * low:
-        raise PartError(_no_part(share, taught))
+        raise NoPartError(_no_part(share, taught))
     if best.area > high * _OTHER_AREA:
         raise PartError(f"another part: it covers {share:.1%} of the frame, good parts {_taught_area(taught)}")
     least, most = taught.elongation.low / _OTHER_ELONGATION, taught.elongation.high * _OTHER_ELONGATION

@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from speed_report import as_markdown, check_targets, compare, percentiles, spread, summarise
+from speed_parts.report import as_markdown, check_targets, compare, percentiles, spread, summarise
 
 
 def turn(loop_ms: list[float], gap_ms: list[float] = [], energy_j: float | None = None) -> dict[str, Any]:  # noqa: B006

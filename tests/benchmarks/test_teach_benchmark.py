@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from mvtec_tree import make_mvtec_tree
 from teach import append_rows, missing, parse, read_rows
-from teach_methods import Method
-from teach_report import as_markdown, at_least, summarise
-from teach_sets import Product, draw_goods, draw_stream, possible_counts, read_products, stream_length
+from teach_parts.methods import Method
+from teach_parts.report import as_markdown, at_least, summarise
+from teach_parts.sets import Product, draw_goods, draw_stream, possible_counts, read_products, stream_length
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/teach.py"
 MACHINE = {"cpu": "CPU 9", "cpu_count": 2, "openvino": "1"}

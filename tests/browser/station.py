@@ -18,6 +18,7 @@ from mosquitto_broker import MosquittoBroker, free_port
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "agent/bundles/zsad-tiny"
 FPS = 4.0  # of the camera
+START_S = 180.0  # the agent needs 4 s on a machine without other work, and 40 s with twenty other processes
 BORDER = 60  # pixels around a picture: what the camera sees beside the part
 
 
@@ -87,7 +88,7 @@ class Station:
             self._feeder = threading.Thread(target=self._feed, daemon=True)
             self._feeder.start()
         self.agent.__enter__()
-        until(lambda: self.answers())
+        until(self.answers, START_S)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -137,6 +137,14 @@ def test_german_texts_come_with_one_click_and_stay(visit: Visit, station: Statio
     assert page.evaluate("document.documentElement.lang") == "de"
 
 
+def test_set_up_shows_the_product_in_use(visit: Visit, station: Station) -> None:
+    """Otherwise the next press of Save would change it."""
+    page = opened(visit, station, "setup")
+    product = page.get_by_label("Product", exact=True)
+    expect(product.locator("option").nth(1)).to_be_attached()
+    expect(product).to_have_value("object")
+
+
 def test_page_is_there_within_a_second(visit: Visit, station: Station) -> None:
     started_s = time.monotonic()
     visit.page.goto(f"{station.origin}/#inspect")
@@ -160,9 +168,13 @@ def test_dead_camera_broker_and_agent_are_seen_at_once_with_what_to_do(
     with Station(tmp_path, Parts(product="alien", goods=PICTURES, line=PICTURES), broker) as station:
         page = opened(visit, station, "inspect")
         expect(page.get_by_role("alert").locator(".banner.fail")).to_have_count(0)
+        station.camera.stalled = True
+        assert seconds_until_seen(page, "no new picture for more than") < LIMIT_S + SLACK_S
+        station.camera.stalled = False
+        expect(page.get_by_role("alert").get_by_text("no new picture for more than")).to_have_count(0)
         station.camera.refusing = True
         station.camera.cut()
-        assert seconds_until_seen(page, "Check its cable, power, lens and light.") < LIMIT_S + SLACK_S
+        assert seconds_until_seen(page, "Check its cable, power, lens, light and product.") < LIMIT_S + SLACK_S
         station.camera.refusing = False
         broker.kill()
         assert seconds_until_seen(page, "results wait for the broker") < LIMIT_S + SLACK_S

@@ -347,13 +347,14 @@ def restore_in_place(state: Path) -> None:
     shutil.copytree(state.with_name("backup"), state, dirs_exist_ok=True, copy_function=shutil.copy)
 
 
-CHANGES = [remove_folder, rename_folder, remove_file, remove_log, restore_anew, restore_in_place]
+RESTORES = [restore_anew, restore_in_place]
+CHANGES = [remove_folder, rename_folder, remove_file, remove_log, *RESTORES]
 
 
 def check_file_changes(path: Path, changes: int, seed: int) -> None:
     """One thread adds results, one sends them every other second, a third changes the files: every result is sent.
 
-    The backlog is smaller than `NEWEST`, which `restore_in_place` relies on.
+    What waits is always less than `NEWEST`, which `restore_in_place` relies on: a restore brings back what was sent.
     """
     choice = random.Random(seed)
     stop = threading.Event()
@@ -364,7 +365,7 @@ def check_file_changes(path: Path, changes: int, seed: int) -> None:
 
         def add() -> None:
             while not stop.wait(0.005):
-                if outbox.unsent < NEWEST // 2:  # also on a busy machine
+                if outbox.unsent < NEWEST // 4:  # also on a busy machine
                     outbox.add_all([Accepted("cam0", b"%d" % len(added))])
                     added.append(str(len(added)))
 
@@ -387,7 +388,9 @@ def check_file_changes(path: Path, changes: int, seed: int) -> None:
             with contextlib.suppress(OSError):  # the files are being changed by the agent itself
                 if not path.parent.with_name("backup").exists():
                     shutil.copytree(path.parent, path.parent.with_name("backup"))
-                choice.choice(CHANGES)(path.parent)
+                change = choice.choice(CHANGES)
+                if change not in RESTORES or spool.count < NEWEST // 4 + 50:
+                    change(path.parent)
         stop.set()
         for thread in threads:
             thread.join()

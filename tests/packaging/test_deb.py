@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -16,10 +17,9 @@ BASE = Path(tempfile.gettempdir()) / "zsad-debian-12"
 MIRROR = "http://deb.debian.org/debian"
 CONFIG = "etc/zsad-agent/agent.yaml"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("debootstrap") is None or os.geteuid() != 0, reason="needs debootstrap and root"),
-]
+needs_debian = pytest.mark.skipif(
+    shutil.which("debootstrap") is None or os.geteuid() != 0, reason="needs debootstrap and root"
+)
 
 
 class Device:
@@ -78,6 +78,8 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Device:
     return Device(root)
 
 
+@needs_debian
+@pytest.mark.chaos
 def test_install_use_upgrade_remove_and_purge(device: Device, package: Path, newer_package: Path) -> None:
     root = device.root
     packed = run(["dpkg-deb", "-c", package])
@@ -121,6 +123,8 @@ def test_install_use_upgrade_remove_and_purge(device: Device, package: Path, new
     assert "zsad-agent" not in (root / "etc/passwd").read_text() + (root / "etc/group").read_text()
 
 
+@needs_debian
+@pytest.mark.chaos
 def test_the_package_refuses_beside_an_installation_by_script(device: Device, package: Path) -> None:
     unit = device.root / "etc/systemd/system/zsad-agent.service"
     unit.parent.mkdir(parents=True, exist_ok=True)
@@ -129,3 +133,19 @@ def test_the_package_refuses_beside_an_installation_by_script(device: Device, pa
     assert "Run systemd/uninstall.sh first" in device.run("dpkg", "-i", "/one.deb", exit_code=1)
     unit.unlink()
     device.run("dpkg", "--purge", "zsad-agent")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["--arch", "mips"], "--arch mips"), (["--out"], "--out needs a value"), (["x"], "Usage")]
+)
+def test_build_refuses_wrong_usage(arguments: list[str], said: str) -> None:
+    if shutil.which("dpkg") is None:
+        pytest.skip("needs dpkg")
+    assert said in run([BUILD, *arguments], exit_code=2)
+
+
+def test_build_takes_files_that_exist() -> None:
+    taken = set(re.findall(r"\$checkout/([\w./-]+)", BUILD.read_text())) - {"dist"}  # where the package goes
+    assert "systemd/zsad-agent.service" in taken
+    assert [name for name in taken if not (ROOT / name).exists()] == []
+    assert {file.name for file in BUILD.parent.iterdir()} >= {"preinst", "postinst", "prerm", "postrm"}

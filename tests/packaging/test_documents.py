@@ -31,6 +31,7 @@ LANGUAGES = {"bash", "json", "text", "yaml"}
 NEEDS = {"broker", "camera", "data sets", "GPU", "hours", "idle machine", "network", "root", "weights", "wheels"}
 # The test runs these commands, which take seconds at most. Others without a `needs` are only parsed.
 CHEAP = {"init", "score", "teach", "profiles", "calibrate", "check", "keygen", "sign", "card"}
+GOODS = 6
 SCRIPTS: dict[str, str] = PROJECT["project"]["scripts"]  # command -> module:function
 CODE_PATH = re.compile(r"(?:agent|core|training|convert|packaging|systemd|tests|benchmarks|demo|docs)/[\w./-]+")
 
@@ -245,8 +246,15 @@ def compiled_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workplace(tmp_path: Path, compiled_models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A reader's current folder: the checkout's images and example config, and a bundle called `mine`."""
-    for name in ("demo", "systemd"):
+    """A reader's current folder: the checkout's images and example config, and a bundle called `mine`.
+
+    There are only `GOODS` pictures of good parts to teach, because each of several commands teaches them.
+    """
+    good = tmp_path / "demo/teach/good"
+    good.mkdir(parents=True)
+    for picture in sorted((ROOT / "demo/teach/good").iterdir())[:GOODS]:
+        (good / picture.name).symlink_to(picture)
+    for name in ("demo/stream", "demo/teach/test", "systemd"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "agent/bundles/zsad-tiny", tmp_path / "mine")
     monkeypatch.setenv("CACHE_DIRECTORY", str(compiled_models))

@@ -1,8 +1,8 @@
 """Package folders, layers, and a device side without torch, from the source and in a process."""
 
 import ast
+import functools
 import sys
-from collections.abc import Iterator
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
@@ -32,17 +32,20 @@ def modules_of(package: str) -> dict[str, Path]:
     return modules
 
 
-def imports_of(file: Path) -> Iterator[str]:
+@functools.cache
+def imports_of(file: Path) -> list[str]:
     """Every dotted name that a file imports, at the top or inside a function."""
+    names: list[str] = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno}: a relative import; name the package"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
 
 
+@functools.cache
 def front_doors() -> dict[str, str]:
     """Public name of a room -> the module that it is imported from, as `zsad_core.picture.read_image`."""
     doors = {}

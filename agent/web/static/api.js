@@ -6,6 +6,7 @@ const ROOT = new URL("api/v1/", document.baseURI).href;
 const TIMEOUT_MS = 20000; // some actions wait for the camera or the broker
 
 let csrf = null;
+let pause = 0;
 let onEnded = () => {};
 
 class ApiError extends Error {
@@ -20,6 +21,9 @@ class ApiError extends Error {
 export function whenSessionEnds(listener) {
   onEnded = listener;
 }
+
+/** How long to wait between two pictures, as the agent said last: longer if many pages are open. */
+export const pauseMs = () => pause;
 
 async function send(method, path, { json, body, type, timeoutMs = TIMEOUT_MS, signal } = {}) {
   const headers = {};
@@ -68,6 +72,7 @@ async function post(path, json, options = {}) {
 /** The picture, the id of its result, and the size of the whole frame, each where the agent says it. */
 async function picture(response) {
   const { headers } = response;
+  pause = Number(headers.get("X-Pause-Ms") ?? pause);
   return {
     bitmap: await createImageBitmap(await response.blob()),
     id: headers.get("X-Result-Id"),

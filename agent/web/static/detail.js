@@ -1,7 +1,7 @@
 // One result: its card in a gallery, its dialog with the picture, and the marks of people.
 
 import * as api from "./api.js";
-import { answerPlace, attempt, button, choice, h, icon, newId } from "./dom.js";
+import { answerPlace, attempt, button, choice, h, icon, newId, said } from "./dom.js";
 import { VERDICTS, clock, dayAndClock, partName, scoreText } from "./format.js";
 import { t } from "./texts.js";
 
@@ -91,7 +91,7 @@ function facts(result) {
     ["detail.regions", String(result.regions.length)],
     ["detail.id", result.id],
   ];
-  if (result.reason) rows.unshift(["detail.reason", result.reason]);
+  if (result.reason) rows.unshift(["detail.reason", said("span", result.reason)]);
   return h(
     "dl",
     { class: "facts" },

@@ -1,6 +1,6 @@
 // Small tools that make elements. Text is always set as text, never as HTML.
 
-import { t } from "./texts.js";
+import { reason, t } from "./texts.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -85,6 +85,19 @@ export function choiceOf(options, selected, attributes = {}) {
   return select;
 }
 
+/** An element with a text of the agent. */
+export function said(name, words, attributes = {}) {
+  const { text, lang } = reason(words);
+  return h(name, { ...attributes, lang }, text);
+}
+
+/** Shows a text of the agent in an element. */
+export function setSaid(element, words) {
+  const { text, lang } = reason(words);
+  setText(element, text);
+  element.lang = lang;
+}
+
 /** A place for the answer to an action, read aloud when it comes. */
 export function answerPlace() {
   return h("p", { class: "answer", role: "status" });
@@ -98,7 +111,7 @@ export function answer(place, kind, text, english = false) {
     return;
   }
   const sign = { good: "tick", bad: "cross", busy: "lookback" }[kind];
-  place.replaceChildren(icon(sign), h("span", english ? { lang: "en" } : {}, text));
+  place.replaceChildren(icon(sign), english ? said("span", text) : h("span", {}, text));
 }
 
 /** Runs an action of a button: says that it runs, and what came of it: the text that the action returns, else `done`.

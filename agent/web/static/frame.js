@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 
-const EVERY_MS = 170; // between two live pictures: about six a second
+const EVERY_MS = 170; // between two live pictures: about six a second. Less if many pages are open
 const RETRY_MS = 1500; // after a failure
 const PREVIEW_MS = 500; // between two frames of the preview
 const PREVIEW_WIDTH = 480; // pixels
@@ -73,6 +73,7 @@ export class LivePicture {
   #shown = null; // what was asked for last
   #tries = 0; // to get the picture of the newest result
   #redraw = null; // draws the present picture again
+  #wake = null; // ends the wait for something new
 
   /**
    * `wanted()`: `{camera, overlay, width, newest}` with the newest result's id or null, or null for none. A picture is
@@ -90,6 +91,11 @@ export class LivePicture {
     this.#stopped.abort();
   }
 
+  /** Something may have changed: fetches the picture at once if it is time. */
+  look() {
+    this.#wake?.();
+  }
+
   /** Draws the picture again, without fetching it. */
   redraw() {
     this.#redraw?.();
@@ -102,19 +108,24 @@ export class LivePicture {
       const startedMs = performance.now();
       const wanted = document.hidden ? null : this.#wanted();
       const key = wanted && JSON.stringify(wanted);
-      let pauseMs = EVERY_MS;
-      if (key && key !== this.#shown) {
-        try {
-          const id = await this.#fetch(wanted, signal);
-          this.#tries += 1;
-          if (wanted.newest === null || id === wanted.newest || this.#tries >= TRIES) {
-            this.#shown = key;
-            this.#tries = 0;
-          }
-        } catch (error) {
-          if (!signal.aborted) this.#onPicture(null, error);
-          pauseMs = RETRY_MS;
+      if (!key || key === this.#shown) {
+        await new Promise((resolve) => {
+          this.#wake = resolve;
+          setTimeout(resolve, EVERY_MS);
+        });
+        continue;
+      }
+      let pauseMs = RETRY_MS;
+      try {
+        const id = await this.#fetch(wanted, signal);
+        pauseMs = Math.max(EVERY_MS, api.pauseMs(), 2 * (performance.now() - startedMs)); // gentle to a slow agent
+        this.#tries += 1;
+        if (wanted.newest === null || id === wanted.newest || this.#tries >= TRIES) {
+          this.#shown = key;
+          this.#tries = 0;
         }
+      } catch (error) {
+        if (!signal.aborted) this.#onPicture(null, error);
       }
       await new Promise((resolve) => setTimeout(resolve, Math.max(20, pauseMs - (performance.now() - startedMs))));
     }

@@ -1,18 +1,18 @@
 // Inspect: verdict, picture, scores, last rejects, counts, and the lights.
 
 import * as api from "./api.js";
-import { answerPlace, attempt, button, card, choice, choiceOf, field, h, icon, setText, sync } from "./dom.js";
+import { answerPlace, attempt, button, card, choice, choiceOf, field, h, icon, said, setSaid, setText, sync } from "./dom.js";
 import { resultCard } from "./detail.js";
 import { VERDICTS, ago, clock, partName, percent, scoreText, startOf } from "./format.js";
 import { LivePicture, drawRegions } from "./frame.js";
 import { lightName, lightText } from "./lights.js";
 import { ScorePlot } from "./plot.js";
-import { MOST_REJECTS, PLOT_S, addToPlot, cameraOf, liveOf, shownVerdict } from "./state.js";
+import { MOST_REJECTS, PLOT_S, addToPlot, cameraOf, liveOf, shownVerdict, withRejects } from "./state.js";
 import { t } from "./texts.js";
 
 const REPORT_MS = 30000;
 const GALLERY_MS = 800; // between two changes of the gallery
-const A_PICTURE_MS = 200; // and so much more for each new picture
+const A_PICTURE_MS = 200; // and so much more for each new picture, with the agent's own pause
 const SIGNS = { ok: "tick", warn: "warning", fail: "cross", off: "off" };
 const LIGHT_STATES = { ok: "light.is_ok", warn: "light.is_warn", fail: "light.is_fail", off: "light.is_off" };
 
@@ -46,8 +46,8 @@ function verdictPart() {
     section.className = `verdict ${verdict}`;
     sign.replaceChildren(icon(VERDICTS[verdict].sign));
     setText(word, t(VERDICTS[verdict].text));
-    setText(text, key ? t(key) : (reason ?? ""));
-    text.lang = key ? document.documentElement.lang : "en";
+    if (key) Object.assign(text, { textContent: t(key), lang: document.documentElement.lang });
+    else setSaid(text, reason);
     section.dataset.resultId = result?.id ?? "";
     setText(
       score,
@@ -92,6 +92,8 @@ function picturePart(app) {
     onchange: () => live.redraw(),
   });
   const isOn = (label) => label.querySelector("input").checked;
+  const resultOf = (id) => liveOf(app.state, app.state.camera).recent.find((one) => one.id === id);
+  let early = null; // the id of a picture that came before its result
   const legend = h(
     "div",
     { class: "legend" },
@@ -115,10 +117,11 @@ function picturePart(app) {
     (id, error) => {
       failure.hidden = error === null;
       if (error !== null) {
-        setText(failure, error.message);
+        (error.status > 0 ? setSaid : setText)(failure, error.message);
         return;
       }
-      const result = liveOf(app.state, app.state.camera).recent.find((one) => one.id === id);
+      const result = resultOf(id);
+      early = result ? null : id;
       const isShown = isOn(regions) && result && result.verdict !== "ok"; // a box on a good part would mislead
       if (isShown) drawRegions(canvas, result);
       canvas.setAttribute(
@@ -136,6 +139,8 @@ function picturePart(app) {
   );
   canvas.setAttribute("aria-label", t("inspect.waiting"));
   const update = (state) => {
+    live.look();
+    if (early !== null && resultOf(early)) live.redraw();
     const isStale = shownVerdict(state).result === undefined;
     if (section.classList.toggle("stale", isStale) && failure.hidden) {
       failure.hidden = false;
@@ -181,7 +186,7 @@ function countsPart(app) {
       base = { hour: present(hours), shift: present(shifts), shifts: shifts.shifts };
       app.dispatch({ type: "history", camera, changes: { tally: { ok: 0, anomalous: 0, unknown: 0 } } });
     } catch (error) {
-      if (error.status > 0 && base === null) rows.replaceChildren(h("p", { class: "hint", lang: "en" }, error.message));
+      if (error.status > 0 && base === null) rows.replaceChildren(said("p", error.message, { class: "hint" }));
     }
   };
   const timer = setInterval(read, REPORT_MS);
@@ -327,9 +332,7 @@ function galleryPart(app) {
   if (camera !== null && liveOf(app.state, camera).rejects.length < MOST_REJECTS) {
     api.results({ camera, verdict: "anomalous", limit: MOST_REJECTS }).then(
       ({ results }) => {
-        const present = liveOf(app.state, camera).rejects;
-        const known = new Set(present.map((result) => result.id));
-        const rejects = [...present, ...results.filter((result) => !known.has(result.id))].slice(0, MOST_REJECTS);
+        const rejects = withRejects(liveOf(app.state, camera).rejects, results);
         app.dispatch({ type: "history", camera, changes: { rejects } });
       },
       () => {}, // history is off: the gallery begins now
@@ -341,7 +344,8 @@ function galleryPart(app) {
     const added = rejects.filter((result) => !present.has(result.id)).length;
     const isHeld = list.matches(":hover, :focus-within") && present.size > 0;
     held.hidden = !(added > 0 && isHeld);
-    if (added === 0 || isHeld || nowMs - changedMs < GALLERY_MS + added * A_PICTURE_MS) return;
+    if (added === 0 || isHeld || nowMs - changedMs < GALLERY_MS + added * (A_PICTURE_MS + api.pauseMs()))
+      return;
     changedMs = nowMs;
     none.hidden = true;
     sync(list, rejects, ({ id }) => id, resultCard);

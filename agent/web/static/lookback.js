@@ -1,7 +1,7 @@
 // Look back: results by filter, and the report.
 
 import * as api from "./api.js";
-import { answerPlace, attempt, button, card, choice, choiceOf, field, h } from "./dom.js";
+import { answerPlace, attempt, button, card, choice, choiceOf, field, h, said } from "./dom.js";
 import { markButtons, showDetail, thumbnail, verdictChip } from "./detail.js";
 import { dayAndClock, partName, scoreText } from "./format.js";
 import { reportPart } from "./report.js";
@@ -96,7 +96,7 @@ function resultRow(result) {
     cell(
       "filter.verdict",
       verdictChip(result.verdict),
-      result.reason ? h("p", { class: "hint", lang: "en" }, result.reason) : null,
+      result.reason ? said("p", result.reason, { class: "hint" }) : null,
     ),
     cell("detail.score", scoreText(result.anomaly_score)),
     cell("camera", result.camera),

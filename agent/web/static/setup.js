@@ -1,7 +1,7 @@
 // Set up: camera, region, ignore mask, trigger, product, broker.
 
 import * as api from "./api.js";
-import { answer, answerPlace, attempt, button, card, choice, choiceOf, field, h, setText, sync } from "./dom.js";
+import { answer, answerPlace, attempt, button, card, choice, choiceOf, field, h, setSaid, setText, sync } from "./dom.js";
 import { VERDICTS, scoreText } from "./format.js";
 import { paint, watchFrames } from "./frame.js";
 import { maskPainter } from "./mask.js";
@@ -78,7 +78,7 @@ function sourcePart(app, camera) {
       const hadFocus = list.contains(document.activeElement);
       sync(list, found, JSON.stringify, (device) => deviceItem(app, device));
       if (hadFocus && !list.contains(document.activeElement)) again.focus();
-      return t("source.found", { n: found.length });
+      return found.length ? t("source.found", { n: found.length }) : t("source.none");
     });
   const again = button(t("source.find"), find);
   const present = h("code", {}, camera.source);
@@ -89,10 +89,10 @@ function sourcePart(app, camera) {
     width: 480,
     height: 360,
   });
-  const failure = h("p", { class: "hint", lang: "en" });
+  const failure = h("p", { class: "hint" });
   const leave = watchFrames(canvas, camera.name, (error) => {
     canvas.classList.toggle("stale", error !== null);
-    setText(failure, error?.message ?? "");
+    (error?.status > 0 ? setSaid : setText)(failure, error?.message ?? "");
   });
   const update = ({ source }) => {
     if (present.textContent === source) return;
@@ -245,6 +245,7 @@ function productPart(app, camera) {
       ]);
       if (!entries.some(([name]) => name === camera.product)) entries.unshift([camera.product, camera.product]);
       select.replaceChildren(...choiceOf(entries, camera.product).options);
+      select.value = camera.product; // moving the options has chosen another
     },
     (error) => answer(place, "bad", error.message, error.status > 0),
   );
@@ -271,8 +272,6 @@ function brokerPart() {
       t("broker.address"),
       h("input", {
         name: "broker",
-        required: true,
-        value: "mqtt://localhost:1883",
         inputmode: "url",
         spellcheck: "false",
       }),

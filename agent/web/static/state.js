@@ -68,6 +68,14 @@ function worst(pending) {
   );
 }
 
+/** Rejects, the newest first, each once: the history may tell one before the stream of events does. */
+export function withRejects(rejects, more) {
+  const known = new Set(rejects.map((result) => result.id));
+  return [...rejects, ...more.filter((result) => !known.has(result.id))]
+    .sort((one, other) => Date.parse(other.captured_at) - Date.parse(one.captured_at))
+    .slice(0, MOST_REJECTS);
+}
+
 function addResult(state, result, nowMs) {
   const live = liveOf(state, result.camera);
   const isReject = result.verdict === "anomalous";
@@ -77,7 +85,7 @@ function addResult(state, result, nowMs) {
     heardMs: nowMs,
     pending: [...live.pending.slice(1 - MOST_RECENT), result],
     recent: [...live.recent.slice(1 - MOST_RECENT), result],
-    rejects: isReject ? [result, ...live.rejects].slice(0, MOST_REJECTS) : live.rejects,
+    rejects: isReject ? withRejects(live.rejects, [result]) : live.rejects,
     plot: addToPlot(live.plot, point),
     counted: live.counted + 1,
     rejected: live.rejected + (isReject ? 1 : 0),
@@ -158,7 +166,7 @@ export function shownVerdict(state) {
   if (camera === null) return { verdict: "unknown", key: "inspect.no_camera" };
   if (camera.paused) return { verdict: "paused", key: "inspect.paused" };
   const light = lightOf(state, `camera ${camera.name}`);
-  if (light?.state === "fail") return { verdict: "unknown", text: light.text };
+  if (light?.blind) return { verdict: "unknown", text: light.text };
   const { shown } = liveOf(state, camera.name);
   if (shown === null) return { verdict: "unknown", key: "inspect.waiting" };
   return { verdict: shown.verdict, text: shown.reason, result: shown };

@@ -1,7 +1,7 @@
 // Teach: show good parts, check outliers, set the threshold, take it into use.
 
 import * as api from "./api.js";
-import { answer, answerPlace, attempt, button, card, confirmed, field, h, setText, sync } from "./dom.js";
+import { answer, answerPlace, attempt, button, card, confirmed, field, h, said, setSaid, setText, sync } from "./dom.js";
 import { percent, promiseText, recallText, scoreText } from "./format.js";
 import { thresholdSlider } from "./histogram.js";
 import { cameraOf, teachInOf } from "./state.js";
@@ -11,6 +11,7 @@ import { badPictures, pictureItem, pictureKey, uploader } from "./uploads.js";
 const COUNT = { normal: 30, least: 3, most: 1000 };
 const PICTURES_MS = 1500; // between two readings of the list of pictures
 const TAUGHT = 0.5; // the threshold of an offer
+const NOW = { gathering: "teach.gathering_text", learning: "teach.learning_text", offered: "teach.learned_text" };
 const PROMISE_MS = 120; // after the line has moved
 
 /** What to teach, and from how many parts. `onStart` gets both. */
@@ -53,21 +54,31 @@ function startForm(camera, onStart) {
 /** Step 1: the start, the progress, and files. */
 function showPart(app, camera, onChange) {
   const place = answerPlace();
-  const act = (values) =>
-    attempt(place, async () => app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, values) }));
-  const start = startForm(cameraOf(app.state), (values) => act({ action: "start", ...values }));
+  const act = (values, onRefusal = (error) => Promise.reject(error)) =>
+    attempt(place, async () => {
+      const state = await api.teachAction(camera, values).catch(onRefusal);
+      app.dispatch({ type: "teach", camera, state });
+    });
+  const start = startForm(cameraOf(app.state), (values) =>
+    act({ action: "start", ...values }, async (error) => {
+      if (error.status !== 409 || !(await confirmed(t("teach.restart_ask"), t("teach.cancel")))) throw error;
+      await api.teachAction(camera, { action: "cancel" }); // somebody has started it elsewhere
+      return api.teachAction(camera, { action: "start", ...values });
+    }),
+  );
   const bar = h("progress", { max: 1, value: 0 });
   const text = h("p", { class: "progress-text" });
-  const said = h("p", { class: "hint", lang: "en" });
+  const told = h("p", { class: "hint" });
   const ofLine = h("p", { class: "hint", hidden: true });
   const finish = button("", () => act({ action: "finish" }), { class: "strong" });
   const cancel = button(t("teach.cancel"), async () => {
     if (await confirmed(t("teach.cancel_ask"), t("teach.cancel"))) act({ action: "cancel" });
   });
+  const now = h("p");
   const progress = h(
     "div",
     { hidden: true },
-    h("p", {}, t("teach.gathering_text")),
+    now,
     bar,
     text,
     h("div", { class: "row" }, finish, cancel),
@@ -80,8 +91,9 @@ function showPart(app, camera, onChange) {
     files.hidden = !isOn;
     ofLine.hidden = !isOfLine;
     if (isOfLine) setText(ofLine, t("teach.of_line", { n: state.pictures, needed: state.needed }));
-    setText(said, state.text ?? "");
+    setSaid(told, state.phase === "offered" ? null : state.text); // step 4 says it
     if (!isOn) return;
+    setText(now, t(NOW[state.phase]));
     bar.max = Math.max(1, state.needed);
     bar.value = Math.min(state.pictures, state.needed);
     bar.setAttribute("aria-label", t("teach.progress", { n: state.pictures, needed: state.needed }));
@@ -91,7 +103,7 @@ function showPart(app, camera, onChange) {
     setText(finish, t("teach.finish", { n: state.pictures }));
   };
   return {
-    section: card(t("teach.step1"), h("p", {}, t("teach.step1_text")), start, ofLine, progress, files, said, place),
+    section: card(t("teach.step1"), h("p", {}, t("teach.step1_text")), start, ofLine, progress, files, told, place),
     update,
   };
 }
@@ -132,14 +144,14 @@ function checkPart(app, camera, onChange) {
     if (picture.state === "left_out") buttons.push({ text: t("teach.keep"), act: () => keep(picture) });
     return pictureItem(camera, picture, app.isAdmin() ? buttons : []);
   };
-  const update = (pictures) => {
+  const update = (pictures, isOfLine) => {
     const goods = pictures.filter(({ kind }) => kind === "good");
     const left = goods.filter(({ state }) => state === "left_out");
     const learned = goods.filter(({ state }) => state !== "left_out");
     none.hidden = goods.length > 0;
     outlierText.hidden = left.length === 0;
     all.hidden = learned.length === 0;
-    setText(summary, t("teach.all_pictures", { n: learned.length }));
+    setText(summary, t(isOfLine ? "teach.line_pictures" : "teach.all_pictures", { n: learned.length }));
     sync(outliers, left, pictureKey, make);
     sync(others, learned, pictureKey, make);
   };
@@ -233,9 +245,8 @@ function usePart(app, camera, dragged) {
     attempt(
       place,
       async () => {
-        const threshold = dragged();
-        app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, { action }) });
-        if (action === "commit" && threshold !== TAUGHT) await api.setThreshold(camera, threshold);
+        const own = action === "commit" && dragged() !== TAUGHT ? { threshold: dragged() } : {};
+        app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, { action, ...own }) });
         await app.readCameras();
       },
       done,
@@ -262,7 +273,7 @@ function usePart(app, camera, dragged) {
               }),
             ),
             ...(found.needed > found.goods ? [h("p", { class: "hint" }, t("teach.more", { n: found.needed }))] : []),
-            ...found.notes.map((note) => h("p", { class: "hint", lang: "en" }, note)),
+            ...found.notes.map((note) => said("p", note, { class: "hint" })),
           ]
         : [h("p", { class: "hint" }, t("teach.no_offer"))]),
     );
@@ -291,7 +302,7 @@ export function teachPage(main, app) {
   const fail = (error) => answer(place, "bad", error.message, error.status > 0);
   const readPictures = async () => {
     const pictures = await api.teachPictures(camera);
-    check.update(pictures);
+    check.update(pictures, known !== null && teachInOf(known).isOfLine);
     limit.showBads(pictures);
   };
   let known = null;

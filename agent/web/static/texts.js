@@ -5,6 +5,7 @@ const KEPT = "zsad-language";
 
 let language = "en";
 let messages = {};
+let sayings = []; // of the agent: [pattern, names of its places, translation]
 
 /** The best of our languages for a browser's list, such as ["de-AT", "en"]. */
 export function bestLanguage(wanted) {
@@ -45,10 +46,34 @@ export function keepLanguage(chosen) {
   }
 }
 
-/** From now on texts are those of `chosen`, a language of ours. */
-export function useTexts(chosen, itsMessages) {
+/** From now on texts are those of `chosen`, a language of ours. `reasons`: English texts of the agent, translated. */
+export function useTexts(chosen, itsMessages, reasons = {}) {
   language = chosen;
   messages = itsMessages;
+  sayings = Object.entries(reasons).map(([english, translation]) => {
+    const parts = english.split(/\{(\w+)\}/);
+    const pattern = parts.map((part, place) => (place % 2 ? "(.+?)" : part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")));
+    return [new RegExp(`^${pattern.join("")}$`, "s"), parts.filter((_, place) => place % 2), translation];
+  });
+}
+
+function translated(text) {
+  for (const [pattern, names, translation] of sayings) {
+    const found = pattern.exec(text);
+    if (!found) continue;
+    const values = Object.fromEntries(names.map((name, place) => [name, translated(found[place + 1]) ?? found[place + 1]]));
+    return fill(translation, values, language);
+  }
+  const parts = text.split("; ");
+  if (parts.length === 1) return null;
+  const known = parts.map(translated);
+  return known.some((part) => part !== null) ? known.map((part, place) => part ?? parts[place]).join("; ") : null;
+}
+
+/** A text of the agent, which speaks English: `{text, lang}`, translated if it is known. */
+export function reason(text) {
+  const found = text ? translated(text) : null;
+  return found === null ? { text: text ?? "", lang: "en" } : { text: found, lang: language };
 }
 
 /** Reads the messages. */
@@ -60,7 +85,11 @@ export async function loadTexts() {
     // as above
   }
   const chosen = LANGUAGES.includes(kept) ? kept : bestLanguage(navigator.languages);
-  const address = new URL(`messages.${chosen}.json`, import.meta.url);
-  useTexts(chosen, await (await fetch(address)).json());
+  const read = async (name) => (await fetch(new URL(name, import.meta.url))).json();
+  const [ours, reasons] = await Promise.all([
+    read(`messages.${chosen}.json`),
+    chosen === "en" ? {} : read(`reasons.${chosen}.json`),
+  ]);
+  useTexts(chosen, ours, reasons);
   document.documentElement.lang = chosen;
 }

@@ -1,7 +1,7 @@
 // Pictures that a person gives: by a file picker, or dropped on the page.
 
 import * as api from "./api.js";
-import { answer, answerPlace, attempt, button, h, newId, sync } from "./dom.js";
+import { answer, answerPlace, attempt, button, h, newId, said, sync } from "./dom.js";
 import { scoreText } from "./format.js";
 import { t } from "./texts.js";
 
@@ -21,7 +21,7 @@ export function uploader({ camera, kind, text, onDone = () => {} }) {
         await api.uploadTeachPicture(camera, kind, file);
         taken += 1;
       } catch (error) {
-        faults.append(h("li", {}, `${file.name}: `, h("span", { lang: "en" }, error.message)));
+        faults.append(h("li", {}, `${file.name}: `, said("span", error.message)));
       }
     }
     input.disabled = false;
@@ -50,7 +50,7 @@ export function pictureItem(camera, picture, buttons) {
     "li",
     { class: "result" },
     h("img", { src: api.teachPictureUrl(camera, picture.id), alt: picture.id, loading: "lazy", class: "thumbnail" }),
-    picture.reason ? h("p", { class: "reason", lang: "en" }, picture.reason) : null,
+    picture.reason ? said("p", picture.reason, { class: "reason" }) : null,
     picture.score === null ? null : h("p", { class: "facts" }, t("detail.score"), " ", scoreText(picture.score)),
     buttons.length === 0
       ? null

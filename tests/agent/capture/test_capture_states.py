@@ -105,3 +105,29 @@ def test_fewer_newest_images_are_kept_of_a_huge_camera(rig: Callable[..., Rig]) 
 def test_reference_that_is_missing_is_refused_at_the_start(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match=r"nix\.npz"):
         Rig(health=HealthConfig(reference=tmp_path / "nix.npz"))
+
+
+def test_a_free_running_camera_is_silent_after_three_of_its_intervals(rig: Callable[..., Rig]) -> None:
+    line = rig(trigger="free")
+    assert line.capture.silent_s is None  # no picture yet
+    line.source.give(picture())
+    line.clock.ahead_s += 1.4
+    assert line.capture.silent_s is None
+    line.clock.ahead_s += 0.2
+    assert 1.5 < (line.capture.silent_s or 0) < 30
+    line.source.give(picture())  # after 1.6 s
+    line.clock.ahead_s += 3.0
+    assert line.capture.silent_s is None
+    line.clock.ahead_s += 30.0
+    assert line.capture.silent_s is not None
+    line.source.give(SourceError("fake: gone"))
+    wait_until(lambda: line.source.openings > 1)
+    assert line.capture.silent_s is None  # it is lost, which the status says
+
+
+@pytest.mark.parametrize("kind", [{"trigger": "mqtt"}, {"trigger": "free", "lossless": True}])
+def test_a_camera_that_waits_for_parts_is_not_silent(rig: Callable[..., Rig], kind: dict[str, Any]) -> None:
+    line = rig(**kind)
+    line.source.give(picture())
+    line.clock.ahead_s += 1000.0
+    assert line.capture.silent_s is None

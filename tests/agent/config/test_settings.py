@@ -82,6 +82,9 @@ def test_contradictions_are_named_by_line_without_credentials(tmp_path: Path, te
         ("rtsp://u:secret@/x", "no host"),
         ("rtsp://::1:8554/x", r"[::1]"),
         ("rtsp://[::1/x", "more than one colon"),
+        ("rtsp://camera..example/x", "no name before or after a dot"),
+        ("rtsp://.camera/x", "no name before or after a dot"),
+        (f"http://{'a' * 64}.example/x", "more than 63 characters"),
         ("rtsp://[::g]/x", "not an IPv6 address"),
         ("rtsp://10.0.0.300/x", "not an IPv4 address"),
         ("rtsp://10.0.0 .7/x", "a blank"),
@@ -139,7 +142,7 @@ def test_check_names_every_fault_by_line_and_key(tmp_path: Path, tiny_bundle: Pa
     faults = list(find_faults(load_settings(path)))
     assert len(faults) == 4
     assert faults[0].startswith(f"{path}:2: source.source: {tmp_path}/nix.avi: no such")
-    assert faults[1].startswith(f"{path}:5: inference.product: product 'screw' is not in the bundle. It has: bottle")
+    assert faults[1].startswith(f"{path}:5: inference.product: product 'screw' is not in the bundle and was not taught")
     assert faults[2].startswith(f"{path}:6: inference.device: ") and "Present here: CPU" in faults[2]
     assert faults[3].startswith(f"{path}:9: mqtt.password_file: ")
 

@@ -54,6 +54,7 @@ def test_time_of_sending_is_iso_with_a_zone_or_seconds(sent_at: object, seconds:
         (b'{"value": 0.1, "value": 0.9, "id": "a", "sent_at": 0}', Key.THRESHOLD, "given twice"),
         (payload(value=-0.1), Key.THRESHOLD, "number from 0 to 1"),
         (payload(value=1.01), Key.THRESHOLD, "number from 0 to 1"),
+        (payload(value=-0.0), Key.THRESHOLD, "number from 0 to 1"),
         (payload(value=10**400), Key.THRESHOLD, "number from 0 to 1"),
         (payload(value="0.4"), Key.THRESHOLD, "number from 0 to 1"),
         (payload(value=True), Key.THRESHOLD, "number from 0 to 1"),

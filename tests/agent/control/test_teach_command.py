@@ -26,6 +26,7 @@ def payload(value: object, command_id: str = "a", **fields: object) -> bytes:
         ({"action": "finish"}, None),
         ({"action": "cancel"}, None),
         ({"action": "commit"}, None),
+        ({"action": "commit", "threshold": 0.4}, None),
         ({"action": "roll_back"}, None),
         ({"action": "good", "id": "line3-b1-7"}, None),
         ({"action": "bad", "id": "line3-b1-7"}, None),
@@ -46,6 +47,8 @@ def test_each_action_is_read_with_what_belongs_to_it(value: dict[str, Any], expe
         ({}, "value.action: Field required"),
         ({"action": "explode"}, "value.action: Input should be 'start', 'finish', 'cancel'"),
         ({"action": "commit", "id": "x"}, "id does not belong to commit"),
+        ({"action": "commit", "threshold": 1.5}, "value.threshold"),
+        ({"action": "start", "threshold": 0.4}, "threshold does not belong to start"),
         ({"action": "good"}, "value: good needs the id of a result"),
         ({"action": "good", "id": ""}, "value.id"),
         ({"action": "good", "id": "a\nb"}, "value.id"),
@@ -126,5 +129,11 @@ def test_a_commit_makes_the_camera_inspect_what_was_taught_with_its_own_threshol
         assert threshold["source"] == "config" and threshold["value"] != 0.9
     again = Plant(plant.folder)
     with again.controller:
+        again.controls.lessons["cam0"] = {"phase": "offered", "next": ["commit"], "offer": {"product": "bottle"}}
         assert again.publisher.state("cam0/product")["value"] == "bottle"
         assert again.publisher.state("cam0/threshold")["source"] == "config"
+        again.publisher.ask("cam0/teach", payload({"action": "commit", "threshold": 0.43}, "d"))
+        assert again.publisher.state("cam0/threshold")["value"] == 0.43
+    third = Plant(plant.folder)
+    with third.controller:
+        assert third.publisher.state("cam0/threshold")["value"] == 0.43

@@ -2,10 +2,12 @@
 
 import json
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 from agent_process import AgentProcess
 from mjpeg_server import MjpegServer
 from mosquitto_broker import MosquittoBroker
@@ -31,6 +33,28 @@ def test_reload_with_a_slow_camera_continues_in_the_same_process(
         for number in (1, 2):
             reload(agent, operator, number)
         assert "hangs" not in agent.output and "Traceback" not in agent.output
+
+
+def test_reload_does_not_wait_for_a_silent_camera_and_leaves_no_process(
+    mosquitto: Callable[..., MosquittoBroker], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    broker = mosquitto()
+    with socket.create_server(("127.0.0.1", 0)) as silent, PlantOperator(broker.port) as operator:
+        url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/line"
+        source = f"source:\n  source: {url}\n  stale_after_s: 60\n"
+        settings = f"mqtt:\n  broker: {broker.url}\ncontrol:\n  enabled: true\n{source}"
+        with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
+            agent.wait_for_output("inspecting")
+            camera, _ = silent.accept()  # and says nothing
+            operator.wait_until_heard(1)
+            assert operator.command("reload")["error"] is None
+            asked_s = time.monotonic()
+            agent.wait_for_output("restarting with the new config")
+            assert time.monotonic() - asked_s < 15  # 1 s on a machine without other work; the camera may take 70 s
+            wait_until(lambda: agent.output.count("inspecting stream") == 2, timeout_s=40)
+            wait_until(lambda: len(psutil.Process(agent.pid).children(recursive=True)) == 1)
+            assert agent.terminate()[0] == 0
+        camera.close()
 
 
 def reload(agent: AgentProcess, operator: PlantOperator, number: int) -> None:

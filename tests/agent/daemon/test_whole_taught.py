@@ -1,5 +1,6 @@
 """The daemon with what was taught: real processes and a real broker."""
 
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 from agent_process import AgentProcess
 from bundle_attacks import change_manifest
 from mosquitto_broker import MosquittoBroker
+from mqtt_listener import wait_until
 from plant_operator import PlantOperator
 from taught_parts import write_parts
 from tiny_bundle_maker import make_tiny_bundle
@@ -42,8 +44,8 @@ class Line:
         assert profile is not None
         return profile.sha256
 
-    def start(self, settings: str) -> AgentProcess:
-        return AgentProcess(self.folder, self.bundle, settings=self.settings + settings)
+    def start(self, settings: str, environment: dict[str, str] | None = None) -> AgentProcess:
+        return AgentProcess(self.folder, self.bundle, settings=self.settings + settings, environment=environment)
 
     def camera(self, name: str, product: str, *, folder: Path | None = None, more: str = "") -> str:
         return f"- {{name: {name}, source: {folder or self.bad}, loop: true, fps: 10, product: {product}{more}}}\n"
@@ -162,6 +164,36 @@ def test_another_bundle_at_the_start_makes_the_profile_again_while_other_cameras
         assert "is being made again for this bundle" in first["reason"]
         current = line.store.current("nut")
         assert current is not None and current.made_of == before
+
+
+SLOW_STEP = """
+import time
+from zsad_core.memory import k_centre
+choose = k_centre.coreset
+def slowly(*args, **more):
+    time.sleep(8)  # longer than the services have to stop
+    return choose(*args, **more)
+k_centre.coreset = slowly
+"""
+
+
+def test_a_reload_waits_for_a_step_of_a_profile_that_is_made_again(line: Line, broker: MosquittoBroker) -> None:
+    before = line.teach("nut")
+    shutil.copytree(line.bundle, line.folder / "newer")
+    line.bundle = line.folder / "newer"
+    change_manifest(line.bundle, version="2.0")
+    (line.folder / "sitecustomize.py").write_text(SLOW_STEP)
+    path = os.pathsep.join(filter(None, (str(line.folder), os.environ.get("PYTHONPATH"))))
+    cameras = "cameras:\n" + line.camera("top", "nut", folder=line.goods)
+    with PlantOperator(broker.port) as operator, line.start(cameras, {"PYTHONPATH": path}) as agent:
+        agent.wait_for_output("it is made again from")
+        wait_until(lambda: agent.output.count("inspecting ") == 1 or not agent.running, timeout_s=40)
+        agent.signal(signal.SIGHUP)
+        wait_until(lambda: "restarting with the new config" in agent.output or not agent.running, timeout_s=60)
+        assert agent.running, agent.output
+        found = operator.result_where(lambda result: result["profile"], "top")
+        assert found["verdict"] == "ok" and found["profile"]["sha256"] != before
+        assert "hangs" not in agent.output and "Traceback" not in agent.output
 
 
 def test_a_missing_folder_of_profiles_makes_every_verdict_unknown(line: Line, broker: MosquittoBroker) -> None:

@@ -220,6 +220,30 @@ def test_folder_that_cannot_be_created_is_a_fault_logged_once(tmp_path: Path, ca
     assert len([record for record in caplog.records if "of cam0 lost" in record.message]) == 1
 
 
+def test_fault_ends_when_the_disk_works_again_without_a_further_reject(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.touch()
+    with EvidenceStore(config(), folder) as store:
+        store.keep(result(1), PICTURE, None)
+        wait_until(lambda: store.stats.dropped == 1)
+        assert store.fault is not None
+        folder.unlink()
+        wait_until(lambda: store.fault is None)
+        assert files(folder) == []
+        store.keep(result(1), PICTURE, None)
+        wait_until(lambda: store.stats.kept == 1)
+        day = folder / "cam0/2026-11-25"
+        names = files(folder)
+        day.rename(folder / "aside")
+        day.touch()
+        store.keep(result(2), PICTURE, None)
+        wait_until(lambda: store.fault is not None)
+        day.unlink()
+        (folder / "aside").rename(day)
+        wait_until(lambda: store.fault is None)
+        assert files(folder) == names
+
+
 def test_stop_does_not_wait_for_the_queue(tmp_path: Path) -> None:
     store = EvidenceStore(config(), tmp_path)
     large = np.zeros((1000, 1000, 3), np.uint8)

@@ -11,10 +11,11 @@ from result_maker import make_result
 
 from zsad_agent.history import By, HistoryStore, Wanted, report
 from zsad_agent.history import pruning as pruning_module
-from zsad_agent.history.file import open_for_writing, transaction
+from zsad_agent.history.file import open_for_writing
 from zsad_agent.history.pruning import DAY_MS, Pruner
 from zsad_agent.history.rows import insert
 from zsad_agent.messages import Result
+from zsad_agent.system import transaction
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 

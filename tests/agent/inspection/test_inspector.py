@@ -22,10 +22,12 @@ from pipeline_tools import (
     make_model,
 )
 
-from zsad_agent.capture import Captured, Fault, UnknownPace
+from zsad_agent.capture import CameraStatus, Captured, Fault, UnknownPace
 from zsad_agent.config import CameraConfig, DecisionConfig
 from zsad_agent.inspection import Inspector
+from zsad_agent.inspection.inspector import MISSES
 from zsad_core.errors import DeviceError, ImageError, ProfileError
+from zsad_core.part import NoPartError, PartError
 from zsad_core.types import Frame, Prediction, ProfileName, Verdict
 
 
@@ -97,6 +99,59 @@ def test_profile_that_cannot_be_used_gives_unknown_and_a_degraded_status() -> No
     (result,) = line.run()
     assert (result["verdict"], result["reason"]) == ("unknown", "1.profile: the profile was cut")
     assert [state["state"] for state in line.states] == ["ok", "degraded"]
+
+
+def refuse_dark(error: PartError) -> Any:
+    def refuse(image: np.ndarray) -> None:
+        if image.mean() < 100:
+            raise error
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("error", "lossless", "degraded"),
+    [
+        (PartError("another part: it is round"), True, True),
+        (PartError("another part: it is round"), False, True),
+        (NoPartError("no part: nothing stands out"), True, True),
+        (NoPartError("no part: nothing stands out"), False, False),  # a free-running camera waits for a part
+    ],
+)
+def test_a_camera_that_does_not_see_the_taught_part_for_long_is_degraded_until_it_does(
+    error: PartError, lossless: bool, degraded: bool
+) -> None:
+    states: list[dict[str, Any]] = []
+    status = CameraStatus("cam0", lambda camera, state: states.append(state))
+    inspector = make_inspector(FakePredictor(refuse_dark(error)), status, lossless=lossless)
+    for seq in range(3):
+        for _ in range(MISSES - 1):
+            inspector.predict(frame(seq, DARK))
+        assert states == []
+        inspector.predict(frame(seq))
+    for _ in range(MISSES):
+        inspector.predict(frame(9, DARK))
+    assert [state["state"] for state in states] == (["degraded"] if degraded else [])
+    assert status.up is False  # nothing was published, or it is degraded
+    if degraded:
+        assert f"{MISSES} pictures in a row do not show object as taught ({error})" in states[0]["reason"]
+        assert "Choose the right product" in states[0]["reason"]
+        inspector.predict(frame(10))
+        assert states[-1]["state"] == "ok" and status.up
+
+
+def test_another_product_is_counted_from_its_first_picture() -> None:
+    states: list[dict[str, Any]] = []
+    status = CameraStatus("cam0", lambda camera, state: states.append(state))
+    inspector = make_inspector(FakePredictor(refuse_dark(PartError("another part"))), status)
+    for _ in range(MISSES):
+        inspector.predict(frame(1, DARK))
+    inspector.product = "cap"
+    inspector.predict(frame(2, DARK))
+    assert [state["state"] for state in states] == ["degraded", "ok"]
+    for _ in range(MISSES - 1):
+        inspector.predict(frame(3, DARK))
+    assert states[-1]["state"] == "degraded" and "do not show cap as taught" in states[-1]["reason"]
 
 
 def test_picture_that_was_predicted_before_its_product_was_taught_has_the_bundles_threshold() -> None:

@@ -136,8 +136,9 @@ def test_pictures_that_come_while_the_thread_is_busy_are_dropped_at_once(tmp_pat
         started_s = time.monotonic()
         for _ in range(200):
             line.learner.take(*line.part(), MAP)
-        assert time.monotonic() - started_s < 1 and line.learner.dropped >= 190
+        assert time.monotonic() - started_s < 1
         line.teach.let_go.set()
+        assert line.learner.wait_idle(10) and line.state["pictures"] < 32
 
 
 def test_a_full_disk_is_a_fault_and_learning_continues_when_there_is_space(tmp_path: Path) -> None:

@@ -211,13 +211,6 @@ def test_cache_that_stays_locked_is_not_used(tmp_path: Path, caplog: pytest.LogC
         assert alone
 
 
-def test_models_of_several_networks_are_compiled_at_the_same_time(tmp_path: Path) -> None:
-    with alone_in(tmp_path), alone_in(tmp_path, "vit", patience_s=0.1) as alone:
-        assert alone
-        with alone_in(tmp_path, "vit", patience_s=0.1) as again:
-            assert not again
-
-
 def test_unwritable_cache_is_logged_once_and_not_used(
     tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -35,9 +35,16 @@ def test_each_fault_is_at_its_own_light_with_its_text() -> None:
     waiting = WELL.stats.cameras["cam0"].model_copy(update={"up": False})
     early = lit(replace(WELL, stats=WELL.stats.model_copy(update={"cameras": {"cam0": waiting}})))
     assert early["camera cam0"] == ("warn", "no picture yet")
+    silent = lit(replace(WELL, silent_s={"cam0": 4.9}))
+    assert silent["camera cam0"] == ("warn", "no new picture for more than 2 s")
+    drift = replace(WELL, stats=make_stats(reasons={"a": "sudden change: …"}), drifting=["a"])
+    assert lit(drift)["camera a"] == ("warn", "sudden change: …")
+    lights = [health_state(agent, []).lights[0] for agent in (WELL, drift, replace(WELL, silent_s={"cam0": 4.9}))]
+    assert [light.blind for light in lights] == [False, False, True]  # with drift, the verdicts still hold
     for fault, name, state in (
         ({"broker_fault": "why"}, "broker", "fail"),
         ({"spool_fault": "why"}, "disk", "fail"),
+        ({"spool_incident": "why"}, "disk", "warn"),
         ({"service_faults": {"evidence": "why"}}, "disk", "warn"),
         ({"service_faults": {"history": "why"}}, "disk", "warn"),
         ({"model_fault": "why"}, "model", "fail"),

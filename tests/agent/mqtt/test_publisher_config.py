@@ -1,5 +1,6 @@
 """Credentials and addresses that the publisher accepts or refuses."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from publisher_tools import BrokerFactory, publishing, seqs
 from result_maker import accept
 from result_maker import make_result as result
 
-from zsad_agent.config import MqttConfig
-from zsad_agent.mqtt import BrokerState, Publisher, read_password
+from zsad_agent.config import MqttConfig, TlsConfig
+from zsad_agent.mqtt import BrokerState, Publisher, make_context, read_password
 from zsad_agent.spool import Spool
 from zsad_core.errors import ConfigError
 
@@ -74,6 +75,16 @@ def test_password_file_without_a_password_is_a_config_error(
         file.write_bytes(content)
     with pytest.raises(ConfigError, match=f"mqtt.password_file: {file}: .*{said}"):
         Publisher(MqttConfig(username="line3", password_file=file), "line3", spool)
+
+
+def test_pipe_or_device_in_place_of_a_secret_is_an_error_and_does_not_hang(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/null")):
+        with pytest.raises(ConfigError, match=f"mqtt.password_file: {path}: cannot be read: not a regular file"):
+            read_password(MqttConfig(username="line3", password_file=path))
+        with pytest.raises(ConfigError, match=f"mqtt.tls.ca_file: {path} cannot be read: not a regular file"):
+            make_context(TlsConfig(ca_file=path))
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])

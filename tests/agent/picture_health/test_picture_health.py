@@ -85,6 +85,19 @@ def test_black_picture_is_refused_at_once_and_reported_when_it_lasts(level: int)
         assert (health.stated is not None) == (index >= CONFIRM_LOOKS)
 
 
+@pytest.mark.parametrize(("bits", "channels", "hinted"), [(10, 1, True), (12, 1, True), (12, 3, False), (0, 1, False)])
+def test_a_dark_grey_picture_names_the_setting_for_files_of_fewer_bits(
+    tmp_path: Path, bits: int, channels: int, hinted: bool
+) -> None:
+    grey = np.random.default_rng(0).integers(0, 1 << bits, (100, 100, channels)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "part.png"), grey)
+    finding = unfit(read_image(tmp_path / "part.png"), HealthConfig())
+    assert finding is not None and finding.reason.startswith("black picture: ")
+    assert ("set source.bit_depth" in finding.reason) == hinted
+    if hinted:
+        assert unfit(read_image(tmp_path / "part.png", bits), HealthConfig()) is None
+
+
 def test_one_unusual_frame_does_not_change_the_reported_health() -> None:
     health = PictureHealth(HealthConfig(), None)
     good, black = noise_at(90), noise_at(0, 0)

@@ -1,9 +1,12 @@
 """A server whose port, application or event loop fails, and one that listens elsewhere later."""
 
+import asyncio
 import contextlib
 import http.client
 import logging
+import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -11,7 +14,7 @@ import pytest
 from mqtt_listener import wait_until
 
 from zsad_agent.serving import App, HttpServer, Limits, Receive, Scope, Send, send_whole
-from zsad_agent.serving.connections import Connections
+from zsad_agent.serving.connections import Connections, LimitedProtocol
 
 LIMITS = Limits(connections=8, head_s=5, body_s=5)
 
@@ -69,6 +72,37 @@ def test_crash_of_the_loop_is_a_fault_and_the_server_works_again(
     assert [record.levelname for record in caplog.records if " at http://" in record.message] == ["WARNING"]
 
 
+def test_body_of_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each answer takes 40 ms longer, because the client's kernel delays the acknowledgement."""
+    found: list[int] = []
+    begin = LimitedProtocol.connection_made
+
+    def note(protocol: LimitedProtocol, transport: asyncio.Transport) -> None:
+        found.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        begin(protocol, transport)
+
+    monkeypatch.setattr(LimitedProtocol, "connection_made", note)
+    with make_server() as server:
+        assert ask(server.port) == b"hello"
+    assert found == [1]
+
+
+def test_crash_of_the_loop_closes_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their clients would wait for an answer that never comes."""
+    with make_server() as server:
+        assert ask(server.port) == b"hello"
+        with socket.create_connection(("127.0.0.1", server.port or 0), timeout=10) as waiting:
+            waiting.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert waiting.recv(65_536)
+            with monkeypatch.context() as patched:
+                patched.setattr(Connections, "accept_from", end_the_thread)
+                server.listen_again()
+                wait_until(lambda: server.fault is not None, 20)
+                with contextlib.suppress(ConnectionResetError):
+                    while waiting.recv(65_536):
+                        pass
+
+
 def test_connections_stay_when_the_server_listens_elsewhere() -> None:
     hosts = ["127.0.0.1", "127.0.0.2"]
     server = HttpServer(lambda: hello, lambda: (hosts[0], 0), LIMITS)
@@ -105,6 +139,20 @@ def test_application_is_made_after_a_while_even_without_a_client() -> None:
         assert not made
     with make_server(make, begin_s=0.1):
         wait_until(lambda: bool(made), 20)
+
+
+def test_server_gives_way_to_the_other_threads() -> None:
+    async def say_priority(scope: Scope, receive: Receive, send: Send) -> None:
+        mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        other = await asyncio.to_thread(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        await send_whole(send, 200, "text/plain", f"{mine} {other}".encode())
+
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    lower = min(19, here + 5)
+    with make_server(lambda: say_priority, nice=lower) as server:
+        assert ask(server.port) == f"{lower} {lower}".encode()
+    with make_server(lambda: say_priority) as server:
+        assert ask(server.port) == f"{here} {here}".encode()
 
 
 @pytest.mark.parametrize("host", ["::1", "localhost", "::"])

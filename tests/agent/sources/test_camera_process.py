@@ -194,6 +194,18 @@ def test_hang_while_it_is_opened_is_killed(scripted: Scripted, monkeypatch: pyte
     assert children() == []
 
 
+@pytest.mark.parametrize("script", ["hang open", "1 hang"])
+def test_nothing_waits_for_a_silent_camera_after_a_stop(tmp_path: Path, script: str) -> None:
+    stop = threading.Event()
+    camera = ScriptedCamera(script, log=tmp_path / "openings")
+    source = GrabberSource(camera, stale_after_s=100.0, stop=stop)
+    threading.Timer(0.5, stop.set).start()
+    with pytest.raises(SourceError, match="the agent stops"), source:
+        source.read()
+        source.read()
+    assert children() == []
+
+
 def test_stopped_process_is_killed(scripted: Scripted) -> None:
     source = scripted("every:0.01 100000", stale_after_s=1.0)
     with source:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import http.server
 import re
 import socket
 import socketserver
@@ -13,7 +14,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from camera_process_tools import PATIENT_S, children, stream
+from cracked_parts import CRACKED, saved
 from mjpeg_server import MjpegServer
+from PIL import Image
 from scripted_camera import SECRET
 
 from zsad_agent.config import SourceConfig
@@ -175,6 +178,36 @@ def test_stream_without_any_valid_picture_is_lost() -> None:
             for _ in range(1000):
                 with contextlib.suppress(ImageError):
                     source.read()
+
+
+class Still(http.server.BaseHTTPRequestHandler):
+    """Answers with a picture of the format in its path, or with the first half of one: `/half.gif`."""
+
+    def do_GET(self) -> None:
+        share, _, kind = self.path.strip("/").partition(".")
+        data = saved(Image.open(CRACKED).convert("P"), kind.upper())
+        data = data[: len(data) // 2] if share == "half" else data
+        self.send_response(200)
+        self.send_header("Content-Type", f"image/{kind}")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("path", ["half.gif", "whole.gif", "whole.bmp", "whole.tiff"])
+def test_still_picture_that_ffmpeg_decodes_unchecked_is_not_judged(path: str) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Still) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{path}"
+        with (
+            pytest.raises(SourceError, match="one picture, so not a video"),
+            make_source(SourceConfig(source=url, stale_after_s=PATIENT_S)) as source,
+        ):
+            source.read()
+        server.shutdown()
 
 
 def test_motion_jpeg_stream_that_changes_its_size_is_read_at_the_new_one() -> None:

@@ -14,6 +14,7 @@ from fast_clock import FastClock
 from file_change_tools import AFTER, BEFORE, FOREIGN, add, drain, write_spool
 
 from zsad_agent.spool import Accepted, Entry, Outbox, Spool
+from zsad_agent.system import open_sqlite
 from zsad_core.errors import SpoolError
 
 BACKUP = BEFORE[:10]  # the content of the backup
@@ -135,7 +136,7 @@ def test_no_result_is_lost_when_the_files_are_changed(
             spool.sync()
         change(path.parent)
         add(outbox, AFTER)
-        assert "was changed while it was open" in (outbox.fault or "")
+        assert "was changed while it was open" in (outbox.incident or "")
         assert outbox.unsent >= len(BEFORE + AFTER)
         assert path.exists()
     assert "was changed while it was open" in caplog.text
@@ -328,7 +329,7 @@ def test_a_file_that_is_changed_and_removed_is_read_as_far_as_possible(path: Pat
     with Spool(path, max_results=10_000) as spool:
         spool.append([Entry(spool.new_id(), "cam0", body) for body in bodies])
         spool.sync()
-        with contextlib.closing(spool._file._connect()) as db:
+        with contextlib.closing(open_sqlite(path)) as db:
             db.execute("UPDATE state SET results = 7")
         path.unlink()
         outbox = Outbox(spool, clock_s=FastClock())
@@ -343,7 +344,7 @@ def test_a_checkpoint_that_fails_on_a_full_disk_is_not_reported_as_a_change(tiny
         with nearly_full(tiny_disk, 40_000):  # a part of the checkpoint fits
             with pytest.raises(SpoolError, match="cannot be synced to disk: database or disk is full"):
                 spool.sync()
-            assert spool.is_kept() and not spool.faults
+            assert spool.is_kept() and spool.hang_fault is spool.incident is None
             assert not spool.adrift
 
 

@@ -184,6 +184,22 @@ def test_results_accepted_before_the_spool_opens_are_sent_once_and_in_order_with
             assert take(outbox) == ["a", "b", "d", "e"]
 
 
+def test_fault_ends_when_the_disk_works_again_although_everything_was_sent_meanwhile(
+    outbox: Outbox, disk: FailingDisk, clock: Clock
+) -> None:
+    disk.failing = {"append"}
+    (entry_id,) = add(outbox, "a")
+    take(outbox)
+    outbox.acknowledge(entry_id)
+    clock.now_s += RETRY_S
+    outbox.delete_acknowledged()
+    assert "disk is full" in (outbox.fault or "")
+    disk.failing = set()
+    clock.now_s += RETRY_S
+    outbox.delete_acknowledged()
+    assert (outbox.fault, disk.count) == (None, 0)
+
+
 def test_read_fault_ends_when_the_disk_can_be_read_again_without_results_to_send(
     outbox: Outbox, disk: FailingDisk, clock: Clock
 ) -> None:

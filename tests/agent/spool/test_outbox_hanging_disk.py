@@ -68,7 +68,7 @@ def test_status_queries_and_the_stop_do_not_wait_for_a_commit_that_hangs(tmp_pat
 
 
 def test_disk_that_does_not_answer_is_a_fault_until_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zsad_agent.spool.database.MAX_WAIT_S", 0.2)
+    monkeypatch.setattr("zsad_agent.spool.clock.MAX_WAIT_S", 0.2)
     hanging = HangingDisk()
     with Spool(tmp_path / "spool.sqlite3", max_results=10, clock=hanging) as spool:
         outbox = Outbox(spool)
@@ -97,7 +97,7 @@ class HangingOpening(SpoolClock):
 def test_opening_that_hangs_is_a_fault_and_results_are_sent_from_memory_and_stored_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("zsad_agent.spool.database.MAX_WAIT_S", 0.2)
+    monkeypatch.setattr("zsad_agent.spool.clock.MAX_WAIT_S", 0.2)
     path = tmp_path / "spool.sqlite3"
     with Spool(path, max_results=10) as spool:
         add(Outbox(spool), "a")
@@ -116,7 +116,7 @@ def test_opening_that_hangs_is_a_fault_and_results_are_sent_from_memory_and_stor
         assert time.monotonic() - started_s < 1.0
         assert len(caplog.records) == 1
         hanging.answers.set()
-        while spool.faults:
+        while spool.hang_fault:
             time.sleep(0.01)
         clock.now_s += UPKEEP_S
         outbox.delete_acknowledged()

@@ -12,6 +12,7 @@ from zsad_agent.teaching.goods import (
     check_number,
     far_ones,
     find_strangers,
+    find_suspects,
     screen,
     set_by_one,
     smaller_group,
@@ -130,3 +131,23 @@ def test_too_few_goods_and_a_mixture_are_refused() -> None:
         check_number(10, 3, [])
     with pytest.raises(ZsadError, match=r"good parts can be learned: 2. At least 3 .*\(x: black\)"):
         check_number(2, 0, [LeftOut(name="x", reason="black")])
+
+
+def shared_defect(bads: int, *, goods: int = 13, tokens: int = 100) -> np.ndarray:
+    """Distances [K, K, N] of goods, and of parts at the end that have the same defect, in three tokens."""
+    count = goods + bads
+    distances = np.random.default_rng(0).uniform(0.04, 0.06, (count, count, tokens)).astype(np.float32)
+    distances[goods:, :goods, :3] = 0.5
+    return distances
+
+
+@pytest.mark.parametrize("bads", [1, 2, 3])
+def test_several_bad_parts_with_one_defect_are_suspects_if_the_bundle_agrees(bads: int) -> None:
+    distances = shared_defect(bads)
+    zero_shot = np.random.default_rng(1).uniform(-4, -3, len(distances))
+    zero_shot[13:] = np.median(zero_shot[:13])
+    assert find_suspects(distances, zero_shot) == []
+    zero_shot[13:] = 0
+    assert sorted(find_suspects(distances, zero_shot)) == list(range(13, 13 + bads))
+    assert find_suspects(distances[:13, :13], zero_shot[:13]) == []
+    assert find_suspects(distances[-4:, -4:], zero_shot[-4:]) == []  # too few to compare

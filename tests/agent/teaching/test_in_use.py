@@ -1,6 +1,5 @@
 """The predictor of the agent: a taught product never falls back to the bundle alone."""
 
-import locale
 import logging
 import shutil
 import threading
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from profile_maker import make_profile
 from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 from tiny_bundle_maker import make_tiny_bundle
 from tiny_features import add_tiny_features
@@ -67,8 +65,11 @@ def test_a_product_without_a_profile_is_predicted_by_the_bundle_alone(line: Line
     prediction = predictor.predict(good_part(0), "object")
     assert (prediction.profile, prediction.threshold, prediction.anomaly_score) == (None, None, 0.2)
     assert not predictor.is_taught("object")
-    with pytest.raises(ProductError, match="'bolt' is not in the bundle"):
-        predictor.prepare("bolt")
+    with pytest.raises(ProductError) as refused:
+        predictor.prepare("nuts")
+    text = str(refused.value)
+    assert text.startswith("product 'nuts' is not in the bundle and was not taught. Near names: nut. Teach it first: ")
+    assert "zsad-agent teach GOOD_PICTURES --product nuts. " in text and "Taught: nut." in text
 
 
 def test_a_taught_product_is_predicted_with_its_profile(line: Line) -> None:
@@ -342,7 +343,7 @@ def test_feature_networks_are_compiled_only_if_something_was_taught(
     compiled: list[str] = []
 
     class Counted(FeatureNetworks):
-        def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector | None = None) -> None:
+        def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector) -> None:
             compiled.append(bundle.manifest.name)
             super().__init__(bundle, config, detector)
 
@@ -357,40 +358,7 @@ def test_feature_networks_are_compiled_only_if_something_was_taught(
     assert compiled == ["darkness"]
 
 
-def test_feature_networks_are_compiled_beside_the_detector(
-    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = load_bundle(add_tiny_features(make_tiny_bundle(tmp_path / "bundle")))
-    line.teach("nut")
-    both = threading.Barrier(2, timeout=20)
-
-    class Networks(FeatureNetworks):
-        def __init__(self, bundle: Bundle, config: InferenceConfig, detector: Detector | None = None) -> None:
-            both.wait()
-            super().__init__(bundle, config, detector)
-
-    class Waiting(Detector):
-        def __init__(self, bundle: Bundle, config: InferenceConfig) -> None:
-            both.wait()
-            super().__init__(bundle, config)
-
-    monkeypatch.setattr(in_use_module, "FeatureNetworks", Networks)
-    monkeypatch.setattr(in_use_module, "Detector", Waiting)
-    predictor = make_predictor(bundle, InferenceConfig(cache_dir=tmp_path / "cache"), line.store)
-    assert predictor.is_taught("nut")
-
-
 def test_the_self_test_covers_the_feature_networks(line: Line) -> None:
     line.teach("nut")
     line.start().self_test()
     assert line.detector.tests == 1
-
-
-def test_networks_that_load_at_once_leave_the_locale_as_it_was(tmp_path: Path) -> None:
-    store = ProfileStore(tmp_path / "profiles")
-    store.add(make_profile("nut"))
-    bundle = load_bundle(add_tiny_features(make_tiny_bundle(tmp_path / "bundle")))
-    before = locale.setlocale(locale.LC_ALL)
-    for attempt in range(10):
-        make_predictor(bundle, InferenceConfig(cache_dir=tmp_path / f"{attempt}"), store)
-        assert locale.setlocale(locale.LC_ALL) == before

@@ -1,16 +1,18 @@
 import numpy as np
 import pytest
-from taught_fakes import ColourNetworks, PlainDetector
+from taught_fakes import ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.teaching import Observer
 from zsad_agent.teaching import observe as observe_module
-from zsad_agent.teaching.observe import Memory, Search
+from zsad_agent.teaching.observe import BLOCK, Memory, Search
 from zsad_core.errors import DeviceError
+from zsad_core.part import PartModel
 
 
 def unit(*shape: int, seed: int = 0) -> np.ndarray:
     vectors = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors.astype(np.float16).astype(np.float32)  # as a profile has them
 
 
 def test_distances_are_those_of_numpy_for_any_number_of_tokens() -> None:
@@ -32,14 +34,26 @@ def test_smaller_memory_and_another_product_need_no_other_graph() -> None:
         assert np.allclose(search.distances(tokens, Memory(vectors, 50)), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 300])
+def test_every_vector_of_a_large_memory_is_found_and_none_is_copied(count: int) -> None:
+    search = Search(rows=2 * BLOCK + 300, width=24, queries=16)
+    vectors = unit(count, 24).astype(np.float16)
+    memory = Memory(vectors, search.rows)
+    assert np.shares_memory(memory.vectors, vectors) == (count >= BLOCK)
+    assert np.allclose(search.distances(vectors.astype(np.float32), memory), 0, atol=1e-3)
+    tokens = unit(20, 24, seed=1)
+    expected = 1 - (tokens @ vectors.astype(np.float32).T).max(axis=-1)
+    assert np.allclose(search.distances(tokens, memory), expected, atol=1e-6)
+
+
 def test_vectors_that_are_left_out_are_not_found() -> None:
     search = Search(rows=10, width=24, queries=16)
     vectors = unit(6, 24)
     memory = Memory(vectors, 10)
     left_out = np.array([True, False, False, True, False, False])  # the first vector also fills the rows that are left
     without = memory.without(left_out)
-    assert np.allclose(search.distances(vectors, memory), 0, atol=1e-6)
-    expected = 1 - (vectors @ vectors[~left_out].T).max(axis=1)
+    assert np.allclose(search.distances(vectors, memory), 0, atol=1e-3)
+    expected = np.clip(1 - (vectors @ vectors[~left_out].T).max(axis=1), 0, 2)
     assert np.allclose(search.distances(vectors, without), expected, atol=1e-6)
 
 
@@ -54,10 +68,13 @@ def test_scales_of_equal_size_share_a_search(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(observe_module, "Search", Counted)
     observer = Observer(PlainDetector(), ColourNetworks("a-whole", "a-tiles"))  # type: ignore[arg-type]
     width, rows = (getattr(observer.scales["a-whole"], name) for name in ("width", "memory"))
-    for name in ("a-whole", "a-tiles"):
-        observer.memory(name, unit(3, width))
+    memories = {name: observer.memory(name, unit(3, width)) for name in ("a-whole", "a-tiles")}
     observer.memory("a-whole", unit(3, width), rows=7)
     assert compiled == [rows, 7]
+    seen = observer.observe(good_part(0), "lid", PartModel(mode="frame", goods=3), memories)
+    for name, memory in memories.items():
+        observer.distances(seen, name, memory)
+    assert compiled == [rows, 7]  # the first picture compiles nothing
 
 
 def test_nan_is_an_error_and_not_a_good_part() -> None:

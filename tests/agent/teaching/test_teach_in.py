@@ -1,5 +1,6 @@
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
@@ -7,6 +8,7 @@ from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 from zsad_agent.config import HealthConfig, InferenceConfig
 from zsad_agent.teaching import MAX_GOODS, Taught, TaughtPredictor, teach
 from zsad_core.errors import ImageError, ZsadError
+from zsad_core.types import Prediction
 
 Pictures = list[tuple[str, Any]]
 
@@ -20,13 +22,8 @@ def bads(*stains: int) -> Pictures:
 
 
 def taught(images: Pictures, networks: ColourNetworks | None = None, **settings: Any) -> Taught:
-    return teach(
-        images,
-        product="lid",
-        networks=networks or ColourNetworks(),  # type: ignore[arg-type]
-        detector=PlainDetector(),  # type: ignore[arg-type]
-        **settings,
-    )
+    parts: Any = {"networks": networks or ColourNetworks(), "detector": PlainDetector()}
+    return teach(images, product="lid", **(parts | settings))
 
 
 def scores_of(outcome: Taught, pictures: Pictures, networks: ColourNetworks | None = None) -> list[float]:
@@ -109,6 +106,27 @@ def test_pictures_of_two_products_are_refused() -> None:
 def test_two_products_in_equal_numbers_are_noted() -> None:
     (note,) = taught([*goods(10), *((f"other-{seed}", good_part(seed, hue=0.2)) for seed in range(9))]).notes
     assert note.startswith("the pictures may show two products: 9 of 19 differ from the others, for example other-0.")
+
+
+class StainDetector(PlainDetector):
+    """Suspects what is red."""
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        super().predict(image_bgr, product)
+        red = (image_bgr[..., 2].astype(int) - image_bgr[..., 0] > 90).astype(np.float32)
+        shares = 0.1 + 0.8 * cv2.resize(red, MAP_HW, interpolation=cv2.INTER_AREA)
+        return Prediction(anomaly_map=shares, anomaly_score=float(shares.max()))
+
+
+def test_several_parts_with_the_same_defect_are_named() -> None:
+    same = [(f"same-{seed}", good_part(seed, stain=20, at=(48, 24), colour=(60, 90, 220))) for seed in range(50, 53)]
+    outcome = taught([*goods(13), *same], detector=StainDetector())
+    (note,) = (note for note in outcome.notes if note.startswith("look at "))
+    left_out = [entry.name for entry in outcome.left_out]
+    assert all(name in note or name in left_out for name, _ in same) and len(left_out) <= 1
+    assert "good-" not in note
+    assert "If the parts are not good, teach again without them" in note
+    assert taught(goods(16), detector=StainDetector()).notes == ()
 
 
 def test_too_few_different_goods_are_refused() -> None:

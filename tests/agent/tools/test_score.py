@@ -137,7 +137,7 @@ def test_faults_are_one_line_with_the_right_exit_code(
     (tmp_path / "empty").mkdir()
     for arguments, code, text in [
         (["score", picture, "--bundle", str(tmp_path / "nix")], 1, "no such bundle"),
-        (["score", picture, "--bundle", str(tiny_bundle), "--product", "screw"], 2, "It has: bottle, object"),
+        (["score", picture, "--bundle", str(tiny_bundle), "--product", "screw"], 2, "In the bundle: bottle, object"),
         (["score", picture, "--bundle", str(tiny_bundle), "--threshold", "7"], 2, "decision.threshold"),
         (["score", str(tmp_path / "empty"), "--bundle", str(tiny_bundle)], 1, "no pictures below"),
     ]:

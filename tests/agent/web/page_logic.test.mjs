@@ -5,8 +5,8 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { ago, histogram, percent, promiseText, recallText, rectangle, scoreText, sliderStep } from "./format.js";
-import { INITIAL, addToPlot, judge, liveOf, problems, reduce, shownVerdict, teachInOf } from "./state.js";
-import { bestLanguage, fill, useTexts } from "./texts.js";
+import { INITIAL, addToPlot, judge, liveOf, problems, reduce, shownVerdict, teachInOf, withRejects } from "./state.js";
+import { bestLanguage, fill, reason, useTexts } from "./texts.js";
 
 const MESSAGES = Object.fromEntries(
   ["en", "de"].map((language) => [
@@ -49,6 +49,24 @@ test("a message takes its values and its plural", () => {
   assert.equal(fill({ one: "{n} part", other: "{n} parts" }, { n: 1 }, "en"), "1 part");
   assert.equal(fill({ one: "{n} part", other: "{n} parts" }, { n: 1200 }, "de"), "1.200 parts");
   assert.equal(fill("{left}", {}, "en"), "{left}");
+});
+
+test("what the agent says often is told in the language of the page, also in parts, and the rest stays English", () => {
+  const german = JSON.parse(readFileSync(new URL("reasons.de.json", import.meta.url)));
+  useTexts("de", MESSAGES.de, german);
+  assert.deepEqual(reason("camera lost: stream rtsp://10.0.0.8/a: no frame for 5 s"), {
+    text: "Kamera verloren: stream rtsp://10.0.0.8/a: seit 5 s kein Bild",
+    lang: "de",
+  });
+  assert.match(reason("paused; something new: 3").text, /^angehalten; something new: 3$/);
+  assert.match(
+    reason("no part: what stands out covers 0.3% of the frame, good parts cover 20.1% to 23.0% of the frame").text,
+    /^kein Teil: .* 0\.3% .* 20\.1% bis 23\.0%$/,
+  );
+  assert.deepEqual(reason("something (new) happened"), { text: "something (new) happened", lang: "en" });
+  assert.deepEqual(reason(null), { text: "", lang: "en" });
+  useTexts("en", MESSAGES.en);
+  assert.deepEqual(reason("paused"), { text: "paused", lang: "en" });
 });
 
 test("a share is never rounded to none or all", () => {
@@ -114,10 +132,13 @@ test("no doubt is ever shown as OK", () => {
     { type: "result", result: result("ok"), nowMs: 0 },
     { type: "advance", nowMs: 0 },
   ];
-  const dead = { lights: [{ name: "camera cam0", state: "fail", text: "no picture", advice: "check the cable" }] };
   assert.equal(shownVerdict(stateAfter()).verdict, "unknown");
   assert.equal(shownVerdict(stateAfter(...ok, { type: "connection", connection: "lost" })).verdict, "unknown");
-  assert.equal(shownVerdict(stateAfter(...ok, { type: "health", health: dead })).verdict, "unknown");
+  for (const blind of [true, false]) {
+    const light = { name: "camera cam0", state: "warn", text: "no new picture", advice: "check the cable", blind };
+    const state = stateAfter(...ok, { type: "health", health: { lights: [light] } });
+    assert.equal(shownVerdict(state).verdict, blind ? "unknown" : "ok"); // it may warn of drift only
+  }
   assert.equal(
     shownVerdict(stateAfter(...ok, { type: "settings", setting: { camera: "cam0", key: "paused", value: true } }))
       .verdict,
@@ -140,6 +161,16 @@ test("problems come worst first, and old ones are not told when the agent is sil
   const lost = reduce(state, { type: "connection", connection: "lost" });
   assert.deepEqual(problems(lost, 0), [{ kind: "fail", key: "banner.lost" }]);
   assert.equal(problems(reduce(lost, { type: "reload", untilMs: 10 }), 0)[0].kind, "note");
+});
+
+test("the gallery has each reject once, the newest first, whoever tells it first", () => {
+  const at = (second) => result("anomalous", { id: `r${second}`, captured_at: `2026-11-22T10:28:0${second}.000Z` });
+  const live = stateAfter(...[1, 3].map((second) => ({ type: "result", result: at(second), nowMs: 0 })));
+  const merged = withRejects(liveOf(live, "cam0").rejects, [at(4), at(3), at(2)]);
+  assert.deepEqual(merged.map(({ id }) => id), ["r4", "r3", "r2", "r1"]);
+  const state = reduce(live, { type: "history", camera: "cam0", changes: { rejects: merged } });
+  const later = reduce(state, { type: "result", result: at(4), nowMs: 0 });
+  assert.deepEqual(liveOf(later, "cam0").rejects, merged);
 });
 
 test("the plot keeps the highest score of a second, and ten minutes", () => {

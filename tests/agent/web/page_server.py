@@ -1,7 +1,9 @@
 """A real server of the page over a fake agent, and a client that keeps its cookie and CSRF token."""
 
+import contextlib
 import http.client
 import json
+import socket
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,3 +144,20 @@ def with_passwords(port: int) -> Client:
     assert admin.log_in().status == 200
     assert admin.ask("PUT", "/passwords", {"role": "operator", "password": PASSWORD}).status == 204
     return admin
+
+
+def send_raw(port: int, request: bytes, timeout_s: float = 30.0) -> bytes:
+    """All bytes until the server closes or resets the connection."""
+    received = b""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection,
+        contextlib.suppress(ConnectionResetError, BrokenPipeError),
+    ):
+        connection.sendall(request)
+        while part := connection.recv(65536):
+            received += part
+    return received
+
+
+def connect(server: WebServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port or 0), timeout=30)

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 import requests
-import schemathesis
 from agent_process import AgentProcess, write_line_video
 from hypothesis import HealthCheck, Phase, given, settings
 from mosquitto_broker import free_port
 from mqtt_listener import wait_until
 from page_server import API, PASSWORD, Client
-from schemathesis import GenerationMode
 
 EXAMPLES = 10  # of each operation, valid and invalid ones
 SLOW = {"/probe/source": 2, "/probe/broker": 2}  # examples: each starts a process or opens a connection
@@ -63,6 +61,8 @@ def _check(path: str, answer: Any) -> None:
 
 def _fuzz(operation: Any, session: requests.Session) -> set[int]:
     """Asks with many requests; gives the status codes."""
+    from schemathesis import GenerationMode
+
     path, answers = operation.path.removeprefix(API), set()
 
     @settings(
@@ -90,6 +90,8 @@ def _fuzz(operation: Any, session: requests.Session) -> set[int]:
 
 
 def test_no_request_is_answered_with_an_error_of_the_server(port: int) -> None:
+    import schemathesis  # takes a second, and every process of the suite reads this file
+
     admin = Client(port)
     assert admin.log_in().status == 200
     assert admin.cookie is not None and admin.csrf is not None

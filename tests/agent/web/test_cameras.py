@@ -148,6 +148,7 @@ def test_settings_are_changed_as_by_mqtt_and_are_in_the_audit_list(page: Page) -
     [
         ("cam0/threshold", 1.1, 422, "1.1"),
         ("cam0/threshold", "0.5", 422, "valid number"),
+        ("cam0/threshold", -0.0, 422, "write 0"),
         ("cam0/threshold", True, 422, "valid number"),
         ("cam0/paused", None, 422, "boolean"),
         ("cam0/paused", 1, 422, "boolean"),
@@ -368,12 +369,13 @@ def test_password_of_the_config_goes_to_its_own_broker_only(page: Page, monkeypa
 
     monkeypatch.setattr("zsad_agent.web.cameras.probe_broker", note)
     for body in (
+        {},
         {"broker": "mqtt://127.0.0.1:1"},
         {"broker": "mqtt://127.0.0.1:2"},
         {"broker": "mqtt://127.0.0.1:1", "username": "other", "password": PASSWORD, "client_id": "zsad-agent-line3"},
     ):
         assert page.admin.ask("POST", "/probe/broker", body).status == 200
-    assert tried == [("agent", None, None), (None, None, None), ("other", None, PASSWORD)]
+    assert tried == [("agent", None, None)] * 2 + [(None, None, None), ("other", None, PASSWORD)]
     assert PASSWORD not in str(page.admin.ask("GET", "/audit").json)
 
 

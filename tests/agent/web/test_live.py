@@ -1,5 +1,6 @@
 """Live pictures, the event stream, and the inspection of one part, over real sockets."""
 
+import itertools
 import json
 import re
 import socket
@@ -135,6 +136,40 @@ def test_live_picture_is_the_newest_in_the_asked_width_with_or_without_its_heatm
         assert "width" in page.client.ask("GET", f"/cameras/cam0/live.jpg?width={width}").error
 
 
+def test_pages_are_asked_to_share_what_live_pictures_may_cost(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.web.hub.os.sched_getaffinity", lambda pid: {0, 1})
+    spent_s, cost_s = itertools.count(), 0.0015
+    monkeypatch.setattr("zsad_agent.web.hub.time.thread_time", lambda: next(spent_s) * cost_s)
+    page.live.keep(make_result(1), PICTURE, OVERLAY)
+
+    def pause_ms() -> int:
+        return int(page.client.ask("GET", "/cameras/cam0/live.jpg").headers["X-Pause-Ms"])
+
+    assert pause_ms() == 0
+    with ExitStack() as stack:
+        for _ in range(20):
+            read_until(stack.enter_context(page.listen()), b": open")
+        for _ in range(100):
+            page.hub.picture_pause_ms()
+        assert pause_ms() == pytest.approx(750, abs=5)  # 20 pages, 1.5 ms each, of 2 % of two cores
+        spent_s, cost_s = itertools.count(1), 1e6
+        assert pause_ms() < 2000  # something else was done meanwhile
+
+
+def test_ready_picture_is_answered_without_another_thread(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty pages ask for it all the time. Each change of the thread costs more than the answer."""
+    page.live.keep(make_result(1), PICTURE, OVERLAY)
+    assert page.client.ask("GET", "/cameras/cam0/live.jpg?width=320").status == 200  # encodes it
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("another thread was asked")
+
+    monkeypatch.setattr("starlette.concurrency.run_in_threadpool", refuse)
+    monkeypatch.setattr("anyio.to_thread.run_sync", refuse)
+    for query in ("width=320", "overlay=1"):
+        assert page.client.ask("GET", f"/cameras/cam0/live.jpg?{query}").status == 200
+
+
 def test_frame_is_the_newest_of_the_camera_with_its_size(page: Page) -> None:
     page.stations["free"].capture.images = [PICTURE[:16], PICTURE]
     answer = page.client.ask("GET", "/cameras/free/frame.jpg?width=64")
@@ -155,6 +190,20 @@ def test_events_come_as_they_happen_and_a_new_page_gets_the_newest_of_each_kind(
         found = read_until(stream, b"}\n\n")
     data = found[found.index(b"event: result\ndata: ") :].split(b"\n")[1].removeprefix(b"data: ")
     assert Result.decode(data) == result and data == result.encode()
+
+
+def test_many_results_reach_a_page_in_few_messages(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.web.hub.PAUSE_S", 5.0)
+    with page.listen() as stream:
+        read_until(stream, b": open")
+        page.hub.accept(make_result(1), None)
+        read_until(stream, b'"seq":1,')
+        for seq in range(2, 50):
+            page.hub.accept(make_result(seq), None)
+            time.sleep(0.001)
+        found = read_until(stream, b'"seq":49,')
+    assert len(re.findall(rb"(?m)^[0-9a-f]+\r\n", found)) == 1  # chunks
+    assert found.count(b"event: result") == 48
 
 
 def test_forty_pages_get_events_and_one_more_is_refused_until_another_closes(page: Page) -> None:

@@ -1,5 +1,6 @@
 """The page's files: small, nothing from elsewhere, complete texts, and their logic by `node --test`."""
 
+import ast
 import json
 import re
 import shutil
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-STATIC = Path(__file__).parents[3] / "agent" / "web" / "static"
+AGENT = Path(__file__).parents[3] / "agent"
+STATIC = AGENT / "web" / "static"
 LOGIC = Path(__file__).with_name("page_logic.test.mjs")
 MAX_BYTES = 300_000
 OURS = [
@@ -58,6 +60,23 @@ def test_both_languages_have_the_same_texts_and_values() -> None:
     for key in first:
         assert places(first[key]) == places(second[key]), key
         assert isinstance(first[key], str) == isinstance(second[key], str), key
+
+
+def test_every_translated_reason_is_still_said_by_the_agent() -> None:
+    """A text that is reworded in the code must be reworded there too. Texts of SQLite and of the system are known."""
+    said = {"Connection refused", "No space left on device", "database or disk is full"}
+    code = [*AGENT.rglob("*.py"), *(AGENT.parent / "core").rglob("*.py")]
+    for path in code:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.add(node.value)
+    everything = "\n".join(said)
+    reasons = json.loads((STATIC / "reasons.de.json").read_text())
+    for english, german in reasons.items():
+        assert places(german) <= places(english), english
+        for fragment in re.split(r"\{\w+\}|\b\d+\b|[:.,] ", english):
+            words = fragment.strip(" ,:;.")
+            assert words in everything, (english, words)
 
 
 def test_every_text_is_used_and_every_used_text_exists() -> None:

@@ -23,6 +23,7 @@ from zsad_agent.config import EvidenceConfig
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.history import HistoryStore
 from zsad_agent.messages import Result
+from zsad_agent.web import results_api
 from zsad_core.errors import ZsadError
 from zsad_core.types import Verdict
 
@@ -78,6 +79,30 @@ def page(tmp_path: Path) -> Iterator[Page]:
     ):
         assert server.port is not None
         yield Page(Client(server.port).open(), history, evidence, commands, folder)
+
+
+def test_small_picture_is_made_once_for_all_pages(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [make_result(seq) for seq in range(2)]
+    rng = np.random.default_rng()
+    page.put(results[0], image=rng.integers(0, 255, PICTURE.shape, dtype=np.uint8))
+    made: list[int] = []
+    shrink = results_api.shrunk
+    monkeypatch.setattr(results_api, "shrunk", lambda jpeg, width: made.append(width) or shrink(jpeg, width))
+    path = f"/results/{results[0].id}/picture.jpg?width="
+    first, again, other = (page.client.ask("GET", f"{path}{width}").body for width in (64, 64, 32))
+    assert first == again and len(other) < len(first) and made == [64, 32]
+    wide = [page.client.ask("GET", f"{path}630").body for _ in range(2)]
+    assert wide[0] == wide[1] and made == [64, 32, 630, 630]  # too large to keep
+    assert len(results_api._small) <= results_api.MOST_SMALL
+
+
+def test_question_for_a_stored_result_does_not_hurry_the_disk(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.put(make_result(1))
+    urged: list[bool] = []
+    monkeypatch.setattr(HistoryStore, "waiting", property(lambda history: 1))
+    monkeypatch.setattr(HistoryStore, "is_copied", lambda history: urged.append(True) or True)
+    assert page.client.ask("GET", f"/results/{make_result(1).id}").status == 200 and urged == []
+    assert page.client.ask("GET", "/results/unknown").status == 404 and urged == [True]
 
 
 def test_empty_history_answers_empty(page: Page) -> None:

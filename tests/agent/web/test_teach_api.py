@@ -122,6 +122,16 @@ def test_a_product_is_taught_from_the_start_to_the_roll_back(page: Page) -> None
     assert any(line["what"] == "cam0 teach: picture removed" for line in audit)
 
 
+def test_a_second_start_is_refused_until_the_first_teach_in_is_cancelled(page: Page) -> None:
+    page.post(action="start", product="nut", count=10)
+    page.line.pass_by(4)
+    refused = page.client.ask("POST", "/cameras/cam0/teach", {"action": "start", "product": "screw"})
+    assert refused.status == 409 and "'nut' is being taught at this camera, from 4 pictures" in refused.error
+    assert len(page.pictures) == 4
+    page.post(action="cancel")
+    assert page.post(action="start", product="screw")["product"] == "screw"
+
+
 def test_files_are_taken_with_the_camera_s_region_and_shown(page: Page) -> None:
     page.post(action="start", count=3)
     page.line.cut_height = 30
@@ -191,6 +201,7 @@ def test_what_is_not_possible_is_refused_by_the_rules_of_the_command(page: Page)
     for value, status, reason in (
         ({"action": "explode"}, 422, "action"),
         ({"action": "start", "count": 2}, 422, "count"),
+        ({"action": "start", "count": "30"}, 422, "count"),
         ({"action": "commit", "id": "x"}, 422, "id does not belong to commit"),
         ({"action": "good"}, 422, "good needs the id of a result"),
         ({"action": "finish"}, 422, "nothing is being taught"),

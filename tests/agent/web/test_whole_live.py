@@ -13,6 +13,7 @@ from typing import Any, Self
 import pytest
 import yaml
 from agent_process import AgentProcess, write_line_video
+from mjpeg_server import MjpegServer
 from mosquitto_broker import MosquittoBroker, free_port
 from mqtt_listener import MqttListener, wait_until
 from page_server import API, Client
@@ -101,6 +102,28 @@ source:
             client.open()
             yield Line(agent, client, broker, posted, tmp_path)
         receiver.shutdown()
+
+
+def test_camera_that_stalls_is_seen_long_before_it_counts_as_lost_and_again_when_it_is_back(
+    tiny_bundle: Path, tmp_path: Path, mosquitto: Callable[..., MosquittoBroker]
+) -> None:
+    port = free_port()
+    with MjpegServer() as camera:
+        source = f"source:\n  source: {camera.url}\n  stale_after_s: 600\n"
+        settings = f"mqtt:\n  broker: {mosquitto().url}\nweb:\n  listen: 127.0.0.1:{port}\n{source}"
+        with AgentProcess(tmp_path, tiny_bundle, settings=settings):
+            wait_until(lambda: _ready(Client(port)))
+            with Events(port) as events:
+                wait_until(lambda: events.light("camera cam0") == "ok")
+                camera.stalled = True
+                stalled_s = time.monotonic()
+                wait_until(lambda: events.light("camera cam0") == "warn")
+                print(f"seen after {time.monotonic() - stalled_s:.2f} s")
+                seen = events.of("health")[-1]["lights"][0]
+                assert seen["text"].startswith("no new picture for more than ") and "cable" in seen["advice"]
+                camera.stalled = False
+                wait_until(lambda: events.light("camera cam0") == "ok")
+                assert "fail" not in {told["lights"][0]["state"] for told in events.of("health", stalled_s)}
 
 
 def _ready(client: Client) -> bool:

@@ -226,19 +226,20 @@ def test_picture_is_decoded_as_by_an_independent_decoder_or_refused_by_name(case
     assert np.abs(decoded - case.expected).max() <= case.levels
 
 
-@pytest.mark.parametrize("share", [0.1, 0.4, 0.8, 0.99])
 @pytest.mark.parametrize(
     "case",
     [case for case in CASES if case.refused is None and "orientation" not in case.name],
     ids=lambda case: case.name,
 )
-def test_truncated_picture_is_never_decoded_in_part(case: Case, share: float) -> None:
-    cut = np.frombuffer(case.data[: int(len(case.data) * share)], np.uint8)
-    try:
-        decoded = decode_image(cut, "cut", strict=True)
-    except ImageError:
-        return
-    assert np.array_equal(decoded, decode_image(np.frombuffer(case.data, np.uint8), "whole"))  # nothing was missing
+def test_truncated_picture_is_never_decoded_in_part(case: Case) -> None:
+    for share in (0.1, 0.4, 0.8, 0.99):
+        cut = np.frombuffer(case.data[: int(len(case.data) * share)], np.uint8)
+        try:
+            decoded = decode_image(cut, "cut", strict=True)
+        except ImageError:
+            continue
+        whole = decode_image(np.frombuffer(case.data, np.uint8), "whole")
+        assert np.array_equal(decoded, whole), share  # nothing was missing
 
 
 def test_metadata_after_a_bmp_is_ignored_if_the_header_states_the_size_without_it() -> None:
@@ -277,7 +278,6 @@ def test_unusual_header_of_a_camera_neither_refuses_a_jpeg_nor_hides_its_damage(
         decode_image(np.frombuffer(cut, np.uint8), "a", strict=True)
 
 
-@pytest.mark.parametrize("side", ["width", "height"])
 @pytest.mark.parametrize("stated", [17, 64, 95, 97, 119, 121, 500])
 @pytest.mark.parametrize(
     "data",
@@ -291,14 +291,14 @@ def test_unusual_header_of_a_camera_neither_refuses_a_jpeg_nor_hides_its_damage(
         pytest.param(saved(PICTURE, "TIFF", compression="tiff_lzw"), id="tiff-lzw"),
     ],
 )
-def test_header_with_another_size_is_refused(data: bytes, side: str, stated: int) -> None:
-    true = WIDTH if side == "width" else HEIGHT
-    if data.startswith(b"\xff\xd8") and -(-stated // 16) == -(-true // 16):
-        pytest.skip("a JPEG consists of blocks of 16 pixels: only pixels of the last block are added or lost")
-    if data.startswith(b"BM") and (side, stated) == ("width", 119):
-        pytest.skip("a BMP's rows are padded to four bytes: only the last column is lost")
-    with pytest.raises(ImageError):
-        decode_image(np.frombuffer(with_size(data, side, stated), np.uint8), "misdeclared", strict=True)
+def test_header_with_another_size_is_refused(data: bytes, stated: int) -> None:
+    for side, true in (("width", WIDTH), ("height", HEIGHT)):
+        if data.startswith(b"\xff\xd8") and -(-stated // 16) == -(-true // 16):
+            continue  # a JPEG consists of blocks of 16 pixels: only pixels of the last block are added or lost
+        if data.startswith(b"BM") and (side, stated) == ("width", 119):
+            continue  # a BMP's rows are padded to four bytes: only the last column is lost
+        with pytest.raises(ImageError):
+            decode_image(np.frombuffer(with_size(data, side, stated), np.uint8), "misdeclared", strict=True)
 
 
 def test_strips_of_a_tiff_that_overlap_or_are_out_of_order_are_refused() -> None:

@@ -34,7 +34,7 @@ def summarise(
             `promises_by_scores` if its scores of the goods set thresholds; then also scores of goods and held_out.
         defective: of each test picture.
         rates: the asked rates of false rejects.
-        turns: of the method, see `speed_worker.turn`.
+        turns: of the method, see `speed_parts.worker.turn`.
         yardstick: of another method in the same rounds, for the ratio of the times.
     """
     if reason := {key: facts[key] for key in ("refused", "error") if key in facts}:

@@ -1,7 +1,7 @@
 """Teaches or runs one method in its own process, so the process's memory is that of the method. `teach.py` starts it.
 
-teach_worker.py METHOD FOLDER teach THREADS    reads one line of JSON, teaches, and prints one line of JSON
-teach_worker.py METHOD FOLDER serve THREADS    reads lines of JSON, and prints the answer to each as a line of JSON
+METHOD FOLDER teach THREADS    reads one line of JSON, teaches, and prints one line of JSON
+METHOD FOLDER serve THREADS    reads lines of JSON, and prints the answer to each as a line of JSON
 """
 
 import json
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from speed_contenders import Predict
-from speed_worker import turn
-from teach_methods import Lesson, Method, load_taught, teach
+from speed_parts.contenders import Predict
+from speed_parts.worker import turn
+from teach_parts.methods import Lesson, Method, load_taught, teach
 
 from zsad_agent.system import status_mb
 from zsad_core.data import Sample

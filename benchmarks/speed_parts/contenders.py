@@ -1,6 +1,6 @@
 """The contenders of `speed.py`: how each is built, the cost of its graph, and how it processes a frame.
 
-All of this runs in child processes (`speed_worker.py`), so a missing library or too little memory affects only one row.
+All of this runs in child processes (`worker.py`), so a missing library or too little memory affects only one row.
 
 Weights are random if they are only available from a hub; the time does not depend on their values:
 
@@ -29,7 +29,7 @@ VIT_SIDE, ANOMALIB_SIDE, SGEMM_SIDE = 512, 256, 2048  # pixels, pixels, rows and
 TEXT_DIM = HIDDEN_DIM = 768
 PATCHCORE_PICTURES, PATCHCORE_SHARE = 200, 0.1
 PADIM_FEATURES, PADIM_GRID = 100, 64
-PICTURES = Path(__file__).parents[1] / "demo" / "stream"
+PICTURES = Path(__file__).parents[2] / "demo" / "stream"
 FRAME_WH = (1280, 720)
 
 Predict = Callable[[np.ndarray], tuple[float, np.ndarray]]  # uint8 BGR frame -> score and map on the host

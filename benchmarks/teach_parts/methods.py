@@ -1,6 +1,6 @@
 """The methods of `teach.py`: how each is taught good parts, and how it judges a picture afterwards.
 
-All of this runs in child processes (`teach_worker.py`), so a missing library or too little memory affects one row.
+All of this runs in child processes (`worker.py`), so a missing library or too little memory affects one row.
 
 A stream has defective pictures among the good ones. zsad learns it by `learn_from_stream`, the others take all pictures
 as good.
@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from speed_contenders import ANOMALIB_SIDE, Contender, Predict, load, prepare_for_anomalib
+from speed_parts.contenders import ANOMALIB_SIDE, Contender, Predict, load, prepare_for_anomalib
 
 from zsad_agent.system import status_mb
 from zsad_core.bundle import load_bundle, parse_manifest, read_manifest
@@ -100,7 +100,7 @@ def teach(method: Method, lesson: Lesson, folder: Path) -> dict[str, Any]:
     clock = _Clock()
     model = fit()
     times = clock.read()
-    # Batch size 1, as in `speed_contenders`.
+    # Batch size 1, as in `speed_parts.contenders`.
     model.to_openvino(folder, input_size=(ANOMALIB_SIDE, ANOMALIB_SIDE), onnx_kwargs={"dynamic_axes": {}})
     return times
 

@@ -37,7 +37,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def summarise(turns: Sequence[Mapping[str, Any]], starts_s: Sequence[float]) -> Row:
-    """The results of one contender, from its turns (of `speed_worker.turn`) and its starts."""
+    """The results of one contender, from its turns (of `speed_parts.worker.turn`) and its starts."""
     loop_ms = [ms for turn in turns for ms in turn["loop_ms"]]
     gap_ms = [ms for turn in turns for ms in turn["gap_ms"]]
     energy_j = [turn["energy_j"] for turn in turns if turn["energy_j"] is not None]

@@ -1,8 +1,8 @@
 """Runs one contender in its own process, so the process's memory is that of the contender. `speed.py` starts it.
 
-speed_worker.py CONTENDER FOLDER build|cost      builds or counts FLOP, then prints one line of JSON
-speed_worker.py CONTENDER FOLDER serve THREADS   prints a line of JSON after the first frame; then reads lines of JSON,
-                                                 runs a turn for each, and prints its result as a line of JSON
+CONTENDER FOLDER build|cost      builds or counts FLOP, then prints one line of JSON
+CONTENDER FOLDER serve THREADS   prints a line of JSON after the first frame; then reads lines of JSON, runs a turn for
+                                 each, and prints its result as a line of JSON
 """
 
 import itertools
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from speed_contenders import FRAME_WH, Contender, Predict, build, cost, frames, load, timed
+from speed_parts.contenders import FRAME_WH, Contender, Predict, build, cost, frames, load, timed
 
 from zsad_agent.system import EnergyMeter, process_age_s, status_mb
 

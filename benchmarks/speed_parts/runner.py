@@ -12,12 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from speed_contenders import PICTURES, Contender
-from speed_report import Row, spread, summarise
+from speed_parts.contenders import PICTURES, Contender
+from speed_parts.report import Row, spread, summarise
 
 from zsad_agent.system import status_mb
 
-WORKER = Path(__file__).with_name("speed_worker.py")
 AGENT_PICTURES = 50  # the agent's memory is read after this number of images
 NO_BROKER = "mqtt://127.0.0.1:1"  # no broker listens there, so results stay in the spool
 
@@ -147,7 +146,7 @@ class Runner:
 
     @unless_failed
     def take_turn(self, seconds: float, gaps: int) -> None:
-        """Runs one turn, see `speed_worker.turn`."""
+        """Runs one turn, see `speed_parts.worker.turn`."""
         assert self._worker is not None
         self._turns.append(self._worker.ask({"seconds": seconds, "gaps": gaps}))
 
@@ -187,7 +186,7 @@ class Runner:
         return {"first_verdict_s": spread(first_s[1:]), "rss_mb": max(rss_mb)}  # the first start may compile
 
     def _process(self, action: str, threads: int = 1) -> Process:
-        command = [str(WORKER), self.contender.as_json(), str(self._folder), action, str(threads)]
+        command = ["-m", "speed_parts.worker", self.contender.as_json(), str(self._folder), action, str(threads)]
         return Process(
             command,
             folder=self._run_folder,  # Anomalib keeps compiled models in the current folder
