@@ -42,7 +42,7 @@ from zsad_agent.daemon.startup import (
     start_publisher,
 )
 from zsad_agent.daemon.supervision import find_stuck, supervise
-from zsad_agent.inspection import Pipeline, Sink, View, make_stations
+from zsad_agent.inspection import Pipeline, Sink, Station, View, make_stations
 from zsad_agent.messages import RecentResults, Topics, what_is_missing
 from zsad_agent.model import (
     BundleStore,
@@ -71,6 +71,7 @@ from zsad_core.bundle import Bundle
 from zsad_core.errors import ZsadError
 
 if TYPE_CHECKING:
+    from zsad_agent.daemon.plant import Plant
     from zsad_agent.daemon.web import Web
     from zsad_agent.history import HistoryStore
 
@@ -152,13 +153,17 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         stack.callback(lambda: services.stop(time.monotonic() + STOP_S))
         history = start_history(config, options.state_dir, spool, services)
         publisher = start_publisher(config, spool, history, services, options.stop)
+        if config.home_assistant.enabled:
+            from zsad_agent.dashboards import announce
+
+            announce(config, publisher)
         last = PublishedFile(options.state_dir / "published.json")
         publisher.clear_all_but(_retained_topics(config), last.read())
         agent = _assemble(
             config, options, started, compile_one, profiles, publisher, history, sources, capture_stop, views, services
         )
         controller = None
-        if config.control.enabled or config.web.on:
+        if config.control.enabled or config.web.on or config.plant.on:
             on_mark = partial(mark_in_history, history)
             controller = _make_controller(config, options, agent.observer, store, compile_one, restart, on_mark)
             services.start(controller)
@@ -225,6 +230,10 @@ def _start_servers(
     )
     if config.http.listen != OFF:
         services.start(HealthServer(config.http.listen, health))
+    if agent.plant is not None:
+        assert controller is not None
+        for service in agent.plant.services(controller):
+            services.start(service)
     if agent.web is not None:
         assert controller is not None
         for service in agent.web.services(agent.observer, health, controller):
@@ -274,6 +283,7 @@ class _Agent:
     guard: ModelGuard
     maker: ProfileMaker
     web: "Web | None"  # None: it is off
+    plant: "Plant | None"  # None: it is off
 
 
 def _assemble(
@@ -322,12 +332,19 @@ def _assemble(
         nonces=Nonces(),
     )
     web = _make_web(config, options.state_dir, history)
+    plant = _make_plant(config, options.state_dir, stations)
     metrics = Metrics([station.name for station in stations], observer.snapshot)
     pipeline = Pipeline(
         stations=stations,
         slots_changed=slots_changed,
         store=publisher if history is None else RecordedFirst(history, publisher),
-        sinks=[metrics, recent, *(web.sinks if web is not None else ()), *options.sinks],
+        sinks=[
+            *((plant.stations,) if plant is not None else ()),
+            metrics,
+            recent,
+            *(web.sinks if web is not None else ()),
+            *options.sinks,
+        ],
         stop=capture_stop,
         evidence=evidence if web is None else web.before(evidence),
         learner=learner,
@@ -344,7 +361,16 @@ def _assemble(
         guard=services.start(ModelGuard(models, load_again=load, on_fault=on_fault)),
         maker=services.start(ProfileMaker(models)),
         web=web,
+        plant=plant,
     )
+
+
+def _make_plant(config: AgentConfig, state_dir: Path, stations: Sequence[Station]) -> "Plant | None":
+    if not config.plant.on:
+        return None
+    from zsad_agent.daemon.plant import Plant  # what is off costs nothing
+
+    return Plant(config.plant, stations, state_dir)
 
 
 def _make_web(config: AgentConfig, state_dir: Path, history: "HistoryStore | None") -> "Web | None":

@@ -6,6 +6,7 @@ Source: Home Assistant's documentation of MQTT, sections "Device discovery" and 
 import json
 import re
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from typing import Any
 
 from zsad_agent.config import AgentConfig
@@ -17,14 +18,12 @@ BIRTH = b"online"  # on <prefix>/status, when Home Assistant has started
 _COMMAND = '{{"value": {value}, "id": "ha-{{{{ now().timestamp() }}}}", "sent_at": {{{{ now().timestamp() }}}}}}'
 
 
-def announce(config: AgentConfig, publisher: Publisher, version: str) -> set[str]:
-    """Publishes the discovery, and again whenever Home Assistant starts. Returns its topics, also when it is off: none.
+def announce(config: AgentConfig, publisher: Publisher) -> None:
+    """Publishes the discovery, and again whenever Home Assistant starts.
 
-    The retained topics stay at the broker. Those of an earlier config are removed by `Publisher.clear_all_but`.
+    `Publisher.clear_all_but` removes it at the first start without it.
     """
-    if not config.home_assistant.enabled:
-        return set()
-    messages = discovery_messages(config, version)
+    messages = discovery_messages(config, version(ORIGIN))
 
     def publish(payload: bytes = BIRTH) -> None:
         if payload.strip() == BIRTH:
@@ -33,10 +32,9 @@ def announce(config: AgentConfig, publisher: Publisher, version: str) -> set[str
 
     publish()
     publisher.subscribe(f"{config.home_assistant.prefix}/status", publish)
-    return set(messages)
 
 
-def discovery_messages(config: AgentConfig, version: str) -> dict[str, bytes]:
+def discovery_messages(config: AgentConfig, agent_version: str) -> dict[str, bytes]:
     """Topics and payloads: one for the device, or one for each entity with `format: components`."""
     topics = Topics(config.mqtt.topic_prefix, config.device_id)
     name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{config.mqtt.topic_prefix}_{config.device_id}")
@@ -46,9 +44,9 @@ def discovery_messages(config: AgentConfig, version: str) -> dict[str, bytes]:
         "name": config.device_id,
         "manufacturer": ORIGIN,
         "model": "visual inspection",
-        "sw_version": version,
+        "sw_version": agent_version,
     }
-    origin = {"name": ORIGIN, "sw_version": version}
+    origin = {"name": ORIGIN, "sw_version": agent_version}
     available = {"availability_topic": topics.available}
     entities = {key: {**entity, "unique_id": f"{name}_{key}"} for key, entity in _entities(config, topics)}
     if config.home_assistant.format == "device":

@@ -42,3 +42,4 @@ class Published(RecordModel):
 
     base: str
     instance: str
+    elsewhere: tuple[str, ...] = ()  # further topics with retained messages, such as those for Home Assistant

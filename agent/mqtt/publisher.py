@@ -106,6 +106,7 @@ class Publisher(Service):
         self._outbox = Outbox(spool, may_delete=may_delete)
         self._keeps_pictures_of = KEPT_VERDICTS[pictures]
         self._health = BrokerHealth("{}:{}".format(*broker_address(config)))
+        self._elsewhere: set[str] = set()  # topics of `set_retained_at`
         self._settled = threading.Condition()
         self._first_attempt_over = threading.Event()
         wake_read, self._wake_write = socket.socketpair()
@@ -150,7 +151,8 @@ class Publisher(Service):
     @property
     def published(self) -> Published:
         """Where this agent publishes. Its instance is random and tells agents with the same device id apart."""
-        return Published(base=self._topics.base, instance=self._own.instance)
+        elsewhere = tuple(sorted(self._elsewhere))
+        return Published(base=self._topics.base, instance=self._own.instance, elsewhere=elsewhere)
 
     @property
     def fault(self) -> str | None:
@@ -231,10 +233,12 @@ class Publisher(Service):
         """Publishes on `<prefix>/<device_id>/<topic_suffix>`, retained, and again on every connection, because a broker
         may lose it. Without a connection only the latest payload of a topic is kept, in memory.
         """
-        self.set_retained_at(self._topics.below(topic_suffix), payload)
+        self._state.statuses.set(self._topics.below(topic_suffix), payload)
+        self._wake()
 
     def set_retained_at(self, topic: str, payload: bytes) -> None:
-        """As `set_retained`, on a topic that is not below the device's own."""
+        """As `set_retained`, on a topic that is not below the device's own. Call it before `clear_all_but`."""
+        self._elsewhere.add(topic)
         self._state.statuses.set(topic, payload)
         self._wake()
 
@@ -245,6 +249,8 @@ class Publisher(Service):
         where this agent published under another id or prefix.
         """
         self._own.clear_all_but(topic_suffixes, former)
+        for topic in set(former.elsewhere if former is not None else ()) - self._elsewhere:
+            self._state.statuses.set(topic, b"")
         self._wake()
 
     def send_picture(self, topic_suffix: str, jpeg: bytes) -> bool:
