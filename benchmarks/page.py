@@ -28,8 +28,8 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from page_browser import Third, chromium, executable
-from page_clients import HOST, Turn, started, take_turn
+from page_parts.browser import Third, chromium, executable
+from page_parts.clients import HOST, Turn, started, take_turn
 
 from zsad_agent.system import lower_priority
 
