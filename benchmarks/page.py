@@ -5,8 +5,8 @@
 A real agent inspects pictures as fast as it can. In turns nobody looks at it, and 20 pages with one client that reads
 nothing. A page here asks for what a browser would: one event stream, the live picture with its heatmap, and the last
 rejects. These pages run in one thread of this program at the lowest priority: in a plant they are other computers. Then
-Chromium loads the page with an empty cache, sees it at full speed, and keeps it open for a minute at 30 frames a
-second.
+Chromium loads the page with an empty cache, sees it while a network camera of 30 frames a second keeps the agent at its
+full speed, and keeps it open for a minute at 30 results a second.
 
 Takes about 5 minutes. Progress is on stderr. An idle machine gives the best numbers; the load is printed.
 """
@@ -28,8 +28,9 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from page_browser import Third, chromium, executable
-from page_clients import HOST, Turn, started, take_turn
+from page_parts.browser import Third, chromium, executable
+from page_parts.camera import network_camera
+from page_parts.clients import HOST, Turn, started, take_turn
 
 from zsad_agent.system import lower_priority
 
@@ -59,15 +60,14 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def agent(arguments: argparse.Namespace, bundle: Path, fps: int | None = None) -> Iterator[int]:
-    """An agent with its page, until the end of the block. Gives its process id."""
+def agent(arguments: argparse.Namespace, bundle: Path, source: str) -> Iterator[int]:
+    """An agent with its page, until the end of the block. Gives its process id. `source`: in YAML."""
     with tempfile.TemporaryDirectory() as folder:
         threads = "" if arguments.threads is None else f", threads: {arguments.threads}"
-        pace = "" if fps is None else f", fps: {fps}"
         config = Path(folder, "agent.yaml")
         config.write_text(
             f"device_id: bench\ninference: {{bundle: {bundle.resolve()}{threads}}}\n"
-            f"source: {{source: {arguments.source.resolve()}, loop: true{pace}}}\n"
+            f"source: {{{source}}}\n"
             f"mqtt: {{broker: 'mqtt://127.0.0.1:1'}}\nhttp: {{listen: 'off'}}\n"
             f"web: {{listen: '{HOST}:{arguments.port}'}}\n"
         )
@@ -202,14 +202,16 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here too")
     arguments = parser.parse_args()
     path = executable()
-    with agent(arguments, arguments.bundle) as pid:
+    folder = f"source: {arguments.source.resolve()}, loop: true"
+    with agent(arguments, arguments.bundle, folder) as pid:
         rows = rows_of_turns(take_turns(arguments, pid), arguments.pages, arguments.seconds)
-        if path is not None:
-            rows += rows_of_browser(arguments, path)
     if path is None:
         say("Chromium is not installed: its part is left out")
     else:
-        with agent(arguments, arguments.quick_bundle, arguments.fps), chromium(path, arguments.port) as browser:
+        with network_camera(arguments.source) as url, agent(arguments, arguments.bundle, f"source: '{url}'"):
+            rows += rows_of_browser(arguments, path)
+        paced = f"{folder}, fps: {arguments.fps}"
+        with agent(arguments, arguments.quick_bundle, paced), chromium(path, arguments.port) as browser:
             rows += rows_of_tab(browser.watch(arguments.tab_seconds), arguments.tab_seconds)
     print(table(rows))
     if arguments.json is not None:

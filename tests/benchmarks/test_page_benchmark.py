@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import page as benchmark
-import page_browser
 import pytest
 from mosquitto_broker import free_port
+from page_parts import browser
 
 
 def test_table_and_rows_have_a_number_for_each_part(
@@ -32,7 +32,7 @@ def test_table_and_rows_have_a_number_for_each_part(
         f"frame to picture, {many}, p95",
         "agent's memory after pages",
     ]
-    if page_browser.executable() is not None:
+    if browser.executable() is not None:
         wanted += ["cold load until usable, median", "frame to screen in Chromium, p95"]
         wanted += ["tab: results", "tab: frames", "tab: JavaScript's heap, last third", "tab: memory, last third"]
     assert all(rows[measure]["value"] > 0 for measure in wanted), rows

@@ -28,7 +28,7 @@ def test_a_missing_bundle_is_a_row_with_the_reason(tiny_bundle: Path, tmp_path: 
 
 def test_a_vit_with_random_weights_is_built_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr("speed_contenders.VIT_SIDE", 128)
+    monkeypatch.setattr("speed_parts.contenders.VIT_SIDE", 128)
     monkeypatch.chdir(tmp_path)  # the compiled models are cached in the current folder
     vit = Contender(name="vit", kind="vit", what="test_vit")
     build(vit, tmp_path)

@@ -124,16 +124,17 @@ def test_a_commit_makes_the_camera_inspect_what_was_taught_with_its_own_threshol
         plant.publisher.ask("cam0/threshold", payload(0.9, "t"))
         plant.controls.lessons["cam0"] = {"phase": "offered", "next": ["commit"], "offer": {"product": "bottle"}}
         plant.publisher.ask("cam0/teach", payload({"action": "commit"}, "c"))
-        product, threshold = plant.publisher.state("cam0/product"), plant.publisher.state("cam0/threshold")
+        wait_until(lambda: plant.publisher.state("cam0/threshold")["source"] == "config", 10)
+        product = plant.publisher.state("cam0/product")
         assert (product["value"], product["source"]) == ("bottle", "command")
-        assert threshold["source"] == "config" and threshold["value"] != 0.9
+        assert plant.publisher.state("cam0/threshold")["value"] != 0.9
     again = Plant(plant.folder)
     with again.controller:
         again.controls.lessons["cam0"] = {"phase": "offered", "next": ["commit"], "offer": {"product": "bottle"}}
         assert again.publisher.state("cam0/product")["value"] == "bottle"
         assert again.publisher.state("cam0/threshold")["source"] == "config"
         again.publisher.ask("cam0/teach", payload({"action": "commit", "threshold": 0.43}, "d"))
-        assert again.publisher.state("cam0/threshold")["value"] == 0.43
+        wait_until(lambda: again.publisher.state("cam0/threshold")["value"] == 0.43, 10)
     third = Plant(plant.folder)
     with third.controller:
         assert third.publisher.state("cam0/threshold")["value"] == 0.43

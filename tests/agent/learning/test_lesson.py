@@ -172,6 +172,7 @@ def test_bad_parts_have_scores_and_recall_in_the_offer_and_stay_after_commit(tmp
         assert [picture.name for picture in marked(line.store, "nut", good=False)] == [given, result.id]
         line.learner.begin("cam0", "screw", 6, None)
         assert line.pictures() == []
+        line.learner.cancel("cam0")
         line.learner.begin("cam0", "nut", 6, None)
         assert line.pictures() == [given, result.id]  # so the next threshold is tested with them too
 
@@ -186,10 +187,11 @@ def test_the_state_for_the_topic_is_small_and_the_lesson_has_all(tmp_path: Path)
         assert len(line.pictures(state="left_out")) == 30
 
 
-def test_a_second_start_forgets_the_first_lesson(tmp_path: Path) -> None:
+def test_after_a_restart_the_lesson_after_a_cancelled_one_goes_on(tmp_path: Path) -> None:
     with LearnerLine(tmp_path) as line:
         line.learner.begin("cam0", "nut", 6, None)
         line.pass_by(2)
+        line.learner.cancel("cam0")
         line.learner.begin("cam0", "screw", 6, None)
     with LearnerLine(tmp_path) as line:
         line.learner.wait_idle(10)
