@@ -1,7 +1,7 @@
 from .handshake import Handshake as Handshake
 from .modbus import ModbusServer as ModbusServer
 from .opcua import OpcUaServer as OpcUaServer
-from .plant_map import plant_map as plant_map
+from .printed_map import plant_map as plant_map
 from .registers import WordOrder as WordOrder
 from .signals import INPUTS as INPUTS
 from .signals import OUTPUTS as OUTPUTS

@@ -70,10 +70,10 @@ class VisionSystem:
         )
         signals = await add(top, "Signals")
         for signal in (*INPUTS, *OUTPUTS):
-            name = ua.QualifiedName(signal.name, space)
+            label = ua.QualifiedName(signal.name, space)
             node_id = _id(space, f"{camera}.Signals.{signal.name}")
             value = getattr(Inputs() if signal in INPUTS else self._outputs, signal.field)
-            node = await signals.add_variable(node_id, name, value, TYPES[signal.kind])
+            node = await signals.add_variable(node_id, label, value, TYPES[signal.kind])
             await node.write_attribute(
                 ua.AttributeIds.Description, ua.DataValue(ua.Variant(ua.LocalizedText(signal.text)))
             )
@@ -150,21 +150,21 @@ class VisionSystem:
 
     async def _start_job(self, parent: Any, part_id: int) -> ua.StatusCode | None:
         if not self._outputs.trigger_ready or self._by_method.trigger:
-            return ua.StatusCode(ua.StatusCodes.BadInvalidState)
+            return _status(ua.StatusCodes.BadInvalidState)
         self._by_method = Inputs(trigger=True, part_id=part_id)
         self._send()
         return None
 
     async def _acknowledge(self, parent: Any) -> ua.StatusCode | None:
         if not self._outputs.results_ready:
-            return ua.StatusCode(ua.StatusCodes.BadInvalidState)
+            return _status(ua.StatusCodes.BadInvalidState)
         self._by_method = replace(self._by_method, results_ack=True)
         self._send()
         return None
 
     async def _select(self, parent: Any, recipe: str) -> ua.StatusCode | None:
         if recipe not in self._programs:
-            return ua.StatusCode(ua.StatusCodes.BadNotFound)
+            return _status(ua.StatusCodes.BadNotFound)
         self._by_method = replace(self._by_method, program_select=self._programs.index(recipe) + 1)
         self._send()
         return None
@@ -184,7 +184,11 @@ def _state(outputs: Outputs) -> str:
 
 
 def _id(space: int, text: str) -> ua.NodeId:
-    return ua.NodeId(text, space)
+    return ua.NodeId(ua.String(text), ua.Int16(space))
+
+
+def _status(code: int) -> ua.StatusCode:
+    return ua.StatusCode(ua.UInt32(code))
 
 
 def _print(message: Mapping[str, Any]) -> None:
