@@ -320,6 +320,7 @@ def _assemble(
     if learner is not None:
         services.start(learner)
     recent = RecentResults()
+    plant = _make_plant(config, options.state_dir, stations)
     observer = Observer(
         config=config,
         stations=stations,
@@ -330,9 +331,9 @@ def _assemble(
         learner=learner,
         services=services,
         nonces=Nonces(),
+        plant=None if plant is None else plant.stations,
     )
     web = _make_web(config, options.state_dir, history)
-    plant = _make_plant(config, options.state_dir, stations)
     metrics = Metrics([station.name for station in stations], observer.snapshot)
     pipeline = Pipeline(
         stations=stations,

@@ -19,6 +19,7 @@ from zsad_agent.system import ServiceGroup
 
 if TYPE_CHECKING:  # imported while the model loads
     from zsad_agent.learning import LineLearner
+    from zsad_agent.plant import PlantStations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Observer:
     learner: "LineLearner | None"
     services: ServiceGroup
     nonces: Nonces
+    plant: "PlantStations | None" = None
     agent_version: str = field(default_factory=lambda: version("zsad-agent"))
     started_s: float = field(default_factory=time.monotonic)
 
@@ -77,6 +79,7 @@ class Observer:
                 if (silent_s := station.capture.silent_s) is not None
             },
             live_images_dropped=self.publisher.live_images_dropped,
+            plc_silent_s=None if self.plant is None else self.plant.silent_s,
         )
 
     def _camera(self, station: Station) -> CameraStats:

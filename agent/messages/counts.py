@@ -28,6 +28,7 @@ class AgentSnapshot:
     spool_incident: str | None = None  # what happened to the spool's file a moment ago
     drifting: Collection[str] = ()  # cameras whose only fault is that the scores of their parts have changed
     silent_s: Mapping[str, float] = field(default_factory=dict)  # camera -> seconds without a picture, if unusual
+    plc_silent_s: float | None = None  # since a PLC asked for something, infinite before; None: plant is off
 
 
 class RecentResults:

@@ -11,6 +11,8 @@ WARN: Final = "warn"
 FAIL: Final = "fail"
 DARK: Final = "off"
 PAUSED = "paused"  # the reason of a camera without a fault
+PLANT = ("plant", "modbus", "opcua")  # services that a PLC needs
+PLC_SILENT_S = 5.0
 ON_DISK = ("evidence", "history")  # services that write
 PAGE = "page"  # the service
 CAMERA_ADVICE = "Check its cable, power, lens, light and product. On the device, zsad-agent doctor tests it"
@@ -21,7 +23,7 @@ SILENT_STEPS_S = (0, 1, 2, 5, 10, 30, 60, 300, 1800)  # the text changes with th
 class Light(StrictModel):
     """The state of one part."""
 
-    name: str  # camera NAME, broker, disk, model or page
+    name: str  # camera NAME, broker, disk, model, page or PLC
     state: Literal["ok", "warn", "fail", "off"]
     text: str
     advice: str  # what to do; empty if there is nothing to do
@@ -37,7 +39,7 @@ class HealthState(StrictModel):
 
 
 def health_state(agent: AgentSnapshot, reasons: Sequence[str]) -> HealthState:
-    """A light for each camera, then broker, disk, model and page."""
+    """A light for each camera, then broker, disk, model and page, and PLC if the config has one."""
     return HealthState(ready=not reasons, reasons=tuple(reasons), lights=tuple(_lights(agent)))
 
 
@@ -48,6 +50,7 @@ def _lights(agent: AgentSnapshot) -> list[Light]:
         _disk(agent),
         _model(agent),
         _page(agent),
+        *([] if agent.plc_silent_s is None else [_plc(agent, agent.plc_silent_s)]),
     ]
 
 
@@ -107,3 +110,13 @@ def _page(agent: AgentSnapshot) -> Light:
     if fault is None:
         return Light(name="page", state=OK, text="works", advice="")
     return Light(name="page", state=WARN, text=fault, advice="Set the passwords, or check web in the config")
+
+
+def _plc(agent: AgentSnapshot, silent_s: float) -> Light:
+    faults = "; ".join(agent.service_faults[name] for name in PLANT if name in agent.service_faults)
+    if faults:
+        return Light(name="PLC", state=FAIL, text=faults, advice="Check plant in the config, and what uses its ports")
+    if silent_s > PLC_SILENT_S:
+        advice = "Check that the PLC runs, its program, and the network cable"
+        return Light(name="PLC", state=WARN, text="no PLC asks", advice=advice)
+    return Light(name="PLC", state=OK, text="the PLC asks", advice="")

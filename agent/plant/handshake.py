@@ -64,12 +64,14 @@ class Handshake:
         self._available = False
         self._program_to_set = 0  # 0: none
         self._quiet_until_s = float("inf")
+        self._asked_s = float("-inf")
         self._trigger_id: str | None = None
         self._limit_s = 0.0  # of the present state
 
     def touch(self) -> None:
         """A client asked for something. Only then is it known that its signals have arrived."""
         with self._lock:
+            self._asked_s = self._clock()
             self._quiet_until_s = min(self._quiet_until_s, self._clock() + QUIET_S)
 
     def write(self, door: str, inputs: Inputs) -> None:
@@ -125,6 +127,12 @@ class Handshake:
             elif self._state is _State.START and now_s > self._quiet_until_s:
                 self._state = _State.RELEASE
             self._release()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since a client asked for something; infinite before the first."""
+        with self._lock:
+            return self._clock() - self._asked_s
 
     @property
     def program_to_set(self) -> int:

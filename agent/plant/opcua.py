@@ -152,6 +152,9 @@ class OpcUaServer(Service):
                     port,
                 )
                 self._fault = None
+            elif message.get("clients"):
+                for machine in self._machines:
+                    machine.touch()
             else:
                 machine = self._machines[message["camera"]]
                 machine.touch()

@@ -4,7 +4,7 @@ The nodes follow OPC 40100-1 (Machine Vision): a vision system for each camera, 
 jobs, the last result and the recipes. The signals of the handshake are beside them. May import only `signals`.
 
 stdin: first the options, then `{"camera": 0, "outputs": {...}}`. stdout: `{"listening": true}`, then
-`{"camera": 0, "inputs": {...}}`. The process ends when stdin ends.
+`{"camera": 0, "inputs": {...}}`, and `{"clients": true}` regularly while there are some. The process ends with stdin.
 """
 
 import asyncio
@@ -265,6 +265,8 @@ async def _run(options: Mapping[str, Any], lines: asyncio.StreamReader) -> None:
                 were_there = are_there
                 for system in systems:
                     (system.greet if are_there else system.forget_clients)()
+            if are_there:
+                _print({"clients": True})
 
     async with server:
         _print({"listening": True})

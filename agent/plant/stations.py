@@ -1,6 +1,7 @@
 """The handshakes of all cameras that a PLC triggers, joined to the pipeline and to the product of each camera."""
 
 import logging
+import math
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -71,6 +72,11 @@ class PlantStations(Service):
     def machines(self) -> dict[str, Handshake]:
         """By the camera's name."""
         return self._machines
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since a PLC asked for something; infinite before the first time."""
+        return min((machine.silent_s for machine in self._machines.values()), default=math.inf)
 
     def accept(self, result: Result, heatmap: bytes | None) -> None:
         """Gives a stored result to the handshake of its camera."""

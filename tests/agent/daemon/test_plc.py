@@ -8,6 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
@@ -182,3 +183,18 @@ def test_a_plant_without_a_triggered_camera_is_a_fault_of_the_config(
     with agent:
         assert agent.wait() == 2
         assert "plant: a PLC triggers cameras with trigger: mqtt, and there is none" in agent.output
+
+
+def test_the_page_has_a_light_for_the_plc(start: Callable[..., AgentProcess], port: int) -> None:
+    page = free_port()
+
+    def light() -> dict[str, str]:
+        with urlopen(f"http://127.0.0.1:{page}/api/v1/health", timeout=30) as answer:
+            lights = json.loads(answer.read())["lights"]
+        return next(light for light in lights if light["name"] == "PLC")
+
+    with start(more=f"web: {{listen: '127.0.0.1:{page}'}}\n") as agent, ModbusPlc(port) as plc:
+        agent.wait_for_output("page at", 60)
+        assert (light()["state"], light()["text"]) == ("warn", "no PLC asks")
+        plc.connect()
+        assert (light()["state"], light()["text"]) == ("ok", "the PLC asks")

@@ -84,3 +84,11 @@ def test_fault_of_a_part_of_a_camera() -> None:
     status = CameraStatus("cam0", lambda *_: None)
     status.fault(INFERENCE, "NaN")
     assert (status.fault_of(INFERENCE), status.fault_of("camera")) == ("NaN", None)
+
+
+def test_a_plc_has_its_light_only_if_the_config_has_one() -> None:
+    assert "PLC" not in lit(WELL)
+    assert lit(replace(WELL, plc_silent_s=0.2))["PLC"] == ("ok", "the PLC asks")
+    assert lit(replace(WELL, plc_silent_s=float("inf")))["PLC"] == ("warn", "no PLC asks")
+    broken = replace(WELL, plc_silent_s=0.2, service_faults={"modbus": "the port is taken"})
+    assert lit(broken)["PLC"] == ("fail", "the port is taken")
