@@ -149,6 +149,11 @@ class Publisher(Service):
         return self.state is BrokerState.CONNECTED
 
     @property
+    def config(self) -> MqttConfig:
+        """How the broker is reached."""
+        return self._config
+
+    @property
     def published(self) -> Published:
         """Where this agent publishes. Its instance is random and tells agents with the same device id apart."""
         elsewhere = tuple(sorted(self._elsewhere))
