@@ -38,6 +38,7 @@ DROP_SHOWN_S = 60.0  # a drop is a fault for this long
 ANSWER_S = 10.0  # longest wait for the broker's answer to the connection
 GOODBYE_S = 0.4  # longest wait for the acknowledgement of the last message
 POLL_S = 1.0
+STEADY_AFTER_S = 10.0  # a connection that lasts so long is not one of a row that fail
 MOST_BYTES = 1000  # of the file
 RECONNECT_S = (1.0, 30.0)  # shortest and longest pause
 
@@ -203,7 +204,7 @@ class SparkplugPublisher(Service):
                 self._live, self._sent = True, dict(self._newest)
         if was_lost is not None:
             logger.info("sparkplug: the broker is back")
-        births_due, next_facts_s = True, 0.0
+        births_due, next_facts_s, steady_at_s = True, 0.0, time.monotonic() + STEADY_AFTER_S
         while not self._stop.is_set():
             if births_due and not link.backed_up:
                 self._publish_births(link, bd_seq)
@@ -213,7 +214,8 @@ class SparkplugPublisher(Service):
                 self._publish_changed_facts(link)
                 next_facts_s = time.monotonic() + FACTS_S
             births_due |= self._poll(link, POLL_S)
-            self._backoff.reset()
+            if time.monotonic() > steady_at_s:
+                self._backoff.reset()
         self._say_goodbye(link, bd_seq)
 
     def _poll(self, link: BrokerConnection, timeout_s: float) -> bool:

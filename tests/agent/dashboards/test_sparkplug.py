@@ -162,6 +162,25 @@ def test_the_queue_is_bounded(mosquitto: BrokerFactory, tmp_path: Path) -> None:
         assert host.of("DDATA")[-1].values["Counters/Anomalous"] == 1500
 
 
+def test_a_broker_that_hangs_delays_no_result(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+    """The queue fills, and what is too much is dropped; what was sent has no gap."""
+    broker = mosquitto()
+    with SparkplugHost(broker.port) as host, make_sparkplug(broker.url, tmp_path) as sparkplug:
+        host.wait_for(lambda: len(host.of("DBIRTH")) == 2)
+        broker.freeze()
+        part = make_result(1, product="x" * 5000)
+        for _ in range(100_000):
+            sparkplug.accept(part, None)
+            if sparkplug.fault is not None:
+                break
+        assert str(sparkplug.fault).startswith("sparkplug: ") and "results were not sent" in str(sparkplug.fault)
+        broker.thaw()
+        sparkplug.accept(make_result(2), None)
+        host.wait_for(lambda: host.messages[-1].values.get("Result Id") == "line3-b1-2")
+    seqs = [one.payload.seq for one in host.messages if one.payload.HasField("seq")]
+    assert seqs == [number % 256 for number in range(len(seqs))]
+
+
 def test_bd_seq_counts_from_0_to_255_over_restarts(mosquitto: BrokerFactory, tmp_path: Path) -> None:
     broker = mosquitto()
     file = tmp_path / "sparkplug.json"
