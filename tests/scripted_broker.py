@@ -167,7 +167,7 @@ class ScriptedBroker:
         topic, rest = body[2 : 2 + length].decode(), body[2 + length :]
         qos = head >> 1 & 3
         mid, rest = (rest[:2], rest[2:]) if qos else (b"", rest)
-        payload = rest[1:] if is_mqtt5 else rest
+        payload = rest[1 + rest[0] :] if is_mqtt5 else rest  # properties: below 128 bytes
         self.heads.append(head)
         self.asked.append((topic, payload))
         if self.cut_above is not None and len(payload) > self.cut_above:

@@ -11,7 +11,7 @@ from zsad_agent.config.camera import CameraConfig, DecisionConfig, SourceConfig,
 from zsad_agent.config.device_id import default_device_id
 from zsad_agent.config.mqtt import ControlConfig, MqttConfig
 from zsad_agent.config.paths import SHIPPED_BUNDLE, SHIPPED_BUNDLES, default_cache_dir
-from zsad_agent.config.plant import HomeAssistantConfig, PlantConfig
+from zsad_agent.config.plant import HomeAssistantConfig, PlantConfig, SparkplugConfig
 from zsad_agent.config.web import HistoryConfig, OffInYaml, WebConfig
 from zsad_core.bundle import GENERIC_PRODUCT
 from zsad_core.config import StrictModel
@@ -116,6 +116,7 @@ class AgentConfig(StrictModel):
     history: HistoryConfig = HistoryConfig()
     plant: PlantConfig = PlantConfig()
     home_assistant: HomeAssistantConfig = HomeAssistantConfig()
+    sparkplug: SparkplugConfig = SparkplugConfig()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"  # json: one object per line
 

@@ -49,6 +49,13 @@ class PlantConfig(StrictModel):
         return self.modbus.on or self.opcua.on
 
 
+class SparkplugConfig(StrictModel):
+    """The agent publishes Sparkplug B, over a connection of its own to the broker of `mqtt`."""
+
+    enabled: bool = False
+    group: Annotated[str, Field(pattern=r"^[A-Za-z0-9 _.-]{1,128}$")] = "zsad"  # Sparkplug's group id
+
+
 class HomeAssistantConfig(StrictModel):
     """The agent announces itself to Home Assistant, over the broker of `mqtt`."""
 

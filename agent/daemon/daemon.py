@@ -35,6 +35,7 @@ from zsad_agent.daemon.startup import (
     RecordedFirst,
     compile_bundle,
     load_in_thread,
+    make_sparkplug,
     make_spool,
     mark_in_history,
     start_evidence,
@@ -73,6 +74,7 @@ from zsad_core.errors import ZsadError
 if TYPE_CHECKING:
     from zsad_agent.daemon.plant import Plant
     from zsad_agent.daemon.web import Web
+    from zsad_agent.dashboards import SparkplugPublisher
     from zsad_agent.history import HistoryStore
 
 logger = logging.getLogger(__name__)
@@ -234,6 +236,8 @@ def _start_servers(
         assert controller is not None
         for service in agent.plant.services(controller):
             services.start(service)
+    if agent.sparkplug is not None:
+        services.start(agent.sparkplug)
     if agent.web is not None:
         assert controller is not None
         for service in agent.web.services(agent.observer, health, controller):
@@ -284,6 +288,7 @@ class _Agent:
     maker: ProfileMaker
     web: "Web | None"  # None: it is off
     plant: "Plant | None"  # None: it is off
+    sparkplug: "SparkplugPublisher | None"  # None: it is off
 
 
 def _assemble(
@@ -334,6 +339,7 @@ def _assemble(
         plant=None if plant is None else plant.stations,
     )
     web = _make_web(config, options.state_dir, history)
+    sparkplug = make_sparkplug(config, options.state_dir, publisher, observer.snapshot)
     metrics = Metrics([station.name for station in stations], observer.snapshot)
     pipeline = Pipeline(
         stations=stations,
@@ -341,6 +347,7 @@ def _assemble(
         store=publisher if history is None else RecordedFirst(history, publisher),
         sinks=[
             *((plant.stations,) if plant is not None else ()),
+            *((sparkplug,) if sparkplug is not None else ()),
             metrics,
             recent,
             *(web.sinks if web is not None else ()),
@@ -363,6 +370,7 @@ def _assemble(
         maker=services.start(ProfileMaker(models)),
         web=web,
         plant=plant,
+        sparkplug=sparkplug,
     )
 
 

@@ -14,7 +14,7 @@ from zsad_agent.config import EMBEDDED_BROKER, AgentConfig
 from zsad_agent.daemon.supervision import SUPERVISE_S
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import ResultStore, prepare_products, product_of
-from zsad_agent.messages import Published, Result
+from zsad_agent.messages import AgentSnapshot, Published, Result
 from zsad_agent.model import BundleStore, Started
 from zsad_agent.mqtt import EmbeddedBroker, Publisher
 from zsad_agent.spool import Spool
@@ -24,6 +24,7 @@ from zsad_core.bundle import Bundle
 from zsad_core.errors import HistoryError, SpoolError
 
 if TYPE_CHECKING:
+    from zsad_agent.dashboards import SparkplugPublisher
     from zsad_agent.history import HistoryStore
 
 SLOW_S = 10.0  # for one picture; the unit's WatchdogSec is 30
@@ -104,6 +105,24 @@ def start_publisher(
     )
     publisher.await_first_attempt(stop)
     return publisher
+
+
+def make_sparkplug(
+    config: AgentConfig, state_dir: Path, publisher: Publisher, snapshot: Callable[[], AgentSnapshot]
+) -> "SparkplugPublisher | None":
+    """Publishes Sparkplug B; not started yet. None: it is off."""
+    if not config.sparkplug.enabled:
+        return None
+    from zsad_agent.dashboards import SparkplugPublisher  # what is off costs nothing
+
+    return SparkplugPublisher(
+        publisher.config,
+        snapshot,
+        group=config.sparkplug.group,
+        device_id=config.device_id,
+        cameras=[camera.name for camera in config.every_camera],
+        state_file=state_dir / "sparkplug.json",
+    )
 
 
 def mark_in_history(history: "HistoryStore | None", result_id: str, good: bool) -> None:

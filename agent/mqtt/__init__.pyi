@@ -5,6 +5,8 @@ from .connection import LinkDownError as LinkDownError
 from .connection import LinkSilentError as LinkSilentError
 from .connection import LinkVersionError as LinkVersionError
 from .connection import ProtocolChoice as ProtocolChoice
+from .connection import Will as Will
+from .connection import broker_address as broker_address
 from .credentials import faulty_key as faulty_key
 from .credentials import make_context as make_context
 from .credentials import password_key as password_key

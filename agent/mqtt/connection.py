@@ -37,7 +37,8 @@ CONNECT_TIMEOUT_S = 5.0
 MISC_EVERY_S = 1.0  # interval of the keepalive check
 MAX_INCOMING_BYTES = 131_072  # per packet; an MQTT 5 broker sends no larger one
 CHUNK_BYTES = 65_536  # read at once
-OVERHEAD_BYTES = 16  # of a PUBLISH without topic and payload, at most
+OVERHEAD_BYTES = 16  # of a PUBLISH without topic, properties and payload, at most
+RESULT_ID = "result_id"
 
 
 class LinkDownError(Exception):
@@ -73,12 +74,36 @@ class LinkTakenOverError(LinkDownError):
     """Another client with the same client id has connected, so the broker has ended this connection (MQTT 5)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a message says about itself, as properties of MQTT 5."""
+
+    media_type: str
+    result_id: str | None = None  # user property `result_id`: the result that a picture belongs to
+
+    @property
+    def bytes(self) -> int:
+        """Size of the properties."""
+        of_result = 0 if self.result_id is None else 5 + len(RESULT_ID) + len(self.result_id.encode())
+        return 3 + len(self.media_type) + of_result
+
+    def as_properties(self) -> Properties:
+        properties = Properties(PacketTypes.PUBLISH)
+        properties.ContentType = self.media_type
+        if self.result_id is not None:
+            properties.UserProperty = (RESULT_ID, self.result_id)
+        return properties
+
+
+JSON = Content("application/json")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Will:
     """What the broker publishes when the connection ends without DISCONNECT."""
 
     topic: str
-    payload: str
+    payload: str | bytes
     qos: int = 1
     retain: bool = True
 
@@ -245,13 +270,17 @@ class BrokerConnection:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise LinkDownError(reason) from error
 
-    def publish(self, topic: str, payload: str | bytes, *, qos: int, retain: bool = False) -> int:
+    def publish(
+        self, topic: str, payload: str | bytes, *, qos: int, retain: bool = False, content: Content | None = None
+    ) -> int:
         """Queues a message and returns its message id; the answer to a QoS 1 message has the same id.
 
-        Without QoS 1 at the broker a message counts as answered when the network has it.
+        Without QoS 1 at the broker a message counts as answered when the network has it. MQTT 3.1.1 has no place for
+        `content`.
         """
-        retain = retain and self.retains
-        return self._client.publish(topic, payload, qos=min(qos, self.max_qos), retain=retain).mid
+        properties = content.as_properties() if content is not None and self._is_mqtt5 else None
+        qos, retain = min(qos, self.max_qos), retain and self.retains
+        return self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties).mid
 
     def subscribe(self, topic: str, *, retained: bool = False) -> int:
         """Subscribes to a topic, QoS 1. Returns the message id of the answer.

@@ -2,8 +2,17 @@
 
 import threading
 from collections import deque
+from dataclasses import dataclass
 
 MAX_PICTURE_BYTES = 8_000_000  # pictures that wait for the network
+
+
+@dataclass(frozen=True, slots=True)
+class LivePicture:
+    topic: str
+    jpeg: bytes
+    result_id: str | None = None  # of its result, in messages
+    entry_id: int = 0  # of its result, in the spool; 0: it belongs to none
 
 
 class LivePictures:
@@ -12,7 +21,7 @@ class LivePictures:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._connected = False
-        self._waiting: deque[tuple[int, str, bytes]] = deque()  # id of its result, topic, JPEG
+        self._waiting: deque[LivePicture] = deque()
         self._bytes = 0
         self.dropped = 0  # no connection, a network slower than the camera, or too large for the broker
 
@@ -20,8 +29,8 @@ class LivePictures:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def offer(self, entry_id: int, topic: str, jpeg: bytes) -> bool:
-        """Queues the picture of a result (id 0: of none). Drops the oldest when too many bytes wait.
+    def offer(self, picture: LivePicture) -> bool:
+        """Queues a picture. Drops the oldest when too many bytes wait.
 
         Returns False if there is no connection.
         """
@@ -29,17 +38,17 @@ class LivePictures:
             if not self._connected:
                 self.dropped += 1
                 return False
-            self._waiting.append((entry_id, topic, jpeg))
-            self._bytes += len(jpeg)
+            self._waiting.append(picture)
+            self._bytes += len(picture.jpeg)
             while self._bytes > MAX_PICTURE_BYTES and len(self._waiting) > 1:  # one alone may be larger
                 self._pop()
                 self.dropped += 1
             return True
 
-    def take(self, up_to_id: int) -> tuple[str, bytes] | None:
-        """Topic and JPEG of the oldest picture, if its result has been sent: its id is at most `up_to_id`."""
+    def take(self, up_to_id: int) -> LivePicture | None:
+        """The oldest picture, if its result has been sent: its `entry_id` is at most `up_to_id`."""
         with self._lock:
-            return self._pop() if self._waiting and self._waiting[0][0] <= up_to_id else None
+            return self._pop() if self._waiting and self._waiting[0].entry_id <= up_to_id else None
 
     def left_out(self) -> None:
         """Counts a taken picture as dropped, because it was not sent."""
@@ -55,10 +64,10 @@ class LivePictures:
                 self._waiting.clear()
                 self._bytes = 0
 
-    def _pop(self) -> tuple[str, bytes]:
-        _, topic, jpeg = self._waiting.popleft()
-        self._bytes -= len(jpeg)
-        return topic, jpeg
+    def _pop(self) -> LivePicture:
+        picture = self._waiting.popleft()
+        self._bytes -= len(picture.jpeg)
+        return picture
 
 
 class RetainedStatuses:

@@ -24,7 +24,7 @@ from zsad_agent.mqtt.connection import (
     broker_address,
 )
 from zsad_agent.mqtt.credentials import make_context, read_password, warn_of_open_file
-from zsad_agent.mqtt.live_messages import RetainedStatuses
+from zsad_agent.mqtt.live_messages import LivePicture, RetainedStatuses
 from zsad_agent.mqtt.session import GOODBYE_S, AckPatience, SendState, Session
 from zsad_agent.mqtt.subscriptions import Handler, OwnTopics
 from zsad_agent.spool import CHECK_PLACE_S, Accepted, Cause, Outbox, Spool
@@ -149,6 +149,11 @@ class Publisher(Service):
         return self.state is BrokerState.CONNECTED
 
     @property
+    def config(self) -> MqttConfig:
+        """How the broker is reached."""
+        return self._config
+
+    @property
     def published(self) -> Published:
         """Where this agent publishes. Its instance is random and tells agents with the same device id apart."""
         elsewhere = tuple(sorted(self._elsewhere))
@@ -222,7 +227,9 @@ class Publisher(Service):
         )
         for entry_id, (result, heatmap) in zip(entry_ids, results, strict=True):
             if heatmap is not None:
-                self._state.pictures.offer(entry_id, self._topics.heatmap(result.camera), heatmap)
+                self._state.pictures.offer(
+                    LivePicture(self._topics.heatmap(result.camera), heatmap, result.id, entry_id)
+                )
         self._wake()
 
     def set_camera_status(self, camera: str, status: dict[str, Any]) -> None:
@@ -255,7 +262,7 @@ class Publisher(Service):
 
     def send_picture(self, topic_suffix: str, jpeg: bytes) -> bool:
         """Publishes a picture without a result, QoS 0, over the present connection; False without a connection."""
-        taken = self._state.snapshots.offer(0, self._topics.below(topic_suffix), jpeg)
+        taken = self._state.snapshots.offer(LivePicture(self._topics.below(topic_suffix), jpeg))
         self._wake()
         return taken
 

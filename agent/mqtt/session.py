@@ -12,8 +12,10 @@ from functools import partial
 from zsad_agent.messages import OFFLINE, Topics, mark_replayed
 from zsad_agent.mqtt.broker_health import BrokerHealth
 from zsad_agent.mqtt.connection import (
+    JSON,
     OVERHEAD_BYTES,
     BrokerConnection,
+    Content,
     LinkCutError,
     LinkDownError,
     LinkSilentError,
@@ -32,6 +34,7 @@ HOLD_MIN_S, HOLD_MAX_S = 1.0, 30.0  # back-off before something that the broker 
 RESULTS, EVIDENCE = "results", "evidence pictures"  # can be refused, as statuses and subscriptions
 STEADY_AFTER_S = 10.0  # an acknowledgement over a connection that lasted so long shows that the connection is useful
 MOST_PATIENCE = 8  # times the first limit
+JPEG = "image/jpeg"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,10 +94,7 @@ class _Sent:
     number: int  # see `SizeLimits`
     topic: str
     payload: str | bytes
-
-    @property
-    def size(self) -> int:
-        return packet_bytes(self.topic, self.payload)
+    size: int  # bytes of the packet, at most
 
 
 class _Hold:
@@ -220,7 +220,7 @@ class Session:
 
     def _send_statuses(self) -> None:
         for topic, payload in self._state.statuses.take_due(self._free()):
-            self._publish(topic, payload, retain=True)
+            self._publish(topic, payload, retain=True, content=JSON if payload.startswith(b"{") else None)
             self._state.own.sent(topic)
 
     def _send(self) -> None:
@@ -245,10 +245,10 @@ class Session:
         picture = self._state.outbox.take_picture()
         if picture is None:
             return
-        topic = self._topics.evidence(picture.camera, picture.result_id)
-        if self._state.sizes.too_large(packet_bytes(topic, picture.jpeg)):  # counted as given up, not a fault
+        topic, content = self._topics.evidence(picture.camera, picture.result_id), Content(JPEG, picture.result_id)
+        if self._state.sizes.too_large(packet_bytes(topic, picture.jpeg, content)):  # counted as given up, not a fault
             self._state.outbox.refuse_picture(picture.id)
-        elif (mid := self._publish(topic, picture.jpeg)) is not None:
+        elif (mid := self._publish(topic, picture.jpeg, content=content)) is not None:
             self._evidence[mid] = picture.id
 
     def _room(self) -> int:
@@ -263,32 +263,38 @@ class Session:
         """Sends each picture after its result, only as fast as the network, so that paho queues nothing."""
         for pictures in (self._state.pictures, self._state.snapshots):
             while not self._link.backed_up and (picture := pictures.take(self._sent_up_to)) is not None:
-                topic, jpeg = picture
-                size = packet_bytes(topic, jpeg)
+                content = Content(JPEG, picture.result_id)
+                size = packet_bytes(picture.topic, picture.jpeg, content)
                 if self._state.sizes.picture_fits(size):
                     self._state.sizes.sent(size, picture=True)
-                    self._link.publish(topic, jpeg, qos=0)
+                    self._link.publish(picture.topic, picture.jpeg, qos=0, content=content)
                 else:
                     pictures.left_out()
                 self._state.on_settled()
 
     def _publish(
-        self, topic: str, payload: str | bytes, *, retain: bool = False, entry_id: int | None = None
+        self,
+        topic: str,
+        payload: str | bytes,
+        *,
+        retain: bool = False,
+        entry_id: int | None = None,
+        content: Content | None = JSON,
     ) -> int | None:
         """Returns the message id; None if the message exceeds the broker's stated limit."""
-        size = packet_bytes(topic, payload)
+        size = packet_bytes(topic, payload, content)
         if self._state.sizes.too_large(size):
             if entry_id is not None and size < SUSPECT_BYTES:  # else all results would be given up
                 limit = self._link.max_packet_bytes
                 self._hold_results(f"it accepts {limit} bytes in a packet, too few. Raise its limit (max_packet_size)")
             elif entry_id is not None:
-                self._give_up(entry_id, topic, payload)
+                self._give_up(entry_id, payload, size)
             else:
                 self._state.health.complain(topic, f"refuses {topic}: {size} bytes exceed its limit")
             return None
-        mid = self._link.publish(topic, payload, qos=1, retain=retain)
+        mid = self._link.publish(topic, payload, qos=1, retain=retain, content=content)
         number = self._state.sizes.sent(size)
-        self._in_flight[mid] = _Sent(entry_id, time.monotonic(), number, topic, payload)
+        self._in_flight[mid] = _Sent(entry_id, time.monotonic(), number, topic, payload, size)
         return mid
 
     def _subscribe_to_own(self) -> None:
@@ -376,14 +382,14 @@ class Session:
         sizes = {entry_id: sent.size for entry_id, sent in results.items()}
         hopeless = self._state.sizes.cut(sizes, answered=self._answered, said_too_large=error.too_large)
         if hopeless is not None:
-            self._give_up(hopeless, results[hopeless].topic, results[hopeless].payload)
+            self._give_up(hopeless, results[hopeless].payload, results[hopeless].size)
 
-    def _give_up(self, entry_id: int, topic: str, payload: str | bytes) -> None:
+    def _give_up(self, entry_id: int, payload: str | bytes, size: int) -> None:
         """Drops a result that the broker will never accept, so that it does not block the others."""
         self._state.outbox.refuse(entry_id)
         self._state.on_settled()
         said = "result %s is given up: the message is too large for the broker (%d bytes)"
-        logger.error(said, json.loads(payload)["id"], packet_bytes(topic, payload))
+        logger.error(said, json.loads(payload)["id"], size)
 
     def _leave_if_silent(self) -> None:
         """Ends the connection if the oldest message waits too long; brokers acknowledge in the order of the messages.
@@ -404,7 +410,7 @@ class Session:
         end_s = time.monotonic() + GOODBYE_S
         if not self._await_answers(end_s, on_their_way=self._link.receive_maximum - 1):
             return
-        self._publish(self._topics.available, OFFLINE, retain=True)
+        self._publish(self._topics.available, OFFLINE, retain=True, content=None)
         if self._await_answers(end_s, on_their_way=0):
             self._link.say_goodbye()
 
@@ -418,6 +424,6 @@ class Session:
         return True
 
 
-def packet_bytes(topic: str, payload: str | bytes) -> int:
+def packet_bytes(topic: str, payload: str | bytes, content: Content | None = None) -> int:
     """Size of the MQTT packet, at most."""
-    return len(topic.encode()) + len(payload) + OVERHEAD_BYTES
+    return len(topic.encode()) + len(payload) + OVERHEAD_BYTES + (content.bytes if content is not None else 0)

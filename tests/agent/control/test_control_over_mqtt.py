@@ -54,6 +54,7 @@ def test_commands_are_carried_out_once_and_their_retained_states_survive_a_resta
         ):
             answer(listener, "reload", None)
             wait_until(lambda: publisher.connected)
+            wait_until(lambda start=start: broker.log.count("zsad/line3/cam0/threshold/set (QoS 1)") == start)
             if start == 1:
                 replayed = command(0.25, "first")
                 listener.publish("zsad/line3/cam0/threshold/set", replayed)
