@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_process import AgentProcess
+from agent_process import AgentProcess, write_line_video
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import MqttListener, wait_until
 from node_red_process import NodeRed, install_node_red
-from plain_pictures import textured
 
 FLOWS = Path(__file__).parents[3] / "docs/dashboards"
 
@@ -30,3 +29,57 @@ def test_flows_are_wired_to_nodes_that_exist(file: Path) -> None:
     assert {node["z"] for node in flows if "z" in node} == {node["id"] for node in flows if node["type"] == "tab"}
 
 
+def at_port(flows: list[dict[str, Any]], port: int) -> list[dict[str, Any]]:
+    """The flows with another port of the broker, and nothing else."""
+    (broker,) = [node for node in flows if node["type"] == "mqtt-broker"]
+    broker["port"] = str(port)
+    return flows
+
+
+@pytest.mark.chaos
+def test_a_real_node_red_shows_the_last_verdict_the_scores_and_the_rejects(
+    tmp_path: Path, tiny_bundle: Path, mosquitto: Callable[..., MosquittoBroker]
+) -> None:
+    """Fetches Node-RED."""
+    installed = install_node_red(tmp_path / "installed")
+    broker = mosquitto()
+    video = write_line_video(tmp_path / "line.avi", 20)
+    settings = f"mqtt:\n  broker: {broker.url}\nsource: {{source: {video}, loop: true, fps: 5}}\n"
+
+    with NodeRed(installed, tmp_path / "red", at_port(read_flows("node-red.json"), broker.port)) as red:
+
+        def state() -> dict[str, Any]:
+            found: dict[str, Any] = json.loads(red.get("/zsad/state"))
+            return found
+
+        wait_until(lambda: "Connected to broker" in red.log, 60)
+        assert state() == {"devices": {}, "cameras": {}, "rejects": []} and "No result yet" in red.get("/zsad")
+        with MqttListener(broker.port) as listener:
+            with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
+                listener.wait_for(lambda: len(listener.results()) >= 12, 120)
+                wait_until(lambda: state()["devices"] == {"line3": "online"}, 30)
+                assert agent.terminate()[0] == 0
+            results = listener.results()
+            again = json.dumps(results[0]).encode()
+            listener.publish("zsad/line3/cam0/result", again)
+            wait_until(lambda: state()["devices"] == {"line3": "offline"}, 30)
+            other = {**results[-1], "id": "other", "camera": "side", "product": "<b>nut</b>"}
+            listener.publish("zsad/line3/side/result", json.dumps(other).encode())
+            wait_until(lambda: "line3/side" in state()["cameras"], 30)
+
+        shown = state()
+        camera = shown["cameras"]["line3/cam0"]
+        assert camera["last"] == results[-1]
+        assert camera["scores"] == [result["anomaly_score"] for result in results]  # the double is not among them
+        verdicts = [result["verdict"] for result in results]
+        assert {name: camera[name] for name in ("ok", "anomalous", "unknown")} == {
+            name: verdicts.count(name) for name in ("ok", "anomalous", "unknown")
+        }
+        rejected = [result["id"] for result in results if result["verdict"] != "ok"]
+        assert [result["id"] for result in shown["rejects"] if result["camera"] == "cam0"] == rejected[::-1]
+        assert 0 < len(rejected) < len(results)
+        page = red.get("/zsad").replace("&#x2F;", "/")
+        assert f"line3/cam0: {results[-1]['verdict']}" in page and "Device offline" in page
+        assert rejected[0] in page and "&lt;b&gt;nut" in page and "<b>nut" not in page
+        points = page.split('polyline points="')[1].split('"')[0].split()
+        assert len(points) == len([score for score in camera["scores"] if score is not None])
