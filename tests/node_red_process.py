@@ -66,7 +66,7 @@ class NodeRed:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def get(self, path: str) -> str:
-        """The body of an answer of the flows."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=30) as answer:
+    def get(self, path: str, body: bytes | None = None) -> str:
+        """The body of an answer of the flows; with a `body` the request is a POST."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", body, timeout=30) as answer:
             return answer.read().decode()  # type: ignore[no-any-return]
