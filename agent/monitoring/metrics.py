@@ -18,6 +18,7 @@ from zsad_core.types import Verdict
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SCORE_BUCKETS = tuple(step / 20 for step in range(1, 21))
 BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 Kind = Literal["counter", "gauge"]
@@ -35,11 +36,13 @@ class Metrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._results = Counter("zsad_results", "Results by verdict.", ["camera", "verdict"], registry=self._registry)
         histogram = partial(Histogram, labelnames=["camera"], buckets=BUCKETS_S, registry=self._registry)
+        self._score = histogram("zsad_anomaly_score", "Scores of judged pictures, 0 to 1.", buckets=SCORE_BUCKETS)
         self._latency_s = histogram(
             "zsad_capture_to_result_seconds", "Time from the capture of a picture to its result."
         )
         self._inference_s = histogram("zsad_inference_seconds", "The model's time for a picture.")
         for camera in cameras:
+            self._score.labels(camera)
             self._latency_s.labels(camera)
             self._inference_s.labels(camera)
             for verdict in Verdict:
@@ -51,6 +54,8 @@ class Metrics:
         """Counts the result."""
         latency_ms = result.latency_ms
         self._results.labels(result.camera, result.verdict.value).inc()
+        if result.anomaly_score is not None:
+            self._score.labels(result.camera).observe(result.anomaly_score)
         if latency_ms.capture_to_result is not None:
             self._latency_s.labels(result.camera).observe(latency_ms.capture_to_result / 1000)
         if latency_ms.inference is not None:

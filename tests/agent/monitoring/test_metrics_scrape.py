@@ -38,8 +38,8 @@ def test_every_count_is_there_from_the_start() -> None:
             for verdict in ("ok", "anomalous", "unknown")
         },
         **{
-            f'zsad_{name}_seconds_{part}{{camera="{camera}"}}': 0
-            for name in ("capture_to_result", "inference")
+            f'zsad_{name}_{part}{{camera="{camera}"}}': 0
+            for name in ("anomaly_score", "capture_to_result_seconds", "inference_seconds")
             for part in ("count", "sum")
             for camera in ("cam0", "cam1")
         },
@@ -82,6 +82,9 @@ def test_results_are_counted_by_camera_and_verdict_with_their_latency() -> None:
     assert found['zsad_capture_to_result_seconds_sum{camera="cam0"}'] == pytest.approx(0.3412)
     assert found['zsad_capture_to_result_seconds_bucket{camera="cam0",le="0.05"}'] == 1
     assert found['zsad_inference_seconds_bucket{camera="cam0",le="0.5"}'] == 2
+    assert found['zsad_anomaly_score_bucket{camera="cam0",le="0.5"}'] == 1
+    assert found['zsad_anomaly_score_count{camera="cam0"}'] == 2
+    assert 'zsad_anomaly_score_count{camera="new"}' not in found  # an unknown part has no score
 
 
 def test_agent_without_evidence_has_no_metrics_of_it() -> None:
