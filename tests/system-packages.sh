@@ -3,7 +3,7 @@
 # Otherwise it names the missing packages and the tests that are skipped. With CI=true a missing package is a failure.
 set -euo pipefail
 
-declare -A package_of=([mosquitto]=mosquitto [systemd-analyze]=systemd [shellcheck]=shellcheck [gcc]=build-essential [node]=nodejs [chromium]=chromium [curl]=curl)
+declare -A package_of=([mosquitto]=mosquitto [systemd-analyze]=systemd [shellcheck]=shellcheck [gcc]=build-essential [node]=nodejs [chromium]=chromium [curl]=curl [arv-tool-0.8]=aravis-tools-cli)
 declare -A tests_of=(
     [mosquitto]="all tests with a real broker"
     [systemd-analyze]="the unit's syntax and hardening"
@@ -12,11 +12,12 @@ declare -A tests_of=(
     [node]="the logic of the page"
     [chromium]="the page in a real browser"
     [curl]="the commands of docs/integrator.md"
+    [arv-tool-0.8]="GenICam cameras (its library is used)"
 )
 
 missing() {
     local command
-    for command in mosquitto systemd-analyze shellcheck gcc node chromium curl; do
+    for command in mosquitto systemd-analyze shellcheck gcc node chromium curl arv-tool-0.8; do
         command -v "$command" >/dev/null || echo "$command"
     done
 }

@@ -1,7 +1,8 @@
 /* A V4L2 camera without a kernel: preloaded, it answers the ioctls of a plain file that is opened as the device.
 
 It delivers the files 0.jpg, 1.jpg, … of the folder FAKE_V4L2_PICTURES as FAKE_V4L2_WIDTH x FAKE_V4L2_HEIGHT motion JPEG,
-or as Y16 if FAKE_V4L2_Y16 is set, then is gone (ENODEV). Its buffers lie in that file, and keep what a longer picture left behind, as a driver's do. */
+or as Y16 if FAKE_V4L2_Y16 is set, then is gone (ENODEV). It has the controls exposure and gain, if FAKE_V4L2_LOG is
+set: the name of a file that gets a line for each control that is set and each format that is requested. Its buffers lie in that file, and keep what a longer picture left behind, as a driver's do. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -36,6 +37,19 @@ static int deliver(int fd, struct v4l2_buffer *buffer) {
     return pwrite(fd, bytes, size, buffer->m.offset) == (ssize_t)size ? 0 : -1;
 }
 
+static void note(const char *what, unsigned id, int value) {
+    FILE *log = getenv("FAKE_V4L2_LOG") ? fopen(getenv("FAKE_V4L2_LOG"), "a") : NULL;
+    if (log) {
+        fprintf(log, "%s %u %d\n", what, id, value);
+        fclose(log);
+    }
+}
+
+static int has_control(unsigned id) {
+    return getenv("FAKE_V4L2_LOG") &&
+           (id == V4L2_CID_EXPOSURE_AUTO || id == V4L2_CID_EXPOSURE_ABSOLUTE || id == V4L2_CID_GAIN);
+}
+
 int ioctl(int fd, unsigned long request, ...) {
     va_list arguments;
     va_start(arguments, request);
@@ -52,9 +66,28 @@ int ioctl(int fd, unsigned long request, ...) {
     case VIDIOC_QUERYCAP:
         ((struct v4l2_capability *)argument)->capabilities = V4L2_CAP_VIDEO_CAPTURE | V4L2_CAP_STREAMING;
         return 0;
+    case VIDIOC_QUERYCTRL: {
+        struct v4l2_queryctrl *control = argument;
+        if (!has_control(control->id))
+            break;
+        control->type = V4L2_CTRL_TYPE_INTEGER;
+        control->minimum = 0;
+        control->maximum = 10000;
+        control->step = 1;
+        return 0;
+    }
+    case VIDIOC_S_CTRL: {
+        struct v4l2_control *control = argument;
+        if (!has_control(control->id))
+            break;
+        note("control", control->id, control->value);
+        return 0;
+    }
+    case VIDIOC_S_FMT:
+        note("format", format->fmt.pix.pixelformat, 0);
+        /* fall through */
     case VIDIOC_G_FMT:
     case VIDIOC_TRY_FMT:
-    case VIDIOC_S_FMT:
         format->fmt.pix.width = atoi(getenv("FAKE_V4L2_WIDTH"));
         format->fmt.pix.height = atoi(getenv("FAKE_V4L2_HEIGHT"));
         format->fmt.pix.pixelformat = getenv("FAKE_V4L2_Y16") ? V4L2_PIX_FMT_Y16 : V4L2_PIX_FMT_MJPEG;

@@ -153,7 +153,8 @@ class Capture:
     @property
     def silent_s(self) -> float | None:
         """Seconds without a picture, if that is unusual for this free-running camera; None for all other sources."""
-        return None if self._live is None or self.triggered else self._live.silence.unusual_s
+        waits = self.triggered or self._parts.config.has_hardware_trigger
+        return None if self._live is None or waits else self._live.silence.unusual_s
 
     @property
     def paused(self) -> bool:

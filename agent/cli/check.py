@@ -117,8 +117,9 @@ def find_faults(settings: Settings) -> Iterator[str]:
 
 
 def _source_faults(settings: Settings, where: tuple[str | int, ...], camera: CameraConfig) -> Iterator[str]:
-    if camera.camera is not None or camera.source is not None:  # else the command line must name it
-        at = settings.where(*where, "camera" if camera.camera is not None else "source")
+    if camera.origin is not None:  # else the command line must name it
+        key = next(key for key in ("camera", "source", "aravis") if getattr(camera, key) is not None)
+        at = settings.where(*where, key)
         yield from _fault(at, sources.make_source, camera)
     yield from _fault(settings.where(*where, "ignore_mask"), inspection.View, camera.region_xywh, camera.ignore_mask)
     if (reference := camera.health.reference) is not None:

@@ -72,7 +72,7 @@ def checks_of(path: Path | None) -> Iterator[Check]:
     yield doctor.Check(name="ports", run=lambda: doctor.check_ports(config), limit_s=20.0)
     yield doctor.Check(name="broker", run=lambda: doctor.check_broker(config))
     for camera in config.every_camera:
-        if camera.camera is not None or camera.source is not None:
+        if camera.origin is not None:
             run = partial(doctor.check_source, camera, config)
             yield doctor.Check(name=f"source {camera.name}", run=run, limit_s=30.0 + 2 * camera.stale_after_s)
     yield doctor.Check(name="model", run=lambda: doctor.check_inference(config), limit_s=120.0)

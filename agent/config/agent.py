@@ -122,7 +122,7 @@ class AgentConfig(StrictModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.cameras and (self.source.camera is not None or self.source.source is not None):
+        if self.cameras and self.source.origin is not None:
             raise ValueError("source and cameras both name a camera: remove one of the two sections")
         if self.cameras and self.source != SourceConfig():
             raise ValueError("source is not used beside cameras: move its settings to each camera, and delete it")
@@ -131,8 +131,8 @@ class AgentConfig(StrictModel):
             raise ValueError(f"cameras: {double} is the name of more than one camera: each needs its own name")
         if taken := RESERVED_NAMES & set(names):
             raise ValueError(f"a camera cannot be called {min(taken)}: that is a topic of the device")
-        if unnamed := [camera.name for camera in self.cameras if camera.camera is None and camera.source is None]:
-            raise ValueError(f"cameras: {', '.join(unnamed)} names neither camera nor source")
+        if unnamed := [camera.name for camera in self.cameras if camera.origin is None]:
+            raise ValueError(f"cameras: {', '.join(unnamed)} names no camera, source or aravis")
         watched = [os.path.realpath(camera.source or "") for camera in self.cameras if camera.trigger == "folder"]
         if shared := _repeated(watched):
             raise ValueError(f"cameras: {shared} is watched by more than one: each picture would be inspected twice")

@@ -73,14 +73,22 @@ class DecisionConfig(StrictModel):
 
 
 class SourceConfig(StrictModel):
-    """One of `camera` and `source`."""
+    """One of `camera`, `source` and `aravis`."""
 
     camera: Annotated[str, IndexAsText] | None = None  # V4L2 index or /dev/v4l/by-id/… path
     # RTSP or HTTP URL, video file, image, folder or glob
     source: Annotated[str, Field(min_length=1), AfterValidator(_source)] | None = None
+    # a GenICam camera, `vendor-serial` as aravis lists it, or its IP address
+    aravis: Annotated[str, Field(pattern=r"^[!-~][ -~]{0,199}$")] | None = None
     name: TopicLevel = "cam0"  # the topic level and `camera` of every result
-    width: FrameSide | None = None  # requested from a V4L2 camera, pixels; None: 640 x 480
+    width: FrameSide | None = None  # requested from a camera, pixels; None: V4L2 640 x 480, GenICam the camera's own
     height: FrameSide | None = None
+    pixel_format: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")] | None = None  # V4L2: MJPG, GenICam: Mono12p …
+    exposure_us: Annotated[float, Field(gt=0, le=1e8)] | None = None  # None: the camera's own, perhaps automatic
+    gain: Annotated[float, Field(ge=-100, le=100_000)] | None = None  # in the camera's unit
+    # software: the agent triggers each frame; hardware LINE: an input line of the camera does, for example Line1
+    aravis_trigger: Annotated[str, Field(pattern=r"^(off|software|hardware [A-Za-z0-9_]{1,32})$")] = "off"
+    snapshot: bool = False  # the HTTP address `source` gives one picture for each request; fps of them, else 1 a second
     fps: Annotated[float, Field(gt=0, le=1000)] | None = None  # most frames taken per second; None: no limit
     loop: bool = False  # start a file or folder again when it ends
     # free: every frame; mqtt: one frame per message on <camera>/trigger; folder: every picture in the folder `source`;
@@ -101,10 +109,36 @@ class SourceConfig(StrictModel):
         """`bit_depth` for `read_image`."""
         return None if self.bit_depth == "auto" else self.bit_depth
 
+    @property
+    def origin(self) -> str | None:
+        """The camera, address or path; None if the config names none."""
+        return self.camera or self.source or self.aravis
+
+    @property
+    def has_hardware_trigger(self) -> bool:
+        return self.aravis_trigger.startswith("hardware")
+
+    @model_validator(mode="after")
+    def _camera_settings(self) -> Self:
+        if self.camera is None and self.aravis is None:
+            for key in ("pixel_format", "exposure_us", "gain"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} needs camera or aravis: it is set in the camera")
+        if self.camera is not None and len(self.pixel_format or "") > 4:
+            raise ValueError("pixel_format of a V4L2 camera has at most four characters, for example MJPG or YUYV")
+        if self.aravis_trigger != "off" and self.aravis is None:
+            raise ValueError("aravis_trigger needs aravis")
+        if self.has_hardware_trigger and self.trigger != "free":
+            raise ValueError("aravis_trigger: hardware needs trigger: free: the camera itself is triggered")
+        if self.snapshot and not (self.source or "").startswith(("http://", "https://")):
+            raise ValueError("snapshot needs source, an address with http:// or https://")
+        return self
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.camera is not None and self.source is not None:
-            raise ValueError("camera and source are both set: keep one of them")
+        named = [key for key in ("camera", "source", "aravis") if getattr(self, key) is not None]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} are both set: keep one of them")
         if (self.width is None) != (self.height is None):  # OpenCV would silently request neither
             raise ValueError("width and height go together: set both or neither")
         if self.trigger == "folder" and (self.source is None or self.loop):

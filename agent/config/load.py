@@ -9,6 +9,9 @@ from zsad_agent.config.agent import AgentConfig
 from zsad_agent.config.paths import DEFAULT_CONFIG_PATH
 from zsad_core.config import Location, read_yaml, validate
 
+# Keys of `source` that hold for the camera of the file, not for one that the command line names.
+_OF_THE_CAMERA = frozenset({"aravis", "aravis_trigger", "pixel_format", "exposure_us", "gain", "snapshot"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -51,6 +54,7 @@ def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> 
         merged = {**(values.get(section) or {}), **given}
         if section == "source" and given.keys() & {"camera", "source"}:
             values.pop("cameras", None)
+            merged = {key: value for key, value in merged.items() if key not in _OF_THE_CAMERA}
             merged |= {key: given.get(key) for key in ("camera", "source")}
         if cameras := values.get("cameras"):
             values["cameras"] = [_with_flags(camera, section, given) for camera in cameras]

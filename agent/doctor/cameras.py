@@ -80,7 +80,7 @@ def check_source(camera: CameraConfig, config: AgentConfig) -> Iterator[Finding]
     try:
         yield _watched(camera, name) if camera.trigger == "folder" else _opened(camera, name)
     except SourceError as error:
-        if camera.camera is not None and agent_runs(config):  # it holds its cameras
+        if (camera.camera or camera.aravis) is not None and agent_runs(config):  # it holds its cameras
             advice = "stop the agent to measure it: systemctl stop zsad-agent"
             yield Finding(check=name, state="warn", text="in use by the agent, not measured", advice=advice)
         else:

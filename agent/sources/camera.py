@@ -1,4 +1,4 @@
-"""Live sources: a V4L2 camera and a network stream. Both can hang for ever, so `GrabberSource` reads them."""
+"""Live sources: V4L2 cameras, network streams and those of `cameras`. They can hang, so `GrabberSource` reads them."""
 
 import ctypes
 import glob
@@ -13,6 +13,7 @@ from typing import Self
 
 import cv2
 
+from zsad_agent.cameras import DirectCamera, status_text
 from zsad_agent.config import STREAM_SCHEMES, parse_address
 from zsad_agent.sources.opencv import OpenCvSource, ask_for_encoded
 from zsad_agent.sources.source import Picture
@@ -22,15 +23,50 @@ from zsad_core.redaction import redacted
 MOST_LOG_BYTES = 65_536
 MOST_CONNECT_S = 5.0
 _PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
-_STATUSES = {
-    401: "wrong user name or password, or none given",
-    403: "this user may not see the stream",
-    404: "there is no such path",
-    454: "there is no such session",
-    461: "it does not offer RTSP over TCP",
-}
 Y16 = cv2.VideoWriter.fourcc(*"Y16 ")
+V4L2_EXPOSURE_MANUAL, V4L2_EXPOSURE_UNIT_US = 1, 100  # linux/v4l2-controls.h
 DAMAGED_IN_A_ROW = 25  # after so many damaged frames the camera is lost
+
+
+class DirectSource:
+    """A camera that needs no OpenCV."""
+
+    lossless, endless = False, True
+
+    def __init__(self, camera: DirectCamera) -> None:
+        """Opens nothing yet."""
+        self.description = camera.description
+        self._camera = camera
+        self._damaged = 0  # frames in a row
+
+    def __enter__(self) -> Self:
+        self._damaged = 0
+        self._camera.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._camera.close()
+
+    def read(self) -> Picture:
+        """The next frame. A damaged one does not close the camera.
+
+        Raises:
+            ImageError: this frame is damaged.
+            SourceError: the camera is lost.
+        """
+        try:
+            frame = self._camera.next_frame()
+        except ImageError as error:
+            self._damaged += 1
+            if self._damaged < DAMAGED_IN_A_ROW:
+                raise
+            raise _all_damaged(error) from error
+        self._damaged = 0
+        return Picture(image=frame.image, captured_monotonic_s=frame.at_s, skipped=frame.skipped)
+
+
+def _all_damaged(error: ImageError) -> SourceError:
+    return SourceError(f"{error}, like the {DAMAGED_IN_A_ROW - 1} frames before it")
 
 
 class _LiveSource(OpenCvSource):
@@ -63,7 +99,7 @@ class _LiveSource(OpenCvSource):
             except ImageError as error:
                 if self._damaged < DAMAGED_IN_A_ROW:
                     raise
-                raise SourceError(f"{error}, like the {DAMAGED_IN_A_ROW - 1} frames before it") from error
+                raise _all_damaged(error) from error
             self._damaged = 0
             return Picture(image=image)
         raise SourceError(f"{self.description}: gives no more frames")
@@ -75,8 +111,18 @@ class V4l2Source(_LiveSource):
     JPEGs are decoded here: OpenCV fills the missing part of a cut JPEG with the previous frame and reports no error.
     """
 
-    def __init__(self, path: Path, *, width: int | None, height: int | None, bit_depth: int | None = None) -> None:
-        """Opens nothing yet.
+    def __init__(
+        self,
+        path: Path,
+        *,
+        width: int | None,
+        height: int | None,
+        bit_depth: int | None = None,
+        pixel_format: str | None = None,
+        exposure_us: float | None = None,
+        gain: float | None = None,
+    ) -> None:
+        """Opens nothing yet. What is None stays as the driver has it.
 
         Args:
             path: the device, or a link such as /dev/v4l/by-id/….
@@ -84,11 +130,17 @@ class V4l2Source(_LiveSource):
             height: requested height in pixels; None when `width` is None.
             bit_depth: low bits of a 16-bit grey camera (Y16) that hold the picture. None: all 16. OpenCV scales the
                 formats Y10 and Y12 itself.
+            pixel_format: the format's four characters, for example MJPG.
+            exposure_us: exposure time; the automatic one is switched off.
+            gain: in the driver's unit.
         """
         super().__init__(f"camera {path}")
         self._bit_depth = bit_depth
         self._path = path
         self._size = {cv2.CAP_PROP_FRAME_WIDTH: width, cv2.CAP_PROP_FRAME_HEIGHT: height}
+        self._pixel_format = pixel_format
+        self._exposure_us = exposure_us
+        self._gain = gain
 
     def __enter__(self) -> Self:
         if not self._path.exists():
@@ -98,13 +150,37 @@ class V4l2Source(_LiveSource):
             raise SourceError(f"{self.description}: no permission. Add this user to the group video")
         failure = "cannot be opened: it is not a camera, or another program uses it"
         capture = self._open(str(self._path.resolve()), cv2.CAP_V4L2, failure=failure)
-        for setting, value in self._size.items():
-            if value is not None:
-                capture.set(setting, value)
+        try:
+            self._set(capture)
+        except SourceError:
+            capture.release()
+            raise
         if self._bit_depth is not None and int(capture.get(cv2.CAP_PROP_FOURCC)) == Y16:
             capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # else OpenCV drops the low 8 bits
             self._white = (1 << self._bit_depth) - 1
         return self._start(cv2.CAP_PROP_CONVERT_RGB, 0)
+
+    def _set(self, capture: cv2.VideoCapture) -> None:
+        wanted = self._pixel_format
+        if wanted is not None:  # first: which sizes there are depends on it
+            code = cv2.VideoWriter.fourcc(*wanted.ljust(4))
+            capture.set(cv2.CAP_PROP_FOURCC, code)
+            given = int(capture.get(cv2.CAP_PROP_FOURCC))
+            if given != code:
+                text = given.to_bytes(4, "little").decode("ascii", "replace").strip()
+                raise SourceError(
+                    f"{self.description}: gives the pixel_format {text} instead of {wanted}. "
+                    "`zsad-agent doctor` lists its formats"
+                )
+        for setting, value in self._size.items():
+            if value is not None:
+                capture.set(setting, value)
+        if self._exposure_us is not None:
+            capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, V4L2_EXPOSURE_MANUAL)  # some drivers have no automatic one
+            if not capture.set(cv2.CAP_PROP_EXPOSURE, max(1, round(self._exposure_us / V4L2_EXPOSURE_UNIT_US))):
+                raise SourceError(f"{self.description}: refuses exposure_us {self._exposure_us:g}")
+        if self._gain is not None and not capture.set(cv2.CAP_PROP_GAIN, self._gain):
+            raise SourceError(f"{self.description}: refuses gain {self._gain:g}")
 
 
 class StreamSource(_LiveSource):
@@ -117,6 +193,7 @@ class StreamSource(_LiveSource):
     """
 
     _is_video = False  # two frames came, or FFmpeg does not decode them
+    _frames = 0  # since the opening, up to 2
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         """Opens nothing yet.
@@ -138,11 +215,18 @@ class StreamSource(_LiveSource):
                 reason = _why_not_opened(self._url, read_log(), min(self._timeout_ms / 1000, MOST_CONNECT_S))
                 raise SourceError(f"{error}: {reason}") from error
         self._start(cv2.CAP_PROP_FORMAT, -1)
-        self._is_video = self._gives_encoded
+        self._is_video, self._frames = self._gives_encoded, 0
         return self
 
     def read(self) -> Picture:
-        picture = super().read()
+        try:
+            picture = super().read()
+        except SourceError as error:
+            if self._frames == 1 and self._url.startswith("http"):
+                advice = "one picture and no more. If it gives one for each request, set source.snapshot: true"
+                raise SourceError(f"{self.description}: {advice}") from error
+            raise
+        self._frames = min(2, self._frames + 1)
         if self._is_video:
             return picture
         try:
@@ -158,8 +242,7 @@ def _why_not_opened(url: str, ffmpeg_log: str, timeout_s: float) -> str:
     """The reason in words: from what FFmpeg logged, or else from a connection that is made for it."""
     found = re.search(r"(?:HTTP error|failed:) ([45][0-9][0-9])\b", ffmpeg_log)
     if found is not None:
-        status = int(found[1])
-        return f"the server answers {status}: {_STATUSES.get(status, 'it cannot give this stream now')}"
+        return status_text(int(found[1]))
     address = parse_address(url, STREAM_SCHEMES)
     port = address.port or _PORTS[address.scheme]
     try:

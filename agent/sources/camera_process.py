@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pickle
 import signal
@@ -137,18 +138,28 @@ class GrabberSource:
 
     lossless, endless = False, True
 
-    def __init__(self, source: Source, *, stale_after_s: float, stop: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        stale_after_s: float,
+        stop: threading.Event | None = None,
+        may_be_silent: bool = False,
+    ) -> None:
         """Starts nothing.
 
         Args:
             source: is pickled and opened in the process.
             stale_after_s: longest wait for one frame.
+            may_be_silent: True: a frame may take any time, because a sensor of the line triggers it. The source itself
+                notices that the camera is lost.
             stop: when it is set, an opening or a read that waits for the camera fails soon.
         """
         self.description = source.description
         self._stop = stop or threading.Event()
         self._source = source
         self._stale_after_s = stale_after_s
+        self._longest_wait_s = math.inf if may_be_silent else stale_after_s
         self._process: CameraProcess | None = None
         self._undead: CameraProcess | None = None  # killed, but held by a driver
         self._skipped = 0  # frames since the opening that a newer one replaced before they were read
@@ -183,7 +194,7 @@ class GrabberSource:
         process = self._process
         if process is None:
             raise ValueError(f"{self.description}: read while it is not open")
-        deadline_s = time.monotonic() + self._stale_after_s
+        deadline_s = time.monotonic() + self._longest_wait_s
         while True:
             process.ask()
             answer = self._receive(process, deadline_s, f"no frame for {self._stale_after_s:g} s")

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,13 @@ def _serve(source: Source, connection: socket.socket, memory_fd: int) -> None:
         with source:
             _send(connection, opened=True)
             answerer.start()
+            replaced = 0  # frames that the source itself left out
             while not stop.is_set():
-                slot.put(_next_item(source))
+                item = _next_item(source)
+                if isinstance(item, Picture):
+                    replaced += item.skipped
+                    item = replace(item, skipped=replaced)
+                slot.put(item)
     except SourceError as error:
         failure = str(error)[:TEXT_LENGTH]
     except MemoryError:
@@ -127,7 +133,12 @@ def _answer(slot: LatestQueue[_Item], connection: socket.socket, memory_fd: int,
                 pass
             if isinstance(item, Picture):
                 _write_whole(memory_fd, item.image)
-                _send(connection, shape=item.image.shape, at_s=item.captured_monotonic_s, skipped=slot.dropped)
+                _send(
+                    connection,
+                    shape=item.image.shape,
+                    at_s=item.captured_monotonic_s,
+                    skipped=slot.dropped + item.skipped,
+                )
             elif isinstance(item, ImageError):
                 _send(connection, bad_picture=str(item)[:TEXT_LENGTH])
             else:

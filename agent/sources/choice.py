@@ -5,8 +5,9 @@ import logging
 import threading
 from pathlib import Path
 
+from zsad_agent.cameras import GenicamCamera, GenicamSettings, SnapshotCamera
 from zsad_agent.config import SourceConfig, is_url
-from zsad_agent.sources.camera import StreamSource, V4l2Source
+from zsad_agent.sources.camera import DirectSource, StreamSource, V4l2Source
 from zsad_agent.sources.camera_process import GrabberSource
 from zsad_agent.sources.files import PicturesSource, VideoFileSource
 from zsad_agent.sources.source import Source
@@ -17,6 +18,7 @@ from zsad_core.redaction import redacted
 
 logger = logging.getLogger(__name__)
 MOTION_JPEG = (".mjpeg", ".mjpg")  # such a file can hold many JPEGs
+SNAPSHOTS_PER_S = 1.0  # without fps
 MAX_INDEX_DIGITS = 6
 MAX_SHOWN_CHARACTERS = 300
 
@@ -35,8 +37,23 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False, stop: thr
     """
     if config.camera is not None:
         path = _camera_path(config.camera)
-        camera = V4l2Source(path, width=config.width, height=config.height, bit_depth=config.used_bits)
+        camera = V4l2Source(
+            path,
+            width=config.width,
+            height=config.height,
+            bit_depth=config.used_bits,
+            pixel_format=config.pixel_format,
+            exposure_us=config.exposure_us,
+            gain=config.gain,
+        )
         return GrabberSource(camera, stale_after_s=config.stale_after_s, stop=stop)
+    if config.aravis is not None:
+        return GrabberSource(
+            DirectSource(_genicam(config, config.aravis)),
+            stale_after_s=config.stale_after_s,
+            stop=stop,
+            may_be_silent=config.has_hardware_trigger,
+        )
     if config.source is None:
         raise ConfigError(
             "no camera and no source. Name one with --camera 0 or --source rtsp://…, a video, picture, folder or glob, "
@@ -45,7 +62,10 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False, stop: thr
     if is_url(config.source):
         if config.trigger == "folder":
             raise ConfigError(f"source {redacted(config.source)!r}: trigger: folder needs the path of a folder")
-        stream = StreamSource(config.source, timeout_s=config.stale_after_s)
+        stream: Source = StreamSource(config.source, timeout_s=config.stale_after_s)
+        if config.snapshot:
+            every_s = 1.0 / (config.fps or SNAPSHOTS_PER_S)
+            stream = DirectSource(SnapshotCamera(config.source, every_s=every_s, timeout_s=config.stale_after_s))
         return GrabberSource(stream, stale_after_s=config.stale_after_s, stop=stop)
     try:
         if config.trigger != "folder":
@@ -62,6 +82,22 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False, stop: thr
     except (OSError, RuntimeError) as error:  # RuntimeError: `~name` of an unknown user
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceError(f"{redacted(config.source)[:MAX_SHOWN_CHARACTERS]}: {reason}") from error
+
+
+def _genicam(config: SourceConfig, camera_id: str) -> GenicamCamera:
+    size = (config.width, config.height) if config.width is not None and config.height is not None else None
+    return GenicamCamera(
+        GenicamSettings(
+            camera_id=camera_id,
+            timeout_s=config.stale_after_s,
+            pixel_format=config.pixel_format,
+            wh=size,
+            exposure_us=config.exposure_us,
+            gain=config.gain,
+            trigger=config.aravis_trigger.removeprefix("hardware "),
+            bit_depth=config.used_bits,
+        )
+    )
 
 
 def _source_of_path(text: str, bit_depth: int | None) -> Source:

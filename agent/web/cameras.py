@@ -154,7 +154,7 @@ def _camera(parts: WebParts, station: Station, config: CameraConfig, results: Ve
     product = station.inspector.product
     return CameraBody(
         name=station.name,
-        source=redacted(config.camera or config.source or ""),
+        source=redacted(config.origin or ""),
         product=product,
         threshold=parts.commands.state(station.name, "threshold")["value"],
         taught=parts.models.current.predictor.is_taught(product),

@@ -26,9 +26,16 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     assert (config.inference.product, config.decision.threshold) == ("bottle", 0.7)
 
 
+def test_camera_of_the_command_line_has_no_settings_of_the_files_camera(tmp_path: Path) -> None:
+    path = write(tmp_path, "source:\n  aravis: V-1\n  aravis_trigger: software\n  pixel_format: Mono12p\n  fps: 5.0\n")
+    assert load_settings(path).config.source.origin == "V-1"
+    source = load_settings(path, {"source": {"camera": "0"}}).config.source
+    assert (source.origin, source.aravis_trigger, source.pixel_format, source.fps) == ("0", "off", None, 5.0)
+
+
 def test_faults_name_the_file_or_the_command_line(tmp_path: Path) -> None:
     path = write(tmp_path, "source:\n  camera: 0\n  speed: 5\n")
-    with pytest.raises(ConfigError, match=r"agent\.yaml:3: source\.speed: unknown key\. Known here: bit_depth, camera"):
+    with pytest.raises(ConfigError, match=r"agent\.yaml:3: source\.speed: unknown key\. Known here: aravis, "):
         load_settings(path)
     with pytest.raises(ConfigError, match=r"command line: decision\.threshold: got 7\.0"):
         load_settings(write(tmp_path, ""), {"decision": {"threshold": 7.0}})
@@ -40,6 +47,16 @@ def test_faults_name_the_file_or_the_command_line(tmp_path: Path) -> None:
         ("source:\n  camera: 0\n  source: rtsp://u:secret@h/x\n", r"agent\.yaml:1: source: .*both set"),
         ("source:\n  camera: 0\n  width: 1280\n", r"agent\.yaml:1: source: .*set both or neither"),
         ("source:\n  camera: 0\n  height: 720\n", r"agent\.yaml:1: source: .*set both or neither"),
+        ("source:\n  camera: 0\n  aravis: V-1\n", r"agent\.yaml:1: source: .*camera and aravis are both set"),
+        ("source:\n  source: /d\n  gain: 1.0\n", r"agent\.yaml:1: source: .*gain needs camera or aravis"),
+        ("source:\n  camera: 0\n  pixel_format: Mono12\n", r"agent\.yaml:1: source: .*at most four characters"),
+        ("source:\n  camera: 0\n  aravis_trigger: software\n", r"agent\.yaml:1: source: .*needs aravis"),
+        ("source:\n  aravis: V-1\n  aravis_trigger: Line1\n", r"agent\.yaml:3: source\.aravis_trigger: got 'Line1'"),
+        (
+            "source:\n  aravis: V-1\n  aravis_trigger: hardware Line1\n  trigger: mqtt\n",
+            r"agent\.yaml:1: source: .*needs trigger: free",
+        ),
+        ("source:\n  source: rtsp://h/x\n  snapshot: true\n", r"agent\.yaml:1: source: .*snapshot needs source"),
         ("decision:\n  debounce_k: 3\n  debounce_n: 2\n", r"agent\.yaml:1: decision: .*at most debounce_n, 2"),
         ("source:\n  source: /d\n  sort_by_verdict: true\n", r"agent\.yaml:1: source: .*needs trigger: folder"),
         ("source:\n  camera: -1\n", r"agent\.yaml:2: source\.camera: got -1"),
@@ -227,7 +244,7 @@ def test_off_needs_no_quotes(tmp_path: Path) -> None:
     [
         ("cameras:\n- {name: a, source: x}\n- {name: a, source: y}\n", "a is the name of more than one"),
         ("cameras:\n- {name: stats, source: x}\n", "cannot be called stats"),
-        ("cameras:\n- {name: a}\n", "a names neither camera nor source"),
+        ("cameras:\n- {name: a}\n", "a names no camera, source or aravis"),
         ("source: {camera: 0}\ncameras:\n- {name: a, source: x}\n", "source and cameras both name a camera"),
         ("cameras:\n- {name: a, source: x, treshold: 1}\n", ":2: cameras.0.treshold: "),
         ("source: {fps: 5}\ncameras:\n- {name: a, source: x}\n", "source is not used beside cameras"),

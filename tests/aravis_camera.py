@@ -1,0 +1,54 @@
+"""A GigE Vision camera on the loopback interface: aravis' own, in a process that can be killed and started again."""
+
+import ctypes
+import subprocess
+import sys
+from typing import Self
+
+SERIAL = "ZSAD1"
+CAMERA_ID = f"Aravis-Fake-{SERIAL}"
+PROGRAM = f"""
+import ctypes, sys, threading
+aravis, gobject = ctypes.CDLL("libaravis-0.8.so.0"), ctypes.CDLL("libgobject-2.0.so.0")
+aravis.arv_gv_fake_camera_new.restype = ctypes.c_void_p
+camera = ctypes.c_void_p(aravis.arv_gv_fake_camera_new(b"127.0.0.1", b"{SERIAL}"))
+gobject.g_object_set(camera, b"gvsp-lost-ratio", ctypes.c_double(float(sys.argv[1])), ctypes.c_void_p(None))
+assert aravis.arv_gv_fake_camera_is_running(camera)
+print("runs", flush=True)
+threading.Event().wait()
+"""
+
+
+def why_not() -> str | None:
+    """Why no such camera can run here."""
+    try:
+        ctypes.CDLL("libaravis-0.8.so.0")
+    except OSError as error:
+        return f"needs libaravis-0.8-0: {error}"
+    return None
+
+
+class AravisCamera:
+    """Runs from `__enter__` to `__exit__`."""
+
+    def __init__(self, lost_ratio: float = 0.0) -> None:
+        """`lost_ratio`: share of the packets that it leaves out."""
+        self._lost_ratio = lost_ratio
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(self._lost_ratio)], stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "runs\n"
+        return self
+
+    def unplug(self) -> None:
+        """It sends no more, as if the cable is pulled."""
+        self._process.kill()
+        self._process.wait()
+
+    def __exit__(self, *_: object) -> None:
+        self.unplug()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
