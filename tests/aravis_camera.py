@@ -1,11 +1,15 @@
 """A GigE Vision camera on the loopback interface: aravis' own, in a process that can be killed and started again."""
 
 import ctypes
+import fcntl
+import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Self
 
-SERIAL = "ZSAD1"
+SERIAL = f"ZSAD{os.getpid()}"  # another process may run one too
 CAMERA_ID = f"Aravis-Fake-{SERIAL}"
 PROGRAM = f"""
 import ctypes, sys, threading
@@ -29,13 +33,15 @@ def why_not() -> str | None:
 
 
 class AravisCamera:
-    """Runs from `__enter__` to `__exit__`."""
+    """Runs from `__enter__` to `__exit__`. One at a time on this machine: GigE Vision has one port."""
 
     def __init__(self, lost_ratio: float = 0.0) -> None:
         """`lost_ratio`: share of the packets that it leaves out."""
         self._lost_ratio = lost_ratio
 
     def __enter__(self) -> Self:
+        self._lock = Path(tempfile.gettempdir(), "zsad-gige-vision-port").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(self._lost_ratio)], stdout=subprocess.PIPE, text=True
         )
@@ -52,3 +58,4 @@ class AravisCamera:
         self.unplug()
         assert self._process.stdout is not None
         self._process.stdout.close()
+        self._lock.close()

@@ -71,6 +71,8 @@ def checks_of(path: Path | None) -> Iterator[Check]:
     yield doctor.Check(name="certificates", run=lambda: doctor.check_certificates(settings))
     yield doctor.Check(name="ports", run=lambda: doctor.check_ports(config), limit_s=20.0)
     yield doctor.Check(name="broker", run=lambda: doctor.check_broker(config))
+    if any(camera.aravis for camera in config.every_camera):
+        yield doctor.Check(name="GigE Vision", run=lambda: doctor.check_receiving())
     for camera in config.every_camera:
         if camera.origin is not None:
             run = partial(doctor.check_source, camera, config)

@@ -1,4 +1,5 @@
 from .cameras import check_devices as check_devices
+from .cameras import check_receiving as check_receiving
 from .cameras import check_source as check_source
 from .finding import Check as Check
 from .finding import Finding as Finding

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from zsad_agent.config import AgentConfig, CameraConfig
-from zsad_agent.doctor.finding import Finding
+from zsad_agent.doctor.finding import Finding, State
 from zsad_agent.doctor.network import agent_runs
 from zsad_agent.probing import Device, list_devices
 from zsad_agent.sources import Source, make_source
@@ -17,6 +17,7 @@ from zsad_core.errors import ImageError, SourceError
 from zsad_core.redaction import redacted
 
 MEASURE_S = 2.0  # for the frame rate
+RECEIVE_BYTES, JUMBO_BYTES = 33_554_432, 8_000  # that a GigE Vision camera should have
 _ENUM_FORMAT, _ENUM_SIZE = 0xC0405602, 0xC02C564A  # linux/videodev2.h
 _FORMAT_BYTES, _SIZE_BYTES = 64, 44
 _CAPTURE, _DISCRETE = 1, 1
@@ -37,6 +38,24 @@ def check_devices(devices: Callable[[], list[Device]] = list_devices) -> Iterato
             continue
         formats = "; ".join(formats_of(device.path)) or "lists no formats"
         yield Finding(check=name, state="ok", text=f"{device.name}: {formats}")
+
+
+def check_receiving(
+    rmem_max: Path = Path("/proc/sys/net/core/rmem_max"), interfaces: Path = Path("/sys/class/net")
+) -> Iterator[Finding]:
+    """Whether this machine can receive a GigE Vision camera without losing packets."""
+    buffer_bytes = int(rmem_max.read_text())
+    mtus = {path.parent.name: int(path.read_text()) for path in sorted(interfaces.glob("*/mtu"))}
+    mtus.pop("lo", None)
+    shown = ", ".join(f"{name} {mtu}" for name, mtu in mtus.items()) or "no interface"
+    text = f"receive buffers up to {buffer_bytes // 1_000_000} MB; MTU: {shown}"
+    advice = []
+    if buffer_bytes < RECEIVE_BYTES:
+        advice.append(f"sudo sysctl -w net.core.rmem_max={RECEIVE_BYTES}")
+    if not any(mtu >= JUMBO_BYTES for mtu in mtus.values()):
+        advice.append("set MTU 9000 on the camera's interface and switch, for fewer packets")
+    state: State = "warn" if advice else "ok"
+    yield Finding(check="GigE Vision", state=state, text=text, advice="; ".join(advice))
 
 
 def formats_of(path: str) -> list[str]:
@@ -100,6 +119,8 @@ def _watched(camera: CameraConfig, name: str) -> Finding:
 def _opened(camera: CameraConfig, name: str) -> Finding:
     with make_source(camera) as source:
         what = redacted(source.description)
+        if camera.has_hardware_trigger:
+            return Finding(check=name, state="ok", text=f"{what}: opens; its frames come with its hardware trigger")
         first = _picture(source)
         h, w = first
         if not source.endless:

@@ -99,7 +99,7 @@ Maintainer: The zsad-agent authors
 Section: science
 Priority: optional
 Depends: python3 (>= 3.11), python3 (<< 3.12), libstdc++6, passwd
-Suggests: mosquitto
+Suggests: mosquitto, libaravis-0.8-0
 Installed-Size: $(du -sk "$package" | cut -f1)
 Description: $(sed -n 's/^description = "\(.*\)"$/\1/p' "$checkout/pyproject.toml")
  A service that inspects parts in front of a camera. It needs no internet: the

@@ -28,6 +28,7 @@ from zsad_agent.doctor import (
     check_folders,
     check_inference,
     check_ports,
+    check_receiving,
     check_source,
     examine,
     service_finding,
@@ -231,3 +232,24 @@ def test_the_command_prints_a_line_a_check_and_fails_if_one_fails(
     assert main(["doctor", "--config", str(config)]) == 1
     told = capsys.readouterr().out
     assert "FAIL  config: " in told and "no_such_key" in told and "clock: " in told
+
+
+@pytest.mark.parametrize(
+    ("buffer_bytes", "mtu", "state", "advice"),
+    [
+        (33_554_432, 9000, "ok", ""),
+        (212_992, 9000, "warn", "sysctl -w net.core.rmem_max=33554432"),
+        (33_554_432, 1500, "warn", "MTU 9000"),
+    ],
+)
+def test_what_a_network_camera_needs_of_the_machine(
+    tmp_path: Path, buffer_bytes: int, mtu: int, state: str, advice: str
+) -> None:
+    for name, value in (("lo", 65_536), ("eth0", mtu)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mtu").write_text(f"{value}\n")
+    (tmp_path / "rmem_max").write_text(f"{buffer_bytes}\n")
+    (finding,) = check_receiving(tmp_path / "rmem_max", tmp_path)
+    assert finding.state == state
+    assert advice in finding.advice
+    assert f"eth0 {mtu}" in finding.text
