@@ -86,6 +86,7 @@ class SparkplugPublisher(Service):
         self._dropped, self._dropped_at_s = 0, 0.0
         self._reason: str | None = None  # why there is no connection
         self._bd_seq: int | None = None
+        self._was_accepted = True  # whether a broker has accepted a connection with this number
         self._seq = 0
         self._sent = dict(self._newest)  # values that the last births and data have shown, by camera
         self._facts: dict[str, list[Metric]] = {}  # likewise for what is not a result
@@ -177,6 +178,7 @@ class SparkplugPublisher(Service):
                         self._protocols.failed()
                         raise
                     continue
+                self._was_accepted = True
                 self._protocols.worked(protocol)
                 self._serve(link, bd_seq)
                 return
@@ -216,6 +218,7 @@ class SparkplugPublisher(Service):
             births_due |= self._poll(link, POLL_S)
             if time.monotonic() > steady_at_s:
                 self._backoff.reset()
+        self._publish_results(link)
         self._say_goodbye(link, bd_seq)
 
     def _poll(self, link: BrokerConnection, timeout_s: float) -> bool:
@@ -299,7 +302,9 @@ class SparkplugPublisher(Service):
         return f"{topic}/{camera}" if camera else topic
 
     def _next_bd_seq(self) -> int:
-        """The number of the next connection, kept over restarts."""
+        """The number of the next connection, kept over restarts. A connection that failed has not used its number."""
+        if self._bd_seq is not None and not self._was_accepted:
+            return self._bd_seq
         if self._bd_seq is None:
             try:
                 before = read_json(self._state_file, BirthDeath, MOST_BYTES)
@@ -307,7 +312,7 @@ class SparkplugPublisher(Service):
                 logger.warning("%s: %s. Sparkplug's bdSeq starts at 0", self._state_file, error)
                 before = None
             self._bd_seq = before.bd_seq if before is not None else -1
-        self._bd_seq = (self._bd_seq + 1) % 256
+        self._bd_seq, self._was_accepted = (self._bd_seq + 1) % 256, False
         try:
             write_whole(self._state_file, BirthDeath(bd_seq=self._bd_seq).model_dump_json().encode())
         except OSError as error:
