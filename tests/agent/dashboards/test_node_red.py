@@ -118,7 +118,7 @@ def test_node_reds_modbus_and_opcua_nodes_are_clients_of_one_agent(
         wait_until(lambda: listens(modbus) and listens(opcua), 60)
         keys = tmp_path / "state/opcua"
         with NodeRed(installed, tmp_path / "red", flows) as red:
-            wait_until(lambda: [*(keys / "rejected").iterdir()], 60)  # the certificate that Node-RED has made for itself
+            wait_until(lambda: [*(keys / "rejected").iterdir()], 60)  # the one that Node-RED has made
             assert json.loads(red.get("/zsad/opcua")) == {}
         for certificate in (keys / "rejected").iterdir():
             certificate.rename(keys / "trusted" / certificate.name)
