@@ -1,6 +1,7 @@
 """A real Node-RED from npm in a folder of the test. Fetches Node-RED, and the Node.js that it needs."""
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -51,7 +52,9 @@ class NodeRed:
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "HOME": str(self._log.parent)}
+            )
         end_s = time.monotonic() + START_S
         while "Started flows" not in self.log:
             assert self._process.poll() is None and time.monotonic() < end_s, self.log

@@ -98,7 +98,7 @@ def test_a_real_node_red_shows_the_last_verdict_the_scores_and_the_rejects(
 def test_node_reds_modbus_and_opcua_nodes_are_clients_of_one_agent(
     tmp_path: Path, tiny_bundle: Path, mosquitto: Callable[..., MosquittoBroker]
 ) -> None:
-    """Fetches Node-RED and both nodes. Every second part of the video is bad."""
+    """Fetches Node-RED and both nodes. OPC UA with certificates. Every second part of the video is bad."""
     installed = install_node_red(tmp_path / "installed", *PLC_NODES, overrides=OVERRIDES)
     video = write_line_video(tmp_path / "line.avi", 20, defect_every=2)
     modbus, opcua = free_port(), free_port()
@@ -111,11 +111,17 @@ def test_node_reds_modbus_and_opcua_nodes_are_clients_of_one_agent(
     settings = (
         f"mqtt: {{broker: {mosquitto().url}}}\nsource: {{source: {video}, loop: true, trigger: mqtt}}\n"
         f"plant:\n  modbus: {{listen: 127.0.0.1:{modbus}}}\n"
-        f"  opcua: {{listen: 127.0.0.1:{opcua}, certificates: false}}\n"
+        f"  opcua: {{listen: 127.0.0.1:{opcua}}}\n"
     )
 
     with AgentProcess(tmp_path, tiny_bundle, settings=settings):
         wait_until(lambda: listens(modbus) and listens(opcua), 60)
+        keys = tmp_path / "state/opcua"
+        with NodeRed(installed, tmp_path / "red", flows) as red:
+            wait_until(lambda: [*(keys / "rejected").iterdir()], 60)  # the one that Node-RED has made
+            assert json.loads(red.get("/zsad/opcua")) == {}
+        for certificate in (keys / "rejected").iterdir():
+            certificate.rename(keys / "trusted" / certificate.name)
         with NodeRed(installed, tmp_path / "red", flows) as red:
 
             def ask(path: str) -> dict[str, Any]:
