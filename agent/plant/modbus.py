@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -78,7 +79,8 @@ class ModbusServer(Service):
             try:
                 asyncio.run(self._serve())
             except Exception as error:  # nothing that happens here ends inspection
-                fault = f"modbus: {error}. It is tried again"
+                why = f"{self._host}:{self.port}: {error.strerror}" if isinstance(error, OSError) else str(error)
+                fault = f"modbus: {why}. It is tried again"
                 if fault != self._fault:
                     logger.error("%s", fault)
                 self._fault = fault
@@ -86,9 +88,7 @@ class ModbusServer(Service):
 
     async def _serve(self) -> None:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        listener = await self._loop.create_server(asyncio.Protocol, self._host, self.port)  # says why it cannot
-        self.port = int(listener.sockets[0].getsockname()[1])
-        listener.close()
+        self._find_port()
         server = ModbusTcpServer(self._device(), address=(self._host, self.port))
         await server.serve_forever(background=True)
         logger.log(logging.INFO if self._fault is None else logging.WARNING, "modbus at %s:%d", self._host, self.port)
@@ -96,6 +96,18 @@ class ModbusServer(Service):
         if not self._stop.is_set():
             await self._ended.wait()
         await server.shutdown()
+
+    def _find_port(self) -> None:
+        """Sets the port if any will do.
+
+        Raises:
+            OSError: the address cannot be used; the library would not say why.
+        """
+        family, kind, _, _, address = socket.getaddrinfo(self._host, self.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+            self.port = int(trial.getsockname()[1])
 
     def _device(self) -> SimDevice:
         size = BLOCK * len(self._machines)

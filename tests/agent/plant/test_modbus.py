@@ -142,7 +142,7 @@ def test_a_port_that_is_taken_is_a_fault_until_it_is_free() -> None:
             deadline_s = time.monotonic() + 30
             while second.fault is None and time.monotonic() < deadline_s:
                 time.sleep(0.01)
-            assert "address already in use" in str(second.fault)
+            assert "Address already in use" in str(second.fault)
             assert second.alive
             first.server.stop(time.monotonic() + 5)
             while second.fault is not None and time.monotonic() < deadline_s:
