@@ -321,11 +321,11 @@ def _assemble(
     evidence = start_evidence(config, options.state_dir, services)
     from zsad_agent.daemon.learning import make_learner
 
-    learner = make_learner(config, options.state_dir, stations, sources, views, models, profiles)
-    if learner is not None:
+    if (learner := make_learner(config, options.state_dir, stations, sources, views, models, profiles)) is not None:
         services.start(learner)
     recent = RecentResults()
     plant = _make_plant(config, options.state_dir, stations)
+    machines = None if plant is None else plant.stations
     observer = Observer(
         config=config,
         stations=stations,
@@ -336,23 +336,17 @@ def _assemble(
         learner=learner,
         services=services,
         nonces=Nonces(),
-        plant=None if plant is None else plant.stations,
+        plant=machines,
     )
     web = _make_web(config, options.state_dir, history)
+    pages = () if web is None else web.sinks
     sparkplug = make_sparkplug(config, options.state_dir, publisher, observer.snapshot)
     metrics = Metrics([station.name for station in stations], observer.snapshot)
     pipeline = Pipeline(
         stations=stations,
         slots_changed=slots_changed,
         store=publisher if history is None else RecordedFirst(history, publisher),
-        sinks=[
-            *((plant.stations,) if plant is not None else ()),
-            *((sparkplug,) if sparkplug is not None else ()),
-            metrics,
-            recent,
-            *(web.sinks if web is not None else ()),
-            *options.sinks,
-        ],
+        sinks=[one for one in (machines, sparkplug, metrics, recent, *pages, *options.sinks) if one is not None],
         stop=capture_stop,
         evidence=evidence if web is None else web.before(evidence),
         learner=learner,

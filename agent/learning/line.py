@@ -370,13 +370,13 @@ class LineLearner(Service):
             if lesson is not None and lesson.product == result.product:  # it was taught in another way
                 self._forget(result.camera)
             return None
-        if self._config.mode == "off" or not can_be_taught(result.product):
+        is_new = lesson is None or lesson.product != result.product
+        is_taught = is_new and self._store.has(result.product)  # since this part was inspected
+        if self._config.mode == "off" or is_taught or not can_be_taught(result.product):
             return None
         if lesson is None or lesson.product != result.product:
-            if self._store.has(result.product):  # it was taught since this part was inspected
-                return None
-            folder = self._folder / result.camera
-            lesson = self._lessons[result.camera] = open_lesson(folder, result.product, None, self._config.parts)
+            at = self._folder / result.camera
+            lesson = self._lessons[result.camera] = open_lesson(at, result.product, None, self._config.parts)
         return lesson
 
     def _attempt(self, camera: str, lesson: Lesson) -> None:
