@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from zsad_core.command import guarded
 from zsad_core.config import read_yaml
-from zsad_core.errors import DatasetError
+from zsad_core.errors import DatasetError, some
 
 if TYPE_CHECKING:
     from zsad_training.preparation import Chosen, Recipe
@@ -59,8 +59,8 @@ def digest(sums: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()[:_DIGITS]
 
 
-def compare(sums: Mapping[str, str], reference: Reference) -> dict[str, str]:
-    """Folder -> how its files compare with the reference.
+def differing(sums: Mapping[str, str], reference: Reference) -> list[str]:
+    """The folders whose files differ from those of the reference, by its digests.
 
     Raises:
         DatasetError: a folder has another number of files; one line for each.
@@ -74,22 +74,15 @@ def compare(sums: Mapping[str, str], reference: Reference) -> dict[str, str]:
         for folder, count in reference.counts.items()
         if len(inside[folder]) != count
     ]
-    if (listed := sum(map(len, inside.values()))) != len(sums) and not faults:
-        faults.append(f"{len(sums)} files, of which the reference lists {listed}")
+    if not faults and (listed := sum(reference.counts.values())) != len(sums):
+        faults = [f"{len(sums)} files, of which the reference lists {listed}: the download is another version"]
     if faults:
         raise DatasetError("\n".join(faults))
-    return {
-        folder: "expected number"
-        if folder not in reference.digests
-        else "same files as the reference"
-        if digest(files) == reference.digests[folder]
-        else "expected number, OTHER CONTENT than the reference"
-        for folder, files in inside.items()
-    }
+    return [folder for folder, expected in reference.digests.items() if digest(inside[folder]) != expected]
 
 
-def prepare(recipe: "Recipe", reference: Reference, source: Path, out: Path) -> Path:
-    """Prepares a set in `out`/<its name>, prints how each folder compares with the reference, and returns the folder.
+def prepare(recipe: "Recipe", reference: Reference, source: Path, out: Path) -> str:
+    """Prepares a set in `out`/<its name>; tells how it compares with the reference.
 
     Raises:
         DatasetError: `source` is not the download, a file in it is missing or broken, or the set exists already.
@@ -101,12 +94,16 @@ def prepare(recipe: "Recipe", reference: Reference, source: Path, out: Path) -> 
     folder = out / recipe.name
     with whole_set(folder) as output:
         recipe.prepare(source, reference.chosen, output)
-        told = compare(output.sums, reference)
-    for name, comparison in told.items():
-        print(f"{folder / name}: {reference.counts[name]} files: {comparison}")
-    if any("OTHER" in comparison for comparison in told.values()):
-        print("other content: another version of OpenCV writes other JPEG files, or the download is another version")
-    return folder
+        others = differing(output.sums, reference)
+    told = f"{folder}: {len(output.sums)} files in {len(reference.counts)} folders"
+    if not reference.digests:
+        return f"{told}, as many as expected; the reference has no hashes of this set"
+    if not others:
+        return f"{told}, byte for byte those of the reference"
+    return (
+        f"{told}, as many as expected, but {len(others)} folders have other content than the reference: "
+        f"{some(others)}. Another version of OpenCV writes other JPEG files, or the download is another version."
+    )
 
 
 def parser() -> argparse.ArgumentParser:
