@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ _PRODUCTS = (
     "hazelnut,label,leather,lens,macaroni,metal nut,pill,pipe,road,screw,steel,switch,tablet,toothbrush,transistor,"
     "washer,weld,zipper"
 )
-_SCRIPTS = {"zsad-convert": ["-m", "zsad_convert.cli"]}  # a process: training does not import convert
+_MODULES = {"zsad-convert": "zsad_convert.cli"}  # started as a process: training does not import convert
 _QUICK_TRAINING = (
     "--set", "optimisation.steps_per_epoch=2", "optimisation.batch_size=4", "validation.max_per_class=2",
     "validation.synthetic=4", "sampling.train_hw=null",
@@ -124,8 +124,14 @@ def evaluation_file(out: Path, name: str) -> Path:
     return out / "results" / f"{name}-unseen.json"
 
 
-def run(steps: Sequence[Step], state_file: Path, data: str) -> None:
-    """Runs the steps that are not finished. `state_file` keeps what was started and finished, by fingerprint.
+def run(steps: Sequence[Step], state_file: Path, data: str, execute: Callable[[Sequence[str]], int]) -> None:
+    """Runs the steps that are not finished.
+
+    Args:
+        steps: in their order.
+        state_file: keeps what was started and finished, by fingerprint.
+        data: identifies the data sets.
+        execute: runs a step's words and returns the exit code.
 
     Raises:
         ZsadError: a step failed.
@@ -143,7 +149,7 @@ def run(steps: Sequence[Step], state_file: Path, data: str) -> None:
         _write_state(state_file, state)
         step.makes.parent.mkdir(parents=True, exist_ok=True)
         logger.info("[%d/%d] %s: %s", number, len(steps), step.name, shlex.join(step.words))
-        if code := subprocess.run(_process(step.words), check=False).returncode:
+        if code := execute(step.words):
             raise ZsadError(f"{step.name} failed with exit code {code}, see above. The same command continues here.")
         state[step.name] = {"fingerprint": step.fingerprint(data), "finished": True}
         _write_state(state_file, state)
@@ -154,11 +160,13 @@ def is_finished(step: Step, state: dict[str, dict[str, object]], data: str) -> b
     return step.makes.is_file() and state.get(step.name) == {"fingerprint": step.fingerprint(data), "finished": True}
 
 
-def _process(words: Sequence[str]) -> list[str]:
-    """The words with this Python and this folder's scripts, wherever the command runs."""
-    if words[0] in _SCRIPTS:
-        return [sys.executable, *_SCRIPTS[words[0]], *words[1:]]
-    return [sys.executable, str(Path(__file__).with_name(Path(words[1]).name)), *words[2:]]
+def execute(words: Sequence[str]) -> int:
+    """Runs the words with this Python and this folder's scripts, in any current folder; gives the exit code."""
+    if words[0] in _MODULES:
+        process = [sys.executable, "-m", _MODULES[words[0]], *words[1:]]
+    else:
+        process = [sys.executable, str(Path(__file__).with_name(Path(words[1]).name)), *words[2:]]
+    return subprocess.run(process, check=False).returncode
 
 
 def _read_state(path: Path) -> dict[str, dict[str, object]]:
@@ -231,7 +239,7 @@ def reproduce(args: argparse.Namespace) -> None:
         for step in steps:
             print(shlex.join(step.words) + ("  # finished before" if is_finished(step, state, data) else ""))
         return
-    run(steps, args.out / STATE, data)
+    run(steps, args.out / STATE, data, execute)
     table = accuracy_table({name: evaluation_file(args.out, name) for name in (SMALL, TINY)})
     with whole_file(args.out / TABLE) as unfinished:
         unfinished.write_text(table)
