@@ -102,20 +102,30 @@ class _Model:
         plain, bundle = self.out / "exported" / self.name, self.out / "bundles" / self.name
         sets = [str(self.data / name) for name in EVALUATED_ON]
         images = ("--images", str(self.data / "mvtec_ad_mini"), *few)
-        evaluate = ("python", "training/evaluate.py", str(self.checkpoint), "--data", *sets)
-        evaluate += ("--product", "object", "--json", str(self.evaluation))
-        export = ("zsad-convert", "export", str(self.checkpoint), "--out", str(plain), "--name", self.name)
-        export += ("--products", _PRODUCTS, "--evaluation", str(self.evaluation), *images, "--map-tolerance", "0.01")
-        export += ("--gate-data", *sets[:2], "--gate-images", "8" if self.quick else "120")
+        evaluate = [
+            "python", "training/evaluate.py", str(self.checkpoint), "--data", *sets, "--product", "object",
+            "--json", str(self.evaluation),
+        ]  # fmt: skip
+        export = [
+            "zsad-convert", "export", str(self.checkpoint), "--out", str(plain), "--name", self.name,
+            "--products", _PRODUCTS, "--evaluation", str(self.evaluation), *images, "--map-tolerance", "0.01",
+            "--gate-data", *sets[:2], "--gate-images", "8" if self.quick else "120",
+        ]  # fmt: skip
         if self.quick:
-            export += ("--accept-loss",)  # a network that learnt nothing ranks pictures by chance
-        add = ("zsad-convert", "features", str(plain), "--out", str(bundle), *images)
-        add += tuple(word for path in features for word in ("--weights", str(path)))
+            export.append("--accept-loss")  # a network that learnt nothing ranks pictures by chance
+        add = ["zsad-convert", "features", str(plain), "--out", str(bundle), *images]
+        add += [word for path in features for word in ("--weights", str(path))]
         made = (self.checkpoint, self.evaluation, plain / "manifest.json", bundle / "manifest.json")
         return [
-            Step(name=f"{self.name}: evaluate", words=evaluate, reads=made[:1], makes=made[1], folder=made[1]),
-            Step(name=f"{self.name}: export", words=export, reads=made[:2], makes=made[2], folder=plain),
-            Step(name=f"{self.name}: features", words=add, reads=(made[2], *features), makes=made[3], folder=bundle),
+            Step(name=f"{self.name}: evaluate", words=tuple(evaluate), reads=made[:1], makes=made[1], folder=made[1]),
+            Step(name=f"{self.name}: export", words=tuple(export), reads=made[:2], makes=made[2], folder=plain),
+            Step(
+                name=f"{self.name}: features",
+                words=tuple(add),
+                reads=(made[2], *features),
+                makes=made[3],
+                folder=bundle,
+            ),
         ]
 
 
@@ -147,7 +157,7 @@ def run(steps: Sequence[Step], state_file: Path, data: str, execute: Callable[[S
             _delete(step.folder)
         state[step.name] = {"fingerprint": fingerprint, "finished": False}
         _write_state(state_file, state)
-        step.makes.parent.mkdir(parents=True, exist_ok=True)
+        step.folder.parent.mkdir(parents=True, exist_ok=True)
         logger.info("[%d/%d] %s: %s", number, len(steps), step.name, shlex.join(step.words))
         if code := execute(step.words):
             raise ZsadError(f"{step.name} failed with exit code {code}, see above. The same command continues here.")
@@ -233,7 +243,8 @@ def reproduce(args: argparse.Namespace) -> None:
     if absent := [str(path) for path in args.weights if not path.is_file()]:
         raise WeightsError(f"{', '.join(absent)}: no such file. See --help for where the weights are from")
     data = check_data(args.data)
-    steps = plan(args.data, *args.weights, args.out, quick=args.quick)
+    vit, efficientnet = args.weights
+    steps = plan(args.data, vit, efficientnet, args.out, quick=args.quick)
     if args.dry_run:
         state = _read_state(args.out / STATE)
         for step in steps:

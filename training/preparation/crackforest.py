@@ -1,5 +1,6 @@
 """CrackForest: photographs of cracked roads, cut into cracked quarters and windows without a crack."""
 
+import zlib
 from pathlib import Path
 
 import cv2
@@ -47,10 +48,12 @@ def read_cracks(path: Path) -> np.ndarray:
         DatasetError: the file is not such a file.
     """
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
+    damage = (MatReadError, zlib.error, ValueError, TypeError, KeyError, IndexError, NotImplementedError, OSError)
     try:
         return np.isin(loadmat(path)["groundTruth"]["Segmentation"][0, 0], _CRACK_LABELS)
-    except (ValueError, TypeError, KeyError, IndexError, NotImplementedError, OSError) as error:
+    except damage as error:
         raise DatasetError(f"{path}: no groundTruth.Segmentation in this file: {error}") from error
 
 

@@ -129,6 +129,15 @@ def test_a_broken_download_is_named_and_leaves_nothing(fault: str, message: str,
     assert list((tmp_path / "sets").iterdir()) == []
 
 
+@pytest.mark.parametrize("length", [0, 100, 4000])
+def test_a_damaged_file_of_labels_is_named(length: int, tmp_path: Path) -> None:
+    (crackforest,) = (download for download in DOWNLOADS if download.name == "crackforest")
+    path = crackforest.write(tmp_path / "source") / "groundTruth/001.mat"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(DatasetError, match=r"001\.mat: no groundTruth\.Segmentation"):
+        prepare(recipes()["crackforest"], reference(crackforest), tmp_path / "source", tmp_path / "sets")
+
+
 def test_files_that_the_reference_does_not_list_are_refused(tmp_path: Path) -> None:
     source = ksdd().write(tmp_path / "source")
     listed = reference(ksdd())

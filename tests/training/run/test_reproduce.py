@@ -78,6 +78,8 @@ class Commands:
     def execute(self, words: Sequence[str]) -> int:
         step = self._steps[tuple(words)]
         self.ran.append(step.name)
+        assert not step.folder.is_dir() or any(step.folder.iterdir())  # an export refuses a folder that is no bundle
+        step.makes.parent.mkdir(exist_ok=True)
         (step.makes.parent / "half").write_text("")
         if step.name == self.fails:
             return 1
