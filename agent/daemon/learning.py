@@ -35,7 +35,7 @@ def make_learner(
         line.teach,
         prepare=line.prepare,
         feedback=Feedback(store, line.networks, line.prepare),
-        follower=Follower(line.networks, line.follow) if config.learning.follow else None,
+        follower=Follower(store, line.networks, line.follow) if config.learning.follow else None,
         on_drift=line.note_drift,
         cut=line.cut,
         free_running=[

@@ -7,7 +7,6 @@ any moment loses at most the picture in progress.
 
 import contextlib
 import logging
-import math
 import shutil
 import threading
 import time
@@ -21,9 +20,8 @@ import numpy as np
 
 from zsad_agent.config import LearningConfig
 from zsad_agent.learning.drift import Follower, LineWatch
-from zsad_agent.learning.feedback import Feedback
+from zsad_agent.learning.feedback import Feedback, keep_bad, marked
 from zsad_agent.learning.lesson import Lesson, LessonPicture, Teach, find_lessons, open_lesson
-from zsad_agent.learning.marks import keep_bad, marked
 from zsad_agent.learning.offer import RATE, Asked, shorten
 from zsad_agent.learning.recent import RecentParts
 from zsad_agent.messages import DriftStats, Result
@@ -36,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 4  # pictures that wait for the thread; further ones are not learned
 EVERY_S = 1.0  # between two pictures of a camera that runs free
-FOLLOW_EVERY_S = 5.0  # between two parts of a camera that are followed
 MAX_TEXT = 1000
 
 
@@ -82,7 +79,6 @@ class LineLearner(Service):
         self._prepare, self._cut = prepare, cut
         self._feedback, self._follower = feedback, follower
         self._networks_lock = threading.Lock()  # guards the networks of the feedback and the follower
-        self._followed_s: dict[str, float] = {}  # camera -> time of the last followed part
         self._free_running = frozenset(free_running)
         self._queue_changed = threading.Condition()
         self._waiting: deque[tuple[Result, np.ndarray, np.ndarray]] = deque()
@@ -93,7 +89,6 @@ class LineLearner(Service):
         self._said: dict[str, str] = {}  # camera -> outcome of its last lesson
         self._marked: dict[str, str] = {}  # camera -> outcome of the last mark
         self._recent: dict[str, RecentParts] = {}  # by camera
-        self._profile: Profile | None = None  # of the part that was followed last
         self._fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="zsad-learning", daemon=True)
 
@@ -324,7 +319,9 @@ class LineLearner(Service):
             self._watch.compare()
         self._keep(result, view_bgr, anomaly_map)
         self._learn(result, view_bgr)
-        self._follow(result, view_bgr)
+        if self._follower is not None:
+            with self._networks_lock:
+                self._follower.take(result, view_bgr)
 
     def _keep(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
         """For later feedback."""
@@ -346,20 +343,6 @@ class LineLearner(Service):
             if not is_early and lesson.pictures.show(result.id, view_bgr):
                 lesson.last_s = time.monotonic()
                 lesson.count_part()
-
-    def _follow(self, result: Result, view_bgr: np.ndarray) -> None:
-        """Remembers an accepted part of a taught product, one in `FOLLOW_EVERY_S`."""
-        now_s, camera = time.monotonic(), result.camera
-        if self._follower is None or result.profile is None or result.verdict is not Verdict.OK:
-            return
-        if now_s - self._followed_s.get(camera, -math.inf) < FOLLOW_EVERY_S:
-            return
-        self._followed_s[camera] = now_s
-        if self._profile is None or self._profile.sha256 != result.profile.sha256:
-            self._profile = self._store.current(result.product)
-        if self._profile is not None and self._profile.sha256 == result.profile.sha256:
-            with self._networks_lock:
-                self._follower.add(self._profile, view_bgr)
 
     def _lesson_of(self, result: Result) -> Lesson | None:
         """The lesson that may learn from this part."""
