@@ -83,12 +83,14 @@ class Observer:
         )
 
     def _camera(self, station: Station) -> CameraStats:
-        up = station.status.up
+        up, model, inspector = station.status.up, self.models.current, station.inspector
+        taught = inspector.threshold is not None or model.predictor.is_taught(inspector.product)
         return CameraStats(
             up=up,
             reason=None if up else station.status.reason,
             results=self.recent.counts(station.name),
             dropped=station.dropped,
             latency_ms=self.recent.latency_ms(station.name),
+            provisional_frames=inspector.own_threshold(model, inspector.product, taught=taught)[1],
             drift=self.learner.drift(station.name) if self.learner is not None else None,
         )

@@ -23,11 +23,14 @@ from zsad_agent.learning.drift import Follower, LineWatch
 from zsad_agent.learning.feedback import Feedback, keep_bad, marked
 from zsad_agent.learning.lesson import Lesson, LessonPicture, Teach, find_lessons, open_lesson
 from zsad_agent.learning.offer import RATE, Asked, shorten
+from zsad_agent.learning.provisional import ProvisionalThresholds
 from zsad_agent.learning.recent import RecentParts
 from zsad_agent.messages import DriftStats, Result
 from zsad_agent.system import Service, lower_priority, one_line
 from zsad_agent.teaching import KeptPicture, Profile, ProfileStore, can_be_taught
+from zsad_core.bundle import Bundle
 from zsad_core.errors import ConflictError, ProfileError, ZsadError
+from zsad_core.judging import Provisional
 from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
@@ -83,6 +86,8 @@ class LineLearner(Service):
         self._queue_changed = threading.Condition()
         self._waiting: deque[tuple[Result, np.ndarray, np.ndarray]] = deque()
         self._watch = LineWatch(store, on_drift)
+        adapts = config.provisional_threshold and config.mode != "off"
+        self._provisional = ProvisionalThresholds(folder) if adapts else None
         self._closing, self._busy = False, True
         self._lock = threading.RLock()  # guards what follows, and the files of the lessons
         self._lessons: dict[str, Lesson] = {}  # by camera
@@ -215,6 +220,10 @@ class LineLearner(Service):
         with self._changing(camera) as lesson:
             return lesson.remove(picture_id)
 
+    def provisional(self, camera: str, product: str, bundle: Bundle) -> Provisional | None:
+        """The threshold of a product that was not taught; None: that of the bundle. Never waits."""
+        return None if self._provisional is None else self._provisional.threshold(camera, product, bundle)
+
     def drift(self, camera: str) -> DriftStats | None:
         """The scores of the parts beside those of the goods. Never waits."""
         return self._watch.stats(camera)
@@ -249,6 +258,8 @@ class LineLearner(Service):
         """Deletes the lesson of the camera, and returns its product."""
         lesson = self._lessons.pop(camera)
         shutil.rmtree(lesson.folder, ignore_errors=True)
+        if self._provisional is not None:
+            self._provisional.forget(camera, lesson.product)
         return lesson.product
 
     @contextlib.contextmanager
@@ -343,6 +354,8 @@ class LineLearner(Service):
             if not is_early and lesson.pictures.show(result.id, view_bgr):
                 lesson.last_s = time.monotonic()
                 lesson.count_part()
+                if self._provisional is not None:
+                    self._provisional.add(result)
 
     def _lesson_of(self, result: Result) -> Lesson | None:
         """The lesson that may learn from this part."""
@@ -408,6 +421,8 @@ class LineLearner(Service):
 
     def _resume(self) -> None:
         """Loads the lessons that people started before a restart, and those with an offer."""
+        if self._provisional is not None:
+            self._provisional.load()
         for camera, product, asked in find_lessons(self._folder):
             if camera not in self._lessons:
                 parts = self._config.parts if asked is None else asked.count
