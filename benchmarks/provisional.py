@@ -70,17 +70,18 @@ def measure(bundle: Bundle, data_root: Path, known: set[tuple[str, str]]) -> Ite
     Raises:
         ZsadError: a data set cannot be read, or the bundle cannot run.
     """
-    trained = {row.dataset for row in bundle.manifest.evaluation.rows if row.seen_in_training}
+    sources = {licence.what for licence in bundle.manifest.licences}
     detector = Detector(bundle, InferenceConfig(bundle=bundle.path, threads=1))
     for dataset in SETS:
         samples, faults = scan_dataset(data_root / dataset)
         raise_faults(faults)
+        trained = f"training data {dataset}" in sources
         for product in sorted({sample.product for sample in samples}):
             name = f"{dataset}/{product}"
             if (bundle.sha256, name) in known:
                 continue
             own = [one for one in samples if one.product == product]
-            own = [one for one in own if one.split == "test" or name not in trained]
+            own = [one for one in own if one.split == "test" or not trained]
             kinds = [[one for one in own if one.is_anomalous is bad] for bad in (False, True)]
             goods, bads = (_score(detector, _some(kind)) for kind in kinds)
             print(f"{bundle.manifest.name}, {name}: {len(goods)} good, {len(bads)} defective", file=sys.stderr)
@@ -89,7 +90,7 @@ def measure(bundle: Bundle, data_root: Path, known: set[tuple[str, str]]) -> Ite
                 sha256=bundle.sha256,
                 threshold=bundle.manifest.threshold.value,
                 product=name,
-                trained=name in trained,
+                trained=trained,
                 goods=goods,
                 bads=bads,
             )
