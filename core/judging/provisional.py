@@ -13,7 +13,7 @@ REJECTED = 10  # at most one of so many good parts is rejected, in the mean, if 
 SPREADS = 2.5  # highest threshold, in robust deviations above the median: so a fifth of defects does not raise it much
 LEAST_SPREAD = 0.15  # of a deviation, and of the threshold above the median: frames that are all alike
 PULL = 0.25  # share of the way up to the bundle's threshold, where that is higher
-RISE = 1.0  # above the bundle's threshold it is at most so far above the median: defects alone do not raise it
+RISE = 2.0  # above the bundle's threshold it is at most so far above the lowest tenth of the frames
 HIGHEST, LOWEST = 1.5, 3.0  # how far the threshold may be above and below the bundle's
 _LEAST = 1e-4  # of a score, and of 1 minus it, before the logit
 _TO_DEVIATION = 1.4826  # from the median distance to the median, for a normal distribution
@@ -32,8 +32,8 @@ def provisional_threshold(scores: Sequence[float], bundle_threshold: float) -> P
 
     The (n + 1) // 10-th highest score of n rejects a good part with a probability of at most 0.1 if all frames show
     good parts. Defects among them raise it, so the median and the spread of all frames limit it. It is above the
-    bundle's threshold only if about half of the frames nearly are. A score `HIGHEST` above the bundle's threshold is an
-    evident defect: it does not count, and it is always rejected.
+    bundle's threshold only if nearly all frames are near that: many defects among good parts do not raise it. A score
+    `HIGHEST` above the bundle's threshold is an evident defect: it does not count, and it is always rejected.
 
     Args:
         scores: of different parts, in any order. NaN does not count.
@@ -46,10 +46,11 @@ def provisional_threshold(scores: Sequence[float], bundle_threshold: float) -> P
         return None
     median = float(np.median(values))
     spread = max(_TO_DEVIATION * float(np.median(np.abs(values - median))), LEAST_SPREAD)
-    found = min(float(values[-((len(values) + 1) // REJECTED)]), median + SPREADS * spread)
+    tenth = (len(values) + 1) // REJECTED
+    found = min(float(values[-tenth]), median + SPREADS * spread)
     found = max(found, median + LEAST_SPREAD)
     found += PULL * max(0.0, float(prior) - found)
-    found = min(found, max(float(prior), median + RISE), float(prior) + HIGHEST)
+    found = min(found, max(float(prior), float(values[tenth - 1]) + RISE), float(prior) + HIGHEST)
     found = max(found, float(prior) - LOWEST)
     return Provisional(threshold=1 / (1 + math.exp(-found)), frames=len(values))
 

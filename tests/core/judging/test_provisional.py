@@ -61,9 +61,11 @@ def test_defects_among_the_frames_do_not_hide_others(share: float) -> None:
     assert np.mean(found) > 0.95
 
 
-def test_a_fifth_of_defects_never_raises_the_bundles_threshold() -> None:
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_defects_among_lower_good_parts_never_raise_the_bundles_threshold(share: float) -> None:
     for seed in range(50):
-        frames = np.concatenate([scores(1, 20, seed), scores(-2, 80, 100 + seed, spread=1.0)])
+        bad = round(share * 100)
+        frames = np.concatenate([scores(1, bad, seed), scores(-2.5, 100 - bad, 100 + seed)])
         assert threshold(frames) <= BUNDLE + 1e-9
 
 
