@@ -13,6 +13,7 @@ REJECTED = 10  # at most one of so many good parts is rejected, in the mean, if 
 SPREADS = 2.5  # highest threshold, in robust deviations above the median: so a fifth of defects does not raise it much
 LEAST_SPREAD = 0.15  # of a deviation, and of the threshold above the median: frames that are all alike
 PULL = 0.25  # share of the way up to the bundle's threshold, where that is higher
+LEAST_TO_RISE = 30  # frames before it may be above the bundle's threshold: a stream may start with defects
 RISE = 2.0  # above the bundle's threshold it is at most so far above the lowest tenth of the frames
 HIGHEST, LOWEST = 1.5, 3.0  # how far the threshold may be above and below the bundle's
 _LEAST = 1e-4  # of a score, and of 1 minus it, before the logit
@@ -32,8 +33,8 @@ def provisional_threshold(scores: Sequence[float], bundle_threshold: float) -> P
 
     The (n + 1) // 10-th highest score of n rejects a good part with a probability of at most 0.1 if all frames show
     good parts. Defects among them raise it, so the median and the spread of all frames limit it. It is above the
-    bundle's threshold only if nearly all frames are near that: many defects among good parts do not raise it. A score
-    `HIGHEST` above the bundle's threshold is an evident defect: it does not count, and it is always rejected.
+    bundle's threshold only if nearly all of many frames are near that: defects among good parts do not raise it. A
+    score `HIGHEST` above the bundle's threshold is an evident defect: it does not count, and it is always rejected.
 
     Args:
         scores: of different parts, in any order. NaN does not count.
@@ -50,7 +51,8 @@ def provisional_threshold(scores: Sequence[float], bundle_threshold: float) -> P
     found = min(float(values[-tenth]), median + SPREADS * spread)
     found = max(found, median + LEAST_SPREAD)
     found += PULL * max(0.0, float(prior) - found)
-    found = min(found, max(float(prior), float(values[tenth - 1]) + RISE), float(prior) + HIGHEST)
+    highest = float(values[tenth - 1]) + RISE if len(values) >= LEAST_TO_RISE else -math.inf
+    found = min(found, max(float(prior), highest), float(prior) + HIGHEST)
     found = max(found, float(prior) - LOWEST)
     return Provisional(threshold=1 / (1 + math.exp(-found)), frames=len(values))
 

@@ -69,6 +69,11 @@ def test_defects_among_lower_good_parts_never_raise_the_bundles_threshold(share:
         assert threshold(frames) <= BUNDLE + 1e-9
 
 
+@pytest.mark.parametrize(("count", "rises"), [(9, False), (29, False), (30, True)])
+def test_stream_that_starts_with_defects_does_not_raise_it_soon(count: int, rises: bool) -> None:
+    assert (threshold(scores(0.5, count, 0)) > BUNDLE + 1e-9) is rises
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-9, 0.05, 0.2, 0.49])
 def test_constant_scene_is_passed_and_bounds_hold(value: float) -> None:
     limit = threshold(np.full(200, value))
