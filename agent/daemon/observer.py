@@ -84,13 +84,14 @@ class Observer:
 
     def _camera(self, station: Station) -> CameraStats:
         up, model, inspector = station.status.up, self.models.current, station.inspector
-        taught = inspector.threshold is not None or model.predictor.is_taught(inspector.product)
+        product = inspector.product
+        frames = inspector.own_threshold(model, product, taught=model.predictor.is_taught(product))[1]
         return CameraStats(
             up=up,
             reason=None if up else station.status.reason,
             results=self.recent.counts(station.name),
             dropped=station.dropped,
             latency_ms=self.recent.latency_ms(station.name),
-            provisional_frames=inspector.own_threshold(model, inspector.product, taught=taught)[1],
+            provisional_frames=frames if inspector.threshold is None else None,
             drift=self.learner.drift(station.name) if self.learner is not None else None,
         )
