@@ -80,6 +80,8 @@ class LearningConfig(StrictModel):
     # offer: a person takes what was learned into use (command teach); use: the agent does it by itself
     mode: Annotated[Literal["off", "offer", "use"], OffInYaml] = "offer"
     parts: Annotated[int, Field(ge=20, le=1000)] = 60  # different pictures that are needed
+    # until then the threshold follows the scores of the parts so far, within bounds; not if the mode is off
+    provisional_threshold: bool = True
     follow: bool = False  # adapt, within a bound, to slow changes of parts and light after that
 
 

@@ -1,6 +1,7 @@
 """Joins learning to the model in use and to the cameras."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +29,14 @@ def make_learner(
     if store is None or models.current.bundle.manifest.features is None:
         return None
     line = _Line(config, stations, views, models)
-    return LineLearner(
+    learner = LineLearner(
         config.learning,
         state_dir / "learning",
         store,
         line.teach,
         prepare=line.prepare,
         feedback=Feedback(store, line.networks, line.prepare),
-        follower=Follower(line.networks, line.follow) if config.learning.follow else None,
+        follower=Follower(store, line.networks, line.follow) if config.learning.follow else None,
         on_drift=line.note_drift,
         cut=line.cut,
         free_running=[
@@ -44,6 +45,9 @@ def make_learner(
             if camera.trigger == "free" and not source.lossless
         ],
     )
+    for station in stations:
+        station.inspector.provisional = partial(learner.provisional, station.name)
+    return learner
 
 
 class _Line:
