@@ -1,3 +1,4 @@
+from .camera import HttpSource as HttpSource
 from .camera import StreamSource as StreamSource
 from .camera_process import GrabberSource as GrabberSource
 from .camera_worker import limit_memory as limit_memory
