@@ -61,7 +61,7 @@ class _Parts:
             if found is None:
                 is_picture = _is_whole(content)
             else:
-                is_picture = content.strip() and (says_picture or format_of(content[:HEAD_BYTES]) is not None)
+                is_picture = bool(content.strip()) and (says_picture or format_of(content[:HEAD_BYTES]) is not None)
             if stated is None and is_picture:
                 yield Part(content, self._earlier[1] if end <= self._earlier[0] else self._arrived_s)
 

@@ -1,3 +1,4 @@
+from .camera import DirectSource as DirectSource
 from .camera import HttpSource as HttpSource
 from .camera import StreamSource as StreamSource
 from .camera_process import GrabberSource as GrabberSource

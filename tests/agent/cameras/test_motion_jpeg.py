@@ -2,12 +2,15 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from certificate_maker import Authority
 
 from zsad_agent.cameras import motion_jpeg
 from zsad_agent.sources import HttpSource, Picture
@@ -49,7 +52,7 @@ ANSWERS: dict[str, tuple[str, bytes]] = {
     "dashes in the head added": (f"Content-Type: {MIXED}; boundary=--frame", parts(JPEG, delimiter="----frame")),
     "no boundary in the head": (f"Content-Type: {MIXED}", parts(JPEG)),
     "another boundary in the head": (f"Content-Type: {MIXED}; boundary=other", parts(JPEG)),
-    "other capitals": (f"content-type: Multipart/X-Mixed-Replace; Boundary=frame", parts("CONTENT-TYPE:IMAGE/JPEG")),
+    "other capitals": ("content-type: Multipart/X-Mixed-Replace; Boundary=frame", parts("CONTENT-TYPE:IMAGE/JPEG")),
     "multipart/mixed": ("Content-Type: multipart/mixed; boundary=frame", parts(JPEG)),
     "no length": (PLAIN, parts(JPEG, length=False, last=END)),
     "line feeds": (PLAIN, parts(JPEG, newline="\n")),
@@ -88,13 +91,14 @@ ANSWERS: dict[str, tuple[str, bytes]] = {
 class RawServer:
     """Answers each request with bytes that `answer` gives for its path and its header text, in small pieces."""
 
-    def __init__(self, answer: Callable[[str, str], Iterator[bytes]]) -> None:
+    def __init__(self, answer: Callable[[str, str], Iterator[bytes]], tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[str] = []
         self._answer = answer
         self._stop = threading.Event()
         self._server = socket.create_server(("127.0.0.1", 0))
+        self._tls = tls
         self.port = self._server.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/video"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}/video"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> "RawServer":
@@ -111,7 +115,7 @@ class RawServer:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._tls.wrap_socket(client, True) if self._tls else client as client:
             request = client.recv(65_536).decode()
             self.requests.append(request)
             for piece in self._answer((request.split() or ["", ""])[1], request):
@@ -200,10 +204,13 @@ def test_stream_without_end_or_order_is_lost(
     monkeypatch: pytest.MonkeyPatch, head: str, content: bytes, message: str
 ) -> None:
     monkeypatch.setattr(motion_jpeg, "MOST_BYTES", 300_000)
-    with serving(head, content) as server, source_of(server.url, timeout_s=1.0) as source:
-        with pytest.raises(SourceError, match=message):
-            for _ in range(1000):
-                source.read()
+    with (
+        serving(head, content) as server,
+        source_of(server.url, timeout_s=1.0) as source,
+        pytest.raises(SourceError, match=message),
+    ):
+        for _ in range(1000):
+            source.read()
 
 
 def test_redirect_is_followed_and_another_host_gets_no_password() -> None:
@@ -229,3 +236,22 @@ def test_redirect_is_followed_and_another_host_gets_no_password() -> None:
             pass
         assert "secret" not in str(caught.value)
         assert other.requests and not any("Authorization" in request for request in other.requests)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_https_is_read_with_a_trusted_certificate_and_otherwise_with_ffmpeg(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trusted: bool
+) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.sign("camera")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.cert, pair.key)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
+    with (
+        RawServer(lambda path, request: iter([http(PLAIN, parts(JPEG, last=END))]), context) as server,
+        source_of(server.url) as source,
+    ):
+        read_until(source, GREYS[-1])
+    assert len(server.requests) == 1
+    assert ("zsad-agent" in server.requests[0]) == trusted
