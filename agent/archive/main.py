@@ -1,0 +1,125 @@
+"""The command `zsad-score`."""
+
+import argparse
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from zsad_agent.archive.listing import list_pictures
+from zsad_agent.archive.parts import Done, PartsFolder, text_of
+from zsad_agent.archive.scoring import Part, PartScorer, read_settings, score_parts
+from zsad_agent.cli.main import guarded
+from zsad_agent.system import configure_logging
+from zsad_agent.tools.flags import command_parser, count
+from zsad_agent.tools.score import add_scorer_flags
+from zsad_core.errors import ConfigError
+from zsad_core.types import Verdict
+
+PART_PICTURES = 200  # what a kill costs, at most, on each actor
+NOTE_EVERY_S = 1.0
+LOCAL = "local"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Scores an archive. Returns 1 if a picture has no score: its verdict is `unknown`."""
+    return guarded("zsad-score", lambda: _main(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
+    args = _parse(arguments)
+    configure_logging("WARNING")
+    if find_spec("ray") is None or find_spec("pyarrow") is None:
+        raise ConfigError("needs Ray: pip install 'zsad-agent[ray]'")
+    settings = read_settings(args)
+    folder = PartsFolder(Path(os.path.abspath(args.out)), settings)  # noqa: PTH100
+    with folder.opened():
+        done = folder.read_done()
+        if done.verdicts:
+            print(f"zsad-score: {folder.folder} has {done.verdicts.total()} results: goes on", file=sys.stderr)
+        parts = split(list_pictures(args.paths), done, args.part)
+        if (first := next(parts, None)) is not None:
+            _connect(args.address)
+            _score(itertools.chain([first], parts), done, args, folder, settings)
+    counts = done.verdicts
+    if not counts:
+        raise ConfigError(f"no pictures in {', '.join(args.paths)}")
+    print(f"{counts.total()} pictures: {', '.join(f'{counts[verdict]} {verdict}' for verdict in Verdict)}")
+    return 1 if counts[Verdict.UNKNOWN] else 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = command_parser(
+        "score",
+        "Scores an archive of pictures into Parquet files, with the numbers of `zsad-agent score`. The same command "
+        "again goes on where it was stopped. Exit code 1 if a picture has no score: its verdict is `unknown`.",
+        examples="zsad-score /archive/2026 --out scores\n"
+        "zsad-score '/archive/*/cam0/*.png' lists.txt --out /shared/scores --address ray://head:10001 --cpus 4",
+    )
+    parser.prog = "zsad-score"
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a folder with its subfolders, a pattern, a picture, or a .txt of paths",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
+    add_scorer_flags(parser)
+    parser.add_argument(
+        "--address",
+        default=LOCAL,
+        help="of the Ray cluster, whose machines need the same files at the same paths; default: this machine alone",
+    )
+    parser.add_argument("--cpus", type=count, default=2, metavar="N", help="of each model; default: %(default)s")
+    parser.add_argument("--models", type=count, metavar="N", help="at the same time; default: what the CPUs allow")
+    parser.add_argument(
+        "--part", type=count, default=PART_PICTURES, metavar="N", help="pictures in a file; default: %(default)s"
+    )
+    args = parser.parse_args(arguments)
+    if args.config is not None:
+        args.config = args.config.absolute()
+    return args
+
+
+def split(pictures: Iterable[Path], done: Done, size: int) -> Iterator[Part]:
+    """The pictures that are not done, `size` at a time. A picture that is named twice is scored once."""
+    left = (path for path in pictures if done.add(text_of(path)))
+    while part := list(itertools.islice(left, size)):
+        yield part
+
+
+def _connect(address: str) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+    import ray
+
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
+    except ConnectionError as error:
+        raise ConfigError(f"--address {address}: no Ray cluster answers: {error}") from error
+
+
+def _score(
+    parts: Iterable[Part], done: Done, args: argparse.Namespace, folder: PartsFolder, settings: dict[str, Any]
+) -> None:
+    import ray
+
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    actor = ray.remote(num_cpus=min(args.cpus, cpus), max_restarts=1, max_task_retries=1)(PartScorer)
+    began_s = noted_s = time.monotonic()
+    before = done.verdicts.total()
+    for verdicts in score_parts(
+        parts,
+        lambda: actor.remote(args, settings, folder.folder, args.cpus),
+        args.models or max(1, cpus // args.cpus),
+    ):
+        done.verdicts.update(verdicts)
+        if sys.stderr.isatty() and time.monotonic() > noted_s + NOTE_EVERY_S:
+            noted_s = time.monotonic()
+            rate = (done.verdicts.total() - before) / (noted_s - began_s)
+            print(f"\r{done.verdicts.total()} pictures, {rate:.1f} a second", end="", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
