@@ -1,28 +1,31 @@
 """The command `zsad-score`."""
 
+from __future__ import annotations
+
 import argparse
 import itertools
 import os
+import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from zsad_agent.archive.listing import list_pictures
-from zsad_agent.archive.parts import Done, PartsFolder, text_of
-from zsad_agent.archive.scoring import Part, PartScorer, read_settings, score_parts
-from zsad_agent.cli.main import guarded
-from zsad_agent.system import configure_logging
+from zsad_agent.system import configure_logging, guarded
 from zsad_agent.tools.flags import command_parser, count
 from zsad_agent.tools.score import add_scorer_flags
 from zsad_core.errors import ConfigError
-from zsad_core.types import Verdict
+
+if TYPE_CHECKING:  # pydantic takes longer than parsing
+    from zsad_agent.archive.parts import Done, Part, PartsFolder
 
 PART_PICTURES = 200  # what a kill costs, at most, on each actor
 NOTE_EVERY_S = 1.0
 LOCAL = "local"
+CONNECT_S = 5.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,8 +38,12 @@ def _main(arguments: list[str]) -> int:
     configure_logging("WARNING")
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise ConfigError("needs Ray: pip install 'zsad-agent[ray]'")
-    settings = read_settings(args)
-    folder = PartsFolder(Path(os.path.abspath(args.out)), settings)  # noqa: PTH100
+
+    from zsad_agent.archive.parts import PartsFolder, split
+    from zsad_agent.archive.scoring import read_settings
+    from zsad_core.types import Verdict
+
+    folder = PartsFolder(Path(os.path.abspath(args.out)), read_settings(args))  # noqa: PTH100
     with folder.opened():
         done = folder.read_done()
         if done.verdicts:
@@ -44,7 +51,7 @@ def _main(arguments: list[str]) -> int:
         parts = split(list_pictures(args.paths), done, args.part)
         if (first := next(parts, None)) is not None:
             _connect(args.address)
-            _score(itertools.chain([first], parts), done, args, folder, settings)
+            _score(itertools.chain([first], parts), done, args, folder)
     counts = done.verdicts
     if not counts:
         raise ConfigError(f"no pictures in {', '.join(args.paths)}")
@@ -58,7 +65,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "Scores an archive of pictures into Parquet files, with the numbers of `zsad-agent score`. The same command "
         "again goes on where it was stopped. Exit code 1 if a picture has no score: its verdict is `unknown`.",
         examples="zsad-score /archive/2026 --out scores\n"
-        "zsad-score '/archive/*/cam0/*.png' lists.txt --out /shared/scores --address ray://head:10001 --cpus 4",
+        "zsad-score '/archive/*/cam0/*.png' lists.txt --out /shared/scores --address head:6379 --cpus 4",
     )
     parser.prog = "zsad-score"
     parser.add_argument(
@@ -72,6 +79,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--address",
         default=LOCAL,
+        metavar="HOST:PORT",
         help="of the Ray cluster, whose machines need the same files at the same paths; default: this machine alone",
     )
     parser.add_argument("--cpus", type=count, default=2, metavar="N", help="of each model; default: %(default)s")
@@ -85,37 +93,29 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
-def split(pictures: Iterable[Path], done: Done, size: int) -> Iterator[Part]:
-    """The pictures that are not done, `size` at a time. A picture that is named twice is scored once."""
-    left = (path for path in pictures if done.add(text_of(path)))
-    while part := list(itertools.islice(left, size)):
-        yield part
-
-
 def _connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     import ray
 
     try:
+        host, colon, port = address.rpartition(":")
+        if colon:  # Ray itself would try for a minute
+            socket.create_connection((host, int(port)), CONNECT_S).close()
         ray.init(address=address, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
-    except ConnectionError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"--address {address}: no Ray cluster answers: {error}") from error
 
 
-def _score(
-    parts: Iterable[Part], done: Done, args: argparse.Namespace, folder: PartsFolder, settings: dict[str, Any]
-) -> None:
+def _score(parts: Iterable[Part], done: Done, args: argparse.Namespace, folder: PartsFolder) -> None:
     import ray
+
+    from zsad_agent.archive.scoring import PartScorer, score_parts
 
     cpus = int(ray.cluster_resources().get("CPU", 1))
     actor = ray.remote(num_cpus=min(args.cpus, cpus), max_restarts=1, max_task_retries=1)(PartScorer)
     began_s = noted_s = time.monotonic()
-    before = done.verdicts.total()
-    for verdicts in score_parts(
-        parts,
-        lambda: actor.remote(args, settings, folder.folder, args.cpus),
-        args.models or max(1, cpus // args.cpus),
-    ):
+    before, most = done.verdicts.total(), args.models or max(1, cpus // args.cpus)
+    for verdicts in score_parts(parts, lambda: actor.remote(args, folder.settings, folder.folder, args.cpus), most):
         done.verdicts.update(verdicts)
         if sys.stderr.isatty() and time.monotonic() > noted_s + NOTE_EVERY_S:
             noted_s = time.monotonic()

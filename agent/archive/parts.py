@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections import Counter
@@ -18,6 +19,7 @@ from zsad_core.errors import ConfigError
 SETTINGS = "_zsad-score.json"  # readers of Parquet folders leave out names that begin with _
 KEY = b"zsad-score settings"
 Settings = dict[str, Any]
+Part = list[Path]  # the pictures of one file
 
 
 def digest_of(settings: Settings) -> str:
@@ -77,6 +79,13 @@ class Done:
         return True
 
 
+def split(pictures: Iterable[Path], done: Done, size: int) -> Iterator[Part]:
+    """The pictures that are not done, `size` at a time. A picture that is named twice is scored once."""
+    left = (path for path in pictures if done.add(text_of(path)))
+    while part := list(itertools.islice(left, size)):
+        yield part
+
+
 class PartsFolder:
     """Belongs to one command at a time."""
 
@@ -84,7 +93,7 @@ class PartsFolder:
         """Touches nothing yet."""
         self.folder = folder
         self.digest = digest_of(settings)
-        self._settings = settings
+        self.settings = settings
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -99,7 +108,7 @@ class PartsFolder:
         if not path.exists():
             if any(self.folder.iterdir()):
                 raise ConfigError(f"--out: {self.folder} is not empty and was not made by zsad-score")
-            write_whole(path, json.dumps(self._settings, indent=1, sort_keys=True).encode())
+            write_whole(path, json.dumps(self.settings, indent=1, sort_keys=True).encode())
         with path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,11 +142,11 @@ class PartsFolder:
         return done
 
     def _compare(self, found: Settings) -> None:
-        names: Iterable[str] = sorted(self._settings.keys() | found.keys())
+        names: Iterable[str] = sorted(self.settings.keys() | found.keys())
         changes = [
-            f"{name} is {json.dumps(found.get(name))} there and {json.dumps(self._settings.get(name))} here"
+            f"{name} is {json.dumps(found.get(name))} there and {json.dumps(self.settings.get(name))} here"
             for name in names
-            if found.get(name) != self._settings.get(name)
+            if found.get(name) != self.settings.get(name)
         ]
         if changes:
             raise ConfigError(

@@ -10,13 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsad_agent.archive.parts import Settings, digest_of, text_of, write_part
+from zsad_agent.archive.parts import Part, Settings, digest_of, text_of, write_part
 from zsad_core.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
     from zsad_agent.tools.score import Judged, Scorer
 
-Part = list[Path]
 Verdicts = Counter[str]
 CRASHED = "the process that scores it ended: it needs too much memory, or crashes the decoder"
 
