@@ -64,8 +64,8 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     configure_logging("WARNING")
 
-    pictures = find_pictures(args.paths)
     scorer = open_scorer(args)
+    pictures = find_pictures(args.paths)
     scores = (
         score_picture(path, args, scorer, map_file=args.maps and args.maps / map_path) for path, map_path in pictures
     )
