@@ -88,8 +88,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--part", type=count, default=PART_PICTURES, metavar="N", help="pictures in a file; default: %(default)s"
     )
     args = parser.parse_args(arguments)
-    if args.config is not None:
-        args.config = args.config.absolute()
+    for name in ("config", "bundle", "profiles"):  # the other processes have other working folders
+        if (path := getattr(args, name)) is not None and path.exists():
+            setattr(args, name, path.absolute())
     return args
 
 
@@ -111,11 +112,13 @@ def _score(parts: Iterable[Part], done: Done, args: argparse.Namespace, folder: 
 
     from zsad_agent.archive.scoring import PartScorer, score_parts
 
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    actor = ray.remote(num_cpus=min(args.cpus, cpus), max_restarts=1, max_task_retries=1)(PartScorer)
+    machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    cpus = max(1, min(args.cpus, max(machines)))
+    most = args.models or max(1, sum(each // cpus for each in machines))
+    actor = ray.remote(num_cpus=cpus, max_restarts=1, max_task_retries=1)(PartScorer)
     began_s = noted_s = time.monotonic()
-    before, most = done.verdicts.total(), args.models or max(1, cpus // args.cpus)
-    for verdicts in score_parts(parts, lambda: actor.remote(args, folder.settings, folder.folder, args.cpus), most):
+    before = done.verdicts.total()
+    for verdicts in score_parts(parts, lambda: actor.remote(args, folder.settings, folder.folder, cpus), most):
         done.verdicts.update(verdicts)
         if sys.stderr.isatty() and time.monotonic() > noted_s + NOTE_EVERY_S:
             noted_s = time.monotonic()

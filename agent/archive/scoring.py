@@ -170,8 +170,8 @@ def score_parts(parts: Iterable[Part], make_actor: Callable[[], Any], most_actor
         while len(running) + len(free) < most_actors and wait_for_actors(opening + 1):
             start(make_actor(), "open", [])
             opening += 1
-        if not running:
-            return
+        if not waiting and all(method == "open" for _, method, _ in running.values()):
+            return  # a model that the cluster has no room for is never open
         (answer,), _ = ray.wait(list(running))
         actor, method, part = running.pop(answer)
         try:
