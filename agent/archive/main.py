@@ -115,7 +115,7 @@ def _score(parts: Iterable[Part], done: Done, args: argparse.Namespace, folder: 
     machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     cpus = max(1, min(args.cpus, max(machines)))
     most = args.models or max(1, sum(each // cpus for each in machines))
-    actor = ray.remote(num_cpus=cpus, max_restarts=1, max_task_retries=1)(PartScorer)
+    actor = ray.remote(num_cpus=cpus)(PartScorer)
     began_s = noted_s = time.monotonic()
     before = done.verdicts.total()
     for verdicts in score_parts(parts, lambda: actor.remote(args, folder.settings, folder.folder, cpus), most):

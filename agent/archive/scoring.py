@@ -6,7 +6,7 @@ import argparse
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zsad_agent.tools.score import Judged, Scorer
 
 Verdicts = Counter[str]
+MOST_FRUITLESS = 20  # more than halving a part takes
 CRASHED = "the process that scores it ended: it needs too much memory, or crashes the decoder"
 
 
@@ -80,7 +81,6 @@ class PartScorer:
         """Writes the results of a part, and counts its verdicts.
 
         Raises:
-            ZsadError: as of `open`, which is done again when Ray has started the process again.
             OSError: the results cannot be written.
         """
         from zsad_agent.tools.score import judge_picture
@@ -140,47 +140,65 @@ class PartScorer:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    method: str  # of `PartScorer`
+    part: Part
+    ended: int = 0  # processes that ended at it
+
+    def again(self) -> list[_Task]:
+        """What is to be done after its process has ended: the same once more, then halves, then none."""
+        half, ended = len(self.part) // 2, self.ended + 1
+        if ended < 2 or self.method == "give_up":
+            return [replace(self, ended=ended)]
+        if half:
+            return [replace(self, part=part) for part in (self.part[:half], self.part[half:])]
+        return [_Task(method="give_up", part=self.part)]
+
+
 def score_parts(parts: Iterable[Part], make_actor: Callable[[], Any], most_actors: int) -> Iterator[Verdicts]:
     """The counts of each part, as they come. `parts` is read as actors become free. Ray must be connected.
 
-    A part that ends its actor twice is scored in halves, so that one picture alone is given up.
+    A part whose process ends goes to another actor, then in halves, so that one picture alone is given up.
 
     Raises:
         ZsadError, OSError: as of `PartScorer.score`.
     """
     import ray
 
-    source, waiting = iter(parts), list[tuple[str, Part]]()
+    source, waiting = iter(parts), list[_Task]()
     free: list[Any] = []
-    running: dict[Any, tuple[Any, str, Part]] = {}
+    running: dict[Any, tuple[Any, _Task]] = {}
+    fruitless = 0  # processes in a row that ended without a result
 
-    def start(actor: Any, method: str, part: Part) -> None:
-        running[getattr(actor, method).remote(part)] = actor, method, part
+    def start(actor: Any, task: _Task) -> None:
+        running[getattr(actor, task.method).remote(task.part)] = actor, task
 
     def wait_for_actors(count: int) -> bool:
-        """Whether so many parts do."""
+        """Whether so many tasks do."""
         while len(waiting) < count and (part := next(source, None)) is not None:
-            waiting.append(("score", part))
+            waiting.append(_Task(method="score", part=part))
         return len(waiting) >= count
 
     while True:
         while free and wait_for_actors(1):
-            start(free.pop(), *waiting.pop())
-        opening = sum(method == "open" for _, method, _ in running.values())
+            start(free.pop(), waiting.pop())
+        opening = sum(task.method == "open" for _, task in running.values())
         while len(running) + len(free) < most_actors and wait_for_actors(opening + 1):
-            start(make_actor(), "open", [])
+            start(make_actor(), _Task(method="open", part=[]))
             opening += 1
-        if not waiting and all(method == "open" for _, method, _ in running.values()):
+        if not waiting and opening == len(running):
             return  # a model that the cluster has no room for is never open
         (answer,), _ = ray.wait(list(running))
-        actor, method, part = running.pop(answer)
+        actor, task = running.pop(answer)
         try:
             yield ray.get(answer)
             free.append(actor)
+            fruitless = 0
         except ray.exceptions.RayActorError as error:
-            if method != "score":
-                raise DeviceError(f"the process of the model ends when it is loaded: {error}") from error
-            half = len(part) // 2
-            waiting += [("score", part[:half]), ("score", part[half:])] if half else [("give_up", part)]
+            fruitless += 1
+            if fruitless > MOST_FRUITLESS + most_actors:
+                raise DeviceError(f"the processes of the model end: {error}") from error
+            waiting += task.again() if task.part else []
         except ray.exceptions.RayTaskError as error:
             raise error.cause or error from error
