@@ -103,7 +103,7 @@ def _connect(address: str) -> None:
         if colon:  # Ray itself would try for a minute
             socket.create_connection((host, int(port)), CONNECT_S).close()
         ray.init(address=address, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Ray raises that class too
         raise ConfigError(f"--address {address}: no Ray cluster answers: {error}") from error
 
 
