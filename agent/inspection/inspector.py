@@ -19,7 +19,6 @@ from zsad_core.bundle import GENERIC_PRODUCT, Bundle
 from zsad_core.errors import ImageError, ProfileError, ZsadError
 from zsad_core.judging import Decider, Provisional, instant_verdict
 from zsad_core.part import NoPartError, PartError
-from zsad_core.picture import find_regions
 from zsad_core.types import TAUGHT_THRESHOLD, Frame, Prediction, Region, Verdict
 
 logger = logging.getLogger(__name__)
@@ -181,14 +180,13 @@ class Inspector:
         instant = Verdict.UNKNOWN
         if prediction is not None and isinstance(captured, Frame):
             instant = instant_verdict(prediction.anomaly_score, inspected.threshold)
-            level = self._region_level
-            if level is None:
-                level = bundle.manifest.region_level if prediction.threshold is None else prediction.threshold
-            rectangle = self._view.rectangle(captured.frame_wh)
-            regions = self._view.in_frame(
-                find_regions(prediction.anomaly_map, level=level, frame_wh=rectangle[2:]), captured.frame_wh
+            regions = self._view.regions(
+                prediction,
+                captured.frame_wh,
+                level=self._region_level,
+                bundle_level=bundle.manifest.region_level,
             )
-            heatmap = self._render(captured, prediction, rectangle)
+            heatmap = self._render(captured, prediction, self._view.rectangle(captured.frame_wh))
         verdict = self._decider.decide(instant, captured.captured_monotonic_s)
         if isinstance(captured, Frame) and not self._is_reported(verdict):  # `capture` limits the rate of faults
             return None

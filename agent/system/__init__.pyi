@@ -8,6 +8,7 @@ from .crash_reports import CrashReports as CrashReports
 from .logs import configure_logging as configure_logging
 from .process import EnergyMeter as EnergyMeter
 from .process import give_back_memory as give_back_memory
+from .process import guarded as guarded
 from .process import keep_memory_small as keep_memory_small
 from .process import note_hangups as note_hangups
 from .process import prepare_environment as prepare_environment

@@ -11,7 +11,7 @@ from aravis_camera import CAMERA_ID, AravisCamera, why_not
 
 from zsad_agent.cameras import Frame, GenicamCamera, GenicamSettings
 from zsad_agent.config import SourceConfig
-from zsad_agent.sources import Picture, Source, make_source
+from zsad_agent.sources import DirectSource, Picture, Source, make_source
 from zsad_core.errors import ImageError, SourceError
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -166,3 +166,32 @@ def test_camera_with_a_hardware_trigger_may_be_silent_and_its_loss_is_still_noti
             source.read()
         assert time.monotonic() - began_s > 2.9  # longer than stale_after_s
         timer.join()
+
+
+class DamagedCamera:
+    """Gives nothing but damaged frames."""
+
+    description = "camera"
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def next_frame(self) -> Frame:
+        raise ImageError("camera: packets are missing")
+
+
+@pytest.mark.parametrize(("stale_after_s", "lost_after"), [(0.0, 25), (3600.0, None)])
+def test_camera_with_damaged_frames_alone_is_lost_after_the_stale_time(
+    stale_after_s: float, lost_after: int | None
+) -> None:
+    """At 50 frames a second half a second of them must not close the camera: that mends no network."""
+    with DirectSource(DamagedCamera(), stale_after_s=stale_after_s) as source:
+        for count in range(1, 200):
+            with pytest.raises((ImageError, SourceError)) as caught:
+                source.read()
+            if caught.type is SourceError:
+                assert count == lost_after
+                assert str(caught.value) == "camera: packets are missing, like the 24 frames before it"
+                return
+    assert lost_after is None
