@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from zsad_agent.capture import CAMERA, INFERENCE
 from zsad_agent.inspection import Station
 from zsad_agent.messages import Result
-from zsad_agent.plant.handshake import Handshake
+from zsad_agent.plant.handshake import Handshake, Wiring
 from zsad_agent.system import Service, in_thread
 from zsad_core.errors import ZsadError
+from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,22 @@ class PlantStations(Service):
     def silent_s(self) -> float:
         """Seconds since a PLC asked for something; infinite before the first time."""
         return min((machine.silent_s for machine in self._machines.values()), default=math.inf)
+
+    def wiring(self) -> dict[str, Wiring]:
+        """The signals, by the camera's name."""
+        return {name: machine.wiring for name, machine in self._machines.items()}
+
+    def start_dry_test(self, camera: str, verdict: Verdict) -> None:
+        """As `Handshake.start_dry_test`.
+
+        Raises:
+            ConflictError: not now.
+        """
+        self._machines[camera].start_dry_test(verdict)
+        logger.warning("%s: dry test: %s is shown to the PLC", camera, verdict)
+
+    def end_dry_test(self, camera: str) -> None:
+        self._machines[camera].end_dry_test()
 
     def accept(self, result: Result, heatmap: bytes | None) -> None:
         """Gives a stored result to the handshake of its camera."""
