@@ -53,7 +53,7 @@ class Wiring:
     inputs: dict[str, Inputs]  # by door
     outputs: Outputs
     silent_s: dict[str, float]  # by the name of its server: since it was asked for something
-    seen_s: dict[str, float]  # trigger, results_ack, reset: since it became 1; a signal that never did is left out
+    seen_s: dict[str, float]  # Trigger, ResultsAck, Reset: since it became 1; a signal that never did is left out
     dry_test_left_s: float | None  # None: there is none
 
 
@@ -205,12 +205,12 @@ class Handshake:
                 inputs=dict(self._doors),
                 outputs=self._shown(),
                 silent_s={server: now_s - asked_s for server, asked_s in self._asked_s.items()},
-                seen_s={name: now_s - seen_s for name, seen_s in self._seen_s.items()},
+                seen_s={EDGES[name]: now_s - seen_s for name, seen_s in self._seen_s.items()},
                 dry_test_left_s=None if left_s is None else max(0.0, left_s),
             )
 
     def start_dry_test(self, verdict: Verdict) -> None:
-        """Shows a verdict to the PLC, without a part. TriggerReady is 0 meanwhile, Error is 1 and PartIdOut is `NO_PART`.
+        """Shows a verdict of no part to the PLC. TriggerReady is 0 meanwhile, Error is 1 and PartIdOut is `NO_PART`.
 
         It ends at ResultsAck, at Reset, by `end_dry_test`, after `SHOWN_S`, and at once at a trigger, which is missed.
 

@@ -125,5 +125,10 @@ class Outputs:
     threshold: float = NO_SCORE
 
 
+def named(signals: tuple[Signal, ...], values: Inputs | Outputs) -> dict[str, bool | int | float]:
+    """The values by the names that the printed map has."""
+    return {signal.name: getattr(values, signal.field) for signal in signals}
+
+
 assert [signal.field for signal in INPUTS] == [field.name for field in fields(Inputs)]
 assert [signal.field for signal in OUTPUTS] == [field.name for field in fields(Outputs)]

@@ -286,7 +286,7 @@ def test_the_wiring_says_what_was_seen(line: Line) -> None:
     wiring = line.machine.wiring
     assert wiring.state == "busy" and wiring.outputs == line.outputs
     assert wiring.inputs == {OTHER_DOOR: Inputs(trigger=True, part_id=7)}
-    assert wiring.seen_s == {"trigger": 2.0} and wiring.silent_s == {DOOR: pytest.approx(2.3)}
+    assert wiring.seen_s == {"Trigger": 2.0} and wiring.silent_s == {DOOR: pytest.approx(2.3)}
 
 
 @pytest.mark.parametrize("seed", range(20))
