@@ -44,7 +44,7 @@ function preview() {
 function deviceItem(app, device) {
   const place = answerPlace();
   const shown = preview();
-  const source = { camera: device.by_id ?? device.path };
+  const source = { [device.key]: device.by_id ?? device.path };
   const isHere = device.used_by === app.state.camera;
   return h(
     "li",
