@@ -247,17 +247,17 @@ class Handshake:
 
     def _shown(self) -> Outputs:
         """The outputs. Those of a dry test end by the clock alone."""
-        outputs = replace(
-            self._outputs,
-            trigger_ready=self._ready,
-            busy=self._state is _State.BUSY,
-            results_ready=self._state is _State.RESULTS or self._shows_dry_test,
-        )
         if self._state is not _State.DRY_TEST:
-            return outputs
+            return replace(
+                self._outputs,
+                trigger_ready=self._ready,
+                busy=self._state is _State.BUSY,
+                results_ready=self._state is _State.RESULTS,
+            )
         verdict = self._dry_test.verdict if self._shows_dry_test else None
         return replace(
-            outputs,
+            self._outputs,
+            results_ready=verdict is not None,
             ok=verdict is Verdict.OK,
             ng=verdict is Verdict.ANOMALOUS,
             unknown=verdict is Verdict.UNKNOWN,
