@@ -39,6 +39,7 @@ def test_the_page_shows_what_the_plc_sends_and_gets(
         assert page.evaluate("document.documentElement.scrollWidth") <= 320
         plc.set(ACK, True)
         expect(card.get_by_text("ResultsAck has come")).to_be_visible()
+        expect(card.get_by_text("The dry test has ended.")).to_be_visible()
         plc.set(ACK, False)
         plc.wait(READY)
 

@@ -1,11 +1,12 @@
 // Set up: the test of the PLC's wiring.
 
 import * as api from "./api.js";
-import { answerPlace, attempt, button, card, h, icon, said, setSaid, setText, sync } from "./dom.js";
+import { answer, answerPlace, attempt, button, card, h, icon, said, setSaid, setText, sync } from "./dom.js";
 import { VERDICTS } from "./format.js";
 import { t } from "./texts.js";
 
 const EVERY_MS = 500;
+const OFF_MS = 5000; // while the handshake is off
 const SILENT_S = 5; // then the PLC is missing, as for the light
 const DOORS = { modbus: "Modbus TCP", opcua: "OPC UA" };
 const AWAITED = ["Trigger", "ResultsAck"];
@@ -14,25 +15,26 @@ const VERDICT_NAMES = ["ok", "anomalous", "unknown"];
 /** The line of a door: where it listens, and when a client has spoken last. */
 function doorItem({ name, listen, fault, silent_s: silentS }) {
   const works = fault === null && silentS !== null && silentS < SILENT_S;
-  const text =
-    silentS === null ? t("plc.never") : works ? t("plc.asks") : t("plc.asked", { n: Math.round(silentS) });
+  const asked = () => (works ? t("plc.asks") : t("plc.asked", { n: Math.round(silentS) }));
+  const about = fault ? said("p", fault) : h("p", {}, silentS === null ? t("plc.never") : asked());
   return h(
     "li",
     { class: `light ${works ? "ok" : "warn"}` },
     icon(works ? "tick" : "warning"),
-    h("div", {}, h("strong", {}, t("plc.door", { name: DOORS[name], listen })), fault ? said("p", fault) : h("p", {}, text)),
+    h("div", {}, h("strong", {}, t("plc.door", { name: DOORS[name], listen })), about),
   );
 }
 
 /** A table of signals. `columns`: [heading, {name: value}]. */
 function signalTable(caption, columns) {
   const names = Object.keys(columns[0]?.[1] ?? {});
-  const shown = (value) => (typeof value === "boolean" ? String(Number(value)) : String(Math.round(value * 1000) / 1000));
+  const shown = (value) => String(Math.round(Number(value) * 1000) / 1000);
+  const headings = [t("plc.signal"), ...columns.map(([heading]) => heading)];
   return h(
     "table",
     {},
     h("caption", {}, caption),
-    h("thead", {}, h("tr", {}, [t("plc.signal"), ...columns.map(([heading]) => heading)].map((heading) => h("th", { scope: "col" }, heading)))),
+    h("thead", {}, h("tr", {}, headings.map((heading) => h("th", { scope: "col" }, heading)))),
     h(
       "tbody",
       {},
@@ -89,6 +91,7 @@ export function plcPart(app, camera) {
     if (!own) return;
     ticks.update(own);
     const leftS = own.dry_test_left_s;
+    if (!end.hidden && leftS === null) answer(place, "good", t("plc.ended"));
     end.hidden = leftS === null;
     setText(left, leftS === null ? "" : t("plc.left", { n: Math.ceil(leftS) }));
     if (table.open)
@@ -106,9 +109,8 @@ export function plcPart(app, camera) {
       },
       t("plc.started", { verdict: t(VERDICTS[verdict].text) }),
     );
-  const end = button(t("plc.end"), () => attempt(place, async () => show(await api.endDryTest(camera.name)), t("plc.ended")), {
-    hidden: true,
-  });
+  const stop = () => attempt(place, async () => show(await api.endDryTest(camera.name)), t("plc.ended"));
+  const end = button(t("plc.end"), stop, { hidden: true });
   const tests = h(
     "div",
     { class: "row" },
@@ -135,7 +137,7 @@ export function plcPart(app, camera) {
     } catch (error) {
       (error.status > 0 ? setSaid : setText)(failure, error.message);
     }
-    if (!isLeft && off.hidden) timer = setTimeout(read, EVERY_MS);
+    if (!isLeft) timer = setTimeout(read, off.hidden ? EVERY_MS : OFF_MS);
   };
   read();
   return {
