@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ OPENS_DOORS = "import zsad_agent.plant as plant; plant.ModbusServer, plant.OpcUa
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Device:
-    return Device(tmp_path)
+def device(tmp_path: Path) -> Iterator[Device]:
+    with Device(tmp_path) as device:
+        yield device
 
 
 @needs_debian
