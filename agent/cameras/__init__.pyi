@@ -1,3 +1,4 @@
+from .aravis import load_aravis as load_aravis
 from .frame import DirectCamera as DirectCamera
 from .frame import Frame as Frame
 from .genicam import GenicamCamera as GenicamCamera

@@ -55,7 +55,7 @@ web:    # the page; while it is on, history and evidence are kept
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    source_key: str  # camera or source
+    source_key: str  # camera, source or aravis
     source: str
     product: str
     broker: str
@@ -92,6 +92,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--camera", metavar="INDEX|PATH", help="V4L2 camera: 0, or /dev/v4l/by-id/…; default: the first")
     where.add_argument("--source", metavar="URI", help="RTSP or HTTP URL, video file, picture, folder or glob")
+    where.add_argument("--aravis", metavar="VENDOR-SERIAL", help="GenICam camera, or its IP address")
     parser.add_argument("--product", metavar="NAME", help=f"what is inspected; default: {GENERIC}, the generic one")
     parser.add_argument("--broker", metavar="URL", help=f"mqtt[s]://host[:port]; default: {BROKER}")
     parser.add_argument("--trigger", choices=TRIGGERS, help="when a frame is inspected; default: free, every frame")
@@ -162,9 +163,11 @@ def ask_all(args: argparse.Namespace, ask: Callable[[str, str], str] | None) -> 
 
 
 def _source(args: argparse.Namespace, ask: Callable[[str, str], str] | None) -> tuple[str, str]:
-    """`camera` or `source`, and its value. On the terminal the cameras that were found are named."""
-    given_value = args.camera if args.source is None else args.source
-    found = probing.list_devices() if given_value is None else []
+    """`camera`, `source` or `aravis`, and its value. On the terminal the cameras that were found are named."""
+    given_key = next((key for key in ("camera", "source", "aravis") if getattr(args, key) is not None), None)
+    given_value = None if given_key is None else getattr(args, given_key)
+    found = [*probing.list_devices(), *probing.list_genicam()] if given_value is None else []
+    genicam = {device.id for device in found if device.key == "aravis"}
     first = (found[0].by_id or found[0].path) if found else "0"
     if given_value is None and ask is not None:
         names = [f"    {camera.by_id or camera.path}: {camera.name}" for camera in found]
@@ -173,8 +176,8 @@ def _source(args: argparse.Namespace, ask: Callable[[str, str], str] | None) -> 
         value = given_value
         if value is None:
             value = first if ask is None else ask("1/5 Camera, or a stream's URL, video, picture or folder", first)
-        is_camera = args.source is None and (value.isdigit() or value.startswith("/dev/") or given_value is not None)
-        key = "camera" if is_camera else "source"
+        is_camera = value.isdigit() or value.startswith("/dev/")
+        key = given_key or ("aravis" if value in genicam else "camera" if is_camera else "source")
         if (told := _fault("source", **{key: value})) is None:
             break
         if ask is None or given_value is not None:
@@ -274,6 +277,6 @@ def next_steps(answers: Answers, path: Path, *, is_known: bool) -> str:
     if answers.page != OFF:
         lines.append(f"  then open http://{answers.page}")
     if not is_known:
-        flag = f"--{answers.source_key} {shlex.quote(answers.source)}"
-        lines.append(f"  zsad-agent teach {flag} --product {shlex.quote(answers.product)}   # or on the page")
+        flag = "" if answers.source_key == "aravis" else f" --{answers.source_key} {shlex.quote(answers.source)}"
+        lines.append(f"  zsad-agent teach{flag or config} --product {shlex.quote(answers.product)}   # or on the page")
     return "\n".join(lines)

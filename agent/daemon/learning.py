@@ -39,6 +39,7 @@ def make_learner(
         follower=Follower(store, line.networks, line.follow) if config.learning.follow else None,
         on_drift=line.note_drift,
         cut=line.cut,
+        product_of=line.product_of,
         free_running=[
             camera.name
             for camera, source in zip(config.every_camera, sources, strict=True)
@@ -80,6 +81,9 @@ class _Line:
             status.clear(DRIFT)
         else:
             status.fault(DRIFT, fault)
+
+    def product_of(self, camera: str) -> str:
+        return self._cameras[camera][0].inspector.product
 
     def cut(self, camera: str, frame_bgr: np.ndarray) -> np.ndarray:
         return self._cameras[camera][1].cut(frame_bgr)

@@ -14,7 +14,7 @@ from zsad_core.errors import ConfigError
 if TYPE_CHECKING:
     from zsad_agent.plant import Commands
 
-INSTALL = "pip install 'zsad-agent[plant]'"
+INSTALL = "pip install 'zsad-agent[plant]', or on Debian the package zsad-agent-plant"
 
 
 class Plant:

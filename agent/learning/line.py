@@ -63,6 +63,7 @@ class LineLearner(Service):
         free_running: Collection[str] = (),
         on_drift: Callable[[str, str | None], None] = lambda camera, fault: None,
         cut: Callable[[str, np.ndarray], np.ndarray] = lambda camera, frame_bgr: frame_bgr,
+        product_of: Callable[[str], str],
     ) -> None:
         """Does not access the disk yet.
 
@@ -77,9 +78,10 @@ class LineLearner(Service):
             free_running: the cameras whose pictures are not one for each part.
             on_drift: called with a camera, and with what has changed there; None: nothing has.
             cut: gives the part of a camera's frame that is inspected.
+            product_of: gives the product that a camera inspects.
         """
         self._config, self._folder, self._store, self._teach = config, folder, store, teach
-        self._prepare, self._cut = prepare, cut
+        self._prepare, self._cut, self._product_of = prepare, cut, product_of
         self._feedback, self._follower = feedback, follower
         self._networks_lock = threading.Lock()  # guards the networks of the feedback and the follower
         self._free_running = frozenset(free_running)
@@ -248,11 +250,11 @@ class LineLearner(Service):
     def lesson(self, camera: str, *, short: bool = False) -> dict[str, Any]:
         """The state with everything that is known. `short`: without the lists of scores."""
         with self._lock:
-            lesson, marked = self._lessons.get(camera), self._marked.get(camera)
-            if lesson is None:
-                text = self._said.get(camera, "")
-                return {"phase": "idle", "text": text, "mark": marked, "next": ["start", "roll_back"]}
-            return {**lesson.state(short=short), "mark": marked}
+            lesson = self._lessons.get(camera)
+            idle = {"phase": "idle", "text": self._said.get(camera, ""), "next": ["start"]}
+            state = idle if lesson is None else lesson.state(short=short)
+            back = ["roll_back"] if self._store.has_earlier(self._product_of(camera)) else []
+            return {**state, "mark": self._marked.get(camera), "next": [*state["next"], *back]}
 
     def _forget(self, camera: str) -> str:
         """Deletes the lesson of the camera, and returns its product."""

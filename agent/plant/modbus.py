@@ -27,6 +27,7 @@ from zsad_agent.system import Backoff, Service
 
 logger = logging.getLogger(__name__)
 
+SERVER = "modbus"
 COILS, WORDS = "modbus coils", "modbus registers"  # the two doors
 OF_BITS = {1, 2, 5, 15}  # function codes of coils and discrete inputs; the others are of registers
 RETRY_S, RETRY_MOST_S = 1.0, 30.0  # after a port that is taken, or a crash
@@ -39,7 +40,7 @@ class ModbusServer(Service):
     pauses.
     """
 
-    name = "modbus"
+    name = SERVER
     stop_s = 0.5
 
     def __init__(self, machines: Sequence[Handshake], host: str, port: int, *, word_order: WordOrder) -> None:
@@ -132,7 +133,7 @@ class ModbusServer(Service):
     ) -> ExcCodes | None:
         """Called by the server for each request, before it reads or writes `registers`."""
         for machine in self._machines:
-            machine.touch()
+            machine.touch(SERVER)
         of_bits = function_code in OF_BITS
         if values is None:
             self._refresh(registers, of_bits=of_bits)

@@ -29,7 +29,7 @@ REMIND_S = 3600.0  # between two warnings that there are no certificates
 class OpcUaServer(Service):
     """Owns a thread and a process. A process that ends is the `fault` until it listens again."""
 
-    name = "opcua"
+    name = DOOR
     stop_s = 1.0
 
     def __init__(
@@ -154,10 +154,10 @@ class OpcUaServer(Service):
                 self._fault = None
             elif message.get("clients"):
                 for machine in self._machines:
-                    machine.touch()
+                    machine.touch(DOOR)
             else:
                 machine = self._machines[message["camera"]]
-                machine.touch()
+                machine.touch(DOOR)
                 machine.write(DOOR, Inputs(**message["inputs"]))
 
 

@@ -10,9 +10,10 @@ One part:
   1. Wait for TriggerReady = 1. Set PartId if you number the parts, then Trigger = 1.
   2. Wait for ResultsReady = 1. Read Ok, Ng, Unknown and PartIdOut in one request.
   3. Set ResultsAck = 1, and wait for ResultsReady = 0. Set ResultsAck = 0 and Trigger = 0.
-Pass a part only if Ok = 1 and Heartbeat counts. Reject it if Ng or Unknown is 1, if Error is 1 without a result, if
-Heartbeat stands still for 3 s, or if Session has changed since its trigger. After a start of the PLC set Trigger and
-ResultsAck to 0 first; if a result of before still waits, acknowledge it or set Reset, and reject that part."""
+Pass a part only if Ok = 1, ErrorCode is not 9 and Heartbeat counts. Reject it if Ng or Unknown is 1, if Error is 1
+without a result, if Heartbeat stands still for 3 s, or if Session has changed since its trigger. After a start of the
+PLC set Trigger and ResultsAck to 0 first; if a result of before still waits, acknowledge it or set Reset, and reject
+that part. While ErrorCode is 9, a result is of no part: somebody tests the wiring from the page."""
 
 
 def plant_map(cameras: Sequence[str], programs: Sequence[str], word_order: WordOrder) -> str:

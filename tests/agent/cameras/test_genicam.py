@@ -1,9 +1,11 @@
 """GenICam cameras through aravis: its own cameras, in this process and as GigE Vision on the loopback interface."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from aravis_camera import CAMERA_ID, AravisCamera, why_not
 
 from zsad_agent.cameras import Frame, GenicamCamera, GenicamSettings
 from zsad_agent.config import SourceConfig
+from zsad_agent.probing import list_genicam, probe_source
 from zsad_agent.sources import DirectSource, Picture, Source, make_source
 from zsad_core.errors import ImageError, SourceError
 
@@ -48,6 +51,15 @@ def first_good(source: Source) -> Picture:
             continue
         assert picture is not None
         return picture
+
+
+def test_a_camera_is_listed_and_shows_a_picture_before_it_is_in_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    with AravisCamera():
+        assert CAMERA_ID in [device.id for device in list_genicam() if device.key == "aravis"]
+        assert probe_source(SourceConfig(aravis=CAMERA_ID)).startswith(b"\xff\xd8")
+    monkeypatch.setattr("zsad_agent.probing.devices._LIBRARIES", Path(os.devnull))
+    monkeypatch.setattr("zsad_agent.probing.devices.subprocess.run", None)
+    assert list_genicam() == []  # without the library no process is started
 
 
 @pytest.mark.parametrize("pixel_format", ["Mono8", "BayerRG8", "BayerBG8", "RGB8", "Mono16"])

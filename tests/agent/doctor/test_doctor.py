@@ -90,9 +90,12 @@ def test_a_crash_and_a_hang_are_findings_and_the_next_check_runs() -> None:
 
 def test_a_camera_without_permission_says_which_group_is_missing(tmp_path: Path) -> None:
     device = Device(id="0", path=str(tmp_path / "video0"), by_id=None, name="USB camera")
-    (found,) = check_devices(lambda: [device])
+    (found,) = check_devices(lambda: [device], list)
     assert found.state == "fail" and "usermod -aG video" in found.advice
-    (none,) = check_devices(lambda: [])
+    genicam = Device(key="aravis", id="Basler-1", path="Basler-1", by_id=None, name="GenICam")
+    (answers,) = check_devices(list, lambda: [genicam])
+    assert answers.state == "ok" and "aravis: Basler-1" in answers.text
+    (none,) = check_devices(list, list)
     assert none.state == "warn" and "no V4L2 camera" in none.text
 
 
