@@ -8,12 +8,14 @@ from .agent import HeatmapConfig as HeatmapConfig
 from .agent import HttpConfig as HttpConfig
 from .agent import InferenceConfig as InferenceConfig
 from .agent import LearningConfig as LearningConfig
+from .camera import ON_DEMAND as ON_DEMAND
 from .camera import CameraConfig as CameraConfig
 from .camera import DecisionConfig as DecisionConfig
 from .camera import HealthConfig as HealthConfig
 from .camera import SourceConfig as SourceConfig
 from .camera import Threshold as Threshold
 from .camera import TopicLevel as TopicLevel
+from .camera import TriggerMode as TriggerMode
 from .device_id import default_device_id as default_device_id
 from .device_id import keep_device_id as keep_device_id
 from .load import Settings as Settings

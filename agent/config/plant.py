@@ -36,7 +36,7 @@ class OpcUaConfig(StrictModel):
 
 
 class PlantConfig(StrictModel):
-    """The handshake with a PLC. It triggers the cameras with `trigger: mqtt`."""
+    """The handshake with a PLC. It triggers the cameras with `trigger: plc` or `mqtt`."""
 
     modbus: ModbusConfig = ModbusConfig()
     opcua: OpcUaConfig = OpcUaConfig()

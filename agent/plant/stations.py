@@ -45,7 +45,7 @@ class PlantStations(Service):
         """Starts nothing.
 
         Args:
-            stations: those of a camera with `trigger: mqtt`, in the order of their registers.
+            stations: those of a camera that is triggered, in the order of their registers.
             commands: gives what carries out commands; called after the start.
             programs: products; the first is program 1.
             result_timeout_s: longest time from a trigger to its result.

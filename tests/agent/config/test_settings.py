@@ -253,6 +253,7 @@ def test_off_needs_no_quotes(tmp_path: Path) -> None:
             "/x is watched by more than one",
         ),
         ("source: {camera: 0, trigger: folder}\n", "trigger: folder needs source"),
+        ("source: {camera: 0, trigger: plc}\n", "trigger: plc needs plant.modbus or plant.opcua"),
         ("mqtt:\n  tls: {ca_file: /x}\n", "tls is set, but broker is mqtt://localhost:1883"),
         ("mqtt:\n  broker: mqtts://b\n  tls: {cert_file: /x}\n", "cert_file and key_file go together"),
         ("mqtt:\n  password_file: /x\n  password_credential: y\n", "keep one of them"),

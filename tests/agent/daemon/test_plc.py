@@ -59,7 +59,7 @@ def start(
             tmp_path,
             tiny_bundle,
             settings=f"mqtt:\n  broker: {broker.url}\n"
-            f"source: {{source: {pictures}, loop: true, trigger: mqtt}}\n"
+            f"source: {{source: {pictures}, loop: true, trigger: plc}}\n"
             f"plant:\n  modbus: {{listen: '127.0.0.1:{port}'}}\n  {plant}\n{more}",
         )
 
@@ -179,10 +179,10 @@ def test_a_plant_without_a_triggered_camera_is_a_fault_of_the_config(
 ) -> None:
     agent = start()
     config = tmp_path / "agent.yaml"
-    config.write_text(config.read_text().replace("trigger: mqtt", "trigger: free"))
+    config.write_text(config.read_text().replace("trigger: plc", "trigger: free"))
     with agent:
         assert agent.wait() == 2
-        assert "plant: a PLC triggers cameras with trigger: mqtt, and there is none" in agent.output
+        assert "plant: a PLC triggers cameras with trigger: plc or mqtt, and there is none" in agent.output
 
 
 def test_the_page_has_a_light_for_the_plc(start: Callable[..., AgentProcess], port: int) -> None:
