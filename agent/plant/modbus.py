@@ -1,9 +1,7 @@
 """The Modbus TCP server. It answers every unit id. A write to anything but the PLC's signals is refused."""
 
 import asyncio
-import logging
 import socket
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,21 +21,14 @@ from zsad_agent.plant.registers import (
     unpack,
     unpack_coils,
 )
-from zsad_agent.system import Backoff, Service
-
-logger = logging.getLogger(__name__)
+from zsad_agent.system import RestartingService
 
 COILS, WORDS = "modbus coils", "modbus registers"  # the two doors
 OF_BITS = {1, 2, 5, 15}  # function codes of coils and discrete inputs; the others are of registers
-RETRY_S, RETRY_MOST_S = 1.0, 30.0  # after a port that is taken, or a crash
 
 
-class ModbusServer(Service):
-    """Owns a thread with an event loop. All cameras share one server.
-
-    A port that is taken and a crash are the `fault` until the server works again. It is tried again with growing
-    pauses.
-    """
+class ModbusServer(RestartingService):
+    """Owns a thread with an event loop. All cameras share one server."""
 
     name = "modbus"
     stop_s = 0.5
@@ -51,16 +42,14 @@ class ModbusServer(Service):
             port: 0: any free one.
             word_order: of the values in two registers.
         """
+        super().__init__("zsad-modbus", place=f"{host}:{port}")
         self._machines = machines
         self._host, self.port = host, port
         self._order: WordOrder = word_order
         self._coils = [[False] * INPUT_COILS for _ in machines]
         self._words = [[0] * INPUT_WORDS for _ in machines]
-        self._fault: str | None = None
-        self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Event | None = None
-        self._thread = threading.Thread(target=self._run, name="zsad-modbus", daemon=True)
 
     def stop(self, deadline_s: float) -> None:
         self._stop.set()
@@ -69,30 +58,15 @@ class ModbusServer(Service):
             loop.call_soon_threadsafe(ended.set)
         self._wait(deadline_s)
 
-    @property
-    def fault(self) -> str | None:
-        return self._fault
-
-    def _run(self) -> None:
-        backoff = Backoff(RETRY_S, RETRY_MOST_S)
-        while not self._stop.is_set():
-            try:
-                asyncio.run(self._serve())
-            except Exception as error:  # nothing that happens here ends inspection
-                why = f"{self._host}:{self.port}: {error.strerror}" if isinstance(error, OSError) else str(error)
-                fault = f"modbus: {why}. It is tried again"
-                if fault != self._fault:
-                    logger.error("%s", fault)
-                self._fault = fault
-            self._stop.wait(backoff.next_s())
+    def _work(self) -> None:
+        asyncio.run(self._serve())
 
     async def _serve(self) -> None:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         self._find_port()
         server = ModbusTcpServer(self._device(), address=(self._host, self.port))
         await server.serve_forever(background=True)
-        logger.log(logging.INFO if self._fault is None else logging.WARNING, "modbus at %s:%d", self._host, self.port)
-        self._fault = None
+        self._works()
         if not self._stop.is_set():
             await self._ended.wait()
         await server.shutdown()
@@ -108,6 +82,7 @@ class ModbusServer(Service):
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
             self.port = int(trial.getsockname()[1])
+        self._place = f"{self._host}:{self.port}"
 
     def _device(self) -> SimDevice:
         size = BLOCK * len(self._machines)

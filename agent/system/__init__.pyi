@@ -20,6 +20,7 @@ from .queues import LatestQueue as LatestQueue
 from .queues import QueueClosed as QueueClosed
 from .queues import RoundRobin as RoundRobin
 from .service import Backoff as Backoff
+from .service import RestartingService as RestartingService
 from .service import Service as Service
 from .service import ServiceGroup as ServiceGroup
 from .service import ThreadService as ThreadService

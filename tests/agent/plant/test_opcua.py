@@ -44,11 +44,15 @@ class Station:
 
     def __enter__(self) -> "Station":
         self.server.start()
-        wait_for(lambda: self.server.fault is None)
+        wait_for(self._listens)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.server.stop(time.monotonic() + 5)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
