@@ -154,7 +154,9 @@ def running(bundle: str, source: Path, *, tcp_nodelay: bool) -> Iterator[dict[st
     with tempfile.TemporaryDirectory() as folder:
         modbus, opcua, broker = free_port(), free_port(), free_port()
         of_broker = Path(folder, "mosquitto.conf")
-        of_broker.write_text(f"listener {broker} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay {tcp_nodelay}\n".lower())
+        of_broker.write_text(
+            f"listener {broker} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay {str(tcp_nodelay).lower()}\n"
+        )
         config = Path(folder, "agent.yaml")
         config.write_text(
             f"device_id: {DEVICE}\ninference: {{bundle: {bundle}}}\nmqtt: {{broker: 'mqtt://127.0.0.1:{broker}'}}\n"

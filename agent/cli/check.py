@@ -106,6 +106,7 @@ def find_faults(settings: Settings) -> Iterator[str]:
     for key, library, is_on in (
         ("modbus", "pymodbus", config.plant.modbus.on),
         ("opcua", "asyncua", config.plant.opcua.on),
+        ("gpio", "gpiod", bool(config.plant.gpio)),
     ):
         if is_on and find_spec(library) is None:
             yield f"{settings.where('plant', key)}: needs {library}: pip install 'zsad-agent[plant]'"

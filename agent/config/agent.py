@@ -141,6 +141,12 @@ class AgentConfig(StrictModel):
             raise ValueError("plant: a PLC triggers cameras with trigger: plc or mqtt, and there is none")
         if "plc" in modes and not self.plant.on:
             raise ValueError("trigger: plc needs plant.modbus or plant.opcua, which the PLC uses")
+        for output in self.plant.gpio:
+            if output.camera not in names and (output.camera is not None or len(names) > 1):
+                known = ", ".join(names)
+                raise ValueError(f"plant.gpio: camera is {output.camera or 'not set'}, but the cameras are {known}")
+        if shared := _repeated([f"{each.chip} {line}" for each in self.plant.gpio for line in each.lines.values()]):
+            raise ValueError(f"plant.gpio: {shared} is used more than once")
         if self.spool.pictures != "off" and not self.heatmap.enabled:
             raise ValueError(f"spool.pictures is {self.spool.pictures}, but heatmap.enabled is false: set it to true")
         return self

@@ -269,7 +269,7 @@ class BrokerConnection:
                 raise LinkUntrustedError(distrust) from error
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise LinkDownError(reason) from error
-        if (sock := self._client.socket()) is not None:  # else a result waits up to 40 ms for the TCP ACK of a PUBACK
+        if isinstance(sock := self._client.socket(), socket.socket):  # else a result waits 40 ms for a PUBACK's TCP ACK
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def publish(

@@ -1,3 +1,5 @@
+from .gpio import DigitalOutputs as DigitalOutputs
+from .gpio import LineLevels as LineLevels
 from .handshake import Handshake as Handshake
 from .modbus import ModbusServer as ModbusServer
 from .opcua import OpcUaServer as OpcUaServer

@@ -82,9 +82,9 @@ class ThreadService(Service):
 
 
 class RestartingService(ThreadService):
-    """A service whose work is started again when it fails, with growing pauses. Nothing that fails here ends inspection.
+    """A service whose work is started again when it fails, with growing pauses.
 
-    The failure is the `fault` until the work succeeds again.
+    The failure is the `fault` until the work succeeds again. It does not end inspection.
     """
 
     def __init__(self, thread_name: str, *, place: str) -> None:
