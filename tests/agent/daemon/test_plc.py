@@ -185,16 +185,19 @@ def test_a_plant_without_a_triggered_camera_is_a_fault_of_the_config(
         assert "plant: a PLC triggers cameras with trigger: plc or mqtt, and there is none" in agent.output
 
 
-def test_the_page_has_a_light_for_the_plc(start: Callable[..., AgentProcess], port: int) -> None:
+def test_the_page_has_a_light_for_the_plc_and_one_for_outputs_that_fail(start: Callable[..., AgentProcess], port: int) -> None:
     page = free_port()
 
-    def light() -> dict[str, str]:
+    def light(name: str = "PLC") -> dict[str, str]:
         with urlopen(f"http://127.0.0.1:{page}/api/v1/health", timeout=30) as answer:
             lights = json.loads(answer.read())["lights"]
-        return next(light for light in lights if light["name"] == "PLC")
+        return next(light for light in lights if light["name"] == name)
 
-    with start(more=f"web: {{listen: '127.0.0.1:{page}'}}\n") as agent, ModbusPlc(port) as plc:
+    gpio = "gpio: [{chip: /dev/gpiochip99, ok: 17}]"
+    with start(gpio, more=f"web: {{listen: '127.0.0.1:{page}'}}\n") as agent, ModbusPlc(port) as plc:
         agent.wait_for_output("page at", 60)
         assert (light()["state"], light()["text"]) == ("warn", "no PLC asks")
         plc.connect()
         assert (light()["state"], light()["text"]) == ("ok", "the PLC asks")
+        assert "/dev/gpiochip99: No such file or directory" in light("outputs")["text"]
+        assert plc.inspect() == PASS
