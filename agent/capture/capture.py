@@ -27,8 +27,8 @@ class Capture:
 
     With `trigger: mqtt` or `plc` every trigger gives exactly one result, in order. A live source gives the first
     picture whose reading began after the trigger came, so the picture is never older than the trigger. A finite source
-    gives its next picture. If there is no picture (camera lost, paused, unhealthy pictures, none within `stale_after_s`,
-    too many triggers waiting), the result is a fault with the reason.
+    gives its next picture. If there is no picture (camera lost, paused, unhealthy pictures, none within
+    `stale_after_s`, too many triggers waiting), the result is a fault with the reason.
 
     Some triggers get no result: those that wait when the agent stops, those that come after the end of a file (one log
     line each), and those of a flood, when `MAX_REFUSED` results already wait (one log line for all).

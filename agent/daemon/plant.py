@@ -57,7 +57,6 @@ class Plant:
     def _doors(self, machines: "Mapping[str, Handshake]") -> Iterator[Service]:
         modbus, opcua = self._config.modbus, self._config.opcua
         if modbus.on:
-            _require("pymodbus", "plant.modbus")
             from zsad_agent.plant import ModbusServer
 
             host, port = split_listen(modbus.listen)

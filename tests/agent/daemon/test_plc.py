@@ -185,7 +185,7 @@ def test_a_plant_without_a_triggered_camera_is_a_fault_of_the_config(
         assert "plant: a PLC triggers cameras with trigger: plc or mqtt, and there is none" in agent.output
 
 
-def test_the_page_has_a_light_for_the_plc_and_one_for_outputs_that_fail(start: Callable[..., AgentProcess], port: int) -> None:
+def test_the_page_has_lights_for_the_plc_and_the_outputs(start: Callable[..., AgentProcess], port: int) -> None:
     page = free_port()
 
     def light(name: str = "PLC") -> dict[str, str]:
