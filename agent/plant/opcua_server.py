@@ -1,7 +1,7 @@
 """The OPC UA server, a process of its own: `OpcUaServer` starts it. Lines of JSON connect the two.
 
 The nodes follow OPC 40100-1 (Machine Vision): a vision system for each camera, with a state machine, the methods of its
-jobs, the last result and the recipes. The signals of the handshake are beside them. May import only `signals`.
+jobs, the last result and the recipes. The signals of the handshake are beside them. May import `signals` and `system`.
 
 stdin: first the options, then `{"camera": 0, "outputs": {...}}`. stdout: `{"listening": true}`, then
 `{"camera": 0, "inputs": {...}}`, and `{"clients": true}` regularly while there are some. The process ends with stdin.
@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from zsad_agent.plant.signals import INPUTS, OUTPUTS, Inputs, Kind, Outputs
+from zsad_agent.system import keep_alive
 
 NAMESPACE = "urn:zsad:machine-vision"
 TYPES = {
@@ -269,6 +270,9 @@ async def _run(options: Mapping[str, Any], lines: asyncio.StreamReader) -> None:
                 _print({"clients": True})
 
     async with server:
+        binary: Any = server.bserver
+        for listener in binary._server.sockets:
+            keep_alive(listener)
         _print({"listening": True})
         looking = asyncio.create_task(look_for_clients())
         while line := await lines.readline():
