@@ -21,7 +21,7 @@ class ModbusPlc:
     """One camera's cycles. Every part gets one verdict: ok, ng, unknown; or lost, which the PLC treats as a reject."""
 
     def __init__(self, port: int, base: int = 0, host: str = "127.0.0.1") -> None:
-        self._base = base
+        self.port, self._base = port, base
         self._client = ModbusTcpClient(host, port=port, timeout=3, retries=0)
 
     def __enter__(self) -> Self:
@@ -68,8 +68,12 @@ class ModbusPlc:
         return list(answer.bits[:7])
 
     def number(self, register: int, words: int = 2) -> int:
-        registers = self._ask(lambda: self._client.read_holding_registers(self._base + register, count=words)).registers
+        registers = self.words(register, words)
         return registers[0] if words == 1 else registers[0] << 16 | registers[1]
+
+    def words(self, register: int, count: int) -> list[int]:
+        answer = self._ask(lambda: self._client.read_holding_registers(self._base + register, count=count))
+        return list(answer.registers)
 
     def set_number(self, register: int, value: int, words: int = 2) -> None:
         values = [value] if words == 1 else [value >> 16, value & 0xFFFF]

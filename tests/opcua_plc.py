@@ -25,6 +25,7 @@ class OpcUaPlc(ModbusPlc):
     """As `ModbusPlc`; registers are named by their address there."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.port = port
         self._url = f"opc.tcp://{host}:{port}/zsad"
         self._session: Client | None = None
         self._space = 0
