@@ -90,6 +90,9 @@ class Nonsense:
 
     def _request(self) -> bytes:
         pick = self._choice
+        if self._inputs and pick.random() < 0.6:  # else the signals would hardly ever all be 0, as for a next trigger
+            clear = (b"\x0f\0\0\0\3\1\0", b"\x10\0\0\0\4\x08" + bytes(8), b"\5\0\0\xff\0")
+            return pick.choice(clear)
         function = pick.choice(READS + WRITES)
         address = pick.choice((pick.randrange(BLOCK), pick.randrange(65_536)))
         if self._inputs and pick.random() < 0.7:

@@ -15,6 +15,12 @@ class Kind(StrEnum):
         """Registers of 16 bits that a value takes; a bit has its place in a common register."""
         return 2 if self in (Kind.U32, Kind.F32) else 1
 
+    def has(self, value: object) -> bool:
+        """Whether a bit or whole number from outside is one of this kind."""
+        if self is Kind.BIT:
+            return type(value) is bool
+        return type(value) is int and 0 <= value < 1 << 16 * self.words
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signal:
