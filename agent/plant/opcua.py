@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 DOOR = "opcua"
 POLL_S = 0.01  # between two looks at the signals for the PLC
 MOST_CHARACTERS = 300  # of a line of the log
+MOST_LINES = 20  # of the process in a minute; a client that sends nonsense would fill the log
 END_S = 1.0  # for the process to end by itself
 REMIND_S = 3600.0  # between two warnings that there are no certificates
 
@@ -140,7 +141,13 @@ class OpcUaServer(RestartingService):
 
 def _log(stderr: IO[str], errors: list[str]) -> None:
     """Logs what the process says, and keeps the last line."""
+    minute, lines = 0, 0
     for line in stderr:
-        if line.strip():
-            errors[:] = [one_line(line, MOST_CHARACTERS)]
-            logger.warning("opcua: %s", errors[0])
+        if not line.strip():
+            continue
+        errors[:] = [one_line(line, MOST_CHARACTERS)]
+        if minute != (minute := int(time.monotonic() / 60)):
+            lines = 0
+        lines += 1
+        if lines <= MOST_LINES:
+            logger.warning("opcua: %s%s", errors[0], " (no further lines in this minute)" * (lines == MOST_LINES))
