@@ -191,7 +191,8 @@ def in_thread(name: str, call: Callable[[], ResultT]) -> Future[ResultT]:
 def keep_alive(listener: socket.socket) -> None:
     """Ends a connection within 30 s whose other end has vanished without a word: no power, a cut cable."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+    unanswered_ms = (socket.TCP_USER_TIMEOUT, 25_000)  # for an answer on its way; the others are for a silent client
+    for option, value in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3), unanswered_ms):
         listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
