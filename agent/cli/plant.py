@@ -18,5 +18,6 @@ def main(arguments: list[str]) -> int:
 
     config = load_settings(args.config).config
     cameras = [camera.name for camera in config.every_camera if camera.trigger in ON_DEMAND]
-    print(plant_map(cameras or ["cam0"], config.plant.programs, config.plant.modbus.word_order))
+    modbus = config.plant.modbus
+    print(plant_map(cameras or ["cam0"], config.plant.programs, modbus.word_order, modbus.listen))
     return 0

@@ -27,6 +27,7 @@ from zsad_agent.system import RestartingService, keep_alive
 
 COILS, WORDS = "modbus coils", "modbus registers"  # the two doors
 MOST_CLIENTS = 32  # a further one ends the connection that was silent the longest
+PAUSE_S = 0.001  # between two requests of a client: one that asks all the time leaves the processor to the inspection
 MOST_BITS_READ, MOST_WORDS_READ = 2000, 125  # of one request
 HEAD = struct.Struct(">HHHB")  # transaction, protocol 0, bytes that follow, unit
 ON, OFF = 0xFF00, 0x0000  # of a single coil
@@ -128,7 +129,7 @@ class ModbusServer(RestartingService):
                 answer = self._answer(await reader.readexactly(length - 1))
                 writer.write(HEAD.pack(transaction, 0, len(answer) + 1, unit) + answer)
                 await writer.drain()  # a client that does not read is not read either
-                await asyncio.sleep(0)  # one that asks without a pause does not delay the others
+                await asyncio.sleep(PAUSE_S)
         except (asyncio.IncompleteReadError, OSError):
             return
         finally:

@@ -25,7 +25,7 @@ class Plant:
         ]
         self.server = ModbusServer(self.machines, "127.0.0.1", 0, word_order=word_order)
         self.order: Literal["big", "little"] = "big" if word_order == "high_first" else "little"
-        self.map = plant_map(["left", "right"], ["bottle"], word_order)
+        self.map = plant_map(["left", "right"], ["bottle"], word_order, "127.0.0.1:502")
 
     def __enter__(self) -> "Plant":
         self.server.start()
