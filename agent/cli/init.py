@@ -22,6 +22,7 @@ FILE_MODE = 0o660  # a source may have a password; the service's group reads and
 TRIGGERS = {
     "free": "every frame",
     "mqtt": "one frame for each message on <camera>/trigger",
+    "plc": "one frame for each trigger of a PLC, over Modbus TCP",
     "folder": "every image that is put into a folder",
 }
 PAGE, BROKER, GENERIC = "127.0.0.1:8080", "mqtt://localhost:1883", "object"
@@ -50,6 +51,11 @@ mqtt:
 
 web:    # the page; while it is on, history and evidence are kept
   listen: {page}    # "off", or 0.0.0.0:8080 for every network once a password is set
+"""
+PLC = """
+plant:    # the addresses for the PLC: zsad-agent plant map
+  modbus:
+    listen: 127.0.0.1:1502    # 0.0.0.0:1502 for every network; whoever reaches it controls the line
 """
 
 
@@ -149,9 +155,7 @@ def ask_all(args: argparse.Namespace, ask: Callable[[str, str], str] | None) -> 
         print(f"    {_tried(broker)}")
     told = ", ".join(TRIGGERS)
     in_source = {key: source}
-    trigger = answer(
-        4, f"Trigger ({told})", args.trigger, "free", lambda value: _fault("source", **in_source, trigger=value)
-    )
+    trigger = answer(4, f"Trigger ({told})", args.trigger, "free", lambda value: _trigger_fault(in_source, value))
     page = answer(
         5,
         "Address of the page, or off (0.0.0.0:8080: every network, once a password is set)",
@@ -206,6 +210,11 @@ def _fault(section: str, **values: str) -> str | None:
     return None
 
 
+def _trigger_fault(source: dict[str, str], trigger: str) -> str | None:
+    """As `_fault`; with a PLC the file gets what `trigger: plc` needs."""
+    return _fault("source", **source, trigger="mqtt" if trigger == "plc" else trigger)
+
+
 def _product_fault(name: str) -> str | None:
     from zsad_core.bundle import product_name
 
@@ -235,7 +244,7 @@ def as_yaml(answers: Answers, path: Path, *, is_known: bool) -> str:
     product = f"  product: {_quoted(answers.product)}"
     if not is_known:
         product = f"  product: {GENERIC}    # until yours is taught, then:\n  # product: {_quoted(answers.product)}"
-    return TEMPLATE.format(
+    return (TEMPLATE + PLC * (answers.trigger == "plc")).format(
         example=EXAMPLE if EXAMPLE.exists() else "systemd/agent.yaml of the source",
         path=path,
         triggers="; ".join(f"{name}: {what}" for name, what in TRIGGERS.items()),

@@ -1,3 +1,5 @@
+from .gpio import DigitalOutputs as DigitalOutputs
+from .gpio import LineLevels as LineLevels
 from .handshake import SETTLE_S as SETTLE_S
 from .handshake import SHOWN_S as SHOWN_S
 from .handshake import Handshake as Handshake

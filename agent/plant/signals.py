@@ -15,6 +15,12 @@ class Kind(StrEnum):
         """Registers of 16 bits that a value takes; a bit has its place in a common register."""
         return 2 if self in (Kind.U32, Kind.F32) else 1
 
+    def has(self, value: object) -> bool:
+        """Whether a bit or whole number from outside is one of this kind."""
+        if self is Kind.BIT:
+            return type(value) is bool
+        return type(value) is int and 0 <= value < 1 << 16 * self.words
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signal:
@@ -36,8 +42,8 @@ def _signal(name: str, kind: Kind, text: str) -> Signal:
 INPUTS = (  # from the PLC
     _signal("Trigger", Kind.BIT, "0 to 1 while TriggerReady is 1: inspect one part. Set it to 0 after ResultsAck"),
     _signal("ResultsAck", Kind.BIT, "0 to 1: the result was read. Set it to 0 when ResultsReady is 0"),
-    _signal("Reset", Kind.BIT, "1 ends the cycle and clears errors. A part without an acknowledged result is missed"),
-    _signal("ProgramSelect", Kind.U16, "number of the program (product) to inspect; 0 leaves it as it is"),
+    _signal("Reset", Kind.BIT, "0 to 1: end the cycle, clear errors; then set it to 0. A part without ack is missed"),
+    _signal("ProgramSelect", Kind.U16, "number of the program (product) to inspect; 0: no change. Program shows it"),
     _signal("PartId", Kind.U32, "optional number of the part, taken at the trigger and returned as PartIdOut"),
 )
 OUTPUTS = (  # from the agent

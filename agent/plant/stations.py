@@ -28,6 +28,12 @@ class Commands(Protocol):
     def perform(self, camera: str | None, key: str, value: Any, *, by: str) -> dict[str, Any]: ...
 
 
+def can_inspect(station: Station) -> bool:
+    """Whether a part in front of the camera would get a picture and a model."""
+    lost = station.status.fault_of(CAMERA) or station.status.fault_of(INFERENCE)
+    return not lost and not station.capture.paused
+
+
 class PlantStations(Service):
     """Owns the thread that checks time limits and selects products. A sink of the pipeline."""
 
@@ -47,7 +53,7 @@ class PlantStations(Service):
         """Starts nothing.
 
         Args:
-            stations: those of a camera with `trigger: mqtt`, in the order of their registers.
+            stations: those of a camera that is triggered, in the order of their registers.
             commands: gives what carries out commands; called after the start.
             programs: products; the first is program 1.
             result_timeout_s: longest time from a trigger to its result.
@@ -109,9 +115,8 @@ class PlantStations(Service):
     def _run(self) -> None:
         while not self._stop.wait(TICK_S):
             for name, station in self._stations.items():
-                machine, status = self._machines[name], station.status
-                lost = status.fault_of(CAMERA) or status.fault_of(INFERENCE)
-                machine.tick(available=not lost and not station.capture.paused, program=self._program(station))
+                machine = self._machines[name]
+                machine.tick(available=can_inspect(station), program=self._program(station))
                 wanted = machine.program_to_set
                 if wanted and name not in self._selecting:
                     self._selecting.add(name)

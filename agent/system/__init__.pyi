@@ -21,10 +21,12 @@ from .queues import LatestQueue as LatestQueue
 from .queues import QueueClosed as QueueClosed
 from .queues import RoundRobin as RoundRobin
 from .service import Backoff as Backoff
+from .service import RestartingService as RestartingService
 from .service import Service as Service
 from .service import ServiceGroup as ServiceGroup
 from .service import ThreadService as ThreadService
 from .service import in_thread as in_thread
+from .service import keep_alive as keep_alive
 from .service import lower_priority as lower_priority
 from .sqlite import DAMAGE_CODES as DAMAGE_CODES
 from .sqlite import open_sqlite as open_sqlite

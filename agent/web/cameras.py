@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import AwareDatetime, BaseModel, Field, SecretStr, ValidationError
 
-from zsad_agent.config import EMBEDDED_BROKER, CameraConfig, MqttConfig, SourceConfig, Threshold
+from zsad_agent.config import EMBEDDED_BROKER, CameraConfig, MqttConfig, SourceConfig, Threshold, TriggerMode
 from zsad_agent.inspection import Station
 from zsad_agent.messages import VerdictCounts
 from zsad_agent.monitoring import HealthState, health_state
@@ -43,7 +43,7 @@ class CameraBody(BaseModel):
     paused: bool
     up: bool
     reason: str | None = Field(description="Why it is not up.")
-    trigger: Literal["free", "mqtt", "folder"]
+    trigger: TriggerMode
     region_xywh: tuple[int, int, int, int] | None
     ignore_mask: bool
     frame_wh: tuple[int, int] | None = Field(description="Null: no picture yet.")

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from zsad_agent.config import load_settings
+from zsad_agent.config import TriggerMode, load_settings
 from zsad_agent.inspection import Station
 from zsad_agent.system import in_thread, write_whole
 from zsad_agent.web.live import Camera, Text, station_of
@@ -77,7 +77,7 @@ class CameraSettings(Body):
     ignore_mask_png: (
         Annotated[str, Field(max_length=MAX_MASK, description="PNG of the frame's size, base64.")] | None
     ) = None
-    trigger: Literal["free", "mqtt", "folder"] | None = None
+    trigger: TriggerMode | None = None
     product: Text | None = None
     camera: Text | None = None
     source: Text | None = None

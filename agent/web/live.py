@@ -161,13 +161,13 @@ def read_frame(camera: Camera, parts: Parts, visitor: ForOperator, width: Width 
 async def inspect(camera: Camera, body: Inspection, parts: Parts, visitor: ForOperator) -> Response:
     """Inspects one part now, and answers with its result.
 
-    A camera with `trigger: mqtt` is triggered. One that runs free gives the result of the next picture.
+    A camera with `trigger: mqtt` or `plc` is triggered. One that runs free gives the result of the next picture.
     """
     visitor.noted = True  # it changes nothing, and a machine may ask for every part
     station = station_of(parts, camera)
     if body.trigger_id is not None and not station.capture.triggered:
         raise HTTPException(
-            422, f"{camera} takes pictures without triggers: leave out trigger_id, or set trigger: mqtt"
+            422, f"{camera} takes pictures without triggers: leave out trigger_id, or set trigger: mqtt or plc"
         )
     if not _waiting.acquire(blocking=False):
         raise HTTPException(503, f"{MAX_INSPECTIONS} inspections are waiting already: try again")

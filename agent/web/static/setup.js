@@ -11,8 +11,13 @@ import { cameraOf } from "./state.js";
 import { t } from "./texts.js";
 
 const FRAME_WIDTH = 960;
-const TRIGGERS = { free: "trigger.free", mqtt: "trigger.mqtt", folder: "trigger.folder" };
-const TRIGGER_HINTS = { free: "trigger.free_text", mqtt: "trigger.mqtt_text", folder: "trigger.folder_text" };
+const TRIGGERS = { free: "trigger.free", mqtt: "trigger.mqtt", plc: "trigger.plc", folder: "trigger.folder" };
+const TRIGGER_HINTS = {
+  free: "trigger.free_text",
+  mqtt: "trigger.mqtt_text",
+  plc: "trigger.plc_text",
+  folder: "trigger.folder_text",
+};
 
 /** Changes settings of the camera, and says beside the field what came of it. */
 function change(app, place, changes) {

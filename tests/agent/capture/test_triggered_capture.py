@@ -209,7 +209,7 @@ def test_trigger_with_an_invalid_id_raises_value_error(rig: Callable[..., Rig], 
 
 
 def test_trigger_of_a_free_running_camera_raises_value_error(rig: Callable[..., Rig]) -> None:
-    with pytest.raises(ValueError, match=r"not triggered by messages \(trigger: free\)"):
+    with pytest.raises(ValueError, match=r"not triggered \(trigger: free\)"):
         rig(trigger="free").capture.trigger("a")
 
 

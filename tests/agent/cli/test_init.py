@@ -68,6 +68,13 @@ def test_a_genicam_camera_is_found_and_chosen(
     assert load_settings(out).config.source.aravis == "10.0.0.7"
 
 
+def test_a_plc_gets_the_door_that_it_needs(tmp_path: Path) -> None:
+    out = tmp_path / "agent.yaml"
+    assert main(["init", "--yes", "--camera", "0", "--trigger", "plc", "--out", str(out)]) == 0
+    config = load_settings(out).config
+    assert (config.source.trigger, config.plant.modbus.listen) == ("plc", "127.0.0.1:1502")
+
+
 def test_an_untaught_product_is_a_comment_and_the_next_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "agent.yaml"
     assert main(["init", "--yes", "--camera", "0", "--product", "gädget 7", "--out", str(out)]) == 0

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import fake_gpiod
 import pytest
 from certificate_maker import DAY, Authority
+from fake_gpiod import FakeChip
 from mjpeg_server import MjpegServer
 from mosquitto_broker import MosquittoBroker
 
@@ -27,6 +29,7 @@ from zsad_agent.doctor import (
     check_devices,
     check_folders,
     check_inference,
+    check_lines,
     check_ports,
     check_receiving,
     check_source,
@@ -256,3 +259,20 @@ def test_what_a_network_camera_needs_of_the_machine(
     assert finding.state == state
     assert advice in finding.advice
     assert f"eth0 {mtu}" in finding.text
+
+
+def test_gpio_lines_are_there_and_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    chips = fake_gpiod.install(monkeypatch)
+    config = config_of(plant={"gpio": ({"chip": "/dev/gpiochip0", "ok": 1, "ng": "LINE2"},)})
+
+    def found() -> tuple[str, str]:
+        (finding,) = check_lines(config)
+        return finding.state, finding.text
+
+    assert found() == ("fail", "No such file or directory")
+    chips["/dev/gpiochip0"] = FakeChip(2)
+    assert found() == ("fail", "No such file or directory")  # no line has this name
+    chips["/dev/gpiochip0"] = FakeChip()
+    assert found() == ("ok", "ok 1, ng LINE2")
+    chips["/dev/gpiochip0"].lines[2].used = True
+    assert found() == ("fail", "line LINE2 is used by the kernel")
