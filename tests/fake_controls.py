@@ -102,6 +102,15 @@ class FakeControls:
     def bundle_commanded(self) -> bool:
         return self.bundle != "v1"
 
+    def updating(self) -> dict[str, Any]:
+        return {"phase": "off"}
+
+    def knows_update(self, command_id: str) -> bool:
+        return False
+
+    def tend_update(self) -> bool:
+        return False
+
     def stored_bundle_fault(self) -> str | None:
         return self.bundle_fault
 

@@ -20,7 +20,7 @@ from zsad_agent.model import Outcome
 SETTINGS = [
     f"{camera}/{key}" for camera in ("cam0", "cam1") for key in ("threshold", "product", "paused", "snapshot", "teach")
 ]
-SETTINGS += ["bundle", "reload"]
+SETTINGS += ["bundle", "reload", "update"]
 
 
 def _seconds(utc: str) -> float:
