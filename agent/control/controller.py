@@ -291,7 +291,7 @@ class Controller(Service):
                 for key in (Key.PRODUCT, Key.THRESHOLD):
                     self._answer(Target(target.camera, key), None, error_text)
             state = self._states[target]
-            if target.key is not Key.TEACH:  # it logs what it does
+            if target.key not in (Key.TEACH, Key.UPDATE):  # they log what they do
                 logger.info("%s: %s changed %r to %r", target.suffix, asked.by, before, state.value)
             for other in dropped:
                 self._answer(other, None, None)

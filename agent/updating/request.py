@@ -30,8 +30,9 @@ class UpdateRequest(StrictModel):
     def _fits_the_action(self) -> Self:
         needed = _KEYS[self.action, self.kind]
         allowed = needed | {"action", "kind", "sha256"} | ({"signature"} if self.kind == "profile" else set())
-        if odd := self.model_fields_set - allowed:
+        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
+        if odd := given - allowed:
             raise ValueError(f"{min(odd)} does not belong to {self.action} of a {self.kind}")
-        if missing := {name for name in needed if getattr(self, name) is None}:
+        if missing := needed - given:
             raise ValueError(f"{self.action} of a {self.kind} needs {min(missing)}")
         return self
