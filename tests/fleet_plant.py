@@ -1,6 +1,7 @@
 """A plant for tests of zsad-fleet: a broker, an HTTPS store, a key, and devices below one folder."""
 
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -33,10 +34,12 @@ class FleetPlant:
         self.store = BundleStoreServer(folder / "served", self.authority.sign("store"))
         self.old = sign_folder(copy_bundle(tiny_bundle, folder / "old"), self.key)
 
-    def offer(self, name: str, bundle: Path | None = None, **changes: object) -> Path:
-        """Puts a signed bundle into the store. `changes`: of its manifest."""
+    def offer(self, name: str, bundle: Path | None = None, *, padding: int = 0, **changes: object) -> Path:
+        """Puts a signed bundle into the store. `padding`: bytes beside its files; `changes`: of its manifest."""
         made = copy_bundle(bundle or self._tiny, self.folder / f"made-{name}")
         sign_folder(change_manifest(made, **changes), self.key)
+        if padding:
+            (made / "padding").write_bytes(random.Random(0).randbytes(padding))
         return zip_folder(made, self.folder / f"served/{name}.zip")
 
     def agent(self, device_id: str, *, tags: str = "", fps: float = 30) -> AgentProcess:

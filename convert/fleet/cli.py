@@ -164,10 +164,10 @@ def _planned(file: PlanFile, action: str, item: Item, broker: Broker, args: argp
         if item.kind == "bundle":
             uses = device.bundle == item.in_use
         reason = None
-        if not device.takes_updates:
-            reason = "it takes no updates (update.enabled)"
-        elif not device.online:
+        if not device.online:
             reason = "offline"
+        elif not device.takes_updates:
+            reason = "it takes no updates (update.enabled)"
         elif action == "rollback" and not uses:
             reason = "it does not use this file"
         if reason is None:

@@ -163,7 +163,7 @@ class Rollout:
         if entry.phase == "sent" and update is not None and update.id == entry.id:
             entry.text = ": ".join(filter(None, (update.phase, update.text)))
             if update.phase in ("done", "failed"):
-                entry.phase = "done" if update.phase == "done" else "failed"
+                self._end(entry, "done" if update.phase == "done" else "failed", update.text or "")
             elif waited_s > self._wait_s:
                 self._end(entry, "failed", f"not over after {self._wait_s:g} s: {entry.text}")
         elif entry.phase == "sent" and entry.text:

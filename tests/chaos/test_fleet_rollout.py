@@ -1,0 +1,275 @@
+"""Rollouts with zsad-fleet to many devices, with kills of both sides at random points."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from chaos_record import record
+from fleet_plant import PATIENCE_S, FleetPlant, Watcher, sha256_of
+from mosquitto_broker import MosquittoBroker
+
+SCRIPT = Path(__file__).with_name("fleet_devices.py")
+PROCESSES, OF_ONE = 4, 25
+SEED = int(os.environ.get("ZSAD_CHAOS_SEED", "1"))
+
+
+@pytest.fixture
+def plant(mosquitto: Callable[..., MosquittoBroker], tiny_bundle: Path, tmp_path: Path) -> Iterator[FleetPlant]:
+    made = FleetPlant(tmp_path, mosquitto(), tiny_bundle)
+    (tmp_path / "devices").mkdir()
+    with made.store:
+        yield made
+
+
+class Devices:
+    """One process with fake devices, see `fleet_devices`."""
+
+    def __init__(self, plant: FleetPlant, how: dict[str, str]) -> None:
+        self.how = how
+        asked = {
+            "port": plant.broker.port,
+            "folder": str(plant.folder / "devices"),
+            "bundle": str(plant.old),
+            "key": str(plant.public_key),
+            "ca": str(plant.authority.cert),
+            "devices": how,
+        }
+        self._command = [sys.executable, str(SCRIPT), json.dumps(asked)]
+
+    def __enter__(self) -> Self:
+        path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self.kill()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+
+    def stop(self) -> dict[str, Any]:
+        """Ends it in order. Gives what it has counted."""
+        out, _ = self._process.communicate("\n", timeout=120)
+        return dict(json.loads(out.splitlines()[-1]))
+
+
+def names(first: int, count: int) -> list[str]:
+    return [f"agent{number:03}" for number in range(first, first + count)]
+
+
+class Doubler(Watcher):
+    """Sends each command of zsad-fleet a second time, as a broker may."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self._seen: Counter[tuple[str, bytes]] = Counter()
+
+    def double(self, stop: threading.Event) -> None:
+        done = 0
+        while not stop.wait(0.05):
+            for topic, payload in self.messages[done:]:
+                done += 1
+                if topic.endswith("/update/set") and not self._seen[topic, payload]:
+                    self._seen[topic, payload] += 1
+                    self.publish(topic, payload)
+
+
+def without_gap_of_device(watcher: Watcher, device_id: str, expected: int) -> bool:
+    results = [json.loads(payload) for payload in watcher.payloads(f"zsad/{device_id}/cam0/result")]
+    return sorted({result["seq"] for result in results}) == list(range(1, expected + 1))
+
+
+@pytest.mark.chaos
+def test_hundred_devices_on_one_broker(plant: FleetPlant) -> None:
+    new, third = plant.offer("new", version="0.0.2"), plant.offer("third", version="0.0.3")
+    how = {name: "slow" if number % 20 == 7 else "" for number, name in enumerate(names(0, PROCESSES * OF_ONE))}
+    how["agent003"] = "bad 0.0.3"
+    processes = [
+        Devices(plant, {name: how[name] for name in names(OF_ONE * number, OF_ONE)}) for number in range(PROCESSES)
+    ]
+    with Devices(plant, dict.fromkeys(("off1", "off2", "off3"), "")) as away:
+        away.stop()
+    stop = threading.Event()
+    with Doubler(plant.broker.port) as watcher:
+        doubler = threading.Thread(target=watcher.double, args=(stop,), daemon=True)
+        doubler.start()
+        for one in processes:
+            one.__enter__()
+        try:
+            started_s = time.monotonic()
+            done = plant.run("rollout", new, "--store", plant.store.url, "--wave", "1,5,rest", "--answer-s", 120)
+            took_s = time.monotonic() - started_s
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+            assert "done: 100 done" in done.stdout
+            assert done.stdout.count("offline") == 3
+            assert Counter(plant.store.asked) == {"/new.zip": 100}
+            bad = plant.run("rollout", third, "--store", plant.store.url, "--wave", "1,5,rest", "--answer-s", 120)
+            assert bad.returncode == 1 and "agent003: failed" in bad.stdout, bad.stdout[-3000:] + bad.stderr
+            assert Counter(plant.store.asked)["/third.zip"] == 6
+            watcher.wait_for(lambda: watcher.update_of("agent003")["bundle"] == sha256_of(new), PATIENCE_S)
+            counted = [one.stop() for one in processes]
+        finally:
+            stop.set()
+            doubler.join(5)
+            for one in processes:
+                one.__exit__()
+        assert [one["unsent"] for one in counted] == [0] * PROCESSES
+        results = {name: number for one in counted for name, number in one["results"].items()}
+        watcher.wait_for(
+            lambda: all(without_gap_of_device(watcher, name, number) for name, number in results.items()), PATIENCE_S
+        )
+    record(
+        "rollout to 100 devices on one broker, 5 slow, each command doubled, 3 away",
+        tried=100,
+        lost=0,
+        doubled=0,
+        recover_s=None,
+        note=f"{took_s:.0f} s in 3 waves",
+    )
+
+
+@pytest.mark.chaos
+def test_kills_of_both_sides_during_a_rollout_leave_every_device_in_a_stated_state(plant: FleetPlant) -> None:
+    dice = random.Random(SEED)
+    old, new = sha256_of(plant.old), plant.offer("new", padding=200_000, version="0.0.2")
+    processes = [Devices(plant, dict.fromkeys(names(4 * number, 4), "")) for number in range(3)]
+    kills: Counter[str] = Counter()
+    with Watcher(plant.broker.port) as watcher:
+        for one in processes:
+            one.__enter__()
+        command = plant.command(
+            "rollout", new, "--store", f"{plant.store.url}/slow", "--wave", "2,4,rest", "--answer-s", 30
+        )
+        code, runs = None, 0
+        try:
+            while code != 0:
+                runs += 1
+                assert runs < 60, "the rollout does not end"
+                fleet = subprocess.Popen(
+                    command, cwd=plant.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
+                victim = dice.choice(["fleet", "device", "device"]) if sum(kills.values()) < 20 else "nobody"
+                if victim == "nobody":
+                    code = fleet.wait(300)
+                    continue
+                time.sleep(dice.uniform(1.0, 9.0))
+                if fleet.poll() is None and victim == "fleet":
+                    fleet.send_signal(signal.SIGKILL)
+                    kills["fleet"] += 1
+                if victim == "device":
+                    one = dice.choice(processes)
+                    one.kill()
+                    kills["device"] += 1
+                    one.__enter__()
+                    if dice.random() < 0.5:
+                        fleet.kill()
+                code = fleet.wait(300)
+                if code != 0:
+                    assert_stated(plant, watcher, old, sha256_of(new))
+        finally:
+            for one in processes:
+                one.__exit__()
+        assert kills["device"] >= 5 and kills["fleet"] >= 2, kills
+        for name in names(0, 12):
+            assert json.loads((plant.folder / "devices" / name / "update.json").read_text())["phase"] == "done"
+            assert watcher.update_of(name)["bundle"] == sha256_of(new)
+    record(
+        "kill -9 of zsad-fleet or of 4 devices at random points of a rollout",
+        tried=sum(kills.values()),
+        lost=0,
+        doubled=0,
+        recover_s=None,
+        note=f"{runs} runs until all 12 devices use the new bundle",
+    )
+
+
+def assert_stated(plant: FleetPlant, watcher: Watcher, old: str, new: str) -> None:
+    """Every device ends in `idle`, `done` or `failed`, and what it says it uses is what the next start loads."""
+
+    def stated(name: str) -> bool:
+        update = watcher.update_of(name)
+        selected = plant.folder / "devices" / name / "bundles/selected.json"
+        loads = json.loads(selected.read_text())["current"] if selected.exists() else old
+        return update.get("phase") in ("idle", "done", "failed") and update["bundle"] == loads and loads in (old, new)
+
+    watcher.wait_for(lambda: all(map(stated, names(0, 12))), PATIENCE_S)
+
+
+@pytest.mark.chaos
+def test_kills_of_a_real_agent_during_an_update(plant: FleetPlant) -> None:
+    dice = random.Random(SEED)
+    shas = {
+        name: sha256_of(plant.offer(name, padding=200_000, version=f"0.0.{2 + number}"))
+        for number, name in enumerate("ab")
+    }
+    in_use, ended = sha256_of(plant.old), Counter[str]()
+    with Watcher(plant.broker.port) as watcher:
+        for attempt in range(10):
+            name = next(one for one in "ab" if shas[one] != in_use)
+            started = len(watcher.messages)
+            with plant.agent("line1", fps=15) as agent:
+                watcher.wait_for(
+                    lambda: any(topic == "zsad/line1/update/state" for topic, _ in watcher.messages[started:]),  # noqa: B023
+                    PATIENCE_S,
+                )
+                fleet = subprocess.Popen(
+                    plant.command(
+                        "rollout", plant.folder / f"served/{name}.zip", "--store", f"{plant.store.url}/slow",
+                        "--state", plant.folder / f"state-{attempt}.json",
+                    ),
+                    stdout=subprocess.DEVNULL,
+                )  # fmt: skip
+                watcher.wait_for(
+                    lambda: watcher.update_of("line1")["phase"] == "downloading" or fleet.poll() is not None,  # noqa: B023
+                    PATIENCE_S,
+                )
+                time.sleep(dice.uniform(0.0, 5.0))
+                agent.kill()
+            started = len(watcher.messages)
+            with plant.agent("line1", fps=15) as agent:
+                watcher.wait_for(
+                    lambda: any(
+                        topic == "zsad/line1/update/state"
+                        and json.loads(payload)["value"]["phase"] in ("done", "failed")
+                        for topic, payload in watcher.messages[started:]  # noqa: B023
+                    ),
+                    PATIENCE_S,
+                )
+                update = watcher.update_of("line1")
+                assert update["bundle"] == (shas[name] if update["phase"] == "done" else in_use), update
+                ended[update["phase"]] += 1
+                in_use = update["bundle"]
+                assert fleet.wait(60) == (0 if update["phase"] == "done" else 1)
+                agent.terminate()
+            assert "Traceback" not in agent.output
+        results = [json.loads(payload) for payload in watcher.payloads("zsad/line1/cam0/result")]
+        ids = Counter(result["id"] for result in results if not result["replayed"])
+        assert max(ids.values()) == 1
+    record(
+        "kill -9 of a real agent at a random point of an update",
+        tried=10,
+        lost=0,
+        doubled=0,
+        recover_s=None,
+        note=", ".join(f"{number} {phase}" for phase, number in sorted(ended.items())),
+    )
