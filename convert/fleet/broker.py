@@ -47,10 +47,10 @@ class Broker:
         self.fleet = Fleet(prefix)
         self._prefix = prefix
         self._arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._subscribed = threading.Event()
+        self._answered = threading.Event()
         self._refusal: str | None = None
         self._client.on_connect = self._on_connect
-        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_subscribe = self._on_subscribe
         self._client.on_message = lambda client, userdata, message: self._arrived.put(message)
 
     def __enter__(self) -> Self:
@@ -65,7 +65,7 @@ class Broker:
         except OSError as error:
             raise FleetError(f"the broker {host}:{port} cannot be reached: {error}") from error
         self._client.loop_start()
-        if not self._subscribed.wait(CONNECT_S):
+        if not self._answered.wait(CONNECT_S) or self._refusal is not None:
             self.__exit__()
             raise FleetError(f"the broker {host}:{port} {self._refusal or 'does not answer'}")
         end_s = quiet_s = time.monotonic()
@@ -101,5 +101,10 @@ class Broker:
     def _on_connect(self, client: mqtt.Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason != 0:
             self._refusal = f"refuses the connection: {reason}"
+            self._answered.set()
             return
         client.subscribe([(topic, 1) for topic in self.fleet.topics])
+
+    def _on_subscribe(self, client: mqtt.Client, userdata: Any, mid: int, reasons: Any, properties: Any) -> None:
+        self._refusal = next((f"refuses to be read: {reason}" for reason in reasons if reason.is_failure), None)
+        self._answered.set()
