@@ -106,16 +106,17 @@ class Download:
         with contextlib.suppress(OSError):  # an earlier process has fetched it
             self._path.replace(self._part)
         try:
-            while True:
-                why = self._try()
-                if why is None:
-                    return
+            while (why := self._try()) is not None:
                 if time.monotonic() >= self._end_s:
                     raise DownloadError(f"{self._shown}: not fetched within {self._config.timeout_s:g} s: {why}")
                 logger.warning("%s: %s. It is tried again", self._shown, why)
                 self._cancelled.wait(min(backoff.next_s(), max(0.0, self._end_s - time.monotonic())))
                 if self._cancelled.is_set() and time.monotonic() < self._end_s:
                     raise DownloadError(f"{self._shown}: the download was stopped")
+        except DownloadError:
+            if not self._cancelled.is_set():  # else another download may continue this one
+                self._part.unlink(missing_ok=True)
+            raise
         finally:
             limit.cancel()
 
@@ -153,30 +154,28 @@ class Download:
         response = self._answer(have)
         try:
             start = self._check_answer(response, have)
-            with self._part.open("ab" if start else "wb", buffering=0) as file:
-                done = start
-                while chunk := response.read1(CHUNK_BYTES):
-                    done += len(chunk)
-                    if done > self._size:
-                        raise DownloadError(f"{self._shown}: more than {self._size} bytes, the size in the command")
-                    self._write(file.write, chunk)
-                    self._progress(done)
-                    if self._cancelled.is_set():
-                        raise _Retry("stopped")
+            done = start
+            if not start:
+                self._write(b"", truncate=True)
+            while chunk := response.read1(CHUNK_BYTES):
+                done += len(chunk)
+                if done > self._size:
+                    raise DownloadError(f"{self._shown}: more than {self._size} bytes, the size in the command")
+                self._write(chunk)
+                self._progress(done)
+                if self._cancelled.is_set():
+                    raise _Retry("stopped")
             if done < self._size:
                 raise _Retry(f"the connection ended after {done} of {self._size} bytes")
         finally:
             self._socket = None
             response.close()
 
-    def _write(self, write: Callable[[memoryview], int | None], chunk: bytes) -> None:
-        left = memoryview(chunk)
+    def _write(self, chunk: bytes, *, truncate: bool = False) -> None:
         try:
-            while left:
-                left = left[write(left) or 0 :]
+            with self._part.open("wb" if truncate else "ab") as file:
+                file.write(chunk)
         except OSError as error:  # the disk is full or broken
-            with contextlib.suppress(OSError):
-                self._part.unlink()
             raise DownloadError(f"{self._part.parent}: cannot be written: {error.strerror}") from error
 
     def _answer(self, have: int) -> http.client.HTTPResponse:
