@@ -157,8 +157,8 @@ class Updates(ThreadService):
             self._conclude(request, installer)
         if not ready:
             return False
+        self._note("trying")  # first: a phase of downloading without `_ready` would be fetched again
         self._ready = False
-        self._note("trying")
         before = installer.in_use("bundle", None)
         try:
             self._carry_out(request, installer)

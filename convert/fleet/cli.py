@@ -157,18 +157,16 @@ def _planned(file: PlanFile, action: str, item: Item, broker: Broker, args: argp
     plan = file.read() or Plan(action="fetch" if action == "fetch" else "rollback", item=item)
     if (plan.action, plan.item) != (action, item):
         raise ConfigError(f"{file.path}: of another rollout ({plan.action} of {plan.item.name}). Name another --state")
-    plan.retry()
+    plan.resume(broker.fleet.devices)
     wanted = []
     for device in sorted(filter(_selection(args).holds, broker.fleet.devices.values()), key=lambda one: one.id):
-        uses = device.update is not None and device.update.phase == "done" and device.update.sha256 == item.sha256
-        if item.kind == "bundle":
-            uses = device.bundle == item.in_use
+        has_it = device.bundle == item.in_use if item.kind == "bundle" else plan.uses(device)  # perhaps on probation
         reason = None
         if not device.online:
             reason = "offline"
         elif not device.takes_updates:
             reason = "it takes no updates (update.enabled)"
-        elif action == "rollback" and not uses:
+        elif action == "rollback" and not has_it:
             reason = "it does not use this file"
         if reason is None:
             wanted.append(device.id)

@@ -36,6 +36,7 @@ class UpdateSeen(RecordModel):
 
     phase: str
     id: str | None = None
+    action: str | None = None
     kind: str | None = None
     sha256: str | None = None
     text: str | None = None

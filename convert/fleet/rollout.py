@@ -52,11 +52,34 @@ class Plan(StrictModel):
                 self.devices[device_id] = Entry(wave=first)
             left, first = left[size:], first + 1
 
-    def retry(self) -> None:
-        """Devices that failed or did not answer get a new command."""
-        for entry in self.devices.values():
-            if entry.phase in ("failed", "silent"):
-                entry.phase, entry.id, entry.text = "waiting", None, ""
+    def resume(self, devices: Mapping[str, Device]) -> None:
+        """A device that has failed, has not answered or has left the file gets a new command.
+
+        An update that still goes on, or has ended well meanwhile, keeps its command.
+        """
+        for device_id, entry in self.devices.items():
+            device = devices.get(device_id)
+            update = None if device is None else device.update
+            if entry.phase == "done":
+                left = device is not None and self.uses(device) is (self.action == "rollback")
+                goes_on = not left
+            else:
+                goes_on = update is not None and update.id == entry.id is not None and update.phase != "failed"
+                left = entry.phase in ("failed", "silent")
+            if left:
+                entry.phase, entry.text = ("sent" if goes_on else "waiting"), ""
+                entry.id = entry.id if goes_on else None
+
+    def uses(self, device: Device) -> bool | None:
+        """Whether it uses the file for good; None: unknown."""
+        update = device.update
+        if device.bundle is None or (update is not None and update.phase in ("trying", "probation")):
+            return None
+        if self.item.kind == "bundle":
+            return device.bundle == self.item.in_use
+        if update is None or update.phase != "done" or update.sha256 != self.item.sha256:
+            return None  # of its profiles a device only says which came last
+        return update.action == "fetch"
 
     @property
     def wave(self) -> int | None:
@@ -168,7 +191,9 @@ class Rollout:
                 self._end(entry, "failed", f"not over after {self._wait_s:g} s: {entry.text}")
         elif entry.phase == "sent" and entry.text:
             self._end(entry, "failed", "another command has replaced this one")
-        elif entry.phase == "waiting" and device is not None and self._is_there(device):
+        elif (
+            entry.phase == "waiting" and device is not None and self.plan.uses(device) is (self.plan.action == "fetch")
+        ):
             self._end(entry, "done", "nothing to do")
         elif device is not None and not self._selection.holds(device):
             self._end(entry, "failed", "it does not match the selection")
@@ -181,12 +206,6 @@ class Rollout:
     @staticmethod
     def _end(entry: Entry, phase: Literal["done", "failed", "silent"], text: str) -> None:
         entry.phase, entry.text = phase, text
-
-    def _is_there(self, device: Device) -> bool:
-        """Whether there is nothing to do. The profiles of a device are not known here."""
-        if self.plan.item.kind == "profile" or device.bundle is None:
-            return False
-        return (device.bundle == self.plan.item.in_use) == (self.plan.action == "fetch")
 
     def _is_due(self, device_id: str, entry: Entry, now_s: float) -> bool:
         device = self._devices.get(device_id)

@@ -169,7 +169,8 @@ def test_one_device_that_fails_or_does_not_answer_stops_the_wave(how: str, phase
     assert not set(devices.first_sent) - set(names(6)), "a device of the third wave got a command"
     devices.how["d0003"] = ""  # repaired: the same command goes on
     devices.fleet.take("zsad/d0003/available", b"online")
-    plan.retry()
+    devices._say_state("d0003", "failed", plan.devices["d0003"].id, "the agent was ended")
+    plan.resume(devices.fleet.devices)
     assert not go(devices, plan).stopped
     assert set(devices.bundles.values()) == {NEW}
 
@@ -201,6 +202,51 @@ def test_update_that_another_command_replaces_counts_as_failed() -> None:
     devices._say_state("d0000", "downloading", "of-another", None)
     assert go(devices, plan, most_s=10).stopped
     assert plan.devices["d0000"].text == "another command has replaced this one"
+
+
+def test_update_that_goes_on_keeps_its_command_and_a_device_that_left_the_bundle_gets_a_new_one() -> None:
+    devices = SimulatedDevices(names(3), {"d0001": "stuck"})
+    plan = planned(devices, "rest")
+    assert go(devices, plan).stopped
+    before = plan.devices["d0001"].id
+    devices._say_state("d0001", "probation", before, None)
+    plan.resume(devices.fleet.devices)
+    assert (plan.devices["d0001"].phase, plan.devices["d0001"].id) == ("sent", before)
+    devices.bundles["d0001"] = NEW
+    devices._say_state("d0001", "done", before, None)
+    devices.bundles["d0002"] = OLD  # somebody has taken it back
+    devices._say_state("d0002", "done", "of-another", None)
+    first = plan.devices["d0002"].id
+    plan.resume(devices.fleet.devices)
+    assert not go(devices, plan).stopped
+    assert plan.devices["d0002"].id != first and set(devices.bundles.values()) == {NEW}
+    assert [entry.id for entry in plan.devices.values()][1] == before
+
+
+def test_bundle_on_probation_is_not_in_use_yet() -> None:
+    devices = SimulatedDevices(names(1), {})
+    devices.bundles["d0000"] = NEW
+    devices._say_state("d0000", "probation", "of-another", None)
+    plan = planned(devices)
+    assert plan.uses(devices.fleet.devices["d0000"]) is None
+    go(devices, plan, most_s=0.5)
+    assert plan.devices["d0000"].phase == "sent"
+
+
+def test_profile_counts_as_in_use_only_as_the_last_update() -> None:
+    item = ITEM.model_copy(update={"kind": "profile", "product": "nut", "in_use": ITEM.sha256})
+    plan = Plan(action="fetch", item=item)
+    fleet = Fleet("zsad")
+    for phase, action, sha256, uses in (
+        ("idle", None, None, None),
+        ("done", "fetch", ITEM.sha256, True),
+        ("done", "rollback", ITEM.sha256, False),
+        ("failed", "fetch", ITEM.sha256, None),
+        ("done", "fetch", NEW, None),
+    ):
+        value = {"phase": phase, "action": action, "kind": "profile", "sha256": sha256, "bundle": OLD}
+        fleet.take("zsad/a/update/state", json.dumps({"value": value, "id": None, "error": None}).encode())
+        assert plan.uses(fleet.devices["a"]) is uses, (phase, action)
 
 
 def test_new_devices_join_after_the_planned_waves() -> None:
