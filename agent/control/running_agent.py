@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 MAX_ERROR_CHARACTERS = 4000  # a config file may have many faults
 START_COUNT = 30  # pictures of a teach-in that names no number
-NO_PROFILES = "profiles is off in the config, so nothing taught is used"
 NO_LEARNER = "teaching needs profiles in the config (not off), and a bundle with feature networks"
 
 
@@ -161,27 +160,26 @@ class RunningAgent:
         return self._updater.on_probation
 
     def in_use(self, kind: str, product: str | None) -> str | None:
-        """As of `zsad_agent.updating.Installer`, like the next three."""
+        """As of `zsad_agent.updating.Installer`, like the next two."""
         if kind == "bundle":
             return self._models.current.bundle.sha256
-        return None if self._profiles is None or product is None else self._profiles.in_use(product)
+        return None if product is None or self._profiles is None else self._profiles.in_use(product)
 
-    def leave_bundle(self) -> None:
-        previous = self._store.previous
-        if self._updater.on_probation:
+    def install(self, kind: str, path: Path) -> None:
+        if kind == "bundle":
+            self.switch_bundle(path)
+        elif self._profiles is None:
+            raise ProfileError("profiles is off in the config, so nothing taught is used")
+        else:
+            self._profiles.use(path)
+
+    def leave(self, kind: str, product: str | None) -> None:
+        if kind == "profile" and product is not None and self._profiles is not None:
+            self._profiles.leave(product)
+        elif self._updater.on_probation:
             self._updater.revert()
         else:
-            self.switch_bundle(previous)
-
-    def use_profile(self, path: Path) -> None:
-        if self._profiles is None:
-            raise ProfileError(NO_PROFILES)
-        self._profiles.use(path)
-
-    def leave_profile(self, product: str) -> None:
-        if self._profiles is None:
-            raise ProfileError(NO_PROFILES)
-        self._profiles.leave(product)
+            self.switch_bundle(self._store.previous)
 
     def update(self, request: "UpdateRequest", command_id: str) -> None:
         """Begins an update.

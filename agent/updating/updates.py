@@ -17,7 +17,7 @@ from zsad_agent.messages import Phase, UpdateState
 from zsad_agent.model import Outcome
 from zsad_agent.system import ThreadService, lower_priority, one_line, read_json, write_whole
 from zsad_agent.teaching import MAX_BYTES
-from zsad_agent.updating.download import Download, check_url
+from zsad_agent.updating.download import Download, DownloadError, check_url
 from zsad_agent.updating.request import UpdateRequest
 from zsad_core.config import RecordModel
 from zsad_core.errors import ZsadError
@@ -30,27 +30,21 @@ MAX_RECORD_BYTES = 65_536
 MAX_TEXT = 1000
 
 
-class UpdateError(ZsadError):
-    """An update is refused."""
-
-
 class Installer(Protocol):
-    """What takes bundles and profiles into use. Each method raises a ZsadError when it refuses; nothing has changed."""
+    """What takes bundles and profiles into use. When `install` or `leave` raises a ZsadError, nothing has changed."""
 
     @property
-    def on_probation(self) -> bool: ...
+    def on_probation(self) -> bool:
+        """Whether a bundle is on probation, as it is after `install` and `leave` of bundles."""
 
     def in_use(self, kind: str, product: str | None) -> str | None:
         """The hash of the bundle's manifest or of the product's profile; None: there is none."""
 
-    def switch_bundle(self, path: Path | None) -> None: ...
+    def install(self, kind: str, path: Path) -> None:
+        """Takes a file into use."""
 
-    def leave_bundle(self) -> None:
-        """Goes back to the bundle before. It may be on probation, or need a restart, after that."""
-
-    def use_profile(self, path: Path) -> None: ...
-
-    def leave_profile(self, product: str) -> None: ...
+    def leave(self, kind: str, product: str | None) -> None:
+        """Takes what was in use before into use. For a bundle of the config a restart may follow."""
 
 
 class _Record(RecordModel):
@@ -94,8 +88,7 @@ class Updates(ThreadService):
 
     def state(self, bundle_sha256: str) -> UpdateState:
         """What is published."""
-        with self._changed:
-            record = self._record
+        record = self._record
         asked = {} if record.request is None else record.request.model_dump(include={"action", "kind", "sha256"})
         return UpdateState(
             phase=record.phase,
@@ -120,11 +113,11 @@ class Updates(ThreadService):
         leaves_trial = phase == "probation" and request.action == "rollback" and request.sha256 == self._record.target
         if phase in ("downloading", "trying", "probation") and not leaves_trial:
             assert before is not None
-            raise UpdateError(f"the update to {before.sha256[:12]} is in progress: {phase}. Wait until it has ended")
+            raise DownloadError(f"the update to {before.sha256[:12]} is in progress: {phase}. Wait until it has ended")
         if request.action == "fetch":
             self._check_fetch(request)
         elif installer.in_use(request.kind, request.product) != request.sha256:
-            raise UpdateError(f"the {request.kind} {request.sha256[:12]} is not in use, so there is nothing to leave")
+            raise DownloadError(f"the {request.kind} {request.sha256[:12]} is not in use, so there is nothing to leave")
         ids = (*self._record.ids, command_id)[-MAX_IDS:]
         first: Phase = "downloading" if request.action == "fetch" else "trying"
         record = _Record(ids=ids, request=request, phase=first)
@@ -132,7 +125,7 @@ class Updates(ThreadService):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._path, record.model_dump_json().encode())
         except OSError as error:
-            raise UpdateError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+            raise DownloadError(f"{self._path}: cannot be written: {error.strerror or error}") from error
         with self._changed:
             self._record, self._ready = record, request.action == "rollback"
             self._changed.notify_all()
@@ -140,33 +133,26 @@ class Updates(ThreadService):
     def _check_fetch(self, request: UpdateRequest) -> None:
         limit = min(self._config.max_bytes, MAX_BYTES) if request.kind == "profile" else self._config.max_bytes
         if (request.bytes or 0) > limit:
-            raise UpdateError(f"the file has {request.bytes} bytes, at most {limit} are fetched (update.max_bytes)")
+            raise DownloadError(f"the file has {request.bytes} bytes, at most {limit} are fetched (update.max_bytes)")
         if request.kind == "profile" and request.signature is None and not self._config.unsigned:
-            raise UpdateError("the profile has no signature: sign it with zsad-convert sign")
+            raise DownloadError("the profile has no signature: sign it with zsad-convert sign")
         check_url(request.url or "", plain_http=self._config.plain_http)
 
     def tend(self, installer: Installer) -> bool:
         """Takes what is fetched into use. Call it regularly. Returns whether the bundle in use was replaced."""
-        with self._changed:
-            request, ready = self._record.request, self._ready
-            leaves_trial = request is not None and request.action == "rollback" and request.kind == "bundle"
-        if request is None or (installer.on_probation and not leaves_trial):
-            return False
-        if self._interrupted:
+        request = self._record.request
+        if request is not None and self._interrupted:
             self._interrupted = False
             self._conclude(request, installer)
-        if not ready:
+        if request is None or not self._ready or (installer.on_probation and request.action == "fetch"):
             return False
         self._note("trying")  # first: a phase of downloading without `_ready` would be fetched again
         self._ready = False
         before = installer.in_use("bundle", None)
         try:
             self._carry_out(request, installer)
-        except ZsadError as error:
-            self._note("failed", str(error))
         except Exception as error:
-            logger.exception("an update failed")
-            self._note("failed", f"internal error {type(error).__name__}: {error}")
+            self._fail(error)
         self._clean()
         return installer.in_use("bundle", None) != before
 
@@ -176,31 +162,24 @@ class Updates(ThreadService):
             self._note("done" if outcome.passed else "failed", None if outcome.passed else outcome.text)
 
     def _carry_out(self, request: UpdateRequest, installer: Installer) -> None:
-        if request.kind == "profile":
-            if request.action == "fetch":
-                installer.use_profile(self._file(request))
-            else:
-                installer.leave_profile(request.product or "")
-            self._note("done")
-            return
         if request.action == "fetch":
-            installer.switch_bundle(self._file(request))
+            installer.install(request.kind, self._file(request))
         else:
-            installer.leave_bundle()
+            installer.leave(request.kind, request.product)
         if installer.on_probation:
             self._note("probation", target=installer.in_use("bundle", None))
-        elif request.action == "fetch" or installer.in_use("bundle", None) != request.sha256:
+        elif request.action == "fetch" or installer.in_use(request.kind, request.product) != request.sha256:
             self._note("done")  # else the restart with the config's bundle is the end
 
     def _conclude(self, request: UpdateRequest, installer: Installer) -> None:
         """States the end of what an earlier process has tried."""
         found = installer.in_use(request.kind, request.product)
-        if request.action == "rollback":
-            done = found != request.sha256
-        else:
-            done = found is not None and found == (request.sha256 if request.kind == "profile" else self._record.target)
+        is_wanted = found == (self._record.target or request.sha256)  # a target of None: it had not been replaced yet
         text = f"the agent was ended in the phase {self._record.phase}; the earlier {request.kind} is in use"
-        self._note("done" if done else "failed", None if done else text)
+        if (found != request.sha256) if request.action == "rollback" else is_wanted:
+            self._note("done")
+        else:
+            self._note("failed", text)
         self._clean()
 
     def _file(self, request: UpdateRequest) -> Path:
@@ -236,16 +215,17 @@ class Updates(ThreadService):
                 write_whole(
                     self._file(request).with_name(f"{self._file(request).name}.sig"), request.signature.encode()
                 )
-        except (ZsadError, OSError) as error:
-            if not self._stop.is_set():  # else it continues after the next start
-                self._note("failed", str(error))
-            return
         except Exception as error:
-            logger.exception("a download failed")
-            self._note("failed", f"internal error {type(error).__name__}: {error}")
-            return
-        with self._changed:
-            self._ready = True
+            if not self._stop.is_set():  # else it continues after the next start
+                self._fail(error)
+        else:
+            with self._changed:
+                self._ready = True
+
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, ZsadError | OSError):
+            logger.error("an update failed", exc_info=error)
+        self._note("failed", str(error) or type(error).__name__)
 
     def _progress(self, done: int, size: int) -> None:
         """Sets the text in steps of a tenth: each change is published. The file keeps the earlier one."""

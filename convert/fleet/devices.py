@@ -50,12 +50,11 @@ class _UpdateAnswer(RecordModel):
     error: str | None
 
 
-class _ProductState(RecordModel):
-    value: str | None
+class _CameraSaid(RecordModel):
+    """A status, or the state of the product."""
 
-
-class _Status(RecordModel):
-    state: str
+    value: str | None = None
+    state: str | None = None
     reason: str | None = None
 
 
@@ -158,16 +157,13 @@ class Fleet:
                 answer = _read(_UpdateAnswer, payload)
                 device.update = None if answer is None else answer.value
                 device.answered = (None, None) if answer is None else (answer.id, answer.error)
-            case [camera, "status"]:
-                status = _read(_Status, payload)
-                device.statuses.pop(camera, None)
-                if status is not None:
-                    device.statuses[camera] = ": ".join(filter(None, (status.state, status.reason)))
-            case [camera, "product", "state"]:
-                state = _read(_ProductState, payload)
-                device.products.pop(camera, None)
-                if state is not None and state.value is not None:
-                    device.products[camera] = state.value
+            case [camera, *_]:
+                said = _read(_CameraSaid, payload) or _CameraSaid()
+                text = said.value or ": ".join(filter(None, (said.state, said.reason)))
+                kept = device.statuses if suffix[1] == "status" else device.products
+                kept.pop(camera, None)
+                if text:
+                    kept[camera] = text
 
 
 def _read(model: Any, payload: bytes) -> Any:

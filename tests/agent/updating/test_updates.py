@@ -30,26 +30,24 @@ class FakeInstaller:
     def in_use(self, kind: str, product: str | None) -> str | None:
         return self.bundle if kind == "bundle" else self.profile
 
-    def switch_bundle(self, path: Path | None) -> None:
-        assert path is not None and path.read_bytes() == CONTENT
+    def install(self, kind: str, path: Path) -> None:
+        assert path.read_bytes() == CONTENT
         self._refuse()
-        self.before, self.bundle, self.on_probation = self.bundle, NEW, True
+        if kind == "bundle":
+            self.before, self.bundle, self.on_probation = self.bundle, NEW, True
+        else:
+            assert path.with_name(f"{path.name}.sig").read_text() == "ed25519 x y"
+            self.profile = SHA256
 
-    def leave_bundle(self) -> None:
+    def leave(self, kind: str, product: str | None) -> None:
         self._refuse()
-        if self.on_probation:
+        if kind == "profile":
+            self.done.append(str(product))
+            self.profile = None
+        elif self.on_probation:
             self.on_probation, self.bundle = False, self.before
         else:
             self.bundle, self.before, self.on_probation = OLD, self.bundle, True
-
-    def use_profile(self, path: Path) -> None:
-        self._refuse()
-        assert path.with_name(f"{path.name}.sig").read_text() == "ed25519 x y"
-        self.profile = hashlib.sha256(path.read_bytes()).hexdigest()
-
-    def leave_profile(self, product: str) -> None:
-        self.done.append(product)
-        self.profile = None
 
     def _refuse(self) -> None:
         if self.refusal is not None:
