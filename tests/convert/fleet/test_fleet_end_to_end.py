@@ -8,7 +8,13 @@ import pytest
 from fleet_plant import PATIENCE_S, FleetPlant, Watcher, sha256_of
 from mosquitto_broker import MosquittoBroker
 from plant_operator import without_gap, write_parts
+from taught_parts import write_parts as write_taught_parts
 from tiny_bundle_maker import make_tiny_bundle
+from tiny_features import add_tiny_features
+
+from zsad_agent.cli.main import main as agent_command
+from zsad_agent.teaching import ProfileStore
+from zsad_core.bundle import sign_profile
 
 
 @pytest.fixture
@@ -67,3 +73,37 @@ def test_rollout_in_waves_then_a_bad_bundle_stops_after_the_first_device(plant: 
             results = [json.loads(payload) for payload in watcher.payloads(f"zsad/{device_id}/cam0/result")]
             assert without_gap(results)
             assert "Traceback" not in agent.output
+
+
+def test_profile_is_rolled_out_and_back(
+    mosquitto: Callable[..., MosquittoBroker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant = FleetPlant(tmp_path, mosquitto(), add_tiny_features(make_tiny_bundle(tmp_path / "taught")))
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    profiles = ProfileStore(tmp_path / "elsewhere")
+    files, shas = [tmp_path / f"served/{number}.profile" for number in (1, 2)], []
+    for number, file in enumerate(files):
+        goods = write_taught_parts(tmp_path / f"goods{number}", range(30 * number, 30 * number + 20))
+        place = ["--bundle", str(plant.old), "--profiles", str(profiles.folder), "--config", "/dev/null"]
+        assert agent_command(["teach", str(goods), "--product", "object", *place]) == 0
+        shas.append(profiles.export_to("object", file).sha256)
+        sign_profile(file, plant.key)
+    (tmp_path / "line1").mkdir()
+    (tmp_path / "line1/parts").symlink_to(tmp_path / "goods0")
+
+    def profile_in_use() -> str | None:
+        result = json.loads(watcher.payloads("zsad/line1/cam0/result")[-1])
+        return None if result["profile"] is None else str(result["profile"]["sha256"])
+
+    with plant.store, plant.agent("line1", fps=10) as agent, Watcher(plant.broker.port) as watcher:
+        watcher.wait_ready("line1")
+        assert profile_in_use() is None
+        for words, sha256 in (
+            (("rollout", files[0], "--store", plant.store.url), shas[0]),
+            (("rollout", files[1], "--store", plant.store.url), shas[1]),
+            (("rollback", files[1]), shas[0]),
+        ):
+            done = plant.run(*words)
+            assert done.returncode == 0, done.stdout + done.stderr + agent.output
+            watcher.wait_for(lambda: profile_in_use() == sha256, PATIENCE_S)  # noqa: B023
+        assert "Traceback" not in agent.output
