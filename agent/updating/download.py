@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 SOCKET_S = 30.0  # without a byte
 CHUNK_BYTES = 1 << 18
 MAX_REDIRECTS = 5
-REDIRECTS = (301, 302, 303, 307, 308)
 TRY_AGAIN = (408, 425, 429)  # further statuses that may pass, as 5xx do
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 FREE_BYTES = 100_000_000  # left on the disk for results
@@ -197,7 +196,7 @@ class Download:
             except BaseException:
                 connection.close()
                 raise
-            if response.status not in REDIRECTS:
+            if response.status // 100 != 3:
                 return response
             url = urljoin(url, response.getheader("Location") or "")
             response.close()

@@ -1,6 +1,7 @@
 """The command line of `zsad-fleet`."""
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from zsad_convert.fleet.broker import Broker
 from zsad_convert.fleet.devices import Device, Selection, one_line
-from zsad_convert.fleet.item import FleetError, Item, read_item
+from zsad_convert.fleet.item import FleetError, read_item
 from zsad_convert.fleet.rollout import Plan, PlanFile, Rollout, parse_waves
 from zsad_core.command import guarded
 from zsad_core.errors import ConfigError
@@ -111,13 +112,12 @@ def print_devices(args: argparse.Namespace) -> None:
 
 
 def _plan_file(args: argparse.Namespace, action: str) -> PlanFile:
-    name = "rollout" if action == "fetch" else action
-    return PlanFile(args.state or Path(f"{args.file.name}.{name}.json"))
+    return PlanFile(args.state or Path(f"{args.file.name}.{action}.json"))
 
 
 def print_status(args: argparse.Namespace) -> None:
     """The plan, and what the devices say."""
-    file = _plan_file(args, "rollback" if args.rollback else "fetch")
+    file = _plan_file(args, "rollback" if args.rollback else "rollout")
     plan = file.read()
     if plan is None:
         raise ConfigError(f"{file.path}: there is no such rollout. Name its --state")
@@ -135,28 +135,26 @@ def print_status(args: argparse.Namespace) -> None:
 
 def roll(args: argparse.Namespace) -> None:
     """Rolls a file out or back."""
-    action = "fetch" if args.command == "rollout" else "rollback"
-    item = read_item(
-        args.file, getattr(args, "store", None), allow_unsigned=action == "rollback" or args.allow_unsigned
-    )
-    file = _plan_file(args, action)
-    if args.dry_run:
-        with _broker(args) as broker:
-            _show(_planned(file, action, item, broker, args))
-        return
-    with file.locked(), _broker(args) as broker:
-        plan = _planned(file, action, item, broker, args)
-        _show(plan)
+    is_rollback = args.command == "rollback"
+    item = read_item(args.file, None if is_rollback else args.store, allow_unsigned=is_rollback or args.allow_unsigned)
+    file = _plan_file(args, args.command)
+    with contextlib.nullcontext() if args.dry_run else file.locked(), _broker(args) as broker:
+        plan = _planned(file, Plan(action=args.command, item=item), broker, args)
+        print(f"{plan.action} of {plan.item.name}")
+        for wave in range(1, plan.waves + 1):
+            inside = sorted(device_id for device_id, entry in plan.devices.items() if entry.wave == wave)
+            print(f"wave {wave}: {len(inside)} devices: {', '.join(inside[:20])}{', …' if len(inside) > 20 else ''}")
         if not plan.devices:
             raise FleetError("no device is selected")
-        _go_through(plan, file, broker, args)
+        if not args.dry_run:
+            _go_through(plan, file, broker, args)
 
 
-def _planned(file: PlanFile, action: str, item: Item, broker: Broker, args: argparse.Namespace) -> Plan:
-    """The plan of the state file, with the devices that are new in the selection."""
-    plan = file.read() or Plan(action="fetch" if action == "fetch" else "rollback", item=item)
-    if (plan.action, plan.item) != (action, item):
-        raise ConfigError(f"{file.path}: of another rollout ({plan.action} of {plan.item.name}). Name another --state")
+def _planned(file: PlanFile, new: Plan, broker: Broker, args: argparse.Namespace) -> Plan:
+    """The plan of the state file, else the new one, with the devices that are new in the selection."""
+    plan, item = file.read() or new, new.item
+    if (plan.action, plan.item) != (new.action, item):
+        raise ConfigError(f"{file.path}: of another {plan.action}, of {plan.item.name}. Name another --state")
     plan.resume(broker.fleet.devices)
     wanted = []
     for device in sorted(filter(_selection(args).holds, broker.fleet.devices.values()), key=lambda one: one.id):
@@ -166,7 +164,7 @@ def _planned(file: PlanFile, action: str, item: Item, broker: Broker, args: argp
             reason = "offline"
         elif not device.takes_updates:
             reason = "it takes no updates (update.enabled)"
-        elif action == "rollback" and not has_it:
+        elif plan.action == "rollback" and not has_it:
             reason = "it does not use this file"
         if reason is None:
             wanted.append(device.id)
@@ -174,13 +172,6 @@ def _planned(file: PlanFile, action: str, item: Item, broker: Broker, args: argp
             print(f"left out: {device.id}: {reason}")
     plan.add(wanted, args.wave)
     return plan
-
-
-def _show(plan: Plan) -> None:
-    print(f"{plan.action} of {plan.item.name}")
-    for wave in range(1, plan.waves + 1):
-        inside = sorted(device_id for device_id, entry in plan.devices.items() if entry.wave == wave)
-        print(f"wave {wave}: {len(inside)} devices: {', '.join(inside[:20])}{', …' if len(inside) > 20 else ''}")
 
 
 def _go_through(plan: Plan, file: PlanFile, broker: Broker, args: argparse.Namespace) -> None:

@@ -32,11 +32,12 @@ class Item(StrictModel):
 
     def command(self, action: str) -> dict[str, Any]:
         """The value of the command on `update/set`."""
-        value: dict[str, Any] = {"action": action, "kind": self.kind}
-        if action == "rollback":
-            return value | {"sha256": self.in_use} | ({"product": self.product} if self.kind == "profile" else {})
-        value |= {"sha256": self.sha256, "bytes": self.bytes, "url": self.url}
-        return value | ({"signature": self.signature} if self.signature is not None else {})
+        value: dict[str, Any] = {"action": "rollback", "kind": self.kind}
+        value |= {"sha256": self.in_use, "product": self.product}
+        if action == "rollout":
+            value |= {"action": "fetch", "sha256": self.sha256, "product": None}
+            value |= {"bytes": self.bytes, "url": self.url, "signature": self.signature}
+        return {key: content for key, content in value.items() if content is not None}
 
 
 def read_item(path: Path, store: str | None, *, allow_unsigned: bool) -> Item:

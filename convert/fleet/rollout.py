@@ -37,7 +37,7 @@ class Plan(StrictModel):
     """The content of the state file."""
 
     format: Literal[1] = 1
-    action: Literal["fetch", "rollback"]
+    action: Literal["rollout", "rollback"]
     item: Item
     devices: dict[str, Entry] = Field(default_factory=dict)
 
@@ -192,7 +192,9 @@ class Rollout:
         elif entry.phase == "sent" and entry.text:
             self._end(entry, "failed", "another command has replaced this one")
         elif (
-            entry.phase == "waiting" and device is not None and self.plan.uses(device) is (self.plan.action == "fetch")
+            entry.phase == "waiting"
+            and device is not None
+            and self.plan.uses(device) is (self.plan.action == "rollout")
         ):
             self._end(entry, "done", "nothing to do")
         elif device is not None and not self._selection.holds(device):

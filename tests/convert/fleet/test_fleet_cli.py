@@ -39,7 +39,7 @@ def test_bundle_is_checked_and_signed_before_it_is_rolled_out(tiny_bundle: Path,
     assert (item.url, item.in_use) == ("https://store/x/new.zip", load_bundle(unsigned).sha256)
     signed = zip_folder(sign_folder(copy_bundle(tiny_bundle, tmp_path / "signed"), make_key(1)), tmp_path / "a b.zip")
     item = read_item(signed, "https://store", allow_unsigned=False)
-    assert item.command("fetch") == {
+    assert item.command("rollout") == {
         "action": "fetch",
         "kind": "bundle",
         "sha256": item.sha256,
@@ -61,7 +61,7 @@ def test_profile_travels_with_its_signature(tmp_path: Path) -> None:
     sign_profile(tmp_path / "nut.profile", make_key(1))
     item = read_item(tmp_path / "nut.profile", "https://store", allow_unsigned=False)
     assert (item.in_use, item.product) == (profile.sha256, "nut")
-    assert item.command("fetch")["signature"].startswith("ed25519 ")
+    assert item.command("rollout")["signature"].startswith("ed25519 ")
     assert item.command("rollback") == {
         "action": "rollback", "kind": "profile", "sha256": profile.sha256, "product": "nut"
     }  # fmt: skip

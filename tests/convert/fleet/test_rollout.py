@@ -104,7 +104,7 @@ class SimulatedDevices:
         self._say(device_id, "update/state", json.dumps({"value": value, "id": asked, "error": error}).encode())
 
 
-def planned(devices: SimulatedDevices, waves: str = "1,5,rest", action: str = "fetch") -> Plan:
+def planned(devices: SimulatedDevices, waves: str = "1,5,rest", action: str = "rollout") -> Plan:
     plan = Plan(action=action, item=ITEM)
     plan.add(list(devices.bundles), parse_waves(waves))
     return plan
@@ -235,7 +235,7 @@ def test_bundle_on_probation_is_not_in_use_yet() -> None:
 
 def test_profile_counts_as_in_use_only_as_the_last_update() -> None:
     item = ITEM.model_copy(update={"kind": "profile", "product": "nut", "in_use": ITEM.sha256})
-    plan = Plan(action="fetch", item=item)
+    plan = Plan(action="rollout", item=item)
     fleet = Fleet("zsad")
     for phase, action, sha256, uses in (
         ("idle", None, None, None),
@@ -250,7 +250,7 @@ def test_profile_counts_as_in_use_only_as_the_last_update() -> None:
 
 
 def test_new_devices_join_after_the_planned_waves() -> None:
-    plan = Plan(action="fetch", item=ITEM)
+    plan = Plan(action="rollout", item=ITEM)
     plan.add(names(3), parse_waves("1,rest"))
     plan.add(names(5), parse_waves("1,rest"))
     assert [entry.wave for entry in plan.devices.values()] == [1, 2, 2, 3, 3]
@@ -271,7 +271,7 @@ def test_sizes_of_waves(text: str, sizes: list[int | None] | None) -> None:
 def test_state_file_is_kept_for_one_process_and_damage_is_named(tmp_path: Path) -> None:
     file = PlanFile(tmp_path / "state.json")
     assert file.read() is None
-    plan = Plan(action="fetch", item=ITEM)
+    plan = Plan(action="rollout", item=ITEM)
     plan.add(names(2), [None])
     file.write(plan)
     assert file.read() == plan
