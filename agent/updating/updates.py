@@ -166,7 +166,7 @@ class Updates(ThreadService):
             installer.install(request.kind, self._file(request))
         else:
             installer.leave(request.kind, request.product)
-        if installer.on_probation:
+        if request.kind == "bundle" and installer.on_probation:
             self._note("probation", target=installer.in_use("bundle", None))
         elif request.action == "fetch" or installer.in_use(request.kind, request.product) != request.sha256:
             self._note("done")  # else the restart with the config's bundle is the end
