@@ -139,15 +139,16 @@ class Download:
 
     def _have(self) -> int:
         """Bytes that are here already."""
-        if (free := self._free_bytes(self._part.parent)) < 2 * self._size + FREE_BYTES:  # the store makes a copy
-            raise DownloadError(
-                f"the disk has {free // 1_000_000} MB free, {(2 * self._size + FREE_BYTES) // 1_000_000} MB are needed"
-            )
+        self._check_disk(2 * self._size + FREE_BYTES)  # the bundle store makes a copy
         with contextlib.suppress(FileNotFoundError):
             if (size := self._part.stat().st_size) <= self._size:
                 return size
             self._part.unlink()
         return 0
+
+    def _check_disk(self, needed: int) -> None:
+        if (free := self._free_bytes(self._part.parent)) < needed:
+            raise DownloadError(f"the disk has {free // 1_000_000} MB free, {needed // 1_000_000} MB are needed")
 
     def _fetch(self, have: int) -> None:
         response = self._answer(have)
@@ -160,6 +161,7 @@ class Download:
                 done += len(chunk)
                 if done > self._size:
                     raise DownloadError(f"{self._shown}: more than {self._size} bytes, the size in the command")
+                self._check_disk(FREE_BYTES)  # others write too
                 self._write(chunk)
                 self._progress(done)
                 if self._cancelled.is_set():
@@ -188,6 +190,8 @@ class Download:
             try:
                 connection.connect()
                 self._socket = connection.sock
+                if self._cancelled.is_set():
+                    raise _Retry("stopped")
                 headers = {"User-Agent": "zsad-agent", "Accept-Encoding": "identity", "Connection": "close"}
                 connection.request(
                     "GET", address.rest or "/", headers=headers | ({"Range": f"bytes={have}-"} if have else {})

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from zsad_core.config import RecordModel
 
@@ -21,12 +21,17 @@ class BundleSeen(RecordModel):
     sha256: str
 
 
+class CameraSeen(RecordModel):
+    drift: dict[str, Any] | None = None  # as in the schema of the statistics; None: nothing was taught
+
+
 class StatsSeen(RecordModel):
     """`<device>/stats`, as far as it is used here."""
 
     at: str
     version: str
     bundle: BundleSeen
+    cameras: dict[str, CameraSeen] = Field(default_factory=dict)
     faults: tuple[str, ...] = ()
     command_nonce: str | None = None
 
@@ -102,6 +107,7 @@ class Device:
             "bundle": None if stats is None else stats.bundle.model_dump() | {"sha256": self.bundle},
             "products": self.products,
             "alarms": self.alarms,
+            "drift": {} if stats is None else {name: camera.drift for name, camera in stats.cameras.items()},
             "updates": self.takes_updates,
             "update": None if update is None else update.model_dump(include={"phase", "kind", "sha256", "text"}),
             "tags": [] if update is None else list(update.tags),

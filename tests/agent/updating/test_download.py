@@ -161,6 +161,10 @@ def test_full_disk_is_refused_before_and_during_the_download(
     with pytest.raises(DownloadError, match=r"10 MB free, 100 MB are needed"):
         make(f"{store.url}/new.zip", target, authority, free_bytes=lambda folder: 10_000_000).run()
     assert store.asked == []
+    left = iter([300_000_000, 90_000_000])  # others fill it meanwhile
+    with pytest.raises(DownloadError, match=r"90 MB free, 100 MB are needed"):
+        make(f"{store.url}/new.zip", target, authority, free_bytes=lambda folder: next(left)).run()
+    assert list(target.parent.iterdir()) == []
     target.with_name("new.zip.part").symlink_to("/dev/full")
     with pytest.raises(DownloadError, match="cannot be written: No space left"):
         make(f"{store.url}/new.zip", target, authority).run()

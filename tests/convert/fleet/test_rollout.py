@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stats_maker import make_stats
 
 from zsad_convert.fleet import Device, Fleet, Item, Plan, PlanFile, Rollout, Selection, parse_waves
 from zsad_core.errors import ConfigError, ZsadError
@@ -309,6 +310,13 @@ def test_device_shows_alarms_products_and_removed_messages() -> None:
     fleet.take("zsad/a/cam0/product/state", b'{"value": "bottle", "source": "config"}')
     assert fleet.devices["a"].alarms == ["cam0 degraded: drift: scores rise"]
     assert fleet.devices["a"].as_json()["products"] == {"cam0": "bottle"}
+    stats = make_stats(device_id="a").model_dump(by_alias=True, mode="json")
+    stats["cameras"]["cam1"]["drift"] = {"accepted_p50": 0.4, "goods_p50": 0.2}
+    fleet.take("zsad/a/stats", json.dumps(stats).encode())
+    assert fleet.devices["a"].as_json()["drift"] == {"cam0": None, "cam1": {"accepted_p50": 0.4, "goods_p50": 0.2}}
+    assert fleet.devices["a"].alarms == ["the disk is full", "cam0 degraded: drift: scores rise"]
+    assert fleet.devices["a"].as_json()["bundle"]["version"] == "1.0.0"
+    fleet.take("zsad/a/stats", b"")
     fleet.take("zsad/a/cam0/status", b"")
     fleet.take("zsad/a/cam0/product/state", b"")
     assert fleet.devices["a"].alarms == [] and fleet.devices["a"].products == {}
