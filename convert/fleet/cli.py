@@ -139,7 +139,7 @@ def roll(args: argparse.Namespace) -> None:
     item = read_item(args.file, None if is_rollback else args.store, allow_unsigned=is_rollback or args.allow_unsigned)
     file = _plan_file(args, args.command)
     with contextlib.nullcontext() if args.dry_run else file.locked(), _broker(args) as broker:
-        plan = _planned(file, Plan(action=args.command, item=item), broker, args)
+        plan, left_out = _planned(file, Plan(action=args.command, item=item), broker, args)
         print(f"{plan.action} of {plan.item.name}")
         for wave in range(1, plan.waves + 1):
             inside = sorted(device_id for device_id, entry in plan.devices.items() if entry.wave == wave)
@@ -148,15 +148,16 @@ def roll(args: argparse.Namespace) -> None:
             raise FleetError("no device is selected")
         if not args.dry_run:
             _go_through(plan, file, broker, args)
+            print(f"done: {_counts(plan)}{f', {left_out} left out' if left_out else ''}")
 
 
-def _planned(file: PlanFile, new: Plan, broker: Broker, args: argparse.Namespace) -> Plan:
-    """The plan of the state file, else the new one, with the devices that are new in the selection."""
+def _planned(file: PlanFile, new: Plan, broker: Broker, args: argparse.Namespace) -> tuple[Plan, int]:
+    """The plan of the state file, else the new one, with the devices that are new; and how many are left out."""
     plan, item = file.read() or new, new.item
     if (plan.action, plan.item) != (new.action, item):
         raise ConfigError(f"{file.path}: of another {plan.action}, of {plan.item.name}. Name another --state")
     plan.resume(broker.fleet.devices)
-    wanted = []
+    wanted, left_out = [], 0
     for device in sorted(filter(_selection(args).holds, broker.fleet.devices.values()), key=lambda one: one.id):
         has_it = device.bundle == item.in_use if item.kind == "bundle" else plan.uses(device)  # perhaps on probation
         reason = None
@@ -169,9 +170,10 @@ def _planned(file: PlanFile, new: Plan, broker: Broker, args: argparse.Namespace
         if reason is None:
             wanted.append(device.id)
         elif device.id not in plan.devices:
+            left_out += 1
             print(f"left out: {device.id}: {reason}")
     plan.add(wanted, args.wave)
-    return plan
+    return plan, left_out
 
 
 def _go_through(plan: Plan, file: PlanFile, broker: Broker, args: argparse.Namespace) -> None:
@@ -200,7 +202,6 @@ def _go_through(plan: Plan, file: PlanFile, broker: Broker, args: argparse.Names
             + (f"did not answer: {', '.join(silent)}\n" if silent else "")
             + f"The same command goes on from {file.path}; zsad-fleet rollback takes the devices back"
         )
-    print(f"done: {_counts(plan)}")
 
 
 def _counts(plan: Plan) -> str:
