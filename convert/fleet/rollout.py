@@ -19,7 +19,6 @@ from zsad_core.whole_file import whole_file
 
 AGAIN_S = 10.0  # a command without an answer is sent again with its id
 REST = "rest"
-OVER = ("done", "failed", "silent")
 
 
 class Entry(StrictModel):
@@ -58,17 +57,14 @@ class Plan(StrictModel):
         An update that still goes on, or has ended well meanwhile, keeps its command.
         """
         for device_id, entry in self.devices.items():
-            device = devices.get(device_id)
-            update = None if device is None else device.update
-            if entry.phase == "done":
-                left = device is not None and self.uses(device) is (self.action == "rollback")
-                goes_on = not left
-            else:
-                goes_on = update is not None and update.id == entry.id is not None and update.phase != "failed"
-                left = entry.phase in ("failed", "silent")
-            if left:
-                entry.phase, entry.text = ("sent" if goes_on else "waiting"), ""
-                entry.id = entry.id if goes_on else None
+            device = devices.get(device_id) or Device(id=device_id)
+            update, was_done = device.update, entry.phase == "done"
+            goes_on = update is not None and update.id == entry.id is not None and update.phase != "failed"
+            if was_done and self.uses(device) is not (self.action == "rollback"):
+                continue
+            if entry.phase in ("done", "failed", "silent"):
+                entry.phase, entry.text = ("sent" if goes_on and not was_done else "waiting"), ""
+                entry.id = entry.id if entry.phase == "sent" else None
 
     def uses(self, device: Device) -> bool | None:
         """Whether it uses the file for good; None: unknown."""
@@ -169,53 +165,50 @@ class Rollout:
         mine = {device_id: entry for device_id, entry in self.plan.devices.items() if entry.wave == wave}
         for device_id, entry in mine.items():
             self._began_s.setdefault(device_id, now_s)
-            self._note(self._devices.get(device_id), entry, now_s - self._began_s[device_id])
+            if entry.phase in ("waiting", "sent"):
+                self._note(self._device(device_id), entry, now_s - self._began_s[device_id])
         self.stopped = any(entry.phase in ("failed", "silent") for entry in mine.values())
         if self.stopped:
             return []
         return [
-            (device_id, self._command(self._devices[device_id], entry, now_s))
+            (device_id, self._command(self._device(device_id), entry, now_s))
             for device_id, entry in mine.items()
-            if entry.phase in ("waiting", "sent") and self._is_due(device_id, entry, now_s)
+            if entry.phase in ("waiting", "sent") and self._is_due(self._device(device_id), entry, now_s)
         ]
 
-    def _note(self, device: Device | None, entry: Entry, waited_s: float) -> None:
-        if entry.phase in OVER:
-            return
-        update = None if device is None else device.update
+    def _device(self, device_id: str) -> Device:
+        return self._devices.get(device_id) or Device(id=device_id)
+
+    def _note(self, device: Device, entry: Entry, waited_s: float) -> None:
+        update = device.update
+        refusal = device.answered[1] if entry.id is not None and device.answered[0] == entry.id else None
         if entry.phase == "sent" and update is not None and update.id == entry.id:
             entry.text = ": ".join(filter(None, (update.phase, update.text)))
             if update.phase in ("done", "failed"):
                 self._end(entry, "done" if update.phase == "done" else "failed", update.text or "")
             elif waited_s > self._wait_s:
                 self._end(entry, "failed", f"not over after {self._wait_s:g} s: {entry.text}")
-        elif entry.phase == "sent" and entry.text:
+        elif entry.phase == "sent" and entry.text and update is not None and update.id is not None:
             self._end(entry, "failed", "another command has replaced this one")
-        elif (
-            entry.phase == "waiting"
-            and device is not None
-            and self.plan.uses(device) is (self.plan.action == "rollout")
-        ):
+        elif entry.phase == "waiting" and self.plan.uses(device) is (self.plan.action == "rollout"):
             self._end(entry, "done", "nothing to do")
-        elif device is not None and not self._selection.holds(device):
+        elif update is not None and not self._selection.holds(device):
             self._end(entry, "failed", "it does not match the selection")
-        elif device is not None and entry.id is not None and device.answered[0] == entry.id and device.answered[1]:
-            if "nonce" not in device.answered[1] or waited_s > self._answer_s:  # else a new one is sent
-                self._end(entry, "failed", device.answered[1])
+        elif refusal is not None and "nonce" not in refusal:  # else it is sent again
+            self._end(entry, "failed", refusal)
         elif waited_s > self._answer_s:
-            self._end(entry, "silent", "no answer" if device is not None and device.online else "offline")
+            self._end(entry, "silent", refusal or ("no answer" if device.online else "offline"))
 
     @staticmethod
     def _end(entry: Entry, phase: Literal["done", "failed", "silent"], text: str) -> None:
         entry.phase, entry.text = phase, text
 
-    def _is_due(self, device_id: str, entry: Entry, now_s: float) -> bool:
-        device = self._devices.get(device_id)
-        if device is None or not device.online or not device.takes_updates:
+    def _is_due(self, device: Device, entry: Entry, now_s: float) -> bool:
+        if not device.online or device.update is None or not device.takes_updates:
             return False
-        if entry.phase == "sent" and device.update is not None and device.update.id == entry.id:
+        if entry.phase == "sent" and device.update.id == entry.id:
             return False  # it has answered
-        sent_s, nonce = self._sent.get(device_id, (float("-inf"), ""))
+        sent_s, nonce = self._sent.get(device.id, (float("-inf"), ""))
         refused = device.answered[0] == entry.id and device.answered[1] is not None and device.nonce != nonce
         return now_s - sent_s >= AGAIN_S or refused
 
