@@ -69,7 +69,7 @@ class Updates(ThreadService):
         self._config = config
         self._folder, self._path = state_dir / "update", state_dir / RECORD
         self._changed = threading.Condition()  # guards what follows
-        self._ready = self._switched = False  # to be taken into use; a bundle has just been replaced
+        self._ready = False  # to be taken into use
         self._download: Download | None = None
         try:
             self._record = read_json(self._path, _Record, MAX_RECORD_BYTES) or _Record()
