@@ -19,7 +19,7 @@ _RESULT_LINE = re.compile(r"(\d\d:\d\d:\d\d\.\d{3}Z) (\S+) #(\d+) ")
 
 
 class AgentProcess:
-    """Runs `zsad-agent` with the given arguments, the device id `line3`, and `folder` for config, spool and cache.
+    """Runs `zsad-agent` with the given arguments, and `folder` for config, spool and cache.
 
     Args:
         settings: further sections of its config, YAML.
@@ -34,10 +34,11 @@ class AgentProcess:
         environment: dict[str, str] | None = None,
         settings: str = "",
         wrapper: Sequence[str] = (),
+        device_id: str = DEVICE,
     ) -> None:
         self.folder = folder
         config = folder / "agent.yaml"
-        ours = f"device_id: {DEVICE}\ninference:\n  bundle: {bundle}\n  threads: 1\n"
+        ours = f"device_id: {device_id}\ninference:\n  bundle: {bundle}\n  threads: 1\n"
         if "http:" not in settings:
             ours += 'http:\n  listen: "off"\n'  # several agents would use the same port
         config.write_text(ours + settings)

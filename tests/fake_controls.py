@@ -10,6 +10,7 @@ import numpy as np
 
 from zsad_agent.control import CommandError, TeachRequest
 from zsad_agent.model import Outcome
+from zsad_agent.updating import UpdateRequest
 from zsad_core.errors import BundleError, ConfigError, ProductError
 
 CONFIG_THRESHOLD, CONFIG_PRODUCT = 0.5, "object"
@@ -101,6 +102,18 @@ class FakeControls:
     @property
     def bundle_commanded(self) -> bool:
         return self.bundle != "v1"
+
+    def updating(self) -> dict[str, Any]:
+        return {"phase": "off"}
+
+    def update(self, request: UpdateRequest, command_id: str) -> None:
+        raise CommandError("updates are off: set update.enabled")
+
+    def knows_update(self, command_id: str) -> bool:
+        return False
+
+    def tend_update(self) -> bool:
+        return False
 
     def stored_bundle_fault(self) -> str | None:
         return self.bundle_fault

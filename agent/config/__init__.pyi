@@ -24,6 +24,7 @@ from .mqtt import EMBEDDED_BROKER as EMBEDDED_BROKER
 from .mqtt import ControlConfig as ControlConfig
 from .mqtt import MqttConfig as MqttConfig
 from .mqtt import TlsConfig as TlsConfig
+from .mqtt import UpdateConfig as UpdateConfig
 from .paths import DEFAULT_CONFIG_PATH as DEFAULT_CONFIG_PATH
 from .paths import SHIPPED_BUNDLE as SHIPPED_BUNDLE
 from .paths import SHIPPED_BUNDLES as SHIPPED_BUNDLES

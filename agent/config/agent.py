@@ -9,14 +9,14 @@ from pydantic import AfterValidator, Field, model_validator
 
 from zsad_agent.config.camera import ON_DEMAND, CameraConfig, DecisionConfig, SourceConfig, TopicLevel
 from zsad_agent.config.device_id import default_device_id
-from zsad_agent.config.mqtt import ControlConfig, MqttConfig
+from zsad_agent.config.mqtt import ControlConfig, MqttConfig, UpdateConfig
 from zsad_agent.config.paths import SHIPPED_BUNDLE, SHIPPED_BUNDLES, default_cache_dir
 from zsad_agent.config.plant import HomeAssistantConfig, PlantConfig, SparkplugConfig
 from zsad_agent.config.web import HistoryConfig, OffInYaml, WebConfig
 from zsad_core.bundle import GENERIC_PRODUCT
 from zsad_core.config import StrictModel
 
-RESERVED_NAMES = {"available", "bundle", "recipe", "reload", "stats"}  # topics of the device, not of a camera
+RESERVED_NAMES = {"available", "bundle", "recipe", "reload", "stats", "update"}  # topics of the device, not of a camera
 
 
 def _shipped(bundle: Path) -> Path:
@@ -109,6 +109,7 @@ class AgentConfig(StrictModel):
     profiles: Annotated[Literal["off"] | Path | None, Field(union_mode="left_to_right"), OffInYaml] = None
     mqtt: MqttConfig = MqttConfig()
     control: ControlConfig = ControlConfig()
+    update: UpdateConfig = UpdateConfig()
     heatmap: HeatmapConfig = HeatmapConfig()
     spool: SpoolConfig = SpoolConfig()
     evidence: EvidenceConfig = EvidenceConfig()
@@ -149,6 +150,13 @@ class AgentConfig(StrictModel):
                 raise ValueError(f"plant.gpio: camera is {output.camera or 'not set'}, but the cameras are {known}")
         if shared := _repeated([f"{each.chip} {line}" for each in self.plant.gpio for line in each.lines.values()]):
             raise ValueError(f"plant.gpio: {shared} is used more than once")
+        if self.update.enabled and not self.control.enabled:
+            raise ValueError("update.enabled: updates are commands: set control.enabled: true too")
+        if self.update.enabled and not (self.inference.trusted_keys or self.update.unsigned):
+            raise ValueError(
+                "update.enabled: set inference.trusted_keys, or update.unsigned: true to take bundles from anybody who "
+                "may send commands"
+            )
         if self.spool.pictures != "off" and not self.heatmap.enabled:
             raise ValueError(f"spool.pictures is {self.spool.pictures}, but heatmap.enabled is false: set it to true")
         return self

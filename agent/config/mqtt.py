@@ -1,4 +1,4 @@
-"""The settings of the connection to the broker, and of incoming commands."""
+"""The settings of the connection to the broker, of incoming commands and of updates."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -69,3 +69,16 @@ class ControlConfig(StrictModel):
     max_age_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     plain: bool = False  # also accept a bare value, for dashboards that cannot send JSON; replays are not detected
     bundle_dir: Path | None = None  # the folder with the bundles for `bundle/set`; None: no bundle switch
+
+
+class UpdateConfig(StrictModel):
+    """Bundles and profiles that a command names by URL and hash (`update/set`). Off unless `enabled`."""
+
+    enabled: bool = False
+    ca_file: Path | None = None  # PEM of the authorities for the store's certificate; None: the system's
+    plain_http: bool = False  # also http:// to other machines; the hash and the signature are checked all the same
+    unsigned: bool = False  # also without inference.trusted_keys: whoever may send commands chooses the bundle
+    max_bytes: Annotated[int, Field(ge=1, le=10**11)] = 1_000_000_000  # of a file
+    timeout_s: Annotated[float, Field(gt=0, le=604_800)] = 3600.0  # longest download, with all its attempts
+    # names of groups of devices; zsad-fleet selects devices by them
+    tags: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], ...], Field(max_length=32)] = ()

@@ -24,6 +24,7 @@ from zsad_agent.inspection import render_snapshot
 from zsad_agent.model import find_bundle
 from zsad_agent.mqtt import Publisher
 from zsad_agent.system import utc_text
+from zsad_agent.updating import UpdateRequest
 from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
@@ -87,18 +88,25 @@ class Actions:
         """The current value and its origin. For a key without a value: UTC of the last time it was done."""
         if target.key is Key.TEACH:
             return self._agent.teaching(str(target.camera)), COMMAND
+        if target.key is Key.UPDATE:
+            return self._agent.updating(), COMMAND
         if target.key is Key.BUNDLE:
             return self._agent.bundle, COMMAND if self._agent.bundle_commanded else CONFIG
         read = self._read.get(target.key)
         value = self._done_at.get(target) if read is None else read(str(target.camera))
         return value, COMMAND if target in self._commanded else CONFIG
 
-    def perform(self, target: Target, value: Value) -> bool:
+    def perform(self, target: Target, value: Value, command_id: str | None = None) -> bool:
         """Carries out the command. Returns whether a setting must be saved.
 
         Raises:
             ZsadError: refused; nothing has changed.
         """
+        if isinstance(value, UpdateRequest):
+            if command_id is None:
+                raise CommandError("an update is a command over MQTT, with an id")
+            self._agent.update(value, command_id)
+            return False
         if (action := self._once.get(target.key)) is not None:
             action(target, value)
             return is_commit(value)

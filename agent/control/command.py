@@ -15,6 +15,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Vali
 
 from zsad_agent.config import Threshold
 from zsad_agent.system import printable, shortened
+from zsad_agent.updating import UpdateRequest
 from zsad_core.config import StrictModel
 from zsad_core.errors import ZsadError
 
@@ -34,6 +35,7 @@ class Key(StrEnum):
     BUNDLE = "bundle"
     RELOAD = "reload"
     TEACH = "teach"
+    UPDATE = "update"
 
 
 class CommandError(ZsadError):
@@ -93,7 +95,7 @@ class TeachRequest(StrictModel):
         return self
 
 
-Value = float | str | bool | TeachRequest | None
+Value = float | str | bool | TeachRequest | UpdateRequest | None
 
 
 def is_commit(value: Value) -> bool:
@@ -142,6 +144,10 @@ class TeachCommand(Command):
     )
 
 
+class UpdateCommand(Command):
+    value: UpdateRequest = Field(description='an object with "action", "kind", "sha256", and what belongs to it')
+
+
 CAMERA_COMMANDS: dict[Key, type[Command]] = {  # below a camera's topic
     Key.THRESHOLD: NumberCommand,
     Key.PRODUCT: NameCommand,
@@ -149,7 +155,11 @@ CAMERA_COMMANDS: dict[Key, type[Command]] = {  # below a camera's topic
     Key.SNAPSHOT: PressCommand,
     Key.TEACH: TeachCommand,
 }
-DEVICE_COMMANDS: dict[Key, type[Command]] = {Key.BUNDLE: NameCommand, Key.RELOAD: PressCommand}
+DEVICE_COMMANDS: dict[Key, type[Command]] = {
+    Key.BUNDLE: NameCommand,
+    Key.RELOAD: PressCommand,
+    Key.UPDATE: UpdateCommand,
+}
 CAMERA_KEYS, DEVICE_KEYS = tuple(CAMERA_COMMANDS), tuple(DEVICE_COMMANDS)
 
 

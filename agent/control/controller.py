@@ -241,6 +241,7 @@ class Controller(Service):
                 self._check_state_folder()
                 self._report_unread()
                 self._settle_bundle()
+                self._tend_update()
                 self._report_learning()
                 if (taken := self._next()) is not None:
                     self._obey(taken)
@@ -270,8 +271,11 @@ class Controller(Service):
             elif arrival.payload is not None:
                 command = parse_command(arrival.payload, target.key, plain=self._control.plain)
                 command_id, value = command.id, command.value
+                if target.key is Key.UPDATE and self._agent.knows_update(str(command_id)):
+                    logger.info("update: the command %s came again; its state is published already", command_id)
+                    return
                 self._check_new(command, arrival)
-            to_save = self._actions.perform(target, value)
+            to_save = self._actions.perform(target, value, command_id)
             dropped = self._actions.drop_old_thresholds()
             if self._left.is_set():
                 asked.answer.set_exception(CommandError("the agent is stopping"))
@@ -287,7 +291,7 @@ class Controller(Service):
                 for key in (Key.PRODUCT, Key.THRESHOLD):
                     self._answer(Target(target.camera, key), None, error_text)
             state = self._states[target]
-            if target.key is not Key.TEACH:  # it logs what it does
+            if target.key not in (Key.TEACH, Key.UPDATE):  # they log what they do
                 logger.info("%s: %s changed %r to %r", target.suffix, asked.by, before, state.value)
             for other in dropped:
                 self._answer(other, None, None)
@@ -347,6 +351,21 @@ class Controller(Service):
             bundle = Target(None, Key.BUNDLE)
             self._answer(bundle, self._states[bundle].id, None if outcome.passed else outcome.text)
             self._after_switch()
+
+    def _tend_update(self) -> None:
+        """Goes on with an update, and publishes how far it is."""
+        try:
+            replaced = self._agent.tend_update()
+        except Exception:
+            logger.exception("the update cannot go on")
+            return
+        update, bundle = Target(None, Key.UPDATE), Target(None, Key.BUNDLE)
+        if replaced:
+            self._answer(bundle, self._states[bundle].id, None)
+            self._after_switch()
+        state = self._states[update]
+        if self._actions.present(update)[0] != state.value:
+            self._answer(update, state.id, state.error)
 
     def _report_learning(self) -> None:
         """Publishes what is being taught, and provisional thresholds, where they have changed.

@@ -11,12 +11,14 @@ import numpy as np
 from zsad_agent.config import AgentConfig
 from zsad_agent.control.command import CommandError, TeachAction, TeachRequest
 from zsad_agent.inspection import Station
+from zsad_agent.messages import UpdateState
 from zsad_agent.model import BundleStore, BundleUpdater, ModelInUse, Outcome
 from zsad_agent.system import in_thread, one_line
-from zsad_core.errors import BundleError, ConfigError
+from zsad_core.errors import BundleError, ConfigError, ProfileError
 
 if TYPE_CHECKING:  # imported while the model loads
     from zsad_agent.learning import LineLearner
+    from zsad_agent.updating import InstalledProfiles, UpdateRequest, Updates
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +41,10 @@ class RunningAgent:
         store: BundleStore,
         restart: "ReloadRequest",
         learner: "LineLearner | None" = None,
+        updates: "Updates | None" = None,
+        profiles: "InstalledProfiles | None" = None,
     ) -> None:
-        self._learner = learner
+        self._learner, self._updates, self._profiles = learner, updates, profiles
         self._stations = {station.name: station for station in stations}
         self._configured = {
             name: (station.inspector.threshold, station.inspector.product) for name, station in self._stations.items()
@@ -143,7 +147,61 @@ class RunningAgent:
 
     def settle_bundle(self) -> Outcome | None:
         """The outcome of a new bundle's probation, once. Call it regularly, in the thread of `switch_bundle`."""
-        return self._updater.settle()
+        outcome = self._updater.settle()
+        if outcome is not None and self._updates is not None:
+            self._updates.settled(outcome)
+        return outcome
+
+    @property
+    def on_probation(self) -> bool:
+        """Whether a new bundle is on probation."""
+        return self._updater.on_probation
+
+    def in_use(self, kind: str, product: str | None) -> str | None:
+        """As of `zsad_agent.updating.Installer`, like the next two."""
+        if kind == "bundle":
+            return self._models.current.bundle.sha256
+        return None if product is None or self._profiles is None else self._profiles.in_use(product)
+
+    def install(self, kind: str, path: Path) -> None:
+        if kind == "bundle":
+            self.switch_bundle(path)
+        elif self._profiles is None:
+            raise ProfileError("profiles is off in the config, so nothing taught is used")
+        else:
+            self._profiles.use(path)
+
+    def leave(self, kind: str, product: str | None) -> None:
+        if kind == "profile" and product is not None and self._profiles is not None:
+            self._profiles.leave(product)
+        elif self._updater.on_probation:
+            self._updater.revert()
+        else:
+            self.switch_bundle(self._store.previous)
+
+    def update(self, request: "UpdateRequest", command_id: str) -> None:
+        """Begins an update.
+
+        Raises:
+            ZsadError: it is refused.
+        """
+        if self._updates is None:
+            raise CommandError("updates are off: set update.enabled")
+        self._updates.begin(request, command_id, self)
+
+    def updating(self) -> dict[str, Any]:
+        """How far the last update is: `zsad.update/1`."""
+        bundle = self._models.current.bundle.sha256
+        state = UpdateState(phase="off", bundle=bundle) if self._updates is None else self._updates.state(bundle)
+        return state.model_dump(by_alias=True, mode="json")
+
+    def knows_update(self, command_id: str) -> bool:
+        """Whether a command with this id began an update."""
+        return self._updates is not None and self._updates.knows(command_id)
+
+    def tend_update(self) -> bool:
+        """Goes on with an update. Call it regularly. Returns whether the bundle in use was replaced."""
+        return self._updates is not None and self._updates.tend(self)
 
     def stored_bundle_fault(self) -> str | None:
         """Why the next start cannot run the current bundle, if a command chose it."""

@@ -37,6 +37,7 @@ from zsad_agent.daemon.startup import (
     load_in_thread,
     make_sparkplug,
     make_spool,
+    make_updates,
     mark_in_history,
     start_evidence,
     start_history,
@@ -167,7 +168,9 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         controller = None
         if config.control.enabled or config.web.on or config.plant.on:
             on_mark = partial(mark_in_history, history)
-            controller = _make_controller(config, options, agent.observer, store, compile_one, restart, on_mark)
+            controller = _make_controller(
+                config, options, agent.observer, store, compile_one, restart, on_mark, profiles
+            )
             services.start(controller)
         reload = controller.reload if controller is not None else restart.ask_in_background
         _start_servers(config, options, agent, controller, profiles, services, notifier, reload)
@@ -399,24 +402,32 @@ def _make_controller(
     compile_one: Callable[..., ProductPredictor],
     restart: ReloadRequest,
     on_mark: Callable[[str, bool], None],
+    profiles: ProfileStore | None,
 ) -> Controller:
     """The controller of commands. After its start the stored settings of earlier runs apply."""
     stations, models = running.stations, running.models
-    updater = BundleUpdater(
-        store=store,
-        models=models,
-        compile_bundle=partial(compile_one, on_trial=True),
-        on_passed=lambda predictor: cast("ProductPredictor", predictor).keep_made(),
-        cameras=lambda: [
+
+    def cameras() -> list[CameraInUse]:
+        return [
             CameraInUse(
                 name=station.name,
                 product=station.inspector.product,
                 images_bgr=station.capture.newest_images(TRIAL_FRAMES),
             )
             for station in stations
-        ],
+        ]
+
+    updater = BundleUpdater(
+        store=store,
+        models=models,
+        compile_bundle=partial(compile_one, on_trial=True),
+        on_passed=lambda predictor: cast("ProductPredictor", predictor).keep_made(),
+        cameras=cameras,
     )
-    remote = RunningAgent(stations, models, updater, store, restart, running.learner)
+    updates, installed = make_updates(config, options.state_dir, profiles, models, cameras)
+    if updates is not None:
+        running.services.start(updates)
+    remote = RunningAgent(stations, models, updater, store, restart, running.learner, updates, installed)
     stored = StoredSettings(options.state_dir / FILE_NAME)
     return Controller(
         remote,

@@ -15,17 +15,18 @@ from zsad_agent.daemon.supervision import SUPERVISE_S
 from zsad_agent.evidence import EvidenceStore
 from zsad_agent.inspection import ResultStore, prepare_products, product_of
 from zsad_agent.messages import AgentSnapshot, Published, Result
-from zsad_agent.model import BundleStore, Started
+from zsad_agent.model import BundleStore, CameraInUse, ModelInUse, Started
 from zsad_agent.mqtt import EmbeddedBroker, Publisher
 from zsad_agent.spool import Spool
 from zsad_agent.system import ServiceGroup, in_thread, read_json, write_whole
 from zsad_agent.teaching import ProductPredictor, ProfileStore, make_predictor
-from zsad_core.bundle import Bundle
+from zsad_core.bundle import Bundle, read_trusted_keys
 from zsad_core.errors import HistoryError, SpoolError
 
 if TYPE_CHECKING:
     from zsad_agent.dashboards import SparkplugPublisher
     from zsad_agent.history import HistoryStore
+    from zsad_agent.updating import InstalledProfiles, Updates
 
 SLOW_S = 10.0  # for one picture; the unit's WatchdogSec is 30
 MOST_BYTES = 10_000  # of `published.json`
@@ -123,6 +124,27 @@ def make_sparkplug(
         cameras=[camera.name for camera in config.every_camera],
         state_file=state_dir / "sparkplug.json",
     )
+
+
+def make_updates(
+    config: AgentConfig,
+    state_dir: Path,
+    profiles: ProfileStore | None,
+    models: ModelInUse,
+    cameras: Callable[[], Sequence[CameraInUse]],
+) -> "tuple[Updates | None, InstalledProfiles | None]":
+    """What fetches updates, not started yet, and what takes fetched profiles into use. None: it is off.
+
+    Raises:
+        ConfigError: a key cannot be used.
+    """
+    if not config.update.enabled:
+        return None, None
+    from zsad_agent.updating import InstalledProfiles, Updates  # what is off costs nothing
+
+    keys = read_trusted_keys(config.inference.trusted_keys)
+    installed = None if profiles is None else InstalledProfiles(profiles, models, cameras, keys)
+    return Updates(config.update, state_dir), installed
 
 
 def mark_in_history(history: "HistoryStore | None", result_id: str, good: bool) -> None:

@@ -23,3 +23,5 @@ from .topics import ONLINE as ONLINE
 from .topics import STATS as STATS
 from .topics import Published as Published
 from .topics import Topics as Topics
+from .update import Phase as Phase
+from .update import UpdateState as UpdateState

@@ -12,8 +12,13 @@ from pydantic import BaseModel
 
 from zsad_agent.messages.result import Result
 from zsad_agent.messages.stats import Stats
+from zsad_agent.messages.update import UpdateState
 
-SCHEMA_FILES: dict[str, type[BaseModel]] = {"result.schema.json": Result, "stats.schema.json": Stats}
+SCHEMA_FILES: dict[str, type[BaseModel]] = {
+    "result.schema.json": Result,
+    "stats.schema.json": Stats,
+    "update.schema.json": UpdateState,
+}
 
 
 def schema_text(message: type[BaseModel]) -> str:

@@ -168,6 +168,15 @@ class BundleStore:
         """Whether it was loaded from here."""
         return bundle.path.parent == self._folder
 
+    @property
+    def previous(self) -> Path | None:
+        """The bundle that was selected before the present one; None: it was the config's."""
+        with contextlib.suppress(ValueError):
+            selection = read_json(self._folder / _SELECTED, Selection, _MAX_JSON_BYTES)
+            if selection is not None and selection.previous is not None:
+                return self._folder / selection.previous
+        return None
+
     def forget(self) -> None:
         """Removes the selection: the next start runs the config's bundle.
 

@@ -127,6 +127,16 @@ class BundleUpdater:
             text = f"bundle {failed.name} gave no answer to {self._failures} of its first {self._frames} pictures"
             self._unsettled = Outcome(passed=False, text=f"{text} ({reason}): bundle {before.name} inspects again")
 
+    def revert(self) -> None:
+        """Ends a probation: the earlier bundle inspects from the next picture on."""
+        with self._lock:
+            if self._before is None:
+                return
+            text = f"the probation of bundle {self._models.current.name} was ended by a command"
+            self._unsettled = Outcome(passed=False, text=f"{text}: bundle {self._before.name} inspects again")
+            self._models.replace(self._before)
+            self._before = None
+
     def settle(self) -> Outcome | None:
         """The outcome of a probation, returned once; None if there is nothing new. Called regularly."""
         with self._lock:

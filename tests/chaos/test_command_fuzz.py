@@ -20,7 +20,7 @@ from zsad_agent.control.controller import MAX_ERROR_CHARACTERS
 from zsad_agent.spool import SpoolClock
 
 NOW_S = 1_800_000_000.0
-TARGETS = ["cam0/threshold", "cam0/product", "cam0/paused", "cam0/snapshot", "bundle", "reload"]
+TARGETS = ["cam0/threshold", "cam0/product", "cam0/paused", "cam0/snapshot", "bundle", "reload", "update"]
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300)
 json_values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=9), inner))
@@ -90,7 +90,7 @@ def expected(before: dict[str, Any], target: str, value: Any) -> dict[str, Any]:
         for camera, product in after["product"].items():
             if product == "screw" and after["bundle"] != "v2":
                 after["product"][camera] = CONFIG_PRODUCT
-    elif key != "snapshot":
+    elif key not in ("snapshot", "update"):
         default = {"threshold": CONFIG_THRESHOLD, "product": CONFIG_PRODUCT, "paused": False}[key]
         after[key]["cam0"] = default if value is None or value == "" else value
     return after

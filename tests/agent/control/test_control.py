@@ -13,14 +13,14 @@ from fake_controls import FakeControls
 from mqtt_listener import wait_until
 
 from zsad_agent.config import HeatmapConfig
-from zsad_agent.control import CameraSettings, StoredSettings
+from zsad_agent.control import CameraSettings, CommandError, StoredSettings
 from zsad_agent.control.controller import MAX_A_SECOND, MAX_WAITING
 from zsad_agent.model import Outcome
 
 SETTINGS = [
     f"{camera}/{key}" for camera in ("cam0", "cam1") for key in ("threshold", "product", "paused", "snapshot", "teach")
 ]
-SETTINGS += ["bundle", "reload"]
+SETTINGS += ["bundle", "reload", "update"]
 
 
 def _seconds(utc: str) -> float:
@@ -395,3 +395,12 @@ def test_bare_value_is_carried_out_and_stored_with_plain(plant: Plant) -> None:
         assert plant.publisher.ask("cam0/threshold", b"")["error"].startswith("the message is empty")
     with plant.start():
         assert plant.controls.thresholds["cam0"] == 0.4 and plant.controls.pauses["cam0"]
+
+
+def test_update_is_refused_while_updates_are_off_and_without_an_id(plant: Plant) -> None:
+    value = {"action": "rollback", "kind": "bundle", "sha256": "a" * 64}
+    with plant.start() as controller:
+        assert plant.ask("update", value)["error"] == "updates are off: set update.enabled"
+        assert plant.publisher.state("update")["value"] == {"phase": "off"}
+        with pytest.raises(CommandError, match="a command over MQTT, with an id"):
+            controller.perform(None, "update", value, by="admin")

@@ -412,3 +412,20 @@ def test_compiled_models_are_tried_switched_and_rolled_back(tiny_bundle: Path, t
     line.frames(20)
     line.updater.settle()
     assert line.after_restart() == "1"
+
+
+def test_bundle_before_is_known_and_a_probation_can_be_ended(line: Line) -> None:
+    assert line.store.previous is None
+    for name in ("v1", "v2"):
+        line.update(name)
+        line.frames(20)
+        assert line.updater.settle() is not None
+    assert line.store.previous == line.folder / load_bundle(line.bundle_dir / "v1").sha256
+    line.updater.update(line.store.previous)
+    assert line.inspects() == "1"
+    line.updater.revert()
+    assert (line.inspects(), line.updater.on_probation) == ("2", False)
+    ended = line.updater.settle()
+    assert ended is not None and not ended.passed and "was ended by a command: bundle darkness 2" in ended.text
+    line.updater.revert()  # without a probation: nothing
+    assert line.updater.settle() is None and line.after_restart() == "2"

@@ -1,0 +1,11 @@
+from .broker import Broker as Broker
+from .devices import Device as Device
+from .devices import Fleet as Fleet
+from .devices import Selection as Selection
+from .item import Item as Item
+from .item import read_item as read_item
+from .rollout import Entry as Entry
+from .rollout import Plan as Plan
+from .rollout import PlanFile as PlanFile
+from .rollout import Rollout as Rollout
+from .rollout import parse_waves as parse_waves
