@@ -7,99 +7,38 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import cv2
 
-from zsad_agent.capture import INFERENCE, CameraStatus
 from zsad_agent.config import OFF, AgentConfig
-from zsad_agent.control import (
-    CAMERA_KEYS,
-    DEVICE_KEYS,
-    FILE_NAME,
-    Controller,
-    Nonces,
-    ReloadRequest,
-    RunningAgent,
-    StoredSettings,
-    listen_for_triggers,
-)
-from zsad_agent.daemon.observer import Observer
-from zsad_agent.daemon.profile_maker import ProfileMaker
+from zsad_agent.control import CAMERA_KEYS, DEVICE_KEYS, Controller, ReloadRequest
+from zsad_agent.daemon.assembly import Agent, Base, RunOptions, assemble, make_controller
 from zsad_agent.daemon.shutdown import STOP_S, drain_and_flush, in_time, is_calm, leave_at_once
 from zsad_agent.daemon.startup import (
     PublishedFile,
-    RecordedFirst,
     compile_bundle,
     load_in_thread,
-    make_sparkplug,
     make_spool,
-    make_updates,
-    mark_in_history,
-    start_evidence,
     start_history,
     start_publisher,
 )
 from zsad_agent.daemon.supervision import find_stuck, supervise
-from zsad_agent.inspection import Pipeline, Sink, Station, View, make_stations
-from zsad_agent.messages import RecentResults, Topics, what_is_missing
-from zsad_agent.model import (
-    BundleStore,
-    BundleUpdater,
-    CameraInUse,
-    Model,
-    ModelGuard,
-    ModelInUse,
-    Started,
-    load_again,
-)
-from zsad_agent.monitoring import HealthApp, HealthServer, Metrics, StatsReporter
-from zsad_agent.mqtt import Publisher
-from zsad_agent.sources import Source, make_source
+from zsad_agent.inspection import Pipeline
+from zsad_agent.messages import what_is_missing
+from zsad_agent.model import BundleStore
+from zsad_agent.monitoring import HealthApp, HealthServer
+from zsad_agent.sources import make_source
 from zsad_agent.spool import Cause
-from zsad_agent.system import (
-    CrashReports,
-    Notifier,
-    ServiceGroup,
-    configure_logging,
-    give_back_memory,
-    quick_imports,
-)
-from zsad_agent.teaching import ProductPredictor, ProfileStore
-from zsad_core.bundle import Bundle
+from zsad_agent.system import Notifier, ServiceGroup, configure_logging, give_back_memory, quick_imports
+from zsad_agent.teaching import ProfileStore
 from zsad_core.errors import ZsadError
-
-if TYPE_CHECKING:
-    from zsad_agent.daemon.plant import Plant
-    from zsad_agent.daemon.web import Web
-    from zsad_agent.dashboards import SparkplugPublisher
-    from zsad_agent.history import HistoryStore
 
 logger = logging.getLogger(__name__)
 
 CLOSE_CAPTURE_S = 0.5  # for a camera's process to end its connection in order
 CLOSE_CAPTURE_AT_LEAST_S = 0.2  # the same, if the services used all of `STOP_S`
 ANSWER_S = 2.0  # for the answer to the command that asked for the restart
-TRIAL_FRAMES = 4  # frames of each camera for the trial of a new bundle
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Options of one run that are not in the config."""
-
-    stop: threading.Event  # set to end the run; accepted results are then published or stored within 2 s
-    state_dir: Path
-    hangup: Callable[[], bool] = lambda: False  # whether a reload was requested by signal since its last call
-    reread: Callable[[], AgentConfig] | None = None  # reads and checks the config again; None: there is no file
-    config_path: Path | None = None  # None: there is no file
-    check_config: Callable[[Path], Sequence[str]] = lambda path: ()  # the faults of another file in its place
-    sinks: Sequence[Sink] = ()  # get every result, in addition to the publisher
-    max_frames: int | None = None  # the run ends after this number of pictures
-    crash_reports: CrashReports | None = None
-    exit_now: Callable[[int], None] = os._exit  # used if a thread hangs in a driver and blocks the end of the process
 
 
 def run_agent(config: AgentConfig, options: RunOptions) -> int:
@@ -138,7 +77,6 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
     """Runs until the end or a reload."""
     capture_stop = threading.Event()
     sources = [make_source(camera, may_come_later=True, stop=capture_stop) for camera in config.every_camera]
-    views = [View(camera.region_xywh, camera.ignore_mask) for camera in config.every_camera]
     store = BundleStore(options.state_dir / "bundles", config.inference)
     folder = config.profiles_folder(options.state_dir)
     profiles = None if folder is None else ProfileStore(folder, must_exist=config.profiles is not None)
@@ -162,34 +100,32 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
             announce(config, publisher)
         last = PublishedFile(options.state_dir / "published.json")
         publisher.clear_all_but(_retained_topics(config), last.read())
-        agent = _assemble(
-            config, options, started, compile_one, profiles, publisher, history, sources, capture_stop, views, services
+        base = Base(
+            config=config,
+            options=options,
+            started=started,
+            store=store,
+            compile_one=compile_one,
+            profiles=profiles,
+            publisher=publisher,
+            history=history,
+            sources=sources,
+            capture_stop=capture_stop,
+            services=services,
         )
+        agent = assemble(base)
         controller = None
         if config.control.enabled or config.web.on or config.plant.on:
-            on_mark = partial(mark_in_history, history)
-            controller = _make_controller(
-                config, options, agent.observer, store, compile_one, restart, on_mark, profiles
-            )
-            services.start(controller)
+            controller = services.start(make_controller(base, agent.observer, restart))
         reload = controller.reload if controller is not None else restart.ask_in_background
-        _start_servers(config, options, agent, controller, profiles, services, notifier, reload)
+        _start_servers(base, agent, controller, notifier, reload)
         services.start(agent.pipeline)
         restart.begun = True
         notifier.ready()
-        stations = agent.observer.stations
-        for station, source in zip(stations, sources, strict=True):
-            logger.info(
-                "inspecting %s as %r with %s", source.description, station.inspector.product, started.bundle.path
-            )
-        statuses = [station.status for station in stations]
         ends = (options.stop, restart.event)
-        tend = (
-            agent.reporter.tend,
-            partial(last.keep, publisher),
-            partial(_reload_on_hangup, options.hangup, reload),
+        _inspect(
+            base, agent, notifier, ends, (partial(last.keep, publisher), partial(_on_hangup, options.hangup, reload))
         )
-        supervise(agent.pipeline, services, notifier, statuses, ends=ends, notes=started.reasons, tend=tend)
         stop_by_s = time.monotonic() + STOP_S
         if not restart.event.is_set():
             notifier.stopping()
@@ -199,17 +135,38 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         services.stop(stop_by_s if options.stop.is_set() else time.monotonic() + STOP_S)
     lost = ending.lost + publisher.stats.given_up.get(Cause.DAMAGE, 0)
     code = _exit_code(agent.pipeline, lost, by_itself=not any(end.is_set() for end in ends))
-    # a bundle is compiled, as at the start, or a product is learned
-    workers = (agent.guard, agent.maker, controller, agent.observer.learner)
-    calm = in_time(partial(is_calm, [one for one in workers if one is not None], notifier.watchdog), 0.0, ends)
+    calm = ending.drained and _is_calm(agent, controller, notifier, ends)
     left_s = stop_by_s + CLOSE_CAPTURE_AT_LEAST_S - time.monotonic() if options.stop.is_set() else CLOSE_CAPTURE_S
-    close_s = max(0.0, min(CLOSE_CAPTURE_S, left_s))
-    if not calm or not ending.drained or not in_time(agent.pipeline.wait_capture, close_s, ends):
+    if not calm or not in_time(agent.pipeline.wait_capture, max(0.0, min(CLOSE_CAPTURE_S, left_s)), ends):
         if restart.event.is_set() and not options.stop.is_set():
             logger.error("a thread hangs, so a restart in this process is impossible: the process ends")
             code = 1
         leave_at_once(code, options.exit_now)
     return code
+
+
+def _inspect(
+    base: Base,
+    agent: Agent,
+    notifier: Notifier,
+    ends: Sequence[threading.Event],
+    tend: Sequence[Callable[[], None]],
+) -> None:
+    """Supervises the running pipeline until one of `ends` is set or its sources end."""
+    stations = agent.observer.stations
+    for station, source in zip(stations, base.sources, strict=True):
+        logger.info(
+            "inspecting %s as %r with %s", source.description, station.inspector.product, base.started.bundle.path
+        )
+    statuses = [station.status for station in stations]
+    tend = (agent.reporter.tend, *tend)
+    supervise(agent.pipeline, base.services, notifier, statuses, ends=ends, notes=base.started.reasons, tend=tend)
+
+
+def _is_calm(agent: Agent, controller: Controller | None, notifier: Notifier, ends: Sequence[threading.Event]) -> bool:
+    """Whether no thread compiles a bundle or learns a product. Before a reload it waits for that."""
+    workers = [one for one in (agent.guard, agent.maker, controller, agent.observer.learner) if one is not None]
+    return in_time(partial(is_calm, workers, notifier.watchdog), 0.0, ends)
 
 
 def _import_learning() -> None:
@@ -218,23 +175,17 @@ def _import_learning() -> None:
 
 
 def _start_servers(
-    config: AgentConfig,
-    options: RunOptions,
-    agent: "_Agent",
-    controller: Controller | None,
-    profiles: ProfileStore | None,
-    services: ServiceGroup,
-    notifier: Notifier,
-    reload: Callable[[], None],
+    base: Base, agent: Agent, controller: Controller | None, notifier: Notifier, reload: Callable[[], None]
 ) -> None:
     """The health server, and the page if it is on."""
+    services = base.services
     health = HealthApp(
         metrics=agent.metrics.render,
         stuck=lambda: find_stuck(agent.pipeline, services, notifier.watchdog_s),
         missing=lambda: [*what_is_missing(agent.observer.snapshot()), *services.dead()],
     )
-    if config.http.listen != OFF:
-        services.start(HealthServer(config.http.listen, health))
+    if base.config.http.listen != OFF:
+        services.start(HealthServer(base.config.http.listen, health))
     if agent.plant is not None:
         for service in agent.plant.services(controller):
             services.start(service)
@@ -249,9 +200,9 @@ def _start_servers(
                 agent.observer,
                 health=health,
                 commands=controller,
-                profiles=profiles,
-                config_path=options.config_path,
-                check_config=options.check_config,
+                profiles=base.profiles,
+                config_path=base.options.config_path,
+                check_config=base.options.check_config,
                 reload=reload,
             )
         )
@@ -266,7 +217,7 @@ def _exit_code(pipeline: Pipeline, lost: int, *, by_itself: bool) -> int:
     return 1 if pipeline.failure is not None or lost or unreadable else 0
 
 
-def _reload_on_hangup(hangup: Callable[[], bool], reload: Callable[[], None]) -> None:
+def _on_hangup(hangup: Callable[[], bool], reload: Callable[[], None]) -> None:
     if hangup():
         logger.info("SIGHUP: the config file is read again")
         reload()
@@ -278,163 +229,3 @@ def _retained_topics(config: AgentConfig) -> set[str]:
     keys = [*(f"{camera}/{key}" for camera in cameras for key in CAMERA_KEYS), *DEVICE_KEYS]
     states = {f"{key}/state" for key in keys if config.control.enabled}
     return states | {f"{camera}/status" for camera in cameras}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Agent:
-    pipeline: Pipeline
-    observer: Observer
-    metrics: Metrics
-    reporter: StatsReporter
-    guard: ModelGuard
-    maker: ProfileMaker
-    web: "Web | None"  # None: it is off
-    plant: "Plant | None"  # None: it is off
-    sparkplug: "SparkplugPublisher | None"  # None: it is off
-
-
-def _assemble(
-    config: AgentConfig,
-    options: RunOptions,
-    started: Started[ProductPredictor],
-    compile_one: Callable[[Bundle], ProductPredictor],
-    profiles: ProfileStore | None,
-    publisher: Publisher,
-    history: "HistoryStore | None",
-    sources: Sequence[Source],
-    capture_stop: threading.Event,
-    views: Sequence[View],
-    services: ServiceGroup,
-) -> _Agent:
-    """Builds the pipeline and its counters. Starts no thread of the pipeline."""
-    slots_changed = threading.Condition()
-    models = ModelInUse(Model(bundle=started.bundle, predictor=started.detector))
-    stations = make_stations(
-        config,
-        sources,
-        views,
-        models=models,
-        publish_status=publisher.set_camera_status,
-        slots_changed=slots_changed,
-        stop=capture_stop,
-    )
-    triggered = {station.name: station.capture for station in stations if station.capture.triggered}
-    listen_for_triggers(publisher, Topics(config.mqtt.topic_prefix, config.device_id), triggered)
-    evidence = start_evidence(config, options.state_dir, services)
-    from zsad_agent.daemon.learning import make_learner
-
-    if (learner := make_learner(config, options.state_dir, stations, sources, views, models, profiles)) is not None:
-        services.start(learner)
-    recent = RecentResults()
-    plant = _make_plant(config, options.state_dir, stations)
-    observer = Observer(
-        config=config,
-        stations=stations,
-        models=models,
-        publisher=publisher,
-        recent=recent,
-        evidence=evidence,
-        learner=learner,
-        services=services,
-        nonces=Nonces(),
-        plant=None if plant is None else plant.stations,
-    )
-    web = _make_web(config, options.state_dir, history)
-    pages = () if web is None else web.sinks
-    machines = () if plant is None else plant.sinks
-    sparkplug = make_sparkplug(config, options.state_dir, publisher, observer.snapshot)
-    metrics = Metrics([station.name for station in stations], observer.snapshot)
-    pipeline = Pipeline(
-        stations=stations,
-        slots_changed=slots_changed,
-        store=publisher if history is None else RecordedFirst(history, publisher),
-        sinks=[one for one in (*machines, sparkplug, metrics, recent, *pages, *options.sinks) if one is not None],
-        stop=capture_stop,
-        evidence=evidence if web is None else web.before(evidence),
-        learner=learner,
-        on_crash=options.crash_reports.record if options.crash_reports is not None else None,
-        max_frames=options.max_frames,
-    )
-    load = partial(load_again, config=config.inference, make=compile_one)
-    on_fault = partial(_note_model_fault, [station.status for station in stations])
-    return _Agent(
-        pipeline=pipeline,
-        observer=observer,
-        metrics=metrics,
-        reporter=StatsReporter(observer.snapshot, lambda: services.faults, publisher.set_retained),
-        guard=services.start(ModelGuard(models, load_again=load, on_fault=on_fault)),
-        maker=services.start(ProfileMaker(models)),
-        web=web,
-        plant=plant,
-        sparkplug=sparkplug,
-    )
-
-
-def _make_plant(config: AgentConfig, state_dir: Path, stations: Sequence[Station]) -> "Plant | None":
-    if not config.plant.on and not config.plant.gpio:
-        return None
-    from zsad_agent.daemon.plant import Plant  # what is off costs nothing
-
-    return Plant(config.plant, stations, state_dir)
-
-
-def _make_web(config: AgentConfig, state_dir: Path, history: "HistoryStore | None") -> "Web | None":
-    if not config.web.on:
-        return None
-    from zsad_agent.daemon.web import Web  # what is off costs nothing
-
-    return Web(config, state_dir, history)
-
-
-def _note_model_fault(statuses: Sequence[CameraStatus], fault: str | None) -> None:
-    for status in statuses:
-        if fault is None:
-            status.clear(INFERENCE)
-        else:
-            status.fault(INFERENCE, fault, replace=True)
-
-
-def _make_controller(
-    config: AgentConfig,
-    options: RunOptions,
-    running: Observer,
-    store: BundleStore,
-    compile_one: Callable[..., ProductPredictor],
-    restart: ReloadRequest,
-    on_mark: Callable[[str, bool], None],
-    profiles: ProfileStore | None,
-) -> Controller:
-    """The controller of commands. After its start the stored settings of earlier runs apply."""
-    stations, models = running.stations, running.models
-
-    def cameras() -> list[CameraInUse]:
-        return [
-            CameraInUse(
-                name=station.name,
-                product=station.inspector.product,
-                images_bgr=station.capture.newest_images(TRIAL_FRAMES),
-            )
-            for station in stations
-        ]
-
-    updater = BundleUpdater(
-        store=store,
-        models=models,
-        compile_bundle=partial(compile_one, on_trial=True),
-        on_passed=lambda predictor: cast("ProductPredictor", predictor).keep_made(),
-        cameras=cameras,
-    )
-    updates, installed = make_updates(config, options.state_dir, profiles, models, cameras)
-    if updates is not None:
-        running.services.start(updates)
-    remote = RunningAgent(stations, models, updater, store, restart, running.learner, updates, installed)
-    stored = StoredSettings(options.state_dir / FILE_NAME)
-    return Controller(
-        remote,
-        running.publisher,
-        config,
-        stored,
-        nonces=running.nonces,
-        reload_fault=restart.fault,
-        on_mark=on_mark,
-    )
