@@ -17,6 +17,7 @@ from zsad_agent.system import write_whole
 from zsad_core.errors import ConfigError
 
 SETTINGS = "_zsad-score.json"  # readers of Parquet folders leave out names that begin with _
+LOCK = ".lock"
 KEY = b"zsad-score settings"
 Settings = dict[str, Any]
 Part = list[Path]  # the pictures of one file
@@ -105,18 +106,19 @@ class PartsFolder:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / SETTINGS
-        if not path.exists():
-            if any(self.folder.iterdir()):
-                raise ConfigError(f"--out: {self.folder} is not empty and was not made by zsad-score")
-            write_whole(path, json.dumps(self.settings, indent=1, sort_keys=True).encode())
-        with path.open("rb") as file:
+        if not path.exists() and any(found.name != LOCK for found in self.folder.iterdir()):
+            raise ConfigError(f"--out: {self.folder} is not empty and was not made by zsad-score")
+        with (self.folder / LOCK).open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ConfigError(f"--out: another zsad-score writes to {self.folder}") from error
-            self._compare(json.load(file))
             for partial in self.folder.glob(".part-*"):  # of a killed run
                 partial.unlink()
+            if next(self.folder.glob("part-*"), None) is None:
+                write_whole(path, json.dumps(self.settings, indent=1, sort_keys=True).encode())
+            else:
+                self._compare(json.loads(path.read_bytes()))
             yield
 
     def read_done(self) -> Done:
