@@ -264,10 +264,12 @@ async def _run(options: Mapping[str, Any], lines: asyncio.StreamReader) -> None:
         while True:
             await asyncio.sleep(LOOK_FOR_CLIENTS_S)
             are_there = server.bserver is not None and bool(server.bserver.clients)
-            if are_there != were_there:
-                were_there = are_there
-                for system in systems:
-                    (system.greet if are_there else system.forget_clients)()
+            for system in systems:
+                if not are_there:  # also after one that came and went since the last look
+                    system.forget_clients()
+                elif not were_there:
+                    system.greet()
+            were_there = are_there
             if are_there:
                 _print({"clients": True})
 

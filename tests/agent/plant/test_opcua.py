@@ -13,7 +13,7 @@ from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from result_maker import make_result
 
-from zsad_agent.plant import INPUTS, OUTPUTS, Handshake, OpcUaServer
+from zsad_agent.plant import INPUTS, NO_PART, OUTPUTS, ErrorCode, Handshake, OpcUaServer
 from zsad_core.types import Verdict
 
 T = TypeVar("T")
@@ -107,6 +107,25 @@ def run(station: Station, play: Callable[[Plc], Awaitable[T]], prepare: Callable
 def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
     with Station(tmp_path_factory.mktemp("opcua"), certificates=False) as station:
         yield station
+
+
+def test_a_trigger_ends_a_dry_test(station: Station) -> None:
+    """The first test: a dry test waits until no part can wait for an answer any more."""
+
+    async def play(plc: Plc) -> None:
+        await plc.until("TriggerReady", True)
+        station.machine.start_dry_test(Verdict.OK)
+        await plc.until("Ok", True)
+        found = {name: await (await plc.node(name)).read_value() for name in ("TriggerReady", "ErrorCode", "PartIdOut")}
+        assert found == {"TriggerReady": False, "ErrorCode": ErrorCode.DRY_TEST, "PartIdOut": NO_PART}
+        await plc.set("Trigger", True)
+        await plc.until("Ok", False)
+        await plc.until("Missed", 1)
+        await plc.set("Trigger", False)
+        await plc.until("TriggerReady", True)
+
+    run(station, play)
+    assert station.asked == []
 
 
 def test_a_cycle_by_signals(station: Station) -> None:
@@ -212,6 +231,22 @@ def test_what_a_client_left_counts_as_0_after_it_has_gone(station: Station) -> N
 
     wait_for(lambda: not station.machine._any("trigger"))
     run(station, acknowledge)
+
+
+def test_what_a_client_left_that_came_and_went_at_once_counts_as_0_too(station: Station) -> None:
+    async def set_trigger(plc: Plc) -> None:
+        await plc.set("Trigger", True)
+
+    for _ in range(4):
+        run(station, set_trigger)
+        wait_for(lambda: "Trigger" in station.machine.wiring.seen_s)
+        wait_for(lambda: not station.machine._any("trigger"))
+
+    async def reset(plc: Plc) -> None:
+        await plc.call("Reset")
+        await plc.until("TriggerReady", True)
+
+    run(station, reset)
 
 
 def test_a_process_that_is_killed_is_started_again(station: Station) -> None:
